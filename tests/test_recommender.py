@@ -85,8 +85,35 @@ def test_an_export_answers_as_its_run(rec, folder, tmp_path, merged):
     own = found.recommend_all(histories={"me": HISTORY}, k=2)
     assert own["item_id"].to_list() == [r.item_id for r in rec.recommend(HISTORY, 2)]
     for asked in (lambda: found.recommend(user="u01"), found.recommend_all):
-        with pytest.raises(DataError, match="an exported ranker has no log, and so no users: give histories"):
+        with pytest.raises(DataError, match="an exported ranker knows no users: give histories"):
             asked()
+
+
+@pytest.mark.parametrize("name", ["fused", "two", "window co-occurrence"])
+def test_a_ranker_made_of_others_is_exported_with_them(folder, tmp_path, name, capsys):
+    exported = export_ranker(open_run(folder), name, tmp_path / "exported")
+    run, moved = prefrec.Recommender.from_run(folder, name), exported.rename(tmp_path / "elsewhere")
+    found = prefrec.Recommender.from_pretrained(moved)
+    want, got = run.recommend(HISTORY, 20, deny=["i9"]).frame(), found.recommend(HISTORY, 20, deny=["i9"]).frame()
+    assert want["item_id"].equals(got["item_id"])
+    np.testing.assert_allclose(want["score"], got["score"], rtol=1e-5)
+    assert len(want["score"].unique()) > 10
+    with pytest.raises(DataError, match="an exported ranker knows no users"):
+        found.recommend(user="u01")
+    texts = b"".join(p.read_bytes() for p in moved.rglob("*") if p.is_file() and "model" not in p.name)
+    assert b"u01" not in texts  # no user's name
+    assert str(folder.parent / "shop").encode() not in texts
+    assert "of 40 users, numbered" in " ".join(capsys.readouterr().err.split())
+    assert f"# tiny: {name}" in (moved / "README.md").read_text()
+
+
+def test_a_damaged_part_is_refused(folder, tmp_path):
+    exported = export_ranker(open_run(folder), "fused", tmp_path / "exported")
+    (exported / "rankers/fused/blend.json").write_text("{}")
+    with pytest.raises(DataError, match=r"export it again \(rankers/fused/blend.json\)"):
+        prefrec.Recommender.from_pretrained(exported)
+    with pytest.raises(ConfigError, match="fused is no language model: export it without --merged"):
+        export_ranker(open_run(folder), "fused", tmp_path / "merged", merged=True)
 
 
 def test_a_repository_of_the_hub_is_downloaded(exported, monkeypatch):

@@ -36,7 +36,8 @@ from prefrec.rankers.explain import leave_one_out
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.stage import stage_key
 from prefrec.serving.bodies import ById, ItemBody, Rules
-from prefrec.serving.export import ABOUT, ITEMS, PROMPT, about_key
+from prefrec.serving.export import ABOUT, ITEMS, about_key
+from prefrec.serving.export_parts import EXPORTED, PROMPT, RECIPE, open_parts
 from prefrec.serving.items import ItemIndex
 from prefrec.serving.questions import Selection, answer_all, asked_users
 
@@ -137,11 +138,15 @@ class Recommender:
                 raise ModelError(f"{folder} is not a folder, and cannot be read from the hub: {e}") from e
         try:
             about = json.loads(read_whole(path / ABOUT))
-            broken = altered(path, read_seal(path, ITEMS))
+            parts = about.get("parts")
+            broken = altered(path, read_seal(path, ITEMS if parts is None else RECIPE))
             broken += [ABOUT] if read_json(path / SEAL).get(ABOUT) != about_key(about) else []
             if broken:
                 raise DataError(", ".join(broken))
             name, model = str(about["ranker"]), ModelSection(**about["model"])
+            if parts is not None:
+                data, entry = open_parts(path, name, model.name)
+                return cls(data, entry, str(folder))
             data = PreparedData(read_items(path / ITEMS), [], [], [], pl.DataFrame(schema=LOG_SCHEMA))
         except (OSError, ValueError, TypeError, KeyError, DataError) as e:
             raise DataError(
@@ -260,8 +265,8 @@ class Recommender:
 
     def _logged(self, users: list[str] | None) -> Log:
         self._check_process()
-        if self.data.train_interactions.is_empty():
-            raise DataError("an exported ranker has no log, and so no users: give histories")
+        if self.data.train_interactions.is_empty() or self.data.protocol.get(EXPORTED):
+            raise DataError("an exported ranker knows no users: give histories")
         return asked_users(self.data, users)
 
     def _selection(self, rules: dict[str, Any]) -> Selection:

@@ -24,10 +24,11 @@ def export(
     """Write an adapter (or with --merged the whole model) with tokenizer, prompt, items and model card.
 
     Files have the layout of PEFT and transformers, as safetensors only. vLLM serves both, llama.cpp converts merged
-    models, and `prefrec.Recommender.from_pretrained` reads either.
+    models, and `prefrec.Recommender.from_pretrained` reads either. Blends and baselines are written with the weights of
+    their parts and the interactions that they count, with numbers in place of users; `from_pretrained` reads them.
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
     """
     with reader_lock(run):
         opened = open_run(run)
-        typer.echo(export_ranker(opened, ranker or opened.default(), out, merged=merged))
+        typer.echo(export_ranker(opened, ranker or opened.default(opened.models if merged else None), out, merged=merged))

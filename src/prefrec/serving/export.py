@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,18 @@ from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve
 from prefrec.pipeline.encoders import shown_items, shows_candidates
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
+from prefrec.pipeline.recipe import SFT, ZERO_SHOT, ModelSection, Recipe
 from prefrec.prompts import load_template
 from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
 from prefrec.runs.stage import stage_key
+from prefrec.serving.export_parts import PROMPT, write_parts
 from prefrec.training.adapters import check_adapter, is_adapter, load_weights, warn_of_other_base
 
-ABOUT, ITEMS, PROMPT = "prefrec.json", "items.parquet", "prompt.jinja2"
-"""Files of an export: what `Recommender.from_pretrained` needs to know, the catalogue and the prompt."""
+ABOUT, ITEMS = "prefrec.json", "items.parquet"
+"""Files of an export: what `Recommender.from_pretrained` needs to know, and the catalogue."""
 SHOWN = "shown"
 """Column of an exported catalogue: the items' texts in a history, if they are not the titles."""
 SETTINGS = ("loss", "beta", "num_negatives", "learning_rate", "rows", "epochs")
@@ -52,54 +54,73 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     """Write a ranker of a run to the folder `out`, which must be new or empty; return the folder.
 
     Models are merged in float32 and stored in the recipe's dtype; models with items as tokens are copied. The folder
-    also has tokenizer, prompt, the items' ids and titles, and model card, and appears whole or not at all. Raise
-    DataError if the run has no such ranker, ConfigError if `out` cannot be made or the ranker has no such form,
-    ModelError if model or adapter cannot be read.
+    also has tokenizer, prompt, the items' ids and titles, and model card, and appears whole or not at all. A blend,
+    or a baseline, is written with what it is made of (`write_parts`). Raise DataError if the run has no such ranker,
+    ConfigError if `out` cannot be made or the ranker has no such form, ModelError if model or adapter cannot be read.
     """
-    adapter, model = run.entry(ranker).weights, run.recipe.model
-    has_items = model.answers == "items"
-    merged = merged or has_items
-    if not merged:
-        if adapter is None or not is_adapter(adapter):
-            raise ConfigError(f"{ranker} has no adapter: export it with --merged")
-        if model.layers is not None:
-            raise ConfigError(
-                f"{ranker} has a base with fewer layers, which others cannot load: export with --merged"
-            )
+    entry, model = run.entry(ranker), run.recipe.model
+    if entry.model is None and merged:
+        raise ConfigError(f"{ranker} is no language model: export it without --merged")
+    if entry.model is not None:
+        merged = merged or model.answers == "items"
+        _check_form(ranker, entry.weights, model, merged)
     out = Path(out)
     draft = _new_draft(out)
     try:
         with writing(out):
-            if adapter and has_items:
-                shutil.copytree(adapter, draft, dirs_exist_ok=True, copy_function=shutil.copyfile)
-            elif merged or adapter is None:
-                _write_merged(run, adapter, draft)
-            else:
-                _write_adapter(run, adapter, draft)
-            load_tokenizer(model.name).save_pretrained(draft)
             template = load_template(model.templates[0], domain=run.data.domain)
-            card = model_card(read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged)
-            settings = model.model_dump(exclude={"templates"})
-            settings |= {"name": "", "quantization": "none"} if merged else {}  # "" stands for the folder itself
-            items = run.data.catalogue.frame.select(*ITEM_SCHEMA)
-            if texts := shown_items(model, run.data.catalogue):
-                items = items.with_columns(pl.col("title").replace_strict(texts).alias(SHOWN))
-                settings["item_text"] = f"{{{{ {SHOWN} }}}}"
-            about = {"ranker": ranker, "model": settings, "history_length": history_length(run.data)}
+            about, parts = {"ranker": ranker}, []
+            if entry.model is None:
+                parts = write_parts(run, ranker, draft)
+                about |= {"parts": parts, "model": {"name": model.name}}
+            else:
+                about |= _write_lm(run, entry.weights, draft, merged)
+            card = model_card(
+                read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged, parts=parts
+            )
             texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
-            texts |= {} if has_items else {PROMPT: template.portable}
+            texts |= {} if model.answers == "items" else {PROMPT: template.portable}
             for name, text in texts.items():
                 (draft / name).write_text(text, encoding="utf-8")
-            items.write_parquet(draft / ITEMS)
             sealed = [f for f in folder_files(draft) if f != ABOUT]
             write_json(draft / SEAL, {"files": digests(draft, sealed), ABOUT: about_key(about)})
-        for path in draft.iterdir():  # safetensors writes files that only their owner may read
-            path.chmod((draft / "README.md").stat().st_mode)
+        for path in draft.rglob("*"):  # safetensors writes files that only their owner may read
+            path.chmod((draft if path.is_dir() else draft / "README.md").stat().st_mode)
         with writing(out):
             _replace(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
+
+
+def _check_form(ranker: str, weights: Path | None, model: ModelSection, merged: bool) -> None:
+    """Raise ConfigError if a language model is to be exported as an adapter, and is none that others can load."""
+    if merged:
+        return
+    if weights is None or not is_adapter(weights):
+        raise ConfigError(f"{ranker} has no adapter: export it with --merged")
+    if model.layers is not None:
+        raise ConfigError(f"{ranker} has a base with fewer layers, which others cannot load: export with --merged")
+
+
+def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[str, Any]:
+    """Write a language model, its tokenizer and the items; return what `ABOUT` says of it."""
+    model = run.recipe.model
+    if weights and model.answers == "items":
+        shutil.copytree(weights, out, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    elif merged or weights is None:
+        _write_merged(run, weights, out)
+    else:
+        _write_adapter(run, weights, out)
+    load_tokenizer(model.name).save_pretrained(out)
+    settings = model.model_dump(exclude={"templates"})
+    settings |= {"name": "", "quantization": "none"} if merged else {}  # "" stands for the folder itself
+    items = run.data.catalogue.frame.select(*ITEM_SCHEMA)
+    if texts := shown_items(model, run.data.catalogue):
+        items = items.with_columns(pl.col("title").replace_strict(texts).alias(SHOWN))
+        settings["item_text"] = f"{{{{ {SHOWN} }}}}"
+    items.write_parquet(out / ITEMS)
+    return {"model": settings, "history_length": history_length(run.data)}
 
 
 def about_key(about: dict[str, Any]) -> str:
@@ -169,18 +190,29 @@ def _untie_adapted(model: PeftModel) -> None:
         config.tie_word_embeddings = False
 
 
-def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *, merged: bool) -> str:
+def model_card(
+    contents: RunContents, recipe: Recipe, ranker: str, base: str, *, merged: bool, parts: Sequence[str] = ()
+) -> str:
     """Return the card of an exported ranker as Markdown with the hub's YAML header.
 
-    `base` is the hub id or folder of the base model. The card leaves out what is missing in the run's folder.
+    `base` is the hub id or folder of the base model; `parts` are the rankers in a folder of `write_parts`. The card
+    leaves out what is missing in the run's folder.
     """
+    composed = ranker not in recipe.lm_rankers
+    has_base = not composed or bool({*parts} & {*recipe.lm_rankers})
     stage = next((s for s in contents.stages if s.name == ranker), None)
     # A hub id, with or without an owner, as `prefrec.lm.models.resolve` takes it.
     on_hub = base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
-    is_text = recipe.model.answers == "titles"
+    is_text = recipe.model.answers == "titles" and not composed
     is_sdpo = ranker in [a.name for a in recipe.align if a.loss == "softmax_dpo"]
-    tags = ["recommender-systems", "prefrec", *["lora"] * (not merged), *[ranker] * (ranker != ZERO_SHOT)]
-    base_model: dict[str, Any] = {"base_model": base, "base_model_relation": "finetune" if merged else "adapter"}
+    tags = [
+        "recommender-systems",
+        "prefrec",
+        *["lora"] * (not merged and not composed),
+        *[ranker] * (ranker != ZERO_SHOT),
+    ]
+    relation = "finetune" if merged or composed else "adapter"
+    base_model: dict[str, Any] = {"base_model": base, "base_model_relation": relation}
     header = ModelCardData(
         library_name="prefrec" if not is_text else "transformers" if merged else "peft",
         license="apache-2.0" if recipe.model.name == EMBEDDED and ranker == ZERO_SHOT else None,
@@ -188,18 +220,22 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
         tags=[*tags, "arxiv:2406.09215"] if is_sdpo else tags,
         model_name=recipe.name,
         eval_results=_results(contents, recipe.data.source, ranker),
-        **(base_model if on_hub else {}),
+        **(base_model if on_hub and has_base else {}),
     )
-    before = [SFT] if recipe.sft and ranker not in (SFT, ZERO_SHOT) else []
+    before = [SFT] if recipe.sft and not composed and ranker not in (SFT, ZERO_SHOT) else []
     card = _environment.get_template("card.md.jinja2").render(
         header=header.to_yaml().strip(),
         base=base if on_hub else Path(base).name,
         embedded=recipe.model.name == EMBEDDED,
         merged=merged,
+        is_text=is_text,
+        composed=composed,
+        has_base=has_base,
+        weights=next((s for s in contents.fusions if s.startswith(f"{ranker}: ")), ""),
         shows_candidates=shows_candidates(recipe.model, contents.data.domain if contents.data else ""),
         recipe=recipe,
         run=contents,
-        steps=[label(step) for step in (*before, ranker) if step != ZERO_SHOT],
+        steps=[label(step) for step in parts or (*before, ranker) if step != ZERO_SHOT],
         settings={k: stage.setting(k) for k in SETTINGS} if stage else {},
         metrics=metrics_grid(contents.evaluation) if contents.evaluation else None,
         exported=label(ranker),

@@ -1,0 +1,85 @@
+"""A ranker that is made of others, or of the log, as a folder: the part of its run that answering needs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+from rich.markup import escape
+
+from prefrec.console import warn
+from prefrec.data import PreparedData, read_prepared, write_prepared
+from prefrec.data.rows import RankingExample
+from prefrec.files import write_text
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.negatives import history_length
+from prefrec.pipeline.opened import Run
+from prefrec.pipeline.plan import Plan
+from prefrec.pipeline.recipe import dump_recipe, load_recipe, map_files
+from prefrec.pipeline.run import planned
+from prefrec.runs.stage import read_state
+
+RECIPE, DATA, PROMPT = "recipe.yaml", "data", "prompt.jinja2"
+EXPORTED = "exported"
+"""Key in the protocol of exported data, whose users are numbers."""
+
+
+def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
+    """Write to the folder `out` what a ranker of a run answers with; return the names of the rankers in it.
+
+    These are the recipe without paths of this machine, the weights of the stages that it asks, the items, and the
+    interactions that baselines count, whose users are numbered. A warning says so.
+    """
+    asked = asked_stages(run.plan, ranker)
+    paths = map_files(run.recipe.data, lambda file: Path(file.name))
+    recipe = run.recipe.model_copy(update={"data": run.recipe.data.model_copy(update=paths), "update": None})
+    write_text(out / RECIPE, dump_recipe(recipe))
+    data = without_names(run.data)
+    write_prepared(data, out / DATA)
+    for name in asked:
+        folder = run.plan.step(name).folder
+        for file in read_state(folder).get("files", {}):
+            target = out / folder.relative_to(run.folder) / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, target)
+    rows, users = len(data.train_interactions), data.train_interactions["user_id"].n_unique()
+    warn(escape(f"{ranker} counts the log: the export has {rows:,} interactions of {users:,} users, numbered"))
+    return asked
+
+
+def open_parts(folder: Path, ranker: str, base: str) -> tuple[PreparedData, Entry]:
+    """Return the data and the ranker of a folder of `write_parts`; `base` is that of its language models."""
+    recipe, data = load_recipe(folder / RECIPE), read_prepared(folder / DATA)
+    templates = [str(folder / PROMPT)] if recipe.model.answers == "titles" else recipe.model.templates
+    own = recipe.model.model_copy(update={"name": base, "templates": templates})
+    recipe = recipe.model_copy(update={"model": own})
+    return data, planned(recipe, data, folder).entry(ranker)
+
+
+def asked_stages(plan: Plan, ranker: str) -> list[str]:
+    """Return the rankers of the run that a ranker asks, itself included, each after those that it asks."""
+    if ranker not in plan.names:
+        return []
+    step = plan.step(ranker)
+    asked = [name for need in step.needs if step.asks for name in asked_stages(plan, need)]
+    return list(dict.fromkeys([*asked, ranker]))
+
+
+def without_names(data: PreparedData) -> PreparedData:
+    """Return the data that baselines count: without training and test rows, and with numbers for users."""
+    logs = [data.train_interactions, data.held_out_interactions]
+    names = pl.concat([log["user_id"] for log in logs if log is not None]).unique().sort().to_list()
+    names = [*names, *sorted({e.user_id for e in data.validation}.difference(names))]
+    width = len(str(len(names)))
+    numbers = {name: f"{n:0{width}}" for n, name in enumerate(names)}  # in the same order, by which the log is sorted
+
+    def renamed(log: pl.DataFrame) -> pl.DataFrame:
+        kept = [c for c in log.columns if c in ("user_id", "item_id", "timestamp")]
+        return log.select(kept).with_columns(pl.col("user_id").replace_strict(numbers, return_dtype=pl.String))
+
+    learnt, later = (None if log is None else renamed(log) for log in logs)
+    validation: list[RankingExample] = [replace(e, user_id=numbers[e.user_id]) for e in data.validation]
+    shown = {"domain": data.domain, "config": {"history_length": history_length(data)}, EXPORTED: True}
+    return PreparedData(data.catalogue, [], validation, [], learnt, shown, None, later)
