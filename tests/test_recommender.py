@@ -1,7 +1,10 @@
 """`prefrec.Recommender` and `prefrec.fit`: the same answers as the other doors, for all users, and from frames."""
 
+import dataclasses
+import gc
 import json
 import shutil
+import tempfile
 
 import numpy as np
 import pandas as pd
@@ -10,7 +13,7 @@ import pytest
 
 import prefrec
 from prefrec import recommender
-from prefrec.data import UnknownUserError, seen_items
+from prefrec.data import Catalogue, UnknownUserError, seen_items
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
@@ -242,7 +245,8 @@ def test_answers_under_other_rules_are_not_taken(rec, tmp_path, monkeypatch):
     ("asked", "message"),
     [
         ({"history": ["Red Emmma"]}, "near ones: Red Emma"),
-        ({"history": ["i1"], "wher": "x"}, "wher: .*did you mean where"),
+        ({"history": [1.5]}, "1.5: an item is given by its title or id, or as a row of an answer, not as float"),
+        ({"history": ["i1"], "where": "aisle = 1"}, "where 'aisle = 1': .*the catalogue has item_id, title"),
         ({"history": ["i1"], "at_most": 2}, "at_most, per: give both or neither"),
     ],
 )
@@ -251,14 +255,64 @@ def test_refused(rec, asked, message):
         rec.recommend(**asked)
 
 
+def test_ids_titles_rows_and_single_ones_are_the_same(rec):
+    whole = rec.recommend(["Red Emma"], 60)
+    first, second = whole[:2]
+    assert rec.recommend("Red Emma", 60) == rec.recommend("i2", 60) == rec.recommend(("i2",), 60) == whole
+    for deny in (first.title, first.item_id, first, [first], pl.Series([first.title])):
+        assert rec.recommend("i2", 1, deny=deny)[0].item_id == second.item_id
+    for allow in (second.title, [second]):
+        assert [r.item_id for r in rec.recommend("i2", allow=allow)] == [second.item_id]
+    assert rec.recommend_all(k=1, users="u07")["user_id"].to_list() == ["u07"]
+
+
+def test_numbers_are_ids(rec):
+    frame = rec.data.catalogue.frame.with_columns(pl.col("item_id").str.slice(1))
+    log = rec.data.train_interactions.with_columns(pl.col("item_id", "user_id").str.slice(1))
+    data = dataclasses.replace(
+        rec.data, catalogue=Catalogue(frame), train_interactions=log, held_out_interactions=None
+    )
+    numbers = prefrec.Recommender(
+        data,
+        dataclasses.replace(rec.entry, load=lambda size: ByNumber(), model=None, load_full=lambda size: ByNumber()),
+    )
+    assert [r.item_id for r in numbers.recommend([7], 2, deny=[59, np.int64(58)])] == ["57", "56"]
+    assert numbers.recommend_all(k=1, users=[10, 12])["user_id"].to_list() == ["10", "12"]
+    assert numbers.recommend(user=10, k=1) == numbers.recommend(user="10", k=1)
+    with pytest.raises(UnknownUserError, match="user '999' is not in the run's log"):
+        numbers.recommend_all(users=[999])
+    assert [r.item_id for r in numbers.rank(7, [3, 9, "5"])] == ["9", "5", "3"]
+
+
+class ByNumber:
+    name = "by number"
+
+    def score(self, examples):
+        return np.array([[float(i) for i in e.candidates] for e in examples])
+
+
+def test_histories_are_asked_together(rec):
+    alone = [rec.recommend(one, 3) for one in (["i2"], ["i7", "Old Night"])]
+    together = rec.recommend([["i2"], ["i7", "Old Night"]], 3)
+    assert [[r.item_id for r in own] for own in together] == [[r.item_id for r in own] for own in alone]
+    assert rec.recommend([], 3) == rec.recommend(k=3)
+
+
+def test_a_rule_that_names_no_item_is_warned_of(rec, capsys):
+    assert rec.recommend("i2", 3, deny=["nothing", "i999"]) == rec.recommend("i2", 3)
+    assert "deny: no item has the title or id 'nothing', and 1 more" in " ".join(capsys.readouterr().err.split())
+
+
 def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
     log, items = pd.read_csv(place.shop["interactions"]), pl.read_csv(place.shop["items"])
     items = items.with_columns(aisle=pl.int_range(pl.len()) % 3)
     raw = tiny_recipe({"interactions": "", "items": ""}, place.model)
     evaluate = {"rows": 4, "full_rows": 0, "zero_shot": False, "references": []}
-    raw |= {"sft": raw["sft"] | {"rows": 8, "epochs": 1}, "align": [], "evaluate": evaluate}
-    rec = prefrec.fit(log, items, raw, out=tmp_path / "run")
+    raw |= {"sft": raw["sft"] | {"rows": 8}, "align": [], "evaluate": evaluate}
+    rec = prefrec.fit(log, items, raw, set={"sft.epochs": 1}, out=tmp_path / "run")
     assert rec.entry.name == "sft"
+    assert open_run(tmp_path / "run").recipe.sft.epochs == 1
+    assert raw["sft"]["epochs"] == 2
     assert (tmp_path / "run" / "report.html").exists()
     answer = rec.recommend(user="u01", k=5, where="aisle = 1", at_most=5, per="aisle")
     assert [int(r.item_id[1:]) % 3 for r in answer] == [1] * 5
@@ -266,7 +320,27 @@ def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
     assert again == answer
 
 
+def test_fit_leaves_no_folder_behind(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    log, items = (pl.read_csv(place.shop[name]) for name in ("interactions", "items"))
+    evaluate = {"references": ["popularity"], "zero_shot": False, "full_rows": 0}
+    changes = {"sft": None, "align": [], "rankers": [], "evaluate": evaluate, "data": {"candidates": {"size": 6}}}
+    rec = prefrec.fit(log, items, {"preset": "fast", "lora": None} | changes)
+    assert rec.entry.name == "popularity"
+    assert len(rec.recommend(user="u01")) == 10
+    (scratch,) = tmp_path.iterdir()
+    assert (scratch / "report.html").exists()
+    del rec
+    gc.collect()
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_fit_names_what_is_wrong():
+    with pytest.raises(DataError, match=r"interactions: expected a polars or pandas frame, .* got int"):
+        prefrec.fit(5, pl.DataFrame(), "fast")
+    with pytest.raises(ConfigError, match=r"set 'sft\.\.epochs': expected a field such as sft.rows"):
+        prefrec.fit(pl.DataFrame(), pl.DataFrame(), "fast", set={"sft..epochs": 1})
     with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
         prefrec.fit(pl.DataFrame(), pl.DataFrame(), "quick")
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefrec.evaluation import evaluate as evaluate
+    from prefrec.from_frames import fit as fit
     from prefrec.lm.scoring import choice_logps as choice_logps
     from prefrec.losses import softmax_dpo_loss as softmax_dpo_loss
     from prefrec.rankers import LMRanker as LMRanker
     from prefrec.recommender import Recommender as Recommender
-    from prefrec.recommender import fit as fit
     from prefrec.training import SFTConfig as SFTConfig
     from prefrec.training import SFTTrainer as SFTTrainer
     from prefrec.training import SoftmaxDPOConfig as SoftmaxDPOConfig
@@ -37,7 +37,7 @@ _HOMES = {
     "SoftmaxDPOTrainer": "prefrec.training",
     "choice_logps": "prefrec.lm.scoring",
     "evaluate": "prefrec.evaluation",
-    "fit": "prefrec.recommender",
+    "fit": "prefrec.from_frames",
     "lora_config": "prefrec.training",
     "softmax_dpo_loss": "prefrec.losses",
 }

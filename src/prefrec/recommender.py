@@ -1,4 +1,4 @@
-"""A recommender in three lines of Python: from a run, or from two frames, to answers."""
+"""Answers of a run's rankers, or of an exported one, in Python."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple
+from numbers import Integral
 from pathlib import Path
 from threading import RLock
-from typing import Any, TypeVar, cast
+from typing import Any, cast, overload
 
 import numpy as np
 import polars as pl
 from huggingface_hub import snapshot_download
 from pydantic import ValidationError
+from rich.markup import escape
 
 from prefrec import processes
-from prefrec.console import track
+from prefrec.console import track, warn
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.readers import PARQUET, read_parquet
 from prefrec.data.store import read_items
@@ -28,71 +30,28 @@ from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import resolve
 from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import ModelSection, checked_recipe, load_recipe, preset
-from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.recipe import ModelSection
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.config import settings_error
 from prefrec.rankers.explain import leave_one_out
 from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.recommend.answers import ANSWERS, Effect, Ranked, Rows
+from prefrec.recommend.items import ItemIndex
+from prefrec.recommend.questions import Selection, answer_all, asked_users
+from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.stage import stage_key
-from prefrec.serving.bodies import ById, ItemBody, Rules
 from prefrec.serving.export import ABOUT, ITEMS, about_key
 from prefrec.serving.export_parts import EXPORTED, PROMPT, RECIPE, open_parts
-from prefrec.serving.items import ItemIndex
-from prefrec.serving.questions import Selection, answer_all, asked_users
 
+AnyItem = str | int | Ranked | Effect | ById | Item
+"""An item as callers give it: its title, its id as text or number, or a row of an answer."""
+Items = AnyItem | Iterable[AnyItem]
+"""Items as callers give them; a single one stands for a list of it."""
+Log = Mapping[str, tuple[Sequence[str], Sequence[str]]]
+"""User → the items of the history that is asked about, and all items taken."""
 CHUNK = 200
 """Users of `recommend_all` whose answers are kept together."""
 _LOADING = RLock()
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A line of a ranking, `rank` from 1. The score of a language model is the log-probability of the title."""
-
-    rank: int
-    item_id: str
-    title: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """An item of a history; `effect` (nats) is above 0 if it speaks for the title that is explained."""
-
-    item_id: str
-    title: str
-    effect: float
-
-
-ANSWERS = pl.Schema({"user_id": str, "rank": int, "item_id": str, "title": str, "score": float})
-"""Columns of the answers of `recommend_all`."""
-Row = TypeVar("Row", Ranked, Effect)
-Item = str | int | Ranked | Effect | ById | ItemBody
-"""An item as callers give it: its title, its id, or a row of an answer."""
-Log = Mapping[str, tuple[Sequence[str], Sequence[str]]]
-"""User → the items of the history that is asked about, and all items taken."""
-
-
-class Rows(list[Row]):
-    """A list of rows that prints as a table, and as HTML in a notebook."""
-
-    def frame(self) -> pl.DataFrame:
-        """Return the rows as a polars frame."""
-        return pl.DataFrame([asdict(row) for row in self])
-
-    def __repr__(self) -> str:
-        return as_table(self.frame())
-
-    def _repr_html_(self) -> str:
-        return as_table(self.frame(), "_repr_html_")
-
-
-def as_table(frame: pl.DataFrame, form: str = "__str__") -> str:
-    """Return all rows of a frame as text, or in another `form` that frames have."""
-    options: Any = {"tbl_rows": -1, "fmt_str_lengths": 60, "float_precision": 3}
-    with pl.Config(**options, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
-        return str(getattr(frame, form)())
 
 
 class Recommender:
@@ -110,6 +69,7 @@ class Recommender:
         self.items = ItemIndex(data.catalogue)
         self._loaded: dict[str, Ranker] = {}
         self._process = os.getpid()
+        self.scratch: Any = None  # of `fit`: the run's folder, which is removed with it
 
     def __repr__(self) -> str:
         return f"<Recommender {self.entry.name} of {self.source or 'data'}, {len(self.data.catalogue):,} items>"
@@ -161,18 +121,62 @@ class Recommender:
             raise ModelError(f"{path / ABOUT}: model.name: {e}") from e
         return cls(data, lm_entry(name, path, data, model), str(folder))
 
+    @overload
     def recommend(
-        self, history: Sequence[Item] = (), k: int = 10, *, user: str | int | None = None, **rules: Any
-    ) -> Rows[Ranked]:
+        self, history: Sequence[list[AnyItem] | tuple[AnyItem, ...]], k: int = ...
+    ) -> list[Rows[Ranked]]: ...
+    @overload
+    def recommend(
+        self,
+        history: Items = ...,
+        k: int = ...,
+        *,
+        user: str | int | None = ...,
+        where: str | None = ...,
+        allow: Items | None = ...,
+        deny: Items = ...,
+        exclude_seen: bool = ...,
+        at_most: int | None = ...,
+        per: str | None = ...,
+    ) -> Rows[Ranked]: ...
+    def recommend(
+        self,
+        history: Any = (),
+        k: int = 10,
+        *,
+        user: str | int | None = None,
+        where: str | None = None,
+        allow: Items | None = None,
+        deny: Items = (),
+        exclude_seen: bool = True,
+        at_most: int | None = None,
+        per: str | None = None,
+    ) -> Any:
         """Return the `k` best items of the whole catalogue after a history, which a user's items in the log precede.
 
-        `rules` are the fields of `prefrec.serving.bodies.Rules`, such as `where` and `deny`.
+        Args:
+            history: items, oldest first; of a list of such lists each has its answer, and they share the work.
+            k: number of items.
+            user: of the run's log.
+            where: SQL condition on the catalogue's columns, such as `genre = 'Comedy' and year > 1990`.
+            allow: the only items to recommend.
+            deny: items to leave out.
+            exclude_seen: leave out the history, and what the user took.
+            at_most: items that may have the same value in the column `per`.
+            per: column of the catalogue, for `at_most`.
         """
-        shown, _ = self._ids(history)
+        selection = self._selection(where, allow, deny, exclude_seen, at_most, per)
+        batch = [*history] if isinstance(history, list | tuple) else []
+        is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
         last, seen = self._logged([str(user)])[str(user)] if user is not None else ((), ())
-        return self._best({"-": ([*last, *shown], [*seen, *shown])}, k, self._selection(rules))[0]
+        asked = {}
+        for number, one in enumerate(batch if is_batch else [history]):
+            (shown,) = self._ids(one)
+            asked["-" if not is_batch else str(number)] = ([*last, *shown], [*seen, *shown])
+        answers = self._best(asked, k, selection)
+        return answers if is_batch else answers[0]
 
-    def rank(self, history: Sequence[Item], candidates: Sequence[Item]) -> Rows[Ranked]:
+    def rank(self, history: Items, candidates: Items) -> Rows[Ranked]:
         """Return the candidates, best first. Raise DataError if one is named twice."""
         shown, listed = self._ids(history, candidates)
         if not listed:
@@ -183,7 +187,7 @@ class Recommender:
         order = np.argsort(-scores, kind="stable")
         return self._ranked([listed[i] for i in order], scores[order])
 
-    def explain(self, history: Sequence[Item], item: Item, candidates: Sequence[Item] = ()) -> Rows[Effect]:
+    def explain(self, history: Items, item: AnyItem, candidates: Items = ()) -> Rows[Effect]:
         """Return the log-probability of a title minus that without each item of the history that the prompt shows."""
         if self.entry.model is None:
             raise ConfigError(f"{self.entry.name} cannot be explained: only language models of the main line can")
@@ -197,12 +201,18 @@ class Recommender:
         out: str | Path | None = None,
         k: int = 10,
         *,
-        users: Iterable[str] | None = None,
-        histories: Mapping[str, Sequence[Item]] | None = None,
-        **rules: Any,
+        users: str | int | Iterable[str | int] | None = None,
+        histories: Mapping[Any, Items] | None = None,
+        where: str | None = None,
+        allow: Items | None = None,
+        deny: Items = (),
+        exclude_seen: bool = True,
+        at_most: int | None = None,
+        per: str | None = None,
     ) -> pl.DataFrame:
         """Return the `k` best items for each user of the log, or those `users`, or these `histories` by user.
 
+        The rules are those of `recommend`.
         The frame has the columns of `ANSWERS`, and is written to `out` as Parquet, or as CSV if its name ends so.
         Answers so far are kept beside it: the same call goes on where an earlier one was stopped. The processes of a
         job share the users.
@@ -210,11 +220,11 @@ class Recommender:
         self._check_process()
         is_csv = _is_csv(out)
         if histories is None:
-            asked = self._logged(None if users is None else list(users))
+            asked = self._logged(None if users is None else [str(user) for user in _listed(users)])
         else:
-            given = {user: self._ids(history)[0] for user, history in histories.items()}
+            given = {str(user): self._ids(history)[0] for user, history in histories.items()}
             asked = {user: (items, items) for user, items in given.items()}
-        selection = self._selection(rules)
+        selection = self._selection(where, allow, deny, exclude_seen, at_most, per)
         parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
         about = {"ranker": self.entry.key, "model": self.entry.model, "rules": selection.rules.model_dump(), "k": k}
         pairs = [*asked.items()]
@@ -259,9 +269,22 @@ class Recommender:
                 self._loaded["catalogue"] = CatalogueRanker(lm) if lm else self.entry.load_full(BATCH_SIZE)
             return self._loaded["catalogue"]
 
-    def _ids(self, *lists: Sequence[Item]) -> list[tuple[str, ...]]:
-        names = ([str(i) if isinstance(i, str | int) else ById(item_id=i.item_id) for i in items] for items in lists)
-        return [tuple(item.item_id for item in items) for items in self.items.resolve_lists(*names)]
+    def _ids(self, *lists: Items) -> list[tuple[str, ...]]:
+        named = self.items.resolve_lists(*([_name(item) for item in _listed(items)] for items in lists))
+        return [tuple(item.item_id for item in items) for items in named[: len(lists)]]
+
+    def _known_ids(self, rule: str, given: Items) -> list[str]:
+        """Return the ids of a rule's items, with a warning about those that the catalogue does not have."""
+        names = [_name(item) for item in _listed(given)]
+        known = [name for name in names if self.items.knows(name)]
+        if unknown := [name if isinstance(name, str) else name.item_id for name in names if name not in known]:
+            warn(
+                escape(
+                    f"{rule}: no item has the title or id {unknown[0]!r}"
+                    + f", and {len(unknown) - 1} more" * (len(unknown) > 1)
+                )
+            )
+        return [item.item_id for item in self.items.resolve(known)]
 
     def _logged(self, users: list[str] | None) -> Log:
         self._check_process()
@@ -269,11 +292,22 @@ class Recommender:
             raise DataError("an exported ranker knows no users: give histories")
         return asked_users(self.data, users)
 
-    def _selection(self, rules: dict[str, Any]) -> Selection:
-        if rules:
+    def _selection(
+        self,
+        where: str | None,
+        allow: Items | None,
+        deny: Items,
+        exclude_seen: bool,
+        at_most: int | None,
+        per: str | None,
+    ) -> Selection:
+        if where is not None or allow is not None or per is not None:
             self._check_process()
+        raw: dict[str, Any] = {"where": where, "exclude_seen": exclude_seen, "at_most": at_most, "per": per}
+        raw |= {"allow": None if allow is None else self._known_ids("allow", allow)}
+        raw |= {"deny": self._known_ids("deny", deny)}
         try:
-            return Selection(self.data.catalogue, Rules.model_validate(rules))
+            return Selection(self.data.catalogue, Rules.model_validate(raw))
         except ValidationError as e:
             raise settings_error(e, Rules) from e
 
@@ -295,41 +329,27 @@ class Recommender:
         return Rows(Ranked(rank, i, title, float(score)) for rank, (i, title, score) in enumerate(rows, 1))
 
 
+def _listed(given: Any) -> list[Any]:
+    """Return what is given as a list; one item, or user, is a list of it."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, str | Integral | Ranked | Effect | ById | Item) else list(given)
+
+
+def _name(item: Any) -> str | ById:
+    """Return an item's name as `ItemIndex` takes it."""
+    if isinstance(item, str | Integral):
+        return str(item)
+    if isinstance(item, Ranked | Effect | ById | Item):
+        return ById(item_id=item.item_id)
+    raise DataError(
+        f"{item!r}: an item is given by its title or id, or as a row of an answer, not as {type(item).__name__}"
+    )
+
+
 def _is_csv(out: str | Path | None) -> bool:
     """Return True for a file of answers that is CSV by its name; raise ConfigError if it is not Parquet either."""
     suffix = Path(out or "").suffix.lower()
     if suffix not in ("", ".csv", *PARQUET):
         raise ConfigError(f"{out}: answers are written as Parquet or CSV; end the name in .parquet or .csv")
     return suffix == ".csv"
-
-
-def fit(
-    interactions: Any, items: Any, recipe: str | Path | Mapping[str, Any] = "fast", *, out: str | Path | None = None
-) -> Recommender:
-    """Train on two frames as `prefrec run` does, and return the best ranker of the run on validation rows.
-
-    Args:
-        interactions: polars or pandas frame with `user_id`, `item_id`, `timestamp` and perhaps `rating`, or with the
-            names in the recipe's `data.columns`.
-        items: frame with `item_id`, `title` and further columns.
-        recipe: name of a preset, YAML file, or a recipe's values. The frames replace its source of data.
-        out: folder of the run; None: runs/NAME. The same call goes on where an earlier one was stopped.
-    """
-    if isinstance(recipe, Mapping):
-        raw = dict(recipe)
-    elif isinstance(recipe, str) and not recipe.endswith((".yaml", ".yml")):
-        raw = preset(cast(Any, recipe))
-    else:
-        raw = load_recipe(Path(recipe)).model_dump(mode="json")
-    raw.setdefault("name", Path(out).name if out else "fit")
-    folder = Path(out or Path("runs") / raw["name"]).resolve()
-    frames = {"interactions": interactions, "items": items}
-    files = {name: folder / "input" / f"{name}.parquet" for name in frames}
-    raw["data"] = {**raw.get("data", {}), "source": "files", "path": None, **{n: str(f) for n, f in files.items()}}
-    checked = checked_recipe(raw)
-    for name, file in files.items() if processes.is_first() else ():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, pl.DataFrame(frames[name]).write_parquet)
-    processes.wait()
-    run_recipe(checked, folder)
-    return Recommender.from_run(folder)

@@ -375,9 +375,10 @@ def test_the_recipes_of_the_paper_have_its_form(path):
     assert (recipe.data.candidates.size, recipe.data.history_length, recipe.data.min_history) == (20, 10, 3)
 
 
-def test_a_preset_gives_the_sections_that_a_recipe_leaves_out(tmp_path):
+def test_a_preset_gives_what_a_recipe_leaves_out(tmp_path):
     recipe = _load(tmp_path, "name: a\npreset: paper\nsft: {epochs: 2}\nlora: null\n")
-    whole = preset("paper") | {"name": "a", "sft": {"epochs": 2}, "lora": None}
+    paper = preset("paper")
+    whole = paper | {"name": "a", "sft": paper["sft"] | {"epochs": 2}, "lora": None}
     assert recipe == checked_recipe(whole)
     assert load_recipe(tmp_path / "r.yaml", ["align.s-dpo.rows=8"]).align[0].rows == 8
     with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):

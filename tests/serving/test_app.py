@@ -12,11 +12,11 @@ from starlette.testclient import TestClient
 from baselines import SERVED_BASELINES
 from generated_requests import PATHS, ask
 from prefrec.data import Catalogue
+from prefrec.recommend.items import ItemIndex, UnknownItemsError
 from prefrec.serving import middleware
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.batcher import DeadlineError, QueueFullError
 from prefrec.serving.bodies import MAX_BODY, MAX_CANDIDATES, MAX_HISTORY, RankRequest, RecommendRequest
-from prefrec.serving.items import ItemIndex, UnknownItemsError
 from prefrec.serving.middleware import Guard, Telemetry
 from prefrec.serving.server import open_engine
 from served_run import MARKUP

@@ -20,11 +20,11 @@ from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
+from prefrec.recommend.items import UnknownItemsError
+from prefrec.recommend.questions import Question
 from prefrec.recommender import Recommender
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
 from prefrec.serving.engine import Engine, UnknownRankerError
-from prefrec.serving.items import UnknownItemsError
-from prefrec.serving.questions import Question
 from prefrec.serving.scorer import Scorer, load_rankers
 from prefrec.serving.server import open_engine
 from served_run import HOSTILE, SPECIAL, add_rankers

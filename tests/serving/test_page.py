@@ -19,10 +19,10 @@ import uvicorn
 
 from prefrec.data import Catalogue
 from prefrec.pipeline.opened import open_run
+from prefrec.recommend.items import ItemIndex
 from prefrec.report.wording import label
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.bodies import MAX_EXPLAINED, RankRequest
-from prefrec.serving.items import ItemIndex
 from prefrec.serving.page import page_files, side_by_side
 from prefrec.serving.server import open_engine
 from served_run import MARKUP

@@ -12,9 +12,10 @@ from scipy.special import softmax
 from prefrec.cli import _options as o
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
+from prefrec.evaluation.tables import as_table
 from prefrec.pipeline.opened import open_run
-from prefrec.recommender import Recommender, as_table
-from prefrec.serving.bodies import ById
+from prefrec.recommend.rules import ById
+from prefrec.recommender import Recommender
 
 
 def explain(

@@ -31,4 +31,6 @@ def export(
     """
     with reader_lock(run):
         opened = open_run(run)
-        typer.echo(export_ranker(opened, ranker or opened.default(opened.models if merged else None), out, merged=merged))
+        typer.echo(
+            export_ranker(opened, ranker or opened.default(opened.models if merged else None), out, merged=merged)
+        )

@@ -12,9 +12,10 @@ from scipy.special import softmax
 from prefrec.cli import _options as o
 from prefrec.cli.sft import as_trained
 from prefrec.data import read_prepared
+from prefrec.evaluation.tables import as_table
 from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.recipe import ModelSection
-from prefrec.recommender import Recommender, as_table
+from prefrec.recommender import Recommender
 
 
 @o.from_sections

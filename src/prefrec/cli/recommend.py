@@ -14,8 +14,9 @@ from prefrec.data import UnknownUserError
 from prefrec.data.readers import pick_columns, read_table, read_text
 from prefrec.data.sources.base import parse_lists
 from prefrec.errors import DataError
-from prefrec.recommender import Recommender, as_table
-from prefrec.serving.bodies import Rules
+from prefrec.evaluation.tables import as_table
+from prefrec.recommend.rules import Rules
+from prefrec.recommender import Recommender
 
 
 @o.from_sections

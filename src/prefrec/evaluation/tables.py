@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import polars as pl
+
 HEADLINE_METRICS = ("hr@1", "ndcg@10")
 """Metrics of findings, plots and comparisons, as far as they were measured."""
 FULL_METRICS = ("ndcg@10", "hr@10")
@@ -18,3 +22,10 @@ _LABELS = {
 def metric_label(metric: str) -> str:
     """Return the heading of a metric: `hr@1` → HR@1, `gen_hr@1` → HR@1 generated."""
     return _LABELS.get(metric, metric.upper())
+
+
+def as_table(frame: pl.DataFrame, form: str = "__str__") -> str:
+    """Return all rows of a frame as text, or in another `form` that frames have."""
+    options: Any = {"tbl_rows": -1, "fmt_str_lengths": 60, "float_precision": 3}
+    with pl.Config(**options, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+        return str(getattr(frame, form)())

@@ -508,8 +508,8 @@ def reached(needs: Mapping[str, Sequence[str]], *names: str) -> list[str]:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a YAML file, with data paths relative to it and `overrides` (`set_field`) applied.
 
-    A file with `preset: NAME` has the sections of that preset that it does not give itself. Raise ConfigError, with
-    file and field, if the file is missing, not YAML, or a field is wrong.
+    A file with `preset: NAME` says what differs from that preset (`with_preset`). Raise ConfigError, with file and
+    field, if the file is missing, not YAML, or a field is wrong.
     """
     try:
         raw = yaml.safe_load(read_whole(path))
@@ -520,8 +520,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {path}: not a YAML file: {reason}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
-    if "preset" in raw:
-        raw = preset(raw.pop("preset")) | raw
+    raw = with_preset(raw)
     for override in overrides:
         set_field(raw, override)
     try:
@@ -545,6 +544,21 @@ def preset_text(name: PresetName) -> str:
 def preset(name: PresetName) -> dict[str, Any]:
     """Return the raw values of a preset, for `checked_recipe(preset("fast") | {"name": …, "data": …})`."""
     return cast(dict[str, Any], yaml.safe_load(preset_text(name)))
+
+
+def with_preset(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return raw values with those of the preset that they name.
+
+    A section beside `preset` changes its own fields, and those of the preset stay; lists are replaced.
+    """
+    given = {name: value for name, value in raw.items() if name != "preset"}
+    return _merged(preset(raw["preset"]), given) if "preset" in raw else given
+
+
+def _merged(first: Any, second: Any) -> Any:
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return second
+    return first | {name: _merged(first.get(name), value) for name, value in second.items()}
 
 
 def checked_recipe(raw: dict[str, Any]) -> Recipe:
@@ -576,13 +590,21 @@ def set_field(raw: dict[str, Any], override: str) -> None:
     Raise ConfigError if this is not `FIELD=VALUE`, or an entry does not exist.
     """
     field, equals, text = override.partition("=")
-    steps = field.split(".")
     wrong = f"--set {override!r}: expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5"
     try:
         value = yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as e:
         raise ConfigError(f"{wrong}; the part after = is not YAML") from e
-    if not equals or not all(steps):
+    if not equals:
+        raise ConfigError(wrong)
+    set_value(raw, field, value, wrong)
+
+
+def set_value(raw: dict[str, Any], field: str, value: Any, wrong: str = "") -> None:
+    """Set one dotted field of a raw recipe, as `set_field` does; `wrong` begins the messages of errors."""
+    steps = str(field).split(".")
+    wrong = wrong or f"set {field!r}: expected a field such as sft.rows or align.0.beta"
+    if not all(steps):
         raise ConfigError(wrong)
     parent: Any = raw
     for depth, step in enumerate(steps):

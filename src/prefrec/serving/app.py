@@ -23,12 +23,13 @@ from starlette.responses import JSONResponse
 from prefrec.console import console
 from prefrec.data import UnknownUserError
 from prefrec.errors import ConfigError, DataError, ModelError, PrefrecError, TokenizerError
+from prefrec.recommend.items import UnknownItemsError
+from prefrec.recommend.questions import RulesError
+from prefrec.recommend.rules import MAX_NAME
 from prefrec.serving import bodies
 from prefrec.serving.batcher import RETRY_AFTER, DeadlineError, QueueFullError, StoppedError
 from prefrec.serving.engine import Engine, Prepared, UnknownRankerError
-from prefrec.serving.items import UnknownItemsError
 from prefrec.serving.middleware import HEADERS, REQUEST_ID, Guard, Telemetry, problem
-from prefrec.serving.questions import RulesError
 
 Body = TypeVar("Body")
 NAME_KINDS = ("constrained-str", "ById")
@@ -164,7 +165,7 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
 
     @api.get("/v1/items", summary="Search the catalogue by title or id")
     def items(
-        query: Annotated[str, Query(max_length=bodies.MAX_NAME, description="Part of a title, or an id.")] = "",
+        query: Annotated[str, Query(max_length=MAX_NAME, description="Part of a title, or an id.")] = "",
         limit: Annotated[int, Query(ge=1, le=bodies.MAX_FOUND)] = 10,
     ) -> bodies.ItemsAnswer:
         return bodies.ItemsAnswer(items=engine.items.search(query, limit))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from prefrec.recommend.rules import Item, ItemName, Name, Rules, Strict, UnknownName
 
 MAX_BODY = 1 << 18
 """Bytes of a request's body."""
@@ -15,28 +17,10 @@ MAX_EXPLAINED_PAIRS = 1000
 """History items times candidates to explain: so many titles are scored again."""
 MAX_CANDIDATES = MAX_TOP = 100
 MAX_FOUND = 50
-MAX_NAME = 512
-"""Characters of a title or id."""
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ById(_Body):
-    """An item by its id, for an id that is also another item's title."""
-
-    item_id: Name
-
-
-ItemName = Name | ById
-"""The name of an item in a request: a title or an id, or explicitly an id."""
-
 Candidates = Annotated[list[ItemName], Field(max_length=MAX_CANDIDATES)]
 
 
-class _Request(_Body):
+class _Request(Strict):
     ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run). Default: the first one served.")
     history: list[ItemName] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
 
@@ -59,21 +43,6 @@ class ExplainRequest(_Request):
     target: ItemName = Field(description="Item to explain: one of the candidates, or any item if there are none.")
 
 
-class Rules(_Body):
-    """Rules of a recommendation: which items may be in it."""
-
-    exclude_seen: bool = Field(True, description="Leave out the history and all items that the user has seen.")
-    allow: list[Name] | None = Field(None, description="Recommend only items with these ids. Default: all.")
-    deny: list[Name] = Field([], description="Ids of items to leave out.")
-    where: Name | None = Field(
-        None, description="SQL condition on the catalogue's columns, such as genre = 'Comedy' and year > 1990."
-    )
-    at_most: int | None = Field(
-        None, ge=1, description="Most items with the same value in the column `per`. Default: no limit."
-    )
-    per: Name | None = Field(None, description="Catalogue column for `at_most`.")
-
-
 class RecommendRequest(_Request, Rules):
     """A question: what comes next after `history`, of the whole catalogue?"""
 
@@ -86,14 +55,7 @@ class RecommendRequest(_Request, Rules):
     k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items to recommend.")
 
 
-class ItemBody(_Body, frozen=True):
-    """An item of the catalogue."""
-
-    item_id: str
-    title: str
-
-
-class RankedItem(ItemBody):
+class RankedItem(Item):
     """A line of a ranking."""
 
     rank: int = Field(description="Rank, from 1.")
@@ -105,11 +67,11 @@ class RankedItem(ItemBody):
     )
 
 
-class RankAnswer(_Body):
+class RankAnswer(Strict):
     """The candidates, the best first."""
 
     ranker: str
-    history: list[ItemBody] = Field(description="The history, with names resolved to items.")
+    history: list[Item] = Field(description="The history, with names resolved to items.")
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
     ranking: list[RankedItem]
 
@@ -120,7 +82,7 @@ class RecommendAnswer(RankAnswer):
     proven: bool = Field(description="True if no other item of the catalogue scores higher.")
 
 
-class Influence(ItemBody):
+class Influence(Item):
     """The effect on the target of leaving one item of the history out."""
 
     position: int = Field(description="Position in the history, from 0.")
@@ -130,11 +92,11 @@ class Influence(ItemBody):
     share_change: float | None = Field(description="share − share_without.")
 
 
-class ExplainAnswer(_Body):
+class ExplainAnswer(Strict):
     """The target with the whole history, and the influence of each item of it."""
 
     ranker: str
-    target: ItemBody
+    target: Item
     logp: float
     share: float | None = Field(description="Share of the target among the candidates, if there are any.")
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
@@ -143,13 +105,13 @@ class ExplainAnswer(_Body):
     )
 
 
-class ItemsAnswer(_Body):
+class ItemsAnswer(Strict):
     """Items that a search found, the best first."""
 
-    items: list[ItemBody]
+    items: list[Item]
 
 
-class RunAnswer(_Body):
+class RunAnswer(Strict):
     """The run that is served."""
 
     run: str
@@ -159,24 +121,17 @@ class RunAnswer(_Body):
     items: int = Field(description="Number of items in the catalogue.")
 
 
-class ExampleAnswer(_Body):
+class ExampleAnswer(Strict):
     """A row of the data under test."""
 
     row: int
     rows: int = Field(description="Number of test examples.")
-    history: list[ItemBody]
-    candidates: list[ItemBody]
-    target: ItemBody = Field(description="Item that the user chose next.")
+    history: list[Item]
+    candidates: list[Item]
+    target: Item = Field(description="Item that the user chose next.")
 
 
-class UnknownName(_Body):
-    """A name of no item, or of several."""
-
-    given: str
-    near: list[ItemBody]
-
-
-class Problem(_Body):
+class Problem(Strict):
     """The reason why a request was not answered."""
 
     code: str = Field(description="Code for programs, such as `unknown_item` or `queue_full`.")
@@ -184,7 +139,7 @@ class Problem(_Body):
     items: list[UnknownName] = Field([], description="With `unknown_item`: the names, and near matches.")
 
 
-class ProblemAnswer(_Body):
+class ProblemAnswer(Strict):
     """The body of every answer from 400 on."""
 
     error: Problem

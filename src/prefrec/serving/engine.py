@@ -19,11 +19,11 @@ from prefrec.pipeline.encoders import Encoder
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import Recommendation
 from prefrec.rankers.explain import without_each
+from prefrec.recommend.items import ItemIndex
+from prefrec.recommend.questions import Question, Selection, asked_users
+from prefrec.recommend.rules import ById, Item, ItemName
 from prefrec.serving import bodies
 from prefrec.serving.batcher import Batcher
-from prefrec.serving.bodies import ItemBody, ItemName
-from prefrec.serving.items import ItemIndex
-from prefrec.serving.questions import Question, Selection, asked_users
 from prefrec.serving.scorer import Scorer, Scores
 
 Body = TypeVar("Body")
@@ -193,7 +193,7 @@ class Engine:
 
     def warm_up(self, rankers: Collection[str]) -> None:
         """Choose the layout and make one pass under these rankers, before clients wait for it."""
-        names: list[ItemName] = [bodies.ById(item_id=i) for i in self.items.catalogue.ids[:3]]
+        names: list[ItemName] = [ById(item_id=i) for i in self.items.catalogue.ids[:3]]
         for ranker in rankers:
             request = bodies.RankRequest(history=names, candidates=names, ranker=ranker)
             self.submit(self.rank(request), timeout=600).result()
@@ -221,11 +221,11 @@ class Engine:
         return self._scorer.score(ranker, questions)
 
 
-def _titles(*lists: Sequence[ItemBody]) -> list[list[str]]:
+def _titles(*lists: Sequence[Item]) -> list[list[str]]:
     return [[item.title for item in items] for items in lists]
 
 
-def _ranking(items: Sequence[ItemBody], scores: NDArray[np.float64], is_model: bool) -> list[bodies.RankedItem]:
+def _ranking(items: Sequence[Item], scores: NDArray[np.float64], is_model: bool) -> list[bodies.RankedItem]:
     shares = softmax(scores).tolist() if items and is_model else [None] * len(items)  # softmax takes no empty array
     return [
         bodies.RankedItem(**dict(items[i]), rank=rank, score=float(scores[i]), share=shares[i])

@@ -18,8 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from prefrec.recommend.rules import UnknownName
 from prefrec.serving.batcher import Pass
-from prefrec.serving.bodies import MAX_BODY, Problem, ProblemAnswer, UnknownName
+from prefrec.serving.bodies import MAX_BODY, Problem, ProblemAnswer
 
 BODY_SECONDS = 10.0
 """Time in which a request's body has to arrive."""

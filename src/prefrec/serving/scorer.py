@@ -21,7 +21,7 @@ from prefrec.pipeline.entry import Entry
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.serving.questions import Question, answer_all, best_items
+from prefrec.recommend.questions import Question, answer_all, best_items
 from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]

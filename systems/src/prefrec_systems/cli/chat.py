@@ -19,7 +19,7 @@ from prefrec.errors import ConfigError, DataError, PrefrecError
 from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS
-from prefrec.serving.items import ItemIndex
+from prefrec.recommend.items import ItemIndex
 from prefrec_systems.chatrec import ChatRecConfig, ChatSession, Reply
 from prefrec_systems.chatrec.stage import chat_rec_ranker
 

@@ -18,7 +18,7 @@ from prefrec.errors import DataError
 from prefrec.pipeline.negatives import history_length
 from prefrec.rankers.base import Ranker, checked_scores
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
-from prefrec.serving.bodies import Rules
+from prefrec.recommend.rules import Rules
 
 
 @dataclass(frozen=True)

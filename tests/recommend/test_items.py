@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.data import Catalogue
-from prefrec.serving import items
-from prefrec.serving.bodies import ById, ItemBody
-from prefrec.serving.items import ItemIndex, UnknownItemsError
+from prefrec.recommend import items
+from prefrec.recommend.items import ItemIndex, UnknownItemsError
+from prefrec.recommend.rules import ById, Item
 
 ROWS = {"1": "Heat", "2": "Alien", "3": "Aliens", "1984": "Emma", "5": "1984", "6": "The  Alien Thing", "7": "heat"}
 
@@ -43,7 +43,7 @@ def test_unknown_names_come_with_near_ones(index):
         index.resolve(["Emma", "Alein", "qqqqq"])
     assert "(and 1 more)" in str(e.value)
     first, second = e.value.unknown
-    assert first.near[0] == ItemBody(item_id="2", title="Alien")
+    assert first.near[0] == Item(item_id="2", title="Alien")
     assert (second.given, second.near) == ("qqqqq", [])
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from prefrec.data import Catalogue
 from prefrec.errors import DataError
 from prefrec.rankers import Recommendation
-from prefrec.serving.bodies import Rules
-from prefrec.serving.questions import Selection, answer_all
+from prefrec.recommend.questions import Selection, answer_all
+from prefrec.recommend.rules import Rules
 
 ITEMS = pl.DataFrame(
     {

@@ -14,7 +14,7 @@ from rapidfuzz import fuzz, process
 from prefrec.data import Catalogue
 from prefrec.data.titles import normal_title
 from prefrec.errors import DataError
-from prefrec.serving.bodies import ById, ItemBody, ItemName, UnknownName
+from prefrec.recommend.rules import ById, Item, ItemName, UnknownName
 
 Names = Sequence[ItemName]
 NEAR, SEARCHED = 3, 5
@@ -49,13 +49,19 @@ class ItemIndex:
     def __len__(self) -> int:
         return len(self.catalogue)
 
-    def item(self, item_id: str) -> ItemBody:
+    def item(self, item_id: str) -> Item:
         """Return the item with this id."""
-        return ItemBody(item_id=item_id, title=self.catalogue.titles[item_id])
+        return Item(item_id=item_id, title=self.catalogue.titles[item_id])
 
-    def resolve(self, names: Iterable[ItemName]) -> list[ItemBody]:
+    def knows(self, name: ItemName) -> bool:
+        """Return True if an item has this title or id, or several have the title."""
+        if isinstance(name, ById):
+            return name.item_id in self.catalogue.titles
+        return normal_title(name) in self._by_title or name in self.catalogue.titles
+
+    def resolve(self, names: Iterable[ItemName]) -> list[Item]:
         """Return the items of `names`; UnknownItemsError, with near matches, if some stand for none or several."""
-        known: list[ItemBody] = []
+        known: list[Item] = []
         unknown: list[UnknownName] = []
         message = ""
         for given in names:
@@ -80,7 +86,7 @@ class ItemIndex:
             raise UnknownItemsError(message + more, unknown)
         return known
 
-    def resolve_lists(self, history: Names, candidates: Names = ()) -> tuple[list[ItemBody], list[ItemBody]]:
+    def resolve_lists(self, history: Names, candidates: Names = ()) -> tuple[list[Item], list[Item]]:
         """Return the items of both lists; raise as `resolve`, and DataError if a candidate is named twice."""
         items = self.resolve([*history, *candidates])
         shown, listed = items[: len(history)], items[len(history) :]
@@ -88,7 +94,7 @@ class ItemIndex:
             raise DataError(f"{twice.title!r} is given twice among the candidates; give every item once")
         return shown, listed
 
-    def search(self, text: str, limit: int) -> list[ItemBody]:
+    def search(self, text: str, limit: int) -> list[Item]:
         """Return the item with this id, then those whose titles are `text`, begin with it, contain it or are similar.
 
         Articles and punctuation do not count. An empty text gives the catalogue's first items.
@@ -127,7 +133,7 @@ class ItemIndex:
             best += process.extract(wanted, block, scorer=fuzz.WRatio, limit=limit, score_cutoff=NEAR_ENOUGH)
         return [title for title, _, _ in nlargest(limit, best, key=lambda hit: hit[1])]
 
-    def _items(self, bare_titles: Iterable[str]) -> list[ItemBody]:
+    def _items(self, bare_titles: Iterable[str]) -> list[Item]:
         return [self.item(i) for bare in bare_titles for title in self._by_bare[bare] for i in self._by_title[title]]
 
 

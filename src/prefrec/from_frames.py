@@ -1,0 +1,80 @@
+"""A recommender from two frames: `prefrec.fit`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+
+from prefrec import processes
+from prefrec.data.readers import first_words
+from prefrec.errors import DataError
+from prefrec.files import write_whole
+from prefrec.pipeline.recipe import checked_recipe, load_recipe, set_value, with_preset
+from prefrec.pipeline.run import run_recipe
+from prefrec.recommender import Recommender
+
+
+def fit(
+    interactions: Any,
+    items: Any,
+    recipe: str | Path | Mapping[str, Any] = "fast",
+    *,
+    set: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> Recommender:
+    """Train on two frames as `prefrec run` does, and return the best ranker of the run on validation rows.
+
+    Args:
+        interactions: polars or pandas frame with `user_id`, `item_id`, `timestamp` and perhaps `rating`, or with the
+            names in the recipe's `data.columns`.
+        items: frame with `item_id`, `title` and further columns.
+        recipe: name of a preset, YAML file, or a recipe's values, in which `preset` names what the others change. The
+            frames replace its source of data.
+        set: changes, such as `{"sft.epochs": 1}`, as by `--set`.
+        out: folder of the run, in which the same call goes on where an earlier one was stopped; None: a temporary one
+            that goes with the recommender.
+    """
+    raw = _values(recipe)
+    for name, value in (set or {}).items():
+        set_value(raw, name, value)
+    raw.setdefault("name", Path(out).name if out else "fit")
+    scratch = None if out else TemporaryDirectory(prefix="prefrec-")
+    folder = Path(processes.from_first(str(out or (scratch and scratch.name)))).resolve()
+    frames = {"interactions": _frame("interactions", interactions), "items": _frame("items", items)}
+    files = {name: folder / "input" / f"{name}.parquet" for name in frames}
+    raw["data"] = {**raw.get("data", {}), "source": "files", "path": None, **{n: str(f) for n, f in files.items()}}
+    checked = checked_recipe(raw)
+    for name, file in files.items() if processes.is_first() else ():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, frames[name].write_parquet)
+    processes.wait()
+    run_recipe(checked, folder)
+    found = Recommender.from_run(folder)
+    found.scratch = scratch  # it is removed when nobody asks any more
+    return found
+
+
+def _values(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's values, with those of its preset."""
+    if isinstance(recipe, Mapping):
+        return with_preset(copy.deepcopy(dict(recipe)))
+    if isinstance(recipe, str) and not recipe.endswith((".yaml", ".yml")):
+        return with_preset({"preset": recipe})
+    return load_recipe(Path(recipe)).model_dump(mode="json")
+
+
+def _frame(name: str, given: Any) -> pl.DataFrame:
+    if isinstance(given, pl.LazyFrame):
+        return given.collect()
+    try:
+        return given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as e:
+        raise DataError(
+            f"{name}: expected a polars or pandas frame, or columns by name, got {type(given).__name__}: "
+            f"{first_words(e)}"
+        ) from None
