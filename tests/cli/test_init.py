@@ -5,7 +5,8 @@ import yaml
 
 from command import prefrec, succeed
 from prefrec.data import read_prepared
-from prefrec.pipeline.recipe import load_recipe, preset
+from prefrec.pipeline.recipe import load_recipe
+from prefrec.presets import preset
 from tiny_run import write_shop
 
 

@@ -14,7 +14,8 @@ from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.pipeline import entry, run
 from prefrec.pipeline.entry import Ingredients
 from prefrec.pipeline.plan import Plan
-from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe, preset
+from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
+from prefrec.presets import preset
 from prefrec_lab import studies
 from prefrec_systems.morec import stage as morec
 

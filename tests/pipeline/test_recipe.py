@@ -15,10 +15,10 @@ from prefrec.pipeline.recipe import (
     checked_recipe,
     dump_recipe,
     load_recipe,
-    preset,
     set_field,
 )
 from prefrec.pipeline.run import run_recipe
+from prefrec.presets import preset
 from prefrec.prompts import load_template
 from tiny_run import adapter_weights
 

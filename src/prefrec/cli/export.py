@@ -24,8 +24,8 @@ def export(
     """Write an adapter (or with --merged the whole model) with tokenizer, prompt, items and model card.
 
     Files have the layout of PEFT and transformers, as safetensors only. vLLM serves both, llama.cpp converts merged
-    models, and `prefrec.Recommender.from_pretrained` reads either. Blends and baselines are written with the weights of
-    their parts and the interactions that they count, with numbers in place of users; `from_pretrained` reads them.
+    models. Blends and baselines are written with the weights of their parts and the interactions that they count,
+    with numbers in place of users. `prefrec.Recommender.from_pretrained` reads all of them.
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
     """

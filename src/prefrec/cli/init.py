@@ -18,7 +18,7 @@ from prefrec.data import ColumnNames
 from prefrec.data.guess import guess_item_text, guess_settings
 from prefrec.errors import ConfigError
 from prefrec.files import write_text
-from prefrec.pipeline.recipe import PresetName, checked_recipe, preset_text
+from prefrec.presets import PresetName, preset_text
 
 
 @o.from_sections
@@ -54,6 +54,8 @@ def init(
     if item_text := guess_item_text(items, encoding, [value for _, value, _ in settings]):
         line = _line("item_text", item_text, "remove the first # to show items like this to the model")
         text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
+    from prefrec.pipeline.recipe import checked_recipe  # here: it takes torch and transformers, which are slow
+
     checked_recipe(yaml.safe_load(text))
     if out:
         write_text(out, text)

@@ -14,9 +14,7 @@ from prefrec.data import UnknownUserError
 from prefrec.data.readers import pick_columns, read_table, read_text
 from prefrec.data.sources.base import parse_lists
 from prefrec.errors import DataError
-from prefrec.evaluation.tables import as_table
 from prefrec.recommend.rules import Rules
-from prefrec.recommender import Recommender
 
 
 @o.from_sections
@@ -44,6 +42,10 @@ def recommend(
     Example: prefrec recommend runs/shop --all-users --out top.parquet --where "genre = 'Comedy' and year > 1990"
     --at-most 2 --per brand
     """
+    # Here, so that --help need not wait for torch and transformers.
+    from prefrec.evaluation.tables import as_table
+    from prefrec.recommender import Recommender
+
     given = {"--all-users": all_users, "--users": users, "--history": history, "--history-file": history_file}
     if sum(map(bool, given.values())) != 1:
         raise typer.BadParameter("give exactly one of these", param_hint=" / ".join(given))

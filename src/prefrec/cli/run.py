@@ -6,19 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from prefrec.cli import _options as o
-from prefrec.cli._output import print_scores
-from prefrec.cli.plan import print_plan
-from prefrec.evaluation.best import Best
-from prefrec.evaluation.preferences import Preferences
-from prefrec.files import read_json
-from prefrec.pipeline.recipe import Recipe, load_recipe
-from prefrec.pipeline.run import run_recipe, survey
-from prefrec.pipeline.update import GROUPS
-from prefrec.report.tables import Printed, preference_grids
-from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE
 
 
 def run(
@@ -40,35 +29,15 @@ def run(
 
     Example: prefrec run recipes/lastfm.yaml --set data.path=/data/hetrec2011-lastfm-2k --set sft.rows=400
     """
+    # Here, so that --help need not wait for torch and transformers.
+    from prefrec.cli._carry_out import carry_out
+    from prefrec.cli.plan import print_plan
+    from prefrec.pipeline.recipe import load_recipe
+    from prefrec.pipeline.run import survey
+
     loaded = load_recipe(recipe, [*(override or []), *(["evaluate.on_leak=stop"] if strict else [])])
     folder = out or Path("runs") / loaded.name
     if dry_run:
         print_plan(survey(loaded, folder, until), as_json)
     else:
         carry_out(loaded, folder, until, as_json)
-
-
-def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
-    """Carry out a recipe in a folder, and print what was measured."""
-    result = run_recipe(recipe, folder, until=until)
-    metrics = read_json(folder / METRICS) if until in ("evaluate", "report") else None
-    preferences, update, best = (
-        read_json(folder / name) if metrics else None for name in (PREFERENCES, UPDATE, BEST)
-    )
-    if as_json:
-        more = {"preferences": preferences, "update": update, "best": best}
-        o.print_json({"run": str(folder), "metrics": metrics} | {name: part for name, part in more.items() if part})
-        return
-    if metrics:
-        print_scores(metrics)
-    if preferences:
-        measured = Preferences.from_json(preferences)
-        scores, differences = preference_grids(measured)
-        note = f"liked over disliked items of {measured.users} users; chance AUC 0.500\n{measured.weight_sentence()}"
-        Console().print(Printed(scores, "scores", note.strip()), Printed(differences, "scores − against"))
-    for rows, part in (update or {}).items():
-        typer.echo(f"{rows} rows: {GROUPS[rows]}\n")
-        print_scores({"evaluation": part, "generation": None})
-    if best:
-        typer.echo(f"{Best.from_json(best).sentence}. It answers in serve, recommend and export; --ranker: another.")
-    typer.echo(f"Report: {result}" if until == "report" else f"Run: {result}")

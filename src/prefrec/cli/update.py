@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.cli.run import carry_out
+from prefrec.cli._carry_out import carry_out
 from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.pipeline.opened import open_run

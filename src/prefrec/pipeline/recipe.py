@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
@@ -27,6 +26,7 @@ from prefrec.files import read_whole
 from prefrec.lm.models import EMBEDDED
 from prefrec.losses import LOSSES, OPTIONS, find_loss, with_options
 from prefrec.pipeline.kinds import ranker_config, ranker_kind
+from prefrec.presets import preset
 from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
 from prefrec.rankers.lm import BATCH_SIZE
@@ -48,7 +48,6 @@ ZERO_SHOT, SFT, RANKERS = "zero-shot", "sft", "rankers"
 FromLog = Literal["rated", "impressions"]
 FROM_LOG: tuple[FromLog, ...] = get_args(FromLog)
 """Negatives that come from the log itself. Rows are then made from the log instead of drawn lists."""
-PresetName = Literal["fast", "titles", "paper"]
 NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", "hard", FromLog]
 
 
@@ -529,21 +528,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {path}: {e}") from e
     files = map_files(recipe.data, lambda file: (path.parent / file).resolve())
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
-
-
-def preset_text(name: PresetName) -> str:
-    """Return a preset as YAML with comments: a recipe without `name` and `data`.
-
-    Raise ConfigError if there is no preset of this name.
-    """
-    if name not in get_args(PresetName):
-        raise ConfigError(f"preset {name!r}: expected one of {', '.join(get_args(PresetName))}")
-    return (files("prefrec") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def preset(name: PresetName) -> dict[str, Any]:
-    """Return the raw values of a preset, for `checked_recipe(preset("fast") | {"name": …, "data": …})`."""
-    return cast(dict[str, Any], yaml.safe_load(preset_text(name)))
 
 
 def with_preset(raw: dict[str, Any]) -> dict[str, Any]:

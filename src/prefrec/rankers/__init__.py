@@ -1,8 +1,12 @@
-"""Recommenders that score candidates: reference rows and language models."""
+"""Recommenders that score candidates: reference rows and language models.
+
+The latter load on first use, since torch and transformers take seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from prefrec.rankers.base import GeneratingRanker, Ranker
-from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
-from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import (
     CooccurrenceRanker,
     ItemKNNRanker,
@@ -12,6 +16,12 @@ from prefrec.rankers.reference import (
     reference_rankers,
 )
 from prefrec.rankers.window import WindowCooccurrenceRanker
+
+if TYPE_CHECKING:
+    from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+    from prefrec.rankers.lm import LMRanker, load_lm
+
+_LATE = {"CatalogueRanker": "catalogue", "LMRanker": "lm", "Recommendation": "catalogue", "load_lm": "lm"}
 
 __all__ = [
     "CatalogueRanker",
@@ -28,3 +38,9 @@ __all__ = [
     "load_lm",
     "reference_rankers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)

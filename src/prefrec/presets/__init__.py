@@ -1,0 +1,27 @@
+"""Presets: recipes without `name` and `data`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, Literal, cast, get_args
+
+import yaml
+
+from prefrec.errors import ConfigError
+
+PresetName = Literal["fast", "titles", "paper"]
+
+
+def preset_text(name: PresetName) -> str:
+    """Return a preset as YAML with comments: a recipe without `name` and `data`.
+
+    Raise ConfigError if there is no preset of this name.
+    """
+    if name not in get_args(PresetName):
+        raise ConfigError(f"preset {name!r}: expected one of {', '.join(get_args(PresetName))}")
+    return (files(__package__) / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def preset(name: PresetName) -> dict[str, Any]:
+    """Return the raw values of a preset, for `prefrec.pipeline.recipe.checked_recipe`."""
+    return cast(dict[str, Any], yaml.safe_load(preset_text(name)))
