@@ -49,10 +49,10 @@ def test_training_starts_at_the_loss_of_the_reference_and_falls(tmp_path, capsys
 @needs_data
 def test_ranking_puts_each_candidate_and_five_of_the_catalogue_in_order():
     found = run_notebook("rank.ipynb")
-    scores = [score for score, _ in found["ranked"]]
+    scores = [row.score for row in found["ranked"]]
     assert sorted(scores, reverse=True) == scores
-    assert {item for _, item in found["ranked"]} == set(found["candidates"])
-    assert len(set(found["best"].item_ids) - set(found["history"])) == 5
+    assert {row.title for row in found["ranked"]} == set(found["candidates"])
+    assert len({row.title for row in found["best"]} - set(found["history"])) == 5
 
 
 @needs_data

@@ -320,20 +320,33 @@ def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
     assert again == answer
 
 
-def test_fit_leaves_no_folder_behind(place, tmp_path, monkeypatch):
+def test_fit_leaves_no_folder_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    log, items = (pl.read_csv(place.shop[name]) for name in ("interactions", "items"))
-    evaluate = {"references": ["popularity"], "zero_shot": False, "full_rows": 0}
-    changes = {"sft": None, "align": [], "rankers": [], "evaluate": evaluate, "data": {"candidates": {"size": 6}}}
-    rec = prefrec.fit(log, items, {"preset": "fast", "lora": None} | changes)
-    assert rec.entry.name == "popularity"
-    assert len(rec.recommend(user="u01")) == 10
+    evaluate = {"references": ["popularity", "window co-occurrence"], "full_rows": 0}
+    prefrec.show_progress(False)
+    try:
+        rec = prefrec.fit(
+            *prefrec.load_example(), {"preset": "fast", "sft": None, "align": [], "rankers": [], "evaluate": evaluate}
+        )
+    finally:
+        prefrec.show_progress(True)
+    assert capsys.readouterr().err == ""
+    assert rec.entry.name == "window co-occurrence"
+    assert rec.recommend(user=1, k=3) == rec.recommend(user="1", k=3)
     (scratch,) = tmp_path.iterdir()
     assert (scratch / "report.html").exists()
     del rec
     gc.collect()
     assert [*tmp_path.iterdir()] == []
+
+
+def test_the_example_is_the_same_each_time_and_whole():
+    log, items = prefrec.load_example()
+    assert log.equals(prefrec.load_example().log)
+    assert (log["user_id"].n_unique(), len(items), items["title"].n_unique()) == (300, 192, 192)
+    assert set(log["item_id"]) <= set(items["item_id"])
+    assert not log.select("user_id", "item_id").is_duplicated().any()
 
 
 def test_fit_names_what_is_wrong():

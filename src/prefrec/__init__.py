@@ -10,7 +10,9 @@ from logging import ERROR, getLogger
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefrec.console import show_progress as show_progress
     from prefrec.evaluation import evaluate as evaluate
+    from prefrec.example import load_example as load_example
     from prefrec.from_frames import fit as fit
     from prefrec.lm.scoring import choice_logps as choice_logps
     from prefrec.losses import softmax_dpo_loss as softmax_dpo_loss
@@ -38,7 +40,9 @@ _HOMES = {
     "choice_logps": "prefrec.lm.scoring",
     "evaluate": "prefrec.evaluation",
     "fit": "prefrec.from_frames",
+    "load_example": "prefrec.example",
     "lora_config": "prefrec.training",
+    "show_progress": "prefrec.console",
     "softmax_dpo_loss": "prefrec.losses",
 }
 __all__ = [*_HOMES]

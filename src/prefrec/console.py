@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich import progress
@@ -17,19 +20,53 @@ T = TypeVar("T")
 console = Console(stderr=True)
 """The console on standard error; standard output is for results."""
 
+QUIET = "PREFREC_QUIET"
+"""Environment variable that turns messages and progress off; warnings stay."""
+
 LOG_EVERY_S = 30.0
 """Seconds between two progress lines if standard error is not a terminal."""
 
 
+def show_progress(on: bool) -> None:
+    """Turn messages and progress on or off, in this process and those that it starts. Warnings stay."""
+    os.environ[QUIET] = "" if on else "1"
+
+
+def is_quiet() -> bool:
+    """Return True if messages and progress are turned off."""
+    return os.environ.get(QUIET, "") not in ("", "0")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the bars of transformers, and FutureWarnings of the libraries below us, out of ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b.*")
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def say(message: str) -> None:
     """Print one message (rich markup allowed) to standard error, without the secrets of addresses."""
+    if not is_quiet():
+        _print(message)
+
+
+def _print(message: str) -> None:
     if is_first():
         console.print(without_secrets(message), highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Print one warning to standard error."""
-    say(f"[yellow]warning:[/yellow] {message}")
+    _print(f"[yellow]warning:[/yellow] {message}")
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -39,7 +76,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if not is_first():
+    if not is_first() or is_quiet():
         yield from items
     elif console.is_terminal:
         yield from progress.track(items, description, total, console=console, transient=True)

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from prefrec import processes
+from prefrec.console import quiet_libraries
 from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.files import write_whole
@@ -53,7 +54,8 @@ def fit(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, frames[name].write_parquet)
     processes.wait()
-    run_recipe(checked, folder)
+    with quiet_libraries():
+        run_recipe(checked, folder)
     found = Recommender.from_run(folder)
     found.scratch = scratch  # it is removed when nobody asks any more
     return found

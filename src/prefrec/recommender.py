@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from prefrec import processes
-from prefrec.console import track, warn
+from prefrec.console import quiet_libraries, track, warn
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.readers import PARQUET, read_parquet
 from prefrec.data.store import read_items
@@ -253,7 +253,7 @@ class Recommender:
 
     @property
     def _on_lists(self) -> Ranker:
-        with _LOADING:  # `cached_property` would load once per thread
+        with _LOADING, quiet_libraries():  # `cached_property` would load once per thread
             if "lists" not in self._loaded:
                 self._loaded["lists"] = self.entry.load(BATCH_SIZE)
             return self._loaded["lists"]
@@ -262,7 +262,7 @@ class Recommender:
     def _on_catalogue(self) -> Ranker:
         if self.entry.load_full is None:
             raise ConfigError(f"{self.entry.name} cannot be asked about the whole catalogue: rank candidates")
-        with _LOADING:
+        with _LOADING, quiet_libraries():
             if "catalogue" not in self._loaded:
                 # A language model is the same for both, and is loaded once.
                 lm = cast(LMRanker, self._on_lists) if self.entry.model else None

@@ -1,6 +1,5 @@
 """The trainers as users of transformers and TRL know them: arguments passed on, metrics, cards, rankings."""
 
-import json
 import re
 from types import SimpleNamespace
 
@@ -197,8 +196,8 @@ def test_the_hub_gets_weights_and_a_card_that_is_true(tmp_path, bpe_tokenizer, m
     capsys.readouterr()
     exec(code, {})
     want = [logp for _, logp in sorted(trainer.rank("the prompt", ["one answer", "another"]), reverse=True)]
-    printed = json.loads(re.search(r"\[\[.*?\]\]", capsys.readouterr().out)[0])
-    np.testing.assert_allclose(printed, [want], atol=2e-3)
+    printed = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_allclose(printed, want, atol=2e-3)
 
 
 def test_an_adapter_names_its_base_as_others_know_it(tmp_path, bpe_tokenizer, monkeypatch):
@@ -215,5 +214,11 @@ def test_an_adapter_names_its_base_as_others_know_it(tmp_path, bpe_tokenizer, mo
     trainer.save_model(tmp_path / "adapter")
     assert PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == EMBEDDED_HUB_ID
     trainer.create_model_card()
-    header = yaml.safe_load((tmp_path / "README.md").read_text(encoding="utf-8").split("---\n")[1])
-    assert (header["base_model"], header["tags"]) == (EMBEDDED_HUB_ID, ["prefrec"])
+    for folder in (tmp_path, tmp_path / "adapter"):
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        header = yaml.safe_load(text.split("---\n")[1])
+        assert (header["base_model"], header["tags"]) == (EMBEDDED_HUB_ID, ["prefrec"])
+        assert f"A LoRA adapter on `{EMBEDDED_HUB_ID}`" in text
+        assert str(tmp_path) not in text
+        assert "## Template" in text
+    assert "# adapter\n" in text

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from html import escape
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 
 from prefrec.evaluation.intervals import Means, Number, PairedDifference, Result, Share, holm, plain, within
+from prefrec.evaluation.tables import as_table, metric_label, metric_text
 from prefrec.evaluation.verdict import Verdict
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
@@ -112,6 +114,21 @@ class Evaluation(Group):
     def measured(self) -> list[str]:
         """Names of all metrics, in the order of the table."""
         return list(dict.fromkeys(m for intervals in self.metrics.values() for m in intervals))
+
+    def frame(self) -> pl.DataFrame:
+        """Return a row per ranker, and a column per metric with its mean and 95% interval as text."""
+        columns = {metric_label(m): [metric_text(own.get(m)) for own in self.metrics.values()] for m in self.measured}
+        return pl.DataFrame({"ranker": self.rankers} | columns)
+
+    def __repr__(self) -> str:
+        return f"{self.audit.verdict}\n{as_table(self.frame())}\n{self._size}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.audit.verdict)}</p>{as_table(self.frame(), '_repr_html_')}<p>{self._size}</p>"
+
+    @property
+    def _size(self) -> str:
+        return f"n = {self.n:,} rows of {self.users:,} users, with 95% intervals; chance HR@1 {self.chance:.3f}"
 
     def difference(self, ranker: str, against: str, metric: str) -> PairedDifference:
         """Return the comparison of two rankers on a metric; raise KeyError if it was not made."""

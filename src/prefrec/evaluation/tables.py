@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import polars as pl
+
+from prefrec.evaluation.intervals import Interval
 
 HEADLINE_METRICS = ("hr@1", "ndcg@10")
 """Metrics of findings, plots and comparisons, as far as they were measured."""
@@ -26,6 +29,15 @@ def metric_label(metric: str) -> str:
 
 def as_table(frame: pl.DataFrame, form: str = "__str__") -> str:
     """Return all rows of a frame as text, or in another `form` that frames have."""
-    options: Any = {"tbl_rows": -1, "fmt_str_lengths": 60, "float_precision": 3}
+    options: Any = {"tbl_rows": -1, "tbl_cols": -1, "tbl_width_chars": 200}
+    options |= {"fmt_str_lengths": 60, "float_precision": 3}
     with pl.Config(**options, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         return str(getattr(frame, form)())
+
+
+def metric_text(interval: Interval | None) -> str:
+    """Return `0.412 [0.370, 0.450]`; a dash for None."""
+    if interval is None:
+        return "–"
+    ends = "no interval" if math.isnan(interval.low) else f"{interval.low:.3f}, {interval.high:.3f}"
+    return f"{interval.mean:.3f} [{ends}]"

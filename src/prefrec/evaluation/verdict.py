@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import Annotated, Any
 
+import polars as pl
 from pydantic import BeforeValidator
 
 from prefrec.evaluation.diagnosis import Diagnosis
 from prefrec.evaluation.intervals import Interval, PairedDifference, Result, plain
+from prefrec.evaluation.tables import as_table, metric_text
 from prefrec.rankers.item_only import ItemOnlyRanker
 
 MIN_USERS = 20
@@ -158,6 +161,23 @@ class Audit(Result):
         rewarded = [r for r in self.rows if r.note == REWARDED]
         shown = "".join(f"; {with_rate(r, f' is {REWARDED}')}{drawing.get(r.name, '')}" for r in rewarded)
         return f"Audit: no leak in {lists}{shown}."
+
+    def frame(self) -> pl.DataFrame:
+        """Return a row per reference and shortcut: HR@1 with its interval, gain over its rival, finding."""
+        return pl.DataFrame(
+            {
+                "shortcut": [row.name for row in self.rows],
+                "HR@1": [metric_text(row.hr if row.tried else None) for row in self.rows],
+                "gain over its rival": [metric_text(row.gain) for row in self.rows],
+                "finding": [row.finding for row in self.rows],
+            }
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.verdict}\n{as_table(self.frame())}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.verdict)}</p>{as_table(self.frame(), '_repr_html_')}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

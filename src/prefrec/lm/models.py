@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from prefrec.console import say, warn
+from prefrec.console import quiet_libraries, say, warn
 from prefrec.errors import ModelError
 from prefrec.files import cache_dir, content_digest, file_digest, writing
 from prefrec.lm.cpu.linear import use_onednn
@@ -90,6 +90,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
+@quiet_libraries()
 def load_model(
     name: str,
     *,

@@ -163,9 +163,18 @@ class ChoiceTrainer(Trainer):
             (logps,) = self.eval_scorer.score([self.encoder.encode_text(prompt, answers)]).tolist()
         return sorted(zip(answers, logps, strict=True), key=lambda pair: -pair[1])
 
+    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
+        """Write weights and tokenizer to `output_dir`, with a card of their own (`create_model_card`)."""
+        super().save_model(None if output_dir is None else str(output_dir), _internal_call)
+        if not _internal_call:  # of checkpoints, and of `push_to_hub`, which writes the card itself
+            self._write_card(Path(output_dir or str(self.args.output_dir)))
+
     def create_model_card(self, model_name: str | None = None, tags: Any = None, **fields: Any) -> None:
-        """Write a card to `output_dir`: base, settings, last logged values. `fields` go into its header."""
-        base, folder = language_model(cast(nn.Module, self.model)).config._name_or_path, str(self.args.output_dir)
+        """Write a card to `output_dir`: base, prompt, settings, last logged values. `fields` go into its header."""
+        self._write_card(Path(str(self.args.output_dir)), model_name, tags, **fields)
+
+    def _write_card(self, folder: Path, model_name: str | None = None, tags: Any = None, **fields: Any) -> None:
+        base = language_model(cast(nn.Module, self.model)).config._name_or_path
         hub_id = None if Path(base_id(base)).exists() else base_id(base)  # "" is this folder, too
         library = "peft" if isinstance(self.model, PeftModel) else "transformers"
         tags = ["prefrec", *([tags] if isinstance(tags, str) else tags or [])]
@@ -173,10 +182,10 @@ class ChoiceTrainer(Trainer):
         header = ModelCardData(
             library_name=library, base_model=hub_id, pipeline_tag="text-generation", tags=tags, **fields
         )
-        about: dict[str, Any] = {"name": model_name or Path(folder).name, "base": hub_id or Path(base).name}
+        about: dict[str, Any] = {"name": model_name or folder.resolve().name, "base": hub_id or Path(base).name}
         if self.is_world_process_zero():
             card = ModelCard.from_template(header, str(CARD), trainer=self, settings=self.args.to_dict(), **about)
-            card.save(Path(folder) / "README.md")
+            card.save(folder / "README.md")
 
     def prepare_loss(self, args: Any) -> None:
         """Prepare what the loss needs, before there are rows."""

@@ -8,7 +8,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from prefrec.console import LOG_EVERY_S, console, say
+from prefrec.console import LOG_EVERY_S, console, is_quiet, say
 
 
 class ProgressCallback(TrainerCallback):
@@ -24,7 +24,7 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started = self.last = time.monotonic()
         self.first_step = state.global_step
-        if console.is_terminal and state.is_world_process_zero:
+        if console.is_terminal and not is_quiet() and state.is_world_process_zero:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self.bar = Progress(*columns, console=console, transient=True)
             self.bar.start()
