@@ -274,17 +274,14 @@ class Recommender:
         return [tuple(item.item_id for item in items) for items in named[: len(lists)]]
 
     def _known_ids(self, rule: str, given: Items) -> list[str]:
-        """Return the ids of a rule's items, with a warning about those that the catalogue does not have."""
+        """Return the ids of a rule's items, with a warning about names that are none."""
         names = [_name(item) for item in _listed(given)]
-        known = [name for name in names if self.items.knows(name)]
-        if unknown := [name if isinstance(name, str) else name.item_id for name in names if name not in known]:
-            warn(
-                escape(
-                    f"{rule}: no item has the title or id {unknown[0]!r}"
-                    + f", and {len(unknown) - 1} more" * (len(unknown) > 1)
-                )
-            )
-        return [item.item_id for item in self.items.resolve(known)]
+        found = [self.items.named(name) for name in names]
+        if unknown := [name for name, ids in zip(names, found, strict=True) if not ids]:
+            first = unknown[0] if isinstance(unknown[0], str) else unknown[0].item_id
+            more = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            warn(escape(f"{rule}: no item has the title or id {first!r}{more}"))
+        return [item for ids in found for item in ids]
 
     def _logged(self, users: list[str] | None) -> Log:
         self._check_process()
@@ -338,8 +335,10 @@ def _listed(given: Any) -> list[Any]:
 
 def _name(item: Any) -> str | ById:
     """Return an item's name as `ItemIndex` takes it."""
-    if isinstance(item, str | Integral):
-        return str(item)
+    if isinstance(item, str):
+        return item
+    if isinstance(item, Integral):
+        return ById(item_id=str(item))
     if isinstance(item, Ranked | Effect | ById | Item):
         return ById(item_id=item.item_id)
     raise DataError(

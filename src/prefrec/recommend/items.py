@@ -53,11 +53,12 @@ class ItemIndex:
         """Return the item with this id."""
         return Item(item_id=item_id, title=self.catalogue.titles[item_id])
 
-    def knows(self, name: ItemName) -> bool:
-        """Return True if an item has this title or id, or several have the title."""
-        if isinstance(name, ById):
-            return name.item_id in self.catalogue.titles
-        return normal_title(name) in self._by_title or name in self.catalogue.titles
+    def named(self, name: ItemName) -> list[str]:
+        """Return the ids of the items that a rule names: the one with this id, else all with this title."""
+        text = name.item_id if isinstance(name, ById) else name
+        if text in self.catalogue.titles:
+            return [text]
+        return [] if isinstance(name, ById) else self._by_title.get(normal_title(text), [])
 
     def resolve(self, names: Iterable[ItemName]) -> list[Item]:
         """Return the items of `names`; UnknownItemsError, with near matches, if some stand for none or several."""
