@@ -115,7 +115,7 @@ def test_a_damaged_part_is_refused(folder, tmp_path):
     (exported / "rankers/fused/blend.json").write_text("{}")
     with pytest.raises(DataError, match=r"export it again \(rankers/fused/blend.json\)"):
         prefrec.Recommender.from_pretrained(exported)
-    with pytest.raises(ConfigError, match="fused is no language model: export it without --merged"):
+    with pytest.raises(ConfigError, match="fused is not a language model: export it without --merged"):
         export_ranker(open_run(folder), "fused", tmp_path / "merged", merged=True)
 
 

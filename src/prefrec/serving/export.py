@@ -60,7 +60,7 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     """
     entry, model = run.entry(ranker), run.recipe.model
     if entry.model is None and merged:
-        raise ConfigError(f"{ranker} is no language model: export it without --merged")
+        raise ConfigError(f"{ranker} is not a language model: export it without --merged")
     if entry.model is not None:
         merged = merged or model.answers == "items"
         _check_form(ranker, entry.weights, model, merged)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from prefrec.console import warn
+from prefrec.console import quiet_libraries, warn
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import ITEMS_FILE, load_item_model
@@ -77,6 +77,7 @@ def lora_config(
     )
 
 
+@quiet_libraries()
 def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
     """Return `model` with a new adapter; raise ConfigError if its layers do not fit `target_modules`."""
     targets = getattr(config, "target_modules", None)
@@ -128,6 +129,7 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
     return load_adapter(model, weights, autocast_adapter_dtype=False)
 
 
+@quiet_libraries()
 def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     """Return `model` with the adapter of a folder; warn if its configuration names another base.
 
