@@ -34,14 +34,14 @@ def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Ent
     more = {"split": "validation", "generate_rows": 0, "references": _references(recipe, data)}
     section = recipe.evaluate.model_copy(update=more)
     values = {
-        r.name: _ndcg(predict(r, rows, data.catalogue, generate=False), np.arange(len(rows)), len(rows))
+        r.name: _ndcg(predict(r, rows, data.catalogue, generate=False), range(len(rows)), len(rows))
         for r in fit_references(data, section, recipe.seed)
     }
     places = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
     some = sorted(places[e.user_id, e.history, e.target] for e in data.some("validation", SLOW_ROWS))
     asked = [entry for entry in entries if entry.full]
     slow = {entry.name for entry in asked if entry.is_slow}
-    for at, is_slow in ((np.arange(len(rows)), False), (np.array(some), True)):
+    for at, is_slow in ((list(range(len(rows))), False), (some, True)):
         # A blend with a slow part is as slow.
         own = [e.on_validation for e in asked if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
         frames = ask_models(data, section, own, [rows[i] for i in at], cache, seed=recipe.seed)
@@ -54,8 +54,8 @@ def _references(recipe: Recipe, data: PreparedData) -> list[str]:
     return [name for name in recipe.evaluate.references if name in able and name != RandomRanker.name]
 
 
-def _ndcg(predictions: pl.DataFrame, at: Floats, count: int) -> Floats:
+def _ndcg(predictions: pl.DataFrame, at: Sequence[int], count: int) -> Floats:
     """Return NDCG@10 of each row [count], of predictions on those rows `at`; NaN elsewhere."""
     values = np.full(count, np.nan)
-    values[at] = metrics_for([10])[METRIC](*ranks_of(predictions.sort("row")))
+    values[list(at)] = metrics_for([10])[METRIC](*ranks_of(predictions.sort("row")))
     return values

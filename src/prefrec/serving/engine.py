@@ -117,7 +117,7 @@ class Engine:
                 f"{size[0]} history items × {size[1]} candidates are more than {most} titles to score again: "
                 f"give at most {most // size[1]} history items, or fewer candidates"
             )
-        ranker = self._ranker(request.ranker or (self.models or [None])[0])
+        ranker = self._ranker(request.ranker or next(iter(self.models), None))
         if ranker not in self.models:
             raise DataError(f"{ranker} cannot be explained, only language models can: {', '.join(self.models)}")
         history, candidates = self.items.resolve_lists(request.history, request.candidates)

@@ -69,7 +69,8 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     try:
         with writing(out):
             template = load_template(model.templates[0], domain=run.data.domain)
-            about, parts = {"ranker": ranker}, []
+            about: dict[str, Any] = {"ranker": ranker}
+            parts: list[str] = []
             if entry.model is None:
                 parts = write_parts(run, ranker, draft)
                 about |= {"parts": parts, "model": {"name": model.name}}

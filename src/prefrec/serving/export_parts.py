@@ -79,7 +79,7 @@ def without_names(data: PreparedData) -> PreparedData:
         kept = [c for c in log.columns if c in ("user_id", "item_id", "timestamp")]
         return log.select(kept).with_columns(pl.col("user_id").replace_strict(numbers, return_dtype=pl.String))
 
-    learnt, later = (None if log is None else renamed(log) for log in logs)
+    later = None if data.held_out_interactions is None else renamed(data.held_out_interactions)
     validation: list[RankingExample] = [replace(e, user_id=numbers[e.user_id]) for e in data.validation]
     shown = {"domain": data.domain, "config": {"history_length": history_length(data)}, EXPORTED: True}
-    return PreparedData(data.catalogue, [], validation, [], learnt, shown, None, later)
+    return PreparedData(data.catalogue, [], validation, [], renamed(data.train_interactions), shown, None, later)
