@@ -100,7 +100,7 @@ def test_a_ranker_made_of_others_is_exported_with_them(folder, tmp_path, name, c
     want, got = run.recommend(HISTORY, 20, deny=["i9"]).frame(), found.recommend(HISTORY, 20, deny=["i9"]).frame()
     assert want["item_id"].equals(got["item_id"])
     np.testing.assert_allclose(want["score"], got["score"], rtol=1e-5)
-    assert len(want["score"].unique()) > 10
+    assert len(want["score"].unique()) > 5
     with pytest.raises(DataError, match="an exported ranker knows no users"):
         found.recommend(user="u01")
     texts = b"".join(p.read_bytes() for p in moved.rglob("*") if p.is_file() and "model" not in p.name)

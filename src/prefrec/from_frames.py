@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import polars as pl
 
 from prefrec import processes
-from prefrec.console import quiet_libraries
 from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.files import write_whole
@@ -44,9 +45,20 @@ def fit(
     for name, value in (set or {}).items():
         set_value(raw, name, value)
     raw.setdefault("name", Path(out).name if out else "fit")
-    scratch = None if out else TemporaryDirectory(prefix="prefrec-")
-    folder = Path(processes.from_first(str(out or (scratch and scratch.name)))).resolve()
     frames = {"interactions": _frame("interactions", interactions), "items": _frame("items", items)}
+    if out:
+        return _trained(frames, raw, Path(out).resolve())
+    folder = Path(str(processes.from_first(mkdtemp(prefix="prefrec-") if processes.is_first() else None)))
+    try:
+        found = _trained(frames, raw, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)  # nobody can ask any more then
+    return found
+
+
+def _trained(frames: Mapping[str, pl.DataFrame], raw: dict[str, Any], folder: Path) -> Recommender:
     files = {name: folder / "input" / f"{name}.parquet" for name in frames}
     raw["data"] = {**raw.get("data", {}), "source": "files", "path": None, **{n: str(f) for n, f in files.items()}}
     checked = checked_recipe(raw)
@@ -54,11 +66,8 @@ def fit(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, frames[name].write_parquet)
     processes.wait()
-    with quiet_libraries():
-        run_recipe(checked, folder)
-    found = Recommender.from_run(folder)
-    found.scratch = scratch  # it is removed when nobody asks any more
-    return found
+    run_recipe(checked, folder)
+    return Recommender.from_run(folder)
 
 
 def _values(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,6 @@ class Recommender:
         self.items = ItemIndex(data.catalogue)
         self._loaded: dict[str, Ranker] = {}
         self._process = os.getpid()
-        self.scratch: Any = None  # of `fit`: the run's folder, which is removed with it
 
     def __repr__(self) -> str:
         return f"<Recommender {self.entry.name} of {self.source or 'data'}, {len(self.data.catalogue):,} items>"

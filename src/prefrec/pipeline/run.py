@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from rich.markup import escape
 
-from prefrec.console import say
+from prefrec.console import quiet_libraries, say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import Audit
@@ -34,6 +34,7 @@ from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
 
+@quiet_libraries()
 def run_recipe(
     recipe: Recipe,
     folder: Path,

@@ -15,6 +15,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from prefrec.console import quiet_libraries
 from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
 from prefrec.files import SEAL, clear_drafts, digests, draft_name, folder_files, storage_error, write_json, writing
@@ -50,6 +51,7 @@ TERMS = {
 _environment = page_environment("prefrec.serving").overlay(autoescape=False)  # Markdown, and no titles in it
 
 
+@quiet_libraries()
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
     """Write a ranker of a run to the folder `out`, which must be new or empty; return the folder.
 
