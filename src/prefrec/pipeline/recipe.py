@@ -335,7 +335,7 @@ class AlignSection(RowsSection):
 
 
 class EvaluateSection(Section):
-    """What to measure, and on which examples."""
+    """Metrics, and the examples to compute them on."""
 
     split: Literal["validation", "test"] = Field("test", description="Split to evaluate on.")
     rows: int | None = Field(None, ge=1, description="Evaluate N examples, spread over users. Default: all.")
