@@ -65,6 +65,12 @@ def page() -> str:
 def _section(heading: str, model: type[BaseModel]) -> str:
     says = " ".join((model.__doc__ or "").split())
     fields = model.model_fields
+    if issubclass(model, RankerConfig) and model is not RankerConfig:
+        fields = {n: f for n, f in fields.items() if n not in RankerConfig.model_fields}
+        says = f"{says} Default name: `{model.default_name({})}`."
+    if issubclass(model, ServerSettings) and model is not ServerSettings:
+        says += f" It also has the fields of [a server]({_anchor('rankers: server')})."
+        fields = {n: f for n, f in fields.items() if n not in ServerSettings.model_fields}
     if issubclass(model, TrainSection) and model is not TrainSection:
         says += f" It also has the fields of all [training]({_anchor('Training')}) stages."
         fields = {n: f for n, f in fields.items() if _is_new(f, TrainSection.model_fields.get(n))}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -16,7 +17,9 @@ import yaml
 import prefrec
 from prefrec import losses
 from prefrec.cli import homes, load_verb
+from prefrec.data import read_prepared
 from prefrec.losses import LOSSES
+from prefrec.pipeline.kinds import KINDS
 from prefrec.pipeline.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +114,7 @@ def test_commands_in_the_pages_exist_with_their_options(page):
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
 def test_the_readme_trains_logs_a_loss_and_ranks(place, tmp_path, monkeypatch, capsys):
-    (code,) = blocks(ROOT / "README.md", "python")
+    _, code = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
     exec(code.replace("smollm2-135m", str(place.model)), made := {})
     assert [h["step"] for h in made["trainer"].state.log_history if "loss" in h] == [1, 2, 3]
@@ -119,6 +122,19 @@ def test_the_readme_trains_logs_a_loss_and_ranks(place, tmp_path, monkeypatch, c
     assert re.search(r"S-DPO \(loss \d\.\d+, accuracy \d\.\d+\): 3 steps in \d+ s", said.out + said.err)
     assert re.search(r"\[\('(Emma|Casino)', -\d", said.out)
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+def test_the_readme_fits_two_frames_and_recommends(place, tmp_path, monkeypatch, capsys):
+    code, _ = blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    log, items = (pl.read_csv(place.shop[name]) for name in ("interactions", "items"))
+    log.write_csv("orders.csv")
+    items.write_csv("products.csv")
+    first, second = items["title"].head(2)
+    code = code.replace("Tent", first).replace("Lamp", second).replace("u17", str(log["user_id"][0]))
+    exec(code.replace('recipe="fast"', "recipe=RECIPE"), {"RECIPE": place.recipe})
+    assert capsys.readouterr().out.count("item_id") == 2
 
 
 def test_the_citation_names_this_version():
@@ -129,7 +145,7 @@ def test_the_citation_names_this_version():
 def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     monkeypatch.setattr("prefrec.losses.LOSSES", dict(LOSSES))
     monkeypatch.setattr("prefrec.pipeline.recipe.LOSSES", losses.LOSSES)
-    own, in_a_recipe = blocks(ROOT / "docs" / "reference" / "losses.md", "python")
+    own, in_a_recipe = blocks(ROOT / "docs" / "extend-loss.md", "python")
     made: dict = {}
     exec(own, made)
     policy = torch.tensor([[-1.0, -3.0, -2.5]])
@@ -140,6 +156,22 @@ def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(in_a_recipe, {})
     assert [a.loss for a in taken[0].align] == ["hinge"]
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+def test_a_ranker_of_ones_own_is_fitted_measured_and_blended_as_the_page_says(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(KINDS, "latest", None)  # taken out again after the test
+    monkeypatch.chdir(tmp_path)
+    own, alone, in_a_recipe = blocks(ROOT / "docs" / "extend-ranker.md", "python")
+    data = place.recipe["data"]
+    made: dict = {"DATA": data}
+    exec(own, made)
+    assert [*made["LatestRanker"](made["LatestConfig"](last=1)).fit(read_prepared(place.data)).counts.values()] == [1]
+    exec(alone.replace('source="movielens-100k"', "**DATA"), made)
+    assert str(made["found"].metrics["latest"]["ndcg@10"]) in capsys.readouterr().out
+    exec(in_a_recipe.replace('{"source": "movielens-100k"}', "DATA"), made)
+    metrics = json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())["evaluation"]["metrics"]
+    assert {"latest", "blend"} <= metrics.keys()
 
 
 LISTS_TABLE = re.compile(r"^\|[^\n]*(?:NDCG|HR@|MRR)[^\n]*\n\|[ :|-]+\n(?:\|[^\n]*\n?)+", re.MULTILINE)

@@ -73,8 +73,8 @@ def test_the_installed_command_answers(installed, tmp_path):
 def test_the_names_of_readmes_first_example_come_from_the_wheel(installed, tmp_path):
     """Without torch, whose import takes seconds; `tests/test_package.py` loads all names."""
     target, environment = installed
-    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
-    imports = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    imports = [node for node in ast.walk(ast.parse("\n".join(examples))) if isinstance(node, ast.ImportFrom)]
     names = {name.name for node in imports for name in node.names if node.module == "prefrec"}
     code = "import prefrec; print(prefrec.__file__, *prefrec.__all__)"
     done = subprocess.run(

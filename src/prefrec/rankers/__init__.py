@@ -1,4 +1,4 @@
-"""Recommenders that score candidates: reference rows and language models.
+"""Recommenders that score candidates: baselines and language models.
 
 The latter load on first use, since torch and transformers take seconds.
 """
@@ -6,7 +6,7 @@ The latter load on first use, since torch and transformers take seconds.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prefrec.rankers.base import GeneratingRanker, Ranker
+from prefrec.rankers.base import FittedRanker, GeneratingRanker, Ranker
 from prefrec.rankers.reference import (
     CooccurrenceRanker,
     ItemKNNRanker,
@@ -15,6 +15,7 @@ from prefrec.rankers.reference import (
     TitleTfidfRanker,
     reference_rankers,
 )
+from prefrec.rankers.rows import pad_scores
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _LATE = {"CatalogueRanker": "catalogue", "LMRanker": "lm", "Recommendation": "ca
 __all__ = [
     "CatalogueRanker",
     "CooccurrenceRanker",
+    "FittedRanker",
     "GeneratingRanker",
     "ItemKNNRanker",
     "LMRanker",
@@ -36,6 +38,7 @@ __all__ = [
     "TitleTfidfRanker",
     "WindowCooccurrenceRanker",
     "load_lm",
+    "pad_scores",
     "reference_rankers",
 ]
 

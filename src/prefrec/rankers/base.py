@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import RankingExample
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ModelError
 
 
@@ -28,6 +29,27 @@ class Ranker(Protocol):
         Rows with fewer than C = max candidates are filled with -inf.
         """
         ...
+
+
+class FittedRanker(ABC):
+    """Base class of your own rankers: `fit` learns from training data, `score` scores candidates.
+
+    Attributes:
+        config: the entry of the recipe, a `RankerConfig` with your fields.
+        name: name in the tables.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.name: str = config.name
+
+    @abstractmethod
+    def fit(self, data: PreparedData) -> Self:
+        """Learn from `data.train_interactions`, `data.catalogue` and `data.validation`, and return the ranker."""
+
+    @abstractmethod
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates of B examples; `prefrec.rankers.pad_scores` pads shorter rows."""
 
 
 @runtime_checkable

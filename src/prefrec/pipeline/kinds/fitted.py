@@ -1,0 +1,29 @@
+"""A kind of rankers from a class with `fit` and `score`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.kinds import RankerKind
+from prefrec.rankers.base import FittedRanker, Ranker
+from prefrec.rankers.config import RankerConfig
+from prefrec.runs.stage import stage_key
+
+
+def fitted_kind(ranker: type[FittedRanker], config: type[RankerConfig]) -> RankerKind:
+    """Return the kind of rankers of this class, for an entry of a recipe that `config` describes.
+
+    The ranker is fitted when it is first queried, in a run as in a server. Its answers are kept by the data and the
+    entry, so a change of the class alone is not noticed: give the entry a new name then.
+    """
+
+    def entry(made_of: Ingredients, settings: RankerConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+        def load(batch_size: int) -> Ranker:
+            return ranker(settings).fit(made_of.data)
+
+        key = stage_key(data=made_of.data_key, fitted=settings.model_dump(mode="json"))
+        return Entry(settings.name, key, load, load)
+
+    return RankerKind(config, entry, served=True)
