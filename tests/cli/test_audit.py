@@ -45,7 +45,7 @@ def test_leaks_are_shown_and_strict_fails(app, tmp_path):
     assert [
         line for line in shown.output.splitlines() if "target position" in line and line.rstrip().endswith("leak")
     ]
-    assert "Audit: 2 leaks in 40 lists" in shown.output
+    assert "Audit: 2 leaks in 40 candidate sets" in shown.output
     assert CliRunner().invoke(app, [str(tmp_path), "--strict"]).exit_code == 1
 
 

@@ -89,12 +89,12 @@ def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
         best = block["best_reference"]
         assert pairs == {("s-dpo", "zero-shot"), ("zero-shot", best), ("s-dpo", best)}
         assert f"comparisons (3 pairs, all metrics) on the same {block['n']} rows" in " ".join(out.split())
-        assert f"The best reference row, by NDCG@10, is {best}." in " ".join(out.split())
-    assert "all items: n = 40 rows of 40 users" in " ".join(out.split())
+        assert f"The rival of the models is {best}, the baseline" in " ".join(out.split())
+    assert "full ranking: n = 40 examples of 40 users" in " ".join(out.split())
     first = next(line for line in out.splitlines() if line.strip())
     assert first.startswith("Audit:")  # above the first table
     assert next(iter(told)) == "verdict"
     assert " ".join(out.split()).startswith(" ".join(told["verdict"].split()[:8]))
     assert ("warm: the target occurs" in out) == (len(told["evaluation"]["groups"]) == 2)
-    assert "all items" not in succeed("evaluate", place.data, "--out", tmp_path, "--full-rows", 0)
+    assert "full ranking" not in succeed("evaluate", place.data, "--out", tmp_path, "--full-rows", 0)
     assert json.loads((tmp_path / "metrics.json").read_text())["full_catalogue"] is None

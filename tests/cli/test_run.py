@@ -28,7 +28,7 @@ def test_run_prints_the_table_and_where_the_report_is(finished):
     assert done.code == 0, done.err
     for name in ("random", "popularity", "zero-shot", "sft", "dpo", "s-dpo"):
         assert re.search(rf"\b{name}\b", done.out.lower())
-    for word in ("HR@1", "all items", "Valid"):
+    for word in ("HR@1", "full ranking", "Valid"):
         assert word.lower() in done.out.lower()
     assert done.out.lstrip().startswith("Audit:")  # the verdict comes first
     assert done.out.endswith(f"Report: {folder}/report.html\n")

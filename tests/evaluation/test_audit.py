@@ -72,9 +72,9 @@ def test_clean_lists_have_no_leak_and_few_false_alarms():
     assert sum(len(a.leaks) for a in audits) <= 1
     first = audits[0]
     assert first.row("random").hr.mean == pytest.approx(1 / SIZE)
-    assert first.row("popularity").note == "rewarded by the lists"
-    assert "popularity is rewarded by the lists (HR@1 0." in first.verdict
-    assert first.verdict.startswith("Audit: no leak in 540 lists")
+    assert first.row("popularity").note == "rewarded by the candidate sets"
+    assert "popularity is rewarded by the candidate sets (HR@1 0." in first.verdict
+    assert first.verdict.startswith("Audit: no leak in 540 candidate sets")
 
 
 def test_the_level_is_for_all_rules_together():
@@ -165,7 +165,7 @@ def test_least_popular_first_above_chance_but_below_popularity_is_rewarded():
     rare = {e.target for i, e in enumerate(test) if i % 20 == 0}
     found = _audit(test, learn, log.filter(~pl.col("item_id").is_in(rare)))
     assert [r.name for r in found.leaks] == ["item only"]
-    assert found.row("least popular first").note == "rewarded by the lists"
+    assert found.row("least popular first").note == "rewarded by the candidate sets"
     assert "Targets are of another kind than negatives" in found.verdict
     assert "candidates.kind: targets" in found.verdict
 
@@ -269,7 +269,10 @@ def test_a_handful_of_users_proves_nothing():
     found = _audit(few, [_first(e) for e in learn], log)
     assert found.row("target position").hr.mean == 1
     assert not found.leaks
-    assert found.verdict == "Audit: 27 lists of 3 users are too few to tell a leak from luck (20 users needed)."
+    assert (
+        found.verdict
+        == "Audit: 27 candidate sets of 3 users are too few to distinguish a leak from chance (20 users needed)."
+    )
 
 
 def test_json_table_seed_and_thinning(monkeypatch):

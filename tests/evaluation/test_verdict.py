@@ -18,11 +18,15 @@ CLEAN = Audit([RANDOM, RULE])
     ("audit", "state", "headline"),
     [
         (CLEAN, "good", "Audit: no leak and no fault."),
-        (replace(CLEAN, rows=[RANDOM, replace(RULE, leak=True)]), "bad", "these lists have leaks (target position)."),
+        (
+            replace(CLEAN, rows=[RANDOM, replace(RULE, leak=True)]),
+            "bad",
+            "these candidate sets have leaks (target position).",
+        ),
         (replace(CLEAN, faults=["rows that occur twice (2%)"]), "bad", "faults of the protocol (rows that occur"),
-        (replace(CLEAN, rows=[RANDOM, replace(RULE, tried=False)]), "", "Audit: open, see the verdict."),
-        (Audit([AuditRow("random", Interval(0.05, 0.05, 0.05, 50, 10))]), "", "Audit: open"),
-        (FULL_RANKING, "", "Not audited: the whole catalogue is ranked"),
+        (replace(CLEAN, rows=[RANDOM, replace(RULE, tried=False)]), "", "Audit: incomplete, see the verdict."),
+        (Audit([AuditRow("random", Interval(0.05, 0.05, 0.05, 50, 10))]), "", "Audit: incomplete"),
+        (FULL_RANKING, "", "Not audited: full ranking"),
     ],
 )
 def test_state_and_headline(audit, state, headline):
@@ -33,13 +37,13 @@ def test_state_and_headline(audit, state, headline):
 def test_each_leak_has_a_reason_and_a_way_out():
     found = replace(CLEAN, rows=[RANDOM, replace(RULE, leak=True)])
     assert found.reasons == [
-        "The place of the target gives it away. Way out: shuffle each list (candidates.kind: uniform)."
+        "The position of the target gives it away. Way out: shuffle each candidate set (candidates.kind: uniform)."
     ]
     assert found.reasons[0] in found.verdict
     order = replace(RULE, name="id order (artist_id)", leak=True, share=0.9)
     assert "sort the log by time" in replace(CLEAN, rows=[RANDOM, order]).verdict
     dated = replace(order, share=0.6)
-    assert "Ids follow the date of the items" in replace(CLEAN, rows=[RANDOM, dated]).verdict
+    assert "Ids follow the items' dates" in replace(CLEAN, rows=[RANDOM, dated]).verdict
 
 
 def test_no_evaluation_without_a_verdict():

@@ -35,7 +35,7 @@ def test_a_leak_is_loud_and_may_stop_the_run(clean, capsys):
     leaking = target_first(clean)
     assert audit_under_test(leaking, EvaluateSection(), 0).state == "bad"
     assert "target position (HR@1 1.000" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"these lists have leaks \(target position.*Nothing was trained"):
+    with pytest.raises(DataError, match=r"these candidate sets have leaks \(target position.*Nothing was trained"):
         audit_under_test(leaking, EvaluateSection(on_leak="stop"), 0)
 
 

@@ -20,10 +20,12 @@ from prefrec.cli.report import report as report_verb
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.errors import DataError
 from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks, write_predictions
+from prefrec.evaluation.best import Best
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.report import write_report
 from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
+from prefrec.report.render import verdict
 from prefrec.report.tables import groups_grid, metrics_grid
 from prefrec.report.wording import clock, with_interval
 from prefrec.runs.contents import Stage, read_run
@@ -211,7 +213,7 @@ def test_numbers_and_settings_are_in_it(run):
     gain = with_interval(evaluation.difference("s-dpo", "sft", "hr@1"))
     assert f"S-DPO’s HR@1 is {hr}" in page.text
     assert f"{gain} against SFT" in page.text
-    assert "on the same 120 rows" in page.text
+    assert "on the same 120 examples" in page.text
     weak = with_interval(evaluation.difference("dpo", "sft", "hr@1"))
     assert f"no difference shown against SFT ({weak})" in page.text
     assert "Chance is 0.050" in page.text
@@ -251,20 +253,22 @@ def test_the_whole_catalogue_new_targets_and_the_best_reference_are_in_it(run):
     write_metrics(run, told)
     page = _read(run)
     assert page.open == []
-    for part in ("NDCG@10, all items", "HR@10, all items", "NDCG@10, all items, new targets", "HR@1, warm targets"):
+    for part in (
+        "NDCG@10, full ranking",
+        "HR@10, full ranking",
+        "NDCG@10, full ranking, new targets",
+        "HR@1, seen targets",
+    ):
         assert part in page.text
     assert "6 comparisons (1 pair, all metrics)" in page.text.replace("\n", " ")
-    assert "The best reference row, by NDCG@10, is random." in page.text
-    assert (
-        f"{with_interval(lists.difference('s-dpo', 'popularity', 'hr@1'))} against the best reference row"
-        in page.text
-    )
+    assert "The rival of the models is random, the baseline with the highest NDCG@10 here." in page.text
+    assert f"{with_interval(lists.difference('s-dpo', 'popularity', 'hr@1'))} against popularity" in page.text
     own = full.metrics["s-dpo"]["ndcg@10"]
-    assert f"S-DPO’s NDCG@10 over the whole catalogue is {with_interval(own)}" in page.text
+    assert f"S-DPO’s NDCG@10 in full ranking is {with_interval(own)}" in page.text
     contents = read_run(run)
     grid = metrics_grid(contents.evaluation, contents.full_catalogue)
     cells = {name: cells for name, cells, _ in grid.rows}
-    place = grid.columns.index("NDCG@10, all items")
+    place = grid.columns.index("NDCG@10, full ranking")
     assert cells["S-DPO"][place].text == f"{own.mean:.3f}"
     assert cells["zero-shot"][place].text == "–"
     assert cells["chance"][place].text == f"{full.expected['ndcg@10']:.3f}"
@@ -368,7 +372,7 @@ def test_names_with_markup_and_dollars_stay_text(run):
     assert "<b>" not in text
     assert text.count("&lt;b&gt;$x$ &amp; y") >= 3
     assert "No rankers were compared" in text
-    assert "The lists were not audited" in text
+    assert "The candidate sets were not audited" in text
 
 
 def test_examples_are_balanced_and_always_the_same(run):
@@ -416,7 +420,7 @@ def test_a_run_that_was_just_begun(tmp_path):
     run.mkdir()
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     text = _read(run).text
-    assert "No result yet" in text
+    assert "No results yet" in text
     assert "sft/ is missing: the recipe asks for this stage, it was not begun" in text
     assert "align/s-dpo/ is missing" in text
     assert "Examples need the prepared data and the predictions" in text
@@ -424,18 +428,31 @@ def test_a_run_that_was_just_begun(tmp_path):
 
 def test_stages_that_were_made_otherwise_are_named(run):
     state = json.loads((run / "sft/stage.json").read_text())
-    for made, sentence in (("2.12", "sft/ was made with torch 2.12 (not 2.13)."), ("2.13", "made otherwise")):
+    for made, sentence in (("2.12", "sft/ was made with torch 2.12 (not 2.13)."), ("2.13", "made elsewhere")):
         environment = {"torch": made, "python": "3.11.9", "commit": None}
         (run / "sft/stage.json").write_text(json.dumps(state | {"environment": environment}))
         assert (sentence in _read(run).text) == (made == "2.12")
 
 
-@pytest.mark.parametrize("kind", ["llara", "tallrec", "chat-rec", "endpoint", "retrieve-then-rank", "blend"])
-def test_the_recipe_s_further_systems_are_no_rankers_without_a_language_model(run, kind):
-    assert "The best ranker without a language model is popularity" in _read(run).text
-    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": [{"kind": kind, "name": "popularity"}]}))
-    text = _read(run).text
-    assert "The best ranker without a language model is random" in text
+def test_the_verdict_is_one_sentence_with_the_best_its_gain_and_the_audit(run):
+    contents = read_run(run)
+    lists = contents.evaluation
+    own, gain = lists.metrics["s-dpo"]["ndcg@10"], lists.difference("s-dpo", "popularity", "ndcg@10")
+    named = dataclasses.replace(lists, best_reference="popularity")
+    said = verdict(dataclasses.replace(contents, evaluation=named))
+    shown = f"{with_interval(own)} on candidate sets, {with_interval(gain)} over the best baseline, popularity"
+    assert said == f"S-DPO has the highest NDCG@10, {shown}. {lists.audit.headline}"
+    full = dataclasses.replace(named, metrics={"popularity": named.metrics["popularity"]})
+    said = verdict(dataclasses.replace(contents, evaluation=named, full_catalogue=full))
+    assert said.startswith("popularity has the highest NDCG@10, ")
+    assert "in full ranking, itself the best baseline. " in said
+    best = Best("sft", "ndcg@10", {"sft": 0.5}, {"sft": 20})
+    chosen = verdict(dataclasses.replace(contents, evaluation=named, best=best))
+    assert chosen.startswith("SFT is best on validation, with NDCG@10 ")
+    fewer = dataclasses.replace(full, n=3)
+    assert "on candidate sets" in verdict(dataclasses.replace(contents, evaluation=named, full_catalogue=fewer))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.index('class="first"') < page.index('class="facts"')
 
 
 def test_the_weights_of_a_blend_are_told(run):

@@ -73,11 +73,18 @@ def page(served, browser):
     page.on("pageerror", lambda e: wrong.append(str(e)))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("dialog", lambda d: (wrong.append(f"dialog {d.message}"), d.dismiss()))
+    _begin_empty(page)
     page.goto(served[0])
     page.locator("#left select").select_option("sft")
     yield page
     context.close()
     assert wrong == []
+
+
+def _begin_empty(page):
+    """The example that the page begins with has no titles."""
+    example = {"row": 0, "rows": 1, "history": [], "candidates": [], "target": {"item_id": "", "title": ""}}
+    page.route("**/v1/example*", lambda route: route.fulfill(json=example), times=1)
 
 
 def _add(page, where, text, title):
@@ -163,6 +170,8 @@ def test_the_keyboard_alone(page):
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("Tab")
+    expect(page.locator("#user")).to_be_focused()
+    page.keyboard.press("Tab")
     expect(page.locator("#history-input")).to_be_focused()
     page.keyboard.type("red")
     expect(page.locator("#history-input")).to_have_attribute("aria-expanded", "true")
@@ -189,8 +198,10 @@ def test_the_keyboard_alone(page):
         page.keyboard.type(text)
         expect(page.locator("#candidates-options [role=option]").first).to_be_visible()
         page.keyboard.press("Enter")
-    page.keyboard.press("Enter")  # with an empty field: rank
-    expect(page.locator("#left .ranking li")).to_have_count(2)
+    page.keyboard.press("Enter")  # with an empty field: recommend
+    expect(page.locator("#left .ranking li")).to_have_count(10)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
     for _ in range(12):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.closest('#left .ranking') !== null"):
@@ -212,8 +223,8 @@ def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width, tmp_pat
     expect(page.locator("#right .share")).to_have_count(6)
     page.locator("#left .ranking button").first.click()
     expect(page.locator("#why-right .reasons li").first).to_be_visible()
-    expect(page.locator("#why-left")).to_contain_text("Only language models tell why.")
-    for words in ("share among the titles", "log-probability of the title", "above or below", "took next"):
+    expect(page.locator("#why-left")).to_contain_text("Only language models can explain.")
+    for words in ("share of this list", "log-probability of the title", "above or below", "chose next"):
         expect(page.locator("#legend")).to_contain_text(words)
     expect(page.locator("#why .legend")).to_contain_text("speaks against it")
     link = page.locator("#right .ranking button").first
@@ -245,12 +256,12 @@ def test_rules_go_with_the_question(page, served):
     page.get_by_label("Only titles where").fill("title like 'Red %'")
     expect(page.locator("#rules")).to_contain_text("SQL condition on item_id, title")
     expect(page.locator("#at-most")).to_have_count(0)  # no column could group the titles
-    page.get_by_role("button", name="Recommend from all titles").click()
+    page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#right .ranking li")).to_have_count(7)
     assert all(title.startswith("Red ") for title in _titles(page, "right"))
     assert "Red Emma" not in _titles(page, "right")
-    page.get_by_label("Leave out the titles of the history").uncheck()
-    page.get_by_role("button", name="Recommend from all titles").click()
+    page.get_by_label("Leave out titles that the user has seen").uncheck()
+    page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#right .ranking button", has_text="Red Emma")).to_be_visible()
 
 
@@ -261,12 +272,13 @@ def test_at_most_so_many_of_a_group(page, served):
     grouped = SimpleNamespace(items=ItemIndex(Catalogue(frame)), rankers=engine.rankers, models=engine.models)
     _, html = page_files("grouped", "llama", grouped, [])["/"]
     page.route(served[0] + "/", lambda route: route.fulfill(body=html, content_type="text/html"))
+    _begin_empty(page)
     page.reload()
     held = _hold(page, "/v1/recommend")
     page.locator("#rules summary").click()
     assert page.locator("#per option").all_inner_texts() == ["genre"]
     page.get_by_label("At most").fill("2")
-    page.get_by_role("button", name="Recommend from all titles").click()
+    page.get_by_role("button", name="Recommend").click()
     _await(page, held, 2)
     rules = {"exclude_seen": True, "at_most": 2, "per": "genre"}
     assert held[0].request.post_data_json == {"history": [], "k": 10, **rules, "ranker": "window co-occurrence"}
@@ -281,7 +293,7 @@ def test_a_rule_that_does_not_fit_is_told(served, browser):
     page.goto(served[0])
     page.locator("#rules summary").click()
     page.get_by_label("Only titles where").fill("genre = 'x'")
-    page.get_by_role("button", name="Recommend from all titles").click()
+    page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#status")).to_contain_text('unable to find column "genre"')
     expect(page.locator("#progress")).to_be_hidden()
     page.close()
@@ -292,7 +304,7 @@ def test_progress_of_a_question_about_all_titles(page):
     bar = page.locator("#progress progress")
     expect(bar).to_be_hidden()
     held = _hold(page, "/v1/recommend")
-    page.get_by_role("button", name="Recommend from all titles").click()
+    page.get_by_role("button", name="Recommend").click()
     _await(page, held, 2)
     expect(page.locator("#status")).to_have_text("Scoring all titles …")
     expect(bar).to_be_visible()
@@ -323,14 +335,17 @@ def test_picture(browser):
     run = open_run(Path(os.environ["PREFREC_SHOWN"]))
     engine = open_engine(run, [run.models[-1], "window co-occurrence"])
     with _served(engine, run.recipe.name, run.stages.values(), run.recipe.model.name) as url:
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(url)
-        for text in ("alien", "blade runner", "the terminator"):
-            page.locator("#history-input").fill(text)
-            page.locator("#history-options [role=option]").first.click()
-        page.get_by_role("button", name="Recommend from all titles").click()
-        expect(page.locator("#right .ranking li")).to_have_count(10, timeout=60_000)
-        page.screenshot(path="docs/images/page.png", full_page=True)
+        for width, name in ((1280, "page.png"), (390, "page-390.png")):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.goto(url)
+            page.get_by_role("button", name="Clear").click()
+            for text in ("alien", "blade runner", "the terminator"):
+                page.locator("#history-input").fill(text)
+                page.locator("#history-options [role=option]").first.click()
+            page.get_by_role("button", name="Recommend").click()
+            expect(page.locator("#right .ranking li")).to_have_count(10, timeout=60_000)
+            page.screenshot(path=f"docs/images/{name}", full_page=True)
+            page.close()
     engine.close()
 
 
@@ -350,11 +365,39 @@ def test_titles_are_text_and_never_markup(page):
 @needs_browser
 def test_recommend_and_why_without_candidates(page):
     _add(page, "history", "red em", "Red Emma")
-    page.get_by_role("button", name="Recommend from all titles").click()
+    page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#right .ranking li")).to_have_count(10)
     assert "Red Emma" not in _titles(page, "right")
     page.locator("#right .ranking button").first.click()
     expect(page.locator("#why-right .reasons li")).to_have_count(1)
+
+
+@needs_browser
+def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
+    user = run.data.train_interactions["user_id"][0]
+    page.get_by_label("User", exact=True).fill(user)
+    _add(page, "history", "red em", "Red Emma")
+    with page.expect_request("**/v1/recommend") as asked:
+        page.get_by_role("button", name="Recommend").click()
+    assert (asked.value.post_data_json["user_id"], asked.value.post_data_json["history"]) == (user, [])
+    expect(page.locator("#right .ranking li")).to_have_count(10)
+    with page.expect_request("**/v1/explain") as explained:
+        page.locator("#right .ranking button").first.click()
+    assert len(explained.value.post_data_json["history"]) > 1
+    expect(page.locator("#why")).to_be_visible()
+
+
+@needs_browser
+def test_an_example_is_there_at_the_start(served, browser):
+    page = browser.new_page()
+    page.goto(served[0])
+    expect(page.locator("#candidates .chosen li")).to_have_count(6)
+    expect(page.locator(".ranking li")).to_have_count(0)
+    first = page.locator(".buttons button").first
+    expect(first).to_have_text("Recommend")
+    first.click()
+    expect(page.locator("#right .ranking li")).to_have_count(10)
+    page.close()
 
 
 @needs_browser
@@ -465,7 +508,7 @@ def test_after_a_failure_the_list_is_still_explained(served, browser):
     ("name", "path"),
     [
         ("Rank the candidates", "/v1/rank"),
-        ("Recommend from all titles", "/v1/recommend"),
+        ("Recommend", "/v1/recommend"),
         ("Show an example", "/v1/rank"),
     ],
 )

@@ -24,7 +24,7 @@ TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
 
 
 GROUPS_NOTE = (
-    "warm, known: the target occurs in training interactions; new: it does not; among: ranked among such items alone"
+    "seen: the target occurs in training interactions; new: it does not; among: ranked among such items only"
 )
 
 

@@ -18,34 +18,38 @@ MIN_USERS = 20
 """Least number of users under test to call anything a leak."""
 LEAST_POPULAR = "least popular first"
 ITEM_ONLY = ItemOnlyRanker.name
-REWARDED = "rewarded by the lists"
+REWARDED = "rewarded by the candidate sets"
 _FULL = (
-    "rank the whole catalogue (evaluate.full_rows: null) or list the targets of other rows (candidates.kind: targets)"
+    "use full ranking (evaluate.full_rows: null), or sample negatives from the targets of other examples "
+    "(candidates.kind: targets)"
 )
 # Rule → why it finds targets, and the way out; of those that look at properties of items, where classes are alike.
 _WHY = {
-    "target position": ("The place of the target gives it away", "shuffle each list (candidates.kind: uniform)"),
+    "target position": (
+        "The position of the target gives it away",
+        "shuffle each candidate set (candidates.kind: uniform)",
+    ),
     "position lookup": (
-        "A target has the same place in all its lists",
-        "draw lists by a seed of user and row, never of the target (candidates.kind: uniform)",
+        "A target has the same position in all its candidate sets",
+        "sample by a seed of user and example, never of the target (candidates.kind: uniform)",
     ),
     "list lookup": (
-        "A target comes with the same negatives in all its lists",
-        "draw lists by a seed of user and row, never of the target (candidates.kind: uniform)",
+        "A target has the same negatives in all its candidate sets",
+        "sample by a seed of user and example, never of the target (candidates.kind: uniform)",
     ),
     LEAST_POPULAR: (
-        "The negatives are more popular than the targets, a property of the drawing, for example of negatives drawn "
-        "by popularity: compare rankers with this HR@1, not with chance",
+        "The negatives are more popular than the targets because of how they are sampled, for example by popularity: "
+        "compare rankers with this HR@1, not with chance",
         _FULL,
     ),
     "title length": ("Titles of targets are longer or shorter than those of negatives", _FULL),
     "in the history": (
-        "Targets are in the shown history more often than training users take an item again",
+        "Targets are in the history more often than training users repeat an item",
         "cut histories before the target",
     ),
-    "not in the history": ("Negatives come from the shown history", "list items that the user never took"),
-    "id order": ("Ids follow the date of the items, and targets are younger than negatives", _FULL),
-    ITEM_ONLY: ("Properties of the items tell targets from negatives as well as the user's history does", _FULL),
+    "not in the history": ("Negatives come from the history", "sample unseen items only"),
+    "id order": ("Ids follow the items' dates, and targets are newer than negatives", _FULL),
+    ITEM_ONLY: ("Item properties separate targets from negatives as well as the user's history does", _FULL),
 }
 _ORDERED = ("Histories follow an order of the items and not time", "sort the log by time")
 _OF_ITEMS = (LEAST_POPULAR, "title length", ITEM_ONLY)
@@ -113,12 +117,12 @@ class Audit(Result):
 
     @property
     def headline(self) -> str:
-        """The result in a few words, to stand above each table."""
+        """The result in a few words, for the line above each table."""
         found = [f"leaks ({', '.join(r.name for r in self.leaks)})"] if self.leaks else []
         found += [f"faults of the protocol ({'; '.join(self.faults)})"] if self.faults else []
         if found:
-            return f"Audit: these lists have {' and '.join(found)}."
-        return "Audit: no leak and no fault." if self.state == "good" else "Audit: open, see the verdict."
+            return f"Audit: these candidate sets have {' and '.join(found)}."
+        return "Audit: no leak and no fault." if self.state == "good" else "Audit: incomplete, see the verdict."
 
     @property
     def reasons(self) -> list[str]:
@@ -139,9 +143,9 @@ class Audit(Result):
 
     def _verdict_on_lists(self) -> str:
         random = self.rows[0].hr
-        lists = f"{random.n} lists"
+        lists = f"{random.n} candidate sets"
         if random.users < MIN_USERS:
-            few = f"{lists} of {random.users} users are too few to tell a leak from luck"
+            few = f"{lists} of {random.users} users are too few to distinguish a leak from chance"
             return f"Audit: {few} ({MIN_USERS} users needed)."
 
         def with_rate(row: AuditRow, words: str = "") -> str:
@@ -153,11 +157,11 @@ class Audit(Result):
         if self.leaks:
             count = "a leak" if len(self.leaks) == 1 else f"{len(self.leaks)} leaks"
             leaks = ", ".join(map(with_rate, self.leaks))
-            sentences = [f"Audit: {count} in {lists}, ranked without knowing what the user likes: {leaks}."]
-            return " ".join([*sentences, *self.reasons, *([f"Not tried: {missing}."] if missing else [])])
+            sentences = [f"Audit: {count} in {lists}, found without knowing the user's taste: {leaks}."]
+            return " ".join([*sentences, *self.reasons, *([f"Skipped: {missing}."] if missing else [])])
         if missing:
-            return f"Audit: incomplete for {lists}. Not tried: {missing}. The rules that were tried find nothing."
-        drawing = {LEAST_POPULAR: ", a property of the drawing and not of taste"}
+            return f"Audit: incomplete for {lists}. Skipped: {missing}. The other checks found nothing."
+        drawing = {LEAST_POPULAR: ", because of how they are sampled"}
         rewarded = [r for r in self.rows if r.note == REWARDED]
         shown = "".join(f"; {with_rate(r, f' is {REWARDED}')}{drawing.get(r.name, '')}" for r in rewarded)
         return f"Audit: no leak in {lists}{shown}."
@@ -212,7 +216,7 @@ class NoAudit(Result):
         return {"verdict": self.verdict, "reason": self.reason}
 
 
-FULL_RANKING = NoAudit("the whole catalogue is ranked, so there are no lists that could give the target away")
-OLD = NoAudit("the prefrec that made this result kept no verdict")
+FULL_RANKING = NoAudit("full ranking has no candidate sets that could give the target away")
+OLD = NoAudit("this result was made without an audit")
 Verdict = Annotated[Audit | NoAudit, BeforeValidator(lambda value: OLD if value is None else value)]
 """The audit of the lists of a result, or why there is none."""

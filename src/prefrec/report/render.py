@@ -1,4 +1,4 @@
-"""Write the report: the run's results in sentences, tables and plots, in one HTML file that needs no other."""
+"""Write the report: the run's results as sentences, tables and plots in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def render(run: RunContents) -> str:
         name=str(run.recipe.get("name") or run.folder.resolve().name),
         run=run,
         facts=facts(run),
+        verdict=verdict(run),
         findings=findings(run),
         audit=evaluation.audit if evaluation else None,
         diagnosis=_diagnosis(evaluation),
@@ -72,7 +73,7 @@ def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
     full = run.full_catalogue
     colours = curves.stage_colours(run.stages)
     metrics = headline_metrics(evaluation)
-    blocks = (("On the lists", evaluation), ("Over the whole catalogue", full))
+    blocks = (("Candidate sets", evaluation), ("Full ranking", full))
     return {
         "evaluation": evaluation,
         "metrics": tables.metrics_grid(evaluation, full),
@@ -110,17 +111,42 @@ def facts(run: RunContents) -> list[tuple[str, str]]:
         protocol = run.data.protocol
         sizes = sorted({len(e.candidates) for e in run.data.split(run.split)})
         pairs += [("Data", str(protocol.get("source", ""))), ("Split", str(protocol.get("split", "")))]
-        pairs.append(("Candidates a row", "–".join(str(s) for s in dict.fromkeys(sizes[:1] + sizes[-1:]))))
+        pairs.append(("Candidates per example", "–".join(str(s) for s in dict.fromkeys(sizes[:1] + sizes[-1:]))))
     if run.evaluation:
-        pairs.append((f"{run.split.capitalize()} rows", f"{run.evaluation.n:,}"))
-        pairs.append(("Users among them", f"{run.evaluation.users:,}"))
+        pairs.append((f"{run.split.capitalize()} examples", f"{run.evaluation.n:,}"))
+        pairs.append(("Users", f"{run.evaluation.users:,}"))
     steps = [label(s.name) + ("" if s.state.get("finished") else " (not finished)") for s in run.stages]
     pairs.append(("Trained", " → ".join(steps)))
     return [(name, value) for name, value in pairs if value]
 
 
+def verdict(run: RunContents) -> str:
+    """Return the result in a sentence: the best ranker, its gain over the best baseline, and what the audit found.
+
+    It is about full ranking if that has all examples, otherwise about candidate sets; "" without results.
+    """
+    lists, full = run.evaluation, run.full_catalogue
+    if lists is None:
+        return ""
+    block, where = (full, "in full ranking") if full and full.n == lists.n else (lists, "on candidate sets")
+    metric = "ndcg@10" if "ndcg@10" in block.measured else block.measured[0]
+    most = max(own[metric].n for own in block.metrics.values() if metric in own)
+    values = {r: own[metric] for r, own in block.metrics.items() if metric in own and own[metric].n == most}
+    chosen = run.best.ranker if run.best and metric in block.metrics.get(run.best.ranker, {}) else None
+    best, baseline = chosen or max(values, key=lambda r: values[r].mean), block.best_reference
+    how = f"is best on validation, with {metric_label(metric)}" if chosen else f"has the highest {metric_label(metric)},"
+    said = f"{label(best)} {how} {with_interval(block.metrics[best][metric])} {where}"
+    gains = (c for c in block.comparisons if (c.ranker, c.against, c.metric) == (best, baseline, metric))
+    if best == baseline:
+        said += ", itself the best baseline"
+    elif (gain := next(gains, None)) is not None:
+        shown = " (no gain shown)" if includes_zero(gain) else ""
+        said += f", {with_interval(gain)} over the best baseline, {label(gain.against)}{shown}"
+    return f"{said}. {lists.audit.headline}"
+
+
 def findings(run: RunContents) -> list[str]:
-    """Return the best ranker, a sentence per model on the headline metric, then references, all items and text."""
+    """Return a sentence per model on the headline metric, then chance, full ranking and generation."""
     evaluation = run.evaluation
     if evaluation is None:
         return []
@@ -128,12 +154,11 @@ def findings(run: RunContents) -> list[str]:
     trained = [s.name for s in run.stages if s.name in evaluation.metrics]
     models = trained or list(dict.fromkeys(c.ranker for c in evaluation.comparisons)) or evaluation.rankers
     last_first = models[::-1]
-    sentences = [f"{run.best.sentence}. It answers unless another ranker is named."] if run.best else []
-    sentences += [_sentence(evaluation, name, metric) for name in last_first]
-    sentences += _reference_sentence(run, evaluation, metric)
+    sentences = [_sentence(evaluation, name, metric) for name in last_first]
+    sentences += [f"Chance is {evaluation.chance:.3f}."] if metric == "hr@1" else []
     full = run.full_catalogue
     if full is not None and (name := next((m for m in last_first if m in full.metrics), None)):
-        sentences.append(_sentence(full, name, FULL_METRICS[0], " over the whole catalogue"))
+        sentences.append(_sentence(full, name, FULL_METRICS[0], " in full ranking"))
     return sentences + _generation_sentence(run, last_first)
 
 
@@ -148,29 +173,16 @@ def _sentence(evaluation: Evaluation, name: str, metric: str, where: str = "") -
     start = f"{label(name)}{shown}"
     pairs = [c for c in evaluation.comparisons if (c.ranker, c.metric) == (name, metric)]
     if not pairs:
-        return f"{start} on {evaluation.n:,} rows."
+        return f"{start} on {evaluation.n:,} examples."
     best = evaluation.best_reference
-    against = "; ".join(_against(c, best) for c in sorted(pairs, key=lambda c: c.against != best))
-    return f"{start}: {against}, on the same {evaluation.n:,} rows."
+    against = "; ".join(map(_against, sorted(pairs, key=lambda c: c.against != best)))
+    return f"{start}: {against}, on the same {evaluation.n:,} examples."
 
 
-def _against(comparison: Comparison, best: str | None) -> str:
+def _against(comparison: Comparison) -> str:
     shown, other = with_interval(comparison), label(comparison.against)
-    other = f"the best reference row, {other}" if comparison.against == best else other
     none = f"no difference shown against {other} ({shown})"
     return none if includes_zero(comparison) else f"{shown} against {other}"
-
-
-def _reference_sentence(run: RunContents, evaluation: Evaluation, metric: str) -> list[str]:
-    # Every kind of the recipe's `rankers` contains a language model; in MoRec it encodes titles.
-    models = {"zero-shot", *(s.name for s in run.stages), *run.further}
-    others = {r: own[metric] for r, own in evaluation.metrics.items() if r not in models and metric in own}
-    sentences = [f"Chance is {evaluation.chance:.3f}."] if metric == "hr@1" else []
-    if others and run.stages:
-        best = max(others, key=lambda r: others[r].mean)
-        value = f"{metric_label(metric)} {with_interval(others[best])}."
-        sentences = [f"The best ranker without a language model is {label(best)}: {value}", *sentences]
-    return [" ".join(sentences)] if sentences else []
 
 
 def _generation_sentence(run: RunContents, last_first: list[str]) -> list[str]:
@@ -180,13 +192,13 @@ def _generation_sentence(run: RunContents, last_first: list[str]) -> list[str]:
         return []
     own = generation.metrics[last]
     return [
-        f"Asked to answer in text on {generation.n:,} rows, {label(last)} has a valid ratio of "
+        f"Generating text for {generation.n:,} examples, {label(last)} has a valid ratio of "
         f"{with_interval(own['valid_ratio'])} and an HR@1 of {with_interval(own['gen_hr@1'])}."
     ]
 
 
 def other_machines(run: RunContents) -> list[str]:
-    """Return a sentence for each stage that another machine or other versions finished than ran the last command."""
+    """Return a sentence for each stage whose machine or versions are not those of the last command."""
     sentences = []
     for part, machine in run.machines.items():
         differing = [k for k in machine if k in run.environment and machine[k] != run.environment[k]]

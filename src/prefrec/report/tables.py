@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +20,8 @@ from prefrec.runs.contents import Stage
 
 FEWEST = 20
 """Rows of a group that is shown: means of fewer say nothing."""
-MARK = "✱"
-"""Beside a difference that holds after the correction for the number of comparisons."""
+MARK, WEAK_MARK = "✱", "∘"
+"""Beside a difference with p < 0.05: after the correction for the number of comparisons, and before it alone."""
 VERDICT_STYLES = {"bad": "bold red", "good": "green", "": "yellow"}
 """State of an audit → style of its verdict in a terminal."""
 _STYLES = {"best": "bold", "weak": "dim", "leak": "red"}
@@ -53,22 +52,24 @@ def metrics_grid(
     Metrics over the whole catalogue (`full`) are a second block of columns.
     """
     columns = _columns(evaluation, metrics or evaluation.measured, "")
-    return _grid(evaluation.rankers, columns + (_columns(full, FULL_METRICS, ", all items") if full else []))
+    return _grid(evaluation.rankers, columns + (_columns(full, FULL_METRICS, ", full ranking") if full else []))
 
 
 def groups_grid(
     evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] = HEADLINE_METRICS
 ) -> Grid | None:
-    """Return metrics of rows with warm and with new targets, also among such items alone.
+    """Return metrics of examples with seen and with new targets, also among such items alone.
 
-    None if a kind has fewer rows than `FEWEST`.
+    None if a kind has fewer examples than `FEWEST`.
     """
     columns = []
-    for block, wanted, where in ((evaluation, metrics, ""), (full, FULL_METRICS[: len(metrics)], ", all items")):
+    for block, wanted, where in ((evaluation, metrics, ""), (full, FULL_METRICS[: len(metrics)], ", full ranking")):
         if block and len(block.groups) > 1 and min(group.n for group in block.groups.values()) >= FEWEST:
             known = [m for m in wanted if m in block.measured] or block.measured[:1]
             for name, group in block.groups.items():
-                kind = name if "among" in name else f"{name} targets"
+                kind = (
+                    (name if "among" in name else f"{name} targets").replace("warm", "seen").replace("known", "seen")
+                )
                 columns += _columns(group, known, f"{where}, {kind} (n = {group.n:,})")
     return _grid(evaluation.rankers, columns) if columns else None
 
@@ -101,26 +102,26 @@ def _grid(rankers: Sequence[str], columns: Sequence[Column]) -> Grid:
     return Grid([heading for heading, *_ in columns], rows)
 
 
-WITH_INTERVALS = "for other users and other targets"
+WITH_INTERVALS = "over users and targets"
 """What intervals are for, in notes below tables."""
 
 
 def size_of(group: Group) -> str:
-    """Return the number of rows, users and, where it is known, distinct targets in words."""
+    """Return the numbers of examples, users and, if known, distinct targets in words."""
     targets = f" and {group.items:,} distinct targets" if group.items else ""
-    return f"n = {group.n:,} rows of {group.users:,} users{targets}"
+    return f"n = {group.n:,} examples of {group.users:,} users{targets}"
 
 
 def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
-    """Return the number of rows and users, and chance."""
+    """Return the numbers of examples and users, and chance."""
     note = f"{size_of(evaluation)}; chance HR@1 {evaluation.chance:.3f}; 95% intervals {WITH_INTERVALS}"
     if full:
-        note += f"\nall items: {size_of(full)}, the target among all items not taken before"
+        note += f"\nfull ranking: {size_of(full)}, the target among all unseen items"
     return note
 
 
 def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = None) -> Grid:
-    """Return pairs × metrics: the paired difference, its interval, and the finding in a word."""
+    """Return pairs × metrics: the paired difference with its mark, and its interval."""
     shown = metrics or list(dict.fromkeys(c.metric for c in comparisons))
     pairs: dict[str, dict[str, Cell]] = {}
     for c in comparisons:
@@ -130,21 +131,18 @@ def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] |
 
 
 def comparisons_note(evaluation: Evaluation) -> str:
-    """Return the number of comparisons, the best reference row, and how to read intervals and the mark."""
+    """Return the number of comparisons, the rival of the models, and how to read intervals and marks."""
     family = sum(c.metric == FAMILY for c in evaluation.comparisons)
     pairs = len({(c.ranker, c.against) for c in evaluation.comparisons})
     best = evaluation.best_reference
-    named = f" The best reference row, by NDCG@10, is {label(best)}." if best else ""
+    named = f" The rival of the models is {label(best)}, the baseline with the highest NDCG@10 here." if best else ""
+    holm = f"{MARK} p < 0.05 after Holm’s correction for the {family} comparisons of {metric_label(FAMILY)}. " * bool(
+        family
+    )
     return (
         f"{len(evaluation.comparisons)} comparisons ({pairs} pair{'s' * (pairs != 1)}, all metrics) on the same "
-        f"{evaluation.n:,} rows, with 95% intervals and p-values {WITH_INTERVALS}.{named} Bold: the interval "
-        "excludes 0. Grey, “none shown”: it includes 0. "
-        + (
-            f"{MARK} p < 0.05 also after Holm’s correction for the {family} comparisons of {metric_label(FAMILY)}; "
-            "other metrics are not corrected."
-            if family
-            else "No interval is corrected for the number of comparisons."
-        )
+        f"{evaluation.n:,} examples, with 95% intervals {WITH_INTERVALS}.{named} Grey: the interval includes 0. "
+        f"{holm}{WEAK_MARK} p < 0.05 without correction."
     )
 
 
@@ -162,15 +160,14 @@ def _interval_cell(interval: Interval, best: float | None = None, n: int | None 
 
 
 def _difference_cell(difference: PairedDifference) -> Cell:
-    none = includes_zero(difference)
-    shown = "none shown" if none else "higher" if difference.mean > 0 else "lower"
-    p = "" if math.isnan(difference.p_value) else f", p {difference.p_value:.3f}"
-    mark = f" {MARK}" if isinstance(difference, Comparison) and difference.stands else ""
-    return Cell(signed(difference.mean), (interval_ends(difference), f"{shown}{p}{mark}"), "weak" if none else "best")
+    stands = isinstance(difference, Comparison) and difference.stands
+    mark = f"\u00a0{MARK}" if stands else f"\u00a0{WEAK_MARK}" if difference.p_value < 0.05 else ""
+    style = "weak" if includes_zero(difference) else "best"
+    return Cell(f"{signed(difference.mean)}{mark}", (interval_ends(difference),), style)
 
 
 def audit_grid(audit: Audit) -> Grid:
-    """Return the references, then the shortcuts, each with the rival that it was compared with."""
+    """Return the baselines, then the shortcuts, each with its rival."""
     rows = []
     for row in audit.rows:
         gain, style = Cell("–"), "leak" if row.leak else ""
@@ -180,7 +177,7 @@ def audit_grid(audit: Audit) -> Grid:
         finding = Cell(row.finding, (row.note,) if row.note else (), style)
         values = [_interval_cell(row.hr), _interval_cell(row.ndcg) if row.ndcg else Cell("–")]
         rows.append((row.name, [*values, gain, Cell(row.learnt_from or "–"), finding], style))
-    return Grid(["HR@1", "NDCG@10", "gain over its rival", "learnt from", "finding"], rows)
+    return Grid(["HR@1", "NDCG@10", "gain over rival", "learnt from", "finding"], rows)
 
 
 @dataclass(frozen=True)

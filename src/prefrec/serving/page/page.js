@@ -214,7 +214,7 @@ function moved(place, before, other) {
   if (before === undefined || before === place) return [];
   const steps = Math.abs(before - place);
   const up = place < before;
-  const words = `${steps} ${steps === 1 ? "place" : "places"} ${up ? "higher" : "lower"} than under ${other}`;
+  const words = `${steps} ${steps === 1 ? "position" : "positions"} ${up ? "higher" : "lower"} than under ${other}`;
   return [element("span", { className: `move ${up ? "up" : "down"}`, text: `${up ? "▲" : "▼"} ${steps}`, title: words, role: "img", "aria-label": words })];
 }
 
@@ -231,7 +231,7 @@ function drawRanking(side, answer, others, { taken: takenId, rankers }) {
       "li",
       { className: taken ? "taken" : "" },
       element("span", { className: "place", text: `${line.rank}.` }),
-      element("span", {}, title, ...(taken ? [element("small", { text: " ◆ taken next" })] : []), ...moves),
+      element("span", {}, title, ...(taken ? [element("small", { text: " ◆ chosen next" })] : []), ...moves),
       ...(isModel ? [element("span", { className: "share", text: percent(line.share) })] : []),
       element("span", { className: "logp", text: score(line.score, isModel), title: isModel ? "log-probability of the title" : "score" }),
       ...(isModel ? [bar(line.share)] : []),
@@ -251,6 +251,7 @@ async function rank({ path, question, taken }) {
     const [left, right] = await ask(path, question, rankers, SIDES, newest);
     if (!newest()) return;
     const inList = document.activeElement.closest(".ranking") !== null;
+    if (question.user_id) asked.question = { ...question, history: ids(left.history) }; // explanations name no user
     state.shown = asked;
     drawRanking("left", left, [], asked);
     drawRanking("right", right, left.ranking, asked);
@@ -267,7 +268,7 @@ async function rank({ path, question, taken }) {
 function drawReasons(side, label, answer, widest) {
   const place = byId(`why-${side}`);
   place.querySelector("h3").textContent = label;
-  place.querySelector("p").textContent = answer ? `log-probability ${number(answer.logp, 2)}` : "Only language models tell why.";
+  place.querySelector("p").textContent = answer ? `log-probability ${number(answer.logp, 2)}` : "Only language models can explain.";
   const lines = (answer?.influences ?? []).map((influence) => {
     const change = influence.logp_change;
     const filled = element("i", { className: change >= 0 ? "for" : "against" });
@@ -287,10 +288,10 @@ async function explain(line) {
   if (state.busy === "results") return; // another list is on its way
   const { question, rankers } = state.shown;
   const { history, candidates = [] } = question; // a recommendation shows none in the prompt
-  if (history.length === 0) return say("Without a history there is nothing to leave out.", true);
+  if (history.length === 0) return say("There is no history to leave out.", true);
   const most = Math.min(MAX_EXPLAINED, Math.floor(MAX_EXPLAINED_PAIRS / Math.max(1, candidates.length)));
   const part = history.length > most ? `the last ${most} of the ${history.length} titles of the history` : "";
-  await busy("Asking again without each title of the history …", "why", async (newest) => {
+  await busy("Scoring without each title of the history …", "why", async (newest) => {
     const asked = { history: history.slice(-most), candidates, target: { item_id: line.item_id } };
     const answers = {};
     const sides = SIDES.filter((side) => rankers[side].isModel);
@@ -327,15 +328,20 @@ function rankCandidates() {
 
 byId("question").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!state.busy) rankCandidates();
+  if (state.busy) return;
+  const user = byId("user").value.trim();
+  // A user's own history is in the log; titles of an example are not added to it.
+  const who = user ? { user_id: user, history: [] } : { history: ids(state.history) };
+  rank({ path: "/v1/recommend", question: { ...who, k: 10, ...rules() }, taken: user ? null : state.taken });
 });
-byId("recommend").addEventListener("click", () => {
-  if (!state.busy) rank({ path: "/v1/recommend", question: { history: ids(state.history), k: 10, ...rules() }, taken: state.taken });
+byId("rank").addEventListener("click", () => {
+  if (!state.busy) rankCandidates();
 });
 byId("clear").addEventListener("click", () => {
   Object.assign(state, { history: [], candidates: [], taken: null, asked: null, shown: null });
   state.turn++;
   setBusy(null);
+  byId("user").value = "";
   draw("history");
   draw("candidates");
   document.querySelectorAll(".ranking").forEach((list) => list.replaceChildren());
@@ -345,19 +351,36 @@ byId("clear").addEventListener("click", () => {
   say("Cleared.");
   byId("history-input").focus();
 });
+
+function choose(example) {
+  state.row = (example.row + 1) % example.rows;
+  Object.assign(state, { history: example.history, candidates: example.candidates, taken: example.target.item_id });
+  draw("history");
+  draw("candidates");
+}
+
+// An example to begin with, unless something else has been chosen meanwhile.
+async function begin() {
+  const turn = state.turn;
+  try {
+    const example = await call("/v1/example?row=0");
+    if (turn === state.turn && state.history.length + state.candidates.length === 0) choose(example);
+  } catch (error) {
+    if (!byId("key").hidden) say(error.message, true); // data without test rows have no example
+  }
+}
+
 byId("example").addEventListener("click", () => {
   if (state.busy) return;
   state.asked = null; // a ranker chosen meanwhile is for the example
   busy("Fetching an example …", "results", async (newest) => {
     const example = await call(`/v1/example?row=${state.row}`);
     if (!newest()) return;
-    state.row = (example.row + 1) % example.rows;
-    Object.assign(state, { history: example.history, candidates: example.candidates, taken: example.target.item_id });
-    draw("history");
-    draw("candidates");
+    choose(example);
     await rankCandidates();
   });
 });
 for (const side of SIDES) selectOf(side).addEventListener("change", () => state.asked && rank(state.asked));
 picker("history");
 picker("candidates");
+begin();
