@@ -46,7 +46,7 @@ def test_asyncio_may_hand_questions_to_threads(opened, questions, want):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_answers_or_says_why_not(opened, questions, want):
-    """In a fork polars would wait for threads that are not there."""
+    """In a fork polars would wait forever for threads that are not there."""
     rec = opened()
     assert [ask(rec) for ask in questions[:3]] == want[:3]
     context = multiprocessing.get_context("fork")

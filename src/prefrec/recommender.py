@@ -189,7 +189,7 @@ class Recommender:
     def explain(self, history: Items, item: AnyItem, candidates: Items = ()) -> Rows[Effect]:
         """Return the log-probability of a title minus that without each item of the history that the prompt shows."""
         if self.entry.model is None:
-            raise ConfigError(f"{self.entry.name} cannot be explained: only language models of the main line can")
+            raise ConfigError(f"{self.entry.name} cannot be explained: only the recipe's language models can")
         shown, listed = self._ids(history, candidates)
         (target,), _ = self._ids([item])
         effects = leave_one_out(cast(LMRanker, self._on_lists), RankingExample("-", shown, listed, target))
@@ -260,7 +260,7 @@ class Recommender:
     @property
     def _on_catalogue(self) -> Ranker:
         if self.entry.load_full is None:
-            raise ConfigError(f"{self.entry.name} cannot be asked about the whole catalogue: rank candidates")
+            raise ConfigError(f"{self.entry.name} cannot rank the full catalogue: give it candidates")
         with _LOADING, quiet_libraries():
             if "catalogue" not in self._loaded:
                 # A language model is the same for both, and is loaded once.
@@ -311,7 +311,7 @@ class Recommender:
         """Raise ConfigError in a fork of the process that opened the recommender."""
         if os.getpid() != self._process:
             raise ConfigError(
-                "this process is a fork of the one that opened the recommender, and polars would wait for threads "
+                "this process is a fork of the one that opened the recommender, and polars would wait forever for threads "
                 "that it does not have: use multiprocessing.get_context('spawn'), and open one in each process"
             )
 

@@ -91,7 +91,7 @@ def test_all_weights_of_a_whole_model_go_on(place, tmp_path, verb):
     done = prefrec(verb, place.data, tmp_path / verb, *own, "--lora.r", 3)
     assert (done.code, done.out) == (1, "")
     assert "--lora.r: " in done.err
-    assert "is a whole model, whose weights all go on; leave --lora.r out" in " ".join(done.err.split())
+    assert "is a whole model, all of whose weights are trained; leave --lora.r out" in " ".join(done.err.split())
     succeed(verb, place.data, tmp_path / verb, *own)
     found, before = (load_file(p / "model.safetensors") for p in (tmp_path / verb / "adapter", place.model))
     assert not all(torch.equal(found[name], before[name]) for name in before)
@@ -246,7 +246,7 @@ def test_of_two_at_once_in_one_folder_the_second_is_told_and_ends(place, tmp_pat
     (second,) = refused
     assert (second.code, second.out) == (1, "")
     assert f"{out}: another run (process {os.getpid()}, host " in second.err
-    assert "works here; wait for its end, stop it, or name another output folder" in second.err
+    assert "is running here; wait until it has finished, stop it, or name another output folder" in second.err
     assert (tmp_path / "out.previous-1" / "stage.json").read_bytes() == (place.sft / "stage.json").read_bytes()
     assert not (tmp_path / "out.previous-2").exists()
     monkeypatch.undo()

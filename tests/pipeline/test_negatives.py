@@ -95,7 +95,7 @@ def test_the_share_of_negatives_that_the_user_takes_later_is_printed(made_of, se
     assert false_negatives(lists, made_of.data) == pytest.approx(sum(map(len, later)) / negatives)
     assert sum(map(len, later)) > 0
     negative_rows(made_of, section(negatives_from="uniform"), made_of.data.train[:9], None, None, tmp_path)
-    assert "s-dpo: 2.2% of these negatives are items that the user takes later" in capsys.readouterr().err
+    assert "s-dpo: 2.2% of these negatives are items that the user interacts with later" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch", "hard"])
@@ -166,7 +166,7 @@ def test_an_interrupted_stage_keeps_its_lists(made_of, data, section, tmp_path, 
         (
             {"negatives_from": "hard", "miner": "blend"},
             [{"kind": "blend", "parts": ["s-dpo", "popularity"]}],
-            r"align\.s-dpo\.miner: blend is made of s-dpo itself",
+            r"align\.s-dpo\.miner: blend depends on s-dpo",
         ),
     ],
 )

@@ -112,7 +112,7 @@ def test_wrong_encoding(tmp_path):
         ),
         (
             "{name: a, align: [{negatives_from: hard, negatives_pool: 19}]}",
-            r"align\.s-dpo\.negatives_pool: 19 items are drawn per row, and the hardest 19 of them are taken",
+            r"align\.s-dpo\.negatives_pool: 19 items are sampled per example, and the hardest 19 of them are taken",
         ),
         ("{name: a, align: [{name: sft}]}", "align: the name 'sft' is taken by another ranker"),
         ("{name: a, align: [{name: popularity}]}", "name 'popularity' is taken"),
@@ -123,7 +123,7 @@ def test_wrong_encoding(tmp_path):
         ("{name: a, evaluate: {references: [best]}}", r"evaluate\.references\.0: Input should be 'random'"),
         (
             "{name: a, evaluate: {references: [popularity, popularity]}}",
-            r"evaluate\.references: each row may be named once, got popularity, popularity",
+            r"evaluate\.references: each baseline may be named once, got popularity, popularity",
         ),
         (
             "{name: a, sft: {}, rankers: [{kind: llara}]}",
@@ -167,7 +167,7 @@ def test_wrong_encoding(tmp_path):
         ),
         (
             "{name: a, evaluate: {zero_shot: false, references: []}}",
-            "evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align",
+            "evaluate: there is no ranker to evaluate: turn zero_shot on, name references, or add sft or align",
         ),
     ],
 )

@@ -72,7 +72,7 @@ def test_fewer_rows_than_asked_for_are_told(changed, data, tmp_path, capsys):
     n = len(data.train)
     short = changed(sft={"rows": 500, "skip_rows": n - 8, "epochs": 1, "eval_rows": 0}, align=[])
     run_recipe(short, tmp_path / "run", until="sft")
-    told = f"sft: 8 rows, not the 500 asked for: there are no more after the {n - 8} of skip_rows"
+    told = f"sft: 8 examples instead of 500: there are no more after the {n - 8} of skip_rows"
     assert told in capsys.readouterr().err
 
 
@@ -81,7 +81,7 @@ def test_fewer_histories_than_asked_for_are_told(changed, tmp_path, capsys):
     section = {"rows": 500, "skip_rows": 30, "titles": 3, "epochs": 1, "eval_rows": 0}
     run_recipe(changed(model={"templates": ["history"]}, sft=section, align=[]), tmp_path / "run", until="sft")
     told = capsys.readouterr().err
-    assert "sft: 10 rows, not the 500 asked for: there are no more after the 30 of skip_rows" in told
+    assert "sft: 10 examples instead of 500: there are no more after the 30 of skip_rows" in told
     assert "30 training rows" in told
 
 

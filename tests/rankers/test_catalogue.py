@@ -151,7 +151,7 @@ def test_models_that_cannot_branch_are_named_once(ranker, capsys):
         np.testing.assert_allclose(checked.score(examples()), plain.score(examples()), rtol=0, atol=1e-4)
     assert (
         capsys.readouterr().err.count(
-            "a trie is read in the slower layout `separate`: a trie with model type 'llama'"
+            "the trie is scored in the slower layout `separate`: a trie with model type 'llama'"
         )
         == 1
     )

@@ -51,7 +51,16 @@ def test_tables_show_n_interval_and_verdict():
         Printed(differences_grid(result.comparisons, ["hr@1"]), "ranker − against", comparisons_note(result)),
         audit_table(audit),
     )
-    parts = ("HR@1 generated", "valid ratio", "n = 8 rows of 8 users", "0.500", "[0.", "Audit: ", "c − a", "p 0.")
+    parts = (
+        "HR@1 generated",
+        "valid ratio",
+        "n = 8 examples of 8 users",
+        "0.500",
+        "[0.",
+        "Audit: ",
+        "c − a",
+        "p < 0.05",
+    )
     assert [part for part in parts if part not in shown] == []
     assert shown.count("not tried") >= 3
 

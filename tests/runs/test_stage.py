@@ -353,7 +353,7 @@ def test_a_damaged_checkpoint_counts_as_absent(tmp_path, capsys):
     (tmp_path / "checkpoint-10" / "optimizer.pt").write_bytes(b"")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
     told = capsys.readouterr().err
-    assert "checkpoint-20: optimizer.pt damaged; training goes on from an earlier state" in told
+    assert "checkpoint-20: optimizer.pt damaged; training resumes from an earlier state" in told
     assert "checkpoint-15: adapter_model.safetensors damaged" in told
 
 
@@ -404,7 +404,7 @@ def test_a_stage_that_finds_anothers_key_at_its_end_says_so(tmp_path, fails):
             if fails:
                 raise FileNotFoundError("best")
 
-    error, told = (FileNotFoundError, "best") if fails else (ConfigError, "another command made its stage here")
+    error, told = (FileNotFoundError, "best") if fails else (ConfigError, "another command wrote this stage")
     with pytest.raises(error, match=told):
         carry_out()
     assert is_finished(folder, "yours")

@@ -94,7 +94,7 @@ def test_training_ends_after_evaluations_in_a_row_without_a_new_best(trainer, ca
     ended = [training.evaluate(epoch, ndcg=value, loss=1.0) for epoch, value in enumerate(values, start=1)]
     assert ended.index(True) + 1 == ends_at
     best = 2 if patience == 1 else 4
-    assert f"No improvement since epoch {best}.0: training ends" in capsys.readouterr().err
+    assert f"No improvement since epoch {best}.0: stopping early" in capsys.readouterr().err
 
 
 def test_lines_of_the_log_without_evaluation_do_not_count(trainer):

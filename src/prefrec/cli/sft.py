@@ -85,7 +85,9 @@ def as_trained(model: ModelSection, weights: Path | None) -> ModelSection:
         if (value := getattr(trained, field)) not in (given[field], "auto"):
             name = o.option("model", field)
             warn(
-                escape(f"{name} {given[field]}: {weights} was trained with {value}; leave {name} out to ask as then")
+                escape(
+                    f"{name} {given[field]}: {weights} was trained with {value}; leave {name} out to query it as it was trained"
+                )
             )
     return trained.model_copy(update=given)
 
@@ -98,7 +100,9 @@ def _form(lora: LoraSection, adapter: Path | None) -> LoraSection | None:
     if adapter is not None and adapter.is_dir() and not is_adapter(adapter):
         if lora.model_fields_set:
             name = o.option("lora", min(lora.model_fields_set))
-            raise ConfigError(f"{name}: {adapter} is a whole model, whose weights all go on; leave {name} out")
+            raise ConfigError(
+                f"{name}: {adapter} is a whole model, all of whose weights are trained; leave {name} out"
+            )
         return None
     kept = read_json(adapter / "adapter_config.json") if adapter else {}
     if not kept:

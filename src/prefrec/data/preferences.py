@@ -97,7 +97,7 @@ def rejected_rows(
     """
     if by == "impressions" and "impressions" not in log.columns:
         raise DataError(
-            "negatives from impressions need items that were shown and not taken, but the log has none; name the "
+            "negatives from impressions need items that were shown but not clicked, but the log has none; name the "
             "column with --columns.impressions or --columns.skipped (`columns.impressions`, `columns.skipped` in a "
             "recipe) and prepare the data again"
         )

@@ -66,7 +66,7 @@ def negative_rows(
     settings: Any = {"seed": made_of.seed, "size": size, "pool": section.negatives_pool}
     drawn = redraw_lists(rows, made_of.data, section.drawn_from, judge=chooser, sampler=sampler, **settings)
     share = false_negatives(drawn, made_of.data)
-    say(f"{section.name}: {share:.1%} of these negatives are items that the user takes later")
+    say(f"{section.name}: {share:.1%} of these negatives are items that the user interacts with later")
     if processes.is_first():
         out.mkdir(parents=True, exist_ok=True)
         write_whole(path, examples_to_frame(drawn).write_parquet)

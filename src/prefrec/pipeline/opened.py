@@ -92,7 +92,7 @@ def open_run(folder: Path) -> Run:
     contents = read_run(folder)
     if contents.data is None:
         reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")
-        raise DataError(f"{folder}: {reason}; `prefrec run` with the same recipe goes on from here")
+        raise DataError(f"{folder}: {reason}; run `prefrec run` with the same recipe to resume")
     recipe = load_recipe(folder / "recipe.yaml")
     stages = {s.name: s for s in contents.stages}
     return Run(folder, recipe, contents.data, stages, contents.outdated, contents.best)

@@ -411,19 +411,19 @@ class Recipe(Section):
         for section in names:
             for name in names[section]:
                 if name in taken:
-                    raise ValueError(
-                        f"{section}: the name {name!r} is taken by another ranker; give this one its own"
-                    )
+                    raise ValueError(f"{section}: the name {name!r} is used by another ranker; choose another name")
                 taken.add(name)
         references = self.evaluate.references
         if len(set(references)) < len(references):
-            raise ValueError(f"evaluate.references: each row may be named once, got {', '.join(references)}")
+            raise ValueError(f"evaluate.references: each baseline may be named once, got {', '.join(references)}")
         if not (self.lm_rankers or references or self.rankers):
-            raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
+            raise ValueError(
+                "evaluate: there is no ranker to evaluate: turn zero_shot on, name references, or add sft or align"
+            )
         for i, align in enumerate(self.align):
             self._check_alignment(align, names["align"][:i], names[RANKERS])
         if self.update and (self.sft is None or self.data.split_name == "given"):
-            raise ValueError("update: it needs `sft` to go on with, and a source without a split of its own")
+            raise ValueError("update: it needs `sft` to continue, and a source without a split of its own")
         if self.model.answers == "items":
             self._check_items()
         before = self.lm_rankers
@@ -436,7 +436,7 @@ class Recipe(Section):
             before.append(ranker.name)
         for align in self.align:
             if align.miner and align.name in reached(self.needs, align.miner):
-                raise ValueError(f"align.{align.name}.miner: {align.miner} is made of {align.name} itself")
+                raise ValueError(f"align.{align.name}.miner: {align.miner} depends on {align.name}")
         return self
 
     def _check_alignment(self, align: AlignSection, before: Sequence[str], rankers: Sequence[str]) -> None:
@@ -452,7 +452,7 @@ class Recipe(Section):
         hardest = max(size - 1, align.num_negatives)
         if align.negatives_from == "hard" and align.negatives_pool <= hardest:
             raise ValueError(
-                f"{place}.negatives_pool: {align.negatives_pool} items are drawn per row, and the hardest {hardest} "
+                f"{place}.negatives_pool: {align.negatives_pool} items are sampled per example, and the hardest {hardest} "
                 "of them are taken, which leaves little or no choice; raise it"
             )
         if align.miner not in (None, *rankers):

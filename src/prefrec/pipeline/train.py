@@ -250,7 +250,7 @@ def tell_fewer(name: str, section: TrainSection, count: int) -> None:
     """Print a message if a stage has fewer rows than its settings ask for."""
     if section.rows is not None and count < section.rows:
         after = f" after the {section.skip_rows} of skip_rows" if section.skip_rows else ""
-        say(f"{name}: {count} rows, not the {section.rows} asked for: there are no more{after}")
+        say(f"{name}: {count} examples instead of {section.rows}: there are no more{after}")
 
 
 def load_start(made_of: Ingredients, start: Path | None) -> Any:
@@ -324,7 +324,7 @@ def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:
     """
     checkpoint = last_checkpoint(out)
     if checkpoint is not None:
-        say(f"Going on from {checkpoint}")
+        say(f"Resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best, weights = out / BEST, out / WEIGHTS
     if from_first(read_best(best)) is None:

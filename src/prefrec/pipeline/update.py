@@ -21,8 +21,8 @@ from prefrec.pipeline.score import ask_models
 from prefrec.runs.stage import check_whole, read_state
 
 GROUPS = {
-    "old": "test rows of the run that was updated, whose targets the update did not learn",
-    "newest": "test rows whose targets that run does not know",
+    "old": "test examples of the old run that the update did not train on",
+    "newest": "test examples whose targets the old run does not know",
 }
 """The rows that an update is measured on."""
 

@@ -219,7 +219,7 @@ class CatalogueRanker:
             if self._layout is None:
                 self._layout, reason = trie_layout(self.lm.model, prompt, trie)
                 if self._layout != "cached":
-                    warn(f"{self.name}: a trie is read in the slower layout `{self._layout}`: {escape(reason)}")
+                    warn(f"{self.name}: the trie is scored in the slower layout `{self._layout}`: {escape(reason)}")
             return self._layout
 
 

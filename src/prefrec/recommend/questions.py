@@ -73,7 +73,7 @@ class Selection:
         others = () if kept is frame else {*catalogue.ids}.difference(kept["item_id"])
         self._left_out = {*rules.deny, *others}
         if self._left_out.issuperset(catalogue.ids):
-            raise RulesError("the rules (allow, deny, where) leave no item of the catalogue; loosen them")
+            raise RulesError("the rules (allow, deny, where) exclude every item of the catalogue; relax them")
         if (rules.at_most is None) != (rules.per is None):
             raise RulesError("at_most, per: give both or neither")
         if rules.per is not None and (rules.per not in frame.columns or frame.schema[rules.per].is_nested()):

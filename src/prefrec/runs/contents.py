@@ -165,7 +165,7 @@ def write_results(folder: Path, predictions: pl.DataFrame, values: Mapping[str, 
 def result_file(path: Path) -> Path:
     """Return the path of a file of an evaluation; raise DataError if it is not what the evaluation wrote."""
     if path.exists() and altered(path.parent, {path.name: read_seal(path.parent).get(path.name)}):
-        raise DataError(f"{path} is damaged, or its evaluation did not end: evaluate again (`prefrec run`)")
+        raise DataError(f"{path} is damaged, or its evaluation did not finish: evaluate again (`prefrec run`)")
     return path
 
 

@@ -137,8 +137,8 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
 def _check_own(folder: Path, key: str) -> None:
     if read_state(folder).get("key") != key:
         raise ConfigError(
-            f"{folder}: another command made its stage here meanwhile, and what this one made is lost; wait for the "
-            "other's end, then give this command again"
+            f"{folder}: another command wrote this stage meanwhile, and the result of this one is lost; wait until the "
+            "other has finished, then run this command again"
         )
 
 
@@ -249,7 +249,7 @@ def _bring_back(folder: Path, key: str) -> None:
     if read_state(folder).get("key") != key:
         for earlier in reversed(_previous(folder).values()):
             if read_state(earlier).get("key") == key:
-                say(f"{folder.name}: taken back from {earlier.name}")
+                say(f"{folder.name}: restored from {earlier.name}")
                 # A kill between the two renames leaves both results aside, where this finds them again.
                 if folder.exists():
                     _set_aside(folder, KEPT + 1)
@@ -272,7 +272,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     for path in sorted(complete, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         if not (broken := [f.name for f in sorted(path.iterdir()) if not _is_readable(f)]):
             return path
-        warn(f"{escape(str(path))}: {', '.join(broken)} damaged; training goes on from an earlier state")
+        warn(f"{escape(str(path))}: {', '.join(broken)} damaged; training resumes from an earlier state")
     return None
 
 

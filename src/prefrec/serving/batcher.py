@@ -141,7 +141,7 @@ class Batcher(Generic[Part, Answer]):
             # A job that is larger than all that may wait can come to an empty queue.
             if jobs >= self.max_queue or (waiting and waiting + tokens > QUEUED_PASSES * self.room):
                 raise QueueFullError(
-                    f"{jobs} requests with {waiting} tokens are waiting, which is as many as may; "
+                    f"{jobs} requests with {waiting} tokens are waiting, the most that may wait; "
                     f"try again in {RETRY_AFTER} s, or ask for less"
                 )
 

@@ -161,7 +161,7 @@ class Engine:
         """
         ranker = self._ranker(request.ranker)
         if ranker not in self.models and self._scorer.others[ranker].load_full is None:
-            raise DataError(f"{ranker} cannot be asked about the whole catalogue: rank candidates")
+            raise DataError(f"{ranker} cannot rank the full catalogue: give it candidates")
         history = self.items.resolve(request.history)
         seen = [item.item_id for item in history]
         if request.user_id is not None:
@@ -183,7 +183,7 @@ class Engine:
     def example(self, row: int) -> bodies.ExampleAnswer:
         """Return a row of the data; after the last row comes the first again. DataError if the run has no rows."""
         if not self.examples:
-            raise DataError("the run has no rows to show")
+            raise DataError("the run has no test examples to show")
         row %= len(self.examples)
         example, item = self.examples[row], self.items.item
         history, candidates = [item(i) for i in example.history], [item(i) for i in example.candidates]

@@ -84,7 +84,7 @@ def serve_run(
     page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
     settings = Settings(name, model, deadline, api_key, hosts, page, telemetry, access_log)
     if api_key is None and not is_local:
-        warn(f"listening at {host} without a key: whoever reaches this machine can ask (--api-key)")
+        warn(f"listening at {host} without a key: everyone who reaches this machine can query it (set --api-key)")
     with _listening(host, port, family) as listener:
         url = f"http://{in_url}:{listener.getsockname()[1]}"
         message = f"Serving {', '.join(map(escape, engine.rankers))} of {escape(str(folder))} at {escape(url)}"

@@ -50,7 +50,7 @@ class KeepBest(TrainerCallback):
             return
         since = sum(1 for line in state.log_history if "eval_loss" in line and line["step"] > best["step"])
         if self.patience is not None and since >= self.patience:
-            say(f"No improvement since epoch {best['epoch']:.1f}: training ends")
+            say(f"No improvement since epoch {best['epoch']:.1f}: stopping early")
             control.should_training_stop = True
 
 

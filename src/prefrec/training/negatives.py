@@ -135,7 +135,7 @@ def _in_batch(
         if len(listed) < size:
             raise DataError(
                 f"in-batch negatives: the {len(rows)} rows have only {len(listed) - 1} targets that user "
-                f"{example.user_id!r} is not known to have taken, but lists of {size} need {size - 1}; take more rows"
+                f"{example.user_id!r} has not seen, but answer sets of {size} need {size - 1}; take more rows"
             )
         redrawn[row] = replace(example, candidates=tuple(listed[i] for i in rng.permutation(size).tolist()))
     return redrawn

@@ -330,7 +330,7 @@ def test_a_server_whose_context_is_too_short_is_told_less(monkeypatch, said):
     def chat(messages, **settings):
         asked.append(len(messages) // 2)
         if len(messages) > 5:
-            raise ModelError(f"http://localhost/v1/chat/completions refuses the question ({said})")
+            raise ModelError(f"http://localhost/v1/chat/completions refuses the request ({said})")
         return "hm"
 
     monkeypatch.setattr(client, "chat", chat)

@@ -138,7 +138,7 @@ def test_more_brings_other_titles(run, scripted):
     ("options", "message"),
     [
         ((), "give either --user or --history"),
-        (("--user", "nobody"), "user 'nobody' has no row in this run; name titles with --history"),
+        (("--user", "nobody"), "user 'nobody' has no example in this run; give titles with --history"),
         (("--history", "Red Emmma"), "no item with title or id 'Red Emmma' among 60; near ones: .*Red Emma"),
         (("--history", "Red Emma", "--retriever", "SASRec"), "there is no 'SASRec' here; there are random, .*s-dpo"),
         (("--history", "Red Emma", "--keep", "1"), "keep: "),

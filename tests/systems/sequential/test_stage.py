@@ -83,7 +83,7 @@ def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"rankers": [SASREC, SASREC]}, "the name 'SASRec' is taken by another ranker; give this one its own"),
+        ({"rankers": [SASREC, SASREC]}, "the name 'SASRec' is used by another ranker; choose another name"),
         ({"rankers": [SASREC | {"model": "BERT4Rec"}]}, "Input should be 'GRU4Rec', 'Caser' or 'SASRec'"),
         (
             {"rankers": [SASREC | {"grid": {"heads": [2]}}]},

@@ -54,7 +54,7 @@ def blend_entry(made_of: Ingredients, config: BlendConfig, folder: Path, before:
     data, parts = made_of.data, [_part(made_of, name, before) for name in config.parts]
     if left_out := [part.name for part in parts if part.full is None]:
         raise ConfigError(
-            f"rankers.{config.name}.parts: {', '.join(left_out)} cannot be asked about the whole catalogue, as a "
+            f"rankers.{config.name}.parts: {', '.join(left_out)} cannot rank the full catalogue, as a "
             "blend needs; leave them out"
         )
     key = stage_key(

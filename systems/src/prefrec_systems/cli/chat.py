@@ -93,7 +93,7 @@ def _retriever(run: Run, name: str) -> Entry:
         there = ", ".join([*REFERENCE_RANKERS, *run.plan.names])
         raise ConfigError(f"--retriever: there is no {name!r} here; there are {there}")
     if (full := run.entry(name).full) is None:
-        raise ConfigError(f"--retriever: {name} cannot be asked about all items; name another ranker")
+        raise ConfigError(f"--retriever: {name} cannot rank the full catalogue; name another ranker")
     return full
 
 
@@ -107,7 +107,7 @@ def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str,
     rows = (e for split in ("test", "validation", "train") for e in data.split(split) if e.user_id == user)
     row = next(rows, None)
     if row is None:
-        raise DataError(f"user {user!r} has no row in this run; name titles with --history")
+        raise DataError(f"user {user!r} has no example in this run; give titles with --history")
     return user, row.history, seen_items(data, [row])[0]
 
 

@@ -175,7 +175,7 @@ class OpenAIClient:
                     names = ", ".join(served)
                     return ModelError(f"{self.url} knows no model {self.model!r}, it serves {names} ({reason})")
         hint = "; does the address end with /v1?" if status == 404 and not self.url.endswith("/v1") else ""
-        return ModelError(f"{self.url}/{path} refuses the question ({reason}){hint}")
+        return ModelError(f"{self.url}/{path} refuses the request ({reason}){hint}")
 
 
 def _key(variable: str) -> str:

@@ -61,7 +61,7 @@ def _train(
     set_seed(seed)
     if not opinions:
         say(
-            f"{config.name}: no rating is below {config.liked:g}, so targets count as liked and untouched candidates "
+            f"{config.name}: no rating is below {config.liked:g}, so targets count as liked and unseen candidates "
             "as disliked"
         )
     encoder = PromptEncoder(
