@@ -311,8 +311,8 @@ class Recommender:
         """Raise ConfigError in a fork of the process that opened the recommender."""
         if os.getpid() != self._process:
             raise ConfigError(
-                "this process is a fork of the one that opened the recommender, and polars would wait forever for threads "
-                "that it does not have: use multiprocessing.get_context('spawn'), and open one in each process"
+                "this process is a fork of the one that opened the recommender, and polars would wait forever for "
+                "threads that it lacks: use multiprocessing.get_context('spawn'), and open one in each process"
             )
 
     def _best(self, asked: Log, k: int, selection: Selection) -> list[Rows[Ranked]]:

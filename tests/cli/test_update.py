@@ -74,7 +74,7 @@ def _pairs(frame):
 def test_an_update_says_what_it_gained_and_forgot(run, updated):
     folder, out = updated
     assert "old rows: test rows of the run that was updated" in out
-    assert "newest rows: test rows whose targets that run does not know" in out
+    assert "newest rows: test examples whose targets the old run does not know" in out
     assert out.count("SFT − sft before") == 2
     measured = json.loads((folder / "update.json").read_text())
     old, new = read_prepared(run / "data"), read_prepared(folder / "data")

@@ -112,7 +112,7 @@ def test_wrong_encoding(tmp_path):
         ),
         (
             "{name: a, align: [{negatives_from: hard, negatives_pool: 19}]}",
-            r"align\.s-dpo\.negatives_pool: 19 items are sampled per example, and the hardest 19 of them are taken",
+            r"align\.s-dpo\.negatives_pool: 19 items are sampled per example, and the hardest 19 of them are used",
         ),
         ("{name: a, align: [{name: sft}]}", "align: the name 'sft' is taken by another ranker"),
         ("{name: a, align: [{name: popularity}]}", "name 'popularity' is taken"),

@@ -86,7 +86,8 @@ def as_trained(model: ModelSection, weights: Path | None) -> ModelSection:
             name = o.option("model", field)
             warn(
                 escape(
-                    f"{name} {given[field]}: {weights} was trained with {value}; leave {name} out to query it as it was trained"
+                    f"{name} {given[field]}: {weights} was trained with {value}; leave {name} out to "
+                    "query it as it was trained"
                 )
             )
     return trained.model_copy(update=given)

@@ -452,8 +452,8 @@ class Recipe(Section):
         hardest = max(size - 1, align.num_negatives)
         if align.negatives_from == "hard" and align.negatives_pool <= hardest:
             raise ValueError(
-                f"{place}.negatives_pool: {align.negatives_pool} items are sampled per example, and the hardest {hardest} "
-                "of them are taken, which leaves little or no choice; raise it"
+                f"{place}.negatives_pool: {align.negatives_pool} items are sampled per example, and the "
+                f"hardest {hardest} of them are used, which leaves little or no choice; raise it"
             )
         if align.miner not in (None, *rankers):
             raise ValueError(f"{place}.miner: there is no {align.miner!r} in `rankers`: add it there")

@@ -71,7 +71,8 @@ def _held(path: Path) -> Iterator[None]:
         who = ", ".join(f"{name} {value}" for name, value in read_json(holder).items()) or "another process"
         where = path.parent if path.name == LOCK else path.with_name(path.name[1 : -len(LOCK)])
         raise ConfigError(
-            f"{where}: another run ({who}) is running here; wait until it has finished, stop it, or name another output folder"
+            f"{where}: another run ({who}) is running here; wait until it has finished, stop it, or "
+            "name another output folder"
         ) from None
     try:
         since = datetime.now().astimezone().isoformat(timespec="seconds")

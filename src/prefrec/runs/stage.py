@@ -137,8 +137,8 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
 def _check_own(folder: Path, key: str) -> None:
     if read_state(folder).get("key") != key:
         raise ConfigError(
-            f"{folder}: another command wrote this stage meanwhile, and the result of this one is lost; wait until the "
-            "other has finished, then run this command again"
+            f"{folder}: another command wrote this stage meanwhile, and the result of this one is lost; wait until "
+            "the other has finished, then run this command again"
         )
 
 
