@@ -90,6 +90,11 @@ def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float
     """Return the Softmax DPO loss log(1 + Σ_i exp(r_i − r_0)) (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
 
     Arguments, shapes and errors of this loss and those below are the ones of `preference_loss`.
+
+    Args:
+        policy_logps: [B, 1+N] log-probabilities under the policy, in nats; column 0 is the chosen answer.
+        ref_logps: [B, 1+N] the same under the frozen reference.
+        beta: strength of the pull towards the reference, above 0.
     """
     return preference_loss(policy_logps, _needed(ref_logps), beta)
 

@@ -84,16 +84,24 @@ def rejected_rows(
     seed: int = 0,
     with_liked: bool = False,
 ) -> list[RankingExample]:
-    """Return one row per chosen item, with up to `negatives` rejected ones and the history before them.
+    """Return one example per chosen item, with up to `negatives` rejected items and the history before them.
 
-    With `by` = `rated` a liked item is chosen, and rejected are items that the same user disliked among `AHEAD`
-    interactions that hold both. The history ends before these, so that the order of the log does not tell liked from
-    disliked items. `with_liked` lists the other liked ones, too. With `impressions` an item that was taken is chosen,
-    and rejected are others that were shown with it and that the history does not hold. Candidates are in random
-    order, fixed by `seed` and user id alone.
+    Candidates are in random order, fixed by `seed` and user id alone.
 
-    `log` has each user's interactions in order; for `rated` it is the result of `with_opinions`. Those `earlier` only
-    extend histories. Raise DataError if the log has no impressions.
+    Args:
+        log: each user's interactions in order; for `rated` the result of `with_opinions`.
+        by: `rated`: liked items are chosen, and items that the same user disliked within `AHEAD` interactions are
+            rejected; the history ends before both, so the order does not give the answer away. `impressions`: clicked
+            items are chosen, and items shown with them are rejected.
+        negatives: most rejected items per example.
+        earlier: interactions that only extend histories.
+        history_length: longest history, in items.
+        min_history: shortest history, in items.
+        seed: of the order of candidates.
+        with_liked: `rated`: also list the other liked items.
+
+    Raises:
+        DataError: the log has no impressions.
     """
     if by == "impressions" and "impressions" not in log.columns:
         raise DataError(
@@ -143,10 +151,15 @@ def preference_questions(
     history_length: int = 30,
     seed: int = 0,
 ) -> list[PreferenceQuestion]:
-    """Return one question for each of `users` who both liked and disliked something after the training part.
+    """Return one question for each user who both liked and disliked something after the training part.
 
-    The last items of `learn`, the training interactions, are the history. Questions follow the order of `held_out`,
-    later interactions from `with_opinions`. They have at most `of_each` liked and disliked items, the earliest.
+    Args:
+        learn: training interactions, whose last items are the history.
+        held_out: later interactions from `with_opinions`; questions follow their order.
+        users: ids of the users to ask about.
+        of_each: most liked, and most disliked, items per question, the earliest ones.
+        history_length: longest history, in items.
+        seed: of the order of candidates.
     """
     questions = []
     chosen = held_out.filter(pl.col("user_id").is_in(list(users)))

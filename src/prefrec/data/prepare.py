@@ -55,13 +55,16 @@ class Made(NamedTuple):
 
 
 def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bool = False) -> PreparedData:
-    """Read the source of `config` and make its rows. The same configuration always gives the same data.
+    """Read the source of `config` and make its examples. The same configuration always gives the same data.
 
-    `change` replaces the split that was made; it is not called if the source has a split of its own. `as_codes`
-    leaves the ids of interactions as codes, which is enough to write them: text takes as much memory as all else.
+    Args:
+        config: the source, and how examples are made.
+        change: replaces the split; not called if the source has its own.
+        as_codes: leave the ids of interactions as codes, which halves the memory and is enough to write them.
 
-    Raise DataError if the files cannot be used, or no interaction is left, and ConfigError if the source lacks
-    something that the configuration asks for.
+    Raises:
+        DataError: the files cannot be used, or no interaction is left.
+        ConfigError: the source lacks something that the configuration asks for.
     """
     read = config.kind.read(config)
     if isinstance(read, PreparedData):

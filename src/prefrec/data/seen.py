@@ -31,10 +31,14 @@ def held_out(sequences: Sequences, targets: Sequence[Targets], learn: NDArray[np
 
 
 def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[str]]:
-    """Return the items that each row's user took before the row's target [B], to exclude in full ranking.
+    """Return the items [B] that each example's user had seen before the target, to exclude in full ranking.
 
-    These are the row's history, the user's training interactions, and the held-out interactions before the target. A
-    target that was taken before is among them. `rows` are validation or test rows.
+    These are the history, the user's training interactions, and the held-out interactions before the target. A target
+    that was seen before is among them.
+
+    Args:
+        data: prepared data.
+        rows: B validation or test examples.
     """
     users = {e.user_id for e in rows}
     learnt, held_out = _by_user(data.train_interactions, users), _by_user(data.held_out_interactions, users)

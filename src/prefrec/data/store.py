@@ -57,8 +57,15 @@ _ONCE = {"items": "item_id", "users": "user_id"}
 def write_prepared(data: PreparedData, folder: Path) -> None:
     """Write the Parquet tables, then `protocol.json`: a folder without it is unfinished.
 
-    If a write fails, older files stay unchanged. Raise DataError if `folder` is a file, StorageError if the disk is
-    full, or writing is not permitted.
+    If a write fails, older files stay unchanged.
+
+    Args:
+        data: prepared data.
+        folder: folder to write, created if missing.
+
+    Raises:
+        DataError: `folder` is a file.
+        StorageError: the disk is full, or writing is not permitted.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -129,9 +136,13 @@ def prepared_digest(folder: Path) -> str:
 
 
 def read_prepared(folder: Path) -> PreparedData:
-    """Read the data that `write_prepared` wrote to `folder`.
+    """Read prepared data.
 
-    Raise DataError if the folder is missing, unfinished, damaged or of another format version.
+    Args:
+        folder: folder written by `write_prepared` or `prefrec prepare`.
+
+    Raises:
+        DataError: the folder is missing, unfinished, damaged or of another format version.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -65,7 +65,14 @@ WITH_USER = (CooccurrenceRanker.name, WindowCooccurrenceRanker.name, TitleTfidfR
 
 
 def audit_prepared(data: PreparedData, split: str = "test", learn_from: str = "train", seed: int = 0) -> Audit:
-    """Audit one split of prepared data, learning from another (`learn_from`)."""
+    """Return the audit of one split of prepared data.
+
+    Args:
+        data: prepared data.
+        split: `train`, `validation` or `test`: the candidate sets to audit.
+        learn_from: another split, from which the shortcuts learn.
+        seed: of samples and shuffles.
+    """
     if learn_from == split:
         raise DataError(f"an audit of the {split} lists cannot learn from the {split} lists")
     rows, learn, log = data.some(split, None), data.split(learn_from), data.train_interactions

@@ -183,10 +183,16 @@ def evaluate_preferences(
     weights: Mapping[str, float] | None = None,
     chosen_on: int = 0,
 ) -> Preferences:
-    """Return AUC and NDCG of `scores`, name → [B, C], with intervals over `users` [B].
+    """Return AUC and NDCG of liked over disliked items, with intervals over users.
 
-    Scores [K, B, C] are K scores of each item; metrics are means over the K. `compare` are pairs of names, for paired
-    differences of the first minus the second. `weights` and `chosen_on` are kept with the numbers.
+    Args:
+        scores: name → scores [B, C], or [K, B, C] for means over K scores.
+        liked: [B, C] which candidates the user liked.
+        disliked: [B, C] which candidates the user disliked.
+        users: [B] user of each question.
+        compare: pairs of names, for paired differences of the first minus the second.
+        weights: name → weight of the reward in a sum, kept with the result.
+        chosen_on: number of users that chose the weights, kept with the result.
     """
     values = {
         (n, m): _mean_of(metric, s, liked, disliked) for n, s in scores.items() for m, metric in METRICS.items()

@@ -40,9 +40,12 @@ BY_COLUMN = {
 def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
     """Return the layout that the configuration of a model allows, and the reason.
 
-    It is `separate` where a mask alone does not separate answers and packed scores would be silently wrong: layers
-    with a state, positions from columns, and attention implementations without a mask of pairs. Other models get
-    `packed`; those not in `BRANCHING` should be checked with `prefrec.lm.layout.verified_layout`.
+    It is `separate` if a mask cannot keep answers apart, so that packed scores would be silently wrong: layers with a
+    state, positions from columns, and attention without a mask of pairs. Other models get `packed`; check those not in
+    `BRANCHING` with `prefrec.lm.layout.verified_layout`.
+
+    Args:
+        config: configuration of the model.
     """
     name, implementation = config.model_type, attention_implementation(config)
     if name in RECURRENT:

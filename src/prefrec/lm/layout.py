@@ -39,9 +39,14 @@ models). Correct layouts differ by 2e-6 in float32 and by 0.017 under bfloat16 a
 def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout: Layout) -> tuple[Layout, str]:
     """Return `layout`, or `separate` if packed scores differ from those of one row per answer; and the reason.
 
-    Answers made from the choice set's text (`probe_set`) are scored both ways, also after a shorter prompt, to check
-    padding; a long prompt gives a stricter check. Call this in the autocast context that the model will be used in.
-    `separate` is returned unchecked.
+    Answers made from the choice set's text (`probe_set`) are scored both ways, also after a shorter prompt to check
+    padding. Call this in the autocast context in which the model will be used.
+
+    Args:
+        model: a causal language model.
+        choice_set: example to check with; a long prompt gives a stricter check.
+        pad_id: token id for padding.
+        layout: layout to check; `separate` is returned unchecked.
     """
     if layout == "separate":
         return layout, "nothing to check"

@@ -88,11 +88,15 @@ class PackedBatch:
 
 
 def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "packed") -> PackedBatch:
-    """Lay out choice sets for one call of the model.
+    """Return choice sets laid out for one call of the model.
 
-    `packed` has one row per choice set, and `separate` one row per answer, for models whose state cannot branch. Any
-    `pad_id` works, because padding is masked by length and not by id. Raise ValueError if there is no choice set, or
-    one has an empty prompt, no answer or an empty answer.
+    Args:
+        choice_sets: B prompts with C answers each, as token ids.
+        pad_id: any token id; padding is masked by length, not by id.
+        layout: `packed`: one row per choice set. `separate`: one row per answer, for models whose state cannot branch.
+
+    Raises:
+        ValueError: there is no choice set, or one has an empty prompt, no answer or an empty answer.
 
     Two rows, prompts `1 2 3` and `1 2`, answers `4 9`/`5 6 9` and `7 9`/`8 9`:
 

@@ -84,7 +84,14 @@ class PromptEncoder:
     ) -> ChoiceSet:
         """Encode a ranking question; the oldest titles of a history that is too long are dropped.
 
-        `answers` are the titles to score. Raise TokenizerError if the prompt does not fit even without a history.
+        Args:
+            template: prompt template.
+            history: titles, oldest first.
+            candidates: titles that the prompt lists, if the template does.
+            answers: titles to score.
+
+        Raises:
+            TokenizerError: the prompt does not fit even without a history.
         """
         return self.fit(template, history, candidates, answers)[0]
 

@@ -166,9 +166,14 @@ class CatalogueRanker:
         rngs: Iterable[np.random.Generator],
         without: Iterable[Collection[str]],
     ) -> Iterator[list[str]]:
-        """Draw k items of the catalogue after each history without replacement, in proportion to their probabilities.
+        """Sample items after each history without replacement, in proportion to their probabilities.
 
-        Each history has its own generator and its own items to leave out. Fewer items are drawn if fewer are left.
+        Args:
+            histories: item ids, oldest first.
+            k: number of items per history; fewer if fewer are left.
+            rngs: a generator per history.
+            without: items to leave out, per history.
+
         Errors are those of `recommend`.
         """
         for history, rng, own, logps in zip(histories, rngs, without, self.item_logps(histories), strict=True):

@@ -150,9 +150,12 @@ def greedy_answers(
 
 
 def load_lm(base: str, adapter: Path | None = None, **options: Any) -> tuple[nn.Module, Any]:
-    """Return a base model with trained weights, if any, and its tokenizer, on a GPU if there is one.
+    """Return a language model and its tokenizer, on a GPU if there is one.
 
-    Arguments and errors are those of `prefrec.training.adapters.load_weights`.
+    Args:
+        base: embedded model, local folder or Hugging Face id.
+        adapter: folder of an adapter, or of a whole model. Default: the base model alone.
+        **options: further arguments of `prefrec.training.adapters.load_weights`, whose errors it raises.
     """
     # transformers changes torch's defaults while it loads, for all threads.
     with _LOADING:

@@ -58,7 +58,11 @@ class PopularityRanker:
 
     @classmethod
     def fit(cls, train_interactions: pl.DataFrame) -> Self:
-        """Count the distinct users of each item."""
+        """Count the distinct users of each item.
+
+        Args:
+            train_interactions: frame with `user_id` and `item_id`.
+        """
         counts = train_interactions.group_by("item_id").agg(pl.col("user_id").n_unique())
         return cls(dict(counts.iter_rows()))
 
@@ -102,7 +106,13 @@ class ItemKNNRanker:
 
     @classmethod
     def fit(cls, train_interactions: pl.DataFrame, k: int = 200, shrink: float = 10.0) -> Self:
-        """Keep the `k` most similar items of each item."""
+        """Keep the most similar items of each item.
+
+        Args:
+            train_interactions: frame with `user_id` and `item_id`.
+            k: neighbours per item.
+            shrink: pulls the similarities of rare items to 0.
+        """
         matrix, index = user_item_matrix(train_interactions)
         items = matrix.T.tocsr()
         norms = np.sqrt(np.diff(items.indptr))
@@ -136,7 +146,12 @@ class TitleTfidfRanker:
 
     @classmethod
     def fit(cls, catalogue: Catalogue, *, half_life: float = 1.0) -> Self:
-        """Keep a sparse vector per item; a weight is halved after `half_life` items of the history."""
+        """Keep a sparse vector per item.
+
+        Args:
+            catalogue: items and their titles.
+            half_life: number of history items after which the weight is halved.
+        """
         vectors = tfidf(list(catalogue.titles.values()))
         return cls(vectors, {item: i for i, item in enumerate(catalogue.titles)}, half_life)
 

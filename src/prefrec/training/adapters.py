@@ -65,10 +65,14 @@ def _are_layer_names(value: Any) -> bool:
 def lora_config(
     r: int = RANK, alpha: int | None = None, dropout: float = 0.0, targets: list[str] | str = ALL_LINEAR
 ) -> LoraConfig:
-    """Return a LoRA configuration of rank r for a causal LM; `alpha` is the scale's numerator (None: 2·r).
+    """Return a LoRA configuration for a causal language model.
 
-    `targets` are a name or names of layers, `all-linear` (all but the head), or a regular expression for whole names
-    such as `model.layers.0.mlp.up_proj`.
+    Args:
+        r: rank.
+        alpha: numerator of the scale alpha / r. Default: 2·r.
+        dropout: dropout probability on the adapter's input.
+        targets: names of layers, `all-linear` (all but the head), or a regular expression of full names such as
+            `model.layers.0.mlp.up_proj`.
     """
     if isinstance(targets, str) and targets != ALL_LINEAR and _LAYER_NAME.fullmatch(targets):
         targets = [targets]  # PEFT takes a plain text for a regular expression of the whole name
@@ -133,8 +137,13 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
 def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     """Return `model` with the adapter of a folder; warn if its configuration names another base.
 
-    `kwargs` are those of `PeftModel.from_pretrained`; a model with adapters needs `adapter_name`. Raise ModelError if
-    the folder has no LoRA adapter in safetensors, or it does not fit.
+    Args:
+        model: the base, or a model that already has adapters.
+        folder: LoRA adapter in safetensors, as PEFT saves it.
+        **kwargs: arguments of `PeftModel.from_pretrained`; a model with adapters needs `adapter_name`.
+
+    Raises:
+        ModelError: the folder has no such adapter, or it does not fit the model.
     """
     trained_on = _base_in(check_adapter(folder))
     base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")

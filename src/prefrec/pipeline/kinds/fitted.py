@@ -13,10 +13,14 @@ from prefrec.runs.stage import stage_key
 
 
 def fitted_kind(ranker: type[FittedRanker], config: type[RankerConfig]) -> RankerKind:
-    """Return the kind of rankers of this class, for an entry of a recipe that `config` describes.
+    """Return a kind of rankers for recipes, made from a class with `fit` and `score`.
 
-    The ranker is fitted when it is first queried, in a run as in a server. Its answers are kept by the data and the
-    entry, so a change of the class alone is not noticed: give the entry a new name then.
+    The ranker is fitted when it is first queried, in a run as in a server. Predictions are kept by the data and the
+    entry of the recipe, so a change of the class is not noticed: give the entry a new name then.
+
+    Args:
+        ranker: the class; it is created with the entry of the recipe.
+        config: class of the entry, with defaults for `kind` and `name`.
     """
 
     def entry(made_of: Ingredients, settings: RankerConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:

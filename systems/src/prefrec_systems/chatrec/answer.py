@@ -38,7 +38,11 @@ class Answer:
 
 
 def read_answer(text: str, titles: Sequence[str]) -> Answer:
-    """Return the order in which `text` lists `titles`.
+    """Return the order in which a text lists titles.
+
+    Args:
+        text: answer of a chat model.
+        titles: titles of the items that it was shown.
 
     A line names a title if the whole line does, after `prefrec.prompts.answers.normalise_title`. List markers,
     emphasis and quotes may surround the title. A remark may follow it after a dash, bar, bracket or colon; after a

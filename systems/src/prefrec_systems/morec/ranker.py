@@ -24,9 +24,14 @@ ENCODER = "encoder"
 
 
 def load_morec(folder: Path, catalogue: Catalogue, name: str | None = None) -> SequentialRanker:
-    """Return the ranker that `train_morec` left in `folder`; without `name` it has that of its configuration.
+    """Return a trained MoRec.
 
-    The encoder is loaded only if the catalogue holds titles that were absent in training.
+    The encoder is loaded only if the catalogue has titles that were not in training.
+
+    Args:
+        folder: folder written by `train_morec`.
+        catalogue: items to rank.
+        name: name in the tables. Default: that of its configuration.
 
     Raises:
         ModelError: the model is missing or damaged.

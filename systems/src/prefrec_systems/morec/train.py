@@ -21,11 +21,17 @@ from prefrec_systems.sequential.train import Training, parameter_group, random_s
 
 
 def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int) -> Path:
-    """Train MoRec in `out`, which then holds `MODEL_FILES`, `log.json` and a tuned encoder; return `out`.
+    """Train MoRec and return its folder.
 
-    After each epoch the whole catalogue, with the items that training lacks, is ranked for every validation row.
-    The epoch with the highest NDCG@10 is kept. An interrupted training continues after its last epoch. On the CPU
-    the same data, configuration and seed give the same weights.
+    After each epoch all items, new ones included, are ranked for every validation example; the epoch with the highest
+    NDCG@10 is kept. Interrupted training resumes after its last epoch. On the CPU the same data, configuration and
+    seed give the same weights.
+
+    Args:
+        data: prepared data.
+        config: settings of the model and its training.
+        out: folder for `MODEL_FILES`, `log.json` and a tuned encoder.
+        seed: of weights and batches.
 
     Raises:
         ModelError: the encoder does not exist.
