@@ -41,8 +41,8 @@ def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
     """Return the layout that the configuration of a model allows, and the reason.
 
     It is `separate` if a mask cannot keep answers apart, so that packed scores would be silently wrong: layers with a
-    state, positions from columns, and attention without a mask of pairs. Other models get `packed`; check those not in
-    `BRANCHING` with `prefrec.lm.layout.verified_layout`.
+    state, positions from columns, and attention without a mask of pairs. Other models get `packed`; check those not
+    in `BRANCHING` with `prefrec.lm.layout.verified_layout`.
 
     Args:
         config: configuration of the model.

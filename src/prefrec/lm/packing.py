@@ -93,7 +93,7 @@ def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "pac
     Args:
         choice_sets: B prompts with C answers each, as token ids.
         pad_id: any token id; padding is masked by length, not by id.
-        layout: `packed`: one row per choice set. `separate`: one row per answer, for models whose state cannot branch.
+        layout: `packed`: one row per choice set. `separate`: one row per answer, for models that cannot branch.
 
     Raises:
         ValueError: there is no choice set, or one has an empty prompt, no answer or an empty answer.
