@@ -213,7 +213,7 @@ class Recommender:
 
         The rules are those of `recommend`.
         The frame has the columns of `ANSWERS`, and is written to `out` as Parquet, or as CSV if its name ends so.
-        Answers so far are kept beside it: the same call goes on where an earlier one was stopped. The processes of a
+        Answers so far are kept beside it: the same call resumes after an interruption. The processes of a
         job share the users.
         """
         self._check_process()

@@ -53,7 +53,7 @@ def sft(
 def begin(
     data: Path, section: RowsSection, model: ModelSection, lora: LoraSection, adapter: Path | None, seed: int
 ) -> tuple[Ingredients, Entry | None]:
-    """Return the ingredients of a stage, and what it goes on from, after a check of the rows and the adapter."""
+    """Return the ingredients of a stage, and what it continues, after a check of the rows and the adapter."""
     prepared, model = read_prepared(data), as_trained(model, adapter)
     check_section(section, prepared, model, seed, o.option)
     check_titles(prepared, model)
@@ -94,9 +94,9 @@ def as_trained(model: ModelSection, weights: Path | None) -> ModelSection:
 
 
 def _form(lora: LoraSection, adapter: Path | None) -> LoraSection | None:
-    """Return the form of a new adapter; one to go on from keeps its own. None: all weights go on.
+    """Return the form of a new adapter; one to continue keeps its own. None means all weights go on.
 
-    Raise ConfigError if an option asks for another form than that of the adapter to go on from.
+    Raise ConfigError if an option asks for another form than that of the adapter to continue.
     """
     if adapter is not None and adapter.is_dir() and not is_adapter(adapter):
         if lora.model_fields_set:

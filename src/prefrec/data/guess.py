@@ -64,7 +64,7 @@ def guess_settings(log: Path, items: Path, given: ColumnNames, encoding: str, lo
         *(setting._replace(field=f"columns.{field}") for field, setting in columns.items()),
         *(Setting(*setting, note) for mark, setting in _NEEDED.items() for note in source.notes if mark in note),
         Setting("split", split, f"or time, which asks more about new items ({new:.0%} of the last tenth)"),
-        Setting("candidates", {"kind": "auto", "size": size}, "the target among items that the user never took"),
+        Setting("candidates", {"kind": "auto", "size": size}, "the target among items that the user has not seen"),
         Setting("history_length", longest, f"users have {lengths.mean():.1f} items"),
         Setting("min_history", shortest, "items before a target"),
         *(Setting(f"max_{part}_rows", most, "of a large log, at random") for part, most in _MOST_ROWS.items()),

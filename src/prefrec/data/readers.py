@@ -162,8 +162,8 @@ def _checked(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
 def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
     """Read JSON lines or a JSON array of objects, also `.gz`; line n is row n. An absent field is null.
 
-    `schema` has the columns to read and their types; None: all, as polars sees them. Raise DataError if the file is
-    missing, damaged or not such JSON.
+    `schema` has the columns to read and their types; None means all, as polars sees them. Raise DataError if the file
+    is missing, damaged or not such JSON.
     """
     with _open(path) as file:
         is_array = file.read(1000).lstrip()[:1] == b"["

@@ -83,7 +83,7 @@ class PreparedData:
         train, validation, test: ranking examples, candidates included; `Rows` are made when they are read.
         train_interactions: frame `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds,
             Float64, list of str; sorted by user and time). A recommender may learn from all of it; it contains no
-            validation or test target. `impressions` are items that were shown and not taken.
+            validation or test target. `impressions` are items that were shown but not clicked.
         held_out_interactions: other interactions of the users of validation and test rows, up to each user's last
             target, in the same form. Nothing learns from them; `seen_items` reads them. None in data of an earlier
             prefrec.
@@ -136,7 +136,7 @@ class PreparedData:
         return cast(Sequence[RankingExample], getattr(self, name))
 
     def some(self, name: str, n: int | None) -> list[RankingExample]:
-        """Return n rows of a split, spread over its users (one of each, then a second of each, …); None: all.
+        """Return n rows of a split, spread over its users (one of each, then a second of each, …); None means all.
 
         The choice among a user's rows is always the same. The rows keep the order of the split. Validation and test
         rows have the time of their question if the data have dates.

@@ -89,7 +89,7 @@ class Evaluation(Group):
     Attributes:
         chance: HR@1 of a random ranker, the mean of 1/(candidates of the row).
         audit: of the lists under test, or why there are none. Its verdict stands above every table.
-        best_reference: the reference row that models are compared with, or None.
+        best_reference: the baseline that models are compared with, or None.
         groups: `warm` and `new` → the rows whose target occurs, or does not occur, in training interactions; {} if
             the rows were not split.
         values, predictions: values per row, and a frame of `PREDICTION_SCHEMA`; neither is in the JSON.

@@ -1,4 +1,4 @@
-"""Items as tokens: one additional token per item, with a vector that is both read and predicted.
+"""Item-ID tokens: one additional token per item, with a vector that is both read and predicted.
 
 An item's vector is a projection of its title's vector plus a vector of its own:
 
@@ -299,7 +299,7 @@ class ItemEncoder(PromptEncoder):
         self._tokens = {title: first + i for i, title in enumerate(catalogue.titles.values())}
         if len(self._tokens) < len(catalogue):
             raise DataError(
-                "two items of the catalogue share a title, but items as tokens need different ones; prepare the data "
+                "two items of the catalogue share a title, but item-ID tokens need different ones; prepare the data "
                 "with --duplicate-titles merge or number (`duplicate_titles` in a recipe)"
             )
         self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -317,7 +317,7 @@ class ItemEncoder(PromptEncoder):
 
     def encode_text(self, prompt: Any, answers: Sequence[str]) -> ChoiceSet:
         """Raise TokenizerError, because there are no tokens for free text."""
-        raise TokenizerError("a model with items as tokens reads histories of items, not text")
+        raise TokenizerError("a model with item-ID tokens reads histories of items, not text")
 
     def answers_after(self, text: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the two tokens of each answer, which do not depend on the text before it."""

@@ -111,7 +111,7 @@ def load_model(
         attn_implementation: of `ATTENTION`; `auto`: the choice of transformers (`sdpa` for most models).
         quantization: `nf4` stores the layers' matrices in 4 bits (`bitsandbytes`), on this process's GPU if there is
             one, to train adapters on, and computes in `dtype`; `nf4-double` also stores their scales in 8 bits.
-        layers: number of first layers to keep, or the numbers of the layers to keep, from 0; None: all.
+        layers: number of first layers to keep, or the numbers of the layers to keep, from 0; None means all.
         random_weights: start from random weights, as a control.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
     """

@@ -60,7 +60,7 @@ class PackedBatch:
         logits_to_keep: number of columns, counted from the right, that need logits.
         nodes: [M] trie node before each answer token, for likelihood within a catalogue; None: among all tokens.
             Within a catalogue, answer tokens are only those where the path of an answer branches.
-        competing: bool [P, U], True for the catalogue's `words` that can follow at each position; None: all can.
+        competing: bool [P, U], True for the catalogue's `words` that can follow at each position; None means all can.
     """
 
     input_ids: Tensor
@@ -252,7 +252,7 @@ class _Row:
 
 
 def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterator[_Row]:
-    """Yield one choice set as rows of at most `room` tokens (None: no limit), with at least one answer each."""
+    """Yield one choice set as rows of at most `room` tokens (None means no limit), with at least one answer each."""
     prompt, answers = choice_set.prompt, choice_set.answers
 
     def row(start: int, end: int) -> _Row:

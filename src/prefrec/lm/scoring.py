@@ -125,7 +125,7 @@ def token_logps(logits: Tensor, index: Tensor, targets: Tensor, read: Tensor | N
         logits: [K, V].
         index: [M] index of each token's position among those read.
         targets: [M] its id.
-        read: [P] the rows of `logits` that are read, each once; None: all in their order.
+        read: [P] the rows of `logits` that are read, each once; None means all in their order.
     """
     return _TokenLogps.apply(logits, index, targets, read, max(1, BLOCK_BYTES // (4 * logits.shape[1])))
 

@@ -33,7 +33,7 @@ _SHARED = {"data", "seed", "model", "digests", "lora", "start"}
 
 @dataclass(frozen=True)
 class Ingredients:
-    """Data and their key, base model, form of a new adapter (None: all weights are trained), and seed.
+    """Data and their key, base model, form of a new adapter (None means all weights are trained), and seed.
 
     `batch_size` is the rows per pass of stages that ask rankers. No result depends on it, so no key does.
     """
@@ -169,7 +169,7 @@ def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection,
 
 
 def reference_entry(made_of: Ingredients, name: str) -> Entry:
-    """Return a reference row, such as popularity."""
+    """Return a baseline, such as popularity."""
     data, seed = made_of.data, made_of.seed
 
     def load(batch_size: int) -> Ranker:

@@ -76,14 +76,14 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
 def comparison_pairs(lms: Sequence[str], models: Sequence[str], best: str | None) -> list[tuple[str, str]]:
     """Return the pairs to compare: each language model with the one before, each model with the best reference.
 
-    `lms` are in the order of training; `models` are all rankers that are not reference rows.
+    `lms` are in the order of training; `models` are all rankers that are not baselines.
     """
     chain = list(zip(lms[1:], lms[:-1], strict=True))
     return chain + [(name, best) for name in models if best is not None]
 
 
 def best_reference(predictions: pl.DataFrame, references: Sequence[str]) -> str | None:
-    """Return the first reference row with the highest mean NDCG@10; None if there are no reference rows."""
+    """Return the first baseline with the highest mean NDCG@10; None if there are no baselines."""
     ndcg = metrics_for([10])["ndcg@10"]
     names = [n for n in predictions["ranker"].unique(maintain_order=True) if n in references]
     reached = {n: float(ndcg(*ranks_of(predictions.filter(pl.col("ranker") == n))).mean()) for n in names}

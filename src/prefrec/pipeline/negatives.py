@@ -126,7 +126,7 @@ def log_rows(
 ) -> list[RankingExample]:
     """Return all rows of `negatives_from: rated` or `impressions` in a log; raise DataError if it has none.
 
-    The log is that of training, or another one that goes on from the `earlier` one.
+    The log is that of training, or another one that continues the `earlier` one.
     """
     log = data.train_interactions if log is None else log
     if section.negatives_from == "rated":

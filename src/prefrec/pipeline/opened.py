@@ -70,7 +70,7 @@ class Run:
         return self.plan.step(name).changed() if name in self.plan.names else []
 
     def entry(self, name: str) -> Entry:
-        """Return a ranker of this run, or a reference row; errors are those of `Plan.open`."""
+        """Return a ranker of this run, or a baseline; errors are those of `Plan.open`."""
         entry = self.plan.open(name)
         if self.outdated and self.changed(name) is None:
             warn(f"{escape(name)} may have been made with another recipe than the one in its run: {self.outdated}")

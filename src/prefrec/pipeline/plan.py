@@ -41,7 +41,7 @@ class Step:
         folder: of its result.
         kind: `sft`, `align`, or the kind of a ranker.
         section: its settings.
-        needs: names of the stages and reference rows that it is made of.
+        needs: names of the stages and baselines that it is made of.
         asks: whether its ranker asks those that it needs.
     """
 
@@ -79,7 +79,7 @@ class Plan:
     """The stages of a recipe on its data, in a run's folder. It loads and trains nothing until it is told to.
 
     Attributes:
-        start: weights that the first stage goes on from; None: those of an update's run, or the base.
+        start: weights that the first stage starts from; None: those of an update's run, or the base.
         known: rankers that stand for those of the same names, such as loaded ones.
     """
 
@@ -107,7 +107,7 @@ class Plan:
         return [self.entry(name) for name in self.names if name in wanted]
 
     def open(self, name: str) -> Entry:
-        """Return a ranker that was made before, or a reference row.
+        """Return a ranker that was made before, or a baseline.
 
         Raise DataError if it is missing or damaged, ConfigError if it was made with another recipe.
         """
@@ -138,7 +138,7 @@ class Plan:
         return self._steps[name]
 
     def entry(self, name: str) -> Entry:
-        """Return the ranker of this name, made or not: a known one, that of a stage, or a reference row."""
+        """Return the ranker of this name, made or not: a known one, that of a stage, or a baseline."""
         if name in self.known:
             return self.known[name]
         return self.step(name).entry if name in self.names else reference_entry(self.made_of, name)
@@ -257,7 +257,7 @@ def why_due(folder: Path, key: str, changed: Sequence[str] | None) -> str:
 
 
 def _changed_inputs(recorded: Any, inputs: Mapping[str, Any]) -> list[str] | None:
-    """Return the dotted names of inputs whose value differs from the recorded one; None: none was recorded.
+    """Return the dotted names of inputs whose value differs from the recorded one; None if none was recorded.
 
     A base that is not found does not count: it may have been moved.
     """

@@ -490,7 +490,7 @@ class Recipe(Section):
 
 
 def reached(needs: Mapping[str, Sequence[str]], *names: str) -> list[str]:
-    """Return these names and all that they need, each after its own needs; reference rows are left out."""
+    """Return these names and all that they need, each after its own needs; baselines are left out."""
     order: dict[str, None] = {}
 
     def visit(name: str, above: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A run that goes on from another one: what it learns from, where it starts, and what it forgets."""
+"""A run that continues another one: what it learns from, where it starts, and what it forgets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def split_change(update: UpdateSection, seed: int) -> Change:
 
 
 def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | None:
-    """Return the weights that an update's SFT goes on from; None: the recipe is not of an update."""
+    """Return the weights that an update's SFT starts from; None: the recipe is not of an update."""
     if recipe.update is None:
         return None
     weights = recipe.update.run / SFT / WEIGHTS
@@ -81,7 +81,7 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
 
 
 def _earlier(update: UpdateSection) -> tuple[PreparedData, list[RankingExample]]:
-    """Return the data of the run that an update goes on from, and the test rows that stay out of training."""
+    """Return the data of the run that an update continues, and the test rows that stay out of training."""
     check_whole(update.run / "data")
     data = read_prepared(update.run / "data")
     return data, data.some("test", min(update.rows, (len(data.test) + 1) // 2))

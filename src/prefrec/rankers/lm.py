@@ -87,7 +87,7 @@ class LMRanker:
 
     @cached_property
     def within(self) -> CatalogueSoftmax | None:
-        """The catalogue that titles are scored within; None: all texts."""
+        """The catalogue that titles are scored within; None means all texts."""
         if self.objective == "tokens":
             return None
         titles = [*self.catalogue.titles.values()]

@@ -1,4 +1,4 @@
-"""The reference rows of every table: rankers without a neural model.
+"""The baselines of every table: rankers without a neural model.
 
 They learn from training interactions (a frame `user_id, item_id, timestamp`), and items outside them score 0. Title
 TF-IDF learns from titles instead. Window co-occurrence is in `window`.

@@ -47,7 +47,7 @@ class Grid:
 def metrics_grid(
     evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] | None = None
 ) -> Grid:
-    """Return rankers × metrics (None: all), the highest of each column `best`, and a last row for a random order.
+    """Return rankers × metrics (default: all), the highest of each column `best`, and a last row for a random order.
 
     Metrics over the whole catalogue (`full`) are a second block of columns.
     """

@@ -56,7 +56,7 @@ ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a server: names to show, deadline of requests in seconds, API key (None: no key is asked for).
+    """Settings of a server: names to show, deadline of requests in seconds, API key (None if no key is needed).
 
     `hosts` are names without port that the Host header may have (None: any), `page` is path → (media type, content).
     With `access_log` there is a line for each request on standard error. Raise ConfigError if the key is none.

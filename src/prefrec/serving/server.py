@@ -132,7 +132,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     served = [name for name in wanted if name in parts]
     scorer.others = {name: parts[name] for name in served if name not in entries}
     engine = Engine(scorer, run.data, encoder, split, served, room=max_tokens, **queue)
-    # Reference rows are fitted when they are first asked.
+    # Baselines are fitted when they are first asked.
     engine.warm_up([name for name in served if name not in references])
     return engine
 

@@ -222,7 +222,7 @@ class ChoiceTrainer(Trainer):
                 cast(Any, part).set_epoch(epoch)
 
     def add_to_checkpoint(self, folder: Path) -> None:
-        """Write what this trainer needs beside its weights to go on from a checkpoint."""
+        """Write what this trainer needs beside its weights to resume from a checkpoint."""
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the fields of a `PackedBatch` of rows `{"choices": ChoiceSet, …}`, and the numbers of the rows.

@@ -24,7 +24,7 @@ class EncodedRows(Dataset[dict[str, Any]]):
 
     Attributes:
         encoder: what encoded them; None: the trainer's own, by its tokenizer.
-        within: the catalogue that answers are scored within; None: all tokens.
+        within: the catalogue that answers are scored within; None means all tokens.
     """
 
     encoder: Any = None

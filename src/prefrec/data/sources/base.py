@@ -52,7 +52,7 @@ class Source:
         domain: `movies`, `music`, `books` or `generic`.
         catalogue: items with titles; every item of `interactions` is in it.
         interactions: `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds, Float64, list
-            of str: items that were shown then and not taken).
+            of str: items that were shown then but not clicked).
         notes: changes made on reading, in words.
         given: the source's own split, or None.
         touched: `user_id, item_id` of all items a user is known to have met, or None if these are `interactions`.

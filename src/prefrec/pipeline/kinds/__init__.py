@@ -31,7 +31,7 @@ class RankerKind:
         config: class of its entries in a recipe; a `prefrec.rankers.config.RankerConfig`.
         entry: plans the ranker from the run's ingredients, the configuration, the ranker's folder and the rankers
             that it needs, by name. It loads and trains nothing; `make` and `load` of the entry do.
-        needs: field → names in it of the earlier rankers and reference rows that it is made of.
+        needs: field → names in it of the earlier rankers and baselines that it is made of.
         asks: whether its ranker asks those that it needs.
         served: whether `prefrec serve` serves it without being told its name.
         trains: whether its configuration is a `TrainSection`, of the recipe's language model.

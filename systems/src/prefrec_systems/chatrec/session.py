@@ -40,7 +40,7 @@ class ChatSession:
 
     Args:
         user_id: whose profile is shown.
-        candidates: item ids; None: all of the catalogue that are not in the history.
+        candidates: item ids; None means all of the catalogue that are not in the history.
         turns: latest questions and answers that are sent again, as far as they fit; the first one always is.
 
     Raises:

@@ -88,7 +88,7 @@ def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecC
 
 
 def _retriever(run: Run, name: str) -> Entry:
-    """Return a ranker of the run that can be asked about all items, or a reference row."""
+    """Return a ranker of the run that can be asked about all items, or a baseline."""
     if name not in (*REFERENCE_RANKERS, *run.plan.names):
         there = ", ".join([*REFERENCE_RANKERS, *run.plan.names])
         raise ConfigError(f"--retriever: there is no {name!r} here; there are {there}")

@@ -1,4 +1,4 @@
-"""Items as tokens: an input embedding with the words of a model and, beyond them, projected item vectors.
+"""Item-ID tokens: an input embedding with the words of a model and, beyond them, projected item vectors.
 
 In LLaRA's hybrid prompts some positions stand for items. Such a position holds a token id beyond the vocabulary:
 V + i for item i. The model's own embedding is wrapped by one that looks up words and projects items. So packing,

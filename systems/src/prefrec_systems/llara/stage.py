@@ -145,7 +145,7 @@ class _Prompts:
         )
 
     def within(self, rows: Sequence[RankingExample] | None = None) -> CatalogueSoftmax | None:
-        """Return the titles that answers compete with: those of the log and of these rows' lists; None: all."""
+        """Return the titles that answers compete with: those of the log and of these rows' lists; None means all."""
         ids = self.data.catalogue.ids
         if rows is not None:
             listed = {i for row in rows for i in row.candidates} | set(trained_items(self.data))
@@ -203,7 +203,7 @@ def _check_aligned_recipe(config: LlaraAlignConfig, recipe: Recipe, before: Sequ
     llaras = [r.name for r in recipe.rankers if r.kind in ("llara", config.kind) and r.name in before]
     if config.reference not in llaras:
         raise ValueError(
-            f"{where}.reference: {config.name} goes on from {config.reference}: put an entry of kind llara with this "
+            f"{where}.reference: {config.name} starts from {config.reference}: put an entry of kind llara with this "
             "name before it"
         )
     starts = {r.name: getattr(r, "start", None) for r in recipe.rankers}

@@ -33,7 +33,7 @@ def _check_recipe(config: RetrieveThenRankConfig, recipe: Recipe, before: Sequen
     if config.retriever in recipe.lm_rankers:
         raise ValueError(
             f"rankers.{config.name}.retriever: {config.retriever!r} is shown the titles that it scores, which cannot "
-            "be the whole catalogue; name a sequential recommender, MoRec or a reference row"
+            "be the whole catalogue; name a sequential recommender, MoRec or a baseline"
         )
 
 
