@@ -105,7 +105,7 @@ class CatalogueSoftmax:
         return logits[index, columns] - among.logsumexp(dim=-1)[index]
 
     def competing(self, nodes: Ints) -> Tensor | None:
-        """Return bool [P, U], True for the children of each branching node; None means all words, as with one node."""
+        """Return bool [P, U], True for the children of each branching node; None: every word, as with one node."""
         if self._only_root:
             return None
         # The CSR lists of all nodes are scattered at once, without a loop over positions.
