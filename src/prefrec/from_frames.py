@@ -38,7 +38,7 @@ def fit(
         recipe: name of a preset, YAML file, or a recipe's values, in which `preset` names what the others change. The
             frames replace its source of data.
         set: changes, such as `{"sft.epochs": 1}`, as by `--set`.
-        out: folder of the run, in which the same call goes on where an earlier one was stopped; None: a temporary one
+        out: folder of the run, in which the same call resumes after an interruption; None: a temporary one
             that goes with the recommender.
     """
     raw = _values(recipe)

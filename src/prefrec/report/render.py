@@ -134,7 +134,11 @@ def verdict(run: RunContents) -> str:
     values = {r: own[metric] for r, own in block.metrics.items() if metric in own and own[metric].n == most}
     chosen = run.best.ranker if run.best and metric in block.metrics.get(run.best.ranker, {}) else None
     best, baseline = chosen or max(values, key=lambda r: values[r].mean), block.best_reference
-    how = f"is best on validation, with {metric_label(metric)}" if chosen else f"has the highest {metric_label(metric)},"
+    how = (
+        f"is best on validation, with {metric_label(metric)}"
+        if chosen
+        else f"has the highest {metric_label(metric)},"
+    )
     said = f"{label(best)} {how} {with_interval(block.metrics[best][metric])} {where}"
     gains = (c for c in block.comparisons if (c.ranker, c.against, c.metric) == (best, baseline, metric))
     if best == baseline:

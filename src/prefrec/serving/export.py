@@ -55,7 +55,7 @@ _environment = page_environment("prefrec.serving").overlay(autoescape=False)  # 
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
     """Write a ranker of a run to the folder `out`, which must be new or empty; return the folder.
 
-    Models are merged in float32 and stored in the recipe's dtype; models with items as tokens are copied. The folder
+    Models are merged in float32 and stored in the recipe's dtype; models with item-ID tokens are copied. The folder
     also has tokenizer, prompt, the items' ids and titles, and model card, and appears whole or not at all. A blend,
     or a baseline, is written with what it is made of (`write_parts`). Raise DataError if the run has no such ranker,
     ConfigError if `out` cannot be made or the ranker has no such form, ModelError if model or adapter cannot be read.

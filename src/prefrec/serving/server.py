@@ -95,7 +95,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     """Return an engine with these rankers of a run, the first of which is the default; on a GPU if there is one.
 
     Without names these are the best ranker on validation rows, all language models, the last stage first, composed
-    rankers and reference rows. `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue`
+    rankers and baselines. `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue`
     is for `Batcher`. Raise DataError if the run has no such ranker, ConfigError if it was made with another recipe,
     ModelError if model or adapter cannot be read.
     """
