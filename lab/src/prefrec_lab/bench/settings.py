@@ -49,7 +49,7 @@ class BenchSettings(BaseModel):
         "1,3,7,15,31,63", min_length=1, validate_default=True, description="N, ascending, with commas between them."
     )
     methods: tuple[str, ...] = Field(
-        f"{PUBLISHED},{TRL},{PREFREC}",
+        f"{PUBLISHED},{SEPARATE},{TRL},{PREFREC}",
         min_length=1,
         validate_default=True,
         description="Of published, trl, prefrec and separate (one sequence per answer), with commas; +gc after a "

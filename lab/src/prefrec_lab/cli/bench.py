@@ -34,9 +34,10 @@ def bench(
 ) -> None:
     """Measure a training step and rankings beside other methods, in turn, in one run.
 
-    Methods: the published one (1+N full sequences through policy and reference), TRL's DPOTrainer on pairs, and
-    prefrec; on real MovieLens rows. Each method has a process of its own. OUT gets every raw measurement as it comes,
-    bench.json, bench.svg and bench.png.
+    Methods: the published one (1+N full sequences through policy and reference), the same with what prefrec does
+    without packing (stored reference, logits at the answers only), TRL's DPOTrainer on pairs with a stored reference,
+    and prefrec; on real MovieLens rows. Each method has a process of its own. OUT gets every raw measurement as it
+    comes, bench.json, bench.svg and bench.png.
 
     Examples: prefrec bench --quick
 
