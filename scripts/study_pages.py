@@ -46,19 +46,20 @@ def write_page(study: Path, docs: Path = DOCS, name: str = "") -> Path:
     text = (study / "table.md").read_text(encoding="utf-8")
     machine = summary["environment"]
     made = f"Commit `{str(machine['commit'])[:7]}`, {machine['processor']}, {_threads(machine['threads'])}."
-    page.write_text(shaped(name, text, found[1] if found else MISSING, summary["plots"], made), encoding="utf-8")
+    told = found[1] if found else MISSING
+    page.write_text(shaped(name, text, told, summary["verdicts"], summary["plots"], made), encoding="utf-8")
     return page
 
 
-def shaped(name: str, text: str, found: str, plots: list[str], made: str) -> str:
-    """Return the page of a study from the text of its table.md."""
+def shaped(name: str, text: str, found: str, verdicts: list[str], plots: list[str], made: str) -> str:
+    """Return the page of a study from the text of its table.md; the audits' verdicts stand above the table."""
     blocks = text.strip().split("\n\n")
     table = next(i for i, block in enumerate(blocks) if block.startswith("| "))
     parts = [
         f"# {name}",
         blocks[1],
         "\n".join([BEGIN, found, END]),
-        *(block for block in blocks[2:table] if block.startswith("Audit: ")),
+        *verdicts,
         *(f"![{name}: {plot}]({name}/{plot}.svg)" for plot in plots),
         "## " + blocks[table - 1].lstrip("# "),
         narrow(blocks[table]),
