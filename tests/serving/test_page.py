@@ -385,6 +385,9 @@ def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
         page.locator("#right .ranking button").first.click()
     assert len(explained.value.post_data_json["history"]) > 1
     expect(page.locator("#why")).to_be_visible()
+    with page.expect_request("**/v1/recommend") as again:
+        page.locator("#right select").select_option("zero-shot")
+    assert again.value.post_data_json["history"] == []
 
 
 @needs_browser

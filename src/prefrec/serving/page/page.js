@@ -251,7 +251,7 @@ async function rank({ path, question, taken }) {
     const [left, right] = await ask(path, question, rankers, SIDES, newest);
     if (!newest()) return;
     const inList = document.activeElement.closest(".ranking") !== null;
-    if (question.user_id) asked.question = { ...question, history: ids(left.history) }; // explanations name no user
+    asked.history = question.user_id ? ids(left.history) : question.history; // an explanation names no user
     state.shown = asked;
     drawRanking("left", left, [], asked);
     drawRanking("right", right, left.ranking, asked);
@@ -286,8 +286,8 @@ function drawReasons(side, label, answer, widest) {
 
 async function explain(line) {
   if (state.busy === "results") return; // another list is on its way
-  const { question, rankers } = state.shown;
-  const { history, candidates = [] } = question; // a recommendation shows none in the prompt
+  const { question, rankers, history } = state.shown;
+  const { candidates = [] } = question; // a recommendation shows none in the prompt
   if (history.length === 0) return say("There is no history to leave out.", true);
   const most = Math.min(MAX_EXPLAINED, Math.floor(MAX_EXPLAINED_PAIRS / Math.max(1, candidates.length)));
   const part = history.length > most ? `the last ${most} of the ${history.length} titles of the history` : "";
