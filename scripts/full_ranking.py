@@ -228,18 +228,19 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 HEAD = """# Results
 
-NDCG@10 in full ranking on all test examples; items that the user has seen before are left out. *Candidate lists* is what
-the audit finds in sets of 20 uniform candidates for the same examples. If they leak, only full ranking counts.
+NDCG@10 in full ranking on all test examples; items that the user has seen before are left out. *Candidate lists* is
+what the audit finds in sets of 20 uniform candidates for the same examples. If they leak, only full ranking counts.
 
 """
 TAIL = """
 
-- *Best baseline*: the best of popularity (all time, 30, 90 and 365 days), newest first, co-occurrence, item-kNN, window
-  co-occurrence, title TF-IDF, the transition graph and item only.
+- *Best baseline*: the best of popularity (all time, 30, 90 and 365 days), newest first, co-occurrence, item-kNN,
+  window co-occurrence, title TF-IDF, the transition graph and item only.
 - *Item only* ignores the user: a conditional logit on item features, learnt on these test examples.
-- *Blend*: title TF-IDF, window co-occurrence, the transition graph and time features ([Blend](rankers/blend.md)). *Item-ID
-  tokens*: a language model of four layers after SFT and S-DPO, with one token per item.
-- 95% intervals are over users and targets. ✱ marks p < 0.05 after Holm's correction for the {count} differences of the page.
+- *Blend*: title TF-IDF, window co-occurrence, the transition graph and time features ([Blend](rankers/blend.md)).
+  *Item-ID tokens*: a language model of four layers after SFT and S-DPO, with one token per item.
+- 95% intervals are over users and targets. ✱ marks p < 0.05 after Holm's correction for the {count} differences of
+  the page.
 - One seed. Section 54 of [Experiments](experiments.md) has what each part adds, and the controls;
   `lab/results/54-full-ranking.json` all rankers; `lab/results/ranks` the rank of every row.
 """

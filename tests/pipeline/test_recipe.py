@@ -155,7 +155,7 @@ def test_wrong_encoding(tmp_path):
         ),
         (
             "{name: a, rankers: [{kind: retrieve-then-rank, retriever: zero-shot, ranker: zero-shot}]}",
-            r"rankers\.retrieve-then-rank\.retriever: 'zero-shot' is shown the titles that it scores",
+            r"rankers\.retrieve-then-rank\.retriever: 'zero-shot' only scores titles that it is given",
         ),
         (
             "{name: a, rankers: [{kind: chat-rec, retriever: nope}, {kind: morec, name: nope}]}",

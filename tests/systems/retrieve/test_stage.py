@@ -116,7 +116,7 @@ def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_pa
     [
         ({"retriever": "SASRec"}, "retrieve-then-rank.retriever: there is no 'SASRec' before it; there are random, "),
         ({"ranker": "s-dpo"}, "retrieve-then-rank.ranker: there is no 's-dpo' before it; there are random, "),
-        ({"retriever": "zero-shot"}, "'zero-shot' is shown the titles that it scores"),
+        ({"retriever": "zero-shot"}, "'zero-shot' only scores titles that it is given"),
     ],
 )
 def test_mistakes_are_named(recipe, changes, message):

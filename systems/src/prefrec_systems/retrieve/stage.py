@@ -32,8 +32,8 @@ def retrieve_entry(
 def _check_recipe(config: RetrieveThenRankConfig, recipe: Recipe, before: Sequence[str]) -> None:
     if config.retriever in recipe.lm_rankers:
         raise ValueError(
-            f"rankers.{config.name}.retriever: {config.retriever!r} is shown the titles that it scores, which cannot "
-            "be the whole catalogue; name a sequential recommender, MoRec or a baseline"
+            f"rankers.{config.name}.retriever: {config.retriever!r} only scores titles that it is given, "
+            "so it cannot retrieve; name a sequential recommender, MoRec or a baseline"
         )
 
 
