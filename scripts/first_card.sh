@@ -1,6 +1,7 @@
 #!/bin/sh
 # The first measurements on a GPU, at most 40 minutes in all: `sh scripts/first_card.sh`, after `make setup`.
-# A part that fails or takes too long leaves its log in OUT and does not stop the others. A trial on a CPU:
+# A part that fails or takes too long leaves its log in OUT and does not stop the others; PARTS chooses some.
+# A trial on a CPU:
 #   SHAPE=random:tiny DTYPE=float32 NEGATIVES=1,3 MEMORY=trial QUANTIZATION=none MODEL=TINY ROWS=128 MINUTES=3 \
 #       sh scripts/first_card.sh
 set -u
@@ -12,7 +13,8 @@ NEGATIVES=${NEGATIVES:-3,7,15,63}
 MODEL=${MODEL:-meta-llama/Llama-2-7b-hf} # of the run: the largest at hand, a folder or a hub id
 ROWS=${ROWS:-1200}                       # of each stage of the run
 DATA=${DATA:-../data/lastfm-sdpo}        # docs/datasets.md says how to make it
-MINUTES=${MINUTES:-15}                   # of the bench, and of the run; the load takes 3, the rest 4
+MINUTES=${MINUTES:-14}                   # of the bench, and of the run; the load takes 3, the rest 4
+PARTS=${PARTS:-predicted memory bench run load}
 MEMORY=${MEMORY:-card}                   # of scripts/memory_forecast.py: card, or trial
 QUANTIZATION=${QUANTIZATION:-nf4}        # of the run's base
 
@@ -20,6 +22,7 @@ mkdir -p "$OUT"
 part() { # NAME SECONDS COMMAND…
     name=$1 seconds=$2
     shift 2
+    case " $PARTS " in *" ${name%%-*} "*) ;; *) return ;; esac
     echo "$name: $*"
     if timeout --kill-after=20 "$seconds" "$@" >"$OUT/$name.txt" 2>"$OUT/$name.log"; then echo "  ok"; else
         echo "  failed ($?): $OUT/$name.log"
