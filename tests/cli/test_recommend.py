@@ -55,8 +55,8 @@ def test_some_users_and_histories_of_a_file(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ((), 2, "give exactly one of them"),
-        (("--all-users", "--users", "u01"), 2, "give exactly one of them"),
+        ((), 2, "give exactly one of these"),
+        (("--all-users", "--users", "u01"), 2, "give exactly one of these"),
         (("--users", "u1,u2"), 1, "user 'u1,u2' is not in the run's log; --users takes one id, and is repeated"),
         (("--users", "u01", "--ranker", "ppo"), 1, "no trained model 'ppo'"),
         (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),

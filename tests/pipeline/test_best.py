@@ -69,7 +69,7 @@ def test_the_best_answers(finished, capsys):
     assert Recommender.from_run(finished).entry.name == run.default() == run.best.ranker
     assert run.default(["zero-shot"]) == "zero-shot"
     assert capsys.readouterr().err == ""
-    assert f"Best on validation: {run.best.ranker} (NDCG@10" in (finished / "report.html").read_text()
+    assert f"{run.best.ranker} is best on validation, with" in (finished / "report.html").read_text()
 
 
 def test_a_run_without_a_valid_evaluation_says_so(finished, tmp_path, capsys):
