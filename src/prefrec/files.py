@@ -49,16 +49,21 @@ _MEANS_FULL = ("No space left on device", "PytorchStreamWriter", "inline_contain
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; {} if the file is missing or damaged."""
     try:
-        value = json.loads(read_whole(path))
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def read_whole(path: Path) -> str:
-    """Return the UTF-8 text of a file; raise OSError for a pipe or a device, which may have no end."""
+def check_end(path: Path) -> None:
+    """Raise OSError for a pipe or a device, which may have no end."""
     if not (path.is_file() or path.is_dir()) and path.exists():
         raise OSError(errno.EINVAL, "a pipe or a device may have no end; write its content to a file", str(path))
+
+
+def read_whole(path: Path) -> str:
+    """Return the UTF-8 text of a file; raise OSError for a pipe or a device, which may have no end."""
+    check_end(path)
     return path.read_text(encoding="utf-8")
 
 
@@ -110,6 +115,7 @@ def file_digest(path: Path) -> str:
     known = read_json(store) if facts.st_size >= LARGE else {}
     if isinstance(entry := known.pop(place, None), list) and entry[:-1] == seen:
         return str(entry[-1])
+    check_end(path)
     with path.open("rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
     if facts.st_size >= LARGE:

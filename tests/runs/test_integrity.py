@@ -1,14 +1,16 @@
 """Whatever is read of a run is what its stages wrote, or an error: in Python, by verbs, and in the report."""
 
+import os
 import shutil
 
 import polars as pl
 import pytest
 
 from prefrec import Recommender
+from prefrec.data import prepared_digest
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Evaluation, evaluate_predictions, predict
-from prefrec.files import read_json, write_json
+from prefrec.files import file_digest, read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.update import start_entry
 from prefrec.rankers import PopularityRanker
@@ -20,7 +22,8 @@ from reliability import damage
 from served_run import write_run
 from verdicts import NONE
 
-UNSEALED = {"missing": None, "cut": '{"key": "k", "fini', **damage.UNSEALED}
+PIPE = "a pipe"
+UNSEALED = {"missing": None, PIPE: PIPE, "cut": '{"key": "k", "fini', **damage.UNSEALED}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,9 @@ def flip(path, place=None):
 
 def put(path, content):
     path.unlink()
-    if content is not None:
+    if content == PIPE:
+        os.mkfifo(path)
+    elif content is not None:
         path.write_text(content)
 
 
@@ -86,12 +91,19 @@ def test_an_update_of_a_damaged_run_does_not_start(run):
 
 
 @pytest.mark.parametrize("file", ["held_out.parquet", "interactions.parquet", "protocol.json", STAGE_FILE])
-@pytest.mark.parametrize("how", ["lost", "of another run"])
+@pytest.mark.parametrize("how", ["lost", "of another run", PIPE])
 def test_data_are_checked_when_a_run_is_opened(run, file, how):
-    put(run / "data" / file, None if how == "lost" else "{}")
+    put(run / "data" / file, {"lost": None, PIPE: PIPE}.get(how, "{}"))
     with pytest.raises(DataError, match=rf"data is damaged or unfinished \({file}\)"):
         open_run(run)
     assert read_run(run).data is None
+
+
+def test_no_digest_is_made_of_a_pipe(run):
+    put(run / "data" / "train.parquet", PIPE)
+    for digest in (lambda: prepared_digest(run / "data"), lambda: file_digest(run / "data" / "train.parquet")):
+        with pytest.raises(OSError, match="a pipe or a device may have no end"):
+            digest()
 
 
 def test_a_part_of_all_users_that_changed_is_made_again(run, tmp_path, monkeypatch, capsys):

@@ -31,7 +31,7 @@ from prefrec.data.types import (
     examples_to_frame,
 )
 from prefrec.errors import DataError
-from prefrec.files import Writer, read_whole, write_together
+from prefrec.files import Writer, check_end, read_whole, write_together
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
@@ -128,6 +128,7 @@ def prepared_digest(folder: Path) -> str:
     for name in (*_TABLES, "touched"):
         path = folder / f"{name}.parquet"
         if name in _TABLES or path.exists():
+            check_end(path)
             with path.open("rb") as f:
                 digest.update(hashlib.file_digest(f, "sha256").digest())
     protocol = json.loads(read_whole(folder / PROTOCOL))

@@ -270,3 +270,8 @@ def test_what_cannot_be_read_is_named(trained, tmp_path):
         (folder / name).write_bytes((folder / name).read_bytes()[:100])
         with pytest.raises(ModelError, match="or a damaged one"):
             load_morec(folder, CATALOGUE)
+    folder = Path(shutil.copytree(trained, tmp_path / "huge"))
+    about = json.loads((folder / "model.json").read_text()) | {"width": 1 << 50}
+    (folder / "model.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match="ask for other weights"):
+        load_morec(folder, CATALOGUE)

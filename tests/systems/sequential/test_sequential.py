@@ -284,6 +284,25 @@ def test_a_diverged_training_stops_and_leaves_the_last_good_epoch(data, tmp_path
     assert [e["epoch"] for e in _epochs(out)] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("model", "changes", "length"),
+    [
+        ("GRU4Rec", {"n_layers": 10**9}, 9),
+        ("GRU4Rec", {"hidden_size": 1 << 40}, 9),
+        ("Caser", {"window": 10**9}, 9),
+        ("SASRec", {"inner_size": 1 << 50}, 9),
+        ("SASRec", {}, 10**12),
+    ],
+)
+def test_settings_that_ask_for_more_than_the_weights_build_nothing(trained, data, tmp_path, model, changes, length):
+    folder = shutil.copytree(trained(model), tmp_path / "copy")
+    about = json.loads((folder / "model.json").read_text())
+    about |= {"config": about["config"] | changes, "history_length": length}
+    (folder / "model.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match=r"layers, but|ask for other weights"):
+        load_sequential(folder, data.catalogue)
+
+
 def test_what_cannot_be_read_is_named(trained, data, tmp_path):
     with pytest.raises(ModelError, match=f"{tmp_path} holds no sequential recommender"):
         load_sequential(tmp_path, data.catalogue)

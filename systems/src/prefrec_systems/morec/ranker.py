@@ -16,6 +16,7 @@ from prefrec.rankers.title_encoder import load_encoder
 from prefrec_systems.morec.config import MoRecConfig
 from prefrec_systems.morec.model import MoRecModel, OnTitles
 from prefrec_systems.morec.titles import read_titles, title_vectors
+from prefrec_systems.sequential.models import with_weights
 from prefrec_systems.sequential.ranker import SequentialRanker
 
 MODEL_FILES = ("model.safetensors", "titles.safetensors", "model.json")
@@ -39,8 +40,8 @@ def load_morec(folder: Path, catalogue: Catalogue, name: str | None = None) -> S
     try:
         about = json.loads(read_whole(folder / "model.json"))
         config, length = MoRecConfig.model_validate(about["config"]), about["history_length"]
-        model = MoRecModel(config, about["width"], length)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        weights = load_file(folder / "model.safetensors")
+        model = with_weights(lambda: MoRecModel(config, about["width"], length), config.n_layers, weights)
         known = read_titles(folder / "titles.safetensors")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"{folder} holds no MoRec, or a damaged one: {e}; train it again") from e

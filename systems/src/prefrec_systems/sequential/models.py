@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from prefrec_systems.sequential.batches import Batch
 from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
 
+Module = TypeVar("Module", bound=nn.Module)
 STD = 0.02
 """Of the first weights of items and places, as in SASRec; larger ones make the first softmax sure of itself."""
 
@@ -130,6 +132,22 @@ class SequentialModel(nn.Module):
     def states(self, histories: Tensor) -> Tensor:
         """Return the expected next vector [B, T, d] after each item of histories [B, T, d], oldest first."""
         return cast(Tensor, self.layers(histories))
+
+
+def with_weights(make: Callable[[], Module], layers: int, weights: Mapping[str, Tensor]) -> Module:
+    """Return the module that `make` builds, with these weights; raise ValueError if it would have other ones.
+
+    `layers` are those that its settings ask for. Nothing is built that needs more memory than the weights.
+    """
+    if layers > len(weights):
+        raise ValueError(f"{layers} layers, but {len(weights)} weights")
+    with torch.device("meta"):
+        asked = {name: tensor.shape for name, tensor in make().state_dict().items()}
+    if asked != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ValueError("the settings ask for other weights than there are")
+    module = make()
+    module.load_state_dict(weights)
+    return module
 
 
 def full_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch) -> Tensor:

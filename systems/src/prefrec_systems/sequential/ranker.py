@@ -18,7 +18,7 @@ from prefrec.errors import DataError, ModelError
 from prefrec.files import read_whole
 from prefrec.rankers.rows import pad_codes
 from prefrec_systems.sequential.config import SequentialConfig
-from prefrec_systems.sequential.models import SequentialModel
+from prefrec_systems.sequential.models import SequentialModel, with_weights
 from prefrec_systems.sequential.train import last_scores
 
 _ROWS_AT_A_TIME = 512
@@ -88,8 +88,9 @@ def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None)
             about["items"],
             about["history_length"],
         )
-        model = SequentialModel(config, len(ids), length)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        layers = config.window if config.model == "Caser" else config.n_layers
+        weights = load_file(folder / "model.safetensors")
+        model = with_weights(lambda: SequentialModel(config, len(ids), length), layers, weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"{folder} holds no sequential recommender, or a damaged one: {e}; train it again") from e
     return SequentialRanker(name or config.name, model.eval(), ids, length, catalogue)
