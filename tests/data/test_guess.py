@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import ColumnNames, PrepareConfig, prepare
-from prefrec.data.guess import guess_settings
+from prefrec.data import ColumnNames, PrepareConfig, prepare, readers
+from prefrec.data.guess import guess
 from prefrec.errors import DataError
 
 DAY = 86_400
@@ -34,7 +34,7 @@ def _write(
 
 
 def _guess(log: Path, items: Path, longest: int = 30, **given: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    settings = guess_settings(log, items, ColumnNames(**given), "utf-8", longest)
+    settings = guess(log, items, ColumnNames(**given), "utf-8", longest).settings
     return {s.field.removeprefix("columns."): s.value for s in settings}, {
         s.field.removeprefix("columns."): s.why for s in settings
     }
@@ -105,7 +105,7 @@ def test_named_columns_are_kept(tmp_path):
             r"items\.csv: none of the other columns \['n'\] looks like a title.*--columns\.title",
         ),
         (
-            "user,what,date\nu,1,31.12.2020\nu,2,1.1.2021\nv,2,5.1.2021\n",
+            "user,what,date\nu,1,31 of May\nu,2,1 of June\nv,2,5 of June\n",
             "id,title\n1,A\n2,B\n",
             r"log\.csv: none of the other columns \['user', 'date'\] looks like a timestamp.*--columns\.timestamp",
         ),
@@ -147,7 +147,7 @@ def _drift(folder: Path, users: int, length: int) -> tuple[Path, Path]:
 def test_split_and_lengths_follow_the_histories(tmp_path):
     found, why = _guess(*_drift(tmp_path, 200, 8))
     assert (found["split"], found["history_length"], found["min_history"]) == ("leave-last-out", 7, 3)
-    assert int(why["split"].partition("(")[2].partition("%")[0]) > 50  # nobody before saw most of the last items
+    assert int(why["split"].partition(": ")[2].partition("%")[0]) > 50  # nobody before saw most of the last items
     assert _guess(*_drift(tmp_path, 20, 8), longest=5)[0]["history_length"] == 5
     short, _ = _guess(*_drift(tmp_path, 20, 4))
     assert (short["min_history"], short["history_length"], short["candidates"]["size"]) == (1, 3, 4)
@@ -163,3 +163,81 @@ def test_settings_that_the_reader_needs(tmp_path):
     columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
     data = prepare(PrepareConfig(source="files", interactions=log, items=items, columns=columns, **found))
     assert len(data.test) == 30
+
+
+def _tables(folder: Path, log: list[dict[str, Any]], items: list[dict[str, Any]], separator: str = ";") -> Any:
+    pl.DataFrame(log).write_csv(folder / "log.csv", separator=separator)
+    pl.DataFrame(items).write_csv(folder / "items.csv", separator=separator)
+    return folder / "log.csv", folder / "items.csv"
+
+
+@pytest.mark.parametrize(
+    ("log_names", "item_names"),
+    [
+        (["Kundennummer", "Artikelnummer", "Bestelldatum", "Bewertung"], ["Artikelnummer", "Produktname"]),
+        (["Käufer", "Produkt", "Zeitpunkt", "Sterne"], ["Nr", "Bezeichnung"]),
+        (["id_client", "article", "horodatage", "évaluation"], ["code", "libellé"]),
+        (["usuario", "artículo", "fecha", "puntuación"], ["código", "título"]),
+    ],
+)
+def test_names_in_other_languages(tmp_path, log_names, item_names):
+    """With dates of a day first, ratings with commas, and a second date that no user is."""
+    rng = np.random.default_rng(0)
+    log = [
+        dict(
+            zip(
+                [*log_names, "Lieferung"],
+                (f"{u}", f"{i}", f"{n + 10}.04.2025 21:1{n}", "4,5", "12.05.25"),
+                strict=True,
+            )
+        )
+        for n in range(10)
+        for u, i in enumerate(rng.permutation(60)[:30].tolist())
+    ]
+    items = [dict(zip(item_names, (f"{i}", f"Ding {i}"), strict=True)) for i in range(60)]
+    found, why = _guess(*(files := _tables(tmp_path, log, items)))
+    assert [found[f] for f in ("user", "item", "timestamp", "rating")] == log_names
+    assert [found[f] for f in ("catalogue_item", "title")] == item_names
+    assert {why[f][:5] for f in ("user", "item", "timestamp", "rating", "title")} == {"sure:"}
+    assert found["timestamp_format"] == "%d.%m.%Y %H:%M"
+    columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
+    data = prepare(PrepareConfig(source="files", interactions=files[0], items=files[1], columns=columns, **found))
+    assert data.train_interactions["rating"].unique().to_list() == [4.5]
+    assert data.protocol["notes"][0] == "times from 2025-04-10 to 2025-04-19"
+
+
+def test_days_or_months_first_are_checked(tmp_path):
+    log = [{"user": f"u{n % 9}", "item": f"i{n % 7}", "date": f"0{n % 9 + 1}/0{n % 7 + 1}/2025"} for n in range(63)]
+    found, why = _guess(*_tables(tmp_path, log, [{"item": f"i{n}", "title": f"Thing {n}"} for n in range(7)], ","))
+    assert found["timestamp_format"] == "%d/%m/%Y"
+    assert why["timestamp_format"] == "check: %d/%m/%Y and %m/%d/%Y both fit 01/01/2025"
+
+
+def test_lists_fit_the_items_that_are_kept(tmp_path):
+    """Of 60 items 25 are in the log, and users have 10. One user who has nearly all is left out, with a count."""
+    taken = [(f"u{u}", (3 * u + n) % 25, n) for u in range(200) for n in range(10)]
+    taken += [("all", i, i) for i in range(24)]
+    log = [{"user": u, "item": f"i{i}", "date": f"2025-04-{n + 1:02}"} for u, i, n in taken]
+    files = _tables(tmp_path, log, [{"item": f"i{n}", "title": f"Thing {n}"} for n in range(60)])
+    made = guess(*files, ColumnNames(), "utf-8", 30)
+    found = {s.field.removeprefix("columns."): s.value for s in made.settings}
+    assert (found["candidates"]["size"], found["history_length"], made.room) == (15, 23, 1)
+    columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
+    data = prepare(PrepareConfig(source="files", interactions=files[0], items=files[1], columns=columns, **found))
+    assert "1 users left out: fewer than 14 items that they did not take (candidates.size)" in data.summary
+    assert len(data.test) == 200
+    assert "all" not in {e.user_id for e in (*data.train, *data.validation, *data.test)}
+
+
+def test_each_file_is_read_once(tmp_path, monkeypatch):
+    files = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    read: list[Path] = []
+    once = readers.read_table
+
+    def counted(path: Path, encoding: str) -> pl.DataFrame:
+        read.append(path)
+        return once(path, encoding)
+
+    monkeypatch.setattr(readers, "read_table", counted)
+    guess(*files, ColumnNames(), "utf-8", 30)
+    assert sorted(read) == sorted(files)

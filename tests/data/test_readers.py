@@ -16,13 +16,12 @@ import pytest
 from prefrec.data.readers import (
     check_ids,
     parse_numbers,
-    parse_timestamps,
     pick_columns,
     read_json_rows,
     read_table,
     read_text,
-    time_columns,
 )
+from prefrec.data.times import parse_timestamps, time_columns
 from prefrec.errors import DataError
 
 DAMAGED = (

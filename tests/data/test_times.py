@@ -9,7 +9,7 @@ import pytest
 from prefrec.data import PreparedData
 from prefrec.data.config import PrepareConfig
 from prefrec.data.prepare import prepare
-from prefrec.data.readers import parse_timestamps
+from prefrec.data.times import parse_timestamps
 from prefrec.errors import DataError
 
 DAY = 86_400

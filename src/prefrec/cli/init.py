@@ -15,7 +15,7 @@ from rich.markup import escape
 from prefrec.cli import _options as o
 from prefrec.console import warn
 from prefrec.data import ColumnNames
-from prefrec.data.guess import guess_item_text, guess_settings
+from prefrec.data.guess import Guess, guess
 from prefrec.errors import ConfigError
 from prefrec.files import write_text
 from prefrec.presets import PresetName, preset_text
@@ -40,26 +40,38 @@ def init(
     if out and out.exists():
         raise ConfigError(f"{out} exists already: name another file with --out, or delete it")
     # In the paper's form the history shares the prompt with the candidates.
-    settings = guess_settings(interactions, items, columns, encoding, 10 if preset == "paper" else 30)
+    found = guess(interactions, items, columns, encoding, 10 if preset == "paper" else 30)
     near = (Path(os.path.relpath(path, out.parent if out else ".")).as_posix() for path in (interactions, items))
     name = re.sub(r"^[\W_]+|[^\w.-]", "", (out or interactions).name.split(".")[0], flags=re.ASCII) or "own"
     lines = [_line("name", name), "", "data:", "  source: files"]
     lines += map(_line, ("  interactions", "  items", "  encoding"), (*near, encoding))
     lines += ["  columns:"]
-    for field, value, why in settings:
+    for field, value, why in found.settings:
         lines.append(_line(f"  {field}".replace("columns.", "  "), value, why))
         if why.startswith("check"):
             warn(escape(f"{field}: {value}: {why}"))
-    text = "\n".join([*lines, "", preset_text(preset)])
-    if item_text := guess_item_text(items, encoding, [value for _, value, _ in settings]):
-        line = _line("item_text", item_text, "remove the first # to show items like this to the model")
-        text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
+    text = "\n".join([*lines, "", _fitting(preset_text(preset), found)])
     from prefrec.pipeline.recipe import checked_recipe  # here: it takes torch and transformers, which are slow
 
     checked_recipe(yaml.safe_load(text))
     if out:
         write_text(out, text)
     typer.echo(f"Recipe: {out}" if out else text, nl=bool(out))
+
+
+def _fitting(text: str, found: Guess) -> str:
+    """Return a preset with no more negatives than the data have room for, and a text for items to choose."""
+
+    def fewer(given: re.Match[str]) -> str:
+        # Negatives from lists are at most the others of a list.
+        room = found.values["candidates"]["size"] - 1 if "negatives_from: list" in text else found.room
+        return given[0] if int(given[1]) <= room else f"num_negatives: {max(room, 1)} # so few items are left"
+
+    text = re.sub(r"num_negatives: (\d+)( *#.*)?", fewer, text)
+    if found.item_text:
+        line = _line("item_text", found.item_text, "remove the first # to show items like this to the model")
+        text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
+    return text
 
 
 def _line(key: str, value: Any, why: str = "") -> str:

@@ -190,17 +190,23 @@ class DrawnLists:
 
     def check(self, users: NDArray[np.int64]) -> None:
         """Raise DataError if one of these users has fewer than `size` - 1 items to draw from."""
+        short, free = self.short(users)
+        if len(short):
+            raise _too_few(self.users[int(short[0])], int(free[0]), self.size)
+
+    def short(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return those of these users that have fewer than `size` - 1 items to draw from, and how many they have."""
         available = len(self.drawable)
         starts = np.searchsorted(self.taken, np.arange(len(self.users) + 1) * len(self.weights))
         if available - np.diff(starts).max(initial=0) >= self.size - 1:
-            return  # even with repeats counted; to count without them takes as much memory as the keys
+            return users[:0], users[:0]  # even with repeats counted; without them takes as much memory as the keys
         owners, items = np.divmod(self.taken[:-1], len(self.weights))
         counted = np.ones(len(items), dtype=bool)
         counted[1:] = self.taken[1:-1] != self.taken[:-2]
         counted &= self.weights[items] > 0
         free = available - np.bincount(owners[counted], minlength=len(self.users))
-        if (short := users[free[users] < self.size - 1]).size:
-            raise _too_few(self.users[int(short[0])], int(free[short[0]]), self.size)
+        short = users[free[users] < self.size - 1]
+        return short, free[short]
 
     def _negatives(
         self, rows: NDArray[np.int64], target_codes: NDArray[np.integer[Any]], keys: NDArray[np.uint64]

@@ -55,6 +55,13 @@ class ColumnNames(Section):
         description="Log column with the time: seconds, milliseconds or ISO 8601. file-order: use the order of "
         "the lines.",
     )
+    # Left out where it is not set, so that keys of stages are those of recipes without it.
+    timestamp_format: str | None = Field(
+        None,
+        min_length=2,
+        exclude_if=lambda form: form is None,
+        description="Form of the times, as strptime writes it, such as %d.%m.%Y %H:%M. None: it is recognised.",
+    )
     rating: str | None = Field(
         "rating",
         description="Log column with the rating. Needed for min_rating and rated negatives only. null: read no "

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 
 from prefrec.data import readers
 from prefrec.data.config import ColumnNames, PrepareConfig
-from prefrec.data.readers import FILE_ORDER
-from prefrec.data.sources.files import files
+from prefrec.data.readers import FILE_ORDER, with_points
+from prefrec.data.sources.base import Source
+from prefrec.data.sources.files import files, files_of
+from prefrec.data.times import date_forms, parse_timestamps
+from prefrec.data.words import sign, topic
 from prefrec.errors import DataError
 
-# Words in the names of columns, the best sign first.
-_WORDS = {
-    "user": "user customer client member buyer shopper visitor reader reviewer account person uid session",
-    "item": "item product sku article asin movie film book track song artist game isbn stock business recipe",
-    "timestamp": "timestamp datetime time date at on when ts",
-    "rating": "rating stars score",
-    "title": "title name label description",
-    "id": "id sku asin isbn code key number nr no",
-}
 _OF_ITEMS = ("catalogue_item", "title")
 # Notes of the reader → the setting without which it refuses the files.
 _NEEDED = {"without a title": ("missing_titles", "drop"), "were numbered": ("duplicate_titles", "number")}
 _MOST_ROWS = {"train": 100_000, "validation": 1000, "test": 2000}
+_MOST_CANDIDATES = 20
+# Users with more items than this share of them have do not decide how long lists can be. They have no rows.
+_WITH_ROOM = 0.99
 _PLAUSIBLE = (631_152_000, 2_208_988_800)
 """1990 and 2040 in seconds since 1970."""
+_NUMBER = r"^[+-]?\d+(\.\d+)?$"
+_LOOKED_AT = 1000
 
 
 class Setting(NamedTuple):
@@ -42,46 +42,95 @@ class Setting(NamedTuple):
     why: str
 
 
-def guess_settings(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> list[Setting]:
-    """Return settings with which `prepare` reads a log and a catalogue, with histories of at most `longest` items.
+class Guess(NamedTuple):
+    """What `guess` found.
+
+    Attributes:
+        settings: with which `prepare` reads the files.
+        item_text: a text for items by at most two columns whose values items share, such as brands; or None.
+        room: the number of items that are left beside a target and the longest history that is shown.
+    """
+
+    settings: list[Setting]
+    item_text: str | None
+    room: int
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Dotted field → value."""
+        return {setting.field: setting.value for setting in self.settings}
+
+
+def guess(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
+    """Return settings for a log and a catalogue, with histories of at most `longest` items; each file is read once.
 
     `given` columns are kept. Raise DataError if a file cannot be read or no column looks like users, items or titles.
     """
-    columns = _columns((log, items), given, encoding)
+    read = _reader()
+    parts = [read(file, encoding) for file in files_of(log)]
+    texts = [_texts(table) for table in (pl.concat(parts, how="diagonal_relaxed"), read(items, encoding))]
+    columns = _columns(texts, (log, items), given)
     names = {field: setting.value for field, setting in columns.items()}
     found = {"source": "files", "interactions": log, "items": items, "encoding": encoding, "columns": names}
-    source = files(PrepareConfig.model_validate(found | dict(_NEEDED.values())))
+    source = files(PrepareConfig.model_validate(found | dict(_NEEDED.values())), read)
+    settings = [setting._replace(field=f"columns.{field}") for field, setting in columns.items()]
+    named = f"the column {names['item']}"
+    settings += [Setting("domain", about, f"by {named}")] if (about := topic(names["item"])) else []
+    settings += [
+        Setting(*setting, note) for mark, setting in _NEEDED.items() for note in source.notes if mark in note
+    ]
+    protocol, room = _protocol(source, longest)
+    return Guess([*settings, *protocol], _item_text(texts[1], [*names.values()]), room)
+
+
+def _reader() -> Callable[..., pl.DataFrame]:
+    """Return a function like `readers.read_table` that reads each file once."""
+    kept = cache(readers.read_table)
+
+    def read(path: Path, encoding: str, shrink: readers.Shrink = lambda table: table) -> pl.DataFrame:
+        return shrink(kept(path, encoding).lazy()).collect()
+
+    return read
+
+
+def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
+    """Return the settings of rows and lists, and the room for negatives (`Guess`)."""
     taken = source.interactions.sort("timestamp").unique(["user_id", "item_id"], keep="first", maintain_order=True)
-    lengths = taken.group_by("user_id").len()["len"].to_numpy()
+    lengths, n_items = taken.group_by("user_id").len()["len"].to_numpy(), taken["item_id"].n_unique()
     shortest = 3 if (lengths >= 5).mean() >= 0.5 else 1
-    # With uniform negatives, a split by time has lists that popularity and the order of ids rank well.
-    split = "leave-last-out" if (lengths >= shortest + 2).mean() >= 0.1 else "time"
+    long_enough = (lengths >= shortest + 2).mean()
     early, late = (rows["item_id"] for rows in (taken.head(len(taken) * 8 // 10), taken.tail(len(taken) // 10)))
     new = 1 - late.is_in(early.unique().to_list()).sum() / max(len(late), 1)
-    size = max(2, min(20, len(source.catalogue) - int(lengths.max())))
-    longest = max(1, min(longest, int(lengths.max()) - 1))
-    return [
-        *(setting._replace(field=f"columns.{field}") for field, setting in columns.items()),
-        *(Setting(*setting, note) for mark, setting in _NEEDED.items() for note in source.notes if mark in note),
-        Setting("split", split, f"or time, which asks more about new items ({new:.0%} of the last tenth)"),
-        Setting("candidates", {"kind": "auto", "size": size}, "the target among items that the user has not seen"),
-        Setting("history_length", longest, f"users have {lengths.mean():.1f} items"),
+    # With uniform negatives, a split by time has lists that popularity and the order of ids rank well.
+    split = Setting("split", "leave-last-out", f"or time: {new:.0%} of the last tenth of the log are items new then")
+    if long_enough < 0.1:
+        why = f"only {long_enough:.0%} of users have the {shortest + 2} items that leave-last-out needs"
+        split = Setting("split", "time", why)
+    usual = int(np.quantile(lengths, _WITH_ROOM, method="lower"))
+    size = max(2, min(_MOST_CANDIDATES, n_items - usual))
+    few = f" ({n_items} items, of which a user may have {usual})" if size < _MOST_CANDIDATES else ""
+    shown = max(1, min(longest, int(lengths.max()) - 1))
+    settings = [
+        split,
+        Setting(
+            "candidates", {"kind": "auto", "size": size}, f"the target among items that the user has not seen{few}"
+        ),
+        Setting("history_length", shown, f"at most; users have {lengths.mean():.1f} items on average"),
         Setting("min_history", shortest, "items before a target"),
-        *(Setting(f"max_{part}_rows", most, "of a large log, at random") for part, most in _MOST_ROWS.items()),
+        *(Setting(f"max_{part}_rows", most, "of a larger log, at random") for part, most in _MOST_ROWS.items()),
     ]
+    return settings, n_items - 1 - shown
 
 
-def guess_item_text(items: Path, encoding: str, taken: Collection[Any]) -> str | None:
-    """Return a text for items by at most two columns, not `taken`, whose values items share, such as brands."""
-    table = readers.read_table(items, encoding).select(~(cs.nested() | cs.binary()))
-    free = [c for c in table.columns if c.isidentifier() and c not in taken]
-    shared = [f"{{{{ {c} }}}}" for c in free if 1 < table[c].n_unique() < len(table) / 2][:2]
+def _item_text(items: pl.DataFrame, taken: list[Any]) -> str | None:
+    """Return a text for items by at most two columns, not `taken`, whose values items share."""
+    free = [c for c in items.columns if c.isidentifier() and c not in taken]
+    shared = [f"{{{{ {c} }}}}" for c in free if 1 < items[c].n_unique() < len(items) / 2][:2]
     return f"{{{{ title }}}} ({', '.join(shared)})" if shared else None
 
 
-def _columns(paths: tuple[Path, Path], given: ColumnNames, encoding: str) -> dict[str, Setting]:
-    """Return field → column, for a log and a catalogue."""
-    texts = [_texts(readers.read_table(path, encoding)) for path in paths]
+def _columns(texts: list[pl.DataFrame], paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
+    """Return field → column, for a log and a catalogue as texts."""
     found = {f: Setting(f, c, "as named") for f, c in given.model_dump(include=given.model_fields_set).items()}
 
     def free(field: str) -> pl.DataFrame:
@@ -93,7 +142,20 @@ def _columns(paths: tuple[Path, Path], given: ColumnNames, encoding: str) -> dic
         found = _ids(free("item"), free("catalogue_item"), paths, given) | found
     for field in ("timestamp", "rating", "user", "title"):
         found[field] = found.get(field) or _best(field, free(field), paths[field in _OF_ITEMS])
+    timestamp = found["timestamp"].value
+    if given.timestamp_format is None and timestamp in texts[0].columns:
+        found |= _form(texts[0][timestamp])
     return {field: found[field] for field in ColumnNames.model_fields if field in found}
+
+
+def _form(times: pl.Series) -> dict[str, Setting]:
+    """Return the form of times that are texts in one of `FORMS`; nothing for others."""
+    if times.str.contains(_NUMBER).any() or not (forms := date_forms(times)):
+        return {}
+    why = f"such as {times.drop_nulls()[0]}"
+    if len(forms) > 1:
+        why = f"check: {' and '.join(forms)} both fit {times.drop_nulls()[0]}"
+    return {"timestamp_format": Setting("timestamp_format", forms[0], why)}
 
 
 def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
@@ -105,8 +167,8 @@ def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given
             ids = {*(values := items[listed].drop_nulls())}
             overlap, coverage = (len(used & ids) / max(len(either), 1) for either in (used, ids))
             # Whole numbers may be ids of anything. Those of items cover more of the catalogue.
-            score = overlap + coverage / 4 + _sign("item", column) / 2 + _sign("id", listed) / 4
-            score -= (_sign("user", column) + _sign("title", column) + _sign("title", listed)) / 2
+            score = overlap + coverage / 4 + sign("item", column) / 2 + sign("id", listed) / 4
+            score -= (sign("user", column) + sign("title", column) + sign("title", listed)) / 2
             score += 9 * ((column == given.item) + (listed == given.catalogue_item))
             if overlap >= 0.5 and len(ids) >= 0.95 * len(values):
                 best = max(best, (score, overlap, column, listed))
@@ -116,54 +178,62 @@ def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given
             f"{paths[0]}: none of the columns {log.columns} holds the ids of one of {items.columns} in {paths[1]}. "
             "Name both with --columns.item and --columns.catalogue-item"
         )
-    sure = "sure" if _sign("item", column) and overlap > 0.9 else "check"
+    sure = "sure" if sign("item", column) and overlap > 0.9 else "check"
     item = Setting("item", column, f"{sure}: {overlap:.0%} of its values are in {paths[1].name}")
     return {"item": item, "catalogue_item": Setting("catalogue_item", listed, "the same ids")}
 
 
 def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
-    """Return the column that fits best; raise DataError if none does and the field is needed."""
+    """Return the column that fits best, of equal ones the first; raise DataError if none does and one is needed."""
     fits = [(*fit, column) for column in frame.columns if (fit := _fit(field, column, frame[column].drop_nulls()))]
     if fits:
-        _, why, column = max(fits)
+        _, why, column = max(fits, key=lambda fit: fit[0])
         return Setting(field, column, why)
     if field == "rating":
         return Setting(field, None, "no column is called so")
-    if field == "timestamp" and not any(_sign(field, column) for column in frame.columns):
+    if field == "timestamp" and not any(sign(field, column) for column in frame.columns):
         return Setting(field, FILE_ORDER, "check: no column has times; are the lines in temporal order?")
     seen = f"none of the other columns {frame.columns} looks like a {field}"
-    raise DataError(f"{path}: {seen}. Name it with --columns.{field}, or write the file in another form")
+    more = ", or the form of its times with --columns.timestamp-format" if field == "timestamp" else ""
+    raise DataError(f"{path}: {seen}. Name it with --columns.{field}{more}, or write the file in another form")
 
 
 def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None:
     """Return a score and what speaks for the column; None if it cannot be this field."""
-    sign, count, different = _sign(field, column), len(values), values.n_unique()
-    sure = "sure" if sign else "check"
+    named, count, different = sign(field, column), len(values), values.n_unique()
+    sure = "sure" if named else "check"
     if field == "timestamp":
-        with suppress(DataError):
-            times = readers.parse_timestamps(values.head(1000).to_frame(), column, Path())[0][column]
-            if count and times.is_between(*_PLAUSIBLE).all():
-                return 2 + sign, f"{sure}: dates"
-            if sign:
-                return sign, "check: numbers, not dates"
-    elif field == "rating" and sign and not values.cast(pl.Float64, strict=False).has_nulls():
-        return sign, f"{sure}: numbers"
+        if dates := _dates(column, values):
+            return 2 + named + dates, f"{sure}: dates"
+        if named and values.head(_LOOKED_AT).str.contains(_NUMBER).all():
+            return named, "check: numbers, not dates"
+    elif field == "rating" and named and not with_points(values).cast(pl.Float64, strict=False).has_nulls():
+        return named, f"{sure}: numbers"
     elif field == "user" and 1 < different < count:
-        score = 2 * sign + _sign("id", column) / 10 + different / count
+        # A number may be a user's id, even if it may also be a time.
+        is_number = values.head(_LOOKED_AT).str.contains(_NUMBER).all()
+        if _dates(column, values) and (sign("timestamp", column) or not is_number):
+            return None
+        score = 2 * named + sign("id", column) / 10 + different / count
         return score, f"{sure}: {different:,} users, {count / different:.1f} lines each"
     elif field == "title" and different > count / 2:
         is_text = values.str.contains(r"\p{L}") & ~values.str.contains("://")
         if is_text.sum() > 0.9 * count:
-            return 2 * sign + different / count, f"{sure}: text, such as {values[0]!r:.60}"
+            return 2 * named + different / count, f"{sure}: text, such as {values[0]!r:.60}"
     return None
 
 
-def _sign(role: str, column: str) -> float:
-    """Return how well a name fits a role: 0, or from 0.5 to 1 for the best word."""
-    parts = [p.lower() for p in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", column)]
-    words = _WORDS[role].split()
-    fits = [n for n, w in enumerate(words) if any(p == w or (len(w) > 3 and p.startswith(w)) for p in parts)]
-    return 1 - fits[0] / (2 * len(words)) if fits else 0.0
+def _dates(column: str, values: pl.Series) -> float:
+    """Return a number above 0 if the values are dates, a little more if their form needs no guess; else 0."""
+    some = values.head(_LOOKED_AT)
+    if not len(some):
+        return 0.0
+    if not some.str.contains(_NUMBER).any() and date_forms(some):
+        return 0.01
+    with suppress(DataError):
+        times = parse_timestamps(some.to_frame(), column, Path())[0][column]
+        return 0.02 * bool(times.is_between(*_PLAUSIBLE).all())
+    return 0.0
 
 
 def _texts(frame: pl.DataFrame) -> pl.DataFrame:

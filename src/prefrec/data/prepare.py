@@ -24,10 +24,11 @@ from prefrec.data.candidates import (
     taken_keys,
 )
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import FILE_ORDER, SUBSECOND
+from prefrec.data.readers import FILE_ORDER
 from prefrec.data.rows import RankingExample, Rows
 from prefrec.data.sources.base import GivenSplit, Source
 from prefrec.data.target_lists import auto_kind, target_lists
+from prefrec.data.times import SUBSECOND
 from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
 from prefrec.errors import ConfigError, DataError, without_secrets
 
@@ -173,6 +174,9 @@ def _filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame,
     first = splits.first_only(log)
     kept = splits.core(first, config.user_core, config.item_core)
     counts |= {"repeats_dropped": len(log) - len(first), "dropped_by_core": len(first) - len(kept)}
+    if len(kept) < len(first):
+        for ids in ("user_id", "item_id"):
+            counts[f"{ids[:4]}s_dropped_by_core"] = first[ids].n_unique() - kept[ids].n_unique()
     if kept.is_empty():
         raise DataError(
             f"no interaction is left of {counts['interactions_read']}: lower min_rating "
@@ -206,6 +210,7 @@ def _parts(
     """
     split = _split(config, sequences)
     split = change(sequences, split) if change else split
+    facts = split.facts | _drop_short(split.rows, taken, sequences.users, len(ids), config)
     targets = {part: rows[sample_rows(config, part, rows[:, 0])] for part, rows in split.rows.items()}
     split.rows.clear()
     held_out = seen.held_out(sequences, [targets[part] for part in PARTS[1:]], split.learn)
@@ -214,15 +219,12 @@ def _parts(
     offsets = dict.fromkeys(PARTS, sequences.offsets)
     offsets["train"] = _offsets_in(sequences, split.learn, targets["train"])
     places = {p: offsets[p].astype(np.uint32)[r[:, 0]] + r[:, 1].astype(np.uint32) for p, r in targets.items()}
-    owners = np.concatenate([np.unique(rows[:, 0]) for rows in targets.values()])
     del targets
     learn = split.take_interactions()
     learnt, size = items[split.learn], config.candidates.size
     sold = np.bincount(learnt, minlength=len(ids)) > 0
     kind = _kind(config, np.concatenate([items[places[part]] for part in PARTS[1:]]), sold)
     lists = DrawnLists(sequences.users, list_weights(kind, learnt, len(ids)), taken, "", config.seed, size)
-    if kind != "published":  # a rule of its own, which says itself if items are too few
-        lists.check(owners)
     # A model could tell held-out items by their absence from all training lists of their user.
     known = _without(taken, sequences, ~split.learn, items, len(ids))
 
@@ -238,7 +240,25 @@ def _parts(
         return parts
 
     kind, parts = _made(config, kind, make)
-    return Made(parts, learn, held_out, kind, split.facts)
+    return Made(parts, learn, held_out, kind, facts)
+
+
+def _drop_short(
+    rows: dict[str, splits.Targets], taken: NDArray[np.int64], users: pl.Series, n_items: int, config: PrepareConfig
+) -> dict[str, int]:
+    """Drop the rows of users who left too few of the items for a list, in place; return a count of them as a fact.
+
+    Raise DataError if that leaves a part without rows.
+    """
+    if config.candidates.kind == "published":  # a rule of its own, which says itself if items are too few
+        return {}
+    lists = DrawnLists(users, np.ones(n_items), taken, "", config.seed, config.candidates.size)
+    short, _ = lists.short(np.unique(np.concatenate([own[:, 0] for own in rows.values()])))
+    for part, own in rows.items() if len(short) else ():
+        rows[part] = own[~np.isin(own[:, 0], short)]
+        if len(own) and not len(rows[part]):
+            lists.check(short)
+    return {"users_without_room": len(short)} if len(short) else {}
 
 
 def _kind(config: PrepareConfig, targets: NDArray[np.int32], sold: NDArray[np.bool_]) -> str:
@@ -261,8 +281,10 @@ def _given_parts(
     config: PrepareConfig, given: GivenSplit, touched: pl.DataFrame, sequences: splits.Sequences, catalogue: Catalogue
 ) -> Made:
     """Return the rows and interactions of the source's own split."""
-    users = {part: [w.user_id for w in windows] for part, windows in given.windows.items()}
-    windows = {p: [given.windows[p][i] for i in sample_rows(config, p, users[p]).tolist()] for p in PARTS}
+    size, ids = config.candidates.size, catalogue.ids
+    kept, facts = _kept_windows(config, given.windows, touched, len(ids))
+    users = {part: [w.user_id for w in windows] for part, windows in kept.items()}
+    windows = {p: [kept[p][i] for i in sample_rows(config, p, users[p]).tolist()] for p in PARTS}
     frame = sequences.frame.with_row_index("row")
     pair = {column: frame.schema[column] for column in ("user_id", "item_id")}
 
@@ -281,12 +303,13 @@ def _given_parts(
         held_out = seen.held_out(sequences, [np.column_stack([owners, rows - sequences.offsets[owners]])], learn)
     else:
         held_out = learnt.clear()  # without an order, nobody knows what came before a row
-    size, ids = config.candidates.size, catalogue.ids
     sold = catalogue.frame["item_id"].is_in(learnt["item_id"].unique().cast(pl.String).to_list()).to_numpy()
     code = {item: place for place, item in enumerate(ids)}
     kind = _kind(config, np.array([code[w.target] for p in PARTS[1:] for w in windows[p]], dtype=np.int32), sold)
     if kind == "published":
-        return Made({p: published_candidates(w, ids, size) for p, w in windows.items()}, learnt, held_out, kind, {})
+        return Made(
+            {p: published_candidates(w, ids, size) for p, w in windows.items()}, learnt, held_out, kind, facts
+        )
     weights = popularity_weights(learnt, ids) if kind == "popularity" else None
     draw = partial(draw_candidates, pool=ids, seed=config.seed, size=size, weights=weights)
     progress = {part: partial(track, description=f"{part} candidates") for part in PARTS}
@@ -300,8 +323,24 @@ def _given_parts(
             for p, w in windows.items()
         }
 
-    kind, lists = _made(config, kind, make)
-    return Made(lists, learnt, held_out, kind, {})
+    kind, made = _made(config, kind, make)
+    return Made(made, learnt, held_out, kind, facts)
+
+
+def _kept_windows(
+    config: PrepareConfig, windows: Mapping[str, list[Window]], touched: pl.DataFrame, n_items: int
+) -> tuple[Mapping[str, list[Window]], dict[str, int]]:
+    """Return the windows of users who left enough items for a list, and a count of the others as a fact.
+
+    If that leaves a part without windows, all are returned, and drawing their lists says what is too few.
+    """
+    counts = touched.group_by("user_id").agg(pl.col("item_id").n_unique())
+    full = counts.filter(pl.col("item_id") > n_items - config.candidates.size + 1)["user_id"].cast(pl.String)
+    short = {w.user_id for own in windows.values() for w in own} & {*full}
+    kept = {part: [w for w in own if w.user_id not in short] for part, own in windows.items()}
+    if config.candidates.kind == "published" or not short or any(windows[p] and not kept[p] for p in windows):
+        return windows, {}
+    return kept, {"users_without_room": len(short)}
 
 
 def _places(items: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import csv
 import difflib
@@ -14,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +23,6 @@ from prefrec.errors import DataError, without_secrets
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
 """Errors that `read_parquet` raises on a damaged file."""
-SUBSECOND = "subsecond"
-"""Column of a log with times finer than a second: microseconds after `timestamp`."""
 FILE_ORDER = "file-order"
 """Name of a time column that numbers the lines, for a file without times whose lines are in temporal order."""
 _TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
@@ -32,20 +30,23 @@ PARQUET = (".parquet", ".pq")
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _HEADERLESS = (".data", *_JSON_SUFFIXES)
 _EXCEL = (".xlsx", ".xls", ".xlsm", ".ods")
+_PICKLES = (".df", ".pkl", ".pickle")
+# Files of research data without a header line → their columns.
+_BARE = {
+    "u.data": ("user_id", "item_id", "rating", "timestamp"),
+    "u.item": ("item_id", "title", "release_date", "video_date", "url", *(f"genre_{n}" for n in range(19))),
+    "ratings.dat": ("user_id", "item_id", "rating", "timestamp"),
+    "movies.dat": ("item_id", "title", "genres"),
+    "id2name.txt": ("item_id", "title"),
+}
 # Beginning of a JSON text, which no header of a table matches.
 _JSON = re.compile(r"\s*[\[{]\s*[\[{\"]")
 # Byte order mark → the encoding that it decides.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-# How dates are written as whole numbers → the number of such a number's year 1.
-_WRITTEN = {"YYYYMMDD": 10**4, "YYYYMMDDhhmm": 10**8, "YYYYMMDDhhmmss": 10**10}
-# Days since the end of 1899 of 1970, and of 1990 to 2060. Smaller numbers may be counters.
-_EXCEL_1970, _EXCEL_DAYS = 25_569, (32_874, 58_440)
-# Units of a time since 1970, smallest numbers first: name, units per second.
-_UNITS = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
-# Least sizes of milliseconds, microseconds and nanoseconds. Each is a time in 1973.
-_UNIT_BOUNDS = (1e11, 1e14, 1e17)
-# Largest time that 64 bits hold, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
-_LATEST = 2.0**63
+# Characters in which a separator of fields is looked for.
+_LOOKED_AT = 200
+# A number with a decimal comma, with points between thousands or without.
+_COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+$"
 # A Float64 holds every whole number up to this one.
 _EXACT = 2**53
 # Columns, and characters of a name, that a message lists. The header of a binary file can be the whole file.
@@ -57,7 +58,6 @@ IDS = pl.Categorical(pl.Categories("prefrec"))
 """Type of ids as codes of 4 bytes, which no file has."""
 Shrink = Callable[[pl.LazyFrame], pl.LazyFrame]
 """Function that keeps the columns of a table that are needed, in types that take less memory."""
-_ISO = r"^\d{4}-\d"
 
 
 def read_bytes(path: Path) -> bytes:
@@ -118,18 +118,27 @@ def read_table(
     suffix = (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
     if suffix in _EXCEL:
         raise DataError(f"{path}: Excel is not read; write the table as CSV or Parquet")
+    if suffix in _PICKLES:  # LLaRA's
+        how = "write the table as Parquet with pandas.read_pickle(…).to_parquet(…), if you trust where it is from"
+        raise DataError(f"{path}: a pickle can run any code and is not read; {how}")
     if suffix in _JSON_SUFFIXES:
         return read_json_rows(path)
     text = _without_blank_end(read_text(path, encoding))
     if _JSON.match(text):
         raise DataError(f"{path}: the file holds JSON; give it a name that ends in .jsonl")
+    if text[:1].isdecimal():
+        header = header or _BARE.get(path.name.removesuffix(".gz"))
+    if "::" in text[:_LOOKED_AT].split("\n", 1)[0]:  # MovieLens-1M and LLaRA
+        text = text.replace("::", "\t")
+    elif header and "|" in text[:_LOOKED_AT]:
+        text = text.replace("|", "\t")
     if header:
         text = "\t".join(header) + "\n" + text
     names = text.split("\n", 1)[0].rstrip("\r")
     if not names.strip():
         raise DataError(f"{path}: the file is empty; expected a header line with column names")
     expected = "\t" if suffix in _TAB_SUFFIXES else ","
-    separator = next((s for s in (expected, "\t", ",", ";", "|") if s in names), expected)
+    separator = max((expected, "\t", ",", ";", "|"), key=names.count)  # of equally many the first
     frame = _parse_csv(text, path, separator, 1 if header is None else 0)
     plain = [c.split(":", 1)[0].strip() for c in frame.columns]
     twice = next((c for n, c in enumerate(plain) if c in plain[:n]), None)
@@ -162,17 +171,22 @@ def _checked(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
 def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
     """Read JSON lines or a JSON array of objects, also `.gz`; line n is row n. An absent field is null.
 
+    Lines may also be dicts as Python writes them, as in older files of Amazon and Steam.
+
     `schema` has the columns to read and their types; None means all, as polars sees them. Raise DataError if the file
     is missing, damaged or not such JSON.
     """
     with _open(path) as file:
-        is_array = file.read(1000).lstrip()[:1] == b"["
+        begin = file.read(1000).lstrip()
+    is_array, is_python = begin[:1] == b"[", re.match(rb"\{\s*u?'", begin) is not None
     try:
+        if is_python:
+            return pl.from_dicts([ast.literal_eval(line) for line in read_text(path).splitlines() if line], schema)
         if is_array:
             return pl.read_json(read_bytes(path), schema=schema, infer_schema_length=None)
         with path.open("rb") as file:  # not its path, in which polars would expand characters such as *
             return pl.scan_ndjson(file, schema=schema, infer_schema_length=None).collect()
-    except UNREADABLE as e:
+    except (*UNREADABLE, ValueError, SyntaxError, MemoryError, RecursionError) as e:
         raise DataError(
             f"{path}: truncated or damaged, or not valid JSON ({first_words(e)}); correct it, or download it again"
         ) from None
@@ -234,7 +248,7 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
 
 def as_text(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.Series:
     """Return the column (in the file: `called`) as strings. Raise DataError for lists, records and other bytes."""
-    return _cast(frame[column], pl.String, path, called or column, "text or numbers")
+    return cast_column(frame[column], pl.String, path, called or column, "text or numbers")
 
 
 def parse_numbers(
@@ -245,8 +259,8 @@ def parse_numbers(
     Raise DataError if a value is missing, infinite or not a number. With `empty_remedy`, the advice for the message,
     an empty field and NaN are null.
     """
-    given = _stripped(frame[column])
-    values = _cast(given, pl.Float64, path, called or column, "numbers")
+    given = with_points(stripped(frame[column]))
+    values = cast_column(given, pl.Float64, path, called or column, "numbers")
     bad = ~values.is_finite().fill_null(False)
     if empty_remedy:
         empty = given.is_null() | values.is_nan().fill_null(False)
@@ -257,55 +271,22 @@ def parse_numbers(
     return frame.with_columns(values.alias(column))
 
 
-def parse_timestamps(
-    frame: pl.DataFrame, column: str, path: Path, called: str | None = None
-) -> tuple[pl.DataFrame, list[str]]:
-    """Return `frame` with `column` as Int64 seconds since 1970, and notes on how the times were read.
+def with_points(values: pl.Series) -> pl.Series:
+    """Return texts with decimal points, if some are numbers with decimal commas, as 4,5 and 1.234,50 are.
 
-    Accepts seconds, milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), dates,
-    datetimes, ISO 8601 text, dates written as numbers (20240131) and the days of spreadsheets. If any time is finer
-    than a second, the frame also gets a column `SUBSECOND`. Raise DataError if a time is missing, NaN or unreadable,
-    or two units are mixed.
+    If all such numbers have three digits after the comma they stay, since 1,234 may be a thousand.
     """
-    called = called or column
-    raw = _stripped(frame[column])
-    expected = "seconds since 1970 or an ISO 8601 date"
-    if raw.dtype in (pl.Date, pl.Datetime):
-        moments = raw.cast(pl.Datetime("us"))
-        refuse_bad(raw, moments.is_null(), path, called, "a date")
-        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), []
-    values = _cast(raw, pl.Float64, path, called, "dates or seconds since 1970")
-    if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
-        dates = raw.set(~raw.str.contains(_ISO).fill_null(False), None)
-        moments = dates.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-        if moments.is_null().all():
-            moments = dates.str.to_date(strict=False).cast(pl.Datetime("us"))
-        refuse_bad(frame[column], moments.is_null(), path, called, expected)
-        notes = [f"{file_name(path)}: times read as ISO 8601 text"]
-        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
-    bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
-    refuse_bad(frame[column], bad, path, called, expected)
-    if dated := _written_dates(values):
-        moments, form = dated
-        refuse_bad(frame[column], moments.is_null(), path, called, f"one of {form}, as others are")
-        notes = [f"{file_name(path)}: times read as {form}"]
-        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
-    whole = raw.cast(pl.Int64, strict=False)
-    all_whole = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
-    numbers = whole if all_whole else values  # a Float64 does not hold every nanosecond
-    unit, per_second = _unit(raw, values, path, called)
-    notes = [] if per_second == 1 else [f"{file_name(path)}: times read as {unit}"]
-    return _with_times(frame, column, numbers, per_second), notes
+    if values.dtype != pl.String:
+        return values
+    commas = values.str.contains(_COMMA).fill_null(False)
+    if not commas.any() or values.filter(commas).str.contains(r",\d{3}$").all():
+        return values
+    return values.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True).zip_with(commas, values)
 
 
 def file_name(path: Path) -> str:
     """Return the last part of a path or an address for messages, without a query."""
     return Path(without_secrets(path.as_posix())).name
-
-
-def time_columns(log: pl.DataFrame) -> list[str]:
-    """Return the columns that order a log in time: `timestamp`, then `SUBSECOND` if present."""
-    return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
 
 
 def refuse_bad(
@@ -380,7 +361,7 @@ def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, field: s
     return DataError(message)
 
 
-def _cast(values: pl.Series, kind: type[pl.DataType], path: Path, called: str, expected: str) -> pl.Series:
+def cast_column(values: pl.Series, kind: type[pl.DataType], path: Path, called: str, expected: str) -> pl.Series:
     """Return the column as `kind`, with null for each value that is not one."""
     dtype = values.dtype
     try:
@@ -393,7 +374,8 @@ def _cast(values: pl.Series, kind: type[pl.DataType], path: Path, called: str, e
         ) from None
 
 
-def _stripped(values: pl.Series) -> pl.Series:
+def stripped(values: pl.Series) -> pl.Series:
+    """Return a column, texts without spaces around them."""
     return values.str.strip_chars() if values.dtype == pl.String else values
 
 
@@ -451,50 +433,3 @@ def _parse_slowly(text: str, path: Path, separator: str, first: int, problem: st
         ) from None
     except pl.exceptions.PolarsError:
         raise DataError(f"{path}: cannot be read as a table: {problem}") from None
-
-
-def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: int) -> pl.DataFrame:
-    """Return `frame` with `times` as seconds, and with their microseconds if any time has some."""
-    if times.dtype.is_integer():
-        seconds = times // per_second
-        micros = (times - seconds * per_second) * 10**6 // per_second
-    else:
-        seconds = (times / per_second).floor()
-        micros = ((times / per_second - seconds) * 10**6).round()
-    frame = frame.with_columns(seconds.cast(pl.Int64).alias(column))
-    return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if (micros != 0).any() else frame
-
-
-def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
-    """Return the moments of numbers that are written dates, null where one is none, and their form; None for others.
-
-    Most of them have to be days that there are: 1 in 27 numbers of this size is one by chance.
-    """
-    if len(values) and values.is_between(*_EXCEL_DAYS).all():
-        seconds = ((values - _EXCEL_1970) * 86_400).round().cast(pl.Int64)
-        return pl.from_epoch(seconds, "s").cast(pl.Datetime("us")), "days of a spreadsheet (since 1900)"
-    for form, least in _WRITTEN.items():
-        alike = values.is_between(1900 * least, 2100 * least) & (values == values.floor())
-        if alike.any():
-            texts = values.set(~alike, None).cast(pl.Int64).cast(pl.String)
-            moments = texts.str.to_datetime("%Y%m%d%H%M%S"[: len(form) - 2], time_unit="us", strict=False)
-            if 2 * moments.null_count() < len(moments):
-                return moments, f"dates in the form {form}"
-    return None
-
-
-def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[str, int]:
-    """Return the unit of these times and its number per second. Raise DataError if they are of two units."""
-    unit = pl.Series(np.searchsorted(_UNIT_BOUNDS, values.abs().to_numpy()))
-    nonzero = values != 0  # zero is 1970 in every unit
-    if not nonzero.any():
-        return _UNITS[0]
-    first_unit = int(first_of(unit, nonzero))
-    differs = nonzero & (unit != first_unit)
-    if differs.any():
-        raise DataError(
-            f"{path}, {first_line(differs, path)}, column {called}: {first_of(raw, differs)!r} looks like "
-            f"{_UNITS[first_of(unit, differs)][0]} since 1970, {first_of(raw, nonzero)!r} "
-            f"({first_line(nonzero, path)}) like {_UNITS[first_unit][0]}; write all times in one unit"
-        )
-    return _UNITS[first_unit]

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data.readers import time_columns
+from prefrec.data.times import time_columns
 from prefrec.data.types import PARTS
 from prefrec.errors import DataError
 

@@ -124,9 +124,15 @@ class PreparedData:
             f"split {self.protocol['split']}, {candidates['size']} candidates ({candidates['kind']}), "
             f"seed {self.protocol['seed']}",
         ]
-        short, repeats = self.protocol["split_facts"].get("users_too_short"), counts.get("repeats_dropped")
+        facts, repeats = self.protocol["split_facts"], counts.get("repeats_dropped")
+        short, full = (facts.get(f"users_{why}") for why in ("too_short", "without_room"))
         lines += [f"{short:,} users left out: too short a history"] if short else []
+        few = f"fewer than {candidates['size'] - 1} items that they did not take (candidates.size)"
+        lines += [f"{full:,} users left out: {few}"] if full else []
         lines += [f"{repeats:,} repeats left out"] if repeats else []
+        if cut := counts.get("dropped_by_core"):
+            who = " and ".join(f"{counts.get(f'{what}_dropped_by_core', 0):,} {what}" for what in ("users", "items"))
+            lines.append(f"user_core and item_core left out {who}, with {cut:,} interactions")
         return [*lines, *self.protocol["notes"]]
 
     def split(self, name: str) -> Sequence[RankingExample]:

@@ -19,14 +19,14 @@ from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_
 from prefrec.data.candidates import popularity_weights
 from prefrec.data.preferences import rejected_rows, with_opinions
 from prefrec.data.readers import UNREADABLE, read_parquet
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_whole
 from prefrec.losses import find_loss, takes
 from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
 from prefrec.pipeline.recipe import AlignSection
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.training.negatives import false_negatives, redraw_lists
+from prefrec.training.negatives import false_negatives, redraw_lists, with_room
 
 NEGATIVES_FILE = "negatives.parquet"
 """Training rows of an alignment whose lists were drawn again, in the folder of its stage."""
@@ -48,13 +48,13 @@ def negative_rows(
     """
     if section.drawn_from is None:
         return list(rows)
+    rows = rows_with_room(rows, made_of.data, section)
     path = out / NEGATIVES_FILE
     kept = processes.from_first(_kept(path) if processes.is_first() else None)
     if kept is not None:
         return kept
     say(f"{section.name}: negatives from {section.negatives_from}")
-    number = section.negatives_pool if section.negatives == "policy" else section.num_negatives
-    size, chooser, sampler = 1 + number, None, None
+    size, chooser, sampler = 1 + _number(section)[1], None, None
     if miner is not None:
         chooser = miner.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):
@@ -72,6 +72,44 @@ def negative_rows(
         write_whole(path, examples_to_frame(drawn).write_parquet)
     processes.wait()
     return frame_to_examples(read_parquet(path))
+
+
+def check_room(section: AlignSection, data: PreparedData) -> None:
+    """Raise ConfigError, with the field, if no user leaves enough items for the negatives that are drawn."""
+    own = data.train_interactions.group_by("user_id").agg(pl.col("item_id").n_unique())["item_id"]
+    if section.drawn_from in (None, "in-batch") or own.is_empty():
+        return
+    field, number = _number(section)
+    # The model's own draws leave out the history that is shown, the others all that the user took.
+    taken = int(cast(Any, own.max if section.drawn_from == "reference" else own.min)())
+    taken = min(taken, history_length(data)) if section.drawn_from == "reference" else taken
+    left = len(data.catalogue) - 1 - taken
+    if left < number:
+        beside = f"are left beside the target and {taken} items that the user took"
+        raise ConfigError(
+            f"align.{section.name}.{field}: {number} negatives, but of the {len(data.catalogue)} items only {left} "
+            f"{beside}; lower it to {max(left, 1)} or less"
+        )
+
+
+def rows_with_room(
+    rows: Sequence[RankingExample], data: PreparedData, section: AlignSection
+) -> Sequence[RankingExample]:
+    """Return the rows whose users left enough items for the negatives that are drawn, and count the others."""
+    if section.drawn_from not in ("uniform", "popularity", "hard"):
+        return rows
+    number = max([_number(section)[1], *(len(e.candidates) - 1 for e in rows[:1])])
+    kept = with_room(rows, data, number)
+    if len(kept) < len(rows):
+        few = f"their users left fewer than {number} items to draw negatives from"
+        say(f"{section.name}: {len(rows) - len(kept)} of {len(rows)} rows are left out: {few}")
+    return kept
+
+
+def _number(section: AlignSection) -> tuple[str, int]:
+    """Return the field with the number of items that are drawn for each row, and this number."""
+    field = "negatives_pool" if section.negatives == "policy" else "num_negatives"
+    return field, int(getattr(section, field))
 
 
 def answer_scores(

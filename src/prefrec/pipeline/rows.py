@@ -12,6 +12,7 @@ from prefrec.data.update import read_by_sft
 from prefrec.errors import ConfigError
 from prefrec.pipeline.encoders import prompt_encoder, shows_candidates
 from prefrec.pipeline.kinds import ranker_kind
+from prefrec.pipeline.negatives import check_room
 from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe, SFTSection
 from prefrec.pipeline.train import rows_to_choose_from
 from prefrec.prompts import load_template
@@ -32,6 +33,8 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
     """Raise ConfigError with the name of the stage if the data lack what a stage needs; raise as `check_titles`."""
     for name, section in trained_sections(recipe).items():
         check_section(section, data, recipe.model, recipe.seed, f"{name}.{{}}".format)
+    for align in recipe.align:
+        check_room(align, data)
     for ranker in recipe.rankers:
         ranker_kind(ranker.kind).check_data(ranker, data)
     if trained_sections(recipe):

@@ -34,7 +34,7 @@ from prefrec.runs.stage import last_checkpoint
 from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.best import BEST, KeepBest, read_best, save_weights
-from prefrec.training.negatives import redraw_lists
+from prefrec.training.negatives import redraw_lists, with_room
 from prefrec.training.section import RowsSection, TrainSection
 from prefrec.training.sequences import LEAST
 
@@ -188,7 +188,7 @@ def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> lis
     if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
         return list(rows)
     # Always uniformly: the curves of all ways to draw negatives then rest on the same questions.
-    return redraw_lists(rows, data, "uniform", seed=seed, size=size)
+    return redraw_lists(with_room(rows, data, size - 1), data, "uniform", seed=seed, size=size)
 
 
 def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:

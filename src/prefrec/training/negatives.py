@@ -73,6 +73,15 @@ def redraw_lists(
     return lists if judge is None or how != "hard" else _hardest(lists, judge(lists), size)
 
 
+def with_room(rows: Sequence[RankingExample], data: PreparedData, number: int) -> list[RankingExample]:
+    """Return the rows of users who left `number` items beside those of their training interactions.
+
+    The history and the target of a row count, too.
+    """
+    taken, n_items = _items_of(data.train_interactions, rows), len(data.catalogue)
+    return [e for e in rows if n_items - len(taken[e.user_id].union(e.history, (e.target,))) >= number]
+
+
 def false_negatives(rows: Sequence[RankingExample], data: PreparedData) -> float:
     """Return the share of negatives that the user takes after the target, in training or held out.
 
@@ -109,7 +118,8 @@ def _sampled(rows: Sequence[RankingExample], sampler: Sampler, size: int, seed: 
     sampled = []
     for e, rng, drawn in zip(track(rows, "negatives"), rngs, drawn_lists, strict=True):
         if len(drawn) < size - 1:
-            raise DataError(f"only {len(drawn)} items are left beside the history of user {e.user_id!r}: lower N")
+            left = f"only {len(drawn)} items are left beside the history of user {e.user_id!r}"
+            raise DataError(f"{left}, but {size - 1} negatives were asked for: lower num_negatives")
         listed = [e.target, *drawn]
         sampled.append(replace(e, candidates=tuple(listed[i] for i in rng.permutation(size).tolist())))
     return sampled

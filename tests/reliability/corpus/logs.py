@@ -87,7 +87,7 @@ CASES = [
     _log("numbers and dates mixed", "line 3, column timestamp: '2020-01-02' is not", HEADER + "u,i1,5\nu,i2,2020-01-02\n"),
     _log("seconds and milliseconds", "log.csv, line 3, column timestamp: '1577836806000' looks like milliseconds since 1970, '1577836806' (line 2) like seconds; write all times in one unit", HEADER + "u,i1,1577836806\nu,i2,1577836806000\n"),
     _log("a word for a time, in a column of the user's name", "line 2, column ordered_at: 'soon' is not", "user_id,item_id,ordered_at\nu,i1,soon\n", "--columns.timestamp", "ordered_at"),
-    _log("days or months first", "log.csv, line 2, column timestamp: '01/02/2020' is not seconds since 1970 or an ISO 8601 date", HEADER + "u,i1,01/02/2020\nu,i2,03/04/2020\n"),
+    _log("days or months first", "log.csv, column timestamp: '01/02/2020' may be a date in the form %d/%m/%Y or %m/%d/%Y; name the form", HEADER + "u,i1,01/02/2020\nu,i2,03/04/2020\n"),
     _log("latin-1", "log.csv, line 2: byte 0xe9 is not utf-8. It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a recipe)", HEADER.encode() + b"Andr\xe9,i1,5\n"),
     _log("UTF-16, header only", "log.csv: the log is empty", HEADER.encode("utf-16")),
     _log("UTF-16, cut", "line 1: byte 0x0a is not utf-16", HEADER.encode("utf-16")[:-1]),

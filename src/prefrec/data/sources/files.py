@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from glob import escape, glob, has_magic
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import polars.selectors as cs
 
 from prefrec.data import readers
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import FILE_ORDER, SUBSECOND
+from prefrec.data.readers import FILE_ORDER
 from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
     Source,
@@ -21,6 +22,7 @@ from prefrec.data.sources.base import (
     parse_lists,
     user_attributes,
 )
+from prefrec.data.times import SUBSECOND, parse_timestamps
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
 
@@ -34,13 +36,13 @@ _FIELDS = {"user_id": "user", "item_id": "item"} | {c: c for c in ("timestamp", 
 _YES, _NO = ("true", "1", "yes", "t"), ("false", "0", "no", "f", "")
 
 
-def files(config: PrepareConfig) -> Source:
+def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = readers.read_table) -> Source:
     """Read the log `config.interactions` and the catalogue `config.items`, with columns named as `config.columns`.
 
     The rating column may be absent if it has its default name. An empty rating is null. All columns of `config.users`
     other than the user's id (named as in the log, or `user_id`) are attributes. An interaction marked in `skipped` is
     removed from the log, and its item joins the `impressions` of the user's next interaction. Further columns of the
-    catalogue are kept, for rules of recommendations.
+    catalogue are kept, for rules of recommendations. `read_table` reads the log and the catalogue.
     """
     columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
@@ -57,12 +59,12 @@ def files(config: PrepareConfig) -> Source:
         texts = cs.by_name(columns.user, columns.item, require_all=False) & (cs.string() | cs.integer())
         return table.with_columns(texts.cast(pl.String).cast(ids))
 
-    for path in (file for log in (log_path, *config.more_interactions) for file in _files_of(log)):
-        table = readers.read_table(path, config.encoding, shrink=shrink)
+    for path in (file for log in (log_path, *config.more_interactions) for file in files_of(log)):
+        table = read_table(path, config.encoding, shrink=shrink)
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
         log = readers.pick_columns(table, wanted, path, optional, _FIELDS)
-        log, times = readers.parse_timestamps(log, "timestamp", path, columns.timestamp)
+        log, times = parse_timestamps(log, "timestamp", path, columns.timestamp, columns.timestamp_format)
         if "rating" in log.columns:
             log = readers.parse_numbers(log, "rating", path, columns.rating, _NO_RATING)
         if columns.impressions:
@@ -75,7 +77,7 @@ def files(config: PrepareConfig) -> Source:
         notes.append(f"{empty} of {len(log)} interactions have no rating")
     log = fold_skips(log) if columns.skipped else log
     names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
-    table = readers.read_table(items_path, config.encoding)
+    table = read_table(items_path, config.encoding)
     names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
     catalogue = _with_numbers(readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS))
     catalogue = clean_catalogue(catalogue, items_path, columns.title)
@@ -88,7 +90,7 @@ def files(config: PrepareConfig) -> Source:
     return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=users)
 
 
-def _files_of(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """Return the files of a folder or a pattern in the order of their names, or a file or an address as it is."""
     pattern = f"{escape(str(path))}/*" if path.is_dir() else str(path)
     if readers.ADDRESS.search(path.as_posix()) or path.is_file() or not has_magic(pattern):
@@ -103,7 +105,7 @@ def _files_of(path: Path) -> list[Path]:
 def _with_numbers(items: pl.DataFrame) -> pl.DataFrame:
     """Return the catalogue with numbers in further columns that hold nothing else: text files have only strings."""
     texts = [c for c in items.columns if c not in ("item_id", "title") and items.schema[c] == pl.String]
-    numbers = items.select(pl.col(texts).cast(pl.Float64, strict=False))
+    numbers = items.select(readers.with_points(items[c]).cast(pl.Float64, strict=False) for c in texts)
     return items.with_columns(n for n in numbers if n.null_count() == items[n.name].null_count() < len(items))
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import parse_numbers, parse_timestamps, pick_columns, read_table, read_text
+from prefrec.data.readers import parse_numbers, pick_columns, read_table, read_text
 from prefrec.data.sources.base import Source, SourceKind, check_log, titled, user_attributes
+from prefrec.data.times import parse_timestamps
 from prefrec.data.titles import movie_title, movie_titles
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from prefrec.data import readers
 from prefrec.data.config import ColumnNames, PrepareConfig
-from prefrec.data.readers import FILE_ORDER, SUBSECOND
+from prefrec.data.readers import FILE_ORDER
 from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
     GivenSplit,
@@ -25,6 +25,7 @@ from prefrec.data.sources.base import (
     name_before,
     parse_lists,
 )
+from prefrec.data.times import SUBSECOND, parse_timestamps, time_columns
 from prefrec.data.titles import resolve_duplicates
 from prefrec.data.types import LOG_SCHEMA, PARTS, Catalogue, Window
 from prefrec.errors import DataError
@@ -235,14 +236,14 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
     if "target" in names:
         frame = readers.check_ids(frame, "target", path, names["target"])
     if "timestamp" in names:
-        frame, notes = readers.parse_timestamps(frame, "timestamp", path, names["timestamp"])
+        frame, notes = parse_timestamps(frame, "timestamp", path, names["timestamp"], columns.timestamp_format)
     else:
         frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
         notes = [f"{readers.file_name(path)}: no times; rows are taken in the order of the file"]
     # Without a column of targets, the last item of the list is the target.
     last, at_least = (None, 0) if "target" in names else (-1, 1)
     frame = frame.with_columns(parse_lists(frame["items"], path, names["items"], at_least))
-    frame = frame.sort(readers.time_columns(frame), maintain_order=True)
+    frame = frame.sort(time_columns(frame), maintain_order=True)
     targets = frame["target"] if "target" in names else frame["items"].list.last()
     fields = zip(frame["user_id"], frame["items"].to_list(), targets, frame["timestamp"], strict=True)
     rows = [Row(user, tuple(items[:last]), target, time) for user, items, target, time in fields]

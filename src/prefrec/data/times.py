@@ -1,0 +1,165 @@
+"""Times of a log: units and forms are recognised, and a wrong or ambiguous one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from prefrec.data.readers import cast_column, file_name, first_line, first_of, refuse_bad, stripped
+from prefrec.errors import DataError
+
+SUBSECOND = "subsecond"
+"""Column of a log with times finer than a second: microseconds after `timestamp`."""
+# How dates are written as whole numbers → the number of such a number's year 1.
+_WRITTEN = {"YYYYMMDD": 10**4, "YYYYMMDDhhmm": 10**8, "YYYYMMDDhhmmss": 10**10}
+_DAYS = (
+    "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%d %b %Y", "%b %d, %Y", "%m %d, %Y",
+)  # fmt: skip
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", "T%H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_LOGGED = ("%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z")
+FORMS = (*(day + clock for day in _DAYS for clock in _CLOCKS), *_LOGGED)
+"""Forms of dates that are tried, as strptime writes them. The last are those of web servers, tweets and mails."""
+_NAME_IT = "name the form of all with --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
+# Texts that are tried first, in each form.
+_LOOKED_AT = 200
+# Days since the end of 1899 of 1970, and of 1990 to 2060. Smaller numbers may be counters.
+_EXCEL_1970, _EXCEL_DAYS = 25_569, (32_874, 58_440)
+# Units of a time since 1970, smallest numbers first: name, units per second.
+_UNITS = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
+# Least sizes of milliseconds, microseconds and nanoseconds. Each is a time in 1973.
+_UNIT_BOUNDS = (1e11, 1e14, 1e17)
+# Largest time that 64 bits hold, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
+_LATEST = 2.0**63
+_ISO = r"^\d{4}-\d"
+
+
+def date_forms(values: pl.Series) -> list[str]:
+    """Return the forms of `FORMS` in which all of these texts are dates, the first ones of a column of texts [n]."""
+    fits, values = FORMS, values.drop_nulls()
+    for some in (values.head(_LOOKED_AT), values) if len(values) else ():
+        fits = tuple(
+            form for form in fits if _moments(some, form).dt.year().is_between(1900, 2100).fill_null(False).all()
+        )
+    return [*fits] if len(values) else []
+
+
+def _moments(values: pl.Series, form: str) -> pl.Series:
+    """Return the texts as moments in UTC, in this form of strptime; null where one is not."""
+    try:
+        if "%H" in form or "%I" in form or "%z" in form:
+            zoned = values.str.to_datetime(
+                form, time_unit="us", strict=False, time_zone="UTC" if "%z" in form else None
+            )
+            return zoned.dt.replace_time_zone(None)
+        return values.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+    except pl.exceptions.PolarsError:  # a form that is none
+        return pl.Series(values.name, [None] * len(values), dtype=pl.Datetime("us"))
+
+
+def parse_timestamps(
+    frame: pl.DataFrame, column: str, path: Path, called: str | None = None, form: str | None = None
+) -> tuple[pl.DataFrame, list[str]]:
+    """Return `frame` with `column` as Int64 seconds since 1970, and notes on how the times were read.
+
+    `form` is that of strptime in which texts are dates (`columns.timestamp_format`). None accepts seconds,
+    milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), dates, datetimes, ISO 8601
+    text, texts in one of `FORMS`, dates written as numbers (20240131) and the days of spreadsheets. If any time is
+    finer than a second, the frame also gets a column `SUBSECOND`. Raise DataError if a time is missing, NaN or
+    unreadable, two units are mixed, or a text may be two dates, as 03/04/2025 may.
+    """
+    called = called or column
+    raw = stripped(frame[column])
+    if form:
+        moments = _moments(cast_column(raw, pl.String, path, called, "dates"), form)
+        remedy = "correct them, or --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
+        refuse_bad(frame[column], moments.is_null(), path, called, f"a date in the form {form}", remedy)
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), []
+    expected = "seconds since 1970 or an ISO 8601 date"
+    if raw.dtype in (pl.Date, pl.Datetime):
+        moments = raw.cast(pl.Datetime("us"))
+        refuse_bad(raw, moments.is_null(), path, called, "a date")
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), []
+    values = cast_column(raw, pl.Float64, path, called, "dates or seconds since 1970")
+    if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
+        if not raw.str.contains(_ISO).fill_null(False).any() and (forms := date_forms(raw)):
+            if len(forms) > 1:
+                either = f"{raw.drop_nulls()[0]!r} may be a date in the form {' or '.join(forms)}"
+                raise DataError(f"{path}, column {called}: {either}; {_NAME_IT}")
+            timed, _ = parse_timestamps(frame, column, path, called, forms[0])
+            return timed, [f"{file_name(path)}: times read as {forms[0]}"]
+        dates = raw.set(~raw.str.contains(_ISO).fill_null(False), None)
+        moments = dates.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        if moments.is_null().all():
+            moments = dates.str.to_date(strict=False).cast(pl.Datetime("us"))
+        refuse_bad(
+            frame[column], moments.is_null(), path, called, expected, f"correct or drop these rows, or {_NAME_IT}"
+        )
+        notes = [f"{file_name(path)}: times read as ISO 8601 text"]
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
+    bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
+    refuse_bad(frame[column], bad, path, called, expected)
+    if dated := _written_dates(values):
+        moments, form = dated
+        refuse_bad(frame[column], moments.is_null(), path, called, f"one of {form}, as others are")
+        notes = [f"{file_name(path)}: times read as {form}"]
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
+    whole = raw.cast(pl.Int64, strict=False)
+    all_whole = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
+    numbers = whole if all_whole else values  # a Float64 does not hold every nanosecond
+    unit, per_second = _unit(raw, values, path, called)
+    notes = [] if per_second == 1 else [f"{file_name(path)}: times read as {unit}"]
+    return _with_times(frame, column, numbers, per_second), notes
+
+
+def time_columns(log: pl.DataFrame) -> list[str]:
+    """Return the columns that order a log in time: `timestamp`, then `SUBSECOND` if present."""
+    return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
+
+
+def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: int) -> pl.DataFrame:
+    """Return `frame` with `times` as seconds, and with their microseconds if any time has some."""
+    if times.dtype.is_integer():
+        seconds = times // per_second
+        micros = (times - seconds * per_second) * 10**6 // per_second
+    else:
+        seconds = (times / per_second).floor()
+        micros = ((times / per_second - seconds) * 10**6).round()
+    frame = frame.with_columns(seconds.cast(pl.Int64).alias(column))
+    return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if (micros != 0).any() else frame
+
+
+def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
+    """Return the moments of numbers that are written dates, null where one is none, and their form; None for others.
+
+    Most of them have to be days that there are: 1 in 27 numbers of this size is one by chance.
+    """
+    if len(values) and values.is_between(*_EXCEL_DAYS).all():
+        seconds = ((values - _EXCEL_1970) * 86_400).round().cast(pl.Int64)
+        return pl.from_epoch(seconds, "s").cast(pl.Datetime("us")), "days of a spreadsheet (since 1900)"
+    for form, least in _WRITTEN.items():
+        alike = values.is_between(1900 * least, 2100 * least) & (values == values.floor())
+        if alike.any():
+            texts = values.set(~alike, None).cast(pl.Int64).cast(pl.String)
+            moments = texts.str.to_datetime("%Y%m%d%H%M%S"[: len(form) - 2], time_unit="us", strict=False)
+            if 2 * moments.null_count() < len(moments):
+                return moments, f"dates in the form {form}"
+    return None
+
+
+def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[str, int]:
+    """Return the unit of these times and its number per second. Raise DataError if they are of two units."""
+    unit = pl.Series(np.searchsorted(_UNIT_BOUNDS, values.abs().to_numpy()))
+    nonzero = values != 0  # zero is 1970 in every unit
+    if not nonzero.any():
+        return _UNITS[0]
+    first_unit = int(first_of(unit, nonzero))
+    differs = nonzero & (unit != first_unit)
+    if differs.any():
+        raise DataError(
+            f"{path}, {first_line(differs, path)}, column {called}: {first_of(raw, differs)!r} looks like "
+            f"{_UNITS[first_of(unit, differs)][0]} since 1970, {first_of(raw, nonzero)!r} "
+            f"({first_line(nonzero, path)}) like {_UNITS[first_unit][0]}; write all times in one unit"
+        )
+    return _UNITS[first_unit]

@@ -1,0 +1,55 @@
+"""Words in the names of columns, in English, German, French and Spanish."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from fnmatch import fnmatchcase
+
+# Role → words without accents, the best sign first; after a slash the same in other languages. A word of more than
+# three letters may be the beginning of a longer one, and one with a star its end.
+_WORDS = {
+    "user": "user/nutzer/benutzer/utilisateur/usuario customer/kunde/client/cliente member/mitglied/membre/miembro "
+    "buyer/kaufer/kaeufer/acheteur/comprador shopper/besteller visitor/besucher/visiteur/visitante "
+    "reader/leser/lecteur/lector reviewer player/spieler/joueur/jugador account/konto/compte/cuenta "
+    "person/personne/persona uid session/sitzung/sesion steamid",
+    "item": "item/element product/produkt/produit/producto sku article/artikel/articulo/ware asin "
+    "movie/film/pelicula book/buch/livre/libro track song/lied/chanson/cancion artist/kunstler/kuenstler "
+    "game/spiel/jeu/juego app isbn stock business recipe/rezept/recette/receta",
+    "timestamp": "timestamp/zeitstempel/horodatage datetime time/zeitpunkt/zeit/*zeit "
+    "date/datum/*datum/fecha at/am on when/wann ts",
+    "rating": "rating/bewertung/*bewertung/evaluation/calificacion/valoracion stars/sterne/etoiles/estrellas "
+    "score/punkte/note/nota/puntuacion overall",
+    "title": "title/titel/*titel/titre/titulo name/*name/nom/nombre label/bezeichnung/*bezeichnung/libelle "
+    "description/beschreibung/descripcion",
+    "id": "id sku asin isbn code/kode/codigo key/schlussel number/nummer/*nummer/numero nr/no",
+}
+_TOPICS = {
+    "movies": "movie film pelicula",
+    "books": "book buch livre libro isbn",
+    "music": "artist track song lied chanson cancion kunstler",
+}
+
+
+def sign(role: str, column: str) -> float:
+    """Return how well the name of a column fits a role: 0, or from 0.5 to 1 for the best word."""
+    words, parts = _WORDS[role].split(), _parts(column)
+    fits = [n for n, word in enumerate(words) if any(_fits(p, w) for p in parts for w in word.split("/"))]
+    return 1 - fits[0] / (2 * len(words)) if fits else 0.0
+
+
+def topic(column: str) -> str | None:
+    """Return the domain of prompts that the name of a column of items speaks of, or None."""
+    parts = _parts(column)
+    found = (name for name, words in _TOPICS.items() if any(_fits(p, w) for p in parts for w in words.split()))
+    return next(found, None)
+
+
+def _fits(part: str, word: str) -> bool:
+    return part == word or (len(word) > 3 and fnmatchcase(part, word if word[0] == "*" else f"{word}*"))
+
+
+def _parts(column: str) -> list[str]:
+    """Return the words of a name such as `orderDate` or `order_date`, in small letters and without accents."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", column) if not unicodedata.combining(c))
+    return [part.lower() for part in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", plain)]

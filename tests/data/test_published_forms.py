@@ -1,0 +1,96 @@
+"""Columns of files as MovieLens, Amazon, RecBole, Steam and LLaRA publish them, under their names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefrec.data import ColumnNames, PrepareConfig, prepare
+from prefrec.data.guess import guess
+from prefrec.data.readers import read_table
+from prefrec.errors import DataError
+
+TAKEN = [(u, (7 * u + n) % 20 + 1, 1_400_000_000 + 86_400 * n, n) for u in range(1, 21) for n in range(6)]
+ITEMS = range(1, 21)
+
+
+def _amazon(write: Callable[[Any], str]) -> dict[str, list[str]]:
+    reviews = [
+        {"reviewerID": f"A{u}", "asin": f"B{i:03}", "reviewerName": "Ann", "helpful": [0, 0], "reviewText": "Good"}
+        | {"overall": 5.0, "summary": "Fine", "unixReviewTime": t, "reviewTime": f"09 {n + 1}, 2014"}
+        for u, i, t, n in TAKEN
+    ]
+    meta = [{"asin": f"B{i:03}", "title": f"Thing {i}", "price": 1.0, "related": {"x": ["B1"]}} for i in ITEMS]
+    return {"reviews.json": [json.dumps(row) for row in reviews], "meta.json": [write(row) for row in meta]}
+
+
+FORMS: dict[str, tuple[dict[str, list[str]], list[str]]] = {
+    "MovieLens-1M": (
+        {
+            "ratings.dat": [f"{u}::{i}::4::{t}" for u, i, t, _ in TAKEN],
+            "movies.dat": [f"{i}::Film {i} (1995)::Drama|War" for i in ITEMS],
+        },
+        ["user_id", "item_id", "timestamp", "rating", "title"],
+    ),
+    "MovieLens of today": (
+        {
+            "ratings.csv": ["userId,movieId,rating,timestamp", *(f"{u},{i},4.0,{t}" for u, i, t, _ in TAKEN)],
+            "movies.csv": ["movieId,title,genres", *(f'{i},"Film {i}, The (1995)",Drama|War' for i in ITEMS)],
+        },
+        ["userId", "movieId", "timestamp", "rating", "title"],
+    ),
+    "Amazon": (_amazon(json.dumps), ["reviewerID", "asin", "unixReviewTime", "overall", "title"]),
+    "Amazon of 2014": (_amazon(str), ["reviewerID", "asin", "unixReviewTime", "overall", "title"]),
+    "RecBole": (
+        {
+            "x.inter": [
+                "user_id:token\titem_id:token\trating:float\ttimestamp:float",
+                *(f"{u}\t{i}\t4\t{t}" for u, i, t, _ in TAKEN),
+            ],
+            "x.item": ["item_id:token\tmovie_title:token_seq", *(f"{i}\tFilm {i}" for i in ITEMS)],
+        },
+        ["user_id", "item_id", "timestamp", "rating", "movie_title"],
+    ),
+    "Steam": (
+        {
+            "steam_reviews.json": [
+                f"{{u'username': u'Ann {u}', u'hours': 0.1, u'product_id': u'{i}', u'date': u'2017-12-{n + 1:02}'}}"
+                for u, i, _, n in TAKEN
+            ],
+            "steam_games.json": [f"{{u'id': u'{i}', u'app_name': u'Game {i}', u'tags': [u'a']}}" for i in ITEMS],
+        },
+        ["username", "product_id", "date", None, "app_name"],
+    ),
+    "LLaRA": (
+        {
+            "log.tsv": ["session\titem\ttime", *(f"{u}\t{i}\t{t}" for u, i, t, _ in TAKEN)],
+            "id2name.txt": [f"{i}::Song {i}" for i in ITEMS],
+        },
+        ["session", "item", "time", None, "title"],
+    ),
+}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_files_of_research_data(tmp_path: Path, form: str) -> None:
+    lines, named = FORMS[form]
+    for name, own in lines.items():
+        (tmp_path / name).write_text("\n".join(own) + "\n")
+    log, items = (tmp_path / name for name in lines)
+    found = {
+        s.field.removeprefix("columns."): s.value for s in guess(log, items, ColumnNames(), "utf-8", 30).settings
+    }
+    assert [found[field] for field in ("user", "item", "timestamp", "rating", "title")] == named
+    columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
+    data = prepare(PrepareConfig(source="files", interactions=log, items=items, columns=columns, **found))
+    assert (len(data.test), len(data.catalogue)) == (20, 20)
+
+
+def test_pickles_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "train_data.df").write_bytes(b"\x80\x04.")
+    with pytest.raises(DataError, match=r"train_data\.df: a pickle can run any code and is not read"):
+        read_table(tmp_path / "train_data.df")
