@@ -87,6 +87,18 @@ def write_whole(path: Path, write: Writer) -> None:
     write_together({path: write})
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, if it is not there; raise StorageError if it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+        reason = os.strerror(errno.EACCES)
+    except OSError as e:
+        reason = e.strerror or str(e)
+    raise StorageError(f"{folder}: nothing can be written there ({reason}); name another folder with --out")
+
+
 def cache_dir() -> Path:
     """Return the cache folder: `$PREFREC_CACHE`, else `~/.cache/prefrec`."""
     return Path(os.environ.get("PREFREC_CACHE", "~/.cache/prefrec")).expanduser()

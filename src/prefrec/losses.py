@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -403,17 +403,32 @@ def loss_by_size(
     which `columns` [B, C] are those in `COLUMNS` that the loss takes.
     """
     if len(set(sizes)) == 1:
-        return loss(policy_logps, ref_logps, beta, **columns)
+        return _checked_loss(loss, loss(policy_logps, ref_logps, beta, **columns), len(sizes))
     losses, rewards, order = [], [], []
     for size in sorted(set(sizes)):
         rows = [row for row, count in enumerate(sizes) if count == size]
         ref = None if ref_logps is None else ref_logps[rows, :size]
         part = loss(policy_logps[rows, :size], ref, beta, **{k: v[rows, :size] for k, v in columns.items()})
+        part = _checked_loss(loss, part, len(rows))
         losses.append(part.losses)
         rewards.append(F.pad(part.rewards, (0, policy_logps.shape[1] - size), value=-torch.inf))
         order += rows
     back = torch.tensor(order, device=policy_logps.device).argsort()
     return PreferenceLoss(torch.cat(losses)[back], torch.cat(rewards)[back])
+
+
+class LossError(TypeError):
+    """A loss that returned something else than a `PreferenceLoss`; the message says what is expected."""
+
+
+def _checked_loss(loss: Loss, out: Any, rows: int) -> PreferenceLoss:
+    """Return what a loss returned; raise LossError if it is no `PreferenceLoss` with a number for each row."""
+    losses = getattr(out, "losses", None)
+    if isinstance(losses, Tensor) and tuple(losses.shape) == (rows,) and isinstance(out.rewards, Tensor):
+        return cast(PreferenceLoss, out)
+    given = f"losses of shape {list(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(out).__name__}"
+    expected = f"losses of shape [{rows}] and rewards of shape [{rows}, 1 + negatives]"
+    raise LossError(f"loss {loss_name(loss)} returned {given}; return prefrec.losses.PreferenceLoss, {expected}")
 
 
 def effective_negatives(rewards: Tensor) -> Tensor:

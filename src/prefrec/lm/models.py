@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import re
@@ -244,7 +245,17 @@ def resolve(name: str) -> str:
             f"no model at {name!r}: expected a local folder with config.json, a hub id such as "
             f"'HuggingFaceTB/SmolLM2-135M', or {EMBEDDED!r} for the embedded model"
         )
+    if near := difflib.get_close_matches(name.lower(), (EMBEDDED, MINILM), n=1, cutoff=0.8):
+        raise ModelError(f"no model is called {name!r}; did you mean {near[0]}?")
     return name
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError for a model that is not there, as far as that shows without the network or unpacking it."""
+    if name == EMBEDDED:
+        embedded_gguf()
+    else:
+        resolve(name)
 
 
 def base_digest(name: str) -> str:

@@ -179,7 +179,8 @@ class Plan:
 
     def _missing(self, name: str) -> DataError:
         there = [n for n in self.names if not self.step(n).entry.make or read_state(self.step(n).folder)]
-        return DataError(f"{self.folder}: no trained model {name!r}; there are {', '.join(there) or 'none'}")
+        known = f"there are {', '.join(there) or 'none'}; baselines: {', '.join(REFERENCE_RANKERS)}"
+        return DataError(f"{self.folder}: no trained model {name!r}; {known}")
 
 
 def stage_names(recipe: Recipe, until: str) -> list[str]:

@@ -426,6 +426,11 @@ class Recipe(Section):
             raise ValueError("update: it needs `sft` to continue, and a source without a split of its own")
         if self.model.answers == "items":
             self._check_items()
+        if self.model.quantization != "none" and self.lora is None and (self.sft or self.align):
+            raise ValueError(
+                f"model.quantization: {self.model.quantization} freezes the base, but `lora: null` trains all of its "
+                "weights: set quantization to none, or give `lora` its settings"
+            )
         before = self.lm_rankers
         for ranker in self.rankers:
             kind = ranker_kind(ranker.kind)

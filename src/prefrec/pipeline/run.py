@@ -14,7 +14,8 @@ from prefrec.console import quiet_libraries, say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import Audit
-from prefrec.files import content_digest, write_json, write_text
+from prefrec.files import content_digest, make_folder, write_json, write_text
+from prefrec.lm.models import check_name
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.encoders import shown_items
@@ -52,7 +53,9 @@ def run_recipe(
     _check_until(recipe, until)
     for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
         refuse_name(name)
-    folder.mkdir(parents=True, exist_ok=True)
+    if recipe.lm_rankers and until != "prepare":
+        check_name(recipe.model.name)
+    make_folder(folder)
     with run_lock(folder), reader_lock(recipe.update.run) if recipe.update else nullcontext():
         if is_first():
             write_text(folder / "recipe.yaml", dump_recipe(recipe))

@@ -35,7 +35,8 @@ Body = TypeVar("Body")
 NAME_KINDS = ("constrained-str", "ById")
 """Names that pydantic adds to the location of an error in an `ItemName`."""
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status: {"model": bodies.ProblemAnswer} for status in (400, 401, 404, 408, 409, 413, 421, 422, 429, 500, 503, 504)
+    status: {"model": bodies.ProblemAnswer}
+    for status in (400, 401, 404, 408, 409, 413, 415, 421, 422, 429, 500, 503, 504)
 }
 """Errors in the OpenAPI schema, by status."""
 ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
@@ -226,6 +227,11 @@ def _answer_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return problem(400, "no_json", f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+        sent = request.headers.get("content-type", "").lower()
+        if request.method == "POST" and first["loc"] == ("body",) and "json" not in sent:
+            named = f"content-type {sent[:50]!r}" if sent else "no content-type"
+            hint = "the body has to be JSON: send the header content-type: application/json"
+            return problem(415, "no_json", f"the request has {named}; {hint}".encode(errors="replace").decode())
         location = ".".join(str(p) for p in first["loc"] if p not in NAME_KINDS)
         # The value is not repeated: it may be long, and need not be text that can be written.
         return problem(422, "invalid", f"{location}: {first['msg']}".encode(errors="replace").decode())

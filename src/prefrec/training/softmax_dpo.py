@@ -20,6 +20,7 @@ from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import language_model
 from prefrec.losses import (
     COLUMNS,
+    LossError,
     PreferenceLoss,
     effective_negatives,
     loss_by_size,
@@ -172,7 +173,10 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         scorer = self.scorer_for(training=model.training)
         policy_logps = logps_no_grad(scorer, model, passes) if in_parts else scorer.choice_logps(passes, model)
         columns = {name: extra[name] for name in self._columns}
-        out = loss_by_size(self.loss_function, policy_logps, ref_logps, self.config.beta, extra[SIZES], **columns)
+        try:
+            out = loss_by_size(self.loss_function, policy_logps, ref_logps, self.config.beta, extra[SIZES], **columns)
+        except LossError as e:
+            raise ConfigError(str(e)) from e
         metrics = preference_metrics(out, policy_logps)
         if self.config.log_rejected:
             self._record_columns(model, out, policy_logps, extra)
