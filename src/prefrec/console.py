@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from itertools import repeat
 from typing import TypeVar
 
 from rich import progress
@@ -69,27 +70,38 @@ def warn(message: str) -> None:
     _print(f"[yellow]warning:[/yellow] {message}")
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` and show progress with the remaining time.
+def track(
+    items: Iterable[T], description: str, total: int | None = None, sizes: Sequence[float] | None = None
+) -> Iterator[T]:
+    """Yield `items` and show progress with the remaining time; `sizes` are their shares of it, by default alike.
 
     On a terminal this is a bar that disappears at the end; in a log file it is a line every 30 s.
     """
-    if total is None and isinstance(items, Sized):
+    if sizes is None and total is None and isinstance(items, Sized):
         total = len(items)
+    shares, whole = (repeat(1.0), total) if sizes is None else (iter(sizes), float(sum(sizes)))
     if not is_first() or is_quiet():
         yield from items
     elif console.is_terminal:
-        yield from progress.track(items, description, total, console=console, transient=True)
+        columns = progress.Progress.get_default_columns()
+        with progress.Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(description, total=whole)
+            for item, share in zip(items, shares, strict=False):
+                yield item
+                bar.advance(task, share)
     else:
-        yield from _lines(items, description, total)
+        yield from _lines(items, description, shares, whole)
 
 
-def _lines(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+def _lines(items: Iterable[T], description: str, shares: Iterable[float], whole: float | None) -> Iterator[T]:
     start = last = time.monotonic()
-    for done, item in enumerate(items):
+    done = 0.0
+    for item, share in zip(items, shares, strict=False):
         now = time.monotonic()
         if now - last >= LOG_EVERY_S and done:
             last = now
-            left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
-            say(f"{description}: {done}/{total or '?'}{left}")
+            rest = f", {(now - start) / done * (whole - done):.0f} s left" if whole else ""
+            counted = f"{done / whole:.0%}" if isinstance(whole, float) and whole else f"{done:.0f}/{whole or '?'}"
+            say(f"{description}: {counted}{rest}")
         yield item
+        done += share

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 
 from prefrec.cli import _options as o
+from prefrec.pipeline.price import Price
 from prefrec.pipeline.recipe import load_recipe
-from prefrec.pipeline.run import survey
+from prefrec.pipeline.run import expected, survey
 from prefrec.report.tables import Cell, Grid, Printed
 from prefrec.report.wording import clock
 
@@ -28,17 +29,19 @@ def plan(
     Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
     """
     loaded = load_recipe(recipe, override or [])
-    print_plan(survey(loaded, out or Path("runs") / loaded.name), as_json)
+    folder = out or Path("runs") / loaded.name
+    print_plan(survey(loaded, folder), as_json, expected(loaded, folder))
 
 
-def print_plan(stages: list[dict[str, Any]], as_json: bool) -> None:
-    """Print stages as `survey` returns them."""
+def print_plan(stages: list[dict[str, Any]], as_json: bool, price: Price | None = None) -> None:
+    """Print stages as `survey` returns them, and what those that are due will cost."""
     if as_json:
         o.print_json(stages)
         return
     rows = [(s["stage"], [Cell(text) for text in _texts(s)], "") for s in stages]
     left = sum(bool(s["why"]) for s in stages)
     note = f"{left} of {len(stages)} stages have to be made" if left else "nothing has to be made"
+    note += f"\n{price}" if price else ""
     Console().print(Printed(Grid(["to make?", "needs", "last time", "memory"], rows), "stage", note))
 
 

@@ -33,11 +33,11 @@ def run(
     from prefrec.cli._carry_out import carry_out
     from prefrec.cli.plan import print_plan
     from prefrec.pipeline.recipe import load_recipe
-    from prefrec.pipeline.run import survey
+    from prefrec.pipeline.run import expected, survey
 
     loaded = load_recipe(recipe, [*(override or []), *(["evaluate.on_leak=stop"] if strict else [])])
     folder = out or Path("runs") / loaded.name
     if dry_run:
-        print_plan(survey(loaded, folder, until), as_json)
+        print_plan(survey(loaded, folder, until), as_json, expected(loaded, folder))
     else:
         carry_out(loaded, folder, until, as_json)

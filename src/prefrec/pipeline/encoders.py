@@ -14,12 +14,14 @@ from torch import Tensor
 from prefrec.data import Catalogue, PreparedData
 from prefrec.errors import TemplateError
 from prefrec.lm.items import ItemEncoder, ItemTable, centred, extend_items, item_table
-from prefrec.lm.models import base_digest, load_tokenizer, vocabulary_size
+from prefrec.lm.models import base_digest, load_tokenizer, resolve_dtype, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, item_texts, load_template
 from prefrec.rankers.title_encoder import load_encoder
+from prefrec.rankers.title_store import TitleStore
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.rankers.words import tfidf
+from prefrec.runs.stage import stage_key
 
 Encoder = PromptEncoder | ItemEncoder
 TFIDF_SIZE = 256
@@ -93,18 +95,35 @@ def fit_items(model: Any, data: PreparedData, section: ModelSection) -> ItemTabl
 
 
 @lru_cache(maxsize=1)
-def _encoded(name: str, digest: str, titles: tuple[str, ...]) -> Tensor:
+def _encoded(name: str, digest: str, titles: tuple[str, ...], dtype: str) -> Tensor:
     # An update needs the vectors twice: to begin its training, and to compare with the model before it.
-    return load_encoder(name, _TITLE_TOKENS).encode(titles)
+    store = title_store(digest, dtype)
+    known = store.read(titles)
+    missing = list(dict.fromkeys(title for title in titles if title not in known))
+    if missing:
+        vectors = load_encoder(name, _TITLE_TOKENS, dtype).encode(missing, keep=store.write)
+        known |= zip(missing, vectors, strict=True)
+    return torch.stack([known[title] for title in titles])
+
+
+def title_store(digest: str, dtype: str) -> TitleStore:
+    """Return the kept vectors of the encoder with this digest that computes in this dtype."""
+    return TitleStore(stage_key(encoder=digest, dtype=dtype, tokens=_TITLE_TOKENS))
+
+
+def encoded_titles(data: PreparedData, model: ModelSection) -> tuple[str, list[str]]:
+    """Return the name of the encoder of title vectors, "" for TF-IDF, and what it reads of the items [I]."""
+    texts = shown_items(model, data.catalogue)
+    titles = [texts.get(title, title) for title in data.catalogue.titles.values()]
+    names = {"base": model.name, "tfidf": ""}
+    return names.get(model.items.vectors, model.items.vectors), titles
 
 
 def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     """Return vectors [I, T] of all items' titles, made as `model.items.vectors` says."""
-    texts = shown_items(model, data.catalogue)
-    titles = [texts.get(title, title) for title in data.catalogue.titles.values()]
-    if model.items.vectors != "tfidf":
-        name = model.name if model.items.vectors == "base" else model.items.vectors
-        return _encoded(name, base_digest(name), tuple(titles))
+    name, titles = encoded_titles(data, model)
+    if name:
+        return _encoded(name, base_digest(name), tuple(titles), resolve_dtype(model.dtype))
     words = tfidf(titles)
     size = min(TFIDF_SIZE, *words.shape)
     left, sizes, _ = torch.svd_lowrank(torch.from_numpy(words.toarray()).float(), q=size, niter=4)

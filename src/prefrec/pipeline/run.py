@@ -23,6 +23,7 @@ from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
 from prefrec.pipeline.plan import ALIGN, Plan, differences, make_once, stage_folder, stage_names, why_due
 from prefrec.pipeline.preferences import run_preferences
+from prefrec.pipeline.price import Price, price
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, dump_recipe, map_files, reached
 from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.update import measure_update, split_change
@@ -32,6 +33,8 @@ from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE, made_of, w
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
 
+TOLD_S = 20
+"""Seconds from which a run says before training what it will cost."""
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
 
@@ -67,6 +70,9 @@ def run_recipe(
         warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
         measured = until in ("evaluate", "report")
         plan = planned(recipe, data, folder)
+        cost = price(plan) if is_first() else None
+        if cost and cost.seconds >= TOLD_S:
+            say(escape(str(cost)))
         key = plan.made_of.data_key
         audit = audit_under_test(data, recipe.evaluate, recipe.seed, key=key, folder=folder) if measured else None
         entries = plan.run(RANKERS if measured else until)
@@ -96,6 +102,14 @@ def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str
             own = "after prepare" if plan is None else plan.explain(name)
             stages.append(_surveyed(name, stage_folder(recipe, folder, name), own, recipe.needs[name]))
     return stages
+
+
+def expected(recipe: Recipe, folder: Path) -> Price | None:
+    """Return what the stages that are due will cost (`price`); None before the data are prepared."""
+    place, key = folder / "data", data_key(recipe)
+    if why_due(place, key, []) or read_state(place).get("key") != key:
+        return None
+    return price(planned(recipe, read_prepared(place), folder))
 
 
 def _surveyed(name: str, folder: Path, why: str, needs: Sequence[str]) -> dict[str, Any]:

