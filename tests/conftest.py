@@ -31,6 +31,15 @@ def one_dtype():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_titles(tmp_path_factory):
+    """Vectors of titles are kept for this session alone."""
+    folder = tmp_path_factory.mktemp("titles")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefrec.rankers.title_store.cache_dir", lambda: folder)
+        yield
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """Folder of the public data sets; skips where it is absent."""

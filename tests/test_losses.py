@@ -538,3 +538,18 @@ def test_effective_negatives_counts_equal_and_single():
 def test_bad_arguments_are_named(policy, ref, beta, message):
     with pytest.raises(ValueError, match=message):
         softmax_dpo_loss(policy, ref, beta)
+
+
+@pytest.mark.parametrize("sizes", [[3, 3], [3, 2]])
+def test_a_loss_that_returns_a_tensor_is_named(sizes):
+    def plain(policy_logps, ref_logps=None, beta=1.0):
+        return policy_logps.mean()
+
+    with pytest.raises(TypeError, match=r"loss .*plain returned a Tensor; return prefrec\.losses\.Pref"):
+        loss_by_size(plain, torch.zeros(2, 3), None, 1.0, sizes)
+
+    def mean(policy_logps, ref_logps=None, beta=1.0):
+        return PreferenceLoss(policy_logps.mean(), policy_logps)
+
+    with pytest.raises(TypeError, match=r"mean returned losses of shape \[\]; .*losses of shape \[\d\]"):
+        loss_by_size(mean, torch.zeros(2, 3), None, 1.0, sizes)

@@ -12,6 +12,7 @@ from prefrec.lm import models
 from prefrec.lm.models import (
     EMBEDDED,
     _product_seconds,
+    check_name,
     load_model,
     load_tokenizer,
     resolve,
@@ -326,3 +327,16 @@ def test_packed_scores_of_the_real_model_equal_the_slow_twin(smollm2):
         want = torch.stack([slow_logps(model, c) for c in sets])
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
     assert got[1].argmax() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "near"), [("smolm2-135m", "smollm2-135m"), ("all-MiniLM-L6-v3", "all-minilm-l6-v2")]
+)
+def test_a_name_that_is_nearly_one_of_ours(given, near):
+    with pytest.raises(ModelError, match=f"no model is called '{given}'; did you mean {near}"):
+        check_name(given)
+
+
+def test_other_names_may_be_of_the_hub():
+    for name in ("gpt2", "HuggingFaceTB/SmolLM2-135M", "bert-base-uncased"):
+        check_name(name)

@@ -22,6 +22,7 @@ from prefrec.pipeline.encoders import (
 )
 from prefrec.pipeline.recipe import ItemsSection
 from prefrec.prompts import PromptEncoder
+from prefrec.rankers import title_store
 from prefrec.rankers.title_encoder import TitleEncoder
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from tiny import VOCABULARY, tiny_llama
@@ -144,12 +145,27 @@ def test_a_text_that_does_not_begin_with_its_title(model, data):
     prompt_encoder(section.model_copy(update={"answers": "items"}), dated(data).catalogue)
 
 
-def test_titles_are_encoded_once_for_a_model_that_is_loaded_twice(model, data, monkeypatch):
-    counted = []
+def test_titles_are_encoded_once_for_all_models_and_runs(model, data, monkeypatch, tmp_path):
+    counted: list[int] = []
     encode = TitleEncoder.encode
-    monkeypatch.setattr(TitleEncoder, "encode", lambda *args: counted.append(1) or encode(*args))
+
+    def count(self, titles, **more):
+        counted.append(len(titles))
+        return encode(self, titles, **more)
+
+    monkeypatch.setattr(TitleEncoder, "encode", count)
+    monkeypatch.setattr(title_store, "cache_dir", lambda: tmp_path)
     encoders._encoded.cache_clear()
     first, again = title_vectors(data, model()), title_vectors(data, model())
     assert torch.equal(first, again)
-    title_vectors(dated(data), model(answers="items", item_text="{{ title }} {{ year }}"))
-    assert len(counted) == 2
+    encoders._encoded.cache_clear()  # as in another run
+    assert torch.equal(first, title_vectors(data, model()))
+    assert counted == [len(TITLES)]
+    renamed = pl.Series(["A title that is new", *TITLES[1:]])
+    newer = dataclasses.replace(
+        data, catalogue=type(data.catalogue)(data.catalogue.frame.with_columns(title=renamed))
+    )
+    vectors = title_vectors(newer, model())
+    assert counted == [len(TITLES), 1]
+    torch.testing.assert_close(vectors[1:], first[1:])
+    assert not torch.allclose(vectors[0], first[0])

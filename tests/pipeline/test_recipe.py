@@ -398,3 +398,10 @@ def test_the_best_epoch_of_an_alignment_depends_on_its_validation_rows():
 def test_an_unknown_preset():
     with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
         preset("quick")
+
+
+def test_a_base_in_4_bits_needs_an_adapter():
+    raw = {"name": "x", "model": {"quantization": "nf4"}, "lora": None, "sft": {}}
+    with pytest.raises(ConfigError, match=r"quantization: nf4 freezes the base, but `lora: null` trains all of its"):
+        checked_recipe(raw)
+    checked_recipe(raw | {"sft": None})

@@ -40,6 +40,14 @@ def test_enough_rows(recipe, data):
             r"sft\.skip_rows: 40, but there are only 40 rows: lower it",
         ),
         (
+            {"s_dpo": {"negatives_from": "reference", "num_negatives": 58}},
+            r"align\.s-dpo\.num_negatives: 58 negatives, but of the 60 items only \d+ are left .*lower it to \d+",
+        ),
+        (
+            {"s_dpo": {"negatives_from": "uniform", "negatives": "policy", "negatives_pool": 59}},
+            r"align\.s-dpo\.negatives_pool: 59 negatives, but of the \d+ items only \d+ are left",
+        ),
+        (
             {"rankers": [{"kind": "tallrec", "skip_rows": 9000}]},
             r"rankers\.TALLRec\.skip_rows: 9000, but there are only \d+ rows: lower it",
         ),

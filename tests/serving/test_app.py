@@ -207,6 +207,17 @@ def test_wrong_bodies(client, body, message):
 
 
 @pytest.mark.parametrize(
+    ("sent", "named"), [({}, "no content-type"), ({"content-type": "text/plain"}, "'text/plain'")]
+)
+def test_a_body_that_is_not_said_to_be_json(client, sent, named):
+    answer = client.post("/v1/rank", content=json.dumps(QUESTION), headers=sent)
+    _error(answer, 415, "no_json")
+    message = answer.json()["error"]["message"]
+    assert named in message
+    assert "send the header content-type: application/json" in message
+
+
+@pytest.mark.parametrize(
     ("path", "body", "message"),
     [
         ("explain", QUESTION | {"target": "i2", "history": ["i2"] * 51}, "body.history: List should have at most 50"),

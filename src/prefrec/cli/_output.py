@@ -12,6 +12,7 @@ from prefrec.report.tables import (
     VERDICT_STYLES,
     Grid,
     Printed,
+    beyond_grid,
     comparisons_note,
     differences_grid,
     groups_grid,
@@ -25,6 +26,11 @@ TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
 
 GROUPS_NOTE = (
     "seen: the target occurs in training interactions; new: it does not; among: ranked among such items only"
+)
+
+BEYOND_NOTE = (
+    "of the best ten of the whole catalogue: share of items in some list; −log2 of the share of users who took an "
+    "item; 1 − cosine of two titles of a list"
 )
 
 
@@ -46,6 +52,8 @@ def print_scores(metrics: dict[str, Any]) -> None:
     show(evaluation, grid, "ranker", metrics_note(evaluation, full), evaluation.audit.verdict)
     if groups := groups_grid(evaluation, full, ["ndcg@10"]):
         show(evaluation, groups, "ranker", GROUPS_NOTE)
+    if beyond := metrics.get("beyond_accuracy"):
+        out.print(Printed(beyond_grid(beyond), "ranker", BEYOND_NOTE))
     for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):
         if block and block.comparisons:
             compared = differences_grid(block.comparisons, [m for m in metrics_shown if m in block.measured])

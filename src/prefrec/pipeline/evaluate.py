@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from prefrec.evaluation import (
     evaluate_predictions,
     metrics_for,
 )
+from prefrec.evaluation.beyond import beyond_accuracy
 from prefrec.evaluation.evaluate import TEXT_METRICS
 from prefrec.evaluation.predictions import judge_substrings, ranks_of
 from prefrec.pipeline.audited import audit_under_test
@@ -34,6 +35,7 @@ class Scores:
     full_catalogue: Evaluation | None
     generation: Evaluation | None
     predictions: pl.DataFrame
+    beyond: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def evaluate_rankers(
@@ -55,12 +57,14 @@ def evaluate_rankers(
     # The main block has no text: only some rows have one, and they are measured in a block of their own.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
-    full = None
+    full, beyond = None, dict[str, dict[str, float]]()
     if section.full_rows != 0:
         asked = [*entries, *(less for entry in entries for less in entry.without.values())]
         answers = ask_full(data, section, references, asked, cache / "full_catalogue", seed=seed)
         full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING)
-    return Scores(evaluation, full, _generation(predictions, data, section, entries, audit), predictions)
+        shown = answers.filter(pl.col("ranker").is_in(full.rankers))
+        beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
+    return Scores(evaluation, full, _generation(predictions, data, section, entries, audit), predictions, beyond)
 
 
 def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
@@ -70,6 +74,7 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
         "verdict": scores.evaluation.audit.verdict,
         "split": split,
         **{name: block.to_json() if block else None for name, block in blocks.items()},
+        "beyond_accuracy": scores.beyond,
     }
 
 

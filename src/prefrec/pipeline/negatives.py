@@ -80,12 +80,12 @@ def check_room(section: AlignSection, data: PreparedData) -> None:
     if section.drawn_from in (None, "in-batch") or own.is_empty():
         return
     field, number = _number(section)
-    # The model's own draws leave out the history that is shown, the others all that the user took.
-    taken = int(cast(Any, own.max if section.drawn_from == "reference" else own.min)())
-    taken = min(taken, history_length(data)) if section.drawn_from == "reference" else taken
-    left = len(data.catalogue) - 1 - taken
+    # The model's own draws leave out the target and the history that is shown, the others all that the user took.
+    is_own = section.drawn_from == "reference"
+    taken = 1 + min(int(cast(Any, own.max())) - 1, history_length(data)) if is_own else int(cast(Any, own.min()))
+    left = len(data.catalogue) - taken
     if left < number:
-        beside = f"are left beside the target and {taken} items that the user took"
+        beside = f"are left beside {taken} that a user took"
         raise ConfigError(
             f"align.{section.name}.{field}: {number} negatives, but of the {len(data.catalogue)} items only {left} "
             f"{beside}; lower it to {max(left, 1)} or less"

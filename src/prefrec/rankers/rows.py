@@ -76,14 +76,15 @@ def history_matrix(
 
 
 def score_by_rows(
-    weights: sparse.csr_array,
-    factors: Sequence[sparse.csr_array],
+    weights: sparse.csr_array | NDArray[np.float64],
+    factors: Sequence[sparse.csr_array | NDArray[np.float64]],
     examples: Sequence[RankingExample],
     index: dict[str, int],
 ) -> NDArray[np.float64]:
     """Return scores [B, C] = (weights[b] @ factors[0] @ factors[1] …)[candidates of row b].
 
-    The product is [B, I] with the columns of `index`. A candidate outside `index` scores 0, an empty place -inf.
+    The product is [B, I], sparse or dense, with the columns of `index`. A candidate outside `index` scores 0, an
+    empty place -inf.
     """
     codes = pad_codes([e.candidates for e in examples], index)
     is_shared = codes.strides[0] == 0
@@ -93,7 +94,8 @@ def score_by_rows(
         for factor in factors:
             sums = sums @ factor
         # One more column, for the candidates outside `index`.
-        known = np.hstack([sums.toarray(), np.zeros((sums.shape[0], 1))])
+        dense = sums.toarray() if sparse.issparse(sums) else sums
+        known = np.hstack([dense, np.zeros((sums.shape[0], 1))])
         if is_shared:
             np.take(known, codes[0], axis=1, out=scores[rows])
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,13 @@ def comparisons_note(evaluation: Evaluation) -> str:
         f"{evaluation.n:,} examples, with 95% intervals {WITH_INTERVALS}.{named} Grey: the interval includes 0. "
         f"{holm}{WEAK_MARK} p < 0.05 without correction."
     )
+
+
+def beyond_grid(beyond: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Return a table of coverage, novelty and diversity, by ranker (`prefrec.evaluation.beyond`)."""
+    columns = list(dict.fromkeys(metric for values in beyond.values() for metric in values))
+    rows = [(name, [Cell(f"{values[m]:.3f}") for m in columns], "") for name, values in beyond.items()]
+    return Grid(columns, rows)
 
 
 def preference_grids(preferences: Preferences) -> tuple[Grid, Grid]:

@@ -228,7 +228,7 @@ def _answer_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             return problem(400, "no_json", f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
         sent = request.headers.get("content-type", "").lower()
-        if request.method == "POST" and first["loc"] == ("body",) and "json" not in sent:
+        if first["loc"] == ("body",) and first["type"] != "missing" and "json" not in sent:
             named = f"content-type {sent[:50]!r}" if sent else "no content-type"
             hint = "the body has to be JSON: send the header content-type: application/json"
             return problem(415, "no_json", f"the request has {named}; {hint}".encode(errors="replace").decode())

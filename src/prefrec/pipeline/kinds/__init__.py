@@ -51,7 +51,8 @@ class RankerKind:
 
 KINDS: dict[str, RankerKind] = {}
 """Kinds that have been loaded, by name."""
-_OURS = {"blend": EntryPoint("blend", f"{__name__}.blend:KIND", GROUP)}
+_HOMES = {"blend": "blend:KIND", "ease": "linear:EASE", "als": "linear:ALS"}
+_OURS = {name: EntryPoint(name, f"{__name__}.{home}", GROUP) for name, home in _HOMES.items()}
 _OLD_NAMES = {"fuse": "blend"}
 
 
