@@ -422,7 +422,7 @@ class LossError(TypeError):
 
 
 def _checked_loss(loss: Loss, out: Any, rows: int) -> PreferenceLoss:
-    """Return what a loss returned; raise LossError if it is no `PreferenceLoss` with a number for each row."""
+    """Return what a loss returned; raise LossError if it is not a `PreferenceLoss` with a number for each row."""
     losses = getattr(out, "losses", None)
     if isinstance(losses, Tensor) and tuple(losses.shape) == (rows,) and isinstance(out.rewards, Tensor):
         return cast(PreferenceLoss, out)

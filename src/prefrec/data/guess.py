@@ -43,7 +43,7 @@ class Setting(NamedTuple):
 
 
 class Guess(NamedTuple):
-    """What `guess` found.
+    """Guessed settings of a log and a catalogue.
 
     Attributes:
         settings: with which `prepare` reads the files.

@@ -1,4 +1,4 @@
-"""What a ranker recommends beside whether it is right: coverage, novelty and diversity of its best items."""
+"""Coverage, novelty and diversity of the best items of a ranker."""
 
 from __future__ import annotations
 

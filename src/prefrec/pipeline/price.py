@@ -1,4 +1,4 @@
-"""What a run will cost on this machine: minutes of its stages, memory and disk.
+"""The price of a run on this machine: minutes of its stages, memory and disk.
 
 The cost of a stage is that of its matrix products, at the measured speed of one of a layer's size. It is right to
 about a factor of two, on a machine that does nothing else.
