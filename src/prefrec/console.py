@@ -79,7 +79,8 @@ def track(
     """
     if sizes is None and total is None and isinstance(items, Sized):
         total = len(items)
-    shares, whole = (repeat(1.0), total) if sizes is None else (iter(sizes), float(sum(sizes)))
+    shares: Iterator[float] = repeat(1.0) if sizes is None else iter(sizes)
+    whole: float | None = total if sizes is None else float(sum(sizes))
     if not is_first() or is_quiet():
         yield from items
     elif console.is_terminal:

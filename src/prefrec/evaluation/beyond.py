@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from prefrec.data import Catalogue
 from prefrec.rankers.words import tfidf
@@ -48,8 +48,8 @@ def _best(predictions: pl.DataFrame, k: int) -> Sequence[Sequence[str]]:
     return [[listed[i] for i in np.argsort(-np.array(scores), kind="stable")[:k]] for listed, scores in rows]
 
 
-def _mean_cosine(vectors: NDArray[np.float64]) -> float:
+def _mean_cosine(vectors: Any) -> float:
     """Return the mean cosine of two different rows of unit vectors [K, W], which may be sparse or zero."""
-    products = (vectors @ vectors.T).toarray()  # type: ignore[attr-defined]
+    products = (vectors @ vectors.T).toarray()
     n = len(products)
     return float((products.sum() - np.trace(products)) / (n * (n - 1)))
