@@ -76,15 +76,15 @@ def history_matrix(
 
 
 def score_by_rows(
-    weights: sparse.csr_array | NDArray[np.float64],
-    factors: Sequence[sparse.csr_array | NDArray[np.float64]],
+    weights: Any,
+    factors: Sequence[Any],
     examples: Sequence[RankingExample],
     index: dict[str, int],
 ) -> NDArray[np.float64]:
     """Return scores [B, C] = (weights[b] @ factors[0] @ factors[1] …)[candidates of row b].
 
-    The product is [B, I], sparse or dense, with the columns of `index`. A candidate outside `index` scores 0, an
-    empty place -inf.
+    The matrices are sparse or dense, and the product is [B, I] with the columns of `index`. A candidate outside
+    `index` scores 0, an empty place -inf.
     """
     codes = pad_codes([e.candidates for e in examples], index)
     is_shared = codes.strides[0] == 0

@@ -1,0 +1,63 @@
+"""The price of a run: what is due is named, costs grow with what is read, and what was encoded is free."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefrec.pipeline import encoders
+from prefrec.pipeline import price as prices
+from prefrec.pipeline.encoders import title_vectors
+from prefrec.pipeline.entry import Ingredients
+from prefrec.pipeline.plan import Plan
+from prefrec.pipeline.price import price
+from prefrec.pipeline.recipe import Recipe
+from prefrec.rankers import title_store
+from tiny_run import TITLES
+
+
+@pytest.fixture
+def priced(recipe, data, tmp_path, monkeypatch):
+    """A function of changed sections that gives the price, on a machine of known speed."""
+    monkeypatch.setattr(prices, "speed", lambda dtype: 1e9)
+    monkeypatch.setattr(title_store, "cache_dir", lambda: tmp_path / "cache")
+
+    def priced(**sections):
+        raw = recipe.model_dump(mode="json")
+        for name, fields in sections.items():
+            raw[name] = raw[name] | fields if isinstance(fields, dict) else fields
+        made = Recipe.model_validate(raw)
+        return price(Plan(made, Ingredients(data, "", made.model, made.lora, 0), tmp_path / "run"))
+
+    return priced
+
+
+def test_what_is_due_is_named(priced):
+    found = priced()
+    assert [cost.name for cost in found.costs] == ["sft", "dpo", "s-dpo", "evaluate"]
+    assert all(cost.seconds > 0 for cost in found.costs)
+    assert found.memory > 2**29
+    assert str(found).startswith("about ")
+    assert "Cheaper: " in str(found)
+
+
+def test_costs_grow_with_what_is_read(priced, recipe):
+    def of(name, **sections):
+        return next(cost.seconds for cost in priced(**sections).costs if cost.name == name)
+
+    assert of("sft", sft={"epochs": 2 * recipe.sft.epochs}) == pytest.approx(2 * of("sft"))
+    assert of("evaluate", evaluate={"zero_shot": False}) < of("evaluate", evaluate={"zero_shot": True})
+    assert of("evaluate", evaluate={"full_rows": 0}) < of("evaluate", evaluate={"full_rows": None})
+
+
+def test_titles_that_were_encoded_are_free(priced, data, recipe):
+    items = {"model": {"answers": "items"}, "lora": None, "align": [], "evaluate": {"zero_shot": False}}
+    first = priced(**items)
+    assert [cost.name for cost in first.costs] == [f"{len(TITLES)} titles to encode", "sft", "evaluate"]
+    assert "model.items.vectors=all-minilm-l6-v2" in first.costs[0].cheaper
+    encoders._encoded.cache_clear()
+    title_vectors(data, recipe.model.model_copy(update={"answers": "items"}))
+    assert [cost.name for cost in priced(**items).costs] == ["sft", "evaluate"]
+
+
+def test_a_model_that_cannot_be_looked_at_has_no_price(priced):
+    assert priced(model={"name": "nobody/has-this"}) is None
