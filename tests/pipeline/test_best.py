@@ -16,6 +16,8 @@ from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.reference import TitleTfidfRanker
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
+from prefrec.serving.bodies import ExplainRequest, RecommendRequest
+from prefrec.serving.server import open_engine
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,19 @@ def test_the_best_answers(finished, capsys):
     assert run.default(["zero-shot"]) == "zero-shot"
     assert capsys.readouterr().err == ""
     assert f"{run.best.ranker} is best on validation, with" in (finished / "report.html").read_text()
+
+
+def test_it_is_served_first_and_a_language_model_explains(finished):
+    run = open_run(finished)
+    engine = open_engine(run)
+    try:
+        assert engine.rankers[0] == run.best.ranker
+        assert {"zero-shot", "blend", "words", "title TF-IDF"} <= {*engine.rankers}
+        first, second = run.data.catalogue.ids[:2]
+        assert engine.explain(ExplainRequest(history=[first], target=second)).ranker == "zero-shot"
+        assert engine.recommend(RecommendRequest(history=[first])).ranker == run.best.ranker
+    finally:
+        engine.close()
 
 
 def test_a_run_without_a_valid_evaluation_says_so(finished, tmp_path, capsys):
