@@ -343,7 +343,7 @@ def test_picture(browser):
                 page.locator("#history-input").fill(text)
                 page.locator("#history-options [role=option]").first.click()
             page.get_by_role("button", name="Recommend").click()
-            expect(page.locator("#right .ranking li")).to_have_count(10, timeout=60_000)
+            expect(page.locator("#right .ranking li")).to_have_count(10, timeout=300_000)
             page.screenshot(path=f"docs/images/{name}", full_page=True)
             page.close()
     engine.close()
