@@ -60,7 +60,7 @@ class ColumnNames(Section):
         None,
         min_length=2,
         exclude_if=lambda form: form is None,
-        description="Form of the times, as strptime writes it, such as %d.%m.%Y %H:%M. None: it is recognised.",
+        description="Format of text times, as for strptime, such as %d.%m.%Y %H:%M. Default: recognised.",
     )
     rating: str | None = Field(
         "rating",

@@ -23,7 +23,9 @@ class EASEConfig(RankerConfig):
 
     kind: Literal["ease"] = "ease"
     name: str = Field("EASE", description="Name in the tables.")
-    regularisation: float = Field(250.0, gt=0, description="Added to the diagonal of items × items. Default: 250.")
+    regularisation: float = Field(
+        250.0, gt=0, description="L2 penalty: added to the diagonal of the item × item matrix."
+    )
 
 
 class ALSConfig(RankerConfig):
@@ -31,10 +33,10 @@ class ALSConfig(RankerConfig):
 
     kind: Literal["als"] = "als"
     name: str = Field("ALS", description="Name in the tables.")
-    factors: int = Field(64, ge=1, le=4096, description="Length of a user's and an item's vector. Default: 64.")
-    regularisation: float = Field(0.05, ge=0, description="Of both. Default: 0.05.")
-    alpha: float = Field(10.0, gt=0, description="Weight of an interaction over none. Default: 10.")
-    iterations: int = Field(15, ge=1, le=1000, description="Default: 15.")
+    factors: int = Field(64, ge=1, le=4096, description="Length of the user and item vectors.")
+    regularisation: float = Field(0.05, ge=0, description="L2 penalty on both.")
+    alpha: float = Field(10.0, gt=0, description="Extra weight of an interaction over none.")
+    iterations: int = Field(15, ge=1, le=1000, description="Number of alternating iterations.")
 
 
 @dataclass(eq=False)
