@@ -191,7 +191,7 @@ class Recommender:
         if self.entry.model is None:
             raise ConfigError(f"{self.entry.name} cannot be explained: only the recipe's language models can")
         shown, listed = self._ids(history, candidates)
-        (target,), _ = self._ids([item])
+        ((target,),) = self._ids([item])
         effects = leave_one_out(cast(LMRanker, self._on_lists), RankingExample("-", shown, listed, target))
         return Rows(Effect(i, self.data.catalogue.titles[i], effect) for i, effect in effects)
 

@@ -211,7 +211,7 @@ def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monke
     bpe_tokenizer.save_pretrained(tmp_path / "tied")
     adapter = _adapted("adapter", tiny_llama(tie_word_embeddings=True), tmp_path, targets)
     tied = _with(run, name=str(tmp_path / "tied"))
-    monkeypatch.setattr(type(run), "entry", lambda run, name: SimpleNamespace(weights=adapter))
+    monkeypatch.setattr(type(run), "entry", lambda run, name: SimpleNamespace(weights=adapter, model={}))
     folder = export_ranker(tied, "sft", tmp_path / "merged", merged=True)
 
     ids = torch.arange(3, 40)[None]
