@@ -21,12 +21,12 @@ def priced(recipe, data, tmp_path, monkeypatch):
     monkeypatch.setattr(prices, "speed", lambda dtype: 1e9)
     monkeypatch.setattr(title_store, "cache_dir", lambda: tmp_path / "cache")
 
-    def priced(**sections):
+    def priced(until="report", **sections):
         raw = recipe.model_dump(mode="json")
         for name, fields in sections.items():
             raw[name] = raw[name] | fields if isinstance(fields, dict) else fields
         made = Recipe.model_validate(raw)
-        return price(Plan(made, Ingredients(data, "", made.model, made.lora, 0), tmp_path / "run"))
+        return price(Plan(made, Ingredients(data, "", made.model, made.lora, 0), tmp_path / "run"), until)
 
     return priced
 
@@ -38,6 +38,11 @@ def test_what_is_due_is_named(priced):
     assert found.memory > 2**29
     assert str(found).startswith("about ")
     assert "Cheaper: " in str(found)
+
+
+def test_only_what_is_asked_for_is_priced(priced, recipe):
+    assert [cost.name for cost in priced(until="sft").costs] == ["sft"]
+    assert [cost.name for cost in priced(until="align").costs] == ["sft", "dpo", "s-dpo"]
 
 
 def test_costs_grow_with_what_is_read(priced, recipe):

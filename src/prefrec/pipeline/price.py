@@ -28,8 +28,9 @@ from prefrec.lm.models import (
     resolve_dtype,
 )
 from prefrec.pipeline.encoders import encoded_titles, shows_candidates, title_store
-from prefrec.pipeline.plan import Plan
-from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection
+from prefrec.pipeline.negatives import history_length
+from prefrec.pipeline.plan import Plan, stage_names
+from prefrec.pipeline.recipe import RANKERS, SFT, AlignSection, Recipe, SFTSection, reached
 from prefrec.report.wording import clock
 
 FORWARD, TRAIN = 2, 6
@@ -97,17 +98,26 @@ class _Sizes:
         return tokens * operations * self.used / (EFFICIENCY * self.speed)
 
 
-def price(plan: Plan) -> Price | None:
-    """Return what the stages that are due will cost; None if none is, or the model cannot be looked at here."""
-    recipe, data = plan.recipe, plan.made_of.data
-    due = [name for name in recipe.lm_rankers if plan.step(name).entry.make and plan.explain(name)]
+def price(plan: Plan, until: str = "report") -> Price | None:
+    """Return what the stages that are due up to `until` will cost.
+
+    None if no language model is due, or its sizes cannot be told here: it is on the hub, or of an unusual form.
+    """
+    measured = until in ("evaluate", "report")
+    wanted = reached(plan.recipe.needs, *stage_names(plan.recipe, RANKERS if measured else until))
+    due = [n for n in plan.recipe.lm_rankers if n in wanted and plan.step(n).entry.make and plan.explain(n)]
     try:
-        check_name(recipe.model.name)
-        sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
-    except (OSError, ValueError):  # such as a model of the hub without a network
+        return _price(plan, due, measured) if due else None
+    except (OSError, ValueError, AttributeError, KeyError):  # an estimate must not end a run
         return None
+
+
+def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
+    recipe, data = plan.recipe, plan.made_of.data
+    check_name(recipe.model.name)
+    sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
     costs: list[Cost] = []
-    titles, encoding, width = _titles(recipe, data) if due else (0, 0.0, 0.0)
+    titles, encoding, width = _titles(recipe, data)
     if titles:
         costs.append(Cost(f"{titles:,} titles to encode", encoding, _cheaper_encoder(recipe)))
         memory += int(width)
@@ -115,15 +125,13 @@ def price(plan: Plan) -> Price | None:
         section: Any = plan.step(name).section
         tokens, operations = (_sft if name == SFT else _align)(recipe, data, section, sizes)
         costs.append(Cost(name, sizes.seconds(tokens, operations), _fewer(name, section)))
-    if due:
+    if measured:
         tokens = len(recipe.lm_rankers) * _asked_tokens(recipe, data, sizes)
         field = "evaluate.rows" if recipe.model.answers == "items" else "evaluate.full_rows"
         costs.append(Cost("evaluate", sizes.seconds(tokens, FORWARD), f"a lower {field}"))
-    if not costs:
-        return None
     trained = 16 * sizes.weights if recipe.lora is None else 4 * sizes.weights
     stages = sizes.weights * 4 if recipe.lora is None else sizes.weights / 25
-    return Price(costs, titles, memory + trained, len(due) * stages + 3 * stages)
+    return Price(costs, titles, memory + trained, (len(due) + 3) * stages)
 
 
 def _sizes(recipe: Recipe, data: PreparedData) -> _Sizes:
@@ -143,7 +151,8 @@ def _sizes(recipe: Recipe, data: PreparedData) -> _Sizes:
 def _weights(config: Any, layers: int | None = None) -> tuple[float, float]:
     """Return the numbers of weights in a model's layers, or in some of them, and in its word vectors."""
     text = config.get_text_config()
-    width, inner, count = text.hidden_size, text.intermediate_size, text.num_hidden_layers
+    width, count = text.hidden_size, text.num_hidden_layers
+    inner = getattr(text, "intermediate_size", None) or 4 * width  # GPT-2's has another name
     heads = text.num_attention_heads
     shared = getattr(text, "num_key_value_heads", heads) / heads
     gates = 2 if getattr(text, "model_type", "") == "bert" else 3
@@ -244,10 +253,10 @@ def _question(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
 
 def _history(data: PreparedData) -> float:
     """Return the mean number of items that a prompt shows."""
-    most = int(data.protocol["config"]["history_length"])
+    most = history_length(data)
     lengths = data.train_interactions.group_by("user_id").len()["len"].to_numpy()
     return float(np.minimum(lengths, most).mean()) if len(lengths) else 0.0
 
 
 def _listed(data: PreparedData) -> int:
-    return int(data.protocol["candidates"]["size"])
+    return len(data.validation[0].candidates) if len(data.validation) else 0

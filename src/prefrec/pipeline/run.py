@@ -57,7 +57,8 @@ def run_recipe(
     for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
         refuse_name(name)
     if recipe.lm_rankers and until != "prepare":
-        check_name(recipe.model.name)
+        for name in _models(recipe):
+            check_name(name)
     make_folder(folder)
     with run_lock(folder), reader_lock(recipe.update.run) if recipe.update else nullcontext():
         if is_first():
@@ -70,7 +71,7 @@ def run_recipe(
         warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
         measured = until in ("evaluate", "report")
         plan = planned(recipe, data, folder)
-        cost = price(plan) if is_first() else None
+        cost = price(plan, until) if is_first() else None
         if cost and cost.seconds >= TOLD_S:
             say(escape(str(cost)))
         key = plan.made_of.data_key
@@ -80,6 +81,13 @@ def run_recipe(
             rows, audit = (under_test(data), None) if under_test else (data, audit)
             _evaluate(recipe, rows, key, folder, entries, audit)
         return write_report(folder) if until == "report" and is_first() else folder
+
+
+def _models(recipe: Recipe) -> list[str]:
+    """Return the names of the base and, for item tokens, of the encoder of titles."""
+    vectors = recipe.model.items.vectors
+    is_named = recipe.model.answers == "items" and vectors not in ("base", "tfidf")
+    return [recipe.model.name, *([vectors] if is_named else [])]
 
 
 def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str, Any]]:
