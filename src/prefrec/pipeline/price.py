@@ -108,7 +108,7 @@ def price(plan: Plan, until: str = "report") -> Price | None:
     due = [n for n in plan.recipe.lm_rankers if n in wanted and plan.step(n).entry.make and plan.explain(n)]
     try:
         return _price(plan, due, measured) if due else None
-    except (OSError, ValueError, AttributeError, KeyError):  # an estimate must not end a run
+    except (OSError, ValueError, AttributeError, LookupError):  # an estimate must not end a run
         return None
 
 
@@ -184,8 +184,7 @@ def _titles(recipe: Recipe, data: PreparedData) -> tuple[int, float, float]:
     dtype = resolve_dtype(recipe.model.dtype)
     known = title_store(base_digest(name), dtype).read(titles)
     missing = [title for title in dict.fromkeys(titles) if title not in known]
-    seconds, size = _encoding(name, missing, dtype)
-    return len(missing), seconds, size
+    return (len(missing), *_encoding(name, missing, dtype)) if missing else (0, 0.0, 0.0)
 
 
 def _encoding(name: str, titles: Sequence[str], dtype: str) -> tuple[float, float]:
