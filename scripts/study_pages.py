@@ -30,7 +30,7 @@ def write_page(study: Path, docs: Path = DOCS, name: str = "") -> Path:
     """Write docs/NAME.md and copy the plots to docs/NAME/; return the page.
 
     Args:
-        study: folder that `prefrec study NAME` wrote.
+        study: folder that `prefrec lab study NAME` wrote.
         docs: folder of the pages.
         name: of the page; default: the study's.
     """

@@ -24,19 +24,8 @@ FIRST = ("Red", "Old", "Lost", "Last", "Cold", "Wild")
 SECOND = ("Alien", "Heat", "Emma", "Story", "Days", "Men", "Babe", "Eye", "Opus", "Night")
 TITLES = [f"{a} {b}" for a in FIRST for b in SECOND]
 
-TRAINING = (
-    "--learning-rate",
-    "5e-3",
-    "--epochs",
-    "5",
-    "--rows",
-    "40",
-    "--lora.r",
-    "4",
-    "--global-batch-size",
-    "8",
-)
-"""Options of `prefrec sft` and `prefrec align`: 25 steps, five of them logged."""
+TRAINING = {"learning_rate": 5e-3, "epochs": 5, "rows": 40, "global_batch_size": 8}
+"""Settings of SFT and of an alignment: 25 steps, five of them logged."""
 
 RATED = {"negatives_from": "rated", "num_negatives": 3, "rows": 16, "learning_rate": 5e-3}
 """An alignment with rejected items from the log."""

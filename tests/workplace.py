@@ -1,4 +1,4 @@
-"""What the verbs work on: a log, a saved model, and what each verb made of them for the next."""
+"""What the verbs work on: a log, a saved model, and a run of them until its alignment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from command import succeed
-from tiny_run import TRAINING, tiny_recipe, write_model, write_shop
+from tiny_run import TRAINING, tiny_recipe, write_model, write_recipe, write_shop
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Workplace:
 
     shop: dict[str, Path]
     model: Path
+    run: Path
     data: Path
     sft: Path
     s_dpo: Path
@@ -39,13 +40,11 @@ class Workplace:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory, bpe_tokenizer) -> Workplace:
-    """`prepare`, `sft` and `align` have been run; to be read only."""
+    """A recipe has been run until its alignment; to be read only."""
     folder = tmp_path_factory.mktemp("cli")
     shop, model = write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer)
-    place = Workplace(shop, model, folder / "data", folder / "sft", folder / "s-dpo")
-    files = ("--source", "files", "--interactions", shop["interactions"], "--items", shop["items"])
-    succeed("prepare", place.data, *files, "--domain", "movies", "--candidates.size", 6, "--history-length", 4)
-    succeed("sft", place.data, place.sft, *place.asked, *TRAINING)
-    start = ("--adapter", place.sft / "adapter", "--negatives-from", "list", "--num-negatives", 3)
-    succeed("align", place.data, place.s_dpo, *start, *place.asked, *TRAINING)
-    return place
+    run = folder / "run"
+    align = [TRAINING | {"negatives_from": "list", "num_negatives": 3}]
+    recipe = write_recipe(folder, tiny_recipe(shop, model), sft=TRAINING, align=align)
+    succeed("run", recipe, "--out", run, "--until", "align")
+    return Workplace(shop, model, run, run / "data", run / "sft", run / "align" / "s-dpo")

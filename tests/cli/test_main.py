@@ -1,5 +1,6 @@
 """The command as a whole: help that teaches, the version, exit codes, errors without and with traceback."""
 
+import re
 import subprocess
 import sys
 from textwrap import dedent
@@ -10,7 +11,7 @@ from typer.main import get_command
 
 import prefrec as package
 from command import prefrec, succeed
-from prefrec.cli import app, homes, load_verb
+from prefrec.cli import INSTEAD, app, homes, load_verb
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
@@ -21,22 +22,16 @@ VERBS = (
     "update",
     "prepare",
     "audit",
-    "chat",
-    "sft",
-    "align",
     "evaluate",
     "recommend",
-    "rank",
     "explain",
-    "study",
-    "tune",
-    "bench",
     "report",
     "serve",
     "export",
-    "doctor",
-    "published-json",
+    "chat",
+    "lab",
 )
+LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 
 def _process(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,18 +41,29 @@ def _process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_names_every_verb():
     out = succeed("--help")
-    for verb in VERBS:
-        assert f" {verb} " in out
+    assert re.findall(r"^│ (\S+) {2,}\S", out.partition("Commands")[2], re.MULTILINE) == [*VERBS]
     assert "prefrec run recipes/demo.yaml" in out
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_of_a_verb_teaches(verb, option):
-    out = succeed(verb, option)
+@pytest.mark.parametrize("verb", [*VERBS[:-1], *(f"lab {verb}" for verb in LAB)])
+def test_help_of_a_verb_teaches(verb):
+    out = succeed(*verb.split(), "-h")
     assert f"Usage: prefrec {verb}" in out
     assert len(out.split()) > 30
-    assert verb in ("audit", "report") or "Example" in out
+    assert f"prefrec {verb} " in out.partition("Example")[2]
+
+
+def test_a_group_lists_its_verbs():
+    out = succeed("lab", "--help")
+    assert re.findall(r"^│ (\S+) {2,}\S", out.partition("Commands")[2], re.MULTILINE) == sorted(LAB)
+    assert "Research tools" in out
+
+
+@pytest.mark.parametrize("verb", [*INSTEAD])
+def test_a_verb_of_earlier_versions_says_what_to_write(verb):
+    done = prefrec(verb, "x", "--rows", 3)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"error: `prefrec {verb}` is `prefrec {INSTEAD[verb]}` now\n"
 
 
 def test_help_is_filled_to_the_width(monkeypatch):
@@ -112,9 +118,8 @@ def test_nothing_asked_shows_the_help():
     [
         (("train",), "No such command 'train'"),
         (("run",), "Missing argument"),
-        (("sft", "data", "out", "--rwos", "3"), "No such option: --rwos"),
+        (("evaluate", "data", "--rwos", "3"), "No such option: --rwos"),
         (("audit", "data", "--split", "all"), "'all' is not one of 'train', 'validation', 'test'"),
-        (("rank", "data", "--history", "Heat"), "Invalid value for --candidate"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, message):
@@ -182,4 +187,4 @@ def _recipe(place, folder):
 def test_bitsandbytes_is_quiet():
     """PEFT imports it where it is installed; on some CPUs it then complains, whatever the command is."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes")
-    assert "gemm_4bit" not in prefrec("rank", "--help").err
+    assert "gemm_4bit" not in prefrec("recommend", "--help").err

@@ -27,6 +27,14 @@ def test_one_history(run):
     assert {"i2", "i7"} <= {row["item_id"] for row in seen}
 
 
+def test_candidates_in_the_order_of_the_ranker(run):
+    asked = ("recommend", run, "--history", "red emma", "--history", "i3", "--candidate", "Old Heat")
+    rows = json.loads(succeed(*asked, "--candidate", "i7", "--candidate", "WILD NIGHT", "--json"))
+    want = Recommender.from_run(run).rank(["Red Emma", "i3"], ["Old Heat", "i7", "Wild Night"])
+    assert [(row["title"], row["score"]) for row in rows] == [(r.title, r.score) for r in want]
+    assert "Old Heat" in succeed(*asked)
+
+
 def test_all_users_under_rules(run, tmp_path):
     (tmp_path / "no.txt").write_text("i3\n\n i4 \n")
     rules = ("--deny", tmp_path / "no.txt", "--deny", "i5", "--where", "title like 'Red %' or title like 'Old %'")
@@ -63,6 +71,10 @@ def test_some_users_and_histories_of_a_file(run, tmp_path):
         (("--users", "u01", "--at-most", "0", "--per", "title"), 1, "--at-most: Input should be greater than"),
         (("--users", "u01", "--where", "genre = 'x'"), 1, 'unable to find column "genre"'),
         (("--history-file", "none.csv"), 1, "none.csv"),
+        (("--users", "u01", "--candidate", "i3"), 2, "goes with --history, without rules and --out"),
+        (("--history", "i1", "--candidate", "i3", "--deny", "i4"), 2, "goes with --history, without rules and --out"),
+        (("--history", "Red Alein", "--candidate", "i3"), 1, "no item with title or id 'Red Alein' among 60; near"),
+        (("--history", "i1", "--candidate", "i3", "--candidate", "i3"), 1, "is given twice among the candidates"),
     ],
 )
 def test_refused(run, options, code, message):

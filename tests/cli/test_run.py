@@ -1,4 +1,4 @@
-"""`prefrec run`, `evaluate`, `rank` and `report` on a tiny data set, for people and for machines."""
+"""`prefrec run`, `evaluate` and `report` on a tiny data set, for people and for machines."""
 
 import json
 import re
@@ -172,42 +172,6 @@ def test_evaluate_refuses_a_llara_adapter(place, tmp_path):
     done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, "--adapter", f"a={tmp_path / 'adapter'}")
     assert (done.code, done.out) == (1, "")
     assert "holds more than a language model (projector.safetensors)" in done.err
-
-
-def test_rank_takes_each_candidate_once(place):
-    done = prefrec("rank", place.data, "--history", "i3", "--candidate", "i7", "--candidate", "I7", *place.asked)
-    assert "no item with title or id 'I7'" in done.err
-    title = json.loads(succeed("rank", place.data, "--history", "i3", "--candidate", "i7", *place.asked, "--json"))[
-        0
-    ]["title"]
-    twice = ("--candidate", "i7", "--candidate", title.upper())
-    done = prefrec("rank", place.data, "--history", "i3", *twice, *place.asked)
-    assert (done.code, done.out) == (1, "")
-    assert f"error: {title!r} is given twice among the candidates; give every item once" in done.err
-
-
-def test_rank_orders_the_candidates(place):
-    asked = ("--history", "red alien", "--history", "i3", "--candidate", "Old Heat", "--candidate", "i7")
-    rows = json.loads(succeed("rank", place.data, *asked, "--candidate", "WILD NIGHT", *place.asked, "--json"))
-    assert {row["title"] for row in rows} == {"Old Heat", "Red Eye", "Wild Night"}
-    assert [row["logp"] for row in rows] == sorted((row["logp"] for row in rows), reverse=True)
-    assert sum(row["share"] for row in rows) == pytest.approx(1)
-    table = succeed("rank", place.data, *asked, *place.asked, "--adapter", place.s_dpo / "adapter")
-    assert "Old Heat" in table
-    assert "logp" in table
-
-
-@pytest.mark.parametrize(
-    ("title", "message"),
-    [
-        ("Red Alein", "no item with title or id 'Red Alein' among 60; near ones: Red Alien"),
-        ("zzzz", "no item with title or id 'zzzz' among 60"),
-    ],
-)
-def test_rank_refuses_unknown_titles(place, title, message):
-    done = prefrec("rank", place.data, "--history", title, "--candidate", "Old Heat", *place.asked)
-    assert (done.code, done.out) == (1, "")
-    assert f"error: {message}" in done.err
 
 
 @pytest.mark.parametrize(

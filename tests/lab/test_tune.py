@@ -150,7 +150,17 @@ def test_only_failures(recipe, runs, tmp_path):
 def test_the_verb_asks_no_test_row_and_goes_on_after_a_stop(place, tmp_path, monkeypatch):
     raw = place.recipe | {"align": []}
     raw["sft"] = raw["sft"] | {"eval_rows": 0}
-    command = ("tune", write_recipe(tmp_path, raw), "--field", "sft.epochs=1,2", "--trials", 1, "--metric", "hr@3")
+    command = (
+        "lab",
+        "tune",
+        write_recipe(tmp_path, raw),
+        "--field",
+        "sft.epochs=1,2",
+        "--trials",
+        1,
+        "--metric",
+        "hr@3",
+    )
     command += ("--out", tmp_path / "out")
     whole, predict, asked = ProgressCallback.on_step_end, score.predict, []
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from command import prefrec
-from prefrec.data import frame_to_examples, write_prepared
+from prefrec.data import frame_to_examples
 from prefrec.errors import ConfigError
 from prefrec.pipeline import negatives
 from prefrec.pipeline.entry import Ingredients, lm_ranker
@@ -174,13 +173,6 @@ def test_a_miner_that_cannot_be_asked(recipe, section, changes, rankers, message
     raw = recipe.model_dump(mode="json") | {"rankers": rankers}
     with pytest.raises(ConfigError, match=message):
         checked_recipe(raw | {"align": [section().model_dump() | changes]})
-
-
-def test_the_command_line_names_the_ways(data, tmp_path):
-    write_prepared(data, tmp_path / "data")
-    done = prefrec("align", tmp_path / "data", tmp_path / "out", "--negatives-from", "softly")
-    assert done.code == 1
-    assert "error: --negatives-from: Input should be 'reference', 'list', 'uniform', 'popularity', 'in-b" in done.err
 
 
 def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):

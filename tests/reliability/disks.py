@@ -56,7 +56,6 @@ def writers(recipe: Path, run: Path) -> list[tuple[str, ...]]:
     commands: list[tuple[str | Path, ...]] = [
         ("run", recipe, "--out", run, "--set", "sft.rows=24"),
         ("prepare", run / "data", *shop_options(recipe)),
-        ("sft", run / "data", run / "new", *small),
         ("evaluate", run / "data", *small),
         ("report", run),
         ("export", run, "--out", run / "exported"),

@@ -78,8 +78,6 @@ def test_a_damaged_note_of_the_holder_hides_nothing(tmp_path, content):
         ("report", "."),
         ("export", ".", "--out", "out"),
         ("prepare", "data"),
-        ("sft", "data", "sft"),
-        ("align", "data", "align/s-dpo"),
     ],
     ids=lambda arguments: arguments[0],
 )

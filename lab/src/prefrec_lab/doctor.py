@@ -1,4 +1,4 @@
-"""A check of machine and installation for `prefrec doctor`: what is there, and what will be slow."""
+"""A check of machine and installation for `prefrec lab doctor`: what is there, and what will be slow."""
 
 from __future__ import annotations
 

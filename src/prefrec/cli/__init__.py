@@ -20,15 +20,22 @@ from typer.main import get_command
 
 from prefrec import __version__
 from prefrec.console import console
-from prefrec.errors import PrefrecError, without_secrets
+from prefrec.errors import ConfigError, PrefrecError, without_secrets
 from prefrec.processes import is_first, leave
 
 VERBS = (
-    "init", "plan", "run", "update", "prepare", "audit", "sft", "align", "evaluate", "recommend", "rank", "report",
-    "serve", "export", "explain",
+    "init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "explain", "report", "serve",
+    "export",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
-"""Group of entry points by which other packages add verbs: NAME = "module:function"."""
+"""Group of entry points by which other packages add verbs, NAME = "module:function", or GROUP.NAME for a group's."""
+INSTEAD = {
+    "sft": "run RECIPE --until sft",
+    "align": "run RECIPE --until align",
+    "rank": "recommend RUN --history … --candidate …",
+    **{verb: f"lab {verb}" for verb in ("bench", "doctor", "published-json", "study", "tune")},
+}
+"""Verbs of earlier versions, and what to write."""
 _LOOK: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": "markdown"}
 
 
@@ -36,41 +43,73 @@ _LOOK: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--hel
 def homes() -> dict[str, tuple[str, str]]:
     """Return verb → (module, function), those of other packages last."""
     ours = {verb: (f"{__name__}.{verb}", verb) for verb in VERBS}
-    return ours | {e.name: (e.module, e.attr) for e in entry_points(group=COMMANDS) if e.name not in ours}
+    others = sorted(entry_points(group=COMMANDS), key=lambda e: e.name)
+    return ours | {e.name: (e.module, e.attr) for e in others if e.name not in ours}
 
 
 def load_verb(verb: str) -> Any:
     """Import the module of a verb, and return its command."""
     module, function = homes()[verb]
     alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False, **_LOOK)
-    alone.command(verb)(getattr(import_module(module), function))
+    alone.command(verb.rpartition(".")[2])(getattr(import_module(module), function))
     return get_command(alone)
 
 
 class _Verbs(TyperGroup):
-    """A group whose verbs are imported when they are called, so that help and version are quick."""
+    """A group whose verbs are imported when they are called, so that help and version are quick.
+
+    `path` is "" for the command itself, or the name of a group with a dot after it.
+    """
+
+    path = ""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(homes())
+        inner = (name.removeprefix(self.path) for name in homes() if name.startswith(self.path))
+        return list(dict.fromkeys(name.partition(".")[0] for name in inner))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in homes():
+        if cmd_name not in self.list_commands(ctx):
             return None
         # A stub is enough to list the verb in the help. `resolve_command` imports the verb that is called.
+        name = self.path + cmd_name
+        home = homes()[name][0] if name in homes() else _home_of_group(name)
         stub = typer.Typer(add_completion=False)
-        stub.command(cmd_name, help=_summary(homes()[cmd_name][0]))(lambda: None)
+        stub.command(cmd_name, help=_summary(home))(lambda: None)
         return get_command(stub)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in INSTEAD and args[0] not in self.list_commands(ctx):
+            raise ConfigError(f"`prefrec {args[0]}` is `prefrec {INSTEAD[args[0]]}` now")
         name, _, rest = super().resolve_command(ctx, args)
-        return name, load_verb(str(name)), rest
+        full = f"{self.path}{name}"
+        return name, load_verb(full) if full in homes() else load_group(full), rest
+
+
+def load_group(name: str) -> Any:
+    """Return the group of the verbs whose names begin with this one and a dot."""
+    home = _home_of_group(name)
+    group = type("_Group", (_Verbs,), {"path": f"{name}."})
+    alone = typer.Typer(
+        cls=group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, **_LOOK
+    )
+    alone.callback(help=ast.get_docstring(ast.parse(_text_of(home))))(lambda: None)
+    return get_command(alone)
+
+
+def _home_of_group(name: str) -> str:
+    """Return the package whose modules have the verbs of a group."""
+    return next(module.rpartition(".")[0] for verb, (module, _) in homes().items() if verb.startswith(f"{name}."))
+
+
+def _text_of(module: str) -> str:
+    """Return the source of a module, which is not imported."""
+    spec = find_spec(module)
+    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
 
 
 def _summary(module: str) -> str:
-    """Return the first line of a module's docstring, read without importing it."""
-    spec = find_spec(module)
-    text = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-    line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    """Return the first line of a module's docstring."""
+    line = (ast.get_docstring(ast.parse(_text_of(module))) or "").partition("\n")[0]
     summary = line.partition(": ")[2] or line
     return summary[:1].upper() + summary[1:]
 
@@ -101,9 +140,9 @@ def _main(
     """Train, measure and serve language-model recommenders on your own interaction log and item titles.
 
     `init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` continues a run with new
-    interactions. Step by step: `prepare` makes ranking examples from a log, `audit` checks them for leaks, `sft` and
-    `align` train, `evaluate` measures, `recommend` and `rank` answer, `explain` shows what moved a score, `report`
-    writes a web page, `serve` answers over HTTP, and `export` writes a model for other software.
+    interactions. `recommend` answers, `explain` shows what moved a score, `report` writes a web page, `serve` answers
+    over HTTP, and `export` writes a model for other software. Without a recipe, `prepare` makes ranking examples from
+    a log, `audit` checks them for leaks, and `evaluate` measures adapters on them.
     """
 
 

@@ -29,6 +29,8 @@ def audit(
 
     Each line shows HR@1 with its 95% interval over users. A shortcut is a leak if it beats every rival that knows as
     little: random order, and popularity, co-occurrence or the same rule learnt from shuffled candidate sets.
+
+    Example: prefrec audit data/ml --strict
     """
     result = audit_prepared(read_prepared(data), split, learn_from, seed)
     if as_json:

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+from rich.markup import escape
 
 from prefrec.cli import _options as o
 from prefrec.cli._output import print_scores
-from prefrec.cli.sft import as_trained
+from prefrec.console import warn
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
-from prefrec.pipeline.entry import lm_entry
+from prefrec.pipeline.entry import MADE_WITH, lm_entry
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
 from prefrec.runs.contents import METRICS, write_results
+from prefrec.runs.stage import STAGE_FILE, check_whole, read_state
+from prefrec.training.adapters import check_adapter, is_adapter
 
 
 @o.from_sections
@@ -54,6 +58,35 @@ def evaluate(
     else:
         print_scores(metrics)
         typer.echo(f"Predictions: {folder / 'predictions.parquet'}")
+
+
+def as_trained(model: ModelSection, weights: Path) -> ModelSection:
+    """Return the settings that weights were trained with, except for the fields that were set in `model`.
+
+    It warns of fields that were set to something else. Weights without a record get `model`. Raise ModelError for an
+    adapter that may not be read, DataError if a stage made the weights and they are damaged.
+    """
+    if is_adapter(weights):
+        check_adapter(weights)
+    if (weights.parent / STAGE_FILE).exists():
+        check_whole(weights.parent)
+    try:
+        recorded = read_state(weights.parent)[MADE_WITH]["model"]
+        trained = ModelSection.model_validate(recorded)
+    except (KeyError, TypeError, ValidationError):  # weights from elsewhere, or from another version
+        return model
+    given = {field: getattr(model, field) for field in model.model_fields_set}
+    # Of another base `load_adapter` warns.
+    for field in sorted((recorded.keys() | {"item_text"}) & given.keys() - {"name"}):
+        if (value := getattr(trained, field)) not in (given[field], "auto"):
+            name = o.option("model", field)
+            warn(
+                escape(
+                    f"{name} {given[field]}: {weights} was trained with {value}; leave {name} out to "
+                    "query it as it was trained"
+                )
+            )
+    return trained.model_copy(update=given)
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -1,4 +1,4 @@
-"""`prefrec recommend`: the best items of a run's catalogue, for one history or for all users."""
+"""`prefrec recommend`: the best items of a run's catalogue, or of a few, for one history or for all users."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ def recommend(
     history_file: Annotated[
         Path | None, typer.Option(help="Table with `history` (a list) and optionally `user_id`.")
     ] = None,
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="With --history: rank these titles or ids instead. Repeatable.")
+    ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Items per user.")] = 10,
     out: Annotated[Path | None, typer.Option(help="File to write, .parquet or .csv. Default: print.")] = None,
     ranker: Annotated[str | None, typer.Option(help="Any ranker of the run. Default: the best.")] = None,
@@ -41,6 +44,8 @@ def recommend(
 
     Example: prefrec recommend runs/shop --all-users --out top.parquet --where "genre = 'Comedy' and year > 1990"
     --at-most 2 --per brand
+
+    Example: prefrec recommend runs/demo --history Alien --history Aliens --candidate Emma --candidate Babe
     """
     # Here, so that --help need not wait for torch and transformers.
     from prefrec.evaluation.tables import as_table
@@ -49,9 +54,15 @@ def recommend(
     given = {"--all-users": all_users, "--users": users, "--history": history, "--history-file": history_file}
     if sum(map(bool, given.values())) != 1:
         raise typer.BadParameter("give exactly one of these", param_hint=" / ".join(given))
+    recommender = Recommender.from_run(run, ranker)
+    if candidate:
+        if not history or section.model_fields_set or out:
+            raise typer.BadParameter("goes with --history, without rules and --out", param_hint="--candidate")
+        ranking = recommender.rank(history, candidate).frame()
+        typer.echo(as_table(ranking)) if not as_json else o.print_json(ranking.to_dicts())
+        return
     histories = {"-": history} if history else _histories(history_file) if history_file else None
     rules = section.model_dump() | {"deny": _ids(section.deny), "allow": section.allow and _ids(section.allow)}
-    recommender = Recommender.from_run(run, ranker)
     try:
         answers = recommender.recommend_all(out, k, users=users and _ids(users), histories=histories, **rules)
     except UnknownUserError as e:

@@ -14,6 +14,8 @@ def report(run: o.RunFolder) -> None:
 
     The page has tables with intervals, training curves, and examples before and after. It needs no other file and no
     network. If the run is unfinished, the page says what is missing.
+
+    Example: prefrec report runs/demo
     """
     with reader_lock(run):
         typer.echo(write_report(run))

@@ -1,4 +1,4 @@
-"""`prefrec bench`: the whole command on a tiny random model, once and again."""
+"""`prefrec lab bench`: the whole command on a tiny random model, once and again."""
 
 import json
 
@@ -18,7 +18,7 @@ def asked(tmp_path_factory):
     files = ("--source", "files", "--interactions", shop["interactions"], "--items", shop["items"])
     succeed("prepare", folder / "data", *files, "--domain", "movies", "--history-length", 4)
     of = ("--negatives", "3", "--methods", ",".join(WAYS), "--sections", "steps", "--threads", 1, "--cpu")
-    return ("bench", "--quick", "--out", folder / "out", "--data", folder / "data", *of)
+    return ("lab", "bench", "--quick", "--out", folder / "out", "--data", folder / "data", *of)
 
 
 def test_measures_shows_and_goes_on(asked):

@@ -1,4 +1,4 @@
-"""`prefrec doctor`: a table for people, JSON for machines."""
+"""`prefrec lab doctor`: a table for people, JSON for machines."""
 
 import json
 
@@ -8,7 +8,7 @@ from command import prefrec, succeed
 
 
 def test_people_see_what_is_there_and_what_is_slow():
-    out = succeed("doctor")
+    out = succeed("lab", "doctor")
     assert f"torch {torch.__version__}" in out
     assert f"{torch.get_num_threads()} of " in out
     assert "GFLOP/s (cpu)" in out
@@ -17,7 +17,7 @@ def test_people_see_what_is_there_and_what_is_slow():
 
 
 def test_machines_get_json():
-    found = json.loads(succeed("doctor", "--json"))
+    found = json.loads(succeed("lab", "doctor", "--json"))
     assert found["versions"]["torch"] == torch.__version__
     assert found["rates"]["cpu"]["float32"] > 0
     assert all(f["what"] and f["remedy"] for f in found["findings"])
@@ -25,17 +25,17 @@ def test_machines_get_json():
 
 def test_settings_are_shown(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "[bold]PASSIVE")
-    assert "OMP_WAIT_POLICY=[bold]PASSIVE" in succeed("doctor")
+    assert "OMP_WAIT_POLICY=[bold]PASSIVE" in succeed("lab", "doctor")
 
 
 def test_a_step_on_a_card_is_predicted():
-    out = succeed("doctor", "--model", "random:tiny", "--negatives", 3, "--card", "a100-40gb")
+    out = succeed("lab", "doctor", "--model", "random:tiny", "--negatives", 3, "--card", "a100-40gb")
     assert "random:tiny in bfloat16" in out
     assert "a100-40gb: 37.3 GiB, 312 TFLOP/s" in out
     assert "a prompt of 256 tokens, 4 answers of 8" in out
 
 
 def test_an_unknown_card_is_named():
-    outcome = prefrec("doctor", "--model", "random:tiny", "--card", "h1")
+    outcome = prefrec("lab", "doctor", "--model", "random:tiny", "--card", "h1")
     assert outcome.code
     assert "card 'h1' is unknown: expected one of h200-141gb, h100-80gb" in outcome.err

@@ -1,4 +1,4 @@
-"""`prefrec study` end to end on a tiny recipe: what is written, what is made again, and what is refused."""
+"""`prefrec lab study` end to end on a tiny recipe: what is written, what is made again, and what is refused."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def recipe(place, tmp_path_factory):
 def done(recipe, tmp_path_factory):
     """The ablation with two seeds: its folder, and what was printed."""
     out = tmp_path_factory.mktemp("studies")
-    printed = prefrec("study", "ablation", "--recipe", recipe, "--seeds", "0,1", "--out", out)
+    printed = prefrec("lab", "study", "ablation", "--recipe", recipe, "--seeds", "0,1", "--out", out)
     assert printed.code == 0, printed.err
     return out, printed
 
@@ -92,7 +92,7 @@ def test_the_table_holds_what_the_runs_said(done):
 def test_again_nothing_is_trained_and_the_numbers_stay(done, recipe):
     out, _ = done
     before = pl.read_csv(out / "ablation" / "table.csv")
-    again = prefrec("study", "ablation", "--recipe", recipe, "--seeds", "0,1", "--out", out)
+    again = prefrec("lab", "study", "ablation", "--recipe", recipe, "--seeds", "0,1", "--out", out)
     assert again.code == 0, again.err
     unchanged = [line for line in again.err.splitlines() if line.endswith(": unchanged")]
     assert unchanged.count("sft: unchanged") == 2
@@ -102,7 +102,7 @@ def test_again_nothing_is_trained_and_the_numbers_stay(done, recipe):
 
 def test_studies_share_what_is_the_same(done, recipe):
     out, _ = done
-    text = succeed("study", "beta", "--recipe", recipe, "--out", out, "--set", "align.0.beta=1", "--json")
+    text = succeed("lab", "study", "beta", "--recipe", recipe, "--out", out, "--set", "align.0.beta=1", "--json")
     summary = json.loads(text)
     assert summary == json.loads((out / "beta" / "study.json").read_text())
     trained = {p.name for p in (out / "runs" / "seed-0" / "align").iterdir()}
@@ -112,8 +112,8 @@ def test_studies_share_what_is_the_same(done, recipe):
 
 
 def test_list():
-    out = succeed("study", "--list")
-    rows = json.loads(succeed("study", "--list", "--json"))
+    out = succeed("lab", "study", "--list")
+    rows = json.loads(succeed("lab", "study", "--list", "--json"))
     assert [r["study"] for r in rows] == list(STUDIES)
     for row in rows:
         assert row["study"] in out
@@ -122,7 +122,7 @@ def test_list():
 
 def test_another_source_by_its_name(recipe, tmp_path):
     """The path is that of the caller's folder, not of the recipe's."""
-    done = prefrec("study", "beta", "--recipe", recipe, "--data", "movielens-csv=none", "--out", tmp_path)
+    done = prefrec("lab", "study", "beta", "--recipe", recipe, "--data", "movielens-csv=none", "--out", tmp_path)
     assert done.code == 1
     assert "none" in done.err
     assert str(recipe.parent / "none") not in done.err
@@ -174,7 +174,7 @@ def test_other_data_leave_runs_and_outcome_of_the_recipes_alone(recipe, tmp_path
 )
 def test_refused(recipe, tmp_path, arguments, message):
     given = () if "--run" in arguments or not arguments else ("--recipe", recipe)
-    done = prefrec("study", *arguments, *given, "--out", tmp_path)
+    done = prefrec("lab", "study", *arguments, *given, "--out", tmp_path)
     assert (done.code, done.out) == (1, "")
     assert message in done.err
     assert "Traceback" not in done.err

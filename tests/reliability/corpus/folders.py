@@ -18,7 +18,7 @@ from reliability.corpus.case import Case, Content, command, damaged, write
 
 MEASURED = '{"kind": "measurement"}\n'
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
-QUESTION = ("--history", "i3", "--candidate", "i4")
+FEW = ("--rows", "1", "--references", "random")
 
 
 def _data(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
@@ -27,24 +27,16 @@ def _data(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
 
 def _adapter(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
     def arguments(place: Any, copy: Path) -> tuple[Any, ...]:
-        return ("rank", place.run / "data", *QUESTION, *place.asked, "--adapter", copy)
+        out = ("--no-zero-shot", "--out", copy.parent / "out")
+        return ("evaluate", place.run / "data", *FEW, *place.asked, *out, "--adapter", f"a={copy}")
 
     return damaged(f"adapter: {name}", message, "run/sft/adapter", files, arguments)
 
 
 def _model(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
     def arguments(place: Any, copy: Path) -> tuple[Any, ...]:
-        return (
-            "rank",
-            place.run / "data",
-            *QUESTION,
-            "--model.name",
-            copy,
-            "--model.dtype",
-            "float32",
-            "--model.max-length",
-            "400",
-        )
+        asked = ("--model.name", copy, "--model.dtype", "float32", "--model.max-length", "400")
+        return ("evaluate", place.run / "data", *FEW, *asked, "--out", copy.parent / "out")
 
     return damaged(f"model: {name}", message, "model", files, arguments)
 
@@ -87,7 +79,17 @@ def _records(name: str, message: str, files: Mapping[str, Content]) -> Case:
     def arguments(place: Any, folder: Path) -> tuple[Any, ...]:
         for file, content in files.items():
             write(folder / "bench" / file, content)
-        return ("bench", "--out", folder / "bench", "--quick", "--sections", "ranking", "--data", place.run / "data")
+        return (
+            "lab",
+            "bench",
+            "--out",
+            folder / "bench",
+            "--quick",
+            "--sections",
+            "ranking",
+            "--data",
+            place.run / "data",
+        )
 
     return command(f"records: {name}", message, arguments)
 
@@ -110,7 +112,7 @@ CASES = [
     _data("held-out interactions without items", "held_out.parquet: no column 'item_id' of type String; prepare the data again", {"held_out.parquet": _parquet(user_id=["u"], timestamp=[1])}),
     _data("an item unknown", "test.parquet, row 0: item 'ghost' is not in items.parquet; prepare the data again", {"test.parquet": _rows(history=[["ghost"]])}),
     _data("a list that is null", "test.parquet, row 0: history is empty; prepare the data again", {"test.parquet": _rows(history=pl.Series([None], dtype=pl.List(pl.String)))}),
-    command("adapter: not there", "none: expected a folder with adapter_config.json", lambda p, f: ("rank", p.run / "data", *QUESTION, *p.asked, "--adapter", f / "none")),
+    command("adapter: not there", "none: expected a folder with adapter_config.json", lambda p, f: ("evaluate", p.run / "data", *FEW, *p.asked, "--no-zero-shot", "--out", f / "out", "--adapter", f"a={f / 'none'}")),
     _adapter("no configuration", "expected a folder with adapter_config.json", {"adapter_config.json": None}),
     _adapter("half a configuration", "copy cannot be read", {"adapter_config.json": '{"peft_type": "LORA"'}),
     _adapter("a configuration that is a list", "adapter_config.json is not of a LoRA adapter", {"adapter_config.json": "[]"}),
@@ -124,9 +126,9 @@ CASES = [
     _adapter("an expression that would be run", 'adapter_config.json has target_modules: ', {"adapter_config.json": json.dumps(LORA | {"target_modules": "(.*)*!"})}),
     _adapter("settings that would import a module", "adapter_config.json has megatron_config: ", {"adapter_config.json": json.dumps(LORA | {"megatron_config": {"a": 1}})}),
     _adapter("a rank without bound", "adapter_config.json has r: 1000000000; use a plain LoRA adapter", {"adapter_config.json": json.dumps(LORA | {"r": 10**9})}),
-    command("adapter: of a stage that changed", "sft is damaged or unfinished (adapter/adapter_model.safetensors)", lambda p, f: ("rank", p.run / "data", *QUESTION, *p.asked, "--adapter", _changed_stage(p, f) / "adapter")),
-    command("model: not there", "expected a local folder with config.json, a hub id such as", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model.name", f / "none")),
-    command("model: an adapter", "is an adapter, not a model: give its base as the model", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model.name", p.run / "sft" / "adapter")),
+    command("adapter: of a stage that changed", "sft is damaged or unfinished (adapter/adapter_model.safetensors)", lambda p, f: ("evaluate", p.run / "data", *FEW, *p.asked, "--no-zero-shot", "--out", f / "out", "--adapter", f"a={_changed_stage(p, f) / 'adapter'}")),
+    command("model: not there", "expected a local folder with config.json, a hub id such as", lambda p, f: ("evaluate", p.run / "data", *FEW, "--out", f / "out", "--model.name", f / "none")),
+    command("model: an adapter", "is an adapter, not a model: give its base as the model", lambda p, f: ("evaluate", p.run / "data", *FEW, "--out", f / "out", "--model.name", p.run / "sft" / "adapter")),
     _model("half a configuration", "copy", {"config.json": '{"model_type": "llama"'}),
     _model("a configuration that is a list", "copy", {"config.json": "[]"}),
     _model("of a kind that there is not", "copy", {"config.json": '{"model_type": "magic"}'}),
@@ -145,10 +147,10 @@ CASES = [
     _run("weights damaged", "sft is damaged (adapter/adapter_model.safetensors)", {"sft/adapter/adapter_model.safetensors": b"{"}, "serve", "RUN", "--ranker", "sft"),
     _run("exported over another folder", "exists: name a new folder, or an empty one", {}, "export", "RUN", "--out", "RUN"),
     _run("a base exported as an adapter", "zero-shot has no adapter: export it with --merged", {}, "export", "RUN", "--ranker", "zero-shot", "--out", "RUN/out"),
-    _run("not evaluated", "predictions.parquet: no such predictions file", {}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
-    _run("predictions of no kind", "predictions.parquet is damaged, or its evaluation did not end", {"predictions.parquet": b"PAR1"}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
-    _run("predictions without columns", "predictions.parquet is damaged, or its evaluation did not end", {"predictions.parquet": _parquet(a=[1])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
-    _run("predictions of another type", "predictions.parquet is damaged, or its evaluation did not end", {"predictions.parquet": _parquet(ranker=["a"], row=["x"], user_id=["u"], target=["i1"], candidates=[["i1"]], scores=[[1.0]], rank=[1], generated=["x"], choice=["i1"])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("not evaluated", "predictions.parquet: no such predictions file", {}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("predictions of no kind", "predictions.parquet is damaged, or its evaluation did not end", {"predictions.parquet": b"PAR1"}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("predictions without columns", "predictions.parquet is damaged, or its evaluation did not end", {"predictions.parquet": _parquet(a=[1])}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("predictions of another type", "predictions.parquet is damaged, or its evaluation did not end", {"predictions.parquet": _parquet(ranker=["a"], row=["x"], user_id=["u"], target=["i1"], candidates=[["i1"]], scores=[[1.0]], rank=[1], generated=["x"], choice=["i1"])}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _records("of other settings", "bench holds measurements with other settings (model 'other', now 'random:tiny'", {"settings.json": '{"model": "other"}', "records.jsonl": MEASURED}),
     _records("half the settings", "settings.json is damaged, so it is not known what was measured there: name another folder", {"settings.json": '{"model"', "records.jsonl": MEASURED}),
     _records("settings that are a list", "settings.json is damaged", {"settings.json": "[]", "records.jsonl": MEASURED}),

@@ -15,14 +15,14 @@ BOTH = "{{ history }} {{ candidates }}"
 def _template(name: str, message: str, content: Content) -> Case:
     def give(place: Any, folder: Path) -> tuple[Any, ...]:
         path = write(folder / "own.jinja2", content)
-        question = ("--history", "i3", "--candidate", "i4")
-        return ("rank", place.run / "data", *question, *place.asked, "--model.templates", path)
+        few = ("--rows", "1", "--references", "random", "--out", folder / "out")
+        return ("evaluate", place.run / "data", *few, *place.asked, "--model.templates", path)
 
     return command(f"template: {name}", message, give)
 
 
 CASES = [
-    command("template: not there", "no template 'none.jinja2': expected a path to a jinja2 file or one of books/1", lambda p, f: ("rank", p.run / "data", "--history", "i3", "--candidate", "i4", *p.asked, "--model.templates", "none.jinja2")),
+    command("template: not there", "no template 'none.jinja2': expected a path to a jinja2 file or one of books/1", lambda p, f: ("evaluate", p.run / "data", "--rows", "1", "--out", f, *p.asked, "--model.templates", "none.jinja2")),
     _template("empty", "own.jinja2: the file is empty", " \n"),
     _template("JSON", "own.jinja2: no history and no candidates in it; expected the placeholders {{ history }} and {{ candidates }}", '{"history": 1}'),
     _template("not UTF-8", "own.jinja2: not UTF-8 text", b"\xe9"),

@@ -46,7 +46,7 @@ def write_results(settings: BenchSettings, results: Results, out: Path) -> None:
 
 
 def tables(results: Results, environments: Sequence[dict[str, Any]]) -> Group:
-    """Return what `prefrec bench` prints."""
+    """Return what `prefrec lab bench` prints."""
     parts: list[Any] = [_table(results, section) for section in TITLES if results.lines_of(section)]
     if results.growth:
         grown = ", ".join(f"N={n}: {ratio:.2f}×" for n, ratio in results.growth.items())

@@ -1,1 +1,1 @@
-"""Verbs that the laboratory adds to the command `prefrec`."""
+"""Research tools: measure steps, vary recipes, search their fields, look at this machine."""

@@ -1,4 +1,4 @@
-"""`prefrec bench`: the cost of a training step and of a ranking on this machine, beside other methods."""
+"""`prefrec lab bench`: the cost of a training step and of a ranking on this machine, beside other methods."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def bench(
     and prefrec; on real MovieLens rows. Each method has a process of its own. OUT gets every raw measurement as it
     comes, bench.json, bench.svg and bench.png.
 
-    Examples: prefrec bench --quick
+    Examples: prefrec lab bench --quick
 
-    prefrec bench --negatives 1,3,7,15 --threads 2 --budget-minutes 120
+    prefrec lab bench --negatives 1,3,7,15 --threads 2 --budget-minutes 120
 
-    prefrec bench --model random:llama-2-7b --dtype bfloat16 --negatives 3,7,15,63 --methods prefrec --sections steps
+    prefrec lab bench --model random:llama-2-7b --dtype bfloat16 --negatives 7,63 --methods prefrec --sections steps
     """
     given = {name: getattr(section, name) for name in section.model_fields_set}
     settings = o.fill(BenchSettings, **(QUICK | given)) if quick else section

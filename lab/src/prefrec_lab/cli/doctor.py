@@ -1,4 +1,4 @@
-"""`prefrec doctor`: what is installed, what the machine can do, and what will be slow."""
+"""`prefrec lab doctor`: what is installed, what the machine can do, and what will be slow."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def doctor(
 
     With --model, show the predicted memory and time of an S-DPO step on a card instead, from shapes alone.
 
-    Examples: prefrec doctor --json > doctor.json
+    Examples: prefrec lab doctor --json > doctor.json
 
-    prefrec doctor --model meta-llama/Llama-2-7b-hf --negatives 15 --card h100-80gb
+    prefrec lab doctor --model meta-llama/Llama-2-7b-hf --negatives 15 --card h100-80gb
     """
     if model is not None:
         _predict(model, negatives, card, as_json)

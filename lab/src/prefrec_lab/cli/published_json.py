@@ -1,4 +1,4 @@
-"""`prefrec published-json`: prepared data as the JSON files of the S-DPO scripts."""
+"""`prefrec lab published-json`: prepared data as the JSON files of the S-DPO scripts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def published_json(
     The source `published-json` of `prefrec prepare` reads them. With --sequences: the way back, from such files to
     sequences.tsv and id2name.txt, which the source `lastfm-published` reads.
 
-    Example: prefrec published-json data/ml data/ml-json
+    Example: prefrec lab published-json data/ml data/ml-json
     """
     if sequences:
         write_sequences(data, out, names)

@@ -1,4 +1,4 @@
-"""`prefrec study`: a question, the runs that answer it, and a page with the answer."""
+"""`prefrec lab study`: a question, the runs that answer it, and a page with the answer."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def study(
     Studies in one folder share what they can (data, SFT, equal alignments). To continue an interrupted study, run the
     same command again.
 
-    Examples: prefrec study --list
+    Examples: prefrec lab study --list
 
-    prefrec study ablation --seeds 0,1
+    prefrec lab study ablation --seeds 0,1
 
-    prefrec study fairness --run runs/movielens-100k
+    prefrec lab study fairness --run runs/movielens-100k
 
-    prefrec study transfer --data lastfm-hetrec=/data/lastfm
+    prefrec lab study transfer --data lastfm-hetrec=/data/lastfm
     """
     if show:
         _list(as_json)

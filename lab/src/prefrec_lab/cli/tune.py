@@ -1,4 +1,4 @@
-"""`prefrec tune`: a search over fields of a recipe on validation rows."""
+"""`prefrec lab tune`: a search over fields of a recipe on validation rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tune(
     Trials are measured on validation examples only. The best of many trials looks better than it is: measure it with
     `prefrec run` on the written recipe, which uses test examples. The same command resumes an interrupted search.
 
-    Example: prefrec tune shop.yaml --field sft.learning_rate=1e-5..1e-3:log --field sft.epochs=1,2,4 --trials 20
+    Example: prefrec lab tune shop.yaml --field sft.learning_rate=1e-5..1e-3:log --field sft.epochs=1,2,4 --trials 20
     """
     base = load_recipe(recipe, override or [])
     folder = out or Path("runs") / f"{base.name}.tune"

@@ -50,7 +50,7 @@ def prefers_onednn() -> bool:
     """Return True if linear layers in float32 should use oneDNN on this machine.
 
     `PREFREC_LINEAR` decides. If it is not set, oneDNN is used where torch has MKL and the processor has AVX-512 but
-    is not Intel's. `prefrec doctor` measures both. Raise ConfigError if the variable has another value.
+    is not Intel's. `prefrec lab doctor` measures both. Raise ConfigError if the variable has another value.
     """
     choice = os.environ.get(SWITCH) or "auto"
     if choice not in BACKENDS:
