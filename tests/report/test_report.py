@@ -205,6 +205,13 @@ def _read(run: Path) -> _Page:
     return _Page(write_report(run).read_text(encoding="utf-8"))
 
 
+def test_without_matplotlib_a_report_says_how_to_get_plots(run, monkeypatch):
+    monkeypatch.setattr("prefrec.report.svg.find_spec", lambda name: None)
+    page = _read(run)
+    assert page.all("svg") == []
+    assert "pip install matplotlib, then prefrec report" in " ".join(page.text.split())
+
+
 def test_numbers_and_settings_are_in_it(run):
     page, contents = _read(run), read_run(run)
     evaluation = contents.evaluation

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from prefrec.report.svg import INK, PALETTE, new_figure, to_svg
+from prefrec.report.svg import INK, PALETTE, can_plot, new_figure, to_svg
 from prefrec.report.wording import label, number
 from prefrec.runs.contents import Stage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SMOOTH_FROM = 40
 """Number of points from which a running mean is drawn over the raw line."""
@@ -33,17 +35,20 @@ PANELS = {
 
 
 def training_plots(stages: Sequence[Stage]) -> dict[str, Any]:
-    """Return the plots of SFT and of all alignments together (title, hint and SVG), and what their legend needs."""
-    colours, drawn = stage_colours(stages), {}
+    """Return the plots of SFT and of all alignments together (title, hint and SVG), and what their legend needs.
+
+    Without matplotlib there are none, which `missing` says.
+    """
+    colours, drawn, missing = stage_colours(stages), dict[str, Any](), not can_plot()
     for kind, panels in PANELS.items():
         chosen = [s for s in stages if s.kind == kind]
         drawn[kind] = [
             _plot(chosen, colours, title, keys, hint, f"{kind}-{i}")
             for i, (title, *keys, hint) in enumerate(panels)
-            if any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k)
+            if not missing and any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k)
         ]
     named = [(label(s.name), colours[s.name]) for s in stages if s.log]
-    return {**drawn, "colours": named, "smooth_from": SMOOTH_FROM}
+    return {**drawn, "colours": named, "smooth_from": SMOOTH_FROM, "missing": missing}
 
 
 def stage_colours(stages: Sequence[Stage]) -> dict[str, str]:

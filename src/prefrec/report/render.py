@@ -14,7 +14,7 @@ from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.files import write_text
 from prefrec.report import curves, tables
 from prefrec.report.examples import EACH, SEED, pick_examples
-from prefrec.report.svg import whisker_plot
+from prefrec.report.svg import can_plot, whisker_plot
 from prefrec.report.wording import includes_zero, label, metric_label, with_interval
 from prefrec.runs.contents import RunContents, read_run
 
@@ -78,7 +78,7 @@ def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
         "evaluation": evaluation,
         "metrics": tables.metrics_grid(evaluation, full),
         "groups": tables.groups_grid(evaluation, full),
-        "plots": [(metric_label(m), whisker_plot(evaluation, m, colours)) for m in metrics],
+        "plots": [(metric_label(m), whisker_plot(evaluation, m, colours)) for m in metrics if can_plot()],
         "differences": [
             (title, tables.differences_grid(block.comparisons), tables.comparisons_note(block), block.audit.headline)
             for title, block in blocks

@@ -7,14 +7,17 @@ import io
 import math
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from prefrec.evaluation import Evaluation, Interval
 from prefrec.report.wording import label, metric_label, with_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PALETTE = ("#3a84c9", "#d97a1e", "#a667c4", "#8a8a35", "#2aa1b3", "#b0704a")
 """Colours that stand out on white and on black; green and red mean better and worse."""
@@ -23,8 +26,15 @@ INK = "#010203"
 _GREY = "#8b8f97"
 
 
+def can_plot() -> bool:
+    """Return True if matplotlib is installed, which the extra `plots` brings."""
+    return find_spec("matplotlib") is not None
+
+
 def new_figure(width: float = 4.3, height: float = 2.7) -> tuple[Figure, Axes]:
     """Return a figure of this size in inches, with one axes: light grid, no frame. The page scales it."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     for side in ("top", "right"):
@@ -39,6 +49,8 @@ def new_figure(width: float = 4.3, height: float = 2.7) -> tuple[Figure, Axes]:
 
 def to_svg(figure: Figure, alt: str, name: str) -> Markup:
     """Return the figure as an `<svg>` element with a text alternative; `name` makes its ids differ in a page."""
+    import matplotlib
+
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "prefrec"}):
