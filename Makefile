@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo wheel sbom test test-lowest test-latest constraints soak mutants lint audit load format docs clean
+.PHONY: help setup demo wheel sbom check test test-lowest test-latest constraints soak mutants lint audit load format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, a few minutes"
+	@echo "make check  the inner loop: lint, types, and the tests that are not slow"
 	@echo "make test   lint, type-check and test"
 	@echo "make test-lowest, make test-latest   the tests with the lowest and the latest versions that pyproject.toml allows"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
@@ -59,6 +60,12 @@ RUN ?= runs/demo
 LOAD ?= --out $(RUN)/load.json
 load: setup
 	$(BIN)/python scripts/load.py $(RUN) $(LOAD)
+
+# What runs before each commit.
+check: setup
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(TEST)
 
 # A file of tests goes to one process with its fixtures; a thread each, so that they do not wait for one another.
 TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
@@ -21,6 +23,41 @@ torch.set_num_threads(1)
 settings.load_profile("ci")  # the same examples on every machine; `make soak` draws new ones
 
 SHARED_DATA = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+SLOW = ("cli", "fidelity", "lab", "pipeline", "reliability", "runs", "serving", "systems", "training")
+"""Folders whose tests train models, run commands or start servers."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out as slow."""
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here).parts
+        if place[0] in SLOW or len(place) == 1 or item.get_closest_marker("real_model"):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the libraries hold out of garbage collections, of which each training makes one: a quarter second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_plots():
+    """No plots in the reports of runs: they take a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefrec.report.svg.find_spec", lambda name: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plots(no_plots):
+    """With plots, for the tests that look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefrec.report.svg.find_spec", find_spec)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

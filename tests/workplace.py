@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,31 @@ from tiny_run import TRAINING, tiny_recipe, write_model, write_recipe, write_sho
 
 @dataclass(frozen=True)
 class Workplace:
-    """Paths of the files, and the options that name the model."""
+    """Paths of the files, and the options that name the model; to be read only."""
 
+    folder: Path
     shop: dict[str, Path]
     model: Path
-    run: Path
-    data: Path
-    sft: Path
-    s_dpo: Path
+
+    @cached_property
+    def run(self) -> Path:
+        """A run of the recipe until its alignment, made when the first test asks for it."""
+        align = [TRAINING | {"negatives_from": "list", "num_negatives": 3}]
+        recipe = write_recipe(self.folder, self.recipe, sft=TRAINING, align=align)
+        succeed("run", recipe, "--out", self.folder / "run", "--until", "align")
+        return self.folder / "run"
+
+    @property
+    def data(self) -> Path:
+        return self.run / "data"
+
+    @property
+    def sft(self) -> Path:
+        return self.run / "sft"
+
+    @property
+    def s_dpo(self) -> Path:
+        return self.run / "align" / "s-dpo"
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -40,11 +58,5 @@ class Workplace:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory, bpe_tokenizer) -> Workplace:
-    """A recipe has been run until its alignment; to be read only."""
     folder = tmp_path_factory.mktemp("cli")
-    shop, model = write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer)
-    run = folder / "run"
-    align = [TRAINING | {"negatives_from": "list", "num_negatives": 3}]
-    recipe = write_recipe(folder, tiny_recipe(shop, model), sft=TRAINING, align=align)
-    succeed("run", recipe, "--out", run, "--until", "align")
-    return Workplace(shop, model, run, run / "data", run / "sft", run / "align" / "s-dpo")
+    return Workplace(folder, write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer))

@@ -34,6 +34,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def drawn(plots):
+    """Draw the training curves."""
+
+
 @pytest.fixture(scope="module")
 def served(run):
     """A running server with the page, and its engine."""
