@@ -1,5 +1,6 @@
 """Options made of sections: their names, values, defaults and errors."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,7 @@ class Own(BaseModel):
     inner: Lists = Field(default_factory=Lists)
 
 
+HELP = "--help", "--help-all"
 TAKEN: list[Any] = []
 
 
@@ -100,7 +102,7 @@ def test_wrong_values_are_errors_of_the_section_with_the_name_of_the_option(opti
 
 
 def test_help_shows_defaults_and_choices():
-    told = " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout.split())
+    told = " ".join(CliRunner().invoke(app, ["--help-all"], env={"COLUMNS": "200"}).stdout.split())
     for shown in (
         "--kind [one|two] Which. [default: one]",
         "--rows-taken <int> Rows; None: all. [default: 3]",
@@ -111,6 +113,14 @@ def test_help_shows_defaults_and_choices():
         "The lists",
     ):
         assert shown in told
+
+
+def test_help_shows_twelve_options_and_all_where_they_are_asked_for():
+    for verb in ("prepare", "evaluate"):
+        short, whole = (CliRunner().invoke(load_verb(verb), [h], env={"COLUMNS": "200"}) for h in HELP)
+        count, every = (len(re.findall(r"^│ +--\w", r.stdout, re.MULTILINE)) for r in (short, whole))
+        assert count <= o.SHOWN + 2 < every  # --help and --help-all
+        assert "--help-all" in short.stdout
 
 
 def test_evaluate_has_all_fields_of_its_sections():

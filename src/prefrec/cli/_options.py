@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError, create_model
@@ -22,6 +22,8 @@ FieldPath = tuple[str, ...]
 
 OWN = "section"
 """The parameter that holds a verb's own section, whose name is left out of its options."""
+SHOWN = 12
+"""Arguments and options of a verb that its help shows at once."""
 RECIPE_ONLY = ("--model.answers", "--model.items", "--start", "--miner")
 """Fields that need other parts of a recipe, and are not options."""
 
@@ -57,7 +59,8 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
     """Replace each parameter of a verb that is a section by an option per field.
 
     An option is named as in a recipe: `--model.max-length`. Those of the parameter `section` go without its name:
-    `--rows`. The value `none` is None if the field allows it. All values are checked by the section alone.
+    `--rows`. The help shows `SHOWN` of them, and all after `--help-all`. The value `none` is None if the field allows
+    it. All values are checked by the section alone.
     """
     parameters = inspect.signature(verb, eval_str=True).parameters
     sections = {name: p.annotation for name, p in parameters.items() if _is_section(p.annotation)}
@@ -87,16 +90,33 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
         verb(**values, **dict(checked))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
+    # Fields of its own section first.
+    ranked = sorted(fields, key=lambda path: path[:-1] != (OWN,))
+    shown = ranked[: max(0, SHOWN - len(parameters) + len(sections))]
     options = [inspect.Parameter("context", keyword, annotation=typer.Context)]
     for name, parameter in parameters.items():
         if name in sections:
-            options += [_parameter(*described) for described in _fields(sections[name], (name,))]
+            described = _fields(sections[name], (name,))
+            options += [_parameter(*d, hidden=d[0] not in shown) for d in described]
         else:
             options.append(parameter.replace(kind=keyword))
+    if len(shown) < len(fields):
+        says = f"Show all {len(options) - 1} options and arguments."
+        asked = typer.Option("--help-all", is_eager=True, expose_value=False, callback=_show_all, help=says)
+        options.append(inspect.Parameter("help_all", keyword, default=False, annotation=Annotated[bool, asked]))
     # typer makes the options from these two.
     filled.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     filled.__annotations__ = {p.name: p.annotation for p in options}
     return filled
+
+
+def _show_all(context: typer.Context, asked: bool) -> None:
+    """Print the help with the hidden options, and end."""
+    if asked:
+        for option in context.command.params:
+            cast(Any, option).hidden = False
+        typer.echo(context.get_help())
+        raise typer.Exit
 
 
 def _is_section(annotation: Any) -> bool:
@@ -119,7 +139,7 @@ def _option_of(path: FieldPath) -> str:
     return option(*path[path[0] == OWN :])
 
 
-def _parameter(path: FieldPath, field: FieldInfo, section: type[BaseModel]) -> inspect.Parameter:
+def _parameter(path: FieldPath, field: FieldInfo, section: type[BaseModel], *, hidden: bool) -> inspect.Parameter:
     """Return the parameter from which typer makes the option of a field; those of other sections have a panel."""
     kind, name, default = _kind(field), _option_of(path), field.get_default(call_default_factory=True)
     panel = None if path[:-1] == (OWN,) else (section.__doc__ or "").partition("\n")[0].rstrip(".")
@@ -132,7 +152,7 @@ def _parameter(path: FieldPath, field: FieldInfo, section: type[BaseModel]) -> i
         annotation, names, metavar = list[str] | None if is_many else str | None, name, _metavar(kind)
         if default is not None:
             default = [str(value) for value in default] if is_many else str(default)
-    typed = typer.Option(names, help=field.description, metavar=metavar, rich_help_panel=panel)
+    typed = typer.Option(names, help=field.description, metavar=metavar, rich_help_panel=panel, hidden=hidden)
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter("__".join(path), keyword, default=default, annotation=Annotated[annotation, typed])
 
