@@ -6,7 +6,7 @@
 #       sh scripts/first_card.sh
 set -u
 OUT=${OUT:-runs/first-card}              # everything is written here
-CARD=${CARD:-h100-80gb}                  # of `prefrec doctor --card`
+CARD=${CARD:-h100-80gb}                  # of `prefrec lab doctor --card`
 SHAPE=${SHAPE:-random:llama-2-7b}        # what the bench measures; nothing is downloaded
 DTYPE=${DTYPE:-bfloat16}
 NEGATIVES=${NEGATIVES:-3,7,15,63}
@@ -30,11 +30,11 @@ part() { # NAME SECONDS COMMAND…
 }
 
 for n in $(echo "$NEGATIVES" | tr , ' '); do
-    part "predicted-$n" 120 prefrec doctor --model "$SHAPE" --negatives "$n" --card "$CARD" --json
+    part "predicted-$n" 120 prefrec lab doctor --model "$SHAPE" --negatives "$n" --card "$CARD" --json
 done
 part memory 240 python scripts/memory_forecast.py "$MEMORY"
 # Each method in turn, so that what the budget leaves out is the slowest at the largest N.
-part bench $((60 * MINUTES + 60)) prefrec bench --model "$SHAPE" --dtype "$DTYPE" --negatives "$NEGATIVES" \
+part bench $((60 * MINUTES + 60)) prefrec lab bench --model "$SHAPE" --dtype "$DTYPE" --negatives "$NEGATIVES" \
     --methods prefrec,separate,trl,published --sections steps --repetitions 3 --budget-minutes "$MINUTES" \
     --out "$OUT/bench" --json
 part run $((60 * MINUTES)) prefrec run recipes/paper-lastfm.yaml --out "$OUT/paper-lastfm" \

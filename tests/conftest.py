@@ -29,12 +29,26 @@ SLOW = ("cli", "fidelity", "lab", "pipeline", "reliability", "runs", "serving", 
 """Folders whose tests train models, run commands or start servers."""
 
 
+FAST = ("test_errors.py", "test_losses.py", "test_resources.py")
+"""The other files beside this one are slow, too."""
+
+
+def is_slow(path: Path) -> bool:
+    first, *more = path.relative_to(Path(__file__).parent).parts
+    return first in SLOW if more or path.is_dir() else first not in FAST
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what `make check` leaves out."""
+    here = Path(__file__).parent
+    asked = config.option.markexpr == "not slow" and collection_path != here
+    return True if asked and is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out as slow."""
-    here = Path(__file__).parent
     for item in items:
-        place = item.path.relative_to(here).parts
-        if place[0] in SLOW or len(place) == 1 or item.get_closest_marker("real_model"):
+        if is_slow(item.path) or item.get_closest_marker("real_model"):
             item.add_marker(pytest.mark.slow)
 
 

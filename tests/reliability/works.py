@@ -103,7 +103,7 @@ class Update(OnRun):
 
 @dataclass(frozen=True)
 class Tune(Work):
-    """`prefrec tune` with two trials of SFT; equal values must have equal results, whenever they are tried."""
+    """`prefrec lab tune` with two trials of SFT; equal values must have equal results, whenever they are tried."""
 
     parts: ClassVar[tuple[str, ...]] = ("trials", END)
 
@@ -115,7 +115,7 @@ class Tune(Work):
 
     def command(self, out: Path) -> tuple[Any, ...]:
         fields = ("--field", "sft.epochs=1,2", "--trials", 2, "--metric", "mrr")
-        return ("tune", self.folder / "tuned.yaml", *fields, "--out", out)
+        return ("lab", "tune", self.folder / "tuned.yaml", *fields, "--out", out)
 
     def at(self, out: Path) -> str:
         return END if (out / BEST).exists() else "trials"
