@@ -151,7 +151,7 @@ def test_what_we_did_not_foresee_is_not_hidden(monkeypatch, tmp_path):
     def bug(*args, **kwargs):
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr("prefrec.cli.run.load_recipe", bug)
+    monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", bug)
     with pytest.raises(ZeroDivisionError):
         prefrec("run", tmp_path / "r.yaml")
 

@@ -74,6 +74,7 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(verb)
     def filled(context: typer.Context, **values: Any) -> None:
+        values.pop("help_all", None)
         raw: dict[str, Any] = {name: {} for name in sections}
         for path, field in fields.items():
             value, source = values.pop("__".join(path)), context.get_parameter_source("__".join(path))
@@ -102,7 +103,7 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
             options.append(parameter.replace(kind=keyword))
     if len(shown) < len(fields):
         says = f"Show all {len(options) - 1} options and arguments."
-        asked = typer.Option("--help-all", is_eager=True, expose_value=False, callback=_show_all, help=says)
+        asked = typer.Option("--help-all", is_eager=True, callback=_show_all, help=says)
         options.append(inspect.Parameter("help_all", keyword, default=False, annotation=Annotated[bool, asked]))
     # typer makes the options from these two.
     filled.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]

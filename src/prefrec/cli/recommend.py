@@ -54,13 +54,13 @@ def recommend(
     given = {"--all-users": all_users, "--users": users, "--history": history, "--history-file": history_file}
     if sum(map(bool, given.values())) != 1:
         raise typer.BadParameter("give exactly one of these", param_hint=" / ".join(given))
-    recommender = Recommender.from_run(run, ranker)
-    if candidate:
-        if not history or section.model_fields_set or out:
-            raise typer.BadParameter("goes with --history, without rules and --out", param_hint="--candidate")
-        ranking = recommender.rank(history, candidate).frame()
+    if candidate and (not history or section.model_fields_set or out):
+        raise typer.BadParameter("goes with --history, without rules and --out", param_hint="--candidate")
+    if candidate and history:
+        ranking = Recommender.from_run(run, ranker).rank(history, candidate).frame()
         typer.echo(as_table(ranking)) if not as_json else o.print_json(ranking.to_dicts())
         return
+    recommender = Recommender.from_run(run, ranker)
     histories = {"-": history} if history else _histories(history_file) if history_file else None
     rules = section.model_dump() | {"deny": _ids(section.deny), "allow": section.allow and _ids(section.allow)}
     try:
