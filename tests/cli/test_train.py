@@ -52,7 +52,7 @@ def test_accumulation_equals_a_large_batch(place, tmp_path):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("align.s-dpo.num_negatives=6", "num_negatives is 6, but row 0 has only 5 rejected answers"),
+        ("align.s-dpo.num_negatives=6", "of 6 candidates has only 5; lower it"),
         ("align.s-dpo.loss=magic", "loss 'magic' is unknown: expected one of softmax_dpo, dpo, dmpo, ipo"),
         ("align.s-dpo.negatives=some", "negatives: Input should be 'fixed', 'per_epoch' or 'policy' (given: 'some')"),
         ("model.name=/nowhere/model", "no model at '/nowhere/model': expected a local folder"),
