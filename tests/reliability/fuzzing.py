@@ -27,7 +27,8 @@ class Fuzzed:
 def fuzz(name: str, folder: Path, seconds: int, seed: int = 1) -> Fuzzed:
     """Fuzz a parser of `PARSERS`, or `all` in turn."""
     tests = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    paths = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "reliability.fuzz", name, str(folder.absolute()), str(seconds), str(seed)]
     try:
         done = subprocess.run(
