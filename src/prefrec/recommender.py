@@ -75,19 +75,29 @@ class Recommender:
 
     @classmethod
     def from_run(cls, folder: str | Path, ranker: str | None = None) -> Recommender:
-        """Return a ranker of a run; None: the best one on validation rows (`Run.default`).
+        """Return a ranker of a run.
 
-        Raise DataError if the run cannot be read or has no such ranker, ConfigError if another recipe made it.
+        Args:
+            folder: folder written by `prefrec run`.
+            ranker: name in the table. Default: the best on validation examples (`Run.default`).
+
+        Raises:
+            DataError: the run cannot be read or has no such ranker.
+            ConfigError: another recipe made it.
         """
         run = open_run(Path(folder))
         return cls(run.data, run.entry(ranker or run.default()), str(folder))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recommender:
-        """Return the ranker in a folder of `prefrec export`, or in a repository of the hub, such as `me/films-s-dpo`.
+        """Return an exported ranker. It takes histories but no users, because an export has no log of users.
 
-        It knows ids and titles of items, but no log, so it takes histories and no users. Raise ModelError if the
-        repository cannot be read, DataError if the folder is not an export, or is damaged.
+        Args:
+            folder: folder written by `prefrec export`, or a Hugging Face repository such as `me/films-s-dpo`.
+
+        Raises:
+            ModelError: the repository cannot be read.
+            DataError: the folder is not an export, or is damaged.
         """
         path = Path(folder)
         if not path.is_dir():
@@ -151,18 +161,18 @@ class Recommender:
         at_most: int | None = None,
         per: str | None = None,
     ) -> Any:
-        """Return the `k` best items of the whole catalogue after a history, which a user's items in the log precede.
+        """Return the best items of the catalogue after a history.
 
         Args:
-            history: items, oldest first; of a list of such lists each has its answer, and they share the work.
+            history: items, oldest first, or a list of histories, which gives an answer for each.
             k: number of items.
-            user: of the run's log.
+            user: user of the run's log, whose items come before the history.
             where: SQL condition on the catalogue's columns, such as `genre = 'Comedy' and year > 1990`.
-            allow: the only items to recommend.
+            allow: recommend only these items. Default: all.
             deny: items to leave out.
-            exclude_seen: leave out the history, and what the user took.
-            at_most: items that may have the same value in the column `per`.
-            per: column of the catalogue, for `at_most`.
+            exclude_seen: leave out the history and all items that the user has seen.
+            at_most: most items with the same value in the column `per`. Default: no limit.
+            per: catalogue column for `at_most`.
         """
         selection = self._selection(where, allow, deny, exclude_seen, at_most, per)
         batch = [*history] if isinstance(history, list | tuple) else []
@@ -176,7 +186,15 @@ class Recommender:
         return answers if is_batch else answers[0]
 
     def rank(self, history: Items, candidates: Items) -> Rows[Ranked]:
-        """Return the candidates, best first. Raise DataError if one is named twice."""
+        """Return the candidates, best first.
+
+        Args:
+            history: items, oldest first.
+            candidates: items to rank, each once.
+
+        Raises:
+            DataError: a candidate is named twice.
+        """
         shown, listed = self._ids(history, candidates)
         if not listed:
             return Rows()
@@ -187,7 +205,16 @@ class Recommender:
         return self._ranked([listed[i] for i in order], scores[order])
 
     def explain(self, history: Items, item: AnyItem, candidates: Items = ()) -> Rows[Effect]:
-        """Return the log-probability of a title minus that without each item of the history that the prompt shows."""
+        """Return how much each history item raises a title's log-probability, in nats.
+
+        Args:
+            history: items, oldest first.
+            item: the item to explain.
+            candidates: candidates that the prompt lists, if its template does.
+
+        Raises:
+            ConfigError: the ranker is not a language model.
+        """
         if self.entry.model is None:
             raise ConfigError(f"{self.entry.name} cannot be explained: only the recipe's language models can")
         shown, listed = self._ids(history, candidates)
@@ -209,12 +236,16 @@ class Recommender:
         at_most: int | None = None,
         per: str | None = None,
     ) -> pl.DataFrame:
-        """Return the `k` best items for each user of the log, or those `users`, or these `histories` by user.
+        """Return the best items for many users, as a frame with the columns of `ANSWERS`.
 
-        The rules are those of `recommend`.
-        The frame has the columns of `ANSWERS`, and is written to `out` as Parquet, or as CSV if its name ends so.
-        Answers so far are kept beside it: the same call resumes after an interruption. The processes of a
-        job share the users.
+        The same call resumes after an interruption. The processes of a job share the users.
+
+        Args:
+            out: file to write, .parquet or .csv; finished answers are kept beside it until it is whole.
+            k: number of items per user.
+            users: users of the log. Default: all.
+            histories: user → history, instead of users of the log.
+            where, allow, deny, exclude_seen, at_most, per: filters, as for `recommend`.
         """
         self._check_process()
         is_csv = _is_csv(out)
