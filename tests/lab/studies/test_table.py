@@ -67,13 +67,11 @@ def test_what_a_system_adds_to_the_one_it_builds_on(summary, place):
     assert gain["mean"] == pytest.approx(hits["s-dpo"] - hits["sft"])
     assert gain["low"] <= gain["mean"] <= gain["high"]
     assert built_on(base_recipe(TABLE)) == {
-        "sft": "zero-shot",
         "dpo": "sft",
         "s-dpo": "sft",
-        "LLaRA": "zero-shot",
+        "LLaRA": "sft",
         "LLaRA-S-DPO": "LLaRA",
-        "Chat-REC": "item-kNN",
-        "retrieve-then-rank": "SASRec",
+        "TALLRec": "sft",
     }
 
 
@@ -100,7 +98,7 @@ def test_what_the_systems_do_not_share_is_told(summary):
     told = notes_of(base_recipe(TABLE))
     for note in (
         "SFT, DPO, S-DPO have read whole histories, of which every title was a target.",
-        "TALLRec, LLaRA start from the bare base and learn from ranking questions, as in their papers.",
+        "LLaRA, TALLRec start from SFT and learn from ranking questions.",
         "Sequential models (GRU4Rec, Caser, SASRec, MoRec) see all training interactions.",
     ):
         assert note in told
@@ -135,13 +133,11 @@ def test_systems_are_sorted_by_what_their_intervals_say():
     ]
 
 
-def test_the_shipped_recipe_has_every_system():
+def test_the_shipped_recipe_has_every_trained_system():
     shipped = base_recipe(TABLE)
     names = [*shipped.lm_rankers, *(r.name for r in shipped.rankers)]
     assert names == [
-        *("zero-shot", "sft", "dpo", "s-dpo", "GRU4Rec", "Caser", "SASRec"),
-        *("MoRec", "TALLRec", "LLaRA", "LLaRA-S-DPO", "Chat-REC", "retrieve-then-rank"),
+        *("sft", "dpo", "s-dpo", "GRU4Rec", "Caser", "SASRec"),
+        *("MoRec", "LLaRA", "LLaRA-S-DPO", "TALLRec"),
     ]
-    assert shipped.evaluate.rows >= 300
-    (pair,) = (r for r in shipped.rankers if r.kind == "retrieve-then-rank")
-    assert pair.retrieve < shipped.data.candidates.size  # or it is its ranker itself
+    assert shipped.evaluate.rows is None

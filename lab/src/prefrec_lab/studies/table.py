@@ -94,11 +94,12 @@ def ranking_facts(measured: Measured) -> list[str]:
 
 def built_on(recipe: Recipe) -> dict[str, str]:
     """Return system → the one that it starts from, or whose answers it reorders, if there is one."""
-    bases = {} if recipe.sft is None else {SFT: ZERO_SHOT}
+    bases = {SFT: ZERO_SHOT} if recipe.sft and recipe.evaluate.zero_shot else {}
     bases |= {a.name: start_of(recipe) for a in recipe.align}
     for config in recipe.rankers:
         base = getattr(config, "retriever", None) or getattr(config, "reference", None)
-        base = ZERO_SHOT if config.kind == "llara" else base
+        if config.kind in ("llara", "tallrec"):
+            base = getattr(config, "start", None) or ZERO_SHOT
         if base is not None:
             bases[config.name] = base
     return bases
@@ -152,10 +153,10 @@ def notes_of(recipe: Recipe) -> list[str]:
     if recipe.sft and not shows_candidates(recipe.model, recipe.data.domain or "generic"):
         main = [label(n) for n in recipe.lm_rankers if n != ZERO_SHOT]
         notes.append(f"{', '.join(main)} have read whole histories, of which every title was a target.")
-    if bare := [r.name for r in recipe.rankers if r.kind in ("llara", "tallrec")]:
-        notes.append(
-            f"{', '.join(bare)} start from the bare base and learn from ranking questions, as in their papers."
-        )
+    if systems := [r for r in recipe.rankers if r.kind in ("llara", "tallrec")]:
+        starts = dict.fromkeys(label(getattr(r, "start", None) or ZERO_SHOT) for r in systems)
+        names = ", ".join(r.name for r in systems)
+        notes.append(f"{names} start from {', '.join(starts)} and learn from ranking questions.")
     whole = [r.name for r in recipe.rankers if r.kind in ("sequential", "morec")]
     if whole:
         notes.append(f"Sequential models ({', '.join(whole)}) see all training interactions.")
