@@ -1,0 +1,215 @@
+"""Write the paper's table, every system on the same rows: section 14 of the results, and docs/studies/table.md.
+
+`python scripts/paper_table.py RUN ...` joins finished runs of the same questions, whose models differ, writes the
+ranks of each row to lab/results/ranks, and the tables from them. Without runs it makes the tables from these files.
+Users and items are numbered in the files, so that no data set is passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prefrec.data import PreparedData
+from prefrec.errors import DataError
+from prefrec.evaluation import (
+    FULL_RANKING,
+    Comparison,
+    Evaluation,
+    NoAudit,
+    evaluate_ranks,
+    read_predictions,
+    write_ranks,
+)
+from prefrec.files import read_json, write_json
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.score import ask_full, fit_references
+from prefrec.runs.contents import METRICS
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "lab/results", ROOT / "docs/studies/table.md"
+SECTION = RESULTS / "14-systems-of-the-paper.json"
+LISTS, FULL, FACTS = (RESULTS / "ranks" / f"paper-{n}" for n in ("lists.parquet", "full.parquet", "table.json"))
+BASELINES = "baseline"
+BUILT_ON = {
+    "SFT": "zero-shot",
+    "DPO": "SFT",
+    "S-DPO": "SFT",
+    "LLaRA": "SFT",
+    "LLaRA-S-DPO": "LLaRA",
+    "TALLRec": "SFT",
+    "Chat-REC": "item-kNN",
+    "item-ID tokens, SFT": "SFT",
+    "item-ID tokens, S-DPO": "item-ID tokens, SFT",
+}
+"""System → the one that it starts from, or is compared with."""
+RENAMED = {"sft": "SFT", "dpo": "DPO", "s-dpo": "S-DPO"}
+
+
+def collect(folders: Sequence[Path]) -> None:
+    """Write the ranks of all rankers of the runs; raise DataError if the runs asked other questions."""
+    lists, full, facts = [], [], {}
+    asked: pl.DataFrame | None = None
+    known: set[str] = set()
+    for folder in folders:
+        run = open_run(folder)
+        data, section = run.data, run.recipe.evaluate
+        known = set(data.known_interactions(section.split)["item_id"])
+        frame = read_predictions(folder / "predictions.parquet")
+        one = frame.filter(pl.col("ranker") == frame["ranker"][0]).select("row", "user_id", "target", "candidates")
+        if asked is not None and not asked.equals(one):
+            raise DataError(f"{folder}: other questions than those of {folders[0]}")
+        asked = one
+        items = "item-ID tokens, " if run.recipe.model.answers == "items" else ""
+        named = {n: items + RENAMED.get(n, n) for n in run.models}
+        wanted = [*named, *(r.name for r in run.recipe.rankers), *(section.references if not facts else [])]
+        names = {n: named.get(n, n) for n in wanted if named.get(n, n) not in facts}
+        lists.append(_renamed(frame, names))
+        full.append(_renamed(_whole(folder, data), names))
+        for old, new in names.items():
+            facts[new] = {"kind": _kind(run.recipe, old), "seconds": _seconds(run, old)}
+    lists_frame, codes = _coded(pl.concat(lists))
+    write_ranks(lists_frame, {codes[i] for i in known if i in codes}, LISTS)
+    full_frame, codes = _coded(pl.concat(full))
+    write_ranks(full_frame, {codes[i] for i in known if i in codes}, FULL)
+    audit = read_json(folders[0] / METRICS)["evaluation"]["audit"]
+    write_json(FACTS, {"systems": facts, "verdict": audit["verdict"], "items": len(run.data.catalogue)})
+
+
+def _whole(folder: Path, data: PreparedData) -> pl.DataFrame:
+    """Return the run's predictions over the whole catalogue; the answers are kept in its folder."""
+    run = open_run(folder)
+    section = run.recipe.evaluate
+    if section.full_rows == 0:
+        return read_predictions(folder / "predictions.parquet").clear()
+    references = fit_references(data, section, run.recipe.seed)
+    entries = [run.entry(n) for n in run.plan.names]
+    return ask_full(data, section, references, entries, folder / "predictions/full_catalogue", seed=run.recipe.seed)
+
+
+def _renamed(frame: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
+    return frame.filter(pl.col("ranker").is_in(list(names))).with_columns(pl.col("ranker").replace(names))
+
+
+def _coded(frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return the frame with numbers in place of users and targets, and item → number."""
+    coded = frame.with_columns(pl.col(c).rank("dense").cast(pl.String) for c in ("user_id", "target"))
+    return coded, dict(zip(frame["target"], coded["target"], strict=True))
+
+
+def _kind(recipe: Any, name: str) -> str:
+    if name in recipe.evaluate.references:
+        return BASELINES
+    return next((r.kind for r in recipe.rankers if r.name == name), "language model")
+
+
+def _seconds(run: Any, name: str) -> float | None:
+    """Return the seconds of the system's own stage; None if nothing was trained."""
+    if name not in run.plan.names:
+        return None
+    state = read_json(run.plan.step(name).folder / "stage.json") or {}
+    return state.get("seconds")
+
+
+def measured() -> tuple[Evaluation, Evaluation, dict[str, Any]]:
+    """Return the evaluations of lists and of the whole catalogue, with the comparisons that are told."""
+    facts = read_json(FACTS)
+    audit = NoAudit(facts["verdict"])
+    first = [evaluate_ranks(path, audit=audit, ks=[1, 10]) for path in (LISTS, FULL)]
+    results = []
+    for result, path in zip(first, (LISTS, FULL), strict=True):
+        there = [*result.metrics]
+        best = best_baseline(result, facts)
+        pairs = [(n, best) for n in there if facts["systems"][n]["kind"] != BASELINES]
+        pairs += [(n, base) for n, base in BUILT_ON.items() if {n, base} <= {*there} and (n, base) not in pairs]
+        results.append(evaluate_ranks(path, audit=FULL_RANKING if path == FULL else audit, ks=[1, 10], compare=pairs))
+    return results[0], results[1], facts
+
+
+def best_baseline(result: Evaluation, facts: Mapping[str, Any]) -> str:
+    """Return the baseline with the highest NDCG@10."""
+    names = [n for n in result.metrics if facts["systems"][n]["kind"] == BASELINES]
+    return max(names, key=lambda n: result.metrics[n]["ndcg@10"].mean)
+
+
+def main_table(lists: Evaluation, full: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every system, with what it is above the best baseline."""
+    best = {id(r): best_baseline(r, facts) for r in (lists, full)}
+    rows = []
+    for name in lists.metrics:
+        own = facts["systems"][name]
+        cells = [_interval(lists.metrics[name][m]) for m in ("ndcg@10", "hr@1")]
+        cells.append(_gap(lists, name, best[id(lists)]))
+        there = name in full.metrics
+        cells += [_interval(full.metrics[name]["ndcg@10"]), _gap(full, name, best[id(full)])] if there else ["–", "–"]
+        rows.append([name, own["kind"], *cells])
+    columns = [
+        "system", "kind", "NDCG@10, 20 candidates", "HR@1, 20 candidates", f"NDCG@10 − {best[id(lists)]}",
+        "NDCG@10, whole catalogue", f"NDCG@10, whole catalogue − {best[id(full)]}",
+    ]  # fmt: skip
+    title = f"Every system on {lists.n:,} test rows. {facts['verdict']}"
+    return {"title": title, "columns": columns, "rows": rows}
+
+
+def gains_table(lists: Evaluation, full: Evaluation) -> dict[str, Any]:
+    """Return what each system adds to the one that it builds on."""
+    rows = [
+        [f"{n} − {base}", _gap(lists, n, base), _gap(full, n, base)]
+        for n, base in BUILT_ON.items()
+        if {n, base} <= {*lists.metrics}
+    ]
+    columns = ["difference", "NDCG@10, 20 candidates", "NDCG@10, whole catalogue"]
+    return {"title": "What each system adds to the one that it builds on", "columns": columns, "rows": rows}
+
+
+def _interval(value: Any) -> str:
+    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _gap(result: Evaluation, ranker: str, against: str) -> str:
+    found = [c for c in result.comparisons if (c.ranker, c.against, c.metric) == (ranker, against, "ndcg@10")]
+    return _difference(found[0]) if found else "–"
+
+
+def _difference(c: Comparison) -> str:
+    mark = " ✱" if c.stands else ""
+    return f"{c.mean:+.3f} [{c.low:+.3f}, {c.high:+.3f}]{mark}".replace("-", "−")
+
+
+def main(runs: Sequence[str]) -> None:
+    """Collect the runs, if there are any, and write the section and the page."""
+    if runs:
+        collect([Path(r) for r in runs])
+    lists, full, facts = measured()
+    tables = [main_table(lists, full, facts), gains_table(lists, full)]
+    section = (read_json(SECTION) or {"id": 14}) | {"tables": tables}
+    SECTION.write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    count = sum(c.metric == "ndcg@10" for r in (lists, full) for c in r.comparisons)
+    text = [HEAD, *(f"{_verdict(t)}{_markdown(t)}" for t in tables), TAIL.format(count=count)]
+    PAGE.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def _verdict(table: Mapping[str, Any]) -> str:
+    return f"{table['title']}\n\n"
+
+
+def _markdown(table: Mapping[str, Any]) -> str:
+    lines = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+HEAD = """# The paper's table
+
+How do the systems of the S-DPO paper compare on MovieLens-100K, each on the same users, films and lists?"""
+TAIL = """✱: the difference stands after Holm's correction for the {count} differences of this page, lists and catalogue apart.
+Intervals are 95%, for other users and other films. Section 14 of [Experiments](../experiments.md) has settings and
+budgets; `lab/results/ranks` has the rank of every row."""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
