@@ -107,7 +107,7 @@ class Recommender:
                 raise ModelError(f"{folder} is not a folder, and cannot be read from the hub: {e}") from e
         try:
             about = json.loads(read_whole(path / ABOUT))
-            parts = about["parts"] if "parts" in about else None
+            parts = dict(about).get("parts")  # a list raises ValueError or TypeError here
             broken = altered(path, read_seal(path, ITEMS if parts is None else RECIPE))
             broken += [ABOUT] if read_json(path / SEAL).get(ABOUT) != about_key(about) else []
             if broken:

@@ -87,7 +87,7 @@ def test_recommend_to_a_user_under_rules(client, run):
         ({"where": "\"replace\" (title, 'e', 'ee') = 'x'"}, 409, "rules", "functions and comments"),
         ({"where": "x" * 513}, 422, "invalid", "body.where: String should have at most 512"),
         ({"at_most": 2}, 409, "rules", "at_most, per: give both or neither"),
-        ({"allow": ["gone"]}, 409, "rules", "leave no item of the catalogue"),
+        ({"allow": ["gone"]}, 409, "rules", "exclude every item of the catalogue"),
     ],
 )
 def test_rules_that_are_refused(client, change, status, code, message):
