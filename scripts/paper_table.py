@@ -206,7 +206,8 @@ def _markdown(table: Mapping[str, Any]) -> str:
 HEAD = """# The paper's table
 
 How do the systems of the S-DPO paper compare on MovieLens-100K, each on the same users, films and lists?"""
-TAIL = """✱: the difference stands after Holm's correction for the {count} differences of this page, lists and catalogue apart.
+TAIL = """✱: the difference stands after Holm's correction for the {count} differences of this page, lists and
+catalogue apart.
 Intervals are 95%, for other users and other films. Section 14 of [Experiments](../experiments.md) has settings and
 budgets; `lab/results/ranks` has the rank of every row."""
 

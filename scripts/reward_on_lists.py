@@ -22,7 +22,7 @@ from prefrec.evaluation import Evaluation, NoAudit, evaluate, metrics
 from prefrec.pipeline.opened import open_run
 from prefrec.training.negatives import redraw_lists
 
-SECTION = Path(__file__).parent.parent / "lab/results/57-reward-on-lists.json"
+SECTION = Path(__file__).parent.parent / "lab/results/58-reward-on-lists.json"
 SIZE = 20
 LAMBDAS = np.linspace(0, 2, 21)
 LISTS = {"in-batch": "targets of other rows", "uniform": "uniform"}
@@ -119,7 +119,7 @@ def table(title: str, result: Evaluation) -> dict[str, Any]:
 def main(folder: Path) -> None:
     """Measure a run and write the section's file."""
     results, choices = measure(folder)
-    old = json.loads(SECTION.read_text(encoding="utf-8")) if SECTION.is_file() else {"id": 57}
+    old = json.loads(SECTION.read_text(encoding="utf-8")) if SECTION.is_file() else {"id": 58}
     tables = [table(title, result) for title, result in results.items()]
     written = json.dumps(old | {"tables": tables, "chosen": choices}, indent=1, ensure_ascii=False)
     SECTION.write_text(written + "\n", encoding="utf-8")
