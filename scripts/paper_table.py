@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import polars as pl
@@ -190,12 +191,9 @@ def main(runs: Sequence[str]) -> None:
     section = (read_json(SECTION) or {"id": 14}) | {"tables": tables}
     SECTION.write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     count = sum(c.metric == "ndcg@10" for r in (lists, full) for c in r.comparisons)
-    text = [HEAD, *(f"{_verdict(t)}{_markdown(t)}" for t in tables), TAIL.format(count=count)]
+    found = "\n".join(fill(note, 118, initial_indent="- ", subsequent_indent="  ") for note in section["notes"])
+    text = [HEAD, found, *(f"{t['title']}\n\n{_markdown(t)}" for t in tables), TAIL.format(count=count)]
     PAGE.write_text("\n\n".join(text) + "\n", encoding="utf-8")
-
-
-def _verdict(table: Mapping[str, Any]) -> str:
-    return f"{table['title']}\n\n"
 
 
 def _markdown(table: Mapping[str, Any]) -> str:
