@@ -103,11 +103,12 @@ def test_commands_in_the_pages_exist_with_their_options(page):
     verbs = {verb: load_verb(verb) for verb in homes()}
     for block in blocks(page, "(?:sh|console)"):
         for line in block.replace("\\\n", " ").splitlines():
-            found = re.match(r"\s*(?:\$ )?prefrec (\w+)(.*)", line)
+            found = re.match(r"\s*(?:\$ )?prefrec (lab [\w-]+|\w+)(.*)", line)
             if not found:
                 continue
-            assert found[1] in verbs, line
-            known = {o for p in verbs[found[1]].params for o in (*p.opts, *p.secondary_opts)}
+            verb = found[1].replace(" ", ".")
+            assert verb in verbs, line
+            known = {o for p in verbs[verb].params for o in (*p.opts, *p.secondary_opts)}
             asked = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", found[2].partition(" #")[0]))
             assert asked <= known, line
 

@@ -13,6 +13,7 @@ import platform
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -69,7 +70,12 @@ def read_whole(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Return a value as JSON text, in the form of all files."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,7 +99,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return
-        reason = os.strerror(errno.EACCES)
+        with tempfile.TemporaryFile(dir=folder):  # it says why not
+            return
     except OSError as e:
         reason = e.strerror or str(e)
     raise StorageError(f"{folder}: nothing can be written there ({reason}); name another folder with --out")

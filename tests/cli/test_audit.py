@@ -55,7 +55,7 @@ def test_strict_fails_where_there_is_nothing_to_learn_from(app, tmp_path):
     write_prepared(replace(data, train=[], test=clean), tmp_path)
     result = CliRunner().invoke(app, [str(tmp_path), "--strict"], env={"COLUMNS": "300"})
     assert result.exit_code == 1
-    assert "Audit: incomplete for 40 lists. Not tried: target position" in result.output
+    assert "Audit: incomplete for 40 candidate sets. Skipped: target position" in result.output
 
 
 def test_json_of_another_split(app, tmp_path):

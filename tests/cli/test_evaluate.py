@@ -88,7 +88,7 @@ def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
         pairs = {(c["ranker"], c["against"]) for c in block["comparisons"]}
         best = block["best_reference"]
         assert pairs == {("s-dpo", "zero-shot"), ("zero-shot", best), ("s-dpo", best)}
-        assert f"comparisons (3 pairs, all metrics) on the same {block['n']} rows" in " ".join(out.split())
+        assert f"comparisons (3 pairs, all metrics) on the same {block['n']} examples" in " ".join(out.split())
         assert f"The rival of the models is {best}, the baseline" in " ".join(out.split())
     assert "full ranking: n = 40 examples of 40 users" in " ".join(out.split())
     first = next(line for line in out.splitlines() if line.strip())

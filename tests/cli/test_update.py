@@ -73,7 +73,7 @@ def _pairs(frame):
 
 def test_an_update_says_what_it_gained_and_forgot(run, updated):
     folder, out = updated
-    assert "old rows: test rows of the run that was updated" in out
+    assert "old rows: test examples of the old run that the update did not train on" in out
     assert "newest rows: test examples whose targets the old run does not know" in out
     assert out.count("SFT − sft before") == 2
     measured = json.loads((folder / "update.json").read_text())
@@ -152,7 +152,7 @@ def test_an_interrupted_update_goes_on(run, shop, tmp_path, monkeypatch):
         assert prefrec(*command).code == 130
     done = prefrec(*command)
     assert done.code == 0
-    assert "Going on from" in done.err
+    assert "Resuming from" in done.err
     assert read_state(tmp_path / "out" / "sft")["finished"]
 
 
@@ -201,4 +201,4 @@ def test_update_refuses_a_run_that_it_cannot_update(run, shop, tmp_path):
     assert "no trained model 'sft'" in prefrec("update", copy, *new).err
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
     (copy / "recipe.yaml").write_text(yaml.safe_dump(raw | {"sft": None, "update": {"run": str(run)}}))
-    assert "update: it needs `sft` to go on with" in prefrec("update", copy, *new).err
+    assert "update: it needs `sft` to continue" in prefrec("update", copy, *new).err

@@ -75,4 +75,4 @@ def test_wrong_setting_names_the_field(arguments: list[str]) -> None:
 def test_help_teaches() -> None:
     out = run(["--help"])
     assert "prefrec prepare data/ml" in out
-    assert "never touched" in out.replace("\n", " ") or "never touched" in " ".join(out.split())
+    assert "the user has not seen" in " ".join(out.split())

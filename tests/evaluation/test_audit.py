@@ -152,8 +152,8 @@ def test_planted_leaks_are_found(plant, name):
 def test_lists_drawn_by_popularity_are_said_to_be_so():
     test, learn, log = _clean(0)
     found = _audit([_popular_negatives(e) for e in test], learn, log)
-    assert "a property of the drawing, for example of negatives drawn by popularity" in found.verdict
-    assert "drawn by popularity" not in _audit(test, learn, log).verdict
+    assert "because of how they are sampled, for example by popularity" in found.verdict
+    assert "sampled, for example by popularity" not in _audit(test, learn, log).verdict
 
 
 def test_least_popular_first_above_chance_but_below_popularity_is_rewarded():
@@ -210,7 +210,7 @@ def test_rules_without_anything_to_learn_from_are_not_tried(rows, steps):
     assert {*from_log, "least popular first", "common order", "item only"} <= set(names) or steps is None
     assert "title TF-IDF" not in names
     assert "no leak" not in found.verdict
-    assert found.verdict.startswith("Audit: incomplete for 540 lists. Not tried: ")
+    assert found.verdict.startswith("Audit: incomplete for 540 candidate sets. Skipped: ")
     assert rows is None or f"{rows} rows of train to learn from" in found.verdict
     assert steps is None or "0 training interactions" in found.verdict
     assert found.row(names[0]).finding == "not tried"
@@ -224,7 +224,7 @@ def test_a_leak_is_found_though_other_rules_were_not_tried():
     test, _, log = _clean(0)
     found = _audit([_negatives_from_history(e) for e in test], [], log)
     assert "not in the history" in [r.name for r in found.leaks]
-    assert "Not tried: target position" in found.verdict
+    assert "Skipped: target position" in found.verdict
 
 
 def test_a_ragged_list_that_betrays_its_target_is_found():
@@ -472,5 +472,7 @@ def test_a_mild_drift_that_no_single_shortcut_shows_is_found():
     assert text.hr.low > chance
     assert item_only.ndcg.mean > text.ndcg.mean - 0.02
     assert found.state == "bad"
-    assert "Properties of the items tell targets from negatives" in found.verdict
-    assert "Way out: rank the whole catalogue (evaluate.full_rows: null) or list the targets" in found.verdict
+    assert "Item properties separate targets from negatives" in found.verdict
+    assert (
+        "Way out: use full ranking (evaluate.full_rows: null), or sample negatives from the targets" in found.verdict
+    )

@@ -105,18 +105,18 @@ def test_wrong_encoding(tmp_path):
             "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4, negatives_from: list}]}",
             "4 negatives, but a list of 4 candidates has only 3",
         ),
-        ("{name: a, align: [{}, {}]}", "align: the name 's-dpo' is taken by another ranker"),
+        ("{name: a, align: [{}, {}]}", "align: the name 's-dpo' is used by another ranker"),
         (
             "{name: a, align: [{name: x}], rankers: [{kind: tallrec, name: x}]}",
-            "rankers: the name 'x' is taken by another ranker",
+            "rankers: the name 'x' is used by another ranker",
         ),
         (
             "{name: a, align: [{negatives_from: hard, negatives_pool: 19}]}",
             r"align\.s-dpo\.negatives_pool: 19 items are sampled per example, and the hardest 19 of them are used",
         ),
-        ("{name: a, align: [{name: sft}]}", "align: the name 'sft' is taken by another ranker"),
-        ("{name: a, align: [{name: popularity}]}", "name 'popularity' is taken"),
-        ("{name: a, align: [{name: zero-shot}]}", "name 'zero-shot' is taken"),
+        ("{name: a, align: [{name: sft}]}", "align: the name 'sft' is used by another ranker"),
+        ("{name: a, align: [{name: popularity}]}", "name 'popularity' is used"),
+        ("{name: a, align: [{name: zero-shot}]}", "name 'zero-shot' is used"),
         ("{name: a, evaluate: {split: train}}", r"evaluate\.split: Input should be 'validation' or 'test'"),
         ("{name: a, evaluate: {ks: [0]}}", r"evaluate\.ks\.0: .*\(given: 0\)"),
         ("{name: a, evaluate: {ks: []}}", r"evaluate\.ks: .*at least 1"),
@@ -370,9 +370,10 @@ def test_the_recipes_of_the_paper_have_its_form(path):
 
 
 def test_a_preset_gives_what_a_recipe_leaves_out(tmp_path):
-    recipe = _load(tmp_path, "name: a\npreset: paper\nsft: {epochs: 2}\nlora: null\n")
+    recipe = _load(tmp_path, "name: a\npreset: paper\nsft: {epochs: 2}\nlora: null\nmodel: {quantization: none}\n")
     paper = preset("paper")
-    whole = paper | {"name": "a", "sft": paper["sft"] | {"epochs": 2}, "lora": None}
+    own = {"sft": paper["sft"] | {"epochs": 2}, "lora": None, "model": paper["model"] | {"quantization": "none"}}
+    whole = paper | {"name": "a"} | own
     assert recipe == checked_recipe(whole)
     assert load_recipe(tmp_path / "r.yaml", ["align.s-dpo.rows=8"]).align[0].rows == 8
     with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):

@@ -50,7 +50,7 @@ def test_every_ranker_answers_the_same_rows(evaluate, entries, data):
         scores.predictions.sort("row").group_by("row", maintain_order=True), data.test[:20], strict=True
     ):
         assert group["target"].unique().to_list() == [example.target]
-    assert "40 lists" in scores.evaluation.audit.verdict
+    assert "40 candidate sets" in scores.evaluation.audit.verdict
     assert set(scores.evaluation.metrics["sft"]) == {"hr@1", "hr@3", "ndcg@3", "mrr"}
 
 

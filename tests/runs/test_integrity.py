@@ -161,7 +161,7 @@ def test_predictions_of_another_evaluation_are_refused(evaluated):
     frame = pl.read_parquet(path)
     frame.with_columns(rank=pl.lit(1, pl.UInt32)).write_parquet(path)
     assert read_run(evaluated).predictions is None
-    with pytest.raises(DataError, match=r"predictions.parquet is damaged, or its evaluation did not end"):
+    with pytest.raises(DataError, match=r"predictions.parquet is damaged, or its evaluation did not finish"):
         open_run(evaluated).predictions()
     (evaluated / "seal.json").unlink()
     assert read_run(evaluated).evaluation is None

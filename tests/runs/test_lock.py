@@ -42,7 +42,7 @@ def holding(folder, kind="run_lock"):
 
 def test_a_second_run_is_told_who_is_at_work(other, tmp_path):
     with pytest.raises(
-        ConfigError, match=rf"another run \(process {other.pid}, host .*, since 2.*\) works here; wait"
+        ConfigError, match=rf"another run \(process {other.pid}, host .*, since 2.*\) is running here; wait"
     ):
         run_lock(tmp_path).__enter__()
     recipe = write_recipe(tmp_path, {"name": "second"})
@@ -65,7 +65,7 @@ def test_the_lock_of_a_process_that_died_does_not_count(other, tmp_path):
 def test_a_damaged_note_of_the_holder_hides_nothing(tmp_path, content):
     with run_lock(tmp_path):
         (tmp_path / HOLDER).write_text(content)
-        with pytest.raises(ConfigError, match=r"another run \(another process\) works here"):
+        with pytest.raises(ConfigError, match=r"another run \(another process\) is running here"):
             run_lock(tmp_path).__enter__()
     with run_lock(tmp_path):
         pass
@@ -94,7 +94,7 @@ def test_no_run_works_around_a_stage_at_work(tmp_path, place):
     (tmp_path / place).mkdir(parents=True)
     with (
         holding(tmp_path / place, "stage_lock") as other,
-        pytest.raises(ConfigError, match=rf"{place}: another run \(process {other.pid}, .*\) works here"),
+        pytest.raises(ConfigError, match=rf"{place}: another run \(process {other.pid}, .*\) is running here"),
     ):
         run_lock(tmp_path).__enter__()
     with run_lock(tmp_path), pytest.raises(ConfigError, match="works here"):

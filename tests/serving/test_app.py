@@ -310,7 +310,7 @@ def test_every_answer_keeps_browsers_strict(client):
 def test_a_page_elsewhere_can_neither_ask_nor_read(client):
     """A form or script of another site may post plain text without asking first; such a body is none of ours."""
     other = {"Origin": "https://elsewhere.example", "Content-Type": "text/plain"}
-    _error(client.post("/v1/rank", content=json.dumps(QUESTION), headers=other), 422, "invalid")
+    _error(client.post("/v1/rank", content=json.dumps(QUESTION), headers=other), 415, "no_json")
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     answers = [client.options("/v1/rank", headers=other | asked), client.get("/v1/run", headers=other)]
     assert [a.status_code for a in answers] == [405, 200]

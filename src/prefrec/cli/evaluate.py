@@ -18,6 +18,7 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.entry import MADE_WITH, lm_entry
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
+from prefrec.pipeline.score import check_names
 from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
 from prefrec.runs.contents import METRICS, write_results
@@ -44,6 +45,7 @@ def evaluate(
     """
     prepared = read_prepared(data)
     named = [_named(text) for text in adapter or []]
+    check_names([*section.references, *(name for name, _ in named)])
     adapters = [(name, path, as_trained(model, path)) for name, path in named]
     model = adapters[0][-1] if adapters else model  # the bare base is asked like the first adapter
     entries = [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []

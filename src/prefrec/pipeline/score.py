@@ -42,14 +42,18 @@ def ask_all(
 
     Raise ConfigError if two rankers share a name, DataError if there are no rows.
     """
-    names = [*section.references, *(e.name for e in entries)]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"each ranker needs its own name, got {', '.join(names)}")
+    check_names([*section.references, *(e.name for e in entries)])
     rows = data.some(section.split, section.rows)
     if not rows:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
     frames = [predict(r, rows, data.catalogue, generate=False) for r in references]
     return pl.concat([*frames, *ask_models(data, section, entries, rows, cache, seed=seed)])
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ConfigError if two rankers share a name."""
+    if len(set(names)) < len(names):
+        raise ConfigError(f"each ranker needs its own name, got {', '.join(names)}")
 
 
 def ask_full(

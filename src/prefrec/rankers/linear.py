@@ -29,7 +29,7 @@ class EASEConfig(RankerConfig):
 
 
 class ALSConfig(RankerConfig):
-    """Implicit ALS (Hu et al. 2008) through the package `implicit`: `pip install prefrec[als]`."""
+    """Implicit ALS (Hu et al. 2008) through the package `implicit`: `pip install implicit`."""
 
     kind: Literal["als"] = "als"
     name: str = Field("ALS", description="Name in the tables.")
@@ -104,9 +104,7 @@ class ALSRanker:
 def check_implicit(name: str) -> None:
     """Raise ConfigError if the package that ALS needs is not installed."""
     if find_spec("implicit") is None:
-        raise ConfigError(
-            f"rankers.{name}: ALS needs the package implicit: pip install 'prefrec[als]', or leave it out"
-        )
+        raise ConfigError(f"rankers.{name}: ALS needs the package implicit: pip install implicit, or leave it out")
 
 
 def _as_matrix(array: Any) -> Any:

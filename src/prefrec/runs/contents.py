@@ -20,7 +20,7 @@ from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.best import Best
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.evaluation.preferences import Preferences
-from prefrec.files import SEAL, Writer, altered, digests, read_seal, read_whole, write_json, write_together
+from prefrec.files import SEAL, Writer, altered, as_json, digests, read_seal, read_whole, write_json, write_together
 from prefrec.rankers.blend import BLEND_FILE, Weights, weights_sentence
 from prefrec.runs.stage import STAGE_FILE, check_whole, damaged, is_previous, read_state, stage_key
 
@@ -156,7 +156,9 @@ def write_results(folder: Path, predictions: pl.DataFrame, values: Mapping[str, 
     """Write predictions and `values` (name of a JSON file → value), then their seal; earlier ones are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     writers: dict[str, Writer] = {PREDICTIONS: predictions.select(PREDICTION_SCHEMA.names()).write_parquet}
-    writers |= {name: partial(write_json, value=value) for name, value in values.items()}
+    # Drafts are written as they are: a draft of a draft would stay behind a kill.
+    texts = {name: as_json(value) for name, value in values.items()}
+    writers |= {name: partial(Path.write_text, data=text, encoding="utf-8") for name, text in texts.items()}
     # A kill must not leave metrics beside predictions that they do not belong to.
     write_together({folder / n: w for n, w in writers.items()}, [folder / n for n in (SEAL, *RESULTS)])
     write_json(folder / SEAL, {"files": digests(folder, writers)})

@@ -139,7 +139,7 @@ def test_other_data_leave_runs_and_outcome_of_the_recipes_alone(recipe, tmp_path
         ratings = log.select(users, number, pl.lit(4.0).alias("rating"), "timestamp")
         ratings.write_csv(tmp_path / name / "ratings.csv")
         items.select(number, "title", pl.lit("Drama").alias("genres")).write_csv(tmp_path / name / "movies.csv")
-    asked = ("study", "dynamics", "--recipe", recipe, "--seeds", "0", "--out", tmp_path / "out")
+    asked = ("lab", "study", "dynamics", "--recipe", recipe, "--seeds", "0", "--out", tmp_path / "out")
     other = succeed(*asked, "--data", f"movielens-csv={tmp_path / 'one'}")
     assert other.splitlines()[-1] == f"Page: {tmp_path}/out/dynamics-movielens-csv/page.html"
     before = (tmp_path / "out" / "dynamics-movielens-csv" / "study.json").read_text()

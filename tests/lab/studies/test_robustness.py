@@ -108,7 +108,7 @@ def test_the_order_of_candidates_that_are_not_shown(base, place):
     names = table["variant"].unique(maintain_order=True).to_list()
     assert names == [c.name for c in CONDITIONS if not c.name.startswith("candidates")]
     assert list(found["tables"]) == ["table"]
-    assert any("candidates are not shown, so their order cannot matter" in n for n in found["notes"])
+    assert any("do not show the candidates, so their order cannot matter" in n for n in found["notes"])
     assert not any("first choice" in n for n in found["notes"])
 
 

@@ -84,7 +84,7 @@ def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
     made_of = _made_of(finished, recipe)
     before = {"popularity": reference_entry(made_of, "popularity"), "lists": Entry("lists", "k", lambda size: None)}
-    with pytest.raises(ConfigError, match=r"rankers\.blend\.parts: lists cannot be asked about the whole catalogue"):
+    with pytest.raises(ConfigError, match=r"rankers\.blend\.parts: lists cannot rank the full catalogue"):
         blend_entry(made_of, BlendConfig(parts=["popularity", "lists"]), finished / "x", before)
 
 

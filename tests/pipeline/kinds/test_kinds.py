@@ -100,7 +100,7 @@ def test_a_recipe_file_keeps_every_field(seen, recipe, tmp_path):
         ([{"kind": "shorter", "weight": "much"}], "rankers.0: shorter: weight: .*given: 'much'"),
         ([{"kind": "shorter", "wait": 1}], "rankers.0: shorter: wait: Extra inputs"),
         ([{"kind": "shorter", "name": "../out"}], "rankers.0: shorter: name: "),
-        ([TWO[0], TWO[0]], "rankers: the name 'shorter' is taken by another ranker"),
+        ([TWO[0], TWO[0]], "rankers: the name 'shorter' is used by another ranker"),
     ],
 )
 def test_mistakes_are_named(seen, recipe, tmp_path: Path, rankers, message):
@@ -125,6 +125,6 @@ def test_without_the_compared_systems_a_recipe_says_what_to_install(monkeypatch)
         for kind in ("sequential", "morec"):
             with pytest.raises(ConfigError, match=r"pip install \./systems"):
                 checked_recipe({"name": "x", "rankers": [{"kind": kind}]})
-        assert kind_names() == ["blend"]
+        assert kind_names() == ["als", "blend", "ease"]
     finally:
         kinds._entry_points.cache_clear()

@@ -183,7 +183,7 @@ def test_a_server_that_is_gone_is_said(folder, ask, tmp_path):
 
 
 def test_an_address_that_is_another_site_is_said(small, ask):
-    with pytest.raises(ModelError, match=r"/models refuses the question \(.*404.*Not Found.*\); does the address"):
+    with pytest.raises(ModelError, match=r"/models refuses the request \(.*404.*Not Found.*\); does the address"):
         ask(small("no").removesuffix("/v1")).score(_examples(1))
 
 

@@ -89,8 +89,8 @@ def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch)
             {"rankers": [SASREC | {"grid": {"heads": [2]}}]},
             "grid: heads cannot be tried, or has no values; it takes",
         ),
-        ({"align": [{"name": "SASRec"}]}, "name 'SASRec' is taken by another ranker"),
-        ({"rankers": [], "evaluate": {"zero_shot": False, "references": []}}, "no ranker is left"),
+        ({"align": [{"name": "SASRec"}]}, "name 'SASRec' is used by another ranker"),
+        ({"rankers": [], "evaluate": {"zero_shot": False, "references": []}}, "there is no ranker to evaluate"),
     ],
 )
 def test_refused_recipes(recipe, sections, message):

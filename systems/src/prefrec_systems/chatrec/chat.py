@@ -20,7 +20,7 @@ from prefrec_systems.endpoint import OpenAIClient
 
 Conversation = Sequence[Message]
 
-_TOO_LONG = re.compile(r"refuses the question .*context[ _](?:length|size|window)", re.IGNORECASE | re.DOTALL)
+_TOO_LONG = re.compile(r"refuses the request .*context[ _](?:length|size|window)", re.IGNORECASE | re.DOTALL)
 """Matches the error of OpenAI's servers, vLLM and llama.cpp for a conversation that is too long."""
 
 
