@@ -97,7 +97,7 @@ def test_no_run_works_around_a_stage_at_work(tmp_path, place):
         pytest.raises(ConfigError, match=rf"{place}: another run \(process {other.pid}, .*\) is running here"),
     ):
         run_lock(tmp_path).__enter__()
-    with run_lock(tmp_path), pytest.raises(ConfigError, match="works here"):
+    with run_lock(tmp_path), pytest.raises(ConfigError, match="is running here"):
         stage_lock(tmp_path / place).__enter__()
 
 
