@@ -1,7 +1,7 @@
 """Which score ranks lists that are drawn like targets best: log π, S-DPO's reward, or log π − λ·log popularity?
 
-`python scripts/reward_on_lists.py RUN` asks the models of a finished run about two kinds of lists of 20 for the same
-rows, and writes the section of EXPERIMENTS.md. At the optimum, S-DPO's reward is log p(y|x) / q(y) plus a constant,
+`python scripts/reward_on_lists.py RUN` asks the models of a finished run about lists of 20 that are drawn so, and
+writes the section of EXPERIMENTS.md. At the optimum, S-DPO's reward is log p(y|x) / q(y) plus a constant,
 where q is the distribution of its negatives. So with negatives drawn by popularity it should be the ideal score on
 lists of the targets of other rows. Subtracting log popularity from SFT does the same without alignment: the control.
 """
@@ -25,7 +25,7 @@ from prefrec.training.negatives import redraw_lists
 SECTION = Path(__file__).parent.parent / "lab/results/58-reward-on-lists.json"
 SIZE = 20
 LAMBDAS = np.linspace(0, 2, 21)
-LISTS = {"in-batch": "targets of other rows", "uniform": "uniform"}
+LISTS = {"in-batch": "targets of other rows"}
 Scores = dict[str, NDArray[np.float64]]
 
 
@@ -121,7 +121,8 @@ def main(folder: Path) -> None:
     results, choices = measure(folder)
     old = json.loads(SECTION.read_text(encoding="utf-8")) if SECTION.is_file() else {"id": 58}
     tables = [table(title, result) for title, result in results.items()]
-    written = json.dumps(old | {"tables": tables, "chosen": choices}, indent=1, ensure_ascii=False)
+    print("chosen on validation rows:", choices)
+    written = json.dumps(old | {"tables": tables}, indent=1, ensure_ascii=False)
     SECTION.write_text(written + "\n", encoding="utf-8")
 
 
