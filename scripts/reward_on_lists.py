@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.evaluation import Evaluation, NoAudit, evaluate, metrics
 from prefrec.pipeline.opened import open_run
@@ -121,7 +122,7 @@ def main(folder: Path) -> None:
     results, choices = measure(folder)
     old = json.loads(SECTION.read_text(encoding="utf-8")) if SECTION.is_file() else {"id": 58}
     tables = [table(title, result) for title, result in results.items()]
-    print("chosen on validation rows:", choices)
+    say(f"chosen on validation rows: {choices}")
     written = json.dumps(old | {"tables": tables}, indent=1, ensure_ascii=False)
     SECTION.write_text(written + "\n", encoding="utf-8")
 
