@@ -64,5 +64,5 @@ def test_als_solves_the_history_as_a_user() -> None:
 
 def test_what_als_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefrec.rankers.linear.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"rankers\.ALS: ALS needs the package implicit: pip install 'prefrec"):
+    with pytest.raises(ConfigError, match=r"rankers\.ALS: ALS needs the package implicit: pip install implicit"):
         check_implicit("ALS")
