@@ -118,11 +118,11 @@ wheel: setup
 SBOM := .venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible
 sbom:
 	rm -rf dist .venv-wheel .venv-sbom
-	$(PYTHON) -m venv .venv-sbom
+	sh scripts/make_venv.sh .venv-sbom "$(PYTHON)"
 	.venv-sbom/bin/python $(INSTALL) build 'cyclonedx-bom>=7,<8'
 	for folder in . systems lab; do .venv-sbom/bin/python -m build --outdir dist $$folder || exit; done
-	$(PYTHON) -m venv --without-pip .venv-wheel
-	$(PYTHON) -m pip --python .venv-wheel install --quiet --constraint constraints.txt "$$(ls dist/prefrec-*.whl)[serve]" dist/prefrec_*.whl
+	.venv-sbom/bin/python -m venv --without-pip .venv-wheel
+	.venv-sbom/bin/python -m pip --python .venv-wheel install --quiet --constraint constraints.txt "$$(ls dist/prefrec-*.whl)[serve]" dist/prefrec_*.whl
 	$(SBOM) --output-file dist/sbom.cdx.json .venv-wheel
 
 docs: setup
