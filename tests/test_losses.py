@@ -1,5 +1,6 @@
 """prefrec.losses against published vectors, the formula of the paper and its algebra."""
 
+import inspect
 import itertools
 import json
 import math
@@ -30,6 +31,7 @@ from prefrec.losses import (
     recpo_loss,
     softmax_dpo_loss,
     softmax_logq_loss,
+    sum_of_losses,
     takes,
     with_options,
 )
@@ -469,6 +471,26 @@ def test_options_of_a_loss_are_its_own():
     assert with_options(dpo_loss, margin=None) is dpo_loss
     with pytest.raises(ValueError, match="loss dpo_loss has no margin: leave it out"):
         with_options(dpo_loss, margin=1.0)
+
+
+def test_a_sum_of_losses_is_weighted_and_asks_for_what_its_parts_ask_for():
+    policy, ref, ratings = drawn()
+    parts = [recpo_loss, dpo_loss, LOSSES["simpo"]]
+    total = sum_of_losses(parts, [0.5, 2.0, 3.0], margin=1.5, sft_weight=0.3, label_smoothing=None)
+    out = total(policy, ref, 0.7, scores=ratings, lengths=ratings + 1)
+    first = recpo_loss(policy, ref, 0.7, scores=ratings, margin=1.5)
+    second = dpo_loss(policy, ref, 0.7).losses
+    third = LOSSES["simpo"](policy, None, 0.7, lengths=ratings + 1, margin=1.5, sft_weight=0.3).losses
+    torch.testing.assert_close(out.losses, 0.5 * first.losses + 2 * second + 3 * third)
+    assert out.rewards.equal(first.rewards)
+    assert str(inspect.signature(total)) == "(policy_logps, ref_logps, *, beta, lengths, scores)"
+    free = sum_of_losses([LOSSES["bpr"], LOSSES["sft"]], [1.0, 1.0])
+    assert str(inspect.signature(free)) == "(policy_logps, ref_logps=None, *, beta)"
+    torch.testing.assert_close(free(policy, None, 1.0).losses, LOSSES["bpr"](policy).losses - policy[:, 0])
+    with pytest.raises(ValueError, match=r"^none of the losses has label_smoothing: leave it out$"):
+        sum_of_losses(parts, [1.0, 1.0, 1.0], margin=1.5, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="zip"):
+        sum_of_losses(parts, [1.0, 1.0])(policy, ref, 0.7, scores=ratings, lengths=ratings)
 
 
 def test_a_function_is_its_own_loss():

@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import RankingExample, Window, candidates
-from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates, row_keys
+from prefrec.data.candidates import (
+    DrawnLists,
+    draw_candidates,
+    keys_without,
+    list_weights,
+    popularity_weights,
+    published_candidates,
+    row_keys,
+    taken_keys,
+)
 from prefrec.errors import DataError
 
 
@@ -192,6 +201,52 @@ def test_a_list_that_takes_all_untouched_items() -> None:
 def test_popularity_weights_leave_no_item_out() -> None:
     frame = touched_of([("u", "a"), ("v", "a"), ("u", "b")])
     assert popularity_weights(frame, ["a", "b", "cold"]) == {"a": 3.0, "b": 2.0, "cold": 1.0}
+
+
+def test_weights_of_lists_are_counts_plus_one_or_alike() -> None:
+    learnt = np.array([0, 2, 2], dtype=np.int32)
+    assert list_weights("popularity", learnt, 4).tolist() == [2, 1, 3, 1]
+    assert list_weights("uniform", learnt, 4).tolist() == [1, 1, 1, 1]
+
+
+def random_pairs(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Users of 6 and their items of 8 in 40 rows; some pairs are repeated."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 6, 40), rng.integers(0, 8, 40)
+
+
+@pytest.mark.parametrize("block", [3, 40, 1_000])
+def test_keys_without_others_are_those_of_the_other_pairs(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(candidates, "BLOCK", block)
+    keys, (users, items) = taken_keys(random_pairs(0), 8), random_pairs(1)
+    last, left = int(keys[-1]), {int(u * 8 + i) for u, i in zip(users[:9], items[:9], strict=True)}
+    left_out = taken_keys((users[:9], items[:9]), 8)
+    found = keys_without(keys, left_out).tolist()
+    assert found == [key for key in keys.tolist() if key not in left]
+    assert found[-1] == last
+    assert keys_without(keys[:-1], left_out).tolist() == found[:-1]  # without the one larger than all
+    assert keys_without(keys[:0], left_out).tolist() == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_users_with_too_few_items_are_found(seed: int) -> None:
+    users, items = random_pairs(seed)
+    weights = np.random.default_rng(seed).choice([0.0, 0.5, 3.0], 8)
+    pairs, asked = {*zip(users.tolist(), items.tolist(), strict=True)}, np.array([4, 1, 5])
+    free = [sum(w > 0 and (u, i) not in pairs for i, w in enumerate(weights)) for u in range(6)]
+    names = pl.Series([f"u{i}" for i in range(6)])
+    for size in range(1, 10):
+        lists = DrawnLists(names, weights, taken_keys((users, items), 8), "test", 0, size)
+        short = [u for u in asked.tolist() if free[u] < size - 1]
+        assert [found.tolist() for found in lists.short(asked)] == [short, [free[u] for u in short]]
+        if not short:
+            lists.check(asked)
+        else:
+            says = f"^user 'u{short[0]}' leaves {free[short[0]]} items to draw from, but {size} candidates need"
+            with pytest.raises(DataError, match=says):
+                lists.check(asked)
+    nobody = DrawnLists(names[:0], weights, taken_keys((users[:0], items[:0]), 8), "test", 0, 2)
+    nobody.check(asked[:0])
 
 
 def test_too_few_items_says_how_many_and_what_to_do() -> None:

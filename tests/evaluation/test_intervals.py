@@ -19,6 +19,7 @@ from prefrec.evaluation.intervals import (
     mean_interval,
     paired_difference,
     plain,
+    within,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -168,6 +169,23 @@ def test_a_table_of_columns():
     found = means.difference(("a", "mrr"), ("b", "mrr"))
     assert found == paired_difference(values["a", "mrr"], values["b", "mrr"], users, items)
     assert (means.size, means.items) == ((60, 20), 9)
+
+
+def test_rows_with_values_in_both_columns_are_counted():
+    columns = {"a": np.array([0.5, 0.5, math.nan, 0.5]), "b": np.array([0.0, math.nan, math.nan, 0.5])}
+    means = Means(columns, ["u", "v", "w", "x"])
+    assert (means.common("a", "b"), means.common("a", "a"), means.common("b", "a")) == (2, 3, 2)
+
+
+@pytest.mark.parametrize("least", [0.0, -1.0])
+def test_means_outside_the_range_of_metrics_are_refused(least):
+    interval = lambda mean: Interval(mean, 0.1, 0.2, 5, 3)  # noqa: E731
+    for mean in (least - 5e-10, least, 1.0, 1 + 5e-10, math.nan):
+        one = interval(mean)
+        assert within(least, one) is one
+    for mean in (least - 5e-9, 1 + 5e-9, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=rf"n=5 is outside {least:g} to 1, where means of all metrics are$"):
+            within(least, interval(mean))
 
 
 @given(p=st.lists(st.floats(0, 1), min_size=1, max_size=8))
