@@ -198,6 +198,9 @@ def test_losses_of_trl_are_its_formulas():
     ):
         torch.testing.assert_close(out.losses, torch.tensor(want, dtype=torch.float64))
         torch.testing.assert_close(out.rewards, beta * (policy - ref))
+    for share in (-0.1, 0.5):
+        with pytest.raises(ValueError, match=f"label_smoothing must be at least 0 and below 0.5, got {share}"):
+            LOSSES["robust"](policy, ref, beta, label_smoothing=share)
     unflipped = LOSSES["robust"](policy, ref, beta, label_smoothing=0.0).losses
     torch.testing.assert_close(unflipped, dpo_loss(policy, ref, beta).losses)
 
@@ -496,6 +499,7 @@ def test_a_sum_of_losses_is_weighted_and_asks_for_what_its_parts_ask_for():
 def test_a_function_is_its_own_loss():
     assert find_loss(softmax_dpo_loss) is softmax_dpo_loss
     assert (loss_name(softmax_dpo_loss), loss_name("dpo")) == ("softmax_dpo_loss", "dpo")
+    assert loss_name(["dpo", softmax_dpo_loss]) == "dpo+softmax_dpo_loss"
 
 
 class Summed:
@@ -557,9 +561,10 @@ def test_effective_negatives_counts_equal_and_single():
         (torch.zeros(2, 3), torch.zeros(2, 3), math.nan, "beta must be positive"),
     ],
 )
-def test_bad_arguments_are_named(policy, ref, beta, message):
+@pytest.mark.parametrize("name", ["softmax_dpo", "ipo", "robust", "nca", "expected_reward"])
+def test_bad_arguments_are_named(name, policy, ref, beta, message):
     with pytest.raises(ValueError, match=message):
-        softmax_dpo_loss(policy, ref, beta)
+        LOSSES[name](policy, ref, beta, **columns_for(name, policy.shape))
 
 
 @pytest.mark.parametrize("sizes", [[3, 3], [3, 2]])

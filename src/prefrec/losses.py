@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -191,7 +191,7 @@ def mult_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *
     policy, ref = (x[:, order].flatten(0, 1) for x in (policy_logps, _needed(ref_logps)))
     above = (scores[:, order] > scores[:, :, None]).flatten(0, 1)
     margin = torch.zeros_like(policy).masked_fill(above, -torch.inf)
-    weight = (scores > scores.amin(dim=1, keepdim=True)).flatten().to(policy.dtype)
+    weight = (scores > scores.amin(dim=1, keepdim=True)).flatten()
     out = preference_loss(policy, ref, beta, margin=margin, weight=weight)
     return PreferenceLoss(out.losses.view(-1, size).sum(dim=1), out.rewards[::size])
 
@@ -326,7 +326,8 @@ def find_loss(loss: str | Loss) -> Loss:
     others = {e.name: e for e in entry_points(group=GROUP)}
     if loss not in others:
         raise ValueError(f"loss {loss!r} is unknown: expected one of {', '.join([*LOSSES, *others])}")
-    return cast(Loss, others[loss].load())
+    found: Loss = others[loss].load()
+    return found
 
 
 def loss_name(loss: str | Loss | Sequence[str | Loss]) -> str:
@@ -367,8 +368,8 @@ def sum_of_losses(losses: Sequence[Loss], weights: Sequence[float], **options: f
             part(policy_logps, ref_logps, beta, **{k: v for k, v in given.items() if takes(part, k)})
             for part in parts
         ]
-        summed = sum(weight * out.losses for weight, out in zip(weights, outs, strict=True))
-        return PreferenceLoss(cast(Tensor, summed), outs[0].rewards)
+        weighted = [weight * out.losses for weight, out in zip(weights, outs, strict=True)]
+        return PreferenceLoss(torch.stack(weighted).sum(dim=0), outs[0].rewards)
 
     # What a trainer asks of a loss it reads from the signature: whether it needs a reference, and which columns.
     own = inspect.Parameter
@@ -413,7 +414,7 @@ def loss_by_size(
         losses.append(part.losses)
         rewards.append(F.pad(part.rewards, (0, policy_logps.shape[1] - size), value=-torch.inf))
         order += rows
-    back = torch.tensor(order, device=policy_logps.device).argsort()
+    back = sorted(range(len(order)), key=order.__getitem__)
     return PreferenceLoss(torch.cat(losses)[back], torch.cat(rewards)[back])
 
 
@@ -421,11 +422,11 @@ class LossError(TypeError):
     """A loss that returned something else than a `PreferenceLoss`; the message says what is expected."""
 
 
-def _checked_loss(loss: Loss, out: Any, rows: int) -> PreferenceLoss:
+def _checked_loss(loss: Loss, out: PreferenceLoss, rows: int) -> PreferenceLoss:
     """Return what a loss returned; raise LossError if it is not a `PreferenceLoss` with a number for each row."""
     losses = getattr(out, "losses", None)
     if isinstance(losses, Tensor) and tuple(losses.shape) == (rows,) and isinstance(out.rewards, Tensor):
-        return cast(PreferenceLoss, out)
+        return out
     given = f"losses of shape {list(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(out).__name__}"
     expected = f"losses of shape [{rows}] and rewards of shape [{rows}, 1 + negatives]"
     raise LossError(f"loss {loss_name(loss)} returned {given}; return prefrec.losses.PreferenceLoss, {expected}")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawn_logs import learnt_of, logs, make_log, windows_of
+from prefrec.data import splits
 from prefrec.data.config import PrepareConfig
 from prefrec.data.prepare import sample_rows
 from prefrec.data.splits import (
@@ -20,6 +21,7 @@ from prefrec.data.splits import (
     by_share,
     by_time,
     by_user,
+    first_only,
     leave_last_out,
     order,
     sample_users,
@@ -80,6 +82,22 @@ def test_order_does_not_depend_on_the_order_of_lines(log: pl.DataFrame, seed: in
     rows = log.rows()
     rng.shuffle(rows)  # type: ignore[attr-defined]
     assert order(make_log(rows), seed).frame.equals(order(log, seed).frame)
+
+
+@pytest.mark.parametrize(("block", "blocks"), [(200, 1), (151, 1), (150, 2), (100, 3), (10, 16)])
+def test_large_logs_are_sorted_by_blocks_of_users(monkeypatch: pytest.MonkeyPatch, block: int, blocks: int) -> None:
+    rng, ids = np.random.default_rng(0), [f"u{n:02}" for n in range(48)]
+    rows = sorted({(ids[i % 48], f"i{rng.integers(9)}", int(rng.integers(4))) for i in range(330)})[:300]
+    rng.shuffle(rows)
+    log = make_log([(u, i, int(t)) for u, i, t in rows]).with_columns(pl.col("user_id").cast(pl.Enum(ids)))
+    whole = order(first_only(log), 0)
+    monkeypatch.setattr(splits, "_BLOCK", block)
+    calls: list[int] = []
+    found = splits._by_blocks(log, lambda part: calls.append(part["user_id"].n_unique()) or part)
+    assert calls == [48 // blocks] * blocks
+    assert sorted(found.rows()) == sorted(log.rows())
+    assert order(first_only(log), 0).frame.equals(whole.frame)
+    assert splits._by_blocks(log.cast({"user_id": pl.String}), lambda part: part[:5]).height == 5
 
 
 def test_ties_are_broken_by_the_seed_not_by_id() -> None:
@@ -150,6 +168,7 @@ def test_by_time_by_hand() -> None:
     assert split.rows["validation"].tolist() == [[0, 8], [1, 8]]
     assert split.rows["test"].tolist() == [[0, 9], [1, 9]]
     assert learnt_of(split)["timestamp"].max() == 7
+    assert {part.dtype.name for part in split.rows.values()} == {"int32"}
 
 
 def test_by_time_last_window_of_each_user() -> None:
@@ -275,7 +294,7 @@ def test_drawn_users_are_whole_whatever_their_order() -> None:
     assert sorted(chosen.count(u) for u in set(chosen)) == [2, 4, 4]
     cut = min(set(chosen), key=chosen.count)
     assert [i for i in kept if users[i] == cut] == [i for i in range(40) if users[i] == cut][:2]
-    assert {tuple(sample_users(users, 10, np.random.default_rng(s))) for s in range(3)} != {tuple(kept)}
+    assert kept.tolist() == [2, 7, 9, 12, 17, 19, 27, 29, 37, 39]  # on every machine
 
 
 def test_share_draws_validation_users_by_the_seed() -> None:
@@ -290,6 +309,8 @@ def test_share_draws_validation_users_by_the_seed() -> None:
 
 
 def test_folds_are_tested_one_before_another() -> None:
+    five = make_log([("u", f"i{t}", t) for t in range(5)])
+    assert [before_tests(five, fold)["timestamp"].to_list() for fold in (1, 4, 9)] == [[0, 1, 2, 3], [0], []]
     rng = np.random.default_rng(0)
     log = make_log([(f"u{u}", f"i{i}", int(rng.integers(10_000))) for u in range(20) for i in range(20)])
     tested = []

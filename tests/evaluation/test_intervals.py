@@ -200,6 +200,7 @@ def test_holm_steps_down(p):
             rejected.add(i)
         assert {i for i, value in enumerate(corrected) if value <= level} == rejected
     assert holm([math.nan, 0.01]) == [1, 0.02]
+    assert holm([0.9, 0.8]) == [1, 1]
     assert holm([]) == []
 
 
@@ -213,6 +214,8 @@ def test_hits_may_be_booleans():
     hits, others, users = [True, False, True], [True, True, False], ["a", "b", "c"]
     assert paired_difference(hits, others, users) == paired_difference([1, 0, 1], [1, 1, 0], users)
     assert mean_interval(hits, users) == mean_interval([1.0, 0.0, 1.0], users)
+    rounded = np.random.default_rng(0).random(3, dtype=np.float32)
+    assert mean_interval(rounded, users) == mean_interval(rounded.tolist(), users)
 
 
 def test_json_round_trip():

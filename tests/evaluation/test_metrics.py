@@ -174,3 +174,4 @@ def test_expected_metrics_are_means_over_all_ranks():
     for name, metric in metrics_for((1, 3, 10)).items():
         assert found[name] == pytest.approx(metric(ranks).mean(), abs=0.01)
     assert found["hr@1"] == pytest.approx((1 / 4 + 2 / 12) / 3)
+    assert expected_metrics(np.array([255], dtype=np.uint8), [5])["hr@5"] == pytest.approx(5 / 255)

@@ -239,19 +239,27 @@ def test_trajectories_within_a_catalogue():
     assert (batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist()) == ([1, 3], [5, 6], [0, 1])
 
 
-def test_choice_sets_share_a_row_where_half_of_the_prompt_is_the_same_and_there_is_room():
+def test_choice_sets_share_a_row_where_half_of_the_prompt_is_the_same_and_there_is_room(monkeypatch):
     text = tuple(range(1, 9))
     sets = [ChoiceSet(text[:n], ((50, 51, 9), (60, 9))) for n in (4, 6, 8)]
     assert alike(sets) == [[0, 1, 2]]
     (batch,) = pack_passes(sets, pad_id=0, share=True)
     assert batch.input_ids.tolist() == [[*text, 50, 51, 60, 50, 51, 60, 50, 51, 60]]
     assert batch.position_ids[0, 8:].tolist() == [4, 5, 4, 6, 7, 6, 8, 9, 8]
+    assert batch.choices.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5]
+    assert batch.choice_mask.all()
     assert alike([sets[0], ChoiceSet((1, 2, 3, 4, 5, 6, 7, 8, 9), ((50, 9),))]) == [[0, 1]]
     assert alike([ChoiceSet((1, 2, 3), ((50, 9),)), ChoiceSet((1, 7, 8), ((50, 9),))]) == [[0], [1]]
+    half = [ChoiceSet((1, 2, 3, 4), ((50, 9),)), ChoiceSet((1, 2, 9), ((50, 9),))]
+    (batch,) = pack_passes(half, pad_id=0, share=True)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 50, 9, 50]]  # the longest prompt, and the rest of the other
     long = ChoiceSet(text, (tuple([7] * (SHARED_TOKENS // 2)),))
     assert alike([long, long, long]) == [[0], [1], [2]]
     assert [len(p.input_ids) for p in pack_passes(sets, pad_id=0)] == [3]
     assert [len(p.input_ids) for p in pack_passes(sets, pad_id=0, share=True, layout="separate")] == [6]
+    for room, groups in ((11, [[0], [1], [2]]), (12, [[0, 1], [2]]), (16, [[0, 1], [2]]), (17, [[0, 1, 2]])):
+        monkeypatch.setattr(packing, "SHARED_TOKENS", room)
+        assert alike(sets) == groups
 
 
 def test_rows_have_few_lengths_and_little_padding():

@@ -32,8 +32,8 @@ SETS = [
 def ask(tmp_path):
     """Asks for the log-probabilities of `SETS`, as the first of all trainings that share the folder `cache`."""
 
-    def logps(model=None, sets=SETS, precision=nullcontext, batch_size=2):
-        scorer = ChoiceScorer(model or adapted_model(), 0)
+    def logps(model=None, sets=SETS, precision=nullcontext, batch_size=2, share=False):
+        scorer = ChoiceScorer(model or adapted_model(), 0, share=share)
         folder = tmp_path / "runs" / "cache"
         return reference_logps(scorer, sets, batch_size=batch_size, precision=precision, folder=folder)
 
@@ -85,9 +85,17 @@ def test_the_adapter_ref_is_the_reference_where_there_is_one(ask):
     _is_right(ask(model), before)
 
 
-def test_batches_are_of_the_size_and_the_longest_row_comes_first(ask, computed):
+def test_batches_are_of_the_size_and_the_longest_row_comes_first(ask, computed, monkeypatch):
+    shown = []
+    monkeypatch.setattr(reference, "track", lambda batches, doing: shown.append(doing) or batches)
     ask()
     assert computed == [[1, 0], [2]]
+    assert shown == ["reference log-probs"]
+
+
+def test_rows_that_may_share_their_prompts_stay_in_order(ask, computed):
+    ask(share=True)
+    assert computed == [[0, 1], [2]]
 
 
 def test_each_batch_is_computed_in_the_precision(ask, computed):
@@ -186,6 +194,8 @@ def test_values_of_another_key_are_computed_again(ask, cached, computed, capsys,
 def test_other_processes_leave_the_file_to_the_first(ask, monkeypatch, tmp_path):
     monkeypatch.setattr(reference.processes, "is_first", lambda: False)
     monkeypatch.setattr(reference.processes, "from_first", lambda value: value)
+    for of_the_first in ("reference_key", "_read"):
+        monkeypatch.setattr(reference, of_the_first, None)
     _is_right(ask(), small_model())
     assert not (tmp_path / "runs").exists()
 

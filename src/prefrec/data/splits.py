@@ -128,14 +128,15 @@ def first_only(log: pl.DataFrame) -> pl.DataFrame:
     whatever the order of the file.
     """
     times = time_columns(log)
-    values = [c for c in log.columns if c not in (*times, "user_id", "item_id") and not log.schema[c].is_nested()]
     pair = ["user_id", "item_id"]
-    # Rows that are equal in all of these columns differ in nested ones at most. Order costs seven times as much.
-    nested = len(log.columns) > len(pair) + len(times) + len(values)
-    empty_last = [column in values for column in (*pair, *times, *values)]  # True for all is as slow
-    is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in pair)
+    nested = [c for c, kind in log.schema.items() if kind.is_nested()]
+    values = [c for c in log.columns if c not in (*pair, *times, *nested)]
     by = [*pair, *times, *values]
-    return _by_blocks(log, lambda b: b.sort(by, nulls_last=empty_last, maintain_order=nested).filter(is_first))
+    empty_last = [column in values for column in by]  # True for all is as slow
+    is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in pair)
+    # Rows that are equal in all of these columns differ in nested ones at most. Order costs seven times as much.
+    ordered = bool(nested)
+    return _by_blocks(log, lambda b: b.sort(by, nulls_last=empty_last, maintain_order=ordered).filter(is_first))
 
 
 def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:
@@ -200,7 +201,9 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
 def before_tests(log: pl.DataFrame, fold: int) -> pl.DataFrame:
     """Return the interactions before the last `fold` test periods, each the period that `by_time` would test."""
     for _ in range(fold):
-        cut = np.quantile(log["timestamp"].to_numpy(), _TRAIN + _VALIDATION, method="higher") if len(log) else 0
+        if log.is_empty():
+            break
+        cut = np.quantile(log["timestamp"].to_numpy(), _TRAIN + _VALIDATION, method="higher")
         log = log.filter(pl.col("timestamp") < int(cut))
     return log
 
@@ -213,9 +216,9 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     row.
     """
     lengths = sequences.lengths
-    ranked = np.argsort(sequences.timestamps[sequences.offsets[:-1]], kind="stable")
+    ranked = np.argsort(sequences.timestamps[sequences.offsets[:-1]], stable=True)
     sizes = [int(len(ranked) * share) for share in (_TRAIN, _VALIDATION)]
-    groups = {p: np.sort(g) for p, g in zip(PARTS, np.split(ranked, np.cumsum(sizes)), strict=True)}
+    groups = {PARTS[i]: np.sort(group) for i, group in enumerate(np.split(ranked, np.cumsum(sizes)))}
     rows = {p: _choose(_spans(users, min_history, lengths[users]), p, windows) for p, users in groups.items()}
     _refuse_empty(rows, min_history, f"{len(ranked)} users")
     facts = {"users": {p: len(g) for p, g in groups.items()}, "users_too_short": int((lengths <= min_history).sum())}
@@ -234,8 +237,8 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
     cuts = np.rint(lengths * _TRAIN).astype(np.int64)
     kept = np.flatnonzero((cuts >= min_history) & (cuts < lengths))
     shuffled = np.random.default_rng([seed, 4]).permutation(kept)
-    held_out = (np.sort(g) for g in np.split(shuffled, [round(len(kept) * _VALIDATION_USERS)]))
-    groups = dict(zip(PARTS[1:], held_out, strict=True))
+    validation, test = np.split(shuffled, [round(len(kept) * _VALIDATION_USERS)])
+    groups = {"validation": np.sort(validation), "test": np.sort(test)}
     rows = {"train": _spans(kept, min_history, cuts[kept])}
     rows |= {p: _choose(_spans(users, cuts[users], lengths[users]), p, windows) for p, users in groups.items()}
     _refuse_empty(rows, min_history, f"{len(lengths)} users")
@@ -253,7 +256,7 @@ def sample_users(
     # Each user gets a random rank; the rows of the users with the lowest ranks are kept.
     _, codes = np.unique(np.asarray(users), return_inverse=True)
     rank = rng.permutation(int(codes.max()) + 1)[codes]
-    return np.sort(np.argsort(rank, kind="stable")[:limit])
+    return np.sort(np.argsort(rank, stable=True)[:limit])
 
 
 def _spans(users: NDArray[np.int64], start: NDArray[np.int64] | int, stop: NDArray[np.int64]) -> Targets:
@@ -272,9 +275,9 @@ def _first_interactions(
     sequences: Sequences, users: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Return a mask of the first `counts` interactions of each of these users."""
-    first = np.zeros(len(sequences.users), dtype=np.int64)
+    first = np.zeros(len(sequences.users), dtype=np.int32)
     first[users] = counts
-    return np.asarray(sequences.positions < np.repeat(first.astype(np.int32), sequences.lengths))
+    return np.asarray(sequences.positions < np.repeat(first, sequences.lengths))
 
 
 def _choose(rows: Targets, part: str, windows: str) -> Targets:

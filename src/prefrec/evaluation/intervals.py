@@ -233,7 +233,7 @@ def paired_difference(
     values_a: ArrayLike, values_b: ArrayLike, users: Labels, items: Labels | None = None
 ) -> PairedDifference:
     """Return the mean of a − b [B] over the same rows with its interval over `users` and, if given, `items` [B]."""
-    a, b = np.asarray(values_a, dtype=np.float64), np.asarray(values_b, dtype=np.float64)
+    a, b = (np.asarray(values, dtype=np.float64) for values in (values_a, values_b))
     if a.shape != b.shape:
         raise ValueError(f"a paired difference needs the same rows, got {a.shape} and {b.shape}")
     return Means({"a": a, "b": b}, users, items).difference("a", "b")
@@ -241,9 +241,9 @@ def paired_difference(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979), in their order; NaN counts as 1."""
-    known = np.nan_to_num(np.asarray(p_values, dtype=np.float64), nan=1.0)
-    order = np.argsort(known, kind="stable")
+    known = np.nan_to_num(p_values, nan=1.0)
+    order = np.argsort(known)
     steps = np.minimum(1.0, known[order] * np.arange(len(known), 0, -1))
-    corrected = np.empty_like(known)
+    corrected = np.empty(len(known))
     corrected[order] = np.maximum.accumulate(steps)
     return corrected.tolist()

@@ -24,7 +24,7 @@ def target_ranks(scores: ArrayLike, target_index: ArrayLike) -> tuple[Ints, Ints
     Of `scores` [B, C] a higher one is better; empty columns of shorter rows are -inf. `target_index` [B] is the
     column of the target.
     """
-    s = np.asarray(scores, dtype=np.float64)
+    s = np.asarray(scores)
     own = _target_scores(s, np.asarray(target_index, dtype=np.int64))[:, None]
     return 1 + (s > own).sum(axis=1), (s == own).sum(axis=1) - 1
 

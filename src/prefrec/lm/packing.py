@@ -279,7 +279,7 @@ def alike(choice_sets: Sequence[ChoiceSet]) -> list[list[int]]:
         before = choice_sets[i - 1].prompt if i else ()
         same = _common(before, choices.prompt)
         more = len(choices.prompt) - same + _fed(choices.answers)
-        if 2 * same >= max(len(before), 1) and length + more <= SHARED_TOKENS:
+        if groups and 2 * same >= len(before) and length + more <= SHARED_TOKENS:
             groups[-1].append(i)
             length += more
         else:
@@ -296,11 +296,10 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 def _shared_row(choice_sets: Sequence[ChoiceSet], first: int, width: int) -> _Row:
     """Return one row of successive choice sets, the first of which is `first` of a batch of `width` answers."""
     trunk = max((c.prompt for c in choice_sets), key=len)
-    shared = [_common(trunk, c.prompt) for c in choice_sets]
-    branches = [
-        _Branch(n, c.prompt[n:], c.answers, (first + i) * width)
-        for i, (n, c) in enumerate(zip(shared, choice_sets, strict=True))
-    ]
+    branches = (
+        _Branch(n := _common(trunk, c.prompt), c.prompt[n:], c.answers, (first + i) * width)
+        for i, c in enumerate(choice_sets)
+    )
     return _Row(trunk, tuple(branches))
 
 
