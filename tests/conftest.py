@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is import
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -20,6 +20,8 @@ from tiny import CORPUS, tiny_llama
 from workplace import place as place
 
 torch.set_num_threads(1)
+# A mutant is noticed by the first example that fails; to make that one small takes a minute.
+settings.register_profile("mutants", settings.get_profile("ci"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("ci")  # the same examples on every machine; `make soak` draws new ones
 
 SHARED_DATA = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
