@@ -390,9 +390,9 @@ def test_dynamicpo_is_dmpo_on_hard_negatives_with_their_own_beta(answers):
 
 
 def test_a_rejected_answer_as_likely_as_the_chosen_one_is_hard():
-    policy, ref = torch.tensor([[-1.0, -1.0, -5.0]]), torch.tensor([[-2.0, -4.0, -1.0]])
+    policy, ref = torch.tensor([[-1.0, -1.0, -1.1, -5.0, -9.0]]), torch.tensor([[-2.0, -4.0, -1.0, -1.0, -1.0]])
     only = LOSSES["dynamicpo"](policy, ref, 1.0, margin=0.0).losses
-    other = LOSSES["dynamicpo"](policy, ref - torch.tensor([0.0, 0.0, 9.0]), 1.0, margin=0.0).losses
+    other = LOSSES["dynamicpo"](policy, ref - torch.tensor([0.0, 0.0, 9.0, 9.0, 9.0]), 1.0, margin=0.0).losses
     assert only.equal(other)
 
 

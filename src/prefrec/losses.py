@@ -451,7 +451,7 @@ def _mean(values: Tensor, kept: Tensor | None) -> Tensor:
 
 def _top_cluster(values: Tensor) -> Tensor:
     """Return which values [B, N] are in the highest of three clusters of least squares; each is one if N < 3."""
-    count, ranked = values.shape[1], values.sort(dim=1, descending=True).values
+    count, ranked = values.shape[1], values.sort(descending=True).values
     size = torch.ones_like(ranked[:, :1], dtype=torch.long)
     if count > 2:
         # Clusters are runs of the sorted values, cut after `a` and `b`. Least squares is largest Σ sum² / size.
