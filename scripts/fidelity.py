@@ -2,12 +2,13 @@
 
 `tests/fidelity/authors-n*.npz` holds what the trainer of github.com/chenyuxin1999/S-DPO (commit f6dd7e8) computes in
 float32 from `problem`: a random Llama and rows of random tokens, both from frozen generators of numpy. Its code is
-not part of this repository.
+not part of this repository. `tests/fidelity/trl.npz` holds what trainers of TRL compute (scripts/fidelity_trl.py).
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,20 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
-from prefrec.losses import softmax_dpo_loss
+from prefrec.losses import simpo_loss, softmax_dpo_loss
 from prefrec.prompts import ChoiceSet
 from prefrec.training import PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from prefrec.training.adapters import add_reference_adapter, reference_of
 
 ROOT = Path(__file__).parent.parent
 VECTORS, PAGE = ROOT / "tests" / "fidelity", ROOT / "docs" / "fidelity.md"
-BEGIN, FINISH = "<!-- scripts/fidelity.py -->", "<!-- end -->"
+TRL_VECTORS = VECTORS / "trl.npz"
+BEGIN, BEGIN_TRL, FINISH = "<!-- scripts/fidelity.py -->", "<!-- scripts/fidelity.py: TRL -->", "<!-- end -->"
 NEGATIVES = 3, 7
 ROWS, VOCABULARY, PAD, END = 40, 300, 0, 2
-BETA = 1.0
+BETA, GAMMA = 1.0, 0.5
+PAIRS = 8
+"""Rows of which TRL's trainers get the chosen and the first rejected answer; `GAMMA` is SimPO's margin."""
 STEPS: dict[str, Any] = {
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 2,
@@ -60,6 +64,14 @@ QUANTITIES = {
     "weights": ("the 42 LoRA matrices after these steps", 2e-6),
 }
 """First word of an array's name → the quantity, and the largest absolute difference that is allowed."""
+
+TRL_QUANTITIES = {
+    "dpo": "`DPOTrainer`",
+    "simpo": '`CPOTrainer`, `loss_type="simpo"`',
+    "sft": "`SFTTrainer`",
+}
+"""First word of an array's name → the trainer of TRL."""
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 5e-4
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -110,6 +122,48 @@ def lora(model: nn.Module, of: str = "default") -> dict[str, torch.Tensor]:
     return {n.removeprefix("base_model.model."): p for n, p in model.named_parameters() if f".{of}." in n}
 
 
+def moved(model: PeftModel) -> PeftModel:
+    """Return the model with the adapter of the authors' five steps for N = 3; its reference stays as it is."""
+    weights = stored(3)
+    with torch.no_grad():
+        for name, weight in lora(model).items():
+            weight.copy_(torch.from_numpy(weights[f"weights {name}"]))
+    return model
+
+
+def gradients(matrices: dict[str, torch.Tensor], name: str) -> Arrays:
+    """Return the matrices' gradients, with the names of matrices after `name`."""
+    return {f"{name} {n}": p.grad.numpy() for n, p in matrices.items() if p.grad is not None}
+
+
+def pairs() -> list[ChoiceSet]:
+    """Return the rows that TRL's trainers get: prompts with the chosen and one rejected answer."""
+    return [ChoiceSet(row.prompt, row.answers[:2]) for row in problem(3).rows[:PAIRS]]
+
+
+def beside_trl(gamma: float = GAMMA) -> Arrays:
+    """Return what TRL's trainers are compared with: mean losses of `pairs`, and their gradients."""
+    found: Arrays = {}
+    for name in TRL_QUANTITIES:
+        model = problem(3).model
+        add_reference_adapter(model)
+        batch = pack(pairs(), pad_id=PAD)
+        policy = choice_logps(moved(model), batch)
+        lengths = torch.tensor([[len(a) for a in row.answers] for row in pairs()])
+        if name == "dpo":
+            with torch.no_grad(), reference_of(model):
+                reference = choice_logps(model, batch)
+            loss = softmax_dpo_loss(policy, reference, BETA).losses.mean()
+        elif name == "simpo":
+            loss = simpo_loss(policy, None, BETA, lengths=lengths, margin=gamma).losses.mean()
+        else:
+            loss = -policy[:, 0].sum() / lengths[:, 0].sum()  # a mean over the batch's tokens, as of our `SFTTrainer`
+        loss.backward()
+        found |= {f"{name} loss": loss.detach().reshape(1).numpy()}
+        found |= gradients(lora(model), f"{name} gradients")
+    return found
+
+
 def scored(negatives: int, weights: Arrays, beta: float = BETA) -> Arrays:
     """Return log-probabilities, losses, rewards [40, …] and gradients of the mean loss, at given LoRA matrices."""
     given = problem(negatives)
@@ -126,7 +180,7 @@ def scored(negatives: int, weights: Arrays, beta: float = BETA) -> Arrays:
     loss.losses.mean().backward()
     tensors = {"policy": policy, "reference": reference, "losses": loss.losses, "rewards": loss.rewards}
     out = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-    return out | {f"gradients {n}": p.grad.numpy() for n, p in matrices.items() if p.grad is not None}
+    return out | gradients(matrices, "gradients")
 
 
 def trained(negatives: int) -> Arrays:
@@ -143,25 +197,50 @@ def trained(negatives: int) -> Arrays:
     return weights | {"steps": np.array(steps, dtype=np.float32)}
 
 
-def differences(ours: Arrays, theirs: Arrays) -> dict[str, tuple[float, float]]:
-    """Return the key of each quantity → largest absolute difference, and the authors' largest absolute value.
+def differences(ours: Arrays, theirs: Arrays, keys: Iterable[str] = QUANTITIES) -> dict[str, tuple[float, float]]:
+    """Return each beginning of names → largest absolute difference, and their largest absolute value.
 
-    Raise ValueError if the arrays have other names or shapes than the authors'.
+    Raise ValueError if the arrays have other names or shapes than theirs.
     """
     if {n: a.shape for n, a in ours.items()} != {n: a.shape for n, a in theirs.items()}:
-        raise ValueError("other arrays than the authors'")
+        raise ValueError("other arrays than theirs")
     out = {}
-    for key in QUANTITIES:
-        names = [name for name in theirs if name.split()[0] == key]
+    for key in keys:
+        names = [name for name in theirs if f"{name} ".startswith(f"{key} ")]
         gap = max(float(np.abs(ours[name] - theirs[name]).max()) for name in names)
         out[key] = gap, max(float(np.abs(theirs[name]).max()) for name in names)
     return out
+
+
+def trl_differences(ours: Arrays, theirs: Arrays) -> dict[str, tuple[float, float]]:
+    """Return `differences` of the loss and of the gradients of each trainer of TRL."""
+    return differences(ours, theirs, [f"{key} {part}" for key in TRL_QUANTITIES for part in ("loss", "gradients")])
 
 
 def stored(negatives: int) -> Arrays:
     """Return the numbers of the authors' trainer."""
     with np.load(VECTORS / f"authors-n{negatives}.npz") as file:
         return dict(file)
+
+
+def stored_trl() -> Arrays:
+    """Return the numbers of TRL's trainers."""
+    with np.load(TRL_VECTORS) as file:
+        return dict(file)
+
+
+def trl_table(found: dict[str, tuple[float, float]]) -> str:
+    """Return the page's table of TRL's trainers, by their differences."""
+    columns = [f"{what}, {part}" for what in ("loss", "gradients") for part in ("largest", "difference", "tolerance")]
+    head = ["trainer of TRL", *columns]
+    lines = [head, ["---"] * len(head)]
+    for key, trainer in TRL_QUANTITIES.items():
+        cells = [trainer]
+        for part, tolerance in (("loss", LOSS_TOLERANCE), ("gradients", GRADIENT_TOLERANCE)):
+            gap, largest = found[f"{key} {part}"]
+            cells += [f"{largest:.3g}", f"{gap:.2g}", f"{tolerance:g}"]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(found: dict[int, dict[str, tuple[float, float]]]) -> str:
@@ -177,14 +256,16 @@ def table(found: dict[int, dict[str, tuple[float, float]]]) -> str:
 
 
 def main() -> None:
-    """Compare, and write the page between its two marks."""
+    """Compare, and write the page's two tables."""
     found = {}
     for n in NEGATIVES:
         theirs = stored(n)
         found[n] = differences(scored(n, theirs) | trained(n), theirs)
-    before, mark, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(FINISH)[2]
-    PAGE.write_text(f"{before}{mark}\n{table(found)}\n{FINISH}{after}", encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    for begin, new in ((BEGIN, table(found)), (BEGIN_TRL, trl_table(trl_differences(beside_trl(), stored_trl())))):
+        before, mark, rest = page.partition(begin)
+        page = f"{before}{mark}\n{new}\n{FINISH}{rest.partition(FINISH)[2]}"
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
