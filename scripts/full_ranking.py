@@ -18,11 +18,12 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, evaluate_ranks, write_ranks
+from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import ask_full, fit_references
 from prefrec.runs.contents import METRICS
+from prefrec_lab.ranks import evaluate_ranks, write_ranks
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE, README = ROOT / "lab/results", ROOT / "docs/results.md", ROOT / "README.md"

@@ -18,19 +18,12 @@ import polars as pl
 
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
-from prefrec.evaluation import (
-    FULL_RANKING,
-    Comparison,
-    Evaluation,
-    NoAudit,
-    evaluate_ranks,
-    read_predictions,
-    write_ranks,
-)
+from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, NoAudit, read_predictions
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import ask_full, fit_references
 from prefrec.runs.contents import METRICS
+from prefrec_lab.ranks import evaluate_ranks, write_ranks
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "lab/results", ROOT / "docs/studies/table.md"

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.evaluation import target_ranks, whole_catalogue
+from prefrec.evaluation import target_ranks
 from prefrec.rankers import Ranker
+
+
+def whole_catalogue(
+    examples: Sequence[RankingExample], catalogue: Catalogue, seen: Sequence[Collection[str]] | None = None
+) -> list[RankingExample]:
+    """The examples with all unseen items as candidates, in the catalogue's order; the target always stays one."""
+    rows = []
+    for e, taken in zip(examples, [()] * len(examples) if seen is None else seen, strict=True):
+        left_out = {*e.history, *taken} - {e.target}
+        rows.append(replace(e, candidates=tuple(i for i in catalogue.ids if i not in left_out)))
+    return rows
 
 
 def full_ranks(

@@ -96,18 +96,6 @@ def test_json_and_predictions_say_the_same(examples):
     assert evaluate_predictions(shuffled, audit=audit) == result
 
 
-def test_one_row_is_enough():
-    one = [RankingExample("u", ("f",), ("a", "b"), "a")]
-    result = evaluate([Fixed("a", "abcdef")], one, CATALOGUE, audit=NONE)
-    assert result.metrics["a"]["hr@1"].mean == 1
-    assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))).n == 1
-
-
-def test_texts_may_be_left_out(examples):
-    quiet = evaluate([Talker("c", "fedcba")], examples, CATALOGUE, generate=False, audit=NONE)
-    assert "gen_hr@1" not in quiet.metrics["c"]
-
-
 def test_misbehaving_rankers_are_named(examples):
     class Broken(Fixed):
         answer = np.full((4, 3), np.nan)

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 import torch
 
-from full_ranks import full_ranks
+from full_ranks import full_ranks, whole_catalogue
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
-from prefrec.evaluation import evaluate_predictions, predict, rank_catalogue, whole_catalogue
+from prefrec.evaluation import evaluate_predictions, predict, rank_catalogue
 from prefrec.evaluation.full import KEPT
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker, PopularityRanker
@@ -24,19 +24,6 @@ ROWS = [
     RankingExample("u2", ("i30", "i5"), ("i5", "i6"), "i5"),  # taken again
 ]
 SEEN = [["i10", "i11"], ("i9", "i12"), set()]
-
-
-def test_all_items_that_were_not_seen_are_candidates():
-    first, second, third = whole_catalogue(ROWS, CATALOGUE, SEEN)
-    assert first.candidates == tuple(i for i in IDS if i not in ("i1", "i2", "i10", "i11"))
-    assert second.candidates == tuple(i for i in IDS if i not in ("i7", "i12"))
-    assert third.candidates == tuple(i for i in IDS if i != "i30")
-    assert [(e.user_id, e.history, e.target) for e in (first, second, third)] == [
-        (e.user_id, e.history, e.target) for e in ROWS
-    ]
-    assert whole_catalogue(ROWS, CATALOGUE)[0].candidates == tuple(i for i in IDS if i not in ("i1", "i2"))
-    with pytest.raises(ValueError, match="shorter"):
-        whole_catalogue(ROWS, CATALOGUE, SEEN[:2])
 
 
 @pytest.mark.parametrize("seen", [None, SEEN])

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from prefrec.evaluation import FULL_RANKING, Audit, AuditRow, Evaluation, Interval, NoAudit
-from prefrec.evaluation.verdict import OLD
 
 RANDOM = AuditRow("random", Interval(0.05, 0.05, 0.05, 500, 100))
 RULE = AuditRow("target position", Interval(0.4, 0.3, 0.5, 500, 100), against="random")
@@ -54,5 +53,4 @@ def test_no_evaluation_without_a_verdict():
     assert next(iter(value)) == "verdict"
     assert value["verdict"] == "Not audited: lists of a test."
     assert Evaluation.from_json(value) == made
-    assert Evaluation.from_json(value | {"audit": None}).audit == OLD
     assert Evaluation.from_json(replace(made, audit=CLEAN).to_json()).audit == CLEAN

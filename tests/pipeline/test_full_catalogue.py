@@ -5,9 +5,8 @@ import polars as pl
 import pytest
 
 from baselines import UNDATED_BASELINES
-from full_ranks import full_ranks
+from full_ranks import full_ranks, whole_catalogue
 from prefrec.data import PrepareConfig, prepare, read_prepared, seen_items, write_prepared
-from prefrec.evaluation import whole_catalogue
 from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.score import ask_full, fit_references
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
-from prefrec.pipeline.kinds import ranker_config
 from prefrec.rankers.blend import (
     FOLDS,
     RERANKED,
@@ -176,7 +175,6 @@ def test_a_nan_score_is_an_error(weights):
         BlendRanker("blend", [broken, WEAK], TIMES, weights).score(ROWS[:1])
 
 
-def test_the_old_name_stays_and_a_part_is_named_once():
-    assert ranker_config({"kind": "fuse", "parts": ["sft"]}) == BlendConfig(parts=["sft"])
+def test_a_part_is_named_once():
     with pytest.raises(ValueError, match="named twice"):
         BlendConfig(parts=["sft", "sft"])

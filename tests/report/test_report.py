@@ -11,15 +11,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import typer
 import yaml
-from typer.testing import CliRunner
 
 from hostile_pages import CHROMIUM, SHORT, TEXTS, needs_browser, text_of_unbroken
-from prefrec.cli.report import report as report_verb
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.errors import DataError
-from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks, write_predictions
+from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks
 from prefrec.evaluation.best import Best
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.report import write_report
@@ -156,7 +153,7 @@ def build_run(run: Path) -> Path:
     keep = ("gen_hr@1", "valid_ratio")
     generation["metrics"] = {r: {m: of[m] for m in keep} for r, of in generation["metrics"].items()}
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": generation}
-    write_predictions(predictions, run / "predictions.parquet")
+    predictions.write_parquet(run / "predictions.parquet")
     write_metrics(run, metrics)
     return run
 
@@ -308,24 +305,6 @@ def test_page_is_well_formed_accessible_and_needs_no_network(run):
     assert "S-DPO starts at ln 8 = 2.079" in text
 
 
-def test_each_stage_has_one_colour_and_the_curves_a_legend(run):
-    text = write_report(run).read_text(encoding="utf-8")
-    folded = text[text.index('<details class="curves">') : text.index("</details>")]
-    legend = re.findall(r'<li><i style="background: (.*?)"></i>(.*?)</li>', folded)
-    assert [name for _, name in legend] == ["SFT", "DPO", "S-DPO"]
-    sft, dpo, s_dpo = (colour for colour, _ in legend)
-    assert len({sft, dpo, s_dpo}) == 3
-    for part in ("training batches (dashed: rejected titles, their mean)", "validation rows (hollow: rejected)"):
-        assert part in folded
-    plots = dict(re.findall(r"<strong>(.*?)</strong>(<svg.*?</svg>)", folded, flags=re.DOTALL)[:1])
-    assert list(plots) == ["Loss"]  # SFT's: log-probabilities of whole histories are not drawn beside single titles
-    assert sft in plots["Loss"]
-    assert dpo not in plots["Loss"]
-    assert folded.count("<svg") == text.count("<svg") - 2 == 7
-    whiskers = text[: text.index('<details class="curves">')]
-    assert all(colour in whiskers for colour in (sft, dpo, s_dpo))
-
-
 def test_titles_and_notes_are_escaped(run):
     text = write_report(run).read_text(encoding="utf-8")
     assert SCRIPT not in text
@@ -422,25 +401,6 @@ def test_a_missing_part_is_named_and_the_rest_is_there(run, part, sentence):
     assert page.open == []
 
 
-def test_a_run_that_was_just_begun(tmp_path):
-    run = tmp_path / "begun"
-    run.mkdir()
-    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    text = _read(run).text
-    assert "No results yet" in text
-    assert "sft/ is missing: the recipe asks for this stage, it was not begun" in text
-    assert "align/s-dpo/ is missing" in text
-    assert "Examples need the prepared data and the predictions" in text
-
-
-def test_stages_that_were_made_otherwise_are_named(run):
-    state = json.loads((run / "sft/stage.json").read_text())
-    for made, sentence in (("2.12", "sft/ was made with torch 2.12 (not 2.13)."), ("2.13", "made elsewhere")):
-        environment = {"torch": made, "python": "3.11.9", "commit": None}
-        (run / "sft/stage.json").write_text(json.dumps(state | {"environment": environment}))
-        assert (sentence in _read(run).text) == (made == "2.12")
-
-
 def test_the_verdict_is_one_sentence_with_the_best_its_gain_and_the_audit(run):
     contents = read_run(run)
     lists = contents.evaluation
@@ -473,7 +433,13 @@ def test_the_weights_of_a_blend_are_told(run):
         "errors": [0.1, 0.2],
         "n": 20,
     }
-    found = {"units": {"sft": None, SCRIPT: 2.0}, "logits": {"": logit}, "reranked": None}
+    found = {
+        "units": {"sft": None, SCRIPT: 2.0},
+        "logits": {"": logit},
+        "reranked": None,
+        "folds": [],
+        "reranked_folds": [],
+    }
     (run / "rankers/blend/blend.json").write_text(json.dumps(found))
     seal_stage(run / "rankers/blend")
     sentence = f"blend: weights learnt on 20 validation rows: sft +1.00 ± 0.10, {SCRIPT} -2.00 ± 0.20"
@@ -483,17 +449,6 @@ def test_the_weights_of_a_blend_are_told(run):
         assert "blend.json cannot be read: rankers/blend is damaged or unfinished (blend.json)" in _read(run).text
         seal_stage(run / "rankers/blend")
         assert "rankers/blend/blend.json cannot be read" in _read(run).text
-
-
-@pytest.mark.parametrize("wrong", [3, [3, None, {}], {"name": "x"}])
-def test_a_recipe_of_odd_sections(run, wrong):
-    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": wrong}))
-    metrics = json.loads((run / "metrics.json").read_text()) | {"made_of": {"recipe": "x", "data": 3}}
-    write_metrics(run, metrics)
-    assert read_run(run).outdated.startswith("data, recipe changed")
-    (run / "recipe.yaml").write_text("{1: a, b: 2}")
-    (run / "sft/stage.json").write_text("[" * 100_000)
-    assert read_run(run).outdated.startswith("data changed")
 
 
 def test_damaged_and_unfinished_parts_are_named(run):
@@ -512,34 +467,12 @@ def test_damaged_and_unfinished_parts_are_named(run):
     assert "dpo.previous" not in text
 
 
-def test_logs_with_holes_are_drawn(run):
-    log = [{"step": 5, "loss": float("nan")}, {"step": 10, "loss": 1.0}, {"loss": 2.0}, {"step": 15, "epoch": 1.0}]
-    (run / "sft/log.json").write_text(json.dumps(log))
-    assert len(_read(run).all("svg")) == 2 + 1 + 6
-
-
 def test_a_folder_without_any_part_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"not the folder of a run: expected at least one of recipe\.yaml, .*metrics"):
         write_report(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         write_report(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_written_whole_and_the_same_each_time(run):
-    first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first
-    assert not list(run.glob(".report*"))
-    assert len(first) < 1_500_000
-
-
-def test_the_verb_prints_the_path(run):
-    app = typer.Typer()
-    app.command()(report_verb)
-    result = CliRunner().invoke(app, [str(run)])
-    assert result.exit_code == 0
-    assert result.stdout.strip() == str(run / "report.html")
-    assert (run / "report.html").is_file()
 
 
 def test_small_functions():

@@ -2,7 +2,7 @@
 
 from prefrec.evaluation.audit import audit_lists, audit_prepared
 from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, predict
-from prefrec.evaluation.full import rank_catalogue, whole_catalogue
+from prefrec.evaluation.full import rank_catalogue
 from prefrec.evaluation.intervals import (
     Interval,
     Means,
@@ -12,14 +12,12 @@ from prefrec.evaluation.intervals import (
 )
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.evaluation.outcome import Comparison, Evaluation, Group
-from prefrec.evaluation.predictions import judge_texts, read_predictions, write_predictions
-from prefrec.evaluation.ranks import evaluate_ranks, write_ranks
+from prefrec.evaluation.predictions import judge_texts, read_predictions
 from prefrec.evaluation.verdict import FULL_RANKING, Audit, AuditRow, NoAudit
 
 __all__ = [
     "FULL_RANKING", "Audit", "AuditRow", "Comparison", "Evaluation", "Group", "Interval", "Means", "NoAudit",
-    "PairedDifference", "audit_lists", "audit_prepared", "evaluate", "evaluate_predictions", "evaluate_ranks",
-    "judge_texts",
+    "PairedDifference", "audit_lists", "audit_prepared", "evaluate", "evaluate_predictions", "judge_texts",
     "mean_interval", "metrics_for", "paired_difference", "predict", "rank_catalogue", "read_predictions",
-    "target_ranks", "whole_catalogue", "write_predictions", "write_ranks",
+    "target_ranks",
 ]  # fmt: skip

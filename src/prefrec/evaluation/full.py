@@ -20,21 +20,6 @@ KEPT = 10
 """Items kept per row. Whole lists would be millions of names; metrics need the target's rank alone."""
 
 
-def whole_catalogue(
-    examples: Sequence[RankingExample], catalogue: Catalogue, seen: Sequence[Collection[str]] | None = None
-) -> list[RankingExample]:
-    """Return the examples with all unseen items as candidates, in the catalogue's order.
-
-    `seen` are the items that each row's user took before its target [B], from `prefrec.data.seen_items`; None: the
-    row's history only. The target always stays a candidate.
-    """
-    rows = []
-    for e, taken in zip(examples, [()] * len(examples) if seen is None else seen, strict=True):
-        left_out = {*e.history, *taken} - {e.target}
-        rows.append(replace(e, candidates=tuple(i for i in catalogue.ids if i not in left_out)))
-    return rows
-
-
 def rank_catalogue(
     ranker: Ranker,
     examples: Sequence[RankingExample],

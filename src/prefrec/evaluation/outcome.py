@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict
 
 from prefrec.evaluation.intervals import Means, Number, PairedDifference, Result, Share, holm, plain, within
 from prefrec.evaluation.tables import as_table, metric_label, metric_text
@@ -30,8 +30,7 @@ class Comparison(PairedDifference):
     metric.
     """
 
-    # Files of an earlier prefrec call it `scores`.
-    ranker: Annotated[str, Field(validation_alias=AliasChoices("ranker", "scores"))]
+    ranker: str
     against: str
     metric: str
     adjusted_p: Number = math.nan

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from prefrec.data import Catalogue, RankingExample
 from prefrec.data.readers import UNREADABLE, first_words, read_parquet
 from prefrec.errors import DataError
-from prefrec.files import write_whole
 from prefrec.prompts.answers import valid_choice
 
 PREDICTION_SCHEMA = pl.Schema(
@@ -82,37 +81,24 @@ def prediction_frame(
         "choice": choices or [None] * len(examples),
         "listed": [len(e.candidates) for e in examples],
     }
-    return _with_all_columns(pl.DataFrame(columns)).cast(PREDICTION_SCHEMA)
-
-
-def _with_all_columns(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the frame with the columns of `PREDICTION_SCHEMA`; an earlier prefrec wrote no ties and no classes."""
-    missing = {"tied": 0, **dict.fromkeys(("class_rank", "class_tied", "class_listed"))}
-    added = [pl.lit(value).alias(name) for name, value in missing.items() if name not in frame.columns]
-    return frame.with_columns(added).select(PREDICTION_SCHEMA.names())
+    columns |= {name: [None] * len(examples) for name in ("class_rank", "class_tied", "class_listed")}
+    return pl.DataFrame(columns).cast(PREDICTION_SCHEMA)
 
 
 def ranks_of(predictions: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ranks [B] and ties [B] of the targets, as `target_ranks` does; without a column `tied` all are 0."""
-    ranks = predictions["rank"].cast(pl.Int64).to_numpy()
-    has_ties = "tied" in predictions.columns
-    return ranks, predictions["tied"].cast(pl.Int64).to_numpy() if has_ties else np.zeros_like(ranks)
-
-
-def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
-    """Write predictions to `path` atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, predictions.select(PREDICTION_SCHEMA.names()).write_parquet)
+    """Return the ranks [B] and ties [B] of the targets, as `target_ranks` does."""
+    ranks, tied = (predictions[name].cast(pl.Int64).to_numpy() for name in ("rank", "tied"))
+    return ranks, tied
 
 
 def read_predictions(path: Path) -> pl.DataFrame:
-    """Read the predictions in `path`; in files of an earlier prefrec, which broke ties by a draw, no target is tied.
+    """Read the predictions in `path`.
 
     Raise DataError if the file is missing or not Parquet, or a column is missing or has another type.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
     try:
-        return _with_all_columns(read_parquet(path)).cast(PREDICTION_SCHEMA)
+        return read_parquet(path).select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a file of predictions ({first_words(e)}); evaluate again") from None

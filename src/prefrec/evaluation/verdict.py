@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html import escape
-from typing import Annotated, Any
+from typing import Any
 
 import polars as pl
-from pydantic import BeforeValidator
 
 from prefrec.evaluation.diagnosis import Diagnosis
 from prefrec.evaluation.intervals import Interval, PairedDifference, Result, plain
@@ -69,7 +68,7 @@ class AuditRow:
     learnt_from: str = ""  # the split it learnt from; "" for rules without learning
     note: str = ""  # additional information, or the reason why a rule was not tried
     tried: bool = True  # False if there was too little to learn from; `hr` is then meaningless
-    ndcg: Interval | None = None  # its NDCG@10; None in audits of an earlier prefrec
+    ndcg: Interval | None = None  # its NDCG@10
     share: float | None = None  # of steps of histories in the order of the rule, for orders
 
     @property
@@ -217,6 +216,5 @@ class NoAudit(Result):
 
 
 FULL_RANKING = NoAudit("full ranking has no candidate sets that could give the target away")
-OLD = NoAudit("this result was made without an audit")
-Verdict = Annotated[Audit | NoAudit, BeforeValidator(lambda value: OLD if value is None else value)]
+Verdict = Audit | NoAudit
 """The audit of the lists of a result, or why there is none."""

@@ -41,7 +41,7 @@ def _made(data: PreparedData, section: EvaluateSection, seed: int, key: str, fol
         try:
             return Audit.from_json(kept["audit"])
         except (KeyError, ValidationError):
-            pass  # of an earlier prefrec, or damaged
+            pass  # damaged
     if not data.split(section.split):
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
     audit = audit_prepared(data, section.split, "train", seed)

@@ -78,8 +78,7 @@ class Weights:
         scales: part → unit of its scores.
         logits: name of what is left out → weights without it; "" for the whole.
         reranked: weights of the blend's utility and of each title model; None without title models.
-        folds, reranked_folds: the whole's weights and `reranked`, learnt without the users of each fold; () in files
-            of an earlier prefrec.
+        folds, reranked_folds: the whole's weights and `reranked`, learnt without the users of each fold.
     """
 
     scales: dict[str, Scale]
@@ -101,7 +100,7 @@ class Weights:
         logits = {name: _logit(v) for name, v in value["logits"].items()}
         reranked = value["reranked"]
         scales = {part: Scale(unit) for part, unit in value["units"].items()}
-        folds = (tuple(map(_logit, value.get(name, ()))) for name in ("folds", "reranked_folds"))
+        folds = (tuple(map(_logit, value[name])) for name in ("folds", "reranked_folds"))
         return cls(scales, logits, _logit(reranked) if reranked else None, *folds)
 
 

@@ -76,7 +76,7 @@ class RunContents:
         stages: SFT first, then alignments in the recipe's order.
         missing: one sentence for each part that is absent, unfinished or damaged.
         machines: machine and versions that finished each stage, by its folder, if they were recorded.
-        fusions: one sentence for each fuse entry of the recipe: its weights, and the rows that chose them.
+        fusions: one sentence for each blend of the recipe: its weights, and the rows that chose them.
         outdated: changes since the rankers were evaluated. Metrics and predictions then count as missing.
         evaluation, generation, full_catalogue: metrics from log-probabilities, from text, and over all items.
         best: the ranker that answers unless another is named; None: the run was not evaluated, or has no such rows.

@@ -31,7 +31,7 @@ PARTS = ["title TF-IDF", "window co-occurrence", "zero-shot"]
 def finished(recipe, tmp_path_factory):
     """To be read only."""
     raw = recipe.model_dump(mode="json") | {"sft": None, "align": []}
-    raw["rankers"] = [{"kind": "fuse", "parts": PARTS}, {"kind": "blend", "name": "words", "parts": PARTS[:1]}]
+    raw["rankers"] = [{"kind": "blend", "parts": PARTS}, {"kind": "blend", "name": "words", "parts": PARTS[:1]}]
     raw["evaluate"] |= {"rows": 8, "generate_rows": 0}
     folder = tmp_path_factory.mktemp("blend") / "run"
     run_recipe(Recipe.model_validate(raw), folder)

@@ -53,7 +53,6 @@ KINDS: dict[str, RankerKind] = {}
 """Kinds that have been loaded, by name."""
 _HOMES = {"blend": "blend:KIND", "ease": "linear:EASE", "als": "linear:ALS"}
 _OURS = {name: EntryPoint(name, f"{__name__}.{home}", GROUP) for name, home in _HOMES.items()}
-_OLD_NAMES = {"fuse": "blend"}
 
 
 def kind_names() -> list[str]:
@@ -77,9 +76,6 @@ def ranker_kind(name: str) -> RankerKind:
 def ranker_config(raw: Any) -> BaseModel:
     """Return the configuration of an entry of `rankers`; raise ValueError if its `kind` or a field is unknown."""
     kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
-    if kind in _OLD_NAMES and isinstance(raw, dict):
-        kind = _OLD_NAMES[kind]
-        raw = raw | {"kind": kind}
     if kind not in kind_names():
         more = "" if len(kind_names()) > len(_OURS) else "; `pip install ./systems` in a clone brings more"
         raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{more}")

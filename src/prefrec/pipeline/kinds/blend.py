@@ -67,7 +67,6 @@ def blend_entry(made_of: Ingredients, config: BlendConfig, folder: Path, before:
     )
     # Blends without a part ask the same rankers, and count the same features.
     late, times = cache(partial(_late, made_of, parts)), cache(partial(RecountedFeatures, data))
-
     learn = partial(_learnt, made_of, config, late, times)
 
     def entry(left_out: str = "") -> Entry:
@@ -76,7 +75,7 @@ def blend_entry(made_of: Ingredients, config: BlendConfig, folder: Path, before:
         return Entry(name, stage_key(blend=key, without=left_out) if left_out else key, load, load)
 
     without = {part: entry(part) for part in (*config.parts, TIME)}
-    crossed = partial(_load_crossed, config.name, folder, late, times, learn)
+    crossed = partial(_load_crossed, config.name, folder, late, times)
     return replace(entry(), make=partial(_learn, config.name, folder, learn), without=without, crossed=crossed)
 
 
@@ -92,18 +91,10 @@ def _load(
 
 
 def _load_crossed(
-    name: str,
-    folder: Path,
-    late: Late,
-    times: Callable[[], RecountedFeatures],
-    learn: Callable[[], Weights],
-    batch_size: int,
+    name: str, folder: Path, late: Late, times: Callable[[], RecountedFeatures], batch_size: int
 ) -> Ranker:
     """Return the blend for the validation rows: each has weights that were learnt from other users."""
-    weights = _read_weights(folder)
-    if not weights.folds:  # an earlier prefrec kept none
-        weights = learn()
-    return _blend(name, weights, late(batch_size), times(), crossed=True)
+    return _blend(name, _read_weights(folder), late(batch_size), times(), crossed=True)
 
 
 def _read_weights(folder: Path) -> Weights:

@@ -32,7 +32,7 @@ class RetrieveThenRankConfig(RankerConfig):
 class RetrieveThenRank:
     """Orders the K items that a retriever scores highest by another ranker; the others keep the retriever's order.
 
-    With the whole catalogue as candidates (`prefrec.evaluation.whole_catalogue`) it is a recommender over all items.
+    With the whole catalogue as candidates it is a recommender over all items.
     The ranker sees the K candidates in a random order, which says nothing about the retriever. Ties at place K are
     broken at random. Both draws depend on seed, user, history and item alone.
     """

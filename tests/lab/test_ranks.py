@@ -7,8 +7,8 @@ import pytest
 from fixed_rankers import CATALOGUE, Fixed
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
-from prefrec.evaluation import evaluate_predictions, evaluate_ranks, predict, rank_catalogue, write_ranks
-from prefrec.evaluation.ranks import RANK_SCHEMA
+from prefrec.evaluation import evaluate_predictions, predict, rank_catalogue
+from prefrec_lab.ranks import RANK_SCHEMA, evaluate_ranks, write_ranks
 from verdicts import NONE
 
 RANKERS = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
