@@ -11,18 +11,14 @@ import socket
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
-import polars as pl
 import pytest
 import uvicorn
 
-from prefrec.data import Catalogue
 from prefrec.pipeline.opened import open_run
-from prefrec.recommend.items import ItemIndex
 from prefrec.report.wording import label
 from prefrec.serving.app import Settings, create_app
-from prefrec.serving.bodies import MAX_EXPLAINED, RankRequest
+from prefrec.serving.bodies import RankRequest
 from prefrec.serving.page import page_files, side_by_side
 from prefrec.serving.server import open_engine
 from served_run import MARKUP
@@ -115,18 +111,6 @@ def _await(page, held, count):
             break
         page.wait_for_timeout(10)
     assert len(held) == count
-
-
-def _ask_why_then_another_ranker(page):
-    """An example, why its first title, and before that is answered another ranker; the questions that are held."""
-    page.get_by_role("button", name="Show an example").click()
-    expect(page.locator("#left .ranking li")).to_have_count(6)
-    held = _hold(page, "/v1/explain")
-    page.locator("#left .ranking button").first.click()
-    _await(page, held, 2)
-    page.locator("#right select").select_option("zero-shot")
-    expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
-    return held
 
 
 def _let_go(page, held):
@@ -271,28 +255,6 @@ def test_rules_go_with_the_question(page, served):
 
 
 @needs_browser
-def test_at_most_so_many_of_a_group(page, served):
-    _, engine = served
-    frame = engine.items.catalogue.frame.with_columns(genre=pl.lit("x"), tags=pl.lit(["a"], pl.List(pl.String)))
-    grouped = SimpleNamespace(items=ItemIndex(Catalogue(frame)), rankers=engine.rankers, models=engine.models)
-    _, html = page_files("grouped", "llama", grouped, [])["/"]
-    page.route(served[0] + "/", lambda route: route.fulfill(body=html, content_type="text/html"))
-    _begin_empty(page)
-    page.reload()
-    held = _hold(page, "/v1/recommend")
-    page.locator("#rules summary").click()
-    assert page.locator("#per option").all_inner_texts() == ["genre"]
-    page.get_by_label("At most").fill("2")
-    page.get_by_role("button", name="Recommend").click()
-    _await(page, held, 2)
-    rules = {"exclude_seen": True, "at_most": 2, "per": "genre"}
-    assert held[0].request.post_data_json == {"history": [], "k": 10, **rules, "ranker": "window co-occurrence"}
-    for route in held:
-        route.fulfill(json={"ranking": [], "history_shortened": False})
-    expect(page.locator("#status")).to_contain_text("0 titles ranked")
-
-
-@needs_browser
 def test_a_rule_that_does_not_fit_is_told(served, browser):
     page = browser.new_page()  # its console tells of the refusal
     page.goto(served[0])
@@ -302,36 +264,6 @@ def test_a_rule_that_does_not_fit_is_told(served, browser):
     expect(page.locator("#status")).to_contain_text('unable to find column "genre"')
     expect(page.locator("#progress")).to_be_hidden()
     page.close()
-
-
-@needs_browser
-def test_progress_of_a_question_about_all_titles(page):
-    bar = page.locator("#progress progress")
-    expect(bar).to_be_hidden()
-    held = _hold(page, "/v1/recommend")
-    page.get_by_role("button", name="Recommend").click()
-    _await(page, held, 2)
-    expect(page.locator("#status")).to_have_text("Scoring all titles …")
-    expect(bar).to_be_visible()
-    assert bar.get_attribute("value") is None  # none has answered
-    expect(page.locator("#progress small")).to_have_text("1 s")
-    _let_go(page, held[:1])
-    expect(bar).to_have_js_property("position", 0.5)
-    _let_go(page, held[1:])
-    expect(bar).to_be_hidden()
-
-
-@needs_browser
-def test_a_ranker_that_cannot_tell_titles_apart(page):
-    page.locator("#left select").select_option("co-occurrence")
-    _add(page, "candidates", "wild a", "Wild Alien")
-    _add(page, "candidates", "i11", "Old Heat")
-    page.get_by_role("button", name="Rank the candidates").click()
-    expect(page.locator("#left .tied")).to_be_visible()  # without a history
-    expect(page.locator("#right .tied")).to_be_hidden()
-    _add(page, "history", "red em", "Red Emma")
-    page.get_by_role("button", name="Clear").click()
-    expect(page.locator("#left .tied")).to_be_hidden()
 
 
 @needs_browser
@@ -396,19 +328,6 @@ def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
 
 
 @needs_browser
-def test_an_example_is_there_at_the_start(served, browser):
-    page = browser.new_page()
-    page.goto(served[0])
-    expect(page.locator("#candidates .chosen li")).to_have_count(6)
-    expect(page.locator(".ranking li")).to_have_count(0)
-    first = page.locator(".buttons button").first
-    expect(first).to_have_text("Recommend")
-    first.click()
-    expect(page.locator("#right .ranking li")).to_have_count(10)
-    page.close()
-
-
-@needs_browser
 def test_another_ranker_and_clear(page):
     page.get_by_role("button", name="Rank the candidates").click()
     expect(page.locator("#status")).to_have_text("Choose at least one candidate, or show an example.")
@@ -421,53 +340,6 @@ def test_another_ranker_and_clear(page):
     page.get_by_role("button", name="Clear").click()
     expect(page.locator(".ranking li")).to_have_count(0)
     expect(page.locator("#candidates .empty")).to_be_visible()
-
-
-@needs_browser
-def test_an_explanation_is_of_the_rankers_that_were_asked(page):
-    held = _ask_why_then_another_ranker(page)
-    _let_go(page, held)
-    expect(page.locator("#why")).to_be_hidden()  # it was about the lists before
-    held.clear()
-    page.locator("#left .ranking button").first.click()
-    _await(page, held, 2)
-    assert [route.request.post_data_json["ranker"] for route in held] == ["sft", "zero-shot"]
-    _let_go(page, held)
-    expect(page.locator("#why-left h3")).to_have_text(label("sft"))
-    expect(page.locator("#why-right h3")).to_have_text(label("zero-shot"))
-
-
-@needs_browser
-def test_a_title_explained_while_another_ranker_is_asked(page):
-    page.get_by_role("button", name="Show an example").click()
-    expect(page.locator("#left .ranking li")).to_have_count(6)
-    before = page.locator("#right .logp").first.inner_text()
-    ranks, explains = _hold(page, "/v1/rank"), _hold(page, "/v1/explain")
-    page.locator("#right select").select_option("zero-shot")
-    _await(page, ranks, 2)
-    page.locator("#right .ranking button").first.focus()
-    page.keyboard.press("Enter")
-    page.wait_for_timeout(100)
-    _let_go(page, explains)
-    expect(page.locator("#why")).to_be_hidden()  # the list would not have been this ranker's
-    _let_go(page, ranks)
-    expect(page.locator("#right .logp").first).not_to_have_text(before)
-    expect(page.locator("#results")).to_be_focused()
-
-
-@needs_browser
-def test_nothing_comes_back_after_clear(page):
-    explains = _ask_why_then_another_ranker(page)
-    page.get_by_role("button", name="Clear").click()
-    _let_go(page, explains)
-    expect(page.locator("#why")).to_be_hidden()
-    ranks = _hold(page, "/v1/rank")
-    page.get_by_role("button", name="Show an example").click()
-    _await(page, ranks, 2)
-    page.get_by_role("button", name="Clear").click()
-    _let_go(page, ranks)
-    expect(page.locator("#status")).to_have_text("Cleared.")
-    expect(page.locator(".ranking li, .chosen li")).to_have_count(0)
 
 
 @needs_browser
@@ -484,77 +356,6 @@ def test_a_ranker_chosen_while_another_is_asked(page):
     expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
     logp = held[3].request.response().json()["ranking"][0]["score"]
     expect(page.locator("#right .logp")).to_have_text(f"{logp:.2f}".replace("-", "−"))
-
-
-@needs_browser
-def test_after_a_failure_the_list_is_still_explained(served, browser):
-    page = browser.new_page()  # its console tells of the failures
-    page.goto(served[0])
-    page.get_by_role("button", name="Show an example").click()
-    expect(page.locator("#left .ranking li")).to_have_count(6)
-    problem = {"error": {"code": "queue_full", "message": "256 requests are waiting"}}
-    page.route("**/v1/rank", lambda route: route.fulfill(status=429, json=problem))
-    gone = page.locator("#candidates .chosen li span").first.inner_text()
-    page.get_by_role("button", name=f"Remove {gone}").click()
-    page.get_by_role("button", name="Rank the candidates").click()
-    expect(page.locator("#status")).to_have_text("256 requests are waiting")
-    page.locator("#left .ranking button", has_text=gone).click()
-    expect(page.locator("#why-title")).to_have_text(f"Why “{gone}”?")
-    page.locator("#right select").select_option("zero-shot")
-    expect(page.locator("#status")).to_have_text("256 requests are waiting")
-    expect(page.locator("#right select")).to_have_value("s-dpo")  # whose list is shown
-    page.locator("#left .ranking button", has_text=gone).click()
-    expect(page.locator("#why-right h3")).to_have_text(label("s-dpo"))
-    page.unroute("**/v1/rank")
-    page.locator("#right select").select_option("zero-shot")
-    expect(page.locator("#status")).to_have_text(re.compile("^6 titles ranked"))
-    page.close()
-
-
-@needs_browser
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("Rank the candidates", "/v1/rank"),
-        ("Recommend", "/v1/recommend"),
-        ("Show an example", "/v1/rank"),
-    ],
-)
-def test_the_focus_stays_on_the_button_that_was_pressed(page, name, path):
-    _add(page, "history", "red em", "Red Emma")
-    _add(page, "candidates", "wild a", "Wild Alien")
-    held = _hold(page, path)
-    button = page.get_by_role("button", name=name)
-    button.press("Enter")
-    _await(page, held, 2)
-    expect(button).to_be_focused()
-    expect(button).to_have_attribute("aria-disabled", "true")
-    page.keyboard.press("Enter")  # once is enough
-    page.wait_for_timeout(100)
-    assert len(held) == 2
-    _let_go(page, held)
-    expect(page.locator("#right .ranking li").first).to_be_visible()
-    expect(button).to_be_focused()
-    expect(button).to_be_enabled()
-
-
-@needs_browser
-def test_of_a_long_history_the_last_titles_are_explained(page, served):
-    _, engine = served
-    titles = [{"item_id": i.item_id, "title": i.title} for i in map(engine.items.item, engine.items.catalogue.ids)]
-    history, candidates = titles[: MAX_EXPLAINED + 1], titles[-2:]
-    example = {"row": 0, "rows": 1, "history": history, "candidates": candidates, "target": candidates[0]}
-    page.route("**/v1/example*", lambda route: route.fulfill(json=example))
-    page.get_by_role("button", name="Show an example").click()
-    expect(page.locator("#left .ranking li")).to_have_count(2)
-    with page.expect_request("**/v1/explain") as asked:
-        page.locator("#left .ranking button").first.click()
-    sent = asked.value.post_data_json["history"]
-    assert sent == [{"item_id": item["item_id"]} for item in history[1:]]
-    expect(page.locator("#why")).to_be_visible(timeout=30_000)
-    expect(page.locator("#why-part")).to_contain_text(f"the last {MAX_EXPLAINED} of the {MAX_EXPLAINED + 1} titles")
-    expect(page.locator("#status")).to_contain_text(f"the last {MAX_EXPLAINED} of")
-    expect(page.locator("#why-left .reasons li").last).to_contain_text(history[-1]["title"])
 
 
 @needs_browser
