@@ -16,7 +16,7 @@ from prefrec.data import PrepareConfig, PreparedData, prepare
 from prefrec.data.candidates import taken_keys
 from prefrec.data.prepare import _without
 from prefrec.data.splits import Sequences
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import DataError
 
 Shop = Callable[..., dict[str, Path]]
 
@@ -92,24 +92,9 @@ def test_popularity_and_time(shop: Shop) -> None:
     assert data.train_interactions["timestamp"].max() < cut  # type: ignore[operator]
 
 
-def test_fewer_items_than_candidates(shop: Shop) -> None:
-    paths = shop(items=12, length=6)
-    with pytest.raises(DataError, match=r"20 candidates cannot be drawn from 12 items: lower --candidates\.size"):
-        shop_data(paths)
-    with pytest.raises(DataError, match="leaves 6 items to draw from, but 12 candidates need 11 negatives"):
-        shop_data(paths, candidates={"size": 12})
-
-
 def test_short_histories(shop: Shop) -> None:
     with pytest.raises(DataError, match=r"no user has the 5 interactions.*\(longest: 4\)"):
         shop_data(shop(length=4))
-
-
-def test_nothing_left(shop: Shop) -> None:
-    with pytest.raises(DataError, match=r"no interaction is left of 64: lower min_rating .* user_core \(99\)"):
-        shop_data(shop(), user_core=99)
-    with pytest.raises(ConfigError, match=r"no ratings: name the column with --columns.rating"):
-        shop_data(shop(), min_rating=3)
 
 
 @pytest.mark.parametrize(

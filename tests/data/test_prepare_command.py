@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from prefrec.cli.prepare import prepare
 from prefrec.data import read_prepared
-from prefrec.errors import ConfigError
 
 app = typer.Typer()
 app.command()(prepare)
@@ -64,15 +63,3 @@ def test_no_ratings_and_the_dates_of_the_log(arguments: list[str]) -> None:
     out = run([*arguments, "--columns.rating", "none"])
     assert "• times from 1970-01-01 to 1970-01-01: such small numbers give an order" in out
     assert "rating" not in read_prepared(Path(arguments[0])).train_interactions.columns
-
-
-def test_wrong_setting_names_the_field(arguments: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"--candidates\.size: .*given: '1'"):
-        run([*arguments, "--candidates.size", "1"])
-    assert not Path(arguments[0]).exists()
-
-
-def test_help_teaches() -> None:
-    out = run(["--help"])
-    assert "prefrec prepare data/ml" in out
-    assert "the user has not seen" in " ".join(out.split())

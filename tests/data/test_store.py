@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -106,13 +105,6 @@ def test_old_users_are_gone_before_new_rows_come(
         write_prepared(data, tmp_path)
     assert not (tmp_path / "users.parquet").exists()
     assert not (tmp_path / "protocol.json").exists()
-
-
-def test_unfinished_folder(data: PreparedData, tmp_path: Path) -> None:
-    write_prepared(data, tmp_path / "out")
-    (tmp_path / "out" / "protocol.json").unlink()
-    with pytest.raises(DataError, match=r"is unfinished \(protocol\.json is missing\); run"):
-        read_prepared(tmp_path / "out")
 
 
 def test_what_cannot_be_written_leaves_the_old_folder(
@@ -280,34 +272,6 @@ def test_drafts_of_a_process_that_lives_stay_however_old_and_others_go_at_once(
 
 def test_nothing_to_clear_is_no_error(tmp_path: Path) -> None:
     clear_drafts(tmp_path / "none" / "x")
-
-
-def test_what_is_no_prepared_data(data: PreparedData, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder; `prefrec prepare"):
-        read_prepared(tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty is not prepared data"):
-        read_prepared(tmp_path / "empty")
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="is a file; name a folder"):
-        write_prepared(data, tmp_path / "file")
-
-
-def test_damaged_folder(data: PreparedData, tmp_path: Path) -> None:
-    write_prepared(data, tmp_path / "out")
-    (tmp_path / "out" / "test.parquet").write_bytes(b"no")
-    with pytest.raises(DataError, match=r"test\.parquet: missing or damaged"):
-        read_prepared(tmp_path / "out")
-    (tmp_path / "out" / "test.parquet").unlink()
-    with pytest.raises(DataError, match=r"test\.parquet: missing or damaged"):
-        read_prepared(tmp_path / "out")
-    protocol = tmp_path / "out" / "protocol.json"
-    protocol.write_text(json.dumps({"format_version": 99}))
-    with pytest.raises(DataError, match="format version 99, this prefrec reads 1 to 3; prepare the data again"):
-        read_prepared(tmp_path / "out")
-    protocol.write_text("{")
-    with pytest.raises(DataError, match=r"protocol\.json: not valid JSON"):
-        read_prepared(tmp_path / "out")
 
 
 def test_the_digest_changes_with_the_rows(tmp_path: Path, data: PreparedData) -> None:

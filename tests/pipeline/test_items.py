@@ -151,24 +151,6 @@ def test_interrupted_alignment_ends_with_the_same_weights(
     assert _equal(whole, align(tmp_path / "stopped"))
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"lora": {"r": 4}}, "needs `lora: null`"),
-        ({"model.objective": "tokens"}, "needs `model.objective: catalogue`"),
-        ({"evaluate.zero_shot": True}, "has no zero-shot model"),
-        ({"evaluate.generate_rows": 3}, "generates no text"),
-    ],
-)
-def test_recipes_that_cannot_be(items_recipe, changes, told):
-    raw = items_recipe.model_dump(mode="json")
-    for place, value in changes.items():
-        above, _, field = place.rpartition(".")
-        (raw[above] if above else raw)[field] = value
-    with pytest.raises(ValueError, match=told):
-        Recipe.model_validate(raw)
-
-
 def test_settings_of_items_decide_where_items_are_answers(recipe, items_recipe):
     one, other = (
         m.model_copy(update={"items": m.items.model_copy(update={"dropout": 0.7})})

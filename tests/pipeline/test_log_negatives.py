@@ -6,11 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import DataError
 from prefrec.pipeline.entry import Ingredients
 from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows
 from prefrec.pipeline.recipe import AlignSection, Recipe
-from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import rows_to_choose_from, train_align, training_rows, validation_rows
 from tiny_run import RATED
@@ -89,35 +88,6 @@ def test_data_that_tell_of_none_are_refused_before_training(recipe, data, tmp_pa
         with pytest.raises(DataError, match=message):
             run_recipe(wrong, tmp_path / "run")
         assert not (tmp_path / "run" / "sft").exists()
-
-
-def test_no_rows_are_refused(rated_recipe, rated):
-    raw = rated_recipe.model_dump(mode="json")
-    none = Recipe.model_validate(raw | {"align": [raw["align"][0] | {"liked": 9.0}]})
-    with pytest.raises(ConfigError, match=r"align\.s-dpo\.rows: the training data has no rows"):
-        check_rows(none, rated)
-    section = AlignSection(**RATED | {"eval_rows": 5, "liked": 9.0})
-    with pytest.raises(DataError, match=r"align\.s-dpo\.eval_rows: no validation user has an item to choose"):
-        log_validation_rows(rated, section, 0)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"disliked": 5.0}, "disliked: 5 is not below liked"),
-        ({"rated_by": "quantile"}, "with rated_by quantile they are shares between 0 and 1"),
-        ({"sampled_negatives": 3}, "sampled_negatives: 3 of 3 negatives leave none from the log"),
-        ({"negatives_from": "uniform", "sampled_negatives": 1}, "only for negatives_from rated or impressions"),
-        ({"margin": 1.0}, "loss softmax_dpo_loss has no margin: leave it out"),
-        ({"loss": "recpo", "sft_weight": 1.0}, "loss recpo_loss has no sft_weight"),
-        ({"loss": "softmax_logq"}, "softmax_logq needs negatives of known probability"),
-        ({"negatives": "policy"}, "policy chooses from other lists than rated; use uniform"),
-        ({"negatives": "policy", "negatives_from": "uniform", "negatives_pool": 3}, "negatives_pool: raise it above"),
-    ],
-)
-def test_settings_that_do_not_fit(fields, message):
-    with pytest.raises(ValueError, match=message):
-        AlignSection(**RATED | fields)
 
 
 def test_scores_of_answers_are_the_users_ratings(rated):

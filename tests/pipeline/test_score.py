@@ -9,7 +9,6 @@ import pytest
 
 from baselines import UNDATED_BASELINES
 from prefrec import files
-from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline import score
 from prefrec.pipeline.entry import Ingredients, adapter_key, lm_entry, model_key
 from prefrec.pipeline.evaluate import evaluate_rankers
@@ -86,16 +85,6 @@ def test_texts_are_asked_of_rows_spread_over_the_users(evaluate, entries, data):
     texts = scores.predictions.filter(pl.col("generated").is_not_null())
     assert texts["user_id"].n_unique() == len(texts) == scores.generation.n == 4
     assert texts["row"].to_list() != [0, 1, 2, 3]
-
-
-def test_without_generated_rows_there_is_no_generation(evaluate, entries):
-    assert evaluate(entries, generate_rows=0).generation is None
-    assert evaluate([], generate_rows=4).generation is None
-
-
-def test_more_generated_rows_than_rows(evaluate, entries):
-    for asked in (50, None):
-        assert evaluate(entries[:1], rows=3, generate_rows=asked).generation.n == 3
 
 
 def test_known_predictions_are_not_made_again(evaluate, entries, asked):
@@ -237,20 +226,3 @@ def test_paired_differences_are_differences(evaluate, entries):
     means = [evaluation.metrics[name]["mrr"].mean for name in ("sft", "zero-shot")]
     assert difference.mean == pytest.approx(np.subtract(*means))
     assert difference.low <= difference.mean <= difference.high
-
-
-def test_rankers_of_one_name_are_refused(evaluate, entries):
-    for name in ("sft", "popularity"):
-        with pytest.raises(ConfigError, match=f"each ranker needs its own name, got .*{name}"):
-            evaluate([*entries, replace(entries[0], name=name)])
-
-
-def test_a_missing_adapter_is_named(evaluate, data, recipe, tmp_path):
-    with pytest.raises(ModelError, match=f"no adapter in {tmp_path}/none"):
-        evaluate([lm_entry("gone", tmp_path / "none", data, recipe.model)])
-
-
-def test_a_split_without_rows(evaluate, entries, data):
-    empty = type(data)(data.catalogue, data.train, [], data.test, data.train_interactions, data.protocol)
-    with pytest.raises(DataError, match="the data has no validation rows"):
-        evaluate(entries, on=empty, split="validation")

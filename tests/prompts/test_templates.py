@@ -88,32 +88,9 @@ def test_a_users_file_is_read(tmp_path):
     assert load_template(str(path)).render(["A"], ["B", "C"]) == "Seen:\nA\nOne of: B, C\nNext:"
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("Recommend {{ history }}", "mine: no candidates in it"),
-        ("Recommend something", "mine: no history and no candidates"),
-        ("{{ history }} {{ candidates }} {{ mood }}", "unknown placeholder 'mood'"),
-        ("   \n", "mine: the file is empty"),
-        ('{"historyList": "a", "candidates": "history"}', "mine: no history and no candidates in it"),
-        ("{{ history }}\n{% for x in %}{{ candidates }}", "mine, line 2"),
-    ],
-)
-def test_what_is_no_template_is_refused_by_name(source, message):
-    with pytest.raises(TemplateError, match=message):
-        PromptTemplate("mine", source)
-
-
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(TemplateError, match="movies/1"):
         load_template("nonsense")
-
-
-def test_wrong_encoding_is_named(tmp_path):
-    path = tmp_path / "latin.jinja2"
-    path.write_bytes("é {{ history }} {{ candidates }}".encode("latin-1"))
-    with pytest.raises(TemplateError, match="not UTF-8"):
-        load_template(str(path))
 
 
 def test_a_template_cannot_reach_into_python():

@@ -117,21 +117,6 @@ def test_within_the_catalogue_answers_equal_the_slow_twin(run):
     np.testing.assert_allclose([r.score for r in best], [want[r.title] for r in best], rtol=1e-4)
 
 
-def test_rankers_differ(engine):
-    answers = [
-        _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=r)))
-        for r in engine.models
-    ]
-    assert engine.models == ["s-dpo", "dpo", "sft", "zero-shot"]
-    assert engine.rankers == [*engine.models, *SERVED_BASELINES]
-    assert len({a.ranking[0].score for a in answers}) == 4
-
-
-def test_the_default_is_the_last_stage(engine):
-    asked = engine.rank(RankRequest(history=[], candidates=CANDIDATES))
-    assert _ask(engine, asked).ranker == "s-dpo"
-
-
 def test_explain_equals_leaving_each_item_out(engine, run):
     request = ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="lost days", ranker="dpo")
     answer = _ask(engine, engine.explain(request))
@@ -174,16 +159,6 @@ def test_many_clients_at_once_get_what_each_gets_alone(run):
     engine.close()
     assert sum(p.jobs for p in told) == 24
     assert max(p.jobs for p in told) > 1
-
-
-def test_one_at_a_time(run):
-    told = []
-    engine = open_engine(run, ["sft"], max_batch=1, on_pass=told.append)
-    asked = [engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES)) for _ in range(8)]
-    for future in [engine.submit(a, timeout=60) for a in asked]:
-        future.result(timeout=60)
-    engine.close()
-    assert {p.jobs for p in told} == {1}
 
 
 def test_the_model_goes_to_the_device_of_this_process(run, monkeypatch):
@@ -238,12 +213,6 @@ def test_recommend_equals_the_slow_twin(engine, run, ranker):
     assert not answer.history_shortened
 
 
-def test_nothing_is_left_to_recommend(engine):
-    answer = _ask(engine, engine.recommend(RecommendRequest(history=HOSTILE, k=5)))
-    assert answer.ranking == []
-    assert answer.history_shortened
-
-
 @pytest.mark.parametrize("length", [4, 48])
 def test_explain_equals_leave_one_out_of_the_command_line(engine, run, length):
     """A history that does not fit too: items that the prompt has no room for are not in the answer."""
@@ -278,15 +247,6 @@ def test_explain_refuses_a_target_that_is_no_candidate(engine):
         engine.explain(ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="Red Emma"))
 
 
-def test_examples_are_rows_of_the_test_split(engine, run):
-    example, again = engine.example(1), engine.example(1 + len(run.data.test))
-    assert again == example
-    row = run.data.test[1]
-    assert [i.item_id for i in example.candidates] == list(row.candidates)
-    assert example.target.title == run.data.catalogue.titles[row.target]
-    assert (example.row, example.rows) == (1, 40)
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=12), st.integers(20, 400))
 def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
@@ -308,13 +268,6 @@ def test_histories_of_item_tokens_share_a_pass_and_titles_do_not(run, monkeypatc
     assert scorer.catalogue_tokens > 128
     monkeypatch.setattr(type(scorer.catalogue), "has_items", True)
     assert scorer.catalogue_tokens == 128
-
-
-def test_a_pass_on_a_cpu_is_small_unless_asked(engine, run):
-    assert engine.batcher.room == engine._scorer.lm.max_tokens_per_pass == 2048
-    other = open_engine(run, ["sft"], max_tokens=100)
-    other.close()
-    assert other.batcher.room == other._scorer.lm.max_tokens_per_pass == 100
 
 
 def test_a_model_that_cannot_branch_is_scored_row_by_row():

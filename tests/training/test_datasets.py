@@ -6,7 +6,7 @@ import pytest
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
-from prefrec.training import ChoiceDataset, PreferenceDataset, encode_examples
+from prefrec.training import PreferenceDataset, encode_examples
 from prefrec.training.datasets import encode_completions, encode_preferences
 
 SETS = [ChoiceSet((1, 2), tuple((10 + i,) for i in range(9))) for _ in range(6)]
@@ -96,17 +96,6 @@ def test_text_of_a_message_never_becomes_a_special_token(encoder, bpe_tokenizer)
 def test_bad_preference_rows_are_named(encoder, row, message):
     with pytest.raises(DataError, match=message):
         encode_preferences([row], encoder)
-
-
-def test_bad_completion_rows_are_named(encoder):
-    with pytest.raises(DataError, match="row 1: `completion`"):
-        encode_completions([{"prompt": "p", "completion": "a"}, {"prompt": "p"}], encoder)
-
-
-@pytest.mark.parametrize("kind", [ChoiceDataset, PreferenceDataset])
-def test_no_rows_is_an_error(kind):
-    with pytest.raises(DataError, match="no rows"):
-        kind([])
 
 
 def test_more_negatives_than_there_are_is_an_error():

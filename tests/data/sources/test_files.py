@@ -168,24 +168,6 @@ def test_recbole_files(tmp_path: Path) -> None:
     assert source.interactions.rows() == [("1", "7", 5, 3.0)]
 
 
-def test_empty_log(shop: Shop) -> None:
-    paths = shop()
-    paths["interactions"].write_text("user_id,item_id,timestamp\n")
-    with pytest.raises(DataError, match=r"log\.csv: the log is empty"):
-        files(**paths)
-
-
-def test_unknown_column(shop: Shop) -> None:
-    with pytest.raises(DataError, match=r"no column 'customer'.*there are 'user_id', 'item_id'.*--columns.user"):
-        files(**shop(), user="customer")
-    with pytest.raises(
-        DataError, match=r"items\.csv: no column 'titel' for title; .*Did you mean 'title'\?.*--columns.title"
-    ):
-        files(**shop(), title="titel")
-    with pytest.raises(DataError, match="no column 'stars' for rating"):
-        files(**shop(), rating="stars")
-
-
 def test_the_order_of_the_lines_in_place_of_times(tmp_path: Path) -> None:
     log, items = tmp_path / "log.csv", tmp_path / "items.csv"
     log.write_text("user_id,item_id\n" + "".join(f"v,1{i}\nu,{i}\n" for i in (5, 2, 9, 1, 7, 3)))
@@ -270,17 +252,6 @@ def test_empty_and_conflicting_titles(shop: Shop) -> None:
         files(**paths)
 
 
-def test_ids_written_in_two_ways(shop: Shop) -> None:
-    paths = shop()
-    paths["items"].write_text(paths["items"].read_text().replace(",Thing", ".0,Thing"))
-    message = (
-        r"log\.csv: none of the log's 40 items \(such as 'i0'\) is one of the catalogue's 40 .*\(such as 'i0\.0'\)"
-    )
-    for how in ("error", "drop"):
-        with pytest.raises(DataError, match=message):
-            files(**paths, missing_titles=how)
-
-
 def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n1,7, 5,\n1,8,6, 4\n1,9,7,NaN\n")
     (tmp_path / "items.csv").write_text("item_id,title\n7,Hope\n8,Air\n9,Heat\n")
@@ -297,26 +268,6 @@ def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
     assert bare.interactions.columns == ["user_id", "item_id", "timestamp"]
 
 
-def test_errors_name_the_columns_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "items.csv").write_text("sku,name\n7,Hope\n")
-    names = {"user": "customer", "item": "sku", "timestamp": "ordered_at", "rating": "stars", "title": "name"}
-    for row, message in (
-        (",7,5,1", "line 2: customer is empty"),
-        ("1,,5,1", "line 2: sku is empty"),
-        ("1,7,soon,1", "line 2, column ordered_at: 'soon' is not seconds"),
-        ("1,7,5,x", "line 2, column stars: 'x' is not a number"),
-    ):
-        (tmp_path / "log.csv").write_text(f"customer,sku,ordered_at,stars\n{row}\n")
-        with pytest.raises(DataError, match=message):
-            files(tmp_path / "log.csv", tmp_path / "items.csv", **names)
-    (tmp_path / "log.csv").write_text("customer,sku,ordered_at,stars\n1,7,5,1\n")
-    (tmp_path / "items.csv").write_text("sku,name\n,Hope\n")
-    with pytest.raises(DataError, match=r"items\.csv, line 2: sku is empty"):
-        files(tmp_path / "log.csv", tmp_path / "items.csv", **names)
-    with pytest.raises(DataError, match=r"--columns.user \(`columns\.user` in a recipe\)"):
-        files(tmp_path / "log.csv", tmp_path / "items.csv")
-
-
 def test_duplicate_titles(shop: Shop) -> None:
     paths = shop()
     text = paths["items"].read_text().replace("Thing 5\n", "thing 3\n")
@@ -327,15 +278,6 @@ def test_duplicate_titles(shop: Shop) -> None:
     assert len(merged.catalogue) == 39
     assert "i5" not in merged.interactions["item_id"].to_list()
     assert files(**paths, duplicate_titles="number").catalogue.titles["i5"] == "Thing 3 (2)"
-
-
-def test_nan_timestamps(shop: Shop) -> None:
-    paths = shop()
-    text = paths["interactions"].read_text().splitlines()
-    text[4] = "u0,i15,NaN"
-    paths["interactions"].write_text("\n".join(text))
-    with pytest.raises(DataError, match=r"log\.csv, line 5, column timestamp: 'NaN' is not seconds"):
-        files(**paths)
 
 
 def test_wrong_encoding(shop: Shop) -> None:

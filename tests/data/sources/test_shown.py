@@ -115,8 +115,3 @@ def test_merged_titles_are_merged_among_impressions(shop: Shop) -> None:
     source = files(**paths, impressions="shown", duplicate_titles="merge")
     shown = {(i, *sorted(s)) for i, s in source.interactions.select("item_id", "impressions").iter_rows()}
     assert {("i3", "i4"), ("i4", "i3"), ("i1", "i3", "i4")} <= shown
-
-
-def test_a_column_that_is_not_there(shop: Shop) -> None:
-    with pytest.raises(DataError, match=r"no column 'shown' for impressions.*--columns.impressions"):
-        files(**shop(), impressions="shown")

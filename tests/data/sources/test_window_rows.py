@@ -75,31 +75,6 @@ def test_rows_come_by_time_and_equal_times_in_the_order_of_the_file(tmp_path: Pa
     assert not in_file.timed
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "user_id,item_ids,timestamp\nu,1 2,5\nu,[1 2,6\n",
-            r"rows\.csv, line 3, column item_ids: '\[1 2' is not a list",
-        ),
-        ("user_id,item_ids,timestamp\nu,,5\n", "line 2, column item_ids: None is not a list of item ids"),
-        ('user_id,item_ids,timestamp\nu,"[1, null]",5\n', r"line 2, column item_ids: '\[1, null\]' is not a list"),
-        ("user_id,item_ids,timestamp\n,1 2,5\n", "line 2: user_id is empty"),
-        ("user_id,item_ids,timestamp\nu,1 2,soon\n", "line 2, column timestamp: 'soon' is not seconds"),
-        ("user_id,item_ids,timestamp\n", r"rows\.csv: no rows"),
-        (
-            "user_id,items,timestamp\nu,1 2,5\n",
-            r"no column 'item_ids' .* Did you mean 'items'\?.*--columns.item-list",
-        ),
-        ("user_id,history,target,timestamp\nu,1 2,,5\n", "line 2: target is empty"),
-    ],
-)
-def test_bad_rows(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "rows.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_rows(tmp_path / "rows.csv", ColumnNames())
-
-
 def test_lines_of_json_are_counted_from_the_first(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"user_id": 1, "item_ids": [1, 2]}\n{"user_id": 1, "item_ids": [3]}\n{"user_id": 1}\n')
@@ -157,14 +132,6 @@ def test_what_users_take_again_contradicts_nothing(items: list[str], width: int)
 )
 def test_additions(sequence: str, window: str, added: str | None) -> None:
     assert addition([*sequence], [*window]) == (None if added is None else [*added])
-
-
-def test_a_contradiction_names_the_user() -> None:
-    rows = [row("u", "a", "b", "c"), row("v", "b", "a"), row("v", "c", "a", "x")]
-    with pytest.raises(
-        DataError, match=r"train\.csv: the rows of user 'v' contradict each other: \[c, a, x\] does not"
-    ):
-        merge_rows(rows, HERE)
 
 
 def test_windows_that_may_be_asked_about() -> None:

@@ -166,12 +166,6 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
     assert ("u2", "24") not in pairs(cut)
 
 
-def test_rows_of_one_time_cannot_be_cut(tmp_path: Path) -> None:
-    folder = small(tmp_path, "u,1 2 3,10\nv,2 3 4,10\n", "u,2 3 5,20\n")
-    with pytest.raises(DataError, match=r"train\.csv: there are no validation rows, and all rows have the same time"):
-        prepared(folder, validation_share=0.5)
-
-
 def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no train rows; expected a file such as train\.csv.*--row-files train=FILE"):
         find_window_files(tmp_path, {})
@@ -195,45 +189,6 @@ def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
     named = {"test": tmp_path / "new_test.csv"}
     assert find_window_files(tmp_path, named, titles)[0] == files | named
     assert find_window_files(None, files, titles) == (files, titles)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[1, 2]", "expected one JSON object of id → title"),
-        ('{"1": 5}', "expected one JSON object of id → title"),
-        ('{"1": "a"', r"expected one JSON object of id → title.*line 1 column 9\)"),
-        ("{}", "the catalogue has no items"),
-        ('{"99": "a"}', "none of the log's .* items .* is one of the catalogue's 1 with a title"),
-    ],
-)
-def test_titles_damaged(tmp_path: Path, text: str, message: str) -> None:
-    (write_rows(tmp_path, draw_log(0)) / "id2name4Rec.json").write_text(text)
-    with pytest.raises(DataError, match=rf"id2name4Rec\.json.*{message}"):
-        prepared(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "path: source windows needs a folder, or items and row_files of train and test"),
-        ({"path": "x", "user_core": 5}, "user_core, item_core: the windows of windows are given"),
-        ({"path": "x", "row_files": {"dev": "x"}}, "row_files"),
-        (
-            {"path": "x", "source": "goodreads", "validation_share": 0.1},
-            "validation_share: source goodreads",
-        ),
-    ],
-)
-def test_configurations_that_do_not_fit(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PrepareConfig(**{"source": "windows"} | options)
-
-
-def test_longer_histories_than_there_are(tmp_path: Path) -> None:
-    rows = write_rows(tmp_path, draw_log(0))
-    with pytest.raises(DataError, match=r"no window has min_history=11 titles \(longest: 4\)"):
-        prepared(rows, history_length=11, min_history=11)
 
 
 def test_command_and_recipe(tmp_path: Path) -> None:

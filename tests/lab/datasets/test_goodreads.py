@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefrec.data import PrepareConfig, prepare
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import DataError
 from read_sources import goodreads, goodreads_windows, read
 
 DATE = "Wed Jan 10 10:24:35 -0800 2018"
@@ -52,20 +52,6 @@ def test_unread_books_can_stay(tmp_path: Path) -> None:
         goodreads(*paths)
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        (shelf("u", "9"), "1 items of the log have no title .*--missing-titles drop"),
-        (shelf("u", "1") | {"rating": "five"}, "line 2, column rating: 'five' is not a number"),
-        (shelf("u", "1", date="yesterday"), "line 2, column date_added: 'yesterday' is not like 'Wed Jan"),
-        ({"user_id": "u", "book_id": "1"}, "line 2, column date_added: None is not like"),
-    ],
-)
-def test_bad_rows(tmp_path: Path, row: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        goodreads(*write(tmp_path, [shelf("u", "1"), row], BOOKS))
-
-
 def test_missing_titles_can_be_dropped(tmp_path: Path) -> None:
     paths = write(tmp_path, [shelf("u", "9"), shelf("u", "1")], BOOKS)
     source = goodreads(*paths, missing_titles="drop")
@@ -82,30 +68,6 @@ def test_a_title_that_nobody_sees_is_none(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"windows_train\.jsonl, line 1: expected history"):
         goodreads_windows(tmp_path)
-
-
-def test_truncated_download(tmp_path: Path) -> None:
-    log, books = write(tmp_path, [shelf("u", "1")] * 50, BOOKS)
-    log.write_bytes(log.read_bytes()[:-20])
-    with pytest.raises(DataError, match="truncated or damaged"):
-        goodreads(log, books)
-
-
-def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected one goodreads_interactions_<genre>.json.gz, found none"):
-        read("goodreads", path=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "path: source goodreads needs a folder, or interactions and items"),
-        ({"path": "x", "items": "y"}, "interactions, items: name both, or neither beside path"),
-    ],
-)
-def test_settings_name_a_folder_or_both_files(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{message}"):
-        read("goodreads", **settings)
 
 
 def window_folder(tmp_path: Path, groups: int = 20) -> Path:
@@ -146,12 +108,6 @@ def test_windows_of_the_length_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no window has min_history=3 titles \(longest: 2\); lower --min-history"):
         histories()
     assert set(histories(min_history=2, history_length=20)) == {2}
-
-
-def test_windows_damaged(tmp_path: Path) -> None:
-    (window_folder(tmp_path) / "windows_train.jsonl").write_text('{"history": ["a", ""], "target": "b", "group": 1}')
-    with pytest.raises(DataError, match=r"windows_train\.jsonl, line 1: expected history"):
-        goodreads_windows(tmp_path)
 
 
 @pytest.mark.shared_data

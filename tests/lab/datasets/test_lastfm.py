@@ -9,9 +9,8 @@ import pytest
 
 from prefrec.data import PrepareConfig, prepare
 from prefrec.data.readers import read_table
-from prefrec.errors import ConfigError, DataError
 from prefrec_lab.datasets.published import read_published, to_published
-from read_sources import lastfm_hetrec, lastfm_published, read
+from read_sources import lastfm_hetrec, lastfm_published
 
 
 def hetrec_folder(tmp_path: Path) -> Path:
@@ -55,17 +54,6 @@ def test_hetrec_artists_that_were_listened_to_are_touched(tmp_path: Path) -> Non
     assert before.touched is not None
     assert set(source.touched.rows()) - set(before.touched.rows()) == {("1", "14")}
     assert len(source.notes) == len(before.notes) - 1
-
-
-def test_hetrec_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"artists\.dat: no such file"):
-        lastfm_hetrec(tmp_path)
-
-
-def test_a_folder_is_needed() -> None:
-    for source in ("lastfm-hetrec", "lastfm-published"):
-        with pytest.raises(ConfigError, match=f"path: source {source} needs it"):
-            read(source)
 
 
 @pytest.mark.shared_data
@@ -115,20 +103,6 @@ def test_published_form_takes_artist_numbers_from_hetrec(tmp_path: Path) -> None
     )
     numbers = dict(prepare(config).catalogue.frame.select("item_id", "artist_id").iter_rows())
     assert numbers == {"0": 90, "1": 89, "2": 88, "3": 87, "4": 86, "5": None}
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("sequences.tsv", "session\tsplit\titems\n0\ttrain\t0 9\n", "session 0 has item '9', absent in id2name.txt"),
-        ("sequences.tsv", "session\tsplit\titems\n0\tdev\t0 1\n", r"line 2: split is 'dev'; expected train"),
-        ("id2name.txt", "0::Air\n1 Moby\n", r"id2name\.txt, line 2: expected id::name, found '1 Moby'"),
-    ],
-)
-def test_published_form_damaged(tmp_path: Path, file: str, text: str, message: str) -> None:
-    (published_folder(tmp_path) / file).write_text(text)
-    with pytest.raises(DataError, match=message):
-        lastfm_published(tmp_path)
 
 
 @pytest.mark.shared_data

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import DataError
 from prefrec_lab.datasets.published import read_published, to_published, write_published, write_sequences
 
 SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
@@ -46,15 +45,6 @@ def test_without_a_catalogue_the_titles_make_one(tmp_path: Path) -> None:
     made, back = read_published(tmp_path / "test.json")
     assert made.titles == {"0": "Air", "1": "Moby", "2": "Björk: Live", "3": "Hope"}
     assert to_published(back, made) == to_published(EXAMPLES, AIR)
-
-
-def test_titles_are_read_without_characters_that_act_on_a_terminal(tmp_path: Path) -> None:
-    hope = "Ho\u202epe"
-    row = {"historyList": "A\x1b[2Jir::Moby", "itemList": [hope, "Björk: Live"], "trueSelection": hope}
-    (tmp_path / "test.json").write_text(json.dumps([row]))
-    made, _ = read_published(tmp_path / "test.json")
-    assert list(made.titles.values()) == ["A[2Jir", "Moby", "Hope", "Björk: Live"]
-    assert read_published(tmp_path / "test.json", catalogue("A[2Jir", "Moby", "Hope", "Björk: Live"))[1]
 
 
 def test_a_folder_of_published_files_is_a_source(tmp_path: Path) -> None:
@@ -141,16 +131,6 @@ def test_the_sessions_of_lastfm_are_recovered(tmp_path: Path) -> None:
     assert found == given
 
 
-def test_a_folder_without_published_files_or_with_two_for_a_part_is_refused(tmp_path: Path) -> None:
-    config = PrepareConfig(source="published-json", path=tmp_path)
-    with pytest.raises(DataError, match=r"no published JSON; expected files such as train\.json"):
-        prepare(config)
-    for name in ("a-val.json", "b-valid.json"):
-        write_published(EXAMPLES, AIR, tmp_path / name)
-    with pytest.raises(DataError, match=r"a-val\.json and b-valid\.json both look like the validation rows"):
-        prepare(config)
-
-
 def test_the_number_of_rows_can_be_limited(tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         write_published(EXAMPLES * 5, AIR, tmp_path / f"{part}.json")
@@ -163,58 +143,3 @@ def test_the_number_of_rows_can_be_limited(tmp_path: Path) -> None:
     ]
     assert set(few.test) <= set(whole.test)
     assert few.train_interactions.equals(whole.train_interactions)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("candidates.size", 5),
-        ("candidates.kind", "popularity"),
-        ("history_length", 1),
-        ("history_length", 20),
-        ("min_history", 2),
-        ("min_rating", 3),
-    ],
-)
-def test_options_that_ask_for_other_rows_are_refused(tmp_path: Path, option: str, value: Any) -> None:
-    field, _, inner = option.partition(".")
-    config = PrepareConfig(source="published-json", path=tmp_path, **{field: {inner: value} if inner else value})
-    with pytest.raises(ConfigError, match=rf"{field}: source published-json takes the rows as they are"):
-        prepare(config)
-
-
-def test_json_lines_read_too(tmp_path: Path) -> None:
-    path = tmp_path / "test.jsonl"
-    path.write_text("\n".join(json.dumps(r) for r in to_published(EXAMPLES, AIR)))
-    assert len(read_published(path, AIR)[1]) == 2
-
-
-def test_a_title_with_the_separator_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"title 'A::B' contains '::'.*rename it"):
-        write_published([RankingExample("u", ("i0",), ("i1",), "i1")], catalogue("A::B", "C"), tmp_path / "x.json")
-    assert not list(tmp_path.iterdir())
-
-
-def test_ambiguous_titles_are_refused() -> None:
-    with pytest.raises(DataError, match=r"items 'i0' and 'i1' are both called 'Air'.*--duplicate-titles merge"):
-        to_published([], catalogue("Air", "Air"))
-
-
-ROW = {"historyList": "Air", "itemList": ["Moby", "Hope"], "trueSelection": "Hope"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[", "truncated or damaged, or not valid JSON"),
-        ("[]", "no rows"),
-        ("[1]", "truncated or damaged, or not valid JSON"),
-        (json.dumps([ROW, {"prompt": "x"}]), "row 1: expected historyList"),
-        (json.dumps([ROW | {"trueSelection": "Air"}]), "row 0: trueSelection 'Air' is 0× in itemList, expected once"),
-        (json.dumps([ROW | {"historyList": "Queen"}]), "row 0: title 'Queen' is not in the catalogue of 4 items"),
-    ],
-)
-def test_bad_files(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "x.json").write_text(content)
-    with pytest.raises(DataError, match=message):
-        read_published(tmp_path / "x.json", AIR)
