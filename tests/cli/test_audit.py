@@ -1,6 +1,5 @@
 """`prefrec audit` on a folder: table, JSON, exit codes."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -56,14 +55,6 @@ def test_strict_fails_where_there_is_nothing_to_learn_from(app, tmp_path):
     result = CliRunner().invoke(app, [str(tmp_path), "--strict"], env={"COLUMNS": "300"})
     assert result.exit_code == 1
     assert "Audit: incomplete for 40 candidate sets. Skipped: target position" in result.output
-
-
-def test_json_of_another_split(app, tmp_path):
-    write_prepared(_data(), tmp_path)
-    args = [str(tmp_path), "--json", "--split", "validation", "--learn-from", "test"]
-    value = json.loads(CliRunner().invoke(app, args).stdout)
-    assert value["leaks"] == ["target position", "position lookup"]
-    assert value["rows"][0]["hr"]["n"] == 20
 
 
 def test_clean_lists_pass_strict(app, tmp_path):

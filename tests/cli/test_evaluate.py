@@ -1,25 +1,12 @@
 """`prefrec evaluate`: lists, and every title that was not seen."""
 
 import json
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from baselines import UNDATED_BASELINES
 from command import succeed
-from prefrec.data import read_prepared
-from prefrec.pipeline.entry import lm_ranker
-from prefrec.pipeline.recipe import ModelSection
-from prefrec.rankers import CatalogueRanker
 
 ROWS = 5
-
-
-@pytest.fixture
-def lm(place):
-    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400, templates=["1"])
-    return lm_ranker("s-dpo", place.s_dpo / "adapter", read_prepared(place.data), asked)
 
 
 @pytest.fixture
@@ -35,23 +22,6 @@ def evaluate(place, tmp_path):
     return run
 
 
-def questions(data):
-    """(row, ids of the items that its user has not seen) of the first test rows."""
-    for e in data.test[:ROWS]:
-        taken = data.train_interactions.filter(data.train_interactions["user_id"] == e.user_id)["item_id"].to_list()
-        assert len(taken) > len(e.history)
-        yield e, [i for i in data.catalogue.ids if i == e.target or i not in {*taken, *e.history}]
-
-
-def reached(ranks: list[int]) -> dict[str, float]:
-    gains = [1 / np.log2(rank + 1) if rank <= 10 else 0.0 for rank in ranks]
-    return {"hr@10": float(np.mean([rank <= 10 for rank in ranks])), "ndcg@10": float(np.mean(gains))}
-
-
-def means(found: dict, name: str) -> dict[str, float]:
-    return {m: found["metrics"][name][m]["mean"] for m in ("hr@10", "ndcg@10")}
-
-
 def test_adapters_and_their_base_are_asked_as_in_training(place, tmp_path):
     """Lists, the bare base included: no option names the model."""
 
@@ -61,19 +31,6 @@ def test_adapters_and_their_base_are_asked_as_in_training(place, tmp_path):
         return {name: found[name] for name in ("zero-shot", "s-dpo")}
 
     assert metrics() == metrics(*place.asked)
-
-
-def test_all_titles_are_scored(place, evaluate, lm):
-    data = read_prepared(place.data)
-    found = evaluate()
-    ranks = []
-    for e, items in questions(data):
-        (scores,) = CatalogueRanker(lm).score([replace(e, candidates=tuple(items))])
-        ranks.append(1 + sum(s > scores[items.index(e.target)] for s in scores.tolist()))
-    assert list(found["metrics"]) == [*UNDATED_BASELINES[1:], "s-dpo"]
-    assert (found["n"], found["verdict"][:12]) == (ROWS, "Not audited:")
-    assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {("s-dpo", found["best_reference"])}
-    assert means(found, "s-dpo") == pytest.approx(reached(ranks), abs=1e-9)
 
 
 def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):

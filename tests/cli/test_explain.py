@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from command import prefrec, succeed
+from command import succeed
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers.explain import leave_one_out
 from tiny_run import write_recipe
@@ -48,39 +48,3 @@ def test_a_user_a_model_and_a_title_of_ones_own(run):
     answer = json.loads(succeed("explain", run, *asked, "--json"))
     assert (answer["ranker"], answer["row"], answer["title"], answer["rank"]) == ("sft", 5, title, None)
     assert len(answer["history"]) == len(example.history)
-
-
-def test_people_get_a_table(run):
-    opened = open_run(run)
-    example = opened.data.test[0]
-    out = succeed("explain", run, "--user", example.user_id)
-    titles = opened.data.catalogue.titles
-    assert f"s-dpo on test row 0 (user {example.user_id}): {titles[example.target]}, rank " in out
-    for item in example.history:
-        assert titles[item] in out
-    assert "log-probability of the title with the item − without it, oldest item first" in out
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ((), "error: give either --user or --row"),
-        (("--user", "u01", "--row", 0), "error: give either --user or --row"),
-        (("--user", "nobody"), "error: user 'nobody' has no test example in"),
-        (("--row", 40), "error: row 40: the test split of"),
-        (("--row", 0, "--split", "all"), "error: unknown split 'all'"),
-        (("--row", 0, "--ranker", "dpo"), "no trained model 'dpo'; there are sft, s-dpo"),
-        (("--row", 0, "--target", "Red Alein"), "error: no item with title or id 'Red Alein'"),
-    ],
-)
-def test_refused(run, options, message):
-    done = prefrec("explain", run, *options)
-    assert (done.code, done.out) == (1, "")
-    assert message in done.err
-    assert "Traceback" not in done.err
-
-
-def test_no_run_no_answer(tmp_path):
-    done = prefrec("explain", tmp_path / "none", "--row", 0)
-    assert done.code == 1
-    assert "no such folder" in done.err

@@ -107,12 +107,6 @@ def test_version():
     assert succeed("--version") == f"prefrec {package.__version__}\n"
 
 
-def test_nothing_asked_shows_the_help():
-    done = prefrec()
-    assert done.code == 2
-    assert "Usage: prefrec" in done.out + done.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -154,19 +148,6 @@ def test_what_we_did_not_foresee_is_not_hidden(monkeypatch, tmp_path):
     monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", bug)
     with pytest.raises(ZeroDivisionError):
         prefrec("run", tmp_path / "r.yaml")
-
-
-def test_markup_in_a_message_is_shown_as_it_is(tmp_path):
-    done = prefrec("run", tmp_path / "[red]none.yaml")
-    assert "[red]none.yaml: No such file" in done.err
-
-
-def test_files_that_cannot_be_written_are_an_error(place, tmp_path):
-    (tmp_path / "file").write_text("x")
-    done = prefrec("run", _recipe(place, tmp_path), "--out", tmp_path / "file" / "run", "--until", "prepare")
-    assert done.code == 1
-    assert "error: " in done.err
-    assert "Not a directory" in done.err
 
 
 def test_stopped_by_hand(place, tmp_path, monkeypatch):

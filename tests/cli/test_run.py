@@ -12,8 +12,6 @@ from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
 from tiny_run import write_recipe
 
-SIX_ITEMS = "user_id,item_id,timestamp\n" + "".join(f"u,i{n},{n}\n" for n in range(6))
-
 
 @pytest.fixture(scope="module")
 def finished(place, tmp_path_factory):
@@ -78,45 +76,6 @@ def test_the_folder_is_named_after_the_recipe(place, tmp_path, monkeypatch):
     assert json.loads(machine) == {"run": "runs/tiny", "metrics": None}
 
 
-def test_report_is_drawn_again(finished):
-    folder, _, _ = finished
-    (folder / "report.html").unlink()
-    assert succeed("report", folder) == f"{folder}/report.html\n"
-    assert "s-dpo" in (folder / "report.html").read_text(encoding="utf-8")
-
-
-def test_report_of_no_run(tmp_path):
-    for folder in (tmp_path, tmp_path / "none"):
-        done = prefrec("report", folder)
-        assert (done.code, done.out) == (1, "")
-        assert f"error: {folder}" in done.err
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": {"name": "/nowhere/model"}}, "error: no model at '/nowhere/model': expected a local folder"),
-        (
-            {"align": [{"num_negatives": 6, "negatives_from": "list"}]},
-            "align.s-dpo.num_negatives: 6 negatives, but a list of 6 candidates has",
-        ),
-        ({"sfd": {}}, "recipe.yaml: sfd: Extra inputs are not permitted"),
-        ({"data": {"source": "files", "interactions": "gone.csv", "items": "gone.csv"}}, "gone.csv"),
-    ],
-)
-def test_run_refuses(place, tmp_path, changes, message):
-    done = prefrec("run", write_recipe(tmp_path, place.recipe, **changes), "--out", tmp_path / "run")
-    assert (done.code, done.out) == (1, "")
-    assert message in done.err
-    assert "Traceback" not in done.err
-
-
-def test_run_refuses_an_unknown_stage(place, tmp_path):
-    done = prefrec("run", write_recipe(tmp_path, place.recipe), "--out", tmp_path / "run", "--until", "training")
-    assert done.code == 1
-    assert "error: unknown stage 'training': expected one of prepare, sft, align" in done.err
-
-
 def test_single_verbs_equal_the_run(place, finished, tmp_path):
     """The same settings step by step: the same rows, and scores to rounding."""
     folder, _, _ = finished
@@ -135,66 +94,12 @@ def test_single_verbs_equal_the_run(place, finished, tmp_path):
     assert len(read_predictions(tmp_path / "out" / "predictions.parquet")) == 11 * 20
 
 
-def test_evaluate_prints_a_table(place):
-    out = succeed("evaluate", place.data, "--adapter", f"s-dpo={place.s_dpo / 'adapter'}", *place.asked, "--rows", 10)
-    assert "S-DPO" in out
-    assert "co-occurrence" in out
-    assert out.lstrip().startswith("Audit:")
-    assert out.endswith(f"Predictions: {place.data}/evaluation/predictions.parquet\n")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--adapter", "sft"), "--adapter 'sft': expected NAME=FOLDER, such as sft=runs/demo/sft/adapter"),
-        (("--adapter", "=x"), "--adapter '=x': expected NAME=FOLDER"),
-        (("--adapter", "a/b=x"), "--adapter 'a/b=x': expected NAME=FOLDER"),
-        (
-            ("--adapter", "sft=/nowhere"),
-            "no adapter in /nowhere: expected a folder",
-        ),
-        (("--adapter", "random=/nowhere"), "each ranker needs its own name"),
-        (("--adapter", "a=/x", "--adapter", "a=/y"), "each ranker needs its own name"),
-        (("--split", "train"), "--split: Input should be 'validation' or 'test' (given: 'train')"),
-        (("--rows", 0), "--rows: Input should be greater than or equal to 1 (given: '0')"),
-        (("--model.name", "/nowhere"), "no model at '/nowhere'"),
-    ],
-)
-def test_evaluate_refuses(place, tmp_path, options, message):
-    done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, *options)
-    assert (done.code, done.out) == (1, "")
-    assert f"error: {message}" in done.err
-
-
 def test_evaluate_refuses_a_llara_adapter(place, tmp_path):
     shutil.copytree(place.s_dpo / "adapter", tmp_path / "adapter")
     (tmp_path / "adapter" / "projector.safetensors").write_bytes(b"")
     done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, "--adapter", f"a={tmp_path / 'adapter'}")
     assert (done.code, done.out) == (1, "")
     assert "holds more than a language model (projector.safetensors)" in done.err
-
-
-@pytest.mark.parametrize(
-    ("log", "options", "message"),
-    [
-        ("user_id,item_id,timestamp\n", (), "log.csv"),
-        ("user_id,item,timestamp\nu,i1,1\n", (), "item_id"),
-        ("user_id,item_id,timestamp\nu,i1,NaN\n", (), "timestamp"),
-        ("user_id,item_id,timestamp\nu,i99,1\n", (), "i99"),
-        (SIX_ITEMS, (), "20 candidates cannot be drawn from 6 items"),
-        (SIX_ITEMS, ("--candidates.size", 1), "--candidates.size"),
-    ],
-    ids=["empty", "column", "nan", "no title", "few items", "one candidate"],
-)
-def test_bad_data_by_the_command_line(place, tmp_path, log, options, message):
-    """Every bad input has its own test in tests/data; these see that the command line hands messages on."""
-    (tmp_path / "log.csv").write_text(log)
-    files = ("--source", "files", "--interactions", tmp_path / "log.csv", "--items", place.shop["items"])
-    done = prefrec("prepare", tmp_path / "out", *files, *options)
-    assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("error: ")
-    assert message in done.err
-    assert not (tmp_path / "out" / "protocol.json").exists()
 
 
 def test_prepare_and_audit_are_json_for_machines(place, tmp_path):

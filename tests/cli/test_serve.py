@@ -103,14 +103,6 @@ def test_a_key_that_no_header_can_hold_is_refused_at_once(folder, key):
     assert "error: the key holds characters besides printable ASCII, such as a space or a line's end: " in done.err
 
 
-def test_an_address_that_is_taken(folder):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        done = prefrec("serve", folder, "--port", other.getsockname()[1])
-    assert (done.code, done.out) == (1, "")
-    assert "error: cannot listen at 127.0.0.1, port" in done.err
-    assert "Address already in use; choose others by --host and --port" in done.err
-
-
 def test_until_the_model_is_loaded_nobody_is_kept_waiting(folder, monkeypatch):
     """A probe is refused at once."""
     from prefrec.serving import server
@@ -135,18 +127,6 @@ def test_it_answers_to_local_names_only(server):
     assert json.loads(_get(f"{url}/healthz", Host="localhost:1")) == {"status": "ok"}
     with pytest.raises(urllib.error.HTTPError, match="421"):
         _get(f"{url}/v1/run", Host="elsewhere.example")
-
-
-def test_an_unknown_ranker(folder):
-    done = prefrec("serve", folder, "--port", 0, "--ranker", "ppo")
-    assert done.code == 1
-    assert "no trained model 'ppo'; there are zero-shot, sft, dpo, s-dpo" in done.err
-
-
-def test_a_folder_that_is_no_run(tmp_path):
-    done = prefrec("serve", tmp_path)
-    assert done.code == 1
-    assert f"error: {tmp_path} is not the folder of a run" in done.err
 
 
 def test_what_is_not_installed_is_named(folder, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from command import prefrec, succeed
+from command import prefrec
 from tiny_run import TRAINING, adapter_weights, write_recipe
 
 TRAJECTORY = json.loads((Path(__file__).parent / "loss_trajectory.json").read_text())
@@ -49,43 +49,6 @@ def test_accumulation_equals_a_large_batch(place, tmp_path):
             torch.testing.assert_close(small[name], value, rtol=0, atol=5e-4)
 
 
-@pytest.mark.parametrize(
-    ("field", "message"),
-    [
-        ("align.s-dpo.num_negatives=6", "of 6 candidates has only 5; lower it"),
-        ("align.s-dpo.loss=magic", "loss 'magic' is unknown: expected one of softmax_dpo, dpo, dmpo, ipo"),
-        ("align.s-dpo.negatives=some", "negatives: Input should be 'fixed', 'per_epoch' or 'policy' (given: 'some')"),
-        ("model.name=/nowhere/model", "no model at '/nowhere/model': expected a local folder"),
-        ("model.templates=[poems/1]", "no template 'poems/1': expected a path to a jinja2 file or one of books/1"),
-        ("model.max_length=30", "max_length is 30: show fewer candidates, raise max_length"),
-        ("sft.skip_rows=1000", "sft.skip_rows: 1000, but there are only"),
-        ("sft.global_batch_size=6", "global_batch_size 6 is not a multiple of per_device_train_batch_size 4"),
-    ],
-)
-def test_what_is_refused(place, tmp_path, field, message):
-    align = [{"negatives_from": "list", "num_negatives": 3, "rows": 8}]
-    recipe = write_recipe(tmp_path, place.recipe, sft=None if "align" in field else TRAINING, align=align)
-    done = prefrec("run", recipe, "--out", tmp_path / "out", "--until", "align", "--set", field)
-    assert (done.code, done.out) == (1, "")
-    assert message in " ".join(done.err.split())
-    assert "error: " in done.err
-    assert "Traceback" not in done.err
-
-
-def test_a_tokenizer_without_end_token(place, tmp_path):
-    model = tmp_path / "model"
-    model.mkdir()
-    for file in place.model.iterdir():
-        (model / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((model / "tokenizer_config.json").read_text())
-    settings.pop("eos_token")
-    (model / "tokenizer_config.json").write_text(json.dumps(settings))
-    recipe = write_recipe(tmp_path, place.recipe)
-    done = prefrec("run", recipe, "--out", tmp_path / "out", "--until", "sft", "--set", f"model.name={model}")
-    assert done.code == 1
-    assert "error: the tokenizer has no end token, which closes answers" in done.err
-
-
 def test_a_folder_of_other_things_is_left_alone(place, tmp_path):
     (tmp_path / "run" / "sft").mkdir(parents=True)
     (tmp_path / "run" / "sft" / "log.csv").write_text("a,b\n")
@@ -94,11 +57,3 @@ def test_a_folder_of_other_things_is_left_alone(place, tmp_path):
     assert (done.code, done.out) == (1, "")
     assert "sft cannot be made: it exists and is not from prefrec (no stage.json in it)" in done.err
     assert [p.name for p in (tmp_path / "run" / "sft").iterdir()] == ["log.csv"]
-
-
-@pytest.mark.parametrize("loss", ["dpo", "dmpo", "ipo", "robust", "nca", "bpr", "softmax"])
-def test_every_loss_by_name(place, tmp_path, loss):
-    few = {"rows": 8, "epochs": 5, "num_negatives": 2, "negatives": "per_epoch", "negatives_from": "list"}
-    recipe = write_recipe(tmp_path, place.recipe, sft=None, align=[TRAINING | few | {"loss": loss}])
-    succeed("run", recipe, "--out", tmp_path / "run", "--until", "align")
-    assert len(_losses(tmp_path / "run" / "align" / "s-dpo")) == 1

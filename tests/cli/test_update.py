@@ -177,22 +177,6 @@ def test_items_as_tokens_learn_new_items(place, shop, tmp_path):
         assert mine.to_list() == pytest.approx(others.to_list(), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("user_id,timestamp\nu00,1\n", "new.csv: no column 'item_id'"),
-        (None, "no new interaction is left to learn from"),
-        ("user_id,item_id,timestamp\nu00,unheard,99999\n", "1 items of the log have no title in the catalogue"),
-    ],
-)
-def test_update_refuses_a_file(place, run, tmp_path, text, message):
-    file = tmp_path / "new.csv"
-    file.write_text(text) if text else shutil.copy(place.shop["interactions"], file)
-    done = prefrec("update", run, "--interactions", file, "--out", tmp_path / "out")
-    assert (done.code, done.out) == (1, "")
-    assert message in done.err
-
-
 def test_update_refuses_a_run_that_it_cannot_update(run, shop, tmp_path):
     new = ("--interactions", shop / "new.csv")
     assert "name another folder" in prefrec("update", run, *new, "--out", run).err
