@@ -1,7 +1,6 @@
 """Chat-REC: answers read, places as scores, sessions; language models that are there, here and behind a server."""
 
 import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 
@@ -10,14 +9,12 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.prompts import load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, PopularityRanker, load_lm
 from prefrec_systems.chatrec import (
-    ChatRecConfig,
     ChatRecRanker,
     ChatSession,
     EndpointChat,
@@ -106,32 +103,6 @@ def test_what_is_listed_but_not_there_is_noted():
     assert answer.invented == ("Heat", "Blade Runner (1982)")
 
 
-HARD = [
-    "M*A*S*H",
-    "*batteries not included",
-    "Film [REC]",
-    "1. Alien",
-    "Dr. No",
-    "Alien: a word",
-    'The "Quote"',
-    "[1]",
-]
-
-
-@given(st.permutations(range(len(HARD))), st.integers(0, 4))
-def test_every_form_that_is_promised_is_read(order, form):
-    titles = [HARD[i] for i in order]
-    text = [
-        json.dumps(titles),
-        json.dumps([f"{n}. {t}" for n, t in enumerate(titles, 1)]),
-        "\n".join(f"**{n}. {t}**" for n, t in enumerate(titles, 1)),
-        "\n".join(f"{n}) {t}: a lovely film" for n, t in enumerate(titles, 1)),
-        "\n".join(f"- {t} – lovely" for t in titles),
-    ][form]
-    answer = read_answer(text, HARD)
-    assert (answer.order, answer.invented) == (tuple(order), ())
-
-
 @given(st.permutations(range(len(TITLES))), st.integers(0, len(TITLES)), st.sampled_from(["1.", "-", "1)", ""]))
 def test_every_order_in_the_form_asked_for_is_read(order, length, marker):
     kept = order[:length]
@@ -189,10 +160,6 @@ def test_ties_of_the_retriever_do_not_follow_the_list():
     assert len(orders) > 10
 
 
-def test_no_rows_no_scores():
-    assert _ranker(Scripted()).score([]).shape == (0, 0)
-
-
 def test_profiles_tell_what_the_data_has():
     frame = pl.DataFrame(
         {
@@ -246,23 +213,6 @@ def test_a_session_refines_explains_and_goes_on():
     assert [m["role"] for m in chat.asked[-1]] == ["user", "assistant"] * 3 + ["user"]
     with pytest.raises(DataError, match="all 7 candidates have been shown"):
         session.recommend()
-
-
-def test_a_first_answer_that_cannot_be_read_leaves_the_retrievers_list():
-    session = ChatSession(_ranker(Scripted("hm", "hm")), "u1", ["i0"])
-    assert session.ask("hello").items == ("i1", "i2", "i3", "i4")
-    assert len(session.messages) == 4
-
-
-def test_long_sessions_tell_the_first_exchange_and_the_latest():
-    chat = Scripted(*(f"answer {n}" for n in range(6)))
-    session = ChatSession(_ranker(chat), "u1", [], turns=3)
-    for n in range(5):
-        session.ask(f"question {n}")
-    said = [m["content"] for m in chat.asked[-1]]
-    assert len(said) == 7
-    assert said[0].startswith("You recommend")
-    assert [s for s in said if s.startswith("answer")] == ["answer 0", "answer 3", "answer 4"]
 
 
 class Failing(Scripted):
@@ -378,20 +328,6 @@ def test_a_local_model_answers_as_its_chat_template_asks(model, bpe_tokenizer, b
     assert want[0] != want[1]
 
 
-def test_a_local_model_that_talks_nonsense_leaves_the_retrievers_order(model, bpe_tokenizer):
-    ranker = _ranker(LocalChat(model, bpe_tokenizer, max_new_tokens=8, max_length=800))
-    rows = [_example("i5", "i2", "i7"), _example("i1", "i3")]
-    assert ranker.score(rows).tolist() == [[2, 3, 1], [2, 1, -np.inf]]
-    assert (ranker.counts.answers, ranker.counts.unreadable) == (2, 2)
-
-
-def test_a_local_model_without_room_or_template_is_refused(model, bpe_tokenizer, sentencepiece_tokenizer):
-    with pytest.raises(TokenizerError, match=r"its answer up to 90, max_length is 100: show fewer items"):
-        LocalChat(model, bpe_tokenizer, max_new_tokens=90, max_length=100).answer(TALKS, "answering")
-    with pytest.raises(TokenizerError, match="an instruct model"):
-        LocalChat(model, sentencepiece_tokenizer)
-
-
 @pytest.fixture(scope="module")
 def server(folder, tmp_path_factory):
     """The address of `transformers serve` with the tiny model."""
@@ -414,12 +350,6 @@ def test_a_server_answers_as_the_model_does_here(server, folder, model, bpe_toke
     assert remote.answer(TALKS, "answering") == local.answer(TALKS, "answering")
 
 
-def test_a_server_ranks(server, folder):
-    ranker = _ranker(EndpointChat(_client(server, folder), max_new_tokens=6))
-    assert ranker.score([_example("i5", "i2", "i7")]).tolist() == [[2, 3, 1]]
-    assert ranker.counts.answers == 1
-
-
 def test_a_server_without_echo_generates_and_says_that_it_cannot_score(server, folder, bpe_tokenizer):
     template = load_template("movies/1")
     remote = EndpointRanker("served", _client(server, folder), bpe_tokenizer, CATALOGUE, template, prompts="text")
@@ -428,20 +358,3 @@ def test_a_server_without_echo_generates_and_says_that_it_cannot_score(server, f
     assert remote.generate(rows) == local.generate(rows)
     with pytest.raises(ModelError, match="gives no log-probabilities of the prompt"):
         remote.score(rows)
-
-
-def test_a_server_with_another_model_says_so(server, folder):
-    with pytest.raises(ModelError, match="elephant"):
-        EndpointChat(_client(server, folder, model="elephant")).answer(TALKS, "answering")
-
-
-def test_settings_fit_together():
-    config = ChatRecConfig(server={"url": "http://127.0.0.1:1/v1", "model": "x"})
-    assert ChatRecConfig.model_validate(json.loads(config.model_dump_json())) == config
-    for wrong, message in (
-        ({"keep": 1}, "keep"),
-        ({"model": "a", "server": {}}, "model cannot be combined with server"),
-        ({"server": {"key": "secret"}}, "Extra inputs"),
-    ):
-        with pytest.raises(ValidationError, match=message):
-            ChatRecConfig.model_validate(wrong)

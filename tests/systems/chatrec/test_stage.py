@@ -7,7 +7,6 @@ import pytest
 from pydantic import ValidationError
 
 from prefrec.data import prepare
-from prefrec.errors import ModelError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.entry import Ingredients, lm_entry, reference_entry
 from prefrec.pipeline.kinds import ranker_kind
@@ -53,14 +52,6 @@ def test_the_retriever_may_be_a_ranker_made_before(recipe, tmp_path):
     run_recipe(_recipe(recipe, {**CHAT, "name": "first"}, {**CHAT, "name": "second", "retriever": "first"}), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["metrics"]
     assert metrics["first"] == metrics["second"]  # nonsense leaves the order twice
-
-
-def test_a_retriever_takes_as_many_rows_a_pass_as_are_asked_for(recipe, data, tmp_path):
-    made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
-    before = {"zero-shot": lm_entry("zero-shot", None, data, recipe.model)}
-    config = ChatRecConfig(server=SERVED, retriever="zero-shot")
-    entry = ranker_kind("chat-rec").entry(made_of, config, tmp_path, before)
-    assert entry.load(3).retriever.batch_size == 3
 
 
 def test_an_unknown_retriever_is_named(recipe):
@@ -133,15 +124,6 @@ def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, 
                 keys.append(key(None, kind))
         assert keys == [key("one", kind), key("two", kind)]
         assert keys[0] != keys[1]
-
-
-def test_a_server_that_is_away_is_told_with_the_way_out(recipe, data, tmp_path):
-    config = EndpointConfig(url="http://127.0.0.1:9/v1", retries=0)
-    made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
-    with pytest.raises(
-        ModelError, match=r"no server answers at .*to use kept answers without the server, set `model`"
-    ):
-        ranker_kind("endpoint").entry(made_of, config, tmp_path, {})
 
 
 def test_a_server_and_a_table_of_users_as_settings(recipe, tmp_path):

@@ -2,15 +2,13 @@
 
 import io
 import json
-import re
 import sys
 
 import pytest
 import yaml
 
-from command import prefrec, succeed
-from prefrec.data import prepare, read_prepared
-from prefrec.errors import ModelError
+from command import succeed
+from prefrec.data import prepare
 from prefrec.pipeline.recipe import Recipe
 from prefrec_systems.cli import chat as chat_module
 from served_run import MARKUP, SPECIAL, write_run
@@ -57,15 +55,6 @@ def _json_lines(text: str) -> list[dict]:
 SHORT = ("--keep", 5, "--max-new-tokens", 6)
 
 
-def test_a_model_that_talks_nonsense_leaves_the_retrievers_list(run):
-    data = read_prepared(run / "data")
-    user = data.test[0].user_id
-    (reply,) = _json_lines(succeed("chat", run, "--user", user, *SHORT, "--json", "--ask", "/quit"))
-    assert (reply["asked"], reply["changed"], len(reply["items"])) == (None, False, 5)
-    taken = data.train_interactions.filter(data.train_interactions["user_id"] == user)["item_id"].to_list()
-    assert not {i["item_id"] for i in reply["items"]} & {*taken, *data.test[0].history}
-
-
 def test_all_that_a_held_out_user_took_before_is_left_out(run):
     recipe = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
     data = prepare(recipe.data.model_copy(update={"split": "user", "history_length": 2}))
@@ -100,31 +89,6 @@ def test_a_conversation_for_people(run, scripted, monkeypatch):
     ]
 
 
-def test_a_typed_turn_that_fails_is_said_and_the_conversation_goes_on(run, scripted, monkeypatch):
-    script = ("hm", ModelError("the server is [away]"), "hm", "Because.")
-    typed = "why?\n/more\n/more\n/more\nwhy?\n"
-    asked = ("chat", run, "--history", "Red Emma", "--keep", 40, "--max-new-tokens", 6, "--top", 1)
-    scripted(*script)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    done = prefrec(*asked)
-    assert done.code == 0
-    assert done.err.count("the server is [away]") == 1
-    assert done.err.count("all 59 candidates have been shown") == 2
-    assert done.out.splitlines()[-1] == "Because."
-
-    scripted(*script)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    replies = _json_lines(succeed(*asked, "--json"))
-    assert [r["asked"] for r in replies] == [None, "why?", "/more", "/more", "/more", "why?"]
-    assert replies[1] == {"asked": "why?", "error": "the server is [away]"}
-    assert replies[3] == {"asked": "/more", "error": "all 59 candidates have been shown"}
-
-    scripted(*script)
-    done = prefrec(*asked, "--ask", "why?", "--ask", "/more")
-    assert done.code == 1  # a script is to know
-    assert "the server is [away]" in done.err
-
-
 def test_more_brings_other_titles(run, scripted):
     scripted("hm", "hm")
     one, two = _json_lines(
@@ -132,24 +96,3 @@ def test_more_brings_other_titles(run, scripted):
     )
     assert not {i["item_id"] for i in one["items"]} & {i["item_id"] for i in two["items"]}
     assert two["asked"] == "/more"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ((), "give either --user or --history"),
-        (("--user", "nobody"), "user 'nobody' has no example in this run; give titles with --history"),
-        (("--history", "Red Emmma"), "no item with title or id 'Red Emmma' among 60; near ones: .*Red Emma"),
-        (("--history", "Red Emma", "--retriever", "SASRec"), "there is no 'SASRec' here; there are random, .*s-dpo"),
-        (("--history", "Red Emma", "--keep", "1"), "keep: "),
-        (("--history", "Red Emma", "--url", "nowhere"), "is not an address"),
-        (
-            ("--history", "Red Emma", "--url", "http://127.0.0.1:9/v1", "--model", "x"),
-            "cannot be combined with server",
-        ),
-    ],
-)
-def test_mistakes_are_named(run, options, message):
-    outcome = prefrec("chat", run, *options)
-    assert outcome.code == 1
-    assert re.search(message, outcome.err), outcome.err

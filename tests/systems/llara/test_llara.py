@@ -30,7 +30,6 @@ from prefrec.training import (
     SoftmaxDPOConfig,
     SoftmaxDPOTrainer,
     encode_examples,
-    load_adapter,
     lora_config,
 )
 from prefrec.training.adapters import reference_of
@@ -40,8 +39,6 @@ from prefrec_systems.llara import (
     CurriculumDataset,
     HybridEncoder,
     ItemVectors,
-    LlaraAlignConfig,
-    LlaraConfig,
     LlaraRanker,
     LlaraTrainer,
     add_items,
@@ -122,10 +119,6 @@ def tokenizer(request):
     return request.getfixturevalue(request.param)
 
 
-def _wide(tokenizer) -> nn.Module:
-    return _with_items(tiny_llama(len(tokenizer)))
-
-
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("name", ["movies/1", "movies/3", "movies/continue"])
 def test_a_hybrid_prompt_is_its_text_with_items_behind_their_titles(bpe_tokenizer, name, chat):
@@ -161,14 +154,6 @@ def test_pieces_of_text_have_no_spaces_of_their_own(tokenizer):
     want = PromptEncoder(tokenizer).encode_text("Seen: Toy Story, Heat\nNext:\n", ["x"]).prompt
     assert tuple(i for i in got if i < embedding.first_item) == want
     assert [i - embedding.first_item for i in got if i >= embedding.first_item] == [0, 1]
-
-
-def test_items_the_sequential_recommender_does_not_know_are_titles_alone():
-    shown = hybrid_catalogue(CATALOGUE, embedding_of(_with_items(tiny_llama())))
-    assert shown.titles["i7"] == TITLES[7]
-    assert shown.titles["i8"].startswith(TITLES[8])
-    assert shown.titles["i8"] != TITLES[8]
-    assert shown.ids == CATALOGUE.ids
 
 
 def test_a_title_can_not_speak_as_an_item(bpe_tokenizer):
@@ -413,13 +398,6 @@ def test_draws_depend_on_seed_epoch_and_row_alone():
     assert kinds(0, [1], range(200)) != straight
 
 
-def test_one_of_each_a_row():
-    with pytest.raises(DataError, match="3 hybrid prompts and 2 as text"):
-        CurriculumDataset(_marked(3)[0], _marked(2)[1], epochs=1, seed=0)
-    with pytest.raises(DataError, match="no rows"):
-        CurriculumDataset([], [], epochs=1, seed=0)
-
-
 # --- training
 
 
@@ -537,20 +515,3 @@ def test_alignment_leaves_the_projector_as_it_is(trained, folder, bpe_tokenizer,
     assert all("lora_" in n and ".default." in n for n in names)
     accuracies = [e["rewards/accuracies"] for e in trainer.state.log_history if "rewards/accuracies" in e]
     assert accuracies[-1] > 0.5
-
-
-def test_the_title_form_is_the_plain_adapter(trained, folder):
-    """Without its projector a LLaRA adapter is an adapter like every other."""
-    out, *_ = trained
-    assert load_adapter(load_model(str(folder)), out / "adapter").active_adapter == "default"
-
-
-def test_settings_are_checked():
-    config = LlaraConfig.model_validate({"kind": "llara", "rows": 10})
-    assert (config.name, config.items_from, config.learning_rate) == ("LLaRA", "SASRec", 1e-4)
-    align = LlaraAlignConfig.model_validate({"num_negatives": 5})
-    assert (align.name, align.reference, align.num_negatives) == ("LLaRA-S-DPO", "LLaRA", 5)
-    assert align.decisive() == LlaraAlignConfig(num_negatives=5, max_tokens_per_pass=9).decisive()
-    for kind, wrong in ((LlaraConfig, {"epochs": 0}), (LlaraConfig, {"hidden": 3}), (LlaraAlignConfig, {"beta": 0})):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            kind.model_validate(wrong)

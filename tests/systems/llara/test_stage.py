@@ -16,7 +16,6 @@ from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.prompts import load_template
-from prefrec.rankers import lm
 from prefrec_systems.llara import PROJECTOR_FILE, load_llara
 from prefrec_systems.llara import stage as stage_module
 from prefrec_systems.sequential import load_sequential
@@ -103,19 +102,6 @@ def test_items_are_those_of_sasrec_and_stay_with_s_dpo(finished, recipe):
     assert any((first[k] != second[k]).any() for k in first)
 
 
-def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "predictions")
-    asked, inner = [], lm.own_batches
-    monkeypatch.setattr(lm, "own_batches", lambda sets, size: asked.append(size) or inner(sets, size))
-    for training in ("_train", "_align"):
-        monkeypatch.setattr(stage_module, training, lambda *_: pytest.fail("trained again"))
-    raw = _recipe(recipe, LLARA, ALIGNED).model_dump(mode="json")
-    raw["evaluate"] |= {"batch_size": 3, "generate_rows": 0}
-    run_recipe(Recipe.model_validate(raw), tmp_path / "run", until="evaluate")
-    assert asked == [3, 3]
-
-
 def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch):
     done = []
     monkeypatch.setattr(stage_module, "_train", lambda made_of, config, *rest: done.append(config.name))
@@ -129,16 +115,6 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch
     other = {**SASREC, "learning_rate": 0.01}  # other vectors, another LLaRA, another reference
     run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}, first=[other]), finished, until="rankers")
     assert done == ["LLaRA-S-DPO", "LLaRA", "LLaRA-S-DPO"]
-
-
-def test_without_vectors_there_is_no_llara(recipe):
-    with pytest.raises(ValidationError, match=r"rankers\.LLaRA\.items_from: there is no 'SASRec' before it"):
-        _recipe(recipe, LLARA, first=[])
-
-
-def test_without_a_reference_there_is_no_alignment(recipe):
-    with pytest.raises(ValidationError, match=r"LLaRA-S-DPO\.reference: there is no 'LLaRA' before it"):
-        _recipe(recipe, ALIGNED, first=[])
 
 
 @pytest.mark.parametrize("shared", ["is_fsdp_enabled", "is_deepspeed_enabled"])

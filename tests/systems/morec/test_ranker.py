@@ -15,8 +15,7 @@ from full_ranks import full_ranks
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import ModelError
 from prefrec.evaluation import metrics_for, target_ranks
-from prefrec.rankers import Ranker
-from prefrec_systems.morec import MODEL_FILES, MoRecConfig, load_morec, ranker, train, train_morec
+from prefrec_systems.morec import MoRecConfig, load_morec, ranker, train, train_morec
 from prefrec_systems.sequential import train as training
 from tiny_run import FIRST, SECOND, TITLES, write_model
 
@@ -102,12 +101,6 @@ def _slow_scores(folder: Path, history, candidates) -> list[float]:
 # --- scores
 
 
-def test_it_is_a_ranker(asked):
-    assert isinstance(asked, Ranker)
-    assert asked.name == "MoRec"
-    assert asked.score([]).shape == (0, 0)
-
-
 @pytest.mark.parametrize("of", ["trained", "tuned"])
 def test_scores_equal_the_slow_twin(of, request):
     folder = request.getfixturevalue(of)
@@ -128,12 +121,6 @@ def test_candidates_are_scored_as_in_the_whole_catalogue(asked, data):
     column = {item: n for n, item in enumerate(IDS)}
     for row, whole, e in zip(scores, full, data.test, strict=True):
         assert row.tolist() == [whole[column[c]] for c in e.candidates]
-
-
-def test_histories_are_cut_at_their_old_end(asked):
-    long = RankingExample("u", tuple(IDS[:9]), ("i20", "i30"), "i20")
-    last = RankingExample("u", long.history[-4:], long.candidates, "i20")
-    np.testing.assert_allclose(asked.score([long]), asked.score([last]), atol=1e-6)
 
 
 # --- items without training rows
@@ -165,14 +152,6 @@ def test_the_encoder_is_not_loaded_where_all_titles_are_known(trained, monkeypat
 
 
 # --- training
-
-
-def test_what_is_left(trained, tuned):
-    assert {p.name for p in trained.iterdir()} == {*MODEL_FILES, "log.json"}
-    assert {p.name for p in tuned.iterdir()} == {*MODEL_FILES, "log.json", "encoder"}
-    log = _log(trained)
-    assert [e["epoch"] for e in log] == [*range(8)]
-    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
 
 
 def test_the_frozen_encoder_is_as_it_was_and_the_tuned_one_is_not(trained, tuned, encoder):
@@ -242,20 +221,6 @@ def test_the_seed_matters_and_the_caller_s_draws_do_not(trained, data, config, t
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), drawn)
     assert _log(one)[0]["loss"] != _log(trained)[0]["loss"]
-
-
-@pytest.mark.parametrize("softmax", ["full", "in-batch"])
-def test_either_softmax_learns_frozen_or_tuned(data, config, tmp_path, softmax):
-    for tune in (False, True):
-        settings = {"softmax": softmax, "tune": tune, "epochs": 3, "encoder_learning_rate": 1e-3}
-        assert config(**settings).in_batch == (softmax == "in-batch")
-        log = _log(train_morec(data, config(**settings), tmp_path / str(tune), seed=0))
-        assert log[-1]["loss"] < log[0]["loss"]
-        assert max(e["ndcg@10"] for e in log) > 0.2
-
-
-def test_the_softmax_fits_what_is_trained(config):
-    assert [config(tune=t).in_batch for t in (False, True)] == [False, True]
 
 
 # --- what cannot be

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from full_ranks import full_ranks
 from prefrec.data import Catalogue, RankingExample
-from prefrec.errors import ModelError
 from prefrec.evaluation import metrics_for
 from prefrec.prompts import load_template
-from prefrec.rankers import LMRanker, PopularityRanker, Ranker
+from prefrec.rankers import LMRanker, PopularityRanker
 from prefrec.rankers.reference import RandomRanker, pad_scores
 from prefrec_systems.retrieve import RetrieveThenRank
 from slow import slow_logps
@@ -54,14 +53,6 @@ def slow_order(example: RankingExample, retriever, ranker, k: int) -> list[str]:
 
 def by_score(example: RankingExample, scores) -> list[str]:
     return [example.candidates[c] for c in np.argsort(-scores[: len(example.candidates)])]
-
-
-def test_it_is_a_ranker():
-    pipeline = RetrieveThenRank("both", POPULARITY, RandomRanker(), 3)
-    assert isinstance(pipeline, Ranker)
-    assert pipeline.score([]).shape == (0, 0)
-    with pytest.raises(ValueError, match="k is at least 1, got 0"):
-        RetrieveThenRank("both", POPULARITY, RandomRanker(), 0)
 
 
 @given(
@@ -143,11 +134,3 @@ def test_full_catalogue_metrics_of_a_language_model_equal_the_slow_twin(model, b
     metrics = {name: metric(ranks).mean() for name, metric in metrics_for((10,)).items()}
     assert metrics["hr@10"] == pytest.approx(sum(r <= 10 for r in want) / 3)
     assert metrics["ndcg@10"] == pytest.approx(sum(1 / math.log2(r + 1) for r in want if r <= 10) / 3)
-
-
-@pytest.mark.parametrize("broken", ["retriever", "ranker"])
-def test_nan_is_not_ranked(broken):
-    bad, good = Fixed(dict.fromkeys(IDS, math.nan), "bad"), Fixed(dict.fromkeys(IDS, 1.0))
-    pair = (bad, good) if broken == "retriever" else (good, bad)
-    with pytest.raises(ModelError, match="ranker 'bad': 3 of 3 rows hold NaN scores"):
-        RetrieveThenRank("both", *pair, 2).score(ROWS)

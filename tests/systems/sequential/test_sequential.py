@@ -109,17 +109,6 @@ def test_the_task_of_a_model_of_ids_leaves_new_items_out(data):
     assert len(everything.targets) == len(rows) + 2
 
 
-def test_data_that_teach_nothing_are_refused(data):
-    firsts = data.train_interactions.group_by("user_id", maintain_order=True).first()
-    single = PreparedData(data.catalogue, [], data.validation, data.test, firsts)
-    with pytest.raises(DataError, match="no user has two training interactions"):
-        task_of(single, new_items=False)
-    cold = [e for e in data.validation if e.target == "i61"]
-    new = PreparedData(data.catalogue, [], cold, data.test, data.train_interactions)
-    with pytest.raises(DataError, match="none of 2 validation rows has a history and a target that the model knows"):
-        task_of(new, new_items=False)
-
-
 def test_the_grid_is_a_product():
     assert [cell for cell, _ in _config("SASRec").trials()] == [{}]
     config = _config("SASRec", grid={"learning_rate": [0.1, 0.2], "dropout": [0.0, 0.5]})
@@ -282,25 +271,6 @@ def test_a_diverged_training_stops_and_leaves_the_last_good_epoch(data, tmp_path
     assert all(t.isfinite().all() for t in load_file(out / "work" / "0" / "best.safetensors").values())
     train_sequential(data, _config("SASRec", epochs=3), out, seed=0)
     assert [e["epoch"] for e in _epochs(out)] == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("model", "changes", "length"),
-    [
-        ("GRU4Rec", {"n_layers": 10**9}, 9),
-        ("GRU4Rec", {"hidden_size": 1 << 20}, 9),
-        ("Caser", {"window": 10**9}, 9),
-        ("SASRec", {"inner_size": 1 << 31}, 9),
-        ("SASRec", {}, 10**12),
-    ],
-)
-def test_settings_that_ask_for_more_than_the_weights_build_nothing(trained, data, tmp_path, model, changes, length):
-    folder = shutil.copytree(trained(model), tmp_path / "copy")
-    about = json.loads((folder / "model.json").read_text())
-    about |= {"config": about["config"] | changes, "history_length": length}
-    (folder / "model.json").write_text(json.dumps(about))
-    with pytest.raises(ModelError, match=r"layers, but|ask for other weights"):
-        load_sequential(folder, data.catalogue)
 
 
 def test_what_cannot_be_read_is_named(trained, data, tmp_path):

@@ -80,29 +80,6 @@ def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch)
     assert trained == [tmp_path / "run" / "rankers" / "SASRec"]
 
 
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        ({"rankers": [SASREC, SASREC]}, "the name 'SASRec' is used by another ranker; choose another name"),
-        ({"rankers": [SASREC | {"model": "BERT4Rec"}]}, "Input should be 'GRU4Rec', 'Caser' or 'SASRec'"),
-        (
-            {"rankers": [SASREC | {"grid": {"heads": [2]}}]},
-            "grid: heads cannot be tried, or has no values; it takes",
-        ),
-        ({"align": [{"name": "SASRec"}]}, "name 'SASRec' is used by another ranker"),
-        ({"rankers": [], "evaluate": {"zero_shot": False, "references": []}}, "there is no ranker to evaluate"),
-    ],
-)
-def test_refused_recipes(recipe, sections, message):
-    with pytest.raises(ValueError, match=message):
-        _changed(recipe, **sections)
-
-
-def test_sequential_rows_alone_are_enough(recipe):
-    alone = _changed(recipe, evaluate={"zero_shot": False, "references": []})
-    assert alone.lm_rankers == []
-
-
 def test_a_model_has_its_own_name_unless_it_is_given_another(recipe):
     twice = _changed(recipe, rankers=[SASREC, SASREC | {"name": "wider", "hidden_size": 16}])
     assert [r.name for r in twice.rankers] == ["SASRec", "wider"]

@@ -11,16 +11,13 @@ from peft import get_peft_model
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
 from prefrec.errors import ModelError, TemplateError, TokenizerError
 from prefrec.lm.models import load_model
-from prefrec.prompts import ChoiceSet, PromptEncoder, load_template, template_names
+from prefrec.prompts import ChoiceSet, PromptEncoder
 from prefrec.prompts.templates import DOMAINS
-from prefrec.rankers import LMRanker, Ranker
-from prefrec.rankers.base import GeneratingRanker
+from prefrec.rankers import LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
 from prefrec_systems.tallrec import (
-    LikeTemplate,
     Opinions,
     Question,
-    TallrecConfig,
     TallrecRanker,
     encode_question,
     history_of,
@@ -101,14 +98,6 @@ def test_without_dislikes_untouched_candidates_are_disliked(negatives, seed):
     assert questions == training_questions(rows, opinions, negatives=negatives, seed=seed)
 
 
-def test_negatives_follow_the_seed():
-    drawn = {
-        tuple(q.item for q in training_questions(_examples(), Opinions(UNRATED, 4), negatives=1, seed=seed))
-        for seed in range(5)
-    }
-    assert len(drawn) > 1
-
-
 def test_prepared_data_keeps_the_ratings_of_training_interactions(tmp_path):
     log = [(f"u{u}", f"i{i}", i, float(1 + (u + i) % 5)) for u in range(3) for i in range(6)]
     pl.DataFrame(log, schema=["user_id", "item_id", "timestamp", "rating"], orient="row").write_csv(tmp_path / "log")
@@ -139,12 +128,6 @@ def test_built_in_questions_say_who_liked_what(domain):
     alone = template.ask([], [], "Fourth One")
     assert "iked:" not in alone
     assert alone.endswith(text[places[3] :])
-
-
-def test_questions_are_no_phrasing_of_a_ranking_prompt():
-    assert not [name for name in template_names() if name.startswith("like/")]
-    with pytest.raises(TemplateError, match="no template 'like/movies'"):
-        load_template("like/movies")
 
 
 def test_a_template_of_one_s_own(tmp_path):
@@ -240,25 +223,6 @@ def test_p_yes_is_the_packed_score_of_yes_over_both(ranker):
     np.testing.assert_allclose(asked.score([example])[0], torch.softmax(logps, dim=1)[:, 0], rtol=0, atol=1e-5)
 
 
-def test_dislikes_change_the_scores(ranker):
-    example = _examples()[3]
-    low = pl.DataFrame({"user_id": ["u3"], "item_id": [example.history[0]], "rating": [1.0]})
-    plain, told = ranker().score([example]), ranker(Opinions(low, 4.0)).score([example])
-    assert np.abs(plain - told).max() > 1e-3
-
-
-def test_it_is_a_ranker_that_does_not_generate(ranker):
-    assert isinstance(ranker(), Ranker)
-    assert not isinstance(ranker(), GeneratingRanker)
-    assert ranker().score([]).shape == (0, 0)
-
-
-def test_only_its_own_kind_of_template(model, bpe_tokenizer):
-    lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"), objective="tokens")
-    with pytest.raises(TypeError, match="needs a LikeTemplate, got PromptTemplate"):
-        TallrecRanker(lm, Opinions(UNRATED, 4.0))
-
-
 # --- training
 
 
@@ -286,19 +250,3 @@ def test_trained_on_one_answer_it_gives_it(tmp_path, bpe_tokenizer, liked):
     assert (after.score([example]) > 0.8).all() if liked else (after.score([example]) < 0.2).all()
     with pytest.raises(ModelError, match="no adapter in"):
         load_tallrec("T", str(folder), tmp_path / "nowhere", CATALOGUE, TEMPLATE, opinions)
-
-
-def test_the_answers_of_training_rows_are_one_word(bpe_tokenizer):
-    questions = [Question((), "i0", True), Question((), "i1", False)]
-    dataset = tallrec_dataset(questions, CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
-    answers = [bpe_tokenizer.decode(c.answers[0]) for c in dataset.choice_sets]
-    assert answers == ["Yes<|im_end|>", "No<|im_end|>"]
-
-
-def test_settings_are_checked():
-    config = TallrecConfig.model_validate({"kind": "tallrec", "liked": 3, "rows": 10})
-    assert (config.name, config.liked, config.negatives, config.learning_rate) == ("TALLRec", 3.0, 1, 1e-4)
-    assert isinstance(load_like_template(config.template), LikeTemplate)
-    for wrong in ({"negatives": 0}, {"name": "a/b"}, {"likes": 3}, {"epochs": 0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            TallrecConfig.model_validate(wrong)
