@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from prefrec.errors import ModelError
 from prefrec_lab import doctor
 from prefrec_lab.doctor import Facts, examine, findings
 
@@ -35,10 +34,6 @@ ON_CPU = replace(
     linear_rates={"torch": 1e11, "onednn": 1.1e11},
 )
 OF_CPU = "torch sees no GPU: everything is computed by 8 threads of the processor"
-
-
-def test_nothing_to_say():
-    assert findings(GOOD) == []
 
 
 @pytest.mark.parametrize(
@@ -107,31 +102,3 @@ def test_a_container_s_limits_are_the_ones_judged_by(monkeypatch):
     told = [f.what for f in findings(facts)]
     assert "only 1.0 GiB of memory are free: a run may be killed" in told
     assert "4 threads share 1 cores and wait for each other" in told
-
-
-def test_extras_are_those_of_the_metadata(monkeypatch):
-    monkeypatch.setattr(doctor.metadata, "metadata", lambda name: _Metadata("serve", "odd", "dev"))
-    requires = [
-        "torch>=2.6",
-        "torch>=2; extra == 'serve'",
-        "unheard-of-package; extra == 'odd'",
-        "unheard-of-package; extra == 'dev'",
-        "other-package; extra == 'serve' and sys_platform == 'never'",
-    ]
-    assert doctor._missing(requires) == {"odd": ["unheard-of-package"]}
-
-
-class _Metadata:
-    def __init__(self, *extras):
-        self.extras = list(extras)
-
-    def get_all(self, name):
-        return self.extras
-
-
-def test_an_absent_model_is_no_error(monkeypatch):
-    def absent():
-        raise ModelError("not installed")
-
-    monkeypatch.setattr(doctor, "embedded_gguf", absent)
-    assert not examine().embedded

@@ -86,14 +86,3 @@ def test_the_lower_of_machine_and_container_counts(tmp_path, monkeypatch, files,
         (tmp_path / name).write_text(content)
     assert free_bytes(tmp_path / "proc", tmp_path / "cgroup") == free
     assert usable_cores(tmp_path / "proc", tmp_path / "cgroup") == cores
-
-
-def test_fewer_cores_by_affinity_than_by_the_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3}, raising=False)
-    (tmp_path / "cpu.max").write_text("400000 100000")
-    assert usable_cores(tmp_path, tmp_path) == 1
-
-
-def test_this_system():
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
-    assert free_bytes() > 1 << 20

@@ -67,25 +67,6 @@ def test_fields_are_read(text, field):
     assert type(parsed.low) is type(field.low)
 
 
-@pytest.mark.parametrize("text", ["", "a", "a=", "=1,2", "a=2..1", "a=0..1:log", "a=1..2:exp", "a=x..y", "a=1,,2"])
-def test_what_is_no_field_is_refused(text):
-    with pytest.raises(ConfigError, match=r"--field .*: expected NAME=LOW\.\.HIGH"):
-        SearchedField.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (("sft.learning_rate=0.5..2",), "sft.learning_rate: Input should be less than or equal to 1"),
-        (("sft.epoch=1,2",), "sft.epoch: Extra inputs are not permitted"),
-        ((EPOCHS, EPOCHS), "each once"),
-    ],
-)
-def test_fields_that_the_recipe_does_not_take_are_refused(recipe, tmp_path, fields, message):
-    with pytest.raises(ConfigError, match=message):
-        _search(recipe, tmp_path, *fields)
-
-
 def test_trials_ask_validation_rows_and_the_best_recipe_is_written(recipe, runs, tmp_path):
     study = _search(recipe, tmp_path).run(12)
     assert len(study.trials) == 12
@@ -122,29 +103,6 @@ def test_a_search_goes_on_where_it_was(recipe, runs, tmp_path):
     assert len(runs) == before + 2
     with pytest.raises(ConfigError, match="holds a search of another recipe or other fields"):
         _search(recipe, tmp_path, EPOCHS).run(5)
-
-
-def test_the_lock_of_a_killed_search_is_not_waited_for(recipe, runs, tmp_path):
-    (tmp_path / "trials.log.lock").symlink_to("somewhere/trials.log")
-    assert len(_search(recipe, tmp_path, EPOCHS).run(1).trials) == 1
-
-
-@pytest.mark.parametrize("damage", ["cut", "no JSON", "another JSON"])
-def test_a_damaged_journal_is_told(recipe, runs, tmp_path, damage):
-    _search(recipe, tmp_path, EPOCHS).run(1)
-    journal = tmp_path / "trials.log"
-    lines = journal.read_text().splitlines(keepends=True)
-    lines[1] = {"cut": lines[1][:9] + "\n", "no JSON": "x\n", "another JSON": "[]\n"}[damage]
-    journal.write_text("".join(lines))
-    with pytest.raises(ConfigError, match=r"trials\.log is damaged .*: delete it, or name another --out"):
-        _search(recipe, tmp_path, EPOCHS).run(2)
-
-
-def test_only_failures(recipe, runs, tmp_path):
-    with pytest.raises(ConfigError, match="no trial was finished"):
-        _search(recipe, tmp_path, "sft.learning_rate=0.1,0.2").run(2)
-    with pytest.raises(ConfigError, match="--ranker s-dpo, --metric mrr: there are sft; ndcg@10"):
-        _search(recipe, tmp_path / "other", EPOCHS, ranker="s-dpo", metric="mrr").run(2)
 
 
 def test_the_verb_asks_no_test_row_and_goes_on_after_a_stop(place, tmp_path, monkeypatch):

@@ -111,23 +111,6 @@ def test_studies_share_what_is_the_same(done, recipe):
     assert {r["variant"] for r in summary["tables"]["table"]} >= {"sft", "s-dpo", "s-dpo-beta0.1"}
 
 
-def test_list():
-    out = succeed("lab", "study", "--list")
-    rows = json.loads(succeed("lab", "study", "--list", "--json"))
-    assert [r["study"] for r in rows] == list(STUDIES)
-    for row in rows:
-        assert row["study"] in out
-        assert row["question"].endswith("?")
-
-
-def test_another_source_by_its_name(recipe, tmp_path):
-    """The path is that of the caller's folder, not of the recipe's."""
-    done = prefrec("lab", "study", "beta", "--recipe", recipe, "--data", "movielens-csv=none", "--out", tmp_path)
-    assert done.code == 1
-    assert "none" in done.err
-    assert str(recipe.parent / "none") not in done.err
-
-
 def test_other_data_leave_runs_and_outcome_of_the_recipes_alone(recipe, tmp_path):
     """Both in one folder; again on other files of that source it is refused."""
     own = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]
@@ -150,31 +133,3 @@ def test_other_data_leave_runs_and_outcome_of_the_recipes_alone(recipe, tmp_path
     again = prefrec(*asked, "--data", f"movielens-csv={tmp_path / 'two'}")
     assert again.code == 1
     assert "dynamics-movielens-csv holds what the study found on other data (movielens-csv" in again.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "error: no study named: expected one of ablation, negatives, beta"),
-        (("alpha",), "error: unknown study 'alpha': expected one of ablation"),
-        (("beta", "--seeds", "one"), "error: --seeds 'one': expected numbers with commas between them"),
-        (("beta", "--seeds", "1,1"), "error: seeds: expected one or more different numbers, got [1, 1]"),
-        (("beta", "--run", "/nowhere"), "error: study beta varies the recipe: it makes its own runs"),
-        (
-            ("beta", "--run", "/nowhere", "--set", "a=1"),
-            "error: --set cannot be combined with --run: an existing run",
-        ),
-        (("transfer",), "error: study transfer compares data sets, but there is only files: name others with --data"),
-        (
-            ("beta", "--data", "movielens-100k", "--data", "lastfm-hetrec=x"),
-            "error: study beta takes one data set, got movielens-100k, lastfm-hetrec",
-        ),
-        (("beta", "--set", "align=[]"), "a study varies the recipe's first alignment with loss softmax_dpo"),
-    ],
-)
-def test_refused(recipe, tmp_path, arguments, message):
-    given = () if "--run" in arguments or not arguments else ("--recipe", recipe)
-    done = prefrec("lab", "study", *arguments, *given, "--out", tmp_path)
-    assert (done.code, done.out) == (1, "")
-    assert message in done.err
-    assert "Traceback" not in done.err

@@ -5,11 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from prefrec.data import prepare
-from prefrec.errors import ConfigError
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec_lab.studies import alignments
 from prefrec_lab.studies.carry_out import base_recipe
-from prefrec_lab.studies.continual import continual_recipe
 from prefrec_lab.studies.registry import STUDIES
 from prefrec_lab.studies.study import with_alignments
 
@@ -62,22 +60,6 @@ def test_more_negatives_than_a_list_holds_are_drawn(base, size, room):
     assert {a.negatives_from for a in recipe.align if a.num_negatives > room} <= {"uniform"}
 
 
-def test_rankers_that_the_alignments_leave_out_are_told(base, data):
-    asked = {"kind": "retrieve-then-rank", "retriever": "popularity", "ranker": "s-dpo"}
-    four = with_alignments(base, [alignments.variant(base.align[0], "s-dpo", num_negatives=4)])
-    wider = Recipe.model_validate(four.model_dump(mode="json") | {"rankers": [asked]})
-    alignments.vary_loss(wider, data)
-    with pytest.raises(ConfigError, match=r"retrieve-then-rank\.ranker: there is no 's-dpo' before it; .*s-dpo-n3"):
-        alignments.vary_negatives(wider, data)
-    assert continual_recipe(wider).rankers == []
-
-
-def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
-    other = with_alignments(base, [alignments.variant(base.align[0], "pairs", loss="dpo")])
-    with pytest.raises(ConfigError, match="first alignment with loss softmax_dpo: add one"):
-        alignments.vary_loss(other, data)
-
-
 @pytest.mark.parametrize("name", ["cold-start", "continual", "transfer"])
 def test_studies_with_a_base_of_their_own_share_no_run(name, tmp_path):
     """Unless the user names a recipe, or rows."""
@@ -101,15 +83,3 @@ def test_alignments_of_one_name_are_equal_in_all_studies_that_share_runs():
         assert own.model_dump(exclude={"align"}) == base_recipe(alignments.BETA).model_dump(exclude={"align"})
         for a in study.vary(own, SimpleNamespace(catalogue=range(200), train=range(9000))).align:
             assert known.setdefault(a.name, a) == a
-
-
-def test_studies_choose_on_validation_rows():
-    shared = base_recipe(alignments.ABLATION)
-    assert (shared.evaluate.split, shared.sft.eval_rows) == ("validation", 0)
-
-
-def test_the_shipped_recipe_has_room_for_15_negatives():
-    shipped = base_recipe(alignments.ABLATION)
-    assert shipped.data.candidates.size > 15
-    assert base_recipe(alignments.ABLATION, overrides=["align.0.beta=0.3"]).align[0].beta == 0.3
-    assert [a.loss for a in shipped.align] == ["softmax_dpo"]

@@ -1,19 +1,15 @@
 """Which rows are cold, how many of them are asked, and the whole study on a log with late users and items."""
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
 
 from prefrec.data import prepare
-from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import metrics_for, read_predictions
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
 from prefrec_lab.studies.cold_start import COLD_ITEM, COLD_START, COLD_USER, WARM, cold_recipe, cold_rows
-from prefrec_lab.studies.study import with_alignments
 from sealed import seal_results
 from tiny_run import ITEMS
 
@@ -80,19 +76,6 @@ def test_rows_of_each_kind(late, n):
         assert chosen == data.test
 
 
-def test_data_without_cold_rows(data):
-    warm = [e for e in data.test if len(e.history) > 3]
-    known = set(data.train_interactions["item_id"].to_list())
-    with pytest.raises(DataError, match="there is no cold start to study in these data"):
-        cold_rows(
-            type(data)(
-                data.catalogue, [], [], [e for e in warm if e.target in known], data.train_interactions, data.protocol
-            ),
-            5,
-            0,
-        )
-
-
 def test_groups_hold_what_the_run_said(summary, place):
     """The slow twin: each row's kind from the log itself."""
     runs = [open_run(place / "cold" / "runs" / f"cold-start-seed-{s}") for s in (0, 1)]
@@ -129,23 +112,6 @@ def test_new_items_are_in_no_list_of_training(summary, late, place):
     assert any(not known.issuperset(e.candidates) for e in run.data.test)
 
 
-def test_the_whole_study(summary, place):
-    assert summary["seeds"] == [0, 1]
-    assert {r["against"] for r in summary["tables"]["table"]} == {None, "SASRec"}
-    assert [p.partition("-cold-")[2] for p in summary["plots"]] == ["users", "items"]
-    assert all(f.startswith((COLD_USER, COLD_ITEM)) for f in summary["facts"])
-    page = (place / "cold" / "cold-start" / "page.html").read_text(encoding="utf-8")
-    assert COLD_ITEM in page
-
-
-def test_it_is_resumed_and_reads_other_runs(summary, late, place, tmp_path, capsys):
-    again = carry_out(COLD_START, late, [0, 1], place / "cold")
-    assert again["tables"] == summary["tables"]
-    assert capsys.readouterr().err.count("s-dpo: unchanged") == 2
-    folders = [place / "cold" / "runs" / f"cold-start-seed-{s}" for s in (0, 1)]
-    assert analyse_runs(COLD_START, folders, tmp_path)["tables"] == summary["tables"]
-
-
 def test_other_rankers_of_a_run_are_rows_too(late, tmp_path, place, summary):
     """Whatever is in the predictions is in the table."""
     import shutil
@@ -160,27 +126,3 @@ def test_other_rankers_of_a_run_are_rows_too(late, tmp_path, place, summary):
     rows = {r["variant"]: r["against"] for r in found["tables"]["table"]}
     assert rows["GRU4Rec"] == "SASRec"
     assert rows["s-dpo"] == "SASRec"
-
-
-def test_histories_that_are_cut_too_short(late, summary, place, tmp_path):
-    """Where no history holds more than three items, all users would be cold."""
-    raw = late.model_dump(mode="json")
-    raw["data"] |= {"history_length": 3}
-    message = r"data\.history_length: with histories cut to 3 every user .*; make it 4 or more"
-    with pytest.raises(ConfigError, match=message):
-        carry_out(COLD_START, Recipe.model_validate(raw), [0], tmp_path)
-    assert not (tmp_path / "runs" / "cold-start-seed-0" / "data").exists()
-    run = open_run(place / "cold" / "runs" / "cold-start-seed-0")
-    data = run.recipe.data.model_copy(update={"history_length": 3})
-    with pytest.raises(ConfigError, match=message):
-        COLD_START.analyse([replace(run, recipe=run.recipe.model_copy(update={"data": data}))], tmp_path)
-
-
-def test_a_run_without_cold_rows(base, place, tmp_path):
-    from prefrec.pipeline.run import run_recipe
-
-    warm = with_alignments(base, base.align).model_dump(mode="json")
-    warm["data"] |= {"min_history": 4}
-    run_recipe(Recipe.model_validate(warm | {"sft": None, "align": []}), tmp_path / "run", until="evaluate")
-    with pytest.raises(DataError, match="no row under test is of a cold user or a cold item"):
-        analyse_runs(COLD_START, [tmp_path / "run"], tmp_path)

@@ -5,15 +5,14 @@ import polars as pl
 import pytest
 import torch
 
-from prefrec.data import prepare, prepared_digest
-from prefrec.errors import ConfigError, DataError
-from prefrec.files import read_json, write_json
+from prefrec.data import prepare
+from prefrec.files import read_json
 from prefrec.pipeline.entry import Ingredients
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft
 from prefrec_lab.studies import continual
-from prefrec_lab.studies.carry_out import analyse_runs, carry_out
+from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.continual import (
     BEFORE,
     CONTINUAL,
@@ -109,27 +108,6 @@ def test_trained_again_on_as_many_rows_as_the_others_took(recipe, parts, rows):
     assert told == ([new] if rows == 60 else [])
 
 
-def test_histories_are_counted_where_they_are_what_is_trained_on(recipe, parts):
-    """Those of a period, of users with two interactions in it."""
-    model = recipe.model.model_copy(update={"templates": ["history"]})
-    plans = plans_of(recipe.model_copy(update={"model": model}), parts)
-    taken = {way: rows_of(*plan)["sft"] for way, plan in plans.items()}
-    counts = {
-        way: int((part.train_interactions.group_by("user_id").len()["len"] >= 2).sum())
-        for way, part in ((BEFORE, parts.old), (UPDATED, parts.new))
-    }
-    assert {way: taken[way] for way in counts} == {way: min(12, n) for way, n in counts.items()}
-    assert counts[UPDATED] < len(parts.new.train)
-    assert taken[RETRAINED] == taken[BEFORE] + taken[UPDATED]
-
-
-def test_stages_of_an_older_recipe_are_not_counted(tmp_path):
-    """Nor is a folder left out because the run lies in one of that name."""
-    for name, seconds in (("sft", 2), ("sft.previous", 40), ("align/s-dpo", 3), ("align/s-dpo.previous", 50)):
-        write_json(tmp_path / "my.previous.runs" / name / "stage.json", {"seconds": seconds})
-    assert [s["seconds"] for s in continual._states(tmp_path / "my.previous.runs")] == [3, 2]
-
-
 def test_periods_follow_each_other(parts, recipe):
     """The slow twin: time of every interaction from the log."""
     log = pl.read_csv(recipe.data.interactions)
@@ -198,32 +176,3 @@ def test_predictions_answer_the_rows_under_test(summary, place, recipe):
     frame = pl.read_parquet(run.folder / "asked" / f"{UPDATED}.parquet").sort("row")
     asked = [(e.user_id, e.target) for e in (*parts.new_test, *parts.old_test)]
     assert list(frame.select("user_id", "target").iter_rows()) == asked
-
-
-def test_it_is_resumed(summary, timed, place, capsys):
-    assert carry_out(CONTINUAL, timed, [0], place / "continual-study")["tables"] == summary["tables"]
-    told = capsys.readouterr().err
-    assert told.count("unchanged") == 7  # prepare, and six stages
-    assert "scoring" not in told
-
-
-def test_the_data_are_hashed_once_for_all_adapters(summary, timed, place, monkeypatch):
-    hashed = []
-    monkeypatch.setattr(continual, "prepared_digest", lambda folder: hashed.append(folder) or prepared_digest(folder))
-    continual.make(timed, place / "continual-study" / "runs" / "continual-seed-0")
-    assert len(hashed) == 1
-
-
-def test_what_cannot_be_cut(base, timed, tmp_path):
-    given = base.model_dump(mode="json")
-    given["data"] |= {"source": "published-json", "path": str(tmp_path), "interactions": None, "items": None}
-    given["data"] |= {"split": None}
-    with pytest.raises(ConfigError, match=r"data\.source: published-json has a split of its own"):
-        continual_recipe(Recipe.model_validate(given))
-    with pytest.raises(ConfigError, match="study continual varies the recipe: it makes its own runs"):
-        analyse_runs(CONTINUAL, [tmp_path], tmp_path)
-    recipe = continual_recipe(timed)
-    data = prepare(recipe.data)
-    alone = [e for e in data.train if e.user_id in {v.user_id for v in data.validation}]
-    with pytest.raises(DataError, match="every user of the first period comes back later"):
-        periods_of(recipe, type(data)(data.catalogue, alone, data.validation, data.test, data.train_interactions))

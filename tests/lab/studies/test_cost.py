@@ -1,19 +1,14 @@
 """The Pareto front against a slow twin, and seconds that add up."""
 
-from shutil import copytree
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.errors import DataError
 from prefrec.evaluation import Interval
-from prefrec.files import read_json, write_json
+from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.run import run_recipe
-from prefrec_lab.studies.carry_out import analyse_runs, carry_out
-from prefrec_lab.studies.cost import COST, pareto, training_memory, training_seconds
+from prefrec_lab.studies.carry_out import carry_out
+from prefrec_lab.studies.cost import COST, pareto, training_seconds
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9)
 
@@ -61,31 +56,3 @@ def test_memory_is_the_most_of_any_stage(summary, place):
     assert row["own peak GiB"] == pytest.approx(dpo["peak_bytes"] / 2**30, abs=0.006)
     assert row["own CPU seconds"] == pytest.approx(dpo["cpu_seconds"])
     assert row["own seconds"] == pytest.approx(dpo["seconds"])
-
-
-def test_runs_that_did_not_note_memory_have_none(summary, place, tmp_path):
-    copytree(place / "runs" / "cost-seed-0", tmp_path / "old")
-    for state in (tmp_path / "old").rglob("stage.json"):
-        write_json(state, {k: v for k, v in read_json(state).items() if k not in ("cpu_seconds", "peak_bytes")})
-    again = analyse_runs(COST, [tmp_path / "old"], tmp_path / "out")
-    for column in ("peak GiB", "own peak GiB", "own CPU seconds"):
-        assert {r[column] for r in again["tables"]["table"]} == {None}
-    assert again["plots"] == ["hr-1-time"]
-    assert training_memory(open_run(tmp_path / "old"), "sft") is None
-
-
-def test_facts_name_the_front(summary):
-    assert summary["facts"][0].startswith("HR@1: not beaten by a model that takes less time, in the mean: SFT (")
-    assert summary["plots"] == ["hr-1-time", "hr-1-memory"]
-
-
-def test_a_run_without_a_trained_model(base, tmp_path):
-    raw = base.model_dump(mode="json") | {"sft": None, "align": []}
-    run_recipe(Recipe.model_validate(raw), tmp_path / "run", until="evaluate")
-    with pytest.raises(DataError, match=r"run: no trained language model whose seconds are known"):
-        analyse_runs(COST, [tmp_path / "run"], tmp_path)
-
-
-def test_a_run_that_there_is(summary, place, tmp_path):
-    again = analyse_runs(COST, [place / "runs" / "cost-seed-0"], tmp_path)
-    assert again["tables"] == summary["tables"]

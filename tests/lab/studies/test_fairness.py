@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import PreparedData, RankingExample
 from prefrec.evaluation.predictions import prediction_frame
-from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.fairness import (
-    FAIRNESS,
     OTHERS,
     TAKEN,
     UNKNOWN,
@@ -119,28 +117,6 @@ def test_numbers_group_users_by_thirds(ages):
     assert max(sizes) - min(sizes) <= 2
 
 
-def test_numbers_that_are_not_told_are_a_group_of_their_own():
-    told = [str(20 + i) for i in range(30)] + ["NA", "nan", UNKNOWN]
-    groups, order = attribute_groups(told, [f"u{i}" for i in range(33)])
-    assert order == ["20 to 29", "30 to 39", "40 to 49", UNKNOWN]
-    assert groups[30:] == [UNKNOWN] * 3
-    _, order = attribute_groups([*told[:30], "NA", "retired"], [f"u{i}" for i in range(32)])
-    assert order == [OTHERS]  # “retired” says that these are no numbers
-
-
-def test_large_numbers_keep_their_digits():
-    times = [1_690_000_000 + i for i in range(12)]
-    _, order = attribute_groups([str(t) for t in times], [f"u{i}" for i in range(12)])
-    assert order == [f"{times[4 * k]} to {times[4 * k + 3]}" for k in range(3)]
-
-
-def test_a_few_numbers_are_names():
-    told = [str(1 + i % 3) for i in range(90)]
-    groups, order = attribute_groups(told, [f"u{i}" for i in range(90)])
-    assert groups == told
-    assert order == ["1", "2", "3"]
-
-
 def test_users_are_measured_by_their_attributes():
     users = [f"u{i}" for i in range(60)]
     hits = np.array([[float(i % 4 == 0) for i in range(60)]])
@@ -155,15 +131,3 @@ def test_users_are_measured_by_their_attributes():
     got = {(r["group"], r["variant"]): (r["mean"], r["n"]) for r in table.frame.to_dicts()}
     assert got == {("F", "a"): (0, 30), ("F", "b"): (1, 30), ("M", "a"): (0.5, 30), ("M", "b"): (0.5, 30)}
     assert attribute_tables({}, users, replace(data, users=None), "a") == ([], [])
-
-
-def test_the_whole_study(base, place):
-    summary = carry_out(FAIRNESS, base, [0], place)
-    table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    rankers = ["popularity", "zero-shot", "sft", "dpo", "s-dpo"]
-    assert table["variant"].unique(maintain_order=True).to_list() == [*rankers, TAKEN]
-    first = {r["variant"]: r["mean"] for r in table.filter(quantity="top 1").iter_rows(named=True)}
-    assert first["popularity"] == max(first.values())
-    assert first["popularity"] > first["sft"]
-    assert [r["ranker"] for r in summary["tables"]["exposure"]] == rankers
-    assert {r["variant"] for r in summary["tables"]["groups"]} == set(rankers)

@@ -1,7 +1,5 @@
 """The S-DPO gradient by its formula against autograd, its weights against slow twins, and whole studies."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +7,7 @@ import torch
 
 from prefrec.losses import softmax_dpo_loss
 from prefrec.pipeline.train import training_rows
-from prefrec_lab.studies.carry_out import analyse_runs, carry_out
+from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.gradients import (
     GRADIENTS,
     _shuffled,
@@ -108,9 +106,3 @@ def test_before_training_all_negatives_weigh_the_same(summary):
     shuffled = {r["quantity"]: r["mean"] for r in table.filter(variant="s-dpo, shuffled").iter_rows(named=True)}
     assert shuffled["largest"] == pytest.approx(trained["largest"])
     assert shuffled["judged"] != trained["judged"]
-
-
-def test_a_run_that_there_is(summary, place, tmp_path):
-    again = analyse_runs(GRADIENTS, [place / "runs" / "seed-0"], tmp_path)
-    assert again["tables"] == summary["tables"]
-    assert json.loads((tmp_path / "gradients" / "study.json").read_text()) == again

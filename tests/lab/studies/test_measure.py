@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from prefrec.data import RankingExample
-from prefrec.errors import DataError
 from prefrec.evaluation import PairedDifference, evaluate_predictions, mean_interval, paired_difference
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec_lab.studies.measure import holm, measure, ranker_predictions, ranking_values
@@ -50,19 +49,6 @@ def test_holm_equals_its_definition():
     assert corrected == pytest.approx({"b": 0.05, "d": 0.06, "a": 0.12, "c": 0.4, "one user": 1})
 
 
-def test_without_a_baseline_nothing_is_compared(values):
-    found = measure(values, USERS)
-    assert (found.differences, found.baseline) == ({}, None)
-
-
-def test_headline(values):
-    assert measure(values, USERS).headline == ["hr@1"]
-    other = {"a": {"x": np.ones((1, 30)), "y": np.ones((1, 30))}}
-    assert measure(other, USERS).headline == ["x"]
-    both = {"a": {"mrr": np.ones((1, 30)), "ndcg@10": np.ones((1, 30)), "hr@1": np.ones((1, 30))}}
-    assert measure(both, USERS).headline == ["hr@1", "ndcg@10"]
-
-
 def _run(rankers, *, seed=0, target=0):
     """A run whose predictions are drawn at random."""
     rng = np.random.default_rng(seed)
@@ -83,14 +69,3 @@ def test_values_of_several_runs_equal_those_of_each(values):
         for name in ("x", "z"):
             for metric in ("hr@1", "hr@2", "ndcg@2", "mrr"):
                 np.testing.assert_array_equal(found[name][metric][s], one[name][metric])
-
-
-def test_rankers_can_be_named():
-    assert list(ranker_predictions([_run("xyz")], ["z"])) == ["z"]
-    with pytest.raises(DataError, match="run-0: no predictions of w; there are x, y"):
-        ranker_predictions([_run("xy")], ["x", "w"])
-
-
-def test_other_questions_cannot_be_paired():
-    with pytest.raises(DataError, match="run-0 and run-1 were asked different questions"):
-        ranker_predictions([_run("x"), _run("x", seed=1, target=1)])

@@ -61,11 +61,6 @@ def test_rows_are_of_all_places_in_a_history(base, data):
         assert len(training_rows(data, section, 0)) == len(data.train) > len({e.user_id for e in data.train})
 
 
-def test_a_recommender_of_the_recipe_keeps_its_settings(base, data):
-    own = base.model_dump(mode="json") | {"rankers": [{"kind": "sequential", "epochs": 3}]}
-    assert [s.epochs for s in negative_sampling.vary(Recipe.model_validate(own), data).rankers] == [3]
-
-
 def test_one_who_knows_the_past_draws_anything_but_the_past(finished):
     run = open_run(finished[1] / "runs" / "seed-0")
     log = _log(run)
@@ -101,15 +96,3 @@ def test_the_shares_against_a_slow_twin(finished):
         found = table.filter(variant=section.name, quantity=PAST)["mean"].to_list()
         assert found == ([pytest.approx(np.mean(shares))] if shares else [])
     assert table.filter(quantity=PAST)["mean"].max() > 0
-
-
-def test_the_whole_study(finished):
-    summary, place = finished
-    assert summary["plots"] == ["hr-1", "past"]
-    rows = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    assert rows["variant"].unique(maintain_order=True).to_list() == ["popularity", "sft", *NAMES, "SASRec"]
-    assert rows.filter(variant="s-dpo-hard")["negatives"].unique().to_list() == ["hard"]
-    assert any(f.startswith("Negatives that the user takes later") for f in summary["facts"])
-    assert (place / "negative-sampling" / "negatives.csv").is_file()
-    past = {r["variant"] for r in summary["tables"]["negatives"] if r["quantity"] == PAST}
-    assert past == {"s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch"}  # judges know more than the past

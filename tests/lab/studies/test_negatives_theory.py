@@ -4,8 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec_lab.studies.carry_out import carry_out
-from prefrec_lab.studies.negatives_theory import NEGATIVES_THEORY, optimum_ranks, reward_slopes
+from prefrec_lab.studies.negatives_theory import optimum_ranks, reward_slopes
 
 COUNTS = {"a": 0, "b": 3, "c": 11, "d": 200}
 
@@ -43,16 +42,3 @@ def test_ranks_of_the_optimum_one_by_one(reference):
         }
         assert found[b] == 1 + sum(odds[i] > odds[row["target"]] for i in odds)
         assert tied[b] == 0
-
-
-def test_the_whole_study(base, place):
-    summary = carry_out(NEGATIVES_THEORY, base, [0, 1], place)
-    names = ["s-dpo-uniform", "s-dpo-in-batch", "s-dpo-reference"]
-    slopes = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    assert slopes["variant"].unique(maintain_order=True).to_list() == names
-    predicted = slopes.filter(quantity="popularity")["predicted slope of rewards on log popularity"].to_list()
-    assert predicted == [0, -1, 0]
-    accuracy = {r["variant"]: r["mean"] for r in summary["tables"]["accuracy"] if r["quantity"] == "hr@1"}
-    # The first and the last optimum keep the order of the reference.
-    assert accuracy["optimum for uniform"] == accuracy["optimum for reference"] == accuracy["sft"]
-    assert [f.endswith("2 pairs are in the predicted order.") for f in summary["facts"][:2]] == [True, True]

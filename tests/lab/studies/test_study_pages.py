@@ -61,11 +61,3 @@ def test_the_page_is_made_again_and_the_sentences_stay(script, finished, tmp_pat
     page = script.write_page(finished, tmp_path)
     page.write_text(written := page.read_text().replace(script.MISSING, "Nothing was found.\nTwice."))
     assert script.write_page(finished, tmp_path).read_text() == written
-
-
-def test_a_page_of_another_name(script, finished, tmp_path):
-    page = script.write_page(finished, tmp_path, "losses-books")
-    assert page == tmp_path / "losses-books.md"
-    assert page.read_text().startswith("# losses-books\n\nWhich loss?")
-    assert "(losses-books/hr-1.svg)" in page.read_text()
-    assert (tmp_path / "losses-books" / "hr-1.svg").is_file()

@@ -12,7 +12,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
 from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec_lab.studies.measure import Measured
-from prefrec_lab.studies.table import TABLE, built_on, notes_of, ranking_facts, seconds_of
+from prefrec_lab.studies.table import TABLE, built_on, ranking_facts, seconds_of
 from sealed import write_metrics
 from verdicts import NONE
 
@@ -94,31 +94,6 @@ def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
     assert row["difference"] == pytest.approx(row["mean"] - full.metrics["popularity"]["ndcg@10"].mean)
 
 
-def test_what_the_systems_do_not_share_is_told(summary):
-    told = notes_of(base_recipe(TABLE))
-    for note in (
-        "SFT, DPO, S-DPO have read whole histories, of which every title was a target.",
-        "LLaRA, TALLRec start from SFT and learn from ranking questions.",
-        "Sequential models (GRU4Rec, Caser, SASRec, MoRec) see all training interactions.",
-    ):
-        assert note in told
-        assert note not in summary["notes"]  # its recipe has none of these
-    assert len(summary["notes"]) == 3
-    assert "the system; rows" not in summary["varied"]
-
-
-def test_the_verdict_stands_above(summary, place):
-    assert summary["facts"][0].startswith("Audit: ")
-    assert [r["shortcut"] for r in summary["tables"]["audit"]][:2] == ["random", "popularity"]
-    page = (place / "table" / "page.html").read_text(encoding="utf-8")
-    assert page.index(summary["facts"][0]) < page.index("co-occurrence")
-
-
-def test_a_run_that_there_is(summary, place, tmp_path):
-    again = analyse_runs(TABLE, [place / "runs" / "table-seed-0"], tmp_path)
-    assert again["tables"] == summary["tables"]
-
-
 def test_systems_are_sorted_by_what_their_intervals_say():
     def gap(mean):
         return PairedDifference(mean, mean - 0.05, mean + 0.05, 100, 100, 0.5)
@@ -131,13 +106,3 @@ def test_systems_are_sorted_by_what_their_intervals_say():
         "HR@1: the highest is a, 0.500 [0.400, 0.600].",
         "HR@1: S-DPO (0.400 [0.300, 0.500]) is below a; above c; not told apart from b.",
     ]
-
-
-def test_the_shipped_recipe_has_every_trained_system():
-    shipped = base_recipe(TABLE)
-    names = [*shipped.lm_rankers, *(r.name for r in shipped.rankers)]
-    assert names == [
-        *("sft", "dpo", "s-dpo", "GRU4Rec", "Caser", "SASRec"),
-        *("MoRec", "LLaRA", "LLaRA-S-DPO", "TALLRec"),
-    ]
-    assert shipped.evaluate.rows is None

@@ -1,12 +1,11 @@
 """Tables for people and machines hold the same numbers; facts are computed, not told."""
 
 import numpy as np
-import polars as pl
 import pytest
 
 from prefrec.report.wording import interval_ends, number
 from prefrec_lab.studies.measure import measure
-from prefrec_lab.studies.tables import facts_of, markdown, plain_table, results_table
+from prefrec_lab.studies.tables import results_table
 
 USERS = [f"u{i}" for i in range(40)]
 
@@ -39,36 +38,3 @@ def test_both_forms_hold_the_same_numbers(measured):
     (row,) = table.frame.filter(variant="good", quantity="mrr").to_dicts()
     assert row["difference"] == pytest.approx(0.15)
     assert row["against"] == "s-dpo"
-
-
-def test_facts_name_the_largest_difference_and_what_excludes_0(measured):
-    largest, clear = facts_of(measured)
-    assert "the largest difference from S-DPO (" in largest
-    assert largest.endswith("is +0.300 [+0.300, +0.300] (good).")
-    assert clear == (
-        "HR@1: 1 of 2 intervals excludes 0: good (higher in 2 of 2 seeds). "
-        "After Holm’s correction for 2 comparisons: good."
-    )
-    _, none = facts_of(measured, ["same"])
-    assert none == "HR@1: none of 1 intervals excludes 0."
-    assert facts_of(measured, ["nobody"]) == []
-
-
-def test_markdown_is_a_table(measured):
-    text = markdown(results_table(measured)).splitlines()
-    assert text[0] == "### Results"
-    assert text[2].startswith("| Variant | HR@1 | MRR |")
-    assert {line.count("|") for line in text[2:7]} == {5}
-    assert "95% intervals over users" in text[-1]
-    assert "2 seeds" in text[-1]
-
-
-def test_a_plain_frame_is_a_table_too():
-    frame = pl.DataFrame({"ranker": ["sft", "x|y"], "share": [0.25, None], "rows": [1200, 3]})
-    text = markdown(plain_table("t", "T", "Ranker", frame)).splitlines()
-    assert text[2:] == [
-        "| Ranker | share | rows |",
-        "| --- | --- | --- |",
-        "| SFT | 0.250 | 1,200 |",
-        "| x\\|y | – | 3 |",
-    ]

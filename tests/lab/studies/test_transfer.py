@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.errors import ConfigError, PrefrecError
+from prefrec.errors import PrefrecError
 from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
@@ -12,7 +12,7 @@ from prefrec.pipeline.run import run_recipe
 from prefrec_lab.studies import carry_out as carry_out_module
 from prefrec_lab.studies import transfer
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
-from prefrec_lab.studies.transfer import TRANSFER, sets_of
+from prefrec_lab.studies.transfer import TRANSFER
 from tiny_run import ITEMS, write_shop
 
 OF = ("Rain", "Sun", "Ice", "Fog", "Sea", "Air", "Dew", "Sky", "Ash", "Oak")
@@ -80,21 +80,6 @@ def test_the_adapter_is_theirs_and_the_question_ours(runs, place, summary):
     assert np.abs(np.array(own) - scores).max() > 1e-3
 
 
-def test_the_diagonal_is_what_the_runs_said(runs, summary):
-    table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    for target, folders in (("films", runs[:2]), ("songs", runs[2:])):
-        ranks = [open_run(f).predictions().filter(ranker="sft")["rank"].to_numpy() for f in folders]
-        row = table.filter(on=target, variant=f"SFT of {target}", quantity="hr@1")
-        assert row["mean"].item() == pytest.approx(np.mean([r == 1 for r in ranks]))
-
-
-def test_asked_once(runs, place, summary, monkeypatch):
-    from prefrec.pipeline import score
-
-    monkeypatch.setattr(score, "predict", lambda *a, **k: pytest.fail("asked again"))
-    assert analyse_runs(TRANSFER, runs, place / "transfer")["tables"] == summary["tables"]
-
-
 def test_its_own_runs_have_folders_of_their_own(base, songs, place, monkeypatch):
     """Both tiny recipes read files; the second is given another source's name to have a folder of its own."""
     renamed = songs.model_copy(update={"data": songs.data.model_copy(update={"source": "movielens-csv"})})
@@ -124,15 +109,3 @@ def test_no_data_set_is_trained_on_before_all_have_been_looked_at(base, tmp_path
         carry_out(TRANSFER, base, [0, 1], tmp_path / "studies", [other])
     made = tmp_path / "studies" / "runs" / "transfer-seed-0"
     assert [p.name for p in made.iterdir()] == ["data"]
-
-
-def test_what_cannot_be_compared(base, songs, runs, place):
-    with pytest.raises(ConfigError, match="study transfer compares data sets, but there is only files"):
-        carry_out(TRANSFER, base, [0], place)
-    with pytest.raises(ConfigError, match=r"two data sets have the same source \(files, files\)"):
-        carry_out(TRANSFER, base, [0], place, [songs])
-    opened = [open_run(f) for f in runs]
-    with pytest.raises(ConfigError, match="transfer needs runs on two or more data sets, got only files"):
-        sets_of(opened[:2])
-    with pytest.raises(ConfigError, match="runs of the same seeds on each data set, got films: 0, 1; songs: 0"):
-        sets_of(opened[:3])
