@@ -1,7 +1,6 @@
 """scripts/head_alignment.py: objectives by loops, hidden states by the model's own scores, a small study."""
 
 import importlib.util
-import json
 import math
 import sys
 from itertools import product
@@ -111,28 +110,6 @@ def test_places_are_all_items_but_the_first_and_masks_know_before_from_ever(cach
     own = places.sequences[1].tolist()
     assert sorted(before[0].nonzero().flatten().tolist()) == sorted(set(own[:3]) - {own[3]})
     assert sorted(ever[0].nonzero().flatten().tolist()) == sorted(set(own))
-
-
-def test_best_of_keeps_the_floor(script):
-    trials = [{"NDCG@1": n, "NDCG@10": 0.1, "HR@50": h} for n, h in ((0.3, 0.4), (0.2, 0.5), (0.1, 0.6))]
-    assert script.best_of(trials, 0.45) is trials[1]
-    assert script.best_of(trials, 0.7) is trials[2]
-
-
-def test_a_study_in_small(script, run, cached, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "Cached", lambda run: cached)
-    monkeypatch.setattr(script, "STEPS", (1, 2))
-    monkeypatch.setattr(script, "RATES", (1e-3,))
-    monkeypatch.setattr(script, "BATCH", 8)
-    out = tmp_path / "head.json"
-    monkeypatch.setattr(sys, "argv", ["head_alignment.py", str(run), str(run), "--out", str(out)])
-    script.main()
-    found = json.loads(out.read_text())
-    assert list(found["test"]["rankers"]) == ["SFT", *script.SETTINGS]
-    assert found["test"]["n"] == 2 * len(cached.test.users)
-    assert len(found["trials"]) == 2 * sum(map(len, script.SETTINGS.values()))
-    same = found["test"]["rankers"]["softmax continued"]["HR@50 minus SFT"]
-    assert same["low"] <= same["mean"] <= same["high"]
 
 
 def test_training_lowers_the_loss_and_leaves_the_start_alone(script, cached, monkeypatch):

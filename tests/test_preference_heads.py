@@ -1,8 +1,6 @@
 """scripts/preference_heads.py: rows, means and losses by loops, states of pieces, a small study."""
 
 import importlib.util
-import json
-import math
 import sys
 from pathlib import Path
 
@@ -129,18 +127,3 @@ def test_losses_are_the_product_s_with_the_mean_added(script, model):
     absent[:, 2] = -1
     fewer = script.losses(model, "s-dpo", states, wanted, absent, means)
     torch.testing.assert_close(fewer, script.losses(model, "s-dpo", states, wanted, items[:, :2], means[:, :2]))
-
-
-def test_a_study_in_small(script, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "GRID", {"chosen": ["4 over 3", "gap 1"], "rate": [3e-3], "epochs": [1]})
-    out = tmp_path / "heads.json"
-    monkeypatch.setattr(sys, "argv", ["preference_heads.py", str(run), "--out", str(out)])
-    script.main()
-    found = json.loads(out.read_text())
-    assert len(found["trials"]) == 2
-    assert found["chosen"]["gain"] == max(t["gain"] for t in found["trials"])
-    for name, values in found["per_user"].items():
-        assert len(values) == found["users"] > 5
-        assert np.mean(values) == pytest.approx(found["metrics"][name]["auc"]["mean"], abs=1e-3)
-    for name in script.LOSSES:
-        assert not math.isnan(found["metrics"][f"{name}: reward, histories swapped"]["auc"]["mean"])

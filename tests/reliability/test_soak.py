@@ -151,18 +151,3 @@ def test_the_fuzzer_alone(fuzzed, monkeypatch, tmp_path, capsys):
     assert sorted(fuzzed) == [("log as CSV", 600), ("recipe", 600)]
     (part,) = json.loads((tmp_path / "soak.json").read_text())["parts"]
     assert (part["name"], part["facts"]["seconds each"]) == (NAMES["fuzz"], 600)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--readers", "receipt"), "invalid choice: 'receipt'"),
-        (("--only", "fuss"), "invalid choice: 'fuss'"),
-        (("--fuzz-seconds", "0"), "--fuzz-seconds is at least 1"),
-    ],
-)
-def test_what_there_is_not_cannot_be_asked_for(monkeypatch, tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as ended:
-        _command(monkeypatch, tmp_path, *options)
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err

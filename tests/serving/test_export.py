@@ -179,18 +179,6 @@ def test_an_adapter_on_some_layers_is_only_exported_merged(run, tmp_path):
         export_ranker(short, "sft", tmp_path / "out")
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-@pytest.mark.parametrize("merged", [True, False])
-def test_files_have_the_rights_of_the_usual_ones(run, tmp_path, umask, merged):
-    before = os.umask(umask)
-    try:
-        folder = export_ranker(run, "sft", tmp_path / "out", merged=merged)
-    finally:
-        os.umask(before)
-    assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o666 & ~umask}
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~umask
-
-
 def _adapted(name, model, folder, targets):
     """The folder of a model, and that of a random adapter on it."""
     adapted = get_peft_model(model, lora_config(r=4, targets=targets))
@@ -223,17 +211,6 @@ def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monke
     assert merged.config.tie_word_embeddings == (targets == ["q_proj"])
 
 
-def test_rankers_are_told_apart(run):
-    scores = [_of_the_run(run, r) for r in ("zero-shot", "sft", "dpo")]
-    assert abs(scores[0] - scores[1]).max() > 0.1
-    assert abs(scores[1] - scores[2]).max() > 0.1
-
-
-def test_merged_weights_come_in_the_dtype_of_the_recipe(run, tmp_path):
-    folder = export_ranker(_with(run, dtype="bfloat16"), "sft", tmp_path / "x", merged=True)
-    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
-
-
 def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("x")
@@ -247,23 +224,6 @@ def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="no tokenizer"):
         export_ranker(run, "sft", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
-
-
-def test_a_place_where_no_folder_can_be_made_is_said(run, tmp_path, monkeypatch):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "empty")
-    (tmp_path / "file").write_text("x")
-    monkeypatch.chdir(tmp_path / "empty")
-    for out, message in (
-        (".", r"^\.: name a new folder in it, such as exported"),
-        ("..", r"^\.\.: name a new folder in it, such as \.\./exported"),
-        (tmp_path / "link", "link is a link: name the folder that it leads to"),
-        (tmp_path / "file" / "out", "file is not a folder and cannot be made .*: name another --out"),
-        (tmp_path / "file" / "new" / "out", "new is not a folder and cannot be made .*: name another --out"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            export_ranker(run, "sft", out)
-    assert {p.name for p in tmp_path.rglob("*")} == {"empty", "link", "file"}
 
 
 def test_what_a_killed_export_has_left_goes(run, tmp_path, monkeypatch):
@@ -337,20 +297,6 @@ def test_the_card_says_how_it_was_made_and_measured(run, folder, tmp_path):
     assert "a machine" not in body
     assert "- base: `model`" in body
     assert str(folder.parent) not in text  # no paths of this machine
-
-
-@pytest.mark.parametrize("base", ["gpt2", "HuggingFaceTB/SmolLM2-135M"])
-def test_the_card_names_a_base_that_is_on_the_hub(run, folder, base):
-    card = model_card(read_run(folder), run.recipe, "sft", base, merged=False)
-    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == base
-    assert f"- base: `{base}`" in card
-
-
-def test_the_card_says_that_candidates_are_not_shown(run, folder):
-    recipe = _with(run, templates=["history"]).recipe
-    card = model_card(read_run(folder), recipe, "sft", "gpt2", merged=False)
-    assert "which shows a history and no candidates as titles" in card
-    assert "arxiv:" not in card
 
 
 def test_the_catalogue_and_what_a_recommender_needs_are_exported(run, tmp_path):
