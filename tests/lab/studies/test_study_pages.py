@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefrec.evaluation.verdict import OLD
 from prefrec.pipeline.opened import open_run
 from prefrec_lab.studies.measure import measure
 from prefrec_lab.studies.plots import dots
 from prefrec_lab.studies.study import Outcome, Study
 from prefrec_lab.studies.tables import facts_of, results_table
-from prefrec_lab.studies.write import write_study
+from prefrec_lab.studies.write import UNAUDITED, write_study
 from served_run import write_run
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "study_pages.py"
@@ -46,7 +45,7 @@ def finished(tmp_path, bpe_tokenizer):
 def test_a_page_is_question_result_plots_and_one_table(script, finished, tmp_path):
     page = script.write_page(finished, tmp_path)
     text = page.read_text()
-    begin = f"# losses\n\nWhich loss?\n\n{script.BEGIN}\n{script.MISSING}\n{script.END}\n\n{OLD.verdict}\n\n"
+    begin = f"# losses\n\nWhich loss?\n\n{script.BEGIN}\n{script.MISSING}\n{script.END}\n\n{UNAUDITED}\n\n"
     assert text.startswith(
         begin + "![losses: hr-1](losses/hr-1.svg)\n\n## Losses\n\n| Variant | N | HR@1 | NDCG@10 |"
     )

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefrec.evaluation.verdict import OLD
+from prefrec.evaluation import NoAudit
 from prefrec.files import read_json, write_json, write_text, write_whole
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import dump_recipe
@@ -24,6 +24,7 @@ STUDY_FILE = "study.json"
 PAGE = "page.html"
 DPI = 160
 """Of the PNG files."""
+UNAUDITED = NoAudit("this result was made without an audit").verdict
 
 _environment = page_environment("prefrec_lab.studies", "prefrec.report")
 
@@ -56,7 +57,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         metrics = read_json(run.folder / METRICS)
         audit = (metrics.get("evaluation") or {}).get("audit") or {}
-        found.append(str(metrics.get("verdict") or audit.get("verdict") or OLD.verdict))
+        found.append(str(metrics.get("verdict") or audit.get("verdict") or UNAUDITED))
     return list(dict.fromkeys(found))
 
 
