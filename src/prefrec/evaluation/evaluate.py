@@ -53,7 +53,7 @@ def evaluate(
     names = [r.name for r in rankers]
     if len(set(names)) < len(names):
         raise ConfigError(f"two rankers have the same name: {', '.join(names)}; rename one")
-    _pairs(compare, names)
+    named_pairs(compare, names)
     if not names or not examples:
         raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples")
     frames = [predict(r, examples, catalogue, generate=generate) for r in rankers]
@@ -107,7 +107,7 @@ def evaluate_predictions(
     of `evaluate`.
     """
     answers = _by_ranker(predictions)
-    pairs = _pairs(compare, list(answers))
+    pairs = named_pairs(compare, list(answers))
     rows = max(answers.values(), key=len)
     values = _values(answers, rows, ks)
     means, sizes = _means(values, rows), rows["listed"].to_numpy().astype(np.int64)
@@ -212,7 +212,8 @@ def _text_values(answers: pl.DataFrame) -> dict[str, Floats]:
     return values
 
 
-def _pairs(compare: str | Sequence[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:
+def named_pairs(compare: str | Sequence[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:
+    """Return the pairs (ranker, against) that `compare` names (`evaluate`); raise ConfigError for unknown names."""
     if compare is None:
         return [(b, a) for a, b in pairwise(names)]
     pairs = [(n, compare) for n in names if n != compare] if isinstance(compare, str) else list(compare)
