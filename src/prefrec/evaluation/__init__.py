@@ -19,6 +19,6 @@ from prefrec.evaluation.verdict import FULL_RANKING, Audit, AuditRow, NoAudit
 __all__ = [
     "FULL_RANKING", "Audit", "AuditRow", "Comparison", "Evaluation", "Group", "Interval", "Means", "NoAudit",
     "PairedDifference", "audit_lists", "audit_prepared", "evaluate", "evaluate_baskets", "evaluate_predictions",
-    "judge_texts", "mean_interval", "metrics_for", "paired_difference", "predict", "rank_catalogue", "read_predictions",
-    "target_ranks",
+    "judge_texts", "mean_interval", "metrics_for", "paired_difference", "predict", "rank_catalogue",
+    "read_predictions", "target_ranks",
 ]  # fmt: skip
