@@ -41,19 +41,18 @@ def init(
         raise ConfigError(f"{out} exists already: name another file with --out, or delete it")
     # In the paper's form the history shares the prompt with the candidates.
     found = guess(interactions, items, columns, encoding, 10 if preset == "paper" else 30)
-    near = (Path(os.path.relpath(path, out.parent if out else ".")).as_posix() for path in (interactions, items))
     name = re.sub(r"^[\W_]+|[^\w.-]", "", (out or interactions).name.split(".")[0], flags=re.ASCII) or "own"
-    lines = [_line("name", name), "", "data:", "  source: files"]
-    lines += map(_line, ("  interactions", "  items", "  encoding"), (*near, encoding))
-    lines += ["  columns:"]
+    lines = [_line("name", name), "", "data:"]
+    for field, value in found.source.items():
+        near = os.path.relpath(value, out.parent if out else ".") if isinstance(value, Path) else value
+        lines.append(_line(f"  {field}", Path(near).as_posix()))
+    lines.append(_line("  encoding", encoding))
+    lines += ["  columns:"] if any(field.startswith("columns.") for field, *_ in found.settings) else []
     for field, value, why in found.settings:
         lines.append(_line(f"  {field}".replace("columns.", "  "), value, why))
         if why.startswith("check"):
             warn(escape(f"{field}: {value}: {why}"))
     text = "\n".join([*lines, "", _fitting(preset_text(preset), found)])
-    from prefrec.pipeline.recipe import checked_recipe  # here: it takes torch and transformers, which are slow
-
-    checked_recipe(yaml.safe_load(text))
     if out:
         write_text(out, text)
     typer.echo(f"Recipe: {out}" if out else text, nl=bool(out))

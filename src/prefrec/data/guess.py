@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -15,8 +15,9 @@ import polars.selectors as cs
 from prefrec.data import readers
 from prefrec.data.config import ColumnNames, PrepareConfig
 from prefrec.data.readers import FILE_ORDER, with_points
-from prefrec.data.sources.base import Source
+from prefrec.data.sources.base import GivenSplit, Source
 from prefrec.data.sources.files import files, files_of
+from prefrec.data.sources.windows import holds_lists, windows
 from prefrec.data.times import date_forms, parse_timestamps
 from prefrec.data.words import sign, topic
 from prefrec.errors import DataError
@@ -42,15 +43,21 @@ class Setting(NamedTuple):
     why: str
 
 
+_CANDIDATES = "the target among items that the user has not seen"
+_LIMITS = [Setting(f"max_{part}_rows", most, "of a larger log, at random") for part, most in _MOST_ROWS.items()]
+
+
 class Guess(NamedTuple):
     """Guessed settings of a log and a catalogue.
 
     Attributes:
+        source: name of the source, and its files.
         settings: with which `prepare` reads the files.
         item_text: a text for items by at most two columns whose values items share, such as brands; or None.
         room: the number of items that are left beside a target and the longest history that is shown.
     """
 
+    source: dict[str, Any]
     settings: list[Setting]
     item_text: str | None
     room: int
@@ -67,20 +74,52 @@ def guess(log: Path, items: Path, given: ColumnNames, encoding: str, longest: in
     `given` columns are kept. Raise DataError if a file cannot be read or no column looks like users, items or titles.
     """
     read = _reader()
-    parts = [read(file, encoding) for file in files_of(log)]
-    texts = [_texts(table) for table in (pl.concat(parts, how="diagonal_relaxed"), read(items, encoding))]
+    table = pl.concat([read(file, encoding) for file in files_of(log)], how="diagonal_relaxed")
+    if holds_lists(table, given):
+        return _guess_windows(log, items, given, encoding, longest)
+    texts = [_texts(table), _texts(read(items, encoding))]
     columns = _columns(texts, (log, items), given)
     names = {field: setting.value for field, setting in columns.items()}
-    found = {"source": "files", "interactions": log, "items": items, "encoding": encoding, "columns": names}
-    source = files(PrepareConfig.model_validate(found | dict(_NEEDED.values())), read)
+    found: dict[str, Any] = {"source": "files", "interactions": log, "items": items}
+    source = files(_lenient(found | {"encoding": encoding, "columns": names}), read)
     settings = [setting._replace(field=f"columns.{field}") for field, setting in columns.items()]
     named = f"the column {names['item']}"
     settings += [Setting("domain", about, f"by {named}")] if (about := topic(names["item"])) else []
-    settings += [
-        Setting(*setting, note) for mark, setting in _NEEDED.items() for note in source.notes if mark in note
-    ]
     protocol, room = _protocol(source, longest)
-    return Guess([*settings, *protocol], _item_text(texts[1], [*names.values()]), room)
+    return Guess(found, [*settings, *_needed(source), *protocol], _item_text(texts[1], [*names.values()]), room)
+
+
+def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
+    """Return settings for the files of ready-made examples in the folder of `log`."""
+    columns = given.model_dump(include=given.model_fields_set)
+    found: dict[str, Any] = {"source": "windows", "path": log.parent, "items": items}
+    asked = {"columns": columns, "encoding": encoding, "history_length": longest, "min_history": 1}
+    source = windows(_lenient(found | asked))
+    rows = cast(GivenSplit, source.given).windows
+    counts = ", ".join(f"{len(own):,} {part}" for part, own in rows.items())
+    lengths = np.array([len(row.history) for own in rows.values() for row in own])
+    shown, n_items = int(lengths.max()), source.interactions["item_id"].n_unique()
+    size = max(2, min(_MOST_CANDIDATES, n_items - shown))
+    settings = [Setting(f"columns.{field}", name, "as named") for field, name in columns.items()]
+    settings += _needed(source)
+    settings += [
+        Setting("split", "given", f"that of the files: {counts} rows; or time: one log of all, cut by time"),
+        Setting("candidates", {"kind": "auto", "size": size}, _CANDIDATES),
+        Setting("history_length", shown, f"at most; rows have {lengths.mean():.1f} items on average"),
+        Setting("min_history", 3 if (lengths >= 3).mean() >= 0.5 else 1, "items before a target"),
+        *_LIMITS,
+    ]
+    return Guess(found, settings, _item_text(source.catalogue.frame, ["item_id", "title"]), n_items - 1 - shown)
+
+
+def _lenient(found: dict[str, Any]) -> PrepareConfig:
+    """Return a configuration that reads all files that can be read with some setting (`_NEEDED`)."""
+    return PrepareConfig.model_validate(found | dict(_NEEDED.values()))
+
+
+def _needed(source: Source) -> list[Setting]:
+    """Return the settings without which the reader refuses the files, by its notes."""
+    return [Setting(*setting, note) for mark, setting in _NEEDED.items() for note in source.notes if mark in note]
 
 
 def _reader() -> Callable[..., pl.DataFrame]:
@@ -112,12 +151,10 @@ def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
     shown = max(1, min(longest, int(lengths.max()) - 1))
     settings = [
         split,
-        Setting(
-            "candidates", {"kind": "auto", "size": size}, f"the target among items that the user has not seen{few}"
-        ),
+        Setting("candidates", {"kind": "auto", "size": size}, f"{_CANDIDATES}{few}"),
         Setting("history_length", shown, f"at most; users have {lengths.mean():.1f} items on average"),
         Setting("min_history", shortest, "items before a target"),
-        *(Setting(f"max_{part}_rows", most, "of a larger log, at random") for part, most in _MOST_ROWS.items()),
+        *_LIMITS,
     ]
     return settings, n_items - 1 - shown
 

@@ -98,6 +98,11 @@ def windows(config: PrepareConfig) -> Source:
     return Source("windows", "generic", Catalogue(items), log.drop("learn"), notes + dropped + left_out, given)
 
 
+def holds_lists(table: pl.DataFrame, columns: ColumnNames) -> bool:
+    """Return True if a table's rows are examples, by a column with the items of each, and not interactions."""
+    return any(name in table.columns for name in (columns.item_list, *_LISTS) if name)
+
+
 def find_window_files(
     folder: Path | None, named: Mapping[Any, Path], titles: Path | None = None
 ) -> tuple[dict[str, Path], Path]:
