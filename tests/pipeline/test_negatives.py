@@ -150,7 +150,7 @@ def test_an_interrupted_stage_keeps_its_lists(made_of, data, section, tmp_path, 
         (
             {"negatives_from": "hard-SASRec"},
             [SASREC],
-            "write `negatives_from: hard` and `miner: SASRec`",
+            "negatives_from: Input should be 'reference', 'list', .*, 'hard'",
         ),
         (
             {"negatives_from": "hard", "miner": "SASRec"},

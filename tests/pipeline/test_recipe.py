@@ -75,7 +75,7 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
         ),
         (
             "{name: a, sequential: [{model: SASRec, epochs: 3}]}",
-            r"sequential: write its entries under `rankers`, as - \{kind: sequential, model: SASRec, epochs: 3\}",
+            r"sequential: Extra inputs are not permitted",
         ),
         (
             "{name: a, rankers: [{kind: sequential}, {kind: llara-s-dpo}, {kind: llara}]}",

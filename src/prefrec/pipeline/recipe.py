@@ -15,7 +15,6 @@ from pydantic import (
     PositiveInt,
     SerializeAsAny,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -292,14 +291,6 @@ class AlignSection(RowsSection):
             return None
         return cast(Any, self.negatives_from)
 
-    @field_validator("negatives_from", mode="before")
-    @classmethod
-    def _no_name_in_it(cls, value: Any) -> Any:
-        way, dash, name = str(value).partition("hard-")
-        if dash and not way:
-            raise ValueError(f"write `negatives_from: hard` and `miner: {name}`")
-        return value
-
     @model_validator(mode="after")
     def _known(self) -> Self:
         with_options(find_loss(self.loss), **{name: getattr(self, name) for name in OPTIONS})
@@ -396,13 +387,9 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_list(cls, raw: Any) -> Any:
-        """Refuse entries of `sequential`, which had its own list once; an empty list is in old runs' recipes."""
-        if isinstance(raw, dict) and (old := raw.get("sequential")):
-            entry = {"kind": "sequential", **old[0]} if isinstance(old, list) and isinstance(old[0], dict) else {}
-            said = ", ".join(f"{name}: {value}" for name, value in entry.items() if value != {})
-            raise ValueError(f"sequential: write its entries under `rankers`, as - {{{said or 'kind: sequential'}}}")
-        return {name: value for name, value in raw.items() if name != "sequential"} if isinstance(raw, dict) else raw
+    def _without_old_list(cls, raw: Any) -> Any:
+        """Leave out an empty list `sequential`, which the recipes of older runs have."""
+        return {k: v for k, v in raw.items() if k != "sequential" or v} if isinstance(raw, dict) else raw
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
