@@ -6,12 +6,10 @@ import sys
 from textwrap import dedent
 
 import pytest
-from rich.text import Text
-from typer.main import get_command
 
 import prefrec as package
 from command import prefrec, succeed
-from prefrec.cli import INSTEAD, app, homes, load_verb
+from prefrec.cli import INSTEAD
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
@@ -53,37 +51,11 @@ def test_help_of_a_verb_teaches(verb):
     assert f"prefrec {verb} " in out.partition("Example")[2]
 
 
-def test_a_group_lists_its_verbs():
-    out = succeed("lab", "--help")
-    assert re.findall(r"^│ (\S+) {2,}\S", out.partition("Commands")[2], re.MULTILINE) == sorted(LAB)
-    assert "Research tools" in out
-
-
 @pytest.mark.parametrize("verb", [*INSTEAD])
 def test_a_verb_of_earlier_versions_says_what_to_write(verb):
     done = prefrec(verb, "x", "--rows", 3)
     assert (done.code, done.out) == (1, "")
     assert done.err == f"error: `prefrec {verb}` is `prefrec {INSTEAD[verb]}` now\n"
-
-
-def test_help_is_filled_to_the_width(monkeypatch):
-    """Rich's own mode keeps the line breaks of docstrings, so that lines end anywhere."""
-    monkeypatch.setenv("COLUMNS", "80")
-    lines = [line.strip() for line in succeed("recommend", "--help").splitlines()]
-    start = next(i for i, line in enumerate(lines) if line.startswith("A user's history"))
-    paragraph = lines[start : lines.index("", start)]
-    assert [line for line in paragraph[:-1] if len(line) < 60] == []
-
-
-def test_no_help_text_is_taken_for_markup():
-    """`[word]` in a help text is a style to rich, and not shown."""
-    command = get_command(app)
-    told = [command, *command.params]
-    for verb in map(load_verb, homes()):
-        told += [verb, *verb.params]
-    texts = [one.help for one in told if getattr(one, "help", None)]
-    assert len(texts) > 150
-    assert [text for text in texts if Text.from_markup(text).plain != text] == []
 
 
 def test_help_and_version_import_no_heavy_library():

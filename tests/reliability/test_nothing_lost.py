@@ -12,7 +12,7 @@ import pytest
 
 from reliability import crashes, disks, kills
 from reliability.damage import damage_run
-from reliability.kills import ATTEMPTS, SOONER, Killed, kill_running
+from reliability.kills import SOONER, Killed, kill_running
 from reliability.whole_runs import END, PARTS, differences
 
 KILLS, CRASHES = 3, 2
@@ -50,26 +50,6 @@ def tried(monkeypatch):
         return seconds_tried
 
     return play
-
-
-def test_a_kill_after_the_end_is_tried_again_and_sooner(tried, tmp_path):
-    times = tried(late=2)
-    killed = kill_running(tmp_path, tmp_path, tmp_path, 10.0, 0.5)
-    assert killed.hit
-    assert times == pytest.approx([10.0, 10 * SOONER, 10 * SOONER**2])
-    assert killed.seconds == times[-1]  # for the kills to come
-
-
-def test_kills_that_never_hit_end_and_say_so(tried, tmp_path):
-    times = tried(late=ATTEMPTS)
-    assert not kill_running(tmp_path, tmp_path, tmp_path, 10.0, 0.5).hit
-    assert len(times) == ATTEMPTS
-
-
-def test_a_loss_is_not_tried_away(tried, tmp_path):
-    times = tried(late=1, lost=["metrics.json"])
-    assert kill_running(tmp_path, tmp_path, tmp_path, 10.0, 0.5).lost
-    assert len(times) == 1
 
 
 def test_a_run_that_ends_sooner_than_thought_is_hit_all_the_same(recipe, whole, tmp_path):

@@ -16,7 +16,6 @@ import pytest
 import uvicorn
 
 from prefrec.pipeline.opened import open_run
-from prefrec.report.wording import label
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.bodies import RankRequest
 from prefrec.serving.page import page_files, side_by_side
@@ -96,29 +95,6 @@ def _add(page, where, text, title):
 
 def _titles(page, side):
     return page.locator(f"#{side} .ranking button").all_inner_texts()
-
-
-def _hold(page, path):
-    """Requests to `path` are collected in the list and wait there."""
-    held = []
-    page.route(f"**{path}", lambda route: held.append(route))
-    return held
-
-
-def _await(page, held, count):
-    for _ in range(500):
-        if len(held) >= count:
-            break
-        page.wait_for_timeout(10)
-    assert len(held) == count
-
-
-def _let_go(page, held):
-    """Let the requests through, and give the page the time to draw their answers."""
-    for route in held:
-        route.continue_()
-        route.request.response().finished()
-    page.wait_for_timeout(100)
 
 
 @needs_browser
@@ -255,18 +231,6 @@ def test_rules_go_with_the_question(page, served):
 
 
 @needs_browser
-def test_a_rule_that_does_not_fit_is_told(served, browser):
-    page = browser.new_page()  # its console tells of the refusal
-    page.goto(served[0])
-    page.locator("#rules summary").click()
-    page.get_by_label("Only titles where").fill("genre = 'x'")
-    page.get_by_role("button", name="Recommend").click()
-    expect(page.locator("#status")).to_contain_text('unable to find column "genre"')
-    expect(page.locator("#progress")).to_be_hidden()
-    page.close()
-
-
-@needs_browser
 @pytest.mark.skipif("PREFREC_SHOWN" not in os.environ, reason="PREFREC_SHOWN names no run to picture")
 def test_picture(browser):
     run = open_run(Path(os.environ["PREFREC_SHOWN"]))
@@ -300,16 +264,6 @@ def test_titles_are_text_and_never_markup(page):
 
 
 @needs_browser
-def test_recommend_and_why_without_candidates(page):
-    _add(page, "history", "red em", "Red Emma")
-    page.get_by_role("button", name="Recommend").click()
-    expect(page.locator("#right .ranking li")).to_have_count(10)
-    assert "Red Emma" not in _titles(page, "right")
-    page.locator("#right .ranking button").first.click()
-    expect(page.locator("#why-right .reasons li")).to_have_count(1)
-
-
-@needs_browser
 def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
     user = run.data.train_interactions["user_id"][0]
     page.get_by_label("User", exact=True).fill(user)
@@ -325,37 +279,6 @@ def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
     with page.expect_request("**/v1/recommend") as again:
         page.locator("#right select").select_option("zero-shot")
     assert again.value.post_data_json["history"] == []
-
-
-@needs_browser
-def test_another_ranker_and_clear(page):
-    page.get_by_role("button", name="Rank the candidates").click()
-    expect(page.locator("#status")).to_have_text("Choose at least one candidate, or show an example.")
-    page.get_by_role("button", name="Show an example").click()
-    expect(page.locator("#left .ranking li")).to_have_count(6)
-    assert page.locator("#left .ranking li.taken").count() == 1
-    before = page.locator("#left .logp").first.inner_text()
-    page.locator("#left select").select_option("zero-shot")
-    expect(page.locator("#left .logp").first).not_to_have_text(before)
-    page.get_by_role("button", name="Clear").click()
-    expect(page.locator(".ranking li")).to_have_count(0)
-    expect(page.locator("#candidates .empty")).to_be_visible()
-
-
-@needs_browser
-def test_a_ranker_chosen_while_another_is_asked(page):
-    _add(page, "history", "red em", "Red Emma")
-    _add(page, "candidates", "wild a", "Wild Alien")
-    held = _hold(page, "/v1/rank")
-    page.get_by_role("button", name="Rank the candidates").click()
-    _await(page, held, 2)
-    page.locator("#right select").select_option("zero-shot")
-    _await(page, held, 4)
-    assert [route.request.post_data_json["ranker"] for route in held] == ["sft", "s-dpo", "sft", "zero-shot"]
-    _let_go(page, held[2:] + held[:2])  # the older answers come last
-    expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
-    logp = held[3].request.response().json()["ranking"][0]["score"]
-    expect(page.locator("#right .logp")).to_have_text(f"{logp:.2f}".replace("-", "−"))
 
 
 @needs_browser

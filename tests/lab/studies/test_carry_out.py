@@ -7,7 +7,7 @@ import pytest
 from prefrec.errors import ConfigError
 from prefrec.pipeline.recipe import Recipe
 from prefrec_lab.studies import carry_out as module
-from prefrec_lab.studies.carry_out import analyse_runs, carry_out
+from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.registry import STUDIES
 
 
@@ -69,13 +69,3 @@ def test_no_outcome_takes_the_place_of_one_on_other_data(base, made, tmp_path):
     with pytest.raises(ConfigError, match=rf"{tmp_path}/beta holds what the study found on other data"):
         made("beta", base, out=tmp_path)
     made("ablation", base, second, out=tmp_path / "more")
-
-
-def test_runs_on_other_data_do_not_replace_an_outcome_either(base, made, tmp_path, monkeypatch):
-    class Opened:
-        recipe = _on(base, "lastfm-hetrec", "/songs")
-
-    monkeypatch.setattr(module, "open_run", lambda folder: Opened)
-    made("fairness", base, out=tmp_path)
-    with pytest.raises(ConfigError, match=rf"{tmp_path}/fairness holds what the study found on other data \(files"):
-        analyse_runs(STUDIES["fairness"], ["run"], tmp_path)

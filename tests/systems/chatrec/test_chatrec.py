@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
-from prefrec.prompts import load_template
-from prefrec.rankers import GeneratingRanker, LMRanker, PopularityRanker, load_lm
+from prefrec.rankers import GeneratingRanker, PopularityRanker
 from prefrec_systems.chatrec import (
     ChatRecRanker,
     ChatSession,
@@ -23,7 +22,7 @@ from prefrec_systems.chatrec import (
     read_answer,
 )
 from prefrec_systems.chatrec.prompt import numbered, question
-from prefrec_systems.endpoint import EndpointRanker, OpenAIClient, ServerSettings
+from prefrec_systems.endpoint import OpenAIClient, ServerSettings
 from servers import free_port, serving
 from slow import slow_greedy
 from tiny import tiny_llama
@@ -94,13 +93,6 @@ def _example(*candidates: str, user: str = "u1") -> RankingExample:
 def test_answers_are_read(text, order, reason):
     answer = read_answer(text, TITLES)
     assert (answer.order, answer.reason, answer.text) == (order, reason, text)
-
-
-def test_what_is_listed_but_not_there_is_noted():
-    answer = read_answer("My list\n1. Heat\n2. Alien - old\n3. Blade Runner (1982)", TITLES)
-    assert answer.order == (0,)
-    assert answer.listed == ("Heat", "Alien", "Blade Runner (1982)")
-    assert answer.invented == ("Heat", "Blade Runner (1982)")
 
 
 @given(st.permutations(range(len(TITLES))), st.integers(0, len(TITLES)), st.sampled_from(["1.", "-", "1)", ""]))
@@ -348,13 +340,3 @@ def test_a_server_answers_as_the_model_does_here(server, folder, model, bpe_toke
     local = LocalChat(tiny_llama(max_position_embeddings=2048), bpe_tokenizer, max_new_tokens=12, max_length=200)
     remote = EndpointChat(_client(server, folder), max_new_tokens=12)
     assert remote.answer(TALKS, "answering") == local.answer(TALKS, "answering")
-
-
-def test_a_server_without_echo_generates_and_says_that_it_cannot_score(server, folder, bpe_tokenizer):
-    template = load_template("movies/1")
-    remote = EndpointRanker("served", _client(server, folder), bpe_tokenizer, CATALOGUE, template, prompts="text")
-    local = LMRanker("here", *load_lm(str(folder), dtype="float32"), CATALOGUE, template, objective="tokens")
-    rows = [_example("i5", "i2", "i7"), _example("i1", "i3")]
-    assert remote.generate(rows) == local.generate(rows)
-    with pytest.raises(ModelError, match="gives no log-probabilities of the prompt"):
-        remote.score(rows)

@@ -11,7 +11,7 @@ from command import succeed
 from prefrec.data import prepare
 from prefrec.pipeline.recipe import Recipe
 from prefrec_systems.cli import chat as chat_module
-from served_run import MARKUP, SPECIAL, write_run
+from served_run import write_run
 
 
 class Scripted:
@@ -87,12 +87,3 @@ def test_a_conversation_for_people(run, scripted, monkeypatch):
         "it is [bold]old[/bold]",
         "Because I like it.",
     ]
-
-
-def test_more_brings_other_titles(run, scripted):
-    scripted("hm", "hm")
-    one, two = _json_lines(
-        succeed("chat", run, "--history", MARKUP, "--history", SPECIAL, *SHORT, "--json", "--ask", "/more")
-    )
-    assert not {i["item_id"] for i in one["items"]} & {i["item_id"] for i in two["items"]}
-    assert two["asked"] == "/more"

@@ -1,8 +1,6 @@
 """EndpointRanker against servers that run: their scores are those of LMRanker on the same weights."""
 
-import dataclasses
 import json
-import math
 import os
 import shutil
 import threading
@@ -223,44 +221,6 @@ def test_choices_that_are_none_are_said(answering, ask, answer):
     assert ask(url, model="tiny").generate(_examples(1)) == ["Emma"]
 
 
-LAST = {
-    "nothing": None,
-    "a word": "-1.5",
-    "a truth": True,
-    "no number": math.nan,
-    "no end": -math.inf,
-    "a list": [-1.0],
-    "more than a float": -(10**400),
-}
-
-
-@pytest.mark.parametrize("place", [1, -1])
-@pytest.mark.parametrize("last", LAST.values(), ids=LAST)
-def test_log_probabilities_that_are_none_are_said(answering, ask, last, place):
-    url, server = answering
-    ranker = ask(url, model="tiny")
-    (example,) = _examples(1)
-    one = dataclasses.replace(example, candidates=(example.target,))
-    (choices,) = ranker._encode([one], "candidates")
-    logps = [None, *([-0.5] * (choices.length - 1))]
-    server.body = json.dumps({"choices": [GOOD | {"logprobs": {"token_logprobs": logps}}]}).encode()
-    assert ranker.score([one]).tolist() == [[-0.5 * len(choices.answers[0])]]
-    logps[place] = last
-    for wrong in ({"token_logprobs": logps}, [{"token_logprobs": logps}], {"token_logprobs": {"0": last}}):
-        server.body = json.dumps({"choices": [GOOD | {"logprobs": wrong}]}).encode()
-        with pytest.raises(ModelError, match=r"/v1/completions: this is not an answer of OpenAI's protocol"):
-            ranker.score([one])
-
-
-@pytest.mark.parametrize("body", [b"[" * 100_000, b"[" * 900 + b"]" * 900, b"<html>"])
-def test_a_body_that_cannot_be_read_is_reported_at_once(answering, ask, body):
-    url, server = answering
-    server.body = body
-    with pytest.raises(ModelError, match=r"/v1/completions: this is not an answer of OpenAI's protocol"):
-        ask(url, model="tiny", retries=3).generate(_examples(1))
-    assert server.asked == 1
-
-
 def test_many_questions_keep_their_order_and_no_more_than_three_are_on_their_way(client):
     busy, most, lock = 0, 0, threading.Lock()
 
@@ -276,18 +236,3 @@ def test_many_questions_keep_their_order_and_no_more_than_three_are_on_their_way
 
     assert list(client.many(ask, ({"n": n} for n in range(20)))) == list(range(20))
     assert most == 3
-
-
-def test_the_first_error_ends_many_questions(client):
-    asked = []
-
-    def ask(n: int) -> int:
-        asked.append(n)
-        time.sleep(0.002)
-        if n == 4:
-            raise ModelError("no")
-        return n
-
-    with pytest.raises(ModelError, match="no"):
-        list(client.many(ask, ({"n": n} for n in range(1000))))
-    assert len(asked) < 20

@@ -1,7 +1,6 @@
 """MoRec: scores against a slow twin, items without training rows by their titles, epochs, going on after a stop."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from safetensors.torch import load_file
 
 from full_ranks import full_ranks
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.errors import ModelError
 from prefrec.evaluation import metrics_for, target_ranks
 from prefrec_systems.morec import MoRecConfig, load_morec, ranker, train, train_morec
 from prefrec_systems.sequential import train as training
@@ -224,19 +222,3 @@ def test_the_seed_matters_and_the_caller_s_draws_do_not(trained, data, config, t
 
 
 # --- what cannot be
-
-
-def test_what_cannot_be_read_is_named(trained, tmp_path):
-    with pytest.raises(ModelError, match=f"{tmp_path} holds no MoRec"):
-        load_morec(tmp_path, CATALOGUE)
-    for name in ("model.safetensors", "titles.safetensors", "model.json"):
-        folder = tmp_path / name
-        shutil.copytree(trained, folder)
-        (folder / name).write_bytes((folder / name).read_bytes()[:100])
-        with pytest.raises(ModelError, match="or a damaged one"):
-            load_morec(folder, CATALOGUE)
-    folder = Path(shutil.copytree(trained, tmp_path / "huge"))
-    about = json.loads((folder / "model.json").read_text()) | {"width": 1 << 50}
-    (folder / "model.json").write_text(json.dumps(about))
-    with pytest.raises(ModelError, match="ask for other weights"):
-        load_morec(folder, CATALOGUE)

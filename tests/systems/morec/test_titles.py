@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from prefrec.errors import ModelError
 from prefrec.rankers.title_encoder import TitleEncoder, load_encoder
 from prefrec_systems.morec.titles import read_titles, title_vectors, write_titles
 from tiny_run import TITLES, write_model
@@ -77,18 +76,3 @@ def test_known_titles_are_read_and_others_encoded_once(encoder, tmp_path):
     assert made == []
     torch.testing.assert_close(title_vectors(["c", "a", "c"], known, make)[0], encoder.encode(["c"])[0])
     assert made == [1]
-
-
-def test_what_is_no_encoder_is_named(tmp_path, bpe_tokenizer):
-    with pytest.raises(ModelError, match=r"no model at '\./nowhere'"):
-        load_encoder("./nowhere", 8)
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="no title encoder could be read"):
-        load_encoder(str(broken), 8)
-    T5EncoderModel(T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(
-        tmp_path / "t5"
-    )
-    with pytest.raises(ModelError, match="is an encoder-decoder"):
-        load_encoder(str(tmp_path / "t5"), 8)

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from pydantic import ValidationError
 
 from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks, whole_catalogue
@@ -87,16 +86,3 @@ def test_what_has_not_changed_is_not_asked_again(finished, recipe, tmp_path, mon
     assert asked == []
     run_recipe(_recipe(recipe, PAIRS[0] | {"retrieve": 2}), tmp_path / "run")
     assert asked == [8, 8, 40]  # lists, the whole catalogue, and validation lists
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"retriever": "SASRec"}, "retrieve-then-rank.retriever: there is no 'SASRec' before it; there are random, "),
-        ({"ranker": "s-dpo"}, "retrieve-then-rank.ranker: there is no 's-dpo' before it; there are random, "),
-        ({"retriever": "zero-shot"}, "'zero-shot' only scores titles that it is given"),
-    ],
-)
-def test_mistakes_are_named(recipe, changes, message):
-    with pytest.raises(ValidationError, match=message):
-        _recipe(recipe, PAIRS[0] | changes)

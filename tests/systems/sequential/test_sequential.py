@@ -1,7 +1,6 @@
 """GRU4Rec, Caser and SASRec: what they learn, scores one by one, unknown items, grids, going on after a stop."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefrec.data import PrepareConfig, PreparedData, RankingExample, prepare
-from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.errors import ConfigError
 from prefrec.evaluation import metrics_for, target_ranks
 from prefrec.rankers import Ranker
 from prefrec_systems.sequential import (
@@ -271,17 +270,3 @@ def test_a_diverged_training_stops_and_leaves_the_last_good_epoch(data, tmp_path
     assert all(t.isfinite().all() for t in load_file(out / "work" / "0" / "best.safetensors").values())
     train_sequential(data, _config("SASRec", epochs=3), out, seed=0)
     assert [e["epoch"] for e in _epochs(out)] == [0, 1, 2]
-
-
-def test_what_cannot_be_read_is_named(trained, data, tmp_path):
-    with pytest.raises(ModelError, match=f"{tmp_path} holds no sequential recommender"):
-        load_sequential(tmp_path, data.catalogue)
-    for name in MODEL_FILES:
-        folder = tmp_path / name
-        shutil.copytree(trained("GRU4Rec"), folder)
-        (folder / name).write_bytes((folder / name).read_bytes()[:100])
-        with pytest.raises(ModelError, match="damaged"):
-            load_sequential(folder, data.catalogue)
-    smaller = type(data.catalogue)(data.catalogue.frame.head(10))
-    with pytest.raises(DataError, match="GRU4Rec was trained on other data: 50 of its 60 items"):
-        load_sequential(trained("GRU4Rec"), smaller)
