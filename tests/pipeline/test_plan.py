@@ -209,7 +209,7 @@ def test_run_and_export_agree_on_a_built_in_template_whose_text_changed(trained,
     """After an upgrade: the run is not unchanged, and once it has been made again it can be exported."""
     shutil.copytree(trained, tmp_path / "run")
     monkeypatch.setattr(templates, "_FOLDER", shutil.copytree(templates._FOLDER, tmp_path / "templates"))
-    path = tmp_path / "templates" / "movies" / "1.jinja2"
+    path = tmp_path / "templates" / "1.jinja2"
     path.write_text("Say. " + path.read_text())
     assert open_run(tmp_path / "run").changed("sft") == ["model.templates"]
     run_recipe(whole, tmp_path / "run", until="sft")

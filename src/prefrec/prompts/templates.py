@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import jinja2
 import jinja2.meta
 import polars as pl
+import yaml
 
 from prefrec.data.titles import UNSAFE
 from prefrec.errors import TemplateError
@@ -102,7 +104,8 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
     relative = name if "/" in name else f"{domain}/{name}"
     known = template_names()
     if relative in known:
-        return PromptTemplate(relative, (_FOLDER / f"{relative}.jinja2").read_text(encoding="utf-8"))
+        domain, phrasing = relative.split("/")
+        return PromptTemplate(relative, in_words(_FOLDER / f"{phrasing}.jinja2", domain))
     if not Path(name).is_file():
         raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file or one of {', '.join(known)}")
     return PromptTemplate.read(Path(name))
@@ -110,8 +113,19 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
 
 def template_names() -> list[str]:
     """Return the names of the built-in templates, `domain/phrasing`."""
-    entries = [(domain, entry.name) for domain in DOMAINS for entry in (_FOLDER / domain).iterdir()]
-    return sorted(f"{domain}/{n.removesuffix('.jinja2')}" for domain, n in entries if n.endswith(".jinja2"))
+    phrasings = [p.name.removesuffix(".jinja2") for p in _FOLDER.iterdir() if p.name.endswith(".jinja2")]
+    return sorted(f"{domain}/{phrasing}" for domain in DOMAINS for phrasing in phrasings)
+
+
+def in_words(file: Traversable, domain: str) -> str:
+    """Return the text of a template with marks such as `[item]`, in the words of a domain."""
+    return re.sub(r"\[(\w+)\]", lambda mark: _words()[domain][mark[1]], file.read_text(encoding="utf-8"))
+
+
+@cache
+def _words() -> dict[str, dict[str, str]]:
+    words: dict[str, dict[str, str]] = yaml.safe_load((_FOLDER / "words.yaml").read_text(encoding="utf-8"))
+    return words
 
 
 def item_texts(source: str, items: pl.DataFrame) -> list[str]:

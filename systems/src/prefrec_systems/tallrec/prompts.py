@@ -11,6 +11,7 @@ from typing import ClassVar
 from prefrec.data import Catalogue
 from prefrec.errors import TemplateError, TokenizerError
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.prompts.templates import in_words
 from prefrec.training import ChoiceDataset
 from prefrec_systems.tallrec.questions import Question
 
@@ -37,8 +38,7 @@ def load_like_template(name: str | None, *, domain: str = "generic") -> LikeTemp
         TemplateError: the file does not exist, or is not a template of this kind.
     """
     if name is None:
-        built_in = files("prefrec.prompts") / "templates" / "like" / f"{domain}.jinja2"
-        return LikeTemplate(f"like/{domain}", built_in.read_text(encoding="utf-8"))
+        return LikeTemplate(f"like/{domain}", in_words(files("prefrec_systems.tallrec") / "like.jinja2", domain))
     if not Path(name).is_file():
         raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file, or none for the built-in one")
     return LikeTemplate.read(Path(name))
