@@ -7,6 +7,7 @@ import torch
 from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from prefrec.lm.lora import use_quick_lora
 from prefrec.lm.packing import pack
 from prefrec.training import lora_config
 from prefrec_lab import forecast as module
@@ -26,6 +27,7 @@ SHAPE = LlamaConfig(
 def test_shapes_cost_what_all_layers_with_data_cost(dtype):
     known = getattr(torch, dtype)
     model = get_peft_model(LlamaForCausalLM(SHAPE).to(known), lora_config(r=4)).train()
+    use_quick_lora(model)
     want = count_pass(model, pack(some_rows(3, 5), pad_id=0), known)
     got = cost(SHAPE, 3, negatives=5, rank=4, dtype=dtype)
     assert got.peak == pytest.approx(want.peak, rel=0.01)

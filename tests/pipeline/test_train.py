@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from prefrec.lm.packing import pack_passes
 from prefrec.pipeline.entry import Ingredients, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, ItemsSection, SFTSection
 from prefrec.pipeline.train import (
+    batch_sizes,
     is_by_piece,
     train_align,
     train_sft,
@@ -20,9 +22,11 @@ from prefrec.pipeline.train import (
     training_rows,
     validation_rows,
 )
+from prefrec.prompts import ChoiceSet
 from prefrec.runs.stage import last_checkpoint
 from prefrec.training.best import KeepBest, read_best
 from prefrec.training.progress import ProgressCallback
+from tiny import tiny_llama
 from tiny_run import adapter_weights
 
 
@@ -414,3 +418,16 @@ def test_trajectories_need_a_row_at_each_place(data, changes, monkeypatch):
     monkeypatch.setattr("prefrec.pipeline.train.log_rows", lambda *_: [])
     with pytest.raises(ConfigError, match=r"align\.s-dpo\.trajectories takes a row at each place"):
         training_rows(data, AlignSection(trajectories=True, **changes), seed=0)
+
+
+@pytest.mark.parametrize(("given", "rows"), [({}, 16), ({"per_device_batch_size": 2}, 2)], ids=["open", "given"])
+def test_a_gpu_gets_more_rows_where_the_recipe_leaves_them_open(given, rows, monkeypatch):
+    section = SFTSection(global_batch_size=16, **given)
+    data = SimpleNamespace(choice_sets=[ChoiceSet((1,) * 20, ((2, 3),))] * 30)
+    model = tiny_llama()
+    asked = [batch_sizes(section, model, data)["per_device_train_batch_size"]]
+    monkeypatch.setattr("prefrec.pipeline.train.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80 << 30, 80 << 30))
+    sizes = batch_sizes(section, model, data)
+    assert sizes == {"per_device_train_batch_size": rows, "per_device_eval_batch_size": 2 * rows}
+    assert asked == [section.per_device_batch_size], "a CPU has no use for them"

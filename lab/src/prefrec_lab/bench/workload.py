@@ -29,6 +29,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "max_position_embeddings": 8192,
     },
+    "small": {
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 8192,
+    },
     "llama-2-7b": {
         "vocab_size": 32_000,
         "hidden_size": 4096,
@@ -100,9 +108,9 @@ def catalogue_workload(settings: BenchSettings) -> Workload:
 
 
 def tokenizer_of(settings: BenchSettings) -> PreTrainedTokenizerBase:
-    """Return the model's tokenizer; random models have one of bytes (tiny) or the embedded model's."""
+    """Return the model's tokenizer; random models have one of bytes (tiny, small) or the embedded model's."""
     shape = _shape(settings.model)
-    if shape == "tiny":
+    if shape in ("tiny", "small"):
         return _byte_tokenizer()
     return load_tokenizer(EMBEDDED if shape else settings.model)
 

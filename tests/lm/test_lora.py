@@ -1,4 +1,4 @@
-"""prefrec.lm.cpu.lora: PEFT's numbers and gradients by oneDNN; PEFT itself wherever it does more than add."""
+"""prefrec.lm.lora: PEFT's numbers and gradients; PEFT itself wherever it does more than add."""
 
 import pytest
 import torch
@@ -9,11 +9,12 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
 from onednn import calls_of
+from prefrec.lm import lora as quick_lora
 from prefrec.lm.cpu import linear
-from prefrec.lm.cpu import lora as quick_lora
-from prefrec.lm.cpu.lora import OneDNNLora, use_onednn_lora
+from prefrec.lm.lora import NarrowLora, NarrowLora4bit, OneDNNLora, use_quick_lora
 from prefrec.training import lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
+from quantized import skip_where_it_does_not_run
 from tiny import tiny_llama
 
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
@@ -48,7 +49,7 @@ def run(model, x, slope):
 
 def quick(model):
     """The LoRA layers, quickened."""
-    use_onednn_lora(model)
+    use_quick_lora(model)
     return [m for m in model.modules() if isinstance(m, LoraLinear)]
 
 
@@ -128,6 +129,65 @@ def test_peft_does_what_is_more_than_adding(config, change, counted):
     assert not counted
 
 
+@pytest.mark.parametrize("config", [None, DROPS], ids=["plain", "dropout"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+def test_the_narrow_product_is_scaled(config, autocast, monkeypatch):
+    monkeypatch.setenv("PREFREC_LINEAR", "torch")
+    model = adapted(config, bias=True)
+    x, slope = torch.randn(2, 3, 12), torch.randn(2, 3, 12)
+    wide = calls_of(monkeypatch, torch, "addmm")
+
+    def ask():
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return run(model, x, slope)
+
+    want = ask()
+    assert not wide
+    assert {type(m) for m in quick(model)} == {NarrowLora}
+    got = ask()
+    assert len(wide) == 2
+    assert len(got) == len(want) == 2 + 4
+    for mine, other in zip(got, want, strict=True):
+        assert mine.dtype == other.dtype
+        torch.testing.assert_close(mine, other, rtol=0, atol=(0.05 if autocast else 1e-5) * float(other.abs().max()))
+
+
+def test_a_base_in_4_bits(monkeypatch):
+    skip_where_it_does_not_run()
+    import bitsandbytes as bnb
+
+    torch.manual_seed(0)
+    base = bnb.nn.Linear4bit(64, 128, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    layers = nn.Sequential(base).to("cpu")  # quantises
+    layers.is_loaded_in_4bit = True
+    model = get_peft_model(layers, LoraConfig(r=4, target_modules=["0"]))
+    nn.init.normal_(model.base_model.model[0].lora_B["default"].weight)
+    wide = calls_of(monkeypatch, torch, "addmm")
+    x, slope = torch.randn(3, 64), torch.randn(3, 128)
+    want = run(model, x, slope)
+    use_quick_lora(model)
+    assert type(model.base_model.model[0]) is NarrowLora4bit
+    got = run(model, x, slope)
+    assert len(wide) == 1
+    for mine, other in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [disabled, merged, two], ids=["disabled", "merged", "two at once"])
+def test_peft_does_it_without_onednn(change, monkeypatch):
+    monkeypatch.setenv("PREFREC_LINEAR", "torch")
+    model = adapted()
+    change(model)
+    x, slope = torch.randn(3, 12), torch.randn(3, 12)
+    want = run(model, x, slope)
+    quick(model)
+    wide = calls_of(monkeypatch, torch, "addmm")
+    for mine, other in zip(run(model, x, slope), want, strict=True):
+        torch.testing.assert_close(mine, other)
+    assert not wide
+
+
 def test_dropout_is_none_in_evaluation(counted):
     model = adapted(DROPS).eval()
     quick(model)
@@ -142,7 +202,7 @@ def test_it_steps_aside(why, counted, monkeypatch):
     if why == "switched off":
         monkeypatch.setenv("PREFREC_LINEAR", "torch")
     layers = quick(model)
-    assert {type(m) for m in layers} == ({LoraLinear} if why == "switched off" else {OneDNNLora})
+    assert {type(m) for m in layers} == {NarrowLora if why == "switched off" else OneDNNLora}
     model.to(dtype)
     if why == "trained base":
         model.requires_grad_(True)
@@ -176,7 +236,7 @@ def test_policy_and_reference_of_a_language_model(counted):
 
     want = ask()
     assert (want[0] - want[1]).abs().max() > 0.1
-    use_onednn_lora(model)
+    use_quick_lora(model)
     torch.testing.assert_close(ask(), want, rtol=0, atol=1e-3)
     assert len(counted) == 2 * 14, "seven layers in each of two blocks, by policy and reference"
     merged = model.merge_and_unload()
