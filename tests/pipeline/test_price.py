@@ -9,7 +9,7 @@ from prefrec.pipeline import price as prices
 from prefrec.pipeline.encoders import title_vectors
 from prefrec.pipeline.entry import Ingredients
 from prefrec.pipeline.plan import Plan
-from prefrec.pipeline.price import price
+from prefrec.pipeline.price import minutes, price
 from prefrec.pipeline.recipe import Recipe
 from prefrec.rankers import title_store
 from tiny_run import TITLES
@@ -36,7 +36,10 @@ def test_what_is_due_is_named(priced):
     assert [cost.name for cost in found.costs] == ["sft", "dpo", "s-dpo", "evaluate"]
     assert all(cost.seconds > 0 for cost in found.costs)
     assert found.memory > 2**29
-    assert str(found).startswith("about ")
+    told, least, most = (minutes(found.seconds * by) for by in (1, 0.5, 2))
+    assert str(found).startswith(f"about {told} on this machine ({least} to {most}):")
+    assert found.flops == pytest.approx(found.seconds * prices.EFFICIENCY * 1e9)
+    assert f" {found.flops / 1e12:,.0f} TFLOP, " in str(found)
     assert "Cheaper: " in str(found)
 
 

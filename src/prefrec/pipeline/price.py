@@ -37,6 +37,8 @@ FORWARD, TRAIN = 2, 6
 """Operations a weight and token of a pass, and of a step."""
 EFFICIENCY = 0.5
 """Speed of a stage relative to that of one product: the rest is attention, the softmax, and the optimiser."""
+DOUBT = 2
+"""Factor by which a time may be wrong on a machine that does nothing else."""
 CHEAP_ENCODER = "all-minilm-l6-v2"
 _PROCESS_BYTES = 900 << 20  # Python with torch, and the passes of a small model
 _SAMPLE = 200
@@ -53,12 +55,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Price:
-    """The costs of the stages that are due, and the bytes of memory and disk that a run needs about."""
+    """The costs of the stages that are due, and the bytes of memory and disk and the FLOPs that a run needs about."""
 
     costs: list[Cost]
     titles: int
     memory: float
     disk: float
+    flops: float
 
     @property
     def seconds(self) -> float:
@@ -70,10 +73,9 @@ class Price:
         free, needed = psutil.virtual_memory().available, f"{self.memory / 2**30:.1f} GiB of memory"
         needed += f" (only {free / 2**30:.1f} GiB are free)" if self.memory > free else ""
         dearest = max(self.costs, key=lambda cost: cost.seconds)
-        line = (
-            f"about {minutes(self.seconds)} on this machine: {named}; {needed}, {self.disk / 2**30:.1f} GiB of disk"
-        )
-        return f"{line}. Cheaper: {dearest.cheaper}"
+        span = f"{minutes(self.seconds / DOUBT)} to {minutes(self.seconds * DOUBT)}"
+        line = f"about {minutes(self.seconds)} on this machine ({span}): {named}; {self.flops / 1e12:,.0f} TFLOP"
+        return f"{line}, {needed}, {self.disk / 2**30:.1f} GiB of disk. Cheaper: {dearest.cheaper}"
 
 
 def minutes(seconds: float) -> str:
@@ -131,7 +133,8 @@ def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
         costs.append(Cost("evaluate", sizes.seconds(tokens, FORWARD), f"a lower {field}"))
     trained = 16 * sizes.weights if recipe.lora is None else 4 * sizes.weights
     stages = sizes.weights * 4 if recipe.lora is None else sizes.weights / 25
-    return Price(costs, titles, memory + trained, (len(due) + 3) * stages)
+    operations = sum(cost.seconds for cost in costs) * EFFICIENCY * sizes.speed
+    return Price(costs, titles, memory + trained, (len(due) + 3) * stages, operations)
 
 
 def _sizes(recipe: Recipe, data: PreparedData) -> _Sizes:

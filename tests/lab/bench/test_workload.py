@@ -66,7 +66,7 @@ def test_random_models():
     assert first.config.vocab_size == len(tokenizer_of(tiny))
     assert all(a.equal(b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert base_model(tiny.model_copy(update={"dtype": "bfloat16"})).dtype.itemsize == 2
-    with pytest.raises(ConfigError, match="expected random:tiny or random:llama-2-7b"):
+    with pytest.raises(ConfigError, match="expected random:tiny or random:small or random:llama-2-7b"):
         config_of(tiny.model_copy(update={"model": "random:nonsense"}))
 
 
