@@ -4,7 +4,6 @@ import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
-from command import prefrec
 from prefrec.errors import DataError
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
@@ -41,15 +40,6 @@ def test_rankers_are_those_of_the_run(folder, name):
     (folder.parent / "x" / "adapter").mkdir(parents=True, exist_ok=True)
     with pytest.raises(DataError, match="no trained model"):
         run.ranker(name)
-
-
-@pytest.mark.parametrize("verb", ["serve", "export"])
-def test_the_command_line_refuses_them(folder, tmp_path, verb):
-    out = [] if verb == "serve" else ["--out", tmp_path / "out"]
-    done = prefrec(verb, folder, "--ranker", "../../model", *out)
-    assert done.code == 1
-    assert "no trained model '../../model'" in done.err
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_server_makes_no_path_of_what_it_is_sent(folder):

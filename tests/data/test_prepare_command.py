@@ -44,22 +44,3 @@ def test_json(arguments: list[str]) -> None:
     data = read_prepared(Path(arguments[0]))
     assert json.loads(out) == data.protocol
     assert len(data.test[0].candidates) == 7
-
-
-def test_users_are_kept_where_they_are_in_the_log(arguments: list[str], tmp_path: Path) -> None:
-    (tmp_path / "users.csv").write_text("user_id,plan\nu1,free\nnobody,paid\n")
-    run([*arguments, "--users", str(tmp_path / "users.csv")])
-    users = read_prepared(Path(arguments[0])).users
-    assert users is not None
-    assert users.rows() == [("u1", "free")]
-    run(arguments)
-    assert read_prepared(Path(arguments[0])).users is None
-
-
-def test_no_ratings_and_the_dates_of_the_log(arguments: list[str]) -> None:
-    log = Path(arguments[4])
-    header, *lines = log.read_text().splitlines()
-    log.write_text("\n".join([f"{header},rating", *(f"{line},good" for line in lines)]))
-    out = run([*arguments, "--columns.rating", "none"])
-    assert "• times from 1970-01-01 to 1970-01-01: such small numbers give an order" in out
-    assert "rating" not in read_prepared(Path(arguments[0])).train_interactions.columns

@@ -23,11 +23,6 @@ def test_machines_get_json():
     assert all(f["what"] and f["remedy"] for f in found["findings"])
 
 
-def test_settings_are_shown(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "[bold]PASSIVE")
-    assert "OMP_WAIT_POLICY=[bold]PASSIVE" in succeed("lab", "doctor")
-
-
 def test_a_step_on_a_card_is_predicted():
     out = succeed("lab", "doctor", "--model", "random:tiny", "--negatives", 3, "--card", "a100-40gb")
     assert "random:tiny in bfloat16" in out
