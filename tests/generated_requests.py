@@ -18,7 +18,17 @@ REFUSALS = {
 }
 """Check of schemathesis → statuses that it lets pass."""
 
-PATHS = ("/v1/rank", "/v1/recommend", "/v1/explain", "/v1/items", "/v1/run", "/v1/example", "/healthz", "/readyz")
+PATHS = (
+    "/v1/rank",
+    "/v1/recommend",
+    "/v1/explain",
+    "/v1/items",
+    "/v1/users",
+    "/v1/run",
+    "/v1/example",
+    "/healthz",
+    "/readyz",
+)
 
 
 def ask(app: FastAPI, path: str, examples: int, random: int | None = None) -> int:

@@ -152,6 +152,13 @@ def test_the_access_log_tells_of_no_person(engine, monkeypatch, capsys):
     assert {*lines[0]} == {"time", "request", "method", "path", "status", "seconds"}
 
 
+def test_users_by_the_beginning_of_their_ids(client, run):
+    everyone = sorted({*run.data.train_interactions["user_id"], *run.data.held_out_interactions["user_id"]})
+    for query in ("", everyone[3], everyone[-1][:1], "nobody"):
+        found = client.get("/v1/users", params={"query": query, "limit": 4}).json()["users"]
+        assert found == [user for user in everyone if user.startswith(query)][:4]
+
+
 def test_items_run_and_example(client):
     found = client.get("/v1/items", params={"query": "red em", "limit": 2}).json()["items"]
     assert found[0] == {"item_id": "i2", "title": "Red Emma"}
@@ -252,7 +259,7 @@ def test_the_key(engine, monkeypatch):
             {"Authorization": b"Bearer s\xc3\xa9"},
             {"Authorization": "Basic se-same"},
         ):
-            for path in ("/v1/run", "/v1/items", "/metrics"):
+            for path in ("/v1/run", "/v1/items", "/v1/users", "/metrics"):
                 refused = client.get(path, headers=headers)
                 _error(refused, 401, "unauthorised")
                 assert refused.headers["www-authenticate"] == "Bearer"
@@ -443,6 +450,7 @@ def test_the_schema_names_the_codes_that_are_answered(client):
         ("/v1/recommend", "post"),
         ("/v1/explain", "post"),
         ("/v1/items", "get"),
+        ("/v1/users", "get"),
     ):
         answers = client.get("/openapi.json").json()["paths"][path][method]["responses"]
         assert {"200", "401", "404", "422", "429", "500", "503", "504"} <= set(answers)

@@ -171,6 +171,13 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     ) -> bodies.ItemsAnswer:
         return bodies.ItemsAnswer(items=engine.items.search(query, limit))
 
+    @api.get("/v1/users", summary="Search the log's users by the beginning of their ids")
+    def users(
+        query: Annotated[str, Query(max_length=MAX_NAME, description="Beginning of an id.")] = "",
+        limit: Annotated[int, Query(ge=1, le=bodies.MAX_FOUND)] = 10,
+    ) -> bodies.UsersAnswer:
+        return bodies.UsersAnswer(users=engine.users(query, limit))
+
     @api.get("/v1/run", summary="What is served")
     async def run() -> bodies.RunAnswer:
         names = {"rankers": engine.rankers, "models": engine.models}

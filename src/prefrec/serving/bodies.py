@@ -111,6 +111,12 @@ class ItemsAnswer(Strict):
     items: list[Item]
 
 
+class UsersAnswer(Strict):
+    """Users of the log whose ids begin with what was asked."""
+
+    users: list[str]
+
+
 class RunAnswer(Strict):
     """The run that is served."""
 

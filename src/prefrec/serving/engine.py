@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -180,6 +182,11 @@ class Engine:
 
         return Prepared(ranker, [question], answer)
 
+    def users(self, query: str, limit: int) -> list[str]:
+        """Return at most `limit` users of the log whose ids begin with `query`, in the order of ids."""
+        begin = bisect_left(self._users, query)
+        return [user for user in self._users[begin : begin + limit] if user.startswith(query)]
+
     def example(self, row: int) -> bodies.ExampleAnswer:
         """Return a row of the data; after the last row comes the first again. DataError if the run has no rows."""
         if not self.examples:
@@ -203,6 +210,11 @@ class Engine:
         """Answer the requests that wait to be scored, and end both threads."""
         self.batcher.close(timeout)
         self._encoders.shutdown(wait=False)
+
+    @cached_property
+    def _users(self) -> list[str]:
+        logs = (self.data.train_interactions, self.data.held_out_interactions)
+        return sorted({user for log in logs if log is not None for user in log["user_id"].unique()})
 
     def _ranker(self, name: str | None) -> str:
         if name is not None and name not in self.rankers:

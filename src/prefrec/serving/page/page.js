@@ -316,6 +316,20 @@ function rules() {
   return { exclude_seen: byId("exclude-seen").checked, ...(where && { where }), ...(most && { at_most: Number(most), per: byId("per").value }) };
 }
 
+// Users of the log whose ids begin with what is typed; the browser shows them.
+
+async function suggestUsers() {
+  const query = byId("user").value.trim();
+  try {
+    const { users } = await call(`/v1/users?limit=8&query=${encodeURIComponent(query)}`);
+    if (query === byId("user").value.trim()) byId("users").replaceChildren(...users.map((user) => element("option", { value: user })));
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+for (const event of ["focus", "input"]) byId("user").addEventListener(event, suggestUsers);
+
 // Buttons.
 
 function rankCandidates() {
