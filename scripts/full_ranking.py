@@ -2,7 +2,7 @@
 
 `python scripts/full_ranking.py NAME=RUN ...` writes lab/results/ranks/NAME.parquet for each run, whose last ranker is
 a blend, then the section of EXPERIMENTS.md and docs/results.md. Without runs it writes both from the files that are
-there.
+there. NAME-1, NAME-2, … are other seeds of the data set NAME, and NAME-random has random weights.
 Users and items are numbered in the files, so that no data set is passed on.
 """
 
@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation
+from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, metrics_for, paired_difference
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import ask_full, fit_references
@@ -176,6 +178,35 @@ def parts_table(measured: Sequence[Measured]) -> dict[str, Any]:
     }
 
 
+def seeds_table(name: str) -> dict[str, Any]:
+    """Return each seed's NDCG@10 and what the language model and S-DPO add, for the mean over the seeds, too.
+
+    The last row is the control with random weights.
+    """
+    first, folder = read(name), RESULTS / "ranks"
+    paths = [folder / f"{name}.parquet", *sorted(folder.glob(f"{name}-[0-9]*.parquet"))]
+    *runs, control = [pl.read_parquet(p).sort("ranker", "row") for p in [*paths, folder / f"{name}-random.parquet"]]
+    told = _told(first)
+    gain = metrics_for([10])["ndcg@10"]
+
+    def values(run: pl.DataFrame, ranker: str) -> NDArray[np.float64]:
+        own = run.filter(ranker=ranker)
+        return gain(own["rank"].to_numpy().astype(np.int64), own["tied"].to_numpy().astype(np.int64))
+
+    rows = []
+    users, items = (runs[0].filter(ranker=first.baseline)[c].to_list() for c in ("user", "target"))
+    each = [(f"seed {n}", [run]) for n, run in enumerate(runs)]
+    for label, some in [*each, ("mean of the seeds", runs), ("random weights, seed 0", [control])]:
+        cells = [f"{np.mean([values(run, first.facts['blend']) for run in some]):.4f}"]
+        for c in told:
+            a, b = (np.mean([values(run, n) for run in some], axis=0) for n in (c.ranker, c.against))
+            d = paired_difference(a, b, users, items)
+            cells.append(f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]".replace("-", "−"))
+        rows.append([label, *cells])
+    names = [f"{c.ranker} − {c.against}" for c in told]
+    return {"title": f"{TITLES[name]}: NDCG@10 by seed", "columns": ["", "blend", *names], "rows": rows}
+
+
 def all_rankers(m: Measured) -> dict[str, Any]:
     """Return NDCG@10 of all rankers of a data set: all rows, and each class among its own."""
     groups = [g for g in ("known among known", "new among new") if g in m.result.groups]
@@ -204,7 +235,10 @@ def main(runs: Sequence[str]) -> None:
         "rows": [row(m, kept) for m in measured],
     }
     old = read_json(SECTION) or {}
-    section = old | {"id": 54, "tables": [table, parts_table(measured), *map(all_rankers, measured)]}
+    section = old | {
+        "id": 54,
+        "tables": [table, parts_table(measured), seeds_table("movielens-100k"), *map(all_rankers, measured)],
+    }
     section.setdefault("title", "Full ranking on seven data sets")
     section.setdefault("machine", f"{platform.processor() or 'x86_64'}, one core")
     SECTION.write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -244,7 +278,7 @@ TAIL = """
   *Item-ID tokens*: a language model of four layers after SFT and S-DPO, with one token per item.
 - 95% intervals are over users and targets. ✱ marks p < 0.05 after Holm's correction for the {count} differences of
   the page.
-- One seed. Section 54 of [Experiments](experiments.md) has what each part adds, and the controls;
+- One seed. Section 54 of [Experiments](experiments.md) has three for MovieLens, what each part adds, and the controls;
   `lab/results/54-full-ranking.json` all rankers; `lab/results/ranks` the rank of every row.
 """
 
