@@ -278,8 +278,8 @@ TAIL = """
   *Item-ID tokens*: a language model of four layers after SFT and S-DPO, with one token per item.
 - 95% intervals are over users and targets. ✱ marks p < 0.05 after Holm's correction for the {count} differences of
   the page.
-- One seed. Section 54 of [Experiments](experiments.md) has three for MovieLens, what each part adds, and the controls;
-  `lab/results/54-full-ranking.json` all rankers; `lab/results/ranks` the rank of every row.
+- One seed. Section 54 of [Experiments](experiments.md) has three for MovieLens, what each part adds, and the
+  controls; `lab/results/54-full-ranking.json` all rankers; `lab/results/ranks` the rank of every row.
 """
 
 
