@@ -125,6 +125,8 @@ def test_seed_split_user_and_position_each_matter() -> None:
         for seed in (0, 1)
     }
     assert len(keys) == 12
+    with pytest.raises(ValueError, match="zip"):
+        row_keys(["u"], [3, 4], "test", 0)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +215,12 @@ def random_pairs(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Users of 6 and their items of 8 in 40 rows; some pairs are repeated."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 6, 40), rng.integers(0, 8, 40)
+
+
+def test_keys_of_many_users_and_items_are_whole_numbers_of_64_bits() -> None:
+    keys = taken_keys((np.array([1 << 20], dtype=np.int32), np.array([3], dtype=np.int32)), 1 << 20)
+    assert keys.dtype == np.int64
+    assert keys.tolist() == [(1 << 40) + 3, (1 << 63) - 1]
 
 
 @pytest.mark.parametrize("block", [3, 40, 1_000])

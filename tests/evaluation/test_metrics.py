@@ -109,6 +109,7 @@ def test_the_order_of_candidates_does_not_matter(scores, order):
 def test_bounds_and_monotony(ranks):
     table = metrics_for((1, 3, 5))
     values = {name: metric(ranks) for name, metric in table.items()}
+    np.testing.assert_array_equal(values["mrr"], 1.0 / ranks)  # to the last digit
     assert list(table) == ["hr@1", "hr@3", "hr@5", "ndcg@3", "ndcg@5", "mrr"]
     assert all(((v >= 0) & (v <= 1)).all() for v in values.values())
     assert (values["hr@1"] <= values["ndcg@3"]).all()

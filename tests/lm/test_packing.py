@@ -151,6 +151,9 @@ def test_a_batch_moves_with_its_tensors():
     assert moved.logits_to_keep == batch.logits_to_keep
     assert {v.device.type for v in moved.as_dict().values() if isinstance(v, torch.Tensor)} == {"meta"}
     assert batch.input_ids.device.type == "cpu"
+    kinds = {k: v.dtype for k, v in batch.as_dict().items() if isinstance(v, torch.Tensor)}
+    assert {k for k, kind in kinds.items() if kind == torch.bool} == {"attention_mask", "choice_mask"}
+    assert set(kinds.values()) == {torch.bool, torch.long}
 
 
 def test_calls_are_as_few_as_the_budget_allows():
@@ -260,6 +263,31 @@ def test_choice_sets_share_a_row_where_half_of_the_prompt_is_the_same_and_there_
     for room, groups in ((11, [[0], [1], [2]]), (12, [[0, 1], [2]]), (16, [[0, 1], [2]]), (17, [[0, 1, 2]])):
         monkeypatch.setattr(packing, "SHARED_TOKENS", room)
         assert alike(sets) == groups
+
+
+beginnings = st.builds(lambda n, rest: (*range(100, 100 + n), *rest), st.integers(1, 6), st.just(()) | tokens)
+similar = st.builds(ChoiceSet, beginnings, st.lists(tokens, min_size=1, max_size=3).map(tuple))
+
+
+@settings(deadline=None)
+@given(st.lists(similar, min_size=1, max_size=4), st.booleans())
+def test_each_token_is_predicted_from_its_prompt_and_its_answer_so_far(sets, share):
+    """What the query of each answer token may see, in the order of positions; shared rows, too."""
+    (batch,) = pack_passes(sets, pad_id=0, share=share)
+    first, width = batch.input_ids.shape[1] - batch.logits_to_keep, batch.choice_mask.shape[1]
+    done: dict[int, int] = {}
+    columns = (batch.rows, batch.columns, batch.targets, batch.choices)
+    for row, column, target, choice in zip(*(c.tolist() for c in columns), strict=True):
+        choices = sets[choice // width]
+        answer, so_far = choices.answers[choice % width], done.get(choice, 0)
+        seen = batch.attention_mask[row, 0, first + column].nonzero().flatten()
+        positions = batch.position_ids[row, seen]
+        assert sorted(positions.tolist()) == list(range(len(choices.prompt) + so_far))
+        assert tuple(batch.input_ids[row, seen[positions.argsort()]].tolist()) == choices.prompt + answer[:so_far]
+        assert target == answer[so_far]
+        done[choice] = so_far + 1
+    assert done == {b * width + c: len(a) for b, s in enumerate(sets) for c, a in enumerate(s.answers)}
+    assert len(batch.input_ids) == (len(alike(sets)) if share else len(sets))
 
 
 def test_rows_have_few_lengths_and_little_padding():

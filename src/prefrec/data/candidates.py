@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -53,21 +53,19 @@ def draw_candidates(
     pairs = [(user_codes[u], codes[i]) for u, i in own.select("user_id", "item_id").iter_rows()]
     taken = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     shares = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool])
-    drawn: Lists = DrawnLists(
-        pl.Series(users, dtype=pl.String), shares, taken_keys(taken.T, len(pool)), split, seed, size
-    )
+    lists = DrawnLists(pl.Series(users, dtype=pl.String), shares, taken_keys(taken.T, len(pool)), split, seed, size)
     rows = [(user_codes[w.user_id], w.position, codes[w.target]) for w in windows]
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    drawn = change(cast(DrawnLists, drawn), columns[:, 0], columns[:, 2]) if change else drawn
+    drawn: Lists = change(lists, columns[:, 0], columns[:, 2]) if change else lists
+
+    def example(window: Window, listed: Sequence[int]) -> RankingExample:
+        return RankingExample(window.user_id, window.history, tuple(pool[i] for i in listed), window.target)
+
     examples: list[RankingExample] = []
     block = max(1, BLOCK // size)
     for start in progress(range(0, len(windows), block)):
-        part = windows[start : start + block]
         owners, positions, targets = columns[start : start + block].T
-        lists = drawn(owners, owners, positions, targets)
-        for window, listed in zip(part, lists, strict=True):
-            candidates = tuple(pool[i] for i in listed)
-            examples.append(RankingExample(window.user_id, window.history, candidates, window.target))
+        examples += map(example, windows[start : start + block], drawn(owners, owners, positions, targets))
     return examples
 
 
@@ -186,7 +184,8 @@ class DrawnLists:
         keys = row_keys(self.users[owners], positions.tolist(), self.split, self.seed)
         shuffle = np.argsort(_uniform(keys, np.arange(self.size), stream=2), axis=1)
         listed = np.column_stack([targets, self._negatives(owners, targets, keys)])
-        return cast(list[list[int]], np.take_along_axis(listed, shuffle, axis=1).tolist())
+        candidates: list[list[int]] = np.take_along_axis(listed, shuffle, axis=1).tolist()
+        return candidates
 
     def check(self, users: NDArray[np.int64]) -> None:
         """Raise DataError if one of these users has fewer than `size` - 1 items to draw from."""
@@ -223,9 +222,8 @@ class DrawnLists:
             if not len(todo):
                 break
             uniform = _uniform(keys[todo], np.arange(number * per_round, (number + 1) * per_round), stream=0)
+            # Not even rounded is a product the total, for which there would be no item.
             draws = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
-            # Rounding can push a product up to the total, which is one past the last item.
-            draws = np.minimum(draws, len(self.cumulative) - 1)
             taken = self._is_taken(rows[todo, None] * len(self.weights) + draws)
             wanted = (draws != target_codes[todo, None]) & ~taken
             for items, good in zip(draws.T, wanted.T, strict=True):

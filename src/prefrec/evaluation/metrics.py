@@ -66,7 +66,7 @@ def expectation(gain: Callable[[Ints], Floats], ranks: Ints, tied: Ints | int = 
 
 def hit_rate(ranks: Ints, k: int) -> Floats:
     """Return HR@K [B]: 1 if rank ≤ K, else 0. With one relevant item it equals Recall@K and trec's Success@K."""
-    return (ranks <= k).astype(np.float64)
+    return np.where(ranks <= k, 1.0, 0.0)
 
 
 def ndcg(ranks: Ints, k: int) -> Floats:

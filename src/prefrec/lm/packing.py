@@ -358,10 +358,8 @@ class _Draft:
     def predict(self, row: int, columns: Sequence[int], answer: Sequence[int], choice: int) -> None:
         """Score the tokens of an answer at `columns`; within a catalogue, only those where its path branches."""
         self.choice_mask.view(-1)[choice] = True
-        if self.within is None:
-            self.tokens += [(row, c, t, choice, 0) for c, t in zip(columns, answer, strict=True)]
-        else:
-            self.tokens += [(row, columns[o], answer[o], choice, n) for o, n in self.within.route(answer)]
+        route = ((o, 0) for o in range(len(answer))) if self.within is None else self.within.route(answer)
+        self.tokens += [(row, columns[o], answer[o], choice, node) for o, node in route]
 
     def _branch_mask(self) -> Tensor:
         """Return bool [R, 1, L, L], True where a query (row of the matrix) may attend to a key (column)."""
@@ -400,13 +398,13 @@ class _Draft:
 def _lay_out(
     rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, within: CatalogueSoftmax | None, *, branching: bool
 ) -> PackedBatch:
-    starts = [len(r.prompt) for r in rows]  # column after the prompt
-    if branching:
-        starts = [max(starts)] * len(rows)  # one column for all rows: fewer columns then need logits
-    length = _padded(max(start + row.fed for start, row in zip(starts, rows, strict=True)))
+    longest = max(len(row.prompt) for row in rows)
+    # The column after the prompt. Where it is one for all rows, fewer columns need logits.
+    starts = [longest if branching else len(row.prompt) for row in rows]
+    length = _padded(max(starts[r] + row.fed for r, row in enumerate(rows)))
     draft, first_kept = _Draft(len(rows), length, shape, pad_id, within), length
-    for r, (start, row) in enumerate(zip(starts, rows, strict=True)):
-        begin = start - len(row.prompt)
+    for r, row in enumerate(rows):
+        begin = starts[r] - len(row.prompt)
         # Positions start at 0 after the padding, or the same prompt would score differently beside a longer one.
         at = draft.write(r, begin, row.prompt, 0, 0)
         segment = 0
