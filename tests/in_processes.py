@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+import torch.distributed as dist
 from accelerate.state import DistributedType, PartialState
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.pipeline.train import train_to_weights
-from prefrec.processes import count, index, is_first, leave
+from prefrec.processes import _group, count, index, is_first, leave
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
@@ -52,6 +53,9 @@ def main(folder: Path) -> None:
             (out / name / "log.json").write_text(json.dumps(trainer.state.log_history))
     scores, texts, tries = _rank(tokenizer)
     np.savez(out / f"ranked-{index()}.npz", scores=scores, texts=np.array(texts), tries=tries)
+    if count() > 1:
+        groups = [group._get_backend(torch.device("cpu")) for group in (dist.group.WORLD, _group())]
+        (out / f"patience-{index()}.txt").write_text("; ".join(str(g.options._timeout) for g in groups))
     leave()
 
 

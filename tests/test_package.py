@@ -67,12 +67,10 @@ def test_names_of_the_package_load_on_first_use():
         _ = prefrec.nonsense
 
 
-@pytest.mark.parametrize(
-    "module", ["prefrec", "prefrec.errors", "prefrec.console", "prefrec.data", "prefrec.cli.prepare"]
-)
-def test_data_needs_no_torch(module):
+def test_data_needs_no_torch():
     """A subprocess: this one has imported everything already."""
-    code = f"import sys, {module}; sys.exit(' '.join({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
+    modules = "prefrec, prefrec.errors, prefrec.console, prefrec.data, prefrec.cli.prepare"
+    code = f"import sys, {modules}; sys.exit(' '.join({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
 

@@ -68,6 +68,19 @@ days = other_package:DAYS
 [prefrec.rankers]
 first = other_package:KIND
 """
+COMMANDS = """
+import json, sys
+from prefrec.cli import main
+
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    print(end="\\0" if number else "")
+    sys.argv = ["prefrec", *arguments]
+    try:
+        main()
+    except SystemExit as e:
+        assert not e.code, e.code
+"""
+"""Several commands in one process, each but the first after a NUL."""
 RECIPE = {
     "name": "days",
     "data": {"source": "days", "candidates": {"size": 3}},
@@ -85,14 +98,14 @@ def test_another_package_adds_to_every_group(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
 
-    def prefrec(*arguments: str) -> str:
-        command = [sys.executable, "-c", "from prefrec.cli import main; main()", *arguments]
-        place = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        done = subprocess.run(command, capture_output=True, text=True, env=place, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "What another package adds." in prefrec("--help")
-    assert prefrec("hello", "you") == "hello you [2.0]\n"
-    metrics = json.loads(prefrec("run", str(recipe), "--json"))["metrics"]["evaluation"]["metrics"]
+    asked = [("--help",), ("hello", "you"), ("run", str(recipe), "--json")]
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    place = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "100"}
+    command = [sys.executable, "-c", COMMANDS, json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, env=place, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    helped, hello, ran = done.stdout.split("\0")
+    assert "What another package adds." in helped
+    assert hello == "hello you [2.0]\n"
+    metrics = json.loads(ran)["metrics"]["evaluation"]["metrics"]
     assert list(metrics) == ["popularity", "first"]

@@ -28,6 +28,7 @@ def make_recipe(folder: Path) -> Path:
     """Prepare, SFT, S-DPO and evaluation in float32, on a made-up log and a tiny random model."""
     shop, model = write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer())
     recipe = tiny_recipe(shop, model)
+    recipe["evaluate"] |= {"rows": 8, "full_rows": 4, "generate_rows": 2}
     return write_recipe(folder, recipe, align=recipe["align"][-1:])
 
 

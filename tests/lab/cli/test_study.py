@@ -20,7 +20,7 @@ def recipe(place, tmp_path_factory):
     short = {"rows": 16, "eval_rows": 0, "epochs": 1}
     raw = place.recipe
     align = [raw["align"][1] | short]
-    evaluate = {"rows": 20, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
+    evaluate = {"rows": 20, "full_rows": 0, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
     folder = tmp_path_factory.mktemp("study-recipe")
     return write_recipe(folder, raw, sft=raw["sft"] | short, align=align, evaluate=evaluate)
 
@@ -80,7 +80,8 @@ def test_again_nothing_is_trained_and_the_numbers_stay(done, recipe):
 
 def test_studies_share_what_is_the_same(done, recipe):
     out, _ = done
-    text = succeed("lab", "study", "beta", "--recipe", recipe, "--out", out, "--set", "align.0.beta=1", "--json")
+    asked = ("--recipe", recipe, "--seeds", "0", "--out", out, "--set", "align.0.beta=1", "--json")
+    text = succeed("lab", "study", "beta", *asked)
     summary = json.loads(text)
     assert summary == json.loads((out / "beta" / "study.json").read_text())
     trained = {p.name for p in (out / "runs" / "seed-0" / "align").iterdir()}
