@@ -478,12 +478,12 @@ def test_options_of_a_loss_are_its_own():
 
 def test_a_sum_of_losses_is_weighted_and_asks_for_what_its_parts_ask_for():
     policy, ref, ratings = drawn()
-    parts = [recpo_loss, dpo_loss, LOSSES["simpo"]]
+    parts = [LOSSES["simpo"], recpo_loss, dpo_loss]
     total = sum_of_losses(parts, [0.5, 2.0, 3.0], margin=1.5, sft_weight=0.3, label_smoothing=None)
     out = total(policy, ref, 0.7, scores=ratings, lengths=ratings + 1)
-    first = recpo_loss(policy, ref, 0.7, scores=ratings, margin=1.5)
-    second = dpo_loss(policy, ref, 0.7).losses
-    third = LOSSES["simpo"](policy, None, 0.7, lengths=ratings + 1, margin=1.5, sft_weight=0.3).losses
+    first = LOSSES["simpo"](policy, None, 0.7, lengths=ratings + 1, margin=1.5, sft_weight=0.3)
+    second = recpo_loss(policy, ref, 0.7, scores=ratings, margin=1.5).losses
+    third = dpo_loss(policy, ref, 0.7).losses
     torch.testing.assert_close(out.losses, 0.5 * first.losses + 2 * second + 3 * third)
     assert out.rewards.equal(first.rewards)
     assert str(inspect.signature(total)) == "(policy_logps, ref_logps, *, beta, lengths, scores)"

@@ -227,8 +227,9 @@ def test_keys_of_many_users_and_items_are_whole_numbers_of_64_bits() -> None:
 def test_keys_without_others_are_those_of_the_other_pairs(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(candidates, "BLOCK", block)
     keys, (users, items) = taken_keys(random_pairs(0), 8), random_pairs(1)
-    last, left = int(keys[-1]), {int(u * 8 + i) for u, i in zip(users[:9], items[:9], strict=True)}
-    left_out = taken_keys((users[:9], items[:9]), 8)
+    last, highest = int(keys[-1]), int(keys[-2])
+    users, items = np.append(users[:9], highest // 8), np.append(items[:9], highest % 8)
+    left, left_out = {*(users * 8 + items).tolist()}, taken_keys((users, items), 8)
     found = keys_without(keys, left_out).tolist()
     assert found == [key for key in keys.tolist() if key not in left]
     assert found[-1] == last
@@ -253,6 +254,11 @@ def test_users_with_too_few_items_are_found(seed: int) -> None:
             says = f"^user 'u{short[0]}' leaves {free[short[0]]} items to draw from, but {size} candidates need"
             with pytest.raises(DataError, match=says):
                 lists.check(asked)
+    few = DrawnLists(names, np.ones(8), taken_keys((np.array([5, 5, 5]), np.array([0, 3, 7])), 8), "test", 0, 7)
+    assert [found.tolist() for found in few.short(np.array([0, 5]))] == [[5], [5]]
+    assert [found.tolist() for found in replace(few, size=6).short(np.array([5]))] == [[], []]
+    first = replace(few, taken=taken_keys((np.zeros(3, dtype=int), np.arange(3)), 8))
+    assert [found.tolist() for found in first.short(np.array([0, 5]))] == [[0], [5]]
     nobody = DrawnLists(names[:0], weights, taken_keys((users[:0], items[:0]), 8), "test", 0, 2)
     nobody.check(asked[:0])
 

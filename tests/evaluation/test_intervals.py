@@ -180,7 +180,7 @@ def test_rows_with_values_in_both_columns_are_counted():
 @pytest.mark.parametrize("least", [0.0, -1.0])
 def test_means_outside_the_range_of_metrics_are_refused(least):
     interval = lambda mean: Interval(mean, 0.1, 0.2, 5, 3)  # noqa: E731
-    for mean in (least - 5e-10, least, 1.0, 1 + 5e-10, math.nan):
+    for mean in (least - 1e-9, least, 1.0, 1 + 1e-9, math.nan):
         one = interval(mean)
         assert within(least, one) is one
     for mean in (least - 5e-9, 1 + 5e-9, math.inf, -math.inf):

@@ -34,6 +34,15 @@ ALIGNMENTS = ("align/dpo", "align/s-dpo")
 
 
 @pytest.fixture(scope="module")
+def recipe(recipe) -> Recipe:
+    """The tiny recipe with few rows to choose the best on, and to rank the whole catalogue for."""
+    raw = recipe.model_dump(mode="json")
+    raw["data"] |= {"max_validation_rows": 8}
+    raw["evaluate"] |= {"full_rows": 3}
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory) -> Path:
     """A finished run, to be read only."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"

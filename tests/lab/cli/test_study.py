@@ -22,7 +22,8 @@ def recipe(place, tmp_path_factory):
     align = [raw["align"][1] | short]
     evaluate = {"rows": 20, "full_rows": 0, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
     folder = tmp_path_factory.mktemp("study-recipe")
-    return write_recipe(folder, raw, sft=raw["sft"] | short, align=align, evaluate=evaluate)
+    data = raw["data"] | {"max_validation_rows": 8}
+    return write_recipe(folder, raw, data=data, sft=raw["sft"] | short, align=align, evaluate=evaluate)
 
 
 @pytest.fixture(scope="module")
