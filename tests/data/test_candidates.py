@@ -130,13 +130,17 @@ def test_seed_split_user_and_position_each_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "expected"),
+    ("items", "heavy", "expected"),
     [
-        (100, ("i88", "i86", "i1", "i14", "i49")),  # by rejection
-        (40, ("i13", "i26", "i1", "i10", "i2")),  # exactly
+        (100, 1, ("i88", "i86", "i1", "i14", "i49")),  # by rejection
+        (42, 1, ("i37", "i36", "i1", "i6", "i20")),
+        (40, 1, ("i13", "i26", "i1", "i10", "i2")),  # exactly
+        (100, 600, ("i11", "i50", "i1", "i7", "i41")),  # by rejection in three rounds
+        (100, 700, ("i60", "i50", "i1", "i7", "i40")),  # exactly after four rounds
     ],
 )
-def test_lists_are_the_same_on_every_machine(items: int, expected: tuple[str, ...]) -> None:
+def test_lists_are_the_same_on_every_machine(items: int, heavy: float, expected: tuple[str, ...]) -> None:
+    """Two items have the weight `heavy`, all others 1."""
     examples = draw_candidates(
         [Window("u", 3, ("i0",), "i1")],
         pool_of(items),
@@ -144,6 +148,7 @@ def test_lists_are_the_same_on_every_machine(items: int, expected: tuple[str, ..
         split="test",
         seed=7,
         size=5,
+        weights=dict.fromkeys(pool_of(items), 1.0) | {"i7": heavy, "i50": heavy},
     )
     assert examples[0].candidates == expected
 
@@ -157,6 +162,22 @@ def test_blocks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(candidates, "BLOCK", block)
         assert draw(progress=lambda rows: seen.extend(rows) or list(seen)) == whole  # noqa: B023
         assert seen == starts
+
+
+def test_lists_may_be_changed_for_others() -> None:
+    windows, touched = many(7)
+    told = []
+
+    def change(lists, users, targets):  # type: ignore[no-untyped-def]
+        told.append((lists.users.to_list(), users.tolist(), targets.tolist()))
+        return lambda rows, owners, positions, of: (
+            told.append((rows.tolist(), positions.tolist())) or [[int(target), 40] for target in of]
+        )
+
+    examples = draw_candidates(windows, pool_of(50), touched, split="test", seed=0, size=2, change=change)
+    assert [e.candidates for e in examples] == [(w.target, "i40") for w in windows]
+    users = [w.user_id for w in windows]
+    assert told == [(users, [*range(7)], [int(w.target[1:]) for w in windows]), ([*range(7)], [3] * 7)]
 
 
 @pytest.mark.parametrize("items", [12, 200])

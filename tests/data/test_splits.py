@@ -118,6 +118,13 @@ def test_sequences_are_flat_and_keep_ratings_and_impressions() -> None:
     assert (sequences.offsets.tolist(), sequences.lengths.tolist()) == ([0, 1, 3], [1, 2])
     assert sequences.offsets.dtype == np.int64
     assert sequences.timestamps.tolist() == [5, 1, 2]
+    latest = order(log, 0, latest=1)
+    assert (latest.users.to_list(), latest.items.to_list(), latest.lengths.tolist()) == (
+        ["u", "v"],
+        ["b", "a"],
+        [1, 1],
+    )
+    assert order(log, 0, latest=2).frame.equals(sequences.frame)
     assert sequences.frame.rows() == [("u", "b", 5, 2.0, []), ("v", "c", 1, 3.0, ["y"]), ("v", "a", 2, 1.0, ["x"])]
 
 

@@ -15,7 +15,9 @@ from prefrec.evaluation.intervals import (
     Interval,
     Means,
     PairedDifference,
+    half_length,
     holm,
+    jackknife,
     mean_interval,
     paired_difference,
     plain,
@@ -57,9 +59,11 @@ def test_over_users_the_variance_is_the_jackknifes():
     assert found.items == 0
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_over_users_and_items_the_variance_is_that_of_both_without_their_pairs(seed):
-    values, users, items = _drawn(seed)
+@pytest.mark.parametrize(("seed", "swapped"), [(0, False), (3, False), (8, False), (0, True)])
+def test_over_users_and_items_the_variance_is_that_of_both_without_their_pairs(seed, swapped):
+    """That of items, of both, or (swapped) of users is the largest."""
+    values, *labels = _drawn(seed)
+    users, items = labels[::-1] if swapped else labels
     parts = [_slow_jackknife(values, codes) for codes in (users, items, 100 * users + items)]
     (of_users, free), (of_items, free_items), (of_pairs, _) = parts
     variance = max(of_users, of_items, of_users + of_items - of_pairs)
@@ -78,6 +82,8 @@ def test_a_few_items_with_most_rows_make_it_wide():
     assert both.high - both.low > 3 * (alone.high - alone.low)
     one = mean_interval(values, np.arange(300), ["one"] * 300)  # says nothing of other targets
     assert (one.low, one.high) == (alone.low, alone.high)
+    two = mean_interval(values, np.arange(300), items > 2)
+    assert two.high - two.low > 3 * (alone.high - alone.low)
 
 
 @settings(deadline=None)
@@ -146,6 +152,10 @@ def test_constant_values_give_a_point():
     assert interval.high == pytest.approx(0.1)
     same = paired_difference(np.ones(30), np.ones(30), np.arange(30))
     assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    for value in (0.1, 1e6 + 0.1):
+        other = paired_difference(np.full(30, value), np.zeros(30), np.arange(30))
+        assert (other.low, other.high, other.p_value) == (other.mean, other.mean, 0)
+    assert jackknife(np.zeros(5)) == (0, 4)
 
 
 def test_another_level():
@@ -155,6 +165,7 @@ def test_another_level():
     assert wide.low < usual.low < usual.high < wide.high
     assert wide.p_value == usual.p_value
     assert means.mean("a", 0.5).low > means.mean("a").low
+    assert half_length(2.0, 30.0) == half_length(2.0, 30.0, 0.95) > half_length(2.0, 30.0, 0.9)
 
 
 def test_a_table_of_columns():
@@ -175,6 +186,7 @@ def test_rows_with_values_in_both_columns_are_counted():
     columns = {"a": np.array([0.5, 0.5, math.nan, 0.5]), "b": np.array([0.0, math.nan, math.nan, 0.5])}
     means = Means(columns, ["u", "v", "w", "x"])
     assert (means.common("a", "b"), means.common("a", "a"), means.common("b", "a")) == (2, 3, 2)
+    assert (means.mean("a").n, means.mean("b").n) == (3, 2)
 
 
 @pytest.mark.parametrize("least", [0.0, -1.0])
