@@ -3,8 +3,8 @@
 # latest, prints what each part did, and goes on after a stop: finished parts are not run again, and what earlier
 # calls spent counts. A part that fails or takes too long leaves its log in OUT and does not stop the others.
 # A trial on a CPU:
-#   SHAPE=random:tiny DTYPE=float32 NEGATIVES=1,3 MEMORY=trial QUANTIZATION=none ROWS=64 LENGTH=1024 CLIENTS=1,4 \
-#       OUT=runs/first-card-trial sh scripts/first_card.sh
+#   SHAPE=random:tiny DTYPE=float32 NEGATIVES=1,3 MEMORY=trial QUANTIZATION=none ROWS=64 EVALUATED=16 LENGTH=1024 \
+#       CLIENTS=1,4 OUT=runs/first-card-trial sh scripts/first_card.sh
 set -u
 OUT=${OUT:-runs/first-card}              # everything is written here
 LIMIT=${LIMIT:-40}                       # minutes of all parts and all calls together
@@ -14,6 +14,7 @@ DTYPE=${DTYPE:-bfloat16}
 NEGATIVES=${NEGATIVES:-3,7,15,63}
 MODEL=${MODEL:-}                         # of the run: a folder or a hub id; empty: SHAPE with random weights
 ROWS=${ROWS:-1200}                       # of each stage of the run
+EVALUATED=${EVALUATED:-100}             # rows that are scored and answered, of validation and test
 LENGTH=${LENGTH:-512}                    # tokens of a prompt with its answer, of the run
 DATA=${DATA:-../data/lastfm-sdpo}        # docs/datasets.md says how to make it
 MINUTES=${MINUTES:-13}                   # of the bench, and of the run
@@ -44,7 +45,7 @@ part() { # NAME SECONDS COMMAND…
 }
 
 for n in $(echo "$NEGATIVES" | tr , ' '); do
-    part "predicted-$n" 60 prefrec lab doctor --model "$SHAPE" --negatives "$n" --card "$CARD" --json
+    part "predicted-$n" 120 prefrec lab doctor --model "$SHAPE" --negatives "$n" --card "$CARD" --json
 done
 part memory 240 python scripts/memory_forecast.py "$MEMORY"
 # An N at a time into one folder, so that what no time is left for is the largest N; the last one's output has all.
@@ -63,9 +64,11 @@ for saved in (plain_model(shape), tokenizer_of(shape)):
     saved.save_pretrained(sys.argv[3])' "$SHAPE" "$DTYPE" "$MODEL"
 fi
 part run $((60 * MINUTES)) prefrec run recipes/paper-lastfm.yaml --out "$OUT/paper-lastfm" \
-    --set data.path="$DATA" --set model.name="$MODEL" --set model.quantization="$QUANTIZATION" --set model.max_length="$LENGTH" \
-    --set sft.rows="$ROWS" --set sft.epochs=1 --set sft.eval_rows=100 \
-    --set align.s-dpo.rows="$ROWS" --set align.s-dpo.epochs=1 --set align.s-dpo.eval_rows=100 --set evaluate.rows=100
+    --set data.path="$DATA" --set model.name="$MODEL" --set model.quantization="$QUANTIZATION" \
+    --set model.max_length="$LENGTH" \
+    --set sft.rows="$ROWS" --set sft.epochs=1 --set sft.eval_rows="$EVALUATED" \
+    --set align.s-dpo.rows="$ROWS" --set align.s-dpo.epochs=1 --set align.s-dpo.eval_rows="$EVALUATED" \
+    --set evaluate.rows="$EVALUATED"
 part load 240 python scripts/load.py "$OUT/paper-lastfm" --clients "$CLIENTS" --seconds 10 --warm-up 2 --rows 100 \
     --out "$OUT/load.json"
 
