@@ -18,7 +18,6 @@ def base(tmp_path_factory, bpe_tokenizer) -> Recipe:
     folder = tmp_path_factory.mktemp("studies-base")
     raw = tiny_recipe(write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer))
     short = {"rows": 16, "eval_rows": 0, "epochs": 1}
-    raw["data"] |= {"max_validation_rows": 8}
     raw["sft"] |= short
     raw["align"] = [raw["align"][1] | short]
     raw["evaluate"] = {"rows": 20, "full_rows": 0, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
