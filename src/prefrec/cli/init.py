@@ -20,6 +20,9 @@ from prefrec.errors import ConfigError
 from prefrec.files import write_text
 from prefrec.presets import PresetName, preset_text
 
+SHORT = 15
+"""Items of a history up to which a step takes four times the preset's rows."""
+
 
 @o.from_sections
 def init(
@@ -67,6 +70,9 @@ def _fitting(text: str, found: Guess) -> str:
         return given[0] if int(given[1]) <= room else f"num_negatives: {max(room, 1)} # so few items are left"
 
     text = re.sub(r"num_negatives: (\d+)( *#.*)?", fewer, text)
+    # Eight sequences of few tokens leave most of a processor idle.
+    if found.values["history_length"] <= SHORT and "answers: items" in text:
+        text = text.replace("_batch_size: 8\n", "_batch_size: 32     # short histories: as many titles a step\n")
     if found.item_text:
         line = _line("item_text", found.item_text, "remove the first # to show items like this to the model")
         text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
