@@ -41,7 +41,7 @@ def runs(monkeypatch):
         interval = Interval(value, value - 0.1, value + 0.1, 40, 40).to_json()
         plain = {"n": 40, "users": 40, "chance": 0.2, "best_reference": None}
         blocks = {"metrics": {"sft": {"ndcg@10": interval}}, "expected": {}, "comparisons": [], "groups": {}}
-        write_metrics(folder, {"evaluation": blocks | plain | {"audit": None}})
+        write_metrics(folder, {"evaluation": blocks | plain | {"audit": {"reason": "made up"}}})
 
     monkeypatch.setattr(tune, "run_recipe", run_recipe)
     return made

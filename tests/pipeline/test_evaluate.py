@@ -50,10 +50,7 @@ def test_pairs():
 
 def test_the_best_reference_is_by_ndcg_and_the_first_of_equals():
     def frame(**ranks):
-        return pl.concat(
-            pl.DataFrame({"ranker": [name] * len(of), "rank": pl.Series(of, dtype=pl.UInt32)})
-            for name, of in ranks.items()
-        )
+        return pl.concat(pl.DataFrame({"ranker": name, "rank": of, "tied": 0}) for name, of in ranks.items())
 
     ranks = {"one": [1, 40, 40], "two": [2, 3, 3], "three": [3, 2, 3], "model": [1, 1, 1]}
     assert best_reference(frame(**ranks), ["one", "two", "three"]) == "two"  # HR@1 would have named the first

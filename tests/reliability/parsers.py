@@ -113,9 +113,13 @@ _PREDICTIONS = _parquet(
     candidates=[["i1", "i2"]],
     scores=[[1.0, 2.0]],
     rank=[2],
+    tied=[0],
     generated=["Alien"],
     choice=["i1"],
     listed=[2],
+    class_rank=[2],
+    class_tied=[0],
+    class_listed=[2],
 )
 _TAGS = (TAGS + "".join(f"{u}\t{a}\t1\t1\t4\t2009\n" for u in range(4) for a in range(4))).encode()
 

@@ -109,7 +109,8 @@ def _asked(choose):
     for name, order in zip(names, rows, strict=True):
         scores = [float(item == choose(order)) for item in order]
         listed = [f"i{i}" for i in order]
-        row = {"candidates": [listed], "scores": [scores], "target": ["i0"], "rank": [1 if choose(order) == 0 else 2]}
+        row = {"candidates": [listed], "scores": [scores], "target": ["i0"], "tied": [0]}
+        row["rank"] = [1 if choose(order) == 0 else 2]
         frames[name] = [pl.DataFrame(row)]
     return {"m": frames}
 
