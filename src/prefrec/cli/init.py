@@ -72,7 +72,10 @@ def _fitting(text: str, found: Guess) -> str:
     text = re.sub(r"num_negatives: (\d+)( *#.*)?", fewer, text)
     # Eight sequences of few tokens leave most of a processor idle.
     if found.values["history_length"] <= SHORT and "answers: items" in text:
-        text = text.replace("_batch_size: 8\n", "_batch_size: 32     # short histories: as many titles a step\n")
+        larger = (
+            "global_batch_size: 32         # short histories: as many titles a step\n  per_device_batch_size: 32\n"
+        )
+        text = text.replace("per_device_batch_size: 8\n", larger)
     if found.item_text:
         line = _line("item_text", found.item_text, "remove the first # to show items like this to the model")
         text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
