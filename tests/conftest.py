@@ -50,7 +50,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out as slow."""
     for item in items:
-        if is_slow(item.path) or item.get_closest_marker("real_model"):
+        if is_slow(item.path) or any(map(item.get_closest_marker, ("real_model", "shared_data"))):
             item.add_marker(pytest.mark.slow)
 
 

@@ -405,6 +405,7 @@ def test_the_verdict_is_one_sentence_with_the_best_its_gain_and_the_audit(run):
     assert page.index('class="first"') < page.index('class="facts"')
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_blend_are_told(run):
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": [{"kind": "blend", "name": "blend"}]}))
     (run / "rankers/blend").mkdir(parents=True)
