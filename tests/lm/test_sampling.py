@@ -73,6 +73,7 @@ def test_one_title_is_drawn_by_its_probability() -> None:
     assert fits(draws(1), {(i,): P[i] for i in range(7)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 32])
 def test_two_titles_are_drawn_without_replacement(width: int) -> None:
     """P(i, then j) = p_i · p_j / (1 − p_i)."""

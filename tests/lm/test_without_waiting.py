@@ -104,6 +104,7 @@ def test_scoring_is_one_graph(within):
     assert found.graph_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("negatives", [3, 15])
 def test_a_step_costs_what_the_bench_says(llama, negatives):
     """Forward with the adapter, forward without it as the reference, and backward: its products but attention's."""
