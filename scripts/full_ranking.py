@@ -20,7 +20,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, metrics_for, paired_difference
+from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, Interval, metrics_for, paired_difference
+from prefrec.evaluation.predictions import ranks_of
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import ask_full, fit_references
@@ -143,7 +144,7 @@ def row(m: Measured, kept: set[tuple[str, str, str]]) -> list[str]:
     def difference(ranker: str, against: str) -> str:
         c = m.result.difference(ranker, against, "ndcg@10")
         mark = " ✱" if (m.name, ranker, against) in kept else ""
-        return f"{c.mean:+.4f} [{c.low:+.4f}, {c.high:+.4f}]{mark}".replace("-", "−")
+        return signed(c) + mark
 
     lists = f"leak: {', '.join(m.facts['leaks'])}" if m.facts["leaks"] else "no leak found"
     without = f"{blend} without {models[-1]}"
@@ -161,6 +162,11 @@ def row(m: Measured, kept: set[tuple[str, str, str]]) -> list[str]:
     ]
 
 
+def signed(value: Interval) -> str:
+    """Return a difference with its interval."""
+    return f"{value.mean:+.4f} [{value.low:+.4f}, {value.high:+.4f}]".replace("-", "−")
+
+
 def parts_table(measured: Sequence[Measured]) -> dict[str, Any]:
     """Return what each part adds, a row a data set: the blend minus the blend without the part."""
     found: dict[str, dict[str, str]] = {}
@@ -168,8 +174,7 @@ def parts_table(measured: Sequence[Measured]) -> dict[str, Any]:
         for c in m.result.comparisons:
             if c.metric == "ndcg@10" and c.against.startswith(f"{m.facts['blend']} without"):
                 part = c.against.removeprefix(f"{m.facts['blend']} without ")
-                value = f"{c.mean:+.4f} [{c.low:+.4f}, {c.high:+.4f}]".replace("-", "−")
-                found.setdefault(TITLES[m.name], {})[part] = value
+                found.setdefault(TITLES[m.name], {})[part] = signed(c)
     parts = list(dict.fromkeys(part for own in found.values() for part in own))
     return {
         "title": "What each part adds: the blend minus the blend without it, NDCG@10",
@@ -190,8 +195,7 @@ def seeds_table(name: str) -> dict[str, Any]:
     gain = metrics_for([10])["ndcg@10"]
 
     def values(run: pl.DataFrame, ranker: str) -> NDArray[np.float64]:
-        own = run.filter(ranker=ranker)
-        return gain(own["rank"].to_numpy().astype(np.int64), own["tied"].to_numpy().astype(np.int64))
+        return gain(*ranks_of(run.filter(ranker=ranker)))
 
     rows = []
     users, items = (runs[0].filter(ranker=first.baseline)[c].to_list() for c in ("user", "target"))
@@ -200,8 +204,7 @@ def seeds_table(name: str) -> dict[str, Any]:
         cells = [f"{np.mean([values(run, first.facts['blend']) for run in some]):.4f}"]
         for c in told:
             a, b = (np.mean([values(run, n) for run in some], axis=0) for n in (c.ranker, c.against))
-            d = paired_difference(a, b, users, items)
-            cells.append(f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]".replace("-", "−"))
+            cells.append(signed(paired_difference(a, b, users, items)))
         rows.append([label, *cells])
     names = [f"{c.ranker} − {c.against}" for c in told]
     return {"title": f"{TITLES[name]}: NDCG@10 by seed", "columns": ["", "blend", *names], "rows": rows}

@@ -222,7 +222,7 @@ class DrawnLists:
             if not len(todo):
                 break
             uniform = _uniform(keys[todo], np.arange(number * per_round, (number + 1) * per_round), stream=0)
-            # Not even rounded is a product the total, for which there would be no item.
+            # A product stays below the total even when it is rounded, so there is an item for it.
             draws = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
             taken = self._is_taken(rows[todo, None] * len(self.weights) + draws)
             wanted = (draws != target_codes[todo, None]) & ~taken
