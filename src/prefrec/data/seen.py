@@ -56,10 +56,7 @@ def user_histories(data: PreparedData, users: Collection[str] | None = None) -> 
 
     Raise UnknownUserError if a user is not in the log.
     """
-    parts = [
-        log.select(*LOG_SCHEMA) for log in (data.train_interactions, data.held_out_interactions) if log is not None
-    ]
-    log = pl.concat(parts)
+    log = pl.concat(log.select(*LOG_SCHEMA) for log in data.logs)
     log = log if users is None else log.filter(pl.col("user_id").is_in(list(users)))
     taken = _by_user(log.sort("user_id", "timestamp", maintain_order=True), set(log["user_id"]))
     if unknown := next((user for user in users or () if user not in taken), None):

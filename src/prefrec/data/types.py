@@ -107,6 +107,11 @@ class PreparedData:
         return str(self.protocol.get("domain", "generic"))
 
     @property
+    def logs(self) -> list[pl.DataFrame]:
+        """The training interactions, and the held-out ones if there are any."""
+        return [log for log in (self.train_interactions, self.held_out_interactions) if log is not None]
+
+    @property
     def opinions(self) -> pl.DataFrame:
         """The training interactions, without ratings that are only play counts."""
         counts = self.protocol.get("rating_counts", False)

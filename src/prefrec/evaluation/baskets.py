@@ -68,8 +68,7 @@ def baskets_of(data: PreparedData, split: str) -> tuple[list[Basket], list[set[s
     rows = data.some(split, None)
     if not rows or rows[0].time is None:
         raise DataError(f"{split} has no rows with dates: a next basket is what a user took at the same time")
-    parts = [log for log in (data.train_interactions, data.held_out_interactions) if log is not None]
-    log = pl.concat(parts, how="diagonal")
+    log = pl.concat(data.logs, how="diagonal")
     sizes = {(user, time): n for user, time, n in log.group_by("user_id", "timestamp").len().iter_rows()}
     found: dict[tuple[str, int | None], Basket] = {}
     for row in rows:

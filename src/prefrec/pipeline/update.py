@@ -57,8 +57,7 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
     if recipe.update is None:
         return {}
     earlier, held = _earlier(recipe.update)
-    logs = [log for log in (earlier.train_interactions, earlier.held_out_interactions) if log is not None]
-    known = {pair for log in logs for pair in log.select("user_id", "item_id").iter_rows()}
+    known = {pair for log in earlier.logs for pair in log.select("user_id", "item_id").iter_rows()}
     unknown = [e for e in data.test if (e.user_id, e.target) not in known]
     groups = dict(zip(GROUPS, (held, replace(data, test=unknown).some("test", recipe.update.rows)), strict=True))
     after = [e for e in entries if e.model][-1]

@@ -213,8 +213,7 @@ class Engine:
 
     @cached_property
     def _users(self) -> list[str]:
-        logs = (self.data.train_interactions, self.data.held_out_interactions)
-        return sorted({user for log in logs if log is not None for user in log["user_id"].unique()})
+        return sorted({user for log in self.data.logs for user in log["user_id"].unique()})
 
     def _ranker(self, name: str | None) -> str:
         if name is not None and name not in self.rankers:

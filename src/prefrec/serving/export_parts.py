@@ -69,8 +69,7 @@ def asked_stages(plan: Plan, ranker: str) -> list[str]:
 
 def without_names(data: PreparedData) -> PreparedData:
     """Return the data that baselines count: without training and test rows, and with numbers for users."""
-    logs = [data.train_interactions, data.held_out_interactions]
-    names = pl.concat([log["user_id"] for log in logs if log is not None]).unique().sort().to_list()
+    names = pl.concat([log["user_id"] for log in data.logs]).unique().sort().to_list()
     names = [*names, *sorted({e.user_id for e in data.validation}.difference(names))]
     width = len(str(len(names)))
     numbers = {name: f"{n:0{width}}" for n, name in enumerate(names)}  # in the same order, by which the log is sorted

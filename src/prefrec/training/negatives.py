@@ -87,9 +87,8 @@ def false_negatives(rows: Sequence[RankingExample], data: PreparedData) -> float
 
     It is to be printed; nothing may learn from it.
     """
-    logs = [data.train_interactions, data.held_out_interactions]
     taken: dict[str, list[str]] = {e.user_id: [] for e in rows}
-    for log in (log.filter(pl.col("user_id").is_in(list(taken))) for log in logs if log is not None):
+    for log in (log.filter(pl.col("user_id").is_in(list(taken))) for log in data.logs):
         for user, item in log.select("user_id", "item_id").iter_rows():
             taken[user].append(item)
     for e in (*data.validation, *data.test):
