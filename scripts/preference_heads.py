@@ -31,7 +31,7 @@ from torch import Tensor
 
 from prefrec.console import say
 from prefrec.data import RankingExample, read_prepared
-from prefrec.data.preferences import (
+from prefrec.data.feedback import (
     AHEAD,
     PreferenceQuestion,
     Thresholds,
@@ -45,7 +45,7 @@ from prefrec.lm.items import item_table
 from prefrec.losses import preference_loss
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.entry import WEIGHTS
-from prefrec.pipeline.preferences import (
+from prefrec.pipeline.measure_preferences import (
     CENTRED,
     MEAN_RATING,
     POPULARITY,

@@ -11,7 +11,7 @@ import torch
 
 from prefrec import losses
 from prefrec.data import RankingExample
-from prefrec.data.preferences import centred_mean_scores
+from prefrec.data.feedback import centred_mean_scores
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from tiny_run import ITEMS

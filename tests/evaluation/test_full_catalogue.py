@@ -50,7 +50,7 @@ def test_any_ranker_will_do():
 @pytest.mark.parametrize("per_block", [1, 1000])
 def test_blocks_of_all_items_equal_whole_lists(monkeypatch, per_block):
     """Ranks, ties, and the best items, against lists of unseen items; among a class, against lists of that class."""
-    monkeypatch.setattr("prefrec.rankers.rows.CELLS_AT_A_TIME", per_block * 4 * len(IDS))
+    monkeypatch.setattr("prefrec.rankers.matrices.CELLS_AT_A_TIME", per_block * 4 * len(IDS))
     rng = np.random.default_rng(0)
     counts = {i: int(n) for i, n in zip(IDS, rng.integers(0, 4, len(IDS)), strict=True)}
     known = {i for i in IDS if rng.random() < 0.5}

@@ -11,7 +11,7 @@ from baselines import UNDATED_BASELINES
 from prefrec import files
 from prefrec.pipeline import score
 from prefrec.pipeline.entry import Ingredients, adapter_key, lm_entry, model_key
-from prefrec.pipeline.evaluate import evaluate_rankers
+from prefrec.pipeline.measure import evaluate_rankers
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection, dump_recipe
 from prefrec.rankers.lm import LMRanker
 from prefrec.runs.stage import stage_key

@@ -24,7 +24,7 @@ from prefrec.pipeline.train import (
 )
 from prefrec.prompts import ChoiceSet
 from prefrec.runs.stage import last_checkpoint
-from prefrec.training.best import KeepBest, read_best
+from prefrec.training.keep_best import KeepBest, read_best
 from prefrec.training.progress import ProgressCallback
 from tiny import tiny_llama
 from tiny_run import adapter_weights

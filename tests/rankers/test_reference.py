@@ -134,7 +134,7 @@ def test_item_knn_equals_its_slow_twin(logs, k, shrink):
 
 def test_blocks_do_not_change_the_scores(logs, monkeypatch):
     whole = [r.score(_examples()) for r in reference_rankers(_frame(logs), CATALOGUE)]
-    monkeypatch.setattr("prefrec.rankers.rows.CELLS_AT_A_TIME", 40)
+    monkeypatch.setattr("prefrec.rankers.matrices.CELLS_AT_A_TIME", 40)
     monkeypatch.setattr("prefrec.rankers.window._PAIRS_AT_A_TIME", 40)
     for before, after in itertools.zip_longest(
         whole, [r.score(_examples()) for r in reference_rankers(_frame(logs), CATALOGUE)]

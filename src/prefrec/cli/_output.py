@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from prefrec.evaluation import Evaluation
-from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
+from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.report.tables import (
     VERDICT_STYLES,
     Grid,

@@ -16,7 +16,7 @@ from prefrec.console import warn
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.entry import MADE_WITH, lm_entry
-from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
+from prefrec.pipeline.measure import evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.pipeline.score import check_names
 from prefrec.processes import is_first

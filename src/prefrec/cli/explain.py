@@ -12,7 +12,7 @@ from scipy.special import softmax
 from prefrec.cli import _options as o
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
-from prefrec.evaluation.tables import as_table
+from prefrec.evaluation.labels import as_table
 from prefrec.pipeline.opened import open_run
 from prefrec.recommend.rules import ById
 from prefrec.recommender import Recommender

@@ -48,7 +48,7 @@ def recommend(
     Example: prefrec recommend runs/demo --history Alien --history Aliens --candidate Emma --candidate Babe
     """
     # Here, so that --help need not wait for torch and transformers.
-    from prefrec.evaluation.tables import as_table
+    from prefrec.evaluation.labels import as_table
     from prefrec.recommender import Recommender
 
     given = {"--all-users": all_users, "--users": users, "--history": history, "--history-file": history_file}

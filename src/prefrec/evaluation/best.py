@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefrec.evaluation.intervals import Result
+from prefrec.evaluation.labels import metric_label
 from prefrec.evaluation.metrics import Floats
-from prefrec.evaluation.tables import metric_label
 
 METRIC = "ndcg@10"
 

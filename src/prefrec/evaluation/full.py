@@ -14,7 +14,7 @@ from prefrec.errors import ModelError
 from prefrec.evaluation.metrics import target_ranks
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.rankers.base import LearningRanker, Ranker
-from prefrec.rankers.rows import blocks
+from prefrec.rankers.matrices import blocks
 
 KEPT = 10
 """Items kept per row. Whole lists would be millions of names; metrics need the target's rank alone."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, ConfigDict
 
 from prefrec.evaluation.intervals import Means, Number, PairedDifference, Result, Share, holm, plain, within
-from prefrec.evaluation.tables import as_table, metric_label, metric_text
+from prefrec.evaluation.labels import as_table, metric_label, metric_text
 from prefrec.evaluation.verdict import Verdict
 
 Values = dict[str, dict[str, NDArray[np.float64]]]

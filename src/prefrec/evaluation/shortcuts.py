@@ -20,7 +20,7 @@ from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation.metrics import Floats, expected_hits
-from prefrec.rankers.rows import pad_codes
+from prefrec.rankers.matrices import pad_codes
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import polars as pl
 
 from prefrec.evaluation.diagnosis import Diagnosis
 from prefrec.evaluation.intervals import Interval, PairedDifference, Result, plain
-from prefrec.evaluation.tables import as_table, metric_text
+from prefrec.evaluation.labels import as_table, metric_text
 from prefrec.rankers.item_only import ItemOnlyRanker
 
 MIN_USERS = 20

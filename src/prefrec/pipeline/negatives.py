@@ -17,7 +17,7 @@ from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
 from prefrec.data.candidates import popularity_weights
-from prefrec.data.preferences import rejected_rows, with_opinions
+from prefrec.data.feedback import rejected_rows, with_opinions
 from prefrec.data.readers import UNREADABLE, read_parquet
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_whole

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from prefrec.data.config import PrepareConfig, Section
-from prefrec.data.preferences import RatedBy, Thresholds
+from prefrec.data.feedback import RatedBy, Thresholds
 from prefrec.errors import ConfigError
 from prefrec.files import read_whole
 from prefrec.lm.models import EMBEDDED

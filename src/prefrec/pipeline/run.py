@@ -18,14 +18,14 @@ from prefrec.files import content_digest, make_folder, write_json, write_text
 from prefrec.lm.models import check_name
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation
+from prefrec.pipeline.checks import check_rows, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.encoders import shown_items
 from prefrec.pipeline.entry import Entry, Ingredients
-from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
+from prefrec.pipeline.measure import evaluate_rankers, metrics_json
+from prefrec.pipeline.measure_preferences import run_preferences
 from prefrec.pipeline.plan import ALIGN, Plan, differences, make_once, stage_folder, stage_names, why_due
-from prefrec.pipeline.preferences import run_preferences
 from prefrec.pipeline.price import Price, price
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, dump_recipe, map_files, reached
-from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.update import measure_update, split_change
 from prefrec.processes import is_first
 from prefrec.report import write_report

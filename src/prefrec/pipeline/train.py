@@ -35,7 +35,7 @@ from prefrec.runs.stage import last_checkpoint
 from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.batch import room_for, rows_per_pass
-from prefrec.training.best import BEST, KeepBest, read_best, save_weights
+from prefrec.training.keep_best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.negatives import redraw_lists, with_room
 from prefrec.training.section import RowsSection, TrainSection
 from prefrec.training.sequences import LEAST

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from prefrec.rankers.base import FittedRanker, GeneratingRanker, Ranker
+from prefrec.rankers.matrices import pad_scores
 from prefrec.rankers.reference import (
     CooccurrenceRanker,
     ItemKNNRanker,
@@ -15,7 +16,6 @@ from prefrec.rankers.reference import (
     TitleTfidfRanker,
     reference_rankers,
 )
-from prefrec.rankers.rows import pad_scores
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
 if TYPE_CHECKING:

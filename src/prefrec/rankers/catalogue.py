@@ -26,7 +26,7 @@ from prefrec.lm.search import TopK, rescored, sample, top_k
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.lm import LMRanker
-from prefrec.rankers.rows import pad_scores
+from prefrec.rankers.matrices import pad_scores
 
 Method = Literal["auto", "exact", "search"]
 """`exact` scores every title, `search` looks for the best ones; `auto` is `exact` up to `EXACT_NODES`."""

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample, has_dates
-from prefrec.rankers.rows import blocks, pad_codes
+from prefrec.rankers.matrices import blocks, pad_codes
 
 DAY = 86_400
 DAYS = (30, 90, 365)

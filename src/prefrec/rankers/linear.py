@@ -15,7 +15,7 @@ from pydantic import Field
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.rows import history_matrix, score_by_rows, user_item_matrix
+from prefrec.rankers.matrices import history_matrix, score_by_rows, user_item_matrix
 
 
 class EASEConfig(RankerConfig):

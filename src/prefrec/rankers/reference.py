@@ -20,8 +20,8 @@ from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.item_features import DAYS
 from prefrec.rankers.item_only import ItemOnlyRanker
+from prefrec.rankers.matrices import blocks, history_matrix, item_scores, pad_scores, score_by_rows, user_item_matrix
 from prefrec.rankers.recency import newest_first, recent_popularity
-from prefrec.rankers.rows import blocks, history_matrix, item_scores, pad_scores, score_by_rows, user_item_matrix
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.rankers.words import tfidf

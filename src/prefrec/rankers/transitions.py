@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.rankers.rows import blocks, history_matrix, pad_codes
+from prefrec.rankers.matrices import blocks, history_matrix, pad_codes
 from prefrec.rankers.words import tfidf
 
 LATEST = 2

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import RankingExample
-from prefrec.rankers.rows import history_matrix, score_by_rows, user_item_matrix
+from prefrec.rankers.matrices import history_matrix, score_by_rows, user_item_matrix
 
 GRID = tuple(product((20.0, 10.0, 40.0), ((0.5, 0.5), (0.5, 0.4), (0.25, 0.25)), (2.0, 1.0, 5.0, 20.0)))
 """Decay, exponents and half-life to choose from."""

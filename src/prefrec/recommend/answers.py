@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from prefrec.evaluation.tables import as_table
+from prefrec.evaluation.labels import as_table
 
 
 @dataclass(frozen=True, slots=True)

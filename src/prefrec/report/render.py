@@ -10,7 +10,7 @@ import jinja2
 
 from prefrec.errors import without_secrets
 from prefrec.evaluation import Audit, Comparison, Evaluation
-from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
+from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.files import write_text
 from prefrec.report import curves, tables
 from prefrec.report.examples import EACH, SEED, pick_examples

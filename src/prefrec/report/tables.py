@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from prefrec.evaluation import Audit, Comparison, Evaluation, Group, Interval, PairedDifference
+from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.evaluation.outcome import FAMILY
 from prefrec.evaluation.preferences import Preferences
-from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
 from prefrec.runs.contents import Stage
 

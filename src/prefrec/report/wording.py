@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from prefrec.evaluation import Interval, PairedDifference
-from prefrec.evaluation.tables import metric_label as metric_label
+from prefrec.evaluation.labels import metric_label as metric_label
 
 _NAMES = {"sft": "SFT", "dpo": "DPO", "s-dpo": "S-DPO", "dmpo": "DMPO", "bpr": "BPR"}
 

@@ -9,6 +9,7 @@ import pytest
 
 from prefrec.data import RankingExample, read_prepared
 from prefrec.errors import ConfigError
+from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.entry import Entry, Ingredients, lm_entry, reference_entry
 from prefrec.pipeline.kinds.blend import (
     LateRanker,
@@ -19,7 +20,6 @@ from prefrec.pipeline.kinds.blend import (
     sampled,
 )
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.blend import BlendConfig, RerankedBlend, Weights
 from prefrec.rankers.reference import PopularityRanker

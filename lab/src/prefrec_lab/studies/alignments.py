@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrec.data import PreparedData
-from prefrec.evaluation.tables import metric_label
+from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe
 from prefrec.pipeline.train import training_rows

@@ -11,9 +11,9 @@ from prefrec.console import say
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
 from prefrec.files import read_json
+from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
-from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import prepare_stage, run_recipe
 from prefrec_lab.studies.study import Study
 from prefrec_lab.studies.write import STUDY_FILE, write_study

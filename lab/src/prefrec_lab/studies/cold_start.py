@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
-from prefrec.evaluation.tables import metric_label
+from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe

@@ -13,13 +13,13 @@ import polars as pl
 from prefrec.data import PreparedData, RankingExample, prepared_digest, read_prepared
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
-from prefrec.evaluation.tables import metric_label
+from prefrec.evaluation.labels import metric_label
 from prefrec.files import read_json
+from prefrec.pipeline.checks import available_rows, check_rows
 from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.plan import ALIGN, Plan
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
-from prefrec.pipeline.rows import available_rows, check_rows
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label

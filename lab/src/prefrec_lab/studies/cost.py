@@ -13,7 +13,7 @@ import numpy as np
 
 from prefrec.errors import DataError
 from prefrec.evaluation import Interval
-from prefrec.evaluation.tables import metric_label
+from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import prepare_stage, run_recipe

@@ -14,8 +14,8 @@ from prefrec.errors import DataError
 from prefrec.evaluation import Interval, PairedDifference, metrics_for
 from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.intervals import holm as corrected
+from prefrec.evaluation.labels import HEADLINE_METRICS
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.evaluation.tables import HEADLINE_METRICS
 from prefrec.pipeline.opened import Run
 
 Values = Mapping[str, Mapping[str, NDArray[np.float64]]]

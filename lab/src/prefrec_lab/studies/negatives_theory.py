@@ -19,7 +19,7 @@ from prefrec.data import PreparedData
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe
-from prefrec.rankers.rows import pad_scores
+from prefrec.rankers.matrices import pad_scores
 from prefrec.report.wording import label, number, with_interval
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, stacked, users_of

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import mean_interval, metrics_for
+from prefrec.evaluation.labels import metric_label
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import ModelSection

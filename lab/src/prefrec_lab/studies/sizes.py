@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import PreparedData
-from prefrec.evaluation.tables import metric_label
+from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from prefrec.evaluation import Audit, Evaluation, PairedDifference, audit_prepared
-from prefrec.evaluation.tables import FULL_METRICS, metric_label
+from prefrec.evaluation.labels import FULL_METRICS, metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run

@@ -10,7 +10,7 @@ import polars as pl
 
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
-from prefrec.evaluation.tables import metric_label
+from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import ZERO_SHOT, Recipe

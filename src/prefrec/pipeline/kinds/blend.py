@@ -34,8 +34,8 @@ from prefrec.rankers.blend import (
     weights_sentence,
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
+from prefrec.rankers.matrices import pad_codes, pad_scores
 from prefrec.rankers.reference import reference_rankers
-from prefrec.rankers.rows import pad_codes, pad_scores
 from prefrec.runs.stage import stage_key
 
 MOST_CANDIDATES = 2000

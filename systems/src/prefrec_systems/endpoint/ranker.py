@@ -16,7 +16,7 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.lm import MAX_NEW_TOKENS
-from prefrec.rankers.rows import pad_scores
+from prefrec.rankers.matrices import pad_scores
 from prefrec.training import encode_examples
 from prefrec_systems.endpoint.client import Completion, OpenAIClient
 

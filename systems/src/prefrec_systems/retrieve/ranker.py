@@ -14,8 +14,8 @@ from scipy.stats import rankdata
 from prefrec.data import RankingExample
 from prefrec.rankers.base import Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.matrices import pad_scores
 from prefrec.rankers.reference import RandomRanker
-from prefrec.rankers.rows import pad_scores
 
 
 class RetrieveThenRankConfig(RankerConfig):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError
 from prefrec.files import read_whole
-from prefrec.rankers.rows import pad_codes
+from prefrec.rankers.matrices import pad_codes
 from prefrec_systems.sequential.config import SequentialConfig
 from prefrec_systems.sequential.models import SequentialModel, with_weights
 from prefrec_systems.sequential.train import last_scores

@@ -10,7 +10,7 @@ from torch import Tensor, from_numpy
 
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
-from prefrec.rankers.rows import pad_codes
+from prefrec.rankers.matrices import pad_codes
 
 
 @dataclass(frozen=True)

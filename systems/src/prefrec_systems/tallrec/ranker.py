@@ -16,7 +16,7 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.lm import LMRanker, load_lm
-from prefrec.rankers.rows import pad_scores
+from prefrec.rankers.matrices import pad_scores
 from prefrec_systems.tallrec.prompts import LikeTemplate, encode_question
 from prefrec_systems.tallrec.questions import Opinions, Question, history_of
 

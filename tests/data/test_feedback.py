@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from drawn_logs import logs
 from prefrec.data import PrepareConfig, RankingExample, prepare
-from prefrec.data.preferences import (
+from prefrec.data.feedback import (
     AHEAD,
     Thresholds,
     centred_mean_scores,

@@ -12,7 +12,7 @@ from prefrec.data import seen_items
 from prefrec.evaluation import FULL_RANKING, metrics_for, paired_difference
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.entry import Entry, lm_ranker
-from prefrec.pipeline.evaluate import best_reference, comparison_pairs, evaluate_rankers, metrics_json
+from prefrec.pipeline.measure import best_reference, comparison_pairs, evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 

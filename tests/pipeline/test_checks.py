@@ -1,10 +1,10 @@
-"""prefrec.pipeline.rows: whether the data have the rows of every stage is known before the first is trained."""
+"""prefrec.pipeline.checks: whether the data have the rows of every stage is known before the first is trained."""
 
 import pytest
 
 from prefrec.errors import ConfigError, TokenizerError
+from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
 from tiny_run import TITLES, write_shop
 
@@ -103,7 +103,7 @@ def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):
 
 
 def test_a_tracker_that_is_not_installed(changed, data, monkeypatch):
-    monkeypatch.setattr("prefrec.pipeline.rows.find_spec", lambda name: None if name == "mlflow" else name)
+    monkeypatch.setattr("prefrec.pipeline.checks.find_spec", lambda name: None if name == "mlflow" else name)
     check_rows(changed(sft={"report_to": "wandb"}), data)
     with pytest.raises(ConfigError, match=r"align\.s-dpo\.report_to: pip install mlflow, or leave it out"):
         check_rows(changed(s_dpo={"report_to": "mlflow"}), data)

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from prefrec.data import RankingExample
-from prefrec.rankers.rows import item_scores, pad_codes, score_by_rows
+from prefrec.rankers.matrices import item_scores, pad_codes, score_by_rows
 
 INDEX = {"a": 0, "b": 1, "c": 2}
 ALL = ("c", "a", "x", "b")

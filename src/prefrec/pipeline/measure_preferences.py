@@ -11,7 +11,7 @@ import numpy as np
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.preferences import (
+from prefrec.data.feedback import (
     PreferenceQuestion,
     RatedBy,
     centred_mean_scores,
@@ -36,7 +36,7 @@ from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe
 from prefrec.pipeline.score import ask_models
 from prefrec.rankers import PopularityRanker
-from prefrec.rankers.rows import pad_scores
+from prefrec.rankers.matrices import pad_scores
 
 POPULARITY, MEAN_RATING, CENTRED = "popularity", "mean rating", "user-centred item mean"
 """Scores that know no user. The last one is the rival of every model."""

@@ -12,7 +12,7 @@ from command import prefrec
 from prefrec.data import RankingExample
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.preferences import Preferences
-from prefrec.pipeline.preferences import SWAPS, Answers, measure, run_preferences, swapped_histories
+from prefrec.pipeline.measure_preferences import SWAPS, Answers, measure, run_preferences, swapped_histories
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.runs.contents import PREFERENCES, read_run
