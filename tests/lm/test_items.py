@@ -142,7 +142,7 @@ def test_the_catalogue_is_ranked_as_its_items_are_scored(encoder: ItemEncoder) -
     assert np.exp(want).sum() == pytest.approx(1, abs=1e-5)
     best = whole.recommend(everything.history, 5, without=["i7", "none"])
     assert best.item_ids == [IDS[i] for i in np.argsort(-want) if i != 7][:5]
-    assert (best.proven, best.method) == (True, "exact")
+    assert (best.exact, best.method) == (True, "exact")
 
 
 def test_one_call_ranks_all_items_in_sixteen_bits_too(encoder: ItemEncoder, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_equals_sorting_the_exact_scores(answers, k, width, layout, data):
     left_out = data.draw(st.lists(st.integers(0, len(answers) - 1), max_size=len(answers)))
     got = top_k(model, PROMPT, trie, k, without=left_out, layout=layout, width=width)
     order, logps = sorted_scores(model, trie, left_out)
-    assert got.proven
+    assert got.exact
     assert got.logps.dtype == np.float32
     assert len(got.items) == len(order[:k])
     assert not set(got.items.tolist()) & set(left_out)
@@ -72,7 +72,7 @@ def test_most_of_a_large_trie_is_not_read(width):
     order, logps = sorted_scores(model, trie)
     got = top_k(model, PROMPT, trie, 5, width=width)
     np.testing.assert_allclose(got.logps, logps[order[:5]], rtol=0, atol=1e-4)
-    assert got.proven
+    assert got.exact
     assert got.calls < (len(trie.inner) / 3 if width == 1 else 20)
 
 
@@ -82,7 +82,7 @@ def test_bounded_work_says_that_nothing_is_proven(max_calls):
     got = top_k(model, PROMPT, trie, 50, width=4, max_calls=max_calls)
     order, logps = sorted_scores(model, trie)
     assert got.calls == max_calls
-    assert not got.proven
+    assert not got.exact
     assert len(got.items) < 50 or got.logps[-1] < logps[order[49]]
     np.testing.assert_allclose(got.logps, logps[got.items], rtol=0, atol=1e-4)
     assert (np.diff(got.logps) <= 0).all()
@@ -91,15 +91,15 @@ def test_bounded_work_says_that_nothing_is_proven(max_calls):
 def test_work_that_suffices_is_proven():
     model, trie = tiny_llama(VOCABULARY), many_titles()
     needed = top_k(model, PROMPT, trie, 5, width=4).calls
-    assert top_k(model, PROMPT, trie, 5, width=4, max_calls=needed).proven
-    assert not top_k(model, PROMPT, trie, 5, width=4, max_calls=needed - 1).proven
+    assert top_k(model, PROMPT, trie, 5, width=4, max_calls=needed).exact
+    assert not top_k(model, PROMPT, trie, 5, width=4, max_calls=needed - 1).exact
 
 
 def test_a_title_without_branches_takes_one_call():
     """Where nothing branches the prefix is read to its end at once."""
     trie = Trie.build([(5, 6, 7, 8, 10, 11, 2)])
     got = top_k(tiny_llama(VOCABULARY), PROMPT, trie, 1)
-    assert (got.calls, got.items.tolist(), got.proven) == (1, [0], True)
+    assert (got.calls, got.items.tolist(), got.exact) == (1, [0], True)
 
 
 def test_branches_whose_titles_are_all_left_out_are_not_read(monkeypatch):
@@ -121,7 +121,7 @@ def test_branches_whose_titles_are_all_left_out_are_not_read(monkeypatch):
 
 def test_nothing_left_is_proven():
     got = top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 2, without=[0, 1, 2])
-    assert (got.items.tolist(), got.logps.tolist(), got.proven, got.calls) == ([], [], True, 0)
+    assert (got.items.tolist(), got.logps.tolist(), got.exact, got.calls) == ([], [], True, 0)
 
 
 @pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])
@@ -133,7 +133,7 @@ def test_what_is_no_number_is_an_error_and_not_proven(layout, left_out):
     with pytest.raises(ModelError, match="not finite; use another dtype, or train again"):
         catalogue_logps(model, PROMPT, trie, layout=layout)
     if len(left_out):
-        assert top_k(model, PROMPT, trie, 5, layout=layout, without=left_out).proven  # nothing is asked for
+        assert top_k(model, PROMPT, trie, 5, layout=layout, without=left_out).exact  # nothing is asked for
     else:
         with pytest.raises(ModelError, match="not finite; use another dtype, or train again"):
             top_k(model, PROMPT, trie, 5, layout=layout)
@@ -163,7 +163,7 @@ def test_answers_are_scored_again_as_if_each_were_alone(layout, dtype):
     assert got.logps.tolist() == alone
     assert sorted(got.items) == sorted(best.items)
     assert (np.diff(got.logps) <= 0).all()
-    assert (got.proven, got.calls) == (True, 7)
+    assert (got.exact, got.calls) == (True, 7)
     if dtype == torch.float32:
         np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
 

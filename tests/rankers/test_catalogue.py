@@ -92,7 +92,7 @@ def test_recommends_the_best_of_the_slow_twin(ranker, method, without):
     got = lm.recommend(HISTORY, 8, without=without, method=method)
     want = slow(lm)
     stay = [i for i in np.argsort(-want, kind="stable") if IDS[i] not in without][:8]
-    assert (got.proven, got.method) == (True, method)
+    assert (got.exact, got.method) == (True, method)
     assert len(got.item_ids) == len(stay)
     assert not set(got.item_ids) & set(without)
     np.testing.assert_allclose(got.logps, want[stay], rtol=0, atol=1e-4)
@@ -111,7 +111,7 @@ def test_auto_takes_the_size_of_the_trie(ranker, monkeypatch):
     assert ranker().recommend(HISTORY, 3).method == "exact"
     monkeypatch.setattr(module, "EXACT_NODES", 20)
     searched = ranker().recommend(HISTORY, 3)
-    assert (searched.method, searched.proven) == ("search", True)
+    assert (searched.method, searched.exact) == ("search", True)
 
 
 @pytest.mark.parametrize("objective", ["tokens", "catalogue"])
@@ -129,7 +129,7 @@ def test_in_16_bits_both_methods_give_the_same_list(ranker, objective, without):
 
 
 def test_bounded_work_is_not_proven(ranker):
-    assert not ranker().recommend(HISTORY, 3, method="search", max_calls=1).proven
+    assert not ranker().recommend(HISTORY, 3, method="search", max_calls=1).exact
 
 
 def test_the_trie_is_made_anew_where_titles_read_otherwise_after_another_prompt(ranker, bpe_tokenizer):

@@ -50,7 +50,7 @@ def test_recommend(client):
     answer = client.post("/v1/recommend", json={"history": ["Red Emma"], "k": 59, "ranker": "dpo"}).json()
     assert len(answer["ranking"]) == 59
     assert "i2" not in {r["item_id"] for r in answer["ranking"]}
-    assert answer["proven"]
+    assert answer["exact"]
     _error(client.post("/v1/recommend", json={"history": [], "k": 0}), 422, "invalid")
     _error(client.post("/v1/recommend", json={"history": ["Red Ema"]}), 404, "unknown_item")
 

@@ -208,7 +208,7 @@ def test_recommend_equals_the_slow_twin(engine, run, ranker):
     best = np.argsort(-want, kind="stable")[:7]
     assert [r.title for r in answer.ranking] == [titles[i] for i in best]
     np.testing.assert_allclose([r.score for r in answer.ranking], want[best], rtol=1e-4)
-    assert answer.proven
+    assert answer.exact
     assert answer.ranker == ranker
     assert not answer.history_shortened
 

@@ -26,13 +26,13 @@ class TopK:
     Attributes:
         items: [≤ K] indices of the answers.
         logps: [≤ K] their log-probabilities.
-        proven: True if no other answer is more probable; False if `max_calls` ended the search too early.
+        exact: True if no other answer is more probable; False if `max_calls` ended the search too early.
         calls: model calls, without that of the prompt.
     """
 
     items: Ints
     logps: NDArray[np.float32]
-    proven: bool
+    exact: bool
     calls: int
 
 
@@ -58,7 +58,7 @@ def top_k(
         model, prompt, trie, layout, within: as in `catalogue_logps`.
         without: indices of answers to ignore.
         width: prefixes extended per call.
-        max_calls: limit of model calls; None: search until the result is proven.
+        max_calls: limit of model calls; None: search until the result is exact.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Search(trie, k, without), reader, width, max_calls)
@@ -125,7 +125,7 @@ def _run(search: _Search, reader: TrieReader, width: int, max_calls: int | None)
         calls += 1
     best = sorted(search.best, reverse=True)
     items, logps = np.array([-i for _, i in best], dtype=np.int64), np.array([p for p, _ in best], dtype=np.float32)
-    return TopK(items, logps, proven=not search.is_open, calls=calls)
+    return TopK(items, logps, exact=not search.is_open, calls=calls)
 
 
 class _Search:

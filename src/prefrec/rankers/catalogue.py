@@ -46,7 +46,7 @@ class Recommendation:
 
     item_ids: list[str]  # [≤ K]
     logps: NDArray[np.float32]  # [≤ K] log-probabilities of their titles
-    proven: bool  # True if no item that is left out scores higher
+    exact: bool  # True if no item that is left out scores higher
     method: Literal["exact", "search"]
 
 
@@ -130,7 +130,7 @@ class CatalogueRanker:
         Args:
             without: ids of items to leave out, such as those that the user has seen.
             method: see `Method`.
-            max_calls: of the model in a search, which may then end unproven.
+            max_calls: of the model in a search, whose result may then not be exact.
             logps: what `item_logps` gave for this history; None: it is asked, where items are tokens.
         """
         if k < 1:
@@ -153,11 +153,11 @@ class CatalogueRanker:
         else:
             logps = catalogue_logps(model, prompt, trie, layout=layout, within=within)
             items = _best(logps, most, left_out)
-            best = TopK(items, logps[items], proven=True, calls=0)
+            best = TopK(items, logps[items], exact=True, calls=0)
         if is_rounded:
             best = rescored(model, prompt, trie, best, layout=layout, within=within)
         found = [ids[i] for i in best.items[:k]]
-        return Recommendation(found, best.logps[:k], best.proven, "search" if is_search else "exact")
+        return Recommendation(found, best.logps[:k], best.exact, "search" if is_search else "exact")
 
     def sample(
         self,

@@ -79,7 +79,7 @@ class RankAnswer(Strict):
 class RecommendAnswer(RankAnswer):
     """The best items of the catalogue that the rules allow."""
 
-    proven: bool = Field(description="True if no other item of the catalogue scores higher.")
+    exact: bool = Field(description="True if no other item of the catalogue scores higher.")
 
 
 class Influence(Item):

@@ -177,7 +177,7 @@ class Engine:
             items = [self.items.item(i) for i in best.item_ids]
             ranking = _ranking(items, best.logps.astype(np.float64), ranker in self.models)
             return bodies.RecommendAnswer(
-                ranker=ranker, history=history, history_shortened=shortened, ranking=ranking, proven=best.proven
+                ranker=ranker, history=history, history_shortened=shortened, ranking=ranking, exact=best.exact
             )
 
         return Prepared(ranker, [question], answer)
