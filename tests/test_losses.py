@@ -521,7 +521,8 @@ def test_losses_of_other_packages_are_found_by_name(monkeypatch):
     assert find_loss("summed") == ("summed", "prefrec.losses")
     assert find_loss("dpo") is dpo_loss
     with pytest.raises(
-        ValueError, match=r"'sum' is unknown: expected one of softmax_dpo, dpo, .*sft, summed, other$"
+        ValueError,
+        match=r"'sum' is unknown: expected one of softmax_dpo, dpo, .*sft, summed, other; did you mean summed\?$",
     ):
         find_loss("sum")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,6 +23,19 @@ def without_secrets(value: T) -> T:
     elif isinstance(value, list):
         shown = [without_secrets(inner) for inner in value]
     return shown  # type: ignore[return-value]
+
+
+def nearest(name: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that is spelt most like this one, whatever its capitals; None if none is near."""
+    lower = {other.lower(): other for other in known}
+    found = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=cutoff)
+    return lower[found[0]] if found else None
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return `; did you mean NAME?`, the end of a message about an unknown name, or "" if none is near."""
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 class PrefrecError(Exception):

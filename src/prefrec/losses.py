@@ -13,6 +13,7 @@ over rejected answers, Σ_j over all.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -306,8 +307,8 @@ LOSSES: dict[str, Loss] = {
 }
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
-ALIASES = {"sigmoid": "dpo", "nca_pair": "nca"}
-"""Names of TRL → the same loss in `LOSSES`."""
+ALIASES = {"s-dpo": "softmax_dpo", "sigmoid": "dpo", "nca_pair": "nca"}
+"""Names of the paper and of TRL → the same loss in `LOSSES`."""
 
 GROUP = "prefrec.losses"
 """Group of entry points by which other packages add losses: NAME = "module:function"."""
@@ -325,7 +326,10 @@ def find_loss(loss: str | Loss) -> Loss:
         return LOSSES[name]
     others = {e.name: e for e in entry_points(group=GROUP)}
     if loss not in others:
-        raise ValueError(f"loss {loss!r} is unknown: expected one of {', '.join([*LOSSES, *others])}")
+        known = [*LOSSES, *others]
+        near = difflib.get_close_matches(loss, [*known, *ALIASES], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"loss {loss!r} is unknown: expected one of {', '.join(known)}{hint}")
     found: Loss = others[loss].load()
     return found
 

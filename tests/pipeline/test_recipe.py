@@ -284,10 +284,22 @@ def test_of_two_entries_of_a_name_none_is_meant():
         ("align: [{num_negative: 8}]", r"did you mean align\.0\.num_negatives( or .*)?\?$"),
         ("data: {candidates: {sizes: 8}}", r"did you mean data\.candidates\.size\?$"),
         ("rankers: [{kind: tallrec, epoch: 8}]", r"did you mean epochs\?$"),
+        ("align: [{loss: sdpoo}]", r"align\.0: loss 'sdpoo' is unknown: .*; did you mean s-dpo\?$"),
+        ("align: [{negatives_from: unifrom}]", r"align\.0\.negatives_from: .*; did you mean uniform\?$"),
+        ("align: [{name: a, start: Dpo}, {name: dpo}]", "there is no alignment 'Dpo' before it$"),
+        ("align: [{name: dpo}, {start: dpoo}]", r"no alignment 'dpoo' before it; did you mean dpo\?$"),
+        ("align: [{negatives_from: hard, miner: Sas}]\nrankers: [{kind: sequential, name: SAS}]", r"mean SAS\?$"),
+        ("rankers: [{kind: blnd}]", r"each entry needs a kind, .*got 'blnd'; did you mean blend\?$"),
+        ("rankers: [{kind: blend, parts: [populrity, sft]}]", r"no 'populrity' .*; did you mean popularity\?$"),
+        ("data: {source: movilens-csv}", r"data\.source: .*; did you mean movielens-csv\?$"),
+        ("data: {split: time-shar}", r"data\.split: .*; did you mean time-share\?$"),
+        ("evaluate: {references: [item knn]}", r"evaluate\.references\.0: .*; did you mean item-kNN\?$"),
+        ("preset: fsat", r"preset 'fsat': expected one of .*; did you mean fast\?$"),
+        ("evaluate: {split: xyz}", r"evaluate\.split: .* \(given: 'xyz'\)$"),
         ("sft: {xyz: 8}", r"Extra inputs are not permitted \(given: 8\)$"),
     ],
 )
-def test_a_misspelt_field_names_the_one_that_is_meant(tmp_path, text, hint):
+def test_a_misspelt_name_gets_the_one_that_is_meant(tmp_path, text, hint):
     with pytest.raises(ConfigError, match=hint):
         _load(tmp_path, f"name: a\n{text}\n")
 

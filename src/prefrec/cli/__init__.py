@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from prefrec import __version__
 from prefrec.console import console
-from prefrec.errors import ConfigError, PrefrecError, without_secrets
+from prefrec.errors import ConfigError, PrefrecError, did_you_mean, without_secrets
 from prefrec.processes import is_first, leave
 
 VERBS = (
@@ -78,8 +78,11 @@ class _Verbs(TyperGroup):
         return get_command(stub)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] in INSTEAD and args[0] not in self.list_commands(ctx):
+        known = self.list_commands(ctx)
+        if args[0] in INSTEAD and args[0] not in known:
             raise ConfigError(f"`prefrec {args[0]}` is `prefrec {INSTEAD[args[0]]}` now")
+        if args[0] not in known and (hint := did_you_mean(args[0], known)):
+            ctx.fail(f"No such command {args[0]!r}{hint}")
         name, _, rest = super().resolve_command(ctx, args)
         full = f"{self.path}{name}"
         return name, load_verb(full) if full in homes() else load_group(full), rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prefrec.data.sources import SourceKind, source_kind
 from prefrec.data.titles import DuplicateTitles
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, did_you_mean
 
 # Fields that only some sources take. Others accept only the default.
 _NOT_FOR_ALL = (
@@ -264,5 +265,7 @@ def config_error(error: ValidationError, named: Callable[[tuple[Any, ...]], str]
         where = named(e["loc"]) if named else ".".join(map(str, e["loc"]))
         message = e["msg"].removeprefix("Value error, ")
         given = "" if e["type"] in ("missing", "value_error") else f" (given: {e['input']!r})"
+        if e["type"] == "literal_error":
+            given += did_you_mean(e["input"], re.findall("'([^']+)'", e["ctx"]["expected"]))
         lines.append(f"{where}: {message}{given}" if where else message)
     return ConfigError("; ".join(lines))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import codecs
 import csv
-import difflib
 import gzip
 import io
 import re
@@ -19,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefrec.errors import DataError, without_secrets
+from prefrec.errors import DataError, nearest, without_secrets
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
 """Errors that `read_parquet` raises on a damaged file."""
@@ -337,8 +336,8 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path} is a folder; expected a file")
     if not path.exists():
         others = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, others, n=1)
-        raise DataError(f"{path}: no such file." + (f" Did you mean {near[0]!r}?" if near else " Check the path"))
+        near = nearest(path.name, others)
+        raise DataError(f"{path}: no such file." + (f" Did you mean {near!r}?" if near else " Check the path"))
     if not path.is_file():
         raise DataError(f"{path} is a pipe or a device, which may have no end; write its content to a file")
 
@@ -350,10 +349,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, field: str | None) -> DataError:
-    lower = {c.lower(): c for c in frame.columns}
-    near = [t for name in (theirs, ours) for t in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)]
+    near = nearest(theirs, frame.columns, cutoff=0.5) or nearest(ours, frame.columns, cutoff=0.5)
     message = f"{path}: no column {theirs!r} for {ours}; there are {_listed(frame.columns)}."
-    message += f" Did you mean {lower[near[0]]!r}?" if near else ""
+    message += f" Did you mean {near!r}?" if near else ""
     if field:
         message += f" Name the right one with --columns.{field.replace('_', '-')} (`columns.{field}` in a recipe)"
     if field == "timestamp":

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.errors import ConfigError, DataError, ModelError, did_you_mean
 from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
 from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns, corrected
@@ -219,5 +219,6 @@ def named_pairs(compare: str | Sequence[tuple[str, str]] | None, names: list[str
     pairs = [(n, compare) for n in names if n != compare] if isinstance(compare, str) else list(compare)
     mentioned = {compare} if isinstance(compare, str) else {n for pair in pairs for n in pair}
     if unknown := sorted(mentioned - set(names)):
-        raise ConfigError(f"cannot compare with {', '.join(unknown)}: the rankers are {', '.join(names)}")
+        near = did_you_mean(unknown[0], names)
+        raise ConfigError(f"cannot compare with {', '.join(unknown)}: the rankers are {', '.join(names)}{near}")
     return pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
@@ -33,7 +32,7 @@ from transformers import (
 )
 
 from prefrec.console import quiet_libraries, say, warn
-from prefrec.errors import ModelError
+from prefrec.errors import ModelError, did_you_mean, nearest
 from prefrec.files import cache_dir, content_digest, file_digest, writing
 from prefrec.lm.cpu.linear import use_onednn
 from prefrec.lm.liger import use_liger
@@ -124,7 +123,9 @@ def load_model(
         (quantization, QUANTIZATION, "quantization"),
     ):
         if value not in known:
-            raise ModelError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
+            raise ModelError(
+                f"unknown {what} {value!r}: expected one of {', '.join(known)}{did_you_mean(value, known)}"
+            )
     folder = resolve(name)
     options = SAFE | ({} if attn_implementation == "auto" else {"attn_implementation": attn_implementation})
     with in_one_line(f"no causal language model could be read from {folder!r}"):
@@ -247,8 +248,8 @@ def resolve(name: str) -> str:
             f"no model at {name!r}: expected a local folder with config.json, a hub id such as "
             f"'HuggingFaceTB/SmolLM2-135M', or {EMBEDDED!r} for the embedded model"
         )
-    if near := difflib.get_close_matches(name.lower(), (EMBEDDED, MINILM), n=1, cutoff=0.8):
-        raise ModelError(f"no model is called {name!r}; did you mean {near[0]}?")
+    if near := nearest(name, (EMBEDDED, MINILM), cutoff=0.8):
+        raise ModelError(f"no model is called {name!r}; did you mean {near}?")
     return name
 
 

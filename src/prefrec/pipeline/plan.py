@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from prefrec.console import say
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError, DataError, did_you_mean
 from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, Ingredients, by_content, lm_entry, reference_entry
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import (
@@ -180,7 +180,8 @@ class Plan:
     def _missing(self, name: str) -> DataError:
         there = [n for n in self.names if not self.step(n).entry.make or read_state(self.step(n).folder)]
         known = f"there are {', '.join(there) or 'none'}; baselines: {', '.join(REFERENCE_RANKERS)}"
-        return DataError(f"{self.folder}: no trained model {name!r}; {known}")
+        near = did_you_mean(name, [*there, *REFERENCE_RANKERS])
+        return DataError(f"{self.folder}: no trained model {name!r}; {known}{near}")
 
 
 def stage_names(recipe: Recipe, until: str) -> list[str]:

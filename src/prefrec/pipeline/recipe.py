@@ -15,15 +15,16 @@ from pydantic import (
     PositiveInt,
     SerializeAsAny,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from prefrec.data.config import PrepareConfig, Section
 from prefrec.data.feedback import RatedBy, Thresholds
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, did_you_mean
 from prefrec.files import read_whole
 from prefrec.lm.models import EMBEDDED
-from prefrec.losses import LOSSES, OPTIONS, find_loss, with_options
+from prefrec.losses import ALIASES, LOSSES, OPTIONS, find_loss, with_options
 from prefrec.pipeline.kinds import ranker_config, ranker_kind
 from prefrec.presets import preset
 from prefrec.prompts import MAX_LENGTH
@@ -291,6 +292,11 @@ class AlignSection(RowsSection):
             return None
         return cast(Any, self.negatives_from)
 
+    @field_validator("loss")
+    @classmethod
+    def _one_name(cls, loss: str) -> str:
+        return ALIASES.get(loss, loss)
+
     @model_validator(mode="after")
     def _known(self) -> Self:
         with_options(find_loss(self.loss), **{name: getattr(self, name) for name in OPTIONS})
@@ -434,7 +440,9 @@ class Recipe(Section):
     def _check_alignment(self, align: AlignSection, before: Sequence[str], rankers: Sequence[str]) -> None:
         place, size = f"align.{align.name}", self.data.candidates.size
         if align.start not in (None, *before):
-            raise ValueError(f"{place}.start: there is no alignment {align.start!r} before it")
+            raise ValueError(
+                f"{place}.start: there is no alignment {align.start!r} before it{did_you_mean(align.start, before)}"
+            )
         if align.negatives_from == "list" and align.num_negatives > size - 1:
             raise ValueError(
                 f"{place}.num_negatives: {align.num_negatives} negatives, but a list of {size} candidates has only "
@@ -448,7 +456,8 @@ class Recipe(Section):
                 f"hardest {hardest} of them are used, which leaves little or no choice; raise it"
             )
         if align.miner not in (None, *rankers):
-            raise ValueError(f"{place}.miner: there is no {align.miner!r} in `rankers`: add it there")
+            near = did_you_mean(align.miner, rankers)
+            raise ValueError(f"{place}.miner: there is no {align.miner!r} in `rankers`: add it there{near}")
 
     def _check_items(self) -> None:
         if self.lora is not None:
@@ -555,7 +564,7 @@ def check_known(field: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         raise ValueError(
             f"{field}: there is no {name!r} before it; there are {', '.join(known) or 'none'}: name one of them, or "
-            "have it made before"
+            f"have it made before{did_you_mean(name, known)}"
         )
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from prefrec.console import quiet_libraries, say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, did_you_mean
 from prefrec.evaluation import Audit
 from prefrec.files import content_digest, make_folder, write_json, write_text
 from prefrec.lm.models import check_name
@@ -127,8 +127,10 @@ def _surveyed(name: str, folder: Path, why: str, needs: Sequence[str]) -> dict[s
 
 
 def _check_until(recipe: Recipe, until: str) -> None:
-    if until not in (*STAGES, *recipe.needs):
-        raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join([*STAGES, *recipe.needs])}")
+    stages = [*STAGES, *recipe.needs]
+    if until not in stages:
+        near = did_you_mean(until, stages)
+        raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(stages)}{near}")
 
 
 def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:

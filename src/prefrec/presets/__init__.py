@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 import yaml
 
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, did_you_mean
 
 PresetName = Literal["fast", "titles", "paper"]
 
@@ -18,7 +18,8 @@ def preset_text(name: PresetName) -> str:
     Raise ConfigError if there is no preset of this name.
     """
     if name not in get_args(PresetName):
-        raise ConfigError(f"preset {name!r}: expected one of {', '.join(get_args(PresetName))}")
+        names = get_args(PresetName)
+        raise ConfigError(f"preset {name!r}: expected one of {', '.join(names)}{did_you_mean(name, names)}")
     return (files(__package__) / f"{name}.yaml").read_text(encoding="utf-8")
 
 

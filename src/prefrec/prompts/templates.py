@@ -17,7 +17,7 @@ import polars as pl
 import yaml
 
 from prefrec.data.titles import UNSAFE
-from prefrec.errors import TemplateError
+from prefrec.errors import TemplateError, did_you_mean
 from prefrec.prompts.sandbox import MAX_SOURCE, Sandbox, fill
 
 DOMAINS = ("movies", "books", "music", "generic")
@@ -107,7 +107,10 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
         domain, phrasing = relative.split("/")
         return PromptTemplate(relative, in_words(_FOLDER / f"{phrasing}.jinja2", domain))
     if not Path(name).is_file():
-        raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file or one of {', '.join(known)}")
+        near = did_you_mean(relative, known)
+        raise TemplateError(
+            f"no template {name!r}: expected a path to a jinja2 file or one of {', '.join(known)}{near}"
+        )
     return PromptTemplate.read(Path(name))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from prefrec.data.config import Section, config_error
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, nearest
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 """Pattern of the names of runs and rankers, which are also those of files and folders."""
@@ -47,7 +46,7 @@ def settings_error(error: ValidationError, section: type[BaseModel]) -> ConfigEr
         ".".join(map(str, (*e["loc"][:-1], name)))
         for e in error.errors()
         if e["type"] == "extra_forbidden"
-        for name in difflib.get_close_matches(str(e["loc"][-1]), known, n=1)
+        if (name := nearest(e["loc"][-1], known))
     ]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return ConfigError(f"{config_error(error)}{hint}")

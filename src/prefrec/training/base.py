@@ -32,7 +32,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prefrec import processes
 from prefrec.console import say
-from prefrec.errors import ConfigError, ModelError
+from prefrec.errors import ConfigError, ModelError, did_you_mean
 from prefrec.files import writing
 from prefrec.lm.items import item_table
 from prefrec.lm.liger import use_liger
@@ -493,7 +493,8 @@ def _refuse_unknown(options: Mapping[str, Any], config: type[ChoiceTrainingArgum
     for name in options.keys() - known:
         if name in {f.name for f in fields(config)}:
             raise ConfigError(f"{name} is a field of {config.__name__}: write args={config.__name__}({name}=…)")
-        way_out = INSTEAD.get(name) or config.instead.get(name) or f"expected one of {', '.join(sorted(known))}"
+        listed = f"expected one of {', '.join(sorted(known))}{did_you_mean(name, known)}"
+        way_out = INSTEAD.get(name) or config.instead.get(name) or listed
         raise ConfigError(f"the trainer has no argument {name}: {way_out}")
 
 

@@ -20,7 +20,7 @@ def _typed(line: str, message: str, *more: str) -> Case:
 
 
 CASES = [
-    _typed("recomend", "No such command 'recomend'"),
+    _typed("recomend", "No such command 'recomend'; did you mean recommend?"),
     _typed("sft DATA OUT --rows 8", "`prefrec sft` is `prefrec run RECIPE --until sft` now"),
     _typed("--colour", "No such option: --colour"),
     _typed("run", "Missing argument"),

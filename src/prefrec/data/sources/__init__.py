@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from prefrec.data.sources.base import GivenSplit, Source, SourceKind
+from prefrec.errors import did_you_mean
 
 __all__ = ["GivenSplit", "Source", "SourceKind"]
 
@@ -27,9 +28,10 @@ def source_kind(name: str) -> SourceKind:
     else:
         others = {e.name: e for e in entry_points(group=GROUP)}
         if name not in others:
-            names = ", ".join(map(repr, [*_OURS, *sorted(others)]))
+            known = [*_OURS, *sorted(others)]
             lab = "" if "goodreads" in others else "; LastFM and Goodreads come with `pip install ./lab` in a clone"
-            raise ValueError(f"Input should be {names} (given: {name!r}){lab}")
+            hint = did_you_mean(name, known) or lab
+            raise ValueError(f"Input should be {', '.join(map(repr, known))} (given: {name!r}){hint}")
         found = others[name]
     kind: SourceKind = found.load()
     return kind

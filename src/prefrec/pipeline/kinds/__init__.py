@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, did_you_mean
 from prefrec.rankers.config import settings_error
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def ranker_config(raw: Any) -> BaseModel:
     kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
     if kind not in kind_names():
         more = "" if len(kind_names()) > len(_OURS) else "; `pip install ./systems` in a clone brings more"
-        raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{more}")
+        near = did_you_mean(kind, kind_names())
+        raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{near or more}")
     config = ranker_kind(kind).config
     try:
         return config.model_validate(raw)
