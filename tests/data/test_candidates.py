@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from prefrec.data import RankingExample, Window, candidates
 from prefrec.data.candidates import (
-    DrawnLists,
+    SampledCandidates,
     draw_candidates,
+    item_weights,
     keys_without,
-    list_weights,
+    pair_keys,
     popularity_weights,
     published_candidates,
     row_keys,
-    taken_keys,
 )
 from prefrec.errors import DataError
 
@@ -228,8 +228,8 @@ def test_popularity_weights_leave_no_item_out() -> None:
 
 def test_weights_of_lists_are_counts_plus_one_or_alike() -> None:
     learnt = np.array([0, 2, 2], dtype=np.int32)
-    assert list_weights("popularity", learnt, 4).tolist() == [2, 1, 3, 1]
-    assert list_weights("uniform", learnt, 4).tolist() == [1, 1, 1, 1]
+    assert item_weights("popularity", learnt, 4).tolist() == [2, 1, 3, 1]
+    assert item_weights("uniform", learnt, 4).tolist() == [1, 1, 1, 1]
 
 
 def random_pairs(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +239,7 @@ def random_pairs(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_keys_of_many_users_and_items_are_whole_numbers_of_64_bits() -> None:
-    keys = taken_keys((np.array([1 << 20], dtype=np.int32), np.array([3], dtype=np.int32)), 1 << 20)
+    keys = pair_keys((np.array([1 << 20], dtype=np.int32), np.array([3], dtype=np.int32)), 1 << 20)
     assert keys.dtype == np.int64
     assert keys.tolist() == [(1 << 40) + 3, (1 << 63) - 1]
 
@@ -247,15 +247,15 @@ def test_keys_of_many_users_and_items_are_whole_numbers_of_64_bits() -> None:
 @pytest.mark.parametrize("block", [3, 40, 1_000])
 def test_keys_without_others_are_those_of_the_other_pairs(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(candidates, "BLOCK", block)
-    keys, (users, items) = taken_keys(random_pairs(0), 8), random_pairs(1)
+    keys, (users, items) = pair_keys(random_pairs(0), 8), random_pairs(1)
     last, highest = int(keys[-1]), int(keys[-2])
     users, items = np.append(users[:9], highest // 8), np.append(items[:9], highest % 8)
-    left, left_out = {*(users * 8 + items).tolist()}, taken_keys((users, items), 8)
-    found = keys_without(keys, left_out).tolist()
-    assert found == [key for key in keys.tolist() if key not in left]
+    excluded, excluded_keys = {*(users * 8 + items).tolist()}, pair_keys((users, items), 8)
+    found = keys_without(keys, excluded_keys).tolist()
+    assert found == [key for key in keys.tolist() if key not in excluded]
     assert found[-1] == last
-    assert keys_without(keys[:-1], left_out).tolist() == found[:-1]  # without the one larger than all
-    assert keys_without(keys[:0], left_out).tolist() == []
+    assert keys_without(keys[:-1], excluded_keys).tolist() == found[:-1]  # without the sentinel
+    assert keys_without(keys[:0], excluded_keys).tolist() == []
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -266,36 +266,36 @@ def test_users_with_too_few_items_are_found(seed: int) -> None:
     free = [sum(w > 0 and (u, i) not in pairs for i, w in enumerate(weights)) for u in range(6)]
     names = pl.Series([f"u{i}" for i in range(6)])
     for size in range(1, 10):
-        lists = DrawnLists(names, weights, taken_keys((users, items), 8), "test", 0, size)
+        lists = SampledCandidates(names, weights, pair_keys((users, items), 8), "test", 0, size)
         short = [u for u in asked.tolist() if free[u] < size - 1]
         assert [found.tolist() for found in lists.short(asked)] == [short, [free[u] for u in short]]
         if not short:
             lists.check(asked)
         else:
-            says = f"^user 'u{short[0]}' leaves {free[short[0]]} items to draw from, but {size} candidates need"
+            says = f"^user 'u{short[0]}' has only {free[short[0]]} unseen items, but {size} candidates need"
             with pytest.raises(DataError, match=says):
                 lists.check(asked)
-    few = DrawnLists(names, np.ones(8), taken_keys((np.array([5, 5, 5]), np.array([0, 3, 7])), 8), "test", 0, 7)
+    few = SampledCandidates(names, np.ones(8), pair_keys((np.array([5, 5, 5]), np.array([0, 3, 7])), 8), "test", 0, 7)
     assert [found.tolist() for found in few.short(np.array([0, 5]))] == [[5], [5]]
     assert [found.tolist() for found in replace(few, size=6).short(np.array([5]))] == [[], []]
-    first = replace(few, taken=taken_keys((np.zeros(3, dtype=int), np.arange(3)), 8))
+    first = replace(few, touched=pair_keys((np.zeros(3, dtype=int), np.arange(3)), 8))
     assert [found.tolist() for found in first.short(np.array([0, 5]))] == [[0], [5]]
-    nobody = DrawnLists(names[:0], weights, taken_keys((users[:0], items[:0]), 8), "test", 0, 2)
+    nobody = SampledCandidates(names[:0], weights, pair_keys((users[:0], items[:0]), 8), "test", 0, 2)
     nobody.check(asked[:0])
 
 
 def test_too_few_items_says_how_many_and_what_to_do() -> None:
     windows, touched = [Window("u", 1, ("i0",), "i1")], touched_of([("u", "i0"), ("u", "i1")])
     with pytest.raises(
-        DataError, match=r"user 'u' leaves 8 items.*20 candidates need 19.*--candidates.size to 9 or less"
+        DataError, match=r"user 'u' has only 8 unseen items.*20 candidates need 19.*--candidates.size to 9 or less"
     ):
         draw_candidates(windows, pool_of(10), touched, split="test", seed=0)
     assert len(draw_candidates(windows, pool_of(10), touched, split="test", seed=0, size=9)[0].candidates) == 9
     with pytest.raises(DataError, match=r"--candidates.size to 9 or less"):
         draw_candidates(windows, pool_of(10), touched, split="test", seed=0, size=10)
-    with pytest.raises(DataError, match="user 'u' leaves 8 items"):
+    with pytest.raises(DataError, match="user 'u' has only 8 unseen items"):
         published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)], 10)
-    with pytest.raises(DataError, match="user 'u' leaves 8 items"):
+    with pytest.raises(DataError, match="user 'u' has only 8 unseen items"):
         published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)])
 
 

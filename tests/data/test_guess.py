@@ -224,7 +224,7 @@ def test_lists_fit_the_items_that_are_kept(tmp_path):
     assert (found["candidates"]["size"], found["history_length"], made.room) == (15, 23, 1)
     columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
     data = prepare(PrepareConfig(source="files", interactions=files[0], items=files[1], columns=columns, **found))
-    assert "1 users left out: fewer than 14 items that they did not take (candidates.size)" in data.summary
+    assert "1 users dropped: fewer than 14 unseen items (candidates.size)" in data.summary
     assert len(data.test) == 200
     assert "all" not in {e.user_id for e in (*data.train, *data.validation, *data.test)}
 

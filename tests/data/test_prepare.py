@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from prefrec.data import PrepareConfig, PreparedData, prepare
-from prefrec.data.candidates import taken_keys
+from prefrec.data.candidates import pair_keys
 from prefrec.data.prepare import _without
 from prefrec.data.splits import Sequences
 from prefrec.errors import DataError
@@ -71,8 +71,8 @@ def test_low_ratings_are_no_negatives(tmp_path: Path) -> None:
             if example.user_id == "u":
                 assert set(example.candidates) & disliked == {example.target}
     assert data.protocol["notes"] == [
-        "times from 1970-01-01 to 1970-01-01: such small numbers give an order but no dates",
-        "20 catalogue items without interactions are left out; `unseen_items` keeps new ones",
+        "times from 1970-01-01 to 1970-01-01: too small for dates; they only give an order",
+        "20 catalogue items without interactions were dropped; `unseen_items` keeps new items",
     ]
 
 
@@ -102,8 +102,8 @@ def test_short_histories(shop: Shop) -> None:
     [
         (878_700_000, "times from 1997-11-05 to 1997-11-05"),
         (878_700_000_000, "times from 1997-11-05 to 1997-11-05"),
-        (4_300, "times from 1970-01-01 to 1970-01-01: such small numbers give an order but no dates"),
-        (-90_000, "times from 1969-12-30 to 1969-12-30: such small numbers give an order but no dates"),
+        (4_300, "times from 1970-01-01 to 1970-01-01: too small for dates; they only give an order"),
+        (-90_000, "times from 1969-12-30 to 1969-12-30: too small for dates; they only give an order"),
     ],
 )
 def test_the_first_and_the_last_date_are_told(shop: Shop, first: int, note: str) -> None:
@@ -156,9 +156,9 @@ def test_users_must_be_those_of_the_log(shop: Shop, tmp_path: Path, capsys: pyte
     found = shop_data(shop(), users=users).users
     assert found is not None
     assert found.rows() == [("u0", "free")]
-    assert "users.csv has attributes of 1 of the log's 8 users" in capsys.readouterr().err
+    assert "users.csv has attributes for only 1 of the log's 8 users" in capsys.readouterr().err
     users.write_text("user_id,plan\n0,free\n1,paid\n")
-    with pytest.raises(DataError, match=r"users\.csv: none of its 2 users \(such as '0'\) is among the 8 of the log"):
+    with pytest.raises(DataError, match=r"users\.csv: none of its 2 users .* is among the 8 users of the log"):
         shop_data(shop(), users=users)
 
 
@@ -170,7 +170,7 @@ def test_left_out_interactions_go_from_the_keys_of_what_users_touched() -> None:
         offsets, owners = np.concatenate([[0], np.cumsum(lengths)]), np.repeat(np.arange(4), lengths)
         items, chosen = rng.integers(0, 9, len(owners), dtype=np.int32), rng.random(len(owners)) < 0.4
         more = rng.integers(0, 4, 12), rng.integers(0, 9, 12)
-        taken = taken_keys((np.concatenate([owners, more[0]]), np.concatenate([items, more[1]])), 9)
+        taken = pair_keys((np.concatenate([owners, more[0]]), np.concatenate([items, more[1]])), 9)
         left_out = {(int(u), int(i)) for u, i in zip(owners[chosen], items[chosen], strict=True)}
         want = [key for key in taken.tolist() if divmod(key, 9) not in left_out]
         sequences = Sequences(pl.Series(list("abcd")), offsets, pl.DataFrame({"item_id": items}))

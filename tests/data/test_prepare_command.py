@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> str:
 
 def test_table(arguments: list[str]) -> None:
     out = run([*arguments, "--max-test-rows", "5"])
-    assert "5 test rows of 5 users" in out
+    assert "5 test examples of 5 users" in out
     assert "8 users, 40 items, 64 interactions, 48 of them to learn from" in out
     assert "split leave-last-out, 20 candidates (uniform), seed 0" in out
     assert len(read_prepared(Path(arguments[0])).test) == 5

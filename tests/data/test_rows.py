@@ -1,4 +1,4 @@
-"""Rows made when they are read equal rows made at once; what a folder needs to draw them again."""
+"""Examples built on access equal examples built at once; what a folder needs to sample them again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import (
+    LazyExamples,
     PrepareConfig,
     PreparedData,
     RankingExample,
-    Rows,
     Window,
     prepare,
     prepared_digest,
@@ -136,7 +136,7 @@ def test_many_rows_are_read_in_blocks(shop: Shop, monkeypatch: pytest.MonkeyPatc
     whole = list(data.train)
     monkeypatch.setattr(rows, "_KEPT", 3)
     monkeypatch.setattr(rows, "_BLOCK", 5)
-    assert isinstance(data.train, Rows)
+    assert isinstance(data.train, LazyExamples)
     bare = replace(data.train, _all=[])
     assert list(bare) == whole
     assert not bare._all
@@ -170,7 +170,7 @@ def test_items_without_interactions_are_kept_where_asked(shop: Shop) -> None:
 
 def test_histories_of_a_piece_begin_at_one_item(shop: Shop) -> None:
     made = shop_data(shop(users=6, length=23, items=60), candidates={"size": 5}, history_length=6).train
-    assert isinstance(made, Rows)
+    assert isinstance(made, LazyExamples)
     whole: dict[str, tuple[str, ...]] = {}
     for e in made:
         whole[e.user_id] = (*whole.get(e.user_id, e.history), e.target)

@@ -195,7 +195,7 @@ def test_by_time_counts_users_without_a_row() -> None:
 
 
 def test_by_time_refuses_an_empty_part() -> None:
-    message = r"leaves no row for train and test \(cuts at \[0, 1\], min_history=3\).*Lower --min-history"
+    message = r"leaves no example for train and test \(cuts at \[0, 1\], min_history=3\).*Lower --min-history"
     with pytest.raises(DataError, match=message):
         by_time(order(make_log([(f"u{t}", "x", t) for t in range(3)] + [("v", f"{t}", 0) for t in range(9)]), 0))
 
@@ -223,7 +223,7 @@ def test_by_user_drops_short_users_after_the_split() -> None:
     assert split.rows["test"].tolist() == [[19, 5]]
     assert split.facts["users_too_short"] == 2
     assert len(learnt_of(split)) == 16 * 6
-    with pytest.raises(DataError, match=r"no row for train and validation and test \(20 users, min_history=6\)"):
+    with pytest.raises(DataError, match=r"no example for train and validation and test \(20 users, min_history=6\)"):
         by_user(order(log, 0), min_history=6)
 
 
@@ -281,7 +281,7 @@ def test_share_drops_users_with_nothing_after_the_cut() -> None:
     longer = order(make_log([*rows, *(("z", f"i{n}", n) for n in range(10))]), 0)
     shortest = by_share(longer, min_history=4)  # of five interactions four are before the cut
     assert [len(shortest.rows[part]) for part in ("train", "validation", "test")] == [4, 1, 5]
-    with pytest.raises(DataError, match=r"no row for train and validation and test \(7 users, min_history=9\)"):
+    with pytest.raises(DataError, match=r"no example for train and validation and test \(7 users, min_history=9\)"):
         by_share(sequences, min_history=9)
 
 
@@ -311,7 +311,7 @@ def test_share_draws_validation_users_by_the_seed() -> None:
     assert len(drawn[0]) == 10
     assert drawn[0] == sorted(drawn[0])
     assert drawn[0] == by_share(sequences).rows["validation"][:, 0].tolist() == [4, 5, 8, 15, 17, 24, 29, 31, 37, 41]
-    with pytest.raises(DataError, match="leaves no row for validation"):
+    with pytest.raises(DataError, match="leaves no example for validation"):
         by_share(order(make_log([("u", f"i{t}", t) for t in range(10)]), 0))
 
 

@@ -124,10 +124,10 @@ def _tied(tmp_path, times):
 )
 def test_the_share_of_ties_is_told(tmp_path, capsys, times, share, days):
     notes = [note for note in _tied(tmp_path, times) if "their order is random" in note]
-    warned = "name another time column with --columns.timestamp" in capsys.readouterr().err.replace("\n", " ")
+    warned = "set another time column with --columns.timestamp" in capsys.readouterr().err.replace("\n", " ")
     if share is None:
         assert notes == []
     else:
-        assert notes[0].startswith(f"{share} of interactions have the time of another one of their user")
+        assert notes[0].startswith(f"{share} of interactions are at the same time as another of their user")
         assert ("(all times are whole days)" in notes[0]) == days
     assert warned == (share == "100%")

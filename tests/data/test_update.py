@@ -84,7 +84,7 @@ def test_nothing_is_replayed_without_replay(sequences, learnt):
 
 def test_an_update_without_new_interactions_is_refused(learnt):
     sequences = order(_log(OLD), 0)
-    with pytest.raises(DataError, match="no new interaction is left to learn from"):
+    with pytest.raises(DataError, match="there is no new interaction to learn from"):
         update_split(sequences, leave_last_out(sequences), learnt, [], replay=1.0, seed=0)
 
 

@@ -434,7 +434,7 @@ def test_reference_rows_alone(run, recipe):
 def test_a_prepare_that_fails_is_not_finished(recipe, tmp_path):
     data = recipe.data.model_copy(update={"candidates": recipe.data.candidates.model_copy(update={"size": 61})})
     broken = recipe.model_copy(update={"data": data})
-    with pytest.raises(DataError, match="61 candidates cannot be drawn from 60 items"):
+    with pytest.raises(DataError, match="61 candidates cannot be sampled from 60 items"):
         run_recipe(broken, tmp_path / "run")
     assert not json.loads((tmp_path / "run" / "data" / "stage.json").read_text())["finished"]
     run_recipe(recipe, tmp_path / "run", until="prepare")

@@ -2,7 +2,7 @@
 
 from prefrec.data.config import CandidateConfig, ColumnNames, PrepareConfig, config_error
 from prefrec.data.prepare import prepare
-from prefrec.data.rows import RankingExample, Rows
+from prefrec.data.rows import LazyExamples, RankingExample
 from prefrec.data.seen import UnknownUserError, seen_items, user_histories
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.data.types import Catalogue, PreparedData, Window, examples_to_frame, frame_to_examples, has_dates
@@ -11,10 +11,10 @@ __all__ = [
     "CandidateConfig",
     "Catalogue",
     "ColumnNames",
+    "LazyExamples",
     "PrepareConfig",
     "PreparedData",
     "RankingExample",
-    "Rows",
     "UnknownUserError",
     "Window",
     "config_error",

@@ -1,4 +1,4 @@
-"""Draw the candidate list of each row: the target among items that the user never touched."""
+"""Sample the candidate set of each example: the target and items that the user has never interacted with."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data.rows import Lists, RankingExample
+from prefrec.data.rows import CandidateSets, RankingExample
 from prefrec.data.types import Window
 from prefrec.errors import DataError
 
 _ROUNDS = 4
 BLOCK = 400_000
-"""Candidates drawn, or keys looked up, at once. It bounds memory and does not change the lists."""
+"""Candidates sampled, or keys looked up, at a time. It limits memory and does not affect the result."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-ListsOf = Callable[["DrawnLists", NDArray[np.int64], NDArray[np.int64]], Lists]
-"""Drawn lists, the users and the targets of rows [n] → the lists of these rows."""
+Replacement = Callable[["SampledCandidates", NDArray[np.int64], NDArray[np.int64]], CandidateSets]
+"""Function of sampled candidates and the users and targets [n] of examples that returns other candidate sets."""
 
 
 def draw_candidates(
@@ -34,89 +34,105 @@ def draw_candidates(
     seed: int,
     size: int = 20,
     weights: Mapping[str, float] | None = None,
-    change: ListsOf | None = None,
+    change: Replacement | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[RankingExample]:
-    """Return one ranking example per window, its `size` candidates in random order.
+    """Return one ranking example per window, with its candidates in random order.
 
-    Negatives are drawn without replacement, in proportion to `weights` (None: alike), from the items of `pool` that
-    the user has not touched. All randomness comes from a hash of seed, split, user and position, so the target, the
-    other rows and their order change neither a row's negatives nor the position of its target.
+    Negatives are sampled without replacement from the items of `pool` that the user has not touched. All randomness
+    comes from a hash of seed, split, user and position. The target, the other examples and their order therefore
+    affect neither the negatives nor the position of the target.
 
-    `touched` is `user_id, item_id` of every interaction at any time, later ones and low ratings included. `change`
-    returns other lists to take, given these and the rows' users and targets (`target_lists`). `progress` wraps the
-    loop over blocks of rows. Raise DataError if a user has fewer than `size` - 1 items to draw from.
+    Args:
+        windows: examples without candidates.
+        pool: ids of the items to sample from.
+        touched: `user_id, item_id` of every interaction at any time, including later ones and low ratings.
+        split: name of the split, part of the hash.
+        seed: random seed, part of the hash.
+        size: candidates per example, including the target.
+        weights: item id → sampling weight. Default: uniform.
+        change: replaces the sampled candidate sets (`target_candidates`).
+        progress: wraps the loop over blocks of examples.
+
+    Raises:
+        DataError: a user has fewer than `size` - 1 items to sample from.
     """
     users, codes = sorted({w.user_id for w in windows}), {item: i for i, item in enumerate(pool)}
     user_codes = {user: i for i, user in enumerate(users)}
-    own = touched.filter(pl.col("user_id").is_in(users) & pl.col("item_id").is_in(list(pool)))
-    pairs = [(user_codes[u], codes[i]) for u, i in own.select("user_id", "item_id").iter_rows()]
-    taken = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    known = touched.filter(pl.col("user_id").is_in(users) & pl.col("item_id").is_in(list(pool)))
+    pairs = [(user_codes[u], codes[i]) for u, i in known.select("user_id", "item_id").iter_rows()]
+    keys = pair_keys(np.array(pairs, dtype=np.int64).reshape(-1, 2).T, len(pool))
     shares = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool])
-    lists = DrawnLists(pl.Series(users, dtype=pl.String), shares, taken_keys(taken.T, len(pool)), split, seed, size)
+    sampled = SampledCandidates(pl.Series(users, dtype=pl.String), shares, keys, split, seed, size)
     rows = [(user_codes[w.user_id], w.position, codes[w.target]) for w in windows]
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    drawn: Lists = change(lists, columns[:, 0], columns[:, 2]) if change else lists
+    sets: CandidateSets = change(sampled, columns[:, 0], columns[:, 2]) if change else sampled
 
-    def example(window: Window, listed: Sequence[int]) -> RankingExample:
-        return RankingExample(window.user_id, window.history, tuple(pool[i] for i in listed), window.target)
+    def example(window: Window, candidates: Sequence[int]) -> RankingExample:
+        return RankingExample(window.user_id, window.history, tuple(pool[i] for i in candidates), window.target)
 
     examples: list[RankingExample] = []
     block = max(1, BLOCK // size)
     for start in progress(range(0, len(windows), block)):
         owners, positions, targets = columns[start : start + block].T
-        examples += map(example, windows[start : start + block], drawn(owners, owners, positions, targets))
+        examples += map(example, windows[start : start + block], sets(owners, owners, positions, targets))
     return examples
 
 
 def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: int = 20) -> list[RankingExample]:
-    """Return the candidate lists of the S-DPO authors' data, reproduced item for item.
+    """Return examples with the candidate sets of the S-DPO authors' data, reproduced item for item.
 
-    Their rule seeds Python's `random` with the target's id and ignores the user, so a target always has the same
-    position and mostly the same negatives. Use it only to compare with published numbers. Raise DataError if an id is
-    not a whole number, or the pool is too small.
+    The authors seed Python's `random` with the target's id and ignore the user, so a target always has the same
+    position and mostly the same negatives. Use these only to compare with published numbers. Raise DataError if an id
+    is not a whole number, or if the pool is too small.
     """
     index, codes = {item: i for i, item in enumerate(pool)}, np.arange(len(pool))
     examples = []
     for window in windows:
         if not window.target.isdecimal():
-            raise DataError(f"published candidate lists need whole numbers as item ids, found {window.target!r}")
+            raise DataError(f"published candidate sets need whole numbers as item ids, found {window.target!r}")
         free = np.delete(codes, [index[i] for i in (*window.history, window.target)])
         if len(free) < size - 1:
             raise _too_few(window.user_id, len(free), size)
         # Both draws start from the same seed, as in the authors' code.
         rng = random.Random(int(window.target))
-        listed = [*(pool[free[i]] for i in rng.sample(range(len(free)), size - 1)), window.target]
+        candidates = [*(pool[free[i]] for i in rng.sample(range(len(free)), size - 1)), window.target]
         rng.seed(int(window.target))
-        rng.shuffle(listed)
-        examples.append(RankingExample(window.user_id, window.history, tuple(listed), window.target))
+        rng.shuffle(candidates)
+        examples.append(RankingExample(window.user_id, window.history, tuple(candidates), window.target))
     return examples
 
 
 def popularity_weights(train_interactions: pl.DataFrame, pool: Sequence[str]) -> dict[str, float]:
     """Return the number of training interactions of each item, plus one."""
-    # Without the one, an item that first appears after training could only be listed as a target.
+    # Without the + 1, an item that first appears after training could be a candidate only as the target.
     counts = dict(train_interactions.group_by("item_id").len().iter_rows())
     return {item: float(counts.get(item, 0) + 1) for item in pool}
 
 
-def list_weights(kind: str, learnt: NDArray[np.int32], n_items: int) -> NDArray[np.float64]:
-    """Return the weights of all items [I] for lists of this kind; `learnt` are the items of training interactions."""
+def item_weights(kind: str, learnt: NDArray[np.int32], n_items: int) -> NDArray[np.float64]:
+    """Return the sampling weights of all items [I] for this kind of candidates.
+
+    Args:
+        kind: `candidates.kind`.
+        learnt: item index of each training interaction.
+        n_items: number of items I.
+    """
     weights = np.ones(n_items)
     return weights + np.bincount(learnt, minlength=n_items) if kind == "popularity" else weights
 
 
 def row_keys(users: Iterable[str], positions: Iterable[int], split: str, seed: int) -> NDArray[np.uint64]:
-    """Return a 64-bit key per row [B] from seed, split, user and position; the same on every machine."""
+    """Return a 64-bit hash of seed, split, user and position per example [B]; it is the same on every machine."""
     texts = (f"{seed}\x1f{split}\x1f{u}\x1f{p}".encode() for u, p in zip(users, positions, strict=True))
     digests = b"".join(hashlib.blake2b(t, digest_size=8).digest() for t in texts)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
-def taken_keys(pairs: Iterable[NDArray[np.integer[Any]]], n_items: int) -> NDArray[np.int64]:
-    """Return the sorted keys user × `n_items` + item of what users took, and one that is larger than all.
+def pair_keys(pairs: Iterable[NDArray[np.integer[Any]]], n_items: int) -> NDArray[np.int64]:
+    """Return the sorted keys user × `n_items` + item of user-item pairs, followed by a sentinel larger than all.
 
-    `pairs` are the users and their items [n] each.
+    `pairs` are the user indices [n] and the item indices [n].
     """
     users, items = pairs
     keys = np.empty(len(users) + 1, dtype=np.int64)
@@ -127,50 +143,52 @@ def taken_keys(pairs: Iterable[NDArray[np.integer[Any]]], n_items: int) -> NDArr
     return keys
 
 
-def keys_without(keys: NDArray[np.int64], left_out: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sorted `keys` that are not among `left_out` (`taken_keys`); the one larger than all stays."""
+def keys_without(keys: NDArray[np.int64], excluded: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sorted `keys` that are not among `excluded` (both from `pair_keys`); the sentinel stays."""
     kept = np.empty(len(keys), dtype=bool)
-    # The places of all keys would take as much memory as the keys.
+    # The search results of all keys at once would take as much memory as the keys.
     for start in range(0, len(keys), BLOCK):
         some = keys[start : start + BLOCK]
-        kept[start : start + BLOCK] = left_out[np.searchsorted(left_out, some)] != some
-    kept[-1:] |= keys[-1:] == left_out[-1]
+        kept[start : start + BLOCK] = excluded[np.searchsorted(excluded, some)] != some
+    kept[-1:] |= keys[-1:] == excluded[-1]
     return keys[kept]
 
 
 def _too_few(user: str, free: int, size: int) -> DataError:
     return DataError(
-        f"user {user!r} leaves {free} items to draw from, but {size} candidates need {size - 1} negatives: "
-        f"lower --candidates.size to {free + 1} or less (`candidates.size` in a recipe), or take a larger catalogue"
+        f"user {user!r} has only {free} unseen items, but {size} candidates need {size - 1} negatives: "
+        f"lower --candidates.size to {free + 1} or less (`candidates.size` in a recipe), or use a larger catalogue"
     )
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnLists:
-    """Candidate lists that are drawn when they are read, as `draw_candidates` draws them.
+class SampledCandidates:
+    """Candidate sets that are sampled on access, as in `draw_candidates`.
 
     Attributes:
-        users: names; all other columns hold places in them and in the catalogue.
-        weights: of the catalogue's items [I].
-        taken: what users touched (`taken_keys`).
+        users: user ids. Users and items are elsewhere indices, into this and into the catalogue.
+        weights: sampling weight of each item of the catalogue [I].
+        touched: keys of the user-item pairs that are never negatives (`pair_keys`).
+        split, seed: parts of the hash from which all randomness comes.
+        size: candidates per example, including the target.
     """
 
     users: pl.Series
     weights: NDArray[np.float64]
-    taken: NDArray[np.int64]
+    touched: NDArray[np.int64]
     split: str
     seed: int
     size: int
 
     @cached_property
     def cumulative(self) -> NDArray[np.float64]:
-        """Sums of the weights up to each item [I]."""
+        """Cumulative weights of the items [I]."""
         sums: NDArray[np.float64] = self.weights.cumsum()
         return sums
 
     @cached_property
     def drawable(self) -> NDArray[np.int64]:
-        """Items with a weight."""
+        """Indices of the items with a positive weight."""
         return np.flatnonzero(self.weights)
 
     def __call__(
@@ -180,28 +198,28 @@ class DrawnLists:
         positions: NDArray[np.int64],
         targets: NDArray[np.integer[Any]],
     ) -> list[list[int]]:
-        """Return the candidates of rows [B], given their users, positions and targets."""
+        """Return the candidates of examples [B], given their users, positions and targets."""
         keys = row_keys(self.users[owners], positions.tolist(), self.split, self.seed)
         shuffle = np.argsort(_uniform(keys, np.arange(self.size), stream=2), axis=1)
-        listed = np.column_stack([targets, self._negatives(owners, targets, keys)])
-        candidates: list[list[int]] = np.take_along_axis(listed, shuffle, axis=1).tolist()
+        unshuffled = np.column_stack([targets, self._negatives(owners, targets, keys)])
+        candidates: list[list[int]] = np.take_along_axis(unshuffled, shuffle, axis=1).tolist()
         return candidates
 
     def check(self, users: NDArray[np.int64]) -> None:
-        """Raise DataError if one of these users has fewer than `size` - 1 items to draw from."""
+        """Raise DataError if one of these users has fewer than `size` - 1 items to sample from."""
         short, free = self.short(users)
         if len(short):
             raise _too_few(self.users[int(short[0])], int(free[0]), self.size)
 
     def short(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return those of these users that have fewer than `size` - 1 items to draw from, and how many they have."""
+        """Return those of `users` with fewer than `size` - 1 items to sample from, and how many items they have."""
         available = len(self.drawable)
-        starts = np.searchsorted(self.taken, np.arange(len(self.users) + 1) * len(self.weights))
+        starts = np.searchsorted(self.touched, np.arange(len(self.users) + 1) * len(self.weights))
         if available - np.diff(starts).max(initial=0) >= self.size - 1:
-            return users[:0], users[:0]  # even with repeats counted; without them takes as much memory as the keys
-        owners, items = np.divmod(self.taken[:-1], len(self.weights))
+            return users[:0], users[:0]  # even counting repeats; removing them takes as much memory as the keys
+        owners, items = np.divmod(self.touched[:-1], len(self.weights))
         counted = np.ones(len(items), dtype=bool)
-        counted[1:] = self.taken[1:-1] != self.taken[:-2]
+        counted[1:] = self.touched[1:-1] != self.touched[:-2]
         counted &= self.weights[items] > 0
         free = available - np.bincount(owners[counted], minlength=len(self.users))
         short = users[free[users] < self.size - 1]
@@ -210,11 +228,11 @@ class DrawnLists:
     def _negatives(
         self, rows: NDArray[np.int64], target_codes: NDArray[np.integer[Any]], keys: NDArray[np.uint64]
     ) -> NDArray[np.int64]:
-        """Return `size` - 1 negatives per row [B, size - 1]."""
+        """Return the negatives of examples [B, size - 1]."""
         chosen = np.full((len(rows), self.size - 1), -1)
         filled = np.zeros(len(rows), dtype=np.int64)
-        # Rejection is cheap while few draws collide. In a small catalogue most draws would be repeats, so every row
-        # goes to the exact but slower `_finish`.
+        # Rejection sampling is cheap while few draws collide. In a small catalogue most draws would be repeats, so
+        # every example goes to the exact but slower `_finish`.
         per_round = 2 * self.size
         worth_trying = self.size * 8 < len(self.drawable)
         for number in range(_ROUNDS if worth_trying else 0):
@@ -222,11 +240,11 @@ class DrawnLists:
             if not len(todo):
                 break
             uniform = _uniform(keys[todo], np.arange(number * per_round, (number + 1) * per_round), stream=0)
-            # A product stays below the total even when it is rounded, so there is an item for it.
+            # The product stays below the total even after rounding, so it always falls on an item.
             draws = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
-            taken = self._is_taken(rows[todo, None] * len(self.weights) + draws)
-            wanted = (draws != target_codes[todo, None]) & ~taken
-            for items, good in zip(draws.T, wanted.T, strict=True):
+            touched = self._is_touched(rows[todo, None] * len(self.weights) + draws)
+            allowed = (draws != target_codes[todo, None]) & ~touched
+            for items, good in zip(draws.T, allowed.T, strict=True):
                 good = good & (filled[todo] < self.size - 1) & ~(chosen[todo] == items[:, None]).any(axis=1)
                 at = todo[good]
                 chosen[at, filled[at]] = items[good]
@@ -236,24 +254,24 @@ class DrawnLists:
         return chosen
 
     def _finish(self, user: int, target: int, key: np.uint64, chosen: NDArray[np.int64], count: int) -> None:
-        """Fill a row of which `count` negatives are chosen, in place."""
-        free = self.drawable[~self._is_taken(user * len(self.weights) + self.drawable)]
+        """Complete `chosen`, of which the first `count` negatives are sampled, in place."""
+        free = self.drawable[~self._is_touched(user * len(self.weights) + self.drawable)]
         free = free[free != target]
         if len(free) < self.size - 1:
             raise _too_few(self.users[user], len(free), self.size)
         remaining = free[~np.isin(free, chosen[:count])]
         uniform = _uniform(np.array([key]), remaining, stream=1)[0]
-        # The order of exponential arrivals (rate = weight) is a weighted draw without replacement, as in the rounds
-        # before.
+        # The order of exponential arrival times (rate = weight) is a weighted sample without replacement, which is
+        # the distribution of the rejection rounds.
         arrival = -np.log1p(-uniform) / self.weights[remaining]
         chosen[count:] = remaining[np.argsort(arrival)[: self.size - 1 - count]]
 
-    def _is_taken(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.asarray(self.taken[np.searchsorted(self.taken, keys)] == keys)
+    def _is_touched(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray(self.touched[np.searchsorted(self.touched, keys)] == keys)
 
 
 def _uniform(keys: NDArray[np.uint64], counters: NDArray[np.int64], stream: int) -> NDArray[np.float64]:
-    """Return numbers in [0, 1) [B, K] that depend on key, stream and counter alone (SplitMix64)."""
+    """Return uniform numbers in [0, 1) [B, K] that depend only on key, stream and counter (SplitMix64)."""
     with np.errstate(over="ignore"):  # the hash relies on 64-bit wrap-around
         state = _mix(keys + np.uint64(stream) * np.uint64(0xD1B54A32D192ED03))[:, None]
         bits = _mix(state + (counters.astype(np.uint64)[None, :] + np.uint64(1)) * _GOLDEN)

@@ -15,38 +15,46 @@ from numpy.typing import NDArray
 from prefrec.console import track, warn
 from prefrec.data import seen, splits
 from prefrec.data.candidates import (
-    DrawnLists,
+    SampledCandidates,
     draw_candidates,
+    item_weights,
     keys_without,
-    list_weights,
+    pair_keys,
     popularity_weights,
     published_candidates,
-    taken_keys,
 )
 from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import FILE_ORDER
-from prefrec.data.rows import RankingExample, Rows
+from prefrec.data.rows import LazyExamples, RankingExample
 from prefrec.data.sources.base import GivenSplit, Source
-from prefrec.data.target_lists import auto_kind, target_lists
+from prefrec.data.target_candidates import auto_kind, target_candidates
 from prefrec.data.times import SUBSECOND
 from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
 from prefrec.errors import ConfigError, DataError, without_secrets
 
-# Share of interactions at the time of another one of their user that is told.
+# Fraction of tied interactions below which no note is made.
 _FEW_TIES = 0.05
 
 Change = Callable[[splits.Sequences, splits.Split], splits.Split]
 Parts = Mapping[str, Sequence[RankingExample]]
-"""The rows of training, validation and test."""
+"""The examples of training, validation and test."""
 
 _CHOSEN = (
     "never-sold items are more than twice as common among targets as in the catalogue, so negatives are the targets "
-    "of other rows (candidates.kind targets); in uniform lists the age of an item would reveal the target"
+    "of other examples (candidates.kind targets); with uniform negatives, an item's age would reveal the target"
 )
 
 
 class Made(NamedTuple):
-    """The rows of each part, the training and held-out interactions, the kind of lists, and facts about the split."""
+    """The result of a split.
+
+    Attributes:
+        parts: the examples of each part.
+        learn: training interactions.
+        held_out: held-out interactions.
+        kind: kind of the candidate sets.
+        facts: counts for the protocol.
+    """
 
     parts: Parts
     learn: pl.DataFrame
@@ -56,16 +64,16 @@ class Made(NamedTuple):
 
 
 def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bool = False) -> PreparedData:
-    """Read the source of `config` and make its examples. The same configuration always gives the same data.
+    """Read a source and make its examples. The same configuration always gives the same data.
 
     Args:
         config: the source, and how examples are made.
-        change: replaces the split; not called if the source has its own.
+        change: replaces the split. Not called if the source has its own split.
         as_codes: leave the ids of interactions as codes, which halves the memory and is enough to write them.
 
     Raises:
         DataError: the files cannot be used, or no interaction is left.
-        ConfigError: the source lacks something that the configuration asks for.
+        ConfigError: the source lacks something that the configuration needs.
     """
     read = config.kind.read(config)
     if isinstance(read, PreparedData):
@@ -86,17 +94,17 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
     given, size = config.candidates.kind, config.candidates.size
     if size > len(catalogue):
         raise DataError(
-            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --candidates.size "
-            "(`candidates.size` in a recipe) or the filters"
+            f"{size} candidates cannot be sampled from {len(catalogue)} items: lower --candidates.size "
+            "(`candidates.size` in a recipe) or relax the filters"
         )
     if source.given:
         parts, learn, held_out, kind, facts = _given_parts(config, source.given, touched, sequences, catalogue)
     else:
-        taken = _taken(touched, sequences.users, catalogue.ids)
+        keys = _touched_keys(touched, sequences.users, catalogue.ids)
         del touched
-        parts, learn, held_out, kind, facts = _parts(config, taken, sequences, catalogue.ids, change)
+        parts, learn, held_out, kind, facts = _parts(config, keys, sequences, catalogue.ids, change)
     unused = len(source.catalogue) - len(catalogue)
-    left_out = f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"
+    dropped = f"{unused} catalogue items without interactions were dropped; `unseen_items` keeps new items"
     protocol = {
         "format_version": FORMAT_VERSION,
         "prefrec": version("prefrec"),
@@ -109,7 +117,7 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
         "config": without_secrets(config.model_dump(mode="json")),
         "counts": count_rows(learn, catalogue, parts) | counts,
         "split_facts": facts,
-        "notes": notes + ([left_out] if unused else []) + ([_CHOSEN] if (given, kind) == ("auto", "targets") else []),
+        "notes": notes + ([dropped] if unused else []) + ([_CHOSEN] if (given, kind) == ("auto", "targets") else []),
     }
     if not as_codes:
         learn, held_out = (f.with_columns(pl.col("user_id", "item_id").cast(pl.String)) for f in (learn, held_out))
@@ -118,7 +126,7 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
 
 
 def _with_codes(source: Source, config: PrepareConfig) -> Source:
-    """Return the source with the ids of its logs as polars' `Enum`, which takes 4 bytes and sorts like text."""
+    """Return the source with its logs' ids as polars `Enum`, which takes 4 bytes per id and sorts like text."""
     log = source.interactions
     if log.is_empty():
         raise DataError(
@@ -137,7 +145,7 @@ def _with_codes(source: Source, config: PrepareConfig) -> Source:
     return replace(
         source,
         interactions=coded(log),
-        # Others than the users and items of the log have no rows.
+        # Other users and items than those of the log have no examples.
         touched=None if touched is None else coded(touched.select(*ids)).drop_nulls(),
         given=given and replace(given, learn=coded(given.learn)),
     )
@@ -150,13 +158,13 @@ def _known_users(config: PrepareConfig, source: Source, users: pl.Series) -> pl.
     known = source.users.filter(pl.col("user_id").is_in(users.to_list()))
     if config.users is not None:
         if known.is_empty():
-            listed = source.users["user_id"].to_list()
+            ids = source.users["user_id"].to_list()
             raise DataError(
-                f"{config.users}: none of its {len(listed):,} users (such as {listed[0]!r}) is among the "
-                f"{len(users):,} of the log (such as {users[0]!r}); write their ids as in the log"
+                f"{config.users}: none of its {len(ids):,} users (such as {ids[0]!r}) is among the "
+                f"{len(users):,} users of the log (such as {users[0]!r}); write ids as in the log"
             )
         if len(known) < len(users):
-            warn(f"{config.users} has attributes of {len(known):,} of the log's {len(users):,} users")
+            warn(f"{config.users} has attributes for only {len(known):,} of the log's {len(users):,} users")
     return None if known.is_empty() else known
 
 
@@ -179,7 +187,7 @@ def _filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame,
             counts[f"{ids[:4]}s_dropped_by_core"] = first[ids].n_unique() - kept[ids].n_unique()
     if kept.is_empty():
         raise DataError(
-            f"no interaction is left of {counts['interactions_read']}: lower min_rating "
+            f"the filters drop all {counts['interactions_read']} interactions: lower min_rating "
             f"({config.min_rating}), user_core ({config.user_core}) or item_core ({config.item_core})"
         )
     return kept, counts
@@ -192,30 +200,30 @@ def _used_items(source: Source, log: pl.DataFrame, config: PrepareConfig) -> Cat
     if "impressions" in log.columns:
         used += log["impressions"].explode().drop_nulls().unique().to_list()
     kept = pl.col("item_id").is_in(used)
-    if config.unseen_items:  # but not those that a filter has taken out
+    if config.unseen_items:  # but not items whose interactions a filter has dropped
         kept |= ~pl.col("item_id").is_in(source.interactions["item_id"].unique().to_list())
     return Catalogue(source.catalogue.frame.filter(kept))
 
 
 def _parts(
     config: PrepareConfig,
-    taken: NDArray[np.int64],
+    touched: NDArray[np.int64],
     sequences: splits.Sequences,
     ids: Sequence[str],
     change: Change | None,
 ) -> Made:
-    """Return the rows and interactions of a split that is made here.
+    """Split the sequences and return examples and interactions.
 
-    `taken` are the keys of what users touched (`taken_keys`). To save memory, `sequences.frame` loses its columns.
+    `touched` are keys of user-item pairs (`pair_keys`). To save memory, `sequences.frame` loses its columns.
     """
     split = _split(config, sequences)
     split = change(sequences, split) if change else split
-    facts = split.facts | _drop_short(split.rows, taken, sequences.users, len(ids), config)
+    facts = split.facts | _drop_short(split.rows, touched, sequences.users, len(ids), config)
     targets = {part: rows[sample_rows(config, part, rows[:, 0])] for part, rows in split.rows.items()}
     split.rows.clear()
     held_out = seen.held_out(sequences, [targets[part] for part in PARTS[1:]], split.learn)
-    items = _places(sequences.items, ids)
-    # Of training rows only the places of the targets are kept on disk, in the training interactions.
+    items = _indices(sequences.items, ids)
+    # On disk, a training example is only the position of its target in the training interactions.
     offsets = dict.fromkeys(PARTS, sequences.offsets)
     offsets["train"] = _offsets_in(sequences, split.learn, targets["train"])
     places = {p: offsets[p].astype(np.uint32)[r[:, 0]] + r[:, 1].astype(np.uint32) for p, r in targets.items()}
@@ -224,18 +232,19 @@ def _parts(
     learnt, size = items[split.learn], config.candidates.size
     sold = np.bincount(learnt, minlength=len(ids)) > 0
     kind = _kind(config, np.concatenate([items[places[part]] for part in PARTS[1:]]), sold)
-    lists = DrawnLists(sequences.users, list_weights(kind, learnt, len(ids)), taken, "", config.seed, size)
-    # A model could tell held-out items by their absence from all training lists of their user.
-    known = _without(taken, sequences, ~split.learn, items, len(ids))
+    weights = item_weights(kind, learnt, len(ids))
+    sampler = SampledCandidates(sequences.users, weights, touched, "", config.seed, size)
+    # Held-out items may be training negatives of their user. Otherwise their absence would reveal them to a model.
+    known = _without(touched, sequences, ~split.learn, items, len(ids))
 
     def make(kind: str) -> Parts:
         parts: dict[str, Sequence[RankingExample]] = {}
         for part, at in places.items():
-            own = replace(lists, split=part, taken=known if part == "train" else taken)
-            of_part = items if offsets[part] is sequences.offsets else learnt
-            made = Rows(ids, sequences.users, of_part, offsets[part], at, config.history_length, own)
+            of_part = replace(sampler, split=part, touched=known if part == "train" else touched)
+            flat = items if offsets[part] is sequences.offsets else learnt
+            made = LazyExamples(ids, sequences.users, flat, offsets[part], at, config.history_length, of_part)
             if kind == "targets" and part != "train":
-                made = replace(made, lists=target_lists(own, made.owners(), of_part[at], sold))
+                made = replace(made, candidate_sets=target_candidates(of_part, made.owners(), flat[at], sold))
             parts[part] = _published(made, size) if kind == "published" else made
         return parts
 
@@ -244,31 +253,31 @@ def _parts(
 
 
 def _drop_short(
-    rows: dict[str, splits.Targets], taken: NDArray[np.int64], users: pl.Series, n_items: int, config: PrepareConfig
+    rows: dict[str, splits.Targets], touched: NDArray[np.int64], users: pl.Series, n_items: int, config: PrepareConfig
 ) -> dict[str, int]:
-    """Drop the rows of users who left too few of the items for a list, in place; return a count of them as a fact.
+    """Drop, in place, the examples of users with too few unseen items; return the number of these users as a fact.
 
-    Raise DataError if that leaves a part without rows.
+    Raise DataError if that leaves a part without examples.
     """
-    if config.candidates.kind == "published":  # a rule of its own, which says itself if items are too few
+    if config.candidates.kind == "published":  # `published_candidates` makes this check itself
         return {}
-    lists = DrawnLists(users, np.ones(n_items), taken, "", config.seed, config.candidates.size)
-    short, _ = lists.short(np.unique(np.concatenate([own[:, 0] for own in rows.values()])))
-    for part, own in rows.items() if len(short) else ():
-        rows[part] = own[~np.isin(own[:, 0], short)]
-        if len(own) and not len(rows[part]):
-            lists.check(short)
+    sampler = SampledCandidates(users, np.ones(n_items), touched, "", config.seed, config.candidates.size)
+    short, _ = sampler.short(np.unique(np.concatenate([some[:, 0] for some in rows.values()])))
+    for part, some in rows.items() if len(short) else ():
+        rows[part] = some[~np.isin(some[:, 0], short)]
+        if len(some) and not len(rows[part]):
+            sampler.check(short)
     return {"users_without_room": len(short)} if len(short) else {}
 
 
 def _kind(config: PrepareConfig, targets: NDArray[np.int32], sold: NDArray[np.bool_]) -> str:
-    """Return the kind of the lists, given all validation and test targets [n] and the items sold in training [I]."""
+    """Return the kind of candidates, given validation and test targets [n] and the items sold in training [I]."""
     kind = config.candidates.kind
     return auto_kind(targets, sold) if kind == "auto" else kind
 
 
 def _made(config: PrepareConfig, kind: str, make: Callable[[str], Parts]) -> tuple[str, Parts]:
-    """Return the kind of the lists and their rows: uniform ones if `auto` chose targets, and a row has too few."""
+    """Return the kind of candidates and the examples; if `auto` chose targets and an example has too few, uniform."""
     try:
         return kind, make(kind)
     except DataError:
@@ -280,7 +289,7 @@ def _made(config: PrepareConfig, kind: str, make: Callable[[str], Parts]) -> tup
 def _given_parts(
     config: PrepareConfig, given: GivenSplit, touched: pl.DataFrame, sequences: splits.Sequences, catalogue: Catalogue
 ) -> Made:
-    """Return the rows and interactions of the source's own split."""
+    """Return the examples and interactions of the source's own split."""
     size, ids = config.candidates.size, catalogue.ids
     kept, facts = _kept_windows(config, given.windows, touched, len(ids))
     users = {part: [w.user_id for w in windows] for part, windows in kept.items()}
@@ -289,10 +298,10 @@ def _given_parts(
     pair = {column: frame.schema[column] for column in ("user_id", "item_id")}
 
     def mask(pairs: pl.DataFrame) -> NDArray[np.bool_]:
-        found = np.zeros(len(frame), dtype=bool)
+        marked = np.zeros(len(frame), dtype=bool)
         pairs = pairs.select(pl.col(column).cast(kind) for column, kind in pair.items())
-        found[frame.join(pairs, on=[*pair], how="semi")["row"].to_numpy()] = True
-        return found
+        marked[frame.join(pairs, on=[*pair], how="semi")["row"].to_numpy()] = True
+        return marked
 
     learn = mask(given.learn.select(*pair))
     learnt = sequences.frame.filter(pl.Series(learn))
@@ -302,9 +311,9 @@ def _given_parts(
         owners = np.searchsorted(sequences.offsets, rows, side="right") - 1
         held_out = seen.held_out(sequences, [np.column_stack([owners, rows - sequences.offsets[owners]])], learn)
     else:
-        held_out = learnt.clear()  # without an order, nobody knows what came before a row
+        held_out = learnt.clear()  # without an order, it is unknown what came before an example
     sold = catalogue.frame["item_id"].is_in(learnt["item_id"].unique().cast(pl.String).to_list()).to_numpy()
-    code = {item: place for place, item in enumerate(ids)}
+    code = {item: index for index, item in enumerate(ids)}
     kind = _kind(config, np.array([code[w.target] for p in PARTS[1:] for w in windows[p]], dtype=np.int32), sold)
     if kind == "published":
         return Made(
@@ -317,7 +326,7 @@ def _given_parts(
     seen_by = {part: known if part == "train" else touched for part in PARTS}
 
     def make(kind: str) -> Parts:
-        change = {} if kind != "targets" else dict.fromkeys(PARTS[1:], partial(target_lists, known=sold))
+        change = {} if kind != "targets" else dict.fromkeys(PARTS[1:], partial(target_candidates, known=sold))
         return {
             p: draw(w, touched=seen_by[p], split=p, progress=progress[p], change=change.get(p))
             for p, w in windows.items()
@@ -330,52 +339,52 @@ def _given_parts(
 def _kept_windows(
     config: PrepareConfig, windows: Mapping[str, list[Window]], touched: pl.DataFrame, n_items: int
 ) -> tuple[Mapping[str, list[Window]], dict[str, int]]:
-    """Return the windows of users who left enough items for a list, and a count of the others as a fact.
+    """Return the windows of users with enough unseen items, and the number of other users as a fact.
 
-    If that leaves a part without windows, all are returned, and drawing their lists says what is too few.
+    If that would leave a part without windows, return all of them: sampling their candidates then raises DataError.
     """
     counts = touched.group_by("user_id").agg(pl.col("item_id").n_unique())
     full = counts.filter(pl.col("item_id") > n_items - config.candidates.size + 1)["user_id"].cast(pl.String)
-    short = {w.user_id for own in windows.values() for w in own} & {*full}
-    kept = {part: [w for w in own if w.user_id not in short] for part, own in windows.items()}
+    short = {w.user_id for some in windows.values() for w in some} & {*full}
+    kept = {part: [w for w in some if w.user_id not in short] for part, some in windows.items()}
     if config.candidates.kind == "published" or not short or any(windows[p] and not kept[p] for p in windows):
         return windows, {}
     return kept, {"users_without_room": len(short)}
 
 
-def _places(items: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int32]:
-    """Return the place in `ids` of each of these items or users, a series of `Enum`; -1 where it is not there."""
-    places = np.full(len(items.dtype.categories), -1, dtype=np.int32)  # type: ignore[attr-defined]
-    places[pl.Series(ids, dtype=pl.String).cast(items.dtype).to_physical().to_numpy()] = np.arange(len(ids))
-    return np.asarray(places[items.to_physical().to_numpy()])
+def _indices(names: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int32]:
+    """Return the index in `ids` of each of these items or users, a series of `Enum`; -1 for those not in `ids`."""
+    indices = np.full(len(names.dtype.categories), -1, dtype=np.int32)  # type: ignore[attr-defined]
+    indices[pl.Series(ids, dtype=pl.String).cast(names.dtype).to_physical().to_numpy()] = np.arange(len(ids))
+    return np.asarray(indices[names.to_physical().to_numpy()])
 
 
-def _taken(touched: pl.DataFrame, users: pl.Series, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Return the keys (`taken_keys`) of what these users touched."""
-    owners, items = _places(touched["user_id"], users), _places(touched["item_id"], ids)
+def _touched_keys(touched: pl.DataFrame, users: pl.Series, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the keys (`pair_keys`) of what these users touched."""
+    owners, items = _indices(touched["user_id"], users), _indices(touched["item_id"], ids)
     known = (owners >= 0) & (items >= 0)
-    return taken_keys((owners, items) if known.all() else (owners[known], items[known]), len(ids))
+    return pair_keys((owners, items) if known.all() else (owners[known], items[known]), len(ids))
 
 
 def _without(
-    taken: NDArray[np.int64],
+    touched: NDArray[np.int64],
     sequences: splits.Sequences,
     chosen: NDArray[np.bool_],
     items: NDArray[np.int32],
     n_items: int,
 ) -> NDArray[np.int64]:
-    """Return the keys of what users touched (`taken_keys`) without those of the `chosen` interactions."""
+    """Return the keys of what users touched (`pair_keys`) without those of the `chosen` interactions."""
     owners = np.searchsorted(sequences.offsets, np.flatnonzero(chosen), side="right") - 1
-    return keys_without(taken, taken_keys((owners, items[chosen]), n_items))
+    return keys_without(touched, pair_keys((owners, items[chosen]), n_items))
 
 
-def _published(rows: Rows, size: int) -> list[RankingExample]:
-    bare = replace(rows, lists=lambda rows, owners, positions, targets: targets[:, None].tolist())
+def _published(rows: LazyExamples, size: int) -> list[RankingExample]:
+    bare = replace(rows, candidate_sets=lambda rows, owners, positions, targets: targets[:, None].tolist())
     return published_candidates([Window(e.user_id, 0, e.history, e.target) for e in bare], rows.ids, size)
 
 
 def _offsets_in(sequences: splits.Sequences, learn: NDArray[np.bool_], rows: splits.Targets) -> NDArray[np.int64]:
-    """Return where each user begins in the training interactions, or in all if those lack some row or its history."""
+    """Return where each user begins in the training interactions, or in all if those lack a target or its history."""
     counts = np.add.reduceat(learn, sequences.offsets[:-1], dtype=np.int32)  # each user has an interaction
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     are_first = np.array_equal(learn, sequences.positions < np.repeat(counts, sequences.lengths))
@@ -395,9 +404,9 @@ def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
 
 
 def sample_rows(config: PrepareConfig, part: str, users: Sequence[str] | NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the indices of the rows of a part to keep, given the user of each row."""
+    """Return the indices of the examples of a part to keep, given the user of each."""
     limit: int | None = getattr(config, f"max_{part}_rows")
-    # Each part has its own generator, so that the limit of one does not change the rows of another.
+    # Each part has its own generator, so that the limit of one does not change the examples of another.
     rng = np.random.default_rng([config.seed, 2, PARTS.index(part)])
     if limit is None or len(users) <= limit:
         return np.arange(len(users))
@@ -407,7 +416,7 @@ def sample_rows(config: PrepareConfig, part: str, users: Sequence[str] | NDArray
 
 
 def count_rows(learn: pl.DataFrame, catalogue: Catalogue, examples: Parts) -> dict[str, Any]:
-    """Return the counts that the protocol of prepared data shows, if `learn` are all interactions there are."""
+    """Return the counts in the protocol of prepared data, if `learn` are all interactions."""
     return {
         "users": learn["user_id"].n_unique(),
         "items": len(catalogue),
@@ -419,33 +428,33 @@ def count_rows(learn: pl.DataFrame, catalogue: Catalogue, examples: Parts) -> di
 
 
 def _count_users(rows: Sequence[RankingExample]) -> int:
-    if not isinstance(rows, Rows):
+    if not isinstance(rows, LazyExamples):
         return len({e.user_id for e in rows})
-    # Rows are in the order of their users here, so that none needs a number. Offsets of another type than the places
-    # would copy all places.
+    # Examples are sorted by user here, so boundaries are enough. `searchsorted` would copy all places if the offsets
+    # had another type.
     starts = np.searchsorted(rows.places, rows.offsets.astype(rows.places.dtype))
     return int(np.count_nonzero(np.diff(starts)))
 
 
 def _tie_note(source: Source, sequences: splits.Sequences) -> list[str]:
-    """Return a note with the share of interactions whose order their times do not tell, if it is 5% or more."""
+    """Return a note with the fraction of interactions whose order is ambiguous, if it is 5% or more."""
     if source.given or SUBSECOND in source.interactions.columns or (share := sequences.tied.mean()) < _FEW_TIES:
         return []
     days = " (all times are whole days)" if not (sequences.timestamps % 86_400).any() else ""
-    note = f"{share:.0%} of interactions have the time of another one of their user{days}: their order is random"
+    note = f"{share:.0%} of interactions are at the same time as another of their user{days}: their order is random"
     if share > 1 - _FEW_TIES:
         name = "--columns.timestamp (`columns.timestamp` in a recipe)"
-        warn(f"{note}; name another time column with {name}, or {FILE_ORDER} if the lines are in temporal order")
+        warn(f"{note}; set another time column with {name}, or {FILE_ORDER} if the lines are in temporal order")
     return [note]
 
 
 def _time_note(config: PrepareConfig, source: Source) -> list[str]:
-    """Return a note with the first and the last date, which reveals a wrong time unit."""
+    """Return a note with the first and the last date, which reveals a wrong unit of time."""
     if source.given:
         return []
     if config.columns.timestamp == FILE_ORDER:
-        return ["no times: interactions are in the order of the lines of the log"]
+        return ["no times: interactions are in the order of the log's lines"]
     times = source.interactions["timestamp"].to_numpy()
     first, last = (np.datetime64(int(t), "s").astype("datetime64[D]") for t in (times.min(), times.max()))
-    counted = ": such small numbers give an order but no dates" if times.max() < COUNTED else ""
+    counted = ": too small for dates; they only give an order" if times.max() < COUNTED else ""
     return [f"times from {first} to {last}{counted}"]

@@ -1,4 +1,4 @@
-"""Items that the user of a held-out row took before its target: training interactions and earlier held-out ones."""
+"""Items that the user of a held-out example saw before its target: training and earlier held-out interactions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UnknownUserError(DataError):
 
 
 def held_out(sequences: Sequences, targets: Sequence[Targets], learn: NDArray[np.bool_]) -> pl.DataFrame:
-    """Return the interactions of the users of `targets` up to each user's last one, without those to learn from.
+    """Return the interactions up to each user's last target, without those to learn from.
 
     `learn` is a mask of the sequences' interactions. The result has the columns and the order of `sequences.frame`.
     """
@@ -31,37 +31,45 @@ def held_out(sequences: Sequences, targets: Sequence[Targets], learn: NDArray[np
 
 
 def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[str]]:
-    """Return the items [B] that each example's user had seen before the target, to exclude in full ranking.
+    """Return the items that each example's user saw before the target, to be excluded in full ranking.
 
-    These are the history, the user's training interactions, and the held-out interactions before the target. A target
-    that was seen before is among them.
+    These are the history, the user's training interactions, and the held-out interactions before the target. The
+    target is among them if the user saw it before.
 
     Args:
         data: prepared data.
         rows: B validation or test examples.
+
+    Returns:
+        A set of item ids per example [B].
     """
     users = {e.user_id for e in rows}
     learnt, held_out = _by_user(data.train_interactions, users), _by_user(data.held_out_interactions, users)
     seen = []
     for e in rows:
-        own = held_out.get(e.user_id, [])
-        # Training targets and those of data without held-out interactions are not in this log.
-        before = own[: own.index(e.target)] if e.target in own else []
+        later = held_out.get(e.user_id, [])
+        # Training targets, and those of data without held-out interactions, are not in this log.
+        before = later[: later.index(e.target)] if e.target in later else []
         seen.append({*e.history, *learnt.get(e.user_id, ()), *before})
     return seen
 
 
 def user_histories(data: PreparedData, users: Collection[str] | None = None) -> dict[str, list[str]]:
-    """Return all items that each user took, oldest first, held-out interactions included; None: of all users.
+    """Return all items of each user, oldest first, including held-out interactions.
 
-    Raise UnknownUserError if a user is not in the log.
+    Args:
+        data: prepared data.
+        users: ids of users. Default: all.
+
+    Raises:
+        UnknownUserError: a user is not in the log.
     """
     log = pl.concat(log.select(*LOG_SCHEMA) for log in data.logs)
     log = log if users is None else log.filter(pl.col("user_id").is_in(list(users)))
-    taken = _by_user(log.sort("user_id", "timestamp", maintain_order=True), set(log["user_id"]))
-    if unknown := next((user for user in users or () if user not in taken), None):
+    histories = _by_user(log.sort("user_id", "timestamp", maintain_order=True), set(log["user_id"]))
+    if unknown := next((user for user in users or () if user not in histories), None):
         raise UnknownUserError(f"user {unknown!r} is not in the run's log")
-    return taken if users is None else {user: taken[user] for user in users}
+    return histories if users is None else {user: histories[user] for user in users}
 
 
 def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list[str]]:

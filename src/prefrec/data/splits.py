@@ -1,4 +1,4 @@
-"""Users' sequences, and their splits into training, validation and test rows in which no row sees its own future."""
+"""Sort a log into user sequences and split them into training, validation and test, without leaks from the future."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from prefrec.data.types import PARTS
 from prefrec.errors import DataError
 
 Targets = NDArray[np.int32]
-"""[n, 2]: index of the user, position of the target in the user's sequence."""
-# Shares of the training and the validation part; the rest is for test.
+"""Examples [n, 2]: index of the user, and position of the target in the user's sequence."""
+# Fractions for training and validation; the rest is for test.
 _TRAIN, _VALIDATION = 0.8, 0.1
-# Share of the users whose held-out interactions are for validation in `by_share`.
+# Fraction of users whose held-out interactions are for validation in `by_share`.
 _VALIDATION_USERS = 0.2
-# Interactions that are sorted at once, up to a sixteenth of a log: sorting takes five times their memory.
+# Interactions to sort at a time, but at least a sixteenth of the log: sorting takes five times their memory.
 _BLOCK = 500_000
 
 
@@ -43,34 +43,38 @@ class Sequences:
 
     @property
     def timestamps(self) -> NDArray[np.int64]:
-        """Times of all interactions."""
+        """Times of all interactions, in seconds since 1970."""
         return self.frame["timestamp"].to_numpy()
 
     @property
     def positions(self) -> NDArray[np.int32]:
-        """Place of each interaction in its user's sequence."""
-        places = np.arange(len(self.frame), dtype=np.int32)
-        places -= np.repeat(self.offsets[:-1].astype(np.int32), self.lengths)
-        return places
+        """Position of each interaction in its user's sequence, from 0."""
+        positions = np.arange(len(self.frame), dtype=np.int32)
+        positions -= np.repeat(self.offsets[:-1].astype(np.int32), self.lengths)
+        return positions
 
     @property
     def tied(self) -> NDArray[np.bool_]:
-        """True for interactions at the same time as another one of their user."""
+        """Whether each interaction has the same time as another interaction of its user."""
         same = np.diff(self.timestamps) == 0
         same[self.offsets[1:-1] - 1] = False
         return np.append(same, False) | np.append(False, same)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Interactions of each user [U]."""
+        """Number of interactions of each user [U]."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of each part, which interactions to learn from, and counts of what was left out.
+    """The examples of each part, the interactions to learn from, and facts about the split.
 
-    `learn` is a mask of the sequences' interactions. `interactions` are all of these, or those to learn from.
+    Attributes:
+        rows: part → its examples.
+        learn: mask of the sequences' interactions: those to learn from.
+        interactions: the sequences' interactions, or only those to learn from.
+        facts: counts for the protocol, such as of dropped users.
     """
 
     rows: dict[str, Targets]
@@ -79,9 +83,9 @@ class Split:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def take_interactions(self) -> pl.DataFrame:
-        """Return the interactions to learn from; `interactions` may lose its columns.
+        """Return the interactions to learn from. This may remove the columns of `interactions`.
 
-        They go one at a time, for polars gives freed memory back late.
+        Columns are filtered and removed one at a time, because polars returns freed memory late.
         """
         if len(self.interactions) != len(self.learn):
             return self.interactions
@@ -90,18 +94,21 @@ class Split:
 
 
 def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
-    """Sort the log by user and time, with equal times in a random order that `seed` fixes.
-
-    If `latest` is set, only so many interactions of each user, the last ones, are kept.
+    """Sort the log by user and time, with ties in random order.
 
     Item ids and the order of lines do not decide ties, because both reveal the target in some published data.
+
+    Args:
+        log: the interactions.
+        seed: random seed of the order of ties.
+        latest: keep each user's N most recent interactions. Default: all.
     """
     kept = [c for c in ("rating", "impressions") if c in log.columns]
     times, rng = time_columns(log), np.random.default_rng([seed, 1])
 
     def ordered(log: pl.DataFrame) -> pl.DataFrame:
         log = log.select("user_id", "item_id", *times, *kept).sort("user_id", "item_id", *times)
-        # Sorting by ids first makes the draws independent of the order of lines in the file.
+        # Sorting by ids first makes the random numbers independent of the order of lines in the file.
         ties = pl.Series("tie", rng.random(len(log)))
         log = log.with_columns(ties).sort("user_id", *times, "tie").drop("tie", *times[1:])
         return log if latest is None else log.filter(pl.int_range(pl.len(), 0, -1).over("user_id") <= latest)
@@ -113,7 +120,7 @@ def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
 
 
 def _by_blocks(log: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
-    """Return `change` of the log, which sorts by user, made for some users after others where ids are an `Enum`."""
+    """Return the log after `change`, which sorts by user; if ids are an `Enum`, one block of users at a time."""
     kind, blocks = log.schema["user_id"], min(16, len(log) // _BLOCK)
     if not isinstance(kind, pl.Enum) or blocks < 2:
         return change(log)
@@ -124,26 +131,27 @@ def _by_blocks(log: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame]
 def first_only(log: pl.DataFrame) -> pl.DataFrame:
     """Return each user's first interaction with each item.
 
-    Repeats would put targets into their own histories. Among interactions at the same time the lowest rating stays,
-    whatever the order of the file.
+    Repeats would put targets into their own histories. Of several interactions at the same time, the one with the
+    lowest rating is kept, so the order of the file does not matter.
     """
     times = time_columns(log)
     pair = ["user_id", "item_id"]
     nested = [c for c, kind in log.schema.items() if kind.is_nested()]
     values = [c for c in log.columns if c not in (*pair, *times, *nested)]
     by = [*pair, *times, *values]
-    empty_last = [column in values for column in by]  # True for all is as slow
+    empty_last = [column in values for column in by]  # a plain True would not be faster
     is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in pair)
-    # Rows that are equal in all of these columns differ in nested ones at most. Order costs seven times as much.
+    # Rows that are equal in all of these columns can differ only in nested ones. A stable sort costs seven times as
+    # much, so it is used only if there are nested columns.
     ordered = bool(nested)
     return _by_blocks(log, lambda b: b.sort(by, nulls_last=empty_last, maintain_order=ordered).filter(is_first))
 
 
 def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:
-    """Return the interactions of items with ≥ `item_core` users and of users with ≥ `user_core` items.
+    """Return the interactions of items with at least `item_core` users and of users with at least `user_core` items.
 
-    If `iterative`, repeat until nothing changes (the k-core). Otherwise make one pass, items first, as in the
-    published LastFM data; some items may then be below the bound again.
+    If `iterative`, filter until nothing changes (the k-core). Otherwise filter once, items first, as in the published
+    LastFM data; some items may then fall below the bound again.
     """
     while max(user_core, item_core) > 1:
         before = len(log)
@@ -154,10 +162,10 @@ def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = Tr
 
 
 def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
-    """Split off each user's last interaction for test and the one before for validation.
+    """Hold out each user's last interaction for test and the one before it for validation.
 
-    All earlier windows are training rows. Users with fewer than `min_history` + 2 interactions are dropped. Raise
-    DataError if none is left.
+    All earlier interactions are targets of training examples. Users with fewer than `min_history` + 2 interactions
+    are dropped. Raise DataError if no user is left.
     """
     lengths = sequences.lengths
     kept = np.flatnonzero(lengths >= min_history + 2)
@@ -165,7 +173,7 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
         raise DataError(
             f"no user has the {min_history + 2} interactions that leave-last-out needs with "
             f"min_history={min_history} (longest: {lengths.max(initial=0)}); lower --min-history (`min_history` in a "
-            "recipe) or take a longer log"
+            "recipe) or use a longer log"
         )
     rows = {
         "train": _spans(kept, min_history, lengths[kept] - 2),
@@ -177,11 +185,18 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
 
 
 def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") -> Split:
-    """Split at two points in time, the 80% and 90% quantiles of all timestamps.
+    """Split all users at two points in time, the 80% and 90% quantiles of all timestamps.
 
-    A row belongs to the period of its target. Histories may reach back over the cuts. An interaction at a cut belongs
-    to the later period. `windows` are `all` targets of the validation and test period, or each user's `last` one.
-    Raise DataError if a part has no row.
+    An example belongs to the period of its target; its history may begin before the cut. An interaction exactly at a
+    cut belongs to the later period.
+
+    Args:
+        sequences: the users' sequences.
+        min_history: shortest history, in items.
+        windows: `all`: validate and test on all targets of the period. `last`: on each user's last one.
+
+    Raises:
+        DataError: a part has no example.
     """
     shares = [_TRAIN, _TRAIN + _VALIDATION]
     cuts = np.quantile(sequences.timestamps, shares, method="higher").astype(np.int64)
@@ -199,7 +214,7 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
 
 
 def before_tests(log: pl.DataFrame, fold: int) -> pl.DataFrame:
-    """Return the interactions before the last `fold` test periods, each the period that `by_time` would test."""
+    """Return the interactions before the last `fold` test periods of `by_time`."""
     for _ in range(fold):
         if log.is_empty():
             break
@@ -212,8 +227,14 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     """Split users by their first interaction: the first 80% train, then 10% validation and 10% test.
 
     This is the split of the LLaRA and S-DPO papers. Users are split before those with short histories are dropped.
-    `windows` are the `last` row of each validation and test user, or `all` of them. Raise DataError if a part has no
-    row.
+
+    Args:
+        sequences: the users' sequences.
+        min_history: shortest history, in items.
+        windows: `last`: validate and test on each user's last example. `all`: on all.
+
+    Raises:
+        DataError: a part has no example.
     """
     lengths = sequences.lengths
     ranked = np.argsort(sequences.timestamps[sequences.offsets[:-1]], stable=True)
@@ -229,9 +250,17 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
 def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", seed: int = 0) -> Split:
     """Split each user's interactions: the first 80% (rounded) for training, the rest for validation or test.
 
-    A fifth of the users, drawn by `seed`, are validation users; the others are test users. Users with fewer than
-    `min_history` interactions before the cut, or none after it, are dropped. `windows` are each user's `last` row
-    after the cut, or `all` of them. Raise DataError if a part has no row.
+    A random fifth of the users are validation users; the others are test users. Users with fewer than `min_history`
+    interactions before the cut, or none after it, are dropped.
+
+    Args:
+        sequences: the users' sequences.
+        min_history: shortest history, in items.
+        windows: `last`: validate and test on each user's last example after the cut. `all`: on all.
+        seed: random seed of the choice of validation users.
+
+    Raises:
+        DataError: a part has no example.
     """
     lengths = sequences.lengths
     cuts = np.rint(lengths * _TRAIN).astype(np.int64)
@@ -249,23 +278,23 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
 def sample_users(
     users: Sequence[str] | NDArray[np.integer[Any]], limit: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return the indices of at most `limit` rows of randomly drawn whole users, in ascending order.
+    """Return the indices of at most `limit` examples of whole random users, in ascending order.
 
-    Whole users keep a bootstrap over users valid; only the last one may be cut short.
+    Whole users keep a bootstrap over users valid; only the last user may be cut short.
     """
-    # Each user gets a random rank; the rows of the users with the lowest ranks are kept.
+    # Each user gets a random rank; the examples of the users with the lowest ranks are kept.
     _, codes = np.unique(np.asarray(users), return_inverse=True)
     rank = rng.permutation(int(codes.max()) + 1)[codes]
     return np.sort(np.argsort(rank, stable=True)[:limit])
 
 
 def _spans(users: NDArray[np.int64], start: NDArray[np.int64] | int, stop: NDArray[np.int64]) -> Targets:
-    """Return the rows of all positions start ≤ p < stop of each user."""
+    """Return an example for each position start ≤ p < stop of each user."""
     start = np.broadcast_to(start, users.shape)
     counts = np.maximum(stop - start, 0)
     rows = np.empty((counts.sum(), 2), dtype=np.int32)
     rows[:, 0] = np.repeat(users.astype(np.int32), counts)
-    # The running number within each user is the number of the row minus that of the user's first row.
+    # The position within a user is the row number minus that of the user's first row, plus `start`.
     rows[:, 1] = np.arange(len(rows), dtype=np.int32)
     rows[:, 1] -= np.repeat((np.cumsum(counts) - counts - start).astype(np.int32), counts)
     return rows
@@ -281,7 +310,7 @@ def _first_interactions(
 
 
 def _choose(rows: Targets, part: str, windows: str) -> Targets:
-    """Return all training rows, and all rows or the last one of each user in the other parts."""
+    """Return all training examples; for other parts, all examples or the last one of each user."""
     if part == "train" or windows == "all" or not len(rows):
         return rows
     return rows[np.append(rows[1:, 0] != rows[:-1, 0], True)]  # a user's rows are adjacent
@@ -291,6 +320,6 @@ def _refuse_empty(rows: dict[str, Targets], min_history: int, what: str) -> None
     empty = [part for part in PARTS if not len(rows[part])]
     if empty:
         raise DataError(
-            f"the split leaves no row for {' and '.join(empty)} ({what}, min_history={min_history}): all histories "
-            "there are too short. Lower --min-history (`min_history` in a recipe), or split by leave-last-out"
+            f"the split leaves no example for {' and '.join(empty)} ({what}, min_history={min_history}): the "
+            "histories are too short. Lower --min-history (`min_history` in a recipe), or split by leave-last-out"
         )

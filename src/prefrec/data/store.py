@@ -1,4 +1,4 @@
-"""Write prepared data to a folder and read it back. A partly written folder is detected."""
+"""Write prepared data to a folder and read it back. An incomplete folder is detected."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prefrec.console import track
-from prefrec.data.candidates import DrawnLists, keys_without, list_weights, taken_keys
+from prefrec.data.candidates import SampledCandidates, item_weights, keys_without, pair_keys
 from prefrec.data.readers import UNREADABLE, first_words, read_parquet
-from prefrec.data.rows import RankingExample, Rows, stored_rows
+from prefrec.data.rows import LazyExamples, RankingExample, stored_rows
 from prefrec.data.types import (
     EXAMPLE_SCHEMA,
     FORMAT_VERSION,
@@ -35,9 +35,9 @@ from prefrec.files import Writer, check_end, read_whole, write_together
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
-# Tables that may be absent. Rows do not depend on users and held-out interactions: `prepared_digest` ignores them.
+# Tables that may be absent. Examples do not depend on users and held-out ones, which `prepared_digest` ignores.
 _OPTIONAL = ("users", "held_out", "touched")
-# Rows, and users, that are held as text or as keys at once.
+# Examples, or users, that are held in memory as text or keys at a time.
 _BLOCK = 10_000
 _READ = (1, 2, FORMAT_VERSION)
 # Required columns of each table.
@@ -50,14 +50,14 @@ _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "drawn": {"interaction": pl.UInt32},
     **dict.fromkeys(PARTS, EXAMPLE_SCHEMA),
 }
-# Table → column without duplicates.
+# Table → column whose values are unique.
 _ONCE = {"items": "item_id", "users": "user_id"}
 
 
 def write_prepared(data: PreparedData, folder: Path) -> None:
-    """Write the Parquet tables, then `protocol.json`: a folder without it is unfinished.
+    """Write prepared data to a folder, atomically: if a write fails, older files stay unchanged.
 
-    If a write fails, older files stay unchanged.
+    `protocol.json` is written last, so a folder without it is unfinished.
 
     Args:
         data: prepared data.
@@ -78,9 +78,11 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     writers: dict[Path, Writer] = {folder / f"{n}.parquet": partial(_write_table, t) for n, t in tables.items()}
     for part in PARTS:
         writers[folder / f"{part}.parquet"] = partial(_write_rows, data.split(part))
-    if isinstance(data.train, Rows) and touched is not None:  # their lists are drawn again when they are read
-        places = pl.DataFrame({"interaction": data.train.places.astype(np.uint32)})
-        writers[folder / "train.parquet"] = places.write_parquet
+    if (
+        isinstance(data.train, LazyExamples) and touched is not None
+    ):  # reading the folder samples the candidates again
+        targets = pl.DataFrame({"interaction": data.train.places.astype(np.uint32)})
+        writers[folder / "train.parquet"] = targets.write_parquet
     protocol = data.protocol | {"format_version": FORMAT_VERSION}
     text = json.dumps(protocol, indent=2, ensure_ascii=False) + "\n"
     writers[folder / PROTOCOL] = lambda path: path.write_text(text, encoding="utf-8")
@@ -94,25 +96,30 @@ def _write_table(table: pl.DataFrame, path: Path) -> None:
 
 def _write_rows(rows: Sequence[RankingExample], path: Path) -> None:
     with pq.ParquetWriter(path, examples_to_frame(rows[:1]).to_arrow().schema, compression="zstd") as writer:
-        for at in track(range(0, max(len(rows), 1), _BLOCK), "rows"):
+        for at in track(range(0, max(len(rows), 1), _BLOCK), "writing examples"):
             writer.write_table(examples_to_frame(rows[at : at + _BLOCK]).to_arrow())
 
 
 def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | None:
     """Return `user_id, item_id` of what users touched beyond the `n_learnt` training interactions.
 
-    Return None if the lists of the training rows cannot be drawn from the folder alone.
+    Return None if the candidates of the training examples cannot be sampled again from the folder alone.
     """
-    if not isinstance(rows, Rows) or not isinstance(rows.lists, DrawnLists) or len(rows.items) != n_learnt:
+    sampler = rows.candidate_sets if isinstance(rows, LazyExamples) else None
+    if (
+        not isinstance(rows, LazyExamples)
+        or not isinstance(sampler, SampledCandidates)
+        or len(rows.items) != n_learnt
+    ):
         return None
-    n_items, taken = len(rows.ids), rows.lists.taken
+    n_items, touched = len(rows.ids), sampler.touched
     more = []
     for a, b in pairwise([*range(0, len(rows.users), _BLOCK), len(rows.users)]):
         offsets = rows.offsets[a : b + 1]
         owners = np.repeat(np.arange(a, b), np.diff(offsets))
-        learnt = taken_keys((owners, rows.items[offsets[0] : offsets[-1]]), n_items)
-        own = slice(*np.searchsorted(taken, [a * n_items, b * n_items]))
-        more.append(keys_without(taken[own], learnt))
+        learnt = pair_keys((owners, rows.items[offsets[0] : offsets[-1]]), n_items)
+        block = slice(*np.searchsorted(touched, [a * n_items, b * n_items]))
+        more.append(keys_without(touched[block], learnt))
     users, items = np.divmod(np.concatenate(more), n_items)
     has_rows = np.diff(rows.offsets)[users] > 0
     users, items = users[has_rows], items[has_rows]
@@ -120,9 +127,9 @@ def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | No
 
 
 def prepared_digest(folder: Path) -> str:
-    """Return the SHA-256 of everything in prepared data that models depend on: rows, items and domain.
+    """Return the SHA-256 of everything in prepared data that models depend on: examples, items and domain.
 
-    Copying or moving the folder does not change it, nor do the optional tables.
+    Copying or moving the folder does not change it, nor do tables of users and held-out interactions.
     """
     digest = hashlib.sha256()
     for name in (*_TABLES, "touched"):
@@ -137,7 +144,7 @@ def prepared_digest(folder: Path) -> str:
 
 
 def read_prepared(folder: Path) -> PreparedData:
-    """Read prepared data.
+    """Read prepared data from a folder.
 
     Args:
         folder: folder written by `write_prepared` or `prefrec prepare`.
@@ -147,7 +154,7 @@ def read_prepared(folder: Path) -> PreparedData:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; `prefrec prepare {folder}` makes one")
+        raise DataError(f"{folder}: no such folder; create it with `prefrec prepare {folder}`")
     try:
         protocol = json.loads(read_whole(folder / PROTOCOL))
     except FileNotFoundError:
@@ -159,7 +166,7 @@ def read_prepared(folder: Path) -> PreparedData:
     written = protocol.get("format_version") if isinstance(protocol, dict) else None
     if written not in _READ:
         raise DataError(
-            f"{folder}: format version {written}, this prefrec reads {_READ[0]} to {_READ[-1]}; "
+            f"{folder}: format version {written}, but this prefrec reads versions {_READ[0]} to {_READ[-1]}; "
             "prepare the data again"
         )
     paths = {name: folder / f"{name}.parquet" for name in (*_TABLES, *_OPTIONAL)}
@@ -173,17 +180,19 @@ def read_prepared(folder: Path) -> PreparedData:
     parts = {part: stored_rows(tables[part], catalogue.ids) for part in PARTS if "history" in tables[part].columns}
     if "train" not in parts:
         try:
-            parts["train"] = _drawn(tables, catalogue.ids, protocol["config"], folder)
+            parts["train"] = _sampled(tables, catalogue.ids, protocol["config"], folder)
         except (KeyError, TypeError):
-            lacks = f"{folder / PROTOCOL} lacks the settings of the training rows"
+            lacks = f"{folder / PROTOCOL}: the settings of the training examples are missing"
             raise DataError(f"{lacks}; prepare the data again") from None
     train, validation, test = (parts[part] for part in PARTS)
     users, held_out = tables.get("users"), tables.get("held_out")
     return PreparedData(catalogue, train, validation, test, log, protocol, users, held_out)
 
 
-def _drawn(tables: Mapping[str, pl.DataFrame], ids: Sequence[str], config: Mapping[str, Any], folder: Path) -> Rows:
-    """Return the training rows, with lists that are drawn as `prepare` draws them."""
+def _sampled(
+    tables: Mapping[str, pl.DataFrame], ids: Sequence[str], config: Mapping[str, Any], folder: Path
+) -> LazyExamples:
+    """Return the training examples, with candidates sampled as in `prepare`."""
     runs = tables["interactions"]["user_id"].rle().struct
     users, offsets = runs.field("value"), np.concatenate([[0], runs.field("len").cast(pl.Int64).cum_sum().to_numpy()])
     kinds = {"user_id": pl.Enum(users), "item_id": pl.Enum(ids)}
@@ -195,11 +204,11 @@ def _drawn(tables: Mapping[str, pl.DataFrame], ids: Sequence[str], config: Mappi
         return [column.to_physical().to_numpy() for column in coded]
 
     learnt, touched = codes("interactions"), codes("touched")
-    taken = taken_keys(map(np.concatenate, zip(learnt, touched, strict=True)), len(ids))
+    keys = pair_keys(map(np.concatenate, zip(learnt, touched, strict=True)), len(ids))
     items, places = learnt[1].astype(np.int32), tables["train"]["interaction"].to_numpy()
-    weights = list_weights(config["candidates"]["kind"], items, len(ids))
-    lists = DrawnLists(users, weights, taken, "train", config["seed"], config["candidates"]["size"])
-    return Rows(ids, users, items, offsets, places, config["history_length"], lists)
+    weights = item_weights(config["candidates"]["kind"], items, len(ids))
+    sampler = SampledCandidates(users, weights, keys, "train", config["seed"], config["candidates"]["size"])
+    return LazyExamples(ids, users, items, offsets, places, config["history_length"], sampler)
 
 
 def read_items(path: Path) -> Catalogue:
@@ -225,11 +234,11 @@ def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame
     if name in _ONCE:
         _refuse(frame[_ONCE[name]].is_duplicated(), path, f"another row has the same {_ONCE[name]}")
     if name in PARTS:
-        listed = frame.select(pl.col("candidates").list.contains(pl.col("target"))).to_series()
-        _refuse(~listed, path, "the target is not in its list")
+        has_target = frame.select(pl.col("candidates").list.contains(pl.col("target"))).to_series()
+        _refuse(~has_target, path, "the target is not among the candidates")
         for column in ("history", "candidates"):
-            listed_items = frame[column].explode().drop_nulls().unique()
-            for item in listed_items.filter(~listed_items.is_in(items["item_id"].to_list()))[:1]:
+            named = frame[column].explode().drop_nulls().unique()
+            for item in named.filter(~named.is_in(items["item_id"].to_list()))[:1]:
                 unknown = frame.select(pl.col(column).list.contains(item)).to_series()
                 _refuse(unknown, path, f"item {item!r} is not in items.parquet")
 

@@ -17,11 +17,12 @@ from prefrec.errors import DataError
 FORMAT_VERSION = 3
 """Version of the folder format that `prefrec prepare` writes.
 
-Version 1 holds the lists of training rows. Version 2 draws them without what their users take later.
+Version 1 stores the candidates of training examples. From version 2 on they are sampled, without the later
+interactions of the same user.
 """
 PARTS = ("train", "validation", "test")
 COUNTED = 100_000_000
-"""Seconds since 1970, a day in 1973. Times that are all smaller are counters and not dates."""
+"""Seconds since 1970, a day in 1973. If all times are smaller, they are counters and not dates."""
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 _ID, _IDS = pl.String(), pl.List(pl.String)
@@ -30,9 +31,9 @@ EXAMPLE_SCHEMA = pl.Schema({"user_id": _ID, "history": _IDS, "candidates": _IDS,
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A ranking example before its candidates are drawn.
+    """A ranking example without candidates.
 
-    `position` is the target's index in the user's sequence. Together with `user_id` it identifies the row.
+    `position` is the target's index in the user's sequence. Together with `user_id` it identifies the example.
     """
 
     user_id: str
@@ -45,7 +46,7 @@ class Window:
 class Catalogue:
     """The items and their titles: a polars frame with `item_id: str`, `title: str` and further columns.
 
-    Titles are without `UNSAFE` characters.
+    `UNSAFE` characters are removed from titles.
     """
 
     frame: pl.DataFrame
@@ -80,16 +81,17 @@ class PreparedData:
     """A prepared data set, made by `prefrec prepare`.
 
     Attributes:
-        train, validation, test: ranking examples, candidates included; `Rows` are made when they are read.
+        catalogue: items and titles.
+        train, validation, test: ranking examples with candidates, as a list or as `LazyExamples`.
         train_interactions: frame `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds,
-            Float64, list of str; sorted by user and time). A recommender may learn from all of it; it contains no
+            Float64, list of str), sorted by user and time. A recommender may learn from all of it; it contains no
             validation or test target. `impressions` are items that were shown but not clicked.
-        held_out_interactions: other interactions of the users of validation and test rows, up to each user's last
-            target, in the same form. Nothing learns from them; `seen_items` reads them. None in data of an earlier
-            prefrec.
         protocol: source, split, candidates, seeds and counts, as plain JSON values.
-        users: `user_id` and attributes such as age or gender, all text, each user once, or None. They group users in
-            studies and are not part of any prompt.
+        users: `user_id` and attributes such as age or gender, all text, one row per user, or None. They group users
+            in studies and are not part of any prompt.
+        held_out_interactions: other interactions of the users of validation and test examples, up to each user's last
+            target, with the same columns. Nothing learns from them; `seen_items` reads them. None in data of an
+            earlier prefrec.
     """
 
     catalogue: Catalogue
@@ -119,9 +121,11 @@ class PreparedData:
 
     @property
     def summary(self) -> list[str]:
-        """Lines for the user: rows, split, what was left out, and the notes of the source."""
+        """Lines to print: examples, split, what was dropped, and the notes of the source."""
         counts, candidates = self.protocol["counts"], self.protocol["candidates"]
-        parts = (f"{n:,} {part} rows of {counts['row_users'][part]:,} users" for part, n in counts["rows"].items())
+        parts = (
+            f"{n:,} {part} examples of {counts['row_users'][part]:,} users" for part, n in counts["rows"].items()
+        )
         lines = [
             ", ".join(parts),
             f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions, "
@@ -131,13 +135,13 @@ class PreparedData:
         ]
         facts, repeats = self.protocol["split_facts"], counts.get("repeats_dropped")
         short, full = (facts.get(f"users_{why}") for why in ("too_short", "without_room"))
-        lines += [f"{short:,} users left out: too short a history"] if short else []
-        few = f"fewer than {candidates['size'] - 1} items that they did not take (candidates.size)"
-        lines += [f"{full:,} users left out: {few}"] if full else []
-        lines += [f"{repeats:,} repeats left out"] if repeats else []
+        lines += [f"{short:,} users dropped: history too short"] if short else []
+        few = f"fewer than {candidates['size'] - 1} unseen items (candidates.size)"
+        lines += [f"{full:,} users dropped: {few}"] if full else []
+        lines += [f"{repeats:,} repeated interactions dropped"] if repeats else []
         if cut := counts.get("dropped_by_core"):
             who = " and ".join(f"{counts.get(f'{what}_dropped_by_core', 0):,} {what}" for what in ("users", "items"))
-            lines.append(f"user_core and item_core left out {who}, with {cut:,} interactions")
+            lines.append(f"user_core and item_core dropped {who} with {cut:,} interactions")
         return [*lines, *self.protocol["notes"]]
 
     def split(self, name: str) -> Sequence[RankingExample]:
@@ -147,33 +151,37 @@ class PreparedData:
         return cast(Sequence[RankingExample], getattr(self, name))
 
     def some(self, name: str, n: int | None) -> list[RankingExample]:
-        """Return n rows of a split, spread over its users (one of each, then a second of each, …); None means all.
+        """Return n examples of a split, spread over its users: one per user, then a second one per user, and so on.
 
-        The choice among a user's rows is always the same. The rows keep the order of the split. Validation and test
-        rows have the time of their question if the data have dates.
+        The choice is deterministic. Examples keep the order of the split. Validation and test examples have a `time`
+        if the data have dates.
+
+        Args:
+            name: `train`, `validation` or `test`.
+            n: number of examples, or None for all of them.
         """
         rows = self.split(name)
         if n is None or n >= len(rows):
             return self._with_times(name, rows)
         codes = user_codes(rows)
         by_user = np.argsort(codes, kind="stable")
-        own = np.split(by_user, np.flatnonzero(np.diff(codes[by_user])) + 1)
+        groups = np.split(by_user, np.flatnonzero(np.diff(codes[by_user])) + 1)
         rng = np.random.default_rng(0)
         turns = np.empty(len(rows), dtype=np.int64)
-        for places in sorted(own, key=lambda places: places[0]):  # in the order of the users' first rows
-            turns[rng.permutation(places)] = np.arange(len(places))
+        for group in sorted(groups, key=lambda group: group[0]):  # in the order of the users' first examples
+            turns[rng.permutation(group)] = np.arange(len(group))
         return self._with_times(name, take(rows, np.sort(np.argsort(turns, kind="stable")[:n])))
 
     @cached_property
     def has_dates(self) -> bool:
-        """True if the times of the log are dates, and not only an order."""
+        """Whether the times of the log are dates rather than counters."""
         return has_dates(self.train_interactions)
 
     def known_interactions(self, split: str) -> pl.DataFrame:
-        """Return the interactions that are known before the rows of a split.
+        """Return the interactions that are known before the examples of a split.
 
-        These are the training interactions and, before test rows, those of validation users up to their last
-        validation target.
+        These are the training interactions. For `test`, those of validation users up to their last validation target
+        are added.
         """
         log, later = self.train_interactions, self.held_out_interactions
         if split != "test" or later is None:
@@ -184,14 +192,14 @@ class PreparedData:
         marked = later.join(targets, on=["user_id", "item_id"], how="left", maintain_order="left")
         # Held-out interactions are in the order of users and time.
         still_to_come = pl.col("is_target").fill_null(False).reverse().cum_max().reverse().over("user_id")
-        found = marked.filter(still_to_come).drop("is_target")
-        return pl.concat([log, found], how="diagonal").sort("user_id", "timestamp", maintain_order=True)
+        known = marked.filter(still_to_come).drop("is_target")
+        return pl.concat([log, known], how="diagonal").sort("user_id", "timestamp", maintain_order=True)
 
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
         if name == "train" or not self.has_dates or self.held_out_interactions is None:
             return list(rows)
         times = (self._held_out_times.get((e.user_id, e.target)) for e in rows)
-        # A row that has its time stays the same object, by which callers find it again.
+        # An example that already has its time stays the same object: callers look examples up by identity.
         return [e if e.time == time else replace(e, time=time) for e, time in zip(rows, times, strict=True)]
 
     @cached_property
@@ -202,7 +210,7 @@ class PreparedData:
 
 
 def has_dates(log: pl.DataFrame) -> bool:
-    """Return True if the times of a log are dates, and not only an order."""
+    """Return True if the times of a log are dates rather than counters."""
     return len(log) > 0 and cast(int, log["timestamp"].min()) >= COUNTED
 
 

@@ -1,4 +1,4 @@
-"""The part of a longer log that an update learns from: what is new, and a replay of what is old."""
+"""The part of a longer log that an update learns from: new interactions, and a replay of old ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefrec.data.splits import Sequences, Split
 from prefrec.errors import DataError
 
 MARK = "update"
-"""Boolean column of the training interactions of an update: those that SFT and training rows are made of."""
+"""Boolean column of an update's training interactions: true for those that SFT and training examples use."""
 
 
 def update_split(
@@ -23,40 +23,47 @@ def update_split(
     replay: float,
     seed: int,
 ) -> Split:
-    """Return the split of an update, with marked training interactions, and only the training rows of marked targets.
+    """Return the split of an update: training interactions with a mark, and training examples with marked targets.
 
-    Marked are interactions that are not in `learnt`, and all of random users who have `replay` times as many old
-    ones. The pairs `held` (user, item) leave the training interactions and the validation rows. Raise DataError if
-    nothing is new.
+    Args:
+        sequences: the sequences of the longer log.
+        split: the split of the longer log.
+        learnt: `user_id, item_id` of the training interactions of the earlier run. Others are new, and marked.
+        held: user-item pairs to remove from the training interactions and the validation examples.
+        replay: old interactions per new one. All old interactions of random users are marked, up to this ratio.
+        seed: random seed.
+
+    Raises:
+        DataError: there are no new interactions.
     """
     pair = {"user_id": pl.String, "item_id": pl.String}
-    log = sequences.frame.select(pl.col(c).cast(kind) for c, kind in pair.items()).with_row_index("place")
+    log = sequences.frame.select(pl.col(c).cast(kind) for c, kind in pair.items()).with_row_index("index")
 
     def mask(other: pl.DataFrame) -> NDArray[np.bool_]:
-        return np.isin(log["place"], log.join(other, on=[*pair], how="semi")["place"])
+        return np.isin(log["index"], log.join(other, on=[*pair], how="semi")["index"])
 
     tested = mask(pl.DataFrame(list(held), pair, orient="row"))
     train = split.learn & ~tested
     new = train & ~mask(learnt)
     if not new.any():
         raise DataError(
-            "update: no new interaction is left to learn from: the log holds none, or validation and test take them; "
-            "add more"
+            "update: there is no new interaction to learn from: the log has none, or they all belong to validation "
+            "and test; add more"
         )
     users = np.repeat(np.arange(len(sequences.users)), sequences.lengths)
     order = np.random.default_rng([seed, 7]).permutation(len(sequences.users))
     old = np.bincount(users[train & ~new], minlength=len(order))
     marked = train & (new | np.isin(users, order[np.cumsum(old[order]) <= replay * new.sum()]))
     kept = {"train": marked, "validation": ~tested, "test": np.ones_like(tested)}
-    rows = {part: own[kept[part][sequences.offsets[own[:, 0]] + own[:, 1]]] for part, own in split.rows.items()}
+    rows = {part: some[kept[part][sequences.offsets[some[:, 0]] + some[:, 1]]] for part, some in split.rows.items()}
     counts = {"new": int(new.sum()), "replayed": int((marked & ~new).sum()), "held_out": int(tested.sum())}
     learn = sequences.frame.with_columns(pl.Series(MARK, marked)).filter(pl.Series(train))
     return Split(rows, train, learn, split.facts | {"update": counts})
 
 
 def read_by_sft(interactions: pl.DataFrame, titles: int) -> pl.DataFrame:
-    """Return the interactions that SFT reads: all, or each user's from `titles` before the first that is marked."""
+    """Return the interactions that SFT reads: in an update, each user's from `titles` before the first marked one."""
     if MARK not in interactions.columns:
         return interactions
-    place = pl.int_range(pl.len())
-    return interactions.filter((place >= place.filter(pl.col(MARK)).min() - titles).over("user_id"))
+    index = pl.int_range(pl.len())
+    return interactions.filter((index >= index.filter(pl.col(MARK)).min() - titles).over("user_id"))

@@ -16,7 +16,7 @@ from transformers import set_seed
 from prefrec import processes, training
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.rows import Rows, take, user_codes
+from prefrec.data.rows import LazyExamples, take, user_codes
 from prefrec.data.update import read_by_sft
 from prefrec.errors import ConfigError
 from prefrec.files import write_json
@@ -228,7 +228,7 @@ def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0)
 
 def is_by_piece(data: PreparedData, section: AlignSection) -> bool:
     """Return True if an alignment's rows are pieces of histories; raise ConfigError if it asks for what cannot be."""
-    is_whole = isinstance(data.train, Rows) and len(data.train.users) < len(data.train)
+    is_whole = isinstance(data.train, LazyExamples) and len(data.train.users) < len(data.train)
     if section.trajectories and not (is_whole and section.has_all_places):
         raise ConfigError(
             f"align.{section.name}.trajectories takes a row at each place of a history: leave it out, or "
@@ -245,8 +245,8 @@ def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row
 
 
 def some_trajectories(rows: Sequence[RankingExample], section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return rows as `some_rows` does, but in whole pieces (`Rows.pieces`) in random order."""
-    assert isinstance(rows, Rows)  # see `rows_to_choose_from`
+    """Return examples as `some_rows` does, but in whole pieces (`LazyExamples.pieces`) in random order."""
+    assert isinstance(rows, LazyExamples)  # see `rows_to_choose_from`
     numbers, pieces = np.unique(rows.pieces(), return_inverse=True)
     order = np.random.default_rng((seed, 1)).permutation(len(numbers))[pieces]
     end = None if section.rows is None else section.skip_rows + section.rows

@@ -183,7 +183,7 @@ def test_the_order_of_the_lines_in_place_of_times(tmp_path: Path) -> None:
         ("v", "15 12 19 11 17", "13"),
     }
     assert data.train_interactions.filter(user_id="u")["item_id"].to_list() == list("5291")
-    assert "no times: interactions are in the order of the lines of the log" in data.protocol["notes"]
+    assert "no times: interactions are in the order of the log's lines" in data.protocol["notes"]
 
 
 def test_a_log_in_parts_is_that_of_one_file(tmp_path: Path) -> None:

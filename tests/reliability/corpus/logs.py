@@ -108,7 +108,7 @@ CASES = [
     _log("no rating to filter by", "the log has no ratings: name the column with --columns.rating", _good, "--min-rating", "3"),
     _log("a rating column that is not there", "no column 'stars' for rating", _good, "--columns.rating", "stars"),
     _log("nothing left by the core", "lower min_rating (None), user_core (99) or item_core (1)", _good, "--user-core", "99"),
-    _log("more candidates than items", "candidates cannot be drawn from", _good, "--candidates.size", "99"),
+    _log("more candidates than items", "candidates cannot be sampled from", _good, "--candidates.size", "99"),
     _log("the user's column named twice", "log.inter: two columns are called 'user_id'", "user_id:token\tuser_id:float\titem_id:token\n1\t2\t3\n", file="log.inter"),
     _log("atomic, without the item", "no column 'item_id'", "user_id:token\ttimestamp:float\n1\t2\n", file="log.inter"),
     _log("atomic, a line too long", "log.inter, line 2: cannot be read as a table: more than the 3 fields", "user_id:token\titem_id:token\ttimestamp:float\n1\t2\t3\t4\n", file="log.inter"),

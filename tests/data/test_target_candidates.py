@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from prefrec.data import PrepareConfig, PreparedData, prepare
-from prefrec.data.candidates import DrawnLists, taken_keys
-from prefrec.data.target_lists import auto_kind, target_lists
+from prefrec.data.candidates import SampledCandidates, pair_keys
+from prefrec.data.target_candidates import auto_kind, target_candidates
 from prefrec.errors import DataError
 from prefrec.evaluation.metrics import expected_hits
 
@@ -91,7 +91,7 @@ def test_the_seed_decides_and_training_rows_keep_uniform_lists(tmp_path: Path) -
 def test_auto_chooses_targets_where_never_sold_items_are_more_common_among_them(tmp_path: Path) -> None:
     data = drifting_shop(tmp_path)
     assert data.protocol["candidates"] == {"kind": "targets", "size": SIZE}
-    assert "negatives are the targets of other rows" in data.protocol["notes"][-1]
+    assert "negatives are the targets of other examples" in data.protocol["notes"][-1]
     assert drifting_shop(tmp_path, split="leave-last-out").protocol["candidates"]["kind"] == "uniform"
     known = np.arange(10) < 8  # a fifth of the catalogue is new
     for new, kind in ((2, "uniform"), (4, "uniform"), (5, "targets")):
@@ -102,7 +102,7 @@ def test_auto_chooses_targets_where_never_sold_items_are_more_common_among_them(
 def test_auto_stays_uniform_where_a_row_has_too_few_targets(tmp_path: Path) -> None:
     few = {"max_validation_rows": 2, "max_test_rows": 2}
     assert drifting_shop(tmp_path, **few).protocol["candidates"]["kind"] == "uniform"
-    with pytest.raises(DataError, match=r"leaves \d items to draw from, but 5 candidates need 4 negatives"):
+    with pytest.raises(DataError, match=r"has only \d unseen items, but 5 candidates need 4 negatives"):
         drifting_shop(tmp_path, candidates={"kind": "targets", "size": SIZE}, **few)
 
 
@@ -110,11 +110,11 @@ def test_a_class_that_is_too_small_joins_the_other() -> None:
     """Three new targets, lists of five: new and known targets stand in one list."""
     users, n_items = pl.Series([f"u{u}" for u in range(60)]), 40
     owners, targets = np.arange(60), np.arange(60) % 23
-    lists = DrawnLists(users, np.ones(n_items), taken_keys((owners, targets), n_items), "test", 0, SIZE)
-    made = target_lists(lists, owners, targets, known=np.arange(n_items) < 20)
+    lists = SampledCandidates(users, np.ones(n_items), pair_keys((owners, targets), n_items), "test", 0, SIZE)
+    made = target_candidates(lists, owners, targets, known=np.arange(n_items) < 20)
     drawn = made(owners, owners, owners, targets)
     assert {len(own) for own in drawn} == {SIZE}
     assert any(min(own) < 20 <= max(own) for own in drawn)
     assert {i for own in drawn for i in own} == set(range(23))
-    apart = target_lists(lists, owners, targets, known=np.arange(n_items) < 12)(owners, owners, owners, targets)
+    apart = target_candidates(lists, owners, targets, known=np.arange(n_items) < 12)(owners, owners, owners, targets)
     assert not any(min(own) < 12 <= max(own) for own in apart)
