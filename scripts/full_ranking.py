@@ -24,7 +24,7 @@ from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, Interval, m
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.score import ask_full, fit_references
+from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.runs.contents import METRICS
 from prefrec_lab.ranks import evaluate_ranks, write_ranks
 
@@ -81,9 +81,9 @@ def measure(name: str, folder: Path) -> None:
     data, section = run.data, run.recipe.evaluate
     entries = [run.entry(n) for n in run.plan.names]
     asked = [*entries, *(less for entry in entries for less in entry.without.values())]
-    references = fit_references(data, section, run.recipe.seed)
+    references = fit_baselines(data, section, run.recipe.seed)
     cache = folder / "predictions/full_catalogue"
-    found = ask_full(data, section, references, asked, cache, seed=run.recipe.seed)
+    found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
     known = set(data.known_interactions(section.split)["item_id"])
     coded = found.with_columns(
         pl.col(c).cast(pl.Categorical).to_physical().cast(pl.String) for c in ("user_id", "target")

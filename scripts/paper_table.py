@@ -21,7 +21,7 @@ from prefrec.errors import DataError
 from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, NoAudit, read_predictions
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.score import ask_full, fit_references
+from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.runs.contents import METRICS
 from prefrec_lab.ranks import evaluate_ranks, write_ranks
 
@@ -81,9 +81,11 @@ def _whole(folder: Path, data: PreparedData) -> pl.DataFrame:
     section = run.recipe.evaluate
     if section.full_rows == 0:
         return read_predictions(folder / "predictions.parquet").clear()
-    references = fit_references(data, section, run.recipe.seed)
+    references = fit_baselines(data, section, run.recipe.seed)
     entries = [run.entry(n) for n in run.plan.names]
-    return ask_full(data, section, references, entries, folder / "predictions/full_catalogue", seed=run.recipe.seed)
+    return predict_full(
+        data, section, references, entries, folder / "predictions/full_catalogue", seed=run.recipe.seed
+    )
 
 
 def _renamed(frame: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:

@@ -53,8 +53,8 @@ class FirstRanker:
         return np.array([[-float(n) for n, _ in enumerate(e.candidates)] for e in examples])
 
 
-def stage(made_of, config, folder, before):
-    return Entry(config.name, made_of.data_key, lambda batch_size: FirstRanker())
+def stage(inputs, config, folder, before):
+    return Entry(config.name, inputs.data_key, lambda batch_size: FirstRanker())
 
 
 KIND = RankerKind(FirstConfig, stage)

@@ -37,10 +37,10 @@ def test_threads_get_what_one_thread_gets(opened, questions, want):
 def test_asyncio_may_hand_questions_to_threads(opened, questions, want):
     rec = opened()
 
-    async def ask_all():
+    async def predict_all():
         return await asyncio.gather(*(asyncio.to_thread(ask, rec) for ask in questions))
 
-    assert asyncio.run(ask_all()) == want
+    assert asyncio.run(predict_all()) == want
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")

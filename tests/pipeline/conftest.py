@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from prefrec.data import PreparedData, prepare
-from prefrec.pipeline.entry import Ingredients, lm_entry
+from prefrec.pipeline.entry import RunInputs, lm_entry
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft
 from tiny_run import ITEMS, RATED
@@ -17,7 +17,7 @@ from tiny_run import recipe as recipe
 def adapter(recipe, data, tmp_path_factory):
     """The folder of an adapter after a few steps of SFT; to be read only."""
     folder = tmp_path_factory.mktemp("sft")
-    return train_sft(Ingredients(data, "", recipe.model, recipe.lora, 0), recipe.sft, folder)
+    return train_sft(RunInputs(data, "", recipe.model, recipe.lora, 0), recipe.sft, folder)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.rankers.reference import TitleTfidfRanker
+from prefrec.rankers.baselines import TitleTfidfRanker
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
 from prefrec.serving.bodies import ExplainRequest, RecommendRequest

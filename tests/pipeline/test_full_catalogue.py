@@ -8,7 +8,7 @@ from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks, whole_catalogue
 from prefrec.data import PrepareConfig, prepare, read_prepared, seen_items, write_prepared
 from prefrec.pipeline.entry import Entry, full_entries
-from prefrec.pipeline.score import ask_full, fit_references
+from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 from tiny_run import ITEMS
 
@@ -48,7 +48,7 @@ def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path
     section = recipe.evaluate.model_copy(update={"rows": 9, "full_rows": 4})
     fast = Entry("fast", "fast", lambda _: RandomRanker(3, "fast"), lambda _: RandomRanker(3, "fast"))
     slow = entries[0]
-    found = ask_full(data, section, fit_references(data, section, 0), [slow, fast], tmp_path, seed=0)
+    found = predict_full(data, section, fit_baselines(data, section, 0), [slow, fast], tmp_path, seed=0)
     rankers = [name for name in UNDATED_BASELINES if name != "random"]
     assert found["ranker"].unique(maintain_order=True).to_list() == [*rankers, slow.name, "fast"]
     counts = dict(found.group_by("ranker").len().iter_rows())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
 from prefrec.lm.items import item_table
-from prefrec.pipeline.entry import Ingredients, lm_ranker
+from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import train_align, train_sft
@@ -44,7 +44,7 @@ def finished(items_recipe, tmp_path_factory):
 def sft(items_recipe, data):
     def run(out, **changes):
         section = SFTSection.model_validate(items_recipe.sft.model_dump() | changes)
-        return train_sft(Ingredients(data, "", items_recipe.model, None, 0), section, out)
+        return train_sft(RunInputs(data, "", items_recipe.model, None, 0), section, out)
 
     return run
 
@@ -139,7 +139,7 @@ def test_interrupted_alignment_ends_with_the_same_weights(
 
     def align(out):
         return train_align(
-            Ingredients(data, "", items_recipe.model, None, 0), section, finished / "sft" / "adapter", out
+            RunInputs(data, "", items_recipe.model, None, 0), section, finished / "sft" / "adapter", out
         )
 
     whole = align(tmp_path / "whole")

@@ -12,7 +12,7 @@ import pytest
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.pipeline import entry, run
-from prefrec.pipeline.entry import Ingredients
+from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
 from prefrec.presets import preset
@@ -53,7 +53,7 @@ def keys_of(path: Path, folder: Path, monkeypatch) -> dict[str, str]:
     monkeypatch.setattr(run, "read_prepared", lambda folder: made_up())
     recipe = shipped_recipe(path)
     data = run.prepare_stage(recipe, folder / "data")
-    plan = Plan(recipe, Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed), folder)
+    plan = Plan(recipe, RunInputs(data, "data", recipe.model, recipe.lora, recipe.seed), folder)
     entries = [plan.entry(name) for name in plan.names]
     keys |= {e.name: e.key for e in entries}
     return keys | {f"{e.name}, whole catalogue": e.full.key for e in entries if e.full and e.full.key != e.key}

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from prefrec.errors import DataError
-from prefrec.pipeline.entry import Ingredients
+from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.run import run_recipe
@@ -73,7 +73,7 @@ def test_validation_rows_are_of_validation_users_after_the_cut(rated):
 def test_a_model_is_aligned(rated_recipe, rated, tmp_path, how):
     changes = {"negatives_from": how, "sampled_negatives": 1, "eval_rows": 4, "eval_steps": 2, "num_negatives": 2}
     section = AlignSection(**RATED | changes)
-    train_align(Ingredients(rated, "", rated_recipe.model, rated_recipe.lora, 0), section, None, tmp_path)
+    train_align(RunInputs(rated, "", rated_recipe.model, rated_recipe.lora, 0), section, None, tmp_path)
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
     assert '"eval_loss"' in (tmp_path / "log.json").read_text()
 
@@ -128,7 +128,7 @@ def test_losses_that_need_ratings_are_told_before_training(rated_recipe, data, r
 @pytest.mark.parametrize("loss", ["mult_dpo", "recpo"])
 def test_a_model_is_aligned_by_ratings(rated_recipe, rated, tmp_path, loss):
     section = AlignSection(**RATED | {"loss": loss, "eval_rows": 4, "eval_steps": 2, "num_negatives": 2})
-    train_align(Ingredients(rated, "", rated_recipe.model, rated_recipe.lora, 0), section, None, tmp_path)
+    train_align(RunInputs(rated, "", rated_recipe.model, rated_recipe.lora, 0), section, None, tmp_path)
     assert '"eval_loss"' in (tmp_path / "log.json").read_text()
 
 

@@ -12,7 +12,7 @@ from prefrec.data import seen_items
 from prefrec.evaluation import FULL_RANKING, metrics_for, paired_difference
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.entry import Entry, lm_ranker
-from prefrec.pipeline.measure import best_reference, comparison_pairs, evaluate_rankers, metrics_json
+from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 
@@ -48,17 +48,17 @@ def test_pairs():
     ]
 
 
-def test_the_best_reference_is_by_ndcg_and_the_first_of_equals():
+def test_the_best_baseline_is_by_ndcg_and_the_first_of_equals():
     def frame(**ranks):
         return pl.concat(pl.DataFrame({"ranker": name, "rank": of, "tied": 0}) for name, of in ranks.items())
 
     ranks = {"one": [1, 40, 40], "two": [2, 3, 3], "three": [3, 2, 3], "model": [1, 1, 1]}
-    assert best_reference(frame(**ranks), ["one", "two", "three"]) == "two"  # HR@1 would have named the first
-    assert best_reference(frame(**ranks), ["three", "two", "one"]) == "two"  # in the order of the table
-    assert best_reference(frame(**ranks), []) is None
+    assert best_baseline(frame(**ranks), ["one", "two", "three"]) == "two"  # HR@1 would have named the first
+    assert best_baseline(frame(**ranks), ["three", "two", "one"]) == "two"  # in the order of the table
+    assert best_baseline(frame(**ranks), []) is None
 
 
-def test_every_model_is_compared_with_the_best_reference(evaluate, entries, others):
+def test_every_model_is_compared_with_the_best_baseline(evaluate, entries, others):
     scores = evaluate([*entries, *others])
     for block, models in (
         (scores.evaluation, ["zero-shot", "sft", "able", "lists only"]),

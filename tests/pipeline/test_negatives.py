@@ -10,7 +10,7 @@ import pytest
 from prefrec.data import frame_to_examples
 from prefrec.errors import ConfigError
 from prefrec.pipeline import negatives
-from prefrec.pipeline.entry import Ingredients, lm_ranker
+from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.negatives import NEGATIVES_FILE, answer_scores, negative_rows
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
@@ -33,8 +33,8 @@ SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 2, "hidden_size": 8
 
 
 @pytest.fixture
-def made_of(recipe, data):
-    return Ingredients(data, "k", recipe.model, recipe.lora, 0)
+def inputs(recipe, data):
+    return RunInputs(data, "k", recipe.model, recipe.lora, 0)
 
 
 def test_the_key_changes_with_what_matters():
@@ -72,61 +72,61 @@ def test_log_q_is_the_log_of_how_often_an_item_is_drawn(data, section, how):
 
 
 @pytest.mark.parametrize("how", ["uniform", "reference"])
-def test_the_policy_chooses_from_a_pool(made_of, section, tmp_path, how):
+def test_the_policy_chooses_from_a_pool(inputs, section, tmp_path, how):
     one = section(negatives_from=how, negatives="policy", negatives_pool=12, num_negatives=3, epochs=2, rows=8)
-    train_align(made_of, one, None, tmp_path)
+    train_align(inputs, one, None, tmp_path)
     kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     assert {len(set(e.candidates)) for e in kept} == {13}
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
-def test_the_share_of_negatives_that_the_user_takes_later_is_printed(made_of, section, tmp_path, capsys):
+def test_the_share_of_negatives_that_the_user_takes_later_is_printed(inputs, section, tmp_path, capsys):
     """The rows of one user, and lists of everything: the rate is that of the items after each target."""
-    made_of = replace(made_of, data=replace(made_of.data, held_out_interactions=None))
-    rows = [e for e in made_of.data.train if e.user_id == made_of.data.train[0].user_id]
-    log = made_of.data.train_interactions
+    inputs = replace(inputs, data=replace(inputs.data, held_out_interactions=None))
+    rows = [e for e in inputs.data.train if e.user_id == inputs.data.train[0].user_id]
+    log = inputs.data.train_interactions
     own = log.filter(pl.col("user_id") == rows[0].user_id)["item_id"].to_list()
-    questions = (*made_of.data.validation, *made_of.data.test)
+    questions = (*inputs.data.validation, *inputs.data.test)
     own += [e.target for e in questions if e.user_id == rows[0].user_id]
-    lists = [replace(e, candidates=tuple(i for i in made_of.data.catalogue.ids if i not in e.history)) for e in rows]
+    lists = [replace(e, candidates=tuple(i for i in inputs.data.catalogue.ids if i not in e.history)) for e in rows]
     later = [[i for i in own[own.index(e.target) + 1 :] if i in e.candidates] for e in lists]
     negatives = sum(len(e.candidates) - 1 for e in lists)
-    assert false_negatives(lists, made_of.data) == pytest.approx(sum(map(len, later)) / negatives)
+    assert false_negatives(lists, inputs.data) == pytest.approx(sum(map(len, later)) / negatives)
     assert sum(map(len, later)) > 0
-    negative_rows(made_of, section(negatives_from="uniform"), made_of.data.train[:9], None, None, tmp_path)
+    negative_rows(inputs, section(negatives_from="uniform"), inputs.data.train[:9], None, None, tmp_path)
     assert "s-dpo: 2.2% of these negatives are items that the user interacts with later" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch", "hard"])
-def test_training_sees_the_lists_that_are_kept(made_of, data, section, tmp_path, how):
+def test_training_sees_the_lists_that_are_kept(inputs, data, section, tmp_path, how):
     plain = training_rows(data, section(), 0)
-    train_align(made_of, section(negatives_from=how), None, tmp_path)
+    train_align(inputs, section(negatives_from=how), None, tmp_path)
     kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     assert [(e.user_id, e.history, e.target) for e in kept] == [(e.user_id, e.history, e.target) for e in plain]
     assert [set(e.candidates) for e in kept] != [set(e.candidates) for e in plain]
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
-def test_damaged_lists_are_drawn_again(made_of, data, section, tmp_path, capsys):
+def test_damaged_lists_are_drawn_again(inputs, data, section, tmp_path, capsys):
     one, rows = section(negatives_from="uniform"), training_rows(data, section(), 0)
-    drawn = negative_rows(made_of, one, rows, None, None, tmp_path)
+    drawn = negative_rows(inputs, one, rows, None, None, tmp_path)
     (tmp_path / NEGATIVES_FILE).write_bytes((tmp_path / NEGATIVES_FILE).read_bytes()[:100])
-    assert negative_rows(made_of, one, rows, None, None, tmp_path) == drawn
+    assert negative_rows(inputs, one, rows, None, None, tmp_path) == drawn
     assert "negatives are drawn again" in " ".join(capsys.readouterr().err.split())
 
 
-def test_lists_grow_to_the_negatives_that_are_asked_for(made_of, data, section, tmp_path):
+def test_lists_grow_to_the_negatives_that_are_asked_for(inputs, data, section, tmp_path):
     longest = max(len(e.candidates) for e in data.train)
     one = section(negatives_from="uniform", num_negatives=longest + 3, rows=4)
-    train_align(made_of, one, None, tmp_path)
+    train_align(inputs, one, None, tmp_path)
     kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     assert [len(set(e.candidates)) for e in kept] == [longest + 4] * 4
 
 
-def test_hard_negatives_score_highest_under_the_start(made_of, recipe, data, section, tmp_path):
+def test_hard_negatives_score_highest_under_the_start(inputs, recipe, data, section, tmp_path):
     """With a pool of everything: no item that the user has not taken scores higher than those in the list."""
     everything = section(negatives_from="hard", negatives_pool=1000, rows=4)
-    train_align(made_of, everything, None, tmp_path)
+    train_align(inputs, everything, None, tmp_path)
     rows = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
     judge = CatalogueRanker(lm_ranker("judge", None, data, recipe.model))
@@ -137,11 +137,11 @@ def test_hard_negatives_score_highest_under_the_start(made_of, recipe, data, sec
         assert {i for _, i in best} == set(e.candidates) - {e.target}
 
 
-def test_an_interrupted_stage_keeps_its_lists(made_of, data, section, tmp_path, monkeypatch):
+def test_an_interrupted_stage_keeps_its_lists(inputs, data, section, tmp_path, monkeypatch):
     one = section(negatives_from="uniform")
-    first = negatives.negative_rows(made_of, one, data.train[:9], None, None, tmp_path)
+    first = negatives.negative_rows(inputs, one, data.train[:9], None, None, tmp_path)
     monkeypatch.setattr(negatives, "redraw_lists", lambda *a, **k: pytest.fail("drawn again"))
-    assert negatives.negative_rows(made_of, one, data.train[:9], None, None, tmp_path) == first
+    assert negatives.negative_rows(inputs, one, data.train[:9], None, None, tmp_path) == first
 
 
 @pytest.mark.parametrize(

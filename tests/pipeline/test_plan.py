@@ -8,7 +8,7 @@ import pytest
 
 from command import prefrec
 from prefrec.errors import ConfigError, DataError
-from prefrec.pipeline.entry import Ingredients
+from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, dump_recipe
@@ -102,8 +102,8 @@ def test_an_alignment_that_went_on_from_another_is_compared_with_that_one(whole,
 
     def planned(**dpo):
         recipe = Recipe.model_validate(raw | {"align": [raw["align"][0] | dpo, raw["align"][1]]})
-        made_of = Ingredients(data, "d", recipe.model, recipe.lora, recipe.seed)
-        return Plan(recipe, made_of, tmp_path).step("s-dpo")
+        inputs = RunInputs(data, "d", recipe.model, recipe.lora, recipe.seed)
+        return Plan(recipe, inputs, tmp_path).step("s-dpo")
 
     step = planned()
     step.folder.mkdir(parents=True)

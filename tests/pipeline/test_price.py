@@ -7,7 +7,7 @@ import pytest
 from prefrec.pipeline import encoders
 from prefrec.pipeline import price as prices
 from prefrec.pipeline.encoders import title_vectors
-from prefrec.pipeline.entry import Ingredients
+from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.price import minutes, price
 from prefrec.pipeline.recipe import Recipe
@@ -26,7 +26,7 @@ def priced(recipe, data, tmp_path, monkeypatch):
         for name, fields in sections.items():
             raw[name] = raw[name] | fields if isinstance(fields, dict) else fields
         made = Recipe.model_validate(raw)
-        return price(Plan(made, Ingredients(data, "", made.model, made.lora, 0), tmp_path / "run"), until)
+        return price(Plan(made, RunInputs(data, "", made.model, made.lora, 0), tmp_path / "run"), until)
 
     return priced
 

@@ -10,7 +10,7 @@ import pytest
 from baselines import UNDATED_BASELINES
 from prefrec import files
 from prefrec.pipeline import score
-from prefrec.pipeline.entry import Ingredients, adapter_key, lm_entry, model_key
+from prefrec.pipeline.entry import RunInputs, adapter_key, lm_entry, model_key
 from prefrec.pipeline.measure import evaluate_rankers
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection, dump_recipe
 from prefrec.rankers.lm import LMRanker
@@ -193,7 +193,7 @@ def test_keys_know_how_items_are_shown(adapter, data, recipe):
     def entries(catalogue, **changes):
         model = recipe.model.model_copy(update=changes)
         some = replace(data, catalogue=catalogue)
-        inputs = Ingredients(some, "data", model, None, 0).inputs()
+        inputs = RunInputs(some, "data", model, None, 0).stage_inputs()
         return [lm_entry("lm", adapter, some, model, i) for i in (None, inputs)]
 
     def keys(*args, **changes):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.lm.packing import pack_passes
-from prefrec.pipeline.entry import Ingredients, lm_ranker
+from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, ItemsSection, SFTSection
 from prefrec.pipeline.train import (
     batch_sizes,
@@ -38,7 +38,7 @@ class PowerCutError(Exception):
 def sft(recipe, data):
     def run(out, *, seed=0, model=None, lora=recipe.lora, start=None, **changes):
         section = SFTSection.model_validate(recipe.sft.model_dump() | changes)
-        return train_sft(Ingredients(data, "", model or recipe.model, lora, seed), section, out, start)
+        return train_sft(RunInputs(data, "", model or recipe.model, lora, seed), section, out, start)
 
     return run
 
@@ -47,7 +47,7 @@ def sft(recipe, data):
 def align(recipe, data):
     def run(out, start=None, *, seed=0, model=None, lora=recipe.lora, **changes):
         section = AlignSection.model_validate(recipe.align[1].model_dump() | changes)
-        return train_align(Ingredients(data, "", model or recipe.model, lora, seed), section, start, out)
+        return train_align(RunInputs(data, "", model or recipe.model, lora, seed), section, start, out)
 
     return run
 

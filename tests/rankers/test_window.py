@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import PrepareConfig, RankingExample, prepare
 from prefrec.evaluation import evaluate
-from prefrec.rankers import WindowCooccurrenceRanker, reference_rankers
+from prefrec.rankers import WindowCooccurrenceRanker, baseline_rankers
 from verdicts import NONE
 
 ITEMS = [f"i{i}" for i in range(8)]
@@ -77,7 +77,7 @@ def test_memory_is_that_of_pairs_that_occur():
 def test_movielens_100k():
     """What the rule reaches on the embedded data: a change of formula or of order would change these digits."""
     data = prepare(PrepareConfig())
-    rankers = reference_rankers(data.train_interactions, data.catalogue, names=["item-kNN", "window co-occurrence"])
+    rankers = baseline_rankers(data.train_interactions, data.catalogue, names=["item-kNN", "window co-occurrence"])
     found = evaluate(rankers, data.test, data.catalogue, generate=False, audit=NONE)
     ndcg = {name: round(of["ndcg@10"].mean, 3) for name, of in found.metrics.items()}
     assert ndcg == {"item-kNN": 0.695, "window co-occurrence": 0.736}

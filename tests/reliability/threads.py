@@ -63,10 +63,10 @@ def ask_together(rec: Recommender, questions: list[Question]) -> list[tuple[int,
     """Let threads ask all questions, each in its own order; return pairs of a question's index and an answer."""
     together = Barrier(THREADS)
 
-    def ask_all(first: int) -> list[tuple[int, Any]]:
+    def predict_all(first: int) -> list[tuple[int, Any]]:
         together.wait()
         order = [(i + 5 * first) % len(questions) for i in range(len(questions))]
         return [(i, questions[i](rec)) for i in order]
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return [answer for some in pool.map(ask_all, range(THREADS)) for answer in some]
+        return [answer for some in pool.map(predict_all, range(THREADS)) for answer in some]

@@ -48,8 +48,8 @@ from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.shortcuts import Lists
 from prefrec.evaluation.verdict import ITEM_ONLY, LEAST_POPULAR, MIN_USERS, REWARDED, Audit, AuditRow
 from prefrec.rankers.base import Ranker
+from prefrec.rankers.baselines import CooccurrenceRanker, PopularityRanker, TitleTfidfRanker
 from prefrec.rankers.item_only import ItemOnlyRanker
-from prefrec.rankers.reference import CooccurrenceRanker, PopularityRanker, TitleTfidfRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
 MIN_LEARN = 20

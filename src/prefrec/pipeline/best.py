@@ -15,8 +15,8 @@ from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import Recipe, reached
-from prefrec.pipeline.score import ask_models, fit_references
-from prefrec.rankers.reference import RandomRanker, servable
+from prefrec.pipeline.score import fit_baselines, predict_entries
+from prefrec.rankers.baselines import RandomRanker, servable
 
 ROWS, SLOW_ROWS = 1000, 300
 """Validation rows that rankers are compared on, and those of them that slow models are asked about."""
@@ -35,7 +35,7 @@ def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Ent
     section = recipe.evaluate.model_copy(update=more)
     values = {
         r.name: _ndcg(predict(r, rows, data.catalogue, generate=False), range(len(rows)), len(rows))
-        for r in fit_references(data, section, recipe.seed)
+        for r in fit_baselines(data, section, recipe.seed)
     }
     places = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
     some = sorted(places[e.user_id, e.history, e.target] for e in data.some("validation", SLOW_ROWS))
@@ -44,7 +44,7 @@ def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Ent
     for at, is_slow in ((list(range(len(rows))), False), (some, True)):
         # A blend with a slow part is as slow.
         own = [e.on_validation for e in asked if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
-        frames = ask_models(data, section, own, [rows[i] for i in at], cache, seed=recipe.seed)
+        frames = predict_entries(data, section, own, [rows[i] for i in at], cache, seed=recipe.seed)
         values |= {e.name: _ndcg(frame, at, len(rows)) for e, frame in zip(own, frames, strict=True)}
     return choose(values) if values else None
 

@@ -19,20 +19,20 @@ from prefrec.pipeline.recipe import LoraSection, ModelSection
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
+from prefrec.rankers.baselines import baseline_rankers
 from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
-from prefrec.rankers.reference import reference_rankers
 from prefrec.runs.stage import stage_key
 
 WEIGHTS = "adapter"
 """Folder of the trained weights inside a stage's folder: an adapter, or a whole model."""
 MADE_WITH = "made_with"
-"""Key in `stage.json` for the inputs of a stage that trains a language model (`Ingredients.inputs`)."""
+"""Key in `stage.json` for the inputs of a stage that trains a language model (`RunInputs.stage_inputs`)."""
 _SHARED = {"data", "seed", "model", "digests", "lora", "start"}
 """Inputs of all language models of a run; the others are settings of their own training."""
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class RunInputs:
     """Data and their key, base model, form of a new adapter (None means all weights are trained), and seed.
 
     `batch_size` is the rows per pass of stages that ask rankers. No result depends on it, so no key does.
@@ -45,7 +45,7 @@ class Ingredients:
     seed: int
     batch_size: int = BATCH_SIZE
 
-    def inputs(self, **more: Any) -> dict[str, Any]:
+    def stage_inputs(self, **more: Any) -> dict[str, Any]:
         """Return what decides the result of a stage made of these and `more`: settings by name, files by digest."""
         model, lora = self.model, self.lora.model_dump() if self.lora else None
         content = {"model": model.decisive(), "digests": model_digests(model, self.data.domain)}
@@ -53,7 +53,7 @@ class Ingredients:
 
     def key(self, **more: Any) -> str:
         """Return the key of a stage made of these and `more`."""
-        return stage_key(**by_content(self.inputs(**more)))
+        return stage_key(**by_content(self.stage_inputs(**more)))
 
 
 def by_content(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Entry:
         weights: folder of the trained weights; None: nothing was trained.
         model: settings of the base, for a language model (zero-shot, SFT, alignments), else None. Its prompt shows
             the titles that it scores.
-        inputs: of the stage that trained a language model (`Ingredients.inputs`).
+        inputs: of the stage that trained a language model (`RunInputs.stage_inputs`).
         make: trains the ranker, or chooses what it needs, and writes it to the folder of its stage; None: there is
             nothing to make. It is called in a run, once for each key.
         is_slow: whole catalogues take it minutes, because it reads titles one by one. It is asked about the unseen
@@ -168,14 +168,14 @@ def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection,
     return LMRanker(name, lm, encoder.tokenizer, data.catalogue, template, **settings)
 
 
-def reference_entry(made_of: Ingredients, name: str) -> Entry:
+def baseline_entry(inputs: RunInputs, name: str) -> Entry:
     """Return a baseline, such as popularity."""
-    data, seed = made_of.data, made_of.seed
+    data, seed = inputs.data, inputs.seed
 
     def load(batch_size: int) -> Ranker:
-        return reference_rankers(data.train_interactions, data.catalogue, seed, [name], data.validation)[0]
+        return baseline_rankers(data.train_interactions, data.catalogue, seed, [name], data.validation)[0]
 
-    return Entry(name, stage_key(reference=name, data=made_of.data_key, seed=seed), load, load)
+    return Entry(name, stage_key(reference=name, data=inputs.data_key, seed=seed), load, load)
 
 
 def adapter_key(weights: Path | None, data: PreparedData) -> str:

@@ -24,7 +24,7 @@ from prefrec.evaluation.predictions import judge_substrings, ranks_of
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import EvaluateSection
-from prefrec.pipeline.score import ask_all, ask_full, fit_references
+from prefrec.pipeline.score import fit_baselines, predict_all, predict_full
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,20 @@ def evaluate_rankers(
     seed: int,
     audit: Audit | None = None,
 ) -> Scores:
-    """Ask the reference rankers and every entry (`ask_all`), and compare them (`comparison_pairs`).
+    """Ask the reference rankers and every entry (`predict_all`), and compare them (`comparison_pairs`).
 
     `audit` is that of the lists under test; None: it is made first.
     """
     audit = audit or audit_under_test(data, section, seed)
-    references = fit_references(data, section, seed)
-    predictions = ask_all(data, section, references, entries, cache, seed=seed)
+    references = fit_baselines(data, section, seed)
+    predictions = predict_all(data, section, references, entries, cache, seed=seed)
     # The main block has no text: only some rows have one, and they are measured in a block of their own.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
     full, beyond = None, dict[str, dict[str, float]]()
     if section.full_rows != 0:
         asked = [*entries, *(less for entry in entries for less in entry.without.values())]
-        answers = ask_full(data, section, references, asked, cache / "full_catalogue", seed=seed)
+        answers = predict_full(data, section, references, asked, cache / "full_catalogue", seed=seed)
         full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
@@ -87,7 +87,7 @@ def comparison_pairs(lms: Sequence[str], models: Sequence[str], best: str | None
     return chain + [(name, best) for name in models if best is not None]
 
 
-def best_reference(predictions: pl.DataFrame, references: Sequence[str]) -> str | None:
+def best_baseline(predictions: pl.DataFrame, references: Sequence[str]) -> str | None:
     """Return the first baseline with the highest mean NDCG@10; None if there are no baselines."""
     ndcg = metrics_for([10])["ndcg@10"]
     names = [n for n in predictions["ranker"].unique(maintain_order=True) if n in references]
@@ -106,7 +106,7 @@ def _measure(
 ) -> Evaluation:
     """Return metrics, and the comparisons of `comparison_pairs` and of blends with those without a part."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
-    best = best_reference(predictions, section.references)
+    best = best_baseline(predictions, section.references)
     lms = [e.name for e in entries if e.model and e.name in names]
     less = {part.name: entry.name for entry in entries for part in entry.without.values()}
     compare = comparison_pairs(lms, [n for n in names if n not in (*section.references, *less)], best)

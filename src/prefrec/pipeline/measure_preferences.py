@@ -34,7 +34,7 @@ from prefrec.evaluation.preferences import (
 from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe
-from prefrec.pipeline.score import ask_models
+from prefrec.pipeline.score import predict_entries
 from prefrec.rankers import PopularityRanker
 from prefrec.rankers.matrices import pad_scores
 
@@ -160,7 +160,7 @@ def _ask(
     examples = [q.example() for q in asked]
     swapped = swapped_histories([e for e, p in zip(examples, parts, strict=True) if p == recipe.evaluate.split])
     silent = recipe.evaluate.model_copy(update={"generate_rows": 0})
-    frames = ask_models(data, silent, models, [*examples, *swapped], cache, seed=recipe.seed)
+    frames = predict_entries(data, silent, models, [*examples, *swapped], cache, seed=recipe.seed)
     said = {e.name: _padded(f["scores"].to_list()) for e, f in zip(models, frames, strict=True)}
     signs = _padded([[1.0 if liked else -1.0 for liked in q.liked] for q in asked])
     learn, (n, width), tested = data.train_interactions, signs.shape, parts == recipe.evaluate.split

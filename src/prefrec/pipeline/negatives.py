@@ -22,7 +22,7 @@ from prefrec.data.readers import UNREADABLE, read_parquet
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_whole
 from prefrec.losses import find_loss, takes
-from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
+from prefrec.pipeline.entry import Entry, RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.lm import BATCH_SIZE
@@ -33,7 +33,7 @@ NEGATIVES_FILE = "negatives.parquet"
 
 
 def negative_rows(
-    made_of: Ingredients,
+    inputs: RunInputs,
     section: AlignSection,
     rows: Sequence[RankingExample],
     start: Path | None,
@@ -48,7 +48,7 @@ def negative_rows(
     """
     if section.drawn_from is None:
         return list(rows)
-    rows = rows_with_room(rows, made_of.data, section)
+    rows = rows_with_room(rows, inputs.data, section)
     path = out / NEGATIVES_FILE
     kept = processes.from_first(_kept(path) if processes.is_first() else None)
     if kept is not None:
@@ -58,14 +58,14 @@ def negative_rows(
     if miner is not None:
         chooser = miner.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):
-        lm = CatalogueRanker(lm_ranker("negatives", start, made_of.data, made_of.model))
+        lm = CatalogueRanker(lm_ranker("negatives", start, inputs.data, inputs.model))
         chooser, sampler = lm.score, lm.sample
     # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
     if section.drawn_from != "reference":
         size = max([size, *(len(e.candidates) for e in rows)])
-    settings: Any = {"seed": made_of.seed, "size": size, "pool": section.negatives_pool}
-    drawn = redraw_lists(rows, made_of.data, section.drawn_from, judge=chooser, sampler=sampler, **settings)
-    share = false_negatives(drawn, made_of.data)
+    settings: Any = {"seed": inputs.seed, "size": size, "pool": section.negatives_pool}
+    drawn = redraw_lists(rows, inputs.data, section.drawn_from, judge=chooser, sampler=sampler, **settings)
+    share = false_negatives(drawn, inputs.data)
     say(f"{section.name}: {share:.1%} of these negatives are items that the user interacts with later")
     if processes.is_first():
         out.mkdir(parents=True, exist_ok=True)

@@ -13,11 +13,11 @@ from pydantic import BaseModel
 
 from prefrec.console import say
 from prefrec.errors import ConfigError, DataError, did_you_mean
-from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, Ingredients, by_content, lm_entry, reference_entry
+from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, RunInputs, baseline_entry, by_content, lm_entry
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import (
+    BASELINES,
     RANKERS,
-    REFERENCE_RANKERS,
     SFT,
     ZERO_SHOT,
     AlignSection,
@@ -84,7 +84,7 @@ class Plan:
     """
 
     recipe: Recipe
-    made_of: Ingredients
+    inputs: RunInputs
     folder: Path
     start: Entry | None = None
     known: Mapping[str, Entry] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Plan:
 
     def with_known(self, rankers: Mapping[str, Entry]) -> Plan:
         """Return the plan in which these rankers stand for its own."""
-        return Plan(self.recipe, self.made_of, self.folder, self.start, rankers)
+        return Plan(self.recipe, self.inputs, self.folder, self.start, rankers)
 
     def run(self, until: str = RANKERS) -> list[Entry]:
         """Make a stage, or those of the section `until`, and all that they need; return their rankers."""
@@ -111,7 +111,7 @@ class Plan:
 
         Raise DataError if it is missing or damaged, ConfigError if it was made with another recipe.
         """
-        if name in self.known or name in REFERENCE_RANKERS:
+        if name in self.known or name in BASELINES:
             return self.entry(name)
         if name not in self.names:
             raise self._missing(name)
@@ -141,24 +141,24 @@ class Plan:
         """Return the ranker of this name, made or not: a known one, that of a stage, or a baseline."""
         if name in self.known:
             return self.known[name]
-        return self.step(name).entry if name in self.names else reference_entry(self.made_of, name)
+        return self.step(name).entry if name in self.names else baseline_entry(self.inputs, name)
 
     def _plan(self, name: str) -> Step:
-        recipe, made_of, needs = self.recipe, self.made_of, self.recipe.needs[name]
+        recipe, inputs, needs = self.recipe, self.inputs, self.recipe.needs[name]
         folder = stage_folder(recipe, self.folder, name)
         if name == ZERO_SHOT:
-            return Step(lm_entry(name, None, made_of.data, recipe.model), folder)
+            return Step(lm_entry(name, None, inputs.data, recipe.model), folder)
         if name == SFT and recipe.sft:
-            start = self.start or start_entry(recipe, made_of.data, self.folder)
-            return sft_step(made_of, recipe.sft, folder, start)
+            start = self.start or start_entry(recipe, inputs.data, self.folder)
+            return sft_step(inputs, recipe.sft, folder, start)
         if section := next((a for a in recipe.align if a.name == name), None):
             first = section.start or (SFT if recipe.sft else None)
             start, miner = (self.entry(n) if n else None for n in (first, section.miner))
-            step = align_step(made_of, section, folder, start or self.start, miner, self.folder / REFERENCES)
+            step = align_step(inputs, section, folder, start or self.start, miner, self.folder / REFERENCES)
             return replace(step, needs=needs)
         config = next(r for r in recipe.rankers if r.name == name)
         kind = ranker_kind(config.kind)
-        entry = kind.entry(made_of, config, folder, {need: self.entry(need) for need in needs})
+        entry = kind.entry(inputs, config, folder, {need: self.entry(need) for need in needs})
         return Step(entry, folder, config.kind, config, needs, kind.asks)
 
     def _check(self, step: Step) -> None:
@@ -179,8 +179,8 @@ class Plan:
 
     def _missing(self, name: str) -> DataError:
         there = [n for n in self.names if not self.step(n).entry.make or read_state(self.step(n).folder)]
-        known = f"there are {', '.join(there) or 'none'}; baselines: {', '.join(REFERENCE_RANKERS)}"
-        near = did_you_mean(name, [*there, *REFERENCE_RANKERS])
+        known = f"there are {', '.join(there) or 'none'}; baselines: {', '.join(BASELINES)}"
+        near = did_you_mean(name, [*there, *BASELINES])
         return DataError(f"{self.folder}: no trained model {name!r}; {known}{near}")
 
 
@@ -196,15 +196,15 @@ def stage_folder(recipe: Recipe, folder: Path, name: str) -> Path:
     return folder / SFT if name == SFT else folder / section / name
 
 
-def sft_step(made_of: Ingredients, section: SFTSection, out: Path, start: Entry | None = None) -> Step:
+def sft_step(inputs: RunInputs, section: SFTSection, out: Path, start: Entry | None = None) -> Step:
     """Return SFT in the folder `out`, from the weights of `start` or from the base."""
-    train = partial(train_sft, made_of, section, out, start.weights if start else None)
-    entry = _trained(made_of, SFT, out, start, {SFT: section.decisive()})
+    train = partial(train_sft, inputs, section, out, start.weights if start else None)
+    entry = _trained(inputs, SFT, out, start, {SFT: section.decisive()})
     return Step(replace(entry, make=train), out, SFT, section)
 
 
 def align_step(
-    made_of: Ingredients,
+    inputs: RunInputs,
     section: AlignSection,
     out: Path,
     start: Entry | None = None,
@@ -217,16 +217,16 @@ def align_step(
     `references`, which alignments can share, or to `out`.
     """
     weights = start.weights if start else None
-    train = partial(train_align, made_of, section, weights, out, miner=miner, references=references)
+    train = partial(train_align, inputs, section, weights, out, miner=miner, references=references)
     own = {f"{ALIGN}.{section.name}": section.decisive()} | ({f"{RANKERS}.{miner.name}": miner.key} if miner else {})
-    entry = _trained(made_of, section.name, out, start, own)
+    entry = _trained(inputs, section.name, out, start, own)
     return Step(replace(entry, make=train), out, ALIGN, section)
 
 
-def _trained(made_of: Ingredients, name: str, out: Path, start: Entry | None, own: dict[str, Any]) -> Entry:
+def _trained(inputs: RunInputs, name: str, out: Path, start: Entry | None, own: dict[str, Any]) -> Entry:
     # With the start's own settings a change of them can be told by name.
     earlier = {"start": start.key, **start.settings} if start else {}
-    return lm_entry(name, out / WEIGHTS, made_of.data, made_of.model, made_of.inputs(**earlier | own))
+    return lm_entry(name, out / WEIGHTS, inputs.data, inputs.model, inputs.stage_inputs(**earlier | own))
 
 
 def make_once(

@@ -115,7 +115,7 @@ def price(plan: Plan, until: str = "report") -> Price | None:
 
 
 def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
-    recipe, data = plan.recipe, plan.made_of.data
+    recipe, data = plan.recipe, plan.inputs.data
     check_name(recipe.model.name)
     sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
     costs: list[Cost] = []

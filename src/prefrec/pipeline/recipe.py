@@ -36,12 +36,12 @@ from prefrec.training.datasets import NegativesDrawn
 from prefrec.training.negatives import DrawnFrom
 from prefrec.training.section import MOST_EPOCHS, RowsSection
 
-ReferenceName = Literal[
+BaselineName = Literal[
     "random", "popularity", "popularity of 30 days", "popularity of 90 days", "popularity of 365 days",
     "newest first", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF", "transition graph",
     "item only",
 ]  # fmt: skip
-REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 SEED = 0
 """Default seed of a run."""
 ZERO_SHOT, SFT, RANKERS = "zero-shot", "sft", "rankers"
@@ -349,7 +349,7 @@ class EvaluateSection(Section):
     )
     batch_size: int = Field(BATCH_SIZE, ge=1, description="Examples per pass.")
     zero_shot: bool = Field(True, description="Also evaluate the model before training.")
-    references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Baselines of the table.")
+    references: list[BaselineName] = Field(list(BASELINES), description="Baselines of the table.")
     ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs K of HR@K and NDCG@K.")
     on_leak: Literal["warn", "stop"] = Field(
         "warn",
@@ -400,7 +400,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         names = {"align": [a.name for a in self.align], RANKERS: [r.name for r in self.rankers]}
-        taken = {*REFERENCE_RANKERS, ZERO_SHOT, SFT}
+        taken = {*BASELINES, ZERO_SHOT, SFT}
         for section in names:
             for name in names[section]:
                 if name in taken:
@@ -429,7 +429,7 @@ class Recipe(Section):
             kind = ranker_kind(ranker.kind)
             for field, needed in kind.needs(ranker).items():
                 for name in needed:
-                    check_known(f"rankers.{ranker.name}.{field}", name, [*REFERENCE_RANKERS, *before])
+                    check_known(f"rankers.{ranker.name}.{field}", name, [*BASELINES, *before])
             kind.check_recipe(ranker, self, before)
             before.append(ranker.name)
         for align in self.align:

@@ -20,7 +20,7 @@ from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.checks import check_rows, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.encoders import shown_items
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.measure import evaluate_rankers, metrics_json
 from prefrec.pipeline.measure_preferences import run_preferences
 from prefrec.pipeline.plan import ALIGN, Plan, differences, make_once, stage_folder, stage_names, why_due
@@ -74,7 +74,7 @@ def run_recipe(
         cost = price(plan, until) if is_first() else None
         if cost and cost.seconds >= TOLD_S:
             say(escape(str(cost)))
-        key = plan.made_of.data_key
+        key = plan.inputs.data_key
         audit = audit_under_test(data, recipe.evaluate, recipe.seed, key=key, folder=folder) if measured else None
         entries = plan.run(RANKERS if measured else until)
         if measured:
@@ -136,7 +136,7 @@ def _check_until(recipe: Recipe, until: str) -> None:
 def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:
     """Return the plan of a run on its prepared data, which `folder` holds."""
     key, size = prepared_digest(folder / "data"), recipe.evaluate.batch_size
-    return Plan(recipe, Ingredients(data, key, recipe.model, recipe.lora, recipe.seed, size), folder)
+    return Plan(recipe, RunInputs(data, key, recipe.model, recipe.lora, recipe.seed, size), folder)
 
 
 def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:

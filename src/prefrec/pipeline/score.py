@@ -18,18 +18,18 @@ from prefrec.files import keep, kept_key
 from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
-from prefrec.rankers.reference import RandomRanker, reference_rankers
+from prefrec.rankers.baselines import RandomRanker, baseline_rankers
 from prefrec.runs.stage import stage_key
 
 
-def fit_references(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
+def fit_baselines(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
     """Return the section's reference rankers, fitted; `window co-occurrence` takes seconds to choose its settings."""
-    return reference_rankers(
+    return baseline_rankers(
         data.known_interactions(section.split), data.catalogue, seed, section.references, data.validation
     )
 
 
-def ask_all(
+def predict_all(
     data: PreparedData,
     section: EvaluateSection,
     references: Sequence[Ranker],
@@ -38,7 +38,7 @@ def ask_all(
     *,
     seed: int,
 ) -> pl.DataFrame:
-    """Return predictions of the reference rankers, then of each entry (`ask_models`), on the lists under test.
+    """Return predictions of the reference rankers, then of each entry (`predict_entries`), on the lists under test.
 
     Raise ConfigError if two rankers share a name, DataError if there are no rows.
     """
@@ -47,7 +47,7 @@ def ask_all(
     if not rows:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
     frames = [predict(r, rows, data.catalogue, generate=False) for r in references]
-    return pl.concat([*frames, *ask_models(data, section, entries, rows, cache, seed=seed)])
+    return pl.concat([*frames, *predict_entries(data, section, entries, rows, cache, seed=seed)])
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -56,7 +56,7 @@ def check_names(names: Sequence[str]) -> None:
         raise ConfigError(f"each ranker needs its own name, got {', '.join(names)}")
 
 
-def ask_full(
+def predict_full(
     data: PreparedData,
     section: EvaluateSection,
     references: Sequence[Ranker],
@@ -85,13 +85,13 @@ def ask_full(
     for is_slow, at in places.items():
         own = [e for e in asked if e.is_slow == is_slow]
         taken = [seen[i] for i in at]
-        for answers in ask_models(data, section, own, [rows[i] for i in at], cache, seed=seed, seen=taken):
+        for answers in predict_entries(data, section, own, [rows[i] for i in at], cache, seed=seed, seen=taken):
             numbers = pl.Series("row", at, pl.UInt32)
             frames[answers["ranker"][0]] = answers.sort("row").with_columns(numbers)
     return pl.concat(frames.values())
 
 
-def ask_models(
+def predict_entries(
     data: PreparedData,
     section: EvaluateSection,
     entries: Sequence[Entry],

@@ -26,7 +26,7 @@ from prefrec.lm.models import default_device, resolve_dtype
 from prefrec.lm.packing import tokens_of
 from prefrec.losses import OPTIONS
 from prefrec.pipeline.encoders import Encoder, fit_items, item_vectors, prompt_encoder, shows_candidates
-from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
+from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
 from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows, negative_rows
 from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection
 from prefrec.processes import from_first
@@ -50,12 +50,12 @@ SOME = 64
 """Rows whose tokens are counted for the size of a pass."""
 
 
-def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path | None = None) -> Path:
+def train_sft(inputs: RunInputs, section: SFTSection, out: Path, start: Path | None = None) -> Path:
     """Fine-tune a model on the items that users took; return the folder of the weights.
 
     Training resumes from the newest checkpoint in `out`, or begins at the weights `start` or (None) the base.
     """
-    data, model, seed = made_of.data, made_of.model, made_of.seed
+    data, model, seed = inputs.data, inputs.model, inputs.seed
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
     rows: training.ChoiceDataset | training.TrajectoryDataset
@@ -82,7 +82,7 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
     held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, answers)) if questions else None
     if held_out is not None:
         held_out.encoded_by(encoder, catalogue_softmax(data, model, encoder, data.catalogue.ids))
-    base = load_start(made_of, start)
+    base = load_start(inputs, start)
     trainer = training.SFTTrainer(
         base,
         training.SFTConfig(
@@ -93,7 +93,7 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
         train_dataset=rows,
         eval_dataset=held_out,
         processing_class=encoder.tokenizer,
-        peft_config=new_adapter(made_of.lora, start),
+        peft_config=new_adapter(inputs.lora, start),
     )
     if held_out is not None:
         trainer.add_callback(KeepBest(trainer, section.patience))
@@ -101,7 +101,7 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
 
 
 def train_align(
-    made_of: Ingredients,
+    inputs: RunInputs,
     section: AlignSection,
     start: Path | None,
     out: Path,
@@ -115,10 +115,10 @@ def train_align(
     are also the reference. Its log-probabilities go to the folder `references`, which alignments can share, or to
     `out`. `miner` is the ranker that chooses the negatives, if the section names one.
     """
-    data, model, seed = made_of.data, made_of.model, made_of.seed
+    data, model, seed = inputs.data, inputs.model, inputs.seed
     rows = training_rows(data, section, seed)
     tell_fewer(out.name, section, len(rows))
-    rows = negative_rows(made_of, section, rows, start, miner, out)
+    rows = negative_rows(inputs, section, rows, start, miner, out)
     groups = training.trajectories(rows) if is_by_piece(data, section) else None
     # After the draws, which a resumed stage does not repeat: both must train with the same random numbers.
     set_seed(seed)
@@ -140,7 +140,7 @@ def train_align(
         ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
     often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
-    base, preferences = load_start(made_of, start), dataset(rows)
+    base, preferences = load_start(inputs, start), dataset(rows)
     config = training.SoftmaxDPOConfig(
         **training_arguments(section, model, out, seed, often) | batch_sizes(section, base, preferences),
         **section.model_dump(include={"beta", *OPTIONS, *_ALIGN_ALONE}),
@@ -154,7 +154,7 @@ def train_align(
         train_dataset=preferences,
         eval_dataset=dataset(validation_rows(data, section, seed), held_out=True) if section.eval_rows else None,
         processing_class=encoder.tokenizer,
-        peft_config=new_adapter(made_of.lora, start),
+        peft_config=new_adapter(inputs.lora, start),
     )
     if section.load_best_model_at_end:
         trainer.add_callback(KeepBest(trainer))
@@ -260,16 +260,16 @@ def tell_fewer(name: str, section: TrainSection, count: int) -> None:
         say(f"{name}: {count} examples instead of {section.rows}: there are no more{after}")
 
 
-def load_start(made_of: Ingredients, start: Path | None) -> Any:
+def load_start(inputs: RunInputs, start: Path | None) -> Any:
     """Return the model that a stage trains: the base, or the weights of an earlier stage."""
-    model = made_of.model
+    model = inputs.model
     # If all weights are trained they stay in float32, and the trainer's autocast computes in the model's dtype.
-    dtype = model.dtype if made_of.lora is not None else "float32"
+    dtype = model.dtype if inputs.lora is not None else "float32"
     loaded: Any = load_weights(model.name, start, is_trainable=True, **model.loading() | {"dtype": dtype})
     if model.answers == "items":
-        table = fit_items(loaded, made_of.data, model)
+        table = fit_items(loaded, inputs.data, model)
         if table is None:
-            table = add_items(loaded, made_of.data.catalogue.ids, item_vectors(made_of.data, model))
+            table = add_items(loaded, inputs.data.catalogue.ids, item_vectors(inputs.data, model))
         table.vector_dropout, table.dropout.p = model.items.vector_dropout, model.items.dropout
     return loaded
 

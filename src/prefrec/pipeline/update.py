@@ -17,7 +17,7 @@ from prefrec.evaluation import NoAudit, evaluate_predictions
 from prefrec.files import content_digest
 from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, lm_entry, loaded_once
 from prefrec.pipeline.recipe import SFT, Recipe, UpdateSection, load_recipe
-from prefrec.pipeline.score import ask_models
+from prefrec.pipeline.score import predict_entries
 from prefrec.runs.stage import check_whole, read_state
 
 GROUPS = {
@@ -72,7 +72,7 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
     measured = {}
     for group, rows in groups.items():
         if rows:
-            answers = pl.concat(ask_models(data, section, models, rows, cache / group, seed=recipe.seed))
+            answers = pl.concat(predict_entries(data, section, models, rows, cache / group, seed=recipe.seed))
             pair = [(after.name, models[0].name)]
             evaluation = evaluate_predictions(answers, audit=NO_AUDIT, ks=section.ks, compare=pair)
             measured[group] = evaluation.to_json()

@@ -7,15 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from prefrec.rankers.base import FittedRanker, GeneratingRanker, Ranker
-from prefrec.rankers.matrices import pad_scores
-from prefrec.rankers.reference import (
+from prefrec.rankers.baselines import (
     CooccurrenceRanker,
     ItemKNNRanker,
     PopularityRanker,
     RandomRanker,
     TitleTfidfRanker,
-    reference_rankers,
+    baseline_rankers,
 )
+from prefrec.rankers.matrices import pad_scores
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ __all__ = [
     "Recommendation",
     "TitleTfidfRanker",
     "WindowCooccurrenceRanker",
+    "baseline_rankers",
     "load_lm",
     "pad_scores",
-    "reference_rankers",
 ]
 
 

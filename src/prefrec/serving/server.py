@@ -28,7 +28,7 @@ from prefrec.pipeline.entry import as_ranker, loaded_once
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
-from prefrec.rankers.reference import servable
+from prefrec.rankers.baselines import servable
 from prefrec.serving.app import Settings, check_key, create_app
 from prefrec.serving.batcher import RETRY_AFTER
 from prefrec.serving.engine import Engine

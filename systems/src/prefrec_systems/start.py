@@ -8,21 +8,19 @@ from typing import Any
 
 from pydantic import Field
 
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.recipe import Recipe
 
 START: Any = Field(None, description="Earlier language model to start from, such as sft; default: the bare base.")
 
 
-def from_start(
-    made_of: Ingredients, start: str | None, before: Mapping[str, Entry]
-) -> tuple[Ingredients, Entry | None]:
+def from_start(inputs: RunInputs, start: str | None, before: Mapping[str, Entry]) -> tuple[RunInputs, Entry | None]:
     """Return the ingredients with the weights of `start` as their base, and its entry; as they are if it is None."""
     if start is None:
-        return made_of, None
+        return inputs, None
     entry = before[start]
     whole = {"name": str(entry.weights), "layers": None, "random_weights": False}
-    return replace(made_of, model=made_of.model.model_copy(update=whole)), entry
+    return replace(inputs, model=inputs.model.model_copy(update=whole)), entry
 
 
 def start_key(entry: Entry | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ import torch
 
 from prefrec.data import prepare
 from prefrec.files import read_json
-from prefrec.pipeline.entry import Ingredients
+from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft
@@ -153,7 +153,7 @@ def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, 
     told = [n for n in summary["notes"] if "there are no more" in n]
     assert told == ["S-DPO of the model “updated” takes 11 rows, not 16: there are no more."]
     start = of[BEFORE] / "align" / "s-dpo" / "adapter"
-    twin = train_sft(Ingredients(parts.new, "", recipe.model, recipe.lora, 0), recipe.sft, tmp_path, start)
+    twin = train_sft(RunInputs(parts.new, "", recipe.model, recipe.lora, 0), recipe.sft, tmp_path, start)
     found, expected = (adapter_weights(p) for p in (of[UPDATED] / "sft" / "adapter", twin))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

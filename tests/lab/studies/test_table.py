@@ -9,7 +9,7 @@ from baselines import UNDATED_BASELINES
 from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
+from prefrec.pipeline.recipe import BASELINES, Recipe
 from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec_lab.studies.measure import Measured
 from prefrec_lab.studies.table import TABLE, built_on, ranking_facts, seconds_of
@@ -19,7 +19,7 @@ from verdicts import NONE
 
 @pytest.fixture(scope="module")
 def summary(base, place):
-    every = {"zero_shot": True, "references": list(REFERENCE_RANKERS)}
+    every = {"zero_shot": True, "references": list(BASELINES)}
     raw = base.model_dump(mode="json")
     return carry_out(TABLE, Recipe.model_validate(raw | {"evaluate": raw["evaluate"] | every}), [0], place)
 

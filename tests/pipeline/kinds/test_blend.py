@@ -10,7 +10,7 @@ import pytest
 from prefrec.data import RankingExample, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.checks import check_rows
-from prefrec.pipeline.entry import Entry, Ingredients, lm_entry, reference_entry
+from prefrec.pipeline.entry import Entry, RunInputs, baseline_entry, lm_entry
 from prefrec.pipeline.kinds.blend import (
     LateRanker,
     LearntItems,
@@ -21,8 +21,8 @@ from prefrec.pipeline.kinds.blend import (
 )
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.blend import BlendConfig, RerankedBlend, Weights
-from prefrec.rankers.reference import PopularityRanker
 
 PARTS = ["title TF-IDF", "window co-occurrence", "zero-shot"]
 
@@ -58,34 +58,34 @@ def test_the_table_says_what_each_part_adds(finished):
 
 
 def test_nothing_is_learnt_again_until_something_changes(finished, recipe):
-    made_of = _made_of(finished, recipe)
-    before = {n: reference_entry(made_of, n) for n in PARTS[:2]}
-    entry = blend_entry(made_of, BlendConfig(parts=PARTS[:2]), finished / "x", before)
-    again = blend_entry(made_of, BlendConfig(parts=PARTS[:2], name="other"), finished / "y", before)
-    fewer = blend_entry(made_of, BlendConfig(parts=PARTS[:1]), finished / "x", before)
+    inputs = _inputs(finished, recipe)
+    before = {n: baseline_entry(inputs, n) for n in PARTS[:2]}
+    entry = blend_entry(inputs, BlendConfig(parts=PARTS[:2]), finished / "x", before)
+    again = blend_entry(inputs, BlendConfig(parts=PARTS[:2], name="other"), finished / "y", before)
+    fewer = blend_entry(inputs, BlendConfig(parts=PARTS[:1]), finished / "x", before)
     assert entry.key == again.key != fewer.key
 
 
-def _made_of(folder, recipe):
-    return Ingredients(read_prepared(folder / "data"), "key", recipe.model, recipe.lora, 0, 4)
+def _inputs(folder, recipe):
+    return RunInputs(read_prepared(folder / "data"), "key", recipe.model, recipe.lora, 0, 4)
 
 
 def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
-    made_of = _made_of(finished, recipe)
-    before = {n: reference_entry(made_of, n) for n in PARTS[:2]}
-    before["zero-shot"] = lm_entry("zero-shot", None, made_of.data, recipe.model)
-    ranker = blend_entry(made_of, BlendConfig(parts=PARTS), finished / "rankers/blend", before).load(4)
+    inputs = _inputs(finished, recipe)
+    before = {n: baseline_entry(inputs, n) for n in PARTS[:2]}
+    before["zero-shot"] = lm_entry("zero-shot", None, inputs.data, recipe.model)
+    ranker = blend_entry(inputs, BlendConfig(parts=PARTS), finished / "rankers/blend", before).load(4)
     assert isinstance(ranker, RerankedBlend)
     assert [model.name for model in ranker.models] == ["zero-shot"]
-    scores = ranker.score(made_of.data.test[:3])
+    scores = ranker.score(inputs.data.test[:3])
     assert np.isfinite(scores).all()
 
 
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
-    made_of = _made_of(finished, recipe)
-    before = {"popularity": reference_entry(made_of, "popularity"), "lists": Entry("lists", "k", lambda size: None)}
+    inputs = _inputs(finished, recipe)
+    before = {"popularity": baseline_entry(inputs, "popularity"), "lists": Entry("lists", "k", lambda size: None)}
     with pytest.raises(ConfigError, match=r"rankers\.blend\.parts: lists cannot rank the full catalogue"):
-        blend_entry(made_of, BlendConfig(parts=["popularity", "lists"]), finished / "x", before)
+        blend_entry(inputs, BlendConfig(parts=["popularity", "lists"]), finished / "x", before)
 
 
 def test_data_without_validation_rows_are_refused(finished, recipe):

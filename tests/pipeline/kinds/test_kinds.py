@@ -40,12 +40,12 @@ class ShorterRanker:
 def seen(monkeypatch) -> dict[str, list]:
     seen: dict[str, list] = {"before": [], "asked": []}
 
-    def entry(made_of, config, folder, before):
+    def entry(inputs, config, folder, before):
         seen["before"].append(list(before))
         return Entry(
             config.name,
-            made_of.key(shorter=config.model_dump()),
-            lambda _: ShorterRanker(config.name, config.weight, made_of.data.catalogue, seen["asked"]),
+            inputs.key(shorter=config.model_dump()),
+            lambda _: ShorterRanker(config.name, config.weight, inputs.data.catalogue, seen["asked"]),
         )
 
     monkeypatch.setitem(KINDS, "shorter", RankerKind(Shorter, entry, lambda config: {"after": config.after}))

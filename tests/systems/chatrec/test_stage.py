@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from prefrec.data import prepare
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.entry import Ingredients, lm_entry, reference_entry
+from prefrec.pipeline.entry import RunInputs, baseline_entry, lm_entry
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
@@ -99,11 +99,11 @@ def _other_keys(recipe: Recipe, changes: dict, data, folder) -> set[str]:
 
 
 def _keys(recipe: Recipe, data, folder) -> dict[str, str]:
-    made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
+    inputs = RunInputs(data, "data", recipe.model, recipe.lora, recipe.seed)
     before = {"zero-shot": lm_entry("zero-shot", None, data, recipe.model)}
-    before |= {"item-kNN": reference_entry(made_of, "item-kNN")}
+    before |= {"item-kNN": baseline_entry(inputs, "item-kNN")}
     stages = zip(KINDS, recipe.rankers, strict=True)
-    return {kind: ranker_kind(c.kind).entry(made_of, c, folder / c.name, before).key for kind, c in stages}
+    return {kind: ranker_kind(c.kind).entry(inputs, c, folder / c.name, before).key for kind, c in stages}
 
 
 def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, monkeypatch):
@@ -112,9 +112,9 @@ def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, 
     def key(model: str | None, kind: str) -> str:
         server = {"url": SERVED["url"], "model": model}
         config = EndpointConfig(**server) if kind == "endpoint" else ChatRecConfig(server=server)
-        made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
-        before = {"item-kNN": reference_entry(made_of, "item-kNN")}
-        return ranker_kind(config.kind).entry(made_of, config, tmp_path, before).key
+        inputs = RunInputs(data, "data", recipe.model, recipe.lora, recipe.seed)
+        before = {"item-kNN": baseline_entry(inputs, "item-kNN")}
+        return ranker_kind(config.kind).entry(inputs, config, tmp_path, before).key
 
     for kind in ("endpoint", "chat-rec"):
         keys = []
@@ -131,8 +131,8 @@ def test_a_server_and_a_table_of_users_as_settings(recipe, tmp_path):
     user = data.test[0].user_id
     (tmp_path / "people.csv").write_text(f"user_id,age\n{user},24\n", encoding="utf-8")
     config = ChatRecConfig(server={"url": "http://127.0.0.1:9/v1"}, users=tmp_path / "people.csv")
-    made_of = Ingredients(data, "", recipe.model, None, 0)
-    ranker = chat_rec_ranker(config, made_of, reference_entry(made_of, "item-kNN"))
+    inputs = RunInputs(data, "", recipe.model, None, 0)
+    ranker = chat_rec_ranker(config, inputs, baseline_entry(inputs, "item-kNN"))
     assert isinstance(ranker.chat, EndpointChat)
     assert ranker.profiles.lines(user, [])[0] == "age: 24"
     assert ranker.domain == "movies"

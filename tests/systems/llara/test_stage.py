@@ -104,8 +104,8 @@ def test_items_are_those_of_sasrec_and_stay_with_s_dpo(finished, recipe):
 
 def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch):
     done = []
-    monkeypatch.setattr(stage_module, "_train", lambda made_of, config, *rest: done.append(config.name))
-    monkeypatch.setattr(stage_module, "_align", lambda made_of, config, *rest: done.append(config.name))
+    monkeypatch.setattr(stage_module, "_train", lambda inputs, config, *rest: done.append(config.name))
+    monkeypatch.setattr(stage_module, "_align", lambda inputs, config, *rest: done.append(config.name))
     watched = {"save_steps": 2, "eval_rows": 2, "eval_steps": 1}
     passes = {**ALIGNED, **watched, "max_tokens_per_pass": 4000}
     run_recipe(_recipe(recipe, {**LLARA, **watched}, passes), finished, until="rankers")

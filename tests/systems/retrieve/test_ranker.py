@@ -15,7 +15,7 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation import metrics_for
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker, PopularityRanker
-from prefrec.rankers.reference import RandomRanker, pad_scores
+from prefrec.rankers.baselines import RandomRanker, pad_scores
 from prefrec_systems.retrieve import RetrieveThenRank
 from slow import slow_logps
 from tiny_run import TITLES

@@ -55,7 +55,7 @@ def test_a_row_of_the_table(finished, recipe):
 
 def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch):
     trained = []
-    monkeypatch.setattr(stage_module, "_train", lambda made_of, config, *rest: trained.append(config.liked))
+    monkeypatch.setattr(stage_module, "_train", lambda inputs, config, *rest: trained.append(config.liked))
     run_recipe(_recipe(recipe, TALLREC), finished)
     assert trained == []
     run_recipe(_recipe(recipe, {**TALLREC, "liked": 3}), finished, until="rankers")

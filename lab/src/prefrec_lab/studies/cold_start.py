@@ -15,7 +15,7 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe, checked_recipe
+from prefrec.pipeline.recipe import BASELINES, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
@@ -143,7 +143,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     kinds = measure_groups(values, users, by_kind, baseline)
     whole = measure(values, users, baseline=baseline)
     metric = whole.headline[-1]
-    models = [n for n in predictions if n not in REFERENCE_RANKERS]
+    models = [n for n in predictions if n not in BASELINES]
     tables = [grouped_table(kinds, metric, name="table", title="on cold and warm users and items", note=_KINDS_NOTE)]
     facts = [
         f"{g}, n = {kinds[g].n:,}. {s}"

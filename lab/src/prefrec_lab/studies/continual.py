@@ -16,12 +16,12 @@ from prefrec.evaluation import read_predictions
 from prefrec.evaluation.labels import metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.checks import available_rows, check_rows
-from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
+from prefrec.pipeline.entry import Entry, RunInputs, lm_entry
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.plan import ALIGN, Plan
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.score import ask_models
+from prefrec.pipeline.score import predict_entries
 from prefrec.report.wording import label
 from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key
 from prefrec_lab.studies.alignments import variant
@@ -75,7 +75,7 @@ def make(base: Recipe, folder: Path) -> Run:
     trained = zip(MODELS, (before, updated, retrained), strict=True)
     entries = [lm_entry(name, e.weights, data, recipe.model, e.inputs) for name, e in trained]
     rows = [*parts.new_test, *parts.old_test]
-    ask_models(data, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
+    predict_entries(data, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
     return open_run(folder)
 
 
@@ -237,8 +237,8 @@ def _trained(
 ) -> Entry:
     """Return the last model of the recipe's stages on one part of the data, whose key as a whole is `whole`."""
     key = stage_key(data=whole, part=name, rows=recipe.evaluate.rows, lists="trained items")
-    made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
-    return Plan(recipe, made_of, _folder(folder, name), start).run(ALIGN)[-1]
+    inputs = RunInputs(data, key, recipe.model, recipe.lora, recipe.seed)
+    return Plan(recipe, inputs, _folder(folder, name), start).run(ALIGN)[-1]
 
 
 def _folder(folder: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from prefrec.data import PreparedData, RankingExample, read_prepared, write_prep
 from prefrec.files import write_json
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
-from prefrec.pipeline.score import ask_models
+from prefrec.pipeline.score import predict_entries
 from prefrec.runs.stage import STAGE_FILE, read_state, seal
 
 
@@ -42,4 +42,4 @@ def took(run: Run, name: str, what: Literal["seconds", "cpu_seconds", "peak_byte
 def ask(run: Run, names: Sequence[str], examples: Sequence[RankingExample], cache: Path) -> list[pl.DataFrame]:
     """Return predictions of a run's models on any rows of its items, kept in the folder `cache`."""
     section = run.recipe.evaluate.model_copy(update={"generate_rows": 0})
-    return ask_models(run.data, section, [run.entry(n) for n in names], examples, cache, seed=run.recipe.seed)
+    return predict_entries(run.data, section, [run.entry(n) for n in names], examples, cache, seed=run.recipe.seed)

@@ -14,7 +14,7 @@ from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import ZERO_SHOT, Recipe
-from prefrec.pipeline.score import ask_models
+from prefrec.pipeline.score import predict_entries
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, users_of
@@ -120,7 +120,7 @@ def _ask(sources: Sequence[Run], targets: Sequence[Run], source: str, cache: Pat
         model = source_run.recipe.model
         entries = [lm_entry(n, source_run.entry(n).weights, target_run.data, model) for n in names]
         folder = cache / f"seed-{source_run.recipe.seed}"
-        frames = ask_models(target_run.data, section, entries, rows, folder, seed=target_run.recipe.seed)
+        frames = predict_entries(target_run.data, section, entries, rows, folder, seed=target_run.recipe.seed)
         for name, frame in zip(predictions, frames, strict=True):
             predictions[name].append(frame.sort("row"))
     return predictions

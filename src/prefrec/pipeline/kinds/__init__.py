@@ -16,7 +16,7 @@ from prefrec.rankers.config import settings_error
 
 if TYPE_CHECKING:
     from prefrec.data import PreparedData
-    from prefrec.pipeline.entry import Entry, Ingredients
+    from prefrec.pipeline.entry import Entry, RunInputs
     from prefrec.pipeline.recipe import Recipe
 
 GROUP = "prefrec.rankers"
@@ -40,7 +40,7 @@ class RankerKind:
     """
 
     config: type[BaseModel]
-    entry: Callable[[Ingredients, Any, Path, Mapping[str, Entry]], Entry]
+    entry: Callable[[RunInputs, Any, Path, Mapping[str, Entry]], Entry]
     needs: Callable[[Any], Mapping[str, Sequence[str]]] = lambda config: {}
     asks: bool = False
     served: bool = False

@@ -17,11 +17,12 @@ from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
 from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.encoders import shows_candidates
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import REFERENCE_RANKERS
+from prefrec.pipeline.recipe import BASELINES
 from prefrec.processes import is_first
 from prefrec.rankers import Ranker
+from prefrec.rankers.baselines import baseline_rankers
 from prefrec.rankers.blend import (
     BLEND_FILE,
     TIME,
@@ -35,7 +36,6 @@ from prefrec.rankers.blend import (
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes, pad_scores
-from prefrec.rankers.reference import reference_rankers
 from prefrec.runs.stage import stage_key
 
 MOST_CANDIDATES = 2000
@@ -46,12 +46,12 @@ RERANK_ROWS = 300
 """Validation rows that title models are asked about."""
 
 
-def blend_entry(made_of: Ingredients, config: BlendConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def blend_entry(inputs: RunInputs, config: BlendConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return the blend of rankers of `before`, with weights in `BLEND_FILE` that are learnt when it is made.
 
     Raise ConfigError if a part cannot be asked about the whole catalogue.
     """
-    data, parts = made_of.data, [_part(made_of, name, before) for name in config.parts]
+    data, parts = inputs.data, [_part(inputs, name, before) for name in config.parts]
     if left_out := [part.name for part in parts if part.full is None]:
         raise ConfigError(
             f"rankers.{config.name}.parts: {', '.join(left_out)} cannot rank the full catalogue, as a "
@@ -61,13 +61,13 @@ def blend_entry(made_of: Ingredients, config: BlendConfig, folder: Path, before:
         blend=sorted(config.parts),
         rows=config.rows,
         parts=[part.key for part in parts],
-        data=made_of.data_key,
+        data=inputs.data_key,
         validation=[(e.user_id, e.target) for e in data.validation],
-        seed=made_of.seed,
+        seed=inputs.seed,
     )
     # Blends without a part ask the same rankers, and count the same features.
-    late, times = cache(partial(_late, made_of, parts)), cache(partial(RecountedFeatures, data))
-    learn = partial(_learnt, made_of, config, late, times)
+    late, times = cache(partial(_late, inputs, parts)), cache(partial(RecountedFeatures, data))
+    learn = partial(_learnt, inputs, config, late, times)
 
     def entry(left_out: str = "") -> Entry:
         name = f"{config.name} without {left_out}" if left_out else config.name
@@ -125,10 +125,10 @@ def _learn(name: str, folder: Path, learn: Callable[[], Weights]) -> None:
     say(weights_sentence(name, weights))
 
 
-def _learnt(made_of: Ingredients, config: BlendConfig, late: Late, times: Callable[[], RecountedFeatures]) -> Weights:
-    data, rng = made_of.data, np.random.default_rng([made_of.seed, 6])
+def _learnt(inputs: RunInputs, config: BlendConfig, late: Late, times: Callable[[], RecountedFeatures]) -> Weights:
+    data, rng = inputs.data, np.random.default_rng([inputs.seed, 6])
     rows = data.some("validation", config.rows)
-    fast, slow = late(made_of.batch_size)
+    fast, slow = late(inputs.batch_size)
     say(f"{config.name}: learning weights on {len(rows):,} validation rows")
     weights = learn_weights(fast, times(), sampled(data, rows, MOST_CANDIDATES, rng))
     if slow:
@@ -168,9 +168,7 @@ class RecountedRanker(Recounted):
     """A baseline that is `Recounted`."""
 
     def __init__(self, name: str, data: PreparedData, seed: int) -> None:
-        fit = partial(
-            reference_rankers, catalogue=data.catalogue, seed=seed, names=[name], validation=data.validation
-        )
+        fit = partial(baseline_rankers, catalogue=data.catalogue, seed=seed, names=[name], validation=data.validation)
         super().__init__(data, lambda log: fit(log)[0])
         self.name = name
 
@@ -254,22 +252,22 @@ class LearntItems:
         return np.where(known | np.isneginf(scores), scores, medians)
 
 
-def _part(made_of: Ingredients, name: str, before: Mapping[str, Entry]) -> Entry:
-    if name not in REFERENCE_RANKERS:
+def _part(inputs: RunInputs, name: str, before: Mapping[str, Entry]) -> Entry:
+    if name not in BASELINES:
         return before[name]
     entry = before[name]
-    load = lambda size: RecountedRanker(name, made_of.data, made_of.seed)  # noqa: E731
+    load = lambda size: RecountedRanker(name, inputs.data, inputs.seed)  # noqa: E731
     return replace(entry, load=load, load_full=load)
 
 
-def _late(made_of: Ingredients, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
+def _late(inputs: RunInputs, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
     """Return the rankers that are asked about all items, and the title models, which are slow."""
     full = {part.name: part.full or part for part in parts}
     late = [LateRanker(full[part.name], batch_size) for part in parts if not part.is_slow]
-    learnt = set(made_of.data.train_interactions["item_id"].unique())
-    fast: list[Ranker] = [part if part.name in REFERENCE_RANKERS else LearntItems(part, learnt) for part in late]
+    learnt = set(inputs.data.train_interactions["item_id"].unique())
+    fast: list[Ranker] = [part if part.name in BASELINES else LearntItems(part, learnt) for part in late]
     # A prompt with candidates has no room for so many.
-    slow = [full[part.name] if shows_candidates(made_of.model, made_of.data.domain) else part for part in parts]
+    slow = [full[part.name] if shows_candidates(inputs.model, inputs.data.domain) else part for part in parts]
     return fast, [LateRanker(part, batch_size) for part, own in zip(slow, parts, strict=True) if own.is_slow]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.rankers.base import FittedRanker, Ranker
 from prefrec.rankers.config import RankerConfig
@@ -23,11 +23,11 @@ def fitted_kind(ranker: type[FittedRanker], config: type[RankerConfig]) -> Ranke
         config: class of the entry, with defaults for `kind` and `name`.
     """
 
-    def entry(made_of: Ingredients, settings: RankerConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    def entry(inputs: RunInputs, settings: RankerConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
         def load(batch_size: int) -> Ranker:
-            return ranker(settings).fit(made_of.data)
+            return ranker(settings).fit(inputs.data)
 
-        key = stage_key(data=made_of.data_key, fitted=settings.model_dump(mode="json"))
+        key = stage_key(data=inputs.data_key, fitted=settings.model_dump(mode="json"))
         return Entry(settings.name, key, load, load)
 
     return RankerKind(config, entry, served=True)

@@ -10,7 +10,7 @@ import psutil
 
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.rankers import Ranker
 from prefrec.rankers.linear import ALSConfig, ALSRanker, EASEConfig, EASERanker, check_implicit
@@ -18,18 +18,18 @@ from prefrec.runs.stage import stage_key
 
 
 def linear_entry(
-    made_of: Ingredients, config: EASEConfig | ALSConfig, folder: Path, before: Mapping[str, Entry]
+    inputs: RunInputs, config: EASEConfig | ALSConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
     """Return EASE or ALS, fitted to the training interactions when it is first asked."""
-    log = made_of.data.train_interactions
+    log = inputs.data.train_interactions
     settings = config.model_dump(exclude={"name"})
-    key = stage_key(**settings, data=made_of.data_key, seed=made_of.seed if config.kind == "als" else None)
+    key = stage_key(**settings, data=inputs.data_key, seed=inputs.seed if config.kind == "als" else None)
 
     @cache
     def fitted() -> Ranker:
         if isinstance(config, EASEConfig):
             return EASERanker.fit(log, config.regularisation, config.name)
-        return ALSRanker.fit(log, config, made_of.seed)
+        return ALSRanker.fit(log, config, inputs.seed)
 
     def load(batch_size: int) -> Ranker:
         return fitted()

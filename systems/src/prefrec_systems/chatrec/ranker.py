@@ -13,8 +13,8 @@ from prefrec import processes
 from prefrec.console import say
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.base import Ranker
+from prefrec.rankers.baselines import RandomRanker
 from prefrec.rankers.matrices import pad_scores
-from prefrec.rankers.reference import RandomRanker
 from prefrec_systems.chatrec.answer import Answer, read_answer
 from prefrec_systems.chatrec.chat import ChatModel
 from prefrec_systems.chatrec.profile import Profiles

@@ -9,7 +9,7 @@ from typing import Any
 from prefrec.data.readers import read_table
 from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.rankers.base import Ranker
@@ -21,7 +21,7 @@ from prefrec_systems.endpoint.config import PATIENCE
 from prefrec_systems.endpoint.stage import served_model
 
 
-def chat_rec_entry(made_of: Ingredients, config: ChatRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def chat_rec_entry(inputs: RunInputs, config: ChatRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return Chat-REC as an entry.
 
     Raises:
@@ -30,37 +30,37 @@ def chat_rec_entry(made_of: Ingredients, config: ChatRecConfig, folder: Path, be
     retriever = before[config.retriever]
     key = stage_key(
         chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length", "users"}),
-        chat=_chat_key(config, made_of.model),
+        chat=_chat_key(config, inputs.model),
         retriever=retriever.key,
         retriever_model=retriever.model,
-        data=made_of.data_key,
-        seed=made_of.seed,
+        data=inputs.data_key,
+        seed=inputs.seed,
         users=content_digest(config.users) if config.users else None,
     )
 
     def load(batch_size: int) -> Ranker:
-        return chat_rec_ranker(config, made_of, retriever, batch_size=batch_size)
+        return chat_rec_ranker(config, inputs, retriever, batch_size=batch_size)
 
     return Entry(config.name, key, load)
 
 
 def chat_rec_ranker(
-    config: ChatRecConfig, made_of: Ingredients, retriever: Entry, *, batch_size: int = BATCH_SIZE
+    config: ChatRecConfig, inputs: RunInputs, retriever: Entry, *, batch_size: int = BATCH_SIZE
 ) -> ChatRecRanker:
     """Load retriever, language model and profiles.
 
     Args:
-        made_of: its model is the local one if `config` names none, and its seed that of ties.
+        inputs: its model is the local one if `config` names none, and its seed that of ties.
         batch_size: rows per pass of the retriever.
 
     Raises:
         DataError: the table of users cannot be read.
         ModelError, TokenizerError: the local model cannot be read, or has no chat template.
     """
-    data = made_of.data
+    data = inputs.data
     users = None if config.users is None else read_table(config.users)
     profiles = Profiles(data.catalogue, data.train_interactions, users)
-    chat = _chat(config, made_of.model)
+    chat = _chat(config, inputs.model)
     return ChatRecRanker(
         config.name,
         retriever.load(batch_size),
@@ -69,7 +69,7 @@ def chat_rec_ranker(
         profiles,
         domain=data.domain,
         keep=config.keep,
-        seed=made_of.seed,
+        seed=inputs.seed,
     )
 
 

@@ -16,9 +16,9 @@ from prefrec.cli import _options as o
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError, PrefrecError
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import REFERENCE_RANKERS
+from prefrec.pipeline.recipe import BASELINES
 from prefrec.recommend.items import ItemIndex
 from prefrec_systems.chatrec import ChatRecConfig, ChatSession, Reply
 from prefrec_systems.chatrec.stage import chat_rec_ranker
@@ -67,8 +67,8 @@ def chat(
     given = {"retriever": retriever, "keep": keep, "model": model, "max_new_tokens": max_new_tokens}
     config = _config(opened, {k: v for k, v in given.items() if v is not None}, server)
     who, known, seen = _user(opened.data, user, history or [])
-    made_of = Ingredients(opened.data, "", opened.recipe.model, None, opened.recipe.seed)  # nothing needs its key
-    ranker = chat_rec_ranker(config, made_of, _retriever(opened, config.retriever))
+    inputs = RunInputs(opened.data, "", opened.recipe.model, None, opened.recipe.seed)  # nothing needs its key
+    ranker = chat_rec_ranker(config, inputs, _retriever(opened, config.retriever))
     fresh = [item for item in opened.data.catalogue.ids if item not in seen]
     session = ChatSession(ranker, who, known, fresh)
     for text, reply in _replies(session, ask, as_json):
@@ -89,8 +89,8 @@ def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecC
 
 def _retriever(run: Run, name: str) -> Entry:
     """Return a ranker of the run that can be asked about all items, or a baseline."""
-    if name not in (*REFERENCE_RANKERS, *run.plan.names):
-        there = ", ".join([*REFERENCE_RANKERS, *run.plan.names])
+    if name not in (*BASELINES, *run.plan.names):
+        there = ", ".join([*BASELINES, *run.plan.names])
         raise ConfigError(f"--retriever: there is no {name!r} here; there are {there}")
     if (full := run.entry(name).full) is None:
         raise ConfigError(f"--retriever: {name} cannot rank the full catalogue; name another ranker")

@@ -8,7 +8,7 @@ from pathlib import Path
 from prefrec import processes
 from prefrec.errors import ModelError
 from prefrec.lm.models import base_digest, load_tokenizer
-from prefrec.pipeline.entry import Entry, Ingredients, adapter_key
+from prefrec.pipeline.entry import Entry, RunInputs, adapter_key
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.prompts import load_template
 from prefrec.rankers.base import Ranker
@@ -17,15 +17,15 @@ from prefrec_systems.endpoint import EndpointConfig, EndpointRanker, OpenAIClien
 from prefrec_systems.endpoint.config import PATIENCE
 
 
-def endpoint_entry(made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def endpoint_entry(inputs: RunInputs, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return the served model as an entry, asked with the recipe's template, length and chat setting."""
-    model = made_of.model
+    model = inputs.model
     tokenizer = config.tokenizer or model.name
-    template = load_template(model.templates[0], domain=made_of.data.domain)
+    template = load_template(model.templates[0], domain=inputs.data.domain)
     key = stage_key(
         endpoint=config.model_dump(exclude={*PATIENCE, "name"}) | {"model": served_model(config)},
         asked=[base_digest(tokenizer), template.source, model.max_length, model.chat],
-        titles=adapter_key(None, made_of.data),
+        titles=adapter_key(None, inputs.data),
     )
 
     def load(batch_size: int) -> Ranker:
@@ -33,7 +33,7 @@ def endpoint_entry(made_of: Ingredients, config: EndpointConfig, folder: Path, b
             config.name,
             OpenAIClient(config),
             load_tokenizer(tokenizer),
-            made_of.data.catalogue,
+            inputs.data.catalogue,
             template,
             max_length=model.max_length,
             chat=model.chat,

@@ -13,7 +13,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
+from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
 from prefrec.pipeline.train import (
@@ -55,36 +55,36 @@ from prefrec_systems.sequential import SequentialRanker
 from prefrec_systems.start import check_start, from_start, start_key, start_needs
 
 
-def llara_entry(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def llara_entry(inputs: RunInputs, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return LLaRA as an entry, trained in `folder`."""
     source = before[config.items_from]
-    own, start = from_start(made_of, config.start, before)
-    key = made_of.key(llara=config.decisive(), items=source.key, **start_key(start))
+    own, start = from_start(inputs, config.start, before)
+    key = inputs.key(llara=config.decisive(), items=source.key, **start_key(start))
     return _entry(own, config.name, folder, key, partial(_train, own, config, folder, source))
 
 
 def llara_align_entry(
-    made_of: Ingredients, config: LlaraAlignConfig, folder: Path, before: Mapping[str, Entry]
+    inputs: RunInputs, config: LlaraAlignConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
     """Return the aligned LLaRA as an entry, trained in `folder`."""
     reference = before[config.reference]
-    key = made_of.key(llara_s_dpo=config.decisive(), start=reference.key)
-    own, _ = from_start(made_of, config.start, before)
+    key = inputs.key(llara_s_dpo=config.decisive(), start=reference.key)
+    own, _ = from_start(inputs, config.start, before)
     return _entry(own, config.name, folder, key, partial(_align, own, config, folder, reference))
 
 
-def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entry) -> None:
-    data, seed = made_of.data, made_of.seed
+def _train(inputs: RunInputs, config: LlaraConfig, folder: Path, source: Entry) -> None:
+    data, seed = inputs.data, inputs.seed
     set_seed(seed)
-    base: Any = load_model(made_of.model.name, **made_of.model.loading())
-    model = add_adapter(base, lora_config(**(made_of.lora or LoraSection()).model_dump()))
-    add_items(model, vectors_of(cast(SequentialRanker, source.load(made_of.batch_size))))
-    hybrid = _Prompts(made_of, model)
+    base: Any = load_model(inputs.model.name, **inputs.model.loading())
+    model = add_adapter(base, lora_config(**(inputs.lora or LoraSection()).model_dump()))
+    add_items(model, vectors_of(cast(SequentialRanker, source.load(inputs.batch_size))))
+    hybrid = _Prompts(inputs, model)
     rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
     tell_fewer(config.name, config, len(rows))
     trainer = LlaraTrainer(
         model,
-        SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if config.eval_rows else "no")),
+        SFTConfig(**training_arguments(config, inputs.model, folder, seed, "steps" if config.eval_rows else "no")),
         train_dataset=CurriculumDataset(
             hybrid.encode(rows, "target"), hybrid.encode(rows, "target", text=True), epochs=config.epochs, seed=seed
         ).encoded_by(None, hybrid.within(rows)),
@@ -96,11 +96,11 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entr
     _finish(trainer, folder)
 
 
-def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, reference: Entry) -> None:
-    data, seed = made_of.data, made_of.seed
+def _align(inputs: RunInputs, config: LlaraAlignConfig, folder: Path, reference: Entry) -> None:
+    data, seed = inputs.data, inputs.seed
     set_seed(seed)
-    model = load_llara_model(made_of.model.name, cast(Path, reference.weights), **made_of.model.loading())
-    hybrid = _Prompts(made_of, model)
+    model = load_llara_model(inputs.model.name, cast(Path, reference.weights), **inputs.model.loading())
+    hybrid = _Prompts(inputs, model)
     choices = {"num_negatives": config.num_negatives, "negatives": config.negatives}
 
     def dataset(examples: Sequence[RankingExample], within: CatalogueSoftmax | None) -> PreferenceDataset:
@@ -112,7 +112,7 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
     trainer = SoftmaxDPOTrainer(
         model,
         args=SoftmaxDPOConfig(
-            **training_arguments(config, made_of.model, folder, seed, "steps" if config.eval_rows else "no"),
+            **training_arguments(config, inputs.model, folder, seed, "steps" if config.eval_rows else "no"),
             **cast(Any, choices),
             beta=config.beta,
             max_tokens_per_pass=config.max_tokens_per_pass,
@@ -127,9 +127,9 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
 class _Prompts:
     """Encodes training rows as prompts with or without item vectors."""
 
-    def __init__(self, made_of: Ingredients, model: Any) -> None:
-        self.section, self.data = made_of.model, made_of.data
-        section = made_of.model
+    def __init__(self, inputs: RunInputs, model: Any) -> None:
+        self.section, self.data = inputs.model, inputs.data
+        section = inputs.model
         embedding = embedding_of(model)
         self.templates = [load_template(name, domain=self.data.domain) for name in section.templates]
         self.shown = hybrid_catalogue(self.data.catalogue, embedding)
@@ -169,8 +169,8 @@ def _finish(trainer: Any, folder: Path) -> None:
         save_projector(trainer.model, folder / WEIGHTS)
 
 
-def _entry(made_of: Ingredients, name: str, folder: Path, key: str, make: Callable[[], None]) -> Entry:
-    model, data = made_of.model, made_of.data
+def _entry(inputs: RunInputs, name: str, folder: Path, key: str, make: Callable[[], None]) -> Entry:
+    model, data = inputs.model, inputs.data
 
     def load(batch_size: int) -> LlaraRanker:
         return load_llara(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
@@ -14,17 +14,17 @@ from prefrec.runs.stage import stage_key
 from prefrec_systems.morec import MoRecConfig, load_morec, train_morec
 
 
-def morec_entry(made_of: Ingredients, config: MoRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def morec_entry(inputs: RunInputs, config: MoRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return MoRec as an entry, trained in `folder`."""
     settings = config.model_dump() | {"encoder": base_digest(config.encoder)}
-    key = stage_key(data=made_of.data_key, seed=made_of.seed, morec=settings)
+    key = stage_key(data=inputs.data_key, seed=inputs.seed, morec=settings)
 
     def make() -> None:
         if is_first():
-            train_morec(made_of.data, config, folder, seed=made_of.seed)
+            train_morec(inputs.data, config, folder, seed=inputs.seed)
 
     def load(batch_size: int) -> Ranker:
-        return load_morec(folder, made_of.data.catalogue, config.name)
+        return load_morec(folder, inputs.data.catalogue, config.name)
 
     return Entry(config.name, key, load, load, folder, make=make)
 

@@ -13,9 +13,9 @@ from scipy.stats import rankdata
 
 from prefrec.data import RankingExample
 from prefrec.rankers.base import Ranker, checked_scores
+from prefrec.rankers.baselines import RandomRanker
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import pad_scores
-from prefrec.rankers.reference import RandomRanker
 
 
 class RetrieveThenRankConfig(RankerConfig):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import Recipe
 from prefrec.runs.stage import stage_key
@@ -13,18 +13,18 @@ from prefrec_systems.retrieve.ranker import RetrieveThenRank, RetrieveThenRankCo
 
 
 def retrieve_entry(
-    made_of: Ingredients, config: RetrieveThenRankConfig, folder: Path, before: Mapping[str, Entry]
+    inputs: RunInputs, config: RetrieveThenRankConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
     """Return a retriever and a ranker as one entry."""
     name, first, second = config.name, before[config.retriever], before[config.ranker]
     key = stage_key(
-        retrieve=config.retrieve, seed=made_of.seed, retriever=first.key, ranker=second.key, model=second.model
+        retrieve=config.retrieve, seed=inputs.seed, retriever=first.key, ranker=second.key, model=second.model
     )
     first = first.full or first
 
     def load(batch_size: int) -> RetrieveThenRank:
         pair = first.load(batch_size), second.load(batch_size)
-        return RetrieveThenRank(name, *pair, config.retrieve, seed=made_of.seed)
+        return RetrieveThenRank(name, *pair, config.retrieve, seed=inputs.seed)
 
     return Entry(name, key, load, load, is_slow=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
@@ -15,19 +15,17 @@ from prefrec_systems.sequential.ranker import load_sequential
 from prefrec_systems.sequential.train import train_sequential
 
 
-def sequential_entry(
-    made_of: Ingredients, config: SequentialConfig, folder: Path, before: Mapping[str, Entry]
-) -> Entry:
+def sequential_entry(inputs: RunInputs, config: SequentialConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return a sequential recommender as an entry, trained in `folder`."""
 
     def make() -> None:
         if is_first():
-            train_sequential(made_of.data, config, folder, seed=made_of.seed)
+            train_sequential(inputs.data, config, folder, seed=inputs.seed)
 
     def load(batch_size: int) -> Ranker:
-        return load_sequential(folder, made_of.data.catalogue, config.name)
+        return load_sequential(folder, inputs.data.catalogue, config.name)
 
-    key = stage_key(data=made_of.data_key, seed=made_of.seed, sequential=config.decisive())
+    key = stage_key(data=inputs.data_key, seed=inputs.seed, sequential=config.decisive())
     return Entry(config.name, key, load, load, folder, make=make)
 
 

@@ -10,7 +10,7 @@ from transformers import set_seed
 
 from prefrec.console import say
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
+from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
 from prefrec.pipeline.train import some_rows, tell_fewer, train_to_weights, training_arguments
@@ -29,12 +29,12 @@ from prefrec_systems.tallrec import (
 )
 
 
-def tallrec_entry(made_of: Ingredients, config: TallrecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def tallrec_entry(inputs: RunInputs, config: TallrecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return TALLRec as an entry, trained in `folder`."""
-    template = load_like_template(config.template, domain=made_of.data.domain)
-    opinions = Opinions(made_of.data.opinions, config.liked)
-    own, start = from_start(made_of, config.start, before)
-    key = made_of.key(tallrec=config.decisive() | {"template": template.source}, **start_key(start))
+    template = load_like_template(config.template, domain=inputs.data.domain)
+    opinions = Opinions(inputs.data.opinions, config.liked)
+    own, start = from_start(inputs, config.start, before)
+    key = inputs.key(tallrec=config.decisive() | {"template": template.source}, **start_key(start))
 
     def load(batch_size: int) -> TallrecRanker:
         model = own.model
@@ -42,7 +42,7 @@ def tallrec_entry(made_of: Ingredients, config: TallrecConfig, folder: Path, bef
             config.name,
             model.name,
             folder / WEIGHTS,
-            made_of.data.catalogue,
+            inputs.data.catalogue,
             template,
             opinions,
             loading=model.loading(),
@@ -55,9 +55,9 @@ def tallrec_entry(made_of: Ingredients, config: TallrecConfig, folder: Path, bef
 
 
 def _train(
-    made_of: Ingredients, config: TallrecConfig, folder: Path, template: LikeTemplate, opinions: Opinions
+    inputs: RunInputs, config: TallrecConfig, folder: Path, template: LikeTemplate, opinions: Opinions
 ) -> None:
-    data, seed = made_of.data, made_of.seed
+    data, seed = inputs.data, inputs.seed
     set_seed(seed)
     if not opinions:
         say(
@@ -65,7 +65,7 @@ def _train(
             "as disliked"
         )
     encoder = PromptEncoder(
-        load_tokenizer(made_of.model.name), max_length=made_of.model.max_length, chat=made_of.model.chat
+        load_tokenizer(inputs.model.name), max_length=inputs.model.max_length, chat=inputs.model.chat
     )
     questions = training_questions(data.train, opinions, negatives=config.negatives, seed=seed)
     if opinions:
@@ -76,12 +76,12 @@ def _train(
     chosen = some_rows(questions, config, seed)
     tell_fewer(config.name, config, len(chosen))
     trainer = SFTTrainer(
-        load_model(made_of.model.name, **made_of.model.loading()),
-        SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if held_out else "no")),
+        load_model(inputs.model.name, **inputs.model.loading()),
+        SFTConfig(**training_arguments(config, inputs.model, folder, seed, "steps" if held_out else "no")),
         train_dataset=tallrec_dataset(chosen, data.catalogue, template, encoder),
         eval_dataset=tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
         processing_class=encoder.tokenizer,
-        peft_config=lora_config(**(made_of.lora or LoraSection()).model_dump()),
+        peft_config=lora_config(**(inputs.lora or LoraSection()).model_dump()),
     )
     train_to_weights(trainer, folder)
 

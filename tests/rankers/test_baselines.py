@@ -9,14 +9,14 @@ import pytest
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation import target_ranks
-from prefrec.pipeline.recipe import REFERENCE_RANKERS
+from prefrec.pipeline.recipe import BASELINES
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.reference import (
+from prefrec.rankers.baselines import (
     CooccurrenceRanker,
     ItemKNNRanker,
     PopularityRanker,
     RandomRanker,
-    reference_rankers,
+    baseline_rankers,
 )
 
 
@@ -59,9 +59,9 @@ def logs() -> dict[str, list[str]]:
 
 def test_every_reference_ranker_meets_the_protocol(logs):
     examples = _examples()
-    rankers = reference_rankers(_frame(logs), CATALOGUE, seed=3)
+    rankers = baseline_rankers(_frame(logs), CATALOGUE, seed=3)
     timed = {"popularity of 30 days", "popularity of 90 days", "popularity of 365 days", "newest first"}
-    assert [r.name for r in rankers] == [name for name in REFERENCE_RANKERS if name not in timed]
+    assert [r.name for r in rankers] == [name for name in BASELINES if name not in timed]
     for ranker in rankers:
         scores = ranker.score(examples)
         assert isinstance(ranker, Ranker)
@@ -133,16 +133,16 @@ def test_item_knn_equals_its_slow_twin(logs, k, shrink):
 
 
 def test_blocks_do_not_change_the_scores(logs, monkeypatch):
-    whole = [r.score(_examples()) for r in reference_rankers(_frame(logs), CATALOGUE)]
+    whole = [r.score(_examples()) for r in baseline_rankers(_frame(logs), CATALOGUE)]
     monkeypatch.setattr("prefrec.rankers.matrices.CELLS_AT_A_TIME", 40)
     monkeypatch.setattr("prefrec.rankers.window._PAIRS_AT_A_TIME", 40)
     for before, after in itertools.zip_longest(
-        whole, [r.score(_examples()) for r in reference_rankers(_frame(logs), CATALOGUE)]
+        whole, [r.score(_examples()) for r in baseline_rankers(_frame(logs), CATALOGUE)]
     ):
         np.testing.assert_allclose(before, after, atol=1e-12)
 
 
 def test_the_rankers_that_are_wanted_alone(logs):
-    wanted = reference_rankers(_frame(logs), CATALOGUE, names=["item-kNN", "random"])
+    wanted = baseline_rankers(_frame(logs), CATALOGUE, names=["item-kNN", "random"])
     assert [r.name for r in wanted] == ["random", "item-kNN"]
-    assert [r.name for r in reference_rankers(_frame(logs), CATALOGUE, names=["popularity"])] == ["popularity"]
+    assert [r.name for r in baseline_rankers(_frame(logs), CATALOGUE, names=["popularity"])] == ["popularity"]

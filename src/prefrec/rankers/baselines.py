@@ -188,7 +188,7 @@ def servable(log: pl.DataFrame) -> list[str]:
     return [n for n in _REFERENCES if n != ItemOnlyRanker.name and (timed or n not in TIMED)]
 
 
-def reference_rankers(
+def baseline_rankers(
     train_interactions: pl.DataFrame,
     catalogue: Catalogue,
     seed: int = 0,
