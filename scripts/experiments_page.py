@@ -111,7 +111,7 @@ def _section(experiment: dict[str, Any]) -> str:
     if "setup" in experiment:
         lines += [" ".join(experiment["setup"]) + "\n"]
     for table in experiment["shown"]:
-        lines += [f"{table['title']}:\n", _table(table)]
+        lines += [f"{table['title'].rstrip('.')}:\n", _table(table)]
     lines += [f"{_made(experiment)}\n"]
     if "commands" in experiment:
         lines += ["```sh", *experiment["commands"], "```\n"]
