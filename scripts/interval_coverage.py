@@ -63,8 +63,7 @@ DESIGNS = {
     "pareto 1.5 rows a user": Design(300, pareto(1.5)),
     "pareto 1.1 rows a user": Design(300, pareto(1.1), of_users=1.2),
     "pareto 1.1, 60 users": Design(60, pareto(1.1), of_users=1.2),
-    # A few users decide the truth itself in the next two: means are covered in 91% and 93% only. In the second
-    # a percentile bootstrap covers 87%, a studentised one 94%.
+    # In the next two a few users decide the truth itself: means are covered in 92% and 93% only.
     "pareto 1.1, easier long users, r 0.3": Design(300, pareto(1.1), of_users=1.2, heavy=-0.3),
     "pareto 1.1, easier long users, r 0.6": Design(300, pareto(1.1), of_users=1.2, heavy=-0.6),
     "63 targets": Design(600, one, 63, of_targets=0.8),
