@@ -114,11 +114,13 @@ def test_published_examples_keep_their_split(tmp_path, monkeypatch):
     assert "columns:" not in text
     assert succeed("run", "pens.yaml", "--until", "prepare") == "Run: runs/pens\n"
     made = read_prepared(Path("runs/pens/data"))
-    assert f"# that of the files: {len(made.train)} train, {len(made.validation)} validation, 20 test rows" in text
+    assert (
+        f"# that of the files: {len(made.train)} train, {len(made.validation)} validation, 20 test examples" in text
+    )
     Path("test.csv").unlink()
     done = prefrec("init", *files)
     assert (done.code, done.out) == (1, "")
-    assert "no test rows; expected a file such as test.csv" in done.err
+    assert "no test examples; expected a file such as test.csv" in done.err
 
 
 def test_writing_a_recipe_loads_no_heavy_library(shop):

@@ -92,5 +92,5 @@ def test_files_of_research_data(tmp_path: Path, form: str) -> None:
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "train_data.df").write_bytes(b"\x80\x04.")
-    with pytest.raises(DataError, match=r"train_data\.df: a pickle can run any code and is not read"):
+    with pytest.raises(DataError, match=r"train_data\.df: pickles are not supported, because they can run any code"):
         read_table(tmp_path / "train_data.df")

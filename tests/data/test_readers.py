@@ -98,7 +98,7 @@ def test_json_lines_are_a_table(tmp_path: Path) -> None:
     assert read_table(tmp_path / "a.jsonl.gz").rows(named=True) == rows
     assert read_table(tmp_path / "a.json").rows(named=True) == [{"user_id": 1}]
     (tmp_path / "cut.jsonl").write_bytes(lines[:-20])
-    with pytest.raises(DataError, match=r"cut\.jsonl: truncated or damaged, or not valid JSON"):
+    with pytest.raises(DataError, match=r"cut\.jsonl: truncated, damaged or not valid JSON"):
         read_table(tmp_path / "cut.jsonl")
 
 
@@ -123,7 +123,7 @@ def test_a_quotation_mark_inside_a_field_is_text(tmp_path: Path, end: str) -> No
 @pytest.mark.parametrize("title", ['"Alien', '"7" single"', '"Alien" 3'])
 def test_quotation_marks_that_do_not_pair_name_the_line(tmp_path: Path, title: str) -> None:
     (tmp_path / "a.csv").write_text(f'item_id,title\n1,"Good, the Bad"\n2,{title}\n3,x" y\n4,z\n')
-    with pytest.raises(DataError, match=r"a\.csv, line 3: .* its quotation marks do not pair\. Quote the whole"):
+    with pytest.raises(DataError, match=r"a\.csv, line 3: .* quotation marks are unbalanced\. Quote the whole"):
         read_table(tmp_path / "a.csv")
 
 
@@ -157,7 +157,7 @@ def test_unknown_column_lists_those_there_and_the_nearest() -> None:
     ("bad", "message"),
     [
         (math.nan, r"row 1: user_id is empty \(1 rows\)"),
-        (math.inf, r"row 1: user_id inf is not an id \(1 rows\): .*; write ids as text or whole numbers"),
+        (math.inf, r"row 1: user_id inf is not an id \(1 rows\): .*; write ids as text or integers"),
         (1e20, r"row 1: user_id 1e\+20 is not an id"),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_parquet_column_that_says_far_too_many_values_is_not_believed(tmp_path
             read_table(path)
         except DataError as e:
             told.append(str(e))
-    damaged = "log.parquet: not a readable Parquet file (column user_id says 1048575 values in 12345 rows"
+    damaged = "log.parquet: not a readable Parquet file (column user_id claims 1048575 values in 12345 rows"
     assert [one for one in told if damaged in one]
     path.write_bytes(whole)
     assert len(read_table(path)) == rows

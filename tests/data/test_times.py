@@ -90,7 +90,7 @@ def test_dates_as_numbers_are_dates(written, kind):
 
 def test_a_day_that_there_is_not_is_refused_among_dates():
     dates = pl.DataFrame({"t": ["20200131", "20200230", "20200229"]})
-    with pytest.raises(DataError, match=r"line 3, column t: '20200230' is not one of dates in the form YYYYMMDD"):
+    with pytest.raises(DataError, match=r"line 3, column t: '20200230' is not one of dates in the format YYYYMMDD"):
         parse_timestamps(dates, "t", Path("log.csv"))
 
 

@@ -95,7 +95,7 @@ def test_duplicates_merge_into_the_smallest_id() -> None:
     items, renamed, notes = resolve_duplicates(ITEMS, "merge")
     assert items["item_id"].to_list() == ["2", "1", "3"]
     assert renamed == {"10": "2"}
-    assert notes == ["1 items with the title of another were merged into it"]
+    assert notes == ["1 items with the title of another item were merged into it"]
 
 
 def test_duplicates_number_without_taking_a_title_that_exists() -> None:

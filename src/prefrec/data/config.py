@@ -13,7 +13,7 @@ from prefrec.data.sources import SourceKind, source_kind
 from prefrec.data.titles import DuplicateTitles
 from prefrec.errors import ConfigError, did_you_mean
 
-# Fields that only some sources take. Others accept only the default.
+# Fields that only some sources accept. For other sources they must have their default value.
 _NOT_FOR_ALL = (
     "interactions", "more_interactions", "items", "users", "columns", "encoding", "row_files", "validation_share",
     "duplicate_titles", "missing_titles", "read_only",
@@ -22,11 +22,11 @@ SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
 
 MOST = 2**32 - 1
-"""The highest of all whole numbers in a recipe."""
+"""Largest integer that a recipe may contain."""
 
 
 class Section(BaseModel):
-    """Settings of a recipe; an unknown field, NaN, infinity and a whole number above `MOST` are errors."""
+    """Settings of a recipe. Unknown fields, NaN, infinity and integers above `MOST` are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -56,12 +56,12 @@ class ColumnNames(Section):
         description="Log column with the time: seconds, milliseconds or ISO 8601. file-order: use the order of "
         "the lines.",
     )
-    # Left out where it is not set, so that keys of stages are those of recipes without it.
+    # Excluded from dumps if it is not set, so that stage keys are the same as without this field.
     timestamp_format: str | None = Field(
         None,
         min_length=2,
         exclude_if=lambda form: form is None,
-        description="Format of text times, as for strptime, such as %d.%m.%Y %H:%M. Default: recognised.",
+        description="strptime format of text times, such as %d.%m.%Y %H:%M. Default: detected.",
     )
     rating: str | None = Field(
         "rating",
@@ -83,7 +83,7 @@ class ColumnNames(Section):
 
 
 class CandidateConfig(Section):
-    """The candidate set of each example."""
+    """How the candidate set of each example is made."""
 
     kind: Literal["auto", "uniform", "targets", "popularity", "published"] = Field(
         "auto",
@@ -142,7 +142,7 @@ class PrepareConfig(Section):
         "user's interactions; validate on the rest of a fifth of the users, test on the others. "
         "given: the data's own split. Default: given if there is one, otherwise leave-last-out.",
     )
-    # Left out where it is not set, so that keys of stages are those of recipes without it.
+    # Excluded from dumps if it is not set, so that stage keys are the same as without this field.
     fold: int = Field(
         0,
         ge=0,
@@ -197,7 +197,7 @@ class PrepareConfig(Section):
     max_test_rows: int | None = Field(
         None, ge=1, description="Keep N test examples, of random whole users. Default: all."
     )
-    seed: int = Field(0, ge=0, description="Random seed of ties, samples and candidates.")
+    seed: int = Field(0, ge=0, description="Random seed for ties, samples and candidates.")
 
     @field_validator("source")
     @classmethod
@@ -210,7 +210,7 @@ class PrepareConfig(Section):
         source, both = self.source, self.interactions is not None and self.items is not None
         all_named = self.items is not None and {"train", "test"} <= {*(self.row_files or {})}
         if source == "windows" and self.path is None and not all_named:
-            raise ValueError("path: source windows needs a folder, or items and row_files of train and test")
+            raise ValueError("path: source windows needs a folder, or items and row_files for train and test")
         if source == "movielens-csv" and self.path is None:
             raise ValueError(f"path: source {source} needs the folder of the data")
         if source == "files" and not both:
@@ -218,19 +218,19 @@ class PrepareConfig(Section):
         if source == "files" and self.path is not None:
             raise ValueError("path: source files takes interactions and items instead")
         if (self.split or "given") != "given" and self.kind.given and not self.kind.splits:
-            raise ValueError(f"split: {source} comes with its own split; leave it out or write given")
+            raise ValueError(f"split: {source} comes with its own split; remove this setting or write given")
         if self.split == "given" and not self.kind.given:
             raise ValueError(
                 f"split: {source} has no split of its own; choose leave-last-out, time, user or time-share"
             )
         if self.split_name == "given" and max(self.user_core, self.item_core) > 1:
-            raise ValueError(f"user_core, item_core: the windows of {source} are given and cannot be filtered")
+            raise ValueError(f"user_core, item_core: {source} has ready-made examples, which cannot be filtered")
         if self.split_name == "given" and (self.latest_per_user or self.unseen_items):
-            raise ValueError(f"latest_per_user, unseen_items: not for {source}, whose rows are given")
+            raise ValueError(f"latest_per_user, unseen_items: not for {source}, which has ready-made examples")
         for field in _NOT_FOR_ALL:
             default = type(self).model_fields[field].get_default(call_default_factory=True)
             if field not in self.kind.takes and getattr(self, field) != default:
-                raise ValueError(f"{field}: source {source} does not take it; leave it out")
+                raise ValueError(f"{field}: source {source} does not use it; remove this setting")
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
         if self.fold and self.split_name != "time":
@@ -238,7 +238,7 @@ class PrepareConfig(Section):
         return self
 
     def required(self, field: Literal["path", "interactions", "items"]) -> Path:
-        """Return the path in this field. Raise ConfigError if it is None."""
+        """Return the path in a field. Raise ConfigError if it is None."""
         path: Path | None = getattr(self, field)
         if path is None:
             raise ConfigError(f"{field}: source {self.source} needs it")
@@ -251,14 +251,14 @@ class PrepareConfig(Section):
 
     @property
     def split_name(self) -> SplitName:
-        """The split to make, with None resolved."""
+        """The split, with the default resolved."""
         return self.split or ("given" if self.kind.given else "leave-last-out")
 
 
 def config_error(error: ValidationError, named: Callable[[tuple[Any, ...]], str] | None = None) -> ConfigError:
-    """Return a `ConfigError` that names each wrong field, what it was given and what it takes.
+    """Return a `ConfigError` that names each wrong field, its value and what is expected.
 
-    `named` returns what the user calls the location of an error, by default its dotted name.
+    `named` turns the location of an error into the name that the user knows. Default: the dotted name.
     """
     lines = []
     for e in error.errors():

@@ -1,4 +1,4 @@
-"""Chosen and rejected items: rejected are those that the user rated low, or saw and did not take."""
+"""Chosen and rejected items from explicit or implicit feedback: items rated low, or shown but not clicked."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from prefrec.errors import DataError
 
 RatedBy = Literal["value", "quantile"]
 Choice = tuple[int, str, list[str]]
-"""Where a history ends, the chosen item, and items to reject."""
+"""Position where the history ends, the chosen item, and the rejected items."""
 AHEAD = 20
-"""Interactions after a history, among which a liked item and the disliked ones lie."""
+"""Number of interactions after a history from which the liked item and the disliked items come."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Ratings from which on an item counts as liked, and up to which as disliked.
+    """Lowest rating of a liked item, and highest rating of a disliked item.
 
-    With `by` = `value` the bounds are ratings. With `quantile` they are quantiles of the user's own ratings, which
-    suits play counts: these differ between users by orders of magnitude.
+    With `by` = `value` the bounds are ratings. With `quantile` they are quantiles of the user's own ratings. This
+    suits play counts, which differ between users by orders of magnitude.
     """
 
     liked: float = 5.0
@@ -36,7 +36,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class PreferenceQuestion:
-    """Items that a user liked and items that the same user disliked, in random order, with a flag for each."""
+    """Items that a user liked and items that the same user disliked, in random order."""
 
     user_id: str
     history: tuple[str, ...]
@@ -44,7 +44,7 @@ class PreferenceQuestion:
     liked: tuple[bool, ...]
 
     def example(self) -> RankingExample:
-        """Return the question in the form rankers read; its target is the first liked item."""
+        """Return the question as a ranking example, whose target is the first liked item."""
         target = self.candidates[self.liked.index(True)]
         return RankingExample(self.user_id, self.history, self.candidates, target)
 
@@ -52,8 +52,14 @@ class PreferenceQuestion:
 def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     """Return `log` with a column `opinion`: 1 liked, −1 disliked, 0 neither or not rated.
 
-    Quantiles are taken from `learn`, the training interactions. A user with two equal quantiles, or without a rating
-    there, has no opinions. Raise DataError if the log has no ratings.
+    Args:
+        log: interactions with ratings.
+        learn: training interactions, from which a user's quantiles are computed. A user with two equal quantiles, or
+            without a rating in `learn`, has no opinions.
+        thresholds: bounds of liked and disliked.
+
+    Raises:
+        DataError: the log has no ratings.
     """
     if "rating" not in log.columns or "rating" not in learn.columns:
         raise DataError(
@@ -84,21 +90,21 @@ def rejected_rows(
     seed: int = 0,
     with_liked: bool = False,
 ) -> list[RankingExample]:
-    """Return one example per chosen item, with up to `negatives` rejected items and the history before them.
+    """Return one example per chosen item, with rejected items and the history before them.
 
-    Candidates are in random order, fixed by `seed` and user id alone.
+    Candidates are in random order, which depends only on `seed` and user id.
 
     Args:
         log: each user's interactions in order; for `rated` the result of `with_opinions`.
         by: `rated`: liked items are chosen, and items that the same user disliked within `AHEAD` interactions are
-            rejected; the history ends before both, so the order does not give the answer away. `impressions`: clicked
+            rejected; the history ends before both, so the order does not reveal the answer. `impressions`: clicked
             items are chosen, and items shown with them are rejected.
-        negatives: most rejected items per example.
-        earlier: interactions that only extend histories.
+        negatives: maximum number of rejected items per example.
+        earlier: earlier interactions, used only in histories.
         history_length: longest history, in items.
         min_history: shortest history, in items.
-        seed: of the order of candidates.
-        with_liked: `rated`: also list the other liked items.
+        seed: random seed of the order of candidates.
+        with_liked: `rated`: add the other liked items to the candidates.
 
     Raises:
         DataError: the log has no impressions.
@@ -109,10 +115,10 @@ def rejected_rows(
             "column with --columns.impressions or --columns.skipped (`columns.impressions`, `columns.skipped` in a "
             "recipe) and prepare the data again"
         )
-    column, choices = ("opinion", partial(_liked, too=with_liked)) if by == "rated" else ("impressions", _taken)
+    column, choices = ("opinion", partial(_liked, too=with_liked)) if by == "rated" else ("impressions", _clicked)
     rows = []
     for user, before, items, values in _sequences(log, column, earlier):
-        rng = _draws(user, seed)
+        rng = _user_rng(user, seed)
         for end, item, others in choices(items, values, max(0, min_history - len(before)), rng):
             past = [*before, *items[:end]]
             rejected = [i for i in others if i != item and i not in past]
@@ -126,8 +132,8 @@ def _liked(
 ) -> Iterator[Choice]:
     """Yield per liked item: where its history ends, the item, and the disliked items among the next `AHEAD` ones.
 
-    If there are any, liked ones are listed `too`. Histories have at least `least` items if that many precede the
-    liked one.
+    With `too`, liked items are added if there are disliked ones. Histories have at least `least` items if the liked
+    item has that many predecessors.
     """
     for position in np.flatnonzero(np.array(opinions) > 0).tolist():
         end = max(min(least, position), position - int(rng.integers(AHEAD)))
@@ -136,8 +142,10 @@ def _liked(
         yield end, items[position], [item for item, opinion in block if opinion and opinion <= least_opinion]
 
 
-def _taken(items: list[str], shown: list[list[str] | None], least: int, rng: np.random.Generator) -> Iterator[Choice]:
-    """Yield per item that was taken: where its history ends, the item, and the items that were shown with it."""
+def _clicked(
+    items: list[str], shown: list[list[str] | None], least: int, rng: np.random.Generator
+) -> Iterator[Choice]:
+    """Yield per clicked item: where its history ends, the item, and the items that were shown with it."""
     for position, (item, others) in enumerate(zip(items, shown, strict=True)):
         yield position, item, others or []
 
@@ -154,12 +162,12 @@ def preference_questions(
     """Return one question for each user who both liked and disliked something after the training part.
 
     Args:
-        learn: training interactions, whose last items are the history.
-        held_out: later interactions from `with_opinions`; questions follow their order.
-        users: ids of the users to ask about.
-        of_each: most liked, and most disliked, items per question, the earliest ones.
+        learn: training interactions; the last ones of a user are the history.
+        held_out: later interactions from `with_opinions`; questions have the same order of users.
+        users: ids of users.
+        of_each: maximum number of liked items, and of disliked items, per question. The earliest are used.
         history_length: longest history, in items.
-        seed: of the order of candidates.
+        seed: random seed of the order of candidates.
     """
     questions = []
     chosen = held_out.filter(pl.col("user_id").is_in(list(users)))
@@ -167,15 +175,15 @@ def preference_questions(
         judged = list(zip(items, opinions, strict=True))
         kinds = [[item for item, opinion in judged if opinion == sign][:of_each] for sign in (1, -1)]
         if all(kinds):
-            listed = [(item, liked) for kind, liked in zip(kinds, (True, False), strict=True) for item in kind]
-            order = _draws(user, seed).permutation(len(listed)).tolist()
-            candidates, liked = zip(*(listed[i] for i in order), strict=True)
+            flagged = [(item, liked) for kind, liked in zip(kinds, (True, False), strict=True) for item in kind]
+            order = _user_rng(user, seed).permutation(len(flagged)).tolist()
+            candidates, liked = zip(*(flagged[i] for i in order), strict=True)
             questions.append(PreferenceQuestion(user, tuple(before[-history_length:]), candidates, liked))
     return questions
 
 
 def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shrink: float = 5.0) -> list[list[float]]:
-    """Return, per row and candidate, its mean rating in the training part.
+    """Return, per example and candidate, the item's mean rating in training.
 
     Means are shrunk towards the mean m of all ratings: (Σ ratings + shrink·m) / (n + shrink).
     """
@@ -189,10 +197,10 @@ def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shri
 def centred_mean_scores(
     learn: pl.DataFrame, rows: Sequence[RankingExample], by: RatedBy = "value", shrink: float = 5.0
 ) -> list[list[float]]:
-    """Return, per row and candidate, its user-centred mean in the training part: what a rating says beyond its user.
+    """Return, per example and candidate, the item's mean user-centred rating in training.
 
-    The mean is Σ x / (n + shrink) over the item's n ratings, with x the rating minus its user's mean rating. With
-    `by` = `quantile` x is the share of the user's ratings below it, minus ½. An item without ratings has 0.
+    The mean is Σ x / (n + shrink) over the item's n ratings, where x is the rating minus its user's mean rating. With
+    `by` = `quantile`, x is the fraction of the user's ratings below it, minus ½. An item without ratings has 0.
     """
     rating = pl.col("rating")
     centred = rating - rating.mean() if by == "value" else (rating.rank("average") - 0.5) / pl.len() - 0.5
@@ -215,12 +223,12 @@ def _sequences(
 def _row(
     user: str, history: Sequence[str], item: str, rejected: Sequence[str], negatives: int, rng: np.random.Generator
 ) -> RankingExample:
-    """Return a row of one chosen item and up to `negatives` of the rejected ones, in random order."""
-    listed = [item, *(rejected[i] for i in rng.permutation(len(rejected))[:negatives].tolist())]
-    order = rng.permutation(len(listed)).tolist()
-    return RankingExample(user, tuple(history), tuple(listed[i] for i in order), item)
+    """Return an example of a chosen item and up to `negatives` rejected items, in random order."""
+    candidates = [item, *(rejected[i] for i in rng.permutation(len(rejected))[:negatives].tolist())]
+    order = rng.permutation(len(candidates)).tolist()
+    return RankingExample(user, tuple(history), tuple(candidates[i] for i in order), item)
 
 
-def _draws(user: str, seed: int) -> np.random.Generator:
-    """Return a random generator of this user, so that other users do not change the draws."""
+def _user_rng(user: str, seed: int) -> np.random.Generator:
+    """Return a random generator for a user, which does not depend on other users."""
     return np.random.default_rng((seed, zlib.crc32(user.encode())))

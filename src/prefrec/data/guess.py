@@ -1,4 +1,4 @@
-"""Guess settings from a log and a catalogue: which column is which, and the protocol that fits the log's shape."""
+"""Guess settings from a log and a catalogue: the role of each column, and a protocol that suits the log."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from prefrec.data.words import sign, topic
 from prefrec.errors import DataError
 
 _OF_ITEMS = ("catalogue_item", "title")
-# Notes of the reader → the setting without which it refuses the files.
+# Part of a reader's note → the setting without which the reader would reject the files.
 _NEEDED = {"without a title": ("missing_titles", "drop"), "were numbered": ("duplicate_titles", "number")}
 _MOST_ROWS = {"train": 100_000, "validation": 1000, "test": 2000}
 _MOST_CANDIDATES = 20
-# Users with more items than this share of them have do not decide how long lists can be. They have no rows.
+# Quantile of items per user that limits the number of candidates. Users with more items may have no examples.
 _WITH_ROOM = 0.99
 _PLAUSIBLE = (631_152_000, 2_208_988_800)
 """1990 and 2040 in seconds since 1970."""
@@ -36,15 +36,17 @@ _LOOKED_AT = 1000
 
 
 class Setting(NamedTuple):
-    """A dotted field of `PrepareConfig`, its value, and how it was found: `sure: …`, `check: …` or a fact."""
+    """A dotted field of `PrepareConfig`, its value, and the reason: `sure: …`, `check: …` or a fact."""
 
     field: str
     value: Any
     why: str
 
 
-_CANDIDATES = "the target among items that the user has not seen"
-_LIMITS = [Setting(f"max_{part}_rows", most, "of a larger log, at random") for part, most in _MOST_ROWS.items()]
+_CANDIDATES = "the target and unseen items"
+_LIMITS = [
+    Setting(f"max_{part}_rows", most, "a random sample if there are more") for part, most in _MOST_ROWS.items()
+]
 
 
 class Guess(NamedTuple):
@@ -52,9 +54,9 @@ class Guess(NamedTuple):
 
     Attributes:
         source: name of the source, and its files.
-        settings: with which `prepare` reads the files.
-        item_text: a text for items by at most two columns whose values items share, such as brands; or None.
-        room: the number of items that are left beside a target and the longest history that is shown.
+        settings: settings with which `prepare` reads the files.
+        item_text: template of an item's text, with up to two columns of attributes such as brands; or None.
+        room: number of items other than a target and the longest history in a prompt.
     """
 
     source: dict[str, Any]
@@ -69,9 +71,17 @@ class Guess(NamedTuple):
 
 
 def guess(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
-    """Return settings for a log and a catalogue, with histories of at most `longest` items; each file is read once.
+    """Return settings for a log and a catalogue. Each file is read once.
 
-    `given` columns are kept. Raise DataError if a file cannot be read or no column looks like users, items or titles.
+    Args:
+        log: a file, or a folder or pattern of files.
+        items: the catalogue.
+        given: names of columns that are known.
+        encoding: encoding of text files.
+        longest: longest history, in items.
+
+    Raises:
+        DataError: a file cannot be read, or no column looks like users, items or titles.
     """
     read = _reader()
     table = pl.concat([read(file, encoding) for file in files_of(log)], how="diagonal_relaxed")
@@ -80,45 +90,45 @@ def guess(log: Path, items: Path, given: ColumnNames, encoding: str, longest: in
     texts = [_texts(table), _texts(read(items, encoding))]
     columns = _columns(texts, (log, items), given)
     names = {field: setting.value for field, setting in columns.items()}
-    found: dict[str, Any] = {"source": "files", "interactions": log, "items": items}
-    source = files(_lenient(found | {"encoding": encoding, "columns": names}), read)
+    base: dict[str, Any] = {"source": "files", "interactions": log, "items": items}
+    source = files(_lenient(base | {"encoding": encoding, "columns": names}), read)
     settings = [setting._replace(field=f"columns.{field}") for field, setting in columns.items()]
-    named = f"the column {names['item']}"
-    settings += [Setting("domain", about, f"by {named}")] if (about := topic(names["item"])) else []
+    why = f"from the name of column {names['item']}"
+    settings += [Setting("domain", about, why)] if (about := topic(names["item"])) else []
     protocol, room = _protocol(source, longest)
-    return Guess(found, [*settings, *_needed(source), *protocol], _item_text(texts[1], [*names.values()]), room)
+    return Guess(base, [*settings, *_needed(source), *protocol], _item_text(texts[1], [*names.values()]), room)
 
 
 def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
     """Return settings for the files of ready-made examples in the folder of `log`."""
     columns = given.model_dump(include=given.model_fields_set)
-    found: dict[str, Any] = {"source": "windows", "path": log.parent, "items": items}
-    asked = {"columns": columns, "encoding": encoding, "history_length": longest, "min_history": 1}
-    source = windows(_lenient(found | asked))
+    base: dict[str, Any] = {"source": "windows", "path": log.parent, "items": items}
+    how = {"columns": columns, "encoding": encoding, "history_length": longest, "min_history": 1}
+    source = windows(_lenient(base | how))
     rows = cast(GivenSplit, source.given).windows
-    counts = ", ".join(f"{len(own):,} {part}" for part, own in rows.items())
-    lengths = np.array([len(row.history) for own in rows.values() for row in own])
+    counts = ", ".join(f"{len(some):,} {part}" for part, some in rows.items())
+    lengths = np.array([len(row.history) for some in rows.values() for row in some])
     shown, n_items = int(lengths.max()), source.interactions["item_id"].n_unique()
     size = max(2, min(_MOST_CANDIDATES, n_items - shown))
     settings = [Setting(f"columns.{field}", name, "as named") for field, name in columns.items()]
     settings += _needed(source)
     settings += [
-        Setting("split", "given", f"that of the files: {counts} rows; or time: one log of all, cut by time"),
+        Setting("split", "given", f"that of the files: {counts} examples; or time: merge and cut by time"),
         Setting("candidates", {"kind": "auto", "size": size}, _CANDIDATES),
-        Setting("history_length", shown, f"at most; rows have {lengths.mean():.1f} items on average"),
+        Setting("history_length", shown, f"at most; examples have {lengths.mean():.1f} items on average"),
         Setting("min_history", 3 if (lengths >= 3).mean() >= 0.5 else 1, "items before a target"),
         *_LIMITS,
     ]
-    return Guess(found, settings, _item_text(source.catalogue.frame, ["item_id", "title"]), n_items - 1 - shown)
+    return Guess(base, settings, _item_text(source.catalogue.frame, ["item_id", "title"]), n_items - 1 - shown)
 
 
-def _lenient(found: dict[str, Any]) -> PrepareConfig:
-    """Return a configuration that reads all files that can be read with some setting (`_NEEDED`)."""
-    return PrepareConfig.model_validate(found | dict(_NEEDED.values()))
+def _lenient(values: dict[str, Any]) -> PrepareConfig:
+    """Return a configuration with the settings of `_NEEDED`, with which the reader rejects as little as possible."""
+    return PrepareConfig.model_validate(values | dict(_NEEDED.values()))
 
 
 def _needed(source: Source) -> list[Setting]:
-    """Return the settings without which the reader refuses the files, by its notes."""
+    """Return the settings without which the reader would reject the files, judging by its notes."""
     return [Setting(*setting, note) for mark, setting in _NEEDED.items() for note in source.notes if mark in note]
 
 
@@ -133,21 +143,21 @@ def _reader() -> Callable[..., pl.DataFrame]:
 
 
 def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
-    """Return the settings of rows and lists, and the room for negatives (`Guess`)."""
-    taken = source.interactions.sort("timestamp").unique(["user_id", "item_id"], keep="first", maintain_order=True)
-    lengths, n_items = taken.group_by("user_id").len()["len"].to_numpy(), taken["item_id"].n_unique()
+    """Return the settings of examples and candidates, and the room for negatives (`Guess`)."""
+    log = source.interactions.sort("timestamp").unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    lengths, n_items = log.group_by("user_id").len()["len"].to_numpy(), log["item_id"].n_unique()
     shortest = 3 if (lengths >= 5).mean() >= 0.5 else 1
     long_enough = (lengths >= shortest + 2).mean()
-    early, late = (rows["item_id"] for rows in (taken.head(len(taken) * 8 // 10), taken.tail(len(taken) // 10)))
+    early, late = (rows["item_id"] for rows in (log.head(len(log) * 8 // 10), log.tail(len(log) // 10)))
     new = 1 - late.is_in(early.unique().to_list()).sum() / max(len(late), 1)
-    # With uniform negatives, a split by time has lists that popularity and the order of ids rank well.
-    split = Setting("split", "leave-last-out", f"or time: {new:.0%} of the last tenth of the log are items new then")
+    # With a split by time and uniform negatives, popularity and the order of ids rank candidates well.
+    split = Setting("split", "leave-last-out", f"or time: {new:.0%} of the last tenth of the log are new items")
     if long_enough < 0.1:
         why = f"only {long_enough:.0%} of users have the {shortest + 2} items that leave-last-out needs"
         split = Setting("split", "time", why)
     usual = int(np.quantile(lengths, _WITH_ROOM, method="lower"))
     size = max(2, min(_MOST_CANDIDATES, n_items - usual))
-    few = f" ({n_items} items, of which a user may have {usual})" if size < _MOST_CANDIDATES else ""
+    few = f" (there are {n_items} items, and a user may have {usual} of them)" if size < _MOST_CANDIDATES else ""
     shown = max(1, min(longest, int(lengths.max()) - 1))
     settings = [
         split,
@@ -159,34 +169,34 @@ def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
     return settings, n_items - 1 - shown
 
 
-def _item_text(items: pl.DataFrame, taken: list[Any]) -> str | None:
-    """Return a text for items by at most two columns, not `taken`, whose values items share."""
-    free = [c for c in items.columns if c.isidentifier() and c not in taken]
+def _item_text(items: pl.DataFrame, used: list[Any]) -> str | None:
+    """Return a template of an item's text with up to two columns, not `used`, whose values items share; or None."""
+    free = [c for c in items.columns if c.isidentifier() and c not in used]
     shared = [f"{{{{ {c} }}}}" for c in free if 1 < items[c].n_unique() < len(items) / 2][:2]
     return f"{{{{ title }}}} ({', '.join(shared)})" if shared else None
 
 
 def _columns(texts: list[pl.DataFrame], paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
-    """Return field → column, for a log and a catalogue as texts."""
-    found = {f: Setting(f, c, "as named") for f, c in given.model_dump(include=given.model_fields_set).items()}
+    """Return field → column, for a log and a catalogue with columns of text."""
+    columns = {f: Setting(f, c, "as named") for f, c in given.model_dump(include=given.model_fields_set).items()}
 
     def free(field: str) -> pl.DataFrame:
         at = field in _OF_ITEMS
-        taken = {s.value for f, s in found.items() if (f in _OF_ITEMS) == at and f != field}
-        return texts[at].select(c for c in texts[at].columns if c not in taken)
+        used = {s.value for f, s in columns.items() if (f in _OF_ITEMS) == at and f != field}
+        return texts[at].select(c for c in texts[at].columns if c not in used)
 
-    if not {"item", "catalogue_item"} <= found.keys():
-        found = _ids(free("item"), free("catalogue_item"), paths, given) | found
+    if not {"item", "catalogue_item"} <= columns.keys():
+        columns = _ids(free("item"), free("catalogue_item"), paths, given) | columns
     for field in ("timestamp", "rating", "user", "title"):
-        found[field] = found.get(field) or _best(field, free(field), paths[field in _OF_ITEMS])
-    timestamp = found["timestamp"].value
+        columns[field] = columns.get(field) or _best(field, free(field), paths[field in _OF_ITEMS])
+    timestamp = columns["timestamp"].value
     if given.timestamp_format is None and timestamp in texts[0].columns:
-        found |= _form(texts[0][timestamp])
-    return {field: found[field] for field in ColumnNames.model_fields if field in found}
+        columns |= _form(texts[0][timestamp])
+    return {field: columns[field] for field in ColumnNames.model_fields if field in columns}
 
 
 def _form(times: pl.Series) -> dict[str, Setting]:
-    """Return the form of times that are texts in one of `FORMS`; nothing for others."""
+    """Return the format of times that are texts in one of `FORMS`; nothing for other times."""
     if times.str.contains(_NUMBER).any() or not (forms := date_forms(times)):
         return {}
     why = f"such as {times.drop_nulls()[0]}"
@@ -196,47 +206,47 @@ def _form(times: pl.Series) -> dict[str, Setting]:
 
 
 def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
-    """Return the columns that share ids, by their names and the share of common values."""
+    """Return the two columns that hold item ids, judging by their names and the fraction of common values."""
     best = (0.0, 0.0, "", "")
     for column in log.columns:
         used = {*log[column].drop_nulls().unique()}
-        for listed in items.columns:
-            ids = {*(values := items[listed].drop_nulls())}
+        for other in items.columns:
+            ids = {*(values := items[other].drop_nulls())}
             overlap, coverage = (len(used & ids) / max(len(either), 1) for either in (used, ids))
-            # Whole numbers may be ids of anything. Those of items cover more of the catalogue.
-            score = overlap + coverage / 4 + sign("item", column) / 2 + sign("id", listed) / 4
-            score -= (sign("user", column) + sign("title", column) + sign("title", listed)) / 2
-            score += 9 * ((column == given.item) + (listed == given.catalogue_item))
+            # Whole numbers may be ids of anything. Item ids cover more of the catalogue.
+            score = overlap + coverage / 4 + sign("item", column) / 2 + sign("id", other) / 4
+            score -= (sign("user", column) + sign("title", column) + sign("title", other)) / 2
+            score += 9 * ((column == given.item) + (other == given.catalogue_item))
             if overlap >= 0.5 and len(ids) >= 0.95 * len(values):
-                best = max(best, (score, overlap, column, listed))
-    _, overlap, column, listed = best
+                best = max(best, (score, overlap, column, other))
+    _, overlap, column, other = best
     if not column:
         raise DataError(
-            f"{paths[0]}: none of the columns {log.columns} holds the ids of one of {items.columns} in {paths[1]}. "
+            f"{paths[0]}: no column of {log.columns} has the same ids as a column of {items.columns} in {paths[1]}. "
             "Name both with --columns.item and --columns.catalogue-item"
         )
     sure = "sure" if sign("item", column) and overlap > 0.9 else "check"
     item = Setting("item", column, f"{sure}: {overlap:.0%} of its values are in {paths[1].name}")
-    return {"item": item, "catalogue_item": Setting("catalogue_item", listed, "the same ids")}
+    return {"item": item, "catalogue_item": Setting("catalogue_item", other, "the same ids")}
 
 
 def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
-    """Return the column that fits best, of equal ones the first; raise DataError if none does and one is needed."""
+    """Return the column that fits best, the first of equal ones; raise DataError if a required field has none."""
     fits = [(*fit, column) for column in frame.columns if (fit := _fit(field, column, frame[column].drop_nulls()))]
     if fits:
         _, why, column = max(fits, key=lambda fit: fit[0])
         return Setting(field, column, why)
     if field == "rating":
-        return Setting(field, None, "no column is called so")
+        return Setting(field, None, "no column looks like ratings")
     if field == "timestamp" and not any(sign(field, column) for column in frame.columns):
         return Setting(field, FILE_ORDER, "check: no column has times; are the lines in temporal order?")
     seen = f"none of the other columns {frame.columns} looks like a {field}"
-    more = ", or the form of its times with --columns.timestamp-format" if field == "timestamp" else ""
-    raise DataError(f"{path}: {seen}. Name it with --columns.{field}{more}, or write the file in another form")
+    more = ", or set the format of its times with --columns.timestamp-format" if field == "timestamp" else ""
+    raise DataError(f"{path}: {seen}. Name it with --columns.{field}{more}")
 
 
 def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None:
-    """Return a score and what speaks for the column; None if it cannot be this field."""
+    """Return a score and the reason for it; None if the column cannot be this field."""
     named, count, different = sign(field, column), len(values), values.n_unique()
     sure = "sure" if named else "check"
     if field == "timestamp":
@@ -247,7 +257,7 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
     elif field == "rating" and named and not with_points(values).cast(pl.Float64, strict=False).has_nulls():
         return named, f"{sure}: numbers"
     elif field == "user" and 1 < different < count:
-        # A number may be a user's id, even if it may also be a time.
+        # A number may be a user's id even if it could also be a time.
         is_number = values.head(_LOOKED_AT).str.contains(_NUMBER).all()
         if _dates(column, values) and (sign("timestamp", column) or not is_number):
             return None
@@ -261,7 +271,7 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
 
 
 def _dates(column: str, values: pl.Series) -> float:
-    """Return a number above 0 if the values are dates, a little more if their form needs no guess; else 0."""
+    """Return a number above 0 if the values are dates, higher if their format is certain; else 0."""
     some = values.head(_LOOKED_AT)
     if not len(some):
         return 0.0
@@ -274,7 +284,7 @@ def _dates(column: str, values: pl.Series) -> float:
 
 
 def _texts(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the columns as text, with null for empty fields; without those of lists, records and bytes."""
+    """Return the columns as text, with null for empty fields; columns of lists, records and bytes are dropped."""
     texts = frame.select(~(cs.nested() | cs.binary())).cast(pl.String)
-    texts = texts.select(pl.all().str.strip_chars().str.strip_suffix(".0"))  # of files made by pandas
+    texts = texts.select(pl.all().str.strip_chars().str.strip_suffix(".0"))  # pandas writes ids as 12.0
     return texts.select(pl.when(pl.all() != "").then(pl.all()))

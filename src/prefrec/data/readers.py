@@ -1,4 +1,4 @@
-"""Read tables and JSON lines from disk, with errors that name file, line, column and remedy."""
+"""Read tables and JSON lines. Errors name the file, the line, the column and the remedy."""
 
 from __future__ import annotations
 
@@ -38,44 +38,46 @@ _BARE = {
     "movies.dat": ("item_id", "title", "genres"),
     "id2name.txt": ("item_id", "title"),
 }
-# Beginning of a JSON text, which no header of a table matches.
+# Beginning of a JSON text; no table header looks like this.
 _JSON = re.compile(r"\s*[\[{]\s*[\[{\"]")
-# Byte order mark → the encoding that it decides.
+# Byte order mark → encoding.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-# Characters in which a separator of fields is looked for.
+# Number of characters in which the field separator is searched.
 _LOOKED_AT = 200
-# A number with a decimal comma, with points between thousands or without.
+# A number with a decimal comma, with or without points between thousands.
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+$"
-# A Float64 holds every whole number up to this one.
+# Float64 represents every integer up to this one.
 _EXACT = 2**53
-# Columns, and characters of a name, that a message lists. The header of a binary file can be the whole file.
+# Most columns, and characters of a name, in a message: the header of a binary file can be the whole file.
 _NAMES, _NAME_CHARS = 30, 60
 _REMEDY = "correct or drop these rows"
 ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9]+):/+(.+)")
-"""An address such as `s3://bucket/key`, as a path has it: with one slash, and after the folder of a recipe."""
+"""An address such as `s3://bucket/key`, as it looks in a path: with one slash, and after the folder of a recipe."""
 IDS = pl.Categorical(pl.Categories("prefrec"))
-"""Type of ids as codes of 4 bytes, which no file has."""
+"""In-memory type of ids: codes of 4 bytes."""
 Shrink = Callable[[pl.LazyFrame], pl.LazyFrame]
-"""Function that keeps the columns of a table that are needed, in types that take less memory."""
+"""Function that selects the needed columns of a table and converts them to types that take less memory."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file, unpacked if its name ends in `.gz`. Raise DataError if it is missing, a folder or damaged."""
+    """Read a file, decompressed if its name ends in `.gz`. Raise DataError if it is missing, a folder or damaged."""
     with _open(path) as file:
         return file.read()
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """Read a file as text without its byte order mark, unpacked if its name ends in `.gz`.
+    """Read a file as text without its byte order mark, decompressed if its name ends in `.gz`.
 
-    The mark decides the encoding, and non-ASCII text that is valid UTF-8 counts as UTF-8. `encoding` is for all other
-    files, so one setting serves a data set in which only some files are UTF-8. Raise DataError if the file cannot be
-    read or decoded, or the encoding is unknown.
+    A byte order mark determines the encoding, and non-ASCII text that is valid UTF-8 is read as UTF-8. `encoding`
+    applies to all other files, so one setting works for a data set in which only some files are UTF-8.
+
+    Raises:
+        DataError: the file cannot be read or decoded, or the encoding is unknown.
     """
     data = read_bytes(path)
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     try:
-        " ".encode(encoding)  # an unknown encoding is an error even for a file that is UTF-8
+        " ".encode(encoding)  # an unknown encoding is an error even if the file is UTF-8
         is_utf8 = not data.isascii() and _decodes(data, "utf-8")
         return data.decode(marked or ("utf-8" if is_utf8 else encoding))
     except UnicodeDecodeError as e:
@@ -87,26 +89,34 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         what = f"byte 0x{data[e.start]:02x} is not {marked or encoding}"
         raise DataError(f"{path}, line {line}: {what}. {remedy}, or save the file as UTF-8") from None
     except (LookupError, ValueError):
-        raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
+        raise DataError(f"{path}: unknown encoding {encoding!r}; try utf-8, latin-1 or cp1252") from None
 
 
 def read_table(
     path: Path, encoding: str = "utf-8", header: Sequence[str] | None = None, shrink: Shrink = lambda table: table
 ) -> pl.DataFrame:
-    """Read a CSV, TSV, RecBole atomic (`.inter`, `.item`), JSON lines or Parquet file, also `.gz`, by its suffix.
+    """Read a CSV, TSV, RecBole atomic (`.inter`, `.item`), JSON lines or Parquet file; the suffix decides.
 
-    Text files give columns of strings only, so ids such as `007` keep their zeros. RecBole's `name:type` headers
-    become `name`. A quotation mark inside a field that does not begin with one is text. `header` names the columns of
-    a tab-separated file that has no header line. `shrink` is applied to Parquet. An address
-    (`s3://bucket/*.parquet`) is one of Parquet. Raise DataError if the file is missing, unreadable, empty, Excel or
-    JSON of another name, if columns have one name, a line has too many fields, or quotation marks do not pair.
+    Text files may be compressed (`.gz`). All their columns are strings, so ids such as `007` keep their zeros.
+    RecBole's `name:type` headers become `name`. In a field that does not begin with a quotation mark, quotation marks
+    are text.
+
+    Args:
+        path: the file, or the address of Parquet files, such as `s3://bucket/*.parquet`.
+        encoding: encoding of text files that are not UTF-8.
+        header: column names of a tab-separated file without a header line.
+        shrink: applied to Parquet only.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty, Excel, or JSON with another suffix; two columns have the
+            same name, a line has too many fields, or quotation marks are unbalanced.
     """
     path = Path(path)
     if address := ADDRESS.search(path.as_posix()):
         try:
             return shrink(pl.scan_parquet("://".join(address.groups()))).collect(engine="streaming")
         except UNREADABLE as e:
-            remedy = "check the address, and the keys in the environment"
+            remedy = "check the address and the credentials in the environment"
             raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); {remedy}") from None
     _check_file(path)
     if path.suffix in PARQUET:
@@ -116,15 +126,15 @@ def read_table(
             raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
     suffix = (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
     if suffix in _EXCEL:
-        raise DataError(f"{path}: Excel is not read; write the table as CSV or Parquet")
-    if suffix in _PICKLES:  # LLaRA's
-        how = "write the table as Parquet with pandas.read_pickle(…).to_parquet(…), if you trust where it is from"
-        raise DataError(f"{path}: a pickle can run any code and is not read; {how}")
+        raise DataError(f"{path}: Excel files are not supported; save the table as CSV or Parquet")
+    if suffix in _PICKLES:  # as in LLaRA's data
+        how = "if you trust its source, convert it with pandas.read_pickle(…).to_parquet(…)"
+        raise DataError(f"{path}: pickles are not supported, because they can run any code; {how}")
     if suffix in _JSON_SUFFIXES:
         return read_json_rows(path)
     text = _without_blank_end(read_text(path, encoding))
     if _JSON.match(text):
-        raise DataError(f"{path}: the file holds JSON; give it a name that ends in .jsonl")
+        raise DataError(f"{path}: the file contains JSON; rename it so that it ends in .jsonl")
     if text[:1].isdecimal():
         header = header or _BARE.get(path.name.removesuffix(".gz"))
     if "::" in text[:_LOOKED_AT].split("\n", 1)[0]:  # MovieLens-1M and LLaRA
@@ -137,26 +147,26 @@ def read_table(
     if not names.strip():
         raise DataError(f"{path}: the file is empty; expected a header line with column names")
     expected = "\t" if suffix in _TAB_SUFFIXES else ","
-    separator = max((expected, "\t", ",", ";", "|"), key=names.count)  # of equally many the first
+    separator = max((expected, "\t", ",", ";", "|"), key=names.count)  # the first of those with the most occurrences
     frame = _parse_csv(text, path, separator, 1 if header is None else 0)
     plain = [c.split(":", 1)[0].strip() for c in frame.columns]
     twice = next((c for n, c in enumerate(plain) if c in plain[:n]), None)
     if twice is not None:
-        raise DataError(f"{path}: two columns are called {_listed([twice])}; rename one in the header")
+        raise DataError(f"{path}: two columns are called {_shown([twice])}; rename one in the header")
     return frame.rename(dict(zip(frame.columns, plain, strict=True)))
 
 
 def read_parquet(path: Path, shrink: Shrink = lambda table: table) -> pl.DataFrame:
-    """Read an untrusted Parquet file, `shrink` some rows at a time; raise one of `UNREADABLE` if it is damaged."""
-    # Arrow checks every offset and text. The decoder of polars crashes the process on some damaged files. Arrow's
-    # buffer would hold the whole file.
+    """Read an untrusted Parquet file; raise one of `UNREADABLE` if it is damaged. `shrink` is applied in batches."""
+    # Arrow checks every offset and text; polars' decoder crashes the process on some damaged files. With
+    # `pre_buffer`, Arrow would hold the whole file in memory.
     with pq.ParquetFile(path, pre_buffer=False) as file:
         columns, groups = range(file.metadata.num_columns), range(file.metadata.num_row_groups)
         plain = [j for j in columns if file.metadata.schema.column(j).max_repetition_level == 0]
-        # Arrow allocates memory for the number of values that a column claims to have.
+        # Arrow would allocate memory for as many values as a column claims to have.
         for rows, column in ((g.num_rows, g.column(j)) for g in map(file.metadata.row_group, groups) for j in plain):
             if column.num_values != rows:
-                raise OSError(f"column {column.path_in_schema} says {column.num_values} values in {rows} rows")
+                raise OSError(f"column {column.path_in_schema} claims {column.num_values} values in {rows} rows")
         batches = map(_checked, file.iter_batches(1 << 17))
         frames = [shrink(batch.lazy()).collect() for batch in batches] or [_checked(file.read())]
     return pl.concat(frames, rechunk=False)
@@ -168,12 +178,16 @@ def _checked(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
 
 
 def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
-    """Read JSON lines or a JSON array of objects, also `.gz`; line n is row n. An absent field is null.
+    """Read JSON lines or a JSON array of objects. Line n is row n; an absent field is null.
 
-    Lines may also be dicts as Python writes them, as in older files of Amazon and Steam.
+    The file may be compressed (`.gz`). Lines may also be Python dicts, as in older files of Amazon and Steam.
 
-    `schema` has the columns to read and their types; None means all, as polars sees them. Raise DataError if the file
-    is missing, damaged or not such JSON.
+    Args:
+        path: the file.
+        schema: columns to read and their types. Default: all, with inferred types.
+
+    Raises:
+        DataError: the file is missing, damaged or not JSON of this form.
     """
     with _open(path) as file:
         begin = file.read(1000).lstrip()
@@ -183,11 +197,11 @@ def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.Da
             return pl.from_dicts([ast.literal_eval(line) for line in read_text(path).splitlines() if line], schema)
         if is_array:
             return pl.read_json(read_bytes(path), schema=schema, infer_schema_length=None)
-        with path.open("rb") as file:  # not its path, in which polars would expand characters such as *
+        with path.open("rb") as file:  # not the path, in which polars would expand characters such as *
             return pl.scan_ndjson(file, schema=schema, infer_schema_length=None).collect()
     except (*UNREADABLE, ValueError, SyntaxError, MemoryError, RecursionError) as e:
         raise DataError(
-            f"{path}: truncated or damaged, or not valid JSON ({first_words(e)}); correct it, or download it again"
+            f"{path}: truncated, damaged or not valid JSON ({first_words(e)}); correct it, or download it again"
         ) from None
 
 
@@ -198,10 +212,17 @@ def pick_columns(
     optional: Iterable[str] = (),
     options: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """Return the columns `wanted` (our name → name in the file) under our names, with ids as text (`check_ids`).
+    """Select and rename columns, and convert ids to text (`check_ids`).
 
-    The `optional` columns (our names) may be absent. `options` are column (our name) → the field of `ColumnNames`
-    that sets its name. Raise DataError if a column is missing, or an id is bad.
+    Args:
+        frame: the table.
+        wanted: our name → name in the file.
+        path: the file, for messages.
+        optional: our names of columns that may be absent.
+        options: our name → field of `ColumnNames` that sets the name, for messages.
+
+    Raises:
+        DataError: a column is missing, or an id is invalid.
     """
     present = {ours: theirs for ours, theirs in wanted.items() if theirs in frame.columns}
     for ours, theirs in wanted.items():
@@ -215,18 +236,19 @@ def pick_columns(
 
 
 def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.DataFrame:
-    """Return `frame` with `column` (in the file: `called`) as stripped strings, or as it is where it has clean `IDS`.
+    """Return `frame` with a column of ids as stripped strings; clean `IDS` stay as they are.
 
-    Raise DataError if an id is missing or too large a number, or the column has lists or records.
+    `called` is the column's name in the file, for messages. Raise DataError if an id is missing or too large a
+    number, or if the column contains lists or records.
     """
     called = called or column
-    if frame.schema[column].is_float():  # 12.0 in a Parquet file made by pandas means item 12
+    if frame.schema[column].is_float():  # pandas writes item 12 as 12.0
         values = frame[column].fill_nan(None)
         large = (values.abs() > _EXACT).fill_null(False)
         if large.any():
             raise DataError(
                 f"{path}, {first_line(large, path)}: {called} {first_of(values, large)!r} is not an id "
-                f"({large.sum()} rows): floating point is not exact beyond 2**53; write ids as text or whole numbers"
+                f"({large.sum()} rows): floating point is not exact above 2**53; write ids as text or integers"
             )
         all_whole = (values == values.floor()).fill_null(True).all()
         frame = frame.with_columns((values.cast(pl.Int64) if all_whole else values).alias(column))
@@ -235,7 +257,7 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
         if ((texts == texts.str.strip_chars()) & (texts != "")).all(ignore_nulls=False):
             return frame
     text = as_text(frame, column, path, called)
-    stripped = text.str.strip_chars()  # kept only where it differs: a long log is held once
+    stripped = text.str.strip_chars()  # used only if it differs, so that a long log is in memory once
     frame = frame.with_columns(text if (stripped == text).all() else stripped)
     bad = frame[column].is_null() | (frame[column] == "")
     if bad.any():
@@ -246,17 +268,17 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
 
 
 def as_text(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.Series:
-    """Return the column (in the file: `called`) as strings. Raise DataError for lists, records and other bytes."""
+    """Return a column (`called` in the file) as strings. Raise DataError for lists, records and undecodable bytes."""
     return cast_column(frame[column], pl.String, path, called or column, "text or numbers")
 
 
 def parse_numbers(
     frame: pl.DataFrame, column: str, path: Path, called: str | None = None, empty_remedy: str | None = None
 ) -> pl.DataFrame:
-    """Return `frame` with `column` (in the file: `called`) as Float64.
+    """Return `frame` with a column (`called` in the file) as Float64.
 
-    Raise DataError if a value is missing, infinite or not a number. With `empty_remedy`, the advice for the message,
-    an empty field and NaN are null.
+    Raise DataError if a value is missing, infinite or not a number. If there is an `empty_remedy` (advice for the
+    message), empty fields and NaN are allowed and become null.
     """
     given = with_points(stripped(frame[column]))
     values = cast_column(given, pl.Float64, path, called or column, "numbers")
@@ -271,9 +293,9 @@ def parse_numbers(
 
 
 def with_points(values: pl.Series) -> pl.Series:
-    """Return texts with decimal points, if some are numbers with decimal commas, as 4,5 and 1.234,50 are.
+    """Replace decimal commas by decimal points, as in 4,5 and 1.234,50.
 
-    If all such numbers have three digits after the comma they stay, since 1,234 may be a thousand.
+    If all numbers with commas have three digits after the comma, nothing changes, because 1,234 may be a thousand.
     """
     if values.dtype != pl.String:
         return values
@@ -284,14 +306,14 @@ def with_points(values: pl.Series) -> pl.Series:
 
 
 def file_name(path: Path) -> str:
-    """Return the last part of a path or an address for messages, without a query."""
+    """Return the last part of a path or an address without its query, for messages."""
     return Path(without_secrets(path.as_posix())).name
 
 
 def refuse_bad(
     given: pl.Series, bad: pl.Series, path: Path, called: str, expected: str, remedy: str = _REMEDY
 ) -> None:
-    """Raise DataError about the first value that is `bad`, if any."""
+    """Raise DataError about the first `bad` value, if any."""
     if bad.any():
         raise DataError(
             f"{path}, {first_line(bad, path)}, column {called}: {first_of(given, bad)!r} is not {expected} "
@@ -300,12 +322,12 @@ def refuse_bad(
 
 
 def first_of(values: pl.Series, marked: pl.Series) -> Any:
-    """Return the first of the values that `marked` is true for."""
+    """Return the first value for which `marked` is true."""
     return values.filter(marked)[:1].to_list()[0]
 
 
 def first_line(bad: pl.Series, path: Path) -> str:
-    """Return the location of the first true value: `line 7`, or `row 5` (from 0) in Parquet."""
+    """Return the location of the first true value: `line 7`, or for Parquet `row 5` (counted from 0)."""
     index = int(bad.arg_true()[0])
     if path.suffix in PARQUET:
         return f"row {index}"
@@ -319,7 +341,7 @@ def first_words(error: BaseException) -> str:
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, unpacked if its name ends in `.gz`."""
+    """Open a file for reading, decompressed if its name ends in `.gz`."""
     _check_file(path)
     try:
         with cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb") as file:
@@ -327,7 +349,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
         what = f"the gzip file is truncated or damaged ({e}); download it again"
         if "Not a gzipped" in str(e):
-            what = "the name ends in .gz but the content is not gzip; unpack or rename it"
+            what = "the name ends in .gz, but the content is not gzip; rename the file"
         raise DataError(f"{path}: {what}") from None
 
 
@@ -342,15 +364,15 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path} is a pipe or a device, which may have no end; write its content to a file")
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Return the names of columns for a message, without the rest of long ones and of many."""
+def _shown(names: Sequence[str]) -> str:
+    """Return column names for a message, truncated if they are long or many."""
     shown = [repr(n if len(n) <= _NAME_CHARS else f"{n[:_NAME_CHARS]}…") for n in names[:_NAMES]]
     return ", ".join(shown) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
 
 
 def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, field: str | None) -> DataError:
     near = nearest(theirs, frame.columns, cutoff=0.5) or nearest(ours, frame.columns, cutoff=0.5)
-    message = f"{path}: no column {theirs!r} for {ours}; there are {_listed(frame.columns)}."
+    message = f"{path}: no column {theirs!r} for {ours}; there are {_shown(frame.columns)}."
     message += f" Did you mean {near!r}?" if near else ""
     if field:
         message += f" Name the right one with --columns.{field.replace('_', '-')} (`columns.{field}` in a recipe)"
@@ -360,7 +382,7 @@ def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, field: s
 
 
 def cast_column(values: pl.Series, kind: type[pl.DataType], path: Path, called: str, expected: str) -> pl.Series:
-    """Return the column as `kind`, with null for each value that is not one."""
+    """Convert a column to `kind`; values that cannot be converted become null."""
     dtype = values.dtype
     try:
         if dtype.is_nested() or (dtype.is_temporal() and kind is not pl.String):
@@ -368,12 +390,12 @@ def cast_column(values: pl.Series, kind: type[pl.DataType], path: Path, called: 
         return values.cast(kind, strict=kind is pl.String)
     except pl.exceptions.PolarsError:
         raise DataError(
-            f"{path}, column {called}: {dtype} is not {expected}; write the file with another type"
+            f"{path}, column {called}: expected {expected}, got type {dtype}; write the column with another type"
         ) from None
 
 
 def stripped(values: pl.Series) -> pl.Series:
-    """Return a column, texts without spaces around them."""
+    """Strip spaces around the texts of a column."""
     return values.str.strip_chars() if values.dtype == pl.String else values
 
 
@@ -393,19 +415,19 @@ def _without_blank_end(text: str) -> str:
 
 
 def _parse_csv(text: str, path: Path, separator: str, first: int) -> pl.DataFrame:
-    """Parse a table; `first` is the line number of the header."""
+    """Parse a table whose header is on line `first`."""
     quote = None if separator == "\t" else '"'
     try:
-        # Without a byte order mark polars takes a header that begins with `x^` for a compressed file.
+        # Without a byte order mark, polars mistakes a header that begins with `x^` for a compressed file.
         return pl.read_csv(text.encode("utf-8-sig"), separator=separator, quote_char=quote, infer_schema=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
         return _parse_slowly(text, path, separator, first, first_words(e))
 
 
 def _parse_slowly(text: str, path: Path, separator: str, first: int, problem: str) -> pl.DataFrame:
-    """Parse a table as Python's `csv` does, which takes the quotation mark in `7" single` for text.
+    """Parse a table with Python's `csv`, which treats the quotation mark in `7" single` as text.
 
-    Raise DataError about the first line with too many fields or unpaired quotation marks, else about `problem`.
+    Raise DataError about the first line with too many fields or unbalanced quotation marks, or else about `problem`.
     """
     reader = csv.reader(
         io.StringIO(text, newline=""),
@@ -426,7 +448,7 @@ def _parse_slowly(text: str, path: Path, separator: str, first: int, problem: st
         return pl.DataFrame(body, schema=dict.fromkeys(map(str, header), pl.String), orient="row")
     except csv.Error:
         raise DataError(
-            f"{path}, line {line}: cannot be read as a table: its quotation marks do not pair. Quote the whole field "
+            f"{path}, line {line}: cannot be read as a table: quotation marks are unbalanced. Quote the whole field "
             'and double each mark inside it: "7"" single"'
         ) from None
     except pl.exceptions.PolarsError:

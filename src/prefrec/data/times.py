@@ -1,4 +1,4 @@
-"""Times of a log: units and forms are recognised, and a wrong or ambiguous one is named."""
+"""Parse the times of a log: detect units and formats, and reject invalid or ambiguous ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prefrec.data.readers import cast_column, file_name, first_line, first_of, r
 from prefrec.errors import DataError
 
 SUBSECOND = "subsecond"
-"""Column of a log with times finer than a second: microseconds after `timestamp`."""
-# How dates are written as whole numbers → the number of such a number's year 1.
+"""Column of a log whose times are finer than a second: microseconds after `timestamp`."""
+# Format of dates written as integers → value of one year in it.
 _WRITTEN = {"YYYYMMDD": 10**4, "YYYYMMDDhhmm": 10**8, "YYYYMMDDhhmmss": 10**10}
 _DAYS = (
     "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%d %b %Y", "%b %d, %Y", "%m %d, %Y",
@@ -20,23 +20,23 @@ _DAYS = (
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", "T%H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _LOGGED = ("%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z")
 FORMS = (*(day + clock for day in _DAYS for clock in _CLOCKS), *_LOGGED)
-"""Forms of dates that are tried, as strptime writes them. The last are those of web servers, tweets and mails."""
-_NAME_IT = "name the form of all with --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
-# Texts that are tried first, in each form.
+"""strptime formats of dates that are tried. The last ones are those of web servers, tweets and e-mails."""
+_NAME_IT = "set their format with --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
+# Number of texts on which each format is tried first.
 _LOOKED_AT = 200
-# Days since the end of 1899 of 1970, and of 1990 to 2060. Smaller numbers may be counters.
+# 1970, and 1990 to 2060, in days since the end of 1899. Smaller numbers may be counters.
 _EXCEL_1970, _EXCEL_DAYS = 25_569, (32_874, 58_440)
-# Units of a time since 1970, smallest numbers first: name, units per second.
+# Units of a time since 1970, from coarse to fine: name, units per second.
 _UNITS = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
-# Least sizes of milliseconds, microseconds and nanoseconds. Each is a time in 1973.
+# Smallest milliseconds, microseconds and nanoseconds. Each is a time in 1973.
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)
-# Largest time that 64 bits hold, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
+# Largest time that fits into 64 bits, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
 _LATEST = 2.0**63
 _ISO = r"^\d{4}-\d"
 
 
 def date_forms(values: pl.Series) -> list[str]:
-    """Return the forms of `FORMS` in which all of these texts are dates, the first ones of a column of texts [n]."""
+    """Return the formats of `FORMS` in which all of these texts [n] are dates."""
     fits, values = FORMS, values.drop_nulls()
     for some in (values.head(_LOOKED_AT), values) if len(values) else ():
         fits = tuple(
@@ -46,7 +46,7 @@ def date_forms(values: pl.Series) -> list[str]:
 
 
 def _moments(values: pl.Series, form: str) -> pl.Series:
-    """Return the texts as moments in UTC, in this form of strptime; null where one is not."""
+    """Parse texts by a strptime format; return times in UTC, null where a text does not fit."""
     try:
         if "%H" in form or "%I" in form or "%z" in form:
             zoned = values.str.to_datetime(
@@ -54,27 +54,39 @@ def _moments(values: pl.Series, form: str) -> pl.Series:
             )
             return zoned.dt.replace_time_zone(None)
         return values.str.to_date(form, strict=False).cast(pl.Datetime("us"))
-    except pl.exceptions.PolarsError:  # a form that is none
+    except pl.exceptions.PolarsError:  # an invalid format
         return pl.Series(values.name, [None] * len(values), dtype=pl.Datetime("us"))
 
 
 def parse_timestamps(
     frame: pl.DataFrame, column: str, path: Path, called: str | None = None, form: str | None = None
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return `frame` with `column` as Int64 seconds since 1970, and notes on how the times were read.
+    """Convert a column of times to Int64 seconds since 1970.
 
-    `form` is that of strptime in which texts are dates (`columns.timestamp_format`). None accepts seconds,
-    milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), dates, datetimes, ISO 8601
-    text, texts in one of `FORMS`, dates written as numbers (20240131) and the days of spreadsheets. If any time is
-    finer than a second, the frame also gets a column `SUBSECOND`. Raise DataError if a time is missing, NaN or
-    unreadable, two units are mixed, or a text may be two dates, as 03/04/2025 may.
+    If any time is finer than a second, the frame also gets a column `SUBSECOND`.
+
+    Args:
+        frame: the log.
+        column: its column of times.
+        path: the file, for messages.
+        called: name of the column in the file, for messages.
+        form: strptime format of text times. Default: accept seconds, milliseconds, microseconds and nanoseconds
+            (detected by size, one unit per column), dates, datetimes, ISO 8601 text, texts in one of `FORMS`, dates
+            written as numbers (20240131) and spreadsheet days.
+
+    Returns:
+        The frame, and notes on how the times were read.
+
+    Raises:
+        DataError: a time is missing, NaN or unreadable, two units are mixed, or a text may be two dates, such as
+            03/04/2025.
     """
     called = called or column
     raw = stripped(frame[column])
     if form:
         moments = _moments(cast_column(raw, pl.String, path, called, "dates"), form)
-        remedy = "correct them, or --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
-        refuse_bad(frame[column], moments.is_null(), path, called, f"a date in the form {form}", remedy)
+        remedy = "correct them, or change --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
+        refuse_bad(frame[column], moments.is_null(), path, called, f"a date in the format {form}", remedy)
         return _with_times(frame, column, moments.dt.epoch("us"), 10**6), []
     expected = "seconds since 1970 or an ISO 8601 date"
     if raw.dtype in (pl.Date, pl.Datetime):
@@ -85,7 +97,7 @@ def parse_timestamps(
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
         if not raw.str.contains(_ISO).fill_null(False).any() and (forms := date_forms(raw)):
             if len(forms) > 1:
-                either = f"{raw.drop_nulls()[0]!r} may be a date in the form {' or '.join(forms)}"
+                either = f"{raw.drop_nulls()[0]!r} may be a date in the format {' or '.join(forms)}"
                 raise DataError(f"{path}, column {called}: {either}; {_NAME_IT}")
             timed, _ = parse_timestamps(frame, column, path, called, forms[0])
             return timed, [f"{file_name(path)}: times read as {forms[0]}"]
@@ -102,24 +114,24 @@ def parse_timestamps(
     refuse_bad(frame[column], bad, path, called, expected)
     if dated := _written_dates(values):
         moments, form = dated
-        refuse_bad(frame[column], moments.is_null(), path, called, f"one of {form}, as others are")
+        refuse_bad(frame[column], moments.is_null(), path, called, f"one of {form}, as other values are")
         notes = [f"{file_name(path)}: times read as {form}"]
         return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
     whole = raw.cast(pl.Int64, strict=False)
     all_whole = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
-    numbers = whole if all_whole else values  # a Float64 does not hold every nanosecond
+    numbers = whole if all_whole else values  # Float64 does not represent every nanosecond
     unit, per_second = _unit(raw, values, path, called)
     notes = [] if per_second == 1 else [f"{file_name(path)}: times read as {unit}"]
     return _with_times(frame, column, numbers, per_second), notes
 
 
 def time_columns(log: pl.DataFrame) -> list[str]:
-    """Return the columns that order a log in time: `timestamp`, then `SUBSECOND` if present."""
+    """Return the columns by which a log is sorted in time: `timestamp`, then `SUBSECOND` if present."""
     return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
 
 
 def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: int) -> pl.DataFrame:
-    """Return `frame` with `times` as seconds, and with their microseconds if any time has some."""
+    """Return `frame` with `times` as seconds, and as microseconds after them if any time is finer than a second."""
     if times.dtype.is_integer():
         seconds = times // per_second
         micros = (times - seconds * per_second) * 10**6 // per_second
@@ -131,9 +143,9 @@ def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: 
 
 
 def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
-    """Return the moments of numbers that are written dates, null where one is none, and their form; None for others.
+    """Parse dates that are written as numbers; return times, null for invalid ones, and the format; else None.
 
-    Most of them have to be days that there are: 1 in 27 numbers of this size is one by chance.
+    More than half of the numbers must be existing days: 1 in 27 numbers of this size is one by chance.
     """
     if len(values) and values.is_between(*_EXCEL_DAYS).all():
         seconds = ((values - _EXCEL_1970) * 86_400).round().cast(pl.Int64)
@@ -144,12 +156,12 @@ def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
             texts = values.set(~alike, None).cast(pl.Int64).cast(pl.String)
             moments = texts.str.to_datetime("%Y%m%d%H%M%S"[: len(form) - 2], time_unit="us", strict=False)
             if 2 * moments.null_count() < len(moments):
-                return moments, f"dates in the form {form}"
+                return moments, f"dates in the format {form}"
     return None
 
 
 def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[str, int]:
-    """Return the unit of these times and its number per second. Raise DataError if they are of two units."""
+    """Return the unit of these times and its number per second. Raise DataError if units are mixed."""
     unit = pl.Series(np.searchsorted(_UNIT_BOUNDS, values.abs().to_numpy()))
     nonzero = values != 0  # zero is 1970 in every unit
     if not nonzero.any():

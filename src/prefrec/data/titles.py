@@ -1,4 +1,4 @@
-"""Readable and unambiguous titles: articles, years, duplicates."""
+"""Make titles readable and unambiguous: articles, years, duplicates."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _ROTATED = re.compile(rf"^((?:a\.?k\.?a\.?\s+)?)(.+), ((?:{_ARTICLES})|L')$")
 _YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\((?:V|TV|VG)\))?\s*$")
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
 INVISIBLE = r"[\s\p{Cc}\p{Cf}]"
-"""Characters that are not visible, such as a zero-width space (a regular expression of polars)."""
+"""Invisible characters, such as a zero-width space (a regular expression for polars)."""
 UNSAFE = r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
-"""Control characters and those that turn the direction of text: they could change what a terminal or page shows."""
+"""Control characters, and those that change the direction of text: they could alter what a terminal or page shows."""
 
 
 def safe_title(title: str) -> str:
-    """Return a title without `UNSAFE` characters, as it stands in a `Catalogue`."""
+    """Return a title without `UNSAFE` characters, as in a `Catalogue`."""
     return re.sub(UNSAFE, "", title)
 
 
 def normal_title(title: str) -> str:
-    """Return the form in which titles are compared: NFKC (as for answers), single spaces, no case, safe."""
+    """Return the form in which titles are compared: NFKC, casefolded, single spaces, no `UNSAFE` characters."""
     title = safe_title(" ".join(title.split()))
     if title.isascii():
         return " ".join(title.split()).casefold()
-    # Casefolding can undo the normal form, hence the second pass.
+    # Casefolding can undo the normalisation, so it is repeated.
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold()).split())
 
 
@@ -47,7 +47,7 @@ def restore_article(title: str) -> str:
 
 
 def movie_title(raw: str) -> tuple[str, int | None]:
-    """Return a MovieLens title with its articles in front, also in parentheses, and the year it ends in (or None).
+    """Split a MovieLens title into title and year (or None), and move articles to the front, also in parentheses.
 
     `Big Blue, The (Grand bleu, Le) (1988)` → (`The Big Blue (Le Grand bleu)`, 1988).
     """
@@ -59,10 +59,10 @@ def movie_title(raw: str) -> tuple[str, int | None]:
 
 
 def movie_titles(raw: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return kept id → title for MovieLens items, and every id → kept id.
+    """Return titles of MovieLens films by id, and a map from every id to the id that is kept.
 
-    Items with the same title and year are one film, which keeps its smallest id. Only films that would otherwise
-    share a title show their year.
+    Items with the same title and year are one film, which keeps its smallest id. The year is added only to films that
+    would otherwise share a title.
     """
     parsed = {i: movie_title(t) for i, t in raw.items()}
     films: defaultdict[tuple[str, int | None], list[str]] = defaultdict(list)
@@ -76,15 +76,20 @@ def movie_titles(raw: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]
 
 
 def id_order(item_id: str) -> tuple[int, int, str]:
-    """Return the sort key of an id: numbers by value, before any text."""
+    """Return the sort key of an id: numbers by value, then texts."""
     return (0, int(item_id), item_id) if item_id.isdecimal() else (1, 0, item_id)
 
 
 def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
-    """Return the items (`item_id, title, …`) with distinct titles, merged id → kept id, and notes.
+    """Make titles unique.
 
-    Titles are compared by `normal_title`. Of ids that share one, `merge` keeps the smallest, `number` names others
-    `Title (2)`, and `error` raises DataError.
+    Args:
+        items: `item_id, title, …`.
+        how: what to do with ids that share a title (by `normal_title`). `merge`: keep only the smallest id. `number`:
+            call the others `Title (2)`. `error`: raise DataError.
+
+    Returns:
+        The items, a map from merged ids to kept ids, and notes.
     """
     titles = dict(items.select("item_id", "title").iter_rows())
     groups: defaultdict[str, list[str]] = defaultdict(list)
@@ -103,14 +108,14 @@ def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.Da
         )
     if how == "merge":
         kept = items.filter(~pl.col("item_id").is_in(list(renamed)))
-        return kept, renamed, [f"{len(renamed)} items with the title of another were merged into it"]
-    taken = set(groups)
+        return kept, renamed, [f"{len(renamed)} items with the title of another item were merged into it"]
+    used = set(groups)
     for first_id, *rest in shared:
         number = 2
         for item in rest:
-            while normal_title(f"{titles[first_id]} ({number})") in taken:
+            while normal_title(f"{titles[first_id]} ({number})") in used:
                 number += 1
             titles[item] = f"{titles[first_id]} ({number})"
-            taken.add(normal_title(titles[item]))
+            used.add(normal_title(titles[item]))
     numbered = items.with_columns(pl.Series("title", list(titles.values())))
-    return numbered, {}, [f"{len(renamed)} items with the title of another were numbered, as in 'Title (2)'"]
+    return numbered, {}, [f"{len(renamed)} items with the title of another item were numbered, as in 'Title (2)'"]

@@ -1,4 +1,4 @@
-"""Words in the names of columns, in English, German, French and Spanish."""
+"""Typical words in column names, in English, German, French and Spanish."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 import unicodedata
 from fnmatch import fnmatchcase
 
-# Role → words without accents, the best sign first; after a slash the same in other languages. A word of more than
-# three letters may be the beginning of a longer one, and one with a star its end.
+# Role → words without accents, best sign first. A slash separates translations. A word of more than three letters may
+# be the beginning of a longer word; a word with a star may be its end.
 _WORDS = {
     "user": "user/nutzer/benutzer/utilisateur/usuario customer/kunde/client/cliente member/mitglied/membre/miembro "
     "buyer/kaufer/kaeufer/acheteur/comprador shopper/besteller visitor/besucher/visiteur/visitante "
@@ -32,17 +32,17 @@ _TOPICS = {
 
 
 def sign(role: str, column: str) -> float:
-    """Return how well the name of a column fits a role: 0, or from 0.5 to 1 for the best word."""
+    """Return how well a column name fits a role: 0 for no match, otherwise from 0.5 to 1 (the best word)."""
     words, parts = _WORDS[role].split(), _parts(column)
     fits = [n for n, word in enumerate(words) if any(_fits(p, w) for p in parts for w in word.split("/"))]
     return 1 - fits[0] / (2 * len(words)) if fits else 0.0
 
 
 def topic(column: str) -> str | None:
-    """Return the domain of prompts that the name of a column of items speaks of, or None."""
+    """Return the domain of prompts that the name of an item column suggests, or None."""
     parts = _parts(column)
-    found = (name for name, words in _TOPICS.items() if any(_fits(p, w) for p in parts for w in words.split()))
-    return next(found, None)
+    topics = (name for name, words in _TOPICS.items() if any(_fits(p, w) for p in parts for w in words.split()))
+    return next(topics, None)
 
 
 def _fits(part: str, word: str) -> bool:
@@ -50,6 +50,6 @@ def _fits(part: str, word: str) -> bool:
 
 
 def _parts(column: str) -> list[str]:
-    """Return the words of a name such as `orderDate` or `order_date`, in small letters and without accents."""
+    """Return the words of a name such as `orderDate` or `order_date`, in lower case and without accents."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", column) if not unicodedata.combining(c))
     return [part.lower() for part in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", plain)]

@@ -137,7 +137,7 @@ def test_attributes_of_users(shop: Shop, tmp_path: Path) -> None:
     assert source.users.rows() == [("u0", "free", "31"), ("u1", "paid", None)]
     for text, message in (
         ("user_id,plan\nu0,free\nu0,paid\n", r"users\.csv: user 'u0' has more than one line"),
-        ("user_id\nu0\n", r"users\.csv: no column but that of the ids"),
+        ("user_id\nu0\n", r"users\.csv: the only column is that of the ids"),
         (
             "customer,plan\nu0,free\n",
             r"users\.csv: no column 'user_id'.*there are 'customer', 'plan'\. Did you mean 'customer'\?$",
@@ -223,7 +223,7 @@ def test_item_without_title(shop: Shop) -> None:
     ):
         files(**paths)
     source = files(**paths, missing_titles="drop")
-    assert source.notes == ["2 interactions with items without a title were left out"]
+    assert source.notes == ["2 interactions with items without a title were dropped"]
 
 
 def test_empty_and_conflicting_titles(shop: Shop) -> None:
@@ -241,9 +241,7 @@ def test_empty_and_conflicting_titles(shop: Shop) -> None:
     with pytest.raises(DataError, match=r"items\.csv: no item has a title \(column title\)"):
         files(**paths)
     paths["items"].write_text(text + "i3,Other\n")
-    with pytest.raises(
-        DataError, match=r"item 'i3' has 2 titles: 'Thing 3' / 'Other' .1 items like it.; keep one line"
-    ):
+    with pytest.raises(DataError, match=r"item 'i3' has 2 titles: 'Thing 3' / 'Other' .1 such items.; keep one line"):
         files(**paths)
     paths["items"].write_text(text + "i3,Thing 3\n")
     assert len(files(**paths).catalogue) == 40

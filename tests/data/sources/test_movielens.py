@@ -78,7 +78,7 @@ def test_films_without_a_title_can_be_dropped(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t44\t2\t90\n")
     source = movielens_100k(tmp_path, "drop")
     assert source.interactions.rows() == [("5", "1", 100, 4.0)]
-    assert source.notes[0] == "1 interactions with items without a title were left out"
+    assert source.notes[0] == "1 interactions with items without a title were dropped"
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3.5,7\n1,3,3.5,8\n1,4,3.5,9\n")
     (tmp_path / "movies.csv").write_text("movieId,title,genres\n2,Heat (1995),x\n3,,x\n5,,x\n")
     with pytest.raises(DataError, match=r"2 items of the log have no title in the catalogue .first: '3', '4'"):

@@ -93,7 +93,7 @@ def test_from_files_to_prepared_data_and_back(shop: Shop, tmp_path: Path) -> Non
     told.write_csv(paths["interactions"])
     columns = {"impressions": "shown", "skipped": "skip"}
     source = files(**paths, **columns)
-    assert source.notes == ["65 impressions of items without a title were left out"]
+    assert source.notes == ["65 impressions of items without a title were dropped"]
     assert len(source.interactions) == 64
     data = prepare(PrepareConfig(source="files", **paths, columns=columns, split="time-share"))
     write_prepared(data, tmp_path / "data")

@@ -61,7 +61,7 @@ def test_recbole_and_targets_of_their_own(tmp_path: Path) -> None:
     found = read_rows(path, ColumnNames())
     assert found.rows == [*(r._replace(time=n) for n, r in enumerate(ROWS)), Row("new", (), "5", 2)]
     assert not found.timed
-    assert found.notes == ["shop.train.inter: no times; rows are taken in the order of the file"]
+    assert found.notes == ["shop.train.inter: no times; examples are in the order of the file"]
     (tmp_path / "rows.csv").write_text("user_id,history,target,timestamp\n7,1 2,3,50\na b,3,12,60\n")
     assert read_rows(tmp_path / "rows.csv", ColumnNames()).rows == ROWS
 

@@ -93,9 +93,9 @@ def test_titles_and_notes(tmp_path: Path) -> None:
     assert data.catalogue.titles["60"] == "Pen & pad 60"
     assert data.catalogue.titles["61"] == "Pen & pad 60 (2)"
     notes = data.protocol["notes"]
-    assert notes[0] == "1 items with the title of another were numbered, as in 'Title (2)'"
+    assert notes[0] == "1 items with the title of another item were numbered, as in 'Title (2)'"
     assert notes[1].startswith("train.csv: ")
-    assert notes[2].startswith("validation: the last ")
+    assert notes[2].startswith("validation: the latest ")
     with pytest.raises(DataError, match="1 titles belong to more than one item"):
         prepared(tmp_path, duplicate_titles="error")
 
@@ -118,9 +118,9 @@ def test_rows_that_ask_for_what_was_taken_before_are_left_out(tmp_path: Path) ->
     assert len(data.train) == 4
     assert pairs(data) == [("u", str(i)) for i in range(1, 7)] + [("v", "1"), ("v", "2"), ("v", "11")]
     assert data.protocol["counts"]["repeats_dropped"] == 1
-    assert "1 rows with fewer than 2 items of history are left out" in data.protocol["notes"]
-    assert "3 rows whose target the user took before are left out" in data.protocol["notes"]
-    assert "100.0% of the test targets are in no training interaction" in data.protocol["notes"]
+    assert "1 examples with fewer than 2 history items were dropped" in data.protocol["notes"]
+    assert "3 examples whose target the user had seen before were dropped" in data.protocol["notes"]
+    assert "100.0% of the test targets do not occur in training" in data.protocol["notes"]
 
 
 def test_merged_and_missing_titles(tmp_path: Path) -> None:
@@ -157,7 +157,8 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
     assert seen_items(data, data.test) == [{f"{u}{i}" for i in range(1, 6)} for u in (1, 2)]
     (tmp_path / "shop.valid.inter").unlink()
     with pytest.raises(
-        DataError, match=r"shop\.train\.inter: there are no validation rows, and no times.*file-order"
+        DataError,
+        match=r"shop\.train\.inter: there are no validation examples, .* because they have no times.*file-order",
     ):
         prepared(tmp_path)
     assert prepared(tmp_path, validation_share=0).validation == []
@@ -167,12 +168,14 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
 
 
 def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no train rows; expected a file such as train\.csv.*--row-files train=FILE"):
+    with pytest.raises(
+        DataError, match=r"no train examples; expected a file such as train\.csv.*--row-files train=FILE"
+    ):
         find_window_files(tmp_path, {})
     rows = {part: tmp_path / f"shop_{part}.jsonl" for part in ("train", "val", "test")}
     for path in rows.values():
         path.write_text("")
-    with pytest.raises(DataError, match=r"expected one file with titles, .*found none\. Name it with --items"):
+    with pytest.raises(DataError, match=r"expected one file of titles, .*found none\. Name it with --items"):
         find_window_files(tmp_path, {})
     titles = tmp_path / "id2name.json"
     for path in (titles, tmp_path / "name2genre.json", tmp_path / "popular.parquet"):
@@ -184,7 +187,7 @@ def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
         find_window_files(tmp_path, {})
     assert find_window_files(tmp_path, {}, titles)[1] == titles
     (tmp_path / "new_test.csv").write_text("")
-    with pytest.raises(DataError, match=r"new_test\.csv and shop_test\.jsonl both look like the test rows"):
+    with pytest.raises(DataError, match=r"new_test\.csv and shop_test\.jsonl both look like the test examples"):
         find_window_files(tmp_path, {}, titles)
     named = {"test": tmp_path / "new_test.csv"}
     assert find_window_files(tmp_path, named, titles)[0] == files | named
@@ -224,7 +227,7 @@ def test_amazon_office(shared_data: Path) -> None:
     assert (len(data.train), len(data.validation), len(data.test)) == (15_400, 0, 1_925)
     known = set(learnt["item_id"])
     assert round(sum(e.target not in known for e in data.test) / 1_925, 3) == 0.465
-    assert "46.5% of the test targets are in no training interaction" in data.protocol["notes"]
+    assert "46.5% of the test targets do not occur in training" in data.protocol["notes"]
     titles = data.catalogue.titles
     assert sum(title.endswith(" (2)") for title in titles.values()) == 3
     assert not any("&amp;" in title or "&quot;" in title for title in titles.values())
@@ -247,7 +250,7 @@ def test_rows_can_be_split_as_one_log(tmp_path: Path) -> None:
     expected = [(u, i) for u, own in log.items() for n, (i, day) in enumerate(own) if n >= LEAST and day >= cuts[1]]
     assert sorted((e.user_id, e.target) for e in data.test) == sorted(expected)
     assert prepared(folder, split="leave-last-out").protocol["split"] == "leave-last-out"
-    with pytest.raises(DataError, match="split time needs the times of all rows"):
+    with pytest.raises(DataError, match="split time needs the times of all examples"):
         prepared(folder, split="time", columns={"timestamp": "file-order"})
 
 

@@ -56,7 +56,7 @@ def test_missing_titles_can_be_dropped(tmp_path: Path) -> None:
     paths = write(tmp_path, [shelf("u", "9"), shelf("u", "1")], BOOKS)
     source = goodreads(*paths, missing_titles="drop")
     assert len(source.interactions) == 1
-    assert source.notes[0] == "1 interactions with items without a title were left out"
+    assert source.notes[0] == "1 interactions with items without a title were dropped"
 
 
 def test_a_title_that_nobody_sees_is_none(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_windows_of_the_length_asked_for(tmp_path: Path) -> None:
     assert set(histories(min_history=2)) == {2}
     assert "1 windows of fewer than 2 titles are left out" in goodreads_windows(folder, min_history=2).notes
     assert set(histories(min_history=1, history_length=1)) == {1}
-    with pytest.raises(DataError, match=r"no window has min_history=3 titles \(longest: 2\); lower --min-history"):
+    with pytest.raises(DataError, match=r"no example has min_history=3 items \(longest: 2\); lower --min-history"):
         histories()
     assert set(histories(min_history=2, history_length=20)) == {2}
 

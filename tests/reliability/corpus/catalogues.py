@@ -46,9 +46,9 @@ CASES = [
     _items("titles missing", "items of the log have no title in the catalogue", HEADER + "i1,Alien\n"),
     _items("a comma not quoted", "items.csv, line 2: cannot be read as a table: more than the 2 fields", HEADER + "i1,Me, Myself & Irene\n"),
     _items("latin-1", "items.csv, line 2: byte 0xe9 is not utf-8", HEADER.encode() + b"i1,Am\xe9lie\n"),
-    _items("Parquet, lists for titles", "items.parquet, column title: List(String) is not text or numbers", _frame(title=[["Alien"], ["Heat"]]), file="items.parquet"),
+    _items("Parquet, lists for titles", "items.parquet, column title: expected text or numbers, got type List(String)", _frame(title=[["Alien"], ["Heat"]]), file="items.parquet"),
     _items("Parquet, a title null", "1 items of the log have no title in the catalogue (first: 'i1'", _frame(item_id=[f"i{i}" for i in range(60)], title=[None if i == 1 else f"Title {i}" for i in range(60)]), file="items.parquet"),
-    _items("Parquet, bytes for titles", "items.parquet, column title: Binary is not text or numbers", _frame(title=[b"\xff\xfe", b"Heat"]), file="items.parquet"),
+    _items("Parquet, bytes for titles", "items.parquet, column title: expected text or numbers, got type Binary", _frame(title=[b"\xff\xfe", b"Heat"]), file="items.parquet"),
     _items("atomic, two titles", "item '7' has 2 titles", "item_id:token\ttitle:token_seq\n7\tHope\n7\tFaith\n", file="items.item"),
-    _items("no gzip", "items.csv.gz: the name ends in .gz but the content is not gzip", HEADER, file="items.csv.gz"),
+    _items("no gzip", "items.csv.gz: the name ends in .gz, but the content is not gzip", HEADER, file="items.csv.gz"),
 ]  # fmt: skip

@@ -95,15 +95,15 @@ def _records(name: str, message: str, files: Mapping[str, Content]) -> Case:
 
 
 CASES = [
-    command("prepared data: not there", "none: no such folder; `prefrec prepare", lambda p, f: ("audit", f / "none")),
+    command("prepared data: not there", "none: no such folder; create it with `prefrec prepare", lambda p, f: ("audit", f / "none")),
     command("prepared data: an empty folder", "is not prepared data (protocol.json is missing); run `prefrec prepare", lambda p, f: ("audit", f)),
     _data("not written to its end", "is unfinished (protocol.json is missing); run `prefrec prepare", {"protocol.json": None}),
     _data("half a protocol", "protocol.json: not valid JSON", {"protocol.json": '{"format_version": 1'}),
-    _data("a protocol that is a list", "format version None, this prefrec reads 1 to 3; prepare the data again", {"protocol.json": "[]"}),
+    _data("a protocol that is a list", "format version None, but this prefrec reads versions 1 to 3; prepare the data again", {"protocol.json": "[]"}),
     _data("a protocol nested without end", "protocol.json: not valid JSON", {"protocol.json": "[" * 100_000}),
     _data("a protocol not UTF-8", "protocol.json: not valid JSON", {"protocol.json": b'{"\xe9": 1}'}),
     _data("without its settings", "protocol.json: the settings of the training examples are missing; prepare the data again", {"protocol.json": '{"format_version": 2}'}),
-    _data("of another version", "format version 99, this prefrec reads 1 to 3; prepare the data again", {"protocol.json": '{"format_version": 99}'}),
+    _data("of another version", "format version 99, but this prefrec reads versions 1 to 3; prepare the data again", {"protocol.json": '{"format_version": 99}'}),
     _data("a table missing", "items.parquet: missing or damaged", {"items.parquet": None}),
     _data("a table damaged", "test.parquet: missing or damaged", {"test.parquet": b"PAR1" + bytes(50) + b"PAR1"}),
     _data("a column missing", "test.parquet: no column 'target' of type String; prepare the data again", {"test.parquet": _parquet(user_id=["u"], history=[["a"]], candidates=[["b"]])}),

@@ -1,4 +1,4 @@
-"""Readers of public data sets and of the user's own files, found by name: ours, and those of other packages."""
+"""Readers of public data sets and of the user's files, by name. Other packages can add more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefrec.errors import did_you_mean
 __all__ = ["GivenSplit", "Source", "SourceKind"]
 
 GROUP = "prefrec.sources"
-"""Group of entry points by which other packages add sources: NAME = "module:KIND", a `SourceKind`."""
+"""Entry-point group for sources of other packages: NAME = "module:KIND", a `SourceKind`."""
 _OURS = {
     "movielens-100k": "movielens:HUNDRED",
     "movielens-csv": "movielens:CSV",

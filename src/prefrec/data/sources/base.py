@@ -1,4 +1,4 @@
-"""The result type of every source, and the checks that sources share."""
+"""The common result type of sources, and checks that they share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefrec.errors import DataError
 if TYPE_CHECKING:
     from prefrec.data.config import PrepareConfig
 
-# Part → endings of the names of its files, without suffix.
+# Part → endings of its file names, without suffix.
 _PART_ENDINGS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 # Column of the catalogue → field of `ColumnNames`.
 CATALOGUE_FIELDS = {"item_id": "catalogue_item", "title": "title"}
@@ -34,8 +34,9 @@ class GivenSplit:
     """A split that comes with the data.
 
     Attributes:
+        windows: part → its examples.
         learn: `user_id, item_id` of the interactions to learn from, all of them in the log.
-        ordered: true if the log has each user's interactions in temporal order.
+        ordered: whether the log has each user's interactions in temporal order.
     """
 
     windows: Mapping[str, list[Window]]
@@ -45,19 +46,19 @@ class GivenSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as read, before any choice of protocol.
+    """A data set as read, before the protocol is applied.
 
     Attributes:
         name: the source's name in a recipe.
         domain: `movies`, `music`, `books` or `generic`.
-        catalogue: items with titles; every item of `interactions` is in it.
+        catalogue: items with titles, including all items of `interactions`.
         interactions: `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds, Float64, list
-            of str: items that were shown then but not clicked).
-        notes: changes made on reading, in words.
+            of str). Impressions are items that were shown at that time but not clicked.
+        notes: changes made on reading, for people.
         given: the source's own split, or None.
-        touched: `user_id, item_id` of all items a user is known to have met, or None if these are `interactions`.
+        touched: `user_id, item_id` of all items that a user is known to have seen. None: those of `interactions`.
         users: attributes of users (`user_attributes`), or None.
-        counts: true if `rating` is a play count and not an opinion.
+        counts: whether `rating` is a play count and not an opinion.
     """
 
     name: str
@@ -76,10 +77,10 @@ class SourceKind:
     """A source that a configuration can name.
 
     Attributes:
-        read: reads the data; it returns `PreparedData` only if their rows are finished.
-        takes: the fields of `PrepareConfig` that it takes of those that only some sources take.
-        given: true if the data come with their own split.
-        splits: true if their log can also be split in other ways.
+        read: reads the data. It returns `PreparedData` only if the examples need no further preparation.
+        takes: fields of `PrepareConfig` that this source uses, of those that only some sources use.
+        given: whether the data come with their own split.
+        splits: whether the log can also be split in other ways.
     """
 
     read: Callable[[PrepareConfig], Source | PreparedData]
@@ -91,7 +92,7 @@ class SourceKind:
 def find_parts(
     folder: Path, suffixes: Collection[str], parts: Collection[str] = tuple(_PART_ENDINGS)
 ) -> dict[str, Path]:
-    """Return the file of each part in `folder`, by the end of its name before one of the `suffixes` and `.gz`.
+    """Return the file of each part in `folder`, by the end of its name without suffix (`suffixes`, `.gz`).
 
     Raise DataError if a part has more than one file.
     """
@@ -100,38 +101,41 @@ def find_parts(
     for part in parts:
         match [p for p, stem in stems.items() if stem.endswith(_PART_ENDINGS[part])]:
             case [first, second, *_]:
-                raise DataError(f"{folder}: {first.name} and {second.name} both look like the {part} rows; keep one")
+                raise DataError(
+                    f"{folder}: {first.name} and {second.name} both look like the {part} examples; keep one"
+                )
             case [only]:
                 files[part] = only
     return files
 
 
 def name_before(path: Path, suffixes: Collection[str]) -> str:
-    """Return a file's name in lower case without its suffix; "" if that is not one of `suffixes`."""
+    """Return a file's name in lower case without its suffix; "" if the suffix is not one of `suffixes`."""
     name = path.name.lower().removesuffix(".gz")
     return next((name.removesuffix(s) for s in suffixes if name.endswith(s)), "")
 
 
 def user_attributes(users: pl.DataFrame, path: Path, called: str = "user_id") -> pl.DataFrame:
-    """Return `user_id` (in the file: `called`) and the attributes of users, all as text.
+    """Return `user_id` (`called` in the file) and the attributes of users, all as text.
 
     Raise DataError if an id is missing, a user has two lines, or there are no attributes.
     """
     users = check_ids(users, "user_id", path, called)
     twice = users.filter(pl.col("user_id").is_duplicated())["user_id"].to_list()
     if twice:
-        raise DataError(f"{path}: user {twice[0]!r} has more than one line; keep one line for each user")
+        raise DataError(f"{path}: user {twice[0]!r} has more than one line; keep one line per user")
     attributes = [c for c in users.columns if c != "user_id"]
     if not attributes:
-        raise DataError(f"{path}: no column but that of the ids; expected attributes of users, such as age")
+        raise DataError(f"{path}: the only column is that of the ids; expected user attributes, such as age")
     return users.select("user_id", *(as_text(users, c, path).str.strip_chars() for c in attributes))
 
 
 def parse_lists(values: pl.Series, path: Path, called: str, at_least: int = 0) -> pl.Series:
     """Return lists of item ids as text; an empty field is an empty list.
 
-    A value is a list, or its text as JSON, Python and numpy write it, or ids separated by spaces or commas. Raise
-    DataError about the first value (in the file: `called`) that is not a list of `at_least` ids.
+    A value may be a list, a list as JSON, Python or numpy print it, or ids separated by spaces or commas. Raise
+    DataError about the first value that is not a list of at least `at_least` ids. `called` is the column's name in
+    the file, for messages.
     """
     lists = [_ids(value) for value in values.to_list()]
     bad = pl.Series([ids is None or len(ids) < at_least for ids in lists], dtype=pl.Boolean)
@@ -152,7 +156,7 @@ def _ids(value: Any) -> list[str] | None:
 
 
 def _parsed(text: str) -> Any:
-    """Return the JSON in a text, or the ids between brackets, commas and spaces; None if brackets do not pair."""
+    """Parse a text as JSON, or as ids between brackets, commas and spaces; None if brackets are unbalanced."""
     if text.startswith("["):
         with suppress(ValueError, RecursionError):
             return json.loads(text)
@@ -162,10 +166,10 @@ def _parsed(text: str) -> Any:
 
 
 def titled(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
-    """Return the items whose title has a visible character, with titles as trimmed text.
+    """Return the items that have a visible title, with stripped titles.
 
-    HTML entities such as `&amp;` are read as their characters, also in further columns.
-    Raise DataError if the titles (in the file: `called`) are not text.
+    HTML entities such as `&amp;` are decoded, also in further columns. Raise DataError if the titles (`called` in the
+    file) are not text.
     """
     items = items.with_columns(as_text(items, "title", path, called))
     texts = cs.string() - cs.by_name("item_id")
@@ -179,9 +183,9 @@ def _without_entities(text: str) -> str:
 
 
 def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
-    """Return `item_id, title, …` with trimmed titles and each id once; lines without a title are dropped.
+    """Return `item_id, title, …` with stripped titles and each id once; items without a title are dropped.
 
-    Raise DataError if the titles (in the file: `called`) are not text, an id has two titles, or no item has a title.
+    Raise DataError if the titles (`called` in the file) are not text, an id has two titles, or no item has a title.
     """
     if items.is_empty():
         raise DataError(f"{path}: the catalogue has no items")
@@ -196,7 +200,7 @@ def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> p
         titles = twice.filter(pl.col("item_id") == item)["title"].to_list()
         raise DataError(
             f"{path}: item {item!r} has {len(titles)} titles: {' / '.join(map(repr, titles[:3]))} "
-            f"({twice['item_id'].n_unique()} items like it); keep one line for each item"
+            f"({twice['item_id'].n_unique()} such items); keep one line per item"
         )
     return items
 
@@ -204,21 +208,27 @@ def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> p
 def check_log(
     interactions: pl.DataFrame, item_ids: Collection[str], path: Path, missing: str = "error"
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return the interactions whose item has a title, and a note on the dropped ones.
+    """Drop the interactions whose item has no title; return the others, and a note.
 
-    Raise DataError if the log is empty, if none of its items is in `item_ids` (those with a title), or if some are
-    not and `missing` is `error` rather than `drop`.
+    Args:
+        interactions: the log.
+        item_ids: items with a title.
+        path: the log's file, for messages.
+        missing: `drop`, or `error`: raise DataError about items without a title.
+
+    Raises:
+        DataError: the log is empty, or none of its items has a title.
     """
     if interactions.is_empty():
         raise DataError(f"{path}: the log is empty; expected one line per interaction")
-    listed = list(item_ids)
-    known = interactions["item_id"].is_in(listed)
+    ids = list(item_ids)
+    known = interactions["item_id"].is_in(ids)
     if not known.any():
-        first = f"of the catalogue's {len(listed):,} with a title (such as {listed[0]!r})" if listed else ""
+        where = f"among the catalogue's {len(ids):,} items with a title (such as {ids[0]!r})" if ids else ""
         raise DataError(
             f"{path}: none of the log's {interactions['item_id'].n_unique():,} items (such as "
-            f"{interactions['item_id'][0]!r}) is one {first or 'in the catalogue'}; write the ids alike in both "
-            "files, and check the names of the columns"
+            f"{interactions['item_id'][0]!r}) is {where or 'in the catalogue'}; use the same ids in both files, "
+            "and check the column names"
         )
     unknown = interactions.filter(~known)["item_id"]
     if len(unknown) and missing == "error":
@@ -228,14 +238,14 @@ def check_log(
             f"{', '.join(map(repr, items[:3]))}; {len(unknown)} interactions). Add their titles, or drop "
             "these interactions with --missing-titles drop (`missing_titles: drop` in a recipe)"
         )
-    notes = [f"{len(unknown)} interactions with items without a title were left out"] if len(unknown) else []
+    notes = [f"{len(unknown)} interactions with items without a title were dropped"] if len(unknown) else []
     return (interactions.filter(known) if notes else interactions), notes
 
 
 def merge_duplicates(
     interactions: pl.DataFrame, items: pl.DataFrame, how: DuplicateTitles
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """Return log, items and notes after `resolve_duplicates`, with merged ids replaced in the log."""
+    """Apply `resolve_duplicates`; return the log with merged ids replaced, the items, and notes."""
     items, renamed, notes = resolve_duplicates(items, how)
     columns = {"item_id": pl.col("item_id").replace(renamed)}
     if "impressions" in interactions.columns:

@@ -1,4 +1,4 @@
-"""The user's own log and catalogue: CSV, TSV, Parquet or RecBole atomic files with mapped column names."""
+"""The user's log and catalogue: CSV, TSV, Parquet or RecBole atomic files with any column names."""
 
 from __future__ import annotations
 
@@ -27,34 +27,38 @@ from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
 
 _NO_RATING = (
-    "correct or empty these fields, or leave the column out with --columns.rating none (`columns.rating: null` in a "
+    "correct or empty these fields, or ignore the column with --columns.rating none (`columns.rating: null` in a "
     "recipe)"
 )
 # Column of the log → field of `ColumnNames`.
 _FIELDS = {"user_id": "user", "item_id": "item"} | {c: c for c in ("timestamp", "rating", "impressions", "skipped")}
-# Values of the column of skips.
+# Values of the column `skipped`.
 _YES, _NO = ("true", "1", "yes", "t"), ("false", "0", "no", "f", "")
 
 
 def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = readers.read_table) -> Source:
-    """Read the log `config.interactions` and the catalogue `config.items`, with columns named as `config.columns`.
+    """Read a log and a catalogue with mapped column names.
 
-    The rating column may be absent if it has its default name. An empty rating is null. All columns of `config.users`
-    other than the user's id (named as in the log, or `user_id`) are attributes. An interaction marked in `skipped` is
-    removed from the log, and its item joins the `impressions` of the user's next interaction. Further columns of the
-    catalogue are kept, for rules of recommendations. `read_table` reads the log and the catalogue.
+    The rating column may be absent if it has its default name. An empty rating is null. An interaction marked in
+    `skipped` is removed from the log, and its item is added to the `impressions` of the user's next interaction.
+    Further columns of the catalogue are kept, for the rules of recommendations.
+
+    Args:
+        config: `interactions`, `items` and perhaps `users` are the files. All columns of `users` except the user id
+            (named as in the log, or `user_id`) are attributes.
+        read_table: reads the log and the catalogue.
     """
     columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
     wanted, optional = {o: t for o, t in names.items() if t}, ("rating",) if columns.rating == "rating" else ()
-    # Text of ids takes most of the memory of a log. Lists of ids are text, too.
+    # Ids as text take most of the memory of a log. Lists of ids need text.
     ids = pl.String() if columns.impressions or columns.skipped else readers.IDS
     parts: list[pl.DataFrame] = []
     notes: list[str] = []
 
     def shrink(table: pl.LazyFrame) -> pl.LazyFrame:
         present = table.collect_schema().names()
-        if {*wanted.values()} <= {*present, *optional}:  # otherwise a message names all columns
+        if {*wanted.values()} <= {*present, *optional}:  # otherwise keep all columns, for the error message
             table = table.select(c for c in present if c in wanted.values())
         texts = cs.by_name(columns.user, columns.item, require_all=False) & (cs.string() | cs.integer())
         return table.with_columns(texts.cast(pl.String).cast(ids))
@@ -91,63 +95,63 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files of a folder or a pattern in the order of their names, or a file or an address as it is."""
+    """Return the files of a folder or a pattern, sorted by name, or the file or address itself."""
     pattern = f"{escape(str(path))}/*" if path.is_dir() else str(path)
     if readers.ADDRESS.search(path.as_posix()) or path.is_file() or not has_magic(pattern):
         return [path]
-    found = sorted(p for p in map(Path, glob(pattern, recursive=True)) if p.is_file() and not p.name.startswith("_"))
-    if not found:
+    paths = sorted(p for p in map(Path, glob(pattern, recursive=True)) if p.is_file() and not p.name.startswith("_"))
+    if not paths:
         what = "the folder has no files" if path.is_dir() else "no file matches"
         raise DataError(f"{path}: {what}; expected parts of a log, such as part-0.parquet")
-    return found
+    return paths
 
 
 def _with_numbers(items: pl.DataFrame) -> pl.DataFrame:
-    """Return the catalogue with numbers in further columns that hold nothing else: text files have only strings."""
+    """Convert further columns of the catalogue that contain only numbers: text files have only strings."""
     texts = [c for c in items.columns if c not in ("item_id", "title") and items.schema[c] == pl.String]
     numbers = items.select(readers.with_points(items[c]).cast(pl.Float64, strict=False) for c in texts)
     return items.with_columns(n for n in numbers if n.null_count() == items[n.name].null_count() < len(items))
 
 
 def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
-    """Return `log` with `skipped` (in the file: `called`) as true or false; an empty field is false."""
+    """Convert the column `skipped` (`called` in the file) to true or false; an empty field is false."""
     words = readers.as_text(log, "skipped", path, called).fill_null("").str.strip_chars().str.to_lowercase()
-    words = words.str.strip_suffix(".0")  # numbers of a file made by pandas
+    words = words.str.strip_suffix(".0")  # pandas writes 1 as 1.0
     bad = ~words.is_in([*_YES, *_NO])
     readers.refuse_bad(log["skipped"], bad, path, called, "true or false", "write one of them")
     return log.with_columns(words.is_in(_YES).alias("skipped"))
 
 
 def fold_skips(log: pl.DataFrame) -> pl.DataFrame:
-    """Return the interactions that were not skips, with each skipped item among the impressions of one of them.
+    """Remove skips from the log, and add each skipped item to the impressions of the user's next interaction.
 
-    That one is the same user's next interaction, or the last one if none follows. Skips of users who took nothing are
+    If no interaction follows, the item is added to the user's last one. Skips of users without other interactions are
     dropped.
     """
     fine = pl.col(SUBSECOND) if SUBSECOND in log.columns else pl.lit(0)
     log = log.with_columns(moment=pl.col("timestamp") * 10**6 + fine).sort("moment", maintain_order=True)
-    taken = log.filter(~pl.col("skipped")).drop("skipped").with_row_index("row")
+    kept = log.filter(~pl.col("skipped")).drop("skipped").with_row_index("row")
     skips = log.filter(pl.col("skipped")).select("user_id", "moment", skip="item_id")
-    rows = taken.select("user_id", "moment", "row")
-    # Both sides are in order of time, as `join_asof` needs; its own check does not know groups.
+    rows = kept.select("user_id", "moment", "row")
+    # Both sides are sorted by time, as `join_asof` requires; its own check ignores groups.
     ahead = skips.join_asof(rows, on="moment", by="user_id", strategy="forward", check_sortedness=False)
     behind = ahead.filter(pl.col("row").is_null()).drop("row")
     behind = behind.join_asof(rows, on="moment", by="user_id", strategy="backward", check_sortedness=False)
     of_row = pl.concat([ahead, behind]).drop_nulls("row").group_by("row", maintain_order=True).agg("skip")
-    joined = taken.join(of_row, on="row", how="left", maintain_order="left")
+    joined = kept.join(of_row, on="row", how="left", maintain_order="left")
     shown = [pl.col("impressions")] if "impressions" in log.columns else []
     impressions = pl.concat_list(*shown, pl.col("skip").fill_null([])).alias("impressions")
     return joined.with_columns(impressions).drop("row", "moment", "skip")
 
 
 def _known_impressions(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Return the log with only titled items among its impressions, each once and never the item taken; and a note."""
+    """Keep only impressions of items with a title, each once and without the clicked item; return log and note."""
     log = log.with_row_index("row")
     pairs = log.select("row", "item_id", "impressions").explode("impressions").drop_nulls()
     pairs = pairs.filter(pl.col("impressions") != pl.col("item_id")).unique(maintain_order=True)
     known = pairs.filter(pl.col("impressions").is_in(items["item_id"].to_list()))
-    left_out = len(pairs) - len(known)
-    notes = [f"{left_out} impressions of items without a title were left out"] if left_out else []
+    dropped = len(pairs) - len(known)
+    notes = [f"{dropped} impressions of items without a title were dropped"] if dropped else []
     lists = known.group_by("row").agg("impressions")
     joined = log.drop("impressions").join(lists, on="row", how="left", maintain_order="left")
     return joined.with_columns(pl.col("impressions").fill_null([])).drop("row"), notes

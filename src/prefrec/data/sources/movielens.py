@@ -1,4 +1,4 @@
-"""MovieLens: the raw 100K folder, the copy in the recbole package, and the `ratings.csv`/`movies.csv` form."""
+"""MovieLens: the 100K folder, the copy in the recbole package, and `ratings.csv` with `movies.csv`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefrec.data.titles import movie_title, movie_titles
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
 
-# Columns of the files with users. The postal code is left out.
+# Columns of the files of users, without the postal code.
 _USERS = ("user_id", "age", "gender", "occupation")
 _GENRES = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -29,11 +29,11 @@ _LOG = {c: c for c in ("user_id", "item_id", "rating", "timestamp")}
 
 
 def movielens_100k(config: PrepareConfig) -> Source:
-    """Read MovieLens-100K from the folder `config.path`, or the embedded copy if it is None.
+    """Read MovieLens-100K from the folder `config.path`, by default from the embedded copy.
 
-    The catalogue has the columns `year` and `genres` (`Comedy, Drama`).
-    The folder has `u.data` and `u.item` (GroupLens), or `ml-100k.inter` and `ml-100k.item` (RecBole). Attributes of
-    users come from `u.user` or `ml-100k.user` if present.
+    The folder contains `u.data` and `u.item` (GroupLens), or `ml-100k.inter` and `ml-100k.item` (RecBole). User
+    attributes come from `u.user` or `ml-100k.user` if present. The catalogue has the columns `year` and `genres`
+    (`Comedy, Drama`).
     """
     folder = config.path or _embedded_folder()
     users = None
@@ -42,7 +42,7 @@ def movielens_100k(config: PrepareConfig) -> Source:
         lines = [*_raw_fields(folder / "u.item", ("id", "title", "date"), filled=2)]
         raw = {item: title.strip() for item, title, *_ in lines}
         flags = {line[0]: zip(_GENRES, line[5:], strict=False) for line in lines}
-        genres = {item: [name for name, flag in own if flag.strip() == "1"] for item, own in flags.items()}
+        genres = {item: [name for name, flag in some if flag.strip() == "1"] for item, some in flags.items()}
         if (folder / "u.user").exists():
             fields = [line[: len(_USERS)] for line in _raw_fields(folder / "u.user", ("id", *_USERS[1:]))]
             table = pl.DataFrame(fields, schema=dict.fromkeys(_USERS, pl.String), orient="row")
@@ -59,7 +59,7 @@ def movielens_100k(config: PrepareConfig) -> Source:
 
 
 def movielens_csv(config: PrepareConfig) -> Source:
-    """Read MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`."""
+    """Read `ratings.csv` and `movies.csv` of ml-latest, ml-20m, ml-25m or ml-32m."""
     folder = config.required("path")
     ratings, movies = folder / "ratings.csv", folder / "movies.csv"
     log = _typed(read_table(ratings, config.encoding), ratings, _LOG | {"user_id": "userId", "item_id": "movieId"})
@@ -79,7 +79,7 @@ def _embedded_folder() -> Path:
             return folder
     raise DataError(
         "the embedded MovieLens-100K comes with the package recbole, which is not installed: "
-        "run `pip install --no-deps recbole`, or give the folder of your own copy with --path (`path` in a recipe)"
+        "run `pip install --no-deps recbole`, or name the folder of your copy with --path (`path` in a recipe)"
     )
 
 
@@ -100,14 +100,14 @@ def _source(
 
 
 def _typed(table: pl.DataFrame, path: Path, names: Mapping[str, str] = _LOG) -> pl.DataFrame:
-    """Return the log in a table whose columns are called `names`, with columns of the right types."""
+    """Return the log of a table with columns `names` (our name → name in the file), with the right types."""
     log = parse_numbers(pick_columns(table, names, path), "rating", path, names["rating"])
     log, _ = parse_timestamps(log, "timestamp", path, names["timestamp"])
     return log.select("user_id", "item_id", "timestamp", "rating")
 
 
 def _raw_fields(path: Path, columns: tuple[str, ...], filled: int = 1) -> Iterator[list[str]]:
-    """Yield the fields of each line that is not blank: at least these columns, the `filled`-th not empty."""
+    """Yield the fields of each non-blank line, which has at least these columns and a non-empty `filled`-th one."""
     for number, line in enumerate(read_text(path, "latin-1").splitlines(), start=1):
         if line.strip():
             fields = line.split("|")
@@ -123,7 +123,7 @@ def _atomic_items(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     titles, genres = {}, {}
     for item, title, year, names in items.iter_rows():
         genres[item] = (names or "").split()
-        title = "unknown" if title == "unkonwn" else title  # as the raw file has item 267
+        title = "unknown" if title == "unkonwn" else title  # item 267, misspelt in RecBole's file
         titles[item] = f"{title} ({year})" if year and (year.isdecimal() or year == "V") else title
     return titles, genres
 
