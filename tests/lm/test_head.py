@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from prefrec.lm.head import asked_of, restricted_head
+from prefrec.lm.head import replaced_head, restricted_head
 from tiny import tiny_llama
 
 HIDDEN = torch.randn(1, 3, 32)
@@ -31,7 +31,7 @@ def test_only_the_thread_that_asks_gets_what_it_asks():
 def test_another_model_s_head_is_itself():
     model, other = tiny_llama(), tiny_llama(seed=1)
     want = other.lm_head(HIDDEN)
-    with asked_of(other.lm_head, torch.zeros_like), asked_of(model.lm_head, torch.zeros_like):
+    with replaced_head(other.lm_head, torch.zeros_like), replaced_head(model.lm_head, torch.zeros_like):
         assert torch.equal(other.lm_head(HIDDEN), want)
 
 

@@ -244,7 +244,7 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:500])
-    with pytest.raises(ModelError, match=f"{tmp_path}: the model with item tokens cannot be read"):
+    with pytest.raises(ModelError, match=f"{tmp_path}: the model with item-ID tokens cannot be read"):
         load_item_model(tmp_path)
     weights.write_bytes(whole)
     state = load_file(weights)
@@ -253,16 +253,16 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
         load_item_model(tmp_path)
     weights.write_bytes(whole)
     (tmp_path / ITEMS_FILE).write_text("[")
-    with pytest.raises(ModelError, match="the model with item tokens cannot be read"):
+    with pytest.raises(ModelError, match="the model with item-ID tokens cannot be read"):
         load_item_model(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; expected a whole number"),
-        ({"num_hidden_layers": 900, "hidden_size": 1 << 16}, r"config\.json asks for .* weights"),
-        ({"model_type": "nonsense"}, "the model with item tokens cannot be read"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; expected an integer"),
+        ({"num_hidden_layers": 900, "hidden_size": 1 << 16}, r"config\.json needs .* weights"),
+        ({"model_type": "nonsense"}, "the model with item-ID tokens cannot be read"),
     ],
 )
 def test_a_config_that_asks_for_too_much_builds_nothing(tmp_path: Path, changes, message, monkeypatch) -> None:

@@ -73,7 +73,7 @@ def test_chosen_layers_alone(folder):
 
 @pytest.mark.parametrize(("layers", "shown"), [(3, "3"), ([0, 2], r"\[0, 2\]"), ([1, 0], r"\[1, 0\]"), ([], r"\[\]")])
 def test_layers_that_do_not_exist_or_are_out_of_order(folder, layers, shown):
-    with pytest.raises(ModelError, match=f"layers: {shown}, but the model has 2, numbered from 0"):
+    with pytest.raises(ModelError, match=f"layers: got {shown}, but the model has 2 layers"):
         load_model(str(folder), layers=layers)
 
 
@@ -199,14 +199,14 @@ def test_sizes_are_bounded_before_a_model_is_built(copy, changes, monkeypatch):
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("is built"))
     folder = _changed(copy, **changes)
     for load in (load_model, vocabulary_size):
-        with pytest.raises(ModelError, match=f"{next(iter(changes))} is .*; expected a whole number from 1 to"):
+        with pytest.raises(ModelError, match=f"{next(iter(changes))} is .*; expected an integer from 1 to"):
             load(folder)
 
 
 def test_a_config_within_all_bounds_that_no_machine_could_hold(copy, monkeypatch):
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("is built"))
     huge = {"num_hidden_layers": 500, "hidden_size": 1 << 16, "intermediate_size": 1 << 18}
-    with pytest.raises(ModelError, match=r"config\.json asks for .* weights, but the safetensors hold at most"):
+    with pytest.raises(ModelError, match=r"config\.json needs .* weights, but the safetensors contain at most"):
         load_model(_changed(copy, **huge))
 
 

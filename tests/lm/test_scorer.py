@@ -63,7 +63,7 @@ def test_sharded_weights_are_not_tried(model_type, layout, capsys):
     scorer = ChoiceScorer(model, 0, is_sharded=True)
     scorer.settle(SETS)
     assert scorer.layout == layout
-    assert ("sharded weights cannot be tried" in capsys.readouterr().err) == (layout == "separate")
+    assert ("sharded weights cannot be checked" in capsys.readouterr().err) == (layout == "separate")
 
 
 def test_another_model_is_scored_in_the_same_layout():

@@ -110,7 +110,7 @@ def test_sums_from_root(answers, seed):
 
 @pytest.mark.parametrize("answers", [[], [()], [(1, 2), ()]])
 def test_what_makes_no_trie(answers):
-    with pytest.raises(ValueError, match="a token in each"):
+    with pytest.raises(ValueError, match="at least one token in each"):
         Trie.build(answers)
 
 

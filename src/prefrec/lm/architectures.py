@@ -1,4 +1,4 @@
-"""Model architectures: which can score the answers of a choice set in one packed row."""
+"""Which model architectures can score all answers of a choice set in one packed row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BRANCHING = frozenset(
         "seed_oss", "falcon",
     }
 )  # fmt: skip
-"""`config.model_type`s for which packed and separate scores were compared and agree."""
+"""`config.model_type`s whose packed scores were compared with separate scores, and agree."""
 RECURRENT = frozenset(
     {
         "mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm", "jamba", "bamba", "zamba", "zamba2", "zaya",
@@ -27,35 +27,35 @@ RECURRENT = frozenset(
         "kimi_linear", "minimax", "lfm2", "lfm2_moe", "qwen3_next", "deepseek_v4",
     }
 )  # fmt: skip
-"""`config.model_type`s with a state that passes from token to token, whatever their `layer_types` say."""
+"""`config.model_type`s with a recurrent state, regardless of their `layer_types`."""
 _ALIBI = "ALiBi biases follow the columns, not the branches"
 BY_COLUMN = {
     "bloom": _ALIBI,
     "mpt": _ALIBI,
     "gpt_neo": "its local attention is measured in columns, not in positions",
 }
-"""`config.model_type`s that depend on a token's column in the row, and the reason."""
+"""`config.model_type`s whose scores depend on a token's column in the row → the reason."""
 
 
 def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
-    """Return the layout that the configuration of a model allows, and the reason.
+    """Return the layout that a model's configuration allows, and the reason.
 
-    It is `separate` if a mask cannot keep answers apart, so that packed scores would be silently wrong: layers with a
-    state, positions from columns, and attention without a mask of pairs. Other models get `packed`; check those not
-    in `BRANCHING` with `prefrec.lm.layout.verified_layout`.
+    It is `separate` if a mask cannot keep answers apart, so that packed scores would be silently wrong: recurrent
+    layers, positions derived from columns, and attention without a 4-D mask. Other models get `packed`; check those
+    that are not in `BRANCHING` with `prefrec.lm.layout.verified_layout`.
 
     Args:
         config: configuration of the model.
     """
     name, implementation = config.model_type, attention_implementation(config)
     if name in RECURRENT:
-        return "separate", f"model type {name!r} passes a state from token to token, which cannot branch"
+        return "separate", f"model type {name!r} has a recurrent state, which cannot branch"
     if foreign := sorted(set(layer_kinds(config)) - MASKED_LAYERS):
         return "separate", f"layers of type {', '.join(foreign)} cannot branch (model type {name!r})"
     if by_column := BY_COLUMN.get(name) or (_ALIBI if getattr(config, "alibi", False) else None):
         return "separate", f"{by_column} (model type {name!r})"
     if implementation not in MASKED_ATTENTION:
-        return "separate", f"attention implementation {implementation!r} does not take a mask of pairs; use sdpa"
+        return "separate", f"attention implementation {implementation!r} does not accept a 4-D mask; use sdpa"
     if name not in BRANCHING:
-        return "packed", f"model type {name!r} is not in the table: checked on the first batch"
+        return "packed", f"model type {name!r} is not a known architecture: checked on the first batch"
     return "packed", f"model type {name!r} branches by its mask"

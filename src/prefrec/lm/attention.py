@@ -1,4 +1,4 @@
-"""The attention that a model uses for a mask: its own, or oneDNN's in the place of `sdpa` on a CPU."""
+"""Choose the attention of a model: its own, or on a CPU oneDNN's in place of `sdpa`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from prefrec.lm.masks import SDPA, Mask, attention_implementation, attention_mas
 
 
 def quick_masks(core: Any, allowed: Tensor, position_ids: Tensor) -> Mask | dict[str, Mask]:
-    """Return `prefrec.lm.masks.attention_masks` for `core`, and let oneDNN read them where it replaces `sdpa`.
+    """Return the attention masks of a call, and let oneDNN replace `sdpa` where it is faster.
 
-    `core` is the transformers model, without adapters or wrappers. oneDNN does so on a CPU in float32, if the linear
-    layers use it.
+    This is on a CPU in float32, if the linear layers use oneDNN, too.
+
+    Args:
+        core: the transformers model, without adapters or wrappers.
+        allowed, position_ids: as in `prefrec.lm.masks.attention_masks`.
     """
     masks = attention_masks(core.config, allowed, position_ids, core.dtype)
     config = text_config(core.config)
-    by_name = getattr(core, "_supports_attention_backend", False)  # the model looks its attention up by name
+    by_name = getattr(core, "_supports_attention_backend", False)  # the model looks up its attention by name
     is_sdpa = attention_implementation(config) == SDPA
     on_cpu = allowed.device.type == "cpu" and compute_dtype(core, allowed.device) == torch.float32
     if not torch.compiler.is_compiling() and is_sdpa and by_name and on_cpu and uses_onednn(core):
-        # Other threads may be using the model, and gradient checkpointing runs its layers again later. So the name
-        # stays. Under it, the model's own masks are read by sdpa as before.
+        # Other threads may be using the model, and gradient checkpointing runs its layers again later, so this
+        # setting is not undone. With it, masks that the model makes itself still go to sdpa.
         config._attn_implementation = ONEDNN
         for mask in masks.values() if isinstance(masks, dict) else [masks]:
             read_by_onednn(mask)
@@ -33,5 +36,5 @@ def quick_masks(core: Any, allowed: Tensor, position_ids: Tensor) -> Mask | dict
 
 
 def compute_dtype(core: Any, device: torch.device) -> torch.dtype:
-    """Return the type that a model computes in: autocast's, or its own."""
+    """Return the dtype that a model computes in: that of autocast, or its own."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else core.dtype

@@ -1,8 +1,8 @@
-"""Log-probabilities of a whole catalogue: one pass over the prompt, and one over the trie of the titles in blocks.
+"""Log-probabilities of all titles of a catalogue: one pass over the prompt, then blocks of nodes of the title trie.
 
-Answers branch from the prompt as in a packed row, and also from each other: a node of their trie sees the prompt and
-its ancestors. Every prefix is read once, however many titles begin with it, and gives the probabilities of all its
-children. Nodes without children are not read.
+Titles branch from the prompt as in a packed row, and also from each other: a trie node attends to the prompt and its
+ancestors. A prefix is read once, however many titles begin with it, and gives the probabilities of all its children.
+Nodes without children are not read.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from prefrec.prompts import ChoiceSet
 TrieLayout = Literal["cached", "repeated", "separate"]
 """Layouts of a trie.
 
-`cached` reads the prompt once and keeps its keys and values for every block. `repeated` reads the prompt again before
-every block. `separate` reads one row of prompt and title tokens per path, for models that cannot branch.
+`cached` reads the prompt once and keeps its keys and values. `repeated` reads the prompt again for every block.
+`separate` reads one row of prompt and title tokens per path, for models that cannot branch.
 """
 
 BLOCK_TOKENS = 1024
-"""Nodes per block. The logits of a block are in memory at once."""
+"""Nodes per block. All logits of a block are in memory at once."""
 
 # Tokens per call in the separate layout.
 _ROW_TOKENS = 1 << 13
 
-# Number of answers from whose text a layout is checked.
+# Number of answers whose text is used to check a layout.
 _PROBED = 32
 
 
@@ -55,26 +55,29 @@ def catalogue_logps(
     block_tokens: int = BLOCK_TOKENS,
     within: CatalogueSoftmax | None = None,
 ) -> NDArray[np.float32]:
-    """Return log-probabilities [I] of all answers of a trie after `prompt`, as `choice_logps` without gradient.
+    """Return the log-probabilities [I] in nats of all answers of a trie after `prompt`, without gradient.
 
-    Raise ModelError if a log-probability is not finite.
+    They equal those of `choice_logps`.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
         prompt: token ids, at least one.
-        trie: of the answers' token ids, end token included.
-        layout: from `trie_layout`.
-        block_tokens: nodes per call; each block also has the ancestors of its first node.
-        within: the catalogue of this trie, to score answers within it; None: among all tokens.
+        trie: trie of the answers' token ids, end token included.
+        layout: layout from `trie_layout`.
+        block_tokens: nodes per call; each block also contains the ancestors of its first node.
+        within: restrict the softmax to this catalogue, which has the same trie. Default: all tokens.
+
+    Raises:
+        ModelError: a log-probability is not finite.
     """
     read = trie.inner if within is None else trie.with_ancestors(np.flatnonzero(within.branches))
     if layout == "cached" and len(read) <= block_tokens:
-        layout = "repeated"  # one call reads all, so a cache of the prompt would only cost a second call
+        layout = "repeated"  # one call reads everything, so caching the prompt would only add a second call
     reader = trie_reader(model, prompt, trie, layout, within)
-    logps = np.zeros(len(trie))  # of each node's token after those before it
+    logps = np.zeros(len(trie))  # of each node's token given its prefix
     for start in range(0, len(read), block_tokens):
-        _, children, own = children_logps(reader.at_prompt(), read[start : start + block_tokens])
-        logps[children] = own
+        _, children, values = children_logps(reader.at_prompt(), read[start : start + block_tokens])
+        logps[children] = values
     return trie.sums_from_root(logps)[trie.terminals].astype(np.float32)
 
 
@@ -82,8 +85,13 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     """Return the fastest layout that is correct for a model, and the reason.
 
     Layouts that the configuration allows are tried on a few answers (`prefrec.lm.layout.probe_set`), `cached` before
-    `repeated`, and must agree with one row per answer. Call this in the autocast context that the model will be used
-    in.
+    `repeated`, and must agree with one row per answer. Call this in the autocast context in which the model will be
+    used.
+
+    Args:
+        model: a causal language model, or a PEFT model around one.
+        prompt: token ids of an example prompt.
+        trie: trie of the answers.
     """
     core = language_model(model)
     known, reason = layout_for(core.config)
@@ -104,7 +112,7 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
 def trie_reader(
     model: nn.Module, prompt: Sequence[int], trie: Trie, layout: TrieLayout, within: CatalogueSoftmax | None = None
 ) -> TrieReader:
-    """Return the reader of `trie` after `prompt` in a layout. Raise ValueError if the prompt is empty."""
+    """Return a reader of `trie` after `prompt`. Raise ValueError if the prompt is empty."""
     if not len(prompt):
         raise ValueError("the prompt is empty")
     if layout == "separate":
@@ -113,9 +121,9 @@ def trie_reader(
 
 
 def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
-    """Return, per child of `nodes`, the index of its parent in `nodes`, the child, and its log-probability.
+    """Return for each child of `nodes` the index of its parent in `nodes`, the child, and its log-probability.
 
-    `nodes` are inner nodes in preorder that the reader has not read. Raise ModelError if a log-probability is not
+    `nodes` are inner nodes in preorder that the reader has not read yet. Raise ModelError if a log-probability is not
     finite.
     """
     which, children = reader.trie.children_of(nodes)
@@ -137,7 +145,7 @@ def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray
 
 
 def _logps_within(within: CatalogueSoftmax, logits: Tensor, nodes: Ints, index: Tensor, targets: Tensor) -> Tensor:
-    """Return log-probabilities [K] of children among their siblings; 0 for only children, which are certain."""
+    """Return the log-probabilities [K] of children among their siblings; only children are certain and have 0."""
     branches = torch.from_numpy(within.branches[nodes])
     several, device = branches[index], logits.device
     positions, competing = (branches.cumsum(0) - 1)[index[several]], within.competing(nodes[branches.numpy()])
@@ -154,9 +162,9 @@ def check_finite(what: str, *logps: NDArray[Any]) -> None:
 
 
 class _Branching:
-    """A reader of nodes that branch from a prompt; a node sees the prompt and its ancestors.
+    """A reader of nodes that branch from a prompt; a node attends to the prompt and its ancestors.
 
-    The root has the prompt's last token. With `keep`, the keys and values of the tokens before it and of all nodes
+    The root is the prompt's last token. With `keep`, the keys and values of the tokens before it and of all nodes
     read so far are cached. Otherwise each call reads the prompt and the ancestors again.
     """
 
@@ -179,13 +187,13 @@ class _Branching:
         """Return an independent copy of this reader, with the same nodes read so far."""
         other = copy.copy(self)
         if self.cache is not None:
-            # A shallow copy is enough: a growing cache layer makes new tensors and leaves the shared ones unchanged.
+            # A shallow copy is enough: a cache layer grows by making new tensors, and does not change the old ones.
             other.cache = copy.copy(self.cache)
             other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         return other
 
     def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
-        """Yield the logits [n, V] of the token after each of `nodes` ([n, U] of `within.words`), in parts."""
+        """Yield, in parts, the logits [n, V] of the token after each of `nodes`; [n, U] for `within.words`."""
         new = np.setdiff1d(self.trie.with_ancestors(nodes), self.read, assume_unique=True)
         keys = np.concatenate([self.read, new])
         n, ids = len(self.prefix), self.tokens[torch.from_numpy(new)]
@@ -216,7 +224,7 @@ class _Branching:
 
 
 class _Separate:
-    """A reader of one path per row, each after the prompt and padded on the right, without any cache."""
+    """A reader of one row per path, each with the prompt and padding on the right, without a cache."""
 
     def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie, within: CatalogueSoftmax | None) -> None:
         self.within = within
@@ -228,7 +236,7 @@ class _Separate:
         return self
 
     def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
-        # Only paths to the deepest nodes are read: the logits of the nodes above lie on them.
+        # Only paths to the deepest nodes are read: they contain the logits of the nodes above.
         tips = nodes[np.append(nodes[1:] >= self.trie.ends[nodes[:-1]], True)]
         row_of = np.searchsorted(tips, nodes)
         longest = len(self.prompt) + int(self.trie.depths[tips].max())
@@ -249,7 +257,7 @@ class _Separate:
 
 
 TrieReader = _Branching | _Separate
-"""A reader of trie nodes after one prompt: it gives the logits of the next token."""
+"""A reader of trie nodes after one prompt, which returns the logits of the next token."""
 
 
 @torch.no_grad()
@@ -257,7 +265,7 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: 
     """Return the relative gap between a layout and separate rows, at the last nodes of a probe's trie."""
     probe = probe_set(choice_set, compared)
     trie = Trie.build(probe.answers)
-    # Nodes after non-ancestors. On the first path a plain causal mask would be right too, which shows nothing.
+    # Nodes that follow non-ancestors. On the first path, a plain causal mask would be right, too, and prove nothing.
     branched = trie.inner[trie.inner > trie.depths[trie.inner]]
     nodes = branched[-compared * (PIECE - 1) :]
     words = probe_words(language_model(model))
@@ -272,7 +280,7 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: 
 def _logits_at(
     model: nn.Module, core: Any, ids: Tensor, columns: Tensor, inputs: dict[str, Any], within: CatalogueSoftmax | None
 ) -> Tensor:
-    """Return logits [R, n, V] at some columns of a call, or [R, n, U] for the words of a catalogue."""
+    """Return the logits [R, n, V] at some columns of a call, or [R, n, U] for the words of a catalogue."""
     keeps = takes(core, "logits_to_keep")
     call = partial(model, input_ids=ids, **inputs, **({"logits_to_keep": columns} if keeps else {}))
     if within is None:

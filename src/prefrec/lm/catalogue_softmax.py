@@ -1,4 +1,4 @@
-"""Likelihood within a catalogue: at each token only the children of the title trie compete.
+"""Catalogue-constrained softmax: at each token, only the children of the title trie compete.
 
 log p(title | prompt) = Σ log softmax over the children, summed over the nodes where the title's path branches. The
 probabilities of all titles therefore sum to one. A prefix with one child contributes nothing and is not computed. MSL
@@ -16,19 +16,19 @@ from torch import Tensor
 from prefrec.lm.trie import ROOT, Ints, Trie
 
 Route = list[tuple[int, int]]
-"""Where the path of an answer branches: index in the answer of each token with siblings, and the node before it."""
+"""Where an answer's path branches: for each token with siblings, its index in the answer and the node before it."""
 
 
 class CatalogueSoftmax:
     """The tokens that may follow each prefix of a catalogue's titles.
 
     Args:
-        answers: token ids of every title, end token included. Train with the items of the training log, because
-            other items could only be pushed down. Score with all items that may be asked about.
+        answers: token ids of every title, end token included. For training, use the items of the training log,
+            because other items would only be pushed down. For scoring, use all items that may be queried.
 
     Attributes:
         branches: bool [M], True for trie nodes with several children.
-        words: [U] ascending ids of all tokens with siblings; only they need logits.
+        words: [U] ascending ids of all tokens with siblings, the only ones that need logits.
     """
 
     def __init__(self, answers: Sequence[Sequence[int]]) -> None:
@@ -48,7 +48,7 @@ class CatalogueSoftmax:
         self._only_root = inner.tolist() == [ROOT]
 
     def route(self, answer: Sequence[int]) -> Route:
-        """Return where the path of `answer` (a title's tokens, or the beginning of them) branches.
+        """Return where the path of an answer (a title's tokens, or their beginning) branches.
 
         Raise ValueError if the answer is not in the catalogue.
         """
@@ -69,7 +69,7 @@ class CatalogueSoftmax:
         return route
 
     def terminal(self, answer: Sequence[int]) -> int:
-        """Return the trie node where a whole title ends; raise ValueError if it is not in the catalogue."""
+        """Return the trie node where a title ends; raise ValueError if the title is not in the catalogue."""
         if self._terminals is None:
             self._terminals = {self.trie.path(n): n for n in np.unique(self.trie.terminals).tolist()}
         if (node := self._terminals.get(tuple(answer))) is None:
@@ -80,24 +80,24 @@ class CatalogueSoftmax:
         return ValueError(f"the answer {answer} is not in the catalogue of {len(self.trie.terminals)} titles")
 
     def cut(self, answer: Sequence[int]) -> tuple[int, ...]:
-        """Return the answer up to its last branch. The rest is certain and need not be read."""
+        """Return the answer up to its last branch. The remaining tokens are certain and need not be read."""
         route = self.route(answer)
         return tuple(answer[: route[-1][0] + 1 if route else 1])
 
     def words_on(self, device: torch.device) -> Tensor:
-        """Return `words` on a device, to which they are copied once."""
+        """Return `words` on a device. They are copied there once."""
         if device not in self._words_on:
             self._words_on[device] = self.words.to(device)
         return self._words_on[device]
 
     def token_logps(self, logits: Tensor, index: Tensor, targets: Tensor, competing: Tensor | None) -> Tensor:
-        """Return log-probabilities [M], in float32, of tokens among the children of their nodes.
+        """Return the log-probabilities [M], in float32, of tokens among the children of their nodes.
 
         Args:
-            logits: [P, U] of `words` at P positions.
+            logits: [P, U] logits of `words` at P positions.
             index: [M] position of each token.
-            targets: [M] its id, a child of the position's node.
-            competing: bool [P, U] of the positions' nodes (`competing`).
+            targets: [M] id of each token, a child of its position's node.
+            competing: bool [P, U] from `competing` for the positions' nodes.
         """
         logits = logits.float()
         among = logits if competing is None else logits.masked_fill(~competing, -torch.inf)
@@ -105,10 +105,10 @@ class CatalogueSoftmax:
         return logits[index, columns] - among.logsumexp(dim=-1)[index]
 
     def competing(self, nodes: Ints) -> Tensor | None:
-        """Return bool [P, U], True for the children of each branching node; None: every word, as with one node."""
+        """Return bool [P, U], True for the children of each branching node; None if all words always compete."""
         if self._only_root:
             return None
-        # The CSR lists of all nodes are scattered at once, without a loop over positions.
+        # The children of all nodes (CSR) are scattered at once, without a loop over positions.
         counts = self._starts[nodes + 1] - self._starts[nodes]
         rows = np.repeat(np.arange(len(nodes)), counts)
         first = self._starts[nodes] - (np.cumsum(counts) - counts)

@@ -1,8 +1,8 @@
-"""The head of a language model, which computes for each thread what that thread asks of it.
+"""Replace what a language model's head computes, for one call and one thread.
 
-A model is called as it is, wrappers included: theirs are the hooks by which DDP sums gradients and FSDP gathers
-weights, and some models scale their logits after the head. What is asked of the head therefore passes beside the
-call, in a context variable, which other threads do not see.
+A model is called together with its wrappers, because their hooks sum gradients (DDP) and gather weights (FSDP), and
+some models scale their logits after the head. The replacement is therefore passed in a context variable, which is
+invisible to other threads.
 """
 
 from __future__ import annotations
@@ -22,59 +22,63 @@ from prefrec.lm.cpu.linear import OneDNNLinear
 
 Forward = Callable[[Tensor], Tensor]
 """Hidden states [..., D] → logits [..., V]."""
-_asked: ContextVar[tuple[nn.Module, Forward] | None] = ContextVar("asked", default=None)
+_replaced: ContextVar[tuple[nn.Module, Forward] | None] = ContextVar("replaced", default=None)
 _installing = Lock()
 
 
-class _Asked:
-    """The forward of a head from the first question on: what this thread asks for, or else its own."""
+class _Switch:
+    """The forward of a head whose result can be replaced: this thread's replacement, or the original forward."""
 
-    def __init__(self, head: nn.Module, own: Forward | None) -> None:
-        # A strong reference would be a cycle, which keeps a model's memory until the next collection.
+    def __init__(self, head: nn.Module, original: Forward | None) -> None:
+        # A strong reference would be a cycle, which keeps a model in memory until the next garbage collection.
         self._head = weakref.ref(head)
-        self._own = own
+        self._original = original
 
     def __reduce__(self) -> Any:
-        return type(self), (self._head(), self._own)
+        return type(self), (self._head(), self._original)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        asked = None if torch.compiler.is_compiling() else _asked.get()
-        return self.own(hidden) if asked is None or asked[0] is not self._head() else asked[1](hidden)
+        replaced = None if torch.compiler.is_compiling() else _replaced.get()
+        return self.original(hidden) if replaced is None or replaced[0] is not self._head() else replaced[1](hidden)
 
-    def own(self, hidden: Tensor) -> Tensor:
-        """Return what the head itself computes."""
+    def original(self, hidden: Tensor) -> Tensor:
+        """Return the result of the original forward."""
         head = cast(Any, self._head())
-        return cast(Tensor, type(head).forward(head, hidden) if self._own is None else self._own(hidden))
+        return cast(Tensor, type(head).forward(head, hidden) if self._original is None else self._original(hidden))
 
 
 @contextmanager
-def asked_of(head: nn.Module, forward: Forward) -> Iterator[None]:
+def replaced_head(head: nn.Module, forward: Forward) -> Iterator[None]:
     """Let a head compute `forward` inside this context, in this thread only."""
-    _own(head)
-    token = _asked.set((head, forward))
+    _original(head)
+    token = _replaced.set((head, forward))
     try:
         yield
     finally:
-        _asked.reset(token)
+        _replaced.reset(token)
 
 
 @contextmanager
 def restricted_head(
     head: nn.Module, words: Tensor | None, pick: Callable[[Tensor], Tensor] = lambda hidden: hidden
 ) -> Iterator[bool]:
-    """Restrict a head to the logits of `words` [U] inside this context and thread: [..., U] float32, in their order.
+    """Restrict a head to the logits of some words, in float32, inside this context and thread.
 
-    It computes them after the hidden states that `pick` returns. The head is a linear layer, or has a method
-    `logits_of(hidden, words)`. Of others, such as adapted or quantised ones, and with None, all words are computed:
-    False is yielded.
+    Yield False if the head computes all words nevertheless: `words` is None, or the head is neither a linear layer
+    nor has a method `logits_of(hidden, words)`, such as an adapted or quantised head.
+
+    Args:
+        head: the head.
+        words: [U] token ids; logits [..., U] are in their order.
+        pick: selects the hidden states for which logits are computed.
     """
-    whole, own = cast(Any, head), _own(head)
+    whole, original = cast(Any, head), _original(head)
     is_restricted = words is not None and (hasattr(head, "logits_of") or type(head) in (nn.Linear, OneDNNLinear))
 
     def forward(hidden: Tensor) -> Tensor:
         hidden = pick(hidden)
         if not is_restricted:
-            return own(hidden)
+            return original(hidden)
         # Autocast would round the logits to bfloat16, which makes titles with close scores equal.
         kind = hidden.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
@@ -83,13 +87,13 @@ def restricted_head(
             bias = None if whole.bias is None else whole.bias[words].float()
             return F.linear(hidden.float(), whole.weight[words].float(), bias)
 
-    with asked_of(head, forward):
+    with replaced_head(head, forward):
         yield is_restricted
 
 
-def _own(head: nn.Module) -> Forward:
-    """Return a head's own forward, after it has learnt to answer each thread."""
+def _original(head: nn.Module) -> Forward:
+    """Return a head's original forward, after installing a `_Switch`."""
     with _installing:
-        if not isinstance(vars(head).get("forward"), _Asked):
-            cast(Any, head).forward = _Asked(head, vars(head).get("forward"))
-    return cast(_Asked, head.forward).own
+        if not isinstance(vars(head).get("forward"), _Switch):
+            cast(Any, head).forward = _Switch(head, vars(head).get("forward"))
+    return cast(_Switch, head.forward).original

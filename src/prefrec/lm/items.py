@@ -1,12 +1,12 @@
-"""Item-ID tokens: one additional token per item, with a vector that is both read and predicted.
+"""Item-ID tokens: one additional token per item, with a vector that is used for both input and output.
 
-An item's vector is a projection of its title's vector plus a vector of its own:
+An item's vector is a projection of its title vector plus a per-item vector:
 
     v_i = W·t_i + keep·e_i        logit_i = (P·hidden)·v_i + b_i
 
-`keep` is 0 for a random share of the items in each training step, so the model learns to rank new items by their
-titles. Item i is token V + i for a vocabulary of V words. A history is therefore a prompt and an item an answer of
-one token, and packing, scoring, losses and trainers work as with words. Related methods are E4SRec (arXiv 2312.02443)
+`keep` is 0 for a random fraction of the items in each training step, so the model learns to rank new items by their
+titles. Item i is token V + i for a vocabulary of V words. A history is therefore a prompt, and an item is an answer
+of one token; packing, scoring, losses and trainers work as with words. Related methods are E4SRec (arXiv 2312.02443)
 and LLaRA (2312.02445).
 """
 
@@ -28,13 +28,13 @@ from prefrec.data import Catalogue
 from prefrec.errors import DataError, TokenizerError
 from prefrec.files import read_whole
 from prefrec.lm.cpu.linear import product, use_onednn
-from prefrec.lm.head import asked_of
+from prefrec.lm.head import replaced_head
 from prefrec.lm.models import DTYPES, check_size, in_one_line, read_config, resolve_dtype
 from prefrec.prompts import ChoiceSet, PromptEncoder, Trajectory
 from prefrec.prompts.encoding import TOKENIZING
 
 ITEMS_FILE = "items.json"
-"""File with the item ids, in the folder of a model with item tokens."""
+"""File of item ids, in the folder of a model with item-ID tokens."""
 _WEIGHTS_FILE = "model.safetensors"
 
 
@@ -42,10 +42,11 @@ class ItemTable(nn.Module):
     """The vectors of I items.
 
     Args:
+        ids: item ids.
         titles: [I, T] title vectors, which are not trained.
-        width: D, of the language model.
-        vector_dropout: share of the items whose own vector is left out of a training step.
-        dropout: on input vectors, and on the hidden states before the output vectors.
+        width: hidden size D of the language model.
+        vector_dropout: probability of dropping an item's own vector in a training step (title-only dropout).
+        dropout: dropout probability on input vectors, and on hidden states before the output vectors.
     """
 
     titles: Tensor
@@ -70,14 +71,14 @@ class ItemTable(nn.Module):
 
     def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
         """Return the logits [..., n] of `items` [n] after hidden states [..., D], in float32."""
-        # The same vectors are read and predicted: what histories teach of an item counts for its prediction too.
+        # Input and output share the vectors: what the model learns about an item in histories helps to predict it.
         return F.linear(self.predict(self.dropout(hidden.float())), self._vectors(items), self.bias[items])
 
     def _vectors(self, items: Tensor) -> Tensor:
         own: Tensor = self.own
         if not (self.training or torch.is_grad_enabled()):
             fixed = self._fixed_vectors()
-            # To copy all vectors would cost more than to multiply by them.
+            # Copying all vectors would cost more than multiplying by them.
             is_all = items.shape == fixed.shape[:1] and torch.equal(
                 items, torch.arange(len(fixed), device=items.device)
             )
@@ -87,29 +88,29 @@ class ItemTable(nn.Module):
         return cast(Tensor, self.project(self.titles[items]) + own[items])
 
     def _fixed_vectors(self) -> Tensor:
-        """Return all vectors [I, D], computed again only if the weights have changed."""
-        # The projection of all titles costs more than the layers' pass over one history.
+        """Return all vectors [I, D], recomputed only if the weights have changed."""
+        # Projecting all titles costs more than the layers' pass over one history.
         weight, own = self.project.weight, self.own
         kind = own.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
         state = (weight.data_ptr(), weight._version, own.data_ptr(), own._version, dtype)
         kept = self._kept
         if kept is None or kept[0] != state:
-            # Bound to a name of this call: another thread may keep vectors of another dtype meanwhile.
+            # Also bound to a local name, because another thread may store vectors of another dtype meanwhile.
             kept = self._kept = state, self.project(self.titles) + own if self.titles.shape[1] else own.detach()
         return kept[1]
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Add the projected titles to the own vectors and drop them: a third of the memory, but no more training."""
-        for own, titles in zip(self.own.split(1 << 14), self.titles.split(1 << 14), strict=True):
-            own += self.project(titles)
+        """Merge the projected titles into the per-item vectors: a third of the memory, but no further training."""
+        for vectors, titles in zip(self.own.split(1 << 14), self.titles.split(1 << 14), strict=True):
+            vectors += self.project(titles)
         self.titles = self.titles[:, :0].clone()
         self.project.weight = nn.Parameter(self.project.weight[:, :0].clone())
 
 
 class ItemEmbedding(nn.Module):
-    """The input embedding of a model with words (id < V) and items (V + i)."""
+    """The input embedding of a model with words (ids below V) and items (ids V + i)."""
 
     def __init__(self, words: nn.Module, table: ItemTable) -> None:
         super().__init__()
@@ -124,14 +125,14 @@ class ItemEmbedding(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         first = len(self.words.weight)
         is_item = input_ids >= first
-        # Item ids lie beyond the table of words. They look up word 0, which is then overwritten.
+        # Item ids are outside the table of words. They look up word 0, and the result is then overwritten.
         out: Tensor = self.words(input_ids.masked_fill(is_item, 0))
         vectors = self.table.vectors_in(input_ids[is_item] - first)
         return out.masked_scatter(is_item[..., None], vectors.to(out.dtype))
 
 
 class ItemHead(nn.Module):
-    """The head of a model with item tokens: logits of words, then of items, with the weights of the embedding."""
+    """The head of a model with item-ID tokens: logits of words, then of items, with the embedding's weights."""
 
     bias = None
 
@@ -151,18 +152,22 @@ class ItemHead(nn.Module):
         return torch.cat([words.float(), table.logits(hidden, items)], dim=-1)
 
     def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Return the logits [..., n] of items, given as tokens [n]."""
+        """Return the logits [..., n] of items, given as token ids [n]."""
         return self._embedding[0].table.logits(hidden, tokens - len(self.weight))
 
 
 def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float) -> ItemTable:
-    """Add item tokens with title vectors [I, T] to a model of transformers in place, and freeze its words.
+    """Add item-ID tokens to a model in place, and freeze its word vectors.
 
-    `settings` are those of `ItemTable`.
+    Args:
+        model: a causal language model of transformers.
+        ids: item ids.
+        titles: [I, T] title vectors.
+        **settings: dropout settings of `ItemTable`.
     """
     words, length = model.get_input_embeddings(), math.sqrt(titles.shape[1])
     table = ItemTable(ids, centred(titles, length).float(), words.weight.shape[1], **settings)
-    # Items start at the scale of word vectors, which the layers were trained on.
+    # Items start at the scale of word vectors, on which the layers were trained.
     nn.init.normal_(table.project.weight, std=float(words.weight.detach().std()) * (1 / length))
     nn.init.normal_(table.predict.weight, std=0.002)
     words.requires_grad_(False)
@@ -174,17 +179,22 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
 
 
 def centred(vectors: Tensor, length: float) -> Tensor:
-    """Return vectors [I, T] around their mean, with a mean length of `length`."""
-    # Encoders place all texts in a narrow cone. Centred and scaled, titles differ by more than they have in common.
+    """Centre vectors [I, T] at their mean, and scale them to a mean norm of `length`."""
+    # Encoders place all texts in a narrow cone. After centring and scaling, titles differ more than they agree.
     spread = vectors - vectors.mean(dim=0)
     return spread * (length / spread.norm(dim=1).mean().clamp_min(1e-12))
 
 
 def extend_items(table: ItemTable, ids: Sequence[str], vectors: Tensor) -> None:
-    """Give a table the items `ids`, in this order: known ones keep what they learnt, new ones have their titles.
+    """Replace a table's items by `ids`, in this order: known items keep what they learnt, new ones have their titles.
 
-    Ridge regression on the known items maps `vectors` [I, V] of all items to the table's title vectors, because a
-    basis that is made from all titles (`tfidf`, co-occurrence) turns when titles are added.
+    Ridge regression on the known items maps `vectors` to the table's title vectors, because a basis that depends on
+    all titles (`tfidf`, co-occurrence) rotates when titles are added.
+
+    Args:
+        table: the table to change.
+        ids: all items.
+        vectors: [I, V] vectors of all items, of the same kind as the table's title vectors.
     """
     rows = {item: i for i, item in enumerate(table.ids)}
     old = torch.tensor([rows.get(i, -1) for i in ids], device=table.own.device)
@@ -203,17 +213,21 @@ def extend_items(table: ItemTable, ids: Sequence[str], vectors: Tensor) -> None:
 
 
 def item_table(model: Any) -> ItemTable | None:
-    """Return the item table of a model of transformers, or None if it has only words."""
+    """Return the item table of a transformers model, or None if the model has only words."""
     embedding = model.get_input_embeddings()
     return embedding.table if isinstance(embedding, ItemEmbedding) else None
 
 
 @torch.no_grad()
 def next_item_logps(model: Any, histories: Sequence[Sequence[int]]) -> Tensor:
-    """Return the log-probabilities [B, I] of all items after B histories of tokens, by one call and in float32.
+    """Return the log-probabilities [B, I] of all items after B histories, in float32, with one call of the model.
 
-    A history with which another one begins is read with it. In 16 bits rounding depends on a call's length, so
-    histories should only share it if `padded_length` is the same.
+    A history that is the beginning of another one is read together with it. In 16 bits, rounding depends on a call's
+    length, so histories should share a call only if their `padded_length` is the same.
+
+    Args:
+        model: a model with item-ID tokens.
+        histories: token ids of B histories.
     """
     table = item_table(model)
     assert table is not None
@@ -221,33 +235,33 @@ def next_item_logps(model: Any, histories: Sequence[Sequence[int]]) -> Tensor:
     texts = [tuple(history) for history in histories]
     read: list[tuple[int, ...]] = []
     rows = [0] * len(texts)
-    # From last to first in lexical order: a history comes right after those that begin with it.
+    # In descending lexical order, a history comes right after those that begin with it.
     for i in sorted(range(len(texts)), key=texts.__getitem__, reverse=True):
         if not read or read[-1][: len(texts[i])] != texts[i]:
             read.append(texts[i])
         rows[i] = len(read) - 1
-    places = torch.tensor([rows, [len(history) - 1 for history in histories]], device=device)
-    # Padding is on the right, where no earlier token sees it. So the model needs no mask.
+    ends = torch.tensor([rows, [len(history) - 1 for history in histories]], device=device)
+    # Padding is on the right, where no earlier token attends to it. So the model needs no mask.
     length = max(map(padded_length, histories))
     ids = torch.tensor([[*history, *[0] * (length - len(history))] for history in read], device=device)
 
     def at_ends(hidden: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):
-            last = table.predict(hidden[places[0], places[1]].float())
+            last = table.predict(hidden[ends[0], ends[1]].float())
             return product(last, table._fixed_vectors()).add_(table.bias)[:, None]
 
-    with asked_of(head, at_ends):
+    with replaced_head(head, at_ends):
         logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, 0]
     return logits.sub_(logits.logsumexp(dim=1, keepdim=True))
 
 
 def padded_length(history: Sequence[int]) -> int:
-    """Return the number of tokens that `next_item_logps` reads of a history, a multiple of 16."""
+    """Return the number of tokens that `next_item_logps` reads for a history, a multiple of 16."""
     return len(history) + -len(history) % 16
 
 
 def save_item_model(model: Any, folder: Path) -> None:
-    """Write a model with item tokens, and the items' ids, to `folder`."""
+    """Write a model with item-ID tokens, and the item ids, to `folder`."""
     table = item_table(model)
     assert table is not None
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,11 +272,11 @@ def save_item_model(model: Any, folder: Path) -> None:
 
 
 def load_item_model(folder: Path, *, dtype: str = "auto") -> Any:
-    """Load a model that `save_item_model` wrote, in evaluation mode; raise ModelError if it is damaged.
+    """Load a model written by `save_item_model`, in evaluation mode; raise ModelError if it is damaged.
 
-    `dtype` is that of the layers. Items stay in float32.
+    `dtype` applies to the layers. Items stay in float32.
     """
-    with in_one_line(f"{folder}: the model with item tokens cannot be read"):
+    with in_one_line(f"{folder}: the model with item-ID tokens cannot be read"):
         ids = json.loads(read_whole(folder / ITEMS_FILE))
         config = read_config(str(folder))
         check_size(folder, config)
@@ -280,16 +294,16 @@ def load_item_model(folder: Path, *, dtype: str = "auto") -> Any:
 
 
 class ItemEncoder(PromptEncoder):
-    """An encoder of histories and answers into `ChoiceSet`s of item tokens.
+    """An encoder of histories and answers into `ChoiceSet`s of item-ID tokens.
 
     Items are given by their titles; templates and candidates are ignored. Raise DataError if two items share a title,
     or a title is not in the catalogue.
 
     Args:
-        catalogue: all items; their order gives their tokens.
-        tokenizer: of the model. Its beginning token starts every history, and its end token closes every answer.
-        first: token of the first item, the size of the model's vocabulary.
-        max_length: tokens of a history with its answer; None for no limit.
+        catalogue: all items, in the order of their tokens.
+        tokenizer: the model's tokenizer. Its BOS token starts every history, and its EOS token closes every answer.
+        first: token id of the first item, which is the size of the model's vocabulary.
+        max_length: maximum number of tokens of a history with its answer. Default: no limit.
     """
 
     def __init__(
@@ -299,7 +313,7 @@ class ItemEncoder(PromptEncoder):
         self._tokens = {title: first + i for i, title in enumerate(catalogue.titles.values())}
         if len(self._tokens) < len(catalogue):
             raise DataError(
-                "two items of the catalogue share a title, but item-ID tokens need different ones; prepare the data "
+                "two items of the catalogue share a title, but item-ID tokens need unique titles; prepare the data "
                 "with --duplicate-titles merge or number (`duplicate_titles` in a recipe)"
             )
         self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -307,7 +321,7 @@ class ItemEncoder(PromptEncoder):
     def fit(
         self, template: Any, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
     ) -> tuple[ChoiceSet, int]:
-        """Return the choice set of a history without its oldest items, if it is too long, and how many they are."""
+        """Return the choice set of a history, and the number of oldest items dropped because it is too long."""
         room = len(history) if self.max_length is None else self.max_length - 3  # begin, answer, end
         dropped = max(0, len(history) - room)
         with TOKENIZING:
@@ -316,7 +330,7 @@ class ItemEncoder(PromptEncoder):
         return ChoiceSet(prompt, self.answers_after("", answers)), dropped
 
     def encode_text(self, prompt: Any, answers: Sequence[str]) -> ChoiceSet:
-        """Raise TokenizerError, because there are no tokens for free text."""
+        """Raise TokenizerError, because item-ID tokens cannot encode text."""
         raise TokenizerError("a model with item-ID tokens reads histories of items, not text")
 
     def answers_after(self, text: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -325,12 +339,12 @@ class ItemEncoder(PromptEncoder):
 
     def _token(self, title: str) -> int:
         if title not in self._tokens:
-            raise DataError(f"title {title!r} is not in the catalogue, and the model has no other items")
+            raise DataError(f"title {title!r} is not in the catalogue, and the model knows only its items")
         return self._tokens[title]
 
 
 class ItemTrajectoryEncoder:
-    """An encoder of histories into `Trajectory`s of item tokens; the counterpart of `TrajectoryEncoder`."""
+    """An encoder of histories into `Trajectory`s of item-ID tokens; the counterpart of `TrajectoryEncoder`."""
 
     def __init__(self, encoder: ItemEncoder) -> None:
         self.encoder = encoder

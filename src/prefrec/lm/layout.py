@@ -1,4 +1,4 @@
-"""The check of the packed layout: packed scores against one row per answer, on a few answers."""
+"""Check the packed layout: compare packed scores with those of one row per answer, on a few answers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from prefrec.lm.scoring import answer_token_logps, language_model, takes
 from prefrec.prompts import ChoiceSet
 
 CHECKED_ANSWERS, RECHECKED_ANSWERS = 3, 16
-"""Number of answers that the first-batch check scores both ways, and number if these differ by too much."""
+"""Number of answers that the check scores in both layouts, and number for a second try if they differ too much."""
 PIECE = 5
-"""Tokens of each of the check's answers; all but the last go through the model."""
-# Answers before the compared ones in the packed row of the check. Errors of a layout add up over them.
+"""Tokens per answer of the check; all but the last go through the model."""
+# Answers before the compared ones in the packed row. Errors of a wrong layout accumulate over them.
 _BEFORE = 16
-# Tokens of the check's shorter prompt, whose row is padded on the left.
+# Tokens of the shorter prompt, whose row is padded on the left.
 _SHORT = 8
 # Number of evenly spaced tokens of the vocabulary whose log-probabilities are compared.
 _WORDS = 64
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.07}
-"""Difference between the layouts up to which it counts as rounding, as a share of the logits' spread, by dtype.
+"""Largest difference between the layouts that counts as rounding, relative to the spread of the logits, by dtype.
 
 Measured on SmolLM2-135M in bfloat16 (MovieLens, CPU): correct layouts differ by 0.024 to 0.029; a causal mask by 0.73
 to 1.05; a window of half the prompt by 0.92 to 1.06; columns for positions by 0.48 to 0.61 (0.078 in the tests' tiny
@@ -39,8 +39,8 @@ models). Correct layouts differ by 2e-6 in float32 and by 0.017 under bfloat16 a
 def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout: Layout) -> tuple[Layout, str]:
     """Return `layout`, or `separate` if packed scores differ from those of one row per answer; and the reason.
 
-    Answers made from the choice set's text (`probe_set`) are scored both ways, also after a shorter prompt to check
-    padding. Call this in the autocast context in which the model will be used.
+    Answers made from the choice set's text (`probe_set`) are scored in both layouts, also after a shorter prompt, to
+    check padding. Call this in the autocast context in which the model will be used.
 
     Args:
         model: a causal language model.
@@ -53,7 +53,7 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
     core = language_model(model)
     name = repr(core.config.model_type)
     if getattr(core, "_is_stateful", False):
-        return "separate", f"model type {name} passes a state from token to token, which cannot branch"
+        return "separate", f"model type {name} has a recurrent state, which cannot branch"
     if not takes(core, "position_ids"):
         return "separate", f"model type {name} does not take position ids"
     most = tolerance(core, next(model.parameters()).device)
@@ -62,31 +62,32 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
 
 
 def agrees(gap: Callable[[int], float], most: float) -> tuple[bool, str]:
-    """Return True if a layout differs from separate rows by rounding alone, and how it compares.
+    """Return True if a layout differs from separate rows only by rounding, and a description of the comparison.
 
-    `gap` gives the relative gap over a number of answers, of which more are tried if it exceeds `most`.
+    `gap` returns the relative gap over a number of answers. It is called again with more answers if the first gap
+    exceeds `most`.
     """
     try:
-        found = gap(CHECKED_ANSWERS)
-        found = gap(RECHECKED_ANSWERS) if found > most else found
+        measured = gap(CHECKED_ANSWERS)
+        measured = gap(RECHECKED_ANSWERS) if measured > most else measured
     except torch.OutOfMemoryError:  # a RuntimeError, but it says nothing about the layout
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
         return False, f"fails with {type(e).__name__}: {e}"
-    if found <= most:  # False for NaN
-        return True, f"agrees with separate rows (to {found:.1e} of the logits' spread)"
-    return False, f"differs from separate rows by {found:.2g} of the logits' spread (rounding: at most {most:g})"
+    if measured <= most:  # False for NaN
+        return True, f"agrees with separate rows (to {measured:.1e} of the logits' spread)"
+    return False, f"differs from separate rows by {measured:.2g} of the logits' spread (rounding: at most {most:g})"
 
 
 def probe_set(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
-    """Return a choice set whose last `compared` answers show if a model can branch.
+    """Return a choice set whose last `compared` answers show whether a model can branch.
 
-    Its answers are pieces of `PIECE` tokens of the set's own text. Positions do not exceed those of the set, except
-    that a short prompt is extended to leave room for padding in the shorter row.
+    Its answers are pieces of `PIECE` tokens of the given set's text. Positions do not exceed those of the given set,
+    except that a short prompt is extended to leave room for padding in the shorter row.
     """
     prompt, text = choice_set.prompt, [t for part in (*choice_set.answers, choice_set.prompt) for t in part]
     if len(text) % PIECE == 0:
-        text.append(text[0])  # otherwise the second round through a short text would repeat the same pieces
+        text.append(text[0])  # otherwise the second pass through a short text would repeat the same pieces
     tokens = cycle(text)
     answers = tuple(tuple(islice(tokens, PIECE)) for _ in range(_BEFORE + compared))
     longest = choice_set.length - len(prompt)
@@ -95,17 +96,17 @@ def probe_set(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
 
 
 def probe_words(core: Any) -> Tensor:
-    """Return the token ids whose log-probabilities represent the vocabulary."""
+    """Return the ids of a sample of the vocabulary, whose log-probabilities are compared."""
     return torch.linspace(0, text_config(core.config).vocab_size - 1, _WORDS).long()
 
 
 def relative_gap(got: Tensor, want: Tensor) -> Tensor:
-    """Return the mean difference of logits [..., W] as a share of the spread of the wanted ones, a scalar."""
+    """Return the mean difference of logits [..., W], relative to the spread of `want`, as a scalar."""
     return _off_centre(got - want).mean() / _off_centre(want).median(-1).values.mean().clamp_min(1e-30)
 
 
 def _gap(model: nn.Module, choice_set: ChoiceSet, pad_id: int, compared: int) -> float:
-    """Return the larger relative gap between the layouts, of a long prompt's row and of the padded row beside it."""
+    """Return the larger relative gap between the layouts, for a long prompt and for a short one with padding."""
     probe = probe_set(choice_set, compared)
     prompts = probe.prompt, probe.prompt[-_SHORT:]
     rows = _probe_logps(model, [ChoiceSet(p, probe.answers) for p in prompts], pad_id, "packed")[:, -compared:]
@@ -113,20 +114,20 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, pad_id: int, compared: int) ->
     for prompt, packed in zip(prompts, rows, strict=True):
         alone = ChoiceSet(prompt, probe.answers[-compared:])
         separate = _probe_logps(model, [alone], pad_id, "separate")[0]
-        # In the row without padding the first token is read at the prompt's end, where no layout can be wrong. It
-        # would only dilute the mean.
+        # In the row without padding, the first token is predicted at the prompt's end, where no layout can be wrong.
+        # It would only dilute the mean.
         first = 1 if prompt is probe.prompt else 0
         gaps.append(relative_gap(packed[:, first:], separate[:, first:]))
     return float(torch.stack(gaps).max())  # NaN if one of them is, so that a broken layout is not accepted
 
 
 def _probe_logps(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, layout: Layout) -> Tensor:
-    """Return log-probabilities [B, C, PIECE, W] of the probed words at each token, without gradient or dropout."""
+    """Return the log-probabilities [B, C, PIECE, W] of the probed words at each token, without dropout."""
     batch, words = pack(choice_sets, pad_id=pad_id, layout=layout), probe_words(language_model(model))
     each = {k: getattr(batch, k).repeat_interleave(_WORDS) for k in ("rows", "columns", "positions", "choices")}
     first_tokens = batch.first_tokens * _WORDS
     batch = replace(batch, **each, first_tokens=first_tokens, targets=words.repeat(len(batch.targets)))
-    # With dropout on, the two layouts would differ although both are right.
+    # With dropout, the two layouts would differ although both are right.
     was_training = model.training
     model.eval()
     try:
@@ -138,7 +139,7 @@ def _probe_logps(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, la
 
 
 def _off_centre(values: Tensor) -> Tensor:
-    """Return the distances from the median of the last dimension, which do not change with a common offset."""
+    """Return the distances from the median of the last dimension, which are independent of a common offset."""
     return (values - values.median(-1, keepdim=True).values).abs()
 
 

@@ -1,4 +1,4 @@
-"""Liger's kernels for norms, gated layers and rotary positions on a GPU, where `liger-kernel` is installed."""
+"""Liger kernels for norms, gated layers and rotary embeddings on a GPU, if `liger-kernel` is installed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from transformers.integrations.liger import apply_liger_kernel
 from transformers.utils import is_liger_kernel_available
 
 KERNELS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
-"""Options of Liger: the losses stay, because answers are scored from hidden states (`prefrec.lm.scoring`)."""
+"""Options of Liger. Losses are not replaced, because answers are scored from hidden states (`prefrec.lm.scoring`)."""
 
 
 def use_liger(model: nn.Module, device: torch.device) -> None:
     """Replace elementwise layers of a model, with or without adapters, by Liger's kernels.
 
-    Nothing changes on other devices than CUDA, without the package, and for architectures that it does not know.
-    Rotary positions change for all models of the architecture in this process.
+    Nothing changes on devices other than CUDA, without the package, or for architectures that it does not support.
+    Rotary embeddings change for all models of the architecture in this process.
     """
     if device.type == "cuda" and is_liger_kernel_available():
         apply_liger_kernel(model, KERNELS)

@@ -1,8 +1,8 @@
 """LoRA layers without the temporary matrices of PEFT.
 
-PEFT makes one matrix of the output's size to scale the adapter's part, and another to add it; under autocast it also
-turns the input into float32 and back. Here the narrow product is scaled, and the wide one adds while it multiplies.
-In float32 on a CPU this is done by oneDNN where that is faster.
+PEFT allocates one matrix of the output's size to scale the adapter's part, and another one to add it; under autocast
+it also casts the input to float32 and back. Here the low-rank product is scaled, and the addition is fused into the
+second product. In float32 on a CPU, oneDNN computes this where it is faster.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefrec.lm.cpu.linear import OneDNNLinear, is_ours, multiply, outer, use_onednn
+from prefrec.lm.cpu.linear import OneDNNLinear, fits_onednn, multiply, outer, use_onednn
 
-try:  # PEFT's layer on a base in 4 bits is only there with bitsandbytes
+try:  # PEFT's layer for a 4-bit base exists only with bitsandbytes
     from peft.tuners.lora.bnb import Linear4bit
 except ImportError:
     Linear4bit = None
 
 
 def use_quick_lora(model: nn.Module) -> None:
-    """Make the LoRA layers of a model with adapters quick, and its linear layers by `use_onednn`.
+    """Replace the LoRA layers of a model with adapters by faster ones, and apply `use_onednn` to its linear layers.
 
-    Numbers and gradients are those of PEFT, to rounding. Where PEFT does more than add one adapter, it still does.
+    Results and gradients equal PEFT's up to rounding. PEFT's code still runs where it does more than add one adapter.
     """
     use_onednn(model)
     for module in model.modules():
@@ -37,7 +37,7 @@ def use_quick_lora(model: nn.Module) -> None:
 
 
 class _Narrow:
-    """The forward pass of a LoRA layer that scales the narrow product, for any device and any base layer."""
+    """The forward pass of a LoRA layer that scales the low-rank product, for any device and any base layer."""
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         name = None if args or kwargs else _only_adapter(self)
@@ -58,11 +58,11 @@ class NarrowLora(_Narrow, LoraLinear):
 
 
 class NarrowLora4bit(_Narrow, Linear4bit or LoraLinear):  # type: ignore[misc]
-    """A LoRA layer on a linear layer in 4 bits."""
+    """A LoRA layer on a 4-bit linear layer."""
 
 
 class OneDNNLora(NarrowLora):
-    """A LoRA layer computed by oneDNN, where its layers are (`prefrec.lm.cpu.linear.is_ours`) and dropout is off."""
+    """A LoRA layer computed by oneDNN if oneDNN supports its tensors (`fits_onednn`) and dropout is off."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         name = None if args or kwargs else _only_adapter(self)
@@ -73,7 +73,7 @@ class OneDNNLora(NarrowLora):
         fits = all(type(layer) is OneDNNLinear and not _is_watched(layer) for layer in layers)
         plain = down.bias is None and up.bias is None and not base.weight.requires_grad
         drops = not isinstance(self.lora_dropout[name], nn.Identity) and self.lora_dropout[name].training
-        if drops or not (fits and plain and is_ours(x, *(layer.weight for layer in layers))):
+        if drops or not (fits and plain and fits_onednn(x, *(layer.weight for layer in layers))):
             return super().forward(x)
         rows = x.reshape(-1, x.shape[-1])
         out = _Lora.apply(rows, base.weight, base.bias, down.weight, up.weight, self.scaling[name])
@@ -81,7 +81,7 @@ class OneDNNLora(NarrowLora):
 
 
 def _only_adapter(layer: Any) -> str | None:
-    """Return the only active adapter, or None if there is not exactly one, or PEFT does more than add it."""
+    """Return the only active adapter; None if there is not exactly one, or if PEFT does more than adding it."""
     if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return None
     name = layer.active_adapters[0]

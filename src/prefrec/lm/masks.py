@@ -1,4 +1,4 @@
-"""Masks of packed batches in the form that a model's layers and attention implementation expect."""
+"""Attention masks of packed batches, in the form that a model's layers and attention implementation expect."""
 
 from __future__ import annotations
 
@@ -17,35 +17,37 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 SDPA = "sdpa"
-"""transformers' name for torch's attention."""
+"""transformers' name of torch's scaled_dot_product_attention."""
 FLEX = "flex_attention"
-"""transformers' name for FlexAttention, which skips empty blocks of a mask."""
+"""transformers' name of FlexAttention, which skips empty blocks of a mask."""
 BLOCK = 128
-"""Queries (and keys) per block of FlexAttention."""
+"""Queries, and keys, per block of FlexAttention."""
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 MASKED_LAYERS = frozenset({FULL, SLIDING, CHUNKED})
-"""Kinds of layers in which only the mask decides which tokens interact."""
+"""Layer types in which only the mask determines which tokens interact."""
 MASKED_ATTENTION = frozenset({SDPA, "eager", FLEX})
-"""Attention implementations that take a mask of pairs of tokens."""
+"""Attention implementations that accept a 4-D mask."""
 Mask = Tensor | BlockMask
 
 
 def attention_masks(
     config: PretrainedConfig, allowed: Tensor, position_ids: Tensor, dtype: torch.dtype
 ) -> Mask | dict[str, Mask]:
-    """Return the `attention_mask` argument: one mask, or a dict of masks by kind of layer if a model mixes them.
+    """Return the `attention_mask` argument of a model: one mask, or a dict of masks by layer type.
 
-    transformers uses a given 4-D mask as it is, so sliding windows must be cut out of it here. They are measured in
-    position ids, because packed answers are further to the right than their positions.
+    transformers uses a 4-D mask as it is, so sliding windows must be applied here. They are measured in position ids,
+    because the columns of packed answers are larger than their positions.
 
     Masks [R, 1, Q, K] are bool for `sdpa`, additive in `dtype` for `eager` (which would add bools as 0 and 1 to its
     scores), and a `BlockMask` for `flex_attention`.
 
     Args:
-        allowed: bool [R, 1, Q, K], True where a query (row of the matrix) may attend to a key (column).
-            For `flex_attention` the queries that may attend to a key must be adjacent, as they are for answers, or
-            nodes of a trie in preorder, that branch from a prompt.
-        position_ids: [R, K] of the keys; the queries are the last Q of them.
+        config: the model's configuration.
+        allowed: bool [R, 1, Q, K], True where a query may attend to a key. For `flex_attention`, the queries that may
+            attend to a key must be adjacent, as they are for answers, or trie nodes in preorder, that branch from a
+            prompt.
+        position_ids: [R, K] position ids of the keys; the queries are the last Q of them.
+        dtype: dtype of additive masks.
     """
     config = text_config(config)
     implementation = attention_implementation(config)
@@ -56,23 +58,23 @@ def attention_masks(
             continue
         masks[kind] = mask = _within_reach(kind, config, allowed, position_ids)
         if implementation == "eager":
-            # Not −inf: a query that sees nothing would get NaN, which spreads to the gradients.
+            # Not −inf: a query that attends to nothing would give NaN, which spreads to the gradients.
             zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             masks[kind] = zeros.masked_fill_(~mask, torch.finfo(dtype).min)
     return masks if len(masks) > 1 else masks.popitem()[1]
 
 
 def in_blocks(batch: PackedBatch) -> PackedBatch:
-    """Return a packed batch whose rows are padded on the right to a multiple of `BLOCK` tokens.
+    """Pad the rows of a packed batch on the right to a multiple of `BLOCK` tokens.
 
-    FlexAttention is compiled again for new lengths, so there should be few of them.
+    FlexAttention is recompiled for every new length, so there should be few lengths.
     """
     length = batch.input_ids.shape[1]
     more = -length % BLOCK
     if not more:
         return batch
     allowed = F.pad(batch.attention_mask, (0, more, 0, more))
-    # Padding sees itself, or its softmax would be over nothing and NaN.
+    # Padding attends to itself: the softmax over nothing would be NaN.
     allowed[:, :, range(length, length + more), range(length, length + more)] = True
     return replace(
         batch,
@@ -84,7 +86,7 @@ def in_blocks(batch: PackedBatch) -> PackedBatch:
 
 
 def layer_kinds(config: PretrainedConfig) -> list[str]:
-    """Return the kinds of the model's layers (transformers' `layer_types`) in alphabetical order."""
+    """Return the distinct layer types of a model (transformers' `layer_types`), sorted."""
     config = text_config(config)
     listed = getattr(config, "layer_types", None)
     if listed:
@@ -94,13 +96,13 @@ def layer_kinds(config: PretrainedConfig) -> list[str]:
 
 
 def attention_implementation(config: PretrainedConfig) -> str:
-    """Return the attention implementation; `sdpa` if none is set or oneDNN replaces it."""
+    """Return the name of the attention implementation: `sdpa` also if none is set or oneDNN replaces it."""
     name = getattr(text_config(config), "_attn_implementation", None) or SDPA
     return SDPA if name == ONEDNN else name
 
 
 def text_config(config: PretrainedConfig) -> Any:
-    """Return the language model's part of a configuration."""
+    """Return the part of a configuration that describes the language model."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
@@ -113,7 +115,7 @@ def _within_reach(kind: str, config: Any, allowed: Tensor, position_ids: Tensor)
 
 
 def _reach(kind: str, config: Any) -> int | None:
-    """Return the positions per window or chunk, or None for full attention."""
+    """Return the size of windows or chunks in positions, or None for full attention."""
     name = {SLIDING: "sliding_window", CHUNKED: "attention_chunk_size"}.get(kind)
     return None if name is None else getattr(config, name)
 
@@ -123,11 +125,11 @@ def _near(kind: str, query: Tensor, key: Tensor, size: Any) -> Tensor:
 
 
 def _block_mask(kind: str, config: Any, allowed: Tensor, position_ids: Tensor) -> BlockMask:
-    """Return a mask that FlexAttention's kernel computes from vectors per row, without an [R, Q, K] matrix.
+    """Return a mask that FlexAttention's kernel computes from a few vectors per row, without an [R, Q, K] matrix.
 
-    The queries that may attend to a key are a run: for a prompt token from itself to the end of the last answer, for
-    an answer token from itself to the end of its answer. Only the ends of these runs are kept, [R, K] each; they are
-    equal if no query may attend.
+    The queries that may attend to a key are contiguous: for a prompt token, from itself to the end of the last
+    answer; for an answer token, from itself to the end of its answer. Only the first query and the end of this range
+    are stored, [R, K] each; they are equal if no query may attend to the key.
     """
     rows, _, queries, keys = allowed.shape
     first = allowed[:, 0].to(torch.uint8).argmax(dim=-2)

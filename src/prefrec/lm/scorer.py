@@ -1,4 +1,4 @@
-"""Scoring of choice sets under one language model: layout, attention, packing and memory in one place."""
+"""Score choice sets with one language model: layout, packing and memory in one place."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ from prefrec.lm.packing import Layout, LayoutChoice, PackedBatch, alike, pack_pa
 from prefrec.lm.scoring import answer_token_logps, choice_logps, language_model
 from prefrec.prompts import ChoiceSet, Trajectory
 
-# While one thread tries a layout, no other may score in it.
+# While one thread checks a layout, no other thread may score with it.
 _SETTLING = Lock()
 
 
 class ChoiceScorer:
-    """A scorer of choice sets under one causal language model of transformers, or a PEFT model around one.
+    """A scorer of choice sets with one causal language model of transformers, or a PEFT model around one.
 
-    Methods take another `model` where several share one layout: the same model inside a wrapper for many processes,
-    or with other weights.
+    Methods accept another `model` with the same layout: the same model in a wrapper for several processes, or with
+    other weights.
 
     Args:
-        layout: `packed`, `separate`, or `auto`: packed if it is correct for the model. Before `settle` that is what
-            the model's configuration allows.
-        max_tokens: tokens per pass, padding included; None for no limit.
-        within: the catalogue to score answers within; None: among all tokens.
+        model: the model.
+        pad_id: any token id, used for padding.
+        layout: `packed`, `separate`, or `auto`: packed if it is correct for the model. Before `settle`, `auto` is
+            what the model's configuration allows.
+        max_tokens: tokens per pass, including padding. Default: no limit.
+        within: restrict the softmax to this catalogue. Default: all tokens.
+        name: name for warnings.
         share: let successive choice sets with similar prompts share a row.
-        is_sharded: the weights are spread over processes, so that no trial pass is possible outside of training.
+        is_sharded: the weights are distributed over processes, so no trial pass is possible outside of training.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class ChoiceScorer:
         self.layout, self._reason = (
             layout_for(language_model(model).config)
             if layout == "auto"
-            else (layout, f"layout {layout!r} was asked for")
+            else (layout, f"layout {layout!r} was requested")
         )
 
     @property
@@ -72,13 +75,13 @@ class ChoiceScorer:
         return next(self.model.parameters()).device
 
     def among(self, within: CatalogueSoftmax | None) -> ChoiceScorer:
-        """Return a scorer with the same model and layout that scores answers within another catalogue."""
+        """Return a scorer with the same model and layout, but the softmax of another catalogue."""
         other = copy(self)
         other.within = within
         return other
 
     def under(self, model: nn.Module) -> ChoiceScorer:
-        """Return a scorer with the same layout under another model of the same architecture."""
+        """Return a scorer with the same layout, but another model of the same architecture."""
         other = copy(self)
         other.model = model
         return other
@@ -86,8 +89,8 @@ class ChoiceScorer:
     def settle(self, choice_sets: Sequence[ChoiceSet]) -> None:
         """Check the packed layout on the longest of some choice sets; if it is wrong, use `separate` and warn.
 
-        Only the first call does anything. Call it in the autocast context that the model will be used in. A layout
-        that was asked for is not checked.
+        Only the first call has an effect. Call it in the autocast context in which the model will be used. A layout
+        that was requested explicitly is not checked.
         """
         with _SETTLING:
             if choice_sets and not self._is_settled:
@@ -101,7 +104,9 @@ class ChoiceScorer:
                 self.layout, self._reason = verified_layout(self.model, longest, self.pad_id, self.layout)
             elif name not in BRANCHING:
                 self.layout = "separate"
-                self._reason = f"model type {name!r} is not in the table, and sharded weights cannot be tried"
+                self._reason = (
+                    f"model type {name!r} is not a known architecture, and sharded weights cannot be checked"
+                )
         if self.layout == "separate":
             prefix = f"{escape(self.name)}: " if self.name else ""
             warn(f"{prefix}scoring one sequence per answer, which is slower: {escape(self._reason)}")
@@ -118,23 +123,27 @@ class ChoiceScorer:
         )
 
     def pack_trajectories(self, trajectories: Sequence[Trajectory]) -> PackedBatch:
-        """Return the one pass over these trajectories, on the CPU."""
+        """Return the single pass over these trajectories, on the CPU."""
         return pack_trajectories(trajectories, pad_id=self.pad_id, layout=self.layout, within=self.within)
 
     def score(self, choice_sets: Sequence[ChoiceSet], model: nn.Module | None = None) -> Tensor:
-        """Return the log-probabilities of all answers, [B, C] in float32 on the model's device, without gradient.
+        """Return the log-probabilities [B, C] of all answers, in float32 on the model's device, without gradient.
 
-        Entries where a row has fewer than C answers are −inf. On a CPU they do not depend on the other choice sets,
-        unless these share a row.
+        Entries beyond the answers of a choice set are −inf. On a CPU, the scores of a choice set do not depend on the
+        other choice sets, unless they share a row.
+
+        Args:
+            choice_sets: B prompts with up to C answers each.
+            model: another model with the same layout. Default: the scorer's.
         """
         self.settle(choice_sets)
         device, most = self.device, max(len(c.answers) for c in choice_sets)
-        # The order of sums, and so the rounding of 16 bits, depends on the shape of a call. On a CPU calls of one row
-        # cost little more.
+        # The order of summation, and thereby rounding in 16 bits, depends on the shape of a call. On a CPU, calls of
+        # one row cost little more.
         is_exact = compute_dtype(language_model(self.model), device) == torch.float32
         order = list(range(len(choice_sets)))
         if not self.share:
-            # Rows of similar length share a pass, which then has little padding.
+            # Rows of similar length share a pass, so there is little padding.
             order.sort(key=lambda i: -tokens_of(choice_sets[i]))
         groups = [order]
         if device.type == "cpu" and not is_exact:

@@ -21,20 +21,23 @@ from prefrec.lm.masks import FLEX, attention_implementation, in_blocks
 from prefrec.lm.packing import PackedBatch
 
 BLOCK_BYTES = 64 << 20
-"""Bytes of logits in float32 at a time."""
+"""Maximum bytes of float32 logits in memory at a time."""
 
 
 def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftmax | None = None) -> Tensor:
-    """Return the log-probabilities of the answers, [B, C] in float32.
+    """Return the log-probabilities [B, C] of answers in nats, in float32, with gradient.
 
-    Each is a sum over the answer's tokens, end token included, without a length penalty. Tokens compete with all
-    others, or with those that continue to a title of a catalogue. Entries outside every `choice_mask` are −inf.
-    Gradients flow to the model. There are no other effects: `prefrec.lm.scorer.ChoiceScorer` checks the layout.
+    Each is the sum over the answer's tokens, end token included, without a length penalty. The softmax is over all
+    tokens, or over those that continue to a title of a catalogue. Entries outside every `choice_mask` are −inf. The
+    layout is not checked; `prefrec.lm.scorer.ChoiceScorer` does that.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
         *passes: a batch from `prefrec.lm.packing.pack`, or all batches from `pack_passes`.
-        within: the catalogue that the passes were packed with; None: among all tokens.
+        within: the catalogue with which the passes were packed. Default: all tokens.
+
+    Raises:
+        ValueError: the passes were packed with another catalogue, or without one.
     """
     logps = sum_by_choice(answer_token_logps(model, passes[0], within), passes[0])
     for batch in passes[1:]:
@@ -46,10 +49,10 @@ def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftma
 def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSoftmax | None = None) -> Tensor:
     """Return the log-probability of every answer token, [M] in float32 (M as in `PackedBatch`).
 
-    Raise ValueError if the batch was not packed within this catalogue.
+    Raise ValueError if the batch was packed with a catalogue and `within` is None, or the other way round.
     """
     if (batch.nodes is None) != (within is None):
-        raise ValueError("a batch must be scored within the catalogue that it was packed with")
+        raise ValueError("a batch must be scored with the catalogue that it was packed with")
     core = language_model(model)
     inputs: dict[str, Any] = {"use_cache": False}
     shaped = batch
@@ -62,8 +65,8 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
     length, device = shaped.input_ids.shape[1], batch.targets.device
     first = length - shaped.logits_to_keep
     if takes(core, "logits_to_keep"):
-        # Columns are passed as indices, which the model gathers into contiguous memory for one product. A number
-        # would give a sliced view, which costs a copy of the head's weights for every row.
+        # Columns are passed as indices, which the model gathers into contiguous memory for one product. With a
+        # number, the model would slice a view, which costs a copy of the head's weights for every row.
         inputs["logits_to_keep"], first = torch.arange(first, length, device=device), 0
     words = None if within is None else within.words_on(device)
     with _head_at(model, partial(_positions, batch, first), words) as head:
@@ -78,9 +81,9 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
 
 
 def _positions(batch: PackedBatch, first: int, kept: int) -> Tensor:
-    """Return the positions [P] whose logits are read, numbered in rows of `kept` columns.
+    """Return the flat indices [P], in rows of `kept` columns, of the positions whose logits are used.
 
-    `first` is the column where the batch's `columns` begin.
+    The batch's `columns` begin at column `first`.
     """
     return (batch.rows * kept + batch.columns + first)[batch.first_tokens]
 
@@ -89,17 +92,20 @@ def _positions(batch: PackedBatch, first: int, kept: int) -> Tensor:
 class _Head:
     """The form of the head's output in one call."""
 
-    is_read_alone: bool = False  # the logits are those of the positions that are read, in their order
-    is_restricted: bool = False  # the logits are those of some words only
+    is_read_alone: bool = False  # logits are only those of the positions that are used, in their order
+    is_restricted: bool = False  # logits are only those of some words
 
 
 @contextmanager
 def _head_at(model: nn.Module, positions: Callable[[int], Tensor], words: Tensor | None) -> Iterator[_Head]:
     """Pass only the needed positions to the head inside this context, each once, as one row [1, P].
 
-    `positions` gives them for hidden states [R, K, D] by K. With `words` [U], token ids, the head computes only their
-    logits, in float32. Compiled models, and models not known to call their head once on such hidden states, are not
-    changed.
+    Compiled models, and models that are not known to call their head once on hidden states, are not changed.
+
+    Args:
+        model: the model.
+        positions: function of K that returns the needed positions [P] in hidden states [R, K, D], flattened.
+        words: [U] token ids; only their logits are computed, in float32; None computes the logits of all words.
     """
     core, out = language_model(model), _Head()
 
@@ -118,14 +124,14 @@ def _head_at(model: nn.Module, positions: Callable[[int], Tensor], words: Tensor
 def token_logps(logits: Tensor, index: Tensor, targets: Tensor, read: Tensor | None = None) -> Tensor:
     """Return the log-softmax of logits at M tokens: [M] in float32.
 
-    It is computed in blocks of positions, and again for the gradient, so only one block is in float32 at a time. A
-    block has one position or at most `BLOCK_BYTES`. The gradient has the dtype of the logits.
+    It is computed in blocks of positions, and recomputed for the gradient, so only one block is in float32 at a time.
+    A block has at most `BLOCK_BYTES`, but at least one position. The gradient has the dtype of the logits.
 
     Args:
-        logits: [K, V].
-        index: [M] index of each token's position among those read.
-        targets: [M] its id.
-        read: [P] the rows of `logits` that are read, each once; None means all in their order.
+        logits: [K, V] logits.
+        index: [M] index of each token's position among the rows of `read`.
+        targets: [M] id of each token.
+        read: [P] rows of `logits` to use, each once. Default: all, in order.
     """
     return _TokenLogps.apply(logits, index, targets, read, max(1, BLOCK_BYTES // (4 * logits.shape[1])))
 
@@ -140,8 +146,8 @@ class _TokenLogps(torch.autograd.Function):
         out = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device)
         for block, start in _blocks(logits, read, size):
             logps = torch.log_softmax(logits[block], dim=-1, dtype=torch.float32)
-            place, is_here = _in_block(index, start, len(logps))
-            out = torch.where(is_here, logps[place, targets], out)
+            row, is_here = _in_block(index, start, len(logps))
+            out = torch.where(is_here, logps[row, targets], out)
         return out
 
     @staticmethod
@@ -154,10 +160,10 @@ class _TokenLogps(torch.autograd.Function):
         total.index_add_(0, index, slope)
         for block, start in _blocks(logits, read, ctx.size):
             grad = torch.softmax(logits[block], dim=-1, dtype=torch.float32)
-            place, is_here = _in_block(index, start, len(grad))
-            # Answers may share a token at one position, so the slopes must add up.
+            row, is_here = _in_block(index, start, len(grad))
+            # Answers may share a token at one position, so their gradients are accumulated.
             grad.mul_(-total[start : start + len(grad), None])
-            grad.index_put_((place, targets), slope.masked_fill(~is_here, 0.0), accumulate=True)
+            grad.index_put_((row, targets), slope.masked_fill(~is_here, 0.0), accumulate=True)
             if len(grad) == len(logits) and read is None:  # one block of all rows needs no second buffer
                 return grad.to(logits.dtype), None, None, None, None
             out = torch.zeros_like(logits) if out is None else out
@@ -166,29 +172,29 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _blocks(logits: Tensor, read: Tensor | None, size: int) -> Iterator[tuple[Tensor | slice, int]]:
-    """Yield at most `size` rows of `logits` at a time, and the number of rows before them."""
+    """Yield blocks of at most `size` rows of `logits`, each with the number of rows before it."""
     for start in range(0, len(logits) if read is None else len(read), size):
         block = slice(start, start + size)
-        # If all positions are read, a slice is a view, where an index would copy the logits.
+        # If all positions are used, a slice is a view; an index would copy the logits.
         yield block if read is None else read[block], start
 
 
 def _in_block(index: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return each token's place [M] in a block, and if it is there; otherwise the place is another one."""
-    # All tokens are read in every block: to choose some, a GPU would have to wait for their number.
-    place = index - start
-    return place.clamp(0, size - 1), (place >= 0) & (place < size)
+    """Return each token's row [M] in a block, and whether it is in this block; if not, the row is meaningless."""
+    # All tokens are looked up in every block: selecting some would make a GPU wait for their number.
+    row = index - start
+    return row.clamp(0, size - 1), (row >= 0) & (row < size)
 
 
 def sum_by_choice(token_logps: Tensor, batch: PackedBatch) -> Tensor:
-    """Return the answers' log-probabilities [B, C] from those of their tokens [M]; −inf where there is no answer."""
+    """Sum the log-probabilities [M] of tokens by answer: [B, C], −inf where there is no answer."""
     sums = torch.zeros(batch.choice_mask.numel(), dtype=token_logps.dtype, device=token_logps.device)
     sums = sums.index_add(0, batch.choices, token_logps)
     return sums.view(batch.choice_mask.shape).masked_fill(~batch.choice_mask, -torch.inf)
 
 
 def language_model(model: nn.Module) -> Any:
-    """Return the transformers model inside adapters, compilation and wrappers for many processes."""
+    """Return the transformers model inside adapters, compilation and wrappers for several processes."""
     while True:
         inner: Any = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
         if inner is None and callable(base := getattr(model, "get_base_model", None)):
@@ -204,5 +210,5 @@ def _is_packed(batch: PackedBatch) -> bool:
 
 def takes(model: nn.Module, argument: str) -> bool:
     """Return True if the model's forward has an argument of this name."""
-    # Inspect the class, because accelerate wraps the forward of the instance.
+    # The class is inspected, because accelerate wraps the forward of the instance.
     return argument in inspect.signature(type(model).forward).parameters

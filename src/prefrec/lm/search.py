@@ -16,18 +16,18 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.trie import ROOT, Ints, Trie
 
 WIDTH = 32
-"""Prefixes extended per call. More would be read in vain; fewer need more calls."""
+"""Prefixes extended per call. With more, some are read in vain; with fewer, more calls are needed."""
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The best answers of a search, best first; ties are in the catalogue's order.
+    """The best answers of a search, best first; ties are in the order of the catalogue.
 
     Attributes:
         items: [≤ K] indices of the answers.
-        logps: [≤ K] their log-probabilities.
-        exact: True if no other answer is more probable; False if `max_calls` ended the search too early.
-        calls: model calls, without that of the prompt.
+        logps: [≤ K] their log-probabilities in nats.
+        exact: whether no other answer is more probable; False if `max_calls` ended the search too early.
+        calls: number of model calls, not counting that for the prompt.
     """
 
     items: Ints
@@ -52,13 +52,14 @@ def top_k(
     """Return the k most probable answers of a trie after `prompt`, by best-first search.
 
     The most probable prefixes are extended first, and the search ends when the next prefix is less probable than k
-    answers. The result is exact, because an answer is at most as probable as each of its prefixes.
+    answers. The result is exact, because an answer is never more probable than one of its prefixes.
 
     Args:
-        model, prompt, trie, layout, within: as in `catalogue_logps`.
-        without: indices of answers to ignore.
+        model, prompt, trie, layout, within: as for `catalogue_logps`.
+        k: number of answers.
+        without: indices of answers to exclude.
         width: prefixes extended per call.
-        max_calls: limit of model calls; None: search until the result is exact.
+        max_calls: limit on model calls. Default: search until the result is exact.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Search(trie, k, without), reader, width, max_calls)
@@ -76,12 +77,18 @@ def sample(
     layout: TrieLayout = "cached",
     within: CatalogueSoftmax | None = None,
 ) -> Ints:
-    """Draw k answers of a trie after `prompt` without replacement, in proportion to their probabilities.
+    """Sample k answers of a trie after `prompt` without replacement, in proportion to their probabilities.
 
     Stochastic beam search (Kool et al., 2019, arXiv 1903.06059): the k highest log-probabilities with Gumbel noise
-    are such a sample. The noise is drawn from the root downwards, so only prefixes of likely answers are read.
-    Arguments are as in `top_k`. The result is shorter if fewer answers are left. Without `within`, probabilities are
-    those among the children of each prefix.
+    are such a sample. The noise is sampled from the root downwards, so only prefixes of likely answers are read.
+
+    Args:
+        model, prompt, trie, k, without, layout, within: as for `top_k`. Without `within`, probabilities are
+            normalised over the children of each prefix.
+        rng: random generator.
+
+    Returns:
+        Indices of at most k answers; fewer if `without` leaves fewer.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Sampling(trie, k, without, rng), reader, WIDTH, None).items
@@ -97,23 +104,23 @@ def rescored(
     layout: TrieLayout = "cached",
     within: CatalogueSoftmax | None = None,
 ) -> TopK:
-    """Return the same answers with scores, and in an order, that do not depend on how they were found.
+    """Score and sort the answers of a search again, independently of the calls that the search made.
 
     In 16 bits, rounding depends on the shape of a call. Here each answer has its own call after the prompt. Arguments
-    are as in `top_k`.
+    are as for `top_k`.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     calls: dict[int, tuple[Ints, NDArray[np.float64]]] = {}
     logps = np.zeros(len(best.items), dtype=np.float32)
-    for place, terminal in enumerate(trie.terminals[best.items].tolist()):
+    for index, terminal in enumerate(trie.terminals[best.items].tolist()):
         path = trie.with_ancestors([terminal])
         read = path[:-1]
-        if within is not None:  # what follows the last branch is certain
+        if within is not None:  # the tokens after the last branch are certain
             read = read[: 1 + np.flatnonzero(within.branches[read]).max(initial=0)]
         if (last := int(read[-1])) not in calls:
             calls[last] = children_logps(reader.at_prompt(), read)[1:]
-        children, own = calls[last]
-        logps[place] = own[np.isin(children, path)].sum()
+        children, values = calls[last]
+        logps[index] = values[np.isin(children, path)].sum()
     order = np.lexsort((best.items, -logps))
     return replace(best, items=best.items[order], logps=logps[order])
 
@@ -147,17 +154,17 @@ class _Search:
 
     @property
     def is_open(self) -> bool:
-        """True if an open prefix may still lead to one of the k best answers."""
-        # ≥, not >: an equally probable answer may come first in the catalogue's order.
+        """Whether an open prefix may still lead to one of the k best answers."""
+        # ≥ and not >: an equally probable answer may come first in the catalogue's order.
         return bool(self.open) and -self.open[0][0] >= self._least
 
     @property
     def _least(self) -> float:
-        """The log-probability that an answer needs to be among the k best."""
+        """The minimum log-probability of an answer among the k best."""
         return self.best[0][0] if len(self.best) == self.k else -np.inf
 
     def next_nodes(self, width: int) -> list[int]:
-        """Pop the best open prefixes, each extended to its next branch; return their nodes in preorder."""
+        """Pop the best open prefixes, extend each to its next branch, and return their nodes in preorder."""
         nodes: list[int] = []
         for _ in range(width):
             if not self.is_open:
@@ -167,7 +174,7 @@ class _Search:
         return sorted(nodes)
 
     def extend(self, nodes: list[int], parents: Ints, children: Ints, logps: NDArray[np.float64]) -> None:
-        """Add the children of `nodes` with their log-probabilities; `parents` are indices of `nodes`."""
+        """Add the children of `nodes` with their log-probabilities; `parents` are indices into `nodes`."""
         trie, read = self.trie, set(nodes)
         below = self.counts[trie.item_starts[trie.ends[children]]] - self.counts[trie.item_starts[children]]
         inner = trie.child_starts[children + 1] > trie.child_starts[children]
@@ -185,7 +192,7 @@ class _Search:
                 heapq.heappush(self.open, (-logp, child))
 
     def _scores(self, parent: int, children: Ints, logps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scores of a node's children from their log-probabilities; none exceeds the node's own score."""
+        """Return the scores of a node's children from their log-probabilities; none exceeds the node's score."""
         return self.logps[parent] + logps
 
 
@@ -199,11 +206,11 @@ class _Sampling(_Search):
 
     def _scores(self, parent: int, children: Ints, logps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return noisy log-probabilities whose maximum is the parent's (equations 8 and 9 of the paper)."""
-        # Tokens outside the trie have probability too. It must go to the children, or some draws would end nowhere.
+        # Tokens outside the trie have some probability, too. It is given to the children, so that no sample is lost.
         plain = self.plain[parent] + logps - np.logaddexp.reduce(logps)
         self.plain |= dict(zip(children.tolist(), plain.tolist(), strict=True))
         noisy = plain + self.rng.gumbel(size=len(plain))
-        # Equation 9 in the form of the paper's appendix B.3; the direct form loses all digits at low probabilities.
-        with np.errstate(divide="ignore"):  # log(0) at the highest one, as intended
+        # Equation 9 in the form of the paper's appendix B.3; the direct form is inaccurate at low probabilities.
+        with np.errstate(divide="ignore"):  # log(0) at the maximum is intended
             gap = self.logps[parent] - noisy + np.log1p(-np.exp(noisy - noisy.max()))
         return self.logps[parent] - np.maximum(0.0, gap) - np.log1p(np.exp(-np.abs(gap)))

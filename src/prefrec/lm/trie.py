@@ -1,4 +1,4 @@
-"""A token trie of answers in flat arrays, so that shared prefixes are stored and scored once."""
+"""A token trie of answers in flat arrays: shared prefixes are stored and scored once."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ ROOT = 0
 
 @dataclass(frozen=True)
 class Trie:
-    """The prefixes of I answers as M nodes, numbered in preorder with children by token.
+    """The prefixes of I answers as M nodes, numbered in preorder, with children sorted by token.
 
-    The nodes under n, with n itself, are the range n … ends[n] − 1. Node a is n or an ancestor of n exactly if
-    a ≤ n < ends[a]. Children, and the items that end at a node, are in CSR form.
+    The subtree of n is the range n … ends[n] − 1. Node a is n or an ancestor of n if and only if a ≤ n < ends[a].
+    Children, and the items that end at a node, are in CSR form.
 
     Attributes:
         tokens: [M] last token of each prefix; −1 at the root.
-        parents: [M] node of the prefix that is one token shorter; −1 at the root.
-        depths: [M] length of each prefix.
-        ends: [M] one past the last node under each.
+        parents: [M] parent of each node; −1 at the root.
+        depths: [M] length of each prefix, in tokens.
+        ends: [M] one past the last node of each subtree.
         child_starts: [M + 1]; the children of n are `children[child_starts[n]:child_starts[n + 1]]`.
-        children: [M − 1] nodes, by token in each list.
-        terminals: [I] the node where each answer ends; equal answers share it.
+        children: [M − 1] nodes; siblings are sorted by token.
+        terminals: [I] node where each answer ends; equal answers share a node.
         item_starts: [M + 1]; the items that end at n are `items[item_starts[n]:item_starts[n + 1]]`.
-        items: [I] indices of the answers, in their order in each list.
+        items: [I] indices of the answers; those of a node are sorted.
     """
 
     tokens: Ints
@@ -45,9 +45,9 @@ class Trie:
 
     @classmethod
     def build(cls, answers: Sequence[Sequence[int]]) -> Trie:
-        """Return the trie of answers as token ids, end token included; raise ValueError without an answer or a token.
+        """Build the trie of answers (token ids with end token); raise ValueError if there is none, or an empty one.
 
-        Two answers share their first token, two are equal, one is the beginning of another:
+        Two answers share their first token, two are equal, and one is the beginning of another:
 
             >>> trie = Trie.build([(5, 6, 9), (5, 9), (7, 9), (5, 9), (7,)])
             >>> trie.tokens.tolist(), trie.parents.tolist()
@@ -58,7 +58,7 @@ class Trie:
             [[0, 0, 1, 1], [1, 5, 2, 4]]
         """
         if not answers or not all(map(len, answers)):
-            raise ValueError("a trie needs answers, and a token in each")
+            raise ValueError("a trie needs at least one answer, and at least one token in each")
         tokens, parents, depths, ends, terminals = _preorder([tuple(a) for a in answers])
         m = len(tokens)
         return cls(
@@ -93,7 +93,7 @@ class Trie:
         return stops[np.searchsorted(stops, np.arange(len(self)))]
 
     def children_of(self, nodes: ArrayLike) -> tuple[Ints, Ints]:
-        """Return, per child of any of `nodes`, the index [K] of its parent in `nodes`, and the child [K]."""
+        """Return for each child of `nodes` the index [K] of its parent in `nodes`, and the child [K]."""
         at = np.asarray(nodes, dtype=np.int64)
         counts = self.child_starts[at + 1] - self.child_starts[at]
         which = np.repeat(np.arange(len(at)), counts)
@@ -113,7 +113,7 @@ class Trie:
         return np.unique(np.concatenate(levels))
 
     def path(self, node: int) -> tuple[int, ...]:
-        """Return the prefix of `node`."""
+        """Return the tokens of the prefix of `node`."""
         out = []
         while node != ROOT:
             out.append(int(self.tokens[node]))
@@ -121,7 +121,7 @@ class Trie:
         return tuple(reversed(out))
 
     def sums_from_root(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sums [M] of `values` [M] over each node and its ancestors, without the root."""
+        """Return the sums [M] of `values` [M] over each node and its ancestors, excluding the root."""
         out = np.where(np.arange(len(self)) == ROOT, 0.0, values)
         order = np.argsort(self.depths, kind="stable")
         levels = np.split(order, np.searchsorted(self.depths[order], np.arange(1, self.depths.max() + 1)))
@@ -133,8 +133,8 @@ class Trie:
 def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """Return tokens, parents, depths and ends of the nodes, and the terminals of the answers.
 
-    In lexicographic order the answers visit the trie in preorder. Each adds a node for every token that it does not
-    share with the answer before it.
+    In lexicographic order, the answers visit the trie in preorder. Each answer adds a node for every token after its
+    common beginning with the preceding answer.
     """
     tokens, parents, depths, ends = [-1], [-1], [0], [0]
     terminals = np.empty(len(answers), dtype=np.int64)
@@ -161,5 +161,5 @@ def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Int
 
 
 def _starts(owners: Ints, m: int) -> Ints:
-    """Return the CSR pointers [m + 1] of entries with the given owners, which are below `m`."""
+    """Return the CSR pointers [m + 1] of entries with these owners, which are below `m`."""
     return np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=m))])

@@ -1,1 +1,1 @@
-"""oneDNN kernels for CPUs, chosen when a model is loaded."""
+"""oneDNN kernels for CPUs, selected when a model is loaded."""

@@ -1,8 +1,8 @@
-"""Attention in float32 on a CPU by oneDNN, for the same reason as the linear layers in `prefrec.lm.cpu.linear`.
+"""Attention in float32 on a CPU with oneDNN, for the same reason as the linear layers in `prefrec.lm.cpu.linear`.
 
 Scores are computed in blocks of queries, large enough for oneDNN and small enough for the processor's cache. Keys
-beyond the last one that a block sees are skipped. As in torch's kernel, the weights are computed again for the
-gradient.
+beyond the last one that a block attends to are skipped. As in torch's kernel, the backward pass recomputes the
+attention weights.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from prefrec.lm.cpu.linear import is_ours, multiply
+from prefrec.lm.cpu.linear import fits_onednn, multiply
 
 ONEDNN = "prefrec_onednn"
-"""Name of this attention among transformers' implementations."""
+"""Name under which this attention is registered with transformers."""
 QUERIES = 128
 """Approximate number of queries per block and head."""
 LEAST = 1 << 16
-"""Scores per row and key head below which torch's kernel is as fast or faster."""
+"""Number of scores per row and key head below which torch's kernel is at least as fast."""
 
 
 class Block(NamedTuple):
-    """The queries `first` to `last`, which see only keys before `end`."""
+    """The queries from `first` to before `last`, which attend only to keys before `end`."""
 
     first: int
     last: int
     end: int
-    bias: Tensor  # [R or 1, last − first, end] in float32: 0 where a query sees a key, else the most negative number
+    bias: (
+        Tensor  # [R or 1, last − first, end] float32: 0 where a query attends to a key, else the most negative number
+    )
 
 
 def onednn_attention(
@@ -46,15 +48,21 @@ def onednn_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return attention outputs [R, Q, H, E], with the interface that transformers calls in a layer.
+    """Return attention outputs [R, Q, H, E], with the interface of transformers' attention functions.
 
-    Queries are [R, H, Q, D], keys [R, G, K, D] and values [R, G, K, E], where H is a multiple of G. Calls other than
-    with a bool mask [R or 1, 1, Q, K] (True: a query sees a key) for `read_by_onednn`, or with few scores, go to
-    `sdpa`.
+    Calls go to `sdpa` if they have few scores, or another mask than a bool mask passed to `read_by_onednn`.
+
+    Args:
+        module: the layer.
+        query: [R, H, Q, D], where H is a multiple of G.
+        key: [R, G, K, D].
+        value: [R, G, K, E].
+        attention_mask: bool [R or 1, 1, Q, K], True where a query attends to a key.
+        dropout, scaling, **kwargs: as in transformers.
     """
     plain = dropout == 0.0 and kwargs.get("position_bias") is None and kwargs.get("softcap") is None
     scores = query.shape[1] // key.shape[1] * query.shape[2] * key.shape[2]
-    if scores < LEAST or not (plain and is_ours(query, key, value) and _is_read(attention_mask)):
+    if scores < LEAST or not (plain and fits_onednn(query, key, value) and _is_read(attention_mask)):
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -62,18 +70,18 @@ def onednn_attention(
 
 
 def read_by_onednn(mask: Any) -> None:
-    """Let oneDNN compute the attention of calls with this mask [R or 1, 1, Q, K], while the mask lives."""
+    """Let oneDNN compute the attention of calls with this mask [R or 1, 1, Q, K] for the mask's lifetime."""
     _CACHE.setdefault(mask, [])
 
 
 def blocks(mask: Tensor) -> list[Block]:
-    """Return the blocks of a mask [R or 1, 1, Q, K], cached while the mask lives."""
+    """Return the blocks of a mask [R or 1, 1, Q, K], cached for the mask's lifetime."""
     if not _CACHE.get(mask):
         _CACHE[mask] = _blocks(mask[:, 0])
     return cast(list[Block], _CACHE[mask])
 
 
-# All layers of a model get the same mask. Weak keys free the biases with it.
+# All layers of a model get the same mask. With weak keys, the biases are freed together with the mask.
 _CACHE: Any = WeakTensorKeyDictionary()
 
 
@@ -84,7 +92,7 @@ def _blocks(mask: Tensor) -> list[Block]:
     for first, last in pairwise(edges):
         end = max([1, *(1 + seen[first:last].any(0).nonzero()[:, 0]).tolist()])
         hidden = ~mask[:, first:last, :end]
-        # Not −inf: a row of the softmax that sees nothing would be NaN.
+        # Not −inf: the softmax of a query that attends to nothing would be NaN.
         bias = torch.zeros(hidden.shape, dtype=torch.float32).masked_fill_(hidden, torch.finfo(torch.float32).min)
         made.append(Block(first, last, end, bias))
     return made
@@ -95,7 +103,7 @@ def _is_read(mask: Tensor | None) -> TypeGuard[Tensor]:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention in which the N = H/G heads that share keys are multiplied as one matrix."""
+    """Attention that multiplies the N = H/G heads with shared keys as one matrix."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, made: list[Block], scaling: float) -> Tensor:
@@ -140,13 +148,13 @@ class _Attention(torch.autograd.Function):
 
 
 def _grouped(x: Tensor, groups: int, scaling: float = 1.0) -> Tensor:
-    """Return [R, H, Q, D] as contiguous [R, G, N, Q, D], times a number."""
+    """Return [R, H, Q, D] as contiguous [R, G, N, Q, D], multiplied by `scaling`."""
     scaled = torch.mul(x, scaling, out=x.new_empty(x.shape))
     return scaled.unflatten(1, (groups, -1))
 
 
 def _weights(queries: Tensor, keys: Tensor, block: Block, row: int) -> Tensor:
-    """Return the softmax [N·n, end] of the scores of a block's queries [N·n, D]."""
+    """Return the attention weights [N·n, end] of a block's queries [N·n, D]."""
     scores = multiply(queries, keys[: block.end])
     _unflat(scores, block).add_(block.bias[row if len(block.bias) > 1 else 0])
     return torch.softmax(scores, -1)

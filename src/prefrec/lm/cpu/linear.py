@@ -1,6 +1,6 @@
-"""Linear layers in float32 on a CPU by oneDNN, where torch's MKL leaves half of the processor idle.
+"""Linear layers in float32 on a CPU with oneDNN, where torch's MKL uses only half of the processor.
 
-MKL does not use AVX-512 on processors of other makers than Intel. torch ships oneDNN too, which does, but passes
+MKL does not use AVX-512 on processors that are not Intel's. oneDNN, which torch also contains, does, but torch passes
 float32 matrices to it only if rounding to bfloat16 is allowed. The layers here pass them without rounding. Results
 differ from MKL's only in the order of summation.
 """
@@ -21,16 +21,16 @@ from prefrec.errors import ConfigError
 from prefrec.resources import processor_says
 
 SWITCH = "PREFREC_LINEAR"
-"""Environment variable: `torch` or `onednn` forces who multiplies in linear layers and attention."""
+"""Environment variable: `torch` or `onednn` forces the library for linear layers and attention."""
 BACKENDS = ("auto", "torch", "onednn")
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Make the linear layers of `model` multiply by oneDNN if that is faster on this machine (`prefers_onednn`).
+    """Make the linear layers of a model use oneDNN if that is faster on this machine (`prefers_onednn`).
 
-    They still do as torch does for other dtypes and devices, and under `torch.func`, `torch.compile` and tracing.
-    oneDNN's products have only first-order gradients and are invisible to torch's FLOP counter; `restore_linear`
-    undoes the change. Layers added later, such as an adapter's, are not changed.
+    Other dtypes and devices, `torch.func`, `torch.compile` and tracing still use torch. oneDNN's products have only
+    first-order gradients and are invisible to torch's FLOP counter; `restore_linear` undoes the change. Layers added
+    later, such as an adapter's, are not changed.
     """
     if prefers_onednn():
         _change(model, nn.Linear, OneDNNLinear)
@@ -50,48 +50,48 @@ def prefers_onednn() -> bool:
     """Return True if linear layers in float32 should use oneDNN on this machine.
 
     `PREFREC_LINEAR` decides. If it is not set, oneDNN is used where torch has MKL and the processor has AVX-512 but
-    is not Intel's. `prefrec lab doctor` measures both. Raise ConfigError if the variable has another value.
+    is not Intel's. `prefrec lab doctor` measures both. Raise ConfigError if the variable has an unknown value.
     """
     choice = os.environ.get(SWITCH) or "auto"
     if choice not in BACKENDS:
         raise ConfigError(f"{SWITCH}={choice}: expected one of {', '.join(BACKENDS)}")
     if choice == "torch" or not has_onednn():
         return False
-    # A rule and not a measurement: the choice changes the last digits, and a run must be reproducible.
+    # A rule instead of a measurement: the choice changes the last digits, and a run must be reproducible.
     return choice == "onednn" or _mkl_holds_back()
 
 
 def linear_backend() -> str:
-    """Return `onednn` or `torch`, whichever multiplies in float32 linear layers on this machine's CPU."""
+    """Return `onednn` or `torch`: the library that computes float32 linear layers on this machine's CPU."""
     return "onednn" if prefers_onednn() else "torch"
 
 
 @cache
 def has_onednn() -> bool:
-    """Return True if this torch has oneDNN's linear layer, both plain and with a sum."""
+    """Return True if this torch has oneDNN's linear layer, both plain and with a fused addition."""
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return torch.backends.mkldnn.is_available() and hasattr(operator, "binary")
 
 
 class OneDNNLinear(nn.Linear):
-    """A linear layer that multiplies by oneDNN in float32 on a CPU, in the backward pass too."""
+    """A linear layer that uses oneDNN in float32 on a CPU, also in the backward pass."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not is_ours(input, self.weight):
+        if not fits_onednn(input, self.weight):
             return super().forward(input)
-        # The reshape must stay outside: a view made inside an autograd function cannot be changed in place later.
+        # The reshape must stay outside: a view made inside an autograd function cannot be modified in place later.
         rows = _Linear.apply(input.reshape(-1, input.shape[-1]), self.weight, self.bias)
         return rows.view(*input.shape[:-1], self.out_features)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x · weightᵀ by oneDNN, without a gradient: [..., I] and [O, I] give [..., O]."""
+    """Return x · weightᵀ computed by oneDNN, without gradient: [..., I] and [O, I] give [..., O]."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x · weightᵀ as a layer after `use_onednn` does, without a gradient: [..., I], [O, I] → [..., O]."""
-    if prefers_onednn() and is_ours(x, weight):
+    """Return x · weightᵀ as a layer after `use_onednn` computes it, without gradient: [..., I], [O, I] → [..., O]."""
+    if prefers_onednn() and fits_onednn(x, weight):
         return multiply(x, weight)
     return F.linear(x, weight)
 
@@ -101,7 +101,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # The input is only needed for the weight's gradient; frozen layers need not keep it alive.
+        # Only the weight's gradient needs the input; frozen layers need not keep it alive.
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
         return multiply(x, weight, bias)
 
@@ -130,8 +130,8 @@ def _change(model: nn.Module, before: type[nn.Linear], after: type[nn.Linear]) -
             module.__class__ = cast(Any, after)
 
 
-def is_ours(*tensors: Tensor) -> bool:
-    """Return True if oneDNN can take these tensors: plain, float32, on a CPU and not empty."""
+def fits_onednn(*tensors: Tensor) -> bool:
+    """Return True if oneDNN supports these tensors: plain, float32, on a CPU and not empty."""
     if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
     if torch._C._are_functorch_transforms_active():
@@ -149,5 +149,5 @@ def _mkl_holds_back() -> bool:
 
 
 def _maker() -> str:
-    """Return the processor's maker, or "" if the system does not say."""
+    """Return the processor's maker, or "" if the system does not report it."""
     return processor_says("vendor_id") or platform.processor()  # on Windows it is the last word of the latter
