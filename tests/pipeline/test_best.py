@@ -94,4 +94,4 @@ def test_a_run_without_a_valid_evaluation_says_so(finished, tmp_path, capsys):
     finally:
         (tmp_path / "best.json").rename(finished / "best.json")
     said = " ".join(capsys.readouterr().err.split())
-    assert "zero-shot answers, not the best ranker, which is not known: it has no evaluation" in said
+    assert "using zero-shot, because the best ranker is not known: the run was not evaluated" in said

@@ -32,24 +32,24 @@ def test_enough_rows(recipe, data):
     [
         (
             {"s_dpo": {"skip_rows": 2000, "latest_per_user": 3}},
-            r"align\.s-dpo\.skip_rows: 2000, but there are only 120 rows \(align\.s-dpo\.latest_per_user: 3\): lower",
+            r"align\.s-dpo\.skip_rows: 2000, but there are only 120 examples \(align\.s-dpo\.latest_per_user: 3\): lower",
         ),
-        ({"sft": {"skip_rows": 900}}, r"sft\.skip_rows: 900, but there are only \d+ rows: lower it"),
+        ({"sft": {"skip_rows": 900}}, r"sft\.skip_rows: 900, but there are only \d+ examples: lower it"),
         (
             {"model": {"templates": ["history"]}, "sft": {"skip_rows": 40}},
-            r"sft\.skip_rows: 40, but there are only 40 rows: lower it",
+            r"sft\.skip_rows: 40, but there are only 40 examples: lower it",
         ),
         (
             {"s_dpo": {"negatives_from": "reference", "num_negatives": 58}},
-            r"align\.s-dpo\.num_negatives: 58 negatives, but of the 60 items only \d+ are left .*lower it to \d+",
+            r"align\.s-dpo\.num_negatives: 58 negatives, but only \d+ of the 60 items are left .*lower it to \d+",
         ),
         (
             {"s_dpo": {"negatives_from": "uniform", "negatives": "policy", "negatives_pool": 59}},
-            r"align\.s-dpo\.negatives_pool: 59 negatives, but of the \d+ items only \d+ are left",
+            r"align\.s-dpo\.negatives_pool: 59 negatives, but only \d+ of the \d+ items are left",
         ),
         (
             {"rankers": [{"kind": "tallrec", "skip_rows": 9000}]},
-            r"rankers\.TALLRec\.skip_rows: 9000, but there are only \d+ rows: lower it",
+            r"rankers\.TALLRec\.skip_rows: 9000, but there are only \d+ examples: lower it",
         ),
     ],
 )
@@ -72,7 +72,7 @@ def test_nothing_is_trained_where_a_title_does_not_fit(changed, recipe, tmp_path
 
 def test_all_but_the_last_row_may_be_skipped(changed, data):
     check_rows(changed(sft={"skip_rows": len(data.train) - 1}), data)
-    with pytest.raises(ConfigError, match=f"only {len(data.train)} rows"):
+    with pytest.raises(ConfigError, match=f"only {len(data.train)} examples"):
         check_rows(changed(sft={"skip_rows": len(data.train)}), data)
 
 
@@ -80,7 +80,7 @@ def test_fewer_rows_than_asked_for_are_told(changed, data, tmp_path, capsys):
     n = len(data.train)
     short = changed(sft={"rows": 500, "skip_rows": n - 8, "epochs": 1, "eval_rows": 0}, align=[])
     run_recipe(short, tmp_path / "run", until="sft")
-    told = f"sft: 8 examples instead of 500: there are no more after the {n - 8} of skip_rows"
+    told = f"sft: training on 8 examples, not 500: there are no more after skip_rows: {n - 8}"
     assert told in capsys.readouterr().err
 
 
@@ -89,14 +89,14 @@ def test_fewer_histories_than_asked_for_are_told(changed, tmp_path, capsys):
     section = {"rows": 500, "skip_rows": 30, "titles": 3, "epochs": 1, "eval_rows": 0}
     run_recipe(changed(model={"templates": ["history"]}, sft=section, align=[]), tmp_path / "run", until="sft")
     told = capsys.readouterr().err
-    assert "sft: 10 examples instead of 500: there are no more after the 30 of skip_rows" in told
+    assert "sft: training on 10 examples, not 500: there are no more after skip_rows: 30" in told
     assert "30 training rows" in told
 
 
 def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):
     few = {"rows": 8, "epochs": 1, "eval_rows": 0}
     run_recipe(changed(lora={"dropout": 0.1}, sft=few, align=[]), tmp_path / "run", until="sft")
-    assert "lora.dropout: 0.1 has no effect in sft, where dropout is switched off" in capsys.readouterr().err
+    assert "lora.dropout: 0.1 has no effect in sft, where dropout is turned off" in capsys.readouterr().err
     on = few | {"disable_dropout": False}
     run_recipe(changed(lora={"dropout": 0.1}, sft=on, align=[]), tmp_path / "run", until="sft")
     assert "lora.dropout" not in capsys.readouterr().err
@@ -105,5 +105,5 @@ def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):
 def test_a_tracker_that_is_not_installed(changed, data, monkeypatch):
     monkeypatch.setattr("prefrec.pipeline.checks.find_spec", lambda name: None if name == "mlflow" else name)
     check_rows(changed(sft={"report_to": "wandb"}), data)
-    with pytest.raises(ConfigError, match=r"align\.s-dpo\.report_to: pip install mlflow, or leave it out"):
+    with pytest.raises(ConfigError, match=r"align\.s-dpo\.report_to: pip install mlflow, or remove report_to"):
         check_rows(changed(s_dpo={"report_to": "mlflow"}), data)

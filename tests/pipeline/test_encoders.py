@@ -140,7 +140,7 @@ def test_title_vectors_read_what_is_shown(model, data):
 
 def test_a_text_that_does_not_begin_with_its_title(model, data):
     section = model(item_text="{{ year }}: {{ title }}")
-    with pytest.raises(TemplateError, match=r"begins with the title, but that of 'Red Alien' is '1900: Red Alien'"):
+    with pytest.raises(TemplateError, match=r"begin with the title, but that of 'Red Alien' is '1900: Red Alien'"):
         prompt_encoder(section, dated(data).catalogue)
     prompt_encoder(section.model_copy(update={"answers": "items"}), dated(data).catalogue)
 

@@ -107,7 +107,9 @@ def test_what_is_not_asked_for_any_more_goes(rated_recipe, tmp_path):
 
 def test_without_interactions_after_the_training_part_it_is_said(rated_recipe, rated, tmp_path, capsys):
     assert run_preferences(rated_recipe, replace(rated, held_out_interactions=None), [], tmp_path) is None
-    assert "preferences: not measured, as no test user has liked and disliked items" in capsys.readouterr().err
+    assert (
+        "preferences: not measured, because no test user has both liked and disliked items" in capsys.readouterr().err
+    )
     unasked = rated_recipe.model_copy(update={"align": []})
     assert run_preferences(unasked, rated, [], tmp_path) is None
     assert capsys.readouterr().err == ""

@@ -112,7 +112,7 @@ def test_damaged_lists_are_drawn_again(inputs, data, section, tmp_path, capsys):
     drawn = negative_rows(inputs, one, rows, None, None, tmp_path)
     (tmp_path / NEGATIVES_FILE).write_bytes((tmp_path / NEGATIVES_FILE).read_bytes()[:100])
     assert negative_rows(inputs, one, rows, None, None, tmp_path) == drawn
-    assert "negatives are drawn again" in " ".join(capsys.readouterr().err.split())
+    assert "negatives are sampled again" in " ".join(capsys.readouterr().err.split())
 
 
 def test_lists_grow_to_the_negatives_that_are_asked_for(inputs, data, section, tmp_path):
@@ -160,7 +160,7 @@ def test_an_interrupted_stage_keeps_its_lists(inputs, data, section, tmp_path, m
         (
             {"negatives_from": "list", "miner": "SASRec"},
             [SASREC],
-            "SASRec is only asked with negatives_from hard",
+            "SASRec is only used with negatives_from: hard",
         ),
         (
             {"negatives_from": "hard", "miner": "blend"},

@@ -273,4 +273,4 @@ def test_runs_of_before_answer_and_where_it_is_known_a_doubt_is_told(beside, cap
     assert export_ranker(old, "s-dpo", run.folder.parent / "out").is_dir()
     assert "warning" not in capsys.readouterr().err
     assert replace(old, outdated="recipe changed since").entry("s-dpo").name == "s-dpo"
-    assert "s-dpo may have been made with another recipe than the one in its run: recipe" in capsys.readouterr().err
+    assert "s-dpo may have been made with another recipe than the run has now: recipe" in capsys.readouterr().err

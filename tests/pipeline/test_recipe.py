@@ -50,7 +50,7 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
         ("{name: a, seed: 99999999999999999999}", "seed: 99999999999999999999 is too large; whole numbers go up to"),
         (
             "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4, negatives_from: list}]}",
-            "4 negatives, but a list of 4 candidates has only 3",
+            "4 negatives, but a candidate set of 4 has only 3",
         ),
         (
             "{name: a, align: [{name: x}], rankers: [{kind: tallrec, name: x}]}",
@@ -67,7 +67,7 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
         ),
         (
             "{name: a, sft: {}, rankers: [{kind: llara}]}",
-            r"rankers\.LLaRA\.items_from: there is no 'SASRec' before it; there are random, .*",
+            r"rankers\.LLaRA\.items_from: no earlier ranker is called 'SASRec': name one of random, .*",
         ),
         (
             "{name: a, sft: {}, rankers: [{kind: llara, items_from: sft}]}",
@@ -79,7 +79,7 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
         ),
         (
             "{name: a, rankers: [{kind: sequential}, {kind: llara-s-dpo}, {kind: llara}]}",
-            r"rankers\.LLaRA-S-DPO\.reference: there is no 'LLaRA' before it",
+            r"rankers\.LLaRA-S-DPO\.reference: no earlier ranker is called 'LLaRA'",
         ),
         (
             "{name: a, rankers: [{kind: sequential}, {kind: llara}, {kind: llara-s-dpo, num_negatives: 20}]}",
@@ -87,11 +87,11 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
         ),
         (
             "{name: a, rankers: [{kind: retrieve-then-rank, retriever: popularity, ranker: nope}]}",
-            r"rankers\.retrieve-then-rank\.ranker: there is no 'nope' before it; there are random, .*: name one",
+            r"rankers\.retrieve-then-rank\.ranker: no earlier ranker is called 'nope': name one of rand",
         ),
         (
             "{name: a, rankers: [{kind: retrieve-then-rank, ranker: zero-shot}, {kind: morec, name: SASRec-2}]}",
-            r"rankers\.retrieve-then-rank\.retriever: there is no 'SASRec' before it; there are random, popul",
+            r"rankers\.retrieve-then-rank\.retriever: no earlier ranker is called 'SASRec': name one of rand",
         ),
         (
             "{name: a, rankers: [{kind: retrieve-then-rank, retriever: zero-shot, ranker: zero-shot}]}",
@@ -99,11 +99,11 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
         ),
         (
             "{name: a, rankers: [{kind: chat-rec, retriever: nope}, {kind: morec, name: nope}]}",
-            r"rankers\.Chat-REC\.retriever: there is no 'nope' before it; there are random, .*, zero-shot: name one",
+            r"rankers\.Chat-REC\.retriever: no earlier ranker is called 'nope': name one of random, .*, or put",
         ),
         (
             "{name: a, rankers: [{kind: blend, parts: [popularity, nope]}]}",
-            r"rankers\.blend\.parts: there is no 'nope' before it; there are random, .*, zero-shot: name one",
+            r"rankers\.blend\.parts: no earlier ranker is called 'nope': name one of random, .*, or put",
         ),
         (
             "{name: a, evaluate: {zero_shot: false, references: []}}",
@@ -286,11 +286,11 @@ def test_of_two_entries_of_a_name_none_is_meant():
         ("rankers: [{kind: tallrec, epoch: 8}]", r"did you mean epochs\?$"),
         ("align: [{loss: sdpoo}]", r"align\.0: loss 'sdpoo' is unknown: .*; did you mean s-dpo\?$"),
         ("align: [{negatives_from: unifrom}]", r"align\.0\.negatives_from: .*; did you mean uniform\?$"),
-        ("align: [{name: a, start: Dpo}, {name: dpo}]", "there is no alignment 'Dpo' before it$"),
-        ("align: [{name: dpo}, {start: dpoo}]", r"no alignment 'dpoo' before it; did you mean dpo\?$"),
+        ("align: [{name: a, start: Dpo}, {name: dpo}]", "no earlier alignment is called 'Dpo'$"),
+        ("align: [{name: dpo}, {start: dpoo}]", r"no earlier alignment is called 'dpoo'; did you mean dpo\?$"),
         ("align: [{negatives_from: hard, miner: Sas}]\nrankers: [{kind: sequential, name: SAS}]", r"mean SAS\?$"),
         ("rankers: [{kind: blnd}]", r"each entry needs a kind, .*got 'blnd'; did you mean blend\?$"),
-        ("rankers: [{kind: blend, parts: [populrity, sft]}]", r"no 'populrity' .*; did you mean popularity\?$"),
+        ("rankers: [{kind: blend, parts: [populrity, sft]}]", r"called 'populrity': .*; did you mean popularity\?$"),
         ("data: {source: movilens-csv}", r"data\.source: .*; did you mean movielens-csv\?$"),
         ("data: {split: time-shar}", r"data\.split: .*; did you mean time-share\?$"),
         ("evaluate: {references: [item knn]}", r"evaluate\.references\.0: .*; did you mean item-kNN\?$"),
@@ -338,7 +338,7 @@ def test_the_best_epoch_of_an_alignment_depends_on_its_validation_rows():
     assert decided == AlignSection(**kept, eval_steps=3).decisive()
     assert decided != AlignSection(**kept | {"eval_rows": 8}).decisive()
     assert decided != AlignSection(eval_rows=9).decisive()
-    with pytest.raises(ValueError, match="load_best_model_at_end: needs validation rows; set eval_rows"):
+    with pytest.raises(ValueError, match="load_best_model_at_end: needs validation examples; set eval_rows"):
         AlignSection(load_best_model_at_end=True)
 
 

@@ -362,7 +362,7 @@ def test_metrics_of_another_recipe_are_not_shown(run_again, recipe):
     page = write_report(folder).read_text(encoding="utf-8")
     assert "predictions.parquet are left out: data, recipe changed since they were made" in page
     assert "No results yet" in page
-    with pytest.raises(DataError, match=r"predictions\.parquet is of an earlier run: data, recipe changed since"):
+    with pytest.raises(DataError, match=r"predictions\.parquet is out of date: data, recipe changed since"):
         open_run(folder).predictions()
 
 

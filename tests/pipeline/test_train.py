@@ -15,7 +15,7 @@ from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, ItemsSection, SFTSection
 from prefrec.pipeline.train import (
     batch_sizes,
-    is_by_piece,
+    is_packed,
     train_align,
     train_sft,
     trained_items,
@@ -408,15 +408,15 @@ def test_trajectories_train_as_their_rows_do(align, recipe, tmp_path, monkeypatc
 )
 def test_all_rows_come_in_pieces(data, settings, pieces):
     section = AlignSection(**settings)
-    assert is_by_piece(data, section) is pieces
+    assert is_packed(data, section) is pieces
     assert ("trajectories" in section.idle_settings()) is not pieces
-    assert not is_by_piece(replace(data, train=list(data.train)), section)
+    assert not is_packed(replace(data, train=list(data.train)), section)
 
 
 @pytest.mark.parametrize("changes", [{"latest_per_user": 2}, {"negatives_from": "rated"}])
 def test_trajectories_need_a_row_at_each_place(data, changes, monkeypatch):
     monkeypatch.setattr("prefrec.pipeline.train.log_rows", lambda *_: [])
-    with pytest.raises(ConfigError, match=r"align\.s-dpo\.trajectories takes a row at each place"):
+    with pytest.raises(ConfigError, match=r"align\.s-dpo\.trajectories needs an example at every position"):
         training_rows(data, AlignSection(trajectories=True, **changes), seed=0)
 
 

@@ -1,4 +1,4 @@
-"""The audit of the lists under test, made before any training, and what a run does with a bad verdict."""
+"""The audit of the candidate sets under test, made before any training, and what a run does after a leak."""
 
 from __future__ import annotations
 
@@ -23,9 +23,19 @@ AUDIT = "audit.json"
 def audit_under_test(
     data: PreparedData, section: EvaluateSection, seed: int, *, key: str = "", folder: Path | None = None
 ) -> Audit:
-    """Return the audit of the rows under test, print it if it is bad, and raise DataError if it is to stop the run.
+    """Return the audit of the candidate sets under test, and print it if it found a leak or a fault.
 
-    `folder` keeps it for data with this `key`. Of many processes the first one makes it.
+    With many processes the first one makes it.
+
+    Args:
+        data: prepared data.
+        section: the split, and what to do after a leak.
+        seed: of samples and shuffles.
+        key: of the data; a kept audit with another key is made again.
+        folder: of the run, which keeps the audit. Default: keep nothing.
+
+    Raises:
+        DataError: the split has no examples, or the audit found something and `on_leak` is `stop`.
     """
     audit = cast(Audit, from_first(_made(data, section, seed, key, folder) if is_first() else None))
     if audit.state == "bad":
@@ -36,15 +46,15 @@ def audit_under_test(
 
 
 def _made(data: PreparedData, section: EvaluateSection, seed: int, key: str, folder: Path | None) -> Audit:
-    made_of = stage_key(data=key, split=section.split, seed=seed)
-    if folder is not None and (kept := read_json(folder / AUDIT)).get("key") == made_of:
+    wanted = stage_key(data=key, split=section.split, seed=seed)
+    if folder is not None and (kept := read_json(folder / AUDIT)).get("key") == wanted:
         try:
             return Audit.from_json(kept["audit"])
         except (KeyError, ValidationError):
-            pass  # damaged
+            pass  # damaged: audit again
     if not data.split(section.split):
-        raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
+        raise DataError(f"nothing to evaluate: the data have no {section.split} examples")
     audit = audit_prepared(data, section.split, "train", seed)
     if folder is not None:
-        write_json(folder / AUDIT, {"verdict": audit.verdict, "key": made_of, "audit": audit.to_json()})
+        write_json(folder / AUDIT, {"verdict": audit.verdict, "key": wanted, "audit": audit.to_json()})
     return audit

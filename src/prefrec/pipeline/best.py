@@ -1,4 +1,4 @@
-"""The best ranker on validation rows, which answers unless another one is named."""
+"""The best ranker on validation examples, which serves and recommends unless the user names another one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from prefrec.pipeline.score import fit_baselines, predict_entries
 from prefrec.rankers.baselines import RandomRanker, servable
 
 ROWS, SLOW_ROWS = 1000, 300
-"""Validation rows that rankers are compared on, and those of them that slow models are asked about."""
+"""Validation examples to compare rankers on, and how many of them slow models score."""
 
 
 def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> Best | None:
-    """Return the ranker with the highest NDCG@10 on the lists of validation rows; None without such rows.
+    """Return the ranker with the highest NDCG@10 on validation candidate sets; None without validation examples.
 
-    Only rankers that can be asked about the whole catalogue count. Blends have the weights that were learnt from
-    other users. Answers are kept in the folder `cache`.
+    Only rankers that support full ranking count. A blend scores each user with weights learnt from other users.
+    Predictions are kept in the folder `cache`.
     """
     rows = data.some("validation", ROWS)
     if not rows:
@@ -37,15 +37,15 @@ def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Ent
         r.name: _ndcg(predict(r, rows, data.catalogue, generate=False), range(len(rows)), len(rows))
         for r in fit_baselines(data, section, recipe.seed)
     }
-    places = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
-    some = sorted(places[e.user_id, e.history, e.target] for e in data.some("validation", SLOW_ROWS))
-    asked = [entry for entry in entries if entry.full]
-    slow = {entry.name for entry in asked if entry.is_slow}
+    positions = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
+    some = sorted(positions[e.user_id, e.history, e.target] for e in data.some("validation", SLOW_ROWS))
+    able = [entry for entry in entries if entry.full]
+    slow = {entry.name for entry in able if entry.is_slow}
     for at, is_slow in ((list(range(len(rows))), False), (some, True)):
-        # A blend with a slow part is as slow.
-        own = [e.on_validation for e in asked if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
-        frames = predict_entries(data, section, own, [rows[i] for i in at], cache, seed=recipe.seed)
-        values |= {e.name: _ndcg(frame, at, len(rows)) for e, frame in zip(own, frames, strict=True)}
+        # A blend with a slow part is slow, too.
+        some_entries = [e.on_validation for e in able if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
+        frames = predict_entries(data, section, some_entries, [rows[i] for i in at], cache, seed=recipe.seed)
+        values |= {e.name: _ndcg(frame, at, len(rows)) for e, frame in zip(some_entries, frames, strict=True)}
     return choose(values) if values else None
 
 
@@ -55,7 +55,7 @@ def _references(recipe: Recipe, data: PreparedData) -> list[str]:
 
 
 def _ndcg(predictions: pl.DataFrame, at: Sequence[int], count: int) -> Floats:
-    """Return NDCG@10 of each row [count], of predictions on those rows `at`; NaN elsewhere."""
+    """Return NDCG@10 [count] of predictions on the examples with indices `at`; NaN for the others."""
     values = np.full(count, np.nan)
     values[list(at)] = metrics_for([10])[METRIC](*ranks_of(predictions.sort("row")))
     return values

@@ -1,4 +1,4 @@
-"""Checks before any training: whether the data have the rows that each stage needs."""
+"""Checks before any training: whether the data have the examples that each stage needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prefrec.training.sequences import LEAST
 
 
 def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
-    """Return the sections of a recipe that train a language model, by their dotted name."""
+    """Return dotted name → section, of the sections that train a language model."""
     sections: dict[str, TrainSection] = {SFT: recipe.sft} if recipe.sft else {}
     sections |= {f"align.{section.name}": section for section in recipe.align}
     for ranker in recipe.rankers:
@@ -30,7 +30,7 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
-    """Raise ConfigError with the name of the stage if the data lack what a stage needs; raise as `check_titles`."""
+    """Raise ConfigError that names the stage if the data lack what it needs, and errors of `check_titles`."""
     for name, section in trained_sections(recipe).items():
         check_section(section, data, recipe.model, recipe.seed, f"{name}.{{}}".format)
     for align in recipe.align:
@@ -50,9 +50,17 @@ def check_titles(data: PreparedData, model: ModelSection) -> None:
 def check_section(
     section: TrainSection, data: PreparedData, model: ModelSection, seed: int, named: Callable[[str], str]
 ) -> None:
-    """Raise ConfigError if a stage lacks rows or its tracker; `named` turns its fields into names for the message."""
+    """Raise ConfigError if a stage lacks examples or its tracker.
+
+    Args:
+        section: settings of the stage.
+        data: prepared data.
+        model: the language model and its prompts.
+        seed: of examples made from the log.
+        named: maps a field to its dotted name for the message.
+    """
     if section.report_to != "none" and find_spec(section.report_to) is None:
-        raise ConfigError(f"{named('report_to')}: pip install {section.report_to}, or leave it out")
+        raise ConfigError(f"{named('report_to')}: pip install {section.report_to}, or remove report_to")
     count = available_rows(section, data, model, seed)
     if count > section.skip_rows:
         return
@@ -60,23 +68,23 @@ def check_section(
     per_user = f" ({named('latest_per_user')}: {latest})" if latest else ""
     if section.skip_rows and count:
         raise ConfigError(
-            f"{named('skip_rows')}: {section.skip_rows}, but there are only {count} rows{per_user}: lower it"
+            f"{named('skip_rows')}: {section.skip_rows}, but there are only {count} examples{per_user}: lower it"
         )
-    raise ConfigError(f"{named('rows')}: the training data has no rows{per_user}")
+    raise ConfigError(f"{named('rows')}: the training data have no examples{per_user}")
 
 
 def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainSection]) -> None:
-    """Warn if the adapter has dropout, but stages switch all dropout off."""
+    """Warn if the adapter has dropout but a stage turns all dropout off."""
     idle = [name for name, section in sections.items() if section.disable_dropout]
     if lora and lora.dropout and idle:
         warn(
-            f"lora.dropout: {lora.dropout:g} has no effect in {', '.join(idle)}, where dropout is switched "
-            "off: set disable_dropout: false there, or leave lora.dropout out"
+            f"lora.dropout: {lora.dropout:g} has no effect in {', '.join(idle)}, where dropout is turned off: set "
+            "disable_dropout: false there, or remove lora.dropout"
         )
 
 
 def available_rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
-    """Return the number of rows that a stage chooses from: ranking questions, or users' histories."""
+    """Return the number of examples that a stage chooses from: ranking questions, or users' histories."""
     if isinstance(section, SFTSection) and not shows_candidates(model, data.domain):
         lengths = read_by_sft(data.train_interactions, section.titles).group_by("user_id").len()["len"]
         return int((lengths >= LEAST).sum())

@@ -1,4 +1,4 @@
-"""Input and output of a recipe's model: text by a template, or item tokens."""
+"""Inputs and outputs of a recipe's model: text by a template, or item-ID tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prefrec.runs.stage import stage_key
 
 Encoder = PromptEncoder | ItemEncoder
 TFIDF_SIZE = 256
-"""Dimensions of title vectors by TF-IDF, after reduction."""
+"""Dimensions of TF-IDF title vectors after the SVD."""
 COOCCURRENCE_LENGTH = 2.0
 """Length of a co-occurrence vector; title vectors have a mean length of 1."""
 _TITLE_TOKENS = 64
@@ -41,9 +41,9 @@ def prompt_encoder(model: ModelSection, catalogue: Catalogue) -> Encoder:
 
 
 def shown_items(model: ModelSection, catalogue: Catalogue) -> dict[str, str]:
-    """Return title → text of each item by `model.item_text`; nothing without it.
+    """Return title → text of each item by `model.item_text`; {} if it is not set.
 
-    Raise TemplateError as `item_texts`, and if a text of `answers: titles` does not begin with the title.
+    Raise TemplateError as `item_texts` does, and if with `answers: titles` a text does not begin with the title.
     """
     if model.item_text is None:
         return {}
@@ -52,7 +52,7 @@ def shown_items(model: ModelSection, catalogue: Catalogue) -> dict[str, str]:
         # A history is also training text, in which each title is an answer to what precedes it.
         if not text.startswith(title):
             raise TemplateError(
-                f"model.item_text: with `answers: titles` a text begins with the title, but that of {title!r} is "
+                f"model.item_text: with `answers: titles` a text must begin with the title, but that of {title!r} is "
                 f"{text!r}: write {{{{ title }}}} first"
             )
     return texts
@@ -64,7 +64,7 @@ def shows_candidates(model: ModelSection, domain: str) -> bool:
 
 
 def item_vectors(data: PreparedData, model: ModelSection) -> Tensor:
-    """Return the vectors [I, T] that items start from: of titles, and of co-occurrence as `model.items` says."""
+    """Return the initial vectors [I, T] of items: of titles, and of co-occurrence if `model.items` has it."""
     titles = title_vectors(data, model)
     if not model.items.cooccurrence:
         return titles
@@ -84,10 +84,10 @@ def _cooccurrence_vectors(data: PreparedData, model: ModelSection) -> Tensor:
 
 
 def fit_items(model: Any, data: PreparedData, section: ModelSection) -> ItemTable | None:
-    """Return the item table of a model, fitted to the items of the data; None if it has only words."""
+    """Return a model's item table, extended to the items of the data; None for a model without item-ID tokens."""
     table = item_table(model)
     if table is not None and table.ids != data.catalogue.ids:
-        # The decomposition of TF-IDF draws, and a model must get the same items at each load.
+        # The SVD of TF-IDF is randomised, and a model must get the same vectors each time it is loaded.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             extend_items(table, data.catalogue.ids, item_vectors(data, section))
@@ -96,7 +96,7 @@ def fit_items(model: Any, data: PreparedData, section: ModelSection) -> ItemTabl
 
 @lru_cache(maxsize=1)
 def _encoded(name: str, digest: str, titles: tuple[str, ...], dtype: str) -> Tensor:
-    # An update needs the vectors twice: to begin its training, and to compare with the model before it.
+    # An update needs the vectors twice: for its training, and for the comparison with the earlier model.
     store = title_store(digest, dtype)
     known = store.read(titles)
     missing = list(dict.fromkeys(title for title in titles if title not in known))
@@ -107,12 +107,12 @@ def _encoded(name: str, digest: str, titles: tuple[str, ...], dtype: str) -> Ten
 
 
 def title_store(digest: str, dtype: str) -> TitleStore:
-    """Return the kept vectors of the encoder with this digest that computes in this dtype."""
+    """Return the store of title vectors of the encoder with this digest and dtype."""
     return TitleStore(stage_key(encoder=digest, dtype=dtype, tokens=_TITLE_TOKENS))
 
 
 def encoded_titles(data: PreparedData, model: ModelSection) -> tuple[str, list[str]]:
-    """Return the name of the encoder of title vectors, "" for TF-IDF, and what it reads of the items [I]."""
+    """Return the name of the title encoder ("" for TF-IDF), and the texts of the items [I] that it reads."""
     texts = shown_items(model, data.catalogue)
     titles = [texts.get(title, title) for title in data.catalogue.titles.values()]
     names = {"base": model.name, "tfidf": ""}

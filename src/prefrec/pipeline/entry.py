@@ -33,9 +33,15 @@ _SHARED = {"data", "seed", "model", "digests", "lora", "start"}
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Data and their key, base model, form of a new adapter (None means all weights are trained), and seed.
+    """Inputs that all stages of a run share.
 
-    `batch_size` is the rows per pass of stages that ask rankers. No result depends on it, so no key does.
+    Attributes:
+        data: prepared data.
+        data_key: key of the data.
+        model: the base model and its prompts.
+        lora: shape of a new adapter; None: train all weights.
+        seed: of the run.
+        batch_size: examples per pass of stages that query rankers. Results, and therefore keys, do not depend on it.
     """
 
     data: PreparedData
@@ -46,41 +52,42 @@ class RunInputs:
     batch_size: int = BATCH_SIZE
 
     def stage_inputs(self, **more: Any) -> dict[str, Any]:
-        """Return what decides the result of a stage made of these and `more`: settings by name, files by digest."""
+        """Return all inputs of a stage, these and `more`: settings by name, files by digest."""
         model, lora = self.model, self.lora.model_dump() if self.lora else None
         content = {"model": model.decisive(), "digests": model_digests(model, self.data.domain)}
         return {"data": self.data_key, "seed": self.seed, **content, "lora": lora, **more}
 
     def key(self, **more: Any) -> str:
-        """Return the key of a stage made of these and `more`."""
+        """Return the key of a stage with these inputs and `more`."""
         return stage_key(**by_content(self.stage_inputs(**more)))
 
 
 def by_content(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stage's inputs with digests in the place of the names of models and templates."""
+    """Return a stage's inputs with digests instead of the names of models and templates."""
     kept = {name: value for name, value in inputs.items() if name != "digests"}
     return kept | {"model": inputs["model"] | inputs["digests"]}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A ranker of the table, loaded when it is asked.
+    """A ranker of the table, which is loaded when it is first queried.
 
     Attributes:
         name: in the table.
-        key: changes with everything its answers depend on, apart from `model`.
-        load: makes the ranker, given the rows per pass.
-        load_full: makes it for questions about the whole catalogue; None: it cannot answer them.
+        key: changes with everything that its scores depend on, except `model`.
+        load: examples per pass → the ranker.
+        load_full: examples per pass → the ranker for full ranking; None: it does not support full ranking.
         weights: folder of the trained weights; None: nothing was trained.
-        model: settings of the base, for a language model (zero-shot, SFT, alignments), else None. Its prompt shows
-            the titles that it scores.
+        model: of a language model (zero-shot, SFT, alignments), the settings of the base. Such a model may show the
+            candidates in its prompt. None: not a language model.
         inputs: of the stage that trained a language model (`RunInputs.stage_inputs`).
-        make: trains the ranker, or chooses what it needs, and writes it to the folder of its stage; None: there is
-            nothing to make. It is called in a run, once for each key.
-        is_slow: whole catalogues take it minutes, because it reads titles one by one. It is asked about the unseen
-            items of each row alone.
-        without: part → the ranker without it, of one that is made of parts. What the part adds is the difference.
-        crossed: makes it for the validation rows, if it learnt from them: what it knows is of other users then.
+        make: trains the ranker and writes it to the folder of its stage. A run calls it once for each key. None:
+            nothing to train.
+        is_slow: whether full ranking takes minutes, because it reads titles one by one. It then scores only unseen
+            items, example by example.
+        without: for a blend, part → the blend without that part. The difference is what the part adds.
+        crossed: for a ranker that learnt from validation examples, examples per pass → the ranker that scores each
+            of them with what it learnt from other users.
     """
 
     name: str
@@ -97,35 +104,35 @@ class Entry:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of all stages that a language model went through, by their names in the recipe."""
+        """Section of the recipe → settings, of all stages that trained this language model."""
         return {name: value for name, value in self.inputs.items() if name not in _SHARED}
 
     @property
     def full(self) -> Entry | None:
-        """The entry for questions about the whole catalogue, where no candidates are shown; None: it has none."""
+        """The entry for full ranking, where prompts show no candidates; None: full ranking is not supported."""
         if self.load_full is None:
             return None
         if self.model is None:
             return replace(self, load=self.load_full)
-        # The prompt shows no candidates then, so answers are others than those to lists.
+        # Without candidates in the prompt, scores differ from those on candidate sets.
         key = stage_key(lm=self.key, model=self.model, candidates="none shown")
         return Entry(self.name, key, self.load_full, self.load_full, self.weights, is_slow=self.is_slow)
 
     @property
     def on_validation(self) -> Entry:
-        """The entry for validation rows, which it must not have learnt from."""
+        """The entry for validation examples, which a ranker must not have learnt from."""
         if self.crossed is None:
             return self
         return replace(self, key=stage_key(crossed=self.key), load=self.crossed)
 
 
 def full_entries(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries for questions about the whole catalogue, without those that cannot answer them."""
+    """Return the entries for full ranking, of those that support it."""
     return [full for entry in entries if (full := entry.full)]
 
 
 def loaded_once(entry: Entry) -> Entry:
-    """Return the entry with loaders that make each ranker once."""
+    """Return the entry with loaders that load each ranker once."""
     load, full = cache(entry.load), entry.load_full
     return replace(entry, load=load, load_full=load if full is entry.load else full and cache(full))
 
@@ -138,10 +145,15 @@ def lm_entry(
     inputs: Mapping[str, Any] | None = None,
     key: str | None = None,
 ) -> Entry:
-    """Return a language model, from the folder of an adapter or a whole model (None: the bare base).
+    """Return the entry of a language model.
 
-    `inputs` are those of the stage that made the weights, and give its `key`. Without both of them the key is that of
-    the weights themselves.
+    Args:
+        name: in the table.
+        weights: folder of an adapter or a whole model. Default: the base model.
+        data: prepared data.
+        model: the base model and its prompts.
+        inputs: of the stage that trained the weights; they give the key.
+        key: of the entry, if there are no `inputs`. Default: a hash of the weights.
     """
     load = partial(lm_ranker, name, weights, data, model)
     key = stage_key(**by_content(inputs)) if inputs else key or adapter_key(weights, data)
@@ -162,7 +174,7 @@ def lm_ranker(
 
 
 def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection, **sizes: int) -> LMRanker:
-    """Return a loaded model as a ranker of the items of `data`; `sizes` are of the passes, as for `LMRanker`."""
+    """Return a loaded model as a ranker of the items of `data`; `sizes` are batch sizes of `LMRanker`."""
     encoder, template = prompt_encoder(model, data.catalogue), load_template(model.templates[0], domain=data.domain)
     settings: Any = {"objective": model.objective, "encoder": encoder, **sizes}
     return LMRanker(name, lm, encoder.tokenizer, data.catalogue, template, **settings)
@@ -179,18 +191,18 @@ def baseline_entry(inputs: RunInputs, name: str) -> Entry:
 
 
 def adapter_key(weights: Path | None, data: PreparedData) -> str:
-    """Return the key of weights from outside a run, or of the bare base, on this data."""
+    """Return the key of weights from outside a run, or of the base model, on this data."""
     files = content_digest(weights) if weights else None
     return stage_key(titles=data.catalogue.titles, domain=data.domain, files=files)
 
 
 def model_key(model: ModelSection, domain: str) -> dict[str, Any]:
-    """Return what a key holds of the model: its result-changing settings, and digests of the files that it names."""
+    """Return the model's part of a key: settings that affect results, and digests of the files that they name."""
     return model.decisive() | model_digests(model, domain)
 
 
 def model_digests(model: ModelSection, domain: str) -> dict[str, Any]:
-    """Return field → digest of what it names: the base's files, and the templates' texts or the items' encoder."""
+    """Return field → digest of what it names: the base's files, and the templates' texts or the title encoder."""
     digests: dict[str, Any] = {"name": base_digest(model.name)}
     if model.answers == "items":
         vectors = model.items.vectors

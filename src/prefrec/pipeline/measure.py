@@ -1,4 +1,4 @@
-"""The evaluation stage: rankers are asked about lists and about the whole catalogue, and compared."""
+"""The evaluation stage: query rankers on candidate sets and in full ranking, and compare them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from prefrec.pipeline.score import fit_baselines, predict_all, predict_full
 
 @dataclass(frozen=True)
 class Scores:
-    """Results of the evaluation stage: metrics on the lists, over the whole catalogue and of generated text."""
+    """Results of the evaluation stage: metrics on candidate sets, in full ranking and of generated text."""
 
     evaluation: Evaluation
     full_catalogue: Evaluation | None
@@ -47,14 +47,20 @@ def evaluate_rankers(
     seed: int,
     audit: Audit | None = None,
 ) -> Scores:
-    """Ask the reference rankers and every entry (`predict_all`), and compare them (`comparison_pairs`).
+    """Query the baselines and every entry (`predict_all`), and compare them (`comparison_pairs`).
 
-    `audit` is that of the lists under test; None: it is made first.
+    Args:
+        data: prepared data.
+        section: what to measure.
+        entries: rankers that are not baselines.
+        cache: folder for predictions, which are not made twice.
+        seed: of the baselines.
+        audit: of the candidate sets under test. Default: make it first.
     """
     audit = audit or audit_under_test(data, section, seed)
     references = fit_baselines(data, section, seed)
     predictions = predict_all(data, section, references, entries, cache, seed=seed)
-    # The main block has no text: only some rows have one, and they are measured in a block of their own.
+    # Generated texts have a block of their own, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
     full, beyond = None, dict[str, dict[str, float]]()
@@ -79,7 +85,7 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
 
 
 def comparison_pairs(lms: Sequence[str], models: Sequence[str], best: str | None) -> list[tuple[str, str]]:
-    """Return the pairs to compare: each language model with the one before, each model with the best reference.
+    """Return the pairs to compare: each language model with the one before, each model with the best baseline.
 
     `lms` are in the order of training; `models` are all rankers that are not baselines.
     """
@@ -104,7 +110,7 @@ def _measure(
     ks: Sequence[int],
     audit: Audit | NoAudit,
 ) -> Evaluation:
-    """Return metrics, and the comparisons of `comparison_pairs` and of blends with those without a part."""
+    """Return metrics and comparisons: those of `comparison_pairs`, and each blend with itself without one part."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_baseline(predictions, section.references)
     lms = [e.name for e in entries if e.model and e.name in names]
@@ -126,7 +132,7 @@ def _measure(
 def _generation(
     predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], audit: Audit
 ) -> Evaluation | None:
-    """Return metrics on the rows with generated text, by our judge and the authors'; None if no row has one."""
+    """Return the metrics of generated text, by our judge and by the S-DPO authors'; None without generated text."""
     generated = predictions.filter(pl.col("generated").is_not_null())
     if generated.is_empty():
         return None

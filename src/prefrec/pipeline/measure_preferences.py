@@ -1,4 +1,4 @@
-"""Metrics of liked over disliked items, for runs with an alignment on ratings."""
+"""How well models rank liked items above disliked ones, for runs with an alignment on ratings."""
 
 from __future__ import annotations
 
@@ -39,20 +39,26 @@ from prefrec.rankers import PopularityRanker
 from prefrec.rankers.matrices import pad_scores
 
 POPULARITY, MEAN_RATING, CENTRED = "popularity", "mean rating", "user-centred item mean"
-"""Scores that know no user. The last one is the rival of every model."""
+"""Scores that do not depend on the user. Every model is compared with the last one."""
 LOGPS, REWARD, WITH_CENTRED = "log π", "reward", f"{CENTRED} + λ·reward"
 SWAPPED, PERSONAL = "reward, histories swapped", "reward − its mean over users"
 SWAPS = 8
-"""Other users whose histories take the place of a user's own."""
+"""Number of other users whose histories replace a user's history."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to B questions of up to C items: [B, C] arrays, 0 in empty places.
+    """Scores of B questions with up to C items: [B, C] arrays, 0 in empty columns.
 
-    `logps` and `references` are scores by name, and `swapped` [K, B, C] log π after the histories of K other users,
-    for questions under test. `liked` and `disliked` mark places of such items, which `items` [B] names; `validation`
-    and `tested` [B] mark questions that choose weights and questions under test.
+    Attributes:
+        logps: name of a model → its log π.
+        references: name → scores that do not depend on the user.
+        swapped: name of a model → log π [K, B, C] after the histories of K other users, for questions under test.
+        liked, disliked: masks of liked and of disliked items.
+        items: ids of the items of each question [B].
+        users: user of each question [B].
+        validation: mask [B] of the questions that choose weights.
+        tested: mask [B] of the questions under test.
     """
 
     logps: Mapping[str, Floats]
@@ -67,7 +73,7 @@ class Answers:
 
 
 def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> Preferences | None:
-    """Return how well SFT (or the bare base) and the alignments tell liked from disliked items.
+    """Return how well SFT (or the base model) and the alignments tell liked from disliked items.
 
     The first alignment with `negatives_from: rated` sets the thresholds. Return None without such an alignment, or
     without questions. Predictions are kept in the folder `cache`.
@@ -78,24 +84,28 @@ def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]
     questions = _questions(data, section)
     if not questions.get(recipe.evaluate.split):
         say(
-            f"preferences: not measured, as no {recipe.evaluate.split} user has liked and disliked items after the "
-            "training part (`split: time-share` in `data` holds out a fifth of each user's log)"
+            f"preferences: not measured, because no {recipe.evaluate.split} user has both liked and disliked items "
+            "after the training part; `data.split: time-share` holds out a fifth of each user's log"
         )
         return None
     sft = next((e for e in entries if e.name == SFT), None) if recipe.sft else None
     start = sft or lm_entry(ZERO_SHOT, None, data, recipe.model)
     references = {a.name: a.start or start.name for a in recipe.align}
     aligned = [e for e in entries if e.name in references]
-    answers = _ask(recipe, data, questions, [start, *aligned], cache, section.rated_by)
+    answers = _answers(recipe, data, questions, [start, *aligned], cache, section.rated_by)
     return measure(answers, start.name, {e.name: references[e.name] for e in aligned})
 
 
 def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Preferences:
-    """Return metrics of each model's log π, reward and mixture, and of the references, on questions under test.
+    """Return metrics on questions under test, of each model's log π, reward and mixture, and of `answers.references`.
 
-    The reward is log π − log π_ref. Without validation questions, which choose weights (`best_weight`), there are no
-    mixtures, and with one question under test no swapped histories. `first` is the model before all alignment;
-    `aligned` maps each aligned model to its reference.
+    The reward is log π − log π_ref. Mixtures need validation questions, which choose their weights (`best_weight`).
+    Swapped histories need at least two questions under test.
+
+    Args:
+        answers: scores of all questions.
+        first: name of the model before any alignment.
+        aligned: name of each aligned model → name of its reference.
     """
     start, rows = f"{first}: {LOGPS}", answers.tested
     scores = {start: answers.logps[first], **answers.references}
@@ -103,39 +113,39 @@ def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Prefere
     weights: dict[str, float] = {}
     compare: list[tuple[str, str]] = []
     for name, reference in aligned.items():
-        own, chosen = _own_scores(answers, name, reference)
-        scores |= {f"{name}: {kind}": s for kind, s in own.items()}
+        by_kind, chosen = _model_scores(answers, name, reference)
+        scores |= {f"{name}: {kind}": s for kind, s in by_kind.items()}
         weights |= {f"{name}: {kind}": weight for kind, weight in chosen.items()}
         rivals = {LOGPS: [start], REWARD: [start, CENTRED, f"{name}: {SWAPPED}"], WITH_CENTRED: [CENTRED]}
-        compare += [(f"{name}: {kind}", other) for kind in own for other in rivals.get(kind, [])]
+        compare += [(f"{name}: {kind}", other) for kind in by_kind for other in rivals.get(kind, [])]
     main, *others = (f"{name}: {REWARD}" for name in aligned)
     compare += [(main, other) for other in others]
     kinds, validation = (answers.liked[rows], answers.disliked[rows]), int(answers.validation.sum())
     users, items = np.array(answers.users)[rows].tolist(), [answers.items[n] for n in np.flatnonzero(rows)]
-    found = evaluate_preferences(scores, *kinds, users, compare, weights, validation)
+    result = evaluate_preferences(scores, *kinds, users, compare, weights, validation)
     for name in (f"{name}: {PERSONAL}" for name in aligned):
         if name in scores and (over_users := within_item_auc(scores[name], *kinds, items)).n:
-            found.metrics[name][ITEM_AUC] = over_users
-    return found
+            result.metrics[name][ITEM_AUC] = over_users
+    return result
 
 
-def _own_scores(answers: Answers, name: str, reference: str) -> tuple[dict[str, Floats], dict[str, float]]:
+def _model_scores(answers: Answers, name: str, reference: str) -> tuple[dict[str, Floats], dict[str, float]]:
     """Return the scores of a model on questions under test, by kind, and the weights of its mixtures."""
     logps = answers.logps[name]
-    reward, rows, asked = logps - answers.logps[reference], answers.tested, answers.validation
-    own, weights = {LOGPS: logps[rows], REWARD: reward[rows]}, {}
-    if asked.any():
-        kinds = answers.liked[asked], answers.disliked[asked]
-        # Ratings and rewards have other units, so both are divided by their deviations within rows.
+    reward, rows, chooses = logps - answers.logps[reference], answers.tested, answers.validation
+    scores, weights = {LOGPS: logps[rows], REWARD: reward[rows]}, {}
+    if chooses.any():
+        kinds = answers.liked[chooses], answers.disliked[chooses]
+        # Ratings and rewards have different units, so each is divided by its standard deviation within questions.
         both = (answers.references[CENTRED], reward)
-        mean, standard = (s / spread(s[asked], kinds[0] | kinds[1]) for s in both)
-        weights[WITH_CENTRED] = best_weight(mean[asked], standard[asked], *kinds)
-        own[WITH_CENTRED] = mixture(mean, standard, weights[WITH_CENTRED])[rows]
+        mean, standard = (s / spread(s[chooses], kinds[0] | kinds[1]) for s in both)
+        weights[WITH_CENTRED] = best_weight(mean[chooses], standard[chooses], *kinds)
+        scores[WITH_CENTRED] = mixture(mean, standard, weights[WITH_CENTRED])[rows]
     if name in answers.swapped:
         swapped = answers.swapped[name] - answers.swapped[reference]
         present = answers.liked[rows] | answers.disliked[rows]
-        own |= {SWAPPED: swapped, PERSONAL: personal_part(reward[rows], swapped, present)}
-    return own, weights
+        scores |= {SWAPPED: swapped, PERSONAL: personal_part(reward[rows], swapped, present)}
+    return scores, weights
 
 
 def _questions(data: PreparedData, section: AlignSection) -> dict[str, list[PreferenceQuestion]]:
@@ -144,10 +154,10 @@ def _questions(data: PreparedData, section: AlignSection) -> dict[str, list[Pref
         return {}
     judged, length = with_opinions(held_out, learn, section.thresholds), history_length(data)
     users = {part: {e.user_id for e in data.split(part)} for part in ("validation", "test")}
-    return {part: preference_questions(learn, judged, own, history_length=length) for part, own in users.items()}
+    return {part: preference_questions(learn, judged, some, history_length=length) for part, some in users.items()}
 
 
-def _ask(
+def _answers(
     recipe: Recipe,
     data: PreparedData,
     questions: Mapping[str, Sequence[PreferenceQuestion]],
@@ -155,14 +165,14 @@ def _ask(
     cache: Path,
     by: RatedBy,
 ) -> Answers:
-    asked = [q for own in questions.values() for q in own]
-    parts = np.array([part for part, own in questions.items() for _ in own])
-    examples = [q.example() for q in asked]
+    everything = [q for some in questions.values() for q in some]
+    parts = np.array([part for part, some in questions.items() for _ in some])
+    examples = [q.example() for q in everything]
     swapped = swapped_histories([e for e, p in zip(examples, parts, strict=True) if p == recipe.evaluate.split])
     silent = recipe.evaluate.model_copy(update={"generate_rows": 0})
     frames = predict_entries(data, silent, models, [*examples, *swapped], cache, seed=recipe.seed)
-    said = {e.name: _padded(f["scores"].to_list()) for e, f in zip(models, frames, strict=True)}
-    signs = _padded([[1.0 if liked else -1.0 for liked in q.liked] for q in asked])
+    scores = {e.name: _padded(f["scores"].to_list()) for e, f in zip(models, frames, strict=True)}
+    signs = _padded([[1.0 if liked else -1.0 for liked in q.liked] for q in everything])
     learn, (n, width), tested = data.train_interactions, signs.shape, parts == recipe.evaluate.split
     references: dict[str, Any] = {
         POPULARITY: PopularityRanker.fit(learn).score(examples),
@@ -170,23 +180,23 @@ def _ask(
         CENTRED: centred_mean_scores(learn, examples, by),
     }
     return Answers(
-        {name: s[:n] for name, s in said.items()},
+        {name: s[:n] for name, s in scores.items()},
         {name: _padded(s) for name, s in references.items()},
-        {name: s[n:].reshape(-1, int(tested.sum()), width) for name, s in said.items() if swapped},
+        {name: s[n:].reshape(-1, int(tested.sum()), width) for name, s in scores.items() if swapped},
         signs > 0,
         signs < 0,
-        [q.candidates for q in asked],
-        [q.user_id for q in asked],
+        [q.candidates for q in everything],
+        [q.user_id for q in everything],
         parts == "validation",
         tested,
     )
 
 
 def swapped_histories(rows: Sequence[RankingExample], seed: int = 0) -> list[RankingExample]:
-    """Return each row `SWAPS` times, with histories of as many others: first all rows once, then all again.
+    """Return all B rows up to `SWAPS` times, each time with the histories of other rows.
 
-    In a random order of the rows, the k-th history is that of the row k places further on, without the row's
-    candidates. Fewer rows have fewer others.
+    In a random order of the rows, the k-th time a row gets the history of the row k further on, without its own
+    candidates. With B ≤ `SWAPS` rows there are B − 1 times.
     """
     order = np.random.default_rng((seed, 6)).permutation(len(rows))
     swapped = []
@@ -200,6 +210,6 @@ def swapped_histories(rows: Sequence[RankingExample], seed: int = 0) -> list[Ran
 
 
 def _padded(rows: Sequence[Sequence[float]] | Floats) -> Floats:
-    """Return [B, C] of B rows, with 0 in empty places."""
+    """Return B rows as one array [B, C], with 0 in empty columns."""
     scores = pad_scores(list(rows))
     return np.where(np.isneginf(scores), 0.0, scores)

@@ -1,4 +1,4 @@
-"""Training rows of an alignment with the negatives that it asks for: drawn and kept, or from the log itself."""
+"""Training examples of an alignment with their negatives: sampled and kept, or taken from the log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.training.negatives import false_negatives, redraw_lists, with_room
 
 NEGATIVES_FILE = "negatives.parquet"
-"""Training rows of an alignment whose lists were drawn again, in the folder of its stage."""
+"""Training examples of an alignment with sampled negatives, in the folder of its stage."""
 
 
 def negative_rows(
@@ -40,11 +40,18 @@ def negative_rows(
     miner: Entry | None,
     out: Path,
 ) -> list[RankingExample]:
-    """Return the rows with the lists that `section.negatives_from` asks for; those of an interrupted stage are kept.
+    """Return examples with negatives by `section.negatives_from`; an interrupted stage reads those in `out`.
 
-    Lists of `reference` have 1 + `num_negatives` items, others at least as many as the longest of the rows. Those
-    from which the policy chooses have 1 + `negatives_pool`. Hard ones are those that `miner` ranks highest, or (None)
-    the model of the weights `start` (None: the bare base).
+    With `reference`, a candidate set has 1 + `num_negatives` items; with other sources at least as many as the
+    largest set of `rows`. With `negatives: policy` it has 1 + `negatives_pool` items to choose from.
+
+    Args:
+        inputs: shared inputs of the run.
+        section: settings of the alignment.
+        rows: examples to sample negatives for.
+        start: folder of the weights of the starting model, which samples `reference` negatives. Default: the base.
+        miner: ranker of `hard` negatives. Default: the starting model.
+        out: folder of the stage, which keeps the examples.
     """
     if section.drawn_from is None:
         return list(rows)
@@ -60,7 +67,7 @@ def negative_rows(
     elif section.drawn_from in ("reference", "hard"):
         lm = CatalogueRanker(lm_ranker("negatives", start, inputs.data, inputs.model))
         chooser, sampler = lm.score, lm.sample
-    # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
+    # A model samples exactly the items that it needs. The other sources keep the size of the data's candidate sets.
     if section.drawn_from != "reference":
         size = max([size, *(len(e.candidates) for e in rows)])
     settings: Any = {"seed": inputs.seed, "size": size, "pool": section.negatives_pool}
@@ -75,39 +82,40 @@ def negative_rows(
 
 
 def check_room(section: AlignSection, data: PreparedData) -> None:
-    """Raise ConfigError, with the field, if no user leaves enough items for the negatives that are drawn."""
-    own = data.train_interactions.group_by("user_id").agg(pl.col("item_id").n_unique())["item_id"]
-    if section.drawn_from in (None, "in-batch") or own.is_empty():
+    """Raise ConfigError, with the field, if no user has enough unseen items to sample negatives from."""
+    counts = data.train_interactions.group_by("user_id").agg(pl.col("item_id").n_unique())["item_id"]
+    if section.drawn_from in (None, "in-batch") or counts.is_empty():
         return
     field, number = _number(section)
-    # The model's own draws leave out the target and the history that is shown, the others all that the user took.
-    is_own = section.drawn_from == "reference"
-    taken = 1 + min(int(cast(Any, own.max())) - 1, history_length(data)) if is_own else int(cast(Any, own.min()))
-    left = len(data.catalogue) - taken
+    # A model excludes the target and the history in the prompt, the other sources all items that the user has seen.
+    by_model = section.drawn_from == "reference"
+    seen = (
+        1 + min(int(cast(Any, counts.max())) - 1, history_length(data)) if by_model else int(cast(Any, counts.min()))
+    )
+    left = len(data.catalogue) - seen
     if left < number:
-        beside = f"are left beside {taken} that a user took"
         raise ConfigError(
-            f"align.{section.name}.{field}: {number} negatives, but of the {len(data.catalogue)} items only {left} "
-            f"{beside}; lower it to {max(left, 1)} or less"
+            f"align.{section.name}.{field}: {number} negatives, but only {left} of the {len(data.catalogue)} items "
+            f"are left beside the {seen} that a user has seen; lower it to {max(left, 1)} or less"
         )
 
 
 def rows_with_room(
     rows: Sequence[RankingExample], data: PreparedData, section: AlignSection
 ) -> Sequence[RankingExample]:
-    """Return the rows whose users left enough items for the negatives that are drawn, and count the others."""
+    """Return the rows whose users have enough unseen items to sample negatives from; print how many do not."""
     if section.drawn_from not in ("uniform", "popularity", "hard"):
         return rows
     number = max([_number(section)[1], *(len(e.candidates) - 1 for e in rows[:1])])
     kept = with_room(rows, data, number)
     if len(kept) < len(rows):
-        few = f"their users left fewer than {number} items to draw negatives from"
-        say(f"{section.name}: {len(rows) - len(kept)} of {len(rows)} rows are left out: {few}")
+        few = f"their users have fewer than {number} unseen items to sample negatives from"
+        say(f"{section.name}: {len(rows) - len(kept)} of {len(rows)} examples are skipped: {few}")
     return kept
 
 
 def _number(section: AlignSection) -> tuple[str, int]:
-    """Return the field with the number of items that are drawn for each row, and this number."""
+    """Return the name and the value of the setting with the number of items to sample per example."""
     field = "negatives_pool" if section.negatives == "policy" else "num_negatives"
     return field, int(getattr(section, field))
 
@@ -115,11 +123,11 @@ def _number(section: AlignSection) -> tuple[str, int]:
 def answer_scores(
     rows: Sequence[RankingExample], data: PreparedData, section: AlignSection, *, held_out: bool = False
 ) -> list[list[float]] | None:
-    """Return a number per answer, the target's first, if the loss takes `scores`, else None.
+    """Return the `scores` of a loss that takes them, a number per answer with the target's first; None for others.
 
-    For `softmax_logq` they are the log of how often an item is drawn, up to a constant; lists of `held_out` rows are
-    drawn uniformly. For other losses they are the user's ratings in the training log, and for `held_out` rows in the
-    other log; an item without one counts as rated lowest. Raise DataError if there are no ratings.
+    For `softmax_logq` they are log sampling probabilities, up to a constant; negatives of `held_out` rows are sampled
+    uniformly. For other losses they are ratings of the user in the training log, for `held_out` rows also in the
+    held-out log; an item without a rating gets the lowest one. Raise DataError if there are no ratings.
     """
     if not takes(find_loss(section.loss), "scores"):
         return None
@@ -136,22 +144,25 @@ def answer_scores(
     lowest = min((float(cast(Any, log["rating"].min())) for log in rated if len(log)), default=0.0)
     if lowest <= 0:
         raise DataError(
-            f"align.{section.name}.loss: {section.loss} needs ratings above 0, but the log has none or others; name "
-            "their column with --columns.rating (`columns.rating` in a recipe) and prepare the data again"
+            f"align.{section.name}.loss: {section.loss} needs ratings above 0, but the log has none, or some that "
+            "are not; name their column with --columns.rating (`columns.rating` in a recipe) and prepare the data "
+            "again"
         )
-    own = [log.filter(pl.col("user_id").is_in({e.user_id for e in rows})) for log in rated]
-    ratings = {(u, i): r for log in own for u, i, r in log.select("user_id", "item_id", "rating").iter_rows()}
+    logs_of_users = [log.filter(pl.col("user_id").is_in({e.user_id for e in rows})) for log in rated]
+    ratings = {
+        (u, i): r for log in logs_of_users for u, i, r in log.select("user_id", "item_id", "rating").iter_rows()
+    }
     return [[ratings.get((e.user_id, i), lowest) for i in a] for e, a in zip(rows, answers, strict=True)]
 
 
 def _kept(path: Path) -> list[RankingExample] | None:
-    """Return the rows in a file; None if it is missing, or with a warning if it is damaged."""
+    """Return the examples in a file; None if it is missing, or (with a warning) if it is damaged."""
     if not path.is_file():
         return None
     try:
         return frame_to_examples(read_parquet(path))
     except UNREADABLE as e:
-        warn(f"{escape(str(path))} cannot be read ({escape(str(e))}); negatives are drawn again")
+        warn(f"{escape(str(path))} cannot be read ({escape(str(e))}); negatives are sampled again")
         return None
 
 
@@ -162,9 +173,14 @@ def log_rows(
     log: pl.DataFrame | None = None,
     earlier: pl.DataFrame | None = None,
 ) -> list[RankingExample]:
-    """Return all rows of `negatives_from: rated` or `impressions` in a log; raise DataError if it has none.
+    """Return all examples of `negatives_from: rated` or `impressions` in a log; raise DataError if it has none.
 
-    The log is that of training, or another one that continues the `earlier` one.
+    Args:
+        data: prepared data.
+        section: settings of the alignment.
+        seed: of the choice of negatives.
+        log: interactions to make examples from. Default: those of training.
+        earlier: interactions before the log, which also count as history.
     """
     log = data.train_interactions if log is None else log
     if section.negatives_from == "rated":
@@ -183,14 +199,17 @@ def log_rows(
 
 
 def log_validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return `eval_rows` random such rows of validation users after the training part; raise DataError if none."""
+    """Return `eval_rows` random `log_rows` of validation users after the training part.
+
+    Raise DataError if there are none.
+    """
     held_out, users = data.held_out_interactions, {e.user_id for e in data.validation}
     log = None if held_out is None else held_out.filter(pl.col("user_id").is_in(list(users)))
     rows = [] if log is None else log_rows(data, section, seed, log, data.train_interactions)
     if not rows:
         raise DataError(
-            f"align.{section.name}.eval_rows: no validation user has an item to choose and enough to reject after "
-            "the training part; set it to 0, or hold out more with `split: time-share` in `data`"
+            f"align.{section.name}.eval_rows: no validation user has an item to choose and enough items to reject "
+            "after the training part; set it to 0, or hold out more with data.split: time-share"
         )
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     return [rows[i] for i in order[: section.eval_rows]]
@@ -204,7 +223,7 @@ def history_length(data: PreparedData) -> int:
 def _with_sampled(
     rows: Sequence[RankingExample], data: PreparedData, number: int, log: pl.DataFrame, seed: int
 ) -> list[RankingExample]:
-    """Return the rows with `number` more candidates each, drawn uniformly from items that `log` does not name."""
+    """Return the rows with `number` more candidates each, sampled uniformly from items that are unseen in `log`."""
     pair = ["user_id", "item_id"]
     known = [data.train_interactions.select(pair), log.select(pair)]
     if "impressions" in log.columns:

@@ -1,4 +1,4 @@
-"""A run's folder for studies, serving and explanations: its recipe, data, models, logs and predictions."""
+"""Open a run's folder: its recipe, data, models, logs and predictions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from prefrec.runs.contents import PREDICTIONS, Stage, read_run, result_file
 class Run:
     """A run with prepared data, finished or not.
 
-    `outdated` names what changed since the evaluation, if anything; `best` is the ranker that it found, else None.
+    Attributes:
+        stages: name → stage, of those that have begun.
+        outdated: what changed since the evaluation; "" if nothing did.
+        best: the best ranker on validation examples; None if it is not known.
     """
 
     folder: Path
@@ -39,7 +42,7 @@ class Run:
 
     @property
     def models(self) -> list[str]:
-        """Names of the language models that can be asked, in the order of the table."""
+        """Names of the language models that can be loaded, in the order of the table."""
         return [n for n in self.recipe.lm_rankers if n == ZERO_SHOT or self.adapter(n).is_dir()]
 
     def adapter(self, name: str) -> Path:
@@ -48,32 +51,31 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        """The stages that `prefrec run` would make with this recipe and data."""
+        """The plan of this recipe on these data."""
         return planned(self.recipe, self.data, self.folder)
 
     def default(self, among: Collection[str] | None = None) -> str:
-        """Return the ranker that answers if none is named, or the one of these: the best on validation rows.
+        """Return the ranker to use if the user names none: the best on validation examples, out of `among` if given.
 
-        If the run was not evaluated since it changed it is the last language model, else the last ranker; a warning
-        says so.
+        If the best one is not known, print a warning and return the last language model, else the last ranker.
         """
         if self.best and (name := self.best.among(self.best.values if among is None else among)):
             return name
         known = self.plan.names or self.recipe.evaluate.references if among is None else [*among]
         last = next((n for n in reversed(known) if n in self.models), (known or [""])[-1])
-        why = self.outdated or "it has no evaluation on validation rows; `prefrec run` makes it"
-        warn(escape(f"{self.folder}: {last} answers, not the best ranker, which is not known: {why}"))
+        why = self.outdated or "the run was not evaluated on validation examples; run `prefrec run`"
+        warn(escape(f"{self.folder}: using {last}, because the best ranker is not known: {why}"))
         return last
 
     def changed(self, name: str) -> list[str] | None:
-        """Return the inputs that a ranker was made with other values of; None: not recorded."""
+        """Return the names of inputs that changed since a ranker was made; None: they were not recorded."""
         return self.plan.step(name).changed() if name in self.plan.names else []
 
     def entry(self, name: str) -> Entry:
         """Return a ranker of this run, or a baseline; errors are those of `Plan.open`."""
         entry = self.plan.open(name)
         if self.outdated and self.changed(name) is None:
-            warn(f"{escape(name)} may have been made with another recipe than the one in its run: {self.outdated}")
+            warn(f"{escape(name)} may have been made with another recipe than the run has now: {self.outdated}")
         return entry
 
     def ranker(self, name: str) -> LMRanker:
@@ -81,14 +83,14 @@ class Run:
         return lm_ranker(name, self.entry(name).weights, self.data, self.recipe.model)
 
     def predictions(self) -> pl.DataFrame:
-        """Return the predictions of all rankers; raise DataError if the run changed since, or was not evaluated."""
+        """Return the predictions of all rankers; raise DataError if there are none or they are out of date."""
         if self.outdated:
-            raise DataError(f"{self.folder}/predictions.parquet is of an earlier run: {self.outdated}")
+            raise DataError(f"{self.folder}/predictions.parquet is out of date: {self.outdated}")
         return read_predictions(result_file(self.folder / PREDICTIONS))
 
 
 def open_run(folder: Path) -> Run:
-    """Return the run in `folder`; raise DataError if it has no prepared data, ConfigError if its recipe is bad."""
+    """Return the run in `folder`; raise DataError if it has no prepared data, ConfigError if its recipe is wrong."""
     contents = read_run(folder)
     if contents.data is None:
         reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")

@@ -1,4 +1,4 @@
-"""The plan of a run: its stages, what each of them needs, and whether its result stands."""
+"""The plan of a run: its stages, what each of them depends on, and whether its result is up to date."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ ALIGN, REFERENCES = "align", "reference"
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of a run, and the ranker that comes out of it.
+    """A stage of a run, and the ranker that it makes.
 
     Attributes:
-        entry: the ranker; without `make` there is nothing to make.
-        folder: of its result.
+        entry: the ranker. Without `make` the stage has nothing to do.
+        folder: where the result is written.
         kind: `sft`, `align`, or the kind of a ranker.
-        section: its settings.
-        needs: names of the stages and baselines that it is made of.
-        asks: whether its ranker asks those that it needs.
+        section: settings of the stage.
+        needs: names of the stages and baselines that it depends on.
+        queries: whether its ranker queries these when it scores.
     """
 
     entry: Entry
@@ -50,10 +50,10 @@ class Step:
     kind: str = ""
     section: BaseModel | None = None
     needs: Sequence[str] = ()
-    asks: bool = False
+    queries: bool = False
 
     def run(self) -> Entry:
-        """Make it if its result does not stand, with a message; return its ranker."""
+        """Run the stage unless its result is up to date; return its ranker."""
         entry, made_with = self.entry, {MADE_WITH: self.entry.inputs} if self.entry.inputs else {}
         if entry.make:
             make_once(self.folder, entry.key, entry.name, entry.make, self.kind, self.settings, **made_with)
@@ -61,11 +61,11 @@ class Step:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its settings as JSON."""
+        """Settings as JSON."""
         return self.section.model_dump(mode="json") if self.section else {}
 
     def changed(self) -> list[str] | None:
-        """Return what differs from what it was made with, by dotted names; None: it was not recorded."""
+        """Return the dotted names of inputs that changed since it was made; None: they were not recorded."""
         state = read_state(self.folder)
         if self.entry.make is None or state.get("key") == self.entry.key:
             return []
@@ -76,11 +76,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a recipe on its data, in a run's folder. It loads and trains nothing until it is told to.
+    """The stages of a recipe on its prepared data. To create a plan loads and trains nothing.
 
     Attributes:
-        start: weights that the first stage starts from; None: those of an update's run, or the base.
-        known: rankers that stand for those of the same names, such as loaded ones.
+        folder: of the run.
+        start: initial weights of the first stage. Default: those of the run to update, or the base model.
+        known: rankers that replace those of the same names, such as loaded ones.
     """
 
     recipe: Recipe
@@ -96,18 +97,18 @@ class Plan:
         return [*self.recipe.needs]
 
     def with_known(self, rankers: Mapping[str, Entry]) -> Plan:
-        """Return the plan in which these rankers stand for its own."""
+        """Return a copy in which these rankers replace those of the same names."""
         return Plan(self.recipe, self.inputs, self.folder, self.start, rankers)
 
     def run(self, until: str = RANKERS) -> list[Entry]:
-        """Make a stage, or those of the section `until`, and all that they need; return their rankers."""
+        """Run a stage, or those of the section `until`, with all dependencies; return their rankers."""
         wanted = reached(self.recipe.needs, *stage_names(self.recipe, until))
         for name in wanted:
             self.step(name).run()
         return [self.entry(name) for name in self.names if name in wanted]
 
     def open(self, name: str) -> Entry:
-        """Return a ranker that was made before, or a baseline.
+        """Return a finished ranker, or a baseline.
 
         Raise DataError if it is missing or damaged, ConfigError if it was made with another recipe.
         """
@@ -116,18 +117,18 @@ class Plan:
         if name not in self.names:
             raise self._missing(name)
         step = self.step(name)
-        for need in step.needs if step.asks else ():
+        for need in step.needs if step.queries else ():
             self.open(need)
         if step.entry.make:
             self._check(step)
         return step.entry
 
     def stale(self) -> dict[str, str]:
-        """Return name → why the stage has to be made, for those whose results do not stand."""
+        """Return name → reason of the stages that have to run."""
         return {name: why for name in self.names if (why := self.explain(name))}
 
     def explain(self, name: str) -> str:
-        """Return why a stage has to be made; "" if its result stands, or there is nothing to make."""
+        """Return why a stage has to run; "" if its result is up to date, or it has nothing to do."""
         step = self.step(name)
         return why_due(step.folder, step.entry.key, step.changed()) if step.entry.make else ""
 
@@ -138,7 +139,7 @@ class Plan:
         return self._steps[name]
 
     def entry(self, name: str) -> Entry:
-        """Return the ranker of this name, made or not: a known one, that of a stage, or a baseline."""
+        """Return the ranker of this name, made or not: a known one, a stage's, or a baseline."""
         if name in self.known:
             return self.known[name]
         return self.step(name).entry if name in self.names else baseline_entry(self.inputs, name)
@@ -159,10 +160,10 @@ class Plan:
         config = next(r for r in recipe.rankers if r.name == name)
         kind = ranker_kind(config.kind)
         entry = kind.entry(inputs, config, folder, {need: self.entry(need) for need in needs})
-        return Step(entry, folder, config.kind, config, needs, kind.asks)
+        return Step(entry, folder, config.kind, config, needs, kind.queries)
 
     def _check(self, step: Step) -> None:
-        """Raise DataError or ConfigError if the result of a stage does not stand."""
+        """Raise DataError or ConfigError if the result of a stage is missing, damaged or out of date."""
         name, weights, changed = step.entry.name, step.entry.weights, step.changed()
         state, again = read_state(step.folder), "run the recipe again (`prefrec run`)"
         if not step.folder.is_dir() or not (weights is None or weights.is_dir()):
@@ -170,7 +171,7 @@ class Plan:
         if changed and "key" in state:
             raise ConfigError(
                 f"{self.folder}: {name} was made with another recipe ({', '.join(changed)}) than the one in this "
-                f"folder: {again}, or put the recipe back"
+                f"folder: {again}, or restore the old recipe"
             )
         if state.get("finished") is False:
             raise DataError(f"{self.folder}: {name} is unfinished: {again}")
@@ -185,19 +186,19 @@ class Plan:
 
 
 def stage_names(recipe: Recipe, until: str) -> list[str]:
-    """Return the names of the rankers of a recipe's section, such as `align`; or this one."""
+    """Return the names of the rankers of a section such as `align`, or the one name `until`."""
     sections = {SFT: [SFT] if recipe.sft else [], ALIGN: recipe.lm_rankers, RANKERS: [*recipe.needs]}
     return sections.get(until, [until])
 
 
 def stage_folder(recipe: Recipe, folder: Path, name: str) -> Path:
-    """Return the folder of a stage in that of its run."""
+    """Return the folder of a stage inside the folder of its run."""
     section = ALIGN if name in recipe.lm_rankers else RANKERS
     return folder / SFT if name == SFT else folder / section / name
 
 
 def sft_step(inputs: RunInputs, section: SFTSection, out: Path, start: Entry | None = None) -> Step:
-    """Return SFT in the folder `out`, from the weights of `start` or from the base."""
+    """Return the SFT stage, which starts from the weights of `start` or from the base and writes to `out`."""
     train = partial(train_sft, inputs, section, out, start.weights if start else None)
     entry = _trained(inputs, SFT, out, start, {SFT: section.decisive()})
     return Step(replace(entry, make=train), out, SFT, section)
@@ -211,10 +212,15 @@ def align_step(
     miner: Entry | None = None,
     references: Path | None = None,
 ) -> Step:
-    """Return an alignment in the folder `out`, from the weights of `start` or from the base.
+    """Return the stage of an alignment.
 
-    `miner` chooses the negatives, if the section names one. The reference's log-probabilities go to the folder
-    `references`, which alignments can share, or to `out`.
+    Args:
+        inputs: shared inputs of the run.
+        section: settings of the alignment.
+        out: folder of the stage.
+        start: ranker to start from. Default: the base model.
+        miner: ranker that mines the negatives, if the section names one.
+        references: folder for the reference's log-probabilities, which alignments can share. Default: `out`.
     """
     weights = start.weights if start else None
     train = partial(train_align, inputs, section, weights, out, miner=miner, references=references)
@@ -224,7 +230,7 @@ def align_step(
 
 
 def _trained(inputs: RunInputs, name: str, out: Path, start: Entry | None, own: dict[str, Any]) -> Entry:
-    # With the start's own settings a change of them can be told by name.
+    # With the start's settings recorded, a message can name those that changed.
     earlier = {"start": start.key, **start.settings} if start else {}
     return lm_entry(name, out / WEIGHTS, inputs.data, inputs.model, inputs.stage_inputs(**earlier | own))
 
@@ -232,7 +238,7 @@ def _trained(inputs: RunInputs, name: str, out: Path, start: Entry | None, own: 
 def make_once(
     folder: Path, key: str, name: str, make: Callable[[], object], kind: str, settings: dict[str, Any], **more: Any
 ) -> None:
-    """Run the stage with this key in a folder, unless its result stands there; print its name."""
+    """Print a stage's name and run it, unless `folder` holds the finished result with this key."""
     if is_finished(folder, key):
         say(f"[dim]{name}: unchanged[/dim]")
         return
@@ -242,9 +248,12 @@ def make_once(
 
 
 def why_due(folder: Path, key: str, changed: Sequence[str] | None) -> str:
-    """Return why the stage with this key has to run in a folder; "" if its result stands, here or set aside.
+    """Return why a stage has to run; "" if its result is up to date, in `folder` or set aside.
 
-    `changed` names what it was not made with, if its key is another one.
+    Args:
+        folder: of the stage.
+        key: of the result that is wanted.
+        changed: names of the inputs that differ if the folder has another key; None: they were not recorded.
     """
     state, broken = read_state(folder), damaged(folder)
     if is_aside(folder, key):
@@ -259,9 +268,9 @@ def why_due(folder: Path, key: str, changed: Sequence[str] | None) -> str:
 
 
 def _changed_inputs(recorded: Any, inputs: Mapping[str, Any]) -> list[str] | None:
-    """Return the dotted names of inputs whose value differs from the recorded one; None if none was recorded.
+    """Return the dotted names of inputs whose values differ from the recorded ones; None if none were recorded.
 
-    A base that is not found does not count: it may have been moved.
+    A base model that is not found does not count as changed: it may have been moved.
     """
     if not isinstance(recorded, dict) or "digests" not in recorded:
         return None

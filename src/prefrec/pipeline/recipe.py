@@ -47,12 +47,12 @@ SEED = 0
 ZERO_SHOT, SFT, RANKERS = "zero-shot", "sft", "rankers"
 FromLog = Literal["rated", "impressions"]
 FROM_LOG: tuple[FromLog, ...] = get_args(FromLog)
-"""Negatives that come from the log itself. Rows are then made from the log instead of drawn lists."""
+"""Sources that make examples from the log itself, instead of sampling negatives for the data's examples."""
 NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", "hard", FromLog]
 
 
 class ItemsSection(Section):
-    """Item-ID tokens (`model.answers: items`): how the vector of an item is made."""
+    """Vectors of item-ID tokens (`model.answers: items`)."""
 
     vectors: str = Field(
         "base",
@@ -84,7 +84,7 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Compute dtype. auto: bfloat16 where it is faster on this machine, otherwise float32."
     )
-    max_length: int = Field(MAX_LENGTH, ge=16, description="Longest prompt with its longest answer, in tokens.")
+    max_length: int = Field(MAX_LENGTH, ge=16, description="Maximum tokens of a prompt with its longest answer.")
     chat: bool = Field(SFTConfig.chat, description="Wrap prompts in the tokenizer's chat template.")
     layers: list[NonNegativeInt] | PositiveInt | None = Field(
         None, description="Keep the first N layers, or the layers with these 0-based indices. Default: all."
@@ -99,12 +99,12 @@ class ModelSection(Section):
         description="titles: answer with a title as text. items: answer with item-ID tokens, one token per item.",
     )
     items: ItemsSection = Field(ItemsSection(), description="Settings of item-ID tokens (answers: items).")
-    # Left out where it is not set, so that keys of stages are those of recipes without it.
+    # Omitted from dumps when unset, so that stage keys stay those of recipes without this field.
     item_text: str | None = Field(
         None,
         exclude_if=lambda text: text is None,
-        description="How histories and title vectors show an item, as a jinja2 text such as {{ title }} ({{ year "
-        "}}). Default: its title.",
+        description="jinja2 text that stands for an item in histories and title vectors, such as {{ title }} ({{ "
+        "year }}). Default: the title.",
     )
     random_weights: bool = Field(False, description="Start from random weights, as a control for pre-training.")
     objective: Literal["catalogue", "tokens"] = Field(
@@ -120,24 +120,26 @@ class ModelSection(Section):
     )
 
     def decisive(self) -> dict[str, Any]:
-        """Return the settings that the result depends on."""
+        """Return the settings that affect results."""
         return self.model_dump(exclude={"attn_implementation", "items" if self.answers == "titles" else "templates"})
 
     def loading(self) -> dict[str, Any]:
-        """Return the arguments with which `prefrec.lm.models.load_model` loads it."""
+        """Return the arguments for `prefrec.lm.models.load_model`."""
         return self.model_dump(include={"dtype", "attn_implementation", "quantization", "layers", "random_weights"})
 
 
 class LoraSection(Section):
     """The LoRA adapter to train."""
 
-    r: int = Field(RANK, ge=1, le=4096, description="Rank.")
-    alpha: int | None = Field(None, ge=1, le=1 << 16, description="Scale numerator. Default: 2·r.")
+    r: int = Field(RANK, ge=1, le=4096, description="Rank of the adapter.")
+    alpha: int | None = Field(
+        None, ge=1, le=1 << 16, description="The adapter's output is scaled by alpha/r. Default: 2·r."
+    )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="Dropout on the adapter's input. Needs disable_dropout: false."
     )
     targets: list[str] | str = Field(
-        ALL_LINEAR, description="Layers with an adapter: names, all-linear, or a regular expression of full names."
+        ALL_LINEAR, description="Layers to adapt: names, all-linear, or a regular expression that matches full names."
     )
 
 
@@ -154,7 +156,7 @@ class SFTSection(RowsSection):
     max_grad_norm: float = Field(SFTConfig.max_grad_norm, ge=0, description="Clip the gradient to this norm.")
     titles: int = Field(50, ge=2, description="Split longer histories into examples of about N titles.")
     drop: float = Field(
-        0.1, ge=0, lt=1, description="Probability of leaving out a title of a history, resampled every epoch."
+        0.1, ge=0, lt=1, description="Probability of dropping a title from a history, resampled every epoch."
     )
     eval_rows: int = Field(
         300, ge=0, description="Validation examples that choose the best epoch. 0: keep the last epoch."
@@ -165,9 +167,9 @@ class SFTSection(RowsSection):
     patience: int = Field(2, ge=1, description="Stop after N epochs in a row without improvement.")
 
     def idle_settings(self) -> set[str]:
-        # Validation rows choose the checkpoint here, so they affect the result.
+        # Here the validation examples choose the checkpoint, so they affect the result.
         idle = super().idle_settings() - {"eval_rows"} | {"eval_steps"}
-        # The default is left out, so that stages that were made before there was a choice keep their keys.
+        # The default is omitted, so that stages made before this field existed keep their keys.
         idle |= set() if self.eval_rows and self.metric_for_best_model == "loss" else {"metric_for_best_model"}
         return idle | (set() if self.eval_rows else {"patience"})
 
@@ -175,16 +177,19 @@ class SFTSection(RowsSection):
 class AlignSection(RowsSection):
     """One preference alignment. It starts from the SFT weights, or from the base model if there is no `sft`."""
 
-    name: str = Field("s-dpo", pattern=NAME, description="Name in the tables, and of the folder.")
+    name: str = Field("s-dpo", pattern=NAME, description="Name in tables, and of the stage's folder.")
     loss: str = Field(cast(str, SoftmaxDPOConfig.loss_type), description=f"Loss: {', '.join(LOSSES)}.")
     beta: float = Field(
-        SoftmaxDPOConfig.beta, gt=0, le=1000, description="Strength of the pull towards the reference."
+        SoftmaxDPOConfig.beta,
+        gt=0,
+        le=1000,
+        description="Strength of the penalty for moving away from the reference (β).",
     )
     margin: float | None = Field(
         SoftmaxDPOConfig.margin,
         ge=0,
         le=1000,
-        description="Margin of recpo, dynamicpo and simpo. Default: that of the loss.",
+        description="Margin of recpo, dynamicpo and simpo. Default: the loss's own.",
     )
     sft_weight: float | None = Field(
         SoftmaxDPOConfig.sft_weight, ge=0, le=1000, description="Weight of simpo's SFT term."
@@ -193,7 +198,7 @@ class AlignSection(RowsSection):
         SoftmaxDPOConfig.label_smoothing,
         ge=0,
         lt=0.5,
-        description="Share of flipped labels that robust assumes. Default: that of the loss, 0.1.",
+        description="Fraction of flipped labels that the loss robust assumes. Default: 0.1.",
     )
     num_negatives: int = Field(7, ge=1, description="Rejected answers per example.")
     negatives: NegativesDrawn = Field(
@@ -203,30 +208,29 @@ class AlignSection(RowsSection):
     )
     negatives_from: NegativesFrom = Field(
         "reference",
-        description="Where rejected answers come from. reference: sampled from the starting model, with which "
-        "S-DPO is consistent at beta 1. list: the example's own candidate set. uniform, popularity: "
-        "sampled from the catalogue. in-batch: targets of other examples. hard: ranked highest by "
-        "the miner. rated, impressions: examples from the log, liked against disliked or clicked "
-        "against shown.",
+        description="Where rejected answers come from. reference: sampled from the starting model, which makes "
+        "S-DPO consistent at beta 1. list: the example's candidate set. uniform, popularity: sampled from the "
+        "catalogue. in-batch: targets of other examples. hard: ranked highest by the miner. rated: the user's "
+        "disliked items. impressions: items shown, not clicked.",
     )
     miner: str | None = Field(
-        None, description="hard: ranker that mines negatives, such as SASRec. Default: the starting model."
+        None, description="hard: the ranker that mines negatives, such as SASRec. Default: the starting model."
     )
-    liked: float = Field(5.0, description="rated: items rated at least this are chosen.")
-    disliked: float = Field(2.0, description="rated: items of the same user rated at most this are rejected.")
+    liked: float = Field(5.0, description="rated: items with at least this rating are chosen.")
+    disliked: float = Field(2.0, description="rated: items with at most this rating by the same user are rejected.")
     rated_by: RatedBy = Field(
         "value",
         description="Unit of liked and disliked. value: ratings. quantile: quantiles of the user's own ratings, "
         "such as 0.8 and 0.2 (for counts).",
     )
     sampled_negatives: int = Field(
-        0, ge=0, description="rated, impressions: of num_negatives, sample this many uniformly."
+        0, ge=0, description="rated, impressions: how many of num_negatives to sample uniformly."
     )
     item_learning_rate: float | None = Field(
         None, gt=0, le=1, description="Learning rate of the item vectors. Default: learning_rate."
     )
     start: str | None = Field(
-        None, description="Earlier alignment that is the start and the reference. Default: sft."
+        None, description="Earlier alignment to start from, and to use as the reference. Default: sft."
     )
     trajectories: bool | None = Field(
         None,
@@ -251,12 +255,12 @@ class AlignSection(RowsSection):
     )
 
     def idle_settings(self) -> set[str]:
-        # Of the settings of negatives, those that `negatives_from` leaves unused do not affect the result.
+        # Settings that `negatives_from` does not use cannot affect the result.
         idle = super().idle_settings() | {"max_tokens_per_pass"}
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
         idle |= set() if self.is_from_log else {"sampled_negatives"}
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
-        idle |= set() if self.is_by_piece else {"trajectories"}
+        idle |= set() if self.is_packed else {"trajectories"}
         idle |= set() if self.miner else {"miner"}
         idle = (
             idle - {"eval_rows"} | {"eval_steps"}
@@ -267,18 +271,18 @@ class AlignSection(RowsSection):
 
     @property
     def is_from_log(self) -> bool:
-        """True if the log holds the negatives."""
+        """True if the negatives come from the log."""
         return self.negatives_from in FROM_LOG
 
     @property
-    def has_all_places(self) -> bool:
-        """True if it chooses among rows at all places of histories."""
+    def has_all_positions(self) -> bool:
+        """True if it trains on examples at every position of a history."""
         return self.latest_per_user is None and not self.is_from_log
 
     @property
-    def is_by_piece(self) -> bool:
-        """True if its rows are pieces of histories, unless the data have training rows of their own."""
-        return self.rows is None and self.has_all_places if self.trajectories is None else self.trajectories
+    def is_packed(self) -> bool:
+        """True if it trains on packed sequences, unless the data come with their own training examples."""
+        return self.rows is None and self.has_all_positions if self.trajectories is None else self.trajectories
 
     @property
     def thresholds(self) -> Thresholds:
@@ -287,7 +291,7 @@ class AlignSection(RowsSection):
 
     @property
     def drawn_from(self) -> DrawnFrom | None:
-        """Distribution from which the rows' lists are drawn again; None: they are kept."""
+        """Distribution that negatives are sampled from; None: the examples have theirs."""
         if self.negatives_from == "list" or self.is_from_log:
             return None
         return cast(Any, self.negatives_from)
@@ -308,24 +312,26 @@ class AlignSection(RowsSection):
                 "in-batch, fixed or per_epoch (for reference, softmax_dpo at beta 1 is the same)"
             )
         if self.miner and self.negatives_from != "hard":
-            raise ValueError(f"miner: {self.miner} is only asked with negatives_from hard; leave it out")
+            raise ValueError(f"miner: {self.miner} is only used with negatives_from: hard; remove it")
         if self.negatives == "policy" and (self.is_from_log or self.negatives_from == "hard"):
-            raise ValueError(f"negatives: policy chooses from other lists than {self.negatives_from}; use uniform")
+            raise ValueError(
+                f"negatives: policy does not work with negatives_from: {self.negatives_from}; use uniform"
+            )
         if self.negatives == "policy" and self.negatives_pool <= self.num_negatives:
             raise ValueError(f"negatives_pool: raise it above num_negatives ({self.num_negatives})")
         if self.load_best_model_at_end and not self.eval_rows:
-            raise ValueError("load_best_model_at_end: needs validation rows; set eval_rows, such as 2000")
+            raise ValueError("load_best_model_at_end: needs validation examples; set eval_rows, such as 2000")
         if self.disliked >= self.liked:
             raise ValueError(f"disliked: {self.disliked:g} is not below liked ({self.liked:g})")
         if self.rated_by == "quantile" and not 0 <= self.disliked < self.liked <= 1:
             raise ValueError(
-                "liked, disliked: with rated_by quantile they are shares between 0 and 1, such as 0.8 and 0.2"
+                "liked, disliked: with rated_by: quantile both must be between 0 and 1, such as 0.8 and 0.2"
             )
         if self.sampled_negatives and not self.is_from_log:
-            raise ValueError(f"sampled_negatives: only for negatives_from {' or '.join(FROM_LOG)}; leave it out")
+            raise ValueError(f"sampled_negatives: only for negatives_from: {' or '.join(FROM_LOG)}; remove it")
         if self.sampled_negatives >= self.num_negatives:
             raise ValueError(
-                f"sampled_negatives: {self.sampled_negatives} of {self.num_negatives} negatives leave none from the "
+                f"sampled_negatives: {self.sampled_negatives} of {self.num_negatives} negatives leave none for the "
                 "log; lower it, or raise num_negatives"
             )
         return self
@@ -359,17 +365,16 @@ class EvaluateSection(Section):
 
 
 class UpdateSection(Section):
-    """An earlier run to continue from its SFT weights, on a longer log."""
+    """An earlier run whose SFT weights are trained further on a longer log."""
 
     run: Path = Field(description="Folder of the run to continue.")
     replay: float = Field(
-        1.0, ge=0, le=1000, description="Old interactions to train on again, per new one; whole users, at random."
+        1.0, ge=0, le=1000, description="Old interactions to replay per new interaction; whole users are sampled."
     )
     rows: int = Field(
         1000,
         ge=1,
-        description="Test examples of the old run (half of them at most) to keep out of training, to measure "
-        "forgetting.",
+        description="Test examples of the old run to hold out, at most half of them, to measure forgetting.",
     )
 
 
@@ -394,7 +399,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _without_old_list(cls, raw: Any) -> Any:
-        """Leave out an empty list `sequential`, which the recipes of older runs have."""
+        """Drop an empty `sequential`, which recipes of older runs have."""
         return {k: v for k, v in raw.items() if k != "sequential" or v} if isinstance(raw, dict) else raw
 
     @model_validator(mode="after")
@@ -416,7 +421,7 @@ class Recipe(Section):
         for i, align in enumerate(self.align):
             self._check_alignment(align, names["align"][:i], names[RANKERS])
         if self.update and (self.sft is None or self.data.split_name == "given"):
-            raise ValueError("update: it needs `sft` to continue, and a source without a split of its own")
+            raise ValueError("update: needs `sft` to continue, and data without a predefined split")
         if self.model.answers == "items":
             self._check_items()
         if self.model.quantization != "none" and self.lora is None and (self.sft or self.align):
@@ -438,30 +443,29 @@ class Recipe(Section):
         return self
 
     def _check_alignment(self, align: AlignSection, before: Sequence[str], rankers: Sequence[str]) -> None:
-        place, size = f"align.{align.name}", self.data.candidates.size
+        field, size = f"align.{align.name}", self.data.candidates.size
         if align.start not in (None, *before):
             raise ValueError(
-                f"{place}.start: there is no alignment {align.start!r} before it{did_you_mean(align.start, before)}"
+                f"{field}.start: no earlier alignment is called {align.start!r}{did_you_mean(align.start, before)}"
             )
         if align.negatives_from == "list" and align.num_negatives > size - 1:
             raise ValueError(
-                f"{place}.num_negatives: {align.num_negatives} negatives, but a list of {size} candidates has only "
-                f"{size - 1}; lower it, raise data.candidates.size, or have longer lists drawn (negatives_from: "
-                "uniform)"
+                f"{field}.num_negatives: {align.num_negatives} negatives, but a candidate set of {size} has only "
+                f"{size - 1}; lower it, raise data.candidates.size, or sample negatives (negatives_from: uniform)"
             )
         hardest = max(size - 1, align.num_negatives)
         if align.negatives_from == "hard" and align.negatives_pool <= hardest:
             raise ValueError(
-                f"{place}.negatives_pool: {align.negatives_pool} items are sampled per example, and the "
+                f"{field}.negatives_pool: {align.negatives_pool} items are sampled per example, and the "
                 f"hardest {hardest} of them are used, which leaves little or no choice; raise it"
             )
         if align.miner not in (None, *rankers):
             near = did_you_mean(align.miner, rankers)
-            raise ValueError(f"{place}.miner: there is no {align.miner!r} in `rankers`: add it there{near}")
+            raise ValueError(f"{field}.miner: there is no {align.miner!r} in `rankers`: add it there{near}")
 
     def _check_items(self) -> None:
         if self.lora is not None:
-            raise ValueError("model.answers: items needs `lora: null`: items' vectors are trained with the layers")
+            raise ValueError("model.answers: items needs `lora: null`: item vectors are trained with all weights")
         if self.model.objective == "tokens":
             raise ValueError("model.answers: items needs `model.objective: catalogue`")
         if self.evaluate.zero_shot or self.evaluate.generate_rows != 0:
@@ -479,7 +483,7 @@ class Recipe(Section):
 
     @property
     def needs(self) -> dict[str, list[str]]:
-        """Name of each ranker → names of those that it is made of, in the order of the table."""
+        """Name of each ranker → names of the rankers that it depends on, in the order of the table."""
         first = [SFT] if self.sft else []
         needs: dict[str, list[str]] = {name: [] for name in self.lm_rankers}
         for a in self.align:
@@ -491,7 +495,7 @@ class Recipe(Section):
 
 
 def reached(needs: Mapping[str, Sequence[str]], *names: str) -> list[str]:
-    """Return these names and all that they need, each after its own needs; baselines are left out."""
+    """Return these names with all their dependencies, dependencies first, without baselines."""
     order: dict[str, None] = {}
 
     def visit(name: str, above: Sequence[str]) -> None:
@@ -506,10 +510,16 @@ def reached(needs: Mapping[str, Sequence[str]], *names: str) -> list[str]:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe in a YAML file, with data paths relative to it and `overrides` (`set_field`) applied.
+    """Return the recipe in a YAML file.
 
-    A file with `preset: NAME` says what differs from that preset (`with_preset`). Raise ConfigError, with file and
-    field, if the file is missing, not YAML, or a field is wrong.
+    A file with `preset: NAME` holds only what differs from that preset (`with_preset`).
+
+    Args:
+        path: the file. Paths of data in it are relative to its folder.
+        overrides: fields to set, such as `sft.rows=100` (`set_field`).
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or a field is wrong; the message names file and field.
     """
     try:
         raw = yaml.safe_load(read_whole(path))
@@ -532,9 +542,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def with_preset(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return raw values with those of the preset that they name.
+    """Return raw values, merged into those of the preset that they name.
 
-    A section beside `preset` changes its own fields, and those of the preset stay; lists are replaced.
+    A section replaces only the fields that it names; a list replaces the whole list.
     """
     given = {name: value for name, value in raw.items() if name != "preset"}
     return _merged(preset(raw["preset"]), given) if "preset" in raw else given
@@ -547,7 +557,7 @@ def _merged(first: Any, second: Any) -> Any:
 
 
 def checked_recipe(raw: dict[str, Any]) -> Recipe:
-    """Return the recipe with these values; raise ConfigError with the names of wrong fields."""
+    """Return the recipe with these values; raise ConfigError that names wrong fields."""
     try:
         return Recipe.model_validate(raw)
     except ValidationError as e:
@@ -560,19 +570,19 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def check_known(field: str, name: str, known: Sequence[str]) -> None:
-    """Raise ValueError if the ranker that a field names is not among those made before it."""
+    """Raise ValueError if a field names a ranker that is not among the `known` ones."""
     if name not in known:
         raise ValueError(
-            f"{field}: there is no {name!r} before it; there are {', '.join(known) or 'none'}: name one of them, or "
-            f"have it made before{did_you_mean(name, known)}"
+            f"{field}: no earlier ranker is called {name!r}: name one of {', '.join(known)}, or put the entry of "
+            f"{name!r} first{did_you_mean(name, known)}"
         )
 
 
 def set_field(raw: dict[str, Any], override: str) -> None:
-    """Set one dotted field of a raw recipe to a YAML value: `FIELD=VALUE`, such as `sft.rows=100`, as in `--set`.
+    """Set one dotted field of a raw recipe to a YAML value, as `--set` does: `FIELD=VALUE`, such as `sft.rows=100`.
 
-    An entry of a list has its number (`align.0.beta`), or its name if it is the only one (`align.s-dpo.beta`).
-    Raise ConfigError if this is not `FIELD=VALUE`, or an entry does not exist.
+    An entry of a list goes by its index (`align.0.beta`), or by its name if that is unique (`align.s-dpo.beta`).
+    Raise ConfigError if `override` is not `FIELD=VALUE`, or the entry does not exist.
     """
     field, equals, text = override.partition("=")
     wrong = f"--set {override!r}: expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5"
@@ -586,7 +596,7 @@ def set_field(raw: dict[str, Any], override: str) -> None:
 
 
 def set_value(raw: dict[str, Any], field: str, value: Any, wrong: str = "") -> None:
-    """Set one dotted field of a raw recipe, as `set_field` does; `wrong` begins the messages of errors."""
+    """Set one dotted field of a raw recipe, as `set_field` does; error messages begin with `wrong`."""
     steps = str(field).split(".")
     wrong = wrong or f"set {field!r}: expected a field such as sft.rows or align.0.beta"
     if not all(steps):
@@ -608,7 +618,7 @@ def set_value(raw: dict[str, Any], field: str, value: Any, wrong: str = "") -> N
 
 
 def _entry_index(entries: Sequence[Any], section: str, step: str, wrong: str) -> int:
-    """Return the index of the entry with this number or name; raise ConfigError if none or several have it."""
+    """Return the index of the entry with this index or name; raise ConfigError if no or several entries match."""
     names = [_entry_name(entry, section) for entry in entries]
     if re.fullmatch(r"-?\d{1,9}", step) and -len(names) <= int(step) < len(names):
         return int(step)
@@ -620,7 +630,7 @@ def _entry_index(entries: Sequence[Any], section: str, step: str, wrong: str) ->
 
 
 def _entry_name(entry: Any, section: str) -> str:
-    """Return the name of an entry of a raw recipe's list; the default name if the entry leaves it out."""
+    """Return the name of an entry of a raw recipe's list, or its default name."""
     if not isinstance(entry, dict):
         return str(entry)
     if section == "align":
@@ -630,7 +640,7 @@ def _entry_name(entry: Any, section: str) -> str:
 
 
 def map_files(data: PrepareConfig, change: Callable[[Path], Any]) -> dict[str, Any]:
-    """Return field → changed value of the settings that name files."""
+    """Return field → value, with each path changed by `change`, of the settings that name files."""
     named = {"path", "interactions", "more_interactions", "items", "users", "row_files"}
 
     def changed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From a recipe to a finished run: prepare → sft → align → evaluate → report, each stage only if it is needed."""
+"""Run a recipe: prepare → sft → align → evaluate → report. Stages that are up to date are skipped."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE, made_of, w
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
 
-TOLD_S = 20
-"""Seconds from which a run says before training what it will cost."""
+PRICED_S = 20
+"""Expected seconds from which a run prints its price before training."""
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
 
@@ -46,12 +46,22 @@ def run_recipe(
     until: str = "report",
     under_test: Callable[[PreparedData], PreparedData] | None = None,
 ) -> Path:
-    """Carry out a recipe in `folder` up to the stage `until`; return the report, or the folder without a report.
+    """Run a recipe.
 
-    `until` is one of `STAGES`, or the name of a ranker, which is made with all that it needs. A stage whose inputs
-    have not changed is skipped, and an interrupted one resumes. Of many processes (`accelerate launch`) all train and
-    score, and the first one writes the files. `under_test` chooses rows for the evaluation.
-    Raise ConfigError if a stage is unknown, badly named or without rows, or if another run works in the folder.
+    A stage whose inputs have not changed is skipped; an interrupted stage resumes. With many processes (`accelerate
+    launch`) all of them train and score, and the first one writes the files.
+
+    Args:
+        recipe: all settings of the run.
+        folder: of the run; it is created.
+        until: the last stage: one of `STAGES`, or the name of a ranker, which is made with its dependencies.
+        under_test: replaces the data of the evaluation, for example by data with fewer test examples.
+
+    Returns:
+        The path of the report if `until` is `report`, else `folder`.
+
+    Raises:
+        ConfigError: a stage is unknown, has a reserved name or no examples, or another run works in the folder.
     """
     _check_until(recipe, until)
     for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
@@ -72,7 +82,7 @@ def run_recipe(
         measured = until in ("evaluate", "report")
         plan = planned(recipe, data, folder)
         cost = price(plan, until) if is_first() else None
-        if cost and cost.seconds >= TOLD_S:
+        if cost and cost.seconds >= PRICED_S:
             say(escape(str(cost)))
         key = plan.inputs.data_key
         audit = audit_under_test(data, recipe.evaluate, recipe.seed, key=key, folder=folder) if measured else None
@@ -84,40 +94,40 @@ def run_recipe(
 
 
 def _models(recipe: Recipe) -> list[str]:
-    """Return the names of the base and, for item tokens, of the encoder of titles."""
+    """Return the names of the base model and, for item-ID tokens, of the title encoder."""
     vectors = recipe.model.items.vectors
     is_named = recipe.model.answers == "items" and vectors not in ("base", "tfidf")
     return [recipe.model.name, *([vectors] if is_named else [])]
 
 
 def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str, Any]]:
-    """Return the stages of a run: why each has to be made, what it needs, and its costs in this folder last time.
+    """Return the stages of a run as JSON: why each has to run, its dependencies, and what it cost last time.
 
-    An empty `why` says that the result stands. Until the data are prepared, only these can be planned.
+    An empty `why` means that the result is up to date. Before the data are prepared, all other stages have to run.
     """
     _check_until(recipe, until)
-    place, key, config = folder / "data", data_key(recipe), recipe.data.model_dump(mode="json")
-    state = read_state(place)
-    why = why_due(place, key, differences(state.get("config"), config, "data") or ["files of the data"])
-    stages = [_surveyed("prepare", place, why, [])]
+    prepared, key, config = folder / "data", data_key(recipe), recipe.data.model_dump(mode="json")
+    state = read_state(prepared)
+    why = why_due(prepared, key, differences(state.get("config"), config, "data") or ["files of the data"])
+    stages = [_surveyed("prepare", prepared, why, [])]
     if until == "prepare":
         return stages
     wanted = reached(recipe.needs, *stage_names(recipe, RANKERS if until in ("evaluate", "report") else until))
-    plan = planned(recipe, read_prepared(place), folder) if not why and state.get("key") == key else None
+    plan = planned(recipe, read_prepared(prepared), folder) if not why and state.get("key") == key else None
     for name in wanted:
         made = plan.step(name).entry.make is not None if plan else name != ZERO_SHOT
         if made:
-            own = "after prepare" if plan is None else plan.explain(name)
-            stages.append(_surveyed(name, stage_folder(recipe, folder, name), own, recipe.needs[name]))
+            reason = "after prepare" if plan is None else plan.explain(name)
+            stages.append(_surveyed(name, stage_folder(recipe, folder, name), reason, recipe.needs[name]))
     return stages
 
 
 def expected(recipe: Recipe, folder: Path) -> Price | None:
-    """Return what the stages that are due will cost (`price`); None before the data are prepared."""
-    place, key = folder / "data", data_key(recipe)
-    if why_due(place, key, []) or read_state(place).get("key") != key:
+    """Return the estimated cost of the stages that have to run (`price`); None before the data are prepared."""
+    prepared, key = folder / "data", data_key(recipe)
+    if why_due(prepared, key, []) or read_state(prepared).get("key") != key:
         return None
-    return price(planned(recipe, read_prepared(place), folder))
+    return price(planned(recipe, read_prepared(prepared), folder))
 
 
 def _surveyed(name: str, folder: Path, why: str, needs: Sequence[str]) -> dict[str, Any]:
@@ -134,24 +144,24 @@ def _check_until(recipe: Recipe, until: str) -> None:
 
 
 def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:
-    """Return the plan of a run on its prepared data, which `folder` holds."""
+    """Return the plan of a run on its prepared data; `folder` is the run's."""
     key, size = prepared_digest(folder / "data"), recipe.evaluate.batch_size
     return Plan(recipe, RunInputs(data, key, recipe.model, recipe.lora, recipe.seed, size), folder)
 
 
 def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
-    """Return the recipe's data, prepared in `folder` or found there."""
+    """Return the recipe's data, and prepare them in `folder` if they are not there."""
     config, update = recipe.data, recipe.update
 
     def make() -> None:
         if is_first():
-            made = prepare(config, split_change(update, config.seed) if update else None, as_codes=True)
-            write_prepared(made, folder)
-            say(escape("\n".join(f"• {line}" for line in made.summary)))
+            prepared = prepare(config, split_change(update, config.seed) if update else None, as_codes=True)
+            write_prepared(prepared, folder)
+            say(escape("\n".join(f"• {line}" for line in prepared.summary)))
 
     make_once(folder, data_key(recipe), "prepare", make, "prepare", config.model_dump(mode="json"))
     data = read_prepared(folder)
-    shown_items(recipe.model, data.catalogue)  # raises an error before any training
+    shown_items(recipe.model, data.catalogue)  # a wrong item_text must fail before any training
     return data
 
 

@@ -1,4 +1,4 @@
-"""Predictions of every ranker on the rows under test, kept in one file per ranker."""
+"""Predictions of every ranker on the examples under test, kept in one file per ranker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefrec.runs.stage import stage_key
 
 
 def fit_baselines(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
-    """Return the section's reference rankers, fitted; `window co-occurrence` takes seconds to choose its settings."""
+    """Return the section's baselines, fitted; `window co-occurrence` takes seconds to choose its settings."""
     return baseline_rankers(
         data.known_interactions(section.split), data.catalogue, seed, section.references, data.validation
     )
@@ -32,21 +32,21 @@ def fit_baselines(data: PreparedData, section: EvaluateSection, seed: int) -> li
 def predict_all(
     data: PreparedData,
     section: EvaluateSection,
-    references: Sequence[Ranker],
+    baselines: Sequence[Ranker],
     entries: Sequence[Entry],
     cache: Path,
     *,
     seed: int,
 ) -> pl.DataFrame:
-    """Return predictions of the reference rankers, then of each entry (`predict_entries`), on the lists under test.
+    """Return predictions on the candidate sets under test, of the baselines and then of each entry.
 
-    Raise ConfigError if two rankers share a name, DataError if there are no rows.
+    Raise ConfigError if two rankers share a name, DataError if there are no examples.
     """
     check_names([*section.references, *(e.name for e in entries)])
     rows = data.some(section.split, section.rows)
     if not rows:
-        raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    frames = [predict(r, rows, data.catalogue, generate=False) for r in references]
+        raise DataError(f"nothing to evaluate: the data have no {section.split} examples")
+    frames = [predict(r, rows, data.catalogue, generate=False) for r in baselines]
     return pl.concat([*frames, *predict_entries(data, section, entries, rows, cache, seed=seed)])
 
 
@@ -59,35 +59,32 @@ def check_names(names: Sequence[str]) -> None:
 def predict_full(
     data: PreparedData,
     section: EvaluateSection,
-    references: Sequence[Ranker],
+    baselines: Sequence[Ranker],
     entries: Sequence[Entry],
     cache: Path,
     *,
     seed: int,
 ) -> pl.DataFrame:
-    """Return predictions over the whole catalogue (`rank_catalogue`) of reference rankers and `full_entries`.
+    """Return predictions in full ranking (`rank_catalogue`), of the baselines and then of `full_entries`.
 
-    All rows under test are asked, but of slow entries only `section.full_rows`. `random` is left out: what it reaches
-    is known exactly.
+    Slow entries rank only `section.full_rows` of the examples under test, the others all. `random` is excluded,
+    because its metrics are known exactly.
     """
     rows = data.some(section.split, section.rows)
     seen, section = seen_items(data, rows), section.model_copy(update={"generate_rows": 0})
     some = {id(e) for e in replace(data, test=rows).some("test", section.full_rows)}
-    places = {True: [i for i, e in enumerate(rows) if id(e) in some], False: list(range(len(rows)))}
+    numbers = {True: [i for i, e in enumerate(rows) if id(e) in some], False: list(range(len(rows)))}
     known = set(data.known_interactions(section.split)["item_id"])
     frames = {
-        r.name: rank_catalogue(r, rows, data.catalogue, seen, known)
-        for r in references
-        if r.name != RandomRanker.name
+        r.name: rank_catalogue(r, rows, data.catalogue, seen, known) for r in baselines if r.name != RandomRanker.name
     }
-    asked = full_entries(entries)
-    frames |= {e.name: pl.DataFrame() for e in asked}  # in the order of the table
-    for is_slow, at in places.items():
-        own = [e for e in asked if e.is_slow == is_slow]
-        taken = [seen[i] for i in at]
-        for answers in predict_entries(data, section, own, [rows[i] for i in at], cache, seed=seed, seen=taken):
-            numbers = pl.Series("row", at, pl.UInt32)
-            frames[answers["ranker"][0]] = answers.sort("row").with_columns(numbers)
+    able = full_entries(entries)
+    frames |= {e.name: pl.DataFrame() for e in able}  # in the order of the table
+    for is_slow, at in numbers.items():
+        group, seen_at = [e for e in able if e.is_slow == is_slow], [seen[i] for i in at]
+        for answers in predict_entries(data, section, group, [rows[i] for i in at], cache, seed=seed, seen=seen_at):
+            column = pl.Series("row", at, pl.UInt32)
+            frames[answers["ranker"][0]] = answers.sort("row").with_columns(column)
     return pl.concat(frames.values())
 
 
@@ -101,10 +98,19 @@ def predict_entries(
     seed: int,
     seen: Sequence[Collection[str]] | None = None,
 ) -> list[pl.DataFrame]:
-    """Return predictions of each entry on these rows; those already in the folder `cache` are not made again.
+    """Return the predictions of each entry; those already in the folder `cache` are not made again.
 
-    Of many processes the first one writes the folder, and all read it. With `seen`, the items that each row's user
-    took before, the whole catalogue without them is ranked in place of the lists.
+    With many processes the first one writes the folder, and all read it.
+
+    Args:
+        data: prepared data.
+        section: settings of the evaluation.
+        entries: rankers to query.
+        examples: B examples.
+        cache: folder with a file per ranker.
+        seed: of the run.
+        seen: [B] items that each example's user has interacted with. If given, rank the full catalogue without
+            them in place of the candidate sets.
     """
     if seen is None:
         trained: set[str] = set()
@@ -113,7 +119,7 @@ def predict_entries(
         size = f"{max((len(e.candidates) for e in examples), default=0)} candidates"
     else:
         trained = set(data.known_interactions(section.split)["item_id"])
-        questions = [(e.user_id, e.history, sorted(own), e.target) for e, own in zip(examples, seen, strict=True)]
+        questions = [(e.user_id, e.history, sorted(known), e.target) for e, known in zip(examples, seen, strict=True)]
         rows_key = stage_key(full=questions, items=data.catalogue.ids, known=sorted(trained))
         size = f"all {len(data.catalogue):,} items"
 
@@ -122,15 +128,15 @@ def predict_entries(
             return predict(ranker, examples, data.catalogue, generate=False)
         return rank_catalogue(ranker, examples, data.catalogue, seen, trained, shared=shared)
 
-    # Rows that are asked for text are spread over the users, like rows under test.
-    asked = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
-    places = [i for i, e in enumerate(examples) if id(e) in asked]
+    # The examples to generate text for are spread over users, like the examples under test.
+    chosen = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
+    with_text = [i for i, e in enumerate(examples) if id(e) in chosen]
     frames: list[pl.DataFrame] = []
     answers: dict[str, pl.DataFrame] = {}
     for entry in entries:
         model = {"model": entry.model} if entry.model else {}
         key, key_without_texts = (
-            stage_key(rows=rows_key, entry=entry.key, generate=generate, **model) for generate in (places, [])
+            stage_key(rows=rows_key, entry=entry.key, generate=generate, **model) for generate in (with_text, [])
         )
         path = cache / f"{entry.name}.parquet"
         known = processes.from_first(kept_key(path) if processes.is_first() else None)
@@ -139,13 +145,13 @@ def predict_entries(
             if isinstance(ranker, ComposedRanker):
                 ranker.know(answers)
             if known != key_without_texts:
-                say(f"{entry.name}: scoring {len(examples)} rows of {size}")
+                say(f"{entry.name}: scoring {len(examples)} examples of {size}")
                 answers[entry.key] = answer(ranker, not entry.is_slow)
-                # Scores are kept before texts are generated, so that a failure in generation does not lose them.
+                # Scores are written before texts are generated, so that a failure there does not lose them.
                 _keep(path, key_without_texts, answers[entry.key])
                 processes.wait()
-            if places:
-                _keep(path, key, _with_texts(read_predictions(path), ranker, data, examples, places))
+            if with_text:
+                _keep(path, key, _with_texts(read_predictions(path), ranker, data, examples, with_text))
                 processes.wait()
         frames.append(read_predictions(path))
         answers.setdefault(entry.key, frames[-1])
@@ -158,15 +164,15 @@ def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
 
 
 def _with_texts(
-    frame: pl.DataFrame, ranker: Ranker, data: PreparedData, examples: Sequence[RankingExample], places: Sequence[int]
+    frame: pl.DataFrame, ranker: Ranker, data: PreparedData, examples: Sequence[RankingExample], rows: Sequence[int]
 ) -> pl.DataFrame:
-    """Return predictions with the texts that a ranker generates for the rows at these places, if it can."""
+    """Return predictions with the texts that a ranker generates for the examples of these indices, if it can."""
     if not isinstance(ranker, GeneratingRanker):
         return frame
-    some = [examples[i] for i in places]
+    some = [examples[i] for i in rows]
     texts = ranker.generate(some)
     columns: dict[str, list[str | None]] = {name: [None] * len(examples) for name in ("generated", "choice")}
-    for place, text, choice in zip(places, texts, judge_texts(texts, some, data.catalogue), strict=True):
-        columns["generated"][place] = text
-        columns["choice"][place] = choice
+    for row, text, choice in zip(rows, texts, judge_texts(texts, some, data.catalogue), strict=True):
+        columns["generated"][row] = text
+        columns["choice"][row] = choice
     return frame.with_columns(pl.Series(name, values, pl.String) for name, values in columns.items())

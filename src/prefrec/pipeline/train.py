@@ -1,4 +1,4 @@
-"""The two training stages: prepared data and settings in, an adapter or a whole model out."""
+"""Train the two stages, SFT and alignment: prepared data and settings in, an adapter or a whole model out."""
 
 from __future__ import annotations
 
@@ -45,15 +45,21 @@ Row = TypeVar("Row")
 _PASSED_ON = {"learning_rate", "global_batch_size", "max_grad_norm", "weight_decay", "disable_dropout"}
 _PASSED_ON |= {"gradient_checkpointing", "eval_steps", "save_steps", "report_to"}
 _ALIGN_ALONE = {"num_negatives", "negatives", "max_tokens_per_pass", "item_learning_rate"}
-"""Settings of a section that the trainer's arguments have, too, under the same name."""
+"""Settings that a section and the trainer's arguments share under one name."""
 SOME = 64
-"""Rows whose tokens are counted for the size of a pass."""
+"""Number of examples whose tokens are counted to choose the batch size of a pass."""
 
 
 def train_sft(inputs: RunInputs, section: SFTSection, out: Path, start: Path | None = None) -> Path:
-    """Fine-tune a model on the items that users took; return the folder of the weights.
+    """Fine-tune a model on the items that users interacted with; return the folder of the weights.
 
-    Training resumes from the newest checkpoint in `out`, or begins at the weights `start` or (None) the base.
+    Training resumes from the newest checkpoint in `out`.
+
+    Args:
+        inputs: shared inputs of the run.
+        section: settings of the stage.
+        out: folder of the stage.
+        start: folder of the initial weights. Default: the base model.
     """
     data, model, seed = inputs.data, inputs.model, inputs.seed
     set_seed(seed)
@@ -74,8 +80,8 @@ def train_sft(inputs: RunInputs, section: SFTSection, out: Path, start: Path | N
             seed=seed,
         )
         count = len(rows.histories)
-    tell_fewer(out.name, section, count)
-    # Items that nobody took are not held against a title, or new items could never rank high.
+    print_fewer(out.name, section, count)
+    # Items without interactions do not compete with a title in training, or new items could never rank high.
     rows.encoded_by(encoder, catalogue_softmax(data, model, encoder, trained_items(data)))
     questions = data.some("validation", section.eval_rows) if section.eval_rows else []
     answers = "target" if section.metric_for_best_model == "loss" else "target-first"
@@ -111,32 +117,38 @@ def train_align(
 ) -> Path:
     """Align a model on chosen and rejected titles; return the folder of the weights.
 
-    Training resumes from the newest checkpoint in `out`, or begins at the weights `start` or (None) the base, which
-    are also the reference. Its log-probabilities go to the folder `references`, which alignments can share, or to
-    `out`. `miner` is the ranker that chooses the negatives, if the section names one.
+    Training resumes from the newest checkpoint in `out`.
+
+    Args:
+        inputs: shared inputs of the run.
+        section: settings of the alignment.
+        start: folder of the initial weights, which are also the reference; None: the base model.
+        out: folder of the stage.
+        miner: ranker that mines the negatives, if the section names one.
+        references: folder for the reference's log-probabilities, which alignments can share. Default: `out`.
     """
     data, model, seed = inputs.data, inputs.model, inputs.seed
     rows = training_rows(data, section, seed)
-    tell_fewer(out.name, section, len(rows))
+    print_fewer(out.name, section, len(rows))
     rows = negative_rows(inputs, section, rows, start, miner, out)
-    groups = training.trajectories(rows) if is_by_piece(data, section) else None
-    # After the draws, which a resumed stage does not repeat: both must train with the same random numbers.
+    groups = training.trajectories(rows) if is_packed(data, section) else None
+    # Seed after negatives were sampled: a resumed stage does not sample, and must train with the same random numbers.
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
     listed = {i for row in rows for i in row.candidates} | set(trained_items(data))
 
     def dataset(examples: Sequence[RankingExample], held_out: bool = False) -> training.PreferenceDataset:
-        own = None if held_out else groups
-        # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
+        sequences = None if held_out else groups
+        # Each answer must be among the titles that compete; a candidate set can hold items outside the log.
         ids = data.catalogue.ids if held_out else [i for i in data.catalogue.ids if i in listed]
         return training.PreferenceDataset(
-            _encode(examples, data, model, encoder, "target-first", own),
-            # Rows from the log reject at most `num_negatives` items, some of them fewer.
+            _encode(examples, data, model, encoder, "target-first", sequences),
+            # Examples from the log may have fewer than `num_negatives` rejected items.
             num_negatives=None if section.is_from_log else section.num_negatives,
             negatives=section.negatives,
             seed=seed,
             scores=answer_scores(examples, data, section, held_out=held_out),
-            groups=own,
+            groups=sequences,
         ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
     often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
@@ -180,41 +192,41 @@ def catalogue_softmax(
 def trajectory_encoders(
     data: PreparedData, model: ModelSection, encoder: Encoder
 ) -> Sequence[TrajectoryEncoder | ItemTrajectoryEncoder]:
-    """Return an encoder of histories per template; one in all for item tokens."""
+    """Return an encoder of histories per template, or the only one for item-ID tokens."""
     if isinstance(encoder, ItemEncoder):
         return [ItemTrajectoryEncoder(encoder)]
     return [TrajectoryEncoder(load_template(name, domain=data.domain), encoder) for name in model.templates]
 
 
 def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return `eval_rows` validation rows of an alignment, with longer lists if training draws longer ones."""
+    """Return `eval_rows` validation examples of an alignment, with at least as many negatives as in training."""
     if section.is_from_log:
         return log_validation_rows(data, section, seed)
     rows = data.some("validation", section.eval_rows)
     size = 1 + section.num_negatives
     if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
         return list(rows)
-    # Always uniformly: the curves of all ways to draw negatives then rest on the same questions.
+    # Always sample uniformly, so that alignments with different negatives have comparable curves.
     return redraw_lists(with_room(rows, data, size - 1), data, "uniform", seed=seed, size=size)
 
 
 def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
-    """Return the rows that a stage trains on: `some_rows` of `rows_to_choose_from`, or pieces of histories."""
+    """Return the examples that a stage trains on: `some_rows` of `rows_to_choose_from`, or packed sequences."""
     rows = rows_to_choose_from(data, section, seed)
-    if isinstance(section, AlignSection) and is_by_piece(data, section):
+    if isinstance(section, AlignSection) and is_packed(data, section):
         return some_trajectories(rows, section, seed)
     return some_rows(rows, section, seed)
 
 
 def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> Sequence[RankingExample]:
-    """Return all training rows, or with `latest_per_user` the last rows of each user.
+    """Return all training examples, or with `latest_per_user` the most recent ones of each user.
 
-    An alignment with negatives from the log has rows of its own, which are drawn with `seed`. Raise ConfigError if
-    `trajectories` are asked for and the rows are not all places of histories.
+    Examples with negatives from the log are made with `seed`. Raise ConfigError if `trajectories` is set and the
+    examples do not cover every position of the histories.
     """
     rows = data.train
     if isinstance(section, AlignSection):
-        is_by_piece(data, section)  # this and the next line tell before training what is missing
+        is_packed(data, section)  # this and the next line raise errors before training
         answer_scores([], data, section)
         rows = log_rows(data, section, seed) if section.is_from_log else rows
     if section.latest_per_user is None:
@@ -226,26 +238,26 @@ def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0)
     return take(rows, np.sort(latest))
 
 
-def is_by_piece(data: PreparedData, section: AlignSection) -> bool:
-    """Return True if an alignment's rows are pieces of histories; raise ConfigError if it asks for what cannot be."""
+def is_packed(data: PreparedData, section: AlignSection) -> bool:
+    """Return True if an alignment trains on packed sequences; raise ConfigError if it should but cannot."""
     is_whole = isinstance(data.train, LazyExamples) and len(data.train.users) < len(data.train)
-    if section.trajectories and not (is_whole and section.has_all_places):
+    if section.trajectories and not (is_whole and section.has_all_positions):
         raise ConfigError(
-            f"align.{section.name}.trajectories takes a row at each place of a history: leave it out, or "
-            "latest_per_user, negatives from the log, and data with training rows of their own"
+            f"align.{section.name}.trajectories needs an example at every position of a history: remove it, or "
+            "latest_per_user, negatives from the log, and data that come with their own training examples"
         )
-    return is_whole and section.is_by_piece
+    return is_whole and section.is_packed
 
 
 def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
-    """Return rows `skip_rows … skip_rows + rows` of one seeded order; stages can share no row."""
+    """Return rows `skip_rows … skip_rows + rows` of one seeded order, so that stages can use disjoint rows."""
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     end = None if section.rows is None else section.skip_rows + section.rows
     return take(rows, order[section.skip_rows : end])
 
 
 def some_trajectories(rows: Sequence[RankingExample], section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return examples as `some_rows` does, but in whole pieces (`LazyExamples.pieces`) in random order."""
+    """Return examples as `some_rows` does, but shuffle whole sequences (`LazyExamples.pieces`)."""
     assert isinstance(rows, LazyExamples)  # see `rows_to_choose_from`
     numbers, pieces = np.unique(rows.pieces(), return_inverse=True)
     order = np.random.default_rng((seed, 1)).permutation(len(numbers))[pieces]
@@ -253,17 +265,17 @@ def some_trajectories(rows: Sequence[RankingExample], section: AlignSection, see
     return replace(rows, by_piece=True, _all=[]).take(np.argsort(order, kind="stable")[section.skip_rows : end])
 
 
-def tell_fewer(name: str, section: TrainSection, count: int) -> None:
-    """Print a message if a stage has fewer rows than its settings ask for."""
+def print_fewer(name: str, section: TrainSection, count: int) -> None:
+    """Print a message if a stage has fewer examples than its `rows`."""
     if section.rows is not None and count < section.rows:
-        after = f" after the {section.skip_rows} of skip_rows" if section.skip_rows else ""
-        say(f"{name}: {count} examples instead of {section.rows}: there are no more{after}")
+        after = f" after skip_rows: {section.skip_rows}" if section.skip_rows else ""
+        say(f"{name}: training on {count} examples, not {section.rows}: there are no more{after}")
 
 
 def load_start(inputs: RunInputs, start: Path | None) -> Any:
-    """Return the model that a stage trains: the base, or the weights of an earlier stage."""
+    """Return the model that a stage trains: the base, or one with the weights in the folder `start`."""
     model = inputs.model
-    # If all weights are trained they stay in float32, and the trainer's autocast computes in the model's dtype.
+    # Without an adapter, weights stay in float32, and the trainer's autocast computes in the model's dtype.
     dtype = model.dtype if inputs.lora is not None else "float32"
     loaded: Any = load_weights(model.name, start, is_trainable=True, **model.loading() | {"dtype": dtype})
     if model.answers == "items":
@@ -275,7 +287,7 @@ def load_start(inputs: RunInputs, start: Path | None) -> Any:
 
 
 def new_adapter(lora: LoraSection | None, start: Path | None) -> LoraConfig | None:
-    """Return the form of a new adapter; None if one is trained further, or all weights are trained."""
+    """Return the configuration of a new adapter; None if `start` has one, or all weights are trained."""
     if lora is None or (start is not None and is_adapter(start)):
         return None
     return training.lora_config(**lora.model_dump())
@@ -300,7 +312,7 @@ def _encode(
 def training_arguments(
     section: TrainSection, model: ModelSection, out: Path, seed: int, eval_strategy: str = "no"
 ) -> dict[str, Any]:
-    """Return those arguments of an `SFTConfig` or `SoftmaxDPOConfig` that all stages share."""
+    """Return the arguments of `SFTConfig` and `SoftmaxDPOConfig` that all stages share."""
     on_cpu = not torch.cuda.is_available()
     return section.model_dump(include=_PASSED_ON) | {
         "output_dir": str(out),
@@ -324,7 +336,7 @@ def training_arguments(
 
 
 def batch_sizes(section: TrainSection, base: Any, rows: Any) -> dict[str, int]:
-    """Return the arguments for rows per pass; a GPU gets more where the recipe leaves them open (`rows_per_pass`)."""
+    """Return the arguments for batch sizes. If the recipe does not set them, a GPU gets more (`rows_per_pass`)."""
     size, left_open = section.per_device_batch_size, "per_device_batch_size" not in section.model_fields_set
     if left_open and default_device().type == "cuda":
         tokens = float(np.mean([tokens_of(row) for row in rows.choice_sets[:SOME]]))
@@ -338,9 +350,9 @@ def _sizes(rows: int) -> dict[str, int]:
 
 
 def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:
-    """Train, from the last checkpoint if there is one; write the log and the best weights, or the last ones.
+    """Train, and write the log and the weights: the best ones if they were chosen, else the last ones.
 
-    Checkpoints stay until the stage is finished.
+    Training resumes from the last checkpoint, if there is one. Checkpoints stay until the stage is finished.
     """
     checkpoint = last_checkpoint(out)
     if checkpoint is not None:

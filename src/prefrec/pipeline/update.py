@@ -1,4 +1,4 @@
-"""A run that continues another one: what it learns from, where it starts, and what it forgets."""
+"""A run that continues an earlier one: its training data, its initial weights, and what it forgets."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ GROUPS = {
     "old": "test examples of the old run that the update did not train on",
     "newest": "test examples whose targets the old run does not know",
 }
-"""The rows that an update is measured on."""
+"""Groups of examples that an update is measured on → description."""
 
 
 def split_change(update: UpdateSection, seed: int) -> Change:
-    """Return the function that makes a split that of an update."""
+    """Return the function that turns the split of a longer log into that of an update."""
     data, held = _earlier(update)
     pairs = [(e.user_id, e.target) for e in held]
     return partial(update_split, learnt=data.train_interactions, held=pairs, replay=update.replay, seed=seed)
 
 
 def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | None:
-    """Return the weights that an update's SFT starts from; None: the recipe is not of an update."""
+    """Return the weights that an update's SFT starts from; None if the recipe is not an update."""
     if recipe.update is None:
         return None
     weights = recipe.update.run / SFT / WEIGHTS
@@ -46,13 +46,13 @@ def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | Non
     return lm_entry("start", weights, data, recipe.model)
 
 
-NO_AUDIT = NoAudit("two states of one model are compared on the same lists, which cannot favour either")
+NO_AUDIT = NoAudit("one model before and after the update is compared on the same candidate sets, so neither gains")
 
 
 def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> dict[str, Any]:
-    """Return the JSON of the last language models before and after an update, compared on each of `GROUPS`.
+    """Return the comparison of the last language models before and after an update, as JSON, on each of `GROUPS`.
 
-    Predictions are kept in the folder `cache`. Return {} if the recipe is not of an update.
+    Predictions are kept in the folder `cache`. Return {} if the recipe is not an update.
     """
     if recipe.update is None:
         return {}
@@ -80,7 +80,7 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
 
 
 def _earlier(update: UpdateSection) -> tuple[PreparedData, list[RankingExample]]:
-    """Return the data of the run that an update continues, and the test rows that stay out of training."""
+    """Return the data of the run that an update continues, and the test examples that are held out."""
     check_whole(update.run / "data")
     data = read_prepared(update.run / "data")
     return data, data.some("test", min(update.rows, (len(data.test) + 1) // 2))

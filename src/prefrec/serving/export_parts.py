@@ -63,7 +63,7 @@ def asked_stages(plan: Plan, ranker: str) -> list[str]:
     if ranker not in plan.names:
         return []
     step = plan.step(ranker)
-    asked = [name for need in step.needs if step.asks for name in asked_stages(plan, need)]
+    asked = [name for need in step.needs if step.queries for name in asked_stages(plan, need)]
     return list(dict.fromkeys([*asked, ranker]))
 
 

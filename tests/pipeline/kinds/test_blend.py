@@ -12,7 +12,7 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.entry import Entry, RunInputs, baseline_entry, lm_entry
 from prefrec.pipeline.kinds.blend import (
-    LateRanker,
+    LazyRanker,
     LearntItems,
     RecountedFeatures,
     RecountedRanker,
@@ -84,14 +84,14 @@ def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
     inputs = _inputs(finished, recipe)
     before = {"popularity": baseline_entry(inputs, "popularity"), "lists": Entry("lists", "k", lambda size: None)}
-    with pytest.raises(ConfigError, match=r"rankers\.blend\.parts: lists cannot rank the full catalogue"):
+    with pytest.raises(ConfigError, match=r"rankers\.blend\.parts: a blend needs full ranking, which lists"):
         blend_entry(inputs, BlendConfig(parts=["popularity", "lists"]), finished / "x", before)
 
 
 def test_data_without_validation_rows_are_refused(finished, recipe):
     data = replace(read_prepared(finished / "data"), validation=[])
     raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": [{"kind": "blend"}]}
-    with pytest.raises(ConfigError, match=r"rankers\.blend: its weights are learnt on validation rows"):
+    with pytest.raises(ConfigError, match=r"rankers\.blend: a blend learns its weights on validation examples"):
         check_rows(Recipe.model_validate(raw), data)
 
 
@@ -127,7 +127,7 @@ def test_known_answers_are_found_again_in_any_order(finished):
     def refuse(size):
         raise AssertionError("asked again")
 
-    late = LateRanker(Entry("popularity", "key", refuse), 4)
+    late = LazyRanker(Entry("popularity", "key", refuse), 4)
     late.know({"key": known})
     turned = [replace(e, candidates=e.candidates[::-1]) for e in rows]
     assert np.array_equal(late.score(turned), scores[:, ::-1])
@@ -146,7 +146,7 @@ def test_a_block_is_asked_once(finished):
             asked.append(len(examples))
             return PopularityRanker.fit(data.train_interactions).score(examples)
 
-    late = LateRanker(Entry("popularity", "key", lambda size: Counted()), 4)
+    late = LazyRanker(Entry("popularity", "key", lambda size: Counted()), 4)
     late.know({})  # an evaluation begins
     for block in (rows, rows[:2], rows, rows[:2]):
         assert np.array_equal(late.score(block), PopularityRanker.fit(data.train_interactions).score(block))
@@ -158,7 +158,7 @@ def test_items_that_were_not_learnt_get_the_median(finished):
     rows = [replace(e, candidates=("i01", "new", "i02", "i03", "newer")) for e in data.test[:2]]
     rows.append(replace(rows[0], candidates=("new",)))
     scores = np.array([[1.0, -9.0, 3.0, 8.0, -9.0], [5.0, 9.0, 4.0, 6.0, 9.0], [2.0, *[-np.inf] * 4]])
-    late = LateRanker(Entry("lm", "key", lambda size: None), 4)
+    late = LazyRanker(Entry("lm", "key", lambda size: None), 4)
     late.score = lambda examples: scores
     found = LearntItems(late, {"i01", "i02", "i03"}).score(rows)
     assert found[:2].tolist() == [[1, 3, 3, 8, 3], [5, 5, 4, 6, 5]]
@@ -178,7 +178,7 @@ def test_no_answer_is_that_to_another_history(finished):
 
     listed = tuple(data.catalogue.ids[:6])
     one, other = (RankingExample("-", (item,), listed, listed[0]) for item in listed[1:3])
-    late = LateRanker(Entry("lm", "key", lambda size: ByHistory()), 4)
+    late = LazyRanker(Entry("lm", "key", lambda size: ByHistory()), 4)
     for begin in (lambda: None, lambda: late.know({})):
         begin()
         assert late.score([one]).argmax() == 1

@@ -56,7 +56,8 @@ def test_the_retriever_may_be_a_ranker_made_before(recipe, tmp_path):
 
 def test_an_unknown_retriever_is_named(recipe):
     with pytest.raises(
-        ValidationError, match=r"Chat-REC.retriever: there is no 'SASRec' before it; there are random, .*zero-shot"
+        ValidationError,
+        match=r"Chat-REC.retriever: no earlier ranker is called 'SASRec': name one of random, .*zero-shot",
     ):
         _recipe(recipe, {**CHAT, "retriever": "SASRec"})
 

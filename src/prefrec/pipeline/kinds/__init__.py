@@ -1,4 +1,4 @@
-"""Kinds of rankers, found by name: ours, and those that other packages add by entry points."""
+"""Kinds of rankers by name: built-in ones, and those that other packages add by entry points."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from prefrec.pipeline.recipe import Recipe
 
 GROUP = "prefrec.rankers"
-"""Group of entry points by which other packages add kinds: NAME = "module:KIND", a `RankerKind`."""
+"""Group of entry points that add kinds: NAME = "module:KIND", where KIND is a `RankerKind`."""
 
 
 @dataclass(frozen=True)
 class RankerKind:
-    """A kind of rankers that a recipe can ask for.
+    """A kind of ranker that a recipe can name.
 
     Attributes:
-        config: class of its entries in a recipe; a `prefrec.rankers.config.RankerConfig`.
-        entry: plans the ranker from the run's ingredients, the configuration, the ranker's folder and the rankers
-            that it needs, by name. It loads and trains nothing; `make` and `load` of the entry do.
-        needs: field → names in it of the earlier rankers and baselines that it is made of.
-        asks: whether its ranker asks those that it needs.
-        served: whether `prefrec serve` serves it without being told its name.
-        trains: whether its configuration is a `TrainSection`, of the recipe's language model.
-        check_recipe: raises ValueError if the recipe, or the rankers made before, lack what a configuration needs.
-        check_data: raises ConfigError if the data lack what a configuration needs; called before any training.
+        config: class of its entries in a recipe, a `prefrec.rankers.config.RankerConfig`.
+        entry: plans a ranker, given the run's inputs, the configuration, the ranker's folder, and name → entry of
+            the rankers that it needs. It loads and trains nothing; `make` and `load` of the entry do.
+        needs: configuration → field → names of the earlier rankers and baselines that the ranker depends on.
+        queries: whether the ranker queries these when it scores.
+        served: whether `prefrec serve` serves it by default.
+        trains: whether the configuration is a `TrainSection`, for training the recipe's language model.
+        check_recipe: raises ValueError if the recipe or the earlier rankers lack what a configuration needs.
+        check_data: raises ConfigError if the data lack what a configuration needs. Called before any training.
     """
 
     config: type[BaseModel]
     entry: Callable[[RunInputs, Any, Path, Mapping[str, Entry]], Entry]
     needs: Callable[[Any], Mapping[str, Sequence[str]]] = lambda config: {}
-    asks: bool = False
+    queries: bool = False
     served: bool = False
     trains: bool = False
     check_recipe: Callable[[Any, Recipe, Sequence[str]], None] = lambda config, recipe, before: None
@@ -50,13 +50,13 @@ class RankerKind:
 
 
 KINDS: dict[str, RankerKind] = {}
-"""Kinds that have been loaded, by name."""
+"""Name → kind, of the kinds loaded so far."""
 _HOMES = {"blend": "blend:KIND", "ease": "linear:EASE", "als": "linear:ALS"}
 _OURS = {name: EntryPoint(name, f"{__name__}.{home}", GROUP) for name, home in _HOMES.items()}
 
 
 def kind_names() -> list[str]:
-    """Return the kinds that an entry of a recipe's `rankers` can have."""
+    """Return the names of all installed kinds."""
     return sorted({*KINDS, *_entry_points()})
 
 

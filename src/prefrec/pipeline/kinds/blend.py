@@ -1,4 +1,4 @@
-"""Blend in a recipe: weights of rankers, and of what is known of items, learnt on validation rows."""
+"""Blends in a recipe: weights of rankers and of item features, learnt on validation examples."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ from prefrec.rankers.matrices import pad_codes, pad_scores
 from prefrec.runs.stage import stage_key
 
 MOST_CANDIDATES = 2000
-"""Negatives of a row that weights are learnt from: weights stay consistent with a sample (McFadden 1978)."""
+"""Negatives per example to learn weights from. A sample keeps the weights consistent (McFadden 1978)."""
 MOST_KEPT = 200_000_000
-"""Scores of a part that are kept for blends without another part."""
+"""Scores of a part to keep in memory, for the blends that each leave out another part."""
 RERANK_ROWS = 300
-"""Validation rows that title models are asked about."""
+"""Validation examples that title models score."""
 
 
 def blend_entry(inputs: RunInputs, config: BlendConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return the blend of rankers of `before`, with weights in `BLEND_FILE` that are learnt when it is made.
+    """Return the blend of rankers of `before`. Making it learns the weights and writes them to `BLEND_FILE`.
 
-    Raise ConfigError if a part cannot be asked about the whole catalogue.
+    Raise ConfigError if a part does not support full ranking.
     """
     data, parts = inputs.data, [_part(inputs, name, before) for name in config.parts]
-    if left_out := [part.name for part in parts if part.full is None]:
+    if unable := [part.name for part in parts if part.full is None]:
         raise ConfigError(
-            f"rankers.{config.name}.parts: {', '.join(left_out)} cannot rank the full catalogue, as a "
-            "blend needs; leave them out"
+            f"rankers.{config.name}.parts: a blend needs full ranking, which {', '.join(unable)} cannot do: remove "
+            "them from parts"
         )
     key = stage_key(
         blend=sorted(config.parts),
@@ -65,36 +65,42 @@ def blend_entry(inputs: RunInputs, config: BlendConfig, folder: Path, before: Ma
         validation=[(e.user_id, e.target) for e in data.validation],
         seed=inputs.seed,
     )
-    # Blends without a part ask the same rankers, and count the same features.
-    late, times = cache(partial(_late, inputs, parts)), cache(partial(RecountedFeatures, data))
-    learn = partial(_learnt, inputs, config, late, times)
+    # Blends without a part query the same rankers, and use the same features.
+    load_parts, times = cache(partial(_load_parts, inputs, parts)), cache(partial(RecountedFeatures, data))
+    learn = partial(_learnt, inputs, config, load_parts, times)
 
-    def entry(left_out: str = "") -> Entry:
-        name = f"{config.name} without {left_out}" if left_out else config.name
-        load = partial(_load, name, folder, late, times, left_out=left_out)
-        return Entry(name, stage_key(blend=key, without=left_out) if left_out else key, load, load)
+    def entry(excluded: str = "") -> Entry:
+        name = f"{config.name} without {excluded}" if excluded else config.name
+        load = partial(_load, name, folder, load_parts, times, excluded=excluded)
+        return Entry(name, stage_key(blend=key, without=excluded) if excluded else key, load, load)
 
     without = {part: entry(part) for part in (*config.parts, TIME)}
-    crossed = partial(_load_crossed, config.name, folder, late, times)
+    crossed = partial(_load_crossed, config.name, folder, load_parts, times)
     return replace(entry(), make=partial(_learn, config.name, folder, learn), without=without, crossed=crossed)
 
 
-Late = Callable[[int], tuple[list[Ranker], list[Ranker]]]
-"""Rows per pass → the rankers that are asked about all items, and those that are slow."""
+LoadParts = Callable[[int], tuple[list[Ranker], list[Ranker]]]
+"""Examples per pass → the parts that score all items, and the slow ones."""
 
 
 def _load(
-    name: str, folder: Path, late: Late, times: Callable[[], RecountedFeatures], batch_size: int, *, left_out: str
+    name: str,
+    folder: Path,
+    load_parts: LoadParts,
+    times: Callable[[], RecountedFeatures],
+    batch_size: int,
+    *,
+    excluded: str,
 ) -> Ranker:
-    """Return a blend whose weights were learnt, or the one without a part or `TIME`."""
-    return _blend(name, _read_weights(folder), late(batch_size), times(), left_out)
+    """Return the blend with its learnt weights, without the `excluded` part or `TIME` if given."""
+    return _blend(name, _read_weights(folder), load_parts(batch_size), times(), excluded)
 
 
 def _load_crossed(
-    name: str, folder: Path, late: Late, times: Callable[[], RecountedFeatures], batch_size: int
+    name: str, folder: Path, load_parts: LoadParts, times: Callable[[], RecountedFeatures], batch_size: int
 ) -> Ranker:
-    """Return the blend for the validation rows: each has weights that were learnt from other users."""
-    return _blend(name, _read_weights(folder), late(batch_size), times(), crossed=True)
+    """Return the blend for validation examples: each is scored with weights learnt from other users."""
+    return _blend(name, _read_weights(folder), load_parts(batch_size), times(), crossed=True)
 
 
 def _read_weights(folder: Path) -> Weights:
@@ -104,32 +110,34 @@ def _read_weights(folder: Path) -> Weights:
 def _blend(
     name: str,
     weights: Weights,
-    late: tuple[list[Ranker], list[Ranker]],
+    parts: tuple[list[Ranker], list[Ranker]],
     times: RecountedFeatures,
-    left_out: str = "",
+    excluded: str = "",
     crossed: bool = False,
 ) -> Ranker:
-    fast, slow = late
-    blend = BlendRanker(name, fast, times, weights, left_out, crossed)
-    asked = [model for model in slow if model.name != left_out]
-    if not (asked and weights.reranked):
+    fast, slow = parts
+    blend = BlendRanker(name, fast, times, weights, excluded, crossed)
+    kept = [model for model in slow if model.name != excluded]
+    if not (kept and weights.reranked):
         return blend
-    return RerankedBlend(blend, asked, weights.reranked_folds if crossed else (weights.reranked,))
+    return RerankedBlend(blend, kept, weights.reranked_folds if crossed else (weights.reranked,))
 
 
 def _learn(name: str, folder: Path, learn: Callable[[], Weights]) -> None:
-    """Write the weights to `BLEND_FILE`."""
+    """Learn the weights, write them to `BLEND_FILE` and print them."""
     weights = learn()
     if is_first():
         write_json(folder / BLEND_FILE, weights.to_json())
     say(weights_sentence(name, weights))
 
 
-def _learnt(inputs: RunInputs, config: BlendConfig, late: Late, times: Callable[[], RecountedFeatures]) -> Weights:
+def _learnt(
+    inputs: RunInputs, config: BlendConfig, load_parts: LoadParts, times: Callable[[], RecountedFeatures]
+) -> Weights:
     data, rng = inputs.data, np.random.default_rng([inputs.seed, 6])
     rows = data.some("validation", config.rows)
-    fast, slow = late(inputs.batch_size)
-    say(f"{config.name}: learning weights on {len(rows):,} validation rows")
+    fast, slow = load_parts(inputs.batch_size)
+    say(f"{config.name}: learning weights on {len(rows):,} validation examples")
     weights = learn_weights(fast, times(), sampled(data, rows, MOST_CANDIDATES, rng))
     if slow:
         some = sampled(data, data.some("validation", RERANK_ROWS), len(data.catalogue), rng)
@@ -140,7 +148,7 @@ def _learnt(inputs: RunInputs, config: BlendConfig, late: Late, times: Callable[
 def sampled(
     data: PreparedData, rows: Sequence[RankingExample], most: int, rng: np.random.Generator
 ) -> list[RankingExample]:
-    """Return the rows with other candidates: the target and at most `most` items that are new to their users."""
+    """Return the rows with sampled candidates: the target and at most `most` items that its user has not seen."""
     ids, drawn = data.catalogue.ids, np.arange(len(data.catalogue))
     if len(ids) > most:
         drawn = np.sort(rng.choice(len(ids), most, replace=False))
@@ -152,20 +160,20 @@ def sampled(
 
 
 class Recounted:
-    """Counts of a log: with the targets of validation rows, unless these rows themselves are asked about."""
+    """Counts of a log that include the targets of validation examples, except to score these examples."""
 
     def __init__(self, data: PreparedData, count: Callable[[pl.DataFrame], Any]) -> None:
         self.count = cache(lambda split: count(data.known_interactions(split)))
         self.validation = {(e.user_id, e.target) for e in data.validation}
 
     def before(self, examples: Sequence[RankingExample]) -> Any:
-        """Return what was counted in the interactions that are known before these rows."""
-        is_own = any((e.user_id, e.target) in self.validation for e in examples)
-        return self.count("validation" if is_own else "test")
+        """Return the counts of the interactions that are known before these examples."""
+        is_validation = any((e.user_id, e.target) in self.validation for e in examples)
+        return self.count("validation" if is_validation else "test")
 
 
 class RecountedRanker(Recounted):
-    """A baseline that is `Recounted`."""
+    """A baseline with `Recounted` counts."""
 
     def __init__(self, name: str, data: PreparedData, seed: int) -> None:
         fit = partial(baseline_rankers, catalogue=data.catalogue, seed=seed, names=[name], validation=data.validation)
@@ -178,7 +186,7 @@ class RecountedRanker(Recounted):
 
 
 class RecountedFeatures(Recounted):
-    """`time_features` that are `Recounted`."""
+    """`time_features` with `Recounted` counts."""
 
     def __init__(self, data: PreparedData) -> None:
         features = time_features(has_dates(data.train_interactions))
@@ -190,10 +198,10 @@ class RecountedFeatures(Recounted):
         return np.asarray(self.before(examples)(examples))
 
 
-class LateRanker:
-    """The ranker of an entry, which is loaded only for rows without known answers.
+class LazyRanker:
+    """The ranker of an entry, which is loaded only to score examples without known predictions.
 
-    In an evaluation, which `know` begins, it is asked once about a block of rows that several blends ask about.
+    An evaluation begins with `know`. From then on, scores of a block of examples are kept for the next blend.
     """
 
     def __init__(self, entry: Entry, batch_size: int) -> None:
@@ -204,18 +212,18 @@ class LateRanker:
         self.kept: dict[tuple[Any, ...], NDArray[np.float32]] | None = None
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
-        """Keep the entry's predictions; the next rows may be others."""
+        """Keep the entry's predictions, which may be of other examples than the next ones."""
         frame = answers.get(self.entry.key)
         rows = [] if frame is None else frame.select("candidates", "scores").iter_rows()
         self.known = [dict(zip(*row, strict=True)) for row in rows]
         self.kept = {} if self.kept is None else self.kept
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates; -inf in empty places."""
+        """Return scores [B, C] of the candidates; -inf in empty columns."""
         pairs = list(zip(self.known, examples, strict=False))
         if len(pairs) == len(self.known) == len(examples) and all(t.keys() >= {*e.candidates} for t, e in pairs):
             return pad_scores([[t[c] for c in e.candidates] for t, e in pairs])
-        if self.kept is None:  # a server would keep the answers to all its questions
+        if self.kept is None:  # a server must not keep the scores of all requests
             return self._ranker.score(examples)
         block = tuple((e, e.time) for e in examples)
         if block not in self.kept:
@@ -230,12 +238,12 @@ class LateRanker:
 
 
 class LearntItems:
-    """A ranker that learnt items from interactions. An item without any gets the median score of its row.
+    """A ranker that learnt items from interactions. An item without any gets the median score of its example.
 
-    Such an item would else be among the last, though a new item may well be next.
+    Otherwise it would rank near the end, although a new item may well be next.
     """
 
-    def __init__(self, ranker: LateRanker, learnt: Collection[str]) -> None:
+    def __init__(self, ranker: LazyRanker, learnt: Collection[str]) -> None:
         self.name, self.ranker, self.learnt = ranker.name, ranker, dict.fromkeys(learnt, 0)
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
@@ -243,7 +251,7 @@ class LearntItems:
         self.ranker.know(answers)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates; -inf in empty places."""
+        """Return scores [B, C] of the candidates; -inf in empty columns."""
         scores = self.ranker.score(examples)
         known = pad_codes([e.candidates for e in examples], self.learnt) == 0
         medians = np.zeros((len(scores), 1))
@@ -260,22 +268,22 @@ def _part(inputs: RunInputs, name: str, before: Mapping[str, Entry]) -> Entry:
     return replace(entry, load=load, load_full=load)
 
 
-def _late(inputs: RunInputs, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
-    """Return the rankers that are asked about all items, and the title models, which are slow."""
+def _load_parts(inputs: RunInputs, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
+    """Return the parts that score all items, and the title models, which are slow."""
     full = {part.name: part.full or part for part in parts}
-    late = [LateRanker(full[part.name], batch_size) for part in parts if not part.is_slow]
+    lazy = [LazyRanker(full[part.name], batch_size) for part in parts if not part.is_slow]
     learnt = set(inputs.data.train_interactions["item_id"].unique())
-    fast: list[Ranker] = [part if part.name in BASELINES else LearntItems(part, learnt) for part in late]
-    # A prompt with candidates has no room for so many.
+    fast: list[Ranker] = [part if part.name in BASELINES else LearntItems(part, learnt) for part in lazy]
+    # A prompt that shows candidates has no room for so many.
     slow = [full[part.name] if shows_candidates(inputs.model, inputs.data.domain) else part for part in parts]
-    return fast, [LateRanker(part, batch_size) for part, own in zip(slow, parts, strict=True) if own.is_slow]
+    return fast, [LazyRanker(entry, batch_size) for entry, part in zip(slow, parts, strict=True) if part.is_slow]
 
 
 def _check_data(config: BlendConfig, data: PreparedData) -> None:
     if not data.validation:
         raise ConfigError(
-            f"rankers.{config.name}: its weights are learnt on validation rows, and the data has none; leave this "
-            "entry out, or prepare data with validation rows"
+            f"rankers.{config.name}: a blend learns its weights on validation examples, and the data have none: "
+            "remove this entry, or prepare data with validation examples"
         )
 
 
@@ -283,4 +291,4 @@ def _needs(config: BlendConfig) -> dict[str, list[str]]:
     return {"parts": list(config.parts)}
 
 
-KIND = RankerKind(BlendConfig, blend_entry, _needs, asks=True, served=True, check_data=_check_data)
+KIND = RankerKind(BlendConfig, blend_entry, _needs, queries=True, served=True, check_data=_check_data)

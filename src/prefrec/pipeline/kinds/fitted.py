@@ -1,4 +1,4 @@
-"""A kind of rankers from a class with `fit` and `score`."""
+"""A kind of ranker from a class with `fit` and `score`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prefrec.runs.stage import stage_key
 
 
 def fitted_kind(ranker: type[FittedRanker], config: type[RankerConfig]) -> RankerKind:
-    """Return a kind of rankers for recipes, made from a class with `fit` and `score`.
+    """Return a kind of ranker for recipes, from a class with `fit` and `score`.
 
-    The ranker is fitted when it is first queried, in a run as in a server. Predictions are kept by the data and the
-    entry of the recipe, so a change of the class is not noticed: give the entry a new name then.
+    A run or a server fits the ranker when it first queries it. Cached predictions depend on the data and on the
+    recipe's entry, not on the code: after a change of the class, give the entry a new name.
 
     Args:
-        ranker: the class; it is created with the entry of the recipe.
+        ranker: the class, created with the recipe's entry.
         config: class of the entry, with defaults for `kind` and `name`.
     """
 

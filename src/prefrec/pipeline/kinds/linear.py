@@ -1,4 +1,4 @@
-"""EASE and implicit ALS in a recipe: fitted when they are asked, which takes seconds."""
+"""EASE and implicit ALS in a recipe: fitted when they are first queried, which takes seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefrec.runs.stage import stage_key
 def linear_entry(
     inputs: RunInputs, config: EASEConfig | ALSConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
-    """Return EASE or ALS, fitted to the training interactions when it is first asked."""
+    """Return EASE or ALS, fitted to the training interactions when it is first queried."""
     log = inputs.data.train_interactions
     settings = config.model_dump(exclude={"name"})
     key = stage_key(**settings, data=inputs.data_key, seed=inputs.seed if config.kind == "als" else None)
@@ -38,13 +38,13 @@ def linear_entry(
 
 
 def check_memory(config: EASEConfig, data: PreparedData) -> None:
-    """Raise ConfigError if the inverse of items × items does not fit into the memory that is free."""
+    """Raise ConfigError if the inverse of the items × items matrix does not fit into free memory."""
     items, free = data.train_interactions["item_id"].n_unique(), psutil.virtual_memory().available
     needed = 3 * 8 * items**2
     if needed > free:
         raise ConfigError(
             f"rankers.{config.name}: EASE of {items:,} items needs {needed / 2**30:.1f} GiB of memory, and "
-            f"{free / 2**30:.1f} GiB are free: take kind als, or fewer items with data.item_core"
+            f"{free / 2**30:.1f} GiB are free: use kind als, or fewer items (data.item_core)"
         )
 
 

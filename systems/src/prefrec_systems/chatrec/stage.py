@@ -95,4 +95,4 @@ def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:
     )
 
 
-KIND = RankerKind(ChatRecConfig, chat_rec_entry, lambda config: {"retriever": [config.retriever]}, asks=True)
+KIND = RankerKind(ChatRecConfig, chat_rec_entry, lambda config: {"retriever": [config.retriever]}, queries=True)

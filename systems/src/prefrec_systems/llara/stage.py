@@ -18,7 +18,7 @@ from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
 from prefrec.pipeline.train import (
     catalogue_softmax,
-    tell_fewer,
+    print_fewer,
     train_to_weights,
     trained_items,
     training_arguments,
@@ -81,7 +81,7 @@ def _train(inputs: RunInputs, config: LlaraConfig, folder: Path, source: Entry) 
     add_items(model, vectors_of(cast(SequentialRanker, source.load(inputs.batch_size))))
     hybrid = _Prompts(inputs, model)
     rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
-    tell_fewer(config.name, config, len(rows))
+    print_fewer(config.name, config, len(rows))
     trainer = LlaraTrainer(
         model,
         SFTConfig(**training_arguments(config, inputs.model, folder, seed, "steps" if config.eval_rows else "no")),
@@ -108,7 +108,7 @@ def _align(inputs: RunInputs, config: LlaraAlignConfig, folder: Path, reference:
         return PreferenceDataset(sets, seed=seed, **cast(Any, choices)).encoded_by(None, within)
 
     rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
-    tell_fewer(config.name, config, len(rows))
+    print_fewer(config.name, config, len(rows))
     trainer = SoftmaxDPOTrainer(
         model,
         args=SoftmaxDPOConfig(

@@ -41,4 +41,6 @@ def _needs(config: RetrieveThenRankConfig) -> dict[str, list[str]]:
     return {"retriever": [config.retriever], "ranker": [config.ranker]}
 
 
-KIND = RankerKind(RetrieveThenRankConfig, retrieve_entry, _needs, asks=True, served=True, check_recipe=_check_recipe)
+KIND = RankerKind(
+    RetrieveThenRankConfig, retrieve_entry, _needs, queries=True, served=True, check_recipe=_check_recipe
+)

@@ -13,7 +13,7 @@ from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
-from prefrec.pipeline.train import some_rows, tell_fewer, train_to_weights, training_arguments
+from prefrec.pipeline.train import print_fewer, some_rows, train_to_weights, training_arguments
 from prefrec.prompts import PromptEncoder
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
 from prefrec_systems.start import check_start, from_start, start_key, start_needs
@@ -74,7 +74,7 @@ def _train(
         data.some("validation", config.eval_rows), opinions, negatives=config.negatives, seed=seed
     )
     chosen = some_rows(questions, config, seed)
-    tell_fewer(config.name, config, len(chosen))
+    print_fewer(config.name, config, len(chosen))
     trainer = SFTTrainer(
         load_model(inputs.model.name, **inputs.model.loading()),
         SFTConfig(**training_arguments(config, inputs.model, folder, seed, "steps" if held_out else "no")),
