@@ -185,4 +185,4 @@ def test_update_refuses_a_run_that_it_cannot_update(run, shop, tmp_path):
     assert "no trained model 'sft'" in prefrec("update", copy, *new).err
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
     (copy / "recipe.yaml").write_text(yaml.safe_dump(raw | {"sft": None, "update": {"run": str(run)}}))
-    assert "update: it needs `sft` to continue" in prefrec("update", copy, *new).err
+    assert "update: needs `sft` to continue" in prefrec("update", copy, *new).err

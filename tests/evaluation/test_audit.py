@@ -168,7 +168,7 @@ def test_least_popular_first_above_chance_but_below_popularity_is_rewarded():
     found = _audit(test, learn, log.filter(~pl.col("item_id").is_in(rare)))
     assert [r.name for r in found.leaks] == ["item only"]
     assert found.row("least popular first").note == "rewarded by the candidate sets"
-    assert "Targets are of another kind than negatives" in found.verdict
+    assert "Targets are a different kind of item than negatives" in found.verdict
     assert "candidates.kind: targets" in found.verdict
 
 
@@ -213,7 +213,7 @@ def test_rules_without_anything_to_learn_from_are_not_tried(rows, steps):
     assert "title TF-IDF" not in names
     assert "no leak" not in found.verdict
     assert found.verdict.startswith("Audit: incomplete for 540 candidate sets. Skipped: ")
-    assert rows is None or f"{rows} rows of train to learn from" in found.verdict
+    assert rows is None or f"{rows} examples of train to learn from" in found.verdict
     assert steps is None or "0 training interactions" in found.verdict
     assert found.row(names[0]).finding == "not tried"
     assert Audit.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
@@ -289,14 +289,14 @@ def test_json_table_seed_and_thinning(monkeypatch):
     monkeypatch.setattr("prefrec.evaluation.audit.MAX_LEARN_ROWS", 50)
     thinned = _audit(test, learn, log)
     assert thinned != _audit(test, learn[:50], log)
-    assert thinned.row("position lookup").learnt_from == "train, 50 of 1,800 rows"
+    assert thinned.row("position lookup").learnt_from == "train, 50 of 1,800 examples"
 
 
 def test_bad_calls_are_refused():
     test, learn, log = _clean(0)
     data = PreparedData(CATALOGUE, learn, [], test, log)
     assert audit_prepared(data).row("random").hr.n == len(test)
-    with pytest.raises(DataError, match="cannot learn from the test lists"):
+    with pytest.raises(DataError, match="cannot learn from the same split"):
         audit_prepared(data, learn_from="test")
     with pytest.raises(DataError, match="nothing to audit"):
         audit_prepared(data, split="validation")
@@ -406,25 +406,25 @@ def _future(e: RankingExample, data: PreparedData) -> RankingExample:
         (
             lambda d: replace(d, test=[_unknown_negative(e) for e in d.test]),
             "user",
-            "candidates that nobody ever took (",
+            "candidates without any interaction (",
         ),
-        (_in_training, "leave-last-out", "targets that the training log has for their user ("),
+        (_in_training, "leave-last-out", "targets that are in their user's training log ("),
         (
             lambda d: replace(d, test=[*d.test, *(replace(e, user_id=d.test[0].user_id) for e in d.train[40:44])]),
             "leave-last-out",
-            "rows that are training rows, too (",
+            "examples that are also training examples (",
         ),
         (
             lambda d: replace(d, test=[_future(e, d) for e in d.test]),
             "user",
-            "histories with items that were taken after the target (",
+            "histories with items from after the target (",
         ),
         (
             lambda d: replace(d, train_interactions=pl.concat([d.train_interactions, d.held_out_interactions[:60]])),
             "user",
-            "users of training, in spite of a split by user (",
+            "users who are also in training, despite a split by user (",
         ),
-        (lambda d: replace(d, test=[*d.test, *d.test[:4]]), "user", "rows that occur twice ("),
+        (lambda d: replace(d, test=[*d.test, *d.test[:4]]), "user", "examples that occur twice ("),
     ],
 )
 def test_a_planted_fault_of_the_protocol_is_named(plant, split, fault):
@@ -476,5 +476,5 @@ def test_a_mild_drift_that_no_single_shortcut_shows_is_found():
     assert found.state == "bad"
     assert "Item properties separate targets from negatives" in found.verdict
     assert (
-        "Way out: use full ranking (evaluate.full_rows: null), or sample negatives from the targets" in found.verdict
+        "Remedy: use full ranking (evaluate.full_rows: null), or sample negatives from the targets" in found.verdict
     )

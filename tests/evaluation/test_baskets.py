@@ -115,10 +115,10 @@ def test_an_evaluation_of_baskets_is_that_of_the_ranks_by_hand(tmp_path):
 
 
 def test_what_is_no_basket_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"test has no whole basket: .* \(data.split: time\)"):
+    with pytest.raises(DataError, match=r"the test split has no complete basket: .* \(data.split: time\)"):
         baskets_of(shop("leave-last-out", tmp_path), "test")
     row = RankingExample("u", ("a",), ("a", "b"), "b")
     log = pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]})
     catalogue = Catalogue(pl.DataFrame({"item_id": ["a", "b"], "title": ["A", "B"]}))
-    with pytest.raises(DataError, match="test has no rows with dates"):
+    with pytest.raises(DataError, match="the test split has no examples with dates"):
         baskets_of(PreparedData(catalogue, [], [], [row], log), "test")

@@ -31,5 +31,5 @@ def test_the_first_of_equals_is_taken():
 
 def test_it_is_said_and_asked_among_others():
     best = Best("a", "ndcg@10", {"a": 0.4, "b": 0.25, "c": 0.3}, {"a": 1000, "b": 1000, "c": 300})
-    assert best.sentence == "Best on validation: a (NDCG@10 0.400 on 1,000 rows; c: 0.300 on 300 rows)"
+    assert best.sentence == "Best on validation: a (NDCG@10 0.400 on 1,000 examples; c: 0.300 on 300 examples)"
     assert (best.among(["a", "c"]), best.among(["b", "c"]), best.among(["d"])) == ("a", "c", None)

@@ -108,7 +108,7 @@ def test_misbehaving_rankers_are_named(examples):
             return ["x"]
 
     broken = Broken("broken", "abcdef")
-    with pytest.raises(ModelError, match="'broken': 4 of 4 rows hold NaN"):
+    with pytest.raises(ModelError, match="'broken': 4 of 4 rows have NaN"):
         evaluate([broken], examples, CATALOGUE, audit=NONE)
     broken.answer = np.zeros((4, 2))
     with pytest.raises(ModelError, match=r"'broken': expected scores of shape \(4, 3\), got \(4, 2\)"):
@@ -145,13 +145,13 @@ def test_lists_of_different_candidates_are_not_paired(examples):
     turned = [replace(e, candidates=e.candidates[::-1]) for e in examples]
     assert evaluate_predictions(predictions([examples, turned]), audit=NONE).n == len(examples)
     others = [*examples[:-1], replace(examples[-1], candidates=("a", "b", "f"))]
-    with pytest.raises(DataError, match="'a' and 'b' answered different lists and cannot be paired"):
+    with pytest.raises(DataError, match="'a' and 'b' scored different candidate sets and cannot be compared"):
         evaluate_predictions(predictions([examples, others]), audit=NONE)
 
 
 def test_predictions_of_different_rows_are_not_paired(examples):
     result = evaluate([Fixed("a", "abcdef"), Fixed("b", "badcfe")], examples, CATALOGUE, audit=NONE)
-    with pytest.raises(DataError, match="'a' and 'b' answered different rows"):
+    with pytest.raises(DataError, match="'a' and 'b' scored different examples"):
         evaluate_predictions(
             result.predictions.with_columns(row=(pl.col("row") + pl.col("ranker").eq("b"))), audit=NONE
         )

@@ -108,5 +108,5 @@ def test_misfits_are_named():
 
     with pytest.raises(ModelError, match=r"'odd': expected scores of shape \(1, \d+\), got \(1, 2\)"):
         rank_catalogue(Odd(np.zeros((1, 2))), rows, CATALOGUE, [()])
-    with pytest.raises(ModelError, match="'odd': 1 of 1 rows hold NaN"):
+    with pytest.raises(ModelError, match="'odd': 1 of 1 rows have NaN"):
         rank_catalogue(Odd(np.full((1, len(IDS)), np.nan)), rows, CATALOGUE, [()])

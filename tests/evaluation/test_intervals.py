@@ -196,7 +196,7 @@ def test_means_outside_the_range_of_metrics_are_refused(least):
         one = interval(mean)
         assert within(least, one) is one
     for mean in (least - 5e-9, 1 + 5e-9, math.inf, -math.inf):
-        with pytest.raises(ValueError, match=rf"n=5 is outside {least:g} to 1, where means of all metrics are$"):
+        with pytest.raises(ValueError, match=rf"n=5 is outside the range of a metric, {least:g} to 1$"):
             within(least, interval(mean))
 
 

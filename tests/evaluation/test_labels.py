@@ -29,7 +29,7 @@ def test_an_evaluation_is_a_table(results):
     first, *lines = repr(found).splitlines()
     assert first == FULL_RANKING.verdict
     assert frame["HR@1"][1] in next(line for line in lines if "popularity" in line)
-    assert lines[-1].startswith("n = 24 rows of 24 users")
+    assert lines[-1].startswith("n = 24 examples of 24 users")
     assert found._repr_html_().count("<tr>") == 3
 
 

@@ -131,8 +131,8 @@ def test_empty_places_never_outrank():
 @pytest.mark.parametrize(
     ("scores", "target", "message"),
     [
-        ([[0.0, 1.0], [0.0, np.nan], [np.nan] * 2], [0, 0, 0], "2 of 3 rows hold NaN scores, the first is row 1"),
-        ([[0.0, 1.0], [0.0, -np.inf]], [1, 1], "target of row 1 is scored -inf"),
+        ([[0.0, 1.0], [0.0, np.nan], [np.nan] * 2], [0, 0, 0], "2 of 3 rows have NaN scores, the first is row 1"),
+        ([[0.0, 1.0], [0.0, -np.inf]], [1, 1], "target of row 1 is -inf"),
         ([[0.0, 1.0]], [2], "outside the 2 candidates"),
         ([[0.0, 1.0]], [-1], "outside the 2 candidates"),
         ([[0.0, 1.0]], [0, 1], r"expected scores \[B, C\]"),

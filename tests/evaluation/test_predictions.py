@@ -32,11 +32,11 @@ def test_without_text():
 
 
 def test_bad_files_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no such predictions file"):
+    with pytest.raises(DataError, match="there is no such file"):
         read_predictions(tmp_path / "absent.parquet")
     (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(DataError, match="not a file of predictions"):
+    with pytest.raises(DataError, match="not a predictions file"):
         read_predictions(tmp_path / "text.parquet")
     pl.DataFrame({"ranker": ["a"]}).write_parquet(tmp_path / "other.parquet")
-    with pytest.raises(DataError, match=r"not a file of predictions .*row"):
+    with pytest.raises(DataError, match=r"not a predictions file .*row"):
         read_predictions(tmp_path / "other.parquet")

@@ -7,15 +7,15 @@ import pytest
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation.shortcuts import (
-    encode_lists,
+    encode_sets,
     id_keys,
     in_history,
     list_lookup,
     next_in_order,
     position_lookup,
     repeats,
-    shuffled_lists,
     shuffled_positions,
+    shuffled_sets,
     target_position,
     title_length,
 )
@@ -58,7 +58,7 @@ def test_target_position(test_rows, learn_rows):
     def twin(e, p, _):
         return 1 + sum(len(t.candidates) == len(e.candidates) and t.target_index == p for t in learn_rows)
 
-    lists, seen = encode_lists(test_rows, CATALOGUE), encode_lists(learn_rows, CATALOGUE)
+    lists, seen = encode_sets(test_rows, CATALOGUE), encode_sets(learn_rows, CATALOGUE)
     _assert_scores(target_position(lists, seen), test_rows, twin)
 
 
@@ -67,7 +67,7 @@ def test_position_lookup(test_rows, learn_rows):
         at = [t.target_index for t in learn_rows if t.target == c]
         return (at.count(p) + 1 / len(e.candidates)) / (len(at) + 1)
 
-    lists, seen = encode_lists(test_rows, CATALOGUE), encode_lists(learn_rows, CATALOGUE)
+    lists, seen = encode_sets(test_rows, CATALOGUE), encode_sets(learn_rows, CATALOGUE)
     _assert_scores(position_lookup(lists, seen), test_rows, twin)
 
 
@@ -81,7 +81,7 @@ def test_list_lookup(test_rows, learn_rows):
         found = overlaps(e, c)
         return (sum(found) + np.mean(pooled)) / (len(found) + 1)
 
-    lists, seen = encode_lists(test_rows, CATALOGUE), encode_lists(learn_rows, CATALOGUE)
+    lists, seen = encode_sets(test_rows, CATALOGUE), encode_sets(learn_rows, CATALOGUE)
     _assert_scores(list_lookup(lists, seen), test_rows, twin)
 
 
@@ -92,8 +92,8 @@ def test_next_in_order_picks_the_next_id(test_rows, up):
         RankingExample("t", (IDS[4],), tuple(sorted(IDS[5:8])), min(IDS[5:8], key=lambda i: side(i, IDS[4])))
         for side in [lambda i, last: (int(i) - int(last)) % 1000 if up else (int(last) - int(i)) % 1000]
     ]
-    lists = encode_lists(test_rows, CATALOGUE)
-    scores = next_in_order(lists, encode_lists(rows, CATALOGUE), id_keys(CATALOGUE)["item_id"])
+    lists = encode_sets(test_rows, CATALOGUE)
+    scores = next_in_order(lists, encode_sets(rows, CATALOGUE), id_keys(CATALOGUE)["item_id"])
     for row, e in zip(scores, test_rows, strict=True):
         gaps = {c: (int(c) - int(e.history[-1])) * (1 if up else -1) for c in e.candidates} if e.history else {}
         beyond = [c for c, gap in gaps.items() if gap > 0]
@@ -120,7 +120,7 @@ def test_title_length_learns_its_direction(test_rows, longest):
         RankingExample(e.user_id, e.history, e.candidates, pick(e.candidates, key=length.__getitem__))
         for e in _examples(30, 3)
     ]
-    scores = title_length(encode_lists(test_rows, CATALOGUE), encode_lists(rows, CATALOGUE), CATALOGUE)
+    scores = title_length(encode_sets(test_rows, CATALOGUE), encode_sets(rows, CATALOGUE), CATALOGUE)
     _assert_scores(scores, test_rows, lambda e, p, c: length[c] * (1 if longest else -1))
 
 
@@ -129,7 +129,7 @@ def test_in_history():
         RankingExample("u", (IDS[0], IDS[3]), tuple(IDS[2:5]), IDS[4]),
         RankingExample("v", (), tuple(IDS[:2]), IDS[0]),
     ]
-    scores = in_history(encode_lists(rows, CATALOGUE), rows)
+    scores = in_history(encode_sets(rows, CATALOGUE), rows)
     assert scores.tolist() == [[0, 1, 0], [0, 0, -np.inf]]
 
 
@@ -142,7 +142,7 @@ def test_repeats_of_last_interactions(window, expected):
 
 
 def test_nothing_to_learn_from_is_no_opinion(test_rows):
-    lists, seen = encode_lists(test_rows, CATALOGUE), encode_lists([], CATALOGUE)
+    lists, seen = encode_sets(test_rows, CATALOGUE), encode_sets([], CATALOGUE)
     for rule in (target_position, position_lookup, list_lookup):
         for row, e in zip(rule(lists, seen), test_rows, strict=True):
             assert len(set(row[: len(e.candidates)].tolist())) == 1
@@ -150,8 +150,8 @@ def test_nothing_to_learn_from_is_no_opinion(test_rows):
 
 def test_shuffles_cut_one_tie_and_keep_the_rest():
     rng = np.random.default_rng(4)
-    seen = encode_lists(_examples(200, 5), CATALOGUE)
-    moved, dealt = shuffled_positions(seen, rng), shuffled_lists(seen, rng)
+    seen = encode_sets(_examples(200, 5), CATALOGUE)
+    moved, dealt = shuffled_positions(seen, rng), shuffled_sets(seen, rng)
     for cut in (moved, dealt):
         np.testing.assert_array_equal(cut.target_codes, seen.target_codes)
         np.testing.assert_array_equal(cut.lengths, seen.lengths)
@@ -165,4 +165,4 @@ def test_shuffles_cut_one_tie_and_keep_the_rest():
 
 def test_unknown_items_are_named():
     with pytest.raises(DataError, match="item 'ghost' is not in the catalogue of 12 items"):
-        encode_lists([RankingExample("u", (), ("ghost", IDS[0]), "ghost")], CATALOGUE)
+        encode_sets([RankingExample("u", (), ("ghost", IDS[0]), "ghost")], CATALOGUE)

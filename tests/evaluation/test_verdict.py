@@ -22,7 +22,11 @@ CLEAN = Audit([RANDOM, RULE])
             "bad",
             "these candidate sets have leaks (target position).",
         ),
-        (replace(CLEAN, faults=["rows that occur twice (2%)"]), "bad", "faults of the protocol (rows that occur"),
+        (
+            replace(CLEAN, faults=["examples that occur twice (2%)"]),
+            "bad",
+            "faults of the protocol (examples that occur",
+        ),
         (replace(CLEAN, rows=[RANDOM, replace(RULE, tried=False)]), "", "Audit: incomplete, see the verdict."),
         (Audit([AuditRow("random", Interval(0.05, 0.05, 0.05, 50, 10))]), "", "Audit: incomplete"),
         (FULL_RANKING, "", "Not audited: full ranking"),
@@ -36,7 +40,7 @@ def test_state_and_headline(audit, state, headline):
 def test_each_leak_has_a_reason_and_a_way_out():
     found = replace(CLEAN, rows=[RANDOM, replace(RULE, leak=True)])
     assert found.reasons == [
-        "The position of the target gives it away. Way out: shuffle each candidate set (candidates.kind: uniform)."
+        "The position of a target gives it away. Remedy: shuffle each candidate set (candidates.kind: uniform)."
     ]
     assert found.reasons[0] in found.verdict
     order = replace(RULE, name="id order (artist_id)", leak=True, share=0.9)

@@ -41,9 +41,9 @@ def test_a_leak_is_loud_and_may_stop_the_run(clean, capsys):
 
 def test_a_fault_is_as_loud_as_a_leak(clean, capsys):
     again = replace(clean, test=[*clean.test, *clean.test[:9]])
-    with pytest.raises(DataError, match=r"faults of the protocol \(rows that occur twice"):
+    with pytest.raises(DataError, match=r"faults of the protocol \(examples that occur twice"):
         audit_under_test(again, EvaluateSection(on_leak="stop"), 0)
-    assert "rows that occur twice" in capsys.readouterr().err
+    assert "examples that occur twice" in capsys.readouterr().err
 
 
 def test_the_audit_of_the_same_data_is_kept(clean, tmp_path, monkeypatch):
@@ -63,6 +63,6 @@ def test_the_audit_of_the_same_data_is_kept(clean, tmp_path, monkeypatch):
 
 
 def test_data_without_rows_are_named(clean):
-    with pytest.raises(DataError, match="the data has no validation rows"):
+    with pytest.raises(DataError, match="the data have no validation examples"):
         audit_under_test(clean, EvaluateSection(split="validation"), 0)
     assert np.mean([len(e.candidates) for e in clean.test]) == 6

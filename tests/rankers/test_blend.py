@@ -77,7 +77,7 @@ def test_the_part_that_knows_the_target_has_the_weight(weights):
     assert of["popularity"] == 0  # alike for all items
     assert weights.logits["good"].names == ("weak", "popularity")
     assert weights.logits[TIME].names == ("good", "weak")
-    assert weights_sentence("blend", weights).startswith("blend: weights learnt on 200 validation rows: good +")
+    assert weights_sentence("blend", weights).startswith("blend: weights learnt on 200 validation examples: good +")
 
 
 def test_a_blend_scores_by_its_weights(weights):
@@ -89,9 +89,9 @@ def test_a_blend_scores_by_its_weights(weights):
     )
     scores = blend.score(ROWS[:3])
     np.testing.assert_allclose(scores - scores[:, :1], slow - slow[:, :1], atol=1e-4)
-    without = BlendRanker("blend", [GOOD, WEAK], TIMES, weights, left_out="good")
+    without = BlendRanker("blend", [GOOD, WEAK], TIMES, weights, excluded="good")
     assert [part.name for part in without.parts] == ["weak"]
-    assert BlendRanker("blend", [GOOD, WEAK], TIMES, weights, left_out=TIME).times is None
+    assert BlendRanker("blend", [GOOD, WEAK], TIMES, weights, excluded=TIME).times is None
 
 
 def test_weights_survive_json(weights):

@@ -151,7 +151,7 @@ def test_models_that_cannot_branch_are_named_once(ranker, capsys):
         np.testing.assert_allclose(checked.score(examples()), plain.score(examples()), rtol=0, atol=1e-4)
     assert (
         capsys.readouterr().err.count(
-            "the trie is scored in the slower layout `separate`: a trie with model type 'llama'"
+            "scoring the trie in the slower layout `separate`: a trie with model type 'llama'"
         )
         == 1
     )
@@ -162,7 +162,7 @@ def test_what_is_wrong_is_named(ranker):
         ranker().recommend(("nobody",), 3)
     with pytest.raises(TokenizerError, match="without any history, max_length is 16"):
         ranker(max_length=16).recommend(HISTORY, 3)
-    with pytest.raises(ValueError, match="k is at least 1, got 0"):
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         ranker().recommend(HISTORY, 0)
 
 

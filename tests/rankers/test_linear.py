@@ -44,7 +44,7 @@ def test_ease_predicts_each_item_from_the_others() -> None:
 
 def test_ease_that_does_not_fit_into_memory_is_refused() -> None:
     data: Any = SimpleNamespace(train_interactions=pl.DataFrame({"item_id": range(10_000_000)}))
-    with pytest.raises(ConfigError, match=r"rankers\.EASE: EASE of 10,000,000 items needs .* take kind als"):
+    with pytest.raises(ConfigError, match=r"rankers\.EASE: EASE of 10,000,000 items needs .* use kind als"):
         check_memory(EASEConfig(), data)
 
 

@@ -60,5 +60,5 @@ def test_a_row_whose_target_is_left_out_teaches_nothing():
     features[0, targets[0]] = np.nan
     assert fit_logit(features, targets, NAMES).n == 49
     features[:] = np.nan
-    with pytest.raises(ValueError, match="no row has its target"):
+    with pytest.raises(ValueError, match="no example has its target"):
         fit_logit(features, targets, NAMES)

@@ -1,4 +1,4 @@
-"""Metrics with intervals from scores and generated texts, and an audit of candidate lists."""
+"""Metrics with intervals from scores and generated texts, and an audit of candidate sets."""
 
 from prefrec.evaluation.audit import audit_lists, audit_prepared
 from prefrec.evaluation.baskets import evaluate_baskets

@@ -1,4 +1,4 @@
-"""Next baskets: questions with several relevant items, which a user took at the same time, in full ranking."""
+"""Next-basket evaluation: rank the catalogue for all items that a user interacted with at the same time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prefrec.evaluation.verdict import FULL_RANKING
 from prefrec.rankers.base import Ranker
 
 Basket = list[RankingExample]
-"""A row for each item of a basket, as target. All have the history before the basket."""
+"""One example per item of a basket, with that item as target. All have the history before the basket."""
 
 
 def evaluate_baskets(
@@ -32,29 +32,32 @@ def evaluate_baskets(
     ks: Sequence[int] = (5, 10),
     compare: str | Sequence[tuple[str, str]] | None = None,
 ) -> Evaluation:
-    """Rank the catalogue for each next basket, and measure all of its items at once.
+    """Evaluate rankers on next baskets, in full ranking.
 
-    The metrics are `hr@K` (some item of the basket is among the best K), `recall@K` (share of the basket that is),
-    `ndcg@K` and `mrr` (of the first item of the basket), in expectation over ties, with a value for each basket.
+    Metrics are `hr@K` (at least one item of the basket is in the top K), `recall@K` (share of the basket in the
+    top K), `ndcg@K` and `mrr` (of the first item of the basket), one value per basket, in expectation over ties.
 
     Args:
-        data: with a split by time, whose rows are all targets; of others only whole baskets are asked (`baskets_of`).
+        rankers: rankers that support full ranking.
+        data: prepared data. Only complete baskets count (`baskets_of`); a split by time has no others.
+        split: `validation` or `test`.
+        ks: cut-offs K.
         compare: as in `evaluate`.
 
     Raises:
-        DataError: no basket of the split is whole.
+        DataError: the split has no complete basket.
     """
     baskets, seen = baskets_of(data, split)
     rows = [row for basket in baskets for row in basket]
     number = np.repeat(np.arange(len(baskets)), [len(basket) for basket in baskets])
-    known = [seen[n] for n in number]
+    seen_rows = [seen[n] for n in number]
     values: dict[tuple[str, str], Floats] = {}
     for ranker in rankers:
-        ranks = ranks_of(rank_catalogue(ranker, rows, data.catalogue, known))
-        values |= {(ranker.name, metric): own for metric, own in basket_metrics(*ranks, number, ks).items()}
+        ranks = ranks_of(rank_catalogue(ranker, rows, data.catalogue, seen_rows))
+        values |= {(ranker.name, metric): column for metric, column in basket_metrics(*ranks, number, ks).items()}
     means = Means(values, [basket[0].user_id for basket in baskets])
     pairs = named_pairs(compare, [ranker.name for ranker in rankers])
-    chance = [len(basket) / (len(data.catalogue) - len(own)) for basket, own in zip(baskets, seen, strict=True)]
+    chance = [len(basket) / (len(data.catalogue) - len(known)) for basket, known in zip(baskets, seen, strict=True)]
     comparisons = corrected(compare_columns(means, pairs))
     return Evaluation(means.table(), *means.size, {}, comparisons, float(np.mean(chance)), FULL_RANKING)
 
@@ -62,26 +65,31 @@ def evaluate_baskets(
 def baskets_of(data: PreparedData, split: str) -> tuple[list[Basket], list[set[str]]]:
     """Return the baskets of a split, and the items [B] that their users had seen before.
 
-    A basket holds the items that a user took at the same time and had not seen before. Baskets of which only some
-    items are rows of the split are left out: with a split by user's last item, the others are in training.
+    A basket has the items that a user interacted with at the same time and had not seen before. Incomplete baskets
+    are excluded: with a split by each user's last item, their other items are in training.
     """
     rows = data.some(split, None)
     if not rows or rows[0].time is None:
-        raise DataError(f"{split} has no rows with dates: a next basket is what a user took at the same time")
+        raise DataError(
+            f"the {split} split has no examples with dates, which baskets need: a basket is what a user interacted "
+            "with at the same time"
+        )
     log = pl.concat(data.logs, how="diagonal")
     sizes = {(user, time): n for user, time, n in log.group_by("user_id", "timestamp").len().iter_rows()}
-    found: dict[tuple[str, int | None], Basket] = {}
+    groups: dict[tuple[str, int | None], Basket] = {}
     for row in rows:
-        found.setdefault((row.user_id, row.time), []).append(row)
-    whole = [own for key, own in found.items() if len(own) == sizes[key]]
+        groups.setdefault((row.user_id, row.time), []).append(row)
+    complete = [group for key, group in groups.items() if len(group) == sizes[key]]
     baskets, seen = [], []
-    for own, taken in zip(whole, seen_items(data, [own[0] for own in whole]), strict=True):
-        if targets := dict.fromkeys(row.target for row in own if row.target not in taken):
-            first = own[0]
+    for group, known in zip(complete, seen_items(data, [group[0] for group in complete]), strict=True):
+        if targets := dict.fromkeys(row.target for row in group if row.target not in known):
+            first = group[0]
             baskets.append([RankingExample(first.user_id, first.history, (t,), t, first.time) for t in targets])
-            seen.append(taken)
+            seen.append(known)
     if not baskets:
-        raise DataError(f"{split} has no whole basket: prepare the data with a split by time (data.split: time)")
+        raise DataError(
+            f"the {split} split has no complete basket: prepare the data with a split by time (data.split: time)"
+        )
     return baskets, seen
 
 
@@ -91,8 +99,9 @@ def basket_metrics(
     """Return metric → values [B] of B baskets, in expectation over random tie-breaking.
 
     Args:
-        ranks, tied: of each relevant item [N], as `target_ranks` gives them.
-        baskets: number of each item's basket [N], ascending, from 0 to B − 1.
+        ranks, tied: [N] of each relevant item, from `target_ranks`.
+        baskets: [N] index of each item's basket, ascending, from 0 to B − 1.
+        ks: cut-offs K.
     """
     starts = np.flatnonzero(np.diff(baskets, prepend=-1))
     sizes = np.diff(starts, append=len(baskets))
@@ -101,24 +110,24 @@ def basket_metrics(
     def sums(values: Floats) -> Floats:
         return np.add.reduceat(values, starts)
 
-    found = {f"hr@{k}": np.array([chances[: max(k - at + 1, 0)].sum() for at, chances in first]) for k in ks}
-    found |= {f"recall@{k}": sums(expectation(partial(hit_rate, k=k), ranks, tied)) / sizes for k in ks}
+    values = {f"hr@{k}": np.array([chances[: max(k - at + 1, 0)].sum() for at, chances in first]) for k in ks}
+    values |= {f"recall@{k}": sums(expectation(partial(hit_rate, k=k), ranks, tied)) / sizes for k in ks}
     for k in ks:
         ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
-        found[f"ndcg@{k}"] = sums(expectation(partial(ndcg, k=k), ranks, tied)) / ideal[np.minimum(sizes, k) - 1]
-    found["mrr"] = np.array([(chances / (at + np.arange(len(chances)))).sum() for at, chances in first])
-    return found
+        values[f"ndcg@{k}"] = sums(expectation(partial(ndcg, k=k), ranks, tied)) / ideal[np.minimum(sizes, k) - 1]
+    values["mrr"] = np.array([(chances / (at + np.arange(len(chances)))).sum() for at, chances in first])
+    return values
 
 
 def _first_hits(ranks: Ints, tied: Ints) -> tuple[int, Floats]:
-    """Return the best rank that some item can have, and the chances that the first item is there or places below.
+    """Return the best possible rank of the first relevant item, and the probabilities that it is 0, 1, … below that.
 
-    Of n items with the same score m are relevant, in a random order. The first is not among the first j with chance
-    (n − m)/n · (n − m − 1)/(n − 1) ⋯, j factors.
+    Of n items with the same score, m are relevant, in random order. The first relevant one is not among the first j
+    with probability (n − m)/n · (n − m − 1)/(n − 1) ⋯ (j factors).
     """
     best = int(ranks.min())
     at = ranks == best
     n, m = int(tied[at][0]) + 1, int(at.sum())
-    left = np.arange(n, m - 1, -1)  # items at the next place or below
+    left = np.arange(n, m - 1, -1)  # items at the next rank or below
     later = np.cumprod((left - m) / left)
     return best, -np.diff(later, prepend=1.0)

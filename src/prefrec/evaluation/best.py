@@ -1,4 +1,4 @@
-"""The ranker that is best on some rows, where slow ones were asked about fewer of them."""
+"""Choose the best ranker on some examples, of which slow rankers scored fewer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ METRIC = "ndcg@10"
 
 @dataclass(frozen=True)
 class Best(Result):
-    """The ranker that is best on validation rows, with the mean `metric` and the number of rows of each ranker."""
+    """The best ranker on validation examples.
+
+    Attributes:
+        ranker: its name.
+        metric: name of the metric.
+        values: ranker → mean of the metric.
+        rows: ranker → number of examples.
+    """
 
     ranker: str
     metric: str
@@ -33,7 +40,7 @@ class Best(Result):
         """The result in words."""
 
         def shown(name: str) -> str:
-            return f"{self.values[name]:.3f} on {self.rows[name]:,} rows"
+            return f"{self.values[name]:.3f} on {self.rows[name]:,} examples"
 
         others = sorted((n for n in self.values if n != self.ranker), key=lambda n: -self.values[n])
         after = "".join(f"; {name}: {shown(name)}" for name in others[:1])
@@ -42,11 +49,11 @@ class Best(Result):
 
 
 def choose(values: dict[str, Floats]) -> Best:
-    """Return the best of rankers by their values [B]; NaN: a row that a slow ranker was not asked about.
+    """Return the best ranker by its values [B]; NaN marks an example that a slow ranker did not score.
 
-    The best of those with all rows is compared with each other one on the rows that both have.
+    The best of the rankers with all examples is compared with each other one on the examples that both scored.
     """
-    rows = {name: int(np.isfinite(own).sum()) for name, own in values.items()}
+    rows = {name: int(np.isfinite(column).sum()) for name, column in values.items()}
     most = max(rows.values())
     best = max((name for name in values if rows[name] == most), key=lambda name: float(values[name].mean()))
 
@@ -56,6 +63,6 @@ def choose(values: dict[str, Floats]) -> Best:
     return Best(
         ranker=max([best, *(name for name in values if rows[name] < most)], key=lead),
         metric=METRIC,
-        values={name: float(np.nanmean(own)) for name, own in values.items()},
+        values={name: float(np.nanmean(column)) for name, column in values.items()},
         rows=rows,
     )

@@ -1,4 +1,4 @@
-"""A data set in a few numbers: what its targets are, and which simple rules its users already follow."""
+"""Describe a data set in a few numbers: its targets, and the simple rules that predict them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from prefrec.rankers.base import Ranker
 from prefrec.rankers.words import tfidf
 
 TOP = 10
-"""Targets that are counted as the most frequent ones."""
+"""Number of targets that count as the most frequent ones."""
 DIFFERENT = 2.0
-"""Ratio of the shares of never-sold items among targets and among negatives from which they differ."""
+"""Targets and negatives differ if items without interactions are this many times as common among targets."""
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Diagnosis(Result):
-    """Numbers of a data set and of the lists under test.
+    """Numbers that describe a data set and its candidate sets under test.
 
     Attributes:
-        n, targets: rows under test, and distinct targets.
-        new_rows, new_targets: share of the rows whose target no training interaction has, and their distinct targets.
-        new_negatives, new_items: share of the lists' negatives, and of the catalogue's items, without any.
-        top_share: share of the rows of the `TOP` most frequent targets.
+        n, targets: numbers of examples under test and of distinct targets.
+        new_rows, new_targets: share of examples whose target has no training interaction, and number of such targets.
+        new_negatives, new_items: share of negatives, and of the catalogue's items, without training interactions.
+        top_share: share of examples with one of the `TOP` most frequent targets.
         successors: distinct items that follow an item in training histories, mean over items.
-        alike, alike_random: mean TF-IDF cosine of an item's and its successor's title, and of two random items.
-        history_gain: NDCG@10 of the best rule with the whole history minus with its last item only.
-        history_rule: that rule.
+        alike, alike_random: mean TF-IDF cosine of the titles of an item and its successor, and of two random items.
+        history_gain: NDCG@10 of the best rule with the whole history, minus with its last item only.
+        history_rule: name of that rule.
     """
 
     n: int
@@ -53,7 +53,7 @@ class Diagnosis(Result):
 
     @property
     def classes_differ(self) -> bool:
-        """True if never-sold items are much more common among the targets than among the negatives."""
+        """True if items without interactions are much more common among targets than among negatives."""
         return self.new_rows > max(DIFFERENT * self.new_negatives, 0.01)
 
     @property
@@ -69,10 +69,10 @@ class Diagnosis(Result):
         """The diagnosis in words."""
         gain = self.history_gain
         return [
-            f"{self.targets:,} distinct targets in {self.n:,} rows; the {TOP} most frequent have "
-            f"{self.top_share:.1%} of the rows; {self.classes}.",
-            f"An item has {self.successors:.1f} different successors; their titles are alike by {self.alike:.3f} "
-            f"(TF-IDF cosine; two random items {self.alike_random:.3f}).",
+            f"{self.targets:,} distinct targets in {self.n:,} examples; the {TOP} most frequent are the targets of "
+            f"{self.top_share:.1%} of the examples; {self.classes}.",
+            f"An item has {self.successors:.1f} different successors on average. Titles of an item and its successor "
+            f"have a TF-IDF cosine of {self.alike:.3f}, those of two random items {self.alike_random:.3f}.",
             f"History beyond the last item adds {gain.mean:+.3f} [{gain.low:.3f}, {gain.high:.3f}] NDCG@10 to "
             f"{self.history_rule}.",
         ]
@@ -81,10 +81,10 @@ class Diagnosis(Result):
 def diagnose(
     examples: Sequence[RankingExample], catalogue: Catalogue, log: pl.DataFrame, rules: Sequence[Ranker]
 ) -> Diagnosis:
-    """Return the diagnosis of the rows under test, given the training log and fitted `rules` that use the history."""
-    sold = set(log["item_id"].unique())
+    """Return the diagnosis of examples under test, given the training log and fitted `rules` that use histories."""
+    known = set(log["item_id"].unique())
     counts = pl.Series([e.target for e in examples], dtype=pl.String).value_counts(sort=True)
-    new = counts.filter(~pl.col(counts.columns[0]).is_in(list(sold)))
+    new = counts.filter(~pl.col(counts.columns[0]).is_in(list(known)))
     index = {item: i for i, item in enumerate(catalogue.ids)}
     steps = neighbours(log, index)
     vectors = tfidf(catalogue.titles_of(catalogue.ids))
@@ -103,8 +103,8 @@ def diagnose(
         len(counts),
         float(new["count"].sum() / len(examples)),
         len(new),
-        float(np.mean([i not in sold for e in examples for i in e.candidates if i != e.target])),
-        1 - len(sold & set(catalogue.ids)) / max(len(catalogue), 1),
+        float(np.mean([i not in known for e in examples for i in e.candidates if i != e.target])),
+        1 - len(known & set(catalogue.ids)) / max(len(catalogue), 1),
         float(counts["count"][:TOP].sum() / len(examples)),
         len(pairs) / max(len(np.unique(pairs[:, 0])), 1),
         alike(pairs[:, 0], pairs[:, 1], times),
@@ -120,7 +120,7 @@ def row_ndcg(scores: Floats, target_index: Sequence[int]) -> Floats:
 
 
 def _history_gain(examples: Sequence[RankingExample], rules: Sequence[Ranker]) -> tuple[str, Interval]:
-    """Return the name of the best rule by NDCG@10, and its gain over itself with the last item of histories only."""
+    """Return the best rule by NDCG@10, and how much it gains by the history before the last item."""
     index = [e.target_index for e in examples]
     short = [replace(e, history=e.history[-1:]) for e in examples]
     values = {rule.name: row_ndcg(rule.score(examples), index) for rule in rules}

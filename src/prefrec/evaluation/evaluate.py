@@ -1,11 +1,11 @@
-"""Evaluation of rankers: metrics with intervals, and paired comparisons.
+"""Evaluate rankers: metrics with intervals, and paired comparisons.
 
-    rankers × examples → predictions (`predict`) → values per row → intervals over users (`evaluate_predictions`)
+    rankers × examples → predictions (`predict`) → values per example → intervals (`evaluate_predictions`)
 
-Metrics from scores are `hr@K`, `ndcg@K` and `mrr`. Rankers that generate text also have `gen_hr@1` (an invalid answer
-is a miss) and `valid_ratio`, over the rows with text; with a column `substring` (`judge_substrings`) also
-`substring_hr@1` and `substring_valid_ratio`, as the S-DPO authors count. The constrained choice (the candidate with
-the highest score) has no row of its own, because its HR@1 is `hr@1`.
+Metrics of scores are `hr@K`, `ndcg@K` and `mrr`. Rankers that generate text also have `gen_hr@1` (an invalid answer
+is a miss) and `valid_ratio`, over the examples with text. With a column `substring` (`judge_substrings`) they also
+have `substring_hr@1` and `substring_valid_ratio`, as the S-DPO authors count. The HR@1 of the constrained choice, the
+candidate with the highest score, is `hr@1`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from prefrec.evaluation.verdict import Audit, NoAudit
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
 TEXT_METRICS = {"choice": ("gen_hr@1", "valid_ratio"), "substring": ("substring_hr@1", "substring_valid_ratio")}
-"""Column of predictions with the items that texts name → metrics. `substring` is by `judge_substrings`."""
+"""Column of predictions with the items that texts name → metrics. `judge_substrings` makes `substring`."""
 Columns = dict[tuple[str, str], Floats]
 """(Ranker, metric) → values [B]."""
 
@@ -44,11 +44,19 @@ def evaluate(
     """Evaluate rankers on examples.
 
     Args:
-        audit: of the same lists, or why there is none; its verdict stays with the numbers.
+        rankers: objects with `name` and `score` (`Ranker`).
+        examples: examples with candidate sets and targets.
+        catalogue: all items.
+        audit: of the same candidate sets, or why there is none. Its verdict stays with the numbers.
         ks: cut-offs of HR and NDCG.
-        generate: also let rankers that can do so answer in text.
-        compare: a ranker's name (all others against it), pairs (ranker, against), or None (each ranker against the
-            one before it).
+        generate: also let rankers that can generate text answer in text.
+        compare: a ranker's name (compare all others with it), or pairs (ranker, against). Default: compare each
+            ranker with the one before it.
+
+    Raises:
+        ConfigError: two rankers share a name, or `compare` names an unknown one.
+        DataError: there are no rankers or no examples.
+        ModelError: as `predict`.
     """
     names = [r.name for r in rankers]
     if len(set(names)) < len(names):
@@ -67,9 +75,9 @@ def predict(
     *,
     generate: bool = True,
 ) -> pl.DataFrame:
-    """Return one ranker's predictions (`PREDICTION_SCHEMA`), with `generate` also its answers in text if it can.
+    """Return one ranker's predictions (`PREDICTION_SCHEMA`), with `generate` also its texts if it can generate.
 
-    Raise ModelError if its answers do not fit the examples, or a score is NaN.
+    Raise ModelError if the scores or texts do not fit the examples, or a score is NaN.
     """
     scores = np.asarray(ranker.score(examples), dtype=np.float64)
     target_index = np.array([e.target_index for e in examples], dtype=np.int64)
@@ -101,10 +109,17 @@ def evaluate_predictions(
 ) -> Evaluation:
     """Return the evaluation of a frame of predictions.
 
-    Metrics of a ranker that answered only some rows are of these rows, and comparisons of those that both answered.
-    Rows with warm and with new targets are reported separately if `known_items`, those with training interactions,
-    are given; over the whole catalogue also the ranks among known, or among new items. The other arguments are those
-    of `evaluate`.
+    A ranker that scored only some examples is measured on these; a comparison uses the examples that both scored.
+
+    Args:
+        predictions: frame of `PREDICTION_SCHEMA`.
+        audit, ks, compare: as in `evaluate`.
+        known_items: items with training interactions. If given, examples with warm and with new targets are also
+            reported separately, and in full ranking also their ranks among known, or among new items.
+
+    Raises:
+        ConfigError: `compare` names an unknown ranker.
+        DataError: there are no predictions, or rankers scored different examples or candidate sets.
     """
     answers = _by_ranker(predictions)
     pairs = named_pairs(compare, list(answers))
@@ -129,12 +144,12 @@ def evaluate_predictions(
 
 
 def _values(answers: Mapping[str, pl.DataFrame], rows: pl.DataFrame, ks: Sequence[int]) -> Columns:
-    """Return all metrics of all rankers on these rows; NaN where a ranker has no answer, or none in text."""
+    """Return all metrics of all rankers on these rows; NaN where a ranker has no prediction, or no text."""
     values: Columns = {}
-    for name, own in answers.items():
-        at = np.searchsorted(rows["row"], own["row"])
-        ranks = ranks_of(own)
-        columns = {metric: value(*ranks) for metric, value in metrics_for(ks).items()} | _text_values(own)
+    for name, part in answers.items():
+        at = np.searchsorted(rows["row"], part["row"])
+        ranks = ranks_of(part)
+        columns = {metric: value(*ranks) for metric, value in metrics_for(ks).items()} | _text_values(part)
         for metric, column in columns.items():
             values[name, metric] = np.full(len(rows), np.nan)
             values[name, metric][at] = column
@@ -144,18 +159,18 @@ def _values(answers: Mapping[str, pl.DataFrame], rows: pl.DataFrame, ks: Sequenc
 def _groups(
     answers: Mapping[str, pl.DataFrame], rows: pl.DataFrame, ks: Sequence[int], known_items: Collection[str]
 ) -> dict[str, Group]:
-    """Return the non-empty groups of rows with warm and with new targets; if possible also among their own class."""
-    # Classes are known where the whole catalogue was ranked.
+    """Return the results on examples with warm and with new targets, in full ranking also among their own class."""
+    # Only full ranking records classes.
     among = {"class_rank": "rank", "class_tied": "tied", "class_listed": "listed"}
     ways: list[tuple[str, str, dict[str, str]]] = [("warm", "new", {})]
-    if all(own["class_rank"].null_count() == 0 for own in answers.values()):
+    if all(part["class_rank"].null_count() == 0 for part in answers.values()):
         ways.append(("known among known", "new among new", among))
     groups = {}
     for warm, new, renamed in ways:
-        asked = {n: own.drop(renamed.values()).rename(renamed) for n, own in answers.items()}
+        ranked = {n: part.drop(renamed.values()).rename(renamed) for n, part in answers.items()}
         for name, is_known in ((warm, True), (new, False)):
             kept = pl.col("target").is_in(list(known_items)) == is_known
-            some = {n: part for n, own in asked.items() if len(part := own.filter(kept))}
+            some = {n: of_class for n, part in ranked.items() if len(of_class := part.filter(kept))}
             if some:
                 widest = max(some.values(), key=len)
                 values = {key: v for key, v in _values(some, widest, ks).items() if key[1] in metrics_for(ks)}
@@ -166,14 +181,15 @@ def _groups(
 
 
 def _means(values: Columns, rows: pl.DataFrame) -> Means:
-    """Return the means of values [B] over rows, which are any ranker's predictions."""
+    """Return the means of values [B] over rows, which give users and targets."""
     return Means(values, rows["user_id"].to_list(), rows["target"].to_list())
 
 
 def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return ranker → predictions by row.
+    """Return ranker → predictions, sorted by row.
 
-    Candidates may be in any order. Rankers may have answered fewer rows than the one with the most of them.
+    Candidates may be in any order, and a ranker may have fewer rows than another. Raise DataError if rankers have
+    different users, targets or candidates in a row.
     """
     parts = predictions.partition_by("ranker", maintain_order=True)
     if not parts:
@@ -181,27 +197,27 @@ def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
     groups = {part["ranker"][0]: part.sort("row") for part in parts}
     key = ["row", "user_id", "target"]
     first = max(groups, key=lambda name: len(groups[name]))
-    for name, own in groups.items():
-        others = groups[first].filter(pl.col("row").is_in(own["row"].implode()))
-        same_rows = own.select(key).equals(others.select(key))
-        if not (same_rows and _same_lists(own, others)):
-            what = "lists" if same_rows else "rows"
-            raise DataError(f"rankers {first!r} and {name!r} answered different {what} and cannot be paired")
+    for name, part in groups.items():
+        others = groups[first].filter(pl.col("row").is_in(part["row"].implode()))
+        same_rows = part.select(key).equals(others.select(key))
+        if not (same_rows and _same_candidates(part, others)):
+            what = "candidate sets" if same_rows else "examples"
+            raise DataError(f"rankers {first!r} and {name!r} scored different {what} and cannot be compared")
     return groups
 
 
-def _same_lists(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
+def _same_candidates(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
     if not ours["listed"].equals(theirs["listed"]):
         return False
-    # Some files keep only the best candidates, which differ between rankers.
+    # Full ranking keeps only the best candidates, which differ between rankers.
     if any((frame["candidates"].list.len() < frame["listed"]).any() for frame in (ours, theirs)):
         return True
-    mine, others = ours["candidates"], theirs["candidates"]
-    return mine.equals(others) or mine.list.sort().equals(others.list.sort())
+    first, second = ours["candidates"], theirs["candidates"]
+    return first.equals(second) or first.list.sort().equals(second.list.sort())
 
 
 def _text_values(answers: pl.DataFrame) -> dict[str, Floats]:
-    """Return the metrics of a ranker's texts, NaN where there is none; {} if there is none at all."""
+    """Return the metrics of a ranker's texts, NaN for examples without text; {} if there is no text at all."""
     silent = answers["generated"].is_null().to_numpy()
     values: dict[str, Floats] = {}
     for column, (hit_rate, valid_ratio) in TEXT_METRICS.items():
@@ -213,7 +229,7 @@ def _text_values(answers: pl.DataFrame) -> dict[str, Floats]:
 
 
 def named_pairs(compare: str | Sequence[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:
-    """Return the pairs (ranker, against) that `compare` names (`evaluate`); raise ConfigError for unknown names."""
+    """Return the pairs (ranker, against) of `compare` as in `evaluate`; raise ConfigError for unknown names."""
     if compare is None:
         return [(b, a) for a, b in pairwise(names)]
     pairs = [(n, compare) for n in names if n != compare] if isinstance(compare, str) else list(compare)

@@ -1,14 +1,14 @@
-"""Means, and differences of two rankers on the same rows, with intervals that hold for new users and new items.
+"""Means, and differences of two rankers on the same rows, with intervals that generalise to new users and items.
 
-Rows of one user are not independent, and neither are rows with one target. The variance of a mean over rows is
-therefore that of clusters, both ways (Cameron, Gelbach and Miller 2011):
+Rows of one user are not independent, and neither are rows with one target. The variance of a mean is therefore
+clustered both ways (Cameron, Gelbach and Miller 2011):
 
-    V = V(users) + V(targets) − V(pairs of user and target), and at least V(users) and V(targets)
+    V = V(users) + V(targets) − V(pairs of user and target), but not less than V(users) or V(targets)
 
-Each is the jackknife's, V(clusters) = (G − 1)/G · Σ_g d_g², with d_g the change of the mean if cluster g is left out.
-An interval is mean ± t·√V, with ν = 2 / (Σ d⁴ / (Σ d²)² − 1/G) degrees of freedom, at most G − 1 (Satterthwaite, with
-the kurtosis that the clusters show): of a few users with most of the rows the intervals are wide. How often the truth
-is inside is simulated by `scripts/interval_coverage.py`.
+Each term is a jackknife variance, V(clusters) = (G − 1)/G · Σ_g d_g², where d_g is the change of the mean without
+cluster g. An interval is mean ± t·√V, with ν = 2 / (Σ d⁴ / (Σ d²)² − 1/G) degrees of freedom, at most G − 1
+(Satterthwaite, with the observed kurtosis of the clusters). If a few users have most of the rows, intervals are
+therefore wide. `scripts/interval_coverage.py` simulates how often the intervals cover the truth.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 
 
 class Result:
-    """The base of results, all dataclasses, that are kept as JSON."""
+    """Base class of results that are kept as JSON. Subclasses are dataclasses."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; NaN becomes None."""
@@ -39,7 +39,7 @@ class Result:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Return the result of a value made by `to_json`; raise ValueError if it is damaged."""
+        """Return the result that `to_json` turned into `value`; raise ValueError if `value` is damaged."""
         return TypeAdapter(cls).validate_python(value)
 
 
@@ -48,11 +48,11 @@ class Interval(Result):
     """A mean with its interval.
 
     Attributes:
-        mean: over all rows.
+        mean: mean over all rows.
         low, high: ends of the interval (95% by default); NaN with fewer than two users.
         n: number of rows.
         users: number of distinct users.
-        items: number of distinct targets; 0: not known, and the interval is over users alone.
+        items: number of distinct targets. 0: not known; the interval then holds for new users only.
     """
 
     mean: Number
@@ -71,27 +71,27 @@ class Interval(Result):
 class PairedDifference(Interval):
     """The mean of a − b over the same rows, with its interval and the two-sided p-value of the same t-test.
 
-    p is the level at which the interval begins to exclude 0; NaN with fewer than two users.
+    The p-value is NaN with fewer than two users.
     """
 
     p_value: Number = math.nan
 
 
 def within(least: float, value: Interval) -> Interval:
-    """Return an interval that was read; raise ValueError if its mean is outside `least` to 1."""
+    """Return the interval; raise ValueError if its mean is outside `least` to 1."""
     if not (math.isnan(value.mean) or least - 1e-9 <= value.mean <= 1 + 1e-9):
-        raise ValueError(f"{value} is outside {least:g} to 1, where means of all metrics are")
+        raise ValueError(f"{value} is outside the range of a metric, {least:g} to 1")
     return value
 
 
 Share = Annotated[Interval, AfterValidator(partial(within, 0.0))]
-"""A mean of a metric from 0 to 1, as all of ours are; anything else in JSON is damage."""
+"""The mean of a metric. All metrics are between 0 and 1, so another value in JSON is damage."""
 
 
 def plain(value: Any) -> Any:
     """Return a result, or lists and dicts of results, as plain JSON values; NaN becomes None.
 
-    Of a dataclass these are the fields that its repr shows.
+    A dataclass gives the fields that its repr shows.
     """
     if is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.repr}
@@ -106,8 +106,8 @@ class Means:
     """Means of several columns over the same rows, and their differences.
 
     Args:
-        values: key of a column → values [B]. NaN: the row has no value, and does not count in that column.
-        users, items: the user and the target of each row [B]; without items, intervals are over users alone.
+        values: key of a column → values [B]. A row with NaN does not count in that column.
+        users, items: user and target of each row [B]. Without items, intervals hold for new users only.
     """
 
     def __init__(self, values: Mapping[Any, NDArray[np.float64]], users: Labels, items: Labels | None = None) -> None:
@@ -125,11 +125,11 @@ class Means:
         self.size, self.items = everything.size[:2], everything.size[2]
 
     def mean(self, key: Any, level: float = 0.95) -> Interval:
-        """Return the mean of a column; its interval ends where the column's values do."""
+        """Return the mean of a column; its interval is clipped to the range of the column's values."""
         values, sample = self._rows(self.values[key])
         mean, half, _ = sample.estimate(values, level)
         low, high = np.clip([mean - half, mean + half], values.min(), values.max()).tolist()
-        # Rounding may put the mean of equal values beside them.
+        # The mean of equal values can differ from them by rounding.
         return Interval(mean, min(low, mean), max(high, mean), *sample.size)
 
     def difference(self, key: Any, against: Any, level: float = 0.95) -> PairedDifference:
@@ -150,7 +150,7 @@ class Means:
         return table
 
     def _rows(self, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Sample]:
-        """Return the values that are there, and their rows."""
+        """Return the values that are not NaN, and their rows."""
         there = ~np.isnan(values)
         return values[there], self._sample(there)
 
@@ -162,12 +162,12 @@ class Means:
 
 
 class _Sample:
-    """Rows with the numbers [B] of their users and, if they are known, of their targets."""
+    """Rows with the codes [B] of their users and, if known, of their targets."""
 
     def __init__(self, users: NDArray[np.int64], items: NDArray[np.int64] | None) -> None:
         clusters = [_Clusters(_codes(users))]
         self.size = (len(users), len(clusters[0].sizes), 0 if items is None else len(np.unique(items)))
-        # One target alone shows nothing of others.
+        # A single target says nothing about the variance over targets.
         if items is not None and self.size[2] > 1:
             pairs = users * (1 + items.max()) + items
             clusters += [_Clusters(_codes(items)), _Clusters(_codes(pairs))]
@@ -180,14 +180,14 @@ class _Sample:
             return mean, math.nan, math.nan
         variance, freedom = _two_way([c.jackknife(values) for c in self._clusters])
         error = math.sqrt(variance)
-        # Equal clusters vary by rounding alone.
+        # Equal clusters differ only by rounding.
         if error <= 1e-12 * max(1.0, abs(mean)):
             return mean, 0.0, float(abs(mean) <= 1e-12)
         return mean, half_length(variance, freedom, level), 2 * float(stdtr(freedom, -abs(mean) / error))
 
 
 class _Clusters:
-    """The clusters of the rows, from their numbers [B]."""
+    """Clusters of rows, from the codes [B] of their clusters."""
 
     def __init__(self, codes: NDArray[np.int64]) -> None:
         self.codes, self.sizes = codes, np.bincount(codes)
@@ -199,7 +199,7 @@ class _Clusters:
 
 
 def jackknife(changes: NDArray[np.float64]) -> tuple[float, float]:
-    """Return variance and degrees of freedom of a statistic from its changes [G] if a cluster is left out."""
+    """Return variance and degrees of freedom of a statistic, from its changes [G] without each cluster."""
     count, squares = len(changes), changes**2
     total = float(squares.sum())
     excess = float((squares**2).sum()) / total**2 - 1 / count if total else 0.0
@@ -212,11 +212,11 @@ def half_length(variance: float, freedom: float, level: float = 0.95) -> float:
     return math.sqrt(variance) * float(stdtrit(freedom, (1 + level) / 2))
 
 
-def _two_way(found: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return variance and degrees of freedom from those by users, or by users, targets and pairs of both."""
-    if len(found) == 1:
-        return found[0]
-    (users, of_users), (items, of_items), (pairs, _) = found
+def _two_way(estimates: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Combine variances and degrees of freedom over users, and if given over targets and pairs of both."""
+    if len(estimates) == 1:
+        return estimates[0]
+    (users, of_users), (items, of_items), (pairs, _) = estimates
     return max(users, items, users + items - pairs), min(of_users, of_items)
 
 
@@ -240,7 +240,7 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979), in their order; NaN counts as 1."""
+    """Return p-values corrected for multiple comparisons (Holm 1979), in the order given; NaN counts as 1."""
     known = np.nan_to_num(p_values, nan=1.0)
     order = np.argsort(known)
     steps = np.minimum(1.0, known[order] * np.arange(len(known), 0, -1))

@@ -1,4 +1,4 @@
-"""Metrics of tables and findings, and their headings."""
+"""Which metrics tables and findings show, and their headings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import polars as pl
 from prefrec.evaluation.intervals import Interval
 
 HEADLINE_METRICS = ("hr@1", "ndcg@10")
-"""Metrics of findings, plots and comparisons, as far as they were measured."""
+"""Metrics of findings, plots and comparisons, where measured."""
 FULL_METRICS = ("ndcg@10", "hr@10")
-"""Columns over the whole catalogue."""
+"""Metrics of full ranking in tables."""
 _LABELS = {
     "item_auc": "AUC over users",
     "gen_hr@1": "HR@1 generated",
@@ -28,7 +28,7 @@ def metric_label(metric: str) -> str:
 
 
 def as_table(frame: pl.DataFrame, form: str = "__str__") -> str:
-    """Return all rows of a frame as text, or in another `form` that frames have."""
+    """Return all rows of a frame as text; `form` is the name of the frame's method that formats it."""
     options: Any = {"tbl_rows": -1, "tbl_cols": -1, "tbl_width_chars": 200}
     options |= {"fmt_str_lengths": 60, "float_precision": 3}
     with pl.Config(**options, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):

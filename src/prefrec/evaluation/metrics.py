@@ -1,4 +1,4 @@
-"""HR@K, NDCG@K and MRR for lists with one relevant item: one number per row, in expectation over ties."""
+"""HR@K, NDCG@K and MRR for one relevant item: a value per example, in expectation over ties."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Metric = Callable[..., Floats]
-"""Ranks [B] (from 1), and numbers of other candidates tied with the target [B] (none: 0) → values [B] in [0, 1]."""
+"""Ranks [B] from 1, and numbers of other candidates tied with the target [B] (default: 0) → values [B] in [0, 1]."""
 
 
 def target_ranks(scores: ArrayLike, target_index: ArrayLike) -> tuple[Ints, Ints]:
-    """Return the ranks [B], from 1, of the targets among the candidates of each row, and the ties [B].
+    """Return the ranks [B] of the targets, from 1, and the ties [B].
 
-    rank = 1 + #{candidates scored above the target}; ties = #{other candidates scored like the target}. Metrics are
-    expectations over random tie-breaking, so constant scores give chance level, and no order of the candidates and
-    no seed has an influence. Raise ValueError if shapes do not fit, a score is NaN, or a target's score is -inf.
+    rank = 1 + #{candidates scored above the target}; ties = #{other candidates with the target's score}. Metrics are
+    expectations over random tie-breaking: constant scores give chance level, and neither the order of candidates nor
+    a seed matters.
 
-    Of `scores` [B, C] a higher one is better; empty columns of shorter rows are -inf. `target_index` [B] is the
-    column of the target.
+    Args:
+        scores: [B, C], higher is better. Empty columns of shorter rows are -inf.
+        target_index: [B], column of the target.
+
+    Raises:
+        ValueError: shapes do not fit, a score is NaN, or a target's score is -inf.
     """
     s = np.asarray(scores)
-    own = _target_scores(s, np.asarray(target_index, dtype=np.int64))[:, None]
-    return 1 + (s > own).sum(axis=1), (s == own).sum(axis=1) - 1
+    target = _target_scores(s, np.asarray(target_index, dtype=np.int64))[:, None]
+    return 1 + (s > target).sum(axis=1), (s == target).sum(axis=1) - 1
 
 
 def expected_hits(scores: ArrayLike, target_index: ArrayLike) -> Floats:
@@ -42,25 +46,25 @@ def _target_scores(scores: Floats, index: Ints) -> Floats:
     if scores.ndim != 2 or index.shape != scores.shape[:1]:
         raise ValueError(f"expected scores [B, C] and target_index [B], got {scores.shape} and {index.shape}")
     if ((index < 0) | (index >= scores.shape[1])).any():
-        raise ValueError(f"target_index lies outside the {scores.shape[1]} candidates")
+        raise ValueError(f"target_index is outside the {scores.shape[1]} candidates")
     nan_rows = np.flatnonzero(np.isnan(scores).any(axis=1))
     if len(nan_rows):
-        raise ValueError(f"{len(nan_rows)} of {len(scores)} rows hold NaN scores, the first is row {nan_rows[0]}")
-    own = scores[np.arange(len(scores)), index]
-    empty = np.flatnonzero(np.isneginf(own))
+        raise ValueError(f"{len(nan_rows)} of {len(scores)} rows have NaN scores, the first is row {nan_rows[0]}")
+    targets = scores[np.arange(len(scores)), index]
+    empty = np.flatnonzero(np.isneginf(targets))
     if len(empty):
-        raise ValueError(f"the target of row {empty[0]} is scored -inf, which marks a column without candidate")
-    return own
+        raise ValueError(f"the score of the target of row {empty[0]} is -inf, which marks an empty column")
+    return targets
 
 
 def expectation(gain: Callable[[Ints], Floats], ranks: Ints, tied: Ints | int = 0) -> Floats:
-    """Return the mean [B] of `gain` over the ranks that a target has if ties are broken at random.
+    """Return the expectation [B] of `gain` if ties are broken at random.
 
-    These are `ranks` to `ranks + tied`, all equally likely.
+    The rank of a target is then uniform from `ranks` to `ranks + tied`.
     """
     last = ranks + tied
     up_to = np.concatenate([[0.0], np.cumsum(gain(np.arange(1, last.max(initial=0) + 1)))])
-    # Sums differ from the gain of a single rank in the last digits.
+    # A difference of sums equals the gain of a single rank only up to rounding.
     return np.where(last == ranks, gain(ranks), (up_to[last] - up_to[ranks - 1]) / (1 + last - ranks))
 
 
@@ -79,14 +83,14 @@ def ndcg(ranks: Ints, k: int) -> Floats:
 
 
 def reciprocal_rank(ranks: Ints) -> Floats:
-    """Return 1/rank [B], over the whole list; its mean is MRR."""
+    """Return 1/rank [B]; its mean is MRR."""
     return 1.0 / ranks
 
 
 def metrics_for(ks: Sequence[int]) -> dict[str, Metric]:
     """Return the metrics for cut-offs `ks`: `hr@K`, `ndcg@K` for K > 1 (NDCG@1 is HR@1), and `mrr`."""
     if any(k < 1 for k in ks):
-        raise ValueError(f"cut-offs are at least 1, got {list(ks)}")
+        raise ValueError(f"cut-offs must be at least 1, got {list(ks)}")
     cuts = sorted(set(ks))
     gains: dict[str, Callable[[Ints], Floats]] = {f"hr@{k}": partial(hit_rate, k=k) for k in cuts}
     gains |= {f"ndcg@{k}": partial(ndcg, k=k) for k in cuts if k > 1}
@@ -94,7 +98,7 @@ def metrics_for(ks: Sequence[int]) -> dict[str, Metric]:
 
 
 def expected_metrics(sizes: ArrayLike, ks: Sequence[int]) -> dict[str, float]:
-    """Return the mean of each metric of `metrics_for` under a random order of `sizes` [B] candidates per row."""
+    """Return the mean of each metric of `metrics_for` if `sizes` [B] candidates are in random order."""
     lengths = np.asarray(sizes, dtype=np.int64)
     # In a random order the target is tied with all others.
     return {n: float(m(np.ones_like(lengths), lengths - 1).mean()) for n, m in metrics_for(ks).items()}

@@ -19,15 +19,18 @@ from prefrec.evaluation.labels import as_table, metric_label, metric_text
 from prefrec.evaluation.verdict import Verdict
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
-"""Ranker → metric → values, in the order of the examples: of all rows, or of those with text."""
+"""Ranker → metric → values in the order of the examples: one per example, or per example with text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(PairedDifference):
     """A paired difference of two rankers: metric of `ranker` minus metric of `against`.
 
-    `adjusted_p` is its p-value after Holm's correction for all comparisons of the table on `FAMILY`; NaN: another
-    metric.
+    Attributes:
+        ranker, against: names of the rankers.
+        metric: name of the metric.
+        adjusted_p: p-value after Holm's correction over all comparisons of the table on `FAMILY`; NaN for other
+            metrics.
     """
 
     ranker: str
@@ -37,28 +40,28 @@ class Comparison(PairedDifference):
 
     @property
     def stands(self) -> bool:
-        """True if a difference is shown in spite of the number of comparisons: the adjusted p is below 0.05."""
+        """True if the difference is significant after the correction: `adjusted_p` is below 0.05."""
         return self.adjusted_p < 0.05
 
 
 Gap = Annotated[Comparison, AfterValidator(partial(within, -1.0))]
-"""A difference of two means of metrics from 0 to 1."""
+"""A difference of two metrics; another value than −1 to 1 in JSON is damage."""
 
 FAMILY = "ndcg@10"
-"""The metric of the comparisons that are corrected for their number."""
+"""The metric whose p-values are corrected for multiple comparisons."""
 
 
 def corrected(comparisons: Sequence[Comparison], family: str = FAMILY) -> list[Comparison]:
     """Return the comparisons of a table with `adjusted_p` where the metric is `family`."""
-    places = [i for i, c in enumerate(comparisons) if c.metric == family]
-    found = list(comparisons)
-    for i, p in zip(places, holm([found[i].p_value for i in places]), strict=True):
-        found[i] = replace(found[i], adjusted_p=p)
-    return found
+    members = [i for i, c in enumerate(comparisons) if c.metric == family]
+    result = list(comparisons)
+    for i, p in zip(members, holm([result[i].p_value for i in members]), strict=True):
+        result[i] = replace(result[i], adjusted_p=p)
+    return result
 
 
 def compare_columns(means: Means, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
-    """Return the comparisons of pairs (ranker, against) on all metrics that both have, if rows have both.
+    """Return the comparisons of pairs (ranker, against), on all metrics for which some row has values of both.
 
     The keys of the columns are (ranker, metric).
     """
@@ -72,26 +75,27 @@ def compare_columns(means: Means, pairs: Sequence[tuple[str, str]]) -> list[Comp
 
 @dataclass(frozen=True)
 class Group(Result):
-    """The result on some of the rows."""
+    """The result on some of the examples."""
 
     metrics: dict[str, dict[str, Share]]  # ranker → metric → interval
-    n: int  # rows
+    n: int  # examples
     users: int  # distinct users
-    expected: dict[str, float]  # metric → its expectation for a random order of the candidates
+    expected: dict[str, float]  # metric → its expectation if candidates are in random order
     items: int = field(default=0, kw_only=True)  # distinct targets; 0: not known
 
 
 @dataclass(frozen=True)
 class Evaluation(Group):
-    """The result of an evaluation, rankers in the order they were given.
+    """The result of an evaluation, with rankers in the order given.
 
     Attributes:
-        chance: HR@1 of a random ranker, the mean of 1/(candidates of the row).
-        audit: of the lists under test, or why there are none. Its verdict stands above every table.
+        comparisons: paired differences of rankers.
+        chance: HR@1 of a random ranker, the mean of 1/C.
+        audit: of the candidate sets under test, or why there is none. Its verdict is above every table.
         best_reference: the baseline that models are compared with, or None.
-        groups: `warm` and `new` → the rows whose target occurs, or does not occur, in training interactions; {} if
-            the rows were not split.
-        values, predictions: values per row, and a frame of `PREDICTION_SCHEMA`; neither is in the JSON.
+        groups: `warm` and `new` → result on the examples whose target has, or does not have, training interactions;
+            {} if the examples were not split.
+        values, predictions: values per example, and a frame of `PREDICTION_SCHEMA`. Neither is in the JSON.
     """
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
@@ -106,7 +110,7 @@ class Evaluation(Group):
 
     @property
     def rankers(self) -> list[str]:
-        """Names, in the order of the table."""
+        """Names of the rankers, in the order of the table."""
         return list(self.metrics)
 
     @property
@@ -116,7 +120,7 @@ class Evaluation(Group):
 
     def frame(self) -> pl.DataFrame:
         """Return a row per ranker, and a column per metric with its mean and 95% interval as text."""
-        columns = {metric_label(m): [metric_text(own.get(m)) for own in self.metrics.values()] for m in self.measured}
+        columns = {metric_label(m): [metric_text(of.get(m)) for of in self.metrics.values()] for m in self.measured}
         return pl.DataFrame({"ranker": self.rankers} | columns)
 
     def __repr__(self) -> str:
@@ -127,7 +131,7 @@ class Evaluation(Group):
 
     @property
     def _size(self) -> str:
-        return f"n = {self.n:,} rows of {self.users:,} users, with 95% intervals; chance HR@1 {self.chance:.3f}"
+        return f"n = {self.n:,} examples of {self.users:,} users, with 95% intervals; chance HR@1 {self.chance:.3f}"
 
     def difference(self, ranker: str, against: str, metric: str) -> PairedDifference:
         """Return the comparison of two rankers on a metric; raise KeyError if it was not made."""

@@ -1,6 +1,6 @@
-"""The file of predictions: one Parquet row per ranker and example.
+"""The predictions file: one Parquet row per ranker and example.
 
-All metrics can be computed from it again (`evaluate_predictions`), and two runs can be compared row by row.
+All metrics can be computed from it (`evaluate_predictions`), and two runs can be compared row by row.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PREDICTION_SCHEMA = pl.Schema(
         ("row", pl.UInt32()),  # index of the example: the key that pairs rankers
         ("user_id", pl.String()),
         ("target", pl.String()),
-        ("candidates", pl.List(pl.String())),  # all, or only the best
-        ("scores", pl.List(pl.Float64())),  # as many as candidates
-        ("rank", pl.UInt32()),  # of the target: 1 + candidates scored above it
-        ("tied", pl.UInt32()),  # other candidates scored like the target
-        ("generated", pl.String()),  # the text as decoded; null for rankers that do not generate
-        ("choice", pl.String()),  # item id that the text names; null if it is invalid or absent
-        ("listed", pl.UInt32()),  # candidates that the row had
-        # Of the whole catalogue: rank, ties and candidates among the items of the target's class, known or new.
+        ("candidates", pl.List(pl.String())),  # all of them, or only the best
+        ("scores", pl.List(pl.Float64())),  # of these candidates
+        ("rank", pl.UInt32()),  # of the target: 1 + number of candidates scored above it
+        ("tied", pl.UInt32()),  # number of other candidates with the target's score
+        ("generated", pl.String()),  # the decoded text; null for rankers that do not generate
+        ("choice", pl.String()),  # id of the item that the text names; null if the text is invalid or absent
+        ("listed", pl.UInt32()),  # number of candidates of the example
+        # In full ranking: rank, ties and number of candidates among items of the target's class, known or new.
         ("class_rank", pl.UInt32()),
         ("class_tied", pl.UInt32()),
         ("class_listed", pl.UInt32()),
@@ -40,23 +40,23 @@ PREDICTION_SCHEMA = pl.Schema(
 
 
 def judge_texts(texts: Sequence[str], examples: Sequence[RankingExample], catalogue: Catalogue) -> list[str | None]:
-    """Return the item id that each generated text names, or None if the text is invalid.
+    """Return the id [B] of the item that each generated text names, or None if the text is invalid.
 
-    A text is valid if the whole of it is one of the candidates' titles, after `normalise_title` on both sides. An
-    invalid answer is a miss (as in the S-DPO paper's HR@1), and the Valid Ratio is the share of valid answers.
+    A text is valid if it equals the title of a candidate, after `normalise_title` on both sides. An invalid answer is
+    a miss, as in the S-DPO paper's HR@1; the Valid Ratio is the share of valid answers.
     """
     columns = [valid_choice(t, catalogue.titles_of(e.candidates)) for t, e in zip(texts, examples, strict=True)]
     return [None if c is None else e.candidates[c] for c, e in zip(columns, examples, strict=True)]
 
 
 def judge_substrings(predictions: pl.DataFrame, catalogue: Catalogue) -> pl.Series:
-    """Return the id of the only candidate whose title occurs in each generated text, or null if it is not one.
+    """Return the id of the candidate whose title occurs in each generated text, or null if none or several occur.
 
-    This is how the S-DPO authors judge. In a list with "It" and "It Happened One Night" the second can never win.
+    This is the S-DPO authors' judge. If both "It" and "It Happened One Night" are candidates, the second never wins.
     """
     rows = predictions.select("generated", "candidates").iter_rows()
-    found = [[i for i in listed if catalogue.titles[i] in text] for text, listed in rows]
-    return pl.Series([items[0] if len(items) == 1 else None for items in found], dtype=pl.String)
+    matches = [[i for i in listed if catalogue.titles[i] in text] for text, listed in rows]
+    return pl.Series([items[0] if len(items) == 1 else None for items in matches], dtype=pl.String)
 
 
 def prediction_frame(
@@ -67,7 +67,16 @@ def prediction_frame(
     generated: Sequence[str] | None = None,
     choices: Sequence[str | None] | None = None,
 ) -> pl.DataFrame:
-    """Return one ranker's predictions: scores [B, C], `target_ranks` of them, texts [B], the items they name [B]."""
+    """Return one ranker's predictions as a frame of `PREDICTION_SCHEMA`.
+
+    Args:
+        ranker: name of the ranker.
+        examples: B examples.
+        scores: [B, C].
+        ranks: `target_ranks` of the scores.
+        generated: [B] texts. Default: none.
+        choices: [B] ids of the items that the texts name (`judge_texts`).
+    """
     columns: dict[str, Sequence[Any]] = {
         "ranker": [ranker] * len(examples),
         "row": range(len(examples)),
@@ -92,13 +101,13 @@ def ranks_of(predictions: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def read_predictions(path: Path) -> pl.DataFrame:
-    """Read the predictions in `path`.
+    """Return the predictions in a file.
 
     Raise DataError if the file is missing or not Parquet, or a column is missing or has another type.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
+        raise DataError(f"{path}: there is no such file; `prefrec evaluate` writes it")
     try:
         return read_parquet(path).select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
     except UNREADABLE as e:
-        raise DataError(f"{path}: not a file of predictions ({first_words(e)}); evaluate again") from None
+        raise DataError(f"{path}: not a predictions file ({first_words(e)}); run `prefrec evaluate` again") from None

@@ -1,10 +1,10 @@
-"""AUC and NDCG within users, of scores of liked items against items that the same user disliked.
+"""AUC and NDCG within users: how scores rank a user's liked items above the disliked ones.
 
-All functions take arrays [B, C] with one row per user and one column per item. `liked` and `disliked` [B, C] mark the
-columns. A column that is neither is empty, and its score is ignored. Every row needs both kinds.
+All functions take arrays [B, C] with one row per user and one column per item. The masks `liked` and `disliked`
+[B, C] mark the columns. A column that is neither is empty, and its score is ignored. Every row needs both kinds.
 
-A score that knows no user has the same value for all of them. It can put items in order, and so have a high AUC
-within users, but it cannot tell who likes a given item from who dislikes it: its `within_item_auc` is ½.
+A score that does not depend on the user can have a high AUC within users, because it ranks items. It cannot tell who
+likes a given item from who dislikes it, so its `within_item_auc` is ½.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from prefrec.evaluation.outcome import Gap, compare_columns
 
 Mask = NDArray[np.bool_]
 Judged = dict[str, list[tuple[int, float]]]
-"""Item → rows and scores of those who liked it, or of those who disliked it."""
+"""Item → (row, score) of each user who liked it, or of each who disliked it."""
 
 
 def within_user_auc(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
-    """Return the AUC [B] of each row: the share of its pairs (liked, disliked) in the right order; a tie is ½."""
+    """Return the AUC [B]: the share of each row's pairs (liked, disliked) in the right order; a tie counts ½."""
     pairs = liked[:, :, None] & disliked[:, None, :]
-    # Empty columns may be −inf or NaN, which a product with False would not remove.
+    # Empty columns may be −inf or NaN, which multiplying by False would not remove.
     s = np.where(liked | disliked, scores, 0.0)
     first, second = s[:, :, None], s[:, None, :]
     won = (first > second) + 0.5 * (first == second)
@@ -38,9 +38,9 @@ def within_user_auc(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
 
 
 def liked_ndcg(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
-    """Return the NDCG [B] of each row over its whole list.
+    """Return the NDCG [B] of each row over all its items.
 
-    A liked item gains 1, discounted by 1/log2(rank + 1). Tied items share the discounts of their ranks, which is the
+    A liked item gains 1, discounted by 1/log2(rank + 1). Tied items share the discounts of their ranks: the
     expectation over random tie-breaking (McSherry and Najork 2008).
     """
     present = liked | disliked
@@ -58,14 +58,14 @@ def liked_ndcg(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
 METRICS = {"auc": within_user_auc, "ndcg": liked_ndcg}
 ITEM_AUC = "item_auc"
 MOST_USERS = 2000
-"""Users whose answers are compared with each other: time and memory grow with the square of their number."""
+"""Most users to compare with each other: time and memory grow with the square of their number."""
 
 
 def personal_part(scores: Floats, swapped: Floats, present: Mask) -> Floats:
-    """Return what scores [B, C] say of the row's own user: less the mean of `swapped`, and less the row's mean.
+    """Return the personal part of scores [B, C]: minus the mean of `swapped`, and centred within rows.
 
-    `swapped` [K, B, C] are scores of the same items after the histories of K other users. What an item has for all
-    users falls out, and what a user has for all items of the row; a score that knows no user becomes 0.
+    `swapped` [K, B, C] are scores of the same items after the histories of K other users. This removes what an item
+    has for all users, and what a user has for all items. A score that does not depend on the user becomes 0.
     """
     gap = np.where(present, scores - swapped.mean(axis=0), 0.0)
     return np.where(present, gap - gap.sum(axis=1, keepdims=True) / present.sum(axis=1, keepdims=True), 0.0)
@@ -77,11 +77,17 @@ def within_item_auc(
     disliked: Mask,
     items: Sequence[Sequence[str]],
 ) -> Interval:
-    """Return the AUC over users: of an item's pairs (user who liked it, user who disliked it), the share in order.
+    """Return the AUC over users: the share of an item's pairs (user who liked it, user who disliked it) in order.
 
-    `items` are those of the rows [B], in the order of columns. Each row is a user, and the first `MOST_USERS` count.
-    Pairs of all items weigh alike; a tie is ½. The interval is by the jackknife over users: a user is left out
-    with all pairs. `n` is the number of pairs; without any, all is NaN.
+    All pairs of all items have the same weight; a tie counts ½. The interval is a jackknife over users.
+
+    Args:
+        scores: [B, C], one row per user; only the first `MOST_USERS` rows count.
+        liked, disliked: [B, C] masks.
+        items: ids of each row's items [B], in the order of the columns.
+
+    Returns:
+        The mean with its interval, where `n` is the number of pairs. Without pairs, all values are NaN.
     """
     first = slice(MOST_USERS)
     won, pairs = _pairs_over_users(scores[first], liked[first], disliked[first], items[first])
@@ -89,7 +95,7 @@ def within_item_auc(
         return Interval(math.nan, math.nan, math.nan, 0, 0)
     auc, counted = float(won.sum() / pairs.sum()), pairs.any(axis=0) | pairs.any(axis=1)
     above, below = ((m.sum() - m.sum(axis=0) - m.sum(axis=1))[counted] for m in (won, pairs))
-    # Of pairs that all have a user in common nothing is left without the user.
+    # If one user is in all pairs, no pair is left without that user.
     half = half_length(*jackknife(above / below - auc)) if (below > 0).all() else math.nan
     low, high = np.clip([auc - half, auc + half], 0, 1).tolist()
     return Interval(auc, low, high, int(pairs.sum()), int(counted.sum()))
@@ -98,7 +104,7 @@ def within_item_auc(
 def _pairs_over_users(
     scores: Floats, liked: Mask, disliked: Mask, items: Sequence[Sequence[str]]
 ) -> tuple[Floats, Floats]:
-    """Return [B, B]: over all items that row u liked and row v disliked, how many are in order, and how many."""
+    """Return [B, B] twice: how many items row u liked and row v disliked in the right order, and how many in all."""
     kinds: tuple[Judged, Judged] = ({}, {})
     for row, column in np.argwhere(liked | disliked).tolist():
         kind = kinds[0 if liked[row, column] else 1]
@@ -106,9 +112,9 @@ def _pairs_over_users(
     won, pairs = np.zeros((2, len(items), len(items)))
     for item in kinds[0].keys() & kinds[1].keys():
         (u, above), (v, below) = (map(np.array, zip(*kind[item], strict=True)) for kind in kinds)
-        place = np.ix_(u, v)
-        won[place] += (above[:, None] > below) + 0.5 * (above[:, None] == below)
-        pairs[place] += 1
+        cells = np.ix_(u, v)
+        won[cells] += (above[:, None] > below) + 0.5 * (above[:, None] == below)
+        pairs[cells] += 1
     return won, pairs
 
 
@@ -118,10 +124,10 @@ def mixture(first: Floats, second: Floats, weight: float) -> Floats:
 
 
 def best_weight(first: Floats, second: Floats, liked: Mask, disliked: Mask) -> float:
-    """Return the weight of `second` in the mixture that explains these rows best; ∞ if `first` says nothing.
+    """Return the weight of `second` in the mixture that explains these rows best; ∞ if `first` explains nothing.
 
-    Logistic regression on pairs: P(liked above disliked) = σ(a·Δfirst + b·Δsecond), each row with a weight of 1 in
-    all; the weight is b/a. Few rows suffice for it, where the AUC of a grid of weights is mostly noise.
+    The weight is b/a of a logistic regression on pairs, P(liked above disliked) = σ(a·Δfirst + b·Δsecond), where
+    each row has a total weight of 1. This works with few rows, where the AUC over a grid of weights is mostly noise.
     """
     row, i, j = np.nonzero(liked[:, :, None] & disliked[:, None, :])
     gaps = np.stack([s[row, i] - s[row, j] for s in (first, second)], axis=1)
@@ -129,7 +135,7 @@ def best_weight(first: Floats, second: Floats, liked: Mask, disliked: Mask) -> f
     share = 1 / (liked.sum(axis=1) * disliked.sum(axis=1))[row]
 
     def loss(ab: Floats) -> float:
-        # The small square keeps the weights finite where a score puts all pairs in order.
+        # The small penalty keeps the weights finite if a score puts all pairs in order.
         return float(share @ np.logaddexp(0, -(gaps / scale) @ ab) + 1e-3 * ab @ ab)
 
     a, b = minimize(loss, np.ones(2)).x / scale
@@ -138,7 +144,7 @@ def best_weight(first: Floats, second: Floats, liked: Mask, disliked: Mask) -> f
 
 def spread(scores: Floats, present: Mask) -> float:
     """Return the standard deviation of scores within rows, or 1 if the scores of each row are equal."""
-    # Differences between rows do not affect the ranking within a row, so they must not count.
+    # Differences between rows do not affect the ranking within a row, so they do not count.
     kept = np.where(present, scores, 0.0)
     means = kept.sum(axis=1, keepdims=True) / present.sum(axis=1, keepdims=True)
     deviations = (scores - means)[present]
@@ -150,11 +156,11 @@ class Preferences(Result):
     """The result of an evaluation of scores on liked and disliked items.
 
     Attributes:
-        metrics: name of the scores → `auc` and `ndcg`, means over users; of the personal part `item_auc`, too.
+        metrics: name of the scores → means over users of `auc` and `ndcg`; for the personal part also `item_auc`.
         differences: paired differences.
         weights: name of the scores → weight of the reward in them, chosen on validation users.
         users: number of test users.
-        chosen_on: number of validation users that the weights were chosen on.
+        chosen_on: number of validation users that chose the weights.
     """
 
     metrics: dict[str, dict[str, Share]]
@@ -164,12 +170,12 @@ class Preferences(Result):
     chosen_on: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; an infinite weight is the text `inf`."""
+        """Return plain JSON values; an infinite weight becomes the text `inf`."""
         weights = {name: "inf" if math.isinf(w) else w for name, w in self.weights.items()}
         return super().to_json() | {"weights": weights}
 
     def weight_sentence(self) -> str:
-        """Return the chosen weights in a sentence; "" if there are none."""
+        """Return the weights in a sentence; "" if there are none."""
         weights = [f"{name}: {'∞' if math.isinf(w) else f'{w:g}'}" for name, w in self.weights.items()]
         return f"Weights, chosen on {self.chosen_on} validation users: {'; '.join(weights)}" if weights else ""
 
@@ -187,11 +193,11 @@ def evaluate_preferences(
 
     Args:
         scores: name → scores [B, C], or [K, B, C] for means over K scores.
-        liked: [B, C] which candidates the user liked.
-        disliked: [B, C] which candidates the user disliked.
+        liked: [B, C] mask of candidates that the user liked.
+        disliked: [B, C] mask of candidates that the user disliked.
         users: [B] user of each question.
-        compare: pairs of names, for paired differences of the first minus the second.
-        weights: name → weight of the reward in a sum, kept with the result.
+        compare: pairs of names; each gives the paired difference of the first minus the second.
+        weights: name → weight of the reward in a mixture, kept with the result.
         chosen_on: number of users that chose the weights, kept with the result.
     """
     values = {

@@ -1,7 +1,7 @@
-"""Rules that score candidate lists without knowing what the user likes, by leaks of a careless protocol.
+"""Shortcuts: rules that score candidate sets without knowing the user's taste, through leaks of a careless protocol.
 
-Each function returns scores [B, C] of the lists under test (`Lists`), -inf in empty columns. Some learn from other
-lists (`seen`) first. Docstrings name the published data in which a rule was found to work.
+Each function returns scores [B, C] of the candidate sets under test (`EncodedSets`), -inf in empty columns. Some
+learn from other candidate sets (`seen`). Docstrings name the published data in which a shortcut works.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from prefrec.rankers.matrices import pad_codes
 
 
 @dataclass(frozen=True)
-class Lists:
-    """A set of candidate lists as numbers."""
+class EncodedSets:
+    """B candidate sets as numbers."""
 
     codes: NDArray[np.int64]  # [B, C] catalogue index of each candidate, -1 in empty columns
     target: NDArray[np.int64]  # [B] column of the target
@@ -33,7 +33,7 @@ class Lists:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Number of candidates [B] of each list."""
+        """Number of candidates [B] of each set."""
         return (self.codes >= 0).sum(axis=1)
 
     @property
@@ -42,49 +42,52 @@ class Lists:
         return self.codes[np.arange(len(self.codes)), self.target]
 
     def hits(self, scores: Floats) -> Floats:
-        """Return the expected hits [B] of `scores` [B, C]."""
+        """Return the expected HR@1 [B] of `scores` [B, C]."""
         return expected_hits(scores, self.target)
 
-    def take(self, rows: NDArray[Any]) -> Lists:
-        """Return these lists, by numbers or a mask."""
-        return Lists(self.codes[rows], self.target[rows], self.last[rows])
+    def take(self, rows: NDArray[Any]) -> EncodedSets:
+        """Return some of the sets, by indices or a mask."""
+        return EncodedSets(self.codes[rows], self.target[rows], self.last[rows])
 
     def masked(self, scores: Floats) -> Floats:
         """Return `scores` [B, C] with -inf in empty columns."""
         return np.where(self.codes < 0, -np.inf, scores)
 
 
-def encode_lists(examples: Sequence[RankingExample], catalogue: Catalogue) -> Lists:
-    """Return the examples' lists as numbers; raise DataError if an item is not in the catalogue."""
+def encode_sets(examples: Sequence[RankingExample], catalogue: Catalogue) -> EncodedSets:
+    """Return the examples' candidate sets as numbers; raise DataError if an item is not in the catalogue."""
     index = {item: i for i, item in enumerate(catalogue.ids)}
     for e in examples:
         catalogue.titles_of((*e.candidates, *e.history[-1:]))
     target = np.array([e.target_index for e in examples], dtype=np.int64)
     last = np.array([index[e.history[-1]] if e.history else -1 for e in examples], dtype=np.int64)
-    return Lists(pad_codes([e.candidates for e in examples], index), target, last)
+    return EncodedSets(pad_codes([e.candidates for e in examples], index), target, last)
 
 
-Rule = Callable[[Lists], Floats]
-"""Lists → scores [B, C]."""
+Rule = Callable[[EncodedSets], Floats]
+"""Candidate sets → scores [B, C]."""
 FOLDS = 5
-"""Parts of the users; a rule that is cross-fitted learns from the lists of all others."""
+"""Number of folds of users. A cross-fitted rule learns from the candidate sets of the other folds."""
 
 
 def cross_fitted(
-    lists: Lists, users: Sequence[str], rule: Callable[[Lists, Lists], Floats], rng: np.random.Generator
+    lists: EncodedSets,
+    users: Sequence[str],
+    rule: Callable[[EncodedSets, EncodedSets], Floats],
+    rng: np.random.Generator,
 ) -> Floats:
-    """Return the scores [B, C] of a rule (lists, seen lists) that learns from the lists under test of other users."""
+    """Return the scores [B, C] of a rule (sets, seen sets) that learns from the sets under test of other users."""
     codes = np.unique(np.asarray(users), return_inverse=True)[1]
     fold = (rng.permutation(int(codes.max(initial=0)) + 1) % FOLDS)[codes]
     scores = np.full(lists.codes.shape, -np.inf)
-    for own in (fold == k for k in range(FOLDS)):
-        if own.any():
-            scores[own] = rule(lists.take(own), lists.take(~own))
+    for inside in (fold == k for k in range(FOLDS)):
+        if inside.any():
+            scores[inside] = rule(lists.take(inside), lists.take(~inside))
     return scores
 
 
-def target_position(lists: Lists, seen: Lists) -> Floats:
-    """Return P(target at position p | list length), by add-one counts in the `seen` lists of that length."""
+def target_position(lists: EncodedSets, seen: EncodedSets) -> Floats:
+    """Return P(target at position p | number of candidates), from add-one counts in `seen` sets of that size."""
     width = max(lists.codes.shape[1], seen.codes.shape[1])
     counts = np.zeros((width + 1, width))
     np.add.at(counts, (seen.lengths, seen.target), 1.0)
@@ -92,28 +95,28 @@ def target_position(lists: Lists, seen: Lists) -> Floats:
     return lists.masked(chance)
 
 
-def position_lookup(lists: Lists, seen: Lists) -> Floats:
-    """Return P(c at position p | c is the target) = (n(c, p) + 1/C) / (n(c) + 1), counted in the `seen` lists.
+def position_lookup(lists: EncodedSets, seen: EncodedSets) -> Floats:
+    """Return P(c at position p | c is the target) = (n(c, p) + 1/C) / (n(c) + 1), counted in the `seen` sets.
 
-    Lists shuffled with the target as the seed always put a target at the same position: HR@1 0.55 on the published
-    LastFM test rows, learnt from 2,767 validation rows.
+    If the target is the seed of the shuffle, a target always has the same position: HR@1 0.55 on the published LastFM
+    test examples, learnt from 2,767 validation examples.
     """
     width = max(lists.codes.shape[1], seen.codes.shape[1])
     n_items = 1 + max(lists.codes.max(initial=0), seen.codes.max(initial=0))
     ones = np.ones(len(seen.target))
     at = sparse.csr_array((ones, (seen.target_codes, seen.target)), shape=(n_items, width))
     total = np.asarray(at.sum(axis=1)).ravel()
-    codes = np.maximum(lists.codes, 0)  # −1 would read the last item; `masked` removes these columns again
+    codes = np.maximum(lists.codes, 0)  # −1 would read the last item; `masked` clears these columns
     counts = at.toarray()[codes, np.arange(codes.shape[1])[None, :]]
     return lists.masked((counts + 1.0 / np.maximum(lists.lengths, 1)[:, None]) / (total[codes] + 1.0))
 
 
-def list_lookup(lists: Lists, seen: Lists) -> Floats:
-    r"""Return the mean overlap of the list with the `seen` lists whose target is c, without that target.
+def list_lookup(lists: EncodedSets, seen: EncodedSets) -> Floats:
+    r"""Return the mean overlap of a candidate set with the `seen` sets whose target is c, without that target.
 
-    overlap(c) = Σ_t |L ∩ L_t \ {c}| / n(c), shrunk towards the mean overlap of all pairs with the weight of one
-    list, so that a candidate never seen as a target is neither favoured nor excluded. Negatives drawn with the target
-    as the seed are the same for each list of that target.
+    overlap(c) = Σ_t |L ∩ L_t \ {c}| / n(c), shrunk towards the mean overlap of all pairs with the weight of one set,
+    so that a candidate that was never a target is neither favoured nor excluded. If the target is the seed of the
+    sampling, each set of that target has the same negatives.
     """
     n_items = 1 + max(lists.codes.max(initial=0), seen.codes.max(initial=0))
     others = np.where(np.arange(seen.codes.shape[1]) == seen.target[:, None], -1, seen.codes)
@@ -130,15 +133,15 @@ def list_lookup(lists: Lists, seen: Lists) -> Floats:
     return lists.masked((overlap + mean) / (times + 1.0))
 
 
-def next_in_order(lists: Lists, seen: Lists, keys: Floats) -> Floats:
+def next_in_order(lists: EncodedSets, seen: EncodedSets, keys: Floats) -> Floats:
     """Prefer the candidate nearest after (or before) the last history item when items are sorted by `keys` [I].
 
-    The direction is the better one on the `seen` lists. NaN keys are never chosen. Histories sorted by artist id
-    instead of time give HR@1 0.78 on the published LastFM test rows.
+    The direction is the one that is better on the `seen` sets. NaN keys are never chosen. Histories sorted by artist
+    id instead of time give HR@1 0.78 on the published LastFM test examples.
     """
 
-    def following(x: Lists, keys: Floats) -> Floats:
-        # The lowest finite score, not −inf, for items that are not next: −inf marks empty columns.
+    def following(x: EncodedSets, keys: Floats) -> Floats:
+        # Items that are not next get the lowest finite score, because −inf marks empty columns.
         gap = keys[x.codes] - keys[x.last][:, None]
         worst = -np.finfo(np.float64).max
         return x.masked(np.where((gap > 0) & (x.last >= 0)[:, None], -gap, worst))
@@ -147,9 +150,9 @@ def next_in_order(lists: Lists, seen: Lists, keys: Floats) -> Floats:
 
 
 def id_keys(catalogue: Catalogue) -> dict[str, Floats]:
-    """Return column → keys [I] to sort items by: `item_id`, and other columns `…_id` of whole numbers.
+    """Return column → keys [I] to sort items by: `item_id`, and other integer columns `…_id`.
 
-    Item ids are numbers if all of them are; otherwise their index in the catalogue counts.
+    If not all item ids are numbers, the key is the item's index in the catalogue.
     """
     numeric = all(i.isascii() and i.isdigit() for i in catalogue.ids)
     keys = {"item_id": np.array(catalogue.ids if numeric else range(len(catalogue)), dtype=np.float64)}
@@ -159,14 +162,14 @@ def id_keys(catalogue: Catalogue) -> dict[str, Floats]:
     return keys
 
 
-def title_length(lists: Lists, seen: Lists, catalogue: Catalogue) -> Floats:
-    """Prefer the shortest or the longest title (characters), whichever is better on the `seen` lists."""
+def title_length(lists: EncodedSets, seen: EncodedSets, catalogue: Catalogue) -> Floats:
+    """Prefer the shortest or the longest title in characters, whichever is better on the `seen` sets."""
     lengths = np.array([len(t) for t in catalogue.titles_of(catalogue.ids)], dtype=np.float64)
     return _better(lists, seen, lambda x: x.masked(-lengths[x.codes]), lambda x: x.masked(lengths[x.codes]))
 
 
-def in_history(lists: Lists, examples: Sequence[RankingExample]) -> Floats:
-    """Return 1 for candidates in the shown history of their row (`examples` of the `lists`), 0 for others."""
+def in_history(lists: EncodedSets, examples: Sequence[RankingExample]) -> Floats:
+    """Return 1 for candidates in the history of their example (`examples` of the `lists`), 0 for others."""
     inside = np.zeros(lists.codes.shape)
     for b, e in enumerate(examples):
         inside[b, : len(e.candidates)] = np.isin(e.candidates, e.history)
@@ -174,18 +177,18 @@ def in_history(lists: Lists, examples: Sequence[RankingExample]) -> Floats:
 
 
 def repeats(train_interactions: pl.DataFrame, window: int) -> NDArray[np.bool_]:
-    """Return, per training user with two or more interactions, if the last item is among the `window` before it."""
+    """Return, for training users with two or more items, whether the last one is among the `window` before it."""
     logs = _sequences(train_interactions)
     return np.array([s[-1] in s[:-1][-window:] for s in logs if len(s) > 1 and window], dtype=np.bool_)
 
 
-def _better(lists: Lists, seen: Lists, *rules: Rule) -> Floats:
-    """Return the scores of `lists` by the rule with the highest HR@1 on `seen`, the first of equal ones."""
+def _better(lists: EncodedSets, seen: EncodedSets, *rules: Rule) -> Floats:
+    """Return the scores of `lists` by the rule with the highest HR@1 on `seen`; the first one wins ties."""
     gains = [seen.hits(rule(seen)).mean() if len(seen.target) else 0.0 for rule in rules]
     return rules[int(np.argmax(gains))](lists)
 
 
-def shuffled_positions(seen: Lists, rng: np.random.Generator) -> Lists:
+def shuffled_positions(seen: EncodedSets, rng: np.random.Generator) -> EncodedSets:
     """Return `seen` with each target moved to a random position, as a placebo for position rules."""
     rows = np.arange(len(seen.target))
     columns = np.floor(rng.random(len(rows)) * seen.lengths).astype(np.int64)
@@ -195,10 +198,10 @@ def shuffled_positions(seen: Lists, rng: np.random.Generator) -> Lists:
     return replace(seen, codes=codes, target=columns)
 
 
-def shuffled_lists(seen: Lists, rng: np.random.Generator) -> Lists:
-    """Return `seen` with negatives exchanged between rows, as a placebo for list rules.
+def shuffled_sets(seen: EncodedSets, rng: np.random.Generator) -> EncodedSets:
+    """Return `seen` with negatives exchanged between sets, as a placebo for list lookup.
 
-    Only rows of equal length exchange negatives. Each keeps its target and the target's position.
+    Only sets of equal size exchange negatives. Each keeps its target and the target's position.
     """
     codes = seen.codes.copy()
     for length in np.unique(seen.lengths):
@@ -213,16 +216,16 @@ def shuffled_lists(seen: Lists, rng: np.random.Generator) -> Lists:
 
 
 def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> Floats:
-    """Return the ranks [I] of the catalogue's items in the order that as many histories as possible agree with.
+    """Return the ranks [I] of the catalogue's items in the order that most neighbours in histories follow.
 
-    Histories that are sorted by anything but time (an id, a title, a database key) agree with one order of all items,
-    in which the next item reveals the target, even if the key itself is not in the data. Of real histories 54–62% of
-    the neighbours follow the best common order (MovieLens-100K, chronological LastFM, Goodreads), but all do on the
-    published LastFM.
+    Histories that are sorted by anything but time (an id, a title, a database key) follow one order of all items.
+    The next item in this order reveals the target, even if the key itself is not in the data. In real histories,
+    54–62% of neighbours follow the best common order (MovieLens-100K, chronological LastFM, Goodreads); in the
+    published LastFM all do.
 
-    Neighbours in the histories are arcs of a graph, whose order is that of Eades, Lin and Smyth (1993): take a node
-    without incoming arcs, else the node with the largest surplus of outgoing over incoming arcs. Items that no
-    training user took are NaN.
+    Neighbours in histories are arcs of a graph. Its order is that of Eades, Lin and Smyth (1993): take a node without
+    incoming arcs, else the node with the largest surplus of outgoing over incoming arcs. Items without training
+    interactions are NaN.
     """
     index = {item: i for i, item in enumerate(catalogue.ids)}
     pairs = neighbours(train_interactions, index)
@@ -236,7 +239,7 @@ def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> Floa
 
 
 def agreement(train_interactions: pl.DataFrame, catalogue: Catalogue, ranks: Floats) -> float:
-    """Return the share of neighbours in the training sequences that are in the order of `ranks` [I]; 0 if none."""
+    """Return the share of neighbours in training sequences that follow the order of `ranks` [I]; 0 without any."""
     pairs = neighbours(train_interactions, {item: i for i, item in enumerate(catalogue.ids)})
     forward = sum(n for (a, b), n in pairs.items() if ranks[a] < ranks[b])
     return forward / (pairs.total() or 1)
@@ -271,7 +274,7 @@ def _remove_greedily(arcs: dict[tuple[int, int], int], nodes: list[int]) -> list
     order = []
     while left:
         deficit, node = (None, free.popleft()) if free else heapq.heappop(heap)
-        # Each change of a node pushes a new entry. The old ones are skipped here.
+        # Each change of a node pushes a new entry. Outdated entries are skipped here.
         if node not in left or deficit not in (None, arriving[node] - leaving[node]):
             continue
         left.remove(node)

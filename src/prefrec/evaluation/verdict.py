@@ -1,4 +1,4 @@
-"""The result of an audit: what was found, why, the way out, and what stands above tables in its place."""
+"""The result of an audit: leaks and faults, their causes and remedies, and the verdict above every table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefrec.evaluation.labels import as_table, metric_text
 from prefrec.rankers.item_only import ItemOnlyRanker
 
 MIN_USERS = 20
-"""Least number of users under test to call anything a leak."""
+"""Users under test that are needed to call anything a leak."""
 LEAST_POPULAR = "least popular first"
 ITEM_ONLY = ItemOnlyRanker.name
 REWARDED = "rewarded by the candidate sets"
@@ -22,19 +22,19 @@ _FULL = (
     "use full ranking (evaluate.full_rows: null), or sample negatives from the targets of other examples "
     "(candidates.kind: targets)"
 )
-# Rule → why it finds targets, and the way out; of those that look at properties of items, where classes are alike.
+# Shortcut → why it finds targets, and the remedy; for item properties, if targets and negatives are alike.
 _WHY = {
     "target position": (
-        "The position of the target gives it away",
+        "The position of a target gives it away",
         "shuffle each candidate set (candidates.kind: uniform)",
     ),
     "position lookup": (
         "A target has the same position in all its candidate sets",
-        "sample by a seed of user and example, never of the target (candidates.kind: uniform)",
+        "seed the sampling with user and example, never with the target (candidates.kind: uniform)",
     ),
     "list lookup": (
         "A target has the same negatives in all its candidate sets",
-        "sample by a seed of user and example, never of the target (candidates.kind: uniform)",
+        "seed the sampling with user and example, never with the target (candidates.kind: uniform)",
     ),
     LEAST_POPULAR: (
         "The negatives are more popular than the targets because of how they are sampled, for example by popularity: "
@@ -50,9 +50,9 @@ _WHY = {
     "id order": ("Ids follow the items' dates, and targets are newer than negatives", _FULL),
     ITEM_ONLY: ("Item properties separate targets from negatives as well as the user's history does", _FULL),
 }
-_ORDERED = ("Histories follow an order of the items and not time", "sort the log by time")
+_ORDERED = ("Histories are sorted by item and not by time", "sort the log by time")
 _OF_ITEMS = (LEAST_POPULAR, "title length", ITEM_ONLY)
-# Share of steps of histories in one order of all items above which that order is not time.
+# If more than this share of the steps of histories follow one order of all items, histories are not sorted by time.
 _ORDERLY = 0.7
 
 
@@ -60,28 +60,34 @@ _ORDERLY = 0.7
 class AuditRow:
     """One line of the audit."""
 
-    name: str  # of the shortcut or reference
-    hr: Interval  # its HR@1, with the 95% interval
+    name: str  # of the shortcut or baseline
+    hr: Interval  # HR@1 with its 95% interval
     leak: bool = False  # True if it beats all its rivals
-    against: str | None = None  # the rival with the smallest gain (by the interval's low end); None for references
-    gain: PairedDifference | None = None  # HR@1 over that rival, with the family-wise interval
-    learnt_from: str = ""  # the split it learnt from; "" for rules without learning
-    note: str = ""  # additional information, or the reason why a rule was not tried
-    tried: bool = True  # False if there was too little to learn from; `hr` is then meaningless
-    ndcg: Interval | None = None  # its NDCG@10
-    share: float | None = None  # of steps of histories in the order of the rule, for orders
+    against: str | None = None  # the rival with the smallest gain (by the interval's low end); None for baselines
+    gain: PairedDifference | None = None  # HR@1 minus that rival's, with the family-wise interval
+    learnt_from: str = ""  # the split it learnt from; "" if it does not learn
+    note: str = ""  # more information, or why it was not tried
+    tried: bool = True  # False if there was too little to learn from; `hr` then means nothing
+    ndcg: Interval | None = None  # NDCG@10
+    share: float | None = None  # for orders: share of steps of histories in this order
 
     @property
     def finding(self) -> str:
-        """`leak`, `no leak`, `reference` or `not tried`."""
+        """`leak`, `no leak`, `baseline` or `not tried`."""
         if not self.tried:
             return "not tried"
-        return "leak" if self.leak else "no leak" if self.against else "reference"
+        return "leak" if self.leak else "no leak" if self.against else "baseline"
 
 
 @dataclass(frozen=True)
 class Audit(Result):
-    """The result of an audit, with references first and then shortcuts, and the faults of the protocol in words."""
+    """The result of an audit.
+
+    Attributes:
+        rows: baselines first, then shortcuts.
+        faults: faults of the protocol in words.
+        diagnosis: numbers that describe the data set; None in files without it.
+    """
 
     rows: list[AuditRow]
     faults: list[str] = field(default_factory=list)
@@ -89,17 +95,17 @@ class Audit(Result):
 
     @property
     def leaks(self) -> list[AuditRow]:
-        """The shortcuts that beat what they should not."""
+        """Shortcuts that beat all their rivals."""
         return [r for r in self.rows if r.leak]
 
     @property
     def untried(self) -> list[AuditRow]:
-        """The rules that had too little to learn from."""
+        """Rows with too little data to learn from."""
         return [r for r in self.rows if not r.tried]
 
     @property
     def state(self) -> str:
-        """`bad` after a leak or a fault, `good` if all rules were tried and nothing was found, else "" (open)."""
+        """`bad` after a leak or a fault, `good` if everything was tried and nothing found, else "" (open)."""
         if self.leaks or self.faults:
             return "bad"
         return "" if self.untried or self.rows[0].hr.users < MIN_USERS else "good"
@@ -110,37 +116,37 @@ class Audit(Result):
 
     @property
     def verdict(self) -> str:
-        """The result in words: leaks with their reasons and the way out, and faults of the protocol."""
-        found = f" Faults of the protocol: {'; '.join(self.faults)}." if self.faults else ""
-        return self._verdict_on_lists() + found
+        """The result in words: leaks with causes and remedies, and faults of the protocol."""
+        faults = f" Faults of the protocol: {'; '.join(self.faults)}." if self.faults else ""
+        return self._verdict_on_sets() + faults
 
     @property
     def headline(self) -> str:
         """The result in a few words, for the line above each table."""
-        found = [f"leaks ({', '.join(r.name for r in self.leaks)})"] if self.leaks else []
-        found += [f"faults of the protocol ({'; '.join(self.faults)})"] if self.faults else []
-        if found:
-            return f"Audit: these candidate sets have {' and '.join(found)}."
+        problems = [f"leaks ({', '.join(r.name for r in self.leaks)})"] if self.leaks else []
+        problems += [f"faults of the protocol ({'; '.join(self.faults)})"] if self.faults else []
+        if problems:
+            return f"Audit: these candidate sets have {' and '.join(problems)}."
         return "Audit: no leak and no fault." if self.state == "good" else "Audit: incomplete, see the verdict."
 
     @property
     def reasons(self) -> list[str]:
-        """A sentence on each cause of the leaks, and the way out of it."""
+        """A sentence on each cause of the leaks, with its remedy."""
         causes: dict[str, str] = {}
         for row in self.leaks:
-            why, way_out = self._cause(row)
-            causes.setdefault(why, way_out)
-        return [f"{why}. Way out: {way_out}." for why, way_out in causes.items()]
+            why, remedy = self._cause(row)
+            causes.setdefault(why, remedy)
+        return [f"{why}. Remedy: {remedy}." for why, remedy in causes.items()]
 
     def _cause(self, row: AuditRow) -> tuple[str, str]:
         is_order = row.share is not None
         if is_order and (row.share or 0) > _ORDERLY:
             return _ORDERED
         if (is_order or row.name in _OF_ITEMS) and self.diagnosis and self.diagnosis.classes_differ:
-            return f"Targets are of another kind than negatives: {self.diagnosis.classes}", _FULL
+            return f"Targets are a different kind of item than negatives: {self.diagnosis.classes}", _FULL
         return _WHY["id order"] if is_order else _WHY[row.name]
 
-    def _verdict_on_lists(self) -> str:
+    def _verdict_on_sets(self) -> str:
         random = self.rows[0].hr
         lists = f"{random.n} candidate sets"
         if random.users < MIN_USERS:
@@ -166,7 +172,7 @@ class Audit(Result):
         return f"Audit: no leak in {lists}{shown}."
 
     def frame(self) -> pl.DataFrame:
-        """Return a row per reference and shortcut: HR@1 with its interval, gain over its rival, finding."""
+        """Return a row per baseline and shortcut: HR@1 with its interval, gain over its rival, finding."""
         return pl.DataFrame(
             {
                 "shortcut": [row.name for row in self.rows],
@@ -185,13 +191,13 @@ class Audit(Result):
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         leaks, untried = ([r.name for r in some] for some in (self.leaks, self.untried))
-        lists = {"verdict": self.verdict, "leaks": leaks, "untried": untried, "faults": self.faults}
-        return lists | {"diagnosis": plain(self.diagnosis), "rows": plain(self.rows)}
+        words = {"verdict": self.verdict, "leaks": leaks, "untried": untried, "faults": self.faults}
+        return words | {"diagnosis": plain(self.diagnosis), "rows": plain(self.rows)}
 
 
 @dataclass(frozen=True)
 class NoAudit(Result):
-    """Stands for the audit of a result without lists to audit, and says why there are none."""
+    """Replaces the audit of a result that has no candidate sets to audit, with the reason."""
 
     reason: str
 
@@ -202,7 +208,7 @@ class NoAudit(Result):
 
     @property
     def headline(self) -> str:
-        """The same."""
+        """The verdict again."""
         return self.verdict
 
     @property
@@ -217,4 +223,4 @@ class NoAudit(Result):
 
 FULL_RANKING = NoAudit("full ranking has no candidate sets that could give the target away")
 Verdict = Audit | NoAudit
-"""The audit of the lists of a result, or why there is none."""
+"""The audit of a result's candidate sets, or why there is none."""

@@ -1,6 +1,6 @@
 """Recommenders that score candidates: baselines and language models.
 
-The latter load on first use, since torch and transformers take seconds.
+Language models are imported on first use, because torch and transformers take seconds to import.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The protocol of recommenders under test."""
+"""Protocols and base classes of rankers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefrec.errors import ModelError
 class Ranker(Protocol):
     """Scores the candidates of ranking examples; higher is better.
 
-    Popularity, a neural model, a language model or a remote endpoint all look the same to evaluation.
+    Popularity, a neural model, a language model and a remote endpoint all have this interface.
     """
 
     name: str
@@ -54,7 +54,7 @@ class FittedRanker(ABC):
 
 @runtime_checkable
 class GeneratingRanker(Ranker, Protocol):
-    """A ranker that can also answer in text, so that the Valid Ratio can be counted."""
+    """A ranker that can also answer in text, for the Valid Ratio."""
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
         """Return the generated answer to each example, as decoded (not normalised)."""
@@ -63,19 +63,19 @@ class GeneratingRanker(Ranker, Protocol):
 
 @runtime_checkable
 class ComposedRanker(Ranker, Protocol):
-    """A ranker made of others, which need not be asked if their answers are known."""
+    """A ranker that queries others, unless it knows their predictions."""
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
-        """Take note of predictions, by the key of their entry; the rows may be others than those asked next."""
+        """Keep predictions, by key of their entry. They may be of other examples than the next ones."""
         ...
 
 
 @runtime_checkable
 class LearningRanker(Ranker, Protocol):
-    """A ranker that learns from the rows that it ranks, such as what lists give away without their users."""
+    """A ranker that learns from the examples that it ranks, such as `ItemOnlyRanker`."""
 
     def learn(self, examples: Sequence[RankingExample]) -> Ranker:
-        """Return the ranker after it has learnt from these rows, which it may then score in blocks."""
+        """Return the ranker after it has learnt from these examples, which it can then score in blocks."""
         ...
 
 
@@ -83,5 +83,5 @@ def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArra
     """Return the ranker's scores [B, C]; raise ModelError if one is NaN."""
     scores = ranker.score(examples)
     if bad := int(np.isnan(scores).any(axis=1).sum()):
-        raise ModelError(f"ranker {ranker.name!r}: {bad} of {len(scores)} rows hold NaN scores")
+        raise ModelError(f"ranker {ranker.name!r}: {bad} of {len(scores)} examples have NaN scores")
     return scores

@@ -1,7 +1,7 @@
-"""The baselines of every table: rankers without a neural model.
+"""Baselines: rankers without a neural model.
 
-They learn from training interactions (a frame `user_id, item_id, timestamp`), and items outside them score 0. Title
-TF-IDF learns from titles instead. Window co-occurrence is in `window`.
+They learn from training interactions, a frame `user_id, item_id, timestamp`; items without interactions score 0.
+Title TF-IDF learns from titles instead. Window co-occurrence is in `window`.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class RandomRanker:
         for candidate in example.candidates:
             digest = prefix.copy()
             digest.update(candidate.encode())
-            # The upper 53 bits, as many as a float holds.
+            # The upper 53 bits: the precision of a float.
             scores.append((int.from_bytes(digest.digest(), "little") >> 11) * 2.0**-53)
         return scores
 
 
 @dataclass(eq=False)
 class PopularityRanker:
-    """Score of a candidate = number of training users who took it."""
+    """Score of a candidate = number of training users who interacted with it."""
 
     counts: dict[str, int]
     name: str = "popularity"
@@ -72,10 +72,10 @@ class PopularityRanker:
 
 @dataclass(eq=False)
 class CooccurrenceRanker:
-    """Score of a candidate = number of training users who took both it and the last item of the history.
+    """Score of a candidate = number of training users who interacted with it and with the last item of the history.
 
-    count(l, c) = (XᵀX)[l, c] with X the binary user × item matrix; an example without history scores 0 everywhere.
-    The log of a training user holds the target of the user's row: only held-out rows are measured fairly.
+    count(l, c) = (XᵀX)[l, c] with X the binary user × item matrix. Without a history all scores are 0. A training
+    user's log contains the targets of that user's examples, so only held-out examples give fair metrics.
     """
 
     matrix: sparse.csr_array
@@ -84,7 +84,7 @@ class CooccurrenceRanker:
 
     @classmethod
     def fit(cls, train_interactions: pl.DataFrame) -> Self:
-        """Keep the binary user × item matrix, of which `score` takes the counts."""
+        """Keep the binary user × item matrix, from which `score` computes counts."""
         return cls(*user_item_matrix(train_interactions))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
@@ -94,10 +94,10 @@ class CooccurrenceRanker:
 
 @dataclass(eq=False)
 class ItemKNNRanker:
-    """Score of candidate c = Σ over history items i among the k nearest neighbours of c of s(c, i).
+    """Score of candidate c = Σ of s(c, i) over the history items i that are among the k nearest neighbours of c.
 
-    s(c, i) = |U_c ∩ U_i| / (√(|U_c|·|U_i|) + shrink): cosine similarity of the binary user × item matrix's
-    columns (Sarwar et al. 2001; Deshpande and Karypis 2004); `shrink` pulls rare items' similarities to 0.
+    s(c, i) = |U_c ∩ U_i| / (√(|U_c|·|U_i|) + shrink), the shrunk cosine of two columns of the binary user × item
+    matrix (Sarwar et al. 2001; Deshpande and Karypis 2004).
     """
 
     similarity: sparse.csr_array
@@ -136,7 +136,7 @@ class ItemKNNRanker:
 class TitleTfidfRanker:
     """Score of candidate c = Σ over history items i of 2^(−age_i / half_life) · cos(title of i, title of c).
 
-    Titles are TF-IDF vectors (`tfidf`); age 0 is the newest item of the history. New items are scored like others.
+    Titles are TF-IDF vectors (`tfidf`); the newest item of the history has age 0. New items score like others.
     """
 
     vectors: sparse.csr_array
@@ -161,14 +161,14 @@ class TitleTfidfRanker:
 
 
 Fit = Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]
-"""Log, catalogue, seed and validation rows → ranker."""
+"""Log, catalogue, seed and validation examples → ranker."""
 
 TIMED: dict[str, Fit] = {
     f"popularity of {days} days": lambda log, items, seed, rows, days=days: recent_popularity(log, items, days)
     for days in DAYS
 } | {"newest first": lambda log, items, seed, rows: newest_first(log, items)}
-"""Those that need dates."""
-_REFERENCES: dict[str, Fit] = {
+"""Baselines that need dates."""
+_BASELINES: dict[str, Fit] = {
     RandomRanker.name: lambda log, items, seed, rows: RandomRanker(seed),
     PopularityRanker.name: lambda log, items, seed, rows: PopularityRanker.fit(log),
     **TIMED,
@@ -179,27 +179,31 @@ _REFERENCES: dict[str, Fit] = {
     TransitionGraphRanker.name: lambda log, items, seed, rows: TransitionGraphRanker.fit(log, items),
     ItemOnlyRanker.name: lambda log, items, seed, rows: ItemOnlyRanker.fit(log, items, seed),
 }
-"""Name → function that fits the ranker; in the order of the tables."""
+"""Name → function that fits the ranker, in the order of tables."""
 
 
 def servable(log: pl.DataFrame) -> list[str]:
-    """Return the names of the reference rankers that can answer single questions after this log."""
+    """Return the names of the baselines that can answer single requests, given the log to fit them to."""
     timed = has_dates(log)
-    return [n for n in _REFERENCES if n != ItemOnlyRanker.name and (timed or n not in TIMED)]
+    return [n for n in _BASELINES if n != ItemOnlyRanker.name and (timed or n not in TIMED)]
 
 
 def baseline_rankers(
     train_interactions: pl.DataFrame,
     catalogue: Catalogue,
     seed: int = 0,
-    names: Collection[str] = tuple(_REFERENCES),
+    names: Collection[str] = tuple(_BASELINES),
     validation: Sequence[RankingExample] = (),
 ) -> list[Ranker]:
-    """Return the fitted reference rankers of these names, in the order of the tables.
+    """Return fitted baselines, in the order of tables.
 
-    The seed is that of `random` and of the folds of `item only`; `validation` rows choose the settings of `window
-    co-occurrence`, else it has its defaults. Those that need dates are left out for a log without.
+    Args:
+        train_interactions: frame `user_id, item_id, timestamp`. Without dates, baselines that need dates are skipped.
+        catalogue: all items.
+        seed: of `random`, and of the folds of `item only`.
+        names: names of the baselines. Default: all.
+        validation: examples that choose the settings of `window co-occurrence`. Default: its default settings.
     """
     timed = has_dates(train_interactions)
-    fits = [fit for name, fit in _REFERENCES.items() if name in names and (timed or name not in TIMED)]
+    fits = [fit for name, fit in _BASELINES.items() if name in names and (timed or name not in TIMED)]
     return [fit(train_interactions, catalogue, seed, validation) for fit in fits]

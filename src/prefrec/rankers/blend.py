@@ -1,4 +1,4 @@
-"""Blend rankers with what is known of items, by a conditional logit that is learnt on validation rows."""
+"""Blend rankers and item features by a conditional logit, learnt on validation examples."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from prefrec.rankers.logit import Features, Logit, fit_logit
 BLEND_FILE = "blend.json"
 """File of the learnt weights, in the folder of the stage."""
 TIME = "time"
-"""Name of the features of items at the time of a question, where a blend without them is measured."""
+"""Name of the item features (`time_features`) as a part, for the blend without them."""
 RERANKED = 50
-"""Best items of a blend that title models put into a new order."""
+"""Number of a blend's best items that title models rerank."""
 FOLDS = 4
-"""Parts of the users; weights learnt without a part tell what a blend is worth on its rows."""
+"""Number of folds of users. A fold is scored with weights learnt on the others, to measure the blend."""
 
 
 class BlendConfig(RankerConfig):
-    """A weighted blend of rankers and time features, with weights learnt on validation examples."""
+    """A weighted blend of rankers and item features, with weights learnt on validation examples."""
 
     kind: Literal["blend"] = "blend"
-    name: str = Field("blend", description="Name in the tables, and of the folder.")
+    name: str = Field("blend", description="Name in tables, and of the ranker's folder.")
     parts: list[str] = Field(
         ["title TF-IDF", "window co-occurrence", "transition graph"],
         min_length=1,
-        description="Baselines and earlier rankers to blend. A language model that answers with titles is slow: it "
-        f"only reorders the {RERANKED} best items of the others.",
+        description="Baselines and earlier rankers to blend. A language model that answers with titles is slow, so "
+        f"it only reranks the {RERANKED} best items of the others.",
     )
     rows: int | None = Field(
         2000, ge=1, description="Learn the weights from at most N validation examples. null: all."
@@ -52,7 +52,7 @@ class BlendConfig(RankerConfig):
 
 @dataclass(frozen=True)
 class Scale:
-    """How a part's scores enter: log1p(score / unit) if it has no negative ones, else as they are."""
+    """Turns a part's scores into a feature: log1p(score / unit) if no score is negative, else the score itself."""
 
     unit: float | None
 
@@ -65,20 +65,20 @@ class Scale:
 
     def __call__(self, scores: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the feature [B, C]."""
-        with np.errstate(invalid="ignore"):  # −inf marks empty places
+        with np.errstate(invalid="ignore"):  # −inf marks empty columns
             out = scores if self.unit is None else np.log1p(np.maximum(scores, 0) / self.unit)
         return np.where(np.isfinite(scores), out, np.nan).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Scales and weights that a blend has learnt, as plain JSON values.
+    """Scales and weights that a blend has learnt.
 
     Attributes:
-        scales: part → unit of its scores.
-        logits: name of what is left out → weights without it; "" for the whole.
+        scales: part → scale of its scores.
+        logits: name of the excluded part → weights without it; "" for the whole blend.
         reranked: weights of the blend's utility and of each title model; None without title models.
-        folds, reranked_folds: the whole's weights and `reranked`, learnt without the users of each fold.
+        folds, reranked_folds: weights of the whole blend and `reranked`, learnt without the users of each fold.
     """
 
     scales: dict[str, Scale]
@@ -96,7 +96,7 @@ class Weights:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return what `to_json` made plain."""
+        """Return the weights that `to_json` turned into `value`."""
         logits = {name: _logit(v) for name, v in value["logits"].items()}
         reranked = value["reranked"]
         scales = {part: Scale(unit) for part, unit in value["units"].items()}
@@ -105,7 +105,7 @@ class Weights:
 
 
 class Times(Protocol):
-    """Features of items at the time of a question, as of `ItemFeatures`."""
+    """Features of items at the time of an example, such as `ItemFeatures`."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -120,8 +120,13 @@ class Times(Protocol):
 class BlendRanker:
     """Score of a candidate = Σ weight × feature; features are the parts' scores and `time_features`.
 
-    `left_out` names a part, or `TIME`, without which it was learnt. `crossed`: each row has the weights that were
-    learnt from other users than its fold's.
+    Args:
+        name: name in tables.
+        parts: rankers to blend.
+        times: item features.
+        weights: learnt weights.
+        excluded: name of a part, or `TIME`, to blend without. Default: none.
+        crossed: score each user with weights learnt from the other folds.
     """
 
     def __init__(
@@ -130,18 +135,18 @@ class BlendRanker:
         parts: Sequence[Ranker],
         times: Times,
         weights: Weights,
-        left_out: str = "",
+        excluded: str = "",
         crossed: bool = False,
     ) -> None:
         self.name = name
-        self.parts = [part for part in parts if part.name != left_out]
-        self.times = None if left_out == TIME else times
+        self.parts = [part for part in parts if part.name != excluded]
+        self.times = None if excluded == TIME else times
         self.weights = weights
-        whole = weights.logits[left_out if left_out in weights.logits else ""]
+        whole = weights.logits[excluded if excluded in weights.logits else ""]
         self.logits = weights.folds if crossed else (whole,)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return utilities [B, C] of the candidates; -inf in empty places. ModelError if a part's score is NaN."""
+        """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
         scales = self.weights.scales
         columns = [scales[part.name](checked_scores(part, examples))[..., None] for part in self.parts]
         columns += [self.times(examples)] if self.times else []
@@ -155,16 +160,16 @@ class BlendRanker:
 
 
 class RerankedBlend:
-    """A blend whose `RERANKED` best items are put into a new order by title models, which are slow to ask.
+    """A blend whose `RERANKED` best items are reranked by title models, which are slow.
 
-    Of several `logits` each row has that of its fold.
+    With several `logits`, each user is scored by that of the user's fold.
     """
 
     def __init__(self, blend: BlendRanker, models: Sequence[Ranker], logits: Sequence[Logit]) -> None:
         self.name, self.blend, self.models, self.logits = blend.name, blend, models, logits
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C], those of the best items above all others; -inf in empty places."""
+        """Return scores [B, C], where reranked items are above all others; -inf in empty columns."""
         scores = self.blend.score(examples)
         best = best_columns(scores)
         utility = utilities(self.logits, rerank_features(scores, best, self.models, examples), examples)
@@ -180,32 +185,32 @@ class RerankedBlend:
 
 
 def user_folds(examples: Sequence[RankingExample], count: int) -> NDArray[np.int64]:
-    """Return the fold of each row's user [B], below `count`."""
+    """Return the fold [B] of each example's user, from 0 to `count` − 1."""
     return np.array([crc32(e.user_id.encode()) % count for e in examples], dtype=np.int64)
 
 
 def utilities(logits: Sequence[Logit], features: Features, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-    """Return utilities [B, C] of features [B, C, F]: each row's by the logit of its user's fold."""
+    """Return utilities [B, C] of features [B, C, F], each example's by the logit of its user's fold."""
     if len(logits) == 1:
         return logits[0].utility(features)
     folds = user_folds(examples, len(logits))
-    found = np.empty(features.shape[:2])
+    out = np.empty(features.shape[:2])
     for number, logit in enumerate(logits):
-        found[folds == number] = logit.utility(features[folds == number])
-    return found
+        out[folds == number] = logit.utility(features[folds == number])
+    return out
 
 
 def cross_fitted(
     whole: Logit, features: Features, targets: NDArray[np.int64], examples: Sequence[RankingExample]
 ) -> tuple[Logit, ...]:
-    """Return the weights without the users of each of `FOLDS` folds; 0 if no other row is left."""
+    """Return the weights learnt without the users of each of `FOLDS` folds; 0 if no examples are left."""
     folds, logits = user_folds(examples, FOLDS), []
     for number in range(FOLDS):
         others = folds != number
-        taught = np.isfinite(features[others, targets[others]]).all(axis=1).any()
+        is_usable = np.isfinite(features[others, targets[others]]).all(axis=1).any()
         without = (
             fit_logit(features[others], targets[others], whole.names, start=whole.weights)
-            if taught
+            if is_usable
             else replace(whole, weights=np.zeros_like(whole.weights))
         )
         logits.append(without)
@@ -213,7 +218,7 @@ def cross_fitted(
 
 
 def best_columns(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the columns of the `RERANKED` best candidates of each row [B, R], in any order."""
+    """Return the columns [B, R] of the `RERANKED` best candidates of each example, in any order."""
     size = min(RERANKED, scores.shape[1])
     return np.argpartition(-scores, size - 1, axis=1)[:, :size].astype(np.int64)
 
@@ -224,25 +229,27 @@ def rerank_features(
     models: Sequence[Ranker],
     examples: Sequence[RankingExample],
 ) -> Features:
-    """Return the blend's utility and the models' scores of the best candidates [B, R, 1 + M]; NaN in empty places."""
-    own = np.take_along_axis(scores, best, axis=1)
-    # An empty place ends no list, so each row keeps its own length.
-    order = np.argsort(~np.isfinite(own), axis=1, kind="stable")
-    best[:], own = np.take_along_axis(best, order, axis=1), np.take_along_axis(own, order, axis=1)
-    asked = []
-    for e, columns, real in zip(examples, best, np.isfinite(own), strict=True):
+    """Return the blend's utility and the models' scores [B, R, 1 + M] of the best candidates; NaN in empty columns.
+
+    Candidates in `best` [B, R] are sorted in place, so that empty columns are at the end.
+    """
+    utility = np.take_along_axis(scores, best, axis=1)
+    order = np.argsort(~np.isfinite(utility), axis=1, kind="stable")
+    best[:], utility = np.take_along_axis(best, order, axis=1), np.take_along_axis(utility, order, axis=1)
+    reranked = []
+    for e, columns, real in zip(examples, best, np.isfinite(utility), strict=True):
         listed = tuple(e.candidates[c] for c in columns[real])
-        asked.append(replace(e, candidates=listed, target=listed[0]))
-    features = np.full((*own.shape, 1 + len(models)), np.nan, dtype=np.float32)
-    features[..., 0] = np.where(np.isfinite(own), own, np.nan)
+        reranked.append(replace(e, candidates=listed, target=listed[0]))
+    features = np.full((*utility.shape, 1 + len(models)), np.nan, dtype=np.float32)
+    features[..., 0] = np.where(np.isfinite(utility), utility, np.nan)
     for number, model in enumerate(models):
-        found = checked_scores(model, asked)
-        features[:, : found.shape[1], 1 + number] = np.where(np.isfinite(found), found, np.nan)
+        values = checked_scores(model, reranked)
+        features[:, : values.shape[1], 1 + number] = np.where(np.isfinite(values), values, np.nan)
     return features
 
 
 def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[RankingExample]) -> Weights:
-    """Return the weights of a blend, learnt on these rows with and without each part and `TIME`."""
+    """Return the weights of a blend, learnt on these examples with all parts, and without each part or `TIME`."""
     scores = {part.name: checked_scores(part, examples) for part in parts}
     scales = {name: Scale.of(values) for name, values in scores.items()}
     columns = [scales[name](values)[..., None] for name, values in scores.items()]
@@ -250,17 +257,17 @@ def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[Rank
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
     whole = fit_logit(features, targets, names)
     logits = {"": whole}
-    for left_out in (*scores, TIME) if len(names) > 1 else ():
-        kept = [n for n, name in enumerate(names) if name != left_out and (left_out != TIME or name in scores)]
+    for excluded in (*scores, TIME) if len(names) > 1 else ():
+        kept = [n for n, name in enumerate(names) if name != excluded and (excluded != TIME or name in scores)]
         start = whole.weights[kept]
-        logits[left_out] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
+        logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
     return Weights(scales, logits, folds=cross_fitted(whole, features, targets, examples))
 
 
 def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:
-    """Return the blend's weights with those of title models, learnt on the rows whose target is among the best.
+    """Return the blend's weights with those of title models, learnt on the examples whose target is among the best.
 
-    Raise ValueError if there is no such row.
+    Raise ValueError if there are no such examples.
     """
     scores = blend.score(examples)
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
@@ -269,13 +276,13 @@ def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequenc
     best = best[rows]
     some = take(examples, rows)
     features = rerank_features(scores[rows], best, models, some)
-    places = (best == targets[rows][:, None]).argmax(axis=1)
-    whole = fit_logit(features, places, ["blend", *(model.name for model in models)])
-    return replace(blend.weights, reranked=whole, reranked_folds=cross_fitted(whole, features, places, some))
+    columns = (best == targets[rows][:, None]).argmax(axis=1)
+    whole = fit_logit(features, columns, ["blend", *(model.name for model in models)])
+    return replace(blend.weights, reranked=whole, reranked_folds=cross_fitted(whole, features, columns, some))
 
 
 def weights_sentence(name: str, weights: Weights) -> str:
-    """Return the weights, in standard deviations of the features and with standard errors, in a sentence."""
+    """Return the weights per standard deviation of the features, with standard errors, in a sentence."""
 
     def terms(logit: Logit) -> str:
         table = zip(logit.names, logit.weights, logit.errors, strict=True)
@@ -283,8 +290,8 @@ def weights_sentence(name: str, weights: Weights) -> str:
 
     whole = weights.logits[""]
     last = weights.reranked
-    more = f"; the {RERANKED} best again on {last.n:,}: {terms(last)}" if last else ""
-    return f"{name}: weights learnt on {whole.n:,} validation rows: {terms(whole)}{more}"
+    more = f"; to rerank the {RERANKED} best, learnt on {last.n:,}: {terms(last)}" if last else ""
+    return f"{name}: weights learnt on {whole.n:,} validation examples: {terms(whole)}{more}"
 
 
 def _plain(logit: Logit) -> dict[str, Any]:

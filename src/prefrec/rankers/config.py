@@ -1,4 +1,4 @@
-"""The configuration that all entries of a recipe's `rankers:` share; `prefrec.pipeline.kinds` finds the kinds."""
+"""Configuration that all entries of a recipe's `rankers:` share. `prefrec.pipeline.kinds` finds the kinds."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from prefrec.data.config import Section, config_error
 from prefrec.errors import ConfigError, nearest
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
-"""Pattern of the names of runs and rankers, which are also those of files and folders."""
+"""Pattern of the names of runs and rankers, which are also names of files and folders."""
 
 
 class RankerConfig(Section):
-    """Fields of every kind of ranker. Each kind has defaults for both."""
+    """Fields of every kind of ranker. Each kind sets defaults for both."""
 
     kind: str = Field(description="Kind of the ranker.")
-    name: str = Field(description="Name in the tables, and of the folder.")
+    name: str = Field(description="Name in tables, and of the ranker's folder.")
 
     @classmethod
     def default_name(cls, raw: Mapping[str, Any]) -> str:
-        """Return the name of an entry with these values that gives none."""
+        """Return the name of an entry with these values and no `name`."""
         return str(cls.model_fields["name"].default)
 
     @field_validator("name")
     @classmethod
     def _fit_for_a_folder(cls, name: str) -> str:
-        # A validator and not a pattern of the field, which a kind with its own default for the name would lose.
+        # Not a pattern of the field: a kind that redefines the field for its default name would lose the pattern.
         if not re.match(NAME, name):
             raise ValueError(
-                f"{name!r} cannot name a ranker: use letters, digits, '.', '_' and '-', a letter or digit first"
+                f"{name!r} cannot name a ranker: use letters, digits, '.', '_' and '-', the first a letter or digit"
             )
         return name
 

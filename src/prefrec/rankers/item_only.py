@@ -1,4 +1,4 @@
-"""Rank lists without the user, by a conditional logit on user-blind features that is learnt on these very lists."""
+"""Rank without knowing the user: a conditional logit on item features, learnt on the examples under test."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from prefrec.rankers.item_features import ItemFeatures, ItemHistory, blind_featu
 from prefrec.rankers.logit import Logit, fit_logit
 
 FOLDS = 5
-"""Parts of the users; a part is scored with the weights of the others."""
+"""Number of folds of users. A fold is scored with the weights of the others."""
 MOST_ROWS = 4000
-"""Rows that weights are learnt from; of more rows, a random sample is taken."""
+"""Most examples to learn weights from; a larger number is sampled."""
 MOST_CANDIDATES = 500
-"""Negatives of a row that weights are learnt from. Weights stay consistent with a sample (McFadden 1978)."""
+"""Most negatives per example to learn weights from. A sample keeps the weights consistent (McFadden 1978)."""
 
 
 @dataclass(eq=False)
 class ItemOnlyRanker:
-    """Score of a candidate = utility by `blind_features`, with weights learnt on the rows under test.
+    """Score of a candidate = utility of its `blind_features`, with weights learnt on the examples under test.
 
-    Weights are cross-fitted by user: the rows of a fold are scored with weights from the other folds. So no ranker
-    can use the lists better without knowing the user, and one that is not above this row has shown nothing.
+    Weights are cross-fitted by user: a fold is scored with weights from the other folds. This approximates the best
+    result without knowing the user. A ranker that does not beat it has not shown that it uses the history.
     """
 
     features: ItemFeatures
@@ -38,25 +38,25 @@ class ItemOnlyRanker:
 
     @classmethod
     def fit(cls, log: pl.DataFrame, catalogue: Catalogue, seed: int = 0) -> Self:
-        """Take features from a log `user_id, item_id, timestamp[, rating]`; weights are learnt later (`learn`)."""
+        """Compute features from a log `user_id, item_id, timestamp[, rating]`. `learn` learns the weights later."""
         index = {item: i for i, item in enumerate(catalogue.ids)}
         return cls(ItemFeatures(ItemHistory.of(log, catalogue), index, blind_features(catalogue, log)), seed)
 
     def learn(self, examples: Sequence[RankingExample]) -> Self:
-        """Return this ranker with weights from these rows, to score them in blocks."""
+        """Return this ranker with weights learnt on these examples, which it can then score in blocks."""
         rng = np.random.default_rng([self.seed, 5])
         chosen = np.sort(rng.permutation(len(examples))[:MOST_ROWS])
         rows = [_sampled(examples[i], rng) for i in chosen]
         features, names = self.features(rows), list(self.features.features)
         targets = np.array([e.target_index for e in rows], dtype=np.int64)
         fold = np.array([self._fold(e.user_id) for e in rows])
-        # With users of one fold alone there is nobody else to learn from.
+        # If all users are in one fold, there are no others to learn from.
         others = [np.flatnonzero(fold != k) for k in range(FOLDS)]
-        others = [own if len(own) else np.arange(len(rows)) for own in others]
-        return replace(self, folds=[fit_logit(features[own], targets[own], names) for own in others])
+        others = [some if len(some) else np.arange(len(rows)) for some in others]
+        return replace(self, folds=[fit_logit(features[some], targets[some], names) for some in others])
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return utilities [B, C]; -inf in empty places. Without `learn` the weights come from these rows."""
+        """Return utilities [B, C]; -inf in empty columns. Without `learn`, weights are learnt on these examples."""
         folds = (self if self.folds or not examples else self.learn(examples)).folds or []
         features = self.features(examples)
         fold = np.array([self._fold(e.user_id) for e in examples])
@@ -70,7 +70,7 @@ class ItemOnlyRanker:
 
 
 def _sampled(example: RankingExample, rng: np.random.Generator) -> RankingExample:
-    """Return the example with its target and at most `MOST_CANDIDATES` others."""
+    """Return the example with its target and at most `MOST_CANDIDATES` negatives."""
     if len(example.candidates) <= MOST_CANDIDATES + 1:
         return example
     drawn = rng.choice(len(example.candidates), MOST_CANDIDATES, replace=False)

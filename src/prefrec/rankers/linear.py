@@ -1,4 +1,4 @@
-"""Linear baselines over the users' items as a whole: EASE in closed form, and implicit ALS."""
+"""Linear rankers of the user × item matrix: EASE in closed form, and implicit ALS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefrec.rankers.matrices import history_matrix, score_by_rows, user_item_ma
 
 
 class EASEConfig(RankerConfig):
-    """An EASE ranker (Steck 2019), a linear model of items from items in closed form."""
+    """EASE (Steck 2019): a linear item-to-item model in closed form."""
 
     kind: Literal["ease"] = "ease"
     name: str = Field("EASE", description="Name in the tables.")
@@ -29,13 +29,13 @@ class EASEConfig(RankerConfig):
 
 
 class ALSConfig(RankerConfig):
-    """Implicit ALS (Hu et al. 2008) through the package `implicit`: `pip install implicit`."""
+    """Implicit ALS (Hu et al. 2008), by the package `implicit` (`pip install implicit`)."""
 
     kind: Literal["als"] = "als"
     name: str = Field("ALS", description="Name in the tables.")
     factors: int = Field(64, ge=1, le=4096, description="Length of the user and item vectors.")
-    regularisation: float = Field(0.05, ge=0, description="L2 penalty on both.")
-    alpha: float = Field(10.0, gt=0, description="Extra weight of an interaction over none.")
+    regularisation: float = Field(0.05, ge=0, description="L2 penalty on both vectors.")
+    alpha: float = Field(10.0, gt=0, description="Confidence of an interaction, beyond that of none (α).")
     iterations: int = Field(15, ge=1, le=1000, description="Number of alternating iterations.")
 
 
@@ -53,7 +53,7 @@ class EASERanker:
 
     @classmethod
     def fit(cls, train_interactions: pl.DataFrame, regularisation: float = 250.0, name: str = "EASE") -> Self:
-        """Invert items × items, which takes 16 bytes a pair of items."""
+        """Invert an items × items matrix, which takes 16 bytes per pair of items."""
         matrix, index = user_item_matrix(train_interactions)
         gram = (matrix.T @ matrix).toarray()
         gram[np.diag_indices_from(gram)] += regularisation
@@ -70,7 +70,7 @@ class EASERanker:
 
 @dataclass(eq=False)
 class ALSRanker:
-    """Score of candidate c = u · v_c, with u solved for the history as for a training user's items."""
+    """Score of candidate c = u · v_c, where u is solved for the history as for a training user."""
 
     model: Any  # implicit's
     index: dict[str, int]
@@ -89,7 +89,7 @@ class ALSRanker:
             alpha=config.alpha,
             iterations=config.iterations,
             random_state=seed,
-            num_threads=1,  # sums of threads come in any order
+            num_threads=1,  # with threads, the order of sums is not deterministic
         )
         model.fit(_as_matrix(matrix), show_progress=False)
         return cls(model, index, config.name)
@@ -104,10 +104,12 @@ class ALSRanker:
 def check_implicit(name: str) -> None:
     """Raise ConfigError if the package that ALS needs is not installed."""
     if find_spec("implicit") is None:
-        raise ConfigError(f"rankers.{name}: ALS needs the package implicit: pip install implicit, or leave it out")
+        raise ConfigError(
+            f"rankers.{name}: ALS needs the package implicit: pip install implicit, or remove this entry"
+        )
 
 
 def _as_matrix(array: Any) -> Any:
-    from scipy.sparse import csr_matrix  # implicit knows no sparse arrays
+    from scipy.sparse import csr_matrix  # implicit does not support sparse arrays
 
     return csr_matrix(array.astype(np.float32))

@@ -1,4 +1,4 @@
-"""A language model as a ranker: it scores the candidates' titles in one pass, or answers in text."""
+"""A language model as a ranker: scores the candidates' titles in one pass, or answers in text."""
 
 from __future__ import annotations
 
@@ -28,30 +28,33 @@ from prefrec.training.adapters import load_weights
 from prefrec.training.sampler import own_batches
 
 BATCH_SIZE, MAX_TOKENS_PER_PASS = 8, 8192
-"""Defaults: questions per batch, and tokens per pass through the model."""
+"""Defaults: examples per batch, and tokens per pass through the model."""
 MAX_NEW_TOKENS = 20
-"""Length of a generated answer, as in the authors' evaluation."""
+"""Most tokens of a generated answer, as in the authors' evaluation."""
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
-"""All settings of greedy decoding. `generate` takes missing ones from the model's own generation settings."""
+"""All settings of greedy decoding. For missing ones, `generate` would use the model's own generation settings."""
 _LOADING = Lock()
 
 
 class LMRanker:
-    """A ranker by the log-probability of the candidates' titles, end token included, under a causal LM.
+    """Ranks candidates by the log-probability of their titles under a causal LM, end token included.
 
-    The best candidate is the model's answer if it may answer with candidates only, and its hit rate is HR@1.
+    The best candidate is the model's answer if it may only answer with candidates; its hit rate is HR@1. Under
+    `accelerate launch` the processes share the examples: all must pass the same ones, and all get all scores.
 
     Args:
-        name: shown in tables.
+        name: name in tables.
         model: a causal LM or a PEFT model.
-        template: the prompt; if several were trained on, the first.
-        max_length: tokens of a prompt with its longest answer.
+        tokenizer: tokenizer of the model.
+        catalogue: items and their titles.
+        template: the prompt; if the model was trained on several, the first.
+        max_length: most tokens of a prompt with its longest answer.
         chat: wrap the prompt in the tokenizer's chat template.
-        max_tokens_per_pass: padding included; None for no limit. About 20 questions with 20 candidates by default.
-        encoder: of prompts and answers; None: of text, by the tokenizer.
-        objective: `catalogue` scores titles among those of the catalogue, `tokens` among all texts.
-
-    Under `accelerate launch` the processes share the rows. All must ask the same questions, and all get all answers.
+        batch_size: examples per batch.
+        max_tokens_per_pass: most tokens per forward pass, padding included; None: no limit. By default about 20
+            examples with 20 candidates.
+        objective: `catalogue` normalises over the titles of the catalogue, `tokens` over the whole vocabulary.
+        encoder: encoder of prompts and answers. Default: text, by the tokenizer.
     """
 
     def __init__(
@@ -81,13 +84,13 @@ class LMRanker:
 
     @cached_property
     def scorer(self) -> ChoiceScorer:
-        """The scorer of its questions."""
+        """The scorer of encoded examples."""
         most, end = self.max_tokens_per_pass, self.encoder.end
         return ChoiceScorer(self.model, end, max_tokens=most, within=self.within, name=self.name)
 
     @cached_property
     def within(self) -> CatalogueSoftmax | None:
-        """The catalogue that titles are scored within; None means all texts."""
+        """The softmax over the catalogue's titles; None: tokens compete with the whole vocabulary."""
         if self.objective == "tokens":
             return None
         titles = [*self.catalogue.titles.values()]
@@ -95,11 +98,11 @@ class LMRanker:
         return CatalogueSoftmax(self.encoder.answers_after(prompt, titles))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
+        """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns."""
         return self.score_sets(self._encode(examples, "candidates"))
 
     def score_sets(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float64]:
-        """Return log-probabilities [n, C] of the answers of n encoded questions; −inf where one has fewer answers."""
+        """Return log-probabilities [n, C] of the answers of n encoded examples; −inf in empty columns."""
         out = np.full((len(sets), max((len(c.answers) for c in sets), default=0)), -np.inf)
         self.scorer.settle(sets)
         found = [(rows, self.choice_logps([sets[i] for i in rows])) for rows in self._batches(sets, "scoring")]
@@ -108,7 +111,7 @@ class LMRanker:
         return out
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
-        """Return the greedily decoded answer (at most 20 new tokens) to each example's prompt."""
+        """Return the greedily decoded answer to each example's prompt, of at most 20 tokens."""
         sets = self._encode(examples, "target")
         with torch.no_grad():
             batches = self._batches(sets, "generating")
@@ -117,7 +120,7 @@ class LMRanker:
         return [texts[i] for i in range(len(examples))]
 
     def choice_logps(self, choice_sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
-        """Return log-probabilities [B, C] of the answers of encoded questions, computed as one batch."""
+        """Return log-probabilities [B, C] of the answers of encoded examples, computed as one batch."""
         return self.scorer.score(choice_sets, self.model).cpu().numpy()
 
     def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
@@ -137,7 +140,7 @@ def greedy_answers(
     end: int,
     max_new_tokens: int,
 ) -> list[str]:
-    """Return the greedily decoded answers to a batch of prompts as token ids; each stops at the token `end`."""
+    """Return the greedily decoded answers to a batch of prompts, which are token ids; `end` ends an answer."""
     device = next(model.parameters()).device
     rows = [torch.tensor(prompt) for prompt in prompts]
     ids = pad_sequence(rows, batch_first=True, padding_value=end, padding_side="left")
@@ -155,9 +158,9 @@ def load_lm(base: str, adapter: Path | None = None, **options: Any) -> tuple[nn.
     Args:
         base: embedded model, local folder or Hugging Face id.
         adapter: folder of an adapter, or of a whole model. Default: the base model alone.
-        **options: further arguments of `prefrec.training.adapters.load_weights`, whose errors it raises.
+        **options: further arguments of `prefrec.training.adapters.load_weights`, which also documents errors.
     """
-    # transformers changes torch's defaults while it loads, for all threads.
+    # While transformers loads a model, it changes torch's defaults for all threads.
     with _LOADING:
         model = load_weights(base, adapter, **options)
         return hold_weights(model).eval(), load_tokenizer(base)

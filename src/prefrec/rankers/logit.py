@@ -1,4 +1,4 @@
-"""Conditional logit: weights of features by maximum likelihood of a softmax over each row's candidates."""
+"""Conditional logit: weights of features by maximum likelihood of a softmax over each example's candidates."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 Features = NDArray[np.float32]
-"""[B, C, F]; features that are not all finite mark an empty place, or an item to leave out."""
+"""[B, C, F]; a candidate whose features are not all finite is ignored."""
 
 
 @dataclass(frozen=True)
 class Logit:
-    """Utility of a candidate = Σ weight × (feature − mean) / scale; its probability is a softmax over its row.
+    """Utility of a candidate = Σ weight × (feature − mean) / scale; probabilities are a softmax over candidates.
 
     Attributes:
-        names: of the features [F].
-        mean, scale: of the features over the candidates of the rows that were learnt from [F].
-        weights: per standard deviation of the feature [F].
-        errors: standard errors of the weights, from the Hessian [F].
-        n: rows that were learnt from.
+        names: [F] names of the features.
+        mean, scale: [F] mean and standard deviation of the features over the training candidates.
+        weights: [F] weight per standard deviation of the feature.
+        errors: [F] standard errors of the weights, from the Hessian.
+        n: number of training examples.
     """
 
     names: tuple[str, ...]
@@ -50,25 +50,29 @@ def fit_logit(
 ) -> Logit:
     """Return the weights that maximise Σ_b log softmax(utility)[b, target] − ridge/2 · Σ weight² (McFadden 1974).
 
-    Features are standardised over all candidates, so that `ridge`, in rows, holds all weights alike. A row whose
-    target is left out teaches nothing. Raise ValueError if no row has a target among its candidates.
+    Features are standardised over all candidates, so that `ridge` penalises all weights alike. An example whose
+    target is ignored does not count.
 
     Args:
         features: [B, C, F].
-        targets: column of each row's target [B].
-        names: of the features [F].
-        start: weights to begin from [F], which saves time and changes nothing else.
+        targets: [B] column of each example's target.
+        names: [F] names of the features.
+        ridge: L2 penalty on the weights, in units of examples.
+        start: [F] initial weights, which save time and change nothing else.
+
+    Raises:
+        ValueError: no example has its target among its candidates.
     """
     real = _real(features)
-    taught = np.flatnonzero(real[np.arange(len(targets)), targets])
-    if not len(taught):
-        raise ValueError("no row has its target among its candidates")
-    real, targets = real[taught], np.asarray(targets)[taught]
-    x = np.where(real[..., None], features[taught], np.float32(0))
+    usable = np.flatnonzero(real[np.arange(len(targets)), targets])
+    if not len(usable):
+        raise ValueError("no example has its target among its candidates")
+    real, targets = real[usable], np.asarray(targets)[usable]
+    x = np.where(real[..., None], features[usable], np.float32(0))
     count = real.sum()
     mean = x.sum(axis=(0, 1), dtype=np.float64) / count
     variance = np.square(x).sum(axis=(0, 1), dtype=np.float64) / count - mean**2
-    constant = variance <= 1e-12  # it tells nothing, and its weight stays 0
+    constant = variance <= 1e-12  # a constant feature keeps weight 0
     scale = np.sqrt(np.where(constant, 1.0, variance))
     x = np.where(constant, np.float32(0), (x - mean.astype(np.float32)) / scale.astype(np.float32))
     gained = x[np.arange(len(targets)), targets].astype(np.float64).sum(axis=0)
@@ -85,16 +89,16 @@ def fit_logit(
         expected = np.einsum("bc,bcf->f", p.astype(np.float32), x).astype(np.float64)
         return normaliser - w @ gained + ridge / 2 * (w @ w), expected - gained + ridge * w
 
-    found = minimize(loss, np.zeros(x.shape[2]) if start is None else start, jac=True, method="L-BFGS-B").x
-    p = probabilities(found)[0].astype(np.float32)
-    hessian = ridge * np.eye(len(found))
+    weights = minimize(loss, np.zeros(x.shape[2]) if start is None else start, jac=True, method="L-BFGS-B").x
+    p = probabilities(weights)[0].astype(np.float32)
+    hessian = ridge * np.eye(len(weights))
     for row, share in zip(x, p, strict=True):
         centred = row - share @ row
         hessian += (centred * share[:, None]).T @ centred
     errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
-    return Logit(tuple(names), mean, scale, found, errors, len(targets))
+    return Logit(tuple(names), mean, scale, weights, errors, len(targets))
 
 
 def _real(features: Features) -> NDArray[np.bool_]:
-    """Return which candidates [B, C] are real."""
+    """Return the mask [B, C] of candidates that count."""
     return np.asarray(np.isfinite(features).all(axis=2))

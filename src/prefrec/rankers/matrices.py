@@ -1,4 +1,4 @@
-"""Ranking examples as padded rows and sparse matrices, for rankers that are made of tables."""
+"""Ranking examples as padded arrays and sparse matrices."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from scipy import sparse
 from prefrec.data import RankingExample
 
 CELLS_AT_A_TIME = 8_000_000
-"""Cells of a dense block of scores held in memory at a time."""
+"""Most cells of a dense block of scores in memory."""
 
 
 def pad_scores(rows: Sequence[Sequence[float] | NDArray[np.floating]]) -> NDArray[np.float64]:
-    """Return [B, C] from B rows of at most C scores, short rows filled with -inf."""
+    """Return B rows of at most C scores as an array [B, C]; short rows are filled with -inf."""
     return _padded(rows, np.float64, -np.inf)
 
 
 def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[np.int64]:
-    """Return codes [B, L] of the items in `rows`: -1 in empty places, len(index) for items not in `index`.
+    """Return codes [B, L] of the items in `rows`: -1 in empty columns, len(index) for items not in `index`.
 
-    Rows that are all one tuple, as over a whole catalogue, are read once, and the result is a view of one row.
+    If all rows are the same tuple, as in full ranking, it is read once, and the result is a view of one row.
     """
     if rows and all(row is rows[0] for row in rows):
         codes = np.array([index.get(item, len(index)) for item in rows[0]], dtype=np.int64)
@@ -33,9 +33,9 @@ def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[n
 
 
 def item_scores(examples: Sequence[RankingExample], values: Mapping[str, float]) -> NDArray[np.float64]:
-    """Return the value [B, C] of each candidate, whoever the user is: 0 without one, -inf in empty places."""
+    """Return the value [B, C] of each candidate: 0 for an item without a value, -inf in empty columns."""
     codes = pad_codes([e.candidates for e in examples], {item: i for i, item in enumerate(values)})
-    # The last one is read by -1, which marks empty places.
+    # The code -1 of empty columns reads the last value.
     return np.array([*values.values(), 0.0, -np.inf])[codes]
 
 
@@ -60,10 +60,15 @@ def user_item_matrix(train_interactions: pl.DataFrame) -> tuple[sparse.csr_array
 def history_matrix(
     histories: Sequence[Sequence[str]], index: dict[str, int], half_life: float | None = None
 ) -> sparse.csr_array:
-    """Return the weights [B, I] of the items in each history, oldest first.
+    """Return weights [B, I] of the items in each history.
 
-    An item weighs 2^(−age / half_life): the newest has age 0, the one before it age 1. Items outside `index` have an
-    age but no column. An item that occurs twice weighs the sum. Without a half-life all weigh 1.
+    The weight of an item is 2^(−age / half_life), with age 0 for the newest item, 1 for the one before, and so on.
+    The weights of a repeated item are summed.
+
+    Args:
+        histories: item ids, oldest first. Items outside `index` count for the ages but have no column.
+        index: item_id → column.
+        half_life: age at which the weight is halved. Default: all weights are 1.
     """
     columns, weights, ends = list[int](), list[float](), [0]
     for history in histories:
@@ -81,10 +86,15 @@ def score_by_rows(
     examples: Sequence[RankingExample],
     index: dict[str, int],
 ) -> NDArray[np.float64]:
-    """Return scores [B, C] = (weights[b] @ factors[0] @ factors[1] …)[candidates of row b].
+    """Return scores [B, C] = (weights[b] @ factors[0] @ factors[1] …)[candidates of example b].
 
-    The matrices are sparse or dense, and the product is [B, I] with the columns of `index`. A candidate outside
-    `index` scores 0, an empty place -inf.
+    A candidate outside `index` scores 0, an empty column -inf.
+
+    Args:
+        weights: sparse or dense matrix with B rows.
+        factors: sparse or dense matrices; the product with `weights` is [B, I].
+        examples: B examples.
+        index: item_id → column of the product.
     """
     codes = pad_codes([e.candidates for e in examples], index)
     is_shared = codes.strides[0] == 0
@@ -93,7 +103,7 @@ def score_by_rows(
         sums = weights[rows]
         for factor in factors:
             sums = sums @ factor
-        # One more column, for the candidates outside `index`.
+        # An additional column for the candidates outside `index`.
         dense = sums.toarray() if sparse.issparse(sums) else sums
         known = np.hstack([dense, np.zeros((sums.shape[0], 1))])
         if is_shared:
@@ -104,7 +114,7 @@ def score_by_rows(
 
 
 def blocks(n: int, width: int) -> Iterator[slice]:
-    """Yield slices that cover 0..n, short enough that [slice, width] fits `CELLS_AT_A_TIME`."""
+    """Yield slices that cover 0..n, each of at most `CELLS_AT_A_TIME` cells of an array [n, width]."""
     step = max(1, CELLS_AT_A_TIME // max(width, 1))
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))

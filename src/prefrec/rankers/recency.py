@@ -1,4 +1,4 @@
-"""Baselines that know when a question is asked and nothing of the user: recent popularity, and new items first."""
+"""Baselines that use only the time of an example, not the user: recent popularity, and newest items first."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from prefrec.rankers.item_features import Feature, ItemFeatures, ItemHistory
 
 @dataclass(eq=False)
 class ItemFeatureRanker:
-    """Score of a candidate = one feature of the item at the time of the question."""
+    """Score of a candidate = one feature of the item at the time of the example."""
 
     name: str
     features: ItemFeatures
 
     @classmethod
     def fit(cls, name: str, log: pl.DataFrame, catalogue: Catalogue, feature: Feature) -> Self:
-        """Take the feature from a log `user_id, item_id, timestamp`."""
+        """Compute the feature from a log `user_id, item_id, timestamp`."""
         index = {item: i for i, item in enumerate(catalogue.ids)}
         return cls(name, ItemFeatures(ItemHistory.of(log, catalogue), index, {name: feature}))
 
@@ -33,10 +33,10 @@ class ItemFeatureRanker:
 
 
 def recent_popularity(log: pl.DataFrame, catalogue: Catalogue, days: int) -> ItemFeatureRanker:
-    """Return a ranker by the interactions of the last `days` before the question."""
+    """Return a ranker by the number of interactions in the last `days` before the example."""
     return ItemFeatureRanker.fit(f"popularity of {days} days", log, catalogue, lambda h, t: h.counts(t, days))
 
 
 def newest_first(log: pl.DataFrame, catalogue: Catalogue) -> ItemFeatureRanker:
-    """Return a ranker by the time of an item's first interaction; items that nobody took yet come first."""
+    """Return a ranker by the time of an item's first interaction; items without interactions come first."""
     return ItemFeatureRanker.fit("newest first", log, catalogue, lambda h, t: -h.age(t))

@@ -1,4 +1,4 @@
-"""Titles as vectors: the mean of a pretrained model's last hidden states over a title's tokens."""
+"""Encode titles as vectors: the mean of a pretrained model's last hidden states over the tokens."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from prefrec.training.sampler import longest_first
 _TITLES_AT_A_TIME = 128
 KEEP_EVERY_S = 20.0
 Keep = Callable[[Sequence[str], Tensor], object]
-"""Function that keeps titles and their vectors [T, H]."""
+"""Function that stores titles and their vectors [T, H]."""
 
 
 class TitleEncoder(nn.Module):
-    """A causal LM without its head, or a bidirectional encoder, that reads at most `max_tokens` of a title."""
+    """A causal LM without its head, or a bidirectional encoder, which reads at most `max_tokens` of a title."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
         super().__init__()
@@ -34,11 +34,11 @@ class TitleEncoder(nn.Module):
         self.width: int = model.config.hidden_size
 
     def forward(self, titles: Sequence[str]) -> Tensor:
-        """Return vectors [T, H]: means over the tokens of each title, with those that the tokenizer adds."""
+        """Return vectors [T, H]: means over the tokens of each title, including those that the tokenizer adds."""
         read = self.tokenizer(
             list(titles), truncation=True, max_length=self.max_tokens, split_special_tokens=True, padding=False
         )
-        # A title without tokens is read as the token 0. Not the tokenizer's padding: some have no token for it.
+        # A title without tokens is read as token 0, because some tokenizers have no padding token.
         rows = [torch.tensor(ids or [0]) for ids in read["input_ids"]]
         device = next(self.model.parameters()).device
         ids = pad_sequence(rows, batch_first=True).to(device)
@@ -50,15 +50,18 @@ class TitleEncoder(nn.Module):
     def encode(self, titles: Sequence[str], *, progress: bool = True, keep: Keep | None = None) -> Tensor:
         """Return vectors [T, H] of any number of titles, on the CPU, without dropout.
 
-        `keep` gets the titles and vectors made so far every `KEEP_EVERY_S` seconds, and the rest at the end, however
-        it ends.
+        Args:
+            titles: T titles.
+            progress: print progress.
+            keep: stores titles and their vectors. It is called every `KEEP_EVERY_S` seconds, and at the end, even
+                after an error.
         """
         was_training = self.training
         self.eval()
         out = torch.empty(len(titles), self.width)
         order = longest_first(range(len(titles)), [len(t) for t in titles])
         batches = [order[n : n + _TITLES_AT_A_TIME] for n in range(0, len(order), _TITLES_AT_A_TIME)]
-        # Titles of a batch are padded to the longest.
+        # A batch is padded to its longest title.
         sizes = [len(batch) * max(len(titles[i]) for i in batch) for batch in batches]
         if progress:
             say(f"encoding {len(titles):,} titles")
@@ -78,15 +81,21 @@ class TitleEncoder(nn.Module):
 
 
 def load_encoder(name: str, max_tokens: int, dtype: str = "float32") -> TitleEncoder:
-    """Return the encoder of that name (see `prefrec.lm.models.load_model`), on a GPU if there is one.
+    """Return a title encoder, on a GPU if there is one.
 
-    Raise ModelError if the model does not exist, cannot be read, or is an encoder-decoder.
+    Args:
+        name: embedded model, local folder or Hugging Face id.
+        max_tokens: tokens to read of a title.
+        dtype: compute dtype.
+
+    Raises:
+        ModelError: the model does not exist, cannot be read, or is an encoder-decoder.
     """
     folder = resolve(name)
     try:
         model = AutoModel.from_pretrained(folder, dtype=DTYPES[resolve_dtype(dtype)], **SAFE)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"no title encoder could be read from {folder!r}: {e}") from e
+        raise ModelError(f"the title encoder in {folder!r} cannot be read: {e}") from e
     if "decoder_input_ids" in signature(model.forward).parameters:
-        raise ModelError(f"{name!r} is an encoder-decoder; titles are encoded by a causal LM or an encoder like BERT")
+        raise ModelError(f"{name!r} is an encoder-decoder; choose a causal LM or an encoder such as BERT for titles")
     return TitleEncoder(model, load_tokenizer(name), max_tokens).to(default_device())

@@ -1,4 +1,4 @@
-"""Vectors of titles that are kept between runs, by encoder and title."""
+"""A cache of title vectors, shared by all runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prefrec.errors import StorageError
 from prefrec.files import cache_dir, write_whole
 
 MOST_BYTES = 2 << 30
-"""Bytes that are kept of all encoders together; the oldest files go first."""
+"""Most bytes to keep, over all encoders; the oldest files are deleted first."""
 
 
 class TitleStore:
-    """A folder of Parquet files with titles and their vectors, one for each time that some were encoded.
+    """A folder of Parquet files with titles and their vectors, one file per call of `write`.
 
-    `key` stands for everything else that a vector depends on. Vectors are the same up to rounding, whichever titles
-    were encoded with theirs. Files that are damaged or cannot be written are as if they were not there.
+    `key` identifies everything but the title that a vector depends on. Which titles were encoded together changes
+    vectors only by rounding. Damaged files are ignored, and a file that cannot be written is skipped.
     """
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
@@ -30,17 +30,17 @@ class TitleStore:
         self.folder = self.root / key[:32]
 
     def read(self, titles: Sequence[str]) -> dict[str, Tensor]:
-        """Return title → vector [H] of those titles that are kept."""
-        wanted, found = pl.Series(sorted(set(titles)), dtype=pl.String), dict[str, Tensor]()
+        """Return title → vector [H], of the titles in the cache."""
+        wanted, known = pl.Series(sorted(set(titles)), dtype=pl.String), dict[str, Tensor]()
         for path in self.folder.glob("*.parquet"):
             with suppress(pl.exceptions.PolarsError, OSError):
                 some = pl.read_parquet(path).filter(pl.col("title").is_in(wanted.implode()))
                 vectors = torch.from_numpy(some["vector"].to_numpy().copy())
-                found |= zip(some["title"].to_list(), vectors, strict=True)
-        return found
+                known |= zip(some["title"].to_list(), vectors, strict=True)
+        return known
 
     def write(self, titles: Sequence[str], vectors: Tensor) -> None:
-        """Keep the vectors [T, H] of titles."""
+        """Write the vectors [T, H] of T titles."""
         form = pl.Array(pl.Float32, vectors.shape[1])
         table = pl.DataFrame({"title": titles, "vector": pl.Series(vectors.float().numpy(), dtype=form)})
         with suppress(StorageError, OSError):
@@ -49,10 +49,10 @@ class TitleStore:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        facts = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in self.root.glob("*/*.parquet"))
-        size = sum(own for _, own, _ in facts)
-        for _, own, path in facts:
-            if size <= MOST_BYTES:
+        files = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in self.root.glob("*/*.parquet"))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if total <= MOST_BYTES:
                 return
             path.unlink(missing_ok=True)
-            size -= own
+            total -= size

@@ -1,7 +1,6 @@
-"""The transition graph with text: items that follow the latest ones, nearer rings first, and words within a ring.
+"""Transition graph with text: items that follow the latest ones, nearer rings first, by words within a ring.
 
-A training-free baseline after arXiv 2605.07125, which finds it level with or above generative recommenders on most of
-the sets that it looks at.
+A training-free baseline after arXiv 2605.07125, where it matches or beats generative recommenders on most data sets.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from prefrec.rankers.words import tfidf
 
 LATEST = 2
 """Items of the history that the walk starts from."""
-_RING = 100.0  # more than the scores within a ring can differ
+_RING = 100.0  # more than scores within a ring can differ
 
 
 @dataclass(eq=False)
 class TransitionGraphRanker:
     """Score of a candidate = ring, then cos(titles of the latest items, its title) + ½·log1p(transitions to it).
 
-    The first ring are items that directly follow one of the `LATEST` items of the history in some training sequence,
-    the second ring items that follow those, and all others come last.
+    The first ring has the items that directly follow one of the `LATEST` history items in some training sequence, the
+    second ring the items that follow those. All others come last.
     """
 
-    following: sparse.csr_array  # [I, I] how often column comes directly after row
+    following: sparse.csr_array  # [I, I] how often column directly follows row
     vectors: sparse.csr_array  # [I, W] of titles
     index: dict[str, int]
     name: str = "transition graph"
 
     @classmethod
     def fit(cls, log: pl.DataFrame, catalogue: Catalogue) -> Self:
-        """Count neighbours in each user's sequence; `log` is in the order of users and time."""
+        """Count transitions in each user's sequence; `log` is sorted by user and time."""
         index = {item: i for i, item in enumerate(catalogue.ids)}
         next_item = pl.col("item_id").shift(-1).over("user_id")
         pairs = log.select("item_id", next_item.alias("next")).drop_nulls()

@@ -1,4 +1,4 @@
-"""Window co-occurrence: items that stand near each other in many training histories."""
+"""Window co-occurrence: items that are near each other in many training histories."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefrec.data import RankingExample
 from prefrec.rankers.matrices import history_matrix, score_by_rows, user_item_matrix
 
 GRID = tuple(product((20.0, 10.0, 40.0), ((0.5, 0.5), (0.5, 0.4), (0.25, 0.25)), (2.0, 1.0, 5.0, 20.0)))
-"""Decay, exponents and half-life to choose from."""
+"""Values of (decay, exponents, half-life) to choose from."""
 _PAIRS_AT_A_TIME = 8_000_000
 """Pairs of neighbours held in memory before they are summed."""
 
@@ -26,8 +26,8 @@ _PAIRS_AT_A_TIME = 8_000_000
 class WindowCooccurrenceRanker:
     """Score of candidate c = Σ over history items i of 2^(−age_i / half_life) · M[i, c] / (pop_i^a · pop_c^b).
 
-    M[i, j] = Σ over the pairs of training items i, j of a user that stand d ≤ `reach` places apart, in either order,
-    of exp(−(d − 1) / decay); pop_i = number of training users of i; age 0 is the newest item. Items without training
+    M[i, j] = Σ exp(−(d − 1) / decay) over all pairs of a user's training items i and j with distance d ≤ `reach`, in
+    either order. pop_i is the number of training users of i, and the newest item has age 0. Items without training
     interactions score 0.
     """
 
@@ -47,19 +47,21 @@ class WindowCooccurrenceRanker:
         half_life: float = 2.0,
         validation: Sequence[RankingExample] = (),
     ) -> Self:
-        """Keep the similarities, items × items, sparse.
+        """Keep a sparse matrix of similarities [I, I].
 
         Args:
-            train_interactions: each user's in their order.
-            exponents: a and b, which hold back popular items of the history, and popular candidates.
-            half_life: items of the history after which a weight is halved.
-            validation: rows that choose decay, exponents and half-life by NDCG@10, among `GRID` and the given ones;
-                none: the given ones.
+            train_interactions: frame with `user_id` and `item_id`; each user's interactions are in order.
+            reach: largest distance of two items in a user's history.
+            decay: distance over which a pair's weight falls by a factor of e.
+            exponents: a and b, which reduce the weight of popular history items and of popular candidates.
+            half_life: number of history items after which the weight is halved.
+            validation: examples that choose decay, exponents and half-life by NDCG@10, among the given values and
+                `GRID`. Default: use the given values.
         """
         matrix, index = user_item_matrix(train_interactions)
         popularity = np.asarray(matrix.sum(axis=0))
 
-        # The grid lists equal decays, and among them equal exponents, one after another: the last one is enough.
+        # In the grid, equal decays (and within them equal exponents) are consecutive, so a cache of one is enough.
         @lru_cache(maxsize=1)
         def pairs(decay: float) -> sparse.csr_array:
             one_way = _near_pairs(train_interactions, index, reach, decay)
@@ -83,13 +85,13 @@ class WindowCooccurrenceRanker:
 
 
 def _mean_ndcg(scores: NDArray[np.float64], targets: Sequence[int]) -> float:
-    """Return mean NDCG@10 of scores [B, C]; of equal scores the target comes last."""
+    """Return mean NDCG@10 of scores [B, C]; the target loses ties."""
     ranks = (scores >= scores[np.arange(len(scores)), targets][:, None]).sum(axis=1)
     return float(np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).mean())
 
 
 def _near_pairs(log: pl.DataFrame, index: dict[str, int], reach: int, decay: float) -> sparse.csr_array:
-    """Return [I, I]: Σ exp(−(d − 1) / decay) over the pairs in which column comes d ≤ reach places after row."""
+    """Return [I, I]: Σ exp(−(d − 1) / decay) over the pairs in which column follows row at distance d ≤ reach."""
     log = log.select("item_id", user=pl.col("user_id").rank("dense")).sort("user", maintain_order=True)
     items = np.array([index[i] for i in log["item_id"].to_list()], dtype=np.int32)
     users = log["user"].to_numpy()
@@ -100,7 +102,7 @@ def _near_pairs(log: pl.DataFrame, index: dict[str, int], reach: int, decay: flo
         same = users[:-d] == users[d:]
         before, after = items[:-d][same], items[d:][same]
         held.append((np.full(len(before), np.exp(-(d - 1) / decay)), before, after))
-        # All pairs of all distances at once are `reach` times the log, so they are summed from time to time.
+        # All pairs of all distances together are `reach` times the log, so sum them in parts.
         if d == last or sum(len(w) for w, _, _ in held) >= _PAIRS_AT_A_TIME:
             weights, rows, columns = (np.concatenate(part) for part in zip(*held, strict=True))
             total, held = total + sparse.csr_array((weights, (rows, columns)), shape=total.shape), []

@@ -1,4 +1,4 @@
-"""Titles as vectors of their words."""
+"""TF-IDF vectors of titles."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _WORD = re.compile(r"\b\w\w+\b")
 
 
 def tfidf(texts: Sequence[str]) -> sparse.csr_array:
-    """Return TF-IDF vectors [T, W] of length 1, or of length 0 for a text without words.
+    """Return TF-IDF vectors [T, W] of T texts, of length 1, or 0 for a text without words.
 
-    They are those of scikit-learn's TfidfVectorizer with its defaults: lower-cased words of two letters or digits and
-    more, raw counts, idf = ln((1 + T) / (1 + texts with the word)) + 1.
+    They equal those of scikit-learn's TfidfVectorizer with its defaults: lower-cased words of at least two letters or
+    digits, raw counts, idf = ln((1 + T) / (1 + texts with the word)) + 1.
     """
     words = [_WORD.findall(text.lower()) for text in texts]
     vocabulary, columns = np.unique([w for text in words for w in text], return_inverse=True)

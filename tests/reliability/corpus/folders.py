@@ -147,7 +147,7 @@ CASES = [
     _run("weights damaged", "sft is damaged (adapter/adapter_model.safetensors)", {"sft/adapter/adapter_model.safetensors": b"{"}, "serve", "RUN", "--ranker", "sft"),
     _run("exported over another folder", "exists: name a new folder, or an empty one", {}, "export", "RUN", "--out", "RUN"),
     _run("a base exported as an adapter", "zero-shot has no adapter: export it with --merged", {}, "export", "RUN", "--ranker", "zero-shot", "--out", "RUN/out"),
-    _run("not evaluated", "predictions.parquet: no such predictions file", {}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("not evaluated", "predictions.parquet: there is no such file", {}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _run("predictions of no kind", "predictions.parquet is damaged, or its evaluation did not finish", {"predictions.parquet": b"PAR1"}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _run("predictions without columns", "predictions.parquet is damaged, or its evaluation did not finish", {"predictions.parquet": _parquet(a=[1])}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _run("predictions of another type", "predictions.parquet is damaged, or its evaluation did not finish", {"predictions.parquet": _parquet(ranker=["a"], row=["x"], user_id=["u"], target=["i1"], candidates=[["i1"]], scores=[[1.0]], rank=[1], generated=["x"], choice=["i1"])}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
