@@ -472,7 +472,7 @@ def test_options_of_a_loss_are_its_own():
     assert bound(policy, ref, 0.7, scores=ratings).losses.equal(want)
     assert needs_reference(bound)
     assert with_options(dpo_loss, margin=None) is dpo_loss
-    with pytest.raises(ValueError, match="loss dpo_loss has no margin: leave it out"):
+    with pytest.raises(ValueError, match="loss dpo_loss has no margin: remove this setting"):
         with_options(dpo_loss, margin=1.0)
 
 
@@ -490,7 +490,7 @@ def test_a_sum_of_losses_is_weighted_and_asks_for_what_its_parts_ask_for():
     free = sum_of_losses([LOSSES["bpr"], LOSSES["sft"]], [1.0, 1.0])
     assert str(inspect.signature(free)) == "(policy_logps, ref_logps=None, *, beta)"
     torch.testing.assert_close(free(policy, None, 1.0).losses, LOSSES["bpr"](policy).losses - policy[:, 0])
-    with pytest.raises(ValueError, match=r"^none of the losses has label_smoothing: leave it out$"):
+    with pytest.raises(ValueError, match=r"^none of the losses has label_smoothing: remove this setting$"):
         sum_of_losses(parts, [1.0, 1.0, 1.0], margin=1.5, label_smoothing=0.1)
     with pytest.raises(ValueError, match="zip"):
         sum_of_losses(parts, [1.0, 1.0])(policy, ref, 0.7, scores=ratings, lengths=ratings)
@@ -555,7 +555,7 @@ def test_effective_negatives_counts_equal_and_single():
 @pytest.mark.parametrize(
     ("policy", "ref", "beta", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(2, 4), 1.0, "one shape"),
+        (torch.zeros(2, 3), torch.zeros(2, 4), 1.0, "the same shape"),
         (torch.zeros(2, 1), torch.zeros(2, 1), 1.0, "at least one negative"),
         (torch.zeros(3), torch.zeros(3), 1.0, "at least one negative"),
         (torch.zeros(2, 3), torch.zeros(2, 3), 0.0, "beta must be positive"),

@@ -54,7 +54,7 @@ def folder(tmp_path_factory, bpe_tokenizer):
     bpe_tokenizer.save_pretrained(folder / "tokenizer")
     done = _launch(in_processes.__file__, folder)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Global batch 8 rows = 2 per device × 2 processes × 2 accumulation steps") == 4
+    assert done.stderr.count("Global batch 8 examples = 2 per device × 2 processes × 2 accumulation steps") == 4
     in_processes.main(folder)
     return folder
 

@@ -1,6 +1,6 @@
-"""prefrec: language-model recommenders aligned to user preferences with Softmax DPO, and measured honestly.
+"""prefrec: language-model recommenders aligned to user preferences with Softmax DPO, and evaluated rigorously.
 
-The names below load on first use, so that `import prefrec` stays light.
+The names below are imported on first use, so that `import prefrec` stays fast.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from prefrec.training import SoftmaxDPOTrainer as SoftmaxDPOTrainer
     from prefrec.training import lora_config as lora_config
 
-# PEFT imports bitsandbytes if it is installed, which then warns on a CPU without fast kernels, used or not. A spawned
-# process imports both before any code of its own runs, but always after this package.
+# PEFT imports bitsandbytes if it is installed, which warns on a CPU without fast kernels even if it is not used. A
+# spawned process imports both before any of its own code runs, but always after this package.
 getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 
 __version__ = "0.2.0"

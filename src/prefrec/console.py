@@ -1,4 +1,4 @@
-"""Messages, warnings and progress, on standard error and from the first process only."""
+"""Messages, warnings and progress, on standard error and only from the first process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ console = Console(stderr=True)
 """The console on standard error; standard output is for results."""
 
 QUIET = "PREFREC_QUIET"
-"""Environment variable that turns messages and progress off; warnings stay."""
+"""Environment variable that turns off messages and progress, but not warnings."""
 
 LOG_EVERY_S = 30.0
-"""Seconds between two progress lines if standard error is not a terminal."""
+"""Seconds between progress lines if standard error is not a terminal."""
 
 
 def show_progress(on: bool) -> None:
-    """Turn messages and progress on or off, in this process and those that it starts. Warnings stay."""
+    """Turn messages and progress on or off, in this process and its child processes. Warnings are always shown."""
     os.environ[QUIET] = "" if on else "1"
 
 
@@ -40,7 +40,7 @@ def is_quiet() -> bool:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep the bars of transformers, and FutureWarnings of the libraries below us, out of ours."""
+    """Suppress progress bars of transformers, and FutureWarnings of the libraries that prefrec uses."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -55,7 +55,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Print one message (rich markup allowed) to standard error, without the secrets of addresses."""
+    """Print a message (rich markup allowed) to standard error, with secrets in addresses masked."""
     if not is_quiet():
         _print(message)
 
@@ -66,16 +66,22 @@ def _print(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """Print one warning to standard error."""
+    """Print a warning to standard error."""
     _print(f"[yellow]warning:[/yellow] {message}")
 
 
 def track(
     items: Iterable[T], description: str, total: int | None = None, sizes: Sequence[float] | None = None
 ) -> Iterator[T]:
-    """Yield `items` and show progress with the remaining time; `sizes` are their shares of it, by default alike.
+    """Yield items and show progress with the remaining time.
 
     On a terminal this is a bar that disappears at the end; in a log file it is a line every 30 s.
+
+    Args:
+        items: items to yield.
+        description: text before the progress.
+        total: number of items. Default: `len(items)` if it is known.
+        sizes: relative duration of each item. Default: all equal.
     """
     if sizes is None and total is None and isinstance(items, Sized):
         total = len(items)

@@ -1,4 +1,4 @@
-"""Errors a user can act on. Each message says what is wrong, where, and what to do."""
+"""Errors that a user can fix. Each message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
-# User, path and query of an address, which in a path has one slash. Marks that end a sentence are not of the query.
+# User, path and query of an address, which has one slash in a path. Punctuation at the end is not part of the query.
 _QUERY = r"""\?[^\s"'<>]*[^\s"'<>\]):;,.]"""
 _ADDRESS = re.compile(rf"""\b([a-z][a-z0-9+.-]{{1,20}}:/+)([^\s/"'<>]*@)?([^\s"'<>?]*)({_QUERY})?""", re.IGNORECASE)
 
 
 def without_secrets(value: T) -> T:
-    """Return a text, or the texts in lists and dicts, with *** for the user and the query of addresses."""
+    """Replace the user and the query of addresses by ***, in a text or in the texts of lists and dicts."""
     shown: object = value
     if isinstance(value, str):
         shown = _ADDRESS.sub(lambda m: f"{m[1]}{'***@' * bool(m[2])}{m[3]}{'?***' * bool(m[4])}", value)
@@ -39,7 +39,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 class PrefrecError(Exception):
-    """The base of all errors that the command line prints without a traceback; addresses lose their secrets."""
+    """The base of all errors that the command line prints without a traceback; secrets in addresses are masked."""
 
     def __str__(self) -> str:
         return without_secrets(super().__str__())
@@ -58,7 +58,7 @@ class TemplateError(PrefrecError, ValueError):
 
 
 class TokenizerError(PrefrecError, ValueError):
-    """A tokenizer that lacks something scoring needs, or a row that exceeds the maximal length."""
+    """A tokenizer without something that scoring needs, or an example that exceeds the maximum length."""
 
 
 class ModelError(PrefrecError, ValueError):
@@ -66,4 +66,4 @@ class ModelError(PrefrecError, ValueError):
 
 
 class ConfigError(PrefrecError, ValueError):
-    """A wrong recipe, setting or combination of settings; the message names the field."""
+    """An invalid recipe, setting or combination of settings; the message names the field."""

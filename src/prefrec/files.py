@@ -1,6 +1,6 @@
-"""Atomic writes: a reader sees the old file or the whole new one, even after a kill or on a full disk.
+"""Atomic writes: a reader sees the old file or the complete new one, even after a kill or on a full disk.
 
-Digests tell content from names and dates, and show damage.
+Digests identify content independently of names and dates, and reveal damage.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ Writer = Callable[[Path], object]
 """Function that writes a file at the given path."""
 
 STALE_S = 24 * 3600
-"""Seconds without a change after which a draft is stale, if its process cannot be checked."""
+"""Seconds without a change after which a draft is stale if its process cannot be checked."""
 
 SEAL = "seal.json"
-"""File that holds the SHA-256 of other files of its folder, and is written after them."""
+"""File with the SHA-256 of other files in its folder, written after them."""
 
 LARGE = 8 << 20
-"""Bytes of a file from which its digest is remembered until the file changes."""
+"""Size in bytes from which a file's digest is cached until the file changes."""
 _REMEMBERED = 1000
 _LAST_PROCESS = 2**31 - 1
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
-# Parts of messages of libraries that lose the number of an OSError. torch's writer does not even say which error.
+# Parts of messages of libraries that drop the number of an OSError. torch's writer does not even name the error.
 _MEANS_FULL = ("No space left on device", "PytorchStreamWriter", "inline_container", "iostream error")
 
 
@@ -57,13 +57,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_end(path: Path) -> None:
-    """Raise OSError for a pipe or a device, which may have no end."""
+    """Raise OSError for a pipe or a device, which may be endless."""
     if not (path.is_file() or path.is_dir()) and path.exists():
-        raise OSError(errno.EINVAL, "a pipe or a device may have no end; write its content to a file", str(path))
+        raise OSError(errno.EINVAL, "a pipe or a device may be endless; write its content to a file", str(path))
 
 
 def read_whole(path: Path) -> str:
-    """Return the UTF-8 text of a file; raise OSError for a pipe or a device, which may have no end."""
+    """Return the UTF-8 text of a file; raise OSError for a pipe or a device, which may be endless."""
     check_end(path)
     return path.read_text(encoding="utf-8")
 
@@ -74,12 +74,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Return a value as JSON text, in the form of all files."""
+    """Return a value as JSON text, in the format of all files."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically, and make the folder if needed."""
+    """Write UTF-8 text atomically, and create the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
 
@@ -87,23 +87,23 @@ def write_text(path: Path, text: str) -> None:
 def write_whole(path: Path, write: Writer) -> None:
     """Call `write` with a temporary path beside `path`, then move the result to `path` in one step.
 
-    Drafts of `path` that killed processes left are removed first (`clear_drafts`). Raise StorageError if the disk is
-    full, or writing is not permitted; `path` is unchanged.
+    Drafts that killed processes left behind are removed first (`clear_drafts`). Raise StorageError, and leave `path`
+    unchanged, if the disk is full or writing is not permitted.
     """
     write_together({path: write})
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, if it is not there; raise StorageError if it cannot be made or written to."""
+    """Create a folder for results if needed; raise StorageError if it cannot be created or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return
-        with tempfile.TemporaryFile(dir=folder):  # it says why not
+        with tempfile.TemporaryFile(dir=folder):  # raises an error with the reason
             return
     except OSError as e:
         reason = e.strerror or str(e)
-    raise StorageError(f"{folder}: nothing can be written there ({reason}); name another folder with --out")
+    raise StorageError(f"{folder}: cannot write to this folder ({reason}); name another one with --out")
 
 
 def cache_dir() -> Path:
@@ -112,7 +112,7 @@ def cache_dir() -> Path:
 
 
 def content_digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file, or of the files in a folder or of a pattern; None if there are none."""
+    """Return the SHA-256 of a file, or of the files of a folder or a pattern; None if there are none."""
     if path.is_file():
         return file_digest(path)
     digests = {name: file_digest(path / name) for name in folder_files(path, "*")}
@@ -121,25 +121,25 @@ def content_digest(path: Path) -> str | None:
 
 
 def folder_files(folder: Path, pattern: str = "**/*") -> list[str]:
-    """Return the paths of the files in a folder that match, without hidden ones and notes for people (`.md`)."""
+    """Return the relative paths of a folder's files that match a pattern, except hidden files and `.md` files."""
     files = sorted(p.relative_to(folder) for p in folder.glob(pattern) if p.is_file() and p.suffix != ".md")
     return [p.as_posix() for p in files if not any(part.startswith(".") for part in p.parts)]
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file. That of a large one is remembered until its size, times or inode change."""
+    """Return the SHA-256 of a file. That of a large file is cached until its size, times or inode change."""
     facts = path.stat()
-    seen = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
-    store, place = cache_dir() / "digests.json", str(path.resolve())
+    state = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+    store, name = cache_dir() / "digests.json", str(path.resolve())
     known = read_json(store) if facts.st_size >= LARGE else {}
-    if isinstance(entry := known.pop(place, None), list) and entry[:-1] == seen:
+    if isinstance(entry := known.pop(name, None), list) and entry[:-1] == state:
         return str(entry[-1])
     check_end(path)
     with path.open("rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
     if facts.st_size >= LARGE:
         with suppress(OSError, StorageError):
-            write_json(store, dict([*known.items(), (place, [*seen, digest])][-_REMEMBERED:]))
+            write_json(store, dict([*known.items(), (name, [*state, digest])][-_REMEMBERED:]))
     return digest
 
 
@@ -149,39 +149,39 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def altered(folder: Path, sealed: Mapping[str, Any]) -> list[str]:
-    """Return the files that a folder lacks, or has with another SHA-256 than in `sealed`."""
-    found = set(folder_files(folder))  # the names may come from anybody, so no other is opened
-    return [f for f, digest in sealed.items() if f not in found or file_digest(folder / f) != digest]
+    """Return the files of `sealed` that are missing from a folder, or have another SHA-256."""
+    present = set(folder_files(folder))  # `sealed` may come from anybody: files outside of the folder are not opened
+    return [f for f, digest in sealed.items() if f not in present or file_digest(folder / f) != digest]
 
 
 def read_seal(folder: Path, *needed: str) -> dict[str, Any]:
-    """Return name → SHA-256 as the folder's `SEAL` says; None for each of the `needed` that it does not name."""
+    """Return name → SHA-256 from the folder's `SEAL`; None for `needed` names that it does not contain."""
     sealed = read_json(folder / SEAL).get("files")
     return dict.fromkeys(needed) | (sealed if isinstance(sealed, dict) else {})
 
 
 def keep(path: Path, write: Writer, key: str = "") -> None:
-    """Write a file with a note of its SHA-256 and of the `key` that it is kept for, as `kept_key` reads them."""
+    """Write a file, and beside it a note with its SHA-256 and the `key` that it belongs to (see `kept_key`)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     note = path.with_suffix(".json")
-    note.unlink(missing_ok=True)  # a kill between the two writes must not leave the note of another file
+    note.unlink(missing_ok=True)  # a kill between the two writes must not leave a note of the old file
     write_whole(path, write)
     write_json(note, {"key": key, "digest": file_digest(path)})
 
 
 def kept_key(path: Path) -> str | None:
-    """Return the key that a file was kept for; None if it is missing or damaged, with a warning."""
+    """Return the key of a file written by `keep`; None if the file is missing, or damaged (with a warning)."""
     note = read_json(path.with_suffix(".json"))
     if not (path.is_file() and note):
         return None
     if note.get("digest") != file_digest(path):
-        warn(f"{escape(str(path))} is damaged; it is made again")
+        warn(f"{escape(str(path))} is damaged and will be computed again")
         return None
     return str(note.get("key"))
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Put files and folders (their lists of names) on the disk, where a power cut leaves them."""
+    """Flush files and folders to disk, so that they survive a power failure."""
     for path in paths if os.name != "nt" else ():  # Windows opens no folders, and files only for writing
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -191,15 +191,15 @@ def sync(paths: Iterable[Path]) -> None:
 
 
 def draft_name(path: Path) -> str:
-    """Return the name of a draft of `path`, from which `clear_drafts` knows the process that writes it."""
+    """Return the name of a draft of `path`, which tells `clear_drafts` the process that writes it."""
     return f".{path.name}.{_machine()}-{os.getpid()}.tmp"
 
 
 def clear_drafts(path: Path) -> None:
-    """Remove the drafts of `path` that killed processes left, as far as that is permitted.
+    """Remove the drafts of `path` that killed processes left behind, as far as permissions allow.
 
     A draft of this machine is removed if its process no longer exists. Processes of other machines or containers, or
-    from before a restart, cannot be checked. Their drafts are removed if nothing in them has changed for a day.
+    from before a restart, cannot be checked; their drafts are removed after a day without changes.
     """
     pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)(\.\w+)?\.tmp")
     with suppress(OSError):
@@ -211,7 +211,7 @@ def clear_drafts(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn any library's failure to write inside this context into a `StorageError` that names `path`."""
+    """Turn any library's write error in this context into a `StorageError` that names `path`."""
     try:
         yield
     except StorageError:
@@ -225,7 +225,7 @@ def writing(path: Path) -> Iterator[None]:
 def storage_error(error: Exception, path: Path | str | None = None) -> StorageError | None:
     """Return a `StorageError` for a full disk, a quota or a missing permission; None for any other error.
 
-    `path` is the file that was being written; None: the one that the error names.
+    `path` is the file that was being written. Default: the file that the error names.
     """
     text, code = str(error), getattr(error, "errno", None)
     if code is None and (number := re.search(r"os error (\d+)", text)):
@@ -234,7 +234,7 @@ def storage_error(error: Exception, path: Path | str | None = None) -> StorageEr
         code = errno.ENOSPC
     where = path if path is not None else getattr(error, "filename", None) or "a file"
     if code in _FULL:
-        remedy = "make room and run the same command again; finished work is kept"
+        remedy = "free some space and run the same command again; finished work is kept"
     elif code in _FORBIDDEN:
         remedy = "name another folder, or get permission to write there; nothing was changed"
     else:
@@ -243,10 +243,10 @@ def storage_error(error: Exception, path: Path | str | None = None) -> StorageEr
 
 
 def write_together(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) -> None:
-    """Write files that belong together, in their order; errors are those of `write_whole`.
+    """Write files that belong together, in order; errors are as in `write_whole`.
 
-    Nothing is changed before all drafts are written. Then the `stale` files are removed, and the drafts are moved
-    into place. A stale file that is also written last shows that the set is complete.
+    Nothing changes before all drafts are written. Then the `stale` files are removed, and the drafts are moved into
+    place. A file that is both stale and written last therefore shows that the set is complete.
     """
     drafts = {path: path.with_name(draft_name(path)) for path in writers}
     for path in drafts:
@@ -263,7 +263,7 @@ def write_together(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) -
                 os.replace(draft, path)
     finally:
         for draft in drafts.values():
-            with suppress(OSError):  # a folder that cannot be written to cannot be tidied either
+            with suppress(OSError):  # drafts cannot be removed from a folder without write permission
                 draft.unlink()
 
 
@@ -280,7 +280,7 @@ def _clear(draft: Path, machine: str, process: int) -> None:
 
 @cache
 def _machine() -> str:
-    """Return an id of the space of process numbers: this container, until the next restart."""
+    """Return an id of the namespace of process ids: this container, until the next restart."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         space = f"{platform.node()} {start} {os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""A recommender from two frames: `prefrec.fit`."""
+"""Train a recommender on two frames: `prefrec.fit`."""
 
 from __future__ import annotations
 
@@ -29,17 +29,24 @@ def fit(
     set: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> Recommender:
-    """Train on two frames as `prefrec run` does, and return the best ranker of the run on validation rows.
+    """Train on two frames as `prefrec run` does, and return the ranker that is best on validation examples.
 
     Args:
-        interactions: polars or pandas frame with `user_id`, `item_id`, `timestamp` and perhaps `rating`, or with the
-            names in the recipe's `data.columns`.
-        items: frame with `item_id`, `title` and further columns.
-        recipe: name of a preset, YAML file, or a recipe's values, in which `preset` names what the others change. The
-            frames replace its source of data.
-        set: changes, such as `{"sft.epochs": 1}`, as by `--set`.
-        out: folder of the run, in which the same call resumes after an interruption; None: a temporary one
-            that goes with the recommender.
+        interactions: polars or pandas frame with the columns `user_id`, `item_id`, `timestamp` and optionally
+            `rating`, or those named in the recipe's `data.columns`.
+        items: frame with the columns `item_id`, `title` and any others.
+        recipe: name of a preset, path of a YAML file, or a dict of a recipe's values (`preset` names the base that
+            the other values change). The frames replace its data source.
+        set: changes to the recipe by dotted name, such as `{"sft.epochs": 1}`, as with `--set`.
+        out: folder of the run; the same call resumes there after an interruption. Default: a temporary folder,
+            deleted together with the recommender.
+
+    Returns:
+        The recommender.
+
+    Raises:
+        DataError: a frame cannot be used.
+        ConfigError: the recipe is invalid.
     """
     raw = _values(recipe)
     for name, value in (set or {}).items():
@@ -50,12 +57,12 @@ def fit(
         return _trained(frames, raw, Path(out).resolve())
     folder = Path(str(processes.from_first(mkdtemp(prefix="prefrec-") if processes.is_first() else None)))
     try:
-        found = _trained(frames, raw, folder)
+        recommender = _trained(frames, raw, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)  # nobody can ask any more then
-    return found
+    weakref.finalize(recommender, shutil.rmtree, folder, ignore_errors=True)
+    return recommender
 
 
 def _trained(frames: Mapping[str, pl.DataFrame], raw: dict[str, Any], folder: Path) -> Recommender:
@@ -71,7 +78,7 @@ def _trained(frames: Mapping[str, pl.DataFrame], raw: dict[str, Any], folder: Pa
 
 
 def _values(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's values, with those of its preset."""
+    """Return a recipe's values, completed by its preset."""
     if isinstance(recipe, Mapping):
         return with_preset(copy.deepcopy(dict(recipe)))
     if isinstance(recipe, str) and not recipe.endswith((".yaml", ".yml")):

@@ -1,14 +1,15 @@
-"""Preference losses over choice sets: pure functions of log-probabilities, torch only.
+"""Preference losses over choice sets: pure functions of log-probabilities that need only torch.
 
-`preference_loss` has the knobs; most losses below it are settings of them under the name of a paper. All take
-`policy_logps` and `ref_logps` of shape [B, 1+N], the summed log-probabilities of the chosen answer (column 0) and of
-N rejected answers (columns 1..N). Trainers pass rows of different N apart (`loss_by_size`). A loss whose `ref_logps`
-has the default None is reference-free: it ignores them, and a trainer computes none. It returns a `PreferenceLoss`
-with the loss per row [B] and the rewards [B, 1+N]. The caller takes the mean.
+`preference_loss` is the general form; most other losses are special cases of it, named after a paper. All take
+`policy_logps` and `ref_logps` of shape [B, 1+N]: the summed log-probabilities, in nats, of the chosen answer (column
+0) and of N rejected answers (columns 1..N). They return a `PreferenceLoss` with the loss per example [B] and the
+rewards [B, 1+N]; the caller takes the mean. Trainers call a loss separately for each N (`loss_by_size`).
 
-Some take a number per answer, `scores` or `lengths` [B, 1+N] (`COLUMNS`), or a setting (`OPTIONS`), by name.
-Docstrings write π_i for π(y_i|x), s_i for a score and r_i for the reward β log(π_i / π_ref,i). Σ_i and mean_i are
-over rejected answers, Σ_j over all.
+A loss whose `ref_logps` has the default None is reference-free: it ignores them, and trainers do not compute them.
+Some losses take a number per answer, `scores` or `lengths` [B, 1+N] (`COLUMNS`), or a setting (`OPTIONS`), by name.
+
+In docstrings, π_i is π(y_i|x), s_i is a score, and r_i is the reward β log(π_i / π_ref,i). Σ_i and mean_i are over
+rejected answers, Σ_j over all answers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class PreferenceLoss:
     """The result of a preference loss.
 
     Attributes:
-        losses: loss per row, [B].
+        losses: loss per example, [B].
         rewards: β × (policy − reference) log-probabilities, [B, 1+N]; for reference-free losses
             β × policy log-probabilities.
     """
@@ -51,17 +52,17 @@ def preference_loss(
 ) -> PreferenceLoss:
     """Return a preference loss of the logits l_i = β (log π_i − log π_ref,i) + margin_i.
 
-    `softmax` is log Σ_j exp(l_j − l_0), the cross-entropy of softmax(l) with label 0; `pairwise` is
-    mean_i softplus(l_i − l_0); `mean` is softplus(mean_i l_i − l_0). Means are over rejected answers. All are finite
-    for any gap of rewards.
+    All losses are finite for any difference of rewards.
 
     Args:
-        policy_logps: [B, 1+N], chosen answer in column 0.
-        ref_logps: [B, 1+N], of the frozen reference; None: log π_ref = 0.
-        beta: strength of the pull to the reference, > 0. With β per answer [B, 1+N], l_i − l_0 is
+        policy_logps: [B, 1+N] log-probabilities under the policy; column 0 is the chosen answer.
+        ref_logps: [B, 1+N] log-probabilities under the frozen reference. None: log π_ref = 0.
+        beta: strength of the pull towards the reference, above 0. With one β per answer [B, 1+N], l_i − l_0 is
             β_i (log(π_i / π_ref,i) − log(π_0 / π_ref,0)).
-        margin: [B, 1+N], part of the logits but not of the rewards; −inf leaves a rejected answer out.
-        weight: [B], of each row's loss.
+        margin: [B, 1+N], added to the logits but not to the rewards; −inf excludes a rejected answer.
+        weight: [B] weight of each example's loss.
+        link: `softmax`: log Σ_j exp(l_j − l_0), the cross-entropy of softmax(l) with label 0. `pairwise`:
+            mean_i softplus(l_i − l_0). `mean`: softplus(mean_i l_i − l_0).
 
     Raises:
         ValueError: shapes differ, there is no rejected column, or beta is not positive.
@@ -75,10 +76,10 @@ def preference_loss(
         logits = logits + margin
     kept = None if margin is None else ~margin[:, 1:].isneginf()
     if link == "softmax":
-        # logsumexp subtracts the largest gap first. The textbook form log(1 + Σ exp(gap)) overflows at gaps near 89.
+        # logsumexp subtracts the largest difference first. The textbook form log(1 + Σ exp(x)) overflows near x = 89.
         losses = torch.logsumexp(logits - logits[:, :1], dim=1)
     elif link == "pairwise":
-        # softplus(x) = −log σ(−x), but finite where the sigmoid underflows to 0.
+        # softplus(x) = −log σ(−x), but also finite where the sigmoid underflows to 0.
         losses = _mean(F.softplus(logits[:, 1:] - logits[:, :1]), kept)
     elif link == "mean":
         losses = F.softplus(_mean(logits[:, 1:], kept) - logits[:, 0])
@@ -90,20 +91,20 @@ def preference_loss(
 def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
     """Return the Softmax DPO loss log(1 + Σ_i exp(r_i − r_0)) (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
 
-    Arguments, shapes and errors of this loss and those below are the ones of `preference_loss`.
+    Shapes and errors of this loss and those below are as for `preference_loss`.
 
     Args:
         policy_logps: [B, 1+N] log-probabilities under the policy, in nats; column 0 is the chosen answer.
-        ref_logps: [B, 1+N] the same under the frozen reference.
+        ref_logps: [B, 1+N] log-probabilities under the frozen reference.
         beta: strength of the pull towards the reference, above 0.
     """
     return preference_loss(policy_logps, _needed(ref_logps), beta)
 
 
 def dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
-    """Return the DPO loss mean_i softplus(r_i − r_0) (Rafailov et al., NeurIPS 2023): −log σ(r_0 − r_1) for N = 1.
+    """Return the DPO loss mean_i softplus(r_i − r_0) (Rafailov et al., NeurIPS 2023).
 
-    For N > 1 the losses of the N pairs are averaged, as a pairwise trainer would do.
+    For N = 1 this is −log σ(r_0 − r_1). For N > 1 the losses of the N pairs are averaged, as in a pairwise trainer.
     """
     return preference_loss(policy_logps, _needed(ref_logps), beta, link="pairwise")
 
@@ -116,7 +117,7 @@ def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> Pr
 def ipo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, lengths: Tensor) -> PreferenceLoss:
     """Return the IPO loss mean_i (h_0 − h_i − 1 / 2β)² (Azar et al., AISTATS 2024, arXiv 2310.12036, eq. 17).
 
-    h_i = log(π_i / π_ref,i) / n_i with n the `lengths` of answers in tokens, as in TRL; the paper's formula has n 1.
+    h_i = log(π_i / π_ref,i) / n_i, where n are the `lengths` of answers in tokens, as in TRL. The paper has n = 1.
     """
     ref = _needed(ref_logps)
     _check(policy_logps, ref, beta)
@@ -129,10 +130,10 @@ def ipo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, len
 def robust_loss(
     policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, label_smoothing: float = 0.1
 ) -> PreferenceLoss:
-    """Return the robust DPO loss, for labels flipped at times (Chowdhury et al., ICML 2024, arXiv 2403.00409).
+    """Return the robust DPO loss for noisy labels (Chowdhury et al., ICML 2024, arXiv 2403.00409).
 
-    mean_i ((1 − ε) softplus(r_i − r_0) − ε softplus(r_0 − r_i)) / (1 − 2ε), where ε = `label_smoothing` in [0, 0.5)
-    is the probability that a rejected answer is in truth the better one. With ε = 0 it is DPO.
+    It is mean_i ((1 − ε) softplus(r_i − r_0) − ε softplus(r_0 − r_i)) / (1 − 2ε), where ε = `label_smoothing` in
+    [0, 0.5) is the probability that a rejected answer is actually the better one. ε = 0 gives DPO.
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
@@ -147,8 +148,8 @@ def robust_loss(
 def nca_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
     """Return the NCA loss softplus(−r_0) + mean_j softplus(r_j) (Chen et al., NeurIPS 2024, arXiv 2402.05369).
 
-    The mean is over all answers. It is the paper's loss for K = 1 + N answers of which the chosen one has all the
-    reward, and TRL's `nca_pair` for N = 1.
+    The mean is over all answers. This is the paper's loss for K = 1 + N answers if the chosen one has all the reward,
+    and for N = 1 TRL's `nca_pair`.
     """
     ref = _needed(ref_logps)
     _check(policy_logps, ref, beta)
@@ -162,30 +163,30 @@ def bpr_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float 
 
 
 def softmax_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
-    """Return the sampled softmax loss (InfoNCE) log(1 + Σ_i exp(β log π_i − β log π_0)): S-DPO without reference."""
+    """Return the sampled softmax loss (InfoNCE) log(1 + Σ_i exp(β log π_i − β log π_0)): reference-free S-DPO."""
     return preference_loss(policy_logps, None, beta)
 
 
 def softmax_logq_loss(
     policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
 ) -> PreferenceLoss:
-    """Return the softmax loss of β log π_j − s_j, corrected for its sampler (Bengio and Senécal, 2008).
+    """Return the softmax loss of β log π_j − s_j, with logQ correction (Bengio and Senécal, 2008).
 
-    Scores are log q, by which each answer, the chosen one too, would be drawn as a negative, up to a constant. At
-    β = 1 the optimum is the distribution of the data for any q.
+    Scores are log q up to a constant, where q is the probability of sampling an answer, also the chosen one, as a
+    negative. For β = 1 the optimum is the distribution of the data, whatever q.
     """
     return preference_loss(policy_logps, None, beta, margin=-scores)
 
 
 def mult_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor) -> PreferenceLoss:
-    """Return the Mult-DPO loss of levels of answers (Zhu et al., 2026, arXiv 2606.10078).
+    """Return the Mult-DPO loss for graded answers (Zhu et al., 2026, arXiv 2606.10078).
 
-    Answers of one score, such as a rating, are a level. Each answer j above the lowest level is compared with its own
-    level and those below, Σ_j log Σ_{k: s_k ≤ s_j} exp(r_k − r_j). With two levels this is the paper's multinomial
-    likelihood of the upper one, without the constant log k!, and S-DPO if that one has a single answer.
+    Answers with the same score, such as a rating, form a level. Each answer j above the lowest level is compared with
+    its level and those below: Σ_j log Σ_{k: s_k ≤ s_j} exp(r_k − r_j). With two levels, this is the paper's
+    multinomial likelihood of the upper level without the constant log k!, and S-DPO if that level has one answer.
     """
     size = policy_logps.shape[1]
-    # A copy of the row per answer j, which changes places with column 0.
+    # One copy of the row per answer j, in which j and column 0 are swapped.
     order = torch.arange(size, device=policy_logps.device).repeat(size, 1)
     order[:, 0] = order[0].clone()
     order.fill_diagonal_(0)
@@ -202,7 +203,7 @@ def recpo_loss(
 ) -> PreferenceLoss:
     """Return the RecPO loss log(1 + Σ_i exp(r_i − r_0 + margin · s_0 / s_i)) (Ouyang et al., arXiv 2506.02261).
 
-    Scores are utilities > 0: ratings, or rating / √delay with the delay until the user takes the item.
+    Scores are positive utilities: ratings, or rating / √delay, where delay is the time until the interaction.
     """
     margins = F.pad(margin * scores[:, :1] / scores[:, 1:], (1, 0))
     return preference_loss(policy_logps, _needed(ref_logps), beta, margin=margins)
@@ -211,12 +212,12 @@ def recpo_loss(
 def dynamicpo_loss(
     policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, margin: float = 6.0
 ) -> PreferenceLoss:
-    """Return the DynamicPO loss: DMPO on hard negatives, each with its β (Hu et al., 2026, arXiv 2605.00327).
+    """Return the DynamicPO loss: DMPO on hard negatives with one β each (Hu et al., 2026, arXiv 2605.00327).
 
-    As in the authors' code, hard are those with log π_i ≥ log π_0, or without any the highest of three clusters (here
-    of least squares). The loss is softplus(mean_i (r_i − r_0) β_i / β) over these. With a_i = log π_0 − log π_i and
-    b_i = log π_i − the mean log π of the others, or of all if all are hard,
-    β_i = β + β/2 tanh((a_i − b_i − margin) / (|a_i| + |b_i|)), through which no gradient goes.
+    As in the authors' code, negatives with log π_i ≥ log π_0 are hard; if there are none, those in the highest of
+    three clusters (here least-squares clusters) are. The loss is softplus(mean_i (r_i − r_0) β_i / β) over hard
+    negatives, with β_i = β + β/2 tanh((a_i − b_i − margin) / (|a_i| + |b_i|)), which has no gradient. a_i is log π_0
+    − log π_i, and b_i is log π_i minus the mean log π of the negatives that are not hard, or of all if all are hard.
     """
     logps = policy_logps.detach()
     hard = logps[:, 1:] >= logps[:, :1]
@@ -224,8 +225,8 @@ def dynamicpo_loss(
     others = hard.all(dim=1, keepdim=True) | ~hard
     a, b = logps[:, :1] - logps, logps - _mean(logps[:, 1:], others)[:, None]
     betas = beta * (1 + torch.tanh((a - b - margin) / (a.abs() + b.abs()).clamp(min=1e-6)) / 2)
-    left_out = F.pad(torch.zeros_like(a[:, 1:]).masked_fill(~hard, -torch.inf), (1, 0))
-    out = preference_loss(policy_logps, _needed(ref_logps), betas, margin=left_out, link="mean")
+    excluded = F.pad(torch.zeros_like(a[:, 1:]).masked_fill(~hard, -torch.inf), (1, 0))
+    out = preference_loss(policy_logps, _needed(ref_logps), betas, margin=excluded, link="mean")
     return PreferenceLoss(out.losses, out.rewards * (beta / betas))
 
 
@@ -238,10 +239,10 @@ def simpo_loss(
     margin: float = 1.0,
     sft_weight: float = 0.0,
 ) -> PreferenceLoss:
-    """Return the loss of SimPO (Meng et al., NeurIPS 2024) and the SFT term of CPO (Xu et al., ICML 2024).
+    """Return the SimPO loss (Meng et al., NeurIPS 2024) with the SFT term of CPO (Xu et al., ICML 2024).
 
-    log(1 + Σ_i exp(β log π_i / n_i − β log π_0 / n_0 + margin)) − sft_weight · log π_0, with n the `lengths` of
-    answers in tokens. For N = 1 these are the papers' losses.
+    It is log(1 + Σ_i exp(β log π_i / n_i − β log π_0 / n_0 + margin)) − sft_weight · log π_0, where n are the
+    `lengths` of answers in tokens. For N = 1 these are the papers' losses.
     """
     margins = F.pad(torch.full_like(policy_logps[:, 1:], margin), (1, 0))
     out = preference_loss(policy_logps / lengths, None, beta, margin=margins)
@@ -253,8 +254,8 @@ def expected_reward_loss(
 ) -> PreferenceLoss:
     """Return GRPO's objective (Shao et al., 2024, arXiv 2402.03300) in closed form: −Σ_j p_j A_j + β KL(p, p_ref).
 
-    p is the softmax of log π over the choice set, and A_j = (s_j − mean s) / (std s + 1e-4), its advantages. The
-    optimum is p ∝ p_ref exp(A / β). The chosen answer counts by its score like the others.
+    p is the softmax of log π over the choice set, and A_j = (s_j − mean s) / (std s + 1e-4) are the advantages. The
+    optimum is p ∝ p_ref exp(A / β). The chosen answer counts by its score, like the others.
     """
     ref = _needed(ref_logps)
     _check(policy_logps, ref, beta)
@@ -265,9 +266,9 @@ def expected_reward_loss(
 
 
 def sft_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
-    """Return the SFT loss −log π_0, a control for an alignment on the same rows. `beta` only scales the rewards.
+    """Return the SFT loss −log π_0, a control for alignment on the same examples; `beta` only scales the rewards.
 
-    TRL's `sft` is another loss: the mean over the tokens of all chosen answers of a batch.
+    TRL's `sft` is a different loss: the mean over the tokens of all chosen answers of a batch.
     """
     _check(policy_logps, None, beta)
     return PreferenceLoss(-policy_logps[:, 0], beta * policy_logps)
@@ -282,8 +283,10 @@ def weighted_sft_loss(
 
 
 Loss = Callable[..., PreferenceLoss]
-"""(policy_logps, ref_logps, beta, further arguments by name) → loss. One that needs a reference raises ValueError for
-None."""
+"""Function (policy_logps, ref_logps, beta, further arguments by name) → loss.
+
+If it needs a reference, it raises ValueError for `ref_logps` None.
+"""
 COLUMNS, OPTIONS = ("scores", "lengths"), ("margin", "sft_weight", "label_smoothing")
 """Further arguments of losses: numbers per answer [B, 1+N], and settings."""
 
@@ -308,14 +311,14 @@ LOSSES: dict[str, Loss] = {
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
 ALIASES = {"s-dpo": "softmax_dpo", "sigmoid": "dpo", "nca_pair": "nca"}
-"""Names of the paper and of TRL → the same loss in `LOSSES`."""
+"""Name in the paper or in TRL → name of the same loss in `LOSSES`."""
 
 GROUP = "prefrec.losses"
-"""Group of entry points by which other packages add losses: NAME = "module:function"."""
+"""Entry-point group for losses of other packages: NAME = "module:function"."""
 
 
 def find_loss(loss: str | Loss) -> Loss:
-    """Return the loss of this name, from `LOSSES` or from another package; a function is returned as it is.
+    """Return the loss with this name, from `LOSSES` or from another package; a function is returned unchanged.
 
     Raises:
         ValueError: no loss has this name.
@@ -335,7 +338,7 @@ def find_loss(loss: str | Loss) -> Loss:
 
 
 def loss_name(loss: str | Loss | Sequence[str | Loss]) -> str:
-    """Return the name of a loss, for logs and files; a list's names with + between."""
+    """Return the name of a loss, or the names of a list of losses joined by +, for logs and files."""
     if isinstance(loss, list | tuple):
         return "+".join(map(loss_name, loss))
     return loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__qualname__)
@@ -347,23 +350,28 @@ def takes(loss: Loss, name: str) -> bool:
 
 
 def with_options(loss: Loss, **options: float | None) -> Loss:
-    """Return a loss with settings of `OPTIONS`; None: its own default. Raise ValueError if it lacks one."""
+    """Bind settings of `OPTIONS` to a loss; None keeps its default. Raise ValueError if it has no such setting."""
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if not takes(loss, name):
-            raise ValueError(f"loss {loss_name(loss)} has no {name}: leave it out")
+            raise ValueError(f"loss {loss_name(loss)} has no {name}: remove this setting")
     return partial(loss, **given) if given else loss
 
 
 def sum_of_losses(losses: Sequence[Loss], weights: Sequence[float], **options: float | None) -> Loss:
-    """Return the loss Σ_k w_k L_k, with the rewards of the first one; each option goes to the losses that take it.
+    """Return the loss Σ_k w_k L_k, with the rewards of the first loss.
+
+    Args:
+        losses: the losses L_k.
+        weights: their weights w_k.
+        **options: settings of `OPTIONS`, each passed to the losses that have it.
 
     Raises:
-        ValueError: no loss takes an option that is given.
+        ValueError: no loss has an option that is given.
     """
     for name, value in options.items():
         if value is not None and not any(takes(loss, name) for loss in losses):
-            raise ValueError(f"none of the losses has {name}: leave it out")
+            raise ValueError(f"none of the losses has {name}: remove this setting")
     parts = [with_options(loss, **{k: v for k, v in options.items() if takes(loss, k)}) for loss in losses]
     columns = {name for name in COLUMNS if any(takes(part, name) for part in parts)}
 
@@ -375,20 +383,20 @@ def sum_of_losses(losses: Sequence[Loss], weights: Sequence[float], **options: f
         weighted = [weight * out.losses for weight, out in zip(weights, outs, strict=True)]
         return PreferenceLoss(torch.stack(weighted).sum(dim=0), outs[0].rewards)
 
-    # What a trainer asks of a loss it reads from the signature: whether it needs a reference, and which columns.
-    own = inspect.Parameter
-    ref_logps = own("ref_logps", own.POSITIONAL_OR_KEYWORD)
+    # A trainer reads from the signature whether a loss needs a reference, and which columns it takes.
+    kind = inspect.Parameter
+    ref_logps = kind("ref_logps", kind.POSITIONAL_OR_KEYWORD)
     if not any(map(needs_reference, parts)):
         ref_logps = ref_logps.replace(default=None)
-    first = own("policy_logps", own.POSITIONAL_OR_KEYWORD), ref_logps
+    first = kind("policy_logps", kind.POSITIONAL_OR_KEYWORD), ref_logps
     total.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*first, *(own(name, own.KEYWORD_ONLY) for name in ("beta", *sorted(columns)))]
+        [*first, *(kind(name, kind.KEYWORD_ONLY) for name in ("beta", *sorted(columns)))]
     )
     return total
 
 
 def needs_reference(loss: Loss) -> bool:
-    """Return False if the second parameter of a loss, `ref_logps`, has the default None."""
+    """Return False if a loss is reference-free: its second parameter, `ref_logps`, has the default None."""
     _, ref_logps, *_ = inspect.signature(loss).parameters.values()
     return ref_logps.default is not None
 
@@ -401,11 +409,22 @@ def loss_by_size(
     sizes: Sequence[int],
     **columns: Tensor,
 ) -> PreferenceLoss:
-    """Return a loss of rows with different numbers of answers; rewards are −inf where a row has no answer.
+    """Return the loss of examples with different numbers of answers.
 
-    Rows of the same size are passed to `loss` together, without the columns that they do not have, so no loss needs
-    to know about absent answers. `sizes` [B] are the numbers of answers, at most C, the columns of the others, of
-    which `columns` [B, C] are those in `COLUMNS` that the loss takes.
+    Examples of the same size are passed to `loss` together, without padding: losses need not handle missing answers.
+
+    Args:
+        loss: the loss.
+        policy_logps, ref_logps: [B, C], padded on the right.
+        beta: strength of the pull towards the reference.
+        sizes: number of answers of each example [B], at most C.
+        **columns: [B, C] further arguments of the loss (`COLUMNS`).
+
+    Returns:
+        The losses [B] and rewards [B, C], −inf where an example has no answer.
+
+    Raises:
+        LossError: the loss returned something other than a `PreferenceLoss`.
     """
     if len(set(sizes)) == 1:
         return _checked_loss(loss, loss(policy_logps, ref_logps, beta, **columns), len(sizes))
@@ -423,11 +442,11 @@ def loss_by_size(
 
 
 class LossError(TypeError):
-    """A loss that returned something else than a `PreferenceLoss`; the message says what is expected."""
+    """A loss returned something other than a `PreferenceLoss`; the message says what is expected."""
 
 
 def _checked_loss(loss: Loss, out: PreferenceLoss, rows: int) -> PreferenceLoss:
-    """Return what a loss returned; raise LossError if it is not a `PreferenceLoss` with a number for each row."""
+    """Return a loss's result; raise LossError if it is not a `PreferenceLoss` with one loss per example."""
     losses = getattr(out, "losses", None)
     if isinstance(losses, Tensor) and tuple(losses.shape) == (rows,) and isinstance(out.rewards, Tensor):
         return out
@@ -439,26 +458,30 @@ def _checked_loss(loss: Loss, out: PreferenceLoss, rows: int) -> PreferenceLoss:
 def effective_negatives(rewards: Tensor) -> Tensor:
     """Return the effective number of negatives in the S-DPO gradient, [B]: 1/Σ w_i² with w = softmax(r_1..r_N).
 
-    It is N if all rejected answers have equal weight, and 1 if one of them carries the whole gradient (the paper's
+    It is N if all rejected answers have equal weight, and 1 if one of them carries the entire gradient (the paper's
     implicit hard-negative mining, section 3.2).
+
+    Args:
+        rewards: [B, 1+N], chosen answer in column 0.
     """
     weights = torch.softmax(rewards[:, 1:], dim=1)
     return 1.0 / weights.square().sum(dim=1)
 
 
 def _mean(values: Tensor, kept: Tensor | None) -> Tensor:
-    """Return the mean [B] of values [B, N], of the kept ones only; None: of all."""
+    """Return the mean [B] of the `kept` values [B, N]; None: of all values."""
     if kept is None:
         return values.mean(dim=1)
     return values.masked_fill(~kept, 0.0).sum(dim=1) / kept.sum(dim=1)
 
 
 def _top_cluster(values: Tensor) -> Tensor:
-    """Return which values [B, N] are in the highest of three clusters of least squares; each is one if N < 3."""
+    """Return a mask [B, N] of the highest of three least-squares clusters; for N < 3, of the highest value."""
     count, ranked = values.shape[1], values.sort(descending=True).values
     size = torch.ones_like(ranked[:, :1], dtype=torch.long)
     if count > 2:
-        # Clusters are runs of the sorted values, cut after `a` and `b`. Least squares is largest Σ sum² / size.
+        # Clusters are contiguous in the sorted values, cut after `a` and `b`. The least-squares cut maximises
+        # Σ sum² / size.
         a, b = 1 + torch.triu_indices(count - 1, count - 1, 1, device=values.device)
         sums = (ranked - ranked.mean(dim=1, keepdim=True)).cumsum(dim=1)
         upper, both = sums[:, a - 1], sums[:, b - 1]
@@ -469,7 +492,7 @@ def _top_cluster(values: Tensor) -> Tensor:
 
 def _needed(ref_logps: Tensor | None) -> Tensor:
     if ref_logps is None:
-        raise ValueError("this loss needs ref_logps, the log-probabilities of the reference")
+        raise ValueError("this loss needs ref_logps, the log-probabilities under the reference")
     return ref_logps
 
 
@@ -482,5 +505,5 @@ def _check(policy_logps: Tensor, ref_logps: Tensor | None, beta: float | Tensor)
         raise ValueError(f"beta must be positive, got {beta}")
     if ref_logps is not None and policy_logps.shape != ref_logps.shape:
         raise ValueError(
-            f"policy_logps {list(policy_logps.shape)} and ref_logps {list(ref_logps.shape)} must have one shape"
+            f"policy_logps {list(policy_logps.shape)} and ref_logps {list(ref_logps.shape)} must have the same shape"
         )

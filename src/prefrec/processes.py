@@ -1,6 +1,6 @@
 """The processes of a job started by `accelerate launch`: ranks, and exchange of values.
 
-With one process nothing is imported and nothing happens.
+With a single process, nothing is imported and the functions have no effect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=14)
-"""Time that processes wait for one that works alone, such as for training a recommender."""
+"""Maximum time to wait for a process that works alone, for example one that trains a recommender."""
 
 
 def count() -> int:
@@ -34,12 +34,12 @@ def is_first() -> bool:
 
 
 def share(items: Sequence[T]) -> list[T]:
-    """Return this process's part of the items: every n-th, which spreads long and short ones evenly."""
+    """Return this process's share of the items: every n-th one, which distributes long and short ones evenly."""
     return list(items[index() :: count()])
 
 
 def pool(items: list[T]) -> list[T]:
-    """Return the items of all processes in order of rank. All processes must call this function, and wait."""
+    """Return the items of all processes, in order of rank. All processes must call this function."""
     if count() == 1:
         return items
     import torch.distributed as dist
@@ -50,7 +50,7 @@ def pool(items: list[T]) -> list[T]:
 
 
 def from_first(value: T) -> T:
-    """Return the first process's value. All processes must call this function, and wait."""
+    """Return the first process's value. All processes must call this function."""
     (first,) = pool([value] if is_first() else [])
     return first
 
@@ -61,10 +61,9 @@ def wait() -> None:
 
 
 def leave() -> None:
-    """End this process of a job of several when all have finished; return in a process that is alone.
+    """Exit this process when all processes of the job have finished; return if there is only one process.
 
-    Python's own exit now and then aborts the process, because it kills connection threads that are still releasing
-    their last message.
+    Python's own exit sometimes aborts: it kills connection threads that are still releasing their last message.
     """
     if count() == 1:
         return
@@ -79,7 +78,7 @@ def leave() -> None:
 
 @cache
 def _group() -> Any:
-    # The job's own group has a shorter timeout, which detects hanging processes in training. Here waiting for hours
+    # The job's own group has a shorter timeout, which detects hanging processes in training. Here, waiting for hours
     # is normal.
     import torch.distributed as dist
     from accelerate import PartialState

@@ -1,4 +1,4 @@
-"""Answers of a run's rankers, or of an exported one, in Python."""
+"""Query a run's rankers, or an exported ranker, in Python."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ from prefrec.rankers.explain import leave_one_out
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.recommend.answers import ANSWERS, Effect, Ranked, Rows
 from prefrec.recommend.items import ItemIndex
-from prefrec.recommend.questions import Selection, answer_all, asked_users
+from prefrec.recommend.questions import Selection, answer_all, logged_users
 from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.stage import stage_key
 from prefrec.serving.export import ABOUT, ITEMS, about_key
 from prefrec.serving.export_parts import EXPORTED, PROMPT, RECIPE, open_parts
 
 AnyItem = str | int | Ranked | Effect | ById | Item
-"""An item as callers give it: its title, its id as text or number, or a row of an answer."""
+"""An item in a call: its title, its id as text or number, or a row of an answer."""
 Items = AnyItem | Iterable[AnyItem]
-"""Items as callers give them; a single one stands for a list of it."""
+"""Items in a call; a single item is a list of one."""
 Log = Mapping[str, tuple[Sequence[str], Sequence[str]]]
-"""User → the items of the history that is asked about, and all items taken."""
+"""User → the history to query, and all items that the user has seen."""
 CHUNK = 200
-"""Users of `recommend_all` whose answers are kept together."""
+"""Number of users of `recommend_all` whose answers are stored in one file."""
 _LOADING = RLock()
 
 
 class Recommender:
-    """A ranker of any kind that answers about the items of some data. The first question loads it.
+    """A ranker of any kind, with the items of its data. It is loaded on the first query.
 
-    Histories are oldest first. Methods raise DataError if an item's name is unknown, ConfigError if the ranker cannot
-    answer such a question. Threads may share a recommender; further processes are started by `spawn` and open their
-    own.
+    Histories are oldest first. Methods raise DataError if an item's name is unknown, and ConfigError if the ranker
+    does not support a query. Threads may share a recommender. Other processes must be started by `spawn` and open
+    their own recommender.
     """
 
     def __init__(self, data: PreparedData, entry: Entry, source: str = "") -> None:
@@ -75,22 +75,22 @@ class Recommender:
 
     @classmethod
     def from_run(cls, folder: str | Path, ranker: str | None = None) -> Recommender:
-        """Return a ranker of a run.
+        """Open a ranker of a run.
 
         Args:
             folder: folder written by `prefrec run`.
-            ranker: name in the table. Default: the best on validation examples (`Run.default`).
+            ranker: name in the results table. Default: the best ranker on validation examples (`Run.default`).
 
         Raises:
-            DataError: the run cannot be read or has no such ranker.
-            ConfigError: another recipe made it.
+            DataError: the run cannot be read, or has no such ranker.
+            ConfigError: the results of the run come from a different recipe.
         """
         run = open_run(Path(folder))
         return cls(run.data, run.entry(ranker or run.default()), str(folder))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recommender:
-        """Return an exported ranker. It takes histories but no users, because an export has no log of users.
+        """Open an exported ranker. It accepts histories but no users, because exports contain no log.
 
         Args:
             folder: folder written by `prefrec export`, or a Hugging Face repository such as `me/films-s-dpo`.
@@ -104,7 +104,7 @@ class Recommender:
             try:
                 path = Path(snapshot_download(str(folder)))
             except (OSError, ValueError) as e:
-                raise ModelError(f"{folder} is not a folder, and cannot be read from the hub: {e}") from e
+                raise ModelError(f"{folder} is not a folder, and it cannot be downloaded from the hub: {e}") from e
         try:
             about = json.loads(read_whole(path / ABOUT))
             parts = dict(about).get("parts")  # a list raises ValueError or TypeError here
@@ -119,7 +119,7 @@ class Recommender:
             data = PreparedData(read_items(path / ITEMS), [], [], [], pl.DataFrame(schema=LOG_SCHEMA))
         except (OSError, ValueError, TypeError, KeyError, DataError) as e:
             raise DataError(
-                f"{path} is not a folder of `prefrec export`, or is damaged: export it again ({e})"
+                f"{path} was not written by `prefrec export`, or is damaged: export the ranker again ({e})"
             ) from e
         model.name = model.name or str(path)
         if model.answers == "titles":
@@ -164,45 +164,48 @@ class Recommender:
         """Return the best items of the catalogue after a history.
 
         Args:
-            history: items, oldest first, or a list of histories, which gives an answer for each.
+            history: items, oldest first; or a list of histories.
             k: number of items.
-            user: user of the run's log, whose items come before the history.
+            user: user of the run's log, whose items are put before the history.
             where: SQL condition on the catalogue's columns, such as `genre = 'Comedy' and year > 1990`.
             allow: recommend only these items. Default: all.
-            deny: items to leave out.
-            exclude_seen: leave out the history and all items that the user has seen.
-            at_most: most items with the same value in the column `per`. Default: no limit.
-            per: catalogue column for `at_most`.
+            deny: items to exclude.
+            exclude_seen: exclude the history and all items that the user has seen.
+            at_most: maximum number of items with the same value in the column `per`. Default: no limit.
+            per: catalogue column to which `at_most` applies.
+
+        Returns:
+            The items, best first; for a list of histories, a list of such answers.
         """
         selection = self._selection(where, allow, deny, exclude_seen, at_most, per)
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
         last, seen = self._logged([str(user)])[str(user)] if user is not None else ((), ())
-        asked = {}
+        queries = {}
         for number, one in enumerate(batch if is_batch else [history]):
-            (shown,) = self._ids(one)
-            asked["-" if not is_batch else str(number)] = ([*last, *shown], [*seen, *shown])
-        answers = self._best(asked, k, selection)
+            (past,) = self._ids(one)
+            queries["-" if not is_batch else str(number)] = ([*last, *past], [*seen, *past])
+        answers = self._best(queries, k, selection)
         return answers if is_batch else answers[0]
 
     def rank(self, history: Items, candidates: Items) -> Rows[Ranked]:
-        """Return the candidates, best first.
+        """Rank candidates after a history, best first.
 
         Args:
             history: items, oldest first.
             candidates: items to rank, each once.
 
         Raises:
-            DataError: a candidate is named twice.
+            DataError: a candidate occurs twice.
         """
-        shown, listed = self._ids(history, candidates)
-        if not listed:
+        past, choices = self._ids(history, candidates)
+        if not choices:
             return Rows()
-        # No ranker reads the target, so the first candidate stands for it.
-        (scores,) = self._on_lists.score([RankingExample("-", shown, listed, listed[0])])
+        # No ranker reads the target, so the first candidate is a placeholder.
+        (scores,) = self._on_candidates.score([RankingExample("-", past, choices, choices[0])])
         check_finite(self.entry.name, scores)
         order = np.argsort(-scores, kind="stable")
-        return self._ranked([listed[i] for i in order], scores[order])
+        return self._ranked([choices[i] for i in order], scores[order])
 
     def explain(self, history: Items, item: AnyItem, candidates: Items = ()) -> Rows[Effect]:
         """Return how much each history item raises a title's log-probability, in nats.
@@ -210,16 +213,16 @@ class Recommender:
         Args:
             history: items, oldest first.
             item: the item to explain.
-            candidates: candidates that the prompt lists, if its template does.
+            candidates: candidates for templates that list them.
 
         Raises:
             ConfigError: the ranker is not a language model.
         """
         if self.entry.model is None:
             raise ConfigError(f"{self.entry.name} cannot be explained: only the recipe's language models can")
-        shown, listed = self._ids(history, candidates)
+        past, choices = self._ids(history, candidates)
         ((target,),) = self._ids([item])
-        effects = leave_one_out(cast(LMRanker, self._on_lists), RankingExample("-", shown, listed, target))
+        effects = leave_one_out(cast(LMRanker, self._on_candidates), RankingExample("-", past, choices, target))
         return Rows(Effect(i, self.data.catalogue.titles[i], effect) for i, effect in effects)
 
     def recommend_all(
@@ -236,28 +239,28 @@ class Recommender:
         at_most: int | None = None,
         per: str | None = None,
     ) -> pl.DataFrame:
-        """Return the best items for many users, as a frame with the columns of `ANSWERS`.
+        """Return the best items for many users, as a frame with the columns `ANSWERS`.
 
         The same call resumes after an interruption. The processes of a job share the users.
 
         Args:
-            out: file to write, .parquet or .csv; finished answers are kept beside it until it is whole.
+            out: file to write, .parquet or .csv; finished answers are stored beside it until it is complete.
             k: number of items per user.
             users: users of the log. Default: all.
             histories: user → history, instead of users of the log.
-            where, allow, deny, exclude_seen, at_most, per: filters, as for `recommend`.
+            where, allow, deny, exclude_seen, at_most, per: rules, as for `recommend`.
         """
         self._check_process()
         is_csv = _is_csv(out)
         if histories is None:
-            asked = self._logged(None if users is None else [str(user) for user in _listed(users)])
+            queries = self._logged(None if users is None else [str(user) for user in _listed(users)])
         else:
             given = {str(user): self._ids(history)[0] for user, history in histories.items()}
-            asked = {user: (items, items) for user, items in given.items()}
+            queries = {user: (items, items) for user, items in given.items()}
         selection = self._selection(where, allow, deny, exclude_seen, at_most, per)
         parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
         about = {"ranker": self.entry.key, "model": self.entry.model, "rules": selection.rules.model_dump(), "k": k}
-        pairs = [*asked.items()]
+        pairs = [*queries.items()]
         frames = [pl.DataFrame(schema=ANSWERS)]
         for start in track(range(0, len(pairs), CHUNK), f"{self.entry.name}: {len(pairs)} users"):
             some = dict(pairs[start : start + CHUNK])
@@ -270,11 +273,11 @@ class Recommender:
             shutil.rmtree(parts, ignore_errors=True)
         return answers
 
-    def _part(self, kept: Path | None, asked: Log, k: int, selection: Selection) -> pl.DataFrame:
-        """Return the answers to some users, from the file `kept` if it holds them; they are written there."""
+    def _part(self, kept: Path | None, queries: Log, k: int, selection: Selection) -> pl.DataFrame:
+        """Return the answers for some users, read from the file `kept` if it exists, otherwise written to it."""
         if kept and processes.from_first(kept_key(kept) is not None if processes.is_first() else None):
             return read_parquet(kept)
-        best = zip(asked, self._best(asked, k, selection), strict=True)
+        best = zip(queries, self._best(queries, k, selection), strict=True)
         rows = [(user, *astuple(row)) for user, ranking in best for row in ranking]
         frame = pl.DataFrame(rows, schema=ANSWERS, orient="row")
         if kept and processes.is_first():
@@ -282,11 +285,11 @@ class Recommender:
         return frame
 
     @property
-    def _on_lists(self) -> Ranker:
+    def _on_candidates(self) -> Ranker:
         with _LOADING, quiet_libraries():  # `cached_property` would load once per thread
-            if "lists" not in self._loaded:
-                self._loaded["lists"] = self.entry.load(BATCH_SIZE)
-            return self._loaded["lists"]
+            if "candidates" not in self._loaded:
+                self._loaded["candidates"] = self.entry.load(BATCH_SIZE)
+            return self._loaded["candidates"]
 
     @property
     def _on_catalogue(self) -> Ranker:
@@ -294,8 +297,8 @@ class Recommender:
             raise ConfigError(f"{self.entry.name} cannot rank the full catalogue: give it candidates")
         with _LOADING, quiet_libraries():
             if "catalogue" not in self._loaded:
-                # A language model is the same for both, and is loaded once.
-                lm = cast(LMRanker, self._on_lists) if self.entry.model else None
+                # A language model is the same for both kinds of queries, so it is loaded once.
+                lm = cast(LMRanker, self._on_candidates) if self.entry.model else None
                 self._loaded["catalogue"] = CatalogueRanker(lm) if lm else self.entry.load_full(BATCH_SIZE)
             return self._loaded["catalogue"]
 
@@ -304,20 +307,20 @@ class Recommender:
         return [tuple(item.item_id for item in items) for items in named[: len(lists)]]
 
     def _known_ids(self, rule: str, given: Items) -> list[str]:
-        """Return the ids of a rule's items, with a warning about names that are none."""
+        """Return the ids of a rule's items, with a warning about unknown names."""
         names = [_name(item) for item in _listed(given)]
-        found = [self.items.named(name) for name in names]
-        if unknown := [name for name, ids in zip(names, found, strict=True) if not ids]:
+        matches = [self.items.named(name) for name in names]
+        if unknown := [name for name, ids in zip(names, matches, strict=True) if not ids]:
             first = unknown[0] if isinstance(unknown[0], str) else unknown[0].item_id
             more = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             warn(escape(f"{rule}: no item has the title or id {first!r}{more}"))
-        return [item for ids in found for item in ids]
+        return [item for ids in matches for item in ids]
 
     def _logged(self, users: list[str] | None) -> Log:
         self._check_process()
         if self.data.train_interactions.is_empty() or self.data.protocol.get(EXPORTED):
-            raise DataError("an exported ranker knows no users: give histories")
-        return asked_users(self.data, users)
+            raise DataError("an exported ranker has no log of users: give histories")
+        return logged_users(self.data, users)
 
     def _selection(
         self,
@@ -343,11 +346,12 @@ class Recommender:
         if os.getpid() != self._process:
             raise ConfigError(
                 "this process is a fork of the one that opened the recommender, and polars would wait forever for "
-                "threads that it lacks: use multiprocessing.get_context('spawn'), and open one in each process"
+                "threads that do not exist here: use multiprocessing.get_context('spawn'), and open a recommender in "
+                "each process"
             )
 
-    def _best(self, asked: Log, k: int, selection: Selection) -> list[Rows[Ranked]]:
-        questions = [selection.question(*items, k, user) for user, items in asked.items()]
+    def _best(self, queries: Log, k: int, selection: Selection) -> list[Rows[Ranked]]:
+        questions = [selection.question(*items, k, user) for user, items in queries.items()]
         answers = answer_all(self._on_catalogue, questions, self.data.catalogue)
         return [self._ranked(best.item_ids, best.logps) for best in answers]
 
@@ -357,14 +361,14 @@ class Recommender:
 
 
 def _listed(given: Any) -> list[Any]:
-    """Return what is given as a list; one item, or user, is a list of it."""
+    """Return items or users as a list; a single one becomes a list of one."""
     if given is None:
         return []
     return [given] if isinstance(given, str | Integral | Ranked | Effect | ById | Item) else list(given)
 
 
 def _name(item: Any) -> str | ById:
-    """Return an item's name as `ItemIndex` takes it."""
+    """Return an item's name in the form that `ItemIndex` accepts."""
     if isinstance(item, str):
         return item
     if isinstance(item, Integral):
@@ -372,13 +376,13 @@ def _name(item: Any) -> str | ById:
     if isinstance(item, Ranked | Effect | ById | Item):
         return ById(item_id=item.item_id)
     raise DataError(
-        f"{item!r}: an item is given by its title or id, or as a row of an answer, not as {type(item).__name__}"
+        f"{item!r}: give an item by its title or id, or as a row of an answer, not as {type(item).__name__}"
     )
 
 
 def _is_csv(out: str | Path | None) -> bool:
-    """Return True for a file of answers that is CSV by its name; raise ConfigError if it is not Parquet either."""
+    """Return True if the name of a file of answers ends in .csv; raise ConfigError if it is not Parquet either."""
     suffix = Path(out or "").suffix.lower()
     if suffix not in ("", ".csv", *PARQUET):
-        raise ConfigError(f"{out}: answers are written as Parquet or CSV; end the name in .parquet or .csv")
+        raise ConfigError(f"{out}: answers are written as Parquet or CSV; use a name that ends in .parquet or .csv")
     return suffix == ".csv"

@@ -1,4 +1,4 @@
-"""The peak of this process's memory, and what Linux says of the processor."""
+"""Peak memory of this process, and the processor's description on Linux."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PROC = Path("/proc")
 
 
 def reset_peak(device: str) -> None:
-    """Reset the peak of the memory to what is in use now."""
+    """Reset the peak memory to the current usage."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: VmHWM := VmRSS
     except OSError:
-        return  # the peak is then that of the whole process
+        return  # the peak is then since the start of the process
 
 
 def peak_bytes(device: str) -> int:
@@ -34,19 +34,19 @@ def peak_bytes(device: str) -> int:
 
 
 def processor_says(*names: str, proc: Path = PROC) -> str:
-    """Return the first processor's entry of one of these names, such as `model name`, in Linux; else ""."""
+    """Return the first processor's entry with one of these names, such as `model name`; "" if there is none."""
     lines = lines_of(proc / "cpuinfo")
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def numbers(file: Path) -> dict[str, int]:
-    """Return name → number of the lines that begin with a name and a number."""
+    """Return name → number for the lines that begin with a name and a number."""
     pairs = [line.split()[:2] for line in lines_of(file)]
     return {name: int(value) for name, value in (p for p in pairs if len(p) == 2) if value.isdigit()}
 
 
 def lines_of(file: Path) -> list[str]:
-    """Return the lines of a file, or none if it cannot be read."""
+    """Return the lines of a file; an empty list if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

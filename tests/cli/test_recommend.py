@@ -74,7 +74,7 @@ def test_some_users_and_histories_of_a_file(run, tmp_path):
         (("--users", "u01", "--candidate", "i3"), 2, "goes with --history, without rules and --out"),
         (("--history", "i1", "--candidate", "i3", "--deny", "i4"), 2, "goes with --history, without rules and --out"),
         (("--history", "Red Alein", "--candidate", "i3"), 1, "no item with title or id 'Red Alein' among 60; near"),
-        (("--history", "i1", "--candidate", "i3", "--candidate", "i3"), 1, "is given twice among the candidates"),
+        (("--history", "i1", "--candidate", "i3", "--candidate", "i3"), 1, "occurs twice among the candidates"),
     ],
 )
 def test_refused(run, options, code, message):

@@ -40,7 +40,7 @@ def test_accumulation_equals_a_large_batch(place, tmp_path):
         sized = {"epochs": 2, "per_device_batch_size": size}
         recipe = write_recipe(tmp_path, place.recipe, sft=TRAINING | sized, align=[align[0] | sized])
         done = prefrec("run", recipe, "--out", tmp_path / str(size), "--until", "align")
-        assert f"Global batch 8 rows = {size} per device × 1 process × {8 // size} accumulation steps" in done.err
+        assert f"Global batch 8 examples = {size} per device × 1 process × {8 // size} accumulation steps" in done.err
         assert done.out == f"Run: {tmp_path / str(size)}\n"
     for stage in ("sft", "align/s-dpo"):
         assert _losses(tmp_path / "2" / stage) == pytest.approx(_losses(tmp_path / "8" / stage), abs=1e-4)

@@ -25,7 +25,7 @@ def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch: pytest.Monk
         ({"candidates": {"size": 1}}, r"candidates\.size: .* \(given: 1\)"),
         ({"source": "movielens-csv"}, "path: source movielens-csv needs the folder"),
         ({"source": "files"}, "interactions, items: source files needs a log and a catalogue"),
-        ({"source": "files", "interactions": "a", "items": "b", "path": "c"}, "path: source files takes"),
+        ({"source": "files", "interactions": "a", "items": "b", "path": "c"}, "path: source files uses"),
         ({"interactions": "x.csv"}, "interactions: source movielens-100k does not use it; remove this setting"),
         ({"users": "x.csv"}, "users: source movielens-100k does not use it"),
         ({"split": "given"}, "split: movielens-100k has no split of its own"),

@@ -120,7 +120,9 @@ def test_what_cannot_be_written_leaves_the_old_folder(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(store, "_write_rows", full)
-    with pytest.raises(StorageError, match=r"test\.parquet cannot be written: No space left on device; make room"):
+    with pytest.raises(
+        StorageError, match=r"test\.parquet cannot be written: No space left on device; free some space"
+    ):
         write_prepared(data, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
 
@@ -140,13 +142,13 @@ def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
     ("error", "message"),
     [
         (OSError(errno.EROFS, "Read-only"), "x cannot be written: Read-only file system; name another folder"),
-        (OSError(errno.EDQUOT, "Quota"), "x cannot be written: Disk quota exceeded; make room"),
+        (OSError(errno.EDQUOT, "Quota"), "x cannot be written: Disk quota exceeded; free some space"),
         (PermissionError(errno.EACCES, "no"), "x cannot be written: Permission denied; name another folder"),
         (
             RuntimeError("PytorchStreamWriter failed writing file data/3"),
             "No space left on device",
         ),
-        (ValueError("I/O error: No space left on device (os error 28)"), "No space left on device; make room"),
+        (ValueError("I/O error: No space left on device (os error 28)"), "No space left on device; free some space"),
         (ValueError("IoError: Permission denied (os error 13)"), "Permission denied"),
         (OSError("Read-only file system (os error 30): /x (set POLARS_VERBOSE=1)"), "Read-only file system; name"),
     ],

@@ -90,7 +90,7 @@ def test_fewer_histories_than_asked_for_are_told(changed, tmp_path, capsys):
     run_recipe(changed(model={"templates": ["history"]}, sft=section, align=[]), tmp_path / "run", until="sft")
     told = capsys.readouterr().err
     assert "sft: training on 10 examples, not 500: there are no more after skip_rows: 30" in told
-    assert "30 training rows" in told
+    assert "30 training examples" in told
 
 
 def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
     [
         ("name: ../evil", "name: String should match pattern"),
         ("{name: a, sft: {row: 3}}", r"sft\.row: Extra inputs are not permitted \(given: 3\)"),
-        ("{name: a, seed: 99999999999999999999}", "seed: 99999999999999999999 is too large; whole numbers go up to"),
+        ("{name: a, seed: 99999999999999999999}", "seed: 99999999999999999999 is too large; the maximum is"),
         (
             "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4, negatives_from: list}]}",
             "4 negatives, but a candidate set of 4 has only 3",

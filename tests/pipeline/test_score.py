@@ -136,7 +136,7 @@ def test_damaged_predictions_are_made_again(evaluate, entries, asked, tmp_path, 
     content[len(content) // 2] ^= 1
     path.write_bytes(content[:-9] if cut else content)
     assert evaluate(entries[:1]).predictions.equals(before.predictions)
-    assert "zero-shot.parquet is damaged; it is made again" in capsys.readouterr().err
+    assert "zero-shot.parquet is damaged and will be computed again" in capsys.readouterr().err
     assert asked == ["zero-shot"] * 2
 
 

@@ -119,7 +119,7 @@ def test_the_latest_rows_of_each_user(data, most):
 
 
 def test_no_rows_left(sft, tmp_path):
-    with pytest.raises(DataError, match="the training data has no rows"):
+    with pytest.raises(DataError, match="the training data has no examples"):
         sft(tmp_path, skip_rows=10_000)
 
 
@@ -332,7 +332,7 @@ def test_a_budget_of_tokens_changes_memory_and_not_the_outcome(align, recipe, tm
 
 
 def test_more_negatives_than_candidates(align, tmp_path):
-    with pytest.raises(ConfigError, match="num_negatives is 6, but row 0 has only 5 rejected answers"):
+    with pytest.raises(ConfigError, match="num_negatives is 6, but example 0 has only 5 rejected answers"):
         align(tmp_path, num_negatives=6)
 
 

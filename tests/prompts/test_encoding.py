@@ -210,7 +210,7 @@ def test_as_few_titles_are_left_out_as_one_by_one(bpe_tokenizer, room):
 def test_what_cannot_be_shortened_is_an_error(bpe_tokenizer):
     encoder = PromptEncoder(bpe_tokenizer, max_length=20)
     with pytest.raises(
-        TokenizerError, match=f"of template {SPACED.name} takes .* without any history.*longest title"
+        TokenizerError, match=f"of template {SPACED.name} has .* even without a history.*longest title"
     ):
         encoder.encode(SPACED, TITLES, TITLES, TITLES)
     with pytest.raises(TokenizerError, match=r"\(the longest title: 'x{60}'…, 900 characters\)$"):
@@ -223,7 +223,7 @@ def test_no_end_token_is_an_error(bpe_tokenizer):
     from transformers import PreTrainedTokenizerFast
 
     bare = PreTrainedTokenizerFast(tokenizer_object=bpe_tokenizer.backend_tokenizer)
-    with pytest.raises(TokenizerError, match="no end token"):
+    with pytest.raises(TokenizerError, match="no EOS token"):
         PromptEncoder(bare)
 
 

@@ -146,7 +146,7 @@ def test_templates_are_bounded(tmp_path):
     (tmp_path / "long.jinja2").write_text("{{ history }}{{ candidates }}" + " " * 20_000)
     with pytest.raises(TemplateError, match="longer than 20000 characters"):
         load_template(str(tmp_path / "long.jinja2"))
-    with pytest.raises(TemplateError, match="it makes more than 262144 characters"):
+    with pytest.raises(TemplateError, match="the text has more than 262144 characters"):
         PromptTemplate("own", GOOD).render(["A" * 1000] * 300, [])
 
 
@@ -154,7 +154,7 @@ def test_templates_are_bounded(tmp_path):
     ("source", "message"),
     [
         ("{{ history }}{{ candidates }}\n{% macro x() %}{% endmacro %}", "line 2: macro is not allowed; use texts"),
-        ("{{ history | join(candidates[0]) }}", "join takes texts up to 100 characters and numbers up to 1000 only"),
+        ("{{ history | join(candidates[0]) }}", "join accepts only texts up to 100 characters"),
         ("{{ history.pop() }}{{ candidates }}", "this call is not allowed"),
         ("{{ history | pprint }}{{ candidates }}", "No filter named 'pprint'"),
         ("{% include 'x' %}{{ history }}{{ candidates }}", "include is not allowed"),

@@ -46,5 +46,5 @@ def test_its_titles_are_those_of_the_catalogue() -> None:
 
 def test_no_titles() -> None:
     encoder = TrajectoryEncoder(load_template("history"), PromptEncoder(bpe_tokenizer()))
-    with pytest.raises(ValueError, match="needs a title"):
+    with pytest.raises(ValueError, match="needs at least one title"):
         encoder.encode([])

@@ -160,7 +160,7 @@ def test_models_that_cannot_branch_are_named_once(ranker, capsys):
 def test_what_is_wrong_is_named(ranker):
     with pytest.raises(DataError, match="item 'nobody' is not in the catalogue"):
         ranker().recommend(("nobody",), 3)
-    with pytest.raises(TokenizerError, match="without any history, max_length is 16"):
+    with pytest.raises(TokenizerError, match="even without a history, but max_length is 16"):
         ranker(max_length=16).recommend(HISTORY, 3)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         ranker().recommend(HISTORY, 0)

@@ -210,7 +210,7 @@ def test_an_unknown_item_is_named(ranker):
 
 
 def test_candidates_that_do_not_fit_are_refused(ranker):
-    with pytest.raises(TokenizerError, match="without any history, max_length is 40"):
+    with pytest.raises(TokenizerError, match="even without a history, but max_length is 40"):
         ranker(max_length=40).score(_examples())
 
 
@@ -254,7 +254,9 @@ def test_load_lm_names_what_is_missing(folder, tmp_path):
 def test_load_lm_refuses_an_adapter_of_another_base(adapter, tmp_path, bpe_tokenizer):
     tiny_llama(hidden_size=64).save_pretrained(tmp_path / "wide")
     bpe_tokenizer.save_pretrained(tmp_path / "wide")
-    with pytest.raises(ModelError, match=f"the adapter in {adapter} cannot be read, or is of another base model"):
+    with pytest.raises(
+        ModelError, match=f"the adapter in {adapter} cannot be read, or belongs to another base model"
+    ):
         load_lm(str(tmp_path / "wide"), adapter)
 
 

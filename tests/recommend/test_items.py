@@ -38,7 +38,7 @@ def test_names_keep_their_order(index):
 
 def test_unknown_names_come_with_near_ones(index):
     with pytest.raises(
-        UnknownItemsError, match=r"no item with title or id 'Alein' among 7; near ones: Alien \(id 2\)"
+        UnknownItemsError, match=r"no item with title or id 'Alein' among 7; similar: Alien \(id 2\)"
     ) as e:
         index.resolve(["Emma", "Alein", "qqqqq"])
     assert "(and 1 more)" in str(e.value)

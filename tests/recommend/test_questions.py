@@ -98,7 +98,7 @@ def test_a_ranker_is_asked_once_about_what_may_be_recommended():
     [
         (
             {"where": 'genre = "Comedy"'},
-            r'unable to find column "Comedy".*item_id, title, genre, year, tags; texts stand',
+            r'unable to find column "Comedy".*item_id, title, genre, year, tags; put texts',
         ),
         ({"where": "genre and"}, "unable to parse"),
         ({"where": "genre"}, "must be of type `Boolean`"),

@@ -102,7 +102,7 @@ def test_data_are_checked_when_a_run_is_opened(run, file, how):
 def test_no_digest_is_made_of_a_pipe(run):
     put(run / "data" / "train.parquet", PIPE)
     for digest in (lambda: prepared_digest(run / "data"), lambda: file_digest(run / "data" / "train.parquet")):
-        with pytest.raises(OSError, match="a pipe or a device may have no end"):
+        with pytest.raises(OSError, match="a pipe or a device may be endless"):
             digest()
 
 
@@ -117,7 +117,7 @@ def test_a_part_of_all_users_that_changed_is_made_again(run, tmp_path, monkeypat
     for place in range(0, parts[0].stat().st_size, 97):
         flip(parts[0], place)
         assert rec.recommend_all(out, k=2).equals(want) == pl.read_parquet(out).equals(want) is True
-        assert f"{parts[0].name} is damaged; it is made again" in capsys.readouterr().err.replace("\n", "")
+        assert f"{parts[0].name} is damaged and will be computed again" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_the_name_of_a_file_of_answers_says_its_form(run, tmp_path):
@@ -194,7 +194,7 @@ def test_an_export_that_changed_is_refused(run, tmp_path, file, how):
     (out / ".gitattributes").write_text("as the hub adds it")
     assert Recommender.from_pretrained(out).items is not None
     flip(out / file) if how == "changed" else (out / file).unlink()
-    with pytest.raises(DataError, match=rf"is damaged: export it again .*{file}"):
+    with pytest.raises(DataError, match=rf"is damaged: export the ranker again .*{file}"):
         Recommender.from_pretrained(out)
 
 
@@ -203,14 +203,14 @@ def test_settings_of_an_export_that_changed_are_refused(run, tmp_path):
     raw = read_json(about)
     raw["model"]["max_length"] += 1
     write_json(about, raw)
-    with pytest.raises(DataError, match=r"is damaged: export it again \(prefrec.json\)"):
+    with pytest.raises(DataError, match=r"is damaged: export the ranker again \(prefrec.json\)"):
         Recommender.from_pretrained(about.parent)
 
 
 def test_an_export_without_digests_is_refused(run, tmp_path):
     out = export_ranker(open_run(run), "sft", tmp_path / "out")
     write_json(out / "seal.json", {})
-    with pytest.raises(DataError, match=r"is damaged: export it again \(items.parquet, prefrec.json\)"):
+    with pytest.raises(DataError, match=r"is damaged: export the ranker again \(items.parquet, prefrec.json\)"):
         Recommender.from_pretrained(out)
 
 

@@ -231,9 +231,9 @@ def test_explain_equals_leave_one_out_of_the_command_line(engine, run, length):
     ("change", "error", "message"),
     [
         ({"ranker": "sdpo"}, UnknownRankerError, "no ranker 'sdpo': expected one of s-dpo, dpo, sft, zero-shot"),
-        ({"history": ["Red Emmma"]}, UnknownItemsError, r"'Red Emmma' among 60; near ones: Red Emma \(id "),
-        ({"candidates": ["Red Emma", "red  emma"]}, DataError, "'Red Emma' is given twice among the candidates"),
-        ({"candidates": HOSTILE}, TokenizerError, "show fewer candidates"),
+        ({"history": ["Red Emmma"]}, UnknownItemsError, r"'Red Emmma' among 60; similar: Red Emma \(id "),
+        ({"candidates": ["Red Emma", "red  emma"]}, DataError, "'Red Emma' occurs twice among the candidates"),
+        ({"candidates": HOSTILE}, TokenizerError, "use fewer candidates"),
     ],
 )
 def test_rank_refuses(engine, change, error, message):

@@ -50,7 +50,7 @@ def test_a_pickle_is_never_opened(folder, tmp_path, write, trainable):
     write(Pickled(mark), folder / "adapter_model.bin")
     load_adapter(tiny_llama(), folder, is_trainable=trainable)  # the safetensors beside it are taken
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors; adapters in other formats are not read"):
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors; other formats are not supported"):
         load_adapter(tiny_llama(), folder, is_trainable=trainable)
     assert not mark.exists()
 
@@ -76,9 +76,9 @@ def test_no_module_is_imported_for_a_configuration(folder, tmp_path, monkeypatch
     ("text", "message"),
     [
         ("{", "cannot be read: adapter_config.json"),
-        ("[]", "not of a LoRA adapter"),
-        ('{"peft_type": "PROMPT_TUNING"}', "not of a LoRA adapter"),
-        ("{}", "not of a LoRA adapter"),
+        ("[]", "not that of a LoRA adapter"),
+        ('{"peft_type": "PROMPT_TUNING"}', "not that of a LoRA adapter"),
+        ("{}", "not that of a LoRA adapter"),
         ("[" * 10**5, "adapter_config.json: maximum recursion"),
         (" " * (1 << 21), "longer than 1048576 bytes"),
     ],
@@ -172,7 +172,7 @@ def test_an_adapter_of_another_base_is_told(folder, bases, capsys):
     load_adapter(tiny_llama(), folder)  # a model without a name
     assert "warning" not in capsys.readouterr().err
     load_adapter(load_model(str(bases / "second")), folder)
-    told = f"was trained on {bases}/first, but is put on {bases}/second: unless this is the same"
+    told = f"was trained on {bases}/first, but is loaded on {bases}/second: unless these are copies"
     assert told in capsys.readouterr().err
 
 
@@ -182,9 +182,9 @@ def test_an_adapter_of_another_shape_is_told_in_a_line(folder, bases):
         load_adapter(load_model(str(bases / "narrow")), folder)
     told = str(refused.value)
     assert told.startswith(
-        f"the adapter in {folder} cannot be read, or is of another base model (trained on {bases}/"
+        f"the adapter in {folder} cannot be read, or belongs to another base model (trained on {bases}/"
     )
-    assert f"put on {bases}/narrow): " in told
+    assert f"loaded on {bases}/narrow): " in told
     assert "size mismatch for " in told
     assert "\n" not in told
     assert len(told) < 700  # a few lines of a terminal; it names three folders of the test
@@ -204,7 +204,7 @@ def test_layers_by_name_and_by_expression():
 @pytest.mark.parametrize("targets", [["query"], "query", "q_proj,k_proj", "[", ["mlp"], []])
 def test_layers_that_there_are_not(targets):
     with pytest.raises(
-        ConfigError, match=r"lora\.targets: .*name some of its linear layers \(q_proj, k_proj, .*all-lin"
+        ConfigError, match=r"lora\.targets: .*name some of the model's linear layers \(q_proj, k_proj, .*all-lin"
     ):
         _adapted(targets)
 

@@ -48,7 +48,9 @@ def test_a_model_by_name_is_loaded_with_model_init_kwargs(name, tmp_path, bpe_to
 
 def test_what_is_missing_is_said(tmp_path, bpe_tokenizer):
     for given in ({"model_init": small_model, "train_dataset": COMPLETIONS}, {"model": small_model()}):
-        with pytest.raises(ConfigError, match="give train_dataset, and a model, or model_init with its tokenizer"):
+        with pytest.raises(
+            ConfigError, match="give train_dataset, and either a model, or model_init with its tokenizer"
+        ):
             SFTTrainer(args=SFTConfig(**settings(tmp_path)), **given)
 
 
@@ -218,7 +220,7 @@ def test_an_adapter_names_its_base_as_others_know_it(tmp_path, bpe_tokenizer, mo
         text = (folder / "README.md").read_text(encoding="utf-8")
         header = yaml.safe_load(text.split("---\n")[1])
         assert (header["base_model"], header["tags"]) == (EMBEDDED_HUB_ID, ["prefrec"])
-        assert f"A LoRA adapter on `{EMBEDDED_HUB_ID}`" in text
+        assert f"A LoRA adapter for `{EMBEDDED_HUB_ID}`" in text
         assert str(tmp_path) not in text
         assert "## Template" in text
     assert "# adapter\n" in text

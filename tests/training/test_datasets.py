@@ -90,7 +90,7 @@ def test_text_of_a_message_never_becomes_a_special_token(encoder, bpe_tokenizer)
         ({"prompt": "p", "chosen": "a", "rejected": []}, "row 0: `rejected`"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b", 3]}, "row 0: `rejected`"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b", "a"]}, "also among the rejected"),
-        ({"prompt": "p", "chosen": "a", "rejected": ["b"], "scores": [5]}, "row 0: `scores` must be a number for"),
+        ({"prompt": "p", "chosen": "a", "rejected": ["b"], "scores": [5]}, "row 0: `scores` must have a number for"),
     ],
 )
 def test_bad_preference_rows_are_named(encoder, row, message):
@@ -99,7 +99,7 @@ def test_bad_preference_rows_are_named(encoder, row, message):
 
 
 def test_more_negatives_than_there_are_is_an_error():
-    with pytest.raises(ConfigError, match="num_negatives is 9, but row 0 has only 8"):
+    with pytest.raises(ConfigError, match="num_negatives is 9, but example 0 has only 8"):
         PreferenceDataset(SETS, num_negatives=9)
 
 
@@ -133,7 +133,7 @@ def test_examples_show_candidates_and_answer_targets(bpe_tokenizer):
         assert prompt.index("Babe") < prompt.index("Heat") < prompt.index("Emma")
         return [bpe_tokenizer.decode(a[:-1]) for a in choices.answers]
 
-    with pytest.raises(TokenizerError, match=r"row 1 \(user v\): the prompt of template movies/1 takes \d+ tokens"):
+    with pytest.raises(TokenizerError, match=r"example 1 \(user v\): the prompt of template movies/1 has \d+ tokens"):
         encode_examples(
             [RankingExample("u", ("4",), ("1",), "1"), RankingExample("v", ("4",), ("2", "1", "3"), "1")],
             catalogue,

@@ -74,8 +74,8 @@ def test_references_that_do_not_fit_are_refused(tmp_path, given):
     adapted, model = adapted_model(), small_model()
     for policy, reference, says in (
         (adapted, "sft", "the model has no adapter 'sft', only default"),
-        (small_model(), "sft", "the model has none: pass a loaded model"),
-        (model, model, "leave it out, its present weights are the reference"),
+        (small_model(), "sft", "the model has no adapter: pass a loaded model"),
+        (model, model, "remove it; the model's current weights are the reference"),
         (small_model(), get_peft_model(small_model(), lora_config(4)), "give its name, ref_model='sft'"),
         (small_model(), tiny_llama(vocab_size=77), "ref_model has 77 tokens"),
         (small_model(), config, r"as in TRL: write args=SoftmaxDPOConfig\(…\)"),
@@ -86,11 +86,11 @@ def test_references_that_do_not_fit_are_refused(tmp_path, given):
 
 def test_arguments_of_trl_are_answered_with_what_to_write(bpe_tokenizer):
     for options, says in (
-        ({"tokenizer": bpe_tokenizer}, "its name is processing_class"),
+        ({"tokenizer": bpe_tokenizer}, "use processing_class"),
         ({"beta": 0.1}, r"beta is a field of SoftmaxDPOConfig: write args=SoftmaxDPOConfig\(beta=…\)"),
-        ({"max_prompt_length": 3}, "write max_length"),
+        ({"max_prompt_length": 3}, "use max_length"),
         ({"loss_type": "ipo"}, r"loss_type is a field of SoftmaxDPOConfig"),
-        ({"data_collator": None}, "the trainer collates itself; leave it out"),
+        ({"data_collator": None}, "the trainer collates choice sets itself; remove this argument"),
         ({"learn": 1}, "no argument learn: expected one of .*compute_metrics"),
     ):
         with pytest.raises(ConfigError, match=says):
@@ -98,15 +98,15 @@ def test_arguments_of_trl_are_answered_with_what_to_write(bpe_tokenizer):
     with pytest.raises(ConfigError, match="no argument beta: expected one of"):
         SFTTrainer(small_model(), train_dataset=COMPLETIONS, beta=1)
     for config in (SFTConfig, SoftmaxDPOConfig):
-        with pytest.raises(ConfigError, match="no field max_prompt_length: write max_length"):
+        with pytest.raises(ConfigError, match="no field max_prompt_length: use max_length"):
             config(max_prompt_length=512)
 
 
 def test_losses_of_trl_by_its_names_and_as_a_list(tmp_path):
     assert SoftmaxDPOConfig(str(tmp_path), loss_type="sigmoid").loss() is dpo_loss
     for wrong, says in (
-        ({"loss_type": ["sigmoid"]}, "is a list: give one name, or a weight for each in loss_weights"),
-        ({"loss_type": ["dpo", "sft"], "loss_weights": [1.0]}, "a weight for each in loss_weights"),
+        ({"loss_type": ["sigmoid"]}, "is a list: give one name, or a weight per loss in loss_weights"),
+        ({"loss_type": ["dpo", "sft"], "loss_weights": [1.0]}, "a weight per loss in loss_weights"),
         ({"loss_weights": [1.0]}, "loss_weights are for a list of losses"),
         ({"loss_type": ["dpo", "sft"], "loss_weights": [1.0, 1.0], "margin": 2.0}, "none of the losses has margin"),
         ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5"),

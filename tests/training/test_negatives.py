@@ -129,6 +129,6 @@ def test_a_pool_beyond_the_catalogue_is_all_that_is_free():
 
 def test_too_little_to_draw_from_is_said():
     data = _data(users=1, length=5)
-    with pytest.raises(DataError, match="in-batch negatives: the 2 rows have only 0 targets that user 'u0'"):
+    with pytest.raises(DataError, match="in-batch negatives: the 2 examples have only 0 targets that user 'u0'"):
         _redrawn(data, "in-batch")
     assert redraw_lists([], data, "uniform", seed=0) == []

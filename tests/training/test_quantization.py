@@ -214,7 +214,7 @@ def test_weights_that_are_shared_out_are_refused(folder, tmp_path, bpe_tokenizer
     )
     trainer._check_base()
     trainer.is_fsdp_enabled = True
-    with pytest.raises(ConfigError, match="4 bits cannot be sharded over processes"):
+    with pytest.raises(ConfigError, match="a 4-bit base cannot be sharded over processes"):
         trainer._check_base()
 
 

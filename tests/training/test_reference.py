@@ -155,9 +155,9 @@ def _other_name(values, metadata):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_flip, "is damaged and is computed again"),
-        (_no_digest, "cannot be read and is computed again: 'digest'"),
-        (_other_name, "cannot be read and is computed again: "),
+        (_flip, "is damaged and will be computed again"),
+        (_no_digest, "cannot be read and will be computed again: 'digest'"),
+        (_other_name, "cannot be read and will be computed again: "),
     ],
 )
 def test_a_damaged_file_is_told_and_computed_again(ask, cached, computed, capsys, change, message):
@@ -173,7 +173,7 @@ def test_a_cut_file_is_told_and_computed_again(ask, cached, capsys):
     whole = load_file(cached)["ref_logps"]
     cached.write_bytes(cached.read_bytes()[:-5])
     assert np.array_equal(ask(), whole)
-    assert f"{cached} cannot be read and is computed again" in capsys.readouterr().err
+    assert f"{cached} cannot be read and will be computed again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["0" * 64, None])

@@ -422,7 +422,7 @@ def test_every_loss_trains_and_reports_on_held_out_rows(tmp_path, bpe_tokenizer,
 
 def test_a_loss_without_its_scores_is_an_error(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, loss_type="recpo"))
-    with pytest.raises(ConfigError, match="loss recpo needs `scores` in each row: a number per answer"):
+    with pytest.raises(ConfigError, match="loss recpo needs `scores` in each row: one number per answer"):
         SoftmaxDPOTrainer(
             adapted_model(), args=config, train_dataset=[*SCORED, PREFERENCES[0]], processing_class=bpe_tokenizer
         )
@@ -443,7 +443,7 @@ def test_settings_of_a_loss_reach_it(tmp_path, bpe_tokenizer):
     logps, lengths = trainer.scorer.score(sets), torch.tensor([[len(a) for a in c.answers] for c in sets])
     want = LOSSES["simpo"](logps, None, 0.7, lengths=lengths, margin=0.4, sft_weight=0.2).losses.mean()
     torch.testing.assert_close(loss, want, rtol=0, atol=1e-5)
-    with pytest.raises(ConfigError, match="loss_type: loss dpo_loss has no margin: leave it out"):
+    with pytest.raises(ConfigError, match="loss_type: loss dpo_loss has no margin: remove this setting"):
         SoftmaxDPOConfig(**settings(tmp_path, loss_type="dpo", margin=0.4))
 
 
@@ -518,7 +518,7 @@ def test_all_weights_keep_the_reference_of_before_the_first_step(tmp_path, bpe_t
         eval_dataset=PREFERENCES[:3],
         processing_class=bpe_tokenizer,
     )
-    with pytest.raises(ConfigError, match="these rows have no stored reference"):
+    with pytest.raises(ConfigError, match="log-probabilities under the reference are not stored"):
         trainer.evaluate()
     trainer.train()
     kept = trainer.train_dataset.ref_logps.copy(), trainer.eval_dataset.ref_logps.copy()
@@ -526,7 +526,7 @@ def test_all_weights_keep_the_reference_of_before_the_first_step(tmp_path, bpe_t
     assert (trainer.train_dataset.ref_logps == kept[0]).all()
     assert (trainer.eval_dataset.ref_logps == kept[1]).all()
     assert trainer.evaluate()["eval_loss"] < math.log(4) - 0.01
-    with pytest.raises(ConfigError, match="these rows have no stored reference"):
+    with pytest.raises(ConfigError, match="log-probabilities under the reference are not stored"):
         trainer.evaluate(trainer.build_dataset(PREFERENCES[3:]))
 
 
@@ -579,7 +579,7 @@ def test_rows_with_different_numbers_of_rejected_answers_count_as_each_alone(
         return value, grads, logs
 
     together, alone = trainer(RAGGED), trainer(RAGGED)
-    assert "8 training rows, N = 1 to 3 rejected titles per row, layout packed" in " ".join(
+    assert "8 training examples, N = 1 to 3 rejected titles per example, layout packed" in " ".join(
         capsys.readouterr().err.split()
     )
     value, grads, logs = step(together, range(len(RAGGED)))

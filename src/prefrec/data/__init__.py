@@ -1,4 +1,4 @@
-"""Logs and catalogues in, ranking examples out."""
+"""Prepare ranking examples from logs and catalogues."""
 
 from prefrec.data.config import CandidateConfig, ColumnNames, PrepareConfig, config_error
 from prefrec.data.prepare import prepare

@@ -36,7 +36,7 @@ class Section(BaseModel):
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         for number in parts:
             if isinstance(number, int) and abs(number) > MOST:
-                raise ValueError(f"{number} is too large; whole numbers go up to {MOST}")
+                raise ValueError(f"{number} is too large; the maximum is {MOST}")
         return value
 
 
@@ -48,8 +48,7 @@ class ColumnNames(Section):
     item_list: str | None = Field(
         None,
         description="windows: column with the items of an example. Default: item_ids, item_id_list (RecBole) or "
-        "history. The target is in column item or target if there is one, otherwise last in the "
-        "list.",
+        "history. The target is in column item or target, if present; otherwise it is the last item of the list.",
     )
     timestamp: str = Field(
         "timestamp",
@@ -78,7 +77,9 @@ class ColumnNames(Section):
         description="Log column that marks skips or dislikes. A skipped item counts as shown, not clicked, at "
         "the user's next interaction. Default: none.",
     )
-    catalogue_item: str | None = Field(None, description="Catalogue column with the item id. Default: as item.")
+    catalogue_item: str | None = Field(
+        None, description="Catalogue column with the item id. Default: the value of item."
+    )
     title: str = Field("title", description="Catalogue column with the title.")
 
 
@@ -124,7 +125,7 @@ class PrepareConfig(Section):
         "whose names end in train, valid and test.",
     )
     users: Path | None = Field(
-        None, description="files: table of user attributes. It groups users in studies and is in no prompt."
+        None, description="files: table of user attributes. Studies group users by them; prompts do not use them."
     )
     columns: ColumnNames = Field(
         default_factory=lambda: ColumnNames(), description="files, windows: names of the columns."
@@ -133,7 +134,7 @@ class PrepareConfig(Section):
         "utf-8", description="files, windows, movielens-csv: encoding of text files that are not UTF-8."
     )
     domain: Literal["movies", "music", "books", "generic"] | None = Field(
-        None, description="Domain of the prompt templates. Default: that of the source."
+        None, description="Domain of the prompt templates. Default: the source's domain."
     )
     split: SplitName | None = Field(
         None,
@@ -182,8 +183,8 @@ class PrepareConfig(Section):
     )
     duplicate_titles: DuplicateTitles | None = Field(
         None,
-        description="Two ids with one title. error: stop. merge: make them one item. number: call the second "
-        "'Title (2)'. Default: error for files, merge for goodreads, number for windows.",
+        description="What to do with ids that share a title. error: stop. merge: make them one item. number: call "
+        "the second 'Title (2)'. Default: error for files, merge for goodreads, number for windows.",
     )
     missing_titles: Literal["error", "drop"] = Field(
         "error",
@@ -216,7 +217,7 @@ class PrepareConfig(Section):
         if source == "files" and not both:
             raise ValueError("interactions, items: source files needs a log and a catalogue")
         if source == "files" and self.path is not None:
-            raise ValueError("path: source files takes interactions and items instead")
+            raise ValueError("path: source files uses interactions and items instead")
         if (self.split or "given") != "given" and self.kind.given and not self.kind.splits:
             raise ValueError(f"split: {source} comes with its own split; remove this setting or write given")
         if self.split == "given" and not self.kind.given:

@@ -226,12 +226,12 @@ def _parts(
     # On disk, a training example is only the position of its target in the training interactions.
     offsets = dict.fromkeys(PARTS, sequences.offsets)
     offsets["train"] = _offsets_in(sequences, split.learn, targets["train"])
-    places = {p: offsets[p].astype(np.uint32)[r[:, 0]] + r[:, 1].astype(np.uint32) for p, r in targets.items()}
+    positions = {p: offsets[p].astype(np.uint32)[r[:, 0]] + r[:, 1].astype(np.uint32) for p, r in targets.items()}
     del targets
     learn = split.take_interactions()
     learnt, size = items[split.learn], config.candidates.size
     sold = np.bincount(learnt, minlength=len(ids)) > 0
-    kind = _kind(config, np.concatenate([items[places[part]] for part in PARTS[1:]]), sold)
+    kind = _kind(config, np.concatenate([items[positions[part]] for part in PARTS[1:]]), sold)
     weights = item_weights(kind, learnt, len(ids))
     sampler = SampledCandidates(sequences.users, weights, touched, "", config.seed, size)
     # Held-out items may be training negatives of their user. Otherwise their absence would reveal them to a model.
@@ -239,7 +239,7 @@ def _parts(
 
     def make(kind: str) -> Parts:
         parts: dict[str, Sequence[RankingExample]] = {}
-        for part, at in places.items():
+        for part, at in positions.items():
             of_part = replace(sampler, split=part, touched=known if part == "train" else touched)
             flat = items if offsets[part] is sequences.offsets else learnt
             made = LazyExamples(ids, sequences.users, flat, offsets[part], at, config.history_length, of_part)
@@ -430,9 +430,9 @@ def count_rows(learn: pl.DataFrame, catalogue: Catalogue, examples: Parts) -> di
 def _count_users(rows: Sequence[RankingExample]) -> int:
     if not isinstance(rows, LazyExamples):
         return len({e.user_id for e in rows})
-    # Examples are sorted by user here, so boundaries are enough. `searchsorted` would copy all places if the offsets
-    # had another type.
-    starts = np.searchsorted(rows.places, rows.offsets.astype(rows.places.dtype))
+    # Examples are sorted by user here, so boundaries are enough. If the offsets had another type,
+    # `searchsorted` would copy all positions.
+    starts = np.searchsorted(rows.target_positions, rows.offsets.astype(rows.target_positions.dtype))
     return int(np.count_nonzero(np.diff(starts)))
 
 

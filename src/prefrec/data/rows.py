@@ -67,7 +67,7 @@ class LazyExamples(Sequence[RankingExample]):
         users: user id of each sequence [S].
         items: all sequences concatenated: sequence s is `items[offsets[s]:offsets[s + 1]]`.
         offsets: [S + 1].
-        places: position of each example's target in `items` [n].
+        target_positions: position of each example's target in `items` [n].
         history_length: longest history, in items.
         candidate_sets: returns the candidates.
         by_piece: let all histories of a piece (`pieces`) begin at the same item. They have at least half of
@@ -78,14 +78,14 @@ class LazyExamples(Sequence[RankingExample]):
     users: pl.Series
     items: NDArray[np.int32]
     offsets: NDArray[np.int64]
-    places: NDArray[np.integer[Any]]
+    target_positions: NDArray[np.integer[Any]]
     history_length: int
     candidate_sets: CandidateSets
     by_piece: bool = False
     _all: list[RankingExample] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.target_positions)
 
     @overload
     def __getitem__(self, index: int) -> RankingExample: ...
@@ -125,14 +125,14 @@ class LazyExamples(Sequence[RankingExample]):
         return examples
 
     def _read(self, rows: NDArray[np.int64]) -> list[RankingExample]:
-        places, owners = self.places[rows].astype(np.int64), self.owners(rows)
-        begins, targets = self.offsets[owners], self.items[places]
-        candidates = self.candidate_sets(rows, owners, places - begins, targets)
-        starts = np.maximum(begins, places - self.history_length)
+        ends, owners = self.target_positions[rows].astype(np.int64), self.owners(rows)
+        begins, targets = self.offsets[owners], self.items[ends]
+        candidates = self.candidate_sets(rows, owners, ends - begins, targets)
+        starts = np.maximum(begins, ends - self.history_length)
         if self.by_piece:
-            starts = begins + np.maximum(0, self._steps(places - begins) - 1) * self._half
+            starts = begins + np.maximum(0, self._steps(ends - begins) - 1) * self._half
         named = self.ids.__getitem__
-        columns = (self.users[owners].to_list(), starts.tolist(), places.tolist(), candidates, targets.tolist())
+        columns = (self.users[owners].to_list(), starts.tolist(), ends.tolist(), candidates, targets.tolist())
         return [
             RankingExample(
                 user, tuple(map(named, self.items[start:end].tolist())), tuple(map(named, some)), named(target)
@@ -151,12 +151,12 @@ class LazyExamples(Sequence[RankingExample]):
     def pieces(self) -> NDArray[np.int64]:
         """Return a number that identifies the piece of a sequence that each example [n] is in."""
         owners = self.owners()
-        steps = self._steps(self.places - self.offsets[owners])
+        steps = self._steps(self.target_positions - self.offsets[owners])
         return owners * (1 + int(steps.max(initial=0))) + steps
 
     def owners(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64]:
         """Return the index of the sequence of each of these examples [B]."""
-        return np.searchsorted(self.offsets, self.places[rows], side="right").astype(np.int64) - 1
+        return np.searchsorted(self.offsets, self.target_positions[rows], side="right").astype(np.int64) - 1
 
 
 def take(rows: Sequence[Row], at: NDArray[np.int64]) -> list[Row]:

@@ -81,7 +81,7 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     if (
         isinstance(data.train, LazyExamples) and touched is not None
     ):  # reading the folder samples the candidates again
-        targets = pl.DataFrame({"interaction": data.train.places.astype(np.uint32)})
+        targets = pl.DataFrame({"interaction": data.train.target_positions.astype(np.uint32)})
         writers[folder / "train.parquet"] = targets.write_parquet
     protocol = data.protocol | {"format_version": FORMAT_VERSION}
     text = json.dumps(protocol, indent=2, ensure_ascii=False) + "\n"
@@ -205,10 +205,10 @@ def _sampled(
 
     learnt, touched = codes("interactions"), codes("touched")
     keys = pair_keys(map(np.concatenate, zip(learnt, touched, strict=True)), len(ids))
-    items, places = learnt[1].astype(np.int32), tables["train"]["interaction"].to_numpy()
+    items, positions = learnt[1].astype(np.int32), tables["train"]["interaction"].to_numpy()
     weights = item_weights(config["candidates"]["kind"], items, len(ids))
     sampler = SampledCandidates(users, weights, keys, "train", config["seed"], config["candidates"]["size"])
-    return LazyExamples(ids, users, items, offsets, places, config["history_length"], sampler)
+    return LazyExamples(ids, users, items, offsets, positions, config["history_length"], sampler)
 
 
 def read_items(path: Path) -> Catalogue:

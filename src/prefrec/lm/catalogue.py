@@ -85,8 +85,8 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     """Return the fastest layout that is correct for a model, and the reason.
 
     Layouts that the configuration allows are tried on a few answers (`prefrec.lm.layout.probe_set`), `cached` before
-    `repeated`, and must agree with one row per answer. Call this in the autocast context in which the model will be
-    used.
+    `repeated`, and must agree with one row per answer. Call this in the autocast context that the model will be used
+    in later.
 
     Args:
         model: a causal language model, or a PEFT model around one.
@@ -123,8 +123,7 @@ def trie_reader(
 def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
     """Return for each child of `nodes` the index of its parent in `nodes`, the child, and its log-probability.
 
-    `nodes` are inner nodes in preorder that the reader has not read yet. Raise ModelError if a log-probability is not
-    finite.
+    `nodes` are unread inner nodes in preorder. Raise ModelError if a log-probability is not finite.
     """
     which, children = reader.trie.children_of(nodes)
     tokens = torch.from_numpy(reader.trie.tokens[children])

@@ -44,8 +44,7 @@ def attention_masks(
     Args:
         config: the model's configuration.
         allowed: bool [R, 1, Q, K], True where a query may attend to a key. For `flex_attention`, the queries that may
-            attend to a key must be adjacent, as they are for answers, or trie nodes in preorder, that branch from a
-            prompt.
+            attend to a key must be adjacent, as for answers or trie nodes (in preorder) that branch from a prompt.
         position_ids: [R, K] position ids of the keys; the queries are the last Q of them.
         dtype: dtype of additive masks.
     """

@@ -60,8 +60,7 @@ class PackedBatch:
         logits_to_keep: number of columns, counted from the right, that need logits.
         nodes: [M] trie node before each answer token, for the catalogue-constrained softmax, which has only the
             answer tokens where a path branches. None: softmax over all tokens.
-        competing: bool [P, U], True for the catalogue's `words` that can follow at each position. Default: all of
-            them.
+        competing: bool [P, U], True for the catalogue's `words` that can follow at each position. Default: all.
     """
 
     input_ids: Tensor
@@ -132,7 +131,7 @@ def pack_passes(
 
     Args:
         choice_sets, pad_id, layout: as for `pack`.
-        max_tokens: tokens per call, including padding; a longer prompt with one answer is a call of its own. Default:
+        max_tokens: tokens per call, including padding; a longer prompt with one answer is a separate call. Default:
             no limit.
         within: restrict the softmax to this catalogue. Default: all tokens.
         share: let successive choice sets whose prompts have a common beginning share a row (`alike`). This needs the

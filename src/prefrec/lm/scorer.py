@@ -104,9 +104,7 @@ class ChoiceScorer:
                 self.layout, self._reason = verified_layout(self.model, longest, self.pad_id, self.layout)
             elif name not in BRANCHING:
                 self.layout = "separate"
-                self._reason = (
-                    f"model type {name!r} is not a known architecture, and sharded weights cannot be checked"
-                )
+                self._reason = f"model type {name!r} is not known, and sharded weights cannot be checked"
         if self.layout == "separate":
             prefix = f"{escape(self.name)}: " if self.name else ""
             warn(f"{prefix}scoring one sequence per answer, which is slower: {escape(self._reason)}")

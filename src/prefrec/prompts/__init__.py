@@ -1,4 +1,4 @@
-"""Prompt templates, and their tokenisation."""
+"""Prompt templates and their tokenisation."""
 
 from prefrec.prompts.encoding import MAX_LENGTH, ChoiceSet, PromptEncoder
 from prefrec.prompts.templates import PromptTemplate, item_texts, load_template, template_names

@@ -1,4 +1,4 @@
-"""Matching of generated answers to titles, with the one normalisation that evaluation and rankers share."""
+"""Match generated answers to titles, with the normalisation that evaluation and rankers share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _QUOTES = "\"'`“”‘’„‚«»‹›"
 
 
 def normalise_title(text: str) -> str:
-    """Return `text` in NFKC and casefolded, with single spaces and without outer quotes and final .,;:.
+    """Normalise a title: NFKC, casefolded, single spaces, no outer quotes and no final .,;:.
 
-    "!", "?" and brackets stay, because titles end in them. A title of dropped characters only is kept whole.
+    "!", "?" and brackets stay, because titles end in them. A title that consists only of such characters is kept.
     """
     plain = trimmed = normal_title(text)
     while (shorter := trimmed.strip(_QUOTES + " ").rstrip(".,;: ")) != trimmed:
@@ -23,7 +23,7 @@ def normalise_title(text: str) -> str:
 def valid_choice(text: str, candidate_titles: Sequence[str]) -> int | None:
     """Return the index of the candidate that `text` names, or None if it names none or more than one.
 
-    An equal title is preferred to equal normalised forms, so that "Air" and "AIR" in one list stay distinct.
+    An exact match takes precedence over a match of normalised forms, so that "Air" and "AIR" stay distinct.
     """
     verbatim = [i for i, title in enumerate(candidate_titles) if title.strip() == text.strip()]
     if len(verbatim) == 1:

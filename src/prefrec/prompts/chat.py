@@ -1,4 +1,4 @@
-"""The text of a tokenizer's chat template around messages, and the tokens that text from data must not become."""
+"""The text of a chat template around messages, and the special tokens that data must not produce."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MARK = "prefrec-content-{}-stands-here"
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[str]:
-    """Return the chat template's text before, between and after the messages; transformers renders it in a sandbox.
+    """Return the chat template's text before, between and after the messages.
 
-    Raise TokenizerError if the template fails, or drops or repeats a message.
+    transformers renders it in a sandbox. Raise TokenizerError if the template fails, or drops or repeats a message.
     """
     marked = [{**m, "content": _MARK.format(n)} for n, m in enumerate(messages)]
     try:
@@ -34,6 +34,6 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the ids that text from data must never become: `all_special_ids` and unnamed special tokens."""
+    """Return the token ids that data must never produce: `all_special_ids` and unnamed special tokens."""
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     return frozenset([*added, *tokenizer.all_special_ids])

@@ -19,17 +19,17 @@ from prefrec.prompts.chat import Message, chat_frame, special_ids
 from prefrec.prompts.templates import PromptTemplate
 
 MAX_LENGTH = 1024
-"""Tokens of a prompt with its longest answer, by default, in training and ranking."""
+"""Default limit on the tokens of a prompt with its longest answer, in training and ranking."""
 _REMEMBERED = 1 << 17
 TOKENIZING = RLock()
-"""Held where a tokenizer is used: its settings change from call to call, and several threads may share it."""
+"""Lock for calls of a tokenizer, which change its settings: several threads may share one tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceSet:
     """A prompt and C answers as token ids.
 
-    The prompt begins with the beginning token if the tokenizer has one. Every answer ends with the end token.
+    The prompt begins with the BOS token if the tokenizer has one. Every answer ends with the EOS token.
     """
 
     prompt: tuple[int, ...]
@@ -37,26 +37,30 @@ class ChoiceSet:
 
     @property
     def length(self) -> int:
-        """Number of tokens of the prompt and its longest answer."""
+        """Number of tokens of the prompt with its longest answer."""
         return len(self.prompt) + max(map(len, self.answers), default=0)
 
 
 class PromptEncoder:
     """An encoder of prompts and answers into `ChoiceSet`s.
 
-    An answer's tokens are those of the joint text, which is tokenised once, so the boundary is the one that a
-    generating model sees. In that text the answer follows a new line directly, and other words after the white space
-    that the prompt ends with, else its own, else a space: never after two. Such white space at the end of a prompt,
-    but a new line, belongs to the answer's tokens, as tokenizers join a space to the word after it. TRL joins both
-    texts as they are, cuts where the tokens of the prompt alone end to agree, and leaves the rest of the prompt out:
-    rows such as `"Answer:"` and `" Heat"` have the same tokens there.
+    Prompt and answer are tokenised as one text, so the boundary between them is as in generation. After a new line,
+    the answer follows directly. Otherwise exactly one white space separates them: that at the end of the prompt, else
+    that at the beginning of the answer, else a space. White space at the end of a prompt, other than a new line,
+    belongs to the answer's tokens, because tokenizers join a space to the word after it. TRL concatenates both texts
+    unchanged, splits where the tokens of the prompt alone begin to differ, and drops the rest of the prompt. For
+    examples such as `"Answer:"` with `" Heat"`, the tokens are the same.
 
-    Text from data never becomes a special token: `<|im_end|>` inside a title is read as characters.
+    Data never produce special tokens: `<|im_end|>` inside a title is read as characters.
 
     Args:
-        max_length: maximal tokens of a prompt with its longest answer; None for no limit.
-        chat: wrap the prompt as a user's message in the tokenizer's chat template.
+        tokenizer: the model's tokenizer.
+        max_length: maximum number of tokens of a prompt with its longest answer. Default: no limit.
+        chat: wrap the prompt as a user message in the tokenizer's chat template.
         details: title → text that follows it in a history, such as ` (1995, Drama)`.
+
+    Raises:
+        TokenizerError: the tokenizer has no EOS token, or with `chat` no chat template.
     """
 
     def __init__(
@@ -68,9 +72,9 @@ class PromptEncoder:
         details: Mapping[str, str] = {},
     ) -> None:
         if tokenizer.eos_token_id is None:
-            raise TokenizerError("the tokenizer has no end token, which closes answers; set `tokenizer.eos_token`")
+            raise TokenizerError("the tokenizer has no EOS token, which ends every answer; set `tokenizer.eos_token`")
         if chat and not tokenizer.chat_template:
-            raise TokenizerError("the tokenizer has no chat template; turn `chat` off or use an instruct model")
+            raise TokenizerError("the tokenizer has no chat template; turn off `chat`, or use an instruct model")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.chat = chat
@@ -82,12 +86,12 @@ class PromptEncoder:
     def encode(
         self, template: PromptTemplate, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
     ) -> ChoiceSet:
-        """Encode a ranking question; the oldest titles of a history that is too long are dropped.
+        """Encode a ranking question. If the prompt is too long, the oldest titles of the history are dropped.
 
         Args:
             template: prompt template.
             history: titles, oldest first.
-            candidates: titles that the prompt lists, if the template does.
+            candidates: titles for templates that list candidates.
             answers: titles to score.
 
         Raises:
@@ -98,7 +102,7 @@ class PromptEncoder:
     def fit(
         self, template: PromptTemplate, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
     ) -> tuple[ChoiceSet, int]:
-        """Return the result of `encode`, and the smallest sufficient number of dropped titles."""
+        """Return the result of `encode`, and the number of dropped titles, which is as small as possible."""
         tried: dict[int, ChoiceSet] = {}
         shown = self.shown(history)
 
@@ -110,24 +114,24 @@ class PromptEncoder:
         least = 0 if fits(0) else bisect_left(range(len(history) + 1), True, lo=1, key=fits)
         if least > len(history):
             raise TokenizerError(
-                f"the prompt of template {template.name} takes {tried[len(history)].length} tokens without any "
-                f"history, max_length is {self.max_length}: show fewer candidates, raise max_length or shorten the "
-                f"template{_longest([*candidates, *answers])}"
+                f"the prompt of template {template.name} has {tried[len(history)].length} tokens even without a "
+                f"history, but max_length is {self.max_length}: use fewer candidates, raise max_length or shorten "
+                f"the template{_longest([*candidates, *answers])}"
             )
         with TOKENIZING:
             self.shortened += least > 0
         return tried[least], least
 
     def encode_text(self, prompt: str | Sequence[Message], answers: Sequence[str]) -> ChoiceSet:
-        """Encode a prompt that is text, or messages for the chat template.
+        """Encode a prompt given as text, or as messages for the chat template.
 
-        Raise TokenizerError if it exceeds `max_length` with an answer.
+        Raise TokenizerError if the prompt with its longest answer exceeds `max_length`.
         """
         choices = (self if isinstance(prompt, str) else self._in_chat)._encode(prompt, answers)
         if self.max_length is not None and choices.length > self.max_length:
             raise TokenizerError(
-                f"the prompt and its longest answer take {choices.length} tokens, max_length is "
-                f"{self.max_length}: shorten the prompt or raise max_length (prompt begins {prompt[:60]!r})"
+                f"the prompt with its longest answer has {choices.length} tokens, but max_length is "
+                f"{self.max_length}: shorten the prompt or raise max_length (the prompt begins with {prompt[:60]!r})"
             )
         return choices
 
@@ -136,21 +140,25 @@ class PromptEncoder:
         return self._after(_last_line(text), answers)
 
     def shown(self, titles: Sequence[str]) -> list[str]:
-        """Return the texts of titles in a history."""
+        """Return the texts of titles as they appear in a history."""
         return [title + self.details.get(title, "") for title in titles]
 
     def detail_ids(self, title: str, piece: str) -> tuple[int, ...]:
-        """Return the token ids of a title's details and the piece of a template after them."""
+        """Return the token ids of a title's details and of the template text after them."""
         detail = self.details.get(title, "")
         together, apart = self.ids(detail + piece, after=title), (*self._ids(detail), *self.ids(piece))
-        # Text from data must not become special.
+        # Data must not produce special tokens.
         return together if self._count_special(together) == self._count_special(apart) else apart
 
     def ids(self, text: str, *, begin: bool = False, after: str = "") -> tuple[int, ...]:
-        """Return the token ids of a piece of a template or of the chat template, without text from data.
+        """Return the token ids of a piece of a prompt template or chat template, which contains no data.
 
-        White space at its end belongs to the title that follows. `begin` adds the tokenizer's beginning token, unless
-        the chat template writes it. `after` is a text before the piece: SentencePiece puts a space before the first.
+        White space at its end belongs to the title that follows and is excluded.
+
+        Args:
+            text: the piece.
+            begin: add the BOS token, unless the chat template writes it.
+            after: text before the piece, because SentencePiece adds a space at the beginning of a text.
         """
         piece, _ = _parted(text)
         before = self._ids(after) if after else ()
@@ -167,7 +175,7 @@ class PromptEncoder:
 
     @cached_property
     def frame(self) -> tuple[str, str]:
-        """The chat template's text before and after a prompt; two empty texts without one."""
+        """The chat template's text before and after a prompt; two empty texts without a chat template."""
         if not self.chat:
             return "", ""
         head, tail = chat_frame(self.tokenizer, [{"role": "user", "content": ""}])
@@ -183,7 +191,7 @@ class PromptEncoder:
         last, _ = _parted(tail)
         ids = self._ids("".join(chain(*zip(heads, texts, strict=True), [last])), special=True)
         *before, after = (self._ids(piece, special=True) for piece in (*heads, last))
-        # Text from data became special.
+        # Data produced special tokens.
         if self._count_special(ids) != self._count_special([*chain(*before), *after]):
             ids = (*chain(*chain(*zip(before, map(self._ids, texts), strict=True))), *after)
         return ChoiceSet(ids, self._after(tail, answers))
@@ -209,35 +217,35 @@ class PromptEncoder:
         out = []
         for text, ids in zip(texts, joint, strict=True):
             answer_ids = ids[len(before) :]
-            # A merge across the boundary, or a special token in a title, would change what the prompt says.
+            # A merge across the boundary, or a special token in a title, would change the prompt.
             if ids[: len(before)] != before or (self.chat and self._count_special(answer_ids)):
                 answer_ids = self._ids(text)
             out.append((*answer_ids, self.end))
         return out
 
     def _context(self, tail: str) -> str:
-        """Return the part of `tail` that the tokens of a following title depend on."""
-        # A prompt that ends with its history has another tail per history, and for each of them all titles of a
-        # catalogue would be tokenised again. A new line to which the tokenizer joins nothing cuts the history off.
+        """Return the part of `tail` on which the tokens of a following title depend."""
+        # A prompt that ends with its history has a different tail for each history, and all titles of a catalogue
+        # would be tokenised again for each. A new line that the tokenizer never merges with other text avoids this.
         if self.chat or not tail.endswith("\n") or not self.parts_lines:
             return tail
         return tail[len(tail.rstrip()) :]
 
     @cached_property
     def parts_lines(self) -> bool:
-        """True if no token of a byte-pair tokenizer spans the end of one line and the beginning of the next."""
+        """Whether no token of a byte-pair tokenizer spans the end of a line and the beginning of the next one."""
         raw = getattr(self.tokenizer, "backend_tokenizer", None)
         if raw is None or type(raw.model).__name__ != "BPE":
             return False
         added = [t for t in self.tokenizer.added_tokens_decoder.values() if not t.special]
         if any(t.lstrip or t.rstrip for t in added):  # they absorb adjacent white space
             return False
-        # "Ċ" is how byte-level tokenizers write a new line; "Ā" to "Ġ" are control characters and the space.
+        # Byte-level tokenizers write a new line as "Ċ"; "Ā" to "Ġ" are control characters and the space.
         joined = re.compile(r"\n[^\s▁]|Ċ[^\u0100-\u0120]")
         return not any(joined.search(token) for token in raw.get_vocab(with_added_tokens=True))
 
     def _many_ids(self, texts: Sequence[str], *, special: bool) -> list[tuple[int, ...]]:
-        """Return the token ids of many texts with one call, which costs more than tokenising a title."""
+        """Tokenise many texts with one call, because a call costs more than tokenising a title."""
         with TOKENIZING:
             out = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not special)["input_ids"]
         return [tuple(ids) for ids in out]
@@ -246,7 +254,7 @@ class PromptEncoder:
         with TOKENIZING:
             out = self.tokenizer(text, add_special_tokens=begin, split_special_tokens=not special)["input_ids"]
         ids = tuple(out)
-        # A tokenizer that closes every text with its end token would end the prompt before the answer.
+        # Some tokenizers add the EOS token to every text, which would end the prompt before the answer.
         return ids[:-1] if begin and ids[-1:] == (self.end,) else ids
 
     def _count_special(self, ids: Sequence[int]) -> int:
@@ -254,32 +262,32 @@ class PromptEncoder:
 
 
 def _longest(titles: Sequence[str]) -> str:
-    """Return the longest title as the end of a message; "" if there are no titles."""
+    """Return the end of a message that names the longest title; "" if there are no titles."""
     longest = max(titles, key=len, default="")
     shown = repr(longest) if len(longest) <= 60 else f"{longest[:60]!r}…, {len(longest):,} characters"
     return f" (the longest title: {shown})" if longest else ""
 
 
 def _begins_with_no_space(title: str) -> bool:
-    # White space, or signs that a tokenizer normalises to it, could merge with the white space before the title.
+    # White space, or characters that a tokenizer normalises to it, could merge with the white space before the title.
     first = unicodedata.normalize("NFKC", title[:1])[:1]
     return first.isalnum() or (first != "" and first in string.punctuation)
 
 
 def _parted(text: str) -> tuple[str, str]:
-    """Return the text before an answer without the white space that belongs to the answer, and this white space."""
-    # A new line is a token of its own, or joined to the sign before it, but to no word after it.
+    """Split a text before an answer into the text itself and the trailing white space that belongs to the answer."""
+    # A new line is a token of its own, or merged with the character before it, but never with the word after it.
     kept = text if text.endswith("\n") else text.rstrip()
     return kept, text[len(kept) :]
 
 
 def _following(before: str, gap: str, answer: str) -> str:
-    """Return what follows the text before an answer: the answer, with the white space between them."""
+    """Return the answer, preceded by the white space that separates it from the text before it."""
     if before.endswith("\n") or (answer[:1].isspace() and not gap):
         return answer
     return (gap or " ") + answer.lstrip()
 
 
 def _last_line(text: str) -> str:
-    """Return the last line that is not blank, with the white space after it."""
+    """Return the last non-blank line, with the white space after it."""
     return text[text.rstrip().rfind("\n") + 1 :]

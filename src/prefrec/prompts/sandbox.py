@@ -1,4 +1,4 @@
-"""Where templates by others run: what they may hold, how long they may take and how much they may make."""
+"""A sandbox for untrusted templates: limits on their syntax, running time and output."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MAX_SOURCE = 20_000
-"""Characters of a template."""
+"""Maximum characters of a template."""
 MAX_TEXT = 1 << 18
-"""Characters of a prompt, and of each text that is made on the way; also elements of a list."""
+"""Maximum characters of a prompt and of each intermediate text, and maximum elements of a list."""
 MAX_SECONDS = 2.0
-"""Processor time of filling a template once."""
+"""Maximum CPU time, in seconds, to render a template once."""
 MAX_ARGUMENT, MAX_NUMBER = 100, 1_000
-"""Characters of a text, and a number, that are given to a filter."""
+"""Maximum characters of a text argument, and maximum number, of a filter."""
 _NODES = {
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.For, nodes.If, nodes.CondExpr,
     nodes.Assign, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand,
@@ -37,9 +37,9 @@ _due = local()
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """An environment whose templates end: they have loops over what they are given, and no code of their own.
+    """An environment whose templates always terminate: they only loop over their inputs, and cannot run other code.
 
-    Nothing in them can grow by more than a factor from one step to the next, and each step looks at size and time.
+    A value can grow only by a bounded factor per step, and each step checks size and time.
     """
 
     intercepted_binops = frozenset({"*", "%"})
@@ -50,9 +50,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: _checked(self.filters[name]) for name in _FILTERS} | steps
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Multiply or divide numbers; texts and lists would grow to any size."""
+        """Apply `*` or `%` to numbers only; texts and lists could grow to any size."""
         if not all(isinstance(value, int | float) and abs(value) < 1e9 for value in (left, right)):
-            raise SecurityError(f"{operator} takes numbers below 1e9 only")
+            raise SecurityError(f"{operator} accepts only numbers below 1e9")
         return super().call_binop(context, operator, left, right)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -68,7 +68,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def fill(template: jinja2.Template, **values: Any) -> str:
-    """Return the text of a template of a `Sandbox`; raise SecurityError if it takes too long or becomes too large."""
+    """Render a template of a `Sandbox`; raise SecurityError if it takes too long or the text becomes too large."""
     _due.at = time.thread_time() + MAX_SECONDS
     pieces: list[str] = []
     size = 0
@@ -77,14 +77,14 @@ def fill(template: jinja2.Template, **values: Any) -> str:
             size += len(piece)
             pieces.append(_in_time(piece))
             if size > MAX_TEXT:
-                raise SecurityError(f"it makes more than {MAX_TEXT} characters; show fewer items")
+                raise SecurityError(f"the text has more than {MAX_TEXT} characters; show fewer items")
     finally:
-        _due.at = 0.0  # so that jinja2 runs no filter when it compiles a template
+        _due.at = 0.0  # filters then fail, so jinja2 cannot run them when it compiles a template
     return "".join(pieces)
 
 
 class _Steps(NodeTransformer):
-    """Puts a check into each turn of a loop, and around each value that gets a name."""
+    """Add a check to each iteration of a loop, and to each assigned value."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  # jinja2's name
         node.iter = nodes.Filter(node.iter, "_turns", [], [], None, None, lineno=node.lineno)
@@ -96,7 +96,7 @@ class _Steps(NodeTransformer):
 
 
 def _refused(node: nodes.Node) -> str:
-    """Return why a node may not be in a template; an empty text if it may."""
+    """Return the reason why a template may not contain a node; an empty text if it may."""
     if type(node) not in _NODES:
         return f"{type(node).__name__.lower()} is not allowed"
     if isinstance(node, nodes.Filter | nodes.Test | nodes.Call) and (node.dyn_args or node.dyn_kwargs):
@@ -109,7 +109,7 @@ def _refused(node: nodes.Node) -> str:
     if isinstance(node, nodes.Filter):
         given = [*node.args, *(pair.value for pair in node.kwargs)]
         if not all(isinstance(value, nodes.Const) and _is_small(value.value) for value in given):
-            return f"{node.name} takes texts up to {MAX_ARGUMENT} characters and numbers up to {MAX_NUMBER} only"
+            return f"{node.name} accepts only texts up to {MAX_ARGUMENT} characters and numbers up to {MAX_NUMBER}"
     return ""
 
 
@@ -119,18 +119,18 @@ def _is_small(value: Any) -> bool:
 
 def _in_time(value: Any) -> Any:
     if time.thread_time() > getattr(_due, "at", 0.0):
-        raise SecurityError(f"it takes longer than {MAX_SECONDS:g} s; make it simpler")
+        raise SecurityError(f"rendering takes longer than {MAX_SECONDS:g} s; simplify the template")
     return value
 
 
 def _bounded(value: Any) -> Any:
-    """Return a value that may have a name: a text, a number, or a list of these."""
+    """Return a value after checking that it is a text, a number, or a list of these, and not too large."""
     elements = value if isinstance(value, list | tuple) else ()
     if isinstance(value, str | list | tuple) and len(value) > MAX_TEXT:
         raise SecurityError(f"a text or list is longer than {MAX_TEXT}")
-    # The text of a list whose elements are lists can be any number of times as long.
+    # The text of nested lists could become arbitrarily long.
     if not all(isinstance(element, str | int | float | None) for element in elements):
-        raise SecurityError("a list may have texts and numbers only")
+        raise SecurityError("a list may contain only texts and numbers")
     return _in_time(value)
 
 
@@ -139,7 +139,7 @@ def _turns(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _checked(inner: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(inner)  # jinja2 keeps in an attribute what a filter takes besides its value
+    @wraps(inner)  # jinja2 stores in an attribute which further arguments a filter takes
     def outer(*args: Any, **kwargs: Any) -> Any:
         _in_time(None)
         made = inner(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Prompt templates: jinja2 files with a history and candidates that end where the answer begins."""
+"""Prompt templates: jinja2 files with a history and candidates, which end where the answer begins."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _environment = Sandbox(
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A prompt template with the placeholders `history` and `candidates` (lists of titles, oldest first).
+    """A prompt template with the placeholders `history` (titles, oldest first) and `candidates` (titles).
 
-    The rendered text is the whole prompt. The answer follows directly if it ends with white space (such as a new
-    line), else after one space. Creation raises TemplateError if the text is not a usable template.
+    The rendered text is the entire prompt. If it ends with white space, such as a new line, the answer follows
+    directly, otherwise after one space. Creation raises TemplateError if the source is not a usable template.
     """
 
     name: str
@@ -48,17 +48,17 @@ class PromptTemplate:
         except jinja2.TemplateSyntaxError as e:
             raise TemplateError(f"template {self.name}, line {e.lineno}: {e.message}") from e
         except RecursionError as e:
-            raise TemplateError(f"template {self.name}: nested too deeply; make it simpler") from e
+            raise TemplateError(f"template {self.name}: nested too deeply; simplify it") from e
         missing = [p for p in self.placeholders if p not in used]
         if missing:
-            raise TemplateError(f"template {self.name}: no {' and no '.join(missing)} in it; expected {wanted}")
+            raise TemplateError(f"template {self.name}: missing {' and '.join(missing)}; expected {wanted}")
         unknown = sorted(used - set(self.placeholders))
         if unknown:
             raise TemplateError(f"template {self.name}: unknown placeholder {unknown[0]!r}; expected {wanted}")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the template in a file. Raise TemplateError if it is not text, or not a usable template."""
+        """Read a template from a file. Raise TemplateError if it is not text, or not a usable template."""
         try:
             with path.open(encoding="utf-8", newline=None) as file:
                 return cls(str(path), file.read(MAX_SOURCE + 1))
@@ -75,14 +75,14 @@ class PromptTemplate:
 
     @property
     def shows_candidates(self) -> bool:
-        """True if the prompt lists the candidates."""
+        """Whether the prompt lists the candidates."""
         return self.render([""], ["candidate"]) != self.render([""], [])
 
     @property
     def portable(self) -> str:
-        """The source in a form that every jinja2 environment renders alike, with `trim_blocks` or without."""
+        """The source in a form that renders the same in every jinja2 environment, with `trim_blocks` or without."""
         out, before, trims = "", "", ("block_end", "comment_end", "raw_end")
-        for _, kind, text in _environment.lex(self.source):  # ends come with the white space that they swallow
+        for _, kind, text in _environment.lex(self.source):  # end tokens include the white space that they remove
             if text.startswith("\n") and before in trims and out[-3] != "+":
                 out = f"{out[:-2]}+{out[-2:]}"
             out += text.rstrip() if kind in trims else text
@@ -92,14 +92,19 @@ class PromptTemplate:
     def _fill(self, **values: Any) -> str:
         try:
             return fill(self._template, **values)
-        except Exception as e:  # the template's own code may raise anything
+        except Exception as e:  # a template may raise anything
             raise TemplateError(f"template {self.name}: {e}") from e
 
 
 def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
-    """Return a built-in template by name, or read a template from a file; raise TemplateError if that fails.
+    """Load a built-in template by name, or read a template from a file.
 
-    `name` is that of a phrasing for `domain` (`1`) or for a named domain (`movies/2`), or a path to a jinja2 file.
+    Args:
+        name: a phrasing (`1`), a domain with a phrasing (`movies/2`), or the path of a jinja2 file.
+        domain: domain of a phrasing without one.
+
+    Raises:
+        TemplateError: there is no such template, or it is not usable.
     """
     relative = name if "/" in name else f"{domain}/{name}"
     known = template_names()
@@ -109,19 +114,19 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
     if not Path(name).is_file():
         near = did_you_mean(relative, known)
         raise TemplateError(
-            f"no template {name!r}: expected a path to a jinja2 file or one of {', '.join(known)}{near}"
+            f"no template {name!r}: expected the path of a jinja2 file or one of {', '.join(known)}{near}"
         )
     return PromptTemplate.read(Path(name))
 
 
 def template_names() -> list[str]:
-    """Return the names of the built-in templates, `domain/phrasing`."""
+    """Return the names of the built-in templates, as `domain/phrasing`."""
     phrasings = [p.name.removesuffix(".jinja2") for p in _FOLDER.iterdir() if p.name.endswith(".jinja2")]
     return sorted(f"{domain}/{phrasing}" for domain in DOMAINS for phrasing in phrasings)
 
 
 def in_words(file: Traversable, domain: str) -> str:
-    """Return the text of a template with marks such as `[item]`, in the words of a domain."""
+    """Return the text of a template file, with marks such as `[item]` replaced by the words of a domain."""
     return re.sub(r"\[(\w+)\]", lambda mark: _words()[domain][mark[1]], file.read_text(encoding="utf-8"))
 
 
@@ -132,10 +137,10 @@ def _words() -> dict[str, dict[str, str]]:
 
 
 def item_texts(source: str, items: pl.DataFrame) -> list[str]:
-    """Return the text of each item by a jinja2 template whose placeholders are columns of `items`.
+    """Render a jinja2 template, whose placeholders are columns of `items`, for each item.
 
-    Whole numbers have no decimal point, and a missing value is an empty text. Raise TemplateError if the template
-    cannot be read or rendered, or names another column.
+    Whole numbers have no decimal point, and missing values are empty. Raise TemplateError if the template cannot be
+    parsed or rendered, or names a column that does not exist.
     """
     try:
         names = jinja2.meta.find_undeclared_variables(_environment.parse(source))
@@ -143,15 +148,15 @@ def item_texts(source: str, items: pl.DataFrame) -> list[str]:
         if not (unknown := sorted(names - {*items.columns})):
             rows = items.select(sorted(names)).iter_rows(named=True)
             return [fill(template, **{name: _plain(value) for name, value in row.items()}) for row in rows]
-    except Exception as e:  # the template's own code may raise anything
+    except Exception as e:  # a template may raise anything
         raise TemplateError(f"model.item_text {source!r}: {e}") from e
     raise TemplateError(
         f"model.item_text: no column {unknown[0]!r} in the catalogue, which has {', '.join(items.columns)}: "
-        "name one of these, or add the column to the items and prepare the data again"
+        "use one of these, or add the column to the catalogue and prepare the data again"
     )
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():  # files of text give all numbers as floating point
+    if isinstance(value, float) and value.is_integer():  # numbers from text files are floating point
         return int(value)
     return re.sub(UNSAFE, " ", value) if isinstance(value, str) else value

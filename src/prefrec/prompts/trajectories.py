@@ -1,4 +1,4 @@
-"""Histories as running text, in which every title is an answer to the text before it."""
+"""Histories as running text, in which every title is the answer to the text before it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ _FIRST, _SECOND = "the-first-title", "the-second-title"
 class Trajectory:
     """The token ids of a history: head, title, joint, title, …, tail, last title.
 
-    The tail equals the joint if the template ends with the history. `answers` are the titles, end tokens included.
-    `joints` are the tokens after each title but the last, if these differ by title.
+    Attributes:
+        head: tokens before the first title.
+        joint: tokens between titles.
+        tail: tokens before the last title; equal to `joint` if the template ends with the history.
+        answers: the titles, end tokens included.
+        joints: tokens after each title but the last, if they differ by title.
     """
 
     head: tuple[int, ...]
@@ -27,7 +31,7 @@ class Trajectory:
     joints: tuple[tuple[int, ...], ...] = ()
 
     def joint_after(self, index: int) -> tuple[int, ...]:
-        """Return the tokens between title `index` and the next one; none after the last."""
+        """Return the tokens between title `index` and the next one; none after the last title."""
         left = len(self.answers) - 1 - index
         if self.joints:
             return self.joints[index] if left else ()
@@ -35,12 +39,12 @@ class Trajectory:
 
     @property
     def length(self) -> int:
-        """Number of tokens of the text, without the end token of the last title."""
+        """Number of tokens, without the end token of the last title."""
         return len(self.head) + sum(len(a) - 1 + len(self.joint_after(i)) for i, a in enumerate(self.answers))
 
 
 def question(row: ChoiceSet | Trajectory) -> ChoiceSet:
-    """Return a row as a choice set; for a trajectory, the question for its last title."""
+    """Return a row as a choice set; a trajectory becomes the question for its last title."""
     if isinstance(row, ChoiceSet):
         return row
     parts = [t for i, a in enumerate(row.answers[:-1]) for t in (*a[:-1], *row.joint_after(i))]
@@ -48,7 +52,7 @@ def question(row: ChoiceSet | Trajectory) -> ChoiceSet:
 
 
 class TrajectoryEncoder:
-    """An encoder of histories into `Trajectory`s, with the text of a template rendered without candidates."""
+    """An encoder of histories into `Trajectory`s, by a template rendered without candidates."""
 
     def __init__(self, template: PromptTemplate, encoder: PromptEncoder) -> None:
         self.encoder = encoder
@@ -61,9 +65,9 @@ class TrajectoryEncoder:
         self._joint_ids = cache(encoder.detail_ids)
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
-        """Encode titles, oldest first. Raise ValueError without any title."""
+        """Encode titles, oldest first. Raise ValueError if there are none."""
         if not titles:
-            raise ValueError("a trajectory needs a title")
+            raise ValueError("a trajectory needs at least one title")
         head, joint, tail = self._texts
         before = ["", *self.encoder.shown(titles[:-1])]
         texts = [head, *[joint] * (len(titles) - 2), tail][: len(titles)]
@@ -73,7 +77,7 @@ class TrajectoryEncoder:
         return Trajectory(*self._pieces, tuple(answers), tuple(joints))
 
     def answers(self, titles: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the distinct token ids of titles after every text that can precede them."""
+        """Return the distinct token sequences of titles, after every text that can precede them."""
         head, joint, tail = self._texts
         contexts = [head, _FIRST + joint, _FIRST + tail]
         return list(dict.fromkeys(a for text in contexts for a in self.encoder.answers_after(text, titles)))

@@ -1,1 +1,1 @@
-"""Questions about a catalogue: items by their names, rules, and answers; Python, HTTP and command line share them."""
+"""Queries about a catalogue: names of items, rules and answers, shared by Python, HTTP and the command line."""

@@ -1,4 +1,4 @@
-"""Answers as rows of a list that prints as a table."""
+"""Answers as a list that prints as a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefrec.evaluation.labels import as_table
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A line of a ranking, `rank` from 1. The score of a language model is the log-probability of the title."""
+    """A ranked item; `rank` starts at 1. A language model's score is the log-probability of the title, in nats."""
 
     rank: int
     item_id: str
@@ -22,7 +22,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An item of a history; `effect` (nats) is above 0 if it speaks for the title that is explained."""
+    """An item of a history; `effect`, in nats, is positive if the item raises the explained title's probability."""
 
     item_id: str
     title: str

@@ -1,4 +1,4 @@
-"""Items as clients name them: by id, by title, or nearly."""
+"""Resolve the names that clients give to items: ids, titles, or similar texts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from prefrec.recommend.rules import ById, Item, ItemName, UnknownName
 
 Names = Sequence[ItemName]
 NEAR, SEARCHED = 3, 5
-"""Near matches of an unknown title, and unknown titles of a request that get some: each costs a search of all."""
+"""Number of similar titles for an unknown title, and number of unknown titles per request that get them: each needs a
+search of the catalogue."""
 ALIKE = 20
-"""Most items listed for a title that several items have."""
+"""Maximum number of items listed for a title that several items have."""
 ARTICLES = frozenset({"the", "a", "an"})
-"""Words that do not count when names are compared. Articles of other languages are words of English titles."""
+"""Words that are ignored in comparisons. Articles of other languages are words of English titles."""
 COMPARED, BLOCK = 64, 2_000
-"""Characters of a name that are compared with other titles, and titles that are compared at once (some ms)."""
+"""Number of characters of a name to compare with titles, and number of titles to compare at a time (a few ms)."""
 NEAR_ENOUGH = 60.0
-"""Least similarity of a near match, out of 100 (rapidfuzz's weighted ratio)."""
+"""Minimum similarity of a similar title, out of 100 (rapidfuzz's weighted ratio)."""
 
 
 class UnknownItemsError(DataError):
-    """An error in a request's names: some match no item, or several."""
+    """A request's names match no item, or several items."""
 
     def __init__(self, message: str, unknown: list[UnknownName]) -> None:
         super().__init__(message)
@@ -38,7 +39,7 @@ class UnknownItemsError(DataError):
 
 
 class ItemIndex:
-    """Finds items of a catalogue by title, whose case and spacing do not matter, else by id."""
+    """Find items of a catalogue by title (ignoring case and spacing), otherwise by id."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -54,14 +55,17 @@ class ItemIndex:
         return Item(item_id=item_id, title=self.catalogue.titles[item_id])
 
     def named(self, name: ItemName) -> list[str]:
-        """Return the ids of the items that a rule names: the one with this id, else all with this title."""
+        """Return the ids of the items that a rule names: the item with this id, otherwise all with this title."""
         text = name.item_id if isinstance(name, ById) else name
         if text in self.catalogue.titles:
             return [text]
         return [] if isinstance(name, ById) else self._by_title.get(normal_title(text), [])
 
     def resolve(self, names: Iterable[ItemName]) -> list[Item]:
-        """Return the items of `names`; UnknownItemsError, with near matches, if some stand for none or several."""
+        """Return the items of `names`.
+
+        Raise UnknownItemsError, with similar titles, if a name matches no item or several.
+        """
         known: list[Item] = []
         unknown: list[UnknownName] = []
         message = ""
@@ -80,7 +84,7 @@ class ItemIndex:
             unknown.append(UnknownName(given=name, near=near))
             shown = ", ".join(f"{i.title} (id {i.item_id})" for i in near)
             several = f"{name!r} is the title of several items; give the id: {shown}"
-            none = f"no item with title or id {name!r} among {len(self)}" + (f"; near ones: {shown}" if shown else "")
+            none = f"no item with title or id {name!r} among {len(self)}" + (f"; similar: {shown}" if shown else "")
             message = message or (several if ids else none)
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
@@ -88,17 +92,17 @@ class ItemIndex:
         return known
 
     def resolve_lists(self, history: Names, candidates: Names = ()) -> tuple[list[Item], list[Item]]:
-        """Return the items of both lists; raise as `resolve`, and DataError if a candidate is named twice."""
+        """Return the items of both lists; raise as in `resolve`, and DataError if a candidate is named twice."""
         items = self.resolve([*history, *candidates])
-        shown, listed = items[: len(history)], items[len(history) :]
-        if twice := next((item for n, item in enumerate(listed) if item in listed[:n]), None):
-            raise DataError(f"{twice.title!r} is given twice among the candidates; give every item once")
-        return shown, listed
+        past, choices = items[: len(history)], items[len(history) :]
+        if twice := next((item for n, item in enumerate(choices) if item in choices[:n]), None):
+            raise DataError(f"{twice.title!r} occurs twice among the candidates; give every item once")
+        return past, choices
 
     def search(self, text: str, limit: int) -> list[Item]:
-        """Return the item with this id, then those whose titles are `text`, begin with it, contain it or are similar.
+        """Return the item with this id, then those whose titles equal, begin with, contain or resemble `text`.
 
-        Articles and punctuation do not count. An empty text gives the catalogue's first items.
+        Articles and punctuation are ignored. An empty text returns the first items of the catalogue.
         """
         wanted = bare_title(text)
         if not wanted:
@@ -120,7 +124,7 @@ class ItemIndex:
 
     @cached_property
     def _by_bare(self) -> dict[str, list[str]]:
-        """Normal titles by their bare form."""
+        """Bare title (`bare_title`) → normalised titles."""
         titles: defaultdict[str, list[str]] = defaultdict(list)
         for title in self._by_title:
             titles[bare_title(title)].append(title)
@@ -128,7 +132,7 @@ class ItemIndex:
 
     def _similar(self, wanted: str, limit: int) -> list[str]:
         bare, best = [*self._by_bare], []
-        # rapidfuzz lets no other thread run while it compares, and the server has others to answer meanwhile.
+        # rapidfuzz blocks all other threads while it compares, and the server must answer other requests meanwhile.
         for start in range(0, len(bare), BLOCK):
             block = bare[start : start + BLOCK]
             best += process.extract(wanted, block, scorer=fuzz.WRatio, limit=limit, score_cutoff=NEAR_ENOUGH)
@@ -139,7 +143,7 @@ class ItemIndex:
 
 
 def bare_title(title: str) -> str:
-    """Return the words of a title without articles, punctuation and accents: `Matrix, The` → `matrix`."""
+    """Return a normalised title without articles, punctuation and accents: `Matrix, The` → `matrix`."""
     plain = normal_title(title)
     if not plain.isascii():
         plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))

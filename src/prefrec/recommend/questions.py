@@ -1,4 +1,4 @@
-"""Questions about the whole catalogue: the rules of a recommendation, and the answers to all doors."""
+"""Queries in full ranking: the rules of a recommendation, and the answers for all entry points."""
 
 from __future__ import annotations
 
@@ -23,9 +23,15 @@ from prefrec.recommend.rules import Rules
 
 @dataclass(frozen=True)
 class Question:
-    """The `k` best items after a history, without some, and at most so many of each group (item id → group).
+    """A query for the `k` best items after a history.
 
-    Items without a group are not limited. Only random draws of some rankers depend on the user.
+    Attributes:
+        history: item ids, oldest first.
+        k: number of items.
+        without: ids of excluded items.
+        groups: item id → group. Items without a group are not limited.
+        at_most: maximum number of items per group.
+        user: user id, on which only the randomness of some rankers depends.
     """
 
     history: Sequence[str]
@@ -36,53 +42,64 @@ class Question:
     user: str = "-"
 
     def answer(self, best: Recommendation) -> Recommendation:
-        """Return the first `k` items of a ranking that the groups allow."""
+        """Return the first `k` items of a ranking that the limit per group allows."""
         counts: Counter[Any] = Counter()
         kept = []
-        for place, item in enumerate(best.item_ids):
+        for index, item in enumerate(best.item_ids):
             group = self.groups.get(item)
             counts[group] += 1
             if group is None or counts[group] <= self.at_most:
-                kept.append(place)
+                kept.append(index)
         kept = kept[: self.k]
         return replace(best, item_ids=[best.item_ids[i] for i in kept], logps=best.logps[kept])
 
 
 class RulesError(DataError):
-    """The rules do not fit the catalogue, or leave no item."""
+    """The rules do not fit the catalogue, or exclude every item."""
 
 
 class Selection:
-    """Rules for a catalogue; raise RulesError if they do not fit. `functions`: conditions may have functions."""
+    """The rules of a recommendation, applied to a catalogue.
+
+    Args:
+        catalogue: the catalogue.
+        rules: the rules.
+        functions: allow functions in the condition `where`.
+
+    Raises:
+        RulesError: the rules do not fit the catalogue, or exclude every item.
+    """
 
     def __init__(self, catalogue: Catalogue, rules: Rules, *, functions: bool = True) -> None:
         self.rules = rules
         frame, columns = catalogue.frame, ", ".join(catalogue.frame.columns)
-        # Nested functions make texts of any length.
+        # Nested functions could create texts of any length.
         if not functions and not _is_plain(rules.where or ""):
-            raise RulesError("where: functions and comments are not allowed here, nor are backslashes, $ and #")
+            raise RulesError("where: functions, comments, backslashes, $ and # are not allowed here")
         try:
             kept = frame if rules.where is None else frame.filter(pl.sql_expr(rules.where))
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
             reason = str(e).partition("\n")[0]
-            hint = f"the catalogue has {columns}; texts stand in single quotes"
+            hint = f"the catalogue has the columns {columns}; put texts in single quotes"
             raise RulesError(f"where {rules.where!r}: {reason}; {hint}") from None
         if rules.allow is not None:
             kept = kept.filter(pl.col("item_id").is_in(rules.allow))
-        # Without such rules nothing here may take as long as the catalogue is large.
+        # Without these rules, the time must not grow with the size of the catalogue.
         others = () if kept is frame else {*catalogue.ids}.difference(kept["item_id"])
-        self._left_out = {*rules.deny, *others}
-        if self._left_out.issuperset(catalogue.ids):
+        self._excluded = {*rules.deny, *others}
+        if self._excluded.issuperset(catalogue.ids):
             raise RulesError("the rules (allow, deny, where) exclude every item of the catalogue; relax them")
         if (rules.at_most is None) != (rules.per is None):
             raise RulesError("at_most, per: give both or neither")
         if rules.per is not None and (rules.per not in frame.columns or frame.schema[rules.per].is_nested()):
-            raise RulesError(f"per {rules.per!r}: the catalogue has no such column of single values, but {columns}")
+            raise RulesError(
+                f"per {rules.per!r}: the catalogue has no such column of single values; it has {columns}"
+            )
         self._groups = dict(zip(frame["item_id"], frame[rules.per], strict=True)) if rules.per else {}
 
     def question(self, history: Sequence[str], seen: Collection[str], k: int, user: str = "-") -> Question:
-        """Return a question under these rules; `seen` are the items that the user has taken."""
-        without = self._left_out.union(seen) if self.rules.exclude_seen else self._left_out
+        """Return a question under these rules; `seen` are the items that the user has seen."""
+        without = self._excluded.union(seen) if self.rules.exclude_seen else self._excluded
         return Question(history, k, without, self._groups, self.rules.at_most or 0, user)
 
 
@@ -90,26 +107,26 @@ _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`""")
 
 
 def _is_plain(where: str) -> bool:
-    """Return True if a condition has no functions, nor anything by which its texts could hide one."""
-    # Texts become a quote, and quoted names a name. Texts that begin with a letter, as E'…', and those with a
-    # backslash or a dollar sign end elsewhere in some dialects.
+    """Return True if a condition has no functions, nor anything that could hide one inside a text."""
+    # Texts are replaced by a quote, and quoted names by a name. In some dialects, texts with a prefix such as E'…', a
+    # backslash or a dollar sign end elsewhere.
     bare = _QUOTED.sub(lambda quoted: "'" if quoted[0].startswith("'") else "name", where)
     called = {word.lower() for word in re.findall(r"([\w\"`\]]+)\s*\(", bare)}
     hidden = re.search(r"[\\$]", where) or re.search(r"--|/\*|#|[\w&@]'", bare)
     return not hidden and called <= {"in", "and", "or", "not"}
 
 
-def asked_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, tuple[list[str], list[str]]]:
-    """Return user → the last items, as many as evaluation shows, and all items of the log; None: for all users.
+def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, tuple[list[str], list[str]]]:
+    """Return user → the most recent items (as many as in evaluation), and all items of the log.
 
-    Raise UnknownUserError if a user is not in the log.
+    `users` are ids of users, by default all. Raise UnknownUserError if a user is not in the log.
     """
     last = history_length(data)
     return {user: (items[-last:], items) for user, items in user_histories(data, users).items()}
 
 
 def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
-    """Return the best items of the catalogue; arguments and errors are those of `CatalogueRanker.recommend`."""
+    """Return the best items of the catalogue; arguments and errors are as for `CatalogueRanker.recommend`."""
     depth = question.k * 4 if question.groups else question.k
     while True:
         best = ranker.recommend(question.history, depth, without=question.without, max_calls=max_calls, logps=logps)
@@ -122,25 +139,25 @@ def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | Non
 def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalogue) -> list[Recommendation]:
     """Return the best items for each question by any ranker; all processes of a job share the work.
 
-    `logps` are the scores of rankers that are not language models. Raise ModelError if a score is NaN.
+    For rankers other than language models, `logps` are their scores. Raise ModelError if a score is NaN.
     """
     if isinstance(ranker, CatalogueRanker):
-        mine = processes.share([*enumerate(questions)])
-        known = ranker.item_logps([question.history for _, question in mine])
-        asked = zip(track(mine, f"{ranker.name}: ranking the catalogue"), known, strict=True)
+        share = processes.share([*enumerate(questions)])
+        known = ranker.item_logps([question.history for _, question in share])
+        queries = zip(track(share, f"{ranker.name}: ranking the catalogue"), known, strict=True)
         by_number = dict(
-            processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in asked])
+            processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in queries])
         )
         return [by_number[number] for number in range(len(questions))]
     lists = [tuple(item for item in catalogue.ids if item not in q.without) for q in questions]
-    # No ranker reads the target, so the first item stands for it. These rankers share the rows themselves.
+    # No ranker reads the target, so the first item is a placeholder. These rankers distribute the rows themselves.
     pairs = zip(questions, lists, strict=True)
     rows = [RankingExample(q.user, tuple(q.history), items, items[0]) for q, items in pairs if items]
     scores = iter(checked_scores(ranker, rows) if rows else ())
     answers = []
     for question, items in zip(questions, lists, strict=True):
-        own = next(scores)[: len(items)] if items else np.empty(0)
-        order = [i for i in np.argsort(-own, kind="stable") if np.isfinite(own[i])]
-        best = Recommendation([items[i] for i in order], own[order].astype(np.float32), True, "exact")
+        values = next(scores)[: len(items)] if items else np.empty(0)
+        order = [i for i in np.argsort(-values, kind="stable") if np.isfinite(values[i])]
+        best = Recommendation([items[i] for i in order], values[order].astype(np.float32), True, "exact")
         answers.append(question.answer(best))
     return answers

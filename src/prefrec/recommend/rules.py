@@ -1,4 +1,4 @@
-"""How callers name items, and the rules of a recommendation."""
+"""The names of items in requests, and the rules of a recommendation."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_NAME = 512
-"""Characters of a title or id."""
+"""Maximum characters of a title or id."""
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
 class Strict(BaseModel):
-    """The base of what callers give and get: unknown fields are refused."""
+    """The base of requests and responses: unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ById(Strict):
-    """An item by its id, for an id that is also another item's title."""
+    """An item given by its id, for ids that are also titles of other items."""
 
     item_id: Name
 
 
 ItemName = Name | ById
-"""The name of an item: a title or an id, or explicitly an id."""
+"""The name of an item: a title or id, or explicitly an id."""
 
 
 class Item(Strict, frozen=True):
@@ -35,22 +35,22 @@ class Item(Strict, frozen=True):
 
 
 class UnknownName(Strict):
-    """A name of no item, or of several."""
+    """A name that matches no item, or several."""
 
     given: str
     near: list[Item]
 
 
 class Rules(Strict):
-    """Rules of a recommendation: which items may be in it."""
+    """Rules that decide which items may be recommended."""
 
-    exclude_seen: bool = Field(True, description="Leave out the history and all items that the user has seen.")
+    exclude_seen: bool = Field(True, description="Exclude the history and all items that the user has seen.")
     allow: list[Name] | None = Field(None, description="Recommend only items with these ids. Default: all.")
-    deny: list[Name] = Field([], description="Ids of items to leave out.")
+    deny: list[Name] = Field([], description="Exclude items with these ids.")
     where: Name | None = Field(
         None, description="SQL condition on the catalogue's columns, such as genre = 'Comedy' and year > 1990."
     )
     at_most: int | None = Field(
-        None, ge=1, description="Most items with the same value in the column `per`. Default: no limit."
+        None, ge=1, description="Maximum number of items with the same value in the column `per`. Default: no limit."
     )
-    per: Name | None = Field(None, description="Catalogue column for `at_most`.")
+    per: Name | None = Field(None, description="Catalogue column to which `at_most` applies.")

@@ -22,7 +22,7 @@ from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import Recommendation
 from prefrec.rankers.explain import without_each
 from prefrec.recommend.items import ItemIndex
-from prefrec.recommend.questions import Question, Selection, asked_users
+from prefrec.recommend.questions import Question, Selection, logged_users
 from prefrec.recommend.rules import ById, Item, ItemName
 from prefrec.serving import bodies
 from prefrec.serving.batcher import Batcher
@@ -167,7 +167,7 @@ class Engine:
         history = self.items.resolve(request.history)
         seen = [item.item_id for item in history]
         if request.user_id is not None:
-            ((taken, log),) = asked_users(self.data, [request.user_id]).values()
+            ((taken, log),) = logged_users(self.data, [request.user_id]).values()
             history, seen = [*map(self.items.item, taken), *history], [*log, *seen]
         selection = Selection(self.items.catalogue, request, functions=False)
         question = selection.question([item.item_id for item in history], seen, request.k)

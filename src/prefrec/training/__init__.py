@@ -1,4 +1,4 @@
-"""SFT and preference alignment on `transformers.Trainer`."""
+"""SFT and preference alignment, based on `transformers.Trainer`."""
 
 from prefrec.training.adapters import load_adapter, lora_config
 from prefrec.training.config import SFTConfig, SoftmaxDPOConfig

@@ -1,4 +1,4 @@
-"""LoRA adapters: a trainable one, and its frozen copy `ref` on the same base."""
+"""LoRA adapters: a trainable adapter, and its frozen copy `ref` on the same base."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from prefrec.lm.scoring import language_model
 
 ALL_LINEAR = "all-linear"
 RANK = 16
-"""Rank of a new adapter by default."""
+"""Default rank of a new adapter."""
 MAX_RANK, MAX_TARGETS, MAX_CONFIG = 1 << 12, 1 << 14, 1 << 20
-"""Largest rank, number of layers by name, and bytes of `adapter_config.json`."""
+"""Maximum rank, number of layer names, and bytes of `adapter_config.json`."""
 _SETTINGS: dict[str, Callable[[Any], bool]] = {
     "r": lambda v: isinstance(v, int) and 0 < v <= MAX_RANK,
     "lora_alpha": lambda v: isinstance(v, int | float) and 0 < v < 1e6,
@@ -47,17 +47,17 @@ _SETTINGS: dict[str, Callable[[Any], bool]] = {
     "bias": lambda v: v in ("none", "all", "lora_only"),
     "init_lora_weights": lambda v: v in (True, False, "gaussian"),
     **dict.fromkeys(("fan_in_fan_out", "inference_mode", "use_rslora", "use_dora"), lambda v: isinstance(v, bool)),
-    # They say nothing where the settings that they belong to are off.
+    # These have no effect unless the settings to which they belong are on.
     **dict.fromkeys(("peft_type", "peft_version", "revision", "megatron_core", "qalora_group_size"), lambda v: True),
 }
-"""What an adapter's configuration may hold, with the values; all other settings of PEFT have to be off."""
+"""Setting that an adapter's configuration may contain → check of its value. All other PEFT settings must be off."""
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
 REFERENCE_ADAPTER = "ref"
 """Name of the frozen adapter, as in TRL."""
 
 
 def _are_layer_names(value: Any) -> bool:
-    """Return True for a list of names; PEFT runs a text as a regular expression."""
+    """Return True for a list of names; PEFT would run a text as a regular expression."""
     names = value if isinstance(value, list) and len(value) <= MAX_TARGETS else [None]
     return all(isinstance(name, str) and _LAYER_NAME.fullmatch(name) for name in names)
 
@@ -92,33 +92,37 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
         warn(escape(_about_targets(model, f"the model has no layer {', '.join(unknown)}")))
     try:
         if isinstance(targets, str) and targets != ALL_LINEAR:
-            # Saved by name, so that no expression in a file has to be run when the adapter is read.
-            found = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
-            cast(Any, config).target_modules = found
+            # Layers are saved by name, so that loading the adapter does not run a regular expression from a file.
+            cast(Any, config).target_modules = {n for n, _ in model.named_modules() if re.fullmatch(targets, n)}
         return get_peft_model(cast(Any, model), config)
-    except (re.error, ValueError) as e:  # PEFT's message is not shown: it prints the whole module that does not fit
+    except (re.error, ValueError) as e:  # PEFT's message is not shown: it prints the entire module that does not fit
         names = ", ".join(listed) or targets or "an empty list"
-        raise ConfigError(_about_targets(model, f"no adapter can be put on {names}")) from e
+        raise ConfigError(_about_targets(model, f"cannot add an adapter to {names}")) from e
 
 
 def _about_targets(model: nn.Module, wrong: str) -> str:
-    """Return the message for wrong targets of a new adapter, with the valid ones."""
+    """Return the message about invalid targets of a new adapter, with the valid ones."""
     kinds = nn.Linear, Conv1D
     linear = dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds))
-    return f"lora.targets: {wrong}; name some of its linear layers ({', '.join(linear)}), or {ALL_LINEAR}"
+    return f"lora.targets: {wrong}; name some of the model's linear layers ({', '.join(linear)}), or {ALL_LINEAR}"
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return True if trained weights are an adapter and not a whole model."""
+    """Return True if a folder of trained weights contains an adapter and not an entire model."""
     return not (folder / "config.json").is_file()
 
 
 def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False, **loading: Any) -> nn.Module:
-    """Load a base model (a name for `load_model`) with trained weights; raise ModelError if they cannot be read.
+    """Load a base model with trained weights.
 
     Args:
-        weights: folder of an adapter, or of the whole model if all weights were trained; None: the bare base.
+        base: name of the base for `load_model`.
+        weights: folder of an adapter, or of the entire model if all weights were trained. None: only the base.
         is_trainable: keep the adapter trainable, in float32.
+        **loading: further arguments of `load_model`.
+
+    Raises:
+        ModelError: the weights cannot be read.
     """
     if weights is None:
         return load_model(base, **loading)
@@ -129,26 +133,26 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
     model: nn.Module = load_model(base, **loading)
     if is_trainable:
         return load_adapter(model, weights, is_trainable=True)
-    # In the base's precision the numbers are those of autocast in training, without its casts.
+    # In the base's precision, results equal those of autocast in training, without its casts.
     return load_adapter(model, weights, autocast_adapter_dtype=False)
 
 
 @quiet_libraries()
 def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
-    """Return `model` with the adapter of a folder; warn if its configuration names another base.
+    """Load an adapter into a model; warn if the adapter's configuration names another base.
 
     Args:
         model: the base, or a model that already has adapters.
-        folder: LoRA adapter in safetensors, as PEFT saves it.
+        folder: folder of a LoRA adapter in safetensors, as saved by PEFT.
         **kwargs: arguments of `PeftModel.from_pretrained`; a model with adapters needs `adapter_name`.
 
     Raises:
-        ModelError: the folder has no such adapter, or it does not fit the model.
+        ModelError: the folder has no such adapter, or the adapter does not fit the model.
     """
     trained_on = _base_in(check_adapter(folder))
     base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")
-    bases = f" (trained on {trained_on}, put on {base})" if trained_on and base else ""
-    with in_one_line(f"the adapter in {folder} cannot be read, or is of another base model{bases}"):
+    bases = f" (trained on {trained_on}, loaded on {base})" if trained_on and base else ""
+    with in_one_line(f"the adapter in {folder} cannot be read, or belongs to another base model{bases}"):
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), **kwargs)
         else:
@@ -162,26 +166,25 @@ def warn_of_other_base(folder: Path, base: str) -> None:
     """Warn if the adapter in `folder` was trained on another model than `base`, and both names are known."""
     trained_on = _base_in(check_adapter(folder))
     if trained_on and base and canonical_name(trained_on) != canonical_name(base):
-        bases = f"was trained on {trained_on}, but is put on {base}"
-        unless = "unless this is the same model at another place, its answers are meaningless"
-        warn(escape(f"the adapter in {folder} {bases}: {unless}; load it on its own base"))
+        bases = f"was trained on {trained_on}, but is loaded on {base}"
+        unless = "unless these are copies of the same model, its results are meaningless"
+        warn(escape(f"the adapter in {folder} {bases}: {unless}; load it on the base that it was trained on"))
 
 
 def check_adapter(folder: Path) -> dict[str, Any]:
     """Return the configuration of the adapter in `folder`; raise ModelError if it is not LoRA in safetensors."""
-    # PEFT would look on the hub, read pickled weights, which can run code, or import a module that the configuration
-    # names.
+    # PEFT would access the hub, read pickles, which can run code, or import modules named in the configuration.
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise ModelError(f"no adapter in {folder}: expected a folder with adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder}: no adapter_model.safetensors; adapters in other formats are not read")
+        raise ModelError(f"{folder}: no adapter_model.safetensors; other formats are not supported")
     with in_one_line(f"the adapter in {folder} cannot be read: adapter_config.json"):
         if file.stat().st_size > MAX_CONFIG:
-            raise ModelError(f"{file}: longer than {MAX_CONFIG} bytes, which no LoRA adapter needs")
+            raise ModelError(f"{file}: longer than {MAX_CONFIG} bytes, too large for a LoRA adapter")
         config = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise ModelError(f"{folder}: adapter_config.json is not of a LoRA adapter (peft_type LORA); use one")
+        raise ModelError(f"{folder}: adapter_config.json is not that of a LoRA adapter (peft_type LORA); use one")
     for name, value in config.items():
         if not _SETTINGS.get(name, lambda v: not v)(value):
             shown = shorten(f"{name}: {value!r}", SHOWN, placeholder=" …")
@@ -194,9 +197,10 @@ def _base_in(config: dict[str, Any]) -> str:
 
 
 def add_reference_adapter(model: PeftModel, source: str | None = None) -> None:
-    """Copy an adapter's weights to a frozen adapter named `ref`, in place of an earlier one.
+    """Copy an adapter to a frozen adapter named `ref`, which replaces an earlier one.
 
-    `source` is its name, the active one by default; `ref` itself is only frozen. Raise ConfigError if there is none.
+    `source` is the adapter's name, by default that of the active adapter. If it is `ref`, the adapter is only frozen.
+    Raise ConfigError if there is no such adapter.
     """
     active = model.active_adapter
     source = source or active
@@ -215,23 +219,23 @@ def add_reference_adapter(model: PeftModel, source: str | None = None) -> None:
 
 
 def read_reference_adapter(model: PeftModel, folder: Path) -> None:
-    """Read the weights of the adapter `ref` from a checkpoint; raise ModelError if that is not possible."""
+    """Read the weights of the adapter `ref` from a checkpoint; raise ModelError if they cannot be read."""
     check_adapter(folder)
-    with in_one_line(f"the adapter in {folder} cannot be read, or is of another base model"):
+    with in_one_line(f"the adapter in {folder} cannot be read, or belongs to another base model"):
         weights = load_file(folder / "adapter_model.safetensors")
         set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
 
 
 @contextmanager
 def reference_of(model: nn.Module) -> Iterator[nn.Module]:
-    """Make `model` compute as the reference inside this context, without dropout.
+    """Make a model compute as the reference inside this context, without dropout.
 
-    The reference is the adapter `ref` if there is one, else the base without adapters.
+    The reference is the adapter `ref` if there is one, otherwise the base without adapters.
     """
     was_training = model.training
     model.eval()
-    # PEFT's own methods also cast or freeze parameters, of which autocast would keep stale copies, and which FSDP
-    # would not recognise.
+    # PEFT's own methods also cast or freeze parameters: autocast would keep stale copies of them, and FSDP would not
+    # recognise them.
     layers = [m for m in model.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
     switch: tuple[str, Any] = ("_disable_adapters", True)
     if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:

@@ -1,4 +1,4 @@
-"""The trainer that SFT and preference alignment share: collation, exact averaging, metrics, global batch."""
+"""The base trainer of SFT and preference alignment: collation, exact averaging, metrics, global batch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ChoiceTrainer(Trainer):
     """A `transformers.Trainer` over choice sets. Use `SFTTrainer` or `SoftmaxDPOTrainer`.
 
     The loss of an optimiser step is the sum over the global batch divided by its number of items (answer tokens in
-    SFT, rows in alignment), so accumulation and the number of processes only change rounding.
+    SFT, examples in alignment), so gradient accumulation and the number of processes affect only rounding.
     """
 
     config_class: type[ChoiceTrainingArguments] = ChoiceTrainingArguments
@@ -80,21 +80,23 @@ class ChoiceTrainer(Trainer):
         _refuse_unknown(options, self.config_class)
         self._peft_config = peft_config
         if train_dataset is None or (model is None and processing_class is None):
-            raise ConfigError("give train_dataset, and a model, or model_init with its tokenizer as processing_class")
+            raise ConfigError(
+                "give train_dataset, and either a model, or model_init with its tokenizer as processing_class"
+            )
         name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", "")
         processing_class = processing_class or load_tokenizer(name)
         self.args = args = args or self.config_class(output_dir=f"{Path(name).name or 'model'}-{self.description}")
         if isinstance(model, str):
-            # Weights that are trained stay in float32.
+            # Trained weights stay in float32.
             model = load_model(model, **({"dtype": "float32"} | (args.model_init_kwargs or {})))
         elif args.model_init_kwargs:
-            raise ConfigError("model_init_kwargs are for a model that is given by its name: leave them out")
+            raise ConfigError("model_init_kwargs are for a model that is given by its name: remove them")
         self.within = getattr(train_dataset, "within", None)
         self.encoder = getattr(train_dataset, "encoder", None) or PromptEncoder(
             processing_class, max_length=args.max_length, chat=args.chat
         )
         self.prepare_loss(args)
-        # Name, rows, sums over each row's items, and their numbers, of every batch since the last log line.
+        # For every batch since the last log line: name, row numbers, sums over each row's items, numbers of items.
         self._recorded: dict[str, list[tuple[str, Tensor, Tensor, Tensor]]] = {"train": [], "eval": []}
         super().__init__(
             model=None if model is None else self._prepared(cast(nn.Module, model)),
@@ -112,7 +114,7 @@ class ChoiceTrainer(Trainer):
                 f"{args.n_gpu} GPUs in one process are not supported: start one process per GPU, "
                 "`accelerate launch --num_processes N …`, or set CUDA_VISIBLE_DEVICES to one"
             )
-        # Versions of transformers read one or the other. Without them the loss would be divided a second time.
+        # Each version of transformers reads one of these. Without them, the loss would be divided a second time.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
         self._check_base()
@@ -120,28 +122,28 @@ class ChoiceTrainer(Trainer):
         self.eval_scorer = self.scorer.among(getattr(self.eval_dataset, "within", None) or self.within)
         self.eval_scorer.share = False
         self.add_callback(_EpochCallback(self))
-        # The global batch affects the result and is easily set wrongly.
+        # The global batch size affects the result and is easily set wrong.
         say(
-            f"Global batch {self.global_batch} rows = {args.per_device_train_batch_size} per device × "
+            f"Global batch {self.global_batch} examples = {args.per_device_train_batch_size} per device × "
             f"{args.world_size} process{'es' if args.world_size > 1 else ''} × {args.gradient_accumulation_steps} "
             f"accumulation steps; {self.about_rows()}, layout {self.scorer.layout}"
         )
 
     @property
     def global_batch(self) -> int:
-        """Rows per optimiser step, over all processes."""
+        """Number of examples per optimiser step, over all processes."""
         return self.args.per_device_train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
 
     @property
     def is_sharded(self) -> bool:
-        """True if the weights are spread over processes."""
+        """Whether the weights are distributed over processes."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _prepared(self, model: nn.Module) -> nn.Module:
-        """Return a model as it is trained: with its adapter and without dropout."""
+        """Prepare a model for training: add the adapter and turn off dropout."""
         self.prepare_model(model)
         if self._peft_config is not None and isinstance(model, PeftModel):
-            raise ConfigError("the model already has an adapter: leave `peft_config` out to continue its training")
+            raise ConfigError("the model already has an adapter: remove `peft_config` to continue its training")
         if self._peft_config is not None:
             model = add_adapter(model, self._peft_config)
         use_quick_lora(model)
@@ -159,20 +161,31 @@ class ChoiceTrainer(Trainer):
         return model
 
     def rank(self, prompt: str | Sequence[Message], answers: Sequence[str]) -> list[tuple[str, float]]:
-        """Return the answers to a prompt (text or messages) with their log-probabilities, best first."""
+        """Rank answers to a prompt.
+
+        Args:
+            prompt: text, or messages for the chat template.
+            answers: texts of the answers.
+
+        Returns:
+            The answers with their log-probabilities in nats, best first.
+        """
         cast(nn.Module, self.model).eval()
         with self._autocast():
             (logps,) = self.eval_scorer.score([self.encoder.encode_text(prompt, answers)]).tolist()
         return sorted(zip(answers, logps, strict=True), key=lambda pair: -pair[1])
 
     def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
-        """Write weights and tokenizer to `output_dir`, with a card of their own (`create_model_card`)."""
+        """Write weights, tokenizer and a model card (`create_model_card`) to `output_dir`."""
         super().save_model(None if output_dir is None else str(output_dir), _internal_call)
-        if not _internal_call:  # of checkpoints, and of `push_to_hub`, which writes the card itself
+        if not _internal_call:  # checkpoints need no card, and `push_to_hub` writes it itself
             self._write_card(Path(output_dir or str(self.args.output_dir)))
 
     def create_model_card(self, model_name: str | None = None, tags: Any = None, **fields: Any) -> None:
-        """Write a card to `output_dir`: base, prompt, settings, last logged values. `fields` go into its header."""
+        """Write a model card to `output_dir`: base, prompt, settings, last logged values.
+
+        `fields` are added to its header.
+        """
         self._write_card(Path(str(self.args.output_dir)), model_name, tags, **fields)
 
     def _write_card(self, folder: Path, model_name: str | None = None, tags: Any = None, **fields: Any) -> None:
@@ -190,17 +203,17 @@ class ChoiceTrainer(Trainer):
             card.save(folder / "README.md")
 
     def prepare_loss(self, args: Any) -> None:
-        """Prepare what the loss needs, before there are rows."""
+        """Prepare what the loss needs, before the datasets are built."""
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Prepare a model for the loss, before it gets a new adapter."""
+        """Prepare a model for the loss, before a new adapter is added."""
 
     def about_rows(self) -> str:
-        """Return the number of training rows, for the line that is printed at the start."""
-        return f"{len(cast(Any, self.train_dataset))} training rows"
+        """Return the number of training examples, for the message at the start."""
+        return f"{len(cast(Any, self.train_dataset))} training examples"
 
     def build_dataset(self, rows: Any) -> Any:
-        """Return the rows as a dataset of choice sets; such datasets are returned as they are."""
+        """Return examples as a dataset of choice sets; such datasets are returned unchanged."""
         raise NotImplementedError
 
     def choice_loss(
@@ -208,8 +221,8 @@ class ChoiceTrainer(Trainer):
     ) -> Tensor:
         """Return the summed loss of a batch, and report metrics with `self.record`.
 
-        Of several passes, the gradients of all but the last, times `weight`, may be added to the parameters here with
-        `self.backward_early`. The returned loss then has the remaining gradient.
+        If there are several passes, the gradients of all but the last, times `weight`, may be added to the parameters
+        here with `self.backward_early`. The returned loss then has the remaining gradient.
         """
         raise NotImplementedError
 
@@ -218,18 +231,18 @@ class ChoiceTrainer(Trainer):
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the epoch of dataset and sampler, for new negatives and a new order of rows."""
+        """Set the epoch of dataset and sampler, for new negatives and a new order of examples."""
         for part in (self.train_dataset, self.sampler):
             if hasattr(part, "set_epoch"):
                 cast(Any, part).set_epoch(epoch)
 
     def add_to_checkpoint(self, folder: Path) -> None:
-        """Write what this trainer needs beside its weights to resume from a checkpoint."""
+        """Write what this trainer needs, in addition to the weights, to resume from a checkpoint."""
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the fields of a `PackedBatch` of rows `{"choices": ChoiceSet, …}`, and the numbers of the rows.
+        """Return the fields of a `PackedBatch` of examples `{"choices": ChoiceSet, …}`, and their row numbers.
 
-        `further_passes` has the fields of further batches, if `max_tokens_per_pass` needs them.
+        `further_passes` contains the fields of further batches, if `max_tokens_per_pass` requires them.
         """
         first, *others = self.scorer_for(training=ROW not in rows[0]).pack([r["choices"] for r in rows])
         collated = first.as_dict()
@@ -240,7 +253,7 @@ class ChoiceTrainer(Trainer):
         return collated
 
     def scorer_for(self, *, training: bool) -> ChoiceScorer:
-        """Return the scorer of training or evaluation rows, which may be scored within other catalogues."""
+        """Return the scorer of training or of evaluation examples, whose catalogues may differ."""
         return self.scorer if training else self.eval_scorer
 
     def compute_loss(
@@ -252,7 +265,7 @@ class ChoiceTrainer(Trainer):
     ) -> Any:
         passes, extra = split_inputs(inputs)
         if model.training and num_items_in_batch is not None:
-            # DDP averages the gradients over the processes, but the items were counted over all of them.
+            # DDP averages the gradients over the processes, but the items are counted over all of them.
             weight = self.accelerator.num_processes / num_items_in_batch
         else:
             weight = 1 / self.count_items(inputs)
@@ -261,9 +274,9 @@ class ChoiceTrainer(Trainer):
 
     @contextmanager
     def backward_early(self, model: nn.Module) -> Iterator[Callable[[Tensor], None]]:
-        """Yield a backward function that leaves gradients in the parameters until the micro-batch's last pass.
+        """Yield a backward function that accumulates gradients without synchronising them.
 
-        The forward pass must be inside this context too, because gradients are not synchronised here.
+        The forward pass must also be inside this context. The micro-batch's last pass must be outside of it.
         """
         state = self.accelerator.gradient_state
         kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}  # as in Trainer.training_step
@@ -284,7 +297,7 @@ class ChoiceTrainer(Trainer):
             if prediction_loss_only:
                 return loss, None, None
             logps = self.eval_scorer.choice_logps(split_inputs(inputs)[0], model)
-        # Batches of several widths would be filled up with −100, which is a log-probability.
+        # Trainer would pad batches of different widths with −100, which is a possible log-probability.
         logps = F.pad(logps, (0, self._width - logps.shape[1]), value=-math.inf)
         return loss, logps, torch.zeros(len(logps), dtype=torch.long, device=logps.device)
 
@@ -295,15 +308,18 @@ class ChoiceTrainer(Trainer):
         extra: Mapping[str, Any],
         counts: Tensor | None = None,
     ) -> None:
-        """Add `metrics`, sums over each row's items [B], to the means of the next log line.
+        """Add metrics to the means of the next log line.
 
-        `extra` of a batch in evaluation has the rows' numbers in the dataset. `counts` [B] are the numbers of items;
-        None: one each.
+        Args:
+            model: the model, which is in training or evaluation mode.
+            metrics: name → sums over each example's items [B].
+            extra: the batch's further fields; in evaluation, row numbers in the dataset.
+            counts: [B] number of items of each example. Default: one.
         """
         for name, values in metrics.items():
             sums = values.detach().float()
             rows = torch.zeros_like(sums) if model.training else extra[ROW]
-            # The numbers stay on the device. A GPU would have to wait for the CPU to read them after every batch.
+            # The numbers stay on the device: reading them after every batch would synchronise a GPU.
             entry = name, rows, sums, torch.ones_like(sums) if counts is None else counts
             self._recorded["train" if model.training else "eval"].append(entry)
 
@@ -317,14 +333,14 @@ class ChoiceTrainer(Trainer):
         ]
         values = processes.pool(recorded)
         if mode == "eval":
-            # Processes read some rows twice if these are not a multiple of their batches. Each must count once.
+            # Processes read some rows twice if their number is not a multiple of the batch size. Count each once.
             values = list({(name, row): (name, row, total, count) for name, row, total, count in values}.values())
         sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
         for name, _, total, count in values:
             sums[name] = sums[name][0] + total, sums[name][1] + count
         logs |= {f"{prefix}{name}": total / count for name, (total, count) in sums.items()}
         self._recorded[mode].clear()
-        # The trainer reads the loss for a log line anyway. Reading it in every step would make a GPU wait.
+        # The trainer reads the loss for a log line anyway. Reading it in every step would synchronise a GPU.
         self._require(math.isfinite(logs.get(f"{prefix}loss", 0.0)), "the loss is")
         super().log(logs, *args, **kwargs)
 
@@ -334,7 +350,7 @@ class ChoiceTrainer(Trainer):
         return result
 
     def _require(self, is_finite: bool, what: str) -> None:
-        """Raise ModelError if `what` is not finite. The last checkpoint is then the last good one."""
+        """Raise ModelError if `what` is not finite. The last checkpoint is then still finite."""
         if not is_finite:
             raise ModelError(
                 f"{self.description}: {what} not finite at step {self.state.global_step} of {self.state.max_steps} "
@@ -354,19 +370,20 @@ class ChoiceTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         file = Path(output_dir or str(self.args.output_dir)) / "adapter_config.json"
-        if file.is_file():  # PEFT names the base by its place in this machine's cache
+        if file.is_file():  # PEFT names the base by its path in this machine's cache
             config = json.loads(file.read_text(encoding="utf-8"))
             config["base_model_name_or_path"] = base_id(config["base_model_name_or_path"] or "")
             file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the optimiser, with a learning rate of their own for item vectors."""
-        # Item vectors start at zero. At the rate of the pretrained layers they would hardly move.
+        """Create the optimiser, with a separate learning rate for item vectors."""
+        # Item vectors start at zero. At the learning rate of the pretrained layers they would hardly change.
         table = item_table(language_model(cast(nn.Module, self.model)))
         if table is not None and cast(Any, self).optimizer is None:
-            a, own = self.args, {id(p) for p in table.parameters()}
+            a, of_items = self.args, {id(p) for p in table.parameters()}
             settings = {"weight_decay": a.weight_decay, "betas": (a.adam_beta1, a.adam_beta2)}
-            layers = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad and id(p) not in own]
+            trained = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad]
+            layers = [p for p in trained if id(p) not in of_items]
             rate = a.learning_rate if a.item_learning_rate is None else a.item_learning_rate
             groups: Any = [{"params": layers}, {"params": [*table.parameters()], "lr": rate}]
             self.optimizer: Any = torch.optim.AdamW(groups, lr=a.learning_rate, **settings)
@@ -382,7 +399,7 @@ class ChoiceTrainer(Trainer):
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        if self.compute_metrics is not None:  # it may count on the order of the rows
+        if self.compute_metrics is not None:  # it may rely on the order of the rows
             return SequentialSampler(eval_dataset)
         return longest_first(range(len(eval_dataset)), self._lengths(eval_dataset))
 
@@ -397,7 +414,7 @@ class ChoiceTrainer(Trainer):
         return [tokens_of(choices) for choices in dataset.choice_sets]
 
     def _scorer(self) -> ChoiceScorer:
-        """Return the scorer of training rows, its layout checked on the longest row of the first batch."""
+        """Return the scorer of training examples, with its layout checked on the longest one of the first batch."""
         args, rows = self.args, cast(Any, self.train_dataset)
         scorer = ChoiceScorer(
             cast(nn.Module, self.model),
@@ -419,15 +436,15 @@ class ChoiceTrainer(Trainer):
             raise ConfigError("flex_attention has no gradients on a CPU: load the model with sdpa")
         if is_quantized(core) and self.is_sharded:
             raise ConfigError(
-                "a base in 4 bits cannot be sharded over processes: let each process hold the whole model "
+                "a 4-bit base cannot be sharded over processes: let each process hold the entire model "
                 "(configs/accelerate/ddp.yaml), or set `quantization` to none"
             )
 
     def _in_step(self, passes: list[PackedBatch]) -> list[PackedBatch]:
-        """Return the passes, padded with the first one to the largest number of any process."""
+        """Return the passes, repeating the first one so that all processes have the same number."""
         if not self.is_sharded:
             return passes
-        # All processes gather sharded weights in every pass. With fewer passes one of them would hang the others.
+        # All processes gather sharded weights in every pass. A process with fewer passes would block the others.
         count = torch.tensor(len(passes), device=self.accelerator.device)
         most = int(cast(Tensor, self.accelerator.gather(count)).max())
         return [passes[0]] * (most - len(passes)) + passes
@@ -445,7 +462,7 @@ class ChoiceTrainer(Trainer):
 
 
 class _Numbered(Dataset[dict[str, Any]]):
-    """A dataset of choice sets with row numbers."""
+    """A dataset of choice sets and their row numbers."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -459,7 +476,7 @@ class _Numbered(Dataset[dict[str, Any]]):
 
 
 class _EpochCallback(TrainerCallback):
-    """A callback that tells a trainer that an epoch begins, and that a checkpoint was written."""
+    """A callback that notifies a trainer of the beginning of an epoch, and of a written checkpoint."""
 
     def __init__(self, trainer: ChoiceTrainer) -> None:
         self.trainer = trainer
@@ -472,7 +489,7 @@ class _EpochCallback(TrainerCallback):
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Any]]:
-    """Return the passes of a collated batch, and everything else."""
+    """Split a collated batch into its passes and its other fields."""
     names = {f.name for f in fields(PackedBatch)}
     first = {k: v for k, v in inputs.items() if k in names}
     passes = [PackedBatch(**values) for values in (first, *inputs.get(FURTHER_PASSES, ()))]
@@ -480,15 +497,15 @@ def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str
 
 
 INSTEAD = {
-    "tokenizer": "its name is processing_class",
-    "data_collator": "rows become choice sets, which the trainer collates itself; leave it out",
-    "quantization_config": "load the model in 4 bits (`prefrec.lm.models.load_model`) and pass it",
+    "tokenizer": "use processing_class",
+    "data_collator": "the trainer collates choice sets itself; remove this argument",
+    "quantization_config": "load the model in 4 bits (`prefrec.lm.models.load_model`), and pass the model",
 }
-"""What to write for arguments that TRL's trainers have or had."""
+"""Argument of TRL's trainers, present or past → what to do instead."""
 
 
 def _refuse_unknown(options: Mapping[str, Any], config: type[ChoiceTrainingArguments]) -> None:
-    """Raise ConfigError for options that `transformers.Trainer` does not have, with what to write instead."""
+    """Raise ConfigError, with the alternative, for options that `transformers.Trainer` does not have."""
     known = set(inspect.signature(Trainer.__init__).parameters) - {"data_collator"}
     for name in options.keys() - known:
         if name in {f.name for f in fields(config)}:
@@ -499,14 +516,14 @@ def _refuse_unknown(options: Mapping[str, Any], config: type[ChoiceTrainingArgum
 
 
 def leave_casting_to_autocast(model: nn.Module) -> None:
-    """Stop PEFT from casting adapter inputs to float32, which autocast would undo."""
+    """Prevent PEFT from casting adapter inputs to float32, which autocast would undo."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = False
 
 
 def _disable_dropout(model: nn.Module) -> None:
-    """Set every dropout rate to 0: of `nn.Dropout` (Phi), of modules (OPT, Llama), of the configuration (Falcon)."""
+    """Set every dropout rate to 0: in `nn.Dropout` (Phi), in modules (OPT, Llama) and in configurations (Falcon)."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

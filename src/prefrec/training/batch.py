@@ -1,26 +1,26 @@
-"""Rows per pass on a GPU, where the settings leave them open."""
+"""Choose the number of examples per pass on a GPU, if the settings do not."""
 
 from __future__ import annotations
 
 from typing import Any
 
 TOKENS = 4000
-"""Tokens from which the products of a pass occupy a GPU."""
+"""Number of tokens from which the matrix products of a pass fully use a GPU."""
 BYTES = 16
-"""Bytes of a training pass for a token and a feature of each layer's hidden states and MLP, in 16 bits, with LoRA.
+"""Memory of a training pass in 16 bits with LoRA, in bytes per token and per feature of hidden states and MLPs.
 
-`prefrec_lab.forecast` finds 10.5 to 12.6 for Llamas of 135 million to 8 billion weights.
+`prefrec_lab.forecast` estimates 10.5 to 12.6 for Llama models of 135 million to 8 billion weights.
 """
 
 
 def rows_per_pass(least: int, per_step: int, tokens: float, room: float) -> int:
-    """Return how many rows a pass takes: `least`, doubled until they have `TOKENS` tokens.
+    """Return the number of examples per pass: `least`, doubled until they have `TOKENS` tokens.
 
     Args:
-        least: rows of a pass at the least.
-        per_step: rows of an optimiser step on this device, which must remain a multiple.
-        tokens: of a row, on average.
-        room: tokens that the memory has room for.
+        least: minimum number of examples per pass.
+        per_step: number of examples per optimiser step on this device, which must remain a multiple.
+        tokens: average number of tokens per example.
+        room: number of tokens that fit in memory.
     """
     rows = least
     while rows * tokens < TOKENS and per_step % (2 * rows) == 0 and 2 * rows * tokens <= room:
@@ -29,7 +29,10 @@ def rows_per_pass(least: int, per_step: int, tokens: float, room: float) -> int:
 
 
 def room_for(model: Any, free: float) -> float:
-    """Return the tokens of a pass for which half of `free` bytes of a GPU suffice, once the model is there."""
+    """Return the number of tokens per pass that fit into half of the memory left beside the model.
+
+    `free` is the free memory of the GPU in bytes, before the model's weights are moved there.
+    """
     text = model.config.get_text_config()
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.device.type == "cpu")

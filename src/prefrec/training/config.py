@@ -1,4 +1,4 @@
-"""Settings of the two stages: transformers' TrainingArguments with additions for choice sets."""
+"""Settings of SFT and alignment: transformers' TrainingArguments, extended for choice sets."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ SAMPLING = ("group_by_length", "random", "sequential")
 
 @dataclass
 class ChoiceTrainingArguments(TrainingArguments):
-    """Settings that both stages share, with the authors' defaults: cosine, warm-up 0.05, clip 0.3.
+    """Settings that both stages share. The defaults are those of the S-DPO authors: cosine, warm-up 0.05, clip 0.3.
 
     Attributes:
-        max_length: tokens of a prompt with its longest answer.
+        max_length: maximum number of tokens of a prompt with its longest answer.
         chat: wrap prompts in the tokenizer's chat template.
-        global_batch_size: rows per optimiser step, over all processes. It sets the accumulation steps.
+        global_batch_size: examples per optimiser step, over all processes; sets `gradient_accumulation_steps`.
         layout: `packed`, `separate`, or `auto` (packed if it is correct for the model).
-        disable_dropout: switch all dropout of the model off.
+        disable_dropout: turn off all dropout of the model.
         model_init_kwargs: arguments of `prefrec.lm.models.load_model`, for a model that is given by its name.
-        item_learning_rate: of item vectors, where items are tokens (`prefrec.lm.items`); None for `learning_rate`.
-        train_sampling_strategy: `random`, `sequential`, or `group_by_length`: the same rows per optimiser step as
-            with `random`, but rows of similar length share a pass.
+        item_learning_rate: learning rate of item-ID tokens (`prefrec.lm.items`). Default: `learning_rate`.
+        train_sampling_strategy: `random`, `sequential`, or `group_by_length`: the same examples per optimiser step as
+            with `random`, but examples of similar length share a pass.
     """
 
     instead: ClassVar[dict[str, str]] = {
-        "max_prompt_length": "write max_length, the tokens of a prompt with its longest answer",
-        "max_completion_length": "write max_length, the tokens of a prompt with its longest answer",
-        "max_seq_length": "its name is max_length",
+        "max_prompt_length": "use max_length, the maximum number of tokens of a prompt with its longest answer",
+        "max_completion_length": "use max_length, the maximum number of tokens of a prompt with its longest answer",
+        "max_seq_length": "use max_length",
         "ref_adapter_name": "pass the adapter's name to the trainer, as ref_model",
-        "reference_free": "choose a loss_type without reference, such as simpo, bpr or softmax",
-        "packing": "choice sets are always packed; leave it out",
+        "reference_free": "choose a loss_type without a reference, such as simpo, bpr or softmax",
+        "packing": "choice sets are always packed; remove this setting",
     }
-    """What to write for settings that TRL has or had."""
+    """Setting of TRL, present or past → what to do instead."""
 
     max_length: int | None = field(default=MAX_LENGTH)
     model_init_kwargs: dict[str, Any] | None = field(default=None)
@@ -63,7 +63,7 @@ class ChoiceTrainingArguments(TrainingArguments):
     disable_tqdm: bool | None = field(default=True)
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Raise ConfigError for settings of TRL that have another name here."""
+        """Raise ConfigError for settings of TRL that do not exist here."""
         for name in settings.keys() & cls.instead.keys():
             raise ConfigError(f"{cls.__name__} has no field {name}: {cls.instead[name]}")
         return super().__new__(cls)
@@ -88,14 +88,14 @@ class ChoiceTrainingArguments(TrainingArguments):
         if self.gradient_accumulation_steps not in (1, steps):
             raise ConfigError(
                 f"gradient_accumulation_steps {self.gradient_accumulation_steps} and global_batch_size "
-                f"{global_batch_size} (which needs {steps}) contradict each other: leave one out"
+                f"{global_batch_size} (which needs {steps}) contradict each other: remove one of them"
             )
         return steps
 
 
 @dataclass
 class SFTConfig(ChoiceTrainingArguments):
-    """Settings of supervised fine-tuning: the loss is −log π of the chosen answer's tokens."""
+    """Settings of supervised fine-tuning. The loss is −log π of the chosen answer's tokens."""
 
     num_train_epochs: float = field(default=4.0)
     learning_rate: float = field(default=5e-4)
@@ -108,20 +108,20 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     """Settings of preference alignment.
 
     Attributes:
-        beta: strength of the pull to the reference.
-        loss_type: a name of `prefrec.losses.LOSSES`, or a function like those; a list of them with `loss_weights`.
-        loss_weights: weights of the losses of a list, whose weighted sum is then the loss.
-        margin, sft_weight, label_smoothing: settings of the losses that take them; None for their own defaults.
-        num_negatives: rejected answers per row and step; None for all that each row has.
-        negatives: `fixed` (drawn once), `per_epoch` (drawn again from the row's rejected answers) or `policy` (drawn
-            again from the 2N of them that the policy ranks highest when the epoch begins).
-        precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep them on
-            disk. Otherwise the frozen adapter computes them in every step.
-        reference_folder: folder of these files, for trainings to share; None for `output_dir`.
-        log_rejected: log the reward and the log-probability of each rejected column, too, as `rewards/rejected_1` and
-            `logps/rejected_1`. Columns are in the order of the rows' rejected answers.
-        max_tokens_per_pass: tokens per pass, padding included; None for no limit. Larger batches are split into
-            passes, with the same gradient and the memory of one pass, but an additional forward pass.
+        beta: strength of the pull towards the reference.
+        loss_type: a name in `prefrec.losses.LOSSES`, a function like those, or a list of these with `loss_weights`.
+        loss_weights: weights of a list of losses; the loss is their weighted sum.
+        margin, sft_weight, label_smoothing: settings of the losses that have them. Default: the loss's own default.
+        num_negatives: number N of rejected answers per example and step. Default: all.
+        negatives: `fixed`: sample once. `per_epoch`: resample the example's rejected answers every epoch. `policy`:
+            every epoch, sample from the 2N rejected answers that the policy ranks highest.
+        precompute_ref_log_probs: compute the log-probabilities under the reference once, before training, and store
+            them on disk. Otherwise the frozen adapter computes them in every step.
+        reference_folder: folder for these files, which several runs can share. Default: `output_dir`.
+        log_rejected: also log the reward and the log-probability of each rejected column, as `rewards/rejected_1` and
+            `logps/rejected_1`. Columns are in the order of the rejected answers.
+        max_tokens_per_pass: tokens per pass, including padding. Larger batches are split into passes: the same
+            gradient with the memory of one pass, at the cost of an additional forward pass. Default: no limit.
     """
 
     beta: float = field(default=1.0)
@@ -158,12 +158,12 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
         options = {name: getattr(self, name) for name in OPTIONS}
         if not isinstance(self.loss_type, list):
             if self.loss_weights is not None:
-                raise ValueError("loss_weights are for a list of losses: leave them out")
+                raise ValueError("loss_weights are for a list of losses: remove them")
             return with_options(find_loss(self.loss_type), **options)
         if self.loss_weights is None or len(self.loss_weights) != len(self.loss_type):
-            raise ValueError(f"{self.loss_type} is a list: give one name, or a weight for each in loss_weights")
+            raise ValueError(f"{self.loss_type} is a list: give one name, or a weight per loss in loss_weights")
         return sum_of_losses([find_loss(name) for name in self.loss_type], self.loss_weights, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings; a loss that is a function by its name, because loggers write them as JSON."""
+        """Return all settings, with the name of a loss in place of a function, because loggers write JSON."""
         return super().to_dict() | {"loss_type": loss_name(self.loss_type)}

@@ -1,4 +1,4 @@
-"""Datasets of choice sets for the trainers, from rows of text or ranking examples."""
+"""Datasets of choice sets for the trainers, made from texts or ranking examples."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NegativesDrawn = Literal["fixed", "per_epoch", "policy"]
 
 
 class EncodedRows(Dataset[dict[str, Any]]):
-    """Rows as token ids.
+    """Examples as token ids.
 
     Attributes:
-        encoder: what encoded them; None: the trainer's own, by its tokenizer.
-        within: the catalogue that answers are scored within; None means all tokens.
+        encoder: the encoder that made them. Default: the trainer's own, with its tokenizer.
+        within: restrict the softmax over answers to this catalogue. Default: all tokens.
     """
 
     encoder: Any = None
     within: CatalogueSoftmax | None = None
 
     def encoded_by(self, encoder: Any, within: CatalogueSoftmax | None = None) -> Self:
-        """Set what encoded the rows, and the catalogue that answers are scored within; return these rows."""
+        """Set the attributes `encoder` and `within`; return this dataset."""
         self.encoder, self.within = encoder, within
         return self
 
@@ -41,7 +41,7 @@ class ChoiceDataset(EncodedRows):
 
     def __init__(self, choice_sets: Sequence[ChoiceSet]) -> None:
         if not choice_sets:
-            raise DataError("the training data has no rows")
+            raise DataError("the training data has no examples")
         self.choice_sets = list(choice_sets)
 
     def __len__(self) -> int:
@@ -52,23 +52,27 @@ class ChoiceDataset(EncodedRows):
 
 
 class PreferenceDataset(EncodedRows):
-    """A dataset of choice sets with the chosen answer first, and all or N of the rejected ones per step.
-
-    Raise DataError if there are no rows, or a row has no rejected answer, ConfigError if a row has fewer than N.
+    """A dataset of choice sets with the chosen answer first, followed by rejected answers.
 
     Args:
-        choice_sets: chosen answer first, then all rejected answers. Rows may have different numbers of them.
-        num_negatives: N; None for all rejected answers of each row.
-        negatives: `fixed` draws the N once, `per_epoch` in each epoch, and `policy` too, but among the 2N with the
-            highest `policy_logps`. Draws depend only on these, seed, epoch and row.
-        scores: one number per answer and row, for losses that need them; None if the loss needs none.
-        groups: a number below n per row, the same for successive rows whose prompts begin alike: they then share a
-            pass (`trajectories`); None: rows are shuffled one by one.
+        choice_sets: chosen answer first, then all rejected answers. Their number may differ between examples.
+        num_negatives: number N of rejected answers per step. Default: all.
+        negatives: `fixed`: sample N answers once. `per_epoch`: resample every epoch. `policy`: every epoch, sample
+            from the 2N answers with the highest `policy_logps`. Samples depend only on these, seed, epoch and
+            example.
+        seed: random seed.
+        scores: one number per answer and example, for losses that need them.
+        groups: a number below n per example, equal for successive examples whose prompts have a common beginning.
+            They then share a pass (`trajectories`). Default: examples are shuffled individually.
 
     Attributes:
-        sizes: smallest and largest number of rejected answers per step of any row.
-        ref_logps, policy_logps: log-probabilities [n, C] under the reference, and under the policy when the epoch
-            began; −inf where a row has fewer answers; None: not known.
+        sizes: smallest and largest number of rejected answers per step.
+        ref_logps, policy_logps: log-probabilities [n, C] under the reference, and under the policy at the beginning
+            of the epoch; −inf where an example has fewer answers; None if unknown.
+
+    Raises:
+        DataError: there are no examples, or one has no rejected answer.
+        ConfigError: an example has fewer than N rejected answers.
     """
 
     def __init__(
@@ -82,15 +86,15 @@ class PreferenceDataset(EncodedRows):
         groups: Sequence[int] | None = None,
     ) -> None:
         if not choice_sets:
-            raise DataError("the training data has no rows")
+            raise DataError("the training data has no examples")
         available = np.array([len(c.answers) - 1 for c in choice_sets])
         least = int(available.min())
         if least < 1:
-            raise DataError(f"row {int(available.argmin())} has no rejected answer")
+            raise DataError(f"example {int(available.argmin())} has no rejected answer")
         if num_negatives is not None and num_negatives > least:
             raise ConfigError(
-                f"num_negatives is {num_negatives}, but row {int(available.argmin())} has only {least} rejected "
-                "answers: lower num_negatives, prepare longer candidate lists, or leave it out to use all answers"
+                f"num_negatives is {num_negatives}, but example {int(available.argmin())} has only {least} rejected "
+                "answers: lower num_negatives, prepare larger candidate sets, or remove num_negatives to use all"
             )
         self.sizes = (least, int(available.max())) if num_negatives is None else (num_negatives, num_negatives)
         self.seed = seed
@@ -106,7 +110,7 @@ class PreferenceDataset(EncodedRows):
             self.scores = None if scores is None else [row["scores"] for row in drawn]
 
     def set_epoch(self, epoch: int) -> None:
-        """Use the negatives of this epoch (no effect if they are fixed)."""
+        """Use the negatives of this epoch; fixed negatives do not change."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -133,18 +137,18 @@ class PreferenceDataset(EncodedRows):
 
 
 def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
-    """Return the choice sets of rows `prompt, completion`; raise DataError if a column is missing or empty.
+    """Encode rows `prompt, completion`; raise DataError if a column is missing or empty.
 
-    A prompt may be messages, and an answer one message, as in TRL: the tokenizer's chat template then frames them.
+    As in TRL, a prompt may be messages, and an answer one message; the tokenizer's chat template formats them.
     """
     return [encoder.encode_text(_prompt(row, i), [_text(row, "completion", i)]) for i, row in enumerate(rows)]
 
 
 def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
-    """Return the choice sets of rows `prompt, chosen, rejected`, where `rejected` is a list, or one answer (N = 1).
+    """Encode rows `prompt, chosen, rejected`, where `rejected` is a list, or one answer (N = 1).
 
     Texts may be messages, as in `encode_completions`. Raise DataError if a column is missing or empty, the chosen
-    answer is among the rejected ones, or `scores` of a row is not a number per answer.
+    answer is among the rejected ones, or `scores` is not one number per answer.
     """
     sets = []
     for i, row in enumerate(rows):
@@ -156,7 +160,9 @@ def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder
         if chosen in rejected:
             raise DataError(f"row {i}: the chosen answer {chosen!r} is also among the rejected ones")
         if len(row.get("scores") or [0, *rejected]) != 1 + len(rejected):
-            raise DataError(f"row {i}: `scores` must be a number for the chosen answer and one for each rejected one")
+            raise DataError(
+                f"row {i}: `scores` must have a number for the chosen answer and for each rejected answer"
+            )
         sets.append(encoder.encode_text(_prompt(row, i), [chosen, *rejected]))
     return sets
 
@@ -171,13 +177,20 @@ def encode_examples(
     shown: Catalogue | None = None,
     groups: Sequence[int] | None = None,
 ) -> list[ChoiceSet]:
-    """Return the choice sets of ranking examples; row i has template i mod the number of templates.
+    """Encode ranking examples as choice sets.
 
-    With `groups` [n], the number of a row's group decides instead.
+    Args:
+        examples: n ranking examples.
+        catalogue: titles of answers.
+        templates: prompt templates. Example i gets template i mod the number of templates.
+        encoder: the encoder.
+        answers: `target`: only the target (SFT). `target-first`: the target, then the other candidates in order
+            (alignment). `candidates`: all candidates in order (scoring).
+        shown: titles in prompts. Default: `catalogue`.
+        groups: [n] group of each example, which then chooses the template in place of i.
 
-    Answers are the `target` (SFT), the `target-first` and then the other candidates in order (alignment), or all
-    `candidates` in order (scoring). `shown` are the titles in prompts, if these differ from the titles of answers.
-    Raise TokenizerError if a row does not fit, even without its history.
+    Raises:
+        TokenizerError: an example does not fit into the maximum length even without its history.
     """
     shown = catalogue if shown is None else shown
     sets = []
@@ -192,12 +205,12 @@ def encode_examples(
         try:
             sets.append(encoder.encode(template, *prompt, wanted))
         except TokenizerError as e:
-            raise TokenizerError(f"row {i} (user {example.user_id}): {e}") from e
+            raise TokenizerError(f"example {i} (user {example.user_id}): {e}") from e
     return sets
 
 
 def trajectories(examples: Sequence[RankingExample]) -> list[int]:
-    """Return the number of each example's group: successive ones of one user whose histories begin alike."""
+    """Return the group of each example: successive examples of a user, each history continuing the previous one."""
     begins = (
         before.user_id != example.user_id or example.history[: len(before.history)] != before.history
         for before, example in pairwise(examples)
@@ -206,7 +219,7 @@ def trajectories(examples: Sequence[RankingExample]) -> list[int]:
 
 
 def _content(answer: Any) -> Any:
-    """Return the text of an answer that is one message; other answers are returned as they are."""
+    """Return the text of an answer that is one message; other answers are returned unchanged."""
     is_message = isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], Mapping)
     return answer[0].get("content") if is_message else answer
 

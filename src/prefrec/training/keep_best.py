@@ -15,14 +15,16 @@ from prefrec.files import read_json, sync, write_json, writing
 from prefrec.lm.items import item_table, save_item_model
 
 BEST = "best"
-"""Folder of the best weights so far, inside that of a stage."""
+"""Folder of the best weights so far, in the folder of a stage."""
 _ABOUT = "best.json"
 
 
 class KeepBest(TrainerCallback):
-    """A callback that saves the best weights so far in `best`: highest `eval_ndcg@10`, else lowest `eval_loss`.
+    """A callback that saves the best weights so far: highest `eval_ndcg@10`, or else lowest `eval_loss`.
 
-    Training ends after `patience` evaluations in a row without a new best; never before its last step if it is None.
+    Args:
+        trainer: the trainer, whose output folder gets the folder `best`.
+        patience: stop after N evaluations in a row without improvement. Default: do not stop early.
     """
 
     def __init__(self, trainer: Trainer, patience: int | None = None) -> None:
@@ -32,7 +34,7 @@ class KeepBest(TrainerCallback):
         self._save_after_evaluation = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # At the end of an epoch its evaluation comes first: a training resumed from the checkpoint would lack it.
+        # At the end of an epoch, evaluate before saving: a run resumed from the checkpoint would skip the evaluation.
         if control.should_save and (float(state.epoch).is_integer() or state.global_step >= state.max_steps):
             self._save_after_evaluation, control.should_save = True, False
 
@@ -44,7 +46,7 @@ class KeepBest(TrainerCallback):
         value = metrics.get("eval_ndcg@10", -metrics["eval_loss"])
         best = processes.from_first(read_best(self.folder))
         if best is not None and best["step"] > state.global_step:
-            best = None  # left by an abandoned training
+            best = None  # from an abandoned run
         if best is None or value > best["value"]:
             save_weights(self.trainer, self.folder, {"value": value, "step": state.global_step, "epoch": state.epoch})
             return
@@ -55,14 +57,14 @@ class KeepBest(TrainerCallback):
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """Return value, step and epoch of the weights in a folder `best`, or None."""
+    """Return the metric, step and epoch of the weights in a folder `best`, or None."""
     return read_json(folder / _ABOUT) or None
 
 
 def save_weights(trainer: Trainer, folder: Path, about: dict[str, Any] | None = None) -> None:
-    """Write the trained weights to `folder`: an adapter, or the whole model if all weights were trained.
+    """Write the trained weights to a folder: an adapter, or the entire model if all weights were trained.
 
-    A reader sees the old folder or the whole new one. All processes must call this function.
+    A reader sees the old folder or the complete new one. All processes must call this function.
     """
     # Every process must take part, because each has only a part of sharded weights.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)

@@ -1,4 +1,4 @@
-"""Rejected answers of alignment: candidate lists drawn again, uniformly, by popularity or by a model."""
+"""Negatives for alignment: resample candidate sets uniformly, by popularity or by a model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from prefrec.data.candidates import draw_candidates, popularity_weights
 from prefrec.errors import DataError
 
 DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference"]
-"""`uniform`: all items alike; `popularity`: in proportion to training interactions + 1; `in-batch`: targets of other
-rows; `hard`: items of a uniform pool with a model's highest scores; `reference`: by a model's probabilities.
+"""How negatives are sampled.
+
+`uniform`: all items equally. `popularity`: in proportion to training interactions + 1. `in-batch`: targets of other
+examples. `hard`: the items of a uniform pool that a model scores highest. `reference`: by a model's probabilities.
 """
 Judge = Callable[[Sequence[RankingExample]], NDArray[np.float64]]
-"""Function of B examples that returns scores [B, C] of their candidates, such as `Ranker.score`."""
+"""Negative miner: function of B examples that returns scores [B, C] of their candidates, such as `Ranker.score`."""
 Sampler = Callable[..., Iterable[list[str]]]
-"""Function `sampler(histories, k, rngs, without)` that gives k item ids to follow each history: see
+"""Function `sampler(histories, k, rngs, without)` that samples k item ids to follow each history: see
 `CatalogueRanker.sample`.
 """
 _SPLIT = "negatives"
@@ -41,15 +43,24 @@ def redraw_lists(
     sampler: Sampler | None = None,
     known: pl.DataFrame | None = None,
 ) -> list[RankingExample]:
-    """Return the rows with new candidates beside the target, in random order.
+    """Resample the negatives of examples; candidates are in random order.
 
-    Target, history and the `known` items are excluded, so a negative may be an item that the user takes after the
-    training part, as in practice. Raise DataError if there are not enough items to draw from.
+    Target, history and `known` items are excluded. As in practice, a negative may be an item that the user interacts
+    with after the training part.
 
     Args:
-        how: see `DrawnFrom`. `judge` scores the `pool` of items of a row for `hard`; `sampler` draws for `reference`.
-        size: candidates per list, the target included; None: the length of the longest list.
-        known: `user_id, item_id`; None: the training interactions.
+        rows: the examples.
+        data: prepared data.
+        how: see `DrawnFrom`.
+        seed: random seed.
+        size: candidates per example, including the target. Default: that of the largest candidate set.
+        pool: number of items per example that `judge` scores, for `hard`.
+        judge: negative miner, for `hard`.
+        sampler: sampler of negatives, for `reference`.
+        known: `user_id, item_id` of items that are not negatives. Default: the training interactions.
+
+    Raises:
+        DataError: there are not enough items to sample from.
     """
     if not rows:
         return []
@@ -67,91 +78,91 @@ def redraw_lists(
     weights = popularity_weights(data.train_interactions, ids) if how == "popularity" else None
     drawn = size
     if how == "hard":
-        most = max(len(own) for own in _items_of(touched, rows).values())
+        most = max(len(items) for items in _items_of(touched, rows).values())
         drawn = max(size, 1 + min(pool, len(ids) - most - 1))
-    lists = draw_candidates(windows, ids, touched, split=_SPLIT, seed=seed, size=drawn, weights=weights)
-    return lists if judge is None or how != "hard" else _hardest(lists, judge(lists), size)
+    examples = draw_candidates(windows, ids, touched, split=_SPLIT, seed=seed, size=drawn, weights=weights)
+    return examples if judge is None or how != "hard" else _hardest(examples, judge(examples), size)
 
 
 def with_room(rows: Sequence[RankingExample], data: PreparedData, number: int) -> list[RankingExample]:
-    """Return the rows of users who left `number` items beside those of their training interactions.
+    """Return the examples that have at least `number` possible negatives.
 
-    The history and the target of a row count, too.
+    These are the items that are not in the user's training interactions, nor in the example's history and target.
     """
-    taken, n_items = _items_of(data.train_interactions, rows), len(data.catalogue)
-    return [e for e in rows if n_items - len(taken[e.user_id].union(e.history, (e.target,))) >= number]
+    seen, n_items = _items_of(data.train_interactions, rows), len(data.catalogue)
+    return [e for e in rows if n_items - len(seen[e.user_id].union(e.history, (e.target,))) >= number]
 
 
 def false_negatives(rows: Sequence[RankingExample], data: PreparedData) -> float:
-    """Return the share of negatives that the user takes after the target, in training or held out.
+    """Return the fraction of negatives that the user interacts with after the target, in training or held out.
 
-    It is to be printed; nothing may learn from it.
+    It is only for printing; nothing may learn from it.
     """
-    taken: dict[str, list[str]] = {e.user_id: [] for e in rows}
-    for log in (log.filter(pl.col("user_id").is_in(list(taken))) for log in data.logs):
+    items: dict[str, list[str]] = {e.user_id: [] for e in rows}
+    for log in (log.filter(pl.col("user_id").is_in(list(items))) for log in data.logs):
         for user, item in log.select("user_id", "item_id").iter_rows():
-            taken[user].append(item)
+            items[user].append(item)
     for e in (*data.validation, *data.test):
-        taken.setdefault(e.user_id, []).append(e.target)
-    later = [set(own[own.index(e.target) + 1 :]) if e.target in (own := taken[e.user_id]) else set() for e in rows]
-    found = [i in after for e, after in zip(rows, later, strict=True) for i in e.candidates if i != e.target]
-    return sum(found) / max(1, len(found))
+        items.setdefault(e.user_id, []).append(e.target)
+    later = [set(past[past.index(e.target) + 1 :]) if e.target in (past := items[e.user_id]) else set() for e in rows]
+    are_false = [i in after for e, after in zip(rows, later, strict=True) for i in e.candidates if i != e.target]
+    return sum(are_false) / max(1, len(are_false))
 
 
 def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: int) -> list[RankingExample]:
-    """Return the rows with the target and the `size` − 1 best other candidates, in their old order."""
+    """Keep the target and the `size` − 1 other candidates with the highest scores, without changing their order."""
     hardest = []
     for example, row in zip(rows, scores, strict=True):
-        own = example.target_index
-        order = [i for i in np.argsort(-row[: len(example.candidates)], kind="stable").tolist() if i != own]
-        kept = sorted([own, *order[: size - 1]])
+        target = example.target_index
+        order = [i for i in np.argsort(-row[: len(example.candidates)], kind="stable").tolist() if i != target]
+        kept = sorted([target, *order[: size - 1]])
         hardest.append(replace(example, candidates=tuple(example.candidates[i] for i in kept)))
     return hardest
 
 
 def _sampled(rows: Sequence[RankingExample], sampler: Sampler, size: int, seed: int) -> list[RankingExample]:
-    # With these negatives and β = 1 the optimum of S-DPO is the distribution of the data, for any reference.
-    rngs, theirs = tee(np.random.default_rng((seed, 5, index)) for index in range(len(rows)))
-    left_out = ({e.target, *e.history} for e in rows)
-    drawn_lists = sampler([e.history for e in rows], size - 1, theirs, left_out)
+    # With these negatives and β = 1, the optimum of S-DPO is the distribution of the data, whatever the reference.
+    rngs, of_sampler = tee(np.random.default_rng((seed, 5, index)) for index in range(len(rows)))
+    excluded = ({e.target, *e.history} for e in rows)
+    negatives = sampler([e.history for e in rows], size - 1, of_sampler, excluded)
     sampled = []
-    for e, rng, drawn in zip(track(rows, "negatives"), rngs, drawn_lists, strict=True):
+    for e, rng, drawn in zip(track(rows, "negatives"), rngs, negatives, strict=True):
         if len(drawn) < size - 1:
-            left = f"only {len(drawn)} items are left beside the history of user {e.user_id!r}"
-            raise DataError(f"{left}, but {size - 1} negatives were asked for: lower num_negatives")
-        listed = [e.target, *drawn]
-        sampled.append(replace(e, candidates=tuple(listed[i] for i in rng.permutation(size).tolist())))
+            few = f"there are only {len(drawn)} items outside the history of user {e.user_id!r}"
+            raise DataError(f"{few}, but {size - 1} negatives are needed: lower num_negatives")
+        candidates = [e.target, *drawn]
+        sampled.append(replace(e, candidates=tuple(candidates[i] for i in rng.permutation(size).tolist())))
     return sampled
 
 
 def _in_batch(
-    rows: Sequence[RankingExample], taken: Mapping[str, Collection[str]], size: int, seed: int
+    rows: Sequence[RankingExample], seen: Mapping[str, Collection[str]], size: int, seed: int
 ) -> list[RankingExample]:
-    """Return the rows with the targets of the rows after them in one random order, as in a batch."""
+    """Use the targets of other examples as negatives: those that follow in a random order, as in a batch."""
     rng = np.random.default_rng((seed, 3))
     order = rng.permutation(len(rows)).tolist()
     redrawn = list(rows)
     for start, row in enumerate(order):
         example = rows[row]
-        listed, without = [example.target], {example.target, *example.history, *taken[example.user_id]}
+        candidates, without = [example.target], {example.target, *example.history, *seen[example.user_id]}
         for step in range(1, len(order)):
             item = rows[order[(start + step) % len(order)]].target
             if item not in without:
                 without.add(item)
-                listed.append(item)
-            if len(listed) == size:
+                candidates.append(item)
+            if len(candidates) == size:
                 break
-        if len(listed) < size:
+        if len(candidates) < size:
             raise DataError(
-                f"in-batch negatives: the {len(rows)} rows have only {len(listed) - 1} targets that user "
-                f"{example.user_id!r} has not seen, but answer sets of {size} need {size - 1}; take more rows"
+                f"in-batch negatives: the {len(rows)} examples have only {len(candidates) - 1} targets that user "
+                f"{example.user_id!r} has not seen, but candidate sets of {size} need {size - 1}; use more examples"
             )
-        redrawn[row] = replace(example, candidates=tuple(listed[i] for i in rng.permutation(size).tolist()))
+        redrawn[row] = replace(example, candidates=tuple(candidates[i] for i in rng.permutation(size).tolist()))
     return redrawn
 
 
 def _items_of(log: pl.DataFrame, rows: Sequence[RankingExample]) -> dict[str, set[str]]:
-    """Return user → items for the users of these rows, with an empty set for users who are not in the log."""
+    """Return user → items for the users of these examples, with an empty set for users who are not in the log."""
     items: dict[str, set[str]] = {e.user_id: set() for e in rows}
     for user, item in log.select("user_id", "item_id").iter_rows():
         if user in items:

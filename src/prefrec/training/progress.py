@@ -1,4 +1,4 @@
-"""Progress of a training run: a bar with the time left on a terminal, lines in a log file."""
+"""Progress of training: a bar with the remaining time on a terminal, lines in a log file."""
 
 from __future__ import annotations
 

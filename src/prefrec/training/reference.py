@@ -1,4 +1,4 @@
-"""Log-probabilities of the reference, computed once and cached on disk."""
+"""Log-probabilities under the reference, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -36,13 +36,17 @@ def reference_logps(
     precision: Callable[[], torch.autocast],
     folder: Path,
 ) -> NDArray[np.float32]:
-    """Return the log-probabilities [n, C] of all answers under the reference, from the cache in `folder` if possible.
+    """Return the log-probabilities [n, C] of all answers under the reference, from a cache if possible.
 
-    Entries where a choice set has fewer than C answers are −inf. All processes must call this function: each computes
-    its share, and the first one reads and writes the file.
+    Entries beyond the answers of a choice set are −inf. All processes must call this function: each computes its
+    share, and the first one reads and writes the file.
 
-    `scorer` is the policy's; the reference is its adapter `ref`, its base, or (without PEFT) the model itself.
-    `precision` makes the autocast context of each batch.
+    Args:
+        scorer: the policy's scorer. The reference is its adapter `ref`, its base, or (without PEFT) the model itself.
+        choice_sets: n choice sets with up to C answers.
+        batch_size: choice sets per batch.
+        precision: returns the autocast context of a batch.
+        folder: folder of the cache.
     """
     key = reference_key(scorer, choice_sets, precision) if processes.is_first() else ""
     cache = folder / f"reference-{key[:16]}.safetensors"
@@ -62,7 +66,7 @@ def answer_logps(
     precision: Callable[[], torch.autocast],
     doing: str,
 ) -> NDArray[np.float32]:
-    """Return the log-probabilities [n, C] of all answers, −inf where there are fewer than C. All processes share."""
+    """Return the log-probabilities [n, C] of all answers, −inf beyond them; all processes share the work."""
     computed = []
     for rows in track(own_batches(choice_sets, batch_size, share=scorer.share), doing):
         with precision():
@@ -76,10 +80,10 @@ def answer_logps(
 def reference_key(
     scorer: ChoiceScorer, choice_sets: Sequence[ChoiceSet], precision: Callable[[], torch.autocast]
 ) -> str:
-    """Return a hash of everything the reference's log-probabilities depend on.
+    """Return a hash of everything on which the log-probabilities under the reference depend.
 
-    That is the weights of the frozen base and of the adapter `ref` with its scaling, the configuration, the tokens,
-    the layout, dtype and precision, and the attention implementation.
+    These are the weights of the frozen base and of the adapter `ref` with its scaling, the configuration, the tokens,
+    layout, dtype and precision, and the attention implementation.
     """
     model = scorer.model
     core = language_model(model)
@@ -96,7 +100,7 @@ def reference_key(
         if "lora_" in name and f".{REFERENCE_ADAPTER}." not in name:
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        # A fast hash for gigabytes of weights. It need not resist attacks, only tell weights apart.
+        # A fast hash for gigabytes of weights. It need not be cryptographic.
         digest.update(xxh3_128_digest(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()))
     for choices in choice_sets:
         digest.update(np.array([len(choices.prompt), *choices.prompt], dtype=np.int64).tobytes())
@@ -106,7 +110,10 @@ def reference_key(
 
 
 def read_logps(cache: Path, key: str) -> NDArray[np.float32] | None:
-    """Return what `write_logps` wrote under this key, read by the first process; None if it is missing or damaged."""
+    """Return the values that `write_logps` wrote with this key; None if they are missing or damaged.
+
+    The first process reads the file for all.
+    """
     return processes.from_first(_read(cache, key) if processes.is_first() else None)
 
 
@@ -119,18 +126,18 @@ def _read(cache: Path, key: str) -> NDArray[np.float32] | None:
             values = f.get_tensor("ref_logps")
             is_whole = metadata["digest"] == xxh3_128_hexdigest(values.tobytes())
     except (SafetensorError, OSError, KeyError, ValueError) as e:
-        warn(f"{escape(str(cache))} cannot be read and is computed again: {escape(str(e))}")
+        warn(f"{escape(str(cache))} cannot be read and will be computed again: {escape(str(e))}")
         return None
     if not is_whole:
-        warn(f"{escape(str(cache))} is damaged and is computed again")
+        warn(f"{escape(str(cache))} is damaged and will be computed again")
     return values if is_whole and metadata.get("key") == key else None
 
 
 def write_logps(cache: Path, key: str, values: NDArray[np.float32]) -> None:
-    """Write values under a key, by the first process."""
+    """Write values with a key, in the first process."""
     if not processes.is_first():
         return
     cache.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"key": key, "digest": xxh3_128_hexdigest(values.tobytes())}
-    # Not `save_file`: it writes to a temporary file of its own, which a kill would leave behind for good.
+    # `save_file` would use a temporary file of its own, which a kill would leave behind forever.
     write_whole(cache, lambda p: p.write_bytes(save({"ref_logps": values}, metadata)))

@@ -1,4 +1,4 @@
-"""The order of rows: random in training, but by length or trajectory inside each optimiser step; else by length."""
+"""The order of examples: random in training, sorted by length inside each optimiser step; otherwise by length."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from prefrec.prompts import ChoiceSet
 
 
 class StepSampler(Sampler[int]):
-    """A sampler in random order per epoch, with the rows of each optimiser step from longest to shortest.
+    """A sampler in a new random order per epoch, with the examples of each optimiser step sorted by length.
 
-    Sorting inside a step gives passes with little padding, and does not change which rows a step has. The order
-    depends only on seed and epoch; without lengths it is that of `RandomSampler` with a generator of seed + epoch.
-    There are `rows` rows, `step` per optimiser step over all processes. `lengths` returns those of this epoch.
-    Rows of one of the `groups` [rows] follow each other in their own order; groups are in random order.
+    Sorting within a step reduces padding, and does not change which examples a step has. The order depends only on
+    seed and epoch; without lengths it is that of `RandomSampler` with a generator of seed + epoch.
+
+    Args:
+        rows: number of examples.
+        step: examples per optimiser step, over all processes.
+        lengths: returns the length of each example in this epoch. None: do not sort.
+        seed: random seed.
+        groups: group of each example. The examples of a group stay together and in order; groups are shuffled.
     """
 
     def __init__(
@@ -55,9 +60,9 @@ class StepSampler(Sampler[int]):
 
 
 def own_batches(choice_sets: Sequence[ChoiceSet], batch_size: int, *, share: bool = False) -> list[list[int]]:
-    """Return this process's batches of rows of similar length, the longest first: memory runs out early or never.
+    """Return this process's batches of examples of similar length, longest first, so that memory errors come early.
 
-    With `share`, batches are of successive rows, which can share their prompts.
+    With `share`, batches consist of successive examples, which can share their prompts.
     """
     order = list(range(len(choice_sets)))
     if not share:
@@ -66,5 +71,5 @@ def own_batches(choice_sets: Sequence[ChoiceSet], batch_size: int, *, share: boo
 
 
 def longest_first(rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    """Return the rows from the longest to the shortest; equal lengths keep their order."""
+    """Sort rows from the longest to the shortest; equal lengths keep their order."""
     return sorted(rows, key=lambda i: -lengths[i])

@@ -24,7 +24,9 @@ class TrainSection(Section):
     learning_rate: float = Field(ChoiceTrainingArguments.learning_rate, gt=0, le=1, description="Peak learning rate.")
     global_batch_size: int = Field(16, ge=1, description="Examples per optimiser step, over all processes.")
     per_device_batch_size: int = Field(
-        4, ge=1, description="Batch size per device. Left out on a GPU: doubled up to 4,000 tokens, where they fit."
+        4,
+        ge=1,
+        description="Batch size per device. If it is not set, a GPU doubles it up to 4,000 tokens, as memory allows.",
     )
     warmup: float = Field(
         ChoiceTrainingArguments.warmup_steps, ge=0, lt=1, description="Fraction of the steps for warm-up."
@@ -47,17 +49,17 @@ class TrainSection(Section):
     )
 
     def available_rows(self, data: PreparedData, seed: int) -> int:
-        """Return the number of training rows that the stage chooses from."""
+        """Return the number of training examples from which the stage chooses."""
         return len(data.train)
 
     def decisive(self) -> dict[str, Any]:
-        """Return the settings that the result depends on."""
+        """Return the settings on which the result depends."""
         return self.model_dump(exclude=self.idle_settings())
 
     def idle_settings(self) -> set[str]:
-        """Return the settings that the result does not depend on, which are not part of keys."""
+        """Return the names of settings that do not affect the result and are not part of keys."""
         idle = {"save_steps", "report_to"}
-        # With dropout validation rows do affect the result, because evaluation advances its random generator.
+        # With dropout, validation does affect the result, because it advances the random generator.
         if self.disable_dropout:
             idle |= {"eval_rows", "eval_steps"}
         elif not self.eval_rows:

@@ -1,4 +1,4 @@
-"""Users' histories as training rows in which every title is a target, cut and thinned in each epoch."""
+"""Users' histories as training rows in which every title is a target, cut and subsampled anew every epoch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,26 @@ from prefrec.prompts import Trajectory, TrajectoryEncoder
 from prefrec.training.datasets import EncodedRows
 
 LEAST = 2
-"""Least number of titles per training row."""
+"""Minimum number of titles per training row."""
 
 
 class TrajectoryDataset(EncodedRows):
-    """A dataset of rows of about `titles` titles for SFT.
+    """A dataset of rows with about `titles` titles each, for SFT.
 
-    A user's history of n titles gives ceil(n / titles) rows. Each epoch cuts them at other positions and drops each
-    title with probability `drop`, so that a title does not always follow the same one. Draws depend only on seed,
-    epoch and user.
+    A user's history of n titles becomes ceil(n / titles) rows. Every epoch cuts it at other positions and drops each
+    title with probability `drop`, so that a title does not always follow the same one. The random choices depend only
+    on seed, epoch and user.
 
     Args:
-        histories: titles of each user, oldest first; those of fewer than `LEAST` titles are left out.
-        encoders: one per phrasing; each row uses a random one.
-        titles: approximate titles per row; cuts move by up to half a row.
-        max_length: tokens per row; the oldest titles of longer rows are dropped.
+        histories: titles of each user, oldest first; users with fewer than `LEAST` titles are dropped.
+        encoders: one encoder per phrasing; each row uses a random one.
+        titles: approximate number of titles per row; cuts move by up to half a row.
+        drop: probability of dropping a title.
+        max_length: maximum number of tokens per row; the oldest titles of longer rows are dropped. Default: no limit.
+        seed: random seed.
+
+    Raises:
+        DataError: no user has `LEAST` titles.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class TrajectoryDataset(EncodedRows):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Cut and thin the histories for this epoch."""
+        """Cut and subsample the histories for this epoch."""
         self.epoch = epoch
         self.__dict__.pop("choice_sets", None)
 
@@ -88,8 +93,8 @@ class TrajectoryDataset(EncodedRows):
         while self.max_length is not None and row.length > self.max_length:
             if len(titles) <= LEAST:
                 raise TokenizerError(
-                    f"{len(titles)} titles take {row.length} tokens, max_length is {self.max_length}: raise it "
-                    f"(the first title begins {titles[0][:60]!r})"
+                    f"{len(titles)} titles have {row.length} tokens, but max_length is {self.max_length}: raise it "
+                    f"(the first title begins with {titles[0][:60]!r})"
                 )
             share = self.max_length / row.length
             titles = titles[len(titles) - max(LEAST, min(len(titles) - 1, int(share * len(titles)))) :]
@@ -98,6 +103,6 @@ class TrajectoryDataset(EncodedRows):
 
 
 def user_histories(interactions: pl.DataFrame, catalogue: Catalogue) -> list[list[str]]:
-    """Return the titles of each user, oldest first; `interactions` have each user's rows together and in order."""
+    """Return the titles of each user, oldest first; `interactions` are grouped by user and sorted by time."""
     users = interactions.group_by("user_id", maintain_order=True).agg("item_id")
     return [catalogue.titles_of(items) for items in users["item_id"].to_list()]

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: −log π of the chosen answer, without a loss on prompt tokens."""
+"""Supervised fine-tuning: the loss is −log π of the chosen answer, without prompt tokens."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from prefrec.training.sequences import TrajectoryDataset
 
 
 class SFTTrainer(ChoiceTrainer):
-    """A trainer that fine-tunes a causal LM on the answers that users chose.
-
-    Args:
-        model: a model, a PEFT model, or a name for `prefrec.lm.models.load_model`. A given model is changed: it is
-            trained, an adapter of `peft_config` is put around it, dropout is switched off (unless
-            `disable_dropout=False`), and LoRA layers may compute by oneDNN (`prefrec.lm.cpu.lora`).
-        args: an `SFTConfig`; None: its defaults.
-        train_dataset: rows `prompt, completion` (a `datasets.Dataset` or a list of dicts), as text or as messages for
-            the tokenizer's chat template, a `ChoiceDataset`, or a `TrajectoryDataset`, in which every title of a
-            history is a target.
-        eval_dataset: the same, for `eval_loss`. A `ChoiceDataset` with further answers after the chosen one also
-            gives `eval_ndcg@10`.
-        processing_class: the tokenizer; None: that of the model's folder.
-        peft_config: train a new adapter of this kind instead of all weights.
-        **options: of `transformers.Trainer`, such as `model_init`, `optimizers` and `compute_metrics`. Its
-            `predictions` are the log-probabilities [n, C] of the answers, chosen first (label 0), −inf where a row
-            has fewer.
+    """Fine-tune a causal language model on the answers that users chose.
 
     After training, `rank` ranks answers to a prompt, and `push_to_hub` publishes the weights with a model card.
 
-    Answers are scored among all tokens, or `within` the catalogue of an encoded dataset (`EncodedRows`). The losses
-    are means over the answer tokens of the global batch, end token included, or of `eval_dataset`; within a catalogue
-    over titles. `logps/chosen`, the mean log-probability of an answer, is logged too.
+    Args:
+        model: a model, a PEFT model, or a name for `prefrec.lm.models.load_model`. A given model is changed: it is
+            trained, an adapter of `peft_config` is added, dropout is turned off (unless `disable_dropout=False`), and
+            LoRA layers are replaced by faster ones (`prefrec.lm.lora`).
+        args: an `SFTConfig`. Default: its defaults.
+        train_dataset: rows `prompt, completion` (a `datasets.Dataset` or a list of dicts), as text or as messages for
+            the tokenizer's chat template; a `ChoiceDataset`; or a `TrajectoryDataset`, in which every title of a
+            history is a target.
+        eval_dataset: the same, for `eval_loss`. A `ChoiceDataset` with further answers after the chosen one also
+            gives `eval_ndcg@10`.
+        processing_class: the tokenizer. Default: that of the model's folder.
+        peft_config: train a new adapter of this kind instead of all weights.
+        **options: arguments of `transformers.Trainer`, such as `model_init`, `optimizers` and `compute_metrics`. Its
+            `predictions` are the log-probabilities [n, C] of the answers, chosen first (label 0), −inf beyond the
+            answers of an example.
+
+    Raises:
+        ConfigError: arguments or settings are missing, unknown or contradictory.
+
+    The softmax is over all tokens, or over the catalogue `within` of an encoded dataset (`EncodedRows`). Losses are
+    means over the answer tokens, end token included, of the global batch or of `eval_dataset`; with a catalogue, over
+    titles. `logps/chosen`, the mean log-probability of an answer, is also logged.
     """
 
     config_class = SFTConfig
@@ -73,7 +76,7 @@ class SFTTrainer(ChoiceTrainer):
         return -token_logps.sum()
 
     def _held_out_loss(self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Any]) -> Tensor:
-        """Record loss and NDCG of rows whose first answer is the chosen one; return the summed loss."""
+        """Record loss and NDCG of examples whose first answer is the chosen one; return the summed loss."""
         logps = self.eval_scorer.choice_logps(passes, model)
         chosen = logps[:, 0]
         metrics = {"logps/chosen": chosen}
@@ -84,12 +87,12 @@ class SFTTrainer(ChoiceTrainer):
         if self.within is None:
             counts = torch.bincount(torch.cat([b.choices for b in passes]), minlength=logps.numel())
             tokens = counts.view(logps.shape)[:, 0]
-        # Replaces transformers' loss, a mean of the batches' means, which weights tokens unequally.
+        # This replaces transformers' loss, a mean of batch means, which weights tokens unequally.
         self.record(model, {"loss": -chosen}, extra, tokens)
         return -chosen.sum()
 
 
 def ndcg_of_first(scores: Tensor, k: int) -> Tensor:
-    """Return NDCG@k, [B], of scores [B, C] whose only relevant answer is the first; in a tie it ranks last."""
+    """Return NDCG@k [B] of scores [B, C] if only the first answer is relevant; in a tie it ranks last."""
     rank = 1 + (scores[:, 1:] >= scores[:, :1]).sum(dim=1)
     return torch.where(rank <= k, 1 / torch.log2(rank + 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""Preference alignment by Softmax DPO or another loss of `prefrec.losses`, against a frozen reference."""
+"""Preference alignment with Softmax DPO or another loss of `prefrec.losses`, against a frozen reference."""
 
 from __future__ import annotations
 
@@ -37,31 +37,33 @@ from prefrec.training.passes import chain_rule_term, logps_no_grad
 from prefrec.training.reference import answer_logps, read_logps, reference_logps, write_logps
 
 POLICY_FILE = "policy.safetensors"
-"""File in a checkpoint with the log-probabilities by which the epoch's negatives were chosen."""
+"""File in a checkpoint with the log-probabilities that determined the epoch's negatives."""
 SIZES = "sizes"
-"""Number of answers of each row, in a collated batch."""
+"""Field of a collated batch: number of answers of each example."""
 
 
 class SoftmaxDPOTrainer(ChoiceTrainer):
-    """A trainer that aligns a causal LM with one chosen and N rejected answers per row.
+    """Align a causal language model with one chosen and N rejected answers per example.
 
     Args:
         model: a model, a PEFT model (training continues on its active adapter), or a name for
-            `prefrec.lm.models.load_model`.
-        ref_model: the reference: a model of the same vocabulary, or the name of another adapter of `model`; None: the
-            weights that `model` has now.
-        args: a `SoftmaxDPOConfig`; None: its defaults.
+            `prefrec.lm.models.load_model`. A given model is changed as by `SFTTrainer`; a PEFT model also gets the
+            frozen adapter `ref`.
+        ref_model: the reference: a model with the same vocabulary, or the name of another adapter of `model`. A model
+            is moved to the training device, in evaluation mode. Default: the current weights of `model`.
+        args: a `SoftmaxDPOConfig`. Default: its defaults.
         train_dataset, eval_dataset: rows `prompt, chosen, rejected` (a `datasets.Dataset` or a list of dicts), as
-            text or as messages, with any numbers of rejected answers, or a `PreferenceDataset`. A loss that takes
-            `scores` needs that column, too: a list with a number for the chosen answer and one for each rejected one.
+            text or as messages, with any number of rejected answers; or a `PreferenceDataset`. A loss that takes
+            `scores` also needs that column: a list with a number for the chosen answer and for each rejected answer.
         peft_config: train a new adapter of this kind; the reference is the base without it.
+        **options: further arguments, as for `SFTTrainer`.
 
-    The other arguments are those of `SFTTrainer`, and the given model is changed as there. A PEFT model also gets the
-    frozen adapter `ref`. A given `ref_model` is put on the training device, in evaluation mode.
+    Raises:
+        ConfigError: arguments or settings are missing, unknown or contradictory.
 
     Logged metrics: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
     is the highest), `logps/chosen`, `logps/rejected`, and `negatives/effective` (1/Σw², see
-    `prefrec.losses.effective_negatives`). Those of `eval_dataset`, and `eval_loss`, are means over its rows.
+    `prefrec.losses.effective_negatives`). Those of `eval_dataset`, and `eval_loss`, are means over its examples.
     """
 
     config_class = SoftmaxDPOConfig
@@ -94,14 +96,14 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             add_reference_adapter(model, self._reference_adapter)
         elif self._reference_adapter:
             raise ConfigError(
-                f"ref_model: {self._reference_adapter!r} is the name of an adapter, and the model has none: pass a "
-                "loaded model (`prefrec.lm.models.load_model`)"
+                f"ref_model: {self._reference_adapter!r} is the name of an adapter, but the model has no adapter: "
+                "pass a loaded model (`prefrec.lm.models.load_model`)"
             )
 
     def about_rows(self) -> str:
         least, most = cast(PreferenceDataset, self.train_dataset).sizes
         count = f"{least} to {most}" if least < most else f"{most}"
-        return f"{super().about_rows()}, N = {count} rejected titles per row"
+        return f"{super().about_rows()}, N = {count} rejected titles per example"
 
     def build_dataset(self, rows: Any) -> Any:
         if not isinstance(rows, PreferenceDataset):
@@ -113,14 +115,14 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             )
         if "scores" in self._columns and rows.scores is None:
             name = loss_name(self.config.loss_type)
-            raise ConfigError(f"loss {name} needs `scores` in each row: a number per answer, the chosen one first")
+            raise ConfigError(f"loss {name} needs `scores` in each row: one number per answer, the chosen one first")
         return rows
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
         self._resumed = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
-        # Without an adapter the reference is the model before its first step, which a second call cannot compute.
+        # Without an adapter, the reference is the model before its first step, which a second call cannot compute.
         is_kept = self.ref_model is not None or isinstance(self.model, PeftModel)
         if self._precomputes() and (is_kept or not self._stored):
             self._resume_reference()
@@ -135,7 +137,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             known = read_logps(self._resumed / POLICY_FILE, str(epoch)) if self._resumed else None
             if known is None:
                 if self.is_sharded:
-                    raise ConfigError("negatives: policy needs weights that are not sharded: use per_epoch")
+                    raise ConfigError("negatives: policy does not work with sharded weights: use per_epoch")
                 self.model.eval()
                 sets, size = self.train_dataset.choice_sets, self.args.per_device_eval_batch_size
                 known = answer_logps(self.scorer, sets, size, self._autocast, "negatives of the policy")
@@ -143,14 +145,14 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         super().begin_epoch(epoch)
 
     def add_to_checkpoint(self, folder: Path) -> None:
-        # Within an epoch the policy changes, so a resumed training could not choose the same negatives again.
+        # The policy changes within an epoch, so a resumed run could not choose the same negatives again.
         rows = cast(PreferenceDataset, self.train_dataset)
         if rows.policy_logps is not None:
             write_logps(folder / POLICY_FILE, str(rows.epoch), rows.policy_logps)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         collated = super().collate(rows)
-        # A list and not a tensor: it stays on the CPU, where the loss groups the rows by it.
+        # A list instead of a tensor: it stays on the CPU, where the loss groups examples by size.
         collated[SIZES] = [len(row["choices"].answers) for row in rows]
         for name in self._columns:
             numbers = [r["scores"] if name == "scores" else list(map(len, r["choices"].answers)) for r in rows]
@@ -181,7 +183,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if self.config.log_rejected:
             self._record_columns(model, out, policy_logps, extra)
         if not model.training:
-            metrics["loss"] = out.losses  # replaces transformers' mean, which counts rows that are read twice
+            metrics["loss"] = out.losses  # replaces transformers' mean, which counts some examples twice
         self.record(model, metrics, extra)
         loss = out.losses.sum()
         if not in_parts:
@@ -192,19 +194,19 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
                 part, slope = chain_rule_term(scorer, model, batch, slope)
                 backward(part * weight)
         part, _ = chain_rule_term(scorer, model, passes[-1], slope)
-        # The value of the whole loss with the gradient of the last pass; the others are in the parameters already.
+        # The value of the entire loss with the gradient of the last pass; the others are already accumulated.
         return loss.detach() + (part - part.detach())
 
     def _settle_reference(self, model: PreTrainedModel) -> None:
         """Freeze a given reference on the training device; raise ConfigError if it does not fit the policy."""
         if self.is_sharded:
             raise ConfigError(
-                "ref_model: weights that are sharded need an adapter of the model as reference: its name"
+                "ref_model: with sharded weights, the reference must be an adapter of the model: give its name"
             )
         sizes = [language_model(cast(nn.Module, m)).config.vocab_size for m in (self.model, model)]
         if sizes[0] != sizes[1]:
             raise ConfigError(
-                f"ref_model has {sizes[1]} tokens and the model {sizes[0]}: give one of the same tokenizer"
+                f"ref_model has {sizes[1]} tokens, but the model has {sizes[0]}: use models with the same tokenizer"
             )
         model.to(self.args.device).eval().requires_grad_(False)
 
@@ -215,7 +217,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     def _record_columns(
         self, model: nn.Module, out: PreferenceLoss, policy_logps: Tensor, extra: Mapping[str, Any]
     ) -> None:
-        """Record reward and log-probability of each rejected column, over the rows that have it."""
+        """Record reward and log-probability of each rejected column, over the examples that have it."""
         for column in range(1, policy_logps.shape[1]):
             absent = policy_logps[:, column].isneginf()
             values = {f"rewards/rejected_{column}": out.rewards, f"logps/rejected_{column}": policy_logps}
@@ -244,16 +246,17 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         )
 
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
-        was_training = model.training  # `reference_of` switches it off
+        was_training = model.training  # `reference_of` turns it off
         if self.ref_model is not None:
             with torch.no_grad(), self._autocast():
                 return self.scorer_for(training=was_training).choice_logps(passes, self.ref_model)
         policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(policy, PeftModel):
             raise ConfigError(
-                "these rows have no stored reference, and training all weights leaves none in memory: set "
-                "precompute_ref_log_probs=True and pass them as train_dataset or eval_dataset before `train()`, or "
-                "train an adapter (peft_config), which FSDP and DeepSpeed always need"
+                "log-probabilities under the reference are not stored for these examples, and when all weights are "
+                "trained there is no reference in memory: set precompute_ref_log_probs=True and pass the examples as "
+                "train_dataset or eval_dataset before `train()`, or train an adapter (peft_config), which FSDP and "
+                "DeepSpeed always need"
             )
         with torch.no_grad(), reference_of(policy), self._autocast():
             return self.scorer_for(training=was_training).choice_logps(passes, model)
@@ -264,19 +267,19 @@ def _check_reference(model: Any, ref_model: Any) -> None:
         raise ConfigError("the second argument is ref_model, as in TRL: write args=SoftmaxDPOConfig(…)")
     if isinstance(ref_model, PeftModel):
         raise ConfigError(
-            "ref_model has an adapter: load it beside the policy's, load_adapter(model, folder, adapter_name='sft'), "
-            "and give its name, ref_model='sft'; or merge it into its base (merge_and_unload)"
+            "ref_model has an adapter: load that adapter into the policy, load_adapter(model, folder, "
+            "adapter_name='sft'), and give its name, ref_model='sft'; or merge it into its base (merge_and_unload)"
         )
     if ref_model is not None and ref_model is model:
         raise ConfigError(
-            "ref_model is the model that is trained: leave it out, its present weights are the reference"
+            "ref_model is the model that is trained: remove it; the model's current weights are the reference"
         )
 
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:
     """Return TRL's metrics of a preference batch, each [B], from rewards and log-probabilities [B, 1+N].
 
-    Both are −inf where a row has fewer rejected answers; means are over those that it has.
+    Both are −inf beyond the answers of an example; means are over existing answers.
     """
     rewards, logps = out.rewards.detach(), policy_logps.detach()
     absent = logps[:, 1:].isneginf()

@@ -55,8 +55,8 @@ FORM = "expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5"
 CASES = [
     command("recipe: not there", "bad.yaml: No such file or directory; `recipes/` holds examples", lambda p, f: ("run", f / "bad.yaml")),
     command("recipe: a folder", "Is a directory; `recipes/` holds examples", lambda p, f: ("run", f)),
-    command("recipe: a pipe", "bad.yaml: a pipe or a device may have no end; write its content to a file", lambda p, f: ("run", write(f / "bad.yaml", os.mkfifo), "--out", f / "run")),
-    command("recipe: a device", "/dev/zero: a pipe or a device may have no end", lambda p, f: ("run", "/dev/zero", "--out", f / "run")),
+    command("recipe: a pipe", "bad.yaml: a pipe or a device may be endless; write its content to a file", lambda p, f: ("run", write(f / "bad.yaml", os.mkfifo), "--out", f / "run")),
+    command("recipe: a device", "/dev/zero: a pipe or a device may be endless", lambda p, f: ("run", "/dev/zero", "--out", f / "run")),
     _text("empty", "bad.yaml: expected a mapping with name, data, sft, …, got NoneType", ""),
     _text("a list", "bad.yaml: expected a mapping with name, data, sft, …, got list", "- name: x\n"),
     _text("a word", "bad.yaml: expected a mapping with name, data, sft, …, got str", "tiny"),

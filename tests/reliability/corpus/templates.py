@@ -22,14 +22,14 @@ def _template(name: str, message: str, content: Content) -> Case:
 
 
 CASES = [
-    command("template: not there", "no template 'none.jinja2': expected a path to a jinja2 file or one of books/1", lambda p, f: ("evaluate", p.run / "data", "--rows", "1", "--out", f, *p.asked, "--model.templates", "none.jinja2")),
+    command("template: not there", "no template 'none.jinja2': expected the path of a jinja2 file or one of books/1", lambda p, f: ("evaluate", p.run / "data", "--rows", "1", "--out", f, *p.asked, "--model.templates", "none.jinja2")),
     _template("empty", "own.jinja2: the file is empty", " \n"),
-    _template("JSON", "own.jinja2: no history and no candidates in it; expected the placeholders {{ history }} and {{ candidates }}", '{"history": 1}'),
+    _template("JSON", "own.jinja2: missing history and candidates; expected the placeholders {{ history }} and {{ candidates }}", '{"history": 1}'),
     _template("not UTF-8", "own.jinja2: not UTF-8 text", b"\xe9"),
     _template("not closed", "own.jinja2, line 1: unexpected end of template", "{{ history "),
     _template("a block not closed", "own.jinja2, line 2: Unexpected end of template", "{% for x in history %}\n" + BOTH),
-    _template("no history", "own.jinja2: no history in it; expected the placeholders", "{{ candidates }}"),
-    _template("no placeholders", "own.jinja2: no history and no candidates in it", "What next?"),
+    _template("no history", "own.jinja2: missing history; expected the placeholders", "{{ candidates }}"),
+    _template("no placeholders", "own.jinja2: missing history and candidates", "What next?"),
     _template("another placeholder", "own.jinja2: unknown placeholder 'user'", BOTH + "{{ user }}"),
     _template("a filter that there is not", "own.jinja2, line 1: No filter named 'shout'", "{{ history | shout }}" + BOTH),
     _template("another file included", "own.jinja2", "{% include '/etc/passwd' %}" + BOTH),

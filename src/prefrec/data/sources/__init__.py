@@ -24,7 +24,7 @@ _OURS = {
 def source_kind(name: str) -> SourceKind:
     """Return the source with this name; raise ValueError if no installed package has it."""
     if name in _OURS:  # a search of all installed packages takes longer than the rest of the check
-        found = EntryPoint(name, f"{__name__}.{_OURS[name]}", GROUP)
+        entry = EntryPoint(name, f"{__name__}.{_OURS[name]}", GROUP)
     else:
         others = {e.name: e for e in entry_points(group=GROUP)}
         if name not in others:
@@ -32,6 +32,6 @@ def source_kind(name: str) -> SourceKind:
             lab = "" if "goodreads" in others else "; LastFM and Goodreads come with `pip install ./lab` in a clone"
             hint = did_you_mean(name, known) or lab
             raise ValueError(f"Input should be {', '.join(map(repr, known))} (given: {name!r}){hint}")
-        found = others[name]
-    kind: SourceKind = found.load()
+        entry = others[name]
+    kind: SourceKind = entry.load()
     return kind

@@ -125,8 +125,7 @@ def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
 def fold_skips(log: pl.DataFrame) -> pl.DataFrame:
     """Remove skips from the log, and add each skipped item to the impressions of the user's next interaction.
 
-    If no interaction follows, the item is added to the user's last one. Skips of users without other interactions are
-    dropped.
+    If no interaction follows, the item is added to the last one. Skips of users without interactions are dropped.
     """
     fine = pl.col(SUBSECOND) if SUBSECOND in log.columns else pl.lit(0)
     log = log.with_columns(moment=pl.col("timestamp") * 10**6 + fine).sort("moment", maintain_order=True)

@@ -33,9 +33,7 @@ class Block(NamedTuple):
     first: int
     last: int
     end: int
-    bias: (
-        Tensor  # [R or 1, last − first, end] float32: 0 where a query attends to a key, else the most negative number
-    )
+    bias: Tensor  # [R or 1, last − first, end] float32: 0 where a query attends to a key, else the lowest number
 
 
 def onednn_attention(
