@@ -106,7 +106,7 @@ def test_a_ranker_made_of_others_is_exported_with_them(folder, tmp_path, name, c
     texts = b"".join(p.read_bytes() for p in moved.rglob("*") if p.is_file() and "model" not in p.name)
     assert b"u01" not in texts  # no user's name
     assert str(folder.parent / "shop").encode() not in texts
-    assert "of 40 users, numbered" in " ".join(capsys.readouterr().err.split())
+    assert "of 40 users, with numbers" in " ".join(capsys.readouterr().err.split())
     assert f"# tiny: {name}" in (moved / "README.md").read_text()
 
 

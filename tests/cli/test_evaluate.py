@@ -46,7 +46,7 @@ def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
         best = block["best_reference"]
         assert pairs == {("s-dpo", "zero-shot"), ("zero-shot", best), ("s-dpo", best)}
         assert f"comparisons (3 pairs, all metrics) on the same {block['n']} examples" in " ".join(out.split())
-        assert f"The rival of the models is {best}, the baseline" in " ".join(out.split())
+        assert f"Models are compared with {best}, the baseline" in " ".join(out.split())
     assert "full ranking: n = 40 examples of 40 users" in " ".join(out.split())
     first = next(line for line in out.splitlines() if line.strip())
     assert first.startswith("Audit:")  # above the first table

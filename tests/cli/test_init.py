@@ -71,7 +71,7 @@ def test_standard_output_holds_the_recipe_alone(shop, tmp_path):
 def test_what_is_refused(shop, tmp_path):
     (tmp_path / "old.yaml").touch()
     for options, message in (
-        (("--out", "old.yaml"), "old.yaml exists already: name another file with --out, or delete it"),
+        (("--out", "old.yaml"), "old.yaml already exists: name another file with --out, or delete it"),
         (("--columns.user", "custmer"), "no column 'custmer' for user_id; there are 'customer', 'sku'"),
         (("--columns.title", "sku2"), "goods.csv: no column 'sku2' for title"),
         (("--interactions", "order.csv"), "order.csv: no such file. Did you mean 'orders.csv'?"),

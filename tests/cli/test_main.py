@@ -55,7 +55,7 @@ def test_help_of_a_verb_teaches(verb):
 def test_a_verb_of_earlier_versions_says_what_to_write(verb):
     done = prefrec(verb, "x", "--rows", 3)
     assert (done.code, done.out) == (1, "")
-    assert done.err == f"error: `prefrec {verb}` is `prefrec {INSTEAD[verb]}` now\n"
+    assert done.err == f"error: `prefrec {verb}` was replaced: use `prefrec {INSTEAD[verb]}`\n"
 
 
 def test_help_and_version_import_no_heavy_library():

@@ -99,7 +99,7 @@ def test_evaluate_refuses_a_llara_adapter(place, tmp_path):
     (tmp_path / "adapter" / "projector.safetensors").write_bytes(b"")
     done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, "--adapter", f"a={tmp_path / 'adapter'}")
     assert (done.code, done.out) == (1, "")
-    assert "holds more than a language model (projector.safetensors)" in done.err
+    assert "has more than a language model (projector.safetensors)" in done.err
 
 
 def test_prepare_and_audit_are_json_for_machines(place, tmp_path):

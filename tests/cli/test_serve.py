@@ -93,14 +93,16 @@ def test_an_empty_key_is_not_taken_for_none(folder, monkeypatch, options):
     monkeypatch.setenv("PREFREC_API_KEY", "" if not options else "sesame")
     done = prefrec("serve", folder, *options)
     assert (done.code, done.out) == (1, "")
-    assert "error: the key is empty: give one by --api-key or PREFREC_API_KEY, or unset the variable" in done.err
+    assert "error: the API key is empty: set another one by --api-key or PREFREC_API_KEY, or unset it" in done.err
 
 
 @pytest.mark.parametrize("key", ["abc\n", "kéy", "a b", "abc\x00"])
 def test_a_key_that_no_header_can_hold_is_refused_at_once(folder, key):
     done = prefrec("serve", folder, "--api-key", key)
     assert (done.code, done.out) == (1, "")
-    assert "error: the key holds characters besides printable ASCII, such as a space or a line's end: " in done.err
+    assert (
+        "error: the API key has characters other than printable ASCII, such as a space or a line break: " in done.err
+    )
 
 
 def test_until_the_model_is_loaded_nobody_is_kept_waiting(folder, monkeypatch):

@@ -55,5 +55,5 @@ def test_a_folder_of_other_things_is_left_alone(place, tmp_path):
     recipe = write_recipe(tmp_path, place.recipe)
     done = prefrec("run", recipe, "--out", tmp_path / "run", "--until", "sft")
     assert (done.code, done.out) == (1, "")
-    assert "sft cannot be made: it exists and is not from prefrec (no stage.json in it)" in done.err
+    assert "sft already exists and is not from prefrec (it has no stage.json)" in done.err
     assert [p.name for p in (tmp_path / "run" / "sft").iterdir()] == ["log.csv"]

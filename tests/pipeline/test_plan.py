@@ -168,7 +168,7 @@ def test_the_command_line_prints_it(trained, whole, tmp_path):
     done = prefrec("plan", *asked)
     assert done.code == 0
     assert "changed: align.dpo.beta" in done.out
-    assert "1 of 4 stages have to be made" in done.out
+    assert "1 of 4 stages have to run" in done.out
     again = prefrec("run", *asked, "--dry-run", "--json")
     assert json.loads(again.out) == survey(_changed_beta(whole), trained)
     assert json.loads(prefrec("plan", *asked, "--json").out) == json.loads(again.out)

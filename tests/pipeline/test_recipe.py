@@ -83,7 +83,7 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
         ),
         (
             "{name: a, rankers: [{kind: sequential}, {kind: llara}, {kind: llara-s-dpo, num_negatives: 20}]}",
-            r"rankers\.LLaRA-S-DPO\.num_negatives: 20 negatives, but a list of 20 candidates has only 19; lower it",
+            r"rankers\.LLaRA-S-DPO\.num_negatives: 20 negatives, but a candidate set of 20 has only 19; lower it",
         ),
         (
             "{name: a, rankers: [{kind: retrieve-then-rank, retriever: popularity, ranker: nope}]}",

@@ -360,7 +360,7 @@ def _shorter(recipe: Recipe) -> Recipe:
 def test_metrics_of_another_recipe_are_not_shown(run_again, recipe):
     folder, _ = run_again(_shorter(recipe), until="prepare")
     page = write_report(folder).read_text(encoding="utf-8")
-    assert "predictions.parquet are left out: data, recipe changed since they were made" in page
+    assert "predictions.parquet are out of date: data, recipe changed since the evaluation" in page
     assert "No results yet" in page
     with pytest.raises(DataError, match=r"predictions\.parquet is out of date: data, recipe changed since"):
         open_run(folder).predictions()

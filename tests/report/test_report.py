@@ -219,7 +219,7 @@ def test_numbers_and_settings_are_in_it(run):
     assert f"{gain} against SFT" in page.text
     assert "on the same 120 examples" in page.text
     weak = with_interval(evaluation.difference("dpo", "sft", "hr@1"))
-    assert f"no difference shown against SFT ({weak})" in page.text
+    assert f"no significant difference to SFT ({weak})" in page.text
     assert "Chance is 0.050" in page.text
     assert evaluation.audit is not None
     assert evaluation.audit.verdict in page.text
@@ -228,7 +228,7 @@ def test_numbers_and_settings_are_in_it(run):
             assert f"{interval.mean:.3f}" in page.text
     for part in ("smollm2-135m", "movielens-100k", "13 min 32 s", "softmax_dpo", "valid ratio", "3.11.9", "tiny-run"):
         assert part in page.text
-    assert "This run is not complete" not in page.text
+    assert "This run is incomplete" not in page.text
 
 
 def test_the_best_of_each_column_is_bold_and_chance_is_exact(run):
@@ -265,7 +265,7 @@ def test_the_whole_catalogue_new_targets_and_the_best_reference_are_in_it(run):
     ):
         assert part in page.text
     assert "6 comparisons (1 pair, all metrics)" in page.text.replace("\n", " ")
-    assert "The rival of the models is random, the baseline with the highest NDCG@10 here." in page.text
+    assert "Models are compared with random, the baseline with the highest NDCG@10." in page.text
     assert f"{with_interval(lists.difference('s-dpo', 'popularity', 'hr@1'))} against popularity" in page.text
     own = full.metrics["s-dpo"]["ndcg@10"]
     assert f"S-DPO’s NDCG@10 in full ranking is {with_interval(own)}" in page.text
@@ -378,7 +378,7 @@ def test_examples_are_balanced_and_always_the_same(run):
 def test_a_missing_part_is_named_and_the_rest_is_there(run, part, sentence):
     (run / part).unlink()
     page = _read(run)
-    assert "This run is not complete" in page.text
+    assert "This run is incomplete" in page.text
     assert sentence in page.text
     assert "Training" in page.text
     assert page.open == []
@@ -395,7 +395,7 @@ def test_the_verdict_is_one_sentence_with_the_best_its_gain_and_the_audit(run):
     full = dataclasses.replace(named, metrics={"popularity": named.metrics["popularity"]})
     said = verdict(dataclasses.replace(contents, evaluation=named, full_catalogue=full))
     assert said.startswith("popularity has the highest NDCG@10, ")
-    assert "in full ranking, itself the best baseline. " in said
+    assert "in full ranking, and is itself the best baseline. " in said
     best = Best("sft", "ndcg@10", {"sft": 0.5}, {"sft": 20})
     chosen = verdict(dataclasses.replace(contents, evaluation=named, best=best))
     assert chosen.startswith("SFT is best on validation, with NDCG@10 ")
@@ -426,7 +426,7 @@ def test_the_weights_of_a_blend_are_told(run):
     }
     (run / "rankers/blend/blend.json").write_text(json.dumps(found))
     seal_stage(run / "rankers/blend")
-    sentence = f"blend: weights learnt on 20 validation rows: sft +1.00 ± 0.10, {SCRIPT} -2.00 ± 0.20"
+    sentence = f"blend: weights learnt on 20 validation examples: sft +1.00 ± 0.10, {SCRIPT} -2.00 ± 0.20"
     assert sentence in _read(run).text
     for damaged in ("{", "[]", "{}", json.dumps(found | {"logits": {}}), json.dumps(found | {"units": None})):
         (run / "rankers/blend/blend.json").write_text(damaged)
@@ -454,7 +454,7 @@ def test_damaged_and_unfinished_parts_are_named(run):
 def test_a_folder_without_any_part_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"not the folder of a run: expected at least one of recipe\.yaml, .*metrics"):
         write_report(tmp_path)
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="there is no such folder"):
         write_report(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
 

@@ -101,7 +101,7 @@ def test_all_tables_fit_into_the_terminal(width):
     assert "…" not in shown
     assert not re.search(r"\[[^\]]*$", shown, flags=re.MULTILINE)  # no interval is broken
     text = " ".join(shown.split())
-    assert "The rival of the models is window co-occurrence" in text
+    assert "Models are compared with window co-occurrence" in text
     assert "chance 0.250" in text
     assert "seen" in text
     (line,) = [line for line in shown.splitlines() if line.startswith("S-DPO ")][:1]

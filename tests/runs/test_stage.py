@@ -353,7 +353,7 @@ def test_a_damaged_checkpoint_counts_as_absent(tmp_path, capsys):
     (tmp_path / "checkpoint-10" / "optimizer.pt").write_bytes(b"")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
     told = capsys.readouterr().err
-    assert "checkpoint-20: optimizer.pt damaged; training resumes from an earlier state" in told
+    assert "checkpoint-20: optimizer.pt damaged; training resumes from an earlier checkpoint" in told
     assert "checkpoint-15: adapter_model.safetensors damaged" in told
 
 
@@ -361,9 +361,7 @@ def test_what_is_not_a_stage_is_neither_moved_nor_deleted(tmp_path):
     logs = tmp_path / "data"
     write_text(logs / "log.csv", "user_id,item_id\n")
     with (
-        pytest.raises(
-            ConfigError, match=r"data cannot be made: it exists and is not from prefrec \(no stage.json in it"
-        ),
+        pytest.raises(ConfigError, match=r"data already exists and is not from prefrec \(it has no stage.json"),
         stage(logs, "k", "sft", {}),
     ):
         pytest.fail("carried out")
@@ -404,7 +402,7 @@ def test_a_stage_that_finds_anothers_key_at_its_end_says_so(tmp_path, fails):
             if fails:
                 raise FileNotFoundError("best")
 
-    error, told = (FileNotFoundError, "best") if fails else (ConfigError, "another command wrote this stage")
+    error, told = (FileNotFoundError, "best") if fails else (ConfigError, "another command has written to this stage")
     with pytest.raises(error, match=told):
         carry_out()
     assert is_finished(folder, "yours")

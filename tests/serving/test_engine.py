@@ -336,7 +336,7 @@ def test_other_rankers_answer_as_in_python(composed, name):
         assert [(r.rank, r.item_id) for r in got] == [(r.rank, r.item_id) for r in want]
         np.testing.assert_allclose([r.score for r in got], [r.score for r in want], rtol=1e-4, atol=1e-5)
         assert {r.share for r in got} == {None}
-    with pytest.raises(DataError, match=f"{name} cannot be explained, only language models can: s-dpo, dpo, sft"):
+    with pytest.raises(DataError, match=f"{name} cannot be explained; the language models can: s-dpo, dpo, sft"):
         engine.explain(ExplainRequest(history=HISTORY, target="Red Eye", ranker=name))
 
 

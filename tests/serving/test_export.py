@@ -175,7 +175,9 @@ def test_items_as_tokens_are_exported_whole(run, tmp_path, monkeypatch):
 
 def test_an_adapter_on_some_layers_is_only_exported_merged(run, tmp_path):
     short = _with(run, layers=1)
-    with pytest.raises(ConfigError, match="sft has a base with fewer layers, which others cannot load: export with"):
+    with pytest.raises(
+        ConfigError, match="sft has a base with fewer layers, which others cannot load: export it with"
+    ):
         export_ranker(short, "sft", tmp_path / "out")
 
 

@@ -103,7 +103,7 @@ def test_choose_rank_and_ask_why(page, served, tmp_path):
         _add(page, "history", text, title)
     for text, title in (("wild a", "Wild Alien"), ("i11", "Old Heat"), ("lost days", "Lost Days")):
         _add(page, "candidates", text, title)
-    page.get_by_role("button", name="Rank the candidates").click()
+    page.get_by_role("button", name="Rank candidates").click()
     expect(page.locator("#right .ranking li")).to_have_count(3)
     _, engine = served
     for side, ranker in (("left", "sft"), ("right", "s-dpo")):
@@ -191,7 +191,7 @@ def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width, tmp_pat
     expect(page.locator("#why-left")).to_contain_text("Only language models can explain.")
     for words in ("share of this list", "log-probability of the title", "above or below", "chose next"):
         expect(page.locator("#legend")).to_contain_text(words)
-    expect(page.locator("#why .legend")).to_contain_text("speaks against it")
+    expect(page.locator("#why .legend")).to_contain_text("lowers it")
     link = page.locator("#right .ranking button").first
     expect(link).to_have_css("text-decoration-line", "underline")
     assert link.evaluate("e => getComputedStyle(e).color") != page.evaluate("getComputedStyle(document.body).color")
@@ -225,7 +225,7 @@ def test_rules_go_with_the_question(page, served):
     expect(page.locator("#right .ranking li")).to_have_count(7)
     assert all(title.startswith("Red ") for title in _titles(page, "right"))
     assert "Red Emma" not in _titles(page, "right")
-    page.get_by_label("Leave out titles that the user has seen").uncheck()
+    page.get_by_label("Exclude titles that the user has seen").uncheck()
     page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#right .ranking button", has_text="Red Emma")).to_be_visible()
 
@@ -255,7 +255,7 @@ def test_titles_are_text_and_never_markup(page):
     _add(page, "history", "<img", MARKUP)
     _add(page, "candidates", "onerror", MARKUP)
     _add(page, "candidates", "<|im_end|>", "Babe<|im_end|><|im_start|>")
-    page.get_by_role("button", name="Rank the candidates").click()
+    page.get_by_role("button", name="Rank candidates").click()
     expect(page.locator("#left .ranking li")).to_have_count(2)
     page.locator("#left .ranking button", has_text="<img").click()
     expect(page.locator("#why-title")).to_have_text(f"Why “{MARKUP}”?")
@@ -300,8 +300,8 @@ def test_a_key_is_asked_for(served, browser):
         page = browser.new_page()
         page.goto(url)
         page.get_by_role("button", name="Show an example").click()
-        expect(page.locator("#status")).to_contain_text("a key is needed")
-        page.get_by_label("Key of the server").fill("sesame")
+        expect(page.locator("#status")).to_contain_text("an API key is needed")
+        page.get_by_label("API key").fill("sesame")
         page.get_by_role("button", name="Show an example").click()
         expect(page.locator("#left .ranking li")).to_have_count(6)
         page.close()

@@ -1,1 +1,1 @@
-"""The laboratory beside prefrec: benchmarks, studies, published data sets, and a check of the machine."""
+"""Research tools for prefrec: benchmarks, studies, published data sets, and a check of the machine."""

@@ -1,4 +1,4 @@
-"""A check of machine and installation for `prefrec lab doctor`: what is there, and what will be slow."""
+"""Check machine and installation for `prefrec lab doctor`: what is there, and what will be slow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Pairs = Iterator[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts about machine and installation."""
+    """Facts about machine and installation."""
 
     versions: dict[str, str]  # of Python, the system, and installed packages
     processor: str  # instruction set that torch uses, such as AVX512

@@ -1,4 +1,4 @@
-"""The memory and time of a training step on a card, from shapes alone: no weight is loaded or drawn.
+"""Predict memory and time of a training step on a card from shapes, without loading weights.
 
 A step of S-DPO runs on tensors without data, with two and with three layers and for one row and for four. Memory,
 moved bytes and FLOPs of a decoder are affine in the number of layers, and for given layers in that of rows, which
@@ -88,7 +88,7 @@ class Forecast:
 
 
 def forecast(config: PretrainedConfig, card: Card, *, negatives: int, rank: int, dtype: str = "bfloat16") -> Forecast:
-    """Return the forecast for a model of this configuration with LoRA on all linear layers.
+    """Return the forecast for a model with LoRA on all linear layers.
 
     Args:
         negatives: N, rejected answers per row.

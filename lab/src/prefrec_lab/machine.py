@@ -1,4 +1,4 @@
-"""Memory and cores that this process may use, and the time of matrix products on this machine."""
+"""Memory and cores that this process may use, and speed of matrix products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks of every row in a small file, from which all tables can be made again."""
+"""Ranks of all examples in a small file, from which all tables can be computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wall time and CPU time of a part of the work."""
+"""Measure wall time and CPU time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Seconds:
 
 
 class Stopwatch:
-    """A stopwatch that sums the time between `start` and `stop`, and waits for a GPU (`cuda`) to finish its work."""
+    """A stopwatch that sums the time between `start` and `stop`, and waits for a GPU (`cuda`) to finish."""
 
     def __init__(self, device: str) -> None:
         self.device = device

@@ -1,4 +1,4 @@
-"""A search over fields of a recipe, judged on validation rows."""
+"""Search fields of a recipe on validation examples."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ class _NoLock(JournalFileOpenLock):
 
 
 class Search:
-    """A search in a folder, which goes on where an earlier one was stopped.
+    """A search in a folder, which resumes an earlier one.
 
-    Each trial is a run of its own that evaluates on validation rows. Only the best one's folder is kept.
+    Each trial is a run that is evaluated on validation examples. Only the best trial's folder is kept.
 
     Args:
         recipe: the recipe whose fields are searched.
@@ -113,7 +113,7 @@ class Search:
         return checked_recipe(raw)
 
     def trial_recipe(self, values: dict[str, Any]) -> Recipe:
-        """Return the recipe of a trial, which asks validation rows alone, and what it is judged by."""
+        """Return the recipe of a trial, which is evaluated on validation examples and the metric of the search."""
         raw = self.recipe_with(values).model_dump(mode="json")
         k = self.metric.partition("@")[2]
         raw["evaluate"] |= {"split": "validation", "full_rows": 0, "generate_rows": 0, "references": []}
@@ -122,7 +122,7 @@ class Search:
         return checked_recipe(raw)
 
     def run(self, trials: int) -> optuna.Study:
-        """Return the study after `trials` finished trials, those of earlier calls included.
+        """Return the study after `trials` finished trials, including those of earlier calls.
 
         A trial whose loss is not finite has failed, and counts. Raise ConfigError if another process searches here,
         the folder holds a search over other fields, or no trial was finished.

@@ -1,4 +1,4 @@
-"""The command `prefrec`: one thin module per verb, which parses, calls one function and prints."""
+"""The command `prefrec`: a thin module per verb, which parses options, calls one function and prints."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ VERBS = (
     "export",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
-"""Group of entry points by which other packages add verbs, NAME = "module:function", or GROUP.NAME for a group's."""
+"""Group of entry points that add verbs: NAME = "module:function", or GROUP.NAME for a verb of a group."""
 INSTEAD = {
     "sft": "run RECIPE --until sft",
     "align": "run RECIPE --until align",
     "rank": "recommend RUN --history … --candidate …",
     **{verb: f"lab {verb}" for verb in ("bench", "doctor", "published-json", "study", "tune")},
 }
-"""Verbs of earlier versions, and what to write."""
+"""Verb of earlier versions → its replacement."""
 _LOOK: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": "markdown"}
 
 
 @cache
 def homes() -> dict[str, tuple[str, str]]:
-    """Return verb → (module, function), those of other packages last."""
+    """Return verb → (module, function), with verbs of other packages last."""
     ours = {verb: (f"{__name__}.{verb}", verb) for verb in VERBS}
     others = sorted(entry_points(group=COMMANDS), key=lambda e: e.name)
     return ours | {e.name: (e.module, e.attr) for e in others if e.name not in ours}
@@ -56,9 +56,9 @@ def load_verb(verb: str) -> Any:
 
 
 class _Verbs(TyperGroup):
-    """A group whose verbs are imported when they are called, so that help and version are quick.
+    """A group that imports a verb only when it is called, so that help and version are fast.
 
-    `path` is "" for the command itself, or the name of a group with a dot after it.
+    `path` is "" for the command itself, or the name of a group followed by a dot.
     """
 
     path = ""
@@ -70,7 +70,7 @@ class _Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.list_commands(ctx):
             return None
-        # A stub is enough to list the verb in the help. `resolve_command` imports the verb that is called.
+        # A stub is enough for the help. `resolve_command` imports the verb that is called.
         name = self.path + cmd_name
         home = homes()[name][0] if name in homes() else _home_of_group(name)
         stub = typer.Typer(add_completion=False)
@@ -80,7 +80,7 @@ class _Verbs(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         known = self.list_commands(ctx)
         if args[0] in INSTEAD and args[0] not in known:
-            raise ConfigError(f"`prefrec {args[0]}` is `prefrec {INSTEAD[args[0]]}` now")
+            raise ConfigError(f"`prefrec {args[0]}` was replaced: use `prefrec {INSTEAD[args[0]]}`")
         if args[0] not in known and (hint := did_you_mean(args[0], known)):
             ctx.fail(f"No such command {args[0]!r}{hint}")
         name, _, rest = super().resolve_command(ctx, args)
@@ -89,7 +89,7 @@ class _Verbs(TyperGroup):
 
 
 def load_group(name: str) -> Any:
-    """Return the group of the verbs whose names begin with this one and a dot."""
+    """Return the group of the verbs NAME.VERB."""
     home = _home_of_group(name)
     group = type("_Group", (_Verbs,), {"path": f"{name}."})
     alone = typer.Typer(
@@ -100,12 +100,12 @@ def load_group(name: str) -> Any:
 
 
 def _home_of_group(name: str) -> str:
-    """Return the package whose modules have the verbs of a group."""
+    """Return the package with the verbs of a group."""
     return next(module.rpartition(".")[0] for verb, (module, _) in homes().items() if verb.startswith(f"{name}."))
 
 
 def _text_of(module: str) -> str:
-    """Return the source of a module, which is not imported."""
+    """Return the source of a module without importing it."""
     spec = find_spec(module)
     return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
 
@@ -150,11 +150,11 @@ def _main(
 
 
 def main() -> None:
-    """Run the command. Errors that a user can act on are one message and exit code 1; `--debug` shows all."""
-    # Taken out here, so that it may come before or after the verb.
+    """Run the command. Expected errors print one message and exit with code 1; `--debug` adds the traceback."""
+    # Removed here, so that it may come before or after the verb.
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    # Keep the libraries' own bars and notices out of ours. transformers reads these variables when it is imported.
+    # Silence progress bars and notices of libraries. transformers reads these variables when it is imported.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -175,6 +175,6 @@ def main() -> None:
     except SystemExit as e:
         if not e.code:
             leave()
-        if e.code == 130:  # how typer ends on Ctrl-C
+        if e.code == 130:  # typer's exit code after Ctrl-C
             console.print("stopped; run the same command again to resume")
         raise

@@ -1,4 +1,4 @@
-"""A recipe carried out by a verb, and what is printed after it."""
+"""Run a recipe for a verb, and print the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE
 
 
 def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
-    """Carry out a recipe in a folder, and print what was measured."""
+    """Run a recipe in a folder, and print the results."""
     result = run_recipe(recipe, folder, until=until)
     metrics = read_json(folder / METRICS) if until in ("evaluate", "report") else None
     preferences, update, best = (
@@ -35,11 +35,13 @@ def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
     if preferences:
         measured = Preferences.from_json(preferences)
         scores, differences = preference_grids(measured)
-        note = f"liked over disliked items of {measured.users} users; chance AUC 0.500\n{measured.weight_sentence()}"
+        note = f"liked over disliked items, {measured.users} users; chance AUC 0.500\n{measured.weight_sentence()}"
         Console().print(Printed(scores, "scores", note.strip()), Printed(differences, "scores − against"))
-    for rows, part in (update or {}).items():
-        typer.echo(f"{rows} rows: {GROUPS[rows]}\n")
+    for group, part in (update or {}).items():
+        typer.echo(f"{group} examples: {GROUPS[group]}\n")
         print_scores({"evaluation": part, "generation": None})
     if best:
-        typer.echo(f"{Best.from_json(best).sentence}. It answers in serve, recommend and export; --ranker: another.")
+        typer.echo(
+            f"{Best.from_json(best).sentence}. serve, recommend and export use it; choose another with --ranker."
+        )
     typer.echo(f"Report: {result}" if until == "report" else f"Run: {result}")

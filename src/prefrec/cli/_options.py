@@ -1,4 +1,4 @@
-"""Options that verbs share or make from the sections of a recipe, and JSON on standard output."""
+"""Options that verbs share, options made from the sections of a recipe, and JSON output."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from prefrec.data import config_error
 
 Section = TypeVar("Section", bound=BaseModel)
 FieldPath = tuple[str, ...]
-"""The parameter of a verb, and the fields that lead from its section to a value."""
+"""The parameter of a verb, and the names of nested fields that lead to a value."""
 
 OWN = "section"
-"""The parameter that holds a verb's own section, whose name is left out of its options."""
+"""The parameter with a verb's main section; its options have no prefix."""
 SHOWN = 12
-"""Arguments and options of a verb that its help shows at once."""
+"""Arguments and options of a verb that `--help` shows."""
 RECIPE_ONLY = ("--model.answers", "--model.items", "--start", "--miner")
-"""Fields that need other parts of a recipe, and are not options."""
+"""Fields that need other parts of a recipe, and therefore are not options."""
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
 DataFolder = Annotated[Path, typer.Argument(help="Folder written by `prefrec prepare`.")]
@@ -43,7 +43,7 @@ def print_json(value: Any) -> None:
 
 
 def fill(section: type[Section], **values: Any) -> Section:
-    """Return the section with these values; raise ConfigError if one is wrong."""
+    """Return the section with these values; raise ConfigError if a value is wrong."""
     try:
         return section.model_validate(values)
     except ValidationError as e:
@@ -56,11 +56,11 @@ def option(*fields: str) -> str:
 
 
 def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter of a verb that is a section by an option per field.
+    """Replace each parameter of a verb that is a section by one option per field.
 
-    An option is named as in a recipe: `--model.max-length`. Those of the parameter `section` go without its name:
-    `--rows`. The help shows `SHOWN` of them, and all after `--help-all`. The value `none` is None if the field allows
-    it. All values are checked by the section alone.
+    Options are named as in a recipe (`--model.max-length`), without prefix for the parameter `section` (`--rows`).
+    `--help` shows `SHOWN` of them, `--help-all` all. The value `none` means None if the field allows it. Sections
+    check all values.
     """
     parameters = inspect.signature(verb, eval_str=True).parameters
     sections = {name: p.annotation for name, p in parameters.items() if _is_section(p.annotation)}
@@ -69,7 +69,7 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
     together = create_model(verb.__name__, **types)
 
     def option_of(loc: tuple[Any, ...]) -> str:
-        """Return the option of the field at or around `loc`, or "" for a section as a whole."""
+        """Return the option of the field at or around `loc`, or "" for a whole section."""
         return next((_option_of(loc[:n]) for n in range(len(loc), 0, -1) if loc[:n] in fields), "")
 
     @wraps(verb)
@@ -78,7 +78,7 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
         raw: dict[str, Any] = {name: {} for name in sections}
         for path, field in fields.items():
             value, source = values.pop("__".join(path)), context.get_parameter_source("__".join(path))
-            # A default is left to the section, which then knows that the field was not set.
+            # Do not pass defaults, so that the section knows which fields were set.
             if source and source.name != "DEFAULT":
                 inner = raw
                 for step in path[:-1]:
@@ -91,7 +91,7 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
         verb(**values, **dict(checked))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    # Fields of its own section first.
+    # Fields of the main section first.
     ranked = sorted(fields, key=lambda path: path[:-1] != (OWN,))
     shown = ranked[: max(0, SHOWN - len(parameters) + len(sections))]
     options = [inspect.Parameter("context", keyword, annotation=typer.Context)]
@@ -102,18 +102,18 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
         else:
             options.append(parameter.replace(kind=keyword))
     if len(shown) < len(fields):
-        says = f"Show all {len(options) - 1} options and arguments."
-        asked = typer.Option("--help-all", is_eager=True, callback=_show_all, help=says)
-        options.append(inspect.Parameter("help_all", keyword, default=False, annotation=Annotated[bool, asked]))
-    # typer makes the options from these two.
+        text = f"Show all {len(options) - 1} options and arguments."
+        help_all = typer.Option("--help-all", is_eager=True, callback=_show_all, help=text)
+        options.append(inspect.Parameter("help_all", keyword, default=False, annotation=Annotated[bool, help_all]))
+    # typer reads these two attributes.
     filled.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     filled.__annotations__ = {p.name: p.annotation for p in options}
     return filled
 
 
-def _show_all(context: typer.Context, asked: bool) -> None:
-    """Print the help with the hidden options, and end."""
-    if asked:
+def _show_all(context: typer.Context, given: bool) -> None:
+    """Print the help with the hidden options, and exit."""
+    if given:
         for option in context.command.params:
             cast(Any, option).hidden = False
         typer.echo(context.get_help())
@@ -125,7 +125,7 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _fields(section: type[BaseModel], path: FieldPath) -> Iterator[tuple[FieldPath, FieldInfo, type[BaseModel]]]:
-    """Yield path, field and section of every value of a section and of the sections in it."""
+    """Yield path, field and section of every field of a section and its nested sections."""
     for name, field in section.model_fields.items():
         inner = (*path, name)
         if _option_of(inner) in RECIPE_ONLY:
@@ -141,14 +141,14 @@ def _option_of(path: FieldPath) -> str:
 
 
 def _parameter(path: FieldPath, field: FieldInfo, section: type[BaseModel], *, hidden: bool) -> inspect.Parameter:
-    """Return the parameter from which typer makes the option of a field; those of other sections have a panel."""
+    """Return the parameter from which typer makes a field's option; each other section has its own help panel."""
     kind, name, default = _kind(field), _option_of(path), field.get_default(call_default_factory=True)
     panel = None if path[:-1] == (OWN,) else (section.__doc__ or "").partition("\n")[0].rstrip(".")
     annotation: Any
     if kind is bool:
         annotation, names, metavar = bool, f"{name}/--no-{name[2:]}", None
     else:
-        # The section converts and checks the texts.
+        # The section converts and checks the text.
         is_many = get_origin(kind) in (list, dict)
         annotation, names, metavar = list[str] | None if is_many else str | None, name, _metavar(kind)
         if default is not None:
@@ -159,7 +159,7 @@ def _parameter(path: FieldPath, field: FieldInfo, section: type[BaseModel], *, h
 
 
 def _kind(field: FieldInfo) -> Any:
-    """Return the type of a field without None; of several types the last, which takes text."""
+    """Return the type of a field without None; of several types the last, which accepts text."""
     if get_origin(field.annotation) not in (Union, UnionType):
         return field.annotation
     return [kind for kind in get_args(field.annotation) if kind is not NoneType][-1]
@@ -175,7 +175,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _value(field: FieldInfo, given: Any) -> Any:
-    """Return the section's value for the text on the command line."""
+    """Return a field's value for the text on the command line."""
     if get_origin(_kind(field)) is dict:
         return dict(pair.partition("=")[::2] for pair in given)
     return None if given == "none" and NoneType in get_args(field.annotation) else given

@@ -21,23 +21,21 @@ from prefrec.report.tables import (
 )
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
-"""Columns of the table of lists if nothing else is printed."""
+"""Columns of the table if there is no full ranking."""
 
 
-GROUPS_NOTE = (
-    "seen: the target occurs in training interactions; new: it does not; among: ranked among such items only"
-)
+GROUPS_NOTE = "seen: the target has training interactions; new: it has none; among: ranked among such items only"
 
 BEYOND_NOTE = (
-    "of the best ten of the whole catalogue: share of items in some list; −log2 of the share of users who took an "
-    "item; 1 − cosine of two titles of a list"
+    "of the ten best items in full ranking. coverage: share of the catalogue in at least one top ten; novelty: −log2 "
+    "of the share of users who interacted with an item; diversity: 1 − cosine of two titles of a top ten"
 )
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
-    """Print the content of a `metrics.json`: table, groups of rows, comparisons, generation.
+    """Print the content of a `metrics.json`: metrics, groups of examples, comparisons, generated text.
 
-    The audit's verdict stands above the first table, and its headline above each other one.
+    The audit's verdict is above the first table, and its headline above each other one.
     """
     out = Console()
     evaluation = Evaluation.from_json(metrics["evaluation"])

@@ -1,4 +1,4 @@
-"""`prefrec evaluate`: rankers on prepared data, with intervals and the audit's verdict."""
+"""`prefrec evaluate`: evaluate adapters and baselines on prepared data, with intervals and an audit."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def evaluate(
     seed: o.Seed = SEED,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure adapters beside the baselines, on the same candidate sets and in full ranking.
+    """Evaluate adapters and baselines, on the same candidate sets and in full ranking.
 
     95% intervals are over users and targets. Each model is compared with the best baseline on the same examples, and
-    each language model with the one before it. Full ranking leaves out items that the user has seen.
+    each language model with the one before it. Full ranking excludes items that the user has seen.
 
     Example: prefrec evaluate runs/demo/data --adapter sft=runs/demo/sft/adapter --rows 500
     """
@@ -47,13 +47,13 @@ def evaluate(
     named = [_named(text) for text in adapter or []]
     check_names([*section.references, *(name for name, _ in named)])
     adapters = [(name, path, as_trained(model, path)) for name, path in named]
-    model = adapters[0][-1] if adapters else model  # the bare base is asked like the first adapter
+    model = adapters[0][-1] if adapters else model  # the base is queried like the first adapter
     entries = [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
-    entries += [lm_entry(name, path, prepared, asked) for name, path, asked in adapters]
+    entries += [lm_entry(name, path, prepared, settings) for name, path, settings in adapters]
     folder = out or data / "evaluation"
     scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
     metrics = metrics_json(section.split, scores)
-    if is_first():  # of the processes of a job, which all have the scores
+    if is_first():  # all processes of a job have the scores
         write_results(folder, scores.predictions, {METRICS: metrics})
     if as_json:
         o.print_json(metrics)
@@ -63,10 +63,10 @@ def evaluate(
 
 
 def as_trained(model: ModelSection, weights: Path) -> ModelSection:
-    """Return the settings that weights were trained with, except for the fields that were set in `model`.
+    """Return the settings that weights were trained with, overridden by fields set in `model`.
 
-    It warns of fields that were set to something else. Weights without a record get `model`. Raise ModelError for an
-    adapter that may not be read, DataError if a stage made the weights and they are damaged.
+    Print a warning for each field that overrides another value. Weights without recorded settings get `model`. Raise
+    ModelError if an adapter must not be read, DataError if the weights of a stage are damaged.
     """
     if is_adapter(weights):
         check_adapter(weights)
@@ -75,17 +75,17 @@ def as_trained(model: ModelSection, weights: Path) -> ModelSection:
     try:
         recorded = read_state(weights.parent)[MADE_WITH]["model"]
         trained = ModelSection.model_validate(recorded)
-    except (KeyError, TypeError, ValidationError):  # weights from elsewhere, or from another version
+    except (KeyError, TypeError, ValidationError):  # not from prefrec, or from another version
         return model
     given = {field: getattr(model, field) for field in model.model_fields_set}
-    # Of another base `load_adapter` warns.
+    # `load_adapter` warns of another base.
     for field in sorted((recorded.keys() | {"item_text"}) & given.keys() - {"name"}):
         if (value := getattr(trained, field)) not in (given[field], "auto"):
             name = o.option("model", field)
             warn(
                 escape(
-                    f"{name} {given[field]}: {weights} was trained with {value}; leave {name} out to "
-                    "query it as it was trained"
+                    f"{name} {given[field]}: {weights} was trained with {value}; omit {name} to evaluate it as it "
+                    "was trained"
                 )
             )
     return trained.model_copy(update=given)
@@ -99,7 +99,7 @@ def _named(text: str) -> tuple[str, Path]:
     more = [p.name for p in path.glob("*.safetensors") if "model" not in p.name]
     if more:
         raise ConfigError(
-            f"--adapter {name}: {path} holds more than a language model ({', '.join(more)}), as a ranker of another "
-            "kind does, such as LLaRA; `prefrec run` measures it, in a recipe with its kind under `rankers`"
+            f"--adapter {name}: {path} has more than a language model ({', '.join(more)}), so it belongs to another "
+            "kind of ranker, such as LLaRA; evaluate it with `prefrec run` and a recipe with this kind in `rankers`"
         )
     return name, path

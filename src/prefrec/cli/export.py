@@ -1,4 +1,4 @@
-"""`prefrec export`: a ranker of a run as a folder for vLLM, transformers or the hub."""
+"""`prefrec export`: export a ranker of a run for vLLM, transformers or the hub."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def export(
 ) -> None:
     """Write an adapter (or with --merged the whole model) with tokenizer, prompt, items and model card.
 
-    Files have the layout of PEFT and transformers, as safetensors only. vLLM serves both, llama.cpp converts merged
-    models. Blends and baselines are written with the weights of their parts and the interactions that they count,
-    with numbers in place of users. `prefrec.Recommender.from_pretrained` reads all of them.
+    Files have the layout of PEFT and transformers, with safetensors only. vLLM serves both; llama.cpp converts merged
+    models. A blend or a baseline is written with its parts and the interactions that it counts, with numbers instead
+    of user ids. `prefrec.Recommender.from_pretrained` reads all of them.
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
     """

@@ -1,4 +1,4 @@
-"""`prefrec init`: a recipe for your own log and catalogue, with guessed columns."""
+"""`prefrec init`: write a recipe for your own log and catalogue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prefrec.files import write_text
 from prefrec.presets import PresetName, preset_text
 
 SHORT = 15
-"""Items of a history up to which a step takes four times the preset's rows."""
+"""Largest history length for which a step takes four times the preset's examples."""
 
 
 @o.from_sections
@@ -35,14 +35,14 @@ def init(
 ) -> None:
     """Write a recipe for a log and a catalogue.
 
-    Columns are guessed by name and content, and split and history length from the log. A comment says how sure each
-    guess is; options such as --columns.user replace it.
+    Columns are guessed by name and content, and split and history length from the log. A comment gives the reason for
+    each guess. Options such as --columns.user override it.
 
     Example: prefrec init --interactions log.csv --items items.csv --out shop.yaml
     """
     if out and out.exists():
-        raise ConfigError(f"{out} exists already: name another file with --out, or delete it")
-    # In the paper's form the history shares the prompt with the candidates.
+        raise ConfigError(f"{out} already exists: name another file with --out, or delete it")
+    # In the paper's prompts, the history shares the space with the candidates.
     found = guess(interactions, items, columns, encoding, 10 if preset == "paper" else 30)
     name = re.sub(r"^[\W_]+|[^\w.-]", "", (out or interactions).name.split(".")[0], flags=re.ASCII) or "own"
     lines = [_line("name", name), "", "data:"]
@@ -62,19 +62,17 @@ def init(
 
 
 def _fitting(text: str, found: Guess) -> str:
-    """Return a preset with no more negatives than the data have room for, and a text for items to choose."""
+    """Return a preset adapted to the data: no more negatives than there are items, and a suggested `item_text`."""
 
     def fewer(given: re.Match[str]) -> str:
-        # Negatives from lists are at most the others of a list.
+        # With negatives from candidate sets, the others in the set are the limit.
         room = found.values["candidates"]["size"] - 1 if "negatives_from: list" in text else found.room
-        return given[0] if int(given[1]) <= room else f"num_negatives: {max(room, 1)} # so few items are left"
+        return given[0] if int(given[1]) <= room else f"num_negatives: {max(room, 1)} # no more items are left"
 
     text = re.sub(r"num_negatives: (\d+)( *#.*)?", fewer, text)
-    # Eight sequences of few tokens leave most of a processor idle.
+    # Eight short sequences leave most of a processor idle.
     if found.values["history_length"] <= SHORT and "answers: items" in text:
-        larger = (
-            "global_batch_size: 32         # short histories: as many titles a step\n  per_device_batch_size: 32\n"
-        )
+        larger = "global_batch_size: 32         # larger, because histories are short\n  per_device_batch_size: 32\n"
         text = text.replace("per_device_batch_size: 8\n", larger)
     if found.item_text:
         line = _line("item_text", found.item_text, "remove the first # to show items like this to the model")

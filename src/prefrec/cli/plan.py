@@ -1,4 +1,4 @@
-"""`prefrec plan`: the stages of a run, which are up to date, and why others have to run."""
+"""`prefrec plan`: list the stages of a run, and why they have to run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def plan(
     override: o.Override = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the stages of a recipe's run, and say why each has to run. Nothing is loaded or trained.
+    """List the stages of a recipe's run, and why each has to run. Nothing is loaded or trained.
 
-    Time and memory are those of the last time the stage ran in this folder.
+    Time and memory are from the last time that the stage ran in this folder.
 
     Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
     """
@@ -34,15 +34,15 @@ def plan(
 
 
 def print_plan(stages: list[dict[str, Any]], as_json: bool, price: Price | None = None) -> None:
-    """Print stages as `survey` returns them, and what those that are due will cost."""
+    """Print the stages that `survey` returns, and the price of those that have to run."""
     if as_json:
         o.print_json(stages)
         return
     rows = [(s["stage"], [Cell(text) for text in _texts(s)], "") for s in stages]
     left = sum(bool(s["why"]) for s in stages)
-    note = f"{left} of {len(stages)} stages have to be made" if left else "nothing has to be made"
+    note = f"{left} of {len(stages)} stages have to run" if left else "all stages are up to date"
     note += f"\n{price}" if price else ""
-    Console().print(Printed(Grid(["to make?", "needs", "last time", "memory"], rows), "stage", note))
+    Console().print(Printed(Grid(["has to run?", "needs", "last time", "memory"], rows), "stage", note))
 
 
 def _texts(stage: dict[str, Any]) -> tuple[str, ...]:

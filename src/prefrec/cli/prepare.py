@@ -1,4 +1,4 @@
-"""`prefrec prepare`: a log and a catalogue in, a folder of ranking examples out."""
+"""`prefrec prepare`: make ranking examples from a log and a catalogue."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def prepare(
 ) -> None:
     """Make ranking examples (history, candidates, target) from a log and item titles.
 
-    Histories hold only interactions before the target. Negatives are items that the user has not seen, sampled by a
-    seed that depends on user and position, never on the target. OUT gets Parquet files, and protocol.json with the
-    protocol and counts.
+    Histories contain only interactions before the target. Negatives are items that the user has not seen, sampled
+    with a seed that depends on user and position, never on the target. OUT gets Parquet files, and protocol.json with
+    the protocol and counts.
 
     Example: prefrec prepare data/ml (MovieLens-100K, no download)
 

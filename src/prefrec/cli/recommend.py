@@ -1,4 +1,4 @@
-"""`prefrec recommend`: the best items of a run's catalogue, or of a few, for one history or for all users."""
+"""`prefrec recommend`: recommend items, or rank given ones, for one history or for all users."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def recommend(
     ranker: Annotated[str | None, typer.Option(help="Any ranker of the run. Default: the best.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Recommend items of the whole catalogue to one history or to all users, with filters.
+    """Recommend items of the catalogue for one history or to all users, with filters.
 
-    A user's history is the whole log, test items included. --allow and --deny take ids, or files with one id per
-    line. The same command resumes after an interruption. The processes of `accelerate launch` share the users.
+    A user's history is the whole log, including test items. --allow and --deny take ids, or files with one id per
+    line. After an interruption, the same command resumes. The processes of `accelerate launch` share the users.
 
     Example: prefrec recommend runs/shop --all-users --out top.parquet --where "genre = 'Comedy' and year > 1990"
     --at-most 2 --per brand
 
     Example: prefrec recommend runs/demo --history Alien --history Aliens --candidate Emma --candidate Babe
     """
-    # Here, so that --help need not wait for torch and transformers.
+    # Imported here, so that --help need not wait for torch and transformers.
     from prefrec.evaluation.labels import as_table
     from prefrec.recommender import Recommender
 
@@ -55,7 +55,7 @@ def recommend(
     if sum(map(bool, given.values())) != 1:
         raise typer.BadParameter("give exactly one of these", param_hint=" / ".join(given))
     if candidate and (not history or section.model_fields_set or out):
-        raise typer.BadParameter("goes with --history, without rules and --out", param_hint="--candidate")
+        raise typer.BadParameter("needs --history, and no rules or --out", param_hint="--candidate")
     if candidate and history:
         ranking = Recommender.from_run(run, ranker).rank(history, candidate).frame()
         typer.echo(as_table(ranking)) if not as_json else o.print_json(ranking.to_dicts())
@@ -66,7 +66,7 @@ def recommend(
     try:
         answers = recommender.recommend_all(out, k, users=users and _ids(users), histories=histories, **rules)
     except UnknownUserError as e:
-        raise DataError(f"{e}; --users takes one id, and is repeated for more") from e
+        raise DataError(f"{e}; --users takes one id: repeat it for more") from e
     if as_json:
         o.print_json(answers.to_dicts())
     elif out:
@@ -76,13 +76,13 @@ def recommend(
 
 
 def _ids(given: Sequence[str]) -> list[str]:
-    """Return ids, those in the lines of a file in its place."""
+    """Return ids; a file is replaced by the ids in its lines."""
     lists = (read_text(Path(text)).splitlines() if Path(text).is_file() else [text] for text in given)
     return [text.strip() for texts in lists for text in texts if text.strip()]
 
 
 def _histories(path: Path) -> dict[str, list[str]]:
-    """Return user → history; users without an id are called by the number of their row, from 1."""
+    """Return user → history; without user ids, users are numbered by row, from 1."""
     names = {"user_id": "user_id", "history": "history"}
     frame = pick_columns(read_table(path), names, path, optional=["user_id"])
     users = frame["user_id"] if "user_id" in frame.columns else pl.Series(range(1, len(frame) + 1)).cast(pl.String)

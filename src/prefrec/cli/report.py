@@ -1,4 +1,4 @@
-"""`prefrec report`: a run's folder as one HTML page."""
+"""`prefrec report`: write a run's report as one HTML page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from prefrec.runs.lock import reader_lock
 def report(run: o.RunFolder) -> None:
     """Write RUN/report.html and print its path.
 
-    The page has tables with intervals, training curves, and examples before and after. It needs no other file and no
-    network. If the run is unfinished, the page says what is missing.
+    The page has tables with intervals, training curves, and examples before and after alignment. It is one
+    self-contained file. If the run is unfinished, it says what is missing.
 
     Example: prefrec report runs/demo
     """

@@ -1,4 +1,4 @@
-"""`prefrec run`: a whole recipe."""
+"""`prefrec run`: run a recipe."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def run(
     ] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Carry out a recipe: prepare, SFT, alignment, evaluation, report.
+    """Run a recipe: prepare, SFT, alignment, evaluation, report.
 
-    Stages whose inputs have not changed are skipped. The same command continues an interrupted run.
+    Stages whose inputs have not changed are skipped. The same command resumes an interrupted run.
 
     Example: prefrec run recipes/lastfm.yaml --set data.path=/data/hetrec2011-lastfm-2k --set sft.rows=400
     """
-    # Here, so that --help need not wait for torch and transformers.
+    # Imported here, so that --help need not wait for torch and transformers.
     from prefrec.cli._carry_out import carry_out
     from prefrec.cli.plan import print_plan
     from prefrec.pipeline.recipe import load_recipe

@@ -1,4 +1,4 @@
-"""`prefrec serve`: a run behind HTTP."""
+"""`prefrec serve`: serve a run over HTTP."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def serve(
         int | None, typer.Option(min=64, help="Most tokens per pass. Default: 4096; on a CPU 2048.")
     ] = None,
 ) -> None:
-    """Answer requests of many clients with the rankers of a run: rank, recommend, explain, search.
+    """Serve the rankers of a run over HTTP: rank, recommend, explain, search.
 
-    The first --ranker answers requests that name none. /openapi.json describes the API, /metrics counts for
-    Prometheus. After Ctrl-C or SIGTERM the server answers the waiting requests, then stops.
+    The first --ranker is the default for requests. /openapi.json describes the API; /metrics is for Prometheus. After
+    Ctrl-C or SIGTERM, the server answers waiting requests and then stops.
 
     Example: prefrec serve runs/demo --ui --ranker s-dpo --ranker sft
     """
-    # typer takes an empty variable for one that is not set.
+    # typer treats an empty variable as unset.
     key = os.environ.get("PREFREC_API_KEY") if api_key is None else api_key
     try:
         from prefrec.serving.server import serve_run

@@ -23,20 +23,20 @@ def update(
         typer.Option(exists=True, help="File with new interactions. Repeatable. Default: read the log again."),
     ] = None,
     items: Annotated[Path | None, typer.Option(exists=True, help="Catalogue that includes the new items.")] = None,
-    replay: Annotated[float, typer.Option(help="Old interactions to train on again, per new one.")] = 1,
+    replay: Annotated[float, typer.Option(help="Old interactions to replay per new one.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run. Default: RUN.updated-DIGEST.")] = None,
     override: o.Override = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Continue a run's training with new interactions, and measure what it gains and forgets.
 
-    SFT continues from the run's SFT weights, on new interactions and a replay of old ones. The later stages of the
-    recipe follow. The old run stays as it is. The same command resumes an interrupted update.
+    SFT continues from the run's SFT weights, on new interactions and a replay of old ones. Then the later stages of
+    the recipe run. The old run is not changed. The same command resumes an interrupted update.
 
     Example: prefrec update runs/shop --interactions january.csv
     """
     earlier = open_run(run)
-    earlier.entry(SFT)  # raises an error if it is missing, unfinished or damaged
+    earlier.entry(SFT)  # raise an error if it is missing, unfinished or damaged
     raw = earlier.recipe.model_dump(mode="json")
     raw["data"]["more_interactions"] += [str(file.resolve()) for file in interactions or []]
     raw["data"] |= {"items": str(items.resolve())} if items else {}

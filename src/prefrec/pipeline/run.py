@@ -29,7 +29,7 @@ from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, dump_recipe
 from prefrec.pipeline.update import measure_update, split_change
 from prefrec.processes import is_first
 from prefrec.report import write_report
-from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE, made_of, write_results
+from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE, result_inputs, write_results
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
 
@@ -181,7 +181,7 @@ def _evaluate(
     update = measure_update(recipe, data, entries, folder / "predictions" / "update")
     best = best_on_validation(recipe, data, entries, folder / "predictions" / "validation")
     if is_first():
-        now = made_of(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
+        now = result_inputs(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
         split = recipe.evaluate.split
         values: dict[str, Any] = {METRICS: metrics_json(split, scores) | {"made_of": now}}
         values |= {PREFERENCES: preferences.to_json() | {"split": split}} if preferences else {}

@@ -51,7 +51,7 @@ class LMRanker:
         max_length: most tokens of a prompt with its longest answer.
         chat: wrap the prompt in the tokenizer's chat template.
         batch_size: examples per batch.
-        max_tokens_per_pass: most tokens per forward pass, padding included; None: no limit. By default about 20
+        max_tokens_per_pass: most tokens per forward pass, padding included. Default: about 20
             examples with 20 candidates.
         objective: `catalogue` normalises over the titles of the catalogue, `tokens` over the whole vocabulary.
         encoder: encoder of prompts and answers. Default: text, by the tokenizer.

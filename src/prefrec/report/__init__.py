@@ -1,4 +1,4 @@
-"""A run as one HTML page: settings, results, training curves and examples."""
+"""The report: a run as one HTML page with settings, results, training curves and examples."""
 
 from prefrec.report.render import REPORT, write_report
 

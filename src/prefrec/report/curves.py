@@ -1,4 +1,4 @@
-"""Curves of training: a plot per quantity, with lines for training and dots for validation."""
+"""Training curves: a plot per quantity, with lines for training and dots for validation."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMOOTH_FROM = 40
-"""Number of points from which a running mean is drawn over the raw line."""
+"""Number of points from which a running mean is drawn on top of the raw line."""
 PANELS = {
-    # Log-probabilities of training rows are sums over all titles of a history, those of validation rows of one title.
+    # No log-probabilities: in training they are sums over all titles of a history, in validation of one title.
     "sft": (("Loss", "loss", "", "−log-probability of the answer, per token."),),
     "align": (
         ("Loss", "loss", "", ""),
         ("Rewards", "rewards/chosen", "rewards/rejected", ""),
         ("Reward margin", "rewards/margins", "", "Chosen minus the mean of the rejected."),
-        ("Reward accuracy", "rewards/accuracies", "", "Share of rows whose chosen reward is the highest."),
+        ("Reward accuracy", "rewards/accuracies", "", "Share of examples whose chosen reward is the highest."),
         ("Log-probabilities", "logps/chosen", "logps/rejected", ""),
-        ("Effective negatives", "negatives/effective", "", "1/Σw²: N if all weigh alike, 1 if one has all."),
+        ("Effective negatives", "negatives/effective", "", "1/Σw²: N if all weights are equal, 1 if one has all."),
     ),
 }
 """Kind of a stage → title, keys of the log for the solid and the dashed line, and hint of each plot."""
 
 
 def training_plots(stages: Sequence[Stage]) -> dict[str, Any]:
-    """Return the plots of SFT and of all alignments together (title, hint and SVG), and what their legend needs.
+    """Return the plots of SFT and of all alignments (title, hint and SVG), and what their legend needs.
 
-    Without matplotlib there are none, which `missing` says.
+    Without matplotlib, `missing` is True and there are no plots.
     """
     colours, drawn, missing = stage_colours(stages), dict[str, Any](), not can_plot()
     for kind, panels in PANELS.items():
@@ -52,12 +52,12 @@ def training_plots(stages: Sequence[Stage]) -> dict[str, Any]:
 
 
 def stage_colours(stages: Sequence[Stage]) -> dict[str, str]:
-    """Return the colour of each stage's model, which is the same in all plots of a page."""
+    """Return stage → colour of its model in all plots of a page."""
     return {s.name: PALETTE[i % len(PALETTE)] for i, s in enumerate(stages)}
 
 
 def start_loss(stage: Stage) -> float | None:
-    """Return the loss of a policy equal to its reference: ln(1+N) for S-DPO, ln 2 for losses of pairs; else None."""
+    """Return the loss of a policy equal to its reference: ln(1+N) for S-DPO, ln 2 for DPO and DMPO, else None."""
     negatives, loss = stage.setting("num_negatives"), stage.setting("loss") or stage.setting("loss_type")
     if loss in ("dpo", "dmpo"):
         return math.log(2)
@@ -100,7 +100,7 @@ def _draw(axes: Axes, stage: Stage, key: str, colour: str, dashed: bool) -> None
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the centred mean [T] over about a twelfth of the values, fewer at the ends, without NaN."""
+    """Return the centred running mean [T] over about a twelfth of the values, ignoring NaN."""
     width = 2 * max(1, len(values) // 24) + 1
     means = pl.Series(values).fill_nan(None).rolling_mean(width, min_samples=1, center=True)
     return means.fill_null(np.nan).to_numpy()

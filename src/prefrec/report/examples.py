@@ -1,4 +1,4 @@
-"""Rows before and after alignment, picked by a rule and not by hand."""
+"""Random examples before and after alignment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from prefrec.report.wording import label
 from prefrec.runs.contents import RunContents
 
 EACH, SEED = 2, 0
-"""Examples of each outcome, and the seed of their draw."""
+"""Number of examples of each outcome, and the seed of the sample."""
 
 
 def pick_examples(run: RunContents) -> dict[str, Any] | str:
-    """Return up to `EACH` rows each in which the target's rank got better, got worse and stayed the same.
+    """Return up to `EACH` examples each in which the target's rank improved, worsened and stayed the same.
 
-    The result also has the names of both rankers and the count of each outcome. Candidates are in the order of the
-    ranker after alignment. If there is nothing to show, return a sentence instead.
+    The result also has the names of both rankers and the count of each outcome. Candidates are sorted by the ranker
+    after alignment. If there is nothing to show, return a sentence that says why.
     """
     data, predictions = run.data, run.predictions
     if data is None or predictions is None:
@@ -34,18 +34,18 @@ def pick_examples(run: RunContents) -> dict[str, Any] | str:
     one, other = (predictions.filter(pl.col("ranker") == name).select(columns) for name in (first, last))
     rows = one.join(other.select("row", "scores", "rank"), on="row", suffix="_after").sort("row")
     if rows.is_empty():
-        return f"{label(first)} and {label(last)} answered no row in common."
+        return f"{label(first)} and {label(last)} have no examples in common."
     moved = rows["rank"].cast(pl.Int64).to_numpy() - rows["rank_after"].cast(pl.Int64).to_numpy()
     groups = {"better": moved > 0, "worse": moved < 0, "same": moved == 0}
     known = {(e.user_id, e.target, e.candidates): e for e in data.split(run.split)}
     rng = np.random.default_rng(SEED)
     examples = []
     for outcome, chosen in groups.items():
-        places = np.flatnonzero(chosen)
-        for i in sorted(rng.choice(places, min(EACH, len(places)), replace=False).tolist()) if len(places) else []:
+        numbers = np.flatnonzero(chosen)
+        for i in sorted(rng.choice(numbers, min(EACH, len(numbers)), replace=False).tolist()) if len(numbers) else []:
             row = rows.row(i, named=True)
             question = known.get((row["user_id"], row["target"], tuple(row["candidates"])))
-            if question is None:  # predictions of a run whose data were prepared again
+            if question is None:  # the data were prepared again after the predictions
                 continue
             before = _answers(row["scores"], question.target_index, row["rank"])
             after = _answers(row["scores_after"], question.target_index, row["rank_after"])
@@ -63,8 +63,8 @@ def pick_examples(run: RunContents) -> dict[str, Any] | str:
 
 
 def _answers(scores: Sequence[float], target: int, target_rank: int) -> list[dict[str, Any]]:
-    """Return rank and share of the probability [C]; the target's rank is the counted one, with ties broken."""
+    """Return rank and share (softmax) of each candidate [C]; the target's rank is the recorded one."""
     s = np.asarray(scores, dtype=np.float64)
-    ranks = [1 + int((s > own).sum()) for own in s]
+    ranks = [1 + int((s > score).sum()) for score in s]
     ranks[target] = target_rank
     return [{"rank": r, "share": float(p)} for r, p in zip(ranks, softmax(s), strict=True)]

@@ -22,7 +22,7 @@ REPORT = "report.html"
 
 
 def page_environment(*packages: str) -> jinja2.Environment:
-    """Return the jinja2 environment of HTML templates in `packages`; the first package with a template has it."""
+    """Return the jinja2 environment of the HTML templates in `packages`; the first package with a template wins."""
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package, ".") for package in packages])
     return jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -33,7 +33,7 @@ _environment = page_environment("prefrec.report")
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a run's folder and return its path; errors are those of `read_run`."""
+    """Write `report.html` to a run's folder and return its path; raise errors of `read_run`."""
     path = Path(run) / REPORT
     write_text(path, render(read_run(Path(run))))
     return path
@@ -64,7 +64,7 @@ def render(run: RunContents) -> str:
 
 
 def _diagnosis(evaluation: Evaluation | None) -> list[str]:
-    """Return the sentences on the data set that the audit keeps."""
+    """Return the audit's sentences about the data set."""
     diagnosis = getattr(evaluation.audit, "diagnosis", None) if evaluation else None
     return diagnosis.sentences if diagnosis else []
 
@@ -91,7 +91,7 @@ def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _protocol(protocol: dict[str, Any]) -> dict[str, Any]:
-    """Return the parts of `protocol.json` that are shown, and all of it as text."""
+    """Return the parts of `protocol.json` to show, and its whole text."""
     counts, listed = protocol.get("counts", {}), protocol.get("candidates", {})
     shown = {k: protocol.get(k) for k in ("source", "domain", "split", "seed")}
     shown["candidates"] = f"{listed['size']}, {listed['kind']}" if {"size", "kind"} <= set(listed) else None
@@ -105,7 +105,7 @@ def _protocol(protocol: dict[str, Any]) -> dict[str, Any]:
 
 
 def facts(run: RunContents) -> list[tuple[str, str]]:
-    """Return (name, value) pairs on what was run."""
+    """Return (name, value) pairs that describe the run."""
     pairs = [("Model", run.model)]
     if run.data:
         protocol = run.data.protocol
@@ -121,17 +121,17 @@ def facts(run: RunContents) -> list[tuple[str, str]]:
 
 
 def verdict(run: RunContents) -> str:
-    """Return the result in a sentence: the best ranker, its gain over the best baseline, and what the audit found.
+    """Return the result in a sentence: the best ranker, its gain over the best baseline, and the audit's result.
 
-    It is about full ranking if that has all examples, otherwise about candidate sets; "" without results.
+    It is about full ranking if all examples were ranked, otherwise about candidate sets; "" without results.
     """
-    lists, full = run.evaluation, run.full_catalogue
-    if lists is None:
+    sampled, full = run.evaluation, run.full_catalogue
+    if sampled is None:
         return ""
-    block, where = (full, "in full ranking") if full and full.n == lists.n else (lists, "on candidate sets")
+    block, where = (full, "in full ranking") if full and full.n == sampled.n else (sampled, "on candidate sets")
     metric = "ndcg@10" if "ndcg@10" in block.measured else block.measured[0]
-    most = max(own[metric].n for own in block.metrics.values() if metric in own)
-    values = {r: own[metric] for r, own in block.metrics.items() if metric in own and own[metric].n == most}
+    most = max(of[metric].n for of in block.metrics.values() if metric in of)
+    values = {r: of[metric] for r, of in block.metrics.items() if metric in of and of[metric].n == most}
     chosen = run.best.ranker if run.best and metric in block.metrics.get(run.best.ranker, {}) else None
     best, baseline = chosen or max(values, key=lambda r: values[r].mean), block.best_reference
     how = (
@@ -139,18 +139,18 @@ def verdict(run: RunContents) -> str:
         if chosen
         else f"has the highest {metric_label(metric)},"
     )
-    said = f"{label(best)} {how} {with_interval(block.metrics[best][metric])} {where}"
+    sentence = f"{label(best)} {how} {with_interval(block.metrics[best][metric])} {where}"
     gains = (c for c in block.comparisons if (c.ranker, c.against, c.metric) == (best, baseline, metric))
     if best == baseline:
-        said += ", itself the best baseline"
+        sentence += ", and is itself the best baseline"
     elif (gain := next(gains, None)) is not None:
-        shown = " (no gain shown)" if includes_zero(gain) else ""
-        said += f", {with_interval(gain)} over the best baseline, {label(gain.against)}{shown}"
-    return f"{said}. {lists.audit.headline}"
+        shown = " (not significant)" if includes_zero(gain) else ""
+        sentence += f", {with_interval(gain)} over the best baseline, {label(gain.against)}{shown}"
+    return f"{sentence}. {sampled.audit.headline}"
 
 
 def findings(run: RunContents) -> list[str]:
-    """Return a sentence per model on the headline metric, then chance, full ranking and generation."""
+    """Return a sentence per model about the headline metric, then about chance, full ranking and generation."""
     evaluation = run.evaluation
     if evaluation is None:
         return []
@@ -167,7 +167,7 @@ def findings(run: RunContents) -> list[str]:
 
 
 def headline_metrics(evaluation: Evaluation) -> list[str]:
-    """Return HR@1 and NDCG@10 if they were measured, else the first metric."""
+    """Return those of HR@1 and NDCG@10 that were measured, else the first metric."""
     return [m for m in HEADLINE_METRICS if m in evaluation.measured] or evaluation.measured[:1]
 
 
@@ -185,7 +185,7 @@ def _sentence(evaluation: Evaluation, name: str, metric: str, where: str = "") -
 
 def _against(comparison: Comparison) -> str:
     shown, other = with_interval(comparison), label(comparison.against)
-    none = f"no difference shown against {other} ({shown})"
+    none = f"no significant difference to {other} ({shown})"
     return none if includes_zero(comparison) else f"{shown} against {other}"
 
 
@@ -194,15 +194,15 @@ def _generation_sentence(run: RunContents, last_first: list[str]) -> list[str]:
     last = next((m for m in last_first if generation and m in generation.metrics), None)
     if generation is None or last is None or not {"valid_ratio", "gen_hr@1"} <= set(generation.metrics[last]):
         return []
-    own = generation.metrics[last]
+    metrics = generation.metrics[last]
     return [
-        f"Generating text for {generation.n:,} examples, {label(last)} has a valid ratio of "
-        f"{with_interval(own['valid_ratio'])} and an HR@1 of {with_interval(own['gen_hr@1'])}."
+        f"In text generated for {generation.n:,} examples, {label(last)} has a valid ratio of "
+        f"{with_interval(metrics['valid_ratio'])} and an HR@1 of {with_interval(metrics['gen_hr@1'])}."
     ]
 
 
 def other_machines(run: RunContents) -> list[str]:
-    """Return a sentence for each stage whose machine or versions are not those of the last command."""
+    """Return a sentence for each stage whose machine or versions differ from those of the last command."""
     sentences = []
     for part, machine in run.machines.items():
         differing = [k for k in machine if k in run.environment and machine[k] != run.environment[k]]

@@ -1,4 +1,4 @@
-"""Small plots for a page, drawn without a window, with text in the page's font and colour."""
+"""Small SVG plots for a page, with text in the page's font and colour."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PALETTE = ("#3a84c9", "#d97a1e", "#a667c4", "#8a8a35", "#2aa1b3", "#b0704a")
-"""Colours that stand out on white and on black; green and red mean better and worse."""
+"""Colours that are visible on white and on black, without green and red, which mean better and worse."""
 INK = "#010203"
 """Placeholder for the colour of the page's text."""
 _GREY = "#8b8f97"
 
 
 def can_plot() -> bool:
-    """Return True if matplotlib is installed, which the extra `plots` brings."""
+    """Return True if matplotlib is installed (extra `plots`)."""
     return find_spec("matplotlib") is not None
 
 
 def new_figure(width: float = 4.3, height: float = 2.7) -> tuple[Figure, Axes]:
-    """Return a figure of this size in inches, with one axes: light grid, no frame. The page scales it."""
+    """Return a figure of this size in inches, with one axes: light grid, no frame."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -48,7 +48,7 @@ def new_figure(width: float = 4.3, height: float = 2.7) -> tuple[Figure, Axes]:
 
 
 def to_svg(figure: Figure, alt: str, name: str) -> Markup:
-    """Return the figure as an `<svg>` element with a text alternative; `name` makes its ids differ in a page."""
+    """Return the figure as an `<svg>` element with a text alternative; `name` makes its ids unique in a page."""
     import matplotlib
 
     out = io.StringIO()
@@ -68,11 +68,11 @@ def to_svg(figure: Figure, alt: str, name: str) -> Markup:
 
 
 def whisker_plot(evaluation: Evaluation, metric: str, colours: Mapping[str, str]) -> Markup:
-    """Return a plot of the rankers in the order of the table: a dot for the mean, a line for the 95% interval.
+    """Return a plot of the rankers in table order: a dot for the mean, a line for the 95% interval.
 
-    A dashed line is at the value of a random order.
+    A dashed line marks the value of a random order.
     """
-    shown = {r: own[metric] for r, own in evaluation.metrics.items() if metric in own}
+    shown = {r: of[metric] for r, of in evaluation.metrics.items() if metric in of}
     figure = whisker_figure(shown, colours)
     words = "; ".join(f"{label(r)} {with_interval(i)}" for r, i in shown.items())
     alt = f"{metric_label(metric)}. {metric_label(metric)} with 95% intervals: {words}."
@@ -84,7 +84,7 @@ def whisker_plot(evaluation: Evaluation, metric: str, colours: Mapping[str, str]
 
 
 def whisker_figure(shown: Mapping[str, Interval], colours: Mapping[str, str]) -> Figure:
-    """Return a figure with a dot and an interval per name, from top to bottom; it starts at 0 if none is below."""
+    """Return a figure with a dot and an interval per name, top to bottom; it starts at 0 if no value is below."""
     figure, axes = new_figure(height=0.75 + 0.3 * len(shown))
     for y, (name, value) in enumerate(shown.items()):
         colour = colours.get(name, _GREY)

@@ -1,4 +1,4 @@
-"""Metrics, differences, audit and stages as tables: for the page, and printed on a terminal."""
+"""Tables of metrics, differences, audit and stages, for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from prefrec.report.wording import clock, includes_zero, interval_ends, label, m
 from prefrec.runs.contents import Stage
 
 FEWEST = 20
-"""Rows of a group that is shown: means of fewer say nothing."""
+"""Fewest examples of a group to show; means over fewer are meaningless."""
 MARK, WEAK_MARK = "✱", "∘"
-"""Beside a difference with p < 0.05: after the correction for the number of comparisons, and before it alone."""
+"""Marks of a difference with p < 0.05: after correction for multiple comparisons, and only before it."""
 VERDICT_STYLES = {"bad": "bold red", "good": "green", "": "yellow"}
-"""State of an audit → style of its verdict in a terminal."""
+"""State of an audit → style of its verdict on a terminal."""
 _STYLES = {"best": "bold", "weak": "dim", "leak": "red"}
 
 
@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: `columns` beside the row's name, and (name, cells, style) rows."""
+    """A table: headings of the columns after the row's name, and rows (name, cells, style)."""
 
     columns: list[str]
     rows: list[tuple[str, list[Cell], str]]
@@ -47,9 +47,9 @@ class Grid:
 def metrics_grid(
     evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] | None = None
 ) -> Grid:
-    """Return rankers × metrics (default: all), the highest of each column `best`, and a last row for a random order.
+    """Return a grid of rankers × metrics (default: all), with a last row for a random order.
 
-    Metrics over the whole catalogue (`full`) are a second block of columns.
+    The highest value of each column has style `best`. Metrics of full ranking (`full`) are a second block of columns.
     """
     columns = _columns(evaluation, metrics or evaluation.measured, "")
     return _grid(evaluation.rankers, columns + (_columns(full, FULL_METRICS, ", full ranking") if full else []))
@@ -58,9 +58,9 @@ def metrics_grid(
 def groups_grid(
     evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] = HEADLINE_METRICS
 ) -> Grid | None:
-    """Return metrics of examples with seen and with new targets, also among such items alone.
+    """Return metrics on examples with seen and with new targets, and in full ranking also among such items only.
 
-    None if a kind has fewer examples than `FEWEST`.
+    Return None if a group has fewer examples than `FEWEST`.
     """
     columns = []
     for block, wanted, where in ((evaluation, metrics, ""), (full, FULL_METRICS[: len(metrics)], ", full ranking")):
@@ -76,17 +76,17 @@ def groups_grid(
 
 _DEAD = ({0.0}, {1.0})
 Column = tuple[str, dict[str, Cell], str | None]
-"""Heading, ranker → cell, and the value of a random order (None: not known)."""
+"""Heading, ranker → cell, and the value of a random order (None: unknown)."""
 
 
 def _columns(block: Group, metrics: Sequence[str], where: str) -> list[Column]:
     columns: list[Column] = []
     for metric in metrics:
-        values = {r: own[metric] for r, own in block.metrics.items() if metric in own}
-        # Hits among the first ten of lists of ten, and hits that no ranker has, compare nothing.
+        values = {r: of[metric] for r, of in block.metrics.items() if metric in of}
+        # If all rankers have 0 or all have 1, such as HR@10 of 10 candidates, the column compares nothing.
         if metric.startswith("hr@") and len(metrics) > 1 < len(values) and {i.mean for i in values.values()} in _DEAD:
             continue
-        # A mean over fewer rows is not the best of those over all.
+        # A mean over fewer examples cannot be the best of the column.
         most = max((i.n for i in values.values()), default=0)
         best = max((i.mean for i in values.values() if i.n == most), default=0.0)
         expected = block.expected.get(metric)
@@ -103,11 +103,11 @@ def _grid(rankers: Sequence[str], columns: Sequence[Column]) -> Grid:
 
 
 WITH_INTERVALS = "over users and targets"
-"""What intervals are for, in notes below tables."""
+"""Words for intervals in notes below tables."""
 
 
 def size_of(group: Group) -> str:
-    """Return the numbers of examples, users and, if known, distinct targets in words."""
+    """Return the numbers of examples, users and, if known, distinct targets, in words."""
     targets = f" and {group.items:,} distinct targets" if group.items else ""
     return f"n = {group.n:,} examples of {group.users:,} users{targets}"
 
@@ -116,26 +116,26 @@ def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
     """Return the numbers of examples and users, and chance."""
     note = f"{size_of(evaluation)}; chance HR@1 {evaluation.chance:.3f}; 95% intervals {WITH_INTERVALS}"
     if full:
-        note += f"\nfull ranking: {size_of(full)}, the target among all unseen items"
+        note += f"\nfull ranking: {size_of(full)}, ranked among all unseen items"
     return note
 
 
 def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = None) -> Grid:
-    """Return pairs × metrics: the paired difference with its mark, and its interval."""
+    """Return a grid of pairs × metrics: paired differences with marks and intervals."""
     shown = metrics or list(dict.fromkeys(c.metric for c in comparisons))
     pairs: dict[str, dict[str, Cell]] = {}
     for c in comparisons:
         pairs.setdefault(f"{label(c.ranker)} − {label(c.against)}", {})[c.metric] = _difference_cell(c)
-    rows = [(pair, [own.get(m, Cell("–")) for m in shown], "") for pair, own in pairs.items()]
+    rows = [(pair, [cells.get(m, Cell("–")) for m in shown], "") for pair, cells in pairs.items()]
     return Grid([metric_label(m) for m in shown], rows)
 
 
 def comparisons_note(evaluation: Evaluation) -> str:
-    """Return the number of comparisons, the rival of the models, and how to read intervals and marks."""
+    """Return a note on the number of comparisons, the baseline that models are compared with, and the marks."""
     family = sum(c.metric == FAMILY for c in evaluation.comparisons)
     pairs = len({(c.ranker, c.against) for c in evaluation.comparisons})
     best = evaluation.best_reference
-    named = f" The rival of the models is {label(best)}, the baseline with the highest NDCG@10 here." if best else ""
+    named = f" Models are compared with {label(best)}, the baseline with the highest NDCG@10." if best else ""
     holm = f"{MARK} p < 0.05 after Holm’s correction for the {family} comparisons of {metric_label(FAMILY)}. " * bool(
         family
     )
@@ -147,21 +147,21 @@ def comparisons_note(evaluation: Evaluation) -> str:
 
 
 def beyond_grid(beyond: Mapping[str, Mapping[str, float]]) -> Grid:
-    """Return a table of coverage, novelty and diversity, by ranker (`prefrec.evaluation.beyond`)."""
+    """Return a grid of coverage, novelty and diversity by ranker (`prefrec.evaluation.beyond`)."""
     columns = list(dict.fromkeys(metric for values in beyond.values() for metric in values))
     rows = [(name, [Cell(f"{values[m]:.3f}") for m in columns], "") for name, values in beyond.items()]
     return Grid(columns, rows)
 
 
 def preference_grids(preferences: Preferences) -> tuple[Grid, Grid]:
-    """Return scores × metrics of preferences, the highest of each column `best`, and their paired differences."""
+    """Return a grid of scores × metrics of preferences, and one of paired differences."""
     block = Group(preferences.metrics, preferences.users, preferences.users, {})
-    columns = _columns(block, list(dict.fromkeys(m for own in preferences.metrics.values() for m in own)), "")
+    columns = _columns(block, list(dict.fromkeys(m for of in preferences.metrics.values() for m in of)), "")
     return _grid(list(preferences.metrics), columns), differences_grid(preferences.differences)
 
 
 def _interval_cell(interval: Interval, best: float | None = None, n: int | None = None) -> Cell:
-    # Some metrics were measured on fewer rows than the others of their table.
+    # Some metrics were measured on fewer examples than the rest of the table.
     fewer = () if n in (None, interval.n) else (f"n = {interval.n:,}",)
     return Cell(number(interval.mean), (interval_ends(interval), *fewer), "best" if interval.mean == best else "")
 
@@ -174,7 +174,7 @@ def _difference_cell(difference: PairedDifference) -> Cell:
 
 
 def audit_grid(audit: Audit) -> Grid:
-    """Return the baselines, then the shortcuts, each with its rival."""
+    """Return a grid of the baselines, then the shortcuts, each with its rival."""
     rows = []
     for row in audit.rows:
         gain, style = Cell("–"), "leak" if row.leak else ""
@@ -189,13 +189,13 @@ def audit_grid(audit: Audit) -> Grid:
 
 @dataclass(frozen=True)
 class Printed:
-    """A grid as rich prints it, with small lines below the numbers; what a line has no room for is a table below."""
+    """A grid for rich, with small lines below the numbers. Columns that do not fit go to another table below."""
 
     grid: Grid
     first: str
     note: str = ""
     above: str = ""
-    style: str = ""  # of the line above
+    style: str = ""  # style of `above`
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.above:
@@ -223,21 +223,21 @@ class Printed:
             table.add_column(self.first, no_wrap=True)
             for i in block:
                 table.add_column(self.grid.columns[i], width=widths[i])
-            for name, row, own in zip(names, rows, cells, strict=True):
-                table.add_row(Text(name), *(Text(row[i], _STYLES.get(own[i].style, "")) for i in block))
+            for name, texts, styled in zip(names, rows, cells, strict=True):
+                table.add_row(Text(name), *(Text(texts[i], _STYLES.get(styled[i].style, "")) for i in block))
             yield table
         if self.note:
             yield Text(self.note, "table.caption")
 
 
 def audit_table(audit: Audit) -> Printed:
-    """Return the audit as a table of a terminal, its verdict above and the diagnosis of the data set below."""
-    said = audit.diagnosis.sentences if audit.diagnosis else []
-    return Printed(audit_grid(audit), "shortcut", "\n".join(said), audit.verdict, VERDICT_STYLES[audit.state])
+    """Return the audit as a table for the terminal, with the verdict above and the data set's diagnosis below."""
+    note = audit.diagnosis.sentences if audit.diagnosis else []
+    return Printed(audit_grid(audit), "shortcut", "\n".join(note), audit.verdict, VERDICT_STYLES[audit.state])
 
 
 def stages_grid(stages: list[Stage]) -> Grid:
-    """Return a row per stage: settings, time, and the loss at the beginning and the end."""
+    """Return a grid with a row per stage: settings, time, and first and last loss."""
     columns = ["loss", "β", "negatives", "learning rate", "steps", "time", "training loss", "validation loss"]
     return Grid(columns, [(label(s.name), [Cell(text) for text in _stage_texts(s)], "") for s in stages])
 

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them."""
+"""Format numbers and names for people."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _NAMES = {"sft": "SFT", "dpo": "DPO", "s-dpo": "S-DPO", "dmpo": "DMPO", "bpr": "
 
 
 def label(name: str) -> str:
-    """Return a ranker's or stage's name as it is written, `s-dpo` → S-DPO; a user's own names stay as they are."""
+    """Return the display name of a ranker or stage, such as S-DPO for `s-dpo`; a user's names stay as they are."""
     return _NAMES.get(name, name)
 
 
 def number(value: float, sign: str = "") -> str:
-    """Return `0.412`, with a true minus sign, and a plus sign if `sign` is "+"; a dash for NaN."""
+    """Return `0.412`, with a proper minus sign, and with a plus sign if `sign` is "+"; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:{sign}.3f}".replace("-", "−")
 
 
@@ -46,7 +46,7 @@ def includes_zero(difference: PairedDifference) -> bool:
 
 
 def clock(seconds: Any) -> str:
-    """Return `45 s`, `12 min 05 s` or `3 h 20 min`; a dash if it is not known."""
+    """Return `45 s`, `12 min 05 s` or `3 h 20 min`; a dash if the time is unknown."""
     if not isinstance(seconds, int | float):
         return "–"
     whole = round(seconds)

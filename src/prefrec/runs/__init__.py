@@ -1,1 +1,1 @@
-"""The folder of a run: its stages and what it holds."""
+"""The folder of a run: stages, locks and contents."""

@@ -1,4 +1,4 @@
-"""Contents of a run's folder: everything that can be read, and a sentence for each part that cannot."""
+"""Read a run's folder: all parts that can be read, and a sentence for each part that cannot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ METRICS, PREFERENCES, PREDICTIONS, UPDATE, BEST = RESULTS = (
     "update.json",
     "best.json",
 )
-"""Files of an evaluation, whose SHA-256 are in the folder's `seal.json`."""
+"""Files of an evaluation. Their SHA-256 are in the folder's `seal.json`."""
 _STAGE_FOLDERS = ("data", "sft", "align/*", "rankers/*")
 
 
@@ -45,9 +45,10 @@ class Stage:
     """A training stage.
 
     Attributes:
-        name: `sft`, or the name of an alignment (kind `align`); its ranker in the tables has the same name.
+        name: `sft`, or the name of an alignment. Its ranker in tables has the same name.
+        kind: `sft` or `align`.
         state: content of `stage.json` (`finished`, `seconds`, `config`).
-        log: the Trainer's `log_history`, empty before training has ended.
+        log: the Trainer's `log_history`; empty until training has ended.
     """
 
     name: str
@@ -56,13 +57,13 @@ class Stage:
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def setting(self, name: str) -> Any:
-        """Return a setting from the stage's configuration or a section of it; None if it is not there."""
+        """Return a setting from the stage's configuration or one of its sections; None if it is missing."""
         config = self.state.get("config") or {}
         sections = [config, *(v for v in config.values() if isinstance(v, dict))]
         return next((s[name] for s in sections if name in s), None)
 
     def points(self, key: str) -> list[tuple[float, float]]:
-        """Return (step, value) of every log entry that has `key`."""
+        """Return (step, value) of every log entry with `key`."""
         numbers = [(e.get("step"), e.get(key)) for e in self.log]
         return [(float(s), float(v)) for s, v in numbers if isinstance(s, int | float) and isinstance(v, int | float)]
 
@@ -72,14 +73,14 @@ class RunContents:
     """The parts of a run that can be read.
 
     Attributes:
-        recipe_text: without the secrets of addresses.
+        recipe_text: the recipe, without secrets in addresses.
         stages: SFT first, then alignments in the recipe's order.
-        missing: one sentence for each part that is absent, unfinished or damaged.
-        machines: machine and versions that finished each stage, by its folder, if they were recorded.
-        fusions: one sentence for each blend of the recipe: its weights, and the rows that chose them.
+        missing: a sentence for each part that is missing, unfinished or damaged.
+        machines: folder of a stage → machine and versions that finished it, if recorded.
+        fusions: a sentence for each blend of the recipe, with its weights.
         outdated: changes since the rankers were evaluated. Metrics and predictions then count as missing.
-        evaluation, generation, full_catalogue: metrics from log-probabilities, from text, and over all items.
-        best: the ranker that answers unless another is named; None: the run was not evaluated, or has no such rows.
+        evaluation, generation, full_catalogue: metrics on candidate sets, of generated text, and of full ranking.
+        best: the best ranker on validation examples; None: not evaluated, or there are no such examples.
     """
 
     folder: Path
@@ -107,16 +108,16 @@ class RunContents:
 
     @property
     def model(self) -> str:
-        """The base model's name, "" if the recipe does not say it."""
+        """Name of the base model; "" if the recipe has none."""
         section = self.recipe.get("model", "")
         return str(section.get("name", "")) if isinstance(section, dict) else str(section)
 
 
 def read_run(folder: Path) -> RunContents:
-    """Return the contents of a run's folder; raise DataError if it does not exist, or holds no part of a run."""
+    """Return the contents of a run's folder; raise DataError if it does not exist or is not a run's."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; `prefrec run RECIPE.yaml` makes one")
+        raise DataError(f"{folder}: there is no such folder; `prefrec run RECIPE.yaml` makes one")
     if not any((folder / name).exists() for name in EXPECTED):
         raise DataError(
             f"{folder} is not the folder of a run: expected at least one of {', '.join(EXPECTED)}; "
@@ -134,13 +135,13 @@ def read_run(folder: Path) -> RunContents:
     if (folder / BEST).is_file():
         results["best"] = _read(folder, BEST, missing, lambda p: Best.from_json(_read_json(result_file(p))))
     recorded, outdated = results.pop("made_of", None), ""
-    now = made_of(folder, recipe) if isinstance(recorded, dict) else {}
+    now = result_inputs(folder, recipe) if isinstance(recorded, dict) else {}
     if changed := [part for part, key in now.items() if recorded.get(part, key) != key]:
         outdated = (
-            f"{', '.join(changed)} changed since they were made; `prefrec run` with this recipe evaluates again"
+            f"{', '.join(changed)} changed since the evaluation; `prefrec run` with this recipe evaluates again"
         )
         results = {}
-        missing.append(f"metrics.json and predictions.parquet are left out: {outdated}")
+        missing.append(f"metrics.json and predictions.parquet are out of date: {outdated}")
     machines = {
         part: state["environment"]
         for part, state in _states(folder, recipe).items()
@@ -153,34 +154,37 @@ def read_run(folder: Path) -> RunContents:
 
 
 def write_results(folder: Path, predictions: pl.DataFrame, values: Mapping[str, Any]) -> None:
-    """Write predictions and `values` (name of a JSON file → value), then their seal; earlier ones are removed."""
+    """Write predictions and `values` (name of a JSON file → value), then their seal, and remove earlier results."""
     folder.mkdir(parents=True, exist_ok=True)
     writers: dict[str, Writer] = {PREDICTIONS: predictions.select(PREDICTION_SCHEMA.names()).write_parquet}
-    # Drafts are written as they are: a draft of a draft would stay behind a kill.
+    # Write drafts directly: a draft of a draft would be left after a kill.
     texts = {name: as_json(value) for name, value in values.items()}
     writers |= {name: partial(Path.write_text, data=text, encoding="utf-8") for name, text in texts.items()}
-    # A kill must not leave metrics beside predictions that they do not belong to.
+    # After a kill, metrics must not be beside predictions of another evaluation.
     write_together({folder / n: w for n, w in writers.items()}, [folder / n for n in (SEAL, *RESULTS)])
     write_json(folder / SEAL, {"files": digests(folder, writers)})
 
 
 def result_file(path: Path) -> Path:
-    """Return the path of a file of an evaluation; raise DataError if it is not what the evaluation wrote."""
+    """Return the path of a result file; raise DataError if it differs from what the evaluation wrote."""
     if path.exists() and altered(path.parent, {path.name: read_seal(path.parent).get(path.name)}):
-        raise DataError(f"{path} is damaged, or its evaluation did not finish: evaluate again (`prefrec run`)")
+        raise DataError(f"{path} is damaged, or the evaluation did not finish: evaluate again (`prefrec run`)")
     return path
 
 
-def made_of(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -> dict[str, str]:
-    """Return the hashes of the inputs of a run's metrics: its recipe, prepared data and stages, if they are there.
+def result_inputs(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -> dict[str, str]:
+    """Return the hashes of the inputs of a run's metrics: recipe, prepared data and stages, if they exist.
 
-    `data_key` is that of the prepared data (`prepared_digest`); None: it is computed.
+    Args:
+        folder: of the run.
+        recipe: raw recipe.
+        data_key: key of the prepared data. Default: compute it (`prepared_digest`).
     """
     hashes = {part: str(state["key"]) for part, state in _states(folder, recipe).items() if "key" in state}
-    hashes.pop("data", None)  # changes when the same rows come from other files
+    hashes.pop("data", None)  # changes if the same data come from other files
     with suppress(OSError, ValueError, AttributeError):
         hashes["data"] = data_key or prepared_digest(folder / "data")
-    # These and the recipe's name do not affect metrics.
+    # These settings and the recipe's name do not affect metrics.
     idle = {"data": "users", "evaluate": "batch_size"}
     settings = {
         name: {k: v for k, v in section.items() if k != idle.get(name)} if isinstance(section, dict) else section
@@ -193,12 +197,12 @@ def made_of(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -
 
 
 def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the content of `stage.json` of each stage that the recipe asks for, by its folder in the run's."""
+    """Return folder → content of `stage.json`, of each stage of the recipe."""
     wanted = {"data", *(["sft"] if recipe.get("sft") else [])}
     for section in ("align", "rankers"):
         wanted |= {f"{section}/{name}" for name in _named(recipe, section)}
     states: dict[str, dict[str, Any]] = {}
-    # The recipe may come from anybody, so its names are compared with folders and never opened as paths.
+    # The recipe is untrusted, so its names are compared with folders and never opened as paths.
     for path in (p for pattern in _STAGE_FOLDERS for p in sorted(folder.glob(pattern))):
         part = str(path.relative_to(folder))
         with suppress(OSError):
@@ -208,14 +212,14 @@ def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _named(recipe: dict[str, Any], section: str) -> list[str]:
-    """Return the names of a section's entries; a recipe with odd values has none."""
+    """Return the names of a section's entries; [] if the section is malformed."""
     entries = recipe.get(section)
     entries = entries if isinstance(entries, list) else []
     return [str(e["name"]) for e in entries if isinstance(e, dict) and "name" in e]
 
 
 def _read(folder: Path, part: str, missing: list[str], read: Callable[[Path], T]) -> T | None:
-    """Return a part of the folder, read by `read`; if that fails, return None and add a sentence to `missing`."""
+    """Return a part of the folder, read by `read`; on failure, return None and add a sentence to `missing`."""
     path = folder / part
     if not path.exists():
         missing.append(f"{part} is missing")
@@ -228,7 +232,7 @@ def _read(folder: Path, part: str, missing: list[str], read: Callable[[Path], T]
 
 
 def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[Stage]:
-    """Return the training stages, and note in `missing` those that the recipe names and the folder lacks."""
+    """Return the training stages, and add those of the recipe that the folder lacks to `missing`."""
     there = sorted(p.name for p in folder.glob("align/*") if p.is_dir() and not is_previous(p.name))
     names = dict.fromkeys([*_named(recipe, "align"), *there])
     wanted = [("sft", "sft", "sft")] if recipe.get("sft") or (folder / "sft").is_dir() else []
@@ -236,7 +240,7 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
     stages = []
     for part, name, kind in wanted:
         if not (folder / part).is_dir():
-            missing.append(f"{part}/ is missing: the recipe asks for this stage, it was not begun")
+            missing.append(f"{part}/ is missing: this stage of the recipe has not begun")
             continue
         state = _read(folder, f"{part}/{STAGE_FILE}", missing, _read_json) or {}
         if state.get("finished") is False:
@@ -249,7 +253,7 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
 
 
 def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[str]:
-    """Return a sentence for each of the recipe's `rankers` that has chosen weights."""
+    """Return a sentence for each blend among the recipe's `rankers` that has learnt its weights."""
     there = {p.parent.name for p in folder.glob(f"rankers/*/{BLEND_FILE}")}
 
     def read(file: Path) -> str:

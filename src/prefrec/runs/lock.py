@@ -1,4 +1,4 @@
-"""One command at a time in a run's folder: locks that end with their process."""
+"""Allow one command at a time in a run's folder, by locks that end with their process."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from prefrec.files import read_json, write_json, writing
 from prefrec.processes import is_first
 
 LOCK, HOLDER = ".lock", ".lock.json"
-"""Files in a run's folder: the lock of the operating system, and who holds it, for messages."""
+"""Files in a run's folder: the operating system's lock, and its holder for messages."""
 _RECIPE = "recipe.yaml"
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process, or for the job whose first process this is.
+    """Lock a run's folder and the stages in it (`stage_lock`) for this process, or for its job if it is the first.
 
-    Locks of stages in it (`stage_lock`) are held, too. The lock of a process that no longer exists does not count.
-    Raise ConfigError, with the holder, if another process has one of them.
+    A lock of a process that no longer exists does not count. Raise ConfigError that names the holder if another
+    process has one of the locks.
     """
     with ExitStack() as held:
         if is_first():
-            # `stage_lock` takes them in the other order, so that of two commands at least one sees the other.
+            # `stage_lock` locks in the opposite order, so that of two commands at least one sees the other.
             held.enter_context(_held(folder.resolve() / LOCK))
             for path in sorted([*folder.resolve().glob(f".*{LOCK}"), *folder.resolve().glob(f"*/.*{LOCK}")]):
                 held.enter_context(_held(path))
@@ -38,9 +38,9 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def stage_lock(folder: Path) -> Iterator[None]:
-    """Hold the folder of one stage or of prepared data, and the run's around it; errors are those of `run_lock`.
+    """Lock the folder of a stage or of prepared data, and the run around it; raise errors of `run_lock`.
 
-    Its own lock lies beside it: a stage may move its folder aside, and a lock in it would move along.
+    The lock file is beside the folder: a stage may move its folder aside, and a lock in it would move with it.
     """
     at = folder.resolve()
     with ExitStack() as held:
@@ -54,7 +54,7 @@ def stage_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def reader_lock(folder: Path) -> Iterator[None]:
-    """Hold a run's folder like `run_lock` for a command that reads it; a folder that is read-only cannot change."""
+    """Lock a run's folder for a command that reads it; a read-only folder needs no lock."""
     with ExitStack() as held:
         if (folder / _RECIPE).is_file() and os.access(folder, os.W_OK):
             held.enter_context(run_lock(folder))
@@ -71,8 +71,8 @@ def _held(path: Path) -> Iterator[None]:
         who = ", ".join(f"{name} {value}" for name, value in read_json(holder).items()) or "another process"
         where = path.parent if path.name == LOCK else path.with_name(path.name[1 : -len(LOCK)])
         raise ConfigError(
-            f"{where}: another run ({who}) is running here; wait until it has finished, stop it, or "
-            "name another output folder"
+            f"{where}: another command ({who}) is running here; wait until it has finished, stop it, or choose "
+            "another output folder"
         ) from None
     try:
         since = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""A stage's folder: the inputs of its result, whether it is finished, and where an interrupted one resumes."""
+"""A stage's folder: its key, whether it is finished, and where an interrupted stage resumes."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from prefrec.resources import peak_bytes, processor_says, reset_peak
 
 STAGE_FILE = "stage.json"
 PREVIOUS, KEPT = ".previous", 3
-"""End of the names of folders with earlier results (`NAME.previous-N`, the newest has the highest N); how many."""
+"""Suffix of folders with earlier results (`NAME.previous-N`; the newest has the highest N), and how many are kept."""
 CHECKPOINT = "checkpoint-"
 _SIGNS = ("protocol.json", "log.json", "adapter/*", "blend.json", f"{CHECKPOINT}*/")
-"""Patterns of which a stage's folder has one, even without its `stage.json`."""
+"""Patterns of files. A stage's folder has at least one of them, even without `stage.json`."""
 TRAINER_STATE = "trainer_state.json"
-"""The file of a checkpoint that is written last."""
+"""The last file of a checkpoint to be written."""
 
 
 def stage_key(**parts: Any) -> str:
-    """Return a hash of everything that a stage depends on: JSON values, and keys of earlier stages."""
+    """Return a hash of everything that a stage depends on, as JSON values and keys of earlier stages."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def is_finished(folder: Path, key: str) -> bool:
-    """Return True if `folder` holds the finished and undamaged result of the stage with this key.
+    """Return True if `folder` has the finished and undamaged result with this key.
 
-    A result that was moved aside under this key is brought back first. Damaged files are removed, with a warning, and
-    the stage then counts as unfinished. A result whose `stage.json` is lost moves aside when it is made again. All
-    processes must call this, and wait.
+    A result with this key that was set aside is restored first. Damaged files are deleted with a warning, and the
+    stage then counts as unfinished. A result without `stage.json` is set aside when the stage runs again. All
+    processes of a job must call this function.
     """
     if processes.is_first():
         _bring_back(folder, key)
@@ -61,22 +61,22 @@ def is_finished(folder: Path, key: str) -> bool:
 
 
 def is_aside(folder: Path, key: str) -> bool:
-    """Return True if a finished result with this key was moved aside, and `is_finished` would bring it back."""
+    """Return True if a finished result with this key was set aside, so that `is_finished` would restore it."""
     kept = [] if read_state(folder).get("key") == key else map(read_state, _previous(folder).values())
     return any(state.get("key") == key and state.get("finished") for state in kept)
 
 
 def damaged(folder: Path) -> list[str]:
-    """Return the files of a stage that are missing, or not what the stage wrote.
+    """Return the files of a stage that are missing, or differ from what the stage wrote.
 
-    This is `stage.json` itself unless it says that the stage is finished, and which files it made.
+    This is `stage.json` itself if it does not say that the stage is finished and which files it made.
     """
     state = read_state(folder)
     return altered(folder, state["files"]) if _is_sealed(state) else [STAGE_FILE]
 
 
 def check_whole(folder: Path) -> None:
-    """Raise DataError if a stage is damaged, or not finished."""
+    """Raise DataError if a stage is damaged or unfinished."""
     if broken := damaged(folder):
         raise DataError(
             f"{folder} is damaged or unfinished ({', '.join(broken)}): run the recipe again (`prefrec run`)"
@@ -89,14 +89,23 @@ def _is_sealed(state: dict[str, Any]) -> bool:
 
 @contextmanager
 def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any) -> Iterator[Path]:
-    """Yield the folder to work in, with the files that an interrupted stage of the same key left.
+    """Yield the folder to work in, with the files of an interrupted stage with the same key.
 
-    A result of another key moves to `NAME.previous-N`. Checkpoints are deleted at the end. Of many processes the
-    first one manages the folder, and all leave together. Raise ConfigError if the folder's name is one for earlier
-    results, if it holds files and was never a stage's, or if at the end it is that of another stage.
+    A result with another key moves to `NAME.previous-N`. Checkpoints are deleted at the end. With many processes, the
+    first one manages the folder, and all leave together. `stage.json` gets the arguments, the machine that finished
+    the stage, the SHA-256 of its `files`, and its costs, summed over interruptions but not kills: wall time in
+    seconds, CPU time of this process in seconds, and peak memory in bytes (on a GPU: of torch).
 
-    `stage.json` holds the arguments, the machine that finished the stage, the SHA-256 of its `files`, and its costs
-    over all parts that were not killed: wall time, CPU time of this process, and peak of memory (on a GPU: of torch).
+    Args:
+        folder: of the stage.
+        key: hash of its inputs (`stage_key`).
+        kind: `prepare`, `sft`, `align`, or the kind of a ranker.
+        config: settings.
+        **more: further fields of `stage.json`.
+
+    Raises:
+        ConfigError: the folder has a reserved name, has files but is not a stage's, or belongs to another stage at
+            the end.
     """
     refuse_name(folder.name)
     if not processes.is_first():
@@ -126,7 +135,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
         note["peak_bytes"] = max(note["peak_bytes"], peak_bytes(device))
         if read_state(folder).get("key") == key:
-            # If the stage failed, a full disk must not hide its error.
+            # If the stage failed, an error of a full disk must not hide its error.
             with nullcontext() if note["finished"] else suppress(OSError):
                 write_json(folder / STAGE_FILE, note)
                 sync([folder / STAGE_FILE, folder])
@@ -137,8 +146,8 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
 def _check_own(folder: Path, key: str) -> None:
     if read_state(folder).get("key") != key:
         raise ConfigError(
-            f"{folder}: another command wrote this stage meanwhile, and the result of this one is lost; wait until "
-            "the other has finished, then run this command again"
+            f"{folder}: another command has written to this stage meanwhile, and this result is lost; wait until the "
+            "other command has finished, then run this one again"
         )
 
 
@@ -148,18 +157,18 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def refuse_name(name: str) -> None:
-    """Raise ConfigError if a stage has a name like the folders of earlier results."""
+    """Raise ConfigError if a stage's name ends like the folders of earlier results."""
     if is_previous(name):
-        raise ConfigError(f"{name!r} cannot name a stage: folders with earlier results end in {PREVIOUS}")
+        raise ConfigError(f"{name!r} cannot name a stage: folders of earlier results end in {PREVIOUS}")
 
 
 def is_previous(name: str) -> bool:
-    """Return True if a folder of this name keeps an earlier result (before 0.2.0 without a number)."""
+    """Return True if a folder of this name has an earlier result (before 0.2.0, names had no number)."""
     return bool(re.search(rf"{re.escape(PREVIOUS)}(-\d+)?$", name))
 
 
 def machine() -> dict[str, Any]:
-    """Return versions and machine: what is needed, with the recipe, to compute a figure again."""
+    """Return versions and machine: with the recipe, everything that is needed to reproduce a result."""
     packages = ("prefrec", "torch", "transformers", "peft", "polars", "numpy")
     processor = processor_says("model name")
     return {
@@ -176,7 +185,7 @@ def machine() -> dict[str, Any]:
 
 @cache
 def _commit() -> str | None:
-    """Return the commit of the source tree of this package, with a + if files of the package differ."""
+    """Return the commit of this package's source tree, with a + if its files differ from the commit."""
     git = partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     try:
         git(["git", "ls-files", "--error-unmatch", __file__])
@@ -187,8 +196,8 @@ def _commit() -> str | None:
 
 
 def seal(folder: Path) -> dict[str, str]:
-    """Return the digests of what a stage made, after it is safe on the disk."""
-    # tensorboard writes to runs/, and its files may be deleted.
+    """Flush what a stage made to disk, and return file → digest."""
+    # Files of tensorboard in runs/ may be deleted.
     made = [f for f in folder_files(folder) if f != STAGE_FILE and not f.startswith((CHECKPOINT, "runs/"))]
     files = [folder / f for f in made]
     sync([*files, *{f.parent for f in files}])
@@ -196,61 +205,61 @@ def seal(folder: Path) -> dict[str, str]:
 
 
 def _drop_damaged(folder: Path) -> None:
-    """Remove the damaged files of a finished stage, which then counts as unfinished, and warn of them."""
+    """Delete damaged files of a finished stage with a warning; the stage then counts as unfinished."""
     state = read_state(folder)
     if state.get("finished") is False:
-        return  # it was interrupted, and resumes
+        return  # interrupted: it will resume
     if not _is_sealed(state):
         if _is_ours(folder):
-            warn(f"{escape(str(folder / STAGE_FILE))} is missing or cannot be read; the stage is made again")
+            warn(f"{escape(str(folder / STAGE_FILE))} is missing or cannot be read; the stage runs again")
         if state:
-            write_json(folder / STAGE_FILE, {})  # of no key, so that the folder is moved aside
+            write_json(folder / STAGE_FILE, {})  # without a key, so that the folder is set aside
     elif broken := altered(folder, state["files"]):
-        warn(f"{escape(str(folder))}: {escape(', '.join(broken))} damaged or missing; the stage is made again")
+        warn(f"{escape(str(folder))}: {escape(', '.join(broken))} damaged or missing; the stage runs again")
         write_json(folder / STAGE_FILE, {"key": state.get("key"), "finished": False})
         for file in set(folder_files(folder)) & set(broken):
             (folder / file).unlink()
 
 
 def _is_ours(folder: Path) -> bool:
-    """Return True if a folder has a `stage.json`, or what a stage would have left without one."""
+    """Return True if a folder has a `stage.json`, or other files of a stage."""
     return any(any(folder.glob(pattern)) for pattern in (STAGE_FILE, *_SIGNS))
 
 
 def _previous(folder: Path) -> dict[int, Path]:
-    """Return number → folder of the earlier results of a stage, the oldest first."""
+    """Return number → folder of a stage's earlier results, oldest first."""
     start = f"{folder.name}{PREVIOUS}-"
-    found = {p.name.removeprefix(start): p for p in folder.parent.glob(f"{start}*")}
-    return {int(n): found[n] for n in sorted((n for n in found if n.isdecimal()), key=int)}
+    earlier = {p.name.removeprefix(start): p for p in folder.parent.glob(f"{start}*")}
+    return {int(n): earlier[n] for n in sorted((n for n in earlier if n.isdecimal()), key=int)}
 
 
 def _set_aside(folder: Path, most: int = KEPT) -> None:
-    """Move a stage's folder to `NAME.previous-N`, and delete the oldest if there are then more than `most`."""
+    """Move a stage's folder to `NAME.previous-N`, and keep at most `most` earlier results."""
     if folder.is_dir() and all(p.name.startswith(f".{STAGE_FILE}.") for p in folder.iterdir()):
-        shutil.rmtree(folder)  # a kill came before the first file was in place
+        shutil.rmtree(folder)  # killed before the first file was complete
         return
     if not _is_ours(folder):
         raise ConfigError(
-            f"{folder} cannot be made: it exists and is not from prefrec (no {STAGE_FILE} in it); name another "
-            "folder, or move it away"
+            f"{folder} already exists and is not from prefrec (it has no {STAGE_FILE}): choose another folder, or "
+            "move it away"
         )
     if not (folder / STAGE_FILE).exists():
         write_json(folder / STAGE_FILE, {})
     kept = _previous(folder)
     results = [p for p in kept.values() if (p / STAGE_FILE).is_file()]
     for old in results[: max(0, len(results) + 1 - most)]:
-        write_json(old / STAGE_FILE, {})  # a half-deleted result must not count as whole
+        write_json(old / STAGE_FILE, {})  # a partly deleted result must not count as complete
         shutil.rmtree(old, ignore_errors=True)
     folder.rename(folder.with_name(f"{folder.name}{PREVIOUS}-{max(kept, default=0) + 1}"))
 
 
 def _bring_back(folder: Path, key: str) -> None:
-    """Bring the newest earlier result with the wanted key back, if the folder has another one."""
+    """Restore the newest earlier result with the wanted key, unless the folder has that key."""
     if read_state(folder).get("key") != key:
         for earlier in reversed(_previous(folder).values()):
             if read_state(earlier).get("key") == key:
                 say(f"{folder.name}: restored from {earlier.name}")
-                # A kill between the two renames leaves both results aside, where this finds them again.
+                # After a kill between the two renames both results are set aside, where the next call finds them.
                 if folder.exists():
                     _set_aside(folder, KEPT + 1)
                 earlier.rename(folder)
@@ -261,23 +270,23 @@ def _bring_back(folder: Path, key: str) -> None:
 
 def _drop_checkpoints(folder: Path) -> None:
     for left in folder.glob(f"{CHECKPOINT}*"):
-        # Without this file a half-deleted checkpoint is not resumed from.
+        # Without this file, training does not resume from a partly deleted checkpoint.
         (left / TRAINER_STATE).unlink(missing_ok=True)
         shutil.rmtree(left, ignore_errors=True)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete `checkpoint-N` in `folder` that can be read, or None."""
+    """Return the newest complete and readable `checkpoint-N` in `folder`, or None."""
     complete = [p for p in folder.glob(f"{CHECKPOINT}*") if read_json(p / TRAINER_STATE)]
     for path in sorted(complete, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         if not (broken := [f.name for f in sorted(path.iterdir()) if not _is_readable(f)]):
             return path
-        warn(f"{escape(str(path))}: {', '.join(broken)} damaged; training resumes from an earlier state")
+        warn(f"{escape(str(path))}: {', '.join(broken)} damaged; training resumes from an earlier checkpoint")
     return None
 
 
 def _is_readable(file: Path) -> bool:
-    """Return False if a file of a checkpoint is cut, or is an archive of torch whose checksums do not match."""
+    """Return False if a file of a checkpoint is truncated, or a torch archive with wrong checksums."""
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt"):

@@ -1,1 +1,1 @@
-"""A run behind HTTP: ranking and explanation for many clients, and a page; exports for other servers."""
+"""Serve a run over HTTP with a web page, and export rankers for other servers."""

@@ -33,12 +33,12 @@ from prefrec.serving.middleware import HEADERS, REQUEST_ID, Guard, Telemetry, pr
 
 Body = TypeVar("Body")
 NAME_KINDS = ("constrained-str", "ById")
-"""Names that pydantic adds to the location of an error in an `ItemName`."""
+"""Names that pydantic inserts into the location of an error in an `ItemName`."""
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status: {"model": bodies.ProblemAnswer}
     for status in (400, 401, 404, 408, 409, 413, 415, 421, 422, 429, 500, 503, 504)
 }
-"""Errors in the OpenAPI schema, by status."""
+"""Status → error response in the OpenAPI schema."""
 ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
     (UnknownItemsError, 404, "unknown_item"),
     (UnknownRankerError, 404, "unknown_ranker"),
@@ -52,15 +52,22 @@ ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
     (ModelError, 500, "model"),
     (PrefrecError, 500, "internal"),
 )
-"""Class of an error, status and code of its answer; the first class that fits counts."""
+"""Class of an error, with status and code of the response; the first match counts."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a server: names to show, deadline of requests in seconds, API key (None if no key is needed).
+    """Settings of a server. Raise ConfigError if the key is invalid.
 
-    `hosts` are names without port that the Host header may have (None: any), `page` is path → (media type, content).
-    With `access_log` there is a line for each request on standard error. Raise ConfigError if the key is none.
+    Attributes:
+        name: name of the run.
+        model: name of the base model.
+        deadline: seconds within which a request is answered.
+        api_key: key that requests must send; None: requests need no key.
+        hosts: allowed values of the Host header, without port; None: any.
+        page: path → (media type, content).
+        telemetry: metrics.
+        access_log: print a line per request to standard error.
     """
 
     name: str
@@ -77,10 +84,12 @@ class Settings:
 
 
 def check_key(api_key: str | None) -> None:
-    """Raise ConfigError if a key cannot be sent as it is in a header."""
+    """Raise ConfigError if a key cannot be sent in a header."""
     if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
-        wrong = "holds characters besides printable ASCII, such as a space or a line's end" if api_key else "is empty"
-        raise ConfigError(f"the key {wrong}: give one by --api-key or PREFREC_API_KEY, or unset the variable")
+        wrong = (
+            "has characters other than printable ASCII, such as a space or a line break" if api_key else "is empty"
+        )
+        raise ConfigError(f"the API key {wrong}: set another one by --api-key or PREFREC_API_KEY, or unset it")
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
@@ -96,7 +105,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         version=version("prefrec"),
         description=f"Rankings of the run {settings.name}.",
         lifespan=lifespan,
-        docs_url=None,  # their scripts would come from another server
+        docs_url=None,  # its scripts would come from another server
         redoc_url=None,
     )
     settings.telemetry.waiting.set_function(lambda: engine.batcher.waiting)
@@ -110,12 +119,12 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 def _add_open_routes(app: FastAPI, engine: Engine, page: dict[str, tuple[str, bytes]]) -> None:
 
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", summary="Does the server live?")
+    @app.get("/healthz", summary="Is the server alive?")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", summary="Does it take requests?", responses={503: DOCUMENTED[503]})
+    @app.get("/readyz", summary="Does the server accept requests?", responses={503: DOCUMENTED[503]})
     async def readyz() -> dict[str, str]:
         if not engine.batcher.alive:
             raise StoppedError("the server is stopping")
@@ -125,7 +134,7 @@ def _add_open_routes(app: FastAPI, engine: Engine, page: dict[str, tuple[str, by
         media_type, content = page[request.scope["route"].path]
         return Response(content, media_type=media_type)
 
-    for path in page:  # a route each, so that no path is made from what a client sends
+    for path in page:  # one route per file, so that no path is built from a client's input
         app.add_api_route(path, file, response_class=Response, include_in_schema=False)
 
 
@@ -133,7 +142,7 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     api = APIRouter(responses=DOCUMENTED, dependencies=_key(settings.api_key))
 
     async def encode_and_score(make: Callable[[], Prepared[Body]]) -> Body:
-        # A cancellation of this also cancels the future that is awaited, and so frees its place in the queue.
+        # Cancelling this task also cancels the awaited future, which removes it from the queue.
         prepared = await asyncio.wrap_future(engine.prepare(make))
         return prepared.answer(await asyncio.wrap_future(engine.submit(prepared, settings.deadline)))
 
@@ -145,22 +154,22 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
             if working in done:
                 return working.result()
             if leaving in done:
-                raise HTTPException(499, "the client has gone")  # nobody reads it, but it is counted
-            raise DeadlineError(f"no answer within {settings.deadline:g} s; ask for less, or later")
+                raise HTTPException(499, "the client has gone")  # no client reads it, but it is counted
+            raise DeadlineError(f"no answer within {settings.deadline:g} s; send a smaller request, or try later")
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    @api.post("/v1/rank", summary="Order candidates for a history")
+    @api.post("/v1/rank", summary="Rank candidates for a history")
     async def rank(body: bodies.RankRequest, request: Request) -> bodies.RankAnswer:
         return await answer(request, lambda: engine.rank(body))
 
-    @api.post("/v1/recommend", summary="The best items of the whole catalogue for a history or a user, under rules")
+    @api.post("/v1/recommend", summary="Recommend items for a history or a user, under rules")
     async def recommend(body: bodies.RecommendRequest, request: Request) -> bodies.RecommendAnswer:
         return await answer(request, lambda: engine.recommend(body))
 
-    @api.post("/v1/explain", summary="What each item of a history does to a candidate, by leaving it out")
+    @api.post("/v1/explain", summary="Explain a candidate's score by leaving out each history item")
     async def explain(body: bodies.ExplainRequest, request: Request) -> bodies.ExplainAnswer:
         return await answer(request, lambda: engine.explain(body))
 
@@ -171,23 +180,23 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     ) -> bodies.ItemsAnswer:
         return bodies.ItemsAnswer(items=engine.items.search(query, limit))
 
-    @api.get("/v1/users", summary="Search the log's users by the beginning of their ids")
+    @api.get("/v1/users", summary="Search users by the beginning of their ids")
     def users(
         query: Annotated[str, Query(max_length=MAX_NAME, description="Beginning of an id.")] = "",
         limit: Annotated[int, Query(ge=1, le=bodies.MAX_FOUND)] = 10,
     ) -> bodies.UsersAnswer:
         return bodies.UsersAnswer(users=engine.users(query, limit))
 
-    @api.get("/v1/run", summary="What is served")
+    @api.get("/v1/run", summary="Describe the served run")
     async def run() -> bodies.RunAnswer:
         names = {"rankers": engine.rankers, "models": engine.models}
         return bodies.RunAnswer(run=settings.name, model=settings.model, items=len(engine.items), **names)
 
-    @api.get("/v1/example", summary="A row of the data under test")
+    @api.get("/v1/example", summary="Show an example of the split under test")
     async def example(row: Annotated[int, Query(ge=0, le=2**31)] = 0) -> bodies.ExampleAnswer:
         return engine.example(row)
 
-    @api.get("/metrics", summary="Counters, for Prometheus", response_class=Response)
+    @api.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     def metrics() -> Response:
         text = generate_latest(settings.telemetry.registry)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -203,29 +212,27 @@ async def _disconnected(request: Request) -> None:
 def _key(api_key: str | None) -> list[Any]:
     if api_key is None:
         return []
-    sent = Depends(HTTPBearer(auto_error=False, description="The key that the server was started with."))
+    sent = Depends(HTTPBearer(auto_error=False, description="API key of the server."))
 
     async def check(given: HTTPAuthorizationCredentials | None = sent) -> None:
-        # Bytes as they were sent: headers are read as Latin-1, and a comparison of texts refuses all but ASCII.
+        # Compare the bytes that were sent: headers are read as Latin-1, and comparing text allows only ASCII.
         if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), api_key.encode()):
-            message = "a key is needed: Authorization: Bearer KEY"
+            message = "an API key is needed: send the header Authorization: Bearer KEY"
             raise HTTPException(401, message, headers={"WWW-Authenticate": "Bearer"})
 
     return [Depends(check)]
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Make every error a `ProblemAnswer`."""
+    """Turn every error into a `ProblemAnswer`."""
 
     @app.exception_handler(PrefrecError)
     async def expected(request: Request, error: PrefrecError) -> JSONResponse:
         status, code = next((status, code) for kind, status, code in ERRORS if isinstance(error, kind))
         message = str(error)
-        if status == 500:  # it may name paths of this machine
+        if status == 500:  # the message may contain paths of this machine
             console.print(f"error: request {request.scope['request_id']}: {error}", highlight=False, markup=False)
-            message = (
-                f"the model could not answer; the server's log says why, at request {request.scope['request_id']}"
-            )
+            message = f"the model failed; the server's log has the reason at request {request.scope['request_id']}"
         headers = {"Retry-After": str(RETRY_AFTER)} if isinstance(error, QueueFullError | StoppedError) else None
         return problem(status, code, message, headers, getattr(error, "unknown", ()))
 
@@ -240,7 +247,7 @@ def _answer_errors(app: FastAPI) -> None:
             hint = "the body has to be JSON: send the header content-type: application/json"
             return problem(415, "no_json", f"the request has {named}; {hint}".encode(errors="replace").decode())
         location = ".".join(str(p) for p in first["loc"] if p not in NAME_KINDS)
-        # The value is not repeated: it may be long, and need not be text that can be written.
+        # The value is not repeated: it may be long, or not encodable.
         return problem(422, "invalid", f"{location}: {first['msg']}".encode(errors="replace").decode())
 
     @app.exception_handler(HTTPException)
@@ -254,6 +261,6 @@ def _answer_errors(app: FastAPI) -> None:
         number = request.scope["request_id"]
         trace = "".join(traceback.format_exception(error))
         console.print(f"error: request {number}:\n{trace}", highlight=False, markup=False)
-        # Starlette sends this answer outside of all middleware, so the headers are added here.
+        # Starlette sends this response outside of all middleware, so the headers are added here.
         headers = HEADERS | {REQUEST_ID: number}
-        return problem(500, "internal", f"the server failed; its log says why, at request {number}", headers)
+        return problem(500, "internal", f"the server failed; its log has the reason at request {number}", headers)

@@ -1,7 +1,7 @@
-"""One worker thread that answers the questions of many clients in few passes: bounded queue, deadlines.
+"""One worker thread that answers the requests of many clients in few passes, with a bounded queue and deadlines.
 
-The worker never waits for more questions: it takes those that came while it was busy. What a pass has no room for of
-a long question goes to the end of the queue, so that others need not wait for all of it.
+The worker never waits for more jobs: a pass takes those that arrived during the last one. Parts of a long job that do
+not fit into a pass go to the end of the queue, so that other jobs need not wait for all of it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Part = TypeVar("Part")
 Answer = TypeVar("Answer")
 
 QUEUED_PASSES = 64
-"""Full passes that may wait: about as many as a small model finishes on a CPU before the default deadline."""
+"""Most full passes in the queue: about as many as a small model finishes on a CPU within the default deadline."""
 RETRY_AFTER = 5
-"""Seconds after which a refused job may have a place, here or at another server."""
+"""Seconds after which a client may retry a refused job, here or at another server."""
 
 
 class QueueFullError(PrefrecError):
@@ -31,15 +31,15 @@ class QueueFullError(PrefrecError):
 
 
 class DeadlineError(PrefrecError):
-    """A job's time ran out before its answer was there."""
+    """A job was not answered before its deadline."""
 
 
 class StoppedError(PrefrecError):
-    """The batcher takes no more jobs."""
+    """The batcher accepts no more jobs."""
 
 
 class Pass(NamedTuple):
-    """A finished pass: number of jobs, seconds that each new one waited in the queue, and seconds of the pass."""
+    """A finished pass: number of jobs, seconds that each new job waited, and seconds of the pass."""
 
     jobs: int
     waited: tuple[float, ...]
@@ -50,14 +50,14 @@ class Pass(NamedTuple):
 class _Job(Generic[Part, Answer]):
     kind: Hashable
     left: deque[tuple[Part, int]]
-    """Parts that no pass has taken, and their tokens."""
+    """Parts that are not in a pass yet, and their tokens."""
     since: float
     deadline: float
     answers: list[Answer] = field(default_factory=list)
     future: Future[list[Answer]] = field(default_factory=Future)
 
     def claim(self) -> bool:
-        """Return True if the outcome may be set now: the client waits, and has none."""
+        """Return True if the outcome may be set: the client still waits and has none."""
         return not self.future.done() and self.future.set_running_or_notify_cancel()
 
     def fail(self, error: Exception) -> None:
@@ -65,25 +65,27 @@ class _Job(Generic[Part, Answer]):
             self.future.set_exception(error)
 
     def is_lost(self, now: float) -> bool:
-        """Fail the job if it is past its deadline; return True if nobody waits for it any more."""
+        """Fail the job if it is past its deadline; return True if no client waits for it any more."""
         if self.deadline <= now:
             self.fail(DeadlineError("the request waited longer than its deadline"))
         return self.future.done()
 
 
 _Turn = tuple[_Job[Part, Answer], list[tuple[Part, int]]]
-"""A job, and those of its parts that a pass answers, with their tokens."""
+"""A job, and its parts in a pass with their tokens."""
 
 
 class Batcher(Generic[Part, Answer]):
-    """Collects jobs of several threads and hands their parts to `work`, some at a time, in a thread of its own.
+    """Collects jobs from several threads and passes their parts to `work` in its own thread.
 
     Args:
-        work: answers [n] of parts [n] of a kind. If it raises for several jobs, each is tried alone.
-        size: tokens of a part.
-        room: tokens of the parts that may share a pass; a single part may be larger.
-        max_batch: jobs that may share a pass; None: any number that fits.
-        max_queue: jobs that may wait.
+        work: (kind, parts [n]) → answers [n]. If it raises for several jobs, each is tried alone.
+        size: part → its tokens.
+        room: most tokens of parts that share a pass; a single part may be larger.
+        max_batch: most jobs that share a pass. Default: no limit.
+        max_queue: most jobs in the queue.
+        on_pass: called after each pass.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -108,18 +110,18 @@ class Batcher(Generic[Part, Answer]):
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue."""
+        """Number of jobs in the queue."""
         return len(self._queue)
 
     @property
     def alive(self) -> bool:
-        """True while jobs are taken and worked on."""
+        """True while jobs are accepted and processed."""
         return not self._stopped and self._worker.is_alive()
 
     def submit(self, kind: Hashable, parts: Sequence[Part], timeout: float) -> Future[list[Answer]]:
-        """Queue a job of some parts, whose answers are useless after `timeout` seconds; raises as `check_room`.
+        """Queue a job of some parts with a deadline in `timeout` seconds; raise errors of `check_room`.
 
-        Cancelling the future gives up the parts that no pass has taken.
+        If the future is cancelled, parts that are not in a pass yet are dropped.
         """
         left = deque((part, self._size(part)) for part in parts)
         with self._changed:
@@ -131,27 +133,27 @@ class Batcher(Generic[Part, Answer]):
         return job.future
 
     def check_room(self, coming: int = 0, tokens: int = 0) -> None:
-        """Raise QueueFullError or StoppedError if a job of so many tokens may not come besides `coming` others."""
+        """Raise QueueFullError or StoppedError if there is no room for `coming` jobs and one of `tokens`."""
         with self._changed:
             if self._stopped:
                 raise StoppedError("the server is stopping")
             self._drop_lost()
             jobs = len(self._queue) + coming
             waiting = sum(size for job in (*self._queue, *self._in_work) for _, size in job.left)
-            # A job that is larger than all that may wait can come to an empty queue.
+            # An empty queue accepts a job of any size.
             if jobs >= self.max_queue or (waiting and waiting + tokens > QUEUED_PASSES * self.room):
                 raise QueueFullError(
-                    f"{jobs} requests with {waiting} tokens are waiting, the most that may wait; "
-                    f"try again in {RETRY_AFTER} s, or ask for less"
+                    f"the queue is full ({jobs} requests with {waiting} tokens); try again in {RETRY_AFTER} s, or "
+                    "send a smaller request"
                 )
 
     def check_wanted(self) -> None:
-        """Raise DeadlineError if nobody waits any more for any job of the present pass."""
+        """Raise DeadlineError if no client waits any more for any job of the current pass."""
         if self._in_work and all(job.is_lost(self._clock()) for job in self._in_work):
-            raise DeadlineError("nobody waits for the answer any more")
+            raise DeadlineError("no client waits for the answer any more")
 
     def close(self, timeout: float | None = None) -> None:
-        """Take no new jobs, answer those that wait, and end the worker; jobs are given up after `timeout` seconds."""
+        """Accept no new jobs, answer those in the queue, and end the worker; drop jobs after `timeout` seconds."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -173,10 +175,10 @@ class Batcher(Generic[Part, Answer]):
             self._on_pass(Pass(len(turns), waited, seconds))
 
     def _next_pass(self) -> list[_Turn[Part, Answer]]:
-        """Return the oldest job and those behind it that fit beside it; an empty list when the worker is to end."""
+        """Return the oldest job and later ones that fit into the same pass; an empty list to end the worker."""
         turns: list[_Turn[Part, Answer]] = []
         with self._changed:
-            # Again, if nobody waits any more for any of the jobs that came.
+            # Repeat if no client waits any more for any of the jobs.
             while not turns:
                 self._changed.wait_for(lambda: self._queue or self._stopped)
                 if not self._queue:
@@ -186,7 +188,7 @@ class Batcher(Generic[Part, Answer]):
                 for job in self._queue:
                     parts: list[tuple[Part, int]] = []
                     fits = not turns or (job.kind == turns[0][0].kind and len(turns) < self.max_batch)
-                    # The very first part goes whatever its size, since it would never fit otherwise.
+                    # The first part is accepted whatever its size, because it would never fit otherwise.
                     while fits and job.left and (job.left[0][1] <= room or not (turns or parts)):
                         parts.append(job.left.popleft())
                         room -= parts[-1][1]
@@ -201,7 +203,7 @@ class Batcher(Generic[Part, Answer]):
         first, _ = turns[0]
         try:
             answers = iter(self._work(first.kind, [part for _, parts in turns for part, _ in parts]))
-        except Exception as e:  # noqa: BLE001  # whatever it is, the clients must hear of it and the worker live on
+        except Exception as e:  # noqa: BLE001  # clients must get any error, and the worker must survive it
             if len(turns) == 1:
                 first.fail(e)
             else:

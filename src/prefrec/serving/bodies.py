@@ -1,4 +1,4 @@
-"""Bodies of requests and answers, with their limits."""
+"""Bodies of requests and responses, with their limits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import Field
 from prefrec.recommend.rules import Item, ItemName, Name, Rules, Strict, UnknownName
 
 MAX_BODY = 1 << 18
-"""Bytes of a request's body."""
+"""Most bytes of a request's body."""
 MAX_HISTORY = 200
 MAX_EXPLAINED = 50
-"""Items of a history to explain: each is one more prompt to score."""
+"""Most history items of an explanation: each is another prompt to score."""
 MAX_EXPLAINED_PAIRS = 1000
-"""History items times candidates to explain: so many titles are scored again."""
+"""Most history items × candidates of an explanation: the number of titles to score."""
 MAX_CANDIDATES = MAX_TOP = 100
 MAX_FOUND = 50
 Candidates = Annotated[list[ItemName], Field(max_length=MAX_CANDIDATES)]
@@ -26,13 +26,13 @@ class _Request(Strict):
 
 
 class RankRequest(_Request):
-    """A question: what comes next after `history`, of `candidates`?"""
+    """Rank `candidates` by how likely they come next after `history`."""
 
     candidates: Candidates = Field(min_length=1, description="Titles or item ids to rank, each item once.")
 
 
 class ExplainRequest(_Request):
-    """A question: which items of `history` speak for or against `target`?"""
+    """Explain how each item of `history` changes the score of `target`."""
 
     history: list[ItemName] = Field(
         min_length=1, max_length=MAX_EXPLAINED, description="Titles or item ids, oldest first."
@@ -44,14 +44,14 @@ class ExplainRequest(_Request):
 
 
 class RecommendRequest(_Request, Rules):
-    """A question: what comes next after `history`, of the whole catalogue?"""
+    """Recommend the items of the catalogue that are most likely to come next after `history`."""
 
     history: list[ItemName] = Field(
         [],
         max_length=MAX_HISTORY,
-        description="Titles or item ids, oldest first. With a user, they follow the user's items in the log.",
+        description="Titles or item ids, oldest first. With `user_id`, they come after the user's items in the log.",
     )
-    user_id: Name | None = Field(None, description="User whose items in the run's log come before the history.")
+    user_id: Name | None = Field(None, description="User whose items in the run's log come before `history`.")
     k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items to recommend.")
 
 
@@ -68,7 +68,7 @@ class RankedItem(Item):
 
 
 class RankAnswer(Strict):
-    """The candidates, the best first."""
+    """The candidates, best first."""
 
     ranker: str
     history: list[Item] = Field(description="The history, with names resolved to items.")
@@ -83,7 +83,7 @@ class RecommendAnswer(RankAnswer):
 
 
 class Influence(Item):
-    """The effect on the target of leaving one item of the history out."""
+    """The effect of removing one history item on the target."""
 
     position: int = Field(description="Position in the history, from 0.")
     logp_without: float = Field(description="Log-probability of the target's title without this item.")
@@ -93,7 +93,7 @@ class Influence(Item):
 
 
 class ExplainAnswer(Strict):
-    """The target with the whole history, and the influence of each item of it."""
+    """The target's score with the whole history, and the influence of each history item."""
 
     ranker: str
     target: Item
@@ -101,34 +101,34 @@ class ExplainAnswer(Strict):
     share: float | None = Field(description="Share of the target among the candidates, if there are any.")
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
     influences: list[Influence] = Field(
-        description="Effect of each item that fitted into the prompt, in the order of the history."
+        description="Effect of each history item that fits into the prompt, in the order of the history."
     )
 
 
 class ItemsAnswer(Strict):
-    """Items that a search found, the best first."""
+    """Items that match a search, best first."""
 
     items: list[Item]
 
 
 class UsersAnswer(Strict):
-    """Users of the log whose ids begin with what was asked."""
+    """Users of the log whose ids begin with the query."""
 
     users: list[str]
 
 
 class RunAnswer(Strict):
-    """The run that is served."""
+    """The served run."""
 
     run: str
     model: str = Field(description="Name of the base model, as in the recipe.")
-    rankers: list[str] = Field(description="Rankers that are served. The first is the default.")
-    models: list[str] = Field(description="Language models among them, which /v1/explain takes.")
+    rankers: list[str] = Field(description="Names of the rankers. The first is the default.")
+    models: list[str] = Field(description="Names of the language models, which /v1/explain accepts.")
     items: int = Field(description="Number of items in the catalogue.")
 
 
 class ExampleAnswer(Strict):
-    """A row of the data under test."""
+    """An example of the split under test."""
 
     row: int
     rows: int = Field(description="Number of test examples.")
@@ -138,14 +138,14 @@ class ExampleAnswer(Strict):
 
 
 class Problem(Strict):
-    """The reason why a request was not answered."""
+    """An error."""
 
-    code: str = Field(description="Code for programs, such as `unknown_item` or `queue_full`.")
+    code: str = Field(description="Machine-readable code, such as `unknown_item` or `queue_full`.")
     message: str = Field(description="What is wrong, where, and what to do.")
-    items: list[UnknownName] = Field([], description="With `unknown_item`: the names, and near matches.")
+    items: list[UnknownName] = Field([], description="For `unknown_item`: the unknown names, with near matches.")
 
 
 class ProblemAnswer(Strict):
-    """The body of every answer from 400 on."""
+    """The body of every error response (status 400 or higher)."""
 
     error: Problem

@@ -1,4 +1,4 @@
-"""From a request's names to choice sets, and from their scores to an answer; no HTTP in it."""
+"""Turn requests into choice sets, and scores into answers, without HTTP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from prefrec.serving.scorer import Scorer, Scores
 
 Body = TypeVar("Body")
 Asked = ChoiceSet | RankingExample | Question
-"""A question: to a language model or another ranker about candidates, or to any about the whole catalogue."""
+"""A question about candidates, to a language model or another ranker, or about all items, to any ranker."""
 
 
 class UnknownRankerError(DataError):
@@ -39,7 +39,7 @@ class UnknownRankerError(DataError):
 
 @dataclass(frozen=True)
 class Prepared(Generic[Body]):
-    """Questions of one type for the worker, and a function from their answers to that of the request."""
+    """Questions of one type for the worker, and a function from the worker's answers to the response."""
 
     ranker: str
     questions: Sequence[Asked]
@@ -47,9 +47,15 @@ class Prepared(Generic[Body]):
 
 
 class Engine:
-    """Answers requests about one run. One thread encodes them, another scores them, both for all clients.
+    """Answers requests about one run. One thread encodes the requests of all clients, another one scores them.
 
-    The default is the first of `rankers`; rows of `split` can be shown, and `queue` are options of the `Batcher`.
+    Args:
+        scorer: the rankers.
+        data: prepared data.
+        encoder: encoder of prompts, which no other thread uses.
+        split: split whose examples can be shown.
+        rankers: names of the rankers to serve; the first is the default.
+        **queue: options of the `Batcher`.
     """
 
     def __init__(
@@ -62,8 +68,8 @@ class Engine:
         self.rankers = list(rankers)
         self.models = [name for name in rankers if name in scorer.adapters]
         self._scorer = scorer
-        # One thread, since a fast tokenizer keeps the settings of a call in itself: two calls at once would mix them
-        # up. A pool and not a lock, since a job of a pool can be cancelled when its client has gone.
+        # One thread, because a fast tokenizer stores the settings of a call in itself: two simultaneous calls would
+        # mix them up. A pool instead of a lock, because its jobs can be cancelled when the client has gone.
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="prefrec-encoder")
         self._preparing: set[Future[Any]] = set()
         self._counting = threading.Lock()
@@ -71,7 +77,7 @@ class Engine:
         scorer.before_call = self.batcher.check_wanted
 
     def prepare(self, make: Callable[[], Prepared[Body]]) -> Future[Prepared[Body]]:
-        """Queue a call of `rank`, `explain` or `recommend`; raises as `Batcher.check_room`."""
+        """Queue a call of `rank`, `explain` or `recommend`; raise errors of `Batcher.check_room`."""
         with self._counting:
             self.batcher.check_room(len(self._preparing))
             future = self._encoders.submit(make)
@@ -80,16 +86,18 @@ class Engine:
         return future
 
     def submit(self, prepared: Prepared[Body], timeout: float) -> Future[list[Any]]:
-        """Queue a request that is ready; raises as `Batcher.submit`."""
-        # Questions under one ranker may share a pass, and those about the catalogue one of their own.
+        """Queue a prepared request for scoring; raise errors of `Batcher.submit`."""
+        # Questions of the same type to the same ranker may share a pass.
         kind = prepared.ranker, type(prepared.questions[0])
         return self.batcher.submit(kind, prepared.questions, timeout)
 
     def rank(self, request: bodies.RankRequest) -> Prepared[bodies.RankAnswer]:
         """Prepare a ranking request.
 
-        Raise UnknownRankerError, UnknownItemsError or DataError if a name is wrong or given twice, TokenizerError if
-        the candidates do not fit into the prompt.
+        Raises:
+            UnknownRankerError, UnknownItemsError: a name is unknown.
+            DataError: an item is given twice.
+            TokenizerError: the candidates do not fit into the prompt.
         """
         ranker = self._ranker(request.ranker)
         history, candidates = self.items.resolve_lists(request.history, request.candidates)
@@ -99,7 +107,7 @@ class Engine:
             question, dropped = self.encoder.fit(self.template, *_titles(history, candidates, candidates))
         else:
             shown, listed = (tuple(item.item_id for item in items) for items in (history, candidates))
-            # No ranker reads the target, so the first candidate stands for it.
+            # An example needs a target, but no ranker reads it: use the first candidate.
             question = RankingExample("-", shown, listed, listed[0])
 
         def answer(scores: Scores) -> bodies.RankAnswer:
@@ -109,19 +117,19 @@ class Engine:
         return Prepared(ranker, [question], answer)
 
     def explain(self, request: bodies.ExplainRequest) -> Prepared[bodies.ExplainAnswer]:
-        """Prepare a leave-one-out request: the history as the prompt shows it, and without each of its items.
+        """Prepare an explanation by leave-one-out: the history in the prompt, whole and without each of its items.
 
-        Raises as `rank`, and DataError if the target is not among the candidates, or there is too much to score.
+        Raise errors of `rank`, and DataError if the target is not among the candidates or there is too much to score.
         """
         size, most = (len(request.history), len(request.candidates)), bodies.MAX_EXPLAINED_PAIRS
         if size[0] * size[1] > most:
             raise DataError(
-                f"{size[0]} history items × {size[1]} candidates are more than {most} titles to score again: "
-                f"give at most {most // size[1]} history items, or fewer candidates"
+                f"{size[0]} history items × {size[1]} candidates exceed the limit of {most} titles to score: send at "
+                f"most {most // size[1]} history items, or fewer candidates"
             )
         ranker = self._ranker(request.ranker or next(iter(self.models), None))
         if ranker not in self.models:
-            raise DataError(f"{ranker} cannot be explained, only language models can: {', '.join(self.models)}")
+            raise DataError(f"{ranker} cannot be explained; the language models can: {', '.join(self.models)}")
         history, candidates = self.items.resolve_lists(request.history, request.candidates)
         (target,) = self.items.resolve([request.target])
         if candidates and target not in candidates:
@@ -133,7 +141,7 @@ class Engine:
         def answer(scores: Scores) -> bodies.ExplainAnswer:
             table = np.stack(scores)
             logps, shares = table[:, column].tolist(), softmax(table, axis=1)[:, column].tolist()
-            # Without candidates the target competes with nothing, and has no share.
+            # Without candidates the target has no competitors, and therefore no share.
             influences = [
                 bodies.Influence(
                     **dict(item),
@@ -157,18 +165,18 @@ class Engine:
         return Prepared(ranker, questions, answer)
 
     def recommend(self, request: bodies.RecommendRequest) -> Prepared[bodies.RecommendAnswer]:
-        """Prepare a question about the items of the catalogue that the request's rules allow.
+        """Prepare a recommendation from the items of the catalogue that the request's rules allow.
 
-        Raises as `rank`, UnknownUserError or RulesError.
+        Raise errors of `rank`, UnknownUserError or RulesError.
         """
         ranker = self._ranker(request.ranker)
         if ranker not in self.models and self._scorer.others[ranker].load_full is None:
-            raise DataError(f"{ranker} cannot rank the full catalogue: give it candidates")
+            raise DataError(f"{ranker} cannot recommend from all items: send candidates to /v1/rank")
         history = self.items.resolve(request.history)
         seen = [item.item_id for item in history]
         if request.user_id is not None:
-            ((taken, log),) = logged_users(self.data, [request.user_id]).values()
-            history, seen = [*map(self.items.item, taken), *history], [*log, *seen]
+            ((shown, log),) = logged_users(self.data, [request.user_id]).values()
+            history, seen = [*map(self.items.item, shown), *history], [*log, *seen]
         selection = Selection(self.items.catalogue, request, functions=False)
         question = selection.question([item.item_id for item in history], seen, request.k)
 
@@ -183,12 +191,12 @@ class Engine:
         return Prepared(ranker, [question], answer)
 
     def users(self, query: str, limit: int) -> list[str]:
-        """Return at most `limit` users of the log whose ids begin with `query`, in the order of ids."""
+        """Return at most `limit` users of the log whose ids begin with `query`, sorted."""
         begin = bisect_left(self._users, query)
         return [user for user in self._users[begin : begin + limit] if user.startswith(query)]
 
     def example(self, row: int) -> bodies.ExampleAnswer:
-        """Return a row of the data; after the last row comes the first again. DataError if the run has no rows."""
+        """Return an example of the split; after the last one comes the first. Raise DataError if there is none."""
         if not self.examples:
             raise DataError("the run has no test examples to show")
         row %= len(self.examples)
@@ -199,7 +207,7 @@ class Engine:
         )
 
     def warm_up(self, rankers: Collection[str]) -> None:
-        """Choose the layout and make one pass under these rankers, before clients wait for it."""
+        """Choose the layout and run one pass of each of these rankers, before clients wait for it."""
         names: list[ItemName] = [ById(item_id=i) for i in self.items.catalogue.ids[:3]]
         for ranker in rankers:
             request = bodies.RankRequest(history=names, candidates=names, ranker=ranker)
@@ -207,7 +215,7 @@ class Engine:
         self.submit(self.recommend(bodies.RecommendRequest(history=names[:1], k=1)), timeout=600).result()
 
     def close(self, timeout: float | None = None) -> None:
-        """Answer the requests that wait to be scored, and end both threads."""
+        """Answer the requests in the queue, and end both threads."""
         self.batcher.close(timeout)
         self._encoders.shutdown(wait=False)
 
@@ -222,7 +230,7 @@ class Engine:
 
     def _tokens(self, question: Asked) -> int:
         if isinstance(question, RankingExample):
-            return 8 * (len(question.history) + len(question.candidates))  # as long as titles are, about
+            return 8 * (len(question.history) + len(question.candidates))  # about as many as titles have
         return self._scorer.catalogue_tokens if isinstance(question, Question) else tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
@@ -237,7 +245,9 @@ def _titles(*lists: Sequence[Item]) -> list[list[str]]:
 
 
 def _ranking(items: Sequence[Item], scores: NDArray[np.float64], is_model: bool) -> list[bodies.RankedItem]:
-    shares = softmax(scores).tolist() if items and is_model else [None] * len(items)  # softmax takes no empty array
+    shares = (
+        softmax(scores).tolist() if items and is_model else [None] * len(items)
+    )  # softmax fails for an empty array
     return [
         bodies.RankedItem(**dict(items[i]), rank=rank, score=float(scores[i]), share=shares[i])
         for rank, i in enumerate(np.argsort(-scores, kind="stable"), 1)

@@ -1,4 +1,4 @@
-"""A ranker of a run as a folder for other servers and the hub: adapter or merged model, tokenizer, card."""
+"""Export a ranker of a run to a folder for other servers and the hub: adapter or merged model, tokenizer, card."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from prefrec.serving.export_parts import PROMPT, write_parts
 from prefrec.training.adapters import check_adapter, is_adapter, load_weights, warn_of_other_base
 
 ABOUT, ITEMS = "prefrec.json", "items.parquet"
-"""Files of an export: what `Recommender.from_pretrained` needs to know, and the catalogue."""
+"""Files of an export: settings for `Recommender.from_pretrained`, and the catalogue."""
 SHOWN = "shown"
-"""Column of an exported catalogue: the items' texts in a history, if they are not the titles."""
+"""Column of an exported catalogue with the items' texts in histories, if they are not the titles."""
 SETTINGS = ("loss", "beta", "num_negatives", "learning_rate", "rows", "epochs")
-"""Settings of the last stage that the card lists, if it has them."""
+"""Settings of the last stage that the card shows, if set."""
 
 TERMS = {
     "movielens": "MovieLens data may be used for research under GroupLens' usage licence; commercial use needs "
@@ -46,19 +46,30 @@ TERMS = {
     "lastfm": "The HetRec 2011 Last.FM data may be used for non-commercial purposes.",
     "goodreads": "The UCSD Book Graph is for academic use only, and must not be passed on.",
 }
-"""First word of a source → the terms of its data, if they are known."""
+"""First word of a source → the terms of its data."""
 
-_environment = page_environment("prefrec.serving").overlay(autoescape=False)  # Markdown, and no titles in it
+_environment = page_environment("prefrec.serving").overlay(autoescape=False)  # Markdown without titles from data
 
 
 @quiet_libraries()
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
-    """Write a ranker of a run to the folder `out`, which must be new or empty; return the folder.
+    """Export a ranker of a run to a folder; return the folder.
 
-    Models are merged in float32 and stored in the recipe's dtype; models with item-ID tokens are copied. The folder
-    also has tokenizer, prompt, the items' ids and titles, and model card, and appears whole or not at all. A blend,
-    or a baseline, is written with what it is made of (`write_parts`). Raise DataError if the run has no such ranker,
-    ConfigError if `out` cannot be made or the ranker has no such form, ModelError if model or adapter cannot be read.
+    The folder has the weights, tokenizer, prompt, ids and titles of the items, and a model card; it is written
+    completely or not at all. A model with item-ID tokens is copied. A blend or a baseline is written with its parts
+    (`write_parts`).
+
+    Args:
+        run: the run.
+        ranker: name of the ranker.
+        out: folder, which must be new or empty.
+        merged: merge the adapter into the base in float32, and store the model in the recipe's dtype. Default: write
+            the adapter.
+
+    Raises:
+        DataError: the run has no such ranker.
+        ConfigError: `out` cannot be created, or the ranker cannot be exported in this form.
+        ModelError: model or adapter cannot be read.
     """
     entry, model = run.entry(ranker), run.recipe.model
     if entry.model is None and merged:
@@ -87,7 +98,7 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
                 (draft / name).write_text(text, encoding="utf-8")
             sealed = [f for f in folder_files(draft) if f != ABOUT]
             write_json(draft / SEAL, {"files": digests(draft, sealed), ABOUT: about_key(about)})
-        for path in draft.rglob("*"):  # safetensors writes files that only their owner may read
+        for path in draft.rglob("*"):  # safetensors writes files that only their owner can read
             path.chmod((draft if path.is_dir() else draft / "README.md").stat().st_mode)
         with writing(out):
             _replace(draft, out)
@@ -97,17 +108,17 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
 
 
 def _check_form(ranker: str, weights: Path | None, model: ModelSection, merged: bool) -> None:
-    """Raise ConfigError if a language model is to be exported as an adapter, and is none that others can load."""
+    """Raise ConfigError if a language model cannot be exported as an adapter that others can load."""
     if merged:
         return
     if weights is None or not is_adapter(weights):
         raise ConfigError(f"{ranker} has no adapter: export it with --merged")
     if model.layers is not None:
-        raise ConfigError(f"{ranker} has a base with fewer layers, which others cannot load: export with --merged")
+        raise ConfigError(f"{ranker} has a base with fewer layers, which others cannot load: export it with --merged")
 
 
 def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[str, Any]:
-    """Write a language model, its tokenizer and the items; return what `ABOUT` says of it."""
+    """Write a language model, its tokenizer and the items; return its settings for `ABOUT`."""
     model = run.recipe.model
     if weights and model.answers == "items":
         shutil.copytree(weights, out, dirs_exist_ok=True, copy_function=shutil.copyfile)
@@ -117,7 +128,7 @@ def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[s
         _write_adapter(run, weights, out)
     load_tokenizer(model.name).save_pretrained(out)
     settings = model.model_dump(exclude={"templates"})
-    settings |= {"name": "", "quantization": "none"} if merged else {}  # "" stands for the folder itself
+    settings |= {"name": "", "quantization": "none"} if merged else {}  # "" means the folder itself
     items = run.data.catalogue.frame.select(*ITEM_SCHEMA)
     if texts := shown_items(model, run.data.catalogue):
         items = items.with_columns(pl.col("title").replace_strict(texts).alias(SHOWN))
@@ -127,28 +138,28 @@ def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[s
 
 
 def about_key(about: dict[str, Any]) -> str:
-    """Return a hash of the content of `ABOUT` without the name of the base, which is corrected if the base moves."""
+    """Return a hash of `ABOUT` without the name of the base, which may change if the base moves."""
     return stage_key(about=about | {"model": about["model"] | {"name": ""}})
 
 
 def _new_draft(out: Path) -> Path:
-    """Return a new folder beside `out`, to become it; ConfigError or StorageError if that is not possible."""
+    """Return a new folder beside `out` that will replace it; raise ConfigError or StorageError if that fails."""
     if out.name in ("", ".."):
         raise ConfigError(f"{out}: name a new folder in it, such as {out / 'exported'}")
     if out.is_symlink():
-        raise ConfigError(f"{out} is a link: name the folder that it leads to, or a new one")
+        raise ConfigError(f"{out} is a symbolic link: name its target, or a new folder")
     draft = out.parent / draft_name(out)
     try:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise ConfigError(f"{out} exists: name a new folder, or an empty one")
         out.parent.mkdir(parents=True, exist_ok=True)
         clear_drafts(out)
-        # One can be left of a process that had the same number before a restart.
+        # A process with the same id before a restart can have left one.
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
     except OSError as e:
-        unmade = ConfigError(f"{out.parent} is not a folder and cannot be made ({e.strerror}): name another --out")
-        raise storage_error(e, out) or unmade from e
+        failed = ConfigError(f"{out.parent} cannot be created ({e.strerror}): choose another --out")
+        raise storage_error(e, out) or failed from e
     return draft
 
 
@@ -158,14 +169,14 @@ def _replace(draft: Path, out: Path) -> None:
     except OSError as e:
         if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        raise ConfigError(f"{out}: another command wrote to it meanwhile; name a new folder") from e
+        raise ConfigError(f"{out}: another command has written to it meanwhile; choose a new folder") from e
 
 
 def _write_adapter(run: Run, adapter: Path, out: Path) -> None:
     warn_of_other_base(adapter, run.recipe.model.name)
-    # Not a path in this machine's cache.
-    own = {"base_model_name_or_path": base_id(run.recipe.model.name), "inference_mode": True}
-    config = check_adapter(adapter) | own
+    # The id of the base, not its path in this machine's cache.
+    changed = {"base_model_name_or_path": base_id(run.recipe.model.name), "inference_mode": True}
+    config = check_adapter(adapter) | changed
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -181,8 +192,8 @@ def _write_merged(run: Run, adapter: Path | None, out: Path) -> None:
 
 
 def _untie_adapted(model: PeftModel) -> None:
-    """Give the head its own weights if it shares them with the embedding and one of the two has an adapter."""
-    # The adapter of one would otherwise be merged into the weights of both.
+    """Untie the head from the embedding if one of them has an adapter."""
+    # Otherwise its adapter would be merged into the weights of both.
     base: Any = model.get_base_model()
     layers = base.get_input_embeddings(), base.get_output_embeddings()
     embedding, head = (layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in layers)
@@ -198,13 +209,20 @@ def model_card(
 ) -> str:
     """Return the card of an exported ranker as Markdown with the hub's YAML header.
 
-    `base` is the hub id or folder of the base model; `parts` are the rankers in a folder of `write_parts`. The card
-    leaves out what is missing in the run's folder.
+    The card omits what is missing in the run's folder.
+
+    Args:
+        contents: contents of the run's folder.
+        recipe: recipe of the run.
+        ranker: name of the exported ranker.
+        base: hub id or folder of the base model.
+        merged: whether the export is a whole model.
+        parts: names of the rankers in a folder of `write_parts`.
     """
     composed = ranker not in recipe.lm_rankers
     has_base = not composed or bool({*parts} & {*recipe.lm_rankers})
     stage = next((s for s in contents.stages if s.name == ranker), None)
-    # A hub id, with or without an owner, as `prefrec.lm.models.resolve` takes it.
+    # A hub id, with or without an owner, as `prefrec.lm.models.resolve` accepts it.
     on_hub = base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
     is_text = recipe.model.answers == "titles" and not composed
     is_sdpo = ranker in [a.name for a in recipe.align if a.loss == "softmax_dpo"]
@@ -249,7 +267,7 @@ def model_card(
 
 
 def _results(contents: RunContents, source: str, ranker: str) -> list[EvalResult] | None:
-    """Return a ranker's metrics as the hub's model index; None if it was not measured."""
+    """Return a ranker's metrics for the hub's model index; None if it was not measured."""
     evaluation = contents.evaluation
     if evaluation is None or ranker not in evaluation.metrics:
         return None

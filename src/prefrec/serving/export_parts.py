@@ -1,4 +1,4 @@
-"""A ranker that is made of others, or of the log, as a folder: the part of its run that answering needs."""
+"""Export a blend or a baseline as a folder: the parts of its run that it needs to answer."""
 
 from __future__ import annotations
 
@@ -23,56 +23,63 @@ from prefrec.runs.stage import read_state
 
 RECIPE, DATA, PROMPT = "recipe.yaml", "data", "prompt.jinja2"
 EXPORTED = "exported"
-"""Key in the protocol of exported data, whose users are numbers."""
+"""Key in the protocol of exported data, whose user ids are replaced by numbers."""
 
 
 def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
-    """Write to the folder `out` what a ranker of a run answers with; return the names of the rankers in it.
+    """Write what a ranker of a run needs to answer to the folder `out`; return the names of the rankers in it.
 
-    These are the recipe without paths of this machine, the weights of the stages that it asks, the items, and the
-    interactions that baselines count, whose users are numbered. A warning says so.
+    The folder gets the recipe without paths of this machine, the weights of the stages that the ranker queries, the
+    items, and the interactions that baselines count. User ids are replaced by numbers. A warning says so.
     """
-    asked = asked_stages(run.plan, ranker)
+    queried = queried_stages(run.plan, ranker)
     paths = map_files(run.recipe.data, lambda file: Path(file.name))
     recipe = run.recipe.model_copy(update={"data": run.recipe.data.model_copy(update=paths), "update": None})
     write_text(out / RECIPE, dump_recipe(recipe))
     data = without_names(run.data)
     write_prepared(data, out / DATA)
-    for name in asked:
+    for name in queried:
         folder = run.plan.step(name).folder
         for file in read_state(folder).get("files", {}):
             target = out / folder.relative_to(run.folder) / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / file, target)
     rows, users = len(data.train_interactions), data.train_interactions["user_id"].n_unique()
-    warn(escape(f"{ranker} counts the log: the export has {rows:,} interactions of {users:,} users, numbered"))
-    return asked
+    warn(
+        escape(
+            f"{ranker} needs the log: the export contains {rows:,} interactions of {users:,} users, with numbers "
+            "instead of user ids"
+        )
+    )
+    return queried
 
 
 def open_parts(folder: Path, ranker: str, base: str) -> tuple[PreparedData, Entry]:
-    """Return the data and the ranker of a folder of `write_parts`; `base` is that of its language models."""
+    """Return the data and the ranker in a folder of `write_parts`; `base` is the base of its language models."""
     recipe, data = load_recipe(folder / RECIPE), read_prepared(folder / DATA)
     templates = [str(folder / PROMPT)] if recipe.model.answers == "titles" else recipe.model.templates
-    own = recipe.model.model_copy(update={"name": base, "templates": templates})
-    recipe = recipe.model_copy(update={"model": own})
+    model = recipe.model.model_copy(update={"name": base, "templates": templates})
+    recipe = recipe.model_copy(update={"model": model})
     return data, planned(recipe, data, folder).entry(ranker)
 
 
-def asked_stages(plan: Plan, ranker: str) -> list[str]:
-    """Return the rankers of the run that a ranker asks, itself included, each after those that it asks."""
+def queried_stages(plan: Plan, ranker: str) -> list[str]:
+    """Return the rankers of the run that a ranker queries and the ranker itself, each after those that it queries."""
     if ranker not in plan.names:
         return []
     step = plan.step(ranker)
-    asked = [name for need in step.needs if step.queries for name in asked_stages(plan, need)]
-    return list(dict.fromkeys([*asked, ranker]))
+    queried = [name for need in step.needs if step.queries for name in queried_stages(plan, need)]
+    return list(dict.fromkeys([*queried, ranker]))
 
 
 def without_names(data: PreparedData) -> PreparedData:
-    """Return the data that baselines count: without training and test rows, and with numbers for users."""
+    """Return the data that baselines count, without training and test examples, and with numbers as user ids."""
     names = pl.concat([log["user_id"] for log in data.logs]).unique().sort().to_list()
     names = [*names, *sorted({e.user_id for e in data.validation}.difference(names))]
     width = len(str(len(names)))
-    numbers = {name: f"{n:0{width}}" for n, name in enumerate(names)}  # in the same order, by which the log is sorted
+    numbers = {
+        name: f"{n:0{width}}" for n, name in enumerate(names)
+    }  # in the same order, because the log is sorted by user
 
     def renamed(log: pl.DataFrame) -> pl.DataFrame:
         kept = [c for c in log.columns if c in ("user_id", "item_id", "timestamp")]

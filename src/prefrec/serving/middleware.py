@@ -1,4 +1,4 @@
-"""Around every request: a body of bounded size and time, known hosts, strict headers, and counters for Prometheus."""
+"""Checks around every request: limits on the body, known hosts, strict headers, Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefrec.serving.batcher import Pass
 from prefrec.serving.bodies import MAX_BODY, Problem, ProblemAnswer
 
 BODY_SECONDS = 10.0
-"""Time in which a request's body has to arrive."""
+"""Seconds within which a request's body must arrive."""
 
 HEADERS = {
     "content-security-policy": (
@@ -34,28 +34,28 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
-"""Headers of every answer. Attributes may carry styles, for the plots; scripts and frames come from nowhere else."""
+"""Headers of every response. They allow style attributes, for the plots, but no frames and no foreign scripts."""
 
 REQUEST_ID = "x-request-id"
-"""Header with a request's id: the client's (or a proxy's) own, if it is plain, else a random one."""
+"""Header with the id of a request: the one sent by the client or a proxy if it is plain, else a random one."""
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Telemetry:
-    """Counters of one server, in a registry of their own."""
+    """Metrics of one server, in their own registry."""
 
     def __init__(self) -> None:
-        own = self.registry = CollectorRegistry()
-        histogram = partial(Histogram, registry=own, buckets=_SECONDS)
-        self.requests = Counter("prefrec_requests", "HTTP requests answered.", ("path", "status"), registry=own)
-        self.latency = histogram("prefrec_request_seconds", "Time to the answer's last byte.", ("path",))
+        registry = self.registry = CollectorRegistry()
+        histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
+        self.requests = Counter("prefrec_requests", "HTTP requests answered.", ("path", "status"), registry=registry)
+        self.latency = histogram("prefrec_request_seconds", "Time to the last byte of the response.", ("path",))
         sizes = (1, 2, 4, 8, 16, 32, 64, 128)
         self._jobs = histogram("prefrec_pass_requests", "Requests that shared a pass of the worker.", buckets=sizes)
         self._pass = histogram("prefrec_pass_seconds", "Time of a pass of the worker.")
         self._waited = histogram("prefrec_queue_seconds", "Time a request waited for the worker.")
-        self.waiting = Gauge("prefrec_queue_requests", "Requests that wait for the worker.", registry=own)
+        self.waiting = Gauge("prefrec_queue_requests", "Requests that wait for the worker.", registry=registry)
 
     def on_pass(self, done: Pass) -> None:
         """Count a pass of the worker."""
@@ -68,23 +68,23 @@ class Telemetry:
 def problem(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None, items: Sequence[UnknownName] = ()
 ) -> JSONResponse:
-    """Return an error as the API words it."""
+    """Return an error response of the API."""
     body = ProblemAnswer(error=Problem(code=code, message=message, items=list(items)))
     return JSONResponse(body.model_dump(), status, headers)
 
 
 def _log(number: str, method: str, path: str, status: int, seconds: float) -> None:
-    """Print a line about a request without its address, query and body, which could tell of a person."""
+    """Print a line about a request, without address, query and body, which could identify a person."""
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = {"time": when, "request": number, "method": method if method in _METHODS else "other", "path": path}
     sys.stderr.write(json.dumps(line | {"status": status, "seconds": round(seconds, 4)}) + "\n")
 
 
 class Guard:
-    """Counts every request, gives it an id, adds `HEADERS` to its answer, and refuses bad ones.
+    """Counts every request, gives it an id, adds `HEADERS` to the response, and refuses bad requests.
 
-    A request for another host gets 421: otherwise a page elsewhere could point its own name at this machine, and so
-    read answers. A body that is too long gets 413, and one that does not arrive in time 408.
+    A request for another host gets 421, against DNS rebinding: otherwise a foreign page could point its own name at
+    this machine and read responses. A body that is too long gets 413; one that does not arrive in time gets 408.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Guard:
                 messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
                 await self.app(scope, receive_again, send_strictly)
         finally:
-            path = getattr(scope.get("route"), "path", "other")  # not the client's, so that the series stay few
+            path = getattr(scope.get("route"), "path", "other")  # not the client's path, so that there are few series
             seconds = time.monotonic() - start
             self.telemetry.requests.labels(path, str(status)).inc()
             self.telemetry.latency.labels(path).observe(seconds)
@@ -126,11 +126,11 @@ class Guard:
                 _log(number, scope["method"], path, status, seconds)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | JSONResponse:
-        """Return the body, or the answer to a request that is refused."""
+        """Return the body, or the response to a request that is refused."""
         headers = Headers(scope=scope)
         if self.hosts is not None and re.sub(r":\d+$", "", headers.get("host", "")).lower() not in self.hosts:
             known = ", ".join(sorted(self.hosts))
-            message = f"this server has no key and answers as {known} only; --api-key opens it to other names"
+            message = f"this server has no API key, so it only answers as {known}; start it with --api-key for others"
             return problem(421, "unknown_host", message, {"connection": "close"})
         message = f"the body is longer than {MAX_BODY} bytes; send fewer items"
         too_long = problem(413, "body_too_long", message, {"connection": "close"})
@@ -147,5 +147,5 @@ class Guard:
         except TimeoutError:
             return problem(408, "slow_body", f"the body did not arrive within {BODY_SECONDS:g} s")
         except ClientDisconnect:
-            pass  # as far as it came: the application notices that the client has gone
+            pass  # keep the partial body: the application notices that the client has gone
         return bytes(body)

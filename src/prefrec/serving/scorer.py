@@ -1,4 +1,4 @@
-"""The rankers of a server: language models score choice sets in bounded passes, others their own questions."""
+"""The rankers of a server: language models score choice sets in bounded passes, other rankers score examples."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]
 MAX_CALLS = 64
-"""Model calls for one question about a catalogue too large to score whole. The best items by then are the answer."""
+"""Most model calls per request on a catalogue too large to score completely; then the best items so far count."""
 
 
 class Scorer:
-    """A scorer of questions under the rankers of a run. It switches adapters, so one thread may use it at a time.
+    """Scores questions with the rankers of a run. It switches adapters, so only one thread at a time may use it.
 
     Args:
         models: ranker → a causal LM, or a PEFT model around one. Rankers may share a model.
-        adapters: ranker → name of its adapter in its model; None for the bare base or a whole model.
-        lm: one of them as a ranker, whose prompt and layout are those of all.
+        adapters: ranker → name of its adapter in its model; None for the base or a whole model.
+        lm: one of the models as a ranker. All share its prompt and layout.
 
-    `others` are rankers of other kinds, by name. `before_call` is called before every call of a model, which it
-    prevents if it raises.
+    Attributes:
+        others: name → ranker of another kind.
+        before_call: called before every call of a model; an error that it raises prevents the call.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], adapters: Mapping[str, str | None], lm: LMRanker) -> None:
@@ -52,38 +53,38 @@ class Scorer:
 
     @property
     def catalogue_tokens(self) -> int:
-        """Tokens that a question about the whole catalogue reads, about."""
+        """Approximate number of tokens of a question about all items."""
         if self.catalogue.has_items:
-            return 128  # so that 16 histories share a pass on a CPU; more gain nothing
+            return 128  # 16 histories share a pass on a CPU; more are not faster
         within, items = self.lm.within, len(self.lm.catalogue)
-        # Titles share their beginnings, so about four tokens are read for each.
+        # Titles share prefixes, so each adds about four tokens.
         return min(EXACT_NODES, 4 * items if within is None else len(within.trie.inner))
 
     def score(self, ranker: str, questions: Sequence[Any]) -> Scores:
-        """Return the log-probabilities [C] of each choice set's answers, or another ranker's scores of candidates.
+        """Return the scores [C] of each question; for a language model, log-probabilities of the answers.
 
-        Questions are choice sets for a language model, ranking examples for others. Raise ModelError if a score is
-        not finite.
+        Questions are choice sets for a language model, and ranking examples for other rankers. Raise ModelError if a
+        score is not finite.
         """
         if ranker in self.others:
             sizes = [len(example.candidates) for example in questions]
             scores = self.others[ranker].load(BATCH_SIZE).score(questions)
         else:
             sizes = [len(choice_set.answers) for choice_set in questions]
-            with self.asked(ranker) as model:
+            with self.active(ranker) as model:
                 scores = self.lm.scorer.score(questions, model).double().cpu().numpy()
         out: Scores = [row[:size] for size, row in zip(sizes, scores, strict=True)]
         check_finite(ranker, *out)
         return out
 
     def recommend(self, ranker: str, questions: Sequence[Question]) -> list[tuple[Recommendation, bool]]:
-        """Return, per question, the best items of the catalogue, and True if the oldest of the history did not fit.
+        """Return the best items of the catalogue per question, and whether the history was shortened to fit.
 
-        Raise ModelError if a score is NaN, or a log-probability not finite.
+        Raise ModelError if a score is NaN, or a log-probability is not finite.
         """
         other, answers = self.others.get(ranker), []
         full = other.load_full(BATCH_SIZE) if other and other.load_full else None
-        with torch.no_grad(), self.asked(ranker) if full is None else nullcontext():
+        with torch.no_grad(), self.active(ranker) if full is None else nullcontext():
             known = self.catalogue.item_logps([q.history for q in questions] if full is None else [])
             for question in questions:
                 logps, before = next(known, None), self.lm.encoder.shortened
@@ -95,13 +96,13 @@ class Scorer:
         return answers
 
     def part(self, entry: Entry) -> Entry:
-        """Return the entry of one of the models, for rankers made of it: it loads nothing again."""
-        lists, whole = (SharedLM(entry.name, self, ranker) for ranker in (self.lm, self.catalogue))
-        return replace(entry, load=lambda size: lists, load_full=lambda size: whole)
+        """Return the entry of a model for rankers that depend on it; it shares the loaded model."""
+        on_candidates, full = (SharedLM(entry.name, self, ranker) for ranker in (self.lm, self.catalogue))
+        return replace(entry, load=lambda size: on_candidates, load_full=lambda size: full)
 
     @contextmanager
-    def asked(self, ranker: str) -> Iterator[nn.Module]:
-        """Yield the model of a ranker, with its adapter switched on, and make it that of `lm`."""
+    def active(self, ranker: str) -> Iterator[nn.Module]:
+        """Yield the model of a ranker with its adapter active, and set it as the model of `lm`."""
         model, adapter = self.models[ranker], self.adapters[ranker]
         self.lm.model = model
         if not isinstance(model, PeftModel):
@@ -117,15 +118,15 @@ class Scorer:
 
 @dataclass(eq=False)
 class SharedLM:
-    """One of a scorer's language models, asked through `ranker`."""
+    """One of a scorer's language models, queried through `ranker`."""
 
     name: str
     scorer: Scorer
     ranker: LMRanker | CatalogueRanker
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return log-probabilities [B, C] of the candidates; −inf if a row has fewer."""
-        with self.scorer.asked(self.name):
+        """Return log-probabilities [B, C] of the candidates; −inf in empty columns."""
+        with self.scorer.active(self.name):
             return self.ranker.score(examples)
 
 
@@ -134,8 +135,14 @@ def load_rankers(
 ) -> tuple[dict[str, nn.Module], dict[str, str | None]]:
     """Return `models` and `adapters` for `Scorer`: one base for all adapters, and each whole model.
 
-    `weights` is ranker → folder of its adapter, or of its whole model (None: the bare base). `options` are for
-    `load_model`. Raise ModelError if base or weights cannot be read, or are not stored as safetensors.
+    Args:
+        base: name of the base model.
+        dtype: compute dtype.
+        weights: ranker → folder of its adapter or of its whole model; None: the base model.
+        **options: for `load_model`.
+
+    Raises:
+        ModelError: base or weights cannot be read, or are not stored as safetensors.
     """
     whole = [name for name, folder in weights.items() if folder is not None and not is_adapter(folder)]
     models = {name: load_weights(base, weights[name], dtype=dtype, **options) for name in whole}
@@ -146,7 +153,7 @@ def load_rankers(
         for i, (ranker, folder) in enumerate(adapted.items()):
             if folder is not None:
                 names[ranker] = f"ranker{i}"
-                # In the base's own precision: the same numbers as autocast gives in training, without its casts.
+                # In the precision of the base: the same numbers as with autocast in training, without its casts.
                 model = load_adapter(model, folder, adapter_name=f"ranker{i}", autocast_adapter_dtype=False)
         models |= dict.fromkeys(adapted, model)
     return {name: models[name].eval() for name in weights}, names

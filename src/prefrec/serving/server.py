@@ -1,4 +1,4 @@
-"""From a run's folder to a server that listens, until it is told to stop."""
+"""Serve a run's folder over HTTP until the process is told to stop."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from prefrec.serving.page import page_files
 from prefrec.serving.scorer import Scorer, load_rankers
 
 MAX_CONNECTIONS = 768
-"""Connections at once; requests on further ones are answered 503. A process can often open 1,024 files."""
-PROBES, PROBE_PLACES = ("/healthz", "/readyz"), 64
-"""Paths that are answered on further connections too, and how many there may be."""
+"""Most connections; requests on additional ones get 503. Often a process may only open 1,024 files."""
+PROBES, PROBE_CONNECTIONS = ("/healthz", "/readyz"), 64
+"""Paths that additional connections can still request, and the number of these connections."""
 MAX_IDLE = 512
-"""Connections without a request; for further ones the oldest are closed."""
+"""Most connections without a request; beyond that, the oldest are closed."""
 PASS_TOKENS = {"cpu": 2048}
-"""Padded tokens of a pass by device; 4,096 on others. Larger passes are slower on a CPU: they leave its caches."""
+"""Device → padded tokens per pass; 4,096 on others. Larger passes exceed a CPU's caches."""
 HEADER_SECONDS, READ_SECONDS, LAST_SECONDS = 10.0, 10.0, 1.0
-"""Times in which a connection's first headers have to arrive, and an answer is read, the last one when stopping."""
+"""Seconds for a connection's first headers to arrive, for a response to be read, and for the last one at the end."""
 
 
 def serve_run(
@@ -60,10 +60,19 @@ def serve_run(
     access_log: bool = False,
     **limits: Any,
 ) -> None:
-    """Serve a run, with `ui` also a page, until SIGINT or SIGTERM; accepted requests are still answered then.
+    """Serve a run until SIGINT or SIGTERM, and then answer the accepted requests.
 
-    Port 0 is any free one. `limits` are for `open_engine`, other options as for `Settings`. Raise DataError,
-    ConfigError or ModelError if the run cannot be read, or the address is taken.
+    Args:
+        folder: of the run.
+        rankers: names of the rankers to serve, see `open_engine`.
+        host: address to listen at.
+        port: port to listen at; 0: any free one.
+        ui: also serve a web page.
+        api_key, deadline, access_log: see `Settings`.
+        **limits: for `open_engine`.
+
+    Raises:
+        DataError, ConfigError, ModelError: the run cannot be read, or the address is in use.
     """
     check_key(api_key)
     run = open_run(folder)
@@ -74,7 +83,7 @@ def serve_run(
         is_local = host == "localhost"
     local_names = frozenset({"localhost", "127.0.0.1", "[::1]", in_url.lower()})
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # A wrong address is told now, and not when the model is loaded. Until then a probe is refused and does not wait.
+    # Check the address before loading the model. Until the model is loaded, probes are refused and do not wait.
     with _listening(host, port, family):
         pass
     name, model = run.recipe.name, Path(run.recipe.model.name).name
@@ -92,21 +101,28 @@ def serve_run(
 
 
 def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None = None, **queue: Any) -> Engine:
-    """Return an engine with these rankers of a run, the first of which is the default; on a GPU if there is one.
+    """Return an engine for rankers of a run, on a GPU if there is one.
 
-    Without names these are the best ranker on validation rows, all language models, the last stage first, composed
-    rankers and baselines. `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue`
-    is for `Batcher`. Raise DataError if the run has no such ranker, ConfigError if it was made with another recipe,
-    ModelError if model or adapter cannot be read.
+    Args:
+        run: the run.
+        rankers: names of rankers; the first is the default. If none are given: the best ranker on validation
+            examples, the language models from the last stage to the first, other rankers, and baselines.
+        max_tokens: most tokens per pass, padding included. Default: see `PASS_TOKENS`.
+        **queue: options of `Batcher`.
+
+    Raises:
+        DataError: the run has no such ranker.
+        ConfigError: a ranker was made with another recipe.
+        ModelError: a model or adapter cannot be read.
     """
     section, device = run.recipe.model, default_device()
     lms, can = run.models[::-1] or [ZERO_SHOT], servable(run.data.train_interactions)
-    references = [name for name in run.recipe.evaluate.references if name in can]
+    baselines = [name for name in run.recipe.evaluate.references if name in can]
     made = [config.name for config in run.recipe.rankers]
-    unasked = [config.name for config in run.recipe.rankers if ranker_kind(config.kind).served]
-    wanted = list(rankers) or list(dict.fromkeys([run.default(), *lms, *unasked[::-1], *references]))
-    named = [name for name in wanted if name not in (*made, *references)]
-    # A ranker of another kind may be made of any of the language models.
+    by_default = [config.name for config in run.recipe.rankers if ranker_kind(config.kind).served]
+    wanted = list(rankers) or list(dict.fromkeys([run.default(), *lms, *by_default[::-1], *baselines]))
+    named = [name for name in wanted if name not in (*made, *baselines)]
+    # A ranker of another kind may depend on any of the language models.
     lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms
     entries = {name: run.entry(name) for name in lms}
     weights = {name: entry.weights for name, entry in entries.items()}
@@ -117,11 +133,11 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         hold_weights(model)
     max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
     lm = as_ranker(*next(iter(models.items())), run.data, section, max_tokens_per_pass=max_tokens)
-    # With a tokenizer of its own: the thread that encodes requests must not share one with the worker's.
+    # A separate tokenizer: the thread that encodes requests must not share one with the worker.
     encoder, split = prompt_encoder(section, run.data.catalogue), run.recipe.evaluate.split
     scorer = Scorer(models, adapters, lm)
     parts = {name: scorer.part(entry) for name, entry in entries.items()}
-    parts |= {name: loaded_once(run.entry(name)) for name in references}
+    parts |= {name: loaded_once(run.entry(name)) for name in baselines}
     for name in made:
         try:
             parts |= {name: loaded_once(run.plan.with_known(parts).open(name))} if name in wanted else {}
@@ -132,15 +148,16 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     served = [name for name in wanted if name in parts]
     scorer.others = {name: parts[name] for name in served if name not in entries}
     engine = Engine(scorer, run.data, encoder, split, served, room=max_tokens, **queue)
-    # Baselines are fitted when they are first asked.
-    engine.warm_up([name for name in served if name not in references])
+    # Baselines are fitted when they are first queried.
+    engine.warm_up([name for name in served if name not in baselines])
     return engine
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if no request comes in time, or if too many newer ones wait for theirs.
+    """A connection with limits.
 
-    It is also closed if the client does not read, or sends a request before the last one is answered.
+    It is closed if no request arrives in time, if there are too many newer idle connections, if the client does not
+    read, or if it sends a request before the last one is answered.
     """
 
     reading: asyncio.TimerHandle | None = None
@@ -158,7 +175,7 @@ class Connection(H11Protocol):
 
     @property
     def has_request(self) -> bool:
-        """True from the last byte of a request's headers to the last byte of its answer."""
+        """True from the last byte of a request's headers to the last byte of its response."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -167,7 +184,7 @@ class Connection(H11Protocol):
         self._close_at(self.loop.time() + HEADER_SECONDS)
         held: list[Any] = [c for c in self.connections if not c.transport.is_closing()]
         idle = {c.timeout_keep_alive_task.when(): c for c in held if not c.has_request}
-        if len(idle) > MAX_IDLE or len(held) > MAX_CONNECTIONS + PROBE_PLACES:
+        if len(idle) > MAX_IDLE or len(held) > MAX_CONNECTIONS + PROBE_CONNECTIONS:
             idle[min(idle)].transport.abort()
 
     def pause_writing(self) -> None:
@@ -183,14 +200,14 @@ class Connection(H11Protocol):
         timer = self.timeout_keep_alive_task
         super().data_received(data)
         if self.has_request and not self.cycle.more_body and self.conn.trailing_data[0]:
-            self.cycle.keep_alive = False  # it is answered, and the requests behind it are not
-        # uvicorn stops its timer at the first byte of a request, which would leave time without end for the others.
+            self.cycle.keep_alive = False  # answer this request, but not those behind it
+        # uvicorn stops its timer at the first byte of a request, so the other bytes could take forever.
         if timer and not (self.has_request or self.timeout_keep_alive_task):
             self._close_at(timer.when())
 
     def shutdown(self) -> None:
         super().shutdown()
-        # A request that has arrived is answered. Others are not waited for, nor clients that do not read.
+        # Answer a request that has arrived. Do not wait for other requests, or for clients that do not read.
         if not self.has_request or self.cycle.more_body:
             self.loop.call_later(LAST_SECONDS, self.transport.abort)
 
@@ -199,7 +216,7 @@ class Connection(H11Protocol):
 
 
 def server_for(app: Any, deadline: float) -> uvicorn.Server:
-    """Return a server of an application; when told to stop it finishes requests, for at most `deadline` seconds."""
+    """Return a server of an application. When it stops, it finishes requests for at most `deadline` seconds."""
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -212,9 +229,9 @@ def server_for(app: Any, deadline: float) -> uvicorn.Server:
 
 
 def _run(server: uvicorn.Server, listener: socket.socket, message: str) -> None:
-    # uvicorn raises the signal again when it has stopped; SIGTERM is then to end the process with code 0.
+    # uvicorn raises the signal again after it has stopped; SIGTERM must then end the process with exit code 0.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    # Without this the collector looks at everything that was imported again, for seconds, when the process ends.
+    # Without this, the garbage collector scans all imported modules for seconds when the process ends.
     gc.freeze()
     try:
         say(message)
@@ -225,10 +242,10 @@ def _run(server: uvicorn.Server, listener: socket.socket, message: str) -> None:
 
 
 def _listening(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
-    """Return a socket that listens; ConfigError if the address is taken or not of this machine."""
+    """Return a listening socket; raise ConfigError if the address is in use, or not of this machine."""
     try:
         return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
     except OSError as e:
         reason = os.strerror(e.errno) if e.errno and e.errno > 0 else e
-        message = f"cannot listen at {host}, port {port}: {reason}; choose others by --host and --port"
+        message = f"cannot listen at {host}, port {port}: {reason}; choose another --host or --port"
         raise ConfigError(message) from e

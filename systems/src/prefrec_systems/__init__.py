@@ -1,1 +1,1 @@
-"""Other people's recommenders, as kinds of rankers for prefrec's recipes and as verbs of its command."""
+"""Published recommenders, as kinds of rankers for recipes and as verbs of the command."""

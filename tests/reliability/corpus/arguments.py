@@ -21,7 +21,7 @@ def _typed(line: str, message: str, *more: str) -> Case:
 
 CASES = [
     _typed("recomend", "No such command 'recomend'; did you mean recommend?"),
-    _typed("sft DATA OUT --rows 8", "`prefrec sft` is `prefrec run RECIPE --until sft` now"),
+    _typed("sft DATA OUT --rows 8", "`prefrec sft` was replaced: use `prefrec run RECIPE --until sft`"),
     _typed("--colour", "No such option: --colour"),
     _typed("run", "Missing argument"),
     _typed("run recipes/demo.yaml --untill sft", "No such option: --untill"),
@@ -39,7 +39,7 @@ CASES = [
     _typed("evaluate DATA --adapter sft", "--adapter 'sft': expected NAME=FOLDER, such as sft=runs/demo/sft/adapter"),
     _typed("evaluate DATA --adapter ../x=RUN", "--adapter '../x=RUN': expected NAME=FOLDER"),
     _typed("evaluate DATA --split train", "--split: Input should be 'validation' or 'test' (given: 'train')"),
-    _typed("explain RUN", "give either --user or --row"),
+    _typed("explain RUN", "give exactly one of --user and --row"),
     _typed("explain RUN --row 999", "row 999: the test split of"),
     _typed("explain RUN --user nobody", "user 'nobody' has no test example in"),
     _typed("explain RUN --row 0 --split dev", "unknown split 'dev': expected train, validation or test"),

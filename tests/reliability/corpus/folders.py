@@ -137,7 +137,7 @@ CASES = [
     _model("weights as pickle", "copy", {"model.safetensors": None, "pytorch_model.bin": _pickle()}),
     _model("code of its own", "copy", {"config.json": '{"model_type": "magic", "auto_map": {"AutoConfig": "x.Y", "AutoModelForCausalLM": "x.Z"}}', "x.py": "raise SystemExit(9)"}),
     _model("half a tokenizer", "no tokenizer could be read from", {"tokenizer.json": '{"version"'}),
-    command("run: not there", "none: no such folder; `prefrec run RECIPE.yaml` makes one", lambda p, f: ("explain", f / "none", "--row", "0")),
+    command("run: not there", "none: there is no such folder; `prefrec run RECIPE.yaml` makes one", lambda p, f: ("explain", f / "none", "--row", "0")),
     command("run: no run", "is not the folder of a run: expected at least one of recipe.yaml", lambda p, f: ("report", p.shop)),
     _run("no recipe", "recipe.yaml: No such file or directory", {"recipe.yaml": None}),
     _run("half a recipe", "recipe.yaml: not a YAML file", {"recipe.yaml": "name: {"}),

@@ -286,7 +286,7 @@ def test_a_server_whose_context_is_too_short_is_told_less(monkeypatch, said):
 def test_a_session_needs_items_that_there_are():
     with pytest.raises(DataError, match="'i99' is not in the catalogue"):
         ChatSession(_ranker(Scripted()), "u1", ["i99"])
-    with pytest.raises(DataError, match="the history holds the whole catalogue"):
+    with pytest.raises(DataError, match="the history has all items of the catalogue"):
         ChatSession(_ranker(Scripted()), "u1", IDS)
 
 

@@ -113,7 +113,7 @@ def test_generation_is_that_of_the_model_itself(url, ask, local, prompts):
 def test_special_tokens_in_titles_are_text_as_ids_and_are_noticed_as_text(url, ask, local):
     example = RankingExample("u", (IDS[-1],), (IDS[0], IDS[-1]), IDS[0])
     np.testing.assert_allclose(ask(url).score([example]), local().score([example]), rtol=0, atol=2e-3)
-    with pytest.raises(ModelError, match=r"another tokenizer, .* need `prompts: tokens`"):
+    with pytest.raises(ModelError, match=r"another tokenizer, .* set `prompts: tokens`"):
         ask(url, "text").score([example])
 
 
@@ -125,14 +125,14 @@ def test_long_lists_take_several_requests(url, ask, monkeypatch):
 
 def test_a_wrong_key_is_said(url, ask, monkeypatch):
     monkeypatch.setenv("PREFREC_ENDPOINT_KEY", "sesame")
-    with pytest.raises(ModelError, match=r"refuses the key \(.*401.*Unauthorized.*PREFREC_ENDPOINT_KEY"):
+    with pytest.raises(ModelError, match=r"refuses the API key \(.*401.*Unauthorized.*PREFREC_ENDPOINT_KEY"):
         ask(url).score(_examples(1))
     monkeypatch.setenv("ELSEWHERE", KEY)
     assert ask(url, key_variable="ELSEWHERE").client.models() == ["tiny"]
 
 
 def test_an_unknown_model_is_said_with_those_that_there_are(url, ask):
-    with pytest.raises(ModelError, match=r"knows no model 'huge', it serves tiny \(.*404.*does not exist"):
+    with pytest.raises(ModelError, match=r"has no model 'huge'; it serves tiny \(.*404.*does not exist"):
         ask(url, model="huge").score(_examples(1))
 
 
@@ -146,7 +146,7 @@ def small(folder, tmp_path_factory):
 def test_a_busy_server_is_asked_again(small, ask, local):
     got = ask(small("busy"), retries=9).score(_examples())
     np.testing.assert_allclose(got, local().score(_examples()), rtol=0, atol=2e-3)
-    with pytest.raises(ModelError, match=r"is failing, 1 tries \(.*503.*come back"):
+    with pytest.raises(ModelError, match=r"failed in 1 tries \(.*503.*come back"):
         ask(small("busy")).score(_examples())
 
 
@@ -156,7 +156,9 @@ def test_a_slow_server_is_not_waited_for(small, ask):
 
 
 def test_a_server_without_log_probabilities_can_still_generate(small, ask, local):
-    with pytest.raises(ModelError, match=r"gives no log-probabilities of the prompt .* serve the model with vLLM"):
+    with pytest.raises(
+        ModelError, match=r"does not return log-probabilities of the prompt .* serve the model with vLLM"
+    ):
         ask(small("silent")).score(_examples(1))
     assert ask(small("silent")).generate(_examples()) == local().generate(_examples())
 
@@ -215,7 +217,7 @@ GOOD = {"index": 0, "text": "Emma", "logprobs": None}
 def test_choices_that_are_none_are_said(answering, ask, answer):
     url, server = answering
     server.body = json.dumps(answer).encode()
-    with pytest.raises(ModelError, match=r"/v1/completions: this is not an answer of OpenAI's protocol"):
+    with pytest.raises(ModelError, match=r"/v1/completions: the answer does not follow OpenAI's protocol"):
         ask(url, model="tiny").generate(_examples(1))
     server.body = json.dumps({"choices": [GOOD]}).encode()
     assert ask(url, model="tiny").generate(_examples(1)) == ["Emma"]

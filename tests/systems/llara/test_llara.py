@@ -286,7 +286,7 @@ def test_adapters_come_before_items():
     add_items(frozen, _vectors(), trainable=False)
     assert not [n for n, p in frozen.named_parameters() if p.requires_grad and "projector" in n]
     of_words = get_peft_model(tiny_llama(), lora_config(4, targets=["embed_tokens"]))
-    with pytest.raises(ConfigError, match=r"take it out of lora\.targets"):
+    with pytest.raises(ConfigError, match=r"remove it from lora\.targets"):
         add_items(of_words, _vectors())
 
 

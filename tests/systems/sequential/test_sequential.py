@@ -115,12 +115,12 @@ def test_the_grid_is_a_product():
     assert _config("SASRec", grid={"n_layers": "1,2"}).grid == {"n_layers": [1, 2]}
     for grid in ({"n_layer": [1]}, {"n_layers": []}):
         with pytest.raises(
-            ValueError, match=r"grid: n_layers? cannot be tried, or has no values; it takes batch_size"
+            ValueError, match=r"grid: n_layers? is not a grid field, or has no values; fields are batch_size"
         ):
             _config("SASRec", grid=grid)
     with pytest.raises(ValueError, match="dropout"):
         _config("SASRec", grid={"dropout": [0.1, 2.0]})
-    with pytest.raises(ValueError, match="3 heads do not divide a hidden_size of 64"):
+    with pytest.raises(ValueError, match="3 does not divide hidden_size 64"):
         SequentialConfig(n_heads=3)
 
 

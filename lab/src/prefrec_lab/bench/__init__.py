@@ -1,4 +1,4 @@
-"""`prefrec lab bench`: the cost of a training step and of a ranking here, beside other methods, all in one run."""
+"""`prefrec lab bench`: the cost of a training step and of a ranking here, compared with other methods in one run."""
 
 from prefrec_lab.bench.run import run_bench
 from prefrec_lab.bench.settings import BenchSettings

@@ -1,4 +1,4 @@
-"""The least cost of a step: the matrix products that no method can do without, at the machine's own rate.
+"""Lower bound on the cost of a step: the matrix products that every method needs, at the machine's measured rate.
 
 FLOPs are those of dense decoder layers. A weight costs 2 per token in a forward pass, and 2 more in a backward pass,
 which under LoRA needs the gradients of activations only. A pair of query and key that may attend costs 4 per feature
@@ -64,7 +64,7 @@ def model_shape(config: PretrainedConfig, lora_rank: int) -> ModelShape:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The least work that a set of rows needs."""
+    """The minimum work for a set of examples."""
 
     # tokens through the layers: each prompt once, and each answer once without its last token, which predicts nothing
     body: int
@@ -75,7 +75,7 @@ class Tokens:
 
 
 def count_tokens(choice_sets: Sequence[ChoiceSet]) -> Tokens:
-    """Return the least tokens and attention pairs that score these rows exactly."""
+    """Return the minimum tokens and attention pairs to score these examples exactly."""
     body = head = pairs = 0
     for c in choice_sets:
         prompt = len(c.prompt)

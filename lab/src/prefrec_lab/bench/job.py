@@ -95,7 +95,7 @@ class Job:
 
     @property
     def sampled(self) -> int:
-        """Titles of the catalogue that are scored as sequences of their own."""
+        """Titles of the catalogue that are scored as separate sequences."""
         return min(self.settings.titles, len(self.work.choice_sets[0].answers))
 
 

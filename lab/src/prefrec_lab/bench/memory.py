@@ -27,7 +27,7 @@ def give_memory_back() -> None:
 
 
 def limit_memory(most: int) -> None:
-    """Let allocations fail in this process beyond `most` bytes more than are mapped now (Linux)."""
+    """Limit this process to `most` bytes more than are mapped now; allocations beyond that fail (Linux)."""
     if sys.platform == "linux":
         end = psutil.Process().memory_info().data + most
         resource.setrlimit(resource.RLIMIT_DATA, (end, end))

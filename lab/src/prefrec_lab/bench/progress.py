@@ -1,4 +1,4 @@
-"""The measurements that are still to come, their expected time, and the budget."""
+"""Remaining measurements, their expected time, and the budget."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def label(job: Job) -> str:
 
 @dataclass
 class Progress:
-    """Prints each measurement with the time left, and refuses jobs that would end after the budget."""
+    """Prints each measurement with the remaining time, and refuses jobs that would exceed the budget."""
 
     settings: BenchSettings
     out: Path  # folder of the measurements
@@ -75,11 +75,11 @@ class Progress:
         say(f"{label(job)} {which}{cost}; {self._time_left()}")
 
     def ended(self, job: Job) -> None:
-        """Note that a job will not be measured any further."""
+        """Record that a job will not be measured any further."""
         self._left[job.key] = 0
 
     def _time_left(self) -> str:
-        """Return the expected time of all that is to come; methods not seen yet count as the slowest."""
+        """Return the expected time of the remaining measurements; unmeasured methods count as the slowest."""
         slowest = max(self._pace.values())
         pace = {j.key: self._pace.get((j.section, j.method), slowest) for j in self.jobs}
         seconds = sum(self._left[j.key] * j.tokens * pace[j.key] for j in self.jobs)

@@ -1,4 +1,4 @@
-"""Measurements on disk, one JSON line each, written as they come; and their medians."""
+"""Measurements on disk, one JSON line each, written immediately; and their medians."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Key = tuple[str, int, str]
 
 
 def append_record(folder: Path, record: dict[str, Any]) -> None:
-    """Add a line to the folder's records; a run that ends at any point keeps the lines before."""
+    """Append a line to the folder's records, so that an interrupted run keeps all earlier lines."""
     path = folder / RECORDS
     torn = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     with path.open("a", encoding="utf-8") as file:
@@ -26,10 +26,10 @@ def append_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return all whole lines of the folder's records; half a line, left by a run that was killed, is skipped.
+    """Return all complete lines of the folder's records, without a partial line left by a killed run.
 
     Raises:
-        DataError: a whole line is not a record.
+        DataError: a complete line is not a record.
     """
     path = folder / RECORDS
     if not path.is_file():
@@ -66,7 +66,7 @@ def failure(records: Iterable[dict[str, Any]], key: Key) -> str | None:
 
 
 def is_final(records: Iterable[dict[str, Any]], key: Key) -> bool:
-    """Return True if `key` failed for lack of memory and would fail again."""
+    """Return True if `key` ran out of memory and would fail again."""
     last = _last(records, key)
     return bool(last and last["kind"] == "failure" and last["final"])
 

@@ -1,4 +1,4 @@
-"""The results for people: tables on the screen, one JSON file, one plot."""
+"""Report of the results: tables on the terminal, a JSON file, a plot."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ JSON, PLOT = "bench.json", "bench"
 CLOCKS = {"cpu": "CPU", "wall": "Wall"}
 TITLES = {
     "growth": "Growth of a prefrec step with N",
-    "ranking": "Ranking a list of candidates",
-    "catalogue": "Ranking the whole catalogue",
+    "ranking": "Ranking candidates",
+    "catalogue": "Full ranking",
     "steps": "A training step, reference pass included",
 }
 

@@ -1,4 +1,4 @@
-"""Results of the records: medians, ratios to prefrec, shares of the floor, growth with N."""
+"""Results from the records: medians, ratios to prefrec, shares of the floor, growth with N."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Results:
-    """All lines, and what belongs to them."""
+    """All lines of the table, with rates, descriptions and notes."""
 
     lines: tuple[Line, ...]  # in the order of the table
     growth: dict[int, float] = field(default_factory=dict)  # N → time of a prefrec row ÷ that at the smallest N

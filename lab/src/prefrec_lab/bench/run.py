@@ -1,6 +1,6 @@
-"""The run of the bench: fresh workers for each N, one repetition of each in turn, every measurement kept as it comes.
+"""Run the bench: new workers for each N, one repetition of each method in turn, results kept at once.
 
-The order of the methods rotates from one repetition to the next, so that a machine that slows down slows all.
+The order of methods rotates between repetitions, so that a slowdown of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run_bench(settings: BenchSettings, out: Path) -> list[dict[str, Any]]:
     """Measure what `out` does not hold yet; return all its records.
 
     Args:
-        out: folder of the measurements; a folder from an earlier run is continued.
+        out: folder of the measurements. The measurements of an earlier run are kept.
 
     Raises:
         ConfigError: the folder's measurements were made with other settings.

@@ -1,4 +1,4 @@
-"""Settings of a bench: what it measures, and with which methods."""
+"""Settings of the bench: what to measure, and with which methods."""
 
 from __future__ import annotations
 
@@ -32,21 +32,24 @@ QUICK: dict[str, Any] = {
     "batch_size": 2,
     "titles": 8,
 }
-"""Settings of `--quick`: a run of a few minutes that shows that everything works; its times mean nothing."""
+"""Settings of `--quick`: a run of a few minutes to check that everything works. Its times mean nothing."""
 
 _COVERAGE = frozenset({"negatives", "methods", "sections", "repetitions", "budget_minutes", "peak_tflops"})
 
 
 class BenchSettings(BaseModel):
-    """All that decides what is measured; two runs with the same settings measure the same work."""
+    """Everything that determines what is measured."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(EMBEDDED, description="Embedded model, local folder, hub id, or `random:SHAPE`.")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the base, for all methods.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the base, for all methods.")
     # Defaults as on the command line: `_split` makes tuples of them.
     negatives: tuple[PositiveInt, ...] = Field(
-        "1,3,7,15,31,63", min_length=1, validate_default=True, description="N, ascending, with commas between them."
+        "1,3,7,15,31,63",
+        min_length=1,
+        validate_default=True,
+        description="Values of N, ascending, separated by commas.",
     )
     methods: tuple[str, ...] = Field(
         f"{PUBLISHED},{SEPARATE},{TRL},{PREFREC}",
@@ -56,14 +59,14 @@ class BenchSettings(BaseModel):
         "name: with gradient checkpointing.",
     )
     sections: tuple[Section, ...] = Field(
-        ",".join(SECTIONS), min_length=1, validate_default=True, description="Kinds of work, with commas."
+        ",".join(SECTIONS), min_length=1, validate_default=True, description="Kinds of work, separated by commas."
     )
-    repetitions: int = Field(5, ge=1, description="Measurements of each, after a warm-up.")
-    batch_size: int = Field(4, ge=1, description="Rows per step of prefrec.")
+    repetitions: int = Field(5, ge=1, description="Measurements per method and N, after a warm-up.")
+    batch_size: int = Field(4, ge=1, description="Examples per step of prefrec.")
     sequences: int = Field(
         16, ge=2, description="Full sequences per pass of the other methods, which take fewer rows instead."
     )
-    pairs: int = Field(16, ge=1, description="Most pairs that TRL takes; its time is scaled to all.")
+    pairs: int = Field(16, ge=1, description="Maximum pairs for TRL; its time is scaled to all.")
     titles: int = Field(
         48,
         ge=1,
@@ -72,12 +75,12 @@ class BenchSettings(BaseModel):
     lora_rank: int = Field(8, ge=1, description="Of the adapter on all linear layers but the head.")
     shown: int | None = Field(None, ge=1, description="Titles in the prompt; default: max(20, N + 1).")
     data: Path | None = Field(None, description="Folder that `prefrec prepare` wrote; default: MovieLens-100K.")
-    template: str = Field("1", description="Phrasing of the prompt, or a jinja2 file.")
-    threads: int | None = Field(None, ge=1, description="Of each worker; default: as torch chooses.")
+    template: str = Field("1", description="Prompt template: a name, or a jinja2 file.")
+    threads: int | None = Field(None, ge=1, description="Threads per worker. Default: torch's choice.")
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "highest", description="Of float32 products (torch.set_float32_matmul_precision)."
     )
-    cpu: bool = Field(False, description="Leave a GPU alone.")
+    cpu: bool = Field(False, description="Do not use a GPU.")
     memory_gb: float | None = Field(
         None, gt=0, description="Memory that a worker may take; default: 90% of what is free."
     )
@@ -85,7 +88,7 @@ class BenchSettings(BaseModel):
         None, gt=0, description="TFLOP/s of the device, for MFU; default: data sheet of a known GPU, in bfloat16."
     )
     budget_minutes: float | None = Field(None, gt=0, description="What would end later is not run.")
-    seed: int = Field(0, ge=0, description="Of rows, random weights and adapters.")
+    seed: int = Field(0, ge=0, description="Random seed of examples, weights and adapters.")
 
     @field_validator("negatives", "methods", "sections", mode="before")
     @classmethod

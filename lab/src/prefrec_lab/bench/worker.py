@@ -1,7 +1,4 @@
-"""One process per measured job.
-
-So peak memory is that of the job alone, and running out of memory ends only this process.
-"""
+"""Measure each job in its own process, so that peak memory is the job's, and running out of memory ends only it."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ Not always: with new pages every step would cost as much as the first of a train
 
 
 class WorkerEndedError(Exception):
-    """A worker that could not give a measurement; the message says why.
+    """A worker could not measure; the message says why.
 
     Attributes:
         final: True if another attempt would end alike, for lack of memory.

@@ -1,4 +1,4 @@
-"""The input of all methods: the same rows, and the same model with the same new adapter."""
+"""The input of all methods: the same examples, and the same model with the same new adapter."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def make_workload(settings: BenchSettings, negatives: int) -> Workload:
     """Return B training rows with N negatives, those whose prompts are nearest to the median length.
 
     Raises:
-        ConfigError: the data's lists are too short for N, or for the titles to be shown.
-        DataError: the data has too few rows.
+        ConfigError: the data's candidate sets are too small for N, or for the titles to show.
+        DataError: the data have too few examples.
     """
     size = max(20, negatives + 1, settings.shown or 0)
     data = _data(settings, size)
@@ -143,7 +143,7 @@ def base_model(settings: BenchSettings) -> Any:
 
 
 def plain_model(settings: BenchSettings) -> Any:
-    """Return `base_model` as transformers gives it: with torch's own linear layers."""
+    """Return `base_model` as transformers loads it, with torch's linear layers."""
     model = base_model(settings)
     restore_linear(model)
     return model

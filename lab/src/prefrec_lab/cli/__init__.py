@@ -1,1 +1,1 @@
-"""Research tools: measure steps, vary recipes, search their fields, look at this machine."""
+"""Research tools: measure steps, vary recipes, search their fields, check this machine."""

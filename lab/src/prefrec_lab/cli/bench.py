@@ -1,4 +1,4 @@
-"""`prefrec lab bench`: the cost of a training step and of a ranking on this machine, beside other methods."""
+"""`prefrec lab bench`: the cost of a training step and of a ranking on this machine, compared with other methods."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bench(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Measure a training step and rankings beside other methods, in turn, in one run.
+    """Measure a training step and rankings with several methods, in turn, in one run.
 
     Methods: the published one (1+N full sequences through policy and reference), the same with what prefrec does
     without packing (stored reference, logits at the answers only), TRL's DPOTrainer on pairs with a stored reference,

@@ -1,4 +1,4 @@
-"""`prefrec lab doctor`: what is installed, what the machine can do, and what will be slow."""
+"""`prefrec lab doctor`: check the installation and the machine, and say what will be slow."""
 
 from __future__ import annotations
 

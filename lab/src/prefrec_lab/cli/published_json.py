@@ -1,4 +1,4 @@
-"""`prefrec lab published-json`: prepared data as the JSON files of the S-DPO scripts."""
+"""`prefrec lab published-json`: convert prepared data to the JSON files of the S-DPO scripts, and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def published_json(
         typer.Option(help="With --sequences: the published id2name.txt, whose ids determine the candidate sets."),
     ] = None,
 ) -> None:
-    """Write train.json, validation.json and test.json, with titles in place of ids.
+    """Write train.json, validation.json and test.json, with titles instead of ids.
 
     The source `published-json` of `prefrec prepare` reads them. With --sequences: the way back, from such files to
     sequences.tsv and id2name.txt, which the source `lastfm-published` reads.
@@ -35,6 +35,6 @@ def published_json(
     if sequences:
         write_sequences(data, out, names)
     elif names is not None:
-        raise ConfigError("--names: only with --sequences; leave it out")
+        raise ConfigError("--names: only with --sequences; remove it")
     else:
         write_published_splits(read_prepared(data), out)

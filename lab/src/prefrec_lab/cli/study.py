@@ -1,4 +1,4 @@
-"""`prefrec lab study`: a question, the runs that answer it, and a page with the answer."""
+"""`prefrec lab study`: answer a research question by a grid of runs, as a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prefrec lab tune`: a search over fields of a recipe on validation rows."""
+"""`prefrec lab tune`: search fields of a recipe on validation examples."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def tune(
         return
     found = best.user_attrs["interval"]
     Console().print(Printed(search.table(study), "trial"))
-    typer.echo(f"{search.ranker} on {found['n']} validation rows of {found['users']} users, with 95% intervals")
+    typer.echo(f"{search.ranker} on {found['n']} validation examples of {found['users']} users, with 95% intervals")
     typer.echo(f"Recipe: {folder / BEST}")

@@ -1,1 +1,1 @@
-"""Readers of published research data sets, as sources of prefrec."""
+"""Readers of published research data sets, as data sources."""

@@ -1,4 +1,4 @@
-"""A check of the titles in research data sets."""
+"""Check titles in research data sets."""
 
 from __future__ import annotations
 

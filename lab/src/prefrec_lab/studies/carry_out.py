@@ -1,4 +1,4 @@
-"""Carry out a study: one run per seed, each resumable, then the analysis and its folder."""
+"""Run a study: one resumable run per seed, then the analysis and its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Study: users with up to three interactions, and items that training never saw."""
+"""Study: users with up to three interactions, and items without training interactions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from prefrec_lab.studies.study import (
     Outcome,
     Study,
     as_it_is,
-    on_all_places,
+    on_all_positions,
     varied_alignment,
     with_alignments,
 )
@@ -80,7 +80,7 @@ def cold_recipe(base: Recipe) -> Recipe:
         ConfigError: histories are cut so short that cold users cannot be told from others.
     """
     _require_long_histories(base)
-    recipe = on_all_places(with_alignments(base, [variant(varied_alignment(base), "s-dpo")]))
+    recipe = on_all_positions(with_alignments(base, [variant(varied_alignment(base), "s-dpo")]))
     raw = recipe.model_dump(mode="json")
     raw["data"] |= {"min_history": 1}
     if not base.data.kind.given:

@@ -1,4 +1,4 @@
-"""Study: new interactions arrive; the model is left alone, updated on them, or trained again on everything."""
+"""Study: new interactions arrive, and the model is kept, updated on them, or trained again on everything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
 from prefrec_lab.studies.plots import interval_dots, slug
-from prefrec_lab.studies.study import Outcome, Study, as_it_is, on_all_places, varied_alignment, with_alignments
+from prefrec_lab.studies.study import Outcome, Study, as_it_is, on_all_positions, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table
 from prefrec_lab.studies.trained_lists import trained_items_only
 
@@ -55,7 +55,7 @@ class Periods:
 
 
 def make(base: Recipe, folder: Path) -> Run:
-    """Train three models of one recipe and ask them about new and old rows; finished stages are skipped.
+    """Train three models of one recipe and query them on new and old examples; finished stages are skipped.
 
     Raises:
         ConfigError: the source has a split of its own, and so cannot be cut in time.
@@ -88,7 +88,7 @@ def continual_recipe(base: Recipe) -> Recipe:
     if base.data.kind.given:
         raise ConfigError(f"data.source: {base.data.source} has a split of its own and cannot be cut in time")
     alone = base.model_copy(update={"rankers": []})
-    recipe = on_all_places(with_alignments(alone, [variant(varied_alignment(base), "s-dpo")]))
+    recipe = on_all_positions(with_alignments(alone, [variant(varied_alignment(base), "s-dpo")]))
     raw = recipe.model_dump(mode="json")
     raw["data"] |= {"split": "time", "windows": "all"}
     raw["data"] |= {"max_train_rows": None, "max_validation_rows": None}

@@ -1,4 +1,4 @@
-"""Study: accuracy against the time and memory that each method's training takes."""
+"""Study: accuracy against training time and memory of each method."""
 
 from __future__ import annotations
 

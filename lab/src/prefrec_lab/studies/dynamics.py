@@ -1,4 +1,4 @@
-"""Study: rewards and log-probabilities while DPO and S-DPO train."""
+"""Study: rewards and log-probabilities during training with DPO and S-DPO."""
 
 from __future__ import annotations
 

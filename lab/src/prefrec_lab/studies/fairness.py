@@ -1,4 +1,4 @@
-"""Study: popularity bias of each stage's recommendations, and its accuracy by groups of users."""
+"""Study: popularity bias of each stage's recommendations, and accuracy by groups of users."""
 
 from __future__ import annotations
 

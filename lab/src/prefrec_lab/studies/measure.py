@@ -1,4 +1,4 @@
-"""Quantities per row, averaged over seeds, with intervals over users and paired differences to a baseline."""
+"""Quantities per example, averaged over seeds, with intervals over users and paired differences to a baseline."""
 
 from __future__ import annotations
 

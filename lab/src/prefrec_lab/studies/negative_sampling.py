@@ -1,4 +1,4 @@
-"""Study: sources of the negatives of S-DPO, and how many of them the user takes after all."""
+"""Study: sources of negatives for S-DPO, and how many negatives the user interacts with later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Study: what S-DPO's optimum predicts for three samplers of negatives, and what training does.
+"""Study: predictions of S-DPO's optimum for three samplers of negatives, and results of training.
 
 With negatives from q the optimum of S-DPO is π* ∝ π_ref (p/q)^(1/β), where p is the data's distribution (derived in
 docs/concepts.md). Its rewards are β log(π*/π_ref) = log p − log q, up to a constant per row. If the reference

@@ -1,4 +1,4 @@
-"""Costs of a run's stages, and answers of its models to rows of a study's own."""
+"""Costs of a run's stages, and predictions of its models on a study's examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plots of studies: dots with intervals, lines with intervals, points with names."""
+"""Plots of studies: dots with intervals, lines with intervals, points with names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Study: the same models asked again with noise in the history, another order of the candidates, other titles."""
+"""Study: query the same models with noise in the history, another order of candidates, or other titles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies of size: of the training data, and of the model. Each size is a run of its own."""
+"""Studies of the size of training data and of the model, with a run per size."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def some_users(data: PreparedData, rows: int | None, seed: int) -> PreparedData:
 
 
 def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_label: str) -> Outcome:
-    """Compare each size's rankers with its last reference row and its SFT, and SFT with that of the largest size."""
+    """Compare each size's rankers with its last baseline and its SFT, and SFT with that of the largest size."""
     parts = {size: [open_run(run.folder.parent / size) for run in runs] for size in sizes}
     predictions = {size: ranker_predictions(own) for size, own in parts.items()}
     recipe = runs[0].recipe

@@ -17,7 +17,7 @@ from prefrec.report.tables import Grid
 from prefrec_systems.sequential import SequentialConfig
 
 BASE = "base.yaml"
-"""The recipe that most studies start from: items as tokens."""
+"""The recipe that most studies start from, with item-ID tokens."""
 
 SASREC = SequentialConfig()
 """The sequential recommender of studies whose recipe names none."""
@@ -107,8 +107,8 @@ def with_alignments(base: Recipe, align: Sequence[AlignSection]) -> Recipe:
     return checked_recipe(raw)
 
 
-def on_all_places(base: Recipe) -> Recipe:
-    """Return the base recipe with SFT and alignments on rows of all places in a history.
+def on_all_positions(base: Recipe) -> Recipe:
+    """Return the base recipe with SFT and alignments on examples at all positions of a history.
 
     A recipe may take each user's latest rows only.
     """

@@ -1,4 +1,4 @@
-"""Study: every system of the paper's table on the same lists, with the verdict of the audit above."""
+"""Study: every system of the paper's table on the same candidate sets, with the audit's verdict."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from prefrec_systems.retrieve import RetrieveThenRankConfig
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Compare every ranker of the runs with the last language model of the main line (S-DPO)."""
+    """Compare every ranker of the runs with the last language-model ranker (S-DPO)."""
     first = runs[0]
     predictions = ranker_predictions(runs)
     users, values = users_of(predictions), ranking_values(predictions, first.recipe.evaluate.ks)
@@ -47,7 +47,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 
 
 def kind_of(run: Run, name: str) -> str:
-    """Return a ranker's kind: reference row, sequential recommender, language model, or the kind in the recipe."""
+    """Return a ranker's kind: baseline, sequential recommender, language model, or the kind in the recipe."""
     recipe = run.recipe
     if name in recipe.evaluate.references:
         return "reference"
@@ -55,9 +55,9 @@ def kind_of(run: Run, name: str) -> str:
 
 
 def seconds_of(run: Run, name: str) -> float | None:
-    """Return the training seconds of a system: all stages of a model of the main line, own stage of other systems.
+    """Return the training seconds of a system: of all stages of a language-model ranker, of one stage of others.
 
-    None: they are unknown, or nothing is trained (retrieve-then-rank, blend).
+    None if they are unknown, or nothing is trained (retrieve-then-rank, blend).
     """
     if name in run.models:
         return training_seconds(run, name)
@@ -106,7 +106,7 @@ def built_on(recipe: Recipe) -> dict[str, str]:
 
 
 def gains_table(values: Values, users: Sequence[str], pairs: Mapping[str, str]) -> Table:
-    """Return what each system adds to the one that it builds on, on the same rows: the headline metrics, paired."""
+    """Return the paired gain of each system over the one that it builds on, in the headline metrics."""
     rows, facts = [], []
     for name, base in pairs.items():
         measured = measure({base: values[base], name: values[name]}, users, baseline=base)
@@ -120,7 +120,7 @@ def gains_table(values: Values, users: Sequence[str], pairs: Mapping[str, str]) 
 
 
 def full_catalogue_tables(run: Run) -> list[Table]:
-    """Return the table of rankers that were asked about the whole catalogue; none if the run asked none."""
+    """Return the table of full ranking; none if the run has no full ranking."""
     raw = read_json(result_file(run.folder / METRICS)).get("full_catalogue")
     if raw is None:
         return []
@@ -136,7 +136,7 @@ def full_catalogue_tables(run: Run) -> list[Table]:
 
 
 def audit_table(audit: Audit) -> Table:
-    """Return the accuracy, on the same lists, of shortcuts that know no user."""
+    """Return the accuracy of shortcuts that ignore the user, on the same candidate sets."""
     rows = [
         {"shortcut": r.name, "HR@1": r.hr.mean, "low": r.hr.low, "high": r.hr.high, "finding": r.finding}
         for r in audit.rows

@@ -1,4 +1,4 @@
-"""Training lists for studies of new items: no candidate is unknown to training."""
+"""Training candidate sets for studies of new items: every candidate has training interactions."""
 
 from __future__ import annotations
 

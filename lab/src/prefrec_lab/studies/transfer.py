@@ -1,4 +1,4 @@
-"""Study: adapters trained on one data set, asked about another."""
+"""Study: adapters trained on one data set and queried on another."""
 
 from __future__ import annotations
 

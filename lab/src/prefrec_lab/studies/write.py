@@ -1,4 +1,4 @@
-"""The folder of a study: table.csv, table.md, the plots, page.html and study.json."""
+"""Write the folder of a study: table.csv, table.md, plots, page.html and study.json."""
 
 from __future__ import annotations
 

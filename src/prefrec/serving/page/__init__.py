@@ -1,4 +1,4 @@
-"""The page of a served run: one HTML file, its style and its script, written by hand; they need no other server."""
+"""The web page of a served run: hand-written HTML, CSS and JavaScript that load nothing from other servers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from prefrec.runs.contents import Stage
 from prefrec.serving.engine import Engine
 
 NEIGHBOURS = ("window co-occurrence", "item-kNN", "co-occurrence")
-"""Rankers that the page begins with beside a language model, the first that is served."""
+"""Rankers to compare with a language model when the page opens; the first one that is served is used."""
 _environment = page_environment("prefrec.serving.page", "prefrec.report")
 
 
 def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -> dict[str, tuple[str, bytes]]:
-    """Return path → (media type, content) of the page's files for a run, its base model, and its rankers."""
+    """Return path → (media type, content) of the page's files.
+
+    Args:
+        name: name of the run.
+        model: name of the base model.
+        engine: rankers and items that are served.
+        stages: stages of the run, for plots of training.
+    """
     frame = engine.items.catalogue.frame
     kinds = ("Language models", engine.models), ("Others", [r for r in engine.rankers if r not in engine.models])
     html = _environment.get_template("page.html.jinja2").render(
@@ -41,9 +48,9 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -
 
 
 def side_by_side(rankers: Sequence[str]) -> tuple[str, str]:
-    """Return the rankers that the page begins with: a neighbour ranker, SFT or another one, and the default.
+    """Return the two rankers to show when the page opens: one to compare with, and the default.
 
-    Beside a default that is a neighbour ranker itself stands the next one.
+    The first is a neighbour ranker, SFT or any other; if the default is a neighbour ranker, it is the next ranker.
     """
     default, *others = rankers
     beside = others if default in NEIGHBOURS else (*NEIGHBOURS, SFT, *others)

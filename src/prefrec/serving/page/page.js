@@ -1,13 +1,13 @@
-// The page of a served run. Titles come from data: they are only ever set as text, never as markup.
+// The page of a served run. Titles come from data, so they are only set as text, never as markup.
 
 const SEARCH_AFTER_MS = 120;
-// The server's limits; it ranks longer histories than it explains.
+// Limits of the server for explanations; rankings allow longer histories.
 const MAX_EXPLAINED = 50;
 const MAX_EXPLAINED_PAIRS = 1000; // history items × candidates
 const SIDES = ["left", "right"];
 const byId = (id) => document.getElementById(id);
-// `asked` is what another ranker would be asked, `shown` what the lists on the page answer.
-const state = { history: [], candidates: [], taken: null, row: 0, turn: 0, busy: null, asked: null, shown: null };
+// `request` is the request to repeat with another ranker, `shown` the request whose rankings are on the page.
+const state = { history: [], candidates: [], target: null, row: 0, turn: 0, busy: null, request: null, shown: null };
 
 function element(tag, { text, className, ...attributes } = {}, ...children) {
   const made = document.createElement(tag);
@@ -36,19 +36,19 @@ async function call(path, body, signal) {
   return value;
 }
 
-function setBusy(place) {
-  state.busy = place;
-  if (place === null) byId("progress").hidden = true;
-  for (const id of ["results", "why"]) byId(id).setAttribute("aria-busy", String(id === place));
-  // A button that is disabled would lose the focus.
-  for (const button of document.querySelectorAll(".buttons button:not(#clear)")) button.setAttribute("aria-disabled", String(place !== null));
+function setBusy(section) {
+  state.busy = section;
+  if (section === null) byId("progress").hidden = true;
+  for (const id of ["results", "why"]) byId(id).setAttribute("aria-busy", String(id === section));
+  // A disabled button would lose the focus.
+  for (const button of document.querySelectorAll(".buttons button:not(#clear)")) button.setAttribute("aria-disabled", String(section !== null));
 }
 
-// The newest question counts: what an older one brings, an answer or an error, is not shown.
-async function busy(text, place, work) {
+// Only the newest request counts: answers and errors of older ones are not shown.
+async function busy(text, section, work) {
   const turn = ++state.turn;
   const newest = () => turn === state.turn;
-  setBusy(place);
+  setBusy(section);
   say(text);
   const [bar, time] = byId("progress").children;
   bar.removeAttribute("value");
@@ -61,15 +61,15 @@ async function busy(text, place, work) {
   } catch (error) {
     if (!newest()) return;
     say(error.message, true);
-    state.asked = state.shown;
-    if (state.shown) SIDES.forEach((side) => (selectOf(side).value = state.shown.rankers[side].ranker)); // the list's
+    state.request = state.shown;
+    if (state.shown) SIDES.forEach((side) => (selectOf(side).value = state.shown.rankers[side].ranker)); // of the rankings shown
   } finally {
     clearInterval(clock);
     if (newest()) setBusy(null);
   }
 }
 
-// Choosing titles: a combobox with a list of what was found, as the ARIA practices describe it.
+// Choosing titles: a combobox with a listbox of matches, after the ARIA practices.
 
 function picker(name) {
   const input = byId(`${name}-input`);
@@ -102,7 +102,7 @@ function picker(name) {
       ...found.map((item, i) => {
         const option = element("li", { text: item.title, role: "option", id: `${name}-option-${i}` });
         option.addEventListener("mousedown", (event) => event.preventDefault());
-        option.addEventListener("click", () => take(i));
+        option.addEventListener("click", () => add(i));
         return option;
       }),
     );
@@ -110,7 +110,7 @@ function picker(name) {
     input.setAttribute("aria-expanded", String(found.length > 0));
     if (found.length > 0) return mark(0);
     mark(-1);
-    say(`No title like “${input.value}”.`);
+    say(`No title matches “${input.value}”.`);
   }
 
   async function search() {
@@ -124,12 +124,12 @@ function picker(name) {
     }
   }
 
-  function take(index) {
+  function add(index) {
     state[name].push(found[index]);
     input.value = "";
     close();
     draw(name);
-    say(`${found[index].title} is added to the ${name}.`);
+    say(`Added ${found[index].title} to the ${name}.`);
     input.focus();
   }
 
@@ -147,12 +147,12 @@ function picker(name) {
       const step = event.key === "ArrowDown" ? 1 : -1;
       mark((active + step + found.length) % found.length);
     } else if (event.key === "Enter" && (open || input.value.trim() !== "")) {
-      event.preventDefault(); // while a title is being looked for, Enter does not rank
-      if (open && active >= 0) take(active);
+      event.preventDefault(); // during a search, Enter does not submit the form
+      if (open && active >= 0) add(active);
     } else if (event.key === "Escape") {
       close();
     } else if (event.key === "Backspace" && input.value === "" && state[name].length > 0) {
-      say(`${state[name].pop().title} is removed from the ${name}.`);
+      say(`Removed ${state[name].pop().title} from the ${name}.`);
       draw(name);
     }
   });
@@ -166,11 +166,11 @@ function draw(name) {
       remove.addEventListener("click", () => {
         state[name].splice(i, 1);
         draw(name);
-        say(`${item.title} is removed from the ${name}.`);
+        say(`Removed ${item.title} from the ${name}.`);
         (list.querySelectorAll("button")[Math.max(0, i - 1)] ?? byId(`${name}-input`)).focus();
       });
-      const taken = name === "candidates" && item.item_id === state.taken;
-      return element("li", { className: taken ? "taken" : "" }, element("span", { text: item.title }), remove);
+      const target = name === "candidates" && item.item_id === state.target;
+      return element("li", { className: target ? "target" : "" }, element("span", { text: item.title }), remove);
     }),
   );
 }
@@ -188,8 +188,8 @@ const rankerOf = (side) => {
 };
 const score = (value, isModel) => (isModel ? value.toFixed(2) : Math.abs(value) < 1000 ? value.toPrecision(3) : value.toFixed(0)).replace("-", "−");
 
-// Asks the rankers of these sides; `each` is called with every answer as it comes.
-function ask(path, question, rankers, sides, newest, each = () => {}) {
+// Queries the rankers of these sides; `each` is called with every answer when it arrives.
+function queryRankers(path, question, rankers, sides, newest, each = () => {}) {
   const bar = byId("progress").firstElementChild;
   bar.max = sides.length;
   let answered = 0;
@@ -210,28 +210,28 @@ function bar(share) {
   return element("div", { className: "bar", "aria-hidden": "true" }, filled);
 }
 
-function moved(place, before, other) {
-  if (before === undefined || before === place) return [];
-  const steps = Math.abs(before - place);
-  const up = place < before;
+function moved(rank, before, other) {
+  if (before === undefined || before === rank) return [];
+  const steps = Math.abs(before - rank);
+  const up = rank < before;
   const words = `${steps} ${steps === 1 ? "position" : "positions"} ${up ? "higher" : "lower"} than under ${other}`;
   return [element("span", { className: `move ${up ? "up" : "down"}`, text: `${up ? "▲" : "▼"} ${steps}`, title: words, role: "img", "aria-label": words })];
 }
 
-function drawRanking(side, answer, others, { taken: takenId, rankers }) {
-  const places = new Map(others.map((line) => [line.item_id, line.rank]));
+function drawRanking(side, answer, others, { target: targetId, rankers }) {
+  const ranks = new Map(others.map((line) => [line.item_id, line.rank]));
   const { isModel } = rankers[side];
-  const canTellWhy = SIDES.some((one) => rankers[one].isModel);
+  const canExplain = SIDES.some((one) => rankers[one].isModel);
   const lines = answer.ranking.map((line) => {
-    const title = canTellWhy ? element("button", { text: line.title, type: "button", title: "Why?" }) : element("span", { text: line.title });
-    if (canTellWhy) title.addEventListener("click", () => explain(line));
-    const taken = line.item_id === takenId;
-    const moves = side === "right" ? moved(line.rank, places.get(line.item_id), rankers.left.label) : [];
+    const title = canExplain ? element("button", { text: line.title, type: "button", title: "Why?" }) : element("span", { text: line.title });
+    if (canExplain) title.addEventListener("click", () => explain(line));
+    const target = line.item_id === targetId;
+    const moves = side === "right" ? moved(line.rank, ranks.get(line.item_id), rankers.left.label) : [];
     return element(
       "li",
-      { className: taken ? "taken" : "" },
+      { className: target ? "target" : "" },
       element("span", { className: "place", text: `${line.rank}.` }),
-      element("span", {}, title, ...(taken ? [element("small", { text: " ◆ chosen next" })] : []), ...moves),
+      element("span", {}, title, ...(target ? [element("small", { text: " ◆ chosen next" })] : []), ...moves),
       ...(isModel ? [element("span", { className: "share", text: percent(line.share) })] : []),
       element("span", { className: "logp", text: score(line.score, isModel), title: isModel ? "log-probability of the title" : "score" }),
       ...(isModel ? [bar(line.share)] : []),
@@ -242,19 +242,19 @@ function drawRanking(side, answer, others, { taken: takenId, rankers }) {
   byId(side).querySelector(".tied").hidden = scores.length < 2 || Math.max(...scores) > Math.min(...scores);
 }
 
-async function rank({ path, question, taken }) {
+async function rank({ path, question, target }) {
   const rankers = { left: rankerOf("left"), right: rankerOf("right") };
-  const asked = { path, question, taken, rankers };
-  state.asked = asked;
+  const request = { path, question, target, rankers };
+  state.request = request;
   byId("why").hidden = true;
   await busy(path === "/v1/recommend" ? "Scoring all titles …" : "Ranking …", "results", async (newest) => {
-    const [left, right] = await ask(path, question, rankers, SIDES, newest);
+    const [left, right] = await queryRankers(path, question, rankers, SIDES, newest);
     if (!newest()) return;
     const inList = document.activeElement.closest(".ranking") !== null;
-    asked.history = question.user_id ? ids(left.history) : question.history; // an explanation names no user
-    state.shown = asked;
-    drawRanking("left", left, [], asked);
-    drawRanking("right", right, left.ranking, asked);
+    request.history = question.user_id ? ids(left.history) : question.history; // explanations take a history, not a user
+    state.shown = request;
+    drawRanking("left", left, [], request);
+    drawRanking("right", right, left.ranking, request);
     if (inList) byId("results").focus({ preventScroll: true }); // the title that had the focus is gone
     const shortened = left.history_shortened || right.history_shortened ? "The oldest titles of the history did not fit into the prompt." : "";
     byId("results-note").textContent = shortened;
@@ -263,12 +263,12 @@ async function rank({ path, question, taken }) {
   });
 }
 
-// Why: the history without each of its titles.
+// Explanation: score without each title of the history.
 
 function drawReasons(side, label, answer, widest) {
-  const place = byId(`why-${side}`);
-  place.querySelector("h3").textContent = label;
-  place.querySelector("p").textContent = answer ? `log-probability ${number(answer.logp, 2)}` : "Only language models can explain.";
+  const section = byId(`why-${side}`);
+  section.querySelector("h3").textContent = label;
+  section.querySelector("p").textContent = answer ? `log-probability ${number(answer.logp, 2)}` : "Only language models can explain.";
   const lines = (answer?.influences ?? []).map((influence) => {
     const change = influence.logp_change;
     const filled = element("i", { className: change >= 0 ? "for" : "against" });
@@ -281,32 +281,32 @@ function drawReasons(side, label, answer, widest) {
       element("span", { className: "amount", text: signed(change) }),
     );
   });
-  place.querySelector(".reasons").replaceChildren(...lines);
+  section.querySelector(".reasons").replaceChildren(...lines);
 }
 
 async function explain(line) {
-  if (state.busy === "results") return; // another list is on its way
+  if (state.busy === "results") return; // a new ranking is loading
   const { question, rankers, history } = state.shown;
-  const { candidates = [] } = question; // a recommendation shows none in the prompt
-  if (history.length === 0) return say("There is no history to leave out.", true);
+  const { candidates = [] } = question; // prompts of recommendations show no candidates
+  if (history.length === 0) return say("There is no history to explain.", true);
   const most = Math.min(MAX_EXPLAINED, Math.floor(MAX_EXPLAINED_PAIRS / Math.max(1, candidates.length)));
   const part = history.length > most ? `the last ${most} of the ${history.length} titles of the history` : "";
   await busy("Scoring without each title of the history …", "why", async (newest) => {
-    const asked = { history: history.slice(-most), candidates, target: { item_id: line.item_id } };
+    const request = { history: history.slice(-most), candidates, target: { item_id: line.item_id } };
     const answers = {};
     const sides = SIDES.filter((side) => rankers[side].isModel);
-    await ask("/v1/explain", asked, rankers, sides, newest, (side, answer) => (answers[side] = answer));
+    await queryRankers("/v1/explain", request, rankers, sides, newest, (side, answer) => (answers[side] = answer));
     if (!newest()) return;
     const changes = Object.values(answers).flatMap((a) => a.influences.map((i) => Math.abs(i.logp_change)));
     const widest = Math.max(1e-9, ...changes);
     byId("why-title").textContent = `Why “${line.title}”?`;
-    byId("why-part").textContent = `Asked with ${part} only; the log-probability can differ from the ranking’s.`;
+    byId("why-part").textContent = `Computed with ${part} only, so the log-probability can differ from the ranking’s.`;
     byId("why-part").hidden = part === "";
     SIDES.forEach((side) => drawReasons(side, rankers[side].label, answers[side], widest));
     byId("why").hidden = false;
     byId("why").focus({ preventScroll: true });
     byId("why").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-    say(`Why ${line.title}: shown below the ranking${part && `, asked with ${part}`}.`);
+    say(`The explanation of ${line.title} is below the ranking${part && `, computed with ${part}`}.`);
   });
 }
 
@@ -316,7 +316,7 @@ function rules() {
   return { exclude_seen: byId("exclude-seen").checked, ...(where && { where }), ...(most && { at_most: Number(most), per: byId("per").value }) };
 }
 
-// Users of the log whose ids begin with what is typed; the browser shows them.
+// Users of the log whose ids begin with the typed text; the browser shows them.
 
 async function suggestUsers() {
   const query = byId("user").value.trim();
@@ -337,22 +337,22 @@ function rankCandidates() {
     say("Choose at least one candidate, or show an example.", true);
     return byId("candidates-input").focus();
   }
-  return rank({ path: "/v1/rank", question: { history: ids(state.history), candidates: ids(state.candidates) }, taken: state.taken });
+  return rank({ path: "/v1/rank", question: { history: ids(state.history), candidates: ids(state.candidates) }, target: state.target });
 }
 
 byId("question").addEventListener("submit", (event) => {
   event.preventDefault();
   if (state.busy) return;
   const user = byId("user").value.trim();
-  // A user's own history is in the log; titles of an example are not added to it.
+  // A user's history is in the log; titles of an example are not added to it.
   const who = user ? { user_id: user, history: [] } : { history: ids(state.history) };
-  rank({ path: "/v1/recommend", question: { ...who, k: 10, ...rules() }, taken: user ? null : state.taken });
+  rank({ path: "/v1/recommend", question: { ...who, k: 10, ...rules() }, target: user ? null : state.target });
 });
 byId("rank").addEventListener("click", () => {
   if (!state.busy) rankCandidates();
 });
 byId("clear").addEventListener("click", () => {
-  Object.assign(state, { history: [], candidates: [], taken: null, asked: null, shown: null });
+  Object.assign(state, { history: [], candidates: [], target: null, request: null, shown: null });
   state.turn++;
   setBusy(null);
   byId("user").value = "";
@@ -368,25 +368,25 @@ byId("clear").addEventListener("click", () => {
 
 function choose(example) {
   state.row = (example.row + 1) % example.rows;
-  Object.assign(state, { history: example.history, candidates: example.candidates, taken: example.target.item_id });
+  Object.assign(state, { history: example.history, candidates: example.candidates, target: example.target.item_id });
   draw("history");
   draw("candidates");
 }
 
-// An example to begin with, unless something else has been chosen meanwhile.
+// An example to start with, unless something else has been chosen meanwhile.
 async function begin() {
   const turn = state.turn;
   try {
     const example = await call("/v1/example?row=0");
     if (turn === state.turn && state.history.length + state.candidates.length === 0) choose(example);
   } catch (error) {
-    if (!byId("key").hidden) say(error.message, true); // data without test rows have no example
+    if (!byId("key").hidden) say(error.message, true); // data without test examples
   }
 }
 
 byId("example").addEventListener("click", () => {
   if (state.busy) return;
-  state.asked = null; // a ranker chosen meanwhile is for the example
+  state.request = null; // a ranker chosen meanwhile applies to the example
   busy("Fetching an example …", "results", async (newest) => {
     const example = await call(`/v1/example?row=${state.row}`);
     if (!newest()) return;
@@ -394,7 +394,7 @@ byId("example").addEventListener("click", () => {
     await rankCandidates();
   });
 });
-for (const side of SIDES) selectOf(side).addEventListener("change", () => state.asked && rank(state.asked));
+for (const side of SIDES) selectOf(side).addEventListener("change", () => state.request && rank(state.request));
 picker("history");
 picker("candidates");
 begin();

@@ -1,4 +1,4 @@
-"""Read the order of titles, and the reason for it, from what a language model wrote."""
+"""Parse the order of titles, and the reason for it, from a language model's text."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Answer:
     """A parsed answer of a language model.
 
     Attributes:
-        text: as it was given.
-        order: indices of the shown titles that it lists, best first; empty if none could be read.
-        reason: the reason that it gives, or None.
-        listed: entries of its list: the title that an entry names, or the entry as written if it names none.
-        invented: the entries that name no title.
+        text: the whole answer.
+        order: indices of the shown titles in the answer's list, best first; empty if none could be parsed.
+        reason: the reason that the answer gives, or None.
+        listed: entries of the answer's list: the title that an entry names, or the entry itself if it names none.
+        invented: entries that name none of the shown titles.
     """
 
     text: str
@@ -42,14 +42,15 @@ def read_answer(text: str, titles: Sequence[str]) -> Answer:
 
     Args:
         text: answer of a chat model.
-        titles: titles of the items that it was shown.
+        titles: titles of the items that the model was shown.
 
     A line names a title if the whole line does, after `prefrec.prompts.answers.normalise_title`. List markers,
-    emphasis and quotes may surround the title. A remark may follow it after a dash, bar, bracket or colon; after a
-    colon it must have a word in small letters, as a subtitle would not. A JSON array of titles is read as well.
+    emphasis and quotes may surround the title. A remark may follow after a dash, bar, bracket or colon; after a
+    colon, it must have a word in lower case, which distinguishes it from a subtitle. A JSON array of titles is
+    parsed, too.
 
-    Only the first mention of a title counts. The text after "Reason:" is not searched for titles, nor is what a
-    reasoning model writes before `</think>`.
+    Only the first mention of a title counts. Text after "Reason:", or before `</think>` of a reasoning model, is not
+    searched for titles.
     """
     body, reason = _split_reason(_THOUGHT.sub("", text))
     order: list[int] = []
@@ -75,9 +76,9 @@ def _split_reason(text: str) -> tuple[str, str | None]:
 
 
 def _entries(body: str) -> Iterator[tuple[list[str], bool]]:
-    """Yield the lines, or the strings of a JSON array, and whether each is an entry of a list.
+    """Yield the forms of each line, or of each string of a JSON array, and whether it is an entry of a list.
 
-    Each comes as it is, and again with its list markers removed one by one.
+    The forms are the text itself, then the text with its list markers removed one by one.
     """
     if values := _array(body):
         yield from ((_without_markers(v), True) for v in values)
@@ -101,7 +102,7 @@ def _array(body: str) -> list[str]:
 
 
 def _without_markers(entry: str) -> list[str]:
-    """Return the entry, then with one list marker less each time; emphasis at the marker goes with it."""
+    """Return the entry, then the entry with its list markers removed one by one, with emphasis around a marker."""
     forms = [entry.strip()]
     while True:
         bare = entry = forms[-1]
@@ -114,7 +115,7 @@ def _without_markers(entry: str) -> list[str]:
 
 
 def _named(forms: Sequence[str], titles: Sequence[str]) -> int | None:
-    """Return the index of the title that an entry names: as a whole, in emphasis or quotes, or before a remark."""
+    """Return the index of the title that an entry names, as a whole, in emphasis or quotes, or before a remark."""
     for read in (_whole, _before_remarks):
         for title in (title for form in forms for title in read(form)):
             if normalise_title(title) and (choice := valid_choice(title, titles)) is not None:
@@ -128,9 +129,9 @@ def _whole(form: str) -> list[str]:
 
 def _before_remarks(form: str) -> list[str]:
     breaks = [b for b in _BREAK.finditer(form) if b["remark"] is None or _is_sentence(b["remark"])]
-    return [form[: b.start()] for b in reversed(breaks)]  # the longest title first
+    return [form[: b.start()] for b in reversed(breaks)]  # longest title first
 
 
 def _is_sentence(remark: str) -> bool:
-    """Return True if a word of four letters or more is in lower case; subtitles have short ones ("of", "the")."""
+    """Return True if a word of at least four letters is in lower case; in subtitles only short ones are ("of")."""
     return any(len(word) > 3 and word[0].islower() for word in re.findall(r"\w+", remark))

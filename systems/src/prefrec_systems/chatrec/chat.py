@@ -1,4 +1,4 @@
-"""Language models that hold a conversation: a local one, or one behind an OpenAI-compatible server."""
+"""Chat models: a local one, or one behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prefrec_systems.endpoint import OpenAIClient
 Conversation = Sequence[Message]
 
 _TOO_LONG = re.compile(r"refuses the request .*context[ _](?:length|size|window)", re.IGNORECASE | re.DOTALL)
-"""Matches the error of OpenAI's servers, vLLM and llama.cpp for a conversation that is too long."""
+"""Matches the errors of OpenAI's servers, vLLM and llama.cpp for conversations that are too long."""
 
 
 class ConversationTooLongError(TokenizerError):
@@ -32,7 +32,7 @@ class ChatModel(Protocol):
     """A language model that answers conversations."""
 
     def answer(self, conversations: Sequence[Conversation], doing: str) -> list[str]:
-        """Return the assistant's next message of each conversation; `doing` is the label of the progress bar."""
+        """Return the assistant's next message in each conversation; `doing` is the label of the progress bar."""
         ...
 
 
@@ -40,7 +40,8 @@ class LocalChat:
     """A causal LM with a chat template, decoded greedily.
 
     Args:
-        model: in evaluation mode.
+        model: a causal LM.
+        tokenizer: its tokenizer.
         max_new_tokens: most tokens of an answer.
         max_length: most tokens of a conversation with its answer.
         batch_size: conversations per pass.
@@ -60,7 +61,7 @@ class LocalChat:
     ) -> None:
         if tokenizer.eos_token_id is None or not tokenizer.chat_template:
             raise TokenizerError(
-                "the tokenizer lacks a chat template or an end token, which Chat-REC needs: name an instruct model"
+                "the tokenizer lacks a chat template or an end token, which Chat-REC needs: choose an instruct model"
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -79,8 +80,8 @@ class LocalChat:
         longest = max(map(len, prompts), default=0)
         if longest + self.max_new_tokens > self.max_length:
             raise ConversationTooLongError(
-                f"a conversation takes {longest} tokens and its answer up to {self.max_new_tokens}, max_length is "
-                f"{self.max_length}: show fewer items (`keep`), or raise max_length, up to the limit of the model"
+                f"a conversation of {longest} tokens with an answer of up to {self.max_new_tokens} exceeds "
+                f"max_length ({self.max_length}): show fewer items (`keep`), or raise max_length up to its limit"
             )
         order = longest_first(range(len(prompts)), [len(p) for p in prompts])
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
@@ -94,7 +95,7 @@ class LocalChat:
 
 
 class EndpointChat:
-    """A model behind `/chat/completions`, asked at temperature 0. Its errors are those of `OpenAIClient`."""
+    """A model behind `/chat/completions`, queried at temperature 0. Raises errors of `OpenAIClient`."""
 
     def __init__(self, client: OpenAIClient, *, max_new_tokens: int = 400) -> None:
         self.client = client

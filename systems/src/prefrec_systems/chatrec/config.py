@@ -15,7 +15,7 @@ class ChatRecConfig(RankerConfig):
     """Chat-REC: a retriever narrows the candidates, and a language model reorders them."""
 
     kind: Literal["chat-rec"] = "chat-rec"
-    name: str = Field("Chat-REC", description="Name in the tables, and of the folder.")
+    name: str = Field("Chat-REC", description="Name in tables, and of the ranker's folder.")
     retriever: str = Field("item-kNN", description="Baseline or earlier ranker that retrieves.")
     keep: int = Field(20, ge=2, description="Retrieved items to show to the language model.")
     model: str | None = Field(
@@ -27,9 +27,9 @@ class ChatRecConfig(RankerConfig):
     users: Path | None = Field(
         None, description="Table with user_id and user attributes such as age (CSV, Parquet or RecBole .user)."
     )
-    max_new_tokens: int = Field(400, ge=1, description="Longest answer (titles and a reason), in tokens.")
-    max_length: int = Field(4096, ge=64, description="Longest prompt with its answer, in tokens, of a local model.")
-    batch_size: int = Field(4, ge=1, description="Questions per pass of a local model.")
+    max_new_tokens: int = Field(400, ge=1, description="Maximum tokens of an answer (titles and a reason).")
+    max_length: int = Field(4096, ge=64, description="Local model: maximum tokens of a prompt with its answer.")
+    batch_size: int = Field(4, ge=1, description="Local model: questions per pass.")
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:

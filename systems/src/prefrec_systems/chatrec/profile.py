@@ -1,4 +1,4 @@
-"""Profiles of users as lines of a prompt: columns of a table, and what the items of a history have in common."""
+"""Profiles of users as lines of a prompt: columns of a table, and a summary of the history's items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefrec.data import Catalogue
 from prefrec.errors import DataError
 
 POPULAR_SHARE = 0.1
-"""Share of the items of training that count as popular."""
+"""Share of training items that count as popular."""
 FAVOURITES = 3
 
 
@@ -21,11 +21,11 @@ class Profiles:
     """Profiles of users, made from the data.
 
     Args:
-        catalogue: titles. Further columns are summed up over the history: text such as genres (several in a list, or
-            split by "|"), or numbers such as a year.
-        train_interactions: frame `user_id, item_id, …`, from which the popular items follow. A column `rating` gives
-            what the user liked best.
-        users: a frame with `user_id` and columns to show, or None.
+        catalogue: titles. Other columns are summarised over the history: text such as genres (a list, or separated by
+            "|"), or numbers such as a year.
+        train_interactions: frame `user_id, item_id, …` that determines the popular items. With a column `rating`,
+            profiles also show what the user liked best.
+        users: a frame with `user_id` and columns to show. Default: none.
 
     Raises:
         DataError: `users` has no user_id.
@@ -35,7 +35,7 @@ class Profiles:
         self, catalogue: Catalogue, train_interactions: pl.DataFrame, users: pl.DataFrame | None = None
     ) -> None:
         if users is not None and "user_id" not in users.columns:
-            raise DataError(f"the table of users has no column user_id, it has {', '.join(users.columns)}")
+            raise DataError(f"the table of users needs a column user_id, but has {', '.join(users.columns)}")
         about_users = users.rows(named=True) if users is not None else []
         self._users = {str(row.pop("user_id")): row for row in about_users}
         self._items = {str(row["item_id"]): row for row in catalogue.frame.rows(named=True)}
@@ -45,7 +45,7 @@ class Profiles:
         self._ratings = _ratings(train_interactions)
 
     def lines(self, user_id: str, history: Sequence[str]) -> list[str]:
-        """Return lines about the user: what the table says, then what the history (item ids) shows."""
+        """Return lines about the user: columns of the table, then a summary of the history (item ids)."""
         known = self._users.get(user_id, {})
         lines = [f"{column}: {value}" for column, value in known.items() if value not in (None, "")]
         rows = [self._items[item] for item in history if item in self._items]
@@ -63,7 +63,7 @@ class Profiles:
 
 
 def _ratings(train_interactions: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """Return user → item → rating; empty if the data has no ratings."""
+    """Return user → item → rating; {} without ratings."""
     if "rating" not in train_interactions.columns:
         return {}
     ratings: dict[str, dict[str, float]] = {}
@@ -73,7 +73,7 @@ def _ratings(train_interactions: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _summary(column: str, values: Iterable[Any]) -> list[str]:
-    """Return one line about a column of the history's items; none if it has no values."""
+    """Return a line about a column of the history's items; [] if it has no values."""
     given = [v for v in values if v is not None and v != ""]
     if not given:
         return []

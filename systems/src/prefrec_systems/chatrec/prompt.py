@@ -10,12 +10,12 @@ WORDS = {
     "music": ("artists", "listened to"),
     "generic": ("items", "took"),
 }
-"""Domain → what is recommended, and what users did with it."""
+"""Domain → words for its items, and for what users do with them."""
 REASON = "Reason:"
 
 
 def question(profile: Sequence[str], history: Sequence[str], candidates: Sequence[str], domain: str) -> str:
-    """Return the first message: the profile, the history (titles, oldest first) and the list to order."""
+    """Return the first message: the profile, the history (titles, oldest first) and the candidates to order."""
     things, took = WORDS.get(domain, WORDS["generic"])
     parts = [
         f"You recommend {things} to one user. Another recommender has picked the candidates below; choose among them "
@@ -34,7 +34,7 @@ def question(profile: Sequence[str], history: Sequence[str], candidates: Sequenc
 
 
 def refinement(text: str, current: Sequence[str]) -> str:
-    """Return a later message: what the user says, with the list as it stands now."""
+    """Return a later message: what the user says, with the current list."""
     return (
         f"{text}\n\n(Your list at present:\n{numbered(current)}\nWhere I ask for another choice or order, answer "
         f"with a new numbered list of titles from the candidates, then a line that begins with {REASON} Else answer "
@@ -43,7 +43,7 @@ def refinement(text: str, current: Sequence[str]) -> str:
 
 
 def extension(candidates: Sequence[str]) -> str:
-    """Return a later message with further candidates."""
+    """Return a later message with more candidates."""
     return (
         f"Here are other candidates:\n{numbered(candidates)}\n\nOrder these from the best to the worst for me, in "
         "the same form."

@@ -1,4 +1,4 @@
-"""Chat-REC as a ranker: the retriever's best items, in the order that a language model gives them."""
+"""Chat-REC as a ranker: the retriever's best items, reordered by a language model."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ from prefrec_systems.chatrec.prompt import question
 
 @dataclass
 class Counts:
-    """Counts of all answers, of unreadable ones, of entries that name no shown title, and of titles left out."""
+    """Numbers of answers, unreadable answers, entries that name no shown title, and shown titles that are missing."""
 
     answers: int = 0
     unreadable: int = 0
     invented: int = 0
-    left_out: int = 0
+    missing: int = 0
 
 
 class ChatRecRanker:
-    """Ranks by retrieval, then by a language model's order of the retrieved items.
+    """Ranks candidates by a retriever, then reorders the best ones by a language model.
 
-    Scores are places: of C items the first scores C, the last 1. Items that the answer leaves out follow those that
-    it
-    names, in the retriever's order; items that were not shown come last. If the answer names none of the items, the
-    retriever's order stays. A hash breaks ties of the retriever, so that an item's place in the list has no
-    influence.
+    Scores are positions: of C items, the first scores C and the last 1. Items that the answer names come first, then
+    the other shown items in the retriever's order, then items that were not shown. If the answer names no item, the
+    retriever's order stays. A hash breaks ties of the retriever, so that the order of candidates has no influence.
 
     Args:
+        name: name in tables.
         retriever: any other ranker.
-        domain: kind of the items (`prefrec_systems.chatrec.prompt.WORDS`).
-        keep: number of items shown.
+        chat: the language model.
+        catalogue: all items.
+        profiles: profiles of users.
+        domain: kind of items (`prefrec_systems.chatrec.prompt.WORDS`).
+        keep: number of items to show.
         seed: of the hash.
     """
 
@@ -71,7 +73,7 @@ class ChatRecRanker:
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[list[int], Answer]] = {}
 
     def retrieve(self, examples: Sequence[RankingExample]) -> list[list[int]]:
-        """Return the places of each example's candidates, best first, by the retriever."""
+        """Return the indices of each example's candidates in the retriever's order, best first."""
         if not examples:
             return []
         scores, ties = self.retriever.score(examples), self._ties.score(examples)
@@ -79,11 +81,11 @@ class ChatRecRanker:
         return [order[: len(e.candidates)].tolist() for order, e in zip(orders, examples, strict=True)]
 
     def ask(self, examples: Sequence[RankingExample]) -> list[Answer]:
-        """Return the answer to each example; its indices are places among the `keep` items shown."""
+        """Return the answer to each example; its indices are those of the `keep` items shown."""
         return [answer for _, answer in self._answers(examples)]
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C]: C for the first item, 1 for the last."""
+        """Return scores [B, C]: C for the first item, 1 for the last; -inf in empty columns."""
         rows = []
         for retrieved, answer in self._answers(examples):
             order = self.order(retrieved, answer)
@@ -93,32 +95,32 @@ class ChatRecRanker:
         return pad_scores(rows)
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
-        """Return the first entry of each answer's list as written, so that invented titles count as invalid."""
+        """Return the first entry of each answer's list, unchanged, so that invented titles count as invalid."""
         return [answer.listed[0] if answer.listed else answer.text for answer in self.ask(examples)]
 
     def order(self, retrieved: Sequence[int], answer: Answer) -> list[int]:
-        """Return all places, best first: those that the answer names, then the rest as retrieved."""
+        """Return all indices, best first: those that the answer names, then the others in the retriever's order."""
         named = [retrieved[n] for n in answer.order]
-        return named + [place for place in retrieved if place not in set(named)]
+        return named + [index for index in retrieved if index not in set(named)]
 
     def question(self, example: RankingExample, retrieved: Sequence[int]) -> str:
-        """Return the text that the language model is asked."""
+        """Return the prompt for the language model."""
         profile = self.profiles.lines(example.user_id, example.history)
         history = self.catalogue.titles_of(example.history)
         return question(profile, history, self._shown(example, retrieved), self.domain)
 
     def _shown(self, example: RankingExample, retrieved: Sequence[int]) -> list[str]:
-        return self.catalogue.titles_of(example.candidates[place] for place in retrieved[: self.keep])
+        return self.catalogue.titles_of(example.candidates[index] for index in retrieved[: self.keep])
 
     def _answers(self, examples: Sequence[RankingExample]) -> list[tuple[list[int], Answer]]:
-        """Return retrieval order and answer of each example; known answers are not requested again."""
+        """Return the retriever's order and the answer of each example; known answers are not requested again."""
         new = [e for key, e in {_key(e): e for e in examples}.items() if key not in self._known]
         if new:
             orders = dict(zip(new, self.retrieve(new), strict=True))
-            own = processes.share(new)
-            conversations = [[{"role": "user", "content": self.question(e, orders[e])}] for e in own]
+            share = processes.share(new)
+            conversations = [[{"role": "user", "content": self.question(e, orders[e])}] for e in share]
             texts = self.chat.answer(conversations, f"{self.name}: reordering")
-            answers = dict(processes.pool(list(zip(own, texts, strict=True))))
+            answers = dict(processes.pool(list(zip(share, texts, strict=True))))
             for example in new:
                 self._known[_key(example)] = orders[example], self._read(example, orders[example], answers[example])
             self._report()
@@ -130,17 +132,17 @@ class ChatRecRanker:
         self.counts.answers += 1
         self.counts.unreadable += not answer.order
         self.counts.invented += len(answer.invented)
-        self.counts.left_out += len(shown) - len(answer.order) if answer.order else 0
+        self.counts.missing += len(shown) - len(answer.order) if answer.order else 0
         return answer
 
     def _report(self) -> None:
         c = self.counts
         say(
-            f"{escape(self.name)}: {c.answers} answers, {c.unreadable} unreadable (the retriever's order stays), "
-            f"{c.invented} entries name no shown item, {c.left_out} shown items were left out"
+            f"{escape(self.name)}: {c.answers} answers, {c.unreadable} unreadable (kept in the retriever's order), "
+            f"{c.invented} entries that name no shown item, {c.missing} shown items missing"
         )
 
 
 def _key(example: RankingExample) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Return what the question depends on; the target does not belong to it."""
+    """Return what the prompt depends on, which is not the target."""
     return example.user_id, example.history, example.candidates

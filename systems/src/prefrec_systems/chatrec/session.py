@@ -1,4 +1,4 @@
-"""A conversation with Chat-REC: recommendations that the user can ask about and refine."""
+"""A conversation with Chat-REC, in which the user can ask about recommendations and refine them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Reply:
     """One turn of the language model.
 
     Attributes:
-        text: what it said.
-        items: the list as it stands now: item ids, best first.
+        text: its whole message.
+        items: ids of the current list, best first.
         reason: the reason that it gave, or None.
-        changed: whether this turn made the list.
+        changed: whether this turn changed the list.
     """
 
     text: str
@@ -34,14 +34,16 @@ class Reply:
 class ChatSession:
     """One user's conversation, kept in memory.
 
-    The first message holds the profile, the history and the retriever's best items. Later ones hold the list as it
-    stands, so that "the second" can be found. A reply that lists candidates replaces the list by those that it names.
-    Any other reply leaves the list, and after a first reply that cannot be read it is as retrieved.
+    The first message has the profile, the history and the retriever's best items. Later messages have the current
+    list, so that the model can resolve "the second". A reply that lists candidates replaces the list; any other reply
+    keeps it. If the first reply cannot be parsed, the list is in the retriever's order.
 
     Args:
-        user_id: whose profile is shown.
-        candidates: item ids; None means all of the catalogue that are not in the history.
-        turns: latest questions and answers that are sent again, as far as they fit; the first one always is.
+        ranker: Chat-REC.
+        user_id: user whose profile is shown.
+        history: item ids, oldest first.
+        candidates: item ids. Default: all items that are not in the history.
+        turns: number of latest turns to send again, as far as they fit. The first turn is always sent.
 
     Raises:
         DataError: an item is not in the catalogue, or no candidates are left.
@@ -60,7 +62,7 @@ class ChatSession:
             seen = set(history)
             candidates = [item for item in ranker.catalogue.ids if item not in seen]
         if not candidates:
-            raise DataError("there is nothing to recommend: the history holds the whole catalogue")
+            raise DataError("there is nothing to recommend: the history has all items of the catalogue")
         ranker.catalogue.titles_of([*history, *candidates])
         self.ranker = ranker
         self.turns = turns
@@ -71,10 +73,10 @@ class ChatSession:
         self._shown = 0
 
     def recommend(self) -> Reply:
-        """Return the first recommendation; later calls bring the retriever's next items.
+        """Return the first recommendation; later calls recommend from the retriever's next items.
 
         Raises:
-            DataError: the retriever has no further items.
+            DataError: the retriever has no more items.
         """
         start = self._shown
         fresh = self._candidates(start, start + self.ranker.keep)
@@ -82,21 +84,21 @@ class ChatSession:
             raise DataError(f"all {len(self._retrieved)} candidates have been shown")
         message = extension(self._titles(fresh)) if start else self.ranker.question(self.example, self._retrieved)
         reply = self._turn(message, fresh, otherwise=fresh)
-        self._shown += len(fresh)  # only now: a turn that fails has shown nothing
+        self._shown += len(fresh)  # only now, because a turn that fails has shown nothing
         return reply
 
     def ask(self, text: str) -> Reply:
-        """Return the answer to what the user says. If an error prevents it, the conversation stays as it was."""
+        """Return the answer to what the user says. An error does not change the conversation."""
         if not self.messages:
             self.recommend()
         shown = self._candidates(0, self._shown)
         return self._turn(refinement(text, self._titles(self.items)), shown, otherwise=None)
 
     def _turn(self, message: str, among: Sequence[str], otherwise: Sequence[str] | None) -> Reply:
-        """Send a message; items of `among` that the answer lists become the list.
+        """Send a message, and replace the list by the items of `among` in the answer's list.
 
-        They are followed by the items of `otherwise` that the answer leaves out. If the answer lists nothing and
-        `otherwise` is None, the list stays.
+        Items of `otherwise` that the answer does not list follow. If the answer lists nothing and `otherwise` is
+        None, the list stays.
         """
         text = self._answer({"role": "user", "content": message})
         self.messages += [{"role": "user", "content": message}, {"role": "assistant", "content": text}]
@@ -107,7 +109,7 @@ class ChatSession:
         return Reply(text, self.items, answer.reason, bool(named))
 
     def _answer(self, message: Message) -> str:
-        """Return the answer, after the first exchange and as many of the latest ones as fit."""
+        """Return the answer to a message, sent with the first turn and as many of the latest turns as fit."""
         first, later = self.messages[:2], self.messages[2:]
         start = max(0, len(later) - 2 * (self.turns - 1))
         while True:
@@ -119,7 +121,7 @@ class ChatSession:
                 start += 2
 
     def _candidates(self, start: int, end: int) -> list[str]:
-        return [self.example.candidates[place] for place in self._retrieved[start:end]]
+        return [self.example.candidates[index] for index in self._retrieved[start:end]]
 
     def _titles(self, items: Sequence[str]) -> list[str]:
         return self.ranker.catalogue.titles_of(items)

@@ -1,4 +1,4 @@
-"""Chat-REC in a recipe: it trains nothing, it combines an existing retriever with an existing language model."""
+"""Chat-REC in a recipe: a retriever and a language model are combined, and nothing is trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def chat_rec_entry(inputs: RunInputs, config: ChatRecConfig, folder: Path, befor
     """Return Chat-REC as an entry.
 
     Raises:
-        ModelError: the server's model is not named, and the server does not name the one that it serves.
+        ModelError: `server.model` is not set, and the server does not say which model it serves.
     """
     retriever = before[config.retriever]
     key = stage_key(
@@ -50,8 +50,10 @@ def chat_rec_ranker(
     """Load retriever, language model and profiles.
 
     Args:
-        inputs: its model is the local one if `config` names none, and its seed that of ties.
-        batch_size: rows per pass of the retriever.
+        config: settings of Chat-REC.
+        inputs: data, seed of ties, and the local model if `config` names none.
+        retriever: entry of the retriever.
+        batch_size: examples per pass of the retriever.
 
     Raises:
         DataError: the table of users cannot be read.
@@ -74,7 +76,7 @@ def chat_rec_ranker(
 
 
 def _chat_key(config: ChatRecConfig, model: ModelSection) -> dict[str, Any]:
-    """Return what the answers of the language model depend on."""
+    """Return what the language model's answers depend on."""
     if config.server is not None:
         return config.server.model_dump(exclude=PATIENCE) | {"model": served_model(config.server)}
     name = config.model or model.name

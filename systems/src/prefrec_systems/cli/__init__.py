@@ -1,1 +1,1 @@
-"""Verbs that the compared systems add to the command `prefrec`."""
+"""Verbs that this package adds to the command `prefrec`."""

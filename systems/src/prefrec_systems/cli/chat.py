@@ -1,4 +1,4 @@
-"""`prefrec chat`: conversations about recommendations, by Chat-REC."""
+"""`prefrec chat`: talk about recommendations with Chat-REC."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def chat(
         list[str] | None, typer.Option(help="Instead of --user: title or item id, oldest first. Repeatable.")
     ] = None,
     ask: Annotated[
-        list[str] | None, typer.Option(help="What to say next. Repeatable. Default: read from the terminal.")
+        list[str] | None, typer.Option(help="Next message. Repeatable. Default: read from the terminal.")
     ] = None,
     retriever: Annotated[
         str | None, typer.Option(help="Baseline such as item-kNN, or ranker of the run such as SASRec.")
@@ -47,15 +47,15 @@ def chat(
     ] = None,
     url: Annotated[str | None, typer.Option(help="Server to use instead, such as http://localhost:8000/v1.")] = None,
     served_model: Annotated[str | None, typer.Option(help="Model on the server. Default: the only one.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Maximum tokens of an answer.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of titles to print.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per reply.")] = False,
 ) -> None:
     """Recommend titles and talk about them: "something funnier", "why the second?".
 
     A retriever of the run finds items that the user has not seen. A language model orders them, gives its reason and
-    answers what you say next. `/more` shows the retriever's next items, `/quit` ends. The conversation is kept in
-    memory only. Settings that are not given here come from the first chat-rec ranker of the recipe, if there is one.
+    answers your messages. `/more` shows the retriever's next items, `/quit` ends. The conversation is kept only in
+    memory. Settings that are not given here come from the first chat-rec ranker of the recipe, if there is one.
 
     Example: prefrec chat runs/demo --user 42 --retriever item-kNN
 
@@ -67,7 +67,7 @@ def chat(
     given = {"retriever": retriever, "keep": keep, "model": model, "max_new_tokens": max_new_tokens}
     config = _config(opened, {k: v for k, v in given.items() if v is not None}, server)
     who, known, seen = _user(opened.data, user, history or [])
-    inputs = RunInputs(opened.data, "", opened.recipe.model, None, opened.recipe.seed)  # nothing needs its key
+    inputs = RunInputs(opened.data, "", opened.recipe.model, None, opened.recipe.seed)  # no key is needed
     ranker = chat_rec_ranker(config, inputs, _retriever(opened, config.retriever))
     fresh = [item for item in opened.data.catalogue.ids if item not in seen]
     session = ChatSession(ranker, who, known, fresh)
@@ -76,9 +76,9 @@ def chat(
 
 
 def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecConfig:
-    """Return the run's own settings, if it has any, overridden by those of the command line."""
-    own = next((r for r in run.recipe.rankers if isinstance(r, ChatRecConfig)), ChatRecConfig())
-    settings = own.model_dump()
+    """Return the run's settings of Chat-REC, if it has any, overridden by those of the command line."""
+    config = next((r for r in run.recipe.rankers if isinstance(r, ChatRecConfig)), ChatRecConfig())
+    settings = config.model_dump()
     if server:
         settings["server"] = {**(settings["server"] or {}), **server}
         settings["model"] = None
@@ -88,19 +88,19 @@ def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecC
 
 
 def _retriever(run: Run, name: str) -> Entry:
-    """Return a ranker of the run that can be asked about all items, or a baseline."""
+    """Return a ranker of the run that supports full ranking, or a baseline."""
     if name not in (*BASELINES, *run.plan.names):
         there = ", ".join([*BASELINES, *run.plan.names])
-        raise ConfigError(f"--retriever: there is no {name!r} here; there are {there}")
+        raise ConfigError(f"--retriever: there is no ranker {name!r}; choose one of {there}")
     if (full := run.entry(name).full) is None:
-        raise ConfigError(f"--retriever: {name} cannot rank the full catalogue; name another ranker")
+        raise ConfigError(f"--retriever: {name} cannot rank all items; choose another ranker")
     return full
 
 
 def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str, tuple[str, ...], set[str]]:
     """Return user id, history and the items not to recommend."""
     if (user is None) == (not titles):
-        raise ConfigError("give either --user or --history")
+        raise ConfigError("give exactly one of --user and --history")
     if user is None:
         known = tuple(item.item_id for item in ItemIndex(data.catalogue).resolve(titles))
         return "-", known, set(known)
@@ -112,7 +112,7 @@ def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str,
 
 
 def _replies(session: ChatSession, asked: list[str] | None, as_json: bool) -> Iterator[tuple[str | None, Reply]]:
-    """Yield what was said and the reply, first a recommendation. An error ends it, except where people type."""
+    """Yield each message with its reply, first a recommendation. An error ends it, unless messages are typed."""
     yield None, session.recommend()
     for text in _typed() if asked is None else asked:
         if text == QUIT:
@@ -131,9 +131,9 @@ def _replies(session: ChatSession, asked: list[str] | None, as_json: bool) -> It
 
 
 def _typed() -> Iterator[str]:
-    """Yield the lines of standard input that are not empty."""
+    """Yield the non-empty lines of standard input."""
     if sys.stdin.isatty():
-        say(f"Ask, or say what you would like; {MORE} for other titles, {QUIT} to end.")
+        say(f"Ask a question, or say what you would like. {MORE}: other titles. {QUIT}: end.")
     for line in sys.stdin:
         if line.strip():
             yield line.strip()
@@ -150,7 +150,7 @@ def _show(data: PreparedData, text: str | None, reply: Reply, top: int, as_json:
     if not reply.changed:
         out.print(reply.text.strip(), markup=False, highlight=False, soft_wrap=True)
     if reply.changed or text in (None, MORE):
-        for place, title in enumerate(titles[:top], start=1):
-            out.print(f"{place:3}. {title}", markup=False, highlight=False, soft_wrap=True)
+        for position, title in enumerate(titles[:top], start=1):
+            out.print(f"{position:3}. {title}", markup=False, highlight=False, soft_wrap=True)
     if reply.reason:
         out.print(reply.reason, markup=False, highlight=False, soft_wrap=True)

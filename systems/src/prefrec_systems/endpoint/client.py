@@ -1,7 +1,7 @@
-"""One model of a server with OpenAI's HTTP protocol, such as vLLM, llama.cpp's server and `transformers serve`.
+"""A model on a server with OpenAI's HTTP protocol, such as vLLM, llama.cpp's server or `transformers serve`.
 
-The package `openai` sends the requests and tries again. The answers are read here: its own types let values of any
-kind pass, and refuse None as the log-probability of a prompt's first token.
+The package `openai` sends and retries requests. Answers are parsed here, because its types accept values of any kind,
+but not None as the log-probability of a prompt's first token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prefrec.errors import ConfigError, ModelError
 from prefrec_systems.endpoint.config import ServerSettings
 
 BUSY = (408, 409, 429)
-"""Status codes below 500 after which `openai` asks again."""
+"""Status codes below 500 after which `openai` retries."""
 
 
 class LogProbs(BaseModel, strict=True):
@@ -76,7 +76,7 @@ Reply = TypeVar("Reply", bound=BaseModel)
 
 
 class OpenAIClient:
-    """Asks one model of a server. All methods may be called from several threads.
+    """Queries one model of a server. All methods are thread-safe.
 
     Raises:
         ConfigError: the API key cannot be sent.
@@ -85,7 +85,7 @@ class OpenAIClient:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.url = settings.url.rstrip("/")
-        # `openai` insists on a key; servers that want none ignore it.
+        # `openai` requires a key; servers without keys ignore it.
         self._openai = openai.OpenAI(
             base_url=self.url,
             api_key=_key(settings.key_variable) or "none",
@@ -95,12 +95,12 @@ class OpenAIClient:
 
     @cached_property
     def model(self) -> str:
-        """The model's name on the server; ModelError if none is given and the server has not exactly one."""
+        """Name of the model on the server. Raise ModelError if it is not set and the server has not one model."""
         if self.settings.model is not None:
             return self.settings.model
         served = self.models()
         if len(served) != 1:
-            raise ModelError(f"{self.url} serves {', '.join(served) or 'no model'}: name one (`model`)")
+            raise ModelError(f"{self.url} serves {', '.join(served) or 'no model'}: set `model` to one of its models")
         return served[0]
 
     def models(self) -> list[str]:
@@ -111,30 +111,30 @@ class OpenAIClient:
         """Return the answer of `/completions` to these fields and the model.
 
         Raises:
-            ModelError: the server is away, refuses the key or the question, or has no such model.
+            ModelError: the server is unreachable, refuses the key or the request, or has no such model.
         """
         create = self._openai.completions.with_raw_response.create
         return self._ask("completions", create, Completion, model=self.model, **body)
 
     def chat(self, **body: Any) -> str:
-        """Return the text of the first choice of `/chat/completions`; raises as `completions`."""
+        """Return the text of the first choice of `/chat/completions`; raise errors of `completions`."""
         create = self._openai.chat.completions.with_raw_response.create
         answer = self._ask("chat/completions", create, _Chat, model=self.model, **body)
         return answer.choices[0].message.content or ""
 
     def many(self, ask: Callable[..., Any], bodies: Iterable[dict[str, Any]]) -> Iterator[Any]:
-        """Yield `ask(**body)` for each body, in order; at most `concurrency` requests are on their way.
+        """Yield `ask(**body)` for each body, in order, with at most `concurrency` requests at a time.
 
-        The first error ends it; questions that have not been sent then are not sent.
+        The first error ends it; requests that have not been sent are dropped.
         """
-        _ = self.model  # asked for here, and not by each of the threads
+        _ = self.model  # query the name once, and not in each thread
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             yield from pool.map(lambda body: ask(**body), bodies)
 
     def strange(self, path: str, text: str) -> ModelError:
-        """Return the error for an answer that is not one of the protocol."""
+        """Return the error for an answer that does not follow the protocol."""
         return ModelError(
-            f"{self.url}/{path}: this is not an answer of OpenAI's protocol: {text[:200]!r}; is `url` the base "
+            f"{self.url}/{path}: the answer does not follow OpenAI's protocol: {text[:200]!r}; is `url` the base "
             "address of such a server?"
         )
 
@@ -144,13 +144,12 @@ class OpenAIClient:
             text = call(**body).text
         except openai.APITimeoutError:
             raise ModelError(
-                f"{self.url}: no answer in {self.settings.timeout:g} s, {tries} tries: raise `timeout` or lower "
-                "`concurrency`"
+                f"{self.url}: no answer within {self.settings.timeout:g} s in {tries} tries: raise `timeout` or "
+                "lower `concurrency`"
             ) from None
         except openai.APIConnectionError as e:
             raise ModelError(
-                f"no server answers at {self.url}, {tries} tries ({e.__cause__ or e}): start it, or give the right "
-                "`url`"
+                f"no server answers at {self.url} in {tries} tries ({e.__cause__ or e}): start it, or correct `url`"
             ) from None
         except openai.APIStatusError as e:
             reason = f"{e.status_code}: {' '.join(e.response.text[:300].split()) or 'no message'}"
@@ -163,17 +162,17 @@ class OpenAIClient:
     def _refusal(self, path: str, status: int, reason: str) -> ModelError:
         if status in (401, 403):
             return ModelError(
-                f"{self.url} refuses the key ({reason}): put the right one into the environment variable "
-                f"{self.settings.key_variable}"
+                f"{self.url} refuses the API key ({reason}): set the environment variable "
+                f"{self.settings.key_variable} to a valid one"
             )
         if status in BUSY or status >= 500:
-            return ModelError(f"{self.url} is failing, {self.settings.retries + 1} tries ({reason})")
+            return ModelError(f"{self.url} failed in {self.settings.retries + 1} tries ({reason})")
         if path != "models":
             with suppress(ModelError):
                 served = self.models()
                 if self.model not in served:
                     names = ", ".join(served)
-                    return ModelError(f"{self.url} knows no model {self.model!r}, it serves {names} ({reason})")
+                    return ModelError(f"{self.url} has no model {self.model!r}; it serves {names} ({reason})")
         hint = "; does the address end with /v1?" if status == 404 and not self.url.endswith("/v1") else ""
         return ModelError(f"{self.url}/{path} refuses the request ({reason}){hint}")
 
@@ -181,9 +180,9 @@ class OpenAIClient:
 def _key(variable: str) -> str:
     """Return the API key in an environment variable; "" if it is unset."""
     key = os.environ.get(variable, "").strip()
-    if not (key.isascii() and key.isprintable()):  # a header must not have other characters
+    if not (key.isascii() and key.isprintable()):  # other characters are not allowed in a header
         raise ConfigError(
-            f"the environment variable {variable} holds no API key: keys are ASCII letters, digits and signs in one "
-            "line; set it to the key alone"
+            f"the environment variable {variable} is not an API key: a key is one line of ASCII letters, digits and "
+            "signs; set the variable to the key only"
         )
     return key

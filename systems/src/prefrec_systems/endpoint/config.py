@@ -1,4 +1,4 @@
-"""Settings of a server and of a ranker behind it."""
+"""Settings of a server, and of a served model as a ranker."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class ServerSettings(BaseModel):
 
 
 PATIENCE = {"timeout", "retries", "concurrency", "key_variable"}
-"""Settings of a server that its answers do not depend on."""
+"""Settings of a server that do not affect its answers."""
 
 
 class EndpointConfig(ServerSettings, RankerConfig):
-    """A served model, queried with the same prompts and tokens as the recipe's own."""
+    """A served model, queried with the same prompts and tokens as the recipe's model."""
 
     kind: Literal["endpoint"] = "endpoint"
-    name: str = Field("endpoint", description="Name in the tables, and of the folder.")
+    name: str = Field("endpoint", description="Name in tables, and of the ranker's folder.")
     tokenizer: str | None = Field(
         None,
         description="Tokenizer of the served model: a folder or Hugging Face id. Default: that of the recipe's "
         "model.",
     )
     prompts: Literal["tokens", "text"] = Field(
-        "tokens", description="Send prompts as token ids, or as text to servers that take no ids."
+        "tokens", description="Send prompts as token ids, or as text to servers that do not accept token ids."
     )

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server as a ranker: the log-probabilities of echoed prompts are its scores."""
+"""A model behind an OpenAI-compatible server as a ranker, scored by log-probabilities of echoed prompts."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from prefrec.training import encode_examples
 from prefrec_systems.endpoint.client import Completion, OpenAIClient
 
 PROMPTS_A_REQUEST = 64
-"""Prompts in one request, as token ids. Texts go one by one: not all servers take lists of them."""
+"""Prompts per request, as token ids. Texts are sent one by one, because not all servers accept lists of them."""
 
 
 @dataclass(eq=False)
 class EndpointRanker:
-    """Ranks candidates by the log-probability of their titles, end token included, under a model behind a server.
+    """Ranks candidates by the log-probability of their titles under a served model, end token included.
 
-    Prompts and answers are encoded by the same template and encoder as `LMRanker`'s. For each candidate, prompt and
-    answer are sent to `/completions` with `echo` and `logprobs`, and the log-probabilities of the answer's tokens
-    are added up. With `prompts="tokens"` the server gets the very token ids, so that scores differ from those of
-    `LMRanker` on the same weights by rounding only. With `prompts="text"` it gets their text, and must read it as
-    the same number of tokens. Models that echo no log-probabilities can still `generate`.
+    Template and encoder are those of `LMRanker`. For each candidate, prompt and answer are sent to `/completions`
+    with `echo` and `logprobs`, and the log-probabilities of the answer's tokens are summed. With `prompts="tokens"`
+    the server gets token ids, so that scores differ from those of `LMRanker` with the same weights only by rounding.
+    With `prompts="text"` it gets text, which it must split into the same number of tokens. Servers that do not echo
+    log-probabilities can still `generate`.
 
-    Under `accelerate launch` the processes share the rows. Arguments besides `client` and `prompts` are those of
-    `LMRanker`.
+    Under `accelerate launch` the processes share the examples. Arguments other than `client` and `prompts` are those
+    of `LMRanker`.
     """
 
     name: str
@@ -53,10 +53,11 @@ class EndpointRanker:
         self.as_text = self.prompts == "text"
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return log-probabilities [B, C] of the candidates' titles; −inf if a row has fewer candidates.
+        """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns.
 
         Raises:
-            ModelError: the server is away, refuses the question, echoes no log-probabilities, or reads other tokens.
+            ModelError: the server is unreachable, refuses a request, does not echo log-probabilities, or tokenises
+                differently.
         """
         sets = self._encode(examples, "candidates")
         size = 1 if self.as_text else PROMPTS_A_REQUEST
@@ -66,14 +67,14 @@ class EndpointRanker:
             parts = [answers[start : start + size] for start in range(0, len(answers), size)]
             requests += [((row, ChoiceSet(prompt, part)), [prompt + answer for answer in part]) for part in parts]
         scores: dict[int, list[float]] = {}
-        # One token is generated and thrown away: some servers refuse to generate none.
+        # Generate one token and ignore it, because some servers refuse to generate none.
         for (row, part), reply in self._ask(requests, "scoring", max_tokens=1, echo=True, logprobs=1):
             scores.setdefault(row, []).extend(self._logps(part, reply))
         by_row = dict(processes.pool(list(scores.items())))
         return pad_scores([by_row[row] for row in range(len(sets))])
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
-        """Return the answer (at most 20 new tokens) to each example's prompt at temperature 0; raises as `score`."""
+        """Return the answer to each prompt at temperature 0, of at most 20 tokens; raise errors of `score`."""
         prompts = [choices.prompt for choices in self._encode(examples, "target")]
         requests = [(i, [prompts[i]]) for i in processes.share(range(len(prompts)))]
         replies = self._ask(requests, "generating", max_tokens=MAX_NEW_TOKENS)
@@ -94,18 +95,18 @@ class EndpointRanker:
         for (key, prompts), reply in zip(track(requests, f"{self.name}: {doing}"), replies, strict=True):
             given, count = len(reply.choices), len(prompts)
             if given != count:
-                raise ModelError(f"{self.client.url} gives {given} answers to {count} prompts of one request")
+                raise ModelError(f"{self.client.url} returns {given} answers to {count} prompts of one request")
             yield key, reply
 
     def _as_sent(self, prompts: Sequence[tuple[int, ...]]) -> Any:
-        """Return prompts in the form in which they are sent: ids, or the text of the only one."""
+        """Return prompts as they are sent: token ids, or the text of the only prompt."""
         if not self.as_text:
             return [list(ids) for ids in prompts]
         (ids,) = prompts
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _logps(self, part: ChoiceSet, reply: Completion) -> Iterator[float]:
-        """Yield the log-probability of each of the part's answers: a sum over its tokens, which end the prompt."""
+        """Yield the log-probability of each answer, summed over its tokens at the end of the echoed prompt."""
         sent = sum(len(part.prompt) + len(ids) for ids in part.answers)
         read = (reply.usage or {}).get("prompt_tokens", sent)
         for choice, ids in zip(reply.choices, part.answers, strict=True):
@@ -113,16 +114,16 @@ class EndpointRanker:
             logps = choice.logprobs.token_logprobs if choice.logprobs else []
             if len(logps) <= 1:
                 raise ModelError(
-                    f"{self.client.url} gives no log-probabilities of the prompt (echo and logprobs of completions); "
-                    "without them titles cannot be scored: serve the model with vLLM"
+                    f"{self.client.url} does not return log-probabilities of the prompt (echo and logprobs of "
+                    "completions), which are needed to score titles: serve the model with vLLM"
                 )
-            # Some servers echo the prompt alone, others add the generated token.
+            # Some servers echo only the prompt, others add the generated token.
             if read != sent or len(logps) not in (length, length + 1):
                 raise ModelError(
-                    f"{self.client.url} reads a question of {sent} tokens as {read} and one of {length} as "
-                    f"{len(logps)}: another tokenizer, or tokens added at the beginning. Is `tokenizer` that of "
+                    f"{self.client.url} reads {sent} tokens as {read}, and {length} tokens as {len(logps)}: it has "
+                    "another tokenizer, or adds tokens at the beginning. Is `tokenizer` that of "
                     f"{self.client.model!r}?"
-                    + (" Servers that take token ids need `prompts: tokens`." * self.as_text)
+                    + (" If the server accepts token ids, set `prompts: tokens`." * self.as_text)
                 )
             if None in logps[1:length]:
                 raise self.client.strange("completions", str(reply))

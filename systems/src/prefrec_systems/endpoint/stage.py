@@ -1,4 +1,4 @@
-"""A model behind a server in a recipe: nothing is trained."""
+"""A served model in a recipe; nothing is trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefrec_systems.endpoint.config import PATIENCE
 
 
 def endpoint_entry(inputs: RunInputs, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return the served model as an entry, asked with the recipe's template, length and chat setting."""
+    """Return the served model as an entry, queried with the recipe's template, length and chat setting."""
     model = inputs.model
     tokenizer = config.tokenizer or model.name
     template = load_template(model.templates[0], domain=inputs.data.domain)
@@ -46,8 +46,8 @@ def endpoint_entry(inputs: RunInputs, config: EndpointConfig, folder: Path, befo
 def served_model(settings: ServerSettings) -> str:
     """Return the model's name from the settings, or else from the server.
 
-    The name is part of a key, so kept answers are never those of another model on the same server. Raise ModelError
-    if the server cannot be reached, or does not serve exactly one model.
+    The name is part of the key, so that cached predictions are not used for another model on the same server. Raise
+    ModelError if the server cannot be reached, or does not serve exactly one model.
     """
     if settings.model is not None:
         return settings.model
@@ -55,7 +55,7 @@ def served_model(settings: ServerSettings) -> str:
         return processes.from_first(OpenAIClient(settings).model)
     except ModelError as e:
         raise ModelError(
-            f"{e}; to use kept answers without the server, set `model` to the model that gave them"
+            f"{e}; to use cached predictions without the server, set `model` to the model that made them"
         ) from e
 
 

@@ -1,4 +1,4 @@
-"""LLaRA: a language model that reads items as titles and as projected vectors of a sequential recommender."""
+"""LLaRA: a language model that reads items as titles with projected vectors of a sequential recommender."""
 
 from prefrec_systems.llara.config import LlaraAlignConfig, LlaraConfig
 from prefrec_systems.llara.embedding import (

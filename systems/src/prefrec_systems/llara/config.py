@@ -1,4 +1,4 @@
-"""Settings of LLaRA, and of S-DPO after it."""
+"""Settings of LLaRA, and of S-DPO on top of it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ class LlaraConfig(RankerConfig, RowsSection):
     """LLaRA: SFT on prompts that show each item as its title and its projected item vector."""
 
     kind: Literal["llara"] = "llara"
-    name: str = Field("LLaRA", description="Name in the tables, and of the folder.")
+    name: str = Field("LLaRA", description="Name in tables, and of the ranker's folder.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of adapter and projector.")
-    items_from: str = Field("SASRec", description="Earlier sequential ranker that gives the item vectors.")
+    items_from: str = Field("SASRec", description="Earlier sequential ranker that provides the item vectors.")
     start: str | None = START
 
     def idle_settings(self) -> set[str]:
-        """Return the settings that are not part of keys; the key of the model that it starts from is."""
+        """Return settings that are not part of keys. The key has that of the starting model instead of its name."""
         return super().idle_settings() | {"start"}
 
 
 class LlaraAlignConfig(RankerConfig, RowsSection):
-    """S-DPO after LLaRA: LLaRA's adapter is the start and the reference; its projector stays as it is."""
+    """S-DPO on top of LLaRA: its adapter is the start and the reference, and its projector is not trained."""
 
     kind: Literal["llara-s-dpo"] = "llara-s-dpo"
-    name: str = Field("LLaRA-S-DPO", description="Name in the tables, and of the folder.")
-    reference: str = Field("LLaRA", description="Earlier llara ranker that is the start and the reference.")
+    name: str = Field("LLaRA-S-DPO", description="Name in tables, and of the ranker's folder.")
+    reference: str = Field("LLaRA", description="Earlier llara ranker to start from, and to use as the reference.")
     start: str | None = START
-    beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Strength of the pull towards the reference.")
+    beta: float = Field(
+        SoftmaxDPOConfig.beta, gt=0, description="Strength of the penalty for moving away from the reference (β)."
+    )
     num_negatives: int = Field(3, ge=1, description="Rejected answers per example.")
     negatives: Literal["fixed", "per_epoch"] = Field(
         cast(Any, SoftmaxDPOConfig.negatives), description="fixed: sample once. per_epoch: resample every epoch."
@@ -46,5 +48,5 @@ class LlaraAlignConfig(RankerConfig, RowsSection):
     )
 
     def idle_settings(self) -> set[str]:
-        """Return the settings that are not part of keys: those of every stage, the size of a pass, and the start."""
+        """Return settings that are not part of keys: those of every stage, the size of a pass, and the start."""
         return super().idle_settings() | {"max_tokens_per_pass", "start"}

@@ -1,9 +1,9 @@
-"""Item-ID tokens: an input embedding with the words of a model and, beyond them, projected item vectors.
+"""Item tokens of LLaRA: an input embedding of words and of projected item vectors.
 
-In LLaRA's hybrid prompts some positions stand for items. Such a position holds a token id beyond the vocabulary:
-V + i for item i. The model's own embedding is wrapped by one that looks up words and projects items. So packing,
-masks, scoring, trainers, the reference pass and generation take a hybrid prompt like any other, in every layout.
-Whatever the model does to the embeddings of words, it does to those of items too.
+In LLaRA's hybrid prompts some positions are items. Item i has the token id V + i, beyond the vocabulary of size V. A
+wrapper around the model's embedding looks up words and projects items. Packing, masks, scoring, trainers, the
+reference pass and generation therefore handle hybrid prompts like others, and the model treats both kinds of
+embeddings alike.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prefrec.lm.scoring import language_model
 from prefrec_systems.sequential import SequentialRanker
 
 PROJECTOR_FILE = "projector.safetensors"
-"""Stands beside the adapter's weights: item vectors, projector, and the item ids in the metadata."""
+"""File beside the adapter's weights with item vectors, projector, and the item ids in its metadata."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class ItemVectors:
     """The item vectors of a sequential recommender.
 
     Attributes:
-        ids: of I items.
-        table: float32 [I, d], one row per item.
+        ids: [I] ids of the items.
+        table: [I, d] vectors in float32.
     """
 
     ids: tuple[str, ...]
@@ -41,7 +41,7 @@ class ItemVectors:
 
 
 def vectors_of(ranker: SequentialRanker) -> ItemVectors:
-    """Return the item embeddings of a trained sequential recommender, for the items that it knows."""
+    """Return the item vectors of a trained sequential recommender."""
     return ItemVectors(ranker.ids, ranker.vectors.detach().float().clone())
 
 
@@ -58,11 +58,11 @@ class Projector(nn.Module):
 
 
 class HybridEmbedding(nn.Module):
-    """Input embeddings of token ids: words (id < V) from the model's own table, items (V + i) by projection.
+    """Input embeddings: words (id < V) from the model's table, items (id V + i) by projection.
 
     Args:
-        words: the model's own input embedding.
-        items: vectors of the items; they are not trained.
+        words: the model's input embedding.
+        items: item vectors, which are not trained.
     """
 
     items: Tensor
@@ -78,7 +78,7 @@ class HybridEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The table of the words [V, H], which a model's own embedding has too."""
+        """The table of words [V, H], as in the model's own embedding."""
         return self.words.weight
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -89,22 +89,22 @@ class HybridEmbedding(nn.Module):
 
 
 def add_items(model: nn.Module, items: ItemVectors, *, trainable: bool = True) -> HybridEmbedding:
-    """Add the token ids of items to a model, in place; the projector starts at random.
+    """Add item tokens to a model in place, with a random projector.
 
     Args:
-        model: a causal language model, or a PEFT model around one. Adapters must come first: PEFT would freeze or
-            adapt the projector.
-        items: their vectors.
-        trainable: whether the projector is trained.
+        model: a causal LM, or a PEFT model around one. Add adapters first, because PEFT would freeze or adapt the
+            projector.
+        items: item vectors.
+        trainable: whether to train the projector.
 
     Raises:
-        ConfigError: an adapter adapts the input embedding, which therefore cannot be wrapped.
+        ConfigError: an adapter changes the input embedding, which therefore cannot be wrapped.
     """
     core = language_model(model)
     words = core.get_input_embeddings()
     if isinstance(words, BaseTunerLayer):
         raise ConfigError(
-            "the adapter changes the input embedding, where LLaRA puts item vectors: take it out of lora.targets"
+            "the adapter changes the input embedding, which LLaRA needs for item vectors: remove it from lora.targets"
         )
     embedding = HybridEmbedding(words, items).to(words.weight.device).train(model.training)
     embedding.projector.requires_grad_(trainable)
@@ -116,11 +116,11 @@ def embedding_of(model: nn.Module) -> HybridEmbedding:
     """Return the embedding that `add_items` put into a model.
 
     Raises:
-        ModelError: the model knows no items.
+        ModelError: the model has no item tokens.
     """
     embedding = language_model(model).get_input_embeddings()
     if not isinstance(embedding, HybridEmbedding):
-        raise ModelError("the model knows no items: load it with load_llara_model, or call add_items")
+        raise ModelError("the model has no item tokens: load it with load_llara_model, or call add_items")
     return embedding
 
 
@@ -137,7 +137,7 @@ def save_projector(model: nn.Module, folder: Path) -> None:
 
 
 def load_projector(model: nn.Module, folder: Path, *, trainable: bool = False) -> HybridEmbedding:
-    """Load items and projector from `folder` into a model, in place of any that it has.
+    """Load items and projector from `folder` into a model, and replace any that it has.
 
     Raises:
         ModelError: the projector is missing, damaged, or made for another language model.

@@ -1,4 +1,4 @@
-"""Hybrid prompts: each title that is shown is followed by the token of its item."""
+"""Hybrid prompts: each title is followed by its item token."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from prefrec_systems.llara.embedding import HybridEmbedding
 
 _MARK = "\ue0d5"  # from the private use area of Unicode: not a letter of any script
 _MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
-_ANCHOR = "a"  # stands before a text to learn its token ids inside a prompt
+_ANCHOR = "a"  # put before a text to get its token ids inside a prompt
 
 
 class HybridEncoder(PromptEncoder):
     """A `PromptEncoder` for prompts that show the titles of `hybrid_catalogue`.
 
-    Text between the tokens of items is tokenised piece by piece, as around special tokens.
+    Text between item tokens is tokenised piece by piece, as between special tokens.
 
     Args:
-        embedding: knows the token id of each item.
-        **settings: further arguments of `PromptEncoder`.
+        tokenizer: tokenizer of the model.
+        embedding: embedding with the item tokens.
+        **settings: other arguments of `PromptEncoder`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, embedding: HybridEmbedding, **settings: Any) -> None:
@@ -43,7 +44,7 @@ class HybridEncoder(PromptEncoder):
         return tuple(ids)
 
     def _continued(self, texts: Sequence[str], *, special: bool) -> list[tuple[int, ...]]:
-        """Return token ids of texts inside a prompt, without the space that some tokenizers put before a text."""
+        """Return token ids of texts inside a prompt, without the space that some tokenizers add before a text."""
         count = len(texts)
         before, *ids = self._many_ids([_ANCHOR, *(_ANCHOR + t for t in texts), *texts], special=special)
         joint, alone = ids[:count], ids[count:]
@@ -51,15 +52,15 @@ class HybridEncoder(PromptEncoder):
 
 
 def hybrid_catalogue(catalogue: Catalogue, embedding: HybridEmbedding) -> Catalogue:
-    """Return the catalogue as prompts show it: each title with the mark of its item behind it.
+    """Return the catalogue for prompts: each title is followed by the mark of its item.
 
-    Items that the sequential recommender does not know keep their title alone.
+    Items that the sequential recommender does not know have no mark.
 
     Raises:
-        DataError: a title holds the character of the marks.
+        DataError: a title contains the character of the marks.
     """
     marks = {item: f"{_MARK}{n}{_MARK}" for n, item in enumerate(embedding.ids)}
     if marked := [title for title in catalogue.titles.values() if _MARK in title]:
-        raise DataError(f"the title {marked[0]!r} holds U+E0D5, with which hybrid prompts mark items: remove it")
+        raise DataError(f"the title {marked[0]!r} contains U+E0D5, which marks items in hybrid prompts: remove it")
     shown = [title + marks.get(item, "") for item, title in catalogue.titles.items()]
     return Catalogue(catalogue.frame.with_columns(pl.Series("title", shown)))

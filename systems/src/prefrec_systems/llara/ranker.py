@@ -22,11 +22,12 @@ class LlaraRanker(LMRanker):
     """Ranks candidates by the log-probability of their titles after a hybrid prompt.
 
     Args:
-        model: a model that knows items, in evaluation mode.
-        **settings: further arguments of `LMRanker`.
+        name, tokenizer, catalogue, template: as in `LMRanker`.
+        model: a model with item tokens, in evaluation mode.
+        **settings: other arguments of `LMRanker`.
 
     Raises:
-        ModelError: the model knows no items.
+        ModelError: the model has no item tokens.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class LlaraRanker(LMRanker):
 
 
 def load_llara_model(base: str, adapter: Path, **loading: Any) -> Any:
-    """Return a base with a trainable LLaRA adapter and its items with a frozen projector, for further alignment.
+    """Return a base with a trainable LLaRA adapter, item tokens and a frozen projector, for alignment.
 
     Args:
+        base: name of the base model.
         adapter: folder of adapter and projector.
+        **loading: arguments of `prefrec.lm.models.load_model`.
 
     Raises:
         ModelError: base, adapter or projector cannot be found or read.
@@ -77,9 +80,11 @@ def load_llara(
     """Return the ranker of a trained adapter and its projector, on a GPU if there is one.
 
     Args:
+        name, catalogue, template: as in `LMRanker`.
+        base: name of the base model.
         adapter: folder of adapter and projector.
         loading: arguments of `prefrec.lm.models.load_model`.
-        **settings: further arguments of `LMRanker`.
+        **settings: other arguments of `LMRanker`.
 
     Raises:
         ModelError: base, adapter or projector cannot be found or read.

@@ -1,4 +1,4 @@
-"""LLaRA, and S-DPO after it, as ranker kinds of a recipe."""
+"""LLaRA, and S-DPO on top of it, in a recipe."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ from prefrec_systems.start import check_start, from_start, start_key, start_need
 def llara_entry(inputs: RunInputs, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return LLaRA as an entry, trained in `folder`."""
     source = before[config.items_from]
-    own, start = from_start(inputs, config.start, before)
+    started, start = from_start(inputs, config.start, before)
     key = inputs.key(llara=config.decisive(), items=source.key, **start_key(start))
-    return _entry(own, config.name, folder, key, partial(_train, own, config, folder, source))
+    return _entry(started, config.name, folder, key, partial(_train, started, config, folder, source))
 
 
 def llara_align_entry(
@@ -69,8 +69,8 @@ def llara_align_entry(
     """Return the aligned LLaRA as an entry, trained in `folder`."""
     reference = before[config.reference]
     key = inputs.key(llara_s_dpo=config.decisive(), start=reference.key)
-    own, _ = from_start(inputs, config.start, before)
-    return _entry(own, config.name, folder, key, partial(_align, own, config, folder, reference))
+    started, _ = from_start(inputs, config.start, before)
+    return _entry(started, config.name, folder, key, partial(_align, started, config, folder, reference))
 
 
 def _train(inputs: RunInputs, config: LlaraConfig, folder: Path, source: Entry) -> None:
@@ -125,7 +125,7 @@ def _align(inputs: RunInputs, config: LlaraAlignConfig, folder: Path, reference:
 
 
 class _Prompts:
-    """Encodes training rows as prompts with or without item vectors."""
+    """Encodes examples as prompts with or without item tokens."""
 
     def __init__(self, inputs: RunInputs, model: Any) -> None:
         self.section, self.data = inputs.model, inputs.data
@@ -138,14 +138,14 @@ class _Prompts:
         )
 
     def encode(self, examples: Sequence[RankingExample], answers: Any, *, text: bool = False) -> list[ChoiceSet]:
-        """Return the choice sets of `encode_examples`: hybrid prompts, or text alone if `text` is set."""
+        """Return the choice sets of `encode_examples`: hybrid prompts, or text only if `text` is set."""
         shown = None if text else self.shown
         return encode_examples(
             examples, self.data.catalogue, self.templates, self.encoder, answers=answers, shown=shown
         )
 
     def within(self, rows: Sequence[RankingExample] | None = None) -> CatalogueSoftmax | None:
-        """Return the titles that answers compete with: those of the log and of these rows' lists; None means all."""
+        """Return the softmax over titles of the training log and the rows' candidates (None: of all items)."""
         ids = self.data.catalogue.ids
         if rows is not None:
             listed = {i for row in rows for i in row.candidates} | set(trained_items(self.data))
@@ -154,10 +154,10 @@ class _Prompts:
 
 
 def _finish(trainer: Any, folder: Path) -> None:
-    """Train to the end; save adapter and projector in one folder.
+    """Train, and save adapter and projector in one folder.
 
     Raises:
-        ConfigError: the weights are sharded over processes, so that no process has the projector.
+        ConfigError: the weights are sharded over processes, so that no process has the whole projector.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ConfigError(
@@ -193,7 +193,7 @@ def _check_recipe(config: LlaraConfig, recipe: Recipe, before: Sequence[str]) ->
     check_start(config, recipe)
     if config.items_from not in [r.name for r in recipe.rankers if r.kind == "sequential" and r.name in before]:
         raise ValueError(
-            f"rankers.{config.name}.items_from: {config.items_from} has no item vectors: name an earlier entry of "
+            f"rankers.{config.name}.items_from: {config.items_from} has no item vectors: choose an earlier entry of "
             "kind sequential"
         )
 
@@ -203,15 +203,17 @@ def _check_aligned_recipe(config: LlaraAlignConfig, recipe: Recipe, before: Sequ
     llaras = [r.name for r in recipe.rankers if r.kind in ("llara", config.kind) and r.name in before]
     if config.reference not in llaras:
         raise ValueError(
-            f"{where}.reference: {config.name} starts from {config.reference}: put an entry of kind llara with this "
-            "name before it"
+            f"{where}.reference: {config.name} starts from {config.reference}: add an earlier entry of kind llara "
+            "with this name"
         )
     starts = {r.name: getattr(r, "start", None) for r in recipe.rankers}
     if config.start != starts[config.reference]:
-        raise ValueError(f"{where}.start: write that of {config.reference}, which is {starts[config.reference]}")
+        raise ValueError(
+            f"{where}.start: it must be that of {config.reference}: set it to {starts[config.reference]}"
+        )
     if config.num_negatives > most:
         raise ValueError(
-            f"{where}.num_negatives: {config.num_negatives} negatives, but a list of {most + 1} candidates has only "
+            f"{where}.num_negatives: {config.num_negatives} negatives, but a candidate set of {most + 1} has only "
             f"{most}; lower it, or raise data.candidates.size"
         )
 

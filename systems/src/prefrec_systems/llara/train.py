@@ -1,4 +1,4 @@
-"""LLaRA's curriculum, and SFT that trains the projector together with the adapter."""
+"""LLaRA's curriculum, and SFT of adapter and projector."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from prefrec_systems.llara.embedding import load_projector, save_projector
 
 
 class CurriculumDataset(ChoiceDataset):
-    """Choice sets of one answer each: text prompts at first, hybrid prompts at the end.
+    """Choice sets with one answer: text prompts at first, hybrid prompts at the end.
 
-    A row is hybrid with probability τ/T: τ rows of training come before it, of T in all (Liao et al., SIGIR 2024).
-    Draws depend on seed, epoch and row alone, so that a resumed run repeats them.
+    After τ of T training examples, an example is hybrid with probability τ/T (Liao et al., SIGIR 2024). This depends
+    only on seed, epoch and example, so that a resumed run repeats it.
 
     Args:
-        hybrid: the rows as hybrid prompts.
-        text: the same rows as text alone.
-        epochs: passes over the rows.
-        seed: of the draws, and of the order of the rows (`StepSampler`).
+        hybrid: the examples as hybrid prompts.
+        text: the same examples as text only.
+        epochs: number of epochs.
+        seed: of the sampling, and of the order of examples (`StepSampler`).
 
     Raises:
-        DataError: there are no rows, or `hybrid` and `text` differ in number.
+        DataError: there are no examples, or `hybrid` and `text` differ in length.
     """
 
     def __init__(self, hybrid: Sequence[ChoiceSet], text: Sequence[ChoiceSet], *, epochs: float, seed: int) -> None:
         super().__init__(hybrid)
         if len(text) != len(hybrid):
-            raise DataError(f"{len(hybrid)} hybrid prompts and {len(text)} as text: each row needs one of each")
+            raise DataError(f"{len(hybrid)} hybrid prompts and {len(text)} as text: each example needs both")
         self.text = list(text)
         self.epochs = epochs
         self.seed = seed
@@ -42,7 +42,7 @@ class CurriculumDataset(ChoiceDataset):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw which rows of this epoch are hybrid."""
+        """Sample which examples of this epoch are hybrid."""
         rows = len(self.text)
         order = StepSampler(rows, rows, None, self.seed)
         order.set_epoch(epoch)
@@ -55,7 +55,7 @@ class CurriculumDataset(ChoiceDataset):
 
 
 class LlaraTrainer(SFTTrainer):
-    """`SFTTrainer` for a model that knows items (`add_items`); projector and adapter are saved together."""
+    """`SFTTrainer` for a model with item tokens (`add_items`); projector and adapter are saved together."""
 
     description = "LLaRA"
 

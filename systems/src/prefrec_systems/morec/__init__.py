@@ -1,4 +1,4 @@
-"""MoRec: a title encoder in place of item ids in a sequential recommender."""
+"""MoRec: a sequential recommender with a title encoder instead of item ids."""
 
 from prefrec_systems.morec.config import MoRecConfig
 from prefrec_systems.morec.ranker import MODEL_FILES, load_morec

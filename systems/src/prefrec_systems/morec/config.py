@@ -12,17 +12,17 @@ from prefrec_systems.sequential.config import NextItemSection
 
 
 class MoRecConfig(NextItemSection, RankerConfig):
-    """MoRec: a transformer like SASRec over vectors of titles instead of item ids."""
+    """MoRec: a transformer like SASRec, with title vectors instead of item ids."""
 
     kind: Literal["morec"] = "morec"
-    name: str = Field("MoRec", description="Name in the tables, and of the folder.")
+    name: str = Field("MoRec", description="Name in tables, and of the ranker's folder.")
     encoder: str = Field(
         EMBEDDED,
         description="Title encoder: embedded model, local folder or Hugging Face id of a causal language model "
         "or a BERT.",
     )
-    tune: bool = Field(False, description="Train the encoder too. false: encode each title once.")
-    max_title_tokens: int = Field(32, ge=1, description="Tokens of a title that the encoder reads.")
+    tune: bool = Field(False, description="Also train the encoder. false: encode each title once.")
+    max_title_tokens: int = Field(32, ge=1, description="Maximum tokens of a title to encode.")
     softmax: Literal["full", "in-batch"] | None = Field(
         None,
         description="full: softmax over all training items. in-batch: over the items of the batch. Default: "
@@ -32,5 +32,5 @@ class MoRecConfig(NextItemSection, RankerConfig):
 
     @property
     def in_batch(self) -> bool:
-        """True if the softmax goes over the items of the batch."""
+        """True if the softmax is over the items of the batch."""
         return (self.softmax or ("in-batch" if self.tune else "full")) == "in-batch"

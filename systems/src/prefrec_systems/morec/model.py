@@ -1,4 +1,4 @@
-"""MoRec: from titles to item vectors, and SASRec's layers over these."""
+"""MoRec: item vectors from titles, and SASRec's layers on top."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from prefrec_systems.sequential.models import NextItemModel, Transformer, full_s
 
 
 class MoRecModel(nn.Module):
-    """MoRec's own weights: SASRec with item vectors that are made of title vectors.
+    """SASRec with item vectors made from title vectors.
 
     The score of an item after a history is the inner product of the history's state and the item's vector.
 
     Args:
-        width: H, of the title vectors.
+        config: settings of the model.
+        width: H, the width of title vectors.
         history_length: most items of a history.
     """
 
@@ -38,7 +39,7 @@ class MoRecModel(nn.Module):
 
     @torch.no_grad()
     def standardise_by(self, vectors: Tensor) -> None:
-        """Centre and scale title vectors from now on as these [I, H]: an LM's have a few huge features."""
+        """Standardise title vectors by mean and deviation of these [I, H], because LMs have a few huge features."""
         self.mean.copy_(vectors.mean(dim=0))
         self.std.copy_(vectors.std(dim=0, correction=0).clamp_min(1e-6))
 
@@ -52,14 +53,15 @@ class MoRecModel(nn.Module):
 
 
 class OnTitles(nn.Module):
-    """A `NextItemModel` of MoRec: its own weights with the titles of all items, and the encoder if it is trained.
+    """A `NextItemModel` for MoRec: the model, the titles of all items, and the encoder if it is trained.
 
     Args:
-        vectors: title vectors [I, H] by code.
-        titles: of the items, by code.
-        shares: share of each training item [n] in all training interactions, by code.
-        in_batch: whether the softmax goes over the items of the batch.
-        encoder: that is trained too; None: the title vectors stay as they are.
+        model: MoRec without the encoder.
+        vectors: [I, H] title vectors by item code.
+        titles: [I] titles by item code.
+        shares: [n] share of each training item in all training interactions, by item code.
+        in_batch: whether the softmax is over the items of the batch.
+        encoder: encoder to train. Default: title vectors are fixed.
     """
 
     vectors: Tensor
@@ -110,30 +112,31 @@ class OnTitles(nn.Module):
 def in_batch_softmax_loss(model: NextItemModel, items: Tensor, codes: Tensor, batch: Batch, shares: Tensor) -> Tensor:
     """Return the mean over the targets of −log softmax(target) among the distinct items of the batch.
 
-    Item i is in a batch of n items with probability 1 − (1 − share_i)^n. The logarithm of it is subtracted from the
-    item's score; otherwise popular items would be pushed down (sampled softmax; Bengio and Senécal 2008). Items of
-    the same piece are not negatives of its targets: they are in the batch because of the piece itself.
+    Item i is in a batch of n items with probability 1 − (1 − share_i)^n. Its logarithm is subtracted from the item's
+    score; otherwise popular items would be penalised (sampled softmax; Bengio and Senécal 2008). Items of a sequence
+    are not negatives of its own targets, because they are in the batch due to the sequence itself.
 
     Args:
-        items: vectors [D, d] of the distinct items.
-        codes: [D] their codes, ascending.
-        batch: inputs and targets, as codes.
-        shares: share of each item [I] in all training interactions, by code.
+        model: the model.
+        items: [D, d] vectors of the distinct items.
+        codes: [D] codes of the distinct items, ascending.
+        batch: inputs and targets as codes.
+        shares: [I] share of each item in all training interactions, by code.
     """
     inputs, targets = (torch.searchsorted(codes, c) for c in (batch.inputs, batch.targets))
     logits = model.states(items[inputs]) @ items.T - inclusion(shares[codes], batch).log()
-    own = torch.zeros(len(logits), len(codes), dtype=torch.bool, device=codes.device)
+    in_sequence = torch.zeros(len(logits), len(codes), dtype=torch.bool, device=codes.device)
     rows = torch.arange(len(logits), device=codes.device)[:, None].expand_as(inputs)
-    for places in (inputs, targets):
-        own[rows[batch.mask], places[batch.mask]] = True
-    others = own[:, None, :] & (torch.arange(len(codes), device=codes.device) != targets[..., None])
+    for columns in (inputs, targets):
+        in_sequence[rows[batch.mask], columns[batch.mask]] = True
+    others = in_sequence[:, None, :] & (torch.arange(len(codes), device=codes.device) != targets[..., None])
     return F.cross_entropy(logits.masked_fill(others, -torch.inf)[batch.mask], targets[batch.mask])
 
 
 def inclusion(shares: Tensor, batch: Batch) -> Tensor:
-    """Return the probabilities [D] that items with these shares [D] of all interactions are in such a batch."""
-    places = int(batch.mask.sum()) + len(batch.mask)
-    return -torch.expm1(places * torch.log1p(-shares))
+    """Return the probabilities [D] that items with these shares [D] of interactions are in a batch of this size."""
+    positions = int(batch.mask.sum()) + len(batch.mask)
+    return -torch.expm1(positions * torch.log1p(-shares))
 
 
 def distinct_codes(batch: Batch) -> Tensor:

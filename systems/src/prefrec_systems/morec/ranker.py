@@ -1,4 +1,4 @@
-"""A trained MoRec as a ranker: it scores every item that has a title, with training interactions or without."""
+"""A trained MoRec as a ranker, which scores all items with a title, with or without training interactions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefrec_systems.sequential.models import with_weights
 from prefrec_systems.sequential.ranker import SequentialRanker
 
 MODEL_FILES = ("model.safetensors", "titles.safetensors", "model.json")
-"""The files that `load_morec` reads, beside the folder `ENCODER` of a tuned encoder."""
+"""Files that `load_morec` reads, besides the folder `ENCODER` of a trained encoder."""
 ENCODER = "encoder"
 
 
@@ -32,7 +32,7 @@ def load_morec(folder: Path, catalogue: Catalogue, name: str | None = None) -> S
     Args:
         folder: folder written by `train_morec`.
         catalogue: items to rank.
-        name: name in the tables. Default: that of its configuration.
+        name: name in tables. Default: that of the configuration.
 
     Raises:
         ModelError: the model is missing or damaged.
@@ -44,7 +44,7 @@ def load_morec(folder: Path, catalogue: Catalogue, name: str | None = None) -> S
         model = with_weights(lambda: MoRecModel(config, about["width"], length), config.n_layers, weights)
         known = read_titles(folder / "titles.safetensors")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"{folder} holds no MoRec, or a damaged one: {e}; train it again") from e
+        raise ModelError(f"{folder} has no MoRec model, or a damaged one: {e}; train it again") from e
     encoder = str(folder / ENCODER) if config.tune else config.encoder
     titles = catalogue.titles_of(catalogue.ids)
     vectors = title_vectors(titles, known, lambda: load_encoder(encoder, config.max_title_tokens))

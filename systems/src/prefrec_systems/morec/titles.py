@@ -1,4 +1,4 @@
-"""Vectors of titles, computed once and kept in a file."""
+"""Title vectors, computed once and kept in a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from prefrec.rankers.title_encoder import TitleEncoder
 def title_vectors(titles: Iterable[str], known: dict[str, Tensor], encoder: Callable[[], TitleEncoder]) -> Tensor:
     """Return the vectors [T, H] of titles.
 
-    Titles that are not in `known` are encoded; only for them is the encoder made.
+    Args:
+        titles: T titles.
+        known: title → vector, of titles that need not be encoded.
+        encoder: makes the encoder; it is only called if titles have to be encoded.
     """
     wanted = list(titles)
     missing = list(dict.fromkeys(t for t in wanted if t not in known))

@@ -1,4 +1,4 @@
-"""Training of MoRec, with the encoder as it is or trained too."""
+"""Train MoRec, with or without its encoder."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from prefrec_systems.sequential.train import Training, parameter_group, random_s
 def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int) -> Path:
     """Train MoRec and return its folder.
 
-    After each epoch all items, new ones included, are ranked for every validation example; the epoch with the highest
-    NDCG@10 is kept. Interrupted training resumes after its last epoch. On the CPU the same data, configuration and
-    seed give the same weights.
+    After each epoch all items, including new ones, are ranked for every validation example, and the best epoch by
+    NDCG@10 is kept. Interrupted training resumes after the last finished epoch. On the CPU, the same data,
+    configuration and seed give the same weights.
 
     Args:
         data: prepared data.
         config: settings of the model and its training.
-        out: folder for `MODEL_FILES`, `log.json` and a tuned encoder.
+        out: folder for `MODEL_FILES`, `log.json` and a trained encoder.
         seed: of weights and batches.
 
     Raises:
         ModelError: the encoder does not exist.
-        DataError: there is nothing to train on, or no validation row to choose the epoch by.
+        DataError: there is nothing to train on, or no validation example to choose the epoch.
         ConfigError: a loss or a score is not finite.
     """
     task, work = task_of(data, new_items=True), out / "work"
@@ -44,10 +44,10 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
     encoder = load_encoder(config.encoder, config.max_title_tokens) if config.tune else None
     vectors = _first_vectors(titles, config, encoder, work / "titles.safetensors")
     with random_state(seed):
-        own = MoRecModel(config, vectors.shape[1], task.history_length)
-    own.standardise_by(vectors[: task.known])
-    model = OnTitles(own, vectors, titles, task.shares(), in_batch=config.in_batch, encoder=encoder)
-    groups = [parameter_group("learning_rate", own, config)]
+        inner = MoRecModel(config, vectors.shape[1], task.history_length)
+    inner.standardise_by(vectors[: task.known])
+    model = OnTitles(inner, vectors, titles, task.shares(), in_batch=config.in_batch, encoder=encoder)
+    groups = [parameter_group("learning_rate", inner, config)]
     if encoder is not None:
         groups.append(parameter_group("encoder_learning_rate", encoder, config))
     training = Training(task, config, model, work, seed, groups)
@@ -58,7 +58,7 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
         encoder.tokenizer.save_pretrained(out / ENCODER)
         vectors = encoder.encode(titles)
     weights_file, titles_file, description_file = (out / name for name in MODEL_FILES)
-    weights = {name: t.cpu().contiguous() for name, t in own.state_dict().items()}
+    weights = {name: t.cpu().contiguous() for name, t in inner.state_dict().items()}
     write_whole(weights_file, lambda p: save_file(weights, p))
     write_titles(titles, vectors.cpu(), titles_file)
     write_text(out / "log.json", json.dumps(training.state.log, ensure_ascii=False))
@@ -69,7 +69,7 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
 
 
 def _first_vectors(titles: list[str], config: MoRecConfig, encoder: TitleEncoder | None, path: Path) -> Tensor:
-    """Return the title vectors [I, H] of the untrained encoder; the file `path` keeps them for the next start."""
+    """Return the title vectors [I, H] of the untrained encoder, and keep them in `path` for a resumed run."""
     known = read_titles(path) if path.is_file() else {}
     vectors = title_vectors(titles, known, lambda: encoder or load_encoder(config.encoder, config.max_title_tokens))
     write_titles(titles, vectors, path)

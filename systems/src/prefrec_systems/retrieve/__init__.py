@@ -1,4 +1,4 @@
-"""Retrieve-then-rank: one ranker narrows a list of any length, another one orders what is left."""
+"""Retrieve-then-rank: one ranker retrieves K of any number of candidates, another one reorders them."""
 
 from prefrec_systems.retrieve.ranker import RetrieveThenRank, RetrieveThenRankConfig
 

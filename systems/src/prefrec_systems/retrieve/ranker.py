@@ -1,4 +1,4 @@
-"""Retrieve, then rank: one ranker narrows a list of any length to K items, another one orders these."""
+"""Retrieve-then-rank: one ranker retrieves K of any number of candidates, another one reorders them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RetrieveThenRankConfig(RankerConfig):
     """A retriever that narrows the candidates, and a ranker that reorders them."""
 
     kind: Literal["retrieve-then-rank"] = "retrieve-then-rank"
-    name: str = Field("retrieve-then-rank", description="Name in the tables, and of the folder.")
+    name: str = Field("retrieve-then-rank", description="Name in tables, and of the ranker's folder.")
     retriever: str = Field("SASRec", description="Baseline or earlier ranker that retrieves.")
     ranker: str = Field("s-dpo", description="Earlier ranker that reorders, usually a language model.")
     retrieve: int = Field(20, ge=1, description="Number of items to retrieve.")
@@ -30,11 +30,10 @@ class RetrieveThenRankConfig(RankerConfig):
 
 @dataclass(eq=False)
 class RetrieveThenRank:
-    """Orders the K items that a retriever scores highest by another ranker; the others keep the retriever's order.
+    """Reorders the K items that a retriever scores highest by another ranker; the others keep the retriever's order.
 
-    With the whole catalogue as candidates it is a recommender over all items.
-    The ranker sees the K candidates in a random order, which says nothing about the retriever. Ties at place K are
-    broken at random. Both draws depend on seed, user, history and item alone.
+    The ranker sees the K candidates in random order, which reveals nothing about the retriever. Ties at position K
+    are broken at random. Both depend only on seed, user, history and item.
     """
 
     name: str
@@ -45,23 +44,23 @@ class RetrieveThenRank:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"k is at least 1, got {self.k}")
+            raise ValueError(f"k must be at least 1, got {self.k}")
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C]: places from the last, ties kept; -inf in empty places. ModelError for a NaN."""
+        """Return scores [B, C], which are positions with ties; -inf in empty columns. Raise ModelError for a NaN."""
         rows: list[NDArray[np.float64]] = []
         picked: list[NDArray[np.int64]] = []
         questions: list[RankingExample] = []
         for e, scores in zip(examples, checked_scores(self.retriever, examples), strict=True):
             row = scores[: len(e.candidates)]
-            # A draw for every item would cost more than the retriever.
+            # A random number for every item would cost more than the retriever.
             least = np.partition(row, -self.k)[-self.k] if len(row) > self.k else -np.inf
             near = np.flatnonzero(row >= least)
             (draw,) = RandomRanker(self.seed).score([replace(e, candidates=tuple(e.candidates[c] for c in near))])
             best = np.lexsort((draw, -row[near]))[: self.k]
             best = near[best[np.argsort(draw[best])]]  # in a random order
             shown = tuple(e.candidates[c] for c in best)
-            # The ranker must not be told the target, which may not be among them: the first stands for it.
+            # The ranker must not know the target, which may not be among the candidates: use the first candidate.
             questions.append(RankingExample(e.user_id, e.history, shown, shown[0]))
             rows.append(-rankdata(-row, method="dense").astype(np.float64))
             picked.append(best)

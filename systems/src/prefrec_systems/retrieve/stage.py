@@ -1,4 +1,4 @@
-"""Retrieve-then-rank in a recipe: it combines two existing rankers and trains nothing."""
+"""Retrieve-then-rank in a recipe: two rankers are combined, and nothing is trained."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _check_recipe(config: RetrieveThenRankConfig, recipe: Recipe, before: Sequen
     if config.retriever in recipe.lm_rankers:
         raise ValueError(
             f"rankers.{config.name}.retriever: {config.retriever!r} only scores titles that it is given, "
-            "so it cannot retrieve; name a sequential recommender, MoRec or a baseline"
+            "so it cannot retrieve; choose a sequential recommender, MoRec or a baseline"
         )
 
 

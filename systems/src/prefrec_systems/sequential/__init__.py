@@ -1,4 +1,4 @@
-"""GRU4Rec, Caser and SASRec, trained on all places of a sequence in one pass."""
+"""GRU4Rec, Caser and SASRec, trained on all positions of a sequence in one pass."""
 
 from prefrec_systems.sequential.config import SEQUENTIAL_MODELS, SequentialConfig
 from prefrec_systems.sequential.ranker import SequentialRanker, load_sequential

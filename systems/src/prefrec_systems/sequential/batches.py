@@ -1,6 +1,6 @@
-"""Users' sequences cut into pieces, and the batches of one epoch.
+"""Split users' sequences into pieces, and make the batches of an epoch.
 
-A piece of items a, b, c, d teaches b after a, c after a b, d after a b c:
+A piece of items a, b, c, d has the targets b after a, c after a b, d after a b c:
 
     inputs   a b c      targets  b c d
 """
@@ -20,9 +20,9 @@ class Batch:
     """Pieces of sequences, as rows of item codes.
 
     Attributes:
-        inputs: [B, T], oldest first; 0 in empty places at the end.
-        targets: [B, T], the items that follow.
-        mask: [B, T], True where there is a target.
+        inputs: [B, T] item codes, oldest first; 0 in empty columns at the end.
+        targets: [B, T] codes of the next items.
+        mask: [B, T] True where there is a target.
     """
 
     inputs: Tensor
@@ -37,8 +37,8 @@ class Batch:
 def pieces(sequence: Sequence[int], length: int, rng: np.random.Generator) -> list[list[int]]:
     """Return pieces of at most `length` + 1 items, in which every item but the first is a target once.
 
-    Neighbours share one item. The end of a long sequence's first piece is drawn, so that an item is a target after
-    another number of items in each epoch.
+    Neighbouring pieces share one item. The end of a long sequence's first piece is random, so that an item follows a
+    different number of items in each epoch.
     """
     end = 1 + (length if len(sequence) <= length + 1 else int(rng.integers(1, length + 1)))
     cuts = [0, *range(end - 1, len(sequence) - 1, length)]
@@ -46,13 +46,13 @@ def pieces(sequence: Sequence[int], length: int, rng: np.random.Generator) -> li
 
 
 def batches(sequences: Sequence[Sequence[int]], length: int, size: int, seed: tuple[int, ...]) -> list[Batch]:
-    """Return the batches of one epoch, in an order drawn by `seed`.
+    """Return the batches of one epoch, in random order.
 
     Args:
-        sequences: item codes of each user, oldest first; a sequence of one item teaches nothing.
+        sequences: item codes of each user, oldest first. Sequences of one item are ignored.
         length: most inputs of a piece.
         size: pieces per batch.
-        seed: of cuts and order.
+        seed: of the pieces and the order.
     """
     rng = np.random.default_rng(seed)
     rows = [p for s in sequences if len(s) > 1 for p in pieces(s, length, rng)]

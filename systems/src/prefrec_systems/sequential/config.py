@@ -1,4 +1,4 @@
-"""Settings of GRU4Rec, Caser and SASRec, and those of any model that is trained on next items."""
+"""Settings of GRU4Rec, Caser and SASRec, and of all next-item models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NextItemSection(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.hidden_size % self.n_heads:
-            raise ValueError(f"n_heads: {self.n_heads} heads do not divide a hidden_size of {self.hidden_size}")
+            raise ValueError(f"n_heads: {self.n_heads} does not divide hidden_size {self.hidden_size}")
         return self
 
 
@@ -40,9 +40,9 @@ class SequentialConfig(RankerConfig, NextItemSection):
     """A sequential recommender."""
 
     kind: Literal["sequential"] = "sequential"
-    name: str = Field("", description="Name in the tables, and of the folder. Default: that of the model.")
+    name: str = Field("", description="Name in tables, and of the ranker's folder. Default: that of the model.")
     model: SequentialName = Field("SASRec", description="Architecture.")
-    window: int = Field(5, ge=1, description="Caser: number of most recent items its filters read.")
+    window: int = Field(5, ge=1, description="Caser: number of most recent items that its filters read.")
     negatives: int | None = Field(
         None,
         ge=1,
@@ -51,13 +51,13 @@ class SequentialConfig(RankerConfig, NextItemSection):
     )
     grid: dict[str, list[float]] = Field(
         default_factory=dict,
-        description="Grid search: fields and the values to try, such as learning_rate=1e-3,3e-3. Validation chooses.",
+        description="Grid search: fields with values to try, such as learning_rate=1e-3,3e-3. Validation chooses.",
     )
 
     @field_validator("grid", mode="before")
     @classmethod
     def _lists(cls, grid: Any) -> Any:
-        split = isinstance(grid, dict)  # the command line gives the values of a field as one text
+        split = isinstance(grid, dict)  # on the command line, the values of a field are one text
         return {name: v.split(",") if isinstance(v, str) else v for name, v in grid.items()} if split else grid
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ class SequentialConfig(RankerConfig, NextItemSection):
         known = NextItemSection.model_fields.keys() | {"window", "negatives"}
         if wrong := sorted(self.grid.keys() - known) + [name for name, values in self.grid.items() if not values]:
             raise ValueError(
-                f"grid: {wrong[0]} cannot be tried, or has no values; it takes {', '.join(sorted(known))}"
+                f"grid: {wrong[0]} is not a grid field, or has no values; fields are {', '.join(sorted(known))}"
             )
         if self.grid:
             self.trials()
@@ -82,11 +82,11 @@ class SequentialConfig(RankerConfig, NextItemSection):
         return str(raw.get("model", cls.model_fields["model"].default))
 
     def decisive(self) -> dict[str, Any]:
-        """Return the settings that the result depends on."""
+        """Return the settings that affect results."""
         return self.model_dump(exclude={"kind", "name"} | ({"negatives"} if self.negatives is None else set()))
 
     def trials(self) -> list[tuple[dict[str, float], SequentialConfig]]:
-        """Return the cells of the grid, in its order: what each sets, and its configuration."""
+        """Return the cells of the grid in order: the fields that a cell sets, and its configuration."""
         cells = [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
         raw: dict[str, Any] = self.model_dump(exclude={"grid"})
         return [(cell, SequentialConfig.model_validate(raw | cell)) for cell in cells]

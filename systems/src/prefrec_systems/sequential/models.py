@@ -1,4 +1,4 @@
-"""From the items of a history to the expected next item: the layers of SASRec, GRU4Rec and Caser."""
+"""Models of the next item after a history: SASRec, GRU4Rec and Caser."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
 
 Module = TypeVar("Module", bound=nn.Module)
 STD = 0.02
-"""Of the first weights of items and places, as in SASRec; larger ones make the first softmax sure of itself."""
+"""Standard deviation of initial item and position vectors, as in SASRec. With more, the softmax is overconfident."""
 
 
 class NextItemModel(Protocol):
-    """A module that training and scoring know how to use. Items are codes from 0 to I − 1."""
+    """A module that can be trained and scored here. Items are codes from 0 to I − 1."""
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean loss over the targets of a batch."""
@@ -35,9 +35,9 @@ class NextItemModel(Protocol):
 
 
 class Transformer(nn.Module):
-    """The blocks of SASRec (Kang and McAuley 2018) with a vector for each place.
+    """The blocks of SASRec (Kang and McAuley 2018), with a vector for each position.
 
-    No item sees a later one, here and in the other layers. So short histories may be filled at their end.
+    As in the other layers, an item does not see later ones, so that short histories can be padded at the end.
     """
 
     def __init__(self, config: NextItemSection, history_length: int) -> None:
@@ -78,10 +78,10 @@ class Recurrent(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """The filters of Caser (Tang and Wang 2018) over the latest items of each place, without a vector of the user."""
+    """The filters of Caser (Tang and Wang 2018) over the latest items at each position, without user vectors."""
 
     WIDE, TALL = 16, 4
-    """Horizontal filters of each height, and vertical filters."""
+    """Number of horizontal filters per height, and of vertical filters."""
 
     def __init__(self, config: SequentialConfig) -> None:
         super().__init__()
@@ -100,9 +100,10 @@ class Convolutions(nn.Module):
 
 
 class SequentialModel(nn.Module):
-    """Learnt vectors of items, and the layers that the configuration names; the score is an inner product.
+    """Learnt item vectors, and the layers of the configured architecture; scores are inner products.
 
     Args:
+        config: settings of the model.
         items: I, the number of items.
         history_length: most items of a history.
     """
@@ -135,16 +136,16 @@ class SequentialModel(nn.Module):
 
 
 def with_weights(make: Callable[[], Module], layers: int, weights: Mapping[str, Tensor]) -> Module:
-    """Return the module that `make` builds, with these weights; raise ValueError if it would have other ones.
+    """Return the module that `make` builds, with these weights; raise ValueError if they do not fit.
 
-    `layers` are those that its settings ask for. Nothing is built that needs more memory than the weights.
+    `layers` is the number of layers in its settings. No module is built that needs more memory than the weights.
     """
     if layers > len(weights):
         raise ValueError(f"{layers} layers, but {len(weights)} weights")
     with torch.device("meta"):
-        asked = {name: tensor.shape for name, tensor in make().state_dict().items()}
-    if asked != {name: tensor.shape for name, tensor in weights.items()}:
-        raise ValueError("the settings ask for other weights than there are")
+        expected = {name: tensor.shape for name, tensor in make().state_dict().items()}
+    if expected != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ValueError("the weights do not fit the settings")
     module = make()
     module.load_state_dict(weights)
     return module
@@ -154,7 +155,9 @@ def full_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch) -> Tens
     """Return the mean over the targets of −log softmax(target) among all items.
 
     Args:
-        items: item vectors [I, d]; the codes of the batch are their rows.
+        model: the model.
+        items: [I, d] item vectors by code.
+        batch: inputs and targets as codes.
     """
     states = model.states(items[batch.inputs])[batch.mask]
     return F.cross_entropy(states @ items.T, batch.targets[batch.mask])
@@ -163,19 +166,21 @@ def full_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch) -> Tens
 def sampled_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch, negatives: int) -> Tensor:
     """Return the mean over the targets of −log softmax(target) among the target and sampled items.
 
-    Each piece draws its own items, uniformly and with replacement. A draw stands for I / K items, so its
-    score is raised by log(I / K): the sum of exponentials is then right on average (logQ correction;
-    Bengio and Senécal 2008). Draws that equal the target do not count.
+    Negatives are sampled per piece, uniformly with replacement. Each represents I / K items, so log(I / K) is added
+    to its score, which makes the sum of exponentials unbiased (logQ correction; Bengio and Senécal 2008). Samples
+    that equal the target do not count.
 
     Args:
-        items: item vectors [I, d]; the codes of the batch are their rows.
-        negatives: K, draws per piece.
+        model: the model.
+        items: [I, d] item vectors by code.
+        batch: inputs and targets as codes.
+        negatives: K, number of samples per piece.
     """
     drawn = torch.randint(len(items), (len(batch.inputs), negatives), device=items.device)
     states = model.states(items[batch.inputs])
-    own = (states * items[batch.targets]).sum(dim=-1, keepdim=True)
+    target = (states * items[batch.targets]).sum(dim=-1, keepdim=True)
     correction = math.log(len(items) / negatives)
     others = states @ items[drawn].transpose(1, 2) + correction  # [B, T, K]
     others = others.masked_fill(drawn[:, None] == batch.targets[..., None], -torch.inf)
-    logits = torch.cat([own, others], dim=-1)[batch.mask]
+    logits = torch.cat([target, others], dim=-1)[batch.mask]
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))

@@ -1,4 +1,4 @@
-"""A trained model of next items as a ranker."""
+"""A trained next-item model as a ranker."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ _ROWS_AT_A_TIME = 512
 class SequentialRanker:
     """Scores items by the inner product of a history's state and an item's vector.
 
-    - Items that the model does not know share one score, the mean of the known items that are asked for: nothing
-      speaks for or against them. Histories leave them out.
-    - A row without known items in its history scores 0 for every known item: a tie, which evaluation breaks at
-      random.
+    - Candidates that the model does not know get the mean score of the known ones. In histories they are skipped.
+    - After a history without known items, all known items score 0: a tie.
 
     Args:
+        name: name in tables.
         model: a `NextItemModel` in evaluation mode.
-        ids: of the items that it knows, in the order of its item vectors.
+        ids: [I] ids of the items that it knows, in the order of its item vectors.
         history_length: most items of a history.
-        catalogue: has all of them.
+        catalogue: all items, including those.
 
     Raises:
         DataError: the model knows items that the catalogue lacks.
@@ -46,7 +45,7 @@ class SequentialRanker:
         if foreign := sorted(set(ids) - set(catalogue.ids)):
             raise DataError(
                 f"{name} was trained on other data: {len(foreign)} of its {len(ids)} items are not in the catalogue, "
-                f"{foreign[0]!r} among them"
+                f"such as {foreign[0]!r}"
             )
         self.name, self.model, self.ids, self.history_length = name, model, tuple(ids), history_length
         self._codes = {item: n for n, item in enumerate(ids)}
@@ -55,7 +54,7 @@ class SequentialRanker:
         """Item vectors [I, d] in the order of `ids`."""
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates, -inf in empty places."""
+        """Return scores [B, C] of the candidates; -inf in empty columns."""
         codes = pad_codes([e.candidates for e in examples], self._codes)
         histories = [[i for i in e.history if i in self._codes][-self.history_length :] for e in examples]
         read, lengths = pad_codes(histories, self._codes), np.array([len(h) for h in histories])
@@ -67,7 +66,7 @@ class SequentialRanker:
 
 
 def _of_columns(known: NDArray[np.float64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return those of the scores [b, I] at columns [b, C]; columns outside 0 … I - 1 get the mean of the others."""
+    """Return the scores [b, I] at columns [b, C]; columns outside 0 … I − 1 get the mean of the others."""
     inside = (columns >= 0) & (columns < known.shape[1])
     scores = np.where(inside, np.take_along_axis(known, np.where(inside, columns, 0), axis=1), 0.0)
     mean = scores.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1)
@@ -75,7 +74,7 @@ def _of_columns(known: NDArray[np.float64], columns: NDArray[np.int64]) -> NDArr
 
 
 def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None) -> SequentialRanker:
-    """Return the ranker that `train_sequential` left in `folder`; without `name` it has that of the model.
+    """Return the ranker that `train_sequential` wrote to `folder`; its default name is that of the model.
 
     Raises:
         ModelError: the model is missing or damaged.
@@ -92,5 +91,5 @@ def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None)
         weights = load_file(folder / "model.safetensors")
         model = with_weights(lambda: SequentialModel(config, len(ids), length), layers, weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"{folder} holds no sequential recommender, or a damaged one: {e}; train it again") from e
+        raise ModelError(f"{folder} has no sequential recommender, or a damaged one: {e}; train it again") from e
     return SequentialRanker(name or config.name, model.eval(), ids, length, catalogue)

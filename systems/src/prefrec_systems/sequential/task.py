@@ -1,4 +1,4 @@
-"""Prepared data as the codes that a model of next items learns from."""
+"""Prepared data as item codes for training next-item models."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from prefrec.rankers.matrices import pad_codes
 
 @dataclass(frozen=True)
 class Task:
-    """Sequences to learn: training items have the codes 0 … n − 1, the catalogue's other items follow.
+    """Sequences to learn. Training items have the codes 0 … n − 1; the catalogue's other items follow.
 
     Attributes:
-        ids: [I] of the items, by code.
+        ids: [I] item ids by code.
         known: n, the number of training items.
-        sequences: codes of each training user's items, oldest first.
-        histories: [B, L] codes of the validation rows' histories, oldest first, -1 in empty places at the end.
-        targets: [B] codes.
-        history_length: L, the longest history of the validation and test rows.
+        sequences: item codes of each training user, oldest first.
+        histories: [B, L] item codes of the validation histories, oldest first; -1 in empty columns at the end.
+        targets: [B] item codes of the validation targets.
+        history_length: L, the longest history of validation and test examples.
     """
 
     ids: list[str]
@@ -43,18 +43,19 @@ def task_of(data: PreparedData, *, new_items: bool) -> Task:
     """Return the task of prepared data.
 
     Args:
-        new_items: whether the model has vectors of items that training lacks. If not, histories leave them out, and
-            rows with such a target or with nothing left are no validation rows.
+        data: prepared data.
+        new_items: whether the model has vectors of items without training interactions. If not, such items are
+            removed from histories, and validation examples with such a target or an empty history are skipped.
 
     Raises:
-        DataError: there is nothing to train on, or no validation row to choose the epoch by.
+        DataError: there is nothing to train on, or no validation example to choose the epoch.
     """
     by_user = data.train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]
-    taken = set(data.train_interactions["item_id"])
-    ids = [i for i in data.catalogue.ids if i in taken]
+    trained = set(data.train_interactions["item_id"])
+    ids = [i for i in data.catalogue.ids if i in trained]
     known = len(ids)
     if new_items:
-        ids += [i for i in data.catalogue.ids if i not in taken]
+        ids += [i for i in data.catalogue.ids if i not in trained]
     code = {item: n for n, item in enumerate(ids)}
     sequences = [[code[i] for i in items] for items in by_user.to_list()]
     if not any(len(s) > 1 for s in sequences):
@@ -63,8 +64,8 @@ def task_of(data: PreparedData, *, new_items: bool) -> Task:
     rows = [(history, target) for history, target in rows if history]
     if not rows:
         raise DataError(
-            f"none of {len(data.validation)} validation rows has a history and a target that the model knows: there "
-            "is nothing to choose the epoch by; prepare more validation rows, or more training interactions"
+            f"none of {len(data.validation)} validation examples has a history and a target that the model knows, so "
+            "they cannot choose the epoch: prepare more validation examples, or more training interactions"
         )
     length = max(len(e.history) for e in (*data.validation, *data.test))
     histories = pad_codes([history for history, _ in rows], code)

@@ -1,4 +1,4 @@
-"""Training on the next items of users' sequences; validation chooses the epoch and the cell of a grid."""
+"""Train next-item models on users' sequences; validation chooses the epoch and the cell of a grid."""
 
 from __future__ import annotations
 
@@ -28,21 +28,27 @@ from prefrec_systems.sequential.models import NextItemModel, SequentialModel
 from prefrec_systems.sequential.task import Task, task_of
 
 METRIC = "ndcg@10"
-"""Of the validation rows, over all items that the model knows; it chooses the epoch."""
+"""Metric that chooses the epoch: on validation examples, ranking all items that the model knows."""
 MODEL_FILES = ("model.safetensors", "model.json")
-"""The files that `load_sequential` reads."""
+"""Files that `load_sequential` reads."""
 CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
 
 
 def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *, seed: int) -> Path:
-    """Train in `out`, which then holds `MODEL_FILES` and `log.json`; return `out`.
+    """Train a sequential recommender and return its folder.
 
-    After each epoch all training items are ranked for every validation row. The epoch and the cell of the grid with
-    the highest NDCG@10 are kept. An interrupted training continues after its last epoch. On the CPU the same data,
-    configuration and seed give the same weights.
+    After each epoch all training items are ranked for every validation example; the epoch and the cell of the grid
+    with the highest NDCG@10 are kept. Interrupted training resumes after the last finished epoch. On the CPU, the
+    same data, configuration and seed give the same weights.
+
+    Args:
+        data: prepared data.
+        config: settings of the model and its training.
+        out: folder for `MODEL_FILES` and `log.json`.
+        seed: of weights and batches.
 
     Raises:
-        DataError: there is nothing to train on, or no validation row to choose the epoch by.
+        DataError: there is nothing to train on, or no validation example to choose the epoch.
         ConfigError: a loss or a score is not finite.
     """
     task, work, log, best = task_of(data, new_items=False), out / "work", list[dict[str, Any]](), None
@@ -68,24 +74,27 @@ def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *,
 
 @dataclass
 class State:
-    """The progress of a training, as its checkpoint keeps it."""
+    """The progress of training, kept in the checkpoint."""
 
     best: float = -1.0
     best_epoch: int = -1
     log: list[dict[str, float]] = field(default_factory=list)
 
     def is_over(self, config: NextItemSection) -> bool:
-        """Return True if no epoch is left, or the last ones were no better."""
+        """Return True if all epochs are done, or the last `patience` ones did not improve."""
         return len(self.log) >= config.epochs or len(self.log) - 1 - self.best_epoch >= config.patience
 
 
 class Training:
-    """One training, continued from the checkpoint in the folder `work` if there is one.
+    """One training, which resumes from a checkpoint in the folder `work` if there is one.
 
     Args:
+        task: sequences and validation examples.
+        config: settings of training.
         model: a `NextItemModel`.
-        seed: of the order of the sequences, and of dropout.
-        groups: the optimiser's parameter groups, each named by its rate's field; default: one of all parameters.
+        work: folder of the checkpoint.
+        seed: of the order of sequences, and of dropout.
+        groups: the optimiser's parameter groups, each with the name of its learning rate's field. Default: one group.
     """
 
     def __init__(
@@ -119,12 +128,12 @@ class Training:
         say(f"{name}: validation {METRIC.upper()} {state.best:.4f} at epoch {state.best_epoch + 1}")
 
     def load_best(self) -> None:
-        """Give the model the weights of the best epoch."""
+        """Load the weights of the best epoch into the model."""
         self.model.load_state_dict(load_file(self.work / BEST))
         self.model.eval()
 
     def about(self) -> dict[str, Any]:
-        """Return what a description of the model says of its training."""
+        """Return the part of the model's description that is about training."""
         return {
             "history_length": self.task.history_length,
             "best": self.state.best,
@@ -150,7 +159,7 @@ class Training:
         return batches(self.task.sequences, self.task.history_length, self.config.batch_size, (self.seed, epoch))
 
     def _end_epoch(self, name: str, loss: float) -> None:
-        """Measure, and write what the next epoch and the best one need."""
+        """Validate, and write the checkpoint and the best weights."""
         self.model.eval()
         with torch.inference_mode():
             items = self.model.all_items().to(self.device)
@@ -167,23 +176,23 @@ class Training:
         write_whole(self.work / CHECKPOINT, lambda p: torch.save(checkpoint, p))
 
     def _check(self, name: str, finite: bool) -> None:
-        """Stop a training that has diverged; the folder keeps the state after the last good epoch."""
+        """Raise ConfigError if training has diverged; the checkpoint of the last good epoch stays."""
         if not finite:
             rates = [(group["name"], group["lr"]) for group in self.optimizer.param_groups]
             raise ConfigError(
-                f"{name}: training diverged in epoch {len(self.state.log) + 1}, a loss or a score is not finite; "
+                f"{name}: training diverged in epoch {len(self.state.log) + 1} (a loss or a score is not finite): "
                 f"lower {' and '.join(f'{rate} ({value:g})' for rate, value in rates)}"
             )
 
 
 def parameter_group(name: str, module: torch.nn.Module, config: NextItemSection) -> dict[str, Any]:
-    """Return an optimiser's group of a module's parameters, at the rate in the field of this name."""
+    """Return a parameter group of a module, with the learning rate in the field `name`."""
     return {"params": list(module.parameters()), "lr": getattr(config, name), "name": name}
 
 
 @contextmanager
 def random_state(*key: int) -> Iterator[None]:
-    """Make draws inside depend on the key alone, and leave those outside undisturbed."""
+    """Seed torch with the key inside the context, and restore its random state afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         yield
@@ -196,10 +205,10 @@ def last_scores(
     """Return scores [B, I] of all items after the last item of each history.
 
     Args:
-        model: in evaluation mode.
-        items: item vectors [I, d].
-        codes: histories [B, L], oldest first, as rows of `items`; -1 in empty places at the end.
-        lengths: [B] of the histories; 0 gives a row of zeros.
+        model: a model in evaluation mode.
+        items: [I, d] item vectors by code.
+        codes: [B, L] histories as item codes, oldest first; -1 in empty columns at the end.
+        lengths: [B] lengths of the histories; an empty history gives zeros.
     """
     if not codes.shape[1]:
         return np.zeros((len(codes), len(items)))
@@ -211,7 +220,7 @@ def last_scores(
 
 
 def mean_ndcg(scores: NDArray[np.float64], targets: NDArray[np.int64], k: int = 10) -> float:
-    """Return the mean NDCG@k of scores [B, I] with targets [B]; an item that ties with the target ranks above it."""
-    own = scores[np.arange(len(scores)), targets][:, None]
-    ranks = (scores >= own).sum(axis=1)
+    """Return the mean NDCG@k of scores [B, I] with targets [B]; the target loses ties."""
+    target_scores = scores[np.arange(len(scores)), targets][:, None]
+    ranks = (scores >= target_scores).sum(axis=1)
     return float(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0).mean())

@@ -1,4 +1,4 @@
-"""TALLRec: a language model tuned to say whether a user will like an item; it ranks by P(Yes)."""
+"""TALLRec: a language model fine-tuned to say whether a user will like an item, which ranks by P(Yes)."""
 
 from prefrec_systems.tallrec.config import TallrecConfig
 from prefrec_systems.tallrec.prompts import (

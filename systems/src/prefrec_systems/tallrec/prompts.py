@@ -1,4 +1,4 @@
-"""TALLRec's question: what a user liked and disliked, one item, and an answer that is Yes or No."""
+"""TALLRec's prompt: what a user liked and disliked, one item, and the answers Yes and No."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefrec_systems.tallrec.questions import Question
 
 YES, NO = "Yes", "No"
 ANSWERS = (YES, NO)
-"""The answers of every choice set that is scored, in this order."""
+"""The answers of every choice set, in this order."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LikeTemplate(PromptTemplate):
     placeholders: ClassVar[tuple[str, ...]] = ("liked", "disliked", "item")
 
     def ask(self, liked: Sequence[str], disliked: Sequence[str], item: str) -> str:
-        """Return the prompt text for these titles."""
+        """Return the prompt for these titles."""
         return self._fill(liked=list(liked), disliked=list(disliked), item=item)
 
 
@@ -35,12 +35,14 @@ def load_like_template(name: str | None, *, domain: str = "generic") -> LikeTemp
     """Return the built-in template of a domain, or the one in a file.
 
     Raises:
-        TemplateError: the file does not exist, or is not a template of this kind.
+        TemplateError: the file does not exist, or is not such a template.
     """
     if name is None:
         return LikeTemplate(f"like/{domain}", in_words(files("prefrec_systems.tallrec") / "like.jinja2", domain))
     if not Path(name).is_file():
-        raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file, or none for the built-in one")
+        raise TemplateError(
+            f"there is no template {name!r}: set `template` to a jinja2 file, or remove it for the built-in one"
+        )
     return LikeTemplate.read(Path(name))
 
 
@@ -51,10 +53,10 @@ def encode_question(
     encoder: PromptEncoder,
     answers: Sequence[str] = ANSWERS,
 ) -> ChoiceSet:
-    """Return the choice set of a question; the oldest items of a history that does not fit are left out.
+    """Return the choice set of a question, without the oldest history items that do not fit.
 
     Raises:
-        TokenizerError: the question exceeds the encoder's `max_length` without any history.
+        TokenizerError: the question exceeds the encoder's `max_length` even without history.
     """
     (item,) = catalogue.titles_of([question.item])
     titles = catalogue.titles_of(i for i, _ in question.history)
@@ -75,11 +77,11 @@ def encode_question(
 def tallrec_dataset(
     questions: Sequence[Question], catalogue: Catalogue, template: LikeTemplate, encoder: PromptEncoder
 ) -> ChoiceDataset:
-    """Return choice sets of one answer, Yes or No, for `SFTTrainer`.
+    """Return choice sets with one answer, Yes or No, for `SFTTrainer`.
 
     Raises:
         DataError: there are no questions.
-        TokenizerError: a question exceeds the encoder's `max_length` without any history.
+        TokenizerError: a question exceeds the encoder's `max_length` even without history.
     """
     return ChoiceDataset(
         [encode_question(q, catalogue, template, encoder, [YES if q.liked else NO]) for q in questions]

@@ -1,4 +1,4 @@
-"""Likes and dislikes: ratings as opinions, and training rows as questions with the answer Yes or No."""
+"""Likes and dislikes from ratings, and training examples as questions with the answer Yes or No."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Question:
 
     Attributes:
         history: (item id, liked), oldest first.
-        item: id of the item in question.
-        liked: the answer; None where it is not needed, as in scoring.
+        item: item id.
+        liked: the answer; None if it is not needed, as in scoring.
     """
 
     history: tuple[tuple[str, bool], ...]
@@ -27,13 +27,11 @@ class Question:
 
 
 class Opinions:
-    """The items that users disliked, according to the training interactions.
-
-    An item that a user took without a rating in training counts as liked.
+    """Items that users disliked in the training interactions. All others, also unrated ones, count as liked.
 
     Args:
-        interactions: frame `user_id, item_id[, rating]` of the training interactions.
-        threshold: lowest rating of an item that counts as liked.
+        interactions: frame `user_id, item_id[, rating]` of training interactions.
+        threshold: lowest rating that counts as liked.
     """
 
     def __init__(self, interactions: pl.DataFrame, threshold: float) -> None:
@@ -43,10 +41,10 @@ class Opinions:
             self._disliked = set(low.select("user_id", "item_id").iter_rows())
 
     def liked(self, user: str, item: str) -> bool:
-        """Return True if a user liked an item that the user took."""
+        """Return True if a user liked an item that the user interacted with."""
         return (user, item) not in self._disliked
 
-    def __bool__(self) -> bool:  # is there any dislike?
+    def __bool__(self) -> bool:  # True if there are dislikes
         return bool(self._disliked)
 
 
@@ -58,11 +56,11 @@ def history_of(example: RankingExample, opinions: Opinions) -> tuple[tuple[str, 
 def training_questions(
     examples: Sequence[RankingExample], opinions: Opinions, *, negatives: int, seed: int
 ) -> list[Question]:
-    """Return the questions of training rows, with their answers.
+    """Return the questions of training examples, with their answers.
 
-    With dislikes in the log: one question per row, about its target, answered by the target's rating. Without: one
-    about the target (Yes), and `negatives` about other candidates, which the user never touched (No). Which ones
-    depends on seed and row alone.
+    If the log has dislikes, there is one question per example, about its target, answered by the target's rating.
+    Otherwise there is one about the target (Yes), and `negatives` about other candidates, which are unseen (No). They
+    are sampled by seed and example only.
     """
     questions = []
     for row, example in enumerate(examples):

@@ -22,17 +22,16 @@ from prefrec_systems.tallrec.questions import Opinions, Question, history_of
 
 
 class TallrecRanker:
-    """Ranks candidates by the probability of the answer Yes against No, end token included.
+    """Ranks candidates by the probability of Yes against No, end token included.
 
     P(Yes) = exp(l_Yes) / (exp(l_Yes) + exp(l_No)), where l is the log-probability of an answer to the question about
-    one candidate. The questions of a row begin with the same history. They are read as a trie that branches where the
-    candidates' titles differ, so that shared tokens are read once.
-
-    It has no `generate`: its answer is Yes or No, not a title.
+    one candidate. The questions of an example begin with the same history. They are scored as a trie that branches
+    where the titles differ, so that shared tokens are processed once. There is no `generate`, because answers are not
+    titles.
 
     Args:
-        lm: model, tokenizer, catalogue and name; its template is a `LikeTemplate`.
-        opinions: items of the histories that were disliked.
+        lm: model, tokenizer, catalogue and name, with a `LikeTemplate`.
+        opinions: disliked items.
     """
 
     def __init__(self, lm: LMRanker, opinions: Opinions) -> None:
@@ -45,9 +44,9 @@ class TallrecRanker:
         self._tries = CatalogueRanker(lm)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return P(Yes) of the candidates [B, C]; −inf where a row has fewer candidates."""
-        own = processes.share(range(len(examples)))
-        scored = [(i, self._yes(examples[i])) for i in track(own, f"{self.name}: scoring")]
+        """Return P(Yes) [B, C] of the candidates; −inf in empty columns."""
+        share = processes.share(range(len(examples)))
+        scored = [(i, self._yes(examples[i])) for i in track(share, f"{self.name}: scoring")]
         yes = dict(processes.pool(scored))
         return pad_scores([yes[i] for i in range(len(examples))])
 
@@ -63,10 +62,10 @@ class TallrecRanker:
 
 
 def together(questions: Sequence[ChoiceSet]) -> Sequence[ChoiceSet]:
-    """Return one choice set for all questions: their common beginning, then the rest of each before its answers.
+    """Return one choice set for all questions: the common prefix as prompt, then the rest of each with its answers.
 
-    What the answers of one question have in common cancels in their comparison. Questions that begin differently are
-    returned as they are, because a model needs a prompt.
+    What the answers of a question have in common cancels in their comparison. Questions without a common prefix are
+    returned unchanged, because a model needs a prompt.
     """
     columns = zip(*(q.prompt for q in questions), strict=False)
     prompt = tuple(tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
@@ -90,16 +89,19 @@ def load_tallrec(
     """Return the ranker of a trained adapter, on a GPU if there is one.
 
     Args:
-        adapter: folder of the adapter that was tuned on `tallrec_dataset`.
-        template: that it was tuned with.
-        opinions: items of the histories that were disliked.
+        name: name in tables.
+        base: name of the base model.
+        adapter: folder of the adapter, trained on `tallrec_dataset`.
+        catalogue: all items.
+        template: template that it was trained with.
+        opinions: disliked items.
         loading: arguments of `prefrec.lm.models.load_model`.
-        **settings: further arguments of `LMRanker`.
+        **settings: other arguments of `LMRanker`.
 
     Raises:
         ModelError: base or adapter cannot be found or read.
     """
     model, tokenizer = load_lm(base, adapter, **(loading or {}))
-    # Its answers are Yes and No, which no catalogue has.
+    # Answers are Yes and No, and not titles of the catalogue.
     lm = LMRanker(name, model, tokenizer, catalogue, template, objective="tokens", **settings)
     return TallrecRanker(lm, opinions)

@@ -1,4 +1,4 @@
-"""TALLRec in a recipe: questions from training rows, an adapter by SFT, a ranker by P(Yes)."""
+"""TALLRec in a recipe: questions from training examples, an adapter by SFT, a ranker by P(Yes)."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def tallrec_entry(inputs: RunInputs, config: TallrecConfig, folder: Path, before
     """Return TALLRec as an entry, trained in `folder`."""
     template = load_like_template(config.template, domain=inputs.data.domain)
     opinions = Opinions(inputs.data.opinions, config.liked)
-    own, start = from_start(inputs, config.start, before)
+    started, start = from_start(inputs, config.start, before)
     key = inputs.key(tallrec=config.decisive() | {"template": template.source}, **start_key(start))
 
     def load(batch_size: int) -> TallrecRanker:
-        model = own.model
+        model = started.model
         return load_tallrec(
             config.name,
             model.name,
@@ -50,7 +50,7 @@ def tallrec_entry(inputs: RunInputs, config: TallrecConfig, folder: Path, before
             chat=model.chat,
         )
 
-    make = partial(_train, own, config, folder, template, opinions)
+    make = partial(_train, started, config, folder, template, opinions)
     return Entry(config.name, key, load, weights=folder / WEIGHTS, make=make)
 
 
@@ -69,7 +69,8 @@ def _train(
     )
     questions = training_questions(data.train, opinions, negatives=config.negatives, seed=seed)
     if opinions:
-        config = config.model_copy(update={"eval_rows": 0})  # the ratings of validation rows must not be known
+        # Training must not see the ratings of validation examples.
+        config = config.model_copy(update={"eval_rows": 0})
     held_out = training_questions(
         data.some("validation", config.eval_rows), opinions, negatives=config.negatives, seed=seed
     )
