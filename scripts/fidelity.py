@@ -1,4 +1,4 @@
-"""Compare the trainer with the authors' own on the same rows: `python scripts/fidelity.py` writes docs/fidelity.md.
+"""Compare the trainer with the authors' on the same examples: `python scripts/fidelity.py` writes docs/fidelity.md.
 
 `tests/fidelity/authors-n*.npz` holds what the trainer of github.com/chenyuxin1999/S-DPO (commit f6dd7e8) computes in
 float32 from `problem`: a random Llama and rows of random tokens, both from frozen generators of numpy. Its code is

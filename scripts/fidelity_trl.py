@@ -1,4 +1,4 @@
-"""Store what TRL's trainers make of `fidelity.pairs` in tests/fidelity/trl.npz (no arguments).
+"""Store the results of TRL's trainers on `fidelity.pairs` in tests/fidelity/trl.npz (no arguments).
 
 `python scripts/fidelity.py` compares ours with it. TRL comes with prefrec-lab.
 """

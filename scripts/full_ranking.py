@@ -1,4 +1,4 @@
-"""Write the page of full rankings, one row a data set, from the ranks of every row of finished runs.
+"""Write the page of full rankings, with a row per data set, from the ranks in finished runs.
 
 `python scripts/full_ranking.py NAME=RUN ...` writes lab/results/ranks/NAME.parquet for each run, whose last ranker is
 a blend, then the section of EXPERIMENTS.md and docs/results.md. Without runs it writes both from the files that are

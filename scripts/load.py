@@ -1,10 +1,10 @@
-"""Questions a second that `prefrec serve` answers to many clients, beside the same model asked one at a time.
+"""Measure requests per second of `prefrec serve` with many clients, compared with one request at a time.
 
     python scripts/load.py runs/demo --clients 1,8,64 --seconds 30 --out load.json
 
-Servers of the run are started on loopback: one as it is, and one with `--max-batch 1`. At each number of clients they
-take turns under Locust, whose clients ask rows of the run's test split without a pause. Standard output is a table,
-the JSON file holds what it is made of. The exit code is 1 where anything but 200 and 429 was answered.
+Two servers of the run are started on loopback: one with default settings, and one with `--max-batch 1`. At each
+number of clients they take turns under Locust, whose clients send test examples of the run without a pause. Standard
+output is a table, and the JSON file has its data. The exit code is 1 if a status other than 200 and 429 was returned.
 """
 
 from __future__ import annotations

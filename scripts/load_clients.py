@@ -1,4 +1,4 @@
-"""The clients of `scripts/load.py`, as a locustfile: each asks one door over and over, without a pause.
+"""The clients of `scripts/load.py`, as a locustfile: each queries one entry point repeatedly, without a pause.
 
 Environment: LOAD_ASK (rank or recommend), LOAD_QUESTIONS (JSON file with bodies to ask), LOAD_RESULT (JSON file to
 write), LOAD_WARM_UP (seconds from the start that do not count).

@@ -1,6 +1,6 @@
 """Print the lowest direct versions that the pyproject.toml of prefrec and of its sister packages allow, for pip.
 
-`make test-lowest` installs by them and runs the tests. What the dependencies need themselves, pip chooses.
+`make test-lowest` installs these versions and runs the tests. pip chooses the versions of indirect dependencies.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Measure the memory of trainings beside `prefrec_lab.forecast`: `python scripts/memory_forecast.py` prints a table.
+"""Compare the memory of training with `prefrec_lab.forecast`: `python scripts/memory_forecast.py` prints a table.
 
-Each training is two steps of `SoftmaxDPOTrainer` in a process of its own, on a random Llama and random rows, by
-torch's own linear layers. Its memory is the most that the process holds, less what it holds before the model is made;
-on a GPU, the most that torch allocates. `python scripts/memory_forecast.py card` measures Llama-2-7B on a GPU.
+Each measurement is two steps of `SoftmaxDPOTrainer` in its own process, on a random Llama and random examples, with
+torch's linear layers. Memory is the peak of the process minus its memory before the model is made; on a GPU, it is
+the peak that torch allocates. `python scripts/memory_forecast.py card` measures Llama-2-7B on a GPU.
 """
 
 from __future__ import annotations

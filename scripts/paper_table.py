@@ -1,4 +1,4 @@
-"""Write the paper's table, every system on the same rows: section 14 of the results, and docs/studies/table.md.
+"""Write the paper's table, all systems on the same examples: section 14 of the results, and docs/studies/table.md.
 
 `python scripts/paper_table.py RUN ...` joins finished runs of the same questions, whose models differ, writes the
 ranks of each row to lab/results/ranks, and the tables from them. Without runs it makes the tables from these files.
@@ -76,7 +76,7 @@ def collect(folders: Sequence[Path]) -> None:
 
 
 def _whole(folder: Path, data: PreparedData) -> pl.DataFrame:
-    """Return the run's predictions over the whole catalogue; the answers are kept in its folder."""
+    """Return the run's predictions of full ranking, which are kept in its folder."""
     run = open_run(folder)
     section = run.recipe.evaluate
     if section.full_rows == 0:

@@ -1,4 +1,4 @@
-"""Write docs/reference/recipe.md from the classes of a recipe: `python scripts/recipe_page.py`."""
+"""Write docs/reference/recipe.md from the classes of recipes: `python scripts/recipe_page.py`."""
 
 from __future__ import annotations
 

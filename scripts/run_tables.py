@@ -1,6 +1,6 @@
 """Print the tables of runs as JSON, in the form of `lab/results`: `python scripts/run_tables.py runs/demo`.
 
-Several runs are seeds of one recipe. The last tables then pool their rows; users are resampled with all their rows.
+Several runs are seeds of one recipe. The last tables then pool their examples, and resample users with all examples.
 """
 
 from __future__ import annotations

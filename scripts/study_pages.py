@@ -1,10 +1,10 @@
 """Put finished studies into the documentation: `python scripts/study_pages.py runs/studies/ablation …`.
 
-`FOLDER=NAME` gives the page another name than the study's, where a study was made on several data sets.
+`FOLDER=NAME` names the page differently from the study, for a study on several data sets.
 
-A page has the study's question, its plots and its first table without the columns of `HIDDEN`; the study's folder has
-the rest. The two sentences of what was found, between the marks below, are written by hand and kept when the page is
-made again.
+A page has the study's question, plots and first table without the columns of `HIDDEN`; the study's folder has the
+rest. The two sentences about the result, between the marks below, are written by hand and kept when the page is made
+again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HIDDEN = re.compile(
     r"loss|rows|seconds|seconds in all|own (seconds|peak GiB)|β|HR@1 −.*|HR@5|HR@10|NDCG@5|MRR"
     r"|largest weight|1 − p₀|gradient norm"
 )
-"""Columns of a table that its page leaves out; one that varies stays, since it names the rows."""
+"""Columns to omit from a page's table. A column that varies stays, because it names the rows."""
 
 
 def write_page(study: Path, docs: Path = DOCS, name: str = "") -> Path:

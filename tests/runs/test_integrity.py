@@ -161,7 +161,7 @@ def test_predictions_of_another_evaluation_are_refused(evaluated):
     frame = pl.read_parquet(path)
     frame.with_columns(rank=pl.lit(1, pl.UInt32)).write_parquet(path)
     assert read_run(evaluated).predictions is None
-    with pytest.raises(DataError, match=r"predictions.parquet is damaged, or its evaluation did not finish"):
+    with pytest.raises(DataError, match=r"predictions.parquet is damaged, or the evaluation did not finish"):
         open_run(evaluated).predictions()
     (evaluated / "seal.json").unlink()
     assert read_run(evaluated).evaluation is None
@@ -172,7 +172,7 @@ def test_means_outside_their_range_are_refused(evaluated, part, value):
     raw = read_json(evaluated / METRICS)["evaluation"]
     assert Evaluation.from_json(raw).rankers == ["popularity"]
     raw["metrics"]["popularity"]["hr@1"][part] = value
-    with pytest.raises(ValueError, match="outside 0 to 1"):
+    with pytest.raises(ValueError, match="outside the range of a metric, 0 to 1"):
         Evaluation.from_json(raw)
 
 
@@ -182,7 +182,7 @@ def test_differences_are_refused_only_beyond_one(evaluated):
     raw["comparisons"] = [gap]
     assert Evaluation.from_json(raw).comparisons[0].mean == -0.5
     raw["comparisons"] = [gap | {"mean": -1.5}]
-    with pytest.raises(ValueError, match="outside -1 to 1"):
+    with pytest.raises(ValueError, match="outside the range of a metric, -1 to 1"):
         Evaluation.from_json(raw)
 
 

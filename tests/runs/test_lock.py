@@ -42,14 +42,14 @@ def holding(folder, kind="run_lock"):
 
 def test_a_second_run_is_told_who_is_at_work(other, tmp_path):
     with pytest.raises(
-        ConfigError, match=rf"another run \(process {other.pid}, host .*, since 2.*\) is running here; wait"
+        ConfigError, match=rf"another command \(process {other.pid}, host .*, since 2.*\) is running here; wait"
     ):
         run_lock(tmp_path).__enter__()
     recipe = write_recipe(tmp_path, {"name": "second"})
     before = recipe.read_text()
     done = prefrec("run", recipe, "--out", tmp_path, "--set", "name=third")
     assert (done.code, recipe.read_text()) == (1, before)
-    assert f"another run (process {other.pid}" in done.err
+    assert f"another command (process {other.pid}" in done.err
 
 
 def test_the_lock_of_a_process_that_died_does_not_count(other, tmp_path):
@@ -65,7 +65,7 @@ def test_the_lock_of_a_process_that_died_does_not_count(other, tmp_path):
 def test_a_damaged_note_of_the_holder_hides_nothing(tmp_path, content):
     with run_lock(tmp_path):
         (tmp_path / HOLDER).write_text(content)
-        with pytest.raises(ConfigError, match=r"another run \(another process\) is running here"):
+        with pytest.raises(ConfigError, match=r"another command \(another process\) is running here"):
             run_lock(tmp_path).__enter__()
     with run_lock(tmp_path):
         pass
@@ -86,7 +86,7 @@ def test_no_verb_works_in_the_folder_of_a_run_at_work(other, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     done = prefrec(*arguments)
     assert done.code == 1
-    assert f"another run (process {other.pid}" in done.err.replace("\n", " ")
+    assert f"another command (process {other.pid}" in done.err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("place", ["sft", "data", "align/s-dpo"])
@@ -94,7 +94,7 @@ def test_no_run_works_around_a_stage_at_work(tmp_path, place):
     (tmp_path / place).mkdir(parents=True)
     with (
         holding(tmp_path / place, "stage_lock") as other,
-        pytest.raises(ConfigError, match=rf"{place}: another run \(process {other.pid}, .*\) is running here"),
+        pytest.raises(ConfigError, match=rf"{place}: another command \(process {other.pid}, .*\) is running here"),
     ):
         run_lock(tmp_path).__enter__()
     with run_lock(tmp_path), pytest.raises(ConfigError, match="is running here"):

@@ -365,7 +365,7 @@ def test_a_ranker_of_lists_alone_is_not_asked_about_the_catalogue(run, monkeypat
     engine = open_engine(run, ["sft", "popularity"])
     entry = engine._scorer.others["popularity"]
     monkeypatch.setitem(engine._scorer.others, "popularity", replace(entry, load_full=None))
-    with pytest.raises(DataError, match="popularity cannot rank the full catalogue: give it candidates"):
+    with pytest.raises(DataError, match="popularity cannot recommend from all items: send candidates"):
         engine.recommend(RecommendRequest(history=HISTORY, ranker="popularity"))
     engine.close()
 

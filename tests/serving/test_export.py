@@ -167,7 +167,7 @@ def test_items_as_tokens_are_exported_whole(run, tmp_path, monkeypatch):
     header = yaml.safe_load(card.split("---\n")[1])
     assert (header["library_name"], header["tags"]) == ("prefrec", ["recommender-systems", "prefrec", "sft"])
     assert card.count("```python") == 1
-    assert "a token of its own for each item" in card
+    assert "with one token per item" in card
     found, want = Recommender.from_pretrained(folder), Recommender(run.data, entry)
     assert found.recommend(HISTORY, 5) == want.recommend(HISTORY, 5)
     assert found.rank(HISTORY, CANDIDATES) == want.rank(HISTORY, CANDIDATES)
@@ -285,14 +285,14 @@ def test_the_card_says_how_it_was_made_and_measured(run, folder, tmp_path):
     assert [(m["type"], m["value"]) for m in result["metrics"]] == [
         (name, pytest.approx(interval.mean, abs=1e-4)) for name, interval in evaluation.metrics["s-dpo"].items()
     ]
-    assert "which shows a history and the candidates as titles" in body
-    assert "- trained: SFT, then S-DPO" in body
+    assert "shows a history and the candidates as titles" in body
+    assert "- training: SFT, then S-DPO" in body
     assert "- num_negatives: 3" in body
-    assert "6 a row, uniform" in body
+    assert "6 per example, uniform" in body
     hr = evaluation.metrics["s-dpo"]["hr@1"]
     assert f"| **S-DPO** | {hr.mean:.3f} [{hr.low:.3f},\u00a0{hr.high:.3f}] |" in body
     assert "| random |" in body
-    assert f"On 40 test rows of {evaluation.users} users" in body
+    assert f"On 40 test examples of {evaluation.users} users" in body
     assert evaluation.audit.verdict in body
     assert "Terms of the data: not known to prefrec" in body
     assert "commit abc" in body
@@ -323,7 +323,7 @@ def test_the_card_of_the_embedded_model_names_its_base_and_terms(run, folder):
     assert (header["base_model"], header["base_model_relation"]) == (EMBEDDED_HUB_ID, "adapter")
     assert "4-bit GGUF" in card
     assert "GroupLens" in card
-    assert "It has not been measured." in card
+    assert "Not evaluated." in card
     base = model_card(read_run(folder), recipe, "zero-shot", base_id(EMBEDDED), merged=True)
     assert yaml.safe_load(base.split("---\n")[1])["license"] == "apache-2.0"
     assert "- trained: not at all" in base

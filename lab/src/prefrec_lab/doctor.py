@@ -66,7 +66,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that will be slow or will not work here, and the remedy."""
+    """A problem of this machine or installation, with its remedy."""
 
     what: str
     remedy: str

@@ -24,9 +24,9 @@ RANK_SCHEMA = pl.Schema(
 
 
 def write_ranks(predictions: pl.DataFrame, known_items: Collection[str], path: Path) -> pl.DataFrame:
-    """Write the ranks of predictions of any rankers to `path` (Parquet), and return them: a frame of `RANK_SCHEMA`.
+    """Write the ranks of predictions to `path` (Parquet), and return them as a frame of `RANK_SCHEMA`.
 
-    `known_items` have training interactions. Texts and scores are left out, which makes a row a few bytes.
+    `known_items` have training interactions. Texts and scores are omitted, so that a row takes a few bytes.
     """
     known = pl.col("target").is_in(list(known_items))
     ranks = predictions.with_columns(

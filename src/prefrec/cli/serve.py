@@ -13,7 +13,7 @@ from prefrec.errors import ConfigError
 
 def serve(
     run: o.RunFolder,
-    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free port.")] = 8000,
     ranker: Annotated[
         list[str] | None, typer.Option(help="Ranker to serve; repeatable. Default: see docs/serving.md.")

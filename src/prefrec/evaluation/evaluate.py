@@ -159,7 +159,7 @@ def _values(answers: Mapping[str, pl.DataFrame], rows: pl.DataFrame, ks: Sequenc
 def _groups(
     answers: Mapping[str, pl.DataFrame], rows: pl.DataFrame, ks: Sequence[int], known_items: Collection[str]
 ) -> dict[str, Group]:
-    """Return the results on examples with warm and with new targets, in full ranking also among their own class."""
+    """Return results on examples with warm and with new targets; in full ranking also ranked within their class."""
     # Only full ranking records classes.
     among = {"class_rank": "rank", "class_tied": "tied", "class_listed": "listed"}
     ways: list[tuple[str, str, dict[str, str]]] = [("warm", "new", {})]

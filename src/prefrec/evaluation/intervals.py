@@ -143,7 +143,7 @@ class Means:
         return int((~np.isnan(self.values[key] - self.values[other])).sum())
 
     def table(self) -> dict[str, dict[str, Interval]]:
-        """Return name → metric → interval, if the keys are pairs (name, metric)."""
+        """Return name → metric → interval; keys must be pairs (name, metric)."""
         table: dict[str, dict[str, Interval]] = {}
         for name, metric in self.values:
             table.setdefault(name, {})[metric] = self.mean((name, metric))

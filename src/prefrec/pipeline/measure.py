@@ -58,15 +58,15 @@ def evaluate_rankers(
         audit: of the candidate sets under test. Default: make it first.
     """
     audit = audit or audit_under_test(data, section, seed)
-    references = fit_baselines(data, section, seed)
-    predictions = predict_all(data, section, references, entries, cache, seed=seed)
-    # Generated texts have a block of their own, because only some examples have one.
+    baselines = fit_baselines(data, section, seed)
+    predictions = predict_all(data, section, baselines, entries, cache, seed=seed)
+    # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
     full, beyond = None, dict[str, dict[str, float]]()
     if section.full_rows != 0:
-        asked = [*entries, *(less for entry in entries for less in entry.without.values())]
-        answers = predict_full(data, section, references, asked, cache / "full_catalogue", seed=seed)
+        ranked = [*entries, *(less for entry in entries for less in entry.without.values())]
+        answers = predict_full(data, section, baselines, ranked, cache / "full_catalogue", seed=seed)
         full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)

@@ -405,12 +405,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         names = {"align": [a.name for a in self.align], RANKERS: [r.name for r in self.rankers]}
-        taken = {*BASELINES, ZERO_SHOT, SFT}
+        used = {*BASELINES, ZERO_SHOT, SFT}
         for section in names:
             for name in names[section]:
-                if name in taken:
+                if name in used:
                     raise ValueError(f"{section}: the name {name!r} is used by another ranker; choose another name")
-                taken.add(name)
+                used.add(name)
         references = self.evaluate.references
         if len(set(references)) < len(references):
             raise ValueError(f"evaluate.references: each baseline may be named once, got {', '.join(references)}")

@@ -53,7 +53,7 @@ def predict_all(
 def check_names(names: Sequence[str]) -> None:
     """Raise ConfigError if two rankers share a name."""
     if len(set(names)) < len(names):
-        raise ConfigError(f"each ranker needs its own name, got {', '.join(names)}")
+        raise ConfigError(f"names of rankers must be unique, got {', '.join(names)}: rename one")
 
 
 def predict_full(

@@ -22,7 +22,7 @@ class EASEConfig(RankerConfig):
     """EASE (Steck 2019): a linear item-to-item model in closed form."""
 
     kind: Literal["ease"] = "ease"
-    name: str = Field("EASE", description="Name in the tables.")
+    name: str = Field("EASE", description="Name in tables.")
     regularisation: float = Field(
         250.0, gt=0, description="L2 penalty: added to the diagonal of the item × item matrix."
     )
@@ -32,7 +32,7 @@ class ALSConfig(RankerConfig):
     """Implicit ALS (Hu et al. 2008), by the package `implicit` (`pip install implicit`)."""
 
     kind: Literal["als"] = "als"
-    name: str = Field("ALS", description="Name in the tables.")
+    name: str = Field("ALS", description="Name in tables.")
     factors: int = Field(64, ge=1, le=4096, description="Length of the user and item vectors.")
     regularisation: float = Field(0.05, ge=0, description="L2 penalty on both vectors.")
     alpha: float = Field(10.0, gt=0, description="Confidence of an interaction, beyond that of none (α).")

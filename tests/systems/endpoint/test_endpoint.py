@@ -151,7 +151,7 @@ def test_a_busy_server_is_asked_again(small, ask, local):
 
 
 def test_a_slow_server_is_not_waited_for(small, ask):
-    with pytest.raises(ModelError, match=r"no answer in 0.1 s, 2 tries: raise `timeout`"):
+    with pytest.raises(ModelError, match=r"no answer within 0.1 s in 2 tries: raise `timeout`"):
         ask(small("slow"), model="tiny", timeout=0.1, retries=1).score(_examples(1))
 
 

@@ -159,7 +159,7 @@ def test_pieces_of_text_have_no_spaces_of_their_own(tokenizer):
 def test_a_title_can_not_speak_as_an_item(bpe_tokenizer):
     embedding = embedding_of(_with_items(tiny_llama()))
     forged = hybrid_catalogue(CATALOGUE, embedding).titles["i8"]
-    with pytest.raises(DataError, match=r"holds U\+E0D5"):
+    with pytest.raises(DataError, match=r"contains U\+E0D5"):
         hybrid_catalogue(Catalogue(pl.DataFrame({"item_id": ["x"], "title": [forged]})), embedding)
     digits = HybridEncoder(bpe_tokenizer, embedding).encode_text("Film 12 and 13:", ["x"])
     assert max(digits.prompt) < VOCABULARY

@@ -263,7 +263,7 @@ def test_a_diverged_training_stops_and_leaves_the_last_good_epoch(data, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(SequentialModel, "loss", loss)
         patch.setattr(train, "last_scores", scored)
-        with pytest.raises(ConfigError, match=r"diverged in epoch 2, .* lower learning_rate \(0.02\)$"):
+        with pytest.raises(ConfigError, match=r"diverged in epoch 2 .* lower learning_rate \(0.02\)$"):
             train_sequential(data, _config("SASRec", epochs=3), out, seed=0)
     state = torch.load(out / "work" / "0" / "checkpoint.pt", weights_only=True)["state"]
     assert (len(state["log"]), state["best_epoch"]) == (1, 0)

@@ -171,7 +171,9 @@ def _check_settings(settings: BenchSettings, out: Path) -> None:
     if not any(r["kind"] == "measurement" for r in read_records(out)):
         write_json(path, new)
     elif not recorded:
-        raise ConfigError(f"{path} is damaged, so it is not known what was measured there: name another folder")
+        raise ConfigError(
+            f"{path} is damaged, so the settings of its measurements are unknown: choose another folder"
+        )
     elif recorded != new:
         differ = [f"{k} {recorded.get(k)!r}, now {v!r}" for k, v in new.items() if recorded.get(k) != v]
         raise ConfigError(f"{out} holds measurements with other settings ({'; '.join(differ)}): name another folder")

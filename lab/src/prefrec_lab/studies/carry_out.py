@@ -85,7 +85,7 @@ def _outcome_folder(study: Study, out: Path, apart: str = "") -> Path:
 
 
 def _refuse_other_data(folder: Path, recipes: Sequence[Recipe]) -> None:
-    """Raise ConfigError if `folder` holds the study's outcome on other data than these recipes have."""
+    """Raise ConfigError if `folder` has the study's outcome on other data than these recipes."""
     recipes_before = read_json(folder / STUDY_FILE).get("recipes", [])
     earlier = {_data_key(r["data"]) for r in recipes_before if "data" in r}
     if earlier and earlier != {_data_key(r.model_dump(mode="json")["data"]) for r in recipes}:

@@ -184,13 +184,13 @@ def examples_behind(run: Run, frame: pl.DataFrame) -> list[RankingExample]:
 
 
 def kind_groups(examples: Sequence[RankingExample], known: dict[str, int]) -> dict[str, NDArray[np.bool_]]:
-    """Return the rows of cold items, of cold users otherwise, and of neither; kinds without rows are left out."""
+    """Return the examples of cold items, of cold users otherwise, and of neither, without empty kinds."""
     kinds = [COLD_ITEM if e.target not in known else COLD_USER if len(e.history) <= FEW else WARM for e in examples]
     return groups_of(kinds, (COLD_USER, COLD_ITEM, WARM))
 
 
 def without_new_items(data: PreparedData, seed: int) -> PreparedData:
-    """Return the data with lists of training rows that hold only items of training."""
+    """Return the data with training candidate sets that contain only items with training interactions."""
     return replace(data, train=trained_items_only(data.train, data, data.train_interactions, seed))
 
 

@@ -88,7 +88,7 @@ def gradient_values(
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Measure the weights of the negatives under each model; the last of the recipe's references is the judge.
+    """Measure the weights of the negatives under each model; the last of the recipe's baselines is the judge.
 
     Raises:
         DataError: there is no alignment with loss softmax_dpo, or a run lacks a model.
@@ -122,7 +122,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 
 
 def _target_first(frame: pl.DataFrame) -> Tensor:
-    """Return scores [B, 1+N] with the target's in column 0; longer lists are cut to the shortest."""
+    """Return scores [B, 1+N] with the target's in column 0; larger candidate sets are cut to the smallest."""
     rows = []
     for candidates, target, scores in frame.select("candidates", "target", "scores").iter_rows():
         place = candidates.index(target)

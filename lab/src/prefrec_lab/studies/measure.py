@@ -122,7 +122,7 @@ def measure_runs(runs: Sequence[Run], baseline: str | None, rankers: Iterable[st
 
 
 def same_rows(runs: Sequence[Run], rows: Callable[[Run], list[RankingExample]]) -> list[RankingExample]:
-    """Return the rows that every run is asked.
+    """Return the examples that every run scored.
 
     Raises:
         DataError: they differ between runs.

@@ -61,7 +61,7 @@ def from_sources(base: Recipe, sources: Sequence[str]) -> Recipe:
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Measure by source of the negatives: the metrics, and the share of negatives that the user takes after all."""
+    """Measure by source of negatives: the metrics, and the share of negatives that the user interacts with later."""
     measured = measure_runs(runs, variant_name("list"))
     sections = runs[0].recipe.align
     settings = {

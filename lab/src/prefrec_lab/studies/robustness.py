@@ -139,13 +139,13 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 
 
 def conditions_for(model: ModelSection, domain: str) -> list[Condition]:
-    """Return the conditions that change what a model reads, which may not be candidates or titles."""
+    """Return the conditions that change a model's input, which may not contain candidates or titles."""
     shown, has_titles = shows_candidates(model, domain), model.answers == "titles"
     return [c for c in CONDITIONS if (shown or not c.is_order) and (has_titles or c.titles is None)]
 
 
 def rows_of(run: Run) -> list[RankingExample]:
-    """Return the rows of a run that are asked again."""
+    """Return the examples of a run to query again."""
     section = run.recipe.evaluate
     return run.data.some(section.split, min(section.rows or ROWS, ROWS))
 
@@ -153,7 +153,7 @@ def rows_of(run: Run) -> list[RankingExample]:
 def ask_again(
     runs: Sequence[Run], models: Sequence[str], conditions: Sequence[Condition], cache: Path
 ) -> Predictions:
-    """Ask every model under every condition, in every run; earlier answers are read from `cache`."""
+    """Query every model under every condition, in every run; earlier predictions are read from `cache`."""
     predictions: Predictions = {m: {c.name: [] for c in conditions} for m in models}
     rows = same_rows(runs, rows_of)
     for run in runs:

@@ -98,7 +98,7 @@ def model_name(model: str, source: str) -> str:
 
 
 def _on(target: str, sets: Sets, cache: Path) -> Measured:
-    """Measure everything that is asked about one data set, against the base that was trained on none."""
+    """Measure all models on one data set, compared with the untrained base."""
     runs = sets[target]
     own = ranker_predictions(runs)
     models = trained(runs)

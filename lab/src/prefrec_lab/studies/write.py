@@ -52,7 +52,7 @@ def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Pat
 
 
 def verdicts(runs: Sequence[Run]) -> list[str]:
-    """Return the audits' verdicts on the lists of these runs, each once: they stand above the tables."""
+    """Return the audits' verdicts on the candidate sets of these runs, without repetitions."""
     found = []
     for run in runs:
         metrics = read_json(run.folder / METRICS)
@@ -62,7 +62,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
 
 
 def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
-    """Return plain JSON values: the question, what was asked of which models, and every number."""
+    """Return plain JSON values: the question, the models and examples, and all numbers."""
     first = runs[0]
     return {
         "study": study.name,

@@ -88,7 +88,7 @@ class ChatSession:
         return reply
 
     def ask(self, text: str) -> Reply:
-        """Return the answer to what the user says. An error does not change the conversation."""
+        """Return the answer to the user's message. An error does not change the conversation."""
         if not self.messages:
             self.recommend()
         shown = self._candidates(0, self._shown)

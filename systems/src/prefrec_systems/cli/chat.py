@@ -111,16 +111,16 @@ def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str,
     return user, row.history, seen_items(data, [row])[0]
 
 
-def _replies(session: ChatSession, asked: list[str] | None, as_json: bool) -> Iterator[tuple[str | None, Reply]]:
+def _replies(session: ChatSession, messages: list[str] | None, as_json: bool) -> Iterator[tuple[str | None, Reply]]:
     """Yield each message with its reply, first a recommendation. An error ends it, unless messages are typed."""
     yield None, session.recommend()
-    for text in _typed() if asked is None else asked:
+    for text in _typed() if messages is None else messages:
         if text == QUIT:
             return
         try:
             reply = session.recommend() if text == MORE else session.ask(text)
         except PrefrecError as e:
-            if asked is not None:
+            if messages is not None:
                 raise
             if as_json:
                 typer.echo(json.dumps({"asked": text, "error": str(e)}, ensure_ascii=False))

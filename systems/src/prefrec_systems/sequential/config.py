@@ -41,7 +41,7 @@ class SequentialConfig(RankerConfig, NextItemSection):
 
     kind: Literal["sequential"] = "sequential"
     name: str = Field("", description="Name in tables, and of the ranker's folder. Default: that of the model.")
-    model: SequentialName = Field("SASRec", description="Architecture.")
+    model: SequentialName = Field("SASRec", description="Architecture of the model.")
     window: int = Field(5, ge=1, description="Caser: number of most recent items that its filters read.")
     negatives: int | None = Field(
         None,
