@@ -73,8 +73,8 @@ def _pairs(frame):
 
 def test_an_update_says_what_it_gained_and_forgot(run, updated):
     folder, out = updated
-    assert "old rows: test examples of the old run that the update did not train on" in out
-    assert "newest rows: test examples whose targets the old run does not know" in out
+    assert "old examples: test examples of the old run that the update did not train on" in out
+    assert "newest examples: test examples whose targets the old run does not know" in out
     assert out.count("SFT − sft before") == 2
     measured = json.loads((folder / "update.json").read_text())
     old, new = read_prepared(run / "data"), read_prepared(folder / "data")

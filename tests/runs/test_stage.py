@@ -202,8 +202,7 @@ def test_a_damaged_stage_is_told_and_made_again(tmp_path, capsys):
     assert damaged(folder) == ["adapter/config", "adapter/weights"]
     assert not is_finished(folder, "k")
     assert (
-        "s-dpo: adapter/config, adapter/weights damaged or missing; the stage runs again"
-        in capsys.readouterr().err
+        "s-dpo: adapter/config, adapter/weights damaged or missing; the stage runs again" in capsys.readouterr().err
     )
     with stage(folder, "k", "align", {}):
         assert not (folder / "adapter" / "weights").exists()

@@ -326,4 +326,4 @@ def test_the_card_of_the_embedded_model_names_its_base_and_terms(run, folder):
     assert "Not evaluated." in card
     base = model_card(read_run(folder), recipe, "zero-shot", base_id(EMBEDDED), merged=True)
     assert yaml.safe_load(base.split("---\n")[1])["license"] == "apache-2.0"
-    assert "- trained: not at all" in base
+    assert "- training: none" in base

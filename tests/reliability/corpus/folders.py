@@ -152,7 +152,7 @@ CASES = [
     _run("predictions without columns", "predictions.parquet is damaged, or the evaluation did not finish", {"predictions.parquet": _parquet(a=[1])}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _run("predictions of another type", "predictions.parquet is damaged, or the evaluation did not finish", {"predictions.parquet": _parquet(ranker=["a"], row=["x"], user_id=["u"], target=["i1"], candidates=[["i1"]], scores=[[1.0]], rank=[1], generated=["x"], choice=["i1"])}, "lab", "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _records("of other settings", "bench holds measurements with other settings (model 'other', now 'random:tiny'", {"settings.json": '{"model": "other"}', "records.jsonl": MEASURED}),
-    _records("half the settings", "settings.json is damaged, so it is not known what was measured there: name another folder", {"settings.json": '{"model"', "records.jsonl": MEASURED}),
+    _records("half the settings", "settings.json is damaged, so the settings of its measurements are unknown: choose another folder", {"settings.json": '{"model"', "records.jsonl": MEASURED}),
     _records("settings that are a list", "settings.json is damaged", {"settings.json": "[]", "records.jsonl": MEASURED}),
     _records("a line that is a list", "records.jsonl, line 1: expected a JSON object with kind, found list", {"records.jsonl": "[1]\n"}),
     _records("a line of no kind", "records.jsonl, line 2: expected a JSON object with kind, found dict", {"records.jsonl": MEASURED + "{}\n"}),

@@ -98,7 +98,7 @@ CASES = [
     _field("align", [{"name": "sft"}], "align: the name 'sft' is used by another ranker"),
     _field("align", [{"name": "../x"}], "align.0.name: String should match pattern"),
     _field("align", [{}, {}], "align: the name 's-dpo' is used by another ranker"),
-    _field("align", [{"num_negatives": 6, "negatives_from": "list"}], "align.s-dpo.num_negatives: 6 negatives, but a list of 6 candidates has only 5; lower it, raise data.candidates.size"),
+    _field("align", [{"num_negatives": 6, "negatives_from": "list"}], "align.s-dpo.num_negatives: 6 negatives, but a candidate set of 6 has only 5; lower it, raise data.candidates.size"),
     _field("evaluate.ks", [0], "evaluate.ks.0: Input should be greater than 0 (given: 0)"),
     _field("evaluate.references", ["luck"], "evaluate.references.0: Input should be 'random', 'popularity'"),
     _override("sft.rows", f"--set 'sft.rows': {FORM}"),
