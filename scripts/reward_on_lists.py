@@ -21,7 +21,7 @@ from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.evaluation import Evaluation, NoAudit, evaluate, metrics
 from prefrec.pipeline.opened import open_run
-from prefrec.training.negatives import redraw_lists
+from prefrec.training.negatives import resample_negatives
 
 SECTION = Path(__file__).parent.parent / "lab/results/58-reward-on-lists.json"
 SIZE = 20
@@ -86,7 +86,7 @@ def measure(folder: Path) -> tuple[dict[str, Evaluation], dict[str, Any]]:
     for how, title in LISTS.items():
         answers = {}
         for split in ("validation", "test"):
-            rows = redraw_lists(
+            rows = resample_negatives(
                 getattr(data, split), data, how, seed=seed, size=SIZE, known=data.known_interactions(split)
             )
             asked = {name: np.asarray(model.score(rows)) for name, model in models.items()}

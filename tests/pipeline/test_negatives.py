@@ -18,7 +18,7 @@ from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import train_align, training_rows
 from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
-from prefrec.training.negatives import false_negatives, redraw_lists
+from prefrec.training.negatives import false_negatives, resample_negatives
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_settings_of_a_loss_are_in_the_key_where_they_are_set():
 def test_log_q_is_the_log_of_how_often_an_item_is_drawn(data, section, how):
     rows = training_rows(data, section(), 0)
     one = section(loss="softmax_logq", negatives_from=how)
-    drawn = redraw_lists(rows, data, how, seed=0)
+    drawn = resample_negatives(rows, data, how, seed=0)
     taken = Counter(data.train_interactions["item_id"].to_list())
     targets = Counter(e.target for e in rows)
     weight = {"uniform": lambda i: 1, "popularity": lambda i: 1 + taken[i], "in-batch": lambda i: targets[i]}[how]
@@ -140,7 +140,7 @@ def test_hard_negatives_score_highest_under_the_start(inputs, recipe, data, sect
 def test_an_interrupted_stage_keeps_its_lists(inputs, data, section, tmp_path, monkeypatch):
     one = section(negatives_from="uniform")
     first = negatives.negative_rows(inputs, one, data.train[:9], None, None, tmp_path)
-    monkeypatch.setattr(negatives, "redraw_lists", lambda *a, **k: pytest.fail("drawn again"))
+    monkeypatch.setattr(negatives, "resample_negatives", lambda *a, **k: pytest.fail("drawn again"))
     assert negatives.negative_rows(inputs, one, data.train[:9], None, None, tmp_path) == first
 
 

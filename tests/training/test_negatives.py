@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
-from prefrec.training.negatives import redraw_lists
+from prefrec.training.negatives import resample_negatives
 
 WAYS = ("uniform", "popularity", "in-batch", "hard")
 ITEMS = [f"i{i}" for i in range(60)]
@@ -39,13 +39,13 @@ def _data(users=20, length=7, seed=0):
 
 
 def _by_number(examples):
-    """A judge that scores items by their number."""
+    """A miner that scores items by their number."""
     return np.array([[float(i[1:]) for i in e.candidates] for e in examples])
 
 
 def _redrawn(data, how, **more):
-    judge = _by_number if how == "hard" else None
-    return redraw_lists(data.train, data, how, **({"seed": 0, "pool": 20, "judge": judge} | more))
+    miner = _by_number if how == "hard" else None
+    return resample_negatives(data.train, data, how, **({"seed": 0, "pool": 20, "miner": miner} | more))
 
 
 @settings(max_examples=30, deadline=None)
@@ -70,7 +70,7 @@ def test_what_is_not_known_to_be_taken_may_be_drawn(how):
         data,
         how,
         known=nothing.cast({"user_id": pl.String, "item_id": pl.String}),
-        judge=lambda examples: -_by_number(examples),  # the small numbers are the popular ones
+        miner=lambda examples: -_by_number(examples),  # the small numbers are the popular ones
     )
     taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
     assert any((set(e.candidates) - {e.target}) & taken[e.user_id] for e in found)
@@ -106,14 +106,14 @@ def test_in_batch_negatives_are_targets_of_other_rows():
 
 
 def test_hard_negatives_are_the_highest_of_the_pool():
-    """The slow twin: the pool as the judge saw it, sorted."""
+    """The slow twin: the pool as the miner saw it, sorted."""
     data, seen = _data(), []
 
-    def judge(examples):
+    def miner(examples):
         seen.extend(examples)
         return _by_number(examples)
 
-    found = _redrawn(data, "hard", judge=judge)
+    found = _redrawn(data, "hard", miner=miner)
     assert {len(e.candidates) for e in seen} == {21}
     for pool, after in zip(seen, found, strict=True):
         others = sorted((i for i in pool.candidates if i != pool.target), key=lambda i: -int(i[1:]))
@@ -131,4 +131,4 @@ def test_too_little_to_draw_from_is_said():
     data = _data(users=1, length=5)
     with pytest.raises(DataError, match="in-batch negatives: the 2 examples have only 0 targets that user 'u0'"):
         _redrawn(data, "in-batch")
-    assert redraw_lists([], data, "uniform", seed=0) == []
+    assert resample_negatives([], data, "uniform", seed=0) == []

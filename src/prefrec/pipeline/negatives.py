@@ -26,7 +26,7 @@ from prefrec.pipeline.entry import Entry, RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.training.negatives import false_negatives, redraw_lists, with_room
+from prefrec.training.negatives import false_negatives, resample_negatives, with_room
 
 NEGATIVES_FILE = "negatives.parquet"
 """Training examples of an alignment with sampled negatives, in the folder of its stage."""
@@ -71,7 +71,7 @@ def negative_rows(
     if section.drawn_from != "reference":
         size = max([size, *(len(e.candidates) for e in rows)])
     settings: Any = {"seed": inputs.seed, "size": size, "pool": section.negatives_pool}
-    drawn = redraw_lists(rows, inputs.data, section.drawn_from, judge=chooser, sampler=sampler, **settings)
+    drawn = resample_negatives(rows, inputs.data, section.drawn_from, miner=chooser, sampler=sampler, **settings)
     share = false_negatives(drawn, inputs.data)
     say(f"{section.name}: {share:.1%} of these negatives are items that the user interacts with later")
     if processes.is_first():
@@ -228,7 +228,7 @@ def _with_sampled(
     known = [data.train_interactions.select(pair), log.select(pair)]
     if "impressions" in log.columns:
         known.append(log.select("user_id", item_id="impressions").explode("item_id").drop_nulls())
-    drawn = redraw_lists(rows, data, "uniform", seed=seed, size=1 + number, known=pl.concat(known))
+    drawn = resample_negatives(rows, data, "uniform", seed=seed, size=1 + number, known=pl.concat(known))
     rng, mixed = np.random.default_rng((seed, 5)), []
     for row, more in zip(rows, drawn, strict=True):
         listed = [*row.candidates, *(i for i in more.candidates if i != row.target)]

@@ -36,7 +36,7 @@ from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.batch import room_for, rows_per_pass
 from prefrec.training.keep_best import BEST, KeepBest, read_best, save_weights
-from prefrec.training.negatives import redraw_lists, with_room
+from prefrec.training.negatives import resample_negatives, with_room
 from prefrec.training.section import RowsSection, TrainSection
 from prefrec.training.sequences import LEAST
 
@@ -207,7 +207,7 @@ def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> lis
     if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
         return list(rows)
     # Always sample uniformly, so that alignments with different negatives have comparable curves.
-    return redraw_lists(with_room(rows, data, size - 1), data, "uniform", seed=seed, size=size)
+    return resample_negatives(with_room(rows, data, size - 1), data, "uniform", seed=seed, size=size)
 
 
 def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:

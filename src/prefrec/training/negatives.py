@@ -22,7 +22,7 @@ DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference"]
 `uniform`: all items equally. `popularity`: in proportion to training interactions + 1. `in-batch`: targets of other
 examples. `hard`: the items of a uniform pool that a model scores highest. `reference`: by a model's probabilities.
 """
-Judge = Callable[[Sequence[RankingExample]], NDArray[np.float64]]
+Miner = Callable[[Sequence[RankingExample]], NDArray[np.float64]]
 """Negative miner: function of B examples that returns scores [B, C] of their candidates, such as `Ranker.score`."""
 Sampler = Callable[..., Iterable[list[str]]]
 """Function `sampler(histories, k, rngs, without)` that samples k item ids to follow each history: see
@@ -31,7 +31,7 @@ Sampler = Callable[..., Iterable[list[str]]]
 _SPLIT = "negatives"
 
 
-def redraw_lists(
+def resample_negatives(
     rows: Sequence[RankingExample],
     data: PreparedData,
     how: DrawnFrom,
@@ -39,7 +39,7 @@ def redraw_lists(
     seed: int,
     size: int | None = None,
     pool: int = 64,
-    judge: Judge | None = None,
+    miner: Miner | None = None,
     sampler: Sampler | None = None,
     known: pl.DataFrame | None = None,
 ) -> list[RankingExample]:
@@ -54,8 +54,8 @@ def redraw_lists(
         how: see `DrawnFrom`.
         seed: random seed.
         size: candidates per example, including the target. Default: that of the largest candidate set.
-        pool: number of items per example that `judge` scores, for `hard`.
-        judge: negative miner, for `hard`.
+        pool: number of items per example that `miner` scores, for `hard`.
+        miner: negative miner, for `hard`.
         sampler: sampler of negatives, for `reference`.
         known: `user_id, item_id` of items that are not negatives. Default: the training interactions.
 
@@ -81,7 +81,7 @@ def redraw_lists(
         most = max(len(items) for items in _items_of(touched, rows).values())
         drawn = max(size, 1 + min(pool, len(ids) - most - 1))
     examples = draw_candidates(windows, ids, touched, split=_SPLIT, seed=seed, size=drawn, weights=weights)
-    return examples if judge is None or how != "hard" else _hardest(examples, judge(examples), size)
+    return examples if miner is None or how != "hard" else _hardest(examples, miner(examples), size)
 
 
 def with_room(rows: Sequence[RankingExample], data: PreparedData, number: int) -> list[RankingExample]:

@@ -16,7 +16,7 @@ from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.train import training_rows
-from prefrec.training.negatives import false_negatives, redraw_lists
+from prefrec.training.negatives import false_negatives, resample_negatives
 from prefrec_lab.studies.alignments import settings_of, variant
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import Measured, measure, measure_runs
@@ -121,7 +121,7 @@ def unaware_rows(run: Run, section: AlignSection, rows: Sequence[RankingExample]
     """Return the rows drawn again with knowledge of their own history alone: each stands for a separate user."""
     apart = [replace(e, user_id=str(i)) for i, e in enumerate(rows)]
     known = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
-    drawn = redraw_lists(apart, run.data, section.drawn_from or "uniform", seed=run.recipe.seed, known=known)
+    drawn = resample_negatives(apart, run.data, section.drawn_from or "uniform", seed=run.recipe.seed, known=known)
     return [replace(e, user_id=row.user_id) for e, row in zip(drawn, rows, strict=True)]
 
 

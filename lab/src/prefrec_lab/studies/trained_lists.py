@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.training.negatives import redraw_lists
+from prefrec.training.negatives import resample_negatives
 
 
 def trained_items_only(
@@ -30,7 +30,9 @@ def trained_items_only(
     known = set(log["item_id"].to_list())
     incomplete = [e for e in rows if not known.issuperset(e.candidates)]
     catalogue = Catalogue(data.catalogue.frame.filter(pl.col("item_id").is_in(list(known))))
-    drawn = redraw_lists(incomplete, replace(data, catalogue=catalogue), "uniform", seed=seed, known=_taken(data))
+    drawn = resample_negatives(
+        incomplete, replace(data, catalogue=catalogue), "uniform", seed=seed, known=_taken(data)
+    )
     repaired = (_repaired(e, other.candidates, known) for e, other in zip(incomplete, drawn, strict=True))
     return [e if known.issuperset(e.candidates) else next(repaired) for e in rows]
 
