@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -79,18 +78,6 @@ def test_the_part_that_knows_the_target_has_the_weight(weights):
     assert weights.logits["good"].names == ("weak", "popularity")
     assert weights.logits[TIME].names == ("good", "weak")
     assert weights_sentence("blend", weights).startswith("blend: weights learnt on 200 validation examples: good +")
-
-
-@pytest.mark.parametrize("linear", [True, False])
-def test_scores_enter_in_the_form_that_is_more_likely(linear):
-    """Targets are drawn by P ∝ exp(score), or ∝ (1 + score / mean)²."""
-    rng = np.random.default_rng(0)
-    scores = rng.lognormal(size=(400, 20))
-    utility = scores if linear else 2 * np.log1p(scores / scores.mean())
-    drawn = (utility + rng.gumbel(size=utility.shape)).argmax(axis=1)
-    rows = [replace(e, target=e.candidates[c]) for e, c in zip(_rows(400, 20), drawn, strict=True)]
-    part = SimpleNamespace(name="part", score=lambda examples: scores)
-    assert (learn_weights([part], TIMES, rows).scales["part"].unit is None) == linear
 
 
 def test_a_blend_scores_by_its_weights(weights):

@@ -52,13 +52,13 @@ class BlendConfig(RankerConfig):
 
 @dataclass(frozen=True)
 class Scale:
-    """Turns a part's scores into a feature: log1p(score / unit), or the score itself without a unit."""
+    """Turns a part's scores into a feature: log1p(score / unit) if no score is negative, else the score itself."""
 
     unit: float | None
 
     @classmethod
     def of(cls, scores: NDArray[np.float64]) -> Self:
-        """Return the scale of scores [B, C]: the mean of the positive ones, or no unit if any is negative."""
+        """Return the scale of scores [B, C]; the unit is the mean of the positive ones."""
         finite = scores[np.isfinite(scores)]
         positive = finite[finite > 0]
         return cls(float(positive.mean()) if len(positive) and finite.min() >= 0 else None)
@@ -256,30 +256,12 @@ def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[Rank
     features, names = np.concatenate([*columns, times(examples)], axis=2), [*scores, *times.names]
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
     whole = fit_logit(features, targets, names)
-    for column, (name, values) in enumerate(scores.items()):
-        if scales[name].unit is not None:
-            features, whole, is_better = _try_linear(features, column, values, targets, whole)
-            scales[name] = Scale(None) if is_better else scales[name]
     logits = {"": whole}
     for excluded in (*scores, TIME) if len(names) > 1 else ():
         kept = [n for n, name in enumerate(names) if name != excluded and (excluded != TIME or name in scores)]
         start = whole.weights[kept]
         logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
     return Weights(scales, logits, folds=cross_fitted(whole, features, targets, examples))
-
-
-def _try_linear(
-    features: Features, column: int, scores: NDArray[np.float64], targets: NDArray[np.int64], logarithmic: Logit
-) -> tuple[Features, Logit, bool]:
-    """Return features and weights with a part's scores as they are if that is more likely, and whether it is.
-
-    Counts have long tails, which a logarithm tames; of cosines it would hide which ones are close to 1.
-    """
-    tried = features.copy()
-    tried[..., column] = Scale(None)(scores)
-    linear = fit_logit(tried, targets, logarithmic.names, start=logarithmic.weights)
-    before, after = (m.log_likelihood(f, targets) for m, f in ((logarithmic, features), (linear, tried)))
-    return (tried, linear, True) if after > before else (features, logarithmic, False)
 
 
 def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:

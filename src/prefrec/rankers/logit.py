@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 Features = NDArray[np.float32]
 """[B, C, F]; a candidate whose features are not all finite is ignored."""
@@ -39,13 +38,6 @@ class Logit:
         per_unit = self.weights / self.scale
         utility = np.where(real[..., None], features, 0.0).astype(np.float32) @ per_unit.astype(np.float32)
         return np.where(real, utility.astype(np.float64) - self.mean @ per_unit, -np.inf)
-
-    def log_likelihood(self, features: Features, targets: NDArray[np.integer]) -> float:
-        """Return Σ_b log softmax(utility)[b, target] over the rows [B] whose target is among their candidates."""
-        utility = self.utility(features)
-        chosen = utility[np.arange(len(targets)), targets]
-        rows = np.isfinite(chosen)
-        return float((chosen[rows] - logsumexp(utility[rows], axis=1)).sum())
 
 
 def fit_logit(

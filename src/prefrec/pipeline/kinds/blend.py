@@ -59,7 +59,6 @@ def blend_entry(inputs: RunInputs, config: BlendConfig, folder: Path, before: Ma
         )
     key = stage_key(
         blend=sorted(config.parts),
-        scales="likelier",  # to learn weights in another way is another result
         rows=config.rows,
         parts=[part.key for part in parts],
         data=inputs.data_key,
