@@ -120,7 +120,7 @@ def test_a_damaged_part_is_refused(folder, tmp_path):
 
 
 def test_a_repository_of_the_hub_is_downloaded(exported, monkeypatch):
-    monkeypatch.setattr(recommender, "snapshot_download", {"me/films": str(exported)}.__getitem__)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", {"me/films": str(exported)}.__getitem__)
     assert prefrec.Recommender.from_pretrained("me/films").entry.name == "s-dpo"
 
 
@@ -128,7 +128,7 @@ def test_what_is_no_export_is_said(exported, tmp_path, monkeypatch):
     def refused(name):
         raise OSError("offline")
 
-    monkeypatch.setattr(recommender, "snapshot_download", refused)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
     with pytest.raises(ModelError, match=r"me/films is not a folder, and it cannot be downloaded .*: offline"):
         prefrec.Recommender.from_pretrained("me/films")
     about = exported / "prefrec.json"

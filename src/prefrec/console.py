@@ -40,18 +40,25 @@ def is_quiet() -> bool:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Suppress progress bars of transformers, and FutureWarnings of the libraries that prefrec uses."""
-    from transformers.utils import logging
+    """Suppress progress bars of transformers and FutureWarnings; for code that loads a model."""
+    from transformers.utils import logging  # takes seconds
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b.*")
+        with quiet_warnings():
             yield
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """Suppress FutureWarnings of the libraries that prefrec uses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b.*")
+        yield
 
 
 def say(message: str) -> None:

@@ -14,12 +14,11 @@ from typing import Any, cast, overload
 
 import numpy as np
 import polars as pl
-from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 from rich.markup import escape
 
 from prefrec import processes
-from prefrec.console import quiet_libraries, track, warn
+from prefrec.console import quiet_warnings, track, warn
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.readers import PARQUET, read_parquet
 from prefrec.data.store import read_items
@@ -40,8 +39,7 @@ from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.questions import Selection, answer_all, logged_users
 from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.stage import stage_key
-from prefrec.serving.export import ABOUT, ITEMS, about_key
-from prefrec.serving.export_parts import EXPORTED, PROMPT, RECIPE, open_parts
+from prefrec.serving.export_parts import ABOUT, EXPORTED, ITEMS, PROMPT, RECIPE, about_key, open_parts
 
 AnyItem = str | int | Ranked | Effect | ById | Item
 """An item in a call: its title, its id as text or number, or a row of an answer."""
@@ -101,6 +99,8 @@ class Recommender:
         """
         path = Path(folder)
         if not path.is_dir():
+            from huggingface_hub import snapshot_download
+
             try:
                 path = Path(snapshot_download(str(folder)))
             except (OSError, ValueError) as e:
@@ -286,7 +286,7 @@ class Recommender:
 
     @property
     def _on_candidates(self) -> Ranker:
-        with _LOADING, quiet_libraries():  # `cached_property` would load once per thread
+        with _LOADING, quiet_warnings():  # `cached_property` would load once per thread
             if "candidates" not in self._loaded:
                 self._loaded["candidates"] = self.entry.load(BATCH_SIZE)
             return self._loaded["candidates"]
@@ -295,7 +295,7 @@ class Recommender:
     def _on_catalogue(self) -> Ranker:
         if self.entry.load_full is None:
             raise ConfigError(f"{self.entry.name} cannot rank the full catalogue: give it candidates")
-        with _LOADING, quiet_libraries():
+        with _LOADING, quiet_warnings():
             if "catalogue" not in self._loaded:
                 # A language model is the same for both kinds of queries, so it is loaded once.
                 lm = cast(LMRanker, self._on_candidates) if self.entry.model else None

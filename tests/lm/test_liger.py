@@ -7,7 +7,6 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from prefrec.lm import liger
 from prefrec.lm.liger import use_liger
 from prefrec.lm.models import hold_weights
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
@@ -23,8 +22,8 @@ def patched(monkeypatch):
     package._apply_liger_kernel_to_instance = lambda model, **options: calls.append((model, options))
     monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
-    for module in (liger, sys.modules["transformers.integrations.liger"]):
-        monkeypatch.setattr(module, "is_liger_kernel_available", lambda: True)
+    for module in ("transformers.integrations.liger", "transformers.utils"):
+        monkeypatch.setattr(f"{module}.is_liger_kernel_available", lambda: True)
     return calls
 
 
@@ -37,7 +36,7 @@ def test_the_base_gets_all_kernels_but_the_losses(patched, adapted):
 
 def test_nothing_changes_on_a_cpu_or_without_the_package(patched, monkeypatch):
     use_liger(tiny_llama(), CPU)
-    monkeypatch.setattr(liger, "is_liger_kernel_available", lambda: False)
+    monkeypatch.setattr("transformers.utils.is_liger_kernel_available", lambda: False)
     use_liger(tiny_llama(), CUDA)
     assert patched == []
 

@@ -196,7 +196,7 @@ def _changed(copy, **changes):
     ],
 )
 def test_sizes_are_bounded_before_a_model_is_built(copy, changes, monkeypatch):
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("is built"))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("is built"))
     folder = _changed(copy, **changes)
     for load in (load_model, vocabulary_size):
         with pytest.raises(ModelError, match=f"{next(iter(changes))} is .*; expected an integer from 1 to"):
@@ -204,7 +204,7 @@ def test_sizes_are_bounded_before_a_model_is_built(copy, changes, monkeypatch):
 
 
 def test_a_config_within_all_bounds_that_no_machine_could_hold(copy, monkeypatch):
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("is built"))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("is built"))
     huge = {"num_hidden_layers": 500, "hidden_size": 1 << 16, "intermediate_size": 1 << 18}
     with pytest.raises(ModelError, match=r"config\.json needs .* weights, but the safetensors contain at most"):
         load_model(_changed(copy, **huge))

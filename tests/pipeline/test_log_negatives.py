@@ -11,7 +11,8 @@ from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.train import rows_to_choose_from, train_align, training_rows, validation_rows
+from prefrec.pipeline.train import train_align
+from prefrec.pipeline.training_rows import rows_to_choose_from, training_rows, validation_rows
 from tiny_run import RATED
 
 

@@ -15,7 +15,8 @@ from prefrec.pipeline.negatives import NEGATIVES_FILE, answer_scores, negative_r
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.train import train_align, training_rows
+from prefrec.pipeline.train import train_align
+from prefrec.pipeline.training_rows import training_rows
 from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
 from prefrec.training.negatives import false_negatives, resample_negatives

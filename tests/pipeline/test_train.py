@@ -13,15 +13,8 @@ from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.lm.packing import pack_passes
 from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, ItemsSection, SFTSection
-from prefrec.pipeline.train import (
-    batch_sizes,
-    is_packed,
-    train_align,
-    train_sft,
-    trained_items,
-    training_rows,
-    validation_rows,
-)
+from prefrec.pipeline.train import batch_sizes, train_align, train_sft, trained_items
+from prefrec.pipeline.training_rows import is_packed, training_rows, validation_rows
 from prefrec.prompts import ChoiceSet
 from prefrec.runs.stage import last_checkpoint
 from prefrec.training.keep_best import KeepBest, read_best
@@ -415,7 +408,7 @@ def test_all_rows_come_in_pieces(data, settings, pieces):
 
 @pytest.mark.parametrize("changes", [{"latest_per_user": 2}, {"negatives_from": "rated"}])
 def test_trajectories_need_a_row_at_each_place(data, changes, monkeypatch):
-    monkeypatch.setattr("prefrec.pipeline.train.log_rows", lambda *_: [])
+    monkeypatch.setattr("prefrec.pipeline.training_rows.log_rows", lambda *_: [])
     with pytest.raises(ConfigError, match=r"align\.s-dpo\.trajectories needs an example at every position"):
         training_rows(data, AlignSection(trajectories=True, **changes), seed=0)
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from prefrec.evaluation.intervals import Interval, Means, Result, Share, half_length, jackknife
 from prefrec.evaluation.metrics import Floats as Floats
@@ -137,6 +136,8 @@ def best_weight(first: Floats, second: Floats, liked: Mask, disliked: Mask) -> f
     def loss(ab: Floats) -> float:
         # The small penalty keeps the weights finite if a score puts all pairs in order.
         return float(share @ np.logaddexp(0, -(gaps / scale) @ ab) + 1e-3 * ab @ ab)
+
+    from scipy.optimize import minimize  # here, because it is slow to import
 
     a, b = minimize(loss, np.ones(2)).x / scale
     return 0.0 if b <= 0 else math.inf if a <= 0 else float(b / a)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefrec.lm.cpu.attention import ONEDNN, read_by_onednn
+from prefrec.lm.cpu.attention import ONEDNN, read_by_onednn, register
 from prefrec.lm.cpu.linear import uses_onednn
 from prefrec.lm.masks import SDPA, Mask, attention_implementation, attention_masks, text_config
 
@@ -29,6 +29,7 @@ def quick_masks(core: Any, allowed: Tensor, position_ids: Tensor) -> Mask | dict
     if not torch.compiler.is_compiling() and is_sdpa and by_name and on_cpu and uses_onednn(core):
         # Other threads may be using the model, and gradient checkpointing runs its layers again later, so this
         # setting is not undone. With it, masks that the model makes itself still go to sdpa.
+        register()
         config._attn_implementation = ONEDNN
         for mask in masks.values() if isinstance(masks, dict) else [masks]:
             read_by_onednn(mask)

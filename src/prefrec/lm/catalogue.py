@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from prefrec.errors import ModelError
 from prefrec.lm.architectures import layout_for
@@ -177,7 +176,11 @@ class _Branching:
         self.tokens = torch.from_numpy(trie.tokens.copy())
         self.tokens[ROOT] = prompt[-1]
         self.read: Ints = np.empty(0, dtype=np.int64)
-        self.cache = DynamicCache() if keep else None
+        self.cache: Any = None
+        if keep:
+            from transformers import DynamicCache
+
+            self.cache = DynamicCache()
         if keep and len(self.prefix):
             n = len(self.prefix)
             self._call(self.prefix, torch.arange(n), torch.ones(n, n, dtype=torch.bool).tril(), torch.tensor([n - 1]))

@@ -16,13 +16,12 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, TokenizerError
@@ -32,6 +31,9 @@ from prefrec.lm.head import replaced_head
 from prefrec.lm.models import DTYPES, check_size, in_one_line, read_config, resolve_dtype
 from prefrec.prompts import ChoiceSet, PromptEncoder, Trajectory
 from prefrec.prompts.encoding import TOKENIZING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ITEMS_FILE = "items.json"
 """File of item ids, in the folder of a model with item-ID tokens."""
@@ -276,6 +278,8 @@ def load_item_model(folder: Path, *, dtype: str = "auto") -> Any:
 
     `dtype` applies to the layers. Items stay in float32.
     """
+    from transformers import AutoModelForCausalLM
+
     with in_one_line(f"{folder}: the model with item-ID tokens cannot be read"):
         ids = json.loads(read_whole(folder / ITEMS_FILE))
         config = read_config(str(folder))

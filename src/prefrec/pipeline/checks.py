@@ -14,7 +14,7 @@ from prefrec.pipeline.encoders import prompt_encoder, shows_candidates
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.negatives import check_room
 from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe, SFTSection
-from prefrec.pipeline.train import rows_to_choose_from
+from prefrec.pipeline.training_rows import rows_to_choose_from
 from prefrec.prompts import load_template
 from prefrec.training.section import RowsSection, TrainSection
 from prefrec.training.sequences import LEAST
@@ -30,15 +30,13 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
-    """Raise ConfigError that names the stage if the data lack what it needs, and errors of `check_titles`."""
+    """Raise ConfigError that names the stage if the data lack what it needs."""
     for name, section in trained_sections(recipe).items():
         check_section(section, data, recipe.model, recipe.seed, f"{name}.{{}}".format)
     for align in recipe.align:
         check_room(align, data)
     for ranker in recipe.rankers:
         ranker_kind(ranker.kind).check_data(ranker, data)
-    if trained_sections(recipe):
-        check_titles(data, recipe.model)
 
 
 def check_titles(data: PreparedData, model: ModelSection) -> None:

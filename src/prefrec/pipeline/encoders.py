@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from prefrec.data import Catalogue, PreparedData
@@ -17,7 +16,6 @@ from prefrec.lm.items import ItemEncoder, ItemTable, centred, extend_items, item
 from prefrec.lm.models import base_digest, load_tokenizer, resolve_dtype, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, item_texts, load_template
-from prefrec.rankers.title_encoder import load_encoder
 from prefrec.rankers.title_store import TitleStore
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.rankers.words import tfidf
@@ -75,6 +73,8 @@ def _cooccurrence_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     """Return unit vectors [I, K] of the items' window co-occurrence in training; zeros for new items."""
     fitted = WindowCooccurrenceRanker.fit(data.train_interactions)
     size = min(model.items.cooccurrence, len(fitted.index) - 1)
+    from scipy.sparse.linalg import svds  # here, because it is slow to import
+
     left, sizes, _ = svds(fitted.similarity, k=size, random_state=0)
     known = F.normalize(torch.from_numpy(left * np.sqrt(sizes)).float(), dim=1)
     rows = {item: i for i, item in enumerate(data.catalogue.ids)}
@@ -101,6 +101,8 @@ def _encoded(name: str, digest: str, titles: tuple[str, ...], dtype: str) -> Ten
     known = store.read(titles)
     missing = list(dict.fromkeys(title for title in titles if title not in known))
     if missing:
+        from prefrec.rankers.title_encoder import load_encoder  # here, because transformers takes seconds to import
+
         vectors = load_encoder(name, _TITLE_TOKENS, dtype).encode(missing, keep=store.write)
         known |= zip(missing, vectors, strict=True)
     return torch.stack([known[title] for title in titles])

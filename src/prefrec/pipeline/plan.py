@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from prefrec.pipeline.recipe import (
     SFTSection,
     reached,
 )
-from prefrec.pipeline.train import train_align, train_sft
 from prefrec.pipeline.update import start_entry
 from prefrec.runs.stage import damaged, is_aside, is_finished, read_state, stage
 
@@ -199,7 +197,12 @@ def stage_folder(recipe: Recipe, folder: Path, name: str) -> Path:
 
 def sft_step(inputs: RunInputs, section: SFTSection, out: Path, start: Entry | None = None) -> Step:
     """Return the SFT stage, which starts from the weights of `start` or from the base and writes to `out`."""
-    train = partial(train_sft, inputs, section, out, start.weights if start else None)
+
+    def train() -> Path:
+        from prefrec.pipeline.train import train_sft  # here, because PEFT takes seconds to import
+
+        return train_sft(inputs, section, out, start.weights if start else None)
+
     entry = _trained(inputs, SFT, out, start, {SFT: section.decisive()})
     return Step(replace(entry, make=train), out, SFT, section)
 
@@ -223,7 +226,12 @@ def align_step(
         references: folder for the reference's log-probabilities, which alignments can share. Default: `out`.
     """
     weights = start.weights if start else None
-    train = partial(train_align, inputs, section, weights, out, miner=miner, references=references)
+
+    def train() -> Path:
+        from prefrec.pipeline.train import train_align  # here, because PEFT takes seconds to import
+
+        return train_align(inputs, section, weights, out, miner=miner, references=references)
+
     own = {f"{ALIGN}.{section.name}": section.decisive()} | ({f"{RANKERS}.{miner.name}": miner.key} if miner else {})
     entry = _trained(inputs, section.name, out, start, own)
     return Step(replace(entry, make=train), out, ALIGN, section)

@@ -30,11 +30,19 @@ from prefrec.presets import preset
 from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.training import SFTConfig, SoftmaxDPOConfig
-from prefrec.training.adapters import ALL_LINEAR, RANK
-from prefrec.training.datasets import NegativesDrawn
+from prefrec.training.defaults import (
+    ALL_LINEAR,
+    BETA,
+    ITEM_LEARNING_RATE,
+    LOSS,
+    MOST_EPOCHS,
+    RANK,
+    SFT_LEARNING_RATE,
+    SFT_MAX_GRAD_NORM,
+    NegativesDrawn,
+)
 from prefrec.training.negatives import DrawnFrom
-from prefrec.training.section import MOST_EPOCHS, RowsSection
+from prefrec.training.section import RowsSection
 
 BaselineName = Literal[
     "random", "popularity", "popularity of 30 days", "popularity of 90 days", "popularity of 365 days",
@@ -72,7 +80,7 @@ class ItemsSection(Section):
         0.3, ge=0, lt=1, description="Dropout on item vectors and on the hidden states they are compared with."
     )
     learning_rate: float = Field(
-        cast(float, SFTConfig.item_learning_rate), gt=0, le=1, description="Peak learning rate of the item vectors."
+        ITEM_LEARNING_RATE, gt=0, le=1, description="Peak learning rate of the item vectors."
     )
 
 
@@ -85,7 +93,7 @@ class ModelSection(Section):
         "auto", description="Compute dtype. auto: bfloat16 where it is faster on this machine, otherwise float32."
     )
     max_length: int = Field(MAX_LENGTH, ge=16, description="Maximum tokens of a prompt with its longest answer.")
-    chat: bool = Field(SFTConfig.chat, description="Wrap prompts in the tokenizer's chat template.")
+    chat: bool = Field(False, description="Wrap prompts in the tokenizer's chat template.")
     layers: list[NonNegativeInt] | PositiveInt | None = Field(
         None, description="Keep the first N layers, or the layers with these 0-based indices. Default: all."
     )
@@ -151,9 +159,9 @@ class SFTSection(RowsSection):
     """
 
     epochs: float = Field(4.0, gt=0, le=MOST_EPOCHS, description="Number of epochs.")
-    learning_rate: float = Field(SFTConfig.learning_rate, gt=0, le=1, description="Peak learning rate.")
+    learning_rate: float = Field(SFT_LEARNING_RATE, gt=0, le=1, description="Peak learning rate.")
     global_batch_size: int = Field(8, ge=1, description="Examples per optimiser step, over all processes.")
-    max_grad_norm: float = Field(SFTConfig.max_grad_norm, ge=0, description="Clip the gradient to this norm.")
+    max_grad_norm: float = Field(SFT_MAX_GRAD_NORM, ge=0, description="Clip the gradient to this norm.")
     titles: int = Field(50, ge=2, description="Split longer histories into examples of about N titles.")
     drop: float = Field(
         0.1, ge=0, lt=1, description="Probability of dropping a title from a history, resampled every epoch."
@@ -178,31 +186,29 @@ class AlignSection(RowsSection):
     """One preference alignment. It starts from the SFT weights, or from the base model if there is no `sft`."""
 
     name: str = Field("s-dpo", pattern=NAME, description="Name in tables, and of the stage's folder.")
-    loss: str = Field(cast(str, SoftmaxDPOConfig.loss_type), description=f"Loss: {', '.join(LOSSES)}.")
+    loss: str = Field(LOSS, description=f"Loss: {', '.join(LOSSES)}.")
     beta: float = Field(
-        SoftmaxDPOConfig.beta,
+        BETA,
         gt=0,
         le=1000,
         description="Strength of the penalty for moving away from the reference (β).",
     )
     margin: float | None = Field(
-        SoftmaxDPOConfig.margin,
+        None,
         ge=0,
         le=1000,
         description="Margin of recpo, dynamicpo and simpo. Default: the loss's own.",
     )
-    sft_weight: float | None = Field(
-        SoftmaxDPOConfig.sft_weight, ge=0, le=1000, description="Weight of simpo's SFT term."
-    )
+    sft_weight: float | None = Field(None, ge=0, le=1000, description="Weight of simpo's SFT term.")
     label_smoothing: float | None = Field(
-        SoftmaxDPOConfig.label_smoothing,
+        None,
         ge=0,
         lt=0.5,
         description="Fraction of flipped labels that the loss robust assumes. Default: 0.1.",
     )
     num_negatives: int = Field(7, ge=1, description="Rejected answers per example.")
     negatives: NegativesDrawn = Field(
-        SoftmaxDPOConfig.negatives,
+        "fixed",
         description="fixed: sample once. per_epoch: resample every epoch. policy: every epoch, sample from the "
         "2N candidates (of negatives_pool) that the policy ranks highest.",
     )
@@ -244,11 +250,11 @@ class AlignSection(RowsSection):
         False, description="Evaluate eval_rows after each epoch, and keep the epoch with the lowest loss."
     )
     precompute_reference: bool = Field(
-        SoftmaxDPOConfig.precompute_ref_log_probs,
+        True,
         description="Compute the reference's log-probabilities once, before training.",
     )
     max_tokens_per_pass: int | None = Field(
-        SoftmaxDPOConfig.max_tokens_per_pass,
+        None,
         ge=1,
         description="Split an optimiser step into passes of at most N tokens: less memory, the same gradient. "
         "Default: no limit.",

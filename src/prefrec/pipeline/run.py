@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from rich.markup import escape
 
-from prefrec.console import quiet_libraries, say
+from prefrec.console import quiet_warnings, say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.evaluation import Audit
@@ -18,7 +18,7 @@ from prefrec.files import content_digest, make_folder, write_json, write_text
 from prefrec.lm.models import check_name
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation
-from prefrec.pipeline.checks import check_rows, trained_sections, warn_of_idle_dropout
+from prefrec.pipeline.checks import check_rows, check_titles, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.encoders import shown_items
 from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.measure import evaluate_rankers, metrics_json
@@ -38,7 +38,7 @@ PRICED_S = 20
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
 
-@quiet_libraries()
+@quiet_warnings()
 def run_recipe(
     recipe: Recipe,
     folder: Path,
@@ -81,6 +81,8 @@ def run_recipe(
         warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
         measured = until in ("evaluate", "report")
         plan = planned(recipe, data, folder)
+        if trained_sections(recipe) and plan.stale():
+            check_titles(data, recipe.model)
         cost = price(plan, until) if is_first() else None
         if cost and cost.seconds >= PRICED_S:
             say(escape(str(cost)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,7 @@ from transformers import set_seed
 from prefrec import processes, training
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.rows import LazyExamples, take, user_codes
 from prefrec.data.update import read_by_sft
-from prefrec.errors import ConfigError
 from prefrec.files import write_json
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items
@@ -27,8 +24,9 @@ from prefrec.lm.packing import tokens_of
 from prefrec.losses import OPTIONS
 from prefrec.pipeline.encoders import Encoder, fit_items, item_vectors, prompt_encoder, shows_candidates
 from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
-from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows, negative_rows
+from prefrec.pipeline.negatives import answer_scores, negative_rows
 from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection
+from prefrec.pipeline.training_rows import is_packed, print_fewer, some_rows, training_rows, validation_rows
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
 from prefrec.runs.stage import last_checkpoint
@@ -36,11 +34,8 @@ from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.batch import room_for, rows_per_pass
 from prefrec.training.keep_best import BEST, KeepBest, read_best, save_weights
-from prefrec.training.negatives import resample_negatives, with_room
-from prefrec.training.section import RowsSection, TrainSection
+from prefrec.training.section import TrainSection
 from prefrec.training.sequences import LEAST
-
-Row = TypeVar("Row")
 
 _PASSED_ON = {"learning_rate", "global_batch_size", "max_grad_norm", "weight_decay", "disable_dropout"}
 _PASSED_ON |= {"gradient_checkpointing", "eval_steps", "save_steps", "report_to"}
@@ -196,80 +191,6 @@ def trajectory_encoders(
     if isinstance(encoder, ItemEncoder):
         return [ItemTrajectoryEncoder(encoder)]
     return [TrajectoryEncoder(load_template(name, domain=data.domain), encoder) for name in model.templates]
-
-
-def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return `eval_rows` validation examples of an alignment, with at least as many negatives as in training."""
-    if section.is_from_log:
-        return log_validation_rows(data, section, seed)
-    rows = data.some("validation", section.eval_rows)
-    size = 1 + section.num_negatives
-    if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
-        return list(rows)
-    # Always sample uniformly, so that alignments with different negatives have comparable curves.
-    return resample_negatives(with_room(rows, data, size - 1), data, "uniform", seed=seed, size=size)
-
-
-def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
-    """Return the examples that a stage trains on: `some_rows` of `rows_to_choose_from`, or packed sequences."""
-    rows = rows_to_choose_from(data, section, seed)
-    if isinstance(section, AlignSection) and is_packed(data, section):
-        return some_trajectories(rows, section, seed)
-    return some_rows(rows, section, seed)
-
-
-def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> Sequence[RankingExample]:
-    """Return all training examples, or with `latest_per_user` the most recent ones of each user.
-
-    Examples with negatives from the log are made with `seed`. Raise ConfigError if `trajectories` is set and the
-    examples do not cover every position of the histories.
-    """
-    rows = data.train
-    if isinstance(section, AlignSection):
-        is_packed(data, section)  # this and the next line raise errors before training
-        answer_scores([], data, section)
-        rows = log_rows(data, section, seed) if section.is_from_log else rows
-    if section.latest_per_user is None:
-        return rows
-    users = user_codes(rows)
-    by_user = np.argsort(users, kind="stable")
-    ends = np.searchsorted(users[by_user], users[by_user], side="right")
-    latest = by_user[ends - np.arange(len(rows)) <= section.latest_per_user]
-    return take(rows, np.sort(latest))
-
-
-def is_packed(data: PreparedData, section: AlignSection) -> bool:
-    """Return True if an alignment trains on packed sequences; raise ConfigError if it should but cannot."""
-    is_whole = isinstance(data.train, LazyExamples) and len(data.train.users) < len(data.train)
-    if section.trajectories and not (is_whole and section.has_all_positions):
-        raise ConfigError(
-            f"align.{section.name}.trajectories needs an example at every position of a history: remove it, or "
-            "latest_per_user, negatives from the log, and data that come with their own training examples"
-        )
-    return is_whole and section.is_packed
-
-
-def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
-    """Return rows `skip_rows … skip_rows + rows` of one seeded order, so that stages can use disjoint rows."""
-    order = np.random.default_rng((seed, 1)).permutation(len(rows))
-    end = None if section.rows is None else section.skip_rows + section.rows
-    return take(rows, order[section.skip_rows : end])
-
-
-def some_trajectories(rows: Sequence[RankingExample], section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return examples as `some_rows` does, but shuffle whole sequences (`LazyExamples.pieces`)."""
-    assert isinstance(rows, LazyExamples)  # see `rows_to_choose_from`
-    numbers, pieces = np.unique(rows.pieces(), return_inverse=True)
-    order = np.random.default_rng((seed, 1)).permutation(len(numbers))[pieces]
-    end = None if section.rows is None else section.skip_rows + section.rows
-    return replace(rows, by_piece=True, _all=[]).take(np.argsort(order, kind="stable")[section.skip_rows : end])
-
-
-def print_fewer(name: str, section: TrainSection, count: int) -> None:
-    """Print a message if a stage has fewer examples than its `rows`."""
-    if section.rows is not None and count < section.rows:
-        after = f" after skip_rows: {section.skip_rows}" if section.skip_rows else ""
-        say(f"{name}: training on {count} examples, not {section.rows}: there are no more{after}")
 
 
 def load_start(inputs: RunInputs, start: Path | None) -> Any:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from threading import RLock
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from prefrec.errors import TokenizerError
 from prefrec.prompts.chat import Message, chat_frame, special_ids
 from prefrec.prompts.templates import PromptTemplate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MAX_LENGTH = 1024
 """Default limit on the tokens of a prompt with its longest answer, in training and ranking."""

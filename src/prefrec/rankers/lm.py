@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
 
 from prefrec import processes
 from prefrec.console import track
@@ -23,9 +22,11 @@ from prefrec.lm.models import hold_weights, load_tokenizer
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.encoding import TOKENIZING
-from prefrec.training import encode_examples
-from prefrec.training.adapters import load_weights
+from prefrec.training.datasets import encode_examples
 from prefrec.training.sampler import own_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BATCH_SIZE, MAX_TOKENS_PER_PASS = 8, 8192
 """Defaults: examples per batch, and tokens per pass through the model."""
@@ -160,6 +161,8 @@ def load_lm(base: str, adapter: Path | None = None, **options: Any) -> tuple[nn.
         adapter: folder of an adapter, or of a whole model. Default: the base model alone.
         **options: further arguments of `prefrec.training.adapters.load_weights`, which also documents errors.
     """
+    from prefrec.training.adapters import load_weights  # here, because PEFT takes seconds to import
+
     # While transformers loads a model, it changes torch's defaults for all threads.
     with _LOADING:
         model = load_weights(base, adapter, **options)

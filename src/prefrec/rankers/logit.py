@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 Features = NDArray[np.float32]
 """[B, C, F]; a candidate whose features are not all finite is ignored."""
@@ -88,6 +87,8 @@ def fit_logit(
         p, normaliser = probabilities(w)
         expected = np.einsum("bc,bcf->f", p.astype(np.float32), x).astype(np.float64)
         return normaliser - w @ gained + ridge / 2 * (w @ w), expected - gained + ridge * w
+
+    from scipy.optimize import minimize  # here, because it is slow to import
 
     weights = minimize(loss, np.zeros(x.shape[2]) if start is None else start, jac=True, method="L-BFGS-B").x
     p = probabilities(weights)[0].astype(np.float32)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefrec.console import say, track
+from prefrec.console import quiet_libraries, say, track
 from prefrec.errors import ModelError
 from prefrec.lm.models import DTYPES, SAFE, default_device, load_tokenizer, resolve, resolve_dtype
 from prefrec.training.sampler import longest_first
@@ -80,6 +80,7 @@ class TitleEncoder(nn.Module):
         return out
 
 
+@quiet_libraries()
 def load_encoder(name: str, max_tokens: int, dtype: str = "float32") -> TitleEncoder:
     """Return a title encoder, on a GPU if there is one.
 

@@ -29,12 +29,9 @@ from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
-from prefrec.runs.stage import stage_key
-from prefrec.serving.export_parts import PROMPT, write_parts
+from prefrec.serving.export_parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
 from prefrec.training.adapters import check_adapter, is_adapter, load_weights, warn_of_other_base
 
-ABOUT, ITEMS = "prefrec.json", "items.parquet"
-"""Files of an export: settings for `Recommender.from_pretrained`, and the catalogue."""
 SHOWN = "shown"
 """Column of an exported catalogue with the items' texts in histories, if they are not the titles."""
 SETTINGS = ("loss", "beta", "num_negatives", "learning_rate", "rows", "epochs")
@@ -135,11 +132,6 @@ def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[s
         settings["item_text"] = f"{{{{ {SHOWN} }}}}"
     items.write_parquet(out / ITEMS)
     return {"model": settings, "history_length": history_length(run.data)}
-
-
-def about_key(about: dict[str, Any]) -> str:
-    """Return a hash of `ABOUT` without the name of the base, which may change if the base moves."""
-    return stage_key(about=about | {"model": about["model"] | {"name": ""}})
 
 
 def _new_draft(out: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich.markup import escape
@@ -19,11 +20,18 @@ from prefrec.pipeline.opened import Run
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import dump_recipe, load_recipe, map_files
 from prefrec.pipeline.run import planned
-from prefrec.runs.stage import read_state
+from prefrec.runs.stage import read_state, stage_key
 
 RECIPE, DATA, PROMPT = "recipe.yaml", "data", "prompt.jinja2"
+ABOUT, ITEMS = "prefrec.json", "items.parquet"
+"""Files of an export: settings for `Recommender.from_pretrained`, and the catalogue."""
 EXPORTED = "exported"
 """Key in the protocol of exported data, whose user ids are replaced by numbers."""
+
+
+def about_key(about: dict[str, Any]) -> str:
+    """Return a hash of `ABOUT` without the name of the base, which may change if the base moves."""
+    return stage_key(about=about | {"model": about["model"] | {"name": ""}})
 
 
 def write_parts(run: Run, ranker: str, out: Path) -> list[str]:

@@ -31,10 +31,8 @@ from prefrec.lm.items import ITEMS_FILE, load_item_model
 from prefrec.lm.lora import use_quick_lora
 from prefrec.lm.models import SHOWN, canonical_name, in_one_line, load_model
 from prefrec.lm.scoring import language_model
+from prefrec.training.defaults import ALL_LINEAR, RANK
 
-ALL_LINEAR = "all-linear"
-RANK = 16
-"""Default rank of a new adapter."""
 MAX_RANK, MAX_TARGETS, MAX_CONFIG = 1 << 12, 1 << 14, 1 << 20
 """Maximum rank, number of layer names, and bytes of `adapter_config.json`."""
 _SETTINGS: dict[str, Callable[[Any], bool]] = {

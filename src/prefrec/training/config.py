@@ -11,7 +11,17 @@ from prefrec.errors import ConfigError
 from prefrec.lm.packing import LayoutChoice
 from prefrec.losses import OPTIONS, Loss, find_loss, loss_name, sum_of_losses, with_options
 from prefrec.prompts import MAX_LENGTH
-from prefrec.training.datasets import NegativesDrawn
+from prefrec.training.defaults import (
+    BETA,
+    ITEM_LEARNING_RATE,
+    LEARNING_RATE,
+    LOSS,
+    MAX_GRAD_NORM,
+    SFT_LEARNING_RATE,
+    SFT_MAX_GRAD_NORM,
+    WARMUP,
+    NegativesDrawn,
+)
 
 SAMPLING = ("group_by_length", "random", "sequential")
 
@@ -51,10 +61,10 @@ class ChoiceTrainingArguments(TrainingArguments):
     layout: LayoutChoice = field(default="auto")
     disable_dropout: bool = field(default=True)
     train_sampling_strategy: str = field(default="group_by_length")
-    learning_rate: float = field(default=1e-5)
+    learning_rate: float = field(default=LEARNING_RATE)
     lr_scheduler_type: Any = field(default="cosine")
-    warmup_steps: float = field(default=0.05)
-    max_grad_norm: float = field(default=0.3)
+    warmup_steps: float = field(default=WARMUP)
+    max_grad_norm: float = field(default=MAX_GRAD_NORM)
     logging_steps: float = field(default=10)
     logging_nan_inf_filter: bool = field(default=False)
     item_learning_rate: float | None = field(default=None)
@@ -98,9 +108,9 @@ class SFTConfig(ChoiceTrainingArguments):
     """Settings of supervised fine-tuning. The loss is −log π of the chosen answer's tokens."""
 
     num_train_epochs: float = field(default=4.0)
-    learning_rate: float = field(default=5e-4)
-    item_learning_rate: float | None = field(default=2e-3)
-    max_grad_norm: float = field(default=1.0)
+    learning_rate: float = field(default=SFT_LEARNING_RATE)
+    item_learning_rate: float | None = field(default=ITEM_LEARNING_RATE)
+    max_grad_norm: float = field(default=SFT_MAX_GRAD_NORM)
 
 
 @dataclass
@@ -124,8 +134,8 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             gradient with the memory of one pass, at the cost of an additional forward pass. Default: no limit.
     """
 
-    beta: float = field(default=1.0)
-    loss_type: str | Loss | list[str | Loss] = field(default="softmax_dpo")
+    beta: float = field(default=BETA)
+    loss_type: str | Loss | list[str | Loss] = field(default=LOSS)
     loss_weights: list[float] | None = field(default=None)
     margin: float | None = field(default=None)
     sft_weight: float | None = field(default=None)

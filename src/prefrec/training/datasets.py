@@ -15,8 +15,7 @@ from prefrec.errors import ConfigError, DataError, TokenizerError
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.chat import Message
-
-NegativesDrawn = Literal["fixed", "per_epoch", "policy"]
+from prefrec.training.defaults import NegativesDrawn
 
 
 class EncodedRows(Dataset[dict[str, Any]]):

@@ -8,9 +8,7 @@ from pydantic import Field
 
 from prefrec.data import PreparedData
 from prefrec.data.config import Section
-from prefrec.training.config import ChoiceTrainingArguments
-
-MOST_EPOCHS = 1000
+from prefrec.training.defaults import LEARNING_RATE, MAX_GRAD_NORM, MOST_EPOCHS, WARMUP
 
 
 class TrainSection(Section):
@@ -21,23 +19,17 @@ class TrainSection(Section):
         0, ge=0, description="Skip the first N examples of the shuffled data (keeps stages disjoint)."
     )
     epochs: float = Field(1.0, gt=0, le=MOST_EPOCHS, description="Number of epochs.")
-    learning_rate: float = Field(ChoiceTrainingArguments.learning_rate, gt=0, le=1, description="Peak learning rate.")
+    learning_rate: float = Field(LEARNING_RATE, gt=0, le=1, description="Peak learning rate.")
     global_batch_size: int = Field(16, ge=1, description="Examples per optimiser step, over all processes.")
     per_device_batch_size: int = Field(
         4,
         ge=1,
         description="Batch size per device. If it is not set, a GPU doubles it up to 4,000 tokens, as memory allows.",
     )
-    warmup: float = Field(
-        ChoiceTrainingArguments.warmup_steps, ge=0, lt=1, description="Fraction of the steps for warm-up."
-    )
-    max_grad_norm: float = Field(
-        ChoiceTrainingArguments.max_grad_norm, ge=0, description="Clip the gradient to this norm."
-    )
+    warmup: float = Field(WARMUP, ge=0, lt=1, description="Fraction of the steps for warm-up.")
+    max_grad_norm: float = Field(MAX_GRAD_NORM, ge=0, description="Clip the gradient to this norm.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay of AdamW.")
-    disable_dropout: bool = Field(
-        ChoiceTrainingArguments.disable_dropout, description="Turn all dropout off, as TRL does for alignment."
-    )
+    disable_dropout: bool = Field(True, description="Turn all dropout off, as TRL does for alignment.")
     eval_rows: int = Field(0, ge=0, description="Validation examples for the loss curves. 0: none.")
     eval_steps: int = Field(25, ge=1, description="Evaluate every N optimiser steps.")
     save_steps: int = Field(25, ge=1, description="Save a checkpoint every N optimiser steps.")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prefrec.losses import softmax_dpo_loss
-from prefrec.pipeline.train import training_rows
+from prefrec.pipeline.training_rows import training_rows
 from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.gradients import (
     GRADIENTS,

@@ -6,7 +6,7 @@ import pytest
 
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.train import training_rows
+from prefrec.pipeline.training_rows import training_rows
 from prefrec_lab.studies import negative_sampling
 from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.negative_sampling import (

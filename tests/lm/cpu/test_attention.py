@@ -16,7 +16,7 @@ from prefrec.lm.attention import quick_masks
 from prefrec.lm.catalogue import catalogue_logps
 from prefrec.lm.cpu import attention as onednn_attention
 from prefrec.lm.cpu import linear
-from prefrec.lm.cpu.attention import ONEDNN
+from prefrec.lm.cpu.attention import ONEDNN, register
 from prefrec.lm.cpu.linear import restore_linear, use_onednn
 from prefrec.lm.masks import attention_implementation
 from prefrec.lm.packing import pack
@@ -24,6 +24,8 @@ from prefrec.lm.scoring import choice_logps
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from tiny import tiny_llama as plain_llama
+
+register()
 
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
 

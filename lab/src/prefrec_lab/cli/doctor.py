@@ -12,7 +12,7 @@ from rich.text import Text
 
 from prefrec.cli import _options as o
 from prefrec.errors import ConfigError
-from prefrec.training.adapters import RANK
+from prefrec.training.defaults import RANK
 from prefrec_lab.bench.settings import BenchSettings
 from prefrec_lab.bench.workload import config_of
 from prefrec_lab.doctor import Facts, examine, findings, gibibytes

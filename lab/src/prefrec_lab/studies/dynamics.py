@@ -15,7 +15,7 @@ from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe
-from prefrec.pipeline.train import training_rows
+from prefrec.pipeline.training_rows import training_rows
 from prefrec.report.curves import start_loss
 from prefrec.report.tables import Grid
 from prefrec.report.wording import label, number, signed, with_interval

@@ -21,7 +21,7 @@ from prefrec.errors import DataError
 from prefrec.losses import effective_negatives
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.train import training_rows
+from prefrec.pipeline.training_rows import training_rows
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import measure, ranker_predictions, stacked, users_of
 from prefrec_lab.studies.opened import start_of

@@ -15,7 +15,7 @@ from prefrec.data.readers import read_parquet
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe
-from prefrec.pipeline.train import training_rows
+from prefrec.pipeline.training_rows import training_rows
 from prefrec.training.negatives import false_negatives, resample_negatives
 from prefrec_lab.studies.alignments import settings_of, variant
 from prefrec_lab.studies.fairness import item_counts

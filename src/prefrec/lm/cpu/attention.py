@@ -7,6 +7,7 @@ attention weights.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeGuard, cast
 
@@ -14,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prefrec.lm.cpu.linear import fits_onednn, multiply
 
@@ -61,6 +60,8 @@ def onednn_attention(
     plain = dropout == 0.0 and kwargs.get("position_bias") is None and kwargs.get("softcap") is None
     scores = query.shape[1] // key.shape[1] * query.shape[2] * key.shape[2]
     if scores < LEAST or not (plain and fits_onednn(query, key, value) and _is_read(attention_mask)):
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -166,5 +167,11 @@ def _unflat(x: Tensor, block: Block) -> Tensor:
     return x.view(-1, block.last - block.first, x.shape[-1])
 
 
-ALL_ATTENTION_FUNCTIONS.register(ONEDNN, onednn_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ONEDNN, sdpa_mask)
+@cache
+def register() -> None:
+    """Let transformers find this attention by its name."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ONEDNN, onednn_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ONEDNN, sdpa_mask)

@@ -16,14 +16,8 @@ from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
-from prefrec.pipeline.train import (
-    catalogue_softmax,
-    print_fewer,
-    train_to_weights,
-    trained_items,
-    training_arguments,
-    training_rows,
-)
+from prefrec.pipeline.train import catalogue_softmax, train_to_weights, trained_items, training_arguments
+from prefrec.pipeline.training_rows import print_fewer, training_rows
 from prefrec.processes import is_first
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.training import (

@@ -13,7 +13,8 @@ from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
-from prefrec.pipeline.train import print_fewer, some_rows, train_to_weights, training_arguments
+from prefrec.pipeline.train import train_to_weights, training_arguments
+from prefrec.pipeline.training_rows import print_fewer, some_rows
 from prefrec.prompts import PromptEncoder
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
 from prefrec_systems.start import check_start, from_start, start_key, start_needs

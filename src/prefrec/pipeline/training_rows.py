@@ -1,0 +1,94 @@
+"""The examples that a training stage chooses from, and those that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from prefrec.console import say
+from prefrec.data import PreparedData, RankingExample
+from prefrec.data.rows import LazyExamples, take, user_codes
+from prefrec.errors import ConfigError
+from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows
+from prefrec.pipeline.recipe import AlignSection
+from prefrec.training.negatives import resample_negatives, with_room
+from prefrec.training.section import RowsSection, TrainSection
+
+Row = TypeVar("Row")
+
+
+def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
+    """Return `eval_rows` validation examples of an alignment, with at least as many negatives as in training."""
+    if section.is_from_log:
+        return log_validation_rows(data, section, seed)
+    rows = data.some("validation", section.eval_rows)
+    size = 1 + section.num_negatives
+    if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
+        return list(rows)
+    # Always sample uniformly, so that alignments with different negatives have comparable curves.
+    return resample_negatives(with_room(rows, data, size - 1), data, "uniform", seed=seed, size=size)
+
+
+def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
+    """Return the examples that a stage trains on: `some_rows` of `rows_to_choose_from`, or packed sequences."""
+    rows = rows_to_choose_from(data, section, seed)
+    if isinstance(section, AlignSection) and is_packed(data, section):
+        return some_trajectories(rows, section, seed)
+    return some_rows(rows, section, seed)
+
+
+def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> Sequence[RankingExample]:
+    """Return all training examples, or with `latest_per_user` the most recent ones of each user.
+
+    Examples with negatives from the log are made with `seed`. Raise ConfigError if `trajectories` is set and the
+    examples do not cover every position of the histories.
+    """
+    rows = data.train
+    if isinstance(section, AlignSection):
+        is_packed(data, section)  # this and the next line raise errors before training
+        answer_scores([], data, section)
+        rows = log_rows(data, section, seed) if section.is_from_log else rows
+    if section.latest_per_user is None:
+        return rows
+    users = user_codes(rows)
+    by_user = np.argsort(users, kind="stable")
+    ends = np.searchsorted(users[by_user], users[by_user], side="right")
+    latest = by_user[ends - np.arange(len(rows)) <= section.latest_per_user]
+    return take(rows, np.sort(latest))
+
+
+def is_packed(data: PreparedData, section: AlignSection) -> bool:
+    """Return True if an alignment trains on packed sequences; raise ConfigError if it should but cannot."""
+    is_whole = isinstance(data.train, LazyExamples) and len(data.train.users) < len(data.train)
+    if section.trajectories and not (is_whole and section.has_all_positions):
+        raise ConfigError(
+            f"align.{section.name}.trajectories needs an example at every position of a history: remove it, or "
+            "latest_per_user, negatives from the log, and data that come with their own training examples"
+        )
+    return is_whole and section.is_packed
+
+
+def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
+    """Return rows `skip_rows … skip_rows + rows` of one seeded order, so that stages can use disjoint rows."""
+    order = np.random.default_rng((seed, 1)).permutation(len(rows))
+    end = None if section.rows is None else section.skip_rows + section.rows
+    return take(rows, order[section.skip_rows : end])
+
+
+def some_trajectories(rows: Sequence[RankingExample], section: AlignSection, seed: int) -> list[RankingExample]:
+    """Return examples as `some_rows` does, but shuffle whole sequences (`LazyExamples.pieces`)."""
+    assert isinstance(rows, LazyExamples)  # see `rows_to_choose_from`
+    numbers, pieces = np.unique(rows.pieces(), return_inverse=True)
+    order = np.random.default_rng((seed, 1)).permutation(len(numbers))[pieces]
+    end = None if section.rows is None else section.skip_rows + section.rows
+    return replace(rows, by_piece=True, _all=[]).take(np.argsort(order, kind="stable")[section.skip_rows : end])
+
+
+def print_fewer(name: str, section: TrainSection, count: int) -> None:
+    """Print a message if a stage has fewer examples than its `rows`."""
+    if section.rows is not None and count < section.rows:
+        after = f" after skip_rows: {section.skip_rows}" if section.skip_rows else ""
+        say(f"{name}: training on {count} examples, not {section.rows}: there are no more{after}")
