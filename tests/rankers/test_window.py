@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from prefrec.data import PrepareConfig, RankingExample, prepare
 from prefrec.evaluation import evaluate
 from prefrec.rankers import WindowCooccurrenceRanker, baseline_rankers
+from prefrec.rankers.window import GRID
 from verdicts import NONE
 
 ITEMS = [f"i{i}" for i in range(8)]
@@ -83,18 +84,39 @@ def test_movielens_100k():
     assert ndcg == {"item-kNN": 0.695, "window co-occurrence": 0.736}
 
 
-def test_validation_rows_choose_the_settings() -> None:
-    """In a log where each item is followed by the next one, a short memory tells more than a long one."""
+@pytest.mark.parametrize("cells", [8_000_000, 30])
+def test_validation_rows_choose_the_settings_with_the_highest_ndcg(cells, monkeypatch):
+    """A slow twin fits and asks a ranker for each of the settings."""
+    monkeypatch.setattr("prefrec.rankers.matrices.CELLS_AT_A_TIME", cells)
+    rng = np.random.default_rng(3)
     logs = [[f"i{(start + k) % 30}" for k in range(12)] for start in range(30)]
+    logs += [[f"i{i}" for i in rng.permutation(30)[:12]] for _ in range(20)]
     rows = [
-        RankingExample("u", (items[3], items[2], items[1], items[0]), (items[1], items[5], items[9]), items[1])
-        for items in logs
+        RankingExample(
+            "u", tuple(items[3:0:-1]), ("new", items[0], *rng.permutation(items[4:])[: 3 + n % 5]), items[0]
+        )
+        for n, items in enumerate(logs)
     ]
-    plain = WindowCooccurrenceRanker.fit(frame(logs))
+    rows += [
+        RankingExample("u", (), ("i1", "i2"), "i1"),
+        RankingExample("u", ("new", "i3", "i3"), ("i4", "i2"), "i2"),
+    ]
+
+    def ndcg(scores, row) -> float:
+        target = scores[row.target_index]
+        rank = sum(score >= target for score in scores)  # of equal scores the target comes last
+        return 1 / math.log2(rank + 1) if rank <= 10 else 0.0
+
+    def mean(settings) -> float:
+        decay, exponents, half_life = settings
+        ranker = WindowCooccurrenceRanker.fit(frame(logs), decay=decay, exponents=exponents, half_life=half_life)
+        return round(sum(map(ndcg, ranker.score(rows).tolist(), rows)) / len(rows), 12)
+
+    reached = {settings: mean(settings) for settings in GRID}
+    decay, exponents, half_life = max(reached, key=reached.get)
+    assert len(set(reached.values())) > 5
+    assert reached[GRID[0]] < max(reached.values())
+    want = WindowCooccurrenceRanker.fit(frame(logs), decay=decay, exponents=exponents, half_life=half_life)
     chosen = WindowCooccurrenceRanker.fit(frame(logs), validation=rows)
-
-    def hits(ranker: WindowCooccurrenceRanker) -> int:
-        return int((ranker.score(rows).argmax(axis=1) == 0).sum())
-
-    assert hits(chosen) >= hits(plain)
-    assert chosen.half_life != plain.half_life or hits(plain) == len(rows)
+    assert chosen.half_life == half_life
+    np.testing.assert_array_equal(chosen.score(rows), want.score(rows))

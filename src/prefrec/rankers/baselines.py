@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -118,13 +119,16 @@ class ItemKNNRanker:
         norms = np.sqrt(np.diff(items.indptr))
         parts = [sparse.csr_array((0, len(index)))]
         for rows in blocks(len(index), len(index)):
-            similarity = (items[rows] @ matrix).toarray() / (np.outer(norms[rows], norms) + shrink)
-            # An item is not its own neighbour.
-            similarity[np.arange(len(similarity)), np.arange(rows.start, rows.stop)] = 0.0
-            if k < len(index):
-                floor = np.partition(similarity, -k, axis=1)[:, -k]
-                similarity[similarity < floor[:, None]] = 0.0
-            parts.append(sparse.csr_array(similarity))
+            similarity = sparse.csr_array(items[rows] @ matrix)
+            item = np.repeat(np.arange(rows.start, rows.stop), np.diff(similarity.indptr))
+            similarity.data /= norms[item] * norms[similarity.indices] + shrink
+            similarity.data[item == similarity.indices] = 0.0  # an item is not its own neighbour
+            for start, end in pairwise(similarity.indptr):
+                own = similarity.data[start:end]  # a view
+                if len(own) > k:
+                    own[own < np.partition(own, -k)[-k]] = 0.0
+            similarity.eliminate_zeros()
+            parts.append(similarity)
         return cls(sparse.csr_array(sparse.vstack(parts, format="csr")), index)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:

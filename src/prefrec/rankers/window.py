@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import chain, groupby, product
+from operator import itemgetter
 from typing import Any, Self
 
 import numpy as np
@@ -14,10 +15,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import RankingExample
-from prefrec.rankers.matrices import history_matrix, score_by_rows, user_item_matrix
+from prefrec.rankers.matrices import blocks, history_matrix, pad_codes, score_by_rows, user_item_matrix
 
-GRID = tuple(product((20.0, 10.0, 40.0), ((0.5, 0.5), (0.5, 0.4), (0.25, 0.25)), (2.0, 1.0, 5.0, 20.0)))
-"""Values of (decay, exponents, half-life) to choose from."""
+Settings = tuple[float, tuple[float, float], float]
+"""Decay, exponents and half-life."""
+GRID: tuple[Settings, ...] = tuple(
+    product((20.0, 10.0, 40.0), ((0.5, 0.5), (0.5, 0.4), (0.25, 0.25)), (2.0, 1.0, 5.0, 20.0))
+)
+"""Settings to choose from."""
 _PAIRS_AT_A_TIME = 8_000_000
 """Pairs of neighbours held in memory before they are summed."""
 
@@ -61,33 +66,60 @@ class WindowCooccurrenceRanker:
         matrix, index = user_item_matrix(train_interactions)
         popularity = np.asarray(matrix.sum(axis=0))
 
-        # In the grid, equal decays (and within them equal exponents) are consecutive, so a cache of one is enough.
+        # In the grid, settings with the same decay are consecutive, so a cache of one is enough.
         @lru_cache(maxsize=1)
         def pairs(decay: float) -> sparse.csr_array:
             one_way = _near_pairs(train_interactions, index, reach, decay)
             return sparse.csr_array(one_way + one_way.T)
 
-        @lru_cache(maxsize=1)
-        def similarity(decay: float, exponents: tuple[float, float]) -> sparse.csr_array:
-            history, candidate = (sparse.diags_array(popularity**-power) for power in exponents)
-            return sparse.csr_array(history @ pairs(decay) @ candidate)
-
-        grid = dict.fromkeys([(decay, exponents, half_life), *(GRID if validation else ())])
-        rankers = (cls(similarity(d, e), index, life) for d, e, life in grid)
-        if not validation:
-            return next(rankers)
-        targets = [e.target_index for e in validation]
-        return max(rankers, key=lambda ranker: _mean_ndcg(ranker.score(validation), targets))
+        grid = dict.fromkeys([(decay, exponents, half_life), *GRID])
+        if validation:
+            by_decay = groupby(grid, key=itemgetter(0))
+            reached = [_ndcgs(pairs(d), popularity, index, validation, [*own]) for d, own in by_decay]
+            decay, exponents, half_life = max(zip(chain(*reached), grid, strict=True), key=itemgetter(0))[1]
+        history, candidate = (sparse.diags_array(popularity**-power) for power in exponents)
+        return cls(sparse.csr_array(history @ pairs(decay) @ candidate), index, half_life)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
         return score_by_rows(weights, [self.similarity], examples, self.index)
 
 
-def _mean_ndcg(scores: NDArray[np.float64], targets: Sequence[int]) -> float:
-    """Return mean NDCG@10 of scores [B, C]; the target loses ties."""
+def _ndcgs(
+    pairs: sparse.csr_array,
+    popularity: NDArray[np.float64],
+    index: dict[str, int],
+    rows: Sequence[RankingExample],
+    settings: Sequence[Settings],
+) -> list[float]:
+    """Return mean NDCG@10 of examples for each of these settings, which share the decay; the target loses ties.
+
+    The pairs of histories and candidates are looked up once for all settings.
+    """
+    sums = np.zeros(len(settings))
+    widest = max(len(e.history) for e in rows) * max(len(e.candidates) for e in rows)
+    for some in blocks(len(rows), widest):
+        own = rows[some]
+        items = pad_codes([e.history[::-1] for e in own], index)
+        codes = pad_codes([e.candidates for e in own], index)
+        known_items, known = (items >= 0) & (items < len(index)), codes < len(index)
+        items, places = np.where(known_items, items, 0), np.where(known, codes, 0)
+        shape = (len(own), items.shape[1], codes.shape[1])
+        from_item, to_item = (
+            np.broadcast_to(at, shape).reshape(len(own), -1) for at in (items[..., None], places[:, None])
+        )
+        near = pairs[from_item, to_item].toarray().reshape(shape)
+        targets = [e.target_index for e in own]
+        for number, (_, (a, b), half_life) in enumerate(settings):
+            weights = np.where(known_items, popularity[items] ** -a, 0.0) * 2.0 ** (-np.arange(shape[1]) / half_life)
+            scores = np.einsum("bh,bhc->bc", weights, near) * np.where(known, popularity[places] ** -b, 0.0)
+            sums[number] += _ndcg_sum(np.where(codes < 0, -np.inf, scores), targets)
+    return [*(sums / len(rows))]
+
+
+def _ndcg_sum(scores: NDArray[np.float64], targets: Sequence[int]) -> float:
     ranks = (scores >= scores[np.arange(len(scores)), targets][:, None]).sum(axis=1)
-    return float(np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).mean())
+    return float(np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).sum())
 
 
 def _near_pairs(log: pl.DataFrame, index: dict[str, int], reach: int, decay: float) -> sparse.csr_array:
