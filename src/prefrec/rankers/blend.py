@@ -16,7 +16,7 @@ from prefrec.data import RankingExample
 from prefrec.data.rows import take
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.logit import Features, Logit, fit_logit
+from prefrec.rankers.logit import Features, Logit, by_feature, fit_logit
 
 BLEND_FILE = "blend.json"
 """File of the learnt weights, in the folder of the stage."""
@@ -148,9 +148,8 @@ class BlendRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
         scales = self.weights.scales
-        columns = [scales[part.name](checked_scores(part, examples))[..., None] for part in self.parts]
-        columns += [self.times(examples)] if self.times else []
-        return utilities(self.logits, np.concatenate(columns, axis=2), examples)
+        columns = [scales[part.name](checked_scores(part, examples)) for part in self.parts]
+        return utilities(self.logits, _joined(columns, self.times and self.times(examples)), examples)
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the parts that can use them."""
@@ -252,8 +251,8 @@ def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[Rank
     """Return the weights of a blend, learnt on these examples with all parts, and without each part or `TIME`."""
     scores = {part.name: checked_scores(part, examples) for part in parts}
     scales = {name: Scale.of(values) for name, values in scores.items()}
-    columns = [scales[name](values)[..., None] for name, values in scores.items()]
-    features, names = np.concatenate([*columns, times(examples)], axis=2), [*scores, *times.names]
+    features = _joined([scales[name](values) for name, values in scores.items()], times(examples))
+    names = [*scores, *times.names]
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
     whole = fit_logit(features, targets, names)
     logits = {"": whole}
@@ -292,6 +291,18 @@ def weights_sentence(name: str, weights: Weights) -> str:
     last = weights.reranked
     more = f"; to rerank the {RERANKED} best, learnt on {last.n:,}: {terms(last)}" if last else ""
     return f"{name}: weights learnt on {whole.n:,} validation examples: {terms(whole)}{more}"
+
+
+def _joined(columns: Sequence[NDArray[np.float32]], times: Features | None) -> Features:
+    """Return features [B, C, F] of columns [B, C], and of the times of items [B, C, T] after them."""
+    first = columns[0] if columns else times
+    assert first is not None
+    features = by_feature(first.shape[:2], len(columns) + (0 if times is None else times.shape[2]))
+    for number, column in enumerate(columns):
+        features[..., number] = column
+    if times is not None:
+        features[..., len(columns) :] = times
+    return features
 
 
 def _plain(logit: Logit) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample, has_dates
+from prefrec.rankers.logit import by_feature
 from prefrec.rankers.matrices import blocks, pad_codes
 
 DAY = 86_400
@@ -140,17 +141,18 @@ class ItemFeatures:
         """Return the features [B, C, F] of the candidates; NaN in empty columns."""
         codes = pad_codes([e.candidates for e in examples], self.index)
         times, is_shared = self.history.when(examples), codes.strides[0] == 0
-        out = np.empty((*codes.shape, len(self.features)), dtype=np.float32)
+        out = by_feature(codes.shape, len(self.features))
         for rows in blocks(len(codes), min(len(self.index), 64 * codes.shape[1])):
             block = np.maximum(codes[rows][:1] if is_shared else codes[rows], 0)
             listed = np.unique(block)
             some = self.history.narrowed(listed)  # candidate sets contain few items of a large catalogue
             columns = np.searchsorted(listed, block)
+            is_whole = is_shared and np.array_equal(columns[0], np.arange(len(listed)))
             for number, feature in enumerate(self.features.values()):
                 values = np.broadcast_to(feature(some, times[rows]), (len(times[rows]), len(listed)))
-                out[rows, :, number] = (
-                    values[:, columns[0]] if is_shared else np.take_along_axis(values, columns, axis=1)
-                )
+                if not is_whole:
+                    values = values[:, columns[0]] if is_shared else np.take_along_axis(values, columns, axis=1)
+                out[rows, :, number] = values
         if not is_shared:
             out[codes < 0] = np.nan
         return out

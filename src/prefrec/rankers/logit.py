@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
-"""[B, C, F]; a candidate whose features are not all finite is ignored."""
+"""[B, C, F]; a candidate whose features are not all finite is ignored. Sums over candidates are quick where each feature
+is contiguous in memory (`by_feature`).
+"""
+
+
+def by_feature(shape: tuple[int, int], count: int) -> Features:
+    """Return an uninitialised array [B, C, F] in which each feature [B, C] is contiguous."""
+    return np.empty((count, *shape), dtype=np.float32).transpose(1, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,11 @@ class Logit:
 
     def utility(self, features: Features) -> NDArray[np.float64]:
         """Return utilities [B, C] of features [B, C, F]; -inf where there is no candidate."""
-        real = _real(features)
         per_unit = self.weights / self.scale
-        utility = np.where(real[..., None], features, 0.0).astype(np.float32) @ per_unit.astype(np.float32)
-        return np.where(real, utility.astype(np.float64) - self.mean @ per_unit, -np.inf)
+        utility = np.zeros(features.shape[:2], dtype=np.float32)
+        for number, weight in enumerate(per_unit.astype(np.float32)):
+            utility += weight * features[..., number]
+        return np.where(_real(features), utility.astype(np.float64) - self.mean @ per_unit, -np.inf)
 
 
 def fit_logit(
@@ -67,37 +75,51 @@ def fit_logit(
     if not len(usable):
         raise ValueError("no example has its target among its candidates")
     real, targets = real[usable], np.asarray(targets)[usable]
-    x = np.where(real[..., None], features[usable], np.float32(0))
-    count = real.sum()
-    mean = x.sum(axis=(0, 1), dtype=np.float64) / count
-    variance = np.square(x).sum(axis=(0, 1), dtype=np.float64) / count - mean**2
-    constant = variance <= 1e-12  # a constant feature keeps weight 0
-    scale = np.sqrt(np.where(constant, 1.0, variance))
-    x = np.where(constant, np.float32(0), (x - mean.astype(np.float32)) / scale.astype(np.float32))
-    gained = x[np.arange(len(targets)), targets].astype(np.float64).sum(axis=0)
+    x, mean, scale = _standardised(features[usable], real)
+    gained = x[:, np.arange(len(targets)), targets].sum(axis=1, dtype=np.float64)
+    flat, empty = x.reshape(len(x), real.size), ~real
 
-    def probabilities(w: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-        utility = np.where(real, x @ w.astype(np.float32), -np.inf).astype(np.float64)
+    def probabilities(w: NDArray[np.float64]) -> tuple[NDArray[np.float32], float]:
+        utility = (w.astype(np.float32) @ flat).reshape(real.shape)
+        utility[empty] = -np.inf
         highest = utility.max(axis=1, keepdims=True)
-        exp = np.exp(utility - highest)
-        total = exp.sum(axis=1, keepdims=True)
-        return exp / total, float((np.log(total) + highest).sum())
+        shares = np.subtract(utility, highest, dtype=np.float64)
+        np.exp(shares, out=shares)
+        total = shares.sum(axis=1, keepdims=True)
+        np.divide(shares, total, out=utility, casting="same_kind")
+        return utility, float((np.log(total) + highest).sum())
 
     def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         p, normaliser = probabilities(w)
-        expected = np.einsum("bc,bcf->f", p.astype(np.float32), x).astype(np.float64)
+        expected = (flat @ p.ravel()).astype(np.float64)
         return normaliser - w @ gained + ridge / 2 * (w @ w), expected - gained + ridge * w
 
     from scipy.optimize import minimize  # here, because it is slow to import
 
-    weights = minimize(loss, np.zeros(x.shape[2]) if start is None else start, jac=True, method="L-BFGS-B").x
-    p = probabilities(weights)[0].astype(np.float32)
+    weights = minimize(loss, np.zeros(len(x)) if start is None else start, jac=True, method="L-BFGS-B").x
+    p = probabilities(weights)[0]
     hessian = ridge * np.eye(len(weights))
-    for row, share in zip(x, p, strict=True):
-        centred = row - share @ row
-        hessian += (centred * share[:, None]).T @ centred
+    for row, share in zip(x.transpose(1, 0, 2), p, strict=True):
+        centred = row - (row @ share)[:, None]
+        hessian += (centred * share) @ centred.T
     errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
     return Logit(tuple(names), mean, scale, weights, errors, len(targets))
+
+
+def _standardised(
+    features: Features, real: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the standardised features [F, B, C], and mean [F] and scale [F] of those of real candidates."""
+    count, size = real.sum(), features.shape[2]
+    x, mean, scale = np.empty((size, *real.shape), np.float32), np.zeros(size), np.ones(size)
+    for number in range(size):
+        own = np.where(real, features[..., number], np.float32(0))
+        mean[number] = own.sum(dtype=np.float64) / count
+        variance = np.square(own).sum(dtype=np.float64) / count - mean[number] ** 2
+        is_constant = variance <= 1e-12  # a constant feature keeps weight 0
+        scale[number] = 1.0 if is_constant else np.sqrt(variance)
+        x[number] = 0 if is_constant else (own - np.float32(mean[number])) / np.float32(scale[number])
+    return x, mean, scale
 
 
 def _real(features: Features) -> NDArray[np.bool_]:
