@@ -55,6 +55,13 @@ def test_a_feature_without_variation_weighs_nothing():
     assert np.isfinite(logit.utility(features)).all()
 
 
+def test_without_features_all_candidates_are_alike():
+    features, targets = _choices(5, [0.8, 0.0])
+    logit = fit_logit(features[..., :0], targets, [])
+    assert logit.weights.size == 0
+    assert not logit.utility(features[..., :0]).any()
+
+
 def test_a_row_whose_target_is_left_out_teaches_nothing():
     features, targets = _choices(50, [0.8, 0.0])
     features[0, targets[0]] = np.nan
