@@ -33,7 +33,7 @@ def priced(recipe, data, tmp_path, monkeypatch):
 
 def test_what_is_due_is_named(priced):
     found = priced()
-    assert [cost.name for cost in found.costs] == ["sft", "dpo", "s-dpo", "evaluate"]
+    assert [cost.name for cost in found.costs] == ["sft", "dpo", "s-dpo", "blends and evaluate"]
     assert all(cost.seconds > 0 for cost in found.costs)
     assert found.memory > 2**29
     told, least, most = (minutes(found.seconds * by) for by in (1, 0.5, 2))
@@ -53,8 +53,8 @@ def test_costs_grow_with_what_is_read(priced, recipe):
         return next(cost.seconds for cost in priced(**sections).costs if cost.name == name)
 
     assert of("sft", sft={"epochs": 2 * recipe.sft.epochs}) == pytest.approx(2 * of("sft"))
-    assert of("evaluate", evaluate={"zero_shot": False}) < of("evaluate", evaluate={"zero_shot": True})
-    assert of("evaluate", evaluate={"full_rows": 0}) < of("evaluate", evaluate={"full_rows": None})
+    assert of("blends and evaluate", evaluate={"zero_shot": False}) < of("blends and evaluate", evaluate={"zero_shot": True})
+    assert of("blends and evaluate", evaluate={"full_rows": 0}) < of("blends and evaluate", evaluate={"full_rows": None})
 
 
 def test_titles_that_were_encoded_are_free(priced, data, recipe):
@@ -65,11 +65,11 @@ def test_titles_that_were_encoded_are_free(priced, data, recipe):
         "evaluate": {"zero_shot": False, "generate_rows": 0},
     }
     first = priced(**items)
-    assert [cost.name for cost in first.costs] == [f"{len(TITLES)} titles to encode", "sft", "evaluate"]
+    assert [cost.name for cost in first.costs] == [f"{len(TITLES)} titles to encode", "sft", "blends and evaluate"]
     assert "model.items.vectors=all-minilm-l6-v2" in first.costs[0].cheaper
     encoders._encoded.cache_clear()
     title_vectors(data, recipe.model.model_copy(update={"answers": "items"}))
-    assert [cost.name for cost in priced(**items).costs] == ["sft", "evaluate"]
+    assert [cost.name for cost in priced(**items).costs] == ["sft", "blends and evaluate"]
 
 
 def test_a_model_that_cannot_be_looked_at_has_no_price(priced):

@@ -1,7 +1,8 @@
 """The price of a run on this machine: minutes of its stages, memory and disk.
 
-The cost of a stage is that of its matrix products, at the measured speed of one of a layer's size. It is right to
-about a factor of two, on a machine that does nothing else.
+The cost of a language model is that of its matrix products, at the measured speed of one of a layer's size. The cost
+of baselines and blends is that of the scores that they give, at the measured time of one. Both are right to about a
+factor of two, on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from prefrec.lm.models import (
     resolve,
     resolve_dtype,
 )
+from prefrec.pipeline.best import ROWS, SLOW_ROWS
 from prefrec.pipeline.encoders import encoded_titles, shows_candidates, title_store
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.plan import Plan, stage_names
 from prefrec.pipeline.recipe import RANKERS, SFT, AlignSection, Recipe, SFTSection, reached
+from prefrec.pipeline.table_price import asked_rows, blends, learnt_rows, tables_seconds
+from prefrec.rankers.blend import RERANKED
 from prefrec.report.wording import clock
 
 FORWARD, TRAIN = 2, 6
@@ -127,13 +131,15 @@ def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
         section: Any = plan.step(name).section
         tokens, operations = (_sft if name == SFT else _align)(recipe, data, section, sizes)
         costs.append(Cost(name, sizes.seconds(tokens, operations), _fewer(name, section)))
+    by_models = sum(cost.seconds for cost in costs)
     if measured:
-        tokens = len(recipe.lm_rankers) * _asked_tokens(recipe, data, sizes)
+        asked = sizes.seconds(_asked_tokens(recipe, data, sizes), FORWARD)
+        by_models += asked
         field = "evaluate.rows" if recipe.model.answers == "items" else "evaluate.full_rows"
-        costs.append(Cost("evaluate", sizes.seconds(tokens, FORWARD), f"a lower {field}"))
+        costs.append(Cost("blends and evaluate", asked + tables_seconds(recipe, data), f"a lower {field}"))
     trained = 16 * sizes.weights if recipe.lora is None else 4 * sizes.weights
     stages = sizes.weights * 4 if recipe.lora is None else sizes.weights / 25
-    operations = sum(cost.seconds for cost in costs) * EFFICIENCY * sizes.speed
+    operations = by_models * EFFICIENCY * sizes.speed
     return Price(costs, titles, memory + trained, (len(due) + 3) * stages, operations)
 
 
@@ -237,14 +243,18 @@ def _align(recipe: Recipe, data: PreparedData, section: AlignSection, sizes: _Si
 
 
 def _asked_tokens(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
-    """Return the tokens that a model reads in the evaluation: lists, and whole catalogues."""
-    section, n_rows = recipe.evaluate, len(data.split(recipe.evaluate.split))
-    rows = min(section.rows or n_rows, n_rows)
-    lists = rows * _question(recipe, data, sizes)
+    """Return the tokens that models read: lists under test and for validation, whole catalogues, and in blends."""
+    rows, full = asked_rows(recipe, data)
+    question, models = _question(recipe, data, sizes), recipe.lm_rankers
+    parts = [(blend, part) for blend in blends(recipe) for part in blend.parts if part in models]
     if recipe.model.answers == "items":
-        return lists * (2 if section.full_rows else 1)
-    full = min(rows if section.full_rows is None else section.full_rows, rows)
-    return lists + full * len(data.catalogue) * sizes.title
+        learnt = sum(learnt_rows(blend, data) for blend, _ in parts)
+        return question * (len(models) * (rows + full + min(len(data.validation), ROWS)) + len(parts) * full + learnt)
+    few, most = min(len(data.validation), SLOW_ROWS), recipe.evaluate.full_rows
+    slow = full if most is None else min(most, full)
+    ranked = len(models) * slow * len(data.catalogue) * sizes.title
+    reranked = len(parts) * (full + 2 * few) * (question + RERANKED * sizes.title)
+    return ranked + reranked + question * len(models) * (rows + few)
 
 
 def _question(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
