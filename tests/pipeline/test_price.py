@@ -53,8 +53,12 @@ def test_costs_grow_with_what_is_read(priced, recipe):
         return next(cost.seconds for cost in priced(**sections).costs if cost.name == name)
 
     assert of("sft", sft={"epochs": 2 * recipe.sft.epochs}) == pytest.approx(2 * of("sft"))
-    assert of("blends and evaluate", evaluate={"zero_shot": False}) < of("blends and evaluate", evaluate={"zero_shot": True})
-    assert of("blends and evaluate", evaluate={"full_rows": 0}) < of("blends and evaluate", evaluate={"full_rows": None})
+    assert of("blends and evaluate", evaluate={"zero_shot": False}) < of(
+        "blends and evaluate", evaluate={"zero_shot": True}
+    )
+    assert of("blends and evaluate", evaluate={"full_rows": 0}) < of(
+        "blends and evaluate", evaluate={"full_rows": None}
+    )
 
 
 def test_titles_that_were_encoded_are_free(priced, data, recipe):

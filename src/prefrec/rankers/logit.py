@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
-"""[B, C, F]; a candidate whose features are not all finite is ignored. Sums over candidates are quick where each feature
-is contiguous in memory (`by_feature`).
+"""[B, C, F]; a candidate whose features are not all finite is ignored. Sums over candidates are quick where each
+feature is contiguous in memory (`by_feature`).
 """
 
 
