@@ -136,7 +136,8 @@ def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
         asked = sizes.seconds(_asked_tokens(recipe, data, sizes), FORWARD)
         by_models += asked
         field = "evaluate.rows" if recipe.model.answers == "items" else "evaluate.full_rows"
-        costs.append(Cost("blends and evaluate", asked + tables_seconds(recipe, data), f"a lower {field}"))
+        name = "blends and evaluate" if blends(recipe) else "evaluate"
+        costs.append(Cost(name, asked + tables_seconds(recipe, data), f"a lower {field}"))
     trained = 16 * sizes.weights if recipe.lora is None else 4 * sizes.weights
     stages = sizes.weights * 4 if recipe.lora is None else sizes.weights / 25
     operations = by_models * EFFICIENCY * sizes.speed

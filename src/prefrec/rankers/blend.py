@@ -149,7 +149,8 @@ class BlendRanker:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
         scales = self.weights.scales
         columns = [scales[part.name](checked_scores(part, examples)) for part in self.parts]
-        return utilities(self.logits, _joined(columns, self.times and self.times(examples)), examples)
+        times = self.times(examples) if self.times else None
+        return utilities(self.logits, _joined(columns, times), examples)
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the parts that can use them."""
