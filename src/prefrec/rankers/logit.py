@@ -13,6 +13,9 @@ Features = NDArray[np.float32]
 feature is contiguous in memory (`by_feature`).
 """
 
+MOST_STEPS, CONVERGED = 50, 1e-7
+"""Steps of Newton's method, and the expected decrease of the loss at which it ends."""
+
 
 def by_feature(shape: tuple[int, int], count: int) -> Features:
     """Return an uninitialised array [B, C, F] in which each feature [B, C] is contiguous."""
@@ -80,6 +83,7 @@ def fit_logit(
     flat, empty = x.reshape(len(x), real.size), ~real
 
     def probabilities(w: NDArray[np.float64]) -> tuple[NDArray[np.float32], float]:
+        """Return the probabilities [B, C] of the candidates, and the loss."""
         utility = (w.astype(np.float32) @ flat).reshape(real.shape)
         utility[empty] = -np.inf
         highest = utility.max(axis=1, keepdims=True)
@@ -87,23 +91,36 @@ def fit_logit(
         np.exp(shares, out=shares)
         total = shares.sum(axis=1, keepdims=True)
         np.divide(shares, total, out=utility, casting="same_kind")
-        return utility, float((np.log(total) + highest).sum())
+        return utility, float((np.log(total) + highest).sum()) - w @ gained + ridge / 2 * (w @ w)
 
-    def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        p, normaliser = probabilities(w)
-        expected = (flat @ p.ravel()).astype(np.float64)
-        return normaliser - w @ gained + ridge / 2 * (w @ w), expected - gained + ridge * w
-
-    from scipy.optimize import minimize  # here, because it is slow to import
-
-    weights = minimize(loss, np.zeros(len(x)) if start is None else start, jac=True, method="L-BFGS-B").x
-    p = probabilities(weights)[0]
-    hessian = ridge * np.eye(len(weights))
-    for row, share in zip(x.transpose(1, 0, 2), p, strict=True):
-        centred = row - (row @ share)[:, None]
-        hessian += (centred * share) @ centred.T
-    errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    weights = np.zeros(len(x)) if start is None else np.asarray(start, dtype=np.float64)
+    p, loss = probabilities(weights)
+    for _ in range(MOST_STEPS):
+        expected, hessian = _moments(x, p, ridge)
+        gradient = expected - gained + ridge * weights
+        step = np.linalg.solve(hessian, gradient)
+        if gradient @ step < CONVERGED:
+            break
+        tried, after = probabilities(weights - step)
+        while after > loss and step @ step > CONVERGED:  # far from the minimum, a whole step can be too long
+            step /= 2
+            tried, after = probabilities(weights - step)
+        weights, p, loss = weights - step, tried, after
+    errors = np.sqrt(np.diag(np.linalg.inv(_moments(x, p, ridge)[1])))
     return Logit(tuple(names), mean, scale, weights, errors, len(targets))
+
+
+def _moments(
+    x: NDArray[np.float32], p: NDArray[np.float32], ridge: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the expected features [F] under p [B, C], and the Hessian [F, F] of the loss."""
+    expected, hessian = np.zeros(len(x)), ridge * np.eye(len(x))
+    for row, share in zip(x.transpose(1, 0, 2), p, strict=True):
+        own = row @ share
+        expected += own
+        centred = row - own[:, None]
+        hessian += (centred * share) @ centred.T
+    return expected, hessian
 
 
 def _standardised(
