@@ -103,7 +103,7 @@ def make_folder(folder: Path) -> None:
             return
     except OSError as e:
         reason = e.strerror or str(e)
-    raise StorageError(f"{folder}: cannot write to this folder ({reason}); name another one with --out")
+    raise StorageError(f"{folder} cannot be written: {reason}; name another folder with --out")
 
 
 def cache_dir() -> Path:

@@ -138,7 +138,7 @@ def test_the_verb_asks_no_test_row_and_goes_on_after_a_stop(place, tmp_path, mon
     done = prefrec(*command)
     assert done.code == 0, done.err
     assert "Resuming from" in done.err
-    assert "sft on 20 validation rows of 20 users" in done.out
+    assert "sft on 20 validation examples of 20 users" in done.out
     assert done.out.endswith(f"Recipe: {tmp_path / 'out' / 'best.yaml'}\n")
     (folder,) = (tmp_path / "out" / "trials").iterdir()
     data = read_prepared(folder / "data")

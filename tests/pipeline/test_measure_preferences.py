@@ -87,7 +87,7 @@ def test_the_command_prints_them_and_asks_nothing_twice(finished, rated_recipe, 
     path = write_recipe(tmp_path, rated_recipe.model_dump(mode="json"))
     done = prefrec("run", path, "--out", finished)
     assert done.code == 0
-    assert "liked over disliked items of" in done.out
+    assert "liked over disliked items, " in done.out
     assert "s-dpo: reward" in done.out
     assert "scoring" not in done.err
     told = json.loads(prefrec("run", path, "--out", finished, "--json").out)

@@ -71,7 +71,7 @@ def test_rankers_in_the_order_of_the_table(tmp_path):
         ),
         (
             "{name: a, sft: {}, rankers: [{kind: llara, items_from: sft}]}",
-            r"rankers\.LLaRA\.items_from: sft has no item vectors: name an earlier entry of kind sequential",
+            r"rankers\.LLaRA\.items_from: sft has no item vectors: choose an earlier entry of kind sequential",
         ),
         (
             "{name: a, sequential: [{model: SASRec, epochs: 3}]}",

@@ -156,7 +156,7 @@ def test_places_are_kept_for_probes(connect, monkeypatch, path, status):
 
 def test_places_for_probes_are_bounded_too(connect, monkeypatch):
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
-    monkeypatch.setattr(server, "PROBE_PLACES", 3)
+    monkeypatch.setattr(server, "PROBE_CONNECTIONS", 3)
     oldest, *held = [connect(HALF) for _ in range(6)]
     with suppress(ConnectionResetError):
         assert oldest.recv(1) == b""

@@ -48,5 +48,5 @@ def test_rows_that_know_no_new_item_are_as_they_were(data):
 
 def test_too_few_items_of_training(data):
     few = data.train_interactions.filter(pl.col("item_id").is_in(["i2", "i3", "i12"]))
-    with pytest.raises(DataError, match="user 'u2' leaves"):
+    with pytest.raises(DataError, match="user 'u2' has only"):
         trained_items_only(data.train[:1], data, few, 0)

@@ -134,7 +134,7 @@ def test_it_starts_from_the_whole_model_of_sft(recipe, tmp_path):
     assert {"sft", "LLaRA", "LLaRA-S-DPO"} <= metrics.keys()
     base = json.loads((tmp_path / "rankers" / "LLaRA" / "adapter" / "adapter_config.json").read_text())
     assert base["base_model_name_or_path"] == str(tmp_path / "sft" / "adapter")
-    with pytest.raises(ValidationError, match=r"rankers.LLaRA.start: sft is an adapter .* set `lora: null`"):
+    with pytest.raises(ValidationError, match=r"rankers.LLaRA.start: sft is an adapter, .* set `lora: null`"):
         Recipe.model_validate(raw | {"lora": recipe.lora.model_dump()})
     with pytest.raises(ValidationError, match=r"LLaRA-S-DPO.start: it must be that of LLaRA: set it to sft"):
         Recipe.model_validate(raw | {"rankers": [*raw["rankers"][:2], {**ALIGNED}]})

@@ -135,7 +135,7 @@ def test_a_template_of_one_s_own(tmp_path):
     path.write_text("+{{ liked | join('+') }} -{{ disliked | join('-') }} ={{ item }}?")
     assert load_like_template(str(path)).ask(["A", "B"], ["C"], "D") == "+A+B -C =D?"
     path.write_text("{{ history }} {{ candidates }}")
-    with pytest.raises(TemplateError, match="no liked and no disliked and no item in it; expected the placeholders"):
+    with pytest.raises(TemplateError, match="missing liked and disliked and item; expected the placeholders"):
         load_like_template(str(path))
     with pytest.raises(TemplateError, match="no template 'nowhere'"):
         load_like_template("nowhere")
