@@ -23,9 +23,7 @@ def test_progress_counts_items_or_their_sizes(monkeypatch, sizes, lines) -> None
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        StorageError, match=r"file/run cannot be written: Not a directory; name another"
-    ):
+    with pytest.raises(StorageError, match=r"file/run cannot be written: Not a directory; name another"):
         make_folder(tmp_path / "file" / "run")
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")

@@ -73,7 +73,11 @@ def test_some_users_and_histories_of_a_file(run, tmp_path):
         (("--history-file", "none.csv"), 1, "none.csv"),
         (("--users", "u01", "--candidate", "i3"), 2, "needs --history, and no rules or --out"),
         (("--history", "i1", "--candidate", "i3", "--deny", "i4"), 2, "needs --history, and no rules or --out"),
-        (("--history", "Red Alein", "--candidate", "i3"), 1, "no item with title or id 'Red Alein' among 60; similar"),
+        (
+            ("--history", "Red Alein", "--candidate", "i3"),
+            1,
+            "no item with title or id 'Red Alein' among 60; similar",
+        ),
         (("--history", "i1", "--candidate", "i3", "--candidate", "i3"), 1, "occurs twice among the candidates"),
     ],
 )
