@@ -41,6 +41,8 @@ FORWARD, TRAIN = 2, 6
 """Operations a weight and token of a pass, and of a step."""
 EFFICIENCY = 0.5
 """Speed of a stage relative to that of one product: the rest is attention, the softmax, and the optimiser."""
+ITEM_SFT = 2.2
+"""Measured time of SFT with item-ID tokens relative to that: its batches are small, and all weights are updated."""
 DOUBT = 2
 """Factor by which a time may be wrong on a machine that does nothing else."""
 CHEAP_ENCODER = "all-minilm-l6-v2"
@@ -124,14 +126,17 @@ def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
     sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
     costs: list[Cost] = []
     titles, encoding, width = _titles(recipe, data)
+    by_models = encoding
     if titles:
         costs.append(Cost(f"{titles:,} titles to encode", encoding, _cheaper_encoder(recipe)))
         memory += int(width)
     for name in due:
         section: Any = plan.step(name).section
         tokens, operations = (_sft if name == SFT else _align)(recipe, data, section, sizes)
-        costs.append(Cost(name, sizes.seconds(tokens, operations), _fewer(name, section)))
-    by_models = sum(cost.seconds for cost in costs)
+        seconds = sizes.seconds(tokens, operations)
+        by_models += seconds
+        slower = ITEM_SFT if name == SFT and recipe.model.answers == "items" else 1
+        costs.append(Cost(name, slower * seconds, _fewer(name, section)))
     if measured:
         asked = sizes.seconds(_asked_tokens(recipe, data, sizes), FORWARD)
         by_models += asked
