@@ -42,7 +42,7 @@ def print_plan(stages: list[dict[str, Any]], as_json: bool, price: Price | None 
     left = sum(bool(s["why"]) for s in stages)
     note = f"{left} of {len(stages)} stages have to run" if left else "all stages are up to date"
     note += f"\n{price}" if price else ""
-    Console().print(Printed(Grid(["to run?", "needs", "last time", "memory"], rows), "stage", note))
+    Console().print(Printed(Grid(["due", "needs", "last time", "memory"], rows), "stage", note))
 
 
 def _texts(stage: dict[str, Any]) -> tuple[str, ...]:
