@@ -63,7 +63,7 @@ def collect(folders: Sequence[Path]) -> None:
         named = {n: items + RENAMED.get(n, n) for n in run.models}
         wanted = [*named, *(r.name for r in run.recipe.rankers), *(section.references if not facts else [])]
         seed = f", seed {run.recipe.seed}" if run.recipe.seed else ""
-        names = {n: named.get(n, n) + seed for n in wanted if named.get(n, n) + seed not in facts}
+        names = {old: new for old in wanted if (new := named.get(old, old) + seed) not in facts}
         lists.append(_renamed(frame, names))
         full.append(_renamed(_whole(folder, data), names))
         for old, new in names.items():

@@ -101,9 +101,9 @@ class _Sizes:
     title: float
     speed: float
 
-    def seconds(self, tokens: float, operations: float) -> float:
-        """Return the time of so many operations a token and weight."""
-        return tokens * operations * self.used / (EFFICIENCY * self.speed)
+    def seconds(self, flops: float) -> float:
+        """Return the time of so many operations."""
+        return flops / (EFFICIENCY * self.speed)
 
 
 def price(plan: Plan, until: str = "report") -> Price | None:
@@ -125,28 +125,26 @@ def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
     check_name(recipe.model.name)
     sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
     costs: list[Cost] = []
-    titles, encoding, width = _titles(recipe, data)
-    by_models = encoding
+    titles, flops, width = _titles(recipe, data)
     if titles:
-        costs.append(Cost(f"{titles:,} titles to encode", encoding, _cheaper_encoder(recipe)))
+        costs.append(Cost(f"{titles:,} titles to encode", sizes.seconds(flops), _cheaper_encoder(recipe)))
         memory += int(width)
     for name in due:
         section: Any = plan.step(name).section
         tokens, operations = (_sft if name == SFT else _align)(recipe, data, section, sizes)
-        seconds = sizes.seconds(tokens, operations)
-        by_models += seconds
+        training = tokens * operations * sizes.used
         slower = ITEM_SFT if name == SFT and recipe.model.answers == "items" else 1
-        costs.append(Cost(name, slower * seconds, _fewer(name, section)))
+        costs.append(Cost(name, slower * sizes.seconds(training), _fewer(name, section)))
+        flops += training
     if measured:
-        asked = sizes.seconds(_asked_tokens(recipe, data, sizes), FORWARD)
-        by_models += asked
+        asked = _asked_tokens(recipe, data, sizes) * FORWARD * sizes.used
         field = "evaluate.rows" if recipe.model.answers == "items" else "evaluate.full_rows"
         name = "blends and evaluate" if blends(recipe) else "evaluate"
-        costs.append(Cost(name, asked + tables_seconds(recipe, data), f"a lower {field}"))
+        costs.append(Cost(name, sizes.seconds(asked) + tables_seconds(recipe, data), f"a lower {field}"))
+        flops += asked
     trained = 16 * sizes.weights if recipe.lora is None else 4 * sizes.weights
     stages = sizes.weights * 4 if recipe.lora is None else sizes.weights / 25
-    operations = by_models * EFFICIENCY * sizes.speed
-    return Price(costs, titles, memory + trained, (len(due) + 3) * stages, operations)
+    return Price(costs, titles, memory + trained, (len(due) + 3) * stages, flops)
 
 
 def _sizes(recipe: Recipe, data: PreparedData) -> _Sizes:
@@ -190,7 +188,7 @@ def speed(dtype: str) -> float:
 
 
 def _titles(recipe: Recipe, data: PreparedData) -> tuple[int, float, float]:
-    """Return how many titles have to be encoded, the seconds, and the bytes of the encoder."""
+    """Return how many titles have to be encoded, the operations, and the bytes of the encoder."""
     if recipe.model.answers != "items":
         return 0, 0.0, 0.0
     name, titles = encoded_titles(data, recipe.model)
@@ -199,15 +197,15 @@ def _titles(recipe: Recipe, data: PreparedData) -> tuple[int, float, float]:
     dtype = resolve_dtype(recipe.model.dtype)
     known = title_store(base_digest(name), dtype).read(titles)
     missing = [title for title in dict.fromkeys(titles) if title not in known]
-    return (len(missing), *_encoding(name, missing, dtype)) if missing else (0, 0.0, 0.0)
+    return (len(missing), *_encoding(name, missing)) if missing else (0, 0.0, 0.0)
 
 
-def _encoding(name: str, titles: Sequence[str], dtype: str) -> tuple[float, float]:
-    """Return the seconds in which an encoder reads titles, and its bytes."""
+def _encoding(name: str, titles: Sequence[str]) -> tuple[float, float]:
+    """Return the operations in which an encoder reads titles, and its bytes."""
     used, words = _weights(read_config(resolve(name)))
     some = list(titles[:: max(1, len(titles) // _SAMPLE)])
     tokens = sum(len(ids) for ids in load_tokenizer(name)(some)["input_ids"]) / max(len(some), 1) * len(titles)
-    return tokens * FORWARD * used / (EFFICIENCY * speed(dtype)), 4 * (used + words)
+    return tokens * FORWARD * used, 4 * (used + words)
 
 
 def _cheaper_encoder(recipe: Recipe) -> str:
