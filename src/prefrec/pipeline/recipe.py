@@ -33,9 +33,12 @@ from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.training.defaults import (
     ALL_LINEAR,
     BETA,
+    CHAT,
     ITEM_LEARNING_RATE,
     LOSS,
     MOST_EPOCHS,
+    NEGATIVES,
+    PRECOMPUTE_REFERENCE,
     RANK,
     SFT_LEARNING_RATE,
     SFT_MAX_GRAD_NORM,
@@ -93,7 +96,7 @@ class ModelSection(Section):
         "auto", description="Compute dtype. auto: bfloat16 where it is faster on this machine, otherwise float32."
     )
     max_length: int = Field(MAX_LENGTH, ge=16, description="Maximum tokens of a prompt with its longest answer.")
-    chat: bool = Field(False, description="Wrap prompts in the tokenizer's chat template.")
+    chat: bool = Field(CHAT, description="Wrap prompts in the tokenizer's chat template.")
     layers: list[NonNegativeInt] | PositiveInt | None = Field(
         None, description="Keep the first N layers, or the layers with these 0-based indices. Default: all."
     )
@@ -208,7 +211,7 @@ class AlignSection(RowsSection):
     )
     num_negatives: int = Field(7, ge=1, description="Rejected answers per example.")
     negatives: NegativesDrawn = Field(
-        "fixed",
+        NEGATIVES,
         description="fixed: sample once. per_epoch: resample every epoch. policy: every epoch, sample from the "
         "2N candidates (of negatives_pool) that the policy ranks highest.",
     )
@@ -250,7 +253,7 @@ class AlignSection(RowsSection):
         False, description="Evaluate eval_rows after each epoch, and keep the epoch with the lowest loss."
     )
     precompute_reference: bool = Field(
-        True,
+        PRECOMPUTE_REFERENCE,
         description="Compute the reference's log-probabilities once, before training.",
     )
     max_tokens_per_pass: int | None = Field(

@@ -13,10 +13,14 @@ from prefrec.losses import OPTIONS, Loss, find_loss, loss_name, sum_of_losses, w
 from prefrec.prompts import MAX_LENGTH
 from prefrec.training.defaults import (
     BETA,
+    CHAT,
+    DISABLE_DROPOUT,
     ITEM_LEARNING_RATE,
     LEARNING_RATE,
     LOSS,
     MAX_GRAD_NORM,
+    NEGATIVES,
+    PRECOMPUTE_REFERENCE,
     SFT_LEARNING_RATE,
     SFT_MAX_GRAD_NORM,
     WARMUP,
@@ -54,12 +58,12 @@ class ChoiceTrainingArguments(TrainingArguments):
 
     max_length: int | None = field(default=MAX_LENGTH)
     model_init_kwargs: dict[str, Any] | None = field(default=None)
-    chat: bool = field(default=False)
+    chat: bool = field(default=CHAT)
     global_batch_size: int | None = field(default=None)
     per_device_train_batch_size: int = field(default=4)
     num_train_epochs: float = field(default=1.0)
     layout: LayoutChoice = field(default="auto")
-    disable_dropout: bool = field(default=True)
+    disable_dropout: bool = field(default=DISABLE_DROPOUT)
     train_sampling_strategy: str = field(default="group_by_length")
     learning_rate: float = field(default=LEARNING_RATE)
     lr_scheduler_type: Any = field(default="cosine")
@@ -141,8 +145,8 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     sft_weight: float | None = field(default=None)
     label_smoothing: float | None = field(default=None)
     num_negatives: int | None = field(default=None)
-    negatives: NegativesDrawn = field(default="fixed")
-    precompute_ref_log_probs: bool = field(default=True)
+    negatives: NegativesDrawn = field(default=NEGATIVES)
+    precompute_ref_log_probs: bool = field(default=PRECOMPUTE_REFERENCE)
     reference_folder: str | None = field(default=None)
     log_rejected: bool = field(default=False)
     max_tokens_per_pass: int | None = field(default=None)

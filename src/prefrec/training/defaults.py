@@ -12,3 +12,5 @@ MOST_EPOCHS = 1000
 ALL_LINEAR, RANK = "all-linear", 16
 """Layers and rank of a new adapter."""
 NegativesDrawn = Literal["fixed", "per_epoch", "policy"]
+NEGATIVES: NegativesDrawn = "fixed"
+CHAT, DISABLE_DROPOUT, PRECOMPUTE_REFERENCE = False, True, True

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from prefrec.data import PreparedData
 from prefrec.data.config import Section
-from prefrec.training.defaults import LEARNING_RATE, MAX_GRAD_NORM, MOST_EPOCHS, WARMUP
+from prefrec.training.defaults import DISABLE_DROPOUT, LEARNING_RATE, MAX_GRAD_NORM, MOST_EPOCHS, WARMUP
 
 
 class TrainSection(Section):
@@ -29,7 +29,7 @@ class TrainSection(Section):
     warmup: float = Field(WARMUP, ge=0, lt=1, description="Fraction of the steps for warm-up.")
     max_grad_norm: float = Field(MAX_GRAD_NORM, ge=0, description="Clip the gradient to this norm.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay of AdamW.")
-    disable_dropout: bool = Field(True, description="Turn all dropout off, as TRL does for alignment.")
+    disable_dropout: bool = Field(DISABLE_DROPOUT, description="Turn all dropout off, as TRL does for alignment.")
     eval_rows: int = Field(0, ge=0, description="Validation examples for the loss curves. 0: none.")
     eval_steps: int = Field(25, ge=1, description="Evaluate every N optimiser steps.")
     save_steps: int = Field(25, ge=1, description="Save a checkpoint every N optimiser steps.")
