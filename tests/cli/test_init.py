@@ -99,25 +99,27 @@ def test_another_encoding(shop, tmp_path):
     assert load_recipe(tmp_path / "r.yaml").data.encoding == "cp1252"
 
 
-def test_published_examples_keep_their_split(tmp_path, monkeypatch):
+@pytest.mark.parametrize("log", ["pens/train.csv", "pens"])
+def test_published_examples_keep_their_split(tmp_path, monkeypatch, log):
     monkeypatch.chdir(tmp_path)
+    Path("pens").mkdir()
     rows = [(n, u, [(u * 7 + n + k) % 40 for k in range(5)]) for n in range(6) for u in range(20)]
     for name, days in (("train", range(5)), ("test", [5])):
         lines = [f'u{u},"{items}",{(12_000 + n) * 86_400}\n' for n, u, items in rows if n in days]
-        Path(f"{name}.csv").write_text("user_id,item_ids,timestamp\n" + "".join(lines))
-    Path("id2name4Rec.json").write_text(json.dumps({str(i): f"Pen {i % 39}" for i in range(40)}))
-    files = ("--interactions", "train.csv", "--items", "id2name4Rec.json")
+        Path(f"pens/{name}.csv").write_text("user_id,item_ids,timestamp\n" + "".join(lines))
+    Path("pens/id2name4Rec.json").write_text(json.dumps({str(i): f"Pen {i % 39}" for i in range(40)}))
+    files = ("--interactions", log, "--items", "pens/id2name4Rec.json")
     assert succeed("init", *files, "--out", "pens.yaml") == "Recipe: pens.yaml\n"
     text, data = Path("pens.yaml").read_text(), load_recipe(Path("pens.yaml")).data
     assert (data.source, data.split, data.history_length, data.min_history) == ("windows", "given", 4, 3)
-    assert "  path: .\n  items: id2name4Rec.json\n  encoding: utf-8\n  duplicate_titles: number" in text
+    assert "  path: pens\n  items: pens/id2name4Rec.json\n  encoding: utf-8\n  duplicate_titles: number" in text
     assert "columns:" not in text
     assert succeed("run", "pens.yaml", "--until", "prepare") == "Run: runs/pens\n"
     made = read_prepared(Path("runs/pens/data"))
     assert (
         f"# that of the files: {len(made.train)} train, {len(made.validation)} validation, 20 test examples" in text
     )
-    Path("test.csv").unlink()
+    Path("pens/test.csv").unlink()
     done = prefrec("init", *files)
     assert (done.code, done.out) == (1, "")
     assert "no test examples; expected a file such as test.csv" in done.err

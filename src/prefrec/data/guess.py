@@ -84,7 +84,7 @@ def guess(log: Path, items: Path, given: ColumnNames, encoding: str, longest: in
         DataError: a file cannot be read, or no column looks like users, items or titles.
     """
     read = _reader()
-    table = pl.concat([read(file, encoding) for file in files_of(log)], how="diagonal_relaxed")
+    table = pl.concat([read(file, encoding) for file in files_of(log, items)], how="diagonal_relaxed")
     if holds_lists(table, given):
         return _guess_windows(log, items, given, encoding, longest)
     texts = [_texts(table), _texts(read(items, encoding))]
@@ -100,9 +100,9 @@ def guess(log: Path, items: Path, given: ColumnNames, encoding: str, longest: in
 
 
 def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
-    """Return settings for the files of ready-made examples in the folder of `log`."""
+    """Return settings for the files of ready-made examples in the folder `log`, or in that of the file `log`."""
     columns = given.model_dump(include=given.model_fields_set)
-    base: dict[str, Any] = {"source": "windows", "path": log.parent, "items": items}
+    base: dict[str, Any] = {"source": "windows", "path": log if log.is_dir() else log.parent, "items": items}
     how = {"columns": columns, "encoding": encoding, "history_length": longest, "min_history": 1}
     source = windows(_lenient(base | how))
     rows = cast(GivenSplit, source.given).windows

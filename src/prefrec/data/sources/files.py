@@ -63,7 +63,7 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
         texts = cs.by_name(columns.user, columns.item, require_all=False) & (cs.string() | cs.integer())
         return table.with_columns(texts.cast(pl.String).cast(ids))
 
-    for path in (file for log in (log_path, *config.more_interactions) for file in files_of(log)):
+    for path in (file for log in (log_path, *config.more_interactions) for file in files_of(log, items_path)):
         table = read_table(path, config.encoding, shrink=shrink)
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
@@ -94,12 +94,13 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=users)
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return the files of a folder or a pattern, sorted by name, or the file or address itself."""
+def files_of(path: Path, catalogue: Path) -> list[Path]:
+    """Return the files of a folder or a pattern but the catalogue, sorted by name, or the file or address itself."""
     pattern = f"{escape(str(path))}/*" if path.is_dir() else str(path)
     if readers.ADDRESS.search(path.as_posix()) or path.is_file() or not has_magic(pattern):
         return [path]
-    paths = sorted(p for p in map(Path, glob(pattern, recursive=True)) if p.is_file() and not p.name.startswith("_"))
+    found = [p for p in map(Path, glob(pattern, recursive=True)) if p.is_file() and not p.name.startswith("_")]
+    paths = sorted(p for p in found if p.resolve() != catalogue.resolve())
     if not paths:
         what = "the folder has no files" if path.is_dir() else "no file matches"
         raise DataError(f"{path}: {what}; expected parts of a log, such as part-0.parquet")
