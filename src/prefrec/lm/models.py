@@ -375,9 +375,11 @@ def embedded_gguf() -> Path:
 
 @quiet_libraries()
 def _unpack_gguf(gguf: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
     from transformers.utils.quantization_config import GgufConfig
 
+    # It draws a bar of its own, which the switch of transformers does not turn off.
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
     form = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=form
