@@ -368,6 +368,7 @@ def test_free_text_is_refused(encoder: ItemEncoder) -> None:
 def test_items_learn_at_a_rate_of_their_own(encoder: ItemEncoder, tmp_path: Path) -> None:
     rows = TrajectoryDataset([TITLES[i : i + 6] for i in range(8)], [ItemTrajectoryEncoder(encoder)], titles=6)
     changes = {"learning_rate": 1e-9, "item_learning_rate": 0.03, "weight_decay": 0.1, "max_steps": 4}
+    changes |= {"optim": "adamw_torch", "adam_epsilon": 1e-7}
     model = item_model()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     rows.encoded_by(encoder, ranker(model, encoder).within)
@@ -381,6 +382,8 @@ def test_items_learn_at_a_rate_of_their_own(encoder: ItemEncoder, tmp_path: Path
     layers, items = trainer.optimizer.param_groups
     assert (layers["initial_lr"], items["initial_lr"]) == (1e-9, 0.03)
     assert (layers["weight_decay"], items["weight_decay"]) == (0.1, 0.1)
+    assert trainer.optimizer.defaults["eps"] == 1e-7
+    assert not trainer.optimizer.defaults["fused"]
     assert {id(p) for p in items["params"]} == {id(p) for p in item_table(model).parameters()}
     trained = sum(p.requires_grad for p in model.parameters())
     assert len(layers["params"]) + len(items["params"]) == trained
@@ -401,6 +404,10 @@ def test_kept_vectors_follow_the_weights():
             assert not torch.allclose(table.vectors_in(items), before)
             want = table.project(table.titles) + table.own
             torch.testing.assert_close(table.vectors_in(items), want)
+    table.train().vectors_in(items).sum().backward()
+    torch.optim.AdamW(table.parameters(), lr=1.0, fused=True).step()  # torch does not count this change
+    with torch.no_grad():
+        torch.testing.assert_close(table.eval().vectors_in(items), table.project(table.titles) + table.own)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = table.project(table.titles) + table.own
             torch.testing.assert_close(table.vectors_in(items), rounded)

@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,11 @@ class ItemTable(nn.Module):
         self.vector_dropout = vector_dropout
         self.dropout = nn.Dropout(dropout)
         self._kept: tuple[Any, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        # A fused optimiser does not count its changes of the weights, so `_fixed_vectors` would not see them.
+        self._kept = None if mode else self._kept
+        return super().train(mode)
 
     def vectors_in(self, items: Tensor) -> Tensor:
         """Return the input vectors [..., D] of items."""

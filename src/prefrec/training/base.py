@@ -381,12 +381,13 @@ class ChoiceTrainer(Trainer):
         table = item_table(language_model(cast(nn.Module, self.model)))
         if table is not None and cast(Any, self).optimizer is None:
             a, of_items = self.args, {id(p) for p in table.parameters()}
-            settings = {"weight_decay": a.weight_decay, "betas": (a.adam_beta1, a.adam_beta2)}
+            kind, settings = self.get_optimizer_cls_and_kwargs(a, cast(Any, self.model))
+            decay = {"weight_decay": a.weight_decay}
             trained = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad]
             layers = [p for p in trained if id(p) not in of_items]
             rate = a.learning_rate if a.item_learning_rate is None else a.item_learning_rate
-            groups: Any = [{"params": layers}, {"params": [*table.parameters()], "lr": rate}]
-            self.optimizer: Any = torch.optim.AdamW(groups, lr=a.learning_rate, **settings)
+            of_table = {"params": [*table.parameters()], "lr": rate}
+            self.optimizer: Any = kind([{"params": layers} | decay, of_table | decay], **settings)
         return super().create_optimizer(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
