@@ -125,12 +125,18 @@ def test_words_are_frozen_and_items_are_trained() -> None:
 def test_scores_are_those_of_a_whole_sequence(encoder: ItemEncoder, batch_size: int) -> None:
     lm = ranker(item_model(), encoder)
     lm.batch_size = batch_size
-    scores = lm.score(EXAMPLES)
+    packed = lm.score_sets(lm._encode(EXAMPLES, "candidates"))
     assert lm.scorer.layout == "packed"
-    for row, example in zip(scores, EXAMPLES, strict=True):
+    for *rows, example in zip(packed, lm.score(EXAMPLES), EXAMPLES, strict=True):
         want = slow_scores(lm.model, example, encoder.begin).numpy()
-        np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
-        assert (row[len(want) :] == -np.inf).all()
+        for row in rows:
+            np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
+            assert (row[len(want) :] == -np.inf).all()
+
+
+def test_candidates_that_are_not_in_the_catalogue(encoder: ItemEncoder) -> None:
+    with pytest.raises(DataError, match="item 'i999' is not in the catalogue"):
+        ranker(item_model(), encoder).score([RankingExample("u", ("i1",), ("i2", "i999"), "i2")])
 
 
 def test_the_catalogue_is_ranked_as_its_items_are_scored(encoder: ItemEncoder) -> None:
@@ -173,10 +179,10 @@ def test_histories_share_calls_and_keep_their_scores(encoder: ItemEncoder, dtype
     lm.model.model.register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    together = list(whole.item_logps(histories))
+    together = list(whole.lm.item_logps(histories))
     assert shapes == [(3, 16), (27, 32), (1, 48), (1, 16), (3, 32)]
     for history, logps in zip(histories, together, strict=True):
-        np.testing.assert_allclose(next(whole.item_logps([history])), logps, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(next(whole.lm.item_logps([history])), logps, rtol=0, atol=1e-4)
         if dtype == torch.float32:
             want = slow_scores(lm.model, RankingExample("u", history, tuple(IDS), IDS[0]), encoder.begin)
             np.testing.assert_allclose(logps, want, rtol=0, atol=1e-4)
@@ -227,7 +233,7 @@ def test_items_are_drawn_by_their_probabilities(encoder: ItemEncoder) -> None:
     """Without replacement: the second one by the probabilities of those that are left."""
     whole = CatalogueRanker(ranker(item_model(), encoder))
     left = [i for i in range(len(IDS)) if i > 1]
-    logps = next(whole.item_logps([IDS[:4]]))
+    logps = next(whole.lm.item_logps([IDS[:4]]))
     assert logps is not None
     p = np.exp(logps[left]) / np.exp(logps[left]).sum()
     rngs, times = (np.random.default_rng((0, i)) for i in range(4000)), 4000

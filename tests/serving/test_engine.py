@@ -266,7 +266,7 @@ def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
 def test_histories_of_item_tokens_share_a_pass_and_titles_do_not(run, monkeypatch):
     scorer = open_engine(run, ["sft"])._scorer
     assert scorer.catalogue_tokens > 128
-    monkeypatch.setattr(type(scorer.catalogue), "has_items", True)
+    monkeypatch.setattr(type(scorer.lm), "has_items", True)
     assert scorer.catalogue_tokens == 128
 
 

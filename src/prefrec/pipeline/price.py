@@ -94,11 +94,12 @@ def minutes(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Sizes of a run: weights that a token meets, all weights, tokens of a title, and products a second."""
+    """Weights that a token meets, all weights, tokens of a title, titles of a prompt, and operations a second."""
 
     used: float
     weights: float
     title: float
+    history: float
     speed: float
 
     def seconds(self, flops: float) -> float:
@@ -158,7 +159,7 @@ def _sizes(recipe: Recipe, data: PreparedData) -> _Sizes:
     if recipe.model.answers == "titles":
         titles = [*data.catalogue.titles.values()][:: max(1, len(data.catalogue) // _SAMPLE)]
         title = 1 + float(np.mean([len(ids) for ids in load_tokenizer(recipe.model.name)(titles)["input_ids"]]))
-    return _Sizes(used, weights, title, speed(recipe.model.dtype))
+    return _Sizes(used, weights, title, _history(data), speed(recipe.model.dtype))
 
 
 def _weights(config: Any, layers: int | None = None) -> tuple[float, float]:
@@ -227,7 +228,7 @@ def _sft(recipe: Recipe, data: PreparedData, section: SFTSection, sizes: _Sizes)
     tokens = items * sizes.title + users * (10 if recipe.model.answers == "titles" else 1)
     if shows_candidates(recipe.model, data.domain):  # a row is a question
         users = len(data.train)
-        tokens = users * (_history(data) + _listed(data) + 1) * sizes.title
+        tokens = users * (sizes.history + _listed(data) + 1) * sizes.title
     rows = min(section.rows or users, users)
     per_epoch = tokens * rows / max(users, 1)
     validation = min(section.eval_rows, len(data.validation)) * _question(recipe, data, sizes) / 3
@@ -237,7 +238,7 @@ def _sft(recipe: Recipe, data: PreparedData, section: SFTSection, sizes: _Sizes)
 def _align(recipe: Recipe, data: PreparedData, section: AlignSection, sizes: _Sizes) -> tuple[float, float]:
     """Return the tokens of an alignment's rows, and the operations: of the step, the reference and the negatives."""
     rows = min(section.rows or len(data.train), len(data.train))
-    tokens = _history(data) * sizes.title
+    tokens = sizes.history * sizes.title
     if recipe.model.answers == "items":
         return rows * tokens, section.epochs * TRAIN + 2 * FORWARD
     answers = tokens + (1 + section.num_negatives) * sizes.title
@@ -264,7 +265,7 @@ def _asked_tokens(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
 def _question(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
     """Return the tokens of a history and a list of candidates."""
     listed = _listed(data) if recipe.model.answers == "titles" else 0
-    return (_history(data) + listed) * sizes.title
+    return (sizes.history + listed) * sizes.title
 
 
 def _history(data: PreparedData) -> float:

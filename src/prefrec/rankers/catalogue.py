@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from threading import Lock
 from typing import Any, Literal, cast
 
@@ -18,9 +17,8 @@ from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
 from prefrec.lm.attention import compute_dtype
-from prefrec.lm.catalogue import TrieLayout, catalogue_logps, check_finite, trie_layout
+from prefrec.lm.catalogue import TrieLayout, catalogue_logps, trie_layout
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.items import item_table, next_item_logps, padded_length
 from prefrec.lm.scoring import language_model
 from prefrec.lm.search import TopK, rescored, sample, top_k
 from prefrec.lm.trie import Trie
@@ -32,8 +30,6 @@ Method = Literal["auto", "exact", "search"]
 """`exact` scores every title, `search` finds the best ones; `auto` is `exact` up to `EXACT_NODES`."""
 EXACT_NODES = 1 << 14
 """Most inner nodes of a trie that `auto` scores completely; MovieLens-100K has less than half as many."""
-SHARED = 32
-"""Most histories of item-ID tokens per call; more are not faster on a CPU."""
 SPARE = 10
 """Items beyond the k best that are scored again in 16 bits, where rounding may have ranked a top item too low."""
 # Threads with simultaneous first requests choose the layout once.
@@ -64,13 +60,10 @@ class CatalogueRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns."""
-        share = processes.share(range(len(examples)))
-        known = self.item_logps([examples[i].history for i in share])
-        scored = []
-        for i, row in zip(track(share, f"{self.name}: scoring"), known, strict=True):
-            shown, listed = examples[i].history, examples[i].candidates
-            logps = self.logps(self._encode(shown, listed)) if row is None else row[[self._index[c] for c in listed]]
-            scored.append((i, logps))
+        if self.lm.has_items:
+            return self.lm.score(examples)
+        share = track(processes.share(range(len(examples))), f"{self.name}: scoring")
+        scored = [(i, self.logps(self._encode(examples[i].history, examples[i].candidates))) for i in share]
         by_row = dict(processes.pool(scored))
         return pad_scores([by_row[i] for i in range(len(examples))])
 
@@ -86,31 +79,6 @@ class CatalogueRanker:
             return logps
         by_node = dict(zip(trie.terminals.tolist(), logps.tolist(), strict=True))
         return np.array([by_node[within.terminal(a)] for a in choices.answers], dtype=np.float32)
-
-    @property
-    def has_items(self) -> bool:
-        """True if the model has item-ID tokens: one call then scores all items for several histories."""
-        return self.lm.within is not None and item_table(language_model(self.lm.model)) is not None
-
-    def item_logps(self, histories: Sequence[Sequence[str]]) -> Iterator[NDArray[np.float32] | None]:
-        """Yield the log-probabilities [I] of all items after each history; None without item-ID tokens.
-
-        Histories of equal padded length share calls. Errors are those of `recommend`.
-        """
-        if not self.has_items:
-            yield from [None] * len(histories)
-            return
-        for start in range(0, len(histories), SHARED):
-            prompts = [self._encode(h, self.lm.catalogue.ids[:1]).prompt for h in histories[start : start + SHARED]]
-            lengths = [padded_length(prompt) for prompt in prompts]
-            rows: dict[int, NDArray[np.float32]] = {}
-            # Only histories of equal padded length share a call, so that scores do not depend on other histories.
-            for _, alike in groupby(np.argsort(lengths, kind="stable").tolist(), lengths.__getitem__):
-                call = list(alike)
-                logps = next_item_logps(self.lm.model, [prompts[i] for i in call]).cpu().numpy()
-                check_finite("the catalogue's items", logps)
-                rows.update(zip(call, logps, strict=True))
-            yield from (rows[i] for i in range(len(prompts)))
 
     def recommend(
         self,
@@ -130,7 +98,7 @@ class CatalogueRanker:
             without: ids of items to exclude, such as those that the user has seen.
             method: see `Method`.
             max_calls: most calls of the model in a search; the result may then not be exact. Default: no limit.
-            logps: [I] result of `item_logps` for this history. Default: compute it if the model has item-ID tokens.
+            logps: [I] result of `LMRanker.item_logps` for this history. Default: compute it for item-ID tokens.
 
         Raises:
             DataError: an id of the history is not in the catalogue.
@@ -140,7 +108,7 @@ class CatalogueRanker:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         ids = self.lm.catalogue.ids
-        logps = next(self.item_logps([history])) if logps is None else logps
+        logps = next(self.lm.item_logps([history])) if logps is None else logps
         if logps is not None:
             items = _best(logps, k, self._indices(without))
             return Recommendation([ids[i] for i in items], logps[items], True, "exact")
@@ -180,7 +148,7 @@ class CatalogueRanker:
 
         Errors are those of `recommend`.
         """
-        for history, rng, some, logps in zip(histories, rngs, without, self.item_logps(histories), strict=True):
+        for history, rng, some, logps in zip(histories, rngs, without, self.lm.item_logps(histories), strict=True):
             if logps is not None:  # Gumbel top-k is such a sample
                 items = _best(logps + rng.gumbel(size=len(logps)), k, self._indices(some))
             else:
@@ -201,16 +169,13 @@ class CatalogueRanker:
         return choices.prompt, self._trie_of(choices), self._indices(without)
 
     def _indices(self, items: Collection[str]) -> list[int]:
-        return [self._index[item] for item in {*items} if item in self._index]
+        index = self.lm.item_index
+        return [index[item] for item in {*items} if item in index]
 
     @cached_property
     def _longest(self) -> int:
         trie = cast(CatalogueSoftmax, self.lm.within).trie
         return int(trie.depths[trie.terminals].argmax())
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {item: i for i, item in enumerate(self.lm.catalogue.ids)}
 
     def _trie_of(self, choices: ChoiceSet) -> Trie:
         """Return the trie of the answers, or of all titles (objective `catalogue`), and keep it for the next call."""

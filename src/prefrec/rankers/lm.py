@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -17,11 +18,15 @@ from torch.nn.utils.rnn import pad_sequence
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
+from prefrec.lm.catalogue import check_finite
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.items import item_table, next_item_logps, padded_length
 from prefrec.lm.models import hold_weights, load_tokenizer
 from prefrec.lm.scorer import ChoiceScorer
+from prefrec.lm.scoring import language_model
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.encoding import TOKENIZING
+from prefrec.rankers.matrices import pad_codes
 from prefrec.training.datasets import encode_examples
 from prefrec.training.sampler import own_batches
 
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, MAX_TOKENS_PER_PASS = 8, 8192
 """Defaults: examples per batch, and tokens per pass through the model."""
+SHARED = 32
+"""Most histories of item-ID tokens per call; more are not faster on a CPU."""
 MAX_NEW_TOKENS = 20
 """Most tokens of a generated answer, as in the authors' evaluation."""
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
@@ -100,7 +107,52 @@ class LMRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns."""
-        return self.score_sets(self._encode(examples, "candidates"))
+        if not self.has_items:
+            return self.score_sets(self._encode(examples, "candidates"))
+        codes = pad_codes([e.candidates for e in examples], self.item_index)
+        for example in examples if (codes == len(self.item_index)).any() else ():
+            self.catalogue.titles_of(example.candidates)  # raises an error that names the unknown item
+        share = processes.share(range(len(examples)))
+        known = self.item_logps([examples[i].history for i in share])
+        rows = zip(track(share, f"{self.name}: scoring"), known, strict=True)
+        out = np.full(codes.shape, -np.inf)
+        for i, logps in processes.pool([(i, cast(Any, logps)[codes[i]]) for i, logps in rows]):
+            out[i] = np.where(codes[i] < 0, -np.inf, logps)
+        return out
+
+    @property
+    def has_items(self) -> bool:
+        """True if the model has item-ID tokens: one call then scores all items for several histories."""
+        return self.within is not None and item_table(language_model(self.model)) is not None
+
+    @cached_property
+    def item_index(self) -> dict[str, int]:
+        """Item id → place in the catalogue."""
+        return {item: i for i, item in enumerate(self.catalogue.ids)}
+
+    def item_logps(self, histories: Sequence[Sequence[str]]) -> Iterator[NDArray[np.float32] | None]:
+        """Yield the log-probabilities [I] of all items after each history; None without item-ID tokens.
+
+        Histories of equal padded length share calls. Errors are those of `CatalogueRanker.recommend`.
+        """
+        if not self.has_items:
+            yield from [None] * len(histories)
+            return
+        for start in range(0, len(histories), SHARED):
+            prompts = [self._prompt(history) for history in histories[start : start + SHARED]]
+            lengths = [padded_length(prompt) for prompt in prompts]
+            rows: dict[int, NDArray[np.float32]] = {}
+            # Only histories of equal padded length share a call, so that scores do not depend on other histories.
+            for _, alike in groupby(np.argsort(lengths, kind="stable").tolist(), lengths.__getitem__):
+                call = list(alike)
+                logps = next_item_logps(self.model, [prompts[i] for i in call]).cpu().numpy()
+                check_finite("the catalogue's items", logps)
+                rows.update(zip(call, logps, strict=True))
+            yield from (rows[i] for i in range(len(prompts)))
+
+    def _prompt(self, history: Sequence[str]) -> tuple[int, ...]:
+        titles = self.catalogue.titles_of
+        return self.encoder.encode(self.template, titles(history), (), titles(self.catalogue.ids[:1])).prompt
 
     def score_sets(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float64]:
         """Return log-probabilities [n, C] of the answers of n encoded examples; −inf in empty columns."""

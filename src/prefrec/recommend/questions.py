@@ -143,7 +143,7 @@ def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalog
     """
     if isinstance(ranker, CatalogueRanker):
         share = processes.share([*enumerate(questions)])
-        known = ranker.item_logps([question.history for _, question in share])
+        known = ranker.lm.item_logps([question.history for _, question in share])
         queries = zip(track(share, f"{ranker.name}: ranking the catalogue"), known, strict=True)
         by_number = dict(
             processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in queries])

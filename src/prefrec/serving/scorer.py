@@ -54,7 +54,7 @@ class Scorer:
     @property
     def catalogue_tokens(self) -> int:
         """Approximate number of tokens of a question about all items."""
-        if self.catalogue.has_items:
+        if self.lm.has_items:
             return 128  # 16 histories share a pass on a CPU; more are not faster
         within, items = self.lm.within, len(self.lm.catalogue)
         # Titles share prefixes, so each adds about four tokens.
@@ -85,7 +85,7 @@ class Scorer:
         other, answers = self.others.get(ranker), []
         full = other.load_full(BATCH_SIZE) if other and other.load_full else None
         with torch.no_grad(), self.active(ranker) if full is None else nullcontext():
-            known = self.catalogue.item_logps([q.history for q in questions] if full is None else [])
+            known = self.lm.item_logps([q.history for q in questions] if full is None else [])
             for question in questions:
                 logps, before = next(known, None), self.lm.encoder.shortened
                 if full is None:
