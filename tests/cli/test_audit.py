@@ -36,8 +36,9 @@ def _data() -> PreparedData:
     )
 
 
-def test_leaks_are_shown_and_strict_fails(app, tmp_path):
-    write_prepared(_data(), tmp_path)
+@pytest.mark.parametrize("run", [True, False])
+def test_leaks_are_shown_and_strict_fails(app, tmp_path, run):
+    write_prepared(_data(), tmp_path / "data" if run else tmp_path)
     shown = CliRunner().invoke(app, [str(tmp_path)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     assert "target position" in shown.output

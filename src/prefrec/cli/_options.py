@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from prefrec.data import config_error
+from prefrec.data.store import PROTOCOL
 
 Section = TypeVar("Section", bound=BaseModel)
 FieldPath = tuple[str, ...]
@@ -28,13 +29,19 @@ RECIPE_ONLY = ("--model.answers", "--model.items", "--start", "--miner")
 """Fields that need other parts of a recipe, and therefore are not options."""
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
-DataFolder = Annotated[Path, typer.Argument(help="Folder written by `prefrec prepare`.")]
+DataFolder = Annotated[
+    Path, typer.Argument(help="Folder written by `prefrec prepare`, or a run.", callback=lambda path: _data_in(path))
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder written by `prefrec run`, such as runs/demo.")]
-StageFolder = Annotated[Path, typer.Argument(help="Folder for the adapter, the log and checkpoints.")]
 RunRanker = Annotated[str | None, typer.Option(help="Ranker of the run, such as s-dpo. Default: the best.")]
 RunOut = Annotated[Path | None, typer.Option("--out", help="Folder of the run. Default: runs/NAME.")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="Override a field: FIELD=VALUE. Repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _data_in(folder: Path) -> Path:
+    """Return the prepared data of a run, or else the folder itself."""
+    return folder / "data" if (folder / "data" / PROTOCOL).is_file() else folder
 
 
 def print_json(value: Any) -> None:
