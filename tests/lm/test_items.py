@@ -399,6 +399,28 @@ def test_items_learn_at_a_rate_of_their_own(encoder: ItemEncoder, tmp_path: Path
     assert next(value for n, value in moved.items() if n.endswith("words.weight")) == 0
 
 
+def test_few_states_and_many_have_the_same_logits_and_gradients() -> None:
+    """Few are projected to the space of the titles; for many, the titles are projected."""
+    torch.manual_seed(0)
+    table, items = ItemTable([*"abcdef"], torch.randn(6, 5), 4), torch.tensor([0, 1, 3, 5])
+    torch.nn.init.normal_(table.own)
+    torch.nn.init.normal_(table.bias)
+    hidden, slope = torch.randn(2, 4), torch.randn(2, 4)
+    found = []
+    for times in (1, 3):
+        table.zero_grad()
+        states = hidden.repeat(times, 1).requires_grad_()
+        logits = table.logits(states, items)
+        want = (
+            table.predict(states) @ (table.titles @ table.project.weight.T + table.own)[items].T + table.bias[items]
+        )
+        torch.testing.assert_close(logits, want)
+        (logits * slope.repeat(times, 1) / times).sum().backward()
+        found.append([states.grad[:2] * times, *(p.grad for p in table.parameters())])
+    for few, many in zip(*found, strict=True):
+        torch.testing.assert_close(few, many, atol=1e-5, rtol=1e-5)
+
+
 def test_kept_vectors_follow_the_weights():
     table = ItemTable(["a", "b"], torch.randn(2, 3), 4).eval()
     items = torch.arange(2)

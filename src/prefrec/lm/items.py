@@ -79,10 +79,20 @@ class ItemTable(nn.Module):
     def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
         """Return the logits [..., n] of `items` [n] after hidden states [..., D], in float32."""
         # Input and output share the vectors: what the model learns about an item in histories helps to predict it.
-        return F.linear(self.predict(self.dropout(hidden.float())), self._vectors(items), self.bias[items])
+        states = self.predict(self.dropout(hidden.float()))
+        if states.numel() >= states.shape[-1] ** 2 or not torch.is_grad_enabled():
+            return product(states, self._vectors(items), self.bias[items])
+        # h · (P t + o) = (Pᵀ h) · t + h · o: few states cost less to project than the titles of a whole catalogue.
+        # Columns of logits cost less to select than vectors, whose gradients would be scattered.
+        by_own = product(states, self._own(), self.bias)
+        return (by_own + product(states @ self.project.weight, self.titles)).index_select(-1, items)
+
+    def _own(self) -> Tensor:
+        if not (self.training and self.vector_dropout):
+            return self.own
+        return self.own * (torch.rand(len(self.own), 1, device=self.own.device) >= self.vector_dropout)
 
     def _vectors(self, items: Tensor) -> Tensor:
-        own: Tensor = self.own
         if not (self.training or torch.is_grad_enabled()):
             fixed = self._fixed_vectors()
             # Copying all vectors would cost more than multiplying by them.
@@ -90,9 +100,7 @@ class ItemTable(nn.Module):
                 items, torch.arange(len(fixed), device=items.device)
             )
             return fixed if is_all else fixed[items]
-        if self.training and self.vector_dropout:
-            own = own * (torch.rand(len(own), 1, device=own.device) >= self.vector_dropout)
-        return cast(Tensor, self.project(self.titles[items]) + own[items])
+        return cast(Tensor, self.project(self.titles[items]) + self._own()[items])
 
     def _fixed_vectors(self) -> Tensor:
         """Return all vectors [I, D], recomputed only if the weights have changed."""

@@ -77,11 +77,7 @@ class OneDNNLinear(nn.Linear):
     """A linear layer that uses oneDNN in float32 on a CPU, also in the backward pass."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not fits_onednn(input, self.weight):
-            return super().forward(input)
-        # The reshape must stay outside: a view made inside an autograd function cannot be modified in place later.
-        rows = _Linear.apply(input.reshape(-1, input.shape[-1]), self.weight, self.bias)
-        return rows.view(*input.shape[:-1], self.out_features)
+        return _linear(input, self.weight, self.bias)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -89,11 +85,16 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x · weightᵀ as a layer after `use_onednn` computes it, without gradient: [..., I], [O, I] → [..., O]."""
-    if prefers_onednn() and fits_onednn(x, weight):
-        return multiply(x, weight)
-    return F.linear(x, weight)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x · weightᵀ + bias as a layer after `use_onednn` computes it: [..., I], [O, I] and [O] give [..., O]."""
+    return _linear(x, weight, bias) if prefers_onednn() else F.linear(x, weight, bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not fits_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    # The reshape must stay outside: a view made inside an autograd function cannot be modified in place later.
+    return _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
 
 
 class _Linear(torch.autograd.Function):
