@@ -41,7 +41,7 @@ def evaluate(
     95% intervals are over users and targets. Each model is compared with the best baseline on the same examples, and
     each language model with the one before it. Full ranking excludes items that the user has seen.
 
-    Example: prefrec evaluate runs/demo/data --adapter sft=runs/demo/sft/adapter --rows 500
+    Example: prefrec evaluate runs/demo --adapter sft=runs/demo/sft/adapter --rows 500
     """
     prepared = read_prepared(data)
     named = [_named(text) for text in adapter or []]
