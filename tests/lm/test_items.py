@@ -439,6 +439,12 @@ def test_kept_vectors_follow_the_weights():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = table.project(table.titles) + table.own
             torch.testing.assert_close(table.vectors_in(items), rounded)
+        calls: list[int] = []
+        table.project.register_forward_hook(lambda *_: calls.append(1))
+        for is_on in (False, True):  # both are kept
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_on):
+                table.vectors_in(items)
+        assert not calls
 
 
 def test_known_items_stay_and_new_ones_get_a_place_by_their_titles():

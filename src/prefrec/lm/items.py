@@ -65,11 +65,11 @@ class ItemTable(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(titles)))
         self.vector_dropout = vector_dropout
         self.dropout = nn.Dropout(dropout)
-        self._kept: tuple[Any, Tensor] | None = None
+        self._kept: dict[torch.dtype, tuple[Any, Tensor]] = {}
 
     def train(self, mode: bool = True) -> Self:
         # A fused optimiser does not count its changes of the weights, so `_fixed_vectors` would not see them.
-        self._kept = None if mode else self._kept
+        self._kept = {} if mode else self._kept
         return super().train(mode)
 
     def vectors_in(self, items: Tensor) -> Tensor:
@@ -103,16 +103,19 @@ class ItemTable(nn.Module):
         return cast(Tensor, self.project(self.titles[items]) + self._own()[items])
 
     def _fixed_vectors(self) -> Tensor:
-        """Return all vectors [I, D], recomputed only if the weights have changed."""
+        """Return all vectors [I, D], recomputed only if the weights have changed; for each dtype of autocast."""
         # Projecting all titles costs more than the layers' pass over one history.
         weight, own = self.project.weight, self.own
         kind = own.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
-        state = (weight.data_ptr(), weight._version, own.data_ptr(), own._version, dtype)
-        kept = self._kept
+        state = (weight.data_ptr(), weight._version, own.data_ptr(), own._version)
+        kept = self._kept.get(dtype)
         if kept is None or kept[0] != state:
-            # Also bound to a local name, because another thread may store vectors of another dtype meanwhile.
-            kept = self._kept = state, self.project(self.titles) + own if self.titles.shape[1] else own.detach()
+            # Also bound to a local name, because another thread may change the weights meanwhile.
+            kept = self._kept[dtype] = (
+                state,
+                self.project(self.titles) + own if self.titles.shape[1] else own.detach(),
+            )
         return kept[1]
 
     @torch.no_grad()
@@ -221,7 +224,7 @@ def extend_items(table: ItemTable, ids: Sequence[str], vectors: Tensor) -> None:
     def grown(before: Tensor, start: Tensor) -> Tensor:
         return start.index_put((known,), before.detach()[old[known]])
 
-    table.ids, table._kept = list(ids), None
+    table.ids, table._kept = list(ids), {}
     table.titles = grown(table.titles, titles)
     table.own = nn.Parameter(grown(table.own, table.own.new_zeros(len(ids), table.own.shape[1])))
     table.bias = nn.Parameter(grown(table.bias, table.bias.new_zeros(len(ids))))
