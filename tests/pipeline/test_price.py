@@ -32,7 +32,8 @@ def priced(recipe, data, tmp_path, monkeypatch):
     return priced
 
 
-def test_what_is_due_is_named(priced):
+def test_what_is_due_is_named(priced, monkeypatch):
+    monkeypatch.setattr(prices, "STEP", 0.0)
     found = priced()
     assert [cost.name for cost in found.costs] == ["sft", "dpo", "s-dpo", "evaluate"]
     assert all(cost.seconds > 0 for cost in found.costs)
@@ -55,6 +56,7 @@ def test_costs_grow_with_what_is_read(priced, recipe):
         return next(cost.seconds for cost in priced(**sections).costs if cost.name == name)
 
     assert of("sft", sft={"epochs": 2 * recipe.sft.epochs}) == pytest.approx(2 * of("sft"))
+    assert of("sft", sft={"global_batch_size": 1, "per_device_batch_size": 1}) > of("sft")  # more steps
     assert of("evaluate", evaluate={"zero_shot": False}) < of("evaluate", evaluate={"zero_shot": True})
     assert of("evaluate", evaluate={"full_rows": 0}) < of("evaluate", evaluate={"full_rows": None})
 
