@@ -48,11 +48,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out as slow, and run it first, so that the processes end at the same time."""
+    """Mark what `make check` leaves out as slow."""
     for item in items:
         if is_slow(item.path) or any(map(item.get_closest_marker, ("real_model", "shared_data"))):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: not is_slow(item.path))
 
 
 def pytest_collection_finish() -> None:
