@@ -137,7 +137,7 @@ CASES = [
     _log("Parquet, hours for times", "log.parquet, column timestamp: expected dates or seconds since 1970, got type Time", _frame(timestamp=[time(5), time(6)]), file="log.parquet"),
     _log("Parquet, lists for times", "log.parquet, column timestamp: expected dates or seconds since 1970, got type List(Int64)", _frame(timestamp=[[5], [6]]), file="log.parquet"),
     _log("Parquet, lists for ratings", "log.parquet, column rating: expected numbers, got type List(Int64)", _frame(rating=[[5], [6]]), file="log.parquet"),
-    command("the log is a folder of other files", "no column 'user_id' for user_id; there are 'item_id', 'title'", lambda p, f: ("prepare", f / "o", "--source", "files", "--interactions", p.shop, "--items", p.shop / "items.csv")),
+    command("the log is a folder of other files", "no column 'user_id' for user_id; there are 'item_id', 'title'", lambda p, f: ("prepare", f / "o", "--source", "files", "--interactions", p.shop, "--items", p.shop / "log.csv")),
     command("the catalogue is a folder", "is a folder; expected a file", lambda p, f: ("prepare", f / "o", "--source", "files", "--interactions", p.shop / "log.csv", "--items", p.shop)),
     command("the log is not there", "logs.csv: no such file. Did you mean 'log.csv'?", lambda p, f: ("prepare", f / "o", "--source", "files", "--interactions", p.shop / "logs.csv", "--items", p.shop / "items.csv")),
     command("the log lies below a file", "no such file. Check the path", lambda p, f: ("prepare", f / "o", "--source", "files", "--interactions", p.shop / "log.csv" / "x", "--items", p.shop / "items.csv")),
