@@ -34,7 +34,7 @@ from prefrec.losses import softmax_dpo_loss
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.entry import WEIGHTS
 from prefrec.pipeline.recipe import load_recipe
-from prefrec.training.adapters import load_weights
+from prefrec.training.weights import load_weights
 from prefrec_systems.sequential.batches import pieces
 
 METRICS = {"NDCG@1": "hr@1", "NDCG@10": "ndcg@10", "HR@50": "hr@50"}

@@ -55,7 +55,7 @@ from prefrec.pipeline.measure_preferences import (
     swapped_histories,
 )
 from prefrec.pipeline.recipe import load_recipe
-from prefrec.training.adapters import load_weights
+from prefrec.training.weights import load_weights
 
 WIDTH, LENGTH, REJECTED, BATCH = 96, 30, 7, 256
 """Principal directions of states and of item vectors, items of a history, rejected items of a row, rows of a step."""

@@ -14,7 +14,7 @@ from prefrec.lm.items import next_item_logps
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import Recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.training.adapters import load_weights
+from prefrec.training.weights import load_weights
 from tiny_run import recipe as recipe
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "head_alignment.py"

@@ -32,7 +32,7 @@ from prefrec.lm.items import (
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, TrajectoryDataset
-from prefrec.training.adapters import load_weights
+from prefrec.training.weights import load_weights
 from tiny import VOCABULARY, tiny_llama
 from tiny_run import TITLES
 from tiny_training import settings

@@ -342,9 +342,7 @@ def test_other_rankers_answer_as_in_python(composed, name):
 
 def test_a_fusion_asks_the_models_that_are_loaded(composed, monkeypatch):
     folder, _ = composed
-    monkeypatch.setattr(
-        "prefrec.training.adapters.load_weights", lambda *_, **__: pytest.fail("a model is loaded again")
-    )
+    monkeypatch.setattr("prefrec.rankers.lm.load_weights", lambda *_, **__: pytest.fail("a model is loaded again"))
     engine = open_engine(open_run(folder), ["fused", "sft"])
     assert (engine.rankers, engine.models) == (["fused", "sft"], ["sft"])
     answer = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=3)))

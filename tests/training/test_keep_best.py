@@ -15,8 +15,8 @@ from transformers import TrainerControl, TrainerState
 from prefrec.data import Catalogue
 from prefrec.lm.items import ItemEncoder, add_items, item_table, load_item_model
 from prefrec.training import ChoiceDataset, SFTConfig, SFTTrainer
-from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.keep_best import BEST, KeepBest, read_best, save_weights
+from prefrec.training.weights import is_adapter, load_weights
 from tiny import VOCABULARY
 from tiny_run import adapter_weights
 from tiny_training import COMPLETIONS, FILMS, adapted_model, settings, small_model, trainable

@@ -23,7 +23,8 @@ from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
 from prefrec.runs.contents import METRICS, write_results
 from prefrec.runs.stage import STAGE_FILE, check_whole, read_state
-from prefrec.training.adapters import check_adapter, is_adapter
+from prefrec.training.adapters import check_adapter
+from prefrec.training.weights import is_adapter
 
 
 @o.from_sections

@@ -30,12 +30,12 @@ from prefrec.pipeline.training_rows import is_packed, print_fewer, some_rows, tr
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
 from prefrec.runs.stage import last_checkpoint
-from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.batch import room_for, rows_per_pass
 from prefrec.training.keep_best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.section import TrainSection
 from prefrec.training.sequences import LEAST
+from prefrec.training.weights import is_adapter, load_weights
 
 _PASSED_ON = {"learning_rate", "global_batch_size", "max_grad_norm", "weight_decay", "disable_dropout"}
 _PASSED_ON |= {"gradient_checkpointing", "eval_steps", "save_steps", "report_to"}

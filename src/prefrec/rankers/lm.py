@@ -29,6 +29,7 @@ from prefrec.prompts.encoding import TOKENIZING
 from prefrec.rankers.matrices import pad_codes
 from prefrec.training.datasets import encode_examples
 from prefrec.training.sampler import own_batches
+from prefrec.training.weights import load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -211,10 +212,8 @@ def load_lm(base: str, adapter: Path | None = None, **options: Any) -> tuple[nn.
     Args:
         base: embedded model, local folder or Hugging Face id.
         adapter: folder of an adapter, or of a whole model. Default: the base model alone.
-        **options: further arguments of `prefrec.training.adapters.load_weights`, which also documents errors.
+        **options: further arguments of `prefrec.training.weights.load_weights`, which also documents errors.
     """
-    from prefrec.training.adapters import load_weights  # here, because PEFT takes seconds to import
-
     # While transformers loads a model, it changes torch's defaults for all threads.
     with _LOADING:
         model = load_weights(base, adapter, **options)

@@ -30,7 +30,8 @@ from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
 from prefrec.serving.export_parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
-from prefrec.training.adapters import check_adapter, is_adapter, load_weights, warn_of_other_base
+from prefrec.training.adapters import check_adapter, warn_of_other_base
+from prefrec.training.weights import is_adapter, load_weights
 
 SHOWN = "shown"
 """Column of an exported catalogue with the items' texts in histories, if they are not the titles."""

@@ -22,7 +22,8 @@ from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.recommend.questions import Question, answer_all, best_items
-from prefrec.training.adapters import is_adapter, load_adapter, load_weights
+from prefrec.training.adapters import load_adapter
+from prefrec.training.weights import is_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]
 MAX_CALLS = 64

@@ -27,9 +27,8 @@ from transformers.pytorch_utils import Conv1D
 
 from prefrec.console import quiet_libraries, warn
 from prefrec.errors import ConfigError, ModelError
-from prefrec.lm.items import ITEMS_FILE, load_item_model
 from prefrec.lm.lora import use_quick_lora
-from prefrec.lm.models import SHOWN, canonical_name, in_one_line, load_model
+from prefrec.lm.models import SHOWN, canonical_name, in_one_line
 from prefrec.lm.scoring import language_model
 from prefrec.training.defaults import ALL_LINEAR, RANK
 
@@ -103,36 +102,6 @@ def _about_targets(model: nn.Module, wrong: str) -> str:
     kinds = nn.Linear, Conv1D
     linear = dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds))
     return f"lora.targets: {wrong}; name some of the model's linear layers ({', '.join(linear)}), or {ALL_LINEAR}"
-
-
-def is_adapter(folder: Path) -> bool:
-    """Return True if a folder of trained weights contains an adapter and not an entire model."""
-    return not (folder / "config.json").is_file()
-
-
-def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False, **loading: Any) -> nn.Module:
-    """Load a base model with trained weights.
-
-    Args:
-        base: name of the base for `load_model`.
-        weights: folder of an adapter, or of the entire model if all weights were trained. None: only the base.
-        is_trainable: keep the adapter trainable, in float32.
-        **loading: further arguments of `load_model`.
-
-    Raises:
-        ModelError: the weights cannot be read.
-    """
-    if weights is None:
-        return load_model(base, **loading)
-    if (weights / ITEMS_FILE).is_file():
-        return load_item_model(weights, **{name: loading[name] for name in ("dtype",) if name in loading})
-    if not is_adapter(weights):
-        return load_model(str(weights), **loading | {"layers": None, "random_weights": False})
-    model: nn.Module = load_model(base, **loading)
-    if is_trainable:
-        return load_adapter(model, weights, is_trainable=True)
-    # In the base's precision, results equal those of autocast in training, without its casts.
-    return load_adapter(model, weights, autocast_adapter_dtype=False)
 
 
 @quiet_libraries()
