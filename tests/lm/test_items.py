@@ -225,7 +225,7 @@ def test_layers_in_bfloat16_read_the_catalogue_in_the_fast_layout(encoder: ItemE
     """The items stay in float32, and what is checked is a head that is asked for words and items."""
     save_item_model(item_model(), tmp_path / "saved")
     whole = CatalogueRanker(ranker(load_item_model(tmp_path / "saved", dtype="bfloat16"), encoder))
-    whole.logps(whole._encode(IDS[:4], IDS))
+    whole.logps(whole.lm.choices_after(IDS[:4], IDS))
     assert whole._layout == "cached"
 
 

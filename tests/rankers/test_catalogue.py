@@ -70,9 +70,9 @@ def test_scores_within_the_catalogue_are_those_of_the_language_model(ranker, tem
     """Whichever titles are asked about, all titles of the catalogue compete."""
     lm = ranker(template=template, objective="catalogue")
     (row,) = lm.score([RankingExample("u", HISTORY, tuple(IDS[9:16]), IDS[9])])
-    questions = [lm._encode(HISTORY, IDS[9:16])]
+    questions = [lm.lm.choices_after(HISTORY, IDS[9:16])]
     np.testing.assert_allclose(row, lm.lm.score_sets(questions)[0], rtol=0, atol=1e-4)
-    choices = lm._encode(HISTORY, IDS)
+    choices = lm.lm.choices_after(HISTORY, IDS)
     want = np.array(slow_logps_within(lm.lm.model, choices.prompt, choices.answers))
     np.testing.assert_allclose(row, want[9:16], rtol=0, atol=1e-4)
     assert np.exp(want[: len(TITLES) + 2]).sum() == pytest.approx(1, abs=1e-4)  # without the second "Old Heat"

@@ -63,7 +63,7 @@ class CatalogueRanker:
         if self.lm.has_items:
             return self.lm.score(examples)
         share = track(processes.share(range(len(examples))), f"{self.name}: scoring")
-        scored = [(i, self.logps(self._encode(examples[i].history, examples[i].candidates))) for i in share]
+        scored = [(i, self.logps(self.lm.choices_after(examples[i].history, examples[i].candidates))) for i in share]
         by_row = dict(processes.pool(scored))
         return pad_scores([by_row[i] for i in range(len(examples))])
 
@@ -157,15 +157,11 @@ class CatalogueRanker:
                 items = sample(model, prompt, trie, k, rng, without=excluded, layout=layout, within=within)
             yield [self.lm.catalogue.ids[i] for i in items]
 
-    def _encode(self, history: Sequence[str], candidates: Sequence[str]) -> ChoiceSet:
-        titles = self.lm.catalogue.titles_of
-        return self.lm.encoder.encode(self.lm.template, titles(history), (), titles(candidates))
-
     def _request(self, history: Sequence[str], without: Collection[str]) -> tuple[tuple[int, ...], Trie, list[int]]:
         """Return the prompt, the trie of all titles, and the indices of the items to exclude."""
         ids, within = self.lm.catalogue.ids, self.lm.within
         # How much history fits depends only on the longest title, and the objective `catalogue` already has the trie.
-        choices = self._encode(history, ids if within is None else [ids[self._longest]])
+        choices = self.lm.choices_after(history, ids if within is None else [ids[self._longest]])
         return choices.prompt, self._trie_of(choices), self._indices(without)
 
     def _indices(self, items: Collection[str]) -> list[int]:

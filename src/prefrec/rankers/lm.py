@@ -26,7 +26,7 @@ from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import language_model
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.encoding import TOKENIZING
-from prefrec.rankers.matrices import pad_codes
+from prefrec.rankers.matrices import pad_codes, pad_scores
 from prefrec.training.datasets import encode_examples
 from prefrec.training.sampler import own_batches
 from prefrec.training.weights import load_weights
@@ -116,10 +116,9 @@ class LMRanker:
         share = processes.share(range(len(examples)))
         known = self.item_logps([examples[i].history for i in share])
         rows = zip(track(share, f"{self.name}: scoring"), known, strict=True)
-        out = np.full(codes.shape, -np.inf)
-        for i, logps in processes.pool([(i, cast(Any, logps)[codes[i]]) for i, logps in rows]):
-            out[i] = np.where(codes[i] < 0, -np.inf, logps)
-        return out
+        scored = [(i, cast(Any, logps)[codes[i, : len(examples[i].candidates)]]) for i, logps in rows]
+        by_row = dict(processes.pool(scored))
+        return pad_scores([by_row[i] for i in range(len(examples))])
 
     @property
     def has_items(self) -> bool:
@@ -140,7 +139,8 @@ class LMRanker:
             yield from [None] * len(histories)
             return
         for start in range(0, len(histories), SHARED):
-            prompts = [self._prompt(history) for history in histories[start : start + SHARED]]
+            some, any_item = histories[start : start + SHARED], self.catalogue.ids[:1]
+            prompts = [self.choices_after(history, any_item).prompt for history in some]
             lengths = [padded_length(prompt) for prompt in prompts]
             rows: dict[int, NDArray[np.float32]] = {}
             # Only histories of equal padded length share a call, so that scores do not depend on other histories.
@@ -151,9 +151,10 @@ class LMRanker:
                 rows.update(zip(call, logps, strict=True))
             yield from (rows[i] for i in range(len(prompts)))
 
-    def _prompt(self, history: Sequence[str]) -> tuple[int, ...]:
+    def choices_after(self, history: Sequence[str], items: Sequence[str]) -> ChoiceSet:
+        """Return items, given by their ids, as the answers to a prompt with only the history."""
         titles = self.catalogue.titles_of
-        return self.encoder.encode(self.template, titles(history), (), titles(self.catalogue.ids[:1])).prompt
+        return self.encoder.encode(self.template, titles(history), (), titles(items))
 
     def score_sets(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float64]:
         """Return log-probabilities [n, C] of the answers of n encoded examples; −inf in empty columns."""
