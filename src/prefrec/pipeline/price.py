@@ -132,8 +132,8 @@ def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
         memory += int(width)
     for name in due:
         section: Any = plan.step(name).section
-        rows, tokens, operations = (_sft if name == SFT else _align)(recipe, data, section, sizes)
-        training, steps = tokens * operations * sizes.used, section.epochs * rows / section.global_batch_size
+        rows, operations = (_sft if name == SFT else _align)(recipe, data, section, sizes)
+        training, steps = operations * sizes.used, section.epochs * rows / section.global_batch_size
         costs.append(Cost(name, sizes.seconds(training) + STEP * steps, _fewer(name, section)))
         flops += training
     if measured:
@@ -220,8 +220,8 @@ def _fewer(name: str, section: Any) -> str:
     return f"a lower align.{name}.rows" + (f" (now {section.rows:,})" if section.rows else "")
 
 
-def _sft(recipe: Recipe, data: PreparedData, section: SFTSection, sizes: _Sizes) -> tuple[int, float, float]:
-    """Return the rows of SFT, the tokens that it reads in all epochs, and the operations a weight and token."""
+def _sft(recipe: Recipe, data: PreparedData, section: SFTSection, sizes: _Sizes) -> tuple[int, float]:
+    """Return the rows of SFT, and the operations a weight in all epochs."""
     log = read_by_sft(data.train_interactions, section.titles)
     users, items = log["user_id"].n_unique(), len(log)
     tokens = items * sizes.title + users * (10 if recipe.model.answers == "titles" else 1)
@@ -231,19 +231,19 @@ def _sft(recipe: Recipe, data: PreparedData, section: SFTSection, sizes: _Sizes)
     rows = min(section.rows or users, users)
     per_epoch = tokens * rows / max(users, 1)
     validation = min(section.eval_rows, len(data.validation)) * _question(recipe, data, sizes) / 3
-    return rows, section.epochs * (per_epoch + validation), TRAIN
+    return rows, section.epochs * (per_epoch + validation) * TRAIN
 
 
-def _align(recipe: Recipe, data: PreparedData, section: AlignSection, sizes: _Sizes) -> tuple[int, float, float]:
-    """Return an alignment's rows, their tokens, and the operations: of the step, the reference and the negatives."""
+def _align(recipe: Recipe, data: PreparedData, section: AlignSection, sizes: _Sizes) -> tuple[int, float]:
+    """Return an alignment's rows, and the operations a weight of its steps, the reference and the negatives."""
     rows = min(section.rows or len(data.train), len(data.train))
     tokens = sizes.history * sizes.title
     if recipe.model.answers == "items":
-        return rows, rows * tokens, section.epochs * TRAIN + 2 * FORWARD
+        return rows, rows * tokens * (section.epochs * TRAIN + 2 * FORWARD)
     answers = tokens + (1 + section.num_negatives) * sizes.title
     own = rows * answers * (section.epochs * TRAIN + FORWARD)
     drawn = rows * len(data.catalogue) * sizes.title if section.drawn_from in ("reference", "hard") else 0
-    return rows, (own + FORWARD * drawn) / FORWARD, FORWARD
+    return rows, own + FORWARD * drawn
 
 
 def _asked_tokens(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
