@@ -82,8 +82,8 @@ class ItemTable(nn.Module):
         states = self.predict(self.dropout(hidden.float()))
         if states.numel() >= states.shape[-1] ** 2 or not torch.is_grad_enabled():
             return product(states, self._vectors(items), self.bias[items])
-        # h · (P t + o) = (Pᵀ h) · t + h · o: few states cost less to project than the titles of a whole catalogue.
-        # Columns of logits cost less to select than vectors, whose gradients would be scattered.
+        # With few states, it is cheaper to project them than to project every title. The logits are the same, because
+        # h · (P t + o) = (Pᵀ h) · t + h · o. Selecting columns of logits is also cheaper than selecting vectors.
         by_own = product(states, self._own(), self.bias)
         return (by_own + product(states @ self.project.weight, self.titles)).index_select(-1, items)
 
@@ -112,10 +112,8 @@ class ItemTable(nn.Module):
         kept = self._kept.get(dtype)
         if kept is None or kept[0] != state:
             # Also bound to a local name, because another thread may change the weights meanwhile.
-            kept = self._kept[dtype] = (
-                state,
-                self.project(self.titles) + own if self.titles.shape[1] else own.detach(),
-            )
+            vectors = self.project(self.titles) + own if self.titles.shape[1] else own.detach()
+            kept = self._kept[dtype] = state, vectors
         return kept[1]
 
     @torch.no_grad()

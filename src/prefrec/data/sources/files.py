@@ -99,8 +99,8 @@ def files_of(path: Path, catalogue: Path) -> list[Path]:
     pattern = f"{escape(str(path))}/*" if path.is_dir() else str(path)
     if readers.ADDRESS.search(path.as_posix()) or path.is_file() or not has_magic(pattern):
         return [path]
-    found = [p for p in map(Path, glob(pattern, recursive=True)) if p.is_file() and not p.name.startswith("_")]
-    paths = sorted(p for p in found if p.resolve() != catalogue.resolve())
+    found, left_out = map(Path, glob(pattern, recursive=True)), catalogue.resolve()
+    paths = sorted(p for p in found if p.is_file() and not p.name.startswith("_") and p.resolve() != left_out)
     if not paths:
         what = "the folder has no files" if path.is_dir() else "no file matches"
         raise DataError(f"{path}: {what}; expected parts of a log, such as part-0.parquet")
