@@ -64,14 +64,19 @@ def small_model() -> LlamaForCausalLM:
     return model
 
 
+def draw_adapters(model: torch.nn.Module, std: float, part: str = "lora_B") -> None:
+    """Draw the factors of adapters that are zero at first, so that the adapters change what the model says."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if part in name:
+                parameter.normal_(std=std)
+
+
 def adapted_model() -> PeftModel:
     """The small model with an adapter that has been somewhere."""
     torch.manual_seed(1)
     model = get_peft_model(small_model(), lora_config(4))
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.normal_(std=0.02)
+    draw_adapters(model, 0.02)
     return model
 
 

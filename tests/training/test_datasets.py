@@ -24,12 +24,6 @@ def test_preference_rows_put_the_chosen_answer_first(encoder, bpe_tokenizer):
     assert texts == ["Heat", "Babe", "Emma"]
 
 
-def test_one_rejected_text_is_one_negative(encoder):
-    one = encode_preferences([{"prompt": "Next:", "chosen": "Heat", "rejected": "Babe"}], encoder)
-    many = encode_preferences([{"prompt": "Next:", "chosen": "Heat", "rejected": ["Babe"]}], encoder)
-    assert one == many
-
-
 TALK = [
     {"role": "system", "content": "You recommend films."},
     {"role": "user", "content": "I saw Heat."},
@@ -79,15 +73,8 @@ def test_text_of_a_message_never_becomes_a_special_token(encoder, bpe_tokenizer)
     ("row", "message"),
     [
         ({"prompt": [], "chosen": "a", "rejected": ["b"]}, "row 0: `prompt` must be a text or messages, got"),
-        (
-            {"prompt": [{"role": "user"}], "chosen": "a", "rejected": ["b"]},
-            "row 0: `prompt` must be a text or messages, got",
-        ),
         ({"prompt": TALK, "chosen": said("a") * 2, "rejected": ["b"]}, "row 0: `chosen`"),
-        ({"prompt": TALK, "chosen": said("a"), "rejected": said("b") * 2}, "row 0: `rejected`"),
         ({"prompt": "p", "rejected": ["b"]}, "row 0: `chosen` must be a text or messages, got None"),
-        ({"prompt": "", "chosen": "a", "rejected": ["b"]}, "row 0: `prompt`"),
-        ({"prompt": "p", "chosen": "a", "rejected": []}, "row 0: `rejected`"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b", 3]}, "row 0: `rejected`"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b", "a"]}, "also among the rejected"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b"], "scores": [5]}, "row 0: `scores` must have a number for"),

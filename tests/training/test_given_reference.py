@@ -11,7 +11,7 @@ from prefrec.errors import ConfigError
 from prefrec.losses import dpo_loss, sft_loss
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 from tiny import tiny_llama
-from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model
+from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, draw_adapters, losses, settings, small_model
 
 
 @pytest.fixture
@@ -48,10 +48,7 @@ def test_a_given_model_is_the_reference(tmp_path, given, precompute):
 def test_an_adapter_of_the_model_is_the_reference_by_its_name(tmp_path, given):
     model = adapted_model()
     model.add_adapter("sft", lora_config(4))
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B.sft" in name:
-                p.normal_(std=0.02)
+    draw_adapters(model, 0.02, "lora_B.sft")
     merged = deepcopy(model)
     merged.set_adapter("sft")
     alone = merged.merge_and_unload()

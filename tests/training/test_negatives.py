@@ -121,12 +121,6 @@ def test_hard_negatives_are_the_highest_of_the_pool():
         assert [i for i in pool.candidates if i in after.candidates] == list(after.candidates)
 
 
-def test_a_pool_beyond_the_catalogue_is_all_that_is_free():
-    found = _redrawn(_data(), "hard", pool=1000)
-    for e in found:
-        assert min(int(i[1:]) for i in e.candidates if i != e.target) > 40
-
-
 def test_too_little_to_draw_from_is_said():
     data = _data(users=1, length=5)
     with pytest.raises(DataError, match="in-batch negatives: the 2 examples have only 0 targets that user 'u0'"):

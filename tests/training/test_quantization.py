@@ -1,6 +1,5 @@
 """QLoRA: adapters in float32 on a base in 4 bits, on a CPU or wherever bitsandbytes runs."""
 
-import copy
 import importlib.util
 import math
 
@@ -15,12 +14,12 @@ from prefrec.lm.models import is_quantized, load_model
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet
-from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
+from prefrec.training import load_adapter, lora_config
 from quantized import skip_where_it_does_not_run
 from slow import slow_logps
 from tiny import tiny_llama
 from tiny_run import write_model
-from tiny_training import COMPLETIONS, PREFERENCES, losses, settings, trainable
+from tiny_training import draw_adapters, losses, trainable
 
 SETS = [
     ChoiceSet(tuple(range(10, 26)), ((30, 31, 2), (32, 2), (33, 34, 35, 2))),
@@ -56,10 +55,7 @@ def adapted(model):
     """The model with an adapter that has been somewhere."""
     torch.manual_seed(1)
     model = get_peft_model(model, lora_config(4))
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.normal_(std=0.02)
+    draw_adapters(model, 0.02)
     return model
 
 
@@ -77,8 +73,7 @@ def assert_alike(got, want):
         torch.testing.assert_close(got[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
 
 
-@pytest.mark.parametrize("form", ["nf4", "nf4-double"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("form", "dtype"), [("nf4", "float32"), ("nf4-double", "bfloat16")])
 def test_only_the_layers_matrices_are_in_4_bits(folder, dtype, form):
     plain, model = AutoModelForCausalLM.from_pretrained(folder), nf4(folder, dtype, form)
     assert is_quantized(model)
@@ -89,16 +84,6 @@ def test_only_the_layers_matrices_are_in_4_bits(folder, dtype, form):
         assert p.dtype == (torch.uint8 if packed else getattr(torch, dtype)), name
         assert p.numel() == plain.get_parameter(name).numel() / (2 if packed else 1), name
     assert {p.dtype for p in trainable(adapted(model)).values()} == {torch.float32}
-
-
-def test_double_also_rounds_the_scales(scaled):
-    once, twice = (nf4(scaled, form=form) for form in ("nf4", "nf4-double"))
-    state = once.model.layers[0].mlp.up_proj.weight.quant_state
-    rounded = twice.model.layers[0].mlp.up_proj.weight.quant_state
-    assert (state.absmax.dtype, state.nested) == (torch.float32, False)
-    assert (rounded.absmax.dtype, rounded.nested) == (torch.uint8, True)
-    weights = [m.dequantize().model.layers[0].mlp.up_proj.weight for m in (once, twice)]
-    assert 0 < (weights[0] - weights[1]).abs().max() < 0.05 * weights[0].abs().max()
 
 
 @pytest.mark.parametrize("form", ["nf4", "nf4-double"])
@@ -123,66 +108,36 @@ def test_scores_and_gradients_are_those_of_the_plain_weights_that_4_bits_stand_f
     assert_alike(gradients(model), gradients(plain))
 
 
-def test_evaluation_computes_what_training_does(scaled):
-    """Without gradients bitsandbytes would compute in another way, on a CPU that has the instructions."""
-    model = nf4(scaled)
-    batch = pack(SETS, pad_id=0).to(device_of(model))
-    with torch.no_grad():
-        scored = choice_logps(model.eval(), batch)
-    trained = choice_logps(adapted(copy.deepcopy(model)).train(), batch).detach()
-    bare = choice_logps(model.train(), batch).detach()
-    torch.testing.assert_close(scored, bare, rtol=0, atol=1e-5)
-    assert (scored - trained).abs().max() > 1e-3, "the adapter counts"
-
-
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_changes_nothing(folder, tmp_path, bpe_tokenizer, reentrant):
+def test_gradient_checkpointing_changes_nothing(sft, folder, reentrant):
     """As the trainer switches it on: PEFT leaves the inputs of a 4-bit base without gradients."""
     weights = []
     for checkpointed in (False, True):
         how = {"gradient_checkpointing": checkpointed, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-        config = SFTConfig(**settings(tmp_path, max_steps=2, **how))
-        trainer = SFTTrainer(adapted(nf4(folder)), config, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer)
+        trainer = sft(adapted(nf4(folder)), max_steps=2, **how)
         trainer.train()
         weights.append(trainable(trainer.model))
-    for name, want in weights[0].items():
-        torch.testing.assert_close(weights[1][name], want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
     assert any((weights[1][n] - p).abs().max() > 1e-3 for n, p in trainable(adapted(nf4(folder))).items())
 
 
-def trained(base, tmp_path, tokenizer, *, bf16=False, precompute=True):
-    """SFT and alignment of a new adapter on bases that `base` loads; both trainers, and what was frozen."""
-    sft = SFTTrainer(
-        base(),
-        SFTConfig(**settings(tmp_path / "sft", max_steps=12, bf16=bf16)),
-        train_dataset=COMPLETIONS,
-        processing_class=tokenizer,
-        peft_config=lora_config(4),
-    )
-    sft.train()
-    sft.model.save_pretrained(tmp_path / "adapter")
-    model = load_adapter(base(), tmp_path / "adapter", is_trainable=True)
-    config = settings(
-        tmp_path / "align", max_steps=12, learning_rate=2e-2, per_device_train_batch_size=8, bf16=bf16, beta=0.5
-    )
-    config["precompute_ref_log_probs"] = precompute
-    trainer = SoftmaxDPOTrainer(
-        model, args=SoftmaxDPOConfig(**config), train_dataset=PREFERENCES, processing_class=tokenizer
+@pytest.mark.parametrize(("bf16", "precompute"), [(False, True), (True, False)])
+def test_sft_then_alignment(sft, sdpo, scaled, tmp_path, bf16, precompute):
+    """Both stages learn; the base and the reference stay; the loss of alignment begins at ln(1 + N)."""
+    dtype = "bfloat16" if bf16 else "float32"
+    first = sft(nf4(scaled, dtype), folder=tmp_path / "sft", peft_config=lora_config(4), max_steps=12, bf16=bf16)
+    first.train()
+    first.model.save_pretrained(tmp_path / "adapter")
+    changes = {"max_steps": 12, "learning_rate": 2e-2, "per_device_train_batch_size": 8, "beta": 0.5, "bf16": bf16}
+    trainer = sdpo(
+        load_adapter(nf4(scaled, dtype), tmp_path / "adapter", is_trainable=True),
+        folder=tmp_path / "align",
+        precompute_ref_log_probs=precompute,
+        **changes,
     )
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.train()
-    return sft, trainer, frozen
-
-
-@pytest.mark.parametrize("precompute", [True, False])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_sft_then_alignment(scaled, tmp_path, bpe_tokenizer, bf16, precompute):
-    """Both stages learn; the base and the reference stay; the loss of alignment begins at ln(1 + N)."""
-    dtype = "bfloat16" if bf16 else "float32"
-    sft, trainer, frozen = trained(
-        lambda: nf4(scaled, dtype), tmp_path, bpe_tokenizer, bf16=bf16, precompute=precompute
-    )
-    assert losses(sft)[-1] < losses(sft)[0] - 0.5
+    assert losses(first)[-1] < losses(first)[0] - 0.5
     assert losses(trainer)[0] == pytest.approx(math.log(4), abs=0.1 if bf16 else 1e-4)
     assert losses(trainer)[-1] < losses(trainer)[0] - 0.2
     assert {p.dtype for p in trainable(trainer.model).values()} == {torch.float32}
@@ -190,28 +145,8 @@ def test_sft_then_alignment(scaled, tmp_path, bpe_tokenizer, bf16, precompute):
     assert all(torch.equal(p, frozen[n]) for n, p in trainer.model.named_parameters() if n in frozen)
 
 
-def test_both_stages_learn_as_on_the_plain_weights_that_4_bits_stand_for(scaled, tmp_path, bpe_tokenizer):
-    quantised = trained(lambda: nf4(scaled), tmp_path / "nf4", bpe_tokenizer)
-    nf4(scaled).dequantize().save_pretrained(tmp_path / "model")
-    plain = trained(lambda: load_model(str(tmp_path / "model")), tmp_path / "plain", bpe_tokenizer)
-    for got, want in zip(quantised[:2], plain[:2], strict=True):
-        assert losses(got) == pytest.approx(losses(want), abs=1e-2)
-
-
-def test_an_adapter_comes_back_as_it_was_saved(scaled, tmp_path):
-    model = adapted(nf4(scaled)).eval()
-    batch = pack(SETS, pad_id=0).to(device_of(model))
-    model.save_pretrained(tmp_path)
-    again = load_adapter(nf4(scaled), tmp_path, autocast_adapter_dtype=False).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(choice_logps(again, batch), choice_logps(model, batch), rtol=0, atol=1e-5)
-
-
-def test_weights_that_are_shared_out_are_refused(folder, tmp_path, bpe_tokenizer):
-    config = SFTConfig(**settings(tmp_path))
-    trainer = SFTTrainer(
-        nf4(folder), config, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer, peft_config=lora_config(4)
-    )
+def test_weights_that_are_shared_out_are_refused(sft, folder):
+    trainer = sft(nf4(folder), peft_config=lora_config(4))
     trainer._check_base()
     trainer.is_fsdp_enabled = True
     with pytest.raises(ConfigError, match="a 4-bit base cannot be sharded over processes"):

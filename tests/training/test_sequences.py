@@ -59,11 +59,6 @@ def test_a_share_of_the_titles_is_left_out() -> None:
     assert len(set(kept)) > 5
 
 
-def test_a_row_of_which_nothing_would_be_left_is_kept_whole() -> None:
-    data = TrajectoryDataset([NAMES[:2]] * 30, [HISTORY], titles=5, drop=0.9)
-    assert texts(data) == [NAMES[:2]] * 30
-
-
 def test_the_oldest_titles_of_a_long_row_are_left_out() -> None:
     longest = HISTORY.encode(NAMES[170:]).length
     data = TrajectoryDataset([NAMES], [HISTORY], titles=300, max_length=longest)
@@ -71,23 +66,12 @@ def test_the_oldest_titles_of_a_long_row_are_left_out() -> None:
     assert data[0]["choices"].length <= longest
 
 
-def test_phrasings_take_turns() -> None:
-    phrasings = [TrajectoryEncoder(load_template(n, domain="movies"), ENCODER) for n in ("1", "2", "history")]
-    data = TrajectoryDataset([NAMES[:3]] * 30, phrasings, titles=5)
-    heads = [data[i]["choices"].head for i in range(30)]
-    assert set(heads) == {p.encode(NAMES[:2]).head for p in phrasings}
-    assert len(set(heads)) == 2  # `1` and `history` begin alike
-
-
-def test_a_title_that_never_fits() -> None:
+def test_what_makes_no_row() -> None:
+    with pytest.raises(DataError, match="no user of the training data has 2 interactions"):
+        TrajectoryDataset([["Heat"]], [HISTORY], titles=5)
     data = TrajectoryDataset([["word " * 50] * 3], [HISTORY], titles=5, max_length=60)
     with pytest.raises(TokenizerError, match="max_length is 60: raise it"):
         data[0]
-
-
-def test_no_history() -> None:
-    with pytest.raises(DataError, match="no user of the training data has 2 interactions"):
-        TrajectoryDataset([["Heat"]], [HISTORY], titles=5)
 
 
 def test_histories_are_those_of_the_log() -> None:
