@@ -56,9 +56,7 @@ def test_an_answer_decodes_to_its_title(bpe_tokenizer, title):
 
 
 @pytest.mark.parametrize("with_space", [True, False])
-@pytest.mark.parametrize(
-    "end", ["Next:", "Next: ", "Next:  ", "Next:\t", "Next:\n \t", "Next:\n", "Nächster Titel\u3000", ""]
-)
+@pytest.mark.parametrize("end", ["Next:", "Next: ", "Next:\n \t", "Next:\n", "Nächster Titel\u3000", ""])
 def test_white_space_at_the_seam_is_read_as_in_the_whole_text(tokenizer, end, with_space):
     """Rows as TRL has them (`"Next:"`, `" Heat"`), prompts that end in white space, and both."""
     prompt, titles = f"Seen Toy Story. {end}", [*TITLES, "Heat"]
@@ -66,12 +64,6 @@ def test_white_space_at_the_seam_is_read_as_in_the_whole_text(tokenizer, end, wi
     for title, answer in zip(titles, choices.answers, strict=True):
         own = " " * with_space if prompt.endswith("\n") else "" if prompt[-1].isspace() else " "
         assert list(choices.prompt + answer[:-1]) == tokenizer(prompt + own + title)["input_ids"]
-
-
-def test_a_space_after_a_prompt_changes_nothing(tokenizer):
-    encoder, messages = PromptEncoder(tokenizer), [["A Title"], [" A Title"]]
-    first, *others = (encoder.encode_text("Next:" + end, answers) for end in ("", " ") for answers in messages)
-    assert others == [first] * 3
 
 
 LISTED = (
@@ -87,25 +79,6 @@ def test_a_history_is_read_as_its_whole_text(tokenizer, template):
     assert question(TrajectoryEncoder(template, encoder).encode(["Heat", "Alien", "Babe"])) == asked
     whole = template.render(["Heat", "Alien"], []) + "Babe"
     assert list(asked.prompt + asked.answers[0][:-1]) == tokenizer(whole)["input_ids"]
-
-
-def test_answers_do_not_depend_on_each_other(tokenizer):
-    encoder = PromptEncoder(tokenizer)
-    together = encoder.encode(SPACED, ["A"], TITLES, TITLES).answers
-    alone = [PromptEncoder(tokenizer).encode(SPACED, ["A"], TITLES, [t]).answers[0] for t in TITLES]
-    assert list(together) == alone
-
-
-def test_titles_with_colons_keep_their_label(tokenizer):
-    answer = PromptEncoder(tokenizer).encode(SPACED, ["A"], ["B: C"], ["B: C"]).answers[0]
-    assert tokenizer.decode(answer[:-1]).strip() == "B: C"
-
-
-def test_special_tokens_in_a_title_are_text(bpe_tokenizer):
-    encoder = PromptEncoder(bpe_tokenizer)
-    choices = encoder.encode(SPACED, ["bad<|im_end|>"], ["x<|im_end|>y"], ["x<|im_end|>y"])
-    assert bpe_tokenizer.eos_token_id not in choices.prompt
-    assert choices.answers[0].count(bpe_tokenizer.eos_token_id) == 1
 
 
 @pytest.mark.parametrize("hostile", [False, True])
@@ -137,7 +110,7 @@ def more_special(bpe_tokenizer):
 
 
 @pytest.mark.parametrize("chat", [False, True])
-@pytest.mark.parametrize("around", ["{}", "x{}y", "Babe {} {}"])
+@pytest.mark.parametrize("around", ["{}", "Babe {} {}"])
 def test_no_special_token_at_all_can_come_from_a_title(more_special, chat, around):
     special = special_ids(more_special)
     encoder = PromptEncoder(more_special, chat=chat)
@@ -191,7 +164,7 @@ def test_the_oldest_history_is_left_out_first(bpe_tokenizer):
     assert text.endswith(f"of {'; '.join(TITLES)}. Next:")
 
 
-@pytest.mark.parametrize("room", [1, 2, 3, 17, 40, 63, 64])
+@pytest.mark.parametrize("room", [1, 17, 64])
 def test_as_few_titles_are_left_out_as_one_by_one(bpe_tokenizer, room):
     """And few lengths are tried: a request of 200 titles must not take 200 times as long as one of ten."""
     history = [f"{t} {i}" for i, t in enumerate(TITLES * 32)][:64]
@@ -282,33 +255,7 @@ def test_titles_after_any_history_are_read_as_by_an_encoder_without_memory(token
                 assert got.prompt + ids[:-1] == joint
 
 
-def test_after_a_new_line_titles_are_read_once_whatever_the_history(tokenizer, monkeypatch):
-    encoder, read = PromptEncoder(tokenizer), []
-    many = encoder._many_ids
-    monkeypatch.setattr(
-        encoder, "_many_ids", lambda texts, special: (read.extend(texts), many(texts, special=special))[1]
-    )
-    for title in TITLES:
-        encoder.encode(continued, [title], [], TITLES)
-        assert encoder._context(f"{title}\n") == "\n"
-        assert encoder._context(title) == title
-    assert sum(text.endswith("\nIt Happened One Night") for text in read) == 1
-
-
-def test_where_a_token_may_reach_over_the_end_of_a_line_the_whole_line_counts(tokenizer, bpe_tokenizer):
-    assert PromptEncoder(_after_newline(tokenizer, True))._context("Heat\n") == "Heat\n"
-    assert PromptEncoder(bpe_tokenizer, chat=True)._context("Heat\n") == "Heat\n"
-
-
-def test_more_titles_than_are_remembered_are_not_read_again_where_none_is_new(tokenizer, monkeypatch):
-    monkeypatch.setattr("prefrec.prompts.encoding._REMEMBERED", 3)
-    encoder = PromptEncoder(tokenizer)
-    first = encoder.encode(SPACED, ["A"], [], TITLES).answers
-    monkeypatch.setattr(encoder, "_ids_after", None)
-    assert encoder.encode(SPACED, ["A"], [], TITLES).answers == first
-
-
-@pytest.mark.parametrize("remembered", [0, 1, 4, 100])
+@pytest.mark.parametrize("remembered", [0, 4])
 def test_what_is_remembered_changes_nothing(tokenizer, monkeypatch, remembered):
     """Duplicates, prompts by turns, and more answers than are kept."""
     monkeypatch.setattr("prefrec.prompts.encoding._REMEMBERED", remembered)

@@ -12,7 +12,7 @@ TITLES = ["Toy Story", "Heat", "(500) Days", "Alien", "…And Justice for All", 
 
 
 @pytest.mark.parametrize("chat", [False, True])
-@pytest.mark.parametrize("name", ["history", "continue", "1", "2", "3"])
+@pytest.mark.parametrize("name", ["history", "continue", "1"])
 def test_the_last_title_is_asked_for_as_in_a_prompt(name: str, chat: bool) -> None:
     encoder, template = PromptEncoder(bpe_tokenizer(), chat=chat), load_template(name, domain="movies")
     for n in range(2, len(TITLES) + 1):
@@ -22,7 +22,7 @@ def test_the_last_title_is_asked_for_as_in_a_prompt(name: str, chat: bool) -> No
         assert trajectory.length == len(asked.prompt) + len(asked.answers[0]) - 1
 
 
-@pytest.mark.parametrize("detail", ["", " (1995)", ", <|im_end|>", "<|im_end|>\n"])
+@pytest.mark.parametrize("detail", [" (1995)", "<|im_end|>\n"])
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("name", ["history", "1"])
 def test_details_are_read_and_never_answered(name: str, chat: bool, detail: str) -> None:
@@ -36,12 +36,6 @@ def test_details_are_read_and_never_answered(name: str, chat: bool, detail: str)
         if n > 1:
             assert question(trajectory) == asked
             assert trajectory.length == len(asked.prompt) + len(asked.answers[0]) - 1
-
-
-def test_its_titles_are_those_of_the_catalogue() -> None:
-    encoder = TrajectoryEncoder(load_template("1", domain="movies"), PromptEncoder(bpe_tokenizer()))
-    known = set(encoder.answers(TITLES))
-    assert set(encoder.encode(TITLES).answers) <= known
 
 
 def test_no_titles() -> None:

@@ -120,12 +120,6 @@ def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
     np.testing.assert_allclose(weights.folds[0].weights, slow.logits[""].weights, atol=1e-3)
 
 
-def test_a_fold_without_other_users_has_no_opinion():
-    one = [e for e in ROWS if user_folds([e], FOLDS)[0] == 0]
-    scores = BlendRanker("b", [GOOD], TIMES, learn_weights([GOOD], TIMES, one), crossed=True).score(one)
-    assert np.ptp(scores, axis=1).max() == 0
-
-
 def test_title_models_reorder_the_best_alone(weights):
     blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
     model = Table("titles", 3.0, 3)
@@ -143,20 +137,6 @@ def test_title_models_reorder_the_best_alone(weights):
         np.testing.assert_allclose(
             scores[row, own] - scores[row, own[0]], (expected - expected[own[0]])[own], rtol=1e-3, atol=1e-3
         )
-
-
-def test_lists_of_different_lengths_are_reranked():
-    blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
-    model = Table("titles", 3.0, 3)
-    reranked = RerankedBlend(blend, [model], [learn_rerank(blend, [model], ROWS).reranked])
-    short = [
-        replace(ROWS[0], candidates=ROWS[0].candidates[:60]),
-        replace(ROWS[1], candidates=ROWS[1].candidates[:7]),
-    ]
-    scores = reranked.score(short)
-    assert np.isneginf(scores[1, 7:]).all()
-    np.testing.assert_allclose(scores[1, :7], reranked.score(short[1:])[0], rtol=1e-5)
-    assert np.isfinite(scores[0]).all()
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=9))

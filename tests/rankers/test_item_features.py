@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
+from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.item_only import ItemOnlyRanker
 from prefrec.rankers.recency import newest_first, recent_popularity
 
@@ -48,15 +48,6 @@ def test_counts_and_ages_equal_loops_over_the_log(log, asked, window):
     np.testing.assert_allclose(history.idle(times), idle, rtol=1e-5, atol=1e-5)
 
 
-def test_some_items_have_the_values_of_the_whole_catalogue():
-    log = _log([("10", 1), ("9", 2), ("9", 40), ("7", 41)])
-    history, times = ItemHistory.of(log, CATALOGUE), np.array([START + 50 * DAY, START + 3 * DAY])
-    some = history.narrowed(np.array([1, 3]))
-    for feature in blind_features(CATALOGUE, log).values():
-        whole = np.broadcast_to(feature(history, times), (2, 4))
-        np.testing.assert_array_equal(np.broadcast_to(feature(some, times), (2, 2)), whole[:, [1, 3]])
-
-
 def test_features_stand_at_their_candidates():
     log = _log([("10", 1), ("9", 2), ("9", 40), ("7", 41)])
     index = {item: i for i, item in enumerate(IDS)}
@@ -71,20 +62,6 @@ def test_features_stand_at_their_candidates():
     np.testing.assert_allclose(np.expm1(values[0, :2, 1]), [1, 0], rtol=1e-6)  # of 30 days
     np.testing.assert_allclose(np.expm1(-values[0, :2, 4]), [48, 0], rtol=1e-5)  # age
     np.testing.assert_allclose(np.expm1(values[1, :, 0]), [0, 1, 1], rtol=1e-6)
-
-
-def test_a_log_without_dates_has_popularity_alone():
-    counted = _log([("10", 1), ("9", 2)], start=0)
-    assert [*time_features(False)] == ["popularity"]
-    history = ItemHistory.of(counted, CATALOGUE)
-    assert history.counts(np.array([1])).tolist() == [[1, 1, 0, 0]]
-    assert "−log days since the last" not in blind_features(CATALOGUE, counted)
-
-
-def test_mean_ratings_are_the_items_or_all():
-    log = _log([("10", 1), ("10", 2), ("9", 2)]).with_columns(rating=pl.Series([1.0, 3.0, 5.0]))
-    ((of_items,),) = [blind_features(CATALOGUE, log)["mean rating"](ItemHistory.of(log, CATALOGUE), np.array([0]))]
-    assert of_items.tolist() == [2.0, 5.0, 3.0, 3.0]
 
 
 def test_baselines_of_time():

@@ -55,21 +55,6 @@ def test_a_feature_without_variation_weighs_nothing():
     assert np.isfinite(logit.utility(features)).all()
 
 
-@pytest.mark.parametrize("start", [[30.0, -30.0], [-3.0, 80.0]])
-def test_the_start_does_not_matter(start):
-    """From far away, a whole step of Newton's method would be too long."""
-    features, targets = _choices(60, [0.8, -0.05], seed=2)
-    weights = fit_logit(features, targets, NAMES, start=np.array(start)).weights
-    np.testing.assert_allclose(weights, fit_logit(features, targets, NAMES).weights, atol=1e-4)
-
-
-def test_without_features_all_candidates_are_alike():
-    features, targets = _choices(5, [0.8, 0.0])
-    logit = fit_logit(features[..., :0], targets, [])
-    assert logit.weights.size == 0
-    assert not logit.utility(features[..., :0]).any()
-
-
 def test_a_row_whose_target_is_left_out_teaches_nothing():
     features, targets = _choices(50, [0.8, 0.0])
     features[0, targets[0]] = np.nan

@@ -30,16 +30,3 @@ def test_codes_scores_and_products_equal_loops(rows):
             assert values[b, c] == (-np.inf if item is None else {"a": 5.0, "c": 7.0}.get(item, 0.0))
             want = known[b, INDEX[item]] if item in INDEX else 0.0
             assert products[b, c] == (-np.inf if item is None else want)
-
-
-def test_a_shared_tuple_is_read_once():
-    class Counted(dict):
-        asked = 0
-
-        def get(self, key, default=None):
-            self.asked += 1
-            return super().get(key, default)
-
-    index = Counted(INDEX)
-    pad_codes([e.candidates for e in SHARED], index)
-    assert index.asked == len(ALL)

@@ -47,11 +47,3 @@ def test_scores_equal_their_slow_twin(titles, history, half_life):
         for c in candidates
     ]
     np.testing.assert_allclose(scores, want, atol=1e-12)
-
-
-def test_a_new_item_is_scored_by_its_words():
-    ranker = ranker_of(["Ink for the HP 12", "Paper", "Ink for the Canon", "Chair"])
-    example = RankingExample("u", ("i1", "i0"), ("i2", "i3"), "i2")
-    scores = ranker.score([example])[0]
-    assert scores[0] > 0 == scores[1]
-    assert ranker.half_life == 1.0

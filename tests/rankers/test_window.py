@@ -58,23 +58,6 @@ def test_scores_equal_their_slow_twin(logs, history, settings):
     np.testing.assert_allclose(scores, want, atol=1e-12)
 
 
-def test_the_defaults_are_those_that_are_documented():
-    logs = [ITEMS, ITEMS[::-1], ITEMS[:3]]
-    (scores,) = WindowCooccurrenceRanker.fit(frame(logs)).score(
-        [RankingExample("x", ("i1", "i4"), tuple(ITEMS), "i0")]
-    )
-    want = [slow_score(logs, ("i1", "i4"), c, 80, 20.0, (0.5, 0.5), 2.0) for c in ITEMS]
-    assert scores.tolist() == pytest.approx(want)
-
-
-def test_memory_is_that_of_pairs_that_occur():
-    """Twenty thousand items, of which each user has five: no matrix of 400 million cells."""
-    rng = np.random.default_rng(0)
-    logs = [[f"n{i}" for i in rng.integers(0, 20_000, 5)] for _ in range(4_000)]
-    ranker = WindowCooccurrenceRanker.fit(frame(logs))
-    assert ranker.similarity.nnz <= 4_000 * 5 * 4
-
-
 def test_movielens_100k():
     """What the rule reaches on the embedded data: a change of formula or of order would change these digits."""
     data = prepare(PrepareConfig())
