@@ -26,11 +26,6 @@ def test_round_trip(tmp_path):
     assert read_predictions(tmp_path / "predictions.parquet").equals(frame)
 
 
-def test_without_text():
-    frame = prediction_frame("pop", EXAMPLES, SCORES, RANKS)
-    assert frame["generated"].null_count() == frame["choice"].null_count() == 2
-
-
 def test_bad_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         read_predictions(tmp_path / "absent.parquet")

@@ -9,7 +9,6 @@ from prefrec.errors import DataError
 from prefrec.evaluation.shortcuts import (
     encode_sets,
     id_keys,
-    in_history,
     list_lookup,
     next_in_order,
     position_lookup,
@@ -124,28 +123,12 @@ def test_title_length_learns_its_direction(test_rows, longest):
     _assert_scores(scores, test_rows, lambda e, p, c: length[c] * (1 if longest else -1))
 
 
-def test_in_history():
-    rows = [
-        RankingExample("u", (IDS[0], IDS[3]), tuple(IDS[2:5]), IDS[4]),
-        RankingExample("v", (), tuple(IDS[:2]), IDS[0]),
-    ]
-    scores = in_history(encode_sets(rows, CATALOGUE), rows)
-    assert scores.tolist() == [[0, 1, 0], [0, 0, -np.inf]]
-
-
 @pytest.mark.parametrize(("window", "expected"), [(0, []), (1, [False, False, True]), (2, [False, True, True])])
 def test_repeats_of_last_interactions(window, expected):
     """Users who take no item again, one two steps ago, one at once, and a user with a single interaction."""
     items = {"none": "abc", "two": "cab" + "a", "once": "abb", "single": "a"}
     log = pl.DataFrame([(u, i) for u, of in items.items() for i in of], schema=["user_id", "item_id"], orient="row")
     assert repeats(log, window).tolist() == expected
-
-
-def test_nothing_to_learn_from_is_no_opinion(test_rows):
-    lists, seen = encode_sets(test_rows, CATALOGUE), encode_sets([], CATALOGUE)
-    for rule in (target_position, position_lookup, list_lookup):
-        for row, e in zip(rule(lists, seen), test_rows, strict=True):
-            assert len(set(row[: len(e.candidates)].tolist())) == 1
 
 
 def test_shuffles_cut_one_tie_and_keep_the_rest():
