@@ -70,24 +70,14 @@ def _example(*candidates: str, user: str = "u1") -> RankingExample:
         ),
         ("- 'It'\n- It Happened One Night.\n- ALIENS", (3, 4, 1), None),
         ("1. 12 Angry Men\n2. 1984\n3. (500) Days of Summer", (2, 7, 6), None),
-        ("12 Angry Men\n1984", (2, 7), None),
-        ("1. 1. Alien\n2. Alien\n3. Aliens", (0, 1), None),
-        ("1. Alien (1979)\n2. Aliens | sequel", (0, 1), None),
+        ("1. 1. Alien\n2. Alien\n3. Aliens (1986)", (0, 1), None),
         ('```json\n["Se7en", "Aliens"]\n```', (5, 1), None),
         ("<think>1. Aliens\n</think>1. Alien", (0,), None),
-        ('["Film [REC]", "Alien"]', (0,), None),
-        ('Here [you] go: [[1], ["Se7en", "Film [REC]"]] or ["Alien"]', (5,), None),
-        ('["1. Alien", "**2. Se7en**", "- It: a scary film"]', (0, 5, 3), None),
-        ("**1. Alien**\n__2) Se7en__\n***3. It*** – scary\n**4.** 1984", (0, 5, 3, 7), None),
-        ("- **1. Alien**\n- **2. Se7en** (1995): dark", (0, 5), None),
-        ("1) Alien: a lovely film\n2) It: Very scary: for most", (0, 3), None),
-        ("1. Alien: Covenant\n2. It: Chapter Two\n3. Aliens: The Making of It\n4. Se7en: Édition", (), None),
+        ('Here [you] go: [[1], ["1. Se7en", "Film [REC]"]] or ["Alien"]', (5,), None),
+        ("**1. Alien**\n__2) Se7en__\n***3. It*** – scary: for most", (0, 5, 3), None),
+        ("1. Alien: Covenant\n2. It: Chapter Two\n3. It's a Wonderful Life", (), None),
         ("[" * 3000 + '"Alien"', (), None),
-        ("Reason: Alien", (), "Alien"),
-        ("I would watch Alien or Aliens.", (), None),
-        ("1. Alien Resurrection\n2. Item", (), None),
-        ("1. It's a Wonderful Life", (), None),
-        ("", (), None),
+        ("I would watch Alien or Aliens.\nReason: Alien", (), "Alien"),
     ],
 )
 def test_answers_are_read(text, order, reason):
@@ -134,22 +124,6 @@ def test_it_is_asked_once_and_the_target_is_not_told():
     assert ranker.generate([row]) == ["Heat"]  # what it chose is none of the candidates
     assert ranker.counts.invented == 1
     assert len(chat.asked) == 1
-
-
-def test_ties_of_the_retriever_do_not_follow_the_list():
-    class Even:
-        name = "even"
-
-        def score(self, examples):
-            return np.zeros((len(examples), 8))
-
-    orders = set()
-    for seed in range(20):
-        ranker = ChatRecRanker("c", Even(), Scripted(), CATALOGUE, Profiles(CATALOGUE, LOG), seed=seed)
-        forward, backward = ranker.retrieve([_example(*IDS), _example(*IDS[::-1])])
-        assert [IDS[n] for n in forward] == [IDS[::-1][n] for n in backward]
-        orders.add(tuple(forward))
-    assert len(orders) > 10
 
 
 def test_profiles_tell_what_the_data_has():
@@ -308,9 +282,8 @@ TALKS = [
 ]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_a_local_model_answers_as_its_chat_template_asks(model, bpe_tokenizer, batch_size):
-    chat = LocalChat(model, bpe_tokenizer, max_new_tokens=12, max_length=200, batch_size=batch_size)
+def test_a_local_model_answers_as_its_chat_template_asks(model, bpe_tokenizer):
+    chat = LocalChat(model, bpe_tokenizer, max_new_tokens=12, max_length=200, batch_size=2)
     want = []
     for talk in TALKS:
         asked = bpe_tokenizer.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
@@ -332,11 +305,8 @@ def server(folder, tmp_path_factory):
         yield url
 
 
-def _client(url: str, folder, **settings) -> OpenAIClient:
-    return OpenAIClient(ServerSettings(url=url, **{"model": str(folder), "retries": 0, **settings}))
-
-
 def test_a_server_answers_as_the_model_does_here(server, folder, model, bpe_tokenizer):
     local = LocalChat(tiny_llama(max_position_embeddings=2048), bpe_tokenizer, max_new_tokens=12, max_length=200)
-    remote = EndpointChat(_client(server, folder), max_new_tokens=12)
+    client = OpenAIClient(ServerSettings(url=server, model=str(folder), retries=0))
+    remote = EndpointChat(client, max_new_tokens=12)
     assert remote.answer(TALKS, "answering") == local.answer(TALKS, "answering")

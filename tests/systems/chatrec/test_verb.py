@@ -66,15 +66,6 @@ def test_all_that_a_held_out_user_took_before_is_left_out(run):
     assert chat_module._user(data, row.user_id, []) == (row.user_id, row.history, set(taken))
 
 
-def test_a_model_of_the_run_may_retrieve(run):
-    (by_lm,) = _json_lines(
-        succeed("chat", run, "--history", "Red Emma", *SHORT, "--retriever", "sft", "--json", "--ask", "/quit")
-    )
-    (by_knn,) = _json_lines(succeed("chat", run, "--history", "Red Emma", *SHORT, "--json", "--ask", "/quit"))
-    assert len(by_lm["items"]) == 5
-    assert by_lm["items"] != by_knn["items"]
-
-
 def test_a_conversation_for_people(run, scripted, monkeypatch):
     first = _json_lines(succeed("chat", run, "--history", "Red Emma", *SHORT, "--json", "--ask", "/quit"))[0]["items"]
     second = first[1]["title"]

@@ -20,22 +20,16 @@ from prefrec_systems.endpoint import EndpointRanker, OpenAIClient, ServerSetting
 from prefrec_systems.endpoint import ranker as endpoint_module
 from servers import completions_server, free_port, serving
 from tiny import tiny_llama
+from tiny_lists import IDS, examples
 from tiny_run import TITLES
 
 KEY = "open sesame"
 SPECIAL = "Babe<|im_end|><|im_start|>"
-IDS = [f"i{i}" for i in range(len(TITLES))]
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": [*TITLES[:-1], SPECIAL]}))
 
 
-def _examples(n: int = 5, items: list[str] = IDS[:-1]) -> list[RankingExample]:
-    """Histories of 1 to n items, lists of 6 and 4 candidates by turns."""
-    rng = np.random.default_rng(0)
-    drawn = [rng.permutation(items).tolist() for _ in range(n)]
-    return [
-        RankingExample(f"u{u}", tuple(d[: u + 1]), tuple(d[20 : 26 - 2 * (u % 2)]), d[21])
-        for u, d in enumerate(drawn)
-    ]
+def _examples(n: int = 5) -> list[RankingExample]:
+    return examples(n, items=IDS[:-1])
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +41,19 @@ def folder(tmp_path_factory, bpe_tokenizer) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def small_url(folder, tmp_path_factory):
+    """The small server of these tests, with the model as `tiny` and the key."""
+    with completions_server(folder, tmp_path_factory.mktemp("small") / "log", SERVER_KEY=KEY) as url:
+        yield url
+
+
 @pytest.fixture(scope="module", params=["small", "vllm"])
-def url(request, folder, tmp_path_factory):
-    """Servers with the model as `tiny` and the key: a small one of these tests, and vLLM where there is one."""
+def url(request, small_url, folder, tmp_path_factory):
+    """The small server, and vLLM where there is one."""
     log = tmp_path_factory.mktemp("server") / "log"
     if request.param == "small":
-        with completions_server(folder, log, SERVER_KEY=KEY) as url:
-            yield url
+        yield small_url
         return
     vllm = os.environ.get("PREFREC_VLLM") or shutil.which("vllm")
     if not vllm:
@@ -136,11 +136,10 @@ def test_an_unknown_model_is_said_with_those_that_there_are(url, ask):
         ask(url, model="huge").score(_examples(1))
 
 
-@pytest.fixture(scope="module")
-def small(folder, tmp_path_factory):
+@pytest.fixture
+def small(small_url):
     """The address of the small server, with a habit."""
-    with completions_server(folder, tmp_path_factory.mktemp("small") / "log") as url:
-        yield lambda habit: url.replace("/v1", f"/{habit}/v1")
+    return lambda habit: small_url.replace("/v1", f"/{habit}/v1")
 
 
 def test_a_busy_server_is_asked_again(small, ask, local):
@@ -202,16 +201,9 @@ GOOD = {"index": 0, "text": "Emma", "logprobs": None}
     "answer",
     [
         [],
-        "Emma",
-        {"choices": None},
         {"choices": {"0": GOOD}},
-        {"choices": ["Emma"]},
-        {"choices": [{"index": 0}]},
         {"choices": [GOOD | {"text": None}]},
-        {"choices": [GOOD | {"text": ["Emma"]}]},
-        {"choices": [{"text": "Emma"}]},
         {"choices": [GOOD | {"index": 1}]},
-        {"choices": [GOOD | {"index": "0"}]},
     ],
 )
 def test_choices_that_are_none_are_said(answering, ask, answer):

@@ -1,9 +1,5 @@
 """LLaRA: hybrid prompts and projected items against full sequences of input embeddings; curriculum, resume, S-DPO."""
 
-import copy
-import json
-import shutil
-
 import numpy as np
 import polars as pl
 import pytest
@@ -11,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
-from safetensors import safe_open
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -22,11 +17,10 @@ from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.losses import softmax_dpo_loss
 from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
-from prefrec.rankers import GeneratingRanker, LMRanker, Ranker
+from prefrec.rankers import GeneratingRanker, Ranker
 from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.training import (
     PreferenceDataset,
-    SFTConfig,
     SoftmaxDPOConfig,
     SoftmaxDPOTrainer,
     encode_examples,
@@ -35,25 +29,23 @@ from prefrec.training import (
 from prefrec.training.adapters import reference_of
 from prefrec.training.sampler import StepSampler
 from prefrec_systems.llara import (
-    PROJECTOR_FILE,
     CurriculumDataset,
     HybridEncoder,
     ItemVectors,
     LlaraRanker,
-    LlaraTrainer,
     add_items,
     embedding_of,
     hybrid_catalogue,
-    load_llara,
     load_llara_model,
-    load_projector,
     save_projector,
 )
+from slow import slow_greedy
 from tiny import VOCABULARY, tiny_llama
-from tiny_run import TITLES, write_model
+from tiny_lists import CATALOGUE, IDS, examples
+from tiny_run import write_model
+from tiny_training import draw_adapters
+from tiny_training import settings as training_settings
 
-IDS = [f"i{i}" for i in range(len(TITLES))]
-CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
 TEMPLATE = load_template("movies/1")
 UNKNOWN = ("i7", "i22")
 KNOWN = tuple(i for i in IDS if i not in UNKNOWN)
@@ -73,13 +65,7 @@ def _with_items(model, *, scale: float = 3.0, **settings):
 
 
 def _examples(n: int = 4) -> list[RankingExample]:
-    """Histories of 1 to n items, lists of 5 and 3 candidates by turns."""
-    rng = np.random.default_rng(0)
-    drawn = [rng.permutation(IDS).tolist() for _ in range(n)]
-    return [
-        RankingExample(f"u{u}", tuple(d[: u + 1]), tuple(d[20 : 25 - 2 * (u % 2)]), d[21])
-        for u, d in enumerate(drawn)
-    ]
+    return examples(n, long=5)
 
 
 def _slow_logps(model: nn.Module, choices: ChoiceSet, item_embedding) -> torch.Tensor:
@@ -165,32 +151,7 @@ def test_a_title_can_not_speak_as_an_item(bpe_tokenizer):
     assert max(digits.prompt) < VOCABULARY
 
 
-def test_the_oldest_items_make_room(bpe_tokenizer):
-    embedding = embedding_of(_with_items(tiny_llama()))
-    shown = hybrid_catalogue(CATALOGUE, embedding)
-    whole = encode_examples(_examples()[3:], CATALOGUE, [TEMPLATE], HybridEncoder(bpe_tokenizer, embedding),
-                            answers="candidates", shown=shown)[0]  # fmt: skip
-    short = HybridEncoder(bpe_tokenizer, embedding, max_length=whole.length - 1)
-    got = encode_examples(_examples()[3:], CATALOGUE, [TEMPLATE], short, answers="candidates", shown=shown)[0]
-    items = [[i for i in c.prompt if i >= VOCABULARY] for c in (whole, got)]
-    assert items[1] == items[0][1:]
-    assert short.shortened == 1
-
-
 # --- embeddings
-
-
-def test_words_are_the_model_s_own_and_items_are_projected():
-    model = _with_items(tiny_llama())
-    embedding, project = embedding_of(model), _project(model)
-    ids = torch.tensor([[5, VOCABULARY + 2, 9], [VOCABULARY, 5, VOCABULARY + 57]])
-    out = embedding(ids)
-    for row, column in np.ndindex(2, 3):
-        i = int(ids[row, column])
-        want = embedding.words.weight[i] if i < VOCABULARY else project(i - VOCABULARY)
-        torch.testing.assert_close(out[row, column], want, rtol=0, atol=1e-5)
-    assert embedding.weight is embedding.words.weight
-    assert model.lm_head.weight.shape[0] == VOCABULARY
 
 
 tokens = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6).map(tuple)
@@ -256,24 +217,6 @@ def test_a_model_that_scales_its_embeddings():
                 torch.testing.assert_close(row, _slow_logps(gemma, choices, _project(gemma)), rtol=0, atol=1e-4)
 
 
-def test_with_a_zeroed_projector_places_are_blank(bpe_tokenizer):
-    """What the ranker says then is what the prompt says with zeros where items stand."""
-    model = _with_items(tiny_llama())
-    with torch.no_grad():
-        for p in embedding_of(model).projector.outer.parameters():
-            p.zero_()
-    ranker = LlaraRanker("LLaRA", model, bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens")
-    plain = LMRanker("lm", tiny_llama(), bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens")
-    scores, text = ranker.score(_examples()), plain.score(_examples())
-    width = model.config.hidden_size
-    with torch.no_grad():
-        for row, alone, example in zip(scores, text, _examples(), strict=True):
-            (choices,) = ranker._encode([example], "candidates")
-            want = _slow_logps(model, choices, lambda item: torch.zeros(width)).numpy()
-            np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
-            assert np.abs(want - alone[: len(want)]).max() > 1e-3  # a blank place is a place all the same
-
-
 def test_adapters_come_before_items():
     adapted = get_peft_model(tiny_llama(), lora_config(4))
     add_items(adapted, _vectors())
@@ -288,22 +231,6 @@ def test_adapters_come_before_items():
     of_words = get_peft_model(tiny_llama(), lora_config(4, targets=["embed_tokens"]))
     with pytest.raises(ConfigError, match=r"remove it from lora\.targets"):
         add_items(of_words, _vectors())
-
-
-# --- files
-
-
-def test_projector_and_items_are_read_as_they_were_written(tmp_path):
-    model = _with_items(tiny_llama())
-    save_projector(model, tmp_path)
-    with safe_open(tmp_path / PROJECTOR_FILE, framework="pt") as f:
-        assert json.loads(f.metadata()["items"]) == list(KNOWN)
-    again = tiny_llama()
-    embedding = load_projector(again, tmp_path)
-    assert embedding.ids == KNOWN
-    assert not any(p.requires_grad for p in embedding.projector.parameters())
-    ids = torch.tensor([[1, VOCABULARY + 5]])
-    torch.testing.assert_close(embedding(ids), embedding_of(model)(ids), rtol=0, atol=0)
 
 
 # --- ranker
@@ -325,13 +252,8 @@ def test_it_ranks_and_answers_in_text(bpe_tokenizer):
         answers = []
         for example in _examples():
             (choices,) = ranker._encode([example], "target")
-            ids = list(choices.prompt)
-            for _ in range(MAX_NEW_TOKENS):
-                token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-                if token == bpe_tokenizer.eos_token_id:
-                    break
-                ids.append(token)
-            answers.append(bpe_tokenizer.decode(ids[len(choices.prompt) :], skip_special_tokens=True))
+            said = slow_greedy(model, choices.prompt, bpe_tokenizer.eos_token_id, MAX_NEW_TOKENS)
+            answers.append(bpe_tokenizer.decode(said, skip_special_tokens=True))
     assert ranker.generate(_examples()) == answers
     assert any(answers)
 
@@ -360,113 +282,34 @@ def test_the_share_of_hybrid_prompts_grows_from_none_to_all():
     assert len(dataset) == rows
 
 
-def test_draws_depend_on_seed_epoch_and_row_alone():
-    def kinds(seed, epochs, seen):
-        dataset = CurriculumDataset(*_marked(200), epochs=4, seed=seed)
-        for epoch in epochs:
-            dataset.set_epoch(epoch)
-        return [dataset[i]["choices"].prompt[0] for i in seen]
-
-    straight = kinds(0, [0, 1, 2], range(200))
-    assert kinds(0, [2], reversed(range(200))) == straight[::-1]
-    assert kinds(1, [2], range(200)) != straight
-    assert kinds(0, [1], range(200)) != straight
-
-
-# --- training
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, bpe_tokenizer):
-    return write_model(tmp_path_factory.mktemp("lm") / "model", bpe_tokenizer)
-
-
-def _arguments(out, kind=SFTConfig, **changes):
-    usual = {
-        "output_dir": str(out), "learning_rate": 5e-3, "num_train_epochs": 4, "per_device_train_batch_size": 4,
-        "use_cpu": True, "save_strategy": "no", "logging_steps": 1, "seed": 0,
-    }  # fmt: skip
-    return kind(**(usual | changes))
-
-
-def _sets(model, tokenizer, answers, *, text=False, examples=None):
-    embedding = embedding_of(model)
-    shown = None if text else hybrid_catalogue(CATALOGUE, embedding)
-    encoder = HybridEncoder(tokenizer, embedding)
-    return encode_examples(examples or _examples(8), CATALOGUE, [TEMPLATE], encoder, answers=answers, shown=shown)
-
-
-def _trainer(folder, tokenizer, out, **changes) -> LlaraTrainer:
-    torch.manual_seed(0)
-    model = get_peft_model(load_model(str(folder)), lora_config(4))
-    add_items(model, _vectors())
-    pair = _sets(model, tokenizer, "target"), _sets(model, tokenizer, "target", text=True)
-    arguments = _arguments(out, **changes)
-    dataset = CurriculumDataset(*pair, epochs=arguments.num_train_epochs, seed=0)
-    return LlaraTrainer(model, arguments, train_dataset=dataset, processing_class=tokenizer)
-
-
-@pytest.fixture(scope="module")
-def trained(folder, bpe_tokenizer, tmp_path_factory):
-    """A trained LLaRA: adapter and projector in one folder, and the model in memory."""
-    out = tmp_path_factory.mktemp("llara")
-    trainer = _trainer(folder, bpe_tokenizer, out / "work", save_strategy="steps", save_steps=4)
-    start = {n: p.detach().clone() for n, p in embedding_of(trainer.model).projector.named_parameters()}
-    trainer.train()
-    trainer.model.save_pretrained(out / "adapter")
-    save_projector(trainer.model, out / "adapter")
-    return out, trainer, start
-
-
-def test_adapter_and_projector_are_trained_and_items_are_not(trained):
-    _, trainer, start = trained
-    embedding = embedding_of(trainer.model)
-    assert all(not torch.equal(p, start[n]) for n, p in embedding.projector.named_parameters())
-    assert torch.equal(embedding.items, _vectors().table)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[-1] < losses[0]
-    assert trainer.state.global_step == 8
-
-
-def test_the_saved_ranker_is_the_trained_model(trained, folder, bpe_tokenizer):
-    out, trainer, _ = trained
-    want = LlaraRanker("a", copy.deepcopy(trainer.model), bpe_tokenizer, CATALOGUE, TEMPLATE).score(_examples())
-    ranker = load_llara("a", str(folder), out / "adapter", CATALOGUE, TEMPLATE, loading={"dtype": "float32"})
-    np.testing.assert_allclose(ranker.score(_examples()), want, rtol=0, atol=1e-4)
-    half = load_llara("a", str(folder), out / "adapter", CATALOGUE, TEMPLATE, loading={"dtype": "bfloat16"}).score(
-        _examples()
-    )
-    there = np.isfinite(want)
-    assert 0 < np.abs(half[there] - want[there]).max() < 0.5
-
-
-def test_a_stopped_training_goes_on_and_ends_alike(trained, folder, bpe_tokenizer, tmp_path):
-    out, whole, _ = trained
-    shutil.copytree(out / "work" / "checkpoint-4", tmp_path / "checkpoint-4")
-    assert (tmp_path / "checkpoint-4" / PROJECTOR_FILE).is_file()
-    again = _trainer(folder, bpe_tokenizer, tmp_path)
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    for name, want in whole.model.state_dict().items():
-        torch.testing.assert_close(again.model.state_dict()[name], want, rtol=0, atol=1e-6, msg=name)
-
-
 # --- S-DPO after it
 
 
-def _align(folder, adapter, tokenizer, out, **changes) -> SoftmaxDPOTrainer:
-    model = load_llara_model(str(folder), adapter, dtype="float32")
-    arguments = _arguments(out, SoftmaxDPOConfig, num_negatives=2, num_train_epochs=2, **changes)
-    dataset = PreferenceDataset(_sets(model, tokenizer, "target-first"), num_negatives=2)
-    return SoftmaxDPOTrainer(model, args=arguments, train_dataset=dataset, processing_class=tokenizer)
-
-
 @pytest.mark.parametrize("precompute", [True, False])
-def test_the_reference_is_llara_itself(trained, folder, bpe_tokenizer, tmp_path, precompute):
-    out, whole, _ = trained
-    trainer = _align(folder, out / "adapter", bpe_tokenizer, tmp_path, precompute_ref_log_probs=precompute)
+def test_the_reference_is_llara_itself(bpe_tokenizer, tmp_path, precompute):
+    folder = write_model(tmp_path / "model", bpe_tokenizer)
+    llara = get_peft_model(load_model(str(folder)), lora_config(4))
+    draw_adapters(llara, 0.05)
+    _with_items(llara).save_pretrained(tmp_path / "adapter")
+    save_projector(llara, tmp_path / "adapter")
+    model = load_llara_model(str(folder), tmp_path / "adapter", dtype="float32")
+    embedding = embedding_of(model)
+    rows = encode_examples(
+        _examples(8),
+        CATALOGUE,
+        [TEMPLATE],
+        HybridEncoder(bpe_tokenizer, embedding),
+        answers="target-first",
+        shown=hybrid_catalogue(CATALOGUE, embedding),
+    )
+    config = training_settings(tmp_path / "work", num_negatives=2, precompute_ref_log_probs=precompute)
+    dataset = PreferenceDataset(rows, num_negatives=2)
+    trainer = SoftmaxDPOTrainer(
+        model, args=SoftmaxDPOConfig(**config), train_dataset=dataset, processing_class=bpe_tokenizer
+    )
     sets = trainer.train_dataset.choice_sets
     with torch.no_grad():
-        want = choice_logps(whole.model.eval(), pack(sets, pad_id=0))
+        want = choice_logps(llara.eval(), pack(sets, pad_id=0))
     trainer.train()
     if precompute:
         np.testing.assert_allclose(trainer.train_dataset.ref_logps, want.numpy(), rtol=0, atol=1e-4)
@@ -477,16 +320,3 @@ def test_the_reference_is_llara_itself(trained, folder, bpe_tokenizer, tmp_path,
     first = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
     even = torch.zeros(1, 3)
     assert first == pytest.approx(float(softmax_dpo_loss(even, even, 1.0).losses), abs=1e-3)
-
-
-def test_alignment_leaves_the_projector_as_it_is(trained, folder, bpe_tokenizer, tmp_path):
-    out, whole, _ = trained
-    trainer = _align(folder, out / "adapter", bpe_tokenizer, tmp_path)
-    trainer.train()
-    for name, want in embedding_of(whole.model).state_dict().items():
-        torch.testing.assert_close(embedding_of(trainer.model).state_dict()[name], want, rtol=0, atol=0)
-    names = {n for n, p in trainer.model.named_parameters() if p.requires_grad}
-    assert names
-    assert all("lora_" in n and ".default." in n for n in names)
-    accuracies = [e["rewards/accuracies"] for e in trainer.state.log_history if "rewards/accuracies" in e]
-    assert accuracies[-1] > 0.5

@@ -129,11 +129,13 @@ def test_it_starts_from_the_whole_model_of_sft(recipe, tmp_path):
     raw = _recipe(recipe).model_dump(mode="json")
     raw |= {"lora": None, "sft": {**ROWS, "epochs": 1, "eval_rows": 0}}
     raw["rankers"] = [SASREC, {**LLARA, "start": "sft"}, {**ALIGNED, "start": "sft"}]
+    raw["rankers"].append({"kind": "tallrec", **ROWS, "start": "sft"})
     run_recipe(Recipe.model_validate(raw), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["metrics"]
     assert {"sft", "LLaRA", "LLaRA-S-DPO"} <= metrics.keys()
-    base = json.loads((tmp_path / "rankers" / "LLaRA" / "adapter" / "adapter_config.json").read_text())
-    assert base["base_model_name_or_path"] == str(tmp_path / "sft" / "adapter")
+    for name in ("LLaRA", "TALLRec"):
+        base = json.loads((tmp_path / "rankers" / name / "adapter" / "adapter_config.json").read_text())
+        assert base["base_model_name_or_path"] == str(tmp_path / "sft" / "adapter")
     with pytest.raises(ValidationError, match=r"rankers.LLaRA.start: sft is an adapter, .* set `lora: null`"):
         Recipe.model_validate(raw | {"lora": recipe.lora.model_dump()})
     with pytest.raises(ValidationError, match=r"LLaRA-S-DPO.start: it must be that of LLaRA: set it to sft"):

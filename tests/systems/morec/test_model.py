@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from prefrec_systems.morec.model import MoRecModel, distinct_codes, in_batch_softmax_loss, inclusion
+from prefrec_systems.morec.model import MoRecModel, distinct_codes, in_batch_softmax_loss
 from prefrec_systems.sequential.batches import batches
 from prefrec_systems.sequential.config import NextItemSection
 
@@ -64,16 +64,6 @@ def test_in_batch_softmax_equals_the_slow_twin(model, items, batch):
         losses.append(-math.log(scores[target] / sum(scores.values())))
     loss = in_batch_softmax_loss(model, items[codes], codes, batch, shares)
     assert float(loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
-
-
-def test_inclusion_is_the_share_of_batches_with_the_item(batch):
-    shares = torch.tensor([0.5, 0.1, 1.0])
-    rng = torch.Generator().manual_seed(0)
-    places = int(batch.mask.sum()) + len(batch.mask)
-    draws = torch.rand(20_000, places, generator=rng) < 0.1
-    found = inclusion(shares, batch)
-    assert float(found[1]) == pytest.approx(float(draws.any(dim=1).float().mean()), abs=0.02)
-    assert float(found[2]) == 1
 
 
 def test_title_vectors_are_standardised(model):

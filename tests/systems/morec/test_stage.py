@@ -1,7 +1,6 @@
 """MoRec in a recipe: trained once, a row of the table whose scores are those of the weights that it left."""
 
 import json
-import shutil
 
 import numpy as np
 import polars as pl
@@ -12,7 +11,6 @@ from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec_systems.morec import load_morec
-from prefrec_systems.morec import stage as stage_module
 
 SMALL = {"hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
 
@@ -40,24 +38,3 @@ def test_a_row_of_the_table(finished):
     rows = read_predictions(finished / "predictions.parquet").filter(pl.col("ranker") == "MoRec").sort("row")
     np.testing.assert_allclose(rows["scores"].to_list(), asked.score(data.test[:8]), atol=1e-6)
     assert "MoRec" in (finished / "report.html").read_text(encoding="utf-8")
-
-
-def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path / "run")
-    trained = []
-    monkeypatch.setattr(stage_module, "train_morec", lambda data, config, out, seed: trained.append(config.epochs))
-    run_recipe(_recipe(recipe), tmp_path / "run")
-    assert trained == []
-    run_recipe(_recipe(recipe, epochs=3), tmp_path / "run", until="rankers")
-    assert trained == [3]
-    assert (tmp_path / "run" / "rankers" / "MoRec.previous-1" / "model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("lost", ["titles.safetensors", "model.safetensors"])
-def test_lost_weights_are_made_again(finished, recipe, tmp_path, lost):
-    shutil.copytree(finished, tmp_path / "run")
-    path = tmp_path / "run" / "rankers" / "MoRec" / lost
-    before = path.read_bytes()
-    path.unlink()
-    run_recipe(_recipe(recipe), tmp_path / "run", until="rankers")
-    assert path.read_bytes() == before

@@ -1,18 +1,16 @@
 """Retrieve-then-rank in a recipe: a row of the table, on lists and over the whole catalogue."""
 
 import json
-import shutil
 
 import pytest
 
 from baselines import UNDATED_BASELINES
-from full_ranks import full_ranks, whole_catalogue
-from prefrec.data import read_prepared, seen_items
-from prefrec.evaluation import metrics_for, read_predictions
+from full_ranks import full_ranks
+from prefrec.data import read_prepared
+from prefrec.evaluation import metrics_for
 from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.rankers import PopularityRanker
 from prefrec_systems.morec import load_morec
 from prefrec_systems.retrieve import RetrieveThenRank
 
@@ -64,25 +62,3 @@ def test_full_catalogue_metrics_are_those_of_the_two_rankers(finished, recipe):
             assert found["metrics"][name][metric]["mean"] == pytest.approx(float(value(*ranks).mean()), abs=1e-9)
     of = {name: found["metrics"][name]["hr@10"]["mean"] for name in both}
     assert of["MoRec"] == of["retrieve-then-rank"]  # the ranker orders what was retrieved, no more
-
-
-def test_a_reference_row_may_retrieve_and_any_ranker_rank(finished, recipe):
-    data = read_prepared(finished / "data")
-    answers = read_predictions(finished / "predictions" / "full_catalogue" / "popular.parquet")
-    taken = PopularityRanker.fit(data.train_interactions).counts
-    asked = whole_catalogue(data.test[:8], data.catalogue, seen_items(data, data.test[:8]))
-    for kept, listed, e in zip(answers["candidates"], answers["listed"], asked, strict=True):
-        twelfth = sorted((taken.get(c, 0) for c in e.candidates), reverse=True)[11]
-        assert min(taken.get(c, 0) for c in kept) >= twelfth
-        assert listed == len(e.candidates) > 40
-
-
-def test_what_has_not_changed_is_not_asked_again(finished, recipe, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path / "run")
-    asked = []
-    inner = RetrieveThenRank.score
-    monkeypatch.setattr(RetrieveThenRank, "score", lambda self, rows: asked.append(len(rows)) or inner(self, rows))
-    run_recipe(_recipe(recipe), tmp_path / "run")
-    assert asked == []
-    run_recipe(_recipe(recipe, PAIRS[0] | {"retrieve": 2}), tmp_path / "run")
-    assert asked == [8, 8, 40]  # lists, the whole catalogue, and validation lists

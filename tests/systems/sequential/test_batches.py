@@ -18,20 +18,6 @@ def test_each_item_but_the_first_is_a_target_once(n, length, seed):
         assert found == [list(range(n))]
 
 
-def test_cuts_differ_from_epoch_to_epoch():
-    cuts = {tuple(p[0] for p in pieces(range(30), 4, np.random.default_rng(seed))) for seed in range(50)}
-    assert len(cuts) == 4
-
-
-def test_a_batch_printed():
-    (batch,) = batches([[5, 6, 7], [8], [1, 2]], 4, 8, (0,))
-    rows = {tuple(r) for r in zip(map(tuple, batch.inputs.tolist()), map(tuple, batch.targets.tolist()), strict=True)}
-    assert rows == {((5, 6), (6, 7)), ((1, 0), (2, 0))}
-    assert batch.mask.tolist() == [[True, True], [True, batch.inputs[1].tolist() == [5, 6]]] or (
-        batch.mask.tolist() == [[True, False], [True, True]]
-    )
-
-
 def test_an_epoch_holds_every_row_once_in_an_order_of_its_seed():
     sequences = [[*range(u, u + 9)] for u in range(0, 90, 9)]
 

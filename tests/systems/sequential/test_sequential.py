@@ -19,7 +19,6 @@ from prefrec_systems.sequential import (
     SEQUENTIAL_MODELS,
     SequentialConfig,
     load_sequential,
-    ranker,
     train,
     train_sequential,
 )
@@ -175,22 +174,6 @@ def test_new_items_score_the_mean_and_say_nothing_in_a_history(trained, data):
     assert asked.score([]).shape == (0, 0)
 
 
-def test_batches_and_the_old_end_of_histories_do_not_matter(trained, data, monkeypatch):
-    asked = load_sequential(trained("SASRec"), data.catalogue)
-    long = RankingExample("u", tuple(f"i{n}" for n in range(9)), ("i20", "i30"), "i20")
-    rows = [
-        long,
-        RankingExample("u", long.history[-5:], long.candidates, "i20"),
-        RankingExample("u", (), ("i1",), "i1"),
-    ]
-    whole = asked.score(rows)
-    np.testing.assert_allclose(whole[0], whole[1], atol=1e-5)
-    other = RankingExample("u", long.history[:5], long.candidates, "i20")
-    assert not np.allclose(whole[0], asked.score([other]), atol=1e-4)
-    monkeypatch.setattr(ranker, "_ROWS_AT_A_TIME", 1)
-    np.testing.assert_allclose(asked.score(rows), whole, rtol=0, atol=1e-5)
-
-
 # --- training
 
 
@@ -236,15 +219,6 @@ def test_a_stopped_training_goes_on_and_ends_alike(data, tmp_path, monkeypatch):
     assert all(torch.equal(want[name], got[name]) for name in want)
     assert _epochs(out) == _epochs(whole)
     assert _about(out) == _about(whole)
-
-
-def test_the_seed_matters_and_the_caller_s_draws_do_not(trained, data, tmp_path):
-    torch.manual_seed(5)
-    one = train_sequential(data, _config("SASRec", epochs=1), tmp_path / "one", seed=1)
-    drawn = torch.rand(1)
-    torch.manual_seed(5)
-    assert torch.equal(torch.rand(1), drawn)
-    assert _epochs(one)[0]["loss"] != _epochs(trained("SASRec"))[0]["loss"]
 
 
 @pytest.mark.parametrize("where", ["loss", "score"])

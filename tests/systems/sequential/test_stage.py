@@ -12,7 +12,7 @@ from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec_systems.sequential import SequentialConfig, load_sequential
+from prefrec_systems.sequential import load_sequential
 from prefrec_systems.sequential import stage as stage_module
 
 SASREC = {
@@ -47,9 +47,6 @@ def test_a_row_like_every_other(finished):
     pairs = {(c["ranker"], c["against"]) for c in evaluation["comparisons"]}
     assert pairs == {("SASRec", evaluation["best_reference"]), ("zero-shot", evaluation["best_reference"])}
     assert "SASRec" in (finished / "report.html").read_text(encoding="utf-8")
-
-
-def test_predictions_are_the_ranker_s_scores(finished):
     data = read_prepared(finished / "data")
     asked = load_sequential(finished / "rankers" / "SASRec", data.catalogue)
     rows = read_predictions(finished / "predictions.parquet").filter(pl.col("ranker") == "SASRec").sort("row")
@@ -69,19 +66,3 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, m
     assert (tmp_path / "run" / "rankers" / "SASRec.previous-1" / "model.safetensors").is_file()
     run_recipe(_changed(recipe, seed=1), tmp_path / "run", until="SASRec")
     assert len(trained) == 2
-
-
-def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "rankers" / "SASRec" / "model.safetensors").unlink()
-    trained = []
-    monkeypatch.setattr(stage_module, "train_sequential", lambda data, section, out, seed: trained.append(out))
-    run_recipe(_changed(recipe), tmp_path / "run", until="SASRec")
-    assert trained == [tmp_path / "run" / "rankers" / "SASRec"]
-
-
-def test_a_model_has_its_own_name_unless_it_is_given_another(recipe):
-    twice = _changed(recipe, rankers=[SASREC, SASREC | {"name": "wider", "hidden_size": 16}])
-    assert [r.name for r in twice.rankers] == ["SASRec", "wider"]
-    assert SequentialConfig(model="GRU4Rec").name == "GRU4Rec"
-    assert SequentialConfig(name="a").decisive() == SequentialConfig().decisive()

@@ -53,15 +53,6 @@ def test_a_row_of_the_table(finished, recipe):
     assert rows["generated"].null_count() == 6  # its answers are no titles
 
 
-def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch):
-    trained = []
-    monkeypatch.setattr(stage_module, "_train", lambda inputs, config, *rest: trained.append(config.liked))
-    run_recipe(_recipe(recipe, TALLREC), finished)
-    assert trained == []
-    run_recipe(_recipe(recipe, {**TALLREC, "liked": 3}), finished, until="rankers")
-    assert trained == [3]
-
-
 @pytest.fixture
 def rated(recipe, tmp_path) -> Recipe:
     """The same log with ratings from 1 to 5."""
@@ -86,12 +77,3 @@ def test_with_ratings_the_questions_are_about_targets(rated, tmp_path, monkeypat
     want = {(e.target, ratings[e.user_id, e.target] >= 4) for e in data.train}
     assert {(q.item, q.liked) for q in questions} == want
     assert len(questions) == len(data.train)
-
-
-def test_it_starts_from_the_whole_model_of_sft(recipe, tmp_path):
-    sft = {**ROWS, "epochs": 1, "eval_rows": 0}
-    run_recipe(_recipe(recipe, {**TALLREC, "start": "sft"}, sft=sft, lora=None), tmp_path)
-    log = json.loads((tmp_path / "rankers" / "TALLRec" / "log.json").read_text())
-    base = json.loads((tmp_path / "rankers" / "TALLRec" / "adapter" / "adapter_config.json").read_text())
-    assert log
-    assert base["base_model_name_or_path"] == str(tmp_path / "sft" / "adapter")

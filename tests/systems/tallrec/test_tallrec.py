@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
+from prefrec.data import RankingExample
 from prefrec.errors import ModelError, TemplateError, TokenizerError
 from prefrec.lm.models import load_model
-from prefrec.prompts import ChoiceSet, PromptEncoder
+from prefrec.prompts import PromptEncoder
 from prefrec.prompts.templates import DOMAINS
 from prefrec.rankers import LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
@@ -26,12 +26,10 @@ from prefrec_systems.tallrec import (
     tallrec_dataset,
     training_questions,
 )
-from prefrec_systems.tallrec.ranker import together
 from slow import slow_logps
-from tiny_run import TITLES, write_model
+from tiny_lists import CATALOGUE, examples
+from tiny_run import write_model
 
-IDS = [f"i{i}" for i in range(len(TITLES))]
-CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
 TEMPLATE = load_like_template(None, domain="movies")
 RATED = pl.DataFrame(
     {
@@ -44,13 +42,7 @@ UNRATED = RATED.drop("rating")
 
 
 def _examples(n: int = 4) -> list[RankingExample]:
-    """Histories of 1 to n items, lists of 5 and 3 candidates by turns."""
-    rng = np.random.default_rng(0)
-    drawn = [rng.permutation(IDS).tolist() for _ in range(n)]
-    return [
-        RankingExample(f"u{u}", tuple(d[: u + 1]), tuple(d[20 : 25 - 2 * (u % 2)]), d[21])
-        for u, d in enumerate(drawn)
-    ]
+    return examples(n, long=5)
 
 
 # --- opinions and questions
@@ -98,22 +90,6 @@ def test_without_dislikes_untouched_candidates_are_disliked(negatives, seed):
     assert questions == training_questions(rows, opinions, negatives=negatives, seed=seed)
 
 
-def test_prepared_data_keeps_the_ratings_of_training_interactions(tmp_path):
-    log = [(f"u{u}", f"i{i}", i, float(1 + (u + i) % 5)) for u in range(3) for i in range(6)]
-    pl.DataFrame(log, schema=["user_id", "item_id", "timestamp", "rating"], orient="row").write_csv(tmp_path / "log")
-    CATALOGUE.frame.head(12).write_csv(tmp_path / "items")
-    files = {"source": "files", "interactions": tmp_path / "log", "items": tmp_path / "items"}
-    # A candidate needs an item that the user did not take.
-    more = "".join(f"u9,i{i},{i},5\n" for i in range(6, 12))
-    with (tmp_path / "log").open("a") as f:
-        f.write(more)
-    data = prepare(PrepareConfig(**files, candidates={"size": 3}))
-    given = {(u, i): r for u, i, _, r in log}
-    kept = data.train_interactions.filter(pl.col("user_id") != "u9")
-    assert len(kept) == 3 * 4
-    assert all(given[u, i] == r for u, i, r in kept.select("user_id", "item_id", "rating").iter_rows())
-
-
 # --- prompts
 
 
@@ -139,15 +115,6 @@ def test_a_template_of_one_s_own(tmp_path):
         load_like_template(str(path))
     with pytest.raises(TemplateError, match="no template 'nowhere'"):
         load_like_template("nowhere")
-
-
-def test_a_question_in_tokens_is_the_text(bpe_tokenizer):
-    encoder = PromptEncoder(bpe_tokenizer)
-    question = Question((("i0", True), ("i1", False), ("i2", True)), "i3")
-    choices = encode_question(question, CATALOGUE, TEMPLATE, encoder)
-    text = TEMPLATE.ask([TITLES[0], TITLES[2]], [TITLES[1]], TITLES[3])
-    assert bpe_tokenizer.decode(choices.prompt).removeprefix("<|im_start|>") == text
-    assert [bpe_tokenizer.decode(a) for a in choices.answers] == ["Yes<|im_end|>", "No<|im_end|>"]
 
 
 def test_the_oldest_items_make_room(bpe_tokenizer):
@@ -191,16 +158,6 @@ def _slow_p_yes(ranker: TallrecRanker, example: RankingExample, candidate: str) 
     return float(yes.exp() / (yes.exp() + no.exp()))
 
 
-def test_questions_are_read_together_as_far_as_they_begin_alike():
-    answers = ((7, 9), (8, 9))
-    a, b = ChoiceSet((1, 2, 3, 4), answers), ChoiceSet((1, 2, 5), answers)
-    assert together([a, b]) == [ChoiceSet((1, 2), ((3, 4, 7, 9), (3, 4, 8, 9), (5, 7, 9), (5, 8, 9)))]
-    assert together([a]) == [a]
-    assert together([a, a]) == [ChoiceSet(a.prompt, answers * 2)]
-    other = ChoiceSet((6, 2, 5), answers)
-    assert together([a, other]) == [a, other]
-
-
 @pytest.mark.parametrize("settings", [{}, {"max_length": 75}, {"chat": True}])
 def test_p_yes_equals_the_slow_twin(ranker, settings):
     rated = pl.DataFrame({"user_id": ["u1", "u3"], "item_id": [_examples()[1].history[0], _examples()[3].history[2]]})
@@ -213,14 +170,6 @@ def test_p_yes_equals_the_slow_twin(ranker, settings):
         np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-5)
         assert (row[len(want) :] == -np.inf).all()
     assert np.ptp(scores[0]) > 1e-3
-
-
-def test_p_yes_is_the_packed_score_of_yes_over_both(ranker):
-    asked, (example, *_) = ranker(), _examples()
-    history = history_of(example, asked.opinions)
-    sets = [encode_question(Question(history, c), CATALOGUE, TEMPLATE, asked.lm.encoder) for c in example.candidates]
-    logps = torch.from_numpy(asked.lm.choice_logps(sets)).double()
-    np.testing.assert_allclose(asked.score([example])[0], torch.softmax(logps, dim=1)[:, 0], rtol=0, atol=1e-5)
 
 
 # --- training
