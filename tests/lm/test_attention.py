@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flex import uncompiled
 from prefrec.lm.catalogue import catalogue_logps
-from prefrec.lm.masks import BLOCK, FLEX
+from prefrec.lm.masks import FLEX
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.lm.search import top_k
@@ -92,24 +92,6 @@ def test_flex_attention_has_the_scores_and_gradients_of_sdpa(name, flex_gradient
         assert_alike(logps_and_gradient(made(name, FLEX)), want)
 
 
-def test_rows_reach_the_model_in_whole_blocks_and_the_head_where_answers_are_read_alone():
-    model, rows, kept = made("llama", FLEX), [], []
-    model.register_forward_pre_hook(lambda m, args, kw: rows.append(kw["input_ids"].shape), with_kwargs=True)
-    model.lm_head.register_forward_hook(lambda m, args, out: kept.append(tuple(out.shape)))
-    batch = pack(SETS, pad_id=0)
-    with torch.no_grad(), uncompiled():
-        choice_logps(model, batch)
-    assert rows == [(2, 2 * BLOCK)]
-    read = set(zip(batch.rows.tolist(), batch.columns.tolist(), strict=True))
-    assert kept == [(1, len(read), model.config.vocab_size)]
-    assert len(read) < len(SETS) * batch.logits_to_keep
-
-
-def test_flex_attention_refuses_gradients_on_a_cpu():
-    with uncompiled(), pytest.raises(NotImplementedError, match="backward on CPU"):
-        choice_logps(made("llama", FLEX), pack(SETS, pad_id=0))
-
-
 def test_a_catalogue_read_by_flex_attention():
     titles = ((30, 31, 2), (32, 2), (33, 34, 35, 2), (30, 31, 36, 37, 2), (30, 2), (33, 34, 38, 39, 40, 2))
     prompt, trie = SETS[0].prompt, Trie.build(titles)
@@ -121,18 +103,6 @@ def test_a_catalogue_read_by_flex_attention():
                 np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
             best = top_k(made(name, FLEX), prompt, trie, 3, width=2)
         np.testing.assert_allclose(best.logps, np.sort(want)[::-1][:3], rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_layers_that_run_again_attend_in_the_same_way(flex_gradients, checkpointed):
-    """Under gradient checkpointing the backward pass comes to the layers again."""
-    want = logps_and_gradient(made("mistral"))
-    model = made("mistral", FLEX).train()
-    if checkpointed:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    with uncompiled():
-        assert_alike(logps_and_gradient(model), want)
-    assert model.config._attn_implementation == FLEX
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own

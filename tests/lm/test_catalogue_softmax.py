@@ -11,23 +11,12 @@ from hypothesis import strategies as st
 
 from prefrec.lm.catalogue import catalogue_logps
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.head import restricted_head
 from prefrec.lm.packing import pack_passes, pack_trajectories
 from prefrec.lm.scoring import choice_logps
 from prefrec.lm.search import top_k
 from prefrec.prompts import ChoiceSet, Trajectory
 from slow import slow_logps_within
 from tiny import ANSWERS, PROMPT, tiny_llama
-
-
-def test_the_path_of_an_answer() -> None:
-    within = CatalogueSoftmax(ANSWERS)
-    route = within.route((10, 11, 13, 9))
-    assert [(offset, within.trie.path(n)) for offset, n in route] == [(0, ()), (2, (10, 11))]
-    assert within.cut((10, 11, 13, 9)) == (10, 11, 13)
-    assert within.cut((14, 9)) == (14,)
-    assert within.words.tolist() == [5, 6, 7, 8, 9, 10, 12, 13, 14]
-    assert within.trie.path(within.terminal((5, 9))) == (5, 9)
 
 
 def test_an_answer_that_is_not_there() -> None:
@@ -63,23 +52,6 @@ def test_gradients_are_those_of_the_full_head() -> None:
         choice_logps(model, *passes, within=within)[0, 2].backward()
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(*found)
-
-
-def test_a_head_is_itself_again_afterwards() -> None:
-    model = tiny_llama()
-    hidden = torch.randn(1, 3, 32)
-    before = model.lm_head(hidden)
-    with restricted_head(model.lm_head, torch.tensor([3, 1])) as is_restricted:
-        some = model.lm_head(hidden)
-    assert is_restricted
-    torch.testing.assert_close(some, before[..., [3, 1]])
-    torch.testing.assert_close(model.lm_head(hidden), before)
-
-
-def test_a_batch_that_was_packed_otherwise_is_refused() -> None:
-    model, within = tiny_llama(), CatalogueSoftmax(ANSWERS)
-    with pytest.raises(ValueError, match="catalogue that it was packed with"):
-        choice_logps(model, *pack_passes([ChoiceSet(PROMPT, ANSWERS)], pad_id=0), within=within)
 
 
 @pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])

@@ -6,13 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from prefrec.lm import layout as layout_module
 from prefrec.lm.architectures import layout_for
-from prefrec.lm.layout import CHECKED_ANSWERS, PIECE, RECHECKED_ANSWERS, probe_set, verified_layout
-from prefrec.lm.packing import pack
-from prefrec.lm.scoring import choice_logps
+from prefrec.lm.layout import PIECE, probe_set, verified_layout
 from prefrec.prompts import ChoiceSet
-from slow import slow_logps
 from tiny import broken, tiny_llama
 
 VOCABULARY = 64
@@ -53,26 +49,6 @@ def test_layout_comes_with_a_reason(changes, layout, reason):
 
 
 LONG = ChoiceSet(tuple(range(1, 25)), ((30, 31, 9), (32, 33, 9), (34, 9)))
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ("ignores the mask", "differs from separate rows"),
-        ("ignores positions", "differs from separate rows"),
-        ("refuses the mask", "the packed layout fails with ValueError: a mask of"),
-    ],
-)
-def test_the_check_finds_a_model_made_to_break(fault, reason):
-    model = broken(tiny_llama(VOCABULARY), fault)
-    assert layout_for(model.config)[0] == "packed", "the configuration says nothing"
-    layout, why = verified_layout(model, LONG, 0, "packed")
-    assert layout == "separate"
-    assert reason in why
-    assert "'llama'" in why
-    with torch.no_grad():
-        got = choice_logps(model, pack([LONG], pad_id=0, layout=layout))[0]
-    torch.testing.assert_close(got, slow_logps(tiny_llama(VOCABULARY), LONG), rtol=0, atol=1e-4)
 
 
 class _Mistaken(LlamaForCausalLM):
@@ -143,39 +119,3 @@ def test_a_probe_branches_and_stays_within_the_sets_positions(sets, compared):
         known = {t for part in (choices.prompt, *choices.answers) for t in part}
         assert {t for part in (probe.prompt, *probe.answers) for t in part} <= known
         assert len(known) == 1 or len(set(probe.answers)) > 1
-
-
-def test_a_doubtful_mean_over_few_answers_is_asked_again_over_more(monkeypatch):
-    gaps = {CHECKED_ANSWERS: 0.09, RECHECKED_ANSWERS: 0.02}
-    monkeypatch.setattr(layout_module, "_gap", lambda model, choices, pad, answers: gaps[answers])
-    model = tiny_llama(VOCABULARY).to(torch.bfloat16)
-    assert verified_layout(model, LONG, 0, "packed")[0] == "packed"
-    gaps[RECHECKED_ANSWERS] = 0.08
-    assert verified_layout(model, LONG, 0, "packed")[0] == "separate"
-
-
-def test_a_model_that_gives_no_numbers_is_not_trusted():
-    model = tiny_llama(VOCABULARY)
-    with torch.no_grad():
-        model.lm_head.weight.fill_(torch.nan)
-    assert verified_layout(model, LONG, 0, "packed")[0] == "separate"
-
-
-def test_the_check_follows_autocast():
-    """Adapters in float32 on a base in bfloat16 compute in autocast's type."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert verified_layout(tiny_llama(VOCABULARY), LONG, 0, "packed")[0] == "packed"
-
-
-def test_the_check_is_a_few_small_passes_without_traces():
-    model, rows = tiny_llama(VOCABULARY).train(), []
-    model.register_forward_pre_hook(lambda m, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
-    many = ChoiceSet(LONG.prompt, LONG.answers * 20)
-    assert verified_layout(model, many, 0, "packed")[0] == "packed"
-    assert rows == [2, CHECKED_ANSWERS, CHECKED_ANSWERS]
-    assert model.training
-    assert all(p.grad is None for p in model.parameters())
-
-
-def test_nothing_is_tried_where_rows_are_separate():
-    assert verified_layout(broken(tiny_llama(), "refuses the mask"), LONG, 0, "separate")[0] == "separate"

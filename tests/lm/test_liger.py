@@ -34,13 +34,6 @@ def test_the_base_gets_all_kernels_but_the_losses(patched, adapted):
     assert patched == [(base, {"cross_entropy": False, "fused_linear_cross_entropy": False})]
 
 
-def test_nothing_changes_on_a_cpu_or_without_the_package(patched, monkeypatch):
-    use_liger(tiny_llama(), CPU)
-    monkeypatch.setattr("transformers.utils.is_liger_kernel_available", lambda: False)
-    use_liger(tiny_llama(), CUDA)
-    assert patched == []
-
-
 def test_rankers_and_trainers_ask_for_their_device(monkeypatch, tmp_path):
     asked = []
     for place in ("prefrec.lm.models", "prefrec.training.base"):

@@ -12,10 +12,7 @@ from onednn import calls_of
 from prefrec.lm import lora as quick_lora
 from prefrec.lm.cpu import linear
 from prefrec.lm.lora import NarrowLora, NarrowLora4bit, OneDNNLora, use_quick_lora
-from prefrec.training import lora_config
-from prefrec.training.adapters import add_reference_adapter, reference_of
 from quantized import skip_where_it_does_not_run
-from tiny import tiny_llama
 
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
 
@@ -66,26 +63,6 @@ def test_numbers_and_gradients_are_those_of_peft(shape, bias, seed):
     assert len(got) == len(want) == 2 + 4
     for mine, other in zip(got, want, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
-
-
-def test_frozen_adapters_get_no_gradient(counted):
-    model = adapted()
-    quick(model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    x = torch.randn(3, 12, requires_grad=True)
-    model(x).sum().backward()
-    assert len(counted) == 4
-    assert all(p.grad is None for p in model.parameters())
-    assert x.grad.abs().max() > 0
-
-
-def test_without_gradients_nothing_is_kept(counted):
-    model = adapted()
-    quick(model)
-    with torch.no_grad():
-        assert model(torch.randn(3, 12)).grad_fn is None
-    assert len(counted) == 2
 
 
 def dropped(model):
@@ -172,72 +149,3 @@ def test_a_base_in_4_bits(monkeypatch):
     assert len(wide) == 1
     for mine, other in zip(got, want, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("change", [disabled, merged, two], ids=["disabled", "merged", "two at once"])
-def test_peft_does_it_without_onednn(change, monkeypatch):
-    monkeypatch.setenv("PREFREC_LINEAR", "torch")
-    model = adapted()
-    change(model)
-    x, slope = torch.randn(3, 12), torch.randn(3, 12)
-    want = run(model, x, slope)
-    quick(model)
-    wide = calls_of(monkeypatch, torch, "addmm")
-    for mine, other in zip(run(model, x, slope), want, strict=True):
-        torch.testing.assert_close(mine, other)
-    assert not wide
-
-
-def test_dropout_is_none_in_evaluation(counted):
-    model = adapted(DROPS).eval()
-    quick(model)
-    model(torch.randn(3, 12))
-    assert len(counted) == 2
-
-
-@pytest.mark.parametrize("why", ["switched off", "bfloat16", "autocast", "trained base", "watched"])
-def test_it_steps_aside(why, counted, monkeypatch):
-    seen = []
-    model, dtype = adapted(), torch.bfloat16 if why == "bfloat16" else torch.float32
-    if why == "switched off":
-        monkeypatch.setenv("PREFREC_LINEAR", "torch")
-    layers = quick(model)
-    assert {type(m) for m in layers} == {NarrowLora if why == "switched off" else OneDNNLora}
-    model.to(dtype)
-    if why == "trained base":
-        model.requires_grad_(True)
-    if why == "watched":
-        for layer in layers:
-            layer.lora_A["default"].register_forward_hook(lambda *_: seen.append(1))
-    with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
-        model(torch.randn(3, 12, dtype=dtype)).float().sum().backward()
-    assert not counted
-    assert len(seen) == (2 if why == "watched" else 0)
-    assert (layers[0].base_layer.weight.grad is None) == (why != "trained base")
-
-
-def test_policy_and_reference_of_a_language_model(counted):
-    model = get_peft_model(tiny_llama(), lora_config())
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.1)
-    add_reference_adapter(model)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B.default" in name:
-                parameter.add_(0.1)
-    ids = torch.arange(12)[None]
-
-    @torch.no_grad()
-    def ask():
-        policy = model(ids).logits
-        with reference_of(model):
-            return torch.cat([policy, model(ids).logits])
-
-    want = ask()
-    assert (want[0] - want[1]).abs().max() > 0.1
-    use_quick_lora(model)
-    torch.testing.assert_close(ask(), want, rtol=0, atol=1e-3)
-    assert len(counted) == 2 * 14, "seven layers in each of two blocks, by policy and reference"
-    merged = model.merge_and_unload()
-    torch.testing.assert_close(merged(ids).logits, want[:1], rtol=0, atol=1e-3)

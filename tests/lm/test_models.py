@@ -11,7 +11,6 @@ from prefrec.errors import ModelError
 from prefrec.lm import models
 from prefrec.lm.models import (
     EMBEDDED,
-    _product_seconds,
     check_name,
     load_model,
     load_tokenizer,
@@ -50,37 +49,21 @@ def test_auto_takes_bfloat16_where_it_is_clearly_faster(monkeypatch, bfloat16, f
     resolve_dtype.cache_clear()
 
 
-def test_products_are_timed():
-    assert 0 < _product_seconds(torch.float32) < 60
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_the_first_layers_alone(folder, layers):
-    model = load_model(str(folder), layers=layers)
-    assert len(model.model.layers) == model.config.num_hidden_layers == layers
-    whole = load_model(str(folder))
-    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[0].mlp.up_proj.weight)
-
-
-def test_chosen_layers_alone(folder):
-    model, whole = load_model(str(folder), layers=[1]), load_model(str(folder))
+@pytest.mark.parametrize(("layers", "first"), [(1, 0), ([1], 1)])
+def test_some_layers_alone(folder, layers, first):
+    model, whole = load_model(str(folder), layers=layers), load_model(str(folder))
     assert len(model.model.layers) == model.config.num_hidden_layers == 1
-    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[1].mlp.up_proj.weight)
+    want = whole.model.layers[first].mlp.up_proj.weight
+    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, want)
     prompt = torch.tensor([[5, 6, 7]])
     cached, anew = (model.generate(prompt, max_new_tokens=4, do_sample=False, use_cache=c) for c in (True, False))
     assert cached.tolist() == anew.tolist()
 
 
-@pytest.mark.parametrize(("layers", "shown"), [(3, "3"), ([0, 2], r"\[0, 2\]"), ([1, 0], r"\[1, 0\]"), ([], r"\[\]")])
+@pytest.mark.parametrize(("layers", "shown"), [(3, "3"), ([1, 0], r"\[1, 0\]"), ([], r"\[\]")])
 def test_layers_that_do_not_exist_or_are_out_of_order(folder, layers, shown):
     with pytest.raises(ModelError, match=f"layers: got {shown}, but the model has 2 layers"):
         load_model(str(folder), layers=layers)
-
-
-def test_random_weights_have_the_models_form_alone(folder):
-    model, whole = load_model(str(folder), random_weights=True), load_model(str(folder))
-    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
-    assert not torch.allclose(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[0].mlp.up_proj.weight)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -96,32 +79,18 @@ def test_home_is_expanded(folder, monkeypatch):
     assert resolve("~/model") == str(folder)
 
 
-def test_hub_ids_pass_through():
-    assert resolve("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
-    assert resolve("gpt2") == "gpt2"
-
-
-@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "~/nowhere/at/all", "a/b/c"])
-def test_a_path_that_does_not_exist(name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "no model at './nowhere': expected a local folder with config.json, a hub id such as"),
+        ("~/nowhere/at/all", "no model at '~/nowhere/at/all': expected a local folder"),
+        ("nobody/no-such-model", "could be read from 'nobody/no-such-model'"),
+    ],
+)
+def test_a_name_without_a_model(name, message):
     for load in (load_model, load_tokenizer):
-        with pytest.raises(ModelError, match=f"no model at '{name}': expected a local folder with config.json"):
+        with pytest.raises(ModelError, match=message):
             load(name)
-
-
-def test_a_hub_id_that_is_not_there():
-    for load in (load_model, load_tokenizer):
-        with pytest.raises(ModelError, match="could be read from 'nobody/no-such-model'"):
-            load("nobody/no-such-model")
-
-
-def test_a_file_is_no_folder(folder):
-    with pytest.raises(ModelError, match=r"no model at '.*config.json': expected a local folder"):
-        load_model(str(folder / "config.json"))
-
-
-def test_a_folder_without_config(tmp_path):
-    with pytest.raises(ModelError, match=r"expected a local folder with config\.json, a hub id such as"):
-        load_model(str(tmp_path))
 
 
 def test_an_adapter_is_no_model(tmp_path):
@@ -130,22 +99,20 @@ def test_an_adapter_is_no_model(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_unknown_dtype(folder):
-    with pytest.raises(ModelError, match="unknown dtype 'int3': expected one of float32, bfloat16, float16"):
-        load_model(str(folder), dtype="int3")
-
-
 @pytest.mark.parametrize(
-    ("what", "known"), [("attn_implementation", "auto, sdpa"), ("quantization", "none, nf4, nf4-double")]
+    ("what", "known"),
+    [
+        ("dtype", "float32, bfloat16, float16"),
+        ("attn_implementation", "auto, sdpa"),
+        ("quantization", "none, nf4, nf4-double"),
+    ],
 )
 def test_unknown_forms(folder, what, known):
     with pytest.raises(ModelError, match=f"unknown {what} 'fast': expected one of {known}"):
         load_model(str(folder), **{what: "fast"})
 
 
-@pytest.mark.parametrize(
-    ("asked", "attends"), [("auto", "sdpa"), ("sdpa",) * 2, ("eager",) * 2, ("flex_attention",) * 2]
-)
+@pytest.mark.parametrize(("asked", "attends"), [("auto", "sdpa"), ("flex_attention",) * 2])
 def test_how_a_model_attends(folder, asked, attends):
     """`auto` leaves it to transformers."""
     model = load_model(str(folder), attn_implementation=asked)
@@ -165,17 +132,8 @@ def test_damaged_weights(copy):
         load_model(str(copy))
 
 
-def test_weights_of_another_shape(copy):
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
-    with pytest.raises(ModelError, match="no causal language model could be read"):
-        load_model(str(copy))
-
-
 def test_weights_that_are_missing_are_told(copy, capsys):
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    load_model(str(copy))
+    load_model(_changed(copy, num_hidden_layers=3))
     assert "9 weights are not in the checkpoint and start at random, model.layers.2." in capsys.readouterr().err
 
 
@@ -190,9 +148,7 @@ def _changed(copy, **changes):
     [
         {"num_hidden_layers": 1_000_000},
         {"num_hidden_layers": -1},
-        {"intermediate_size": 10**12},
         {"vocab_size": 10**10},
-        {"head_dim": 10**9},
     ],
 )
 def test_sizes_are_bounded_before_a_model_is_built(copy, changes, monkeypatch):
@@ -214,15 +170,9 @@ def test_a_config_within_all_bounds_that_no_machine_could_hold(copy, monkeypatch
     "changes",
     [
         {"num_hidden_layers": "many"},
-        {"hidden_size": None},
-        {"hidden_size": -1},
         {"num_attention_heads": 0},
-        {"num_key_value_heads": 3},
         {"rope_scaling": {"rope_type": "nonsense"}},
-        {"rope_parameters": 7},
         {"quantization_config": "x"},
-        {"hidden_act": "nonsense"},
-        {"model_type": ["llama"]},
         {"model_type": "nonsense"},
         {"vocab_size": 3},
     ],
@@ -236,10 +186,12 @@ def test_a_config_that_makes_no_model_is_told_in_a_line(copy, changes):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "3", '{"model": {}}', '{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": -1}}}', "[" * 10**5],
+    [None, "", '{"model": {}}', '{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": -1}}}', "[" * 10**5],
 )
 def test_a_damaged_tokenizer_is_told_in_a_line(copy, text):
-    (copy / "tokenizer.json").write_text(text)
+    (copy / "tokenizer.json").unlink()
+    if text is not None:
+        (copy / "tokenizer.json").write_text(text)
     with pytest.raises(ModelError, match="no tokenizer could be read from") as e:
         load_tokenizer(str(copy))
     assert "\n" not in str(e.value)
@@ -263,13 +215,6 @@ def test_code_that_comes_with_a_model_is_not_run(copy, part, load, monkeypatch):
     (copy / f"{part}.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="contains custom code"):
         load(str(copy))
-
-
-def test_a_folder_without_tokenizer(copy):
-    for file in copy.glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(ModelError, match=f"no tokenizer could be read from '{copy}'"):
-        load_tokenizer(str(copy))
 
 
 def test_embedded_package_absent(monkeypatch):
@@ -335,8 +280,3 @@ def test_packed_scores_of_the_real_model_equal_the_slow_twin(smollm2):
 def test_a_name_that_is_nearly_one_of_ours(given, near):
     with pytest.raises(ModelError, match=f"no model is called '{given}'; did you mean {near}"):
         check_name(given)
-
-
-def test_other_names_may_be_of_the_hub():
-    for name in ("gpt2", "HuggingFaceTB/SmolLM2-135M", "bert-base-uncased"):
-        check_name(name)

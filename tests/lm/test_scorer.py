@@ -16,7 +16,7 @@ SETS = [
 ]
 
 
-@pytest.mark.parametrize("layout", ["auto", "packed", "separate"])
+@pytest.mark.parametrize("layout", ["auto", "separate"])
 @pytest.mark.parametrize("max_tokens", [None, 30])
 def test_scores_equal_the_slow_twin_in_the_given_order(layout, max_tokens):
     model = tiny_llama()
@@ -49,13 +49,6 @@ def test_the_layout_is_checked_once_and_its_fall_is_told(capsys):
     assert capsys.readouterr().err.count("sft: scoring one sequence per answer, which is slower") == 1
 
 
-def test_nothing_to_score_settles_nothing():
-    scorer = ChoiceScorer(broken(tiny_llama()), 0)
-    scorer.settle([])
-    scorer.settle(SETS)
-    assert scorer.layout == "separate"
-
-
 @pytest.mark.parametrize(("model_type", "layout"), [("llama", "packed"), ("novel", "separate")])
 def test_sharded_weights_are_not_tried(model_type, layout, capsys):
     model = broken(tiny_llama())
@@ -70,10 +63,3 @@ def test_another_model_is_scored_in_the_same_layout():
     scorer, other = ChoiceScorer(tiny_llama(), 0, layout="packed"), tiny_llama(seed=5)
     torch.testing.assert_close(scorer.score(SETS, other), ChoiceScorer(other, 0).score(SETS))
     assert not torch.allclose(scorer.score(SETS), scorer.score(SETS, other), atol=0.01)
-
-
-def test_another_catalogue_leaves_the_scorer_as_it_is():
-    scorer = ChoiceScorer(tiny_llama(), 0, layout="packed")
-    other = scorer.among(None)
-    other.layout = "separate"
-    assert scorer.layout == "packed"

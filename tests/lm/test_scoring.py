@@ -4,13 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import get_peft_model
 
 from prefrec.lm import scoring
 from prefrec.lm.packing import pack, pack_passes
-from prefrec.lm.scoring import answer_token_logps, choice_logps, language_model, token_logps
+from prefrec.lm.scoring import choice_logps, token_logps
 from prefrec.prompts import ChoiceSet
-from prefrec.training import lora_config
 from slow import slow_logps
 from tiny import tiny_llama
 
@@ -53,21 +51,6 @@ def test_prompts_that_share_a_row_equal_the_slow_twin(pieces, tail, answers):
             assert (row[len(want) :] == -torch.inf).all()
 
 
-def test_gradients_of_a_shared_row_are_those_row_by_row():
-    text = (1, 2, 3, 4, 5, 6, 7, 8)
-    sets = [ChoiceSet(text[:n], ((n + 9, 9), (n + 20, n, 9))) for n in (3, 5, 8)]
-    sets.append(ChoiceSet((*text[:6], 40, 41), ((11, 9), (12, 9))))
-    grads = []
-    for share in (True, False):
-        model = tiny_llama(VOCABULARY)
-        (batch,) = pack_passes(sets, pad_id=0, share=share)
-        assert len(batch.input_ids) == (1 if share else 4)
-        (choice_logps(model, batch) * torch.tensor([[1.0, -0.5]])).sum().backward()
-        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    scale = grads[1].abs().max()
-    torch.testing.assert_close(grads[0] / scale, grads[1] / scale, rtol=0, atol=1e-4)
-
-
 def test_the_mask_matters():
     """The scaled weights make a plain causal mask visibly wrong: the test above can fail."""
     model = tiny_llama(VOCABULARY)
@@ -94,34 +77,6 @@ def test_gradients_equal_the_slow_twins():
     torch.testing.assert_close(grads[0] / scale, grads[1] / scale, rtol=0, atol=1e-4)
 
 
-def test_score_does_not_depend_on_company():
-    model = tiny_llama(VOCABULARY)
-    lonely = ChoiceSet((5, 6, 7), ((1, 2), (3,)))
-    company = ChoiceSet(tuple(range(20)), ((4,) * 8, (9,), (11, 12)))
-    with torch.no_grad():
-        alone = choice_logps(model, pack([lonely], pad_id=0))[0]
-        together = choice_logps(model, pack([company, lonely], pad_id=0))[1, :2]
-    torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)
-
-
-def test_the_language_model_inside_an_adapter_and_wrappers():
-    model = tiny_llama(VOCABULARY)
-    adapted = get_peft_model(model, lora_config())
-    assert language_model(model) is model
-    assert language_model(adapted) is model
-    assert language_model(torch.nn.DataParallel(adapted)) is model
-
-
-def test_separate_rows_send_only_the_answers_columns_through_the_head():
-    """A short and a long prompt: the columns between their answers need no logits."""
-    model, kept = tiny_llama(VOCABULARY), []
-    model.lm_head.register_forward_hook(lambda m, args, out: kept.append(out.shape[1]))
-    sets = [ChoiceSet((1, 2), ((3, 9), (4, 5, 9))), ChoiceSet(tuple(range(40)), ((3, 9),))]
-    with torch.no_grad():
-        choice_logps(model, pack(sets, pad_id=0, layout="separate"))
-    assert kept == [2 + 3 + 2]
-
-
 SPREAD = [ChoiceSet((1, 2), ((3, 9), (4, 5, 6, 7, 9))), ChoiceSet((5, 6, 7), ((3, 9), (8, 9)))]
 
 
@@ -142,36 +97,6 @@ def test_the_head_is_given_what_is_read_alone(layout):
     assert given_to_head[1:] == given_to_head[:1], "nothing is left of the first call"
     model(torch.tensor([[1, 2, 3]]))
     assert given_to_head[-1] == (1, 3, VOCABULARY)
-
-
-@pytest.mark.parametrize("why", ["not known", "compiled", "compiled inside"])
-def test_the_head_is_given_all_columns_where_it_may_be_called_otherwise(why, monkeypatch):
-    model = tiny_llama(VOCABULARY)
-    batch = pack(SPREAD, pad_id=0)
-    shapes = []
-    model.lm_head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape)))
-    if why == "not known":
-        monkeypatch.setattr(scoring, "BRANCHING", frozenset())
-    elif why == "compiled":
-        model = torch.compile(model, backend="eager")
-    else:
-        model.model.layers[0] = torch.compile(model.model.layers[0], backend="eager")
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        choice_logps(model, batch)
-    assert shapes == [(2, batch.logits_to_keep, VOCABULARY)]
-
-
-def test_a_head_that_fails_leaves_nothing_behind():
-    model = tiny_llama(VOCABULARY)
-
-    def fail(*_):
-        raise RuntimeError("no head")
-
-    hook = model.lm_head.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="no head"):
-        choice_logps(model, pack(SPREAD, pad_id=0))
-    hook.remove()
-    assert not model.lm_head._forward_pre_hooks
 
 
 @settings(deadline=None, max_examples=30)
@@ -212,22 +137,3 @@ def test_blocks_of_the_log_softmax_change_nothing(dtype, block, monkeypatch):
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
     torch.testing.assert_close(grad, want_grad, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02)
     assert want_grad.abs().max() > 1
-
-
-def test_no_logits_are_kept_in_float32_but_a_block(monkeypatch):
-    model, kept, blocks = tiny_llama(VOCABULARY).bfloat16(), [], []
-    batch = pack([ChoiceSet(tuple(range(20)), ((1, 2, 3, 9), (4, 5, 9), (6, 9)))], pad_id=0)
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * VOCABULARY * 2)
-    one_block = scoring._blocks
-
-    def watched(logits, read, size):
-        for block, start in one_block(logits, read, size):
-            blocks.append(len(logits[block]))
-            yield block, start
-
-    monkeypatch.setattr(scoring, "_blocks", watched)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append((t.dtype, t.shape)) or t, lambda t: t):
-        answer_token_logps(model, batch).sum().backward()
-    assert blocks == [2, 2, 2, 1] * 2
-    assert (torch.bfloat16, (batch.logits_to_keep, VOCABULARY)) in kept
-    assert not [shape for dtype, shape in kept if dtype == torch.float32 and shape[-1:] == (VOCABULARY,)]

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from prefrec.errors import ModelError
 from prefrec.lm.catalogue import catalogue_logps
-from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.search import TopK, rescored, top_k
 from prefrec.lm.trie import Trie
 from tiny import tiny_llama
@@ -88,40 +87,11 @@ def test_bounded_work_says_that_nothing_is_proven(max_calls):
     assert (np.diff(got.logps) <= 0).all()
 
 
-def test_work_that_suffices_is_proven():
-    model, trie = tiny_llama(VOCABULARY), many_titles()
-    needed = top_k(model, PROMPT, trie, 5, width=4).calls
-    assert top_k(model, PROMPT, trie, 5, width=4, max_calls=needed).exact
-    assert not top_k(model, PROMPT, trie, 5, width=4, max_calls=needed - 1).exact
-
-
 def test_a_title_without_branches_takes_one_call():
     """Where nothing branches the prefix is read to its end at once."""
     trie = Trie.build([(5, 6, 7, 8, 10, 11, 2)])
     got = top_k(tiny_llama(VOCABULARY), PROMPT, trie, 1)
     assert (got.calls, got.items.tolist(), got.exact) == (1, [0], True)
-
-
-def test_branches_whose_titles_are_all_left_out_are_not_read(monkeypatch):
-    answers = [(5, 6, 7, 2), (5, 6, 8, 2), (10, 11, 12, 2), (10, 13, 12, 2)]
-    model, trie = tiny_llama(VOCABULARY), Trie.build(answers)
-    fed: list[int] = []
-    forward = type(model).forward
-
-    def note(self, input_ids, **kwargs):
-        fed.extend(input_ids.flatten().tolist())
-        return forward(self, input_ids=input_ids, **kwargs)
-
-    monkeypatch.setattr(model, "forward", note.__get__(model))
-    got = top_k(model, PROMPT, trie, 4, without=[0, 1])
-    assert sorted(got.items.tolist()) == [2, 3]
-    assert {10, 11, 13} <= set(fed)
-    assert 5 not in fed[len(PROMPT) :]
-
-
-def test_nothing_left_is_proven():
-    got = top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 2, without=[0, 1, 2])
-    assert (got.items.tolist(), got.logps.tolist(), got.exact, got.calls) == ([], [], True, 0)
 
 
 @pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])
@@ -137,11 +107,6 @@ def test_what_is_no_number_is_an_error_and_not_proven(layout, left_out):
     else:
         with pytest.raises(ModelError, match="not finite; use another dtype, or train again"):
             top_k(model, PROMPT, trie, 5, layout=layout)
-
-
-def test_no_gradient_is_kept():
-    with torch.enable_grad():
-        assert len(top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 2).items) == 2
 
 
 def test_k_is_at_least_one():
@@ -166,14 +131,3 @@ def test_answers_are_scored_again_as_if_each_were_alone(layout, dtype):
     assert (got.exact, got.calls) == (True, 7)
     if dtype == torch.float32:
         np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
-
-
-def test_scores_within_a_catalogue_again():
-    model, trie = tiny_llama(VOCABULARY), many_titles(60)
-    within = CatalogueSoftmax([trie.path(n) for n in trie.terminals])
-    best = top_k(model, PROMPT, within.trie, 20, within=within)
-    got = rescored(model, PROMPT, within.trie, best, within=within)
-    np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
-    alone = CatalogueSoftmax([(5, 6, 2)])  # nothing branches, so the one title is certain
-    sure = rescored(model, PROMPT, alone.trie, top_k(model, PROMPT, alone.trie, 1, within=alone), within=alone)
-    assert sure.logps.tolist() == [0.0]

@@ -112,12 +112,3 @@ def test_sums_from_root(answers, seed):
 def test_what_makes_no_trie(answers):
     with pytest.raises(ValueError, match="at least one token in each"):
         Trie.build(answers)
-
-
-def test_the_example_of_the_docstring():
-    trie = Trie.build([(5, 6, 9), (5, 9), (7, 9), (5, 9), (7,)])
-    assert trie.tokens.tolist() == [-1, 5, 6, 9, 9, 7, 9]
-    assert trie.parents.tolist() == [-1, 0, 1, 2, 1, 0, 5]
-    assert trie.terminals.tolist() == [3, 4, 6, 4, 5]
-    assert trie.items_at(4).tolist() == [1, 3]
-    assert [a.tolist() for a in trie.children_of([0, 1, 3])] == [[0, 0, 1, 1], [1, 5, 2, 4]]

@@ -8,7 +8,6 @@ import torch
 from peft import get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
@@ -18,7 +17,6 @@ from prefrec.losses import LOSSES, needs_reference, takes
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
 from prefrec.training.softmax_dpo import preference_metrics
-from prefrec_lab.bench.floor import count_tokens, flops, model_shape
 from tiny import tiny_llama
 
 LLAMA_2_7B = LlamaConfig(
@@ -42,13 +40,6 @@ class OnlyMeta(TorchDispatchMode):
         return out
 
 
-def test_a_tensor_of_the_cpu_is_refused():
-    on_device = torch.zeros(3, device="meta")
-    assert on_device[torch.tensor([0, 2])].shape == (2,)  # torch allows it
-    with OnlyMeta(), pytest.raises(AssertionError, match="meets a tensor of the CPU"):
-        on_device[torch.tensor([0, 2])]
-
-
 @pytest.fixture(scope="module")
 def llama():
     """Llama-2-7B with an adapter on every layer, without a weight in memory."""
@@ -65,7 +56,7 @@ def rows(count, negatives, *, prompt=256, answer=6):
     ]
 
 
-@pytest.mark.parametrize("negatives", [3, 7, 15, 63])
+@pytest.mark.parametrize("negatives", [3, 63])
 def test_scores_losses_and_gradients_on_shapes_alone(llama, negatives):
     batch = pack(rows(2, negatives), pad_id=0).to("meta")
     with OnlyMeta():
@@ -82,16 +73,6 @@ def test_scores_losses_and_gradients_on_shapes_alone(llama, negatives):
     assert all(p.grad.shape == p.shape for p in llama.parameters() if p.requires_grad)
 
 
-def test_a_catalogue_on_shapes_alone(llama):
-    sets = rows(2, 7)
-    within = CatalogueSoftmax([answer for choices in sets for answer in choices.answers])
-    (batch,) = pack_passes(sets, pad_id=0, within=within)
-    batch = batch.to("meta")
-    within.words_on(batch.targets.device)  # once
-    with OnlyMeta():
-        choice_logps(llama, batch, within=within).sum().backward()
-
-
 @pytest.mark.parametrize("within", [False, True])
 def test_scoring_is_one_graph(within):
     sets = [ChoiceSet((1, 2, 3), ((4, 9), (5, 6, 9))), ChoiceSet((1, 2), ((7, 9), (8, 9)))]
@@ -102,21 +83,3 @@ def test_scoring_is_one_graph(within):
     found = torch._dynamo.explain(partial(answer_token_logps, within=among))(model, batch)
     assert found.break_reasons == []
     assert found.graph_count == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("negatives", [3, 15])
-def test_a_step_costs_what_the_bench_says(llama, negatives):
-    """Forward with the adapter, forward without it as the reference, and backward: its products but attention's."""
-    sets = rows(2, negatives, answer=9)
-    batch = pack(sets, pad_id=0).to("meta")
-    with FlopCounterMode(display=False) as counter:
-        logps = choice_logps(llama, batch)
-        with torch.no_grad(), llama.disable_adapter():
-            choice_logps(llama, batch)
-        logps.sum().backward()
-    counted = {str(op): number for op, number in counter.get_flop_counts()["Global"].items()}
-    products = sum(number for op, number in counted.items() if op in ("aten.mm", "aten.addmm"))
-    shape, tokens = model_shape(LLAMA_2_7B, RANK), count_tokens(sets)
-    no_pairs = type(tokens)(tokens.body, tokens.head, 0)
-    assert products == pytest.approx(flops(shape, no_pairs, forward=2, backward=1, adapted=1), rel=0.01)

@@ -4,17 +4,15 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from onednn import calls_of
 from prefrec.errors import ConfigError
 from prefrec.lm.cpu import linear
-from prefrec.lm.cpu.linear import OneDNNLinear, prefers_onednn, product, restore_linear, use_onednn
+from prefrec.lm.cpu.linear import OneDNNLinear, prefers_onednn, product
 from prefrec.training import load_adapter, lora_config
 from tiny import tiny_llama
 
@@ -63,50 +61,6 @@ def test_numbers_and_gradients_are_those_of_torch(shape, inputs, outputs, has_bi
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), [(1536, 8), (8, 1536), (300, 300)])
-def test_thin_and_square_weights_have_torch_s_gradient(outputs, inputs):
-    torch.manual_seed(0)
-    plain = nn.Linear(inputs, outputs)
-    quick = copy.deepcopy(plain)
-    quick.__class__ = OneDNNLinear
-    x, slope = torch.randn(200, inputs), torch.randn(200, outputs)
-    for layer in (plain, quick):
-        layer(x).backward(slope)
-    torch.testing.assert_close(quick.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_only_the_input_s_gradient_is_kept_for_a_frozen_layer():
-    layer = OneDNNLinear(4, 3)
-    layer.requires_grad_(False)
-    x = torch.randn(2, 4, requires_grad=True)
-    (product_node, _), *_ = layer(x).grad_fn.next_functions
-    kept, _ = product_node.saved_tensors
-    assert kept is None
-
-
-def test_layers_change_and_change_back(by_onednn):
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), _OtherLinear(4, 2))
-    use_onednn(model)
-    assert [type(m) for m in model] == [OneDNNLinear, nn.ReLU, _OtherLinear]
-    restore_linear(model)
-    assert [type(m) for m in model] == [nn.Linear, nn.ReLU, _OtherLinear]
-
-
-class _OtherLinear(nn.Linear):
-    """As a layer in 4 bits is: a linear layer of another kind."""
-
-
-def test_onednn_multiplies(by_onednn, counted):
-    layer = nn.Sequential(nn.Linear(4, 3))
-    layer(torch.randn(2, 4))
-    assert counted == []
-    use_onednn(layer)
-    layer(torch.randn(2, 4))
-    assert counted == [1]
-    product(torch.randn(2, 4), torch.randn(3, 4))
-    assert counted == [1, 1]
-
-
 def test_other_numbers_are_torch_s(by_onednn, counted):
     layer = OneDNNLinear(4, 3)
     x = torch.randn(2, 4)
@@ -117,48 +71,6 @@ def test_other_numbers_are_torch_s(by_onednn, counted):
     assert copy.deepcopy(layer).to("meta")(x.to("meta")).device.type == "meta"
     assert product(x.bfloat16(), layer.weight.detach().bfloat16()).dtype == torch.bfloat16
     assert counted == []
-
-
-@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4)])
-def test_what_comes_out_can_be_changed_in_place(shape):
-    torch.manual_seed(0)
-    plain = nn.Linear(4, 3)
-    quick = copy.deepcopy(plain)
-    quick.__class__ = OneDNNLinear
-    x = torch.randn(shape)
-    for layer in (plain, quick):
-        layer(x).mul_(2).add_(1).square().sum().backward()
-    torch.testing.assert_close(quick.weight.grad, plain.weight.grad, rtol=1e-5, atol=1e-5)
-
-
-def test_transforms_and_traces_are_torch_s(counted):
-    layer = OneDNNLinear(4, 3)
-    x = torch.randn(5, 4)
-    torch.testing.assert_close(torch.func.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
-    by_weight = torch.func.grad(lambda w: torch.func.functional_call(layer, {"weight": w}, (x,)).sum())
-    torch.testing.assert_close(by_weight(layer.weight.detach()), x.sum(0).expand(3, 4))
-    torch.testing.assert_close(torch.jit.trace(layer, x, check_trace=False)(x), F.linear(x, layer.weight, layer.bias))
-    torch.testing.assert_close(torch.compile(layer, backend="eager")(x), F.linear(x, layer.weight, layer.bias))
-    assert counted == []
-
-
-def test_an_error_is_torch_s():
-    with pytest.raises(RuntimeError):
-        OneDNNLinear(4, 3)(torch.randn(2, 5))
-
-
-def test_checkpointed_layers_run_again(by_onednn):
-    torch.manual_seed(0)
-    block = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 6))
-    x = torch.randn(3, 6, requires_grad=True)
-    block(x).sum().backward()
-    want = [x.grad, *(p.grad for p in block.parameters())]
-    x.grad = None
-    block.zero_grad()
-    use_onednn(block)
-    checkpoint(block, x, use_reentrant=False).sum().backward()
-    for got, expected in zip([x.grad, *(p.grad for p in block.parameters())], want, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_adapters_are_quickened_where_they_are_read(by_onednn, tmp_path):
@@ -174,7 +86,6 @@ def test_adapters_are_quickened_where_they_are_read(by_onednn, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "mkl", "capability", "maker", "expected"),
     [
-        ("", True, "AVX512", "AuthenticAMD", True),
         ("auto", True, "AVX512", "AuthenticAMD", True),
         ("auto", True, "AVX512", "GenuineIntel", False),
         ("auto", True, "AVX2", "AuthenticAMD", False),
@@ -196,19 +107,7 @@ def test_the_rule(monkeypatch, asked, mkl, capability, maker, expected):
         linear._mkl_holds_back.cache_clear()
 
 
-def test_without_onednn_layers_are_torch_s(monkeypatch):
-    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
-    monkeypatch.setattr(linear, "has_onednn", lambda: False)
-    assert not prefers_onednn()
-
-
 def test_another_word_is_refused(monkeypatch):
     monkeypatch.setenv("PREFREC_LINEAR", "mkl")
     with pytest.raises(ConfigError, match="PREFREC_LINEAR=mkl: expected one of auto, torch, onednn"):
         prefers_onednn()
-
-
-def test_this_processor_s_maker_is_read():
-    assert linear._maker()
-    x, w = torch.randn(3, 4), torch.randn(5, 4)
-    torch.testing.assert_close(product(x, w), F.linear(x, w))
