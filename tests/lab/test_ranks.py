@@ -1,6 +1,5 @@
 """Ranks in a file give the tables of the predictions that they are of."""
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -29,13 +28,6 @@ def test_tables_can_be_made_again(tmp_path, whole):
     again = evaluate_ranks(tmp_path / "results" / "ranks.parquet", ks=(1, 2), compare="a", audit=NONE)
     assert again == evaluate_predictions(pl.concat(frames), ks=(1, 2), compare="a", known_items=known, audit=NONE)
     assert len(again.groups) == (4 if whole else 2)
-
-
-def test_a_row_is_a_few_bytes(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = [RankingExample(f"user-{n:06}", ("f",), ("a", "b", "c"), "abc"[rng.integers(3)]) for n in range(2000)]
-    write_ranks(pl.concat([predict(r, rows, CATALOGUE) for r in RANKERS]), {"a"}, tmp_path / "ranks.parquet")
-    assert (tmp_path / "ranks.parquet").stat().st_size < 10 * 2 * 2000
 
 
 def test_bad_files_are_refused(tmp_path):

@@ -44,14 +44,6 @@ def test_medians_are_a_row_and_without_what_warmed_up():
     assert (summary.peak, summary.rows, summary.tokens, summary.note) == (400.0, 2, 50, "")
 
 
-def test_notes_and_failures_are_said():
-    assert summarise([], KEY, "not run: budget").note == "not run: budget"
-    assert summarise([failed(final=True)], KEY).note == "not run: out of memory"
-    after = summarise([measured(1, 2.0, note="5 of 7 pairs, scaled"), failed(final=True)], KEY)
-    assert after.cpu is not None
-    assert after.note == "5 of 7 pairs, scaled; out of memory"
-
-
 def test_a_failure_lasts_until_an_attempt_succeeds():
     assert failure([failed(final=False)], KEY) == "out of memory"
     assert failure([failed(final=False), measured(1, 2.0)], KEY) is None

@@ -3,8 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
+from prefrec.errors import ConfigError, DataError
 from prefrec_lab.bench import settings as module
 from prefrec_lab.bench.settings import BenchSettings
+from prefrec_lab.bench.workload import make_workload
 
 
 @pytest.mark.parametrize(
@@ -23,17 +25,16 @@ def test_wrong_settings_are_named(wrong, message):
         BenchSettings(**wrong)
 
 
+def test_what_the_data_cannot_give(settings):
+    with pytest.raises(ConfigError, match="24 negatives need lists of 25 titles, but the data has one of 24"):
+        make_workload(settings(), 24)
+    with pytest.raises(DataError, match="1000 rows a batch"):
+        make_workload(settings(batch_size=1000), 1)
+
+
 def test_trl_must_be_there_only_where_it_is_used(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda package: None)
     with pytest.raises(ValidationError, match="run `pip install trl`"):
         BenchSettings(methods=("trl+gc", "prefrec"))
     BenchSettings(methods=("published", "prefrec"))
     BenchSettings(sections=("ranking",))
-
-
-def test_coverage_may_grow_in_one_folder_and_the_work_may_not_change():
-    base = BenchSettings().identity()
-    wider = BenchSettings(negatives=(1, 255), methods=("prefrec",), sections=("steps",), repetitions=9)
-    assert wider.identity() == base
-    assert BenchSettings(batch_size=8).identity() != base
-    assert BenchSettings(dtype="bfloat16").identity() != base

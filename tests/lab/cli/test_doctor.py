@@ -7,16 +7,13 @@ import torch
 from command import prefrec, succeed
 
 
-def test_people_see_what_is_there_and_what_is_slow():
+def test_people_see_what_is_there_and_what_is_slow_and_machines_get_json():
     out = succeed("lab", "doctor")
     assert f"torch {torch.__version__}" in out
     assert f"{torch.get_num_threads()} of " in out
     assert "GFLOP/s (cpu)" in out
     if not torch.cuda.is_available():
         assert "• torch sees no GPU" in out
-
-
-def test_machines_get_json():
     found = json.loads(succeed("lab", "doctor", "--json"))
     assert found["versions"]["torch"] == torch.__version__
     assert found["rates"]["cpu"]["float32"] > 0

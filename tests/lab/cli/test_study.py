@@ -89,27 +89,3 @@ def test_studies_share_what_is_the_same(done, recipe):
     assert trained == {*LOSSES, *(f"s-dpo-beta{b}" for b in ("0.1", "0.5", "3", "5"))}
     assert not list((out / "runs").rglob("*.previous*"))
     assert {r["variant"] for r in summary["tables"]["table"]} >= {"sft", "s-dpo", "s-dpo-beta0.1"}
-
-
-def test_other_data_leave_runs_and_outcome_of_the_recipes_alone(recipe, tmp_path):
-    """Both in one folder; again on other files of that source it is refused."""
-    own = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        log, items = pl.read_csv(own["interactions"]), pl.read_csv(own["items"])
-        number = pl.col("item_id").str.strip_prefix("i").cast(int).alias("movieId")
-        users = pl.col("user_id").str.strip_prefix("u").cast(int).alias("userId")
-        ratings = log.select(users, number, pl.lit(4.0).alias("rating"), "timestamp")
-        ratings.write_csv(tmp_path / name / "ratings.csv")
-        items.select(number, "title", pl.lit("Drama").alias("genres")).write_csv(tmp_path / name / "movies.csv")
-    asked = ("lab", "study", "dynamics", "--recipe", recipe, "--seeds", "0", "--out", tmp_path / "out")
-    other = succeed(*asked, "--data", f"movielens-csv={tmp_path / 'one'}")
-    assert other.splitlines()[-1] == f"Page: {tmp_path}/out/dynamics-movielens-csv/page.html"
-    before = (tmp_path / "out" / "dynamics-movielens-csv" / "study.json").read_text()
-    assert succeed(*asked).splitlines()[-1] == f"Page: {tmp_path}/out/dynamics/page.html"
-    assert (tmp_path / "out" / "dynamics-movielens-csv" / "study.json").read_text() == before
-    assert {p.name for p in (tmp_path / "out" / "runs").iterdir()} == {"movielens-csv-seed-0", "seed-0"}
-    assert not list((tmp_path / "out").rglob("*.previous*"))
-    again = prefrec(*asked, "--data", f"movielens-csv={tmp_path / 'two'}")
-    assert again.code == 1
-    assert "dynamics-movielens-csv holds what the study found on other data (movielens-csv" in again.err

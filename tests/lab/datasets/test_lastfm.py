@@ -67,14 +67,6 @@ def test_hetrec_counts_are_those_of_the_published_data(shared_data: Path) -> Non
     assert source.interactions["user_id"].n_unique() == 1_220
 
 
-@pytest.mark.shared_data
-def test_hetrec_histories_are_in_time_and_ids_tell_nothing(shared_data: Path) -> None:
-    data = prepare(PrepareConfig(source="lastfm-hetrec", path=shared_data / "lastfm-hetrec2011"))
-    rising = sum(int(e.history[-1]) < int(e.target) for e in data.test)
-    assert 0.4 < rising / len(data.test) < 0.6
-    assert data.domain == "music"
-
-
 def published_folder(tmp_path: Path) -> Path:
     (tmp_path / "id2name.txt").write_text("".join(f"{i}::Band {i}\n" for i in range(6)))
     rows = ["0\ttrain\t0 1 2 3 4", "1\tval\t1 2 3 5", "2\ttest\t0 1 2 3"]
@@ -92,17 +84,6 @@ def test_published_form_by_hand(tmp_path: Path) -> None:
         "test": [(3, ("0", "1", "2"), "3")],
     }
     assert given.learn.rows() == [("0", str(i)) for i in range(5)]
-
-
-def test_published_form_takes_artist_numbers_from_hetrec(tmp_path: Path) -> None:
-    folder = published_folder(tmp_path)
-    lines = ["id\tname\turl\tpictureURL", *(f"{90 - i}\tBand {i}\turl\tpic" for i in range(5)), "7\tBand 0\turl\tpic"]
-    (tmp_path / "artists.dat").write_text("\n".join(lines) + "\n")
-    config = PrepareConfig(
-        source="lastfm-published", path=folder, items=tmp_path / "artists.dat", candidates={"size": 2}
-    )
-    numbers = dict(prepare(config).catalogue.frame.select("item_id", "artist_id").iter_rows())
-    assert numbers == {"0": 90, "1": 89, "2": 88, "3": 87, "4": 86, "5": None}
 
 
 @pytest.mark.shared_data

@@ -40,13 +40,6 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [e.user_id for e in back] == ["session-0", "session-1"]
 
 
-def test_without_a_catalogue_the_titles_make_one(tmp_path: Path) -> None:
-    write_published(EXAMPLES, AIR, tmp_path / "test.json")
-    made, back = read_published(tmp_path / "test.json")
-    assert made.titles == {"0": "Air", "1": "Moby", "2": "Björk: Live", "3": "Hope"}
-    assert to_published(back, made) == to_published(EXAMPLES, AIR)
-
-
 def test_a_folder_of_published_files_is_a_source(tmp_path: Path) -> None:
     write_published(EXAMPLES, AIR, tmp_path / "air-train.json")
     write_published(EXAMPLES[:1], AIR, tmp_path / "air-test.json")
@@ -129,17 +122,3 @@ def test_the_sessions_of_lastfm_are_recovered(tmp_path: Path) -> None:
     )
     assert len(found) == 122
     assert found == given
-
-
-def test_the_number_of_rows_can_be_limited(tmp_path: Path) -> None:
-    for part in ("train", "val", "test"):
-        write_published(EXAMPLES * 5, AIR, tmp_path / f"{part}.json")
-    limits = {"max_train_rows": 4, "max_validation_rows": 3, "max_test_rows": 2}
-    whole = prepare(PrepareConfig(source="published-json", path=tmp_path))
-    few, again = (prepare(PrepareConfig(source="published-json", path=tmp_path, **limits)) for _ in range(2))
-    assert few.protocol["counts"]["rows"] == {"train": 4, "validation": 3, "test": 2}
-    assert [few.split(p) for p in ("train", "validation", "test")] == [
-        again.split(p) for p in ("train", "validation", "test")
-    ]
-    assert set(few.test) <= set(whole.test)
-    assert few.train_interactions.equals(whole.train_interactions)

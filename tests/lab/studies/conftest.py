@@ -1,14 +1,11 @@
 """A tiny base recipe for studies, and the folder in which several studies share their runs."""
 
-from dataclasses import replace
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 
-from prefrec.data import PreparedData, prepare, read_prepared, write_prepared
+from prefrec.data import PreparedData, prepare
 from prefrec.pipeline.recipe import Recipe
-from sealed import seal_stage
 from tiny_run import tiny_recipe, write_model, write_shop
 
 
@@ -33,14 +30,3 @@ def data(base) -> PreparedData:
 def place(tmp_path_factory) -> Path:
     """Where the studies of the tests are carried out."""
     return tmp_path_factory.mktemp("studies")
-
-
-@pytest.fixture
-def other_rows(place, tmp_path) -> Path:
-    """A run of the studies once more, with its validation and test rows the other way round."""
-    folder = tmp_path / "other-rows"
-    copytree(min((place / "runs").glob("*seed-0"), key=lambda run: len(run.name)), folder)
-    data = read_prepared(folder / "data")
-    write_prepared(replace(data, validation=data.validation[::-1], test=data.test[::-1]), folder / "data")
-    seal_stage(folder / "data")
-    return folder

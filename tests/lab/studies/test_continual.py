@@ -8,10 +8,8 @@ import torch
 from prefrec.data import prepare
 from prefrec.files import read_json
 from prefrec.pipeline.entry import RunInputs
-from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft
-from prefrec_lab.studies import continual
 from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.continual import (
     BEFORE,
@@ -22,10 +20,7 @@ from prefrec_lab.studies.continual import (
     RETRAINED,
     UPDATED,
     continual_recipe,
-    log_of,
     periods_of,
-    plans_of,
-    rows_of,
 )
 from tiny_run import ITEMS, adapter_weights
 
@@ -80,34 +75,6 @@ def test_nothing_under_test_is_trained_on(parts):
     assert len(parts.old_test) == len(parts.new_test) == 10
 
 
-def test_lists_of_training_hold_what_is_known_by_then(parts):
-    old, both = (set(p.train_interactions["item_id"]) for p in (parts.old, parts.both))
-    assert old < both
-    assert all(old.issuperset(e.candidates) for e in parts.old.train)
-    assert all(both.issuperset(e.candidates) for e in (*parts.new.train, *parts.both.train))
-
-
-def test_rows_are_of_all_places_in_a_history(timed):
-    raw = timed.model_dump(mode="json")
-    for section in (raw["sft"], *raw["align"]):
-        section["latest_per_user"] = 3
-    found = continual_recipe(Recipe.model_validate(raw))
-    assert {s.latest_per_user for s in (found.sft, *found.align)} == {None}
-
-
-@pytest.mark.parametrize("rows", [5, 60, None])
-def test_trained_again_on_as_many_rows_as_the_others_took(recipe, parts, rows):
-    """Where a period has fewer rows than the recipe asks for, they are fewer, and a note says so."""
-    sft = recipe.sft.model_copy(update={"rows": rows})
-    plans = plans_of(recipe.model_copy(update={"sft": sft}), parts)
-    taken = {way: rows_of(*plan)["sft"] for way, plan in plans.items()}
-    assert taken[RETRAINED] == taken[BEFORE] + taken[UPDATED]
-    assert taken[UPDATED] == min(len(parts.new.train), rows or 1000)
-    told = [n for n in continual._shortfalls(plans) if n.startswith("SFT")]
-    new = f"SFT of the model “{UPDATED}” takes {len(parts.new.train)} rows, not 60: there are no more."
-    assert told == ([new] if rows == 60 else [])
-
-
 def test_periods_follow_each_other(parts, recipe):
     """The slow twin: time of every interaction from the log."""
     log = pl.read_csv(recipe.data.interactions)
@@ -118,26 +85,6 @@ def test_periods_follow_each_other(parts, recipe):
     assert _pairs(parts.both.train) == _pairs(parts.old.train) | _pairs(parts.new.train)
     back = {u for u, t in log.select("user_id", "timestamp").iter_rows() if t >= min(new)}
     assert not {e.user_id for e in parts.old_test} & back
-
-
-def test_the_log_of_a_period_is_rebuilt_in_order(parts, recipe):
-    """New interactions of users known and unknown, those before the first row among them."""
-    log = pl.read_csv(recipe.data.interactions).sort("user_id", "timestamp")
-    cuts = prepare(recipe.data).protocol["split_facts"]["cuts"]
-    expected = {}
-    for user, item, time in log.iter_rows():
-        if cuts[0] <= time < cuts[1]:
-            expected.setdefault(user, []).append(item)
-    found = {}
-    for user, item in parts.new.train_interactions.select("user_id", "item_id").iter_rows():
-        found.setdefault(user, []).append(item)
-    with_rows = {e.user_id for e in parts.new.train}
-    assert found == {u: items for u, items in expected.items() if u in with_rows}
-    assert any(u not in set(parts.old.train_interactions["user_id"]) for u in found)
-    both = parts.both.train_interactions
-    assert both.equals(both.sort("user_id", "timestamp", maintain_order=True))
-    assert len(both) == len(parts.old.train_interactions) + len(parts.new.train_interactions)
-    assert log_of([], parts.old.train_interactions).is_empty()
 
 
 def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, tmp_path):
@@ -168,11 +115,3 @@ def test_gain_and_forgetting(summary):
     assert all(r["seconds"] > 0 for r in summary["tables"]["effort"])
     assert [f.partition(".")[0] for f in summary["facts"]] == [NEW, NEW, OLD, OLD]
     assert len(summary["plots"]) == 2
-
-
-def test_predictions_answer_the_rows_under_test(summary, place, recipe):
-    run = open_run(place / "continual-study" / "runs" / "continual-seed-0")
-    parts = periods_of(run.recipe, run.data)
-    frame = pl.read_parquet(run.folder / "asked" / f"{UPDATED}.parquet").sort("row")
-    asked = [(e.user_id, e.target) for e in (*parts.new_test, *parts.old_test)]
-    assert list(frame.select("user_id", "target").iter_rows()) == asked

@@ -6,15 +6,12 @@ import pytest
 import torch
 
 from prefrec.losses import softmax_dpo_loss
-from prefrec.pipeline.training_rows import training_rows
 from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.gradients import (
     GRADIENTS,
     _shuffled,
-    _target_first,
     gradient_values,
     sdpo_gradient,
-    vary,
 )
 
 
@@ -51,16 +48,6 @@ def test_quantities_of_a_row_one_by_one():
         assert found["norm"][b] == pytest.approx(0.7 * wrong * np.sqrt(1 + sum(x * x for x in w)))
 
 
-def test_it_varies_the_rows_alone(base, data):
-    recipe = vary(base, data)
-    assert [(a.name, len(training_rows(data, a, 0))) for a in recipe.align] == [
-        ("s-dpo-rows4", 4),
-        ("s-dpo-rows8", 8),
-        ("s-dpo", 16),
-    ]
-    assert {a.num_negatives for a in recipe.align} == {3}
-
-
 def test_shuffling_keeps_the_spread_and_forgets_the_judge():
     """The judge is the policy itself: before shuffling its hardest negative has the largest weight of the row."""
     policy, reference = _logps(batch=4000)
@@ -71,14 +58,6 @@ def test_shuffling_keeps_the_spread_and_forgets_the_judge():
     for kept in ("largest", "effective", "wrong", "norm"):
         np.testing.assert_allclose(now[kept], was[kept])
     assert now["judged"].mean() == pytest.approx(1 / 4, abs=0.02)
-
-
-def test_the_target_comes_first():
-    """The second list is the shorter one, and both are cut to it."""
-    frame = pl.DataFrame(
-        {"candidates": [list("abcd"), list("efg")], "target": ["b", "g"], "scores": [[1.0, 2, 3, 4], [5.0, 6, 7]]}
-    )
-    assert _target_first(frame).tolist() == [[2, 1, 3], [7, 5, 6]]
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,12 @@
 """Means over seeds against the functions for one ranker; rows of different runs that do not fit."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
-import polars as pl
 import pytest
 
-from prefrec.data import RankingExample
-from prefrec.evaluation import PairedDifference, evaluate_predictions, mean_interval, paired_difference
-from prefrec.evaluation.predictions import prediction_frame
-from prefrec_lab.studies.measure import holm, measure, ranker_predictions, ranking_values
-from verdicts import NONE
+from prefrec.evaluation import PairedDifference, mean_interval, paired_difference
+from prefrec_lab.studies.measure import holm, measure
 
 USERS = [f"u{i // 2}" for i in range(30)]
 
@@ -47,25 +42,3 @@ def test_holm_equals_its_definition():
     p = {"a": 0.04, "b": 0.01, "c": 0.2, "d": 0.015, "one user": math.nan}
     corrected = holm({n: PairedDifference(0, 0, 0, 1, 1, p_value=v) for n, v in p.items()})
     assert corrected == pytest.approx({"b": 0.05, "d": 0.06, "a": 0.12, "c": 0.4, "one user": 1})
-
-
-def _run(rankers, *, seed=0, target=0):
-    """A run whose predictions are drawn at random."""
-    rng = np.random.default_rng(seed)
-    examples = [RankingExample(f"u{i}", (), ("a", "b", "c"), "abc"[target]) for i in range(8)]
-    frames = [
-        prediction_frame(r, examples, rng.random((8, 3)), (rng.integers(1, 4, 8), np.zeros(8, int))) for r in rankers
-    ]
-    return SimpleNamespace(folder=f"run-{seed}", predictions=lambda: pl.concat(frames))
-
-
-def test_values_of_several_runs_equal_those_of_each(values):
-    runs = [_run("xyz"), _run("zx", seed=1)]
-    predictions = ranker_predictions(runs)
-    assert list(predictions) == ["x", "z"]
-    found = ranking_values(predictions, (1, 2))
-    for s, run in enumerate(runs):
-        one = evaluate_predictions(run.predictions(), ks=(1, 2), compare=[], audit=NONE).values
-        for name in ("x", "z"):
-            for metric in ("hr@1", "hr@2", "ndcg@2", "mrr"):
-                np.testing.assert_array_equal(found[name][metric][s], one[name][metric])

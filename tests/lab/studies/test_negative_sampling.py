@@ -16,9 +16,6 @@ from prefrec_lab.studies.negative_sampling import (
     unaware_rows,
 )
 
-WAYS = ["list", "uniform", "popularity", "in-batch", "reference", "hard", "hard-SASRec"]
-NAMES = [f"s-dpo-{way}" for way in WAYS]
-
 
 @pytest.fixture(scope="module")
 def finished(base, place):
@@ -38,18 +35,6 @@ def _log(run):
     for e in (*run.data.validation, *run.data.test):
         found.setdefault(e.user_id, []).append(e.target)
     return found
-
-
-def test_where_the_negatives_come_from_varies_alone(base, data):
-    recipe = negative_sampling.vary(base, data)
-    assert [a.name for a in recipe.align] == NAMES
-    assert recipe.model_dump(exclude={"align", "rankers"}) == base.model_dump(exclude={"align", "rankers"})
-    assert [negative_sampling.source_of(a) for a in recipe.align] == WAYS
-    assert [r.name for r in recipe.rankers] == ["SASRec"]
-    (one,) = base.align
-    for a in recipe.align:
-        ways = {"name", "negatives_from", "miner"}
-        assert a.model_dump(exclude=ways) == one.model_dump(exclude=ways)
 
 
 def test_rows_are_of_all_places_in_a_history(base, data):

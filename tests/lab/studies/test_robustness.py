@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.recipe import ModelSection, Recipe
+from prefrec.pipeline.recipe import ModelSection
 from prefrec_lab.studies import robustness
 from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.robustness import (
@@ -30,19 +30,6 @@ def test_noise_replaces_a_share_of_the_history(data, share):
         assert len(set(new)) == len(new)
         assert not set(new) & {*before.history, *before.candidates}
         assert (after.candidates, after.target, after.user_id) == (before.candidates, before.target, before.user_id)
-
-
-def test_more_noise_holds_the_lesser_noise(data):
-    little, much = noisy(0.3)(data.test, data), noisy(0.9)(data.test, data)
-    for before, a, b in zip(data.test, little, much, strict=True):
-        assert all(x == y for h, x, y in zip(before.history, a.history, b.history, strict=True) if x != h)
-    assert noisy(0.3)(data.test, data) == little
-
-
-def test_a_row_without_history_stays(data):
-    (row,) = (e for e in data.test[:1])
-    bare = type(row)(row.user_id, (), row.candidates, row.target)
-    assert noisy(0.5)([bare], data) == [bare]
 
 
 def test_shuffling_moves_the_candidates_alone(data):
@@ -80,25 +67,6 @@ def test_every_condition_changes_the_scores(summary, place):
     for name, scores in found.items():
         if name != "as-it-is":
             assert np.abs(scores - found["as-it-is"]).max() > 1e-3, name
-
-
-def test_the_order_of_candidates_that_are_not_shown(base, place):
-    """Not asked about: it cannot change the prompt."""
-    hidden = base.model_dump(mode="json")
-    hidden["model"] |= {"templates": ["history"]}
-    found = carry_out(ROBUSTNESS, Recipe.model_validate(hidden), [0], place / "hidden")
-    table = pl.DataFrame(found["tables"]["table"], infer_schema_length=None)
-    names = table["variant"].unique(maintain_order=True).to_list()
-    assert names == [c.name for c in CONDITIONS if not c.name.startswith("candidates")]
-    assert list(found["tables"]) == ["table"]
-    assert any("do not show the candidates, so their order cannot matter" in n for n in found["notes"])
-    assert not any("first choice" in n for n in found["notes"])
-
-
-def test_the_order_of_candidates_that_are_shown(summary):
-    assert list(summary["tables"]) == ["table", "position", "thirds"]
-    assert not any("not shown" in n for n in summary["notes"])
-    assert any("first choice" in n for n in summary["notes"])
 
 
 def _asked(choose):

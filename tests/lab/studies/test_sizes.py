@@ -6,7 +6,7 @@ import pytest
 
 from prefrec_lab.studies import sizes
 from prefrec_lab.studies.carry_out import carry_out
-from prefrec_lab.studies.sizes import DATA_SIZE, MODEL_SIZE, data_sizes, model_sizes, some_users
+from prefrec_lab.studies.sizes import DATA_SIZE, MODEL_SIZE, some_users
 
 
 def test_users_are_whole_and_no_more_than_needed(data):
@@ -17,26 +17,6 @@ def test_users_are_whole_and_no_more_than_needed(data):
     assert 50 <= kept.total() < 50 + max(counts.values())
     assert set(some.train_interactions["user_id"]) == set(kept)
     assert (some.validation, some.test) == (data.validation, data.test)
-
-
-def test_other_seeds_take_other_users_and_a_second_call_none(data):
-    some = some_users(data, 50, 0)
-    assert some_users(some, 50, 0).train == some.train
-    assert some_users(data, 50, 1).train != some.train
-    assert some_users(data, None, 0) is data
-
-
-def test_small_data_are_read_more_often(base):
-    found = {size: (recipe.sft.epochs, rows) for size, (recipe, rows) in data_sizes(base).items()}
-    assert found == {"1k": (30, 1000), "10k": (10, 10_000), "all": (1, None)}
-
-
-def test_layers_are_all_that_differs(base):
-    for size, (recipe, rows) in model_sizes(base).items():
-        assert recipe.model.layers == (None if size == "all" else int(size))
-        assert recipe.model.model_dump(exclude={"layers"}) == base.model.model_dump(exclude={"layers"})
-        assert recipe.model_dump(exclude={"model"}) == base.model_dump(exclude={"model"})
-        assert rows is None
 
 
 @pytest.mark.parametrize(("study", "varied"), [(DATA_SIZE, "ROWS"), (MODEL_SIZE, "LAYERS")])

@@ -3,16 +3,14 @@
 from shutil import copytree
 
 import pytest
-import yaml
 
 from baselines import UNDATED_BASELINES
-from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
-from prefrec.files import read_json, write_json
+from prefrec.evaluation import evaluate_predictions, read_predictions
+from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import BASELINES, Recipe
 from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
-from prefrec_lab.studies.measure import Measured
-from prefrec_lab.studies.table import TABLE, built_on, ranking_facts, seconds_of
+from prefrec_lab.studies.table import TABLE, built_on
 from sealed import write_metrics
 from verdicts import NONE
 
@@ -33,29 +31,6 @@ def test_every_ranker_is_a_row_with_its_kind(summary):
     against = {r["variant"]: r["against"] for r in summary["tables"]["table"]}
     assert against.pop("s-dpo") is None
     assert set(against.values()) == {"s-dpo"}
-
-
-def test_training_is_what_all_stages_took(summary, place, tmp_path):
-    """Of the main line; of other systems what their own stage says, where something is trained."""
-    folder = tmp_path / "run"
-    copytree(place / "runs" / "table-seed-0", folder)
-    raw = yaml.safe_load((folder / "recipe.yaml").read_text())
-    raw |= {
-        "rankers": [
-            {"kind": "sequential"},
-            {"kind": "tallrec"},
-            {"kind": "retrieve-then-rank", "ranker": "s-dpo"},
-            {"kind": "blend"},
-        ]
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
-    for part, seconds in (("sft", 100), ("align/s-dpo", 40), ("rankers/SASRec", 7), ("rankers/TALLRec", 9)):
-        write_json(folder / part / "stage.json", {"finished": True, "seconds": seconds})
-    for name in ("retrieve-then-rank", "blend"):
-        write_json(folder / "rankers" / name / "stage.json", {"finished": True, "seconds": 50})
-    run = open_run(folder)
-    names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "blend", "zero-shot", "popularity")
-    assert [seconds_of(run, n) for n in names] == [100, 140, 7, 9, None, None, None, None]
 
 
 def test_what_a_system_adds_to_the_one_it_builds_on(summary, place):
@@ -92,17 +67,3 @@ def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
     assert row["mean"] == pytest.approx(full.metrics["s-dpo"]["ndcg@10"].mean)
     assert row["against"] == "popularity"
     assert row["difference"] == pytest.approx(row["mean"] - full.metrics["popularity"]["ndcg@10"].mean)
-
-
-def test_systems_are_sorted_by_what_their_intervals_say():
-    def gap(mean):
-        return PairedDifference(mean, mean - 0.05, mean + 0.05, 100, 100, 0.5)
-
-    means = {"s-dpo": 0.4, "a": 0.5, "b": 0.42, "c": 0.2}
-    intervals = {n: {"hr@1": Interval(m, m - 0.1, m + 0.1, 100, 100)} for n, m in means.items()}
-    gaps = {n: {"hr@1": gap(m - 0.4)} for n, m in means.items() if n != "s-dpo"}
-    found = ranking_facts(Measured(intervals, gaps, {}, "s-dpo", 100, 100))
-    assert found == [
-        "HR@1: the highest is a, 0.500 [0.400, 0.600].",
-        "HR@1: S-DPO (0.400 [0.300, 0.500]) is below a; above c; not told apart from b.",
-    ]

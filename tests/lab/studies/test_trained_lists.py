@@ -41,11 +41,6 @@ def test_new_items_give_way_and_the_rest_stays(data):
     assert trained_items_only(data.train, data, data.train_interactions, 1) != rows
 
 
-def test_rows_that_know_no_new_item_are_as_they_were(data):
-    assert trained_items_only(data.train[-1:], data, data.train_interactions, 0) == data.train[-1:]
-    assert trained_items_only([], data, data.train_interactions, 0) == []
-
-
 def test_too_few_items_of_training(data):
     few = data.train_interactions.filter(pl.col("item_id").is_in(["i2", "i3", "i12"]))
     with pytest.raises(DataError, match="user 'u2' has only"):
