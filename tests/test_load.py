@@ -45,15 +45,8 @@ def test_many_clients_are_answered_by_all_servers(tmp_path, bpe_tokenizer):
     assert done.stdout.count(" × 200") == 2
 
 
-def test_a_server_that_does_not_start_is_shown(tmp_path):
-    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "is not the folder of a run" in done.stderr
-
-
 @pytest.mark.parametrize(
-    ("values", "share", "quantile"),
-    [([], 0.5, None), ([3], 0.99, 3), ([1, 2], 0.5, 1), ([1, 2, 3], 0.5, 2), (list(range(1, 201)), 0.99, 198)],
+    ("values", "share", "quantile"), [([], 0.5, None), ([1, 2], 0.5, 1), (list(range(1, 201)), 0.99, 198)]
 )
 def test_quantiles(load, values, share, quantile):
     assert load._quantile(values, share) == quantile

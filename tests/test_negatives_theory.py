@@ -42,24 +42,13 @@ def kl(a: Tensor, b: Tensor) -> float:
     return float((a * (a.log() - b.log())).sum())
 
 
-@pytest.mark.parametrize("negatives", ["uniform", "reference", "data"])
-@pytest.mark.parametrize("beta", [1.0, 3.0])
+@pytest.mark.parametrize(("negatives", "beta"), [("uniform", 3.0), ("reference", 3.0), ("data", 1.0)])
 def test_the_optimum_is_the_formulas(negatives: str, beta: float) -> None:
     p, ref = tables()
     q = {"uniform": torch.full_like(p, 1 / ITEMS), "reference": ref, "data": p}[negatives]
     predicted = ref * (p / q) ** (1 / beta)
     predicted /= predicted.sum()
     assert kl(predicted, converged(softmax_dpo_loss, p, ref, q, beta)) < 2e-3
-
-
-def test_negatives_from_the_reference_give_the_data_back() -> None:
-    """Uniform ones count twice what the reference knows."""
-    p, ref = tables()
-    uniform = torch.full_like(p, 1 / ITEMS)
-    assert kl(p, ref) > 0.3
-    assert kl(p, converged(softmax_dpo_loss, p, ref, ref, 1.0)) < 2e-3
-    assert kl(p, converged(softmax_dpo_loss, p, ref, uniform, 1.0)) > 0.3
-    assert kl(p, converged(softmax_loss, p, ref, uniform, 1.0)) < 2e-3
 
 
 def test_the_softmax_corrected_by_log_q_gives_the_data_back_for_any_sampler() -> None:
