@@ -11,8 +11,10 @@ from peft import PeftModel
 
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.models import EMBEDDED_HUB_ID, canonical_name, load_model
+from prefrec.rankers.lm import load_lm
 from prefrec.training.adapters import add_adapter, load_adapter, lora_config
 from tiny import tiny_llama
+from tiny_run import write_model
 from tiny_training import adapted_model
 
 
@@ -115,6 +117,13 @@ def test_an_adapter_on_layers_by_expression_is_saved_with_their_names(tmp_path):
     assert sorted(named) == ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
     again = {n for n, _ in load_adapter(tiny_llama(), tmp_path).named_parameters() if ".lora_A." in n}
     assert len(again) == 2
+
+
+def test_the_same_holds_wherever_a_model_is_loaded(folder, tmp_path, bpe_tokenizer):
+    model = write_model(tmp_path / "model", bpe_tokenizer)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
+        load_lm(str(model), folder, dtype="float32")
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
+from prefrec.data import Catalogue
+from prefrec.lm.items import ItemEncoder, add_items, item_table, load_item_model
+from prefrec.training import ChoiceDataset
 from prefrec.training.keep_best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.weights import is_adapter, load_weights
+from tiny import VOCABULARY
 from tiny_run import adapter_weights
-from tiny_training import COMPLETIONS, adapted_model, small_model, trainable
+from tiny_training import COMPLETIONS, FILMS, adapted_model, small_model, trainable
 
 
 @pytest.fixture
@@ -126,6 +132,21 @@ def test_a_whole_model_is_written_with_its_tokenizer(trainer, tmp_path):
     assert read_best(tmp_path / "out") is None
     found = trainable(load_weights("no base is read", tmp_path / "out", dtype="float32", is_trainable=True))
     assert found.keys() == want.keys()
+    assert all(torch.equal(found[name], want[name]) for name in want)
+
+
+def test_a_model_of_items_is_written_as_one(trainer, tmp_path, bpe_tokenizer):
+    catalogue = Catalogue(pl.DataFrame({"item_id": FILMS, "title": FILMS}))
+    encoder = ItemEncoder(catalogue, bpe_tokenizer, VOCABULARY)
+    model: Any = small_model()
+    add_items(model, FILMS, torch.randn(len(FILMS), 4))
+    rows = ChoiceDataset([encoder.encode(None, FILMS[:3], [], FILMS[3:4])]).encoded_by(encoder)
+    made = trainer(model, rows)
+    want = move(made.model)
+    save_weights(made, tmp_path / "out")
+    again = load_item_model(tmp_path / "out")
+    assert item_table(again).ids == FILMS
+    found = dict(again.named_parameters())
     assert all(torch.equal(found[name], want[name]) for name in want)
 
 

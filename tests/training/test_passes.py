@@ -108,3 +108,14 @@ def test_training_in_passes_ends_with_the_same_weights(sdpo, tmp_path, changes):
     for log, want in zip(parts.state.log_history, one.state.log_history, strict=True):
         for name in ("rewards/margins", "logps/rejected", "eval_loss", "eval_rewards/chosen"):
             assert log.get(name) == pytest.approx(want.get(name), abs=1e-4)
+
+
+def test_bfloat16_autocast_learns_in_passes(sdpo):
+    """An autocast that kept casts of the adapter from the first phase would leave the loss where it starts."""
+    changes = {"bf16": True, "max_steps": 10, "learning_rate": 2e-2}
+    runs = [sdpo(max_tokens_per_pass=budget, **changes) for budget in (None, 30)]
+    for run in runs:
+        run.train()
+    one, parts = map(losses, runs)
+    assert parts == pytest.approx(one, abs=0.05)
+    assert min(parts) < parts[0] - 0.15

@@ -1,5 +1,6 @@
 """QLoRA: adapters in float32 on a base in 4 bits, on a CPU or wherever bitsandbytes runs."""
 
+import copy
 import importlib.util
 import math
 
@@ -86,6 +87,16 @@ def test_only_the_layers_matrices_are_in_4_bits(folder, dtype, form):
     assert {p.dtype for p in trainable(adapted(model)).values()} == {torch.float32}
 
 
+def test_double_also_rounds_the_scales(scaled):
+    once, twice = (nf4(scaled, form=form) for form in ("nf4", "nf4-double"))
+    state = once.model.layers[0].mlp.up_proj.weight.quant_state
+    rounded = twice.model.layers[0].mlp.up_proj.weight.quant_state
+    assert (state.absmax.dtype, state.nested) == (torch.float32, False)
+    assert (rounded.absmax.dtype, rounded.nested) == (torch.uint8, True)
+    weights = [m.dequantize().model.layers[0].mlp.up_proj.weight for m in (once, twice)]
+    assert 0 < (weights[0] - weights[1]).abs().max() < 0.05 * weights[0].abs().max()
+
+
 @pytest.mark.parametrize("form", ["nf4", "nf4-double"])
 def test_packed_equals_separate(scaled, form):
     model, plain = nf4(scaled, form=form), tiny_llama()
@@ -106,6 +117,18 @@ def test_scores_and_gradients_are_those_of_the_plain_weights_that_4_bits_stand_f
     plain = adapted(nf4(scaled, form=form).dequantize())
     assert {p.dtype for p in plain.parameters()} == {torch.float32}
     assert_alike(gradients(model), gradients(plain))
+
+
+def test_evaluation_computes_what_training_does(scaled):
+    """Without gradients bitsandbytes would compute in another way, on a CPU that has the instructions."""
+    model = nf4(scaled)
+    batch = pack(SETS, pad_id=0).to(device_of(model))
+    with torch.no_grad():
+        scored = choice_logps(model.eval(), batch)
+    trained = choice_logps(adapted(copy.deepcopy(model)).train(), batch).detach()
+    bare = choice_logps(model.train(), batch).detach()
+    torch.testing.assert_close(scored, bare, rtol=0, atol=1e-5)
+    assert (scored - trained).abs().max() > 1e-3, "the adapter counts"
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -59,6 +59,11 @@ def test_a_share_of_the_titles_is_left_out() -> None:
     assert len(set(kept)) > 5
 
 
+def test_a_row_of_which_nothing_would_be_left_is_kept_whole() -> None:
+    data = TrajectoryDataset([NAMES[:2]] * 30, [HISTORY], titles=5, drop=0.9)
+    assert texts(data) == [NAMES[:2]] * 30
+
+
 def test_the_oldest_titles_of_a_long_row_are_left_out() -> None:
     longest = HISTORY.encode(NAMES[170:]).length
     data = TrajectoryDataset([NAMES], [HISTORY], titles=300, max_length=longest)

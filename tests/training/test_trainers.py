@@ -8,18 +8,20 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import get_peft_model, get_peft_model_state_dict
+from torch._dynamo import OptimizedModule
 from torch.testing import assert_close
-from transformers import OPTConfig, OPTForCausalLM, TrainerCallback
+from transformers import OPTConfig, OPTForCausalLM, PhiConfig, PhiForCausalLM, TrainerCallback
 
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.losses import LOSSES, PreferenceLoss, softmax_dpo_loss, softmax_loss
+from prefrec.prompts import ChoiceSet
 from prefrec.training import SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
-from prefrec.training.adapters import reference_of
+from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec.training.softmax_dpo import preference_metrics
 from tiny import VOCABULARY, broken, tiny_llama
-from tiny_training import PREFERENCES, adapted_model, losses, settings, small_model, trainable
+from tiny_training import PREFERENCES, adapted_model, draw_adapters, losses, settings, small_model, trainable
 
 
 def test_sft_learns_the_answers(sft):
@@ -104,6 +106,9 @@ DROPPING = {
         OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32, dropout=0.3, attention_dropout=0.3, layerdrop=0.3)
     ),
     "llama": lambda: tiny_llama(attention_dropout=0.3),
+    "phi": lambda: PhiForCausalLM(
+        PhiConfig(**SIZES, intermediate_size=64, resid_pdrop=0.3, embd_pdrop=0.3, attention_dropout=0.3)
+    ),
 }
 
 
@@ -131,6 +136,15 @@ def test_policy_leaves_the_reference_which_stays(sdpo, precompute, bf16):
             ref_logps = choice_logps(reference, batch)
         policy_logps = choice_logps(trainer.model, batch)
     assert softmax_dpo_loss(policy_logps, ref_logps, trainer.args.beta).losses.mean() < math.log(4) - 0.1
+
+
+def test_a_compiled_policy_has_the_same_reference(sdpo):
+    changes = {"precompute_ref_log_probs": False, "torch_compile": True, "torch_compile_backend": "eager"}
+    trainer = sdpo(max_steps=1, **changes)
+    with torch.compiler.set_stance("force_eager"):  # wrapped as ever, and not compiled
+        trainer.train()
+    assert isinstance(trainer.model_wrapped, OptimizedModule)
+    assert losses(trainer)[0] == pytest.approx(math.log(4), abs=1e-5)
 
 
 def _other_weights():
@@ -472,6 +486,20 @@ def test_a_resumed_alignment_names_a_broken_reference(sdpo, tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelError, match=r"the adapter in .*ref cannot be read"):
         sdpo(save_strategy="steps", save_steps=3).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_the_reference_of_a_training_model_has_no_dropout():
+    model = get_peft_model(small_model(), lora_config(4, dropout=0.5))
+    draw_adapters(model, 0.1)
+    add_reference_adapter(model)
+    batch = pack([ChoiceSet((3, 4, 5), ((6, 7), (8, 9, 10)))], pad_id=0)
+    with torch.no_grad():
+        with reference_of(model.eval()):
+            want = choice_logps(model, batch)
+        assert not torch.allclose(choice_logps(model.train(), batch), want)
+        with reference_of(model):
+            assert torch.equal(choice_logps(model, batch), want)
+    assert model.training
 
 
 def test_metrics_of_preferences_are_those_of_the_best_and_the_mean_rejected_answer():
