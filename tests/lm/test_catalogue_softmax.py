@@ -54,6 +54,12 @@ def test_gradients_are_those_of_the_full_head() -> None:
     torch.testing.assert_close(*found)
 
 
+def test_a_batch_that_was_packed_otherwise_is_refused() -> None:
+    model, within = tiny_llama(), CatalogueSoftmax(ANSWERS)
+    with pytest.raises(ValueError, match="catalogue that it was packed with"):
+        choice_logps(model, *pack_passes([ChoiceSet(PROMPT, ANSWERS)], pad_id=0), within=within)
+
+
 @pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])
 def test_the_whole_catalogue_is_read_as_its_titles_are(layout: str) -> None:
     model, within = tiny_llama(), CatalogueSoftmax(ANSWERS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,31 @@ def test_the_catalogue_is_ranked_as_its_items_are_scored(encoder: ItemEncoder) -
     assert (best.exact, best.method) == (True, "exact")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_histories_share_calls_and_keep_their_scores(encoder: ItemEncoder, dtype: torch.dtype) -> None:
+    """Rounding may depend on the number of histories in a call, but no more than the last digits of float32 do."""
+    lm = ranker(item_model(), encoder)
+    lm.model.model.layers.to(dtype)
+    lm.model.model.norm.to(dtype)
+    lm.model.get_input_embeddings().words.to(dtype)
+    whole = CatalogueRanker(lm)
+    rng = np.random.default_rng(0)
+    histories = [tuple(rng.permutation(IDS)[:n].tolist()) for n in (3, 15, 16, 40, 0, 31, 30, 1, *[20] * 26)]
+    histories += [histories[5][:n] for n in (30, 17, 25, 12)]  # the first three are read with the one of 31 items
+    shapes: list[tuple[int, ...]] = []
+    lm.model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    together = list(whole.lm.item_logps(histories))
+    assert shapes == [(3, 16), (27, 32), (1, 48), (1, 16), (3, 32)]
+    for history, logps in zip(histories, together, strict=True):
+        np.testing.assert_allclose(next(whole.lm.item_logps([history])), logps, rtol=0, atol=1e-4)
+        if dtype == torch.float32:
+            want = slow_scores(lm.model, RankingExample("u", history, tuple(IDS), IDS[0]), encoder.begin)
+            np.testing.assert_allclose(logps, want, rtol=0, atol=1e-4)
+    assert lm.model(torch.tensor([[1, 2]])).logits.shape[1] == 2  # the head is itself again
+
+
 def test_folded_vectors_give_the_same_scores(encoder: ItemEncoder) -> None:
     lm = ranker(item_model(), encoder)
     want = lm.score(EXAMPLES), CatalogueRanker(lm).score(EXAMPLES)
@@ -163,6 +190,22 @@ def test_a_model_that_is_saved_and_loaded_gives_the_same_scores(
         tolerance = 1e-3 if dtype == "float32" else 1.0
         want = ranker(model, encoder).score(EXAMPLES)
         np.testing.assert_allclose(ranker(again, encoder).score(EXAMPLES), want, rtol=0, atol=tolerance)
+
+
+def test_items_are_drawn_by_their_probabilities(encoder: ItemEncoder) -> None:
+    """Without replacement: the second one by the probabilities of those that are left."""
+    whole = CatalogueRanker(ranker(item_model(), encoder))
+    left = [i for i in range(len(IDS)) if i > 1]
+    logps = next(whole.lm.item_logps([IDS[:4]]))
+    assert logps is not None
+    p = np.exp(logps[left]) / np.exp(logps[left]).sum()
+    rngs, times = (np.random.default_rng((0, i)) for i in range(4000)), 4000
+    drawn = list(whole.sample([IDS[:4]] * times, 2, rngs, [IDS[:2]] * times))
+    second = [sum(p[j] * p[i] / (1 - p[j]) for j in range(len(p)) if j != i) for i in range(len(p))]
+    for place, want in enumerate((p, second)):
+        seen = Counter(row[place] for row in drawn)
+        share = np.array([seen[IDS[i]] for i in left]) / times
+        assert abs(share - want).max() < 5 * np.sqrt(max(want) / times)
 
 
 def test_a_damaged_folder(tmp_path: Path) -> None:
@@ -196,6 +239,14 @@ def test_a_config_that_asks_for_too_much_builds_nothing(tmp_path: Path, changes,
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     monkeypatch.setattr("prefrec.lm.items.load_file", lambda *_: pytest.fail("is read"))
     with pytest.raises(ModelError, match=message):
+        load_item_model(tmp_path)
+
+
+def test_a_pipe_is_no_weights(tmp_path: Path) -> None:
+    save_item_model(item_model(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"no file model\.safetensors"):
         load_item_model(tmp_path)
 
 
@@ -369,3 +420,11 @@ def test_known_items_stay_and_new_ones_get_a_place_by_their_titles():
     assert torch.allclose(table.titles[place[60:]], want, atol=0.02)
     assert table.own.requires_grad
     assert table.bias.requires_grad
+
+
+def test_vectors_that_are_kept_are_made_anew_for_more_items():
+    table = add_items(tiny_llama(tie_word_embeddings=True), IDS[:50], VECTORS[:50]).eval()
+    with torch.no_grad():
+        table.vectors_in(torch.tensor([0]))
+        extend_items(table, IDS, VECTORS)
+        assert torch.allclose(table.vectors_in(torch.tensor([59])), table.project(table.titles[59:]))

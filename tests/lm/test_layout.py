@@ -119,3 +119,7 @@ def test_a_probe_branches_and_stays_within_the_sets_positions(sets, compared):
         known = {t for part in (choices.prompt, *choices.answers) for t in part}
         assert {t for part in (probe.prompt, *probe.answers) for t in part} <= known
         assert len(known) == 1 or len(set(probe.answers)) > 1
+
+
+def test_nothing_is_tried_where_rows_are_separate():
+    assert verified_layout(broken(tiny_llama(), "refuses the mask"), LONG, 0, "separate")[0] == "separate"

@@ -1,4 +1,4 @@
-"""prefrec.lm.liger: who is asked, with what, and when nobody is. The kernels need a GPU."""
+"""prefrec.lm.liger: who is asked, and with what. The kernels need a GPU."""
 
 import sys
 from types import ModuleType

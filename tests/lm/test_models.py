@@ -11,6 +11,7 @@ from prefrec.errors import ModelError
 from prefrec.lm import models
 from prefrec.lm.models import (
     EMBEDDED,
+    _product_seconds,
     check_name,
     load_model,
     load_tokenizer,
@@ -49,6 +50,10 @@ def test_auto_takes_bfloat16_where_it_is_clearly_faster(monkeypatch, bfloat16, f
     resolve_dtype.cache_clear()
 
 
+def test_products_are_timed():
+    assert 0 < _product_seconds(torch.float32) < 60
+
+
 @pytest.mark.parametrize(("layers", "first"), [(1, 0), ([1], 1)])
 def test_some_layers_alone(folder, layers, first):
     model, whole = load_model(str(folder), layers=layers), load_model(str(folder))
@@ -64,6 +69,12 @@ def test_some_layers_alone(folder, layers, first):
 def test_layers_that_do_not_exist_or_are_out_of_order(folder, layers, shown):
     with pytest.raises(ModelError, match=f"layers: got {shown}, but the model has 2 layers"):
         load_model(str(folder), layers=layers)
+
+
+def test_random_weights_have_the_models_form_alone(folder):
+    model, whole = load_model(str(folder), random_weights=True), load_model(str(folder))
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
+    assert not torch.allclose(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[0].mlp.up_proj.weight)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -51,6 +51,21 @@ def test_prompts_that_share_a_row_equal_the_slow_twin(pieces, tail, answers):
             assert (row[len(want) :] == -torch.inf).all()
 
 
+def test_gradients_of_a_shared_row_are_those_row_by_row():
+    text = (1, 2, 3, 4, 5, 6, 7, 8)
+    sets = [ChoiceSet(text[:n], ((n + 9, 9), (n + 20, n, 9))) for n in (3, 5, 8)]
+    sets.append(ChoiceSet((*text[:6], 40, 41), ((11, 9), (12, 9))))
+    grads = []
+    for share in (True, False):
+        model = tiny_llama(VOCABULARY)
+        (batch,) = pack_passes(sets, pad_id=0, share=share)
+        assert len(batch.input_ids) == (1 if share else 4)
+        (choice_logps(model, batch) * torch.tensor([[1.0, -0.5]])).sum().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    scale = grads[1].abs().max()
+    torch.testing.assert_close(grads[0] / scale, grads[1] / scale, rtol=0, atol=1e-4)
+
+
 def test_the_mask_matters():
     """The scaled weights make a plain causal mask visibly wrong: the test above can fail."""
     model = tiny_llama(VOCABULARY)

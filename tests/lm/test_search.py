@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from prefrec.errors import ModelError
 from prefrec.lm.catalogue import catalogue_logps
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.search import TopK, rescored, top_k
 from prefrec.lm.trie import Trie
 from tiny import tiny_llama
@@ -131,3 +132,14 @@ def test_answers_are_scored_again_as_if_each_were_alone(layout, dtype):
     assert (got.exact, got.calls) == (True, 7)
     if dtype == torch.float32:
         np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
+
+
+def test_scores_within_a_catalogue_again():
+    model, trie = tiny_llama(VOCABULARY), many_titles(60)
+    within = CatalogueSoftmax([trie.path(n) for n in trie.terminals])
+    best = top_k(model, PROMPT, within.trie, 20, within=within)
+    got = rescored(model, PROMPT, within.trie, best, within=within)
+    np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
+    alone = CatalogueSoftmax([(5, 6, 2)])  # nothing branches, so the one title is certain
+    sure = rescored(model, PROMPT, alone.trie, top_k(model, PROMPT, alone.trie, 1, within=alone), within=alone)
+    assert sure.logps.tolist() == [0.0]

@@ -1,4 +1,4 @@
-"""A training step asks a device for no number: it runs on shapes alone, is one graph, and costs what it must."""
+"""A training step asks a device for no number: it runs on shapes alone, and is one graph."""
 
 from functools import partial
 

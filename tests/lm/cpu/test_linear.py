@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
@@ -12,7 +13,7 @@ from torch import nn
 from onednn import calls_of
 from prefrec.errors import ConfigError
 from prefrec.lm.cpu import linear
-from prefrec.lm.cpu.linear import OneDNNLinear, prefers_onednn, product
+from prefrec.lm.cpu.linear import OneDNNLinear, prefers_onednn, product, restore_linear, use_onednn
 from prefrec.training import load_adapter, lora_config
 from tiny import tiny_llama
 
@@ -61,6 +62,18 @@ def test_numbers_and_gradients_are_those_of_torch(shape, inputs, outputs, has_bi
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+def test_layers_change_and_change_back(by_onednn):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), _OtherLinear(4, 2))
+    use_onednn(model)
+    assert [type(m) for m in model] == [OneDNNLinear, nn.ReLU, _OtherLinear]
+    restore_linear(model)
+    assert [type(m) for m in model] == [nn.Linear, nn.ReLU, _OtherLinear]
+
+
+class _OtherLinear(nn.Linear):
+    """As a layer in 4 bits is: a linear layer of another kind."""
+
+
 def test_other_numbers_are_torch_s(by_onednn, counted):
     layer = OneDNNLinear(4, 3)
     x = torch.randn(2, 4)
@@ -70,6 +83,17 @@ def test_other_numbers_are_torch_s(by_onednn, counted):
     assert copy.deepcopy(layer).bfloat16()(x.bfloat16()).dtype == torch.bfloat16
     assert copy.deepcopy(layer).to("meta")(x.to("meta")).device.type == "meta"
     assert product(x.bfloat16(), layer.weight.detach().bfloat16()).dtype == torch.bfloat16
+    assert counted == []
+
+
+def test_transforms_and_traces_are_torch_s(counted):
+    layer = OneDNNLinear(4, 3)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
+    by_weight = torch.func.grad(lambda w: torch.func.functional_call(layer, {"weight": w}, (x,)).sum())
+    torch.testing.assert_close(by_weight(layer.weight.detach()), x.sum(0).expand(3, 4))
+    torch.testing.assert_close(torch.jit.trace(layer, x, check_trace=False)(x), F.linear(x, layer.weight, layer.bias))
+    torch.testing.assert_close(torch.compile(layer, backend="eager")(x), F.linear(x, layer.weight, layer.bias))
     assert counted == []
 
 
