@@ -79,6 +79,14 @@ def test_clean_lists_have_no_leak_and_few_false_alarms():
     assert first.verdict.startswith("Audit: no leak in 540 candidate sets")
 
 
+def test_the_level_is_for_all_rules_together():
+    """Random has the same hits in each list, so at 95% a gain over it would be as wide as the hits' own interval."""
+    row = _audit(*_clean(0)).row("target position")
+    assert row.against == "random"
+    ratio = (row.gain.high - row.gain.low) / (row.hr.high - row.hr.low)
+    assert 1.2 < ratio < 1.8  # 2.81 / 1.96 for ten rules
+
+
 def _seeded_by_target(e: RankingExample) -> RankingExample:
     """The published rule in small: places are a function of the target."""
     rng = np.random.default_rng(int(e.target))
@@ -183,6 +191,15 @@ def test_repeat_consumption_is_no_leak(honest):
     assert row.hr.mean > 0.5
     assert row.leak is not honest
     assert not honest or row.against == "repeats of training users"
+
+
+def test_a_few_negatives_from_the_history_are_no_leak():
+    test, learn, log = _clean(0)
+    some = [_with_negatives(e, [e.history[0], *(c for c in e.candidates if c != e.target)][: SIZE - 1]) for e in test]
+    found = _audit([t if i % 4 == 0 else e for i, (e, t) in enumerate(zip(test, some, strict=True))], learn, log)
+    row = found.row("not in the history")
+    assert row.hr.mean > found.row("random").hr.mean
+    assert not row.leak
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(3, None), (None, 0)])
@@ -395,3 +412,47 @@ def test_a_planted_fault_of_the_protocol_is_named(plant, split, fault):
     assert [f for f in found.faults if f.startswith(fault)]
     assert f"Faults of the protocol: {'; '.join(found.faults)}." in found.verdict
     assert Audit.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def _drifting(seed: int) -> tuple[list[RankingExample], pl.DataFrame, Catalogue]:
+    """A shop that drifts mildly: targets are a little more often young, rare and of long titles than negatives.
+
+    Titles name one of twenty kinds, and a user's target is of the kind of the last item in a sixth of the rows.
+    """
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(20, size=N_ITEMS)
+    lengths, counts = rng.integers(1, 40, N_ITEMS), rng.permutation(np.repeat(np.arange(1, 11), N_ITEMS // 10))
+    titles = [f"kind{k} {'x' * n}" for k, n in zip(kinds, lengths, strict=True)]
+    catalogue = Catalogue(pl.DataFrame({"item_id": [str(i) for i in range(N_ITEMS)], "title": titles}))
+    logged = [(f"u{u}", str(i), 0) for i in range(N_ITEMS) for u in rng.choice(60, counts[i], replace=False)]
+    schema = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+    log = pl.DataFrame(logged, schema=schema, orient="row").sort("user_id", maintain_order=True)
+    # Middling counts and middling lengths: no rule of one direction finds them.
+    drift = -np.abs(counts - 5.5) / 2 - np.abs(lengths - 20) / 8
+    shares = np.exp(drift) / np.exp(drift).sum()
+    rows = []
+    for u in range(700):
+        last = int(rng.integers(N_ITEMS))
+        own = np.where(kinds == kinds[last], 1.0, 0.0) if rng.random() < 1 / 6 else shares.copy()
+        own[last] = 0
+        target = int(rng.choice(N_ITEMS, p=own / own.sum())) if own.sum() else (last + 1) % N_ITEMS
+        free = [i for i in rng.permutation(N_ITEMS).tolist() if i not in (last, target)]
+        listed = rng.permutation([target, *free[: SIZE - 1]]).tolist()
+        rows.append(RankingExample(f"t{u}", (str(last),), tuple(map(str, listed)), str(target)))
+    return rows, log, catalogue
+
+
+def test_a_mild_drift_that_no_single_shortcut_shows_is_found():
+    rows, log, catalogue = _drifting(0)
+    found = audit_lists(rows[100:], rows[:100], catalogue, log)
+    assert [r.name for r in found.leaks] == ["item only"]
+    chance = 1 / SIZE
+    assert all(r.hr.mean < 1.5 * chance for r in found.rows if r.name not in ("item only", "title TF-IDF"))
+    text, item_only = found.row("title TF-IDF"), found.row("item only")
+    assert text.hr.low > chance
+    assert item_only.ndcg.mean > text.ndcg.mean - 0.02
+    assert found.state == "bad"
+    assert "Item properties separate targets from negatives" in found.verdict
+    assert (
+        "Remedy: use full ranking (evaluate.full_rows: null), or sample negatives from the targets" in found.verdict
+    )

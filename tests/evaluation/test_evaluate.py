@@ -149,6 +149,14 @@ def test_lists_of_different_candidates_are_not_paired(examples):
         evaluate_predictions(predictions([examples, others]), audit=NONE)
 
 
+def test_predictions_of_different_rows_are_not_paired(examples):
+    result = evaluate([Fixed("a", "abcdef"), Fixed("b", "badcfe")], examples, CATALOGUE, audit=NONE)
+    with pytest.raises(DataError, match="'a' and 'b' scored different examples"):
+        evaluate_predictions(
+            result.predictions.with_columns(row=(pl.col("row") + pl.col("ranker").eq("b"))), audit=NONE
+        )
+
+
 def test_rankers_may_have_answered_fewer_rows(examples):
     names = {"a": "abcdef", "b": "badcfe", "c": "fedcba"}
     rankers = [Fixed(name, order) for name, order in names.items()]

@@ -31,3 +31,10 @@ def test_an_evaluation_is_a_table(results):
     assert frame["HR@1"][1] in next(line for line in lines if "popularity" in line)
     assert lines[-1].startswith("n = 24 examples of 24 users")
     assert found._repr_html_().count("<tr>") == 3
+
+
+def test_an_audit_is_a_table(results):
+    _, audit = results
+    assert repr(audit).startswith(audit.verdict)
+    assert all(row.name in repr(audit) for row in audit.rows)
+    assert audit._repr_html_().count("<tr>") == 1 + len(audit.rows)

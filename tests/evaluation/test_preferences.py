@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.evaluation import mean_interval, paired_difference
+from prefrec.evaluation.intervals import half_length, jackknife
 from prefrec.evaluation.preferences import (
     Preferences,
     best_weight,
     evaluate_preferences,
     liked_ndcg,
+    mixture,
     personal_part,
     spread,
     within_item_auc,
@@ -87,6 +89,21 @@ def test_the_weight_is_that_of_a_logistic_regression() -> None:
     assert best_weight(first, second / 100, liked, ~liked) == pytest.approx(200, rel=0.15)
 
 
+def test_a_score_that_says_nothing_or_the_contrary_is_left_out() -> None:
+    worst, best = -KINDS.astype(float), KINDS.astype(float)
+    assert best_weight(worst, best, LIKED, DISLIKED) == math.inf
+    assert best_weight(best, worst, LIKED, DISLIKED) == 0.0
+    assert (mixture(worst, best, math.inf) == best).all()
+    assert (mixture(worst, best, 3.0) == 2 * best).all()
+
+
+def test_spread_is_that_within_rows() -> None:
+    scores = np.array([[0.0, 2.0, 1e9], [10.0, 12.0, 14.0]])
+    there = np.array([[True, True, False], [True, True, True]])
+    assert spread(scores, there) == pytest.approx(math.sqrt((1 + 1 + 4 + 0 + 4) / 5))
+    assert spread(np.ones((2, 3)), there) == 1.0
+
+
 def named(draw_from: int, rows: int, width: int) -> list[list[str]]:
     """Items of rows, with many that rows share."""
     rng = np.random.default_rng(draw_from)
@@ -128,6 +145,23 @@ def test_a_score_that_knows_no_user_has_half_over_users() -> None:
     told = within_item_auc(blind, liked, ~liked, items)
     assert (told.mean, told.low, told.high) == (0.5, 0.5, 0.5)
     assert within_item_auc(own, liked, ~liked, items).low > 0.5
+
+
+def test_the_interval_over_users_is_that_of_users_left_out() -> None:
+    rng = np.random.default_rng(1)
+    scores, items = rng.normal(size=(12, 5)), named(1, 12, 5)
+    liked = rng.random((12, 5)) < 0.5
+    told = within_item_auc(scores, liked, ~liked, items)
+    left = []
+    for user in range(12):
+        kept = np.delete(np.arange(12), user)
+        left.append(np.mean(slow_item_auc(scores[kept], liked[kept], ~liked[kept], [items[u] for u in kept])))
+    half = half_length(*jackknife(np.array(left) - told.mean))
+    assert (told.low, told.high) == pytest.approx((told.mean - half, told.mean + half))
+    pair = within_item_auc(
+        np.array([[1.0], [0.0]]), np.array([[True], [False]]), np.array([[False], [True]]), [["a"]] * 2
+    )
+    assert (pair.mean, pair.n, math.isnan(pair.low)) == (1, 1, True)
 
 
 @settings(max_examples=40, deadline=None)

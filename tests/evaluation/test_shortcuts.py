@@ -9,6 +9,7 @@ from prefrec.errors import DataError
 from prefrec.evaluation.shortcuts import (
     encode_sets,
     id_keys,
+    in_history,
     list_lookup,
     next_in_order,
     position_lookup,
@@ -121,6 +122,15 @@ def test_title_length_learns_its_direction(test_rows, longest):
     ]
     scores = title_length(encode_sets(test_rows, CATALOGUE), encode_sets(rows, CATALOGUE), CATALOGUE)
     _assert_scores(scores, test_rows, lambda e, p, c: length[c] * (1 if longest else -1))
+
+
+def test_in_history():
+    rows = [
+        RankingExample("u", (IDS[0], IDS[3]), tuple(IDS[2:5]), IDS[4]),
+        RankingExample("v", (), tuple(IDS[:2]), IDS[0]),
+    ]
+    scores = in_history(encode_sets(rows, CATALOGUE), rows)
+    assert scores.tolist() == [[0, 1, 0], [0, 0, -np.inf]]
 
 
 @pytest.mark.parametrize(("window", "expected"), [(0, []), (1, [False, False, True]), (2, [False, True, True])])

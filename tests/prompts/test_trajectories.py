@@ -38,6 +38,12 @@ def test_details_are_read_and_never_answered(name: str, chat: bool, detail: str)
             assert trajectory.length == len(asked.prompt) + len(asked.answers[0]) - 1
 
 
+def test_its_titles_are_those_of_the_catalogue() -> None:
+    encoder = TrajectoryEncoder(load_template("1", domain="movies"), PromptEncoder(bpe_tokenizer()))
+    known = set(encoder.answers(TITLES))
+    assert set(encoder.encode(TITLES).answers) <= known
+
+
 def test_no_titles() -> None:
     encoder = TrajectoryEncoder(load_template("history"), PromptEncoder(bpe_tokenizer()))
     with pytest.raises(ValueError, match="needs at least one title"):

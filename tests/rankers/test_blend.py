@@ -120,6 +120,12 @@ def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
     np.testing.assert_allclose(weights.folds[0].weights, slow.logits[""].weights, atol=1e-3)
 
 
+def test_a_fold_without_other_users_has_no_opinion():
+    one = [e for e in ROWS if user_folds([e], FOLDS)[0] == 0]
+    scores = BlendRanker("b", [GOOD], TIMES, learn_weights([GOOD], TIMES, one), crossed=True).score(one)
+    assert np.ptp(scores, axis=1).max() == 0
+
+
 def test_title_models_reorder_the_best_alone(weights):
     blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
     model = Table("titles", 3.0, 3)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, time_features
+from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
 from prefrec.rankers.item_only import ItemOnlyRanker
 from prefrec.rankers.recency import newest_first, recent_popularity
 
@@ -62,6 +62,12 @@ def test_features_stand_at_their_candidates():
     np.testing.assert_allclose(np.expm1(values[0, :2, 1]), [1, 0], rtol=1e-6)  # of 30 days
     np.testing.assert_allclose(np.expm1(-values[0, :2, 4]), [48, 0], rtol=1e-5)  # age
     np.testing.assert_allclose(np.expm1(values[1, :, 0]), [0, 1, 1], rtol=1e-6)
+
+
+def test_mean_ratings_are_the_items_or_all():
+    log = _log([("10", 1), ("10", 2), ("9", 2)]).with_columns(rating=pl.Series([1.0, 3.0, 5.0]))
+    ((of_items,),) = [blind_features(CATALOGUE, log)["mean rating"](ItemHistory.of(log, CATALOGUE), np.array([0]))]
+    assert of_items.tolist() == [2.0, 5.0, 3.0, 3.0]
 
 
 def test_baselines_of_time():
