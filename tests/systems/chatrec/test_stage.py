@@ -14,6 +14,7 @@ from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec_systems.chatrec import ChatRecConfig, EndpointChat
 from prefrec_systems.chatrec.stage import chat_rec_ranker
+from prefrec_systems.endpoint import EndpointConfig, OpenAIClient
 from servers import completions_server
 
 
@@ -94,6 +95,26 @@ def _keys(recipe: Recipe, data, folder) -> dict[str, str]:
     before |= {"item-kNN": baseline_entry(inputs, "item-kNN")}
     stages = zip(KINDS, recipe.rankers, strict=True)
     return {kind: ranker_kind(c.kind).entry(inputs, c, folder / c.name, before).key for kind, c in stages}
+
+
+def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, monkeypatch):
+    """So an unnamed model is the one that was served, and known answers are found by its name without a server."""
+
+    def key(model: str | None, kind: str) -> str:
+        server = {"url": SERVED["url"], "model": model}
+        config = EndpointConfig(**server) if kind == "endpoint" else ChatRecConfig(server=server)
+        inputs = RunInputs(data, "data", recipe.model, recipe.lora, recipe.seed)
+        before = {"item-kNN": baseline_entry(inputs, "item-kNN")}
+        return ranker_kind(config.kind).entry(inputs, config, tmp_path, before).key
+
+    for kind in ("endpoint", "chat-rec"):
+        keys = []
+        for served in ("one", "two"):
+            with monkeypatch.context() as patch:
+                patch.setattr(OpenAIClient, "models", lambda client, served=served: [served])
+                keys.append(key(None, kind))
+        assert keys == [key("one", kind), key("two", kind)]
+        assert keys[0] != keys[1]
 
 
 def test_a_server_and_a_table_of_users_as_settings(recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""LLaRA: hybrid prompts and projected items against full sequences of input embeddings; curriculum, resume, S-DPO."""
+"""LLaRA: hybrid prompts and projected items against full sequences of input embeddings; curriculum, S-DPO."""
 
 import numpy as np
 import polars as pl

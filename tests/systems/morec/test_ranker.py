@@ -1,4 +1,4 @@
-"""MoRec: scores against a slow twin, items without training rows by their titles, epochs, going on after a stop."""
+"""MoRec: scores against a slow twin, items without training rows by their titles, going on after a stop."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""MoRec in a recipe: trained once, a row of the table whose scores are those of the weights that it left."""
+"""MoRec in a recipe: a row of the table whose scores are those of the weights that it left."""
 
 import json
 

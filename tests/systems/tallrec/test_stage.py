@@ -1,4 +1,4 @@
-"""TALLRec in a recipe: trained once, a row of the table; with and without ratings."""
+"""TALLRec in a recipe: a row of the table; with and without ratings."""
 
 import json
 
