@@ -81,6 +81,17 @@ def test_trials_ask_validation_rows_and_the_best_recipe_is_written(recipe, runs,
     assert len(list((tmp_path / "trials").iterdir())) == 1
 
 
+def test_a_table_has_the_best_first_and_failed_ones_last(recipe, runs, tmp_path):
+    search = _search(recipe, tmp_path, "sft.learning_rate=1e-3,1e-2", "sft.epochs=1,2")
+    grid = search.table(search.run(12))
+    assert grid.columns == ["sft.learning_rate", "sft.epochs", "NDCG@10"]
+    texts = [[cell.text for cell in cells] for _, cells, _ in grid.rows]
+    assert texts[0] == ["1e-3", "2", "0.201"]
+    assert texts[-1][2] == "failed"
+    assert len(texts) == 12
+    assert len([r for r in runs if r.sft.learning_rate == 1e-3]) <= 2  # equal values are not run again
+
+
 def test_a_search_goes_on_where_it_was(recipe, runs, tmp_path):
     first = [t.params for t in _search(recipe, tmp_path).run(3).trials]
     before = len(runs)

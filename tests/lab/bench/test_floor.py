@@ -13,7 +13,8 @@ from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
-from prefrec_lab.bench.floor import Tokens, count_tokens, flops, model_shape
+from prefrec_lab import machine
+from prefrec_lab.bench.floor import ModelShape, Tokens, count_tokens, flops, measure_rates, model_shape
 from tiny import tiny_llama
 
 RANK = 4
@@ -48,3 +49,18 @@ def test_flops_are_those_that_torch_counts(training):
     # Not needed, and not made: gradients of the first layer's inputs.
     first = 2 * length * (32 * 32 + 2 * 32 * 16 + 3 * 32 * RANK) if training else 0
     assert counter.get_total_flops() == ours - first
+
+
+def test_rates_are_of_the_products_asked_for(monkeypatch):
+    """With a clock by which every product takes a second, the rate is the products' mean FLOPs."""
+    from prefrec_lab.bench import floor
+    from prefrec_lab.stopwatch import Seconds
+
+    for module in (floor, machine):
+        monkeypatch.setattr(module, "time_product", lambda call, device, least_s: (call(), Seconds(1.0, 2.0))[1])
+    shape = ModelShape(linears=((2, 3, 5),), head=(2, 7), layers=1, attention=2, lora_rank=1)
+    tokens = Tokens(body=11, head=13, pairs=0)
+    found = measure_rates(shape, tokens, device="cpu", dtype=torch.float32, square=4, least_s=0.0)
+    assert (found.square, found.square_cpu) == (128, 64)
+    assert found.layers == (5 * 2 * 11 * 2 * 3 + 2 * 13 * 2 * 7) / 6
+    assert found.layers_cpu == found.layers / 2

@@ -2,6 +2,7 @@
 
 import pytest
 
+from prefrec_lab.bench import steps
 from prefrec_lab.bench.job import Job
 from prefrec_lab.bench.methods import measure
 from prefrec_lab.bench.workload import catalogue_workload
@@ -45,6 +46,12 @@ def test_trl_is_given_the_tokens_that_prefrec_scores(job, monkeypatch, tmp_path)
     assert next(entry["num_tokens"] for entry in seen["log"] if "num_tokens" in entry) == one.tokens
 
 
+def test_a_trainer_that_no_longer_calls_what_is_timed_is_found_out(job, monkeypatch):
+    monkeypatch.setattr(steps.SoftmaxDPOTrainer, "_precomputes", lambda self: False)
+    with pytest.raises(RuntimeError, match="timed 0 reference passes and 1 steps"):
+        measure(job("steps", "prefrec", 1))
+
+
 def test_rankings_score_the_same_rows_alike(job):
     """The packed ranker reads text and ranks all candidates; the chosen titles' scores are those of the others."""
     ways = {way: measure(job("ranking", way, 23, sequences=72)) for way in ("published", "separate", "prefrec")}
@@ -61,3 +68,9 @@ def test_the_catalogue_by_a_sample_and_by_its_trie(settings):
     whole = measure(Job(asked, "catalogue", "prefrec", 59, work))
     assert (whole.rows, whole.note) == (1, "")
     assert whole.cpu > 0
+
+
+def test_matmul_gives_rates(job):
+    measured = measure(job("steps", "matmul", 1))
+    assert set(measured.facts) == {"square", "square_cpu", "layers", "layers_cpu"}
+    assert min(measured.facts.values()) > 0

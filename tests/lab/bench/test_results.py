@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bench_records import measured
-from prefrec_lab.bench.report import tables
+from prefrec_lab.bench.report import tables, write_results
 from prefrec_lab.bench.results import peak_flops, results_of
 from prefrec_lab.bench.settings import BenchSettings
 
@@ -92,3 +92,8 @@ def test_what_was_not_measured_has_a_line_that_says_so(records):
     text = out.getvalue()
     for part in ("10.00×", "60%", "not run: budget of 7 min", "N=3: 2.50×", "agree on the chosen", "commit abc"):
         assert part in text
+
+
+def test_a_plot_of_nothing_is_a_plot(tmp_path):
+    write_results(SETTINGS, results_of(SETTINGS, [], gpu=False), tmp_path)
+    assert (tmp_path / "bench.png").is_file()

@@ -86,6 +86,15 @@ def test_other_settings_need_another_folder(settings, workers, tmp_path):
         run.run_bench(settings(negatives=(1,), methods=("prefrec",), sections=("steps",), batch_size=2), tmp_path)
 
 
+def test_measurements_of_another_version_are_said(settings, workers, tmp_path, monkeypatch, capsys):
+    asked = settings(negatives=(1,), methods=("prefrec",), sections=("steps",), repetitions=1)
+    for commit, warned in (("a" * 40, False), ("a" * 40, False), ("b" * 40, True)):
+        monkeypatch.setattr(run, "machine", lambda commit=commit: {"commit": commit})
+        run.run_bench(asked, tmp_path)
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("measurements of commit aaaaaaaaaaaa; now it is bbbbbbbbbbbb" in said) == warned
+
+
 @pytest.mark.parametrize("final", [True, False])
 def test_a_way_that_ends_is_left_out_and_the_others_go_on(settings, workers, tmp_path, final):
     asked = settings(negatives=(1, 3), methods=("published", "prefrec"), sections=("steps",), repetitions=2)
@@ -114,3 +123,26 @@ def test_a_budget_leaves_out_what_would_end_after_it(settings, workers, tmp_path
     assert 15 not in done
     everything = run.run_bench(asked, tmp_path)  # what was left out is measured later
     assert {n for n, m, r in taken(everything) if m == "published" and r > 0} == {1, 3, 7, 15}
+
+
+def test_growth_takes_turns_over_n_and_rankings_over_ways(settings, workers, tmp_path):
+    asked = settings(
+        negatives=(1, 3),
+        methods=("published", "trl", "separate", "prefrec"),
+        sections=("growth", "ranking", "catalogue"),
+        repetitions=1,
+    )
+    run.run_bench(asked, tmp_path)
+    assert workers.calls[:4] == [("growth", n, "prefrec") for n in (1, 3, 3, 1)]
+    ranking = [key[2] for key in workers.calls if key[0] == "ranking"]
+    assert ranking[:4] == ["matmul", "published", "separate", "prefrec"]
+    assert {key for key in workers.calls if key[0] == "catalogue"} == {
+        ("catalogue", 59, "published"),
+        ("catalogue", 59, "prefrec"),
+    }
+
+
+def test_a_worker_may_take_what_was_said(settings):
+    assert run._memory(settings(memory_gb=2.5)) == 2.5 * 2**30
+    free = run._memory(settings())
+    assert free is None or 2**28 < free < 2**45

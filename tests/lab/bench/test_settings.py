@@ -3,10 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from prefrec.errors import ConfigError, DataError
 from prefrec_lab.bench import settings as module
 from prefrec_lab.bench.settings import BenchSettings
-from prefrec_lab.bench.workload import make_workload
 
 
 @pytest.mark.parametrize(
@@ -23,13 +21,6 @@ from prefrec_lab.bench.workload import make_workload
 def test_wrong_settings_are_named(wrong, message):
     with pytest.raises(ValidationError, match=message):
         BenchSettings(**wrong)
-
-
-def test_what_the_data_cannot_give(settings):
-    with pytest.raises(ConfigError, match="24 negatives need lists of 25 titles, but the data has one of 24"):
-        make_workload(settings(), 24)
-    with pytest.raises(DataError, match="1000 rows a batch"):
-        make_workload(settings(batch_size=1000), 1)
 
 
 def test_trl_must_be_there_only_where_it_is_used(monkeypatch):

@@ -3,9 +3,10 @@
 import sys
 
 import pytest
+import torch
 
 from prefrec_lab.bench.job import Job
-from prefrec_lab.bench.worker import Worker, WorkerEndedError
+from prefrec_lab.bench.worker import Worker, WorkerEndedError, out_of_memory
 from prefrec_lab.bench.workload import make_workload
 
 
@@ -31,3 +32,11 @@ def test_a_failure_is_told_and_logged(job, tmp_path):
             worker.measure()
         assert not caught.value.final
     assert "KeyError: 'trl'" in (tmp_path / "log").read_text()
+
+
+def test_which_errors_mean_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert out_of_memory(caught.value)
+    assert out_of_memory(MemoryError())
+    assert not out_of_memory(RuntimeError("shapes do not match"))

@@ -28,9 +28,9 @@ def recipe(place, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(recipe, tmp_path_factory):
-    """The ablation with two seeds: its folder, and what was printed."""
+    """The ablation: its folder, and what was printed."""
     out = tmp_path_factory.mktemp("studies")
-    printed = prefrec("lab", "study", "ablation", "--recipe", recipe, "--seeds", "0,1", "--out", out)
+    printed = prefrec("lab", "study", "ablation", "--recipe", recipe, "--seeds", "0", "--out", out)
     assert printed.code == 0, printed.err
     return out, printed
 
@@ -54,27 +54,26 @@ def test_everything_is_written(done):
         "hr-1.png",
         "hr-1.svg",
         "seed-0.recipe.yaml",
-        "seed-1.recipe.yaml",
     }
     summary = json.loads((out / "ablation" / "study.json").read_text())
-    assert (summary["n"], summary["users"], summary["seeds"], summary["candidates"]) == (20, 20, [0, 1], 6)
+    assert (summary["n"], summary["users"], summary["seeds"], summary["candidates"]) == (20, 20, [0], 6)
     assert summary["question"] == STUDIES["ablation"].question
-    assert [r["seed"] for r in summary["recipes"]] == [0, 1]
+    assert [r["seed"] for r in summary["recipes"]] == [0]
     assert summary["folder"] == f"{out}/ablation"
     assert (out / "ablation" / "hr-1.png").read_bytes().startswith(b"\x89PNG")
     page = (out / "ablation" / "page.html").read_text(encoding="utf-8")
     for text in (STUDIES["ablation"].question, *summary["facts"], "<svg", "DMPO", "95% intervals"):
         assert text in page
-    assert yaml.safe_load((out / "ablation" / "seed-1.recipe.yaml").read_text())["align"][2]["loss"] == "dmpo"
+    assert yaml.safe_load((out / "ablation" / "seed-0.recipe.yaml").read_text())["align"][2]["loss"] == "dmpo"
 
 
 def test_again_nothing_is_trained_and_the_numbers_stay(done, recipe):
     out, _ = done
     before = pl.read_csv(out / "ablation" / "table.csv")
-    again = prefrec("lab", "study", "ablation", "--recipe", recipe, "--seeds", "0,1", "--out", out)
+    again = prefrec("lab", "study", "ablation", "--recipe", recipe, "--seeds", "0", "--out", out)
     assert again.code == 0, again.err
     unchanged = [line for line in again.err.splitlines() if line.endswith(": unchanged")]
-    assert unchanged.count("sft: unchanged") == 2
+    assert unchanged.count("sft: unchanged") == 1
     assert {line.partition(":")[0] for line in unchanged} == {"prepare", "sft", *LOSSES}
     assert pl.read_csv(out / "ablation" / "table.csv").equals(before)
 
@@ -89,3 +88,10 @@ def test_studies_share_what_is_the_same(done, recipe):
     assert trained == {*LOSSES, *(f"s-dpo-beta{b}" for b in ("0.1", "0.5", "3", "5"))}
     assert not list((out / "runs").rglob("*.previous*"))
     assert {r["variant"] for r in summary["tables"]["table"]} >= {"sft", "s-dpo", "s-dpo-beta0.1"}
+
+
+def test_other_data_are_read_from_their_place(recipe, tmp_path):
+    given = ("--data", f"movielens-csv={tmp_path / 'nowhere'}")
+    refused = prefrec("lab", "study", "ablation", "--recipe", recipe, "--out", tmp_path / "out", *given)
+    assert refused.code == 1
+    assert f"{tmp_path}/nowhere" in refused.err

@@ -52,6 +52,17 @@ def test_unread_books_can_stay(tmp_path: Path) -> None:
         goodreads(*paths)
 
 
+def test_a_title_that_nobody_sees_is_none(tmp_path: Path) -> None:
+    paths = write(tmp_path, [shelf("u", "1"), shelf("u", "2")], [BOOKS[0], {"book_id": "2", "title": "\u200b"}])
+    with pytest.raises(DataError, match="1 items of the log have no title"):
+        goodreads(*paths)
+    (window_folder(tmp_path) / "windows_train.jsonl").write_text(
+        '{"history": ["a", "\\u200b"], "target": "b", "group": 1}'
+    )
+    with pytest.raises(DataError, match=r"windows_train\.jsonl, line 1: expected history"):
+        goodreads_windows(tmp_path)
+
+
 def window_folder(tmp_path: Path, groups: int = 20) -> Path:
     rows = [{"history": [f"A{g}", f"B{g}"], "target": f"C{n}", "group": g} for g in range(groups) for n in range(2)]
     rows.append({"history": ["c0", "A0"], "target": "C0", "group": 0})

@@ -86,6 +86,17 @@ def test_published_form_by_hand(tmp_path: Path) -> None:
     assert given.learn.rows() == [("0", str(i)) for i in range(5)]
 
 
+def test_published_form_takes_artist_numbers_from_hetrec(tmp_path: Path) -> None:
+    folder = published_folder(tmp_path)
+    lines = ["id\tname\turl\tpictureURL", *(f"{90 - i}\tBand {i}\turl\tpic" for i in range(5)), "7\tBand 0\turl\tpic"]
+    (tmp_path / "artists.dat").write_text("\n".join(lines) + "\n")
+    config = PrepareConfig(
+        source="lastfm-published", path=folder, items=tmp_path / "artists.dat", candidates={"size": 2}
+    )
+    numbers = dict(prepare(config).catalogue.frame.select("item_id", "artist_id").iter_rows())
+    assert numbers == {"0": 90, "1": 89, "2": 88, "3": 87, "4": 86, "5": None}
+
+
 @pytest.mark.shared_data
 def test_the_published_lists_come_out_exactly(shared_data: Path) -> None:
     folder = shared_data / "lastfm-sdpo"

@@ -43,6 +43,22 @@ def made(monkeypatch):
     return carry
 
 
+def test_other_data_have_folders_of_their_own(base, made, tmp_path):
+    songs = _on(base, "lastfm-hetrec", "/songs")
+    assert made("ablation", base, out=tmp_path) == ["seed-0", "seed-1", "ablation"]
+    assert made("ablation", base, base, out=tmp_path) == ["seed-0", "seed-1", "ablation"]
+    assert made("ablation", base, songs, out=tmp_path) == [
+        "lastfm-hetrec-seed-0",
+        "lastfm-hetrec-seed-1",
+        "ablation-lastfm-hetrec",
+    ]
+    assert made("table", base, songs, out=tmp_path) == [
+        "table-lastfm-hetrec-seed-0",
+        "table-lastfm-hetrec-seed-1",
+        "table-lastfm-hetrec",
+    ]
+
+
 def test_no_outcome_takes_the_place_of_one_on_other_data(base, made, tmp_path):
     first, second = _on(base, "lastfm-hetrec", "/songs"), _on(base, "lastfm-hetrec", "/more")
     made("ablation", base, first, out=tmp_path)

@@ -1,4 +1,4 @@
-"""Means over seeds against the functions for one ranker; rows of different runs that do not fit."""
+"""Means over seeds against the functions for one ranker."""
 
 import math
 
