@@ -1,4 +1,4 @@
-"""scripts/head_alignment.py: objectives by loops, hidden states by the model's own scores, a small study."""
+"""scripts/head_alignment.py: objectives by loops, hidden states by the model's own scores."""
 
 import importlib.util
 import math
@@ -6,7 +6,6 @@ import sys
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -99,28 +98,3 @@ def test_cached_states_give_the_model_s_own_scores(script, run, cached):
 
 def tokens_of(model, item: int) -> int:
     return len(model.get_input_embeddings().weight) + item
-
-
-def test_places_are_all_items_but_the_first_and_masks_know_before_from_ever(cached):
-    places, size = cached.places, len(cached.head.bias)
-    want = [int(i) for s in places.sequences for i in s[1:]]
-    assert places.targets.tolist() == want
-    row = len(places.sequences[0]) - 1 + 2  # third place of the second user
-    before, ever = places.masks(np.array([row]), size)
-    own = places.sequences[1].tolist()
-    assert sorted(before[0].nonzero().flatten().tolist()) == sorted(set(own[:3]) - {own[3]})
-    assert sorted(ever[0].nonzero().flatten().tolist()) == sorted(set(own))
-
-
-def test_training_lowers_the_loss_and_leaves_the_start_alone(script, cached, monkeypatch):
-    monkeypatch.setattr(script, "BATCH", 64)
-    before = cached.head.vectors.clone()
-    (head,) = script.train(cached, "softmax continued", {}, 1e-2, 0, (20,))
-    rows = np.arange(64)
-
-    @torch.no_grad()
-    def loss(head) -> float:
-        return float(torch.nn.functional.cross_entropy(head(cached.places.hidden[rows]), cached.places.targets[rows]))
-
-    assert loss(head) < loss(cached.head)
-    assert torch.equal(before, cached.head.vectors)
