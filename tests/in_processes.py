@@ -33,7 +33,6 @@ from tiny_training import adapted_model, many_negatives, settings, trainable
 ROWS = many_negatives(7, 8) + many_negatives(7, 8)[::-1]
 JOBS: dict[str, dict[str, Any]] = {
     "sft": {},
-    "fixed": {"num_negatives": 5},
     "live": {"num_negatives": 5, "negatives": "per_epoch", "precompute_ref_log_probs": False},
     "parts": {"max_tokens_per_pass": 60},
 }
