@@ -33,7 +33,7 @@ LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 
 def _process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from prefrec.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "prefrec", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
