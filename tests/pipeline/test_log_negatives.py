@@ -12,7 +12,7 @@ from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_r
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import train_align
-from prefrec.pipeline.training_rows import rows_to_choose_from, training_rows, validation_rows
+from prefrec.pipeline.training_rows import alignment_pool, alignment_rows, validation_rows
 from tiny_run import RATED
 
 
@@ -34,11 +34,11 @@ def test_rows_are_of_the_training_part(rated):
         assert [i for i, r in zip(e.candidates, ratings, strict=True) if r > 2] == [e.target]
         assert len(e.history) <= 4
     assert len({len(e.candidates) for e in rows}) > 1  # rows with fewer rejected items are kept
-    assert training_rows(rated, section, 0) == [
+    assert alignment_rows(rated, section, 0) == [
         rows[i] for i in np.random.default_rng((0, 1)).permutation(len(rows))[:16]
     ]
     assert log_rows(rated, section, 1) != rows
-    latest = rows_to_choose_from(rated, section.model_copy(update={"latest_per_user": 1}))
+    latest = alignment_pool(rated, section.model_copy(update={"latest_per_user": 1}))
     assert len({e.user_id for e in latest}) == len(latest) == len({e.user_id for e in rows})
 
 
@@ -118,12 +118,12 @@ def test_mult_dpo_compares_all_liked_items_of_a_block_with_the_disliked_ones(rat
 @pytest.mark.parametrize("loss", ["mult_dpo", "recpo", "weighted_sft"])
 def test_losses_that_need_ratings_are_told_before_training(rated_recipe, data, rated, tmp_path, loss):
     section = AlignSection(**RATED | {"loss": loss, "negatives_from": "uniform"})
-    assert len(training_rows(rated, section, 0)) == 16
+    assert len(alignment_rows(rated, section, 0)) == 16
     for other in (data, replace(rated, protocol=rated.protocol | {"rating_counts": True})):
         with pytest.raises(
             DataError, match=rf"align\.s-dpo\.loss: {loss} needs ratings above 0, but the log has none"
         ):
-            training_rows(other, section, 0)
+            alignment_rows(other, section, 0)
 
 
 @pytest.mark.parametrize("loss", ["mult_dpo", "recpo"])

@@ -16,7 +16,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import train_align
-from prefrec.pipeline.training_rows import training_rows
+from prefrec.pipeline.training_rows import alignment_rows
 from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
 from prefrec.training.negatives import false_negatives, resample_negatives
@@ -60,7 +60,7 @@ def test_settings_of_a_loss_are_in_the_key_where_they_are_set():
 
 @pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch"])
 def test_log_q_is_the_log_of_how_often_an_item_is_drawn(data, section, how):
-    rows = training_rows(data, section(), 0)
+    rows = alignment_rows(data, section(), 0)
     one = section(loss="softmax_logq", negatives_from=how)
     drawn = resample_negatives(rows, data, how, seed=0)
     taken = Counter(data.train_interactions["item_id"].to_list())
@@ -100,7 +100,7 @@ def test_the_share_of_negatives_that_the_user_takes_later_is_printed(inputs, sec
 
 @pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch", "hard"])
 def test_training_sees_the_lists_that_are_kept(inputs, data, section, tmp_path, how):
-    plain = training_rows(data, section(), 0)
+    plain = alignment_rows(data, section(), 0)
     train_align(inputs, section(negatives_from=how), None, tmp_path)
     kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     assert [(e.user_id, e.history, e.target) for e in kept] == [(e.user_id, e.history, e.target) for e in plain]
@@ -109,7 +109,7 @@ def test_training_sees_the_lists_that_are_kept(inputs, data, section, tmp_path, 
 
 
 def test_damaged_lists_are_drawn_again(inputs, data, section, tmp_path, capsys):
-    one, rows = section(negatives_from="uniform"), training_rows(data, section(), 0)
+    one, rows = section(negatives_from="uniform"), alignment_rows(data, section(), 0)
     drawn = negative_rows(inputs, one, rows, None, None, tmp_path)
     (tmp_path / NEGATIVES_FILE).write_bytes((tmp_path / NEGATIVES_FILE).read_bytes()[:100])
     assert negative_rows(inputs, one, rows, None, None, tmp_path) == drawn
@@ -187,5 +187,5 @@ def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
     rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))
     miner = open_run(tmp_path).entry("SASRec").load(8)
     negative = miner.score(rows)
-    uniform = miner.score(training_rows(data, section(), 0))
+    uniform = miner.score(alignment_rows(data, section(), 0))
     assert negative.mean() > uniform.mean()

@@ -14,7 +14,7 @@ from prefrec.lm.packing import pack_passes
 from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, ItemsSection, SFTSection
 from prefrec.pipeline.train import batch_sizes, train_align, train_sft, trained_items
-from prefrec.pipeline.training_rows import is_packed, training_rows, validation_rows
+from prefrec.pipeline.training_rows import alignment_rows, is_packed, training_rows, validation_rows
 from prefrec.prompts import ChoiceSet
 from prefrec.runs.stage import last_checkpoint
 from prefrec.training.keep_best import KeepBest, read_best
@@ -410,7 +410,7 @@ def test_all_rows_come_in_pieces(data, settings, pieces):
 def test_trajectories_need_a_row_at_each_place(data, changes, monkeypatch):
     monkeypatch.setattr("prefrec.pipeline.training_rows.log_rows", lambda *_: [])
     with pytest.raises(ConfigError, match=r"align\.s-dpo\.trajectories needs an example at every position"):
-        training_rows(data, AlignSection(trajectories=True, **changes), seed=0)
+        alignment_rows(data, AlignSection(trajectories=True, **changes), seed=0)
 
 
 @pytest.mark.parametrize(("given", "rows"), [({}, 16), ({"per_device_batch_size": 2}, 2)], ids=["open", "given"])

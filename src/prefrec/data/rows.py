@@ -173,6 +173,17 @@ def user_codes(rows: Sequence[RankingExample]) -> NDArray[np.int64]:
     return np.array([codes.setdefault(e.user_id, len(codes)) for e in rows], dtype=np.int64)
 
 
+def latest_rows(rows: Sequence[RankingExample], most: int | None) -> Sequence[RankingExample]:
+    """Return the last `most` examples of each user, in the order of `rows`; None: all examples."""
+    if most is None:
+        return rows
+    users = user_codes(rows)
+    by_user = np.argsort(users, kind="stable")
+    ends = np.searchsorted(users[by_user], users[by_user], side="right")
+    latest = by_user[ends - np.arange(len(rows)) <= most]
+    return take(rows, np.sort(latest))
+
+
 def stored_rows(frame: pl.DataFrame, ids: Sequence[str]) -> LazyExamples:
     """Return the examples of a frame of `EXAMPLE_SCHEMA`, whose items are all in `ids`."""
     items = pl.Enum(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -13,10 +13,10 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.encoders import prompt_encoder, shows_candidates
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.negatives import check_room
-from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe, SFTSection
-from prefrec.pipeline.training_rows import rows_to_choose_from
+from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe
+from prefrec.pipeline.training_rows import alignment_pool
 from prefrec.prompts import load_template
-from prefrec.training.section import RowsSection, TrainSection
+from prefrec.training.section import TrainSection
 from prefrec.training.sequences import LEAST
 
 
@@ -31,12 +31,22 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
     """Raise ConfigError that names the stage if the data lack what it needs."""
+    counts = available_rows(recipe, data)
     for name, section in trained_sections(recipe).items():
-        check_section(section, data, recipe.model, recipe.seed, f"{name}.{{}}".format)
+        check_section(name, section, counts[name])
     for align in recipe.align:
         check_room(align, data)
     for ranker in recipe.rankers:
         ranker_kind(ranker.kind).check_data(ranker, data)
+
+
+def available_rows(recipe: Recipe, data: PreparedData) -> dict[str, int]:
+    """Return, per stage of `trained_sections`, the number of examples that it chooses from."""
+    counts = {name: section.available_rows(data, recipe.seed) for name, section in trained_sections(recipe).items()}
+    if recipe.sft and not shows_candidates(recipe.model, data.domain):  # it learns from whole histories
+        lengths = read_by_sft(data.train_interactions, recipe.sft.titles).group_by("user_id").len()["len"]
+        counts[SFT] = int((lengths >= LEAST).sum())
+    return counts | {f"align.{a.name}": len(alignment_pool(data, a, recipe.seed)) for a in recipe.align}
 
 
 def check_titles(data: PreparedData, model: ModelSection) -> None:
@@ -45,30 +55,14 @@ def check_titles(data: PreparedData, model: ModelSection) -> None:
     prompt_encoder(model, data.catalogue).encode(template, (), (), data.catalogue.titles_of(data.catalogue.ids))
 
 
-def check_section(
-    section: TrainSection, data: PreparedData, model: ModelSection, seed: int, named: Callable[[str], str]
-) -> None:
-    """Raise ConfigError if a stage lacks examples or its tracker.
-
-    Args:
-        section: settings of the stage.
-        data: prepared data.
-        model: the language model and its prompts.
-        seed: of examples made from the log.
-        named: maps a field to its dotted name for the message.
-    """
+def check_section(name: str, section: TrainSection, count: int) -> None:
+    """Raise ConfigError if a stage's tracker is missing, or none of its `count` examples are left."""
     if section.report_to != "none" and find_spec(section.report_to) is None:
-        raise ConfigError(f"{named('report_to')}: pip install {section.report_to}, or remove report_to")
-    count = available_rows(section, data, model, seed)
-    if count > section.skip_rows:
-        return
-    latest = section.latest_per_user if isinstance(section, RowsSection) else None
-    per_user = f" ({named('latest_per_user')}: {latest})" if latest else ""
-    if section.skip_rows and count:
-        raise ConfigError(
-            f"{named('skip_rows')}: {section.skip_rows}, but there are only {count} examples{per_user}: lower it"
-        )
-    raise ConfigError(f"{named('rows')}: the training data have no examples{per_user}")
+        raise ConfigError(f"{name}.report_to: pip install {section.report_to}, or remove report_to")
+    if not count:
+        raise ConfigError(f"{name}.rows: the training data have no examples")
+    if count <= section.skip_rows:
+        raise ConfigError(f"{name}.skip_rows: {section.skip_rows}, but there are only {count} examples: lower it")
 
 
 def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainSection]) -> None:
@@ -79,13 +73,3 @@ def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainS
             f"lora.dropout: {lora.dropout:g} has no effect in {', '.join(idle)}, where dropout is turned off: set "
             "disable_dropout: false there, or remove lora.dropout"
         )
-
-
-def available_rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
-    """Return the number of examples that a stage chooses from: ranking questions, or users' histories."""
-    if isinstance(section, SFTSection) and not shows_candidates(model, data.domain):
-        lengths = read_by_sft(data.train_interactions, section.titles).group_by("user_id").len()["len"]
-        return int((lengths >= LEAST).sum())
-    if isinstance(section, RowsSection):
-        return len(rows_to_choose_from(data, section))
-    return section.available_rows(data, seed)

@@ -26,7 +26,14 @@ from prefrec.pipeline.encoders import Encoder, fit_items, item_vectors, prompt_e
 from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
 from prefrec.pipeline.negatives import answer_scores, negative_rows
 from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection
-from prefrec.pipeline.training_rows import is_packed, print_fewer, some_rows, training_rows, validation_rows
+from prefrec.pipeline.training_rows import (
+    alignment_rows,
+    is_packed,
+    print_fewer,
+    some_rows,
+    training_rows,
+    validation_rows,
+)
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
 from prefrec.runs.stage import last_checkpoint
@@ -123,7 +130,7 @@ def train_align(
         references: folder for the reference's log-probabilities, which alignments can share. Default: `out`.
     """
     data, model, seed = inputs.data, inputs.model, inputs.seed
-    rows = training_rows(data, section, seed)
+    rows = alignment_rows(data, section, seed)
     print_fewer(out.name, section, len(rows))
     rows = negative_rows(inputs, section, rows, start, miner, out)
     groups = training.trajectories(rows) if is_packed(data, section) else None

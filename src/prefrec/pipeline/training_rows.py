@@ -10,7 +10,7 @@ import numpy as np
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.rows import LazyExamples, take, user_codes
+from prefrec.data.rows import LazyExamples, latest_rows, take
 from prefrec.errors import ConfigError
 from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows
 from prefrec.pipeline.recipe import AlignSection
@@ -32,32 +32,27 @@ def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> lis
     return resample_negatives(with_room(rows, data, size - 1), data, "uniform", seed=seed, size=size)
 
 
-def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
-    """Return the examples that a stage trains on: `some_rows` of `rows_to_choose_from`, or packed sequences."""
-    rows = rows_to_choose_from(data, section, seed)
-    if isinstance(section, AlignSection) and is_packed(data, section):
-        return some_trajectories(rows, section, seed)
-    return some_rows(rows, section, seed)
+def alignment_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
+    """Return the examples, of `alignment_pool`, that an alignment trains on, one by one or in packed sequences."""
+    take_some = some_trajectories if is_packed(data, section) else some_rows
+    return take_some(alignment_pool(data, section, seed), section, seed)
 
 
-def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> Sequence[RankingExample]:
-    """Return all training examples, or with `latest_per_user` the most recent ones of each user.
+def alignment_pool(data: PreparedData, section: AlignSection, seed: int = 0) -> Sequence[RankingExample]:
+    """Return all examples that an alignment chooses from: of the data, or made from the log with `seed`.
 
-    Examples with negatives from the log are made with `seed`. Raise ConfigError if `trajectories` is set and the
-    examples do not cover every position of the histories.
+    Raise ConfigError if `trajectories` is set and the examples do not cover every position of the histories, or
+    DataError if the loss needs ratings and there are none.
     """
-    rows = data.train
-    if isinstance(section, AlignSection):
-        is_packed(data, section)  # this and the next line raise errors before training
-        answer_scores([], data, section)
-        rows = log_rows(data, section, seed) if section.is_from_log else rows
-    if section.latest_per_user is None:
-        return rows
-    users = user_codes(rows)
-    by_user = np.argsort(users, kind="stable")
-    ends = np.searchsorted(users[by_user], users[by_user], side="right")
-    latest = by_user[ends - np.arange(len(rows)) <= section.latest_per_user]
-    return take(rows, np.sort(latest))
+    is_packed(data, section)  # this and the next line raise errors before training
+    answer_scores([], data, section)
+    rows = log_rows(data, section, seed) if section.is_from_log else data.train
+    return latest_rows(rows, section.latest_per_user)
+
+
+def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
+    """Return the examples of the data that a stage other than an alignment trains on."""
+    return some_rows(latest_rows(data.train, section.latest_per_user), section, seed)
 
 
 def is_packed(data: PreparedData, section: AlignSection) -> bool:

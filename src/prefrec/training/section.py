@@ -8,6 +8,7 @@ from pydantic import Field
 
 from prefrec.data import PreparedData
 from prefrec.data.config import Section
+from prefrec.data.rows import latest_rows
 from prefrec.training.defaults import DISABLE_DROPOUT, LEARNING_RATE, MAX_GRAD_NORM, MOST_EPOCHS, WARMUP
 
 
@@ -65,3 +66,6 @@ class RowsSection(TrainSection):
     latest_per_user: int | None = Field(
         None, ge=1, description="Use only each user's N most recent examples. Default: all."
     )
+
+    def available_rows(self, data: PreparedData, seed: int) -> int:
+        return len(latest_rows(data.train, self.latest_per_user))

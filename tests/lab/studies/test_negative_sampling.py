@@ -6,7 +6,7 @@ import pytest
 
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.training_rows import training_rows
+from prefrec.pipeline.training_rows import alignment_rows
 from prefrec_lab.studies import negative_sampling
 from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.negative_sampling import (
@@ -45,7 +45,7 @@ def test_rows_are_of_all_places_in_a_history(base, data):
         update={"align": [base.align[0].model_copy(update={"latest_per_user": 1, "rows": None})]}
     )
     for section in negative_sampling.vary(latest, data).align:
-        assert len(training_rows(data, section, 0)) == len(data.train) > len({e.user_id for e in data.train})
+        assert len(alignment_rows(data, section, 0)) == len(data.train) > len({e.user_id for e in data.train})
 
 
 def test_one_who_knows_the_past_draws_anything_but_the_past(finished):

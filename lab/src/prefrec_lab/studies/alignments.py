@@ -14,7 +14,7 @@ from prefrec.data import PreparedData
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe
-from prefrec.pipeline.training_rows import training_rows
+from prefrec.pipeline.training_rows import alignment_rows
 from prefrec_lab.studies.measure import Measured, measure_runs
 from prefrec_lab.studies.opened import took
 from prefrec_lab.studies.plots import Series, dots, lines, slug
@@ -110,7 +110,7 @@ def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
             "loss": section.loss,
             "N": section.num_negatives,
             "β": section.beta,
-            "rows": len(training_rows(run.data, section, run.recipe.seed)),
+            "rows": len(alignment_rows(run.data, section, run.recipe.seed)),
             "seconds": took(run, section.name, "seconds"),
         }
     return settings

@@ -155,12 +155,16 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
 
     The model that is trained again takes as many rows as the other two really take together.
     """
+    taken = [rows_of(recipe, part) for part in (parts.old, parts.new)]
 
-    def together(section: Section) -> Section:
-        rows = sum(rows_taken(section, part, recipe) for part in (parts.old, parts.new))
+    def together(name: str, section: Section) -> Section:
+        rows = sum(counts[name] for counts in taken)
         return section.model_copy(update={"rows": rows, "skip_rows": 2 * section.skip_rows})
 
-    both = {"sft": together(recipe.sft) if recipe.sft else None, "align": [together(a) for a in recipe.align]}
+    both = {
+        "sft": together(SFT, recipe.sft) if recipe.sft else None,
+        "align": [together(a.name, a) for a in recipe.align],
+    }
     return {
         BEFORE: (recipe, parts.old),
         UPDATED: (recipe, parts.new),
@@ -168,15 +172,11 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
     }
 
 
-def rows_taken(section: SFTSection | AlignSection, data: PreparedData, recipe: Recipe) -> int:
-    """Return the number of rows that a stage trains on: ranking questions, or users' histories."""
-    left = max(0, available_rows(section, data, recipe.model, recipe.seed) - section.skip_rows)
-    return left if section.rows is None else min(left, section.rows)
-
-
 def rows_of(recipe: Recipe, data: PreparedData) -> dict[str, int]:
-    """Return stage of a plan (`plans_of`) → number of rows that it is trained on."""
-    return {name: rows_taken(s, data, recipe) for name, s in _sections(recipe).items()}
+    """Return stage of a plan (`plans_of`) → number of ranking questions, or of histories, that it is trained on."""
+    available = {name.removeprefix("align."): count for name, count in available_rows(recipe, data).items()}
+    left = {name: max(0, available[name] - section.skip_rows) for name, section in _sections(recipe).items()}
+    return {name: left[name] if s.rows is None else min(left[name], s.rows) for name, s in _sections(recipe).items()}
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:

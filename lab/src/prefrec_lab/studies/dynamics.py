@@ -15,7 +15,7 @@ from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe
-from prefrec.pipeline.training_rows import training_rows
+from prefrec.pipeline.training_rows import alignment_rows
 from prefrec.report.curves import start_loss
 from prefrec.report.tables import Grid
 from prefrec.report.wording import label, number, signed, with_interval
@@ -65,7 +65,7 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
     All are evaluated on validation rows while they train.
     """
     one = varied_alignment(base)
-    rows = len(training_rows(data, one, base.seed))
+    rows = len(alignment_rows(data, one, base.seed))
     steps = math.ceil(rows * one.epochs / one.global_batch_size)
     watched = {"eval_rows": one.eval_rows or EVAL_ROWS, "eval_steps": max(1, steps // POINTS)}
     dpo = variant(one, "dpo-watched", loss="dpo", num_negatives=1, **watched)

@@ -21,7 +21,7 @@ from prefrec.errors import DataError
 from prefrec.losses import effective_negatives
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.training_rows import training_rows
+from prefrec.pipeline.training_rows import alignment_rows
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import measure, ranker_predictions, stacked, users_of
 from prefrec_lab.studies.opened import start_of
@@ -48,7 +48,7 @@ LABELS = {
 def vary(base: Recipe, data: PreparedData) -> Recipe:
     """Return the recipe with S-DPO trained on a quarter, half and all of the rows."""
     one = varied_alignment(base)
-    rows = len(training_rows(data, one, base.seed))
+    rows = len(alignment_rows(data, one, base.seed))
     parts = {max(1, round(rows * part)): part for part in PARTS}
     shorter = [variant(one, f"s-dpo-rows{n}", rows=n) for n, part in parts.items() if part < 1]
     return with_alignments(base, [*shorter, variant(one, "s-dpo")])
@@ -110,7 +110,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     }
     measured = measure(values, users_of(predictions), baseline=start)
     title = f"The gradient on {measured.n:,} {recipe.evaluate.split} rows, with all {hardness.shape[1]} negatives"
-    settings = {a.name: {"rows": len(training_rows(runs[0].data, a, recipe.seed)), "β": a.beta} for a in sections}
+    settings = {a.name: {"rows": len(alignment_rows(runs[0].data, a, recipe.seed)), "β": a.beta} for a in sections}
     return Outcome(
         [results_table(measured, labels=LABELS, title=title, settings=settings)],
         [dots(measured, JUDGED, names, LABELS[JUDGED])],

@@ -15,7 +15,7 @@ from prefrec.data.readers import read_parquet
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe
-from prefrec.pipeline.training_rows import training_rows
+from prefrec.pipeline.training_rows import alignment_rows
 from prefrec.training.negatives import false_negatives, resample_negatives
 from prefrec_lab.studies.alignments import settings_of, variant
 from prefrec_lab.studies.fairness import item_counts
@@ -113,7 +113,7 @@ def measure_negatives(runs: Sequence[Run]) -> Measured:
 def drawn_rows(run: Run, section: AlignSection) -> list[RankingExample]:
     """Return the rows that an alignment was trained on, with the lists that its negatives come from."""
     if section.negatives_from == "list":
-        return training_rows(run.data, section, run.recipe.seed)
+        return alignment_rows(run.data, section, run.recipe.seed)
     return frame_to_examples(read_parquet(run.folder / "align" / section.name / NEGATIVES_FILE))
 
 
