@@ -44,7 +44,7 @@ class Design:
         targets: number of items, drawn with P ∝ 1 / place^`zipf`; 0: each row has a target of its own.
         of_users, of_targets: standard deviations of their effects; that of a row is 1.
         heavy: correlation of a user's effect with the logarithm of the number of rows.
-        full: ranks over a whole catalogue, where most rows have no hit, in place of lists of 20.
+        full: full ranking, where most examples have no hit, instead of candidate sets of 20.
     """
 
     users: int
@@ -69,8 +69,8 @@ DESIGNS = {
     "63 targets": Design(600, one, 63, of_targets=0.8),
     "63 targets, zipf 0.7, 1 to 5 rows": Design(300, few, 63, 0.7, of_targets=0.8),
     "200 targets, pareto 1.2": Design(300, pareto(1.2), 200, of_targets=0.8),
-    "whole catalogue": Design(1500, one, full=True),
-    "whole catalogue, 500 targets": Design(1500, few, 500, 0.8, of_targets=0.5, full=True),
+    "full ranking": Design(1500, one, full=True),
+    "full ranking, 500 targets": Design(1500, few, 500, 0.8, of_targets=0.5, full=True),
 }
 
 

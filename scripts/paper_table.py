@@ -114,7 +114,7 @@ def _seconds(run: Any, name: str) -> float | None:
 
 
 def measured() -> tuple[Evaluation, Evaluation, dict[str, Any]]:
-    """Return the evaluations of lists and of the whole catalogue, with the comparisons that are told."""
+    """Return the evaluations of candidate sets and of full ranking, with the comparisons that are told."""
     facts = read_json(FACTS)
     audit = NoAudit(facts["verdict"])
     first = [evaluate_ranks(path, audit=audit, ks=[1, 10]) for path in (LISTS, FULL)]
@@ -147,9 +147,9 @@ def main_table(lists: Evaluation, full: Evaluation, facts: Mapping[str, Any]) ->
         rows.append([name, own["kind"], *cells])
     columns = [
         "system", "kind", "NDCG@10, 20 candidates", "HR@1, 20 candidates", f"NDCG@10 − {best[id(lists)]}",
-        "NDCG@10, whole catalogue", f"NDCG@10, whole catalogue − {best[id(full)]}",
+        "NDCG@10, full ranking", f"NDCG@10, full ranking − {best[id(full)]}",
     ]  # fmt: skip
-    title = f"Every system on {lists.n:,} test rows. {facts['verdict']}"
+    title = f"All systems on {lists.n:,} test examples. {facts['verdict']}"
     return {"title": title, "columns": columns, "rows": rows}
 
 
@@ -160,7 +160,7 @@ def gains_table(lists: Evaluation, full: Evaluation) -> dict[str, Any]:
         for n, base in BUILT_ON.items()
         if {n, base} <= {*lists.metrics}
     ]
-    columns = ["difference", "NDCG@10, 20 candidates", "NDCG@10, whole catalogue"]
+    columns = ["difference", "NDCG@10, 20 candidates", "NDCG@10, full ranking"]
     return {"title": "What each system adds to the one that it builds on", "columns": columns, "rows": rows}
 
 
@@ -199,9 +199,9 @@ def _markdown(table: Mapping[str, Any]) -> str:
 
 HEAD = """# The paper's table
 
-How do the systems of the S-DPO paper compare on MovieLens-100K, each on the same users, films and lists?"""
-TAIL = """✱: the difference stands after Holm's correction for the {count} differences of this page, lists and
-catalogue apart.
+How do the systems of the S-DPO paper compare on MovieLens-100K, with the same users, films and candidate sets?"""
+TAIL = """✱: the difference is significant after Holm's correction for the {count} differences of this page,
+separately for candidate sets and full ranking.
 Intervals are 95%, for other users and other films. Section 14 of [Experiments](../experiments.md) has settings and
 budgets; `lab/results/ranks` has the rank of every row."""
 

@@ -85,7 +85,7 @@ def tables(run: Path) -> list[dict[str, Any]]:
     """Return all tables of a run."""
     metrics = json.loads((run / "metrics.json").read_text())
     out = []
-    for name, title in (("evaluation", "20 candidates"), ("full_catalogue", "The whole catalogue")):
+    for name, title in (("evaluation", "20 candidates"), ("full_catalogue", "Full ranking")):
         if evaluation := metrics.get(name):
             groups = {part: values for part, values in (evaluation.get("groups") or {}).items() if values["n"] > 20}
             parts = {"all rows": evaluation} | (groups if len(groups) > 1 else {})

@@ -174,7 +174,7 @@ def user_codes(rows: Sequence[RankingExample]) -> NDArray[np.int64]:
 
 
 def latest_rows(rows: Sequence[RankingExample], most: int | None) -> Sequence[RankingExample]:
-    """Return the last `most` examples of each user, in the order of `rows`; None: all examples."""
+    """Return the last `most` examples of each user (None means all), in the order of `rows`."""
     if most is None:
         return rows
     users = user_codes(rows)

@@ -132,7 +132,7 @@ def full_catalogue_tables(run: Run) -> list[Table]:
             gaps.setdefault(c.ranker, {})[c.metric] = c
     by_seed = {n: {m: [i.mean] for m, i in own.items()} for n, own in shown.items()}
     measured = Measured(shown, gaps, by_seed, full.best_reference, full.n, full.users)
-    return [results_table(measured, name="full-catalogue", title="Over the whole catalogue", first="System")]
+    return [results_table(measured, name="full-catalogue", title="Full ranking", first="System")]
 
 
 def audit_table(audit: Audit) -> Table:
