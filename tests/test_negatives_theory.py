@@ -51,6 +51,16 @@ def test_the_optimum_is_the_formulas(negatives: str, beta: float) -> None:
     assert kl(predicted, converged(softmax_dpo_loss, p, ref, q, beta)) < 2e-3
 
 
+def test_negatives_from_the_reference_give_the_data_back() -> None:
+    """Uniform ones count twice what the reference knows."""
+    p, ref = tables()
+    uniform = torch.full_like(p, 1 / ITEMS)
+    assert kl(p, ref) > 0.3
+    assert kl(p, converged(softmax_dpo_loss, p, ref, ref, 1.0)) < 2e-3
+    assert kl(p, converged(softmax_dpo_loss, p, ref, uniform, 1.0)) > 0.3
+    assert kl(p, converged(softmax_loss, p, ref, uniform, 1.0)) < 2e-3
+
+
 def test_the_softmax_corrected_by_log_q_gives_the_data_back_for_any_sampler() -> None:
     p, q = tables()
     assert kl(p, q) > 0.3

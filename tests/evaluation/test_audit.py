@@ -222,6 +222,21 @@ def test_rules_without_anything_to_learn_from_are_not_tried(rows, steps):
     assert out.getvalue().count("not tried") == len(names)
 
 
+def test_a_ragged_list_that_betrays_its_target_is_found():
+    """Short lists end with the target, long ones begin with it: the place depends on the length."""
+    rng = np.random.default_rng(0)
+
+    def plant(e: RankingExample) -> RankingExample:
+        negatives = [c for c in e.candidates if c != e.target]
+        short = bool(rng.integers(2))
+        return replace(e, candidates=(*negatives[:5], e.target) if short else (e.target, *negatives))
+
+    test, learn, log = _clean(0)
+    found = _audit([plant(e) for e in test], [plant(e) for e in learn], log)
+    assert found.row("target position").hr.mean == 1
+    assert found.row("target position").leak
+
+
 def _sorted_log(log: pl.DataFrame, key: dict[str, int]) -> pl.DataFrame:
     order = log.with_columns(pl.col("item_id").replace_strict(key).alias("key")).sort("user_id", "key")
     return order.select("user_id", "item_id", pl.int_range(pl.len()).over("user_id").alias("timestamp"))

@@ -69,6 +69,22 @@ def test_blocks_of_all_items_equal_whole_lists(monkeypatch, per_block):
     assert ours.expected == theirs.expected
 
 
+def test_known_among_known_is_the_ranking_of_that_class():
+    """New items are never above known ones by popularity, so among new items it is chance."""
+    known = set(IDS[:20])
+    popularity = PopularityRanker({i: 20 - n for n, i in enumerate(IDS[:20])})
+    rows = [RankingExample(f"u{n}", (), ("?",), IDS[n]) for n in range(40)]
+    groups = evaluate_predictions(
+        rank_catalogue(popularity, rows, CATALOGUE, [()] * 40, known), ks=[10], known_items=known, audit=NONE
+    ).groups
+    assert groups["known among known"].metrics == groups["warm"].metrics | groups["known among known"].metrics
+    mean = {name: g.metrics["popularity"]["hr@10"].mean for name, g in groups.items()}
+    assert mean["warm"] == mean["known among known"] == 0.5
+    assert mean["new"] == 0
+    assert mean["new among new"] == pytest.approx(groups["new among new"].expected["hr@10"])
+    assert groups["known among known"].expected["hr@10"] == 0.5
+
+
 def test_misfits_are_named():
     rows = [RankingExample("u", (), ("?",), IDS[0])]
 

@@ -105,6 +105,18 @@ def test_a_catalogue_read_by_flex_attention():
         np.testing.assert_allclose(best.logps, np.sort(want)[::-1][:3], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_layers_that_run_again_attend_in_the_same_way(flex_gradients, checkpointed):
+    """Under gradient checkpointing the backward pass comes to the layers again."""
+    want = logps_and_gradient(made("mistral"))
+    model = made("mistral", FLEX).train()
+    if checkpointed:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with uncompiled():
+        assert_alike(logps_and_gradient(model), want)
+    assert model.config._attn_implementation == FLEX
+
+
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention is compiled for GPUs; there is none")
 class TestOnAGPU:

@@ -11,6 +11,8 @@ from peft import get_peft_model
 
 from prefrec.lm import catalogue
 from prefrec.lm.catalogue import catalogue_logps, trie_layout
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
@@ -55,6 +57,13 @@ def test_equals_the_slow_twin(prompt, answers, layout, block_tokens):
     assert_equal(got, slow(model, prompt, answers))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_packed_rows(model, layout):
+    with torch.no_grad():
+        want = choice_logps(model, pack([ChoiceSet(PROMPT, ANSWERS)], pad_id=0))[0].numpy()
+    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), want)
+
+
 def test_the_mask_matters(model, monkeypatch):
     """A node that sees its brothers gives visibly other scores: the tests above can fail."""
     monkeypatch.setattr(catalogue, "quick_masks", lambda core, allowed, _: torch.ones_like(allowed))
@@ -90,6 +99,23 @@ def test_a_model_whose_cache_fails_reads_the_prompt_again(model, refuses):
     layout, reason = trie_layout(model, PROMPT, Trie.build(ANSWERS))
     assert layout == "repeated"
     assert ("this cache is of no use" if refuses else "cached: differs from separate rows") in reason
+    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(tiny_llama()))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("ignores the mask", "differs from separate rows"),
+        ("ignores positions", "differs from separate rows"),
+        ("refuses the mask", "ValueError"),
+    ],
+)
+def test_a_model_made_to_break_is_found(fault, reason):
+    model = broken(tiny_llama(), fault)
+    layout, why = trie_layout(model, PROMPT, Trie.build(ANSWERS))
+    assert layout == "separate"
+    assert "'llama'" in why
+    assert reason in why
     assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(tiny_llama()))
 
 

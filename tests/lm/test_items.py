@@ -110,6 +110,16 @@ def test_titles_have_a_common_scale_whatever_that_of_their_vectors_is() -> None:
     assert first.titles.norm(dim=1).mean() == pytest.approx(VECTORS.shape[1] ** 0.5)
 
 
+def test_words_are_frozen_and_items_are_trained() -> None:
+    model = item_model()
+    named = dict(model.named_parameters())
+    frozen = [n for n, p in named.items() if not p.requires_grad]
+    assert frozen == [n for n in named if n.endswith("words.weight")]
+    assert {n.rpartition("table.")[2] for n in named if "table" in n} == {
+        "own", "bias", "project.weight", "predict.weight",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_scores_are_those_of_a_whole_sequence(encoder: ItemEncoder, batch_size: int) -> None:
     lm = ranker(item_model(), encoder)
@@ -123,6 +133,11 @@ def test_scores_are_those_of_a_whole_sequence(encoder: ItemEncoder, batch_size: 
             assert (row[len(want) :] == -np.inf).all()
 
 
+def test_candidates_that_are_not_in_the_catalogue(encoder: ItemEncoder) -> None:
+    with pytest.raises(DataError, match="item 'i999' is not in the catalogue"):
+        ranker(item_model(), encoder).score([RankingExample("u", ("i1",), ("i2", "i999"), "i2")])
+
+
 def test_the_catalogue_is_ranked_as_its_items_are_scored(encoder: ItemEncoder) -> None:
     lm = ranker(item_model(), encoder)
     whole = CatalogueRanker(lm)
@@ -133,6 +148,19 @@ def test_the_catalogue_is_ranked_as_its_items_are_scored(encoder: ItemEncoder) -
     best = whole.recommend(everything.history, 5, without=["i7", "none"])
     assert best.item_ids == [IDS[i] for i in np.argsort(-want) if i != 7][:5]
     assert (best.exact, best.method) == (True, "exact")
+
+
+def test_one_call_ranks_all_items_in_sixteen_bits_too(encoder: ItemEncoder, tmp_path: Path) -> None:
+    save_item_model(item_model(), tmp_path / "saved")
+    whole = CatalogueRanker(ranker(load_item_model(tmp_path / "saved", dtype="bfloat16"), encoder))
+    calls: list[int] = []
+    history = EXAMPLES[0].history
+    first = whole.recommend(history, len(IDS))
+    whole.lm.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert whole.recommend(history, 3).item_ids == first.item_ids[:3]
+    assert len(calls) == 1
+    shown = RankingExample("u", history, tuple(first.item_ids), IDS[0])
+    np.testing.assert_array_equal(whole.score([shown])[0].astype(np.float32), first.logps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

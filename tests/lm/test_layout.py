@@ -8,7 +8,10 @@ from transformers import LlamaForCausalLM
 
 from prefrec.lm.architectures import layout_for
 from prefrec.lm.layout import PIECE, probe_set, verified_layout
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet
+from slow import slow_logps
 from tiny import broken, tiny_llama
 
 VOCABULARY = 64
@@ -49,6 +52,26 @@ def test_layout_comes_with_a_reason(changes, layout, reason):
 
 
 LONG = ChoiceSet(tuple(range(1, 25)), ((30, 31, 9), (32, 33, 9), (34, 9)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("ignores the mask", "differs from separate rows"),
+        ("ignores positions", "differs from separate rows"),
+        ("refuses the mask", "the packed layout fails with ValueError: a mask of"),
+    ],
+)
+def test_the_check_finds_a_model_made_to_break(fault, reason):
+    model = broken(tiny_llama(VOCABULARY), fault)
+    assert layout_for(model.config)[0] == "packed", "the configuration says nothing"
+    layout, why = verified_layout(model, LONG, 0, "packed")
+    assert layout == "separate"
+    assert reason in why
+    assert "'llama'" in why
+    with torch.no_grad():
+        got = choice_logps(model, pack([LONG], pad_id=0, layout=layout))[0]
+    torch.testing.assert_close(got, slow_logps(tiny_llama(VOCABULARY), LONG), rtol=0, atol=1e-4)
 
 
 class _Mistaken(LlamaForCausalLM):
@@ -119,6 +142,13 @@ def test_a_probe_branches_and_stays_within_the_sets_positions(sets, compared):
         known = {t for part in (choices.prompt, *choices.answers) for t in part}
         assert {t for part in (probe.prompt, *probe.answers) for t in part} <= known
         assert len(known) == 1 or len(set(probe.answers)) > 1
+
+
+def test_a_model_that_gives_no_numbers_is_not_trusted():
+    model = tiny_llama(VOCABULARY)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    assert verified_layout(model, LONG, 0, "packed")[0] == "separate"
 
 
 def test_nothing_is_tried_where_rows_are_separate():

@@ -12,7 +12,10 @@ from onednn import calls_of
 from prefrec.lm import lora as quick_lora
 from prefrec.lm.cpu import linear
 from prefrec.lm.lora import NarrowLora, NarrowLora4bit, OneDNNLora, use_quick_lora
+from prefrec.training import lora_config
+from prefrec.training.adapters import add_reference_adapter, reference_of
 from quantized import skip_where_it_does_not_run
+from tiny import tiny_llama
 
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
 
@@ -149,3 +152,51 @@ def test_a_base_in_4_bits(monkeypatch):
     assert len(wide) == 1
     for mine, other in zip(got, want, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("why", ["switched off", "bfloat16", "autocast", "trained base", "watched"])
+def test_it_steps_aside(why, counted, monkeypatch):
+    seen = []
+    model, dtype = adapted(), torch.bfloat16 if why == "bfloat16" else torch.float32
+    if why == "switched off":
+        monkeypatch.setenv("PREFREC_LINEAR", "torch")
+    layers = quick(model)
+    assert {type(m) for m in layers} == {NarrowLora if why == "switched off" else OneDNNLora}
+    model.to(dtype)
+    if why == "trained base":
+        model.requires_grad_(True)
+    if why == "watched":
+        for layer in layers:
+            layer.lora_A["default"].register_forward_hook(lambda *_: seen.append(1))
+    with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
+        model(torch.randn(3, 12, dtype=dtype)).float().sum().backward()
+    assert not counted
+    assert len(seen) == (2 if why == "watched" else 0)
+    assert (layers[0].base_layer.weight.grad is None) == (why != "trained base")
+
+
+def test_policy_and_reference_of_a_language_model(counted):
+    model = get_peft_model(tiny_llama(), lora_config())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    add_reference_adapter(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B.default" in name:
+                parameter.add_(0.1)
+    ids = torch.arange(12)[None]
+
+    @torch.no_grad()
+    def ask():
+        policy = model(ids).logits
+        with reference_of(model):
+            return torch.cat([policy, model(ids).logits])
+
+    want = ask()
+    assert (want[0] - want[1]).abs().max() > 0.1
+    use_quick_lora(model)
+    torch.testing.assert_close(ask(), want, rtol=0, atol=1e-3)
+    assert len(counted) == 2 * 14, "seven layers in each of two blocks, by policy and reference"
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(merged(ids).logits, want[:1], rtol=0, atol=1e-3)

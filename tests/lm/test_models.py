@@ -54,6 +54,15 @@ def test_products_are_timed():
     assert 0 < _product_seconds(torch.float32) < 60
 
 
+def test_chosen_layers_alone(folder):
+    model, whole = load_model(str(folder), layers=[1]), load_model(str(folder))
+    assert len(model.model.layers) == model.config.num_hidden_layers == 1
+    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[1].mlp.up_proj.weight)
+    prompt = torch.tensor([[5, 6, 7]])
+    cached, anew = (model.generate(prompt, max_new_tokens=4, do_sample=False, use_cache=c) for c in (True, False))
+    assert cached.tolist() == anew.tolist()
+
+
 @pytest.mark.parametrize(("layers", "first"), [(1, 0), ([1], 1)])
 def test_some_layers_alone(folder, layers, first):
     model, whole = load_model(str(folder), layers=layers), load_model(str(folder))

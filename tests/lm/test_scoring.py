@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from prefrec.lm import scoring
 from prefrec.lm.packing import pack, pack_passes
-from prefrec.lm.scoring import choice_logps, token_logps
+from prefrec.lm.scoring import answer_token_logps, choice_logps, token_logps
 from prefrec.prompts import ChoiceSet
 from slow import slow_logps
 from tiny import tiny_llama
@@ -114,6 +114,19 @@ def test_the_head_is_given_what_is_read_alone(layout):
     assert given_to_head[-1] == (1, 3, VOCABULARY)
 
 
+def test_a_head_that_fails_leaves_nothing_behind():
+    model = tiny_llama(VOCABULARY)
+
+    def fail(*_):
+        raise RuntimeError("no head")
+
+    hook = model.lm_head.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no head"):
+        choice_logps(model, pack(SPREAD, pad_id=0))
+    hook.remove()
+    assert not model.lm_head._forward_pre_hooks
+
+
 @settings(deadline=None, max_examples=30)
 @given(choice_sets, st.sampled_from(["packed", "separate"]), st.integers(1, 60))
 def test_several_passes_score_as_one(sets, layout, budget):
@@ -152,3 +165,22 @@ def test_blocks_of_the_log_softmax_change_nothing(dtype, block, monkeypatch):
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
     torch.testing.assert_close(grad, want_grad, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02)
     assert want_grad.abs().max() > 1
+
+
+def test_no_logits_are_kept_in_float32_but_a_block(monkeypatch):
+    model, kept, blocks = tiny_llama(VOCABULARY).bfloat16(), [], []
+    batch = pack([ChoiceSet(tuple(range(20)), ((1, 2, 3, 9), (4, 5, 9), (6, 9)))], pad_id=0)
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * VOCABULARY * 2)
+    one_block = scoring._blocks
+
+    def watched(logits, read, size):
+        for block, start in one_block(logits, read, size):
+            blocks.append(len(logits[block]))
+            yield block, start
+
+    monkeypatch.setattr(scoring, "_blocks", watched)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append((t.dtype, t.shape)) or t, lambda t: t):
+        answer_token_logps(model, batch).sum().backward()
+    assert blocks == [2, 2, 2, 1] * 2
+    assert (torch.bfloat16, (batch.logits_to_keep, VOCABULARY)) in kept
+    assert not [shape for dtype, shape in kept if dtype == torch.float32 and shape[-1:] == (VOCABULARY,)]

@@ -1,5 +1,6 @@
 """Reference rankers against slow twins that loop over users."""
 
+import itertools
 import math
 
 import numpy as np
@@ -129,3 +130,13 @@ def test_item_knn_equals_its_slow_twin(logs, k, shrink):
     for b, e in enumerate(examples):
         expected = [score(c, e.history) for c in e.candidates]
         np.testing.assert_allclose(scores[b, : len(expected)], expected, atol=1e-12)
+
+
+def test_blocks_do_not_change_the_scores(logs, monkeypatch):
+    whole = [r.score(_examples()) for r in baseline_rankers(_frame(logs), CATALOGUE)]
+    monkeypatch.setattr("prefrec.rankers.matrices.CELLS_AT_A_TIME", 40)
+    monkeypatch.setattr("prefrec.rankers.window._PAIRS_AT_A_TIME", 40)
+    for before, after in itertools.zip_longest(
+        whole, [r.score(_examples()) for r in baseline_rankers(_frame(logs), CATALOGUE)]
+    ):
+        np.testing.assert_allclose(before, after, atol=1e-12)

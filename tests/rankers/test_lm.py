@@ -8,7 +8,8 @@ import torch
 from peft import get_peft_model
 
 from prefrec.data import RankingExample
-from prefrec.errors import DataError, TokenizerError
+from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker, load_lm
 from prefrec.rankers.lm import MAX_NEW_TOKENS
@@ -167,3 +168,31 @@ def test_load_lm_with_and_without_adapter(folder, adapter, ranker):
     assert tokenizer.eos_token == "<|im_end|>"
     assert {p.dtype for p in adapted.parameters()} == {torch.bfloat16}
     assert _gap(ranker(model=plain).score(EXAMPLES), ranker(model=adapted).score(EXAMPLES)) > 0.1
+
+
+def test_load_lm_refuses_an_adapter_of_another_base(adapter, tmp_path, bpe_tokenizer):
+    tiny_llama(hidden_size=64).save_pretrained(tmp_path / "wide")
+    bpe_tokenizer.save_pretrained(tmp_path / "wide")
+    with pytest.raises(
+        ModelError, match=f"the adapter in {adapter} cannot be read, or belongs to another base model"
+    ):
+        load_lm(str(tmp_path / "wide"), adapter)
+
+
+@pytest.mark.parametrize("layout", ["packed", "separate"])
+def test_a_budget_of_tokens_changes_passes_and_not_scores(ranker, layout):
+    def scores(budget):
+        lm, passes = ranker(max_tokens_per_pass=budget), []
+        lm.scorer = ChoiceScorer(lm.model, lm.encoder.end, layout=layout, max_tokens=budget)
+        hook = lm.model.register_forward_pre_hook(
+            lambda model, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
+        )
+        got = lm.score(EXAMPLES)
+        hook.remove()
+        return got, passes
+
+    (want, whole), (got, parts) = scores(None), scores(120)
+    assert len(whole) == 1
+    assert len(parts) > 5
+    assert all(rows * length <= 120 for rows, length in parts)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)

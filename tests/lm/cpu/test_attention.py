@@ -94,6 +94,15 @@ def test_numbers_and_gradients_are_those_of_the_slow_twin(
         torch.testing.assert_close(mine, want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_query_that_sees_nothing_disturbs_no_other(always):
+    query, key, value = (torch.randn(1, 1, 12, 4) for _ in range(3))
+    mask = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
+    mask[:, :, :9] = False
+    got = attend(query, key, value, mask)
+    torch.testing.assert_close(got[:, 9:], slow(query, key, value, mask, 0.5)[:, 9:], rtol=1e-4, atol=1e-5)
+    assert got.isfinite().all()
+
+
 @pytest.mark.parametrize(
     "change",
     [

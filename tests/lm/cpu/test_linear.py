@@ -62,6 +62,18 @@ def test_numbers_and_gradients_are_those_of_torch(shape, inputs, outputs, has_bi
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("outputs", "inputs"), [(1536, 8), (8, 1536), (300, 300)])
+def test_thin_and_square_weights_have_torch_s_gradient(outputs, inputs):
+    torch.manual_seed(0)
+    plain = nn.Linear(inputs, outputs)
+    quick = copy.deepcopy(plain)
+    quick.__class__ = OneDNNLinear
+    x, slope = torch.randn(200, inputs), torch.randn(200, outputs)
+    for layer in (plain, quick):
+        layer(x).backward(slope)
+    torch.testing.assert_close(quick.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
+
+
 def test_layers_change_and_change_back(by_onednn):
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), _OtherLinear(4, 2))
     use_onednn(model)
@@ -84,6 +96,18 @@ def test_other_numbers_are_torch_s(by_onednn, counted):
     assert copy.deepcopy(layer).to("meta")(x.to("meta")).device.type == "meta"
     assert product(x.bfloat16(), layer.weight.detach().bfloat16()).dtype == torch.bfloat16
     assert counted == []
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4)])
+def test_what_comes_out_can_be_changed_in_place(shape):
+    torch.manual_seed(0)
+    plain = nn.Linear(4, 3)
+    quick = copy.deepcopy(plain)
+    quick.__class__ = OneDNNLinear
+    x = torch.randn(shape)
+    for layer in (plain, quick):
+        layer(x).mul_(2).add_(1).square().sum().backward()
+    torch.testing.assert_close(quick.weight.grad, plain.weight.grad, rtol=1e-5, atol=1e-5)
 
 
 def test_transforms_and_traces_are_torch_s(counted):

@@ -96,6 +96,16 @@ def test_ties_of_both_are_kept_and_luck_decides_at_the_last_place():
     assert np.abs(retrieved.mean(axis=0) - 0.4).max() < 0.12
 
 
+def test_answers_do_not_depend_on_batch_or_order_of_candidates():
+    pipeline = RetrieveThenRank("both", Fixed({i: float(int(i[1:]) // 9) for i in IDS}), RandomRanker(5), 6)
+    rows = [RankingExample(f"u{n}", ("i1",), tuple(IDS[n:40]), "i39") for n in range(4)]
+    whole = pipeline.score(rows)
+    for n, e in enumerate(rows):
+        assert pipeline.score([e])[0].tolist() == whole[n, : len(e.candidates)].tolist()
+        turned = RankingExample(e.user_id, e.history, e.candidates[::-1], e.target)
+        assert pipeline.score([turned])[0][::-1].tolist() == whole[n, : len(e.candidates)].tolist()
+
+
 @pytest.mark.parametrize("k", [1, 8, 100])
 def test_full_catalogue_metrics_of_a_language_model_equal_the_slow_twin(model, bpe_tokenizer, k):
     """Popularity's top K of what was not seen, then the model, one sequence a title. The list that the model is

@@ -7,7 +7,7 @@ import torch
 
 from prefrec_systems.sequential.batches import batches
 from prefrec_systems.sequential.config import SEQUENTIAL_MODELS, SequentialConfig
-from prefrec_systems.sequential.models import SequentialModel
+from prefrec_systems.sequential.models import SequentialModel, full_softmax_loss, sampled_softmax_loss
 
 N = 12
 SEQUENCES = [[1, 2, 3, 4, 2], [5, 6], [7, 1, 9, 8, 11, 3]]
@@ -56,6 +56,14 @@ def test_sampled_loss_equals_a_loop_over_targets_and_draws(model):
             losses.append(-math.log(own / (own + sum(others) * N / 7)))
     assert any(int(t) in row for row, targets in zip(drawn, batch.targets, strict=True) for t in targets)
     assert float(loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+@torch.no_grad()
+def test_sampled_loss_comes_to_the_full_one_with_many_draws(model):
+    (batch,) = batches(SEQUENCES, 5, 99, (0,))
+    items = model.table.weight
+    many = sampled_softmax_loss(model, items, batch, 200_000)
+    assert float(many) == pytest.approx(float(full_softmax_loss(model, items, batch)), abs=0.02)
 
 
 @torch.no_grad()

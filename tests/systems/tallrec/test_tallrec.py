@@ -172,6 +172,14 @@ def test_p_yes_equals_the_slow_twin(ranker, settings):
     assert np.ptp(scores[0]) > 1e-3
 
 
+def test_p_yes_is_the_packed_score_of_yes_over_both(ranker):
+    asked, (example, *_) = ranker(), _examples()
+    history = history_of(example, asked.opinions)
+    sets = [encode_question(Question(history, c), CATALOGUE, TEMPLATE, asked.lm.encoder) for c in example.candidates]
+    logps = torch.from_numpy(asked.lm.choice_logps(sets)).double()
+    np.testing.assert_allclose(asked.score([example])[0], torch.softmax(logps, dim=1)[:, 0], rtol=0, atol=1e-5)
+
+
 # --- training
 
 
