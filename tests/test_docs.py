@@ -138,6 +138,12 @@ def test_the_readme_fits_two_frames_and_recommends(place, tmp_path, monkeypatch,
     assert capsys.readouterr().out.count("item_id") == 2
 
 
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / f"{name}.md" for name in ("ARCHITECTURE", "CONTRIBUTING"))])
+def test_files_that_the_pages_name_exist(page):
+    named = re.findall(r"`((?:tests|scripts|lab|systems|recipes|src)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_citation_names_this_version():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (cited["title"], cited["version"]) == ("prefrec", prefrec.__version__)
