@@ -1,8 +1,10 @@
-"""Tests of reports look at the plots, too."""
+"""Plots for the tests that look at them; the others do without, because plots take a second."""
+
+from importlib.util import find_spec
 
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="module")
-def drawn(plots):
-    """Draw them."""
+@pytest.fixture
+def drawn(monkeypatch):
+    monkeypatch.setattr("prefrec.report.svg.find_spec", find_spec)

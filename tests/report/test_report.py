@@ -23,7 +23,7 @@ from prefrec.report import write_report
 from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
 from prefrec.report.render import verdict
-from prefrec.report.tables import groups_grid, metrics_grid
+from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import clock, with_interval
 from prefrec.runs.contents import Stage, read_run
 from sealed import seal_stage, write_metrics
@@ -202,47 +202,26 @@ def _read(run: Path) -> _Page:
     return _Page(write_report(run).read_text(encoding="utf-8"))
 
 
-def test_without_matplotlib_a_report_says_how_to_get_plots(run, monkeypatch):
-    monkeypatch.setattr("prefrec.report.svg.find_spec", lambda name: None)
-    page = _read(run)
+def test_numbers_and_settings_are_in_it(run):
+    page, contents = _read(run), read_run(run)
+    evaluation = contents.evaluation
+    gain, weak = (with_interval(evaluation.difference(name, "sft", "hr@1")) for name in ("s-dpo", "dpo"))
+    for part in (
+        f"S-DPO’s HR@1 is {with_interval(evaluation.metrics['s-dpo']['hr@1'])}",
+        f"{gain} against SFT",
+        f"no significant difference to SFT ({weak})",
+        "Chance is 0.050",
+        evaluation.audit.verdict,
+        *("smollm2-135m", "movielens-100k", "13 min 32 s", "softmax_dpo", "valid ratio", "3.11.9", "tiny-run"),
+        *(f"{interval.mean:.3f}" for of in evaluation.metrics.values() for interval in of.values()),
+    ):
+        assert part in page.text
+    assert "This run is incomplete" not in page.text
     assert page.all("svg") == []
     assert "pip install matplotlib, then prefrec report" in " ".join(page.text.split())
 
 
-def test_numbers_and_settings_are_in_it(run):
-    page, contents = _read(run), read_run(run)
-    evaluation = contents.evaluation
-    assert evaluation is not None
-    hr = with_interval(evaluation.metrics["s-dpo"]["hr@1"])
-    gain = with_interval(evaluation.difference("s-dpo", "sft", "hr@1"))
-    assert f"S-DPO’s HR@1 is {hr}" in page.text
-    assert f"{gain} against SFT" in page.text
-    assert "on the same 120 examples" in page.text
-    weak = with_interval(evaluation.difference("dpo", "sft", "hr@1"))
-    assert f"no significant difference to SFT ({weak})" in page.text
-    assert "Chance is 0.050" in page.text
-    assert evaluation.audit is not None
-    assert evaluation.audit.verdict in page.text
-    for of in evaluation.metrics.values():
-        for interval in of.values():
-            assert f"{interval.mean:.3f}" in page.text
-    for part in ("smollm2-135m", "movielens-100k", "13 min 32 s", "softmax_dpo", "valid ratio", "3.11.9", "tiny-run"):
-        assert part in page.text
-    assert "This run is incomplete" not in page.text
-
-
-def test_the_best_of_each_column_is_bold_and_chance_is_exact(run):
-    contents = read_run(run)
-    assert contents.evaluation is not None
-    chance = contents.evaluation.expected
-    assert chance["hr@5"] == pytest.approx(5 / C)
-    assert chance["mrr"] == pytest.approx(sum(1 / r for r in range(1, C + 1)) / C)
-    assert chance["ndcg@10"] == pytest.approx(sum(1 / math.log2(r + 1) for r in range(1, 11)) / C)
-    rows = re.findall(r'<th scope="row">S-DPO</th>(.*?)</tr>', write_report(run).read_text())
-    assert rows[0].count('class="best"') == 6
-
-
-def test_the_whole_catalogue_new_targets_and_the_best_reference_are_in_it(run):
+def test_the_whole_catalogue_and_the_best_reference_are_in_it(run):
     """The block of the whole catalogue lacks zero-shot; half of the rows have new targets."""
     frame = pl.read_parquet(run / "predictions.parquet").with_columns(
         generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String)
@@ -255,36 +234,23 @@ def test_the_whole_catalogue_new_targets_and_the_best_reference_are_in_it(run):
     told["evaluation"]["best_reference"], told["full_catalogue"] = "popularity", full.to_json()
     told["full_catalogue"]["best_reference"] = "random"
     write_metrics(run, told)
-    page = _read(run)
-    assert page.open == []
-    for part in (
-        "NDCG@10, full ranking",
-        "HR@10, full ranking",
-        "NDCG@10, full ranking, new targets",
-        "HR@1, seen targets",
-    ):
-        assert part in page.text
-    assert "6 comparisons (1 pair, all metrics)" in page.text.replace("\n", " ")
-    assert "Models are compared with random, the baseline with the highest NDCG@10." in page.text
-    assert f"{with_interval(lists.difference('s-dpo', 'popularity', 'hr@1'))} against popularity" in page.text
+    text = _read(run).text
     own = full.metrics["s-dpo"]["ndcg@10"]
-    assert f"S-DPO’s NDCG@10 in full ranking is {with_interval(own)}" in page.text
+    for part in (
+        "NDCG@10, full ranking, new targets",
+        "Models are compared with random, the baseline with the highest NDCG@10.",
+        f"{with_interval(lists.difference('s-dpo', 'popularity', 'hr@1'))} against popularity",
+        f"S-DPO’s NDCG@10 in full ranking is {with_interval(own)}",
+    ):
+        assert part in text
     contents = read_run(run)
     grid = metrics_grid(contents.evaluation, contents.full_catalogue)
-    cells = {name: cells for name, cells, _ in grid.rows}
-    place = grid.columns.index("NDCG@10, full ranking")
-    assert cells["S-DPO"][place].text == f"{own.mean:.3f}"
-    assert cells["zero-shot"][place].text == "–"
-    assert cells["chance"][place].text == f"{full.expected['ndcg@10']:.3f}"
-    groups = groups_grid(contents.evaluation, contents.full_catalogue)
-    (row,) = [cells for name, cells, _ in groups.rows if name == "S-DPO"]
-    new = contents.evaluation.groups["new"]
-    assert (
-        row[groups.columns.index(f"HR@1, new targets (n = {new.n})")].text
-        == f"{new.metrics['s-dpo']['hr@1'].mean:.3f}"
-    )
+    column = grid.columns.index("NDCG@10, full ranking")
+    cells = {name: cells[column].text for name, cells, _ in grid.rows}
+    assert (cells["S-DPO"], cells["zero-shot"]) == (f"{own.mean:.3f}", "–")
 
 
+@pytest.mark.usefixtures("drawn")
 def test_page_is_well_formed_accessible_and_needs_no_network(run):
     text = write_report(run).read_text(encoding="utf-8")
     page = _Page(text)
@@ -305,14 +271,8 @@ def test_page_is_well_formed_accessible_and_needs_no_network(run):
     assert "S-DPO starts at ln 8 = 2.079" in text
 
 
-def test_titles_and_notes_are_escaped(run):
-    text = write_report(run).read_text(encoding="utf-8")
-    assert SCRIPT not in text
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert _Page(text).all("script") == []
-
-
 @needs_browser
+@pytest.mark.usefixtures("drawn")
 def test_in_a_browser_nothing_of_the_data_runs(run):
     pytest.importorskip("playwright")
     data = read_prepared(run / "data")
@@ -331,7 +291,8 @@ def test_in_a_browser_nothing_of_the_data_runs(run):
     assert all(hostile in text for hostile in [*TEXTS, SHORT])
 
 
-def test_names_with_markup_and_dollars_stay_text(run):
+@pytest.mark.usefixtures("drawn")
+def test_names_titles_and_notes_with_markup_stay_text(run):
     frame = pl.read_parquet(run / "predictions.parquet")
     odd = frame.with_columns(ranker=pl.col("ranker").replace("random", "<b>$x$ & y"))
     evaluation = evaluate_predictions(odd, compare=[], audit=NONE)
@@ -340,6 +301,8 @@ def test_names_with_markup_and_dollars_stay_text(run):
     text = write_report(run).read_text(encoding="utf-8")
     assert "<b>" not in text
     assert text.count("&lt;b&gt;$x$ &amp; y") >= 3
+    assert SCRIPT not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "No rankers were compared" in text
     assert "The candidate sets were not audited" in text
 
@@ -356,10 +319,7 @@ def test_examples_are_balanced_and_always_the_same(run):
         ranks = {r: frame.filter(ranker=r, row=e["row"])["rank"].item() for r in ("sft", "s-dpo")}
         before, after = e["target"]["before"]["rank"], e["target"]["after"]["rank"]
         assert (before, after) == (ranks["sft"], ranks["s-dpo"])
-        answers = [c["after"] for c in e["candidates"]]
-        assert sum(a["share"] for a in answers) == pytest.approx(1)
-        assert sum(c is e["target"] for c in e["candidates"]) == 1
-        assert [a["rank"] for a in answers] == sorted(a["rank"] for a in answers)
+        assert sum(c["after"]["share"] for c in e["candidates"]) == pytest.approx(1)
         assert {"better": 1, "worse": -1, "same": 0}[e["outcome"]] == (before > after) - (before < after)
 
 
@@ -367,12 +327,9 @@ def test_examples_are_balanced_and_always_the_same(run):
     ("part", "sentence"),
     [
         ("recipe.yaml", "recipe.yaml is missing"),
-        ("environment.json", "environment.json is missing"),
         ("data/protocol.json", "data cannot be read: data is damaged or unfinished (protocol.json)"),
         ("metrics.json", "metrics.json is missing"),
-        ("predictions.parquet", "predictions.parquet is missing"),
         ("sft/log.json", "sft/log.json is missing"),
-        ("align/s-dpo/stage.json", "align/s-dpo/stage.json is missing"),
     ],
 )
 def test_a_missing_part_is_named_and_the_rest_is_there(run, part, sentence):
@@ -384,55 +341,38 @@ def test_a_missing_part_is_named_and_the_rest_is_there(run, part, sentence):
     assert page.open == []
 
 
-def test_the_verdict_is_one_sentence_with_the_best_its_gain_and_the_audit(run):
+def test_the_verdict_names_the_best_and_its_gain(run):
     contents = read_run(run)
     lists = contents.evaluation
     own, gain = lists.metrics["s-dpo"]["ndcg@10"], lists.difference("s-dpo", "popularity", "ndcg@10")
     named = dataclasses.replace(lists, best_reference="popularity")
-    said = verdict(dataclasses.replace(contents, evaluation=named))
     shown = f"{with_interval(own)} on candidate sets, {with_interval(gain)} over the best baseline, popularity"
+    said = verdict(dataclasses.replace(contents, evaluation=named))
     assert said == f"S-DPO has the highest NDCG@10, {shown}. {lists.audit.headline}"
     full = dataclasses.replace(named, metrics={"popularity": named.metrics["popularity"]})
     said = verdict(dataclasses.replace(contents, evaluation=named, full_catalogue=full))
-    assert said.startswith("popularity has the highest NDCG@10, ")
     assert "in full ranking, and is itself the best baseline. " in said
     best = Best("sft", "ndcg@10", {"sft": 0.5}, {"sft": 20})
     chosen = verdict(dataclasses.replace(contents, evaluation=named, best=best))
     assert chosen.startswith("SFT is best on validation, with NDCG@10 ")
-    fewer = dataclasses.replace(full, n=3)
-    assert "on candidate sets" in verdict(dataclasses.replace(contents, evaluation=named, full_catalogue=fewer))
-    page = write_report(run).read_text(encoding="utf-8")
-    assert page.index('class="first"') < page.index('class="facts"')
 
 
-@pytest.mark.slow
 def test_the_weights_of_a_blend_are_told(run):
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": [{"kind": "blend", "name": "blend"}]}))
     (run / "rankers/blend").mkdir(parents=True)
-    logit = {
-        "names": ["sft", SCRIPT],
-        "mean": [0, 0],
-        "scale": [1, 1],
-        "weights": [1, -2],
-        "errors": [0.1, 0.2],
-        "n": 20,
-    }
-    found = {
-        "units": {"sft": None, SCRIPT: 2.0},
-        "logits": {"": logit},
-        "reranked": None,
-        "folds": [],
-        "reranked_folds": [],
-    }
-    (run / "rankers/blend/blend.json").write_text(json.dumps(found))
+    made = run / "rankers/blend/blend.json"
+    values = {"mean": [0, 0], "scale": [1, 1], "weights": [1, -2], "errors": [0.1, 0.2], "n": 20}
+    logit = {"names": ["sft", SCRIPT], **values}
+    found = {"units": {"sft": None, SCRIPT: 2.0}, "logits": {"": logit}}
+    found |= {"reranked": None, "folds": [], "reranked_folds": []}
+    made.write_text(json.dumps(found))
     seal_stage(run / "rankers/blend")
     sentence = f"blend: weights learnt on 20 validation examples: sft +1.00 ± 0.10, {SCRIPT} -2.00 ± 0.20"
     assert sentence in _read(run).text
-    for damaged in ("{", "[]", "{}", json.dumps(found | {"logits": {}}), json.dumps(found | {"units": None})):
-        (run / "rankers/blend/blend.json").write_text(damaged)
-        assert "blend.json cannot be read: rankers/blend is damaged or unfinished (blend.json)" in _read(run).text
-        seal_stage(run / "rankers/blend")
-        assert "rankers/blend/blend.json cannot be read" in _read(run).text
+    made.write_text("{}")
+    assert "blend.json cannot be read: rankers/blend is damaged or unfinished (blend.json)" in _read(run).text
+    seal_stage(run / "rankers/blend")
+    assert "rankers/blend/blend.json cannot be read" in _read(run).text
 
 
 def test_damaged_and_unfinished_parts_are_named(run):
