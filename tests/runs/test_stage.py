@@ -46,35 +46,20 @@ def test_a_stage_that_ends_is_finished(tmp_path):
     }
 
 
-def test_parts_of_a_stage_add_up_and_the_peak_is_the_highest(tmp_path):
-    before = {"key": "k", "finished": False, "seconds": 5.0, "cpu_seconds": 7.0, "peak_bytes": 1 << 60}
-    write_json(tmp_path / "sft" / STAGE_FILE, before)
-    with stage(tmp_path / "sft", "k", "sft", {}):
-        pass
-    state = read_json(tmp_path / "sft" / STAGE_FILE)
-    assert state["seconds"] >= 5
-    assert state["cpu_seconds"] >= 7
-    assert state["peak_bytes"] == 1 << 60
-
-
 def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
+    """The times of its parts add up, and its peak of memory is the highest."""
     folder = tmp_path / "sft"
-
-    def stopped_stage():
-        with stage(folder, "k", "sft", {}):
-            (folder / "checkpoint").write_text("half")
-            state = read_json(folder / STAGE_FILE)
-            write_json(folder / STAGE_FILE, state | {"seconds": 5})
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped_stage()
+    with suppress(KeyboardInterrupt), stage(folder, "k", "sft", {}):
+        (folder / "checkpoint").write_text("half")
+        raise KeyboardInterrupt
     assert not is_finished(folder, "k")
-    write_json(folder / STAGE_FILE, read_json(folder / STAGE_FILE) | {"seconds": 5.0})
+    before = {"seconds": 5.0, "cpu_seconds": 7.0, "peak_bytes": 1 << 60}
+    write_json(folder / STAGE_FILE, read_json(folder / STAGE_FILE) | before)
     with stage(folder, "k", "sft", {}):
         assert (folder / "checkpoint").read_text() == "half"
     assert is_finished(folder, "k")
-    assert read_json(folder / STAGE_FILE)["seconds"] >= 5
+    state = read_json(folder / STAGE_FILE)
+    assert (state["seconds"] >= 5, state["cpu_seconds"] >= 7, state["peak_bytes"]) == (True, True, 1 << 60)
     assert _names(tmp_path) == ["sft"]
 
 
@@ -141,28 +126,21 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch, at, wan
     assert {(p / "adapter").read_text() for p in tmp_path.iterdir()} == {"one", "two"}
 
 
-def test_the_oldest_of_all_that_are_kept_comes_back(tmp_path):
-    for key in ("one", "two", "three", "four"):
-        _made(tmp_path / "s-dpo", key)
-    assert is_finished(tmp_path / "s-dpo", "one")
-    assert {(p / "adapter").read_text() for p in tmp_path.iterdir()} == {"one", "two", "three", "four"}
-
-
 def test_what_is_half_deleted_does_not_count_as_whole(tmp_path, monkeypatch):
     folder = tmp_path / "s-dpo"
     for key in ("one", "two", "three", "four"):
         _made(folder, key)
-
-    def killed(place, **_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed)
+        patch.setattr(shutil, "rmtree", _killed)
         _made(folder, "five")  # swallows the kill
     assert (tmp_path / "s-dpo.previous-1" / "adapter").exists()
     assert not is_finished(folder, "one")
     _made(folder, "five")
     assert _names(tmp_path) == ["s-dpo", *(f"s-dpo.previous-{n}" for n in (2, 3, 4))]
+
+
+def _killed(place, **_):
+    raise KeyboardInterrupt
 
 
 def test_folders_of_others_that_are_named_like_earlier_results_stay(tmp_path):
@@ -232,12 +210,9 @@ def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, mon
     large, small = tmp_path / "large", tmp_path / "small"
     large.write_bytes(bytes(2000))
     small.write_bytes(bytes(10))
-    first = [file_digest(large), file_digest(small)]
-    assert (
-        [file_digest(large), file_digest(small)]
-        == first
-        == [hashlib.sha256(bytes(n)).hexdigest() for n in (2000, 10)]
-    )
+    first = [hashlib.sha256(bytes(n)).hexdigest() for n in (2000, 10)]
+    for _ in range(2):
+        assert [file_digest(large), file_digest(small)] == first
     assert read == ["large", "small", "small"]
     times = large.stat()
     _flip(large)
@@ -289,20 +264,16 @@ def test_checkpoints_stay_until_the_stage_is_finished(tmp_path, monkeypatch):
         write_json(folder / "checkpoint-5" / "trainer_state.json", {})
         raise KeyboardInterrupt
     assert left() == ["checkpoint-5"]
-
-    def killed(place, **_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt), stage(folder, "k", "sft", {}):
         assert left() == ["checkpoint-5"]
-        patch.setattr(shutil, "rmtree", killed)
+        patch.setattr(shutil, "rmtree", _killed)
     assert read_json(folder / STAGE_FILE)["finished"]
     assert left() == ["checkpoint-5"]
     assert is_finished(folder, "k")
     assert left() == []
 
 
-@pytest.mark.parametrize("content", ['{"key": "k", "fini', "", "[1, 2]", "\xff"])
+@pytest.mark.parametrize("content", ['{"key": "k", "fini', "\xff"])
 def test_a_folder_whose_state_cannot_be_read_is_moved_aside(tmp_path, content):
     folder = tmp_path / "sft"
     folder.mkdir()
@@ -314,32 +285,23 @@ def test_a_folder_whose_state_cannot_be_read_is_moved_aside(tmp_path, content):
     assert (tmp_path / "sft.previous-1" / STAGE_FILE).read_text(encoding="latin-1") == content
 
 
-@pytest.mark.parametrize("content", ['{"key": "k", "fini', "", None])
-def test_half_written_json_is_no_value(tmp_path, content):
-    if content is not None:
-        (tmp_path / "x.json").write_text(content)
-    assert read_json(tmp_path / "x.json") == {}
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_stage_killed_before_its_first_file_begins_again(tmp_path, draft):
+    """Of another machine, as after a power cut; nothing is set aside."""
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    if draft:
+        (folder / f".{STAGE_FILE}.0badcafe-12.tmp").write_text("{")
+    with stage(folder, "k", "sft", {}):
+        pass
+    assert is_finished(folder, "k")
+    assert (_names(tmp_path), _names(folder)) == (["sft"], [STAGE_FILE])
 
 
-def test_json_survives_writing_and_leaves_nothing_else(tmp_path):
-    value = {"title": "Amélie – “…”", "n": [1, 2.5, None]}
-    write_json(tmp_path / "deep" / "x.json", value)
-    assert read_json(tmp_path / "deep" / "x.json") == value
-    write_text(tmp_path / "deep" / "x.json", "{}")
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.json"]
-
-
-def test_last_checkpoint_is_the_newest_complete_one(tmp_path):
+def test_damaged_and_unfinished_checkpoints_count_as_absent(tmp_path, capsys):
     assert last_checkpoint(tmp_path / "nowhere") is None
-    for step in (5, 10, 100, 20):
-        write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", {"global_step": step})
     (tmp_path / "checkpoint-200").mkdir()
-    (tmp_path / "checkpoint-300").mkdir()
-    (tmp_path / "checkpoint-300" / "trainer_state.json").write_text('{"global_st')
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
-
-
-def test_a_damaged_checkpoint_counts_as_absent(tmp_path, capsys):
+    write_text(tmp_path / "checkpoint-300" / "trainer_state.json", '{"global_st')
     for step in (5, 10, 15, 20):
         folder = tmp_path / f"checkpoint-{step}"
         write_json(folder / "trainer_state.json", {"global_step": step})
@@ -365,30 +327,6 @@ def test_what_is_not_a_stage_is_neither_moved_nor_deleted(tmp_path):
     ):
         pytest.fail("carried out")
     assert (logs / "log.csv").exists()
-
-
-def test_empty_folders_and_unreadable_stages_are_made_again(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / STAGE_FILE).write_text("{")
-    for name in ("empty", "half"):
-        with stage(tmp_path / name, "k", "sft", {}):
-            pass
-        assert is_finished(tmp_path / name, "k")
-
-
-@pytest.mark.parametrize("draft", [False, True])
-def test_a_stage_killed_before_its_first_file_begins_again(tmp_path, draft):
-    """Of another machine, as after a power cut; nothing is set aside."""
-    folder = tmp_path / "sft"
-    folder.mkdir()
-    if draft:
-        (folder / f".{STAGE_FILE}.0badcafe-12.tmp").write_text("{")
-    with stage(folder, "k", "sft", {}):
-        pass
-    assert is_finished(folder, "k")
-    assert [p.name for p in tmp_path.iterdir()] == ["sft"]
-    assert [p.name for p in folder.iterdir()] == [STAGE_FILE]
 
 
 @pytest.mark.parametrize("fails", [False, True])
