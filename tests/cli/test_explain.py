@@ -1,4 +1,4 @@
-"""`prefrec explain` on a tiny run: what is printed, what machines get, and what is refused."""
+"""`prefrec explain`: what machines get."""
 
 import json
 
@@ -7,36 +7,27 @@ import pytest
 from command import succeed
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers.explain import leave_one_out
-from tiny_run import write_recipe
+from served_run import write_run
 
 
 @pytest.fixture(scope="module")
-def run(place, tmp_path_factory):
-    """A run of the tiny recipe, with the S-DPO alignment alone; to be read only."""
-    folder = tmp_path_factory.mktemp("explain")
-    align = place.recipe["align"][1:]
-    evaluate = {"rows": 6, "zero_shot": False, "references": []}
-    succeed("run", write_recipe(folder, place.recipe, align=align, evaluate=evaluate), "--out", folder / "run")
-    return folder / "run"
+def run(tmp_path_factory, bpe_tokenizer):
+    """To be read only."""
+    return write_run(tmp_path_factory.mktemp("explained"), bpe_tokenizer)
 
 
 def test_json_holds_what_leave_one_out_says(run):
     answer = json.loads(succeed("explain", run, "--row", 3, "--json"))
     opened = open_run(run)
     example = opened.data.test[3]
-    assert answer["ranker"] == "s-dpo"
-    assert (answer["user_id"], answer["target"], answer["split"], answer["row"]) == (
-        example.user_id,
-        example.target,
-        "test",
-        3,
-    )
-    got = [(item["item_id"], item["delta_logp"]) for item in answer["history"]]
-    want = leave_one_out(opened.ranker("s-dpo"), example)
-    assert [i for i, _ in got] == list(example.history)
-    assert [d for _, d in got] == pytest.approx([d for _, d in want])
-    ranks = opened.predictions().filter(ranker="s-dpo", row=3)
-    assert (answer["rank"], answer["of"]) == (ranks["rank"][0], 6)
+    asked = (answer["ranker"], answer["split"], answer["row"], answer["user_id"], answer["target"])
+    assert asked == ("s-dpo", "test", 3, example.user_id, example.target)
+    ranker = opened.ranker("s-dpo")
+    want = leave_one_out(ranker, example)
+    assert [item["item_id"] for item in answer["history"]] == list(example.history)
+    assert [item["delta_logp"] for item in answer["history"]] == pytest.approx([d for _, d in want])
+    (scores,) = ranker.score([example])
+    assert (answer["rank"], answer["of"]) == (1 + (scores > scores[example.target_index]).sum(), 6)
     assert 0 < answer["share"] < 1
 
 
@@ -48,3 +39,4 @@ def test_a_user_a_model_and_a_title_of_ones_own(run):
     answer = json.loads(succeed("explain", run, *asked, "--json"))
     assert (answer["ranker"], answer["row"], answer["title"], answer["rank"]) == ("sft", 5, title, None)
     assert len(answer["history"]) == len(example.history)
+    assert title in succeed("explain", run, *asked)

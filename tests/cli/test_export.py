@@ -2,7 +2,7 @@
 
 import pytest
 
-from command import prefrec, succeed
+from command import succeed
 from served_run import write_run
 
 
@@ -20,9 +20,3 @@ def test_the_last_ranker_as_an_adapter(folder, tmp_path):
 def test_a_named_ranker_merged(folder, tmp_path):
     succeed("export", folder, "--ranker", "sft", "--merged", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
-def test_errors_are_messages(folder, tmp_path):
-    done = prefrec("export", folder, "--ranker", "zero-shot", "--out", tmp_path / "out")
-    assert (done.code, done.out) == (1, "")
-    assert "error: zero-shot has no adapter: export it with --merged" in done.err

@@ -85,12 +85,6 @@ def test_values():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--kind", "none"), "--kind: Input should be 'one' or 'two' (given: 'none')"),
-        (("--rows-taken", 0), "--rows-taken: Input should be greater than or equal to 1 (given: '0')"),
-        (
-            ("--rate", "fast"),
-            "--rate: Input should be a valid number, unable to parse .* (given: 'fast')",
-        ),
         (("--numbers", 1, "--numbers", 0), "--numbers: Input should be greater than or equal to 1 (given: '0')"),
         (("--files", "dev=a.csv"), "--files: Input should be 'train' or 'test' (given: 'dev')"),
         (("--kind", "x", "--rate", "y"), "--kind: .*; --rate: "),

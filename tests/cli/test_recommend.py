@@ -63,22 +63,13 @@ def test_some_users_and_histories_of_a_file(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ((), 2, "give exactly one of these"),
         (("--all-users", "--users", "u01"), 2, "give exactly one of these"),
         (("--users", "u1,u2"), 1, "user 'u1,u2' is not in the run's log; --users takes one id: repeat it"),
-        (("--users", "u01", "--ranker", "ppo"), 1, "no trained model 'ppo'"),
         (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),
         (("--users", "u01", "--at-most", "0", "--per", "title"), 1, "--at-most: Input should be greater than"),
-        (("--users", "u01", "--where", "genre = 'x'"), 1, 'unable to find column "genre"'),
         (("--history-file", "none.csv"), 1, "none.csv"),
-        (("--users", "u01", "--candidate", "i3"), 2, "needs --history, and no rules or --out"),
         (("--history", "i1", "--candidate", "i3", "--deny", "i4"), 2, "needs --history, and no rules or --out"),
-        (
-            ("--history", "Red Alein", "--candidate", "i3"),
-            1,
-            "no item with title or id 'Red Alein' among 60; similar",
-        ),
-        (("--history", "i1", "--candidate", "i3", "--candidate", "i3"), 1, "occurs twice among the candidates"),
+        (("--history", "Red Alein"), 1, "no item with title or id 'Red Alein' among 60; similar"),
     ],
 )
 def test_refused(run, options, code, message):

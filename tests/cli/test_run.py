@@ -8,7 +8,6 @@ import sys
 from textwrap import dedent
 
 import pytest
-import yaml
 
 from command import prefrec, succeed
 from prefrec.data import read_prepared
@@ -35,20 +34,15 @@ def test_run_prints_the_table_and_where_the_report_is(finished):
     assert done.out.endswith(f"Report: {folder}/report.html\n")
     # What `prepare` would say of the data, once.
     assert len(re.findall(r"^• .*users.* items.* interactions", done.err, re.MULTILINE)) == 1
-    assert [line for line in done.err.splitlines() if line in ("prepare", "sft", "dpo", "s-dpo", "evaluate")] == [
-        "prepare",
-        "sft",
-        "dpo",
-        "s-dpo",
-        "evaluate",
-    ]
+    stages = ["prepare", "sft", "dpo", "s-dpo", "evaluate"]
+    assert [line for line in done.err.splitlines() if line in stages] == stages
 
 
-def test_a_second_run_says_what_is_unchanged_and_prints_json(finished):
+def test_the_recipe_in_the_folder_runs_again_and_says_what_is_unchanged(finished):
     folder, recipe, _ = finished
     adapter = folder / "align" / "s-dpo" / "adapter" / "adapter_model.safetensors"
     stamp = adapter.stat().st_mtime_ns
-    done = prefrec("run", recipe, "--out", folder, "--json")
+    done = prefrec("run", folder / "recipe.yaml", "--out", folder, "--json")
     value = json.loads(done.out)
     metrics, best = (json.loads((folder / name).read_text()) for name in ("metrics.json", "best.json"))
     assert value == {"run": str(folder), "metrics": metrics, "best": best}
@@ -77,17 +71,6 @@ def test_what_loads_no_language_model_imports_no_transformers(finished):
     done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
     assert "s-dpo: unchanged" in done.stderr
     assert done.stderr.splitlines()[-1] == ""
-
-
-def test_data_of_which_a_table_is_gone_are_prepared_again(finished, tmp_path):
-    folder, recipe, _ = finished
-    shutil.copytree(folder, tmp_path / "run")
-    (tmp_path / "run" / "data" / "test.parquet").unlink()
-    done = prefrec("run", recipe, "--out", tmp_path / "run", "--until", "sft")
-    assert done.code == 0
-    assert "prepare: unchanged" not in done.err
-    assert "sft: unchanged" in done.err
-    assert (tmp_path / "run" / "data" / "test.parquet").is_file()
 
 
 def test_the_folder_is_named_after_the_recipe(place, tmp_path, monkeypatch):
@@ -123,19 +106,3 @@ def test_evaluate_refuses_a_llara_adapter(place, tmp_path):
     done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, "--adapter", f"a={tmp_path / 'adapter'}")
     assert (done.code, done.out) == (1, "")
     assert "has more than a language model (projector.safetensors)" in done.err
-
-
-def test_prepare_and_audit_are_json_for_machines(place, tmp_path):
-    files = ("--source", "files", "--interactions", place.shop["interactions"], "--items", place.shop["items"])
-    protocol = json.loads(succeed("prepare", tmp_path / "data", *files, "--candidates.size", 6, "--json"))
-    assert protocol["counts"]["items"] == 60
-    assert json.loads(succeed("audit", tmp_path / "data", "--json"))["rows"]
-
-
-def test_the_recipe_in_the_folder_runs_again(finished, tmp_path):
-    folder, _, _ = finished
-    written = folder / "recipe.yaml"
-    assert yaml.safe_load(written.read_text())["sft"]["rows"] == 32
-    done = prefrec("run", written, "--out", folder, "--json")
-    assert done.code == 0
-    assert done.err.count("unchanged") == 4

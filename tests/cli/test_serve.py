@@ -58,10 +58,11 @@ def _ask(url, body=QUESTION):
         return json.load(answer)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_many_and_ends_well(server, number):
+def test_it_answers_many_by_its_own_names_and_ends_well(server):
     process, url = server("--ranker", "sft", "--ranker", "s-dpo")
-    assert json.loads(_get(f"{url}/v1/run"))["rankers"] == ["sft", "s-dpo"]
+    assert json.loads(_get(f"{url}/v1/run", Host="localhost:1"))["rankers"] == ["sft", "s-dpo"]
+    with pytest.raises(urllib.error.HTTPError, match="421"):
+        _get(f"{url}/v1/run", Host="elsewhere.example")
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(_ask(url))) for _ in range(16)]
     for thread in threads:
@@ -73,7 +74,7 @@ def test_it_answers_many_and_ends_well(server, number):
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))):  # which asks nothing
         start = time.monotonic()
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
     assert time.monotonic() - start < 5  # 2 where nothing else runs
     assert "Traceback" not in process.stderr.read()
@@ -96,7 +97,7 @@ def test_an_empty_key_is_not_taken_for_none(folder, monkeypatch, options):
     assert "error: the API key is empty: set another one by --api-key or PREFREC_API_KEY, or unset it" in done.err
 
 
-@pytest.mark.parametrize("key", ["abc\n", "kéy", "a b", "abc\x00"])
+@pytest.mark.parametrize("key", ["abc\n", "kéy"])
 def test_a_key_that_no_header_can_hold_is_refused_at_once(folder, key):
     done = prefrec("serve", folder, "--api-key", key)
     assert (done.code, done.out) == (1, "")
@@ -122,13 +123,6 @@ def test_until_the_model_is_loaded_nobody_is_kept_waiting(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         server.serve_run(folder, host="127.0.0.1", port=port)
     assert seen == [errno.ECONNREFUSED]
-
-
-def test_it_answers_to_local_names_only(server):
-    _, url = server("--ranker", "zero-shot")
-    assert json.loads(_get(f"{url}/healthz", Host="localhost:1")) == {"status": "ok"}
-    with pytest.raises(urllib.error.HTTPError, match="421"):
-        _get(f"{url}/v1/run", Host="elsewhere.example")
 
 
 def test_what_is_not_installed_is_named(folder, monkeypatch):

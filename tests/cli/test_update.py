@@ -134,8 +134,7 @@ def test_the_update_is_a_recipe_and_stays_when_the_run_is_deleted(run, updated, 
     copy = shutil.copytree(folder, tmp_path / "copy")
     raw["update"]["run"] = str(tmp_path / "gone")
     (copy / "recipe.yaml").write_text(yaml.safe_dump(raw))
-    answers = Recommender.from_run(copy).recommend(user="fresh", k=3)
-    assert len(answers) == 3
+    assert len(Recommender.from_run(copy).recommend(user="fresh", k=3)) == 3
 
 
 def test_an_interrupted_update_goes_on(run, shop, tmp_path, monkeypatch):
@@ -167,14 +166,6 @@ def test_items_as_tokens_learn_new_items(place, shop, tmp_path):
     ids = json.loads((tmp_path / "new" / "align" / "s-dpo" / "adapter" / "items.json").read_text())
     assert ids == read_prepared(tmp_path / "new" / "data").catalogue.ids
     assert set(NEW_ITEMS) <= set(ids)
-    # The old model answers in the new catalogue as it did in its own.
-    before = pl.read_parquet(tmp_path / "new" / "predictions" / "update" / "old" / "s-dpo before.parquet")
-    asked = pl.read_parquet(tmp_path / "run" / "predictions" / "s-dpo.parquet")
-    both = before.join(asked, on=["user_id", "target", "candidates"], suffix="_asked")
-    assert len(both) >= 15
-    for ours, theirs in zip(both["scores"], both["scores_asked"], strict=True):
-        mine, others = (pl.Series(scores) - scores[0] for scores in (ours, theirs))
-        assert mine.to_list() == pytest.approx(others.to_list(), abs=1e-4)
 
 
 def test_update_refuses_a_run_that_it_cannot_update(run, shop, tmp_path):
