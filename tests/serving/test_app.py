@@ -5,14 +5,11 @@ import json
 import re
 import threading
 
-import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
 from baselines import SERVED_BASELINES
 from generated_requests import PATHS, ask
-from prefrec.data import Catalogue
-from prefrec.recommend.items import ItemIndex, UnknownItemsError
 from prefrec.serving import middleware
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.batcher import QueueFullError
@@ -52,7 +49,6 @@ def test_recommend(client):
     assert "i2" not in {r["item_id"] for r in answer["ranking"]}
     assert answer["exact"]
     _error(client.post("/v1/recommend", json={"history": [], "k": 0}), 422, "invalid")
-    _error(client.post("/v1/recommend", json={"history": ["Red Ema"]}), 404, "unknown_item")
 
 
 def test_recommend_to_a_user_under_rules(client, run):
@@ -81,12 +77,8 @@ def test_recommend_to_a_user_under_rules(client, run):
     [
         ({"user_id": "nobody"}, 404, "unknown_user", "user 'nobody' is not in the run's log"),
         ({"where": "genre = 'x'"}, 409, "rules", 'unable to find column "genre"'),
-        ({"where": "replace(title, 'e', 'ee') = 'x'"}, 409, "rules", "functions, comments"),
-        ({"where": "replace/**/(title, 'e', 'ee') = 'x'"}, 409, "rules", "functions, comments"),
-        ({"where": "\"replace\" (title, 'e', 'ee') = 'x'"}, 409, "rules", "functions, comments"),
         ({"where": "x" * 513}, 422, "invalid", "body.where: String should have at most 512"),
         ({"at_most": 2}, 409, "rules", "at_most, per: give both or neither"),
-        ({"allow": ["gone"]}, 409, "rules", "exclude every item of the catalogue"),
     ],
 )
 def test_rules_that_are_refused(client, change, status, code, message):
@@ -96,35 +88,25 @@ def test_rules_that_are_refused(client, change, status, code, message):
 @pytest.mark.parametrize(
     "where",
     [
-        "title <> 'Alien (1979)'",
-        "title <> 'replace(title, x)'",
-        "title <> 'It''s (x) -- y'",
-        "title <> '/* a(b) */' and (title in ('Red Heat', 'x (1)') or not (item_id = '#1'))",
-    ],
-)
-def test_texts_in_conditions_hold_anything(client, where):
-    answer = client.post("/v1/recommend", json={"history": ["Red Emma"], "where": where, "k": 1})
-    assert answer.status_code == 200, answer.text
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
         "E'\\' x' = replace(title, 'a', 'b')",
-        "E'\\' x' <> 'a' and ' ' <> replace(title, 'e', 'ee')",
         "\"it's\" = replace(title, 'a', 'b')",
         "`it's` = replace(title, 'a', 'b') or title = '''",
-        "title = 'a' or replace (title, 'a', 'b') = 'b'",
+        "replace/**/(title, 'e', 'ee') = 'x'",
         "$$'$$ = replace(title, '$$', '')",
         "title = 'a' -- ' or upper(title) = 'A'",
         "title = 'a' # ' or upper(title) = 'A'",
-        "U&'a' = upper(title)",
-        "'it' = 'a' or \"replace\"(title, 'a', 'b') = 'b'",
+        "'it' = 'a' or \"replace\" (title, 'a', 'b') = 'b'",
     ],
 )
 def test_functions_hide_in_no_text(client, where):
     answer = client.post("/v1/recommend", json={"history": ["Red Emma"], "where": where, "k": 1})
     assert "functions, comments, backslashes, $ and # are not allowed" in _error(answer, 409, "rules")["message"]
+
+
+def test_texts_in_conditions_hold_anything(client):
+    where = "title <> '/* a(b) */ replace(title, x) It''s -- y' and (title in ('x (1)') or not (item_id = '#1'))"
+    answer = client.post("/v1/recommend", json={"history": ["Red Emma"], "where": where, "k": 1})
+    assert answer.status_code == 200, answer.text
 
 
 def test_requests_have_ids(client):
@@ -176,21 +158,10 @@ def test_unknown_items_come_with_near_ones(client):
     assert problem["items"][1] == {"given": "zzzz", "near": []}
 
 
-def test_an_unknown_ranker(client):
-    problem = _error(client.post("/v1/rank", json=QUESTION | {"ranker": "../../sft"}), 404, "unknown_ranker")
-    names = ", ".join(["s-dpo", "dpo", "sft", "zero-shot", *SERVED_BASELINES])
-    assert problem["message"] == f"no ranker '../../sft': expected one of {names}"
-
-
-@pytest.mark.parametrize(
-    ("sent", "named"), [({}, "no content-type"), ({"content-type": "text/plain"}, "'text/plain'")]
-)
-def test_a_body_that_is_not_said_to_be_json(client, sent, named):
-    answer = client.post("/v1/rank", content=json.dumps(QUESTION), headers=sent)
-    _error(answer, 415, "no_json")
-    message = answer.json()["error"]["message"]
-    assert named in message
-    assert "send the header content-type: application/json" in message
+def test_a_body_that_is_not_said_to_be_json(client):
+    problem = _error(client.post("/v1/rank", content=json.dumps(QUESTION)), 415, "no_json")
+    assert "no content-type" in problem["message"]
+    assert "send the header content-type: application/json" in problem["message"]
 
 
 def test_a_body_that_is_too_long_is_not_read(client):
@@ -206,8 +177,6 @@ def test_a_body_that_is_too_long_is_not_read(client):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    import asyncio
-
     async def never():
         await asyncio.sleep(60)
 
@@ -372,8 +341,8 @@ def test_a_client_that_goes_away_leaves_its_place(held):
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        ("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("LOCALHOST", 200),
-        ("evil.example", 421), ("evil.example:8000", 421), ("localhost.evil.example", 421), ("", 421),
+        ("127.0.0.1", 200), ("[::1]:8000", 200), ("LOCALHOST", 200),
+        ("evil.example:8000", 421), ("localhost.evil.example", 421), ("", 421),
     ],
 )  # fmt: skip
 def test_a_server_without_a_key_answers_to_its_own_names(engine, monkeypatch, host, status):
@@ -435,26 +404,6 @@ def test_metrics(run):
     assert "invented" not in text
     assert "prefrec_pass_requests_count 5.0" in text  # two to warm up, and three requests
     assert 'prefrec_request_seconds_count{path="/v1/rank"} 4.0' in text
-
-
-def test_a_title_of_several_items_is_answered_with_all():
-    alike = pl.DataFrame({"item_id": [f"i{n}" for n in range(7)], "title": ["Alien"] * 7})
-    with pytest.raises(UnknownItemsError) as refused:
-        ItemIndex(Catalogue(alike)).resolve(["Alien"])
-    assert [i.item_id for i in refused.value.unknown[0].near] == list(alike["item_id"])
-
-
-def test_the_schema_names_the_codes_that_are_answered(client):
-    for path, method in (
-        ("/v1/rank", "post"),
-        ("/v1/recommend", "post"),
-        ("/v1/explain", "post"),
-        ("/v1/items", "get"),
-        ("/v1/users", "get"),
-    ):
-        answers = client.get("/openapi.json").json()["paths"][path][method]["responses"]
-        assert {"200", "401", "404", "422", "429", "500", "503", "504"} <= set(answers)
-        assert answers["500"]["content"]["application/json"]["schema"]["$ref"].endswith("/ProblemAnswer")
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -71,13 +71,6 @@ def _finish(worker, futures):
     return [n for f in futures for n in f.result(timeout=20)]
 
 
-def test_what_came_meanwhile_shares_a_pass_in_its_order(batcher, worker):
-    first = _busy(batcher, worker)
-    waiting = [_submit(batcher, n) for n in (2, 3, 4, 5, 6)]
-    assert _finish(worker, [first, *waiting]) == [1, 4, 9, 16, 25, 36]
-    assert worker.passes == [[1], [2, 4, 6], [3, 5]]
-
-
 @pytest.mark.parametrize(
     ("max_batch", "passes"), [(1, [[1], [3], [5], [7]]), (2, [[1], [3, 5], [7]]), (None, [[1], [3, 5, 7]])]
 )
@@ -191,14 +184,6 @@ def test_closing_in_a_hurry_gives_up_what_waits(batcher, worker):
     with pytest.raises(StoppedError, match="before it could answer"):
         waiting.result(timeout=20)
     assert _finish(worker, [first]) == [1]
-
-
-def test_passes_are_told_of(now):
-    told = []
-    batcher = Batcher(Worker(held=False), **ALIKE, clock=lambda: now[0], on_pass=told.append)
-    assert _submit(batcher, 3).result(timeout=20) == [9]
-    batcher.close()
-    assert [(p.jobs, p.waited, p.seconds) for p in told] == [(1, (0.0,), 0.0)]
 
 
 @settings(max_examples=25, deadline=None)

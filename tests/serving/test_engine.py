@@ -20,7 +20,6 @@ from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
-from prefrec.recommend.items import UnknownItemsError
 from prefrec.recommend.questions import Question
 from prefrec.recommender import Recommender
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
@@ -29,7 +28,7 @@ from prefrec.serving.scorer import Scorer, load_rankers
 from prefrec.serving.server import open_engine
 from served_run import HOSTILE, SPECIAL, add_rankers
 from slow import slow_logps, slow_logps_within
-from tiny import broken, tiny_llama
+from tiny import tiny_llama
 
 HISTORY = ["Red Emma", "i7", "Old Night"]
 CANDIDATES = ["Wild Alien", "Cold Heat", "Lost Days", "Red Story"]
@@ -56,7 +55,7 @@ def _slow(run, ranker, history, candidates, shown=None):
         return slow_logps(twin.model, choices).numpy()
 
 
-@pytest.mark.parametrize("ranker", ["zero-shot", "sft", "dpo", "s-dpo"])
+@pytest.mark.parametrize("ranker", ["zero-shot", "dpo"])
 def test_rank_equals_the_slow_twin(engine, run, ranker):
     answer = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=ranker)))
     want = _slow(run, ranker, ["Red Emma", "Red Eye", "Old Night"], CANDIDATES)
@@ -86,10 +85,8 @@ def test_history_is_shown_as_the_recipe_says(run):
     told = _ask(engine, engine.explain(ExplainRequest(history=HISTORY, target="Wild Alien")))
     rest = [_slow(run, "sft", [*shown[:i], *shown[i + 1 :]], ["Wild Alien"], shown=())[0] for i in range(3)]
     np.testing.assert_allclose([i.logp_without for i in told.influences], rest, rtol=1e-4)
-    best = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=3))).ranking
-    every = [title for title in years if title not in titles]
-    logps = _slow(run, "sft", shown, every, shown=())
-    np.testing.assert_allclose([r.score for r in best], np.sort(logps)[:-4:-1], rtol=1e-4)
+    (best,) = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=1))).ranking
+    np.testing.assert_allclose(best.score, _slow(run, "sft", shown, [best.title], shown=())[0], rtol=1e-4)
     engine.close()
 
 
@@ -187,64 +184,51 @@ def test_a_history_that_does_not_fit_is_shortened_and_said_so(engine):
     assert len(answer.history) == 180
 
 
-def test_explain_without_candidates_asks_as_recommend_does(engine, run):
-    request = ExplainRequest(history=HISTORY, target="Lost Days", ranker="dpo")
-    answer = _ask(engine, engine.explain(request))
-    history = ["Red Emma", "Red Eye", "Old Night"]
-    logp = _slow(run, "dpo", history, ["Lost Days"], shown=())[0]
-    without = _slow(run, "dpo", history[1:], ["Lost Days"], shown=())[0]
-    np.testing.assert_allclose([answer.logp, answer.influences[0].logp_without], [logp, without], rtol=1e-4)
-    assert answer.share is None
-    assert answer.influences[0].share_change is None
-
-
-@pytest.mark.parametrize("ranker", ["zero-shot", "dpo"])
-def test_recommend_equals_the_slow_twin(engine, run, ranker):
+def test_recommend_and_explain_equal_the_slow_twin(engine, run):
     """Every title of the catalogue after the prompt without candidates, one sequence each."""
-    answer = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=7, ranker=ranker)))
+    answer = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=7, ranker="dpo")))
     seen = ["Red Emma", "Red Eye", "Old Night"]
     titles = [t for t in HOSTILE if t not in seen]
-    want = _slow(run, ranker, seen, titles, shown=())
+    want = _slow(run, "dpo", seen, titles, shown=())
     best = np.argsort(-want, kind="stable")[:7]
     assert [r.title for r in answer.ranking] == [titles[i] for i in best]
     np.testing.assert_allclose([r.score for r in answer.ranking], want[best], rtol=1e-4)
     assert answer.exact
-    assert answer.ranker == ranker
     assert not answer.history_shortened
+    told = _ask(engine, engine.explain(ExplainRequest(history=HISTORY, target=titles[3], ranker="dpo")))
+    without = _slow(run, "dpo", seen[1:], [titles[3]], shown=())[0]
+    np.testing.assert_allclose([told.logp, told.influences[0].logp_without], [want[3], without], rtol=1e-4)
+    assert (told.share, told.influences[0].share_change) == (None, None)
 
 
-@pytest.mark.parametrize("length", [4, 48])
-def test_explain_equals_leave_one_out_of_the_command_line(engine, run, length):
-    """A history that does not fit too: items that the prompt has no room for are not in the answer."""
+def test_what_the_prompt_has_no_room_for_is_not_explained(engine, run):
+    """As by the command line."""
     row = run.data.test[0]
-    history = ("i0", "i1", "i7", "i9") * (length // 4)
+    history = ("i0", "i1", "i7", "i9") * 12
     asked = ExplainRequest(history=list(history), candidates=list(row.candidates), target=row.target, ranker="sft")
     answer = _ask(engine, engine.explain(asked))
     want = leave_one_out(run.ranker("sft"), RankingExample("u", history, row.candidates, row.target))
-    assert answer.history_shortened == (length == 48) == (len(want) < length)
-    assert [i.position for i in answer.influences] == list(range(length - len(want), length))
+    assert answer.history_shortened
+    assert [i.position for i in answer.influences] == list(range(48 - len(want), 48))
     assert [i.item_id for i in answer.influences] == [item for item, _ in want]
     np.testing.assert_allclose([i.logp_change for i in answer.influences], [e for _, e in want], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
+def test_what_cannot_be_asked_is_refused(engine):
+    for ask, error, message in (
         ({"ranker": "sdpo"}, UnknownRankerError, "no ranker 'sdpo': expected one of s-dpo, dpo, sft, zero-shot"),
-        ({"history": ["Red Emmma"]}, UnknownItemsError, r"'Red Emmma' among 60; similar: Red Emma \(id "),
-        ({"candidates": ["Red Emma", "red  emma"]}, DataError, "'Red Emma' occurs twice among the candidates"),
         ({"candidates": HOSTILE}, TokenizerError, "use fewer candidates"),
-    ],
-)
-def test_rank_refuses(engine, change, error, message):
-    request = RankRequest.model_validate({"history": HISTORY, "candidates": CANDIDATES} | change)
-    with pytest.raises(error, match=message):
-        engine.rank(request)
-
-
-def test_explain_refuses_a_target_that_is_no_candidate(engine):
+    ):
+        request = RankRequest.model_validate({"history": HISTORY, "candidates": CANDIDATES} | ask)
+        with pytest.raises(error, match=message):
+            engine.rank(request)
     with pytest.raises(DataError, match="'Red Emma' is not among the candidates"):
         engine.explain(ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="Red Emma"))
+    names = [f"i{n}" for n in range(60)] * 2
+    for history, candidates in ((50, 21), (11, 100)):
+        request = ExplainRequest(history=names[:history], candidates=names[:candidates], target="i0")
+        with pytest.raises(DataError, match=rf"{history} history items × {candidates} candidates .*fewer candidates"):
+            engine.explain(request)
 
 
 @settings(max_examples=30, deadline=None)
@@ -261,22 +245,6 @@ def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
     for choices, got in zip(sets, _alone(model, budget).score("zero-shot", sets), strict=True):
         with torch.no_grad():
             np.testing.assert_allclose(got, slow_logps(model, choices).numpy(), rtol=1e-4, atol=1e-3)
-
-
-def test_histories_of_item_tokens_share_a_pass_and_titles_do_not(run, monkeypatch):
-    scorer = open_engine(run, ["sft"])._scorer
-    assert scorer.catalogue_tokens > 128
-    monkeypatch.setattr(type(scorer.lm), "has_items", True)
-    assert scorer.catalogue_tokens == 128
-
-
-def test_a_model_that_cannot_branch_is_scored_row_by_row():
-    model = broken(tiny_llama())
-    scorer = _alone(model)
-    choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
-    with torch.no_grad():
-        np.testing.assert_allclose(scorer.score("zero-shot", [choices])[0], slow_logps(model, choices), rtol=1e-4)
-    assert scorer.lm.scorer.layout == "separate"
 
 
 def test_scores_that_are_no_numbers_are_an_error(engine, run):
@@ -323,7 +291,7 @@ def composed(folder, tmp_path_factory):
     engine.close()
 
 
-@pytest.mark.parametrize("name", ["fused", "two", "item-kNN", "random"])
+@pytest.mark.parametrize("name", ["fused", "two", "item-kNN"])
 def test_other_rankers_answer_as_in_python(composed, name):
     folder, engine = composed
     assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", "two", "fused", *SERVED_BASELINES]
@@ -361,13 +329,12 @@ def test_a_fusion_that_was_not_made_is_left_out_unless_it_is_named(composed, tmp
         open_engine(open_run(copy), ["fused"])
 
 
-def test_a_ranker_of_lists_alone_is_not_asked_about_the_catalogue(run, monkeypatch):
-    engine = open_engine(run, ["sft", "popularity"])
-    entry = engine._scorer.others["popularity"]
-    monkeypatch.setitem(engine._scorer.others, "popularity", replace(entry, load_full=None))
+def test_a_ranker_of_lists_alone_is_not_asked_about_the_catalogue(composed, monkeypatch):
+    _, engine = composed
+    others = engine._scorer.others
+    monkeypatch.setitem(others, "popularity", replace(others["popularity"], load_full=None))
     with pytest.raises(DataError, match="popularity cannot recommend from all items: send candidates"):
         engine.recommend(RecommendRequest(history=HISTORY, ranker="popularity"))
-    engine.close()
 
 
 def test_a_long_question_is_one_job_in_several_passes(run):
@@ -388,17 +355,6 @@ def test_a_long_question_is_one_job_in_several_passes(run):
     assert sum(len(p.waited) for p in passes) == 2
 
 
-@pytest.mark.parametrize(("history", "candidates"), [(50, 21), (11, 100), (50, 0)])
-def test_too_much_to_explain_is_refused(engine, history, candidates):
-    names = [f"i{n}" for n in range(60)] * 2
-    request = ExplainRequest(history=names[:history], candidates=names[:candidates], target="i0")
-    if not candidates:
-        assert engine.explain(request)
-        return
-    with pytest.raises(DataError, match=rf"{history} history items × {candidates} candidates .*fewer candidates"):
-        engine.explain(request)
-
-
 def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):
     engine = open_engine(run, ["sft"])
     calls, begun, go = [], threading.Event(), threading.Event()
@@ -417,22 +373,6 @@ def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):
     assert len(calls) == 1
 
 
-def test_weights_are_not_read_from_their_files_while_serving(folder, tmp_path):
-    """Whoever replaces a file of the model changes no answer; one that becomes shorter would even end the process."""
-    shutil.copytree(folder.parent, tmp_path / "place")
-    copy = tmp_path / "place" / "run"
-    recipe = copy / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace(str(folder.parent), str(tmp_path / "place")))
-    engine = open_engine(open_run(copy), ["sft", "zero-shot"])
-    requests = [RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=r) for r in engine.rankers]
-    before = [_ask(engine, engine.rank(r)) for r in requests]
-    for file in (tmp_path / "place").rglob("*.safetensors"):
-        with file.open("r+b") as f:
-            f.write(bytes(file.stat().st_size))
-    assert [_ask(engine, engine.rank(r)) for r in requests] == before
-    engine.close()
-
-
 def test_all_doors_agree_in_bfloat16(run):
     """`rank`, `explain`, `recommend`, `evaluate` and the server, alone or with others, however much shares a pass."""
     model = run.recipe.model.model_copy(update={"dtype": "bfloat16"})
@@ -446,17 +386,17 @@ def test_all_doors_agree_in_bfloat16(run):
     questions = [{"history": row.history, "candidates": row.candidates} for row in rows]
     ranked = [engine.rank(RankRequest(**q)) for q in questions]
     futures = [engine.submit(r, 60) for r in ranked]  # many at once
-    for row, asked, future, scores, question in zip(rows, ranked, futures, want, questions, strict=True):
+    for row, asked, future, scores in zip(rows, ranked, futures, want, strict=True):
         best = [row.candidates[i] for i in np.argsort(-scores, kind="stable")]
         answer = asked.answer(future.result(60))
         assert [r.item_id for r in answer.ranking] == best
         np.testing.assert_allclose([r.score for r in answer.ranking], sorted(scores)[::-1], atol=1e-3)
+    whole = CatalogueRanker(lm)
+    for row, scores, question in zip(rows[:2], want, questions, strict=False):
         why = _ask(engine, engine.explain(ExplainRequest(**question, target=row.target)))
         np.testing.assert_allclose(why.logp, scores[row.target_index], atol=1e-3)
         effects = [effect for _, effect in leave_one_out(lm, row)]
         np.testing.assert_allclose([i.logp_change for i in why.influences], effects, atol=1e-3)
-    whole = CatalogueRanker(lm)
-    for row in rows[:4]:
         found = _ask(engine, engine.recommend(RecommendRequest(history=row.history, k=10)))
         for method in ("exact", "search"):
             best = whole.recommend(row.history, 10, without=row.history, method=method)

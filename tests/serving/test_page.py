@@ -1,4 +1,4 @@
-"""The page in a real browser: clicks, the keyboard alone, two widths, and titles that are markup.
+"""The page in a real browser: what it asks and shows, by mouse and keyboard, and titles that are markup.
 
 The picture in the documentation is made of a run by
 `PREFREC_SHOWN=runs/demo python -m pytest tests/serving/test_page.py -k picture`.
@@ -98,7 +98,7 @@ def _titles(page, side):
 
 
 @needs_browser
-def test_choose_rank_and_ask_why(page, served, tmp_path):
+def test_choose_rank_and_ask_why(page, served):
     for text, title in (("red em", "Red Emma"), ("old night", "Old Night")):
         _add(page, "history", text, title)
     for text, title in (("wild a", "Wild Alien"), ("i11", "Old Heat"), ("lost days", "Lost Days")):
@@ -111,123 +111,68 @@ def test_choose_rank_and_ask_why(page, served, tmp_path):
         asked = engine.rank(RankRequest(**body, ranker=ranker))
         answer = asked.answer(engine.submit(asked, 60).result(60))
         assert _titles(page, side) == [line.title for line in answer.ranking]
-        assert page.locator(f"#{side} .share").first.inner_text().rstrip("%") in (
-            f"{100 * answer.ranking[0].share:.1f}",
-            "100",
-        )
-        widths = page.locator(f"#{side} .bar i").evaluate_all(
-            "bars => bars.map(b => b.getBoundingClientRect().width)"
-        )
-        assert widths == sorted(widths, reverse=True)
-        assert widths[0] > 10
+        shown = (f"{100 * answer.ranking[0].share:.1f}", "100")
+        assert page.locator(f"#{side} .share").first.inner_text().rstrip("%") in shown
     page.locator("#right .ranking button", has_text="Lost Days").click()
     expect(page.locator("#why-title")).to_have_text("Why “Lost Days”?")
     expect(page.locator("#why-left .reasons li")).to_have_count(2)
-    expect(page.locator("#why-part")).to_be_hidden()
-    expect(page.locator("#why-right .amount").first).to_have_text(re.compile(r"^[+−]\d+\.\d\d$"))
-    shot = tmp_path / "page.png"
-    page.screenshot(path=shot, full_page=True)
-    assert shot.stat().st_size > 20_000
+    page.locator("#training summary").click()
+    assert page.locator("#training svg.plot").count() == 3
 
 
 @needs_browser
 def test_the_keyboard_alone(page):
-    page.keyboard.press("Tab")
-    expect(page.locator(".skip")).to_be_focused()
-    page.keyboard.press("Tab")
-    expect(page.locator("#user")).to_be_focused()
-    page.keyboard.press("Tab")
-    expect(page.locator("#history-input")).to_be_focused()
+    page.locator("#history-input").focus()
     page.keyboard.type("red")
-    expect(page.locator("#history-input")).to_have_attribute("aria-expanded", "true")
-    first = page.locator("#history-options [role=option]").nth(0).inner_text()
     second = page.locator("#history-options [role=option]").nth(1).inner_text()
     page.keyboard.press("ArrowDown")
-    active = page.locator("#history-input").get_attribute("aria-activedescendant")
-    assert page.locator(f"#{active}").inner_text() == second
     page.keyboard.press("Enter")
     expect(page.locator("#history .chosen li")).to_have_text([f"{second}×"])
-    page.keyboard.type("red")
-    expect(page.locator("#history-input")).to_have_attribute("aria-expanded", "true")
-    expect(page.locator("#history-options [role=option]").first).to_have_text(first)
-    assert second not in page.locator("#history-options").inner_text()
-    page.keyboard.press("Escape")
-    expect(page.locator("#history-options")).to_be_hidden()
-    page.keyboard.press("ControlOrMeta+a")
-    page.keyboard.press("Delete")
-    page.keyboard.press("Tab")  # the button that removes the title
-    expect(page.get_by_role("button", name=f"Remove {second}")).to_be_focused()
-    page.keyboard.press("Tab")
-    expect(page.locator("#candidates-input")).to_be_focused()
-    for text in ("wild", "cold"):
-        page.keyboard.type(text)
-        expect(page.locator("#candidates-options [role=option]").first).to_be_visible()
-        page.keyboard.press("Enter")
     page.keyboard.press("Enter")  # with an empty field: recommend
     expect(page.locator("#left .ranking li")).to_have_count(10)
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    for _ in range(12):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.closest('#left .ranking') !== null"):
-            break
-    page.keyboard.press("Enter")
-    expect(page.locator("#why")).to_be_focused()
 
 
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width, tmp_path):
+def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width):
     page.set_viewport_size({"width": width, "height": 844})
     page.reload()
     expect(page.locator("#left select")).to_have_value("window co-occurrence")
-    expect(page.locator("#legend")).to_be_hidden()
     page.get_by_role("button", name="Show an example").click()
     expect(page.locator("#left .ranking li")).to_have_count(6)
     expect(page.locator("#left .share, #left .bar")).to_have_count(0)
     expect(page.locator("#right .share")).to_have_count(6)
     page.locator("#left .ranking button").first.click()
-    expect(page.locator("#why-right .reasons li").first).to_be_visible()
     expect(page.locator("#why-left")).to_contain_text("Only language models can explain.")
-    for words in ("share of this list", "log-probability of the title", "above or below", "chose next"):
-        expect(page.locator("#legend")).to_contain_text(words)
-    expect(page.locator("#why .legend")).to_contain_text("lowers it")
-    link = page.locator("#right .ranking button").first
-    expect(link).to_have_css("text-decoration-line", "underline")
-    assert link.evaluate("e => getComputedStyle(e).color") != page.evaluate("getComputedStyle(document.body).color")
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    beyond = page.locator("main *").evaluate_all(
-        f"all => all.filter(e => e.getBoundingClientRect().right > {width} + 1).map(e => e.outerHTML)"
-    )
-    assert beyond == []
-    small = page.locator("button:visible, input:visible, select:visible").evaluate_all(
-        "all => all.filter(e => e.getBoundingClientRect().height < 24).map(e => e.outerHTML)"
-    )
-    assert small == []
-    page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
-    for select, ranker in (("#left", "item-kNN"), ("#right", "popularity")):
-        page.locator(f"{select} select").select_option(ranker)
-    expect(page.locator("#right .share")).to_have_count(0)
-    expect(page.locator(".ranking li")).to_have_count(12)
-    expect(page.locator(".ranking button")).to_have_count(0)  # none of the two can be asked why
 
 
 @needs_browser
-def test_rules_go_with_the_question(page, served):
+def test_rules_go_with_the_question(page):
     _add(page, "history", "red em", "Red Emma")
     page.locator("#rules summary").click()
     page.get_by_label("Only titles where").fill("title like 'Red %'")
-    expect(page.locator("#rules")).to_contain_text("SQL condition on item_id, title")
-    expect(page.locator("#at-most")).to_have_count(0)  # no column could group the titles
     page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#right .ranking li")).to_have_count(7)
-    assert all(title.startswith("Red ") for title in _titles(page, "right"))
-    assert "Red Emma" not in _titles(page, "right")
+    assert all(title.startswith("Red ") and title != "Red Emma" for title in _titles(page, "right"))
     page.get_by_label("Exclude titles that the user has seen").uncheck()
     page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#right .ranking button", has_text="Red Emma")).to_be_visible()
+
+
+@needs_browser
+def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
+    user = run.data.train_interactions["user_id"][0]
+    page.get_by_label("User", exact=True).fill(user)
+    with page.expect_request("**/v1/recommend") as asked:
+        page.get_by_role("button", name="Recommend").click()
+    assert (asked.value.post_data_json["user_id"], asked.value.post_data_json["history"]) == (user, [])
+    expect(page.locator("#right .ranking li")).to_have_count(10)
+    with page.expect_request("**/v1/explain") as explained:
+        page.locator("#right .ranking button").first.click()
+    assert len(explained.value.post_data_json["history"]) > 1
 
 
 @needs_browser
@@ -264,36 +209,6 @@ def test_titles_are_text_and_never_markup(page):
 
 
 @needs_browser
-def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
-    user = run.data.train_interactions["user_id"][0]
-    page.get_by_label("User", exact=True).fill(user[:1])
-    expect(page.locator("#users option").first).to_have_attribute("value", re.compile(f"^{user[:1]}"))
-    page.get_by_label("User", exact=True).fill(user)
-    _add(page, "history", "red em", "Red Emma")
-    with page.expect_request("**/v1/recommend") as asked:
-        page.get_by_role("button", name="Recommend").click()
-    assert (asked.value.post_data_json["user_id"], asked.value.post_data_json["history"]) == (user, [])
-    expect(page.locator("#right .ranking li")).to_have_count(10)
-    with page.expect_request("**/v1/explain") as explained:
-        page.locator("#right .ranking button").first.click()
-    assert len(explained.value.post_data_json["history"]) > 1
-    expect(page.locator("#why")).to_be_visible()
-    with page.expect_request("**/v1/recommend") as again:
-        page.locator("#right select").select_option("zero-shot")
-    assert again.value.post_data_json["history"] == []
-
-
-@needs_browser
-def test_curves_of_the_run_are_drawn(page):
-    page.locator("#training summary").click()
-    assert page.locator("#training svg.plot").count() == 3
-    assert "Rewards" in page.locator("#training").inner_text()
-    colours = page.locator("#training .legend i[style]").evaluate_all("all => all.map(i => i.style.background)")
-    assert len(set(colours)) == 3  # SFT, DPO and S-DPO
-    assert page.locator("#training svg.plot").first.evaluate("s => s.getBoundingClientRect().height") > 100
-
-
-@needs_browser
 def test_a_key_is_asked_for(served, browser):
     _, engine = served
     with _served(engine, "tiny", api_key="sesame") as url:
@@ -311,8 +226,6 @@ def test_a_key_is_asked_for(served, browser):
     ("rankers", "sides"),
     [
         (["s-dpo", "sft", "zero-shot"], ("sft", "s-dpo")),
-        (["sft", "zero-shot"], ("zero-shot", "sft")),
-        (["s-dpo", "dpo"], ("dpo", "s-dpo")),
         (["s-dpo", "sft", "popularity", "item-kNN"], ("item-kNN", "s-dpo")),
         (["item-kNN", "sft", "window co-occurrence"], ("sft", "item-kNN")),
         (["sft"], ("sft", "sft")),
