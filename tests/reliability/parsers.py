@@ -14,7 +14,7 @@ import polars as pl
 import yaml
 
 from prefrec.data import read_prepared
-from prefrec.data.readers import read_json_rows, read_table
+from prefrec.data.readers import read_table
 from prefrec.errors import PrefrecError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import load_recipe
@@ -156,13 +156,6 @@ PARSERS: dict[str, Parser] = {
             _log,
             _ITEMS,
         ),
-        Parser(
-            "log as RecBole's .inter",
-            "log.inter",
-            (b"user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\t5\nu1\ti2\t6\n",),
-            _log,
-            _ITEMS,
-        ),
         Parser("log as Parquet", "log.parquet", (_LOG,), _log, _ITEMS),
         Parser("log as gzip", "log.csv.gz", (gzip.compress(GOOD_LOG, mtime=0),), _log, _ITEMS),
         Parser(
@@ -180,7 +173,6 @@ PARSERS: dict[str, Parser] = {
             lambda path: read_published(path),
             {},
         ),
-        Parser("JSON lines", "x.jsonl", (_lines({"a": 1}, {"b": [None]}),), lambda p: read_json_rows(p).rows(), {}),
         Parser(
             "Goodreads shelves",
             "shelf.json",
@@ -212,7 +204,6 @@ PARSERS: dict[str, Parser] = {
             )
             for suffix, seeds in (
                 ("csv", (ROWS, b"user_id,item_ids\nu,[1 2 3]\nv,\"['2', '1', '3']\"\n")),
-                ("jsonl", (_lines({"user_id": "u", "item_ids": [1, 2, 3], "timestamp": 5}),)),
                 ("parquet", (_parquet(user_id=["u"], item_ids=[[1, 2, 3]], timestamp=[5]),)),
                 ("inter", (b"user_id:token\titem_id_list:token_seq\titem_id:token\nu\t1 2\t3\n",)),
             )

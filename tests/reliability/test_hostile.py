@@ -39,8 +39,6 @@ def test_what_hangs_is_ended_and_is_no_refusal(tmp_path):
 @pytest.mark.parametrize(
     ("told", "want", "same"),
     [
-        ([1, 2], [1, 2], True),
-        (REFUSED, [1, 2], True),
         ([REFUSED, 2], [1, 2], True),
         ([REFUSED, 3], [1, 2], False),
         ([1, 3], [1, 2], False),

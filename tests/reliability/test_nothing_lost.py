@@ -10,12 +10,12 @@ import shutil
 import polars as pl
 import pytest
 
-from reliability import crashes, disks, kills
+from reliability import crashes, disks
 from reliability.damage import damage_run
-from reliability.kills import SOONER, Killed, kill_running
+from reliability.kills import kill_running
 from reliability.whole_runs import END, PARTS, differences
 
-KILLS, CRASHES = 3, 2
+KILLS, CRASHES = 2, 2
 
 
 @pytest.fixture(scope="module")
@@ -31,33 +31,6 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(recipe, whole, tmp_path, n
     killed = kill_running(recipe, tmp_path, run, seconds, moment)
     assert not killed.lost, killed
     assert killed.stage in PARTS, killed
-
-
-@pytest.fixture
-def tried(monkeypatch):
-    """Plays runs that end `late` times before the kill, and lose `lost`; the times that kills went by."""
-
-    def play(late, lost=()):
-        seconds_tried = []
-
-        def kill_run(recipe, run, whole, seconds, moment):
-            seconds_tried.append(seconds)
-            if len(seconds_tried) <= late:
-                return Killed(moment, END, list(lost), SOONER * seconds)
-            return Killed(moment, "sft", list(lost), seconds)
-
-        monkeypatch.setattr(kills, "kill_run", kill_run)
-        return seconds_tried
-
-    return play
-
-
-def test_a_run_that_ends_sooner_than_thought_is_hit_all_the_same(recipe, whole, tmp_path):
-    run, seconds = whole
-    killed = kill_running(recipe, tmp_path, run, 1000 * seconds, 0.9)
-    assert (tmp_path / "1").exists()  # the first kill came too late
-    assert killed.hit
-    assert not killed.lost, killed
 
 
 @pytest.mark.skipif(crashes.why_not() is not None, reason=str(crashes.why_not()))

@@ -12,12 +12,8 @@ EXAMPLES = 60
 
 
 @pytest.mark.parametrize("parser", PARSERS.values(), ids=PARSERS.keys())
-def test_good_input_is_read(parser, tmp_path):
+def test_good_input_is_read_and_any_bytes_are_read_or_refused(parser, tmp_path):
     assert survive(parser, parser.seeds[0], tmp_path)
-
-
-@pytest.mark.parametrize("parser", PARSERS.values(), ids=PARSERS.keys())
-def test_any_bytes_are_read_or_refused(parser, tmp_path):
     read, refused = hold(parser, tmp_path, EXAMPLES)
     assert read + refused >= EXAMPLES / 2
 

@@ -13,7 +13,6 @@ import polars as pl
 from reliability.corpus.case import Case, Content, command, write
 
 HEADER = "item_id,title\n"
-UNSEEN = " \u200b"
 
 
 def _items(
@@ -38,17 +37,11 @@ CASES = [
     _items("no id", "Name the right one with --columns.catalogue-item", "sku,title\ni1,Alien\n"),
     _items("titles empty", "items.csv: no item has a title (column title); name the right column, or add titles", HEADER + "i1,\ni2,\n"),
     _items("a title empty", "1 items of the log have no title in the catalogue (first: 'i1'", HEADER + "".join(f"i{i},{'' if i == 1 else f'Title {i}'}\n" for i in range(60))),
-    _items("a title that nobody sees", "1 items of the log have no title in the catalogue (first: 'i1'", HEADER + "".join(f"i{i},{UNSEEN if i == 1 else f'Title {i}'}\n" for i in range(60))),
     _items("other ids", "(such as '1')", HEADER + "1,Alien\n", "--missing-titles", "drop"),
     _items("an id empty", "items.csv, line 3: item_id is empty (1 rows); fill or drop these rows", HEADER + "i1,Alien\n,Heat\n"),
     _items("two titles for one id", "item 'i1' has 2 titles: 'Alien' / 'Heat'", HEADER + "i1,Alien\ni1,Heat\n"),
     _items("one title for two ids", "'Heat' is the title of i1, i2. A language model identifies items by title: choose --duplicate-titles", HEADER + "".join(f"i{i},{'Heat' if i in (1, 2) else f'Title {i}'}\n" for i in range(60))),
-    _items("titles missing", "items of the log have no title in the catalogue", HEADER + "i1,Alien\n"),
     _items("a comma not quoted", "items.csv, line 2: cannot be read as a table: more than the 2 fields", HEADER + "i1,Me, Myself & Irene\n"),
     _items("latin-1", "items.csv, line 2: byte 0xe9 is not utf-8", HEADER.encode() + b"i1,Am\xe9lie\n"),
     _items("Parquet, lists for titles", "items.parquet, column title: expected text or numbers, got type List(String)", _frame(title=[["Alien"], ["Heat"]]), file="items.parquet"),
-    _items("Parquet, a title null", "1 items of the log have no title in the catalogue (first: 'i1'", _frame(item_id=[f"i{i}" for i in range(60)], title=[None if i == 1 else f"Title {i}" for i in range(60)]), file="items.parquet"),
-    _items("Parquet, bytes for titles", "items.parquet, column title: expected text or numbers, got type Binary", _frame(title=[b"\xff\xfe", b"Heat"]), file="items.parquet"),
-    _items("atomic, two titles", "item '7' has 2 titles", "item_id:token\ttitle:token_seq\n7\tHope\n7\tFaith\n", file="items.item"),
-    _items("no gzip", "items.csv.gz: the name ends in .gz, but the content is not gzip", HEADER, file="items.csv.gz"),
 ]  # fmt: skip
