@@ -3,11 +3,9 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import polars as pl
 import pytest
 
-from baselines import UNDATED_BASELINES
 from prefrec import files
 from prefrec.pipeline import score
 from prefrec.pipeline.entry import RunInputs, adapter_key, lm_entry, model_key
@@ -40,29 +38,6 @@ def asked(monkeypatch):
     return names
 
 
-def test_every_ranker_answers_the_same_rows(evaluate, entries, data):
-    scores = evaluate(entries)
-    assert scores.evaluation.rankers == [*UNDATED_BASELINES, "zero-shot", "sft"]
-    assert scores.evaluation.n == 20
-    assert len(scores.predictions) == 10 * 20
-    for (_, group), example in zip(
-        scores.predictions.sort("row").group_by("row", maintain_order=True), data.test[:20], strict=True
-    ):
-        assert group["target"].unique().to_list() == [example.target]
-    assert "40 candidate sets" in scores.evaluation.audit.verdict
-    assert set(scores.evaluation.metrics["sft"]) == {"hr@1", "hr@3", "ndcg@3", "mrr"}
-
-
-def test_metrics_are_means_of_the_predictions(evaluate, entries):
-    scores = evaluate(entries)
-    for name, metrics in scores.evaluation.metrics.items():
-        ranks = scores.predictions.filter(pl.col("ranker") == name).select("rank", "tied").rows()
-        orders = [range(rank, rank + tied + 1) for rank, tied in ranks]  # where the target may stand
-        assert metrics["hr@1"].mean == pytest.approx(np.mean([np.mean([r == 1 for r in own]) for own in orders]))
-        assert metrics["hr@3"].mean == pytest.approx(np.mean([np.mean([r <= 3 for r in own]) for own in orders]))
-        assert metrics["mrr"].mean == pytest.approx(np.mean([np.mean([1 / r for r in own]) for own in orders]))
-
-
 def test_generation_is_counted_on_its_own_rows(evaluate, entries):
     scores = evaluate(entries, generate_rows=4)
     assert scores.generation.rankers == ["zero-shot", "sft"]
@@ -91,52 +66,27 @@ def test_known_predictions_are_not_made_again(evaluate, entries, asked):
     first = evaluate(entries)
     assert asked == ["zero-shot", "sft"]
     again = evaluate(entries)
+    evaluate(entries, batch_size=3, ks=[2], references=["random"])
     assert asked == ["zero-shot", "sft"]
     assert again.evaluation == first.evaluation
     assert again.predictions.equals(first.predictions)
 
 
-@pytest.mark.parametrize("change", [{"rows": 10}, {"split": "validation"}, {"generate_rows": 2}])
+@pytest.mark.parametrize("change", [{"split": "validation"}, {"generate_rows": 2}])
 def test_other_rows_are_asked_again(evaluate, entries, asked, change):
     evaluate(entries[:1])
     evaluate(entries[:1], **change)
     assert asked == ["zero-shot"] * 2
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"ks": [2]}, {"references": ["random"]}])
-def test_what_does_not_change_predictions_is_not_asked_again(evaluate, entries, asked, change):
-    evaluate(entries[:1])
-    evaluate(entries[:1], **change)
-    assert asked == ["zero-shot"]
-
-
-def test_another_template_is_asked_again(evaluate, asked, data, recipe, tmp_path):
-    template = tmp_path / "mine.jinja2"
-    model = recipe.model.model_copy(update={"templates": [str(template)]})
-    for text in ("{{ history }} {{ candidates }}:", "{{ candidates }} after {{ history }}:"):
-        template.write_text(text)
-        evaluate([lm_entry("zero-shot", None, data, model)])
-    evaluate([lm_entry("zero-shot", None, data, model)])
-    assert asked == ["zero-shot"] * 2
-
-
-def test_half_written_predictions_are_made_again(evaluate, entries, asked, tmp_path):
-    evaluate(entries[:1])
-    state = tmp_path / "cache" / "zero-shot.json"
-    state.write_text(state.read_text()[:10])
-    evaluate(entries[:1])
-    assert asked == ["zero-shot"] * 2
-
-
-@pytest.mark.parametrize("cut", [True, False])
-def test_damaged_predictions_are_made_again(evaluate, entries, asked, tmp_path, capsys, cut):
+@pytest.mark.parametrize("file", ["zero-shot.parquet", "zero-shot.json"])
+def test_damaged_predictions_are_made_again(evaluate, entries, asked, tmp_path, capsys, file):
     before = evaluate(entries[:1])
-    path = tmp_path / "cache" / "zero-shot.parquet"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content[:-9] if cut else content)
+    path = tmp_path / "cache" / file
+    path.write_bytes(path.read_bytes()[:-9])
     assert evaluate(entries[:1]).predictions.equals(before.predictions)
-    assert "zero-shot.parquet is damaged and will be computed again" in capsys.readouterr().err
+    told = "zero-shot.parquet is damaged and will be computed again" in capsys.readouterr().err
+    assert told == (file == "zero-shot.parquet")
     assert asked == ["zero-shot"] * 2
 
 
@@ -218,11 +168,3 @@ def test_the_key_of_a_model_changes_with_what_matters():
     ]
     assert len(set(keys[:4])) == len(set(keys[4:])) == 1
     assert keys[0] != keys[4]
-
-
-def test_paired_differences_are_differences(evaluate, entries):
-    evaluation = evaluate(entries).evaluation
-    difference = evaluation.difference("sft", "zero-shot", "mrr")
-    means = [evaluation.metrics[name]["mrr"].mean for name in ("sft", "zero-shot")]
-    assert difference.mean == pytest.approx(np.subtract(*means))
-    assert difference.low <= difference.mean <= difference.high
