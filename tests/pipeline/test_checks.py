@@ -23,10 +23,6 @@ def changed(recipe):
     return change
 
 
-def test_enough_rows(recipe, data):
-    check_rows(recipe, data)
-
-
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -73,20 +69,6 @@ def test_nothing_is_trained_where_a_title_does_not_fit(changed, recipe, tmp_path
     assert not (tmp_path / "run" / "sft").exists()
 
 
-def test_all_but_the_last_row_may_be_skipped(changed, data):
-    check_rows(changed(sft={"skip_rows": len(data.train) - 1}), data)
-    with pytest.raises(ConfigError, match=f"only {len(data.train)} examples"):
-        check_rows(changed(sft={"skip_rows": len(data.train)}), data)
-
-
-def test_fewer_rows_than_asked_for_are_told(changed, data, tmp_path, capsys):
-    n = len(data.train)
-    short = changed(sft={"rows": 500, "skip_rows": n - 8, "epochs": 1, "eval_rows": 0}, align=[])
-    run_recipe(short, tmp_path / "run", until="sft")
-    told = f"sft: training on 8 examples, not 500: there are no more after skip_rows: {n - 8}"
-    assert told in capsys.readouterr().err
-
-
 def test_fewer_histories_than_asked_for_are_told(changed, tmp_path, capsys):
     """However many rows they are cut into."""
     section = {"rows": 500, "skip_rows": 30, "titles": 3, "epochs": 1, "eval_rows": 0}
@@ -94,6 +76,12 @@ def test_fewer_histories_than_asked_for_are_told(changed, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "sft: training on 10 examples, not 500: there are no more after skip_rows: 30" in told
     assert "30 training examples" in told
+
+
+def test_all_but_the_last_row_may_be_skipped(changed, data):
+    check_rows(changed(sft={"skip_rows": len(data.train) - 1}), data)
+    with pytest.raises(ConfigError, match=f"only {len(data.train)} examples"):
+        check_rows(changed(sft={"skip_rows": len(data.train)}), data)
 
 
 def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):

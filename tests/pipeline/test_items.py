@@ -80,19 +80,16 @@ def _losses(folder):
     return [entry["loss"] for entry in json.loads((folder / "log.json").read_text()) if "loss" in entry]
 
 
-def test_every_stage_leaves_a_model_that_knows_the_items(finished):
+def test_every_stage_leaves_a_model_that_knows_the_items(finished, recipe, items_recipe, capsys):
     ids = read_prepared(finished / "data").catalogue.ids
-    for stage in ("sft", "align/s-dpo"):
-        assert json.loads((finished / stage / "adapter" / "items.json").read_text()) == ids
-        assert json.loads((finished / stage / "stage.json").read_text())["finished"]
-    assert not _equal(finished / "sft" / "adapter", finished / "align" / "s-dpo" / "adapter")
-    assert "<html" in (finished / "report.html").read_text(encoding="utf-8")
-
-
-def test_words_are_those_of_the_base(finished, recipe):
     base = load_file(recipe.model.name + "/model.safetensors")["model.embed_tokens.weight"]
     for stage in ("sft", "align/s-dpo"):
+        assert json.loads((finished / stage / "adapter" / "items.json").read_text()) == ids
         assert torch.equal(_weights(finished / stage / "adapter")["model.embed_tokens.words.weight"], base)
+    run_recipe(items_recipe, finished)
+    assert "s-dpo: unchanged" in capsys.readouterr().err
+    assert not _equal(finished / "sft" / "adapter", finished / "align" / "s-dpo" / "adapter")
+    assert "<html" in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_predictions_are_those_of_the_models(finished, items_recipe):
@@ -111,17 +108,9 @@ def test_predictions_are_those_of_the_models(finished, items_recipe):
     assert ndcg["sft"] > ndcg["random"]  # each user walks through the items with a stride
 
 
-def test_what_is_finished_is_not_made_again(finished, items_recipe, capsys):
-    run_recipe(items_recipe, finished)
-    told = capsys.readouterr().err
-    assert "sft: unchanged" in told
-    assert "s-dpo: unchanged" in told
-
-
-@pytest.mark.parametrize("eval_rows", [0, 8])
-def test_interrupted_training_ends_with_the_same_weights(sft, stop_after, monkeypatch, tmp_path, eval_rows):
+def test_interrupted_training_ends_with_the_same_weights(sft, stop_after, monkeypatch, tmp_path):
     """With dropout of vectors and states, whose draws go on where they were."""
-    changes = {"epochs": 3, "save_steps": 5, "eval_rows": eval_rows, "patience": 9}
+    changes = {"epochs": 3, "save_steps": 5, "eval_rows": 8, "patience": 9}
     whole = sft(tmp_path / "whole", **changes)
     stop_after(7)
     with pytest.raises(KeyboardInterrupt):

@@ -77,12 +77,6 @@ def test_every_model_is_compared_with_the_best_baseline(evaluate, entries, other
         assert (got.mean, got.low, got.high) == pytest.approx((want.mean, want.low, want.high))
 
 
-def test_without_reference_rows_models_are_compared_with_each_other(evaluate, entries):
-    scores = evaluate(entries, references=[])
-    assert scores.evaluation.best_reference is None
-    assert {(c.ranker, c.against) for c in scores.evaluation.comparisons} == {("sft", "zero-shot")}
-
-
 def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, recipe):
     full = evaluate([*entries, *others], full_rows=6).full_catalogue
     rows, some = data.some("test", 20), data.some("test", 6)
@@ -105,26 +99,18 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
 
 @pytest.mark.parametrize(
     ("changes", "n"),
-    [({}, 20), ({"full_rows": None}, 20), ({"full_rows": 30}, 20), ({"rows": None, "full_rows": None}, 40)],
+    [({"full_rows": 30}, 20), ({"rows": None, "full_rows": None}, 40)],
 )
 def test_it_is_asked_of_rows_of_the_table(evaluate, changes, n):
     assert evaluate([], **changes).full_catalogue.n == n
 
 
 def test_zero_rows_turn_it_off(evaluate, tmp_path, entries):
-    scores = evaluate(entries[:1], full_rows=0)
+    scores = evaluate(entries[:1], full_rows=0, references=[])
     assert scores.full_catalogue is None
+    assert scores.evaluation.best_reference is None
     assert metrics_json("test", scores)["full_catalogue"] is None
     assert not (tmp_path / "cache" / "full_catalogue").exists()
-
-
-def test_its_predictions_are_not_made_again(evaluate, entries, tmp_path, monkeypatch):
-    first = evaluate(entries[:1]).full_catalogue
-    assert (tmp_path / "cache" / "full_catalogue" / "zero-shot.parquet").is_file()
-    monkeypatch.setattr(CatalogueRanker, "score", None)
-    again = evaluate(entries[:1]).full_catalogue
-    assert again == first
-    assert again.predictions.equals(first.predictions)
 
 
 def test_rows_with_new_targets_are_told_apart(evaluate, data, entries):

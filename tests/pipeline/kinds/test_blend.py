@@ -57,15 +57,6 @@ def test_the_table_says_what_each_part_adds(finished):
     assert not any("without" in name for group in full["groups"].values() for name in group["metrics"])
 
 
-def test_nothing_is_learnt_again_until_something_changes(finished, recipe):
-    inputs = _inputs(finished, recipe)
-    before = {n: baseline_entry(inputs, n) for n in PARTS[:2]}
-    entry = blend_entry(inputs, BlendConfig(parts=PARTS[:2]), finished / "x", before)
-    again = blend_entry(inputs, BlendConfig(parts=PARTS[:2], name="other"), finished / "y", before)
-    fewer = blend_entry(inputs, BlendConfig(parts=PARTS[:1]), finished / "x", before)
-    assert entry.key == again.key != fewer.key
-
-
 def _inputs(folder, recipe):
     return RunInputs(read_prepared(folder / "data"), "key", recipe.model, recipe.lora, 0, 4)
 
@@ -133,24 +124,6 @@ def test_known_answers_are_found_again_in_any_order(finished):
     assert np.array_equal(late.score(turned), scores[:, ::-1])
     with pytest.raises(AssertionError, match="asked again"):
         late.score(turned[:2])
-
-
-def test_a_block_is_asked_once(finished):
-    data = read_prepared(finished / "data")
-    rows, asked = list(data.test[:4]), []
-
-    class Counted:
-        name = "popularity"
-
-        def score(self, examples):
-            asked.append(len(examples))
-            return PopularityRanker.fit(data.train_interactions).score(examples)
-
-    late = LazyRanker(Entry("popularity", "key", lambda size: Counted()), 4)
-    late.know({})  # an evaluation begins
-    for block in (rows, rows[:2], rows, rows[:2]):
-        assert np.array_equal(late.score(block), PopularityRanker.fit(data.train_interactions).score(block))
-    assert asked == [4, 2]
 
 
 def test_items_that_were_not_learnt_get_the_median(finished):
