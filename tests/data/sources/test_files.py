@@ -27,17 +27,9 @@ def test_defaults(shop: Shop) -> None:
 def test_parquet_and_mapped_columns(tmp_path: Path) -> None:
     log = pl.DataFrame({"who": [1, 2], "what": [7, 7], "when": [5.0, 6.0], "stars": [3, 4]})
     log.write_parquet(tmp_path / "log.parquet")
-    (tmp_path / "items.tsv").write_text("id\tname\n7\tHope\n")
-    source = files(
-        tmp_path / "log.parquet",
-        tmp_path / "items.tsv",
-        user="who",
-        item="what",
-        timestamp="when",
-        rating="stars",
-        catalogue_item="id",
-        title="name",
-    )
+    (tmp_path / "items.item").write_text("id:token\tname:token_seq\n7\tHope\n")
+    names = {"user": "who", "item": "what", "timestamp": "when", "rating": "stars"}
+    source = files(tmp_path / "log.parquet", tmp_path / "items.item", catalogue_item="id", title="name", **names)
     assert source.interactions.rows() == [("1", "7", 5, 3.0), ("2", "7", 6, 4.0)]
 
 
@@ -61,7 +53,7 @@ def test_a_pattern_names_files(shop: Shop, tmp_path: Path) -> None:
         (tmp_path / "logs" / month).mkdir(parents=True)
         rows.write_parquet(tmp_path / "logs" / month / "part.parquet")
         rows.write_csv(tmp_path / "logs" / month / "part.csv")
-    for pattern in ("2024-*/*.parquet", "2024-*/*.csv", "**/part.parquet", "2024-0[12]/part.csv"):
+    for pattern in ("2024-*/*.csv", "**/part.parquet"):
         assert files(tmp_path / "logs" / pattern, paths["items"]).interactions.equals(files(**paths).interactions)
     with pytest.raises(DataError, match=r"2023-\*/\*\.csv: no file matches; expected parts of a log"):
         files(tmp_path / "logs" / "2023-*" / "*.csv", paths["items"])
@@ -75,16 +67,14 @@ def test_addresses_reach_polars(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> 
         return pl.read_csv(paths["interactions"]).lazy()
 
     monkeypatch.setattr(pl, "scan_parquet", scan)
-    addresses = ["s3://bucket/2024-*/*.parquet", "gs://bucket/log.parquet", "https://host.org:80/a%20b.parquet"]
+    addresses = ["s3://bucket/2024-*/*.parquet", "https://host.org:80/a%20b.parquet"]
     for address in addresses:
         assert files(Path(address), paths["items"]).interactions.equals(files(**paths).interactions)
     files(Path("/home/u/recipes") / addresses[0], paths["items"])  # as a recipe has it
     assert asked == [*addresses, addresses[0]]
-
-
-def test_an_unknown_address(shop: Shop) -> None:
+    monkeypatch.undo()
     with pytest.raises(DataError, match=r"log\.parquet: not a readable Parquet file \(.*\); check the address"):
-        files(Path("nowhere://bucket/log.parquet"), shop()["items"])
+        files(Path("nowhere://bucket/log.parquet"), paths["items"])
 
 
 def test_ids_in_parquet_are_those_of_text(shop: Shop, tmp_path: Path) -> None:
@@ -102,13 +92,6 @@ def test_ids_in_parquet_are_those_of_text(shop: Shop, tmp_path: Path) -> None:
     bad.write_parquet(tmp_path / "bad.parquet")
     with pytest.raises(DataError, match=r"bad\.parquet, row 139999: user_id is empty \(1 rows\)"):
         files(tmp_path / "bad.parquet", paths["items"])
-
-
-def test_categories_of_a_catalogue_are_text(shop: Shop, tmp_path: Path) -> None:
-    paths = shop()
-    items = pl.read_csv(paths["items"]).with_columns(pl.col("item_id").cast(pl.Categorical))
-    items.write_parquet(tmp_path / "items.parquet")
-    assert files(paths["interactions"], tmp_path / "items.parquet").catalogue.frame.schema["item_id"] == pl.String
 
 
 def test_further_columns_of_the_catalogue_are_kept(shop: Shop, tmp_path: Path) -> None:
@@ -138,34 +121,11 @@ def test_attributes_of_users(shop: Shop, tmp_path: Path) -> None:
     for text, message in (
         ("user_id,plan\nu0,free\nu0,paid\n", r"users\.csv: user 'u0' has more than one line"),
         ("user_id\nu0\n", r"users\.csv: the only column is that of the ids"),
-        (
-            "customer,plan\nu0,free\n",
-            r"users\.csv: no column 'user_id'.*there are 'customer', 'plan'\. Did you mean 'customer'\?$",
-        ),
-        ("user_id,plan\n,free\n", r"users\.csv.*user_id"),
+        ("customer,plan\nu0,free\n", r"users\.csv: no column 'user_id'.*Did you mean 'customer'\?$"),
     ):
         users.write_text(text)
         with pytest.raises(DataError, match=message):
             files(**shop(), users=users)
-
-
-def test_the_column_of_users_may_be_called_as_in_the_log_or_user_id(shop: Shop, tmp_path: Path) -> None:
-    paths = shop()
-    log = paths["interactions"]
-    log.write_text(log.read_text().replace("user_id", "uid", 1))
-    users = tmp_path / "users.csv"
-    for name in ("uid", "user_id"):
-        users.write_text(f"{name},plan\nu0,free\n")
-        found = files(**paths, user="uid", users=users).users
-        assert found is not None
-        assert (found.columns, found.rows()) == (["user_id", "plan"], [("u0", "free")])
-
-
-def test_recbole_files(tmp_path: Path) -> None:
-    (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t3\t5\n")
-    (tmp_path / "a.item").write_text("item_id:token\tmovie_title:token_seq\n7\tHope\n")
-    source = files(tmp_path / "a.inter", tmp_path / "a.item", title="movie_title")
-    assert source.interactions.rows() == [("1", "7", 5, 3.0)]
 
 
 def test_the_order_of_the_lines_in_place_of_times(tmp_path: Path) -> None:
@@ -214,40 +174,25 @@ def test_a_log_in_parts_is_that_of_one_file(tmp_path: Path) -> None:
         log(timestamp="when")
 
 
-def test_item_without_title(shop: Shop) -> None:
-    paths = shop()
-    with paths["interactions"].open("a") as f:
-        f.write("u0,ghost,5\nu1,ghost,6\n")
-    with pytest.raises(
-        DataError, match=r"1 items of the log have no title.*'ghost'; 2 interactions.*--missing-titles drop"
-    ):
-        files(**paths)
-    source = files(**paths, missing_titles="drop")
-    assert source.notes == ["2 interactions with items without a title were dropped"]
-
-
 def test_empty_and_conflicting_titles(shop: Shop) -> None:
     paths = shop()
     text = paths["items"].read_text()
-    paths["items"].write_text(text + 'i99," "\n')
+    paths["items"].write_text(text + 'i99," "\ni3,Thing 3\n')
     assert len(files(**paths).catalogue) == 40
     paths["items"].write_text(text.replace("Thing 3\n", "\u200b \n"))
-    with pytest.raises(DataError, match=r"1 items of the log have no title .*'i3'; \d inter.*drop these"):
+    with pytest.raises(DataError, match=r"1 items of the log have no title .*'i3'; \d inter.*--missing-titles drop"):
         files(**paths)
     dropped = files(**paths, missing_titles="drop")
     assert "i3" not in dropped.interactions["item_id"].to_list()
     assert len(dropped.catalogue) == 39
-    paths["items"].write_text("item_id,title\ni1,\n")
-    with pytest.raises(DataError, match=r"items\.csv: no item has a title \(column title\)"):
-        files(**paths)
-    paths["items"].write_text(text + "i3,Other\n")
-    with pytest.raises(DataError, match=r"item 'i3' has 2 titles: 'Thing 3' / 'Other' .1 such items.; keep one line"):
-        files(**paths)
-    paths["items"].write_text(text + "i3,Thing 3\n")
-    assert len(files(**paths).catalogue) == 40
-    paths["items"].write_text("item_id,title\n")
-    with pytest.raises(DataError, match="the catalogue has no items"):
-        files(**paths)
+    for wrong, message in (
+        ("item_id,title\ni1,\n", r"items\.csv: no item has a title \(column title\)"),
+        (text + "i3,Other\n", r"item 'i3' has 2 titles: 'Thing 3' / 'Other' .1 such items.; keep one line"),
+        ("item_id,title\n", "the catalogue has no items"),
+    ):
+        paths["items"].write_text(wrong)
+        with pytest.raises(DataError, match=message):
+            files(**paths)
 
 
 def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
@@ -257,10 +202,7 @@ def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
     assert source.interactions.rows() == [("1", "7", 5, None), ("1", "8", 6, 4.0), ("1", "9", 7, None)]
     assert source.notes == ["2 of 3 interactions have no rating"]
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n1,7,5,\n1,8,6,good\n")
-    with pytest.raises(
-        DataError,
-        match=r"line 3, column rating: 'good' is not a number.*--columns.rating none \(`columns\.rating: null`",
-    ):
+    with pytest.raises(DataError, match=r"line 3, column rating: 'good' is not a number.*--columns.rating none"):
         files(tmp_path / "log.csv", tmp_path / "items.csv")
     bare = files(tmp_path / "log.csv", tmp_path / "items.csv", rating=None)
     assert bare.interactions.columns == ["user_id", "item_id", "timestamp"]
@@ -283,7 +225,6 @@ def test_wrong_encoding(shop: Shop) -> None:
     paths["items"].write_bytes(paths["items"].read_text().replace("Thing 3\n", "Café\n").encode("latin-1"))
     with pytest.raises(DataError, match=r"items\.csv, line 5: byte 0xe9 is not utf-8.*--encoding cp1252"):
         files(**paths)
-    assert files(**paths, encoding="latin-1").catalogue.titles["i3"] == "Café"
     log = paths["interactions"].read_text()
     paths["interactions"].write_text(log.replace("u0,", "Zoë,"), encoding="utf-8")
     source = files(**paths, encoding="latin-1")  # one of the files is UTF-8

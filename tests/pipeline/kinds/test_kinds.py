@@ -9,7 +9,7 @@ import pytest
 from prefrec.errors import ConfigError
 from prefrec.pipeline import kinds
 from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.kinds import KINDS, RankerKind, kind_names
+from prefrec.pipeline.kinds import KINDS, RankerKind, kind_names, ranker_kind
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.config import RankerConfig
@@ -76,6 +76,12 @@ def test_an_earlier_last_stage_leaves_them_out(seen, recipe, tmp_path):
     run_recipe(_recipe(recipe, TWO), tmp_path, until="rankers")
     assert len(seen["before"]) == 2
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_every_kind_has_its_name():
+    for kind in kind_names():
+        config = ranker_kind(kind).config()
+        assert (config.kind, bool(config.name)) == (kind, True)
 
 
 def test_without_the_compared_systems_a_recipe_says_what_to_install(monkeypatch):
