@@ -21,13 +21,10 @@ def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch: pytest.Monk
     ("values", "message"),
     [
         ({"source": "netflix"}, r"source: Input should be 'movielens-100k'.*\(given: 'netflix'\)"),
-        ({"sed": 1}, r"sed: Extra inputs are not permitted \(given: 1\)"),
-        ({"candidates": {"size": 1}}, r"candidates\.size: .* \(given: 1\)"),
         ({"source": "movielens-csv"}, "path: source movielens-csv needs the folder"),
         ({"source": "files"}, "interactions, items: source files needs a log and a catalogue"),
         ({"source": "files", "interactions": "a", "items": "b", "path": "c"}, "path: source files uses"),
         ({"interactions": "x.csv"}, "interactions: source movielens-100k does not use it; remove this setting"),
-        ({"users": "x.csv"}, "users: source movielens-100k does not use it"),
         ({"split": "given"}, "split: movielens-100k has no split of its own"),
         (
             {"source": "goodreads-windows", "path": "x", "split": "time"},
@@ -36,9 +33,6 @@ def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch: pytest.Monk
         ({"fold": 1}, "fold: only for split time, not leave-last-out"),
         ({"source": "windows", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),
         ({"columns": {"user": "u"}}, "columns: source movielens-100k does not use it"),
-        ({"encoding": "latin-1"}, "encoding: source movielens-100k does not use it"),
-        ({"duplicate_titles": "merge"}, "duplicate_titles: source movielens-100k does not"),
-        ({"read_only": False}, "read_only: source movielens-100k does not use it"),
         ({"source": "lastfm-hetrec", "path": "x", "missing_titles": "drop"}, "missing_titles: source lastfm-hetrec"),
         ({"windows": "all"}, "windows: only for split time, user or time-share, not leave-last-out"),
     ],

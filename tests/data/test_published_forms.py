@@ -1,4 +1,4 @@
-"""Columns of files as MovieLens, Amazon, RecBole, Steam and LLaRA publish them, under their names."""
+"""Columns of files as MovieLens, Amazon, Steam and LLaRA publish them, under their names."""
 
 from __future__ import annotations
 
@@ -36,25 +36,8 @@ FORMS: dict[str, tuple[dict[str, list[str]], list[str]]] = {
         },
         ["user_id", "item_id", "timestamp", "rating", "title"],
     ),
-    "MovieLens of today": (
-        {
-            "ratings.csv": ["userId,movieId,rating,timestamp", *(f"{u},{i},4.0,{t}" for u, i, t, _ in TAKEN)],
-            "movies.csv": ["movieId,title,genres", *(f'{i},"Film {i}, The (1995)",Drama|War' for i in ITEMS)],
-        },
-        ["userId", "movieId", "timestamp", "rating", "title"],
-    ),
     "Amazon": (_amazon(json.dumps), ["reviewerID", "asin", "unixReviewTime", "overall", "title"]),
     "Amazon of 2014": (_amazon(str), ["reviewerID", "asin", "unixReviewTime", "overall", "title"]),
-    "RecBole": (
-        {
-            "x.inter": [
-                "user_id:token\titem_id:token\trating:float\ttimestamp:float",
-                *(f"{u}\t{i}\t4\t{t}" for u, i, t, _ in TAKEN),
-            ],
-            "x.item": ["item_id:token\tmovie_title:token_seq", *(f"{i}\tFilm {i}" for i in ITEMS)],
-        },
-        ["user_id", "item_id", "timestamp", "rating", "movie_title"],
-    ),
     "Steam": (
         {
             "steam_reviews.json": [

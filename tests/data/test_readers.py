@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import math
 import os
 import zlib
 from datetime import UTC, datetime
@@ -45,24 +44,11 @@ def test_csv_keeps_ids_as_they_are(tmp_path: Path) -> None:
     assert read_table(path).columns == ["user_id", "title"]
 
 
-@pytest.mark.parametrize("name", ["a.inter", "a.tsv", "a.item.gz", "a.tsv.gz"])
+@pytest.mark.parametrize("name", ["a.inter", "a.tsv.gz"])
 def test_tab_separated_and_recbole_headers(tmp_path: Path, name: str) -> None:
     path, data = tmp_path / name, b'user_id:token\ttitle:token_seq\n1\t"Weird Al" Yankovic\n'
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     assert read_table(path).rows(named=True) == [{"user_id": "1", "title": '"Weird Al" Yankovic'}]
-
-
-def test_semicolons_are_seen(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("u;i\n1;2\n")
-    assert read_table(tmp_path / "a.csv").columns == ["u", "i"]
-
-
-def test_parquet(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"user_id": [1.0, 2.0], "item_id": [3, 4]})
-    frame.write_parquet(tmp_path / "a.parquet")
-    read = read_table(tmp_path / "a.parquet")
-    assert check_ids(read, "user_id", tmp_path)["user_id"].to_list() == ["1", "2"]
-    assert check_ids(read, "item_id", tmp_path)["item_id"].to_list() == ["3", "4"]
 
 
 def test_missing_file_names_a_near_one(tmp_path: Path) -> None:
@@ -75,18 +61,16 @@ def test_missing_file_names_a_near_one(tmp_path: Path) -> None:
         read_table(tmp_path / "no" / "x.parquet")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("given", ["utf-8", "latin-1", "cp1252"])
+@pytest.mark.parametrize(("encoding", "given"), [("utf-8", "cp1252"), ("utf-8-sig", "utf-8"), ("utf-16", "latin-1")])
 def test_utf8_and_marked_files_are_read_whatever_is_said(tmp_path: Path, encoding: str, given: str) -> None:
     (tmp_path / "a.csv").write_bytes("item_id,title\n1,Café\n".encode(encoding))
     assert read_table(tmp_path / "a.csv", given).rows() == [("1", "Café")]
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "iso-2022-jp", "gbk", "shift-jis", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "iso-2022-jp", "shift-jis"])
 def test_another_encoding_is_as_it_is_said(tmp_path: Path, encoding: str) -> None:
-    title = "Café’s" if encoding == "cp1252" else "七人の侍"
-    (tmp_path / "a.csv").write_bytes(f"item_id,title\n1,{title}\n".encode(encoding))
-    assert read_table(tmp_path / "a.csv", encoding).rows() == [("1", title)]
+    (tmp_path / "a.csv").write_bytes("item_id,title\n1,七人の侍\n".encode(encoding))
+    assert read_table(tmp_path / "a.csv", encoding).rows() == [("1", "七人の侍")]
 
 
 def test_json_lines_are_a_table(tmp_path: Path) -> None:
@@ -102,7 +86,7 @@ def test_json_lines_are_a_table(tmp_path: Path) -> None:
         read_table(tmp_path / "cut.jsonl")
 
 
-@pytest.mark.parametrize("name", ["x^2", "x\x01", "x\x01\0\0\0", "x\u069c"])
+@pytest.mark.parametrize("name", ["x^2", "x\x01\0\0\0"])
 def test_a_header_is_never_taken_for_a_compressed_file(tmp_path: Path, name: str) -> None:
     """Its first bytes may be those of zlib."""
     path = tmp_path / "log.tsv"
@@ -112,7 +96,7 @@ def test_a_header_is_never_taken_for_a_compressed_file(tmp_path: Path, name: str
     assert read_table(path).columns == [name]
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("end", ["", "\r\n"])
 def test_a_quotation_mark_inside_a_field_is_text(tmp_path: Path, end: str) -> None:
     text = 'item_id,title\n1,7" single\n2,"Good, the ""Bad"""\n3,"a\nb"\n4,12" mix\n5\n6,x"' + end
     (tmp_path / "a.csv").write_text(text, encoding="utf-8", newline="")
@@ -120,20 +104,14 @@ def test_a_quotation_mark_inside_a_field_is_text(tmp_path: Path, end: str) -> No
     assert read_table(tmp_path / "a.csv").rows() == [(str(n), t) for n, t in enumerate(titles, start=1)]
 
 
-@pytest.mark.parametrize("title", ['"Alien', '"7" single"', '"Alien" 3'])
+@pytest.mark.parametrize("title", ['"Alien', '"7" single"'])
 def test_quotation_marks_that_do_not_pair_name_the_line(tmp_path: Path, title: str) -> None:
     (tmp_path / "a.csv").write_text(f'item_id,title\n1,"Good, the Bad"\n2,{title}\n3,x" y\n4,z\n')
     with pytest.raises(DataError, match=r"a\.csv, line 3: .* quotation marks are unbalanced\. Quote the whole"):
         read_table(tmp_path / "a.csv")
 
 
-def test_a_line_too_long_is_named_behind_quoted_commas(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('item_id,title\n1,"Good, the Bad"\n2,7" single, live\n')
-    with pytest.raises(DataError, match=r"a\.csv, line 3: cannot be read as a table: more than the 2 fields"):
-        read_table(tmp_path / "a.csv")
-
-
-@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n\r\n", "\n  \n"])
+@pytest.mark.parametrize("end", ["\r\n\r\n\r\n", "\n  \n"])
 def test_blank_lines_at_the_end_are_none(tmp_path: Path, end: str) -> None:
     (tmp_path / "a.csv").write_text("user_id,item_id\n1,2" + end, newline="")
     assert read_table(tmp_path / "a.csv").rows() == [("1", "2")]
@@ -153,17 +131,11 @@ def test_unknown_column_lists_those_there_and_the_nearest() -> None:
     assert pick_columns(frame, {"user_id": "userId", "rating": "r"}, Path("x"), ["rating"]).columns == ["user_id"]
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (math.nan, r"row 1: user_id is empty \(1 rows\)"),
-        (math.inf, r"row 1: user_id inf is not an id \(1 rows\): .*; write ids as text or integers"),
-        (1e20, r"row 1: user_id 1e\+20 is not an id"),
-    ],
-)
-def test_a_number_that_is_no_id_names_the_row(bad: float, message: str) -> None:
-    with pytest.raises(DataError, match=rf"log\.parquet, {message}"):
-        check_ids(pl.DataFrame({"user_id": [1.0, bad]}), "user_id", Path("log.parquet"))
+def test_floating_point_ids_are_those_of_whole_numbers() -> None:
+    frame = pl.DataFrame({"user_id": [1.0, 2.0]})
+    assert check_ids(frame, "user_id", Path("log.parquet"))["user_id"].to_list() == ["1", "2"]
+    with pytest.raises(DataError, match=r"log\.parquet, row 1: user_id 1e\+20 is not an id"):
+        check_ids(pl.DataFrame({"user_id": [1.0, 1e20]}), "user_id", Path("log.parquet"))
 
 
 SECONDS = int(datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
@@ -172,14 +144,10 @@ SECONDS = int(datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
 @pytest.mark.parametrize(
     "values",
     [
-        [str(SECONDS)],
         [SECONDS * 1000],
-        [SECONDS * 1_000_000],
-        [SECONDS * 1_000_000_000],
         [f" {SECONDS * 1_000_000_000}"],
         [float(SECONDS)],
         [f" {SECONDS} "],
-        ["2020-01-02T03:04:05Z"],
         ["2020-01-02 03:04:05"],
         ["2020-01-02T05:04:05+02:00"],
         [datetime(2020, 1, 2, 3, 4, 5)],
@@ -191,39 +159,23 @@ def test_timestamps_become_seconds(values: list[object]) -> None:
     assert frame.schema["t"] == pl.Int64
 
 
-def test_dates_become_seconds() -> None:
-    frame, notes = parse_timestamps(pl.DataFrame({"t": ["1970-01-02"]}), "t", Path("log.csv"))
-    assert frame["t"].to_list() == [86_400]
-    assert notes == ["log.csv: times read as ISO 8601 text"]
-
-
-@pytest.mark.parametrize("factor", [1_000, 1_000_000, 1_000_000_000])
-def test_times_of_two_units_are_refused(factor: int) -> None:
-    unit = {1_000: "milli", 1_000_000: "micro", 1_000_000_000: "nano"}[factor]
-    for values in ([0, SECONDS, SECONDS, SECONDS * factor], [0, SECONDS * factor, SECONDS * factor, SECONDS]):
-        found = [values[3], values[1]]
-        looks = [f"{unit}seconds", "seconds"] if values[3] > values[1] else ["seconds", f"{unit}seconds"]
-        message = (
-            rf"log\.csv, line 5, column ordered_at: {found[0]} looks like {looks[0]} since 1970, "
-            rf"{found[1]} \(line 3\) like {looks[1]}; write all times in one unit"
-        )
-        with pytest.raises(DataError, match=message):
-            parse_timestamps(pl.DataFrame({"timestamp": values}), "timestamp", Path("log.csv"), "ordered_at")
-
-
-def test_zero_is_a_time_of_any_unit() -> None:
-    frame, notes = parse_timestamps(pl.DataFrame({"t": [0, SECONDS * 1000]}), "t", Path("log.csv"))
-    assert frame["t"].to_list() == [0, SECONDS]
-    assert notes == ["log.csv: times read as milliseconds"]
+@pytest.mark.parametrize(("factor", "unit"), [(1_000, "milli"), (1_000_000, "micro"), (1_000_000_000, "nano")])
+def test_times_of_two_units_are_refused(factor: int, unit: str) -> None:
+    """Zero is a time of any unit."""
+    values = [0, SECONDS, SECONDS, SECONDS * factor]
+    message = (
+        rf"log\.csv, line 5, column ordered_at: {SECONDS * factor} looks like {unit}seconds since 1970, "
+        rf"{SECONDS} \(line 3\) like seconds; write all times in one unit"
+    )
+    with pytest.raises(DataError, match=message):
+        parse_timestamps(pl.DataFrame({"timestamp": values}), "timestamp", Path("log.csv"), "ordered_at")
 
 
 @pytest.mark.parametrize(
     ("values", "micros"),
     [
         ([SECONDS * 1000, SECONDS * 1000 + 250], [0, 250_000]),
-        ([SECONDS * 10**6 + 1, SECONDS * 10**6], [1, 0]),
         ([SECONDS + 0.5, float(SECONDS)], [500_000, 0]),
-        ([SECONDS * 10**9 + 1_000, SECONDS * 10**9 + 999], [1, 0]),
         ([str(SECONDS * 10**9 + 999_999_999), str(SECONDS * 10**9)], [999_999, 0]),
         (["2020-01-02T03:04:05.000123Z", "2020-01-02T03:04:05Z"], [123, 0]),
         ([datetime(2020, 1, 2, 3, 4, 5, 7), datetime(2020, 1, 2, 3, 4, 5)], [7, 0]),
@@ -258,10 +210,7 @@ def test_a_parquet_column_that_says_far_too_many_values_is_not_believed(tmp_path
     pl.DataFrame({"user_id": ["u"] * rows}).write_parquet(path, statistics=False)
     whole = path.read_bytes()
     foot = whole.rindex(b"user_id")  # what the column says of itself stands around its name
-    said, wrong = (
-        bytes([0xF2, 0xC0, 0x01]),
-        bytes([0xFE, 0xFF, 0x7F]),
-    )  # varints: 12345, a million
+    said, wrong = b"\xf2\xc0\x01", b"\xfe\xff\x7f"  # varints: 12345, a million
     places = [i for i in range(len(whole)) if whole.startswith(said, i) and abs(i - foot) < 300]
     told = []
     for place in places:
@@ -284,7 +233,7 @@ def test_a_pipe_or_a_device_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_message_does_not_hold_the_whole_header(tmp_path: Path) -> None:
-    for header in ("x" * 10_000, ",".join(f"column{n}" for n in range(5000)), "z" * 9_000 + "," + "z" * 9_000):
+    for header in ("x" * 10_000, ",".join(f"column{n}" for n in range(5000))):
         (tmp_path / "log.csv").write_text(f"{header}\n1\n")
         with pytest.raises(DataError) as error:
             pick_columns(read_table(tmp_path / "log.csv"), {"user_id": "user_id"}, tmp_path / "log.csv")

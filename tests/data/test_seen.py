@@ -97,8 +97,6 @@ def test_seen_items_equal_the_slow_twin(
     [
         ({}, False),
         ({"split": "time"}, True),
-        ({"split": "time", "windows": "last"}, True),
-        ({"split": "user"}, True),
         ({"split": "user", "windows": "all", "max_test_rows": 7}, True),
     ],
 )

@@ -45,16 +45,8 @@ def test_round_trip(data: PreparedData, tmp_path: Path) -> None:
     assert back.held_out_interactions.equals(data.held_out_interactions)
     assert (back.train, back.validation, back.test) == (data.train, data.validation, data.test)
     assert back.protocol == data.protocol
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "held_out.parquet",
-        "interactions.parquet",
-        "items.parquet",
-        "protocol.json",
-        "test.parquet",
-        "touched.parquet",
-        "train.parquet",
-        "validation.parquet",
-    ]
+    tables = ("held_out", "interactions", "items", "test", "touched", "train", "validation")
+    assert {p.name for p in folder.iterdir()} == {"protocol.json", *(f"{name}.parquet" for name in tables)}
 
 
 def test_users_there_and_back(data: PreparedData, tmp_path: Path) -> None:
@@ -91,22 +83,6 @@ def test_folders_of_an_earlier_prefrec_are_read(data: PreparedData, tmp_path: Pa
         read_prepared(tmp_path)
 
 
-def test_old_users_are_gone_before_new_rows_come(
-    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    users = pl.DataFrame({"user_id": ["u1"], "plan": ["free"]})
-    write_prepared(replace(data, users=users), tmp_path)
-
-    def refused(*paths: Path) -> None:
-        raise OSError(errno.EROFS, "read-only")
-
-    monkeypatch.setattr(os, "replace", refused)  # as if it were killed before the first file moves
-    with pytest.raises(StorageError):
-        write_prepared(data, tmp_path)
-    assert not (tmp_path / "users.parquet").exists()
-    assert not (tmp_path / "protocol.json").exists()
-
-
 def test_what_cannot_be_written_leaves_the_old_folder(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,10 +106,12 @@ def test_what_cannot_be_written_leaves_the_old_folder(
 def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_prepared(data, tmp_path / "out")
+    users = pl.DataFrame({"user_id": ["u1"], "plan": ["free"]})
+    write_prepared(replace(data, users=users), tmp_path / "out")
     monkeypatch.setattr("os.replace", lambda *paths: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_prepared(data, tmp_path / "out")
+    assert not (tmp_path / "out" / "users.parquet").exists()  # old users are gone before new rows come
     with pytest.raises(DataError, match="is unfinished"):
         read_prepared(tmp_path / "out")
 
@@ -141,15 +119,10 @@ def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(errno.EROFS, "Read-only"), "x cannot be written: Read-only file system; name another folder"),
         (OSError(errno.EDQUOT, "Quota"), "x cannot be written: Disk quota exceeded; free some space"),
         (PermissionError(errno.EACCES, "no"), "x cannot be written: Permission denied; name another folder"),
-        (
-            RuntimeError("PytorchStreamWriter failed writing file data/3"),
-            "No space left on device",
-        ),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3"), "No space left on device"),
         (ValueError("I/O error: No space left on device (os error 28)"), "No space left on device; free some space"),
-        (ValueError("IoError: Permission denied (os error 13)"), "Permission denied"),
         (OSError("Read-only file system (os error 30): /x (set POLARS_VERBOSE=1)"), "Read-only file system; name"),
     ],
 )
@@ -165,20 +138,6 @@ def test_other_errors_pass() -> None:
         1 / 0  # noqa: B018
     with pytest.raises(FileNotFoundError), writing(Path("x")):
         raise FileNotFoundError(errno.ENOENT, "gone")
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_text("old")
-
-    def half(temporary: Path) -> None:
-        temporary.write_text("ha")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, half)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 WRITER = """
@@ -249,15 +208,7 @@ def test_drafts_of_which_nobody_can_be_asked_go_by_their_age(
         os.utime(made, (time.time() - age,) * 2)
     clear_drafts(tmp_path / "model")
     assert (draft.exists(), folder.exists()) == (kept, kept)
-
-
-def test_a_folder_is_as_old_as_the_newest_in_it(tmp_path: Path) -> None:
-    folder = _draft(tmp_path / "model", "0" * 8)
-    folder.mkdir()
-    (folder / "weights").touch()
-    os.utime(folder, (0, 0))
-    clear_drafts(tmp_path / "model")
-    assert folder.exists()
+    clear_drafts(tmp_path / "none" / "x")  # nothing to clear is no error
 
 
 @pytest.mark.parametrize(("process", "kept"), [(os.getppid(), True), (GONE, False)], ids=["lives", "gone"])
@@ -270,10 +221,6 @@ def test_drafts_of_a_process_that_lives_stay_however_old_and_others_go_at_once(
         os.utime(draft, (0, 0))
     clear_drafts(tmp_path / "model")
     assert draft.exists() == kept
-
-
-def test_nothing_to_clear_is_no_error(tmp_path: Path) -> None:
-    clear_drafts(tmp_path / "none" / "x")
 
 
 def test_the_digest_changes_with_the_rows(tmp_path: Path, data: PreparedData) -> None:
