@@ -111,6 +111,12 @@ def test_quotation_marks_that_do_not_pair_name_the_line(tmp_path: Path, title: s
         read_table(tmp_path / "a.csv")
 
 
+def test_a_line_too_long_is_named_behind_quoted_commas(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('item_id,title\n1,"Good, the Bad"\n2,7" single, live\n')
+    with pytest.raises(DataError, match=r"a\.csv, line 3: cannot be read as a table: more than the 2 fields"):
+        read_table(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("end", ["\r\n\r\n\r\n", "\n  \n"])
 def test_blank_lines_at_the_end_are_none(tmp_path: Path, end: str) -> None:
     (tmp_path / "a.csv").write_text("user_id,item_id\n1,2" + end, newline="")

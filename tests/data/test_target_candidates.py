@@ -13,6 +13,7 @@ import pytest
 from prefrec.data import PrepareConfig, PreparedData, prepare
 from prefrec.data.candidates import SampledCandidates, pair_keys
 from prefrec.data.target_candidates import auto_kind, target_candidates
+from prefrec.errors import DataError
 from prefrec.evaluation.metrics import expected_hits
 
 SIZE = 5
@@ -94,6 +95,8 @@ def test_auto_chooses_targets_where_never_sold_items_are_more_common_among_them(
     assert drifting_shop(tmp_path, split="leave-last-out").protocol["candidates"]["kind"] == "uniform"
     few = {"max_validation_rows": 2, "max_test_rows": 2}
     assert drifting_shop(tmp_path, **few).protocol["candidates"]["kind"] == "uniform"
+    with pytest.raises(DataError, match=r"has only \d unseen items, but 5 candidates need 4 negatives"):
+        drifting_shop(tmp_path, candidates={"kind": "targets", "size": SIZE}, **few)
     known = np.arange(10) < 8  # a fifth of the catalogue is new
     for new, kind in ((2, "uniform"), (4, "uniform"), (5, "targets")):
         assert auto_kind(np.array([9] * new + [0] * (10 - new)), known) == kind
