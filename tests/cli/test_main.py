@@ -75,7 +75,7 @@ def test_wrong_usage_exits_with_2(arguments, message):
 
 
 def test_an_error_is_one_message_in_a_process_of_its_own(tmp_path):
-    command = [sys.executable, "-c", "from prefrec.cli import main; main()", "run", f"{tmp_path}/none.yaml"]
+    command = [sys.executable, "-m", "prefrec", "run", f"{tmp_path}/none.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (

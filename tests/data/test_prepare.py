@@ -66,13 +66,6 @@ def test_low_ratings_are_no_negatives(tmp_path: Path) -> None:
     ]
 
 
-def test_popularity_and_time(shop: Shop) -> None:
-    data = shop_data(shop(), split="time", candidates={"kind": "popularity", "size": 5})
-    assert data.protocol["candidates"] == {"kind": "popularity", "size": 5}
-    cut = data.protocol["split_facts"]["cuts"][0]
-    assert data.train_interactions["timestamp"].max() < cut  # type: ignore[operator]
-
-
 @pytest.mark.parametrize(
     ("first", "note"),
     [

@@ -211,18 +211,6 @@ def test_drafts_of_which_nobody_can_be_asked_go_by_their_age(
     clear_drafts(tmp_path / "none" / "x")  # nothing to clear is no error
 
 
-@pytest.mark.parametrize(("process", "kept"), [(os.getppid(), True), (GONE, False)], ids=["lives", "gone"])
-def test_drafts_of_a_process_that_lives_stay_however_old_and_others_go_at_once(
-    tmp_path: Path, process: int, kept: bool
-) -> None:
-    draft = _draft(tmp_path / "model", process=process)
-    draft.touch()
-    if kept:
-        os.utime(draft, (0, 0))
-    clear_drafts(tmp_path / "model")
-    assert draft.exists() == kept
-
-
 def test_the_digest_changes_with_the_rows(tmp_path: Path, data: PreparedData) -> None:
     write_prepared(data, tmp_path / "a")
     write_prepared(data, tmp_path / "b")

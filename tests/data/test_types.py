@@ -49,10 +49,3 @@ def test_some_rows_are_spread_over_the_users(users: list[str], n: int) -> None:
     for user in there:
         for other in there:
             assert taken[user] <= taken[other] + 1 or taken[other] == there[other]
-
-
-def test_some_rows_of_users_with_one_each_are_the_first() -> None:
-    rows = [RankingExample(f"u{i}", ("a",), ("b", "c"), "c") for i in range(9)]
-    data = PreparedData(CATALOGUE, [], rows, [], pl.DataFrame())
-    assert data.some("validation", 4) == rows[:4]
-    assert data.some("validation", None) == rows

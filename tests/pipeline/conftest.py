@@ -8,6 +8,7 @@ from prefrec.data import PreparedData, prepare
 from prefrec.pipeline.entry import RunInputs, lm_entry
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft
+from prefrec.training.progress import ProgressCallback
 from tiny_run import ITEMS, RATED
 from tiny_run import data as data
 from tiny_run import recipe as recipe
@@ -48,3 +49,20 @@ def rated_recipe(recipe, tmp_path_factory) -> Recipe:
 @pytest.fixture(scope="session")
 def rated(rated_recipe) -> PreparedData:
     return prepare(rated_recipe.data)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Makes the training of a stage, or any, stop right after step n, before a checkpoint of that step is written."""
+
+    def patch(step, stage=None):
+        whole = ProgressCallback.on_step_end
+
+        def on_step_end(self, args, state, control, **kwargs):
+            whole(self, args, state, control, **kwargs)
+            if stage in (None, self.description) and state.global_step == step:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
+
+    return patch

@@ -16,7 +16,6 @@ from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import train_align, train_sft
-from prefrec.training.progress import ProgressCallback
 
 ITEMS = {"vectors": "tfidf", "learning_rate": 0.02, "dropout": 0.2, "vector_dropout": 0.3}
 
@@ -47,23 +46,6 @@ def sft(items_recipe, data):
         return train_sft(RunInputs(data, "", items_recipe.model, None, 0), section, out)
 
     return run
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Makes training stop right after step n."""
-
-    def patch(step):
-        whole = ProgressCallback.on_step_end
-
-        def on_step_end(self, args, state, control, **kwargs):
-            whole(self, args, state, control, **kwargs)
-            if state.global_step == step:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
-
-    return patch
 
 
 def _weights(folder):
@@ -138,15 +120,3 @@ def test_interrupted_alignment_ends_with_the_same_weights(
     monkeypatch.undo()
     assert (tmp_path / "stopped" / "checkpoint-2").is_dir()
     assert _equal(whole, align(tmp_path / "stopped"))
-
-
-def test_settings_of_items_decide_where_items_are_answers(recipe, items_recipe):
-    one, other = (
-        m.model_copy(update={"items": m.items.model_copy(update={"dropout": 0.7})})
-        for m in (recipe.model, items_recipe.model)
-    )
-    assert recipe.model.decisive() == one.decisive()
-    assert items_recipe.model.decisive() != other.decisive()
-    templates = {"templates": ["2"]}
-    assert items_recipe.model.decisive() == items_recipe.model.model_copy(update=templates).decisive()
-    assert recipe.model.decisive() != recipe.model.model_copy(update=templates).decisive()

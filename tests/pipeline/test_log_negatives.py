@@ -124,13 +124,3 @@ def test_losses_that_need_ratings_are_told_before_training(data, rated):
     for other in (data, replace(rated, protocol=rated.protocol | {"rating_counts": True})):
         with pytest.raises(DataError, match=r"align\.s-dpo\.loss: recpo needs ratings above 0, but the log has none"):
             alignment_rows(other, section, 0)
-
-
-def test_thresholds_are_in_the_key_of_rated_negatives_alone():
-    changes = {"liked": 4.0, "disliked": 1.0, "rated_by": "value", "sampled_negatives": 0}
-    for how in ("list", "hard"):
-        plain = AlignSection(negatives_from=how)
-        assert AlignSection(negatives_from=how, **changes).decisive() == plain.decisive()
-    keys = {"liked", "disliked", "rated_by", "sampled_negatives"}
-    assert keys <= set(AlignSection(**RATED).decisive())
-    assert keys & set(AlignSection(negatives_from="impressions").decisive()) == {"sampled_negatives"}

@@ -164,18 +164,11 @@ def test_another_evaluation_trains_nothing(run_again, recipe):
     assert again == set()
 
 
-def test_a_killed_run_goes_on_and_ends_alike(run, finished, monkeypatch):
-    whole = ProgressCallback.on_step_end
-
-    def stop(self, args, state, control, **kwargs):
-        whole(self, args, state, control, **kwargs)
-        if self.description == "s-dpo" and state.global_step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ProgressCallback, "on_step_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run()
+def test_a_killed_run_goes_on_and_ends_alike(run, finished, monkeypatch, stop_after):
+    stop_after(3, "s-dpo")
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.undo()
     folder = run(until="prepare")
     killed = folder / "align/s-dpo"
     assert not json.loads((killed / "stage.json").read_text())["finished"]

@@ -18,13 +18,8 @@ from prefrec.pipeline.training_rows import alignment_rows, is_packed, training_r
 from prefrec.prompts import ChoiceSet
 from prefrec.runs.stage import last_checkpoint
 from prefrec.training.keep_best import KeepBest, read_best
-from prefrec.training.progress import ProgressCallback
 from tiny import tiny_llama
 from tiny_run import adapter_weights
-
-
-class PowerCutError(Exception):
-    """Ends a run without a farewell."""
 
 
 @pytest.fixture
@@ -49,23 +44,6 @@ def align(recipe, data):
 def on_histories(recipe):
     """The model of the recipe, asked by a prompt that shows no candidates."""
     return recipe.model.model_copy(update={"templates": ["history"]})
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Makes training stop right after step n, before a checkpoint of that step is written."""
-
-    def patch(step):
-        whole = ProgressCallback.on_step_end
-
-        def on_step_end(self, args, state, control, **kwargs):
-            whole(self, args, state, control, **kwargs)
-            if state.global_step == step:
-                raise PowerCutError
-
-        monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
-
-    return patch
 
 
 def _weights(folder):
@@ -232,7 +210,7 @@ def test_interrupted_sft_ends_with_the_same_weights(
     stopped = tmp_path / "stopped"
     for step, checkpoint in ((1, None), (12, 10)):
         stop_after(step)
-        with pytest.raises(PowerCutError):
+        with pytest.raises(KeyboardInterrupt):
             sft(stopped, **changes)
         assert last_checkpoint(stopped) == (stopped / f"checkpoint-{checkpoint}" if checkpoint else None)
         assert not (stopped / "adapter").exists()
@@ -255,13 +233,13 @@ def test_an_evaluation_that_was_interrupted_is_made_again(
     def stop(*args, **kwargs):
         asked.append(args)
         if len(asked) == stopped_at:
-            raise PowerCutError
+            raise KeyboardInterrupt
         return KeepBest.on_evaluate(*args, **kwargs)
 
     with monkeypatch.context() as patched:
         stopping = type("Stopping", (KeepBest,), {"on_evaluate": stop})
         patched.setattr("prefrec.pipeline.train.KeepBest", stopping)
-        with pytest.raises(PowerCutError):
+        with pytest.raises(KeyboardInterrupt):
             sft(tmp_path / "stopped", **changes)
     assert _equal(whole, sft(tmp_path / "stopped", **changes))
     for name in ("eval_ndcg@10", "eval_loss"):
@@ -280,7 +258,7 @@ def test_interrupted_alignment_ends_with_the_same_weights(
     whole = align(tmp_path / "whole", start, **changes)
     stop_after(4)
     stopped = tmp_path / "stopped"
-    with pytest.raises(PowerCutError):
+    with pytest.raises(KeyboardInterrupt):
         align(stopped, start, **changes)
     assert last_checkpoint(stopped) == stopped / "checkpoint-3"
     monkeypatch.undo()

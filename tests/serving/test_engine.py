@@ -26,7 +26,7 @@ from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
 from prefrec.serving.engine import Engine, UnknownRankerError
 from prefrec.serving.scorer import Scorer, load_rankers
 from prefrec.serving.server import open_engine
-from served_run import HOSTILE, SPECIAL, add_rankers
+from served_run import HOSTILE, add_rankers
 from slow import slow_logps, slow_logps_within
 from tiny import tiny_llama
 
@@ -165,23 +165,6 @@ def test_the_model_goes_to_the_device_of_this_process(run, monkeypatch):
     devices = {p.device.type for p in engine._scorer.lm.model.parameters()}
     engine.close()
     assert devices == {"meta"}
-
-
-def test_a_title_cannot_be_a_special_token(engine):
-    (choices,) = engine.rank(RankRequest(history=[SPECIAL], candidates=[SPECIAL, "Red Emma"])).questions
-    end, begin = engine.encoder.end, engine.encoder.tokenizer.bos_token_id
-    assert end not in choices.prompt
-    assert begin not in choices.prompt[1:]
-    for answer in choices.answers:
-        assert answer.count(end) == 1
-        assert answer[-1] == end
-    assert SPECIAL in engine.encoder.tokenizer.decode(choices.answers[0])
-
-
-def test_a_history_that_does_not_fit_is_shortened_and_said_so(engine):
-    answer = _ask(engine, engine.rank(RankRequest(history=HOSTILE * 3, candidates=CANDIDATES)))
-    assert answer.history_shortened
-    assert len(answer.history) == 180
 
 
 def test_recommend_and_explain_equal_the_slow_twin(engine, run):

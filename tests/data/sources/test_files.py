@@ -16,14 +16,6 @@ from read_sources import files
 Shop = Callable[..., dict[str, Path]]
 
 
-def test_defaults(shop: Shop) -> None:
-    source = files(**shop())
-    assert source.interactions.columns == ["user_id", "item_id", "timestamp"]
-    assert len(source.interactions) == 64
-    assert source.catalogue.titles["i3"] == "Thing 3"
-    assert (source.domain, source.notes) == ("generic", [])
-
-
 def test_parquet_and_mapped_columns(tmp_path: Path) -> None:
     log = pl.DataFrame({"who": [1, 2], "what": [7, 7], "when": [5.0, 6.0], "stars": [3, 4]})
     log.write_parquet(tmp_path / "log.parquet")

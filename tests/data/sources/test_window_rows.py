@@ -11,15 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.data import ColumnNames
-from prefrec.data.sources.windows import Row, addition, make_windows, merge_rows, read_rows
+from prefrec.data.sources.windows import Row, addition, merge_rows, read_rows
 from prefrec.errors import DataError
 
 ROWS = [Row("7", ("1", "2"), "3", 50), Row("a b", ("3",), "12", 60)]
 HERE = Path("train.csv")
-
-
-def row(user: str, *items: str, time: int = 0) -> Row:
-    return Row(user, items[:-1], items[-1], time)
 
 
 @pytest.mark.parametrize(
@@ -53,17 +49,6 @@ def test_parquet_and_json_lines(tmp_path: Path) -> None:
     path.write_text('{"user_id": 1, "item_ids": [1, 2]}\n{"user_id": 1}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2, column item_ids: None is not a list"):
         read_rows(path, ColumnNames())
-
-
-def test_recbole_and_targets_of_their_own(tmp_path: Path) -> None:
-    path = tmp_path / "shop.train.inter"
-    path.write_text("user_id:token\titem_id_list:token_seq\titem_id:token\n7\t1 2\t3\na b\t3\t12\nnew\t\t5\n")
-    found = read_rows(path, ColumnNames())
-    assert found.rows == [*(r._replace(time=n) for n, r in enumerate(ROWS)), Row("new", (), "5", 2)]
-    assert not found.timed
-    assert found.notes == ["shop.train.inter: no times; examples are in the order of the file"]
-    (tmp_path / "rows.csv").write_text("user_id,history,target,timestamp\n7,1 2,3,50\na b,3,12,60\n")
-    assert read_rows(tmp_path / "rows.csv", ColumnNames()).rows == ROWS
 
 
 def test_rows_come_by_time_and_equal_times_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -123,19 +108,3 @@ def test_what_users_take_again_contradicts_nothing(items: list[str], width: int)
 )
 def test_additions(sequence: str, window: str, added: str | None) -> None:
     assert addition([*sequence], [*window]) == (None if added is None else [*added])
-
-
-def test_windows_that_may_be_asked_about() -> None:
-    rows = [
-        row("u", "a", "b"),
-        row("u", "a", "b", "c"),
-        row("u", "b", "c", "b"),
-        row("u", "c", "b", "a"),
-        row("v", "b", "c", "a"),
-    ]
-    found = make_windows(rows, 1, 2, {"u": {"a"}})
-    assert [(w.user_id, w.position, w.history, w.target) for w in found] == [
-        ("u", 1, ("b",), "c"),
-        ("v", 0, ("c",), "a"),
-    ]
-    assert len(make_windows(rows, 5, 0)) == 4

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 
 from prefrec.data import RankingExample, read_prepared
@@ -107,23 +106,6 @@ def test_sampled_candidates_hold_the_target_and_nothing_seen(finished):
         assert e.candidates[0] == e.target
         assert len(set(e.candidates)) == len(e.candidates) <= 31
         assert not {(e.user_id, i) for i in e.candidates} & learnt
-
-
-def test_known_answers_are_found_again_in_any_order(finished):
-    data = read_prepared(finished / "data")
-    rows = list(data.test[:4])
-    scores = PopularityRanker.fit(data.train_interactions).score(rows)
-    known = pl.DataFrame({"candidates": [list(e.candidates) for e in rows], "scores": scores.tolist()})
-
-    def refuse(size):
-        raise AssertionError("asked again")
-
-    late = LazyRanker(Entry("popularity", "key", refuse), 4)
-    late.know({"key": known})
-    turned = [replace(e, candidates=e.candidates[::-1]) for e in rows]
-    assert np.array_equal(late.score(turned), scores[:, ::-1])
-    with pytest.raises(AssertionError, match="asked again"):
-        late.score(turned[:2])
 
 
 def test_items_that_were_not_learnt_get_the_median(finished):
