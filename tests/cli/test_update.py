@@ -87,17 +87,6 @@ def test_an_update_says_what_it_gained_and_forgot(run, updated):
         assert list(group["metrics"]) == ["sft before", "sft"]
 
 
-def test_the_rows_of_forgetting_are_not_learnt_from(run, updated):
-    folder, _ = updated
-    old, new = read_prepared(run / "data"), read_prepared(folder / "data")
-    held = {(e.user_id, e.target) for e in old.some("test", 20)}
-    assert held.isdisjoint(_pairs(new.train_interactions))
-    assert held.isdisjoint({(e.user_id, e.target) for part in (new.train, new.validation) for e in part})
-    # They still count as taken.
-    assert held & _pairs(new.held_out_interactions)
-    assert _pairs(new.train_interactions.filter("update")) - _pairs(old.train_interactions)
-
-
 def test_the_old_model_scores_its_rows_as_before(run, updated):
     """The same weights, asked in the new catalogue; there titles compete that begin like a new one."""
     folder, _ = updated

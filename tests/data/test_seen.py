@@ -125,16 +125,10 @@ def test_a_target_that_was_taken_before_is_among_them() -> None:
     assert seen_items(data, [again]) == [{"a", "b"}]
 
 
-def test_the_history_of_a_user_is_the_whole_log_in_order():
-    def log(*rows):
-        return pl.DataFrame(
-            rows, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row"
-        )
-
-    learn = log(("b", "i1", 1), ("b", "i9", 5), ("a", "i3", 2), ("a", "i2", 2))
-    data = PreparedData(
-        Catalogue(NO_ITEMS), [], [], [], learn, held_out_interactions=log(("b", "i5", 3), ("c", "i1", 1))
-    )
+def test_the_history_of_a_user_is_the_whole_log_in_order() -> None:
+    learn = make_log([("b", "i1", 1), ("b", "i9", 5), ("a", "i3", 2), ("a", "i2", 2)])
+    later = make_log([("b", "i5", 3), ("c", "i1", 1)])
+    data = PreparedData(Catalogue(NO_ITEMS), [], [], [], learn, held_out_interactions=later)
     assert user_histories(data) == {"a": ["i3", "i2"], "b": ["i1", "i5", "i9"], "c": ["i1"]}
     assert [*user_histories(data, ["c", "a"])] == ["c", "a"]
     assert user_histories(replace(data, held_out_interactions=None), ["b"]) == {"b": ["i1", "i9"]}

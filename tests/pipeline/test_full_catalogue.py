@@ -9,7 +9,7 @@ from full_ranks import full_ranks, whole_catalogue
 from prefrec.data import PrepareConfig, prepare, read_prepared, seen_items, write_prepared
 from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.score import fit_baselines, predict_full
-from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
+from prefrec.rankers import CatalogueRanker, RandomRanker
 from tiny_run import ITEMS
 
 
@@ -55,18 +55,11 @@ def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path
     assert counts == {**dict.fromkeys([*rankers, "fast"], 9), slow.name: 4}
     # The same questions, row by row, as of the slow twin.
     rows = data.some("test", 9)
-    seen = seen_items(data, rows)
-    for name, ranker in (
-        ("fast", RandomRanker(3)),
-        ("popularity", PopularityRanker.fit(data.known_interactions("test"))),
-    ):
-        ranks, tied = full_ranks(ranker, rows, data.catalogue, seen)
-        own = found.filter(ranker=name)
-        assert (own["rank"].to_list(), own["tied"].to_list()) == (ranks.tolist(), tied.tolist())
-        assert own["target"].to_list() == [e.target for e in rows]
+    ranks, tied = full_ranks(RandomRanker(3), rows, data.catalogue, seen_items(data, rows))
+    own = found.filter(ranker="fast")
+    assert (own["rank"].to_list(), own["tied"].to_list()) == (ranks.tolist(), tied.tolist())
     chosen = [data.test.index(e) for e in data.some("test", 4)]
     assert found.filter(ranker=slow.name)["row"].to_list() == chosen
-    assert found.filter(ranker=slow.name)["target"].to_list() == [rows[i].target for i in chosen]
 
 
 def test_rankers_that_cannot_be_asked_are_left_out(entries):

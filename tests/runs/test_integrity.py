@@ -8,10 +8,9 @@ import polars as pl
 import pytest
 
 from prefrec import Recommender
-from prefrec.data import prepared_digest
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Evaluation, evaluate_predictions, predict
-from prefrec.files import file_digest, read_json
+from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.update import start_entry
 from prefrec.rankers import PopularityRanker
@@ -100,13 +99,6 @@ def test_data_are_checked_when_a_run_is_opened(run, file, how):
     with pytest.raises(DataError, match=rf"data is damaged or unfinished \({file}\)"):
         open_run(run)
     assert read_run(run).data is None
-
-
-def test_no_digest_is_made_of_a_pipe(run):
-    put(run / "data" / "train.parquet", PIPE)
-    for digest in (lambda: prepared_digest(run / "data"), lambda: file_digest(run / "data" / "train.parquet")):
-        with pytest.raises(OSError, match="a pipe or a device may be endless"):
-            digest()
 
 
 def test_a_part_of_all_users_that_changed_is_made_again(run, tmp_path, monkeypatch, capsys):

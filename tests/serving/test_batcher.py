@@ -90,15 +90,6 @@ def test_what_is_too_large_goes_alone_and_smaller_ones_do_not_wait_for_it(worker
     assert worker.passes == [[1], [7, 3], [99], [5, 3]]
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_again(batcher, worker):
-    first = _busy(batcher, worker)
-    waiting = [_submit(batcher, 2) for _ in range(6)]
-    assert batcher.waiting == 6
-    with pytest.raises(QueueFullError, match=r"6 requests with 18 tokens.*try again in 5 s"):
-        _submit(batcher, 2)
-    assert _finish(worker, [first, *waiting]) == [1, *[4] * 6]
-
-
 def test_a_long_job_takes_turns_with_those_that_came_after_it(batcher, worker):
     first = _busy(batcher, worker)
     long = _submit(batcher, *range(2, 22, 2))
@@ -127,20 +118,10 @@ def test_a_queue_is_full_of_tokens_too(worker):
     batcher = Batcher(worker, size=lambda job: job, room=10)
     first = _busy(batcher, worker)
     huge = _submit(batcher, 10 * QUEUED_PASSES + 1)  # alone in the queue: it would never fit otherwise
-    with pytest.raises(QueueFullError, match="1 requests with 641 tokens"):
+    with pytest.raises(QueueFullError, match=r"1 requests with 641 tokens.*try again in"):
         _submit(batcher, 3)
     assert _finish(worker, [first, huge]) == [1, 641**2]
     batcher.close()
-
-
-def test_jobs_past_their_deadline_are_not_worked_on(batcher, worker, now):
-    first = _busy(batcher, worker)
-    late, early = _submit(batcher, 2, timeout=5), _submit(batcher, 4, timeout=50)
-    now[0] = 10
-    assert _finish(worker, [first, early]) == [1, 16]
-    with pytest.raises(DeadlineError):
-        late.result(timeout=20)
-    assert worker.passes == [[1], [4]]
 
 
 def test_lost_jobs_make_room(batcher, worker, now):

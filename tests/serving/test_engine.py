@@ -320,24 +320,6 @@ def test_a_ranker_of_lists_alone_is_not_asked_about_the_catalogue(composed, monk
         engine.recommend(RecommendRequest(history=HISTORY, ranker="popularity"))
 
 
-def test_a_long_question_is_one_job_in_several_passes(run):
-    """Between them others get their turn."""
-    told = []
-    engine = open_engine(run, ["sft"], max_tokens=200, on_pass=told.append)
-    warm = len(told)
-    asked = engine.explain(ExplainRequest(history=HISTORY * 4, candidates=CANDIDATES, target="Lost Days"))
-    assert len(asked.questions) == 13
-    explaining = engine.submit(asked, 60)
-    ranking = engine.submit(engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES)), 60)
-    ranking.add_done_callback(lambda _: told.append(explaining.done()))
-    assert len(explaining.result(60)) == 13
-    engine.close()
-    passes = told[warm:]
-    assert passes.pop(passes.index(False)) is False  # the ranking had not to wait for all of the other question
-    assert len(passes) > 4
-    assert sum(len(p.waited) for p in passes) == 2
-
-
 def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):
     engine = open_engine(run, ["sft"])
     calls, begun, go = [], threading.Event(), threading.Event()

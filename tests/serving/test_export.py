@@ -85,16 +85,6 @@ def _dated(run, **model):
     return replace(_with(run, item_text="{{ title }} ({{ year }})", **model), data=data)
 
 
-def test_an_export_knows_how_items_are_shown(run, tmp_path):
-    dated = _dated(run, objective="catalogue")
-    folder = export_ranker(dated, "s-dpo", tmp_path / "out")
-    items = pl.read_parquet(folder / "items.parquet")
-    assert items["shown"][:2].to_list() == [f"{title} ({1900 + n})" for n, title in enumerate(items["title"][:2])]
-    got = Recommender.from_pretrained(folder).rank(HISTORY, CANDIDATES)
-    np.testing.assert_allclose([r.score for r in got], sorted(_of_the_run(dated, "s-dpo"))[::-1], rtol=1e-4)
-    assert "`{{ title }} ({{ year }})`" in (folder / "README.md").read_text()
-
-
 def _with(run, **model):
     """The run with another model section."""
     section = run.recipe.model.model_copy(update=model)
