@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,14 +38,18 @@ class Part:
     facts: dict[str, object] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def count(self, cases: Iterable[tuple[str, list[str]]], until: float) -> None:
+        """Take cases and what each of them lost, until the moment has come."""
+        for case, lost in cases:
+            self.tried += 1
+            self.lost += [f"{case}: {'; '.join(lost)}"] if lost else []
+            if time.monotonic() > until:
+                break
+
 
 def readers(part: Part, whole: Path, folder: Path, seed: int, until: float) -> None:
     """Ask damaged copies of a run, and of an export, by all readers."""
-    for case, lost in ask_damaged(whole, folder, seed):
-        part.tried += 1
-        part.lost += [f"{case}: {'; '.join(lost)}"] if lost else []
-        if time.monotonic() > until:
-            break
+    part.count(ask_damaged(whole, folder, seed), until)
 
 
 def threads(part: Part, folder: Path, until: float) -> None:

@@ -46,46 +46,31 @@ ROUND = 200
 START_S, SHORTEST_S = 15, 10
 """Seconds that a fuzzer takes to start, and those that it has at the least."""
 
-NAMES = {
-    "kills": "killed at random moments",
-    "crashes": "killed right after each change of a file",
-    "update": "update, killed likewise",
-    "tune": "tune, killed likewise",
-    "recommend": "recommend --all-users, killed likewise, its parts flipped",
-    "damage": "damaged files and unsealed stages of a run, made again",
-    "readers": "damaged files, unsealed stages, data and exports, read",
-    "disks": "full and read-only disks",
-    "threads": "16 threads on one recommender",
-    "clients": "clients that do not read or do not end",
-    "configs": "hostile configurations",
-    "inputs": "malformed inputs",
-    "bytes": "bytes of any kind (hypothesis)",
-    "requests": "requests of the OpenAPI (schemathesis)",
-    "fuzz": "fuzzed file readers (atheris)",
+SHARES = {
+    "kills": ("killed at random moments", 6),
+    "crashes": ("killed right after each change of a file", 5),
+    "update": ("update, killed likewise", 4),
+    "tune": ("tune, killed likewise", 4),
+    "recommend": ("recommend --all-users, killed likewise, its parts flipped", 3),
+    "damage": ("damaged files and unsealed stages of a run, made again", 4),
+    "readers": ("damaged files, unsealed stages, data and exports, read", 4),
+    "disks": ("full and read-only disks", 3),
+    "threads": ("16 threads on one recommender", 1),
+    "clients": ("clients that do not read or do not end", 2),
+    "configs": ("hostile configurations", 2),
+    "inputs": ("malformed inputs", 2),
+    "bytes": ("bytes of any kind (hypothesis)", 2),
+    "requests": ("requests of the OpenAPI (schemathesis)", 2),
+    "fuzz": ("fuzzed file readers (atheris)", 6),
 }
-"""Parts of the soak, as the command line calls them and as the table does."""
+"""Parts of the soak: as the command line calls them, as the table does, and their minutes of a soak of 50 minutes (of
+another one, in proportion)."""
+
+NAMES = {name: title for name, (title, _) in SHARES.items()}
+MINUTES = {name: minutes for name, (_, minutes) in SHARES.items()}
 
 CRASHED = ("crashes", "update", "tune", "recommend")
 """Parts that kill a command after each change (`crashes`: the command `run`)."""
-
-MINUTES = {
-    "kills": 6,
-    "crashes": 5,
-    "update": 4,
-    "tune": 4,
-    "recommend": 3,
-    "damage": 4,
-    "readers": 4,
-    "disks": 3,
-    "threads": 1,
-    "clients": 2,
-    "configs": 2,
-    "inputs": 2,
-    "bytes": 2,
-    "requests": 2,
-    "fuzz": 6,
-}
-"""What each part has of a soak of 50 minutes; of another one, in proportion."""
 
 
 @dataclass
@@ -211,11 +196,7 @@ def _whole(recipe: Path, folder: Path) -> Path:
 
 
 def _damage(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
-    for case, lost in damage_files(recipe, folder / "damage", _whole(recipe, folder), seed):
-        part.tried += 1
-        part.lost += [f"{case}: {'; '.join(lost)}"] if lost else []
-        if time.monotonic() > until:
-            break
+    part.count(damage_files(recipe, folder / "damage", _whole(recipe, folder), seed), until)
 
 
 def _disks(part: Part, recipe: Path, folder: Path, until: float) -> None:

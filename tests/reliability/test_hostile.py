@@ -11,7 +11,6 @@ from reliability.children import call
 from reliability.configs import try_configs
 from reliability.limits import Hung, within
 from reliability.readers import REFUSED, _same, answers
-from reliability.soak import MINUTES, NAMES
 
 
 def test_configurations_are_read_or_refused(tmp_path):
@@ -47,7 +46,3 @@ def test_what_hangs_is_ended_and_is_no_refusal(tmp_path):
 )
 def test_other_answers_are_lost(told, want, same):
     assert _same(told, want) is same
-
-
-def test_every_part_has_a_share_of_the_time():
-    assert list(MINUTES) == list(NAMES)
