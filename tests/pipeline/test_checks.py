@@ -31,10 +31,6 @@ def changed(recipe):
             r"align\.s-dpo\.skip_rows: 2000, but there are only 120 examples: ",
         ),
         (
-            {"sft": {"skip_rows": 900}},
-            r"sft\.skip_rows: 900, but there are only \d+ examples: lower it",
-        ),
-        (
             {"model": {"templates": ["history"]}, "sft": {"skip_rows": 40}},
             r"sft\.skip_rows: 40, but there are only 40 examples: lower it",
         ),
