@@ -180,7 +180,7 @@ def test_results_outside_their_range_are_refused(evaluated, metric, difference):
         ("items.parquet", flip, "items.parquet"),
         ("prompt.jinja2", Path.unlink, "prompt.jinja2"),
         ("adapter_model.safetensors", flip, "adapter_model.safetensors"),
-        ("prefrec.json", flip, "prefrec.json"),
+        ("prefrec.json", lambda path: path.write_text(path.read_text() + " "), "prefrec.json"),
         ("seal.json", lambda path: path.write_text("{}"), "items.parquet, prefrec.json"),
     ],
 )
