@@ -10,7 +10,7 @@ import pytest
 from prefrec import Recommender
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Evaluation, evaluate_predictions, predict
-from prefrec.files import read_json
+from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.update import start_entry
 from prefrec.rankers import PopularityRanker
@@ -174,13 +174,19 @@ def test_results_outside_their_range_are_refused(evaluated, metric, difference):
         Evaluation.from_json(raw)
 
 
+def longer_prompts(path):
+    raw = read_json(path)
+    raw["model"]["max_length"] += 1
+    write_json(path, raw)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "named"),
     [
         ("items.parquet", flip, "items.parquet"),
         ("prompt.jinja2", Path.unlink, "prompt.jinja2"),
         ("adapter_model.safetensors", flip, "adapter_model.safetensors"),
-        ("prefrec.json", lambda path: path.write_text(path.read_text() + " "), "prefrec.json"),
+        ("prefrec.json", longer_prompts, "prefrec.json"),
         ("seal.json", lambda path: path.write_text("{}"), "items.parquet, prefrec.json"),
     ],
 )
