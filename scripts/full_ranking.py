@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, Interval, metrics_for, paired_difference
+from prefrec.errors import DataError
+from prefrec.evaluation import FULL_RANKING, Interval, PairedDifference, metrics_for
+from prefrec.evaluation.intervals import Means, holm
 from prefrec.evaluation.predictions import ranks_of
+from prefrec.evaluation.verdict import ITEM_ONLY
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
@@ -41,9 +43,8 @@ TITLES = {
     "amazon-office-log": "Amazon Office, cut by time",
     "amazon-book-log": "Amazon Book, cut by time",
 }
-SEVERAL_SEEDS = ("movielens-100k", "lastfm", "goodreads")
 COLUMNS = [
-    "data", "rows (distinct targets)", "candidate lists", "best baseline", "item only",
+    "data", "rows (distinct targets)", "seeds", "candidate lists", "best baseline", "item only",
     "blend without a language model", "with item-ID tokens", "tokens add", "blend − best baseline", "S-DPO − SFT",
 ]  # fmt: skip
 
@@ -60,20 +61,38 @@ SHOWN = [
 
 @dataclass(frozen=True)
 class Measured:
-    """A data set's evaluation, and what else its row tells."""
+    """NDCG@10 of a data set's rankers on each test example, and what else its row shows.
+
+    Attributes:
+        name: of the data set.
+        facts: what the ranks do not hold: baselines, language models, the blend, the audit.
+        seeds: number of seeds.
+        gains: ranker → NDCG@10 [B], the mean over the seeds.
+    """
 
     name: str
     facts: dict[str, Any]
-    result: Evaluation
+    seeds: int
+    gains: Means
 
     @property
     def baseline(self) -> str:
         """The baseline with the highest NDCG@10."""
-        return max(self.facts["baselines"], key=lambda name: self.mean(name))
+        return max(self.facts["baselines"], key=self.mean)
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        """Pairs (ranker, against) of the page."""
+        blend, models = self.facts["blend"], self.facts["language_models"]
+        return [(blend, f"{blend} without {models[-1]}"), (blend, self.baseline), (models[-1], models[0])]
 
     def mean(self, ranker: str) -> float:
         """NDCG@10 of a ranker."""
-        return float(self.result.metrics[ranker]["ndcg@10"].mean)
+        return float(self.gains.mean(ranker).mean)
+
+    def difference(self, ranker: str, against: str) -> PairedDifference:
+        """The paired difference of two rankers in NDCG@10."""
+        return self.gains.difference(ranker, against)
 
 
 def measure(name: str, folder: Path) -> None:
@@ -107,47 +126,40 @@ def measure(name: str, folder: Path) -> None:
     )
 
 
-def read(name: str) -> Measured:
-    """Return the evaluation of a data set's ranks."""
-    path = RESULTS / "ranks" / f"{name}.parquet"
-    facts = read_json(path.with_suffix(".json"))
-    first = evaluate_ranks(path, audit=FULL_RANKING, ks=[10])
-    best = max(facts["baselines"], key=lambda n: first.metrics[n]["ndcg@10"].mean)
-    blend, models = facts["blend"], facts["language_models"]
-    without = f"{blend} without {models[-1]}"
-    pairs = [(blend, without), (blend, best), (without, best), (models[-1], models[0])]
-    pairs += [(blend, n) for n in first.metrics if n.startswith(f"{blend} without") and n != without]
-    return Measured(name, facts, evaluate_ranks(path, audit=FULL_RANKING, ks=[10], compare=pairs))
+def read(name: str, seeds: Sequence[Path] = ()) -> Measured:
+    """Return the NDCG@10 of a data set's rankers, over all seeds with ranks, or over the files `seeds`.
+
+    Raise DataError if a baseline differs between seeds, because their test examples then differ.
+    """
+    folder = RESULTS / "ranks"
+    paths = seeds or seed_files(name)
+    facts = read_json(folder / f"{name}.json")
+    runs = [pl.read_parquet(path).sort("ranker", "row") for path in paths]
+    ndcg = metrics_for([10])["ndcg@10"]
+    each = {n: [ndcg(*ranks_of(run.filter(ranker=n))) for run in runs] for n in runs[0]["ranker"].unique()}
+    for n in {*facts["baselines"]} - {ITEM_ONLY}:  # whose folds depend on the seed
+        if any(not np.array_equal(each[n][0], other) for other in each[n]):
+            raise DataError(f"{name}: {n} differs between seeds; their test examples are not the same")
+    users, items = (runs[0].filter(ranker=facts["blend"])[c].to_list() for c in ("user", "target"))
+    return Measured(name, facts, len(runs), Means({n: np.mean(v, axis=0) for n, v in each.items()}, users, items))
 
 
-def holm(measured: Sequence[Measured]) -> set[tuple[str, str, str]]:
-    """Return (data, ranker, against) of the page's comparisons that stand after Holm's correction at 5%."""
-    told = [(m.name, c) for m in measured for c in _told(m)]
-    order = sorted(told, key=lambda pair: pair[1].p_value)
-    kept: set[tuple[str, str, str]] = set()
-    for step, (name, c) in enumerate(order):
-        if c.p_value > 0.05 / (len(order) - step):
-            break
-        kept.add((name, c.ranker, c.against))
-    return kept
+def seed_files(name: str) -> list[Path]:
+    """Return the files of ranks of a data set, one per seed."""
+    folder = RESULTS / "ranks"
+    return [folder / f"{name}.parquet", *sorted(folder.glob(f"{name}-[0-9]*.parquet"))]
 
 
-def _told(m: Measured) -> list[Comparison]:
-    blend, models = m.facts["blend"], m.facts["language_models"]
-    pairs = [(blend, f"{blend} without {models[-1]}"), (blend, m.baseline), (models[-1], models[0])]
-    return [c for c in m.result.comparisons if c.metric == "ndcg@10" and (c.ranker, c.against) in pairs]
+def significant(measured: Sequence[Measured]) -> set[tuple[str, str, str]]:
+    """Return (data, ranker, against) of the page's comparisons with p < 0.05 after Holm's correction."""
+    told = [(m.name, *pair) for m in measured for pair in m.told]
+    corrected = holm([m.difference(*pair).p_value for m in measured for pair in m.told])
+    return {comparison for comparison, p in zip(told, corrected, strict=True) if p < 0.05}
 
 
 def row(m: Measured, kept: set[tuple[str, str, str]]) -> list[str]:
     """Return the page's row of a data set."""
     blend, models = m.facts["blend"], m.facts["language_models"]
-
-    def difference(ranker: str, against: str) -> str:
-        c = m.result.difference(ranker, against, "ndcg@10")
-        mark = " ✱" if (m.name, ranker, against) in kept else ""
-        return signed(c) + mark
-
-    lists = f"leak: {', '.join(m.facts['leaks'])}" if m.facts["leaks"] else "no leak found"
     without = f"{blend} without {models[-1]}"
     shown = {m.baseline: f"{m.baseline} {m.mean(m.baseline):.4f}"}
     shown |= {ranker: f"{m.mean(ranker):.4f}" for ranker in (without, blend)}
@@ -155,15 +167,14 @@ def row(m: Measured, kept: set[tuple[str, str, str]]) -> list[str]:
     shown[best] = f"**{shown[best]}**"
     return [
         TITLES[m.name],
-        f"{m.result.n:,} ({m.result.items:,})",
-        lists,
+        f"{m.gains.size[0]:,} ({m.gains.items:,})",
+        str(m.seeds),
+        f"leak: {', '.join(m.facts['leaks'])}" if m.facts["leaks"] else "no leak found",
         shown[m.baseline],
-        f"{m.mean('item only'):.4f}",
+        f"{m.mean(ITEM_ONLY):.4f}",
         shown[without],
         shown[blend],
-        difference(blend, without),
-        difference(blend, m.baseline),
-        difference(models[-1], models[0]),
+        *(signed(m.difference(*pair)) + (" ✱" if (m.name, *pair) in kept else "") for pair in m.told),
     ]
 
 
@@ -176,11 +187,12 @@ def parts_table(measured: Sequence[Measured]) -> dict[str, Any]:
     """Return what each part adds, a row a data set: the blend minus the blend without the part."""
     found: dict[str, dict[str, str]] = {}
     for m in measured:
-        for c in m.result.comparisons:
-            if c.metric == "ndcg@10" and c.against.startswith(f"{m.facts['blend']} without"):
-                part = c.against.removeprefix(f"{m.facts['blend']} without ")
-                found.setdefault(TITLES[m.name], {})[part] = signed(c)
-    parts = list(dict.fromkeys(part for own in found.values() for part in own))
+        blend = m.facts["blend"]
+        for less in m.gains.values:
+            if less.startswith(f"{blend} without "):
+                part = less.removeprefix(f"{blend} without ")
+                found.setdefault(TITLES[m.name], {})[part] = signed(m.difference(blend, less))
+    parts = sorted({part for own in found.values() for part in own})
     return {
         "title": "What each part adds: the blend minus the blend without it, NDCG@10",
         "columns": ["data", *parts],
@@ -188,49 +200,36 @@ def parts_table(measured: Sequence[Measured]) -> dict[str, Any]:
     }
 
 
-def seeds_table(name: str) -> dict[str, Any]:
-    """Return each seed's NDCG@10 and what the language model and S-DPO add, for the mean over the seeds, too.
+def seeds_table(m: Measured) -> dict[str, Any]:
+    """Return each seed's NDCG@10 and what the language model and S-DPO add, and for their mean.
 
     The last row is the control with random weights, if there is one.
     """
-    first, folder = read(name), RESULTS / "ranks"
-    paths = [folder / f"{name}.parquet", *sorted(folder.glob(f"{name}-[0-9]*.parquet"))]
-    runs = [pl.read_parquet(path).sort("ranker", "row") for path in paths]
-    control = [pl.read_parquet(path).sort("ranker", "row") for path in folder.glob(f"{name}-random.parquet")]
-    told = _told(first)
-    gain = metrics_for([10])["ndcg@10"]
-
-    def values(run: pl.DataFrame, ranker: str) -> NDArray[np.float64]:
-        return gain(*ranks_of(run.filter(ranker=ranker)))
-
-    rows = []
-    users, items = (runs[0].filter(ranker=first.baseline)[c].to_list() for c in ("user", "target"))
-    each = [(f"seed {n}", [run]) for n, run in enumerate(runs)]
-    for label, some in [*each, ("mean of the seeds", runs), ("random weights, seed 0", control)]:
-        if not some:
-            continue
-        cells = [f"{np.mean([values(run, first.facts['blend']) for run in some]):.4f}"]
-        for c in told:
-            a, b = (np.mean([values(run, n) for run in some], axis=0) for n in (c.ranker, c.against))
-            cells.append(signed(paired_difference(a, b, users, items)))
-        rows.append([label, *cells])
-    names = [f"{c.ranker} − {c.against}" for c in told]
-    return {"title": f"{TITLES[name]}: NDCG@10 by seed", "columns": ["", "blend", *names], "rows": rows}
+    each = [(f"seed {n}", read(m.name, [path])) for n, path in enumerate(seed_files(m.name))]
+    control = [RESULTS / "ranks" / f"{m.name}-random.parquet"]
+    random = [("random weights, seed 0", read(m.name, control))] if control[0].is_file() else []
+    rows = [
+        [label, f"{one.mean(m.facts['blend']):.4f}", *(signed(one.difference(*pair)) for pair in m.told)]
+        for label, one in [*each, ("mean of the seeds", m), *random]
+    ]
+    names = [f"{ranker} − {against}" for ranker, against in m.told]
+    return {"title": f"{TITLES[m.name]}: NDCG@10 by seed", "columns": ["", "blend", *names], "rows": rows}
 
 
 def all_rankers(m: Measured) -> dict[str, Any]:
-    """Return NDCG@10 of all rankers of a data set: all rows, and each class among its own."""
-    groups = [g for g in ("known among known", "new among new") if g in m.result.groups]
+    """Return NDCG@10 of all rankers of a data set with seed 0: all rows, and each class among its own."""
+    result = evaluate_ranks(seed_files(m.name)[0], audit=FULL_RANKING, ks=[10])
+    groups = [g for g in ("known among known", "new among new") if g in result.groups]
     rows = []
-    for name in m.result.metrics:
+    for name in result.metrics:
         if " without " in name:
             continue
-        cells = [m.result.metrics[name]["ndcg@10"]]
-        cells += [m.result.groups[g].metrics[name]["ndcg@10"] for g in groups]
+        cells = [result.metrics[name]["ndcg@10"]]
+        cells += [result.groups[g].metrics[name]["ndcg@10"] for g in groups]
         rows.append([name, *(f"{i.mean:.4f} [{i.low:.4f}, {i.high:.4f}]" for i in cells)])
-    sizes = [f"{g}, n = {m.result.groups[g].n:,}" for g in groups]
+    sizes = [f"{g}, n = {result.groups[g].n:,}" for g in groups]
     title = f"{TITLES[m.name]}: NDCG@10 over all {m.facts['items']:,} items. {m.facts['verdict']}"
-    return {"title": title, "columns": ["ranker", f"all, n = {m.result.n:,}", *sizes], "rows": rows}
+    return {"title": title, "columns": ["ranker", f"all, n = {result.n:,}", *sizes], "rows": rows}
 
 
 def main(runs: Sequence[str]) -> None:
@@ -239,7 +238,7 @@ def main(runs: Sequence[str]) -> None:
         name, folder = run.split("=", 1)
         measure(name, Path(folder))
     measured = [read(n) for n in TITLES if (RESULTS / "ranks" / f"{n}.parquet").is_file()]
-    kept = holm(measured)
+    kept = significant(measured)
     table = {
         "title": "NDCG@10 in full ranking, all test examples",
         "columns": COLUMNS,
@@ -248,7 +247,12 @@ def main(runs: Sequence[str]) -> None:
     old = read_json(SECTION) or {}
     section = old | {
         "id": 54,
-        "tables": [table, parts_table(measured), *map(all_rankers, measured), *map(seeds_table, SEVERAL_SEEDS)],
+        "tables": [
+            table,
+            parts_table(measured),
+            *map(all_rankers, measured),
+            *(seeds_table(m) for m in measured if m.seeds > 1),
+        ],
     }
     section.setdefault("title", "Full ranking on seven data sets")
     section.setdefault("machine", f"{platform.processor() or 'x86_64'}, one core")
@@ -264,7 +268,7 @@ def main(runs: Sequence[str]) -> None:
 
 def page(table: dict[str, Any], measured: Sequence[Measured]) -> str:
     """Return docs/results.md."""
-    count = sum(len(_told(m)) for m in measured)
+    count = sum(len(m.told) for m in measured)
     return HEAD + markdown([table["columns"], *table["rows"]]) + TAIL.format(count=count)
 
 
@@ -289,8 +293,9 @@ TAIL = """
   *Item-ID tokens*: a language model of four layers after SFT and S-DPO, with one token per item.
 - 95% intervals are over users and targets. ✱ marks p < 0.05 after Holm's correction for the {count} differences of
   the page.
-- One seed. Section 54 of [Experiments](experiments.md) has three for the first three sets, what each part adds,
-  and the controls; `lab/results/54-full-ranking.json` all rankers; `lab/results/ranks` the rank of every row.
+- Figures are means over the seeds of the language model. Section 54 of [Experiments](experiments.md) has what each
+  part adds, and the controls; `lab/results/54-full-ranking.json` each seed and all rankers; `lab/results/ranks` the
+  rank of every row.
 """
 
 
