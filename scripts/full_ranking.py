@@ -3,6 +3,7 @@
 `python scripts/full_ranking.py NAME=RUN ...` writes lab/results/ranks/NAME.parquet for each run, whose last ranker is
 a blend, then the section of EXPERIMENTS.md and docs/results.md. Without runs it writes both from the files that are
 there. NAME-1, NAME-2, … are other seeds of the data set NAME, and NAME-random has random weights.
+`control-NAME=RUN,RUN,…` are runs, one per seed, that were also aligned by SFT on the rows of S-DPO (`MORE_SFT`).
 Users and items are numbered in the files, so that no data set is passed on.
 """
 
@@ -32,6 +33,8 @@ from prefrec_lab.ranks import evaluate_ranks, write_ranks
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE, README = ROOT / "lab/results", ROOT / "docs/results.md", ROOT / "README.md"
+MORE_SFT = "sft-more"
+"""Name of the alignment with `loss: sft`, otherwise like S-DPO."""
 MARKS = ("<!-- results -->", "<!-- /results -->")
 SECTION = RESULTS / "54-full-ranking.json"
 TITLES = {
@@ -124,6 +127,39 @@ def measure(name: str, folder: Path) -> None:
             "commit": (read_json(folder / "environment.json") or {}).get("commit"),
         },
     )
+
+
+def measure_control(name: str, folders: Sequence[Path]) -> None:
+    """Write the ranks of SFT, S-DPO and `MORE_SFT` of several seeds; a ranker of the file is `NAME SEED`."""
+    found = []
+    for seed, folder in enumerate(folders):
+        run = open_run(folder)
+        entries = [run.entry(n) for n in ("sft", "s-dpo", MORE_SFT)]
+        cache = folder / "predictions/full_catalogue"
+        ranked = predict_full(run.data, run.recipe.evaluate, [], entries, cache, seed=run.recipe.seed)
+        found.append(ranked.with_columns(pl.col("ranker") + f" {seed}"))
+    coded = pl.concat(found).with_columns(
+        pl.col(c).cast(pl.Categorical).to_physical().cast(pl.String) for c in ("user_id", "target")
+    )
+    write_ranks(coded, (), RESULTS / "ranks" / f"{name}.parquet")
+
+
+def control_table() -> dict[str, Any]:
+    """Return what S-DPO adds to SFT, beside SFT for as many steps on the same rows; means over the seeds."""
+    rows = []
+    for name, title in TITLES.items():
+        path = RESULTS / "ranks" / f"control-{name}.parquet"
+        if path.is_file():
+            frame = pl.read_parquet(path).sort("row")
+            ndcg, each = metrics_for([10])["ndcg@10"], dict[str, list[Any]]()
+            for ranker in sorted(frame["ranker"].unique()):
+                each.setdefault(ranker.rpartition(" ")[0], []).append(ndcg(*ranks_of(frame.filter(ranker=ranker))))
+            users, items = (frame.filter(ranker="sft 0")[c].to_list() for c in ("user", "target"))
+            gains = Means({n: np.mean(v, axis=0) for n, v in each.items()}, users, items)
+            pairs = (("s-dpo", "sft"), (MORE_SFT, "sft"), ("s-dpo", MORE_SFT))
+            rows.append([title, str(len(each["sft"])), *(signed(gains.difference(*pair)) for pair in pairs)])
+    columns = ["data", "seeds", "S-DPO − SFT", "more SFT − SFT", "S-DPO − more SFT"]
+    return {"title": "S-DPO beside SFT for as many steps on the same 500 rows", "columns": columns, "rows": rows}
 
 
 def read(name: str, seeds: Sequence[Path] = ()) -> Measured:
@@ -236,7 +272,10 @@ def main(runs: Sequence[str]) -> None:
     """Measure the runs, then write the section and the page."""
     for run in runs:
         name, folder = run.split("=", 1)
-        measure(name, Path(folder))
+        if name.startswith("control-"):
+            measure_control(name, [Path(one) for one in folder.split(",")])
+        else:
+            measure(name, Path(folder))
     measured = [read(n) for n in TITLES if (RESULTS / "ranks" / f"{n}.parquet").is_file()]
     kept = significant(measured)
     table = {
@@ -250,6 +289,7 @@ def main(runs: Sequence[str]) -> None:
         "tables": [
             table,
             parts_table(measured),
+            control_table(),
             *map(all_rankers, measured),
             *(seeds_table(m) for m in measured if m.seeds > 1),
         ],
@@ -293,6 +333,8 @@ TAIL = """
   *Item-ID tokens*: a language model of four layers after SFT and S-DPO, with one token per item.
 - 95% intervals are over users and targets. ✱ marks p < 0.05 after Holm's correction for the {count} differences of
   the page.
+- S-DPO − SFT is significant on one set. SFT for as many steps on the same rows gives the same there, so it is more
+  training and not the preferences.
 - Figures are means over the seeds of the language model. Section 54 of [Experiments](experiments.md) has what each
   part adds, and the controls; `lab/results/54-full-ranking.json` each seed and all rankers; `lab/results/ranks` the
   rank of every row.
