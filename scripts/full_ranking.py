@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ import polars as pl
 from prefrec.errors import DataError
 from prefrec.evaluation import FULL_RANKING, Interval, PairedDifference, metrics_for
 from prefrec.evaluation.intervals import Means, holm
+from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.evaluation.verdict import ITEM_ONLY
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.runs.contents import METRICS
-from prefrec_lab.ranks import evaluate_ranks, write_ranks
+from prefrec_lab.ranks import coded, evaluate_ranks, write_ranks
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE, README = ROOT / "lab/results", ROOT / "docs/results.md", ROOT / "README.md"
@@ -108,12 +109,9 @@ def measure(name: str, folder: Path) -> None:
     cache = folder / "predictions/full_catalogue"
     found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
     known = set(data.known_interactions(section.split)["item_id"])
-    coded = found.with_columns(
-        pl.col(c).cast(pl.Categorical).to_physical().cast(pl.String) for c in ("user_id", "target")
-    )
-    codes = dict(zip(found["target"], coded["target"], strict=True))
+    numbers, codes = coded(found)
     path = RESULTS / "ranks" / f"{name}.parquet"
-    write_ranks(coded, {codes[i] for i in known if i in codes}, path)
+    write_ranks(numbers, {codes[i] for i in known if i in codes}, path)
     metrics = read_json(folder / METRICS)
     write_json(
         path.with_suffix(".json"),
@@ -138,10 +136,8 @@ def measure_control(name: str, folders: Sequence[Path]) -> None:
         cache = folder / "predictions/full_catalogue"
         ranked = predict_full(run.data, run.recipe.evaluate, [], entries, cache, seed=run.recipe.seed)
         found.append(ranked.with_columns(pl.col("ranker") + f" {seed}"))
-    coded = pl.concat(found).with_columns(
-        pl.col(c).cast(pl.Categorical).to_physical().cast(pl.String) for c in ("user_id", "target")
-    )
-    write_ranks(coded, (), RESULTS / "ranks" / f"{name}.parquet")
+    numbers, _ = coded(pl.concat(found))
+    write_ranks(numbers, (), RESULTS / "ranks" / f"{name}.parquet")
 
 
 def control_table() -> dict[str, Any]:
@@ -149,15 +145,15 @@ def control_table() -> dict[str, Any]:
     rows = []
     for name, title in TITLES.items():
         path = RESULTS / "ranks" / f"control-{name}.parquet"
-        if path.is_file():
-            frame = pl.read_parquet(path).sort("row")
-            ndcg, each = metrics_for([10])["ndcg@10"], dict[str, list[Any]]()
-            for ranker in sorted(frame["ranker"].unique()):
-                each.setdefault(ranker.rpartition(" ")[0], []).append(ndcg(*ranks_of(frame.filter(ranker=ranker))))
-            users, items = (frame.filter(ranker="sft 0")[c].to_list() for c in ("user", "target"))
-            gains = Means({n: np.mean(v, axis=0) for n, v in each.items()}, users, items)
-            pairs = (("s-dpo", "sft"), (MORE_SFT, "sft"), ("s-dpo", MORE_SFT))
-            rows.append([title, str(len(each["sft"])), *(signed(gains.difference(*pair)) for pair in pairs)])
+        if not path.is_file():
+            continue
+        split = pl.read_parquet(path).with_columns(
+            pl.col("ranker").str.split(" ").list.to_struct(fields=["ranker", "seed"])
+        )
+        runs = split.unnest("ranker").partition_by("seed")
+        gains = means_of(ndcg_of(runs), runs[0])
+        pairs = (("s-dpo", "sft"), (MORE_SFT, "sft"), ("s-dpo", MORE_SFT))
+        rows.append([title, str(len(runs)), *(signed(gains.difference(*pair)) for pair in pairs)])
     columns = ["data", "seeds", "S-DPO − SFT", "more SFT − SFT", "S-DPO − more SFT"]
     return {"title": "S-DPO beside SFT for as many steps on the same 500 rows", "columns": columns, "rows": rows}
 
@@ -170,14 +166,24 @@ def read(name: str, seeds: Sequence[Path] = ()) -> Measured:
     folder = RESULTS / "ranks"
     paths = seeds or seed_files(name)
     facts = read_json(folder / f"{name}.json")
-    runs = [pl.read_parquet(path).sort("ranker", "row") for path in paths]
-    ndcg = metrics_for([10])["ndcg@10"]
-    each = {n: [ndcg(*ranks_of(run.filter(ranker=n))) for run in runs] for n in runs[0]["ranker"].unique()}
+    runs = [pl.read_parquet(path) for path in paths]
+    each = ndcg_of(runs)
     for n in {*facts["baselines"]} - {ITEM_ONLY}:  # whose folds depend on the seed
         if any(not np.array_equal(each[n][0], other) for other in each[n]):
             raise DataError(f"{name}: {n} differs between seeds; their test examples are not the same")
-    users, items = (runs[0].filter(ranker=facts["blend"])[c].to_list() for c in ("user", "target"))
-    return Measured(name, facts, len(runs), Means({n: np.mean(v, axis=0) for n, v in each.items()}, users, items))
+    return Measured(name, facts, len(runs), means_of(each, runs[0]))
+
+
+def ndcg_of(runs: Sequence[pl.DataFrame]) -> dict[str, list[Floats]]:
+    """Return ranker → NDCG@10 [B] of each seed, from ranks of the same examples in any order."""
+    ndcg, ordered = metrics_for([10])["ndcg@10"], [run.sort("row") for run in runs]
+    return {n: [ndcg(*ranks_of(run.filter(ranker=n))) for run in ordered] for n in runs[0]["ranker"].unique()}
+
+
+def means_of(each: Mapping[str, Sequence[Floats]], run: pl.DataFrame) -> Means:
+    """Return the means over the seeds of `ndcg_of`, with users and targets of the examples of a run."""
+    asked = run.filter(ranker=run["ranker"][0]).sort("row")
+    return Means({n: np.mean(v, axis=0) for n, v in each.items()}, asked["user"].to_list(), asked["target"].to_list())
 
 
 def seed_files(name: str) -> list[Path]:

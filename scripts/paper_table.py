@@ -23,7 +23,7 @@ from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.runs.contents import METRICS
-from prefrec_lab.ranks import evaluate_ranks, write_ranks
+from prefrec_lab.ranks import coded, evaluate_ranks, write_ranks
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "lab/results", ROOT / "docs/studies/table.md"
@@ -68,9 +68,9 @@ def collect(folders: Sequence[Path]) -> None:
         full.append(_renamed(_whole(folder, data), names))
         for old, new in names.items():
             facts[new] = {"kind": _kind(run.recipe, old), "seconds": _seconds(run, old)}
-    lists_frame, codes = _coded(pl.concat(lists))
+    lists_frame, codes = coded(pl.concat(lists))
     write_ranks(lists_frame, {codes[i] for i in known if i in codes}, LISTS)
-    full_frame, codes = _coded(pl.concat(full))
+    full_frame, codes = coded(pl.concat(full))
     write_ranks(full_frame, {codes[i] for i in known if i in codes}, FULL)
     audit = read_json(folders[0] / METRICS)["evaluation"]["audit"]
     write_json(FACTS, {"systems": facts, "verdict": audit["verdict"], "items": len(run.data.catalogue)})
@@ -93,12 +93,6 @@ def _renamed(frame: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
     return frame.filter(pl.col("ranker").is_in(list(names))).with_columns(pl.col("ranker").replace(names))
 
 
-def _coded(frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Return the frame with numbers in place of users and targets, and item → number."""
-    coded = frame.with_columns(pl.col(c).rank("dense").cast(pl.String) for c in ("user_id", "target"))
-    return coded, dict(zip(frame["target"], coded["target"], strict=True))
-
-
 def _kind(recipe: Any, name: str) -> str:
     if name in recipe.evaluate.references:
         return BASELINES
@@ -114,7 +108,7 @@ def _seconds(run: Any, name: str) -> float | None:
 
 
 def measured() -> tuple[Evaluation, Evaluation, dict[str, Any]]:
-    """Return the evaluations of candidate sets and of full ranking, with the comparisons that are told."""
+    """Return the evaluations of candidate sets and of full ranking, with the comparisons of the page."""
     facts = read_json(FACTS)
     audit = NoAudit(facts["verdict"])
     first = [evaluate_ranks(path, audit=audit, ks=[1, 10]) for path in (LISTS, FULL)]

@@ -20,7 +20,7 @@ def test_adapters_and_their_base_are_asked_as_in_training(place, tmp_path):
 
 
 def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
-    """Both blocks, and every model against the best reference row."""
+    """On candidate sets and in full ranking, every model is compared with the best baseline."""
     chosen = ("--adapter", f"s-dpo={place.s_dpo / 'adapter'}", "--out", tmp_path)
     asked = (*chosen, *place.asked, "--full-rows", 12, "--generate-rows", 0)
     out = " ".join(succeed("evaluate", place.data, *asked).split())

@@ -28,7 +28,7 @@ def changed(recipe):
     [
         (
             {"s_dpo": {"skip_rows": 2000, "latest_per_user": 3}},
-            r"align\.s-dpo\.skip_rows: 2000, but there are only 120 examples: ",
+            r"align\.s-dpo\.skip_rows: 2000, but there are only 120 examples \(align\.s-dpo\.latest_per_user: 3\): ",
         ),
         (
             {"model": {"templates": ["history"]}, "sft": {"skip_rows": 40}},

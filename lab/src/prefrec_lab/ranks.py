@@ -23,6 +23,12 @@ RANK_SCHEMA = pl.Schema(
 """`class` is `known` for targets with training interactions, else `new`; numbers are those of `PREDICTION_SCHEMA`."""
 
 
+def coded(predictions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return predictions with numbers in place of users and targets, so that no data are passed on; item → number."""
+    numbers = predictions.with_columns(pl.col(c).rank("dense").cast(pl.String) for c in ("user_id", "target"))
+    return numbers, dict(zip(predictions["target"], numbers["target"], strict=True))
+
+
 def write_ranks(predictions: pl.DataFrame, known_items: Collection[str], path: Path) -> pl.DataFrame:
     """Write the ranks of predictions to `path` (Parquet), and return them as a frame of `RANK_SCHEMA`.
 

@@ -42,11 +42,14 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
 
 def available_rows(recipe: Recipe, data: PreparedData) -> dict[str, int]:
     """Return, per stage of `trained_sections`, the number of examples that it chooses from."""
-    counts = {name: section.available_rows(data, recipe.seed) for name, section in trained_sections(recipe).items()}
+    counts = {f"align.{a.name}": len(alignment_pool(data, a, recipe.seed)) for a in recipe.align}
+    for name, section in trained_sections(recipe).items():
+        if name not in counts:
+            counts[name] = section.available_rows(data, recipe.seed)
     if recipe.sft and not shows_candidates(recipe.model, data.domain):  # it learns from whole histories
         lengths = read_by_sft(data.train_interactions, recipe.sft.titles).group_by("user_id").len()["len"]
         counts[SFT] = int((lengths >= LEAST).sum())
-    return counts | {f"align.{a.name}": len(alignment_pool(data, a, recipe.seed)) for a in recipe.align}
+    return counts
 
 
 def check_titles(data: PreparedData, model: ModelSection) -> None:
@@ -59,10 +62,14 @@ def check_section(name: str, section: TrainSection, count: int) -> None:
     """Raise ConfigError if a stage's tracker is missing, or none of its `count` examples are left."""
     if section.report_to != "none" and find_spec(section.report_to) is None:
         raise ConfigError(f"{name}.report_to: pip install {section.report_to}, or remove report_to")
+    latest = section.model_dump().get("latest_per_user")
+    per_user = f" ({name}.latest_per_user: {latest})" if latest else ""
     if not count:
-        raise ConfigError(f"{name}.rows: the training data have no examples")
+        raise ConfigError(f"{name}.rows: the training data have no examples{per_user}")
     if count <= section.skip_rows:
-        raise ConfigError(f"{name}.skip_rows: {section.skip_rows}, but there are only {count} examples: lower it")
+        raise ConfigError(
+            f"{name}.skip_rows: {section.skip_rows}, but there are only {count} examples{per_user}: lower it"
+        )
 
 
 def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainSection]) -> None:

@@ -41,8 +41,8 @@ def alignment_rows(data: PreparedData, section: AlignSection, seed: int) -> list
 def alignment_pool(data: PreparedData, section: AlignSection, seed: int = 0) -> Sequence[RankingExample]:
     """Return all examples that an alignment chooses from: of the data, or made from the log with `seed`.
 
-    Raise ConfigError if `trajectories` is set and the examples do not cover every position of the histories, or
-    DataError if the loss needs ratings and there are none.
+    Raise ConfigError if `trajectories` is set but some position of a history has no example. Raise DataError if the
+    loss needs ratings but the log has none.
     """
     is_packed(data, section)  # this and the next line raise errors before training
     answer_scores([], data, section)

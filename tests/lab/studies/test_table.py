@@ -51,7 +51,7 @@ def test_what_a_system_adds_to_the_one_it_builds_on(summary, place):
 
 
 def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
-    """From the metrics of the run, with differences to its best reference row."""
+    """From the metrics of the run, with differences from its best baseline."""
     assert "full-catalogue" not in summary["tables"]
     folder = tmp_path / "run"
     copytree(place / "runs" / "table-seed-0", folder)
