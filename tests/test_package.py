@@ -11,9 +11,10 @@ import pytest
 
 import prefrec
 import prefrec_lab
+import prefrec_server
 import prefrec_systems
 
-PACKAGES = (prefrec, prefrec_systems, prefrec_lab)
+PACKAGES = (prefrec, prefrec_server, prefrec_systems, prefrec_lab)
 MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}."))
 EXPORTING = (
     "prefrec",

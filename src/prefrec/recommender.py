@@ -24,6 +24,7 @@ from prefrec.data.readers import PARQUET, read_parquet
 from prefrec.data.store import read_items
 from prefrec.data.types import LOG_SCHEMA
 from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.export.parts import ABOUT, EXPORTED, ITEMS, PROMPT, RECIPE, about_key, open_parts
 from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, read_whole, write_whole
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import resolve
@@ -39,7 +40,6 @@ from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.questions import Selection, answer_all, logged_users
 from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.stage import stage_key
-from prefrec.serving.export_parts import ABOUT, EXPORTED, ITEMS, PROMPT, RECIPE, about_key, open_parts
 
 AnyItem = str | int | Ranked | Effect | ById | Item
 """An item in a call: its title, its id as text or number, or a row of an answer."""

@@ -9,12 +9,13 @@ import pytest
 
 import prefrec as package
 from command import prefrec, succeed
-from prefrec.cli import INSTEAD
+from prefrec import cli
+from prefrec.cli import ELSEWHERE, INSTEAD
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
-VERBS = ("init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "explain", "report", "serve",
-         "export", "chat", "lab")  # fmt: skip
+VERBS = ("init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "explain", "report", "export",
+         "chat", "lab", "serve")  # fmt: skip
 LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 
@@ -24,7 +25,7 @@ def test_help_names_every_verb():
     assert "prefrec run recipes/demo.yaml" in out
 
 
-@pytest.mark.parametrize("verb", [*VERBS[:-1], *(f"lab {verb}" for verb in LAB)])
+@pytest.mark.parametrize("verb", [*(verb for verb in VERBS if verb != "lab"), *(f"lab {verb}" for verb in LAB)])
 def test_help_of_a_verb_teaches(verb):
     out = succeed(*verb.split(), "-h")
     assert f"Usage: prefrec {verb}" in out
@@ -37,6 +38,17 @@ def test_a_verb_of_earlier_versions_says_what_to_write(verb):
     done = prefrec(verb, "x", "--rows", 3)
     assert (done.code, done.out) == (1, "")
     assert done.err == f"error: `prefrec {verb}` was replaced: use `prefrec {INSTEAD[verb]}`\n"
+
+
+@pytest.mark.parametrize("verb", [*ELSEWHERE])
+def test_a_verb_of_a_package_that_is_not_installed_says_what_to_install(verb, monkeypatch):
+    homes = {name: home for name, home in cli.homes().items() if name.partition(".")[0] not in ELSEWHERE}
+    monkeypatch.setattr(cli, "homes", lambda: homes)
+    done = prefrec(verb, "x")
+    assert (done.code, done.err) == (
+        1,
+        f"error: `prefrec {verb}` is not installed: pip install {ELSEWHERE[verb]} in a clone\n",
+    )
 
 
 def test_help_and_version_import_no_heavy_library():

@@ -16,8 +16,8 @@ from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import TitleTfidfRanker
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
-from prefrec.serving.bodies import ExplainRequest, RecommendRequest
-from prefrec.serving.server import open_engine
+from prefrec_server.bodies import ExplainRequest, RecommendRequest
+from prefrec_server.server import open_engine
 
 
 @pytest.fixture(scope="module")

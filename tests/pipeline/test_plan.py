@@ -8,13 +8,13 @@ import pytest
 
 from command import prefrec
 from prefrec.errors import ConfigError
+from prefrec.export.ranker import export_ranker
 from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.run import run_recipe, survey
-from prefrec.serving.export import export_ranker
-from prefrec.serving.server import open_engine
+from prefrec_server.server import open_engine
 
 MODELS = ("sft", "dpo", "s-dpo")
 

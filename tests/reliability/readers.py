@@ -12,13 +12,13 @@ from starlette.testclient import TestClient
 
 from prefrec import Recommender
 from prefrec.errors import PrefrecError
+from prefrec.export.ranker import export_ranker
 from prefrec.files import digests, folder_files
 from prefrec.pipeline.opened import open_run
 from prefrec.runs.contents import read_run
 from prefrec.runs.stage import STAGE_FILE
-from prefrec.serving.app import Settings, create_app
-from prefrec.serving.export import export_ranker
-from prefrec.serving.server import open_engine
+from prefrec_server.app import Settings, create_app
+from prefrec_server.server import open_engine
 from reliability.damage import UNSEALED, WAYS, damage
 from reliability.limits import Hung, within
 

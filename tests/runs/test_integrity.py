@@ -10,6 +10,7 @@ import pytest
 from prefrec import Recommender
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Evaluation, evaluate_predictions, predict
+from prefrec.export.ranker import export_ranker
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.update import start_entry
@@ -17,7 +18,6 @@ from prefrec.rankers import PopularityRanker
 from prefrec.recommender import CHUNK
 from prefrec.runs.contents import METRICS, read_run, write_results
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage
-from prefrec.serving.export import export_ranker
 from reliability import damage
 from served_run import write_run
 from verdicts import NONE

@@ -24,8 +24,7 @@ from prefrec.errors import ConfigError, PrefrecError, did_you_mean, without_secr
 from prefrec.processes import is_first, leave
 
 VERBS = (
-    "init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "explain", "report", "serve",
-    "export",
+    "init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "explain", "report", "export",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points that add verbs: NAME = "module:function", or GROUP.NAME for a verb of a group."""
@@ -36,6 +35,8 @@ INSTEAD = {
     **{verb: f"lab {verb}" for verb in ("bench", "doctor", "published-json", "study", "tune")},
 }
 """Verb of earlier versions → its replacement."""
+ELSEWHERE = {"serve": "./server", "chat": "./systems", "lab": "./lab"}
+"""Verb of a sister package → the package's folder in a clone."""
 _LOOK: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": "markdown"}
 
 
@@ -81,6 +82,8 @@ class _Verbs(TyperGroup):
         known = self.list_commands(ctx)
         if args[0] in INSTEAD and args[0] not in known:
             raise ConfigError(f"`prefrec {args[0]}` was replaced: use `prefrec {INSTEAD[args[0]]}`")
+        if args[0] in ELSEWHERE and args[0] not in known:
+            raise ConfigError(f"`prefrec {args[0]}` is not installed: pip install {ELSEWHERE[args[0]]} in a clone")
         if args[0] not in known and (hint := did_you_mean(args[0], known)):
             ctx.fail(f"No such command {args[0]!r}{hint}")
         name, _, rest = super().resolve_command(ctx, args)

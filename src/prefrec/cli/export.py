@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
+from prefrec.export.ranker import export_ranker
 from prefrec.pipeline.opened import open_run
 from prefrec.runs.lock import reader_lock
-from prefrec.serving.export import export_ranker
 
 
 def export(

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 from command import prefrec
 from prefrec.pipeline.opened import open_run
-from prefrec.serving.app import Settings, create_app
-from prefrec.serving.server import open_engine
+from prefrec_server.app import Settings, create_app
+from prefrec_server.server import open_engine
 from served_run import write_run
 from tiny import bpe_tokenizer
 

@@ -29,12 +29,12 @@ from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.rankers.baselines import servable
-from prefrec.serving.app import Settings, check_key, create_app
-from prefrec.serving.batcher import RETRY_AFTER
-from prefrec.serving.engine import Engine
-from prefrec.serving.middleware import HEADERS, Telemetry, problem
-from prefrec.serving.page import page_files
-from prefrec.serving.scorer import Scorer, load_rankers
+from prefrec_server.app import Settings, check_key, create_app
+from prefrec_server.batcher import RETRY_AFTER
+from prefrec_server.engine import Engine
+from prefrec_server.middleware import HEADERS, Telemetry, problem
+from prefrec_server.page import page_files
+from prefrec_server.scorer import Scorer, load_rankers
 
 MAX_CONNECTIONS = 768
 """Most connections; requests on additional ones get 503. Often a process may only open 1,024 files."""

@@ -1,7 +1,7 @@
 """The page in a real browser: what it asks and shows, by mouse and keyboard, and titles that are markup.
 
 The picture in the documentation is made of a run by
-`PREFREC_SHOWN=runs/demo python -m pytest tests/serving/test_page.py -k picture`.
+`PREFREC_SHOWN=runs/demo python -m pytest tests/server/test_page.py -k picture`.
 """
 
 import os
@@ -16,10 +16,10 @@ import pytest
 import uvicorn
 
 from prefrec.pipeline.opened import open_run
-from prefrec.serving.app import Settings, create_app
-from prefrec.serving.bodies import RankRequest
-from prefrec.serving.page import page_files, side_by_side
-from prefrec.serving.server import open_engine
+from prefrec_server.app import Settings, create_app
+from prefrec_server.bodies import RankRequest
+from prefrec_server.page import page_files, side_by_side
+from prefrec_server.server import open_engine
 from served_run import MARKUP
 
 sync_api = pytest.importorskip("playwright.sync_api")

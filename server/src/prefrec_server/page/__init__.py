@@ -10,11 +10,11 @@ from prefrec.report.curves import training_plots
 from prefrec.report.render import page_environment
 from prefrec.report.wording import label
 from prefrec.runs.contents import Stage
-from prefrec.serving.engine import Engine
+from prefrec_server.engine import Engine
 
 NEIGHBOURS = ("window co-occurrence", "item-kNN", "co-occurrence")
 """Rankers to compare with a language model when the page opens; the first one that is served is used."""
-_environment = page_environment("prefrec.serving.page", "prefrec.report")
+_environment = page_environment("prefrec_server.page", "prefrec.report")
 
 
 def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -> dict[str, tuple[str, bytes]]:

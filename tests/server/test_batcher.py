@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.serving.batcher import QUEUED_PASSES, Batcher, DeadlineError, QueueFullError, StoppedError
+from prefrec_server.batcher import QUEUED_PASSES, Batcher, DeadlineError, QueueFullError, StoppedError
 
 
 class Worker:

@@ -23,6 +23,8 @@ from prefrec.data import RankingExample
 from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks
 from prefrec.evaluation.predictions import prediction_frame
+from prefrec.export import ranker as export
+from prefrec.export.ranker import export_ranker, model_card
 from prefrec.files import write_json
 from prefrec.lm.items import add_items, save_item_model
 from prefrec.lm.models import EMBEDDED, EMBEDDED_HUB_ID, base_id
@@ -31,14 +33,23 @@ from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
-from prefrec.serving import export
-from prefrec.serving.export import export_ranker, model_card
 from prefrec.training import lora_config
 from sealed import write_metrics
+from served_run import write_run
 from slow import slow_logps
 from tiny import tiny_llama
 
 HISTORY, CANDIDATES = ("i2", "i7"), ("i50", "i41", "i24")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer):
+    return write_run(tmp_path_factory.mktemp("exported"), bpe_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return open_run(folder)
 
 
 def _of_the_run(run, ranker):

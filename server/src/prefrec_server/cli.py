@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.errors import ConfigError
 
 
 def serve(
@@ -41,11 +40,8 @@ def serve(
     """
     # typer treats an empty variable as unset.
     key = os.environ.get("PREFREC_API_KEY") if api_key is None else api_key
-    try:
-        from prefrec.serving.server import serve_run
-    except ModuleNotFoundError as e:
-        needed = "pip install fastapi prometheus-client uvicorn"
-        raise ConfigError(f"serving needs the package {e.name!r}: {needed}") from e
+    from prefrec_server.server import serve_run  # here, so that --help is fast
+
     limits: dict[str, Any] = {"max_queue": max_queue, "max_batch": max_batch, "max_tokens": max_tokens}
     options: dict[str, Any] = {"host": host, "port": port, "ui": ui, "api_key": key, "access_log": access_log}
     serve_run(run, ranker or [], deadline=deadline, **options, **limits)

@@ -22,10 +22,10 @@ from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
 from prefrec.recommend.questions import Question
 from prefrec.recommender import Recommender
-from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
-from prefrec.serving.engine import Engine, UnknownRankerError
-from prefrec.serving.scorer import Scorer, load_rankers
-from prefrec.serving.server import open_engine
+from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest
+from prefrec_server.engine import Engine, UnknownRankerError
+from prefrec_server.scorer import Scorer, load_rankers
+from prefrec_server.server import open_engine
 from served_run import HOSTILE, add_rankers
 from slow import slow_logps, slow_logps_within
 from tiny import tiny_llama

@@ -18,6 +18,7 @@ from torch import nn
 from prefrec.console import quiet_libraries
 from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
+from prefrec.export.parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
 from prefrec.files import SEAL, clear_drafts, digests, draft_name, folder_files, storage_error, write_json, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
 from prefrec.pipeline.encoders import shown_items, shows_candidates
@@ -29,7 +30,6 @@ from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
-from prefrec.serving.export_parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
 from prefrec.training.adapters import check_adapter, warn_of_other_base
 from prefrec.training.weights import is_adapter, load_weights
 
@@ -46,7 +46,7 @@ TERMS = {
 }
 """First word of a source → the terms of its data."""
 
-_environment = page_environment("prefrec.serving").overlay(autoescape=False)  # Markdown without titles from data
+_environment = page_environment("prefrec.export").overlay(autoescape=False)  # Markdown without titles from data
 
 
 @quiet_libraries()

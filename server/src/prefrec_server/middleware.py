@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prefrec.recommend.rules import UnknownName
-from prefrec.serving.batcher import Pass
-from prefrec.serving.bodies import MAX_BODY, Problem, ProblemAnswer
+from prefrec_server.batcher import Pass
+from prefrec_server.bodies import MAX_BODY, Problem, ProblemAnswer
 
 BODY_SECONDS = 10.0
 """Seconds within which a request's body must arrive."""

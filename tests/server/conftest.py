@@ -9,9 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.serving.app import Settings, create_app
-from prefrec.serving.engine import Engine
-from prefrec.serving.server import open_engine
+from prefrec_server.app import Settings, create_app
+from prefrec_server.engine import Engine
+from prefrec_server.server import open_engine
 from served_run import write_run
 
 

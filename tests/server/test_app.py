@@ -12,12 +12,12 @@ from starlette.testclient import TestClient
 from baselines import SERVED_BASELINES
 from generated_requests import PATHS, ask
 from prefrec.data import user_histories
-from prefrec.serving import middleware
-from prefrec.serving.app import Settings, create_app
-from prefrec.serving.batcher import QueueFullError
-from prefrec.serving.bodies import MAX_BODY, RankRequest
-from prefrec.serving.middleware import Guard, Telemetry
-from prefrec.serving.server import open_engine
+from prefrec_server import middleware
+from prefrec_server.app import Settings, create_app
+from prefrec_server.batcher import QueueFullError
+from prefrec_server.bodies import MAX_BODY, RankRequest
+from prefrec_server.middleware import Guard, Telemetry
+from prefrec_server.server import open_engine
 
 QUESTION = {"history": ["Red Emma", "i7"], "candidates": ["Wild Alien", "cold heat", "i20"]}
 

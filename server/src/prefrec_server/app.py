@@ -26,10 +26,10 @@ from prefrec.errors import ConfigError, DataError, ModelError, PrefrecError, Tok
 from prefrec.recommend.items import UnknownItemsError
 from prefrec.recommend.questions import RulesError
 from prefrec.recommend.rules import MAX_NAME
-from prefrec.serving import bodies
-from prefrec.serving.batcher import RETRY_AFTER, DeadlineError, QueueFullError, StoppedError
-from prefrec.serving.engine import Engine, Prepared, UnknownRankerError
-from prefrec.serving.middleware import HEADERS, REQUEST_ID, Guard, Telemetry, problem
+from prefrec_server import bodies
+from prefrec_server.batcher import RETRY_AFTER, DeadlineError, QueueFullError, StoppedError
+from prefrec_server.engine import Engine, Prepared, UnknownRankerError
+from prefrec_server.middleware import HEADERS, REQUEST_ID, Guard, Telemetry, problem
 
 Body = TypeVar("Body")
 NAME_KINDS = ("constrained-str", "ById")

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from prefrec.serving import server
+from prefrec_server import server
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost"
 PROBE = HALF + b"\r\n\r\n"

@@ -24,9 +24,9 @@ from prefrec.rankers.explain import without_each
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.questions import Question, Selection, logged_users
 from prefrec.recommend.rules import ById, Item, ItemName
-from prefrec.serving import bodies
-from prefrec.serving.batcher import Batcher
-from prefrec.serving.scorer import Scorer, Scores
+from prefrec_server import bodies
+from prefrec_server.batcher import Batcher
+from prefrec_server.scorer import Scorer, Scores
 
 Body = TypeVar("Body")
 Asked = ChoiceSet | RankingExample | Question

@@ -108,7 +108,7 @@ def test_a_key_that_no_header_can_hold_is_refused_at_once(folder, key):
 
 def test_until_the_model_is_loaded_nobody_is_kept_waiting(folder, monkeypatch):
     """A probe is refused at once."""
-    from prefrec.serving import server
+    from prefrec_server import server
 
     seen = []
 
@@ -123,10 +123,3 @@ def test_until_the_model_is_loaded_nobody_is_kept_waiting(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         server.serve_run(folder, host="127.0.0.1", port=port)
     assert seen == [errno.ECONNREFUSED]
-
-
-def test_what_is_not_installed_is_named(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "prefrec.serving.server", None)
-    done = prefrec("serve", folder)
-    assert done.code == 1
-    assert "pip install fastapi prometheus-client uvicorn" in done.err

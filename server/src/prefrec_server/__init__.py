@@ -1,0 +1,1 @@
+"""Serve a run over HTTP, with a web page."""
