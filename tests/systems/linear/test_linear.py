@@ -11,8 +11,8 @@ import pytest
 
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
-from prefrec.pipeline.kinds.linear import check_memory
-from prefrec.rankers.linear import ALSConfig, ALSRanker, EASEConfig, EASERanker, check_implicit
+from prefrec_systems.linear.ranker import ALSConfig, ALSRanker, EASEConfig, EASERanker, check_implicit
+from prefrec_systems.linear.stage import check_memory
 
 ITEMS = [f"i{n}" for n in range(7)]
 
@@ -63,6 +63,6 @@ def test_als_solves_the_history_as_a_user() -> None:
 
 
 def test_what_als_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefrec.rankers.linear.find_spec", lambda name: None)
+    monkeypatch.setattr("prefrec_systems.linear.ranker.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"rankers\.ALS: ALS needs the package implicit: pip install implicit"):
         check_implicit("ALS")
