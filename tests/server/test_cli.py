@@ -14,14 +14,8 @@ import urllib.request
 import pytest
 
 from command import prefrec
-from served_run import write_run
 
 QUESTION = {"history": ["Red Emma"], "candidates": ["Wild Alien", "Cold Heat"]}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, bpe_tokenizer):
-    return write_run(tmp_path_factory.mktemp("served"), bpe_tokenizer)
 
 
 @pytest.fixture
@@ -82,11 +76,13 @@ def test_it_answers_many_by_its_own_names_and_ends_well(server):
 
 def test_the_key_comes_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("PREFREC_API_KEY", "sesame")
-    _, url = server("--ranker", "zero-shot", "--ui")
+    process, url = server("--ranker", "zero-shot", "--ui")
     assert "<h1>tiny</h1>" in _get(url)  # the page holds nothing that needs a key
     with pytest.raises(urllib.error.HTTPError, match="401"):
         _get(f"{url}/v1/run")
     assert json.loads(_get(f"{url}/v1/run", Authorization="Bearer sesame"))["rankers"] == ["zero-shot"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.parametrize("options", [(), ("--api-key", "")])
