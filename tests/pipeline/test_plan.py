@@ -124,6 +124,17 @@ def test_a_plan_has_needs_and_the_costs_of_the_last_time(trained, whole):
     assert (stages["sft"]["seconds"], stages["sft"]["peak_bytes"]) == (state["seconds"], state["peak_bytes"])
 
 
+def test_a_ranker_is_due_because_of_the_stage_that_it_needs(trained, whole, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    blend = {"rankers": [{"kind": "blend", "parts": ["s-dpo", "popularity"]}]}
+    recipe = Recipe.model_validate(whole.model_dump(mode="json") | blend)
+    state = {"key": "earlier", "config": recipe.rankers[0].model_dump(mode="json"), "finished": True, "files": {}}
+    (folder / "rankers" / "blend").mkdir(parents=True)
+    (folder / "rankers" / "blend" / "stage.json").write_text(json.dumps(state))
+    assert _why(recipe, folder, "rankers")["blend"] == "changed: data, seed, s-dpo, popularity"
+    assert _why(_changed(recipe, sft={"rows": 8}), folder, "rankers")["blend"] == "changed: s-dpo"
+
+
 def test_unfinished_damaged_and_set_aside(trained, whole, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "sft" / "adapter" / "adapter_config.json").write_text("{}")
@@ -145,6 +156,7 @@ def test_the_command_line_prints_it(trained, whole, tmp_path):
     assert done.code == 0
     assert "changed: align.dpo.beta" in done.out
     assert "1 of 4 stages have to run" in done.out
+    assert "--until prepare" in prefrec("plan", asked[0], "--out", tmp_path / "none").out
     raw = whole.model_dump(mode="json")
     raw["align"][0]["beta"] = 3.0
     again = prefrec("run", *asked, "--dry-run", "--json")

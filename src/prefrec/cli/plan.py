@@ -41,7 +41,8 @@ def print_plan(stages: list[dict[str, Any]], as_json: bool, price: Price | None 
     rows = [(s["stage"], [Cell(text) for text in _texts(s)], "") for s in stages]
     left = sum(bool(s["why"]) for s in stages)
     note = f"{left} of {len(stages)} stages have to run" if left else "all stages are up to date"
-    note += f"\n{price}" if price else ""
+    prepared = not stages[0]["why"]
+    note += f"\n{price}" if price else "" if prepared else "\nRun it with --until prepare to see the expected time"
     Console().print(Printed(Grid(["due", "needs", "last time", "memory"], rows), "stage", note))
 
 

@@ -62,14 +62,19 @@ class Step:
         """Settings as JSON."""
         return self.section.model_dump(mode="json") if self.section else {}
 
-    def changed(self) -> list[str] | None:
-        """Return the dotted names of inputs that changed since it was made; None: they were not recorded."""
+    def changed(self, due: Sequence[str] = ()) -> list[str] | None:
+        """Return the dotted names of inputs that changed since it was made; None: they were not recorded.
+
+        If only the settings were recorded and these are the same, it is one of the stages in `needs` that are `due`,
+        or any other input.
+        """
         state = read_state(self.folder)
         if self.entry.make is None or state.get("key") == self.entry.key:
             return []
         if self.entry.inputs:
             return _changed_inputs(state.get(MADE_WITH), self.entry.inputs)
-        return differences(state.get("config"), self.settings, self.entry.name) or ["data", "seed", *self.needs]
+        own = differences(state.get("config"), self.settings, self.entry.name)
+        return own or list(due) or ["data", "seed", *self.needs]
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,8 @@ class Plan:
     def explain(self, name: str) -> str:
         """Return why a stage has to run; "" if its result is up to date, or it has nothing to do."""
         step = self.step(name)
-        return why_due(step.folder, step.entry.key, step.changed()) if step.entry.make else ""
+        due = [need for need in step.needs if need in self.names and self.explain(need)]
+        return why_due(step.folder, step.entry.key, step.changed(due)) if step.entry.make else ""
 
     def step(self, name: str) -> Step:
         """Return the stage of this name."""
