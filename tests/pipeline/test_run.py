@@ -216,10 +216,11 @@ def test_sft_on_histories_makes_all_models_anew(run_again, recipe):
     assert "sft" in json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"]
 
 
-def test_a_run_in_which_all_weights_are_trained(run, recipe):
+def test_a_run_in_which_all_weights_are_trained(run, recipe, capfd):
     whole = _changed(recipe, sft={"rows": 8, "learning_rate": 1e-3}, align={"rows": 8, "learning_rate": 1e-3})
     whole = whole.model_copy(update={"lora": None, "align": whole.align[1:]})
     folder = run(whole, until="report")
+    assert "Writing model" not in capfd.readouterr().err  # a bar of transformers
     for stage in ("sft", "align/s-dpo"):
         assert (folder / stage / "adapter" / "config.json").is_file()
         assert not (folder / stage / "adapter" / "adapter_config.json").exists()
