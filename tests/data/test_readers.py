@@ -12,12 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prefrec.data.readers import (
-    check_ids,
-    pick_columns,
-    read_json_rows,
-    read_table,
-)
+from prefrec.data.readers import check_ids, pick_columns, read_json_rows, read_table
 from prefrec.data.times import parse_timestamps, time_columns
 from prefrec.errors import DataError
 

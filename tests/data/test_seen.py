@@ -94,11 +94,7 @@ def test_seen_items_equal_the_slow_twin(
 
 @pytest.mark.parametrize(
     ("options", "hidden"),
-    [
-        ({}, False),
-        ({"split": "time"}, True),
-        ({"split": "user", "windows": "all", "max_test_rows": 7}, True),
-    ],
+    [({}, False), ({"split": "time"}, True), ({"split": "user", "windows": "all", "max_test_rows": 7}, True)],
 )
 def test_prepared_data_know_the_past(
     shop: Callable[..., dict[str, Path]], tmp_path: Path, options: dict[str, Any], hidden: bool

@@ -6,14 +6,7 @@ import polars as pl
 import pytest
 
 from prefrec.data import Catalogue
-from prefrec.data.titles import (
-    id_order,
-    movie_title,
-    movie_titles,
-    normal_title,
-    resolve_duplicates,
-    safe_title,
-)
+from prefrec.data.titles import id_order, movie_title, movie_titles, normal_title, resolve_duplicates, safe_title
 from prefrec.errors import DataError
 
 

@@ -21,10 +21,7 @@ from prefrec.report.tables import audit_table
 N_ITEMS, SIZE = 200, 10
 CATALOGUE = Catalogue(
     pl.DataFrame(
-        {
-            "item_id": [str(i) for i in range(N_ITEMS)],
-            "title": ["t" * (1 + i * 37 % 50) for i in range(N_ITEMS)],
-        }
+        {"item_id": [str(i) for i in range(N_ITEMS)], "title": ["t" * (1 + i * 37 % 50) for i in range(N_ITEMS)]}
     )
 )
 RNG_OF_ITEMS = np.random.default_rng(99)

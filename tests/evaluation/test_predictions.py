@@ -8,10 +8,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA, prediction_frame, ranks_of, read_predictions
 
-EXAMPLES = [
-    RankingExample("u", ("a",), ("b", "c", "d"), "c"),
-    RankingExample("v", (), ("a", "b"), "a"),
-]
+EXAMPLES = [RankingExample("u", ("a",), ("b", "c", "d"), "c"), RankingExample("v", (), ("a", "b"), "a")]
 SCORES = np.array([[0.1, 0.3, 0.2], [1.0, 2.0, -np.inf]])
 RANKS = np.array([1, 2]), np.array([0, 3])
 

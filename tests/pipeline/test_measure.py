@@ -95,10 +95,7 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
     assert full.expected["hr@10"] == pytest.approx(np.mean([10 / size for size in sizes]))
 
 
-@pytest.mark.parametrize(
-    ("changes", "n"),
-    [({"full_rows": 30}, 20), ({"rows": None, "full_rows": None}, 40)],
-)
+@pytest.mark.parametrize(("changes", "n"), [({"full_rows": 30}, 20), ({"rows": None, "full_rows": None}, 40)])
 def test_it_is_asked_of_rows_of_the_table(evaluate, changes, n):
     assert evaluate([], **changes).full_catalogue.n == n
 

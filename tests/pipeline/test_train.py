@@ -343,10 +343,7 @@ def test_trajectories_train_as_their_rows_do(align, recipe, tmp_path, monkeypatc
         torch.testing.assert_close(tensor, other[name], rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize(
-    ("settings", "pieces"),
-    [({}, True), ({"rows": 9}, False), ({"latest_per_user": 2}, False)],
-)
+@pytest.mark.parametrize(("settings", "pieces"), [({}, True), ({"rows": 9}, False), ({"latest_per_user": 2}, False)])
 def test_all_rows_come_in_pieces(data, settings, pieces):
     section = AlignSection(**settings)
     assert is_packed(data, section) is pieces

@@ -47,13 +47,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "adapter_config.json": (
         *("loftq_config", "modules_to_save", "target_modules", "layers_to_transform", "rank_pattern", "auto_mapping"),
         *("alpha_pattern", "megatron_config", "trainable_token_indices", "exclude_modules", "layer_replication"),
-        *(
-            "corda_config",
-            "eva_config",
-            "runtime_config",
-            "target_parameters",
-            "peft_type",
-        ),
+        *("corda_config", "eva_config", "runtime_config", "target_parameters", "peft_type"),
     ),
     "items.json": (),
 }

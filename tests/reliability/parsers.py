@@ -23,15 +23,7 @@ from prefrec.runs.contents import read_run
 from prefrec.runs.stage import is_finished, last_checkpoint
 from prefrec_lab.bench.records import read_records
 from prefrec_lab.datasets.published import read_published
-from read_sources import (
-    files,
-    goodreads,
-    goodreads_windows,
-    lastfm_hetrec,
-    lastfm_published,
-    movielens_100k,
-    windows,
-)
+from read_sources import files, goodreads, goodreads_windows, lastfm_hetrec, lastfm_published, movielens_100k, windows
 from reliability.corpus.published import ROW
 from reliability.corpus.sources import BOOK, ROWS, SHELVED, SPLIT, TAGS, WINDOW
 

@@ -8,12 +8,7 @@ from prefrec_lab.bench import workload
 from prefrec_lab.bench.floor import model_shape
 from prefrec_lab.bench.job import Job
 from prefrec_lab.bench.settings import BenchSettings
-from prefrec_lab.bench.workload import (
-    catalogue_workload,
-    config_of,
-    make_workload,
-    tokenizer_of,
-)
+from prefrec_lab.bench.workload import catalogue_workload, config_of, make_workload, tokenizer_of
 
 
 def test_rows_hold_n_negatives_and_their_prompt_shows_the_list(settings):

@@ -46,15 +46,7 @@ def test_facts_and_the_page_are_printed(done):
 def test_everything_is_written(done):
     out, _ = done
     names = {p.name for p in (out / "ablation").iterdir()}
-    assert names == {
-        "study.json",
-        "table.csv",
-        "table.md",
-        "page.html",
-        "hr-1.png",
-        "hr-1.svg",
-        "seed-0.recipe.yaml",
-    }
+    assert names == {"study.json", "table.csv", "table.md", "page.html", "hr-1.png", "hr-1.svg", "seed-0.recipe.yaml"}
     summary = json.loads((out / "ablation" / "study.json").read_text())
     assert (summary["n"], summary["users"], summary["seeds"], summary["candidates"]) == (20, 20, [0], 6)
     assert summary["question"] == STUDIES["ablation"].question

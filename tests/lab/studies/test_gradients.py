@@ -7,12 +7,7 @@ import torch
 
 from prefrec.losses import softmax_dpo_loss
 from prefrec_lab.studies.carry_out import carry_out
-from prefrec_lab.studies.gradients import (
-    GRADIENTS,
-    _shuffled,
-    gradient_values,
-    sdpo_gradient,
-)
+from prefrec_lab.studies.gradients import GRADIENTS, _shuffled, gradient_values, sdpo_gradient
 
 
 def _logps(batch=6, negatives=4, seed=0):

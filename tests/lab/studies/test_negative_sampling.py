@@ -9,12 +9,7 @@ from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.training_rows import alignment_rows
 from prefrec_lab.studies import negative_sampling
 from prefrec_lab.studies.carry_out import carry_out
-from prefrec_lab.studies.negative_sampling import (
-    NEGATIVE_SAMPLING,
-    PAST,
-    drawn_rows,
-    unaware_rows,
-)
+from prefrec_lab.studies.negative_sampling import NEGATIVE_SAMPLING, PAST, drawn_rows, unaware_rows
 
 
 @pytest.fixture(scope="module")
