@@ -1,7 +1,5 @@
 """Fixtures for the data tests: small made-up files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

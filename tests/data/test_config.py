@@ -1,7 +1,5 @@
 """Configurations: combinations that make no sense are refused by field."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Rows and questions from ratings and impressions: against a slow twin, by hand, and the counts of MovieLens."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import polars as pl

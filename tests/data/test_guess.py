@@ -1,7 +1,5 @@
 """Guessed columns and protocols, on logs with names and contents of many kinds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

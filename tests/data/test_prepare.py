@@ -1,7 +1,5 @@
 """From a configuration to data: counts of the real sets, determinism, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from importlib.util import find_spec

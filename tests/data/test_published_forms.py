@@ -1,7 +1,5 @@
 """Columns of files as MovieLens, Amazon, Steam and LLaRA publish them, under their names."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

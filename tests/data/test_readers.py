@@ -1,7 +1,5 @@
 """Reading files: formats, and an error with file, line, column and way out for each bad one."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import os

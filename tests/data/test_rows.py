@@ -1,7 +1,5 @@
 """Examples built on access equal examples built at once; what a folder needs to sample them again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise

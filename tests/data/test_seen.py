@@ -1,7 +1,5 @@
 """What was taken before a held-out row's target, against a walk through the log for every row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

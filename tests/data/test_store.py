@@ -1,7 +1,5 @@
 """Folders of prepared data: there and back, unfinished ones refused."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess

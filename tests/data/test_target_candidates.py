@@ -1,7 +1,5 @@
 """Lists of other rows' targets: blind rules are at chance, classes stay apart, and the seed alone decides."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

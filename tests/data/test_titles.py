@@ -1,7 +1,5 @@
 """Titles: articles, years, alternative titles, duplicates."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
 

@@ -1,7 +1,5 @@
 """The shared types."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import polars as pl

@@ -1,7 +1,5 @@
 """Coverage, novelty and diversity, against sums over lists by hand."""
 
-from __future__ import annotations
-
 import math
 from itertools import combinations
 

@@ -1,7 +1,5 @@
 """AUC and NDCG within users: against slow twins, with ties; weights, intervals, JSON, tables."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """What stands above a table: good only without leak and fault, and never left out."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """The audit before training: kept beside the data, loud if it is bad, and able to stop the run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Items as tokens through the stages: SFT, S-DPO, scores, and going on after a stop."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

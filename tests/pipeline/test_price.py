@@ -1,7 +1,5 @@
 """The price of a run: what is due is named, costs grow with what is read, and what was encoded is free."""
 
-from __future__ import annotations
-
 import pytest
 
 from prefrec.pipeline import encoders

@@ -1,7 +1,5 @@
 """The time of baselines and blends grows with examples, baselines and parts."""
 
-from __future__ import annotations
-
 import pytest
 
 from prefrec.pipeline import table_price

@@ -3,8 +3,6 @@
 A fork of the test's own process would inherit the thread pools of polars and torch, which do not survive it.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A server under clients that do not read, do not end or do not begin; others must be answered meanwhile."""
 
-from __future__ import annotations
-
 import json
 import socket
 import sys

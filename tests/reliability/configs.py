@@ -1,7 +1,5 @@
 """Hostile settings of models, tokenizers and adapters: each is read, or refused in a line, soon, in little memory."""
 
-from __future__ import annotations
-
 import json
 import random
 import resource

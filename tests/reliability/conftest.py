@@ -1,7 +1,5 @@
 """What is killed, filled and asked here: a recipe, and a run of it that nothing disturbed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -5,8 +5,6 @@ a folder, from Python or from a library below it (`crashes.c`). The moment just 
 moment just after the change before it, so no point is left out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import json

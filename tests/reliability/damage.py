@@ -1,7 +1,5 @@
 """A bit flipped in, or bytes cut from, files of a finished run; the same command must end with the run's results."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

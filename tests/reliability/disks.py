@@ -1,7 +1,5 @@
 """Disks that are full or read-only: real mounts, in a child whose mounts nobody else sees."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

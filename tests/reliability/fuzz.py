@@ -5,8 +5,6 @@ ends with 0 after its time, and otherwise on the first input that a parser shoul
 lies in FOLDER/crashes.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

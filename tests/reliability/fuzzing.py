@@ -1,7 +1,5 @@
 """Start the fuzzer in a process of its own, and read what it says."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """`kill -9` at a random moment of a run; the same command again must end as if nothing had happened."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A limit of time for what may hang, in the main thread."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

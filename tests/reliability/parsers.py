@@ -1,7 +1,5 @@
 """Everything that reads a file or a text from outside: any bytes give a value or a PrefrecError, nothing else."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

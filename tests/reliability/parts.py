@@ -1,7 +1,5 @@
 """A part of the soak as a line of its table, and the parts that ask readers, threads, a server and configurations."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field

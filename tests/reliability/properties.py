@@ -1,7 +1,5 @@
 """Hypothesis: bytes of any kind, and good inputs that are damaged, for each of the parsers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hypothesis import strategies as st

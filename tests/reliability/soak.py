@@ -1,7 +1,5 @@
 """The long form of the reliability tests, in one table: `python -m reliability --minutes 50`."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib.util

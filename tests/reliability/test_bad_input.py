@@ -1,7 +1,5 @@
 """Every malformed input of the corpus gets the message that says where it is wrong and what to do."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The fuzzer, for seconds; `make soak` lets it run."""
 
-from __future__ import annotations
-
 import pytest
 
 from reliability.fuzzing import fuzz

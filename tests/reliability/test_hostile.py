@@ -1,7 +1,5 @@
 """Hostile configurations, in a short form; and that readers and limits can lose a case."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

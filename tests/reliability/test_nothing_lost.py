@@ -1,7 +1,5 @@
 """Kills, full disks and read-only folders: the short form; `make soak` runs the long one."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import random

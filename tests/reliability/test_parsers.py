@@ -1,7 +1,5 @@
 """No bytes make a parser end on anything but a value or a PrefrecError."""
 
-from __future__ import annotations
-
 import pytest
 
 from prefrec.errors import DataError

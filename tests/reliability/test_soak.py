@@ -1,7 +1,5 @@
 """The soak's table, its JSON and its exit code; the parts are tested where they are."""
 
-from __future__ import annotations
-
 import json
 
 from reliability import soak

@@ -1,7 +1,5 @@
 """Threads that ask one recommender at once, from its first question on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A tiny recipe that trains in seconds, and whether two runs of it came out the same, bit for bit."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Commands that are killed right after each change of their folder, and what must stand there in the end."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from pathlib import Path

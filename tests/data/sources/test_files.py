@@ -1,7 +1,5 @@
 """Anybody's files: every bad input ends in a message that says what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

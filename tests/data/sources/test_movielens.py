@@ -1,7 +1,5 @@
 """MovieLens in its three forms; the raw folder and the embedded copy agree."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

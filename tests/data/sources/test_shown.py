@@ -1,7 +1,5 @@
 """Impressions and skips: what was shown and not taken, from the forms that logs have it in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rows of ready-made windows: the forms of their files, and the sequences that they come from."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

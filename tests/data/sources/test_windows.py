@@ -1,7 +1,5 @@
 """Ready-made rows with their own split: files that are found, what is learnt from, what stays held out."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Jobs on made-up data and a tiny random model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

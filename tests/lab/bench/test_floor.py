@@ -1,7 +1,5 @@
 """The floor counts what torch counts, and its tokens and pairs are those of the packed layout."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given

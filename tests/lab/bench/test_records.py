@@ -1,7 +1,5 @@
 """Measurements survive a run that is killed, and become medians a row."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bench_records import measured

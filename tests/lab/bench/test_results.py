@@ -1,7 +1,5 @@
 """Ratios, shares of the floor and growth, by hand; and how they are shown."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

@@ -1,7 +1,5 @@
 """The order of the measurements, what an interrupted run keeps, and what a budget leaves out."""
 
-from __future__ import annotations
-
 import pytest
 
 from prefrec.errors import ConfigError

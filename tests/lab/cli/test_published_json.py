@@ -1,7 +1,5 @@
 """`prefrec lab published-json`: what prepared data become, and what a source reads of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from command import prefrec, succeed

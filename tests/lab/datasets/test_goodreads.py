@@ -1,7 +1,5 @@
 """Goodreads: the UCSD files, and windows split by group."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """LastFM: by date from the raw files; the published form row for row."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

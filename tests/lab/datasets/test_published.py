@@ -1,7 +1,5 @@
 """The published JSON: there and back, and refusals."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

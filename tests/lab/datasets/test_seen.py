@@ -1,7 +1,5 @@
 """Which items of a user are known to be seen: by the order of published sessions, and without an order."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from prefrec.data import PrepareConfig, prepare, seen_items
