@@ -8,16 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawn_logs import logs
-from prefrec.data import PrepareConfig, RankingExample, prepare
-from prefrec.data.feedback import (
-    AHEAD,
-    Thresholds,
-    centred_mean_scores,
-    mean_rating_scores,
-    preference_questions,
-    rejected_rows,
-    with_opinions,
-)
+from prefrec.data import PrepareConfig, RankingExample, feedback, prepare
+from prefrec.data.feedback import Thresholds, preference_questions, rejected_rows, with_opinions
 from prefrec.errors import DataError
 
 
@@ -47,8 +39,8 @@ def test_rated_rows_are_those_of_the_obvious_way(
         for n in liked:
             # A history that ends at `end` belongs to the `AHEAD` interactions from there on.
             ways = {}
-            for end in range(max(0, n - AHEAD + 1), n + 1):
-                low = {i for i, r in items[end : end + AHEAD] if r is not None and r <= 2}
+            for end in range(max(0, n - feedback.AHEAD + 1), n + 1):
+                low = {i for i, r in items[end : end + feedback.AHEAD] if r is not None and r <= 2}
                 if low and end >= least:
                     ways[tuple(i for i, _ in items[:end])[-length:]] = low
             row = by_item.pop((user, items[n][0]), None)
@@ -64,10 +56,9 @@ def test_a_history_ends_anywhere_before_the_block_of_its_row() -> None:
     log = pl.DataFrame({"user_id": ["u"] * 200, "item_id": [f"i{n}" for n in range(200)], "rating": [5.0, 1.0] * 100})
     rows = rejected_rows(with_opinions(log, log, Thresholds()), "rated", 30, history_length=200)
     place = {f"i{n}": n for n in range(200)}
-    gaps = {place[r.target] - len(r.history) for r in rows}
-    assert gaps == set(range(AHEAD))
+    assert {place[r.target] - len(r.history) for r in rows} == set(range(feedback.AHEAD))
     rejected = [place[i] - len(r.history) for r in rows if place[r.target] < 150 for i in r.candidates]
-    assert {*rejected} == set(range(AHEAD))
+    assert {*rejected} == set(range(feedback.AHEAD))
     assert len(rows) == 100 - 1  # no history is left before the first item
 
 
@@ -143,8 +134,7 @@ def test_scores_of_references_by_hand() -> None:
     learn = pl.DataFrame(
         {"user_id": ["u", "v", "w", "u"], "item_id": ["a", "a", "a", "b"], "rating": [5.0, 3.0, None, 1.0]}
     )
-    row = RankingExample("u", (), ("a", "b", "new"), "a")
-    (found,) = mean_rating_scores(learn, [row], shrink=2.0)
+    (found,) = feedback.mean_rating_scores(learn, [RankingExample("u", (), ("a", "b", "new"), "a")], shrink=2.0)
     assert found == pytest.approx([(8 + 2 * 3) / 4, (1 + 2 * 3) / 3, 3.0])
 
 
@@ -164,15 +154,14 @@ def slow_centred_mean(learn: pl.DataFrame, item: str, by: str, shrink: float) ->
 @given(rated_logs(), st.sampled_from(["value", "quantile"]), st.sampled_from([0.5, 5.0]))
 def test_centred_means_are_those_of_the_obvious_way(log: pl.DataFrame, by: str, shrink: float) -> None:
     items = log["item_id"].unique().sort().to_list()
-    (found,) = centred_mean_scores(log, [RankingExample("u", (), (*items, "new"), items[0])], by, shrink)
+    (found,) = feedback.centred_mean_scores(log, [RankingExample("u", (), (*items, "new"), items[0])], by, shrink)
     assert found == pytest.approx([*(slow_centred_mean(log, item, by, shrink) for item in items), 0.0])
 
 
 @pytest.mark.shared_data
 def test_movielens_has_the_users_and_rows_that_are_quoted(shared_data: Path) -> None:
     """491 users have both kinds in the last 20% of their logs."""
-    config = PrepareConfig(path=shared_data / "movielens-100k", split="time-share", history_length=30)
-    data = prepare(config)
+    data = prepare(PrepareConfig(path=shared_data / "movielens-100k", split="time-share", history_length=30))
     learn = data.train_interactions
     assert len(learn) == 79_755
     rows = rejected_rows(with_opinions(learn, learn, Thresholds()), "rated", 3, history_length=30, min_history=3)

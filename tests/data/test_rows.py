@@ -12,20 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.data import (
-    LazyExamples,
-    PrepareConfig,
-    PreparedData,
-    RankingExample,
-    Window,
-    prepare,
-    prepared_digest,
-    read_prepared,
-    rows,
-    write_prepared,
-)
+from prefrec.data import LazyExamples, PrepareConfig, PreparedData, RankingExample, Window, prepare, rows
 from prefrec.data.candidates import draw_candidates, popularity_weights
 from prefrec.data.rows import stored_rows, take, user_codes
+from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.data.types import examples_to_frame
 from prefrec.errors import DataError
 from prefrec.training import trajectories
@@ -54,8 +44,7 @@ def test_rows_are_those_of_windows_one_by_one(shop: Shop, kind: str, split: str)
             history = tuple(own[e.user_id][max(0, position - 4) : position])
             windows.append(Window(e.user_id, position, history, e.target))
         known = data.train_interactions if part == "train" else log
-        drawn = draw_candidates(windows, pool, known, split=part, seed=0, size=5, weights=weights)
-        assert made == drawn
+        assert made == draw_candidates(windows, pool, known, split=part, seed=0, size=5, weights=weights)
         assert len(made)
 
 

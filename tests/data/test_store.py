@@ -12,17 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prefrec.data import (
-    Catalogue,
-    PrepareConfig,
-    PreparedData,
-    RankingExample,
-    prepare,
-    prepared_digest,
-    read_prepared,
-    store,
-    write_prepared,
-)
+from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare, store
+from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.errors import DataError, StorageError
 from prefrec.files import STALE_S, clear_drafts, draft_name, storage_error, write_whole, writing
 
@@ -104,8 +95,7 @@ def test_what_cannot_be_written_leaves_the_old_folder(
 def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users = pl.DataFrame({"user_id": ["u1"], "plan": ["free"]})
-    write_prepared(replace(data, users=users), tmp_path / "out")
+    write_prepared(replace(data, users=pl.DataFrame({"user_id": ["u1"], "plan": ["free"]})), tmp_path / "out")
     monkeypatch.setattr("os.replace", lambda *paths: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_prepared(data, tmp_path / "out")

@@ -69,8 +69,7 @@ AS_NUMBERS = {"20200131": NOON - DAY // 2, "202001311200": NOON, "20200131120000
 @pytest.mark.parametrize("written", AS_NUMBERS)
 @pytest.mark.parametrize("kind", [str, float])
 def test_dates_as_numbers_are_dates(written, kind):
-    column = [kind(written), kind(written)]
-    frame, notes = parse_timestamps(pl.DataFrame({"t": column}), "t", Path("log.csv"))
+    frame, notes = parse_timestamps(pl.DataFrame({"t": [kind(written), kind(written)]}), "t", Path("log.csv"))
     assert frame.columns == ["t"]
     assert frame["t"].to_list() == [AS_NUMBERS[written]] * 2
     assert notes[0].startswith("log.csv: times read as da")

@@ -21,8 +21,7 @@ def _log(length: int, users: int = USERS) -> pl.DataFrame:
 @pytest.fixture
 def sequences():
     """The first ten users have four interactions more than the old run's."""
-    longer = pl.concat([_log(OLD), _log(OLD + NEW, 10)]).unique(PAIR, maintain_order=True)
-    return order(longer, 0)
+    return order(pl.concat([_log(OLD), _log(OLD + NEW, 10)]).unique(PAIR, maintain_order=True), 0)
 
 
 @pytest.fixture
@@ -65,8 +64,7 @@ def test_new_interactions_and_whole_replayed_users_are_marked(sequences, learnt)
 
 
 def test_held_rows_do_not_choose_the_best_epoch(sequences, learnt):
-    one_more = sequences.frame.filter(pl.col("timestamp") <= OLD)
-    sequences = order(one_more, 0)
+    sequences = order(sequences.frame.filter(pl.col("timestamp") <= OLD), 0)
     split = leave_last_out(sequences)
     update = update_split(sequences, split, learnt, _held(0, 1, 20), replay=0.0, seed=0)
     # Of users with one more interaction the old test item is the validation target now.

@@ -65,8 +65,7 @@ def shop(split: str, tmp_path) -> PreparedData:
         for visit, pair in enumerate(rng.permutation(30)[:20].reshape(10, 2))
         for i in pair
     ]
-    frame = pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row")
-    frame.write_csv(tmp_path / "log.csv")
+    pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
     pl.DataFrame({"item_id": [f"i{i}" for i in range(30)], "title": [f"Title {i}" for i in range(30)]}).write_csv(
         tmp_path / "items.csv"
     )
@@ -94,8 +93,7 @@ def test_baskets_of_a_log_are_whole_and_know_nothing_of_each_other(tmp_path):
 def test_an_evaluation_of_baskets_is_that_of_the_ranks_by_hand(tmp_path):
     data = shop("time", tmp_path)
     popular = PopularityRanker.fit(data.train_interactions)
-    flat = PopularityRanker({}, name="flat")
-    found = evaluate_baskets([popular, flat], data, ks=[3])
+    found = evaluate_baskets([popular, PopularityRanker({}, name="flat")], data, ks=[3])
     baskets, seen = baskets_of(data, "test")
     recall, chance = [], []
     for basket, own in zip(baskets, seen, strict=True):

@@ -36,16 +36,14 @@ def test_a_hidden_key_is_found():
 
 
 def test_random_histories_have_no_common_order():
-    rng = np.random.default_rng(1)
-    frame, catalogue = _frame(_histories(2000, 30, rng, None)), _catalogue(30)
+    frame, catalogue = _frame(_histories(2000, 30, np.random.default_rng(1), None)), _catalogue(30)
     assert 0.5 <= agreement(frame, catalogue, common_order(frame, catalogue)) < 0.6
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_close_to_the_best_of_all_orders(seed):
     rng = np.random.default_rng(seed)
-    sequences = [[f"i{i}" for i in rng.permutation(6)[:3]] for _ in range(9)]
-    frame, catalogue = _frame(sequences), _catalogue(6)
+    frame, catalogue = _frame([[f"i{i}" for i in rng.permutation(6)[:3]] for _ in range(9)]), _catalogue(6)
     best = max(
         agreement(frame, catalogue, np.array(order, dtype=float)) for order in itertools.permutations(range(6))
     )
@@ -55,8 +53,7 @@ def test_close_to_the_best_of_all_orders(seed):
 
 
 def test_strangers_and_empty_logs():
-    frame = _frame([["i0", "elsewhere", "i2"]])
-    places = common_order(frame, _catalogue(4))
+    places = common_order(_frame([["i0", "elsewhere", "i2"]]), _catalogue(4))
     assert places[0] < places[2]
     assert np.isnan(places[[1, 3]]).all()
     empty = _frame([])

@@ -10,15 +10,8 @@ import pytest
 from fixed_rankers import CATALOGUE, Fixed
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.evaluation import (
-    Evaluation,
-    audit_lists,
-    evaluate,
-    evaluate_predictions,
-    mean_interval,
-    paired_difference,
-)
-from prefrec.evaluation.intervals import holm
+from prefrec.evaluation import Evaluation, audit_lists, evaluate, evaluate_predictions
+from prefrec.evaluation.intervals import holm, mean_interval, paired_difference
 from verdicts import NONE
 
 
@@ -87,8 +80,7 @@ def test_who_is_compared_with_whom(examples):
 def test_json_and_predictions_say_the_same(examples):
     frame = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
     audit = audit_lists(examples, examples, CATALOGUE, frame)
-    rankers = [Fixed("a", "abcdef"), Talker("c", "fedcba")]
-    result = evaluate(rankers, examples, CATALOGUE, audit=audit)
+    result = evaluate([Fixed("a", "abcdef"), Talker("c", "fedcba")], examples, CATALOGUE, audit=audit)
     again = Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
     assert again == result
     assert again.audit.verdict == audit.verdict
@@ -158,8 +150,7 @@ def test_predictions_of_different_rows_are_not_paired(examples):
 
 
 def test_rankers_may_have_answered_fewer_rows(examples):
-    names = {"a": "abcdef", "b": "badcfe", "c": "fedcba"}
-    rankers = [Fixed(name, order) for name, order in names.items()]
+    rankers = [Fixed(name, order) for name, order in {"a": "abcdef", "b": "badcfe", "c": "fedcba"}.items()]
     frame = evaluate(rankers, examples, CATALOGUE, audit=NONE).predictions
     # b misses the first row, and c all but the first.
     kept = frame.filter(pl.col("ranker").replace_strict({"a": 9, "b": 9, "c": 1}) > pl.col("row"))

@@ -8,19 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.evaluation import mean_interval, paired_difference
+from prefrec.evaluation import mean_interval, paired_difference, preferences
 from prefrec.evaluation.intervals import half_length, jackknife
-from prefrec.evaluation.preferences import (
-    Preferences,
-    best_weight,
-    evaluate_preferences,
-    liked_ndcg,
-    mixture,
-    personal_part,
-    spread,
-    within_item_auc,
-    within_user_auc,
-)
+from prefrec.evaluation.preferences import best_weight, liked_ndcg, spread, within_item_auc, within_user_auc
 
 
 @st.composite
@@ -50,8 +40,7 @@ def slow_ndcg(scores: np.ndarray, liked: np.ndarray, disliked: np.ndarray) -> fl
         o for o in itertools.permutations(places) if all(scores[a] >= scores[b] for a, b in itertools.pairwise(o))
     ]
     gains = [sum(1 / math.log2(rank + 2) for rank, place in enumerate(o) if liked[place]) for o in orders]
-    ideal = sum(1 / math.log2(rank + 2) for rank in range(int(liked.sum())))
-    return float(np.mean(gains)) / ideal
+    return float(np.mean(gains)) / sum(1 / math.log2(rank + 2) for rank in range(int(liked.sum())))
 
 
 @settings(max_examples=80, deadline=None)
@@ -91,8 +80,8 @@ def test_a_score_that_says_nothing_or_the_contrary_is_left_out() -> None:
     worst, best = -KINDS.astype(float), KINDS.astype(float)
     assert best_weight(worst, best, LIKED, DISLIKED) == math.inf
     assert best_weight(best, worst, LIKED, DISLIKED) == 0.0
-    assert (mixture(worst, best, math.inf) == best).all()
-    assert (mixture(worst, best, 3.0) == 2 * best).all()
+    assert (preferences.mixture(worst, best, math.inf) == best).all()
+    assert (preferences.mixture(worst, best, 3.0) == 2 * best).all()
 
 
 def test_spread_is_that_within_rows() -> None:
@@ -171,20 +160,21 @@ def test_what_items_have_for_all_and_users_for_all_is_not_personal(
     rng, present = np.random.default_rng(seed), liked | disliked
     of_items, of_users = rng.integers(-9, 9, size=own.shape), rng.integers(-9, 9, size=(len(own), 1))
     others = np.stack([of_items + own * k for k in (1, 3, -4)])  # a mean of `of_items`
-    told = personal_part(of_items + of_users + own, others, present)
+    told = preferences.personal_part(of_items + of_users + own, others, present)
     for row in range(len(own)):
         there = own[row][present[row]]
         assert told[row][present[row]] == pytest.approx(there - there.mean())
         assert (told[row][~present[row]] == 0).all()
 
 
-def found() -> tuple[Preferences, dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
+def found() -> tuple[preferences.Preferences, dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
     rng = np.random.default_rng(0)
     liked = np.zeros((40, 6), bool)
     liked[:, :3] = True
     scores = {name: rng.normal(size=(40, 6)) + gain * liked for name, gain in (("sft", 0.0), ("reward", 1.0))}
     users = [f"u{n}" for n in range(40)]
-    told = evaluate_preferences(scores, liked, ~liked, users, [("reward", "sft")], {"reward": math.inf}, 12)
+    pairs, weights = [("reward", "sft")], {"reward": math.inf}
+    told = preferences.evaluate_preferences(scores, liked, ~liked, users, pairs, weights, 12)
     return told, scores, liked, ~liked, users
 
 
@@ -204,13 +194,13 @@ def test_intervals_are_those_over_users() -> None:
 def test_json_and_back() -> None:
     told, *_ = found()
     assert told.to_json()["weights"] == {"reward": "inf"}
-    assert Preferences.from_json(told.to_json()) == told
+    assert preferences.Preferences.from_json(told.to_json()) == told
     assert told.weight_sentence() == "Weights, chosen on 12 validation users: reward: ∞"
 
 
 def test_several_scores_of_an_item_give_the_mean_of_their_metrics() -> None:
     _, scores, liked, disliked, users = found()
     both = np.stack(list(scores.values()))
-    told = evaluate_preferences({"both": both} | scores, liked, disliked, users).metrics
+    told = preferences.evaluate_preferences({"both": both} | scores, liked, disliked, users).metrics
     for metric in ("auc", "ndcg"):
         assert told["both"][metric].mean == pytest.approx(np.mean([told[name][metric].mean for name in scores]))

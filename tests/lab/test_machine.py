@@ -10,7 +10,20 @@ from prefrec_lab.machine import free_bytes, usable_cores
 
 AVAILABLE = 32000 * 1024
 CORES = 16
-V1 = {"proc/self/cgroup": "4:memory:/docker/x\n1:cpu,cpuacct:/docker/x\n3:cpuset:/\n"}
+V1 = {"proc/self/cgroup": "4:memory:/docker/x\n1:cpu,cpuacct:/docker/x\n3:cpuset:/\n"} | {
+    f"cgroup/{file}": f"{content}\n"
+    for file, content in {
+        "memory/docker/x/memory.limit_in_bytes": 1000,
+        "memory/docker/x/memory.usage_in_bytes": 400,
+        "memory/docker/x/memory.stat": "inactive_file 1\ntotal_inactive_file 50",
+        "memory/memory.limit_in_bytes": 9223372036854771712,
+        "memory/memory.usage_in_bytes": 400,
+        "cpu/docker/x/cpu.cfs_quota_us": 250000,
+        "cpu/docker/x/cpu.cfs_period_us": 100000,
+        "cpu/cpu.cfs_quota_us": -1,
+        "cpu/cpu.cfs_period_us": 100000,
+    }.items()
+}
 NO_LIMIT = {"cgroup/memory.max": "max\n", "cgroup/memory.current": "5\n", "cgroup/cpu.max": "max 100000\n"}
 
 
@@ -29,40 +42,20 @@ def _limits(name: str, most: int, used: int, cpu: str) -> dict[str, str]:
         pytest.param({"proc/self/cgroup": "0::/\n", **_limits("", 1000, 400, "200000 100000")}, 650, 2, id="root"),
         pytest.param(
             {"proc/self/cgroup": "0::/a/b\n", **NO_LIMIT, **_limits("a/b", 1000, 400, "150000 100000")},
-            650,
-            2,
+            *(650, 2),
             id="own",
         ),
         pytest.param(
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                **_limits("a", 1000, 900, "100000 100000"),
-                **_limits("a/b", 5000, 400, "900000 100000"),
-            },
-            150,
-            1,
+            {"proc/self/cgroup": "0::/a/b\n"}
+            | _limits("a", 1000, 900, "100000 100000")
+            | _limits("a/b", 5000, 400, "900000 100000"),
+            *(150, 1),
             id="the group above has less",
         ),
         pytest.param(
             {"proc/self/cgroup": "0::/\n", **_limits("", 1000, 1200, "max 100000")}, 0, CORES, id="too much"
         ),
-        pytest.param(
-            {
-                **V1,
-                "cgroup/memory/docker/x/memory.limit_in_bytes": "1000\n",
-                "cgroup/memory/docker/x/memory.usage_in_bytes": "400\n",
-                "cgroup/memory/docker/x/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
-                "cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-                "cgroup/memory/memory.usage_in_bytes": "400\n",
-                "cgroup/cpu/docker/x/cpu.cfs_quota_us": "250000\n",
-                "cgroup/cpu/docker/x/cpu.cfs_period_us": "100000\n",
-                "cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-                "cgroup/cpu/cpu.cfs_period_us": "100000\n",
-            },
-            650,
-            3,
-            id="version 1",
-        ),
+        pytest.param(V1, 650, 3, id="version 1"),
     ],
 )
 def test_the_lower_of_machine_and_container_counts(tmp_path, monkeypatch, files, free, cores):

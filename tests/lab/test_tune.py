@@ -63,13 +63,11 @@ def _search(recipe, folder, *fields, ranker=None, metric="ndcg@10"):
 )
 def test_fields_are_read(text, field):
     parsed = SearchedField.parse(text)
-    assert parsed == field
-    assert type(parsed.low) is type(field.low)
+    assert (parsed, type(parsed.low)) == (field, type(field.low))
 
 
 def test_trials_ask_validation_rows_and_the_best_recipe_is_written(recipe, runs, tmp_path):
-    study = _search(recipe, tmp_path).run(12)
-    assert len(study.trials) == 12
+    assert len(_search(recipe, tmp_path).run(12).trials) == 12
     assert {r.evaluate.split for r in runs} == {"validation"}
     assert {(r.evaluate.full_rows, r.evaluate.generate_rows, tuple(r.evaluate.ks)) for r in runs} == {(0, 0, (10,))}
     assert all(1e-5 <= r.sft.learning_rate <= 1e-2 for r in runs)
@@ -77,8 +75,7 @@ def test_trials_ask_validation_rows_and_the_best_recipe_is_written(recipe, runs,
     finished = [r for r in runs if r.sft.learning_rate <= 5e-3]
     want = max(finished, key=lambda r: r.sft.epochs / 10 + r.sft.learning_rate)
     assert (best.sft.epochs, best.sft.learning_rate) == (want.sft.epochs, want.sft.learning_rate)
-    assert best.evaluate == recipe.evaluate
-    assert len(list((tmp_path / "trials").iterdir())) == 1
+    assert (best.evaluate, len([*(tmp_path / "trials").iterdir()])) == (recipe.evaluate, 1)
 
 
 def test_a_table_has_the_best_first_and_failed_ones_last(recipe, runs, tmp_path):
@@ -86,9 +83,7 @@ def test_a_table_has_the_best_first_and_failed_ones_last(recipe, runs, tmp_path)
     grid = search.table(search.run(12))
     assert grid.columns == ["sft.learning_rate", "sft.epochs", "NDCG@10"]
     texts = [[cell.text for cell in cells] for _, cells, _ in grid.rows]
-    assert texts[0] == ["1e-3", "2", "0.201"]
-    assert texts[-1][2] == "failed"
-    assert len(texts) == 12
+    assert (texts[0], texts[-1][2], len(texts)) == (["1e-3", "2", "0.201"], "failed", 12)
     assert len([r for r in runs if r.sft.learning_rate == 1e-3]) <= 2  # equal values are not run again
 
 
@@ -96,8 +91,7 @@ def test_a_search_goes_on_where_it_was(recipe, runs, tmp_path):
     first = [t.params for t in _search(recipe, tmp_path).run(3).trials]
     before = len(runs)
     again = _search(recipe, tmp_path).run(5)
-    assert [t.params for t in again.trials[:3]] == first
-    assert len(runs) == before + 2
+    assert ([t.params for t in again.trials[:3]], len(runs)) == (first, before + 2)
     assert len({json.dumps(t.params) for t in again.trials}) == 5
     _search(recipe, tmp_path).run(5)
     assert len(runs) == before + 2
@@ -106,20 +100,9 @@ def test_a_search_goes_on_where_it_was(recipe, runs, tmp_path):
 
 
 def test_the_verb_asks_no_test_row_and_goes_on_after_a_stop(place, tmp_path, monkeypatch):
-    raw = place.recipe | {"align": []}
-    raw["sft"] = raw["sft"] | {"eval_rows": 0}
-    command = (
-        "lab",
-        "tune",
-        write_recipe(tmp_path, raw),
-        "--field",
-        "sft.epochs=1,2",
-        "--trials",
-        1,
-        "--metric",
-        "hr@3",
-    )
-    command += ("--out", tmp_path / "out")
+    raw = place.recipe | {"align": [], "sft": place.recipe["sft"] | {"eval_rows": 0}}
+    options = ("--field", "sft.epochs=1,2", "--trials", 1, "--metric", "hr@3", "--out", tmp_path / "out")
+    command = ("lab", "tune", write_recipe(tmp_path, raw), *options)
     whole, predict, asked = ProgressCallback.on_step_end, score.predict, []
 
     def stop(self, args, state, control, **kwargs):
@@ -146,6 +129,5 @@ def test_the_verb_asks_no_test_row_and_goes_on_after_a_stop(place, tmp_path, mon
     assert all(e in data.validation and e not in data.test for e in asked)
     value = json.loads(succeed(*command, "--json"))
     assert value["recipe"] == str(tmp_path / "out" / "best.yaml")
-    assert value["best"] == {
-        "sft.epochs": str(int(yaml.safe_load((folder / "recipe.yaml").read_text())["sft"]["epochs"]))
-    }
+    epochs = yaml.safe_load((folder / "recipe.yaml").read_text())["sft"]["epochs"]
+    assert value["best"] == {"sft.epochs": str(int(epochs))}

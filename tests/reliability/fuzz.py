@@ -46,16 +46,8 @@ def main(name: str, folder: Path, seconds: int, seed: int = 0) -> None:
             (crashes / parser.name.replace(" ", "-")).write_bytes(content)  # atheris may end before it does so
             raise
 
-    options = {
-        "max_total_time": seconds,
-        "max_len": LONGEST,
-        "rss_limit_mb": MEMORY_MB,
-        "timeout": INPUT_S,
-        "seed": seed or 1,
-        "artifact_prefix": f"{crashes}/",
-        "print_final_stats": 1,
-        "verbosity": 1,
-    }
+    options = {"max_total_time": seconds, "max_len": LONGEST, "rss_limit_mb": MEMORY_MB, "timeout": INPUT_S}
+    options |= {"seed": seed or 1, "artifact_prefix": f"{crashes}/", "print_final_stats": 1, "verbosity": 1}
     atheris.Setup([sys.argv[0], str(corpus), *(f"-{k}={v}" for k, v in options.items())], ask)
     atheris.Fuzz()
 

@@ -24,8 +24,7 @@ class Fuzzed:
 
 def fuzz(name: str, folder: Path, seconds: int, seed: int = 1) -> Fuzzed:
     """Fuzz a parser of `PARSERS`, or `all` in turn."""
-    tests = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "reliability.fuzz", name, str(folder.absolute()), str(seconds), str(seed)]
     try:

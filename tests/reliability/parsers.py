@@ -95,191 +95,135 @@ _PREPARED = {
     "interactions.parquet": _parquet(user_id=["u"], item_id=["i1"], timestamp=[5]),
     **{f"{part}.parquet": _ROWS for part in ("train", "validation", "test")},
 }
-_PREDICTIONS = _parquet(
-    ranker=["a"],
-    row=[0],
-    user_id=["u"],
-    target=["i1"],
-    candidates=[["i1", "i2"]],
-    scores=[[1.0, 2.0]],
-    rank=[2],
-    tied=[0],
-    generated=["Alien"],
-    choice=["i1"],
-    listed=[2],
-    class_rank=[2],
-    class_tied=[0],
-    class_listed=[2],
-)
+_ANSWER = {"ranker": "a", "row": 0, "user_id": "u", "target": "i1", "candidates": ["i1", "i2"], "scores": [1.0, 2.0]}
+_ANSWER |= {"rank": 2, "tied": 0, "generated": "Alien", "choice": "i1", "listed": 2}
+_ANSWER |= {"class_rank": 2, "class_tied": 0, "class_listed": 2}
+_PREDICTIONS = _parquet(**{name: [value] for name, value in _ANSWER.items()})
 _TAGS = (TAGS + "".join(f"{u}\t{a}\t1\t1\t4\t2009\n" for u in range(4) for a in range(4))).encode()
 
 
-def _without(name: str) -> dict[str, bytes]:
-    return {k: v for k, v in _PREPARED.items() if k != name}
+def _prepared_but(name: str) -> dict[str, bytes]:
+    return {f"data/{k}": v for k, v in _PREPARED.items() if k != name}
 
 
 def _log(path: Path) -> object:
     return files(path, path.parent / "items.csv", missing_titles="drop")
 
 
+def _catalogue(path: Path) -> object:
+    return files(path.parent / "log.csv", path, missing_titles="drop", duplicate_titles="number")
+
+
 def _windows(train: Path, titles: Path) -> object:
     return windows({"train": train, "test": train.parent / "test.csv"}, titles, validation_share=0)
 
 
+def _in_folder(read: Callable[[Path], object]) -> Callable[[Path], object]:
+    """The reader of a file, where `read` is given its folder."""
+    return lambda path: read(path.parent)
+
+
 _ITEMS = {"items.csv": GOOD_ITEMS}
 _TITLES = b'{"1": "Pen &amp; pad", "2": "Ink", "3": "Pad", "4": "Clip"}'
+_OTHER_LOGS = (
+    b"user_id,item_id,timestamp\nu1,i1,2020-01-02\n",
+    b"user_id,item_id,timestamp,rating\nu1,i1,01/31/2020,\nu1,i2,02/01/2020,4\n",
+    b"user_id,item_id,timestamp\nu1,i1,20200131\nu1,i2,20200201\n",
+    b"user_id,item_id,timestamp\nu1,i1,1577836806000000000\nu1,i2,1577836806000000001\n",
+    b'user_id;item_id;timestamp\n"u;1";i1;1e3\n',
+)
+_ROWS_AS = {
+    "csv": (ROWS, b"user_id,item_ids\nu,[1 2 3]\nv,\"['2', '1', '3']\"\n"),
+    "parquet": (_parquet(user_id=["u"], item_ids=[[1, 2, 3]], timestamp=[5]),),
+    "inter": (b"user_id:token\titem_id_list:token_seq\titem_id:token\nu\t1 2\t3\n",),
+}
+_ARTISTS = {"artists.dat": b"id\tname\n0\tCher\n1\tABBA\n2\tU2\n3\tBlur\n"}
+_SESSIONS = (SPLIT + "1\ttrain\t1 1 1 1\n").encode()
+_TEMPLATES = (
+    b"{{ history }} {{ candidates }}",
+    b"{% for t in history %}{{ loop.index }}. {{ t | upper }}\n{% endfor %}{{ candidates | join(', ') }}",
+)
+_OVERRIDES = (b"sft.rows=100", b"align.0.beta=0.5", b"data.columns={user: u}")
+_GOOD_RECIPE = yaml.safe_dump(_RECIPE).encode()
+_METRICS = b'{"split": "test", "evaluation": {"n": 1, "metrics": {}}}'
+_FILMS = b"1|Alien, The (1979)|x\n"
 
-PARSERS: dict[str, Parser] = {
-    p.name: p
-    for p in (
+_ALL = (
+    Parser("log as CSV", "log.csv", (GOOD_LOG, *_OTHER_LOGS), _log, _ITEMS),
+    Parser("log as Parquet", "log.parquet", (_LOG,), _log, _ITEMS),
+    Parser("log as gzip", "log.csv.gz", (gzip.compress(GOOD_LOG, mtime=0),), _log, _ITEMS),
+    Parser(
+        *("catalogue", "items.csv", (GOOD_ITEMS, b'item_id,title\ni1,"Alien ""3"""\ni2,  \n'), _catalogue),
+        {"log.csv": GOOD_LOG},
+    ),
+    Parser("any table", "log.dat", (b"a\tb\n1\t2\n", b"a|b\n1|2\n"), lambda p: read_table(p, "latin-1"), {}),
+    Parser("published JSON", "test.json", (json.dumps([ROW, ROW]).encode(), _lines(ROW, ROW)), read_published, {}),
+    Parser(
+        *("Goodreads shelves", "shelf.json", (_lines(SHELVED, SHELVED | {"user_id": "v"}),)),
+        lambda path: goodreads(path, path.parent / "books.json", missing_titles="drop"),
+        {"books.json": _lines(BOOK)},
+    ),
+    Parser(
+        *("Goodreads books", "books.json", (_lines(BOOK, {"book_id": 2, "title": ""}),)),
+        lambda path: goodreads(path.parent / "shelf.json", path, missing_titles="drop"),
+        {"shelf.json": _lines(SHELVED)},
+    ),
+    Parser(
+        *("Goodreads windows", "windows_train.jsonl", (_lines(WINDOW, WINDOW),), _in_folder(goodreads_windows)),
+        {"windows_valid_recovered.jsonl": _lines(WINDOW)},
+    ),
+    *(
         Parser(
-            "log as CSV",
-            "log.csv",
-            (
-                GOOD_LOG,
-                b"user_id,item_id,timestamp\nu1,i1,2020-01-02\n",
-                b"user_id,item_id,timestamp,rating\nu1,i1,01/31/2020,\nu1,i2,02/01/2020,4\n",
-                b"user_id,item_id,timestamp\nu1,i1,20200131\nu1,i2,20200201\n",
-                b"user_id,item_id,timestamp\nu1,i1,1577836806000000000\nu1,i2,1577836806000000001\n",
-                b'user_id;item_id;timestamp\n"u;1";i1;1e3\n',
-            ),
-            _log,
-            _ITEMS,
-        ),
-        Parser("log as Parquet", "log.parquet", (_LOG,), _log, _ITEMS),
-        Parser("log as gzip", "log.csv.gz", (gzip.compress(GOOD_LOG, mtime=0),), _log, _ITEMS),
-        Parser(
-            "catalogue",
-            "items.csv",
-            (GOOD_ITEMS, b'item_id,title\ni1,"Alien ""3"""\ni2,  \n'),
-            lambda path: files(path.parent / "log.csv", path, missing_titles="drop", duplicate_titles="number"),
-            {"log.csv": GOOD_LOG},
-        ),
-        Parser("any table", "log.dat", (b"a\tb\n1\t2\n", b"a|b\n1|2\n"), lambda p: read_table(p, "latin-1"), {}),
-        Parser(
-            "published JSON",
-            "test.json",
-            (json.dumps([ROW, ROW]).encode(), _lines(ROW, ROW)),
-            lambda path: read_published(path),
-            {},
-        ),
-        Parser(
-            "Goodreads shelves",
-            "shelf.json",
-            (_lines(SHELVED, SHELVED | {"user_id": "v"}),),
-            lambda path: goodreads(path, path.parent / "books.json", missing_titles="drop"),
-            {"books.json": _lines(BOOK)},
-        ),
-        Parser(
-            "Goodreads books",
-            "books.json",
-            (_lines(BOOK, {"book_id": 2, "title": ""}),),
-            lambda path: goodreads(path.parent / "shelf.json", path, missing_titles="drop"),
-            {"shelf.json": _lines(SHELVED)},
-        ),
-        Parser(
-            "Goodreads windows",
-            "windows_train.jsonl",
-            (_lines(WINDOW, WINDOW),),
-            lambda path: goodreads_windows(path.parent),
-            {"windows_valid_recovered.jsonl": _lines(WINDOW)},
-        ),
+            *(f"windows as {suffix}", f"train.{suffix}", seeds),
+            lambda path: _windows(path, path.parent / "titles.json"),
+            {"test.csv": ROWS, "titles.json": _TITLES},
+        )
+        for suffix, seeds in _ROWS_AS.items()
+    ),
+    Parser(
+        *("titles of windows", "titles.json", (_TITLES,)),
+        lambda path: _windows(path.parent / "test.csv", path),
+        {"test.csv": ROWS},
+    ),
+    Parser(
+        *("MovieLens ratings", "u.data", (b"1\t1\t5\t874965758\n2\t1\t3\t876893171\n",), _in_folder(movielens_100k)),
+        {"u.item": _FILMS},
+    ),
+    Parser(
+        *("MovieLens titles", "u.item", (_FILMS + b"2|Heat (1995)|y\n",), _in_folder(movielens_100k)),
+        {"u.data": b"1\t1\t5\t9\n"},
+    ),
+    Parser("Last.FM tags", "user_taggedartists.dat", (_TAGS,), _in_folder(lastfm_hetrec), _ARTISTS),
+    Parser(
+        *("Last.FM sessions", "sequences.tsv", (_SESSIONS,), _in_folder(lastfm_published)),
+        {"id2name.txt": b"1::ABBA\n"},
+    ),
+    Parser("template", "own.jinja2", _TEMPLATES, _render, {}),
+    Parser("recipe", "recipe.yaml", (_GOOD_RECIPE,), load_recipe, {}),
+    Parser("override of a recipe", "override.txt", _OVERRIDES, _override, {"good.yaml": _GOOD_RECIPE}),
+    Parser(
         *(
-            Parser(
-                f"windows as {suffix}",
-                f"train.{suffix}",
-                seeds,
-                lambda path: _windows(path, path.parent / "titles.json"),
-                {"test.csv": ROWS, "titles.json": _TITLES},
-            )
-            for suffix, seeds in (
-                ("csv", (ROWS, b"user_id,item_ids\nu,[1 2 3]\nv,\"['2', '1', '3']\"\n")),
-                ("parquet", (_parquet(user_id=["u"], item_ids=[[1, 2, 3]], timestamp=[5]),)),
-                ("inter", (b"user_id:token\titem_id_list:token_seq\titem_id:token\nu\t1 2\t3\n",)),
-            )
-        ),
-        Parser(
-            "titles of windows",
-            "titles.json",
-            (_TITLES,),
-            lambda path: _windows(path.parent / "test.csv", path),
-            {"test.csv": ROWS},
-        ),
-        Parser(
-            "MovieLens ratings",
-            "u.data",
-            (b"1\t1\t5\t874965758\n2\t1\t3\t876893171\n",),
-            lambda path: movielens_100k(path.parent),
-            {"u.item": b"1|Alien, The (1979)|x\n"},
-        ),
-        Parser(
-            "MovieLens titles",
-            "u.item",
-            (b"1|Alien, The (1979)|x\n2|Heat (1995)|y\n",),
-            lambda path: movielens_100k(path.parent),
-            {"u.data": b"1\t1\t5\t9\n"},
-        ),
-        Parser(
-            "Last.FM tags",
-            "user_taggedartists.dat",
-            (_TAGS,),
-            lambda path: lastfm_hetrec(path.parent),
-            {"artists.dat": b"id\tname\n0\tCher\n1\tABBA\n2\tU2\n3\tBlur\n"},
-        ),
-        Parser(
-            "Last.FM sessions",
-            "sequences.tsv",
-            ((SPLIT + "1\ttrain\t1 1 1 1\n").encode(),),
-            lambda path: lastfm_published(path.parent),
-            {"id2name.txt": b"1::ABBA\n"},
-        ),
-        Parser(
-            "template",
-            "own.jinja2",
-            (
-                b"{{ history }} {{ candidates }}",
-                b"{% for t in history %}{{ loop.index }}. {{ t | upper }}\n{% endfor %}{{ candidates | join(', ') }}",
-            ),
-            _render,
-            {},
-        ),
-        Parser("recipe", "recipe.yaml", (yaml.safe_dump(_RECIPE).encode(),), load_recipe, {}),
-        Parser(
-            "override of a recipe",
-            "override.txt",
-            (b"sft.rows=100", b"align.0.beta=0.5", b"data.columns={user: u}"),
-            _override,
-            {"good.yaml": yaml.safe_dump(_RECIPE).encode()},
-        ),
-        Parser(
             "protocol of prepared data",
             "data/protocol.json",
             (_PREPARED["protocol.json"],),
-            lambda path: read_prepared(path.parent),
-            {f"data/{k}": v for k, v in _without("protocol.json").items()},
+            _in_folder(read_prepared),
         ),
-        Parser(
-            "rows of prepared data",
-            "data/test.parquet",
-            (_ROWS,),
-            lambda path: read_prepared(path.parent),
-            {f"data/{k}": v for k, v in _without("test.parquet").items()},
-        ),
-        Parser("predictions", "predictions.parquet", (_PREDICTIONS,), read_predictions, {}),
-        Parser(
-            "records of measurements",
-            "records.jsonl",
-            (_lines({"kind": "measurement", "section": "steps"}),),
-            lambda path: read_records(path.parent),
-            {},
-        ),
-        Parser("state of a stage", "sft/stage.json", (b'{"key": "k", "finished": true}',), _stage, {}),
-        Parser(
-            "metrics of a run",
-            "run/metrics.json",
-            (b'{"split": "test", "evaluation": {"n": 1, "metrics": {}}}',),
-            lambda path: read_run(path.parent),
-            {"run/recipe.yaml": b"name: x\n"},
-        ),
-    )
-}
+        _prepared_but("protocol.json"),
+    ),
+    Parser(
+        *("rows of prepared data", "data/test.parquet", (_ROWS,), _in_folder(read_prepared)),
+        _prepared_but("test.parquet"),
+    ),
+    Parser("predictions", "predictions.parquet", (_PREDICTIONS,), read_predictions, {}),
+    Parser(
+        *("records of measurements", "records.jsonl", (_lines({"kind": "measurement", "section": "steps"}),)),
+        _in_folder(read_records),
+        {},
+    ),
+    Parser("state of a stage", "sft/stage.json", (b'{"key": "k", "finished": true}',), _stage, {}),
+    Parser(
+        *("metrics of a run", "run/metrics.json", (_METRICS,), _in_folder(read_run)),
+        {"run/recipe.yaml": b"name: x\n"},
+    ),
+)
+PARSERS: dict[str, Parser] = {parser.name: parser for parser in _ALL}

@@ -159,9 +159,8 @@ def _kills(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> N
             hit[killed.stage] += 1
         elif not killed.lost:
             part.missed += 1
-        part.lost += [f"killed in {killed.stage}, at {killed.moment:.0%}: {'; '.join(killed.lost)}"] * bool(
-            killed.lost
-        )
+        if killed.lost:
+            part.lost.append(f"killed in {killed.stage}, at {killed.moment:.0%}: {'; '.join(killed.lost)}")
         if time.monotonic() > until:
             break
 
@@ -315,18 +314,11 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0, help="of the random moments and inputs")
     options.add_argument("--jobs", type=int, default=usable_cores(), help="fuzzers at once; default: one a core")
     options.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="parts; default: all")
+    seconds = "of fuzzing for each reader, whatever --minutes says; default: readers share what time is left"
+    options.add_argument("--fuzz-seconds", type=int, help=seconds)
+    readers = f"readers to fuzz, of these: {', '.join(PARSERS)}; default: all"
     options.add_argument(
-        "--fuzz-seconds",
-        type=int,
-        help="of fuzzing for each reader, whatever --minutes says; default: readers share what time is left",
-    )
-    options.add_argument(
-        "--readers",
-        nargs="+",
-        choices=PARSERS,
-        default=list(PARSERS),
-        metavar="READER",
-        help=f"readers to fuzz, of these: {', '.join(PARSERS)}; default: all",
+        "--readers", nargs="+", choices=PARSERS, default=list(PARSERS), metavar="READER", help=readers
     )
     options.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="JSON to write")
     options.add_argument("--folder", type=Path, help="folder to work in, which is kept; default: a temporary one")
@@ -338,13 +330,8 @@ def main() -> int:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         parts = soak(given.minutes, folder.absolute(), given.seed, fuzzing, given.only)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    about = {
-        "minutes": given.minutes,
-        "seed": given.seed,
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "only": given.only,
-    }
+    about = {"minutes": given.minutes, "seed": given.seed, "python": platform.python_version()}
+    about |= {"cpus": os.cpu_count(), "only": given.only}
     given.out.write_text(json.dumps(about | {"parts": [asdict(p) for p in parts]}, indent=2) + "\n", encoding="utf-8")
     out = Console()
     out.print(table(parts))

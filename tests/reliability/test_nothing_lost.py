@@ -25,8 +25,7 @@ def own_mounts():
 @pytest.mark.parametrize("number", range(KILLS))
 def test_a_killed_run_ends_as_if_nothing_had_happened(recipe, whole, tmp_path, number):
     run, seconds = whole
-    moment = (number + random.Random(number).random()) / KILLS
-    killed = kill_running(recipe, tmp_path, run, seconds, moment)
+    killed = kill_running(recipe, tmp_path, run, seconds, (number + random.Random(number).random()) / KILLS)
     assert not killed.lost, killed
     assert killed.stage in PARTS, killed
 
@@ -40,28 +39,15 @@ def test_runs_killed_right_after_a_change_end_as_if_nothing_had_happened(recipe,
             assert crash.stage in PARTS
 
 
-@pytest.mark.parametrize(
-    "damages",
-    [
-        {
-            "data/train.parquet": "flipped",
-            "align/s-dpo/adapter/adapter_model.safetensors": "flipped",
-            "predictions/sft.parquet": "flipped",
-            "environment.json": "flipped",
-        },
-        {
-            "data/protocol.json": "cut",
-            "align/s-dpo/stage.json": "cut",
-            "predictions/zero-shot.parquet": "cut",
-            "predictions.parquet": "cut",
-            "metrics.json": "cut",
-            "recipe.yaml": "cut",
-        },
-    ],
-    ids=["flipped", "cut"],
-)
-def test_damaged_files_are_told_and_made_again(recipe, whole, tmp_path, damages):
-    assert damage_run(recipe, tmp_path / "run", whole[0], damages, random.Random(0)) == []
+FLIPPED = ["data/train.parquet", "align/s-dpo/adapter/adapter_model.safetensors", "predictions/sft.parquet"]
+FLIPPED += ["environment.json"]
+CUT = ["data/protocol.json", "align/s-dpo/stage.json", "predictions/zero-shot.parquet", "predictions.parquet"]
+CUT += ["metrics.json", "recipe.yaml"]
+
+
+@pytest.mark.parametrize(("way", "damaged"), [("flipped", FLIPPED), ("cut", CUT)], ids=["flipped", "cut"])
+def test_damaged_files_are_told_and_made_again(recipe, whole, tmp_path, way, damaged):
+    assert damage_run(recipe, tmp_path / "run", whole[0], dict.fromkeys(damaged, way), random.Random(0)) == []
 
 
 @pytest.mark.parametrize("size", ["36k", "200k"])
@@ -87,13 +73,8 @@ def test_differences_are_seen(whole, tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    table = pl.read_parquet(run / "data" / "train.parquet")
-    table.reverse().write_parquet(run / "data" / "train.parquet")
+    pl.read_parquet(run / "data" / "train.parquet").reverse().write_parquet(run / "data" / "train.parquet")
     (run / "metrics.json").write_text("{}")
     (run / "sft" / "checkpoint-4").mkdir()
-    assert differences(run, whole[0]) == [
-        "data/train.parquet",
-        "align/s-dpo: weights",
-        "metrics.json",
-        "sft/checkpoint-4 is left over",
-    ]
+    changed = ["data/train.parquet", "align/s-dpo: weights", "metrics.json", "sft/checkpoint-4 is left over"]
+    assert differences(run, whole[0]) == changed

@@ -17,8 +17,7 @@ def test_a_lost_case_is_told_and_ends_with_an_error(monkeypatch, tmp_path, capsy
     assert f"lost, kills: {lost}" in out
     assert "fuzz (no atheris)" in out
     assert " 19 " in out
-    told = json.loads((tmp_path / "a" / "soak.json").read_text())
-    assert told["parts"][0]["lost"] == [lost]
+    assert json.loads((tmp_path / "a" / "soak.json").read_text())["parts"][0]["lost"] == [lost]
     parts[0].lost.clear()
     assert soak.main() == 0
     assert "Nothing lost" in capsys.readouterr().out

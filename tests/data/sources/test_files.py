@@ -200,8 +200,7 @@ def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
 
 def test_duplicate_titles(shop: Shop) -> None:
     paths = shop()
-    text = paths["items"].read_text().replace("Thing 5\n", "thing 3\n")
-    paths["items"].write_text(text)
+    paths["items"].write_text(paths["items"].read_text().replace("Thing 5\n", "thing 3\n"))
     with pytest.raises(DataError, match=r"'Thing 3' is the title of i3, i5.*merge .* or number"):
         files(**paths)
     merged = files(**paths, duplicate_titles="merge")

@@ -106,8 +106,7 @@ def test_merged_titles_are_merged_among_impressions(shop: Shop) -> None:
     paths = shop(items=10)
     with paths["items"].open("a") as f:
         f.write("same,Thing 3\n")
-    log = pl.read_csv(paths["interactions"]).with_columns(shown=pl.lit("same i4"))
-    log.write_csv(paths["interactions"])
+    pl.read_csv(paths["interactions"]).with_columns(shown=pl.lit("same i4")).write_csv(paths["interactions"])
     source = files(**paths, impressions="shown", duplicate_titles="merge")
     shown = {(i, *sorted(s)) for i, s in source.interactions.select("item_id", "impressions").iter_rows()}
     assert {("i3", "i4"), ("i4", "i3"), ("i1", "i3", "i4")} <= shown

@@ -78,12 +78,10 @@ def test_merged_rows_are_the_sequences_that_they_were_cut_from(
 ) -> None:
     least = data.draw(st.integers(1, width))
     rows = [r for n, items in enumerate(users) for r in slide(items, str(n), width, least)]
-    again = data.draw(st.lists(st.sampled_from(rows), max_size=3))
-    rows = sorted([*rows, *again], key=lambda r: r.time)
+    rows = sorted([*rows, *data.draw(st.lists(st.sampled_from(rows), max_size=3))], key=lambda r: r.time)
     merged = merge_rows(rows, HERE)
     for n, items in enumerate(users):
-        begins = max(0, min(least, len(items) - 1) - width)
-        assert [item for item, _ in merged[str(n)]] == items[begins:]
+        assert [item for item, _ in merged[str(n)]] == items[max(0, min(least, len(items) - 1) - width) :]
         assert all(time >= items.index(item) for item, time in merged[str(n)])
 
 

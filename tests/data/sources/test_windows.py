@@ -61,8 +61,7 @@ def test_the_log_that_rows_were_cut_from(tmp_path: Path) -> None:
     log = draw_log(1)
     data = prepared(write_rows(tmp_path, log), validation_share=0.2, history_length=3)
     days = {(user, item): day for user, taken in log.items() for item, day in taken}
-    targets = {(e.user_id, e.target) for e in data.validation}
-    cut = min(days[pair] for pair in targets)
+    cut = min(days[pair] for pair in {(e.user_id, e.target) for e in data.validation})
     shown = [  # by the training rows that are left
         (user, item)
         for user, taken in sorted(log.items())

@@ -32,23 +32,17 @@ def adapted():
 
 def test_full_sequences_score_as_a_loop_over_tokens_does(model):
     logps = full_sequence_logps(model, ROWS, pad_id=0)
-    slow = torch.stack([slow_logps(model, c) for c in ROWS])
-    torch.testing.assert_close(logps, slow, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logps, torch.stack([slow_logps(model, c) for c in ROWS]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_loss_and_gradients_are_those_of_the_packed_step(adapted, beta):
-    policy = full_sequence_logps(adapted, ROWS, pad_id=0)
+    policy, batch = full_sequence_logps(adapted, ROWS, pad_id=0), pack(ROWS, pad_id=0)
     with torch.no_grad(), adapted.disable_adapter():
-        reference = full_sequence_logps(adapted, ROWS, pad_id=0)
-    slow = published_loss(policy, reference, beta).mean()
-    slow_gradients = torch.autograd.grad(slow, trainable(adapted))
-
-    batch = pack(ROWS, pad_id=0)
-    with torch.no_grad(), adapted.disable_adapter():
-        reference = choice_logps(adapted, batch)
+        slow_reference, reference = full_sequence_logps(adapted, ROWS, pad_id=0), choice_logps(adapted, batch)
+    slow = published_loss(policy, slow_reference, beta).mean()
     fast = softmax_dpo_loss(choice_logps(adapted, batch), reference, beta).losses.mean()
-    fast_gradients = torch.autograd.grad(fast, trainable(adapted))
+    slow_gradients, fast_gradients = (torch.autograd.grad(loss, trainable(adapted)) for loss in (slow, fast))
 
     assert abs(fast.item() - 1.3863) > 0.005  # away from ln(1 + N), where any answers would do
     torch.testing.assert_close(slow, fast, rtol=1e-5, atol=1e-5)

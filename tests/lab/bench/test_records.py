@@ -3,16 +3,8 @@
 from typing import Any
 
 from bench_records import measured
-from prefrec_lab.bench.records import (
-    RECORDS,
-    Figure,
-    append_record,
-    failure,
-    is_final,
-    measurements,
-    read_records,
-    summarise,
-)
+from prefrec_lab.bench import records as module
+from prefrec_lab.bench.records import Figure, append_record, failure, is_final, read_records, summarise
 
 KEY = ("steps", 3, "published")
 
@@ -25,7 +17,7 @@ def failed(*, final: bool) -> dict[str, Any]:
 def test_half_a_line_is_passed_over_and_not_appended_to(tmp_path):
     assert read_records(tmp_path) == []
     append_record(tmp_path, {"kind": "a", "titles": "Amélie"})
-    with (tmp_path / RECORDS).open("a") as file:
+    with (tmp_path / module.RECORDS).open("a") as file:
         file.write('{"kind": "b", "hal')
     append_record(tmp_path, {"kind": "c"})
     assert [r["kind"] for r in read_records(tmp_path)] == ["a", "c"]
@@ -35,10 +27,9 @@ def test_half_a_line_is_passed_over_and_not_appended_to(tmp_path):
 def test_medians_are_a_row_and_without_what_warmed_up():
     records = [measured(0, 1000.0), measured(1, 2.0), measured(2, 8.0), measured(3, 4.0)]
     records.append(measured(1, 500.0, method="trl"))
-    assert [r["repetition"] for r in measurements(records, KEY)] == [1, 2, 3]
+    assert [r["repetition"] for r in module.measurements(records, KEY)] == [1, 2, 3]
     summary = summarise(records, KEY)
-    assert summary.cpu == Figure(2.0, 1.0, 4.0, 3)
-    assert summary.wall == Figure(1.0, 0.5, 2.0, 3)
+    assert (summary.cpu, summary.wall) == (Figure(2.0, 1.0, 4.0, 3), Figure(1.0, 0.5, 2.0, 3))
     assert (summary.peak, summary.rows, summary.tokens, summary.note) == (400.0, 2, 50, "")
 
 

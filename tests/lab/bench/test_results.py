@@ -36,9 +36,7 @@ def test_ratios_to_prefrec_and_shares_of_the_floor(records):
     # 30 FLOPs a row at 25 a second of CPU are 1.2 s, of 2 s measured; at the layers' 10 a second 3 s.
     assert (fast.share_square, fast.share_layers) == pytest.approx((0.6, 1.5))
     assert slow.share_square == pytest.approx(0.06)
-    assert results.growth == {1: 1.0, 3: 2.5}
-    assert results.rates["steps 3"] == RATES
-    assert results.disagreement == 0.25
+    assert (results.growth, results.rates["steps 3"], results.disagreement) == ({1: 1.0, 3: 2.5}, RATES, 0.25)
 
 
 def test_flops_a_second_are_those_of_wall_time(records):
@@ -72,10 +70,10 @@ def test_the_peak_of_a_device(gpu, changes, peak):
     assert found == (None if peak is None else pytest.approx(peak * 1e12))
 
 
-def shown(results) -> str:
+def shown(results, sessions=()) -> str:
     """What is printed, on a wide screen."""
     out = io.StringIO()
-    Console(file=out, width=250).print(tables(results, []))
+    Console(file=out, width=250).print(tables(results, list(sessions)))
     return out.getvalue()
 
 
@@ -85,9 +83,7 @@ def test_what_was_not_measured_has_a_line_that_says_so(records):
     assert list(lines) == [(1, "published"), (1, "prefrec"), (3, "published"), (3, "prefrec")]
     assert lines[1, "published"].summary.note == "not run: budget of 7 min"
     assert lines[1, "published"].times is None
-    out = io.StringIO()
-    Console(width=240, file=out).print(tables(results, [{"threads": 2, "torch": "2.13", "commit": "abc"}]))
-    text = out.getvalue()
+    text = shown(results, [{"threads": 2, "torch": "2.13", "commit": "abc"}])
     for part in ("10.00×", "60%", "not run: budget of 7 min", "N=3: 2.50×", "agree on the chosen", "commit abc"):
         assert part in text
 

@@ -17,13 +17,11 @@ LOSSES = ("dpo", "dpo-pairs", "dmpo", "bpr", "softmax", "s-dpo")
 @pytest.fixture(scope="module")
 def recipe(place, tmp_path_factory):
     """A recipe of two training steps, as a file."""
-    short = {"rows": 16, "eval_rows": 0, "epochs": 1}
-    raw = place.recipe
-    align = [raw["align"][1] | short]
+    short, raw = {"rows": 16, "eval_rows": 0, "epochs": 1}, place.recipe
     evaluate = {"rows": 20, "full_rows": 0, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
-    folder = tmp_path_factory.mktemp("study-recipe")
-    data = raw["data"] | {"max_validation_rows": 8}
-    return write_recipe(folder, raw, data=data, sft=raw["sft"] | short, align=align, evaluate=evaluate)
+    sections = {"data": raw["data"] | {"max_validation_rows": 8}, "align": [raw["align"][1] | short]}
+    sections |= {"sft": raw["sft"] | short, "evaluate": evaluate}
+    return write_recipe(tmp_path_factory.mktemp("study-recipe"), raw, **sections)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +71,7 @@ def test_again_nothing_is_trained_and_the_numbers_stay(done, recipe):
 def test_studies_share_what_is_the_same(done, recipe):
     out, _ = done
     asked = ("--recipe", recipe, "--seeds", "0", "--out", out, "--set", "align.0.beta=1", "--json")
-    text = succeed("lab", "study", "beta", *asked)
-    summary = json.loads(text)
+    summary = json.loads(succeed("lab", "study", "beta", *asked))
     assert summary == json.loads((out / "beta" / "study.json").read_text())
     trained = {p.name for p in (out / "runs" / "seed-0" / "align").iterdir()}
     assert trained == {*LOSSES, *(f"s-dpo-beta{b}" for b in ("0.1", "0.5", "3", "5"))}

@@ -25,12 +25,8 @@ def write(folder: Path, rows: list[dict[str, Any]], books: list[dict[str, Any]])
     return paths
 
 
-BOOKS = [
-    {"book_id": "1", "title": "Poems"},
-    {"book_id": "2", "title": "Odes"},
-    {"book_id": "3", "title": "odes "},
-    {"book_id": "9", "title": ""},
-]
+TITLES = {"1": "Poems", "2": "Odes", "3": "odes ", "9": ""}
+BOOKS = [{"book_id": book, "title": title} for book, title in TITLES.items()]
 
 
 def test_ucsd_files(tmp_path: Path) -> None:
@@ -54,9 +50,8 @@ def test_a_title_that_nobody_sees_is_none(tmp_path: Path) -> None:
     paths = write(tmp_path, [shelf("u", "1"), shelf("u", "2")], [BOOKS[0], {"book_id": "2", "title": "\u200b"}])
     with pytest.raises(DataError, match="1 items of the log have no title"):
         goodreads(*paths)
-    (window_folder(tmp_path) / "windows_train.jsonl").write_text(
-        '{"history": ["a", "\\u200b"], "target": "b", "group": 1}'
-    )
+    row = '{"history": ["a", "\\u200b"], "target": "b", "group": 1}'
+    (window_folder(tmp_path) / "windows_train.jsonl").write_text(row)
     with pytest.raises(DataError, match=r"windows_train\.jsonl, line 1: expected history"):
         goodreads_windows(tmp_path)
 
@@ -87,18 +82,16 @@ def test_windows_of_the_length_asked_for(tmp_path: Path) -> None:
     folder = window_folder(tmp_path)
     (folder / "windows_valid_recovered.jsonl").write_text('{"history": ["X"], "target": "Y", "group": "short"}')
 
-    def histories(**options: Any) -> list[int]:
-        config = PrepareConfig(source="goodreads-windows", path=folder, candidates={"size": 5}, **options)  # type: ignore[arg-type]
-        data = prepare(config)
-        return [len(e.history) for part in (data.train, data.validation, data.test) for e in part]
+    def lengths(**options: Any) -> set[int]:
+        data = prepare(PrepareConfig(source="goodreads-windows", path=folder, candidates={"size": 5}, **options))
+        return {len(e.history) for part in (data.train, data.validation, data.test) for e in part}
 
-    assert min(histories(min_history=1)) == 1
-    assert set(histories(min_history=2)) == {2}
+    assert (min(lengths(min_history=1)), lengths(min_history=2)) == (1, {2})
     assert "1 windows of fewer than 2 titles are left out" in goodreads_windows(folder, min_history=2).notes
-    assert set(histories(min_history=1, history_length=1)) == {1}
+    assert lengths(min_history=1, history_length=1) == {1}
     with pytest.raises(DataError, match=r"no example has min_history=3 items \(longest: 2\); lower --min-history"):
-        histories()
-    assert set(histories(min_history=2, history_length=20)) == {2}
+        lengths()
+    assert lengths(min_history=2, history_length=20) == {2}
 
 
 @pytest.mark.shared_data
@@ -111,7 +104,5 @@ def test_real_windows(shared_data: Path) -> None:
     assert sum(rows.values()) == 4_999 + 2_474 - 7
     assert min(rows.values()) > 500
     users = [{e.user_id for e in part} for part in (data.train, data.validation, data.test)]
-    assert not users[0] & users[1]
-    assert not users[0] & users[2]
-    assert not users[1] & users[2]
+    assert len(set.union(*users)) == sum(map(len, users))  # no user is in two parts
     assert not users[2] & set(data.train_interactions["user_id"].to_list())

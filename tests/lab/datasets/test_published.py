@@ -21,36 +21,31 @@ def catalogue(*titles: str) -> Catalogue:
 
 AIR = catalogue("Air", "Moby", "Björk: Live", "Hope")
 EXAMPLES = [RankingExample("u", ("i0", "i1"), ("i2", "i3"), "i3"), RankingExample("v", (), ("i2", "i0"), "i2")]
+PARTS = ("train", "validation", "test")
+
+
+def lists(rows: list[RankingExample]) -> list[tuple]:
+    return [(e.history, e.candidates, e.target) for e in rows]
 
 
 def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "test.json"
     write_published(EXAMPLES, AIR, path)
-    assert json.loads(path.read_text())[0] == {
-        "historyList": "Air::Moby",
-        "itemList": ["Björk: Live", "Hope"],
-        "trueSelection": "Hope",
-    }
+    first = {"historyList": "Air::Moby", "itemList": ["Björk: Live", "Hope"], "trueSelection": "Hope"}
+    assert json.loads(path.read_text())[0] == first
     _, back = read_published(path, AIR)
-    assert [(e.history, e.candidates, e.target) for e in back] == [
-        (e.history, e.candidates, e.target) for e in EXAMPLES
-    ]
-    assert [e.user_id for e in back] == ["session-0", "session-1"]
+    assert (lists(back), [e.user_id for e in back]) == (lists(EXAMPLES), ["session-0", "session-1"])
 
 
 def test_a_folder_of_published_files_is_a_source(tmp_path: Path) -> None:
     write_published(EXAMPLES, AIR, tmp_path / "air-train.json")
     write_published(EXAMPLES[:1], AIR, tmp_path / "air-test.json")
     data = prepare(PrepareConfig(source="published-json", path=tmp_path, domain="music"))
-    assert [len(data.split(s)) for s in ("train", "validation", "test")] == [2, 0, 1]
+    assert [len(data.split(s)) for s in PARTS] == [2, 0, 1]
     assert data.test[0].user_id == "test-session-0"
     assert to_published(data.train, data.catalogue) == to_published(EXAMPLES, AIR)
-    assert data.train_interactions.rows() == [
-        ("train-session-0", "0", 0),
-        ("train-session-0", "1", 1),
-        ("train-session-0", "3", 2),
-        ("train-session-1", "2", 0),
-    ]
+    taken = [("train-session-0", item, n) for n, item in enumerate("013")]
+    assert data.train_interactions.rows() == [*taken, ("train-session-1", "2", 0)]
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -76,27 +71,22 @@ def test_rows_that_continue_each_other_are_one_session(tmp_path: Path, shuffled:
 
 def test_published_files_become_the_sequences_that_they_were_made_of(tmp_path: Path) -> None:
     """There and back: rows with the authors' lists, whose draws depend on the ids in id2name.txt."""
-    sequences = {
-        "train": [range(12), range(30, 45)],
-        "val": [range(14, 20), range(13, 20)],
-        "test": [range(5, 12), (3, 9, 1, 20)],
-    }
-    lines = [f"{part}\t{' '.join(map(str, items))}" for part, own in sequences.items() for items in own]
+    sequences = [("train", range(12)), ("train", range(30, 45)), ("val", range(14, 20)), ("val", range(13, 20))]
+    sequences += [("test", range(5, 12)), ("test", (3, 9, 1, 20))]
+    lines = [f"{n}\t{part}\t{' '.join(map(str, items))}\n" for n, (part, items) in enumerate(sequences)]
     (tmp_path / "first").mkdir()
-    (tmp_path / "first/sequences.tsv").write_text(
-        "session\tsplit\titems\n" + "".join(f"{n}\t{line}\n" for n, line in enumerate(lines))
-    )
+    (tmp_path / "first/sequences.tsv").write_text("session\tsplit\titems\n" + "".join(lines))
     names = tmp_path / "first/id2name.txt"
     names.write_text("".join(f"{i}::Band {i}\n" for i in range(60)))
     how = {"source": "lastfm-published", "candidates": {"kind": "published"}}
     data = prepare(PrepareConfig(path=tmp_path / "first", **how))
-    for part in ("train", "validation", "test"):
+    for part in PARTS:
         write_published(data.split(part), data.catalogue, tmp_path / f"json/{part}.json")
     write_sequences(tmp_path / "json", tmp_path / "again", names)
     for name in ("sequences.tsv", "id2name.txt"):
         assert (tmp_path / "again" / name).read_text() == (tmp_path / "first" / name).read_text()
     again = prepare(PrepareConfig(path=tmp_path / "again", **how))
-    assert [again.split(p) for p in ("train", "validation", "test")] == [data.train, data.validation, data.test]
+    assert [again.split(p) for p in PARTS] == [data.train, data.validation, data.test]
     write_sequences(tmp_path / "json", tmp_path / "numbered")
     numbered = prepare(PrepareConfig(path=tmp_path / "numbered", source="lastfm-published"))
     shown = [(numbered.catalogue.titles_of((*e.history, e.target))) for e in numbered.test]
@@ -118,5 +108,4 @@ def test_the_sessions_of_lastfm_are_recovered(tmp_path: Path) -> None:
         {line.split("\t")[2] for line in (f / "sequences.tsv").read_text().splitlines() if "\tval\t" in line}
         for f in (folder, tmp_path)
     )
-    assert len(found) == 122
-    assert found == given
+    assert (len(found), found) == (122, given)

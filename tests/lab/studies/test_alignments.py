@@ -18,14 +18,9 @@ def _kept(section, *names):
 def test_the_ablation_varies_the_loss_alone(base, data):
     recipe = alignments.vary_loss(base, data)
     (one,) = base.align
-    assert [(a.name, a.loss, a.num_negatives) for a in recipe.align] == [
-        ("dpo", "dpo", 1),
-        ("dpo-pairs", "dpo", 3),
-        ("dmpo", "dmpo", 3),
-        ("bpr", "bpr", 3),
-        ("softmax", "softmax", 3),
-        ("s-dpo", "softmax_dpo", 3),
-    ]
+    losses = [("dpo", "dpo", 1), ("dpo-pairs", "dpo", 3), ("dmpo", "dmpo", 3), ("bpr", "bpr", 3)]
+    losses += [("softmax", "softmax", 3), ("s-dpo", "softmax_dpo", 3)]
+    assert [(a.name, a.loss, a.num_negatives) for a in recipe.align] == losses
     assert all(_kept(a, "loss", "num_negatives") == _kept(one, "loss", "num_negatives") for a in recipe.align)
     assert recipe.model_dump(exclude={"align"}) == base.model_dump(exclude={"align"})
 
@@ -39,8 +34,7 @@ def test_studies_with_a_base_of_their_own_share_no_run(name, tmp_path):
     assert (base_recipe(study).model.answers == "titles") == (name == "transfer")
     assert not study.shares_runs
     assert base_recipe(study, overrides=["sft.rows=900"]).sft.rows == 900
-    path = tmp_path / "mine.yaml"
-    path.write_text(dump_recipe(shared), encoding="utf-8")
+    (path := tmp_path / "mine.yaml").write_text(dump_recipe(shared), encoding="utf-8")
     assert base_recipe(study, path) == shared
 
 

@@ -11,9 +11,9 @@ from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.registry import STUDIES
 
 
-def _on(base: Recipe, source: str, path: str) -> Recipe:
-    """The base recipe on data of another source or place, which is never read."""
-    given = {"source": source, "path": path, "interactions": None, "items": None}
+def _on(base: Recipe, path: str) -> Recipe:
+    """The base recipe on LastFM in another place, which is never read."""
+    given = {"source": "lastfm-hetrec", "path": path, "interactions": None, "items": None}
     return base.model_copy(update={"data": base.data.model_copy(update=given)})
 
 
@@ -44,23 +44,15 @@ def made(monkeypatch):
 
 
 def test_other_data_have_folders_of_their_own(base, made, tmp_path):
-    songs = _on(base, "lastfm-hetrec", "/songs")
+    songs, runs = _on(base, "/songs"), ["lastfm-hetrec-seed-0", "lastfm-hetrec-seed-1"]
     assert made("ablation", base, out=tmp_path) == ["seed-0", "seed-1", "ablation"]
     assert made("ablation", base, base, out=tmp_path) == ["seed-0", "seed-1", "ablation"]
-    assert made("ablation", base, songs, out=tmp_path) == [
-        "lastfm-hetrec-seed-0",
-        "lastfm-hetrec-seed-1",
-        "ablation-lastfm-hetrec",
-    ]
-    assert made("table", base, songs, out=tmp_path) == [
-        "table-lastfm-hetrec-seed-0",
-        "table-lastfm-hetrec-seed-1",
-        "table-lastfm-hetrec",
-    ]
+    assert made("ablation", base, songs, out=tmp_path) == [*runs, "ablation-lastfm-hetrec"]
+    assert made("table", base, songs, out=tmp_path) == [*(f"table-{r}" for r in runs), "table-lastfm-hetrec"]
 
 
 def test_no_outcome_takes_the_place_of_one_on_other_data(base, made, tmp_path):
-    first, second = _on(base, "lastfm-hetrec", "/songs"), _on(base, "lastfm-hetrec", "/more")
+    first, second = _on(base, "/songs"), _on(base, "/more")
     made("ablation", base, first, out=tmp_path)
     told = rf"{tmp_path}/ablation-lastfm-hetrec holds .* on other data \(lastfm-hetrec /songs\): name another --out"
     with pytest.raises(ConfigError, match=told):

@@ -26,8 +26,7 @@ def late(base, tmp_path_factory):
     for u in range(LATE_USERS):
         for n, item in enumerate(rng.choice(np.arange(40, ITEMS), 5, replace=False).tolist()):
             log.append((f"late{u}", f"i{item}", 900 + 10 * n + u))
-    frame = pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row")
-    frame.write_csv(folder / "log.csv")
+    pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "log.csv")
     raw = base.model_dump(mode="json")
     raw["data"] |= {"interactions": str(folder / "log.csv")}
     raw["evaluate"] |= {"rows": 9}
@@ -46,8 +45,7 @@ def test_rows_of_each_kind(late, n):
     data = prepare(cold_recipe(late).data)
     known = set(data.train_interactions["item_id"].to_list())
     chosen = cold_rows(data, n, 0).test
-    assert chosen == [e for e in data.test if e in chosen]
-    assert chosen == cold_rows(data, n, 0).test
+    assert chosen == [e for e in data.test if e in chosen] == cold_rows(data, n, 0).test
 
     def count(rows):
         absent = [e for e in rows if e.target not in known]
@@ -59,8 +57,7 @@ def test_rows_of_each_kind(late, n):
     assert min(all_lengths) > 0
     assert all_absent > 3
     assert lengths == [min(of, -(-n // 3)) for of in all_lengths]
-    assert absent == min(n, all_absent)
-    assert warm == min(n, all_warm)
+    assert (absent, warm) == (min(n, all_absent), min(n, all_warm))
     if n == 1000:
         assert chosen == data.test
 

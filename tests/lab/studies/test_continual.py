@@ -10,18 +10,9 @@ from prefrec.files import read_json
 from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft
+from prefrec_lab.studies import continual
 from prefrec_lab.studies.carry_out import carry_out
-from prefrec_lab.studies.continual import (
-    BEFORE,
-    CONTINUAL,
-    MODELS,
-    NEW,
-    OLD,
-    RETRAINED,
-    UPDATED,
-    continual_recipe,
-    periods_of,
-)
+from prefrec_lab.studies.continual import BEFORE, CONTINUAL, MODELS, NEW, OLD, RETRAINED, UPDATED
 from tiny_run import ITEMS, adapter_weights
 
 
@@ -31,12 +22,9 @@ def timed(base, tmp_path_factory):
     folder, rng, log = tmp_path_factory.mktemp("timed"), np.random.default_rng(0), []
     spans = [*((0, 8) for _ in range(30)), *((0, 16) for _ in range(8)), *((10, 16) for _ in range(4))]
     for u, (start, end) in enumerate(spans):
-        items = rng.choice(ITEMS, end - start, replace=False).tolist()
-        log += [
-            (f"u{u:02}", f"i{item}", 100 * start + (20 if start else 100) * n + u) for n, item in enumerate(items)
-        ]
-    frame = pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row")
-    frame.write_csv(folder / "log.csv")
+        items, pace = rng.choice(ITEMS, end - start, replace=False).tolist(), 20 if start else 100
+        log += [(f"u{u:02}", f"i{item}", 100 * start + pace * n + u) for n, item in enumerate(items)]
+    pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "log.csv")
     raw = base.model_dump(mode="json")
     raw["data"] |= {"interactions": str(folder / "log.csv")}
     raw["evaluate"] |= {"rows": 10}
@@ -47,12 +35,12 @@ def timed(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(timed):
-    return continual_recipe(timed)
+    return continual.continual_recipe(timed)
 
 
 @pytest.fixture(scope="module")
 def parts(recipe):
-    return periods_of(recipe, prepare(recipe.data))
+    return continual.periods_of(recipe, prepare(recipe.data))
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +83,8 @@ def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, 
     assert [states[w]["sft"]["config"]["rows"] for w in MODELS] == [12, 12, 24]
     assert [states[w]["s-dpo"]["config"]["rows"] for w in MODELS] == [16, 16, 27]
     assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in MODELS] == [16, 16, 32]
-    taken = [(r["SFT rows"], r["S-DPO rows"]) for r in summary["tables"]["effort"]]
-    assert taken == [(12, 16), (12, 11), (24, 27)]
+    effort = summary["tables"]["effort"]
+    assert [(r["SFT rows"], r["S-DPO rows"]) for r in effort] == [(12, 16), (12, 11), (24, 27)]
     told = [n for n in summary["notes"] if "there are no more" in n]
     assert told == ["S-DPO of the model “updated” takes 11 rows, not 16: there are no more."]
     start = of[BEFORE] / "align" / "s-dpo" / "adapter"

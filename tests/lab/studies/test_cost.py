@@ -19,18 +19,16 @@ POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, m
 @given(POINTS)
 def test_no_point_of_the_front_is_beaten(found):
     points = {str(i): (float(x), Interval(float(y), y - 1, y + 1, 9, 9)) for i, (x, y) in enumerate(found)}
+    places = {name: (x, interval.mean) for name, (x, interval) in points.items()}
 
     def beaten(name):
-        x, y = points[name][0], points[name][1].mean
-        return any(
-            (p[0] <= x and p[1].mean >= y) and (p[0] < x or p[1].mean > y) for n, p in points.items() if n != name
-        )
+        x, y = places[name]
+        return any((a <= x and b >= y) and (a < x or b > y) for n, (a, b) in places.items() if n != name)
 
     front = pareto(points)
     assert not any(beaten(n) for n in front)
-    kept = {(points[n][0], points[n][1].mean) for n in front}
-    assert kept == {(p[0], p[1].mean) for n, p in points.items() if not beaten(n)}
-    assert [points[n][0] for n in front] == sorted(points[n][0] for n in front)
+    assert {places[n] for n in front} == {place for n, place in places.items() if not beaten(n)}
+    assert [places[n][0] for n in front] == sorted(places[n][0] for n in front)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +45,7 @@ def summary(base, place):
 
 def test_seconds_are_those_of_all_stages_before(summary, place):
     folder = place / "runs" / "cost-seed-0"
-    states = [read_json(folder / part / "stage.json") for part in ("sft", "align/dmpo")]
-    sft, dmpo = (s["seconds"] for s in states)
+    sft, dmpo = (read_json(folder / part / "stage.json")["seconds"] for part in ("sft", "align/dmpo"))
     seconds = {r["variant"]: r["seconds in all"] for r in summary["tables"]["table"]}
     assert seconds["sft"] == sft
     assert seconds["dmpo"] == pytest.approx(sft + dmpo, abs=0.06)

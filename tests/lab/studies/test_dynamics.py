@@ -48,5 +48,4 @@ def test_the_loss_alone_is_compared_on_the_same_rows(summary):
         want = means["s-dpo-watched", r["quantity"]] - means["dpo-pairs-watched", r["quantity"]]
         assert r["difference"] == pytest.approx(want)
         assert r["difference_low"] <= want <= r["difference_high"]
-    told = "S-DPO − DPO with the same number of negatives, log-prob of the chosen: "
-    assert summary["facts"][0].startswith(told)
+    assert summary["facts"][0].startswith("S-DPO − DPO with the same number of negatives, log-prob of the chosen: ")

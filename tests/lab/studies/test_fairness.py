@@ -11,17 +11,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import PreparedData, RankingExample
 from prefrec.evaluation.predictions import prediction_frame
-from prefrec_lab.studies.fairness import (
-    TAKEN,
-    activity_groups,
-    attribute_groups,
-    attribute_tables,
-    exposure_frame,
-    gini,
-    group_table,
-    popularity_values,
-    recommended,
-)
+from prefrec_lab.studies import fairness
 
 
 def _frame(seed=0, rows=12):
@@ -38,27 +28,28 @@ def _frame(seed=0, rows=12):
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any))
 def test_gini_is_the_mean_absolute_difference_over_twice_the_mean(values):
     slow = np.mean([abs(a - b) for a in values for b in values]) / (2 * np.mean(values))
-    assert gini(np.array(values)) == pytest.approx(slow)
+    assert fairness.gini(np.array(values)) == pytest.approx(slow)
 
 
 def test_popularity_of_the_first_items_and_of_the_targets():
     frames = [_frame(), _frame(1)]
     counts = {f"i{i}": i * i for i in range(8)}  # i8 was never taken
-    values = popularity_values({"x": frames}, counts)
+    values = fairness.popularity_values({"x": frames}, counts)
     for s, frame in enumerate(frames):
-        for b, (top, target) in enumerate(zip(recommended(frame, 5), frame["target"], strict=True)):
+        for b, (top, target) in enumerate(zip(fairness.recommended(frame, 5), frame["target"], strict=True)):
             assert values["x"]["top 1"][s, b] == counts.get(top[0], 0)
             assert values["x"]["top 5"][s, b] == pytest.approx(sum(counts.get(i, 0) for i in top) / 5)
-            assert values[TAKEN]["top 5"][s, b] == values[TAKEN]["top 1"][s, b] == counts.get(target, 0)
+            own = [values[fairness.TAKEN][quantity][s, b] for quantity in ("top 1", "top 5")]
+            assert own == [counts.get(target, 0)] * 2
 
 
 def test_coverage_is_a_share_of_what_the_lists_hold():
     frame = _frame()
     listed = {i for c in frame["candidates"] for i in c}
-    times = Counter(top[0] for top in recommended(frame, 1))
-    (row,) = exposure_frame({"x": [frame]}).to_dicts()
+    times = Counter(top[0] for top in fairness.recommended(frame, 1))
+    (row,) = fairness.exposure_frame({"x": [frame]}).to_dicts()
     assert row["coverage at 1"] == pytest.approx(len(times) / len(listed))
-    assert row["Gini at 1"] == pytest.approx(gini(np.array([times[i] for i in listed])))
+    assert row["Gini at 1"] == pytest.approx(fairness.gini(np.array([times[i] for i in listed])))
     assert row["coverage at 1"] <= row["coverage at 5"] <= 1
 
 
@@ -71,13 +62,13 @@ class _Log:
 
 def test_users_fall_into_thirds_by_activity():
     users = [f"u{k}" for k in (5, 0, 1, 2, 3, 4, 0)]
-    assert activity_groups(users, _Log()) == ["many", "few", "few", "middle", "middle", "many", "few"]
+    assert fairness.activity_groups(users, _Log()) == ["many", "few", "few", "middle", "middle", "many", "few"]
 
 
 def test_groups_are_measured_apart():
     users = [f"u{k}" for k in (0, 1, 2, 3, 4, 5)]
     hits = np.array([[1.0, 0, 1, 1, 0, 1]])
-    table = group_table({"a": {"hr@1": hits}, "b": {"hr@1": 1 - hits}}, users, _Log(), "a")
+    table = fairness.group_table({"a": {"hr@1": hits}, "b": {"hr@1": 1 - hits}}, users, _Log(), "a")
     got = {(r["group"], r["variant"]): (r["mean"], r["n"], r["difference"]) for r in table.frame.to_dicts()}
     assert got["few", "a"] == (0.5, 2, None)
     assert got["middle", "a"] == (1, 2, None)
@@ -88,7 +79,7 @@ def test_groups_are_measured_apart():
 @given(st.lists(st.integers(10, 80), min_size=9, max_size=60, unique=True))
 def test_numbers_group_users_by_thirds(ages):
     users = [f"u{i}" for i in range(len(ages))] * 2  # two rows a user
-    groups, order = attribute_groups([str(a) for a in ages] * 2, users)
+    groups, order = fairness.attribute_groups([str(a) for a in ages] * 2, users)
     assert len(order) == 3
     assert groups[: len(ages)] == groups[len(ages) :]
     for group in order:
@@ -105,10 +96,10 @@ def test_users_are_measured_by_their_attributes():
     told = pl.DataFrame({"user_id": users, "gender": kinds, "plan": ["free"] * 60, "note": [None] * 60})
     data = PreparedData(None, [], [], [], _Log.train_interactions, users=told)
     values = {"a": {"hr@1": hits}, "b": {"hr@1": 1 - hits}}
-    (table,), alike = attribute_tables(values, users, data, "a")
+    (table,), alike = fairness.attribute_tables(values, users, data, "a")
     assert alike == ["plan", "note"]
-    assert "all rows are of one group: plan, note." in group_table(values, users, data, "a", alike).note
+    assert "all rows are of one group: plan, note." in fairness.group_table(values, users, data, "a", alike).note
     assert (table.name, table.title) == ("groups-gender", "HR@1 by gender")
     got = {(r["group"], r["variant"]): (r["mean"], r["n"]) for r in table.frame.to_dicts()}
     assert got == {("F", "a"): (0, 30), ("F", "b"): (1, 30), ("M", "a"): (0.5, 30), ("M", "b"): (0.5, 30)}
-    assert attribute_tables({}, users, replace(data, users=None), "a") == ([], [])
+    assert fairness.attribute_tables({}, users, replace(data, users=None), "a") == ([], [])

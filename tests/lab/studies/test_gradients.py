@@ -62,21 +62,15 @@ def summary(base, place):
 
 def test_before_training_all_negatives_weigh_the_same(summary):
     table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    start = {r["quantity"]: r["mean"] for r in table.filter(variant="sft").iter_rows(named=True)}
-    assert start == pytest.approx(
-        {
-            "judged": 1 / 5,
-            "judged 3": 3 / 5,
-            "largest": 1 / 5,
-            "effective": 5,
-            "wrong": 5 / 6,
-            "norm": 5 / 6 * np.sqrt(1 + 1 / 5),
-        }
-    )
-    trained = {r["quantity"]: r["mean"] for r in table.filter(variant="s-dpo").iter_rows(named=True)}
+
+    def means(variant):
+        return {r["quantity"]: r["mean"] for r in table.filter(variant=variant).iter_rows(named=True)}
+
+    same = {"judged": 1 / 5, "judged 3": 3 / 5, "largest": 1 / 5, "effective": 5, "wrong": 5 / 6}
+    assert means("sft") == pytest.approx(same | {"norm": 5 / 6 * np.sqrt(1 + 1 / 5)})
+    trained, shuffled = means("s-dpo"), means("s-dpo, shuffled")
     assert trained["largest"] > 1 / 5 + 1e-4
     assert trained["effective"] < 5 - 1e-4
     assert summary["n"] == 20
-    shuffled = {r["quantity"]: r["mean"] for r in table.filter(variant="s-dpo, shuffled").iter_rows(named=True)}
     assert shuffled["largest"] == pytest.approx(trained["largest"])
     assert shuffled["judged"] != trained["judged"]

@@ -36,17 +36,15 @@ def _log(run):
 
 def test_rows_are_of_all_places_in_a_history(base, data):
     """With the latest alone, what a user takes later in training could only be among the few rows after them."""
-    latest = base.model_copy(
-        update={"align": [base.align[0].model_copy(update={"latest_per_user": 1, "rows": None})]}
-    )
+    every = base.align[0].model_copy(update={"latest_per_user": 1, "rows": None})
+    latest = base.model_copy(update={"align": [every]})
     for section in negative_sampling.vary(latest, data).align:
         assert len(alignment_rows(data, section, 0)) == len(data.train) > len({e.user_id for e in data.train})
 
 
 def test_one_who_knows_the_past_draws_anything_but_the_past(finished):
-    run = open_run(finished[1] / "runs" / "seed-0")
+    run, later_found = open_run(finished[1] / "runs" / "seed-0"), 0
     log = _log(run)
-    later_found = 0
     for section in run.recipe.align[1:]:
         aware = drawn_rows(run, section)
         for e in aware:

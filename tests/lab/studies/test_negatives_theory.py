@@ -22,10 +22,8 @@ def reference():
 def test_planted_slopes_are_found(reference, planted):
     policy = []
     for row in reference.iter_rows(named=True):
-        rewards = [
-            planted[0] * s + planted[1] * np.log(1 + COUNTS.get(i, 0)) + 5
-            for i, s in zip(row["candidates"], row["scores"], strict=True)
-        ]
+        row_items = list(zip(row["candidates"], row["scores"], strict=True))
+        rewards = [planted[0] * s + planted[1] * np.log(1 + COUNTS.get(i, 0)) + 5 for i, s in row_items]
         policy.append([s + r / 0.5 for s, r in zip(row["scores"], rewards, strict=True)])
     found = reward_slopes(reference, reference.with_columns(scores=pl.Series(policy)), 0.5, COUNTS)
     np.testing.assert_allclose(found["reference"], planted[0], atol=1e-9)
@@ -36,9 +34,6 @@ def test_ranks_of_the_optimum_one_by_one(reference):
     """π* ∝ π_ref · (π_ref / popularity)^(1/β)."""
     found, tied = optimum_ranks(reference, (1.0, -1.0), 0.5, COUNTS)
     for b, row in enumerate(reference.iter_rows(named=True)):
-        odds = {
-            i: np.exp(s) * (np.exp(s) / (1 + COUNTS.get(i, 0))) ** 2
-            for i, s in zip(row["candidates"], row["scores"], strict=True)
-        }
-        assert found[b] == 1 + sum(odds[i] > odds[row["target"]] for i in odds)
-        assert tied[b] == 0
+        told = zip(row["candidates"], row["scores"], strict=True)
+        odds = {i: np.exp(s) * (np.exp(s) / (1 + COUNTS.get(i, 0))) ** 2 for i, s in told}
+        assert (found[b], tied[b]) == (1 + sum(odds[i] > odds[row["target"]] for i in odds), 0)

@@ -16,9 +16,8 @@ def data():
     """Ten users who took i0 … i9 in training and two more each later; items from i30 on are new."""
     log = [(f"u{u}", OLD[n], n) for u in range(10) for n in range(10)] + [("other", i, 0) for i in OLD]
     frame = pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row")
-    train = [
-        RankingExample(f"u{u}", ("i0", "i1"), ("i31", "i12", f"i{u}", "i35", "i38"), f"i{u}") for u in range(2, 10)
-    ]
+    listed = {f"i{u}": ("i31", "i12", f"i{u}", "i35", "i38") for u in range(2, 10)}
+    train = [RankingExample(f"u{i[1:]}", ("i0", "i1"), row, i) for i, row in listed.items()]
     train.append(RankingExample("u0", ("i1",), ("i20", "i21", "i0"), "i0"))
     later = [RankingExample(f"u{u}", (f"i{13 + u}",), ("i39", "i25"), "i25") for u in range(10)]
     catalogue = Catalogue(pl.DataFrame({"item_id": IDS, "title": [i.upper() for i in IDS]}))

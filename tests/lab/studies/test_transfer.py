@@ -35,12 +35,10 @@ def songs(base, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(base, songs, place):
     """A run a data set, as `--run` takes them."""
-    folders = []
-    for recipe, name in ((base, "films"), (songs, "songs")):
-        folder = place / "transfer-runs" / f"{name}-0"
+    folders = [place / "transfer-runs" / f"{name}-0" for name in ("films", "songs")]
+    for recipe, name, folder in zip((base, songs), ("films", "songs"), folders, strict=True):
         raw = recipe.model_dump(mode="json") | {"name": name}
         run_recipe(transfer.vary(Recipe.model_validate(raw), None), folder, until="evaluate")
-        folders.append(folder)
     return folders
 
 
@@ -56,8 +54,7 @@ def test_every_source_on_every_target(summary):
         of = table.filter(on=target)
         assert set(of["variant"]) == {*models, "popularity", "zero-shot"}
         assert set(of.filter(pl.col("variant") != "zero-shot")["against"]) == {"zero-shot"}
-    assert (summary["seeds"], summary["n"]) == ([0], 40)
-    assert len(summary["plots"]) == 2
+    assert (summary["seeds"], summary["n"], len(summary["plots"])) == ([0], 40, 2)
     assert summary["facts"][0].startswith("On films. HR@1: the largest difference from")
 
 
@@ -86,5 +83,4 @@ def test_no_data_set_is_trained_on_before_all_have_been_looked_at(base, tmp_path
         monkeypatch.setattr(carry_out_module, "_other_data", lambda study, first, others: others)
     with pytest.raises(PrefrecError, match=r"nowhere" if wrong == "place" else r"align\.s-dpo\.skip_rows: 5000"):
         carry_out(TRANSFER, base, [0, 1], tmp_path / "studies", [other])
-    made = tmp_path / "studies" / "runs" / "transfer-seed-0"
-    assert [p.name for p in made.iterdir()] == ["data"]
+    assert [p.name for p in (tmp_path / "studies" / "runs" / "transfer-seed-0").iterdir()] == ["data"]
