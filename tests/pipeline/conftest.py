@@ -1,5 +1,8 @@
 """A small data set and a small saved model for the stages."""
 
+from contextlib import contextmanager
+from unittest import mock
+
 import numpy as np
 import polars as pl
 import pytest
@@ -31,8 +34,7 @@ def entries(adapter, data, recipe):
 def rated_recipe(recipe, tmp_path_factory) -> Recipe:
     """The tiny recipe on a log of 40 users with 25 items each, ratings from 1 to 5, and three items shown."""
     path = tmp_path_factory.mktemp("rated") / "log.parquet"
-    rng = np.random.default_rng(0)
-    rows = []
+    rng, rows = np.random.default_rng(0), []
     for user in range(40):
         items = rng.permutation(ITEMS).tolist()
         for n in range(25):
@@ -52,10 +54,11 @@ def rated(rated_recipe) -> PreparedData:
 
 
 @pytest.fixture
-def stop_after(monkeypatch):
-    """Makes the training of a stage, or any, stop right after step n, before a checkpoint of that step is written."""
+def stop_after():
+    """A context in which training must stop: of a stage or any, right after step n, before a checkpoint of it."""
 
-    def patch(step, stage=None):
+    @contextmanager
+    def stop(step, stage=None):
         whole = ProgressCallback.on_step_end
 
         def on_step_end(self, args, state, control, **kwargs):
@@ -63,6 +66,7 @@ def stop_after(monkeypatch):
             if stage in (None, self.description) and state.global_step == step:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
+        with mock.patch.object(ProgressCallback, "on_step_end", on_step_end), pytest.raises(KeyboardInterrupt):
+            yield
 
-    return patch
+    return stop

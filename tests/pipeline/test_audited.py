@@ -47,10 +47,8 @@ def test_a_fault_is_as_loud_as_a_leak(clean, capsys):
 def test_the_audit_of_the_same_data_is_kept(clean, tmp_path, monkeypatch):
     first = audit_under_test(clean, EvaluateSection(), 0, key="a", folder=tmp_path)
     kept = read_json(tmp_path / AUDIT)
-    assert next(iter(kept)) == "verdict"
-    assert Audit.from_json(kept["audit"]) == first
-    made: list[int] = []
-    inner = audited.audit_prepared
+    assert (next(iter(kept)), Audit.from_json(kept["audit"])) == ("verdict", first)
+    made, inner = [], audited.audit_prepared
     monkeypatch.setattr(audited, "audit_prepared", lambda *args: made.append(1) or inner(*args))
     assert audit_under_test(clean, EvaluateSection(), 0, key="a", folder=tmp_path) == first
     assert not made

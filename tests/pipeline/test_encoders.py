@@ -10,16 +10,7 @@ import torch
 from prefrec.errors import TemplateError
 from prefrec.lm.items import ItemEncoder, add_items
 from prefrec.pipeline import encoders
-from prefrec.pipeline.encoders import (
-    COOCCURRENCE_LENGTH,
-    TFIDF_SIZE,
-    fit_items,
-    item_vectors,
-    prompt_encoder,
-    shown_items,
-    shows_candidates,
-    title_vectors,
-)
+from prefrec.pipeline.encoders import fit_items, item_vectors, prompt_encoder, title_vectors
 from prefrec.pipeline.recipe import ItemsSection
 from prefrec.prompts import PromptEncoder
 from prefrec.rankers import title_store
@@ -46,7 +37,7 @@ def model(recipe):
     ],
 )
 def test_whether_candidates_are_shown(model, changes, shown):
-    assert shows_candidates(model(**changes), "movies") is shown
+    assert encoders.shows_candidates(model(**changes), "movies") is shown
 
 
 def test_the_encoder_is_that_of_the_answers(model, data):
@@ -60,7 +51,7 @@ def test_the_encoder_is_that_of_the_answers(model, data):
 
 def test_title_vectors_by_tfidf_tell_titles_by_their_words(model, data):
     vectors = title_vectors(data, model(items=ItemsSection(vectors="tfidf")))
-    assert vectors.shape == (len(TITLES), min(TFIDF_SIZE, len(FIRST) + len(SECOND)))
+    assert vectors.shape == (len(TITLES), min(encoders.TFIDF_SIZE, len(FIRST) + len(SECOND)))
     near = torch.nn.functional.normalize(vectors, dim=1) @ torch.nn.functional.normalize(vectors, dim=1).T
     same_end = [i for i, t in enumerate(TITLES) if i and t.split()[1] == TITLES[0].split()[1]]
     others = [i for i, t in enumerate(TITLES) if not set(t.split()) & set(TITLES[0].split())]
@@ -83,7 +74,7 @@ def test_items_start_near_items_that_histories_put_near_them(model, data):
     places = vectors[:, titles.shape[1] :]
     assert torch.equal(places, item_vectors(data, section)[:, titles.shape[1] :])
     assert places.shape == (len(TITLES), 6)
-    torch.testing.assert_close(places.norm(dim=1).max(), torch.tensor(COOCCURRENCE_LENGTH))
+    torch.testing.assert_close(places.norm(dim=1).max(), torch.tensor(encoders.COOCCURRENCE_LENGTH))
     assert (places[3] == 0).all()
     fitted = WindowCooccurrenceRanker.fit(data.train_interactions)
     rows = [data.catalogue.ids.index(i) for i in fitted.index]
@@ -99,8 +90,7 @@ def test_a_model_gets_the_items_that_it_lacks_alike_at_each_load(data, model):
         torch.manual_seed(0)
         lm = tiny_llama(tie_word_embeddings=True)
         assert fit_items(lm, data, section) is None
-        vectors = title_vectors(data, section)
-        add_items(lm, data.catalogue.ids[:50], vectors[:50])
+        add_items(lm, data.catalogue.ids[:50], title_vectors(data, section)[:50])
         torch.manual_seed(seed)
         fitted.append(fit_items(lm, data, section))
         assert fitted[-1].ids == data.catalogue.ids
@@ -115,10 +105,9 @@ def dated(data):
 
 
 def test_titles_of_a_history_have_their_details(model, data):
-    section = model(item_text="{{ title }} ({{ year }})", chat=True)
-    encoder = prompt_encoder(section, dated(data).catalogue)
+    encoder = prompt_encoder(model(item_text="{{ title }} ({{ year }})", chat=True), dated(data).catalogue)
     assert encoder.shown(TITLES[:2]) == [f"{TITLES[0]} (1900)", f"{TITLES[1]} (1901)"]
-    assert prompt_encoder(model(), data.catalogue).details == shown_items(model(), data.catalogue) == {}
+    assert prompt_encoder(model(), data.catalogue).details == encoders.shown_items(model(), data.catalogue) == {}
     items = model(answers="items", item_text="{{ year }}: {{ title }}", items=ItemsSection(vectors="tfidf"))
     plain, read = (title_vectors(dated(data), m) for m in (items.model_copy(update={"item_text": None}), items))
     assert plain.shape != read.shape  # the years are words too

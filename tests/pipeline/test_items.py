@@ -80,41 +80,32 @@ def test_predictions_are_those_of_the_models(finished, items_recipe):
         lm = lm_ranker(name, finished / stage / "adapter", data, items_recipe.model)
         assert item_table(lm.model).ids == data.catalogue.ids
         np.testing.assert_allclose(np.array(kept["scores"].to_list()), lm.score(examples), rtol=0, atol=1e-5)
-    ndcg = {
-        n: m["ndcg@3"]["mean"]
-        for n, m in json.loads((finished / "metrics.json").read_text())["evaluation"]["metrics"].items()
-    }
+    metrics = json.loads((finished / "metrics.json").read_text())["evaluation"]["metrics"]
+    ndcg = {name: own["ndcg@3"]["mean"] for name, own in metrics.items()}
     assert list(ndcg) == ["random", "sft", "s-dpo"]
     assert ndcg["sft"] > ndcg["random"]  # each user walks through the items with a stride
 
 
-def test_interrupted_training_ends_with_the_same_weights(sft, stop_after, monkeypatch, tmp_path):
+def test_interrupted_training_ends_with_the_same_weights(sft, stop_after, tmp_path):
     """With dropout of vectors and states, whose draws go on where they were."""
     changes = {"epochs": 3, "save_steps": 5, "eval_rows": 8, "patience": 9}
     whole = sft(tmp_path / "whole", **changes)
-    stop_after(7)
-    with pytest.raises(KeyboardInterrupt):
+    with stop_after(7):
         sft(tmp_path / "stopped", **changes)
     assert (tmp_path / "stopped" / "checkpoint-5").is_dir()
-    monkeypatch.undo()
     assert _equal(whole, sft(tmp_path / "stopped", **changes))
     assert _losses(tmp_path / "stopped") == _losses(tmp_path / "whole")
 
 
-def test_interrupted_alignment_ends_with_the_same_weights(
-    finished, items_recipe, data, stop_after, monkeypatch, tmp_path
-):
+def test_interrupted_alignment_ends_with_the_same_weights(finished, items_recipe, data, stop_after, tmp_path):
     section = AlignSection.model_validate(items_recipe.align[0].model_dump() | {"epochs": 2, "rows": 16})
+    inputs, start = RunInputs(data, "", items_recipe.model, None, 0), finished / "sft" / "adapter"
 
     def align(out):
-        return train_align(
-            RunInputs(data, "", items_recipe.model, None, 0), section, finished / "sft" / "adapter", out
-        )
+        return train_align(inputs, section, start, out)
 
     whole = align(tmp_path / "whole")
-    stop_after(3)
-    with pytest.raises(KeyboardInterrupt):
+    with stop_after(3):
         align(tmp_path / "stopped")
-    monkeypatch.undo()
     assert (tmp_path / "stopped" / "checkpoint-2").is_dir()
     assert _equal(whole, align(tmp_path / "stopped"))

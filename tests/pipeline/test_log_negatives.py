@@ -34,9 +34,8 @@ def test_rows_are_of_the_training_part(rated):
         assert [i for i, r in zip(e.candidates, ratings, strict=True) if r > 2] == [e.target]
         assert len(e.history) <= 4
     assert len({len(e.candidates) for e in rows}) > 1  # rows with fewer rejected items are kept
-    assert alignment_rows(rated, section, 0) == [
-        rows[i] for i in np.random.default_rng((0, 1)).permutation(len(rows))[:16]
-    ]
+    drawn = np.random.default_rng((0, 1)).permutation(len(rows))[:16]
+    assert alignment_rows(rated, section, 0) == [rows[i] for i in drawn]
     assert log_rows(rated, section, 1) != rows
     latest = alignment_pool(rated, section.model_copy(update={"latest_per_user": 1}))
     assert len({e.user_id for e in latest}) == len(latest) == len({e.user_id for e in rows})

@@ -29,23 +29,16 @@ def evaluate(recipe, data, tmp_path):
 @pytest.fixture
 def others():
     """A ranker that can be asked about the whole catalogue, and one that cannot."""
-    return [
-        Entry("able", "a", lambda _: RandomRanker(5, "able"), lambda _: RandomRanker(5, "able")),
-        Entry("lists only", "b", lambda _: RandomRanker(6, "lists only")),
-    ]
+    able = Entry("able", "a", lambda _: RandomRanker(5, "able"), lambda _: RandomRanker(5, "able"))
+    return [able, Entry("lists only", "b", lambda _: RandomRanker(6, "lists only"))]
 
 
 def test_pairs():
     assert comparison_pairs([], [], "popularity") == []
     assert comparison_pairs(["a", "b"], ["SASRec", "a", "b", "MoRec"], None) == [("b", "a")]
-    assert comparison_pairs(["a", "b", "c"], ["SASRec", "a", "b", "c"], "item-kNN") == [
-        ("b", "a"),
-        ("c", "b"),
-        ("SASRec", "item-kNN"),
-        ("a", "item-kNN"),
-        ("b", "item-kNN"),
-        ("c", "item-kNN"),
-    ]
+    rankers = ["SASRec", "a", "b", "c"]
+    pairs = comparison_pairs(rankers[1:], rankers, "item-kNN")
+    assert pairs == [("b", "a"), ("c", "b"), *((name, "item-kNN") for name in rankers)]
 
 
 def test_the_best_baseline_is_by_ndcg_and_the_first_of_equals():
@@ -64,13 +57,12 @@ def test_every_model_is_compared_with_the_best_baseline(evaluate, entries, other
         (scores.evaluation, ["zero-shot", "sft", "able", "lists only"]),
         (scores.full_catalogue, ["zero-shot", "sft", "able"]),
     ):
-        ndcg = metrics_for([10])["ndcg@10"]
+        ndcg, mrr = (metrics_for([10])[name] for name in ("ndcg@10", "mrr"))
         ranks = {n: ranks_of(f.sort("row")) for (n,), f in block.predictions.group_by("ranker")}
         best = max((n for n in UNDATED_BASELINES if n in ranks), key=lambda n: ndcg(*ranks[n]).mean())
         assert block.best_reference == best
         pairs = list(dict.fromkeys((c.ranker, c.against) for c in block.comparisons))
         assert pairs == [("sft", "zero-shot"), *((m, best) for m in models)]
-        mrr = metrics_for([])["mrr"]
         want = (mrr(*ranks["sft"]) - mrr(*ranks[best])).mean()
         assert block.difference("sft", best, "mrr").mean == pytest.approx(want)
 
@@ -80,10 +72,8 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
     rows, some = data.some("test", 20), data.some("test", 6)
     assert full.rankers == [*UNDATED_BASELINES[1:], "zero-shot", "sft", "able"]  # what random reaches is known
     assert (full.n, full.audit) == (20, FULL_RANKING)
-    assert {name: own["mrr"].n for name, own in full.metrics.items() if own["mrr"].n < 20} == {
-        "zero-shot": 6,
-        "sft": 6,
-    }
+    counts = {name: own["mrr"].n for name, own in full.metrics.items()}
+    assert {name: n for name, n in counts.items() if n < 20} == {"zero-shot": 6, "sft": 6}
     assert {(c.ranker, c.n) for c in full.comparisons} == {("sft", 6), ("zero-shot", 6), ("able", 20)}
     assert set(full.metrics["sft"]) == {"hr@10", "ndcg@10", "mrr"}
     lm = lm_ranker("zero-shot", None, data, recipe.model)
@@ -120,10 +110,8 @@ def test_rows_with_new_targets_are_told_apart(evaluate, data, entries):
         if block is scores.full_catalogue:
             kinds |= {"known among known": kinds["warm"], "new among new": kinds["new"]}
         assert {name: g.n for name, g in block.groups.items()} == kinds
-        assert (
-            block.groups["new"].metrics["popularity"]["mrr"].mean
-            < block.groups["warm"].metrics["popularity"]["mrr"].mean
-        )
+        new, warm = (block.groups[kind].metrics["popularity"]["mrr"].mean for kind in ("new", "warm"))
+        assert new < warm
         for group in block.groups.values():
             assert list(group.metrics) == block.rankers
             assert set(group.expected) == set(block.metrics["popularity"])

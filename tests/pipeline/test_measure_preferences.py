@@ -105,8 +105,7 @@ def test_without_interactions_after_the_training_part_it_is_said(rated_recipe, r
     assert (
         "preferences: not measured, because no test user has both liked and disliked items" in capsys.readouterr().err
     )
-    unasked = rated_recipe.model_copy(update={"align": []})
-    assert run_preferences(unasked, rated, [], tmp_path) is None
+    assert run_preferences(rated_recipe.model_copy(update={"align": []}), rated, [], tmp_path) is None
     assert capsys.readouterr().err == ""
 
 
@@ -137,8 +136,7 @@ def test_weights_are_chosen_on_validation_questions_alone():
     assert auc["popularity"] == 0.5
     useless = replace(asked, references=asked.references | {"user-centred item mean": -truth})
     assert list(measure(useless, "sft", {"aligned": "sft"}).weights.values()) == [math.inf]
-    without = replace(asked, validation=np.zeros(4, bool))
-    assert measure(without, "sft", {"aligned": "sft"}).weights == {}
+    assert measure(replace(asked, validation=np.zeros(4, bool)), "sft", {"aligned": "sft"}).weights == {}
 
 
 def test_an_alignment_s_reference_is_what_it_went_on_from():

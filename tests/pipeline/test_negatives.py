@@ -76,10 +76,8 @@ def test_the_share_of_negatives_that_the_user_takes_later_is_printed(inputs, sec
     """The rows of one user, and lists of everything: the rate is that of the items after each target."""
     inputs = replace(inputs, data=replace(inputs.data, held_out_interactions=None))
     rows = [e for e in inputs.data.train if e.user_id == inputs.data.train[0].user_id]
-    log = inputs.data.train_interactions
-    own = log.filter(pl.col("user_id") == rows[0].user_id)["item_id"].to_list()
-    questions = (*inputs.data.validation, *inputs.data.test)
-    own += [e.target for e in questions if e.user_id == rows[0].user_id]
+    own = inputs.data.train_interactions.filter(pl.col("user_id") == rows[0].user_id)["item_id"].to_list()
+    own += [e.target for e in (*inputs.data.validation, *inputs.data.test) if e.user_id == rows[0].user_id]
     lists = [replace(e, candidates=tuple(i for i in inputs.data.catalogue.ids if i not in e.history)) for e in rows]
     later = [[i for i in own[own.index(e.target) + 1 :] if i in e.candidates] for e in lists]
     negatives = sum(len(e.candidates) - 1 for e in lists)
@@ -109,8 +107,7 @@ def test_damaged_lists_are_drawn_again(inputs, data, section, tmp_path, capsys):
 
 def test_hard_negatives_score_highest_under_the_start(inputs, recipe, data, section, tmp_path):
     """With a pool of everything: no item that the user has not taken scores higher than those in the list."""
-    everything = section(negatives_from="hard", negatives_pool=1000, rows=4)
-    train_align(inputs, everything, None, tmp_path)
+    train_align(inputs, section(negatives_from="hard", negatives_pool=1000, rows=4), None, tmp_path)
     rows = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
     judge = CatalogueRanker(lm_ranker("judge", None, data, recipe.model))
@@ -156,6 +153,4 @@ def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
     assert [p.name for p in (tmp_path / "rankers").iterdir()] == ["SASRec"]  # MoRec is not needed
     rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))
     miner = open_run(tmp_path).entry("SASRec").load(8)
-    negative = miner.score(rows)
-    uniform = miner.score(alignment_rows(data, section(), 0))
-    assert negative.mean() > uniform.mean()
+    assert miner.score(rows).mean() > miner.score(alignment_rows(data, section(), 0)).mean()

@@ -60,12 +60,8 @@ def test_costs_grow_with_what_is_read(priced, recipe):
 
 
 def test_titles_that_were_encoded_are_free(priced, data, recipe):
-    items = {
-        "model": {"answers": "items"},
-        "lora": None,
-        "align": [],
-        "evaluate": {"zero_shot": False, "generate_rows": 0},
-    }
+    items = {"model": {"answers": "items"}, "lora": None, "align": []}
+    items |= {"evaluate": {"zero_shot": False, "generate_rows": 0}}
     first = priced(**items)
     assert [cost.name for cost in first.costs] == [f"{len(TITLES)} titles to encode", "sft", "evaluate"]
     assert "model.items.vectors=all-minilm-l6-v2" in first.costs[0].cheaper

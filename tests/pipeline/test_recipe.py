@@ -7,15 +7,8 @@ import pytest
 import yaml
 
 from prefrec.errors import ConfigError
-from prefrec.pipeline.recipe import (
-    AlignSection,
-    Recipe,
-    SFTSection,
-    checked_recipe,
-    dump_recipe,
-    load_recipe,
-    set_field,
-)
+from prefrec.pipeline import recipe as module
+from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection, checked_recipe, dump_recipe, load_recipe
 from prefrec.presets import preset
 from prefrec.prompts import load_template
 
@@ -166,7 +159,7 @@ LISTED = "{name: a, sft: {}, align: [{loss: dpo, name: dpo}, {}], rankers: [{kin
 )
 def test_a_field_goes_by_number_or_by_name(override, place):
     raw = yaml.safe_load(LISTED)
-    set_field(raw, override)
+    module.set_field(raw, override)
     for step in place:
         raw = raw[step]
     assert raw == 8
@@ -184,7 +177,7 @@ def test_a_field_goes_by_number_or_by_name(override, place):
 )
 def test_a_field_that_there_is_not(override, message):
     with pytest.raises(ConfigError, match=rf"--set .*: expected FIELD=VALUE such as sft\.rows=100 .*; {message}"):
-        set_field(yaml.safe_load(LISTED), override)
+        module.set_field(yaml.safe_load(LISTED), override)
 
 
 @pytest.mark.parametrize(
@@ -228,8 +221,7 @@ def test_a_preset_gives_what_a_recipe_leaves_out(tmp_path):
     recipe = _load(tmp_path, "name: a\npreset: paper\nsft: {epochs: 2}\nlora: null\nmodel: {quantization: none}\n")
     paper = preset("paper")
     own = {"sft": paper["sft"] | {"epochs": 2}, "lora": None, "model": paper["model"] | {"quantization": "none"}}
-    whole = paper | {"name": "a"} | own
-    assert recipe == checked_recipe(whole)
+    assert recipe == checked_recipe(paper | {"name": "a"} | own)
     assert load_recipe(tmp_path / "r.yaml", ["align.s-dpo.rows=8"]).align[0].rows == 8
     with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
         _load(tmp_path, "name: a\npreset: quick\n")

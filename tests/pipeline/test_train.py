@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -89,9 +91,18 @@ def test_the_latest_rows_of_each_user(data, most):
     assert training_rows(data, SFTSection(latest_per_user=most, skip_rows=5, rows=7), seed=0) == found[5:12]
 
 
-def test_no_rows_left(sft, tmp_path):
-    with pytest.raises(DataError, match="the training data has no examples"):
-        sft(tmp_path, skip_rows=10_000)
+@pytest.mark.parametrize(
+    ("stage", "changes", "error", "message"),
+    [
+        ("sft", {"skip_rows": 10_000}, DataError, "the training data has no examples"),
+        ("sft", {"global_batch_size": 6}, ConfigError, "6 is not a multiple of per_device_train_batch_size 4"),
+        ("align", {"num_negatives": 6}, ConfigError, "num_negatives is 6, but example 0 has only 5 rejected answers"),
+        ("align", {"start": Path("none")}, ModelError, "no adapter in none: expected a folder"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(request, tmp_path, stage, changes, error, message):
+    with pytest.raises(error, match=message):
+        request.getfixturevalue(stage)(tmp_path / "out", **changes)
 
 
 @pytest.mark.parametrize("templates", [["history"], ["1"]])
@@ -101,25 +112,23 @@ def test_sft_leaves_an_adapter_and_a_log(sft, recipe, tmp_path, templates):
     assert adapter == tmp_path / "adapter"
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
     assert any(w.abs().max() > 0 for name, w in adapter_weights(adapter).items() if "lora_B" in name)
-    assert [step for step, _ in _log(tmp_path, "eval_loss")] == [4, 8]
-    assert [step for step, _ in _log(tmp_path, "eval_ndcg@10")] == [4, 8]
-    assert [step for step, _ in _log(tmp_path, "loss")] == [5]
+    steps = {name: [step for step, _ in _log(tmp_path, name)] for name in ("loss", "eval_loss", "eval_ndcg@10")}
+    assert steps == {"loss": [5], "eval_loss": [4, 8], "eval_ndcg@10": [4, 8]}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "checkpoint-8", "log.json"]
 
 
 def test_all_weights_are_trained_without_lora(sft, align, recipe, on_histories, tmp_path):
-    model = on_histories
-    whole = sft(tmp_path / "sft", model=model, lora=None, learning_rate=1e-3)
+    whole = sft(tmp_path / "sft", model=on_histories, lora=None, learning_rate=1e-3)
     before = load_file(recipe.model.name + "/model.safetensors")
     assert not (whole / "adapter_config.json").exists()
     assert _weights(whole).keys() == before.keys()
     assert all(not torch.equal(w, before[name]) for name, w in _weights(whole).items() if "layers" in name)
     kept = (whole / "model.safetensors").read_bytes()
-    aligned = align(tmp_path / "s-dpo", whole, model=model, lora=None, learning_rate=1e-3)
+    aligned = align(tmp_path / "s-dpo", whole, model=on_histories, lora=None, learning_rate=1e-3)
     assert (whole / "model.safetensors").read_bytes() == kept
     assert _weights(aligned).keys() == before.keys()
     assert not _equal(whole, aligned)
-    adapted = align(tmp_path / "adapted", whole, model=model)
+    adapted = align(tmp_path / "adapted", whole, model=on_histories)
     assert json.loads((adapted / "adapter_config.json").read_text())["r"] == 4
 
 
@@ -152,10 +161,7 @@ def test_the_best_epoch_is_kept(sft, on_histories, data, tmp_path):
     assert max(found) > found[-1]
     rows = data.some("validation", 20)
     scores = lm_ranker("sft", kept, data, on_histories).score(rows)
-    ranks = [
-        1 + sum(s >= row[e.target_index] for j, s in enumerate(row) if j != e.target_index)
-        for row, e in zip(scores, rows, strict=True)
-    ]
+    ranks = [sum(s >= row[e.target_index] for s in row) for row, e in zip(scores, rows, strict=True)]
     assert np.mean([1 / np.log2(rank + 1) for rank in ranks]) == pytest.approx(max(found), abs=1e-6)
 
 
@@ -197,24 +203,21 @@ def test_the_same_seed_gives_the_same_adapter_whatever_was_drawn_before(sft, tmp
 
 
 @pytest.mark.parametrize(
-    ("templates", "lora", "eval_rows"), [(["history"], True, 8), (["1"], True, 0), (["history"], False, 8)]
+    ("template", "changes"),
+    [("history", {}), ("1", {"eval_rows": 0}), ("history", {"lora": None, "learning_rate": 1e-3})],
+    ids=["history", "listed", "all weights"],
 )
-def test_interrupted_sft_ends_with_the_same_weights(
-    sft, recipe, stop_after, tmp_path, monkeypatch, templates, lora, eval_rows
-):
+def test_interrupted_sft_ends_with_the_same_weights(sft, recipe, stop_after, tmp_path, template, changes):
     """Stopped before the first checkpoint, and again after the second."""
-    changes = {"epochs": 4, "save_steps": 5, "eval_rows": eval_rows, "patience": 9}
-    changes |= {"model": recipe.model.model_copy(update={"templates": templates})}
-    changes |= {} if lora else {"lora": None, "learning_rate": 1e-3}
+    model = recipe.model.model_copy(update={"templates": [template]})
+    changes = {"model": model, "epochs": 4, "save_steps": 5, "eval_rows": 8, "patience": 9} | changes
     whole = sft(tmp_path / "whole", **changes)
     stopped = tmp_path / "stopped"
     for step, checkpoint in ((1, None), (12, 10)):
-        stop_after(step)
-        with pytest.raises(KeyboardInterrupt):
+        with stop_after(step):
             sft(stopped, **changes)
         assert last_checkpoint(stopped) == (stopped / f"checkpoint-{checkpoint}" if checkpoint else None)
         assert not (stopped / "adapter").exists()
-        monkeypatch.undo()
     assert _equal(whole, sft(stopped, **changes))
     assert _losses(stopped) == _losses(tmp_path / "whole")
     assert _log(stopped, "eval_loss") == _log(tmp_path / "whole", "eval_loss")
@@ -222,9 +225,7 @@ def test_interrupted_sft_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize(("changes", "stopped_at"), [({"save_steps": 4}, 2), ({"epochs": 3.5, "save_steps": 99}, 4)])
-def test_an_evaluation_that_was_interrupted_is_made_again(
-    sft, on_histories, tmp_path, monkeypatch, changes, stopped_at
-):
+def test_an_evaluation_that_was_interrupted_is_made_again(sft, on_histories, tmp_path, changes, stopped_at):
     """At the end of an epoch, or of all; it may be that of the best epoch."""
     changes = {"model": on_histories, "epochs": 4, "patience": 9, "learning_rate": 0.05, "eval_rows": 20} | changes
     whole = sft(tmp_path / "whole", **changes)
@@ -236,11 +237,9 @@ def test_an_evaluation_that_was_interrupted_is_made_again(
             raise KeyboardInterrupt
         return KeepBest.on_evaluate(*args, **kwargs)
 
-    with monkeypatch.context() as patched:
-        stopping = type("Stopping", (KeepBest,), {"on_evaluate": stop})
-        patched.setattr("prefrec.pipeline.train.KeepBest", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            sft(tmp_path / "stopped", **changes)
+    stopping = type("Stopping", (KeepBest,), {"on_evaluate": stop})
+    with mock.patch("prefrec.pipeline.train.KeepBest", stopping), pytest.raises(KeyboardInterrupt):
+        sft(tmp_path / "stopped", **changes)
     assert _equal(whole, sft(tmp_path / "stopped", **changes))
     for name in ("eval_ndcg@10", "eval_loss"):
         assert _log(tmp_path / "stopped", name) == _log(tmp_path / "whole", name)
@@ -250,18 +249,14 @@ def test_an_evaluation_that_was_interrupted_is_made_again(
     ("negatives", "keeps"),
     [("fixed", {"eval_rows": 8, "load_best_model_at_end": True, "learning_rate": 0.03}), ("per_epoch", {})],
 )
-def test_interrupted_alignment_ends_with_the_same_weights(
-    sft, align, stop_after, tmp_path, monkeypatch, negatives, keeps
-):
+def test_interrupted_alignment_ends_with_the_same_weights(sft, align, stop_after, tmp_path, negatives, keeps):
     changes = {"negatives": negatives, "epochs": 2, "rows": 16, "save_steps": 3} | keeps
     start = sft(tmp_path / "sft", rows=8)
     whole = align(tmp_path / "whole", start, **changes)
-    stop_after(4)
     stopped = tmp_path / "stopped"
-    with pytest.raises(KeyboardInterrupt):
+    with stop_after(4):
         align(stopped, start, **changes)
     assert last_checkpoint(stopped) == stopped / "checkpoint-3"
-    monkeypatch.undo()
     assert _equal(whole, align(stopped, start, **changes))
 
 
@@ -277,34 +272,18 @@ def test_alignment_starts_at_the_sft_adapter_and_leaves_it(sft, align, tmp_path)
     assert {"rewards/margins", "negatives/effective", "logps/chosen"} <= log[0].keys()
 
 
-def test_more_negatives_than_candidates(align, tmp_path):
-    with pytest.raises(ConfigError, match="num_negatives is 6, but example 0 has only 5 rejected answers"):
-        align(tmp_path, num_negatives=6)
-
-
 def test_validation_lists_grow_with_the_negatives_that_are_drawn(align, data, tmp_path):
     section = {"num_negatives": 9, "negatives_from": "in-batch", "eval_rows": 4, "eval_steps": 1, "rows": 16}
     align(tmp_path, **section)
     log = json.loads((tmp_path / "log.json").read_text())
     assert [e["eval_negatives/effective"] > 5 for e in log if "eval_loss" in e] == [True, True]
     found = validation_rows(data, AlignSection.model_validate(section), 0)
-    assert [(e.user_id, e.history, e.target) for e in found] == [
-        (e.user_id, e.history, e.target) for e in data.validation[:4]
-    ]
+    kept = [(e.user_id, e.history, e.target) for e in data.validation[:4]]
+    assert [(e.user_id, e.history, e.target) for e in found] == kept
     assert [len(set(e.candidates)) for e in found] == [10] * 4
     for how, negatives in (("list", 9), ("in-batch", 3)):  # not to be drawn, or long enough
         stays = AlignSection(eval_rows=4, negatives_from=how, num_negatives=negatives)
         assert validation_rows(data, stays, 0) == list(data.validation[:4])
-
-
-def test_a_start_without_adapter(align, tmp_path):
-    with pytest.raises(ModelError, match=f"no adapter in {tmp_path}/none: expected a folder"):
-        align(tmp_path / "out", tmp_path / "none")
-
-
-def test_batches_that_do_not_divide(sft, tmp_path):
-    with pytest.raises(ConfigError, match="global_batch_size 6 is not a multiple of per_device_train_batch_size 4"):
-        sft(tmp_path, global_batch_size=6)
 
 
 def test_bfloat16_base_trains_float32_adapters(sft, recipe, tmp_path):
@@ -321,11 +300,10 @@ def test_histories_that_are_shortened_are_told(sft, recipe, tmp_path, capsys):
 @pytest.mark.parametrize("changes", [{"templates": ["history"]}, {"answers": "items"}])
 def test_trajectories_train_as_their_rows_do(align, recipe, tmp_path, monkeypatch, changes):
     """In one pass or one by one: the same losses and weights."""
-    items = ItemsSection(vectors="tfidf")
-    model = recipe.model.model_copy(update={"items": items, "objective": "catalogue", **changes})
+    changes |= {"items": ItemsSection(vectors="tfidf"), "objective": "catalogue"}
+    model = recipe.model.model_copy(update=changes)
     settings = {"trajectories": True, "rows": 24, "global_batch_size": 8, "per_device_batch_size": 8}
-    rows: dict[bool, list[int]] = {True: [], False: []}
-    found = []
+    rows, found = {True: [], False: []}, []
     for share in rows:
 
         def packed(sets, together=share, **kwargs):
@@ -358,9 +336,8 @@ def test_trajectories_need_a_row_at_each_place(data):
 
 @pytest.mark.parametrize(("given", "rows"), [({}, 16), ({"per_device_batch_size": 2}, 2)], ids=["open", "given"])
 def test_a_gpu_gets_more_rows_where_the_recipe_leaves_them_open(given, rows, monkeypatch):
-    section = SFTSection(global_batch_size=16, **given)
+    section, model = SFTSection(global_batch_size=16, **given), tiny_llama()
     data = SimpleNamespace(choice_sets=[ChoiceSet((1,) * 20, ((2, 3),))] * 30)
-    model = tiny_llama()
     asked = [batch_sizes(section, model, data)["per_device_train_batch_size"]]
     monkeypatch.setattr("prefrec.pipeline.train.default_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80 << 30, 80 << 30))

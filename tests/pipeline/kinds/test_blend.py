@@ -10,14 +10,8 @@ from prefrec.data import RankingExample, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.entry import Entry, RunInputs, baseline_entry, lm_entry
-from prefrec.pipeline.kinds.blend import (
-    LazyRanker,
-    LearntItems,
-    RecountedFeatures,
-    RecountedRanker,
-    blend_entry,
-    sampled,
-)
+from prefrec.pipeline.kinds import blend
+from prefrec.pipeline.kinds.blend import LazyRanker, LearntItems, RecountedFeatures, RecountedRanker, blend_entry
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import PopularityRanker
@@ -67,8 +61,7 @@ def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
     ranker = blend_entry(inputs, BlendConfig(parts=PARTS), finished / "rankers/blend", before).load(4)
     assert isinstance(ranker, RerankedBlend)
     assert [model.name for model in ranker.models] == ["zero-shot"]
-    scores = ranker.score(inputs.data.test[:3])
-    assert np.isfinite(scores).all()
+    assert np.isfinite(ranker.score(inputs.data.test[:3])).all()
 
 
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
@@ -100,7 +93,7 @@ def test_validation_targets_count_for_test_rows_alone(finished):
 
 def test_sampled_candidates_hold_the_target_and_nothing_seen(finished):
     data = read_prepared(finished / "data")
-    rows = sampled(data, data.validation, 30, np.random.default_rng(0))
+    rows = blend.sampled(data, data.validation, 30, np.random.default_rng(0))
     learnt = set(data.train_interactions.select("user_id", "item_id").iter_rows())
     for e in rows:
         assert e.candidates[0] == e.target
@@ -136,5 +129,4 @@ def test_no_answer_is_that_to_another_history(finished):
     late = LazyRanker(Entry("lm", "key", lambda size: ByHistory()), 4)
     for begin in (lambda: None, lambda: late.know({})):
         begin()
-        assert late.score([one]).argmax() == 1
-        assert late.score([other]).argmax() == 2
+        assert [late.score([e]).argmax() for e in (one, other)] == [1, 2]

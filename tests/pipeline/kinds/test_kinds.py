@@ -41,11 +41,8 @@ def seen(monkeypatch) -> dict[str, list]:
 
     def entry(inputs, config, folder, before):
         seen["before"].append(list(before))
-        return Entry(
-            config.name,
-            inputs.key(shorter=config.model_dump()),
-            lambda _: ShorterRanker(config.name, config.weight, inputs.data.catalogue, seen["asked"]),
-        )
+        asked = (config.name, config.weight, inputs.data.catalogue, seen["asked"])
+        return Entry(config.name, inputs.key(shorter=config.model_dump()), lambda _: ShorterRanker(*asked))
 
     monkeypatch.setitem(KINDS, "shorter", RankerKind(Shorter, entry, lambda config: {"after": config.after}))
     return seen
