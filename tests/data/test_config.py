@@ -1,14 +1,12 @@
 """Configurations: combinations that make no sense are refused by field."""
 
-from typing import Any
-
 import pytest
 from pydantic import ValidationError
 
 from prefrec.data import PrepareConfig, config_error, sources
 
 
-def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch):
     monkeypatch.setattr(sources, "entry_points", lambda group: [])
     sources.source_kind.cache_clear()
     with pytest.raises(ValidationError, match=r"LastFM and Goodreads come with `pip install \./lab` in a clone"):
@@ -35,7 +33,7 @@ def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch: pytest.Monk
         ({"windows": "all"}, "windows: only for split time, user or time-share, not leave-last-out"),
     ],
 )
-def test_config_error_names_the_field(values: dict[str, Any], message: str) -> None:
+def test_config_error_names_the_field(values, message):
     with pytest.raises(ValidationError) as e:
         PrepareConfig(**values)
     error = config_error(e.value)
@@ -43,19 +41,19 @@ def test_config_error_names_the_field(values: dict[str, Any], message: str) -> N
         raise error
 
 
-def test_every_field_is_described() -> None:
+def test_every_field_is_described():
     fields = PrepareConfig.model_json_schema()
     for model in (fields, *fields["$defs"].values()):
         assert all("description" in f for f in model["properties"].values())
 
 
-def test_what_a_source_does_not_take_may_be_written_out() -> None:
+def test_what_a_source_does_not_take_may_be_written_out():
     """As in the recipe that a run keeps."""
     for source in ("movielens-100k", "lastfm-hetrec", "goodreads"):
         config = PrepareConfig(source=source, path="x")  # type: ignore[arg-type]
         assert PrepareConfig(**config.model_dump(mode="json")) == config
 
 
-def test_split_of_the_source() -> None:
+def test_split_of_the_source():
     assert PrepareConfig().split_name == "leave-last-out"
     assert PrepareConfig(source="windows", path="x").split_name == "given"  # type: ignore[arg-type]

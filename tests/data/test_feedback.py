@@ -1,7 +1,5 @@
 """Rows and questions from ratings and impressions: against a slow twin, by hand, and the counts of MovieLens."""
 
-from pathlib import Path
-
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -26,9 +24,7 @@ def own(log: pl.DataFrame, user: str) -> list[tuple[str, float | None]]:
 
 @settings(max_examples=80, deadline=None)
 @given(rated_logs(), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2))
-def test_rated_rows_are_those_of_the_obvious_way(
-    log: pl.DataFrame, negatives: int, length: int, least: int, seed: int
-) -> None:
+def test_rated_rows_are_those_of_the_obvious_way(log, negatives, length, least, seed):
     judged = with_opinions(log, log, Thresholds())
     rows = rejected_rows(judged, "rated", negatives, history_length=length, min_history=least, seed=seed)
     by_item = {(r.user_id, r.target): r for r in rows}
@@ -52,7 +48,7 @@ def test_rated_rows_are_those_of_the_obvious_way(
     assert rejected_rows(judged, "rated", negatives, history_length=length, min_history=least, seed=seed) == rows
 
 
-def test_a_history_ends_anywhere_before_the_block_of_its_row() -> None:
+def test_a_history_ends_anywhere_before_the_block_of_its_row():
     log = pl.DataFrame({"user_id": ["u"] * 200, "item_id": [f"i{n}" for n in range(200)], "rating": [5.0, 1.0] * 100})
     rows = rejected_rows(with_opinions(log, log, Thresholds()), "rated", 30, history_length=200)
     place = {f"i{n}": n for n in range(200)}
@@ -62,27 +58,20 @@ def test_a_history_ends_anywhere_before_the_block_of_its_row() -> None:
     assert len(rows) == 100 - 1  # no history is left before the first item
 
 
-def test_a_user_s_draws_do_not_depend_on_others() -> None:
-    log = pl.DataFrame(
-        [(u, f"i{n}", n, 5.0 if n % 2 else 1.0) for u in ("a", "b") for n in range(40)],
-        schema=["user_id", "item_id", "timestamp", "rating"],
-        orient="row",
-    )
+def test_a_user_s_draws_do_not_depend_on_others():
+    rows = [(u, f"i{n}", n, 5.0 if n % 2 else 1.0) for u in ("a", "b") for n in range(40)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "rating"], orient="row")
     judged = with_opinions(log, log, Thresholds())
     both = rejected_rows(judged, "rated", 3)
     assert [r for r in both if r.user_id == "b"] == rejected_rows(judged.filter(pl.col("user_id") == "b"), "rated", 3)
     assert both != rejected_rows(judged, "rated", 3, seed=1)
-    places = [r.target_index for r in both]
-    assert set(places) == {0, 1, 2, 3}  # the chosen item stands anywhere: templates may show the candidates
+    assert {r.target_index for r in both} == {0, 1, 2, 3}  # anywhere: templates may show the candidates
 
 
-def test_quantiles_are_each_user_s_own_of_the_training_part() -> None:
-    learn = pl.DataFrame(
-        {
-            "user_id": ["few"] * 5 + ["many"] * 5 + ["same"] * 5 + ["none"],
-            "rating": [1.0, 2.0, 3.0, 4.0, 5.0, *(100.0 * n for n in range(1, 6)), *[7.0] * 5, None],
-        }
-    ).with_row_index("item_id")
+def test_quantiles_are_each_user_s_own_of_the_training_part():
+    users = ["few"] * 5 + ["many"] * 5 + ["same"] * 5 + ["none"]
+    ratings = [1.0, 2.0, 3.0, 4.0, 5.0, *(100.0 * n for n in range(1, 6)), *[7.0] * 5, None]
+    learn = pl.DataFrame({"user_id": users, "rating": ratings}).with_row_index("item_id")
     asked = [("few", 1.8, -1), ("few", 3.0, 0), ("few", 4.2, 1), ("many", 150.0, -1), ("many", 450.0, 1)]
     asked += [("many", None, 0), ("same", 7.0, 0), ("none", 9.0, 0), ("new", 9.0, 0)]
     log = pl.DataFrame(asked, schema=["user_id", "rating", "expected"], orient="row")
@@ -91,17 +80,16 @@ def test_quantiles_are_each_user_s_own_of_the_training_part() -> None:
     assert found.columns == ["user_id", "rating", "expected", "opinion"]
 
 
-def test_no_ratings_no_impressions() -> None:
+def test_no_ratings_no_impressions():
     log = pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]})
-    with pytest.raises(
-        DataError, match=r"need ratings, but the log has none; name their column with --columns.rating"
-    ):
+    told = r"need ratings, but the log has none; name their column with --columns.rating"
+    with pytest.raises(DataError, match=told):
         with_opinions(log, log, Thresholds())
     with pytest.raises(DataError, match=r"the log has none; name the column with --columns.impressions"):
         rejected_rows(log, "impressions", 1)
 
 
-def test_impressions_by_hand() -> None:
+def test_impressions_by_hand():
     shown = [["x", "y"], ["a", "x", "y", "z"], None, ["b", "x"]]
     log = pl.DataFrame({"user_id": ["u"] * 4, "item_id": ["a", "b", "c", "d"], "impressions": shown})
     rows = rejected_rows(log, "impressions", 2, history_length=1)
@@ -112,15 +100,10 @@ def test_impressions_by_hand() -> None:
     assert rejected_rows(log, "impressions", 2, min_history=4) == []
 
 
-def test_questions_by_hand() -> None:
+def test_questions_by_hand():
     learn = pl.DataFrame({"user_id": ["u"] * 3 + ["v"], "item_id": list("abcd"), "rating": [1.0] * 4})
-    held_out = pl.DataFrame(
-        {
-            "user_id": ["u"] * 7 + ["v"] * 2 + ["w"] * 2,
-            "item_id": ["e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o"],
-            "rating": [5.0, 5.0, 5.0, 1.0, 2.0, 3.0, None, 5.0, 5.0, 5.0, 1.0],
-        }
-    )
+    ratings = [5.0, 5.0, 5.0, 1.0, 2.0, 3.0, None, 5.0, 5.0, 5.0, 1.0]
+    held_out = pl.DataFrame({"user_id": [*"uuuuuuuvvww"], "item_id": [*"efghijklmno"], "rating": ratings})
     judged = with_opinions(held_out, learn, Thresholds())
     (question,) = preference_questions(learn, judged, {"u", "v"}, of_each=2, history_length=2)
     assert (question.user_id, question.history) == ("u", ("b", "c"))
@@ -130,20 +113,16 @@ def test_questions_by_hand() -> None:
     assert [q.user_id for q in preference_questions(learn, judged, {"u", "v", "w"})] == ["u", "w"]
 
 
-def test_scores_of_references_by_hand() -> None:
-    learn = pl.DataFrame(
-        {"user_id": ["u", "v", "w", "u"], "item_id": ["a", "a", "a", "b"], "rating": [5.0, 3.0, None, 1.0]}
-    )
+def test_scores_of_references_by_hand():
+    learn = pl.DataFrame({"user_id": [*"uvwu"], "item_id": [*"aaab"], "rating": [5.0, 3.0, None, 1.0]})
     (found,) = feedback.mean_rating_scores(learn, [RankingExample("u", (), ("a", "b", "new"), "a")], shrink=2.0)
     assert found == pytest.approx([(8 + 2 * 3) / 4, (1 + 2 * 3) / 3, 3.0])
 
 
 def slow_centred_mean(learn: pl.DataFrame, item: str, by: str, shrink: float) -> float:
-    found = []
-    for user, of, rating in learn.select("user_id", "item_id", "rating").iter_rows():
-        own = [
-            r for u, _, r in learn.select("user_id", "item_id", "rating").iter_rows() if u == user and r is not None
-        ]
+    found, rows = [], learn.select("user_id", "item_id", "rating").rows()
+    for user, of, rating in rows:
+        own = [r for u, _, r in rows if u == user and r is not None]
         if of == item and rating is not None:
             below, same = sum(r < rating for r in own), sum(r == rating for r in own)
             found.append(rating - sum(own) / len(own) if by == "value" else (below + same / 2) / len(own) - 0.5)
@@ -152,14 +131,14 @@ def slow_centred_mean(learn: pl.DataFrame, item: str, by: str, shrink: float) ->
 
 @settings(max_examples=40, deadline=None)
 @given(rated_logs(), st.sampled_from(["value", "quantile"]), st.sampled_from([0.5, 5.0]))
-def test_centred_means_are_those_of_the_obvious_way(log: pl.DataFrame, by: str, shrink: float) -> None:
+def test_centred_means_are_those_of_the_obvious_way(log, by, shrink):
     items = log["item_id"].unique().sort().to_list()
     (found,) = feedback.centred_mean_scores(log, [RankingExample("u", (), (*items, "new"), items[0])], by, shrink)
     assert found == pytest.approx([*(slow_centred_mean(log, item, by, shrink) for item in items), 0.0])
 
 
 @pytest.mark.shared_data
-def test_movielens_has_the_users_and_rows_that_are_quoted(shared_data: Path) -> None:
+def test_movielens_has_the_users_and_rows_that_are_quoted(shared_data):
     """491 users have both kinds in the last 20% of their logs."""
     data = prepare(PrepareConfig(path=shared_data / "movielens-100k", split="time-share", history_length=30))
     learn = data.train_interactions

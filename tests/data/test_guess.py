@@ -8,34 +8,36 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import ColumnNames, PrepareConfig, prepare
+from prefrec.data import ColumnNames, PrepareConfig, PreparedData, prepare
 from prefrec.data.guess import guess
 from prefrec.errors import DataError
 
 DAY = 86_400
 
 
-def _write(
-    folder: Path, log_names: list[str], item_names: list[str], *, ids: str = "{}", start: int = 1_400_000_000
-) -> tuple[Path, Path]:
+def _write(folder: Path, log_names: list[str], item_names: list[str], *, start=1_400_000_000) -> tuple[Path, Path]:
     """A log in temporal order of 30 users with 10 of 60 items each, and its catalogue; each with a further column."""
     rng = np.random.default_rng(0)
     rows = [
-        (str(u), ids.format(i), start + DAY * n if start else n, int(rng.integers(1, 6)), ("web", "app")[n % 2])
+        (str(u), str(i), start + DAY * n if start else n, int(rng.integers(1, 6)), ("web", "app")[n % 2])
         for n in range(10)
         for u, i in enumerate(rng.permutation(60)[:30].tolist())
     ]
     pl.DataFrame(rows, schema=log_names, orient="row").write_csv(folder / "log.csv")
-    listed = [(ids.format(i), f"Thing {i}", ("red", "blue")[i % 2]) for i in range(60)]
+    listed = [(str(i), f"Thing {i}", ("red", "blue")[i % 2]) for i in range(60)]
     pl.DataFrame(listed, schema=item_names, orient="row").write_csv(folder / "items.csv")
     return folder / "log.csv", folder / "items.csv"
 
 
 def _guess(log: Path, items: Path, longest: int = 30, **given: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    settings = guess(log, items, ColumnNames(**given), "utf-8", longest).settings
-    return {s.field.removeprefix("columns."): s.value for s in settings}, {
-        s.field.removeprefix("columns."): s.why for s in settings
-    }
+    told = guess(log, items, ColumnNames(**given), "utf-8", longest).settings
+    names = [s.field.removeprefix("columns.") for s in told]
+    return tuple(dict(zip(names, (getattr(s, of) for s in told), strict=True)) for of in ("value", "why"))
+
+
+def _prepared(log: Path, items: Path, found: dict[str, Any]) -> PreparedData:
+    columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
+    return prepare(PrepareConfig(source="files", interactions=log, items=items, columns=columns, **found))
 
 
 @pytest.mark.parametrize(
@@ -78,29 +80,26 @@ def test_named_columns_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("log", "items", "message"),
+    ("log", "message"),
     [
         (
             "who,what,at\nu,9,5\nu,8,6\n",
-            "id,title\n1,A\n2,B\n",
             r"no column of \['who', 'what', 'at'\] has the same ids as a column of \['id'",
         ),
         (
             "who,what,at\nu,1,5\nv,2,6\n",
-            "id,title\n1,A\n2,B\n",
             r"log\.csv: none of the other columns \['who'\] looks like a user.*--columns\.user",
         ),
         (
             "user,what,date\nu,1,31 of May\nu,2,1 of June\nv,2,5 of June\n",
-            "id,title\n1,A\n2,B\n",
             r"log\.csv: none of the other columns \['user', 'date'\] looks like a timestamp.*--columns\.timestamp",
         ),
     ],
     ids=["no shared ids", "no user", "unreadable times"],
 )
-def test_what_cannot_be_guessed_is_named(tmp_path, log, items, message):
+def test_what_cannot_be_guessed_is_named(tmp_path, log, message):
     (tmp_path / "log.csv").write_text(log)
-    (tmp_path / "items.csv").write_text(items)
+    (tmp_path / "items.csv").write_text("id,title\n1,A\n2,B\n")
     with pytest.raises(DataError, match=message):
         _guess(tmp_path / "log.csv", tmp_path / "items.csv")
 
@@ -112,12 +111,11 @@ def test_parquet_of_pandas_json_lines_and_recbole(tmp_path):
     typed = table.with_columns(pl.col("item").cast(pl.Float64), pl.from_epoch("time"), tags=pl.lit(["a"]))
     typed.write_parquet(tmp_path / "log.parquet")
     table.write_ndjson(tmp_path / "log.jsonl")
-    header, rows = log.read_text().split("\n", 1)
-    atomic = "user:token,item:token,time:float,stars:float,via:token".replace(",", "\t")
-    (tmp_path / "log.inter").write_text(f"{atomic}\n{rows}".replace(",", "\t"))
+    rows = log.read_text().partition("\n")[2]
+    atomic = f"user:token,item:token,time:float,stars:float,via:token\n{rows}"
+    (tmp_path / "log.inter").write_text(atomic.replace(",", "\t"))
     for name in ("log.parquet", "log.jsonl", "log.inter"):
         assert _guess(tmp_path / name, items)[0] == want
-    assert header.startswith("user,item")
 
 
 def _drift(folder: Path, users: int, length: int) -> tuple[Path, Path]:
@@ -146,9 +144,7 @@ def test_settings_that_the_reader_needs(tmp_path):
     found, why = _guess(log, items)
     assert (found["duplicate_titles"], found["missing_titles"]) == ("number", "drop")
     assert "1 items with the title of another" in why["duplicate_titles"]
-    columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
-    data = prepare(PrepareConfig(source="files", interactions=log, items=items, columns=columns, **found))
-    assert len(data.test) == 30
+    assert len(_prepared(log, items, found).test) == 30
 
 
 def _tables(folder: Path, log: Any, items: Any, separator: str = ";") -> tuple[Path, Path]:
@@ -172,18 +168,14 @@ def test_names_in_other_languages(tmp_path, log_names, item_names):
         for n in range(10)
         for u, i in enumerate(rng.permutation(60)[:30].tolist())
     ]
-    items = [(f"{i}", f"Ding {i}") for i in range(60)]
-    tables = (
-        pl.DataFrame(log, [*log_names, "Lieferung"], orient="row"),
-        pl.DataFrame(items, item_names, orient="row"),
-    )
-    found, why = _guess(*(files := _tables(tmp_path, *tables)))
+    items = pl.DataFrame([(f"{i}", f"Ding {i}") for i in range(60)], item_names, orient="row")
+    files = _tables(tmp_path, pl.DataFrame(log, [*log_names, "Lieferung"], orient="row"), items)
+    found, why = _guess(*files)
     assert [found[f] for f in ("user", "item", "timestamp", "rating")] == log_names
     assert [found[f] for f in ("catalogue_item", "title")] == item_names
     assert {why[f][:5] for f in ("user", "item", "timestamp", "rating", "title")} == {"sure:"}
     assert found["timestamp_format"] == "%d.%m.%Y %H:%M"
-    columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
-    data = prepare(PrepareConfig(source="files", interactions=files[0], items=files[1], columns=columns, **found))
+    data = _prepared(*files, found)
     assert data.train_interactions["rating"].unique().to_list() == [4.5]
     assert data.protocol["notes"][0] == "times from 2025-04-10 to 2025-04-19"
 
@@ -201,11 +193,10 @@ def test_lists_fit_the_items_that_are_kept(tmp_path):
     taken += [("all", i, i) for i in range(24)]
     log = [{"user": u, "item": f"i{i}", "date": f"2025-04-{n + 1:02}"} for u, i, n in taken]
     files = _tables(tmp_path, log, [{"item": f"i{n}", "title": f"Thing {n}"} for n in range(60)])
-    made = guess(*files, ColumnNames(), "utf-8", 30)
-    found = {s.field.removeprefix("columns."): s.value for s in made.settings}
-    assert (found["candidates"]["size"], found["history_length"], made.room) == (15, 23, 1)
-    columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
-    data = prepare(PrepareConfig(source="files", interactions=files[0], items=files[1], columns=columns, **found))
+    found, _ = _guess(*files)
+    room = guess(*files, ColumnNames(), "utf-8", 30).room
+    assert (found["candidates"]["size"], found["history_length"], room) == (15, 23, 1)
+    data = _prepared(*files, found)
     assert "1 users dropped: fewer than 14 unseen items (candidates.size)" in data.summary
     assert len(data.test) == 200
     assert "all" not in {e.user_id for e in (*data.train, *data.validation, *data.test)}

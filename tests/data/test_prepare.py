@@ -1,7 +1,6 @@
 """From a configuration to data: counts of the real sets, determinism, and what is refused."""
 
 import json
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,20 @@ import pytest
 from prefrec.data import PrepareConfig, PreparedData, prepare
 from prefrec.errors import DataError
 
-Shop = Callable[..., dict[str, Path]]
-
 
 def shop_data(paths: dict[str, Path], **options: Any) -> PreparedData:
     return prepare(PrepareConfig(source="files", **paths, **options))  # type: ignore[arg-type]
 
 
-def test_small_files_end_to_end(shop: Shop) -> None:
+def test_small_files_end_to_end(shop):
     data = shop_data(shop(), domain="books")
     assert data.protocol["counts"]["rows"] == {"train": 24, "validation": 8, "test": 8}
-    assert data.domain == "books"
-    assert len(data.train_interactions) == 8 * 6
+    assert (data.domain, len(data.train_interactions)) == ("books", 8 * 6)
     assert {len(e.candidates) for e in data.test} == {20}
     json.dumps(data.protocol)
 
 
-def test_same_configuration_same_data_whatever_the_order_of_lines(shop: Shop) -> None:
+def test_same_configuration_same_data_whatever_the_order_of_lines(shop):
     paths = shop()
     one, other = shop_data(paths), shop_data(paths, seed=1)
     header, *lines = paths["interactions"].read_text().splitlines()
@@ -37,7 +33,7 @@ def test_same_configuration_same_data_whatever_the_order_of_lines(shop: Shop) ->
     assert one.test != other.test
 
 
-def test_sampling_rows_does_not_change_their_lists(shop: Shop) -> None:
+def test_sampling_rows_does_not_change_their_lists(shop):
     paths = shop()
     full, few = shop_data(paths), shop_data(paths, max_train_rows=5, max_validation_rows=2, max_test_rows=3)
     assert few.protocol["counts"]["rows"] == {"train": 5, "validation": 2, "test": 3}
@@ -46,7 +42,7 @@ def test_sampling_rows_does_not_change_their_lists(shop: Shop) -> None:
     assert few.train_interactions.equals(full.train_interactions)
 
 
-def test_low_ratings_are_no_negatives(tmp_path: Path) -> None:
+def test_low_ratings_are_no_negatives(tmp_path):
     rows = [f"u,i{n},{n},{1 if n < 10 else 5}" for n in range(20)] + [f"v,i{n},{n},5" for n in range(20, 40)]
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n" + "\n".join(rows))
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},T{n}\n" for n in range(50)))
@@ -71,7 +67,7 @@ def test_low_ratings_are_no_negatives(tmp_path: Path) -> None:
         (-90_000, "times from 1969-12-30 to 1969-12-30: too small for dates; they only give an order"),
     ],
 )
-def test_the_first_and_the_last_date_are_told(shop: Shop, first: int, note: str) -> None:
+def test_the_first_and_the_last_date_are_told(shop, first, note):
     paths = shop()
     header, *lines = paths["interactions"].read_text().splitlines()
     log = [f"{user},{item},{first + n}" for n, (user, item, _) in enumerate(line.split(",") for line in lines)]
@@ -79,7 +75,7 @@ def test_the_first_and_the_last_date_are_told(shop: Shop, first: int, note: str)
     assert note in shop_data(paths).protocol["notes"]
 
 
-def test_interactions_without_a_rating_are_below_every_bound(shop: Shop) -> None:
+def test_interactions_without_a_rating_are_below_every_bound(shop):
     paths = shop()
     header, *lines = paths["interactions"].read_text().splitlines()
     rated = [f"{line},{'' if n % 8 == 7 else 4}" for n, line in enumerate(lines)]
@@ -93,7 +89,7 @@ def test_interactions_without_a_rating_are_below_every_bound(shop: Shop) -> None
 
 
 @pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
-def test_the_papers_movielens() -> None:
+def test_the_papers_movielens():
     options: dict[str, Any] = {"split": "user", "min_rating": 3}
     data = prepare(PrepareConfig(**options))
     counts = data.protocol["counts"]
@@ -107,7 +103,7 @@ def test_the_papers_movielens() -> None:
 
 
 @pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
-def test_movielens_leave_last_out() -> None:
+def test_movielens_leave_last_out():
     data = prepare(PrepareConfig())
     assert data.protocol["counts"]["rows"] == {"train": 94_978, "validation": 943, "test": 943}
     assert data.domain == "movies"
@@ -115,11 +111,10 @@ def test_movielens_leave_last_out() -> None:
     assert not learnt & {(e.user_id, e.target) for e in (*data.validation, *data.test)}
 
 
-def test_users_must_be_those_of_the_log(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_users_must_be_those_of_the_log(shop, tmp_path, capsys):
     users = tmp_path / "users.csv"
     users.write_text("user_id,plan\nu0,free\nstranger,paid\n")
     found = shop_data(shop(), users=users).users
-    assert found is not None
     assert found.rows() == [("u0", "free")]
     assert "users.csv has attributes for only 1 of the log's 8 users" in capsys.readouterr().err
     users.write_text("user_id,plan\n0,free\n1,paid\n")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,21 +56,20 @@ FORMS: dict[str, tuple[dict[str, list[str]], list[str]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_files_of_research_data(tmp_path: Path, form: str) -> None:
+def test_files_of_research_data(tmp_path, form):
     lines, named = FORMS[form]
     for name, own in lines.items():
         (tmp_path / name).write_text("\n".join(own) + "\n")
     log, items = (tmp_path / name for name in lines)
-    found = {
-        s.field.removeprefix("columns."): s.value for s in guess(log, items, ColumnNames(), "utf-8", 30).settings
-    }
+    settings = guess(log, items, ColumnNames(), "utf-8", 30).settings
+    found = {s.field.removeprefix("columns."): s.value for s in settings}
     assert [found[field] for field in ("user", "item", "timestamp", "rating", "title")] == named
     columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
     data = prepare(PrepareConfig(source="files", interactions=log, items=items, columns=columns, **found))
     assert (len(data.test), len(data.catalogue)) == (20, 20)
 
 
-def test_pickles_are_not_read(tmp_path: Path) -> None:
+def test_pickles_are_not_read(tmp_path):
     (tmp_path / "train_data.df").write_bytes(b"\x80\x04.")
     with pytest.raises(DataError, match=r"train_data\.df: pickles are not supported, because they can run any code"):
         read_table(tmp_path / "train_data.df")

@@ -1,6 +1,5 @@
 """Examples built on access equal examples built at once; what a folder needs to sample them again."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +19,6 @@ from prefrec.data.types import examples_to_frame
 from prefrec.errors import DataError
 from prefrec.training import trajectories
 
-Shop = Callable[..., dict[str, Path]]
-
 
 def shop_data(paths: dict[str, Path], **options: Any) -> PreparedData:
     return prepare(PrepareConfig(source="files", **paths, **options))  # type: ignore[arg-type]
@@ -29,7 +26,7 @@ def shop_data(paths: dict[str, Path], **options: Any) -> PreparedData:
 
 @pytest.mark.parametrize("kind", ["uniform", "popularity"])
 @pytest.mark.parametrize("split", ["leave-last-out", "time-share"])
-def test_rows_are_those_of_windows_one_by_one(shop: Shop, kind: str, split: str) -> None:
+def test_rows_are_those_of_windows_one_by_one(shop, kind, split):
     paths = shop(users=12, length=16, items=60)
     data = shop_data(paths, split=split, candidates={"kind": kind, "size": 5}, history_length=4)
     log = pl.read_csv(paths["interactions"]).sort("user_id", "timestamp")
@@ -48,7 +45,7 @@ def test_rows_are_those_of_windows_one_by_one(shop: Shop, kind: str, split: str)
         assert len(made)
 
 
-def test_training_lists_do_not_tell_held_out_items(shop: Shop) -> None:
+def test_training_lists_do_not_tell_held_out_items(shop):
     """They are rejected as often as items that the user never takes; lists under test hold no item of the user."""
     data = shop_data(shop(users=40, length=12, items=40), candidates={"size": 8}, history_length=4)
     known = set(data.train_interactions.select("user_id", "item_id").iter_rows())
@@ -60,7 +57,7 @@ def test_training_lists_do_not_tell_held_out_items(shop: Shop) -> None:
         assert not {(e.user_id, i) for i in e.candidates if i != e.target} & (known | held_out)
 
 
-def test_a_folder_holds_places_of_training_rows_and_draws_their_lists_again(shop: Shop, tmp_path: Path) -> None:
+def test_a_folder_holds_places_of_training_rows_and_draws_their_lists_again(shop, tmp_path):
     """Low ratings, short users and other users' held-out interactions must not change a list."""
     paths = shop(users=12, length=16, items=60)
     header, *lines = paths["interactions"].read_text().splitlines()
@@ -86,7 +83,7 @@ def test_a_folder_holds_places_of_training_rows_and_draws_their_lists_again(shop
         read_prepared(tmp_path)
 
 
-def test_rows_that_were_changed_are_written_in_full(shop: Shop, tmp_path: Path) -> None:
+def test_rows_that_were_changed_are_written_in_full(shop, tmp_path):
     """As in folders of format version 1."""
     data = shop_data(shop())
     write_prepared(replace(data, train=data.train[::2]), tmp_path)
@@ -96,14 +93,13 @@ def test_rows_that_were_changed_are_written_in_full(shop: Shop, tmp_path: Path) 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_stored_rows_equal_their_examples(data: st.DataObject) -> None:
+def test_stored_rows_equal_their_examples(data):
     ids = [f"i{n}" for n in range(9)]
     some = st.lists(st.sampled_from(ids), max_size=5).map(tuple)
     drawn = data.draw(st.lists(st.tuples(st.sampled_from("uvw"), some, some, st.sampled_from(ids)), max_size=6))
     examples = [RankingExample(user, history, (target, *more), target) for user, history, more, target in drawn]
     made = stored_rows(examples_to_frame(examples), ids)
-    assert made == examples
-    assert [made[n] for n in range(len(made))] == examples
+    assert made == examples == [made[n] for n in range(len(made))]
     at = np.array(data.draw(st.permutations(range(len(examples)))), dtype=np.int64)
     assert take(made, at) == take(examples, at) == [examples[n] for n in at]
     same = lambda codes: codes[:, None] == codes  # noqa: E731
@@ -112,7 +108,7 @@ def test_stored_rows_equal_their_examples(data: st.DataObject) -> None:
         made[len(examples)]
 
 
-def test_many_rows_are_read_in_blocks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_read_in_blocks(shop, monkeypatch):
     data = shop_data(shop())
     whole = list(data.train)
     monkeypatch.setattr(rows, "_KEPT", 3)
@@ -124,7 +120,7 @@ def test_many_rows_are_read_in_blocks(shop: Shop, monkeypatch: pytest.MonkeyPatc
     assert (bare[-1], bare[3:17:4]) == (whole[-1], whole[3:17:4])
 
 
-def test_latest_interactions_of_each_user(shop: Shop) -> None:
+def test_latest_interactions_of_each_user(shop):
     paths = shop(length=10, items=60)
     log = pl.read_csv(paths["interactions"]).sort("user_id", "timestamp")
     data = shop_data(paths, latest_per_user=6)
@@ -136,7 +132,7 @@ def test_latest_interactions_of_each_user(shop: Shop) -> None:
     assert all(not old[e.user_id] & {*e.candidates} for e in (*data.train, *data.test))  # touched all the same
 
 
-def test_items_without_interactions_are_kept_where_asked(shop: Shop) -> None:
+def test_items_without_interactions_are_kept_where_asked(shop):
     paths = shop()
     with paths["items"].open("a") as f:
         f.write("brand-new,A new title\n")
@@ -149,7 +145,7 @@ def test_items_without_interactions_are_kept_where_asked(shop: Shop) -> None:
     assert len(rare.catalogue) < len(data.catalogue)  # what a filter takes out stays out
 
 
-def test_histories_of_a_piece_begin_at_one_item(shop: Shop) -> None:
+def test_histories_of_a_piece_begin_at_one_item(shop):
     made = shop_data(shop(users=6, length=23, items=60), candidates={"size": 5}, history_length=6).train
     assert isinstance(made, LazyExamples)
     whole: dict[str, tuple[str, ...]] = {}

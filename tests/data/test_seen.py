@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,19 +48,14 @@ def slow_seen(ordered: pl.DataFrame, row: RankingExample) -> set[str]:
 @given(
     log=logs(3, 12), min_history=st.integers(1, 4), length=st.integers(1, 4), seed=st.integers(0, 3), kept=st.data()
 )
-def test_seen_items_equal_the_slow_twin(
-    name: str, log: pl.DataFrame, min_history: int, length: int, seed: int, kept: st.DataObject
-) -> None:
+def test_seen_items_equal_the_slow_twin(name, log, min_history, length, seed, kept):
     sequences = order(log, seed)
     try:
         split = SPLITS[name](sequences, min_history)
     except DataError:
         return
-    targets = {
-        part: np.array([row for row in split.rows[part].tolist() if kept.draw(st.booleans())], dtype=np.int32)
-        for part in PARTS[1:]
-    }
-    targets = {part: rows.reshape(-1, 2) for part, rows in targets.items()}
+    drawn = {part: [row for row in split.rows[part].tolist() if kept.draw(st.booleans())] for part in PARTS[1:]}
+    targets = {part: np.array(rows, dtype=np.int32).reshape(-1, 2) for part, rows in drawn.items()}
     windows = {part: windows_of(sequences, rows, length) for part, rows in targets.items()}
     learn = learnt_of(split)
     held = held_out(sequences, [*targets.values()], split.learn)
@@ -84,14 +78,12 @@ def test_seen_items_equal_the_slow_twin(
     ("options", "hidden"),
     [({}, False), ({"split": "time"}, True), ({"split": "user", "windows": "all", "max_test_rows": 7}, True)],
 )
-def test_prepared_data_know_the_past(
-    shop: Callable[..., dict[str, Path]], tmp_path: Path, options: dict[str, Any], hidden: bool
-) -> None:
+def test_prepared_data_know_the_past(shop, tmp_path, options, hidden):
     """`hidden`: without held-out interactions some of it would be taken for unseen."""
     paths = shop(users=24, items=80, length=16)
     log = pl.read_csv(paths["interactions"]).sort("user_id", "timestamp")
-    config = {"source": "files", "candidates": {"size": 5}, "history_length": 2, **options}
-    write_prepared(prepare(PrepareConfig(**config, **paths)), tmp_path / "data")
+    config = PrepareConfig(source="files", candidates={"size": 5}, history_length=2, **options, **paths)
+    write_prepared(prepare(config), tmp_path / "data")
     data = read_prepared(tmp_path / "data")
     bare = replace(data, held_out_interactions=None)
     missed = 0
@@ -102,14 +94,14 @@ def test_prepared_data_know_the_past(
     assert (missed > 0) == hidden
 
 
-def test_a_target_that_was_taken_before_is_among_them() -> None:
+def test_a_target_that_was_taken_before_is_among_them():
     log = make_log([("u", "a", 0), ("u", "b", 1)])
     again = RankingExample("u", ("b",), ("a",), "a")
     data = PreparedData(Catalogue(NO_ITEMS), [], [], [again], log, held_out_interactions=log.clear())
     assert seen_items(data, [again]) == [{"a", "b"}]
 
 
-def test_the_history_of_a_user_is_the_whole_log_in_order() -> None:
+def test_the_history_of_a_user_is_the_whole_log_in_order():
     learn = make_log([("b", "i1", 1), ("b", "i9", 5), ("a", "i3", 2), ("a", "i2", 2)])
     later = make_log([("b", "i5", 3), ("c", "i1", 1)])
     data = PreparedData(Catalogue(NO_ITEMS), [], [], [], learn, held_out_interactions=later)

@@ -23,14 +23,13 @@ def data(shop: Callable[..., dict[str, Path]]) -> PreparedData:
     return prepare(PrepareConfig(source="files", **shop()))  # type: ignore[arg-type]
 
 
-def test_round_trip(data: PreparedData, tmp_path: Path) -> None:
+def test_round_trip(data, tmp_path):
     folder = tmp_path / "a" / "b"
     write_prepared(data, folder)
     write_prepared(data, folder)
     back = read_prepared(folder)
     assert back.catalogue.frame.equals(data.catalogue.frame)
     assert back.train_interactions.equals(data.train_interactions)
-    assert back.held_out_interactions is not None
     assert back.held_out_interactions.equals(data.held_out_interactions)
     assert (back.train, back.validation, back.test) == (data.train, data.validation, data.test)
     assert back.protocol == data.protocol
@@ -38,13 +37,12 @@ def test_round_trip(data: PreparedData, tmp_path: Path) -> None:
     assert {p.name for p in folder.iterdir()} == {"protocol.json", *(f"{name}.parquet" for name in tables)}
 
 
-def test_users_there_and_back(data: PreparedData, tmp_path: Path) -> None:
+def test_users_there_and_back(data, tmp_path):
     users = pl.DataFrame({"user_id": ["u1", "u2"], "plan": ["free", None]})
     write_prepared(data, tmp_path)
     digest = prepared_digest(tmp_path)
     write_prepared(replace(data, users=users), tmp_path)
     back = read_prepared(tmp_path).users
-    assert back is not None
     assert back.equals(users)
     assert prepared_digest(tmp_path) == digest  # no row is made of what users are
     pl.concat([users, users]).write_parquet(tmp_path / "users.parquet")
@@ -54,7 +52,7 @@ def test_users_there_and_back(data: PreparedData, tmp_path: Path) -> None:
     assert read_prepared(tmp_path).users is None
 
 
-def test_folders_of_an_earlier_prefrec_are_read(data: PreparedData, tmp_path: Path) -> None:
+def test_folders_of_an_earlier_prefrec_are_read(data, tmp_path):
     write_prepared(data, tmp_path)
     digest = prepared_digest(tmp_path)
     (tmp_path / "held_out.parquet").unlink()
@@ -66,15 +64,12 @@ def test_folders_of_an_earlier_prefrec_are_read(data: PreparedData, tmp_path: Pa
     write_prepared(back, tmp_path)
     assert read_prepared(tmp_path).held_out_interactions is None
     back.train_interactions.drop("item_id").write_parquet(tmp_path / "held_out.parquet")
-    with pytest.raises(
-        DataError, match=r"held_out\.parquet: no column 'item_id' of type String; prepare the data again"
-    ):
+    told = r"held_out\.parquet: no column 'item_id' of type String; prepare the data again"
+    with pytest.raises(DataError, match=told):
         read_prepared(tmp_path)
 
 
-def test_what_cannot_be_written_leaves_the_old_folder(
-    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_written_leaves_the_old_folder(data, tmp_path, monkeypatch):
     write_prepared(data, tmp_path / "out")
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     write = store._write_rows
@@ -85,16 +80,13 @@ def test_what_cannot_be_written_leaves_the_old_folder(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(store, "_write_rows", full)
-    with pytest.raises(
-        StorageError, match=r"test\.parquet cannot be written: No space left on device; free some space"
-    ):
+    told = r"test\.parquet cannot be written: No space left on device; free some space"
+    with pytest.raises(StorageError, match=told):
         write_prepared(data, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
-    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_while_tables_move_leaves_an_unfinished_folder(data, tmp_path, monkeypatch):
     write_prepared(replace(data, users=pl.DataFrame({"user_id": ["u1"], "plan": ["free"]})), tmp_path / "out")
     monkeypatch.setattr("os.replace", lambda *paths: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -114,13 +106,13 @@ def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
         (OSError("Read-only file system (os error 30): /x (set POLARS_VERBOSE=1)"), "Read-only file system; name"),
     ],
 )
-def test_every_library_s_failure_to_write_is_told_alike(error: Exception, message: str) -> None:
+def test_every_library_s_failure_to_write_is_told_alike(error, message):
     with pytest.raises(StorageError) as told, writing(Path("x")):
         raise error
     assert message in str(told.value)
 
 
-def test_other_errors_pass() -> None:
+def test_other_errors_pass():
     assert storage_error(ValueError("no")) is None
     with pytest.raises(ZeroDivisionError), writing(Path("x")):
         1 / 0  # noqa: B018
@@ -143,7 +135,7 @@ write_whole(Path(sys.argv[1]), write)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is asked for")
-def test_the_drafts_of_the_killed_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+def test_the_drafts_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
     path = tmp_path / "items.parquet"
     (tmp_path / ".items.parquet.swp").touch()
     asked = [sys.executable, "-c", WRITER, str(path)]
@@ -163,12 +155,8 @@ def test_the_drafts_of_the_killed_go_and_those_of_the_living_stay(tmp_path: Path
             write_whole(path, lambda p: p.write_text("whole"))
             left = {p.name: p.read_text() for p in tmp_path.iterdir()}
             (draft,) = (name for name in left if name.endswith(f"-{living.pid}.tmp"))
-            assert left == {
-                "items.parquet": "whole",
-                "parquet": "another file",
-                ".items.parquet.swp": "",
-                draft: "half",
-            }
+            files = {"items.parquet": "whole", "parquet": "another file", ".items.parquet.swp": ""}
+            assert left == files | {draft: "half"}
         finally:
             living.kill()
 
@@ -185,9 +173,7 @@ def _draft(path: Path, machine: str | None = None, process: int = os.getpid()) -
 
 @pytest.mark.parametrize(("age", "kept"), [(STALE_S / 2, True), (2 * STALE_S, False)])
 @pytest.mark.parametrize(("machine", "process"), [("0" * 8, GONE), (None, os.getpid())], ids=["elsewhere", "this"])
-def test_drafts_of_which_nobody_can_be_asked_go_by_their_age(
-    tmp_path: Path, machine: str | None, process: int, age: float, kept: bool
-) -> None:
+def test_drafts_of_which_nobody_can_be_asked_go_by_their_age(tmp_path, machine, process, age, kept):
     draft = _draft(tmp_path / "model", machine, process)
     folder = draft.with_suffix(".a_1.tmp")
     folder.mkdir()
@@ -199,14 +185,14 @@ def test_drafts_of_which_nobody_can_be_asked_go_by_their_age(
     clear_drafts(tmp_path / "none" / "x")  # nothing to clear is no error
 
 
-def test_the_digest_changes_with_the_rows(tmp_path: Path, data: PreparedData) -> None:
-    write_prepared(data, tmp_path / "a")
-    write_prepared(data, tmp_path / "b")
-    assert prepared_digest(tmp_path / "a") == prepared_digest(tmp_path / "b")
-    write_prepared(replace(data, protocol=data.protocol | {"config": {"path": "moved"}}), tmp_path / "b")
-    assert prepared_digest(tmp_path / "a") == prepared_digest(tmp_path / "b")  # the same rows
-    write_prepared(replace(data, protocol=data.protocol | {"domain": "songs"}), tmp_path / "b")
-    assert prepared_digest(tmp_path / "a") != prepared_digest(tmp_path / "b")  # other prompts
+def test_the_digest_changes_with_the_rows(tmp_path, data):
+    def digest(changed):
+        folder = tmp_path / str(len([*tmp_path.iterdir()]))
+        write_prepared(changed, folder)
+        return prepared_digest(folder)
+
+    first = digest(data)
+    assert digest(data) == first == digest(replace(data, protocol=data.protocol | {"config": {"path": "moved"}}))
+    assert digest(replace(data, protocol=data.protocol | {"domain": "songs"})) != first  # other prompts
     titles = data.catalogue.frame.with_columns(pl.col("title").str.to_uppercase())
-    write_prepared(replace(data, catalogue=Catalogue(titles)), tmp_path / "b")
-    assert prepared_digest(tmp_path / "a") != prepared_digest(tmp_path / "b")
+    assert digest(replace(data, catalogue=Catalogue(titles))) != first

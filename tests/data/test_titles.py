@@ -26,48 +26,45 @@ from prefrec.errors import DataError
         ("Babylon 5", "Babylon 5", None),
     ],
 )
-def test_movie_title(raw: str, title: str, year: int | None) -> None:
+def test_movie_title(raw, title, year):
     assert movie_title(raw) == (title, year)
 
 
-def test_year_only_where_two_films_share_a_title() -> None:
+def test_year_only_where_two_films_share_a_title():
     raw = {"1": "Sabrina (1995)", "2": "Sabrina (1954)", "3": "Heat (1995)"}
     assert movie_titles(raw)[0] == {"1": "Sabrina (1995)", "2": "Sabrina (1954)", "3": "Heat"}
 
 
-def test_same_film_under_two_ids_is_merged_into_the_smaller() -> None:
+def test_same_film_under_two_ids_is_merged_into_the_smaller():
     titles, kept_as = movie_titles({"10": "Chasing Amy (1997)", "9": "Chasing Amy (1997)", "11": "Heat (1995)"})
-    assert titles == {"9": "Chasing Amy", "11": "Heat"}
-    assert kept_as == {"10": "9", "9": "9", "11": "11"}
+    assert (titles, kept_as) == ({"9": "Chasing Amy", "11": "Heat"}, {"10": "9", "9": "9", "11": "11"})
 
 
-def test_id_order_is_by_value() -> None:
+def test_id_order_is_by_value():
     assert sorted(["b", "10", "9", "a"], key=id_order) == ["9", "10", "a", "b"]
 
 
 ITEMS = pl.DataFrame({"item_id": ["2", "10", "1", "3"], "title": ["Hope", "hope ", "Hope (2)", "Air"]})
 
 
-def test_duplicates_are_refused_by_name() -> None:
+def test_duplicates_are_refused_by_name():
     with pytest.raises(DataError, match=r"1 titles .* 'Hope' is the title of 2, 10.*--duplicate-titles merge"):
         resolve_duplicates(ITEMS, "error")
 
 
-def test_duplicates_merge_into_the_smallest_id() -> None:
+def test_duplicates_merge_into_the_smallest_id():
     items, renamed, notes = resolve_duplicates(ITEMS, "merge")
-    assert items["item_id"].to_list() == ["2", "1", "3"]
-    assert renamed == {"10": "2"}
+    assert (items["item_id"].to_list(), renamed) == (["2", "1", "3"], {"10": "2"})
     assert notes == ["1 items with the title of another item were merged into it"]
 
 
-def test_duplicates_number_without_taking_a_title_that_exists() -> None:
+def test_duplicates_number_without_taking_a_title_that_exists():
     items, renamed, _ = resolve_duplicates(ITEMS, "number")
-    assert items["title"].to_list() == ["Hope", "Hope (3)", "Hope (2)", "Air"]
-    assert renamed == {}
+    assert (items["title"].to_list(), renamed) == (["Hope", "Hope (3)", "Hope (2)", "Air"], {})
 
 
 @pytest.mark.parametrize("other", ["Cafe\u0301", "\uff23afé", "CAFÉ  "])
-def test_titles_that_look_alike_are_one(other: str) -> None:
+def test_titles_that_look_alike_are_one(other):
     items = pl.DataFrame({"item_id": ["1", "2"], "title": ["Café", other]})
     assert resolve_duplicates(items, "merge")[1] == {"2": "1"}
 
@@ -81,7 +78,7 @@ def test_titles_that_look_alike_are_one(other: str) -> None:
         ("می\u200cخواهم 👩\u200d🚀", "می\u200cخواهم 👩\u200d🚀"),  # joiners belong to the writing
     ],
 )
-def test_titles_of_a_catalogue_cannot_act_on_a_terminal_or_page(raw: str, title: str) -> None:
+def test_titles_of_a_catalogue_cannot_act_on_a_terminal_or_page(raw, title):
     assert safe_title(raw) == title
     assert Catalogue(pl.DataFrame({"item_id": ["1"], "title": [raw]})).titles == {"1": title}
     assert normal_title(raw) == normal_title(title)

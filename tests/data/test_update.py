@@ -39,8 +39,7 @@ def _held(*users: int) -> list[tuple[str, str]]:
 
 
 def test_new_interactions_and_whole_replayed_users_are_marked(sequences, learnt):
-    split = leave_last_out(sequences)
-    held = _held(0, 1, 20)
+    split, held = leave_last_out(sequences), _held(0, 1, 20)
     update = update_split(sequences, split, learnt, held, replay=1.0, seed=0)
     train, known = _pairs(learnt_of(split)) - set(held), _pairs(learnt)
     marked = _pairs(learnt_of(update).filter(MARK))
@@ -53,12 +52,10 @@ def test_new_interactions_and_whole_replayed_users_are_marked(sequences, learnt)
     assert replayed == {pair for pair in train & known if pair[0] in users}
     assert len(new) - 6 < len(replayed) <= len(new)
     assert update.facts["update"] == {"new": len(new), "replayed": len(replayed), "held_out": 3}
-    rows = {
-        (sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in update.rows["train"].tolist()
-    }
-    whole = {
-        (sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in split.rows["train"].tolist()
-    }
+    rows, whole = (
+        {(sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in of.rows["train"].tolist()}
+        for of in (update, split)
+    )
     assert rows == whole & marked
     assert rows
 
@@ -68,10 +65,8 @@ def test_held_rows_do_not_choose_the_best_epoch(sequences, learnt):
     split = leave_last_out(sequences)
     update = update_split(sequences, split, learnt, _held(0, 1, 20), replay=0.0, seed=0)
     # Of users with one more interaction the old test item is the validation target now.
-    left = {sequences.users[u] for u, _ in split.rows["validation"].tolist()} - {
-        sequences.users[u] for u, _ in update.rows["validation"].tolist()
-    }
-    assert left == {"u00", "u01"}
+    before, after = ({sequences.users[u] for u, _ in of.rows["validation"].tolist()} for of in (split, update))
+    assert before - after == {"u00", "u01"}
     assert np.array_equal(update.rows["test"], split.rows["test"])
 
 

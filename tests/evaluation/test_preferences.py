@@ -45,7 +45,7 @@ def slow_ndcg(scores: np.ndarray, liked: np.ndarray, disliked: np.ndarray) -> fl
 
 @settings(max_examples=80, deadline=None)
 @given(questions())
-def test_metrics_are_those_of_the_obvious_way(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_metrics_are_those_of_the_obvious_way(drawn):
     scores, liked, disliked = drawn
     for metric, slow in ((within_user_auc, slow_auc), (liked_ndcg, slow_ndcg)):
         expected = [slow(*row) for row in zip(scores, liked, disliked, strict=True)]
@@ -54,7 +54,7 @@ def test_metrics_are_those_of_the_obvious_way(drawn: tuple[np.ndarray, np.ndarra
 
 @settings(max_examples=40, deadline=None)
 @given(questions(), st.integers(0, 5))
-def test_empty_places_are_not_read(drawn: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int) -> None:
+def test_empty_places_are_not_read(drawn, seed):
     scores, liked, disliked = drawn
     other = np.where(liked | disliked, scores, np.random.default_rng(seed).normal(size=scores.shape) * 9)
     for metric in (within_user_auc, liked_ndcg):
@@ -66,7 +66,7 @@ KINDS = np.array([[1, 1, -1, 0], [1, -1, -1, -1], [-1, 1, 0, 0]])
 LIKED, DISLIKED = KINDS > 0, KINDS < 0
 
 
-def test_the_weight_is_that_of_a_logistic_regression() -> None:
+def test_the_weight_is_that_of_a_logistic_regression():
     """Pairs drawn from the model itself: the weight is found again, whatever the units of the scores."""
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 4000, 2))
@@ -76,7 +76,7 @@ def test_the_weight_is_that_of_a_logistic_regression() -> None:
     assert best_weight(first, second / 100, liked, ~liked) == pytest.approx(200, rel=0.15)
 
 
-def test_a_score_that_says_nothing_or_the_contrary_is_left_out() -> None:
+def test_a_score_that_says_nothing_or_the_contrary_is_left_out():
     worst, best = -KINDS.astype(float), KINDS.astype(float)
     assert best_weight(worst, best, LIKED, DISLIKED) == math.inf
     assert best_weight(best, worst, LIKED, DISLIKED) == 0.0
@@ -84,7 +84,7 @@ def test_a_score_that_says_nothing_or_the_contrary_is_left_out() -> None:
     assert (preferences.mixture(worst, best, 3.0) == 2 * best).all()
 
 
-def test_spread_is_that_within_rows() -> None:
+def test_spread_is_that_within_rows():
     scores = np.array([[0.0, 2.0, 1e9], [10.0, 12.0, 14.0]])
     there = np.array([[True, True, False], [True, True, True]])
     assert spread(scores, there) == pytest.approx(math.sqrt((1 + 1 + 4 + 0 + 4) / 5))
@@ -109,9 +109,7 @@ def slow_item_auc(scores: np.ndarray, liked: np.ndarray, disliked: np.ndarray, i
 
 @settings(max_examples=80, deadline=None)
 @given(questions(), st.integers(0, 99))
-def test_auc_over_users_is_that_of_the_obvious_way(
-    drawn: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int
-) -> None:
+def test_auc_over_users_is_that_of_the_obvious_way(drawn, seed):
     scores, liked, disliked = drawn
     items = named(seed, *scores.shape)
     told, pairs = within_item_auc(scores, liked, disliked, items), slow_item_auc(*drawn, items)
@@ -119,7 +117,7 @@ def test_auc_over_users_is_that_of_the_obvious_way(
     assert told.mean == pytest.approx(np.mean(pairs) if pairs else math.nan, nan_ok=True)
 
 
-def test_a_score_that_knows_no_user_has_half_over_users() -> None:
+def test_a_score_that_knows_no_user_has_half_over_users():
     """It has a high AUC within users all the same; so has one that knows users and nothing of the items."""
     rng = np.random.default_rng(0)
     items = named(0, 60, 6)
@@ -134,7 +132,7 @@ def test_a_score_that_knows_no_user_has_half_over_users() -> None:
     assert within_item_auc(own, liked, ~liked, items).low > 0.5
 
 
-def test_the_interval_over_users_is_that_of_users_left_out() -> None:
+def test_the_interval_over_users_is_that_of_users_left_out():
     rng = np.random.default_rng(1)
     scores, items = rng.normal(size=(12, 5)), named(1, 12, 5)
     liked = rng.random((12, 5)) < 0.5
@@ -153,9 +151,7 @@ def test_the_interval_over_users_is_that_of_users_left_out() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(questions(), st.integers(0, 99))
-def test_what_items_have_for_all_and_users_for_all_is_not_personal(
-    drawn: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int
-) -> None:
+def test_what_items_have_for_all_and_users_for_all_is_not_personal(drawn, seed):
     own, liked, disliked = drawn
     rng, present = np.random.default_rng(seed), liked | disliked
     of_items, of_users = rng.integers(-9, 9, size=own.shape), rng.integers(-9, 9, size=(len(own), 1))
@@ -178,7 +174,7 @@ def found() -> tuple[preferences.Preferences, dict[str, np.ndarray], np.ndarray,
     return told, scores, liked, ~liked, users
 
 
-def test_intervals_are_those_over_users() -> None:
+def test_intervals_are_those_over_users():
     told, scores, liked, disliked, users = found()
     values = {name: within_user_auc(s, liked, disliked) for name, s in scores.items()}
     interval, alone = told.metrics["reward"]["auc"], mean_interval(values["reward"], users)
@@ -191,14 +187,14 @@ def test_intervals_are_those_over_users() -> None:
     assert told.users == 40
 
 
-def test_json_and_back() -> None:
+def test_json_and_back():
     told, *_ = found()
     assert told.to_json()["weights"] == {"reward": "inf"}
     assert preferences.Preferences.from_json(told.to_json()) == told
     assert told.weight_sentence() == "Weights, chosen on 12 validation users: reward: ∞"
 
 
-def test_several_scores_of_an_item_give_the_mean_of_their_metrics() -> None:
+def test_several_scores_of_an_item_give_the_mean_of_their_metrics():
     _, scores, liked, disliked, users = found()
     both = np.stack(list(scores.values()))
     told = preferences.evaluate_preferences({"both": both} | scores, liked, disliked, users).metrics

@@ -27,7 +27,7 @@ def _examples(n: int, seed: int, ragged: bool = True) -> list[RankingExample]:
 
 
 @pytest.fixture
-def test_rows() -> list[RankingExample]:
+def test_rows():
     return _examples(15, seed=1)
 
 

@@ -20,11 +20,11 @@ def test_the_corpus_is_as_large_as_promised():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_the_message_names_the_place_and_the_way_out(place: Place, tmp_path: Path, case: Case) -> None:
+def test_the_message_names_the_place_and_the_way_out(place, tmp_path, case):
     assert verdict(case, place, tmp_path / "case") is None
 
 
-def test_a_case_can_be_lost(place: Place, tmp_path: Path) -> None:
+def test_a_case_can_be_lost(place, tmp_path):
     def fine(place: Place, folder: Path) -> str:
         return "all is well"
 

@@ -1,20 +1,16 @@
 """Anybody's files: every bad input ends in a message that says what to do."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from prefrec.data import PrepareConfig, prepare
-from prefrec.data.sources import Source
 from prefrec.errors import DataError
 from read_sources import files
 
-Shop = Callable[..., dict[str, Path]]
 
-
-def test_parquet_and_mapped_columns(tmp_path: Path) -> None:
+def test_parquet_and_mapped_columns(tmp_path):
     log = pl.DataFrame({"who": [1, 2], "what": [7, 7], "when": [5.0, 6.0], "stars": [3, 4]})
     log.write_parquet(tmp_path / "log.parquet")
     (tmp_path / "items.item").write_text("id:token\tname:token_seq\n7\tHope\n")
@@ -23,10 +19,9 @@ def test_parquet_and_mapped_columns(tmp_path: Path) -> None:
     assert source.interactions.rows() == [("1", "7", 5, 3.0), ("2", "7", 6, 4.0)]
 
 
-def test_a_folder_of_files_is_one_log(shop: Shop, tmp_path: Path) -> None:
-    paths = shop()
+def test_a_folder_of_files_is_one_log(shop, tmp_path):
+    paths, folder = shop(), tmp_path / "log"
     whole = pl.read_csv(paths["interactions"])
-    folder = tmp_path / "log"
     folder.mkdir()
     with pytest.raises(DataError, match="log: the folder has no files"):
         files(folder, paths["items"])
@@ -36,7 +31,7 @@ def test_a_folder_of_files_is_one_log(shop: Shop, tmp_path: Path) -> None:
     assert files(folder, paths["items"]).interactions.equals(files(**paths).interactions)
 
 
-def test_a_pattern_names_files(shop: Shop, tmp_path: Path) -> None:
+def test_a_pattern_names_files(shop, tmp_path):
     paths = shop()
     whole = pl.read_csv(paths["interactions"])
     for month, rows in (("2024-01", whole[:30]), ("2024-02", whole[30:])):
@@ -49,7 +44,7 @@ def test_a_pattern_names_files(shop: Shop, tmp_path: Path) -> None:
         files(tmp_path / "logs" / "2023-*" / "*.csv", paths["items"])
 
 
-def test_addresses_reach_polars(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_reach_polars(shop, monkeypatch):
     paths, asked = shop(), []
 
     def scan(address: str) -> pl.LazyFrame:
@@ -67,7 +62,7 @@ def test_addresses_reach_polars(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> 
         files(Path("nowhere://bucket/log.parquet"), paths["items"])
 
 
-def test_ids_in_parquet_are_those_of_text(shop: Shop, tmp_path: Path) -> None:
+def test_ids_in_parquet_are_those_of_text(shop, tmp_path):
     """Codes stand for the same ids, with spaces around some, and a bad one is named by its row in the file."""
     paths = shop()
     log = pl.read_csv(paths["interactions"])
@@ -84,28 +79,22 @@ def test_ids_in_parquet_are_those_of_text(shop: Shop, tmp_path: Path) -> None:
         files(tmp_path / "bad.parquet", paths["items"])
 
 
-def test_further_columns_of_the_catalogue_are_kept(shop: Shop, tmp_path: Path) -> None:
+def test_further_columns_of_the_catalogue_are_kept(shop, tmp_path):
     """Columns with nothing but numbers become numbers; a user's id among them need not be one."""
     items = tmp_path / "more.csv"
     rows = "".join(f"i{n},Thing {n},{1990 + n},{'x' if n % 2 else ''},{'n/a' if n == 3 else n},\n" for n in range(99))
     items.write_text("item_id,title,year,brand,size,user_id\n" + rows)
     frame = files(**(shop() | {"items": items})).catalogue.frame
-    assert frame.schema == {
-        "item_id": pl.String,
-        "title": pl.String,
-        "year": pl.Float64,
-        "brand": pl.String,
-        "size": pl.String,
-    }
+    assert frame.columns == ["item_id", "title", "year", "brand", "size"]
+    assert frame.dtypes == [pl.String, pl.String, pl.Float64, pl.String, pl.String]
     assert frame.filter(pl.sql_expr("year > 2000 and brand = 'x'"))["item_id"][0] == "i11"
 
 
-def test_attributes_of_users(shop: Shop, tmp_path: Path) -> None:
+def test_attributes_of_users(shop, tmp_path):
     users = tmp_path / "users.csv"
     users.write_text("user_id,plan,age\nu0, free ,31\nu1,paid,\n")
     assert files(**shop()).users is None
     source = files(**shop(), users=users)
-    assert source.users is not None
     assert source.users.columns == ["user_id", "plan", "age"]
     assert source.users.rows() == [("u0", "free", "31"), ("u1", "paid", None)]
     for text, message in (
@@ -118,25 +107,22 @@ def test_attributes_of_users(shop: Shop, tmp_path: Path) -> None:
             files(**shop(), users=users)
 
 
-def test_the_order_of_the_lines_in_place_of_times(tmp_path: Path) -> None:
+def test_the_order_of_the_lines_in_place_of_times(tmp_path):
     log, items = tmp_path / "log.csv", tmp_path / "items.csv"
     log.write_text("user_id,item_id\n" + "".join(f"v,1{i}\nu,{i}\n" for i in (5, 2, 9, 1, 7, 3)))
     items.write_text("item_id,title\n" + "".join(f"{i},Thing {i}\n" for i in range(20)))
-    with pytest.raises(
-        DataError, match=r"no column 'timestamp'.*if there are no times .* name the column file-order"
-    ):
+    told = r"no column 'timestamp'.*if there are no times .* name the column file-order"
+    with pytest.raises(DataError, match=told):
         files(log, items)
     config = {"source": "files", "interactions": log, "items": items, "candidates": {"size": 4}}
     data = prepare(PrepareConfig(**config, columns={"timestamp": "file-order"}))
-    assert {(e.user_id, " ".join(e.history), e.target) for e in data.test} == {
-        ("u", "5 2 9 1 7", "3"),
-        ("v", "15 12 19 11 17", "13"),
-    }
+    rows = {(e.user_id, " ".join(e.history), e.target) for e in data.test}
+    assert rows == {("u", "5 2 9 1 7", "3"), ("v", "15 12 19 11 17", "13")}
     assert data.train_interactions.filter(user_id="u")["item_id"].to_list() == list("5291")
     assert "no times: interactions are in the order of the log's lines" in data.protocol["notes"]
 
 
-def test_a_log_in_parts_is_that_of_one_file(tmp_path: Path) -> None:
+def test_a_log_in_parts_is_that_of_one_file(tmp_path):
     """Lines are in order over all parts, ratings may begin later, and one part may have finer times."""
     items, parts = tmp_path / "items.csv", [tmp_path / name for name in ("one.csv", "two.parquet")]
     items.write_text("item_id,title\n" + "".join(f"{i},Thing {i}\n" for i in range(5)))
@@ -147,24 +133,18 @@ def test_a_log_in_parts_is_that_of_one_file(tmp_path: Path) -> None:
 
     def log(**columns: str) -> pl.DataFrame:
         settings = PrepareConfig.model_validate(config | {"columns": columns})
-        source = settings.kind.read(settings)
-        assert isinstance(source, Source)
-        return source.interactions
+        return settings.kind.read(settings).interactions
 
     whole = log().select("user_id", "item_id", "timestamp", "subsecond", "rating").rows()
-    assert whole == [
-        ("u", "3", 10, 0, None),
-        ("u", "1", 20, 0, None),
-        ("u", "2", 30, 250_000, 5.0),
-        ("v", "4", 40, 0, None),
-    ]
+    assert whole[:2] == [("u", "3", 10, 0, None), ("u", "1", 20, 0, None)]
+    assert whole[2:] == [("u", "2", 30, 250_000, 5.0), ("v", "4", 40, 0, None)]
     assert log(timestamp="file-order")["timestamp"].to_list() == [0, 1, 2, 3]
     parts[0].write_text("user_id,item_id,when\nu,3,10\n")
     with pytest.raises(DataError, match=r"two\.parquet: no column 'when'"):
         log(timestamp="when")
 
 
-def test_empty_and_conflicting_titles(shop: Shop) -> None:
+def test_empty_and_conflicting_titles(shop):
     paths = shop()
     text = paths["items"].read_text()
     paths["items"].write_text(text + 'i99," "\ni3,Thing 3\n')
@@ -185,7 +165,7 @@ def test_empty_and_conflicting_titles(shop: Shop) -> None:
             files(**paths)
 
 
-def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
+def test_ratings_may_be_empty_and_left_unread(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n1,7, 5,\n1,8,6, 4\n1,9,7,NaN\n")
     (tmp_path / "items.csv").write_text("item_id,title\n7,Hope\n8,Air\n9,Heat\n")
     source = files(tmp_path / "log.csv", tmp_path / "items.csv")
@@ -198,7 +178,7 @@ def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
     assert bare.interactions.columns == ["user_id", "item_id", "timestamp"]
 
 
-def test_duplicate_titles(shop: Shop) -> None:
+def test_duplicate_titles(shop):
     paths = shop()
     paths["items"].write_text(paths["items"].read_text().replace("Thing 5\n", "thing 3\n"))
     with pytest.raises(DataError, match=r"'Thing 3' is the title of i3, i5.*merge .* or number"):
@@ -209,7 +189,7 @@ def test_duplicate_titles(shop: Shop) -> None:
     assert files(**paths, duplicate_titles="number").catalogue.titles["i5"] == "Thing 3 (2)"
 
 
-def test_wrong_encoding(shop: Shop) -> None:
+def test_wrong_encoding(shop):
     paths = shop()
     paths["items"].write_bytes(paths["items"].read_text().replace("Thing 3\n", "Café\n").encode("latin-1"))
     with pytest.raises(DataError, match=r"items\.csv, line 5: byte 0xe9 is not utf-8.*--encoding cp1252"):
@@ -217,18 +197,13 @@ def test_wrong_encoding(shop: Shop) -> None:
     log = paths["interactions"].read_text()
     paths["interactions"].write_text(log.replace("u0,", "Zoë,"), encoding="utf-8")
     source = files(**paths, encoding="latin-1")  # one of the files is UTF-8
-    assert source.catalogue.titles["i3"] == "Café"
-    assert source.interactions["user_id"][0] == "Zoë"
+    assert (source.catalogue.titles["i3"], source.interactions["user_id"][0]) == ("Café", "Zoë")
 
 
-def test_html_entities_are_read_as_characters(shop: Shop) -> None:
+def test_html_entities_are_read_as_characters(shop):
     paths = shop()
-    items = pl.read_csv(paths["items"]).with_columns(
-        title=pl.when(pl.int_range(pl.len()) == 0)
-        .then(pl.lit("A &amp; B&#39;s &quot;x&quot; AT&T R&D"))
-        .otherwise("title"),
-        brand=pl.lit("H&amp;M"),
-    )
+    items = pl.read_csv(paths["items"]).with_columns(brand=pl.lit("H&amp;M"))
+    items[0, "title"] = "A &amp; B&#39;s &quot;x&quot; AT&T R&D"
     items.write_csv(paths["items"])
     frame = files(**paths).catalogue.frame
     assert (frame["title"][0], frame["brand"][0]) == ('A & B\'s "x" AT&T R&D', "H&M")

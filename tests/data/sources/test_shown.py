@@ -1,6 +1,5 @@
 """Impressions and skips: what was shown and not taken, from the forms that logs have it in."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -14,39 +13,32 @@ from prefrec.data.sources.files import fold_skips, parse_skipped
 from prefrec.errors import DataError
 from read_sources import files
 
-Shop = Callable[..., dict[str, Path]]
 PATH = Path("log.csv")
 
 
-@pytest.mark.parametrize(
-    "given_as",
-    [
-        pl.Series([["1", " 2"], [], None]),
-        pl.Series([[1, 2], [], None]),
-        pl.Series(["1 2", "", None]),
-        pl.Series(['["1", 2]', " []", None]),
-    ],
-)
-def test_lists_in_every_form(given_as: pl.Series) -> None:
-    found = parse_lists(given_as, PATH, "shown")
-    assert found.dtype == pl.List(pl.String)
-    assert found.to_list() == [["1", "2"], [], []]
+FORMS = [[["1", " 2"], [], None], [[1, 2], [], None], ["1 2", "", None], ['["1", 2]', " []", None]]
+
+
+@pytest.mark.parametrize("given_as", FORMS, ids=repr)
+def test_lists_in_every_form(given_as):
+    found = parse_lists(pl.Series(given_as), PATH, "shown")
+    assert (found.dtype, found.to_list()) == (pl.List(pl.String), [["1", "2"], [], []])
 
 
 @pytest.mark.parametrize(
     ("given_as", "message"),
     [
-        (pl.Series([[1.5]]), r"log\.csv, line 2, column shown: \[1\.5\] is not a list of item ids"),
-        (pl.Series(["1", "[2"]), r"log\.csv, line 3, column shown: '\[2' is not a list of item ids"),
-        (pl.Series(["1", "[[1]]"]), r"log\.csv, line 3, column shown: '\[\[1\]\]' is not a list of item ids"),
+        ([[1.5]], r"log\.csv, line 2, column shown: \[1\.5\] is not a list of item ids"),
+        (["1", "[2"], r"log\.csv, line 3, column shown: '\[2' is not a list of item ids"),
+        (["1", "[[1]]"], r"log\.csv, line 3, column shown: '\[\[1\]\]' is not a list of item ids"),
     ],
 )
-def test_lists_that_are_none(given_as: pl.Series, message: str) -> None:
+def test_lists_that_are_none(given_as, message):
     with pytest.raises(DataError, match=message):
-        parse_lists(given_as, PATH, "shown")
+        parse_lists(pl.Series(given_as), PATH, "shown")
 
 
-def test_skips_are_yes_or_no() -> None:
+def test_skips_are_yes_or_no():
     words = ["true", " FALSE", "1", "0", "1.0", "Yes", "", None]
     found = parse_skipped(pl.DataFrame({"skipped": words}), PATH, "skip")["skipped"].to_list()
     assert found == [True, False, True, False, True, True, False, False]
@@ -69,7 +61,7 @@ def slow_fold(rows: list[tuple[str, str, int, bool]]) -> dict[tuple[str, str], s
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("uvw"), st.booleans()), max_size=25), st.randoms())
-def test_a_skip_goes_to_the_next_item_taken(drawn: list[tuple[str, bool]], rng: object) -> None:
+def test_a_skip_goes_to_the_next_item_taken(drawn, rng):
     times = rng.sample(range(100), len(drawn))  # type: ignore[attr-defined]
     rows = [(user, f"i{n}", times[n], skipped) for n, (user, skipped) in enumerate(drawn)]
     schema = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "skipped": pl.Boolean}
@@ -78,15 +70,13 @@ def test_a_skip_goes_to_the_next_item_taken(drawn: list[tuple[str, bool]], rng: 
     assert {(u, i): set(shown) for u, i, _, shown in folded.iter_rows()} == slow_fold(rows)
 
 
-def test_from_files_to_prepared_data_and_back(shop: Shop, tmp_path: Path) -> None:
+def test_from_files_to_prepared_data_and_back(shop, tmp_path):
     paths = shop()
     log = pl.read_csv(paths["interactions"])
     extra = {"rating": pl.lit(4), "shown": pl.lit("i38 i39 nothing i38"), "skip": pl.lit("no")}
     skips = pl.DataFrame({"user_id": ["u0", "u1"], "item_id": ["i37", "unknown"], "timestamp": [1, 1]})
-    told = pl.concat(
-        [log.with_columns(**extra), skips.with_columns(**extra | {"skip": pl.lit("yes")})], how="diagonal"
-    )
-    told.write_csv(paths["interactions"])
+    told = [log.with_columns(**extra), skips.with_columns(**extra | {"skip": pl.lit("yes")})]
+    pl.concat(told, how="diagonal").write_csv(paths["interactions"])
     columns = {"impressions": "shown", "skipped": "skip"}
     source = files(**paths, **columns)
     assert source.notes == ["65 impressions of items without a title were dropped"]
@@ -102,7 +92,7 @@ def test_from_files_to_prepared_data_and_back(shop: Shop, tmp_path: Path) -> Non
     assert {"i37", "i38", "i39"} <= set(back.catalogue.ids)
 
 
-def test_merged_titles_are_merged_among_impressions(shop: Shop) -> None:
+def test_merged_titles_are_merged_among_impressions(shop):
     paths = shop(items=10)
     with paths["items"].open("a") as f:
         f.write("same,Thing 3\n")

@@ -26,13 +26,13 @@ HERE = Path("train.csv")
         ('"[1.0, 2.0, 3.0]"', '"[3.0, 12.0]"'),
     ],
 )
-def test_lists_are_written_in_many_ways(tmp_path: Path, first: str, second: str) -> None:
+def test_lists_are_written_in_many_ways(tmp_path, first, second):
     path = tmp_path / "rows.csv"
     path.write_text(f"user_id,item_ids,timestamp\n7,{first},50\na b,{second},60\n")
     assert read_rows(path, ColumnNames()) == (ROWS, True, [])
 
 
-def test_parquet_and_json_lines(tmp_path: Path) -> None:
+def test_parquet_and_json_lines(tmp_path):
     table = pl.DataFrame({"user_id": ["7", "a b"], "item_ids": [[1, 2, 3], [3, 12]], "timestamp": [50, 60]})
     for name, frame in (("ints", table), ("floats", table.cast({"item_ids": pl.List(pl.Float64)}))):
         frame.write_parquet(tmp_path / f"{name}.parquet")
@@ -49,7 +49,7 @@ def test_parquet_and_json_lines(tmp_path: Path) -> None:
         read_rows(path, ColumnNames())
 
 
-def test_rows_come_by_time_and_equal_times_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_rows_come_by_time_and_equal_times_in_the_order_of_the_file(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("user_id,item_ids,timestamp\na,1 2,9000\nb,3 4,2000\nc,5 6,9000\nd,7 8,2000.5\n")
     assert [r.user for r in read_rows(path, ColumnNames()).rows] == ["b", "d", "a", "c"]
@@ -73,9 +73,7 @@ def slide(sequence: list[str], user: str, width: int, least: int) -> list[Row]:
 
 
 @given(users=sequences(), width=st.integers(1, 6), data=st.data())
-def test_merged_rows_are_the_sequences_that_they_were_cut_from(
-    users: list[list[str]], width: int, data: st.DataObject
-) -> None:
+def test_merged_rows_are_the_sequences_that_they_were_cut_from(users, width, data):
     least = data.draw(st.integers(1, width))
     rows = [r for n, items in enumerate(users) for r in slide(items, str(n), width, least)]
     rows = sorted([*rows, *data.draw(st.lists(st.sampled_from(rows), max_size=3))], key=lambda r: r.time)
@@ -86,7 +84,7 @@ def test_merged_rows_are_the_sequences_that_they_were_cut_from(
 
 
 @given(items=st.lists(st.integers(0, 4).map(str), min_size=2, max_size=14), width=st.integers(1, 5))
-def test_what_users_take_again_contradicts_nothing(items: list[str], width: int) -> None:
+def test_what_users_take_again_contradicts_nothing(items, width):
     merged = merge_rows(slide(items, "u", width, 1), HERE)
     assert [*dict(merged["u"])] == [*dict.fromkeys(items)]  # where each is taken first
 
@@ -102,5 +100,5 @@ def test_what_users_take_again_contradicts_nothing(items: list[str], width: int)
         ("abc", "xby", None),
     ],
 )
-def test_additions(sequence: str, window: str, added: str | None) -> None:
+def test_additions(sequence, window, added):
     assert addition([*sequence], [*window]) == (None if added is None else [*added])

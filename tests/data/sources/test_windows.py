@@ -30,16 +30,13 @@ def draw_log(seed: int, users: int = 30) -> Log:
 
 def write_rows(folder: Path, log: Log, cut: int = 12_030) -> Path:
     """Rows of windows, by day before `cut` in `train.csv` and after it in `test.csv`; two items share a title."""
-    rows = sorted(
-        (
-            (day, user, [item for item, _ in taken[max(0, n - WIDTH) : n + 1]])
-            for user, taken in log.items()
-            for n, (_, day) in enumerate(taken)
-            if n >= LEAST
-        ),
-        key=lambda row: row[0],
-    )
-    for name, kept in (("train", [r for r in rows if r[0] < cut]), ("test", [r for r in rows if r[0] >= cut])):
+    rows = [
+        (taken[n][1], user, [item for item, _ in taken[max(0, n - WIDTH) : n + 1]])
+        for user, taken in log.items()
+        for n in range(LEAST, len(taken))
+    ]
+    for name in ("train", "test"):
+        kept = sorted((r for r in rows if (r[0] < cut) == (name == "train")), key=lambda row: row[0])
         lines = [f'{user},"{items}",{day * 86_400}\n' for day, user, items in kept]
         (folder / f"{name}.csv").write_text("user_id,item_ids,timestamp\n" + "".join(lines))
     titles = {str(i): f"Pen &amp; pad {i}" for i in range(70)} | {"61": "Pen &amp; pad 60"}
@@ -48,16 +45,15 @@ def write_rows(folder: Path, log: Log, cut: int = 12_030) -> Path:
 
 
 def prepared(folder: Path, **options: Any) -> PreparedData:
-    return prepare(
-        PrepareConfig(source="windows", path=folder, **{"candidates": {"size": 5}, "min_history": LEAST} | options)
-    )
+    usual = {"candidates": {"size": 5}, "min_history": LEAST}
+    return prepare(PrepareConfig(source="windows", path=folder, **usual | options))
 
 
 def pairs(data: PreparedData) -> list[tuple[str, str]]:
     return [(user, item) for user, item, *_ in data.train_interactions.iter_rows()]
 
 
-def test_the_log_that_rows_were_cut_from(tmp_path: Path) -> None:
+def test_the_log_that_rows_were_cut_from(tmp_path):
     log = draw_log(1)
     data = prepared(write_rows(tmp_path, log), validation_share=0.2, history_length=3)
     days = {(user, item): day for user, taken in log.items() for item, day in taken}
@@ -78,16 +74,14 @@ def test_the_log_that_rows_were_cut_from(tmp_path: Path) -> None:
         for e, seen in zip(rows, seen_items(data, rows), strict=True):
             items = [item for item, _ in log[e.user_id]]
             before = items[: items.index(e.target)]
-            assert seen == set(before)
-            assert list(e.history) == before[-3:]
+            assert (seen, list(e.history)) == (set(before), before[-3:])
             assert not {*e.candidates} - {e.target} & set(items)
 
 
-def test_titles_and_notes(tmp_path: Path) -> None:
+def test_titles_and_notes(tmp_path):
     data = prepared(write_rows(tmp_path, draw_log(0)))
     assert len(data.catalogue) == 70  # items that occur nowhere stay
-    assert data.catalogue.titles["60"] == "Pen & pad 60"
-    assert data.catalogue.titles["61"] == "Pen & pad 60 (2)"
+    assert data.catalogue.titles_of(["60", "61"]) == ["Pen & pad 60", "Pen & pad 60 (2)"]
     notes = data.protocol["notes"]
     assert notes[0] == "1 items with the title of another item were numbered, as in 'Title (2)'"
     assert notes[1].startswith("train.csv: ")
@@ -105,13 +99,12 @@ def small(folder: Path, train: str, test: str, head: str = "user_id,item_ids,tim
     return folder
 
 
-def test_rows_that_ask_for_what_was_taken_before_are_left_out(tmp_path: Path) -> None:
+def test_rows_that_ask_for_what_was_taken_before_are_left_out(tmp_path):
     train = "u,1 2 3,10\nu,2 3 4,20\nu,3 4 5,30\nu,4 5 6,40\nv,1 2 1,50\nv,11,60\n"
     folder = small(tmp_path, train, "u,5 6 7,70\nu,6 7 1,80\n", validation="u,4 5 7 6,65\nw,8 9 10,66\n")
     data = prepared(folder)
     assert [(e.user_id, e.history, e.target) for e in data.validation] == [("w", ("8", "9"), "10")]
-    assert [(e.user_id, e.target) for e in data.test] == [("u", "7")]
-    assert len(data.train) == 4
+    assert ([(e.user_id, e.target) for e in data.test], len(data.train)) == ([("u", "7")], 4)
     assert pairs(data) == [("u", str(i)) for i in range(1, 7)] + [("v", "1"), ("v", "2"), ("v", "11")]
     assert data.protocol["counts"]["repeats_dropped"] == 1
     assert "1 examples with fewer than 2 history items were dropped" in data.protocol["notes"]
@@ -119,7 +112,7 @@ def test_rows_that_ask_for_what_was_taken_before_are_left_out(tmp_path: Path) ->
     assert "100.0% of the test targets do not occur in training" in data.protocol["notes"]
 
 
-def test_merged_and_missing_titles(tmp_path: Path) -> None:
+def test_merged_and_missing_titles(tmp_path):
     folder = small(tmp_path, "u,1 2 3,10\nu,2 3 4,20\nv,1 40 2 3,30\nv,2 3 40,40\n", "w,5 40 6 7,50\n")
     with pytest.raises(DataError, match=r"items\.csv: 1 items of the log have no title .*'40'; 3 interactions"):
         prepared(folder, validation_share=0)
@@ -132,7 +125,7 @@ def test_merged_and_missing_titles(tmp_path: Path) -> None:
     assert [(e.history, e.target) for e in data.train] == [(("2", "1"), "4"), (("2", "1"), "5")]
 
 
-def test_recbole_files_need_no_times(tmp_path: Path) -> None:
+def test_recbole_files_need_no_times(tmp_path):
     head = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
     for part, lengths in {"train": (1, 2, 3), "valid": (4,), "test": (5,)}.items():
         rows = [(u, " ".join(f"{u}{i}" for i in range(1, n + 1)), n + 1) for u in (1, 2) for n in lengths]
@@ -153,7 +146,7 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
     assert ("u2", "24") not in pairs(cut)
 
 
-def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
+def test_files_are_found_or_asked_for(tmp_path):
     with pytest.raises(DataError, match=r"no train examples; expected a file such as train\.csv"):
         find_window_files(tmp_path, {})
     rows = {part: tmp_path / f"shop_{part}.jsonl" for part in ("train", "val", "test")}
@@ -174,7 +167,7 @@ def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
     assert find_window_files(None, files, titles) == (files, titles)
 
 
-def test_command_and_recipe(tmp_path: Path) -> None:
+def test_command_and_recipe(tmp_path):
     folder = tmp_path / "shop"
     folder.mkdir()
     write_rows(folder, draw_log(0))
@@ -186,17 +179,15 @@ def test_command_and_recipe(tmp_path: Path) -> None:
     named += ["--items", folder / "id2name4Rec.json", "--columns.item-list", "item_ids"]
     succeed("prepare", tmp_path / "named", *common, *named, "--validation-share", 0.1)
     assert read_prepared(tmp_path / "named").test == found.test
-    (tmp_path / "shop.yaml").write_text(
-        "name: shop\ndata: {source: windows, path: shop, row_files: {test: shop/later.csv}, validation_share: 0.1, "
-        "candidates: {size: 5}}\n"
-    )
+    rest = "row_files: {test: shop/later.csv}, validation_share: 0.1, candidates: {size: 5}"
+    (tmp_path / "shop.yaml").write_text(f"name: shop\ndata: {{source: windows, path: shop, {rest}}}\n")
     config = load_recipe(tmp_path / "shop.yaml").data
     assert config.row_files == {"test": folder / "later.csv"}
     assert prepare(config).test == found.test
 
 
 @pytest.mark.shared_data
-def test_amazon_office(shared_data: Path) -> None:
+def test_amazon_office(shared_data):
     office = {"source": "windows", "path": shared_data / "amazon-office", "candidates": {"kind": "uniform"}}
     data = prepare(PrepareConfig(**office, validation_share=0))
     learnt = data.train_interactions
@@ -209,7 +200,7 @@ def test_amazon_office(shared_data: Path) -> None:
     assert cut.test == data.test
 
 
-def test_rows_can_be_split_as_one_log(tmp_path: Path) -> None:
+def test_rows_can_be_split_as_one_log(tmp_path):
     """All targets of a user with enough history before them and after the cut are questions."""
     log = draw_log(0)
     folder = write_rows(tmp_path, log)

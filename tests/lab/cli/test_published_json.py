@@ -1,13 +1,11 @@
 """`prefrec lab published-json`: what prepared data become, and what a source reads of it."""
 
-from pathlib import Path
-
 from command import prefrec, succeed
 from prefrec.data import read_prepared
 from prefrec_lab.datasets.published import read_published
 
 
-def test_prepared_rows_are_written_and_read(tmp_path: Path) -> None:
+def test_prepared_rows_are_written_and_read(tmp_path):
     shop = ("--interactions", tmp_path / "log.csv", "--items", tmp_path / "items.csv")
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"i{i},Thing {i}\n" for i in range(20)))
     log = [f"u{u},i{(3 * u + 7 * n) % 20},{n}\n" for u in range(5) for n in range(8)]

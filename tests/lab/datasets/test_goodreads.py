@@ -29,24 +29,23 @@ TITLES = {"1": "Poems", "2": "Odes", "3": "odes ", "9": ""}
 BOOKS = [{"book_id": book, "title": title} for book, title in TITLES.items()]
 
 
-def test_ucsd_files(tmp_path: Path) -> None:
+def test_ucsd_files(tmp_path):
     source = goodreads(*write(tmp_path, [shelf("u", "1"), shelf("u", "3", rating=0), shelf("v", "2", False)], BOOKS))
     assert source.interactions.rows() == [("u", "1", 1_515_608_675, 4.0), ("u", "2", 1_515_608_675, None)]
     assert source.catalogue.titles == {"1": "Poems", "2": "Odes"}
-    assert source.touched is not None
     assert ("v", "2") in source.touched.rows()
     assert source.notes[-1] == "1 of 3 shelved books were not read and are left out"
     assert read("goodreads", path=tmp_path).interactions.equals(source.interactions)
 
 
-def test_unread_books_can_stay(tmp_path: Path) -> None:
+def test_unread_books_can_stay(tmp_path):
     paths = write(tmp_path, [shelf("u", "1", False)], BOOKS)
     assert len(goodreads(*paths, read_only=False).interactions) == 1
     with pytest.raises(DataError, match=r"no book is marked as read.*--no-read-only"):
         goodreads(*paths)
 
 
-def test_a_title_that_nobody_sees_is_none(tmp_path: Path) -> None:
+def test_a_title_that_nobody_sees_is_none(tmp_path):
     paths = write(tmp_path, [shelf("u", "1"), shelf("u", "2")], [BOOKS[0], {"book_id": "2", "title": "\u200b"}])
     with pytest.raises(DataError, match="1 items of the log have no title"):
         goodreads(*paths)
@@ -65,9 +64,8 @@ def window_folder(tmp_path: Path, groups: int = 20) -> Path:
     return tmp_path
 
 
-def test_windows_keep_groups_together(tmp_path: Path) -> None:
+def test_windows_keep_groups_together(tmp_path):
     source = goodreads_windows(window_folder(tmp_path), history_length=1)
-    assert source.given is not None
     users = {part: {w.user_id for w in ws} for part, ws in source.given.windows.items()}
     assert [len(u) for u in users.values()] == [16, 2, 2]
     assert len(set().union(*users.values())) == 20
@@ -78,7 +76,7 @@ def test_windows_keep_groups_together(tmp_path: Path) -> None:
     assert len({(u, i) for u, i, _ in source.interactions.iter_rows()}) == len(source.interactions)
 
 
-def test_windows_of_the_length_asked_for(tmp_path: Path) -> None:
+def test_windows_of_the_length_asked_for(tmp_path):
     folder = window_folder(tmp_path)
     (folder / "windows_valid_recovered.jsonl").write_text('{"history": ["X"], "target": "Y", "group": "short"}')
 
@@ -95,7 +93,7 @@ def test_windows_of_the_length_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared_data
-def test_real_windows(shared_data: Path) -> None:
+def test_real_windows(shared_data):
     data = prepare(PrepareConfig(source="goodreads-windows", path=shared_data / "goodreads-windows"))
     rows = data.protocol["counts"]["rows"]
     assert len(data.catalogue) == 4_046

@@ -24,7 +24,7 @@ def hetrec_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_hetrec_takes_the_first_usable_date(tmp_path: Path) -> None:
+def test_hetrec_takes_the_first_usable_date(tmp_path):
     source = lastfm_hetrec(hetrec_folder(tmp_path))
     log = {(u, i): t for u, i, t in source.interactions.iter_rows()}
     assert len(log) == 15
@@ -32,11 +32,10 @@ def test_hetrec_takes_the_first_usable_date(tmp_path: Path) -> None:
     assert ("1", "13") not in log
     assert source.catalogue.titles == {str(a): f'Band "{a}"' for a in range(10, 14)}
     assert source.notes[0] == "1 of 16 pairs have no date in 2002–2011 and are left out"
-    assert source.touched is not None
     assert ("1", "13") in source.touched.rows()
 
 
-def test_hetrec_artists_that_were_listened_to_are_touched(tmp_path: Path) -> None:
+def test_hetrec_artists_that_were_listened_to_are_touched(tmp_path):
     folder = hetrec_folder(tmp_path)
     tags = (folder / "user_taggedartists.dat").read_text()
     (folder / "user_taggedartists.dat").write_text(tags + "".join(f"{u}\t14\t7\t1\t1\t2009\n" for u in range(2, 6)))
@@ -48,16 +47,13 @@ def test_hetrec_artists_that_were_listened_to_are_touched(tmp_path: Path) -> Non
     assert (source.counts, before.counts) == (True, False)
     ratings = {(u, i): r for u, i, _, r in source.interactions.iter_rows()}
     assert {pair: r for pair, r in ratings.items() if r is not None} == {("1", "10"): 5.0}
-    assert source.touched is not None
-    assert before.touched is not None
     assert set(source.touched.rows()) - set(before.touched.rows()) == {("1", "14")}
     assert len(source.notes) == len(before.notes) - 1
 
 
 @pytest.mark.shared_data
-def test_hetrec_counts_are_those_of_the_published_data(shared_data: Path) -> None:
+def test_hetrec_counts_are_those_of_the_published_data(shared_data):
     source = lastfm_hetrec(shared_data / "lastfm-hetrec2011")
-    assert source.touched is not None
     listened = {(u, i) for u, i, _ in read_table(shared_data / "lastfm-hetrec2011" / "user_artists.dat").iter_rows()}
     assert listened - set(source.touched.rows()) == set()
     assert not listened - set(source.touched.rows())
@@ -72,9 +68,8 @@ def published_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_published_form_by_hand(tmp_path: Path) -> None:
+def test_published_form_by_hand(tmp_path):
     given = lastfm_published(published_folder(tmp_path), history_length=3, min_history=3).given
-    assert given is not None
     found = {part: [(w.position, w.history, w.target) for w in ws] for part, ws in given.windows.items()}
     assert found == {
         "train": [(3, ("0", "1", "2"), "3"), (4, ("1", "2", "3"), "4")],
@@ -84,7 +79,7 @@ def test_published_form_by_hand(tmp_path: Path) -> None:
     assert given.learn.rows() == [("0", str(i)) for i in range(5)]
 
 
-def test_published_form_takes_artist_numbers_from_hetrec(tmp_path: Path) -> None:
+def test_published_form_takes_artist_numbers_from_hetrec(tmp_path):
     folder = published_folder(tmp_path)
     lines = ["id\tname\turl\tpictureURL", *(f"{90 - i}\tBand {i}\turl\tpic" for i in range(5)), "7\tBand 0\turl\tpic"]
     (tmp_path / "artists.dat").write_text("\n".join(lines) + "\n")
@@ -99,7 +94,7 @@ def test_published_form_takes_artist_numbers_from_hetrec(tmp_path: Path) -> None
 
 
 @pytest.mark.shared_data
-def test_the_published_lists_come_out_exactly(shared_data: Path) -> None:
+def test_the_published_lists_come_out_exactly(shared_data):
     folder = shared_data / "lastfm-sdpo"
     data = prepare(PrepareConfig(source="lastfm-published", path=folder, candidates={"kind": "published"}))
     assert data.protocol["counts"]["rows"] == {"train": 47_872, "validation": 2_767, "test": 2_495}

@@ -28,7 +28,7 @@ def lists(rows: list[RankingExample]) -> list[tuple]:
     return [(e.history, e.candidates, e.target) for e in rows]
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip(tmp_path):
     path = tmp_path / "test.json"
     write_published(EXAMPLES, AIR, path)
     first = {"historyList": "Air::Moby", "itemList": ["Björk: Live", "Hope"], "trueSelection": "Hope"}
@@ -37,7 +37,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (lists(back), [e.user_id for e in back]) == (lists(EXAMPLES), ["session-0", "session-1"])
 
 
-def test_a_folder_of_published_files_is_a_source(tmp_path: Path) -> None:
+def test_a_folder_of_published_files_is_a_source(tmp_path):
     write_published(EXAMPLES, AIR, tmp_path / "air-train.json")
     write_published(EXAMPLES[:1], AIR, tmp_path / "air-test.json")
     data = prepare(PrepareConfig(source="published-json", path=tmp_path, domain="music"))
@@ -49,7 +49,7 @@ def test_a_folder_of_published_files_is_a_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_rows_that_continue_each_other_are_one_session(tmp_path: Path, shuffled: bool) -> None:
+def test_rows_that_continue_each_other_are_one_session(tmp_path, shuffled):
     """Windows of up to five titles of three sequences, two of which begin with the same three titles."""
     titles = catalogue(*(f"Title {i}" for i in range(30)))
     sequences = [[*range(12)], [0, 1, 2, *range(12, 20)], [*range(20, 26)]]
@@ -69,7 +69,7 @@ def test_rows_that_continue_each_other_are_one_session(tmp_path: Path, shuffled:
     assert found == {tuple(f"Title {i}" for i in sequence) for sequence in sequences}
 
 
-def test_published_files_become_the_sequences_that_they_were_made_of(tmp_path: Path) -> None:
+def test_published_files_become_the_sequences_that_they_were_made_of(tmp_path):
     """There and back: rows with the authors' lists, whose draws depend on the ids in id2name.txt."""
     sequences = [("train", range(12)), ("train", range(30, 45)), ("val", range(14, 20)), ("val", range(13, 20))]
     sequences += [("test", range(5, 12)), ("test", (3, 9, 1, 20))]
@@ -97,7 +97,7 @@ def test_published_files_become_the_sequences_that_they_were_made_of(tmp_path: P
 
 
 @pytest.mark.shared_data
-def test_the_sessions_of_lastfm_are_recovered(tmp_path: Path) -> None:
+def test_the_sessions_of_lastfm_are_recovered(tmp_path):
     folder = SHARED / "lastfm-sdpo"
     if not (folder / "lastfm-val.json").is_file():
         pytest.skip("needs lastfm-sdpo in the folder that PREFREC_SHARED_DATA names (default: ../shared/data)")

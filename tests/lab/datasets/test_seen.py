@@ -1,11 +1,9 @@
 """Which items of a user are known to be seen: by the order of published sessions, and without an order."""
 
-from pathlib import Path
-
 from prefrec.data import PrepareConfig, prepare, seen_items
 
 
-def test_published_sessions_have_an_order_and_windows_have_none(tmp_path: Path) -> None:
+def test_published_sessions_have_an_order_and_windows_have_none(tmp_path):
     lists = [" ".join(map(str, range(n, n + 8))) for n in range(3)]
     sessions = "".join(f"{n}\t{part}\t{lists[n]}\n" for n, part in enumerate(("train", "val", "test")))
     (tmp_path / "sequences.tsv").write_text("session\tsplit\titems\n" + sessions)
