@@ -6,15 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from drawn_logs import make_log
 from prefrec.data import Catalogue
 from prefrec.evaluation.shortcuts import agreement, common_order
 
-SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
-
 
 def _frame(sequences: list[list[str]]) -> pl.DataFrame:
-    rows = [(f"u{u}", i, t) for u, items in enumerate(sequences) for t, i in enumerate(items)]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return make_log([(f"u{u}", i, t) for u, items in enumerate(sequences) for t, i in enumerate(items)])
 
 
 def _catalogue(n: int) -> Catalogue:
@@ -44,9 +42,8 @@ def test_random_histories_have_no_common_order():
 def test_close_to_the_best_of_all_orders(seed):
     rng = np.random.default_rng(seed)
     frame, catalogue = _frame([[f"i{i}" for i in rng.permutation(6)[:3]] for _ in range(9)]), _catalogue(6)
-    best = max(
-        agreement(frame, catalogue, np.array(order, dtype=float)) for order in itertools.permutations(range(6))
-    )
+    orders = itertools.permutations(np.arange(6.0))
+    best = max(agreement(frame, catalogue, np.array(order)) for order in orders)
     found = agreement(frame, catalogue, common_order(frame, catalogue))
     assert 0.5 <= found <= best
     assert found >= best - 0.2

@@ -14,6 +14,8 @@ from prefrec.evaluation import Evaluation, audit_lists, evaluate, evaluate_predi
 from prefrec.evaluation.intervals import holm, mean_interval, paired_difference
 from verdicts import NONE
 
+A, B, C = Fixed("a", "abcdef"), Fixed("b", "badcfe"), Fixed("c", "fedcba")
+
 
 class Talker(Fixed):
     """Says the title of its best candidate, every second time with an addition."""
@@ -34,9 +36,8 @@ def examples() -> list[RankingExample]:
 
 
 def test_numbers_by_hand(examples):
-    result = evaluate(
-        [Fixed("alphabet", "abcdef"), Talker("talker", "fedcba")], examples, CATALOGUE, ks=(1, 2), audit=NONE
-    )
+    rankers = [Fixed("alphabet", "abcdef"), Talker("talker", "fedcba")]
+    result = evaluate(rankers, examples, CATALOGUE, ks=(1, 2), audit=NONE)
     assert result.rankers == ["alphabet", "talker"]
     assert list(result.metrics["alphabet"]) == ["hr@1", "hr@2", "ndcg@2", "mrr"]
     assert result.values["alphabet"]["hr@1"].tolist() == [1, 1, 0, 1]
@@ -50,19 +51,17 @@ def test_numbers_by_hand(examples):
 
 
 def test_intervals_equal_the_single_functions(examples):
-    a, b = Fixed("a", "abcdef"), Fixed("b", "badcfe")
-    result = evaluate([a, b], examples, CATALOGUE, audit=NONE)
-    users = [e.user_id for e in examples]
-    values = result.values
-    assert result.metrics["a"]["mrr"] == mean_interval(values["a"]["mrr"], users, [e.target for e in examples])
-    theirs = paired_difference(values["b"]["mrr"], values["a"]["mrr"], users, [e.target for e in examples])
+    result = evaluate([A, B], examples, CATALOGUE, audit=NONE)
+    values, groups = result.values, ([e.user_id for e in examples], [e.target for e in examples])
+    assert result.metrics["a"]["mrr"] == mean_interval(values["a"]["mrr"], *groups)
+    theirs = paired_difference(values["b"]["mrr"], values["a"]["mrr"], *groups)
     ours = result.difference("b", "a", "mrr")
     assert (ours.mean, ours.low, ours.high) == pytest.approx((theirs.mean, theirs.low, theirs.high))
     assert ours.p_value == pytest.approx(theirs.p_value)
 
 
 def test_who_is_compared_with_whom(examples):
-    rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe"), Talker("c", "fedcba")]
+    rankers = [A, B, Talker("c", "fedcba")]
 
     def pairs(compare):
         found = evaluate(rankers, examples, CATALOGUE, compare=compare, audit=NONE).comparisons
@@ -80,10 +79,9 @@ def test_who_is_compared_with_whom(examples):
 def test_json_and_predictions_say_the_same(examples):
     frame = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
     audit = audit_lists(examples, examples, CATALOGUE, frame)
-    result = evaluate([Fixed("a", "abcdef"), Talker("c", "fedcba")], examples, CATALOGUE, audit=audit)
+    result = evaluate([A, Talker("c", "fedcba")], examples, CATALOGUE, audit=audit)
     again = Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
-    assert again == result
-    assert again.audit.verdict == audit.verdict
+    assert (again, again.audit.verdict) == (result, audit.verdict)
     shuffled = result.predictions.sample(fraction=1.0, shuffle=True, seed=1).sort("ranker")
     assert evaluate_predictions(shuffled, audit=audit) == result
 
@@ -108,9 +106,9 @@ def test_misbehaving_rankers_are_named(examples):
     with pytest.raises(ModelError, match="'short': 1 texts for 4 examples"):
         evaluate([Short("short", "abcdef")], examples, CATALOGUE, audit=NONE)
     with pytest.raises(ConfigError, match="two rankers have the same name: a, a"):
-        evaluate([Fixed("a", "abcdef"), Fixed("a", "abcdef")], examples, CATALOGUE, audit=NONE)
+        evaluate([A, A], examples, CATALOGUE, audit=NONE)
     with pytest.raises(DataError, match="nothing to evaluate: 1 rankers, 0 examples"):
-        evaluate([Fixed("a", "abcdef")], [], CATALOGUE, audit=NONE)
+        evaluate([A], [], CATALOGUE, audit=NONE)
 
 
 def test_rows_that_were_not_asked_for_text_count_neither_way():
@@ -130,9 +128,8 @@ def test_rows_that_were_not_asked_for_text_count_neither_way():
 
 def test_lists_of_different_candidates_are_not_paired(examples):
     def predictions(asked):
-        rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
-        frames = [evaluate([r], e, CATALOGUE, audit=NONE).predictions for r, e in zip(rankers, asked, strict=True)]
-        return pl.concat(frames)
+        both = zip((A, B), asked, strict=True)
+        return pl.concat(evaluate([r], e, CATALOGUE, audit=NONE).predictions for r, e in both)
 
     turned = [replace(e, candidates=e.candidates[::-1]) for e in examples]
     assert evaluate_predictions(predictions([examples, turned]), audit=NONE).n == len(examples)
@@ -142,39 +139,33 @@ def test_lists_of_different_candidates_are_not_paired(examples):
 
 
 def test_predictions_of_different_rows_are_not_paired(examples):
-    result = evaluate([Fixed("a", "abcdef"), Fixed("b", "badcfe")], examples, CATALOGUE, audit=NONE)
+    found = evaluate([A, B], examples, CATALOGUE, audit=NONE).predictions
     with pytest.raises(DataError, match="'a' and 'b' scored different examples"):
-        evaluate_predictions(
-            result.predictions.with_columns(row=(pl.col("row") + pl.col("ranker").eq("b"))), audit=NONE
-        )
+        evaluate_predictions(found.with_columns(row=(pl.col("row") + pl.col("ranker").eq("b"))), audit=NONE)
 
 
 def test_rankers_may_have_answered_fewer_rows(examples):
-    rankers = [Fixed(name, order) for name, order in {"a": "abcdef", "b": "badcfe", "c": "fedcba"}.items()]
-    frame = evaluate(rankers, examples, CATALOGUE, audit=NONE).predictions
+    frame = evaluate([A, B, C], examples, CATALOGUE, audit=NONE).predictions
     # b misses the first row, and c all but the first.
     kept = frame.filter(pl.col("ranker").replace_strict({"a": 9, "b": 9, "c": 1}) > pl.col("row"))
     kept = kept.filter((pl.col("ranker") != "b") | (pl.col("row") > 0))
     result = evaluate_predictions(kept, compare=[("b", "a"), ("c", "a"), ("c", "b")], known_items={"a"}, audit=NONE)
-    rest = evaluate(rankers[:2], examples[1:], CATALOGUE, audit=NONE)
+    rest = evaluate([A, B], examples[1:], CATALOGUE, audit=NONE)
     assert result.metrics["b"] == rest.metrics["b"]
-    assert result.metrics["a"] == evaluate(rankers[:1], examples, CATALOGUE, audit=NONE).metrics["a"]
+    assert result.metrics["a"] == evaluate([A], examples, CATALOGUE, audit=NONE).metrics["a"]
     for metric in rest.measured:
         ours, theirs = result.difference("b", "a", metric), rest.difference("b", "a", metric)
         assert (ours.mean, ours.low, ours.high, ours.n) == (theirs.mean, theirs.low, theirs.high, 3)
         assert result.difference("c", "a", metric).n == 1
     assert {(c.ranker, c.against) for c in result.comparisons} == {("b", "a"), ("c", "a")}
-    assert {name: list(g.metrics) for name, g in result.groups.items()} == {
-        "warm": ["a", "b", "c"],
-        "new": ["a", "b"],
-    }
+    groups = {name: list(g.metrics) for name, g in result.groups.items()}
+    assert groups == {"warm": ["a", "b", "c"], "new": ["a", "b"]}
     json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_comparisons_of_a_table_are_corrected_together(examples):
-    rankers = [Fixed(name, order) for name, order in {"a": "abcdef", "b": "badcfe", "c": "fedcba"}.items()]
     many = [replace(e, user_id=f"{e.user_id}{n}") for n in range(9) for e in examples]
-    found = evaluate(rankers, many, CATALOGUE, compare="a", audit=NONE).comparisons
+    found = evaluate([A, B, C], many, CATALOGUE, compare="a", audit=NONE).comparisons
     family = [c for c in found if c.metric == "ndcg@10"]
     assert len(family) == 2
     assert [c.adjusted_p for c in family] == holm([c.p_value for c in family])
@@ -183,14 +174,13 @@ def test_comparisons_of_a_table_are_corrected_together(examples):
 
 
 def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
-    rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
-    frame = evaluate(rankers, examples, CATALOGUE, audit=NONE).predictions
+    frame = evaluate([A, B], examples, CATALOGUE, audit=NONE).predictions
     result = evaluate_predictions(frame, ks=(1, 2), known_items={"a", "c"}, audit=NONE)
     for name, rows in (("warm", [examples[0], examples[3]]), ("new", [examples[1], examples[2]])):
-        alone = evaluate(rankers, rows, CATALOGUE, ks=(1, 2), audit=NONE)
+        alone = evaluate([A, B], rows, CATALOGUE, ks=(1, 2), audit=NONE)
         group = result.groups[name]
-        assert (group.metrics, group.n, group.users) == (alone.metrics, alone.n, alone.users)
-        assert group.expected == alone.expected
+        assert (group.metrics, group.expected) == (alone.metrics, alone.expected)
+        assert (group.n, group.users) == (alone.n, alone.users)
     assert result.groups["new"].expected["hr@1"] == pytest.approx((1 / 3 + 1 / 2) / 2)
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
     assert list(evaluate_predictions(frame, known_items=set("abcdef"), audit=NONE).groups) == ["warm"]

@@ -1,5 +1,7 @@
 """Each shortcut against a slow twin that follows its sentence."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -77,12 +79,9 @@ def test_list_lookup(test_rows, learn_rows):
 @pytest.mark.parametrize("up", [True, False])
 def test_next_in_order_picks_the_next_id(test_rows, up):
     """Training rows whose target is always the next id on one side choose the direction."""
-    rows = [
-        RankingExample("t", (IDS[4],), tuple(sorted(IDS[5:8])), min(IDS[5:8], key=lambda i: side(i, IDS[4])))
-        for side in [lambda i, last: (int(i) - int(last)) % 1000 if up else (int(last) - int(i)) % 1000]
-    ]
-    lists = encode_sets(test_rows, CATALOGUE)
-    scores = shortcuts.next_in_order(lists, encode_sets(rows, CATALOGUE), id_keys(CATALOGUE)["item_id"])
+    target = min(IDS[5:8], key=lambda i: (int(i) - int(IDS[4])) * (1 if up else -1) % 1000)
+    learnt = encode_sets([RankingExample("t", (IDS[4],), tuple(sorted(IDS[5:8])), target)], CATALOGUE)
+    scores = shortcuts.next_in_order(encode_sets(test_rows, CATALOGUE), learnt, id_keys(CATALOGUE)["item_id"])
     for row, e in zip(scores, test_rows, strict=True):
         gaps = {c: (int(c) - int(e.history[-1])) * (1 if up else -1) for c in e.candidates} if e.history else {}
         beyond = [c for c, gap in gaps.items() if gap > 0]
@@ -96,8 +95,7 @@ def test_id_keys_are_numbers_or_places_and_other_id_columns():
     assert id_keys(CATALOGUE)["item_id"].tolist() == [float(i) for i in IDS]
     frame = pl.DataFrame({"item_id": ["b", "7"], "title": ["x", "y"], "artist_id": [3, None], "year_id": ["p", "q"]})
     keys = id_keys(Catalogue(frame))
-    assert list(keys) == ["item_id", "artist_id"]
-    assert keys["item_id"].tolist() == [0.0, 1.0]
+    assert (list(keys), keys["item_id"].tolist()) == (["item_id", "artist_id"], [0.0, 1.0])
     np.testing.assert_array_equal(keys["artist_id"], [3.0, np.nan])
 
 
@@ -105,19 +103,14 @@ def test_id_keys_are_numbers_or_places_and_other_id_columns():
 def test_title_length_learns_its_direction(test_rows, longest):
     length = dict(zip(IDS, map(len, TITLES), strict=True))
     pick = max if longest else min
-    rows = [
-        RankingExample(e.user_id, e.history, e.candidates, pick(e.candidates, key=length.__getitem__))
-        for e in _examples(30, 3)
-    ]
+    rows = [replace(e, target=pick(e.candidates, key=length.__getitem__)) for e in _examples(30, 3)]
     scores = shortcuts.title_length(encode_sets(test_rows, CATALOGUE), encode_sets(rows, CATALOGUE), CATALOGUE)
     _assert_scores(scores, test_rows, lambda e, p, c: length[c] * (1 if longest else -1))
 
 
 def test_in_history():
-    rows = [
-        RankingExample("u", (IDS[0], IDS[3]), tuple(IDS[2:5]), IDS[4]),
-        RankingExample("v", (), tuple(IDS[:2]), IDS[0]),
-    ]
+    rows = [RankingExample("u", (IDS[0], IDS[3]), tuple(IDS[2:5]), IDS[4])]
+    rows.append(RankingExample("v", (), tuple(IDS[:2]), IDS[0]))
     assert shortcuts.in_history(encode_sets(rows, CATALOGUE), rows).tolist() == [[0, 1, 0], [0, 0, -np.inf]]
 
 

@@ -15,19 +15,11 @@ from verdicts import NONE
 TITLES = ["It Happened One Night", "It", "The Shawshank Redemption", "M*A*S*H", "Help!", "Café Society"]
 
 
-@pytest.mark.parametrize(
-    ("text", "index"),
-    [
-        ("It", 1),
-        ('"It".', 1),
-        ("It Happened One Night", 0),
-        ("it  happened\tone night", 0),
-        ("“The Shawshank Redemption”", 2),
-        ("m*a*s*h", 3),
-        ("Cafe\u0301 Society", 5),
-        ("ＩＴ", 1),
-    ],
-)
+WHOLE = [("It", 1), ('"It".', 1), ("It Happened One Night", 0), ("it  happened\tone night", 0), ("ＩＴ", 1)]
+WHOLE += [("“The Shawshank Redemption”", 2), ("m*a*s*h", 3), ("Cafe\u0301 Society", 5)]
+
+
+@pytest.mark.parametrize(("text", "index"), WHOLE)
 def test_whole_titles_are_found(text, index):
     assert valid_choice(text, TITLES) == index
 
@@ -55,32 +47,26 @@ def test_a_choice_is_a_candidate_of_the_same_name(titles, data):
     assert choice is None or normalise_title(titles[choice]) == normalise_title(text)
 
 
+IDS = tuple(f"i{n}" for n in range(len(TITLES)))
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
+
+
 def test_judge_names_the_item_of_a_valid_text():
-    ids = [f"i{n}" for n in range(len(TITLES))]
-    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": TITLES}))
-    examples = [RankingExample("u", (), tuple(ids), "i1")] * 3
-    assert judge_texts(["It", "It Happened", "help!"], examples, catalogue) == ["i1", None, "i4"]
+    examples = [RankingExample("u", (), IDS, "i1")] * 3
+    assert judge_texts(["It", "It Happened", "help!"], examples, CATALOGUE) == ["i1", None, "i4"]
     with pytest.raises(ValueError, match="is longer than"):
-        judge_texts(["a", "b"], examples, catalogue)
+        judge_texts(["a", "b"], examples, CATALOGUE)
 
 
 def test_the_authors_judge_by_substrings():
     """Exactly one title must occur; then it may stand in any text, but a title within another one hides that."""
-    ids = [f"i{n}" for n in range(len(TITLES))]
-    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": TITLES}))
     texts = ["It", "It Happened One Night", "I say Help!", "help!", "Help! M*A*S*H", "", "Itinerary"]
-    examples = [RankingExample("u", (), tuple(ids), target) for target in ("i1", "i0", "i4", "i4", "i4", "i4", "i4")]
+    examples = [RankingExample("u", (), IDS, target) for target in ("i1", "i0", "i4", "i4", "i4", "i4", "i4")]
     examples.append(RankingExample("u", (), ("i0", "i2"), "i0"))  # without "It" in the list
     texts.append("It Happened One Night")
-    frame = prediction_frame(
-        "lm",
-        examples,
-        np.zeros((8, 6)),
-        (np.ones(8, int), np.zeros(8, int)),
-        texts,
-        judge_texts(texts, examples, catalogue),
-    )
-    found = judge_substrings(frame, catalogue)
+    ranks, judged = (np.ones(8, int), np.zeros(8, int)), judge_texts(texts, examples, CATALOGUE)
+    frame = prediction_frame("lm", examples, np.zeros((8, 6)), ranks, texts, judged)
+    found = judge_substrings(frame, CATALOGUE)
     assert found.to_list() == ["i1", None, "i4", None, None, None, "i1", "i0"]
     metrics = evaluate_predictions(frame.with_columns(substring=found), audit=NONE).metrics["lm"]
     assert [metrics[m].mean for m in ("substring_hr@1", "substring_valid_ratio")] == [3 / 8, 4 / 8]

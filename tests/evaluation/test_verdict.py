@@ -8,23 +8,16 @@ from prefrec.evaluation import FULL_RANKING, Audit, AuditRow, Evaluation, Interv
 
 RANDOM = AuditRow("random", Interval(0.05, 0.05, 0.05, 500, 100))
 RULE = AuditRow("target position", Interval(0.4, 0.3, 0.5, 500, 100), against="random")
-CLEAN = Audit([RANDOM, RULE])
+CLEAN, LEAKING = Audit([RANDOM, RULE]), Audit([RANDOM, replace(RULE, leak=True)])
+FAULTY = replace(CLEAN, faults=["examples that occur twice (2%)"])
 
 
 @pytest.mark.parametrize(
     ("audit", "state", "headline"),
     [
         (CLEAN, "good", "Audit: no leak and no fault."),
-        (
-            replace(CLEAN, rows=[RANDOM, replace(RULE, leak=True)]),
-            "bad",
-            "these candidate sets have leaks (target position).",
-        ),
-        (
-            replace(CLEAN, faults=["examples that occur twice (2%)"]),
-            "bad",
-            "faults of the protocol (examples that occur",
-        ),
+        (LEAKING, "bad", "these candidate sets have leaks (target position)."),
+        (FAULTY, "bad", "faults of the protocol (examples that occur"),
         (replace(CLEAN, rows=[RANDOM, replace(RULE, tried=False)]), "", "Audit: incomplete, see the verdict."),
         (Audit([AuditRow("random", Interval(0.05, 0.05, 0.05, 50, 10))]), "", "Audit: incomplete"),
         (FULL_RANKING, "", "Not audited: full ranking"),
@@ -36,11 +29,9 @@ def test_state_and_headline(audit, state, headline):
 
 
 def test_each_leak_has_a_reason_and_a_way_out():
-    found = replace(CLEAN, rows=[RANDOM, replace(RULE, leak=True)])
-    assert found.reasons == [
-        "The position of a target gives it away. Remedy: shuffle each candidate set (candidates.kind: uniform)."
-    ]
-    assert found.reasons[0] in found.verdict
+    remedy = "Remedy: shuffle each candidate set (candidates.kind: uniform)."
+    assert LEAKING.reasons == [f"The position of a target gives it away. {remedy}"]
+    assert LEAKING.reasons[0] in LEAKING.verdict
     order = replace(RULE, name="id order (artist_id)", leak=True, share=0.9)
     assert "sort the log by time" in replace(CLEAN, rows=[RANDOM, order]).verdict
     assert "Ids follow the items' dates" in replace(CLEAN, rows=[RANDOM, replace(order, share=0.6)]).verdict
@@ -51,7 +42,6 @@ def test_no_evaluation_without_a_verdict():
         Evaluation({}, 1, 1, {}, [], 0.1)
     made = Evaluation({}, 1, 1, {}, [], 0.1, NoAudit("lists of a test"))
     value = made.to_json()
-    assert next(iter(value)) == "verdict"
-    assert value["verdict"] == "Not audited: lists of a test."
+    assert next(iter(value.items())) == ("verdict", "Not audited: lists of a test.")
     assert Evaluation.from_json(value) == made
     assert Evaluation.from_json(replace(made, audit=CLEAN).to_json()).audit == CLEAN
