@@ -25,34 +25,28 @@ def _amazon(write: Callable[[Any], str]) -> dict[str, list[str]]:
     return {"reviews.json": [json.dumps(row) for row in reviews], "meta.json": [write(row) for row in meta]}
 
 
-FORMS: dict[str, tuple[dict[str, list[str]], list[str]]] = {
+RATINGS = [f"{u}::{i}::4::{t}" for u, i, t, _ in TAKEN]
+FILMS = [f"{i}::Film {i} (1995)::Drama|War" for i in ITEMS]
+PLAYED = [
+    f"{{u'username': u'Ann {u}', u'hours': 0.1, u'product_id': u'{i}', u'date': u'2017-12-{n + 1:02}'}}"
+    for u, i, _, n in TAKEN
+]
+GAMES = [f"{{u'id': u'{i}', u'app_name': u'Game {i}', u'tags': [u'a']}}" for i in ITEMS]
+HEARD = ["session\titem\ttime", *(f"{u}\t{i}\t{t}" for u, i, t, _ in TAKEN)]
+SONGS = [f"{i}::Song {i}" for i in ITEMS]
+FORMS = {
     "MovieLens-1M": (
-        {
-            "ratings.dat": [f"{u}::{i}::4::{t}" for u, i, t, _ in TAKEN],
-            "movies.dat": [f"{i}::Film {i} (1995)::Drama|War" for i in ITEMS],
-        },
+        {"ratings.dat": RATINGS, "movies.dat": FILMS},
         ["user_id", "item_id", "timestamp", "rating", "title"],
     ),
     "Amazon": (_amazon(json.dumps), ["reviewerID", "asin", "unixReviewTime", "overall", "title"]),
     "Amazon of 2014": (_amazon(str), ["reviewerID", "asin", "unixReviewTime", "overall", "title"]),
     "Steam": (
-        {
-            "steam_reviews.json": [
-                f"{{u'username': u'Ann {u}', u'hours': 0.1, u'product_id': u'{i}', u'date': u'2017-12-{n + 1:02}'}}"
-                for u, i, _, n in TAKEN
-            ],
-            "steam_games.json": [f"{{u'id': u'{i}', u'app_name': u'Game {i}', u'tags': [u'a']}}" for i in ITEMS],
-        },
+        {"steam_reviews.json": PLAYED, "steam_games.json": GAMES},
         ["username", "product_id", "date", None, "app_name"],
     ),
-    "LLaRA": (
-        {
-            "log.tsv": ["session\titem\ttime", *(f"{u}\t{i}\t{t}" for u, i, t, _ in TAKEN)],
-            "id2name.txt": [f"{i}::Song {i}" for i in ITEMS],
-        },
-        ["session", "item", "time", None, "title"],
-    ),
-}  # type: ignore[dict-item]
+    "LLaRA": ({"log.tsv": HEARD, "id2name.txt": SONGS}, ["session", "item", "time", None, "title"]),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -15,17 +15,15 @@ from prefrec.data.times import parse_timestamps, time_columns
 from prefrec.errors import DataError
 
 DAMAGED = (
-    "c-oazO-~a+7@plO%eLtO4KvwI_OJ)p6d}-"
-    "E#kMNQ6qK(jr79pXnuXmh8(K=bTM8bGUO90xo{aGan0SzQHpK7){0$zBCu58RXZE9jLX=H+-"
-    "mm9<o_A*27I8^~92DWj0x<x9)cgK@C20V_lAxjas}2D?4=?l*L<i&{FJA#EwxNq`LyJ1%6F~>ZFfkS;r2)WqNMd`#wd#)@6DARdo"
-    "}xF5T2O^!-KT3iX@6~LPaV;ANVoGZZO5~!$Fz4@^%;AtpU5guKdRpG9Dp_uJZ%RD2m8dHuzP_IF`^KmPo9Pgr-^$`)p9+fx<=-"
-    "?hF&q~Bctwd>aW<TbVRln4pCXqk_}74V(5Ll5y_%=k!)CjKtcdW=UC|w+;YKiSe8)%J|YhFcG;G@$HDc`-"
-    "QnRjLw(3f568KBt>!@iz+@NOy525OkSV~=g~uM{IFdWuJb(!j^L4{>R?7f!k}MU}uZ(<#Zw&e#hn?uH09BxViOFZWZ?u(w2z~Z@w"
-    "|M#F+u{D}cF=1|^;3XDK>gG%!-UiYcq!UiIK(!i?(o-7yEwFyfFk-3Clu%<hd5P0FWNfkp^HgeDoxK_b(fZ{sv-Vh`{}cR^BCis<"
-    "i*)_8qeS$_ES?ByLiO6Gq|Tn>dhw2PheaQaTGtYLIaB~qfs8?If~z;o)4ltv@}ZBG4l3Mz2*eYmuWadEym-M%jQ_6u|Q-"
-    "TzrXxve_+UyqxH1!=EM3Vg$5R5!s9K>-"
-    "$_51)BK?~D1PHFzWWiMUvDl^x;1lb)|=NWD|q?|NoL(}(>NFs=Whj@yi2KwErsWCJ75~k(xc7$5T8$5(q}h)K0G)G#5=`W#i+YVY"
-    "Hib7uB~<}>sH-$YO9Lgr}d?k)MCS_m`cXZrS(Pgl5LxM#<sJ%sa@7HStFe@^xS}L>vqPl%$(jW(O*UD1MbBDD3ZV6--&G%5d"
+    "c-oazO-~a+7@plO%eLtO4KvwI_OJ)p6d}-E#kMNQ6qK(jr79pXnuXmh8(K=bTM8bGUO90xo{aGan0SzQHpK7){0$zBCu58RXZE9jLX=H+-mm9<o"
+    "_A*27I8^~92DWj0x<x9)cgK@C20V_lAxjas}2D?4=?l*L<i&{FJA#EwxNq`LyJ1%6F~>ZFfkS;r2)WqNMd`#wd#)@6DARdo}xF5T2O^!-KT3iX@"
+    "6~LPaV;ANVoGZZO5~!$Fz4@^%;AtpU5guKdRpG9Dp_uJZ%RD2m8dHuzP_IF`^KmPo9Pgr-^$`)p9+fx<=-?hF&q~Bctwd>aW<TbVRln4pCXqk_}"
+    "74V(5Ll5y_%=k!)CjKtcdW=UC|w+;YKiSe8)%J|YhFcG;G@$HDc`-QnRjLw(3f568KBt>!@iz+@NOy525OkSV~=g~uM{IFdWuJb(!j^L4{>R?7f"
+    "!k}MU}uZ(<#Zw&e#hn?uH09BxViOFZWZ?u(w2z~Z@w|M#F+u{D}cF=1|^;3XDK>gG%!-UiYcq!UiIK(!i?(o-7yEwFyfFk-3Clu%<hd5P0FWNfk"
+    "p^HgeDoxK_b(fZ{sv-Vh`{}cR^BCis<i*)_8qeS$_ES?ByLiO6Gq|Tn>dhw2PheaQaTGtYLIaB~qfs8?If~z;o)4ltv@}ZBG4l3Mz2*eYmuWadE"
+    "ym-M%jQ_6u|Q-TzrXxve_+UyqxH1!=EM3Vg$5R5!s9K>-$_51)BK?~D1PHFzWWiMUvDl^x;1lb)|=NWD|q?|NoL(}(>NFs=Whj@yi2KwErsWCJ7"
+    "5~k(xc7$5T8$5(q}h)K0G)G#5=`W#i+YVYHib7uB~<}>sH-$YO9Lgr}d?k)MCS_m`cXZrS(Pgl5LxM#<sJ%sa@7HStFe@^xS}L>vqPl%$(jW(O*"
+    "UD1MbBDD3ZV6--&G%5d"
 )
 """A log as Parquet with one changed byte (zlib, base 85), found by the fuzzer: polars alone aborts on it."""
 

@@ -132,13 +132,9 @@ def _target_in_history(e: RankingExample) -> RankingExample:
 @pytest.mark.parametrize(
     ("plant", "name"),
     [
-        (_seeded_by_target, "position lookup"),
-        (_negatives_by_target, "list lookup"),
-        (_first, "target position"),
-        (_longest, "title length"),
-        (_popular_negatives, "least popular first"),
-        (_negatives_from_history, "not in the history"),
-        (_target_in_history, "in the history"),
+        *((_seeded_by_target, "position lookup"), (_negatives_by_target, "list lookup"), (_longest, "title length")),
+        *((_first, "target position"), (_popular_negatives, "least popular first")),
+        *((_negatives_from_history, "not in the history"), (_target_in_history, "in the history")),
     ],
 )
 def test_planted_leaks_are_found(plant, name):
@@ -180,11 +176,8 @@ def test_repeat_consumption_is_no_leak(honest):
         return replace(e, history=(*e.history[:-1], e.target)) if rng.random() < 0.5 else e
 
     test, learn, log = _clean(0)
-    repeating = log.with_columns(
-        item_id=pl.when((pl.col("timestamp") == 11) & (pl.col("user_id").hash(0) % 5 < 3))
-        .then(pl.col("item_id").shift(2))
-        .otherwise("item_id")
-    )
+    again = (pl.col("timestamp") == 11) & (pl.col("user_id").hash(0) % 5 < 3)
+    repeating = log.with_columns(item_id=pl.when(again).then(pl.col("item_id").shift(2)).otherwise("item_id"))
     row = _audit([repeat(e) for e in test], learn, repeating if honest else log).row("in the history")
     assert row.hr.mean > 0.5
     assert row.leak is not honest
@@ -353,9 +346,8 @@ def _prepared(seed: int, split: str, users: int = 16) -> PreparedData:
     is_late = pl.col("user_id").is_in([e.user_id for e in rows["test"]])
     is_late = is_late if split == "user" else pl.col("timestamp") == 11
     catalogue = Catalogue(pl.DataFrame({"item_id": [*items, "never"], "title": [*items, "never"]}))
-    return PreparedData(
-        catalogue, rows["train"], [], rows["test"], log.filter(~is_late), {"split": split}, None, log.filter(is_late)
-    )
+    early, late = log.filter(~is_late), log.filter(is_late)
+    return PreparedData(catalogue, rows["train"], [], rows["test"], early, {"split": split}, None, late)
 
 
 def test_the_protocol_of_clean_data_has_no_fault():
@@ -378,31 +370,31 @@ def _learnt_too(data: PreparedData, more: pl.DataFrame) -> PreparedData:
     return replace(data, train_interactions=pl.concat([data.train_interactions, more]))
 
 
-def _again(data: PreparedData, rows: list[RankingExample]) -> PreparedData:
-    return replace(data, test=[*data.test, *rows])
+def _split_users(data: PreparedData) -> PreparedData:
+    return _learnt_too(data, data.held_out_interactions[:60])
 
 
-def _future(e: RankingExample, data: PreparedData) -> RankingExample:
-    own = data.held_out_interactions.filter(pl.col("user_id") == e.user_id)["item_id"].to_list()
-    return replace(e, history=(*e.history[1:], own[-1]) if e.target != own[-1] else e.history)
+def _trained_on(data: PreparedData) -> PreparedData:
+    user = data.test[0].user_id
+    return replace(data, test=[*data.test, *(replace(e, user_id=user) for e in data.train[40:44])])
+
+
+def _future(data: PreparedData) -> PreparedData:
+    last = dict(data.held_out_interactions.group_by("user_id").agg(pl.last("item_id")).iter_rows())
+
+    def shown(e):
+        return e.history if e.target == last[e.user_id] else (*e.history[1:], last[e.user_id])
+
+    return replace(data, test=[replace(e, history=shown(e)) for e in data.test])
 
 
 PLANTED = {
     "candidates without any interaction": ("user", lambda d: replace(d, test=[*map(_unknown_negative, d.test)])),
     "targets that are in their user's training log": ("leave-last-out", _in_training),
-    "examples that are also training examples": (
-        "leave-last-out",
-        lambda d: _again(d, [replace(e, user_id=d.test[0].user_id) for e in d.train[40:44]]),
-    ),
-    "histories with items from after the target": (
-        "user",
-        lambda d: replace(d, test=[_future(e, d) for e in d.test]),
-    ),
-    "users who are also in training, despite a split by user": (
-        "user",
-        lambda d: _learnt_too(d, d.held_out_interactions[:60]),
-    ),
-    "examples that occur twice": ("user", lambda d: _again(d, d.test[:4])),
+    "examples that are also training examples": ("leave-last-out", _trained_on),
+    "histories with items from after the target": ("user", _future),
+    "users who are also in training, despite a split by user": ("user", _split_users),
+    "examples that occur twice": ("user", lambda d: replace(d, test=[*d.test, *d.test[:4]])),
 }
 
 

@@ -66,9 +66,8 @@ def shop(split: str, tmp_path) -> PreparedData:
         for i in pair
     ]
     pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
-    pl.DataFrame({"item_id": [f"i{i}" for i in range(30)], "title": [f"Title {i}" for i in range(30)]}).write_csv(
-        tmp_path / "items.csv"
-    )
+    titles = {"item_id": [f"i{i}" for i in range(30)], "title": [f"Title {i}" for i in range(30)]}
+    pl.DataFrame(titles).write_csv(tmp_path / "items.csv")
     files = {"source": "files", "interactions": str(tmp_path / "log.csv"), "items": str(tmp_path / "items.csv")}
     return prepare(PrepareConfig(**files, split=split, candidates={"size": 5}))
 

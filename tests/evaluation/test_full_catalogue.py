@@ -1,5 +1,7 @@
 """Ranks over the whole catalogue against counting, for a language model by one sequence a title."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -61,9 +63,8 @@ def test_blocks_of_all_items_equal_whole_lists(monkeypatch, per_block):
         assert [counts[i] for i in answer["candidates"]] == answer["scores"] == best
         assert set(answer["candidates"]) <= set(e.candidates)
     assert found["row"].to_list() == [*range(12)]
-    assert {"warm", "new", "known among known", "new among new"} == set(
-        evaluate_predictions(found, known_items=known, audit=NONE).groups
-    )
+    groups = evaluate_predictions(found, known_items=known, audit=NONE).groups
+    assert {*groups} == {"warm", "new", "known among known", "new among new"}
     ours, theirs = (evaluate_predictions(f, audit=NONE) for f in (found, predict(ranker, lists, CATALOGUE)))
     assert ours.metrics == theirs.metrics
     assert ours.expected == theirs.expected
@@ -74,9 +75,8 @@ def test_known_among_known_is_the_ranking_of_that_class():
     known = set(IDS[:20])
     popularity = PopularityRanker({i: 20 - n for n, i in enumerate(IDS[:20])})
     rows = [RankingExample(f"u{n}", (), ("?",), IDS[n]) for n in range(40)]
-    groups = evaluate_predictions(
-        rank_catalogue(popularity, rows, CATALOGUE, [()] * 40, known), ks=[10], known_items=known, audit=NONE
-    ).groups
+    found = rank_catalogue(popularity, rows, CATALOGUE, [()] * 40, known)
+    groups = evaluate_predictions(found, ks=[10], known_items=known, audit=NONE).groups
     assert groups["known among known"].metrics == groups["warm"].metrics | groups["known among known"].metrics
     mean = {name: g.metrics["popularity"]["hr@10"].mean for name, g in groups.items()}
     assert mean["warm"] == mean["known among known"] == 0.5
@@ -88,16 +88,10 @@ def test_known_among_known_is_the_ranking_of_that_class():
 def test_misfits_are_named():
     rows = [RankingExample("u", (), ("?",), IDS[0])]
 
-    class Odd:
-        name = "odd"
-
-        def __init__(self, scores):
-            self.scores = scores
-
-        def score(self, examples):
-            return self.scores
+    def rank(scores):
+        rank_catalogue(SimpleNamespace(name="odd", score=lambda examples: scores), rows, CATALOGUE, [()])
 
     with pytest.raises(ModelError, match=r"'odd': expected scores of shape \(1, \d+\), got \(1, 2\)"):
-        rank_catalogue(Odd(np.zeros((1, 2))), rows, CATALOGUE, [()])
+        rank(np.zeros((1, 2)))
     with pytest.raises(ModelError, match="'odd': 1 of 1 rows have NaN"):
-        rank_catalogue(Odd(np.full((1, len(IDS)), np.nan)), rows, CATALOGUE, [()])
+        rank(np.full((1, len(IDS)), np.nan))

@@ -21,11 +21,9 @@ def questions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for _ in range(rows):
         kind = draw(st.lists(st.sampled_from([1, -1, 0]), min_size=width - 2, max_size=width - 2))
         kinds.append(draw(st.permutations([1, -1, *kind])))
-    scores = draw(
-        st.lists(st.lists(st.integers(-2, 2), min_size=width, max_size=width), min_size=rows, max_size=rows)
-    )
+    scores = draw(st.lists(st.integers(-2, 2), min_size=rows * width, max_size=rows * width))
     signs = np.array(kinds)
-    return np.array(scores, dtype=float), signs > 0, signs < 0
+    return np.array(scores, dtype=float).reshape(rows, width), signs > 0, signs < 0
 
 
 def slow_auc(scores: np.ndarray, liked: np.ndarray, disliked: np.ndarray) -> float:
@@ -36,9 +34,8 @@ def slow_auc(scores: np.ndarray, liked: np.ndarray, disliked: np.ndarray) -> flo
 def slow_ndcg(scores: np.ndarray, liked: np.ndarray, disliked: np.ndarray) -> float:
     """The mean over all orders that the scores allow."""
     places = np.flatnonzero(liked | disliked)
-    orders = [
-        o for o in itertools.permutations(places) if all(scores[a] >= scores[b] for a, b in itertools.pairwise(o))
-    ]
+    every = itertools.permutations(places)
+    orders = [o for o in every if all(scores[a] >= scores[b] for a, b in itertools.pairwise(o))]
     gains = [sum(1 / math.log2(rank + 2) for rank, place in enumerate(o) if liked[place]) for o in orders]
     return float(np.mean(gains)) / sum(1 / math.log2(rank + 2) for rank in range(int(liked.sum())))
 
@@ -143,9 +140,8 @@ def test_the_interval_over_users_is_that_of_users_left_out():
         left.append(np.mean(slow_item_auc(scores[kept], liked[kept], ~liked[kept], [items[u] for u in kept])))
     half = half_length(*jackknife(np.array(left) - told.mean))
     assert (told.low, told.high) == pytest.approx((told.mean - half, told.mean + half))
-    pair = within_item_auc(
-        np.array([[1.0], [0.0]]), np.array([[True], [False]]), np.array([[False], [True]]), [["a"]] * 2
-    )
+    scores = np.array([[1.0], [0.0]])
+    pair = within_item_auc(scores, scores > 0.5, scores < 0.5, [["a"]] * 2)
     assert (pair.mean, pair.n, math.isnan(pair.low)) == (1, 1, True)
 
 

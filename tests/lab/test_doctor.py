@@ -8,16 +8,8 @@ from prefrec_lab import doctor
 from prefrec_lab.doctor import Facts, examine, findings
 
 FACTS = {"versions": {"python": "3.11.7", "platform": "Linux"}, "processor": "AVX512", "gpus": ["H100"]}
-FACTS |= {
-    "cores": 8,
-    "threads": 8,
-    "load": 0.1,
-    "settings": {},
-    "missing": {},
-    "embedded": True,
-    "compiler": "triton",
-}
-FACTS |= {"memory_free": 64 << 30, "disk_free": {"/runs": 100 << 30}}
+FACTS |= {"cores": 8, "threads": 8, "load": 0.1, "settings": {}, "missing": {}, "embedded": True}
+FACTS |= {"memory_free": 64 << 30, "disk_free": {"/runs": 100 << 30}, "compiler": "triton"}
 FACTS |= {"rates": {"cpu": {"float32": 1e11, "bfloat16": 1e9}, "cuda": {"float32": 4e13, "bfloat16": 5e13}}}
 GOOD = Facts(**FACTS, linear="torch", linear_rates={"torch": 1e11, "onednn": 2e11})
 ON_CPU = replace(GOOD, gpus=[], compiler="/usr/bin/g++", rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}})

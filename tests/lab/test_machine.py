@@ -10,20 +10,13 @@ from prefrec_lab.machine import free_bytes, usable_cores
 
 AVAILABLE = 32000 * 1024
 CORES = 16
-V1 = {"proc/self/cgroup": "4:memory:/docker/x\n1:cpu,cpuacct:/docker/x\n3:cpuset:/\n"} | {
-    f"cgroup/{file}": f"{content}\n"
-    for file, content in {
-        "memory/docker/x/memory.limit_in_bytes": 1000,
-        "memory/docker/x/memory.usage_in_bytes": 400,
-        "memory/docker/x/memory.stat": "inactive_file 1\ntotal_inactive_file 50",
-        "memory/memory.limit_in_bytes": 9223372036854771712,
-        "memory/memory.usage_in_bytes": 400,
-        "cpu/docker/x/cpu.cfs_quota_us": 250000,
-        "cpu/docker/x/cpu.cfs_period_us": 100000,
-        "cpu/cpu.cfs_quota_us": -1,
-        "cpu/cpu.cfs_period_us": 100000,
-    }.items()
-}
+OWN, ROOT = "memory/docker/x/memory.", "memory/memory."
+CONTENTS = {f"{OWN}limit_in_bytes": 1000, f"{OWN}usage_in_bytes": 400, f"{ROOT}usage_in_bytes": 400}
+CONTENTS |= {f"{OWN}stat": "inactive_file 1\ntotal_inactive_file 50", f"{ROOT}limit_in_bytes": 9223372036854771712}
+CONTENTS |= {"cpu/docker/x/cpu.cfs_quota_us": 250000, "cpu/docker/x/cpu.cfs_period_us": 100000}
+CONTENTS |= {"cpu/cpu.cfs_quota_us": -1, "cpu/cpu.cfs_period_us": 100000}
+V1 = {"proc/self/cgroup": "4:memory:/docker/x\n1:cpu,cpuacct:/docker/x\n3:cpuset:/\n"}
+V1 |= {f"cgroup/{file}": f"{content}\n" for file, content in CONTENTS.items()}
 NO_LIMIT = {"cgroup/memory.max": "max\n", "cgroup/memory.current": "5\n", "cgroup/cpu.max": "max 100000\n"}
 
 

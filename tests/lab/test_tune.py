@@ -55,8 +55,7 @@ def _search(recipe, folder, *fields, ranker=None, metric="ndcg@10"):
     ("text", "field"),
     [
         ("a.b=1,2,4", SearchedField("a.b", ("1", "2", "4"))),
-        ("a=x", SearchedField("a", ("x",))),
-        ("a=1..8", SearchedField("a", (), 1, 8)),
+        *(("a=x", SearchedField("a", ("x",))), ("a=1..8", SearchedField("a", (), 1, 8))),
         ("a=0.1..2", SearchedField("a", (), 0.1, 2.0)),
         ("a=1e-5..1e-3:log", SearchedField("a", (), 1e-5, 1e-3, log=True)),
     ],

@@ -23,31 +23,22 @@ def changed(recipe):
     return change
 
 
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        (
-            {"s_dpo": {"skip_rows": 2000, "latest_per_user": 3}},
-            r"align\.s-dpo\.skip_rows: 2000, but there are only 120 examples \(align\.s-dpo\.latest_per_user: 3\): ",
-        ),
-        (
-            {"model": {"templates": ["history"]}, "sft": {"skip_rows": 40}},
-            r"sft\.skip_rows: 40, but there are only 40 examples: lower it",
-        ),
-        (
-            {"s_dpo": {"negatives_from": "reference", "num_negatives": 58}},
-            r"align\.s-dpo\.num_negatives: 58 negatives, but only \d+ of the 60 items are left .*lower it to \d+",
-        ),
-        (
-            {"s_dpo": {"negatives_from": "uniform", "negatives": "policy", "negatives_pool": 59}},
-            r"align\.s-dpo\.negatives_pool: 59 negatives, but only \d+ of the \d+ items are left",
-        ),
-        (
-            {"rankers": [{"kind": "tallrec", "skip_rows": 9000}]},
-            r"rankers\.TALLRec\.skip_rows: 9000, but there are only \d+ examples: lower it",
-        ),
-    ],
+WRONG = (
+    {"s_dpo": {"skip_rows": 2000, "latest_per_user": 3}},
+    r"align\.s-dpo\.skip_rows: 2000, but there are only 120 examples \(align\.s-dpo\.latest_per_user: 3\): ",
+    {"model": {"templates": ["history"]}, "sft": {"skip_rows": 40}},
+    r"sft\.skip_rows: 40, but there are only 40 examples: lower it",
+    {"s_dpo": {"negatives_from": "reference", "num_negatives": 58}},
+    r"align\.s-dpo\.num_negatives: 58 negatives, but only \d+ of the 60 items are left .*lower it to \d+",
+    {"s_dpo": {"negatives_from": "uniform", "negatives": "policy", "negatives_pool": 59}},
+    r"align\.s-dpo\.negatives_pool: 59 negatives, but only \d+ of the \d+ items are left",
+    {"rankers": [{"kind": "tallrec", "skip_rows": 9000}]},
+    r"rankers\.TALLRec\.skip_rows: 9000, but there are only \d+ examples: lower it",
 )
+"""Sections, each with its message."""
+
+
+@pytest.mark.parametrize(("sections", "message"), zip(WRONG[::2], WRONG[1::2], strict=True))
 def test_nothing_is_trained_where_a_later_stage_has_no_rows(changed, tmp_path, sections, message):
     with pytest.raises(ConfigError, match=message):
         run_recipe(changed(**sections), tmp_path / "run")

@@ -37,10 +37,9 @@ def judged(folder, name):
     ratings = {(u, i): r for u, i, r in held_out.select("user_id", "item_id", "rating").iter_rows()}
     for row in read_predictions(folder / "preferences" / f"{name}.parquet").iter_rows(named=True):
         user = row["user_id"]
-        if user in seen:
-            continue
+        if user not in seen:
+            yield user, [(s, ratings[user, i]) for i, s in zip(row["candidates"], row["scores"], strict=True)]
         seen.add(user)
-        yield user, [(s, ratings[user, i]) for i, s in zip(row["candidates"], row["scores"], strict=True)]
 
 
 def test_metrics_are_those_of_the_answers(finished, rated_recipe):
@@ -54,17 +53,13 @@ def test_metrics_are_those_of_the_answers(finished, rated_recipe):
         logps, before = ([s for s, _ in of[user]] for of in (policy, reference))
         kinds = {"sft: log π": before, "s-dpo: log π": logps, "s-dpo: reward": np.subtract(logps, before)}
         for name, scores in kinds.items():
-            pairs = [
-                (a > b) + 0.5 * (a == b)
-                for a, r in zip(scores, ratings, strict=True)
-                for b, q in zip(scores, ratings, strict=True)
-                if r == 5.0 and q <= 2.0
-            ]
-            aucs[name].append(np.mean(pairs))
+            told = list(zip(scores, ratings, strict=True))
+            aucs[name].append(
+                np.mean([(a > b) + 0.5 * (a == b) for a, r in told for b, q in told if r == 5.0 and q <= 2.0])
+            )
     assert found.users == len(aucs["sft: log π"]) > 10
-    assert {name: found.metrics[name]["auc"].mean for name in aucs} == pytest.approx(
-        {name: np.mean(values) for name, values in aucs.items()}
-    )
+    want = {name: np.mean(values) for name, values in aucs.items()}
+    assert {name: found.metrics[name]["auc"].mean for name in aucs} == pytest.approx(want)
     page = (finished / "report.html").read_text()
     assert 'id="preferences"' in page
     assert "s-dpo: user-centred item mean + λ·reward" in page
@@ -102,9 +97,8 @@ def test_what_is_not_asked_for_any_more_goes(rated_recipe, tmp_path):
 
 def test_without_interactions_after_the_training_part_it_is_said(rated_recipe, rated, tmp_path, capsys):
     assert run_preferences(rated_recipe, replace(rated, held_out_interactions=None), [], tmp_path) is None
-    assert (
-        "preferences: not measured, because no test user has both liked and disliked items" in capsys.readouterr().err
-    )
+    told = "preferences: not measured, because no test user has both liked and disliked items"
+    assert told in capsys.readouterr().err
     assert run_preferences(rated_recipe.model_copy(update={"align": []}), rated, [], tmp_path) is None
     assert capsys.readouterr().err == ""
 
@@ -132,8 +126,7 @@ def test_weights_are_chosen_on_validation_questions_alone():
     assert found.weights == {"aligned: user-centred item mean + λ·reward": pytest.approx(1.0)}
     auc = {name: of["auc"].mean for name, of in found.metrics.items()}
     assert auc["sft: log π"] == auc["aligned: log π"] == 1.0
-    assert auc["aligned: reward"] == 0.0
-    assert auc["popularity"] == 0.5
+    assert (auc["aligned: reward"], auc["popularity"]) == (0.0, 0.5)
     useless = replace(asked, references=asked.references | {"user-centred item mean": -truth})
     assert list(measure(useless, "sft", {"aligned": "sft"}).weights.values()) == [math.inf]
     assert measure(replace(asked, validation=np.zeros(4, bool)), "sft", {"aligned": "sft"}).weights == {}
@@ -154,11 +147,8 @@ def test_an_item_s_worth_for_all_users_stays_under_swapped_histories_and_taste_d
     zeros = np.zeros((4, 5, 2))
     # The k-th history is that of the user k rows further on.
     others = np.stack([np.roll(taste, -k, axis=0) for k in range(1, 5)])
-    asked = answers(
-        {"sft": np.zeros((5, 2)), "blind": blind, "taste": taste},
-        kinds,
-        swapped={"sft": zeros, "blind": zeros + blind, "taste": others},
-    )
+    swapped = {"sft": zeros, "blind": zeros + blind, "taste": others}
+    asked = answers({"sft": np.zeros((5, 2)), "blind": blind, "taste": taste}, kinds, swapped=swapped)
     told = measure(asked, "sft", {"blind": "sft", "taste": "sft"})
     found, swapped, personal = (
         [told.metrics[f"{name}: {kind}"] for name in ("blind", "taste")]
@@ -179,5 +169,4 @@ def test_swapped_histories_are_those_of_others_without_the_question_s_items():
         assert {(e.user_id, e.candidates) for e in mine} == {(row.user_id, row.candidates)}
         assert sorted(e.history[0] for e in mine) == [f"h{o}" for o in range(5) if o != n]
         assert {e.history[1:] for e in mine} == {() if n == 0 else ("i0",)}
-    assert len(swapped_histories(rows * 10)) == SWAPS * 50
-    assert swapped_histories(rows[:1]) == []
+    assert (len(swapped_histories(rows * 10)), swapped_histories(rows[:1])) == (SWAPS * 50, [])

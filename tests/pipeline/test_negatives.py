@@ -30,6 +30,7 @@ def section(recipe):
     return make
 
 
+BLEND = {"kind": "blend", "parts": ["s-dpo", "popularity"]}
 SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 2, "hidden_size": 8}
 
 
@@ -39,11 +40,8 @@ def inputs(recipe, data):
 
 
 def test_the_key_changes_with_what_matters():
-    keys = [
-        stage_key(align=AlignSection(negatives_from=how, negatives_pool=pool).decisive())
-        for how in ("list", "in-batch", "hard")
-        for pool in (64, 99)
-    ]
+    sections = [{"negatives_from": h, "negatives_pool": n} for h in ("list", "in-batch", "hard") for n in (64, 99)]
+    keys = [stage_key(align=AlignSection(**section).decisive()) for section in sections]
     assert [a == b for a, b in zip(keys[::2], keys[1::2], strict=True)] == [True, True, False]
     plain, other = (AlignSection(loss="recpo", **margin).decisive() for margin in ({}, {"margin": 2.0}))
     assert ("margin" in plain, stage_key(align=plain) == stage_key(align=other)) == (False, False)
@@ -130,11 +128,7 @@ def test_an_interrupted_stage_keeps_its_lists(inputs, data, section, tmp_path, m
     [
         ({"negatives_from": "hard", "miner": "SASRec"}, [], "there is no 'SASRec' in `rankers`"),
         ({"negatives_from": "list", "miner": "SASRec"}, [SASREC], "SASRec is only used with negatives_from: hard"),
-        (
-            {"negatives_from": "hard", "miner": "blend"},
-            [{"kind": "blend", "parts": ["s-dpo", "popularity"]}],
-            r"align\.s-dpo\.miner: blend depends on s-dpo",
-        ),
+        ({"negatives_from": "hard", "miner": "blend"}, [BLEND], r"align\.s-dpo\.miner: blend depends on s-dpo"),
     ],
 )
 def test_a_miner_that_cannot_be_asked(recipe, section, changes, rankers, message):
@@ -144,11 +138,8 @@ def test_a_miner_that_cannot_be_asked(recipe, section, changes, rankers, message
 
 
 def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
-    raw = recipe.model_dump(mode="json") | {
-        "sft": None,
-        "rankers": [SASREC, {"kind": "morec"}],
-        "align": [section(negatives_from="hard", miner="SASRec", negatives_pool=20).model_dump()],
-    }
+    align = section(negatives_from="hard", miner="SASRec", negatives_pool=20).model_dump()
+    raw = recipe.model_dump(mode="json") | {"sft": None, "rankers": [SASREC, {"kind": "morec"}], "align": [align]}
     run_recipe(Recipe.model_validate(raw), tmp_path, until="align")
     assert [p.name for p in (tmp_path / "rankers").iterdir()] == ["SASRec"]  # MoRec is not needed
     rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))

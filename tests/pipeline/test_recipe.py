@@ -28,53 +28,36 @@ def test_a_name_is_enough(tmp_path):
     assert _load(tmp_path, text).lm_rankers == ["sft", "dpo", "s-dpo"]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{name: a, lora: {r: 0}, sft: {epochs: 0}}", r"lora\.r: .*; sft\.epochs: "),
-        ("{name: a, seed: 99999999999999999999}", "seed: 99999999999999999999 is too large; the maximum is"),
-        (
-            "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4, negatives_from: list}]}",
-            "4 negatives, but a candidate set of 4 has only 3",
-        ),
-        (
-            "{name: a, align: [{name: x}], rankers: [{kind: tallrec, name: x}]}",
-            "rankers: the name 'x' is used by another ranker",
-        ),
-        (
-            "{name: a, align: [{negatives_from: hard, negatives_pool: 19}]}",
-            r"align\.s-dpo\.negatives_pool: 19 items are sampled per example, and the hardest 19 of them are used",
-        ),
-        (
-            "{name: a, evaluate: {references: [popularity, popularity]}}",
-            r"evaluate\.references: each baseline may be named once, got popularity, popularity",
-        ),
-        (
-            "{name: a, sft: {}, rankers: [{kind: llara}]}",
-            r"rankers\.LLaRA\.items_from: no earlier ranker is called 'SASRec': name one of random, .*",
-        ),
-        (
-            "{name: a, sft: {}, rankers: [{kind: llara, items_from: sft}]}",
-            r"rankers\.LLaRA\.items_from: sft has no item vectors: choose an earlier entry of kind sequential",
-        ),
-        (
-            "{name: a, rankers: [{kind: sequential}, {kind: llara}, {kind: llara-s-dpo, num_negatives: 20}]}",
-            r"rankers\.LLaRA-S-DPO\.num_negatives: 20 negatives, but a candidate set of 20 has only 19; lower it",
-        ),
-        (
-            "{name: a, rankers: [{kind: retrieve-then-rank, retriever: zero-shot, ranker: zero-shot}]}",
-            r"rankers\.retrieve-then-rank\.retriever: 'zero-shot' only scores titles that it is given",
-        ),
-        (
-            "{name: a, rankers: [{kind: chat-rec, retriever: nope}, {kind: morec, name: nope}]}",
-            r"rankers\.Chat-REC\.retriever: no earlier ranker is called 'nope': name one of random, .*, or put",
-        ),
-        (
-            "{name: a, evaluate: {zero_shot: false, references: []}}",
-            "evaluate: there is no ranker to evaluate: turn zero_shot on, name references, or add sft or align",
-        ),
-    ],
+WRONG = (
+    "{name: a, lora: {r: 0}, sft: {epochs: 0}}",
+    r"lora\.r: .*; sft\.epochs: ",
+    "{name: a, seed: 99999999999999999999}",
+    "seed: 99999999999999999999 is too large; the maximum is",
+    "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4, negatives_from: list}]}",
+    "4 negatives, but a candidate set of 4 has only 3",
+    "{name: a, align: [{name: x}], rankers: [{kind: tallrec, name: x}]}",
+    "rankers: the name 'x' is used by another ranker",
+    "{name: a, align: [{negatives_from: hard, negatives_pool: 19}]}",
+    r"align\.s-dpo\.negatives_pool: 19 items are sampled per example, and the hardest 19 of them are used",
+    "{name: a, evaluate: {references: [popularity, popularity]}}",
+    r"evaluate\.references: each baseline may be named once, got popularity, popularity",
+    "{name: a, sft: {}, rankers: [{kind: llara}]}",
+    r"rankers\.LLaRA\.items_from: no earlier ranker is called 'SASRec': name one of random, .*",
+    "{name: a, sft: {}, rankers: [{kind: llara, items_from: sft}]}",
+    r"rankers\.LLaRA\.items_from: sft has no item vectors: choose an earlier entry of kind sequential",
+    "{name: a, rankers: [{kind: sequential}, {kind: llara}, {kind: llara-s-dpo, num_negatives: 20}]}",
+    r"rankers\.LLaRA-S-DPO\.num_negatives: 20 negatives, but a candidate set of 20 has only 19; lower it",
+    "{name: a, rankers: [{kind: retrieve-then-rank, retriever: zero-shot, ranker: zero-shot}]}",
+    r"rankers\.retrieve-then-rank\.retriever: 'zero-shot' only scores titles that it is given",
+    "{name: a, rankers: [{kind: chat-rec, retriever: nope}, {kind: morec, name: nope}]}",
+    r"rankers\.Chat-REC\.retriever: no earlier ranker is called 'nope': name one of random, .*, or put",
+    "{name: a, evaluate: {zero_shot: false, references: []}}",
+    "evaluate: there is no ranker to evaluate: turn zero_shot on, name references, or add sft or align",
 )
+"""Recipes, each with its message."""
+
+
+@pytest.mark.parametrize(("text", "message"), zip(WRONG[::2], WRONG[1::2], strict=True))
 def test_what_is_wrong_is_named_with_its_file(tmp_path, text, message):
     with pytest.raises(ConfigError, match=rf"(?s)recipe .*r\.yaml: .*{message}"):
         _load(tmp_path, text)
@@ -150,10 +133,8 @@ LISTED = "{name: a, sft: {}, align: [{loss: dpo, name: dpo}, {}], rankers: [{kin
 @pytest.mark.parametrize(
     ("override", "place"),
     [
-        ("align.-1.rows=8", ("align", -1, "rows")),
-        ("align.dpo.rows=8", ("align", 0, "rows")),
-        ("align.s-dpo.rows=8", ("align", 1, "rows")),
-        ("rankers.SASRec.epochs=8", ("rankers", 0, "epochs")),
+        *(("align.-1.rows=8", ("align", -1, "rows")), ("align.dpo.rows=8", ("align", 0, "rows"))),
+        *(("align.s-dpo.rows=8", ("align", 1, "rows")), ("rankers.SASRec.epochs=8", ("rankers", 0, "epochs"))),
         ("evaluate.rows=8", ("evaluate", "rows")),
     ],
 )

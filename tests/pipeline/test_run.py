@@ -94,9 +94,8 @@ def _references(folder: Path) -> dict[str, int]:
 def _made_again(before: dict[str, int], after: dict[str, int]) -> set[str]:
     """Stages and rankers whose files are not those of before."""
     changed = {Path(f) for f in after if after[f] != before.get(f)}
-    return {
-        str(f.parent).removesuffix("/adapter") if "adapter" in f.parts else str(f.with_suffix("")) for f in changed
-    }
+    stages = {str(f.parent).removesuffix("/adapter") for f in changed if "adapter" in f.parts}
+    return stages | {str(f.with_suffix("")) for f in changed if "adapter" not in f.parts}
 
 
 def test_every_stage_leaves_what_the_next_needs(finished, recipe):

@@ -41,11 +41,7 @@ class Child:
         return self._process.exitcode
 
     def result(self) -> Any:
-        """What the function returned.
-
-        Raises:
-            AssertionError: it raised, ended without an answer, or takes too long.
-        """
+        """What the function returned; AssertionError where it raised, ended without an answer, or takes too long."""
         assert self._answers.poll(PATIENCE), "the process takes too long"
         try:
             good, value = self._answers.recv()

@@ -50,10 +50,7 @@ def served(run: Path, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
 
 
 def beside_hostile(port: int, process: psutil.Process) -> tuple[int, list[str]]:
-    """Open `CLIENTS` connections of each kind of `HOSTILE`, and ask beside them.
-
-    Return how many connections and questions there were, and what is wrong.
-    """
+    """Ask beside `CLIENTS` connections of each kind of `HOSTILE`: how many both were, and what is wrong."""
     want, before = _rank(port), process.memory_info().rss
     wrong: list[str] = []
     with ExitStack() as stack:

@@ -73,10 +73,9 @@ def _read(whole: dict[str, Path]) -> dict[str, Callable[[Path], object]]:
 
 
 def try_configs(folder: Path, seed: int, seconds: float) -> tuple[int, list[str], int]:
-    """Try hostile configurations for so many seconds, in a process whose memory this limits.
+    """Try hostile configurations in a process whose memory this limits: how many, what is wrong, how many refused.
 
-    Return how many were tried, what is wrong, and how many were refused. The file `case` in `folder` holds the last
-    one, for a process that ends.
+    The file `case` in `folder` holds the last one, for a process that ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     whole, rng, wrong = make_folders(folder), random.Random(seed), []

@@ -30,21 +30,13 @@ SIGKILL = -9
 
 @dataclass(frozen=True)
 class Crash:
-    """The outcome of a command that was killed right after a change.
+    """The outcome of a command that was killed right after a change."""
 
-    Attributes:
-        point: number of the change, from 1.
-        points: number of changes of an undisturbed command.
-        change: the call and the file.
-        stage: that it hit; `the end` after the last change.
-        lost: what is not as in the undisturbed run; empty where all is.
-    """
-
-    point: int
-    points: int
-    change: str
-    stage: str
-    lost: list[str]
+    point: int  # number of the change, from 1
+    points: int  # number of changes of an undisturbed command
+    change: str  # the call and the file
+    stage: str  # that it hit; `the end` after the last change
+    lost: list[str]  # what is not as in the undisturbed run
 
 
 def why_not() -> str | None:

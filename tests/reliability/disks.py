@@ -23,9 +23,7 @@ def why_not() -> str | None:
 def full_disk(recipe: Path, run: Path, whole: Path, size: str) -> tuple[str, list[str]]:
     """A run on a disk of `size` must say that it is full, keep what it has, and go on once there is room.
 
-    Returns:
-        the stage that it hit (`the end` where there was room enough), and what went wrong; nothing, where all is
-        well.
+    Return the stage that it hit (`the end` where there was room enough), and what went wrong.
     """
     return call(_full_disk, recipe, run, whole, size)
 
@@ -51,13 +49,9 @@ def writers(recipe: Path, run: Path) -> list[tuple[str, ...]]:
     """Commands that write into a finished run."""
     model = ("--model.name", recipe.parent / "model", "--model.dtype", "float32", "--model.max-length", "400")
     small = (*model, "--rows", "8")
-    commands: list[tuple[str | Path, ...]] = [
-        ("run", recipe, "--out", run, "--set", "sft.rows=24"),
-        ("prepare", run / "data", *shop_options(recipe)),
-        ("evaluate", run / "data", *small),
-        ("report", run),
-        ("export", run, "--out", run / "exported"),
-    ]
+    commands = [("run", recipe, "--out", run, "--set", "sft.rows=24"), ("report", run)]
+    commands += [("prepare", run / "data", *shop_options(recipe)), ("evaluate", run / "data", *small)]
+    commands += [("export", run, "--out", run / "exported")]
     return [tuple(map(str, command)) for command in commands]
 
 

@@ -28,9 +28,8 @@ def fuzz(name: str, folder: Path, seconds: int, seed: int = 1) -> Fuzzed:
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "reliability.fuzz", name, str(folder.absolute()), str(seconds), str(seed)]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds + GRACE_S
-        )
+        kept = {"capture_output": True, "text": True, "errors": "replace"}
+        done = subprocess.run(command, env=environment, timeout=seconds + GRACE_S, **kept)
     except subprocess.TimeoutExpired:
         return Fuzzed(0, f"did not end {GRACE_S} seconds after its time")
     found = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)

@@ -16,19 +16,12 @@ ATTEMPTS, SOONER = 6, 0.8
 
 @dataclass(frozen=True)
 class Killed:
-    """The outcome of a run that was killed.
+    """The outcome of a run that was killed."""
 
-    Attributes:
-        moment: of the kill, as a share of the time that a run was thought to take.
-        stage: that it hit; `the end` where the run had ended before.
-        lost: what is not as in the undisturbed run; empty where all is.
-        seconds: that a run is thought to take, now that this one is known.
-    """
-
-    moment: float
-    stage: str
-    lost: list[str]
-    seconds: float
+    moment: float  # as a share of the time that a run was thought to take
+    stage: str  # that it hit; `the end` where the run had ended before
+    lost: list[str]  # what is not as in the undisturbed run
+    seconds: float  # that a run is thought to take, now that this one is known
 
     @property
     def hit(self) -> bool:
@@ -37,10 +30,7 @@ class Killed:
 
 
 def kill_runs(recipe: Path, folder: Path, count: int, seed: int) -> Iterator[Killed]:
-    """Kill `count` runs, one at a random moment of each `count`-th part of the run's time, as `kill_running`.
-
-    They come in a random order, so that the first few are spread over the whole run too.
-    """
+    """Kill `count` runs, one at a random moment of each `count`-th part of the run's time, in a random order."""
     whole, rng = folder / "undisturbed", random.Random(seed)
     seconds = undisturbed(recipe, whole)
     for number in rng.sample(range(count), count):
@@ -53,8 +43,7 @@ def kill_runs(recipe: Path, folder: Path, count: int, seed: int) -> Iterator[Kil
 def kill_running(recipe: Path, folder: Path, whole: Path, seconds: float, moment: float) -> Killed:
     """`kill_run`, in folders within `folder`; where it comes after the end, tried again and sooner.
 
-    Runs that were measured on a busier machine end before their time: the next kill goes by the time of the run that
-    was just missed, or by a share (`SOONER`) of the time thought before, whichever is less.
+    Runs that were measured on a busier machine end before their time: the next kill goes by that of the missed run.
     """
     killed = kill_run(recipe, folder / "0", whole, seconds, moment)
     for attempt in range(1, ATTEMPTS):
@@ -65,15 +54,7 @@ def kill_running(recipe: Path, folder: Path, whole: Path, seconds: float, moment
 
 
 def kill_run(recipe: Path, run: Path, whole: Path, seconds: float, moment: float) -> Killed:
-    """Kill a run, run the same command again, and compare with the run `whole`.
-
-    Args:
-        recipe: of the runs.
-        run: folder of the run.
-        whole: folder of the undisturbed run.
-        seconds: that it is thought to take.
-        moment: when to kill, as a share of them.
-    """
+    """Kill a run at a share of the `seconds` it is thought to take, run it again, and compare it with `whole`."""
     child = Child(prefrec, *arguments(recipe, run))
     until = time.monotonic() + PATIENCE
     while not (run / "recipe.yaml").exists() and time.monotonic() < until:

@@ -31,21 +31,13 @@ GOOD_ITEMS = b"item_id,title\ni1,Alien\ni2,Heat\n"
 
 @dataclass(frozen=True)
 class Parser:
-    """A reader and what it reads.
-
-    Attributes:
-        name: of the reader.
-        file: the name under which the bytes are written.
-        seeds: good inputs, to be damaged.
-        read: is given the file; the other files of its folder are good.
-        beside: names and contents of these.
-    """
+    """A reader and what it reads."""
 
     name: str
-    file: str
-    seeds: tuple[bytes, ...]
-    read: Callable[[Path], object]
-    beside: dict[str, bytes]
+    file: str  # the name under which the bytes are written
+    seeds: tuple[bytes, ...]  # good inputs, to be damaged
+    read: Callable[[Path], object]  # is given the file
+    beside: dict[str, bytes]  # names and contents of the other files of its folder
 
 
 def survive(parser: Parser, content: bytes, folder: Path) -> bool:
@@ -182,8 +174,7 @@ _ALL = (
     ),
     Parser(
         *("titles of windows", "titles.json", (_TITLES,)),
-        lambda path: _windows(path.parent / "test.csv", path),
-        {"test.csv": ROWS},
+        *(lambda path: _windows(path.parent / "test.csv", path), {"test.csv": ROWS}),
     ),
     Parser(
         *("MovieLens ratings", "u.data", (b"1\t1\t5\t874965758\n2\t1\t3\t876893171\n",), _in_folder(movielens_100k)),
@@ -202,13 +193,8 @@ _ALL = (
     Parser("recipe", "recipe.yaml", (_GOOD_RECIPE,), load_recipe, {}),
     Parser("override of a recipe", "override.txt", _OVERRIDES, _override, {"good.yaml": _GOOD_RECIPE}),
     Parser(
-        *(
-            "protocol of prepared data",
-            "data/protocol.json",
-            (_PREPARED["protocol.json"],),
-            _in_folder(read_prepared),
-        ),
-        _prepared_but("protocol.json"),
+        *("protocol of prepared data", "data/protocol.json", (_PREPARED["protocol.json"],)),
+        *(_in_folder(read_prepared), _prepared_but("protocol.json")),
     ),
     Parser(
         *("rows of prepared data", "data/test.parquet", (_ROWS,), _in_folder(read_prepared)),
@@ -217,8 +203,7 @@ _ALL = (
     Parser("predictions", "predictions.parquet", (_PREDICTIONS,), read_predictions, {}),
     Parser(
         *("records of measurements", "records.jsonl", (_lines({"kind": "measurement", "section": "steps"}),)),
-        _in_folder(read_records),
-        {},
+        *(_in_folder(read_records), {}),
     ),
     Parser("state of a stage", "sft/stage.json", (b'{"key": "k", "finished": true}',), _stage, {}),
     Parser(

@@ -18,22 +18,13 @@ CONFIGS_S = 120.0
 
 @dataclass
 class Part:
-    """A line of the table.
-
-    Attributes:
-        name: what was done.
-        tried: how often.
-        lost: a note for each case that did not end as it should.
-        missed: how many cases proved nothing, as a kill after the run's end; none of them is lost, nor survived.
-        facts: more about it.
-        seconds: that it took.
-    """
+    """A line of the table: what was done, how often, and in how many seconds."""
 
     name: str
     tried: int = 0
-    lost: list[str] = field(default_factory=list)
-    missed: int = 0
-    facts: dict[str, object] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)  # a note for each case that did not end as it should
+    missed: int = 0  # cases that proved nothing, as a kill after the run's end: neither lost nor survived
+    facts: dict[str, object] = field(default_factory=dict)  # more about it
     seconds: float = 0.0
 
     def count(self, cases: Iterable[tuple[str, list[str]]], until: float) -> None:

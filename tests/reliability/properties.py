@@ -30,14 +30,8 @@ def damaged(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
 def hold(parser: Parser, folder: Path, examples: int, random: int | None = None) -> tuple[int, int]:
     """Give a parser as many inputs; how many it read and how many it refused.
 
-    Args:
-        parser: of `PARSERS`.
-        folder: to write the inputs in.
-        examples: how many.
-        random: seeds their choice; None: the same ones always.
-
-    Raises:
-        BaseException: what the parser should not have ended on, with the shortest such input in its notes.
+    Raise what it should not have ended on, with the shortest such input in its notes. `random` seeds the choice of
+    inputs; None: the same ones always.
     """
     counts = [0, 0]
 

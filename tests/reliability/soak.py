@@ -61,8 +61,7 @@ SHARES = {
     "requests": ("requests of the OpenAPI (schemathesis)", 2),
     "fuzz": ("fuzzed file readers (atheris)", 6),
 }
-"""Parts of the soak: as the command line calls them, as the table does, and their minutes of a soak of 50 minutes (of
-another one, in proportion)."""
+"""Parts of the soak, as the command line and the table call them, and their minutes of 50, or in proportion."""
 
 NAMES = {name: title for name, (title, _) in SHARES.items()}
 MINUTES = {name: minutes for name, (_, minutes) in SHARES.items()}
@@ -89,26 +88,17 @@ class Clock:
 
 @dataclass(frozen=True)
 class Fuzzing:
-    """What the fuzzer is to do.
-
-    Attributes:
-        jobs: fuzzers at once.
-        readers: names in `PARSERS`.
-        seconds: for each of them; None: they share what time is left.
-    """
+    """What the fuzzer is to do: how many at once, which of `PARSERS`."""
 
     jobs: int
     readers: Collection[str] = tuple(PARSERS)
-    seconds: int | None = None
+    seconds: int | None = None  # for each reader; None: they share what time is left
 
 
 def soak(
     minutes: float, folder: Path, seed: int, fuzzing: Fuzzing, only: Collection[str] = tuple(NAMES)
 ) -> list[Part]:
-    """Parts of `NAMES`, in `folder`; what could not be done is told in a part's facts.
-
-    They take about so many minutes, and the fuzzer longer where it is given seconds.
-    """
+    """Parts of `NAMES`, in `folder`, in about so many minutes; facts of a part tell what could not be done."""
     clock = Clock(time.monotonic() + 60 * minutes)
     torch.set_num_threads(1)
     recipe = make_recipe(folder / "recipe")
@@ -135,10 +125,8 @@ def soak(
     for name in CRASHED:
         do(name, lambda part, name=name: _crashes(part, recipe, folder, seed, until(name), name))
     do("damage", lambda part: _damage(part, recipe, folder, seed, until("damage")))
-    do(
-        "readers",
-        lambda part: parts.readers(part, _whole(recipe, folder), folder / "readers", seed, until("readers")),
-    )
+    read = folder / "readers"
+    do("readers", lambda part: parts.readers(part, _whole(recipe, folder), read, seed, until("readers")))
     do("disks", lambda part: _disks(part, recipe, folder, until("disks")))
     do("threads", lambda part: parts.threads(part, folder / "threads", until("threads")))
     do("clients", lambda part: parts.clients(part, place().run, folder / "clients", until("clients")))
@@ -317,9 +305,8 @@ def main() -> int:
     seconds = "of fuzzing for each reader, whatever --minutes says; default: readers share what time is left"
     options.add_argument("--fuzz-seconds", type=int, help=seconds)
     readers = f"readers to fuzz, of these: {', '.join(PARSERS)}; default: all"
-    options.add_argument(
-        "--readers", nargs="+", choices=PARSERS, default=list(PARSERS), metavar="READER", help=readers
-    )
+    names = list(PARSERS)
+    options.add_argument("--readers", nargs="+", choices=names, default=names, metavar="READER", help=readers)
     options.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="JSON to write")
     options.add_argument("--folder", type=Path, help="folder to work in, which is kept; default: a temporary one")
     given = options.parse_args()

@@ -33,10 +33,9 @@ def test_raw_folder(tmp_path):
 def test_atomic_folder(tmp_path):
     header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
     (tmp_path / "ml-100k.inter").write_text(header + "5\t1\t4\t100\n5\t2\t4\t1\n5\t3\t4\t1\n5\t9\t1\t1\n")
-    (tmp_path / "ml-100k.item").write_text(
-        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
-        "1\tSabrina\t1995\tComedy Film-Noir\n2\tSabrina\t1954\tx\n3\tLand (1995)\tV\t\n9\tunkonwn\tunkonwn\tunknown\n"
-    )
+    header = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    films = "1\tSabrina\t1995\tComedy Film-Noir\n2\tSabrina\t1954\tx\n3\tLand (1995)\tV\t\n"
+    (tmp_path / "ml-100k.item").write_text(header + films + "9\tunkonwn\tunkonwn\tunknown\n")
     items = movielens_100k(tmp_path).catalogue.frame.select("year", "genres")
     assert items.rows() == [(1995, "Comedy, Film-Noir"), (1954, "x"), (1995, None), (None, None)]
     titles = movielens_100k(tmp_path).catalogue.titles

@@ -21,9 +21,7 @@ HERE = Path("train.csv")
     [
         ("\"['1', '2', '3']\"", "\"['3', '12']\""),
         ('"[""1"", ""2"", ""3""]"', '"[""3"", ""12""]"'),
-        ("[1 2 3]", "[ 3 12]"),
-        ('"1,2, 3"', '"3,12"'),
-        ('"[1.0, 2.0, 3.0]"', '"[3.0, 12.0]"'),
+        *(("[1 2 3]", "[ 3 12]"), ('"1,2, 3"', '"3,12"'), ('"[1.0, 2.0, 3.0]"', '"[3.0, 12.0]"')),
     ],
 )
 def test_lists_are_written_in_many_ways(tmp_path, first, second):
@@ -66,10 +64,8 @@ def sequences(draw: st.DrawFn) -> list[list[str]]:
 
 def slide(sequence: list[str], user: str, width: int, least: int) -> list[Row]:
     """All rows of a sequence: up to `width` items, at least `least`, and the next one."""
-    return [
-        Row(user, tuple(sequence[max(0, n - width) : n]), sequence[n], n)
-        for n in range(min(least, len(sequence) - 1), len(sequence))
-    ]
+    ends = range(min(least, len(sequence) - 1), len(sequence))
+    return [Row(user, tuple(sequence[max(0, n - width) : n]), sequence[n], n) for n in ends]
 
 
 @given(users=sequences(), width=st.integers(1, 6), data=st.data())
@@ -92,12 +88,8 @@ def test_what_users_take_again_contradicts_nothing(items, width):
 @pytest.mark.parametrize(
     ("sequence", "window", "added"),
     [
-        ("abc", "bcd", "d"),
-        ("abcd", "bc", ""),
-        ("abc", "xyz", "xyz"),
-        ("", "xy", "xy"),
-        ("abcd", "abx", None),
-        ("abc", "xby", None),
+        *(("abc", "bcd", "d"), ("abcd", "bc", ""), ("abc", "xyz", "xyz"), ("", "xy", "xy")),
+        *(("abcd", "abx", None), ("abc", "xby", None)),
     ],
 )
 def test_additions(sequence, window, added):

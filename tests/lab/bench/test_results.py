@@ -10,9 +10,8 @@ from prefrec_lab.bench.report import tables, write_results
 from prefrec_lab.bench.results import peak_flops, results_of
 from prefrec_lab.bench.settings import BenchSettings
 
-SETTINGS = BenchSettings(
-    negatives=(1, 3), methods=("published", "prefrec"), sections=("growth", "steps"), budget_minutes=7
-)
+WAYS = ("published", "prefrec")
+SETTINGS = BenchSettings(negatives=(1, 3), methods=WAYS, sections=("growth", "steps"), budget_minutes=7)
 RATES = {"square": 50.0, "square_cpu": 25.0, "layers": 20.0, "layers_cpu": 10.0}
 
 
@@ -55,13 +54,9 @@ def test_flops_a_second_are_those_of_wall_time(records):
 @pytest.mark.parametrize(
     ("gpu", "changes", "peak"),
     [
-        ("NVIDIA H100 80GB HBM3", {}, 989.4),
-        ("NVIDIA H100 PCIe", {}, 756.0),
-        ("NVIDIA L4", {}, 121.0),
-        ("NVIDIA L40", {}, None),
-        ("NVIDIA H100 PCIe", {"peak_tflops": 5}, 5.0),
+        *(("NVIDIA H100 80GB HBM3", {}, 989.4), ("NVIDIA H100 PCIe", {}, 756.0), ("NVIDIA L4", {}, 121.0)),
+        *(("NVIDIA L40", {}, None), (None, {}, None), ("NVIDIA H100 PCIe", {"peak_tflops": 5}, 5.0)),
         ("NVIDIA H100 PCIe", {"dtype": "float32"}, None),
-        (None, {}, None),
     ],
 )
 def test_the_peak_of_a_device(gpu, changes, peak):

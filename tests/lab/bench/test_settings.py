@@ -10,11 +10,9 @@ from prefrec_lab.bench.settings import BenchSettings
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"negatives": [3, 1]}, "ascending"),
-        ({"negatives": [0]}, "greater than 0"),
+        *(({"negatives": [3, 1]}, "ascending"), ({"negatives": [0]}, "greater than 0")),
         ({"methods": ["fast"]}, "'fast' is unknown; expected published, trl, separate, prefrec"),
-        ({"methods": ["prefrec", "prefrec"]}, "each once"),
-        ({"sections": ["all"]}, "growth"),
+        *(({"methods": ["prefrec"] * 2}, "each once"), ({"sections": ["all"]}, "growth")),
         ({"dtype": "float16"}, "bfloat16"),
     ],
 )

@@ -71,11 +71,8 @@ def published_folder(tmp_path: Path) -> Path:
 def test_published_form_by_hand(tmp_path):
     given = lastfm_published(published_folder(tmp_path), history_length=3, min_history=3).given
     found = {part: [(w.position, w.history, w.target) for w in ws] for part, ws in given.windows.items()}
-    assert found == {
-        "train": [(3, ("0", "1", "2"), "3"), (4, ("1", "2", "3"), "4")],
-        "validation": [(3, ("1", "2", "3"), "5")],
-        "test": [(3, ("0", "1", "2"), "3")],
-    }
+    first, more = (3, ("0", "1", "2"), "3"), (4, ("1", "2", "3"), "4")
+    assert found == {"train": [first, more], "validation": [(3, ("1", "2", "3"), "5")], "test": [first]}
     assert given.learn.rows() == [("0", str(i)) for i in range(5)]
 
 
@@ -83,13 +80,9 @@ def test_published_form_takes_artist_numbers_from_hetrec(tmp_path):
     folder = published_folder(tmp_path)
     lines = ["id\tname\turl\tpictureURL", *(f"{90 - i}\tBand {i}\turl\tpic" for i in range(5)), "7\tBand 0\turl\tpic"]
     (tmp_path / "artists.dat").write_text("\n".join(lines) + "\n")
-    config = {
-        "source": "lastfm-published",
-        "path": folder,
-        "items": tmp_path / "artists.dat",
-        "candidates": {"size": 2},
-    }
-    numbers = dict(prepare(PrepareConfig(**config)).catalogue.frame.select("item_id", "artist_id").iter_rows())
+    config = {"path": folder, "items": tmp_path / "artists.dat", "candidates": {"size": 2}}
+    frame = prepare(PrepareConfig(source="lastfm-published", **config)).catalogue.frame
+    numbers = dict(frame.select("item_id", "artist_id").iter_rows())
     assert numbers == {"0": 90, "1": 89, "2": 88, "3": 87, "4": 86, "5": None}
 
 
