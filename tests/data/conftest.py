@@ -21,3 +21,9 @@ def shop(tmp_path: Path) -> Callable[..., dict[str, Path]]:
         return paths
 
     return write
+
+
+@pytest.fixture
+def paths(shop) -> dict[str, Path]:
+    """The files of the usual shop."""
+    return shop()

@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drawn_logs import logs
@@ -22,7 +22,6 @@ def own(log: pl.DataFrame, user: str) -> list[tuple[str, float | None]]:
     return list(log.filter(pl.col("user_id") == user).select("item_id", "rating").iter_rows())
 
 
-@settings(max_examples=80, deadline=None)
 @given(rated_logs(), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2))
 def test_rated_rows_are_those_of_the_obvious_way(log, negatives, length, least, seed):
     judged = with_opinions(log, log, Thresholds())
@@ -129,7 +128,6 @@ def slow_centred_mean(learn: pl.DataFrame, item: str, by: str, shrink: float) ->
     return sum(found) / (len(found) + shrink)
 
 
-@settings(max_examples=40, deadline=None)
 @given(rated_logs(), st.sampled_from(["value", "quantile"]), st.sampled_from([0.5, 5.0]))
 def test_centred_means_are_those_of_the_obvious_way(log, by, shrink):
     items = log["item_id"].unique().sort().to_list()

@@ -23,8 +23,7 @@ def test_small_files_end_to_end(shop):
     json.dumps(data.protocol)
 
 
-def test_same_configuration_same_data_whatever_the_order_of_lines(shop):
-    paths = shop()
+def test_same_configuration_same_data_whatever_the_order_of_lines(paths):
     one, other = shop_data(paths), shop_data(paths, seed=1)
     header, *lines = paths["interactions"].read_text().splitlines()
     paths["interactions"].write_text("\n".join([header, *lines[::-1]]))
@@ -33,8 +32,7 @@ def test_same_configuration_same_data_whatever_the_order_of_lines(shop):
     assert one.test != other.test
 
 
-def test_sampling_rows_does_not_change_their_lists(shop):
-    paths = shop()
+def test_sampling_rows_does_not_change_their_lists(paths):
     full, few = shop_data(paths), shop_data(paths, max_train_rows=5, max_validation_rows=2, max_test_rows=3)
     assert few.protocol["counts"]["rows"] == {"train": 5, "validation": 2, "test": 3}
     assert set(few.test) <= set(full.test)
@@ -66,16 +64,14 @@ def test_low_ratings_are_no_negatives(tmp_path):
         (-90_000, "times from 1969-12-30 to 1969-12-30: too small for dates; they only give an order"),
     ],
 )
-def test_the_first_and_the_last_date_are_told(shop, first, note):
-    paths = shop()
+def test_the_first_and_the_last_date_are_told(paths, first, note):
     header, *lines = paths["interactions"].read_text().splitlines()
     log = [f"{user},{item},{first + n}" for n, (user, item, _) in enumerate(line.split(",") for line in lines)]
     paths["interactions"].write_text("\n".join([header, *log]))
     assert note in shop_data(paths).protocol["notes"]
 
 
-def test_interactions_without_a_rating_are_below_every_bound(shop):
-    paths = shop()
+def test_interactions_without_a_rating_are_below_every_bound(paths):
     header, *lines = paths["interactions"].read_text().splitlines()
     rated = [f"{line},{'' if n % 8 == 7 else 4}" for n, line in enumerate(lines)]
     paths["interactions"].write_text("\n".join([f"{header},rating", *rated]))
@@ -113,8 +109,7 @@ def test_movielens_leave_last_out():
 def test_users_must_be_those_of_the_log(shop, tmp_path, capsys):
     users = tmp_path / "users.csv"
     users.write_text("user_id,plan\nu0,free\nstranger,paid\n")
-    found = shop_data(shop(), users=users).users
-    assert found.rows() == [("u0", "free")]
+    assert shop_data(shop(), users=users).users.rows() == [("u0", "free")]
     assert "users.csv has attributes for only 1 of the log's 8 users" in capsys.readouterr().err
     users.write_text("user_id,plan\n0,free\n1,paid\n")
     with pytest.raises(DataError, match=r"users\.csv: none of its 2 users .* is among the 8 users of the log"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.data import LazyExamples, PrepareConfig, PreparedData, RankingExample, Window, prepare, rows
@@ -34,8 +34,7 @@ def test_rows_are_those_of_windows_one_by_one(shop, kind, split):
     pool = data.catalogue.ids
     weights = popularity_weights(data.train_interactions, pool) if kind == "popularity" else None
     for part in ("train", "validation", "test"):
-        made = data.split(part)
-        windows = []
+        made, windows = data.split(part), []
         for e in made:
             position = own[e.user_id].index(e.target)
             history = tuple(own[e.user_id][max(0, position - 4) : position])
@@ -69,8 +68,7 @@ def test_a_folder_holds_places_of_training_rows_and_draws_their_lists_again(shop
     assert pl.read_parquet(tmp_path / "train.parquet").columns == ["interaction"]
     assert (back.train, back.validation, back.test) == (data.train, data.validation, data.test)
     assert len(back.train) == 20
-    digest = prepared_digest(tmp_path)
-    touched = pl.read_parquet(tmp_path / "touched.parquet")
+    digest, touched = prepared_digest(tmp_path), pl.read_parquet(tmp_path / "touched.parquet")
     assert "short" not in touched["user_id"]
     touched[:-1].write_parquet(tmp_path / "touched.parquet")
     assert prepared_digest(tmp_path) != digest  # lists depend on it
@@ -91,7 +89,6 @@ def test_rows_that_were_changed_are_written_in_full(shop, tmp_path):
     assert read_prepared(tmp_path).train == data.train[::2]
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_stored_rows_equal_their_examples(data):
     ids = [f"i{n}" for n in range(9)]
@@ -132,8 +129,7 @@ def test_latest_interactions_of_each_user(shop):
     assert all(not old[e.user_id] & {*e.candidates} for e in (*data.train, *data.test))  # touched all the same
 
 
-def test_items_without_interactions_are_kept_where_asked(shop):
-    paths = shop()
+def test_items_without_interactions_are_kept_where_asked(paths):
     with paths["items"].open("a") as f:
         f.write("brand-new,A new title\n")
     assert "brand-new" not in shop_data(paths).catalogue.ids

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drawn_logs import learnt_of, logs, make_log, windows_of
@@ -44,7 +44,6 @@ def slow_seen(ordered: pl.DataFrame, row: RankingExample) -> set[str]:
 
 
 @pytest.mark.parametrize("name", SPLITS)
-@settings(max_examples=60, deadline=None)
 @given(
     log=logs(3, 12), min_history=st.integers(1, 4), length=st.integers(1, 4), seed=st.integers(0, 3), kept=st.data()
 )
@@ -57,8 +56,7 @@ def test_seen_items_equal_the_slow_twin(name, log, min_history, length, seed, ke
     drawn = {part: [row for row in split.rows[part].tolist() if kept.draw(st.booleans())] for part in PARTS[1:]}
     targets = {part: np.array(rows, dtype=np.int32).reshape(-1, 2) for part, rows in drawn.items()}
     windows = {part: windows_of(sequences, rows, length) for part, rows in targets.items()}
-    learn = learnt_of(split)
-    held = held_out(sequences, [*targets.values()], split.learn)
+    learn, held = learnt_of(split), held_out(sequences, [*targets.values()], split.learn)
     validation, test = examples(windows["validation"]), examples(windows["test"])
     data = PreparedData(Catalogue(NO_ITEMS), [], validation, test, learn, {"split": name}, held_out_interactions=held)
     when = {(u, i): t for u, i, t in log.iter_rows()}
@@ -85,8 +83,7 @@ def test_prepared_data_know_the_past(shop, tmp_path, options, hidden):
     config = PrepareConfig(source="files", candidates={"size": 5}, history_length=2, **options, **paths)
     write_prepared(prepare(config), tmp_path / "data")
     data = read_prepared(tmp_path / "data")
-    bare = replace(data, held_out_interactions=None)
-    missed = 0
+    bare, missed = replace(data, held_out_interactions=None), 0
     for rows in (data.validation, data.test):
         want = [slow_seen(log, row) for row in rows]
         assert seen_items(data, rows) == want
@@ -95,8 +92,7 @@ def test_prepared_data_know_the_past(shop, tmp_path, options, hidden):
 
 
 def test_a_target_that_was_taken_before_is_among_them():
-    log = make_log([("u", "a", 0), ("u", "b", 1)])
-    again = RankingExample("u", ("b",), ("a",), "a")
+    log, again = make_log([("u", "a", 0), ("u", "b", 1)]), RankingExample("u", ("b",), ("a",), "a")
     data = PreparedData(Catalogue(NO_ITEMS), [], [], [again], log, held_out_interactions=log.clear())
     assert seen_items(data, [again]) == [{"a", "b"}]
 

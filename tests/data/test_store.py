@@ -42,8 +42,7 @@ def test_users_there_and_back(data, tmp_path):
     write_prepared(data, tmp_path)
     digest = prepared_digest(tmp_path)
     write_prepared(replace(data, users=users), tmp_path)
-    back = read_prepared(tmp_path).users
-    assert back.equals(users)
+    assert read_prepared(tmp_path).users.equals(users)
     assert prepared_digest(tmp_path) == digest  # no row is made of what users are
     pl.concat([users, users]).write_parquet(tmp_path / "users.parquet")
     with pytest.raises(DataError, match=r"users\.parquet, row 0: another row has the same user_id"):
@@ -166,7 +165,6 @@ GONE = 1 << 40
 
 
 def _draft(path: Path, machine: str | None = None, process: int = os.getpid()) -> Path:
-    """The draft of another process."""
     mine = draft_name(path).split(".")[-2].split("-")[0]
     return path.with_name(f".{path.name}.{machine or mine}-{process}.tmp")
 

@@ -42,8 +42,7 @@ def test_new_interactions_and_whole_replayed_users_are_marked(sequences, learnt)
     split, held = leave_last_out(sequences), _held(0, 1, 20)
     update = update_split(sequences, split, learnt, held, replay=1.0, seed=0)
     train, known = _pairs(learnt_of(split)) - set(held), _pairs(learnt)
-    marked = _pairs(learnt_of(update).filter(MARK))
-    new = train - known
+    marked, new = _pairs(learnt_of(update).filter(MARK)), train - known
     assert _pairs(learnt_of(update)) == train
     assert len(new) == 10 * 4 - 2  # to 10 of 12 items, six of them learnt, two old test rows held out
     assert new <= marked <= train

@@ -4,7 +4,6 @@ import io
 import json
 import os
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +46,13 @@ def _examples(log: pl.DataFrame, rng: np.random.Generator) -> list[RankingExampl
     return rows
 
 
-@cache
 def _clean(seed: int) -> tuple[list[RankingExample], list[RankingExample], pl.DataFrame]:
     rng = np.random.default_rng(seed)
     log = _log(rng)
     return _examples(_log(rng, 60, "held-out-"), rng), _examples(log, rng), log
+
+
+TEST, LEARN, LOG = _clean(0)
 
 
 def _audit(test, learn, log, **options) -> Audit:
@@ -69,7 +70,7 @@ def _printed(audit: Audit) -> str:
 
 
 def test_clean_lists_have_no_leak_and_few_false_alarms():
-    first, second = (_audit(*_clean(seed)) for seed in range(2))
+    first, second = _audit(TEST, LEARN, LOG), _audit(*_clean(1))
     assert len(first.leaks) + len(second.leaks) <= 1
     assert first.row("random").hr.mean == pytest.approx(1 / SIZE)
     assert first.row("popularity").note == "rewarded by the candidate sets"
@@ -79,7 +80,7 @@ def test_clean_lists_have_no_leak_and_few_false_alarms():
 
 def test_the_level_is_for_all_rules_together():
     """Random has the same hits in each list, so at 95% a gain over it would be as wide as the hits' own interval."""
-    row = _audit(*_clean(0)).row("target position")
+    row = _audit(TEST, LEARN, LOG).row("target position")
     assert row.against == "random"
     ratio = (row.gain.high - row.gain.low) / (row.hr.high - row.hr.low)
     assert 1.2 < ratio < 1.8  # 2.81 / 1.96 for ten rules
@@ -117,7 +118,6 @@ def _longest(e: RankingExample) -> RankingExample:
 
 
 def _popular_negatives(e: RankingExample) -> RankingExample:
-    """The most popular items but the target."""
     return _with_negatives(e, [str(i) for i in np.argsort(-POPULARITY)])
 
 
@@ -138,8 +138,7 @@ def _target_in_history(e: RankingExample) -> RankingExample:
     ],
 )
 def test_planted_leaks_are_found(plant, name):
-    test, learn, log = _clean(0)
-    found = _audit([plant(e) for e in test], [plant(e) for e in learn], log)
+    found = _audit([plant(e) for e in TEST], [plant(e) for e in LEARN], LOG)
     assert name in [r.name for r in found.leaks]
     row = found.row(name)
     assert row.gain.low > 0
@@ -147,10 +146,9 @@ def test_planted_leaks_are_found(plant, name):
 
 
 def test_lists_drawn_by_popularity_are_said_to_be_so():
-    test, learn, log = _clean(0)
-    found = _audit([_popular_negatives(e) for e in test], learn, log)
+    found = _audit([_popular_negatives(e) for e in TEST], LEARN, LOG)
     assert "because of how they are sampled, for example by popularity" in found.verdict
-    assert "sampled, for example by popularity" not in _audit(test, learn, log).verdict
+    assert "sampled, for example by popularity" not in _audit(TEST, LEARN, LOG).verdict
 
 
 def test_least_popular_first_above_chance_but_below_popularity_is_rewarded():
@@ -158,9 +156,8 @@ def test_least_popular_first_above_chance_but_below_popularity_is_rewarded():
 
     Both together tell the targets, whose counts are high or 0: item only finds it.
     """
-    test, learn, log = _clean(0)
-    rare = {e.target for i, e in enumerate(test) if i % 20 == 0}
-    found = _audit(test, learn, log.filter(~pl.col("item_id").is_in(rare)))
+    rare = {e.target for i, e in enumerate(TEST) if i % 20 == 0}
+    found = _audit(TEST, LEARN, LOG.filter(~pl.col("item_id").is_in(rare)))
     assert [r.name for r in found.leaks] == ["item only"]
     assert found.row("least popular first").note == "rewarded by the candidate sets"
     assert "Targets are a different kind of item than negatives" in found.verdict
@@ -175,19 +172,17 @@ def test_repeat_consumption_is_no_leak(honest):
     def repeat(e: RankingExample) -> RankingExample:
         return replace(e, history=(*e.history[:-1], e.target)) if rng.random() < 0.5 else e
 
-    test, learn, log = _clean(0)
     again = (pl.col("timestamp") == 11) & (pl.col("user_id").hash(0) % 5 < 3)
-    repeating = log.with_columns(item_id=pl.when(again).then(pl.col("item_id").shift(2)).otherwise("item_id"))
-    row = _audit([repeat(e) for e in test], learn, repeating if honest else log).row("in the history")
+    repeating = LOG.with_columns(item_id=pl.when(again).then(pl.col("item_id").shift(2)).otherwise("item_id"))
+    row = _audit([repeat(e) for e in TEST], LEARN, repeating if honest else LOG).row("in the history")
     assert row.hr.mean > 0.5
     assert row.leak is not honest
     assert not honest or row.against == "repeats of training users"
 
 
 def test_a_few_negatives_from_the_history_are_no_leak():
-    test, learn, log = _clean(0)
-    some = [_with_negatives(e, [e.history[0], *_others(e)]) for e in test]
-    found = _audit([t if i % 4 == 0 else e for i, (e, t) in enumerate(zip(test, some, strict=True))], learn, log)
+    some = [_with_negatives(e, [e.history[0], *_others(e)]) for e in TEST]
+    found = _audit([t if i % 4 == 0 else e for i, (e, t) in enumerate(zip(TEST, some, strict=True))], LEARN, LOG)
     row = found.row("not in the history")
     assert row.hr.mean > found.row("random").hr.mean
     assert not row.leak
@@ -195,8 +190,7 @@ def test_a_few_negatives_from_the_history_are_no_leak():
 
 @pytest.mark.parametrize(("rows", "steps"), [(3, None), (None, 0)])
 def test_rules_without_anything_to_learn_from_are_not_tried(rows, steps):
-    test, learn, log = _clean(0)
-    found = _audit(test, learn[:rows], log[:steps])
+    found = _audit(TEST, LEARN[:rows], LOG[:steps])
     from_rows, from_log = ["target position", "position lookup", "list lookup"], ["popularity", "co-occurrence"]
     names = [r.name for r in found.untried]
     assert set(from_rows) <= set(names) or rows is None
@@ -219,8 +213,7 @@ def test_a_ragged_list_that_betrays_its_target_is_found():
         short = bool(rng.integers(2))
         return replace(e, candidates=(*_others(e)[:5], e.target) if short else (e.target, *_others(e)))
 
-    test, learn, log = _clean(0)
-    found = _audit([plant(e) for e in test], [plant(e) for e in learn], log)
+    found = _audit([plant(e) for e in TEST], [plant(e) for e in LEARN], LOG)
     assert found.row("target position").hr.mean == 1
     assert found.row("target position").leak
 
@@ -237,8 +230,7 @@ def test_histories_that_are_not_chronological_are_found(hidden):
     key = {str(i): int(k) for i, k in enumerate(rng.permutation(N_ITEMS) if hidden else range(N_ITEMS))}
     flat = np.ones(N_ITEMS)
     log = _sorted_log(_log(rng, 400, popularity=flat), key)
-    test = _examples(_sorted_log(_log(rng, 60, "held-out-", flat), key), rng)
-    found = _audit(test, _examples(log, rng), log)
+    found = _audit(_examples(_sorted_log(_log(rng, 60, "held-out-", flat), key), rng), _examples(log, rng), log)
     leaks = [r.name for r in found.leaks]
     assert "common order" in leaks
     assert ("id order" in leaks) is not hidden
@@ -247,9 +239,8 @@ def test_histories_that_are_not_chronological_are_found(hidden):
 
 
 def test_a_handful_of_users_proves_nothing():
-    test, learn, log = _clean(0)
-    few = [_first(e) for e in test if e.user_id in {"held-out-0", "held-out-1", "held-out-2"}]
-    found = _audit(few, [_first(e) for e in learn], log)
+    few = [_first(e) for e in TEST if e.user_id in {"held-out-0", "held-out-1", "held-out-2"}]
+    found = _audit(few, [_first(e) for e in LEARN], LOG)
     assert found.row("target position").hr.mean == 1
     assert not found.leaks
     few = "27 candidate sets of 3 users are too few to distinguish a leak from chance (20 users needed)."
@@ -257,22 +248,20 @@ def test_a_handful_of_users_proves_nothing():
 
 
 def test_json_table_seed_and_thinning(monkeypatch):
-    test, learn, log = _clean(0)
-    found = _audit(test, learn, log, learnt_from="validation")
-    assert found == _audit(test, learn, log, learnt_from="validation")
+    found = _audit(TEST, LEARN, LOG, learnt_from="validation")
+    assert found == _audit(TEST, LEARN, LOG, learnt_from="validation")
     assert _there_and_back(found) == found
     for part in ("position lookup", "validation", "540", "Audit: no leak", "co-occurrence"):
         assert part in _printed(found)
     monkeypatch.setattr("prefrec.evaluation.audit.MAX_LEARN_ROWS", 50)
-    thinned = _audit(test, learn, log)
-    assert thinned != _audit(test, learn[:50], log)
+    thinned = _audit(TEST, LEARN, LOG)
+    assert thinned != _audit(TEST, LEARN[:50], LOG)
     assert thinned.row("position lookup").learnt_from == "train, 50 of 1,800 examples"
 
 
 def test_bad_calls_are_refused():
-    test, learn, log = _clean(0)
-    data = PreparedData(CATALOGUE, learn, [], test, log)
-    assert audit_prepared(data).row("random").hr.n == len(test)
+    data = PreparedData(CATALOGUE, LEARN, [], TEST, LOG)
+    assert audit_prepared(data).row("random").hr.n == len(TEST)
     with pytest.raises(DataError, match="cannot learn from the same split"):
         audit_prepared(data, learn_from="test")
     with pytest.raises(DataError, match="nothing to audit"):

@@ -6,7 +6,7 @@ import ir_measures
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
@@ -37,7 +37,6 @@ def judged(scores: np.ndarray, baskets: list[list[int]]) -> dict[str, list[float
 SUBSETS = st.sets(st.integers(0, 5), min_size=1).map(sorted)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.permutations(range(6)), SUBSETS), min_size=1, max_size=4))
 def test_metrics_equal_ir_measures(questions):
     scores, baskets = np.array([order for order, _ in questions], float), [basket for _, basket in questions]
@@ -46,7 +45,6 @@ def test_metrics_equal_ir_measures(questions):
         np.testing.assert_allclose(ours[name], want, atol=1e-12, err_msg=name)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=5, max_size=5), st.sets(st.integers(0, 4), min_size=1))
 def test_metrics_are_means_over_all_orders_of_equal_scores(scores, basket):
     fitting = [o for o in permutations(range(5)) if all(scores[a] >= scores[b] for a, b in pairwise(o))]

@@ -19,8 +19,7 @@ NAN = np.nan
 def test_a_slow_ranker_is_compared_on_its_own_rows(slow, best):
     values = {"a": [0.9, 0.9, 0.1, 0.3], "b": [0.0, 0.0, 0.9, 0.9], "slow": slow}
     found = choose({name: np.array(own) for name, own in values.items()})
-    assert found.ranker == best
-    assert found.rows == {"a": 4, "b": 4, "slow": 2}
+    assert (found.ranker, found.rows) == (best, {"a": 4, "b": 4, "slow": 2})
     assert found.values["a"] == pytest.approx(0.55)
     assert Best.from_json(found.to_json()) == found
 

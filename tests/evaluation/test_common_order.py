@@ -42,8 +42,7 @@ def test_random_histories_have_no_common_order():
 def test_close_to_the_best_of_all_orders(seed):
     rng = np.random.default_rng(seed)
     frame, catalogue = _frame([[f"i{i}" for i in rng.permutation(6)[:3]] for _ in range(9)]), _catalogue(6)
-    orders = itertools.permutations(np.arange(6.0))
-    best = max(agreement(frame, catalogue, np.array(order)) for order in orders)
+    best = max(agreement(frame, catalogue, np.array(order)) for order in itertools.permutations(np.arange(6.0)))
     found = agreement(frame, catalogue, common_order(frame, catalogue))
     assert 0.5 <= found <= best
     assert found >= best - 0.2

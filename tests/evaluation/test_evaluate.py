@@ -177,8 +177,7 @@ def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
     frame = evaluate([A, B], examples, CATALOGUE, audit=NONE).predictions
     result = evaluate_predictions(frame, ks=(1, 2), known_items={"a", "c"}, audit=NONE)
     for name, rows in (("warm", [examples[0], examples[3]]), ("new", [examples[1], examples[2]])):
-        alone = evaluate([A, B], rows, CATALOGUE, ks=(1, 2), audit=NONE)
-        group = result.groups[name]
+        alone, group = evaluate([A, B], rows, CATALOGUE, ks=(1, 2), audit=NONE), result.groups[name]
         assert (group.metrics, group.expected) == (alone.metrics, alone.expected)
         assert (group.n, group.users) == (alone.n, alone.users)
     assert result.groups["new"].expected["hr@1"] == pytest.approx((1 / 3 + 1 / 2) / 2)

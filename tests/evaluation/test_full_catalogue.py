@@ -66,14 +66,12 @@ def test_blocks_of_all_items_equal_whole_lists(monkeypatch, per_block):
     groups = evaluate_predictions(found, known_items=known, audit=NONE).groups
     assert {*groups} == {"warm", "new", "known among known", "new among new"}
     ours, theirs = (evaluate_predictions(f, audit=NONE) for f in (found, predict(ranker, lists, CATALOGUE)))
-    assert ours.metrics == theirs.metrics
-    assert ours.expected == theirs.expected
+    assert (ours.metrics, ours.expected) == (theirs.metrics, theirs.expected)
 
 
 def test_known_among_known_is_the_ranking_of_that_class():
     """New items are never above known ones by popularity, so among new items it is chance."""
-    known = set(IDS[:20])
-    popularity = PopularityRanker({i: 20 - n for n, i in enumerate(IDS[:20])})
+    known, popularity = set(IDS[:20]), PopularityRanker({i: 20 - n for n, i in enumerate(IDS[:20])})
     rows = [RankingExample(f"u{n}", (), ("?",), IDS[n]) for n in range(40)]
     found = rank_catalogue(popularity, rows, CATALOGUE, [()] * 40, known)
     groups = evaluate_predictions(found, ks=[10], known_items=known, audit=NONE).groups

@@ -18,8 +18,7 @@ CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
 
 
 def _examples(n: int, seed: int, ragged: bool = True) -> list[RankingExample]:
-    rng = np.random.default_rng(seed)
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for b in range(n):
         order = [IDS[i] for i in rng.permutation(N)]
         size = int(rng.integers(3, 6)) if ragged else 5
@@ -123,8 +122,7 @@ def test_repeats_of_last_interactions(window, expected):
 
 
 def test_shuffles_cut_one_tie_and_keep_the_rest():
-    rng = np.random.default_rng(4)
-    seen = encode_sets(_examples(200, 5), CATALOGUE)
+    rng, seen = np.random.default_rng(4), encode_sets(_examples(200, 5), CATALOGUE)
     moved, dealt = shortcuts.shuffled_positions(seen, rng), shortcuts.shuffled_sets(seen, rng)
     for cut in (moved, dealt):
         np.testing.assert_array_equal(cut.target_codes, seen.target_codes)

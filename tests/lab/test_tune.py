@@ -87,8 +87,7 @@ def test_a_table_has_the_best_first_and_failed_ones_last(recipe, runs, tmp_path)
 
 
 def test_a_search_goes_on_where_it_was(recipe, runs, tmp_path):
-    first = [t.params for t in _search(recipe, tmp_path).run(3).trials]
-    before = len(runs)
+    first, before = [t.params for t in _search(recipe, tmp_path).run(3).trials], len(runs)
     again = _search(recipe, tmp_path).run(5)
     assert ([t.params for t in again.trials[:3]], len(runs)) == (first, before + 2)
     assert len({json.dumps(t.params) for t in again.trials}) == 5

@@ -20,8 +20,7 @@ from tiny_run import recipe as recipe
 @pytest.fixture(scope="session")
 def adapter(recipe, data, tmp_path_factory):
     """The folder of an adapter after a few steps of SFT; to be read only."""
-    folder = tmp_path_factory.mktemp("sft")
-    return train_sft(RunInputs(data, "", recipe.model, recipe.lora, 0), recipe.sft, folder)
+    return train_sft(RunInputs(data, "", recipe.model, recipe.lora, 0), recipe.sft, tmp_path_factory.mktemp("sft"))
 
 
 @pytest.fixture
@@ -44,8 +43,7 @@ def rated_recipe(recipe, tmp_path_factory) -> Recipe:
     pl.DataFrame(rows, schema=schema, orient="row").write_parquet(path)
     raw = recipe.model_dump(mode="json")
     raw["data"] |= {"interactions": str(path), "split": "time-share", "columns": {"impressions": "shown"}}
-    section = raw["align"][1] | RATED
-    return Recipe.model_validate(raw | {"align": [section], "sft": raw["sft"] | {"epochs": 1}})
+    return Recipe.model_validate(raw | {"align": [raw["align"][1] | RATED], "sft": raw["sft"] | {"epochs": 1}})
 
 
 @pytest.fixture(scope="session")

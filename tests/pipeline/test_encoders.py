@@ -29,15 +29,11 @@ def model(recipe):
 
 
 @pytest.mark.parametrize(
-    ("changes", "shown"),
-    [
-        ({"templates": ["1"]}, True),
-        ({"templates": ["history", "1"]}, False),  # the first is asked
-        ({"templates": ["1"], "answers": "items"}, False),
-    ],
+    ("templates", "answers", "shown"),
+    [(["1"], "titles", True), (["history", "1"], "titles", False), (["1"], "items", False)],
 )
-def test_whether_candidates_are_shown(model, changes, shown):
-    assert encoders.shows_candidates(model(**changes), "movies") is shown
+def test_whether_the_first_prompt_shows_candidates(model, templates, answers, shown):
+    assert encoders.shows_candidates(model(templates=templates, answers=answers), "movies") is shown
 
 
 def test_the_encoder_is_that_of_the_answers(model, data):
@@ -61,9 +57,8 @@ def test_title_vectors_by_tfidf_tell_titles_by_their_words(model, data):
 def test_title_vectors_of_the_base(model, data):
     base = title_vectors(data, model(items=ItemsSection()))
     named = title_vectors(data, model(items=ItemsSection(vectors=model().name)))
-    assert base.shape == (len(TITLES), 32)
     assert torch.equal(base, named)
-    assert len(torch.unique(base, dim=0)) == len(TITLES)
+    assert (base.shape, len(torch.unique(base, dim=0))) == ((len(TITLES), 32), len(TITLES))
 
 
 def test_items_start_near_items_that_histories_put_near_them(model, data):
@@ -78,14 +73,12 @@ def test_items_start_near_items_that_histories_put_near_them(model, data):
     assert (places[3] == 0).all()
     fitted = WindowCooccurrenceRanker.fit(data.train_interactions)
     rows = [data.catalogue.ids.index(i) for i in fitted.index]
-    near = (places[rows] @ places[rows].T).numpy()
-    apart = ~np.eye(len(rows), dtype=bool)
+    near, apart = (places[rows] @ places[rows].T).numpy(), ~np.eye(len(rows), dtype=bool)
     assert np.corrcoef(near[apart], fitted.similarity.toarray()[apart])[0, 1] > 0.3
 
 
 def test_a_model_gets_the_items_that_it_lacks_alike_at_each_load(data, model):
-    section = model(answers="items", items=ItemsSection(vectors="tfidf"))
-    fitted = []
+    section, fitted = model(answers="items", items=ItemsSection(vectors="tfidf")), []
     for seed in (1, 2):
         torch.manual_seed(0)
         lm = tiny_llama(tie_word_embeddings=True)
@@ -121,8 +114,7 @@ def test_a_text_that_does_not_begin_with_its_title(model, data):
 
 
 def test_titles_are_encoded_once_for_all_models_and_runs(model, data, monkeypatch, tmp_path):
-    counted: list[int] = []
-    encode = TitleEncoder.encode
+    counted, encode = [], TitleEncoder.encode
 
     def count(self, titles, **more):
         counted.append(len(titles))
@@ -131,8 +123,8 @@ def test_titles_are_encoded_once_for_all_models_and_runs(model, data, monkeypatc
     monkeypatch.setattr(TitleEncoder, "encode", count)
     monkeypatch.setattr(title_store, "cache_dir", lambda: tmp_path)
     encoders._encoded.cache_clear()
-    first, again = title_vectors(data, model()), title_vectors(data, model())
-    assert torch.equal(first, again)
+    first = title_vectors(data, model())
+    assert torch.equal(first, title_vectors(data, model()))
     encoders._encoded.cache_clear()  # as in another run
     assert torch.equal(first, title_vectors(data, model()))
     frame = data.catalogue.frame.with_columns(title=pl.Series(["A title that is new", *TITLES[1:]]))

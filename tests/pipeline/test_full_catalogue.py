@@ -51,23 +51,20 @@ def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path
     found = predict_full(data, section, fit_baselines(data, section, 0), [slow, fast], tmp_path, seed=0)
     rankers = [name for name in UNDATED_BASELINES if name != "random"]
     assert found["ranker"].unique(maintain_order=True).to_list() == [*rankers, slow.name, "fast"]
-    counts = dict(found.group_by("ranker").len().iter_rows())
-    assert counts == {**dict.fromkeys([*rankers, "fast"], 9), slow.name: 4}
+    assert dict(found.group_by("ranker").len().iter_rows()) == {**dict.fromkeys([*rankers, "fast"], 9), slow.name: 4}
     # The same questions, row by row, as of the slow twin.
     rows = data.some("test", 9)
     ranks, tied = full_ranks(RandomRanker(3), rows, data.catalogue, seen_items(data, rows))
     own = found.filter(ranker="fast")
     assert (own["rank"].to_list(), own["tied"].to_list()) == (ranks.tolist(), tied.tolist())
-    chosen = [data.test.index(e) for e in data.some("test", 4)]
-    assert found.filter(ranker=slow.name)["row"].to_list() == chosen
+    assert found.filter(ranker=slow.name)["row"].to_list() == [data.test.index(e) for e in data.some("test", 4)]
 
 
 def test_rankers_that_cannot_be_asked_are_left_out(entries):
     def ranker(name, **more):
         return Entry(name, name, lambda _: RandomRanker(0, name), **more)
 
-    able = ranker("able", load_full=lambda _: RandomRanker(1, "able"))
-    found = full_entries([*entries, ranker("not"), able])
+    found = full_entries([*entries, ranker("not"), ranker("able", load_full=lambda _: RandomRanker(1, "able"))])
     assert [e.name for e in found] == ["zero-shot", "sft", "able"]
     assert isinstance(found[0].load(8), CatalogueRanker)
     assert found[0].key != entries[0].key

@@ -20,7 +20,6 @@ ITEMS = {"vectors": "tfidf", "learning_rate": 0.02, "dropout": 0.2, "vector_drop
 
 @pytest.fixture(scope="module")
 def items_recipe(recipe) -> Recipe:
-    """The tiny recipe with items as tokens: SFT, and S-DPO from it."""
     raw = recipe.model_dump(mode="json")
     raw["model"] |= {"answers": "items", "items": ITEMS}
     raw |= {"lora": None, "align": raw["align"][1:]}

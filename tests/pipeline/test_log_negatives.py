@@ -60,8 +60,7 @@ def test_validation_rows_are_of_validation_users_after_the_cut(rated):
     section = AlignSection(**RATED | {"num_negatives": 1, "eval_rows": 5})
     rows = validation_rows(rated, section, 0)
     assert rows == log_validation_rows(rated, section, 0)
-    held_out = taken(rated.held_out_interactions)
-    users = {e.user_id for e in rated.validation}
+    held_out, users = taken(rated.held_out_interactions), {e.user_id for e in rated.validation}
     assert 0 < len(rows) <= 5
     for e in rows:
         assert e.user_id in users

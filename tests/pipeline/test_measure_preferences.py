@@ -21,7 +21,6 @@ from tiny_run import write_recipe
 
 @pytest.fixture(scope="module")
 def finished(rated_recipe, tmp_path_factory):
-    """A finished run, to be read only."""
     folder = tmp_path_factory.mktemp("runs") / "rated"
     run_recipe(rated_recipe, folder)
     return folder
@@ -32,8 +31,7 @@ def judged(folder, name):
 
     A user's first row is the question. Those after it have other users' histories.
     """
-    seen = set()
-    held_out = pl.read_parquet(folder / "data" / "held_out.parquet")
+    seen, held_out = set(), pl.read_parquet(folder / "data" / "held_out.parquet")
     ratings = {(u, i): r for u, i, r in held_out.select("user_id", "item_id", "rating").iter_rows()}
     for row in read_predictions(folder / "preferences" / f"{name}.parquet").iter_rows(named=True):
         user = row["user_id"]
@@ -116,8 +114,7 @@ def answers(logps, kinds, validation=None, references=None, swapped=None, items=
 
 def test_weights_are_chosen_on_validation_questions_alone():
     kinds = np.array([[1, -1, 0], [1, 1, -1], [-1, 1, 0], [-1, -1, 1]])
-    truth = kinds.astype(float)
-    validation = np.array([True, True, False, False])
+    truth, validation = kinds.astype(float), np.array([True, True, False, False])
     # On validation rows the reward is right; on the rows under test it is wrong.
     reward = np.where(validation[:, None], truth, -truth)
     sft = np.where(validation[:, None], -100 * truth, 100 * truth)

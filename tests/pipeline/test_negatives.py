@@ -21,6 +21,9 @@ from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
 from prefrec.training.negatives import false_negatives, resample_negatives
 
+BLEND = {"kind": "blend", "parts": ["s-dpo", "popularity"]}
+SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 2, "hidden_size": 8}
+
 
 @pytest.fixture
 def section(recipe):
@@ -28,10 +31,6 @@ def section(recipe):
         return AlignSection.model_validate(recipe.align[1].model_dump() | {"rows": 16, "epochs": 1} | changes)
 
     return make
-
-
-BLEND = {"kind": "blend", "parts": ["s-dpo", "popularity"]}
-SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 2, "hidden_size": 8}
 
 
 @pytest.fixture
@@ -50,8 +49,7 @@ def test_the_key_changes_with_what_matters():
 
 @pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch"])
 def test_log_q_is_the_log_of_how_often_an_item_is_drawn(data, section, how):
-    rows = alignment_rows(data, section(), 0)
-    one = section(loss="softmax_logq", negatives_from=how)
+    rows, one = alignment_rows(data, section(), 0), section(loss="softmax_logq", negatives_from=how)
     drawn = resample_negatives(rows, data, how, seed=0)
     taken = Counter(data.train_interactions["item_id"].to_list())
     targets = Counter(e.target for e in rows)
@@ -65,8 +63,7 @@ def test_log_q_is_the_log_of_how_often_an_item_is_drawn(data, section, how):
 def test_the_policy_chooses_from_a_pool(inputs, section, tmp_path):
     one = section(negatives_from="reference", negatives="policy", negatives_pool=12, epochs=2, rows=8)
     train_align(inputs, one, None, tmp_path)
-    kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
-    assert {len(set(e.candidates)) for e in kept} == {13}
+    assert {len(set(e.candidates)) for e in frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))} == {13}
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
@@ -112,8 +109,7 @@ def test_hard_negatives_score_highest_under_the_start(inputs, recipe, data, sect
     for e in rows:
         free = [i for i in data.catalogue.ids if i not in taken[e.user_id]]
         scores = judge.score([type(e)(e.user_id, e.history, (*free, e.target), e.target)])[0]
-        best = sorted(zip(-scores[:-1], free, strict=True))[:5]
-        assert {i for _, i in best} == set(e.candidates) - {e.target}
+        assert {i for _, i in sorted(zip(-scores[:-1], free, strict=True))[:5]} == set(e.candidates) - {e.target}
 
 
 def test_an_interrupted_stage_keeps_its_lists(inputs, data, section, tmp_path, monkeypatch):

@@ -92,8 +92,7 @@ def test_rankers_may_build_on_those_before_them(tmp_path):
 
 
 def test_settings_that_change_nothing_are_in_no_key():
-    idle = {"save_steps", "eval_steps", "report_to"}
-    plain = SFTSection(rows=7).decisive()
+    idle, plain = {"save_steps", "eval_steps", "report_to"}, SFTSection(rows=7).decisive()
     assert plain == SFTSection(rows=7).model_dump(exclude=idle | {"metric_for_best_model"})
     watched = {"save_steps": 3, "eval_steps": 2, "report_to": "wandb"}
     assert SFTSection(rows=7, **watched).decisive() == plain

@@ -59,8 +59,7 @@ def test_generation_is_counted_on_its_own_rows(evaluate, entries):
 def test_texts_are_asked_of_rows_spread_over_the_users(evaluate, entries, data):
     """Two users with ten rows each stand first: four texts come from four users, and old answers to others go."""
     many = [replace(e, user_id=data.test[i // 10].user_id) for i, e in enumerate(data.test[:20])]
-    crowded = replace(data, test=[*many, *data.test[20:]])
-    scores = evaluate(entries[:1], rows=None, generate_rows=4, on=crowded)
+    scores = evaluate(entries[:1], rows=None, generate_rows=4, on=replace(data, test=[*many, *data.test[20:]]))
     texts = scores.predictions.filter(pl.col("generated").is_not_null())
     assert texts["user_id"].n_unique() == len(texts) == scores.generation.n == 4
     assert texts["row"].to_list() != [0, 1, 2, 3]
@@ -71,8 +70,7 @@ def test_known_predictions_are_not_made_again(evaluate, entries, asked):
     assert asked == ["zero-shot", "sft"]
     again = evaluate(entries)
     evaluate(entries, batch_size=3, ks=[2], references=["random"])
-    assert asked == ["zero-shot", "sft"]
-    assert again.evaluation == first.evaluation
+    assert (asked, again.evaluation) == (["zero-shot", "sft"], first.evaluation)
     assert again.predictions.equals(first.predictions)
 
 
@@ -85,8 +83,7 @@ def test_other_rows_are_asked_again(evaluate, entries, asked, change):
 
 @pytest.mark.parametrize("file", ["zero-shot.parquet", "zero-shot.json"])
 def test_damaged_predictions_are_made_again(evaluate, entries, asked, tmp_path, capsys, file):
-    before = evaluate(entries[:1])
-    path = tmp_path / "cache" / file
+    before, path = evaluate(entries[:1]), tmp_path / "cache" / file
     path.write_bytes(path.read_bytes()[:-9])
     assert evaluate(entries[:1]).predictions.equals(before.predictions)
     told = "zero-shot.parquet is damaged and will be computed again" in capsys.readouterr().err
@@ -97,8 +94,7 @@ def test_a_key_never_stands_beside_the_answers_to_another(evaluate, entries, ask
     evaluate(entries[:1])
     with mock.patch.object(files, "write_json", killed), pytest.raises(KeyboardInterrupt):
         evaluate(entries[:1], seed=1, rows=10)
-    again = evaluate(entries[:1])
-    assert (asked, again.evaluation.n) == (["zero-shot"] * 3, 20)
+    assert (asked, evaluate(entries[:1]).evaluation.n) == (["zero-shot"] * 3, 20)
 
 
 def test_a_failure_in_generation_loses_no_scores(evaluate, entries, asked):
@@ -118,15 +114,13 @@ def test_keys_know_titles_domain_and_files(adapter, data, recipe, tmp_path):
     renamed = type(data.catalogue)(data.catalogue.frame.with_columns(title=pl.col("title") + "!"))
     others = [type(data)(renamed, [], [], [], data.train_interactions, data.protocol)]
     others.append(type(data)(data.catalogue, [], [], [], data.train_interactions, {"domain": "books"}))
-    keys = {adapter_key(None, data), adapter_key(adapter, data), *(adapter_key(None, o) for o in others)}
-    assert len(keys) == 4
+    assert len({adapter_key(None, data), adapter_key(adapter, data), *(adapter_key(None, o) for o in others)}) == 4
     assert len(model_key(recipe.model, "movies")["name"]) == 64
 
 
 def test_keys_know_how_items_are_shown(adapter, data, recipe):
     def entries(catalogue, **changes):
-        model = recipe.model.model_copy(update=changes)
-        some = replace(data, catalogue=catalogue)
+        model, some = recipe.model.model_copy(update=changes), replace(data, catalogue=catalogue)
         inputs = RunInputs(some, "data", model, None, 0).stage_inputs()
         return [lm_entry("lm", adapter, some, model, i) for i in (None, inputs)]
 

@@ -72,8 +72,7 @@ def test_rows_of_two_stages_do_not_overlap(data):
     first = training_rows(data, SFTSection(rows=30), seed=0)
     second = training_rows(data, SFTSection(rows=30, skip_rows=30), seed=0)
     everything = training_rows(data, SFTSection(), seed=0)
-    assert first + second == everything[:60]
-    assert len(everything) == len(data.train)
+    assert (first + second, len(everything)) == (everything[:60], len(data.train))
     assert {(e.user_id, e.target) for e in everything} == {(e.user_id, e.target) for e in data.train}
     assert first == training_rows(data, SFTSection(rows=30), seed=0)
     assert first != training_rows(data, SFTSection(rows=30), seed=1)
@@ -211,8 +210,7 @@ def test_interrupted_sft_ends_with_the_same_weights(sft, recipe, stop_after, tmp
     """Stopped before the first checkpoint, and again after the second."""
     model = recipe.model.model_copy(update={"templates": [template]})
     changes = {"model": model, "epochs": 4, "save_steps": 5, "eval_rows": 8, "patience": 9} | changes
-    whole = sft(tmp_path / "whole", **changes)
-    stopped = tmp_path / "stopped"
+    whole, stopped = sft(tmp_path / "whole", **changes), tmp_path / "stopped"
     for step, checkpoint in ((1, None), (12, 10)):
         with stop_after(step):
             sft(stopped, **changes)
@@ -228,8 +226,7 @@ def test_interrupted_sft_ends_with_the_same_weights(sft, recipe, stop_after, tmp
 def test_an_evaluation_that_was_interrupted_is_made_again(sft, on_histories, tmp_path, changes, stopped_at):
     """At the end of an epoch, or of all; it may be that of the best epoch."""
     changes = {"model": on_histories, "epochs": 4, "patience": 9, "learning_rate": 0.05, "eval_rows": 20} | changes
-    whole = sft(tmp_path / "whole", **changes)
-    asked = []
+    whole, asked = sft(tmp_path / "whole", **changes), []
 
     def stop(*args, **kwargs):
         asked.append(args)
@@ -252,8 +249,7 @@ def test_an_evaluation_that_was_interrupted_is_made_again(sft, on_histories, tmp
 def test_interrupted_alignment_ends_with_the_same_weights(sft, align, stop_after, tmp_path, negatives, keeps):
     changes = {"negatives": negatives, "epochs": 2, "rows": 16, "save_steps": 3} | keeps
     start = sft(tmp_path / "sft", rows=8)
-    whole = align(tmp_path / "whole", start, **changes)
-    stopped = tmp_path / "stopped"
+    whole, stopped = align(tmp_path / "whole", start, **changes), tmp_path / "stopped"
     with stop_after(4):
         align(stopped, start, **changes)
     assert last_checkpoint(stopped) == stopped / "checkpoint-3"

@@ -31,7 +31,6 @@ class Child:
         return self._answers.poll(seconds) or not self._process.is_alive()
 
     def kill(self) -> None:
-        """`kill -9`."""
         self._process.kill()
         self._process.join()
 

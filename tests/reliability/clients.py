@@ -41,8 +41,7 @@ HOSTILE = {
 def served(run: Path, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
     """The port and the process of `prefrec serve` with a run, as a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    code = "from prefrec.cli import main; main()"
+    port, code = free_port(), "from prefrec.cli import main; main()"
     command = [sys.executable, "-c", code, "serve", str(run), "--ui", "--port", str(port)]
     with serving(command, port, folder / "server.log", seconds=300, probe="/healthz"):
         (process,) = [p for p in psutil.Process().children() if str(port) in p.cmdline()]
@@ -89,8 +88,7 @@ def _told(what: str, ask: Callable[[], Any], want: Any) -> list[str]:
 
 
 def _get(port: int, path: str, body: bytes | None = None) -> bytes:
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         return bytes(answer.read())
 

@@ -30,8 +30,6 @@ SIGKILL = -9
 
 @dataclass(frozen=True)
 class Crash:
-    """The outcome of a command that was killed right after a change."""
-
     point: int  # number of the change, from 1
     points: int  # number of changes of an undisturbed command
     change: str  # the call and the file
@@ -63,8 +61,7 @@ def crash_runs(recipe: Path, folder: Path, seed: int, work: type[Work] = Work) -
 
     They are children of a process of their own, because the watching library must be there when a process starts.
     """
-    library = folder / "crashes.so"
-    recipe = small(recipe, folder)
+    library, recipe = folder / "crashes.so", small(recipe, folder)
     source = Path(__file__).with_suffix(".c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -88,8 +85,7 @@ def _crash_runs(work: Work, seed: int) -> Iterator[Crash]:
         out = work.folder / "crashed"
         child = Child(_carry_out, work, out, point)
         child.ended(PATIENCE)
-        code = child.exit_code()
-        part = work.at(out)
+        code, part = child.exit_code(), work.at(out)
         work.disturb(out, random.Random(point))
         again = call(work.carry_out, out)
         lost = work.lost(out, whole) if again.code == 0 else [again.err.strip()]

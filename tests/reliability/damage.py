@@ -78,6 +78,5 @@ def _files(run: Path) -> list[str]:
 
 
 def _sealed(run: Path) -> set[str]:
-    """Return the files whose digests the run holds."""
     made = {f"{stage}/{file}" for stage in STAGES for file in read_json(run / stage / STAGE_FILE)["files"]}
     return made | {str(p.relative_to(run)) for p in run.glob("predictions/*.parquet")}

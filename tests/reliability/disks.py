@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: real mounts, in a child whose mounts nobody else sees."""
+"""Disks that are full or read-only: real mounts, to be called in a child, whose mounts nobody else sees."""
 
 import contextlib
 import ctypes
@@ -20,33 +20,13 @@ def why_not() -> str | None:
     return call(_own_mounts)
 
 
-def full_disk(recipe: Path, run: Path, whole: Path, size: str) -> tuple[str, list[str]]:
-    """A run on a disk of `size` must say that it is full, keep what it has, and go on once there is room.
-
-    Return the stage that it hit (`the end` where there was room enough), and what went wrong.
-    """
-    return call(_full_disk, recipe, run, whole, size)
-
-
-def full_disk_over_data(prepare: tuple[str, ...], folder: Path) -> list[str]:
-    """`prefrec prepare` over older data on a full disk must leave the older data; returns what went wrong."""
-    return call(_full_disk_over_data, prepare, folder)
-
-
-def read_only(commands: list[tuple[str, ...]], folder: Path) -> list[str]:
-    """Commands that write into a read-only folder must say so and change nothing; returns what went wrong."""
-    return call(_read_only, commands, folder)
-
-
 def shop_options(recipe: Path) -> tuple[str, ...]:
-    """Options of `prefrec prepare` that name the recipe's log and catalogue."""
     shop = recipe.parent / "shop"
     files = ("--source", "files", "--interactions", str(shop / "log.csv"), "--items", str(shop / "items.csv"))
     return (*files, "--candidates.size", "6")
 
 
 def writers(recipe: Path, run: Path) -> list[tuple[str, ...]]:
-    """Commands that write into a finished run."""
     model = ("--model.name", recipe.parent / "model", "--model.dtype", "float32", "--model.max-length", "400")
     small = (*model, "--rows", "8")
     commands = [("run", recipe, "--out", run, "--set", "sft.rows=24"), ("report", run)]
@@ -55,7 +35,11 @@ def writers(recipe: Path, run: Path) -> list[tuple[str, ...]]:
     return [tuple(map(str, command)) for command in commands]
 
 
-def _full_disk(recipe: Path, run: Path, whole: Path, size: str) -> tuple[str, list[str]]:
+def full_disk(recipe: Path, run: Path, whole: Path, size: str) -> tuple[str, list[str]]:
+    """A run on a disk of `size` must say that it is full, keep what it has, and go on once there is room.
+
+    Return the stage that it hit (`the end` where there was room enough), and what went wrong.
+    """
     with _disk(run.parent, size):
         first = prefrec(*arguments(recipe, run))
         stage, kept = unfinished(run), finished_files(run)
@@ -71,7 +55,8 @@ def _full_disk(recipe: Path, run: Path, whole: Path, size: str) -> tuple[str, li
         return stage, wrong + differences(run, whole)
 
 
-def _full_disk_over_data(prepare: tuple[str, ...], folder: Path) -> list[str]:
+def full_disk_over_data(prepare: tuple[str, ...], folder: Path) -> list[str]:
+    """`prefrec prepare` over older data on a full disk must leave the older data; returns what went wrong."""
     with _disk(folder.parent, "400k"):
         assert prefrec("prepare", folder, *prepare).code == 0
         before = _contents(folder)
@@ -82,12 +67,12 @@ def _full_disk_over_data(prepare: tuple[str, ...], folder: Path) -> list[str]:
         return _refused(outcome, "No space left on device") + _changed(before, folder)
 
 
-def _read_only(commands: list[tuple[str, ...]], folder: Path) -> list[str]:
+def read_only(commands: list[tuple[str, ...]], folder: Path) -> list[str]:
+    """Commands that write into a read-only folder must say so and change nothing; returns what went wrong."""
     _own_mounts()
     _mount("--bind", folder, folder)
     _mount("-o", "remount,ro,bind", folder)
-    before = _contents(folder)
-    wrong = []
+    before, wrong = _contents(folder), []
     for command in commands:
         found = _refused(prefrec(*command), "Read-only file system; name another folder")
         wrong += [f"{' '.join(command)}: {w}" for w in found + _changed(before, folder)]

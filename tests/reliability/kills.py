@@ -16,8 +16,6 @@ ATTEMPTS, SOONER = 6, 0.8
 
 @dataclass(frozen=True)
 class Killed:
-    """The outcome of a run that was killed."""
-
     moment: float  # as a share of the time that a run was thought to take
     stage: str  # that it hit; `the end` where the run had ended before
     lost: list[str]  # what is not as in the undisturbed run
@@ -34,8 +32,7 @@ def kill_runs(recipe: Path, folder: Path, count: int, seed: int) -> Iterator[Kil
     whole, rng = folder / "undisturbed", random.Random(seed)
     seconds = undisturbed(recipe, whole)
     for number in rng.sample(range(count), count):
-        moment = (number + rng.random()) / count
-        killed = kill_running(recipe, folder / f"killed-{number}", whole, seconds, moment)
+        killed = kill_running(recipe, folder / f"killed-{number}", whole, seconds, (number + rng.random()) / count)
         seconds = killed.seconds
         yield killed
 
@@ -55,8 +52,7 @@ def kill_running(recipe: Path, folder: Path, whole: Path, seconds: float, moment
 
 def kill_run(recipe: Path, run: Path, whole: Path, seconds: float, moment: float) -> Killed:
     """Kill a run at a share of the `seconds` it is thought to take, run it again, and compare it with `whole`."""
-    child = Child(prefrec, *arguments(recipe, run))
-    until = time.monotonic() + PATIENCE
+    child, until = Child(prefrec, *arguments(recipe, run)), time.monotonic() + PATIENCE
     while not (run / "recipe.yaml").exists() and time.monotonic() < until:
         time.sleep(0.002)
     ended = child.ended(moment * seconds)

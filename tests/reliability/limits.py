@@ -11,8 +11,6 @@ class Hung(BaseException):
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise `Hung` if this context takes longer."""
-
     def stop(number: int, frame: object) -> None:
         raise Hung(f"longer than {seconds:g} s")
 

@@ -31,8 +31,6 @@ GOOD_ITEMS = b"item_id,title\ni1,Alien\ni2,Heat\n"
 
 @dataclass(frozen=True)
 class Parser:
-    """A reader and what it reads."""
-
     name: str
     file: str  # the name under which the bytes are written
     seeds: tuple[bytes, ...]  # good inputs, to be damaged

@@ -8,7 +8,6 @@ from pathlib import Path
 from reliability.children import call
 from reliability.clients import beside_hostile, served
 from reliability.configs import try_configs
-from reliability.readers import ask_damaged
 from reliability.threads import KINDS, ask_together, opener, questions_of
 from tiny import bpe_tokenizer
 
@@ -34,11 +33,6 @@ class Part:
             self.lost += [f"{case}: {'; '.join(lost)}"] if lost else []
             if time.monotonic() > until:
                 break
-
-
-def readers(part: Part, whole: Path, folder: Path, seed: int, until: float) -> None:
-    """Ask damaged copies of a run, and of an export, by all readers."""
-    part.count(ask_damaged(whole, folder, seed), until)
 
 
 def threads(part: Part, folder: Path, until: float) -> None:

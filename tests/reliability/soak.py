@@ -26,6 +26,7 @@ from generated_requests import PATHS, ask
 from prefrec.console import say, track
 from prefrec_lab.machine import usable_cores
 from reliability import crashes, disks, parts
+from reliability.children import call
 from reliability.corpus import CASES, Place, make_place, verdict
 from reliability.damage import damage_files
 from reliability.fuzzing import ALL, fuzz
@@ -33,6 +34,7 @@ from reliability.kills import kill_runs
 from reliability.parsers import PARSERS
 from reliability.parts import Part
 from reliability.properties import hold
+from reliability.readers import ask_damaged
 from reliability.whole_runs import END, PARTS, make_recipe, undisturbed
 from reliability.works import WORKS, Work
 
@@ -101,8 +103,8 @@ def soak(
     """Parts of `NAMES`, in `folder`, in about so many minutes; facts of a part tell what could not be done."""
     clock = Clock(time.monotonic() + 60 * minutes)
     torch.set_num_threads(1)
-    recipe = make_recipe(folder / "recipe")
-    place = cache(lambda: make_place(folder / "corpus"))
+    recipe, place = make_recipe(folder / "recipe"), cache(lambda: make_place(folder / "corpus"))
+    whole = cache(lambda: _whole(recipe, folder))
     done: list[Part] = []
 
     def do(name: str, work: Callable[[Part], None]) -> None:
@@ -124,10 +126,9 @@ def soak(
     do("kills", lambda part: _kills(part, recipe, folder, seed, until("kills")))
     for name in CRASHED:
         do(name, lambda part, name=name: _crashes(part, recipe, folder, seed, until(name), name))
-    do("damage", lambda part: _damage(part, recipe, folder, seed, until("damage")))
-    read = folder / "readers"
-    do("readers", lambda part: parts.readers(part, _whole(recipe, folder), read, seed, until("readers")))
-    do("disks", lambda part: _disks(part, recipe, folder, until("disks")))
+    do("damage", lambda part: part.count(damage_files(recipe, folder / "damage", whole(), seed), until("damage")))
+    do("readers", lambda part: part.count(ask_damaged(whole(), folder / "readers", seed), until("readers")))
+    do("disks", lambda part: _disks(part, recipe, folder, whole, until("disks")))
     do("threads", lambda part: parts.threads(part, folder / "threads", until("threads")))
     do("clients", lambda part: parts.clients(part, place().run, folder / "clients", until("clients")))
     do("configs", lambda part: parts.configs(part, folder / "configs", seed, until("configs")))
@@ -180,23 +181,19 @@ def _whole(recipe: Path, folder: Path) -> Path:
     return whole
 
 
-def _damage(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
-    part.count(damage_files(recipe, folder / "damage", _whole(recipe, folder), seed), until)
-
-
-def _disks(part: Part, recipe: Path, folder: Path, until: float) -> None:
+def _disks(part: Part, recipe: Path, folder: Path, whole: Callable[[], Path], until: float) -> None:
     if reason := disks.why_not():
         part.facts = {"not done": reason}
         return
-    whole, hit = _whole(recipe, folder), Counter[str]()
-    copy = shutil.copytree(whole, folder / "read-only" / "run")
-    part.lost += disks.read_only(disks.writers(recipe, copy), copy)
-    part.lost += disks.full_disk_over_data(disks.shop_options(recipe), folder / "older" / "data")
+    hit = Counter[str]()
+    copy = shutil.copytree(whole(), folder / "read-only" / "run")
+    part.lost += call(disks.read_only, disks.writers(recipe, copy), copy)
+    part.lost += call(disks.full_disk_over_data, disks.shop_options(recipe), folder / "older" / "data")
     part.tried += len(disks.writers(recipe, copy)) + 1
     for size in SIZES:
         if time.monotonic() > until:
             break
-        stage, wrong = disks.full_disk(recipe, folder / f"disk-{size}" / "run", whole, size)
+        stage, wrong = call(disks.full_disk, recipe, folder / f"disk-{size}" / "run", whole(), size)
         hit[stage] += 1
         part.tried += 1
         part.missed += stage == END and not wrong
@@ -304,8 +301,7 @@ def main() -> int:
     options.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="parts; default: all")
     seconds = "of fuzzing for each reader, whatever --minutes says; default: readers share what time is left"
     options.add_argument("--fuzz-seconds", type=int, help=seconds)
-    readers = f"readers to fuzz, of these: {', '.join(PARSERS)}; default: all"
-    names = list(PARSERS)
+    readers, names = f"readers to fuzz, of these: {', '.join(PARSERS)}; default: all", list(PARSERS)
     options.add_argument("--readers", nargs="+", choices=names, default=names, metavar="READER", help=readers)
     options.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="JSON to write")
     options.add_argument("--folder", type=Path, help="folder to work in, which is kept; default: a temporary one")

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from reliability import crashes, disks
+from reliability.children import call
 from reliability.damage import damage_run
 from reliability.kills import kill_running
 from reliability.whole_runs import END, PARTS, differences
@@ -52,18 +53,18 @@ def test_damaged_files_are_told_and_made_again(recipe, whole, tmp_path, way, dam
 
 @pytest.mark.parametrize("size", ["36k", "200k"])
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(own_mounts, recipe, whole, tmp_path, size):
-    stage, wrong = disks.full_disk(recipe, tmp_path / "disk" / "run", whole[0], size)
+    stage, wrong = call(disks.full_disk, recipe, tmp_path / "disk" / "run", whole[0], size)
     assert stage != END
     assert not wrong, (stage, wrong)
 
 
 def test_a_full_disk_leaves_older_data(own_mounts, recipe, tmp_path):
-    assert not disks.full_disk_over_data(disks.shop_options(recipe), tmp_path / "disk" / "data")
+    assert not call(disks.full_disk_over_data, disks.shop_options(recipe), tmp_path / "disk" / "data")
 
 
 def test_a_read_only_folder_is_told_and_left(own_mounts, recipe, whole, tmp_path):
     run = shutil.copytree(whole[0], tmp_path / "run")
-    assert not disks.read_only(disks.writers(recipe, run), run)
+    assert not call(disks.read_only, disks.writers(recipe, run), run)
 
 
 def test_differences_are_seen(whole, tmp_path):

@@ -31,7 +31,6 @@ def make_recipe(folder: Path) -> Path:
 
 
 def arguments(recipe: Path, run: Path) -> tuple[str, ...]:
-    """Of the command that carries the recipe out."""
     return ("run", str(recipe), "--out", str(run), "--until", "evaluate")
 
 

@@ -60,7 +60,6 @@ class OnRun(Work):
 
     @property
     def run(self) -> Path:
-        """The run that is read."""
         return self.folder / "run"
 
     def prepare(self) -> None:
@@ -83,8 +82,7 @@ class Update(OnRun):
     def prepare(self) -> None:
         super().prepare()
         rows = [(f"u{u:02}", f"i{(7 * u + k) % 60}", 20_000 + k) for u in range(8) for k in range(3)]
-        frame = pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row")
-        frame.write_csv(self.folder / "new.csv")
+        pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(self.folder / "new.csv")
 
     def command(self, out: Path) -> tuple[Any, ...]:
         return ("update", self.run, "--interactions", self.folder / "new.csv", "--out", out)

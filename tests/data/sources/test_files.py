@@ -31,8 +31,7 @@ def test_a_folder_of_files_is_one_log(shop, tmp_path):
     assert files(folder, paths["items"]).interactions.equals(files(**paths).interactions)
 
 
-def test_a_pattern_names_files(shop, tmp_path):
-    paths = shop()
+def test_a_pattern_names_files(paths, tmp_path):
     whole = pl.read_csv(paths["interactions"])
     for month, rows in (("2024-01", whole[:30]), ("2024-02", whole[30:])):
         (tmp_path / "logs" / month).mkdir(parents=True)
@@ -62,9 +61,8 @@ def test_addresses_reach_polars(shop, monkeypatch):
         files(Path("nowhere://bucket/log.parquet"), paths["items"])
 
 
-def test_ids_in_parquet_are_those_of_text(shop, tmp_path):
+def test_ids_in_parquet_are_those_of_text(paths, tmp_path):
     """Codes stand for the same ids, with spaces around some, and a bad one is named by its row in the file."""
-    paths = shop()
     log = pl.read_csv(paths["interactions"])
     log = pl.concat([log.with_columns(user_id=pl.col("user_id") + suffix) for suffix in ("", " ", " ")])
     log.write_csv(tmp_path / "spaces.csv")
@@ -144,8 +142,7 @@ def test_a_log_in_parts_is_that_of_one_file(tmp_path):
         log(timestamp="when")
 
 
-def test_empty_and_conflicting_titles(shop):
-    paths = shop()
+def test_empty_and_conflicting_titles(paths):
     text = paths["items"].read_text()
     paths["items"].write_text(text + 'i99," "\ni3,Thing 3\n')
     assert len(files(**paths).catalogue) == 40
@@ -178,8 +175,7 @@ def test_ratings_may_be_empty_and_left_unread(tmp_path):
     assert bare.interactions.columns == ["user_id", "item_id", "timestamp"]
 
 
-def test_duplicate_titles(shop):
-    paths = shop()
+def test_duplicate_titles(paths):
     paths["items"].write_text(paths["items"].read_text().replace("Thing 5\n", "thing 3\n"))
     with pytest.raises(DataError, match=r"'Thing 3' is the title of i3, i5.*merge .* or number"):
         files(**paths)
@@ -189,19 +185,16 @@ def test_duplicate_titles(shop):
     assert files(**paths, duplicate_titles="number").catalogue.titles["i5"] == "Thing 3 (2)"
 
 
-def test_wrong_encoding(shop):
-    paths = shop()
+def test_wrong_encoding(paths):
     paths["items"].write_bytes(paths["items"].read_text().replace("Thing 3\n", "Café\n").encode("latin-1"))
     with pytest.raises(DataError, match=r"items\.csv, line 5: byte 0xe9 is not utf-8.*--encoding cp1252"):
         files(**paths)
-    log = paths["interactions"].read_text()
-    paths["interactions"].write_text(log.replace("u0,", "Zoë,"), encoding="utf-8")
+    paths["interactions"].write_text(paths["interactions"].read_text().replace("u0,", "Zoë,"), encoding="utf-8")
     source = files(**paths, encoding="latin-1")  # one of the files is UTF-8
     assert (source.catalogue.titles["i3"], source.interactions["user_id"][0]) == ("Café", "Zoë")
 
 
-def test_html_entities_are_read_as_characters(shop):
-    paths = shop()
+def test_html_entities_are_read_as_characters(paths):
     items = pl.read_csv(paths["items"]).with_columns(brand=pl.lit("H&amp;M"))
     items[0, "title"] = "A &amp; B&#39;s &quot;x&quot; AT&T R&D"
     items.write_csv(paths["items"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
@@ -59,7 +59,6 @@ def slow_fold(rows: list[tuple[str, str, int, bool]]) -> dict[tuple[str, str], s
     return found
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("uvw"), st.booleans()), max_size=25), st.randoms())
 def test_a_skip_goes_to_the_next_item_taken(drawn, rng):
     times = rng.sample(range(100), len(drawn))  # type: ignore[attr-defined]
@@ -70,8 +69,7 @@ def test_a_skip_goes_to_the_next_item_taken(drawn, rng):
     assert {(u, i): set(shown) for u, i, _, shown in folded.iter_rows()} == slow_fold(rows)
 
 
-def test_from_files_to_prepared_data_and_back(shop, tmp_path):
-    paths = shop()
+def test_from_files_to_prepared_data_and_back(paths, tmp_path):
     log = pl.read_csv(paths["interactions"])
     extra = {"rating": pl.lit(4), "shown": pl.lit("i38 i39 nothing i38"), "skip": pl.lit("no")}
     skips = pl.DataFrame({"user_id": ["u0", "u1"], "item_id": ["i37", "unknown"], "timestamp": [1, 1]})

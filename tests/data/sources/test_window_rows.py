@@ -40,8 +40,7 @@ def test_parquet_and_json_lines(tmp_path):
     assert read_rows(path, ColumnNames()).rows == ROWS
     own = [{"who": r.user, "seen": list(r.history), "next": r.target, "at": r.time} for r in ROWS]
     path.write_text("".join(json.dumps(r) + "\n" for r in own))
-    names = ColumnNames(user="who", item_list="seen", item="next", timestamp="at")
-    assert read_rows(path, names).rows == ROWS
+    assert read_rows(path, ColumnNames(user="who", item_list="seen", item="next", timestamp="at")).rows == ROWS
     path.write_text('{"user_id": 1, "item_ids": [1, 2]}\n{"user_id": 1}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2, column item_ids: None is not a list"):
         read_rows(path, ColumnNames())

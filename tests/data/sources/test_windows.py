@@ -19,8 +19,7 @@ WIDTH, LEAST = 4, 2
 
 def draw_log(seed: int, users: int = 30) -> Log:
     """User → items, no item twice, and the days on which they were taken; many on one day."""
-    rng = np.random.default_rng(seed)
-    log = {}
+    rng, log = np.random.default_rng(seed), {}
     for u in range(users):
         n = int(rng.integers(LEAST + 1, 15))
         days = np.sort(rng.integers(12_000, 12_040, n)).tolist()
@@ -101,8 +100,7 @@ def small(folder: Path, train: str, test: str, head: str = "user_id,item_ids,tim
 
 def test_rows_that_ask_for_what_was_taken_before_are_left_out(tmp_path):
     train = "u,1 2 3,10\nu,2 3 4,20\nu,3 4 5,30\nu,4 5 6,40\nv,1 2 1,50\nv,11,60\n"
-    folder = small(tmp_path, train, "u,5 6 7,70\nu,6 7 1,80\n", validation="u,4 5 7 6,65\nw,8 9 10,66\n")
-    data = prepared(folder)
+    data = prepared(small(tmp_path, train, "u,5 6 7,70\nu,6 7 1,80\n", validation="u,4 5 7 6,65\nw,8 9 10,66\n"))
     assert [(e.user_id, e.history, e.target) for e in data.validation] == [("w", ("8", "9"), "10")]
     assert ([(e.user_id, e.target) for e in data.test], len(data.train)) == ([("u", "7")], 4)
     assert pairs(data) == [("u", str(i)) for i in range(1, 7)] + [("v", "1"), ("v", "2"), ("v", "11")]
@@ -182,8 +180,7 @@ def test_command_and_recipe(tmp_path):
     rest = "row_files: {test: shop/later.csv}, validation_share: 0.1, candidates: {size: 5}"
     (tmp_path / "shop.yaml").write_text(f"name: shop\ndata: {{source: windows, path: shop, {rest}}}\n")
     config = load_recipe(tmp_path / "shop.yaml").data
-    assert config.row_files == {"test": folder / "later.csv"}
-    assert prepare(config).test == found.test
+    assert (config.row_files, prepare(config).test) == ({"test": folder / "later.csv"}, found.test)
 
 
 @pytest.mark.shared_data

@@ -15,7 +15,6 @@ from tiny_run import write_shop
 
 @pytest.fixture(scope="session")
 def shop_data(tmp_path_factory) -> Path:
-    """Prepared data with lists of 24 titles."""
     folder = tmp_path_factory.mktemp("bench-data")
     shop = write_shop(folder / "shop")
     config = {"source": "files", "domain": "movies", "candidates": {"size": 24}, "history_length": 4}

@@ -12,7 +12,9 @@ from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
 from prefrec_lab import machine
+from prefrec_lab.bench import floor
 from prefrec_lab.bench.floor import ModelShape, Tokens, count_tokens, flops, measure_rates, model_shape
+from prefrec_lab.stopwatch import Seconds
 from tiny import tiny_llama
 
 RANK = 4
@@ -23,8 +25,7 @@ rows = st.lists(st.tuples(st.integers(1, 9), answers), min_size=1, max_size=3)
 @given(rows)
 def test_tokens_and_pairs_are_those_of_the_packed_rows(shapes):
     sets = [ChoiceSet((1,) * prompt, tuple((2,) * a for a in lengths)) for prompt, lengths in shapes]
-    batch = pack(sets, pad_id=0)
-    tokens = count_tokens(sets)
+    batch, tokens = pack(sets, pad_id=0), count_tokens(sets)
     real = sum(prompt + sum(lengths) - len(lengths) for prompt, lengths in shapes)
     read = len(set(zip(batch.rows.tolist(), batch.columns.tolist(), strict=True)))
     padding = batch.input_ids.numel() - real  # each attends to itself
@@ -51,9 +52,6 @@ def test_flops_are_those_that_torch_counts(training):
 
 def test_rates_are_of_the_products_asked_for(monkeypatch):
     """With a clock by which every product takes a second, the rate is the products' mean FLOPs."""
-    from prefrec_lab.bench import floor
-    from prefrec_lab.stopwatch import Seconds
-
     for module in (floor, machine):
         monkeypatch.setattr(module, "time_product", lambda call, device, least_s: (call(), Seconds(1.0, 2.0))[1])
     shape = ModelShape(linears=((2, 3, 5),), head=(2, 7), layers=1, attention=2, lora_rank=1)

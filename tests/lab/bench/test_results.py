@@ -33,8 +33,7 @@ def test_ratios_to_prefrec_and_shares_of_the_floor(records):
     slow, fast = lines[3, "published"], lines[3, "prefrec"]
     assert (slow.times, slow.memory, fast.times) == (10.0, 10.0, 1.0)
     # 30 FLOPs a row at 25 a second of CPU are 1.2 s, of 2 s measured; at the layers' 10 a second 3 s.
-    assert (fast.share_square, fast.share_layers) == pytest.approx((0.6, 1.5))
-    assert slow.share_square == pytest.approx(0.06)
+    assert (fast.share_square, fast.share_layers, slow.share_square) == pytest.approx((0.6, 1.5, 0.06))
     assert (results.growth, results.rates["steps 3"], results.disagreement) == ({1: 1.0, 3: 2.5}, RATES, 0.25)
 
 
@@ -66,7 +65,6 @@ def test_the_peak_of_a_device(gpu, changes, peak):
 
 
 def shown(results, sessions=()) -> str:
-    """What is printed, on a wide screen."""
     out = io.StringIO()
     Console(file=out, width=250).print(tables(results, list(sessions)))
     return out.getvalue()

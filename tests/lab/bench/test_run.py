@@ -3,7 +3,7 @@
 import pytest
 
 from prefrec.errors import ConfigError
-from prefrec_lab.bench import run
+from prefrec_lab.bench import progress, run
 from prefrec_lab.bench.job import Measured, Memory
 from prefrec_lab.bench.records import append_record
 from prefrec_lab.bench.worker import WorkerEndedError
@@ -75,8 +75,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(settings, workers, tmp_pa
 
 
 def test_other_settings_need_another_folder(settings, workers, tmp_path):
-    asked = settings(negatives=(1,), methods=("prefrec",), sections=("steps",), repetitions=1)
-    run.run_bench(asked, tmp_path)
+    run.run_bench(settings(negatives=(1,), methods=("prefrec",), sections=("steps",), repetitions=1), tmp_path)
     with pytest.raises(ConfigError, match=r"other settings \(batch_size 3, now 2\): name another folder"):
         run.run_bench(settings(negatives=(1,), methods=("prefrec",), sections=("steps",), batch_size=2), tmp_path)
 
@@ -106,14 +105,11 @@ def test_a_way_that_ends_is_left_out_and_the_others_go_on(settings, workers, tmp
 
 def test_a_budget_leaves_out_what_would_end_after_it(settings, workers, tmp_path, monkeypatch):
     """A clock by which each reading is a second later: every measurement takes a second or a few."""
-    from prefrec_lab.bench import progress
-
     ticks = iter(range(10**6))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(ticks)))
     asked = settings(negatives=(1, 3, 7, 15), methods=("published", "prefrec"), sections=("steps",), repetitions=1)
     records = run.run_bench(asked.model_copy(update={"budget_minutes": 0.5}), tmp_path)
-    done = {n for n, m, r in taken(records) if m == "published" and r > 0}
-    assert {1, 15} & done == {1}
+    assert {1, 15} & {n for n, m, r in taken(records) if m == "published" and r > 0} == {1}
     everything = run.run_bench(asked, tmp_path)  # what was left out is measured later
     assert {n for n, m, r in taken(everything) if m == "published" and r > 0} == {1, 3, 7, 15}
 

@@ -35,7 +35,6 @@ def test_measures_shows_and_goes_on(asked):
     assert (line["summary"]["method"], line["summary"]["cpu"]["n"]) == ("prefrec", 1)
     assert line["times"] == 1
     assert line["share_square"] > 0
-
     out = asked[asked.index("--out") + 1]
     content = json.loads((out / "bench.json").read_text())
     assert content["results"] == results

@@ -6,6 +6,7 @@ import pytest
 
 from prefrec.data import PreparedData, prepare
 from prefrec.pipeline.recipe import Recipe
+from prefrec_lab.studies.carry_out import carry_out
 from tiny_run import tiny_recipe, write_model, write_shop
 
 
@@ -28,5 +29,10 @@ def data(base) -> PreparedData:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory) -> Path:
-    """Where the studies of the tests are carried out."""
     return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="module")
+def summary(request, base, place):
+    """What the study of a module, its STUDY, finds with the tiny recipe."""
+    return carry_out(request.module.STUDY, base, [0], place)

@@ -28,8 +28,7 @@ def test_the_ablation_varies_the_loss_alone(base, data):
 @pytest.mark.parametrize("name", ["cold-start", "continual", "transfer"])
 def test_studies_with_a_base_of_their_own_share_no_run(name, tmp_path):
     """Unless the user names a recipe, or rows."""
-    study = STUDIES[name]
-    shared = base_recipe(alignments.ABLATION)
+    study, shared = STUDIES[name], base_recipe(alignments.ABLATION)
     assert shared.model.answers == "items"
     assert (base_recipe(study).model.answers == "titles") == (name == "transfer")
     assert not study.shares_runs

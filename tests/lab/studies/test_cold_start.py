@@ -43,8 +43,7 @@ def summary(late, place):
 @pytest.mark.parametrize("n", [3, 9, 1000])
 def test_rows_of_each_kind(late, n):
     data = prepare(cold_recipe(late).data)
-    known = set(data.train_interactions["item_id"].to_list())
-    chosen = cold_rows(data, n, 0).test
+    known, chosen = set(data.train_interactions["item_id"].to_list()), cold_rows(data, n, 0).test
     assert chosen == [e for e in data.test if e in chosen] == cold_rows(data, n, 0).test
 
     def count(rows):

@@ -83,8 +83,7 @@ def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, 
     assert [states[w]["sft"]["config"]["rows"] for w in MODELS] == [12, 12, 24]
     assert [states[w]["s-dpo"]["config"]["rows"] for w in MODELS] == [16, 16, 27]
     assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in MODELS] == [16, 16, 32]
-    effort = summary["tables"]["effort"]
-    assert [(r["SFT rows"], r["S-DPO rows"]) for r in effort] == [(12, 16), (12, 11), (24, 27)]
+    assert [(r["SFT rows"], r["S-DPO rows"]) for r in summary["tables"]["effort"]] == [(12, 16), (12, 11), (24, 27)]
     told = [n for n in summary["notes"] if "there are no more" in n]
     assert told == ["S-DPO of the model “updated” takes 11 rows, not 16: there are no more."]
     start = of[BEFORE] / "align" / "s-dpo" / "adapter"

@@ -6,20 +6,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from prefrec.evaluation import read_predictions
-from prefrec_lab.studies.carry_out import carry_out
-from prefrec_lab.studies.dynamics import DYNAMICS, EVAL_ROWS
+from prefrec_lab.studies import dynamics
 
-
-@pytest.fixture(scope="module")
-def summary(base, place):
-    return carry_out(DYNAMICS, base, [0], place)
+STUDY = dynamics.DYNAMICS
 
 
 def test_step_0_is_the_reference(summary, place, data):
     """Its log-probability is worked out of the first point; here it is compared with what the reference said."""
     curves = pl.DataFrame(summary["tables"]["curves"], infer_schema_length=None)
     stored = [load_file(p)["ref_logps"] for p in (place / "runs" / "seed-0" / "reference").iterdir()]
-    (evaluated,) = [r for r in stored if r.shape == (min(EVAL_ROWS, len(data.validation)), 4)]
+    (evaluated,) = [r for r in stored if r.shape == (min(dynamics.EVAL_ROWS, len(data.validation)), 4)]
     for name, loss in (("dpo-watched", np.log(2)), ("s-dpo-watched", np.log(4))):
         (row,) = curves.filter(variant=name, step=0).to_dicts()
         assert row["logps/chosen"] == pytest.approx(evaluated[:, 0].mean(), abs=1e-4)

@@ -15,8 +15,7 @@ from prefrec_lab.studies import fairness
 
 
 def _frame(seed=0, rows=12):
-    rng = np.random.default_rng(seed)
-    items = [f"i{i}" for i in range(9)]
+    rng, items = np.random.default_rng(seed), [f"i{i}" for i in range(9)]
     examples = []
     for r in range(rows):
         candidates = tuple(np.random.default_rng(r).permutation(items)[:6].tolist())
@@ -66,8 +65,7 @@ def test_users_fall_into_thirds_by_activity():
 
 
 def test_groups_are_measured_apart():
-    users = [f"u{k}" for k in (0, 1, 2, 3, 4, 5)]
-    hits = np.array([[1.0, 0, 1, 1, 0, 1]])
+    users, hits = [f"u{k}" for k in (0, 1, 2, 3, 4, 5)], np.array([[1.0, 0, 1, 1, 0, 1]])
     table = fairness.group_table({"a": {"hr@1": hits}, "b": {"hr@1": 1 - hits}}, users, _Log(), "a")
     got = {(r["group"], r["variant"]): (r["mean"], r["n"], r["difference"]) for r in table.frame.to_dicts()}
     assert got["few", "a"] == (0.5, 2, None)
@@ -80,8 +78,7 @@ def test_groups_are_measured_apart():
 def test_numbers_group_users_by_thirds(ages):
     users = [f"u{i}" for i in range(len(ages))] * 2  # two rows a user
     groups, order = fairness.attribute_groups([str(a) for a in ages] * 2, users)
-    assert len(order) == 3
-    assert groups[: len(ages)] == groups[len(ages) :]
+    assert (len(order), groups[: len(ages)]) == (3, groups[len(ages) :])
     for group in order:
         low, high = map(int, group.split(" to "))
         assert {a for a, g in zip(ages, groups, strict=False) if g == group} == {a for a in ages if low <= a <= high}
@@ -90,8 +87,7 @@ def test_numbers_group_users_by_thirds(ages):
 
 
 def test_users_are_measured_by_their_attributes():
-    users = [f"u{i}" for i in range(60)]
-    hits = np.array([[float(i % 4 == 0) for i in range(60)]])
+    users, hits = [f"u{i}" for i in range(60)], np.array([[float(i % 4 == 0) for i in range(60)]])
     kinds = ["F" if i % 2 else "M" for i in range(60)]
     told = pl.DataFrame({"user_id": users, "gender": kinds, "plan": ["free"] * 60, "note": [None] * 60})
     data = PreparedData(None, [], [], [], _Log.train_interactions, users=told)

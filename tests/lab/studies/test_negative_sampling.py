@@ -37,8 +37,7 @@ def _log(run):
 def test_rows_are_of_all_places_in_a_history(base, data):
     """With the latest alone, what a user takes later in training could only be among the few rows after them."""
     every = base.align[0].model_copy(update={"latest_per_user": 1, "rows": None})
-    latest = base.model_copy(update={"align": [every]})
-    for section in negative_sampling.vary(latest, data).align:
+    for section in negative_sampling.vary(base.model_copy(update={"align": [every]}), data).align:
         assert len(alignment_rows(data, section, 0)) == len(data.train) > len({e.user_id for e in data.train})
 
 
@@ -62,8 +61,7 @@ def test_one_who_knows_the_past_draws_anything_but_the_past(finished):
 def test_the_shares_against_a_slow_twin(finished):
     summary, place = finished
     run = open_run(place / "runs" / "seed-0")
-    log = _log(run)
-    table = pl.DataFrame(summary["tables"]["negatives"], infer_schema_length=None)
+    log, table = _log(run), pl.DataFrame(summary["tables"]["negatives"], infer_schema_length=None)
     for section in run.recipe.align:
         shares = []
         if section.negatives_from in ("uniform", "popularity", "in-batch"):

@@ -11,7 +11,6 @@ COUNTS = {"a": 0, "b": 3, "c": 11, "d": 200}
 
 @pytest.fixture
 def reference():
-    """Six rows of four items, in other orders."""
     rng = np.random.default_rng(0)
     lists = [list(rng.permutation(list("abcde"))[:4]) for _ in range(6)]
     scores = rng.normal(size=(6, 4)) * 2

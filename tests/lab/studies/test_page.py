@@ -19,7 +19,6 @@ def test_nothing_of_the_data_runs(tmp_path, bpe_tokenizer):
     grid = Grid(TEXTS, [(name, [Cell(text) for text in TEXTS], "") for name in TEXTS])
     table = Table("table", TEXTS[0], TEXTS[1], grid, frame, note=TEXTS[1])
     outcome = Outcome(tables=[table], drawings=[], facts=TEXTS, n=1, users=1, notes=TEXTS)
-    study = Study(TEXTS[2], TEXTS[3], TEXTS[4], vary=None, analyse=None)
-    write_study(study, [run], outcome, tmp_path / "study")
+    write_study(Study(TEXTS[2], TEXTS[3], TEXTS[4], vary=None, analyse=None), [run], outcome, tmp_path / "study")
     text = text_of_unbroken(tmp_path / "study" / PAGE)
     assert all(text.count(hostile) >= 3 for hostile in TEXTS)

@@ -7,8 +7,9 @@ import pytest
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import ModelSection
 from prefrec_lab.studies import robustness
-from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.robustness import AS_IT_IS, CONDITIONS, NOISE, lower_case, noisy, numbered, shuffled
+
+STUDY = robustness.ROBUSTNESS
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])
@@ -39,11 +40,6 @@ def test_titles_change_and_items_do_not(data):
     numbers = [int(t.removeprefix("Item ")) for t in numbered(data.catalogue).titles.values()]
     assert sorted(numbers) == [*range(1, len(data.catalogue) + 1)]
     assert abs(np.corrcoef(numbers, range(len(numbers)))[0, 1]) < 0.5
-
-
-@pytest.fixture(scope="module")
-def summary(base, place):
-    return carry_out(robustness.ROBUSTNESS, base, [0], place)
 
 
 def test_every_condition_changes_the_scores(summary, place):

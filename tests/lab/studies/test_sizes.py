@@ -10,8 +10,7 @@ from prefrec_lab.studies.sizes import DATA_SIZE, MODEL_SIZE, some_users
 
 
 def test_users_are_whole_and_no_more_than_needed(data):
-    counts = Counter(e.user_id for e in data.train)
-    some = some_users(data, 50, 0)
+    counts, some = Counter(e.user_id for e in data.train), some_users(data, 50, 0)
     kept = Counter(e.user_id for e in some.train)
     assert all(counts[user] == n for user, n in kept.items())
     assert 50 <= kept.total() < 50 + max(counts.values())

@@ -17,8 +17,7 @@ from verdicts import NONE
 
 @pytest.fixture(scope="module")
 def summary(base, place):
-    every = {"zero_shot": True, "references": list(BASELINES)}
-    raw = base.model_dump(mode="json")
+    every, raw = {"zero_shot": True, "references": list(BASELINES)}, base.model_dump(mode="json")
     return carry_out(TABLE, Recipe.model_validate(raw | {"evaluate": raw["evaluate"] | every}), [0], place)
 
 
@@ -44,14 +43,12 @@ def test_what_a_system_adds_to_the_one_it_builds_on(summary, place):
 
 
 def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
-    """From the metrics of the run, with differences from its best baseline."""
     assert "full-catalogue" not in summary["tables"]
     folder = tmp_path / "run"
     copytree(place / "runs" / "table-seed-0", folder)
     metrics = read_json(folder / "metrics.json")
     predictions = read_predictions(folder / "predictions.parquet")
-    pairs = [("s-dpo", "sft"), ("s-dpo", "popularity")]
-    full = evaluate_predictions(predictions, ks=[10], compare=pairs, audit=NONE)
+    full = evaluate_predictions(predictions, ks=[10], compare=[("s-dpo", "sft"), ("s-dpo", "popularity")], audit=NONE)
     write_metrics(folder, metrics | {"full_catalogue": full.to_json() | {"best_reference": "popularity"}})
     rows = analyse_runs(TABLE, [folder], tmp_path)["tables"]["full-catalogue"]
     assert {r["quantity"] for r in rows} == {"hr@10", "ndcg@10"}

@@ -14,8 +14,7 @@ USERS = [f"u{i}" for i in range(40)]
 def measured():
     """`good` beats `s-dpo` on every row, `same` equals it up to noise."""
     rng = np.random.default_rng(0)
-    base = rng.random((2, 40)) / 2
-    noise = rng.normal(size=(2, 40)) / 10
+    base, noise = rng.random((2, 40)) / 2, rng.normal(size=(2, 40)) / 10
     values = {"s-dpo": base, "good": base + 0.3, "same": base + noise - noise.mean()}
     return measure({n: {"hr@1": v, "mrr": v / 2} for n, v in values.items()}, USERS, baseline="s-dpo")
 

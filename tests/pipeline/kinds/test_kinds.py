@@ -49,8 +49,7 @@ def seen(monkeypatch) -> dict[str, list]:
 
 
 def _recipe(recipe: Recipe, rankers: list[Any]) -> Recipe:
-    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": rankers}
-    return Recipe.model_validate(raw)
+    return Recipe.model_validate(recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": rankers})
 
 
 TWO = [{"kind": "shorter"}, {"kind": "shorter", "name": "much-shorter", "weight": 2, "after": ["random", "shorter"]}]
