@@ -23,10 +23,9 @@ def _write(folder: Path, log_names: list[str], item_names: list[str], *, start=1
         for n in range(10)
         for u, i in enumerate(rng.permutation(60)[:30].tolist())
     ]
-    pl.DataFrame(rows, schema=log_names, orient="row").write_csv(folder / "log.csv")
-    listed = [(str(i), f"Thing {i}", ("red", "blue")[i % 2]) for i in range(60)]
-    pl.DataFrame(listed, schema=item_names, orient="row").write_csv(folder / "items.csv")
-    return folder / "log.csv", folder / "items.csv"
+    items = [(str(i), f"Thing {i}", ("red", "blue")[i % 2]) for i in range(60)]
+    tables = (pl.DataFrame(rows, log_names, orient="row"), pl.DataFrame(items, item_names, orient="row"))
+    return _tables(folder, *tables, ",")
 
 
 def _guess(log: Path, items: Path, longest: int = 30, **given: Any) -> tuple[dict[str, Any], dict[str, str]]:

@@ -32,11 +32,6 @@ def drifting_shop(folder: Path, **options: Any) -> PreparedData:
     return prepare(PrepareConfig(**files, **{"split": "time", "candidates": {"size": SIZE}} | options))
 
 
-def ages(data: PreparedData) -> dict[str, float]:
-    """Item → its first sale in the training log; items without one are the youngest."""
-    return dict(data.train_interactions.group_by("item_id").agg(pl.min("timestamp").cast(pl.Float64)).iter_rows())
-
-
 def hr(data: PreparedData, values: dict[str, float], otherwise: float) -> float:
     """HR@1 of the rule that puts the item with the highest value first."""
     scores = [[values.get(i, otherwise) for i in e.candidates] for e in data.test]
@@ -48,7 +43,8 @@ def test_blind_rules_find_targets_of_uniform_lists_and_are_at_chance_in_lists_of
         data = drifting_shop(tmp_path, candidates={"kind": kind, "size": SIZE})
         counts = dict(data.train_interactions["item_id"].value_counts().iter_rows())
         sold = Counter(e.target for e in data.test)  # the strongest rule of all: it knows the targets themselves
-        newest = hr(data, ages(data), np.inf)
+        first_sales = data.train_interactions.group_by("item_id").agg(pl.min("timestamp").cast(pl.Float64))
+        newest = hr(data, dict(first_sales.iter_rows()), np.inf)  # items without one are the youngest
         rarest = hr(data, {i: -float(n) for i, n in counts.items()}, 0.0)
         common = hr(data, {i: float(n) for i, n in sold.items()}, -1.0)
         assert all(least < rate < most for rate in (newest, rarest, common)), (kind, newest, rarest, common)

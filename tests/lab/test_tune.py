@@ -108,11 +108,9 @@ def test_the_verb_asks_no_test_row_and_goes_on_after_a_stop(place, tmp_path, mon
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    def recorded(ranker, examples, *args, **kwargs):
-        asked.extend(examples)
-        return predict(ranker, examples, *args, **kwargs)
-
-    monkeypatch.setattr(score, "predict", recorded)
+    monkeypatch.setattr(
+        score, "predict", lambda r, rows, *more, **by: asked.extend(rows) or predict(r, rows, *more, **by)
+    )
     with monkeypatch.context() as patch:
         patch.setattr(ProgressCallback, "on_step_end", stop)
         assert prefrec(*command).code == 130

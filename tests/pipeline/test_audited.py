@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clean_lists import made_up
-from prefrec.data import PreparedData
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import Audit
 from prefrec.files import read_json, write_json
@@ -20,17 +20,14 @@ def clean() -> PreparedData:
     return made_up(0)
 
 
-def target_first(data: PreparedData) -> PreparedData:
-    def moved(rows):
-        return [replace(e, candidates=(e.target, *(c for c in e.candidates if c != e.target))) for e in rows]
-
-    return replace(data, train=moved(data.train), test=moved(data.test))
+def target_first(e: RankingExample) -> RankingExample:
+    return replace(e, candidates=(e.target, *(c for c in e.candidates if c != e.target)))
 
 
 def test_a_leak_is_loud_and_may_stop_the_run(clean, capsys):
     assert audit_under_test(clean, EvaluateSection(on_leak="stop"), 0).state != "bad"
     assert "leak" not in capsys.readouterr().err
-    leaking = target_first(clean)
+    leaking = replace(clean, train=[*map(target_first, clean.train)], test=[*map(target_first, clean.test)])
     assert audit_under_test(leaking, EvaluateSection(), 0).state == "bad"
     assert "target position (HR@1 1.000" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"these candidate sets have leaks \(target position.*Nothing was trained"):

@@ -11,13 +11,10 @@ from tiny_run import TITLES, write_shop
 
 @pytest.fixture
 def changed(recipe):
-    def change(**sections) -> Recipe:
+    def change(s_dpo=None, **sections) -> Recipe:
         raw = recipe.model_dump(mode="json")
-        for place, fields in sections.items():
-            section = raw["align"][1] if place == "s_dpo" else raw.get(place)
-            raw |= {place: fields} if not isinstance(section, dict) else {}
-            if isinstance(section, dict):
-                section |= fields
+        raw["align"][1] |= s_dpo or {}
+        raw |= {k: raw[k] | own if isinstance(own, dict) else own for k, own in sections.items()}
         return Recipe.model_validate(raw)
 
     return change

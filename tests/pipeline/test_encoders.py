@@ -22,10 +22,7 @@ from tiny_run import FIRST, SECOND, TITLES
 
 @pytest.fixture
 def model(recipe):
-    def changed(**changes):
-        return recipe.model.model_copy(update=changes)
-
-    return changed
+    return lambda **changes: recipe.model.model_copy(update=changes)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +112,7 @@ def test_a_text_that_does_not_begin_with_its_title(model, data):
 
 def test_titles_are_encoded_once_for_all_models_and_runs(model, data, monkeypatch, tmp_path):
     counted, encode = [], TitleEncoder.encode
-
-    def count(self, titles, **more):
-        counted.append(len(titles))
-        return encode(self, titles, **more)
-
+    count = lambda self, titles, **more: counted.append(len(titles)) or encode(self, titles, **more)  # noqa: E731
     monkeypatch.setattr(TitleEncoder, "encode", count)
     monkeypatch.setattr(title_store, "cache_dir", lambda: tmp_path)
     encoders._encoded.cache_clear()

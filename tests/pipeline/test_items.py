@@ -38,11 +38,8 @@ def finished(items_recipe, tmp_path_factory):
 
 @pytest.fixture
 def sft(items_recipe, data):
-    def run(out, **changes):
-        section = SFTSection.model_validate(items_recipe.sft.model_dump() | changes)
-        return train_sft(RunInputs(data, "", items_recipe.model, None, 0), section, out)
-
-    return run
+    inputs, usual = RunInputs(data, "", items_recipe.model, None, 0), items_recipe.sft.model_dump()
+    return lambda out, **changes: train_sft(inputs, SFTSection.model_validate(usual | changes), out)
 
 
 def _weights(folder):

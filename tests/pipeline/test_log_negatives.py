@@ -17,10 +17,7 @@ from tiny_run import RATED
 
 
 def taken(log: pl.DataFrame) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for user, item, rating in log.select("user_id", "item_id", "rating").iter_rows():
-        found.setdefault(user, {})[item] = rating
-    return found
+    return {u: dict(own.select("item_id", "rating").iter_rows()) for (u,), own in log.group_by("user_id")}
 
 
 def test_rows_are_of_the_training_part(rated):

@@ -27,10 +27,8 @@ SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 2, "hidden_size": 8
 
 @pytest.fixture
 def section(recipe):
-    def make(**changes):
-        return AlignSection.model_validate(recipe.align[1].model_dump() | {"rows": 16, "epochs": 1} | changes)
-
-    return make
+    short = recipe.align[1].model_dump() | {"rows": 16, "epochs": 1}
+    return lambda **changes: AlignSection.model_validate(short | changes)
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ def priced(recipe, data, tmp_path, monkeypatch):
 
     def priced(until="report", **sections):
         raw = recipe.model_dump(mode="json")
-        for name, fields in sections.items():
-            raw[name] = raw[name] | fields if isinstance(fields, dict) else fields
+        raw |= {k: raw[k] | own if isinstance(own, dict) else own for k, own in sections.items()}
         made = Recipe.model_validate(raw)
         return price(Plan(made, RunInputs(data, "", made.model, made.lora, 0), tmp_path / "run"), until)
 

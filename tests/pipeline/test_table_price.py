@@ -9,16 +9,13 @@ from prefrec.pipeline.table_price import tables_seconds
 BLEND = {"kind": "blend", "parts": ["popularity", "title TF-IDF"]}
 
 
-def recipe_of(*rankers, **evaluate) -> Recipe:
-    section = {"zero_shot": False, "references": ["popularity", "item-kNN"]} | evaluate
-    return Recipe.model_validate({"name": "a", "rankers": rankers, "evaluate": section})
-
-
 def test_it_grows_with_what_is_asked(data, monkeypatch):
     monkeypatch.setattr(table_price, "seconds_per_score", lambda data: 1e-3)
 
     def seconds(*rankers, **evaluate) -> float:
-        return tables_seconds(recipe_of(*rankers, **evaluate), data)
+        section = {"zero_shot": False, "references": ["popularity", "item-kNN"]} | evaluate
+        recipe = Recipe.model_validate({"name": "a", "rankers": rankers, "evaluate": section})
+        return tables_seconds(recipe, data)
 
     assert seconds(rows=len(data.test) // 2) == pytest.approx(seconds() / 2, rel=0.1)
     assert seconds(references=["popularity", "item only"]) > 2 * seconds()

@@ -80,9 +80,7 @@ def test_rows_of_two_stages_do_not_overlap(data):
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_the_latest_rows_of_each_user(data, most):
-    of_user: dict[str, list] = {}
-    for row in data.train:
-        of_user.setdefault(row.user_id, []).append(row)
+    of_user = {user: [row for row in data.train if row.user_id == user] for user in {e.user_id for e in data.train}}
     expected = [row for rows in of_user.values() for row in rows[-most:]]
     found = training_rows(data, SFTSection(latest_per_user=most), seed=0)
     assert sorted(found, key=repr) == sorted(expected, key=repr)
@@ -90,11 +88,14 @@ def test_the_latest_rows_of_each_user(data, most):
     assert training_rows(data, SFTSection(latest_per_user=most, skip_rows=5, rows=7), seed=0) == found[5:12]
 
 
+UNEVEN = "global_batch_size 6 is not a multiple"
+
+
 @pytest.mark.parametrize(
     ("stage", "changes", "error", "message"),
     [
         ("sft", {"skip_rows": 10_000}, DataError, "the training data has no examples"),
-        ("sft", {"global_batch_size": 6}, ConfigError, "6 is not a multiple of per_device_train_batch_size 4"),
+        ("sft", {"global_batch_size": 6}, ConfigError, f"{UNEVEN} of per_device_train_batch_size 4"),
         ("align", {"num_negatives": 6}, ConfigError, "num_negatives is 6, but example 0 has only 5 rejected answers"),
         ("align", {"start": Path("none")}, ModelError, "no adapter in none: expected a folder"),
     ],

@@ -25,11 +25,9 @@ def test_the_message_names_the_place_and_the_way_out(place, tmp_path, case):
 
 
 def test_a_case_can_be_lost(place, tmp_path):
-    def fine(place: Place, folder: Path) -> str:
-        return "all is well"
-
     def broken(place: Place, folder: Path) -> str:
         raise KeyError("title")
 
-    assert verdict(Case("x", "line 1", fine), place, tmp_path) == "expected 'line 1', was told 'all is well'"
+    fine = Case("x", "line 1", lambda place, folder: "all is well")
+    assert verdict(fine, place, tmp_path) == "expected 'line 1', was told 'all is well'"
     assert verdict(Case("x", "line 1", broken), place, tmp_path) == "KeyError escaped: 'title'"

@@ -45,12 +45,8 @@ def test_a_pattern_names_files(paths, tmp_path):
 
 def test_addresses_reach_polars(shop, monkeypatch):
     paths, asked = shop(), []
-
-    def scan(address: str) -> pl.LazyFrame:
-        asked.append(address)
-        return pl.read_csv(paths["interactions"]).lazy()
-
-    monkeypatch.setattr(pl, "scan_parquet", scan)
+    log = pl.read_csv(paths["interactions"]).lazy()
+    monkeypatch.setattr(pl, "scan_parquet", lambda address: asked.append(address) or log)
     addresses = ["s3://bucket/2024-*/*.parquet", "https://host.org:80/a%20b.parquet"]
     for address in addresses:
         assert files(Path(address), paths["items"]).interactions.equals(files(**paths).interactions)

@@ -25,12 +25,8 @@ def shop_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def settings(shop_data) -> Callable[..., BenchSettings]:
     """Makes settings of a tiny bench; changes as keywords."""
-
-    def make(**changes: Any) -> BenchSettings:
-        tiny = {"model": "random:tiny", "data": shop_data, "batch_size": 3, "titles": 5, "threads": 1, "cpu": True}
-        return BenchSettings.model_validate({**tiny, **changes})
-
-    return make
+    tiny = {"model": "random:tiny", "data": shop_data, "batch_size": 3, "titles": 5, "threads": 1, "cpu": True}
+    return lambda **changes: BenchSettings.model_validate(tiny | changes)
 
 
 @pytest.fixture

@@ -28,11 +28,7 @@ def made(monkeypatch):
         (folder / "study.json").write_text(json.dumps({"recipes": [r.model_dump(mode="json") for r in runs]}))
         return {}
 
-    def run(study, recipe, folder):
-        found.append(folder.name)
-        return recipe
-
-    monkeypatch.setattr(module, "_made", run)
+    monkeypatch.setattr(module, "_made", lambda study, recipe, folder: found.append(folder.name) or recipe)
     monkeypatch.setattr(module, "_analyse", analyse)
 
     def carry(name, *recipes, out):

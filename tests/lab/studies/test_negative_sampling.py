@@ -26,9 +26,8 @@ def finished(base, place):
 
 def _log(run):
     """user → items in order of time, held-out targets last."""
-    found = {}
-    for user, item in run.data.train_interactions.select("user_id", "item_id").iter_rows():
-        found.setdefault(user, []).append(item)
+    log = run.data.train_interactions.group_by("user_id", maintain_order=True).agg("item_id")
+    found = dict(log.iter_rows())
     for e in (*run.data.validation, *run.data.test):
         found.setdefault(e.user_id, []).append(e.target)
     return found

@@ -32,8 +32,7 @@ def test_shuffling_moves_the_candidates_alone(data):
 
 
 def test_titles_change_and_items_do_not(data):
-    for change in (lower_case, numbered):
-        other = change(data.catalogue)
+    for other in (lower_case(data.catalogue), numbered(data.catalogue)):
         assert other.ids == data.catalogue.ids
         assert all(other.titles[i] != data.catalogue.titles[i] for i in other.ids)
     assert lower_case(data.catalogue).titles["i0"] == data.catalogue.titles["i0"].lower()
