@@ -24,7 +24,7 @@ from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
 from prefrec.report.render import verdict
 from prefrec.report.tables import metrics_grid
-from prefrec.report.wording import clock, with_interval
+from prefrec.report.wording import clock, signed, with_interval
 from prefrec.runs.contents import Stage, read_run
 from sealed import seal_stage, write_metrics
 from verdicts import NONE
@@ -205,15 +205,12 @@ def _read(run: Path) -> _Page:
 def test_numbers_and_settings_are_in_it(run):
     page, contents = _read(run), read_run(run)
     evaluation = contents.evaluation
-    gain, weak = (with_interval(evaluation.difference(name, "sft", "hr@1")) for name in ("s-dpo", "dpo"))
     for part in (
-        f"S-DPO’s HR@1 is {with_interval(evaluation.metrics['s-dpo']['hr@1'])}",
-        f"{gain} against SFT",
-        f"no significant difference to SFT ({weak})",
-        "Chance is 0.050",
+        "chance",
         evaluation.audit.verdict,
         *("smollm2-135m", "movielens-100k", "13 min 32 s", "softmax_dpo", "valid ratio", "3.11.9", "tiny-run"),
         *(f"{interval.mean:.3f}" for of in evaluation.metrics.values() for interval in of.values()),
+        *(signed(c.mean) for c in evaluation.comparisons),
     ):
         assert part in page.text
     assert "This run is incomplete" not in page.text
@@ -239,8 +236,7 @@ def test_the_whole_catalogue_and_the_best_reference_are_in_it(run):
     for part in (
         "NDCG@10, full ranking, new targets",
         "Models are compared with random, the baseline with the highest NDCG@10.",
-        f"{with_interval(lists.difference('s-dpo', 'popularity', 'hr@1'))} against popularity",
-        f"S-DPO’s NDCG@10 in full ranking is {with_interval(own)}",
+        signed(lists.difference("s-dpo", "popularity", "hr@1").mean),
     ):
         assert part in text
     contents = read_run(run)

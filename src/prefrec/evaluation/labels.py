@@ -1,4 +1,4 @@
-"""Which metrics tables and findings show, and their headings."""
+"""Which metrics tables show, and their headings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 from prefrec.evaluation.intervals import Interval
 
 HEADLINE_METRICS = ("hr@1", "ndcg@10")
-"""Metrics of findings, plots and comparisons, where measured."""
+"""Metrics of plots and comparisons, where measured."""
 FULL_METRICS = ("ndcg@10", "hr@10")
 """Metrics of full ranking in tables."""
 _LABELS = {

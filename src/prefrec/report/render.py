@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 
 from prefrec.errors import without_secrets
-from prefrec.evaluation import Audit, Comparison, Evaluation
-from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
+from prefrec.evaluation import Audit, Evaluation
+from prefrec.evaluation.labels import HEADLINE_METRICS
 from prefrec.files import write_text
 from prefrec.report import curves, tables
 from prefrec.report.examples import EACH, SEED, pick_examples
@@ -47,7 +47,6 @@ def render(run: RunContents) -> str:
         run=run,
         facts=facts(run),
         verdict=verdict(run),
-        findings=findings(run),
         audit=evaluation.audit if evaluation else None,
         diagnosis=_diagnosis(evaluation),
         results=_results(run, evaluation) if evaluation else None,
@@ -149,56 +148,9 @@ def verdict(run: RunContents) -> str:
     return f"{sentence}. {sampled.audit.headline}"
 
 
-def findings(run: RunContents) -> list[str]:
-    """Return a sentence per model about the headline metric, then about chance, full ranking and generation."""
-    evaluation = run.evaluation
-    if evaluation is None:
-        return []
-    metric = headline_metrics(evaluation)[0]
-    trained = [s.name for s in run.stages if s.name in evaluation.metrics]
-    models = trained or list(dict.fromkeys(c.ranker for c in evaluation.comparisons)) or evaluation.rankers
-    last_first = models[::-1]
-    sentences = [_sentence(evaluation, name, metric) for name in last_first]
-    sentences += [f"Chance is {evaluation.chance:.3f}."] if metric == "hr@1" else []
-    full = run.full_catalogue
-    if full is not None and (name := next((m for m in last_first if m in full.metrics), None)):
-        sentences.append(_sentence(full, name, FULL_METRICS[0], " in full ranking"))
-    return sentences + _generation_sentence(run, last_first)
-
-
 def headline_metrics(evaluation: Evaluation) -> list[str]:
     """Return those of HR@1 and NDCG@10 that were measured, else the first metric."""
     return [m for m in HEADLINE_METRICS if m in evaluation.measured] or evaluation.measured[:1]
-
-
-def _sentence(evaluation: Evaluation, name: str, metric: str, where: str = "") -> str:
-    value = evaluation.metrics[name].get(metric)
-    shown = f"’s {metric_label(metric)}{where} is {with_interval(value)}" if value else ": no value"
-    start = f"{label(name)}{shown}"
-    pairs = [c for c in evaluation.comparisons if (c.ranker, c.metric) == (name, metric)]
-    if not pairs:
-        return f"{start} on {evaluation.n:,} examples."
-    best = evaluation.best_reference
-    against = "; ".join(map(_against, sorted(pairs, key=lambda c: c.against != best)))
-    return f"{start}: {against}, on the same {evaluation.n:,} examples."
-
-
-def _against(comparison: Comparison) -> str:
-    shown, other = with_interval(comparison), label(comparison.against)
-    none = f"no significant difference to {other} ({shown})"
-    return none if includes_zero(comparison) else f"{shown} against {other}"
-
-
-def _generation_sentence(run: RunContents, last_first: list[str]) -> list[str]:
-    generation = run.generation
-    last = next((m for m in last_first if generation and m in generation.metrics), None)
-    if generation is None or last is None or not {"valid_ratio", "gen_hr@1"} <= set(generation.metrics[last]):
-        return []
-    metrics = generation.metrics[last]
-    return [
-        f"In text generated for {generation.n:,} examples, {label(last)} has a valid ratio of "
-        f"{with_interval(metrics['valid_ratio'])} and an HR@1 of {with_interval(metrics['gen_hr@1'])}."
-    ]
 
 
 def other_machines(run: RunContents) -> list[str]:
