@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,8 +21,6 @@ _ROUNDS = 4
 BLOCK = 400_000
 """Candidates sampled, or keys looked up, at a time. It limits memory and does not affect the result."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-Replacement = Callable[["SampledCandidates", NDArray[np.int64], NDArray[np.int64]], CandidateSets]
-"""Function of sampled candidates and the users and targets [n] of examples that returns other candidate sets."""
 
 
 def draw_candidates(
@@ -34,8 +32,6 @@ def draw_candidates(
     seed: int,
     size: int = 20,
     weights: Mapping[str, float] | None = None,
-    change: Replacement | None = None,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[RankingExample]:
     """Return one ranking example per window, with its candidates in random order.
 
@@ -51,35 +47,53 @@ def draw_candidates(
         seed: random seed, part of the hash.
         size: candidates per example, including the target.
         weights: item id → sampling weight. Default: uniform.
-        change: replaces the sampled candidate sets (`target_candidates`).
-        progress: wraps the loop over blocks of examples.
 
     Raises:
         DataError: a user has fewer than `size` - 1 items to sample from.
     """
-    users, codes = sorted({w.user_id for w in windows}), {item: i for i, item in enumerate(pool)}
-    user_codes = {user: i for i, user in enumerate(users)}
-    known = touched.filter(pl.col("user_id").is_in(users) & pl.col("item_id").is_in(list(pool)))
-    pairs = [(user_codes[u], codes[i]) for u, i in known.select("user_id", "item_id").iter_rows()]
-    keys = pair_keys(np.array(pairs, dtype=np.int64).reshape(-1, 2).T, len(pool))
+    users = sorted({w.user_id for w in windows})
+    kinds = {"user_id": pl.Enum(users), "item_id": pl.Enum(pool)}
+    known = touched.select(pl.col(c).cast(kind, strict=False).to_physical() for c, kind in kinds.items()).drop_nulls()
+    keys = pair_keys((column.to_numpy() for column in known), len(pool))
     shares = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool])
     sampled = SampledCandidates(pl.Series(users, dtype=pl.String), shares, keys, split, seed, size)
+    return with_candidates(windows, window_codes(windows, users, pool), pool, sampled, size)
+
+
+def window_codes(windows: Sequence[Window], users: Iterable[str], ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the user, the position and the target of windows [n, 3]; users and items are indices."""
+    user_codes, codes = ({name: i for i, name in enumerate(names)} for names in (users, ids))
     rows = [(user_codes[w.user_id], w.position, codes[w.target]) for w in windows]
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    sets: CandidateSets = change(sampled, columns[:, 0], columns[:, 2]) if change else sampled
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
-    def example(window: Window, candidates: Sequence[int]) -> RankingExample:
-        return RankingExample(window.user_id, window.history, tuple(pool[i] for i in candidates), window.target)
 
+def with_candidates(
+    windows: Sequence[Window],
+    columns: NDArray[np.int64],
+    ids: Sequence[str],
+    sets: CandidateSets,
+    size: int,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> list[RankingExample]:
+    """Return the examples of windows with candidates from `sets`, which has `size` candidates each.
+
+    `columns` are the windows' `window_codes`; `progress` wraps the loop over blocks of windows.
+    """
     examples: list[RankingExample] = []
     block = max(1, BLOCK // size)
     for start in progress(range(0, len(windows), block)):
         owners, positions, targets = columns[start : start + block].T
-        examples += map(example, windows[start : start + block], sets(owners, owners, positions, targets))
+        candidates = sets(owners, owners, positions, targets)
+        examples += (
+            RankingExample(w.user_id, w.history, tuple(ids[i] for i in some), w.target)
+            for w, some in zip(windows[start : start + block], candidates, strict=True)
+        )
     return examples
 
 
-def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: int = 20) -> list[RankingExample]:
+def published_candidates(
+    windows: Iterable[Window | RankingExample], pool: Sequence[str], size: int = 20
+) -> list[RankingExample]:
     """Return examples with the candidate sets of the S-DPO authors' data, reproduced item for item.
 
     The authors seed Python's `random` with the target's id and ignore the user, so a target always has the same
@@ -183,8 +197,7 @@ class SampledCandidates:
     @cached_property
     def cumulative(self) -> NDArray[np.float64]:
         """Cumulative weights of the items [I]."""
-        sums: NDArray[np.float64] = self.weights.cumsum()
-        return sums
+        return self.weights.cumsum()
 
     @cached_property
     def drawable(self) -> NDArray[np.int64]:
@@ -202,8 +215,7 @@ class SampledCandidates:
         keys = row_keys(self.users[owners], positions.tolist(), self.split, self.seed)
         shuffle = np.argsort(_uniform(keys, np.arange(self.size), stream=2), axis=1)
         unshuffled = np.column_stack([targets, self._negatives(owners, targets, keys)])
-        candidates: list[list[int]] = np.take_along_axis(unshuffled, shuffle, axis=1).tolist()
-        return candidates
+        return np.take_along_axis(unshuffled, shuffle, axis=1).tolist()
 
     def check(self, users: NDArray[np.int64]) -> None:
         """Raise DataError if one of these users has fewer than `size` - 1 items to sample from."""
@@ -216,14 +228,20 @@ class SampledCandidates:
         available = len(self.drawable)
         starts = np.searchsorted(self.touched, np.arange(len(self.users) + 1) * len(self.weights))
         if available - np.diff(starts).max(initial=0) >= self.size - 1:
-            return users[:0], users[:0]  # even counting repeats; removing them takes as much memory as the keys
-        owners, items = np.divmod(self.touched[:-1], len(self.weights))
-        counted = np.ones(len(items), dtype=bool)
-        counted[1:] = self.touched[1:-1] != self.touched[:-2]
-        counted &= self.weights[items] > 0
-        free = available - np.bincount(owners[counted], minlength=len(self.users))
+            return users[:0], users[:0]  # even counting repeats
+        free = np.full(len(self.users), available)
+        for owners, items in self.touched_pairs():
+            free -= np.bincount(owners[self.weights[items] > 0], minlength=len(free))
         short = users[free[users] < self.size - 1]
         return short, free[short]
+
+    def touched_pairs(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield users and items of the pairs in `touched`, each pair once."""
+        keys = self.touched[:-1]
+        for start in range(0, len(keys), BLOCK):
+            some = keys[start : start + BLOCK]
+            before = keys[start - 1] if start else -1
+            yield np.divmod(some[np.diff(some, prepend=before) > 0], len(self.weights))
 
     def _negatives(
         self, rows: NDArray[np.int64], target_codes: NDArray[np.integer[Any]], keys: NDArray[np.uint64]
@@ -267,7 +285,7 @@ class SampledCandidates:
         chosen[count:] = remaining[np.argsort(arrival)[: self.size - 1 - count]]
 
     def _is_touched(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.asarray(self.touched[np.searchsorted(self.touched, keys)] == keys)
+        return self.touched[np.searchsorted(self.touched, keys)] == keys
 
 
 def _uniform(keys: NDArray[np.uint64], counters: NDArray[np.int64], stream: int) -> NDArray[np.float64]:
@@ -281,4 +299,4 @@ def _uniform(keys: NDArray[np.uint64], counters: NDArray[np.int64], stream: int)
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
+    return z ^ (z >> np.uint64(31))

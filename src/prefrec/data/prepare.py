@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,20 +16,20 @@ from prefrec.console import track, warn
 from prefrec.data import seen, splits
 from prefrec.data.candidates import (
     SampledCandidates,
-    draw_candidates,
     item_weights,
     keys_without,
     pair_keys,
-    popularity_weights,
     published_candidates,
+    window_codes,
+    with_candidates,
 )
 from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import FILE_ORDER
-from prefrec.data.rows import LazyExamples, RankingExample
+from prefrec.data.rows import CandidateSets, LazyExamples, RankingExample
 from prefrec.data.sources.base import GivenSplit, Source
 from prefrec.data.target_candidates import auto_kind, target_candidates
 from prefrec.data.times import SUBSECOND
-from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
+from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData
 from prefrec.errors import ConfigError, DataError, without_secrets
 
 # Fraction of tied interactions below which no note is made.
@@ -45,22 +45,8 @@ _CHOSEN = (
 )
 
 
-class Made(NamedTuple):
-    """The result of a split.
-
-    Attributes:
-        parts: the examples of each part.
-        learn: training interactions.
-        held_out: held-out interactions.
-        kind: kind of the candidate sets.
-        facts: counts for the protocol.
-    """
-
-    parts: Parts
-    learn: pl.DataFrame
-    held_out: pl.DataFrame
-    kind: str
-    facts: dict[str, Any]
+Made = tuple[Parts, pl.DataFrame, pl.DataFrame, str, dict[str, Any]]
+"""Examples, training interactions, held-out interactions, kind of the candidate sets, and facts for the protocol."""
 
 
 def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bool = False) -> PreparedData:
@@ -97,12 +83,14 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
             f"{size} candidates cannot be sampled from {len(catalogue)} items: lower --candidates.size "
             "(`candidates.size` in a recipe) or relax the filters"
         )
-    if source.given:
-        parts, learn, held_out, kind, facts = _given_parts(config, source.given, touched, sequences, catalogue)
-    else:
-        keys = _touched_keys(touched, sequences.users, catalogue.ids)
-        del touched
-        parts, learn, held_out, kind, facts = _parts(config, keys, sequences, catalogue.ids, change)
+    keys = _pair_keys(touched, sequences.users, catalogue.ids)
+    del touched
+    sampler = SampledCandidates(sequences.users, np.ones(len(catalogue)), keys, "", config.seed, size)
+    parts, learn, held_out, kind, facts = (
+        _given_parts(config, source.given, sampler, sequences, catalogue.ids)
+        if source.given
+        else _parts(config, sampler, sequences, catalogue.ids, change)
+    )
     unused = len(source.catalogue) - len(catalogue)
     dropped = f"{unused} catalogue items without interactions were dropped; `unseen_items` keeps new items"
     protocol = {
@@ -207,19 +195,15 @@ def _used_items(source: Source, log: pl.DataFrame, config: PrepareConfig) -> Cat
 
 def _parts(
     config: PrepareConfig,
-    touched: NDArray[np.int64],
+    sampler: SampledCandidates,
     sequences: splits.Sequences,
     ids: Sequence[str],
     change: Change | None,
 ) -> Made:
-    """Split the sequences and return examples and interactions.
-
-    `touched` are keys of user-item pairs (`pair_keys`). To save memory, `sequences.frame` loses its columns.
-    """
+    """Split the sequences. To save memory, `sequences.frame` loses its columns."""
     split = _split(config, sequences)
     split = change(sequences, split) if change else split
-    facts = split.facts | _drop_short(split.rows, touched, sequences.users, len(ids), config)
-    targets = {part: rows[sample_rows(config, part, rows[:, 0])] for part, rows in split.rows.items()}
+    targets, facts = _kept_rows(config, split.rows, sampler)
     split.rows.clear()
     held_out = seen.held_out(sequences, [targets[part] for part in PARTS[1:]], split.learn)
     items = _indices(sequences.items, ids)
@@ -227,141 +211,121 @@ def _parts(
     offsets = dict.fromkeys(PARTS, sequences.offsets)
     offsets["train"] = _offsets_in(sequences, split.learn, targets["train"])
     positions = {p: offsets[p].astype(np.uint32)[r[:, 0]] + r[:, 1].astype(np.uint32) for p, r in targets.items()}
+    asked = {part: (targets[part][:, 0], items[positions[part]]) for part in PARTS[1:]}
     del targets
-    learn = split.take_interactions()
-    learnt, size = items[split.learn], config.candidates.size
-    sold = np.bincount(learnt, minlength=len(ids)) > 0
-    kind = _kind(config, np.concatenate([items[positions[part]] for part in PARTS[1:]]), sold)
-    weights = item_weights(kind, learnt, len(ids))
-    sampler = SampledCandidates(sequences.users, weights, touched, "", config.seed, size)
-    # Held-out items may be training negatives of their user. Otherwise their absence would reveal them to a model.
-    known = _without(touched, sequences, ~split.learn, items, len(ids))
+    learn, learnt = split.take_interactions(), items[split.learn]
 
-    def make(kind: str) -> Parts:
-        parts: dict[str, Sequence[RankingExample]] = {}
-        for part, at in positions.items():
-            of_part = replace(sampler, split=part, touched=known if part == "train" else touched)
-            flat = items if offsets[part] is sequences.offsets else learnt
-            made = LazyExamples(ids, sequences.users, flat, offsets[part], at, config.history_length, of_part)
-            if kind == "targets" and part != "train":
-                made = replace(made, candidate_sets=target_candidates(of_part, made.owners(), flat[at], sold))
-            parts[part] = _published(made, size) if kind == "published" else made
-        return parts
+    def build(part: str, sets: CandidateSets) -> LazyExamples:
+        flat = items if offsets[part] is sequences.offsets else learnt
+        return LazyExamples(ids, sequences.users, flat, offsets[part], positions[part], config.history_length, sets)
 
-    kind, parts = _made(config, kind, make)
-    return Made(parts, learn, held_out, kind, facts)
-
-
-def _drop_short(
-    rows: dict[str, splits.Targets], touched: NDArray[np.int64], users: pl.Series, n_items: int, config: PrepareConfig
-) -> dict[str, int]:
-    """Drop, in place, the examples of users with too few unseen items; return the number of these users as a fact.
-
-    Raise DataError if that leaves a part without examples.
-    """
-    if config.candidates.kind == "published":  # `published_candidates` makes this check itself
-        return {}
-    sampler = SampledCandidates(users, np.ones(n_items), touched, "", config.seed, config.candidates.size)
-    short, _ = sampler.short(np.unique(np.concatenate([some[:, 0] for some in rows.values()])))
-    for part, some in rows.items() if len(short) else ():
-        rows[part] = some[~np.isin(some[:, 0], short)]
-        if len(some) and not len(rows[part]):
-            sampler.check(short)
-    return {"users_without_room": len(short)} if len(short) else {}
-
-
-def _kind(config: PrepareConfig, targets: NDArray[np.int32], sold: NDArray[np.bool_]) -> str:
-    """Return the kind of candidates, given validation and test targets [n] and the items sold in training [I]."""
-    kind = config.candidates.kind
-    return auto_kind(targets, sold) if kind == "auto" else kind
-
-
-def _made(config: PrepareConfig, kind: str, make: Callable[[str], Parts]) -> tuple[str, Parts]:
-    """Return the kind of candidates and the examples; if `auto` chose targets and an example has too few, uniform."""
-    try:
-        return kind, make(kind)
-    except DataError:
-        if config.candidates.kind != "auto" or kind != "targets":
-            raise
-        return "uniform", make("uniform")
+    known = _without(sampler.touched, sequences, ~split.learn, items, len(ids))
+    kind, parts = _with_candidates(config, sampler, known, learnt, ids, asked, build)
+    return parts, learn, held_out, kind, split.facts | facts
 
 
 def _given_parts(
-    config: PrepareConfig, given: GivenSplit, touched: pl.DataFrame, sequences: splits.Sequences, catalogue: Catalogue
+    config: PrepareConfig,
+    given: GivenSplit,
+    sampler: SampledCandidates,
+    sequences: splits.Sequences,
+    ids: Sequence[str],
 ) -> Made:
-    """Return the examples and interactions of the source's own split."""
-    size, ids = config.candidates.size, catalogue.ids
-    kept, facts = _kept_windows(config, given.windows, touched, len(ids))
-    users = {part: [w.user_id for w in windows] for part, windows in kept.items()}
-    windows = {p: [kept[p][i] for i in sample_rows(config, p, users[p]).tolist()] for p in PARTS}
-    frame = sequences.frame.with_row_index("row")
-    pair = {column: frame.schema[column] for column in ("user_id", "item_id")}
-
-    def mask(pairs: pl.DataFrame) -> NDArray[np.bool_]:
-        marked = np.zeros(len(frame), dtype=bool)
-        pairs = pairs.select(pl.col(column).cast(kind) for column, kind in pair.items())
-        marked[frame.join(pairs, on=[*pair], how="semi")["row"].to_numpy()] = True
-        return marked
-
-    learn = mask(given.learn.select(*pair))
+    """Use the source's own split."""
+    owners = [w.user_id for some in given.windows.values() for w in some]
+    sampler = replace(sampler, users=pl.Series([*dict.fromkeys([*sequences.users, *owners])], dtype=pl.String))
+    coded = {p: window_codes(some, sampler.users, ids) for p, some in given.windows.items()}
+    coded, facts = _kept_rows(config, {p: np.insert(c, 3, range(len(c)), axis=1) for p, c in coded.items()}, sampler)
+    items = _indices(sequences.items, ids)
+    pairs = np.repeat(np.arange(len(sequences.users)), sequences.lengths) * len(ids) + items
+    learn = np.isin(pairs, _pair_keys(given.learn, sequences.users, ids))
     learnt = sequences.frame.filter(pl.Series(learn))
+    held_out = learnt.clear()  # without an order, it is unknown what came before an example
     if given.ordered:
-        later = [(w.user_id, w.target) for part in PARTS[1:] for w in windows[part]]
-        rows = np.flatnonzero(mask(pl.DataFrame(later, dict.fromkeys(pair, pl.String), orient="row")))
-        owners = np.searchsorted(sequences.offsets, rows, side="right") - 1
-        held_out = seen.held_out(sequences, [np.column_stack([owners, rows - sequences.offsets[owners]])], learn)
-    else:
-        held_out = learnt.clear()  # without an order, it is unknown what came before an example
-    sold = catalogue.frame["item_id"].is_in(learnt["item_id"].unique().cast(pl.String).to_list()).to_numpy()
-    code = {item: index for index, item in enumerate(ids)}
-    kind = _kind(config, np.array([code[w.target] for p in PARTS[1:] for w in windows[p]], dtype=np.int32), sold)
-    if kind == "published":
-        return Made(
-            {p: published_candidates(w, ids, size) for p, w in windows.items()}, learnt, held_out, kind, facts
-        )
-    weights = popularity_weights(learnt, ids) if kind == "popularity" else None
-    draw = partial(draw_candidates, pool=ids, seed=config.seed, size=size, weights=weights)
-    progress = {part: partial(track, description=f"{part} candidates") for part in PARTS}
-    known = touched.join(sequences.frame.filter(~pl.Series(learn)).select(*pair), on=[*pair], how="anti")
-    seen_by = {part: known if part == "train" else touched for part in PARTS}
+        users, _, targets, _ = np.concatenate([coded[part] for part in PARTS[1:]]).T
+        later = np.isin(pairs, users * len(ids) + targets)
+        rows = np.column_stack([pairs[later] // len(ids), sequences.positions[later]])
+        held_out = seen.held_out(sequences, [rows], learn)
+
+    def build(part: str, sets: CandidateSets) -> list[RankingExample]:
+        windows = [given.windows[part][n] for n in coded[part][:, 3].tolist()]
+        progress = partial(track, description=f"{part} candidates")
+        return with_candidates(windows, coded[part][:, :3], ids, sets, sampler.size, progress)
+
+    asked = {part: (coded[part][:, 0], coded[part][:, 2]) for part in PARTS[1:]}
+    known = _without(sampler.touched, sequences, ~learn, items, len(ids))
+    kind, parts = _with_candidates(config, sampler, known, items[learn], ids, asked, build)
+    return parts, learnt, held_out, kind, facts
+
+
+def _kept_rows(
+    config: PrepareConfig, rows: Mapping[str, NDArray[Any]], sampler: SampledCandidates
+) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
+    """Return the examples of users with enough unseen items, at most `max_…_rows` of a part, and facts.
+
+    The first column of `rows` is the user. Raise DataError if a part loses all its examples.
+    """
+    users = np.unique(np.concatenate([some[:, 0] for some in rows.values()]))
+    # `published_candidates` makes this check itself.
+    short = users[:0] if config.candidates.kind == "published" else sampler.short(users)[0]
+    kept = {}
+    for part, some in rows.items():
+        roomy = some[~np.isin(some[:, 0], short)] if len(short) else some
+        if len(some) and not len(roomy):
+            sampler.check(short)
+        kept[part] = roomy[sample_rows(config, part, roomy[:, 0])]
+    return kept, {"users_without_room": len(short)} if len(short) else {}
+
+
+def _only_target(_: Any, owners: Any, positions: Any, targets: NDArray[np.int32]) -> list[list[int]]:
+    return targets[:, None].tolist()
+
+
+def _with_candidates(
+    config: PrepareConfig,
+    sampler: SampledCandidates,
+    known: NDArray[np.int64],
+    learnt: NDArray[np.int32],
+    ids: Sequence[str],
+    asked: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+    build: Callable[[str, CandidateSets], Sequence[RankingExample]],
+) -> tuple[str, Parts]:
+    """Return the kind of candidates and the examples; if `auto` chose targets and an example has too few, uniform.
+
+    `known` are the keys of pairs that are not negatives in training; `learnt` are the items of training interactions;
+    `asked` has the users and targets of validation and test; `build` returns the examples of a part.
+    """
+    kind, sold = config.candidates.kind, np.bincount(learnt, minlength=len(ids)) > 0
+    auto = kind == "auto" and auto_kind(np.concatenate([targets for _, targets in asked.values()]), sold)
+    sampler = replace(sampler, weights=item_weights(kind, learnt, len(ids)))
 
     def make(kind: str) -> Parts:
-        change = {} if kind != "targets" else dict.fromkeys(PARTS[1:], partial(target_candidates, known=sold))
-        return {
-            p: draw(w, touched=seen_by[p], split=p, progress=progress[p], change=change.get(p))
-            for p, w in windows.items()
-        }
+        if kind == "published":
+            return {part: published_candidates(build(part, _only_target), ids, sampler.size) for part in PARTS}
+        sets: dict[str, CandidateSets] = {"train": replace(sampler, split="train", touched=known)}
+        for part in PARTS[1:]:
+            of_part = replace(sampler, split=part)
+            sets[part] = target_candidates(of_part, *asked[part], sold) if kind == "targets" else of_part
+        return {part: build(part, sets[part]) for part in PARTS}
 
-    kind, made = _made(config, kind, make)
-    return Made(made, learnt, held_out, kind, facts)
-
-
-def _kept_windows(
-    config: PrepareConfig, windows: Mapping[str, list[Window]], touched: pl.DataFrame, n_items: int
-) -> tuple[Mapping[str, list[Window]], dict[str, int]]:
-    """Return the windows of users with enough unseen items, and the number of other users as a fact.
-
-    If that would leave a part without windows, return all of them: sampling their candidates then raises DataError.
-    """
-    counts = touched.group_by("user_id").agg(pl.col("item_id").n_unique())
-    full = counts.filter(pl.col("item_id") > n_items - config.candidates.size + 1)["user_id"].cast(pl.String)
-    short = {w.user_id for some in windows.values() for w in some} & {*full}
-    kept = {part: [w for w in some if w.user_id not in short] for part, some in windows.items()}
-    if config.candidates.kind == "published" or not short or any(windows[p] and not kept[p] for p in windows):
-        return windows, {}
-    return kept, {"users_without_room": len(short)}
+    try:
+        return auto or kind, make(auto or kind)
+    except DataError:
+        if auto != "targets":
+            raise
+        return "uniform", make("uniform")
 
 
 def _indices(names: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int32]:
     """Return the index in `ids` of each of these items or users, a series of `Enum`; -1 for those not in `ids`."""
     indices = np.full(len(names.dtype.categories), -1, dtype=np.int32)  # type: ignore[attr-defined]
     indices[pl.Series(ids, dtype=pl.String).cast(names.dtype).to_physical().to_numpy()] = np.arange(len(ids))
-    return np.asarray(indices[names.to_physical().to_numpy()])
+    return indices[names.to_physical().to_numpy()]
 
 
-def _touched_keys(touched: pl.DataFrame, users: pl.Series, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Return the keys (`pair_keys`) of what these users touched."""
-    owners, items = _indices(touched["user_id"], users), _indices(touched["item_id"], ids)
+def _pair_keys(log: pl.DataFrame, users: pl.Series, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the keys (`pair_keys`) of the interactions with these users and items."""
+    owners, items = _indices(log["user_id"], users), _indices(log["item_id"], ids)
     known = (owners >= 0) & (items >= 0)
     return pair_keys((owners, items) if known.all() else (owners[known], items[known]), len(ids))
 
@@ -376,11 +340,6 @@ def _without(
     """Return the keys of what users touched (`pair_keys`) without those of the `chosen` interactions."""
     owners = np.searchsorted(sequences.offsets, np.flatnonzero(chosen), side="right") - 1
     return keys_without(touched, pair_keys((owners, items[chosen]), n_items))
-
-
-def _published(rows: LazyExamples, size: int) -> list[RankingExample]:
-    bare = replace(rows, candidate_sets=lambda rows, owners, positions, targets: targets[:, None].tolist())
-    return published_candidates([Window(e.user_id, 0, e.history, e.target) for e in bare], rows.ids, size)
 
 
 def _offsets_in(sequences: splits.Sequences, learn: NDArray[np.bool_], rows: splits.Targets) -> NDArray[np.int64]:
