@@ -50,7 +50,7 @@ _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+$"
 _EXACT = 2**53
 # Most columns, and characters of a name, in a message: the header of a binary file can be the whole file.
 _NAMES, _NAME_CHARS = 30, 60
-_REMEDY = "correct or drop these rows"
+REMEDY = "correct or drop these rows"
 ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9]+):/+(.+)")
 """An address such as `s3://bucket/key`, as it looks in a path: with one slash, and after the folder of a recipe."""
 IDS = pl.Categorical(pl.Categories("prefrec"))
@@ -288,7 +288,7 @@ def parse_numbers(
         empty |= (given == "") if given.dtype == pl.String else False
         bad &= ~empty
         values = values.fill_nan(None)
-    refuse_bad(frame[column], bad, path, called or column, "a number", empty_remedy or _REMEDY)
+    refuse_bad(frame[column], bad, path, called or column, "a number", empty_remedy or REMEDY)
     return frame.with_columns(values.alias(column))
 
 
@@ -311,7 +311,7 @@ def file_name(path: Path) -> str:
 
 
 def refuse_bad(
-    given: pl.Series, bad: pl.Series, path: Path, called: str, expected: str, remedy: str = _REMEDY
+    given: pl.Series, bad: pl.Series, path: Path, called: str, expected: str, remedy: str = REMEDY
 ) -> None:
     """Raise DataError about the first `bad` value, if any."""
     if bad.any():

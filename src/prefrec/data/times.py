@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from prefrec.data.readers import cast_column, file_name, first_line, first_of, refuse_bad, stripped
+from prefrec.data.readers import REMEDY, cast_column, file_name, first_line, first_of, refuse_bad, stripped
 from prefrec.errors import DataError
 
 SUBSECOND = "subsecond"
@@ -21,6 +21,7 @@ _CLOCKS = ("", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", "T%H:%M:%S", " %I
 _LOGGED = ("%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z")
 FORMS = (*(day + clock for day in _DAYS for clock in _CLOCKS), *_LOGGED)
 """strptime formats of dates that are tried. The last ones are those of web servers, tweets and e-mails."""
+_OTHER_FORMAT = "correct them, or change --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
 _NAME_IT = "set their format with --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
 # Number of texts on which each format is tried first.
 _LOOKED_AT = 200
@@ -33,34 +34,32 @@ _UNIT_BOUNDS = (1e11, 1e14, 1e17)
 # Largest time that fits into 64 bits, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
 _LATEST = 2.0**63
 _ISO = r"^\d{4}-\d"
+Read = tuple[pl.DataFrame, list[str]]
+"""A log with times in seconds since 1970, and notes on how they were read."""
 
 
 def date_forms(values: pl.Series) -> list[str]:
     """Return the formats of `FORMS` in which all of these texts [n] are dates."""
-    fits, values = FORMS, values.drop_nulls()
-    for some in (values.head(_LOOKED_AT), values) if len(values) else ():
-        fits = tuple(
-            form for form in fits if _moments(some, form).dt.year().is_between(1900, 2100).fill_null(False).all()
-        )
-    return [*fits] if len(values) else []
+    values = values.drop_nulls()
+    fits = list(FORMS) if len(values) else []
+    for some in (values.head(_LOOKED_AT), values):
+        fits = [form for form in fits if _moments(some, form).dt.year().is_between(1900, 2100).fill_null(False).all()]
+    return fits
 
 
 def _moments(values: pl.Series, form: str) -> pl.Series:
     """Parse texts by a strptime format; return times in UTC, null where a text does not fit."""
     try:
-        if "%H" in form or "%I" in form or "%z" in form:
-            zoned = values.str.to_datetime(
-                form, time_unit="us", strict=False, time_zone="UTC" if "%z" in form else None
-            )
-            return zoned.dt.replace_time_zone(None)
-        return values.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+        zone = "UTC" if "%z" in form else None
+        moments = values.str.to_datetime(form, time_unit="us", strict=False, time_zone=zone)
+        return moments.dt.replace_time_zone(None)
     except pl.exceptions.PolarsError:  # an invalid format
         return pl.Series(values.name, [None] * len(values), dtype=pl.Datetime("us"))
 
 
 def parse_timestamps(
     frame: pl.DataFrame, column: str, path: Path, called: str | None = None, form: str | None = None
-) -> tuple[pl.DataFrame, list[str]]:
+) -> Read:
     """Convert a column of times to Int64 seconds since 1970.
 
     If any time is finer than a second, the frame also gets a column `SUBSECOND`.
@@ -83,43 +82,38 @@ def parse_timestamps(
     """
     called = called or column
     raw = stripped(frame[column])
+
+    def dated(moments: pl.Series, expected: str, remedy: str = REMEDY, read_as: str = "") -> Read:
+        refuse_bad(frame[column], moments.is_null(), path, called, expected, remedy)
+        notes = [f"{file_name(path)}: times read as {read_as}"] if read_as else []
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
+
     if form:
         moments = _moments(cast_column(raw, pl.String, path, called, "dates"), form)
-        remedy = "correct them, or change --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
-        refuse_bad(frame[column], moments.is_null(), path, called, f"a date in the format {form}", remedy)
-        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), []
-    expected = "seconds since 1970 or an ISO 8601 date"
+        return dated(moments, f"a date in the format {form}", _OTHER_FORMAT)
     if raw.dtype in (pl.Date, pl.Datetime):
-        moments = raw.cast(pl.Datetime("us"))
-        refuse_bad(raw, moments.is_null(), path, called, "a date")
-        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), []
+        return dated(raw.cast(pl.Datetime("us")), "a date")
+    expected = "seconds since 1970 or an ISO 8601 date"
     values = cast_column(raw, pl.Float64, path, called, "dates or seconds since 1970")
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
-        if not raw.str.contains(_ISO).fill_null(False).any() and (forms := date_forms(raw)):
+        is_iso = raw.str.contains(_ISO).fill_null(False)
+        if not is_iso.any() and (forms := date_forms(raw)):
             if len(forms) > 1:
                 either = f"{raw.drop_nulls()[0]!r} may be a date in the format {' or '.join(forms)}"
                 raise DataError(f"{path}, column {called}: {either}; {_NAME_IT}")
-            timed, _ = parse_timestamps(frame, column, path, called, forms[0])
-            return timed, [f"{file_name(path)}: times read as {forms[0]}"]
-        dates = raw.set(~raw.str.contains(_ISO).fill_null(False), None)
+            return dated(_moments(raw, forms[0]), f"a date in the format {forms[0]}", _OTHER_FORMAT, forms[0])
+        dates = raw.set(~is_iso, None)
         moments = dates.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         if moments.is_null().all():
             moments = dates.str.to_date(strict=False).cast(pl.Datetime("us"))
-        refuse_bad(
-            frame[column], moments.is_null(), path, called, expected, f"correct or drop these rows, or {_NAME_IT}"
-        )
-        notes = [f"{file_name(path)}: times read as ISO 8601 text"]
-        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
+        return dated(moments, expected, f"correct or drop these rows, or {_NAME_IT}", "ISO 8601 text")
     bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     refuse_bad(frame[column], bad, path, called, expected)
-    if dated := _written_dates(values):
-        moments, form = dated
-        refuse_bad(frame[column], moments.is_null(), path, called, f"one of {form}, as other values are")
-        notes = [f"{file_name(path)}: times read as {form}"]
-        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
-    whole = raw.cast(pl.Int64, strict=False)
-    all_whole = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
-    numbers = whole if all_whole else values  # Float64 does not represent every nanosecond
+    if written := _written_dates(values):
+        moments, form = written
+        return dated(moments, f"one of {form}, as other values are", read_as=form)
+    whole = raw.cast(pl.Int64, strict=False)  # Float64 does not represent every nanosecond
+    numbers = whole if (whole.cast(pl.Float64) == values).all(ignore_nulls=False) else values
     unit, per_second = _unit(raw, values, path, called)
     notes = [] if per_second == 1 else [f"{file_name(path)}: times read as {unit}"]
     return _with_times(frame, column, numbers, per_second), notes
