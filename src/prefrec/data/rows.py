@@ -168,7 +168,7 @@ def user_codes(rows: Sequence[RankingExample]) -> NDArray[np.int64]:
     """Return a number that identifies the user of each example [n]."""
     if isinstance(rows, LazyExamples):
         names = rows.users.rank("dense").to_numpy().astype(np.int64)
-        return np.asarray(names[rows.owners()])
+        return names[rows.owners()]
     codes: dict[str, int] = {}
     return np.array([codes.setdefault(e.user_id, len(codes)) for e in rows], dtype=np.int64)
 

@@ -306,7 +306,7 @@ def _first_interactions(
     """Return a mask of the first `counts` interactions of each of these users."""
     first = np.zeros(len(sequences.users), dtype=np.int32)
     first[users] = counts
-    return np.asarray(sequences.positions < np.repeat(first, sequences.lengths))
+    return sequences.positions < np.repeat(first, sequences.lengths)
 
 
 def _choose(rows: Targets, part: str, windows: str) -> Targets:

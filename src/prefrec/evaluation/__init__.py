@@ -4,13 +4,7 @@ from prefrec.evaluation.audit import audit_lists, audit_prepared
 from prefrec.evaluation.baskets import evaluate_baskets
 from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, predict
 from prefrec.evaluation.full import rank_catalogue
-from prefrec.evaluation.intervals import (
-    Interval,
-    Means,
-    PairedDifference,
-    mean_interval,
-    paired_difference,
-)
+from prefrec.evaluation.intervals import Interval, Means, PairedDifference, mean_interval, paired_difference
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.evaluation.outcome import Comparison, Evaluation, Group
 from prefrec.evaluation.predictions import judge_texts, read_predictions

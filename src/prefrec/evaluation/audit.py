@@ -121,13 +121,13 @@ def audit_lists(
         return shortcuts.cross_fitted(lists, users, rule, np.random.default_rng(seed))
 
     title_length = crossed(lambda sets, others: shortcuts.title_length(sets, others, catalogue))
-    rules["title length"] = _Rule(title_length, ["popularity"], [LOG], CROSSED)
+    rules["title length"] = _Rule(title_length, ["popularity"], LOG, CROSSED)
     # High counts reveal negatives that were sampled by popularity.
-    rules[LEAST_POPULAR] = _Rule(lists.masked(-baselines["popularity"]), ["popularity"], [LOG])
+    rules[LEAST_POPULAR] = _Rule(lists.masked(-baselines["popularity"]), ["popularity"], LOG)
     in_history, repeats = _histories(lists, examples, train_interactions, rng)
     rules |= in_history | _orders(crossed, train_interactions, catalogue)
     item_only = ItemOnlyRanker.fit(train_interactions, catalogue, seed).score(examples)
-    rules[ITEM_ONLY] = _Rule(item_only, ["popularity"], [LOG], CROSSED)
+    rules[ITEM_ONLY] = _Rule(item_only, ["popularity"], LOG, CROSSED)
     scores = baselines | {name: rule.scores for name, rule in rules.items()}
     index = lists.target.tolist()
     hits = {name: lists.hits(s) for name, s in scores.items()} | placebos | repeats
@@ -152,7 +152,7 @@ class _Rule(NamedTuple):
 
     scores: Floats  # [B, C]
     rivals: list[str]  # besides random
-    needs: list[str]  # what it and its rivals learn from: `ROWS`, `LOG`
+    needs: str  # what it and its rivals learn from: `ROWS` or `LOG`
     learnt_from: str = ""  # if not from `ROWS`
     note: str = ""
     share: float | None = None  # share of steps in the order of the rule
@@ -169,7 +169,7 @@ def _luckiest(draws: Iterable[Floats]) -> Floats:
 
 def _lookups(lists: EncodedSets, seen: EncodedSets, rng: np.random.Generator) -> Trial:
     """Return the rules that learn from candidate sets; the rival is the same rule learnt from shuffled sets."""
-    rules = {"target position": _Rule(shortcuts.target_position(lists, seen), [], [ROWS])}
+    rules = {"target position": _Rule(shortcuts.target_position(lists, seen), [], ROWS)}
     placebos = {}
     for name, rule, shuffled in (
         ("position lookup", shortcuts.position_lookup, shortcuts.shuffled_positions),
@@ -177,7 +177,7 @@ def _lookups(lists: EncodedSets, seen: EncodedSets, rng: np.random.Generator) ->
     ):
         placebo = f"{name}, shuffled"
         placebos[placebo] = _luckiest(lists.hits(rule(lists, shuffled(seen, rng))) for _ in range(SHUFFLES))
-        rules[name] = _Rule(rule(lists, seen), [placebo], [ROWS])
+        rules[name] = _Rule(rule(lists, seen), [placebo], ROWS)
     return rules, placebos
 
 
@@ -192,16 +192,14 @@ def _histories(
     inside = shortcuts.in_history(lists, examples)
     outside = lists.masked(-inside)
     rules = {
-        "in the history": _Rule(inside, [placebo], [LOG]),
-        "not in the history": _Rule(outside, ["popularity", "co-occurrence"], [LOG]),
+        "in the history": _Rule(inside, [placebo], LOG),
+        "not in the history": _Rule(outside, ["popularity", "co-occurrence"], LOG),
     }
     return rules, {placebo: _luckiest(draws or [chance])}
 
 
 def _orders(
-    crossed: Callable[[Callable[[EncodedSets, EncodedSets], Floats]], Floats],
-    log: pl.DataFrame,
-    catalogue: Catalogue,
+    crossed: Callable[[Callable[[EncodedSets, EncodedSets], Floats]], Floats], log: pl.DataFrame, catalogue: Catalogue
 ) -> dict[str, _Rule]:
     """Return rules that choose the next candidate after the last history item, by id and in the common order.
 
@@ -215,7 +213,7 @@ def _orders(
         share = max(shortcuts.agreement(log, catalogue, k) for k in (keys, -keys))
         scores = crossed(lambda sets, others, keys=keys: shortcuts.next_in_order(sets, others, keys))  # type: ignore[misc]
         source, note = "histories" if name == "common order" else CROSSED, f"{share:.0%} of steps in this order"
-        rules[name] = _Rule(scores, ["popularity", *WITH_USER], [LOG], source, note, share)
+        rules[name] = _Rule(scores, ["popularity", *WITH_USER], LOG, source, note, share)
     return rules
 
 
@@ -232,12 +230,11 @@ def _rows(
         is_rewarded = name == "popularity" and hits.difference(name, "random").low > 0
         lacks = few[LOG] if name != TitleTfidfRanker.name else ""
         rows.append(row(name, note=lacks or (REWARDED if is_rewarded else ""), tried=not lacks))
-    lacking = {name: " and ".join(few[n] for n in rule.needs if few[n]) for name, rule in rules.items()}
     # Without this correction about one in five audits of clean sets would report a leak (nine rules at 2.5%).
-    level = 1 - 0.05 / max(1, sum(not reason for reason in lacking.values()))
+    level = 1 - 0.05 / max(1, sum(not few[rule.needs] for rule in rules.values()))
     for name, rule in rules.items():
-        if lacking[name]:
-            rows.append(row(name, note=lacking[name], tried=False))
+        if few[rule.needs]:
+            rows.append(row(name, note=few[rule.needs], tried=False))
             continue
         means = gains if name == ITEM_ONLY else hits
         leads = {rival: means.difference(name, rival, level) for rival in ("random", *rule.rivals)}
@@ -249,7 +246,7 @@ def _rows(
             # It is a leak only if the best rule with the history is not significantly better.
             leak &= gains.difference(name, best, level).high >= 0
             note = f"NDCG@10; best rule with the user: {best} {gains.values[best].mean():.3f}"
-        source = rule.learnt_from or (learnt_from if ROWS in rule.needs else "")
+        source = rule.learnt_from or (learnt_from if rule.needs == ROWS else "")
         more = {"learnt_from": source, "note": note, "share": rule.share}
         rows.append(row(name, leak=leak, against=nearest, gain=leads[nearest], **more))
     return rows

@@ -69,11 +69,7 @@ def evaluate(
 
 
 def predict(
-    ranker: Ranker,
-    examples: Sequence[RankingExample],
-    catalogue: Catalogue,
-    *,
-    generate: bool = True,
+    ranker: Ranker, examples: Sequence[RankingExample], catalogue: Catalogue, *, generate: bool = True
 ) -> pl.DataFrame:
     """Return one ranker's predictions (`PREDICTION_SCHEMA`), with `generate` also its texts if it can generate.
 

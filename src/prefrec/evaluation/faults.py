@@ -45,10 +45,8 @@ def protocol_faults(data: PreparedData, split: str = "test") -> list[str]:
     }
     allowed, revealed = {}, "targets that are in their user's training log"
     if split != "train":
-        pairs, trained = (
-            set(before.select("user_id", "item_id").iter_rows()),
-            {(e.history, e.target) for e in data.train},
-        )
+        pairs = {*before.select("user_id", "item_id").iter_rows()}
+        trained = {(e.history, e.target) for e in data.train}
         faults[revealed] = [(e.user_id, e.target) in pairs and e.target not in e.history for e in rows]
         # Training users show how often an item is repeated, up to three standard errors.
         again = shortcuts.repeats(log, len(log))

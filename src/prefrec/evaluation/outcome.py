@@ -51,9 +51,9 @@ FAMILY = "ndcg@10"
 """The metric whose p-values are corrected for multiple comparisons."""
 
 
-def corrected(comparisons: Sequence[Comparison], family: str = FAMILY) -> list[Comparison]:
-    """Return the comparisons of a table with `adjusted_p` where the metric is `family`."""
-    members = [i for i, c in enumerate(comparisons) if c.metric == family]
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons of a table with `adjusted_p` where the metric is `FAMILY`."""
+    members = [i for i, c in enumerate(comparisons) if c.metric == FAMILY]
     result = list(comparisons)
     for i, p in zip(members, holm([result[i].p_value for i in members]), strict=True):
         result[i] = replace(result[i], adjusted_p=p)

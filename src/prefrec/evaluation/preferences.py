@@ -33,7 +33,7 @@ def within_user_auc(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
     s = np.where(liked | disliked, scores, 0.0)
     first, second = s[:, :, None], s[:, None, :]
     won = (first > second) + 0.5 * (first == second)
-    return np.asarray((won * pairs).sum(axis=(1, 2)) / pairs.sum(axis=(1, 2)))
+    return (won * pairs).sum(axis=(1, 2)) / pairs.sum(axis=(1, 2))
 
 
 def liked_ndcg(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
@@ -51,7 +51,7 @@ def liked_ndcg(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
     # Empty columns rank below all others and gain nothing. Their ranks are clipped to the end of the table.
     last = np.minimum(above + tied, scores.shape[1])
     gained = np.where(liked, (up_to[last] - up_to[above]) / tied, 0.0).sum(axis=1)
-    return np.asarray(gained / up_to[liked.sum(axis=1)])
+    return gained / up_to[liked.sum(axis=1)]
 
 
 METRICS = {"auc": within_user_auc, "ndcg": liked_ndcg}
@@ -70,12 +70,7 @@ def personal_part(scores: Floats, swapped: Floats, present: Mask) -> Floats:
     return np.where(present, gap - gap.sum(axis=1, keepdims=True) / present.sum(axis=1, keepdims=True), 0.0)
 
 
-def within_item_auc(
-    scores: Floats,
-    liked: Mask,
-    disliked: Mask,
-    items: Sequence[Sequence[str]],
-) -> Interval:
+def within_item_auc(scores: Floats, liked: Mask, disliked: Mask, items: Sequence[Sequence[str]]) -> Interval:
     """Return the AUC over users: the share of an item's pairs (user who liked it, user who disliked it) in order.
 
     All pairs of all items have the same weight; a tie counts ½. The interval is a jackknife over users.

@@ -132,8 +132,7 @@ def in_words(file: Traversable, domain: str) -> str:
 
 @cache
 def _words() -> dict[str, dict[str, str]]:
-    words: dict[str, dict[str, str]] = yaml.safe_load((_FOLDER / "words.yaml").read_text(encoding="utf-8"))
-    return words
+    return yaml.safe_load((_FOLDER / "words.yaml").read_text(encoding="utf-8"))
 
 
 def item_texts(source: str, items: pl.DataFrame) -> list[str]:

@@ -33,5 +33,4 @@ def source_kind(name: str) -> SourceKind:
             hint = did_you_mean(name, known) or lab
             raise ValueError(f"Input should be {', '.join(map(repr, known))} (given: {name!r}){hint}")
         entry = others[name]
-    kind: SourceKind = entry.load()
-    return kind
+    return entry.load()
