@@ -123,7 +123,10 @@ def rejected_rows(
             past = [*before, *items[:end]]
             rejected = [i for i in others if i != item and i not in past]
             if rejected and len(past) >= min_history:
-                rows.append(_row(user, past[-history_length:], item, rejected, negatives, rng))
+                candidates = [item, *(rejected[i] for i in rng.permutation(len(rejected))[:negatives].tolist())]
+                order = rng.permutation(len(candidates)).tolist()
+                shuffled = tuple(candidates[i] for i in order)
+                rows.append(RankingExample(user, tuple(past[-history_length:]), shuffled, item))
     return rows
 
 
@@ -218,15 +221,6 @@ def _sequences(
         past = dict(earlier.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
     for user, items, values in log.group_by("user_id", maintain_order=True).agg("item_id", column).iter_rows():
         yield user, past.get(user, []), items, values
-
-
-def _row(
-    user: str, history: Sequence[str], item: str, rejected: Sequence[str], negatives: int, rng: np.random.Generator
-) -> RankingExample:
-    """Return an example of a chosen item and up to `negatives` rejected items, in random order."""
-    candidates = [item, *(rejected[i] for i in rng.permutation(len(rejected))[:negatives].tolist())]
-    order = rng.permutation(len(candidates)).tolist()
-    return RankingExample(user, tuple(history), tuple(candidates[i] for i in order), item)
 
 
 def _user_rng(user: str, seed: int) -> np.random.Generator:

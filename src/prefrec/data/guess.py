@@ -25,7 +25,6 @@ from prefrec.errors import DataError
 _OF_ITEMS = ("catalogue_item", "title")
 # Part of a reader's note → the setting without which the reader would reject the files.
 _NEEDED = {"without a title": ("missing_titles", "drop"), "were numbered": ("duplicate_titles", "number")}
-_MOST_ROWS = {"train": 100_000, "validation": 1000, "test": 2000}
 _MOST_CANDIDATES = 20
 # Quantile of items per user that limits the number of candidates. Users with more items may have no examples.
 _WITH_ROOM = 0.99
@@ -45,7 +44,8 @@ class Setting(NamedTuple):
 
 _CANDIDATES = "the target and unseen items"
 _LIMITS = [
-    Setting(f"max_{part}_rows", most, "a random sample if there are more") for part, most in _MOST_ROWS.items()
+    Setting(f"max_{part}_rows", most, "a random sample if there are more")
+    for part, most in (("train", 100_000), ("validation", 1000), ("test", 2000))
 ]
 
 

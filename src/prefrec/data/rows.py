@@ -93,11 +93,9 @@ class LazyExamples(Sequence[RankingExample]):
     def __getitem__(self, index: slice) -> list[RankingExample]: ...
     def __getitem__(self, index: int | slice) -> RankingExample | list[RankingExample]:
         at = range(len(self))[index]
-        return (
-            self.take(np.arange(at.start, at.stop, at.step))
-            if isinstance(at, range)
-            else self.take(np.array([at]))[0]
-        )
+        if isinstance(at, int):
+            return self.take(np.array([at]))[0]
+        return self.take(np.arange(at.start, at.stop, at.step))
 
     def __iter__(self) -> Iterator[RankingExample]:
         if len(self) <= _KEPT:

@@ -78,13 +78,11 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     writers: dict[Path, Writer] = {folder / f"{n}.parquet": partial(_write_table, t) for n, t in tables.items()}
     for part in PARTS:
         writers[folder / f"{part}.parquet"] = partial(_write_rows, data.split(part))
-    if (
-        isinstance(data.train, LazyExamples) and touched is not None
-    ):  # reading the folder samples the candidates again
+    # Reading the folder samples the candidates again.
+    if isinstance(data.train, LazyExamples) and touched is not None:
         targets = pl.DataFrame({"interaction": data.train.target_positions.astype(np.uint32)})
         writers[folder / "train.parquet"] = targets.write_parquet
-    protocol = data.protocol | {"format_version": FORMAT_VERSION}
-    text = json.dumps(protocol, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(data.protocol | {"format_version": FORMAT_VERSION}, indent=2, ensure_ascii=False) + "\n"
     writers[folder / PROTOCOL] = lambda path: path.write_text(text, encoding="utf-8")
     write_together(writers, [folder / PROTOCOL, *(folder / f"{n}.parquet" for n in _OPTIONAL if n not in tables)])
 
@@ -105,14 +103,11 @@ def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | No
 
     Return None if the candidates of the training examples cannot be sampled again from the folder alone.
     """
-    sampler = rows.candidate_sets if isinstance(rows, LazyExamples) else None
-    if (
-        not isinstance(rows, LazyExamples)
-        or not isinstance(sampler, SampledCandidates)
-        or len(rows.items) != n_learnt
-    ):
+    if not isinstance(rows, LazyExamples) or len(rows.items) != n_learnt:
         return None
-    n_items, touched = len(rows.ids), sampler.touched
+    if not isinstance(rows.candidate_sets, SampledCandidates):
+        return None
+    n_items, touched = len(rows.ids), rows.candidate_sets.touched
     more = []
     for a, b in pairwise([*range(0, len(rows.users), _BLOCK), len(rows.users)]):
         offsets = rows.offsets[a : b + 1]

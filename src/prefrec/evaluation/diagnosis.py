@@ -20,7 +20,6 @@ TOP = 10
 """Number of targets that count as the most frequent ones."""
 DIFFERENT = 2.0
 """Targets and negatives differ if items without interactions are this many times as common among targets."""
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ def diagnose(
     index = {item: i for i, item in enumerate(catalogue.ids)}
     steps = neighbours(log, index)
     vectors = tfidf(catalogue.titles_of(catalogue.ids))
-    rng = np.random.default_rng(_SEED)
-    random = rng.integers(len(index), size=(2, 10_000))
+    random = np.random.default_rng(0).integers(len(index), size=(2, 10_000))
 
     def alike(a: np.ndarray, b: np.ndarray, weights: Floats) -> float:
         cosines = np.asarray(vectors[a].multiply(vectors[b]).sum(axis=1)).ravel()

@@ -5,13 +5,6 @@ from prefrec.prompts.templates import PromptTemplate, item_texts, load_template,
 from prefrec.prompts.trajectories import Trajectory, TrajectoryEncoder
 
 __all__ = [
-    "MAX_LENGTH",
-    "ChoiceSet",
-    "PromptEncoder",
-    "PromptTemplate",
-    "Trajectory",
-    "TrajectoryEncoder",
-    "item_texts",
-    "load_template",
-    "template_names",
-]
+    "MAX_LENGTH", "ChoiceSet", "PromptEncoder", "PromptTemplate", "Trajectory", "TrajectoryEncoder", "item_texts",
+    "load_template", "template_names",
+]  # fmt: skip

@@ -164,16 +164,7 @@ def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
     return user_attributes(readers.pick_columns(users, {"user_id": id_column} | others, path), path, id_column)
 
 
-FILES = SourceKind(
-    files,
-    takes=(
-        "interactions",
-        "more_interactions",
-        "items",
-        "users",
-        "columns",
-        "encoding",
-        "duplicate_titles",
-        "missing_titles",
-    ),
-)
+_TAKES = (
+    "interactions", "more_interactions", "items", "users", "columns", "encoding", "duplicate_titles", "missing_titles"
+)  # fmt: skip
+FILES = SourceKind(files, _TAKES)
