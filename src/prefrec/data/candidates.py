@@ -43,8 +43,7 @@ def draw_candidates(
         windows: examples without candidates.
         pool: ids of the items to sample from.
         touched: `user_id, item_id` of every interaction at any time, including later ones and low ratings.
-        split: name of the split, part of the hash.
-        seed: random seed, part of the hash.
+        split, seed: parts of the hash.
         size: candidates per example, including the target.
         weights: item id → sampling weight. Default: uniform.
 
@@ -125,13 +124,7 @@ def popularity_weights(train_interactions: pl.DataFrame, pool: Sequence[str]) ->
 
 
 def item_weights(kind: str, learnt: NDArray[np.int32], n_items: int) -> NDArray[np.float64]:
-    """Return the sampling weights of all items [I] for this kind of candidates.
-
-    Args:
-        kind: `candidates.kind`.
-        learnt: item index of each training interaction.
-        n_items: number of items I.
-    """
+    """Return the sampling weights of all items [I] for a kind of candidates, given the items that are learnt [n]."""
     weights = np.ones(n_items)
     return weights + np.bincount(learnt, minlength=n_items) if kind == "popularity" else weights
 

@@ -52,14 +52,8 @@ class PreferenceQuestion:
 def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     """Return `log` with a column `opinion`: 1 liked, −1 disliked, 0 neither or not rated.
 
-    Args:
-        log: interactions with ratings.
-        learn: training interactions, from which a user's quantiles are computed. A user with two equal quantiles, or
-            without a rating in `learn`, has no opinions.
-        thresholds: bounds of liked and disliked.
-
-    Raises:
-        DataError: the log has no ratings.
+    A user's quantiles come from the training interactions `learn`. A user with two equal quantiles, or without a
+    rating in `learn`, has no opinions. Raise DataError if the log has no ratings.
     """
     if "rating" not in log.columns or "rating" not in learn.columns:
         raise DataError(

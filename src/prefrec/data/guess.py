@@ -71,17 +71,10 @@ class Guess(NamedTuple):
 
 
 def guess(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
-    """Return settings for a log and a catalogue. Each file is read once.
+    """Return settings for a log (a file, or a folder or pattern of files) and a catalogue. Each file is read once.
 
-    Args:
-        log: a file, or a folder or pattern of files.
-        items: the catalogue.
-        given: names of columns that are known.
-        encoding: encoding of text files.
-        longest: longest history, in items.
-
-    Raises:
-        DataError: a file cannot be read, or no column looks like users, items or titles.
+    `given` names the columns that are known; histories have at most `longest` items. Raise DataError if a file cannot
+    be read, or no column looks like users, items or titles.
     """
     read = _reader()
     table = pl.concat([read(file, encoding) for file in files_of(log, items)], how="diagonal_relaxed")

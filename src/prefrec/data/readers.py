@@ -181,13 +181,8 @@ def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.Da
     """Read JSON lines or a JSON array of objects. Line n is row n; an absent field is null.
 
     The file may be compressed (`.gz`). Lines may also be Python dicts, as in older files of Amazon and Steam.
-
-    Args:
-        path: the file.
-        schema: columns to read and their types. Default: all, with inferred types.
-
-    Raises:
-        DataError: the file is missing, damaged or not JSON of this form.
+    `schema` are the columns to read and their types; by default all, with inferred types. Raise DataError if the file
+    is missing, damaged or not JSON of this form.
     """
     with _open(path) as file:
         begin = file.read(1000).lstrip()
@@ -212,7 +207,7 @@ def pick_columns(
     optional: Iterable[str] = (),
     options: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """Select and rename columns, and convert ids to text (`check_ids`).
+    """Select and rename columns, and convert ids to text; raise DataError as `check_ids`, or if a column is missing.
 
     Args:
         frame: the table.
@@ -220,9 +215,6 @@ def pick_columns(
         path: the file, for messages.
         optional: our names of columns that may be absent.
         options: our name → field of `ColumnNames` that sets the name, for messages.
-
-    Raises:
-        DataError: a column is missing, or an id is invalid.
     """
     present = {ours: theirs for ours, theirs in wanted.items() if theirs in frame.columns}
     for ours, theirs in wanted.items():

@@ -55,14 +55,9 @@ def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[s
 
 
 def user_histories(data: PreparedData, users: Collection[str] | None = None) -> dict[str, list[str]]:
-    """Return all items of each user, oldest first, including held-out interactions.
+    """Return all items of each of these users (default: all users), oldest first, held-out interactions included.
 
-    Args:
-        data: prepared data.
-        users: ids of users. Default: all.
-
-    Raises:
-        UnknownUserError: a user is not in the log.
+    Raise UnknownUserError if a user is not in the log.
     """
     log = pl.concat(log.select(*LOG_SCHEMA) for log in data.logs)
     log = log if users is None else log.filter(pl.col("user_id").is_in(list(users)))

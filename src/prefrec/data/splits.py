@@ -96,12 +96,8 @@ class Split:
 def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
     """Sort the log by user and time, with ties in random order.
 
-    Item ids and the order of lines do not decide ties, because both reveal the target in some published data.
-
-    Args:
-        log: the interactions.
-        seed: random seed of the order of ties.
-        latest: keep each user's N most recent interactions. Default: all.
+    Item ids and the order of lines do not decide ties, because both reveal the target in some published data. Only
+    each user's `latest` interactions are kept, by default all.
     """
     kept = [c for c in ("rating", "impressions") if c in log.columns]
     times, rng = time_columns(log), np.random.default_rng([seed, 1])
@@ -188,15 +184,8 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     """Split all users at two points in time, the 80% and 90% quantiles of all timestamps.
 
     An example belongs to the period of its target; its history may begin before the cut. An interaction exactly at a
-    cut belongs to the later period.
-
-    Args:
-        sequences: the users' sequences.
-        min_history: shortest history, in items.
-        windows: `all`: validate and test on all targets of the period. `last`: on each user's last one.
-
-    Raises:
-        DataError: a part has no example.
+    cut belongs to the later period. With `windows` = `last`, only each user's last target of the period of validation
+    or test is used. Raise DataError if a part has no example.
     """
     shares = [_TRAIN, _TRAIN + _VALIDATION]
     cuts = np.quantile(sequences.timestamps, shares, method="higher").astype(np.int64)
@@ -227,14 +216,8 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     """Split users by their first interaction: the first 80% train, then 10% validation and 10% test.
 
     This is the split of the LLaRA and S-DPO papers. Users are split before those with short histories are dropped.
-
-    Args:
-        sequences: the users' sequences.
-        min_history: shortest history, in items.
-        windows: `last`: validate and test on each user's last example. `all`: on all.
-
-    Raises:
-        DataError: a part has no example.
+    With `windows` = `last`, only each user's last example is used for validation and test. Raise DataError if a part
+    has no example.
     """
     lengths = sequences.lengths
     ranked = np.argsort(sequences.timestamps[sequences.offsets[:-1]], stable=True)
@@ -251,16 +234,8 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
     """Split each user's interactions: the first 80% (rounded) for training, the rest for validation or test.
 
     A random fifth of the users are validation users; the others are test users. Users with fewer than `min_history`
-    interactions before the cut, or none after it, are dropped.
-
-    Args:
-        sequences: the users' sequences.
-        min_history: shortest history, in items.
-        windows: `last`: validate and test on each user's last example after the cut. `all`: on all.
-        seed: random seed of the choice of validation users.
-
-    Raises:
-        DataError: a part has no example.
+    interactions before the cut, or none after it, are dropped. With `windows` = `last`, only each user's last example
+    is used for validation and test. Raise DataError if a part has no example.
     """
     lengths = sequences.lengths
     cuts = np.rint(lengths * _TRAIN).astype(np.int64)

@@ -66,11 +66,8 @@ def auto_kind(targets: NDArray[np.integer[Any]], known: NDArray[np.bool_]) -> st
     """Return `targets` if never-sold items are much more common among targets than in the catalogue, else `uniform`.
 
     In that case "never sold first" and "newest first" would find the targets among uniform negatives. The limits are
-    `AUTO_RATIO` and `LEAST_NEW`.
-
-    Args:
-        targets: targets of validation and test [n].
-        known: whether each item occurs in training interactions [I].
+    `AUTO_RATIO` and `LEAST_NEW`. `targets` are those of validation and test [n]; `known` is whether each item occurs
+    in training interactions [I].
     """
     among_targets, among_items = float((~known[targets]).mean()), float((~known).mean())
     differ = among_targets > AUTO_RATIO * among_items and among_targets > LEAST_NEW

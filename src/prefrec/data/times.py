@@ -65,10 +65,8 @@ def parse_timestamps(
     If any time is finer than a second, the frame also gets a column `SUBSECOND`.
 
     Args:
-        frame: the log.
-        column: its column of times.
-        path: the file, for messages.
-        called: name of the column in the file, for messages.
+        frame, column: the log and its column of times.
+        path, called: the file and the name of the column in it, for messages.
         form: strptime format of text times. Default: accept seconds, milliseconds, microseconds and nanoseconds
             (detected by size, one unit per column), dates, datetimes, ISO 8601 text, texts in one of `FORMS`, dates
             written as numbers (20240131) and spreadsheet days.

@@ -26,12 +26,11 @@ def update_split(
     """Return the split of an update: training interactions with a mark, and training examples with marked targets.
 
     Args:
-        sequences: the sequences of the longer log.
-        split: the split of the longer log.
+        sequences, split: of the longer log.
         learnt: `user_id, item_id` of the training interactions of the earlier run. Others are new, and marked.
         held: user-item pairs to remove from the training interactions and the validation examples.
         replay: old interactions per new one. All old interactions of random users are marked, up to this ratio.
-        seed: random seed.
+        seed: of the choice of these users.
 
     Raises:
         DataError: there are no new interactions.

@@ -69,13 +69,7 @@ def prediction_frame(
 ) -> pl.DataFrame:
     """Return one ranker's predictions as a frame of `PREDICTION_SCHEMA`.
 
-    Args:
-        ranker: name of the ranker.
-        examples: B examples.
-        scores: [B, C].
-        ranks: `target_ranks` of the scores.
-        generated: [B] texts. Default: none.
-        choices: [B] ids of the items that the texts name (`judge_texts`).
+    `ranks` are the `target_ranks` of the scores [B, C]; `choices` are the ids that the `generated` texts [B] name.
     """
     columns: dict[str, Sequence[Any]] = {
         "ranker": [ranker] * len(examples),

@@ -208,16 +208,10 @@ def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> p
 def check_log(
     interactions: pl.DataFrame, item_ids: Collection[str], path: Path, missing: str = "error"
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Drop the interactions whose item has no title; return the others, and a note.
+    """Drop the interactions whose item has no title, so is not in `item_ids`; return the others, and a note.
 
-    Args:
-        interactions: the log.
-        item_ids: items with a title.
-        path: the log's file, for messages.
-        missing: `drop`, or `error`: raise DataError about items without a title.
-
-    Raises:
-        DataError: the log is empty, or none of its items has a title.
+    Raise DataError if the log is empty, if none of its items has a title, or, unless `missing` is `drop`, if one of
+    them has none.
     """
     if interactions.is_empty():
         raise DataError(f"{path}: the log is empty; expected one line per interaction")
