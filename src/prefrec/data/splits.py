@@ -139,8 +139,7 @@ def first_only(log: pl.DataFrame) -> pl.DataFrame:
     is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in pair)
     # Rows that are equal in all of these columns can differ only in nested ones. A stable sort costs seven times as
     # much, so it is used only if there are nested columns.
-    ordered = bool(nested)
-    return _by_blocks(log, lambda b: b.sort(by, nulls_last=empty_last, maintain_order=ordered).filter(is_first))
+    return _by_blocks(log, lambda b: b.sort(by, nulls_last=empty_last, maintain_order=bool(nested)).filter(is_first))
 
 
 def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:

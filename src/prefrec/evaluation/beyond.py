@@ -27,11 +27,9 @@ def beyond_accuracy(
     """
     index = {item: i for i, item in enumerate(catalogue.ids)}
     users = max(log["user_id"].n_unique(), 1)
-    counts = np.ones(len(index))
-    for item, count in log.group_by("item_id").agg(pl.col("user_id").n_unique()).iter_rows():
-        if item in index:
-            counts[index[item]] = max(count, 1)
-    vectors, surprise = tfidf(list(catalogue.titles.values())), -np.log2(counts / users)
+    counts = dict(log.group_by("item_id").agg(pl.col("user_id").n_unique()).iter_rows())
+    surprise = -np.log2(np.array([counts.get(item, 1) for item in index]) / users)
+    vectors = tfidf(list(catalogue.titles.values()))
     result = {}
     for part in predictions.partition_by("ranker", maintain_order=True):
         tops = [[index[i] for i in best] for best in _best(part, k)]

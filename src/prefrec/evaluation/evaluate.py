@@ -229,8 +229,7 @@ def named_pairs(compare: str | Sequence[tuple[str, str]] | None, names: list[str
     if compare is None:
         return [(b, a) for a, b in pairwise(names)]
     pairs = [(n, compare) for n in names if n != compare] if isinstance(compare, str) else list(compare)
-    mentioned = {compare} if isinstance(compare, str) else {n for pair in pairs for n in pair}
-    if unknown := sorted(mentioned - set(names)):
+    if unknown := sorted({n for pair in pairs for n in pair} - set(names)):
         near = did_you_mean(unknown[0], names)
         raise ConfigError(f"cannot compare with {', '.join(unknown)}: the rankers are {', '.join(names)}{near}")
     return pairs

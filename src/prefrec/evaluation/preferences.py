@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.evaluation.intervals import Interval, Means, Result, Share, half_length, jackknife
@@ -22,8 +23,6 @@ from prefrec.evaluation.metrics import Floats as Floats
 from prefrec.evaluation.outcome import Gap, compare_columns
 
 Mask = NDArray[np.bool_]
-Judged = dict[str, list[tuple[int, float]]]
-"""Item → (row, score) of each user who liked it, or of each who disliked it."""
 
 
 def within_user_auc(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
@@ -83,33 +82,27 @@ def within_item_auc(scores: Floats, liked: Mask, disliked: Mask, items: Sequence
     Returns:
         The mean with its interval, where `n` is the number of pairs. Without pairs, all values are NaN.
     """
-    first = slice(MOST_USERS)
-    won, pairs = _pairs_over_users(scores[first], liked[first], disliked[first], items[first])
-    if not pairs.any():
+    rows, columns = np.nonzero((liked | disliked)[:MOST_USERS])
+    named = [items[row][column] for row, column in zip(rows.tolist(), columns.tolist(), strict=True)]
+    cells = {"item": named, "user": rows, "score": scores[rows, columns], "liked": liked[rows, columns]}
+    judged = pl.DataFrame(cells, schema_overrides={"item": pl.String})
+    pairs = judged.filter("liked").join(judged.filter(~pl.col("liked")), on="item")
+    if pairs.is_empty():
         return Interval(math.nan, math.nan, math.nan, 0, 0)
-    auc, counted = float(won.sum() / pairs.sum()), pairs.any(axis=0) | pairs.any(axis=1)
-    above, below = ((m.sum() - m.sum(axis=0) - m.sum(axis=1))[counted] for m in (won, pairs))
+    likers, others, above, below = (pairs[c].to_numpy() for c in ("user", "user_right", "score", "score_right"))
+    won = (above > below) + 0.5 * (above == below)
+    auc, counted = float(won.mean()), np.union1d(likers, others)
+
+    def without_each(values: Floats) -> Floats:
+        """Return the sum of `values` over the pairs without each user."""
+        of_each = np.bincount(likers, values, len(scores)) + np.bincount(others, values, len(scores))
+        return values.sum() - of_each[counted]
+
+    left = without_each(np.ones_like(won))
     # If one user is in all pairs, no pair is left without that user.
-    half = half_length(*jackknife(above / below - auc)) if (below > 0).all() else math.nan
+    half = half_length(*jackknife(without_each(won) / left - auc)) if (left > 0).all() else math.nan
     low, high = np.clip([auc - half, auc + half], 0, 1).tolist()
-    return Interval(auc, low, high, int(pairs.sum()), int(counted.sum()))
-
-
-def _pairs_over_users(
-    scores: Floats, liked: Mask, disliked: Mask, items: Sequence[Sequence[str]]
-) -> tuple[Floats, Floats]:
-    """Return [B, B] twice: how many items row u liked and row v disliked in the right order, and how many in all."""
-    kinds: tuple[Judged, Judged] = ({}, {})
-    for row, column in np.argwhere(liked | disliked).tolist():
-        kind = kinds[0 if liked[row, column] else 1]
-        kind.setdefault(items[row][column], []).append((row, float(scores[row, column])))
-    won, pairs = np.zeros((2, len(items), len(items)))
-    for item in kinds[0].keys() & kinds[1].keys():
-        (u, above), (v, below) = (map(np.array, zip(*kind[item], strict=True)) for kind in kinds)
-        cells = np.ix_(u, v)
-        won[cells] += (above[:, None] > below) + 0.5 * (above[:, None] == below)
-        pairs[cells] += 1
-    return won, pairs
+    return Interval(auc, low, high, len(pairs), len(counted))
 
 
 def mixture(first: Floats, second: Floats, weight: float) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from threading import local
 from typing import Any
@@ -46,7 +46,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        steps = {"_turns": _turns, "_bounded": _bounded}
+        steps = {"_turns": lambda values: map(_bounded, values), "_bounded": _bounded}
         self.filters = {name: _checked(self.filters[name]) for name in _FILTERS} | steps
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -132,10 +132,6 @@ def _bounded(value: Any) -> Any:
     if not all(isinstance(element, str | int | float | None) for element in elements):
         raise SecurityError("a list may contain only texts and numbers")
     return _in_time(value)
-
-
-def _turns(values: Iterable[Any]) -> Iterator[Any]:
-    return (_bounded(value) for value in values)
 
 
 def _checked(inner: Callable[..., Any]) -> Callable[..., Any]:
