@@ -82,11 +82,8 @@ def with_candidates(
     block = max(1, BLOCK // size)
     for start in progress(range(0, len(windows), block)):
         owners, positions, targets = columns[start : start + block].T
-        candidates = sets(owners, owners, positions, targets)
-        examples += (
-            RankingExample(w.user_id, w.history, tuple(ids[i] for i in some), w.target)
-            for w, some in zip(windows[start : start + block], candidates, strict=True)
-        )
+        both = zip(windows[start : start + block], sets(owners, owners, positions, targets), strict=True)
+        examples += (RankingExample(w.user_id, w.history, tuple(ids[i] for i in some), w.target) for w, some in both)
     return examples
 
 

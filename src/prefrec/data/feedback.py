@@ -118,8 +118,7 @@ def rejected_rows(
             rejected = [i for i in others if i != item and i not in past]
             if rejected and len(past) >= min_history:
                 candidates = [item, *(rejected[i] for i in rng.permutation(len(rejected))[:negatives].tolist())]
-                order = rng.permutation(len(candidates)).tolist()
-                shuffled = tuple(candidates[i] for i in order)
+                shuffled = tuple(candidates[i] for i in rng.permutation(len(candidates)).tolist())
                 rows.append(RankingExample(user, tuple(past[-history_length:]), shuffled, item))
     return rows
 

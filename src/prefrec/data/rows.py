@@ -165,8 +165,7 @@ def take(rows: Sequence[Row], at: NDArray[np.int64]) -> list[Row]:
 def user_codes(rows: Sequence[RankingExample]) -> NDArray[np.int64]:
     """Return a number that identifies the user of each example [n]."""
     if isinstance(rows, LazyExamples):
-        names = rows.users.rank("dense").to_numpy().astype(np.int64)
-        return names[rows.owners()]
+        return rows.users.rank("dense").to_numpy().astype(np.int64)[rows.owners()]
     codes: dict[str, int] = {}
     return np.array([codes.setdefault(e.user_id, len(codes)) for e in rows], dtype=np.int64)
 

@@ -186,8 +186,7 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     cut belongs to the later period. With `windows` = `last`, only each user's last target of the period of validation
     or test is used. Raise DataError if a part has no example.
     """
-    shares = [_TRAIN, _TRAIN + _VALIDATION]
-    cuts = np.quantile(sequences.timestamps, shares, method="higher").astype(np.int64)
+    cuts = np.quantile(sequences.timestamps, [_TRAIN, _TRAIN + _VALIDATION], method="higher").astype(np.int64)
     period = np.searchsorted(cuts, sequences.timestamps, side="right")
     users = np.repeat(np.arange(len(sequences.users), dtype=np.int32), sequences.lengths)
     positions = sequences.positions

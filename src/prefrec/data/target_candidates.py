@@ -70,8 +70,7 @@ def auto_kind(targets: NDArray[np.integer[Any]], known: NDArray[np.bool_]) -> st
     in training interactions [I].
     """
     among_targets, among_items = float((~known[targets]).mean()), float((~known).mean())
-    differ = among_targets > AUTO_RATIO * among_items and among_targets > LEAST_NEW
-    return "targets" if differ else "uniform"
+    return "targets" if among_targets > max(AUTO_RATIO * among_items, LEAST_NEW) else "uniform"
 
 
 def _weighted(

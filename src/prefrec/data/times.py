@@ -51,8 +51,7 @@ def _moments(values: pl.Series, form: str) -> pl.Series:
     """Parse texts by a strptime format; return times in UTC, null where a text does not fit."""
     try:
         zone = "UTC" if "%z" in form else None
-        moments = values.str.to_datetime(form, time_unit="us", strict=False, time_zone=zone)
-        return moments.dt.replace_time_zone(None)
+        return values.str.to_datetime(form, time_unit="us", strict=False, time_zone=zone).dt.replace_time_zone(None)
     except pl.exceptions.PolarsError:  # an invalid format
         return pl.Series(values.name, [None] * len(values), dtype=pl.Datetime("us"))
 

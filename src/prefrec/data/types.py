@@ -52,8 +52,7 @@ class Catalogue:
     frame: pl.DataFrame
 
     def __post_init__(self) -> None:
-        safe = self.frame.with_columns(pl.col("title").str.replace_all(UNSAFE, ""))
-        object.__setattr__(self, "frame", safe)
+        object.__setattr__(self, "frame", self.frame.with_columns(pl.col("title").str.replace_all(UNSAFE, "")))
 
     @cached_property
     def titles(self) -> dict[str, str]:

@@ -129,9 +129,8 @@ def audit_lists(
     item_only = ItemOnlyRanker.fit(train_interactions, catalogue, seed).score(examples)
     rules[ITEM_ONLY] = _Rule(item_only, ["popularity"], LOG, CROSSED)
     scores = baselines | {name: rule.scores for name, rule in rules.items()}
-    index = lists.target.tolist()
     hits = {name: lists.hits(s) for name, s in scores.items()} | placebos | repeats
-    gains = {name: row_ndcg(s, index) for name, s in scores.items()}
+    gains = {name: row_ndcg(s, lists.target) for name, s in scores.items()}
     # A leak of these candidate sets is a leak whatever items they hold, so intervals are over users only.
     rows = _rows(Means(hits, users), Means(gains, users), list(baselines), rules, few, learnt_from)
     return Audit(rows, diagnosis=diagnose(examples, catalogue, train_interactions, with_history))
@@ -190,10 +189,9 @@ def _histories(
     chance, placebo = 1.0 / lists.lengths, "repeats of training users"
     draws = [np.where(rng.choice(again, len(chance)), 1.0, chance) for _ in range(SHUFFLES if len(again) else 0)]
     inside = shortcuts.in_history(lists, examples)
-    outside = lists.masked(-inside)
     rules = {
         "in the history": _Rule(inside, [placebo], LOG),
-        "not in the history": _Rule(outside, ["popularity", "co-occurrence"], LOG),
+        "not in the history": _Rule(lists.masked(-inside), ["popularity", "co-occurrence"], LOG),
     }
     return rules, {placebo: _luckiest(draws or [chance])}
 

@@ -56,9 +56,8 @@ def evaluate_baskets(
         ranks = ranks_of(rank_catalogue(ranker, rows, data.catalogue, seen_rows))
         values |= {(ranker.name, metric): column for metric, column in basket_metrics(*ranks, number, ks).items()}
     means = Means(values, [basket[0].user_id for basket in baskets])
-    pairs = named_pairs(compare, [ranker.name for ranker in rankers])
     chance = [len(basket) / (len(data.catalogue) - len(known)) for basket, known in zip(baskets, seen, strict=True)]
-    comparisons = corrected(compare_columns(means, pairs))
+    comparisons = corrected(compare_columns(means, named_pairs(compare, [ranker.name for ranker in rankers])))
     return Evaluation(means.table(), *means.size, {}, comparisons, float(np.mean(chance)), FULL_RANKING)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import polars as pl
+from numpy.typing import ArrayLike
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation.intervals import Interval, Means, Result
@@ -112,9 +113,9 @@ def diagnose(
     )
 
 
-def row_ndcg(scores: Floats, target_index: Sequence[int]) -> Floats:
+def row_ndcg(scores: Floats, target_index: ArrayLike) -> Floats:
     """Return NDCG@10 [B] of scores [B, C], in expectation over ties."""
-    return expectation(partial(ndcg, k=10), *target_ranks(scores, np.asarray(target_index)))
+    return expectation(partial(ndcg, k=10), *target_ranks(scores, target_index))
 
 
 def _history_gain(examples: Sequence[RankingExample], rules: Sequence[Ranker]) -> tuple[str, Interval]:

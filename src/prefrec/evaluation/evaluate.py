@@ -91,8 +91,7 @@ def predict(
     texts = ranker.generate(examples)
     if len(texts) != len(examples):
         raise ModelError(f"ranker {ranker.name!r}: {len(texts)} texts for {len(examples)} examples")
-    choices = judge_texts(texts, examples, catalogue)
-    return prediction_frame(ranker.name, examples, scores, ranks, texts, choices)
+    return prediction_frame(ranker.name, examples, scores, ranks, texts, judge_texts(texts, examples, catalogue))
 
 
 def evaluate_predictions(

@@ -58,8 +58,7 @@ def rank_catalogue(
             raise ModelError(f"ranker {ranker.name!r}: {e}") from None
         best = _best(ranker.name, block, list(column), scores, ranks)
         frames.append(best.with_columns(_among_class(scores, targets, known)))
-    first = pl.int_range(pl.len(), dtype=pl.UInt32).alias("row")
-    return pl.concat(frames).with_columns(first)
+    return pl.concat(frames).with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"))
 
 
 def _scores(

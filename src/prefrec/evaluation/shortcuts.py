@@ -91,8 +91,7 @@ def target_position(lists: EncodedSets, seen: EncodedSets) -> Floats:
     width = max(lists.codes.shape[1], seen.codes.shape[1])
     counts = np.zeros((width + 1, width))
     np.add.at(counts, (seen.lengths, seen.target), 1.0)
-    chance = counts[lists.lengths, : lists.codes.shape[1]] + 1.0
-    return lists.masked(chance)
+    return lists.masked(counts[lists.lengths, : lists.codes.shape[1]] + 1.0)
 
 
 def position_lookup(lists: EncodedSets, seen: EncodedSets) -> Floats:
@@ -103,8 +102,7 @@ def position_lookup(lists: EncodedSets, seen: EncodedSets) -> Floats:
     """
     width = max(lists.codes.shape[1], seen.codes.shape[1])
     n_items = 1 + max(lists.codes.max(initial=0), seen.codes.max(initial=0))
-    ones = np.ones(len(seen.target))
-    at = sparse.csr_array((ones, (seen.target_codes, seen.target)), shape=(n_items, width))
+    at = sparse.csr_array((np.ones(len(seen.target)), (seen.target_codes, seen.target)), shape=(n_items, width))
     total = np.asarray(at.sum(axis=1)).ravel()
     codes = np.maximum(lists.codes, 0)  # −1 would read the last item; `masked` clears these columns
     counts = at.toarray()[codes, np.arange(codes.shape[1])[None, :]]

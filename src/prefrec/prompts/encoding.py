@@ -254,8 +254,7 @@ class PromptEncoder:
 
     def _ids(self, text: str, *, begin: bool = False, special: bool = False) -> tuple[int, ...]:
         with TOKENIZING:
-            out = self.tokenizer(text, add_special_tokens=begin, split_special_tokens=not special)["input_ids"]
-        ids = tuple(out)
+            ids = tuple(self.tokenizer(text, add_special_tokens=begin, split_special_tokens=not special)["input_ids"])
         # Some tokenizers add the EOS token to every text, which would end the prompt before the answer.
         return ids[:-1] if begin and ids[-1:] == (self.end,) else ids
 

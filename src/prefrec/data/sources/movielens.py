@@ -65,9 +65,8 @@ def movielens_csv(config: PrepareConfig) -> Source:
     log = _typed(read_table(ratings, config.encoding), ratings, _LOG | {"user_id": "userId", "item_id": "movieId"})
     wanted = {"item_id": "movieId", "title": "title", "genres": "genres"}
     items = titled(pick_columns(read_table(movies, config.encoding), wanted, movies, ["genres"]), movies)
-    raw = dict(items.select("item_id", "title").iter_rows())
     genres = {row["item_id"]: (row.get("genres") or "").split("|") for row in items.iter_rows(named=True)}
-    return _source(config, log, raw, genres, folder)
+    return _source(config, log, dict(items.select("item_id", "title").iter_rows()), genres, folder)
 
 
 def _embedded_folder() -> Path:

@@ -71,8 +71,7 @@ def windows(config: PrepareConfig) -> Source:
     read = {part: read_rows(path, config.columns, config.encoding) for part, path in files.items()}
     rows = {part: [_renamed(row, renamed) for row in file.rows] for part, file in read.items()}
     notes += [note for file in read.values() for note in file.notes]
-    lengths = [len(r.history) for some in rows.values() for r in some]
-    refuse_short(lengths, train_file, min_history)
+    refuse_short([len(r.history) for some in rows.values() for r in some], train_file, min_history)
     sequences = merge_rows(rows["train"], train_file)
     notes.append(
         f"{readers.file_name(train_file)}: {len(rows['train']):,} examples of {len(sequences):,} users contain "
