@@ -22,20 +22,15 @@ _FULL = (
     "use full ranking (evaluate.full_rows: null), or sample negatives from the targets of other examples "
     "(candidates.kind: targets)"
 )
+_SEEDED = "seed the sampling with user and example, never with the target (candidates.kind: uniform)"
 # Shortcut → why it finds targets, and the remedy; for item properties, if targets and negatives are alike.
 _WHY = {
     "target position": (
         "The position of a target gives it away",
         "shuffle each candidate set (candidates.kind: uniform)",
     ),
-    "position lookup": (
-        "A target has the same position in all its candidate sets",
-        "seed the sampling with user and example, never with the target (candidates.kind: uniform)",
-    ),
-    "list lookup": (
-        "A target has the same negatives in all its candidate sets",
-        "seed the sampling with user and example, never with the target (candidates.kind: uniform)",
-    ),
+    "position lookup": ("A target has the same position in all its candidate sets", _SEEDED),
+    "list lookup": ("A target has the same negatives in all its candidate sets", _SEEDED),
     LEAST_POPULAR: (
         "The negatives are more popular than the targets because of how they are sampled, for example by popularity: "
         "compare rankers with this HR@1, not with chance",

@@ -99,13 +99,12 @@ def find_parts(
     files: dict[str, Path] = {}
     stems = {p: name_before(p, suffixes) for p in sorted(Path(folder).glob("*"))}
     for part in parts:
-        match [p for p, stem in stems.items() if stem.endswith(_PART_ENDINGS[part])]:
-            case [first, second, *_]:
-                raise DataError(
-                    f"{folder}: {first.name} and {second.name} both look like the {part} examples; keep one"
-                )
-            case [only]:
-                files[part] = only
+        found = [p for p, stem in stems.items() if stem.endswith(_PART_ENDINGS[part])]
+        if len(found) > 1:
+            both = " and ".join(p.name for p in found[:2])
+            raise DataError(f"{folder}: {both} both look like the {part} examples; keep one")
+        if found:
+            files[part] = found[0]
     return files
 
 
