@@ -69,10 +69,8 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     """Read a file as text without its byte order mark, decompressed if its name ends in `.gz`.
 
     A byte order mark determines the encoding, and non-ASCII text that is valid UTF-8 is read as UTF-8. `encoding`
-    applies to all other files, so one setting works for a data set in which only some files are UTF-8.
-
-    Raises:
-        DataError: the file cannot be read or decoded, or the encoding is unknown.
+    applies to all other files, so one setting works for a data set in which only some files are UTF-8. Raise
+    DataError if the file cannot be read or decoded, or the encoding is unknown.
     """
     data = read_bytes(path)
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)

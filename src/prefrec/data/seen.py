@@ -34,14 +34,8 @@ def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[s
     """Return the items that each example's user saw before the target, to be excluded in full ranking.
 
     These are the history, the user's training interactions, and the held-out interactions before the target. The
-    target is among them if the user saw it before.
-
-    Args:
-        data: prepared data.
-        rows: B validation or test examples.
-
-    Returns:
-        A set of item ids per example [B].
+    target is among them if the user saw it before. `rows` are B validation or test examples; the result is a set of
+    item ids per example [B].
     """
     users = {e.user_id for e in rows}
     learnt, held_out = _by_user(data.train_interactions, users), _by_user(data.held_out_interactions, users)

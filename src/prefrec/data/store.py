@@ -57,11 +57,7 @@ _ONCE = {"items": "item_id", "users": "user_id"}
 def write_prepared(data: PreparedData, folder: Path) -> None:
     """Write prepared data to a folder, atomically: if a write fails, older files stay unchanged.
 
-    `protocol.json` is written last, so a folder without it is unfinished.
-
-    Args:
-        data: prepared data.
-        folder: folder to write, created if missing.
+    The folder is created if missing. `protocol.json` is written last, so a folder without it is unfinished.
 
     Raises:
         DataError: `folder` is a file.
@@ -139,13 +135,9 @@ def prepared_digest(folder: Path) -> str:
 
 
 def read_prepared(folder: Path) -> PreparedData:
-    """Read prepared data from a folder.
+    """Read prepared data from a folder written by `write_prepared` or `prefrec prepare`.
 
-    Args:
-        folder: folder written by `write_prepared` or `prefrec prepare`.
-
-    Raises:
-        DataError: the folder is missing, unfinished, damaged or of another format version.
+    Raise DataError if the folder is missing, unfinished, damaged or of another format version.
     """
     folder = Path(folder)
     if not folder.is_dir():

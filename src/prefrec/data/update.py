@@ -25,15 +25,14 @@ def update_split(
 ) -> Split:
     """Return the split of an update: training interactions with a mark, and training examples with marked targets.
 
+    Raise DataError if there are no new interactions.
+
     Args:
         sequences, split: of the longer log.
         learnt: `user_id, item_id` of the training interactions of the earlier run. Others are new, and marked.
         held: user-item pairs to remove from the training interactions and the validation examples.
         replay: old interactions per new one. All old interactions of random users are marked, up to this ratio.
         seed: of the choice of these users.
-
-    Raises:
-        DataError: there are no new interactions.
     """
     pair = {"user_id": pl.String, "item_id": pl.String}
     log = sequences.frame.select(pl.col(c).cast(kind) for c, kind in pair.items()).with_row_index("index")

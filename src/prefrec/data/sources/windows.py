@@ -228,10 +228,8 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
 
     Lists are written as in JSON, Python or numpy, or as ids separated by spaces. The target is in the column
     `columns.item` or `target` if there is one, otherwise it is the last item of the list. The column `timestamp` may
-    be absent; if its name is `FILE_ORDER`, no times are read.
-
-    Raises:
-        DataError: a column is missing, or a value cannot be used.
+    be absent; if its name is `FILE_ORDER`, no times are read. Raise DataError if a column is missing, or a value
+    cannot be used.
     """
     table = readers.read_table(path, encoding)
     names = _names(table.columns, columns)
