@@ -219,7 +219,7 @@ def _parts(
         flat = items if offsets[part] is sequences.offsets else learnt
         return LazyExamples(ids, sequences.users, flat, offsets[part], positions[part], config.history_length, sets)
 
-    known = _without(sampler.touched, sequences, ~split.learn, items, len(ids))
+    known = _known_keys(sampler.touched, sequences, split.learn, items, len(ids))
     kind, parts = _with_candidates(config, sampler, known, learnt, ids, asked, build)
     return parts, learn, held_out, kind, split.facts | facts
 
@@ -234,8 +234,12 @@ def _given_parts(
     """Use the source's own split."""
     owners = [w.user_id for some in given.windows.values() for w in some]
     sampler = replace(sampler, users=pl.Series([*dict.fromkeys([*sequences.users, *owners])], dtype=pl.String))
-    coded = {p: window_codes(some, sampler.users, ids) for p, some in given.windows.items()}
-    coded, facts = _kept_rows(config, {p: np.insert(c, 3, range(len(c)), axis=1) for p, c in coded.items()}, sampler)
+    # The fourth column is the number of the window.
+    coded = {
+        part: np.column_stack([window_codes(some, sampler.users, ids), np.arange(len(some))])
+        for part, some in given.windows.items()
+    }
+    coded, facts = _kept_rows(config, coded, sampler)
     items = _indices(sequences.items, ids)
     pairs = np.repeat(np.arange(len(sequences.users)), sequences.lengths) * len(ids) + items
     learn = np.isin(pairs, _pair_keys(given.learn, sequences.users, ids))
@@ -253,7 +257,7 @@ def _given_parts(
         return with_candidates(windows, coded[part][:, :3], ids, sets, sampler.size, progress)
 
     asked = {part: (coded[part][:, 0], coded[part][:, 2]) for part in PARTS[1:]}
-    known = _without(sampler.touched, sequences, ~learn, items, len(ids))
+    known = _known_keys(sampler.touched, sequences, learn, items, len(ids))
     kind, parts = _with_candidates(config, sampler, known, items[learn], ids, asked, build)
     return parts, learnt, held_out, kind, facts
 
@@ -292,11 +296,11 @@ def _with_candidates(
 ) -> tuple[str, Parts]:
     """Return the kind of candidates and the examples; if `auto` chose targets and an example has too few, uniform.
 
-    `known` are the keys of pairs that are not negatives in training; `learnt` are the items of training interactions;
+    `known` are the keys of pairs that are not training negatives; `learnt` are the items of training interactions;
     `asked` has the users and targets of validation and test; `build` returns the examples of a part.
     """
     kind, sold = config.candidates.kind, np.bincount(learnt, minlength=len(ids)) > 0
-    auto = kind == "auto" and auto_kind(np.concatenate([targets for _, targets in asked.values()]), sold)
+    chosen = auto_kind(np.concatenate([targets for _, targets in asked.values()]), sold) if kind == "auto" else kind
     sampler = replace(sampler, weights=item_weights(kind, learnt, len(ids)))
 
     def make(kind: str) -> Parts:
@@ -309,9 +313,9 @@ def _with_candidates(
         return {part: build(part, sets[part]) for part in PARTS}
 
     try:
-        return auto or kind, make(auto or kind)
+        return chosen, make(chosen)
     except DataError:
-        if auto != "targets":
+        if (kind, chosen) != ("auto", "targets"):
             raise
         return "uniform", make("uniform")
 
@@ -330,16 +334,17 @@ def _pair_keys(log: pl.DataFrame, users: pl.Series, ids: Sequence[str]) -> NDArr
     return pair_keys((owners, items) if known.all() else (owners[known], items[known]), len(ids))
 
 
-def _without(
+def _known_keys(
     touched: NDArray[np.int64],
     sequences: splits.Sequences,
-    chosen: NDArray[np.bool_],
+    learn: NDArray[np.bool_],
     items: NDArray[np.int32],
     n_items: int,
 ) -> NDArray[np.int64]:
-    """Return the keys of what users touched (`pair_keys`) without those of the `chosen` interactions."""
-    owners = np.searchsorted(sequences.offsets, np.flatnonzero(chosen), side="right") - 1
-    return keys_without(touched, pair_keys((owners, items[chosen]), n_items))
+    """Return the keys of what users touched (`pair_keys`) without held-out interactions, for training examples."""
+    # Held-out items may be training negatives of their user. Otherwise their absence would reveal them to a model.
+    owners = np.searchsorted(sequences.offsets, np.flatnonzero(~learn), side="right") - 1
+    return keys_without(touched, pair_keys((owners, items[~learn]), n_items))
 
 
 def _offsets_in(sequences: splits.Sequences, learn: NDArray[np.bool_], rows: splits.Targets) -> NDArray[np.int64]:
