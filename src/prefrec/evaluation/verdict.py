@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -195,21 +195,14 @@ class NoAudit(Result):
     """Replaces the audit of a result that has no candidate sets to audit, with the reason."""
 
     reason: str
+    state: ClassVar[str] = ""  # neither good nor bad
 
     @property
     def verdict(self) -> str:
         """The reason as a verdict."""
         return f"Not audited: {self.reason}."
 
-    @property
-    def headline(self) -> str:
-        """The verdict again."""
-        return self.verdict
-
-    @property
-    def state(self) -> str:
-        """Neither good nor bad."""
-        return ""
+    headline = verdict
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
