@@ -15,7 +15,7 @@ LOG = pl.DataFrame({"user_id": ["u", "u", "v", "w", "x"], "item_id": ["a", "b", 
 
 def test_lists_are_covered_novel_and_diverse():
     catalogue = Catalogue(pl.DataFrame({"item_id": [*TITLES], "title": [*TITLES.values()]}))
-    lists = {"one": [("abd", [3.0, 2.0, 1.0]), ("abc", [1.0, 3.0, 2.0])], "two": [("dcb", [0.0, 0.0, 0.0])]}
+    lists = {"one": [("abd", [3.0, 2.0, 1.0]), ("bca", [3.0, 2.0, 1.0])], "two": [("dcb", [0.0, 0.0, 0.0])]}
     rows = [(name, list(items), scores) for name, own in lists.items() for items, scores in own]
     frame = pl.DataFrame(rows, schema=["ranker", "candidates", "scores"], orient="row")
     found = beyond_accuracy(frame, LOG, catalogue, k=2)

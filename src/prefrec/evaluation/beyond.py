@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ BEYOND = ("coverage", "novelty", "diversity")
 def beyond_accuracy(
     predictions: pl.DataFrame, log: pl.DataFrame, catalogue: Catalogue, k: int = 10
 ) -> dict[str, dict[str, float]]:
-    """Return ranker → metric → value of the `k` best items of each example, for predictions of full ranking.
+    """Return ranker → metric → value of the `k` best items of each example, for predictions of `rank_catalogue`.
 
     - `coverage@K`: share of the catalogue's items that are in at least one top K.
     - `novelty@K`: mean over items of −log2 of the share of users who interacted with the item in the `log`. An item
@@ -32,18 +31,12 @@ def beyond_accuracy(
     vectors = tfidf(list(catalogue.titles.values()))
     result = {}
     for part in predictions.partition_by("ranker", maintain_order=True):
-        tops = [[index[i] for i in best] for best in _best(part, k)]
+        tops = [[index[i] for i in best] for best in part["candidates"].list.head(k).to_list()]
         shown = np.concatenate([np.array(best, dtype=np.int64) for best in tops])
         apart = [1 - _mean_cosine(vectors[best]) for best in tops if len(best) > 1]
         values = (len(np.unique(shown)) / len(index), surprise[shown].mean(), np.mean(apart) if apart else 0.0)
         result[str(part["ranker"][0])] = {f"{name}@{k}": float(v) for name, v in zip(BEYOND, values, strict=True)}
     return result
-
-
-def _best(predictions: pl.DataFrame, k: int) -> Sequence[Sequence[str]]:
-    """Return the k candidates of each row with the highest scores; equal scores stay in order."""
-    rows = predictions.select("candidates", "scores").iter_rows()
-    return [[listed[i] for i in np.argsort(-np.array(scores), kind="stable")[:k]] for listed, scores in rows]
 
 
 def _mean_cosine(vectors: Any) -> float:
