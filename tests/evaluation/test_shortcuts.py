@@ -110,7 +110,7 @@ def test_title_length_learns_its_direction(test_rows, longest):
 def test_in_history():
     rows = [RankingExample("u", (IDS[0], IDS[3]), tuple(IDS[2:5]), IDS[4])]
     rows.append(RankingExample("v", (), tuple(IDS[:2]), IDS[0]))
-    assert shortcuts.in_history(encode_sets(rows, CATALOGUE), rows).tolist() == [[0, 1, 0], [0, 0, -np.inf]]
+    assert shortcuts.in_history(rows).tolist() == [[0, 1, 0], [0, 0, -np.inf]]
 
 
 @pytest.mark.parametrize(("window", "expected"), [(0, []), (1, [False, False, True]), (2, [False, True, True])])

@@ -209,9 +209,8 @@ def _sequences(
     log: pl.DataFrame, column: str, earlier: pl.DataFrame | None
 ) -> Iterator[tuple[str, list[str], list[str], list[Any]]]:
     """Yield per user: the earlier items, the items of `log`, and the values of `column` for the latter."""
-    past: dict[str, list[str]] = {}
-    if earlier is not None:
-        past = dict(earlier.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
+    earlier = log.clear() if earlier is None else earlier
+    past = dict(earlier.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
     for user, items, values in log.group_by("user_id", maintain_order=True).agg("item_id", column).iter_rows():
         yield user, past.get(user, []), items, values
 

@@ -117,10 +117,7 @@ class LazyExamples(Sequence[RankingExample]):
         """Return the examples with these indices [B], in this order."""
         if self._all:
             return [self._all[row] for row in rows.tolist()]
-        examples: list[RankingExample] = []
-        for start in range(0, len(rows), _BLOCK):
-            examples += self._read(rows[start : start + _BLOCK])
-        return examples
+        return [e for start in range(0, len(rows), _BLOCK) for e in self._read(rows[start : start + _BLOCK])]
 
     def _read(self, rows: NDArray[np.int64]) -> list[RankingExample]:
         ends, owners = self.target_positions[rows].astype(np.int64), self.owners(rows)

@@ -188,7 +188,7 @@ def _histories(
     again = shortcuts.repeats(log, max(len(e.history) for e in examples))
     chance, placebo = 1.0 / lists.lengths, "repeats of training users"
     draws = [np.where(rng.choice(again, len(chance)), 1.0, chance) for _ in range(SHUFFLES if len(again) else 0)]
-    inside = shortcuts.in_history(lists, examples)
+    inside = shortcuts.in_history(examples)
     rules = {
         "in the history": _Rule(inside, [placebo], LOG),
         "not in the history": _Rule(lists.masked(-inside), ["popularity", "co-occurrence"], LOG),

@@ -20,7 +20,7 @@ from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation.metrics import Floats, expected_hits
-from prefrec.rankers.matrices import pad_codes
+from prefrec.rankers.matrices import pad_codes, pad_scores
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,9 @@ def title_length(lists: EncodedSets, seen: EncodedSets, catalogue: Catalogue) ->
     return _better(lists, seen, lambda x: x.masked(-lengths[x.codes]), lambda x: x.masked(lengths[x.codes]))
 
 
-def in_history(lists: EncodedSets, examples: Sequence[RankingExample]) -> Floats:
-    """Return 1 for candidates in the history of their example (`examples` of the `lists`), 0 for others."""
-    inside = np.zeros(lists.codes.shape)
-    for b, e in enumerate(examples):
-        inside[b, : len(e.candidates)] = np.isin(e.candidates, e.history)
-    return lists.masked(inside)
+def in_history(examples: Sequence[RankingExample]) -> Floats:
+    """Return 1 for candidates in the history of their example, 0 for others."""
+    return pad_scores([np.isin(e.candidates, e.history).astype(np.float64) for e in examples])
 
 
 def repeats(train_interactions: pl.DataFrame, window: int) -> NDArray[np.bool_]:

@@ -127,11 +127,7 @@ class Audit(Result):
     @property
     def reasons(self) -> list[str]:
         """A sentence on each cause of the leaks, with its remedy."""
-        causes: dict[str, str] = {}
-        for row in self.leaks:
-            why, remedy = self._cause(row)
-            causes.setdefault(why, remedy)
-        return [f"{why}. Remedy: {remedy}." for why, remedy in causes.items()]
+        return [f"{why}. Remedy: {remedy}." for why, remedy in dict.fromkeys(map(self._cause, self.leaks))]
 
     def _cause(self, row: AuditRow) -> tuple[str, str]:
         is_order = row.share is not None
