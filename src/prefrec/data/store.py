@@ -171,9 +171,8 @@ def read_prepared(folder: Path) -> PreparedData:
         except (KeyError, TypeError):
             lacks = f"{folder / PROTOCOL}: the settings of the training examples are missing"
             raise DataError(f"{lacks}; prepare the data again") from None
-    train, validation, test = (parts[part] for part in PARTS)
     users, held_out = tables.get("users"), tables.get("held_out")
-    return PreparedData(catalogue, train, validation, test, log, protocol, users, held_out)
+    return PreparedData(catalogue, parts["train"], parts["validation"], parts["test"], log, protocol, users, held_out)
 
 
 def _sampled(
