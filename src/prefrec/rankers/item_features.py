@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Self, cast
 
@@ -31,36 +31,30 @@ class ItemHistory:
     Attributes:
         codes: [I] catalogue indices of the items.
         items: [E] item of each interaction, as an index of `codes`.
-        times: [E] times of the interactions in seconds, ascending; None if the log has no dates.
+        times: [E] times of the interactions in seconds, ascending.
     """
 
     codes: NDArray[np.int64]
     items: NDArray[np.int64]
-    times: NDArray[np.int64] | None
+    times: NDArray[np.int64]
 
     @classmethod
     def of(cls, log: pl.DataFrame, catalogue: Catalogue) -> Self:
         """Return the history of a log `user_id, item_id, timestamp`, without items outside the catalogue."""
         codes = pl.DataFrame({"item_id": catalogue.ids, "code": np.arange(len(catalogue))})
         known = log.select("item_id", "timestamp").join(codes, on="item_id").sort("timestamp", maintain_order=True)
-        times = known["timestamp"].to_numpy() if has_dates(log) else None
-        return cls(codes["code"].to_numpy(), known["code"].to_numpy(), times)
+        return cls(codes["code"].to_numpy(), known["code"].to_numpy(), known["timestamp"].to_numpy())
 
     def narrowed(self, codes: NDArray[np.int64]) -> Self:
         """Return the history of some items, given their catalogue indices [J]; call it on all items."""
         columns = np.full(len(self.codes), -1, dtype=np.int64)
         columns[codes] = np.arange(len(codes))
         kept = columns[self.items] >= 0
-        return replace(
-            self,
-            codes=codes,
-            items=columns[self.items[kept]],
-            times=None if self.times is None else self.times[kept],
-        )
+        return type(self)(codes, columns[self.items[kept]], self.times[kept])
 
     def when(self, examples: Sequence[RankingExample]) -> NDArray[np.int64]:
         """Return the times [B] of examples; an example without a time is just after the end of the log."""
-        now = 1 if self.times is None or not len(self.times) else int(self.times[-1]) + 1
+        now = int(self.times[-1]) + 1 if len(self.times) else 1
         return np.array([now if e.time is None else e.time for e in examples], dtype=np.int64)
 
     def counts(self, times: NDArray[np.int64], days: int | None = None) -> NDArray[np.float32]:
@@ -68,20 +62,16 @@ class ItemHistory:
 
         Args:
             times: [B] in seconds.
-            days: count only the last N days. Default: all. Without dates, all interactions count.
+            days: count only the last N days. Default: all.
         """
-        end = np.full(len(times), len(self.items))
-        begin = np.zeros_like(end)
-        if self.times is not None:
-            end = np.searchsorted(self.times, times)
-            begin = begin if days is None else np.searchsorted(self.times, times - days * DAY)
+        end = np.searchsorted(self.times, times)
+        begin = np.zeros_like(end) if days is None else np.searchsorted(self.times, times - days * DAY)
         return self._by_span(begin, end)
 
     def first(self) -> NDArray[np.float64]:
         """Return the time of each item's first interaction [I]; infinite if it has none."""
         first = np.full(len(self.codes), np.inf)
-        if self.times is not None:
-            np.minimum.at(first, self.items, self.times.astype(np.float64))
+        np.minimum.at(first, self.items, self.times.astype(np.float64))
         return first
 
     def age(self, times: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -91,9 +81,7 @@ class ItemHistory:
 
     def idle(self, times: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the days [B, I] since each item's last interaction before each time; 0 if there is none before."""
-        out = np.zeros((len(times), len(self.codes)), dtype=np.float32)
-        if self.times is None:
-            return out
+        out = np.empty((len(times), len(self.codes)), dtype=np.float32)
         last, done = np.full(len(self.codes), np.nan), 0
         for row in np.argsort(times, kind="stable"):
             end = int(np.searchsorted(self.times, times[row]))
@@ -104,8 +92,6 @@ class ItemHistory:
 
     def near(self, times: NDArray[np.int64], days: int) -> NDArray[np.float32]:
         """Return the number of each item's interactions [B, I] within `days` before and after each time."""
-        if self.times is None:
-            return np.zeros((len(times), len(self.codes)), dtype=np.float32)
         begin, end = (np.searchsorted(self.times, times + sign * days * DAY) for sign in (-1, 1))
         return self._by_span(begin, end)
 
@@ -191,7 +177,9 @@ def blind_features(catalogue: Catalogue, log: pl.DataFrame) -> dict[str, Feature
         features[f"within {NEAR} days"] = lambda h, t: np.log1p(h.near(t, NEAR))
     lengths = np.log1p([len(title) for title in catalogue.titles.values()])
     constants = {"order of ids": _id_order(catalogue), "title length": lengths, "mean rating": _means(catalogue, log)}
-    return features | {name: partial(_constant, values=values) for name, values in constants.items()}
+    for name, values in constants.items():
+        features[name] = lambda h, t, values=values: values[h.codes].astype(np.float32)[None]
+    return features
 
 
 def _id_order(catalogue: Catalogue) -> NDArray[np.float64]:
@@ -212,7 +200,3 @@ def _means(catalogue: Catalogue, log: pl.DataFrame) -> NDArray[np.float64]:
 
 def _log_counts(history: ItemHistory, times: NDArray[np.int64], days: int) -> NDArray[np.float32]:
     return np.log1p(history.counts(times, days))
-
-
-def _constant(history: ItemHistory, times: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float32]:
-    return values[history.codes].astype(np.float32)[None]
