@@ -21,7 +21,7 @@ def test_codes_scores_and_products_equal_loops(rows):
     known = (weights @ factor).toarray()
     codes = pad_codes([e.candidates for e in rows], INDEX)
     values = item_scores(rows, {"a": 5.0, "c": 7.0})
-    products = score_by_rows(weights, [factor], rows, INDEX)
+    products = score_by_rows(weights, lambda some: some @ factor, rows, INDEX)
     assert codes.shape == values.shape == products.shape == (len(rows), width)
     for b, e in enumerate(rows):
         for c in range(width):

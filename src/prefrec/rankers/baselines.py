@@ -90,7 +90,8 @@ class CooccurrenceRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         lasts = history_matrix([e.history[-1:] for e in examples], self.index)
-        return score_by_rows(lasts, [self.matrix.T.tocsr(), self.matrix], examples, self.index)
+        users = self.matrix.T.tocsr()
+        return score_by_rows(lasts, lambda some: some @ users @ self.matrix, examples, self.index)
 
 
 @dataclass(eq=False)
@@ -133,7 +134,8 @@ class ItemKNNRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         histories = history_matrix([e.history for e in examples], self.index)
-        return score_by_rows(histories, [self.similarity.T.tocsr()], examples, self.index)
+        candidates = self.similarity.T.tocsr()
+        return score_by_rows(histories, lambda some: some @ candidates, examples, self.index)
 
 
 @dataclass(eq=False)
@@ -161,7 +163,8 @@ class TitleTfidfRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
-        return score_by_rows(weights, [self.vectors, self.vectors.T.tocsr()], examples, self.index)
+        titles = self.vectors.T.tocsr()
+        return score_by_rows(weights, lambda some: some @ self.vectors @ titles, examples, self.index)
 
 
 Fit = Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,31 +81,26 @@ def history_matrix(
 
 
 def score_by_rows(
-    weights: Any,
-    factors: Sequence[Any],
-    examples: Sequence[RankingExample],
-    index: dict[str, int],
+    weights: Any, of_items: Callable[[Any], Any], examples: Sequence[RankingExample], index: dict[str, int]
 ) -> NDArray[np.float64]:
-    """Return scores [B, C] = (weights[b] @ factors[0] @ factors[1] …)[candidates of example b].
+    """Return scores [B, C] = of_items(weights)[b, candidates of example b], computed in blocks of rows.
 
     A candidate outside `index` scores 0, an empty column -inf.
 
     Args:
         weights: sparse or dense matrix with B rows.
-        factors: sparse or dense matrices; the product with `weights` is [B, I].
+        of_items: returns the scores of all items, sparse or dense [b, I], for some rows of `weights`.
         examples: B examples.
-        index: item_id → column of the product.
+        index: item_id → column of these scores.
     """
     codes = pad_codes([e.candidates for e in examples], index)
     is_shared = codes.strides[0] == 0
     scores = np.zeros(codes.shape)
-    for rows in blocks(len(examples), len(index)):  # the product is dense
-        sums = weights[rows]
-        for factor in factors:
-            sums = sums @ factor
-        # An additional column for the candidates outside `index`.
+    for rows in blocks(len(examples), len(index)):
+        sums = of_items(weights[rows])
         dense = sums.toarray() if sparse.issparse(sums) else sums
-        known = np.hstack([dense, np.zeros((sums.shape[0], 1))])
+        # An additional column for the candidates outside `index`.
+        known = np.hstack([dense, np.zeros((len(dense), 1))])
         if is_shared:
             np.take(known, codes[0], axis=1, out=scores[rows])
         else:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.rankers.matrices import blocks, history_matrix, pad_codes
+from prefrec.rankers.matrices import history_matrix, score_by_rows
 from prefrec.rankers.words import tfidf
 
 LATEST = 2
@@ -49,15 +49,13 @@ class TransitionGraphRanker:
         return cls(following, tfidf(list(catalogue.titles.values())), index)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        codes = pad_codes([e.candidates for e in examples], self.index)
-        latest = history_matrix([e.history[-LATEST:] for e in examples], self.index)
-        scores = np.full(codes.shape, -np.inf)
-        for rows in blocks(len(examples), len(self.index)):
-            first = latest[rows] @ self.following
+        latest, titles = history_matrix([e.history[-LATEST:] for e in examples], self.index), self.vectors.T.tocsr()
+
+        def of_items(latest: sparse.csr_array) -> NDArray[np.float64]:
+            first = latest @ self.following
             second = (first @ self.following).toarray() > 0
             counts = first.toarray()
-            text = (latest[rows] @ self.vectors @ self.vectors.T.tocsr()).toarray()
-            whole = text + 0.5 * np.log1p(counts) + _RING * np.where(counts > 0, 2, second)
-            known = np.hstack([whole, np.zeros((len(whole), 1))])
-            scores[rows] = np.take_along_axis(known, np.maximum(codes[rows], 0), axis=1)
-        return np.where(codes < 0, -np.inf, scores)
+            text = (latest @ self.vectors @ titles).toarray()
+            return text + 0.5 * np.log1p(counts) + _RING * np.where(counts > 0, 2, second)
+
+        return score_by_rows(latest, of_items, examples, self.index)

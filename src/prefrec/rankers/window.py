@@ -82,7 +82,7 @@ class WindowCooccurrenceRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
-        return score_by_rows(weights, [self.similarity], examples, self.index)
+        return score_by_rows(weights, lambda some: some @ self.similarity, examples, self.index)
 
 
 def _ndcgs(
@@ -113,13 +113,10 @@ def _ndcgs(
         for number, (_, (a, b), half_life) in enumerate(settings):
             weights = np.where(known_items, popularity[items] ** -a, 0.0) * 2.0 ** (-np.arange(shape[1]) / half_life)
             scores = np.einsum("bh,bhc->bc", weights, near) * np.where(known, popularity[places] ** -b, 0.0)
-            sums[number] += _ndcg_sum(np.where(codes < 0, -np.inf, scores), targets)
+            scores[codes < 0] = -np.inf
+            ranks = (scores >= scores[np.arange(len(own)), targets][:, None]).sum(axis=1)
+            sums[number] += np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).sum()
     return [*(sums / len(rows))]
-
-
-def _ndcg_sum(scores: NDArray[np.float64], targets: Sequence[int]) -> float:
-    ranks = (scores >= scores[np.arange(len(scores)), targets][:, None]).sum(axis=1)
-    return float(np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).sum())
 
 
 def _near_pairs(log: pl.DataFrame, index: dict[str, int], reach: int, decay: float) -> sparse.csr_array:

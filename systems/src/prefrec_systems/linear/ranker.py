@@ -63,9 +63,8 @@ class EASERanker:
         return cls(weights, index, name)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        return score_by_rows(
-            history_matrix([e.history for e in examples], self.index), [self.weights], examples, self.index
-        )
+        histories = history_matrix([e.history for e in examples], self.index)
+        return score_by_rows(histories, lambda some: some @ self.weights, examples, self.index)
 
 
 @dataclass(eq=False)
@@ -98,7 +97,7 @@ class ALSRanker:
         histories = history_matrix([e.history for e in examples], self.index)
         users = self.model.recalculate_user(np.arange(len(examples)), _as_matrix(histories))
         factors = np.asarray(self.model.item_factors, dtype=np.float64).T
-        return score_by_rows(np.asarray(users, dtype=np.float64), [factors], examples, self.index)
+        return score_by_rows(users.astype(np.float64), lambda some: some @ factors, examples, self.index)
 
 
 def check_implicit(name: str) -> None:
