@@ -18,11 +18,12 @@ from prefrec.rankers.blend import (
     BlendConfig,
     BlendRanker,
     RerankedBlend,
-    Scale,
     Weights,
     best_columns,
     learn_rerank,
     learn_weights,
+    scaled,
+    unit_of,
     user_folds,
     weights_sentence,
 )
@@ -111,8 +112,7 @@ def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
     ]
     other = learn_weights([GOOD, WEAK], TIMES, changed)
     one, two = (BlendRanker("blend", [GOOD, WEAK], TIMES, w, crossed=True).score(ROWS) for w in (weights, other))
-    scales = [w.scales for w in (weights, other)]
-    assert scales[0] == scales[1]
+    assert weights.units == other.units
     own = folds == 0
     np.testing.assert_allclose(one[own], two[own], atol=1e-4)  # where the fit stops
     assert not np.isclose(one[~own], two[~own]).all(axis=1).any()
@@ -148,11 +148,11 @@ def test_title_models_reorder_the_best_alone(weights):
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=9))
 def test_scores_keep_their_order_and_their_empty_places(scores):
     values = np.array([[*scores, -np.inf]])
-    feature = Scale.of(values)(values)
+    feature = scaled(values, unit_of(values))
     assert np.isnan(feature[0, -1])
     order = np.argsort(scores, kind="stable")
     assert (np.diff(feature[0, :-1][order]) >= 0).all()
-    assert (Scale.of(values).unit is None) == (min(scores) < 0 or max(scores) <= 0)
+    assert (unit_of(values) is None) == (min(scores) < 0 or max(scores) <= 0)
 
 
 def test_a_nan_score_is_an_error(weights):

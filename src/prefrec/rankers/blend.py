@@ -16,7 +16,7 @@ from prefrec.data import RankingExample
 from prefrec.data.rows import take
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.logit import Features, Logit, by_feature, fit_logit
+from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
 
 BLEND_FILE = "blend.json"
 """File of the learnt weights, in the folder of the stage."""
@@ -50,38 +50,32 @@ class BlendConfig(RankerConfig):
         return self
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Turns a part's scores into a feature: log1p(score / unit) if no score is negative, else the score itself."""
+def unit_of(scores: NDArray[np.float64]) -> float | None:
+    """Return the mean of the positive scores of a part [B, C]; None if there are none, or one is negative."""
+    finite = scores[np.isfinite(scores)]
+    positive = finite[finite > 0]
+    return float(positive.mean()) if len(positive) and finite.min() >= 0 else None
 
-    unit: float | None
 
-    @classmethod
-    def of(cls, scores: NDArray[np.float64]) -> Self:
-        """Return the scale of scores [B, C]; the unit is the mean of the positive ones."""
-        finite = scores[np.isfinite(scores)]
-        positive = finite[finite > 0]
-        return cls(float(positive.mean()) if len(positive) and finite.min() >= 0 else None)
-
-    def __call__(self, scores: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return the feature [B, C]."""
-        with np.errstate(invalid="ignore"):  # −inf marks empty columns
-            out = scores if self.unit is None else np.log1p(np.maximum(scores, 0) / self.unit)
-        return np.where(np.isfinite(scores), out, np.nan).astype(np.float32)
+def scaled(scores: NDArray[np.float64], unit: float | None) -> NDArray[np.float32]:
+    """Return a part's scores as a feature [B, C]: log1p(score / unit), or the score itself without a unit."""
+    with np.errstate(invalid="ignore"):  # −inf marks empty columns
+        out = scores if unit is None else np.log1p(np.maximum(scores, 0) / unit)
+    return np.where(np.isfinite(scores), out, np.nan).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Scales and weights that a blend has learnt.
+    """Units and weights that a blend has learnt.
 
     Attributes:
-        scales: part → scale of its scores.
+        units: part → unit of its scores (`unit_of`).
         logits: name of the excluded part → weights without it; "" for the whole blend.
         reranked: weights of the blend's utility and of each title model; None without title models.
         folds, reranked_folds: weights of the whole blend and `reranked`, learnt without the users of each fold.
     """
 
-    scales: dict[str, Scale]
+    units: dict[str, float | None]
     logits: dict[str, Logit]
     reranked: Logit | None = None
     folds: tuple[Logit, ...] = ()
@@ -90,18 +84,16 @@ class Weights:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         logits = {name: _plain(logit) for name, logit in self.logits.items()}
-        units = {part: scale.unit for part, scale in self.scales.items()}
         folds = {name: [_plain(logit) for logit in getattr(self, name)] for name in ("folds", "reranked_folds")}
-        return {"units": units, "logits": logits, "reranked": self.reranked and _plain(self.reranked)} | folds
+        return {"units": self.units, "logits": logits, "reranked": self.reranked and _plain(self.reranked)} | folds
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the weights that `to_json` turned into `value`."""
         logits = {name: _logit(v) for name, v in value["logits"].items()}
-        reranked = value["reranked"]
-        scales = {part: Scale(unit) for part, unit in value["units"].items()}
+        reranked = _logit(value["reranked"]) if value["reranked"] else None
         folds = (tuple(map(_logit, value[name])) for name in ("folds", "reranked_folds"))
-        return cls(scales, logits, _logit(reranked) if reranked else None, *folds)
+        return cls(dict(value["units"]), logits, reranked, *folds)
 
 
 class Times(Protocol):
@@ -147,9 +139,8 @@ class BlendRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
-        scales = self.weights.scales
-        columns = [scales[part.name](checked_scores(part, examples)) for part in self.parts]
-        times = self.times(examples) if self.times else None
+        columns = [scaled(checked_scores(part, examples), self.weights.units[part.name]) for part in self.parts]
+        times = None if self.times is None else self.times(examples)
         return utilities(self.logits, _joined(columns, times), examples)
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
@@ -193,11 +184,7 @@ def utilities(logits: Sequence[Logit], features: Features, examples: Sequence[Ra
     """Return utilities [B, C] of features [B, C, F], each example's by the logit of its user's fold."""
     if len(logits) == 1:
         return logits[0].utility(features)
-    folds = user_folds(examples, len(logits))
-    out = np.empty(features.shape[:2])
-    for number, logit in enumerate(logits):
-        out[folds == number] = logit.utility(features[folds == number])
-    return out
+    return utility_by_fold(logits, features, user_folds(examples, len(logits)))
 
 
 def cross_fitted(
@@ -224,10 +211,7 @@ def best_columns(scores: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def rerank_features(
-    scores: NDArray[np.float64],
-    best: NDArray[np.int64],
-    models: Sequence[Ranker],
-    examples: Sequence[RankingExample],
+    scores: NDArray[np.float64], best: NDArray[np.int64], models: Sequence[Ranker], examples: Sequence[RankingExample]
 ) -> Features:
     """Return the blend's utility and the models' scores [B, R, 1 + M] of the best candidates; NaN in empty columns.
 
@@ -251,8 +235,8 @@ def rerank_features(
 def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[RankingExample]) -> Weights:
     """Return the weights of a blend, learnt on these examples with all parts, and without each part or `TIME`."""
     scores = {part.name: checked_scores(part, examples) for part in parts}
-    scales = {name: Scale.of(values) for name, values in scores.items()}
-    features = _joined([scales[name](values) for name, values in scores.items()], times(examples))
+    units = {name: unit_of(values) for name, values in scores.items()}
+    features = _joined([scaled(values, units[name]) for name, values in scores.items()], times(examples))
     names = [*scores, *times.names]
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
     whole = fit_logit(features, targets, names)
@@ -261,7 +245,7 @@ def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[Rank
         kept = [n for n, name in enumerate(names) if name != excluded and (excluded != TIME or name in scores)]
         start = whole.weights[kept]
         logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
-    return Weights(scales, logits, folds=cross_fitted(whole, features, targets, examples))
+    return Weights(units, logits, folds=cross_fitted(whole, features, targets, examples))
 
 
 def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:
@@ -296,14 +280,8 @@ def weights_sentence(name: str, weights: Weights) -> str:
 
 def _joined(columns: Sequence[NDArray[np.float32]], times: Features | None) -> Features:
     """Return features [B, C, F] of columns [B, C], and of the times of items [B, C, T] after them."""
-    first = columns[0] if columns else times
-    assert first is not None
-    features = by_feature(first.shape[:2], len(columns) + (0 if times is None else times.shape[2]))
-    for number, column in enumerate(columns):
-        features[..., number] = column
-    if times is not None:
-        features[..., len(columns) :] = times
-    return features
+    by_feature = [*columns, *([] if times is None else times.transpose(2, 0, 1))]
+    return np.stack(by_feature).transpose(1, 2, 0)
 
 
 def _plain(logit: Logit) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, blind_features
-from prefrec.rankers.logit import Logit, fit_logit
+from prefrec.rankers.logit import Logit, fit_logit, utility_by_fold
 
 FOLDS = 5
 """Number of folds of users. A fold is scored with the weights of the others."""
@@ -47,7 +47,7 @@ class ItemOnlyRanker:
         rng = np.random.default_rng([self.seed, 5])
         chosen = np.sort(rng.permutation(len(examples))[:MOST_ROWS])
         rows = [_sampled(examples[i], rng) for i in chosen]
-        features, names = self.features(rows), list(self.features.features)
+        features, names = self.features(rows), self.features.names
         targets = np.array([e.target_index for e in rows], dtype=np.int64)
         fold = np.array([self._fold(e.user_id) for e in rows])
         # If all users are in one fold, there are no others to learn from.
@@ -58,12 +58,8 @@ class ItemOnlyRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C]; -inf in empty columns. Without `learn`, weights are learnt on these examples."""
         folds = (self if self.folds or not examples else self.learn(examples)).folds or []
-        features = self.features(examples)
-        fold = np.array([self._fold(e.user_id) for e in examples])
-        out = np.full(features.shape[:2], -np.inf)
-        for k, logit in enumerate(folds):
-            out[fold == k] = logit.utility(features[fold == k])
-        return out
+        fold = np.array([self._fold(e.user_id) for e in examples], dtype=np.int64)
+        return utility_by_fold(folds, self.features(examples), fold)
 
     def _fold(self, user: str) -> int:
         return zlib.crc32(f"{self.seed}\x1f{user}".encode()) % FOLDS

@@ -50,6 +50,14 @@ class Logit:
         return np.where(_real(features), utility.astype(np.float64) - self.mean @ per_unit, -np.inf)
 
 
+def utility_by_fold(logits: Sequence[Logit], features: Features, folds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return utilities [B, C] of features [B, C, F], each example's by the logit of its fold [B]."""
+    out = np.empty(features.shape[:2])
+    for number, logit in enumerate(logits):
+        out[folds == number] = logit.utility(features[folds == number])
+    return out
+
+
 def fit_logit(
     features: Features,
     targets: NDArray[np.integer],
