@@ -97,11 +97,10 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     if known == "separate":
         return known, reason
     some = ChoiceSet(tuple(prompt), tuple(trie.path(n) for n in np.unique(trie.terminals)[:_PROBED].tolist()))
-    most = tolerance(core, next(model.parameters()).device)
     layouts: tuple[TrieLayout, ...] = ("cached", "repeated")
     reason = f"a trie with model type {core.config.model_type!r}"
     for layout in layouts:
-        is_right, comparison = agrees(partial(_gap, model, some, layout), most)
+        is_right, comparison = agrees(partial(_gap, model, some, layout), tolerance(model))
         reason += f"; {layout}: {comparison}"
         if is_right:
             return layout, reason
@@ -270,7 +269,7 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: 
     # Nodes that follow non-ancestors. On the first path, a plain causal mask would be right, too, and prove nothing.
     branched = trie.inner[trie.inner > trie.depths[trie.inner]]
     nodes = branched[-compared * (PIECE - 1) :]
-    words = probe_words(language_model(model))
+    words = probe_words(model)
 
     def read(layout: TrieLayout, read_too: Ints) -> Tensor:
         logits = torch.cat(list(trie_reader(model, probe.prompt, trie, layout).next_logits(read_too)))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +55,7 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
         return "separate", f"model type {name} has a recurrent state, which cannot branch"
     if not takes(core, "position_ids"):
         return "separate", f"model type {name} does not take position ids"
-    most = tolerance(core, next(model.parameters()).device)
-    is_right, comparison = agrees(partial(_gap, model, choice_set, pad_id), most)
+    is_right, comparison = agrees(partial(_gap, model, choice_set, pad_id), tolerance(model))
     return "packed" if is_right else "separate", f"model type {name}: the packed layout {comparison}"
 
 
@@ -95,9 +93,9 @@ def probe_set(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
     return ChoiceSet((*islice(tokens, max(0, 2 * _SHORT - len(prompt))), *prompt), answers)
 
 
-def probe_words(core: Any) -> Tensor:
+def probe_words(model: nn.Module) -> Tensor:
     """Return the ids of a sample of the vocabulary, whose log-probabilities are compared."""
-    return torch.linspace(0, text_config(core.config).vocab_size - 1, _WORDS).long()
+    return torch.linspace(0, text_config(language_model(model).config).vocab_size - 1, _WORDS).long()
 
 
 def relative_gap(got: Tensor, want: Tensor) -> Tensor:
@@ -123,7 +121,7 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, pad_id: int, compared: int) ->
 
 def _probe_logps(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, layout: Layout) -> Tensor:
     """Return the log-probabilities [B, C, PIECE, W] of the probed words at each token, without dropout."""
-    batch, words = pack(choice_sets, pad_id=pad_id, layout=layout), probe_words(language_model(model))
+    batch, words = pack(choice_sets, pad_id=pad_id, layout=layout), probe_words(model)
     each = {k: getattr(batch, k).repeat_interleave(_WORDS) for k in ("rows", "columns", "positions", "choices")}
     first_tokens = batch.first_tokens * _WORDS
     batch = replace(batch, **each, first_tokens=first_tokens, targets=words.repeat(len(batch.targets)))
@@ -143,9 +141,9 @@ def _off_centre(values: Tensor) -> Tensor:
     return (values - values.median(-1, keepdim=True).values).abs()
 
 
-def tolerance(core: Any, device: torch.device) -> float:
+def tolerance(model: nn.Module) -> float:
     """Return the limit of `TOLERANCE` for the dtype that the model computes in."""
-    dtype = compute_dtype(core, device)
+    dtype = compute_dtype(language_model(model), next(model.parameters()).device)
     if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         dtype = torch.bfloat16  # matrix products may be rounded to it
     return TOLERANCE.get(dtype, TOLERANCE[torch.float32])

@@ -181,8 +181,9 @@ def read_config(folder: str) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     text = config.get_text_config()
     for name, most in SIZES.items():
-        value = getattr(text, name, None)  # None if the architecture has no such size
-        if value is not None and not (isinstance(value, int | list) and all(0 < v <= most for v in _listed(value))):
+        value = getattr(text, name, None)  # None if the architecture has no such size, a list for one per layer
+        values = value if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(v, int) and 0 < v <= most for v in values):
             shown = shorten(repr(value), 50, placeholder="…")
             raise ModelError(f"{folder}: config.json: {name} is {shown}; expected an integer from 1 to {most}")
     return config
@@ -199,10 +200,6 @@ def check_size(folder: Path, config: PreTrainedConfig) -> None:
     needed = sum(p.numel() for p in model.parameters())
     if held and needed > held:
         raise ValueError(f"config.json needs {needed:,} weights, but the safetensors contain at most {held:,}")
-
-
-def _listed(value: int | list[int]) -> list[int]:
-    return value if isinstance(value, list) else [value]  # some architectures have a size for each layer
 
 
 def default_device() -> torch.device:

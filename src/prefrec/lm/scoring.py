@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -56,7 +55,7 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
     core = language_model(model)
     inputs: dict[str, Any] = {"use_cache": False}
     shaped = batch
-    if _is_packed(batch):
+    if batch.attention_mask.dim() == 4:  # the packed layout
         shaped = in_blocks(batch) if attention_implementation(core.config) == FLEX else batch
         masks = quick_masks(core, shaped.attention_mask, shaped.position_ids)
         inputs |= {"attention_mask": masks, "position_ids": shaped.position_ids}
@@ -69,14 +68,14 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
         # number, the model would slice a view, which costs a copy of the head's weights for every row.
         inputs["logits_to_keep"], first = torch.arange(first, length, device=device), 0
     words = None if within is None else within.words_on(device)
-    with _head_at(model, partial(_positions, batch, first), words) as head:
+    with _head_at(model, partial(_positions, batch, first), words) as (is_read_alone, is_restricted):
         logits = model(input_ids=shaped.input_ids, **inputs).logits
-    read = None if head.is_read_alone else _positions(batch, first, logits.shape[1])
+    read = None if is_read_alone else _positions(batch, first, logits.shape[1])
     logits = logits.flatten(0, 1)
     if within is None:
         return token_logps(logits, batch.positions, batch.targets, read)
     logits = logits if read is None else logits[read]
-    logits = logits if head.is_restricted else logits[:, words]
+    logits = logits if is_restricted else logits[:, words]
     return within.token_logps(logits, batch.positions, batch.targets, batch.competing)
 
 
@@ -88,37 +87,31 @@ def _positions(batch: PackedBatch, first: int, kept: int) -> Tensor:
     return (batch.rows * kept + batch.columns + first)[batch.first_tokens]
 
 
-@dataclass
-class _Head:
-    """The form of the head's output in one call."""
-
-    is_read_alone: bool = False  # logits are only those of the positions that are used, in their order
-    is_restricted: bool = False  # logits are only those of some words
-
-
 @contextmanager
-def _head_at(model: nn.Module, positions: Callable[[int], Tensor], words: Tensor | None) -> Iterator[_Head]:
+def _head_at(
+    model: nn.Module, positions: Callable[[int], Tensor], words: Tensor | None
+) -> Iterator[tuple[bool, bool]]:
     """Pass only the needed positions to the head inside this context, each once, as one row [1, P].
 
-    Compiled models, and models that are not known to call their head once on hidden states, are not changed.
+    Compiled models, and models that are not known to call their head once on hidden states, are not changed. Yield
+    whether the logits are only those of the positions, and whether they are only those of the words.
 
     Args:
         model: the model.
         positions: function of K that returns the needed positions [P] in hidden states [R, K, D], flattened.
         words: [U] token ids; only their logits are computed, in float32; None computes the logits of all words.
     """
-    core, out = language_model(model), _Head()
+    core = language_model(model)
 
     def pick(hidden: Tensor) -> Tensor:
         return hidden.flatten(0, 1)[positions(hidden.shape[1])][None]
 
     is_compiled = torch.compiler.is_compiling() or any("_orig_mod" in m._modules for m in model.modules())
     if core.config.model_type not in BRANCHING or is_compiled:
-        yield out
+        yield False, False
         return
-    out.is_read_alone = True
-    with restricted_head(core.get_output_embeddings(), words, pick) as out.is_restricted:
-        yield out
+    with restricted_head(core.get_output_embeddings(), words, pick) as is_restricted:
+        yield True, is_restricted
 
 
 def token_logps(logits: Tensor, index: Tensor, targets: Tensor, read: Tensor | None = None) -> Tensor:
@@ -202,10 +195,6 @@ def language_model(model: nn.Module) -> Any:
         if inner is None:
             return model
         model = inner
-
-
-def _is_packed(batch: PackedBatch) -> bool:
-    return batch.attention_mask.dim() == 4
 
 
 def takes(model: nn.Module, argument: str) -> bool:
