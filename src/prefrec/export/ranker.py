@@ -166,10 +166,10 @@ def _replace(draft: Path, out: Path) -> None:
 
 
 def _write_adapter(run: Run, adapter: Path, out: Path) -> None:
-    warn_of_other_base(adapter, run.recipe.model.name)
+    config = check_adapter(adapter)
+    warn_of_other_base(adapter, config.get("base_model_name_or_path"), run.recipe.model.name)
     # The id of the base, not its path in this machine's cache.
-    changed = {"base_model_name_or_path": base_id(run.recipe.model.name), "inference_mode": True}
-    config = check_adapter(adapter) | changed
+    config |= {"base_model_name_or_path": base_id(run.recipe.model.name), "inference_mode": True}
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

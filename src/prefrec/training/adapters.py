@@ -116,7 +116,7 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     Raises:
         ModelError: the folder has no such adapter, or the adapter does not fit the model.
     """
-    trained_on = _base_in(check_adapter(folder))
+    trained_on = check_adapter(folder).get("base_model_name_or_path")
     base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")
     bases = f" (trained on {trained_on}, loaded on {base})" if trained_on and base else ""
     with in_one_line(f"the adapter in {folder} cannot be read, or belongs to another base model{bases}"):
@@ -124,14 +124,13 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
             model.load_adapter(str(folder), **kwargs)
         else:
             model = PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
-    warn_of_other_base(folder, base)
+    warn_of_other_base(folder, trained_on, base)
     use_quick_lora(model)
     return model
 
 
-def warn_of_other_base(folder: Path, base: str) -> None:
+def warn_of_other_base(folder: Path, trained_on: str | None, base: str) -> None:
     """Warn if the adapter in `folder` was trained on another model than `base`, and both names are known."""
-    trained_on = _base_in(check_adapter(folder))
     if trained_on and base and canonical_name(trained_on) != canonical_name(base):
         bases = f"was trained on {trained_on}, but is loaded on {base}"
         unless = "unless these are copies of the same model, its results are meaningless"
@@ -157,10 +156,6 @@ def check_adapter(folder: Path) -> dict[str, Any]:
             shown = shorten(f"{name}: {value!r}", SHOWN, placeholder=" …")
             raise ModelError(f"{folder}: adapter_config.json has {shown}; use a plain LoRA adapter")
     return config
-
-
-def _base_in(config: dict[str, Any]) -> str:
-    return str(config.get("base_model_name_or_path") or "")
 
 
 def add_reference_adapter(model: PeftModel, source: str | None = None) -> None:
