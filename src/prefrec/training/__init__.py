@@ -7,12 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefrec.training.adapters import load_adapter, lora_config
-    from prefrec.training.config import SFTConfig, SoftmaxDPOConfig
-    from prefrec.training.datasets import ChoiceDataset, PreferenceDataset, encode_examples, trajectories
-    from prefrec.training.sequences import TrajectoryDataset, user_histories
-    from prefrec.training.sft import SFTTrainer
-    from prefrec.training.softmax_dpo import SoftmaxDPOTrainer
+    from prefrec.training.adapters import load_adapter as load_adapter
+    from prefrec.training.adapters import lora_config as lora_config
+    from prefrec.training.config import SFTConfig as SFTConfig
+    from prefrec.training.config import SoftmaxDPOConfig as SoftmaxDPOConfig
+    from prefrec.training.datasets import ChoiceDataset as ChoiceDataset
+    from prefrec.training.datasets import PreferenceDataset as PreferenceDataset
+    from prefrec.training.datasets import encode_examples as encode_examples
+    from prefrec.training.datasets import trajectories as trajectories
+    from prefrec.training.sequences import TrajectoryDataset as TrajectoryDataset
+    from prefrec.training.sequences import user_histories as user_histories
+    from prefrec.training.sft import SFTTrainer as SFTTrainer
+    from prefrec.training.softmax_dpo import SoftmaxDPOTrainer as SoftmaxDPOTrainer
 
 _HOMES = {
     "ChoiceDataset": "datasets",
@@ -28,21 +34,7 @@ _HOMES = {
     "trajectories": "datasets",
     "user_histories": "sequences",
 }
-
-__all__ = [
-    "ChoiceDataset",
-    "PreferenceDataset",
-    "SFTConfig",
-    "SFTTrainer",
-    "SoftmaxDPOConfig",
-    "SoftmaxDPOTrainer",
-    "TrajectoryDataset",
-    "encode_examples",
-    "load_adapter",
-    "lora_config",
-    "trajectories",
-    "user_histories",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -257,11 +257,7 @@ class ChoiceTrainer(Trainer):
         return self.scorer if training else self.eval_scorer
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         passes, extra = split_inputs(inputs)
         if model.training and num_items_in_batch is not None:
@@ -302,11 +298,7 @@ class ChoiceTrainer(Trainer):
         return loss, logps, torch.zeros(len(logps), dtype=torch.long, device=logps.device)
 
     def record(
-        self,
-        model: nn.Module,
-        metrics: Mapping[str, Tensor],
-        extra: Mapping[str, Any],
-        counts: Tensor | None = None,
+        self, model: nn.Module, metrics: Mapping[str, Tensor], extra: Mapping[str, Any], counts: Tensor | None = None
     ) -> None:
         """Add metrics to the means of the next log line.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self, get_args
 
 from transformers import TrainingArguments
@@ -56,25 +56,25 @@ class ChoiceTrainingArguments(TrainingArguments):
     }
     """Setting of TRL, present or past → what to do instead."""
 
-    max_length: int | None = field(default=MAX_LENGTH)
-    model_init_kwargs: dict[str, Any] | None = field(default=None)
-    chat: bool = field(default=CHAT)
-    global_batch_size: int | None = field(default=None)
-    per_device_train_batch_size: int = field(default=4)
-    num_train_epochs: float = field(default=1.0)
-    layout: LayoutChoice = field(default="auto")
-    disable_dropout: bool = field(default=DISABLE_DROPOUT)
-    train_sampling_strategy: str = field(default="group_by_length")
-    learning_rate: float = field(default=LEARNING_RATE)
-    lr_scheduler_type: Any = field(default="cosine")
-    warmup_steps: float = field(default=WARMUP)
-    max_grad_norm: float = field(default=MAX_GRAD_NORM)
-    logging_steps: float = field(default=10)
-    logging_nan_inf_filter: bool = field(default=False)
-    item_learning_rate: float | None = field(default=None)
-    report_to: Any = field(default="none")
-    remove_unused_columns: bool = field(default=False)
-    disable_tqdm: bool | None = field(default=True)
+    max_length: int | None = MAX_LENGTH
+    model_init_kwargs: dict[str, Any] | None = None
+    chat: bool = CHAT
+    global_batch_size: int | None = None
+    per_device_train_batch_size: int = 4
+    num_train_epochs: float = 1.0
+    layout: LayoutChoice = "auto"
+    disable_dropout: bool = DISABLE_DROPOUT
+    train_sampling_strategy: str = "group_by_length"
+    learning_rate: float = LEARNING_RATE
+    lr_scheduler_type: Any = "cosine"
+    warmup_steps: float = WARMUP
+    max_grad_norm: float = MAX_GRAD_NORM
+    logging_steps: float = 10
+    logging_nan_inf_filter: bool = False
+    item_learning_rate: float | None = None
+    report_to: Any = "none"
+    remove_unused_columns: bool = False
+    disable_tqdm: bool | None = True
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Raise ConfigError for settings of TRL that do not exist here."""
@@ -111,10 +111,10 @@ class ChoiceTrainingArguments(TrainingArguments):
 class SFTConfig(ChoiceTrainingArguments):
     """Settings of supervised fine-tuning. The loss is −log π of the chosen answer's tokens."""
 
-    num_train_epochs: float = field(default=4.0)
-    learning_rate: float = field(default=SFT_LEARNING_RATE)
-    item_learning_rate: float | None = field(default=ITEM_LEARNING_RATE)
-    max_grad_norm: float = field(default=SFT_MAX_GRAD_NORM)
+    num_train_epochs: float = 4.0
+    learning_rate: float = SFT_LEARNING_RATE
+    item_learning_rate: float | None = ITEM_LEARNING_RATE
+    max_grad_norm: float = SFT_MAX_GRAD_NORM
 
 
 @dataclass
@@ -138,18 +138,18 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             gradient with the memory of one pass, at the cost of an additional forward pass. Default: no limit.
     """
 
-    beta: float = field(default=BETA)
-    loss_type: str | Loss | list[str | Loss] = field(default=LOSS)
-    loss_weights: list[float] | None = field(default=None)
-    margin: float | None = field(default=None)
-    sft_weight: float | None = field(default=None)
-    label_smoothing: float | None = field(default=None)
-    num_negatives: int | None = field(default=None)
-    negatives: NegativesDrawn = field(default=NEGATIVES)
-    precompute_ref_log_probs: bool = field(default=PRECOMPUTE_REFERENCE)
-    reference_folder: str | None = field(default=None)
-    log_rejected: bool = field(default=False)
-    max_tokens_per_pass: int | None = field(default=None)
+    beta: float = BETA
+    loss_type: str | Loss | list[str | Loss] = LOSS
+    loss_weights: list[float] | None = None
+    margin: float | None = None
+    sft_weight: float | None = None
+    label_smoothing: float | None = None
+    num_negatives: int | None = None
+    negatives: NegativesDrawn = NEGATIVES
+    precompute_ref_log_probs: bool = PRECOMPUTE_REFERENCE
+    reference_folder: str | None = None
+    log_rejected: bool = False
+    max_tokens_per_pass: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

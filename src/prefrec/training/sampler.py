@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import Sampler
@@ -12,6 +13,7 @@ from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet
 
 
+@dataclass(eq=False)
 class StepSampler(Sampler[int]):
     """A sampler in a new random order per epoch, with the examples of each optimiser step sorted by length.
 
@@ -26,20 +28,12 @@ class StepSampler(Sampler[int]):
         groups: group of each example. The examples of a group stay together and in order; groups are shuffled.
     """
 
-    def __init__(
-        self,
-        rows: int,
-        step: int,
-        lengths: Callable[[], Sequence[int]] | None,
-        seed: int,
-        groups: Sequence[int] | None = None,
-    ) -> None:
-        self.rows = rows
-        self.step = step
-        self.lengths = lengths
-        self.seed = seed
-        self.groups = groups
-        self.epoch = 0
+    rows: int
+    step: int
+    lengths: Callable[[], Sequence[int]] | None
+    seed: int
+    groups: Sequence[int] | None = None
+    epoch: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
         """Use the order of this epoch from the next iteration on."""

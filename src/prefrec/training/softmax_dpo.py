@@ -226,15 +226,11 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     def _resume_reference(self) -> None:
         """Read the adapter `ref` of a resumed run from its checkpoint, before the reference is computed."""
-        if (
-            self._resumed
-            and self.ref_model is None
-            and isinstance(self.model, PeftModel)
-            and REFERENCE_ADAPTER in self.model.peft_config
-        ):
+        has_adapter = isinstance(self.model, PeftModel) and REFERENCE_ADAPTER in self.model.peft_config
+        if self._resumed and self.ref_model is None and has_adapter:
             folder = self._resumed / REFERENCE_ADAPTER
             if folder.is_dir():
-                read_reference_adapter(self.model, folder)
+                read_reference_adapter(cast(PeftModel, self.model), folder)
 
     def _precompute(self, dataset: Any, scorer: ChoiceScorer) -> None:
         dataset.ref_logps = reference_logps(
