@@ -13,7 +13,7 @@ from prefrec.rankers.lm import LMRanker
 Titles = Sequence[str]
 
 
-def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None = None) -> list[tuple[str, float]]:
+def leave_one_out(ranker: LMRanker, example: RankingExample) -> list[tuple[str, float]]:
     """Return how much each history item adds to the target's log-probability.
 
     The effect of item i is log π(target | history) − log π(target | history without i), in nats. Effects do not add
@@ -21,8 +21,7 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
 
     Args:
         ranker: the language model.
-        example: history and candidates.
-        target: id of any item. Default: the example's target.
+        example: history, candidates, and as the target any item.
 
     Returns:
         (item id, effect), oldest item first, of the history items that fit into the ranker's `max_length`.
@@ -31,7 +30,7 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
         DataError: an item is not in the catalogue.
         TokenizerError: the prompt does not fit even without a history.
     """
-    titles, target = ranker.catalogue.titles_of, example.target if target is None else target
+    titles, target = ranker.catalogue.titles_of, example.target
     # Score all candidates, as the ranker does: rounding can depend on what is scored together.
     answers = example.candidates if target in example.candidates else (target,)
     texts = (titles(ids) for ids in (example.history, example.candidates, answers))
