@@ -12,7 +12,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample, has_dates
-from prefrec.rankers.logit import by_feature
 from prefrec.rankers.matrices import blocks, pad_codes
 
 DAY = 86_400
@@ -127,7 +126,8 @@ class ItemFeatures:
         """Return the features [B, C, F] of the candidates; NaN in empty columns."""
         codes = pad_codes([e.candidates for e in examples], self.index)
         times, is_shared = self.history.when(examples), codes.strides[0] == 0
-        out = by_feature(codes.shape, len(self.features))
+        # Each feature is contiguous in memory, which makes sums over candidates quick.
+        out = np.empty((len(self.features), *codes.shape), dtype=np.float32).transpose(1, 2, 0)
         for rows in blocks(len(codes), min(len(self.index), 64 * codes.shape[1])):
             block = np.maximum(codes[rows][:1] if is_shared else codes[rows], 0)
             listed = np.unique(block)

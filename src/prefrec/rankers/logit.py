@@ -10,16 +10,11 @@ from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
 """[B, C, F]; a candidate whose features are not all finite is ignored. Sums over candidates are quick where each
-feature is contiguous in memory (`by_feature`).
+feature is contiguous in memory.
 """
 
 MOST_STEPS, CONVERGED = 50, 1e-7
 """Steps of Newton's method, and the expected decrease of the loss at which it ends."""
-
-
-def by_feature(shape: tuple[int, int], count: int) -> Features:
-    """Return an uninitialised array [B, C, F] in which each feature [B, C] is contiguous."""
-    return np.empty((count, *shape), dtype=np.float32).transpose(1, 2, 0)
 
 
 @dataclass(frozen=True)
