@@ -83,9 +83,7 @@ class Weights:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        logits = {name: _plain(logit) for name, logit in self.logits.items()}
-        folds = {name: [_plain(logit) for logit in getattr(self, name)] for name in ("folds", "reranked_folds")}
-        return {"units": self.units, "logits": logits, "reranked": self.reranked and _plain(self.reranked)} | folds
+        return asdict(self, dict_factory=_plain)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -284,8 +282,8 @@ def _joined(columns: Sequence[NDArray[np.float32]], times: Features | None) -> F
     return np.stack(by_feature).transpose(1, 2, 0)
 
 
-def _plain(logit: Logit) -> dict[str, Any]:
-    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in asdict(logit).items()}
+def _plain(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in fields}
 
 
 def _logit(value: Mapping[str, Any]) -> Logit:

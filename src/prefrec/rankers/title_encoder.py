@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefrec.console import quiet_libraries, say, track
 from prefrec.errors import ModelError
-from prefrec.lm.models import DTYPES, SAFE, default_device, load_tokenizer, resolve, resolve_dtype
+from prefrec.lm.models import DTYPES, SAFE, default_device, in_one_line, load_tokenizer, resolve, resolve_dtype
 from prefrec.training.sampler import longest_first
 
 _TITLES_AT_A_TIME = 128
@@ -93,10 +92,8 @@ def load_encoder(name: str, max_tokens: int, dtype: str = "float32") -> TitleEnc
         ModelError: the model does not exist, cannot be read, or is an encoder-decoder.
     """
     folder = resolve(name)
-    try:
+    with in_one_line(f"the title encoder in {folder!r} cannot be read"):
         model = AutoModel.from_pretrained(folder, dtype=DTYPES[resolve_dtype(dtype)], **SAFE)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"the title encoder in {folder!r} cannot be read: {e}") from e
     if "decoder_input_ids" in signature(model.forward).parameters:
         raise ModelError(f"{name!r} is an encoder-decoder; choose a causal LM or an encoder such as BERT for titles")
     return TitleEncoder(model, load_tokenizer(name), max_tokens).to(default_device())
