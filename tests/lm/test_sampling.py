@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from prefrec.lm.catalogue import trie_reader
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.search import _run, _Sampling, sample
 from tiny import ANSWERS, PROMPT, tiny_llama
@@ -88,5 +89,5 @@ def test_titles_that_are_left_out_are_not_drawn() -> None:
 
 def test_no_more_than_there_are() -> None:
     rng = np.random.default_rng(1)
-    drawn = sample(tiny_llama(), PROMPT, WITHIN.trie, 20, rng, without=[2], within=WITHIN)
+    drawn = sample(trie_reader(tiny_llama(), PROMPT, WITHIN.trie, "cached", WITHIN), 20, rng, without=[2])
     assert sorted(drawn) == [0, 1, 3, 4, 5, 6]

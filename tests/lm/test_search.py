@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.errors import ModelError
-from prefrec.lm.catalogue import catalogue_logps
+from prefrec.lm.catalogue import catalogue_logps, trie_reader
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.search import TopK, rescored, top_k
 from prefrec.lm.trie import Trie
@@ -122,7 +122,7 @@ def test_answers_are_scored_again_as_if_each_were_alone(layout, dtype):
     model, trie = tiny_llama(VOCABULARY).to(dtype), many_titles(60)
     best = top_k(model, PROMPT, trie, 20)
     shuffled = np.random.default_rng(0).permutation(best.items)
-    got = rescored(model, PROMPT, trie, TopK(shuffled, np.zeros(20, np.float32), True, 7), layout=layout)
+    got = rescored(trie_reader(model, PROMPT, trie, layout), TopK(shuffled, np.zeros(20, np.float32), True, 7))
     alone = [
         top_k(model, PROMPT, Trie.build([trie.path(trie.terminals[i])]), 1, layout=layout).logps[0] for i in got.items
     ]
@@ -138,8 +138,9 @@ def test_scores_within_a_catalogue_again():
     model, trie = tiny_llama(VOCABULARY), many_titles(60)
     within = CatalogueSoftmax([trie.path(n) for n in trie.terminals])
     best = top_k(model, PROMPT, within.trie, 20, within=within)
-    got = rescored(model, PROMPT, within.trie, best, within=within)
+    got = rescored(trie_reader(model, PROMPT, within.trie, "cached", within), best)
     np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
     alone = CatalogueSoftmax([(5, 6, 2)])  # nothing branches, so the one title is certain
-    sure = rescored(model, PROMPT, alone.trie, top_k(model, PROMPT, alone.trie, 1, within=alone), within=alone)
+    reader = trie_reader(model, PROMPT, alone.trie, "cached", alone)
+    sure = rescored(reader, top_k(model, PROMPT, alone.trie, 1, within=alone))
     assert sure.logps.tolist() == [0.0]

@@ -107,6 +107,7 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     return "separate", reason
 
 
+@torch.no_grad()
 def trie_reader(
     model: nn.Module, prompt: Sequence[int], trie: Trie, layout: TrieLayout, within: CatalogueSoftmax | None = None
 ) -> TrieReader:

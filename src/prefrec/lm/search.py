@@ -66,50 +66,31 @@ def top_k(
 
 
 @torch.no_grad()
-def sample(
-    model: nn.Module,
-    prompt: Sequence[int],
-    trie: Trie,
-    k: int,
-    rng: np.random.Generator,
-    *,
-    without: Sequence[int] | Ints = (),
-    layout: TrieLayout = "cached",
-    within: CatalogueSoftmax | None = None,
-) -> Ints:
-    """Sample k answers of a trie after `prompt` without replacement, in proportion to their probabilities.
+def sample(reader: TrieReader, k: int, rng: np.random.Generator, *, without: Sequence[int] | Ints = ()) -> Ints:
+    """Sample k answers of a new reader's trie without replacement, in proportion to their probabilities.
 
     Stochastic beam search (Kool et al., 2019, arXiv 1903.06059): the k highest log-probabilities with Gumbel noise
     are such a sample. The noise is sampled from the root downwards, so only prefixes of likely answers are read.
 
     Args:
-        model, prompt, trie, k, without, layout, within: as for `top_k`. Without `within`, probabilities are
-            normalised over the children of each prefix.
+        reader: result of `trie_reader`. Without its `within`, probabilities are normalised over the children of each
+            prefix.
+        k, without: as for `top_k`.
         rng: random generator.
 
     Returns:
         Indices of at most k answers; fewer if `without` leaves fewer.
     """
-    reader = trie_reader(model, prompt, trie, layout, within)
-    return _run(_Sampling(trie, k, without, rng), reader, WIDTH, None).items
+    return _run(_Sampling(reader.trie, k, without, rng), reader, WIDTH, None).items
 
 
 @torch.no_grad()
-def rescored(
-    model: nn.Module,
-    prompt: Sequence[int],
-    trie: Trie,
-    best: TopK,
-    *,
-    layout: TrieLayout = "cached",
-    within: CatalogueSoftmax | None = None,
-) -> TopK:
-    """Score and sort the answers of a search again, independently of the calls that the search made.
+def rescored(reader: TrieReader, best: TopK) -> TopK:
+    """Score and sort the answers of a search again by a new reader, independently of the search's calls.
 
-    In 16 bits, rounding depends on the shape of a call. Here each answer has its own call after the prompt. Arguments
-    are as for `top_k`.
+    In 16 bits, rounding depends on the shape of a call. Here each answer has its own call after the prompt.
     """
-    reader = trie_reader(model, prompt, trie, layout, within)
+    trie, within = reader.trie, reader.within
     calls: dict[int, tuple[Ints, NDArray[np.float64]]] = {}
     logps = np.zeros(len(best.items), dtype=np.float32)
     for index, terminal in enumerate(trie.terminals[best.items].tolist()):

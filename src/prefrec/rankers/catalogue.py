@@ -17,7 +17,7 @@ from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
 from prefrec.lm.attention import compute_dtype
-from prefrec.lm.catalogue import TrieLayout, catalogue_logps, trie_layout
+from prefrec.lm.catalogue import TrieLayout, catalogue_logps, trie_layout, trie_reader
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.scoring import language_model
 from prefrec.lm.search import TopK, rescored, sample, top_k
@@ -127,7 +127,7 @@ class CatalogueRanker:
             items = _best(logps, most, excluded)
             best = TopK(items, logps[items], exact=True, calls=0)
         if is_rounded:
-            best = rescored(model, prompt, trie, best, layout=layout, within=within)
+            best = rescored(trie_reader(model, prompt, trie, layout, within), best)
         item_ids = [ids[i] for i in best.items[:k]]
         return Recommendation(item_ids, best.logps[:k], best.exact, "search" if is_search else "exact")
 
@@ -153,8 +153,9 @@ class CatalogueRanker:
                 items = _best(logps + rng.gumbel(size=len(logps)), k, self._indices(some))
             else:
                 prompt, trie, excluded = self._request(history, some)
-                layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
-                items = sample(model, prompt, trie, k, rng, without=excluded, layout=layout, within=within)
+                layout = self._layout_for(prompt, trie)
+                reader = trie_reader(self.lm.model, prompt, trie, layout, self.lm.within)
+                items = sample(reader, k, rng, without=excluded)
             yield [self.lm.catalogue.ids[i] for i in items]
 
     def _request(self, history: Sequence[str], without: Collection[str]) -> tuple[tuple[int, ...], Trie, list[int]]:
