@@ -43,9 +43,6 @@ def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
     It is `separate` if a mask cannot keep answers apart, so that packed scores would be silently wrong: recurrent
     layers, positions derived from columns, and attention without a 4-D mask. Other models get `packed`; check those
     that are not in `BRANCHING` with `prefrec.lm.layout.verified_layout`.
-
-    Args:
-        config: configuration of the model.
     """
     name, implementation = config.model_type, attention_implementation(config)
     if name in RECURRENT:

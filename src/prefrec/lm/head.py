@@ -68,7 +68,6 @@ def restricted_head(
     nor has a method `logits_of(hidden, words)`, such as an adapted or quantised head.
 
     Args:
-        head: the head.
         words: [U] token ids; logits [..., U] are in their order.
         pick: selects the hidden states for which logits are computed.
     """

@@ -177,7 +177,6 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
 
     Args:
         model: a causal language model of transformers.
-        ids: item ids.
         titles: [I, T] title vectors.
         **settings: dropout settings of `ItemTable`.
     """
@@ -208,7 +207,6 @@ def extend_items(table: ItemTable, ids: Sequence[str], vectors: Tensor) -> None:
     all titles (`tfidf`, co-occurrence) rotates when titles are added.
 
     Args:
-        table: the table to change.
         ids: all items.
         vectors: [I, V] vectors of all items, of the same kind as the table's title vectors.
     """

@@ -97,7 +97,6 @@ def _head_at(
     whether the logits are only those of the positions, and whether they are only those of the words.
 
     Args:
-        model: the model.
         positions: function of K that returns the needed positions [P] in hidden states [R, K, D], flattened.
         words: [U] token ids; only their logits are computed, in float32; None computes the logits of all words.
     """

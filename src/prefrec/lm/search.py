@@ -76,7 +76,6 @@ def sample(reader: TrieReader, k: int, rng: np.random.Generator, *, without: Seq
         reader: result of `trie_reader`. Without its `within`, probabilities are normalised over the children of each
             prefix.
         k, without: as for `top_k`.
-        rng: random generator.
 
     Returns:
         Indices of at most k answers; fewer if `without` leaves fewer.

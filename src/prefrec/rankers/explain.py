@@ -20,7 +20,6 @@ def leave_one_out(ranker: LMRanker, example: RankingExample) -> list[tuple[str, 
     up, because two items with the same information can replace each other.
 
     Args:
-        ranker: the language model.
         example: history, candidates, and as the target any item.
 
     Returns:

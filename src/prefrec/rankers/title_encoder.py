@@ -50,8 +50,6 @@ class TitleEncoder(nn.Module):
         """Return vectors [T, H] of any number of titles, on the CPU, without dropout.
 
         Args:
-            titles: T titles.
-            progress: print progress.
             keep: stores titles and their vectors. It is called every `KEEP_EVERY_S` seconds, and at the end, even
                 after an error.
         """
@@ -86,7 +84,6 @@ def load_encoder(name: str, max_tokens: int, dtype: str = "float32") -> TitleEnc
     Args:
         name: embedded model, local folder or Hugging Face id.
         max_tokens: tokens to read of a title.
-        dtype: compute dtype.
 
     Raises:
         ModelError: the model does not exist, cannot be read, or is an encoder-decoder.

@@ -59,7 +59,6 @@ class PreferenceDataset(EncodedRows):
         negatives: `fixed`: sample N answers once. `per_epoch`: resample every epoch. `policy`: every epoch, sample
             from the 2N answers with the highest `policy_logps`. Samples depend only on these, seed, epoch and
             example.
-        seed: random seed.
         scores: one number per answer and example, for losses that need them.
         groups: a number below n per example, equal for successive examples whose prompts have a common beginning.
             They then share a pass (`trajectories`). Default: examples are shuffled individually.
@@ -182,7 +181,6 @@ def encode_examples(
         examples: n ranking examples.
         catalogue: titles of answers.
         templates: prompt templates. Example i gets template i mod the number of templates.
-        encoder: the encoder.
         answers: `target`: only the target (SFT). `target-first`: the target, then the other candidates in order
             (alignment). `candidates`: all candidates in order (scoring).
         shown: titles in prompts. Default: `catalogue`.

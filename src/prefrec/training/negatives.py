@@ -49,10 +49,6 @@ def resample_negatives(
     with after the training part.
 
     Args:
-        rows: the examples.
-        data: prepared data.
-        how: see `DrawnFrom`.
-        seed: random seed.
         size: candidates per example, including the target. Default: that of the largest candidate set.
         pool: number of items per example that `miner` scores, for `hard`.
         miner: negative miner, for `hard`.

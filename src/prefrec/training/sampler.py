@@ -24,7 +24,6 @@ class StepSampler(Sampler[int]):
         rows: number of examples.
         step: examples per optimiser step, over all processes.
         lengths: returns the length of each example in this epoch. None: do not sort.
-        seed: random seed.
         groups: group of each example. The examples of a group stay together and in order; groups are shuffled.
     """
 

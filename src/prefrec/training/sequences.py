@@ -33,7 +33,6 @@ class TrajectoryDataset(EncodedRows):
         titles: approximate number of titles per row; cuts move by up to half a row.
         drop: probability of dropping a title.
         max_length: maximum number of tokens per row; the oldest titles of longer rows are dropped. Default: no limit.
-        seed: random seed.
 
     Raises:
         DataError: no user has `LEAST` titles.
