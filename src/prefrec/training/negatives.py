@@ -28,7 +28,6 @@ Sampler = Callable[..., Iterable[list[str]]]
 """Function `sampler(histories, k, rngs, without)` that samples k item ids to follow each history: see
 `CatalogueRanker.sample`.
 """
-_SPLIT = "negatives"
 
 
 def resample_negatives(
@@ -76,7 +75,7 @@ def resample_negatives(
     if how == "hard":
         most = max(len(items) for items in _items_of(touched, rows).values())
         drawn = max(size, 1 + min(pool, len(ids) - most - 1))
-    examples = draw_candidates(windows, ids, touched, split=_SPLIT, seed=seed, size=drawn, weights=weights)
+    examples = draw_candidates(windows, ids, touched, split="negatives", seed=seed, size=drawn, weights=weights)
     return examples if miner is None or how != "hard" else _hardest(examples, miner(examples), size)
 
 

@@ -242,10 +242,10 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         )
 
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
-        was_training = model.training  # `reference_of` turns it off
+        scorer = self.scorer_for(training=model.training)
         if self.ref_model is not None:
             with torch.no_grad(), self._autocast():
-                return self.scorer_for(training=was_training).choice_logps(passes, self.ref_model)
+                return scorer.choice_logps(passes, self.ref_model)
         policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(policy, PeftModel):
             raise ConfigError(
@@ -255,7 +255,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
                 "DeepSpeed always need"
             )
         with torch.no_grad(), reference_of(policy), self._autocast():
-            return self.scorer_for(training=was_training).choice_logps(passes, model)
+            return scorer.choice_logps(passes, model)
 
 
 def _check_reference(model: Any, ref_model: Any) -> None:
