@@ -42,6 +42,7 @@ def test_layout_comes_with_a_reason(changes, layout, reason):
     class Config:
         model_type = "llama"
         _attn_implementation = "sdpa"
+        get_text_config = lambda self: self  # noqa: E731
 
     config = Config()
     for name, value in changes.items():

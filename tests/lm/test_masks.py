@@ -16,7 +16,6 @@ from prefrec.lm.masks import (
     attention_masks,
     in_blocks,
     layer_kinds,
-    text_config,
 )
 from prefrec.lm.packing import pack
 from prefrec.prompts import ChoiceSet
@@ -25,7 +24,9 @@ SETS = [ChoiceSet((1, 2, 3, 4), ((5, 6, 9), (7, 8, 9))), ChoiceSet((1, 2), ((5, 
 
 
 def config(**settings):
-    return SimpleNamespace(**{"_attn_implementation": "sdpa", **settings})
+    made = SimpleNamespace(**{"_attn_implementation": "sdpa", **settings})
+    made.get_text_config = lambda: made
+    return made
 
 
 def masks(**settings):
@@ -125,13 +126,12 @@ WINDOWS = [
     + [({}, "sdpa"), ({"_attn_implementation": None}, "sdpa"), ({"_attn_implementation": ONEDNN}, "sdpa")],
 )
 def test_onednn_takes_the_masks_of_sdpa(settings, name):
-    assert attention_implementation(SimpleNamespace(**settings)) == name
+    assert attention_implementation(config(**settings)) == name
 
 
 def test_a_model_of_text_and_images_is_asked_for_its_text():
     text = config(sliding_window=3, _attn_implementation="eager")
     whole = SimpleNamespace(get_text_config=lambda: text)
-    assert text_config(whole) is text is text_config(text)
     assert (layer_kinds(whole), attention_implementation(whole)) == (["sliding_attention"], "eager")
     batch = pack(SETS, pad_id=0)
     inputs = batch.attention_mask, batch.position_ids, torch.float32

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prefrec.lm.cpu.attention import ONEDNN, read_by_onednn, register
 from prefrec.lm.cpu.linear import uses_onednn
-from prefrec.lm.masks import SDPA, Mask, attention_implementation, attention_masks, text_config
+from prefrec.lm.masks import SDPA, Mask, attention_implementation, attention_masks
 
 
 def quick_masks(core: Any, allowed: Tensor, position_ids: Tensor) -> Mask | dict[str, Mask]:
@@ -22,15 +22,14 @@ def quick_masks(core: Any, allowed: Tensor, position_ids: Tensor) -> Mask | dict
         allowed, position_ids: as in `prefrec.lm.masks.attention_masks`.
     """
     masks = attention_masks(core.config, allowed, position_ids, core.dtype)
-    config = text_config(core.config)
     by_name = getattr(core, "_supports_attention_backend", False)  # the model looks up its attention by name
-    is_sdpa = attention_implementation(config) == SDPA
+    is_sdpa = attention_implementation(core.config) == SDPA
     on_cpu = allowed.device.type == "cpu" and compute_dtype(core, allowed.device) == torch.float32
     if not torch.compiler.is_compiling() and is_sdpa and by_name and on_cpu and uses_onednn(core):
         # Other threads may be using the model, and gradient checkpointing runs its layers again later, so this
         # setting is not undone. With it, masks that the model makes itself still go to sdpa.
         register()
-        config._attn_implementation = ONEDNN
+        core.config.get_text_config()._attn_implementation = ONEDNN
         for mask in masks.values() if isinstance(masks, dict) else [masks]:
             read_by_onednn(mask)
     return masks

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from prefrec.lm.attention import compute_dtype
-from prefrec.lm.masks import text_config
 from prefrec.lm.packing import Layout, pack
 from prefrec.lm.scoring import answer_token_logps, language_model, takes
 from prefrec.prompts import ChoiceSet
@@ -95,7 +94,7 @@ def probe_set(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
 
 def probe_words(model: nn.Module) -> Tensor:
     """Return the ids of a sample of the vocabulary, whose log-probabilities are compared."""
-    return torch.linspace(0, text_config(language_model(model).config).vocab_size - 1, _WORDS).long()
+    return torch.linspace(0, language_model(model).config.get_text_config().vocab_size - 1, _WORDS).long()
 
 
 def relative_gap(got: Tensor, want: Tensor) -> Tensor:

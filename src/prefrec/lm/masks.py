@@ -48,7 +48,7 @@ def attention_masks(
         position_ids: [R, K] position ids of the keys; the queries are the last Q of them.
         dtype: dtype of additive masks.
     """
-    config = text_config(config)
+    config = config.get_text_config()
     implementation = attention_implementation(config)
     masks: dict[str, Mask] = {}
     for kind in layer_kinds(config):
@@ -86,9 +86,8 @@ def in_blocks(batch: PackedBatch) -> PackedBatch:
 
 def layer_kinds(config: PretrainedConfig) -> list[str]:
     """Return the distinct layer types of a model (transformers' `layer_types`), sorted."""
-    config = text_config(config)
-    listed = getattr(config, "layer_types", None)
-    if listed:
+    config = config.get_text_config()
+    if listed := getattr(config, "layer_types", None):
         return sorted(set(listed))
     everywhere = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     return [SLIDING if everywhere else FULL]
@@ -96,13 +95,8 @@ def layer_kinds(config: PretrainedConfig) -> list[str]:
 
 def attention_implementation(config: PretrainedConfig) -> str:
     """Return the name of the attention implementation: `sdpa` also if none is set or oneDNN replaces it."""
-    name = getattr(text_config(config), "_attn_implementation", None) or SDPA
+    name = config.get_text_config()._attn_implementation or SDPA
     return SDPA if name == ONEDNN else name
-
-
-def text_config(config: PretrainedConfig) -> Any:
-    """Return the part of a configuration that describes the language model."""
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _within_reach(kind: str, config: Any, allowed: Tensor, position_ids: Tensor) -> Tensor:

@@ -22,8 +22,6 @@ DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference"]
 `uniform`: all items equally. `popularity`: in proportion to training interactions + 1. `in-batch`: targets of other
 examples. `hard`: the items of a uniform pool that a model scores highest. `reference`: by a model's probabilities.
 """
-Miner = Callable[[Sequence[RankingExample]], NDArray[np.float64]]
-"""Negative miner: function of B examples that returns scores [B, C] of their candidates, such as `Ranker.score`."""
 Sampler = Callable[..., Iterable[list[str]]]
 """Function `sampler(histories, k, rngs, without)` that samples k item ids to follow each history: see
 `CatalogueRanker.sample`.
@@ -38,7 +36,7 @@ def resample_negatives(
     seed: int,
     size: int | None = None,
     pool: int = 64,
-    miner: Miner | None = None,
+    miner: Callable[[Sequence[RankingExample]], NDArray[np.float64]] | None = None,
     sampler: Sampler | None = None,
     known: pl.DataFrame | None = None,
 ) -> list[RankingExample]:
@@ -50,7 +48,7 @@ def resample_negatives(
     Args:
         size: candidates per example, including the target. Default: that of the largest candidate set.
         pool: number of items per example that `miner` scores, for `hard`.
-        miner: negative miner, for `hard`.
+        miner: returns the scores [B, C] of the candidates of B examples, such as `Ranker.score`, for `hard`.
         sampler: sampler of negatives, for `reference`.
         known: `user_id, item_id` of items that are not negatives. Default: the training interactions.
 
