@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, cast
+from typing import Any
 
 from peft import (
     LoraConfig,
@@ -90,8 +90,8 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
     try:
         if isinstance(targets, str) and targets != ALL_LINEAR:
             # Layers are saved by name, so that loading the adapter does not run a regular expression from a file.
-            cast(Any, config).target_modules = {n for n, _ in model.named_modules() if re.fullmatch(targets, n)}
-        return get_peft_model(cast(Any, model), config)
+            config.target_modules = {n for n, _ in model.named_modules() if re.fullmatch(targets, n)}
+        return get_peft_model(model, config)
     except (re.error, ValueError) as e:  # PEFT's message is not shown: it prints the entire module that does not fit
         names = ", ".join(listed) or targets or "an empty list"
         raise ConfigError(_about_targets(model, f"cannot add an adapter to {names}")) from e
@@ -123,7 +123,7 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), **kwargs)
         else:
-            model = PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
+            model = PeftModel.from_pretrained(model, str(folder), **kwargs)
     warn_of_other_base(folder, trained_on, base)
     use_quick_lora(model)
     return model

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ class ChoiceTrainer(Trainer):
         # For every batch since the last log line: name, row numbers, sums over each row's items, numbers of items.
         self._recorded: dict[str, list[tuple[str, Tensor, Tensor, Tensor]]] = {"train": [], "eval": []}
         super().__init__(
-            model=None if model is None else self._prepared(cast(nn.Module, model)),
+            model=None if model is None else self._prepared(model),
             args=args,
             data_collator=self.collate,
             train_dataset=self.build_dataset(train_dataset),
@@ -139,7 +139,7 @@ class ChoiceTrainer(Trainer):
         """Whether the weights are distributed over processes."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def _prepared(self, model: nn.Module) -> nn.Module:
+    def _prepared(self, model: Any) -> nn.Module:
         """Prepare a model for training: add the adapter and turn off dropout."""
         self.prepare_model(model)
         if self._peft_config is not None and isinstance(model, PeftModel):
@@ -170,7 +170,7 @@ class ChoiceTrainer(Trainer):
         Returns:
             The answers with their log-probabilities in nats, best first.
         """
-        cast(nn.Module, self.model).eval()
+        self.model.eval()
         with self._autocast():
             (logps,) = self.eval_scorer.score([self.encoder.encode_text(prompt, answers)]).tolist()
         return sorted(zip(answers, logps, strict=True), key=lambda pair: -pair[1])
@@ -189,7 +189,7 @@ class ChoiceTrainer(Trainer):
         self._write_card(Path(str(self.args.output_dir)), model_name, tags, **fields)
 
     def _write_card(self, folder: Path, model_name: str | None = None, tags: Any = None, **fields: Any) -> None:
-        base = language_model(cast(nn.Module, self.model)).config._name_or_path
+        base = language_model(self.model).config._name_or_path
         hub_id = None if Path(base_id(base)).exists() else base_id(base)  # "" is this folder, too
         library = "peft" if isinstance(self.model, PeftModel) else "transformers"
         tags = ["prefrec", *([tags] if isinstance(tags, str) else tags or [])]
@@ -210,7 +210,7 @@ class ChoiceTrainer(Trainer):
 
     def about_rows(self) -> str:
         """Return the number of training examples, for the message at the start."""
-        return f"{len(cast(Any, self.train_dataset))} training examples"
+        return f"{len(self.train_dataset)} training examples"
 
     def build_dataset(self, rows: Any) -> Any:
         """Return examples as a dataset of choice sets; such datasets are returned unchanged."""
@@ -232,9 +232,10 @@ class ChoiceTrainer(Trainer):
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the epoch of dataset and sampler, for new negatives and a new order of examples."""
-        for part in (self.train_dataset, self.sampler):
-            if hasattr(part, "set_epoch"):
-                cast(Any, part).set_epoch(epoch)
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.train_dataset.set_epoch(epoch)
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
 
     def add_to_checkpoint(self, folder: Path) -> None:
         """Write what this trainer needs, in addition to the weights, to resume from a checkpoint."""
@@ -289,7 +290,7 @@ class ChoiceTrainer(Trainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = cast(Tensor, self.compute_loss(model, inputs))
+            loss = self.compute_loss(model, inputs)
             if prediction_loss_only:
                 return loss, None, None
             logps = self.eval_scorer.choice_logps(split_inputs(inputs)[0], model)
@@ -351,7 +352,7 @@ class ChoiceTrainer(Trainer):
             )
 
     def _require_finite_weights(self) -> None:
-        weights = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad]
+        weights = [p for p in self.model.parameters() if p.requires_grad]
         self._require(all(p.isfinite().all() for p in weights), "a weight is")
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
@@ -370,20 +371,19 @@ class ChoiceTrainer(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Create the optimiser, with a separate learning rate for item vectors."""
         # Item vectors start at zero. At the learning rate of the pretrained layers they would hardly change.
-        table = item_table(language_model(cast(nn.Module, self.model)))
-        if table is not None and cast(Any, self).optimizer is None:
+        table = item_table(language_model(self.model))
+        if table is not None and self.optimizer is None:
             a, of_items = self.args, {id(p) for p in table.parameters()}
-            kind, settings = self.get_optimizer_cls_and_kwargs(a, cast(Any, self.model))
+            kind, settings = self.get_optimizer_cls_and_kwargs(a, self.model)
             decay = {"weight_decay": a.weight_decay}
-            trained = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad]
-            layers = [p for p in trained if id(p) not in of_items]
+            layers = [p for p in self.model.parameters() if p.requires_grad and id(p) not in of_items]
             rate = a.learning_rate if a.item_learning_rate is None else a.item_learning_rate
             of_table = {"params": [*table.parameters()], "lr": rate}
             self.optimizer: Any = kind([{"params": layers} | decay, of_table | decay], **settings)
         return super().create_optimizer(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        a, rows = self.args, cast(Any, self.train_dataset)
+        a, rows = self.args, self.train_dataset
         if a.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
         seed = a.seed if a.data_seed is None else a.data_seed
@@ -401,16 +401,16 @@ class ChoiceTrainer(Trainer):
         if rows is None:
             return super().get_eval_dataloader()
         self._width = max(len(choices.answers) for choices in rows.choice_sets)
-        return super().get_eval_dataloader(cast(Any, _Numbered(rows)))
+        return super().get_eval_dataloader(_Numbered(rows))
 
     def _lengths(self, dataset: Any) -> list[int]:
         return [tokens_of(choices) for choices in dataset.choice_sets]
 
     def _scorer(self) -> ChoiceScorer:
         """Return the scorer of training examples, with its layout checked on the longest one of the first batch."""
-        args, rows = self.args, cast(Any, self.train_dataset)
+        args, rows = self.args, self.train_dataset
         scorer = ChoiceScorer(
-            cast(nn.Module, self.model),
+            self.model,
             self.encoder.end,
             layout=args.layout,
             max_tokens=getattr(args, "max_tokens_per_pass", None),
@@ -424,7 +424,7 @@ class ChoiceTrainer(Trainer):
         return scorer
 
     def _check_base(self) -> None:
-        core = language_model(cast(nn.Module, self.model))
+        core = language_model(self.model)
         if attention_implementation(core.config) == FLEX and self.args.device.type == "cpu":
             raise ConfigError("flex_attention has no gradients on a CPU: load the model with sdpa")
         if is_quantized(core) and self.is_sharded:
@@ -439,7 +439,7 @@ class ChoiceTrainer(Trainer):
             return passes
         # All processes gather sharded weights in every pass. A process with fewer passes would block the others.
         count = torch.tensor(len(passes), device=self.accelerator.device)
-        most = int(cast(Tensor, self.accelerator.gather(count)).max())
+        most = int(self.accelerator.gather(count).max())
         return [passes[0]] * (most - len(passes)) + passes
 
     def _autocast(self) -> torch.autocast:

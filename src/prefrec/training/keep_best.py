@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from peft import PeftModel
 from transformers import Trainer, TrainerCallback
@@ -69,7 +69,7 @@ def save_weights(trainer: Trainer, folder: Path, about: dict[str, Any] | None = 
     # Every process must take part, because each has only a part of sharded weights.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(cast(Any, trainer.model))
+        model = trainer.accelerator.unwrap_model(trainer.model)
         scratch = folder.with_name(f".{folder.name}")
         shutil.rmtree(scratch, ignore_errors=True)
         with writing(folder):
@@ -79,7 +79,7 @@ def save_weights(trainer: Trainer, folder: Path, about: dict[str, Any] | None = 
                 model.save_pretrained(str(scratch), selected_adapters=["default"], state_dict=weights)
             else:
                 model.save_pretrained(str(scratch), state_dict=weights)
-                cast(Any, trainer.processing_class).save_pretrained(str(scratch))
+                trainer.processing_class.save_pretrained(str(scratch))
         if about is not None:
             write_json(scratch / _ABOUT, about)
         sync([*scratch.iterdir(), scratch])

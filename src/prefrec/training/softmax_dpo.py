@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -85,7 +85,6 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     def prepare_loss(self, args: SoftmaxDPOConfig) -> None:
         self._stored = False
-        self.config = args
         self.loss_function = args.loss()
         self._columns = [name for name in COLUMNS if takes(self.loss_function, name)]
         self._needs_reference = needs_reference(self.loss_function)
@@ -101,20 +100,20 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             )
 
     def about_rows(self) -> str:
-        least, most = cast(PreferenceDataset, self.train_dataset).sizes
+        least, most = self.train_dataset.sizes
         count = f"{least} to {most}" if least < most else f"{most}"
         return f"{super().about_rows()}, N = {count} rejected titles per example"
 
     def build_dataset(self, rows: Any) -> Any:
         if not isinstance(rows, PreferenceDataset):
-            c, sets = self.config, encode_preferences(rows, self.encoder)
+            c, sets = self.args, encode_preferences(rows, self.encoder)
             scores = [row.get("scores") for row in rows]
-            scored = None if None in scores else cast(Any, scores)
+            scored = None if None in scores else scores
             rows = PreferenceDataset(
                 sets, num_negatives=c.num_negatives, negatives=c.negatives, seed=c.seed, scores=scored
             )
         if "scores" in self._columns and rows.scores is None:
-            name = loss_name(self.config.loss_type)
+            name = loss_name(self.args.loss_type)
             raise ConfigError(f"loss {name} needs `scores` in each row: one number per answer, the chosen one first")
         return rows
 
@@ -133,7 +132,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def begin_epoch(self, epoch: int) -> None:
-        if self.config.negatives == "policy":
+        if self.args.negatives == "policy":
             known = read_logps(self._resumed / POLICY_FILE, str(epoch)) if self._resumed else None
             if known is None:
                 if self.is_sharded:
@@ -146,7 +145,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     def add_to_checkpoint(self, folder: Path) -> None:
         # The policy changes within an epoch, so a resumed run could not choose the same negatives again.
-        rows = cast(PreferenceDataset, self.train_dataset)
+        rows = self.train_dataset
         if rows.policy_logps is not None:
             write_logps(folder / POLICY_FILE, str(rows.epoch), rows.policy_logps)
 
@@ -176,11 +175,11 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         policy_logps = logps_no_grad(scorer, model, passes) if in_parts else scorer.choice_logps(passes, model)
         columns = {name: extra[name] for name in self._columns}
         try:
-            out = loss_by_size(self.loss_function, policy_logps, ref_logps, self.config.beta, extra[SIZES], **columns)
+            out = loss_by_size(self.loss_function, policy_logps, ref_logps, self.args.beta, extra[SIZES], **columns)
         except LossError as e:
             raise ConfigError(str(e)) from e
         metrics = preference_metrics(out, policy_logps)
-        if self.config.log_rejected:
+        if self.args.log_rejected:
             self._record_columns(model, out, policy_logps, extra)
         if not model.training:
             metrics["loss"] = out.losses  # replaces transformers' mean, which counts some examples twice
@@ -203,7 +202,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             raise ConfigError(
                 "ref_model: with sharded weights, the reference must be an adapter of the model: give its name"
             )
-        sizes = [language_model(cast(nn.Module, m)).config.vocab_size for m in (self.model, model)]
+        sizes = [language_model(m).config.vocab_size for m in (self.model, model)]
         if sizes[0] != sizes[1]:
             raise ConfigError(
                 f"ref_model has {sizes[1]} tokens, but the model has {sizes[0]}: use models with the same tokenizer"
@@ -212,7 +211,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     def _precomputes(self) -> bool:
         # Sharded weights can only be used inside the training loop.
-        return self.config.precompute_ref_log_probs and self._needs_reference and not self.is_sharded
+        return self.args.precompute_ref_log_probs and self._needs_reference and not self.is_sharded
 
     def _record_columns(
         self, model: nn.Module, out: PreferenceLoss, policy_logps: Tensor, extra: Mapping[str, Any]
@@ -230,7 +229,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if self._resumed and self.ref_model is None and has_adapter:
             folder = self._resumed / REFERENCE_ADAPTER
             if folder.is_dir():
-                read_reference_adapter(cast(PeftModel, self.model), folder)
+                read_reference_adapter(self.model, folder)
 
     def _precompute(self, dataset: Any, scorer: ChoiceScorer) -> None:
         dataset.ref_logps = reference_logps(
@@ -238,7 +237,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             dataset.choice_sets,
             batch_size=self.args.per_device_eval_batch_size,
             precision=self._autocast,
-            folder=Path(self.config.reference_folder or str(self.args.output_dir)),
+            folder=Path(self.args.reference_folder or str(self.args.output_dir)),
         )
 
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
