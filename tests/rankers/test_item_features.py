@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
 from prefrec.rankers.item_only import ItemOnlyRanker
-from prefrec.rankers.recency import newest_first, recent_popularity
+from prefrec.rankers.recency import ItemFeatureRanker
 
 START = 1_000_000_000
 IDS = ["10", "9", "8", "7"]
@@ -73,11 +73,9 @@ def test_mean_ratings_are_the_items_or_all():
 def test_baselines_of_time():
     log = _log([("10", 1), ("10", 2), ("9", 90), ("8", 91)])
     row = [RankingExample("u", (), tuple(IDS), "7", START + 100 * DAY)]
-    assert recent_popularity(log, CATALOGUE, 30).score(row).tolist() == [[0, 1, 1, 0]]
-    assert recent_popularity(log, CATALOGUE, 365).score(row).tolist() == [[2, 1, 1, 0]]
-    assert newest_first(log, CATALOGUE).score(row).tolist() == [[-99, -10, -9, 0]]
-    assert newest_first(log, CATALOGUE).name == "newest first"
-    assert recent_popularity(log, CATALOGUE, 30).name == "popularity of 30 days"
+    assert ItemFeatureRanker.fit("popularity of 30 days", log, CATALOGUE).score(row).tolist() == [[0, 1, 1, 0]]
+    assert ItemFeatureRanker.fit("popularity of 365 days", log, CATALOGUE).score(row).tolist() == [[2, 1, 1, 0]]
+    assert ItemFeatureRanker.fit("newest first", log, CATALOGUE).score(row).tolist() == [[-99, -10, -9, 0]]
 
 
 @pytest.fixture(scope="module")

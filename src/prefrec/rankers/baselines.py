@@ -19,10 +19,9 @@ from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.item_features import DAYS
 from prefrec.rankers.item_only import ItemOnlyRanker
 from prefrec.rankers.matrices import blocks, history_matrix, item_scores, pad_scores, score_by_rows, user_item_matrix
-from prefrec.rankers.recency import newest_first, recent_popularity
+from prefrec.rankers.recency import BY_TIME, ItemFeatureRanker
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.rankers.words import tfidf
@@ -170,10 +169,9 @@ class TitleTfidfRanker:
 Fit = Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]
 """Log, catalogue, seed and validation examples → ranker."""
 
-TIMED: dict[str, Fit] = {
-    f"popularity of {days} days": lambda log, items, seed, rows, days=days: recent_popularity(log, items, days)
-    for days in DAYS
-} | {"newest first": lambda log, items, seed, rows: newest_first(log, items)}
+TIMED = {
+    name: lambda log, items, seed, rows, name=name: ItemFeatureRanker.fit(name, log, items) for name in BY_TIME
+}
 """Baselines that need dates."""
 _BASELINES: dict[str, Fit] = {
     RandomRanker.name: lambda log, items, seed, rows: RandomRanker(seed),

@@ -67,16 +67,12 @@ class ItemHistory:
         begin = np.zeros_like(end) if days is None else np.searchsorted(self.times, times - days * DAY)
         return self._by_span(begin, end)
 
-    def first(self) -> NDArray[np.float64]:
-        """Return the time of each item's first interaction [I]; infinite if it has none."""
-        first = np.full(len(self.codes), np.inf)
-        np.minimum.at(first, self.items, self.times.astype(np.float64))
-        return first
-
     def age(self, times: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the days [B, I] from each item's first interaction to each time; 0 if there is none before."""
         # Without interactions the age is 0, the limit of an item whose first interaction is just now.
-        return np.maximum((times[:, None] - self.first()[None]) / DAY, 0).astype(np.float32)
+        first = np.full(len(self.codes), np.inf)
+        np.minimum.at(first, self.items, self.times.astype(np.float64))
+        return np.maximum((times[:, None] - first) / DAY, 0).astype(np.float32)
 
     def idle(self, times: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the days [B, I] since each item's last interaction before each time; 0 if there is none before."""
