@@ -8,9 +8,10 @@ Nodes without children are not read.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -159,7 +160,36 @@ def check_finite(what: str, *logps: NDArray[Any]) -> None:
         raise ModelError(f"{what}: a log-probability is not finite; use another dtype, or train again")
 
 
-class _Branching:
+class TrieReader(ABC):
+    """A reader of trie nodes after one prompt, which returns the logits of the next token."""
+
+    def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie, within: CatalogueSoftmax | None) -> None:
+        self.model, self.core, self.device = model, language_model(model), next(model.parameters()).device
+        self.prompt, self.trie, self.within = tuple(prompt), trie, within
+
+    def at_prompt(self) -> Self:
+        """Return an independent copy of this reader, with the same nodes read so far."""
+        return copy.copy(self)
+
+    @abstractmethod
+    def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
+        """Yield, in parts, the logits [n, V] of the token after each of `nodes`; [n, U] for `within.words`."""
+
+    def _logits_at(self, ids: Tensor, columns: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return the logits [R, n, V] at some columns of a call, or [R, n, U] for the words of the catalogue."""
+        keeps = takes(self.core, "logits_to_keep")
+        call = partial(self.model, input_ids=ids, **inputs, **({"logits_to_keep": columns} if keeps else {}))
+        if self.within is None:
+            logits = call().logits
+        else:
+            words = self.within.words_on(ids.device)
+            with restricted_head(self.core.get_output_embeddings(), words) as is_restricted:
+                logits = call().logits
+            logits = logits if is_restricted else logits[..., words]
+        return logits if keeps else logits[:, columns]
+
+
+class _Branching(TrieReader):
     """A reader of nodes that branch from a prompt; a node attends to the prompt and its ancestors.
 
     The root is the prompt's last token. With `keep`, the keys and values of the tokens before it and of all nodes
@@ -169,9 +199,8 @@ class _Branching:
     def __init__(
         self, model: nn.Module, prompt: Sequence[int], trie: Trie, within: CatalogueSoftmax | None, *, keep: bool
     ) -> None:
-        self.within = within
-        self.model, self.core, self.trie, self.keep = model, language_model(model), trie, keep
-        self.device = next(model.parameters()).device
+        super().__init__(model, prompt, trie, within)
+        self.keep = keep
         self.prefix = torch.tensor(prompt[:-1], dtype=torch.long)
         self.tokens = torch.from_numpy(trie.tokens.copy())
         self.tokens[ROOT] = prompt[-1]
@@ -181,21 +210,18 @@ class _Branching:
             from transformers import DynamicCache
 
             self.cache = DynamicCache()
-        if keep and len(self.prefix):
-            n = len(self.prefix)
+        if keep and (n := len(self.prefix)):
             self._call(self.prefix, torch.arange(n), torch.ones(n, n, dtype=torch.bool).tril(), torch.tensor([n - 1]))
 
-    def at_prompt(self) -> _Branching:
-        """Return an independent copy of this reader, with the same nodes read so far."""
-        other = copy.copy(self)
-        if self.cache is not None:
+    def at_prompt(self) -> Self:
+        other = super().at_prompt()
+        if self.keep:
             # A shallow copy is enough: a cache layer grows by making new tensors, and does not change the old ones.
             other.cache = copy.copy(self.cache)
             other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         return other
 
     def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
-        """Yield, in parts, the logits [n, V] of the token after each of `nodes`; [n, U] for `within.words`."""
         new = np.setdiff1d(self.trie.with_ancestors(nodes), self.read, assume_unique=True)
         keys = np.concatenate([self.read, new])
         n, ids = len(self.prefix), self.tokens[torch.from_numpy(new)]
@@ -222,20 +248,11 @@ class _Branching:
         }
         if self.keep:
             inputs["cache" if takes(self.core, "cache") else "past_key_values"] = self.cache
-        return _logits_at(self.model, self.core, ids[None], columns, inputs, self.within)[0]
+        return self._logits_at(ids[None], columns, inputs)[0]
 
 
-class _Separate:
+class _Separate(TrieReader):
     """A reader of one row per path, each with the prompt and padding on the right, without a cache."""
-
-    def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie, within: CatalogueSoftmax | None) -> None:
-        self.within = within
-        self.model, self.core, self.trie = model, language_model(model), trie
-        self.device = next(model.parameters()).device
-        self.prompt = tuple(prompt)
-
-    def at_prompt(self) -> _Separate:
-        return self
 
     def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
         # Only paths to the deepest nodes are read: they contain the logits of the nodes above.
@@ -254,12 +271,8 @@ class _Separate:
         mask = nn.utils.rnn.pad_sequence([torch.ones(len(p), dtype=torch.long) for p in paths], batch_first=True)
         kept, index = torch.unique(torch.from_numpy(columns).to(self.device), return_inverse=True)
         inputs = {"attention_mask": mask.to(self.device), "use_cache": False}
-        logits = _logits_at(self.model, self.core, ids.to(self.device), kept, inputs, self.within)
+        logits = self._logits_at(ids.to(self.device), kept, inputs)
         return logits[torch.from_numpy(rows).to(self.device), index]
-
-
-TrieReader = _Branching | _Separate
-"""A reader of trie nodes after one prompt, which returns the logits of the next token."""
 
 
 @torch.no_grad()
@@ -277,19 +290,3 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: 
         return logits[torch.from_numpy(np.searchsorted(read_too, nodes))][:, words].float()
 
     return float(relative_gap(read(layout, trie.inner), read("separate", nodes)))
-
-
-def _logits_at(
-    model: nn.Module, core: Any, ids: Tensor, columns: Tensor, inputs: dict[str, Any], within: CatalogueSoftmax | None
-) -> Tensor:
-    """Return the logits [R, n, V] at some columns of a call, or [R, n, U] for the words of a catalogue."""
-    keeps = takes(core, "logits_to_keep")
-    call = partial(model, input_ids=ids, **inputs, **({"logits_to_keep": columns} if keeps else {}))
-    if within is None:
-        logits = call().logits
-    else:
-        words = within.words_on(ids.device)
-        with restricted_head(core.get_output_embeddings(), words) as is_restricted:
-            logits = call().logits
-        logits = logits if is_restricted else logits[..., words]
-    return logits if keeps else logits[:, columns]

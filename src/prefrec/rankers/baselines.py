@@ -169,9 +169,7 @@ class TitleTfidfRanker:
 Fit = Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]
 """Log, catalogue, seed and validation examples → ranker."""
 
-TIMED = {
-    name: lambda log, items, seed, rows, name=name: ItemFeatureRanker.fit(name, log, items) for name in BY_TIME
-}
+TIMED = {name: lambda log, items, seed, rows, name=name: ItemFeatureRanker.fit(name, log, items) for name in BY_TIME}
 """Baselines that need dates."""
 _BASELINES: dict[str, Fit] = {
     RandomRanker.name: lambda log, items, seed, rows: RandomRanker(seed),
