@@ -357,8 +357,10 @@ class ChoiceTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._require_finite_weights()
-        with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with writing(folder):
             super()._save_checkpoint(*args, **kwargs)
+            self.add_to_checkpoint(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
@@ -469,16 +471,13 @@ class _Numbered(Dataset[dict[str, Any]]):
 
 
 class _EpochCallback(TrainerCallback):
-    """A callback that notifies a trainer of the beginning of an epoch, and of a written checkpoint."""
+    """A callback that notifies a trainer of the beginning of an epoch."""
 
     def __init__(self, trainer: ChoiceTrainer) -> None:
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.begin_epoch(int(state.epoch or 0))
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.add_to_checkpoint(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Any]]:
