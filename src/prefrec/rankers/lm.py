@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -144,8 +143,8 @@ class LMRanker:
             lengths = [padded_length(prompt) for prompt in prompts]
             rows: dict[int, NDArray[np.float32]] = {}
             # Only histories of equal padded length share a call, so that scores do not depend on other histories.
-            for _, alike in groupby(np.argsort(lengths, kind="stable").tolist(), lengths.__getitem__):
-                call = list(alike)
+            for length in sorted(set(lengths)):
+                call = [i for i, own in enumerate(lengths) if own == length]
                 logps = next_item_logps(self.model, [prompts[i] for i in call]).cpu().numpy()
                 check_finite("the catalogue's items", logps)
                 rows.update(zip(call, logps, strict=True))
