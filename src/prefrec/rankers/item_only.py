@@ -34,7 +34,7 @@ class ItemOnlyRanker:
     features: ItemFeatures
     seed: int = 0
     name: str = "item only"
-    folds: list[Logit] | None = None
+    folds: Sequence[Logit] = ()
 
     @classmethod
     def fit(cls, log: pl.DataFrame, catalogue: Catalogue, seed: int = 0) -> Self:
@@ -47,17 +47,17 @@ class ItemOnlyRanker:
         rng = np.random.default_rng([self.seed, 5])
         chosen = np.sort(rng.permutation(len(examples))[:MOST_ROWS])
         rows = [_sampled(examples[i], rng) for i in chosen]
-        features, names = self.features(rows), self.features.names
+        features = self.features(rows)
         targets = np.array([e.target_index for e in rows], dtype=np.int64)
         fold = np.array([self._fold(e.user_id) for e in rows])
         # If all users are in one fold, there are no others to learn from.
         others = [np.flatnonzero(fold != k) for k in range(FOLDS)]
         others = [some if len(some) else np.arange(len(rows)) for some in others]
-        return replace(self, folds=[fit_logit(features[some], targets[some], names) for some in others])
+        return replace(self, folds=[fit_logit(features[some], targets[some], self.features.names) for some in others])
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C]; -inf in empty columns. Without `learn`, weights are learnt on these examples."""
-        folds = (self if self.folds or not examples else self.learn(examples)).folds or []
+        folds = self.folds or (self.learn(examples).folds if examples else ())
         fold = np.array([self._fold(e.user_id) for e in examples], dtype=np.int64)
         return utility_by_fold(folds, self.features(examples), fold)
 
