@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
+from prefrec.rankers.baselines import ItemFeatureRanker
 from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
 from prefrec.rankers.item_only import ItemOnlyRanker
-from prefrec.rankers.recency import ItemFeatureRanker
 
 START = 1_000_000_000
 IDS = ["10", "9", "8", "7"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Self
@@ -19,9 +20,9 @@ from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.rankers.base import Ranker
+from prefrec.rankers.item_features import DAYS, Feature, ItemFeatures, ItemHistory
 from prefrec.rankers.item_only import ItemOnlyRanker
 from prefrec.rankers.matrices import blocks, history_matrix, item_scores, pad_scores, score_by_rows, user_item_matrix
-from prefrec.rankers.recency import BY_TIME, ItemFeatureRanker
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.rankers.words import tfidf
@@ -68,6 +69,31 @@ class PopularityRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         return item_scores(examples, self.counts)
+
+
+BY_TIME: dict[str, Feature] = {
+    **{f"popularity of {days} days": partial(ItemHistory.counts, days=days) for days in DAYS},
+    "newest first": lambda history, times: -history.age(times),  # items without interactions come first
+}
+"""Name of a ranker that uses only the time of an example → its feature."""
+
+
+@dataclass(eq=False)
+class ItemFeatureRanker:
+    """Score of a candidate = one feature of `BY_TIME` at the time of the example."""
+
+    name: str
+    features: ItemFeatures
+
+    @classmethod
+    def fit(cls, name: str, log: pl.DataFrame, catalogue: Catalogue) -> Self:
+        """Compute the feature from a log `user_id, item_id, timestamp`."""
+        index = {item: i for i, item in enumerate(catalogue.ids)}
+        return cls(name, ItemFeatures(ItemHistory.of(log, catalogue), index, {name: BY_TIME[name]}))
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        values = self.features(examples)[..., 0].astype(np.float64)
+        return np.where(np.isnan(values), -np.inf, values)
 
 
 @dataclass(eq=False)
