@@ -100,12 +100,7 @@ QWEN3_NEXT = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
-GPT_NEO = {
-    "num_layers": 2,
-    "num_heads": 4,
-    "attention_types": [[["global", "local"], 1]],
-    "window_size": WINDOW,
-}
+GPT_NEO = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": WINDOW}
 GPTJ = {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 128}
 
 
@@ -199,8 +194,7 @@ def plain_causal(choices: ChoiceSet) -> PackedBatch:
 
 
 each_packed = pytest.mark.parametrize(
-    ("case", "implementation"),
-    [pytest.param(c, i, id=f"{c.name}, {i}") for c in PACKED for i in c.implementations],
+    ("case", "implementation"), [pytest.param(c, i, id=f"{c.name}, {i}") for c in PACKED for i in c.implementations]
 )
 
 

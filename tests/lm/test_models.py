@@ -164,12 +164,7 @@ def _changed(copy, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"num_hidden_layers": 1_000_000},
-        {"num_hidden_layers": -1},
-        {"vocab_size": 10**10},
-    ],
+    "changes", [{"num_hidden_layers": 1_000_000}, {"num_hidden_layers": -1}, {"vocab_size": 10**10}]
 )
 def test_sizes_are_bounded_before_a_model_is_built(copy, changes, monkeypatch):
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("is built"))

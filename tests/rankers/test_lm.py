@@ -115,11 +115,7 @@ def test_generation_stops_at_the_end_token_or_after_20(ranker, bpe_tokenizer, mo
 
 
 @pytest.mark.parametrize(
-    "setting",
-    [
-        {"repetition_penalty": 1.8, "num_beams": 3},
-        {"do_sample": True, "temperature": 3.0},
-    ],
+    "setting", [{"repetition_penalty": 1.8, "num_beams": 3}, {"do_sample": True, "temperature": 3.0}]
 )
 def test_generation_is_greedy_whatever_the_models_own_settings(ranker, model, setting):
     want = ranker().generate(EXAMPLES)

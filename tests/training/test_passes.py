@@ -8,13 +8,7 @@ from prefrec.lm.scoring import choice_logps
 from prefrec.losses import LOSSES
 from prefrec.training import lora_config
 from prefrec.training.base import split_inputs
-from tiny_training import (
-    draw_adapters,
-    losses,
-    many_negatives,
-    small_model,
-    trainable,
-)
+from tiny_training import draw_adapters, losses, many_negatives, small_model, trainable
 
 
 def _step(trainer):

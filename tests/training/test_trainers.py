@@ -21,7 +21,17 @@ from prefrec.training import SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, 
 from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec.training.softmax_dpo import preference_metrics
 from tiny import VOCABULARY, broken, tiny_llama
-from tiny_training import PREFERENCES, adapted_model, draw_adapters, losses, settings, small_model, trainable
+from tiny_run import write_model
+from tiny_training import (
+    COMPLETIONS,
+    PREFERENCES,
+    adapted_model,
+    draw_adapters,
+    losses,
+    settings,
+    small_model,
+    trainable,
+)
 
 
 def test_sft_learns_the_answers(sft):
@@ -31,11 +41,10 @@ def test_sft_learns_the_answers(sft):
 
 
 def test_an_adapter_leaves_the_base_alone(sft):
-    trainer, before = sft(peft_config=lora_config(4)), small_model().state_dict()
+    trainer = sft(peft_config=lora_config(4))
     trainer.train()
     assert all("lora" in n for n in trainable(trainer.model))
-    after = trainer.model.unload().state_dict()
-    assert all(torch.equal(after[n], before[n]) for n in before)
+    assert_close(dict(trainer.model.unload().state_dict()), dict(small_model().state_dict()), rtol=0, atol=0)
 
 
 def _mean_loss(model, sets):
@@ -53,8 +62,7 @@ def test_sft_loss_is_the_mean_over_answer_tokens(sft):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_eval_loss_is_the_mean_over_all_answer_tokens(sft, batch_size):
-    rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in PREFERENCES]
-    trainer = sft(evaluate=rows, per_device_eval_batch_size=batch_size)
+    trainer = sft(evaluate=COMPLETIONS, per_device_eval_batch_size=batch_size)
     found, sets = trainer.evaluate(), trainer.eval_dataset.choice_sets
     assert len({len(c.answers[0]) for c in sets}) > 1
     assert found["eval_loss"] == pytest.approx(_mean_loss(trainer.model, sets), abs=1e-5)
@@ -64,8 +72,7 @@ def test_eval_loss_is_the_mean_over_all_answer_tokens(sft, batch_size):
 @pytest.mark.parametrize("batch_size", [2, 7])
 def test_metrics_of_held_out_rows_are_means_over_the_rows(sdpo, batch_size):
     """Seven rows: the last batch may be smaller than the others."""
-    changes = {"per_device_eval_batch_size": batch_size, "precompute_ref_log_probs": False}
-    trainer = sdpo(evaluate=PREFERENCES[:7], **changes)
+    trainer = sdpo(evaluate=PREFERENCES[:7], per_device_eval_batch_size=batch_size, precompute_ref_log_probs=False)
     trainer.train()
     found = trainer.evaluate()
     batch = pack(trainer.eval_dataset.choice_sets, pad_id=0)
@@ -80,18 +87,14 @@ def test_metrics_of_held_out_rows_are_means_over_the_rows(sdpo, batch_size):
 
 
 def test_trl_style_rows_train_in_ten_lines(tmp_path, bpe_tokenizer):
-    small_model().save_pretrained(tmp_path / "model")
-    bpe_tokenizer.save_pretrained(tmp_path / "model")
     trainer = SoftmaxDPOTrainer(
-        model=str(tmp_path / "model"),
+        model=str(write_model(tmp_path / "model", bpe_tokenizer)),
         args=SoftmaxDPOConfig(**settings(tmp_path, max_steps=20, beta=0.5)),
         train_dataset=Dataset.from_list(PREFERENCES),
         peft_config=lora_config(4),
     )
     trainer.train()
-    first, last = (
-        next(h for h in it if "loss" in h) for it in (trainer.state.log_history, trainer.state.log_history[::-1])
-    )
+    first, *_, last = (h for h in trainer.state.log_history if "loss" in h)
     assert first["loss"] == pytest.approx(math.log(4), abs=1e-4)
     assert last["rewards/accuracies"] > first["rewards/accuracies"]
     assert last["rewards/margins"] > 0
@@ -125,11 +128,10 @@ def test_no_dropout_is_left(sdpo, family):
 def test_policy_leaves_the_reference_which_stays(sdpo, precompute, bf16):
     """An autocast that keeps stale casts of the adapter would leave the loss at ln(1+N)."""
     trainer = sdpo(precompute_ref_log_probs=precompute, bf16=bf16, max_steps=40)
-    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if ".ref." in n}
+    before = _adapter(trainer.model, "ref")
     trainer.train()
-    after = dict(trainer.model.named_parameters())
     assert before
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert_close(_adapter(trainer.model, "ref"), before, rtol=0, atol=0)
     batch = pack(trainer.train_dataset.choice_sets, pad_id=0)
     with torch.no_grad():
         with reference_of(trainer.model) as reference:
@@ -139,27 +141,16 @@ def test_policy_leaves_the_reference_which_stays(sdpo, precompute, bf16):
 
 
 def test_a_compiled_policy_has_the_same_reference(sdpo):
-    changes = {"precompute_ref_log_probs": False, "torch_compile": True, "torch_compile_backend": "eager"}
-    trainer = sdpo(max_steps=1, **changes)
+    changes = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 1}
+    trainer = sdpo(precompute_ref_log_probs=False, **changes)
     with torch.compiler.set_stance("force_eager"):  # wrapped as ever, and not compiled
         trainer.train()
     assert isinstance(trainer.model_wrapped, OptimizedModule)
     assert losses(trainer)[0] == pytest.approx(math.log(4), abs=1e-5)
 
 
-def _other_weights():
-    model = adapted_model()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.mul_(2)
-    return model
-
-
-def _other_scaling():
-    model = adapted_model()
-    model.peft_config["default"].lora_alpha *= 2
-    return model
+def _adapter(model, name):
+    return {n: p.detach().clone() for n, p in get_peft_model_state_dict(model, adapter_name=name).items()}
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -167,24 +158,22 @@ def test_reference_cache_is_read_only_under_its_own_key(sdpo, tmp_path, shared):
     place = tmp_path / ("shared" if shared else "own")
     folder = {"reference_folder": str(place)} if shared else {}
 
-    def reference_after(model, **changes):
+    def reference_after(model=None, **changes):
         trainer = sdpo(model, folder=tmp_path / "own", max_steps=1, **folder, **changes)
         trainer.train()
         return trainer.train_dataset.ref_logps, {p.name: p.stat().st_mtime_ns for p in place.glob("reference-*")}
 
-    first, stamps = reference_after(adapted_model())
-    again, same_stamps = reference_after(adapted_model())
+    first, stamps = reference_after()
+    again, same_stamps = reference_after()
     assert len(stamps) == 1
     assert same_stamps == stamps
     assert (first == again).all()
-    for model, changes in (
-        (_other_weights(), {}),
-        (_other_scaling(), {}),
-        (adapted_model(), {"bf16": True}),
-        (adapted_model(), {"layout": "separate"}),
-    ):
+    redrawn, scaled = adapted_model(), adapted_model()
+    draw_adapters(redrawn, 0.04)
+    scaled.peft_config["default"].lora_alpha *= 2
+    for changes in ({"model": redrawn}, {"model": scaled}, {"bf16": True}, {"layout": "separate"}):
         before = stamps
-        changed, stamps = reference_after(model, **changes)
+        changed, stamps = reference_after(**changes)
         assert stamps.items() > before.items()
         assert "layout" in changes or not (first == changed).all()
 
@@ -291,8 +280,8 @@ SCORED = [{**row, "scores": [5.0, 1.0, 2.0, 1.0]} for row in PREFERENCES]
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_and_reports_on_held_out_rows(sdpo, loss):
-    changes = {"loss_type": loss, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
-    trainer = sdpo(rows=SCORED, evaluate=SCORED[:3], **changes)
+    changes = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
+    trainer = sdpo(rows=SCORED, evaluate=SCORED[:3], loss_type=loss, **changes)
     trainer.train()
     evaluated = [h for h in trainer.state.log_history if "eval_loss" in h]
     assert len(evaluated) == 2
@@ -307,8 +296,7 @@ def test_a_loss_without_its_scores_is_an_error(sdpo):
 
 def test_settings_of_a_loss_reach_it(sdpo, tmp_path):
     """Lengths are numbers of tokens, the end token included."""
-    changes = {"loss_type": "simpo", "beta": 0.7, "margin": 0.4, "sft_weight": 0.2}
-    trainer = sdpo(precompute_ref_log_probs=False, **changes)
+    trainer = sdpo(precompute_ref_log_probs=False, loss_type="simpo", beta=0.7, margin=0.4, sft_weight=0.2)
     rows = [trainer.train_dataset[i] for i in range(8)]
     loss = trainer.training_step(trainer.model, trainer.collate(rows), torch.tensor(8))
     sets = [row["choices"] for row in rows]
@@ -324,8 +312,7 @@ def test_negatives_of_the_policy_are_chosen_each_epoch_and_survive_a_resume(sdpo
     """Epochs of four steps: a checkpoint after one and a half, with weights that have moved, and after one."""
     changes = {"negatives": "policy", "num_negatives": 1, "max_steps": 12, "save_strategy": "steps", "save_steps": 2}
     whole, resumed = (sdpo(learning_rate=0.05, **changes) for _ in range(2))
-    used = []
-    begin = whole.begin_epoch
+    used, begin = [], whole.begin_epoch
 
     def begin_epoch(epoch):
         with whole._autocast():
@@ -373,8 +360,7 @@ def test_all_weights_keep_the_reference_of_before_the_first_step(sdpo):
 
 
 def test_all_weights_train_by_a_loss_without_a_reference(sdpo):
-    changes = {"learning_rate": 5e-4, "per_device_train_batch_size": 8}
-    trainer = sdpo(small_model(), loss_type="softmax", **changes)
+    trainer = sdpo(small_model(), loss_type="softmax", learning_rate=5e-4, per_device_train_batch_size=8)
     trainer.train()
     assert losses(trainer)[-1] < losses(trainer)[0]
 
@@ -384,15 +370,6 @@ RAGGED = [
     for i, row in enumerate(PREFERENCES)
 ]
 """Rows with one to three rejected answers."""
-
-
-def _moved(trainer):
-    """The trainer, its policy away from the reference."""
-    with torch.no_grad():
-        for name, p in trainer.model.named_parameters():
-            if "lora_B.default" in name:
-                p.mul_(3)
-    return trainer
 
 
 @pytest.mark.parametrize(
@@ -407,19 +384,19 @@ def test_rows_with_different_numbers_of_rejected_answers_count_as_each_alone(sdp
     """The slow twin scores one row per batch, whose table of answers has no gaps."""
 
     def step(trainer, rows):
-        for p in trainer.model.parameters():
-            p.grad = None
-        inputs = trainer.collate([trainer.train_dataset[i] for i in rows])
+        trainer.model.zero_grad()
+        inputs, logs = trainer.collate([trainer.train_dataset[i] for i in rows]), {}
         value = trainer.training_step(trainer.model, inputs, torch.tensor(len(RAGGED)))
         grads = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
-        logs = {}
         trainer.log(logs)
         return value, grads, logs
 
-    together, alone = (_moved(sdpo(rows=RAGGED, loss_type=loss, beta=0.7, **changes)) for _ in range(2))
-    assert "8 training examples, N = 1 to 3 rejected titles per example, layout packed" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    together, alone = (sdpo(rows=RAGGED, loss_type=loss, beta=0.7, **changes) for _ in range(2))
+    for trainer in (together, alone):
+        torch.manual_seed(1)
+        draw_adapters(trainer.model, 0.06, "lora_B.default")  # away from the reference
+    told = " ".join(capsys.readouterr().err.split())
+    assert "8 training examples, N = 1 to 3 rejected titles per example, layout packed" in told
     value, grads, logs = step(together, range(len(RAGGED)))
     apart = [step(alone, [i]) for i in range(len(RAGGED))]
     assert_close(value, sum(v for v, _, _ in apart), rtol=0, atol=1e-5)
@@ -434,17 +411,13 @@ def test_a_stored_reference_is_the_live_one(sdpo, tmp_path):
     """Of rows of different sizes, for training and for evaluation."""
     weights, held_out = [], []
     for precompute in (True, False):
-        changes = {"folder": tmp_path / str(precompute), "precompute_ref_log_probs": precompute}
-        trainer = sdpo(rows=RAGGED, evaluate=RAGGED[:3], **changes)
+        of = {"rows": RAGGED, "evaluate": RAGGED[:3], "folder": tmp_path / str(precompute)}
+        trainer = sdpo(**of, precompute_ref_log_probs=precompute)
         trainer.train()
         weights.append(trainable(trainer.model))
         held_out.append(trainer.evaluate()["eval_loss"])
     assert held_out[0] == pytest.approx(held_out[1], abs=1e-5)
     assert_close(*weights, rtol=0, atol=2e-5)
-
-
-def _adapter(model, name):
-    return {n: p.detach().clone() for n, p in get_peft_model_state_dict(model, adapter_name=name).items()}
 
 
 def test_a_second_alignment_starts_from_the_end_of_the_first(sdpo, tmp_path):
@@ -454,7 +427,7 @@ def test_a_second_alignment_starts_from_the_end_of_the_first(sdpo, tmp_path):
     second = sdpo(first.model, folder=tmp_path / "2")
     second.train()
     assert losses(second)[0] == pytest.approx(math.log(4), abs=1e-5)
-    assert all(torch.equal(value, ended[name]) for name, value in _adapter(second.model, "ref").items())
+    assert_close(_adapter(second.model, "ref"), ended, rtol=0, atol=0)
     assert not all(torch.equal(value, ended[name]) for name, value in _adapter(second.model, "default").items())
 
 

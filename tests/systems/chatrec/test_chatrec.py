@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.rankers import GeneratingRanker, PopularityRanker
-from prefrec_systems.chatrec import (
-    ChatRecRanker,
-    ChatSession,
-    EndpointChat,
-    LocalChat,
-    Profiles,
-    read_answer,
-)
+from prefrec_systems.chatrec import ChatRecRanker, ChatSession, EndpointChat, LocalChat, Profiles, read_answer
 from prefrec_systems.chatrec.prompt import numbered, question
 from prefrec_systems.endpoint import OpenAIClient, ServerSettings
 from servers import free_port, serving

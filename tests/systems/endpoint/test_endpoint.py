@@ -198,13 +198,7 @@ GOOD = {"index": 0, "text": "Emma", "logprobs": None}
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [
-        [],
-        {"choices": {"0": GOOD}},
-        {"choices": [GOOD | {"text": None}]},
-        {"choices": [GOOD | {"index": 1}]},
-    ],
+    "answer", [[], {"choices": {"0": GOOD}}, {"choices": [GOOD | {"text": None}]}, {"choices": [GOOD | {"index": 1}]}]
 )
 def test_choices_that_are_none_are_said(answering, ask, answer):
     url, server = answering

@@ -19,13 +19,7 @@ from prefrec.losses import softmax_dpo_loss
 from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
 from prefrec.rankers import GeneratingRanker, Ranker
 from prefrec.rankers.lm import MAX_NEW_TOKENS
-from prefrec.training import (
-    PreferenceDataset,
-    SoftmaxDPOConfig,
-    SoftmaxDPOTrainer,
-    encode_examples,
-    lora_config,
-)
+from prefrec.training import PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, encode_examples, lora_config
 from prefrec.training.adapters import reference_of
 from prefrec.training.sampler import StepSampler
 from prefrec_systems.llara import (

@@ -17,13 +17,7 @@ from prefrec_systems.retrieve import RetrieveThenRank
 MOREC = {"kind": "morec", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
 PAIRS = [
     {"kind": "retrieve-then-rank", "retriever": "MoRec", "ranker": "zero-shot", "retrieve": 4},
-    {
-        "kind": "retrieve-then-rank",
-        "name": "popular",
-        "retriever": "popularity",
-        "ranker": "MoRec",
-        "retrieve": 12,
-    },
+    {"kind": "retrieve-then-rank", "name": "popular", "retriever": "popularity", "ranker": "MoRec", "retrieve": 12},
 ]
 
 
