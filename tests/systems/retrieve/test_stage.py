@@ -9,45 +9,25 @@ from full_ranks import full_ranks
 from prefrec.data import read_prepared
 from prefrec.evaluation import metrics_for
 from prefrec.pipeline.entry import lm_ranker
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec_systems.morec import load_morec
 from prefrec_systems.retrieve import RetrieveThenRank
 
 MOREC = {"kind": "morec", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
-PAIRS = [
-    {"kind": "retrieve-then-rank", "retriever": "MoRec", "ranker": "zero-shot", "retrieve": 4},
-    {"kind": "retrieve-then-rank", "name": "popular", "retriever": "popularity", "ranker": "MoRec", "retrieve": 12},
-]
+PAIR = {"kind": "retrieve-then-rank", "retriever": "MoRec", "ranker": "zero-shot", "retrieve": 4}
+POPULAR = PAIR | {"name": "popular", "retriever": "popularity", "ranker": "MoRec", "retrieve": 12}
 
 
-def _recipe(recipe: Recipe, *pairs) -> Recipe:
-    rankers = [MOREC | {"encoder": recipe.model.name}, *(pairs or PAIRS)]
-    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": rankers}
-    raw["evaluate"] |= {"rows": 8, "generate_rows": 0}
-    return Recipe.model_validate(raw)
-
-
-@pytest.fixture(scope="module")
-def finished(recipe, tmp_path_factory):
-    """To be read only."""
-    folder = tmp_path_factory.mktemp("retrieve") / "run"
-    run_recipe(_recipe(recipe), folder)
-    return folder
-
-
-def _full(folder) -> dict:
-    return json.loads((folder / "metrics.json").read_text())["full_catalogue"]
-
-
-def test_full_catalogue_metrics_are_those_of_the_two_rankers(finished, recipe):
-    data = read_prepared(finished / "data")
-    morec = load_morec(finished / "rankers" / "MoRec", data.catalogue)
+def test_full_catalogue_metrics_are_those_of_the_two_rankers(recipe, alone, tmp_path):
+    rankers = (MOREC | {"encoder": recipe.model.name}, PAIR, POPULAR)
+    run_recipe(alone(*rankers, evaluate={"rows": 8, "generate_rows": 0}), tmp_path)
+    data = read_prepared(tmp_path / "data")
+    morec = load_morec(tmp_path / "rankers" / "MoRec", data.catalogue)
     zero_shot = lm_ranker("zero-shot", None, data, recipe.model)
     log = data.train_interactions
     seen = [log.filter(log["user_id"] == e.user_id)["item_id"].to_list() for e in data.test[:8]]
     both = {"MoRec": morec, "retrieve-then-rank": RetrieveThenRank("both", morec, zero_shot, 4)}
-    found = _full(finished)
+    found = json.loads((tmp_path / "metrics.json").read_text())["full_catalogue"]
     assert found["n"] == 8
     assert list(found["metrics"]) == [*UNDATED_BASELINES[1:], "zero-shot", *both, "popular"]
     for name, ranker in both.items():
