@@ -23,44 +23,43 @@ from tiny import tiny_llama
 TITLES = ["Alien", "Aliens", "12 Angry Men", "It", "It Happened One Night", "Se7en", "(500) Days of Summer", "1984"]
 IDS = [f"i{n}" for n in range(len(TITLES))]
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
-LOG = pl.DataFrame(
-    [(f"u{u}", IDS[n], u) for n in range(len(IDS)) for u in range(8 - n)],
-    schema=["user_id", "item_id", "timestamp"],
-    orient="row",
-)
+ROWS = [(f"u{u}", IDS[n], u) for n in range(len(IDS)) for u in range(8 - n)]
+LOG = pl.DataFrame(ROWS, schema=["user_id", "item_id", "timestamp"], orient="row")
 """i0 is the most popular item, i7 the least."""
 
 
 class Scripted:
-    """A chat model that says what it was told to say, and remembers what it was asked."""
+    """A chat model that says what it was told to say, or fails with it, and remembers what it was asked."""
 
-    def __init__(self, *texts: str) -> None:
+    def __init__(self, *texts: str | Exception) -> None:
         self.texts = list(texts)
         self.asked: list[list[dict[str, str]]] = []
 
     def answer(self, conversations: Sequence[Sequence[dict[str, str]]], doing: str) -> list[str]:
+        if isinstance(self.texts[0], Exception):
+            raise self.texts.pop(0)
         self.asked += [list(c) for c in conversations]
         return [self.texts.pop(0) for _ in conversations]
 
 
-def _ranker(chat, keep=4, **settings) -> ChatRecRanker:
+def _ranker(chat, keep=4) -> ChatRecRanker:
     retriever = PopularityRanker.fit(LOG)
-    return ChatRecRanker("Chat-REC", retriever, chat, CATALOGUE, Profiles(CATALOGUE, LOG), keep=keep, **settings)
+    return ChatRecRanker("Chat-REC", retriever, chat, CATALOGUE, Profiles(CATALOGUE, LOG), keep=keep)
 
 
-def _example(*candidates: str, user: str = "u1") -> RankingExample:
-    return RankingExample(user, ("i0",), candidates, candidates[0])
+def _session(chat, history=("i0",)) -> ChatSession:
+    return ChatSession(_ranker(chat), "u1", list(history))
+
+
+def _example(*candidates: str, target: int = 0) -> RankingExample:
+    return RankingExample("u1", ("i0",), candidates, candidates[target])
 
 
 @pytest.mark.parametrize(
     ("text", "order", "reason"),
     [
         ("1. Se7en\n2. Alien\nReason: dark", (5, 0), "dark"),
-        (
-            "Sure!\n\n1) **Se7en** – a thriller\n2) *alien*: in space\n\n**Reason:** both\nare dark",
-            (5, 0),
-            "both are dark",
-        ),
+        ("Sure!\n\n1) **Se7en** – one\n2) *alien*: two\n\n**Reason:** both\nare dark", (5, 0), "both are dark"),
         ("- 'It'\n- It Happened One Night.\n- ALIENS", (3, 4, 1), None),
         ("1. 12 Angry Men\n2. 1984\n3. (500) Days of Summer", (2, 7, 6), None),
         ("1. 1. Alien\n2. Alien\n3. Aliens (1986)", (0, 1), None),
@@ -110,8 +109,7 @@ def test_the_answered_order_then_the_retrievers_then_what_was_not_shown():
 def test_it_is_asked_once_and_the_target_is_not_told():
     chat = Scripted("1. Heat\n2. Se7en")
     ranker = _ranker(chat)
-    row = _example("i7", "i5")
-    other = RankingExample(row.user_id, row.history, row.candidates, "i5")
+    row, other = _example("i7", "i5"), _example("i7", "i5", target=1)
     assert isinstance(ranker, GeneratingRanker)
     assert ranker.score([row, other]).tolist() == [[1, 2], [1, 2]]
     assert ranker.generate([row]) == ["Heat"]  # what it chose is none of the candidates
@@ -120,18 +118,11 @@ def test_it_is_asked_once_and_the_target_is_not_told():
 
 
 def test_profiles_tell_what_the_data_has():
-    frame = pl.DataFrame(
-        {
-            "item_id": IDS[:4],
-            "title": TITLES[:4],
-            "genres": ["Horror|Action", "Action", "Drama", None],
-            "year": [1979, 1986, 1957, 2017],
-        }
-    )
+    genres, years = ["Horror|Action", "Action", "Drama", None], [1979, 1986, 1957, 2017]
+    frame = pl.DataFrame({"item_id": IDS[:4], "title": TITLES[:4], "genres": genres, "year": years})
     users = pl.DataFrame({"user_id": ["u1"], "age": ["24"], "occupation": [None]})
     rated = LOG.with_columns(rating=pl.when(pl.col("item_id") == "i1").then(5.0).otherwise(3.0))
-    lines = Profiles(Catalogue(frame), rated, users).lines("u1", ["i0", "i1", "i3"])
-    assert lines == [
+    assert Profiles(Catalogue(frame), rated, users).lines("u1", ["i0", "i1", "i3"]) == [
         "age: 24",
         "favourite genres: Action (2 of 2), Horror (1 of 2)",
         "average year: 1994",
@@ -153,13 +144,9 @@ def test_the_question_says_what_the_user_did():
 
 
 def test_a_session_refines_explains_and_goes_on():
-    chat = Scripted(
-        "1. It\n2. Aliens\nReason: scary",
-        "Because it is tense.",
-        "1. 12 Angry Men\nReason: no monsters",
-        "1. 1984\nReason: other ones",
-    )
-    session = ChatSession(_ranker(chat, keep=4), "u1", ["i0"])
+    answers = ("1. 12 Angry Men\nReason: no monsters", "1. 1984\nReason: other ones")
+    chat = Scripted("1. It\n2. Aliens\nReason: scary", "Because it is tense.", *answers)
+    session = _session(chat)
     first = session.recommend()
     assert (first.items, first.reason, first.changed) == (("i3", "i1", "i2", "i4"), "scary", True)
     why = session.ask("why the second?")
@@ -174,19 +161,10 @@ def test_a_session_refines_explains_and_goes_on():
         session.recommend()
 
 
-class Failing(Scripted):
-    """Fails where the script has an error."""
-
-    def answer(self, conversations, doing):
-        if isinstance(self.texts[0], Exception):
-            raise self.texts.pop(0)
-        return super().answer(conversations, doing)
-
-
 def test_a_turn_that_fails_leaves_the_conversation_as_it_was():
     away = ModelError("away")
-    chat = Failing(away, away, "1. It", away, "1. 1984", away, "hm")
-    session = ChatSession(_ranker(chat, keep=4), "u1", ["i0"])
+    chat = Scripted(away, away, "1. It", away, "1. 1984", away, "hm")
+    session = _session(chat)
     for turn in (session.recommend, lambda: session.ask("hello")):
         with pytest.raises(ModelError, match="away"):
             turn()
@@ -213,7 +191,7 @@ def test_a_conversation_that_gets_long_tells_fewer_of_the_latest_exchanges(model
 
     first = len(bpe_tokenizer(_ranker(Scripted()).question(_example(*IDS[1:]), range(7)))["input_ids"])
     chat = Watched(model, bpe_tokenizer, max_new_tokens=8, max_length=2 * first + 200)
-    session = ChatSession(_ranker(chat), "u1", ["i0"])
+    session = _session(chat)
     for n in range(8):
         session.ask(f"question {n}")
     assert told[:2] == [0, 1]
@@ -233,8 +211,7 @@ def test_a_conversation_that_gets_long_tells_fewer_of_the_latest_exchanges(model
     ],
 )
 def test_a_server_whose_context_is_too_short_is_told_less(monkeypatch, said):
-    client = OpenAIClient(ServerSettings(model="x"))
-    asked = []
+    client, asked = OpenAIClient(ServerSettings(model="x")), []
 
     def chat(messages, **settings):
         asked.append(len(messages) // 2)
@@ -243,7 +220,7 @@ def test_a_server_whose_context_is_too_short_is_told_less(monkeypatch, said):
         return "hm"
 
     monkeypatch.setattr(client, "chat", chat)
-    session = ChatSession(_ranker(EndpointChat(client)), "u1", ["i0"])
+    session = _session(EndpointChat(client))
     for n in range(5):
         session.ask(f"question {n}")
     assert asked == [0, 1, 2, 3, 2, 4, 3, 2, 5, 4, 3, 2]
@@ -252,9 +229,9 @@ def test_a_server_whose_context_is_too_short_is_told_less(monkeypatch, said):
 
 def test_a_session_needs_items_that_there_are():
     with pytest.raises(DataError, match="'i99' is not in the catalogue"):
-        ChatSession(_ranker(Scripted()), "u1", ["i99"])
+        _session(Scripted(), ["i99"])
     with pytest.raises(DataError, match="the history has all items of the catalogue"):
-        ChatSession(_ranker(Scripted()), "u1", IDS)
+        _session(Scripted(), IDS)
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +245,8 @@ def folder(tmp_path_factory, bpe_tokenizer):
 TALKS = [
     [{"role": "user", "content": "Alien or Emma?"}],
     [
-        {"role": "user", "content": "Which of these movies?"},
-        {"role": "assistant", "content": "Babe"},
-        {"role": "user", "content": "Why?"},
+        {"role": role, "content": text}
+        for role, text in (("user", "A film?"), ("assistant", "Babe"), ("user", "Why?"))
     ],
 ]
 

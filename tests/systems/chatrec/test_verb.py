@@ -21,8 +21,6 @@ class Scripted:
         self.texts = list(texts)
 
     def answer(self, conversations, doing):
-        if isinstance(self.texts[0], Exception):
-            raise self.texts.pop(0)
         return [self.texts.pop(0) for _ in conversations]
 
 
@@ -34,10 +32,9 @@ def run(tmp_path_factory, bpe_tokenizer):
 @pytest.fixture
 def scripted(monkeypatch):
     """Lets the run's model say these texts; the retriever and everything else are what they are."""
+    made = chat_module.chat_rec_ranker
 
     def use(*texts: str) -> None:
-        made = chat_module.chat_rec_ranker
-
         def with_script(*args, **kwargs):
             ranker = made(*args, **kwargs)
             ranker.chat = Scripted(*texts)
@@ -48,18 +45,14 @@ def scripted(monkeypatch):
     return use
 
 
-def _json_lines(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
 SHORT = ("--keep", 5, "--max-new-tokens", 6)
 
 
 def test_all_that_a_held_out_user_took_before_is_left_out(run):
-    recipe = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
-    data = prepare(recipe.data.model_copy(update={"split": "user", "history_length": 2}))
+    config = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text())).data
+    data = prepare(config.model_copy(update={"split": "user", "history_length": 2}))
     row = data.test[0]
-    log = [line.split(",") for line in recipe.data.interactions.read_text().splitlines()]
+    log = [line.split(",") for line in config.interactions.read_text().splitlines()]
     own = [item for user, item, _ in log if user == row.user_id]
     taken = own[: own.index(row.target)]
     assert len(taken) > len(row.history)
@@ -67,14 +60,10 @@ def test_all_that_a_held_out_user_took_before_is_left_out(run):
 
 
 def test_a_conversation_for_people(run, scripted, monkeypatch):
-    first = _json_lines(succeed("chat", run, "--history", "Red Emma", *SHORT, "--json", "--ask", "/quit"))[0]["items"]
+    asked = ("chat", run, "--history", "Red Emma", *SHORT)
+    first = json.loads(succeed(*asked, "--json", "--ask", "/quit").splitlines()[0])["items"]
     second = first[1]["title"]
     scripted(f"1. {second}\nReason: it is [bold]old[/bold]", "Because I like it.", "1. Old Heat")
     monkeypatch.setattr(sys, "stdin", io.StringIO("why?\n\n/quit\nnever asked\n"))
-    out = succeed("chat", run, "--history", "Red Emma", *SHORT, "--top", 2)
-    assert out.splitlines() == [
-        f"  1. {second}",
-        f"  2. {first[0]['title']}",
-        "it is [bold]old[/bold]",
-        "Because I like it.",
-    ]
+    said = [f"  1. {second}", f"  2. {first[0]['title']}", "it is [bold]old[/bold]", "Because I like it."]
+    assert succeed(*asked, "--top", 2).splitlines() == said
