@@ -11,10 +11,11 @@ TALK = [
     {"role": "assistant", "content": "Heat"},
     {"role": "user", "content": "Why?\nReally?"},
 ]
+AS_TEXT = {"tokenize": False, "add_generation_prompt": True}
 
 
 def test_a_conversation_is_what_the_template_makes_of_it(bpe_tokenizer):
-    text = bpe_tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    text = bpe_tokenizer.apply_chat_template(TALK, **AS_TEXT)
     assert encode_conversation(bpe_tokenizer, TALK) == tuple(bpe_tokenizer(text)["input_ids"])
     assert bpe_tokenizer.decode(encode_conversation(bpe_tokenizer, TALK)) == text
     assert text.endswith("<|im_start|>assistant\n")
@@ -25,9 +26,7 @@ def test_special_tokens_that_are_said_stay_text(bpe_tokenizer):
     ids, plain = encode_conversation(bpe_tokenizer, talk), encode_conversation(bpe_tokenizer, TALK)
     for special in bpe_tokenizer.all_special_ids:
         assert ids.count(special) == plain.count(special) > 0
-    assert bpe_tokenizer.decode(ids) == bpe_tokenizer.apply_chat_template(
-        talk, tokenize=False, add_generation_prompt=True
-    )
+    assert bpe_tokenizer.decode(ids) == bpe_tokenizer.apply_chat_template(talk, **AS_TEXT)
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,8 @@ def test_in_batch_softmax_equals_the_slow_twin(model, items, batch):
     places = int(batch.mask.sum()) + len(batch.mask)
     losses = []
     for own, target, state in one_by_one(model, items, batch):
-        scores = {
-            i: math.exp(float(state @ items[i])) / (1 - (1 - float(shares[i])) ** places)
-            for i in there
-            if i == target or i not in own
-        }
+        rivals = [i for i in there if i == target or i not in own]
+        scores = {i: math.exp(float(state @ items[i])) / (1 - (1 - float(shares[i])) ** places) for i in rivals}
         losses.append(-math.log(scores[target] / sum(scores.values())))
     loss = in_batch_softmax_loss(model, items[codes], codes, batch, shares)
     assert float(loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)

@@ -13,15 +13,8 @@ NAMES = [*TITLES[:7], "", "A much longer title than all the others <|im_end|>", 
 
 def tiny_bert(folder, tokenizer: PreTrainedTokenizerFast):
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        initializer_range=0.3,
-    )
-    BertModel(config).save_pretrained(folder)
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    BertModel(BertConfig(**sizes, intermediate_size=32, initializer_range=0.3)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -55,12 +48,11 @@ def test_gradients_reach_the_encoder(encoder):
 
 
 def test_known_titles_are_read_and_others_encoded_once(encoder, tmp_path):
-    path = tmp_path / "titles.safetensors"
+    path, made = tmp_path / "titles.safetensors", []
     vectors = encoder.encode(["a", "b", "a"])
     write_titles(["a", "b", "a"], vectors, path)
     known = read_titles(path)
     assert list(known) == ["a", "b"]
-    made = []
 
     def make() -> TitleEncoder:
         made.append(1)

@@ -84,9 +84,8 @@ def test_caser_equals_its_formula():
     seen = []
     for height, conv in enumerate(layers.wide, 1):
         places = [image[start : start + height].T for start in range(4 - height)]  # [d, height]
-        seen += [
-            max(0.0, *(float((f * p).sum() + b) for p in places)) for f, b in zip(conv.weight, conv.bias, strict=True)
-        ]
+        filters = zip(conv.weight, conv.bias, strict=True)
+        seen += [max(0.0, *(float((f * p).sum() + b) for p in places)) for f, b in filters]
     tall = [float(row @ image[:, d]) for d in range(4) for row in layers.tall.weight]
     want = layers.project(torch.tensor([*seen, *tall]))
     torch.testing.assert_close(state(model, history), want, rtol=0, atol=1e-5)

@@ -1,5 +1,7 @@
 """TALLRec: opinions, questions and prompts; P(Yes) against full sequences, one a candidate and answer."""
 
+from itertools import zip_longest
+
 import numpy as np
 import polars as pl
 import pytest
@@ -29,35 +31,18 @@ from prefrec_systems.tallrec import (
 from slow import slow_logps
 from tiny_lists import CATALOGUE, examples
 from tiny_run import write_model
+from tiny_training import settings as training
 
 TEMPLATE = load_like_template(None, domain="movies")
-RATED = pl.DataFrame(
-    {
-        "user_id": ["u0", "u0", "u0", "u1", "u1"],
-        "item_id": ["i0", "i1", "i2", "i0", "i3"],
-        "rating": [5.0, 3.5, 4.0, 2.0, None],
-    }
-)
+RATINGS = [("u0", "i0", 5.0), ("u0", "i1", 3.5), ("u0", "i2", 4.0), ("u1", "i0", 2.0), ("u1", "i3", None)]
+RATED = pl.DataFrame(RATINGS, ["user_id", "item_id", "rating"], orient="row")
 UNRATED = RATED.drop("rating")
-
-
-def _examples(n: int = 4) -> list[RankingExample]:
-    return examples(n, long=5)
-
-
-# --- opinions and questions
+EXAMPLES = examples(4, long=5)
 
 
 def test_a_rating_below_the_threshold_is_a_dislike_and_no_rating_is_none():
     opinions = Opinions(RATED, 4.0)
-    known = {(u, i): opinions.liked(u, i) for u, i in RATED.select("user_id", "item_id").iter_rows()}
-    assert known == {
-        ("u0", "i0"): True,
-        ("u0", "i1"): False,
-        ("u0", "i2"): True,
-        ("u1", "i0"): False,
-        ("u1", "i3"): True,
-    }
+    assert [opinions.liked(user, item) for user, item, _ in RATINGS] == [True, False, True, False, True]
     assert opinions.liked("somebody else", "i1")
     assert not Opinions(RATED, 4.5).liked("u0", "i2")
     assert opinions
@@ -78,19 +63,16 @@ def test_with_ratings_the_target_s_rating_is_the_answer():
 
 @given(st.integers(1, 5), st.integers(0, 9))
 def test_without_dislikes_untouched_candidates_are_disliked(negatives, seed):
-    rows, opinions = _examples(), Opinions(UNRATED, 4.0)
-    questions = training_questions(rows, opinions, negatives=negatives, seed=seed)
-    of_rows = [[q for q in questions if q.history == history_of(row, opinions)] for row in rows]
+    opinions = Opinions(UNRATED, 4.0)
+    questions = training_questions(EXAMPLES, opinions, negatives=negatives, seed=seed)
+    of_rows = [[q for q in questions if q.history == history_of(row, opinions)] for row in EXAMPLES]
     assert sum(map(len, of_rows)) == len(questions)
-    for row, asked in zip(rows, of_rows, strict=True):
+    for row, asked in zip(EXAMPLES, of_rows, strict=True):
         assert [q.item for q in asked if q.liked] == [row.target]
         disliked = [q.item for q in asked if not q.liked]
         assert len(set(disliked)) == len(disliked) == min(negatives, len(row.candidates) - 1)
         assert set(disliked) <= set(row.candidates) - {row.target}
-    assert questions == training_questions(rows, opinions, negatives=negatives, seed=seed)
-
-
-# --- prompts
+    assert questions == training_questions(EXAMPLES, opinions, negatives=negatives, seed=seed)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -119,17 +101,15 @@ def test_a_template_of_one_s_own(tmp_path):
 
 def test_the_oldest_items_make_room(bpe_tokenizer):
     history = tuple((f"i{n}", n % 2 == 0) for n in range(8))
-    whole = encode_question(Question(history, "i9"), CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
-    short = PromptEncoder(bpe_tokenizer, max_length=whole.length - 1)
-    got = encode_question(Question(history, "i9"), CATALOGUE, TEMPLATE, short)
-    want = encode_question(Question(history[1:], "i9"), CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
-    assert got == want
+
+    def encoded(history, encoder=None):
+        return encode_question(Question(history, "i9"), CATALOGUE, TEMPLATE, encoder or PromptEncoder(bpe_tokenizer))
+
+    short = PromptEncoder(bpe_tokenizer, max_length=encoded(history).length - 1)
+    assert encoded(history, short) == encoded(history[1:])
     assert short.shortened == 1
     with pytest.raises(TokenizerError, match="max_length is 20"):
-        encode_question(Question(history, "i9"), CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer, max_length=20))
-
-
-# --- scores
+        encoded(history, PromptEncoder(bpe_tokenizer, max_length=20))
 
 
 @pytest.fixture
@@ -144,12 +124,15 @@ def ranker(model, bpe_tokenizer):
 
 def _slow_p_yes(ranker: TallrecRanker, example: RankingExample, candidate: str) -> float:
     """Two full sequences: question and Yes, question and No."""
-    encoder, kept = ranker.lm.encoder, list(example.history)
+    kept = list(example.history)
     while True:
-        liked = [CATALOGUE.titles[i] for i in kept if ranker.opinions.liked(example.user_id, i)]
-        disliked = [CATALOGUE.titles[i] for i in kept if not ranker.opinions.liked(example.user_id, i)]
+        liked, disliked = (
+            [CATALOGUE.titles[i] for i in kept if ranker.opinions.liked(example.user_id, i) == wanted]
+            for wanted in (True, False)
+        )
+        question = TEMPLATE.ask(liked, disliked, CATALOGUE.titles[candidate])
         try:
-            choices = encoder.encode_text(TEMPLATE.ask(liked, disliked, CATALOGUE.titles[candidate]), ["Yes", "No"])
+            choices = ranker.lm.encoder.encode_text(question, ["Yes", "No"])
             break
         except TokenizerError:
             kept.pop(0)
@@ -160,50 +143,38 @@ def _slow_p_yes(ranker: TallrecRanker, example: RankingExample, candidate: str) 
 
 @pytest.mark.parametrize("settings", [{}, {"max_length": 75}, {"chat": True}])
 def test_p_yes_equals_the_slow_twin(ranker, settings):
-    rated = pl.DataFrame({"user_id": ["u1", "u3"], "item_id": [_examples()[1].history[0], _examples()[3].history[2]]})
-    asked, examples = ranker(Opinions(rated.with_columns(rating=1.0), 4.0), **settings), _examples()
-    scores = asked.score(examples)
+    rated = pl.DataFrame({"user_id": ["u1", "u3"], "item_id": [EXAMPLES[1].history[0], EXAMPLES[3].history[2]]})
+    asked = ranker(Opinions(rated.with_columns(rating=1.0), 4.0), **settings)
+    scores = asked.score(EXAMPLES)
     assert scores.shape == (4, 5)
     assert (asked.lm.encoder.shortened > 0) == ("max_length" in settings)
-    for row, example in zip(scores, examples, strict=True):
-        want = [_slow_p_yes(asked, example, c) for c in example.candidates]
-        np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-5)
-        assert (row[len(want) :] == -np.inf).all()
+    want = zip_longest(*([_slow_p_yes(asked, e, c) for c in e.candidates] for e in EXAMPLES), fillvalue=-np.inf)
+    np.testing.assert_allclose(scores.T, list(want), rtol=0, atol=1e-5)
     assert np.ptp(scores[0]) > 1e-3
 
 
 def test_p_yes_is_the_packed_score_of_yes_over_both(ranker):
-    asked, (example, *_) = ranker(), _examples()
+    asked, example = ranker(), EXAMPLES[0]
     history = history_of(example, asked.opinions)
     sets = [encode_question(Question(history, c), CATALOGUE, TEMPLATE, asked.lm.encoder) for c in example.candidates]
     logps = torch.from_numpy(asked.lm.choice_logps(sets)).double()
     np.testing.assert_allclose(asked.score([example])[0], torch.softmax(logps, dim=1)[:, 0], rtol=0, atol=1e-5)
 
 
-# --- training
-
-
 @pytest.mark.parametrize("liked", [True, False])
-def test_trained_on_one_answer_it_gives_it(tmp_path, bpe_tokenizer, liked):
-    folder = write_model(tmp_path / "model", bpe_tokenizer)
+def test_trained_on_one_answer_it_gives_it(tmp_path, ranker, bpe_tokenizer, liked):
+    folder = str(write_model(tmp_path / "model", bpe_tokenizer))
     questions = [Question((("i5", True),), f"i{n}", liked) for n in range(8)]
-    model = get_peft_model(load_model(str(folder)), lora_config(4))
-    args = SFTConfig(
-        output_dir=str(tmp_path / "out"), learning_rate=2e-2, num_train_epochs=5, per_device_train_batch_size=4,
-        use_cpu=True, save_strategy="no",
-    )  # fmt: skip
+    model = get_peft_model(load_model(folder), lora_config(4))
+    args = SFTConfig(**training(tmp_path / "out", max_steps=10, learning_rate=2e-2, per_device_train_batch_size=4))
     dataset = tallrec_dataset(questions, CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
-    opinions = Opinions(UNRATED, 4.0)
-    example = RankingExample("u", ("i5",), ("i20", "i30"), "i20")
-    before = TallrecRanker(
-        LMRanker("T", model, bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens"), opinions
-    ).score([example])
+    opinions, example = Opinions(UNRATED, 4.0), RankingExample("u", ("i5",), ("i20", "i30"), "i20")
+    before = ranker(opinions, model=model).score([example])
     assert ((before > 0.3) & (before < 0.7)).all()
     SFTTrainer(model, args, train_dataset=dataset, processing_class=bpe_tokenizer).train()
     model.save_pretrained(tmp_path / "adapter")
-    after = load_tallrec(
-        "T", str(folder), tmp_path / "adapter", CATALOGUE, TEMPLATE, opinions, loading={"dtype": "float32"}
-    )
-    assert (after.score([example]) > 0.8).all() if liked else (after.score([example]) < 0.2).all()
+    of = (CATALOGUE, TEMPLATE, opinions)
+    after = load_tallrec("T", folder, tmp_path / "adapter", *of, loading={"dtype": "float32"}).score([example])
+    assert (after > 0.8).all() if liked else (after < 0.2).all()
     with pytest.raises(ModelError, match="no adapter in"):
-        load_tallrec("T", str(folder), tmp_path / "nowhere", CATALOGUE, TEMPLATE, opinions)
+        load_tallrec("T", folder, tmp_path / "nowhere", *of)
