@@ -16,6 +16,7 @@ from prefrec.training import lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
 from quantized import skip_where_it_does_not_run
 from tiny import tiny_llama
+from tiny_training import draw_adapters
 
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
 
@@ -32,10 +33,13 @@ def adapted(config=None, *, bias=False, seed=0):
     torch.manual_seed(seed)
     layers = nn.Sequential(nn.Linear(12, 20, bias=bias), nn.Linear(20, 12, bias=bias))
     model = get_peft_model(layers, config or LoraConfig(r=4, lora_alpha=6, target_modules=["0", "1"]))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter)
+    draw_adapters(model, 1.0)
     return model
+
+
+def assert_alike(got, want, atol=1e-4):
+    for mine, other in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, other, rtol=atol, atol=atol)
 
 
 def run(model, x, slope):
@@ -64,20 +68,7 @@ def test_numbers_and_gradients_are_those_of_peft(shape, bias, seed):
         assert {type(m) for m in quick(model)} == {OneDNNLora}
         got = run(model, x, slope)
     assert len(got) == len(want) == 2 + 4
-    for mine, other in zip(got, want, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
-
-
-def dropped(model):
-    return model.train()
-
-
-def disabled(model):
-    model.disable_adapter_layers()
-
-
-def merged(model):
-    model.merge_adapter()
+    assert_alike(got, want)
 
 
 def two(model):
@@ -85,27 +76,31 @@ def two(model):
     model.base_model.set_adapter(["default", "other"])
 
 
-DROPS = LoraConfig(r=4, lora_dropout=0.5, target_modules=["0", "1"])
-DORA = LoraConfig(r=4, use_dora=True, target_modules=["0", "1"])
-BIASED = LoraConfig(r=4, lora_bias=True, target_modules=["0", "1"])
-
-
-@pytest.mark.parametrize(
-    ("config", "change"),
-    [(DROPS, dropped), (None, disabled), (None, merged), (None, two), (DORA, None), (BIASED, None)],
-    ids=["dropout", "disabled", "merged", "two at once", "DoRA", "biased"],
+DROPS, DORA, BIASED = (
+    LoraConfig(r=4, target_modules=["0", "1"], **more)
+    for more in ({"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True})
 )
-def test_peft_does_what_is_more_than_adding(config, change, counted):
+MORE = {
+    "dropout": (DROPS, nn.Module.train),
+    "disabled": (None, lambda model: model.disable_adapter_layers()),
+    "merged": (None, lambda model: model.merge_adapter()),
+    "two at once": (None, two),
+    "DoRA": (DORA, nn.Module.eval),
+    "biased": (BIASED, nn.Module.eval),
+}
+
+
+@pytest.mark.parametrize("more", MORE)
+def test_peft_does_what_is_more_than_adding(more, counted):
+    config, change = MORE[more]
     model = adapted(config, bias=True)
-    if change:
-        change(model)
+    change(model)
     x, slope = torch.randn(3, 12), torch.randn(3, 12)
     torch.manual_seed(1)
     want = run(model, x, slope)
     assert {type(m) for m in quick(model)} == {OneDNNLora}
     torch.manual_seed(1)
-    for mine, other in zip(run(model, x, slope), want, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    assert_alike(run(model, x, slope), want)
     assert not counted
 
 
@@ -150,8 +145,7 @@ def test_a_base_in_4_bits(monkeypatch):
     assert type(model.base_model.model[0]) is NarrowLora4bit
     got = run(model, x, slope)
     assert len(wide) == 1
-    for mine, other in zip(got, want, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-4)
+    assert_alike(got, want)
 
 
 @pytest.mark.parametrize("why", ["switched off", "bfloat16", "autocast", "trained base", "watched"])
@@ -177,14 +171,9 @@ def test_it_steps_aside(why, counted, monkeypatch):
 
 def test_policy_and_reference_of_a_language_model(counted):
     model = get_peft_model(tiny_llama(), lora_config())
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.1)
+    draw_adapters(model, 0.1)
     add_reference_adapter(model)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B.default" in name:
-                parameter.add_(0.1)
+    draw_adapters(model, 0.1, "lora_B.default")
     ids = torch.arange(12)[None]
 
     @torch.no_grad()

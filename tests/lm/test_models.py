@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
@@ -34,9 +35,7 @@ def folder(tmp_path_factory, bpe_tokenizer):
 @pytest.fixture
 def copy(folder, tmp_path):
     """The files of a model, to be damaged."""
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
+    return shutil.copytree(folder, tmp_path / "copy")
 
 
 @pytest.mark.parametrize(("bfloat16", "float32", "want"), [(1.0, 2.0, "bfloat16"), (1.0, 1.2, "float32")])
@@ -54,20 +53,11 @@ def test_products_are_timed():
     assert 0 < _product_seconds(torch.float32) < 60
 
 
-def test_chosen_layers_alone(folder):
-    model, whole = load_model(str(folder), layers=[1]), load_model(str(folder))
-    assert len(model.model.layers) == model.config.num_hidden_layers == 1
-    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[1].mlp.up_proj.weight)
-    prompt = torch.tensor([[5, 6, 7]])
-    cached, anew = (model.generate(prompt, max_new_tokens=4, do_sample=False, use_cache=c) for c in (True, False))
-    assert cached.tolist() == anew.tolist()
-
-
 @pytest.mark.parametrize(("layers", "first"), [(1, 0), ([1], 1)])
 def test_some_layers_alone(folder, layers, first):
     model, whole = load_model(str(folder), layers=layers), load_model(str(folder))
-    assert len(model.model.layers) == model.config.num_hidden_layers == 1
     want = whole.model.layers[first].mlp.up_proj.weight
+    assert len(model.model.layers) == model.config.num_hidden_layers == 1
     torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, want)
     prompt = torch.tensor([[5, 6, 7]])
     cached, anew = (model.generate(prompt, max_new_tokens=4, do_sample=False, use_cache=c) for c in (True, False))
@@ -113,12 +103,6 @@ def test_a_name_without_a_model(name, message):
             load(name)
 
 
-def test_an_adapter_is_no_model(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="is an adapter, not a model: give its base as the model"):
-        load_model(str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("what", "known"),
     [
@@ -145,10 +129,23 @@ def test_a_model_without_flex_attention(tmp_path):
         load_model(str(tmp_path), attn_implementation="flex_attention")
 
 
+def test_an_adapter_is_no_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="is an adapter, not a model: give its base as the model"):
+        load_model(str(tmp_path))
+
+
 def test_damaged_weights(copy):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match=f"no causal language model could be read from '{copy}'"):
+        load_model(str(copy))
+
+
+def test_pickled_weights_are_not_read(copy):
+    torch.save(load_model(str(copy)).state_dict(), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no file named model\.safetensors"):
         load_model(str(copy))
 
 
@@ -163,22 +160,26 @@ def _changed(copy, **changes):
     return str(copy)
 
 
+BOUNDED = "{} is .*; expected an integer from 1 to"
+HUGE = {"num_hidden_layers": 500, "hidden_size": 1 << 16, "intermediate_size": 1 << 18}
+
+
 @pytest.mark.parametrize(
-    "changes", [{"num_hidden_layers": 1_000_000}, {"num_hidden_layers": -1}, {"vocab_size": 10**10}]
+    ("changes", "loads", "message"),
+    [
+        ({"num_hidden_layers": 1_000_000}, (load_model, vocabulary_size), BOUNDED),
+        ({"num_hidden_layers": -1}, (load_model, vocabulary_size), BOUNDED),
+        ({"vocab_size": 10**10}, (load_model, vocabulary_size), BOUNDED),
+        (HUGE, (load_model,), r"config\.json needs .* weights, but the safetensors contain at most"),
+    ],
+    ids=["layers", "less than none", "vocabulary", "all within bounds"],
 )
-def test_sizes_are_bounded_before_a_model_is_built(copy, changes, monkeypatch):
+def test_sizes_are_bounded_before_a_model_is_built(copy, changes, loads, message, monkeypatch):
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("is built"))
     folder = _changed(copy, **changes)
-    for load in (load_model, vocabulary_size):
-        with pytest.raises(ModelError, match=f"{next(iter(changes))} is .*; expected an integer from 1 to"):
+    for load in loads:
+        with pytest.raises(ModelError, match=message.format(*changes)):
             load(folder)
-
-
-def test_a_config_within_all_bounds_that_no_machine_could_hold(copy, monkeypatch):
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("is built"))
-    huge = {"num_hidden_layers": 500, "hidden_size": 1 << 16, "intermediate_size": 1 << 18}
-    with pytest.raises(ModelError, match=r"config\.json needs .* weights, but the safetensors contain at most"):
-        load_model(_changed(copy, **huge))
 
 
 @pytest.mark.parametrize(
@@ -212,13 +213,6 @@ def test_a_damaged_tokenizer_is_told_in_a_line(copy, text):
     assert "\n" not in str(e.value)
 
 
-def test_pickled_weights_are_not_read(copy):
-    torch.save(load_model(str(copy)).state_dict(), copy / "pytorch_model.bin")
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no file named model\.safetensors"):
-        load_model(str(copy))
-
-
 @pytest.mark.parametrize(("part", "load"), [("config", load_model), ("tokenizer_config", load_tokenizer)])
 def test_code_that_comes_with_a_model_is_not_run(copy, part, load, monkeypatch):
     """Without being told so, transformers would ask at the terminal."""
@@ -226,8 +220,8 @@ def test_code_that_comes_with_a_model_is_not_run(copy, part, load, monkeypatch):
     (copy / "code.py").write_text("raise SystemExit('the code was run')")
     settings = json.loads((copy / f"{part}.json").read_text())
     classes = {"AutoConfig": "code.X", "AutoModelForCausalLM": "code.X", "AutoTokenizer": ["code.X", None]}
-    settings |= {"model_type": "unheard-of", "tokenizer_class": "X", "auto_map": classes}
-    (copy / f"{part}.json").write_text(json.dumps(settings))
+    mine = {"model_type": "unheard-of", "tokenizer_class": "X", "auto_map": classes}
+    (copy / f"{part}.json").write_text(json.dumps(settings | mine))
     with pytest.raises(ModelError, match="contains custom code"):
         load(str(copy))
 
@@ -243,10 +237,9 @@ def test_unpacking_that_fails_leaves_nothing(tmp_path, monkeypatch):
         (folder / "half").write_text("x")
         raise OSError("disk full")
 
-    gguf = tmp_path / "model.gguf"
-    gguf.write_text("x")
+    (tmp_path / "model.gguf").write_text("x")
     monkeypatch.setenv("PREFREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "embedded_gguf", lambda: gguf)
+    monkeypatch.setattr(models, "embedded_gguf", lambda: tmp_path / "model.gguf")
     monkeypatch.setattr(models, "_unpack_gguf", fail)
     with pytest.raises(OSError, match="disk full"):
         resolve(EMBEDDED)
@@ -276,12 +269,9 @@ def test_embedded_model_is_plain(smollm2, tmp_path):
 def test_packed_scores_of_the_real_model_equal_the_slow_twin(smollm2):
     model, tokenizer = smollm2
     encoder = PromptEncoder(tokenizer)
-    sets = [
-        encoder.encode_text(
-            "A viewer watched Alien and Aliens.\n\nThe next movie:", ["Heat", "Alien 3", "Emma", "Babe"]
-        ),
-        encoder.encode_text("The capital of France is", ["Paris", "London", "a city called Rome", "42"]),
-    ]
+    films, cities = ["Heat", "Alien 3", "Emma", "Babe"], ["Paris", "London", "a city called Rome", "42"]
+    sets = [encoder.encode_text("A viewer watched Alien and Aliens.\n\nThe next movie:", films)]
+    sets.append(encoder.encode_text("The capital of France is", cities))
     with torch.no_grad():
         got = choice_logps(model, pack(sets, pad_id=encoder.end))
         want = torch.stack([slow_logps(model, c) for c in sets])
