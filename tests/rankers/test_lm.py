@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
+from torch.nn.utils.rnn import pad_sequence
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.lm.scorer import ChoiceScorer
-from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker, load_lm
 from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.training import lora_config
@@ -23,20 +23,13 @@ from tiny_training import draw_adapters
 EXAMPLES = examples()
 
 
-@pytest.fixture
-def ranker(model, bpe_tokenizer):
-    def make(**settings) -> LMRanker:
-        template = load_template("movies/1")
-        settings = {"objective": "tokens"} | settings
-        return LMRanker("lm", settings.pop("model", model), bpe_tokenizer, CATALOGUE, template, **settings)
-
-    return make
-
-
-def _slow_scores(ranker: LMRanker, example: RankingExample) -> np.ndarray:
-    history, titles = CATALOGUE.titles_of(example.history), CATALOGUE.titles_of(example.candidates)
+def _slow_scores(ranker: LMRanker, examples: list[RankingExample]) -> torch.Tensor:
+    """Scores [B, C], -inf where a list is shorter."""
+    of = CATALOGUE.titles_of
+    shown = ((of(e.history), of(e.candidates)) for e in examples)
     with torch.no_grad():
-        return slow_logps(ranker.model, ranker.encoder.encode(ranker.template, history, titles, titles)).numpy()
+        sets = [ranker.encoder.encode(ranker.template, history, titles, titles) for history, titles in shown]
+        return pad_sequence([slow_logps(ranker.model, c) for c in sets], True, -torch.inf)
 
 
 def _gap(a: np.ndarray, b: np.ndarray) -> float:
@@ -44,68 +37,57 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a[finite] - b[finite]).max())
 
 
-@pytest.mark.parametrize("settings", [{}, {"chat": True}, {"max_length": 90}])
-def test_scores_equal_the_slow_twin(ranker, settings):
-    lm = ranker(**settings)
+@pytest.mark.parametrize("settings", [{}, {"chat": True}, {"max_length": 90}, {"batch_size": 1}, {"batch_size": 3}])
+def test_scores_equal_the_slow_twin(lm_of, settings):
+    lm = lm_of(**settings)
     scores = lm.score(EXAMPLES)
     assert scores.shape == (5, 6)
     assert scores.dtype == np.float64
-    for row, example in zip(scores, EXAMPLES, strict=True):
-        want = _slow_scores(lm, example)
-        np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
-        assert (row[len(want) :] == -np.inf).all()
+    np.testing.assert_allclose(scores, _slow_scores(lm, EXAMPLES), rtol=0, atol=1e-4)
     assert (scores == -np.inf).sum() == 4
     assert (lm.encoder.shortened > 0) == ("max_length" in settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"chat": True}])
-def test_scores_within_the_catalogue_equal_the_slow_twin(ranker, settings):
-    lm, rows = ranker(objective="catalogue", **settings), EXAMPLES[:2]
-    for row, example in zip(lm.score(rows), rows, strict=True):
+def test_scores_within_the_catalogue_equal_the_slow_twin(lm_of, settings):
+    lm, rows, want = lm_of(objective="catalogue", **settings), EXAMPLES[:2], []
+    for example in rows:
         history, shown = CATALOGUE.titles_of(example.history), CATALOGUE.titles_of(example.candidates)
         choices = lm.encoder.encode(lm.template, history, shown, TITLES)
-        want = slow_logps_within(lm.model, choices.prompt, choices.answers)
-        asked = [want[IDS.index(c)] for c in example.candidates]
-        np.testing.assert_allclose(row[: len(asked)], asked, rtol=0, atol=1e-4)
-        assert (row[len(asked) :] == -np.inf).all()
-    assert _gap(lm.score(rows), ranker(objective="tokens", **settings).score(rows)) > 1
+        whole = slow_logps_within(lm.model, choices.prompt, choices.answers)
+        want.append(torch.tensor([whole[IDS.index(c)] for c in example.candidates]))
+    np.testing.assert_allclose(lm.score(rows), pad_sequence(want, True, -torch.inf), rtol=0, atol=1e-4)
+    assert _gap(lm.score(rows), lm_of(**settings).score(rows)) > 1
 
 
-def test_models_that_break_packed_rows_are_found_on_the_first_batch(ranker, capsys):
-    packed, checked = ranker(), ranker(model=broken(tiny_llama(), "refuses the mask"))
+def test_models_that_break_packed_rows_are_found_on_the_first_batch(lm_of, capsys):
+    packed, checked = lm_of(), lm_of(model=broken(tiny_llama(), "refuses the mask"))
     for _ in range(2):
         np.testing.assert_allclose(checked.score(EXAMPLES), packed.score(EXAMPLES), rtol=0, atol=1e-4)
     assert (packed.scorer.layout, checked.scorer.layout) == ("packed", "separate")
     assert capsys.readouterr().err.count("model type 'llama': the packed layout fails") == 1
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_scores_do_not_depend_on_batch_size(ranker, batch_size):
-    want = ranker(batch_size=5).score(EXAMPLES)
-    np.testing.assert_allclose(ranker(batch_size=batch_size).score(EXAMPLES), want, rtol=0, atol=1e-4)
-
-
-def test_the_target_does_not_leak_into_the_scores(ranker):
+def test_the_target_does_not_leak_into_the_scores(lm_of):
     other = [RankingExample(e.user_id, e.history, e.candidates, e.candidates[0]) for e in EXAMPLES]
-    assert (ranker().score(EXAMPLES) == ranker().score(other)).all()
-    assert ranker().generate(EXAMPLES) == ranker().generate(other)
+    assert (lm_of().score(EXAMPLES) == lm_of().score(other)).all()
+    assert lm_of().generate(EXAMPLES) == lm_of().generate(other)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_generation_equals_a_naive_greedy_loop(ranker, bpe_tokenizer, batch_size):
+def test_generation_equals_a_naive_greedy_loop(lm_of, bpe_tokenizer, batch_size):
     """Prompts of different lengths in one batch: padding on the left changes nothing."""
-    lm, want = ranker(batch_size=batch_size), []
+    lm, want, of = lm_of(batch_size=batch_size), [], CATALOGUE.titles_of
     with torch.no_grad():
         for e in EXAMPLES:
-            titles = CATALOGUE.titles_of(e.candidates)
-            prompt = lm.encoder.encode(lm.template, CATALOGUE.titles_of(e.history), titles, titles[:1]).prompt
+            prompt = lm.encoder.encode(lm.template, of(e.history), of(e.candidates), ["any"]).prompt
             want.append(bpe_tokenizer.decode(slow_greedy(lm.model, prompt, lm.encoder.end, MAX_NEW_TOKENS)))
     assert lm.generate(EXAMPLES) == want
     assert len(set(want)) > 1
 
 
-def test_generation_stops_at_the_end_token_or_after_20(ranker, bpe_tokenizer, model):
-    lm, end = ranker(), bpe_tokenizer.eos_token_id
+def test_generation_stops_at_the_end_token_or_after_20(lm_of, bpe_tokenizer, model):
+    lm, end = lm_of(), bpe_tokenizer.eos_token_id
     with torch.no_grad():
         first = lm._generate([(5, 6, 7)])
         assert len(slow_greedy(model, (5, 6, 7), end, 100)) > MAX_NEW_TOKENS
@@ -117,28 +99,28 @@ def test_generation_stops_at_the_end_token_or_after_20(ranker, bpe_tokenizer, mo
 @pytest.mark.parametrize(
     "setting", [{"repetition_penalty": 1.8, "num_beams": 3}, {"do_sample": True, "temperature": 3.0}]
 )
-def test_generation_is_greedy_whatever_the_models_own_settings(ranker, model, setting):
-    want = ranker().generate(EXAMPLES)
+def test_generation_is_greedy_whatever_the_models_own_settings(lm_of, model, setting):
+    want = lm_of().generate(EXAMPLES)
     other = copy.deepcopy(model)
     other.generation_config.update(**setting)
-    assert ranker(model=other).generate(EXAMPLES) == want
+    assert lm_of(model=other).generate(EXAMPLES) == want
 
 
-def test_an_adapter_changes_the_scores(ranker, model):
-    want = ranker().score(EXAMPLES)
+def test_an_adapter_changes_the_scores(lm_of, model):
+    want = lm_of().score(EXAMPLES)
     adapted = get_peft_model(copy.deepcopy(model), lora_config(4))
-    np.testing.assert_allclose(ranker(model=adapted).score(EXAMPLES), want, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(lm_of(model=adapted).score(EXAMPLES), want, rtol=0, atol=1e-4)
     draw_adapters(adapted, 0.05)
-    changed = ranker(model=adapted).score(EXAMPLES)
+    changed = lm_of(model=adapted).score(EXAMPLES)
     assert (np.isfinite(changed) == np.isfinite(want)).all()
     assert _gap(changed, want) > 0.1
 
 
-def test_what_cannot_be_asked_is_named(ranker):
+def test_what_cannot_be_asked_is_named(lm_of):
     with pytest.raises(DataError, match="item 'nobody' is not in the catalogue"):
-        ranker().score([RankingExample("u", ("i1",), ("i2", "nobody"), "i2")])
+        lm_of().score([RankingExample("u", ("i1",), ("i2", "nobody"), "i2")])
     with pytest.raises(TokenizerError, match="even without a history, but max_length is 40"):
-        ranker(max_length=40).score(EXAMPLES)
+        lm_of(max_length=40).score(EXAMPLES)
 
 
 @pytest.fixture(scope="module")
@@ -154,31 +136,28 @@ def adapter(tmp_path):
     return tmp_path / "adapter"
 
 
-def test_load_lm_with_and_without_adapter(folder, adapter, ranker):
-    (plain, tokenizer), (adapted, _) = (
-        load_lm(str(folder), dtype="float32"),
-        load_lm(str(folder), adapter, dtype="bfloat16"),
-    )
+def test_load_lm_with_and_without_adapter(folder, adapter, lm_of):
+    plain, tokenizer = load_lm(str(folder), dtype="float32")
+    adapted, _ = load_lm(str(folder), adapter, dtype="bfloat16")
     assert not plain.training
     assert not adapted.training
     assert tokenizer.eos_token == "<|im_end|>"
     assert {p.dtype for p in adapted.parameters()} == {torch.bfloat16}
-    assert _gap(ranker(model=plain).score(EXAMPLES), ranker(model=adapted).score(EXAMPLES)) > 0.1
+    assert _gap(lm_of(model=plain).score(EXAMPLES), lm_of(model=adapted).score(EXAMPLES)) > 0.1
 
 
 def test_load_lm_refuses_an_adapter_of_another_base(adapter, tmp_path, bpe_tokenizer):
     tiny_llama(hidden_size=64).save_pretrained(tmp_path / "wide")
     bpe_tokenizer.save_pretrained(tmp_path / "wide")
-    with pytest.raises(
-        ModelError, match=f"the adapter in {adapter} cannot be read, or belongs to another base model"
-    ):
+    message = f"the adapter in {adapter} cannot be read, or belongs to another base model"
+    with pytest.raises(ModelError, match=message):
         load_lm(str(tmp_path / "wide"), adapter)
 
 
 @pytest.mark.parametrize("layout", ["packed", "separate"])
-def test_a_budget_of_tokens_changes_passes_and_not_scores(ranker, layout):
+def test_a_budget_of_tokens_changes_passes_and_not_scores(lm_of, layout):
     def scores(budget):
-        lm, passes = ranker(max_tokens_per_pass=budget), []
+        lm, passes = lm_of(max_tokens_per_pass=budget), []
         lm.scorer = ChoiceScorer(lm.model, lm.encoder.end, layout=layout, max_tokens=budget)
         hook = lm.model.register_forward_pre_hook(
             lambda model, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True

@@ -1,0 +1,26 @@
+"""A language model as a ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+from prefrec.data import Catalogue
+from prefrec.prompts import load_template
+from prefrec.rankers import LMRanker
+from tiny_lists import CATALOGUE
+
+
+@pytest.fixture
+def lm_of(model: LlamaForCausalLM, bpe_tokenizer: PreTrainedTokenizerBase) -> Callable[..., LMRanker]:
+    """Makes rankers of the tiny model; a test says what is different by keywords."""
+
+    def make(*, template: str = "movies/1", catalogue: Catalogue = CATALOGUE, **settings: Any) -> LMRanker:
+        settings = {"model": model, "objective": "tokens"} | settings
+        lm = settings.pop("model")
+        return LMRanker("lm", lm, bpe_tokenizer, catalogue, load_template(template), **settings)
+
+    return make
