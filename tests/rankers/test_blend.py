@@ -31,37 +31,29 @@ from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_featur
 
 ITEMS = [f"i{n}" for n in range(80)]
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": ITEMS}))
-EMPTY = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
-TIMES = ItemFeatures(ItemHistory.of(EMPTY, CATALOGUE), {i: n for n, i in enumerate(ITEMS)}, time_features(False))
-
-
-def _rows(n: int = 200, size: int = 80) -> list[RankingExample]:
-    rng = np.random.default_rng(0)
-    return [
-        RankingExample(f"u{b}", (), tuple(rng.permutation(ITEMS)[:size]), ITEMS[int(rng.integers(80))])
-        for b in range(n)
-    ]
+TIMES = ItemFeatures(
+    ItemHistory.of(make_log([]), CATALOGUE), {i: n for n, i in enumerate(ITEMS)}, time_features(False)
+)
 
 
 class Table:
     """Scores that depend on user and item, and the rows' targets get `gain` more."""
 
-    def __init__(self, name: str, gain: float, seed: int, shift: float = 0.0) -> None:
-        self.name, self.gain, self.seed, self.shift = name, gain, seed, shift
+    def __init__(self, name: str, gain: float, seed: int) -> None:
+        self.name, self.gain, self.seed = name, gain, seed
         self.asked: list[int] = []
 
     def score(self, examples) -> np.ndarray:
         self.asked += [len(e.candidates) for e in examples]
-        width = max(len(e.candidates) for e in examples)
-        out = np.full((len(examples), width), -np.inf)
-        for b, e in enumerate(examples):
-            for c, item in enumerate(e.candidates):
-                rng = np.random.default_rng([self.seed, int(e.user_id[1:]), int(item[1:])])
-                out[b, c] = rng.normal() + self.gain * (TARGETS[e.user_id] == item) + self.shift
-        return out
+        return np.array([[self._score(e.user_id, item) for item in e.candidates] for e in examples])
+
+    def _score(self, user: str, item: str) -> float:
+        rng = np.random.default_rng([self.seed, int(user[1:]), int(item[1:])])
+        return rng.normal() + self.gain * (TARGETS[user] == item)
 
 
-ROWS = _rows()
+RNG = np.random.default_rng(0)
+ROWS = [RankingExample(f"u{b}", (), tuple(RNG.permutation(ITEMS)), ITEMS[int(RNG.integers(80))]) for b in range(200)]
 TARGETS = {e.user_id: e.target for e in ROWS}
 GOOD, WEAK = Table("good", 3.0, 1), Table("weak", 0.0, 2)
 
@@ -107,9 +99,7 @@ def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
     """Other targets of a fold's users change the other folds' weights, and not the fold's own scores."""
     folds = user_folds(ROWS, FOLDS)
     assert set(folds) == set(range(FOLDS))
-    changed = [
-        replace(e, target=e.candidates[0] if fold == 0 else e.target) for e, fold in zip(ROWS, folds, strict=True)
-    ]
+    changed = [e if fold else replace(e, target=e.candidates[0]) for e, fold in zip(ROWS, folds, strict=True)]
     other = learn_weights([GOOD, WEAK], TIMES, changed)
     one, two = (BlendRanker("blend", [GOOD, WEAK], TIMES, w, crossed=True).score(ROWS) for w in (weights, other))
     assert weights.units == other.units
@@ -133,16 +123,13 @@ def test_title_models_reorder_the_best_alone(weights):
     assert set(model.asked) == {RERANKED}
     reranked = RerankedBlend(blend, [model], (learnt.reranked,))
     base, scores = blend.score(ROWS), reranked.score(ROWS)
-    best = best_columns(base)
-    rest = np.array([np.setdiff1d(np.arange(80), own) for own in best])
-    for row, own, others in zip(range(len(ROWS)), best, rest, strict=True):
-        assert scores[row, own].min() > scores[row, others].max()
-        np.testing.assert_array_equal(scores[row, others], base[row, others])
-        expected = learnt.reranked.weights[1] / learnt.reranked.scale[1] * model.score([ROWS[row]])[0]
-        expected += learnt.reranked.weights[0] / learnt.reranked.scale[0] * base[row]
-        np.testing.assert_allclose(
-            scores[row, own] - scores[row, own[0]], (expected - expected[own[0]])[own], rtol=1e-3, atol=1e-3
-        )
+    per_unit = learnt.reranked.weights / learnt.reranked.scale
+    slow = per_unit[0] * base + per_unit[1] * model.score(ROWS)
+    for got, before, want, own in zip(scores, base, slow, best_columns(base), strict=True):
+        others = np.setdiff1d(np.arange(80), own)
+        assert got[own].min() > got[others].max()
+        np.testing.assert_array_equal(got[others], before[others])
+        np.testing.assert_allclose(got[own] - got[own[0]], want[own] - want[own[0]], rtol=1e-3, atol=1e-3)
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=9))
@@ -156,9 +143,8 @@ def test_scores_keep_their_order_and_their_empty_places(scores):
 
 
 def test_a_nan_score_is_an_error(weights):
-    broken = Table("good", np.nan, 1)
     with pytest.raises(ModelError, match="NaN"):
-        BlendRanker("blend", [broken, WEAK], TIMES, weights).score(ROWS[:1])
+        BlendRanker("blend", [Table("good", np.nan, 1), WEAK], TIMES, weights).score(ROWS[:1])
 
 
 def test_a_part_is_named_once():
