@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.rankers.blend import (
@@ -31,9 +32,8 @@ from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_featur
 
 ITEMS = [f"i{n}" for n in range(80)]
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": ITEMS}))
-TIMES = ItemFeatures(
-    ItemHistory.of(make_log([]), CATALOGUE), {i: n for n, i in enumerate(ITEMS)}, time_features(False)
-)
+HISTORY, INDEX = ItemHistory.of(make_log([]), CATALOGUE), {item: n for n, item in enumerate(ITEMS)}
+TIMES = ItemFeatures(HISTORY, INDEX, time_features(False))
 
 
 class Table:

@@ -1,11 +1,14 @@
 """What is known of items before a question, against loops over the log."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.baselines import ItemFeatureRanker
 from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
@@ -16,10 +19,9 @@ IDS = ["10", "9", "8", "7"]
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": ["A", "Bee", "Sea", "Deer"]}))
 
 
-def _log(pairs: list[tuple[str, float]], start: int = START) -> pl.DataFrame:
+def _log(pairs: list[tuple[str, float]]) -> pl.DataFrame:
     """Return a log of (item, day)."""
-    rows = [(f"u{n}", item, start + int(day * DAY)) for n, (item, day) in enumerate(pairs)]
-    return pl.DataFrame(rows, {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row")
+    return make_log([(f"u{n}", item, START + int(day * DAY)) for n, (item, day) in enumerate(pairs)])
 
 
 days = st.floats(0, 500, allow_nan=False)
@@ -36,12 +38,11 @@ def test_counts_and_ages_equal_loops_over_the_log(log, asked, window):
     def table(value) -> list[list[float]]:
         return [[value([s for i, s in events if i == item], int(t)) for item in IDS] for t in times]
 
-    ever = table(lambda own, t: sum(s < t for s in own))
     recent = table(lambda own, t: sum(t - window * DAY <= s < t for s in own))
     near = table(lambda own, t: sum(t - 7 * DAY <= s < t + 7 * DAY for s in own))
     age = table(lambda own, t: max((t - s for s in own if s < t), default=0) / DAY)
     idle = table(lambda own, t: min((t - s for s in own if s < t), default=0) / DAY)
-    assert history.counts(times).tolist() == ever
+    assert history.counts(times).tolist() == table(lambda own, t: sum(s < t for s in own))
     assert history.counts(times, window).tolist() == recent
     assert history.near(times, 7).tolist() == near
     np.testing.assert_allclose(history.age(times), age, rtol=1e-5)
@@ -50,8 +51,9 @@ def test_counts_and_ages_equal_loops_over_the_log(log, asked, window):
 
 def test_features_stand_at_their_candidates():
     log = _log([("10", 1), ("9", 2), ("9", 40), ("7", 41)])
-    index = {item: i for i, item in enumerate(IDS)}
-    features = ItemFeatures(ItemHistory.of(log, CATALOGUE), index, time_features(True))
+    features = ItemFeatures(
+        ItemHistory.of(log, CATALOGUE), dict(zip(IDS, range(4), strict=True)), time_features(True)
+    )
     rows = [
         RankingExample("u", (), ("9", "8"), "8", START + 50 * DAY),
         RankingExample("v", (), ("7", "9", "10"), "7", START + 3 * DAY),
@@ -90,34 +92,31 @@ def leaking() -> list[RankingExample]:
     return rows
 
 
-def _shop() -> tuple[pl.DataFrame, Catalogue]:
+@pytest.fixture(scope="module")
+def item_only() -> ItemOnlyRanker:
     items = [str(i) for i in range(100)]
     catalogue = Catalogue(pl.DataFrame({"item_id": items, "title": [f"Title {i}" for i in items]}))
-    pairs = [(str(i), day) for i in range(100) for day in range(1 if i < 10 else 4)]
-    return _log(pairs), catalogue
+    return ItemOnlyRanker.fit(_log([(i, day) for i in items for day in range(1 if int(i) < 10 else 4)]), catalogue)
 
 
-def test_item_only_finds_lists_that_give_targets_away(leaking):
-    ranker = ItemOnlyRanker.fit(*_shop())
-    hits = ranker.score(leaking).argmax(axis=1) == [e.target_index for e in leaking]
-    assert hits.mean() > 0.95  # chance 0.1
+def _hits(ranker: ItemOnlyRanker, rows: list[RankingExample]) -> float:
+    return (ranker.score(rows).argmax(axis=1) == [e.target_index for e in rows]).mean()
 
 
-def test_item_only_is_at_chance_where_targets_are_drawn_like_negatives(leaking):
+def test_item_only_finds_lists_that_give_targets_away(item_only, leaking):
+    assert _hits(item_only, leaking) > 0.95  # chance 0.1
+
+
+def test_item_only_is_at_chance_where_targets_are_drawn_like_negatives(item_only, leaking):
     rng = np.random.default_rng(1)
-    fair = [
-        RankingExample(e.user_id, (), e.candidates, str(rng.choice([c for c in e.candidates if int(c) > 9])))
-        for e in leaking
-    ]
-    ranker = ItemOnlyRanker.fit(*_shop())
-    hits = ranker.score(fair).argmax(axis=1) == [e.target_index for e in fair]
-    assert hits.mean() < 0.18
+    fair = [replace(e, target=str(rng.choice([c for c in e.candidates if int(c) > 9]))) for e in leaking]
+    assert _hits(item_only, fair) < 0.18
 
 
-def test_no_user_is_scored_with_weights_from_own_rows(leaking):
-    ranker = ItemOnlyRanker.fit(*_shop()).learn(leaking)
+def test_no_user_is_scored_with_weights_from_own_rows(item_only, leaking):
+    ranker = item_only.learn(leaking)
     own = [e for e in leaking if ranker._fold(e.user_id) == 0]
-    others = ItemOnlyRanker.fit(*_shop()).learn([e for e in leaking if ranker._fold(e.user_id)])
+    others = item_only.learn([e for e in leaking if ranker._fold(e.user_id)])
     np.testing.assert_allclose(ranker.score(own), others.score(own), rtol=1e-3, atol=1e-2)
     # Learnt weights serve any block of rows.
     np.testing.assert_allclose(ranker.score(leaking)[:7], ranker.score(leaking[:7]))

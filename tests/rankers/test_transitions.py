@@ -4,6 +4,7 @@ import math
 
 import polars as pl
 
+from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.transitions import TransitionGraphRanker
 
@@ -12,8 +13,7 @@ CATALOGUE = Catalogue(pl.DataFrame({"item_id": [*TITLES], "title": [*TITLES.valu
 
 
 def _log(*sequences: str) -> pl.DataFrame:
-    rows = [(f"u{n}", item, t) for n, items in enumerate(sequences) for t, item in enumerate(items)]
-    return pl.DataFrame(rows, {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row")
+    return make_log([(f"u{n}", item, t) for n, items in enumerate(sequences) for t, item in enumerate(items)])
 
 
 def test_nearer_rings_come_first_and_words_order_a_ring():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drawn_logs import make_log
 from prefrec.data import PrepareConfig, RankingExample, prepare
 from prefrec.evaluation import evaluate
 from prefrec.rankers import WindowCooccurrenceRanker, baseline_rankers
@@ -21,23 +22,17 @@ LOGS = st.lists(st.permutations(ITEMS).flatmap(lambda order: st.integers(0, 8).m
 def frame(logs: list[list[str]]) -> pl.DataFrame:
     """Interactions of users whose rows do not stand together, each user's in order."""
     rows = sorted((t, f"u{u}", item) for u, items in enumerate(logs) for t, item in enumerate(items))
-    columns = {"user_id": [r[1] for r in rows], "item_id": [r[2] for r in rows], "timestamp": [r[0] for r in rows]}
-    return pl.DataFrame(columns, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
+    return make_log([(user, item, t) for t, user, item in rows])
 
 
 def slow_score(logs, history, candidate, reach, decay, exponents, half_life):
-    def popularity(item):
-        return sum(item in items for items in logs)
-
     total = 0.0
     for age, item in enumerate(reversed(history)):
-        near = 0.0
-        for items in logs:
-            if item != candidate and item in items and candidate in items:
-                d = abs(items.index(item) - items.index(candidate))
-                near += math.exp(-(d - 1) / decay) if d <= reach else 0.0
-        if near:
-            near /= popularity(item) ** exponents[0] * popularity(candidate) ** exponents[1]
+        both = [items for items in logs if item != candidate and item in items and candidate in items]
+        apart = [abs(items.index(item) - items.index(candidate)) for items in both]
+        near = sum(math.exp(-(d - 1) / decay) for d in apart if d <= reach)
+        for of, exponent in zip((item, candidate), exponents, strict=True):
+            near /= max(1, sum(of in items for items in logs)) ** exponent
         total += 2 ** (-age / half_life) * near
     return total
 
@@ -48,10 +43,8 @@ def slow_score(logs, history, candidate, reach, decay, exponents, half_life):
     st.sampled_from([(80, 20.0, (0.5, 0.5), 2.0), (2, 1.5, (0.25, 1.0), 0.7), (3, 9.0, (0.0, 0.0), 50.0)]),
 )
 def test_scores_equal_their_slow_twin(logs, history, settings):
-    reach, decay, exponents, half_life = settings
-    ranker = WindowCooccurrenceRanker.fit(
-        frame(logs), reach=reach, decay=decay, exponents=exponents, half_life=half_life
-    )
+    named = dict(zip(("reach", "decay", "exponents", "half_life"), settings, strict=True))
+    ranker = WindowCooccurrenceRanker.fit(frame(logs), **named)
     candidates = (*ITEMS, "unseen")
     (scores,) = ranker.score([RankingExample("x", tuple(history), candidates, "i0")])
     want = [slow_score(logs, history, c, *settings) for c in candidates]
@@ -74,32 +67,25 @@ def test_validation_rows_choose_the_settings_with_the_highest_ndcg(cells, monkey
     rng = np.random.default_rng(3)
     logs = [[f"i{(start + k) % 30}" for k in range(12)] for start in range(30)]
     logs += [[f"i{i}" for i in rng.permutation(30)[:12]] for _ in range(20)]
-    rows = [
-        RankingExample(
-            "u", tuple(items[3:0:-1]), ("new", items[0], *rng.permutation(items[4:])[: 3 + n % 5]), items[0]
-        )
-        for n, items in enumerate(logs)
-    ]
-    rows += [
-        RankingExample("u", (), ("i1", "i2"), "i1"),
-        RankingExample("u", ("new", "i3", "i3"), ("i4", "i2"), "i2"),
-    ]
+    lists = [("new", items[0], *rng.permutation(items[4:])[: 3 + n % 5]) for n, items in enumerate(logs)]
+    rows = [RankingExample("u", tuple(of[3:0:-1]), shown, of[0]) for of, shown in zip(logs, lists, strict=True)]
+    rows.append(RankingExample("u", (), ("i1", "i2"), "i1"))
+    rows.append(RankingExample("u", ("new", "i3", "i3"), ("i4", "i2"), "i2"))
 
     def ndcg(scores, row) -> float:
         target = scores[row.target_index]
         rank = sum(score >= target for score in scores)  # of equal scores the target comes last
         return 1 / math.log2(rank + 1) if rank <= 10 else 0.0
 
-    def mean(settings) -> float:
-        decay, exponents, half_life = settings
-        ranker = WindowCooccurrenceRanker.fit(frame(logs), decay=decay, exponents=exponents, half_life=half_life)
-        return round(sum(map(ndcg, ranker.score(rows).tolist(), rows)) / len(rows), 12)
+    def fitted(settings) -> WindowCooccurrenceRanker:
+        named = dict(zip(("decay", "exponents", "half_life"), settings, strict=True))
+        return WindowCooccurrenceRanker.fit(frame(logs), **named)
 
-    reached = {settings: mean(settings) for settings in GRID}
-    decay, exponents, half_life = max(reached, key=reached.get)
+    scores = {settings: fitted(settings).score(rows).tolist() for settings in GRID}
+    reached = {settings: round(sum(map(ndcg, of, rows)) / len(rows), 12) for settings, of in scores.items()}
+    best = max(reached, key=reached.get)
     assert len(set(reached.values())) > 5
     assert reached[GRID[0]] < max(reached.values())
-    want = WindowCooccurrenceRanker.fit(frame(logs), decay=decay, exponents=exponents, half_life=half_life)
-    chosen = WindowCooccurrenceRanker.fit(frame(logs), validation=rows)
-    assert chosen.half_life == half_life
+    want, chosen = fitted(best), WindowCooccurrenceRanker.fit(frame(logs), validation=rows)
+    assert chosen.half_life == best[2]
     np.testing.assert_array_equal(chosen.score(rows), want.score(rows))

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from drawn_logs import make_log
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec_systems.linear.ranker import ALSConfig, ALSRanker, EASEConfig, EASERanker, check_implicit
@@ -20,8 +21,7 @@ ITEMS = [f"i{n}" for n in range(7)]
 def _log(users: int = 25) -> tuple[pl.DataFrame, np.ndarray[Any, Any]]:
     matrix = (np.random.default_rng(0).random((users, len(ITEMS))) < 0.4).astype(float)
     matrix[0] = 1  # each item is in the log
-    rows = [(f"u{u:02}", ITEMS[i], 0) for u, i in zip(*np.nonzero(matrix), strict=True)]
-    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row"), matrix
+    return make_log([(f"u{u:02}", ITEMS[i], 0) for u, i in zip(*np.nonzero(matrix), strict=True)]), matrix
 
 
 EXAMPLES = [
