@@ -26,6 +26,7 @@ SETS = [
     ChoiceSet(tuple(range(10, 26)), ((30, 31, 2), (32, 2), (33, 34, 35, 2))),
     ChoiceSet(tuple(range(40, 49)), ((50, 2), (51, 52, 53, 54, 2), (30, 2))),
 ]
+both_forms = pytest.mark.parametrize("form", ["nf4", "nf4-double"])
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def nf4(path, dtype="float32", form="nf4"):
     return load_model(str(path), dtype=dtype, quantization=form)
 
 
-def device_of(model):
-    return next(model.parameters()).device
+def packed(model, layout="packed"):
+    return pack(SETS, pad_id=0, layout=layout).to(model.device)
 
 
 def adapted(model):
@@ -62,16 +63,9 @@ def adapted(model):
 
 def gradients(model):
     """Of a weighted sum of the answers' log-probabilities, by name of the parameter."""
-    weights = torch.tensor([[1.0, -0.5, 0.25], [0.3, -1.0, 2.0]], device=device_of(model))
-    (weights * choice_logps(model, pack(SETS, pad_id=0).to(device_of(model)))).sum().backward()
+    weights = torch.tensor([[1.0, -0.5, 0.25], [0.3, -1.0, 2.0]], device=model.device)
+    (weights * choice_logps(model, packed(model))).sum().backward()
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_alike(got, want):
-    assert got.keys() == want.keys()
-    assert got
-    for name, grad in want.items():
-        torch.testing.assert_close(got[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
 
 
 @pytest.mark.parametrize(("form", "dtype"), [("nf4", "float32"), ("nf4-double", "bfloat16")])
@@ -93,40 +87,41 @@ def test_double_also_rounds_the_scales(scaled):
     rounded = twice.model.layers[0].mlp.up_proj.weight.quant_state
     assert (state.absmax.dtype, state.nested) == (torch.float32, False)
     assert (rounded.absmax.dtype, rounded.nested) == (torch.uint8, True)
-    weights = [m.dequantize().model.layers[0].mlp.up_proj.weight for m in (once, twice)]
-    assert 0 < (weights[0] - weights[1]).abs().max() < 0.05 * weights[0].abs().max()
+    one, other = (m.dequantize().model.layers[0].mlp.up_proj.weight for m in (once, twice))
+    assert 0 < (one - other).abs().max() < 0.05 * one.abs().max()
 
 
-@pytest.mark.parametrize("form", ["nf4", "nf4-double"])
+@both_forms
 def test_packed_equals_separate(scaled, form):
     model, plain = nf4(scaled, form=form), tiny_llama()
-    device = device_of(model)
     with torch.no_grad():
         want = torch.stack([slow_logps(model, c) for c in SETS])
         for layout in ("packed", "separate"):
-            got = choice_logps(model, pack(SETS, pad_id=0, layout=layout).to(device))
-            torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
-        unlike = (choice_logps(plain, pack(SETS, pad_id=0)) - want.cpu()).abs().max()
+            torch.testing.assert_close(choice_logps(model, packed(model, layout)), want, rtol=0, atol=1e-4)
+        unlike = (choice_logps(plain, packed(plain)) - want.cpu()).abs().max()
     assert verified_layout(model, SETS[0], 0, "packed")[0] == "packed"
     assert unlike > 0.01, "nothing was quantised"
 
 
-@pytest.mark.parametrize("form", ["nf4", "nf4-double"])
+@both_forms
 def test_scores_and_gradients_are_those_of_the_plain_weights_that_4_bits_stand_for(scaled, form):
     model = adapted(nf4(scaled, form=form))
     plain = adapted(nf4(scaled, form=form).dequantize())
     assert {p.dtype for p in plain.parameters()} == {torch.float32}
-    assert_alike(gradients(model), gradients(plain))
+    got, want = gradients(model), gradients(plain)
+    assert got.keys() == want.keys()
+    assert got
+    for name, grad in want.items():
+        torch.testing.assert_close(got[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
 
 
 def test_evaluation_computes_what_training_does(scaled):
     """Without gradients bitsandbytes would compute in another way, on a CPU that has the instructions."""
     model = nf4(scaled)
-    batch = pack(SETS, pad_id=0).to(device_of(model))
     with torch.no_grad():
-        scored = choice_logps(model.eval(), batch)
-    trained = choice_logps(adapted(copy.deepcopy(model)).train(), batch).detach()
-    bare = choice_logps(model.train(), batch).detach()
+        scored = choice_logps(model.eval(), packed(model))
+    trained = choice_logps(adapted(copy.deepcopy(model)).train(), packed(model)).detach()
+    bare = choice_logps(model.train(), packed(model)).detach()
     torch.testing.assert_close(scored, bare, rtol=0, atol=1e-5)
     assert (scored - trained).abs().max() > 1e-3, "the adapter counts"
 
@@ -152,12 +147,8 @@ def test_sft_then_alignment(sft, sdpo, scaled, tmp_path, bf16, precompute):
     first.train()
     first.model.save_pretrained(tmp_path / "adapter")
     changes = {"max_steps": 12, "learning_rate": 2e-2, "per_device_train_batch_size": 8, "beta": 0.5, "bf16": bf16}
-    trainer = sdpo(
-        load_adapter(nf4(scaled, dtype), tmp_path / "adapter", is_trainable=True),
-        folder=tmp_path / "align",
-        precompute_ref_log_probs=precompute,
-        **changes,
-    )
+    changes |= {"folder": tmp_path / "align", "precompute_ref_log_probs": precompute}
+    trainer = sdpo(load_adapter(nf4(scaled, dtype), tmp_path / "adapter", is_trainable=True), **changes)
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.train()
     assert losses(first)[-1] < losses(first)[0] - 0.5
