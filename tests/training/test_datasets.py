@@ -1,6 +1,9 @@
 """prefrec.training.datasets: rows of text in, choice sets out; draws of negatives."""
 
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 
 from prefrec.data import Catalogue, RankingExample
@@ -18,10 +21,8 @@ def encoder(bpe_tokenizer):
 
 
 def test_preference_rows_put_the_chosen_answer_first(encoder, bpe_tokenizer):
-    rows = [{"prompt": "Next:", "chosen": "Heat", "rejected": ["Babe", "Emma"]}]
-    (choices,) = encode_preferences(rows, encoder)
-    texts = [bpe_tokenizer.decode(a[:-1]).strip() for a in choices.answers]
-    assert texts == ["Heat", "Babe", "Emma"]
+    (choices,) = encode_preferences([{"prompt": "Next:", "chosen": "Heat", "rejected": ["Babe", "Emma"]}], encoder)
+    assert [bpe_tokenizer.decode(a[:-1]).strip() for a in choices.answers] == ["Heat", "Babe", "Emma"]
 
 
 TALK = [
@@ -38,18 +39,17 @@ def said(text):
 
 @pytest.mark.parametrize("prompt", [TALK, TALK[1:2]])
 def test_messages_are_framed_by_the_chat_template(encoder, bpe_tokenizer, prompt):
-    (choices,) = encode_preferences(
-        [{"prompt": prompt, "chosen": said("Fargo"), "rejected": [said("Babe"), said("Alien")]}], encoder
-    )
+    row = {"prompt": prompt, "chosen": said("Fargo"), "rejected": [said("Babe"), said("Alien")]}
+    (choices,) = encode_preferences([row], encoder)
     text = bpe_tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    ids = bpe_tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert choices.prompt == tuple(ids)
-    joint = [bpe_tokenizer(text + t, add_special_tokens=False)["input_ids"] for t in ("Fargo", "Babe", "Alien")]
-    assert choices.answers == tuple((*j[len(ids) :], bpe_tokenizer.eos_token_id) for j in joint)
-    assert (
-        encode_completions([{"prompt": prompt, "completion": said("Fargo")}], encoder)[0].answers
-        == (choices.answers[:1])
+    ids, *joint = (
+        bpe_tokenizer(text + answer, add_special_tokens=False)["input_ids"]
+        for answer in ("", "Fargo", "Babe", "Alien")
     )
+    assert choices.prompt == tuple(ids)
+    assert choices.answers == tuple((*j[len(ids) :], bpe_tokenizer.eos_token_id) for j in joint)
+    (alone,) = encode_completions([{"prompt": prompt, "completion": said("Fargo")}], encoder)
+    assert alone.answers == choices.answers[:1]
 
 
 def test_one_message_is_one_negative_and_a_user_message_a_prompt_in_chat(encoder, bpe_tokenizer):
@@ -93,44 +93,37 @@ def test_more_negatives_than_there_are_is_an_error():
 def test_fixed_negatives_stay_and_redrawn_ones_change():
     fixed = PreferenceDataset(SETS, num_negatives=3, seed=1)
     redrawn = PreferenceDataset(SETS, num_negatives=3, negatives="per_epoch", seed=1)
-    first = [fixed[i]["choices"] for i in range(6)], [redrawn[i]["choices"] for i in range(6)]
-    for dataset in (fixed, redrawn):
-        dataset.set_epoch(1)
-    second = [fixed[i]["choices"] for i in range(6)], [redrawn[i]["choices"] for i in range(6)]
-    assert first[0] == second[0] == first[1]
-    assert second[1] != first[1]
-    redrawn.set_epoch(0)
-    assert [redrawn[i]["choices"] for i in range(6)] == first[1]
-    for choices in (*first[0], *second[1]):
+
+    def drawn(dataset, epoch):
+        dataset.set_epoch(epoch)
+        return [dataset[i]["choices"] for i in range(6)]
+
+    first, second = drawn(fixed, 0), drawn(redrawn, 1)
+    assert first == drawn(fixed, 1) == drawn(redrawn, 0)
+    assert second != first
+    for choices in (*first, *second):
         assert choices.answers[0] == (10,)
         assert len(set(choices.answers)) == 4
 
 
-def test_examples_show_candidates_and_answer_targets(bpe_tokenizer):
-    import polars as pl
-
-    catalogue = Catalogue(pl.DataFrame({"item_id": ["1", "2", "3", "4"], "title": ["Heat", "Babe", "Emma", "Alien"]}))
-    example = RankingExample("u", ("4",), ("2", "1", "3"), "1")
-    encoder = PromptEncoder(bpe_tokenizer)
+def test_examples_show_candidates_and_answer_targets(encoder, bpe_tokenizer):
+    catalogue = Catalogue(pl.DataFrame({"item_id": [*"1234"], "title": ["Heat", "Babe", "Emma", "Alien"]}))
+    example, template = RankingExample("u", ("4",), ("2", "1", "3"), "1"), load_template("movies/1")
 
     def answers(kind):
-        (choices,) = encode_examples([example], catalogue, [load_template("movies/1")], encoder, answers=kind)
+        (choices,) = encode_examples([example], catalogue, [template], encoder, answers=kind)
         prompt = bpe_tokenizer.decode(choices.prompt)
         assert "Alien" in prompt
         assert prompt.index("Babe") < prompt.index("Heat") < prompt.index("Emma")
         return [bpe_tokenizer.decode(a[:-1]) for a in choices.answers]
 
-    with pytest.raises(TokenizerError, match=r"example 1 \(user v\): the prompt of template movies/1 has \d+ tokens"):
-        encode_examples(
-            [RankingExample("u", ("4",), ("1",), "1"), RankingExample("v", ("4",), ("2", "1", "3"), "1")],
-            catalogue,
-            [PromptTemplate("own", "{{ history }}{{ candidates }}"), load_template("movies/1")],
-            PromptEncoder(bpe_tokenizer, max_length=30),
-            answers="target",
-        )
     assert answers("target") == ["Heat"]
     assert answers("target-first") == ["Heat", "Babe", "Emma"]
     assert answers("candidates") == ["Babe", "Heat", "Emma"]
+    short, own = PromptEncoder(bpe_tokenizer, max_length=30), PromptTemplate("own", "{{ history }}{{ candidates }}")
+    rows = [replace(example, candidates=("1",)), replace(example, user_id="v")]
+    with pytest.raises(TokenizerError, match=r"example 1 \(user v\): the prompt of template movies/1 has \d+ tokens"):
+        encode_examples(rows, catalogue, [own, template], short, answers="target")
 
 
 @pytest.mark.parametrize("negatives", ["fixed", "per_epoch"])
@@ -154,8 +147,7 @@ def test_negatives_of_the_policy_are_among_twice_as_many_that_it_ranks_highest()
     rows = PreferenceDataset(SETS, num_negatives=2, negatives="policy")
     before = {tuple(rows[i]["choices"].answers) for i in range(len(rows))}
     logps = np.random.default_rng(0).permuted(np.tile(np.arange(9.0), (6, 1)), axis=1).astype(np.float32)
-    rows.policy_logps = logps
-    seen = []
+    rows.policy_logps, seen = logps, []
     for epoch in range(20):
         rows.set_epoch(epoch)
         for index in range(len(rows)):

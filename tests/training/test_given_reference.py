@@ -1,5 +1,6 @@
 """A reference that is given, arguments and settings as TRL names them, sums of losses, metrics of each column."""
 
+import math
 from copy import deepcopy
 
 import pytest
@@ -15,8 +16,14 @@ from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, draw_adapters
 
 
 @pytest.fixture
-def given(bpe_tokenizer):
-    return {"train_dataset": PREFERENCES, "processing_class": bpe_tokenizer}
+def make(tmp_path, bpe_tokenizer):
+    """Makes an S-DPO trainer of a policy and its reference."""
+
+    def trainer(policy, reference=None, *, rows=PREFERENCES, folder="out", **changes):
+        config = SoftmaxDPOConfig(**settings(tmp_path / folder, **changes))
+        return SoftmaxDPOTrainer(policy, reference, config, train_dataset=rows, processing_class=bpe_tokenizer)
+
+    return trainer
 
 
 def other_model() -> LlamaForCausalLM:
@@ -27,47 +34,40 @@ def other_model() -> LlamaForCausalLM:
 
 
 @pytest.mark.parametrize("precompute", [True, False])
-def test_a_given_model_is_the_reference(tmp_path, given, precompute):
+def test_a_given_model_is_the_reference(make, precompute):
     reference = other_model()
     before = {n: p.clone() for n, p in reference.state_dict().items()}
-    config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=2, precompute_ref_log_probs=precompute))
-    trainer = SoftmaxDPOTrainer(small_model(), reference, config, **given)
-    trainer.train()
     # The policy begins elsewhere, so that the first loss is not log(1 + N). A twin: its own scores of each row.
-    twin = SoftmaxDPOTrainer(small_model(), None, config, **given)
-    sets, sampled = twin.train_dataset.choice_sets, [*twin._get_train_sampler()][:2]
-    policy = twin.scorer.score([sets[i] for i in sampled])
-    ref = twin.scorer.under(reference).score([sets[i] for i in sampled])
-    want = torch.logsumexp((policy - ref) - (policy - ref)[:, :1], dim=1).mean().item()
+    trainer, twin = (
+        make(small_model(), ref, max_steps=2, precompute_ref_log_probs=precompute) for ref in (reference, None)
+    )
+    trainer.train()
+    sampled = [twin.train_dataset.choice_sets[i] for i in [*twin._get_train_sampler()][:2]]
+    gap = twin.scorer.score(sampled) - twin.scorer.under(reference).score(sampled)
+    want = torch.logsumexp(gap - gap[:, :1], dim=1).mean().item()
     assert losses(trainer)[0] == pytest.approx(want, abs=1e-5)
-    assert abs(want - torch.tensor(4.0).log().item()) > 1e-3
+    assert abs(want - math.log(4)) > 1e-3
     assert all(torch.equal(p, before[n]) for n, p in reference.state_dict().items())
     assert not any(p.requires_grad for p in reference.parameters())
 
 
-def test_an_adapter_of_the_model_is_the_reference_by_its_name(tmp_path, given):
+def test_an_adapter_of_the_model_is_the_reference_by_its_name(make):
     model = adapted_model()
     model.add_adapter("sft", lora_config(4))
     draw_adapters(model, 0.02, "lora_B.sft")
     merged = deepcopy(model)
     merged.set_adapter("sft")
-    alone = merged.merge_and_unload()
-    config = SoftmaxDPOConfig(**settings(tmp_path / "a", max_steps=1))
-    by_name = SoftmaxDPOTrainer(model, "sft", config, **given)
-    by_name.train()
-    given_model = SoftmaxDPOTrainer(
-        adapted_model(), alone, SoftmaxDPOConfig(**settings(tmp_path / "b", max_steps=1)), **given
-    )
-    given_model.train()
-    torch.testing.assert_close(
-        by_name.train_dataset.ref_logps, given_model.train_dataset.ref_logps, atol=1e-4, rtol=0
-    )
-    assert losses(by_name)[0] == pytest.approx(losses(given_model)[0], abs=1e-4)
+    by_name = make(model, "sft", folder="by name", max_steps=1)
+    given = make(adapted_model(), merged.merge_and_unload(), folder="given", max_steps=1)
+    for trainer in (by_name, given):
+        trainer.train()
+    ref_logps = [trainer.train_dataset.ref_logps for trainer in (by_name, given)]
+    torch.testing.assert_close(*ref_logps, atol=1e-4, rtol=0)
+    assert losses(by_name)[0] == pytest.approx(losses(given)[0], abs=1e-4)
     assert model.active_adapter == "default"
 
 
-def test_references_that_do_not_fit_are_refused(tmp_path, given):
-    config = SoftmaxDPOConfig(**settings(tmp_path))
+def test_references_that_do_not_fit_are_refused(make):
     adapted, model = adapted_model(), small_model()
     for policy, reference, says in (
         (adapted, "sft", "the model has no adapter 'sft', only default"),
@@ -75,10 +75,10 @@ def test_references_that_do_not_fit_are_refused(tmp_path, given):
         (model, model, "remove it; the model's current weights are the reference"),
         (small_model(), get_peft_model(small_model(), lora_config(4)), "give its name, ref_model='sft'"),
         (small_model(), tiny_llama(vocab_size=77), "ref_model has 77 tokens"),
-        (small_model(), config, r"as in TRL: write args=SoftmaxDPOConfig\(…\)"),
+        (small_model(), SoftmaxDPOConfig(use_cpu=True), r"as in TRL: write args=SoftmaxDPOConfig\(…\)"),
     ):
         with pytest.raises(ConfigError, match=says):
-            SoftmaxDPOTrainer(policy, reference, config, **given)
+            make(policy, reference)
 
 
 def test_arguments_of_trl_are_answered_with_what_to_write(bpe_tokenizer):
@@ -112,30 +112,25 @@ def test_losses_of_trl_by_its_names_and_as_a_list(tmp_path):
             SoftmaxDPOConfig(str(tmp_path), **wrong)
 
 
-def test_a_weighted_sum_of_losses_trains(tmp_path, given):
+def test_a_weighted_sum_of_losses_trains(make):
     weights = {"loss_type": ["dpo", "sft"], "loss_weights": [0.8, 0.2]}
-    config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1, log_rejected=True, **weights))
-    trainer = SoftmaxDPOTrainer(adapted_model(), args=config, **given)
+    trainer = make(adapted_model(), max_steps=1, log_rejected=True, **weights)
     assert trainer.description == "DPO+SFT"
     trainer.train()
     log = trainer.state.log_history[0]
-    assert log["loss"] == pytest.approx(0.8 * torch.tensor(2.0).log().item() - 0.2 * log["logps/chosen"], abs=1e-4)
+    assert log["loss"] == pytest.approx(0.8 * math.log(2) - 0.2 * log["logps/chosen"], abs=1e-4)
     policy, ref = torch.randn(3, 4), torch.randn(3, 4)
-    out = config.loss()(policy, ref, 0.5)
-    want = 0.8 * dpo_loss(policy, ref, 0.5).losses + 0.2 * sft_loss(policy).losses
-    torch.testing.assert_close(out.losses, want)
+    out = trainer.args.loss()(policy, ref, 0.5)
+    torch.testing.assert_close(out.losses, 0.8 * dpo_loss(policy, ref, 0.5).losses + 0.2 * sft_loss(policy).losses)
     torch.testing.assert_close(out.rewards, 0.5 * (policy - ref))
 
 
-def test_metrics_of_each_rejected_column_on_request(tmp_path, given):
+def test_metrics_of_each_rejected_column_on_request(make):
     rows = [*PREFERENCES[:3], {**PREFERENCES[3], "rejected": PREFERENCES[3]["rejected"][:1]}]
-    changes = {"max_steps": 1, "per_device_train_batch_size": 4, "log_rejected": True}
-    config = SoftmaxDPOConfig(**settings(tmp_path, **changes))
-    trainer = SoftmaxDPOTrainer(adapted_model(), args=config, **{**given, "train_dataset": rows})
+    trainer = make(adapted_model(), rows=rows, max_steps=1, per_device_train_batch_size=4, log_rejected=True)
     scores = trainer.scorer.score(trainer.train_dataset.choice_sets)
     trainer.train()
     log = trainer.state.log_history[0]
     for column, count in ((1, 4), (2, 3), (3, 3)):
-        want = scores[:count, column].mean().item()
-        assert log[f"logps/rejected_{column}"] == pytest.approx(want, abs=1e-4)
+        assert log[f"logps/rejected_{column}"] == pytest.approx(scores[:count, column].mean().item(), abs=1e-4)
         assert log[f"rewards/rejected_{column}"] == pytest.approx(0.0, abs=1e-5)
