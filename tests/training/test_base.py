@@ -2,6 +2,7 @@
 
 import re
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import transformers
 import yaml
 from peft import PeftConfig
+from torch.nn.utils.rnn import pad_sequence
 
 from prefrec.errors import ConfigError
 from prefrec.lm import models
@@ -16,21 +18,21 @@ from prefrec.lm.models import EMBEDDED_HUB_ID
 from prefrec.prompts import PromptEncoder
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 from slow import slow_logps
+from tiny_run import write_model
 from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model, trainable
 
 RAGGED = [{**row, "rejected": row["rejected"][: 1 + i % 3]} for i, row in enumerate(PREFERENCES[:5])]
-KINDS = [(SFTTrainer, SFTConfig, COMPLETIONS), (SoftmaxDPOTrainer, SoftmaxDPOConfig, PREFERENCES)]
+SFT, SDPO = (SFTTrainer, SFTConfig, COMPLETIONS), (SoftmaxDPOTrainer, SoftmaxDPOConfig, PREFERENCES)
+each_kind = pytest.mark.parametrize(("kind", "config", "rows"), [SFT, SDPO])
 
 
 @pytest.fixture
 def name(tmp_path, bpe_tokenizer):
     """The folder of a model."""
-    small_model().save_pretrained(tmp_path / "films")
-    bpe_tokenizer.save_pretrained(tmp_path / "films")
-    return str(tmp_path / "films")
+    return str(write_model(tmp_path / "films", bpe_tokenizer))
 
 
-@pytest.mark.parametrize(("kind", "config", "rows"), KINDS)
+@each_kind
 def test_settings_may_be_left_out(name, tmp_path, monkeypatch, kind, config, rows):
     monkeypatch.chdir(tmp_path)
     trainer = kind(name, train_dataset=rows, peft_config=lora_config(4))
@@ -46,33 +48,36 @@ def test_a_model_by_name_is_loaded_with_model_init_kwargs(name, tmp_path, bpe_to
         SFTTrainer(small_model(), args, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer)
 
 
+def _saved(folder):
+    """A model that was loaded from a folder."""
+    small_model().save_pretrained(folder)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
 def test_what_is_missing_is_said(tmp_path, bpe_tokenizer):
+    message = "give train_dataset, and either a model, or model_init with its tokenizer"
     for given in ({"model_init": small_model, "train_dataset": COMPLETIONS}, {"model": small_model()}):
-        with pytest.raises(
-            ConfigError, match="give train_dataset, and either a model, or model_init with its tokenizer"
-        ):
+        with pytest.raises(ConfigError, match=message):
             SFTTrainer(args=SFTConfig(**settings(tmp_path)), **given)
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
-@pytest.mark.parametrize(("kind", "config"), [(SFTTrainer, SFTConfig), (SoftmaxDPOTrainer, SoftmaxDPOConfig)])
-def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokenizer, kind, config, batch_size):
+@each_kind
+def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokenizer, kind, config, rows, batch_size):
     asked = []
 
     def metrics(outcome):
         asked.append(outcome)
         return {"hr@1": float((outcome.predictions.argmax(axis=1) == outcome.label_ids).mean())}
 
-    rows, held_out = (COMPLETIONS, COMPLETIONS[:5]) if kind is SFTTrainer else (PREFERENCES, RAGGED)
     args = config(**settings(tmp_path, per_device_eval_batch_size=batch_size))
+    held_out = COMPLETIONS[:5] if kind is SFTTrainer else RAGGED
     of = {"args": args, "train_dataset": rows, "eval_dataset": held_out, "processing_class": bpe_tokenizer}
     trainer = kind(adapted_model(), compute_metrics=metrics, **of)
     trainer.train()
-    found = trainer.evaluate()
-    sets = trainer.eval_dataset.choice_sets
-    want = np.full((5, max(len(c.answers) for c in sets)), -np.inf)
-    for i, choices in enumerate(sets):
-        want[i, : len(choices.answers)] = slow_logps(trainer.model.eval(), choices).detach().numpy()
+    found, model = trainer.evaluate(), trainer.model.eval()
+    slow = [slow_logps(model, choices).detach() for choices in trainer.eval_dataset.choice_sets]
+    want = pad_sequence(slow, True, -np.inf).numpy()
     np.testing.assert_allclose(asked[0].predictions, want, rtol=1e-4)
     assert asked[0].label_ids.tolist() == [0] * 5
     assert found["eval_hr@1"] == np.mean(want.argmax(axis=1) == 0)
@@ -81,7 +86,7 @@ def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokeni
     assert found["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "config", "rows", "r"), [(*KINDS[0], None), (*KINDS[1], 4)])
+@pytest.mark.parametrize(("kind", "config", "rows", "r"), [(*SFT, None), (*SDPO, 4)])
 def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kind, config, rows, r):
     args = config(**settings(tmp_path / "a"))
     of = {"train_dataset": rows, "processing_class": bpe_tokenizer, "peft_config": lora_config(r) if r else None}
@@ -103,9 +108,9 @@ def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kin
 def test_a_trained_model_ranks_answers(sdpo, bpe_tokenizer):
     trainer = sdpo(small_model(), peft_config=lora_config(4))
     trainer.train()
-    for prompt, chat in (("Seen Heat. Next:", False), ([{"role": "user", "content": "Seen Heat. Next:"}], True)):
-        answers = ["Babe", "Emma", "Toy Story"]
-        choices = PromptEncoder(bpe_tokenizer, chat=chat).encode_text("Seen Heat. Next:", answers)
+    text, answers = "Seen Heat. Next:", ["Babe", "Emma", "Toy Story"]
+    for prompt, chat in ((text, False), ([{"role": "user", "content": text}], True)):
+        choices = PromptEncoder(bpe_tokenizer, chat=chat).encode_text(text, answers)
         want = dict(zip(answers, slow_logps(trainer.model, choices).tolist(), strict=True))
         ranked = trainer.rank(prompt, answers)
         assert [a for a, _ in ranked] == sorted(answers, key=lambda a: -want[a])
@@ -114,22 +119,17 @@ def test_a_trained_model_ranks_answers(sdpo, bpe_tokenizer):
 
 @pytest.mark.parametrize("peft_config", [None, lora_config(4)])
 def test_the_hub_gets_weights_and_a_card_that_is_true(sdpo, tmp_path, monkeypatch, capsys, peft_config):
-    pushed = {}
-
-    def upload(**options):
-        pushed.update(options)
-        return "sent"
-
+    upload = Mock(return_value="sent")
     monkeypatch.setattr(transformers.trainer, "hf_api", lambda: SimpleNamespace(upload_folder=upload), raising=False)
     monkeypatch.setattr(transformers.trainer, "upload_folder", upload, raising=False)
-    small_model().save_pretrained(tmp_path / "films")
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "films", dtype=torch.float32)
+    model = _saved(tmp_path / "films")
     changes = {"folder": tmp_path / "out", "beta": 0.25, "num_negatives": 2, "peft_config": peft_config}
     trainer = sdpo(model, evaluate=PREFERENCES[:2], **changes)
     trainer.train()
     trainer.evaluate()
     trainer.hub_model_id = "me/films"
     assert trainer.push_to_hub(tags="movies", license="mit") == "sent"
+    pushed = upload.call_args.kwargs
     assert (pushed["repo_id"], pushed["folder_path"]) == ("me/films", str(tmp_path / "out"))
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     header = yaml.safe_load(text.split("---\n")[1])
@@ -149,10 +149,7 @@ def test_the_hub_gets_weights_and_a_card_that_is_true(sdpo, tmp_path, monkeypatc
 
 
 def test_an_adapter_names_its_base_as_others_know_it(sft, tmp_path):
-    cached = tmp_path / f"{models.EMBEDDED}-0123456789ab"
-    small_model().save_pretrained(cached)
-    model = transformers.AutoModelForCausalLM.from_pretrained(cached, dtype=torch.float32)
-    trainer = sft(model, peft_config=lora_config(4))
+    trainer = sft(_saved(tmp_path / f"{models.EMBEDDED}-0123456789ab"), peft_config=lora_config(4))
     trainer.save_model(tmp_path / "adapter")
     assert PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == EMBEDDED_HUB_ID
     trainer.create_model_card()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.training.negatives import resample_negatives
@@ -17,9 +18,7 @@ ITEMS = [f"i{i}" for i in range(60)]
 
 
 def _log(pairs):
-    return pl.DataFrame(
-        [(u, i, n) for n, (u, i) in enumerate(pairs)], schema=["user_id", "item_id", "timestamp"], orient="row"
-    )
+    return make_log([(u, i, n) for n, (u, i) in enumerate(pairs)])
 
 
 def _data(users=20, length=7, seed=0):
@@ -27,15 +26,19 @@ def _data(users=20, length=7, seed=0):
     rng = np.random.default_rng(seed)
     weights = 1 / (5 + np.arange(len(ITEMS)))
     rows, pairs = [], []
-    for u in range(users):
+    for user in (f"u{u}" for u in range(users)):
         mine = rng.choice(ITEMS, length, replace=False, p=weights / weights.sum()).tolist()
-        pairs += [(f"u{u}", i) for i in mine]
+        pairs += [(user, i) for i in mine]
         free = [i for i in ITEMS if i not in mine]
         for end in range(3, length):
             others = rng.choice(free, 5, replace=False).tolist()
-            rows.append(RankingExample(f"u{u}", tuple(mine[max(0, end - 3) : end]), (mine[end], *others), mine[end]))
+            rows.append(RankingExample(user, tuple(mine[end - 3 : end]), (mine[end], *others), mine[end]))
     catalogue = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": ITEMS}))
     return PreparedData(catalogue, rows, [], [], _log(pairs), {})
+
+
+def _taken(data):
+    return {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
 
 
 def _by_number(examples):
@@ -52,8 +55,7 @@ def _redrawn(data, how, **more):
 @given(st.sampled_from(WAYS), st.integers(0, 5), st.integers(0, 3))
 def test_the_question_stays_and_known_items_are_no_negatives(how, seed, made):
     data = _data(seed=made)
-    taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
-    found = _redrawn(data, how, seed=seed)
+    taken, found = _taken(data), _redrawn(data, how, seed=seed)
     for before, after in zip(data.train, found, strict=True):
         assert (after.user_id, after.history, after.target) == (before.user_id, before.history, before.target)
         assert len(set(after.candidates)) == len(after.candidates) == 6
@@ -65,14 +67,9 @@ def test_the_question_stays_and_known_items_are_no_negatives(how, seed, made):
 @pytest.mark.parametrize("how", WAYS)
 def test_what_is_not_known_to_be_taken_may_be_drawn(how):
     data = _data()
-    nothing = _log([])
-    found = _redrawn(
-        data,
-        how,
-        known=nothing.cast({"user_id": pl.String, "item_id": pl.String}),
-        miner=lambda examples: -_by_number(examples),  # the small numbers are the popular ones
-    )
-    taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
+    taken = _taken(data)
+    # The small numbers are the popular ones.
+    found = _redrawn(data, how, known=_log([]), miner=lambda examples: -_by_number(examples))
     assert any((set(e.candidates) - {e.target}) & taken[e.user_id] for e in found)
     assert all(set(e.candidates) & {*e.history, e.target} == {e.target} for e in found)
 
@@ -100,8 +97,7 @@ def test_popular_items_are_drawn_by_their_weight():
 def test_in_batch_negatives_are_targets_of_other_rows():
     data = _data()
     targets = {e.target for e in data.train}
-    found = _redrawn(data, "in-batch")
-    assert all(set(e.candidates) <= targets for e in found)
+    assert all(set(e.candidates) <= targets for e in _redrawn(data, "in-batch"))
     assert {i for e in _redrawn(data, "uniform") for i in e.candidates} - targets
 
 
