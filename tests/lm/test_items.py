@@ -21,17 +21,8 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
-from prefrec.lm.items import (
-    ITEMS_FILE,
-    ItemEncoder,
-    ItemTable,
-    ItemTrajectoryEncoder,
-    add_items,
-    extend_items,
-    item_table,
-    load_item_model,
-    save_item_model,
-)
+from prefrec.lm import items as lm_items
+from prefrec.lm.items import ItemEncoder, ItemTable, ItemTrajectoryEncoder, add_items, item_table, load_item_model
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, TrajectoryDataset
@@ -146,7 +137,7 @@ def test_the_catalogue_is_ranked_as_its_items_are_scored(lm: LMRanker, encoder: 
 
 
 def test_one_call_ranks_all_items_in_sixteen_bits_too(encoder: ItemEncoder, tmp_path: Path) -> None:
-    save_item_model(item_model(), tmp_path / "saved")
+    lm_items.save_item_model(item_model(), tmp_path / "saved")
     whole = CatalogueRanker(ranker(load_item_model(tmp_path / "saved", dtype="bfloat16"), encoder))
     calls: list[int] = []
     history = EXAMPLES[0].history
@@ -195,7 +186,7 @@ def test_folded_vectors_give_the_same_scores(lm: LMRanker) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_saved_model_gives_the_same_scores(encoder: ItemEncoder, tmp_path: Path, dtype: str) -> None:
     model = item_model(vector_dropout=0.5, dropout=0.4)
-    save_item_model(model, tmp_path / "saved")
+    lm_items.save_item_model(model, tmp_path / "saved")
     for load_saved in (load_item_model, partial(load_weights, "no base is read")):
         again = load_saved(tmp_path / "saved", dtype=dtype)
         table = item_table(again)
@@ -225,7 +216,7 @@ def test_items_are_drawn_by_their_probabilities(lm: LMRanker) -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    save_item_model(item_model(), tmp_path)
+    lm_items.save_item_model(item_model(), tmp_path)
     return tmp_path
 
 
@@ -234,7 +225,7 @@ HUGE = {"num_hidden_layers": 900, "hidden_size": 1 << 16}
 DAMAGE = {
     "half of the weights": ("model.safetensors", lambda whole: whole[:500], f": {UNREADABLE}"),
     "no vectors": ("model.safetensors", lambda w: save({n: t for n, t in load(w).items() if "own" not in n}), "own"),
-    "no ids": (ITEMS_FILE, lambda whole: b"[", UNREADABLE),
+    "no ids": (lm_items.ITEMS_FILE, lambda whole: b"[", UNREADABLE),
     "too large": (
         "config.json",
         lambda w: json.dumps(json.loads(w) | HUGE).encode(),
@@ -406,7 +397,7 @@ def test_known_items_stay_and_new_ones_get_a_place_by_their_titles():
     before = {name: getattr(table, name).detach().clone() for name in ("titles", "own", "bias")}
     turn = torch.linalg.qr(torch.randn(6, 6))[0]
     order = torch.randperm(70)
-    extend_items(table, [ids[i] for i in order], (3 * whole @ turn + 1)[order])
+    lm_items.extend_items(table, [ids[i] for i in order], (3 * whole @ turn + 1)[order])
     assert table.ids == [ids[i] for i in order]
     place = torch.argsort(order)
     for name, values in before.items():
@@ -425,5 +416,5 @@ def test_vectors_that_are_kept_are_made_anew_for_more_items():
     table = add_items(tiny_llama(tie_word_embeddings=True), IDS[:50], VECTORS[:50]).eval()
     with torch.no_grad():
         table.vectors_in(torch.tensor([0]))
-        extend_items(table, IDS, VECTORS)
+        lm_items.extend_items(table, IDS, VECTORS)
         assert torch.allclose(table.vectors_in(torch.tensor([59])), table.project(table.titles[59:]))

@@ -10,16 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefrec.errors import ModelError
 from prefrec.lm import models
-from prefrec.lm.models import (
-    EMBEDDED,
-    _product_seconds,
-    check_name,
-    load_model,
-    load_tokenizer,
-    resolve,
-    resolve_dtype,
-    vocabulary_size,
-)
+from prefrec.lm.models import EMBEDDED, load_model, load_tokenizer, resolve
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import PromptEncoder
@@ -43,14 +34,14 @@ def test_auto_takes_bfloat16_where_it_is_clearly_faster(monkeypatch, bfloat16, f
     seconds = {torch.bfloat16: bfloat16, torch.float32: float32}
     monkeypatch.setattr(models, "_product_seconds", seconds.__getitem__)
     monkeypatch.setattr(models, "default_device", lambda: torch.device("cpu"))
-    resolve_dtype.cache_clear()
-    assert resolve_dtype("auto") == want
-    assert resolve_dtype("float16") == "float16"
-    resolve_dtype.cache_clear()
+    models.resolve_dtype.cache_clear()
+    assert models.resolve_dtype("auto") == want
+    assert models.resolve_dtype("float16") == "float16"
+    models.resolve_dtype.cache_clear()
 
 
 def test_products_are_timed():
-    assert 0 < _product_seconds(torch.float32) < 60
+    assert 0 < models._product_seconds(torch.float32) < 60
 
 
 @pytest.mark.parametrize(("layers", "first"), [(1, 0), ([1], 1)])
@@ -167,9 +158,9 @@ HUGE = {"num_hidden_layers": 500, "hidden_size": 1 << 16, "intermediate_size": 1
 @pytest.mark.parametrize(
     ("changes", "loads", "message"),
     [
-        ({"num_hidden_layers": 1_000_000}, (load_model, vocabulary_size), BOUNDED),
-        ({"num_hidden_layers": -1}, (load_model, vocabulary_size), BOUNDED),
-        ({"vocab_size": 10**10}, (load_model, vocabulary_size), BOUNDED),
+        ({"num_hidden_layers": 1_000_000}, (load_model, models.vocabulary_size), BOUNDED),
+        ({"num_hidden_layers": -1}, (load_model, models.vocabulary_size), BOUNDED),
+        ({"vocab_size": 10**10}, (load_model, models.vocabulary_size), BOUNDED),
         (HUGE, (load_model,), r"config\.json needs .* weights, but the safetensors contain at most"),
     ],
     ids=["layers", "less than none", "vocabulary", "all within bounds"],
@@ -284,4 +275,4 @@ def test_packed_scores_of_the_real_model_equal_the_slow_twin(smollm2):
 )
 def test_a_name_that_is_nearly_one_of_ours(given, near):
     with pytest.raises(ModelError, match=f"no model is called '{given}'; did you mean {near}"):
-        check_name(given)
+        models.check_name(given)

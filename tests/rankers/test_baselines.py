@@ -12,14 +12,8 @@ from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation import target_ranks
 from prefrec.pipeline.recipe import BASELINES
-from prefrec.rankers.base import Ranker
-from prefrec.rankers.baselines import (
-    CooccurrenceRanker,
-    ItemKNNRanker,
-    PopularityRanker,
-    RandomRanker,
-    baseline_rankers,
-)
+from prefrec.rankers import PopularityRanker, Ranker, baseline_rankers
+from prefrec.rankers.baselines import CooccurrenceRanker, ItemKNNRanker, RandomRanker
 
 
 def _frame(logs: dict[str, list[str]]) -> pl.DataFrame:

@@ -69,8 +69,10 @@ def test_the_part_that_knows_the_target_has_the_weight(weights):
     assert of["good"] > 10 * abs(of["weak"])
     assert of["popularity"] == 0  # alike for all items
     assert weights.logits["good"].names == ("weak", "popularity")
-    assert weights.logits[TIME].names == ("good", "weak")
-    assert weights_sentence("blend", weights).startswith("blend: weights learnt on 200 validation examples: good +")
+    assert weights.logits[blends.TIME].names == ("good", "weak")
+    assert blends.weights_sentence("blend", weights).startswith(
+        "blend: weights learnt on 200 validation examples: good +"
+    )
 
 
 def test_a_blend_scores_by_its_weights(weights):
@@ -84,11 +86,11 @@ def test_a_blend_scores_by_its_weights(weights):
     np.testing.assert_allclose(scores - scores[:, :1], slow - slow[:, :1], atol=1e-4)
     without = BlendRanker("blend", [GOOD, WEAK], TIMES, weights, excluded="good")
     assert [part.name for part in without.parts] == ["weak"]
-    assert BlendRanker("blend", [GOOD, WEAK], TIMES, weights, excluded=TIME).times is None
+    assert BlendRanker("blend", [GOOD, WEAK], TIMES, weights, excluded=blends.TIME).times is None
 
 
 def test_weights_survive_json(weights):
-    learnt = replace(weights, reranked=weights.logits[TIME])
+    learnt = replace(weights, reranked=weights.logits[blends.TIME])
     again = Weights.from_json(json.loads(json.dumps(learnt.to_json())))
     rankers = [BlendRanker("blend", [GOOD, WEAK], TIMES, w) for w in (learnt, again)]
     assert np.array_equal(*(ranker.score(ROWS[:5]) for ranker in rankers))
@@ -97,8 +99,8 @@ def test_weights_survive_json(weights):
 
 def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
     """Other targets of a fold's users change the other folds' weights, and not the fold's own scores."""
-    folds = user_folds(ROWS, FOLDS)
-    assert set(folds) == set(range(FOLDS))
+    folds = blends.user_folds(ROWS, blends.FOLDS)
+    assert set(folds) == set(range(blends.FOLDS))
     changed = [e if fold else replace(e, target=e.candidates[0]) for e, fold in zip(ROWS, folds, strict=True)]
     other = learn_weights([GOOD, WEAK], TIMES, changed)
     one, two = (BlendRanker("blend", [GOOD, WEAK], TIMES, w, crossed=True).score(ROWS) for w in (weights, other))
@@ -111,7 +113,7 @@ def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
 
 
 def test_a_fold_without_other_users_has_no_opinion():
-    one = [e for e in ROWS if user_folds([e], FOLDS)[0] == 0]
+    one = [e for e in ROWS if blends.user_folds([e], blends.FOLDS)[0] == 0]
     scores = BlendRanker("b", [GOOD], TIMES, learn_weights([GOOD], TIMES, one), crossed=True).score(one)
     assert np.ptp(scores, axis=1).max() == 0
 
@@ -120,12 +122,12 @@ def test_title_models_reorder_the_best_alone(weights):
     blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
     model = Table("titles", 3.0, 3)
     learnt = learn_rerank(blend, [model], ROWS)
-    assert set(model.asked) == {RERANKED}
+    assert set(model.asked) == {blends.RERANKED}
     reranked = RerankedBlend(blend, [model], (learnt.reranked,))
     base, scores = blend.score(ROWS), reranked.score(ROWS)
     per_unit = learnt.reranked.weights / learnt.reranked.scale
     slow = per_unit[0] * base + per_unit[1] * model.score(ROWS)
-    for got, before, want, own in zip(scores, base, slow, best_columns(base), strict=True):
+    for got, before, want, own in zip(scores, base, slow, blends.best_columns(base), strict=True):
         others = np.setdiff1d(np.arange(80), own)
         assert got[own].min() > got[others].max()
         np.testing.assert_array_equal(got[others], before[others])

@@ -22,16 +22,7 @@ from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec.training.softmax_dpo import preference_metrics
 from tiny import VOCABULARY, broken, tiny_llama
 from tiny_run import write_model
-from tiny_training import (
-    COMPLETIONS,
-    PREFERENCES,
-    adapted_model,
-    draw_adapters,
-    losses,
-    settings,
-    small_model,
-    trainable,
-)
+from tiny_training import PREFERENCES, adapted_model, draw_adapters, losses, settings, small_model, trainable
 
 
 def test_sft_learns_the_answers(sft):
@@ -62,7 +53,8 @@ def test_sft_loss_is_the_mean_over_answer_tokens(sft):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_eval_loss_is_the_mean_over_all_answer_tokens(sft, batch_size):
-    trainer = sft(evaluate=COMPLETIONS, per_device_eval_batch_size=batch_size)
+    rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in PREFERENCES]
+    trainer = sft(evaluate=rows, per_device_eval_batch_size=batch_size)
     found, sets = trainer.evaluate(), trainer.eval_dataset.choice_sets
     assert len({len(c.answers[0]) for c in sets}) > 1
     assert found["eval_loss"] == pytest.approx(_mean_loss(trainer.model, sets), abs=1e-5)

@@ -27,6 +27,8 @@ SETS = [
     ChoiceSet(tuple(range(1, 30)), ((40, 41, 9), (42, 9), (43, 44, 45, 9))),
     ChoiceSet(tuple(range(5, 20)), ((46, 9), (47, 48, 9))),
 ]
+LAYER = SimpleNamespace(num_key_value_groups=1, is_causal=True)
+CAUSAL = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
 
 
 @pytest.fixture
@@ -56,21 +58,16 @@ def slow(query, key, value, mask, scaling):
 
 
 @given(
-    rows=st.integers(1, 3),
-    groups=st.integers(1, 3),
-    times=st.integers(1, 3),
-    queries=st.integers(1, 20),
-    before=st.integers(0, 9),
+    sizes=st.tuples(*(st.integers(1, 3) for _ in range(3)), st.integers(1, 20), st.integers(0, 9)),
     depths=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     scaling=st.sampled_from([1.0, 0.3]),
     one_mask=st.booleans(),
     seed=st.integers(0, 999),
 )
 @settings(deadline=None, max_examples=60)
-def test_numbers_and_gradients_are_those_of_the_slow_twin(
-    rows, groups, times, queries, before, depths, scaling, one_mask, seed
-):
+def test_numbers_and_gradients_are_those_of_the_slow_twin(sizes, depths, scaling, one_mask, seed):
     torch.manual_seed(seed)
+    rows, groups, times, queries, before = sizes
     keys = queries + before
 
     def heads(count, length, depth):
@@ -96,7 +93,7 @@ def test_numbers_and_gradients_are_those_of_the_slow_twin(
 
 def test_a_query_that_sees_nothing_disturbs_no_other(always):
     query, key, value = (torch.randn(1, 1, 12, 4) for _ in range(3))
-    mask = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
+    mask = CAUSAL.clone()
     mask[:, :, :9] = False
     got = attend(query, key, value, mask)
     torch.testing.assert_close(got[:, 9:], slow(query, key, value, mask, 0.5)[:, 9:], rtol=1e-4, atol=1e-5)
@@ -118,14 +115,13 @@ def test_a_query_that_sees_nothing_disturbs_no_other(always):
 def test_what_is_not_ours_is_given_to_sdpa(change, always):
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, 6, 4) for _ in range(3))
-    args, more = change(query, key, value, torch.ones(1, 1, 6, 6, dtype=torch.bool).tril())
-    layer = SimpleNamespace(num_key_value_groups=1, is_causal=True)
+    args, more = change(query, key, value, CAUSAL[..., :6, :6])
     if args[3] is not None:
         onednn_attention.read_by_onednn(args[3])
     torch.manual_seed(1)
-    got = ALL_ATTENTION_FUNCTIONS[ONEDNN](layer, *args, **more)[0]
+    got = ALL_ATTENTION_FUNCTIONS[ONEDNN](LAYER, *args, **more)[0]
     torch.manual_seed(1)
-    assert torch.equal(got, ALL_ATTENTION_FUNCTIONS["sdpa"](layer, *args, **more)[0])
+    assert torch.equal(got, ALL_ATTENTION_FUNCTIONS["sdpa"](LAYER, *args, **more)[0])
     assert not always
 
 

@@ -31,6 +31,15 @@ def counted(monkeypatch):
     return calls_of(monkeypatch, linear, "multiply")
 
 
+def pair(inputs, outputs, *, bias=True, seed=0):
+    """A layer of torch, and one of oneDNN with the same weights."""
+    torch.manual_seed(seed)
+    plain = nn.Linear(inputs, outputs, bias=bias)
+    quick = copy.deepcopy(plain)
+    quick.__class__ = OneDNNLinear
+    return plain, quick
+
+
 @given(
     shape=st.lists(st.integers(0, 5), min_size=0, max_size=2),
     inputs=st.integers(1, 40),
@@ -41,11 +50,9 @@ def counted(monkeypatch):
     seed=st.integers(0, 99),
 )
 def test_numbers_and_gradients_are_those_of_torch(shape, inputs, outputs, has_bias, frozen, turned, seed):
-    torch.manual_seed(seed)
-    plain = nn.Linear(inputs, outputs, bias=has_bias)
-    plain.weight.requires_grad_(not frozen)
-    quick = copy.deepcopy(plain)
-    quick.__class__ = OneDNNLinear
+    layers = pair(inputs, outputs, bias=has_bias, seed=seed)
+    for layer in layers:
+        layer.weight.requires_grad_(not frozen)
     x = torch.randn(inputs, *shape, 3).movedim(0, -1) if turned else torch.randn(*shape, 3, inputs)
     slope = torch.randn(*x.shape[:-1], outputs)
 
@@ -55,19 +62,16 @@ def test_numbers_and_gradients_are_those_of_torch(shape, inputs, outputs, has_bi
         out.backward(slope)
         return [out, given_x.grad, *(p.grad for p in layer.parameters())]
 
-    for got, want in zip(run(quick), run(plain), strict=True):
-        if want is None:
-            assert got is None
-        else:
-            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    want, got = map(run, layers)
+    assert [g is None for g in got] == [w is None for w in want]
+    for mine, other in zip(got, want, strict=True):
+        if other is not None:
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(1536, 8), (8, 1536), (300, 300)])
 def test_thin_and_square_weights_have_torch_s_gradient(outputs, inputs):
-    torch.manual_seed(0)
-    plain = nn.Linear(inputs, outputs)
-    quick = copy.deepcopy(plain)
-    quick.__class__ = OneDNNLinear
+    plain, quick = pair(inputs, outputs)
     x, slope = torch.randn(200, inputs), torch.randn(200, outputs)
     for layer in (plain, quick):
         layer(x).backward(slope)
@@ -100,10 +104,7 @@ def test_other_numbers_are_torch_s(by_onednn, counted):
 
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4)])
 def test_what_comes_out_can_be_changed_in_place(shape):
-    torch.manual_seed(0)
-    plain = nn.Linear(4, 3)
-    quick = copy.deepcopy(plain)
-    quick.__class__ = OneDNNLinear
+    plain, quick = pair(4, 3)
     x = torch.randn(shape)
     for layer in (plain, quick):
         layer(x).mul_(2).add_(1).square().sum().backward()
@@ -113,11 +114,11 @@ def test_what_comes_out_can_be_changed_in_place(shape):
 def test_transforms_and_traces_are_torch_s(counted):
     layer = OneDNNLinear(4, 3)
     x = torch.randn(5, 4)
-    torch.testing.assert_close(torch.func.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
     by_weight = torch.func.grad(lambda w: torch.func.functional_call(layer, {"weight": w}, (x,)).sum())
     torch.testing.assert_close(by_weight(layer.weight.detach()), x.sum(0).expand(3, 4))
-    torch.testing.assert_close(torch.jit.trace(layer, x, check_trace=False)(x), F.linear(x, layer.weight, layer.bias))
-    torch.testing.assert_close(torch.compile(layer, backend="eager")(x), F.linear(x, layer.weight, layer.bias))
+    traced, compiled = torch.jit.trace(layer, x, check_trace=False), torch.compile(layer, backend="eager")
+    for made in (torch.func.vmap(layer), traced, compiled):
+        torch.testing.assert_close(made(x), F.linear(x, layer.weight, layer.bias))
     assert counted == []
 
 
@@ -147,12 +148,9 @@ def test_the_rule(monkeypatch, asked, mkl, capability, maker, expected):
     monkeypatch.setattr(linear.torch.backends.mkl, "is_available", lambda: mkl)
     monkeypatch.setattr(linear.torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(linear, "_maker", lambda: maker)
-    linear._mkl_holds_back.cache_clear()
-    try:
-        assert prefers_onednn() is expected
-        assert linear.linear_backend() == ("onednn" if expected else "torch")
-    finally:
-        linear._mkl_holds_back.cache_clear()
+    monkeypatch.setattr(linear, "_mkl_holds_back", linear._mkl_holds_back.__wrapped__)
+    assert prefers_onednn() is expected
+    assert linear.linear_backend() == ("onednn" if expected else "torch")
 
 
 def test_another_word_is_refused(monkeypatch):

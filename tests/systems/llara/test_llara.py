@@ -25,17 +25,10 @@ from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.training import PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, encode_examples, lora_config
 from prefrec.training.adapters import reference_of
 from prefrec.training.sampler import StepSampler
-from prefrec_systems.llara import (
-    CurriculumDataset,
-    HybridEncoder,
-    ItemVectors,
-    LlaraRanker,
-    add_items,
-    embedding_of,
-    hybrid_catalogue,
-    load_llara_model,
-    save_projector,
-)
+from prefrec_systems.llara.embedding import ItemVectors, add_items, embedding_of, save_projector
+from prefrec_systems.llara.prompts import HybridEncoder, hybrid_catalogue
+from prefrec_systems.llara.ranker import LlaraRanker, load_llara_model
+from prefrec_systems.llara.train import CurriculumDataset
 from slow import slow_greedy
 from tiny import VOCABULARY, tiny_llama
 from tiny_lists import CATALOGUE, IDS, examples

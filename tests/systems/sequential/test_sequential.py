@@ -14,17 +14,10 @@ from prefrec.data import PrepareConfig, PreparedData, RankingExample, prepare
 from prefrec.errors import ConfigError
 from prefrec.evaluation import metrics_for, target_ranks
 from prefrec.rankers import Ranker
-from prefrec_systems.sequential import (
-    MODEL_FILES,
-    SEQUENTIAL_MODELS,
-    SequentialConfig,
-    load_sequential,
-    train,
-    train_sequential,
-)
+from prefrec_systems.sequential import SEQUENTIAL_MODELS, SequentialConfig, load_sequential, train
 from prefrec_systems.sequential.models import SequentialModel
 from prefrec_systems.sequential.task import task_of
-from prefrec_systems.sequential.train import mean_ndcg
+from prefrec_systems.sequential.train import MODEL_FILES, mean_ndcg, train_sequential
 
 COLD = "i60"
 """An item that nobody takes before the test rows; i61 is new in the validation rows."""

@@ -17,17 +17,9 @@ from prefrec.prompts import PromptEncoder
 from prefrec.prompts.templates import DOMAINS
 from prefrec.rankers import LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
-from prefrec_systems.tallrec import (
-    Opinions,
-    Question,
-    TallrecRanker,
-    encode_question,
-    history_of,
-    load_like_template,
-    load_tallrec,
-    tallrec_dataset,
-    training_questions,
-)
+from prefrec_systems.tallrec.prompts import encode_question, load_like_template, tallrec_dataset
+from prefrec_systems.tallrec.questions import Opinions, Question, history_of, training_questions
+from prefrec_systems.tallrec.ranker import TallrecRanker, load_tallrec
 from slow import slow_logps
 from tiny_lists import CATALOGUE, examples
 from tiny_run import write_model
