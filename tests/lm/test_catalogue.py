@@ -1,6 +1,7 @@
 """prefrec.lm.catalogue: a trie in blocks against one full sequence an answer."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,6 @@ from peft import get_peft_model
 
 from prefrec.lm import catalogue
 from prefrec.lm.catalogue import catalogue_logps, trie_layout
-from prefrec.lm.packing import pack
-from prefrec.lm.scoring import choice_logps
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
@@ -25,15 +24,9 @@ LAYOUTS = ["cached", "repeated", "separate"]
 PROMPT = tuple(range(1, 25))
 END = 9
 ANSWERS = (
-    (5, 6, END),
-    (5, 6, 7, END),
-    (5, END),
-    (8, END),
-    (5, 6, 7, END),
-    (10, 11, 12, END),
-    (5, 6, 3, 4, END),
-    (5, 6),
-)
+    (5, 6, END), (5, 6, 7, END), (5, END), (8, END), (5, 6, 7, END), (10, 11, 12, END), (5, 6, 3, 4, END), (5, 6),
+)  # fmt: skip
+TRIE = Trie.build(ANSWERS)
 
 prompts = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9)
 answers = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12)
@@ -57,23 +50,16 @@ def test_equals_the_slow_twin(prompt, answers, layout, block_tokens):
     assert_equal(got, slow(model, prompt, answers))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_equals_packed_rows(model, layout):
-    with torch.no_grad():
-        want = choice_logps(model, pack([ChoiceSet(PROMPT, ANSWERS)], pad_id=0))[0].numpy()
-    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), want)
-
-
 def test_the_mask_matters(model, monkeypatch):
-    """A node that sees its brothers gives visibly other scores: the tests above can fail."""
+    """A node that sees its brothers gives visibly other scores: the test above can fail."""
     monkeypatch.setattr(catalogue, "quick_masks", lambda core, allowed, _: torch.ones_like(allowed))
-    assert np.abs(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout="repeated") - slow(model)).max() > 0.1
+    assert np.abs(catalogue_logps(model, PROMPT, TRIE, layout="repeated") - slow(model)).max() > 0.1
 
 
 def test_adapters_are_read_through(model):
     adapted = get_peft_model(copy.deepcopy(model), lora_config(4))
     draw_adapters(adapted, 0.05)
-    got = catalogue_logps(adapted, PROMPT, Trie.build(ANSWERS))
+    got = catalogue_logps(adapted, PROMPT, TRIE)
     assert_equal(got, slow(adapted))
     assert np.abs(got - slow(model)).max() > 0.1
 
@@ -92,31 +78,29 @@ class _ForgetsItsCache(type(tiny_llama())):
         return super().forward(input_ids=input_ids, **kwargs)
 
 
-@pytest.mark.parametrize("refuses", [False, True])
-def test_a_model_whose_cache_fails_reads_the_prompt_again(model, refuses):
+def forgetful(model, refuses=False):
     model.__class__ = _ForgetsItsCache
     model.refuses = refuses
-    layout, reason = trie_layout(model, PROMPT, Trie.build(ANSWERS))
-    assert layout == "repeated"
-    assert ("this cache is of no use" if refuses else "cached: differs from separate rows") in reason
-    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(tiny_llama()))
+    return model
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ("ignores the mask", "differs from separate rows"),
-        ("ignores positions", "differs from separate rows"),
-        ("refuses the mask", "ValueError"),
-    ],
-)
-def test_a_model_made_to_break_is_found(fault, reason):
-    model = broken(tiny_llama(), fault)
-    layout, why = trie_layout(model, PROMPT, Trie.build(ANSWERS))
-    assert layout == "separate"
+BROKEN = {
+    "forgets its cache": (forgetful, "repeated", "cached: differs from separate rows"),
+    "refuses its cache": (partial(forgetful, refuses=True), "repeated", "this cache is of no use"),
+    "ignores the mask": (broken, "separate", "differs from separate rows"),
+    "ignores positions": (partial(broken, fault="ignores positions"), "separate", "differs from separate rows"),
+    "refuses the mask": (partial(broken, fault="refuses the mask"), "separate", "ValueError"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_model_made_to_break_is_found(model, fault):
+    change, layout, reason = BROKEN[fault]
+    found, why = trie_layout(change(model), PROMPT, TRIE)
+    assert found == layout
     assert "'llama'" in why
     assert reason in why
-    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(tiny_llama()))
+    assert_equal(catalogue_logps(model, PROMPT, TRIE, layout=layout), slow(tiny_llama()))
 
 
 @pytest.mark.parametrize("titles", [ANSWERS, ANSWERS[:1], ((30,),), ((30,), (31,))])
@@ -129,11 +113,9 @@ def test_the_check_lets_rounding_pass_and_faults_not(dtype, titles):
         for fault in ("ignores the mask", "ignores positions"):
             model = broken(tiny_llama(VOCABULARY, seed=seed), fault).to(dtype)
             assert trie_layout(model, PROMPT, trie)[0] == "separate", (fault, seed)
-        model = tiny_llama(VOCABULARY, seed=seed).to(dtype)
-        model.__class__ = _ForgetsItsCache
-        assert trie_layout(model, PROMPT, trie)[0] == "repeated"
+        assert trie_layout(forgetful(tiny_llama(VOCABULARY, seed=seed).to(dtype)), PROMPT, trie)[0] == "repeated"
 
 
 def test_no_prompt_no_scores(model):
     with pytest.raises(ValueError, match="the prompt is empty"):
-        catalogue_logps(model, (), Trie.build(ANSWERS))
+        catalogue_logps(model, (), TRIE)

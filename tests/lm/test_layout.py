@@ -1,5 +1,7 @@
 """prefrec.lm.architectures and prefrec.lm.layout: what a configuration allows, and the check on a few answers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,9 +18,8 @@ from tiny import broken, tiny_llama
 
 VOCABULARY = 64
 tokens = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9).map(tuple)
-choice_sets = st.lists(
-    st.builds(ChoiceSet, tokens, st.lists(tokens, min_size=1, max_size=5).map(tuple)), min_size=1, max_size=3
-)
+answers = st.lists(tokens, min_size=1, max_size=5).map(tuple)
+choice_sets = st.lists(st.builds(ChoiceSet, tokens, answers), min_size=1, max_size=3)
 
 
 @pytest.mark.parametrize(
@@ -55,13 +56,12 @@ def test_layout_comes_with_a_reason(changes, layout, reason):
 LONG = ChoiceSet(tuple(range(1, 25)), ((30, 31, 9), (32, 33, 9), (34, 9)))
 
 
+DIFFERS = "differs from separate rows"
+FAILS = "the packed layout fails with ValueError: a mask of"
+
+
 @pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ("ignores the mask", "differs from separate rows"),
-        ("ignores positions", "differs from separate rows"),
-        ("refuses the mask", "the packed layout fails with ValueError: a mask of"),
-    ],
+    ("fault", "reason"), [("ignores the mask", DIFFERS), ("ignores positions", DIFFERS), ("refuses the mask", FAILS)]
 )
 def test_the_check_finds_a_model_made_to_break(fault, reason):
     model = broken(tiny_llama(VOCABULARY), fault)
@@ -119,7 +119,7 @@ def test_the_check_lets_rounding_pass_and_faults_not(dtype):
         for fault in FAULTS:
             layout, why = verified_layout(_faulty(fault, seed=seed).to(dtype), LONG, 0, "packed")
             assert layout == "separate", (fault, seed)
-            assert "differs from separate rows" in why
+            assert DIFFERS in why
 
 
 @pytest.mark.parametrize("kind", SHORT_SETS)

@@ -1,5 +1,7 @@
 """prefrec.lm.search: best-first search against sorting the exact scores."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,14 @@ PROMPT = (3, 1, 4, 1, 5, 9, 2, 6)
 TOKENS = st.lists(st.integers(0, 4), min_size=1, max_size=6).map(tuple)
 
 
+LAYOUTS = ["cached", "repeated", "separate"]
+
+
+@pytest.fixture
+def model():
+    return tiny_llama(VOCABULARY)
+
+
 def sorted_scores(model, trie: Trie, left_out=()) -> tuple[np.ndarray, np.ndarray]:
     """The slow twin: all items that stay, best first, and all scores."""
     logps = catalogue_logps(model, PROMPT, trie)
@@ -27,12 +37,9 @@ def sorted_scores(model, trie: Trie, left_out=()) -> tuple[np.ndarray, np.ndarra
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(TOKENS, min_size=1, max_size=25),
-    st.integers(1, 30),
-    st.integers(1, 5),
-    st.sampled_from(["cached", "cached", "repeated", "separate"]),
-    st.data(),
-)
+    answers=st.lists(TOKENS, min_size=1, max_size=25), k=st.integers(1, 30), width=st.integers(1, 5),
+    layout=st.sampled_from(["cached", *LAYOUTS]), data=st.data(),
+)  # fmt: skip
 def test_equals_sorting_the_exact_scores(answers, k, width, layout, data):
     model, trie = tiny_llama(VOCABULARY), Trie.build(answers)
     left_out = data.draw(st.lists(st.integers(0, len(answers) - 1), max_size=len(answers)))
@@ -47,28 +54,23 @@ def test_equals_sorting_the_exact_scores(answers, k, width, layout, data):
     assert len(set(got.items.tolist())) == len(got.items)
 
 
-def many_titles(n: int = 300, seed: int = 0) -> Trie:
-    rng = np.random.default_rng(seed)
+def many_titles(n: int = 300) -> Trie:
+    rng = np.random.default_rng(0)
     return Trie.build([(*rng.integers(10, 40, rng.integers(1, 7)).tolist(), 2) for _ in range(n)])
 
 
-def test_equal_titles_come_in_the_order_of_the_catalogue():
-    answers = [(5, 2), (6, 7, 2), (5, 2), (8, 2), (5, 2)]
-    model = tiny_llama(VOCABULARY)
-    best = int(np.argmax(catalogue_logps(model, PROMPT, Trie.build(answers))))
-    twins = [
-        answers[best] if i in (1, 3, 4) else a for i, a in enumerate(answers) if a != answers[best] or i in (1, 3, 4)
-    ]
-    trie = Trie.build(twins)
-    same = [i for i, a in enumerate(twins) if a == answers[best]]
-    assert len(same) > 1
-    for k in range(1, len(same) + 1):
-        assert top_k(model, PROMPT, trie, k).items.tolist() == same[:k]
+def test_equal_titles_come_in_the_order_of_the_catalogue(model):
+    """The best of three titles, three times, and the others once among them."""
+    titles = [(5, 2), (6, 7, 2), (8, 2)]
+    best = titles.pop(int(np.argmax(catalogue_logps(model, PROMPT, Trie.build(titles)))))
+    trie = Trie.build([titles[0], best, titles[1], best, best])
+    for k in (1, 2, 3):
+        assert top_k(model, PROMPT, trie, k).items.tolist() == [1, 3, 4][:k]
 
 
 @pytest.mark.parametrize("width", [1, 8, 1000])
-def test_most_of_a_large_trie_is_not_read(width):
-    model, trie = tiny_llama(VOCABULARY), many_titles()
+def test_most_of_a_large_trie_is_not_read(model, width):
+    trie = many_titles()
     order, logps = sorted_scores(model, trie)
     got = top_k(model, PROMPT, trie, 5, width=width)
     np.testing.assert_allclose(got.logps, logps[order[:5]], rtol=0, atol=1e-4)
@@ -77,8 +79,8 @@ def test_most_of_a_large_trie_is_not_read(width):
 
 
 @pytest.mark.parametrize("max_calls", [0, 1, 2, 4])
-def test_bounded_work_says_that_nothing_is_proven(max_calls):
-    model, trie = tiny_llama(VOCABULARY), many_titles()
+def test_bounded_work_says_that_nothing_is_proven(model, max_calls):
+    trie = many_titles()
     got = top_k(model, PROMPT, trie, 50, width=4, max_calls=max_calls)
     order, logps = sorted_scores(model, trie)
     assert got.calls == max_calls
@@ -88,34 +90,29 @@ def test_bounded_work_says_that_nothing_is_proven(max_calls):
     assert (np.diff(got.logps) <= 0).all()
 
 
-def test_a_title_without_branches_takes_one_call():
+def test_a_title_without_branches_takes_one_call(model):
     """Where nothing branches the prefix is read to its end at once."""
-    trie = Trie.build([(5, 6, 7, 8, 10, 11, 2)])
-    got = top_k(tiny_llama(VOCABULARY), PROMPT, trie, 1)
+    got = top_k(model, PROMPT, Trie.build([(5, 6, 7, 8, 10, 11, 2)]), 1)
     assert (got.calls, got.items.tolist(), got.exact) == (1, [0], True)
 
 
-@pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])
-@pytest.mark.parametrize("left_out", [(), range(300)])
-def test_what_is_no_number_is_an_error_and_not_proven(layout, left_out):
-    model, trie = tiny_llama(VOCABULARY), many_titles()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_no_number_is_an_error_and_not_proven(model, layout):
+    trie = many_titles()
     with torch.no_grad():
         model.lm_head.weight[20].fill_(torch.nan)
-    with pytest.raises(ModelError, match="not finite; use another dtype, or train again"):
-        catalogue_logps(model, PROMPT, trie, layout=layout)
-    if len(left_out):
-        assert top_k(model, PROMPT, trie, 5, layout=layout, without=left_out).exact  # nothing is asked for
-    else:
+    for ask in (partial(catalogue_logps, model, PROMPT, trie), partial(top_k, model, PROMPT, trie, 5)):
         with pytest.raises(ModelError, match="not finite; use another dtype, or train again"):
-            top_k(model, PROMPT, trie, 5, layout=layout)
+            ask(layout=layout)
+    assert top_k(model, PROMPT, trie, 5, layout=layout, without=range(300)).exact  # nothing is asked for
 
 
-def test_k_is_at_least_one():
+def test_k_is_at_least_one(model):
     with pytest.raises(ValueError, match="k is at least 1, got 0"):
-        top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 0)
+        top_k(model, PROMPT, many_titles(3), 0)
 
 
-@pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_answers_are_scored_again_as_if_each_were_alone(layout, dtype):
     """Equal to the last bit in 16 bits, whatever the first scores and the order were."""
@@ -134,8 +131,8 @@ def test_answers_are_scored_again_as_if_each_were_alone(layout, dtype):
         np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
 
 
-def test_scores_within_a_catalogue_again():
-    model, trie = tiny_llama(VOCABULARY), many_titles(60)
+def test_scores_within_a_catalogue_again(model):
+    trie = many_titles(60)
     within = CatalogueSoftmax([trie.path(n) for n in trie.terminals])
     best = top_k(model, PROMPT, within.trie, 20, within=within)
     got = rescored(trie_reader(model, PROMPT, within.trie, "cached", within), best)
