@@ -29,35 +29,23 @@ MODELS = {
     "llama": {},
     "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
     "mistral": {"sliding_window": WINDOW},
-    "gemma3_text": {
-        "layer_types": ["sliding_attention", "full_attention"],
-        "sliding_window": WINDOW,
-        "query_pre_attn_scalar": 8,
-    },
-}
+    "gemma3_text": {"sliding_window": WINDOW, "query_pre_attn_scalar": 8,
+                    "layer_types": ["sliding_attention", "full_attention"]},
+}  # fmt: skip
+SIZES = {
+    "vocab_size": 150, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 
 
 def made(name: str, implementation: str = "sdpa", **more):
     """A tiny model of a type, its weights scaled."""
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 150,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    config = AutoConfig.for_model(name, **sizes, **MODELS[name], **more)
+    config = AutoConfig.for_model(name, **SIZES, **MODELS[name], **more)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
     with torch.no_grad():
         for p in model.parameters():
-            if p.dim() > 1:
-                p.mul_(4)
+            p.mul_(4 if p.dim() > 1 else 1)
     return model.eval()
 
 

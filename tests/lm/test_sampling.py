@@ -51,10 +51,9 @@ P = probabilities()
 
 
 def draws(k: int, without: tuple[int, ...] = (), width: int = 2) -> Counter:
-    rng = np.random.default_rng(0)
-    return Counter(
-        tuple(_run(_Sampling(WITHIN.trie, k, without, rng), Table(), width, None).items) for _ in range(DRAWS)
-    )
+    rng, table = np.random.default_rng(0), Table()
+    runs = (_run(_Sampling(WITHIN.trie, k, without, rng), table, width, None) for _ in range(DRAWS))
+    return Counter(tuple(run.items) for run in runs)
 
 
 def fits(counts: Counter, want: dict) -> bool:
@@ -62,11 +61,9 @@ def fits(counts: Counter, want: dict) -> bool:
     assert set(counts) <= set(want)
     rare = [key for key, p in want.items() if p * DRAWS < 5]
     often = [key for key in want if key not in rare]
-    got, expected = [counts[key] for key in often], [want[key] * DRAWS for key in often]
-    if rare:
-        got.append(sum(counts[key] for key in rare))
-        expected.append(sum(want[key] for key in rare) * DRAWS)
-    return chisquare(got, expected).pvalue > 1e-3
+    groups = [*([key] for key in often), *([rare] if rare else [])]
+    got, expected = ([sum(of[key] for key in group) for group in groups] for of in (counts, want))
+    return chisquare(got, [p * DRAWS for p in expected]).pvalue > 1e-3
 
 
 def test_one_title_is_drawn_by_its_probability() -> None:

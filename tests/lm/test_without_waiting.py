@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
@@ -20,14 +19,9 @@ from prefrec.training.softmax_dpo import preference_metrics
 from tiny import tiny_llama
 
 LLAMA_2_7B = LlamaConfig(
-    vocab_size=32_000,
-    hidden_size=4096,
-    intermediate_size=11_008,
-    num_hidden_layers=32,
-    num_attention_heads=32,
+    vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32,
     num_key_value_heads=32,
-)
-RANK = 16
+)  # fmt: skip
 
 
 class OnlyMeta(TorchDispatchMode):
@@ -44,21 +38,13 @@ class OnlyMeta(TorchDispatchMode):
 def llama():
     """Llama-2-7B with an adapter on every layer, without a weight in memory."""
     with torch.device("meta"):
-        return get_peft_model(LlamaForCausalLM(LLAMA_2_7B), lora_config(r=RANK)).bfloat16().train()
-
-
-def rows(count, negatives, *, prompt=256, answer=6):
-    """Choice sets of random tokens, all of one length."""
-    tokens = np.random.default_rng(0).integers(3, 32_000, (count, prompt + (1 + negatives) * answer))
-    return [
-        ChoiceSet(tuple(row[:prompt].tolist()), tuple(map(tuple, row[prompt:].reshape(-1, answer).tolist())))
-        for row in tokens
-    ]
+        return get_peft_model(LlamaForCausalLM(LLAMA_2_7B), lora_config(r=16)).bfloat16().train()
 
 
 @pytest.mark.parametrize("negatives", [3, 63])
 def test_scores_losses_and_gradients_on_shapes_alone(llama, negatives):
-    batch = pack(rows(2, negatives), pad_id=0).to("meta")
+    answers = tuple((n, *range(5)) for n in range(1 + negatives))
+    batch = pack([ChoiceSet(tuple(range(256)), answers)] * 2, pad_id=0).to("meta")
     with OnlyMeta():
         logps = choice_logps(llama, batch)
         assert logps.shape == (2, 1 + negatives)
