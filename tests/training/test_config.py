@@ -11,18 +11,15 @@ def test_accumulation_follows_from_the_global_batch(tmp_path):
     assert config.gradient_accumulation_steps == 32
 
 
+DEVICE_4 = {"per_device_train_batch_size": 4}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"global_batch_size": 6, "per_device_train_batch_size": 4},
-            "not a multiple of per_device_train_batch_size 4",
-        ),
-        ({"global_batch_size": 2, "per_device_train_batch_size": 4}, "not a multiple"),
-        (
-            {"global_batch_size": 8, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
-            "contradict each other",
-        ),
+        ({"global_batch_size": 6, **DEVICE_4}, "not a multiple of per_device_train_batch_size 4"),
+        ({"global_batch_size": 2, **DEVICE_4}, "not a multiple"),
+        ({"global_batch_size": 8, **DEVICE_4, "gradient_accumulation_steps": 3}, "contradict each other"),
         ({"train_sampling_strategy": "batch_rebalance"}, "expected one of group_by_length, random, sequential"),
         ({"loss_type": "magic"}, "expected one of softmax_dpo, .*, weighted_sft$"),
         ({"loss_type": "sdpoo"}, r"^loss_type: loss 'sdpoo' is unknown: .*; did you mean s-dpo\?$"),

@@ -1,5 +1,7 @@
 """Choice sets over several passes: the gradient, the log and the weights of one pass."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -57,17 +59,12 @@ def test_a_pass_that_is_made_twice_counts_once(sdpo):
     _assert_same(got, want)
 
 
-def _with_dropout():
-    torch.manual_seed(2)
-    model = get_peft_model(small_model(), lora_config(4, dropout=0.3))
-    draw_adapters(model, 0.05)
-    return model
-
-
 def test_dropout_is_the_same_in_both_phases(sdpo):
     """The slow twin keeps the graphs of all passes: one phase, the same random numbers."""
     changes = {"disable_dropout": False, "max_tokens_per_pass": 40, "loss_type": "softmax"}
-    runs = [sdpo(_with_dropout(), rows=many_negatives(8, 2), **changes) for _ in range(2)]
+    model = get_peft_model(small_model(), lora_config(4, dropout=0.3))
+    draw_adapters(model, 0.05)
+    runs = [sdpo(of, rows=many_negatives(8, 2), **changes) for of in (deepcopy(model), model)]
     batch = runs[0].collate([runs[0].train_dataset[i] for i in range(2)])
     torch.manual_seed(6)
     loss = runs[0].training_step(runs[0].model, batch, torch.tensor(2))
@@ -89,7 +86,7 @@ def test_dropout_is_the_same_in_both_phases(sdpo):
 def test_training_in_passes_ends_with_the_same_weights(sdpo, tmp_path, changes):
     """With accumulation, unequal numbers of passes, and the reference under the same budget."""
     rows = many_negatives(15, 8)
-    changes = {**changes, "global_batch_size": 4, "per_device_train_batch_size": 2, "max_steps": 4}
+    changes = changes | {"global_batch_size": 4, "per_device_train_batch_size": 2, "max_steps": 4}
     changes |= {"rows": rows, "evaluate": rows[:3], "eval_strategy": "steps", "eval_steps": 2}
     one = sdpo(**changes)
     one.train()
@@ -106,8 +103,7 @@ def test_training_in_passes_ends_with_the_same_weights(sdpo, tmp_path, changes):
 
 def test_bfloat16_autocast_learns_in_passes(sdpo):
     """An autocast that kept casts of the adapter from the first phase would leave the loss where it starts."""
-    changes = {"bf16": True, "max_steps": 10, "learning_rate": 2e-2}
-    runs = [sdpo(max_tokens_per_pass=budget, **changes) for budget in (None, 30)]
+    runs = [sdpo(max_tokens_per_pass=of, bf16=True, max_steps=10, learning_rate=2e-2) for of in (None, 30)]
     for run in runs:
         run.train()
     one, parts = map(losses, runs)

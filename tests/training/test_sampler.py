@@ -9,15 +9,11 @@ from torch.utils.data import RandomSampler
 from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.training.sampler import StepSampler, own_batches
-from tiny_training import FILMS, adapted_model, losses, trainable
+from tiny_training import FILMS, adapted_model, losses, many_negatives, trainable
 
 ROWS = [
-    {
-        "prompt": f"Seen {' and '.join(FILMS[: 1 + (5 * i) % 8])}. Next:",
-        "chosen": FILMS[(i + 1) % 8],
-        "rejected": [FILMS[(i + j) % 8] for j in (2, 3, 4, 5)],
-    }
-    for i in range(14)
+    {**row, "prompt": f"Seen {' and '.join(FILMS[: 1 + (5 * i) % 8])}. Next:"}
+    for i, row in enumerate(many_negatives(4, 8) + many_negatives(4, 6))
 ]
 
 

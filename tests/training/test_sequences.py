@@ -19,17 +19,12 @@ NAMES = [f"Title {i}" for i in range(200)]
 
 
 def texts(data: TrajectoryDataset) -> list[list[str]]:
-    """The titles of each row."""
-    return [
-        [ENCODER.tokenizer.decode(a[:-1]) for a in data[i]["choices"].answers]  # without the end token
-        for i in range(len(data))
-    ]
+    """The titles of each row, without the end token."""
+    return [[ENCODER.tokenizer.decode(a[:-1]) for a in data[i]["choices"].answers] for i in range(len(data))]
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    lengths=st.lists(st.integers(2, 60), min_size=1, max_size=4), titles=st.integers(3, 20), epoch=st.integers(0, 5)
-)
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=4), st.integers(3, 20), st.integers(0, 5))
 def test_all_titles_stand_in_the_rows_once_and_in_order(lengths: list[int], titles: int, epoch: int) -> None:
     data = TrajectoryDataset([NAMES[:n] for n in lengths], [HISTORY], titles=titles)
     data.set_epoch(epoch)
@@ -43,8 +38,7 @@ def test_each_epoch_has_cuts_of_its_own() -> None:
     data = TrajectoryDataset([NAMES], [HISTORY], titles=40)
     first = texts(data)
     data.set_epoch(1)
-    second = texts(data)
-    assert [len(r) for r in first] != [len(r) for r in second]
+    assert [len(r) for r in first] != [len(r) for r in texts(data)]
     data.set_epoch(0)
     assert texts(data) == first
 
