@@ -27,21 +27,14 @@ def sdpo(tmp_path: Path, bpe_tokenizer: PreTrainedTokenizerBase) -> Callable[...
 
 def _maker(kind: Any, config: Any, usual: Any, usual_rows: Any, usual_folder: Path, tokenizer: Any) -> Any:
     def make(
-        model: Any = None,
-        *,
-        rows: Any = usual_rows,
-        evaluate: Any = None,
-        folder: Path = usual_folder,
-        **changes: Any,
-    ) -> Any:
-        peft_config = changes.pop("peft_config", None)
-        return kind(
-            model or usual(),
-            args=config(**settings(folder, **changes)),
-            train_dataset=rows,
-            eval_dataset=evaluate,
-            processing_class=tokenizer,
-            peft_config=peft_config,
-        )
+        model: Any = None, *, rows: Any = usual_rows, evaluate: Any = None, folder: Path = usual_folder,
+        peft_config: Any = None, train: bool = False, **changes: Any,
+    ) -> Any:  # fmt: skip
+        """Make a trainer and, where this is asked for, train it."""
+        args, data = config(**settings(folder, **changes)), {"train_dataset": rows, "eval_dataset": evaluate}
+        trainer = kind(model or usual(), args=args, **data, processing_class=tokenizer, peft_config=peft_config)
+        if train:
+            trainer.train()
+        return trainer
 
     return make

@@ -106,8 +106,7 @@ def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kin
 
 
 def test_a_trained_model_ranks_answers(sdpo, bpe_tokenizer):
-    trainer = sdpo(small_model(), peft_config=lora_config(4))
-    trainer.train()
+    trainer = sdpo(small_model(), peft_config=lora_config(4), train=True)
     text, answers = "Seen Heat. Next:", ["Babe", "Emma", "Toy Story"]
     for prompt, chat in ((text, False), ([{"role": "user", "content": text}], True)):
         choices = PromptEncoder(bpe_tokenizer, chat=chat).encode_text(text, answers)
@@ -124,8 +123,7 @@ def test_the_hub_gets_weights_and_a_card_that_is_true(sdpo, tmp_path, monkeypatc
     monkeypatch.setattr(transformers.trainer, "upload_folder", upload, raising=False)
     model = _saved(tmp_path / "films")
     changes = {"folder": tmp_path / "out", "beta": 0.25, "num_negatives": 2, "peft_config": peft_config}
-    trainer = sdpo(model, evaluate=PREFERENCES[:2], **changes)
-    trainer.train()
+    trainer = sdpo(model, evaluate=PREFERENCES[:2], **changes, train=True)
     trainer.evaluate()
     trainer.hub_model_id = "me/films"
     assert trainer.push_to_hub(tags="movies", license="mit") == "sent"

@@ -88,12 +88,10 @@ def test_training_in_passes_ends_with_the_same_weights(sdpo, tmp_path, changes):
     rows = many_negatives(15, 8)
     changes = changes | {"global_batch_size": 4, "per_device_train_batch_size": 2, "max_steps": 4}
     changes |= {"rows": rows, "evaluate": rows[:3], "eval_strategy": "steps", "eval_steps": 2}
-    one = sdpo(**changes)
-    one.train()
+    one = sdpo(**changes, train=True)
     for stored in tmp_path.glob("reference-*.safetensors"):
         stored.unlink()
-    parts = sdpo(max_tokens_per_pass=80, **changes)
-    parts.train()
+    parts = sdpo(max_tokens_per_pass=80, **changes, train=True)
     assert losses(parts) == pytest.approx(losses(one), abs=1e-5)
     torch.testing.assert_close(trainable(parts.model), trainable(one.model), rtol=0, atol=2e-5)
     for log, want in zip(parts.state.log_history, one.state.log_history, strict=True):

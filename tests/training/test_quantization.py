@@ -132,8 +132,7 @@ def test_gradient_checkpointing_changes_nothing(sft, folder, reentrant):
     weights = []
     for checkpointed in (False, True):
         how = {"gradient_checkpointing": checkpointed, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-        trainer = sft(adapted(nf4(folder)), max_steps=2, **how)
-        trainer.train()
+        trainer = sft(adapted(nf4(folder)), max_steps=2, **how, train=True)
         weights.append(trainable(trainer.model))
     torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
     assert any((weights[1][n] - p).abs().max() > 1e-3 for n, p in trainable(adapted(nf4(folder))).items())

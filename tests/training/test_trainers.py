@@ -26,14 +26,12 @@ from tiny_training import PREFERENCES, adapted_model, draw_adapters, losses, set
 
 
 def test_sft_learns_the_answers(sft):
-    trainer = sft(max_steps=40)
-    trainer.train()
+    trainer = sft(max_steps=40, train=True)
     assert losses(trainer)[-1] < losses(trainer)[0] - 2
 
 
 def test_an_adapter_leaves_the_base_alone(sft):
-    trainer = sft(peft_config=lora_config(4))
-    trainer.train()
+    trainer = sft(peft_config=lora_config(4), train=True)
     assert all("lora" in n for n in trainable(trainer.model))
     assert_close(dict(trainer.model.unload().state_dict()), dict(small_model().state_dict()), rtol=0, atol=0)
 
@@ -46,8 +44,7 @@ def _mean_loss(model, sets):
 
 
 def test_sft_loss_is_the_mean_over_answer_tokens(sft):
-    trainer = sft(max_steps=1, per_device_train_batch_size=8)
-    trainer.train()
+    trainer = sft(max_steps=1, per_device_train_batch_size=8, train=True)
     assert losses(trainer)[0] == pytest.approx(_mean_loss(small_model(), trainer.train_dataset.choice_sets), abs=1e-4)
 
 
@@ -111,8 +108,7 @@ DROPPING = {
 def test_no_dropout_is_left(sdpo, family):
     """The policy is then at first the reference, whose passes have none."""
     torch.manual_seed(0)
-    trainer = sdpo(DROPPING[family](), max_steps=1, peft_config=lora_config(4))
-    trainer.train()
+    trainer = sdpo(DROPPING[family](), max_steps=1, peft_config=lora_config(4), train=True)
     assert losses(trainer)[0] == pytest.approx(math.log(4), abs=1e-4)
 
 
@@ -151,8 +147,7 @@ def test_reference_cache_is_read_only_under_its_own_key(sdpo, tmp_path, shared):
     folder = {"reference_folder": str(place)} if shared else {}
 
     def reference_after(model=None, **changes):
-        trainer = sdpo(model, folder=tmp_path / "own", max_steps=1, **folder, **changes)
-        trainer.train()
+        trainer = sdpo(model, folder=tmp_path / "own", max_steps=1, **folder, **changes, train=True)
         return trainer.train_dataset.ref_logps, {p.name: p.stat().st_mtime_ns for p in place.glob("reference-*")}
 
     first, stamps = reference_after()
@@ -173,8 +168,7 @@ def test_reference_cache_is_read_only_under_its_own_key(sdpo, tmp_path, shared):
 @pytest.mark.parametrize("damage", [lambda b: b[:-8], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
 def test_a_damaged_reference_cache_is_computed_again(sdpo, tmp_path, damage, capsys):
     def reference():
-        trainer = sdpo(max_steps=1)
-        trainer.train()
+        trainer = sdpo(max_steps=1, train=True)
         return trainer.train_dataset.ref_logps
 
     want = reference()
@@ -244,8 +238,7 @@ def test_rows_that_another_process_packs_train_the_same(sdpo):
 
     def run(workers):
         changes = {"num_negatives": 2, "negatives": "per_epoch", "max_tokens_per_pass": 40}
-        trainer = sdpo(dataloader_num_workers=workers, **changes)
-        trainer.train()
+        trainer = sdpo(dataloader_num_workers=workers, **changes, train=True)
         assert trainer.train_dataset.epoch == 1
         return trainable(trainer.model)
 
@@ -258,8 +251,7 @@ def test_a_model_that_breaks_packed_rows_trains_all_the_same(sdpo, tmp_path, cap
         model = adapted_model()
         if breaks:
             broken(model.get_base_model())
-        trainer = sdpo(model, folder=tmp_path / str(breaks))
-        trainer.train()
+        trainer = sdpo(model, folder=tmp_path / str(breaks), train=True)
         weights.append(trainable(trainer.model))
         layouts.append(trainer.scorer.layout)
     assert layouts == ["packed", "separate"]
@@ -273,8 +265,7 @@ SCORED = [{**row, "scores": [5.0, 1.0, 2.0, 1.0]} for row in PREFERENCES]
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_and_reports_on_held_out_rows(sdpo, loss):
     changes = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
-    trainer = sdpo(rows=SCORED, evaluate=SCORED[:3], loss_type=loss, **changes)
-    trainer.train()
+    trainer = sdpo(rows=SCORED, evaluate=SCORED[:3], loss_type=loss, **changes, train=True)
     evaluated = [h for h in trainer.state.log_history if "eval_loss" in h]
     assert len(evaluated) == 2
     assert evaluated[-1]["eval_loss"] < evaluated[0]["eval_loss"] + 1e-6
@@ -352,8 +343,7 @@ def test_all_weights_keep_the_reference_of_before_the_first_step(sdpo):
 
 
 def test_all_weights_train_by_a_loss_without_a_reference(sdpo):
-    trainer = sdpo(small_model(), loss_type="softmax", learning_rate=5e-4, per_device_train_batch_size=8)
-    trainer.train()
+    trainer = sdpo(small_model(), loss_type="softmax", learning_rate=5e-4, per_device_train_batch_size=8, train=True)
     assert losses(trainer)[-1] < losses(trainer)[0]
 
 
@@ -404,8 +394,7 @@ def test_a_stored_reference_is_the_live_one(sdpo, tmp_path):
     weights, held_out = [], []
     for precompute in (True, False):
         of = {"rows": RAGGED, "evaluate": RAGGED[:3], "folder": tmp_path / str(precompute)}
-        trainer = sdpo(**of, precompute_ref_log_probs=precompute)
-        trainer.train()
+        trainer = sdpo(**of, precompute_ref_log_probs=precompute, train=True)
         weights.append(trainable(trainer.model))
         held_out.append(trainer.evaluate()["eval_loss"])
     assert held_out[0] == pytest.approx(held_out[1], abs=1e-5)
@@ -413,11 +402,9 @@ def test_a_stored_reference_is_the_live_one(sdpo, tmp_path):
 
 
 def test_a_second_alignment_starts_from_the_end_of_the_first(sdpo, tmp_path):
-    first = sdpo(folder=tmp_path / "1")
-    first.train()
+    first = sdpo(folder=tmp_path / "1", train=True)
     ended = _adapter(first.model, "default")
-    second = sdpo(first.model, folder=tmp_path / "2")
-    second.train()
+    second = sdpo(first.model, folder=tmp_path / "2", train=True)
     assert losses(second)[0] == pytest.approx(math.log(4), abs=1e-5)
     assert_close(_adapter(second.model, "ref"), ended, rtol=0, atol=0)
     assert not all(torch.equal(value, ended[name]) for name, value in _adapter(second.model, "default").items())
@@ -428,8 +415,7 @@ def test_a_resumed_alignment_from_its_own_adapter_goes_on_as_the_whole_one(sdpo,
     """The model is given as the checkpoint has it: its weights are not the reference, the checkpoint's `ref` is."""
     changes = {"save_strategy": "steps", "save_steps": 3, "precompute_ref_log_probs": precompute}
     changes |= {"evaluate": PREFERENCES[:3], "eval_strategy": "steps", "eval_steps": 3}
-    whole = sdpo(**changes)
-    whole.train()
+    whole = sdpo(**changes, train=True)
     checkpoint = tmp_path / "checkpoint-3"
     if latest:
         shutil.rmtree(tmp_path / "checkpoint-6")
