@@ -39,7 +39,6 @@ SIZES = {
 
 
 def made(name: str, implementation: str = "sdpa", **more):
-    """A tiny model of a type, its weights scaled."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, **SIZES, **MODELS[name], **more)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
@@ -50,7 +49,6 @@ def made(name: str, implementation: str = "sdpa", **more):
 
 
 def logps_and_gradient(model, device="cpu"):
-    """Log-probabilities [B, C], and the gradient of a weighted sum of them."""
     weights = torch.linspace(-1, 2, 8, device=device).view(2, 4)
     logps = choice_logps(model, pack(SETS, pad_id=0).to(device))
     (weights * logps).sum().backward()
@@ -95,7 +93,6 @@ def test_a_catalogue_read_by_flex_attention():
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_layers_that_run_again_attend_in_the_same_way(flex_gradients, checkpointed):
-    """Under gradient checkpointing the backward pass comes to the layers again."""
     want = logps_and_gradient(made("mistral"))
     model = made("mistral", FLEX).train()
     if checkpointed:

@@ -41,7 +41,6 @@ def test_packed_scores_are_those_of_a_loop(layout: str, max_tokens: int | None) 
 
 
 def test_gradients_are_those_of_the_full_head() -> None:
-    """The restricted head gives the gradients that logits of the whole vocabulary give."""
     within = CatalogueSoftmax(ANSWERS)
     passes = pack_passes([ChoiceSet(PROMPT, ANSWERS)], pad_id=0, within=within)
     found = []

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How often an adapter was added by oneDNN."""
     monkeypatch.setenv("PREFREC_LINEAR", "onednn")
     return calls_of(monkeypatch, quick_lora, "_add_product")
 
@@ -52,7 +51,6 @@ def run(model, x, slope):
 
 
 def quick(model):
-    """The LoRA layers, quickened."""
     use_quick_lora(model)
     return [m for m in model.modules() if isinstance(m, LoraLinear)]
 

@@ -109,7 +109,6 @@ def test_unknown_forms(folder, what, known):
 
 @pytest.mark.parametrize(("asked", "attends"), [("auto", "sdpa"), ("flex_attention",) * 2])
 def test_how_a_model_attends(folder, asked, attends):
-    """`auto` leaves it to transformers."""
     model = load_model(str(folder), attn_implementation=asked)
     assert model.config._attn_implementation == attends
 

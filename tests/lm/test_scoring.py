@@ -22,7 +22,6 @@ choice_sets = st.lists(st.builds(ChoiceSet, tokens, answers), min_size=1, max_si
 
 
 def slow(model, sets):
-    """Log-probabilities [B, C] one sequence an answer, -inf where a set has fewer answers."""
     return pad_sequence([slow_logps(model, choices) for choices in sets], True, -torch.inf)
 
 
@@ -134,7 +133,6 @@ def test_several_passes_score_as_one(sets, layout, budget):
 
 
 def _read_logits(dtype, *, obviously=False):
-    """Log-probabilities of tokens read from made-up logits, and their gradient."""
     torch.manual_seed(0)
     logits = (5 * torch.randn(3, 5, 50)).to(dtype).requires_grad_()
     # Out of order, one position for three tokens, one of them twice, some positions for none.

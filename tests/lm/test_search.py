@@ -60,7 +60,6 @@ def many_titles(n: int = 300) -> Trie:
 
 
 def test_equal_titles_come_in_the_order_of_the_catalogue(model):
-    """The best of three titles, three times, and the others once among them."""
     titles = [(5, 2), (6, 7, 2), (8, 2)]
     best = titles.pop(int(np.argmax(catalogue_logps(model, PROMPT, Trie.build(titles)))))
     trie = Trie.build([titles[0], best, titles[1], best, best])
@@ -91,7 +90,6 @@ def test_bounded_work_says_that_nothing_is_proven(model, max_calls):
 
 
 def test_a_title_without_branches_takes_one_call(model):
-    """Where nothing branches the prefix is read to its end at once."""
     got = top_k(model, PROMPT, Trie.build([(5, 6, 7, 8, 10, 11, 2)]), 1)
     assert (got.calls, got.items.tolist(), got.exact) == (1, [0], True)
 

@@ -20,7 +20,6 @@ CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": ["A", "Bee", "Sea",
 
 
 def _log(pairs: list[tuple[str, float]]) -> pl.DataFrame:
-    """Return a log of (item, day)."""
     return make_log([(f"u{n}", item, START + int(day * DAY)) for n, (item, day) in enumerate(pairs)])
 
 

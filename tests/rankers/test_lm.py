@@ -24,7 +24,6 @@ EXAMPLES = examples()
 
 
 def _slow_scores(ranker: LMRanker, examples: list[RankingExample]) -> torch.Tensor:
-    """Scores [B, C], -inf where a list is shorter."""
     of = CATALOGUE.titles_of
     shown = ((of(e.history), of(e.candidates)) for e in examples)
     with torch.no_grad():

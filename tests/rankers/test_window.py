@@ -62,7 +62,6 @@ def test_movielens_100k():
 
 @pytest.mark.parametrize("cells", [8_000_000, 30])
 def test_validation_rows_choose_the_settings_with_the_highest_ndcg(cells, monkeypatch):
-    """A slow twin fits and asks a ranker for each of the settings."""
     monkeypatch.setattr("prefrec.rankers.matrices.CELLS_AT_A_TIME", cells)
     rng = np.random.default_rng(3)
     logs = [[f"i{(start + k) % 30}" for k in range(12)] for start in range(30)]

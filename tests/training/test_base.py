@@ -28,7 +28,6 @@ each_kind = pytest.mark.parametrize(("kind", "config", "rows"), [SFT, SDPO])
 
 @pytest.fixture
 def name(tmp_path, bpe_tokenizer):
-    """The folder of a model."""
     return str(write_model(tmp_path / "films", bpe_tokenizer))
 
 
@@ -49,7 +48,6 @@ def test_a_model_by_name_is_loaded_with_model_init_kwargs(name, tmp_path, bpe_to
 
 
 def _saved(folder):
-    """A model that was loaded from a folder."""
     small_model().save_pretrained(folder)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 

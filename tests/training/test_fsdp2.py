@@ -22,13 +22,11 @@ SETS = [
 
 
 def backward(model, sets):
-    """Sum the loss over rows into the gradients."""
     logps = choice_logps(model, pack(sets, pad_id=0))
     softmax_dpo_loss(logps, 0.9 * logps.detach(), 1.0).losses.sum().backward()
 
 
 def shard_and_backward(rank, port, queue):
-    """A process: shards the model, and takes one row."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     model, mesh = adapted_model(), init_device_mesh("cpu", (2,))

@@ -17,8 +17,6 @@ from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, draw_adapters
 
 @pytest.fixture
 def make(tmp_path, bpe_tokenizer):
-    """Makes an S-DPO trainer of a policy and its reference."""
-
     def trainer(policy, reference=None, *, rows=PREFERENCES, folder="out", **changes):
         config = SoftmaxDPOConfig(**settings(tmp_path / folder, **changes))
         return SoftmaxDPOTrainer(policy, reference, config, train_dataset=rows, processing_class=bpe_tokenizer)

@@ -42,7 +42,6 @@ def _taken(data):
 
 
 def _by_number(examples):
-    """A miner that scores items by their number."""
     return np.array([[float(i[1:]) for i in e.candidates] for e in examples])
 
 
@@ -102,7 +101,6 @@ def test_in_batch_negatives_are_targets_of_other_rows():
 
 
 def test_hard_negatives_are_the_highest_of_the_pool():
-    """The slow twin: the pool as the miner saw it, sorted."""
     data, seen = _data(), []
 
     def miner(examples):

@@ -31,7 +31,6 @@ both_forms = pytest.mark.parametrize("form", ["nf4", "nf4-double"])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, bpe_tokenizer):
-    """A saved model of the usual size, with its tokenizer."""
     skip_where_it_does_not_run()
     return write_model(tmp_path_factory.mktemp("models") / "model", bpe_tokenizer)
 
@@ -54,7 +53,6 @@ def packed(model, layout="packed"):
 
 
 def adapted(model):
-    """The model with an adapter that has been somewhere."""
     torch.manual_seed(1)
     model = get_peft_model(model, lora_config(4))
     draw_adapters(model, 0.02)

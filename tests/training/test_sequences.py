@@ -19,7 +19,6 @@ NAMES = [f"Title {i}" for i in range(200)]
 
 
 def texts(data: TrajectoryDataset) -> list[list[str]]:
-    """The titles of each row, without the end token."""
     return [[ENCODER.tokenizer.decode(a[:-1]) for a in data[i]["choices"].answers] for i in range(len(data))]
 
 

@@ -93,14 +93,11 @@ def test_trl_style_rows_train_in_ten_lines(tmp_path, bpe_tokenizer):
 
 
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+DROPS = {**SIZES, "attention_dropout": 0.3}
 DROPPING = {
-    "opt": lambda: OPTForCausalLM(
-        OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32, dropout=0.3, attention_dropout=0.3, layerdrop=0.3)
-    ),
+    "opt": lambda: OPTForCausalLM(OPTConfig(**DROPS, ffn_dim=64, word_embed_proj_dim=32, dropout=0.3, layerdrop=0.3)),
     "llama": lambda: tiny_llama(attention_dropout=0.3),
-    "phi": lambda: PhiForCausalLM(
-        PhiConfig(**SIZES, intermediate_size=64, resid_pdrop=0.3, embd_pdrop=0.3, attention_dropout=0.3)
-    ),
+    "phi": lambda: PhiForCausalLM(PhiConfig(**DROPS, intermediate_size=64, resid_pdrop=0.3, embd_pdrop=0.3)),
 }
 
 
@@ -129,8 +126,8 @@ def test_policy_leaves_the_reference_which_stays(sdpo, precompute, bf16):
 
 
 def test_a_compiled_policy_has_the_same_reference(sdpo):
-    changes = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 1}
-    trainer = sdpo(precompute_ref_log_probs=False, **changes)
+    how = {"torch_compile": True, "torch_compile_backend": "eager"}
+    trainer = sdpo(precompute_ref_log_probs=False, max_steps=1, **how)
     with torch.compiler.set_stance("force_eager"):  # wrapped as ever, and not compiled
         trainer.train()
     assert isinstance(trainer.model_wrapped, OptimizedModule)
@@ -168,8 +165,7 @@ def test_reference_cache_is_read_only_under_its_own_key(sdpo, tmp_path, shared):
 @pytest.mark.parametrize("damage", [lambda b: b[:-8], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
 def test_a_damaged_reference_cache_is_computed_again(sdpo, tmp_path, damage, capsys):
     def reference():
-        trainer = sdpo(max_steps=1, train=True)
-        return trainer.train_dataset.ref_logps
+        return sdpo(max_steps=1, train=True).train_dataset.ref_logps
 
     want = reference()
     (cache,) = tmp_path.glob("reference-*")
@@ -202,8 +198,9 @@ def test_numbers_that_are_not_finite_end_training_at_once(sdpo, tmp_path, fault)
 
 @pytest.mark.parametrize("stage", ["sft", "fixed", "per_epoch"])
 def test_resumed_run_ends_with_the_same_weights(sft, sdpo, tmp_path, stage):
+    changes = {"max_steps": -1, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5}
+
     def trainer():
-        changes = {"max_steps": -1, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5}
         if stage == "sft":
             model = get_peft_model(small_model(), lora_config(4, dropout=0.1))
             return sft(model, disable_dropout=False, **changes)
@@ -237,8 +234,8 @@ def test_rows_that_another_process_packs_train_the_same(sdpo):
     """As on a GPU. Its copy of the rows has the negatives of the epoch, and passes survive the way."""
 
     def run(workers):
-        changes = {"num_negatives": 2, "negatives": "per_epoch", "max_tokens_per_pass": 40}
-        trainer = sdpo(dataloader_num_workers=workers, **changes, train=True)
+        changes = {"negatives": "per_epoch", "max_tokens_per_pass": 40, "dataloader_num_workers": workers}
+        trainer = sdpo(num_negatives=2, **changes, train=True)
         assert trainer.train_dataset.epoch == 1
         return trainable(trainer.model)
 
@@ -246,17 +243,12 @@ def test_rows_that_another_process_packs_train_the_same(sdpo):
 
 
 def test_a_model_that_breaks_packed_rows_trains_all_the_same(sdpo, tmp_path, capsys):
-    weights, layouts = [], []
-    for breaks in (False, True):
-        model = adapted_model()
-        if breaks:
-            broken(model.get_base_model())
-        trainer = sdpo(model, folder=tmp_path / str(breaks), train=True)
-        weights.append(trainable(trainer.model))
-        layouts.append(trainer.scorer.layout)
-    assert layouts == ["packed", "separate"]
+    model = adapted_model()
+    broken(model.get_base_model())
+    whole, other = sdpo(folder=tmp_path / "whole", train=True), sdpo(model, folder=tmp_path / "broken", train=True)
+    assert (whole.scorer.layout, other.scorer.layout) == ("packed", "separate")
     assert "model type 'llama': the packed layout differs from separate rows" in capsys.readouterr().err
-    assert_close(*weights, rtol=0, atol=2e-5)
+    assert_close(trainable(whole.model), trainable(other.model), rtol=0, atol=2e-5)
 
 
 SCORED = [{**row, "scores": [5.0, 1.0, 2.0, 1.0]} for row in PREFERENCES]

@@ -27,7 +27,6 @@ def by_onednn(monkeypatch):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How often oneDNN multiplied."""
     return calls_of(monkeypatch, linear, "multiply")
 
 

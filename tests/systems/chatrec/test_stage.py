@@ -66,7 +66,6 @@ KINDS = {
     ],
 )
 def test_what_the_answers_depend_on(recipe, data, tmp_path, changes, asked_anew):
-    """They have another key where these fields of the recipe change."""
     raw = recipe.model_dump(mode="json") | {"rankers": list(KINDS.values())}
     changed = raw | {k: raw[k] | v if isinstance(v, dict) else v for k, v in changes.items()}
 

@@ -15,8 +15,6 @@ from served_run import write_run
 
 
 class Scripted:
-    """Says what it was told to say."""
-
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
 

@@ -49,7 +49,6 @@ def small_url(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["small", "vllm"])
 def url(request, small_url, folder, tmp_path_factory):
-    """The small server, and vLLM where there is one."""
     log = tmp_path_factory.mktemp("server") / "log"
     if request.param == "small":
         yield small_url
@@ -66,7 +65,6 @@ def url(request, small_url, folder, tmp_path_factory):
 
 @pytest.fixture
 def ask(bpe_tokenizer, monkeypatch):
-    """Makes a ranker of a server's address."""
     monkeypatch.setenv("PREFREC_ENDPOINT_KEY", KEY)
 
     def make(url: str, prompts="tokens", chat=False, **settings):
@@ -155,8 +153,6 @@ def test_a_server_without_log_probabilities_can_still_generate(small, ask, local
 
 @pytest.fixture
 def answering():
-    """A server that gives one answer to every question."""
-
     class Answer(BaseHTTPRequestHandler):
         body = b""
 

@@ -72,7 +72,6 @@ def _slow_logps(model: nn.Module, choices: ChoiceSet) -> torch.Tensor:
 
 
 def _slow_rows(model: nn.Module, sets: list[ChoiceSet]) -> torch.Tensor:
-    """Of several choice sets [B, C], -inf where one has fewer answers."""
     return pad_sequence([_slow_logps(model, choices) for choices in sets], True, -torch.inf)
 
 

@@ -52,13 +52,11 @@ def config(encoder):
 
 @pytest.fixture(scope="module")
 def trained(data, config, tmp_path_factory) -> Path:
-    """One whose encoder is frozen, to be read only."""
     return train_morec(data, config(), tmp_path_factory.mktemp("frozen") / "MoRec", seed=0)
 
 
 @pytest.fixture(scope="module")
 def tuned(data, config, tmp_path_factory) -> Path:
-    """One whose encoder is trained too, to be read only."""
     choices = {"tune": True, "epochs": 3, "encoder_learning_rate": 3e-3}
     return train_morec(data, config(**choices), tmp_path_factory.mktemp("tuned") / "MoRec", seed=0)
 

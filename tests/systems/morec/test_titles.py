@@ -26,7 +26,6 @@ def encoder(request, tmp_path, bpe_tokenizer) -> TitleEncoder:
 
 
 def slow_vector(encoder: TitleEncoder, title: str) -> torch.Tensor:
-    """One title, no padding, no mask."""
     ids = encoder.tokenizer(title, split_special_tokens=True)["input_ids"][:12] or [0]
     with torch.no_grad():
         return encoder.model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)

@@ -23,7 +23,6 @@ def model(request) -> SequentialModel:
 
 
 def state(model: SequentialModel, history: list[int]) -> torch.Tensor:
-    """The state of one history alone."""
     return model.states(model.table(torch.tensor([history])))[0, -1]
 
 

@@ -17,7 +17,6 @@ SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 2, **SMALL}
 
 @pytest.fixture(scope="module")
 def finished(alone, tmp_path_factory) -> Path:
-    """A run of SASRec, the baselines and the untrained language model, to be read only."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     run_recipe(alone(SASREC), folder)
     return folder
