@@ -83,50 +83,40 @@ def _window(layers_without: int) -> dict[str, Any]:
     return {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": layers_without}
 
 
+PLAIN = (
+    "llama", "qwen3", "gpt_neox", "phi", "phi3", "olmo", "olmo2", "granite", "stablelm", "glm4", "ernie4_5",
+    "nemotron",
+)  # fmt: skip
 PACKED = [
-    Case("llama"),
+    *(Case(model_type) for model_type in PLAIN),
+    *(Case(model_type, scale=6) for model_type in ("qwen2", "gemma", "seed_oss")),
+    *(Case(model_type, MIXED) for model_type in ("olmo3", "exaone4")),
     Case("mistral", {"sliding_window": None}),
     Case("mistral", {"sliding_window": WINDOW}, label="mistral with a window"),
     Case("mixtral", {"sliding_window": WINDOW, "num_local_experts": 4}, label="mixtral with a window"),
     Case("ministral", {"sliding_window": WINDOW, "layer_types": ["sliding_attention"] * 2}),
-    Case("qwen2", scale=6),
     Case("qwen2", _window(1), label="qwen2 with a window in one layer"),
     Case("qwen2", _window(0), label="qwen2 with a window in all layers"),
     Case("qwen2_moe", {**MOE, "shared_expert_intermediate_size": 16}),
-    Case("qwen3"),
     Case("qwen3", _window(1), label="qwen3 with a window in one layer"),
     Case("qwen3_moe", MOE),
-    Case("gemma", scale=6),
     Case("gemma2", {**MIXED, "query_pre_attn_scalar": 8}, ("eager",)),
     Case("gemma3_text", {**MIXED, "query_pre_attn_scalar": 8}),
     Case("cohere", scale=16),
     Case("cohere2", MIXED, scale=16),
     Case("gpt2", {"n_positions": 128}, scale=6),
     Case("gpt_bigcode", {"n_positions": 128}),
-    Case("gpt_neox"),
     Case("gptj", GPTJ),
     Case("codegen", GPTJ, scale=6),
     Case("gpt_oss", {**MIXED, "num_local_experts": 4}, ("eager",)),
     Case("llama4_text", LLAMA4),
-    Case("phi"),
-    Case("phi3"),
     Case("phi3", {"sliding_window": WINDOW}, label="phi3 with a window"),
     Case("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}, scale=6),
-    Case("olmo"),
-    Case("olmo2"),
-    Case("olmo3", MIXED),
     Case("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
-    Case("granite"),
     Case("granitemoe", {"num_local_experts": 4}),
     Case("smollm3", {"no_rope_layers": [1, 0]}, scale=8),
     Case("starcoder2", {"sliding_window": WINDOW}),
-    Case("stablelm"),
-    Case("exaone4", MIXED),
-    Case("glm4"),
     Case("deepseek_v3", DEEPSEEK),
-    Case("ernie4_5"),
-    Case("nemotron"),
-    Case("seed_oss", scale=6),
     Case("falcon", {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2}, scale=6),
 ]
 
@@ -167,9 +157,8 @@ def assert_shown(model: nn.Module, want: Tensor) -> None:
     assert (wrong[0] - want[0]).abs().max() > 0.05, "a wrong mask would not show"
 
 
-each_packed = pytest.mark.parametrize(
-    ("case", "implementation"), [pytest.param(c, i, id=f"{c.name}, {i}") for c in PACKED for i in c.implementations]
-)
+EACH = [pytest.param(case, i, id=f"{case.name}, {i}") for case in PACKED for i in case.implementations]
+each_packed = pytest.mark.parametrize(("case", "implementation"), EACH)
 
 
 def test_the_table_of_scoring_is_the_table_of_this_file():

@@ -172,17 +172,13 @@ def test_sizes_are_bounded_before_a_model_is_built(copy, changes, loads, message
             load(folder)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"num_hidden_layers": "many"},
-        {"num_attention_heads": 0},
-        {"rope_scaling": {"rope_type": "nonsense"}},
-        {"quantization_config": "x"},
-        {"model_type": "nonsense"},
-        {"vocab_size": 3},
-    ],
-)
+NO_MODELS = [
+    {"num_hidden_layers": "many"}, {"num_attention_heads": 0}, {"rope_scaling": {"rope_type": "nonsense"}},
+    {"quantization_config": "x"}, {"model_type": "nonsense"}, {"vocab_size": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", NO_MODELS, ids=str)
 def test_a_config_that_makes_no_model_is_told_in_a_line(copy, changes):
     with pytest.raises(ModelError, match="no causal language model could be read from") as e:
         load_model(_changed(copy, **changes))
@@ -269,9 +265,10 @@ def test_packed_scores_of_the_real_model_equal_the_slow_twin(smollm2):
     assert got[1].argmax() == 0
 
 
-@pytest.mark.parametrize(
-    ("given", "near"), [("smolm2-135m", "smollm2-135m"), ("all-MiniLM-L6-v3", "all-minilm-l6-v2")]
-)
+NEAR = {"smolm2-135m": "smollm2-135m", "all-MiniLM-L6-v3": "all-minilm-l6-v2"}
+
+
+@pytest.mark.parametrize(("given", "near"), NEAR.items())
 def test_a_name_that_is_nearly_one_of_ours(given, near):
     with pytest.raises(ModelError, match=f"no model is called '{given}'; did you mean {near}"):
         models.check_name(given)

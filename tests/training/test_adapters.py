@@ -82,19 +82,14 @@ def test_configurations_that_are_none(folder, text, message):
     _refuse(folder, message)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"target_modules": "(.*)*(.*)*(.*)*(.*)*!"},
-        {"target_modules": ["q_proj", "(.*)*!"]},
-        {"rank_pattern": {"(.*)*!": 4}},
-        {"modules_to_save": ["lm_head"]},
-        {"r": 10**9},
-        {"lora_alpha": None},
-        {"task_type": "SEQ_CLS"},
-        {"some_later_setting": {"a": 1}},
-    ],
-)
+HARMFUL = [
+    {"target_modules": "(.*)*(.*)*(.*)*(.*)*!"}, {"target_modules": ["q_proj", "(.*)*!"]}, {"lora_alpha": None},
+    {"rank_pattern": {"(.*)*!": 4}}, {"modules_to_save": ["lm_head"]}, {"r": 10**9}, {"task_type": "SEQ_CLS"},
+    {"some_later_setting": {"a": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", HARMFUL, ids=str)
 def test_settings_that_are_not_known_to_be_harmless_are_refused(folder, changes, monkeypatch):
     monkeypatch.setattr(PeftModel, "from_pretrained", lambda *a, **k: pytest.fail("PEFT reads it"))
     _change(folder, **changes)
