@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +67,6 @@ def lm(encoder: ItemEncoder) -> LMRanker:
 
 
 def slow_scores(model: Any, example: RankingExample, begin: int) -> Tensor:
-    """One whole sequence, a softmax over all items after its last token."""
     ids = torch.tensor([[begin, *(VOCABULARY + IDS.index(i) for i in example.history)]])
     with torch.no_grad():
         logps = model(input_ids=ids).logits[0, -1, VOCABULARY:].log_softmax(0)
@@ -76,7 +76,6 @@ def slow_scores(model: Any, example: RankingExample, begin: int) -> Tensor:
 def test_words_stay_what_they_were_and_items_are_title_plus_own_vector() -> None:
     model, plain = item_model(), tiny_llama(tie_word_embeddings=True)
     table = item_table(model)
-    assert table is not None
     ids = torch.tensor([[1, VOCABULARY + 3, 7, VOCABULARY]])
     found = model.get_input_embeddings()(ids)[0]
     torch.testing.assert_close(found[[0, 2]], plain.get_input_embeddings()(torch.tensor([1, 7])))
@@ -93,16 +92,15 @@ def test_logits_of_words_and_then_of_items() -> None:
     found = head(hidden)
     assert found.shape == (2, 3, VOCABULARY + len(IDS))
     predicted = hidden @ table.predict.weight.T
-    items = range(len(IDS))
-    want = [predicted @ (table.project.weight @ table.titles[i] + table.own[i]) + table.bias[i] for i in items]
+    vectors = [table.project.weight @ title + own for title, own in zip(table.titles, table.own, strict=True)]
+    want = [predicted @ vector + bias for vector, bias in zip(vectors, table.bias, strict=True)]
     torch.testing.assert_close(found[..., VOCABULARY:], torch.stack(want, dim=-1))
     some = torch.tensor([VOCABULARY + 7, VOCABULARY + 2])
     torch.testing.assert_close(head.logits_of(hidden, some), found[..., some])
 
 
 def test_titles_have_a_common_scale_whatever_that_of_their_vectors_is() -> None:
-    one, other = tiny_llama(), tiny_llama()
-    first, second = add_items(one, IDS, VECTORS), add_items(other, IDS, 50 * VECTORS + 3)
+    first, second = (add_items(tiny_llama(), IDS, vectors) for vectors in (VECTORS, 50 * VECTORS + 3))
     torch.testing.assert_close(first.titles, second.titles, rtol=0, atol=1e-4)
     assert first.titles.mean(0).abs().max() < 1e-5
     assert first.titles.norm(dim=1).mean() == pytest.approx(VECTORS.shape[1] ** 0.5)
@@ -136,11 +134,9 @@ def test_the_catalogue_is_ranked_as_its_items_are_scored(lm: LMRanker, encoder: 
     assert (best.exact, best.method) == (True, "exact")
 
 
-def test_one_call_ranks_all_items_in_sixteen_bits_too(encoder: ItemEncoder, tmp_path: Path) -> None:
-    lm_items.save_item_model(item_model(), tmp_path / "saved")
-    whole = CatalogueRanker(ranker(load_item_model(tmp_path / "saved", dtype="bfloat16"), encoder))
-    calls: list[int] = []
-    history = EXAMPLES[0].history
+def test_one_call_ranks_all_items_in_sixteen_bits_too(encoder: ItemEncoder, saved: Path) -> None:
+    whole = CatalogueRanker(ranker(load_item_model(saved, dtype="bfloat16"), encoder))
+    history, calls = EXAMPLES[0].history, []
     first = whole.recommend(history, len(IDS))
     whole.lm.model.register_forward_pre_hook(lambda *_: calls.append(1))
     assert whole.recommend(history, 3).item_ids == first.item_ids[:3]
@@ -175,7 +171,6 @@ def test_histories_share_calls_and_keep_their_scores(lm: LMRanker, encoder: Item
 def test_folded_vectors_give_the_same_scores(lm: LMRanker) -> None:
     want = lm.score(EXAMPLES), CatalogueRanker(lm).score(EXAMPLES)
     table = item_table(lm.model)
-    assert table is not None
     table.fold()
     assert table.titles.shape == (len(IDS), 0)
     for got, before in zip((lm.score(EXAMPLES), CatalogueRanker(lm).score(EXAMPLES)), want, strict=True):
@@ -203,7 +198,6 @@ def test_items_are_drawn_by_their_probabilities(lm: LMRanker) -> None:
     """Without replacement: the second one by the probabilities of those that are left."""
     whole, left = CatalogueRanker(lm), [*range(2, len(IDS))]
     logps = next(whole.lm.item_logps([IDS[:4]]))
-    assert logps is not None
     p = np.exp(logps[left]) / np.exp(logps[left]).sum()
     rngs, times = (np.random.default_rng((0, i)) for i in range(4000)), 4000
     drawn = list(whole.sample([IDS[:4]] * times, 2, rngs, [IDS[:2]] * times))
@@ -220,18 +214,22 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _asking(**changes: Any) -> Callable[[bytes], bytes]:
+    return lambda config: json.dumps(json.loads(config) | changes).encode()
+
+
+def _without_own(weights: bytes) -> bytes:
+    return save({name: tensor for name, tensor in load(weights).items() if "table.own" not in name})
+
+
 UNREADABLE = "the model with item-ID tokens cannot be read"
 HUGE = {"num_hidden_layers": 900, "hidden_size": 1 << 16}
 DAMAGE = {
     "half of the weights": ("model.safetensors", lambda whole: whole[:500], f": {UNREADABLE}"),
-    "no vectors": ("model.safetensors", lambda w: save({n: t for n, t in load(w).items() if "own" not in n}), "own"),
+    "no vectors": ("model.safetensors", _without_own, r"table\.own"),
     "no ids": (lm_items.ITEMS_FILE, lambda whole: b"[", UNREADABLE),
-    "too large": (
-        "config.json",
-        lambda w: json.dumps(json.loads(w) | HUGE).encode(),
-        r"config\.json needs .* weights",
-    ),
-    "no type": ("config.json", lambda w: json.dumps(json.loads(w) | {"model_type": "nonsense"}).encode(), UNREADABLE),
+    "too large": ("config.json", _asking(**HUGE), r"config\.json needs .* weights"),
+    "no type": ("config.json", _asking(model_type="nonsense"), UNREADABLE),
 }
 
 

@@ -145,14 +145,6 @@ def test_p_yes_equals_the_slow_twin(ranker, settings):
     assert np.ptp(scores[0]) > 1e-3
 
 
-def test_p_yes_is_the_packed_score_of_yes_over_both(ranker):
-    asked, example = ranker(), EXAMPLES[0]
-    history = history_of(example, asked.opinions)
-    sets = [encode_question(Question(history, c), CATALOGUE, TEMPLATE, asked.lm.encoder) for c in example.candidates]
-    logps = torch.from_numpy(asked.lm.choice_logps(sets)).double()
-    np.testing.assert_allclose(asked.score([example])[0], torch.softmax(logps, dim=1)[:, 0], rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("liked", [True, False])
 def test_trained_on_one_answer_it_gives_it(tmp_path, ranker, bpe_tokenizer, liked):
     folder = str(write_model(tmp_path / "model", bpe_tokenizer))
