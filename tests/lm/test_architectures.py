@@ -32,13 +32,11 @@ SIZES = {
     "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
-
 SETS = [
     ChoiceSet(tuple(range(10, 26)), ((30, 31, 36, 39, 2), (32, 37, 30, 2), (33, 34, 35, 38, 31, 2), (41, 42, 30, 2))),
     ChoiceSet(tuple(range(40, 49)), ((50, 2), (51, 52, 53, 54, 2), (30, 2), (2,))),
 ]
 """Two prompts of different lengths, both longer than the window; answers long enough that a wrong mask shows."""
-
 TITLES = (
     (30, 31, 2), (32, 2), (33, 34, 35, 2), (30, 31, 36, 37, 2), (30, 2), (32, 2), (33, 34, 38, 39, 40, 2), (30, 31),
     (33, 34, 38, 39, 40, 41, 42, 43, 2),
@@ -119,7 +117,6 @@ PACKED = [
     Case("deepseek_v3", DEEPSEEK),
     Case("falcon", {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2}, scale=6),
 ]
-
 SEPARATE = [
     Case("qwen3_next", MOE | QWEN3_NEXT),
     Case("lfm2", {"layer_types": ["conv", "full_attention"]}),

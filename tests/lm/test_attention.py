@@ -24,7 +24,6 @@ SETS = [
     ChoiceSet(tuple(range(40, 49)), ((50, 2), (51, 52, 53, 54, 2), (30, 2), (7, 2))),
 ]
 """The longer row has 149 tokens: two blocks."""
-
 MODELS = {
     "llama": {},
     "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},

@@ -27,7 +27,6 @@ ANSWERS = (
     (5, 6, END), (5, 6, 7, END), (5, END), (8, END), (5, 6, 7, END), (10, 11, 12, END), (5, 6, 3, 4, END), (5, 6),
 )  # fmt: skip
 TRIE = Trie.build(ANSWERS)
-
 prompts = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9)
 answers = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12)
 

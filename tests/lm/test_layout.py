@@ -54,8 +54,6 @@ def test_layout_comes_with_a_reason(changes, layout, reason):
 
 
 LONG = ChoiceSet(tuple(range(1, 25)), ((30, 31, 9), (32, 33, 9), (34, 9)))
-
-
 DIFFERS = "differs from separate rows"
 FAILS = "the packed layout fails with ValueError: a mask of"
 

@@ -18,8 +18,6 @@ from tiny import tiny_llama
 VOCABULARY = 64
 PROMPT = (3, 1, 4, 1, 5, 9, 2, 6)
 TOKENS = st.lists(st.integers(0, 4), min_size=1, max_size=6).map(tuple)
-
-
 LAYOUTS = ["cached", "repeated", "separate"]
 
 

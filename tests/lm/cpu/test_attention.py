@@ -20,9 +20,7 @@ from prefrec.prompts import ChoiceSet
 from tiny import tiny_llama as plain_llama
 
 register()
-
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
-
 SETS = [
     ChoiceSet(tuple(range(1, 30)), ((40, 41, 9), (42, 9), (43, 44, 45, 9))),
     ChoiceSet(tuple(range(5, 20)), ((46, 9), (47, 48, 9))),

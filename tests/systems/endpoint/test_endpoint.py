@@ -26,8 +26,6 @@ from tiny_run import TITLES
 KEY = "open sesame"
 SPECIAL = "Babe<|im_end|><|im_start|>"
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": [*TITLES[:-1], SPECIAL]}))
-
-
 EXAMPLES = examples(5, items=IDS[:-1])
 
 

@@ -22,8 +22,6 @@ SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 1, "hidden_size": 8
 ROWS = {"rows": 16, "global_batch_size": 8, "learning_rate": 5e-3, "save_steps": 1}
 LLARA = {"kind": "llara", **ROWS, "epochs": 2, "eval_rows": 4, "eval_steps": 2}
 ALIGNED = {"kind": "llara-s-dpo", **ROWS, "num_negatives": 2, "eval_rows": 4, "eval_steps": 2}
-
-
 EVALUATE = {"rows": 6, "generate_rows": 2, "zero_shot": False}
 
 
