@@ -25,14 +25,11 @@ def folder(tmp_path):
     return tmp_path / "adapter"
 
 
-class Pickled:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
+class Pickled(str):
+    """Writes the file of this name when it is unpickled."""
 
     def __reduce__(self):
-        return Path.touch, (self.mark,)
+        return Path.touch, (Path(self),)
 
 
 def _refuse(folder, message, base=None, **how) -> str:

@@ -6,7 +6,6 @@ from copy import deepcopy
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import LlamaForCausalLM
 
 from prefrec.errors import ConfigError
 from prefrec.losses import dpo_loss, sft_loss
@@ -24,16 +23,11 @@ def make(tmp_path, bpe_tokenizer):
     return trainer
 
 
-def other_model() -> LlamaForCausalLM:
-    model = small_model()
-    with torch.no_grad():
-        model.lm_head.weight.mul_(1.5)
-    return model
-
-
 @pytest.mark.parametrize("precompute", [True, False])
 def test_a_given_model_is_the_reference(make, precompute):
-    reference = other_model()
+    reference = small_model()
+    with torch.no_grad():
+        reference.lm_head.weight.mul_(1.5)
     before = {n: p.clone() for n, p in reference.state_dict().items()}
     # The policy begins elsewhere, so that the first loss is not log(1 + N). A twin: its own scores of each row.
     trainer, twin = (

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,14 +13,6 @@ from prefrec.data import prepare
 from prefrec.pipeline.recipe import Recipe
 from prefrec_systems.cli import chat as chat_module
 from served_run import write_run
-
-
-class Scripted:
-    def __init__(self, *texts: str) -> None:
-        self.texts = list(texts)
-
-    def answer(self, conversations, doing):
-        return [self.texts.pop(0) for _ in conversations]
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +26,11 @@ def scripted(monkeypatch):
     made = chat_module.chat_rec_ranker
 
     def use(*texts: str) -> None:
+        said = list(texts)
+
         def with_script(*args, **kwargs):
             ranker = made(*args, **kwargs)
-            ranker.chat = Scripted(*texts)
+            ranker.chat = SimpleNamespace(answer=lambda conversations, doing: [said.pop(0) for _ in conversations])
             return ranker
 
         monkeypatch.setattr(chat_module, "chat_rec_ranker", with_script)

@@ -51,12 +51,12 @@ def _with_items(model):
     return model
 
 
-def _slow_logps(model: nn.Module, choices: ChoiceSet) -> torch.Tensor:
-    """Log-probabilities [C]: one full sequence of input embeddings an answer, filled in by a loop.
+def _slow_logps(model: nn.Module, sets: list[ChoiceSet]) -> torch.Tensor:
+    """Log-probabilities [B, C]: one full sequence of input embeddings an answer, filled in by a loop.
 
     At the place of an item stands its vector, by the formula of a two-layer perceptron.
     """
-    words, p, start, out = embedding_of(model).words, embedding_of(model).projector, len(choices.prompt), []
+    words, p = embedding_of(model).words, embedding_of(model).projector
 
     def embedding(i: int) -> torch.Tensor:
         if i < VOCABULARY:
@@ -64,15 +64,13 @@ def _slow_logps(model: nn.Module, choices: ChoiceSet) -> torch.Tensor:
         inner = p.inner.weight @ VECTORS.table[i - VOCABULARY] + p.inner.bias
         return p.outer.weight @ nn.functional.gelu(inner) + p.outer.bias
 
-    for answer in choices.answers:
-        rows = torch.stack([embedding(i) for i in (*choices.prompt, *answer)])
+    def score(prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
+        rows = torch.stack([embedding(i) for i in (*prompt, *answer)])
         logps = torch.log_softmax(model(inputs_embeds=rows[None]).logits[0].float(), dim=-1)
-        out.append(sum(logps[start + t - 1, token] for t, token in enumerate(answer)))
-    return torch.stack(out)
+        return sum(logps[len(prompt) + t - 1, token] for t, token in enumerate(answer))
 
-
-def _slow_rows(model: nn.Module, sets: list[ChoiceSet]) -> torch.Tensor:
-    return pad_sequence([_slow_logps(model, choices) for choices in sets], True, -torch.inf)
+    rows = [torch.stack([score(c.prompt, answer) for answer in c.answers]) for c in sets]
+    return pad_sequence(rows, True, -torch.inf)
 
 
 @pytest.fixture(params=["bpe_tokenizer", "sentencepiece_tokenizer"])
@@ -136,7 +134,7 @@ def test_scores_equal_full_sequences_of_embeddings(sets, layout):
     model = _with_items(tiny_llama())
     with torch.no_grad():
         got = choice_logps(model, pack(sets, pad_id=0, layout=layout))
-        torch.testing.assert_close(got, _slow_rows(model, sets), rtol=0, atol=1e-4)
+        torch.testing.assert_close(got, _slow_logps(model, sets), rtol=0, atol=1e-4)
 
 
 SETS = [
@@ -150,7 +148,7 @@ def test_gradients_of_the_projector_equal_the_slow_twin_s():
     grads = []
     for packed in (True, False):
         model = _with_items(tiny_llama())
-        logps = choice_logps(model, pack(SETS, pad_id=0)) if packed else _slow_rows(model, SETS)
+        logps = choice_logps(model, pack(SETS, pad_id=0)) if packed else _slow_logps(model, SETS)
         (weights * logps).sum().backward()
         assert embedding_of(model).items.grad is None
         grads.append(torch.cat([p.grad.flatten() for p in embedding_of(model).projector.parameters()]))
@@ -175,7 +173,7 @@ def test_a_model_that_scales_its_embeddings():
     with torch.no_grad():
         for layout in ("packed", "separate"):
             got = choice_logps(gemma, pack(SETS, pad_id=0, layout=layout))
-            torch.testing.assert_close(got, _slow_rows(gemma, SETS), rtol=0, atol=1e-4)
+            torch.testing.assert_close(got, _slow_logps(gemma, SETS), rtol=0, atol=1e-4)
 
 
 def test_adapters_come_before_items():
@@ -199,7 +197,7 @@ def test_it_ranks_and_answers_in_text(bpe_tokenizer):
     scores, rows = ranker.score(EXAMPLES[:4]), [ranker._encode([e], "candidates")[0] for e in EXAMPLES[:4]]
     assert ranker.scorer.layout == "packed"
     with torch.no_grad():
-        np.testing.assert_allclose(scores, _slow_rows(model, rows), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(scores, _slow_logps(model, rows), rtol=0, atol=1e-4)
         answers = []
         for example in EXAMPLES[:4]:
             (choices,) = ranker._encode([example], "target")
