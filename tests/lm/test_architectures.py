@@ -1,7 +1,5 @@
 """Packed scores of many architectures against one full sequence an answer, on tiny random models."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any
 

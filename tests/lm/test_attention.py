@@ -1,7 +1,5 @@
 """prefrec.lm.attention: FlexAttention gives the numbers of sdpa."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Likelihood within a catalogue, against a loop over the children of every prefix."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

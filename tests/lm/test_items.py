@@ -1,7 +1,5 @@
 """Items as tokens: vectors and logits against their formulas, scores against whole sequences."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """A language model as a ranker."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

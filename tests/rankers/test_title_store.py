@@ -1,7 +1,5 @@
 """Kept vectors of titles: what was encoded before a stop is there, damage is no error, the oldest go first."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

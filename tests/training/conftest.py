@@ -1,7 +1,5 @@
 """Trainers of the small model on rows of text; a test says what is different by keywords."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

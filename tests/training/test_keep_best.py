@@ -1,7 +1,5 @@
 """The best weights so far: when they are kept, when training ends, and what is written."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

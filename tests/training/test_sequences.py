@@ -1,7 +1,5 @@
 """Histories as training rows."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """EASE equals a ridge regression of each item on the others, and ALS a user's normal equations."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
