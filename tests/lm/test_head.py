@@ -16,8 +16,7 @@ HIDDEN = torch.randn(1, 3, 32)
 
 
 def test_only_the_thread_that_asks_gets_what_it_asks():
-    model = tiny_llama()
-    head = model.lm_head
+    head = tiny_llama().lm_head
     whole = head(HIDDEN)
     with ThreadPoolExecutor(1) as other, restricted_head(head, torch.tensor([3, 1])) as is_restricted:
         assert is_restricted

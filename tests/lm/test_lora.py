@@ -27,11 +27,11 @@ def counted(monkeypatch):
     return calls_of(monkeypatch, quick_lora, "_add_product")
 
 
-def adapted(config=None, *, bias=False, seed=0):
-    """Two layers with adapters that do something, and the numbers they are given."""
+def adapted(*, bias=False, seed=0, **more):
+    """Two layers with adapters that do something."""
     torch.manual_seed(seed)
     layers = nn.Sequential(nn.Linear(12, 20, bias=bias), nn.Linear(20, 12, bias=bias))
-    model = get_peft_model(layers, config or LoraConfig(r=4, lora_alpha=6, target_modules=["0", "1"]))
+    model = get_peft_model(layers, LoraConfig(r=4, lora_alpha=6, target_modules=["0", "1"], **more))
     draw_adapters(model, 1.0)
     return model
 
@@ -74,24 +74,20 @@ def two(model):
     model.base_model.set_adapter(["default", "other"])
 
 
-DROPS, DORA, BIASED = (
-    LoraConfig(r=4, target_modules=["0", "1"], **more)
-    for more in ({"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True})
-)
 MORE = {
-    "dropout": (DROPS, nn.Module.train),
-    "disabled": (None, lambda model: model.disable_adapter_layers()),
-    "merged": (None, lambda model: model.merge_adapter()),
-    "two at once": (None, two),
-    "DoRA": (DORA, nn.Module.train),
-    "biased": (BIASED, nn.Module.train),
+    "dropout": ({"lora_dropout": 0.5}, nn.Module.train),
+    "disabled": ({}, lambda model: model.disable_adapter_layers()),
+    "merged": ({}, lambda model: model.merge_adapter()),
+    "two at once": ({}, two),
+    "DoRA": ({"use_dora": True}, nn.Module.train),
+    "biased": ({"lora_bias": True}, nn.Module.train),
 }
 
 
 @pytest.mark.parametrize("more", MORE)
 def test_peft_does_what_is_more_than_adding(more, counted):
     config, change = MORE[more]
-    model = adapted(config, bias=True)
+    model = adapted(bias=True, **config)
     change(model)
     x, slope = torch.randn(3, 12), torch.randn(3, 12)
     torch.manual_seed(1)
@@ -102,11 +98,11 @@ def test_peft_does_what_is_more_than_adding(more, counted):
     assert not counted
 
 
-@pytest.mark.parametrize("config", [None, DROPS], ids=["plain", "dropout"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
-def test_the_narrow_product_is_scaled(config, autocast, monkeypatch):
+def test_the_narrow_product_is_scaled(dropout, autocast, monkeypatch):
     monkeypatch.setenv("PREFREC_LINEAR", "torch")
-    model = adapted(config, bias=True)
+    model = adapted(bias=True, lora_dropout=dropout)
     x, slope = torch.randn(2, 3, 12), torch.randn(2, 3, 12)
     wide = calls_of(monkeypatch, torch, "addmm")
 

@@ -1,6 +1,7 @@
 """prefrec.lm.scoring: packed scores and gradients against one full sequence an answer."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -111,11 +112,7 @@ def test_the_head_is_given_what_is_read_alone(layout):
 
 def test_a_head_that_fails_leaves_nothing_behind():
     model = tiny_llama(VOCABULARY)
-
-    def fail(*_):
-        raise RuntimeError("no head")
-
-    hook = model.lm_head.register_forward_pre_hook(fail)
+    hook = model.lm_head.register_forward_pre_hook(Mock(side_effect=RuntimeError("no head")))
     with pytest.raises(RuntimeError, match="no head"):
         choice_logps(model, pack(SPREAD, pad_id=0))
     hook.remove()

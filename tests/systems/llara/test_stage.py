@@ -3,6 +3,7 @@
 import json
 import shutil
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -56,11 +57,8 @@ def test_a_kill_before_the_projector_is_written_keeps_the_checkpoint(finished, r
     shutil.copytree(finished, folder)
     shutil.rmtree(folder / "rankers")
 
-    def killed(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module, "save_projector", killed)
+        patch.setattr(stage_module, "save_projector", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe_of(LLARA), folder, until="rankers")
     (checkpoint,) = (folder / "rankers" / "LLaRA").glob("checkpoint-*")

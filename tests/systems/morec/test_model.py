@@ -13,29 +13,10 @@ N, WIDTH = 12, 6
 SEQUENCES = [[1, 2, 3, 4, 2], [5, 6], [7, 1, 9, 8, 11, 3]]
 
 
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
-
-
 @pytest.fixture
 def model() -> MoRecModel:
     torch.manual_seed(0)
     return MoRecModel(NextItemSection(hidden_size=8, inner_size=16, dropout=0.0), WIDTH, 4)
-
-
-@pytest.fixture
-def items(model) -> torch.Tensor:
-    vectors = torch.randn(N, WIDTH) * 3
-    model.standardise_by(vectors)
-    return model.items(vectors)
-
-
-@pytest.fixture
-def batch():
-    (batch,) = batches(SEQUENCES, 4, 99, (0,))
-    return batch
 
 
 def one_by_one(model, items, batch):
@@ -47,11 +28,14 @@ def one_by_one(model, items, batch):
             yield own, int(targets[t]), model.states(items[inputs[: t + 1]][None])[0, -1]
 
 
-def test_in_batch_softmax_equals_the_slow_twin(model, items, batch):
+@torch.no_grad()
+def test_in_batch_softmax_equals_the_slow_twin(model):
+    vectors = torch.randn(N, WIDTH) * 3
+    model.standardise_by(vectors)
+    items, (batch,) = model.items(vectors), batches(SEQUENCES, 4, 99, (0,))
     shares = torch.rand(N)
     shares /= shares.sum()
-    codes = distinct_codes(batch)
-    there = sorted({i for s in SEQUENCES for i in s})
+    codes, there = distinct_codes(batch), sorted({i for s in SEQUENCES for i in s})
     assert codes.tolist() == there
     places = int(batch.mask.sum()) + len(batch.mask)
     losses = []
@@ -63,6 +47,7 @@ def test_in_batch_softmax_equals_the_slow_twin(model, items, batch):
     assert float(loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
+@torch.no_grad()
 def test_title_vectors_are_standardised(model):
     vectors = torch.randn(50, WIDTH) * torch.tensor([1.0, 1e3, 0.0, 5.0, 1.0, 1.0]) + 7
     model.standardise_by(vectors)
