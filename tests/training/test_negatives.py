@@ -83,14 +83,13 @@ def test_the_place_of_the_target_tells_nothing(how):
 def test_popular_items_are_drawn_by_their_weight():
     data = _data(users=200)
     counts = Counter(data.train_interactions["item_id"].to_list())
-    share = {}
-    for how in ("uniform", "popularity", "in-batch"):
-        drawn = [i for e in _redrawn(data, how) for i in e.candidates if i != e.target]
-        share[how] = np.mean([counts[i] for i in drawn])
-    flat = np.mean([counts[i] for i in ITEMS])
-    assert share["uniform"] < 1.05 * flat
-    assert share["popularity"] > 1.2 * share["uniform"]
-    assert share["in-batch"] > 1.2 * share["uniform"]
+
+    def share(how: str) -> float:
+        return np.mean([counts[i] for e in _redrawn(data, how) for i in e.candidates if i != e.target])
+
+    assert share("uniform") < 1.05 * np.mean([counts[i] for i in ITEMS])
+    assert share("popularity") > 1.2 * share("uniform")
+    assert share("in-batch") > 1.2 * share("uniform")
 
 
 def test_in_batch_negatives_are_targets_of_other_rows():

@@ -47,10 +47,10 @@ def small_url(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["small", "vllm"])
 def url(request, small_url, folder, tmp_path_factory):
-    log = tmp_path_factory.mktemp("server") / "log"
     if request.param == "small":
         yield small_url
         return
+    log = tmp_path_factory.mktemp("server") / "log"
     vllm = os.environ.get("PREFREC_VLLM") or shutil.which("vllm")
     if not vllm:
         pytest.skip("vLLM is not installed; PREFREC_VLLM may name the `vllm` of another environment")
@@ -75,11 +75,8 @@ def ask(bpe_tokenizer, monkeypatch):
 
 @pytest.fixture
 def local(folder):
-    def make(chat: bool = False) -> LMRanker:
-        how = {"max_length": 400, "chat": chat, "objective": "tokens"}
-        return LMRanker("lm", *load_lm(str(folder), dtype="float32"), CATALOGUE, load_template("movies/1"), **how)
-
-    return make
+    of = (*load_lm(str(folder), dtype="float32"), CATALOGUE, load_template("movies/1"))
+    return lambda chat=False: LMRanker("lm", *of, max_length=400, chat=chat, objective="tokens")
 
 
 @pytest.mark.parametrize("prompts", ["tokens", "text"])
@@ -130,9 +127,8 @@ def small(small_url):
 
 
 def test_a_busy_server_is_asked_again(small, ask, local):
-    np.testing.assert_allclose(
-        ask(small("busy"), retries=9).score(EXAMPLES), local().score(EXAMPLES), rtol=0, atol=2e-3
-    )
+    got = ask(small("busy"), retries=9).score(EXAMPLES)
+    np.testing.assert_allclose(got, local().score(EXAMPLES), rtol=0, atol=2e-3)
     with pytest.raises(ModelError, match=r"failed in 1 tries \(.*503.*come back"):
         ask(small("busy")).score(EXAMPLES)
 
