@@ -43,8 +43,7 @@ def test_a_copy_has_a_head_of_its_own(copied):
         model.lm_head.weight.zero_()
     assert other.lm_head(HIDDEN).any()
     with restricted_head(other.lm_head, torch.tensor([3])):
-        assert other.lm_head(HIDDEN).shape == (1, 3, 1)
-        assert model.lm_head(HIDDEN).shape == (1, 3, 400)
+        assert (other.lm_head(HIDDEN).shape, model.lm_head(HIDDEN).shape) == ((1, 3, 1), (1, 3, 400))
 
 
 def test_a_forward_that_another_library_gave_a_head_stays():

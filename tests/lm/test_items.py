@@ -183,8 +183,7 @@ def test_a_saved_model_gives_the_same_scores(encoder: ItemEncoder, tmp_path: Pat
     for load_saved in (load_item_model, partial(load_weights, "no base is read")):
         again = load_saved(tmp_path / "saved", dtype=dtype)
         table = item_table(again)
-        assert not again.training
-        assert table.ids == IDS
+        assert (again.training, table.ids) == (False, IDS)
         assert {p.dtype for p in table.parameters()} == {torch.float32}
         assert again.model.layers[0].mlp.up_proj.weight.dtype == getattr(torch, dtype)
         tolerance = 1e-3 if dtype == "float32" else 1.0
@@ -404,8 +403,7 @@ def test_known_items_stay_and_new_ones_get_a_place_by_their_titles():
     raw = torch.cat([whole, torch.ones(70, 1)], 1)
     want = raw[60:] @ torch.linalg.lstsq(raw[:60], before["titles"]).solution
     assert torch.allclose(table.titles[place[60:]], want, atol=0.02)
-    assert table.own.requires_grad
-    assert table.bias.requires_grad
+    assert (table.own.requires_grad, table.bias.requires_grad) == (True, True)
 
 
 def test_vectors_that_are_kept_are_made_anew_for_more_items():

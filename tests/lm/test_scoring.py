@@ -150,8 +150,7 @@ def test_blocks_of_the_log_softmax_change_nothing(dtype, block, monkeypatch):
     """One position a block, two, all: the same as the log-softmax of everything in float32."""
     monkeypatch.setattr(scoring, "BLOCK_BYTES", block)
     (got, grad), (want, want_grad) = _read_logits(dtype), _read_logits(dtype, obviously=True)
-    assert got.dtype == torch.float32
-    assert grad.dtype == dtype
+    assert (got.dtype, grad.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
     torch.testing.assert_close(grad, want_grad, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02)
     assert want_grad.abs().max() > 1

@@ -43,8 +43,7 @@ def test_equals_sorting_the_exact_scores(answers, k, width, layout, data):
     left_out = data.draw(st.lists(st.integers(0, len(answers) - 1), max_size=len(answers)))
     got = top_k(model, PROMPT, trie, k, without=left_out, layout=layout, width=width)
     order, logps = sorted_scores(model, trie, left_out)
-    assert got.exact
-    assert got.logps.dtype == np.float32
+    assert (got.exact, got.logps.dtype) == (True, np.float32)
     assert len(got.items) == len(order[:k])
     assert not set(got.items.tolist()) & set(left_out)
     np.testing.assert_allclose(got.logps, logps[order[:k]], rtol=0, atol=1e-4)
@@ -80,8 +79,7 @@ def test_bounded_work_says_that_nothing_is_proven(model, max_calls):
     trie = many_titles()
     got = top_k(model, PROMPT, trie, 50, width=4, max_calls=max_calls)
     order, logps = sorted_scores(model, trie)
-    assert got.calls == max_calls
-    assert not got.exact
+    assert (got.calls, got.exact) == (max_calls, False)
     assert len(got.items) < 50 or got.logps[-1] < logps[order[49]]
     np.testing.assert_allclose(got.logps, logps[got.items], rtol=0, atol=1e-4)
     assert (np.diff(got.logps) <= 0).all()

@@ -40,8 +40,7 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
 def test_scores_equal_the_slow_twin(lm_of, settings):
     lm = lm_of(**settings)
     scores = lm.score(EXAMPLES)
-    assert scores.shape == (5, 6)
-    assert scores.dtype == np.float64
+    assert (scores.shape, scores.dtype) == ((5, 6), np.float64)
     np.testing.assert_allclose(scores, _slow_scores(lm, EXAMPLES), rtol=0, atol=1e-4)
     assert (scores == -np.inf).sum() == 4
     assert (lm.encoder.shortened > 0) == ("max_length" in settings)
@@ -138,8 +137,7 @@ def adapter(tmp_path):
 def test_load_lm_with_and_without_adapter(folder, adapter, lm_of):
     plain, tokenizer = load_lm(str(folder), dtype="float32")
     adapted, _ = load_lm(str(folder), adapter, dtype="bfloat16")
-    assert not plain.training
-    assert not adapted.training
+    assert (plain.training, adapted.training) == (False, False)
     assert tokenizer.eos_token == "<|im_end|>"
     assert {p.dtype for p in adapted.parameters()} == {torch.bfloat16}
     assert _gap(lm_of(model=plain).score(EXAMPLES), lm_of(model=adapted).score(EXAMPLES)) > 0.1

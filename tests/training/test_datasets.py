@@ -102,8 +102,7 @@ def test_fixed_negatives_stay_and_redrawn_ones_change():
     assert first == drawn(fixed, 1) == drawn(redrawn, 0)
     assert second != first
     for choices in (*first, *second):
-        assert choices.answers[0] == (10,)
-        assert len(set(choices.answers)) == 4
+        assert (choices.answers[0], len(set(choices.answers))) == ((10,), 4)
 
 
 def test_examples_show_candidates_and_answer_targets(encoder, bpe_tokenizer):

@@ -108,5 +108,4 @@ def test_a_server_and_a_table_of_users_as_settings(recipe, data, tmp_path):
     inputs = RunInputs(data, "", recipe.model, None, 0)
     ranker = chat_rec_ranker(config, inputs, baseline_entry(inputs, "item-kNN"))
     assert isinstance(ranker.chat, EndpointChat)
-    assert ranker.profiles.lines(user, [])[0] == "age: 24"
-    assert ranker.domain == "movies"
+    assert (ranker.profiles.lines(user, [])[0], ranker.domain) == ("age: 24", "movies")

@@ -98,8 +98,7 @@ def test_the_oldest_items_make_room(bpe_tokenizer):
         return encode_question(Question(history, "i9"), CATALOGUE, TEMPLATE, encoder or PromptEncoder(bpe_tokenizer))
 
     short = PromptEncoder(bpe_tokenizer, max_length=encoded(history).length - 1)
-    assert encoded(history, short) == encoded(history[1:])
-    assert short.shortened == 1
+    assert (encoded(history, short), short.shortened) == (encoded(history[1:]), 1)
     with pytest.raises(TokenizerError, match="max_length is 20"):
         encoded(history, PromptEncoder(bpe_tokenizer, max_length=20))
 
