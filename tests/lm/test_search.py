@@ -18,6 +18,7 @@ from tiny import tiny_llama
 VOCABULARY = 64
 PROMPT = (3, 1, 4, 1, 5, 9, 2, 6)
 TOKENS = st.lists(st.integers(0, 4), min_size=1, max_size=6).map(tuple)
+ANSWERS = st.lists(TOKENS, min_size=1, max_size=25)
 LAYOUTS = ["cached", "repeated", "separate"]
 
 
@@ -34,10 +35,7 @@ def sorted_scores(model, trie: Trie, left_out=()) -> tuple[np.ndarray, np.ndarra
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    answers=st.lists(TOKENS, min_size=1, max_size=25), k=st.integers(1, 30), width=st.integers(1, 5),
-    layout=st.sampled_from(["cached", *LAYOUTS]), data=st.data(),
-)  # fmt: skip
+@given(ANSWERS, st.integers(1, 30), st.integers(1, 5), st.sampled_from(["cached", *LAYOUTS]), st.data())
 def test_equals_sorting_the_exact_scores(answers, k, width, layout, data):
     model, trie = tiny_llama(VOCABULARY), Trie.build(answers)
     left_out = data.draw(st.lists(st.integers(0, len(answers) - 1), max_size=len(answers)))

@@ -70,19 +70,15 @@ def test_the_part_that_knows_the_target_has_the_weight(weights):
     assert of["popularity"] == 0  # alike for all items
     assert weights.logits["good"].names == ("weak", "popularity")
     assert weights.logits[blends.TIME].names == ("good", "weak")
-    assert blends.weights_sentence("blend", weights).startswith(
-        "blend: weights learnt on 200 validation examples: good +"
-    )
+    told = blends.weights_sentence("blend", weights)
+    assert told.startswith("blend: weights learnt on 200 validation examples: good +")
 
 
 def test_a_blend_scores_by_its_weights(weights):
     blend = BlendRanker("blend", [GOOD, WEAK], TIMES, weights)
     whole = weights.logits[""]
-    slow = sum(
-        weight / scale * ranker.score(ROWS[:3])
-        for ranker, weight, scale in zip([GOOD, WEAK], whole.weights, whole.scale, strict=False)
-    )
-    scores = blend.score(ROWS[:3])
+    per_unit, scores = whole.weights / whole.scale, blend.score(ROWS[:3])
+    slow = sum(of * ranker.score(ROWS[:3]) for ranker, of in zip([GOOD, WEAK], per_unit, strict=False))
     np.testing.assert_allclose(scores - scores[:, :1], slow - slow[:, :1], atol=1e-4)
     without = BlendRanker("blend", [GOOD, WEAK], TIMES, weights, excluded="good")
     assert [part.name for part in without.parts] == ["weak"]

@@ -50,9 +50,8 @@ def test_counts_and_ages_equal_loops_over_the_log(log, asked, window):
 
 def test_features_stand_at_their_candidates():
     log = _log([("10", 1), ("9", 2), ("9", 40), ("7", 41)])
-    features = ItemFeatures(
-        ItemHistory.of(log, CATALOGUE), dict(zip(IDS, range(4), strict=True)), time_features(True)
-    )
+    history, index = ItemHistory.of(log, CATALOGUE), {item: n for n, item in enumerate(IDS)}
+    features = ItemFeatures(history, index, time_features(True))
     rows = [
         RankingExample("u", (), ("9", "8"), "8", START + 50 * DAY),
         RankingExample("v", (), ("7", "9", "10"), "7", START + 3 * DAY),
@@ -83,12 +82,9 @@ def test_baselines_of_time():
 def leaking() -> list[RankingExample]:
     """Targets are drawn from the rare items 0 to 9, negatives from all 100."""
     rng = np.random.default_rng(0)
-    rows = []
-    for n in range(400):
-        target = str(rng.integers(10))
-        listed = {target, *map(str, rng.choice(np.arange(10, 100), 9, replace=False))}
-        rows.append(RankingExample(f"u{n % 150}", (), tuple(rng.permutation([*listed])), target))
-    return rows
+    targets = [str(rng.integers(10)) for _ in range(400)]
+    lists = [(target, *map(str, rng.choice(np.arange(10, 100), 9, replace=False))) for target in targets]
+    return [RankingExample(f"u{n % 150}", (), tuple(rng.permutation(c)), c[0]) for n, c in enumerate(lists)]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from verdicts import NONE
 
 ITEMS = [f"i{i}" for i in range(8)]
 LOGS = st.lists(st.permutations(ITEMS).flatmap(lambda order: st.integers(0, 8).map(lambda n: order[:n])), max_size=6)
+SETTINGS = st.sampled_from([(80, 20.0, (0.5, 0.5), 2.0), (2, 1.5, (0.25, 1.0), 0.7), (3, 9.0, (0.0, 0.0), 50.0)])
 
 
 def frame(logs: list[list[str]]) -> pl.DataFrame:
@@ -37,11 +38,7 @@ def slow_score(logs, history, candidate, reach, decay, exponents, half_life):
     return total
 
 
-@given(
-    LOGS,
-    st.lists(st.sampled_from([*ITEMS, "new"]), max_size=5),
-    st.sampled_from([(80, 20.0, (0.5, 0.5), 2.0), (2, 1.5, (0.25, 1.0), 0.7), (3, 9.0, (0.0, 0.0), 50.0)]),
-)
+@given(LOGS, st.lists(st.sampled_from([*ITEMS, "new"]), max_size=5), SETTINGS)
 def test_scores_equal_their_slow_twin(logs, history, settings):
     named = dict(zip(("reach", "decay", "exponents", "half_life"), settings, strict=True))
     ranker = WindowCooccurrenceRanker.fit(frame(logs), **named)

@@ -42,10 +42,8 @@ def test_messages_are_framed_by_the_chat_template(encoder, bpe_tokenizer, prompt
     row = {"prompt": prompt, "chosen": said("Fargo"), "rejected": [said("Babe"), said("Alien")]}
     (choices,) = encode_preferences([row], encoder)
     text = bpe_tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    ids, *joint = (
-        bpe_tokenizer(text + answer, add_special_tokens=False)["input_ids"]
-        for answer in ("", "Fargo", "Babe", "Alien")
-    )
+    texts = [text + answer for answer in ("", "Fargo", "Babe", "Alien")]
+    ids, *joint = (bpe_tokenizer(joined, add_special_tokens=False)["input_ids"] for joined in texts)
     assert choices.prompt == tuple(ids)
     assert choices.answers == tuple((*j[len(ids) :], bpe_tokenizer.eos_token_id) for j in joint)
     (alone,) = encode_completions([{"prompt": prompt, "completion": said("Fargo")}], encoder)

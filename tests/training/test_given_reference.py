@@ -30,9 +30,8 @@ def test_a_given_model_is_the_reference(make, precompute):
         reference.lm_head.weight.mul_(1.5)
     before = {n: p.clone() for n, p in reference.state_dict().items()}
     # The policy begins elsewhere, so that the first loss is not log(1 + N). A twin: its own scores of each row.
-    trainer, twin = (
-        make(small_model(), ref, max_steps=2, precompute_ref_log_probs=precompute) for ref in (reference, None)
-    )
+    how = {"max_steps": 2, "precompute_ref_log_probs": precompute}
+    trainer, twin = (make(small_model(), ref, **how) for ref in (reference, None))
     trainer.train()
     sampled = [twin.train_dataset.choice_sets[i] for i in [*twin._get_train_sampler()][:2]]
     gap = twin.scorer.score(sampled) - twin.scorer.under(reference).score(sampled)

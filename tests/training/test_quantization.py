@@ -73,9 +73,9 @@ def test_only_the_layers_matrices_are_in_4_bits(folder, dtype, form):
     assert not is_quantized(plain)
     assert not model.training
     for name, p in model.named_parameters():
-        packed = name.endswith("_proj.weight")
-        assert p.dtype == (torch.uint8 if packed else getattr(torch, dtype)), name
-        assert p.numel() == plain.get_parameter(name).numel() / (2 if packed else 1), name
+        in_4_bits = name.endswith("_proj.weight")
+        assert p.dtype == (torch.uint8 if in_4_bits else getattr(torch, dtype)), name
+        assert p.numel() == plain.get_parameter(name).numel() / (2 if in_4_bits else 1), name
     assert {p.dtype for p in trainable(adapted(model)).values()} == {torch.float32}
 
 
@@ -107,8 +107,8 @@ def test_scores_and_gradients_are_those_of_the_plain_weights_that_4_bits_stand_f
     plain = adapted(nf4(scaled, form=form).dequantize())
     assert {p.dtype for p in plain.parameters()} == {torch.float32}
     got, want = gradients(model), gradients(plain)
-    assert got.keys() == want.keys()
     assert got
+    assert got.keys() == want.keys()
     for name, grad in want.items():
         torch.testing.assert_close(got[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
 

@@ -25,6 +25,8 @@ SETS = [
     ChoiceSet(tuple(range(1, 30)), ((40, 41, 9), (42, 9), (43, 44, 45, 9))),
     ChoiceSet(tuple(range(5, 20)), ((46, 9), (47, 48, 9))),
 ]
+SIZES = st.tuples(*[st.integers(1, 3)] * 3, st.integers(1, 20), st.integers(0, 9))
+DEPTHS = st.tuples(st.integers(1, 9), st.integers(1, 9))
 LAYER = SimpleNamespace(num_key_value_groups=1, is_causal=True)
 CAUSAL = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
 
@@ -55,13 +57,7 @@ def slow(query, key, value, mask, scaling):
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
-@given(
-    sizes=st.tuples(*(st.integers(1, 3) for _ in range(3)), st.integers(1, 20), st.integers(0, 9)),
-    depths=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    scaling=st.sampled_from([1.0, 0.3]),
-    one_mask=st.booleans(),
-    seed=st.integers(0, 999),
-)
+@given(SIZES, DEPTHS, st.sampled_from([1.0, 0.3]), st.booleans(), st.integers(0, 999))
 @settings(deadline=None, max_examples=60)
 def test_numbers_and_gradients_are_those_of_the_slow_twin(sizes, depths, scaling, one_mask, seed):
     torch.manual_seed(seed)

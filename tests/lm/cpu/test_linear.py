@@ -17,6 +17,7 @@ from prefrec.lm.cpu.linear import OneDNNLinear, prefers_onednn, product, restore
 from prefrec.training import load_adapter, lora_config
 from tiny import tiny_llama
 
+SIZES = st.integers(1, 40)
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
 
 
@@ -39,15 +40,7 @@ def pair(inputs, outputs, *, bias=True, seed=0):
     return plain, quick
 
 
-@given(
-    shape=st.lists(st.integers(0, 5), min_size=0, max_size=2),
-    inputs=st.integers(1, 40),
-    outputs=st.integers(1, 40),
-    has_bias=st.booleans(),
-    frozen=st.booleans(),
-    turned=st.booleans(),
-    seed=st.integers(0, 99),
-)
+@given(st.lists(st.integers(0, 5), max_size=2), SIZES, SIZES, *[st.booleans()] * 3, st.integers(0, 99))
 def test_numbers_and_gradients_are_those_of_torch(shape, inputs, outputs, has_bias, frozen, turned, seed):
     layers = pair(inputs, outputs, bias=has_bias, seed=seed)
     for layer in layers:

@@ -242,13 +242,8 @@ def folder(tmp_path_factory, bpe_tokenizer):
     return folder
 
 
-TALKS = [
-    [{"role": "user", "content": "Alien or Emma?"}],
-    [
-        {"role": role, "content": text}
-        for role, text in (("user", "A film?"), ("assistant", "Babe"), ("user", "Why?"))
-    ],
-]
+SAID = (("user", "A film?"), ("assistant", "Babe"), ("user", "Why?"))
+TALKS = [[{"role": "user", "content": "Alien or Emma?"}], [{"role": role, "content": text} for role, text in SAID]]
 
 
 def test_a_local_model_answers_as_its_chat_template_asks(model, bpe_tokenizer):

@@ -123,9 +123,8 @@ def test_a_title_can_not_speak_as_an_item(bpe_tokenizer):
 
 tokens = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6).map(tuple)
 hybrid_prompts = st.lists(st.integers(0, VOCABULARY + len(KNOWN) - 1), min_size=1, max_size=9).map(tuple)
-hybrid_sets = st.lists(
-    st.builds(ChoiceSet, hybrid_prompts, st.lists(tokens, min_size=1, max_size=4).map(tuple)), min_size=1, max_size=3
-)
+answers = st.lists(tokens, min_size=1, max_size=4).map(tuple)
+hybrid_sets = st.lists(st.builds(ChoiceSet, hybrid_prompts, answers), min_size=1, max_size=3)
 
 
 @hypothesis.settings(deadline=None, max_examples=25)
@@ -159,12 +158,9 @@ def test_gradients_of_the_projector_equal_the_slow_twin_s():
 def test_a_model_that_scales_its_embeddings():
     """Gemma multiplies words by √H where it looks them up: what the projector says goes in as it is."""
     torch.manual_seed(0)
-    gemma = Gemma2ForCausalLM(
-        Gemma2Config(
-            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=8, attn_implementation="eager",
-        )
-    ).eval()  # fmt: skip
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "attn_implementation": "eager"}
+    gemma = Gemma2ForCausalLM(Gemma2Config(**sizes, **heads)).eval()
     words = gemma.get_input_embeddings()
     _with_items(gemma)
     five = torch.tensor([[5]])

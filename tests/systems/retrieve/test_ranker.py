@@ -26,6 +26,8 @@ ROWS = [
     RankingExample("u2", ("i30", "i5"), ("i5", "i6", "i50"), "i50"),
 ]
 SEEN = [("i10", "i11"), ("i9", "i12"), ()]
+LISTS = st.lists(st.lists(st.sampled_from(IDS), min_size=1, max_size=12, unique=True), min_size=1, max_size=4)
+ORDERS = st.permutations(range(len(IDS)))
 POPULARITY = PopularityRanker({item: 60 - n for n, item in enumerate(IDS)})
 """i0 is the most popular item."""
 
@@ -43,12 +45,7 @@ class Fixed:
         return pad_scores([[self.table[c] for c in e.candidates] for e in examples])
 
 
-@given(
-    st.lists(st.lists(st.sampled_from(IDS), min_size=1, max_size=12, unique=True), min_size=1, max_size=4),
-    st.integers(1, 14),
-    st.permutations(range(len(IDS))),
-    st.permutations(range(len(IDS))),
-)
+@given(LISTS, st.integers(1, 14), ORDERS, ORDERS)
 def test_orders_equal_the_slow_twin(lists, k, first, second):
     liked, wanted = (dict(zip(IDS, map(float, order), strict=True)) for order in (first, second))
     examples = [RankingExample(f"u{n}", ("i1",), tuple(c), c[0]) for n, c in enumerate(lists)]

@@ -117,10 +117,8 @@ def _slow_p_yes(ranker: TallrecRanker, example: RankingExample, candidate: str) 
     """Two full sequences: question and Yes, question and No."""
     kept = list(example.history)
     while True:
-        liked, disliked = (
-            [CATALOGUE.titles[i] for i in kept if ranker.opinions.liked(example.user_id, i) == wanted]
-            for wanted in (True, False)
-        )
+        liked = [CATALOGUE.titles[i] for i in kept if ranker.opinions.liked(example.user_id, i)]
+        disliked = [CATALOGUE.titles[i] for i in kept if not ranker.opinions.liked(example.user_id, i)]
         question = TEMPLATE.ask(liked, disliked, CATALOGUE.titles[candidate])
         try:
             choices = ranker.lm.encoder.encode_text(question, ["Yes", "No"])
