@@ -109,8 +109,7 @@ def test_unknown_forms(folder, what, known):
 
 @pytest.mark.parametrize(("asked", "attends"), [("auto", "sdpa"), ("flex_attention",) * 2])
 def test_how_a_model_attends(folder, asked, attends):
-    model = load_model(str(folder), attn_implementation=asked)
-    assert model.config._attn_implementation == attends
+    assert load_model(str(folder), attn_implementation=asked).config._attn_implementation == attends
 
 
 def test_a_model_without_flex_attention(tmp_path):

@@ -17,8 +17,7 @@ def lm_of(model: LlamaForCausalLM, bpe_tokenizer: PreTrainedTokenizerBase) -> Ca
     """Makes rankers of the tiny model; a test says what is different by keywords."""
 
     def make(*, template: str = "movies/1", catalogue: Catalogue = CATALOGUE, **settings: Any) -> LMRanker:
-        settings = {"model": model, "objective": "tokens"} | settings
-        lm = settings.pop("model")
-        return LMRanker("lm", lm, bpe_tokenizer, catalogue, load_template(template), **settings)
+        of = (settings.pop("model", model), bpe_tokenizer, catalogue, load_template(template))
+        return LMRanker("lm", *of, **{"objective": "tokens"} | settings)
 
     return make

@@ -54,9 +54,9 @@ def test_all_that_a_held_out_user_took_before_is_left_out(run):
 
 def test_a_conversation_for_people(run, scripted, monkeypatch):
     asked = ("chat", run, "--history", "Red Emma", *SHORT)
-    first = json.loads(succeed(*asked, "--json", "--ask", "/quit").splitlines()[0])["items"]
-    second = first[1]["title"]
+    answer, *_ = map(json.loads, succeed(*asked, "--json", "--ask", "/quit").splitlines())
+    first, second = (item["title"] for item in answer["items"][:2])
     scripted(f"1. {second}\nReason: it is [bold]old[/bold]", "Because I like it.", "1. Old Heat")
     monkeypatch.setattr(sys, "stdin", io.StringIO("why?\n\n/quit\nnever asked\n"))
-    said = [f"  1. {second}", f"  2. {first[0]['title']}", "it is [bold]old[/bold]", "Because I like it."]
+    said = [f"  1. {second}", f"  2. {first}", "it is [bold]old[/bold]", "Because I like it."]
     assert succeed(*asked, "--top", 2).splitlines() == said

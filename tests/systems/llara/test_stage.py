@@ -40,12 +40,9 @@ def finished(recipe_of, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ask(finished, recipe):
-    def load(name):
-        catalogue, template = read_prepared(finished / "data").catalogue, load_template("1", domain="movies")
-        adapter, loading = finished / "rankers" / name / "adapter", {"dtype": "float32"}
-        return load_llara(name, recipe.model.name, adapter, catalogue, template, loading=loading)
-
-    return load
+    of = (read_prepared(finished / "data").catalogue, load_template("1", domain="movies"))
+    folder, loading = finished / "rankers", {"dtype": "float32"}
+    return lambda name: load_llara(name, recipe.model.name, folder / name / "adapter", *of, loading=loading)
 
 
 def _weights(run, name, file="adapter_model.safetensors"):

@@ -44,10 +44,7 @@ def encoder(tmp_path_factory, bpe_tokenizer) -> str:
 
 @pytest.fixture(scope="module")
 def config(encoder):
-    def make(**changes) -> MoRecConfig:
-        return MoRecConfig(**(SMALL | {"encoder": encoder, "epochs": 8} | changes))
-
-    return make
+    return lambda **changes: MoRecConfig(**(SMALL | {"encoder": encoder, "epochs": 8} | changes))
 
 
 @pytest.fixture(scope="module")
