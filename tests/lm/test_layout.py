@@ -1,7 +1,5 @@
 """prefrec.lm.architectures and prefrec.lm.layout: what a configuration allows, and the check on a few answers."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings

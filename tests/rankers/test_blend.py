@@ -12,21 +12,16 @@ from hypothesis import strategies as st
 from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
+from prefrec.rankers import blend as blends
 from prefrec.rankers.blend import (
-    FOLDS,
-    RERANKED,
-    TIME,
     BlendConfig,
     BlendRanker,
     RerankedBlend,
     Weights,
-    best_columns,
     learn_rerank,
     learn_weights,
     scaled,
     unit_of,
-    user_folds,
-    weights_sentence,
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 
