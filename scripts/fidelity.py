@@ -65,11 +65,7 @@ QUANTITIES = {
 }
 """First word of an array's name → the quantity, and the largest absolute difference that is allowed."""
 
-TRL_QUANTITIES = {
-    "dpo": "`DPOTrainer`",
-    "simpo": '`CPOTrainer`, `loss_type="simpo"`',
-    "sft": "`SFTTrainer`",
-}
+TRL_QUANTITIES = {"dpo": "`DPOTrainer`", "simpo": '`CPOTrainer`, `loss_type="simpo"`', "sft": "`SFTTrainer`"}
 """First word of an array's name → the trainer of TRL."""
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 5e-4
 

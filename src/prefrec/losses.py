@@ -402,12 +402,7 @@ def needs_reference(loss: Loss) -> bool:
 
 
 def loss_by_size(
-    loss: Loss,
-    policy_logps: Tensor,
-    ref_logps: Tensor | None,
-    beta: float,
-    sizes: Sequence[int],
-    **columns: Tensor,
+    loss: Loss, policy_logps: Tensor, ref_logps: Tensor | None, beta: float, sizes: Sequence[int], **columns: Tensor
 ) -> PreferenceLoss:
     """Return the loss of examples with different numbers of answers.
 

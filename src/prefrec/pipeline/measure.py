@@ -10,14 +10,7 @@ from typing import Any
 import polars as pl
 
 from prefrec.data import PreparedData
-from prefrec.evaluation import (
-    FULL_RANKING,
-    Audit,
-    Evaluation,
-    NoAudit,
-    evaluate_predictions,
-    metrics_for,
-)
+from prefrec.evaluation import FULL_RANKING, Audit, Evaluation, NoAudit, evaluate_predictions, metrics_for
 from prefrec.evaluation.beyond import beyond_accuracy
 from prefrec.evaluation.evaluate import TEXT_METRICS
 from prefrec.evaluation.predictions import judge_substrings, ranks_of

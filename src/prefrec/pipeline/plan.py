@@ -14,16 +14,7 @@ from prefrec.console import say
 from prefrec.errors import ConfigError, DataError, did_you_mean
 from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, RunInputs, baseline_entry, by_content, lm_entry
 from prefrec.pipeline.kinds import ranker_kind
-from prefrec.pipeline.recipe import (
-    BASELINES,
-    RANKERS,
-    SFT,
-    ZERO_SHOT,
-    AlignSection,
-    Recipe,
-    SFTSection,
-    reached,
-)
+from prefrec.pipeline.recipe import BASELINES, RANKERS, SFT, ZERO_SHOT, AlignSection, Recipe, SFTSection, reached
 from prefrec.pipeline.update import start_entry
 from prefrec.runs.stage import damaged, is_aside, is_finished, read_state, stage
 

@@ -191,23 +191,14 @@ class AlignSection(RowsSection):
     name: str = Field("s-dpo", pattern=NAME, description="Name in tables, and of the stage's folder.")
     loss: str = Field(LOSS, description=f"Loss: {', '.join(LOSSES)}.")
     beta: float = Field(
-        BETA,
-        gt=0,
-        le=1000,
-        description="Strength of the penalty for moving away from the reference (β).",
+        BETA, gt=0, le=1000, description="Strength of the penalty for moving away from the reference (β)."
     )
     margin: float | None = Field(
-        None,
-        ge=0,
-        le=1000,
-        description="Margin of recpo, dynamicpo and simpo. Default: the loss's own.",
+        None, ge=0, le=1000, description="Margin of recpo, dynamicpo and simpo. Default: the loss's own."
     )
     sft_weight: float | None = Field(None, ge=0, le=1000, description="Weight of simpo's SFT term.")
     label_smoothing: float | None = Field(
-        None,
-        ge=0,
-        lt=0.5,
-        description="Fraction of flipped labels that the loss robust assumes. Default: 0.1.",
+        None, ge=0, lt=0.5, description="Fraction of flipped labels that the loss robust assumes. Default: 0.1."
     )
     num_negatives: int = Field(7, ge=1, description="Rejected answers per example.")
     negatives: NegativesDrawn = Field(
@@ -253,8 +244,7 @@ class AlignSection(RowsSection):
         False, description="Evaluate eval_rows after each epoch, and keep the epoch with the lowest loss."
     )
     precompute_reference: bool = Field(
-        PRECOMPUTE_REFERENCE,
-        description="Compute the reference's log-probabilities once, before training.",
+        PRECOMPUTE_REFERENCE, description="Compute the reference's log-probabilities once, before training."
     )
     max_tokens_per_pass: int | None = Field(
         None,

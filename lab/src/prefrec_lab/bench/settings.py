@@ -25,13 +25,7 @@ STEP_METHODS = {
 
 CHECKPOINTED = "+gc"
 
-QUICK: dict[str, Any] = {
-    "model": "random:tiny",
-    "negatives": (1, 3),
-    "repetitions": 2,
-    "batch_size": 2,
-    "titles": 8,
-}
+QUICK: dict[str, Any] = {"model": "random:tiny", "negatives": (1, 3), "repetitions": 2, "batch_size": 2, "titles": 8}
 """Settings of `--quick`: a run of a few minutes to check that everything works. Its times mean nothing."""
 
 _COVERAGE = frozenset({"negatives", "methods", "sections", "repetitions", "budget_minutes", "peak_tflops"})
@@ -68,9 +62,7 @@ class BenchSettings(BaseModel):
     )
     pairs: int = Field(16, ge=1, description="Maximum pairs for TRL; its time is scaled to all.")
     titles: int = Field(
-        48,
-        ge=1,
-        description="Titles of the whole catalogue that get a sequence each; their time is scaled to all.",
+        48, ge=1, description="Titles of the whole catalogue that get a sequence each; their time is scaled to all."
     )
     lora_rank: int = Field(8, ge=1, description="Of the adapter on all linear layers but the head.")
     shown: int | None = Field(None, ge=1, description="Titles in the prompt; default: max(20, N + 1).")

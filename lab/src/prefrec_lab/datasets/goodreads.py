@@ -162,8 +162,5 @@ def _split_groups(groups: Mapping[str, list[Row]], config: PrepareConfig) -> tup
     return frame, GivenSplit(windows, learn, ordered=False)
 
 
-GOODREADS = SourceKind(
-    goodreads,
-    takes=("interactions", "items", "duplicate_titles", "missing_titles", "read_only"),
-)
+GOODREADS = SourceKind(goodreads, takes=("interactions", "items", "duplicate_titles", "missing_titles", "read_only"))
 WINDOWS = SourceKind(goodreads_windows, given=True)

@@ -55,12 +55,7 @@ def holm(differences: Mapping[str, PairedDifference]) -> dict[str, float]:
     return dict(zip(differences, corrected([d.p_value for d in differences.values()]), strict=True))
 
 
-def measure(
-    values: Values,
-    users: Sequence[str],
-    *,
-    baseline: str | None = None,
-) -> Measured:
+def measure(values: Values, users: Sequence[str], *, baseline: str | None = None) -> Measured:
     """Return means over seeds and rows, and differences to `baseline`, with intervals over users.
 
     The interval says how much the choice of users matters. It does not cover the choice of seed: see `by_seed`.

@@ -32,10 +32,7 @@ MINER = SASREC.name
 """Sequential recommender whose hard negatives are tried."""
 
 PAST, POPULARITY = "past", "popularity"
-LABELS = {
-    PAST: "Taken later, drawn from the row’s history alone",
-    POPULARITY: "Training interactions of a negative",
-}
+LABELS = {PAST: "Taken later, drawn from the row’s history alone", POPULARITY: "Training interactions of a negative"}
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:

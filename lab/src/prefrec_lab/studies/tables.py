@@ -9,15 +9,7 @@ import polars as pl
 
 from prefrec.evaluation import Interval, PairedDifference
 from prefrec.report.tables import Cell, Grid
-from prefrec.report.wording import (
-    includes_zero,
-    interval_ends,
-    label,
-    metric_label,
-    number,
-    signed,
-    with_interval,
-)
+from prefrec.report.wording import includes_zero, interval_ends, label, metric_label, number, signed, with_interval
 from prefrec_lab.studies.measure import Measured, holm
 from prefrec_lab.studies.study import Table
 
