@@ -176,7 +176,7 @@ class Cached:
         assert table is not None
         first = len(model.get_input_embeddings().weight)
         self.head, self.dropout, self.data = Head(table), recipe.model.items.dropout, data
-        self.code = {item: n for n, item in enumerate(data.catalogue.ids)}
+        self.code = data.catalogue.index
         self._states = lambda histories: hidden_states(model, encoder.begin, first, histories)
         self.places = self._places(recipe.data.history_length or recipe.sft.titles)
         self.validation = self._questions(data, data.validation)

@@ -115,7 +115,7 @@ class Model:
         table = item_table(self.lm)
         assert table is not None
         self.head = Head(table).requires_grad_(False)
-        self.code = {item: n for n, item in enumerate(self.data.catalogue.ids)}
+        self.code = self.data.catalogue.index
         self.first = len(self.lm.get_input_embeddings().weight)
         vectors = self.head.vectors - self.head.vectors.mean(dim=0)
         u, s, _ = torch.linalg.svd(vectors, full_matrices=False)

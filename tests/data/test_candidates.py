@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -300,10 +299,3 @@ def test_published_rule_against_its_plain_form() -> None:
 def test_published_lists_need_numbers() -> None:
     with pytest.raises(DataError, match="need whole numbers as item ids, found 'i1'"):
         published_candidates([Window("u", 1, ("i0",), "i1")], pool_of(50))
-
-
-def test_fast_enough() -> None:
-    windows, touched = many(10_000)
-    start = time.perf_counter()
-    draw_candidates(windows, pool_of(2_000), touched, split="train", seed=0)
-    assert time.perf_counter() - start < 5

@@ -64,6 +64,11 @@ class Catalogue:
         """Item ids in the catalogue's order."""
         return self.frame["item_id"].to_list()
 
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Item id → place in the catalogue."""
+        return {item: i for i, item in enumerate(self.ids)}
+
     def titles_of(self, item_ids: Iterable[str]) -> list[str]:
         """Return the titles of `item_ids`, in their order. Raise DataError if one is not in the catalogue."""
         try:

@@ -24,7 +24,7 @@ def beyond_accuracy(
       without interactions counts as one user's.
     - `diversity@K`: mean over top Ks of 1 − the mean cosine of the TF-IDF vectors of two titles.
     """
-    index = {item: i for i, item in enumerate(catalogue.ids)}
+    index = catalogue.index
     users = max(log["user_id"].n_unique(), 1)
     counts = dict(log.group_by("item_id").agg(pl.col("user_id").n_unique()).iter_rows())
     surprise = -np.log2(np.array([counts.get(item, 1) for item in index]) / users)

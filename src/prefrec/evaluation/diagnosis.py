@@ -85,7 +85,7 @@ def diagnose(
     known = set(log["item_id"].unique())
     counts = pl.Series([e.target for e in examples], dtype=pl.String).value_counts(sort=True)
     new = counts.filter(~pl.col(counts.columns[0]).is_in(list(known)))
-    index = {item: i for i, item in enumerate(catalogue.ids)}
+    index = catalogue.index
     steps = neighbours(log, index)
     vectors = tfidf(catalogue.titles_of(catalogue.ids))
     random = np.random.default_rng(0).integers(len(index), size=(2, 10_000))

@@ -43,7 +43,7 @@ def rank_catalogue(
         shared: whether all examples of a block get the same tuple of all items. False: each gets only its unseen
             items, for rankers whose score of an item depends on the other candidates.
     """
-    column = {item: i for i, item in enumerate(catalogue.ids)}
+    column = catalogue.index
     known = np.isin(catalogue.ids, list(known_items))
     frames = []
     if isinstance(ranker, LearningRanker):

@@ -56,7 +56,7 @@ class EncodedSets:
 
 def encode_sets(examples: Sequence[RankingExample], catalogue: Catalogue) -> EncodedSets:
     """Return the examples' candidate sets as numbers; raise DataError if an item is not in the catalogue."""
-    index = {item: i for i, item in enumerate(catalogue.ids)}
+    index = catalogue.index
     for e in examples:
         catalogue.titles_of((*e.candidates, *e.history[-1:]))
     target = np.array([e.target_index for e in examples], dtype=np.int64)
@@ -222,7 +222,7 @@ def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> Floa
     incoming arcs, else the node with the largest surplus of outgoing over incoming arcs. Items without training
     interactions are NaN.
     """
-    index = {item: i for i, item in enumerate(catalogue.ids)}
+    index = catalogue.index
     pairs = neighbours(train_interactions, index)
     # An arc a → b weighs how much more often b follows a than a follows b.
     surplus = {(a, b): n - pairs.get((b, a), 0) for (a, b), n in pairs.items() if a != b}
@@ -235,7 +235,7 @@ def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> Floa
 
 def agreement(train_interactions: pl.DataFrame, catalogue: Catalogue, ranks: Floats) -> float:
     """Return the share of neighbours in training sequences that follow the order of `ranks` [I]; 0 without any."""
-    pairs = neighbours(train_interactions, {item: i for i, item in enumerate(catalogue.ids)})
+    pairs = neighbours(train_interactions, catalogue.index)
     forward = sum(n for (a, b), n in pairs.items() if ranks[a] < ranks[b])
     return forward / (pairs.total() or 1)
 

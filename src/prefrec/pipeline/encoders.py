@@ -77,7 +77,7 @@ def _cooccurrence_vectors(data: PreparedData, model: ModelSection) -> Tensor:
 
     left, sizes, _ = svds(fitted.similarity, k=size, random_state=0)
     known = F.normalize(torch.from_numpy(left * np.sqrt(sizes)).float(), dim=1)
-    rows = {item: i for i, item in enumerate(data.catalogue.ids)}
+    rows = data.catalogue.index
     out = torch.zeros(len(rows), size)
     out[[rows[item] for item in fitted.index]] = known[[*fitted.index.values()]]
     return out

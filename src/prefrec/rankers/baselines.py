@@ -88,8 +88,7 @@ class ItemFeatureRanker:
     @classmethod
     def fit(cls, name: str, log: pl.DataFrame, catalogue: Catalogue) -> Self:
         """Compute the feature from a log `user_id, item_id, timestamp`."""
-        index = {item: i for i, item in enumerate(catalogue.ids)}
-        return cls(name, ItemFeatures(ItemHistory.of(log, catalogue), index, {name: BY_TIME[name]}))
+        return cls(name, ItemFeatures(ItemHistory.of(log, catalogue), catalogue.index, {name: BY_TIME[name]}))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         values = self.features(examples)[..., 0].astype(np.float64)

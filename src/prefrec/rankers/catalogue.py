@@ -166,7 +166,7 @@ class CatalogueRanker:
         return choices.prompt, self._trie_of(choices), self._indices(without)
 
     def _indices(self, items: Collection[str]) -> list[int]:
-        index = self.lm.item_index
+        index = self.lm.catalogue.index
         return [index[item] for item in {*items} if item in index]
 
     @cached_property

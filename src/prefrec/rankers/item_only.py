@@ -39,8 +39,9 @@ class ItemOnlyRanker:
     @classmethod
     def fit(cls, log: pl.DataFrame, catalogue: Catalogue, seed: int = 0) -> Self:
         """Compute features from a log `user_id, item_id, timestamp[, rating]`. `learn` learns the weights later."""
-        index = {item: i for i, item in enumerate(catalogue.ids)}
-        return cls(ItemFeatures(ItemHistory.of(log, catalogue), index, blind_features(catalogue, log)), seed)
+        return cls(
+            ItemFeatures(ItemHistory.of(log, catalogue), catalogue.index, blind_features(catalogue, log)), seed
+        )
 
     def learn(self, examples: Sequence[RankingExample]) -> Self:
         """Return this ranker with weights learnt on these examples, which it can then score in blocks."""

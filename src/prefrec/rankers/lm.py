@@ -109,8 +109,8 @@ class LMRanker:
         """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns."""
         if not self.has_items:
             return self.score_sets(self._encode(examples, "candidates"))
-        codes = pad_codes([e.candidates for e in examples], self.item_index)
-        for example in examples if (codes == len(self.item_index)).any() else ():
+        codes = pad_codes([e.candidates for e in examples], self.catalogue.index)
+        for example in examples if (codes == len(self.catalogue.index)).any() else ():
             self.catalogue.titles_of(example.candidates)  # raises an error that names the unknown item
         share = processes.share(range(len(examples)))
         known = self.item_logps([examples[i].history for i in share])
@@ -123,11 +123,6 @@ class LMRanker:
     def has_items(self) -> bool:
         """True if the model has item-ID tokens: one call then scores all items for several histories."""
         return self.within is not None and item_table(language_model(self.model)) is not None
-
-    @cached_property
-    def item_index(self) -> dict[str, int]:
-        """Item id → place in the catalogue."""
-        return {item: i for i, item in enumerate(self.catalogue.ids)}
 
     def item_logps(self, histories: Sequence[Sequence[str]]) -> Iterator[NDArray[np.float32] | None]:
         """Yield the log-probabilities [I] of all items after each history; None without item-ID tokens.

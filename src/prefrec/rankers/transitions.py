@@ -39,7 +39,7 @@ class TransitionGraphRanker:
     @classmethod
     def fit(cls, log: pl.DataFrame, catalogue: Catalogue) -> Self:
         """Count transitions in each user's sequence; `log` is sorted by user and time."""
-        index = {item: i for i, item in enumerate(catalogue.ids)}
+        index = catalogue.index
         next_item = pl.col("item_id").shift(-1).over("user_id")
         pairs = log.select("item_id", next_item.alias("next")).drop_nulls()
         pairs = pairs.filter(pl.all_horizontal(pl.all().is_in(catalogue.ids)))

@@ -190,7 +190,7 @@ class RecountedFeatures(Recounted):
 
     def __init__(self, data: PreparedData) -> None:
         features = time_features(has_dates(data.train_interactions))
-        index, self.names = {item: i for i, item in enumerate(data.catalogue.ids)}, [*features]
+        self.names, index = [*features], data.catalogue.index
         super().__init__(data, lambda log: ItemFeatures(ItemHistory.of(log, data.catalogue), index, features))
 
     def __call__(self, examples: Sequence[RankingExample]) -> NDArray[np.float32]:
