@@ -63,7 +63,7 @@ def main_sharded(folder: Path, by: str) -> None:
     _accelerate_on_the_cpu()
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     for name in ("live", "parts"):
-        given = {**JOBS[name], "use_cpu": False, "bf16": True, "dataloader_pin_memory": False}
+        given = {**JOBS[name], "use_cpu": False, "bf16": True}
         trainer = _trainer(name, given, tokenizer, folder / by / name)
         for parameter_name, parameter in trainer.model.named_parameters():
             if "lora" not in parameter_name:

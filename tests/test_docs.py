@@ -113,7 +113,6 @@ def test_commands_in_the_pages_exist_with_their_options(page):
             assert asked <= known, line
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
 def test_the_readme_trains_logs_a_loss_and_ranks(place, tmp_path, monkeypatch, capsys):
     _, code = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
@@ -125,7 +124,6 @@ def test_the_readme_trains_logs_a_loss_and_ranks(place, tmp_path, monkeypatch, c
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
 def test_the_readme_fits_two_frames_and_recommends(place, tmp_path, monkeypatch, capsys):
     code, _ = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
@@ -165,7 +163,6 @@ def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     assert [a.loss for a in taken[0].align] == ["hinge"]
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
 def test_a_ranker_of_ones_own_is_fitted_measured_and_blended_as_the_page_says(place, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(KINDS, "latest", None)  # taken out again after the test
     monkeypatch.chdir(tmp_path)

@@ -33,7 +33,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory':UserWarning")  # torch's, where there is no GPU
 @pytest.mark.real_model
 @needs_model
 def test_training_starts_at_the_loss_of_the_reference_and_falls(tmp_path, capsys):

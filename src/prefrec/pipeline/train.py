@@ -258,7 +258,6 @@ def training_arguments(
         "save_strategy": "steps",
         "save_total_limit": 1,
         "logging_steps": 5,
-        "dataloader_pin_memory": not on_cpu,
         "dataloader_num_workers": 0 if on_cpu else 1,  # packs the next rows while a GPU works
     }
 

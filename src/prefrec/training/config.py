@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, get_args
 
+import torch
 from transformers import TrainingArguments
 
 from prefrec.errors import ConfigError
@@ -84,6 +85,7 @@ class ChoiceTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns without one
         if self.train_sampling_strategy not in SAMPLING:
             raise ConfigError(
                 f"train_sampling_strategy {self.train_sampling_strategy!r}: expected one of {', '.join(SAMPLING)}"
