@@ -40,7 +40,7 @@ def is_quiet() -> bool:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Suppress progress bars of transformers and FutureWarnings; for code that loads a model."""
+    """Suppress progress bars of transformers and FutureWarnings, where a model is loaded or saved."""
     from transformers.utils import logging  # takes seconds
 
     shown = logging.is_progress_bar_enabled()

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from rich.markup import escape
 
-from prefrec.console import quiet_libraries, say
+from prefrec.console import quiet_warnings, say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.evaluation import Audit
@@ -38,7 +38,7 @@ PRICED_S = 20
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
 
-@quiet_libraries()
+@quiet_warnings()
 def run_recipe(
     recipe: Recipe,
     folder: Path,

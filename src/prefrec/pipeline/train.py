@@ -13,7 +13,7 @@ from peft import LoraConfig
 from transformers import set_seed
 
 from prefrec import processes, training
-from prefrec.console import say
+from prefrec.console import quiet_libraries, say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.update import read_by_sft
 from prefrec.files import write_json
@@ -276,6 +276,7 @@ def _sizes(rows: int) -> dict[str, int]:
     return {"per_device_train_batch_size": rows, "per_device_eval_batch_size": 2 * rows}
 
 
+@quiet_libraries()
 def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:
     """Train, and write the log and the weights: the best ones if they were chosen, else the last ones.
 
