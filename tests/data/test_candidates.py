@@ -1,7 +1,5 @@
 """Candidate lists: a function of user and position that tells nothing about the target."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Repeats and cores."""
 
-from __future__ import annotations
-
 import polars as pl
 
 from prefrec.data.splits import core, first_only

@@ -1,7 +1,5 @@
 """Splits: nothing of the future in a history, nothing of a test row in training."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Titles drawn from a model: without replacement, in proportion to their probabilities."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import permutations
 
@@ -25,7 +23,7 @@ class Table:
 
     trie, within = WITHIN.trie, None
 
-    def at_prompt(self) -> Table:
+    def at_prompt(self):
         return self
 
     def next_logits(self, nodes: np.ndarray):

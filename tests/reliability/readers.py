@@ -1,7 +1,5 @@
 """Damaged copies of a finished run and an export, asked by every reader: the answers of the whole, or a refusal."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections.abc import Callable, Iterator

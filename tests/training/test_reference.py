@@ -1,7 +1,5 @@
 """The reference's log-probabilities: a slow twin, the cache on disk, and what its key depends on."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager, nullcontext
 
 import numpy as np

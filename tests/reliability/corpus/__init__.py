@@ -1,7 +1,5 @@
 """Malformed inputs, each with the place and the way out that its message must name. The table is `CASES`."""
 
-from __future__ import annotations
-
 from reliability.corpus import arguments, bodies, catalogues, folders, logs, published, recipes, sources, templates
 from reliability.corpus.case import Case, Place, make_place, verdict
 

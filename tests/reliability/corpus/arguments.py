@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501  # a case a line is a table that can be read
 
-from __future__ import annotations
-
 from typing import Any
 
 from reliability.corpus.case import Case, command

@@ -1,7 +1,5 @@
 """What a case of the corpus is, what it works on, and whether it got the answer that it should."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501  # a case a line is a table that can be read
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501  # a case a line is a table that can be read
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path
