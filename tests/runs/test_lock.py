@@ -72,11 +72,7 @@ def test_a_damaged_note_of_the_holder_hides_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ("report", "."),
-        ("export", ".", "--out", "out"),
-        ("prepare", "data"),
-    ],
+    [("report", "."), ("export", ".", "--out", "out"), ("prepare", "data")],
     ids=lambda arguments: arguments[0],
 )
 def test_no_verb_works_in_the_folder_of_a_run_at_work(other, tmp_path, monkeypatch, arguments):
