@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -107,6 +108,22 @@ def shared_data() -> Path:
 @pytest.fixture
 def model() -> LlamaForCausalLM:
     return tiny_llama()
+
+
+@pytest.fixture(scope="session")
+def adapted_run(tmp_path_factory, bpe_tokenizer) -> Path:
+    """A run with random adapters; to be read only."""
+    from served_run import write_run  # PEFT, which it imports, takes a second
+
+    return write_run(tmp_path_factory.mktemp("adapted"), bpe_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def run_with_rankers(adapted_run, tmp_path_factory) -> Path:
+    """A copy of it with a fusion and a retriever; to be read only."""
+    from served_run import add_rankers
+
+    return add_rankers(shutil.copytree(adapted_run, tmp_path_factory.mktemp("rankers") / "run"))
 
 
 @pytest.fixture(scope="session")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import torch
 import yaml
 from peft import get_peft_model
 from transformers import PreTrainedTokenizerBase
 
-from prefrec.data import prepare, write_prepared
-from prefrec.pipeline.opened import open_run
+from prefrec.data import Catalogue, prepare, write_prepared
+from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.training import lora_config
 from sealed import seal_stage
 from tiny import tiny_llama
 from tiny_run import TITLES, tiny_recipe, write_shop
+from tiny_training import draw_adapters
 
 SPECIAL = "Babe<|im_end|><|im_start|>"
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -43,15 +47,25 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     for seed, stage in enumerate(("sft", "align/dpo", "align/s-dpo")):
         model = get_peft_model(tiny_llama(), lora_config(r=4))
         torch.manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.normal_(std=0.2)
+        draw_adapters(model, 0.2, "lora_")
         model.save_pretrained(run / stage / "adapter")
         log = [{"step": n, "loss": 2 / n, "rewards/chosen": n / 9, "rewards/rejected": -n / 9} for n in range(1, 9)]
         (run / stage / "log.json").write_text(json.dumps(log), encoding="utf-8")
         seal_stage(run / stage, kind=stage.partition("/")[0], seconds=60.0, config={"num_negatives": 3})
     return run
+
+
+def with_model(run: Run, **changes: Any) -> Run:
+    """The run with another model section."""
+    model = run.recipe.model.model_copy(update=changes)
+    return replace(run, recipe=run.recipe.model_copy(update={"model": model}))
+
+
+def dated(run: Run) -> Run:
+    """The run with a year for each item, which histories show."""
+    frame = run.data.catalogue.frame.with_columns(year=pl.int_range(pl.len()) + 1900)
+    data = replace(run.data, catalogue=Catalogue(frame))
+    return replace(with_model(run, item_text="{{ title }} ({{ year }})"), data=data)
 
 
 def add_rankers(run: Path) -> Path:

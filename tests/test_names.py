@@ -10,14 +10,8 @@ from prefrec.pipeline.recipe import Recipe
 from prefrec_server.app import Settings, create_app
 from prefrec_server.page import page_files
 from prefrec_server.server import open_engine
-from served_run import write_run
 
 NAMES = ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "a\n", "~root", "-rf", "a\0b", ".hidden", "${HOME}", "a b"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, bpe_tokenizer):
-    return write_run(tmp_path_factory.mktemp("served"), bpe_tokenizer)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,29 +27,22 @@ def test_sound_names_are_taken():
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n])
-def test_rankers_are_those_of_the_run(folder, name):
-    run = open_run(folder)
-    with pytest.raises(DataError, match="no trained model"):
-        open_engine(run, [name])
-    (folder.parent / "x" / "adapter").mkdir(parents=True, exist_ok=True)
-    with pytest.raises(DataError, match="no trained model"):
-        run.ranker(name)
+def test_rankers_are_those_of_the_run(adapted_run, name):
+    run = open_run(adapted_run)
+    (adapted_run.parent / "x" / "adapter").mkdir(parents=True, exist_ok=True)
+    for ask in (lambda: open_engine(run, [name]), lambda: run.ranker(name)):
+        with pytest.raises(DataError, match="no trained model"):
+            ask()
 
 
-def test_the_server_makes_no_path_of_what_it_is_sent(folder):
-    engine = open_engine(open_run(folder), ["sft"])
+def test_the_server_makes_no_path_of_what_it_is_sent(adapted_run):
+    engine = open_engine(open_run(adapted_run), ["sft"])
     app = create_app(engine, Settings("tiny", "llama", page=page_files("tiny", "llama", engine, [])))
     with TestClient(app) as client:
         assert client.get("/page.js").status_code == 200
         for path in (
-            "/../page.html.jinja2",
-            "/%2e%2e/%2e%2e/recipe.yaml",
-            "/..%2frecipe.yaml",
-            "/page.js/../../recipe.yaml",
-            "//etc/passwd",
-            "/recipe.yaml",
-            "/page.html.jinja2",
-            "/page.js%00.css",
+            *("/../page.html.jinja2", "/%2e%2e/%2e%2e/recipe.yaml", "/..%2frecipe.yaml", "/recipe.yaml"),
+            *("/page.js/../../recipe.yaml", "//etc/passwd", "/page.html.jinja2", "/page.js%00.css"),
         ):
             answer = client.get(path)
             assert answer.status_code == 404, path

@@ -7,19 +7,12 @@ import pytest
 
 from command import prefrec, succeed
 from prefrec.recommender import Recommender
-from served_run import write_run
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, bpe_tokenizer):
-    """To be read only."""
-    return write_run(tmp_path_factory.mktemp("recommend"), bpe_tokenizer)
-
-
-def test_one_history(run):
-    asked = ("recommend", run, "--history", "red emma", "--history", "i7", "--k", 4)
+def test_one_history(adapted_run):
+    asked = ("recommend", adapted_run, "--history", "red emma", "--history", "i7", "--k", 4)
     rows = json.loads(succeed(*asked, "--json"))
-    want = Recommender.from_run(run).recommend(["Red Emma", "i7"], 4)
+    want = Recommender.from_run(adapted_run).recommend(["Red Emma", "i7"], 4)
     assert [row["item_id"] for row in rows] == [r.item_id for r in want]
     printed = " ".join(succeed(*asked).split())
     assert all(f"│ {r.rank} ┆ {r.item_id} ┆ {r.title} ┆ {r.score:.3f} │" in printed for r in want)
@@ -27,19 +20,19 @@ def test_one_history(run):
     assert {"i2", "i7"} <= {row["item_id"] for row in seen}
 
 
-def test_candidates_in_the_order_of_the_ranker(run):
-    asked = ("recommend", run, "--history", "red emma", "--history", "i3", "--candidate", "Old Heat")
+def test_candidates_in_the_order_of_the_ranker(adapted_run):
+    asked = ("recommend", adapted_run, "--history", "red emma", "--history", "i3", "--candidate", "Old Heat")
     rows = json.loads(succeed(*asked, "--candidate", "i7", "--candidate", "WILD NIGHT", "--json"))
-    want = Recommender.from_run(run).rank(["Red Emma", "i3"], ["Old Heat", "i7", "Wild Night"])
+    want = Recommender.from_run(adapted_run).rank(["Red Emma", "i3"], ["Old Heat", "i7", "Wild Night"])
     assert [(row["title"], row["score"]) for row in rows] == [(r.title, r.score) for r in want]
     assert "Old Heat" in succeed(*asked)
 
 
-def test_all_users_under_rules(run, tmp_path):
+def test_all_users_under_rules(adapted_run, tmp_path):
     (tmp_path / "no.txt").write_text("i3\n\n i4 \n")
     rules = ("--deny", tmp_path / "no.txt", "--deny", "i5", "--where", "title like 'Red %' or title like 'Old %'")
     out = tmp_path / "top.parquet"
-    said = succeed("recommend", run, "--all-users", "--out", out, "--k", 3, "--ranker", "sft", *rules)
+    said = succeed("recommend", adapted_run, "--all-users", "--out", out, "--k", 3, "--ranker", "sft", *rules)
     assert f"40 users, 120 rows: {out}" in said
     frame = pl.read_parquet(out)
     assert frame.columns == ["user_id", "rank", "item_id", "title", "score"]
@@ -47,15 +40,14 @@ def test_all_users_under_rules(run, tmp_path):
     assert frame["title"].str.contains("^(Red|Old) ").all()
 
 
-def test_some_users_and_histories_of_a_file(run, tmp_path):
+def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     (tmp_path / "users.txt").write_text("u03\nu01\n")
-    rows = json.loads(
-        succeed("recommend", run, "--users", tmp_path / "users.txt", "--users", "u02", "--k", 1, "--json")
-    )
+    asked = ("--users", tmp_path / "users.txt", "--users", "u02", "--k", 1, "--json")
+    rows = json.loads(succeed("recommend", adapted_run, *asked))
     assert [row["user_id"] for row in rows] == ["u03", "u01", "u02"]
     (tmp_path / "new.jsonl").write_text('{"history": ["Red Emma", "i7"]}\n{"history": []}\n')
-    rows = json.loads(succeed("recommend", run, "--history-file", tmp_path / "new.jsonl", "--k", 2, "--json"))
-    one = json.loads(succeed("recommend", run, "--history", "i2", "--history", "i7", "--k", 2, "--json"))
+    rows = json.loads(succeed("recommend", adapted_run, "--history-file", tmp_path / "new.jsonl", "--k", 2, "--json"))
+    one = json.loads(succeed("recommend", adapted_run, "--history", "i2", "--history", "i7", "--k", 2, "--json"))
     assert [row["user_id"] for row in rows] == ["1", "1", "2", "2"]
     assert [row["item_id"] for row in rows[:2]] == [row["item_id"] for row in one]
 
@@ -72,7 +64,7 @@ def test_some_users_and_histories_of_a_file(run, tmp_path):
         (("--history", "Red Alein"), 1, "no item with title or id 'Red Alein' among 60; similar"),
     ],
 )
-def test_refused(run, options, code, message):
-    done = prefrec("recommend", run, *options)
+def test_refused(adapted_run, options, code, message):
+    done = prefrec("recommend", adapted_run, *options)
     assert (done.code, done.out) == (code, "")
     assert message in " ".join(done.err.replace("│", " ").split())

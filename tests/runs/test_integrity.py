@@ -28,15 +28,9 @@ UNREAD = ("missing", PIPE, "without files", "unfinished")
 """The four kinds of these that readers tell apart."""
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, bpe_tokenizer):
-    """A run; to be read only."""
-    return write_run(tmp_path_factory.mktemp("whole"), bpe_tokenizer)
-
-
 @pytest.fixture
-def run(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "run")
+def run(adapted_run, tmp_path):
+    return shutil.copytree(adapted_run, tmp_path / "run")
 
 
 def flip(path, place=None):

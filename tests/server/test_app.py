@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from itertools import product
 
 import pytest
 from starlette.testclient import TestClient
@@ -22,6 +23,35 @@ from prefrec_server.server import open_engine
 QUESTION = {"history": ["Red Emma", "i7"], "candidates": ["Wild Alien", "cold heat", "i20"]}
 
 
+def _client(engine, **settings):
+    return TestClient(create_app(engine, Settings("tiny", "llama", **settings)))
+
+
+async def _status(app, receive, **scope):
+    """The status that an application answers a POST to /v1/rank with, which comes by `receive`."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await app({"type": "http", "method": "POST", "path": "/v1/rank", "headers": []} | scope, receive, send)
+    return sent[0]["status"]
+
+
+@pytest.fixture
+def lasting(engine, monkeypatch):
+    """The engine, which outlives its servers."""
+    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
+    return engine
+
+
+@pytest.fixture
+def client(lasting):
+    """A client of the whole application."""
+    with _client(lasting) as client:
+        yield client
+
+
 def _error(answer, status, code):
     assert answer.status_code == status, answer.text
     problem = answer.json()["error"]
@@ -31,9 +61,7 @@ def _error(answer, status, code):
 
 
 def test_rank(client, engine):
-    answer = client.post("/v1/rank", json=QUESTION | {"ranker": "sft"})
-    assert answer.status_code == 200
-    body = answer.json()
+    body = client.post("/v1/rank", json=QUESTION | {"ranker": "sft"}).json()
     asked = engine.rank(RankRequest(**QUESTION, ranker="sft"))
     assert body == asked.answer(engine.submit(asked, 60).result()).model_dump()
     assert [r["rank"] for r in body["ranking"]] == [1, 2, 3]
@@ -107,14 +135,12 @@ def test_requests_have_ids(client):
     assert len(ids) == 3
     assert client.post("/v1/rank", json={}, headers={"X-Request-ID": "a-1_B"}).headers["x-request-id"] == "a-1_B"
     for given in ("a b", "x" * 65, "<b>", "a\x1b[1m"):
-        assert re.fullmatch(
-            "[0-9a-f]{16}", client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
-        )
+        made = client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{16}", made)
 
 
-def test_the_access_log_tells_of_no_person(engine, monkeypatch, capsys):
-    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
-    with TestClient(create_app(engine, Settings("tiny", "llama", access_log=True))) as client:
+def test_the_access_log_tells_of_no_person(lasting, capsys):
+    with _client(lasting, access_log=True) as client:
         client.get("/v1/items", params={"query": "secret"}, headers={"X-Request-ID": "r1"})
         client.post("/v1/recommend", json={"user_id": "secret"})
         client.request("SECRET", "/v1/secret")
@@ -158,39 +184,27 @@ def test_a_body_that_is_not_said_to_be_json(client):
 
 
 def test_a_body_that_is_too_long_is_not_read(client):
-    answer = client.post("/v1/rank", content=b" " * (MAX_BODY + 1))
-    _error(answer, 413, "body_too_long")
-
-    def endless():
-        for _ in range(10):
-            yield b" " * (MAX_BODY // 8)
-
-    _error(client.post("/v1/rank", content=endless()), 413, "body_too_long")
-    _error(client.post("/v1/rank", content=b"{}", headers={"Content-Length": "2x"}), 413, "body_too_long")
+    endless = (b" " * (MAX_BODY // 8) for _ in range(10))
+    for sent in (
+        {"content": b" " * (MAX_BODY + 1)},
+        {"content": endless},
+        {"content": b"{}", "headers": {"Content-Length": "2x"}},
+    ):
+        _error(client.post("/v1/rank", **sent), 413, "body_too_long")
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    async def never():
-        await asyncio.sleep(60)
-
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
     monkeypatch.setattr(middleware, "BODY_SECONDS", 0.01)
     guard = Guard(client.app, Telemetry(), None)
-    asyncio.run(guard({"type": "http", "method": "POST", "path": "/v1/rank", "headers": []}, never, send))
-    assert sent[0]["status"] == 408
+    assert asyncio.run(_status(guard, lambda: asyncio.sleep(60))) == 408
 
 
 def test_state_and_errors_of_routing(client):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
-    _error(client.get("/v1/nothing"), 404, "not_found")
-    _error(client.get("/../../etc/passwd"), 404, "not_found")
+    for path in ("/v1/nothing", "/../../etc/passwd", "/"):
+        _error(client.get(path), 404, "not_found")
     _error(client.get("/v1/rank"), 405, "method_not_allowed")
-    _error(client.get("/"), 404, "not_found")
     _error(client.get("/v1/items", params={"limit": 1000}), 422, "invalid")
 
 
@@ -210,21 +224,15 @@ def test_a_page_elsewhere_can_neither_ask_nor_read(client):
     assert not any(h.startswith("access-control-") for a in answers for h in a.headers)
 
 
-def test_the_key(engine, monkeypatch):
-    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
-    settings = Settings("tiny", "llama", api_key="se-same")
-    assert "se-same" not in repr(settings)
-    with TestClient(create_app(engine, settings)) as client:
-        for headers in (
-            {},
-            {"Authorization": "Bearer nothing"},
-            {"Authorization": b"Bearer s\xc3\xa9"},
-            {"Authorization": "Basic se-same"},
-        ):
-            for path in ("/v1/run", "/v1/items", "/v1/users", "/metrics"):
-                refused = client.get(path, headers=headers)
-                _error(refused, 401, "unauthorised")
-                assert refused.headers["www-authenticate"] == "Bearer"
+def test_the_key(lasting):
+    assert "se-same" not in repr(Settings("tiny", "llama", api_key="se-same"))
+    with _client(lasting, api_key="se-same") as client:
+        wrong = ("Bearer nothing", b"Bearer s\xc3\xa9", "Basic se-same")
+        paths = ("/v1/run", "/v1/items", "/v1/users", "/metrics")
+        for headers, path in product(({}, *({"Authorization": given} for given in wrong)), paths):
+            refused = client.get(path, headers=headers)
+            _error(refused, 401, "unauthorised")
+            assert refused.headers["www-authenticate"] == "Bearer"
         assert client.post("/v1/rank", json=QUESTION).status_code == 401
         assert client.get("/healthz").status_code == 200
         right = {"Authorization": "Bearer se-same"}
@@ -253,7 +261,7 @@ def held(run):
 
 def test_a_full_queue_is_429_and_a_lost_deadline_504(held):
     engine, go, begun = held
-    with TestClient(create_app(engine, Settings("tiny", "llama", deadline=0.3))) as client:
+    with _client(engine, deadline=0.3) as client:
         asked = engine.rank(RankRequest(**QUESTION))
         first = engine.submit(asked, 60)
         assert begun.wait(20)
@@ -280,7 +288,7 @@ def test_requests_that_wait_to_be_encoded_are_counted_too(held):
 
     first, second = engine.prepare(make), engine.prepare(make)
     assert encoding.wait(20)
-    with TestClient(create_app(engine, Settings("tiny", "llama"))) as client:
+    with _client(engine) as client:
         _error(client.post("/v1/rank", json=QUESTION), 429, "queue_full")
         assert second.cancel()  # it had not begun: its place is free
         third = engine.prepare(lambda: engine.rank(RankRequest(**QUESTION)))
@@ -292,12 +300,11 @@ def test_requests_that_wait_to_be_encoded_are_counted_too(held):
 
 def test_a_client_that_goes_away_leaves_its_place(held):
     engine, go, begun = held
-    app = create_app(engine, Settings("tiny", "llama"))
+    app = _client(engine).app
     body = json.dumps(QUESTION).encode()
 
     async def ask_and_leave(leave):
         messages = [{"type": "http.request", "body": body, "more_body": False}]
-        sent = []
 
         async def receive():
             if messages:
@@ -305,13 +312,9 @@ def test_a_client_that_goes_away_leaves_its_place(held):
             await leave.wait()
             return {"type": "http.disconnect"}
 
-        async def send(message):
-            sent.append(message)
-
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        scope = {"type": "http", "method": "POST", "path": "/v1/rank", "raw_path": b"/v1/rank", "query_string": b""}
-        await app(scope | {"headers": headers, "http_version": "1.1", "scheme": "http"}, receive, send)
-        return sent[0]["status"]
+        more = {"raw_path": b"/v1/rank", "query_string": b"", "http_version": "1.1", "scheme": "http"}
+        return await _status(app, receive, headers=headers, **more)
 
     async def story():
         busy = engine.submit(engine.rank(RankRequest(**QUESTION)), 60)
@@ -338,11 +341,9 @@ def test_a_client_that_goes_away_leaves_its_place(held):
         ("evil.example:8000", 421), ("localhost.evil.example", 421), ("", 421),
     ],
 )  # fmt: skip
-def test_a_server_without_a_key_answers_to_its_own_names(engine, monkeypatch, host, status):
+def test_a_server_without_a_key_answers_to_its_own_names(lasting, host, status):
     """A page elsewhere may point its own name at this machine, and then is of the same origin."""
-    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
-    settings = Settings("tiny", "llama", hosts=frozenset({"localhost", "127.0.0.1", "[::1]"}))
-    with TestClient(create_app(engine, settings)) as client:
+    with _client(lasting, hosts=frozenset({"localhost", "127.0.0.1", "[::1]"})) as client:
         answer = client.get("/v1/run", headers={"Host": host})
     assert answer.status_code == status
     if status == 421:
@@ -352,7 +353,7 @@ def test_a_server_without_a_key_answers_to_its_own_names(engine, monkeypatch, ho
 
 def test_a_stopped_server_is_not_ready(run):
     engine = open_engine(run, ["sft"])
-    with TestClient(create_app(engine, Settings("tiny", "llama"))) as client:
+    with _client(engine) as client:
         engine.close()
         _error(client.get("/readyz"), 503, "stopping")
         refused = client.post("/v1/rank", json=QUESTION)
@@ -363,17 +364,16 @@ def test_a_stopped_server_is_not_ready(run):
 
 def test_shutting_down_closes_the_engine(run):
     engine = open_engine(run, ["sft"])
-    with TestClient(create_app(engine, Settings("tiny", "llama"))):
+    with _client(engine):
         assert engine.batcher.alive
     assert not engine.batcher.alive
 
 
-def test_what_was_not_foreseen_stays_inside(engine, monkeypatch, capsys):
-    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
+def test_what_was_not_foreseen_stays_inside(client, engine, monkeypatch, capsys):
     monkeypatch.setattr(engine, "rank", lambda body: 1 / 0)
-    with TestClient(create_app(engine, Settings("tiny", "llama")), raise_server_exceptions=False) as client:
-        problem = _error(client.post("/v1/rank", json=QUESTION), 500, "internal")
-        strict = client.post("/v1/rank", json=QUESTION).headers
+    outside = TestClient(client.app, raise_server_exceptions=False)
+    problem = _error(outside.post("/v1/rank", json=QUESTION), 500, "internal")
+    strict = outside.post("/v1/rank", json=QUESTION).headers
     assert "division" not in problem["message"]
     assert strict["x-request-id"]
     assert "default-src 'none'" in strict["content-security-policy"]
@@ -383,9 +383,9 @@ def test_what_was_not_foreseen_stays_inside(engine, monkeypatch, capsys):
 
 
 def test_metrics(run):
-    settings = Settings("tiny", "llama")
-    engine = open_engine(run, ["sft"], on_pass=settings.telemetry.on_pass)
-    with TestClient(create_app(engine, settings)) as client:
+    telemetry = Telemetry()
+    engine = open_engine(run, ["sft"], on_pass=telemetry.on_pass)
+    with _client(engine, telemetry=telemetry) as client:
         for _ in range(3):
             client.post("/v1/rank", json=QUESTION)
         client.post("/v1/rank", json={})

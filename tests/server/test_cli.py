@@ -6,26 +6,24 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from command import prefrec
 
-QUESTION = {"history": ["Red Emma"], "candidates": ["Wild Alien", "Cold Heat"]}
-
 
 @pytest.fixture
-def server(folder):
+def server(adapted_run):
     """Starts the command; gives the process and its address."""
     started = []
 
     def start(*options):
-        command = [sys.executable, "-c", "from prefrec.cli import main; main()", "serve", str(folder), "--port", "0"]
-        process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "prefrec", "serve", str(adapted_run), "--port", "0", *options]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
         for line in process.stderr:
             if "Serving" in line:
@@ -39,17 +37,14 @@ def server(folder):
         process.stderr.close()
 
 
-def _get(url, **headers):
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+def _get(url, data=None, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as answer:
         return answer.read().decode()
 
 
-def _ask(url, body=QUESTION):
-    request = urllib.request.Request(
-        f"{url}/v1/rank", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+def _ask(url):
+    question = {"history": ["Red Emma"], "candidates": ["Wild Alien", "Cold Heat"]}
+    return json.loads(_get(f"{url}/v1/rank", json.dumps(question).encode(), **{"Content-Type": "application/json"}))
 
 
 def test_it_answers_many_by_its_own_names_and_ends_well(server):
@@ -57,13 +52,8 @@ def test_it_answers_many_by_its_own_names_and_ends_well(server):
     assert json.loads(_get(f"{url}/v1/run", Host="localhost:1"))["rankers"] == ["sft", "s-dpo"]
     with pytest.raises(urllib.error.HTTPError, match="421"):
         _get(f"{url}/v1/run", Host="elsewhere.example")
-    answers = []
-    threads = [threading.Thread(target=lambda: answers.append(_ask(url))) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(answers) == 16
+    with ThreadPoolExecutor(16) as pool:
+        answers = [*pool.map(_ask, [url] * 16)]
     assert len({a["ranking"][0]["title"] for a in answers}) == 1
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))):  # which asks nothing
@@ -85,24 +75,25 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
     assert process.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize("options", [(), ("--api-key", "")])
-def test_an_empty_key_is_not_taken_for_none(folder, monkeypatch, options):
-    monkeypatch.setenv("PREFREC_API_KEY", "" if not options else "sesame")
-    done = prefrec("serve", folder, *options)
+EMPTY = "is empty: set another one by --api-key or PREFREC_API_KEY, or unset it"
+ODD = "has characters other than printable ASCII, such as a space or a line break: "
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "message"),
+    [("", (), EMPTY), ("sesame", ("",), EMPTY), ("sesame", ("abc\n",), ODD), ("sesame", ("kéy",), ODD)],
+    ids=["empty variable", "empty option", "line break", "letter"],
+)
+def test_a_key_that_is_empty_or_fits_into_no_header_is_refused_at_once(
+    adapted_run, monkeypatch, environment, options, message
+):
+    monkeypatch.setenv("PREFREC_API_KEY", environment)
+    done = prefrec("serve", adapted_run, *(part for key in options for part in ("--api-key", key)))
     assert (done.code, done.out) == (1, "")
-    assert "error: the API key is empty: set another one by --api-key or PREFREC_API_KEY, or unset it" in done.err
+    assert f"error: the API key {message}" in done.err
 
 
-@pytest.mark.parametrize("key", ["abc\n", "kéy"])
-def test_a_key_that_no_header_can_hold_is_refused_at_once(folder, key):
-    done = prefrec("serve", folder, "--api-key", key)
-    assert (done.code, done.out) == (1, "")
-    assert (
-        "error: the API key has characters other than printable ASCII, such as a space or a line break: " in done.err
-    )
-
-
-def test_until_the_model_is_loaded_nobody_is_kept_waiting(folder, monkeypatch):
+def test_until_the_model_is_loaded_nobody_is_kept_waiting(adapted_run, monkeypatch):
     """A probe is refused at once."""
     from prefrec_server import server
 
@@ -117,5 +108,5 @@ def test_until_the_model_is_loaded_nobody_is_kept_waiting(folder, monkeypatch):
         port = free.getsockname()[1]
     monkeypatch.setattr(server, "open_engine", loading)
     with pytest.raises(KeyboardInterrupt):
-        server.serve_run(folder, host="127.0.0.1", port=port)
+        server.serve_run(adapted_run, host="127.0.0.1", port=port)
     assert seen == [errno.ECONNREFUSED]

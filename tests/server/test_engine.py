@@ -6,7 +6,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,25 +25,17 @@ from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest
 from prefrec_server.engine import Engine, UnknownRankerError
 from prefrec_server.scorer import Scorer, load_rankers
 from prefrec_server.server import open_engine
-from served_run import HOSTILE, add_rankers
+from served_run import HOSTILE, dated, with_model
 from slow import slow_logps, slow_logps_within
 from tiny import tiny_llama
 
 HISTORY = ["Red Emma", "i7", "Old Night"]
+SHOWN = ["Red Emma", "Red Eye", "Old Night"]
 CANDIDATES = ["Wild Alien", "Cold Heat", "Lost Days", "Red Story"]
 
 
 def _ask(engine, asked):
     return asked.answer(engine.submit(asked, timeout=60).result(timeout=60))
-
-
-def _alone(model, max_tokens=None):
-    """A scorer of one model without adapters, for questions that are encoded."""
-    encoder = SimpleNamespace(end=1)
-    lm = LMRanker(
-        "zero-shot", model, None, None, None, max_tokens_per_pass=max_tokens, encoder=encoder, objective="tokens"
-    )
-    return Scorer({"zero-shot": model}, {"zero-shot": None}, lm)
 
 
 def _slow(run, ranker, history, candidates, shown=None):
@@ -58,9 +49,9 @@ def _slow(run, ranker, history, candidates, shown=None):
 @pytest.mark.parametrize("ranker", ["zero-shot", "dpo"])
 def test_rank_equals_the_slow_twin(engine, run, ranker):
     answer = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=ranker)))
-    want = _slow(run, ranker, ["Red Emma", "Red Eye", "Old Night"], CANDIDATES)
+    want = _slow(run, ranker, SHOWN, CANDIDATES)
     assert answer.ranker == ranker
-    assert [i.title for i in answer.history] == ["Red Emma", "Red Eye", "Old Night"]
+    assert [i.title for i in answer.history] == SHOWN
     assert [r.title for r in answer.ranking] == [CANDIDATES[i] for i in np.argsort(-want)]
     assert [r.rank for r in answer.ranking] == [1, 2, 3, 4]
     np.testing.assert_allclose([r.score for r in answer.ranking], sorted(want, reverse=True), rtol=1e-4)
@@ -71,13 +62,8 @@ def test_rank_equals_the_slow_twin(engine, run, ranker):
 
 def test_history_is_shown_as_the_recipe_says(run):
     """Ranking, explanation and recommendation show details of the history, and answer with plain titles."""
-    years = {title: f"{title} ({1900 + n})" for n, title in enumerate(run.data.catalogue.titles.values())}
-    frame = run.data.catalogue.frame.with_columns(year=pl.int_range(pl.len()) + 1900)
-    model = run.recipe.model.model_copy(update={"item_text": "{{ title }} ({{ year }})"})
-    recipe = run.recipe.model_copy(update={"model": model})
-    dated = replace(run, recipe=recipe, data=replace(run.data, catalogue=type(run.data.catalogue)(frame)))
-    engine, titles = open_engine(dated, ["sft"]), ["Red Emma", "Red Eye", "Old Night"]
-    shown = [years[title] for title in titles]
+    titles = [*run.data.catalogue.titles.values()]
+    engine, shown = open_engine(dated(run), ["sft"]), [f"{t} ({1900 + titles.index(t)})" for t in SHOWN]
     answer = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES)))
     want = _slow(run, "sft", shown, CANDIDATES)
     assert [r.title for r in answer.ranking] == [CANDIDATES[i] for i in np.argsort(-want)]
@@ -92,12 +78,9 @@ def test_history_is_shown_as_the_recipe_says(run):
 
 def test_within_the_catalogue_answers_equal_the_slow_twin(run):
     """Whichever titles are asked about, all of the catalogue compete."""
-    model = run.recipe.model.model_copy(update={"objective": "catalogue"})
-    within = type(run)(run.folder, run.recipe.model_copy(update={"model": model}), run.data, run.stages)
-    engine, twin, shown = open_engine(within, ["sft"]), run.ranker("sft"), ["Red Emma", "Red Eye", "Old Night"]
+    engine, twin = open_engine(with_model(run, objective="catalogue"), ["sft"]), run.ranker("sft")
     every = run.data.catalogue.titles_of(run.data.catalogue.ids)
-
-    question = twin.encoder.encode(twin.template, shown, CANDIDATES, every)
+    question = twin.encoder.encode(twin.template, SHOWN, CANDIDATES, every)
     want = dict(zip(every, slow_logps_within(twin.model, question.prompt, question.answers), strict=True))
     ranked = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))).ranking
     engine.close()
@@ -108,19 +91,18 @@ def test_within_the_catalogue_answers_equal_the_slow_twin(run):
 def test_explain_equals_leaving_each_item_out(engine, run):
     request = ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="lost days", ranker="dpo")
     answer = _ask(engine, engine.explain(request))
-    history = ["Red Emma", "Red Eye", "Old Night"]
     column = CANDIDATES.index("Lost Days")
 
     def of(titles):
         logps = _slow(run, "dpo", titles, CANDIDATES)
         return logps[column], (np.exp(logps) / np.exp(logps).sum())[column]
 
-    logp, share = of(history)
+    logp, share = of(SHOWN)
     assert answer.target.title == "Lost Days"
     np.testing.assert_allclose([answer.logp, answer.share], [logp, share], rtol=1e-4)
     for i, influence in enumerate(answer.influences):
-        without, share_without = of(history[:i] + history[i + 1 :])
-        assert (influence.position, influence.title) == (i, history[i])
+        without, share_without = of(SHOWN[:i] + SHOWN[i + 1 :])
+        assert (influence.position, influence.title) == (i, SHOWN[i])
         np.testing.assert_allclose(influence.logp_without, without, rtol=1e-4)
         np.testing.assert_allclose(influence.logp_change, logp - without, atol=1e-3)
         np.testing.assert_allclose(influence.share_without, share_without, rtol=1e-3)
@@ -138,9 +120,8 @@ def test_many_clients_at_once_get_what_each_gets_alone(run):
     alone = [_ask(engine, engine.rank(r)) for r in requests]
     told = []
     engine.batcher._on_pass = told.append
-    asked = [engine.rank(r) for r in requests]
-    futures = [engine.submit(a, timeout=60) for a in asked]
-    for a, future, want in zip(asked, futures, alone, strict=True):
+    asked = [(a := engine.rank(r), engine.submit(a, timeout=60)) for r in requests]
+    for (a, future), want in zip(asked, alone, strict=True):
         got = a.answer(future.result(timeout=60))
         assert [r.item_id for r in got.ranking] == [r.item_id for r in want.ranking]
         np.testing.assert_allclose([r.score for r in got.ranking], [r.score for r in want.ranking], rtol=1e-4)
@@ -161,16 +142,15 @@ def test_the_model_goes_to_the_device_of_this_process(run, monkeypatch):
 def test_recommend_and_explain_equal_the_slow_twin(engine, run):
     """Every title of the catalogue after the prompt without candidates, one sequence each."""
     answer = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=7, ranker="dpo")))
-    seen = ["Red Emma", "Red Eye", "Old Night"]
-    titles = [t for t in HOSTILE if t not in seen]
-    want = _slow(run, "dpo", seen, titles, shown=())
+    titles = [t for t in HOSTILE if t not in SHOWN]
+    want = _slow(run, "dpo", SHOWN, titles, shown=())
     best = np.argsort(-want, kind="stable")[:7]
     assert [r.title for r in answer.ranking] == [titles[i] for i in best]
     np.testing.assert_allclose([r.score for r in answer.ranking], want[best], rtol=1e-4)
     assert answer.exact
     assert not answer.history_shortened
     told = _ask(engine, engine.explain(ExplainRequest(history=HISTORY, target=titles[3], ranker="dpo")))
-    without = _slow(run, "dpo", seen[1:], [titles[3]], shown=())[0]
+    without = _slow(run, "dpo", SHOWN[1:], [titles[3]], shown=())[0]
     np.testing.assert_allclose([told.logp, told.influences[0].logp_without], [want[3], without], rtol=1e-4)
     assert (told.share, told.influences[0].share_change) == (None, None)
 
@@ -209,46 +189,41 @@ def test_what_cannot_be_asked_is_refused(engine):
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=12), st.integers(20, 400))
 def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
     rng = np.random.default_rng(0)
-    sets = [
-        ChoiceSet(
-            tuple(rng.integers(3, 300, n).tolist()), tuple((*a, 1) for a in rng.integers(3, 300, (c, 2)).tolist())
-        )
-        for n, c in shapes
-    ]
-    model = tiny_llama()
-    for choices, got in zip(sets, _alone(model, budget).score("zero-shot", sets), strict=True):
+    drawn = [(rng.integers(3, 300, n).tolist(), rng.integers(3, 300, (c, 2)).tolist()) for n, c in shapes]
+    sets = [ChoiceSet(tuple(prompt), tuple((*a, 1) for a in answers)) for prompt, answers in drawn]
+    model, settings = tiny_llama(), {"encoder": SimpleNamespace(end=1), "objective": "tokens"}
+    lm = LMRanker("zero-shot", model, None, None, None, max_tokens_per_pass=budget, **settings)
+    scorer = Scorer({"zero-shot": model}, {"zero-shot": None}, lm)
+    for choices, got in zip(sets, scorer.score("zero-shot", sets), strict=True):
         with torch.no_grad():
             np.testing.assert_allclose(got, slow_logps(model, choices).numpy(), rtol=1e-4, atol=1e-3)
 
 
-def test_scores_that_are_no_numbers_are_an_error(engine, run):
-    broken_engine = open_engine(run, ["zero-shot"])
+def test_scores_that_are_no_numbers_are_an_error(run):
+    engine = open_engine(run, ["zero-shot"])
     with torch.no_grad():
-        broken_engine._scorer.lm.model.lm_head.weight.fill_(torch.nan)
+        engine._scorer.lm.model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite"):
-        broken_engine._scorer.recommend("zero-shot", [Question(["i2"], 3)])
-    asked = broken_engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))
+        engine._scorer.recommend("zero-shot", [Question(["i2"], 3)])
     with pytest.raises(ModelError, match="not finite"):
-        broken_engine.submit(asked, 60).result(timeout=60)
-    broken_engine.close()
+        _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES)))
+    engine.close()
 
 
 @pytest.mark.parametrize("others", [[], ["sft"]], ids=["first", "second"])
-def test_pickled_adapters_are_not_read(folder, tmp_path, others):
+def test_pickled_adapters_are_not_read(run, tmp_path, others):
     """PEFT would read `adapter_model.bin`, which is a pickle."""
-    adapter = tmp_path / "adapter"
-    shutil.copytree(folder / "align" / "dpo" / "adapter", adapter)
+    adapter = shutil.copytree(run.folder / "align" / "dpo" / "adapter", tmp_path / "adapter")
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
-    adapters = {name: folder / name / "adapter" for name in others} | {"dpo": adapter}
+    adapters = {name: run.folder / name / "adapter" for name in others} | {"dpo": adapter}
     with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
-        load_rankers(str(folder.parent / "model"), "float32", adapters)
+        load_rankers(run.recipe.model.name, "float32", adapters)
 
 
-def test_a_ranker_that_the_run_lacks(run, folder, tmp_path):
+def test_a_ranker_that_the_run_lacks(run, tmp_path):
     with pytest.raises(DataError, match="no trained model 'ppo'; there are zero-shot, sft, dpo, s-dpo"):
         open_engine(run, ["ppo"])
-    copy = tmp_path / "run"
-    shutil.copytree(folder, copy)
+    copy = shutil.copytree(run.folder, tmp_path / "run")
     shutil.rmtree(copy / "align" / "s-dpo" / "adapter")
     other = open_engine(open_run(copy))
     other.close()
@@ -256,20 +231,17 @@ def test_a_ranker_that_the_run_lacks(run, folder, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def composed(folder, tmp_path_factory):
-    """A run with a fusion and a retriever, and its engine."""
-    copy = tmp_path_factory.mktemp("composed") / "run"
-    shutil.copytree(folder, copy)
-    engine = open_engine(open_run(add_rankers(copy)))
-    yield copy, engine
+def composed(run_with_rankers):
+    """The engine of a run with a fusion and a retriever."""
+    engine = open_engine(open_run(run_with_rankers))
+    yield engine
     engine.close()
 
 
 @pytest.mark.parametrize("name", ["fused", "two", "item-kNN"])
-def test_other_rankers_answer_as_in_python(composed, name):
-    folder, engine = composed
+def test_other_rankers_answer_as_in_python(composed, run_with_rankers, name):
+    engine, rec = composed, Recommender.from_run(run_with_rankers, name)
     assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", "two", "fused", *SERVED_BASELINES]
-    rec = Recommender.from_run(folder, name)
     ranked = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=name))).ranking
     asked = {"history": HISTORY[:1], "k": 7, "user_id": "u03", "where": "title <> 'Red Eye'", "ranker": name}
     best = _ask(engine, engine.recommend(RecommendRequest(**asked))).ranking
@@ -282,18 +254,17 @@ def test_other_rankers_answer_as_in_python(composed, name):
         engine.explain(ExplainRequest(history=HISTORY, target="Red Eye", ranker=name))
 
 
-def test_a_fusion_asks_the_models_that_are_loaded(composed, monkeypatch):
-    folder, _ = composed
+def test_a_fusion_asks_the_models_that_are_loaded(run_with_rankers, monkeypatch):
     monkeypatch.setattr("prefrec.rankers.lm.load_weights", lambda *_, **__: pytest.fail("a model is loaded again"))
-    engine = open_engine(open_run(folder), ["fused", "sft"])
+    engine = open_engine(open_run(run_with_rankers), ["fused", "sft"])
     assert (engine.rankers, engine.models) == (["fused", "sft"], ["sft"])
     answer = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=3)))
     assert (answer.ranker, len(answer.ranking)) == ("fused", 3)
     engine.close()
 
 
-def test_a_fusion_that_was_not_made_is_left_out_unless_it_is_named(composed, tmp_path, capsys):
-    copy = shutil.copytree(composed[0], tmp_path / "run")
+def test_a_fusion_that_was_not_made_is_left_out_unless_it_is_named(run_with_rankers, tmp_path, capsys):
+    copy = shutil.copytree(run_with_rankers, tmp_path / "run")
     (copy / "rankers" / "fused" / "blend.json").write_text("{}")
     engine = open_engine(open_run(copy))
     engine.close()
@@ -304,11 +275,10 @@ def test_a_fusion_that_was_not_made_is_left_out_unless_it_is_named(composed, tmp
 
 
 def test_a_ranker_of_lists_alone_is_not_asked_about_the_catalogue(composed, monkeypatch):
-    _, engine = composed
-    others = engine._scorer.others
+    others = composed._scorer.others
     monkeypatch.setitem(others, "popularity", replace(others["popularity"], load_full=None))
     with pytest.raises(DataError, match="popularity cannot recommend from all items: send candidates"):
-        engine.recommend(RecommendRequest(history=HISTORY, ranker="popularity"))
+        composed.recommend(RecommendRequest(history=HISTORY, ranker="popularity"))
 
 
 def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):
@@ -331,8 +301,7 @@ def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):
 
 def test_all_doors_agree_in_bfloat16(run):
     """`rank`, `explain`, `recommend`, `evaluate` and the server, alone or with others, however much shares a pass."""
-    model = run.recipe.model.model_copy(update={"dtype": "bfloat16"})
-    rounded = type(run)(run.folder, run.recipe.model_copy(update={"model": model}), run.data, run.stages)
+    rounded = with_model(run, dtype="bfloat16")
     engine, lm = open_engine(rounded, ["sft"]), rounded.ranker("sft")
     rows = run.data.test[:12]
     want = lm.score(rows)

@@ -6,7 +6,6 @@ The picture in the documentation is made of a run by
 
 import os
 import re
-import shutil
 import socket
 import threading
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from hostile_pages import CHROMIUM, NO_BROWSER
 from prefrec.pipeline.opened import open_run
 from prefrec_server.app import Settings, create_app
 from prefrec_server.bodies import RankRequest
@@ -24,9 +24,6 @@ from served_run import MARKUP
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,6 +55,8 @@ def _served(engine, name, stages=(), model="llama", **settings):
 
 @pytest.fixture(scope="module")
 def browser():
+    if CHROMIUM is None:
+        pytest.skip(NO_BROWSER)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -65,26 +64,21 @@ def browser():
 
 
 @pytest.fixture
-def page(served, browser):
-    """A fresh page, with SFT at the left; anything on its console that is an error fails the test."""
+def page(browser, served):
+    """A fresh page without an example, with SFT at the left; an error on its console fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda e: wrong.append(str(e)))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("dialog", lambda d: (wrong.append(f"dialog {d.message}"), d.dismiss()))
-    _begin_empty(page)
+    example = {"row": 0, "rows": 1, "history": [], "candidates": [], "target": {"item_id": "", "title": ""}}
+    page.route("**/v1/example*", lambda route: route.fulfill(json=example), times=1)
     page.goto(served[0])
     page.locator("#left select").select_option("sft")
     yield page
     context.close()
     assert wrong == []
-
-
-def _begin_empty(page):
-    """The example that the page begins with has no titles."""
-    example = {"row": 0, "rows": 1, "history": [], "candidates": [], "target": {"item_id": "", "title": ""}}
-    page.route("**/v1/example*", lambda route: route.fulfill(json=example), times=1)
 
 
 def _add(page, where, text, title):
@@ -97,7 +91,6 @@ def _titles(page, side):
     return page.locator(f"#{side} .ranking button").all_inner_texts()
 
 
-@needs_browser
 def test_choose_rank_and_ask_why(page, served):
     for text, title in (("red em", "Red Emma"), ("old night", "Old Night")):
         _add(page, "history", text, title)
@@ -120,7 +113,6 @@ def test_choose_rank_and_ask_why(page, served):
     assert page.locator("#training svg.plot").count() == 3
 
 
-@needs_browser
 def test_the_keyboard_alone(page):
     page.locator("#history-input").focus()
     page.keyboard.type("red")
@@ -132,7 +124,6 @@ def test_the_keyboard_alone(page):
     expect(page.locator("#left .ranking li")).to_have_count(10)
 
 
-@needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width):
     page.set_viewport_size({"width": width, "height": 844})
@@ -149,7 +140,6 @@ def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@needs_browser
 def test_rules_go_with_the_question(page):
     _add(page, "history", "red em", "Red Emma")
     page.locator("#rules summary").click()
@@ -162,7 +152,6 @@ def test_rules_go_with_the_question(page):
     expect(page.locator("#right .ranking button", has_text="Red Emma")).to_be_visible()
 
 
-@needs_browser
 def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
     user = run.data.train_interactions["user_id"][0]
     page.get_by_label("User", exact=True).fill(user)
@@ -175,7 +164,6 @@ def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
     assert len(explained.value.post_data_json["history"]) > 1
 
 
-@needs_browser
 @pytest.mark.skipif("PREFREC_SHOWN" not in os.environ, reason="PREFREC_SHOWN names no run to picture")
 def test_picture(browser):
     run = open_run(Path(os.environ["PREFREC_SHOWN"]))
@@ -195,7 +183,6 @@ def test_picture(browser):
     engine.close()
 
 
-@needs_browser
 def test_titles_are_text_and_never_markup(page):
     _add(page, "history", "<img", MARKUP)
     _add(page, "candidates", "onerror", MARKUP)
@@ -208,8 +195,7 @@ def test_titles_are_text_and_never_markup(page):
     assert page.locator("h1").inner_text() == "tiny <run>"
 
 
-@needs_browser
-def test_a_key_is_asked_for(served, browser):
+def test_a_key_is_asked_for(browser, served):
     _, engine = served
     with _served(engine, "tiny", api_key="sesame") as url:
         page = browser.new_page()
