@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import stat
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,21 +34,17 @@ from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
 from prefrec.training import lora_config
 from sealed import write_metrics
-from served_run import write_run
+from served_run import dated, with_model
 from slow import slow_logps
 from tiny import tiny_llama
+from tiny_training import draw_adapters
 
 HISTORY, CANDIDATES = ("i2", "i7"), ("i50", "i41", "i24")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, bpe_tokenizer):
-    return write_run(tmp_path_factory.mktemp("exported"), bpe_tokenizer)
-
-
-@pytest.fixture(scope="module")
-def run(folder):
-    return open_run(folder)
+def run(adapted_run):
+    return open_run(adapted_run)
 
 
 def _of_the_run(run, ranker):
@@ -62,9 +57,11 @@ def _of_the_folder(run, model, folder):
     template = jinja2.Template((folder / "prompt.jinja2").read_text(encoding="utf-8"))
     titles = run.data.catalogue.titles_of(CANDIDATES)
     prompt = template.render(history=run.data.catalogue.titles_of(HISTORY), candidates=titles)
-    begin = [] if prompt[-1].isspace() else [" "]
-    ids = tokenizer(prompt, split_special_tokens=True)["input_ids"]
-    joint = [tokenizer("".join([prompt, *begin, t]), split_special_tokens=True)["input_ids"] for t in titles]
+    begin = "" if prompt[-1].isspace() else " "
+    ids, *joint = (
+        tokenizer(text, split_special_tokens=True)["input_ids"]
+        for text in (prompt, *(prompt + begin + t for t in titles))
+    )
     answers = tuple((*j[len(ids) :], tokenizer.eos_token_id) for j in joint)
     with torch.no_grad():
         return slow_logps(model.eval(), ChoiceSet(tuple(ids), answers)).numpy()
@@ -89,19 +86,7 @@ def test_merged_weights_give_the_same_scores(run, tmp_path, ranker):
     np.testing.assert_allclose(_of_the_folder(run, model, folder), _of_the_run(run, ranker), rtol=1e-4)
 
 
-def _dated(run, **model):
-    """The run with a year for each item, which histories show."""
-    frame = run.data.catalogue.frame.with_columns(year=pl.int_range(pl.len()) + 1900)
-    data = replace(run.data, catalogue=type(run.data.catalogue)(frame))
-    return replace(_with(run, item_text="{{ title }} ({{ year }})", **model), data=data)
-
-
-def _with(run, **model):
-    """The run with another model section."""
-    section = run.recipe.model.model_copy(update=model)
-    return type(run)(run.folder, run.recipe.model_copy(update={"model": section}), run.data, run.stages)
-
-
+DATED = "dated"
 OWN = (
     "\n{% for title in history %}\n  - {{ title }}\n{% endfor %}\n{% if candidates %}\n{{ candidates }}\n{% endif %}"
 )
@@ -111,7 +96,7 @@ OWN = (
 def test_plain_jinja2_renders_the_prompt_of_the_training(run, tmp_path, monkeypatch, template):
     monkeypatch.chdir(tmp_path)
     Path("own.jinja2").write_text(OWN)
-    folder = export_ranker(_with(run, templates=[template]), "sft", tmp_path / "out")
+    folder = export_ranker(with_model(run, templates=[template]), "sft", tmp_path / "out")
     plain = jinja2.Template((folder / "prompt.jinja2").read_text(encoding="utf-8"))
     trained = load_template(template, domain="movies")
     for history, candidates in product(([], ["A"], ["A", "B {{ x }}", "C"]), ([], ["X"], ["X", "Y"])):
@@ -124,19 +109,16 @@ def test_plain_jinja2_renders_the_prompt_of_the_training(run, tmp_path, monkeypa
         (True, {}),
         (False, {"objective": "catalogue", "templates": ["history"]}),
         (True, {"chat": True, "objective": "catalogue"}),
-        (False, {"item_text": "{{ title }} ({{ year }})"}),
+        (False, DATED),
     ],
 )
 def test_the_code_of_the_card_ranks_as_the_run(run, tmp_path, monkeypatch, capsys, merged, model):
-    run = _dated(run) if "item_text" in model else _with(run, **model)
+    run = dated(run) if model == DATED else with_model(run, **model)
     monkeypatch.chdir(export_ranker(run, "s-dpo", tmp_path / "out", merged=merged))
     ours, plain = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
-    skip = "\ntitles = titles[2:]"  # in a chat, special tokens in a title are not read as text by others
-    if run.recipe.model.chat:
-        plain, ours = (
-            plain.replace("titles[:2], titles[2:5]", "titles[2:4], titles[4:7]"),
-            re.sub(r"\nprint", skip + r"\nprint", ours, count=1),
-        )
+    if run.recipe.model.chat:  # in a chat, special tokens in a title are not read as text by others
+        plain = plain.replace("titles[:2], titles[2:5]", "titles[2:4], titles[4:7]")
+        ours = ours.replace("\nprint", "\ntitles = titles[2:]\nprint", 1)
     ids = run.data.catalogue.ids[2 * run.recipe.model.chat :]
     want = run.ranker("s-dpo").score([RankingExample("-", (*ids[:2],), (*ids[2:5],), ids[2])])[0]
     capsys.readouterr()
@@ -145,16 +127,15 @@ def test_the_code_of_the_card_ranks_as_the_run(run, tmp_path, monkeypatch, capsy
     assert [title for _, title in printed] == run.data.catalogue.titles_of(ids[2:5])
     np.testing.assert_allclose([float(score) for score, _ in printed], want, atol=2e-3)
     exec(ours, found := {})
-    assert [r.title for r in found["rec"].rank(found["titles"][:2], found["titles"][2:5])] == [
-        printed[i][1] for i in np.argsort(-want)
-    ]
+    ranked = found["rec"].rank(found["titles"][:2], found["titles"][2:5])
+    assert [r.title for r in ranked] == [printed[i][1] for i in np.argsort(-want)]
 
 
 def test_items_as_tokens_are_exported_whole(run, tmp_path, monkeypatch):
     model = tiny_llama(seed=3)
     add_items(model, run.data.catalogue.ids, torch.randn(len(run.data.catalogue), 8))
     save_item_model(model, tmp_path / "weights")
-    of_items = _with(run, answers="items", objective="catalogue", templates=["1"])
+    of_items = with_model(run, answers="items", objective="catalogue", templates=["1"])
     entry = lm_entry("sft", tmp_path / "weights", run.data, of_items.recipe.model)
     monkeypatch.setattr(type(run), "entry", lambda run, name: entry)
     folder = export_ranker(of_items, "sft", tmp_path / "out")
@@ -169,24 +150,16 @@ def test_items_as_tokens_are_exported_whole(run, tmp_path, monkeypatch):
     assert found.rank(HISTORY, CANDIDATES) == want.rank(HISTORY, CANDIDATES)
 
 
-def _adapted(name, model, folder, targets):
-    """The folder of a model, and that of a random adapter on it."""
-    adapted = get_peft_model(model, lora_config(r=4, targets=targets))
-    with torch.no_grad():
-        for key, parameter in adapted.named_parameters():
-            if "lora_" in key:
-                parameter.normal_(std=0.2)
-    adapted.save_pretrained(folder / name, save_embedding_layers=False)
-    return folder / name
-
-
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"], ["q_proj"]])
 def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monkeypatch, bpe_tokenizer, targets):
     tiny_llama(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
     bpe_tokenizer.save_pretrained(tmp_path / "tied")
-    adapter = _adapted("adapter", tiny_llama(tie_word_embeddings=True), tmp_path, targets)
-    tied = _with(run, name=str(tmp_path / "tied"))
+    adapted = get_peft_model(tiny_llama(tie_word_embeddings=True), lora_config(r=4, targets=targets))
+    draw_adapters(adapted, 0.2, "lora_")
+    adapter = tmp_path / "adapter"
+    adapted.save_pretrained(adapter, save_embedding_layers=False)
+    tied = with_model(run, name=str(tmp_path / "tied"))
     monkeypatch.setattr(type(run), "entry", lambda run, name: SimpleNamespace(weights=adapter, model={}))
     folder = export_ranker(tied, "sft", tmp_path / "merged", merged=True)
 
@@ -202,12 +175,13 @@ def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monke
 def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("x")
-    with pytest.raises(ConfigError, match="taken exists: name a new folder, or an empty one"):
-        export_ranker(run, "sft", tmp_path / "taken")
-    with pytest.raises(ConfigError, match="zero-shot has no adapter: export it with --merged"):
-        export_ranker(run, "zero-shot", tmp_path / "out")
-    with pytest.raises(ConfigError, match="sft has a base with fewer layers, which others cannot load"):
-        export_ranker(_with(run, layers=1), "sft", tmp_path / "out")
+    for asked, ranker, out, message in (
+        (run, "sft", "taken", "taken exists: name a new folder, or an empty one"),
+        (run, "zero-shot", "out", "zero-shot has no adapter: export it with --merged"),
+        (with_model(run, layers=1), "sft", "out", "sft has a base with fewer layers, which others cannot load"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export_ranker(asked, ranker, tmp_path / out)
     monkeypatch.setattr(export, "load_tokenizer", lambda name: (_ for _ in ()).throw(ModelError("no tokenizer")))
     with pytest.raises(ModelError, match="no tokenizer"):
         export_ranker(run, "sft", tmp_path / "out")
@@ -238,12 +212,11 @@ def test_what_a_killed_export_has_left_goes(run, tmp_path, monkeypatch):
 
 def _measured(folder, run):
     """The folder with metrics, as the evaluation stage leaves them."""
-    examples = run.data.test
-    targets = [e.target_index for e in examples]
-    frames = []
-    for seed, name in enumerate(("random", "sft", "s-dpo")):
-        scores = np.random.default_rng(seed).normal(size=(len(examples), 6))
-        frames.append(prediction_frame(name, examples, scores, target_ranks(scores, targets)))
+    examples, rng, frames = run.data.test, np.random.default_rng(0), []
+    for name in ("random", "sft", "s-dpo"):
+        scores = rng.normal(size=(len(examples), 6))
+        ranks = target_ranks(scores, [e.target_index for e in examples])
+        frames.append(prediction_frame(name, examples, scores, ranks))
     audit = audit_prepared(run.data, "test", "train", 0)
     evaluation = evaluate_predictions(pl.concat(frames), ks=[1, 3], audit=audit)
     write_metrics(folder, {"split": "test", "evaluation": evaluation.to_json(), "generation": None})
@@ -251,8 +224,8 @@ def _measured(folder, run):
     return evaluation
 
 
-def test_the_card_says_how_it_was_made_and_measured(run, folder, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "run")
+def test_the_card_says_how_it_was_made_and_measured(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
     evaluation = _measured(copy, run)
     text = (export_ranker(open_run(copy), "s-dpo", tmp_path / "out") / "README.md").read_text(encoding="utf-8")
     _, header, body = text.split("---\n", 2)
@@ -264,27 +237,21 @@ def test_the_card_says_how_it_was_made_and_measured(run, folder, tmp_path):
         (name, pytest.approx(interval.mean, abs=1e-4)) for name, interval in evaluation.metrics["s-dpo"].items()
     ]
     for part in (
-        "- training: SFT, then S-DPO",
-        "- num_negatives: 3",
-        f"On 40 test examples of {evaluation.users} users",
-        evaluation.audit.verdict,
-        "Terms of the data: not known to prefrec",
-        "commit abc",
-        "- base: `model`",
+        *("- training: SFT, then S-DPO", "- num_negatives: 3", f"On 40 test examples of {evaluation.users} users"),
+        *(evaluation.audit.verdict, "Terms of the data: not known to prefrec", "commit abc", "- base: `model`"),
     ):
         assert part in body
     assert "a machine" not in body
-    assert str(folder.parent) not in text  # no paths of this machine
+    assert str(run.folder.parent) not in text  # no paths of this machine
 
 
-def test_the_card_of_the_embedded_model_names_its_base_and_terms(run, folder):
+def test_the_card_of_the_embedded_model_names_its_base_and_terms(run):
     data = run.recipe.data.model_copy(update={"source": "movielens-100k"})
-    recipe = _with(run, name=EMBEDDED).recipe.model_copy(update={"data": data})
-    card = model_card(read_run(folder), recipe, "sft", base_id(EMBEDDED), merged=False)
+    recipe = with_model(run, name=EMBEDDED).recipe.model_copy(update={"data": data})
+    card = model_card(read_run(run.folder), recipe, "sft", base_id(EMBEDDED), merged=False)
     header = yaml.safe_load(card.split("---\n")[1])
     assert (header["base_model"], header["base_model_relation"]) == (EMBEDDED_HUB_ID, "adapter")
-    assert "4-bit GGUF" in card
-    assert "GroupLens" in card
-    assert "Not evaluated." in card
-    base = model_card(read_run(folder), recipe, "zero-shot", base_id(EMBEDDED), merged=True)
+    for part in ("4-bit GGUF", "GroupLens", "Not evaluated."):
+        assert part in card
+    base = model_card(read_run(run.folder), recipe, "zero-shot", base_id(EMBEDDED), merged=True)
     assert yaml.safe_load(base.split("---\n")[1])["license"] == "apache-2.0"

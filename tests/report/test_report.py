@@ -14,11 +14,12 @@ import pytest
 import yaml
 
 from hostile_pages import SHORT, TEXTS, needs_browser, text_of_unbroken
-from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, write_prepared
+from prefrec.data import Catalogue, PreparedData, read_prepared, write_prepared
 from prefrec.errors import DataError
 from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks
 from prefrec.evaluation.best import Best
 from prefrec.evaluation.predictions import prediction_frame
+from prefrec.files import read_json, write_json
 from prefrec.report import write_report
 from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
@@ -30,137 +31,81 @@ from sealed import seal_stage, write_metrics
 from verdicts import NONE
 
 SCRIPT = "<script>alert(1)</script>"
-RECIPE = {
-    "name": "tiny-run",
-    "model": {"name": "smollm2-135m"},
-    "sft": {"rows": 400},
-    "align": [{"name": "dpo"}, {"name": "s-dpo"}],
-}
+RECIPE = {"name": "tiny-run", "model": {"name": "smollm2-135m"}, "sft": {"rows": 400}}
+RECIPE |= {"align": [{"name": "dpo"}, {"name": "s-dpo"}]}
 ENVIRONMENT = {"prefrec": "0.1.0", "torch": "2.13", "python": "3.11.9", "commit": None, "seed": 0}
 MODELS = ("zero-shot", "sft", "dpo", "s-dpo")
 PAIRS = [("sft", "zero-shot"), ("dpo", "sft"), ("s-dpo", "dpo"), ("s-dpo", "sft"), ("s-dpo", "popularity")]
-N, C = 120, 20
-
-
-def _data() -> PreparedData:
-    rng = np.random.default_rng(0)
-    ids = [str(i) for i in range(60)]
-    titles = [SCRIPT, "Tom & Jerry", *(f"The Film of Number {i} ({1950 + i})" for i in range(2, 60))]
-
-    def rows(n: int, name: str) -> list[RankingExample]:
-        drawn = [rng.permutation(ids).tolist() for _ in range(n)]
-        return [
-            RankingExample(f"{name}{u}", tuple(d[:8]), tuple(d[8 : 8 + C]), d[8 + int(rng.integers(C))])
-            for u, d in enumerate(drawn)
-        ]
-
-    log = [(f"u{u}", str(i), t) for u in range(40) for t, i in enumerate(rng.permutation(60)[:9])]
-    frame = pl.DataFrame(
-        log, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row"
-    )
-    protocol = {
-        "format_version": 1,
-        "source": "movielens-100k",
-        "domain": "movies",
-        "split": "leave-last-out",
-        "candidates": {"kind": "uniform", "size": C},
-        "seed": 0,
-        "counts": {
-            "users": 943,
-            "items": 1682,
-            "rows": {"train": 60, "test": N},
-            "row_users": {"train": 60, "test": N},
-        },
-        "notes": [f"a note with {SCRIPT}"],
-    }
-    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": titles}))
-    return PreparedData(catalogue, rows(60, "u"), rows(20, "v"), rows(N, "w"), frame, protocol)
+LIFTS = {"random": 0.0, "popularity": 0.6, "zero-shot": 0.3, "sft": 1.0, "dpo": 1.1, "s-dpo": 2.0}
+"""Ranker → how much it lifts the target's score."""
+ALIGN = {"loss": "softmax_dpo", "beta": 1.0, "num_negatives": 7}
+STAGES = {"sft": {}, "align/dpo": ALIGN | {"loss": "dpo", "num_negatives": 1}, "align/s-dpo": ALIGN}
+N = 40
 
 
 def _predictions(data: PreparedData) -> pl.DataFrame:
-    """Rankers whose scores lift the target more and more; SFT and the models after it answer in text too."""
-    rng = np.random.default_rng(1)
+    """Rankers that find the target more and more often; SFT and the models after it answer in text too."""
+    rng, frames = np.random.default_rng(1), []
     target = np.array([e.target_index for e in data.test])
-    shared, frames = rng.normal(size=(N, C)), []
-    for name, lift in {
-        "random": 0.0,
-        "popularity": 0.6,
-        "zero-shot": 0.3,
-        "sft": 1.0,
-        "dpo": 1.1,
-        "s-dpo": 2.0,
-    }.items():
-        scores = shared + 0.5 * rng.normal(size=(N, C)) - 8
+    shared = rng.normal(size=(N, 6))
+    for name, lift in LIFTS.items():
+        scores = shared + 0.5 * rng.normal(size=shared.shape) - 8
         scores[np.arange(N), target] += lift
-        said = None if name not in MODELS else ["x"] * N
-        picks = None
-        if said is not None:
+        said, picks = None, None
+        if name in MODELS:
             columns = np.where(rng.random(N) < 0.1, -1, scores.argmax(axis=1))
             picks = [e.candidates[c] if c >= 0 else None for e, c in zip(data.test, columns, strict=True)]
+            said = ["x"] * N
         frames.append(prediction_frame(name, data.test, scores, target_ranks(scores, target), said, picks))
     return pl.concat(frames)
 
 
-def _log(kind: str, negatives: int = 1, points: int = 60) -> list[dict[str, float]]:
-    rng = np.random.default_rng(negatives)
+def _without_texts(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
+
+
+def _log(negatives: int, points: int = 60) -> list[dict[str, float]]:
+    """Of an alignment; SFT logs the first two of these alone."""
     rows: list[dict[str, float]] = []
     for i in range(points):
-        t, noise = i / points, float(rng.normal())
-        if kind == "sft":
-            entry = {"loss": 1.2 + 3.5 * math.exp(-5 * t) + 0.1 * noise, "logps/chosen": -30 + 22 * t + noise}
-        else:
-            entry = {
-                "loss": math.log(1 + negatives) * (1 - 0.5 * t) + 0.08 * noise,
-                "rewards/chosen": 1.2 * t + 0.1 * noise,
-                "rewards/rejected": -2 * t * negatives**0.5 + 0.1 * noise,
-                "rewards/margins": 1.2 * t + 2 * t * negatives**0.5,
-                "rewards/accuracies": min(1.0, 0.4 + 0.5 * t + 0.05 * noise),
-                "logps/chosen": -9 + t,
-                "logps/rejected": -11 - 3 * t,
-                "negatives/effective": negatives * (1 - 0.4 * t),
-            }
+        t, noise = i / points, math.sin(i) / 10
+        entry = {"loss": math.log(1 + negatives) * (1 - 0.5 * t) + noise, "logps/chosen": -9 + t}
+        if negatives:
+            chosen, rejected = 1.2 * t + noise, -2 * t * negatives**0.5
+            entry |= {"rewards/chosen": chosen, "rewards/rejected": rejected, "rewards/margins": chosen - rejected}
+            entry |= {"rewards/accuracies": 0.4 + 0.5 * t, "logps/rejected": -11 - 3 * t}
+            entry |= {"negatives/effective": negatives * (1 - 0.4 * t)}
         rows.append({"step": i + 1, "epoch": t, **entry})
         if i % 10 == 9:
-            held = {f"eval_{k}": v * 1.04 for k, v in entry.items()}
-            rows.append({"step": i + 1, "epoch": t, **held})
+            rows.append({"step": i + 1, "epoch": t, **{f"eval_{k}": v * 1.04 for k, v in entry.items()}})
     return [*rows, {"step": points, "train_runtime": 812.0}]
 
 
-def _stage(folder: Path, kind: str, log: list[dict[str, float]], **config: object) -> None:
-    folder.mkdir(parents=True)
-    (folder / "log.json").write_text(json.dumps(log))
-    seal_stage(folder, seconds=812.4, kind=kind, config=config)
-
-
-def build_run(run: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole_run(adapted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run as `prefrec run` leaves it."""
-    data = _data()
-    predictions = _predictions(data)
-    run.mkdir()
-    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    (run / "environment.json").write_text(json.dumps(ENVIRONMENT))
-    write_prepared(data, run / "data")
+    run = shutil.copytree(adapted_run, tmp_path_factory.mktemp("runs") / "run")
+    protocol = read_json(run / "data/protocol.json")
+    write_json(
+        run / "data/protocol.json", protocol | {"source": "movielens-100k", "notes": [f"a note with {SCRIPT}"]}
+    )
     seal_stage(run / "data")
-    _stage(run / "sft", "sft", _log("sft"), learning_rate=5e-4)
-    _stage(run / "align/dpo", "align", _log("align", 1), loss="dpo", beta=0.1, num_negatives=1, learning_rate=1e-5)
-    settings = {"loss": "softmax_dpo", "beta": 1.0, "num_negatives": 7, "learning_rate": 1e-5}
-    _stage(run / "align/s-dpo", "align", _log("align", 7), **settings)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    write_json(run / "environment.json", ENVIRONMENT)
+    for stage, config in STAGES.items():
+        write_json(run / stage / "log.json", _log(config.get("num_negatives", 0)))
+        seal_stage(run / stage, seconds=812.4, config=config | {"learning_rate": 1e-5})
+    data = read_prepared(run / "data")
+    predictions = _predictions(data)
     audit = audit_prepared(data, "test", "train")
-    scored = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
-    evaluation = evaluate_predictions(scored, compare=PAIRS, audit=audit)
+    evaluation = evaluate_predictions(_without_texts(predictions), compare=PAIRS, audit=audit)
     texts = predictions.filter(pl.col("generated").is_not_null())
     generation = evaluate_predictions(texts, compare=[], audit=NONE).to_json()
     keep = ("gen_hr@1", "valid_ratio")
     generation["metrics"] = {r: {m: of[m] for m in keep} for r, of in generation["metrics"].items()}
-    metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": generation}
     predictions.write_parquet(run / "predictions.parquet")
-    write_metrics(run, metrics)
+    write_metrics(run, {"split": "test", "evaluation": evaluation.to_json(), "generation": generation})
     return run
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
@@ -206,8 +151,7 @@ def test_numbers_and_settings_are_in_it(run):
     page, contents = _read(run), read_run(run)
     evaluation = contents.evaluation
     for part in (
-        "chance",
-        evaluation.audit.verdict,
+        *("chance", evaluation.audit.verdict),
         *("smollm2-135m", "movielens-100k", "13 min 32 s", "softmax_dpo", "valid ratio", "3.11.9", "tiny-run"),
         *(f"{interval.mean:.3f}" for of in evaluation.metrics.values() for interval in of.values()),
         *(signed(c.mean) for c in evaluation.comparisons),
@@ -220,10 +164,8 @@ def test_numbers_and_settings_are_in_it(run):
 
 def test_the_whole_catalogue_and_the_best_reference_are_in_it(run):
     """The block of the whole catalogue lacks zero-shot; half of the rows have new targets."""
-    frame = pl.read_parquet(run / "predictions.parquet").with_columns(
-        generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String)
-    )
-    known = [str(i) for i in range(0, 60, 2)]
+    frame = _without_texts(pl.read_parquet(run / "predictions.parquet"))
+    known = [f"i{i}" for i in range(2, 35)]
     lists = evaluate_predictions(frame, compare=[("s-dpo", "popularity")], known_items=known, audit=NONE)
     rest = frame.filter(pl.col("ranker") != "zero-shot")
     full = evaluate_predictions(rest, ks=[10], compare=[("s-dpo", "random")], known_items=known, audit=NONE)
@@ -267,6 +209,14 @@ def test_page_is_well_formed_accessible_and_needs_no_network(run):
     assert "S-DPO starts at ln 8 = 2.079" in text
 
 
+def _rename_random(run, name, compare):
+    """Measure the predictions again, with another name of a ranker."""
+    frame = pl.read_parquet(run / "predictions.parquet")
+    odd = frame.with_columns(ranker=pl.col("ranker").replace("random", name))
+    evaluation = evaluate_predictions(odd, compare=compare, audit=NONE)
+    write_metrics(run, {"split": "test", "evaluation": evaluation.to_json(), "generation": None})
+
+
 @needs_browser
 @pytest.mark.usefixtures("drawn")
 def test_in_a_browser_nothing_of_the_data_runs(run):
@@ -278,22 +228,14 @@ def test_in_a_browser_nothing_of_the_data_runs(run):
     data.protocol["notes"] = TEXTS
     write_prepared(dataclasses.replace(data, catalogue=catalogue), run / "data")
     seal_stage(run / "data")
-    frame = pl.read_parquet(run / "predictions.parquet")
-    odd = frame.with_columns(ranker=pl.col("ranker").replace("random", SHORT))
-    evaluation = evaluate_predictions(odd, compare=[(SHORT, "popularity")], audit=NONE)
-    metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
-    write_metrics(run, metrics)
+    _rename_random(run, SHORT, [(SHORT, "popularity")])
     text = text_of_unbroken(write_report(run))
     assert all(hostile in text for hostile in [*TEXTS, SHORT])
 
 
 @pytest.mark.usefixtures("drawn")
 def test_names_titles_and_notes_with_markup_stay_text(run):
-    frame = pl.read_parquet(run / "predictions.parquet")
-    odd = frame.with_columns(ranker=pl.col("ranker").replace("random", "<b>$x$ & y"))
-    evaluation = evaluate_predictions(odd, compare=[], audit=NONE)
-    metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
-    write_metrics(run, metrics)
+    _rename_random(run, "<b>$x$ & y", [])
     text = write_report(run).read_text(encoding="utf-8")
     assert "<b>" not in text
     assert text.count("&lt;b&gt;$x$ &amp; y") >= 3
@@ -331,9 +273,8 @@ def test_examples_are_balanced_and_always_the_same(run):
 def test_a_missing_part_is_named_and_the_rest_is_there(run, part, sentence):
     (run / part).unlink()
     page = _read(run)
-    assert "This run is incomplete" in page.text
-    assert sentence in page.text
-    assert "Training" in page.text
+    for text in ("This run is incomplete", sentence, "Training"):
+        assert text in page.text
     assert page.open == []
 
 
