@@ -1,10 +1,11 @@
 """`prefrec.Recommender` and `prefrec.fit`: the same answers as the other doors, for all users, and from frames."""
 
-import dataclasses
 import gc
 import json
 import shutil
 import tempfile
+from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import polars as pl
 import pytest
 
 import prefrec
-from prefrec import recommender
+from prefrec import Recommender, recommender
 from prefrec.data import Catalogue, UnknownUserError, seen_items
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.export.ranker import export_ranker
@@ -20,7 +21,6 @@ from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
 from prefrec.recommender import Effect, Ranked
-from served_run import add_rankers, write_run
 from slow import slow_logps
 from tiny_run import tiny_recipe
 
@@ -29,21 +29,19 @@ IDS = ("i2", "i7", "i19")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, bpe_tokenizer):
-    """A run with two rankers of other kinds; to be read only."""
-    return add_rankers(write_run(tmp_path_factory.mktemp("recommender"), bpe_tokenizer))
+def run(run_with_rankers):
+    return open_run(run_with_rankers)
 
 
 @pytest.fixture(scope="module")
-def rec(folder):
-    return prefrec.Recommender.from_run(folder)
+def rec(run):
+    return Recommender.from_run(run.folder)
 
 
-def test_recommend_equals_the_slow_twin(rec, folder):
-    run = open_run(folder)
+def test_recommend_equals_the_slow_twin(rec, run):
     twin = run.ranker("s-dpo")
-    titles = [t for t in run.data.catalogue.titles.values() if t not in ("Red Emma", "Red Eye", "Old Night")]
-    question = twin.encoder.encode(twin.template, ["Red Emma", "Red Eye", "Old Night"], [], titles)
+    titles = [t for i, t in run.data.catalogue.titles.items() if i not in IDS]
+    question = twin.encoder.encode(twin.template, run.data.catalogue.titles_of(IDS), [], titles)
     want = slow_logps(twin.model, question).detach().numpy()
     best = np.argsort(-want, kind="stable")[:5]
     answer = rec.recommend(HISTORY, k=5)
@@ -52,8 +50,7 @@ def test_recommend_equals_the_slow_twin(rec, folder):
     assert answer == rec.recommend([*HISTORY[:2], Ranked(1, "i19", "", 0.0)], 5)
 
 
-def test_rank_and_explain_equal_the_ranker(rec, folder):
-    run = open_run(folder)
+def test_rank_and_explain_equal_the_ranker(rec, run):
     row, lm = run.data.test[0], run.ranker("s-dpo")
     ranked = rec.rank(row.history, row.candidates)
     scores = lm.score([row])[0]
@@ -65,22 +62,21 @@ def test_rank_and_explain_equal_the_ranker(rec, folder):
 
 
 @pytest.fixture
-def exported(folder, tmp_path):
-    return export_ranker(open_run(folder), "s-dpo", tmp_path / "exported")
+def exported(run, tmp_path):
+    return export_ranker(run, "s-dpo", tmp_path / "exported")
 
 
 @pytest.mark.parametrize("merged", [True, False])
-def test_an_export_answers_as_its_run(rec, folder, tmp_path, merged):
-    exported = export_ranker(open_run(folder), "s-dpo", tmp_path / "exported", merged=merged)
-    found = prefrec.Recommender.from_pretrained(exported)
-    for want, got in (
-        (rec.recommend(HISTORY, 5, deny=["i9"]), found.recommend(HISTORY, 5, deny=["i9"])),
-        (rec.rank(HISTORY, ["i20", "Cold Men"]), found.rank(HISTORY, ["i20", "Cold Men"])),
-        (rec.explain(HISTORY, "i20", IDS), found.explain(HISTORY, "i20", IDS)),
+def test_an_export_answers_as_its_run(rec, run, tmp_path, merged):
+    found = Recommender.from_pretrained(export_ranker(run, "s-dpo", tmp_path / "exported", merged=merged))
+    for ask in (
+        lambda rec: rec.recommend(HISTORY, 5, deny=["i9"]),
+        lambda rec: rec.rank(HISTORY, ["i20", "Cold Men"]),
+        lambda rec: rec.explain(HISTORY, "i20", IDS),
     ):
-        assert want.frame().select("item_id", "title").equals(got.frame().select("item_id", "title"))
-        value = want.frame().columns[-1]
-        np.testing.assert_allclose(want.frame()[value], got.frame()[value], atol=1e-3)
+        want, got = ask(rec).frame(), ask(found).frame()
+        assert want.select("item_id", "title").equals(got.select("item_id", "title"))
+        np.testing.assert_allclose(want[:, -1], got[:, -1], atol=1e-3)
     own = found.recommend_all(histories={"me": HISTORY}, k=2)
     assert own["item_id"].to_list() == [r.item_id for r in rec.recommend(HISTORY, 2)]
     for asked in (lambda: found.recommend(user="u01"), found.recommend_all):
@@ -89,11 +85,10 @@ def test_an_export_answers_as_its_run(rec, folder, tmp_path, merged):
 
 
 @pytest.mark.parametrize("name", ["two", "window co-occurrence"])
-def test_a_ranker_made_of_others_is_exported_with_them(folder, tmp_path, name, capsys):
-    exported = export_ranker(open_run(folder), name, tmp_path / "exported")
-    run, moved = prefrec.Recommender.from_run(folder, name), exported.rename(tmp_path / "elsewhere")
-    found = prefrec.Recommender.from_pretrained(moved)
-    want, got = run.recommend(HISTORY, 20, deny=["i9"]).frame(), found.recommend(HISTORY, 20, deny=["i9"]).frame()
+def test_a_ranker_made_of_others_is_exported_with_them(run, tmp_path, name, capsys):
+    moved = export_ranker(run, name, tmp_path / "exported").rename(tmp_path / "elsewhere")
+    own, found = Recommender.from_run(run.folder, name), Recommender.from_pretrained(moved)
+    want, got = (rec.recommend(HISTORY, 20, deny=["i9"]).frame() for rec in (own, found))
     assert want["item_id"].equals(got["item_id"])
     np.testing.assert_allclose(want["score"], got["score"], rtol=1e-5)
     assert len(want["score"].unique()) > 5
@@ -101,54 +96,49 @@ def test_a_ranker_made_of_others_is_exported_with_them(folder, tmp_path, name, c
         found.recommend(user="u01")
     texts = b"".join(p.read_bytes() for p in moved.rglob("*") if p.is_file() and "model" not in p.name)
     assert b"u01" not in texts  # no user's name
-    assert str(folder.parent / "shop").encode() not in texts
+    assert str(run.recipe.data.interactions.parent).encode() not in texts
     assert "of 40 users, with numbers" in " ".join(capsys.readouterr().err.split())
     assert f"# tiny: {name}" in (moved / "README.md").read_text()
 
 
-def test_a_damaged_part_is_refused(folder, tmp_path):
-    exported = export_ranker(open_run(folder), "fused", tmp_path / "exported")
+def test_a_damaged_part_is_refused(run, tmp_path):
+    exported = export_ranker(run, "fused", tmp_path / "exported")
     (exported / "rankers/fused/blend.json").write_text("{}")
     with pytest.raises(DataError, match=r"export the ranker again \(rankers/fused/blend.json\)"):
-        prefrec.Recommender.from_pretrained(exported)
+        Recommender.from_pretrained(exported)
     with pytest.raises(ConfigError, match="fused is not a language model: export it without --merged"):
-        export_ranker(open_run(folder), "fused", tmp_path / "merged", merged=True)
+        export_ranker(run, "fused", tmp_path / "merged", merged=True)
 
 
 def test_a_repository_of_the_hub_is_downloaded(exported, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", {"me/films": str(exported)}.__getitem__)
-    assert prefrec.Recommender.from_pretrained("me/films").entry.name == "s-dpo"
+    assert Recommender.from_pretrained("me/films").entry.name == "s-dpo"
 
 
 def test_what_is_no_export_is_said(exported, tmp_path, monkeypatch):
-    def refused(name):
-        raise OSError("offline")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=OSError("offline")))
     with pytest.raises(ModelError, match=r"me/films is not a folder, and it cannot be downloaded .*: offline"):
-        prefrec.Recommender.from_pretrained("me/films")
+        Recommender.from_pretrained("me/films")
     about = exported / "prefrec.json"
     moved = json.loads(about.read_text())
     moved["model"]["name"] = str(tmp_path / "gone")
     about.write_text(json.dumps(moved))
     with pytest.raises(ModelError, match=r"prefrec.json: model.name: no model at .*gone"):
-        prefrec.Recommender.from_pretrained(exported)
+        Recommender.from_pretrained(exported)
     for damage in ("{}", "[]", "{", '{"ranker": "x", "model": {"nam": "y"}}'):
         about.write_text(damage)
         with pytest.raises(
-            DataError, match="exported was not written by `prefrec export`, or is damaged: export the ranker"
+            DataError, match="exported was not written by `prefrec export`, or is damaged: export the"
         ):
-            prefrec.Recommender.from_pretrained(exported)
+            Recommender.from_pretrained(exported)
     with pytest.raises(DataError, match="was not written by `prefrec export`"):
-        prefrec.Recommender.from_pretrained(tmp_path)
+        Recommender.from_pretrained(tmp_path)
 
 
 def test_rows_print_as_tables(rec):
     answer = rec.recommend(HISTORY, 12)
-    lines = repr(answer).splitlines()
-    assert [f"│ {r.rank} ┆ {r.item_id} ┆ {r.title} ┆ {r.score:.3f} │" for r in answer] == [
-        " ".join(line.split()) for line in lines if line.startswith("│")
-    ][1:]
+    _, *lines = (" ".join(line.split()) for line in repr(answer).splitlines() if line.startswith("│"))
+    assert lines == [f"│ {r.rank} ┆ {r.item_id} ┆ {r.title} ┆ {r.score:.3f} │" for r in answer]
     page = answer._repr_html_()
     assert page.count("<tr>") == 13
     assert "<td>" in page
@@ -156,16 +146,14 @@ def test_rows_print_as_tables(rec):
     assert answer.frame()["title"].to_list() == [r.title for r in answer]
 
 
-def test_a_user_is_asked_about_with_all_of_the_log_seen(rec, folder):
-    data = open_run(folder).data
-    row = data.test[3]
-    taken = [*data.train_interactions.filter(user_id=row.user_id)["item_id"]]
-    taken += [*data.held_out_interactions.filter(user_id=row.user_id)["item_id"]]
+def test_a_user_is_asked_about_with_all_of_the_log_seen(rec, run):
+    data, row = run.data, run.data.test[3]
+    parts = (data.train_interactions, data.held_out_interactions)
+    taken = [item for part in parts for item in part.filter(user_id=row.user_id)["item_id"]]
     assert {*taken} == {*seen_items(data, [row])[0], row.target}
     answer = rec.recommend(user=row.user_id, k=60)
     assert {r.item_id for r in answer} == {*data.catalogue.ids} - {*taken}
-    by_hand = rec.recommend(taken[-4:], 60, deny=taken)
-    assert answer == by_hand
+    assert answer == rec.recommend(taken[-4:], 60, deny=taken)
     later = rec.recommend(["Red Emma"], 60, user=row.user_id)
     assert later == rec.recommend([*taken[-4:], "Red Emma"], 60, deny=taken)
     with pytest.raises(UnknownUserError, match="user 'nobody' is not in the run's log"):
@@ -173,10 +161,8 @@ def test_a_user_is_asked_about_with_all_of_the_log_seen(rec, folder):
 
 
 @pytest.mark.parametrize("name", ["fused", "two"])
-def test_other_rankers_answer_as_in_the_table(folder, name):
-    run = open_run(folder)
-    rec = prefrec.Recommender.from_run(folder, name)
-    row = run.data.test[0]
+def test_other_rankers_answer_as_in_the_table(run, name):
+    rec, row = Recommender.from_run(run.folder, name), run.data.test[0]
     rest = tuple(i for i in run.data.catalogue.ids if i not in row.history)
     scores = run.entry(name).load_full(8).score([type(row)("-", row.history, rest, rest[0])])[0]
     best = np.argsort(-scores, kind="stable")[:6]
@@ -186,19 +172,19 @@ def test_other_rankers_answer_as_in_the_table(folder, name):
         rec.explain(row.history, "i5")
 
 
-def test_a_fusion_that_was_not_made_is_refused_and_nothing_is_made(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "run")
+def test_a_fusion_that_was_not_made_is_refused_and_nothing_is_made(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
     (tmp_path / "run" / "rankers" / "fused" / "blend.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     for name in ("fused", "two"):
         with pytest.raises(DataError, match=r"fused is damaged \(blend\.json\): run the recipe again"):
-            prefrec.Recommender.from_run(tmp_path / "run", name)
+            Recommender.from_run(tmp_path / "run", name)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["s-dpo", "fused"])
-def test_all_users_get_what_each_gets_alone(folder, tmp_path, name):
-    rec = prefrec.Recommender.from_run(folder, name)
+def test_all_users_get_what_each_gets_alone(run, tmp_path, name):
+    rec = Recommender.from_run(run.folder, name)
     frame = rec.recommend_all(tmp_path / "top.parquet", k=3)
     assert frame.equals(pl.read_parquet(tmp_path / "top.parquet"))
     assert [p.name for p in tmp_path.iterdir()] == ["top.parquet"]
@@ -236,10 +222,7 @@ def test_a_stopped_call_goes_on(rec, tmp_path, monkeypatch):
     [
         ({"history": ["Red Emmma"]}, "similar: Red Emma"),
         ({"history": [1.5]}, "1.5: give an item by its title or id, or as a row of an answer, not as float"),
-        (
-            {"history": ["i1"], "where": "aisle = 1"},
-            "where 'aisle = 1': .*the catalogue has the columns item_id, title",
-        ),
+        ({"history": ["i1"], "where": "aisle = 1"}, "'aisle = 1': .*the catalogue has the columns item_id, title"),
         ({"history": ["i1"], "at_most": 2}, "at_most, per: give both or neither"),
     ],
 )
@@ -262,13 +245,9 @@ def test_ids_titles_rows_and_single_ones_are_the_same(rec):
 def test_numbers_are_ids(rec):
     frame = rec.data.catalogue.frame.with_columns(pl.col("item_id").str.slice(1))
     log = rec.data.train_interactions.with_columns(pl.col("item_id", "user_id").str.slice(1))
-    data = dataclasses.replace(
-        rec.data, catalogue=Catalogue(frame), train_interactions=log, held_out_interactions=None
-    )
-    numbers = prefrec.Recommender(
-        data,
-        dataclasses.replace(rec.entry, load=lambda size: ByNumber(), model=None, load_full=lambda size: ByNumber()),
-    )
+    data = replace(rec.data, catalogue=Catalogue(frame), train_interactions=log, held_out_interactions=None)
+    by_number = dict.fromkeys(("load", "load_full"), lambda size: ByNumber())
+    numbers = Recommender(data, replace(rec.entry, model=None, **by_number))
     assert [r.item_id for r in numbers.recommend([7], 2, deny=[59, np.int64(58)])] == ["57", "56"]
     assert numbers.recommend_all(k=1, users=[10, 12])["user_id"].to_list() == ["10", "12"]
     assert numbers.recommend(user=10, k=1) == numbers.recommend(user="10", k=1)
@@ -285,8 +264,8 @@ class ByNumber:
 
 
 def test_histories_are_asked_together(rec):
-    alone = [rec.recommend(one, 3) for one in (["i2"], ["i7", "Old Night"])]
-    together = rec.recommend([["i2"], ["i7", "Old Night"]], 3)
+    asked = [["i2"], ["i7", "Old Night"]]
+    alone, together = [rec.recommend(one, 3) for one in asked], rec.recommend(asked, 3)
     assert [[r.item_id for r in own] for own in together] == [[r.item_id for r in own] for own in alone]
     assert rec.recommend([], 3) == rec.recommend(k=3)
 
@@ -309,7 +288,7 @@ def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
     answer = rec.recommend(user="u01", k=5, where="aisle = 1", at_most=5, per="aisle")
     assert [int(r.item_id[1:]) % 3 for r in answer] == [1] * 5
-    again = prefrec.Recommender.from_run(tmp_path / "run").recommend(user="u01", k=5, where="aisle = 1")
+    again = Recommender.from_run(tmp_path / "run").recommend(user="u01", k=5, where="aisle = 1")
     assert again == answer
 
 
@@ -317,11 +296,10 @@ def test_fit_leaves_no_folder_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     evaluate = {"references": ["popularity", "window co-occurrence"], "full_rows": 0}
+    recipe = {"preset": "fast", "sft": None, "align": [], "rankers": [], "evaluate": evaluate}
     prefrec.show_progress(False)
     try:
-        rec = prefrec.fit(
-            *prefrec.load_example(), {"preset": "fast", "sft": None, "align": [], "rankers": [], "evaluate": evaluate}
-        )
+        rec = prefrec.fit(*prefrec.load_example(), recipe)
     finally:
         prefrec.show_progress(True)
     assert capsys.readouterr().err == ""
@@ -343,9 +321,10 @@ def test_the_example_is_the_same_each_time_and_whole():
 
 
 def test_fit_names_what_is_wrong():
+    empty = pl.DataFrame()
     with pytest.raises(DataError, match=r"interactions: expected a polars or pandas frame, .* got int"):
-        prefrec.fit(5, pl.DataFrame(), "fast")
+        prefrec.fit(5, empty, "fast")
     with pytest.raises(ConfigError, match=r"set 'sft\.\.epochs': expected a field such as sft.rows"):
-        prefrec.fit(pl.DataFrame(), pl.DataFrame(), "fast", set={"sft..epochs": 1})
+        prefrec.fit(empty, empty, "fast", set={"sft..epochs": 1})
     with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
-        prefrec.fit(pl.DataFrame(), pl.DataFrame(), "quick")
+        prefrec.fit(empty, empty, "quick")
