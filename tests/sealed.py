@@ -1,4 +1,4 @@
-"""Digests of files that tests write or change by hand, as a run would have left them."""
+"""Files that tests write or change by hand, with their digests as a run would have left them, or damaged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import Any
 from prefrec.files import SEAL, digests, write_json
 from prefrec.runs.contents import METRICS, RESULTS
 from prefrec.runs.stage import STAGE_FILE, read_state, seal
+
+
+def flip(path: Path, place: int | None = None) -> None:
+    """Change one bit of a file, in the middle if not told where."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if place is None else place] ^= 1
+    path.write_bytes(content)
 
 
 def seal_stage(folder: Path, **state: Any) -> None:

@@ -11,14 +11,16 @@ from prefrec import Recommender
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Evaluation, evaluate_predictions, predict
 from prefrec.export.ranker import export_ranker
-from prefrec.files import read_json, write_json
+from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.update import start_entry
 from prefrec.rankers import PopularityRanker
 from prefrec.recommender import CHUNK
 from prefrec.runs.contents import METRICS, read_run, write_results
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage
 from reliability import damage
+from sealed import flip
 from served_run import write_run
 from verdicts import NONE
 
@@ -31,13 +33,6 @@ UNREAD = ("missing", PIPE, "without files", "unfinished")
 @pytest.fixture
 def run(adapted_run, tmp_path):
     return shutil.copytree(adapted_run, tmp_path / "run")
-
-
-def flip(path, place=None):
-    """Change one bit, in the middle if not told where."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 if place is None else place] ^= 1
-    path.write_bytes(content)
 
 
 def put(path, content):
@@ -77,9 +72,8 @@ def test_such_a_stage_is_made_again_by_a_run(tmp_path, content):
 
 
 def test_an_update_of_a_damaged_run_does_not_start(run):
-    recipe = open_run(run).recipe.model_copy()
-    raw = recipe.model_dump(mode="json") | {"update": {"run": str(run)}}
-    recipe = type(recipe).model_validate(raw)
+    raw = open_run(run).recipe.model_dump(mode="json")
+    recipe = Recipe.model_validate(raw | {"update": {"run": str(run)}})
     assert start_entry(recipe, open_run(run).data, run) is not None
     flip(run / "sft/adapter/adapter_model.safetensors")
     with pytest.raises(DataError, match="sft is damaged"):
@@ -122,10 +116,9 @@ def test_the_name_of_a_file_of_answers_says_its_form(run, tmp_path):
 @pytest.fixture
 def evaluated(run):
     """A run with results of popularity."""
-    opened = open_run(run)
-    rows = opened.data.test[:20]
-    ranker = PopularityRanker.fit(opened.data.train_interactions)
-    predictions = predict(ranker, rows, opened.data.catalogue, generate=False)
+    data = open_run(run).data
+    ranker = PopularityRanker.fit(data.train_interactions)
+    predictions = predict(ranker, data.test[:20], data.catalogue, generate=False)
     result = evaluate_predictions(predictions, compare=[], audit=NONE)
     write_results(run, predictions, {METRICS: {"split": "test", "evaluation": result.to_json(), "generation": None}})
     return run
@@ -147,8 +140,7 @@ def test_a_digit_of_the_metrics_reaches_no_table_and_no_card(evaluated, tmp_path
 
 def test_predictions_of_another_evaluation_are_refused(evaluated):
     path = evaluated / "predictions.parquet"
-    frame = pl.read_parquet(path)
-    frame.with_columns(rank=pl.lit(1, pl.UInt32)).write_parquet(path)
+    pl.read_parquet(path).with_columns(rank=pl.lit(1, pl.UInt32)).write_parquet(path)
     assert read_run(evaluated).predictions is None
     with pytest.raises(DataError, match=r"predictions.parquet is damaged, or the evaluation did not finish"):
         open_run(evaluated).predictions()
@@ -168,19 +160,13 @@ def test_results_outside_their_range_are_refused(evaluated, metric, difference):
         Evaluation.from_json(raw)
 
 
-def longer_prompts(path):
-    raw = read_json(path)
-    raw["model"]["max_length"] += 1
-    write_json(path, raw)
-
-
 @pytest.mark.parametrize(
     ("file", "change", "named"),
     [
         ("items.parquet", flip, "items.parquet"),
         ("prompt.jinja2", Path.unlink, "prompt.jinja2"),
         ("adapter_model.safetensors", flip, "adapter_model.safetensors"),
-        ("prefrec.json", longer_prompts, "prefrec.json"),
+        ("prefrec.json", lambda path: path.write_text(path.read_text().replace("400", "401")), "prefrec.json"),
         ("seal.json", lambda path: path.write_text("{}"), "items.parquet, prefrec.json"),
     ],
 )
@@ -196,14 +182,14 @@ def test_an_export_that_changed_is_refused(run, tmp_path, file, change, named):
 
 @pytest.mark.parametrize("weights", ["model/model.safetensors", "run/sft/adapter/adapter_model.safetensors"])
 def test_a_loaded_model_does_not_change_with_its_files(tmp_path, bpe_tokenizer, weights):
-    path = tmp_path / weights
+    path, asked = tmp_path / weights, (["i1", "i2"], ["i3", "i4", "i5"])
     rec = Recommender.from_run(write_run(tmp_path, bpe_tokenizer), "sft")
-    want = rec.rank(["i1", "i2"], ["i3", "i4", "i5"])
+    want = rec.rank(*asked)
     content = path.read_bytes()
     with path.open("r+b") as file:  # in place: the file that may be mapped
         file.seek(len(content) // 2)
         file.write(content[len(content) // 2 :][::-1])
-    assert rec.rank(["i1", "i2"], ["i3", "i4", "i5"]) == want
+    assert rec.rank(*asked) == want
     with path.open("r+b") as file:
         file.truncate(0)
-    assert rec.rank(["i1", "i2"], ["i3", "i4", "i5"]) == want
+    assert rec.rank(*asked) == want

@@ -41,9 +41,8 @@ def holding(folder, kind="run_lock"):
 
 
 def test_a_second_run_is_told_who_is_at_work(other, tmp_path):
-    with pytest.raises(
-        ConfigError, match=rf"another command \(process {other.pid}, host .*, since 2.*\) is running here; wait"
-    ):
+    told = rf"another command \(process {other.pid}, host .*, since 2.*\) is running here; wait"
+    with pytest.raises(ConfigError, match=told):
         run_lock(tmp_path).__enter__()
     recipe = write_recipe(tmp_path, {"name": "second"})
     before = recipe.read_text()
@@ -70,15 +69,11 @@ def test_a_damaged_note_of_the_holder_hides_nothing(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("report", "."), ("export", ".", "--out", "out"), ("prepare", "data")],
-    ids=lambda arguments: arguments[0],
-)
-def test_no_verb_works_in_the_folder_of_a_run_at_work(other, tmp_path, monkeypatch, arguments):
+@pytest.mark.parametrize("command", ["report .", "export . --out out", "prepare data"])
+def test_no_verb_works_in_the_folder_of_a_run_at_work(other, tmp_path, monkeypatch, command):
     write_recipe(tmp_path, {"name": "x"})
     monkeypatch.chdir(tmp_path)
-    done = prefrec(*arguments)
+    done = prefrec(*command.split())
     assert done.code == 1
     assert f"another command (process {other.pid}" in done.err.replace("\n", " ")
 
@@ -86,10 +81,8 @@ def test_no_verb_works_in_the_folder_of_a_run_at_work(other, tmp_path, monkeypat
 @pytest.mark.parametrize("place", ["sft", "align/s-dpo"])
 def test_no_run_works_around_a_stage_at_work(tmp_path, place):
     (tmp_path / place).mkdir(parents=True)
-    with (
-        holding(tmp_path / place, "stage_lock") as other,
-        pytest.raises(ConfigError, match=rf"{place}: another command \(process {other.pid}, .*\) is running here"),
-    ):
+    told = rf"{place}: another command \(process {{}}, .*\) is running here"
+    with holding(tmp_path / place, "stage_lock") as other, pytest.raises(ConfigError, match=told.format(other.pid)):
         run_lock(tmp_path).__enter__()
     with run_lock(tmp_path), pytest.raises(ConfigError, match="is running here"):
         stage_lock(tmp_path / place).__enter__()

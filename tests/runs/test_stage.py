@@ -15,6 +15,12 @@ from prefrec.errors import ConfigError
 from prefrec.files import content_digest, file_digest, read_json, write_json, write_text
 from prefrec.runs import stage as stage_module
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, last_checkpoint, machine, stage, stage_key
+from sealed import flip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "s-dpo"
 
 
 def test_key_depends_on_values_not_on_their_order():
@@ -22,8 +28,7 @@ def test_key_depends_on_values_not_on_their_order():
     assert len({stage_key(a=1), stage_key(a=2), stage_key(b=1), stage_key(a=1.5), stage_key()}) == 5
 
 
-def test_a_stage_that_ends_is_finished(tmp_path):
-    folder = tmp_path / "sft"
+def test_a_stage_that_ends_is_finished(folder):
     assert not is_finished(folder, "k")
     with stage(folder, "k", "sft", {"rows": 3}) as where:
         assert where == folder
@@ -38,9 +43,8 @@ def test_a_stage_that_ends_is_finished(tmp_path):
     assert state == told | dict.fromkeys(("seconds", "cpu_seconds"), pytest.approx(0, abs=1))
 
 
-def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
+def test_an_interrupted_stage_goes_on_in_its_folder(folder, tmp_path):
     """The times of its parts add up, and its peak of memory is the highest."""
-    folder = tmp_path / "sft"
     with suppress(KeyboardInterrupt), stage(folder, "k", "sft", {}):
         (folder / "checkpoint").write_text("half")
         raise KeyboardInterrupt
@@ -52,39 +56,34 @@ def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
     assert is_finished(folder, "k")
     state = read_json(folder / STAGE_FILE)
     assert (state["seconds"] >= 5, state["cpu_seconds"] >= 7, state["peak_bytes"]) == (True, True, 1 << 60)
-    assert _names(tmp_path) == ["sft"]
+    assert _names(tmp_path) == ["s-dpo"]
 
 
 def _names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-def _made(folder, key, *, stopped=False):
-    with suppress(KeyboardInterrupt), stage(folder, key, "align", {}):
-        assert stopped or _names(folder) == [STAGE_FILE]
-        (folder / "adapter").write_text(key)
-        if stopped:
-            raise KeyboardInterrupt
+def _made(folder, *keys, stopped=False):
+    for key in keys:
+        with suppress(KeyboardInterrupt), stage(folder, key, "align", {}):
+            assert stopped or _names(folder) == [STAGE_FILE]
+            (folder / "adapter").write_text(key)
+            if stopped:
+                raise KeyboardInterrupt
 
 
-def test_other_keys_move_results_aside_and_keep_three(tmp_path):
-    folder = tmp_path / "s-dpo"
-    for key in ("one", "two", "three", "four", "five"):
-        _made(folder, key)
+def test_other_keys_move_results_aside_and_keep_three(folder, tmp_path):
+    _made(folder, "one", "two", "three", "four", "five")
     kept = {name: (tmp_path / name / "adapter").read_text() for name in _names(tmp_path)}
-    assert kept == {
-        "s-dpo": "five",
-        **{f"s-dpo.previous-{n}": key for n, key in ((2, "two"), (3, "three"), (4, "four"))},
-    }
+    aside = {f"s-dpo.previous-{n}": key for n, key in ((2, "two"), (3, "three"), (4, "four"))}
+    assert kept == {"s-dpo": "five"} | aside
     assert is_finished(tmp_path / "s-dpo.previous-2", "two")
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_what_was_moved_aside_comes_back_when_it_is_wanted(tmp_path, stopped):
-    folder = tmp_path / "s-dpo"
+def test_what_was_moved_aside_comes_back_when_it_is_wanted(folder, tmp_path, stopped):
     _made(folder, "one", stopped=stopped)
-    for key in ("two", "three"):
-        _made(folder, key)
+    _made(folder, "two", "three")
     for wanted in ("one", "three", "one", "two", "one"):
         assert is_finished(folder, wanted) == (wanted != "one" or not stopped)
         assert (folder / "adapter").read_text() == wanted
@@ -98,10 +97,9 @@ def test_what_was_moved_aside_comes_back_when_it_is_wanted(tmp_path, stopped):
 
 @pytest.mark.parametrize("wanted", ["one", "two"])
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch, at, wanted):
-    folder, rename, done = tmp_path / "s-dpo", Path.rename, []
-    for key in ("one", "two"):
-        _made(folder, key)
+def test_a_kill_between_two_renames_loses_nothing(folder, tmp_path, monkeypatch, at, wanted):
+    rename, done = Path.rename, []
+    _made(folder, "one", "two")
 
     def killed(self, target):
         if len(done) == at:
@@ -118,10 +116,8 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch, at, wan
     assert {(p / "adapter").read_text() for p in tmp_path.iterdir()} == {"one", "two"}
 
 
-def test_what_is_half_deleted_does_not_count_as_whole(tmp_path, monkeypatch):
-    folder = tmp_path / "s-dpo"
-    for key in ("one", "two", "three", "four"):
-        _made(folder, key)
+def test_what_is_half_deleted_does_not_count_as_whole(folder, tmp_path, monkeypatch):
+    _made(folder, "one", "two", "three", "four")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", _killed)
         _made(folder, "five")  # swallows the kill
@@ -135,31 +131,23 @@ def _killed(place, **_):
     raise KeyboardInterrupt
 
 
-def test_folders_of_others_that_are_named_like_earlier_results_stay(tmp_path):
+def test_folders_of_others_that_are_named_like_earlier_results_stay(folder, tmp_path):
     write_text(tmp_path / "s-dpo.previous-1" / "letter", "x")
-    for key in ("one", "two", "three", "four", "five"):
-        _made(tmp_path / "s-dpo", key)
+    _made(folder, "one", "two", "three", "four", "five")
     assert (tmp_path / "s-dpo.previous-1" / "letter").exists()
     assert _names(tmp_path) == ["s-dpo", *(f"s-dpo.previous-{n}" for n in (1, 3, 4, 5))]
 
 
-def test_no_path_out_of_the_folder_is_opened_or_removed(tmp_path):
+def test_no_path_out_of_the_folder_is_opened_or_removed(folder, tmp_path):
     write_text(tmp_path / "letter", "x")
-    _made(tmp_path / "s-dpo", "k")
-    state = read_json(tmp_path / "s-dpo" / STAGE_FILE)
-    write_json(tmp_path / "s-dpo" / STAGE_FILE, state | {"files": {"../letter": "0", str(tmp_path / "letter"): "0"}})
-    assert not is_finished(tmp_path / "s-dpo", "k")
+    _made(folder, "k")
+    state = read_json(folder / STAGE_FILE)
+    write_json(folder / STAGE_FILE, state | {"files": {"../letter": "0", str(tmp_path / "letter"): "0"}})
+    assert not is_finished(folder, "k")
     assert (tmp_path / "letter").exists()
 
 
-def _flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def test_a_damaged_stage_is_told_and_made_again(tmp_path, capsys):
-    folder = tmp_path / "s-dpo"
+def test_a_damaged_stage_is_told_and_made_again(folder, capsys):
     with stage(folder, "k", "align", {}):
         for name in ("adapter/weights", "adapter/config", "adapter/README.md", "log", "checkpoint-2/weights"):
             write_text(folder / name, name)
@@ -167,13 +155,12 @@ def test_a_damaged_stage_is_told_and_made_again(tmp_path, capsys):
     write_text(folder / "adapter" / "README.md", "a card of my own")
     os.utime(folder / "log", ns=(0, 0))
     assert (is_finished(folder, "k"), damaged(folder)) == (True, [])
-    _flip(folder / "adapter" / "weights")
+    flip(folder / "adapter" / "weights")
     (folder / "adapter" / "config").unlink()
     assert damaged(folder) == ["adapter/config", "adapter/weights"]
     assert not is_finished(folder, "k")
-    assert (
-        "s-dpo: adapter/config, adapter/weights damaged or missing; the stage runs again" in capsys.readouterr().err
-    )
+    told = "s-dpo: adapter/config, adapter/weights damaged or missing; the stage runs again"
+    assert told in capsys.readouterr().err
     with stage(folder, "k", "align", {}):
         assert not (folder / "adapter" / "weights").exists()
         write_text(folder / "adapter" / "weights", "as before")
@@ -181,8 +168,8 @@ def test_a_damaged_stage_is_told_and_made_again(tmp_path, capsys):
     assert read_json(folder / STAGE_FILE)["seconds"] < 1
 
 
-def test_what_a_stage_made_is_on_the_disk_before_it_counts_as_finished(tmp_path, monkeypatch):
-    folder, synced = tmp_path / "sft", []
+def test_what_a_stage_made_is_on_the_disk_before_it_counts_as_finished(folder, tmp_path, monkeypatch):
+    synced = []
 
     def sync(paths):
         synced.append(({str(p.relative_to(tmp_path)) for p in paths}, read_json(folder / STAGE_FILE)["finished"]))
@@ -190,8 +177,8 @@ def test_what_a_stage_made_is_on_the_disk_before_it_counts_as_finished(tmp_path,
     monkeypatch.setattr(stage_module, "sync", sync)
     with stage(folder, "k", "sft", {}):
         write_text(folder / "adapter" / "weights", "x")
-    made = {"sft/adapter/weights", "sft/adapter"}
-    assert synced == [(made, False), ({"sft/stage.json", "sft"}, True)]
+    made = {"s-dpo/adapter/weights", "s-dpo/adapter"}
+    assert synced == [(made, False), ({"s-dpo/stage.json", "s-dpo"}, True)]
 
 
 def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
@@ -207,7 +194,7 @@ def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, mon
         assert [file_digest(large), file_digest(small)] == first
     assert read == ["large", "small", "small"]
     times = large.stat()
-    _flip(large)
+    flip(large)
     os.utime(large, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert file_digest(large) != first[0]
     (tmp_path / "cache" / "digests.json").write_text("[")
@@ -246,9 +233,7 @@ def test_no_stage_has_the_name_of_what_another_keeps(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_checkpoints_stay_until_the_stage_is_finished(tmp_path, monkeypatch):
-    folder = tmp_path / "sft"
-
+def test_checkpoints_stay_until_the_stage_is_finished(folder, monkeypatch):
     def left():
         return [p.name for p in folder.glob("checkpoint-*")]
 
@@ -266,28 +251,25 @@ def test_checkpoints_stay_until_the_stage_is_finished(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ['{"key": "k", "fini', "\xff"])
-def test_a_folder_whose_state_cannot_be_read_is_moved_aside(tmp_path, content):
-    folder = tmp_path / "sft"
+def test_a_folder_whose_state_cannot_be_read_is_moved_aside(folder, tmp_path, content):
     folder.mkdir()
     (folder / STAGE_FILE).write_text(content, encoding="latin-1")
     assert not is_finished(folder, "k")
-    with stage(folder, "k", "sft", {}):
-        pass
+    _made(folder, "k")
     assert is_finished(folder, "k")
-    assert (tmp_path / "sft.previous-1" / STAGE_FILE).read_text(encoding="latin-1") == content
+    assert (tmp_path / "s-dpo.previous-1" / STAGE_FILE).read_text(encoding="latin-1") == content
 
 
 @pytest.mark.parametrize("draft", [False, True])
-def test_a_stage_killed_before_its_first_file_begins_again(tmp_path, draft):
+def test_a_stage_killed_before_its_first_file_begins_again(folder, tmp_path, draft):
     """Of another machine, as after a power cut; nothing is set aside."""
-    folder = tmp_path / "sft"
     folder.mkdir()
     if draft:
         (folder / f".{STAGE_FILE}.0badcafe-12.tmp").write_text("{")
     with stage(folder, "k", "sft", {}):
         pass
     assert is_finished(folder, "k")
-    assert (_names(tmp_path), _names(folder)) == (["sft"], [STAGE_FILE])
+    assert (_names(tmp_path), _names(folder)) == (["s-dpo"], [STAGE_FILE])
 
 
 def test_damaged_and_unfinished_checkpoints_count_as_absent(tmp_path, capsys):
@@ -300,7 +282,7 @@ def test_damaged_and_unfinished_checkpoints_count_as_absent(tmp_path, capsys):
         save_file({"w": torch.zeros(4)}, folder / "adapter_model.safetensors")
         torch.save({"w": torch.arange(100)}, folder / "optimizer.pt")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
-    _flip(tmp_path / "checkpoint-20" / "optimizer.pt")
+    flip(tmp_path / "checkpoint-20" / "optimizer.pt")
     weights = tmp_path / "checkpoint-15" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     (tmp_path / "checkpoint-10" / "optimizer.pt").write_bytes(b"")
@@ -313,18 +295,14 @@ def test_damaged_and_unfinished_checkpoints_count_as_absent(tmp_path, capsys):
 def test_what_is_not_a_stage_is_neither_moved_nor_deleted(tmp_path):
     logs = tmp_path / "data"
     write_text(logs / "log.csv", "user_id,item_id\n")
-    with (
-        pytest.raises(ConfigError, match=r"data already exists and is not from prefrec \(it has no stage.json"),
-        stage(logs, "k", "sft", {}),
-    ):
+    told = r"data already exists and is not from prefrec \(it has no stage.json"
+    with pytest.raises(ConfigError, match=told), stage(logs, "k", "sft", {}):
         pytest.fail("carried out")
     assert (logs / "log.csv").exists()
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_stage_that_finds_anothers_key_at_its_end_says_so(tmp_path, fails):
-    folder = tmp_path / "sft"
-
+def test_a_stage_that_finds_anothers_key_at_its_end_says_so(folder, fails):
     def carry_out():
         with stage(folder, "mine", "sft", {}):
             _made(folder, "yours")
