@@ -18,14 +18,8 @@ from prefrec.prompts.encoding import special_ids
 from prefrec.prompts.trajectories import question
 from slow import slow_logps
 
-TITLES = [
-    "Toy Story",
-    "It Happened One Night",
-    "(500) Days: Part Two",
-    "…And Justice for All",
-    "12 Angry Men",
-    "$9.99",
-]
+TITLES = ["Toy Story", "It Happened One Night", "(500) Days: Part Two"]
+TITLES += ["…And Justice for All", "12 Angry Men", "$9.99"]
 MOVIES = load_template("movies/1")
 SPACED = PromptTemplate("spaced", "Seen {{ history | join(', ') }} of {{ candidates | join('; ') }}. Next:")
 title_text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).map(

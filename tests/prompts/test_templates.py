@@ -16,27 +16,15 @@ from prefrec.prompts import PromptTemplate, item_texts, load_template, sandbox, 
 GOOD = "Seen:\n{% for t in history %}\n{{ t }}\n{% endfor %}\nOne of: {{ candidates | join(', ') }}\nNext:"
 
 PINNED = {
-    "books/1": "8069888e41af",
-    "books/2": "9d8159d745ac",
-    "books/3": "d3b9c1d5bb46",
-    "books/continue": "87f568c99f62",
-    "books/history": "dab7db71809c",
-    "generic/1": "36a52fad6426",
-    "generic/2": "75c24a3ebc22",
-    "generic/3": "8c199d677de6",
-    "generic/continue": "383c3bbc3149",
-    "generic/history": "a677e0828ffc",
-    "movies/1": "42c5058a95ee",
-    "movies/2": "24823fcf86f2",
-    "movies/3": "1eb034d41587",
-    "movies/continue": "23c648295a35",
-    "movies/history": "ccda2a2ecb74",
-    "music/1": "824e3d34b810",
-    "music/2": "3e6c390004c4",
-    "music/3": "09006aed2c09",
-    "music/continue": "e327d43539ad",
-    "music/history": "2df9d96c5ea3",
-}
+    "books/1": "8069888e41af", "books/2": "9d8159d745ac", "books/3": "d3b9c1d5bb46",
+    "books/continue": "87f568c99f62", "books/history": "dab7db71809c",
+    "generic/1": "36a52fad6426", "generic/2": "75c24a3ebc22", "generic/3": "8c199d677de6",
+    "generic/continue": "383c3bbc3149", "generic/history": "a677e0828ffc",
+    "movies/1": "42c5058a95ee", "movies/2": "24823fcf86f2", "movies/3": "1eb034d41587",
+    "movies/continue": "23c648295a35", "movies/history": "ccda2a2ecb74",
+    "music/1": "824e3d34b810", "music/2": "3e6c390004c4", "music/3": "09006aed2c09",
+    "music/continue": "e327d43539ad", "music/history": "2df9d96c5ea3",
+}  # fmt: skip
 """SHA-256 of what the templates render: a prompt that changes is another one than models were trained on."""
 
 
@@ -65,20 +53,13 @@ def test_history_is_continue_without_the_list(name):
 
 
 def test_a_users_file_is_read(tmp_path):
-    path = tmp_path / "mine.jinja2"
-    path.write_text(GOOD, encoding="utf-8")
-    assert load_template(str(path)).render(["A"], ["B", "C"]) == "Seen:\nA\nOne of: B, C\nNext:"
+    (tmp_path / "mine.jinja2").write_text(GOOD, encoding="utf-8")
+    assert load_template(str(tmp_path / "mine.jinja2")).render(["A"], ["B", "C"]) == "Seen:\nA\nOne of: B, C\nNext:"
 
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(TemplateError, match="movies/1"):
         load_template("nonsense")
-
-
-def test_a_template_cannot_reach_into_python():
-    hostile = PromptTemplate("evil", "{{ history.__class__.__mro__ }} {{ candidates }}")
-    with pytest.raises(TemplateError, match="evil"):
-        hostile.render(["A"], ["B"])
 
 
 GROWTH = [
@@ -132,11 +113,13 @@ def test_templates_are_bounded(tmp_path):
         ("{{ history.pop() }}{{ candidates }}", "this call is not allowed"),
         ("{{ history | pprint }}{{ candidates }}", "No filter named 'pprint'"),
         ("{% include 'x' %}{{ history }}{{ candidates }}", "include is not allowed"),
+        ("{{ history.__class__.__mro__ }} {{ candidates }}", "unsafe"),
     ],
 )
 def test_what_a_template_may_not_hold_is_told(source, message):
-    with pytest.raises(TemplateError, match=re.escape(message)):
+    with pytest.raises(TemplateError, match=re.escape(message)) as e:
         PromptTemplate("own", source).render([], [])
+    assert "own" in str(e.value)
 
 
 def test_what_prompts_need_is_possible():
@@ -146,9 +129,8 @@ def test_what_prompts_need_is_possible():
         "{% endfor %}{{ candidates | map('upper') | join(' or ') }} {{ history | length }} {{ 'x' ~ (1 + 2) }}"
         "{{ range(3) | list }}"
     )
-    assert PromptTemplate("own", source).render(["C", "D", " e f"], ["x", "y"]) == (
-        "2/2 a E F, 4/2 b D.X or Y 3 x3[0, 1, 2]"
-    )
+    text = PromptTemplate("own", source).render(["C", "D", " e f"], ["x", "y"])
+    assert text == "2/2 a E F, 4/2 b D.X or Y 3 x3[0, 1, 2]"
 
 
 OWN = [
@@ -174,13 +156,9 @@ def test_the_portable_form_renders_alike_everywhere(template):
 
 
 ITEMS = pl.DataFrame(
-    {
-        "item_id": ["1", "2"],
-        "title": ["Heat", "  Odd  {{ x }}"],
-        "year": [1995.0, None],
-        "score": [7.5, 8.0],
-        "genres": ["Crime\n\x1b[1m", None],
-    }
+    [("1", "Heat", 1995.0, 7.5, "Crime\n\x1b[1m"), ("2", "  Odd  {{ x }}", None, 8.0, None)],
+    schema=["item_id", "title", "year", "score", "genres"],
+    orient="row",
 )
 
 
