@@ -1,6 +1,5 @@
 """The documentation: it builds without a warning, and its recipes and commands are ones that prefrec takes."""
 
-import importlib.util
 import json
 import os
 import re
@@ -33,13 +32,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert "softmax_dpo_loss" in (tmp_path / "reference" / "losses" / "index.html").read_text(encoding="utf-8")
 
@@ -52,18 +47,15 @@ def test_whole_recipes_in_the_pages_are_recipes():
 
 
 def test_the_reference_of_recipes_is_that_of_the_classes():
-    script = ROOT / "scripts" / "recipe_page.py"
-    spec = importlib.util.spec_from_file_location("recipe_page", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = module.page()
+    script = runpy.run_path(str(ROOT / "scripts" / "recipe_page.py"))
+    made = script["page"]()
     for row in (
         "| `name` | required | text | Name of the run; its folder is runs/NAME. |",
         "| `latest_per_user` | – | whole number ≥ 1 | Use only each user's N most recent examples. Default: all. |",
         "| `warmup` | `0.05` | number ≥ 0, < 1 | Fraction of the steps for warm-up. |",
     ):
         assert row in made
-    assert module.PAGE.read_text(encoding="utf-8") == made, "run python scripts/recipe_page.py"
+    assert script["PAGE"].read_text(encoding="utf-8") == made, "run python scripts/recipe_page.py"
 
 
 def test_the_page_of_experiments_is_that_of_their_results():
@@ -75,27 +67,18 @@ def test_the_page_of_experiments_is_that_of_their_results():
 
 def test_a_view_of_a_table_names_what_the_table_has(tmp_path):
     page = runpy.run_path(str(ROOT / "scripts" / "experiments_page.py"))["page"]
-    table = {
-        "title": "Rankers",
-        "columns": ["ranker", "n", "HR@1"],
-        "rows": [["SFT", "9", "0.1"], ["DPO", "9", "0.2"]],
-    }
-    own = {
-        "id": 1,
-        "title": "A",
-        "question": "Q?",
-        "tables": [table],
-        "page": [{"table": 0, "columns": ["ranker", "HR@1"]}],
-    }
-    (tmp_path / "01-a.json").write_text(json.dumps(own))
-    assert "| ranker | HR@1 |\n|---|---|\n| SFT | 0.1 |\n| DPO | 0.2 |" in page(tmp_path)
-    own["page"] = [{"table": 0, "rows": ["DPO"]}]
-    (tmp_path / "01-a.json").write_text(json.dumps(own))
-    assert "|---|---|---|\n| DPO | 9 | 0.2 |" in page(tmp_path)
-    own["page"] = [{"table": 0, "rows": ["BPR"]}]
-    (tmp_path / "01-a.json").write_text(json.dumps(own))
+    rows = [["SFT", "9", "0.1"], ["DPO", "9", "0.2"]]
+    own = {"id": 1, "title": "A", "question": "Q?"}
+    own["tables"] = [{"title": "Rankers", "columns": ["ranker", "n", "HR@1"], "rows": rows}]
+
+    def shown(**view):
+        (tmp_path / "01-a.json").write_text(json.dumps(own | {"page": [{"table": 0} | view]}))
+        return page(tmp_path)
+
+    assert "| ranker | HR@1 |\n|---|---|\n| SFT | 0.1 |\n| DPO | 0.2 |" in shown(columns=["ranker", "HR@1"])
+    assert "|---|---|---|\n| DPO | 9 | 0.2 |" in shown(rows=["DPO"])
     with pytest.raises(ValueError, match=r"01-a.json, page, table 0: there is no \['BPR'\]"):
-        page(tmp_path)
+        shown(rows=["BPR"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -151,8 +134,7 @@ def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     monkeypatch.setattr("prefrec.losses.LOSSES", dict(LOSSES))
     monkeypatch.setattr("prefrec.pipeline.recipe.LOSSES", losses.LOSSES)
     own, in_a_recipe = blocks(ROOT / "docs" / "extend-loss.md", "python")
-    made: dict = {}
-    exec(own, made)
+    exec(own, {})
     policy = torch.tensor([[-1.0, -3.0, -2.5]])
     found = losses.LOSSES["hinge"](policy, policy, 1.0)
     assert (found.losses.tolist(), found.rewards.tolist()) == ([1.0], [[0.0, 0.0, 0.0]])
@@ -167,8 +149,7 @@ def test_a_ranker_of_ones_own_is_fitted_measured_and_blended_as_the_page_says(pl
     monkeypatch.setitem(KINDS, "latest", None)  # taken out again after the test
     monkeypatch.chdir(tmp_path)
     own, alone, in_a_recipe = blocks(ROOT / "docs" / "extend-ranker.md", "python")
-    data = place.recipe["data"]
-    made: dict = {"DATA": data}
+    made: dict = {"DATA": place.recipe["data"]}
     exec(own, made)
     assert [*made["LatestRanker"](made["LatestConfig"](last=1)).fit(read_prepared(place.data)).counts.values()] == [1]
     exec(alone.replace('source="movielens-100k"', "**DATA"), made)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -18,33 +17,25 @@ from safetensors.torch import load_file
 import in_processes
 from command import succeed
 from prefrec import processes
-from tiny_run import tiny_recipe, write_model, write_recipe, write_shop
+from servers import free_port
+from tiny_run import adapter_weights, tiny_recipe, write_model, write_recipe, write_shop
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def _launch(*command: object, config: str = "ddp", cpu: str = "true") -> subprocess.CompletedProcess[str]:
-    """Two processes on the CPU, by one of the files in `configs/accelerate`."""
+    """Two processes on the CPU, by one of the files in `configs/accelerate`, which end well."""
     file = CONFIGS / f"{config}.yaml"
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", "2"]
-    launch += ["--main_process_port", str(_free_port())]
+    launch += ["--main_process_port", str(free_port())]
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # ninja, for DeepSpeed
     where = {"PYTHONPATH": paths, "PATH": programs, "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(
-        [sys.executable, *launch, *map(str, command)],
-        env={**os.environ, **where, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": cpu},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    environment = {**os.environ, **where, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": cpu}
+    command = [sys.executable, *launch, *map(str, command)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +44,6 @@ def folder(tmp_path_factory, bpe_tokenizer):
     folder = tmp_path_factory.mktemp("processes")
     bpe_tokenizer.save_pretrained(folder / "tokenizer")
     done = _launch(in_processes.__file__, folder)
-    assert done.returncode == 0, done.stderr
     batch = "Global batch 8 examples = 2 per device × 2 processes × 2 accumulation steps"
     assert done.stderr.count(batch) == len(in_processes.JOBS)
     in_processes.main(folder)
@@ -74,14 +64,12 @@ def test_weights_are_those_of_one_process(folder, job):
 @pytest.mark.parametrize("job", in_processes.JOBS)
 def test_the_log_is_of_all_rows(folder, job):
     one, two = (json.loads((folder / n / job / "log.json").read_text()) for n in "12")
-    assert len(one) == len(two)
-    names = set()
     for line, want in zip(two, one, strict=True):
         assert line.keys() == want.keys()
-        told = {k for k in line if "loss" in k or "/" in k}
-        names |= told
-        for name in told:
+        for name in (k for k in line if "loss" in k or "/" in k):
             assert line[name] == pytest.approx(want[name], abs=1e-4), name
+    names = {name for line in two for name in line}
+    names = {name for line in two for name in line}
     assert {"loss", "eval_loss", "logps/chosen", "eval_logps/chosen"} <= names
     assert "eval_rewards/margins" in names or job == "sft"
 
@@ -114,14 +102,13 @@ def test_weights_that_are_shared_out_learn_the_same(folder, by):
     """In bfloat16, so to its rounding; a reference pass that froze the policy's adapter would break the gradient."""
     if by.startswith("deepspeed") and not find_spec("deepspeed"):
         pytest.skip("needs DeepSpeed: pip install deepspeed")
-    done = _launch(in_processes.__file__, folder, by, config=by, cpu="false")
-    assert done.returncode == 0, done.stderr
+    _launch(in_processes.__file__, folder, by, config=by, cpu="false")
     for job in ("live", "parts"):
         one, two = (json.loads((folder / n / job / "log.json").read_text()) for n in ("1", by))
         for line, want in zip(two, one, strict=True):
             for name in ("loss", "eval_loss"):
                 assert line.get(name) == pytest.approx(want.get(name), abs=0.01)
-        weights, moved = (load_file(folder / by / job / "adapter" / "adapter_model.safetensors"), 0.0)
+        weights, moved = adapter_weights(folder / by / job / "adapter"), 0.0
         before = in_processes.trainable(in_processes.adapted_model())
         # DeepSpeed trains an adapter in the base's type, beside a copy in float32.
         dtype = torch.float32 if by == "fsdp" else torch.bfloat16
@@ -141,27 +128,24 @@ def test_the_deepspeed_files_are_understood(name):
 
 def test_a_recipe_in_two_processes_is_the_run_of_one(tmp_path, bpe_tokenizer):
     """One writes the folder and prints, and the scores are those of one process."""
-    shop, model = write_shop(tmp_path / "shop"), write_model(tmp_path / "model", bpe_tokenizer)
-    recipe = tiny_recipe(shop, model)
+    recipe = tiny_recipe(write_shop(tmp_path / "shop"), write_model(tmp_path / "model", bpe_tokenizer))
     recipe["align"] = recipe["align"][1:]
     recipe["sft"] |= {"per_device_batch_size": 2, "epochs": 1}
     path = write_recipe(tmp_path, recipe)
-    done = _launch(Path(sys.executable).with_name("prefrec"), "run", path, "--out", tmp_path / "two", "--json")
-    assert done.returncode == 0, done.stderr
+    command = Path(sys.executable).with_name("prefrec")
+    done = _launch(command, "run", path, "--out", tmp_path / "two", "--json")
     assert json.loads(done.stdout)["run"] == str(tmp_path / "two")
     succeed("run", path, "--out", tmp_path / "one")
     one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
     assert two["evaluation"]["metrics"] == one["evaluation"]["metrics"]
-    frames = [pl.read_parquet(tmp_path / n / "predictions.parquet") for n in ("one", "two")]
-    gap = (frames[0]["scores"].explode() - frames[1]["scores"].explode()).abs().max()
-    assert gap < 1e-3
+    scores = [pl.read_parquet(tmp_path / n / "predictions.parquet")["scores"].explode() for n in ("one", "two")]
+    assert (scores[0] - scores[1]).abs().max() < 1e-3
     assert (tmp_path / "two" / "report.html").is_file()
     assert not list((tmp_path / "two").rglob("*.previous*"))
     for stage in ("data", "sft", "align/s-dpo"):
         assert json.loads((tmp_path / "two" / stage / "stage.json").read_text())["finished"]
     asked = ("recommend", tmp_path / "one", "--all-users", "--k", 3, "--out")
-    done = _launch(Path(sys.executable).with_name("prefrec"), *asked, tmp_path / "two.parquet")
-    assert done.returncode == 0, done.stderr
+    _launch(command, *asked, tmp_path / "two.parquet")
     succeed(*asked, tmp_path / "one.parquet")
     shared, alone = (pl.read_parquet(tmp_path / f"{n}.parquet") for n in ("two", "one"))
     assert shared.drop("score").equals(alone.drop("score"))
