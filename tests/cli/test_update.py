@@ -30,8 +30,7 @@ def shop(place, tmp_path_factory):
         for n, (user, item) in enumerate(last.select(PAIR).iter_rows())
         for k in range(1, 4)
     ]
-    rows += [("u00", "n0", 30_000), ("u01", "n1", 30_000)]
-    rows += [("fresh", f"i{k}", 20_000 + k) for k in range(6)]
+    rows += [("u00", "n0", 30_000), ("u01", "n1", 30_000), *(("fresh", f"i{k}", 20_000 + k) for k in range(6))]
     pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "new.csv")
     items = pl.read_csv(place.shop["items"])
     more = pl.DataFrame({"item_id": NEW_ITEMS, "title": ["Wild Planet", "Cold Planet"]})
@@ -42,8 +41,8 @@ def shop(place, tmp_path_factory):
 def _raw(place, **changes):
     """SFT on histories, without alignments."""
     raw = place.recipe | {"align": []} | changes
-    raw["model"] = raw["model"] | {"templates": ["history"]}
-    raw["sft"] = raw["sft"] | {"rows": None}
+    raw["model"] |= {"templates": ["history"]}
+    raw["sft"] |= {"rows": None}
     raw["evaluate"] = {"rows": 20, "ks": [1, 3], "zero_shot": False, "full_rows": 0, "references": ["popularity"]}
     return raw
 
@@ -56,19 +55,18 @@ def run(place, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def updated(run, shop):
+def files(shop):
+    return "--interactions", shop / "new.csv", "--items", shop / "items.csv"
+
+
+@pytest.fixture(scope="module")
+def updated(run, files):
     """The folder of the update, and what was printed."""
     before = {name: file_digest(run / name) for name in folder_files(run)}
-    out = succeed(
-        "update", run, "--interactions", shop / "new.csv", "--items", shop / "items.csv", "--set", "sft.epochs=1"
-    )
+    out = succeed("update", run, *files, "--set", "sft.epochs=1")
     assert {name: file_digest(run / name) for name in folder_files(run)} == before
     (folder,) = run.parent.glob("shop.updated-*")
     return folder, out
-
-
-def _pairs(frame):
-    return set(frame.select(PAIR).iter_rows())
 
 
 def test_an_update_says_what_it_gained_and_forgot(run, updated):
@@ -79,7 +77,7 @@ def test_an_update_says_what_it_gained_and_forgot(run, updated):
     measured = json.loads((folder / "update.json").read_text())
     old, new = read_prepared(run / "data"), read_prepared(folder / "data")
     assert measured["old"]["n"] == 20  # half of the old test rows
-    known = _pairs(old.train_interactions) | _pairs(old.held_out_interactions)
+    known = {row for log in (old.train_interactions, old.held_out_interactions) for row in log[PAIR].iter_rows()}
     newest = [e for e in new.test if (e.user_id, e.target) not in known]
     assert measured["newest"]["n"] == len(newest) == 17
     for group in measured.values():
@@ -126,9 +124,9 @@ def test_the_update_is_a_recipe_and_stays_when_the_run_is_deleted(run, updated, 
     assert len(Recommender.from_run(copy).recommend(user="fresh", k=3)) == 3
 
 
-def test_an_interrupted_update_goes_on(run, shop, tmp_path, monkeypatch):
-    whole, command = ProgressCallback.on_step_end, ("update", run, "--interactions", shop / "new.csv")
-    command += ("--items", shop / "items.csv", "--out", tmp_path / "out", "--set", "sft.eval_rows=0")
+def test_an_interrupted_update_goes_on(run, files, tmp_path, monkeypatch):
+    whole = ProgressCallback.on_step_end
+    command = ("update", run, *files, "--out", tmp_path / "out", "--set", "sft.eval_rows=0")
 
     def stop(self, args, state, control, **kwargs):
         whole(self, args, state, control, **kwargs)
@@ -144,12 +142,11 @@ def test_an_interrupted_update_goes_on(run, shop, tmp_path, monkeypatch):
     assert read_state(tmp_path / "out" / "sft")["finished"]
 
 
-def test_items_as_tokens_learn_new_items(place, shop, tmp_path):
+def test_items_as_tokens_learn_new_items(place, files, tmp_path):
     raw = _raw(place, lora=None)
     raw["model"] |= {"answers": "items", "items": {"vectors": "base", "cooccurrence": 8}}
     raw["align"] = [{"name": "s-dpo", "rows": 8, "num_negatives": 3, "negatives_from": "uniform"}]
     succeed("run", write_recipe(tmp_path, raw), "--out", tmp_path / "run")
-    files = ("--interactions", shop / "new.csv", "--items", shop / "items.csv")
     value = json.loads(succeed("update", tmp_path / "run", *files, "--out", tmp_path / "new", "--json"))
     assert list(value["update"]["newest"]["metrics"]) == ["s-dpo before", "s-dpo"]
     ids = json.loads((tmp_path / "new" / "align" / "s-dpo" / "adapter" / "items.json").read_text())
@@ -157,12 +154,11 @@ def test_items_as_tokens_learn_new_items(place, shop, tmp_path):
     assert set(NEW_ITEMS) <= set(ids)
 
 
-def test_update_refuses_a_run_that_it_cannot_update(run, shop, tmp_path):
-    new = ("--interactions", shop / "new.csv")
-    assert "name another folder" in prefrec("update", run, *new, "--out", run).err
+def test_update_refuses_a_run_that_it_cannot_update(run, files, tmp_path):
+    assert "name another folder" in prefrec("update", run, *files, "--out", run).err
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "sft")
-    assert "no trained model 'sft'" in prefrec("update", copy, *new).err
+    assert "no trained model 'sft'" in prefrec("update", copy, *files).err
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
     (copy / "recipe.yaml").write_text(yaml.safe_dump(raw | {"sft": None, "update": {"run": str(run)}}))
-    assert "update: needs `sft` to continue" in prefrec("update", copy, *new).err
+    assert "update: needs `sft` to continue" in prefrec("update", copy, *files).err

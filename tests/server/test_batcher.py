@@ -32,10 +32,6 @@ ALIKE: dict = {"size": lambda job: 3, "room": 12}
 """At most four share a pass, and odd and even numbers are apart."""
 
 
-def _fits(jobs):
-    return len(jobs) <= 4 and len({j % 2 for j in jobs}) == 1
-
-
 @pytest.fixture
 def worker():
     return Worker()
@@ -47,11 +43,17 @@ def now():
 
 
 @pytest.fixture
-def batcher(worker, now):
-    batcher = Batcher(worker, **ALIKE, max_queue=6, clock=lambda: now[0])
-    yield batcher
+def make(worker):
+    """Makes a batcher of the worker, which ends with the test."""
+    made = []
+    yield lambda **settings: made.append(Batcher(worker, **settings)) or made[0]
     worker.go.release(1000)
-    batcher.close()
+    made[0].close()
+
+
+@pytest.fixture
+def batcher(make, now):
+    return make(**ALIKE, max_queue=6, clock=lambda: now[0])
 
 
 def _submit(batcher, *numbers, timeout=100) -> Future:
@@ -74,19 +76,17 @@ def _finish(worker, futures):
 @pytest.mark.parametrize(
     ("max_batch", "passes"), [(1, [[1], [3], [5], [7]]), (2, [[1], [3, 5], [7]]), (None, [[1], [3, 5, 7]])]
 )
-def test_so_many_share_a_pass_and_no_more(worker, max_batch, passes):
-    batcher = Batcher(worker, size=lambda job: 1, room=9, max_batch=max_batch)
+def test_so_many_share_a_pass_and_no_more(make, worker, max_batch, passes):
+    batcher = make(size=lambda job: 1, room=9, max_batch=max_batch)
     first = _busy(batcher, worker)
-    _finish(worker, [first, *[batcher.submit(1, [n], 100) for n in (3, 5, 7)]])
-    batcher.close()
+    _finish(worker, [first, *[_submit(batcher, n) for n in (3, 5, 7)]])
     assert worker.passes == passes
 
 
-def test_what_is_too_large_goes_alone_and_smaller_ones_do_not_wait_for_it(worker):
-    batcher = Batcher(worker, size=lambda job: job, room=10)
+def test_what_is_too_large_goes_alone_and_smaller_ones_do_not_wait_for_it(make, worker):
+    batcher = make(size=lambda job: job, room=10)
     first = _busy(batcher, worker)
     _finish(worker, [first, *[_submit(batcher, n) for n in (7, 99, 3, 5, 3)]])
-    batcher.close()
     assert worker.passes == [[1], [7, 3], [99], [5, 3]]
 
 
@@ -114,14 +114,13 @@ def test_the_rest_of_a_long_job_that_nobody_waits_for_is_not_worked_on(batcher, 
     assert long.done()
 
 
-def test_a_queue_is_full_of_tokens_too(worker):
-    batcher = Batcher(worker, size=lambda job: job, room=10)
+def test_a_queue_is_full_of_tokens_too(make, worker):
+    batcher = make(size=lambda job: job, room=10)
     first = _busy(batcher, worker)
     huge = _submit(batcher, 10 * QUEUED_PASSES + 1)  # alone in the queue: it would never fit otherwise
     with pytest.raises(QueueFullError, match=r"1 requests with 641 tokens.*try again in"):
         _submit(batcher, 3)
     assert _finish(worker, [first, huge]) == [1, 641**2]
-    batcher.close()
 
 
 def test_lost_jobs_make_room(batcher, worker, now):
@@ -184,4 +183,4 @@ def test_every_client_gets_its_own_answer(numbers, threads):
         answers = list(pool.map(ask, numbers))
     batcher.close()
     assert answers == [n * n if n >= 0 else "refused" for n in numbers]
-    assert all(_fits(p) for p in worker.passes)
+    assert all(len(jobs) <= 4 and len({j % 2 for j in jobs}) == 1 for jobs in worker.passes)
