@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 import torch.distributed as dist
 from accelerate.state import DistributedType, PartialState
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import RankingExample
 from prefrec.pipeline.train import train_to_weights
 from prefrec.processes import _group, count, index, is_first, leave
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
-from tiny_run import TITLES
+from tiny_lists import CATALOGUE, IDS
 from tiny_training import adapted_model, many_negatives, settings, trainable
 
 ROWS = many_negatives(7, 8) + many_negatives(7, 8)[::-1]
@@ -86,31 +85,18 @@ def _trainer(name: str, changes: dict[str, Any], tokenizer: Any, out: Path) -> A
     shared = settings(out, max_steps=-1, num_train_epochs=2, global_batch_size=8, eval_strategy="epoch", **changes)
     # Seven rows, two a device: two processes read one of them twice.
     shared["per_device_eval_batch_size"] = 2
+    kind, config, rows = SoftmaxDPOTrainer, SoftmaxDPOConfig, ROWS
     if name == "sft":
+        kind, config = SFTTrainer, SFTConfig
         rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in ROWS]
-        return SFTTrainer(
-            adapted_model(),
-            SFTConfig(**shared),
-            train_dataset=rows,
-            eval_dataset=rows[:7],
-            processing_class=tokenizer,
-        )
-    return SoftmaxDPOTrainer(
-        adapted_model(),
-        args=SoftmaxDPOConfig(**shared),
-        train_dataset=ROWS,
-        eval_dataset=ROWS[:7],
-        processing_class=tokenizer,
-    )
+    given = {"args": config(**shared), "train_dataset": rows, "eval_dataset": rows[:7]}
+    return kind(adapted_model(), **given, processing_class=tokenizer)
 
 
 def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str], np.ndarray]:
-    ids = [f"i{i}" for i in range(len(TITLES))]
-    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": TITLES}))
-    examples = [RankingExample(str(i), tuple(ids[: 1 + i]), tuple(ids[20 : 26 - i % 2]), ids[20]) for i in range(7)]
-    ranker = LMRanker(
-        "lm", adapted_model(), tokenizer, catalogue, load_template("movies/1"), batch_size=2, objective="tokens"
-    )
+    examples = [RankingExample(str(i), tuple(IDS[: 1 + i]), tuple(IDS[20 : 26 - i % 2]), IDS[20]) for i in range(7)]
+    given = {"template": load_template("movies/1"), "batch_size": 2, "objective": "tokens"}
+    ranker = LMRanker("lm", adapted_model(), tokenizer, CATALOGUE, **given)
     return ranker.score(examples), ranker.generate(examples), CatalogueRanker(ranker).score(examples)
 
 

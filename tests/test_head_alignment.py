@@ -49,9 +49,14 @@ LOGITS = torch.tensor([[0.2, -0.4, 1.1, 0.0, -torch.inf], [2.0, 0.5, -1.0, 0.7, 
 TARGETS = torch.tensor([0, 3])
 
 
+def _rows(*more):
+    """Logits, target and what else there is, row by row."""
+    return zip(LOGITS.tolist(), TARGETS.tolist(), *more, strict=True)
+
+
 def test_bear_equals_its_formula(script):
     losses = script.bear(LOGITS, TARGETS, k=2, weight=3.0, width=0.5)
-    for row, target, loss in zip(LOGITS.tolist(), TARGETS.tolist(), losses.tolist(), strict=True):
+    for row, target, loss in _rows(losses.tolist()):
         logps = [x - math.log(sum(map(math.exp, row))) for x in row]
         gap = logps[target] - sorted(logps)[-2]
         assert loss == pytest.approx(-logps[target] * (1 + 3 / (1 + math.exp(-gap / 0.5))), abs=1e-5)
@@ -59,7 +64,7 @@ def test_bear_equals_its_formula(script):
 
 def test_expected_dcg_sums_over_all_orders(script):
     losses = script.expected_dcg(LOGITS, TARGETS, softmax=0.5, top=3)
-    for row, target, loss in zip(LOGITS.tolist(), TARGETS.tolist(), losses.tolist(), strict=True):
+    for row, target, loss in _rows(losses.tolist()):
         others = sorted(row[:target] + row[target + 1 :])[-3:]
         wins = [1 / (1 + math.exp(row[target] - x)) for x in others]
         dcg = 0.0
@@ -73,28 +78,19 @@ def test_expected_dcg_sums_over_all_orders(script):
 def test_sdpo_is_against_the_best_that_the_user_never_takes(script):
     reference, taken = torch.zeros(2, 5), torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 1, 0]]).bool()
     losses = script.own_top_sdpo(LOGITS, reference, TARGETS, taken, beta=0.5, top=2)
-    for row, target, rejected, loss in zip(LOGITS.tolist(), TARGETS.tolist(), ((3, 1), (0, 1)), losses, strict=True):
+    for row, target, rejected, loss in _rows(((3, 1), (0, 1)), losses.tolist()):
         gaps = [0.5 * (row[i] - row[target]) for i in rejected]
-        assert float(loss) == pytest.approx(math.log(1 + sum(map(math.exp, gaps))), abs=1e-5)
+        assert loss == pytest.approx(math.log(1 + sum(map(math.exp, gaps))), abs=1e-5)
 
 
 def test_cached_states_give_the_model_s_own_scores(script, run, cached):
-    data = cached.data
-    recipe = load_recipe(run / "recipe.yaml")
+    data, recipe = cached.data, load_recipe(run / "recipe.yaml")
     encoder = prompt_encoder(recipe.model, data.catalogue)
     model = load_weights(recipe.model.name, run / "sft" / script.WEIGHTS, dtype="float32").eval()
     titles = [data.catalogue.titles_of(e.history) for e in data.test]
     tokens = [[encoder.begin, *(t for t, _ in encoder.answers_after("", own))] for own in titles]
-    with torch.no_grad():
-        got = cached.head(cached.test.hidden).log_softmax(dim=1)
-    torch.testing.assert_close(got, next_item_logps(model, tokens), rtol=0, atol=1e-4)
-    first = cached.places.sequences[0][:1].tolist()
-    with torch.no_grad():
-        place = cached.head(cached.places.hidden[:1]).log_softmax(dim=1)
-    torch.testing.assert_close(
-        place, next_item_logps(model, [[encoder.begin, tokens_of(model, first[0])]]), atol=1e-4, rtol=0
-    )
-
-
-def tokens_of(model, item: int) -> int:
-    return len(model.get_input_embeddings().weight) + item
+    first = len(model.get_input_embeddings().weight) + int(cached.places.sequences[0][0])
+    for hidden, sequences in ((cached.test.hidden, tokens), (cached.places.hidden[:1], [[encoder.begin, first]])):
+        with torch.no_grad():
+            got = cached.head(hidden).log_softmax(dim=1)
+        torch.testing.assert_close(got, next_item_logps(model, sequences), rtol=0, atol=1e-4)

@@ -51,9 +51,8 @@ def test_the_wheels_hold_every_file_of_their_packages_and_no_other(wheels):
 
 def test_the_installed_command_answers(installed, tmp_path):
     target, environment = installed
-    done = subprocess.run(
-        [target / "bin" / "prefrec", "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    command = [target / "bin" / "prefrec", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     for verb in ("init", "run", "update", "serve"):
         assert f" {verb} " in done.stdout
@@ -65,27 +64,20 @@ def test_the_names_of_readmes_first_example_come_from_the_wheel(installed, tmp_p
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     imports = [node for node in ast.walk(ast.parse("\n".join(examples))) if isinstance(node, ast.ImportFrom)]
     names = {name.name for node in imports for name in node.names if node.module == "prefrec"}
-    code = "import prefrec; print(prefrec.__file__, *prefrec.__all__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    place, *exported = done.stdout.split()
+    command = [sys.executable, "-c", "import prefrec; print(prefrec.__file__, *prefrec.__all__)"]
+    place, *exported = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True).split()
     assert place == str(target / "prefrec" / "__init__.py")
-    assert names
-    assert names <= set(exported)
+    assert set() < names <= set(exported)
 
 
 def _installs():
     """Yield file and arguments of each `pip install` in the texts of the packages; a formatted part is `{}`."""
     for path in (p for source in SOURCES for p in source.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-                text = "".join(map(str, parts))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                text = node.value
-            else:
-                continue
+            parts = (
+                node.values if isinstance(node, ast.JoinedStr) else [node] if isinstance(node, ast.Constant) else []
+            )
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
             for found in re.findall(r"pip install ((?:(?:--)?[\w./'\[\]{}-]+ ?)+)", text):
                 yield path.name, re.sub(r"( if | in a clone).*", "", found).split()
 
@@ -131,12 +123,8 @@ def test_the_image_is_built_and_the_command_in_it_answers(wheels, tmp_path):
     for wheel in wheels:
         shutil.copy(wheel, tmp_path / "dist")
     subprocess.run(["docker", "build", "--tag", "prefrec-test", "."], cwd=tmp_path, check=True)
-    done = subprocess.run(
-        ["docker", "run", "--rm", "--entrypoint", "prefrec", "prefrec-test", "--version"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.startswith("prefrec ")
+    command = ["docker", "run", "--rm", "--entrypoint", "prefrec", "prefrec-test", "--version"]
+    assert subprocess.check_output(command, text=True).startswith("prefrec ")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem)

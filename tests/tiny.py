@@ -27,20 +27,23 @@ ANSWERS = ((5, 6, 9), (5, 9), (7, 9), (7, 8, 9), (10, 11, 12, 9), (10, 11, 13, 9
 def tiny_llama(vocab_size: int = VOCABULARY, *, seed: int = 0, **settings: Any) -> LlamaForCausalLM:
     """A random two-layer Llama whose weights are scaled ×4: with small ones a wrong mask hardly shows."""
     torch.manual_seed(seed)
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-    }
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **{**sizes, **settings}))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
-    return model.eval()
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 512}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **{**sizes, **heads, **settings}))
+    return _times(model, 4).eval()
+
+
+def small_llama() -> LlamaForCausalLM:
+    """A tiny Llama with weights of the usual size."""
+    return _times(tiny_llama(), 1 / 4)
+
+
+@torch.no_grad()
+def _times(model: LlamaForCausalLM, factor: float) -> LlamaForCausalLM:
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(factor)
+    return model
 
 
 class _Broken(LlamaForCausalLM):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrec.data import PreparedData, prepare
 from prefrec.pipeline.recipe import Recipe
-from tiny import tiny_llama
+from tiny import small_llama
 
 USERS, ITEMS, LENGTH = 40, 60, 9
 FIRST = ("Red", "Old", "Lost", "Last", "Cold", "Wild")
@@ -49,24 +48,15 @@ def write_shop(folder: Path, *, titles: list[str] = TITLES) -> dict[str, Path]:
 
 def write_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     """A saved two-layer Llama with its tokenizer, as a local model folder."""
-    model = tiny_llama()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.div_(4 if p.dim() > 1 else 1)
-    model.save_pretrained(folder)
+    small_llama().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def tiny_recipe(shop: dict[str, Path], model: Path) -> dict[str, Any]:
     """Prepare, SFT, DPO, S-DPO and evaluation, a few steps each; change it as you like."""
-    training = {
-        "rows": 32,
-        "global_batch_size": 8,
-        "per_device_batch_size": 4,
-        "learning_rate": 5e-3,
-        "save_steps": 2,
-    }
+    training = {"rows": 32, "learning_rate": 5e-3, "save_steps": 2}
+    training |= {"global_batch_size": 8, "per_device_batch_size": 4}
     listed = {"negatives_from": "list"}
     return {
         "name": "tiny",

@@ -8,19 +8,15 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import LlamaForCausalLM, Trainer
+from transformers import Trainer
 
 from prefrec.training import lora_config
-from tiny import tiny_llama
+from tiny import small_llama as small_model
 
 FILMS = ["Heat", "Babe", "Emma", "Alien", "Fargo", "Toy Story", "The Matrix", "GoldenEye"]
 PREFERENCES = [
-    {
-        "prompt": f"Seen {FILMS[i]}. Next:",
-        "chosen": FILMS[(i + 1) % 8],
-        "rejected": [FILMS[(i + j) % 8] for j in (2, 3, 4)],
-    }
-    for i in range(8)
+    {"prompt": f"Seen {film}. Next:", "chosen": chosen, "rejected": rejected}
+    for film, chosen, *rejected in ([FILMS[(i + j) % 8] for j in range(5)] for i in range(8))
 ]
 COMPLETIONS = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in PREFERENCES]
 
@@ -39,29 +35,9 @@ def many_negatives(negatives: int, rows: int = 4) -> list[dict[str, Any]]:
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     """Arguments of a training configuration."""
-    base = {
-        "output_dir": str(folder),
-        "use_cpu": True,
-        "max_steps": 6,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 5e-3,
-        "warmup_steps": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "seed": 3,
-        "max_length": 128,
-    }
-    return {**base, **changes}
-
-
-def small_model() -> LlamaForCausalLM:
-    """A tiny Llama with weights of the usual size."""
-    torch.manual_seed(0)
-    model = tiny_llama()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.div_(4 if p.dim() > 1 else 1)
-    return model
+    steps = {"max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 0.0}
+    other = {"use_cpu": True, "logging_steps": 1, "save_strategy": "no", "seed": 3, "max_length": 128}
+    return {"output_dir": str(folder), **steps, **other, **changes}
 
 
 def draw_adapters(model: torch.nn.Module, std: float, part: str = "lora_B") -> None:

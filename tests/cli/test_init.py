@@ -32,7 +32,7 @@ def test_the_recipe_runs_as_it_is(shop, tmp_path, name):
     assert succeed("init", *shop, "--preset", name, "--out", "recipes/shop.yaml") == "Recipe: recipes/shop.yaml\n"
     recipe = load_recipe(tmp_path / "recipes" / "shop.yaml")
     assert (recipe.name, recipe.data.history_length) == ("shop", 8)
-    raw, expected = yaml.safe_load((tmp_path / "recipes" / "shop.yaml").read_text()), preset(name)
+    raw, expected = yaml.safe_load(Path("recipes/shop.yaml").read_text()), preset(name)
     if name == "fast":
         assert expected["sft"]["per_device_batch_size"] == 8
         expected["sft"] |= {"global_batch_size": 32, "per_device_batch_size": 32}  # for short histories
@@ -70,13 +70,13 @@ def test_standard_output_holds_the_recipe_alone(shop, tmp_path):
 
 def test_what_is_refused(shop, tmp_path):
     (tmp_path / "old.yaml").touch()
-    for options, message in (
-        (("--out", "old.yaml"), "old.yaml already exists: name another file with --out, or delete it"),
-        (("--columns.user", "custmer"), "no column 'custmer' for user_id; there are 'customer', 'sku'"),
-        (("--columns.title", "sku2"), "goods.csv: no column 'sku2' for title"),
-        (("--interactions", "order.csv"), "order.csv: no such file. Did you mean 'orders.csv'?"),
+    for option, value, message in (
+        ("--out", "old.yaml", "old.yaml already exists: name another file with --out, or delete it"),
+        ("--columns.user", "custmer", "no column 'custmer' for user_id; there are 'customer', 'sku'"),
+        ("--columns.title", "sku2", "goods.csv: no column 'sku2' for title"),
+        ("--interactions", "order.csv", "order.csv: no such file. Did you mean 'orders.csv'?"),
     ):
-        done = prefrec("init", *shop, *options)
+        done = prefrec("init", *shop, option, value)
         assert (done.code, done.out) == (1, "")
         assert message in done.err
     assert not (tmp_path / "old.yaml").read_text()
@@ -85,8 +85,7 @@ def test_what_is_refused(shop, tmp_path):
 @pytest.mark.parametrize(("file", "name"), [("2020 log.csv", "2020log"), ("_.csv", "own")])
 def test_the_name_is_one_of_a_run(shop, tmp_path, file, name):
     (tmp_path / "orders.csv").rename(file)
-    text = succeed("init", "--interactions", file, *shop[2:])
-    (tmp_path / "r.yaml").write_text(text)
+    (tmp_path / "r.yaml").write_text(succeed("init", "--interactions", file, *shop[2:]))
     recipe = load_recipe(tmp_path / "r.yaml")
     assert (recipe.name, recipe.data.interactions) == (name, tmp_path / file)
 

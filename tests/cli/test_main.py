@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from textwrap import dedent
+from unittest.mock import Mock
 
 import pytest
 
@@ -45,10 +46,8 @@ def test_a_verb_of_a_package_that_is_not_installed_says_what_to_install(verb, mo
     homes = {name: home for name, home in cli.homes().items() if name.partition(".")[0] not in ELSEWHERE}
     monkeypatch.setattr(cli, "homes", lambda: homes)
     done = prefrec(verb, "x")
-    assert (done.code, done.err) == (
-        1,
-        f"error: `prefrec {verb}` is not installed: pip install {ELSEWHERE[verb]} in a clone\n",
-    )
+    told = f"error: `prefrec {verb}` is not installed: pip install {ELSEWHERE[verb]} in a clone\n"
+    assert (done.code, done.err) == (1, told)
 
 
 def test_help_and_version_import_no_heavy_library():
@@ -86,15 +85,13 @@ def test_wrong_usage_exits_with_2(arguments, message):
 def test_an_error_is_one_message_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "prefrec", "run", f"{tmp_path}/none.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"error: recipe {tmp_path}/none.yaml: No such file or directory; `recipes/` holds examples\n"
-    )
+    told = f"error: recipe {tmp_path}/none.yaml: No such file or directory; `recipes/` holds examples\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 @pytest.mark.parametrize("place_of_debug", [0, 2])
 def test_debug_shows_the_traceback_wherever_it_stands(tmp_path, place_of_debug):
-    arguments = ["run", str(tmp_path / "none.yaml")]
+    arguments = ["run", tmp_path / "none.yaml"]
     arguments.insert(place_of_debug, "--debug")
     done = prefrec(*arguments)
     assert done.code == 1
@@ -103,19 +100,14 @@ def test_debug_shows_the_traceback_wherever_it_stands(tmp_path, place_of_debug):
 
 
 def test_what_we_did_not_foresee_is_not_hidden(monkeypatch, tmp_path):
-    def bug(*args, **kwargs):
-        raise ZeroDivisionError("a bug of ours")
-
-    monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", bug)
+    monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", Mock(side_effect=ZeroDivisionError("a bug of ours")))
     with pytest.raises(ZeroDivisionError):
         prefrec("run", tmp_path / "r.yaml")
 
 
 def test_stopped_by_hand(place, tmp_path, monkeypatch):
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt  # what Python makes of Ctrl-C; a background shell ignores the signal itself
-
-    monkeypatch.setattr(run_module, "prepare", interrupt)
+    # What Python makes of Ctrl-C; a background shell ignores the signal itself.
+    monkeypatch.setattr(run_module, "prepare", Mock(side_effect=KeyboardInterrupt))
     done = prefrec("run", write_recipe(tmp_path, place.recipe), "--out", tmp_path / "run")
     assert done.code == 130
     assert "stopped; run the same command again to resume" in done.err

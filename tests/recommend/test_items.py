@@ -12,9 +12,13 @@ from prefrec.recommend.rules import ById, Item
 ROWS = {"1": "Heat", "2": "Alien", "3": "Aliens", "1984": "Emma", "5": "1984", "6": "The  Alien Thing", "7": "heat"}
 
 
-@pytest.fixture
+def _index(ids, titles):
+    return ItemIndex(Catalogue(pl.DataFrame({"item_id": list(ids), "title": list(titles)})))
+
+
+@pytest.fixture(scope="module")
 def index():
-    return ItemIndex(Catalogue(pl.DataFrame({"item_id": list(ROWS), "title": list(ROWS.values())})))
+    return _index(ROWS, ROWS.values())
 
 
 @pytest.mark.parametrize(
@@ -31,9 +35,8 @@ def test_an_id_that_is_anothers_title_can_be_said(index):
 
 
 def test_unknown_names_come_with_near_ones(index):
-    with pytest.raises(
-        UnknownItemsError, match=r"no item with title or id 'Alein' among 7; similar: Alien \(id 2\)"
-    ) as e:
+    told = r"no item with title or id 'Alein' among 7; similar: Alien \(id 2\)"
+    with pytest.raises(UnknownItemsError, match=told) as e:
         index.resolve(["Emma", "Alein", "qqqqq"])
     assert "(and 1 more)" in str(e.value)
     first, second = e.value.unknown
@@ -69,15 +72,13 @@ def test_search(index, text, titles):
 
 
 def test_search_has_the_exact_title_first_then_whole_words():
-    titles = ["Aliens", "My Alien", "Alien 3", "Alien", "Inalienable"]
-    index = ItemIndex(Catalogue(pl.DataFrame({"item_id": list("abcde"), "title": titles})))
+    index = _index("abcde", ["Aliens", "My Alien", "Alien 3", "Alien", "Inalienable"])
     assert [i.title for i in index.search("alien", 5)] == ["Alien", "Alien 3", "Aliens", "My Alien", "Inalienable"]
     assert [i.title for i in index.search("alien", 1)] == ["Alien"]
 
 
 @given(text=st.text(max_size=20), limit=st.integers(1, 9))
-def test_search_takes_any_text(text, limit):
-    index = ItemIndex(Catalogue(pl.DataFrame({"item_id": list(ROWS), "title": list(ROWS.values())})))
+def test_search_takes_any_text(index, text, limit):
     found = index.search(text, limit)
     assert len(found) <= limit
     assert len(set(found)) == len(found)
@@ -93,18 +94,14 @@ FILMS = [
 @pytest.mark.parametrize(
     ("name", "first"),
     [
-        ("A Matrix!", "Matrix, The (1999)"),
-        ("1999 Matrix", "Matrix, The (1999)"),
-        ("Reloaded Matrix", "The Matrix Reloaded"),
-        ("le theatre", "Théâtre, Le"),
-        ("Oceans Eleven", "Ocean's Eleven"),
-        ("!!!", "!!!"),
-        ("Matirx Reloadd", "The Matrix Reloaded"),
+        ("A Matrix!", "Matrix, The (1999)"), ("1999 Matrix", "Matrix, The (1999)"), ("le theatre", "Théâtre, Le"),
+        ("Reloaded Matrix", "The Matrix Reloaded"), ("Matirx Reloadd", "The Matrix Reloaded"),
+        ("Oceans Eleven", "Ocean's Eleven"), ("!!!", "!!!"),
     ],
-)
+)  # fmt: skip
 def test_articles_punctuation_and_order_do_not_count_among_near_names(name, first):
     """Alike in the search of the page and API, and where a name is unknown (commands and Python, too)."""
-    index = ItemIndex(Catalogue(pl.DataFrame({"item_id": [f"i{n}" for n in range(10)], "title": FILMS})))
+    index = _index("abcdefghij", FILMS)
     assert index.search(name, 3)[0].title == first
     if name not in FILMS:
         with pytest.raises(UnknownItemsError) as e:
@@ -115,5 +112,5 @@ def test_articles_punctuation_and_order_do_not_count_among_near_names(name, firs
 def test_a_search_of_a_large_catalogue_sees_all_of_it():
     """It goes by blocks, so that other threads may run."""
     titles = [f"{n} a title of some length {n % 977}" for n in range(20_000)]
-    index = ItemIndex(Catalogue(pl.DataFrame({"item_id": [f"i{n}" for n in range(20_000)], "title": titles})))
+    index = _index(map(str, range(20_000)), titles)
     assert index.search("a title of some lenght 976", 1)[0].title.endswith("length 976")

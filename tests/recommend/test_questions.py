@@ -14,14 +14,11 @@ from prefrec.rankers import Recommendation
 from prefrec.recommend.questions import Selection, answer_all
 from prefrec.recommend.rules import Rules
 
+GENRES = ["Comedy", "Drama", None, "Comedy"] * 3
 ITEMS = pl.DataFrame(
-    {
-        "item_id": [f"i{n}" for n in range(12)],
-        "title": [f"Title {n}" for n in range(12)],
-        "genre": ["Comedy", "Drama", None, "Comedy"] * 3,
-        "year": [1980.0 + 2 * n for n in range(12)],
-        "tags": [["a"]] * 12,
-    }
+    [(f"i{n}", f"Title {n}", genre, 1980.0 + 2 * n, ["a"]) for n, genre in enumerate(GENRES)],
+    schema=["item_id", "title", "genre", "year", "tags"],
+    orient="row",
 )
 CATALOGUE = Catalogue(ITEMS)
 
@@ -98,7 +95,7 @@ def test_a_ranker_is_asked_once_about_what_may_be_recommended():
     [
         (
             {"where": 'genre = "Comedy"'},
-            r'unable to find column "Comedy".*item_id, title, genre, year, tags; put texts',
+            'unable to find column "Comedy".*item_id, title, genre, year, tags; put text',
         ),
         ({"where": "genre and"}, "unable to parse"),
         ({"where": "genre"}, "must be of type `Boolean`"),

@@ -31,6 +31,9 @@ class Talker(Fixed):
         return [f"Title {min(e.candidates, key=self.order.index)}" for e in examples]
 
 
+A, B, C = Talker("a", "abcdef"), Talker("b", "bacdef"), Talker("c", "fedcba")
+
+
 def _rows(n: int) -> list[RankingExample]:
     return [RankingExample(f"u{i}", ("f",), ("a", "b", "c", "d"), "ab"[i % 2]) for i in range(n)]
 
@@ -42,9 +45,9 @@ def _shown(*tables, width: int = 200) -> str:
 
 
 def test_no_interval_and_fewer_rows_are_shown():
-    one = evaluate([Talker("a", "abcdef")], _rows(1), CATALOGUE, audit=NONE)
+    one = evaluate([A], _rows(1), CATALOGUE, audit=NONE)
     assert "no interval" in _shown(Printed(metrics_grid(one), "ranker"))
-    named = evaluate([Talker("a", "abcdef"), Talker("b", "bacdef")], _rows(40), CATALOGUE, audit=NONE).predictions
+    named = evaluate([A, B], _rows(40), CATALOGUE, audit=NONE).predictions
     columns = [pl.when(pl.col("row") < 10).then(c).alias(c) for c in ("generated", "choice")]
     some = evaluate_predictions(named.with_columns(columns), audit=NONE)
     shown = _shown(Printed(metrics_grid(some), "ranker"))
@@ -54,11 +57,8 @@ def test_no_interval_and_fewer_rows_are_shown():
 
 @pytest.mark.parametrize("width", [60, 120])
 def test_all_tables_fit_into_the_terminal(width):
-    rankers = [
-        Talker("window co-occurrence", "abcdef"),
-        Talker("retrieve-then-rank", "badcfe"),
-        Talker("s-dpo", "fedcba"),
-    ]
+    orders = {"window co-occurrence": "abcdef", "retrieve-then-rank": "badcfe", "s-dpo": "fedcba"}
+    rankers = [Talker(name, order) for name, order in orders.items()]
     frame = evaluate(rankers, _rows(60), CATALOGUE, generate=False, audit=NONE).predictions
     pairs = [("retrieve-then-rank", "window co-occurrence"), ("s-dpo", "window co-occurrence")]
     lists = evaluate_predictions(frame, compare=pairs, known_items={"a"}, audit=NONE)
@@ -79,44 +79,35 @@ def test_all_tables_fit_into_the_terminal(width):
     assert "…" not in shown
     assert not re.search(r"\[[^\]]*$", shown, flags=re.MULTILINE)  # no interval is broken
     text = " ".join(shown.split())
-    for part in (
-        "Models are compared with window co-occurrence",
-        "n = 60 examples of 60 users",
-        "p < 0.05",
-        "Audit: ",
-    ):
+    compared = "Models are compared with window co-occurrence"
+    for part in (compared, "n = 60 examples of 60 users", "p < 0.05", "Audit: "):
         assert part in text
 
 
 def test_columns_that_compare_nothing_are_left_out():
     """Of lists of four the first five are all; of one ranker, or if nothing differs, columns stay."""
-    rankers = [Talker("a", "abcdef"), Talker("b", "bacdef")]
-    ks = [1, 4]
-    both = evaluate(rankers, _rows(3), CATALOGUE, ks=ks, audit=NONE)
+    both, alone = (evaluate(of, _rows(3), CATALOGUE, ks=[1, 4], audit=NONE) for of in ([A, B], [A]))
     assert {own["hr@4"].mean for own in both.metrics.values()} == {1.0}
     assert "HR@1" in metrics_grid(both).columns
     assert "HR@4" not in metrics_grid(both).columns
-    assert "HR@4" in metrics_grid(evaluate(rankers[:1], _rows(3), CATALOGUE, ks=ks, audit=NONE)).columns
+    assert "HR@4" in metrics_grid(alone).columns
     assert "HR@4" in metrics_grid(both, metrics=["hr@4"]).columns
 
 
 def test_groups_need_rows_of_both_kinds():
-    frame = evaluate([Talker("x", "abcdef")], _rows(40), CATALOGUE, audit=NONE).predictions
+    frame, few = (evaluate([A], _rows(n), CATALOGUE, audit=NONE).predictions for n in (40, 38))
     both = evaluate_predictions(frame, known_items={"a"}, audit=NONE)
     assert [heading for heading in groups_grid(both).columns if "new" in heading]
     assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"}, audit=NONE)) is None
-    few = evaluate([Talker("x", "abcdef")], _rows(38), CATALOGUE, audit=NONE).predictions
     assert groups_grid(evaluate_predictions(few, known_items={"a"}, audit=NONE)) is None  # 19 rows of each kind
 
 
 def test_a_difference_that_stands_after_the_correction_has_a_mark():
-    rankers = [Talker("a", "abcdef"), Talker("b", "bacdef"), Talker("c", "fedcba")]
-    found = evaluate(rankers, _rows(40), CATALOGUE, compare="a", generate=False, audit=NONE)
+    found = evaluate([A, B, C], _rows(40), CATALOGUE, compare="a", generate=False, audit=NONE)
     shown = [replace(c, adjusted_p=p) for c, p in zip(found.comparisons, [0.01, 0.2] * 9, strict=False)]
     grid = differences_grid([c for c in shown if c.metric == "ndcg@10"])
     marked = {name: MARK in cells[0].text for name, cells, _ in grid.rows}
-    wanted = {f"{c.ranker} − a": c.stands for c in shown if c.metric == "ndcg@10"}
-    assert marked == wanted
+    assert marked == {f"{c.ranker} − a": c.stands for c in shown if c.metric == "ndcg@10"}
     assert f"{MARK} p < 0.05 after Holm’s correction for the 2 comparisons of NDCG@10" in comparisons_note(found)
     alone = replace(found, comparisons=[c for c in found.comparisons if c.metric == "mrr"])
     assert MARK not in comparisons_note(alone)
