@@ -16,26 +16,13 @@ def read(source: str, **settings: Any) -> Source:
     return found
 
 
-def files(
-    interactions: Path,
-    items: Path,
-    *,
-    encoding: str = "utf-8",
-    duplicate_titles: str | None = None,
-    missing_titles: str = "error",
-    users: Path | None = None,
-    **columns: str | None,
-) -> Source:
-    return read(
-        "files",
-        interactions=interactions,
-        items=items,
-        encoding=encoding,
-        duplicate_titles=duplicate_titles,
-        missing_titles=missing_titles,
-        users=users,
-        columns=columns,
-    )
+SETTINGS = ("encoding", "duplicate_titles", "missing_titles", "users")
+
+
+def files(interactions: Path, items: Path, **given: Any) -> Source:
+    """Some of these settings; what else is given are names of columns."""
+    own = {name: given.pop(name) for name in SETTINGS if name in given}
+    return read("files", interactions=interactions, items=items, columns=given, **own)
 
 
 def goodreads(interactions: Path, books: Path, **settings: Any) -> Source:

@@ -92,8 +92,7 @@ def test_commands_in_the_pages_exist_with_their_options(page):
             verb = found[1].replace(" ", ".")
             assert verb in verbs, line
             known = {o for p in verbs[verb].params for o in (*p.opts, *p.secondary_opts)}
-            asked = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", found[2].partition(" #")[0]))
-            assert asked <= known, line
+            assert set(re.findall(r"(?<!\S)--[a-z][\w.-]*", found[2].partition(" #")[0])) <= known, line
 
 
 def test_the_readme_trains_logs_a_loss_and_ranks(place, tmp_path, monkeypatch, capsys):

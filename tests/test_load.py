@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from served_run import write_run
-
 SCRIPT = Path(__file__).parents[1] / "scripts" / "load.py"
 
 
@@ -23,15 +21,12 @@ def load():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="locust is not installed")
-def test_many_clients_are_answered_by_all_servers(tmp_path, bpe_tokenizer):
-    run = write_run(tmp_path, bpe_tokenizer)
+def test_many_clients_are_answered_by_all_servers(adapted_run, tmp_path):
     out = tmp_path / "load.json"
-    command = [sys.executable, str(SCRIPT), str(run), "--clients", "3", "--seconds", "1", "--warm-up", "0"]
-    done = subprocess.run([*command, "--rows", "8", "--out", str(out)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.read_text())
+    command = [sys.executable, SCRIPT, adapted_run, "--clients", "3", "--seconds", "1", "--warm-up", "0"]
+    printed = subprocess.check_output([*command, "--rows", "8", "--out", out], text=True)
+    result, names = json.loads(out.read_text()), ["batched", "one at a time"]
     loads = result["loads"]
-    names = ["batched", "one at a time"]
     assert [(x["clients"], x["server"]) for x in loads] == [(3, name) for name in names]
     for x in loads:
         assert set(x["codes"]) == {"200"}
@@ -41,8 +36,8 @@ def test_many_clients_are_answered_by_all_servers(tmp_path, bpe_tokenizer):
         assert 0 < x["cpu"] < 60
         assert x["peak_bytes"] is None or x["peak_bytes"] > 50 << 20
     assert result["speedup"]["3"] == {x["server"]: loads[0]["throughput"] / x["throughput"] for x in loads}
-    assert all(name in done.stdout for name in names)
-    assert done.stdout.count(" × 200") == 2
+    assert all(name in printed for name in names)
+    assert printed.count(" × 200") == 2
 
 
 @pytest.mark.parametrize(

@@ -15,24 +15,16 @@ pytestmark = pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shel
 
 def _python(folder: Path, name: str, version: str, *, is_new: bool = True, has_venv: bool = True) -> None:
     """Write a command that answers as a Python does."""
-    (folder / name).write_text(
-        "#!/bin/sh\n"
-        f'case "$*" in\n'
-        f"  *version_info*) exit {int(not is_new)} ;;\n"
-        f"  *ensurepip*) exit {int(not has_venv)} ;;\n"
-        f'  "-m venv "*) : > "$3" ;;\n'
-        f"  --version) echo Python {version} ;;\n"
-        f"  *) echo {version} ;;\n"
-        "esac\n"
-    )
+    cases = (f"*version_info*) exit {int(not is_new)}", f"*ensurepip*) exit {int(not has_venv)}")
+    cases += ('"-m venv "*) : > "$3"', f"--version) echo Python {version}", f"*) echo {version}")
+    (folder / name).write_text(f'#!/bin/sh\ncase "$*" in\n{" ;; ".join(cases)} ;;\nesac\n')
     (folder / name).chmod(0o755)
 
 
 def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [shutil.which("sh") or "sh", str(SCRIPT), str(folder / "made"), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PATH": str(folder)}, check=False
-    )
+    environment = {**os.environ, "PATH": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_the_newest_python_is_taken(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ ITEMS, NEGATIVES, BATCH, STEPS = 30, 7, 2048, 400
 def tables() -> tuple[Tensor, Tensor]:
     """The data p, and a reference that has learnt it with noise of σ = 1 in its logits."""
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=ITEMS)
-    p = torch.softmax(torch.tensor(logits), 0)
+    p = torch.softmax(torch.tensor(rng.normal(size=ITEMS)), 0)
     return p, torch.softmax(p.log() + torch.tensor(rng.normal(size=ITEMS)), 0)
 
 

@@ -63,8 +63,7 @@ def test_a_lenskit_scorer_ranks_as_in_lenskit(lenskit):
     def cosine(a: str, b: str) -> float:
         return counts.get((a, b), 0) / np.sqrt(counts[a, a] * counts[b, b])
 
-    want = [cosine("i0", i) + cosine("i1", i) for i in ("i2", "i3")]
-    np.testing.assert_allclose(scores[0][:2], want, rtol=1e-5)
+    np.testing.assert_allclose(scores[0][:2], [cosine("i0", i) + cosine("i1", i) for i in ("i2", "i3")], rtol=1e-5)
     assert scores[0][2] == scores[0].min() < min(scores[0][:2])
     assert np.isfinite(scores[:, :2]).all()
     assert scores[1][0] > scores[1][1]
@@ -104,8 +103,7 @@ def test_a_rectools_model_ranks_as_in_rectools(rectools):
                 assert found == pytest.approx(want, rel=1e-4)
     assert scores[0][2] < scores[:2, :2].min()
     assert len({*scores[2][:3]}) == 1
-    popular = ranker("popular", PopularModel()).fit(DATA).score(ROWS[:1])
-    assert np.argmax(popular) == 1
+    assert np.argmax(ranker("popular", PopularModel()).fit(DATA).score(ROWS[:1])) == 1
     with pytest.raises(ConfigError, match="SVD: PureSVDModel has vectors of users, and none for a history"):
         ranker("SVD", PureSVDModel(factors=2))
 

@@ -107,5 +107,4 @@ def test_another_package_adds_to_every_group(tmp_path):
     helped, hello, ran = done.stdout.split("\0")
     assert "What another package adds." in helped
     assert hello == "hello you [2.0]\n"
-    metrics = json.loads(ran)["metrics"]["evaluation"]["metrics"]
-    assert list(metrics) == ["popularity", "first"]
+    assert list(json.loads(ran)["metrics"]["evaluation"]["metrics"]) == ["popularity", "first"]

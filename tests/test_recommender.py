@@ -194,8 +194,7 @@ def test_all_users_get_what_each_gets_alone(run, tmp_path, name):
         alone = rec.recommend(user=user, k=3).frame()
         assert own.drop("score").equals(alone.drop("score"))
         np.testing.assert_allclose(own["score"], alone["score"], rtol=1e-5)
-    some = rec.recommend_all(k=3, users=["u39", "u07"])
-    assert some["user_id"].to_list() == ["u39"] * 3 + ["u07"] * 3
+    assert rec.recommend_all(k=3, users=["u39", "u07"])["user_id"].to_list() == ["u39"] * 3 + ["u07"] * 3
 
 
 def test_a_stopped_call_goes_on(rec, tmp_path, monkeypatch):
@@ -288,8 +287,7 @@ def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
     answer = rec.recommend(user="u01", k=5, where="aisle = 1", at_most=5, per="aisle")
     assert [int(r.item_id[1:]) % 3 for r in answer] == [1] * 5
-    again = Recommender.from_run(tmp_path / "run").recommend(user="u01", k=5, where="aisle = 1")
-    assert again == answer
+    assert Recommender.from_run(tmp_path / "run").recommend(user="u01", k=5, where="aisle = 1") == answer
 
 
 def test_fit_leaves_no_folder_behind(tmp_path, monkeypatch, capsys):

@@ -41,8 +41,7 @@ def write_shop(folder: Path, *, titles: list[str] = TITLES) -> dict[str, Path]:
     ]
     paths = {"interactions": folder / "log.csv", "items": folder / "items.csv"}
     pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(paths["interactions"])
-    ids = [f"i{i}" for i in range(ITEMS)]
-    pl.DataFrame({"item_id": ids, "title": titles}).write_csv(paths["items"])
+    pl.DataFrame({"item_id": [f"i{i}" for i in range(ITEMS)], "title": titles}).write_csv(paths["items"])
     return paths
 
 

@@ -72,8 +72,7 @@ def test_what_loads_no_language_model_imports_no_transformers(finished):
 
 def test_the_folder_is_named_after_the_recipe(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    out = succeed("run", write_recipe(tmp_path, place.recipe), "--until", "prepare")
-    assert out == "Run: runs/tiny\n"
+    assert succeed("run", write_recipe(tmp_path, place.recipe), "--until", "prepare") == "Run: runs/tiny\n"
     assert len(read_prepared(tmp_path / "runs" / "tiny" / "data").test) == 40
     machine = succeed("run", write_recipe(tmp_path, place.recipe), "--until", "prepare", "--json")
     assert json.loads(machine) == {"run": "runs/tiny", "metrics": None}

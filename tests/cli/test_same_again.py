@@ -18,11 +18,9 @@ CHANGED = {"environment.json", "report.html", "log.json", "stage.json"}
 
 def _run(recipe, out):
     """`prefrec run` in a process whose sets of texts are in another order, by another hash seed."""
-    command = [sys.executable, "-c", "from prefrec.cli import main; main()", "run", str(recipe), "--out", str(out)]
+    command = [sys.executable, "-m", "prefrec", "run", recipe, "--out", out]
     environment = os.environ | {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return subprocess.check_output(command, env=environment, text=True)
 
 
 def _contents(folder):

@@ -195,8 +195,7 @@ def test_what_a_killed_export_has_left_goes(run, tmp_path, monkeypatch):
     def killed(name):
         (draft,) = tmp_path.iterdir()
         assert (draft / "adapter_model.safetensors").exists()
-        dead = draft.with_name(draft.name.replace(f"-{os.getpid()}.", f"-{1 << 40}."))
-        left.append(shutil.copytree(draft, dead))
+        left.append(shutil.copytree(draft, draft.with_name(draft.name.replace(f"-{os.getpid()}.", f"-{1 << 40}."))))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export, "load_tokenizer", killed)

@@ -7,8 +7,7 @@ import pytest
 
 
 def test_agrees_with_trl(script):
-    found = script.trl_differences(script.beside_trl(), script.stored_trl())
-    for key, (gap, largest) in found.items():
+    for key, (gap, largest) in script.trl_differences(script.beside_trl(), script.stored_trl()).items():
         tolerance = script.LOSS_TOLERANCE if key.endswith("loss") else script.GRADIENT_TOLERANCE
         assert gap <= tolerance, key
         assert largest > 1e3 * tolerance, key

@@ -151,8 +151,7 @@ def test_the_portable_form_renders_alike_everywhere(template):
         plain = jinja2.Environment(trim_blocks=trim, lstrip_blocks=lstrip, keep_trailing_newline=keep)
         portable = plain.from_string(template.portable)
         for history, candidates in product(([], ["A"], ["A", "B {{ x }}", " C\n"]), ([], ["X"], ["X", "Y"])):
-            made = portable.render(history=history, candidates=candidates)
-            assert made == template.render(history, candidates)
+            assert portable.render(history=history, candidates=candidates) == template.render(history, candidates)
 
 
 ITEMS = pl.DataFrame(
@@ -165,8 +164,7 @@ ITEMS = pl.DataFrame(
 def test_items_are_shown_by_their_columns():
     texts = item_texts("{{ title }} ({{ year }}{% if genres %}, {{ genres ~ year }}{% endif %}) {{ score }}", ITEMS)
     assert texts == ["Heat (1995, Crime  [1m1995) 7.5", "  Odd  {{ x }} () 8"]
-    again = ITEMS.select("title", shown=pl.Series(texts))
-    assert item_texts("{{ shown }}", again) == texts
+    assert item_texts("{{ shown }}", ITEMS.select("title", shown=pl.Series(texts))) == texts
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,7 @@ def test_answers_equal_a_loop_over_all_items(seen, k, rules):
 
 def test_a_ranker_is_asked_once_about_what_may_be_recommended():
     ranker, selection = ByNumber(), Selection(CATALOGUE, Rules(deny=["i5"]))
-    everything = ITEMS["item_id"].to_list()
-    asked = [selection.question(["i1"], ["i1"], 3, "u"), selection.question([], everything, 3)]
+    asked = [selection.question(["i1"], ["i1"], 3, "u"), selection.question([], ITEMS["item_id"].to_list(), 3)]
     first, second = answer_all(ranker, asked, CATALOGUE)
     assert [(e.user_id, e.history, len(e.candidates)) for e in ranker.asked] == [("u", ("i1",), 10)]
     assert len(first.item_ids) == 3

@@ -299,8 +299,7 @@ def test_the_weights_of_a_blend_are_told(run):
     (run / "rankers/blend").mkdir(parents=True)
     made = run / "rankers/blend/blend.json"
     values = {"mean": [0, 0], "scale": [1, 1], "weights": [1, -2], "errors": [0.1, 0.2], "n": 20}
-    logit = {"names": ["sft", SCRIPT], **values}
-    found = {"units": {"sft": None, SCRIPT: 2.0}, "logits": {"": logit}}
+    found = {"units": {"sft": None, SCRIPT: 2.0}, "logits": {"": {"names": ["sft", SCRIPT], **values}}}
     found |= {"reranked": None, "folds": [], "reranked_folds": []}
     made.write_text(json.dumps(found))
     seal_stage(run / "rankers/blend")

@@ -45,12 +45,10 @@ def _shown(*tables, width: int = 200) -> str:
 
 
 def test_no_interval_and_fewer_rows_are_shown():
-    one = evaluate([A], _rows(1), CATALOGUE, audit=NONE)
-    assert "no interval" in _shown(Printed(metrics_grid(one), "ranker"))
+    assert "no interval" in _shown(Printed(metrics_grid(evaluate([A], _rows(1), CATALOGUE, audit=NONE)), "ranker"))
     named = evaluate([A, B], _rows(40), CATALOGUE, audit=NONE).predictions
     columns = [pl.when(pl.col("row") < 10).then(c).alias(c) for c in ("generated", "choice")]
-    some = evaluate_predictions(named.with_columns(columns), audit=NONE)
-    shown = _shown(Printed(metrics_grid(some), "ranker"))
+    shown = _shown(Printed(metrics_grid(evaluate_predictions(named.with_columns(columns), audit=NONE)), "ranker"))
     assert shown.count("n = 10") == 2 * 2
     assert "HR@1 generated" in shown
 

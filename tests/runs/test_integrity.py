@@ -72,8 +72,7 @@ def test_such_a_stage_is_made_again_by_a_run(tmp_path, content):
 
 
 def test_an_update_of_a_damaged_run_does_not_start(run):
-    raw = open_run(run).recipe.model_dump(mode="json")
-    recipe = Recipe.model_validate(raw | {"update": {"run": str(run)}})
+    recipe = Recipe.model_validate(open_run(run).recipe.model_dump(mode="json") | {"update": {"run": str(run)}})
     assert start_entry(recipe, open_run(run).data, run) is not None
     flip(run / "sft/adapter/adapter_model.safetensors")
     with pytest.raises(DataError, match="sft is damaged"):

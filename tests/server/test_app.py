@@ -126,8 +126,7 @@ def test_texts_in_conditions_hold_anything(client):
 
 
 def test_requests_have_ids(client):
-    ids = {client.get("/healthz").headers["x-request-id"] for _ in range(3)}
-    assert len(ids) == 3
+    assert len({client.get("/healthz").headers["x-request-id"] for _ in range(3)}) == 3
     assert client.post("/v1/rank", json={}, headers={"X-Request-ID": "a-1_B"}).headers["x-request-id"] == "a-1_B"
     for given in ("a b", "x" * 65, "<b>", "a\x1b[1m"):
         made = client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
@@ -373,8 +372,7 @@ def test_what_was_not_foreseen_stays_inside(client, engine, monkeypatch, capsys)
 
 def test_metrics(run):
     telemetry = Telemetry()
-    engine = open_engine(run, ["sft"], on_pass=telemetry.on_pass)
-    with _client(engine, telemetry=telemetry) as client:
+    with _client(open_engine(run, ["sft"], on_pass=telemetry.on_pass), telemetry=telemetry) as client:
         for _ in range(3):
             client.post("/v1/rank", json=QUESTION)
         client.post("/v1/rank", json={})

@@ -126,8 +126,7 @@ def test_a_queue_is_full_of_tokens_too(make, worker):
 def test_lost_jobs_make_room(batcher, worker, now):
     first = _busy(batcher, worker)
     lost = [_submit(batcher, 2, timeout=5) for _ in range(5)]
-    cancelled = _submit(batcher, 2)
-    assert cancelled.cancel()
+    assert _submit(batcher, 2).cancel()
     now[0] = 10
     last = _submit(batcher, 8)
     assert all(f.done() for f in lost)

@@ -111,13 +111,11 @@ def test_a_kept_connection_answers_again(connect, monkeypatch):
 
 def test_stopping_waits_for_no_connection_that_has_no_request(running, connect, monkeypatch):
     monkeypatch.setattr(server, "LAST_SECONDS", 0.1)
-    kept = connect(PROBE)
-    assert _answer(kept) == OK
+    assert _answer(connect(PROBE)) == OK
     connect()
     connect(HALF)
     connect(b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
-    unread = connect(PROBE.replace(b"/healthz", b"/large"))
-    assert unread.recv(1)
+    assert connect(PROBE.replace(b"/healthz", b"/large")).recv(1)
     assert running[1]() < 2
 
 
