@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, RankingExample
 
 
@@ -20,10 +21,6 @@ def made_up(seed: int) -> PreparedData:
             for u, (d, t) in enumerate(zip(drawn, targets, strict=True))
         ]
 
-    log = [(f"u{u}", str(i), t) for u in range(30) for t, i in enumerate(rng.permutation(30)[:5])]
-    frame = pl.DataFrame(
-        log, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row"
-    )
-    return PreparedData(
-        catalogue, rows(50, "u"), [], rows(40, "w"), frame, {"format_version": 1, "domain": "generic"}
-    )
+    log = make_log([(f"u{u}", str(i), t) for u in range(30) for t, i in enumerate(rng.permutation(30)[:5])])
+    protocol = {"format_version": 1, "domain": "generic"}
+    return PreparedData(catalogue, rows(50, "u"), [], rows(40, "w"), log, protocol)

@@ -18,11 +18,6 @@ def try_drawn(check: Callable[[Any], None], strategy: SearchStrategy[Any], examp
         examples: how many.
         random: seeds their choice; None: the same ones always.
     """
-    tried = settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=random is None,
-        suppress_health_check=list(HealthCheck),
-    )(given(strategy)(check))
+    quiet = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+    tried = settings(max_examples=examples, derandomize=random is None, **quiet)(given(strategy)(check))
     (tried if random is None else seed(random)(tried))()

@@ -28,12 +28,8 @@ def serving(
 ) -> Iterator[str]:
     """The base address of a server that `command` starts; it is up (`probe`) on entry, and ended on exit."""
     with log.open("w", encoding="utf-8") as out:
-        process = subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=out,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
-        )
+        place = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=place)
         try:
             _wait(process, f"http://127.0.0.1:{port}{probe}", log, seconds)
             yield f"http://127.0.0.1:{port}/v1"

@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 
-import yaml
-
 PACKAGE = '''"""`prefrec hello`: what another package adds."""
 
 import numpy as np
@@ -81,12 +79,11 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
         assert not e.code, e.code
 """
 """Several commands in one process, each but the first after a NUL."""
-RECIPE = {
-    "name": "days",
-    "data": {"source": "days", "candidates": {"size": 3}},
-    "rankers": [{"kind": "first"}],
-    "evaluate": {"zero_shot": False, "references": ["popularity"], "full_rows": 0},
-}
+RECIPE = """name: days
+data: {source: days, candidates: {size: 3}}
+rankers: [{kind: first}]
+evaluate: {zero_shot: false, references: [popularity], full_rows: 0}
+"""
 
 
 def test_another_package_adds_to_every_group(tmp_path):
@@ -95,16 +92,12 @@ def test_another_package_adds_to_every_group(tmp_path):
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other-package\nVersion: 1\n")
     (about / "entry_points.txt").write_text(ENTRY_POINTS)
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE))
-
-    asked = [("--help",), ("hello", "you"), ("run", str(recipe), "--json")]
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    asked = [("--help",), ("hello", "you"), ("run", "recipe.yaml", "--json")]
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     place = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "100"}
     command = [sys.executable, "-c", COMMANDS, json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, env=place, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    helped, hello, ran = done.stdout.split("\0")
+    helped, hello, ran = subprocess.check_output(command, text=True, env=place, cwd=tmp_path).split("\0")
     assert "What another package adds." in helped
     assert hello == "hello you [2.0]\n"
     assert list(json.loads(ran)["metrics"]["evaluation"]["metrics"]) == ["popularity", "first"]

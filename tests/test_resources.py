@@ -32,7 +32,6 @@ def test_the_peak_is_that_since_the_reset():
 
 def test_the_first_processor_tells(tmp_path):
     (tmp_path / "cpuinfo").write_text("model name\t: A: 7\nflags\t\t: avx2 fma\n\nmodel name\t: B\n")
-    assert processor_says("model name", proc=tmp_path) == "A: 7"
-    assert processor_says("Features", "flags", proc=tmp_path) == "avx2 fma"
-    assert processor_says("vendor_id", proc=tmp_path) == ""
+    for names, told in ((("model name",), "A: 7"), (("Features", "flags"), "avx2 fma"), (("vendor_id",), "")):
+        assert processor_says(*names, proc=tmp_path) == told
     assert processor_says("flags", proc=tmp_path / "elsewhere") == ""

@@ -57,16 +57,10 @@ def tiny_recipe(shop: dict[str, Path], model: Path) -> dict[str, Any]:
     training = {"rows": 32, "learning_rate": 5e-3, "save_steps": 2}
     training |= {"global_batch_size": 8, "per_device_batch_size": 4}
     listed = {"negatives_from": "list"}
+    files = {name: str(path) for name, path in shop.items()}
     return {
         "name": "tiny",
-        "data": {
-            "source": "files",
-            "interactions": str(shop["interactions"]),
-            "items": str(shop["items"]),
-            "domain": "movies",
-            "candidates": {"size": 6},
-            "history_length": 4,
-        },
+        "data": {"source": "files", **files, "domain": "movies", "candidates": {"size": 6}, "history_length": 4},
         "model": {"name": str(model), "dtype": "float32", "max_length": 400, "templates": ["1"]},
         "lora": {"r": 4},
         "sft": {**training, "epochs": 2, "eval_rows": 8, "eval_steps": 4},

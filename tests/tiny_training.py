@@ -23,14 +23,9 @@ COMPLETIONS = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in PREFE
 
 def many_negatives(negatives: int, rows: int = 4) -> list[dict[str, Any]]:
     """Preference rows with that many rejected answers, and prompts of different lengths."""
-    return [
-        {
-            "prompt": f"Seen {', '.join(FILMS[: 1 + i])}. Next:",
-            "chosen": FILMS[i],
-            "rejected": [f"{FILMS[(i + j) % 8]} {j}" for j in range(negatives)],
-        }
-        for i in range(rows)
-    ]
+    seen = [", ".join(FILMS[: 1 + i]) for i in range(rows)]
+    rejected = [[f"{FILMS[(i + j) % 8]} {j}" for j in range(negatives)] for i in range(rows)]
+    return [{"prompt": f"Seen {seen[i]}. Next:", "chosen": FILMS[i], "rejected": rejected[i]} for i in range(rows)]
 
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:

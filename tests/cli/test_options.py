@@ -90,23 +90,19 @@ def test_wrong_values_are_errors_of_the_section_with_the_name_of_the_option(opti
 def test_help_shows_defaults_and_choices():
     told = " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout.split())
     for shown in (
-        "--kind [one|two] Which. [default: one]",
-        "--rows-taken <int> Rows; None: all. [default: 3]",
-        "--deep --no-deep <bool> Go deep. [default: deep]",
-        "--numbers <int> Some numbers. [default: 1, 5]",
-        "--layers <str> Names, or a text. [default: all]",
-        "--files KEY=VALUE Files. │",
-        "The lists",
+        *("--kind [one|two] Which. [default: one]", "--rows-taken <int> Rows; None: all. [default: 3]"),
+        *("--deep --no-deep <bool> Go deep. [default: deep]", "--numbers <int> Some numbers. [default: 1, 5]"),
+        *("--layers <str> Names, or a text. [default: all]", "--files KEY=VALUE Files. │", "The lists"),
     ):
         assert shown in told
 
 
-def test_help_shows_twelve_options_and_all_where_they_are_asked_for():
-    for verb in ("prepare", "evaluate"):
-        short, whole = (succeed(verb, asked) for asked in ("--help", "--help-all"))
-        count, every = (len(re.findall(r"^│ +--\w", text, re.MULTILINE)) for text in (short, whole))
-        assert count <= o.SHOWN + 2 < every  # --help and --help-all
-        assert "--help-all" in short
+@pytest.mark.parametrize("verb", ["prepare", "evaluate"])
+def test_help_shows_twelve_options_and_all_where_they_are_asked_for(verb):
+    short, whole = (succeed(verb, asked) for asked in ("--help", "--help-all"))
+    count, every = (len(re.findall(r"^│ +--\w", text, re.MULTILINE)) for text in (short, whole))
+    assert count <= o.SHOWN + 2 < every  # --help and --help-all
+    assert "--help-all" in short
 
 
 def test_evaluate_has_all_fields_of_its_sections():

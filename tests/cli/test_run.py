@@ -53,11 +53,9 @@ def test_the_recipe_in_the_folder_runs_again_and_says_what_is_unchanged(finished
 def test_what_loads_no_language_model_imports_no_transformers(finished):
     """So that plan, a run of finished stages and a baseline's answer start in two seconds and not in eight."""
     folder, recipe, _ = finished
-    lines = [
-        ["plan", str(recipe), "--out", str(folder)],
-        ["run", str(recipe), "--out", str(folder), "--until", "align"],
-        ["recommend", str(folder), "--history", "Old Heat", "--ranker", "popularity"],
-    ]
+    of_run = [str(recipe), "--out", str(folder)]
+    lines = [["plan", *of_run], ["run", *of_run, "--until", "align"]]
+    lines += [["recommend", str(folder), "--history", "Old Heat", "--ranker", "popularity"]]
     code = f"""
         import sys
         from prefrec.cli import app

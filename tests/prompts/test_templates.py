@@ -65,11 +65,8 @@ def test_unknown_name_lists_the_known_ones():
 GROWTH = [
     "{% for a in range(9999) %}" * 3 + "{% endfor %}" * 3,
     "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}",
-    "{% set x = 'a' * (10 ** 9) %}",
-    "{{ '%1000000000d' % 1 }}",
-    "{{ 'a'.center(1000000000) }}",
-    "{{ 'a' | center(1000000000) }}",
-    "{{ lipsum(n=1000000) }}",
+    "{% set x = 'a' * (10 ** 9) %}", "{{ '%1000000000d' % 1 }}", "{{ 'a'.center(1000000000) }}",
+    "{{ 'a' | center(1000000000) }}", "{{ lipsum(n=1000000) }}",
     "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
     "{% for a in history recursive %}{{ loop(history) }}{{ loop(history) }}{% endfor %}",
     "{% set x = 'aaaaaaaaaa' %}" + "{% set x = x ~ x %}" * 40,
