@@ -45,3 +45,10 @@ def succeed(*arguments: Any) -> str:
     outcome = prefrec(*arguments)
     assert outcome.code == 0, outcome.err
     return outcome.out
+
+
+def refused(*arguments: Any, code: int = 1) -> str:
+    """The error output of a command that must fail and print nothing else."""
+    outcome = prefrec(*arguments)
+    assert (outcome.code, outcome.out) == (code, "")
+    return outcome.err

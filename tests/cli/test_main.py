@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 import prefrec as package
-from command import prefrec, succeed
+from command import prefrec, refused, succeed
 from prefrec import cli
 from prefrec.cli import ELSEWHERE, INSTEAD
 from prefrec.pipeline import run as run_module
@@ -36,18 +36,16 @@ def test_help_of_a_verb_teaches(verb):
 
 @pytest.mark.parametrize("verb", [*INSTEAD])
 def test_a_verb_of_earlier_versions_says_what_to_write(verb):
-    done = prefrec(verb, "x", "--rows", 3)
-    assert (done.code, done.out) == (1, "")
-    assert done.err == f"error: `prefrec {verb}` was replaced: use `prefrec {INSTEAD[verb]}`\n"
+    told = f"error: `prefrec {verb}` was replaced: use `prefrec {INSTEAD[verb]}`\n"
+    assert refused(verb, "x", "--rows", 3) == told
 
 
 @pytest.mark.parametrize("verb", [*ELSEWHERE])
 def test_a_verb_of_a_package_that_is_not_installed_says_what_to_install(verb, monkeypatch):
     homes = {name: home for name, home in cli.homes().items() if name.partition(".")[0] not in ELSEWHERE}
     monkeypatch.setattr(cli, "homes", lambda: homes)
-    done = prefrec(verb, "x")
     told = f"error: `prefrec {verb}` is not installed: pip install {ELSEWHERE[verb]} in a clone\n"
-    assert (done.code, done.err) == (1, told)
+    assert refused(verb, "x") == told
 
 
 def test_help_and_version_import_no_heavy_library():
@@ -76,10 +74,9 @@ def test_version():
     [(("run",), "Missing argument"), (("evaluate", "data", "--rwos", "3"), "No such option: --rwos")],
 )
 def test_wrong_usage_exits_with_2(arguments, message):
-    done = prefrec(*arguments)
-    assert (done.code, done.out) == (2, "")
-    assert message in " ".join(done.err.split())
-    assert "Traceback" not in done.err
+    told = refused(*arguments, code=2)
+    assert message in " ".join(told.split())
+    assert "Traceback" not in told
 
 
 def test_an_error_is_one_message_in_a_process_of_its_own(tmp_path):
@@ -93,10 +90,9 @@ def test_an_error_is_one_message_in_a_process_of_its_own(tmp_path):
 def test_debug_shows_the_traceback_wherever_it_stands(tmp_path, place_of_debug):
     arguments = ["run", tmp_path / "none.yaml"]
     arguments.insert(place_of_debug, "--debug")
-    done = prefrec(*arguments)
-    assert done.code == 1
-    assert "Traceback (most recent call last)" in done.err
-    assert "error: recipe" in done.err
+    told = refused(*arguments)
+    assert "Traceback (most recent call last)" in told
+    assert "error: recipe" in told
 
 
 def test_what_we_did_not_foresee_is_not_hidden(monkeypatch, tmp_path):

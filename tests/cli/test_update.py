@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-from command import prefrec, succeed
+from command import prefrec, refused, succeed
 from prefrec.data import read_prepared
 from prefrec.files import file_digest, folder_files
 from prefrec.recommender import Recommender
@@ -155,10 +155,10 @@ def test_items_as_tokens_learn_new_items(place, files, tmp_path):
 
 
 def test_update_refuses_a_run_that_it_cannot_update(run, files, tmp_path):
-    assert "name another folder" in prefrec("update", run, *files, "--out", run).err
+    assert "name another folder" in refused("update", run, *files, "--out", run)
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "sft")
-    assert "no trained model 'sft'" in prefrec("update", copy, *files).err
+    assert "no trained model 'sft'" in refused("update", copy, *files)
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
     (copy / "recipe.yaml").write_text(yaml.safe_dump(raw | {"sft": None, "update": {"run": str(run)}}))
-    assert "update: needs `sft` to continue" in prefrec("update", copy, *files).err
+    assert "update: needs `sft` to continue" in refused("update", copy, *files)
