@@ -98,10 +98,8 @@ def own_titles(tmp_path_factory):
 def shared_data() -> Path:
     """Folder of the public data sets; skips where it is absent."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(
-            "needs the public data sets in the folder that PREFREC_SHARED_DATA names (default: ../shared/data); "
-            f"there is no {SHARED_DATA}"
-        )
+        where = "the folder that PREFREC_SHARED_DATA names (default: ../shared/data)"
+        pytest.skip(f"needs the public data sets in {where}; there is no {SHARED_DATA}")
     return SHARED_DATA
 
 
@@ -137,11 +135,9 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     """SentencePiece-like BPE with ▁ for spaces and byte fallback, as Llama 2 and Mistral use it."""
     raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    raw.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    first, last = [decoders.Replace("▁", " "), decoders.ByteFallback()], [decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    raw.decoder = decoders.Sequence(first + last)
     special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=450, special_tokens=special, show_progress=False)
-    words = [f"▁{word}" for line in CORPUS for word in line.split()]
-    raw.train_from_iterator(words, trainer)
+    raw.train_from_iterator([f"▁{word}" for line in CORPUS for word in line.split()], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", bos_token="<s>", unk_token="<unk>")

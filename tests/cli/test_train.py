@@ -11,13 +11,10 @@ TRAJECTORY = json.loads((Path(__file__).parent / "loss_trajectory.json").read_te
 meant to alter training, the new values are what the failing test prints."""
 
 
-def _losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in json.loads((folder / "log.json").read_text()) if "loss" in entry]
-
-
 @pytest.mark.parametrize("stage", ["sft", "s_dpo"])
 def test_losses_follow_the_committed_trajectory(place, stage):
-    losses = _losses(getattr(place, stage))
+    log = json.loads((getattr(place, stage) / "log.json").read_text())
+    losses = [entry["loss"] for entry in log if "loss" in entry]
     assert losses == pytest.approx(TRAJECTORY[stage], abs=1e-3), [round(loss, 6) for loss in losses]
 
 

@@ -209,8 +209,8 @@ def test_what_a_killed_export_has_left_goes(run, tmp_path, monkeypatch):
     assert {p.name for p in tmp_path.iterdir()} == {"dpo", "s.dpo"}
 
 
-def _measured(folder, run):
-    """The folder with metrics, as the evaluation stage leaves them."""
+def test_the_card_says_how_it_was_made_and_measured(run, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
     examples, rng, frames = run.data.test, np.random.default_rng(0), []
     for name in ("random", "sft", "s-dpo"):
         scores = rng.normal(size=(len(examples), 6))
@@ -220,13 +220,7 @@ def _measured(folder, run):
     evaluation = evaluate_predictions(pl.concat(frames), ks=[1, 3], audit=audit)
     write_metrics(folder, {"split": "test", "evaluation": evaluation.to_json(), "generation": None})
     write_json(folder / "environment.json", {"prefrec": "0.1.0", "commit": "abc", "platform": "a machine"})
-    return evaluation
-
-
-def test_the_card_says_how_it_was_made_and_measured(run, tmp_path):
-    copy = shutil.copytree(run.folder, tmp_path / "run")
-    evaluation = _measured(copy, run)
-    text = (export_ranker(open_run(copy), "s-dpo", tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    text = (export_ranker(open_run(folder), "s-dpo", tmp_path / "out") / "README.md").read_text(encoding="utf-8")
     _, header, body = text.split("---\n", 2)
     header = yaml.safe_load(header)
     assert header["tags"] == ["recommender-systems", "prefrec", "lora", "s-dpo", "arxiv:2406.09215"]

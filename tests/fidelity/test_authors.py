@@ -30,6 +30,7 @@ def test_other_arrays_are_refused(script):
         script.differences({}, script.stored(3))
 
 
-def test_the_page_has_every_quantity(script):
+def test_the_page_has_every_quantity_and_every_trainer_of_trl(script):
     page = script.PAGE.read_text()
-    assert all(f"| {quantity} |" in page for quantity, _ in script.QUANTITIES.values())
+    for name in (*(quantity for quantity, _ in script.QUANTITIES.values()), *script.TRL_QUANTITIES.values()):
+        assert f"| {name} |" in page

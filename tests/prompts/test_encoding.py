@@ -176,13 +176,10 @@ def test_what_cannot_be_shortened_is_an_error(bpe_tokenizer):
         encoder.encode_text("word " * 50, ["answer"])
 
 
-def test_no_end_token_is_an_error(bpe_tokenizer):
+def test_what_a_tokenizer_lacks_is_an_error(bpe_tokenizer, sentencepiece_tokenizer):
     bare = PreTrainedTokenizerFast(tokenizer_object=bpe_tokenizer.backend_tokenizer)
     with pytest.raises(TokenizerError, match="no EOS token"):
         PromptEncoder(bare)
-
-
-def test_no_chat_template_is_an_error(sentencepiece_tokenizer):
     with pytest.raises(TokenizerError, match="no chat template"):
         PromptEncoder(sentencepiece_tokenizer, chat=True)
 
