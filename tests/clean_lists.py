@@ -9,8 +9,7 @@ from prefrec.data import Catalogue, PreparedData, RankingExample
 
 def made_up(seed: int) -> PreparedData:
     """Users, items and lists without any pattern: 40 test lists of 6 candidates."""
-    rng = np.random.default_rng(seed)
-    ids = [str(i) for i in range(30)]
+    rng, ids = np.random.default_rng(seed), [str(i) for i in range(30)]
     catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": [f"Title {i}" for i in ids]}))
 
     def rows(n: int, name: str) -> list[RankingExample]:

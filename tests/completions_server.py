@@ -30,11 +30,10 @@ class Completions:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        prompt = body["prompt"]
-        several = isinstance(prompt, list) and isinstance(prompt[0], str | list)
-        prompts = [
-            p if isinstance(p, list) else self.tokenizer(p)["input_ids"] for p in (prompt if several else [prompt])
-        ]
+        asked = body["prompt"]
+        if not isinstance(asked, list) or isinstance(asked[0], int):  # a single one
+            asked = [asked]
+        prompts = [p if isinstance(p, list) else self.tokenizer(p)["input_ids"] for p in asked]
         choices = [self._choice(ids, index, body) for index, ids in enumerate(prompts)]
         usage = {"prompt_tokens": sum(map(len, prompts)), "completion_tokens": body["max_tokens"] * len(prompts)}
         return {"object": "text_completion", "model": NAME, "choices": choices, "usage": usage}

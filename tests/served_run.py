@@ -38,8 +38,7 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     tokenizer.save_pretrained(folder / "model")
     raw = tiny_recipe(shop, folder / "model")
     raw["model"]["objective"] = "tokens"
-    recipe = Recipe.model_validate(raw)
-    run = folder / "run"
+    recipe, run = Recipe.model_validate(raw), folder / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     write_prepared(prepare(recipe.data), run / "data")

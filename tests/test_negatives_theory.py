@@ -21,8 +21,7 @@ def tables() -> tuple[Tensor, Tensor]:
 
 def converged(loss, p: Tensor, ref: Tensor, q: Tensor, beta: float) -> Tensor:
     """The policy of free logits after training with negatives from q, averaged over the last steps."""
-    generator = torch.Generator().manual_seed(0)
-    logits = ref.log().clone().requires_grad_()
+    generator, logits = torch.Generator().manual_seed(0), ref.log().clone().requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     for _ in range(STEPS):

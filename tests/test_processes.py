@@ -69,7 +69,6 @@ def test_the_log_is_of_all_rows(folder, job):
         for name in (k for k in line if "loss" in k or "/" in k):
             assert line[name] == pytest.approx(want[name], abs=1e-4), name
     names = {name for line in two for name in line}
-    names = {name for line in two for name in line}
     assert {"loss", "eval_loss", "logps/chosen", "eval_logps/chosen"} <= names
     assert "eval_rewards/margins" in names or job == "sft"
 

@@ -25,7 +25,6 @@ def test_table(prepare, tmp_path):
 
 
 def test_json(prepare, tmp_path):
-    out = prepare("--json", "--candidates.size", 7)
-    data = read_prepared(tmp_path / "out")
+    out, data = prepare("--json", "--candidates.size", 7), read_prepared(tmp_path / "out")
     assert json.loads(out) == data.protocol
     assert len(data.test[0].candidates) == 7

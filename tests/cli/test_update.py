@@ -25,11 +25,9 @@ def shop(place, tmp_path_factory):
     folder = tmp_path_factory.mktemp("new")
     log = pl.read_csv(place.shop["interactions"])
     last = log.group_by("user_id", maintain_order=True).last().head(16)
-    rows = [
-        (user, f"i{(int(item[1:]) + (1 + n % 3) * k) % ITEMS}", 20_000 + k)
-        for n, (user, item) in enumerate(last.select(PAIR).iter_rows())
-        for k in range(1, 4)
-    ]
+    rows = []
+    for n, (user, item) in enumerate(last.select(PAIR).iter_rows()):
+        rows += [(user, f"i{(int(item[1:]) + (1 + n % 3) * k) % ITEMS}", 20_000 + k) for k in range(1, 4)]
     rows += [("u00", "n0", 30_000), ("u01", "n1", 30_000), *(("fresh", f"i{k}", 20_000 + k) for k in range(6))]
     pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "new.csv")
     items = pl.read_csv(place.shop["items"])

@@ -34,8 +34,7 @@ def tokenizer(request):
 
 @pytest.mark.parametrize("template", [MOVIES, SPACED], ids=["newline", "space"])
 def test_prompt_and_answer_are_the_joint_text(tokenizer, template):
-    encoder = PromptEncoder(tokenizer)
-    prompt = template.render(TITLES[:3], TITLES)
+    encoder, prompt = PromptEncoder(tokenizer), template.render(TITLES[:3], TITLES)
     separator = "" if prompt[-1].isspace() else " "
     choices = encoder.encode(template, TITLES[:3], TITLES, TITLES)
     for title, answer in zip(TITLES, choices.answers, strict=True):

@@ -86,9 +86,8 @@ def whole_run(adapted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A whole run as `prefrec run` leaves it."""
     run = shutil.copytree(adapted_run, tmp_path_factory.mktemp("runs") / "run")
     protocol = read_json(run / "data/protocol.json")
-    write_json(
-        run / "data/protocol.json", protocol | {"source": "movielens-100k", "notes": [f"a note with {SCRIPT}"]}
-    )
+    shown = {"source": "movielens-100k", "notes": [f"a note with {SCRIPT}"]}
+    write_json(run / "data/protocol.json", protocol | shown)
     seal_stage(run / "data")
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     write_json(run / "environment.json", ENVIRONMENT)
@@ -175,11 +174,9 @@ def test_the_whole_catalogue_and_the_best_reference_are_in_it(run):
     write_metrics(run, told)
     text = _read(run).text
     own = full.metrics["s-dpo"]["ndcg@10"]
-    for part in (
-        "NDCG@10, full ranking, new targets",
-        "Models are compared with random, the baseline with the highest NDCG@10.",
-        signed(lists.difference("s-dpo", "popularity", "hr@1").mean),
-    ):
+    compared = "Models are compared with random, the baseline with the highest NDCG@10."
+    gain = signed(lists.difference("s-dpo", "popularity", "hr@1").mean)
+    for part in ("NDCG@10, full ranking, new targets", compared, gain):
         assert part in text
     contents = read_run(run)
     grid = metrics_grid(contents.evaluation, contents.full_catalogue)

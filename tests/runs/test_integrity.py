@@ -183,8 +183,7 @@ def test_an_export_that_changed_is_refused(run, tmp_path, file, change, named):
 def test_a_loaded_model_does_not_change_with_its_files(tmp_path, bpe_tokenizer, weights):
     path, asked = tmp_path / weights, (["i1", "i2"], ["i3", "i4", "i5"])
     rec = Recommender.from_run(write_run(tmp_path, bpe_tokenizer), "sft")
-    want = rec.rank(*asked)
-    content = path.read_bytes()
+    want, content = rec.rank(*asked), path.read_bytes()
     with path.open("r+b") as file:  # in place: the file that may be mapped
         file.seek(len(content) // 2)
         file.write(content[len(content) // 2 :][::-1])

@@ -293,8 +293,7 @@ def test_requests_that_wait_to_be_encoded_are_counted_too(held):
 
 def test_a_client_that_goes_away_leaves_its_place(held):
     engine, go, begun = held
-    app = _client(engine).app
-    body = json.dumps(QUESTION).encode()
+    app, body = _client(engine).app, json.dumps(QUESTION).encode()
 
     async def ask_and_leave(leave):
         messages = [{"type": "http.request", "body": body, "more_body": False}]

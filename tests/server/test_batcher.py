@@ -91,8 +91,7 @@ def test_what_is_too_large_goes_alone_and_smaller_ones_do_not_wait_for_it(make, 
 
 
 def test_a_long_job_takes_turns_with_those_that_came_after_it(batcher, worker):
-    first = _busy(batcher, worker)
-    long = _submit(batcher, *range(2, 22, 2))
+    first, long = _busy(batcher, worker), _submit(batcher, *range(2, 22, 2))
     short, odd = _submit(batcher, 100), _submit(batcher, 3)
     assert _finish(worker, [first, long, short, odd]) == [1, *(n * n for n in range(2, 22, 2)), 10_000, 9]
     assert worker.passes == [[1], [2, 4, 6, 8], [100, 10, 12, 14], [3], [16, 18, 20]]
@@ -124,8 +123,7 @@ def test_a_queue_is_full_of_tokens_too(make, worker):
 
 
 def test_lost_jobs_make_room(batcher, worker, now):
-    first = _busy(batcher, worker)
-    lost = [_submit(batcher, 2, timeout=5) for _ in range(5)]
+    first, lost = _busy(batcher, worker), [_submit(batcher, 2, timeout=5) for _ in range(5)]
     assert _submit(batcher, 2).cancel()
     now[0] = 10
     last = _submit(batcher, 8)
@@ -144,8 +142,7 @@ def test_a_job_fails_for_its_own_fault_only(batcher, worker):
 
 
 def test_closing_answers_what_waits(batcher, worker):
-    first = _busy(batcher, worker)
-    waiting = _submit(batcher, 2)
+    first, waiting = _busy(batcher, worker), _submit(batcher, 2)
     closing = threading.Thread(target=batcher.close)
     closing.start()
     assert _finish(worker, [first, waiting]) == [1, 4]
@@ -157,8 +154,7 @@ def test_closing_answers_what_waits(batcher, worker):
 
 
 def test_closing_in_a_hurry_gives_up_what_waits(batcher, worker):
-    first = _busy(batcher, worker)
-    waiting = _submit(batcher, 2)
+    first, waiting = _busy(batcher, worker), _submit(batcher, 2)
     batcher.close(timeout=0.01)
     with pytest.raises(StoppedError, match="before it could answer"):
         waiting.result(timeout=20)

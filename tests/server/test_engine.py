@@ -157,8 +157,7 @@ def test_recommend_and_explain_equal_the_slow_twin(engine, run):
 
 def test_what_the_prompt_has_no_room_for_is_not_explained(engine, run):
     """As by the command line."""
-    row = run.data.test[0]
-    history = ("i0", "i1", "i7", "i9") * 12
+    row, history = run.data.test[0], ("i0", "i1", "i7", "i9") * 12
     asked = ExplainRequest(history=list(history), candidates=list(row.candidates), target=row.target, ranker="sft")
     answer = _ask(engine, engine.explain(asked))
     want = leave_one_out(run.ranker("sft"), RankingExample("u", history, row.candidates, row.target))
