@@ -1,7 +1,5 @@
 """Measurements as a bench writes them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -1,7 +1,5 @@
 """The command `prefrec`, run inside this process as the console script runs it."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import sys

@@ -6,8 +6,6 @@ installed. Below `/busy/v1`, `/slow/v1` and `/silent/v1` it misbehaves: every ot
 a second, or without log-probabilities.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """What several tests need: tiny models whose weights show mask bugs, small tokenizers, small data."""
 
-from __future__ import annotations
-
 import gc
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Inputs that hypothesis draws for the soak and for its short forms in the tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Logs that hypothesis draws."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """FlexAttention for tests on a CPU: not compiled, which takes minutes there."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

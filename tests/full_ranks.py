@@ -1,7 +1,5 @@
 """The slow twin of a full ranking: ranks and ties of targets among all items that the user did not take before."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 

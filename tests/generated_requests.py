@@ -1,7 +1,5 @@
 """Requests that schemathesis makes of the served app's own OpenAPI, right ones and wrong ones."""
 
-from __future__ import annotations
-
 import schemathesis
 from fastapi import FastAPI
 from schemathesis import GenerationMode

@@ -1,7 +1,5 @@
 """Texts that try to become code in a page, and a look at the page in a real browser."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -6,8 +6,6 @@ FOLDER/tokenizer holds the tokenizer. With a second argument, the name of a file
 two trainings in bfloat16.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How often oneDNN is asked; and its attention on models whose rows are too short for it."""
 
-from __future__ import annotations
-
 from types import ModuleType
 
 import pytest

@@ -1,7 +1,5 @@
 """Whether 4-bit layers work here, for tests of QLoRA."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pytest

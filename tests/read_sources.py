@@ -1,7 +1,5 @@
 """Each source, read with the settings of a `PrepareConfig` as keywords."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

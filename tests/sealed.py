@@ -1,7 +1,5 @@
 """Files that tests write or change by hand, with their digests as a run would have left them, or damaged."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A run without training: prepared data, a tiny model, random adapters, and titles that try to break out."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Servers of language models as processes of their own, on free ports of this machine."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """Slow, obvious twins of what prefrec computes fast."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Progress in a log file, and folders that cannot be made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`scripts/make_venv.sh`: which Python `make` takes, and what it says where none will do."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

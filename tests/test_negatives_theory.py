@@ -1,7 +1,5 @@
 """What S-DPO converges to: π* ∝ π_ref · (p/q)^(1/β) for negatives drawn from q, on a table of items."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

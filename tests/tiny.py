@@ -1,7 +1,5 @@
 """Tiny models and a tokenizer for unit tests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The titles of the made-up shop as a catalogue, and questions about them."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 

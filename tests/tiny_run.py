@@ -1,7 +1,5 @@
 """A whole run in small: a made-up log with titles, a saved model, and the recipe that puts them together."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

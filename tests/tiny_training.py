@@ -1,7 +1,5 @@
 """What tests of the trainers start from: settings, a small model with and without adapter, rows of text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

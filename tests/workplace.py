@@ -1,7 +1,5 @@
 """What the verbs work on: a log, a saved model, and a run of them until its alignment."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Histories as running text read as the prompts that ask about them."""
 
-from __future__ import annotations
-
 import pytest
 
 from prefrec.prompts import PromptEncoder, TrajectoryEncoder, load_template

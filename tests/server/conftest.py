@@ -1,7 +1,5 @@
 """A tiny run with random adapters, served."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest
