@@ -1,4 +1,4 @@
-"""Fuzz one parser, or all in turn, with atheris: `python -m reliability.fuzz NAME FOLDER SECONDS`.
+"""Fuzz all parsers with atheris: `python -m reliability.fuzz FOLDER SECONDS`. An input's first byte chooses one.
 
 The Python code of prefrec is instrumented, so that new branches are found; libraries below it are not. The process
 ends with 0 after its time, and otherwise on the first input that a parser should not have ended on; that input then
@@ -12,8 +12,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["prefrec"]):
-    from reliability.fuzzing import ALL
-    from reliability.parsers import PARSERS, Parser, survive
+    from reliability.parsers import PARSERS, survive
 
 LONGEST = 2000
 """Bytes of an input."""
@@ -22,22 +21,22 @@ MEMORY_MB, INPUT_S = 4096, 30
 """More than this, or longer, is a crash."""
 
 
-def main(name: str, folder: Path, seconds: int, seed: int = 0) -> None:
+def main(folder: Path, seconds: int, seed: int = 1) -> None:
     """Fuzz until the time is up; does not return."""
-    parsers = list(PARSERS.values()) if name == ALL else [PARSERS[name]]
+    parsers = list(PARSERS.values())
     corpus, crashes = folder / "corpus", folder / "crashes"
     for made in (corpus, crashes):
         made.mkdir(parents=True, exist_ok=True)
     for number, parser in enumerate(parsers):
         for n, content in enumerate(parser.seeds):
-            (corpus / f"seed-{number}-{n}").write_bytes(_marked(number, parsers) + content)
+            (corpus / f"seed-{number}-{n}").write_bytes(bytes([number]) + content)
     # In memory where that can be: a file is written for every input.
     memory = Path("/dev/shm")
     work = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
 
     def ask(data: bytes) -> None:
-        parser, content = _chosen(data, parsers)
-        place = work / str(parsers.index(parser))
+        number, content = (data[0] if data else 0) % len(parsers), data[1:]
+        parser, place = parsers[number], work / str(number)
         place.mkdir(exist_ok=True)
         try:
             survive(parser, content, place)
@@ -47,21 +46,10 @@ def main(name: str, folder: Path, seconds: int, seed: int = 0) -> None:
             raise
 
     options = {"max_total_time": seconds, "max_len": LONGEST, "rss_limit_mb": MEMORY_MB, "timeout": INPUT_S}
-    options |= {"seed": seed or 1, "artifact_prefix": f"{crashes}/", "print_final_stats": 1, "verbosity": 1}
+    options |= {"seed": seed, "artifact_prefix": f"{crashes}/", "print_final_stats": 1, "verbosity": 1}
     atheris.Setup([sys.argv[0], str(corpus), *(f"-{k}={v}" for k, v in options.items())], ask)
     atheris.Fuzz()
 
 
-def _marked(number: int, parsers: list[Parser]) -> bytes:
-    """The byte that chooses among several parsers."""
-    return bytes([number]) if len(parsers) > 1 else b""
-
-
-def _chosen(data: bytes, parsers: list[Parser]) -> tuple[Parser, bytes]:
-    if len(parsers) == 1:
-        return parsers[0], data
-    return parsers[(data[0] if data else 0) % len(parsers)], data[1:]
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *map(int, sys.argv[4:]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -7,9 +7,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ALL = "all"
-"""In place of a parser's name: all of them, chosen by an input's first byte."""
-
 GRACE_S = 240
 """Seconds that the process may take for its start and its last input."""
 
@@ -22,11 +19,11 @@ class Fuzzed:
     crash: str
 
 
-def fuzz(name: str, folder: Path, seconds: int, seed: int = 1) -> Fuzzed:
-    """Fuzz a parser of `PARSERS`, or `all` in turn."""
+def fuzz(folder: Path, seconds: int, seed: int = 1) -> Fuzzed:
+    """Fuzz the parsers of `PARSERS`."""
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "reliability.fuzz", name, str(folder.absolute()), str(seconds), str(seed)]
+    command = [sys.executable, "-m", "reliability.fuzz", str(folder.absolute()), str(seconds), str(seed)]
     try:
         kept = {"capture_output": True, "text": True, "errors": "replace"}
         done = subprocess.run(command, env=environment, timeout=seconds + GRACE_S, **kept)

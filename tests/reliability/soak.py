@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -24,12 +23,11 @@ from rich.table import Table
 
 from generated_requests import PATHS, ask
 from prefrec.console import say, track
-from prefrec_lab.machine import usable_cores
 from reliability import crashes, disks, parts
 from reliability.children import call
 from reliability.corpus import CASES, Place, make_place, verdict
 from reliability.damage import damage_files
-from reliability.fuzzing import ALL, fuzz
+from reliability.fuzzing import fuzz
 from reliability.kills import kill_runs
 from reliability.parsers import PARSERS
 from reliability.parts import Part
@@ -44,7 +42,7 @@ ROUND = 200
 """Examples between two looks at the clock."""
 
 START_S, SHORTEST_S = 15, 10
-"""Seconds that a fuzzer takes to start, and those that it has at the least."""
+"""Seconds that the fuzzer takes to start, and those that it has at the least."""
 
 SHARES = {
     "kills": ("killed at random moments", 6),
@@ -88,18 +86,7 @@ class Clock:
         return time.monotonic() + part * self.left
 
 
-@dataclass(frozen=True)
-class Fuzzing:
-    """What the fuzzer is to do: how many at once, which of `PARSERS`."""
-
-    jobs: int
-    readers: Collection[str] = tuple(PARSERS)
-    seconds: int | None = None  # for each reader; None: they share what time is left
-
-
-def soak(
-    minutes: float, folder: Path, seed: int, fuzzing: Fuzzing, only: Collection[str] = tuple(NAMES)
-) -> list[Part]:
+def soak(minutes: float, folder: Path, seed: int, only: Collection[str] = tuple(NAMES)) -> list[Part]:
     """Parts of `NAMES`, in `folder`, in about so many minutes; facts of a part tell what could not be done."""
     clock = Clock(time.monotonic() + 60 * minutes)
     torch.set_num_threads(1)
@@ -135,7 +122,7 @@ def soak(
     do("inputs", lambda part: _corpus(part, place(), folder))
     do("bytes", lambda part: _bytes(part, folder, seed, until("bytes")))
     do("requests", lambda part: _requests(part, place(), seed, until("requests")))
-    do("fuzz", lambda part: _fuzz(part, folder, seed, clock, fuzzing))
+    do("fuzz", lambda part: _fuzz(part, folder / "fuzz", seed, clock))
     return done
 
 
@@ -235,28 +222,13 @@ def _requests(part: Part, place: Place, seed: int, until: float) -> None:
     part.facts = {"paths": len(PATHS)}
 
 
-def _fuzz(part: Part, folder: Path, seed: int, clock: Clock, fuzzing: Fuzzing) -> None:
+def _fuzz(part: Part, folder: Path, seed: int, clock: Clock) -> None:
     if importlib.util.find_spec("atheris") is None:
         part.facts = {"not done": "atheris is not installed: pip install atheris"}
         return
-    names = list(fuzzing.readers)
-    shared = round(clock.left * min(fuzzing.jobs, len(names)) / len(names) - START_S)
-    seconds = fuzzing.seconds or max(SHORTEST_S, shared)
-    if fuzzing.seconds is None and shared < START_S and set(names) == set(PARSERS):
-        # Too little for each: all in one process.
-        names, seconds = [ALL], max(SHORTEST_S, round(clock.left - START_S))
-
-    def one(name: str) -> tuple[str, int, str]:
-        found = fuzz(name, folder / "fuzz" / name.replace(" ", "-"), seconds, seed + 1)
-        return name, found.inputs, found.crash
-
-    inputs = {}
-    with ThreadPoolExecutor(fuzzing.jobs) as pool:
-        for name, count, crash in track(pool.map(one, names), "fuzzing", total=len(names)):
-            inputs[name] = count
-            part.tried += count
-            part.lost += [f"{name}: {crash}"] if crash else []
-    part.facts = {"seconds each": seconds, "inputs": inputs}
+    found = fuzz(folder, max(SHORTEST_S, round(clock.left - START_S)), seed + 1)
+    part.tried += found.inputs
+    part.lost += [found.crash] if found.crash else []
 
 
 def _rounds(until: float) -> Iterator[int]:
@@ -297,21 +269,11 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m reliability", description=__doc__)
     options.add_argument("--minutes", type=float, default=50, help="about how long; default 50")
     options.add_argument("--seed", type=int, default=0, help="of the random moments and inputs")
-    options.add_argument("--jobs", type=int, default=usable_cores(), help="fuzzers at once; default: one a core")
     options.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="parts; default: all")
-    seconds = "of fuzzing for each reader, whatever --minutes says; default: readers share what time is left"
-    options.add_argument("--fuzz-seconds", type=int, help=seconds)
-    readers, names = f"readers to fuzz, of these: {', '.join(PARSERS)}; default: all", list(PARSERS)
-    options.add_argument("--readers", nargs="+", choices=names, default=names, metavar="READER", help=readers)
     options.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="JSON to write")
-    options.add_argument("--folder", type=Path, help="folder to work in, which is kept; default: a temporary one")
     given = options.parse_args()
-    if given.fuzz_seconds is not None and given.fuzz_seconds < 1:
-        options.error("--fuzz-seconds is at least 1")
-    fuzzing = Fuzzing(given.jobs, tuple(dict.fromkeys(given.readers)), given.fuzz_seconds)
-    with contextlib.ExitStack() as stack:
-        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
-        parts = soak(given.minutes, folder.absolute(), given.seed, fuzzing, given.only)
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        parts = soak(given.minutes, Path(folder), given.seed, given.only)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"minutes": given.minutes, "seed": given.seed, "python": platform.python_version()}
     about |= {"cpus": os.cpu_count(), "only": given.only}

@@ -8,6 +8,6 @@ pytest.importorskip("atheris", reason="atheris is not installed: pip install ath
 
 
 def test_no_parser_crashes(tmp_path):
-    found = fuzz("all", tmp_path, seconds=5)
+    found = fuzz(tmp_path, seconds=5)
     assert not found.crash
     assert found.inputs > 20
