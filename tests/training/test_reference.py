@@ -30,10 +30,9 @@ SETS = [
 def ask(tmp_path):
     """Asks for the log-probabilities of `SETS`, as the first of all trainings that share the folder `cache`."""
 
-    def logps(model=None, sets=SETS, precision=nullcontext, batch_size=2, share=False):
+    def logps(model=None, precision=nullcontext, share=False):
         scorer = ChoiceScorer(model or adapted_model(), 0, share=share)
-        folder = tmp_path / "runs" / "cache"
-        return reference_logps(scorer, sets, batch_size=batch_size, precision=precision, folder=folder)
+        return reference_logps(scorer, SETS, batch_size=2, precision=precision, folder=tmp_path / "runs" / "cache")
 
     return logps
 
@@ -49,8 +48,7 @@ def cached(tmp_path, ask):
 @pytest.fixture
 def computed(monkeypatch):
     """The rows of each batch that is computed."""
-    batches = []
-    score = ChoiceScorer.score
+    batches, score = [], ChoiceScorer.score
 
     def counted(self, sets, model=None):
         batches.append([SETS.index(s) for s in sets])
@@ -73,14 +71,23 @@ def test_the_base_is_the_reference_of_an_adapter(ask):
     _is_right(ask(), small_model())
 
 
-def test_the_adapter_ref_is_the_reference_where_there_is_one(ask):
-    model, before = adapted_model(), adapted_model().merge_and_unload()
+@torch.no_grad()
+def _moved(model, part):
+    """The model, with one added to the weights whose names have this part."""
+    for name, p in model.named_parameters():
+        if part in name:
+            p.add_(1)
+    return model
+
+
+def _with_reference():
+    model = adapted_model()
     add_reference_adapter(model)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B.default" in name:
-                p.add_(1)
-    _is_right(ask(model), before)
+    return model
+
+
+def test_the_adapter_ref_is_the_reference_where_there_is_one(ask):
+    _is_right(ask(_moved(_with_reference(), "lora_B.default")), adapted_model().merge_and_unload())
 
 
 def test_batches_are_of_the_size_and_the_longest_row_comes_first(ask, computed, monkeypatch):
@@ -109,8 +116,7 @@ def test_each_batch_is_computed_in_the_precision(ask, computed):
 
 
 def test_autocast_is_another_precision(ask, tmp_path):
-    exact = ask()
-    rounded = ask(precision=lambda: torch.autocast("cpu", torch.bfloat16))
+    exact, rounded = ask(), ask(precision=lambda: torch.autocast("cpu", torch.bfloat16))
     assert len(list((tmp_path / "runs" / "cache").iterdir())) == 2
     assert np.array_equal(np.isinf(exact), np.isinf(rounded))
     assert not np.array_equal(exact, rounded)
@@ -130,37 +136,32 @@ def test_the_file_says_what_it_is(cached):
         assert f.metadata()["key"] == key
 
 
-def _rewrite(file, change):
-    """Change the values and the metadata of a cache file."""
+@contextmanager
+def _rewritten(file):
+    """The arrays and the metadata of a cache file, to be changed."""
     with safe_open(file, framework="numpy") as f:
-        values, metadata = f.get_tensor("ref_logps").copy(), dict(f.metadata())
-    name = change(values, metadata) or "ref_logps"
-    save_file({name: values}, file, metadata=metadata)
-
-
-def _flip(values, metadata):
-    values[0, 0] += 1
-
-
-def _no_digest(values, metadata):
-    del metadata["digest"]
-
-
-def _other_name(values, metadata):
-    return "logps"
+        arrays, metadata = {"ref_logps": f.get_tensor("ref_logps").copy()}, dict(f.metadata())
+    yield arrays, metadata
+    save_file(arrays, file, metadata=metadata)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("damage", "message"),
     [
-        (_flip, "is damaged and will be computed again"),
-        (_no_digest, "cannot be read and will be computed again: 'digest'"),
-        (_other_name, "cannot be read and will be computed again: "),
+        ("value", "is damaged and will be computed again"),
+        ("digest", "cannot be read and will be computed again: 'digest'"),
+        ("name", "cannot be read and will be computed again: "),
     ],
 )
-def test_a_damaged_file_is_told_and_computed_again(ask, cached, computed, capsys, change, message):
+def test_a_damaged_file_is_told_and_computed_again(ask, cached, computed, capsys, damage, message):
     whole = load_file(cached)["ref_logps"]
-    _rewrite(cached, change)
+    with _rewritten(cached) as (arrays, metadata):
+        if damage == "value":
+            arrays["ref_logps"][0, 0] += 1
+        elif damage == "digest":
+            del metadata["digest"]
+        else:
+            arrays["logps"] = arrays.pop("ref_logps")
     assert np.array_equal(ask(), whole)
     assert f"{cached} {message}" in capsys.readouterr().err
     assert np.array_equal(load_file(cached)["ref_logps"], whole)
@@ -177,14 +178,11 @@ def test_a_cut_file_is_told_and_computed_again(ask, cached, capsys):
 @pytest.mark.parametrize("key", ["0" * 64, None])
 def test_values_of_another_key_are_computed_again(ask, cached, computed, capsys, key):
     whole = load_file(cached)["ref_logps"]
-
-    def other(values, metadata):
-        values[:] = 0
-        metadata["digest"] = reference.xxh3_128_hexdigest(values.tobytes())
+    with _rewritten(cached) as (arrays, metadata):
+        arrays["ref_logps"][:] = 0
+        metadata["digest"] = reference.xxh3_128_hexdigest(arrays["ref_logps"].tobytes())
         del metadata["key"]
         metadata |= {"key": key} if key else {}
-
-    _rewrite(cached, other)
     assert np.array_equal(ask(), whole)
     assert not capsys.readouterr().err.count("warning")
 
@@ -211,14 +209,9 @@ def key_of(model=None, sets=SETS, precision=nullcontext, **settings):
 def test_the_key_has_the_precision_the_layout_and_the_catalogue():
     other = ((5, 9), (6, 7, 9), (6, 9), (7, 9))
     tree = ((5, 9), (5, 7, 9), (6, 9), (7, 9))
-    keys = [
-        key_of(),
-        key_of(precision=lambda: torch.autocast("cpu", torch.bfloat16)),
-        key_of(layout="separate"),
-        key_of(within=CatalogueSoftmax(other)),
-        key_of(within=CatalogueSoftmax(tree)),
-        key_of(adapted_model().to(torch.bfloat16)),
-    ]
+    keys = [key_of(precision=lambda: torch.autocast("cpu", torch.bfloat16)), key_of(layout="separate"), key_of()]
+    keys += [key_of(within=CatalogueSoftmax(titles)) for titles in (other, tree)]
+    keys.append(key_of(adapted_model().to(torch.bfloat16)))
     assert len(set(keys)) == len(keys)
     assert key_of(within=CatalogueSoftmax(other)) == keys[3]
 
@@ -230,38 +223,22 @@ def test_catalogues_that_differ_only_in_their_paths_have_other_keys():
     assert key_of(within=first) != key_of(within=second)
 
 
-def _with_reference(change=None):
-    model = adapted_model()
-    add_reference_adapter(model)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if change and change in name:
-                p.add_(1)
-    return model
-
-
 def test_the_key_has_the_reference_and_not_the_policy():
-    assert key_of(_with_reference("lora_B.default")) == key_of(_with_reference())
-    assert key_of(_with_reference("lora_B.ref")) != key_of(_with_reference())
-    assert key_of(_with_reference("embed_tokens")) != key_of(_with_reference())
-    moved = adapted_model()
-    with torch.no_grad():
-        for name, p in moved.named_parameters():
-            if "lora_" in name:
-                p.add_(1)
-    assert key_of(moved) == key_of()
+    assert key_of(_moved(_with_reference(), "lora_B.default")) == key_of(_with_reference())
+    assert key_of(_moved(_with_reference(), "lora_B.ref")) != key_of(_with_reference())
+    assert key_of(_moved(_with_reference(), "embed_tokens")) != key_of(_with_reference())
+    assert key_of(_moved(adapted_model(), "lora_")) == key_of()
     assert key_of(_with_reference()) != key_of()
 
 
 def test_the_key_has_the_scaling_of_the_reference():
     model = _with_reference()
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.scaling["default"] *= 2
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer.scaling["default"] *= 2
     assert key_of(model) == key_of(_with_reference())
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.scaling["ref"] *= 2
+    for layer in layers:
+        layer.scaling["ref"] *= 2
     assert key_of(model) != key_of(_with_reference())
 
 
@@ -274,8 +251,7 @@ def test_the_same_bytes_in_another_shape_or_type_have_another_key(change):
 
 def test_the_key_does_not_depend_on_the_order_of_the_configuration(monkeypatch):
     model = small_model()
-    core = type(model.config)
-    shown = model.config.to_diff_dict()
+    core, shown = type(model.config), model.config.to_diff_dict()
     expected = key_of(model)
     monkeypatch.setattr(core, "to_diff_dict", lambda self: dict(reversed(shown.items())))
     assert key_of(model) == expected
@@ -285,41 +261,27 @@ def test_the_key_does_not_depend_on_the_order_of_the_configuration(monkeypatch):
 
 def test_the_key_of_the_reference_has_weights_configuration_and_tokens():
     sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
-
-    def key(change=None, sets=sets):
-        model = adapted_model()
-        if change:
-            change(model)
-        return reference_key(ChoiceScorer(model, 0), sets, nullcontext)
-
-    def one_weight(model):
-        with torch.no_grad():
-            model.get_input_embeddings().weight[1, 1] += 1
-
-    def configuration(model):
-        model.config.rms_norm_eps = 0.5
-
+    one_weight, configuration = adapted_model(), adapted_model()
+    with torch.no_grad():
+        one_weight.get_input_embeddings().weight[1, 1] += 1
+    configuration.config.rms_norm_eps = 0.5
     tokens = [((3, 4), ((5,), (6, 8))), ((3, 8), ((5,), (6, 7))), ((3, 4), ((5, 6), (7,))), ((3,), ((4, 5), (6, 7)))]
-    keys = {key(sets=[ChoiceSet(*of)]) for of in tokens} | {key(), key(one_weight), key(configuration)}
-    assert key() == key()
+    keys = {key_of(sets=[ChoiceSet(*of)]) for of in tokens}
+    keys |= {key_of(model, sets) for model in (adapted_model(), one_weight, configuration)}
+    assert key_of(sets=sets) == key_of(sets=sets)
     assert len(keys) == 3 + len(tokens)
 
 
 def test_the_key_of_the_reference_has_how_it_is_computed():
-    sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
-
-    def key(model=None):
-        model = model or adapted_model()
-        return reference_key(ChoiceScorer(model, 0, layout="packed"), sets, nullcontext)
-
-    def attending(implementation):
+    def key(attention=None):
         model = adapted_model()
-        model.get_base_model().set_attn_implementation(implementation)
-        return model
+        if attention:
+            model.get_base_model().set_attn_implementation(attention)
+        return key_of(model, [ChoiceSet((3, 4), ((5,), (6, 7)))], layout="packed")
 
-    keys = {key(), key(attending("eager")), key(attending("flex_attention"))}
+    keys = {key(), key("eager"), key("flex_attention")}
     assert len(keys) == 3
-    assert key(attending("sdpa")) in keys
+    assert key("sdpa") in keys
     before = torch.get_float32_matmul_precision()
     try:
         for precision in ("medium", "high"):
