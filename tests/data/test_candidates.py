@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -11,16 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import RankingExample, Window, candidates
-from prefrec.data.candidates import (
-    SampledCandidates,
-    draw_candidates,
-    item_weights,
-    keys_without,
-    pair_keys,
-    popularity_weights,
-    published_candidates,
-    row_keys,
-)
+from prefrec.data.candidates import SampledCandidates, pair_keys, popularity_weights, published_candidates
 from prefrec.errors import DataError
 
 
@@ -32,8 +24,12 @@ def pool_of(n: int) -> list[str]:
     return [f"i{i}" for i in range(n)]
 
 
+def draw_lists(windows, pool, touched, **options):
+    return candidates.draw_candidates(windows, pool, touched, **{"split": "test", "seed": 0} | options)
+
+
 @st.composite
-def tasks(draw: st.DrawFn) -> tuple[list[str], list[Window], pl.DataFrame, int]:
+def tasks(draw):
     size = draw(st.integers(2, 8))
     pool = pool_of(draw(st.sampled_from([size + 8, 30, 200])))
     windows, pairs = [], []
@@ -44,31 +40,29 @@ def tasks(draw: st.DrawFn) -> tuple[list[str], list[Window], pl.DataFrame, int]:
     return pool, windows, touched_of(pairs), size
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tasks(), st.integers(0, 5), st.booleans())
-def test_lists_hold_the_target_once_among_untouched_items(
-    task: tuple[list[str], list[Window], pl.DataFrame, int], seed: int, weighted: bool
-) -> None:
+def test_lists_hold_the_target_once_among_untouched_items(task, seed, weighted):
     pool, windows, touched, size = task
     weights = popularity_weights(touched, pool) if weighted else None
-    draw = lambda ws: draw_candidates(ws, pool, touched, split="test", seed=seed, size=size, weights=weights)  # noqa: E731
-    examples = draw(windows)
+    options = {"seed": seed, "size": size, "weights": weights}
+    examples = draw_lists(windows, pool, touched, **options)
     mine = {u: set(f["item_id"].to_list()) for (u,), f in touched.group_by("user_id")}
     for window, example in zip(windows, examples, strict=True):
         assert (example.user_id, example.history, example.target) == (window.user_id, window.history, window.target)
         assert len(example.candidates) == size == len(set(example.candidates))
         assert set(example.candidates) & mine[window.user_id] == {window.target}
-    assert draw(windows) == examples
-    assert draw(windows[::-1]) == examples[::-1]
+    assert draw_lists(windows, pool, touched, **options) == examples
+    assert draw_lists(windows[::-1], pool, touched, **options) == examples[::-1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tasks())
-def test_lists_do_not_depend_on_the_target(task: tuple[list[str], list[Window], pl.DataFrame, int]) -> None:
+def test_lists_do_not_depend_on_the_target(task):
     """Another target of the same user at the same position: same negatives in the same places."""
     pool, windows, touched, size = task
     others = [replace(w, target=w.history[0]) for w in windows]
-    first, second = (draw_candidates(ws, pool, touched, split="test", seed=0, size=size) for ws in (windows, others))
+    first, second = (draw_lists(ws, pool, touched, size=size) for ws in (windows, others))
     for a, b in zip(first, second, strict=True):
         assert a.target_index == b.target_index
         assert [i for i in a.candidates if i != a.target] == [i for i in b.candidates if i != b.target]
@@ -79,9 +73,9 @@ def many(n: int) -> tuple[list[Window], pl.DataFrame]:
     return windows, touched_of([(w.user_id, i) for w in windows for i in {*w.history, w.target}])
 
 
-def test_target_position_and_negatives_are_uniform() -> None:
+def test_target_position_and_negatives_are_uniform():
     windows, touched = many(20_000)
-    examples = draw_candidates(windows, pool_of(300), touched, split="test", seed=0, size=20)
+    examples = draw_lists(windows, pool_of(300), touched, size=20)
     places = np.bincount([e.target_index for e in examples], minlength=20)
     assert ((places - 1_000) ** 2 / 1_000).sum() < 45  # chi² with 19 degrees of freedom: p ≈ 0.001
     drawn = Counter(i for e in examples for i in e.candidates if i != e.target)
@@ -90,12 +84,12 @@ def test_target_position_and_negatives_are_uniform() -> None:
     assert counts.min() > 0.5 * counts.mean()
 
 
-def test_weighted_draws_follow_the_weights() -> None:
+def test_weighted_draws_follow_the_weights():
     """The first-order inclusion of successive sampling, against a slow twin."""
     windows, touched = many(4_000)
     pool = pool_of(400)
     weights = {item: float(i % 10 + 1) for i, item in enumerate(pool)}
-    examples = draw_candidates(windows, pool, touched, split="test", seed=0, size=20, weights=weights)
+    examples = draw_lists(windows, pool, touched, size=20, weights=weights)
     drawn = Counter(int(i[1:]) % 10 for e in examples for i in e.candidates if i != e.target)
     p = np.array([weights[i] for i in pool])
     rng = np.random.default_rng(0)
@@ -104,26 +98,22 @@ def test_weighted_draws_follow_the_weights() -> None:
         assert drawn[digit] / 4_000 == pytest.approx(twin[digit] / 2_000, rel=0.1)
 
 
-def test_small_pools_are_drawn_exactly_by_weight() -> None:
+def test_small_pools_are_drawn_exactly_by_weight():
     """Where rejection is not worth it, the arrival times must give the same distribution."""
     windows = [Window(f"u{u}", 1, ("h",), "t") for u in range(20_000)]
     pool, touched = ["t", "h", "a", "b", "c"], touched_of([(w.user_id, i) for w in windows for i in ("h", "t")])
     weights = {"t": 1.0, "h": 1.0, "a": 3.0, "b": 1.0, "c": 1.0}
-    examples = draw_candidates(windows, pool, touched, split="test", seed=0, size=2, weights=weights)
+    examples = draw_lists(windows, pool, touched, size=2, weights=weights)
     share = Counter(next(i for i in e.candidates if i != "t") for e in examples)
     assert share["a"] / len(windows) == pytest.approx(0.6, abs=0.015)
 
 
-def test_seed_split_user_and_position_each_matter() -> None:
-    keys = {
-        int(row_keys([user], [position], split, seed)[0])
-        for user, position in (("u", 3), ("v", 3), ("u", 4))
-        for split in ("test", "train")
-        for seed in (0, 1)
-    }
+def test_seed_split_user_and_position_each_matter():
+    rows = product((("u", 3), ("v", 3), ("u", 4)), ("test", "train"), (0, 1))
+    keys = {int(candidates.row_keys([user], [position], split, seed)[0]) for (user, position), split, seed in rows}
     assert len(keys) == 12
     with pytest.raises(ValueError, match="zip"):
-        row_keys(["u"], [3, 4], "test", 0)
+        candidates.row_keys(["u"], [3, 4], "test", 0)
 
 
 @pytest.mark.parametrize(
@@ -136,79 +126,69 @@ def test_seed_split_user_and_position_each_matter() -> None:
         (100, 700, ("i60", "i50", "i1", "i7", "i40")),  # exactly after four rounds
     ],
 )
-def test_lists_are_the_same_on_every_machine(items: int, heavy: float, expected: tuple[str, ...]) -> None:
+def test_lists_are_the_same_on_every_machine(items, heavy, expected):
     """Two items have the weight `heavy`, all others 1."""
-    examples = draw_candidates(
-        [Window("u", 3, ("i0",), "i1")],
-        pool_of(items),
-        touched_of([("u", "i0"), ("u", "i1")]),
-        split="test",
-        seed=7,
-        size=5,
-        weights=dict.fromkeys(pool_of(items), 1.0) | {"i7": heavy, "i50": heavy},
-    )
+    weights = dict.fromkeys(pool_of(items), 1.0) | {"i7": heavy, "i50": heavy}
+    windows, touched = [Window("u", 3, ("i0",), "i1")], touched_of([("u", "i0"), ("u", "i1")])
+    examples = draw_lists(windows, pool_of(items), touched, seed=7, size=5, weights=weights)
     assert examples[0].candidates == expected
 
 
-def test_blocks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_do_not_change_the_lists(monkeypatch):
     windows, touched = many(7)
-    draw = lambda: draw_candidates(windows, pool_of(50), touched, split="test", seed=0, size=5)  # noqa: E731
-    whole = draw()
+    whole = draw_lists(windows, pool_of(50), touched, size=5)
     for block in (15, 5, 1):
         monkeypatch.setattr(candidates, "BLOCK", block)
-        assert draw() == whole
+        assert draw_lists(windows, pool_of(50), touched, size=5) == whole
 
 
 @pytest.mark.parametrize("items", [12, 200])
-def test_items_without_weight_are_never_drawn(items: int) -> None:
+def test_items_without_weight_are_never_drawn(items):
     windows, touched = many(300)
     weights = {f"i{i}": float(i % 2) for i in range(items - 2)}  # the last two have none at all
-    pool = pool_of(items)
-    examples = draw_candidates(windows, pool, touched, split="test", seed=0, size=3, weights=weights)
+    examples = draw_lists(windows, pool_of(items), touched, size=3, weights=weights)
     drawn = {int(i[1:]) for e in examples for i in e.candidates if i != e.target}
     assert all(i % 2 and i < items - 2 for i in drawn)
     assert len(drawn) >= min(items // 2 - 2, 90)
 
 
-def test_a_draw_of_exactly_zero_takes_no_item_without_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draw_of_exactly_zero_takes_no_item_without_weight(monkeypatch):
     monkeypatch.setattr(candidates, "_uniform", lambda keys, counters, stream: np.zeros((len(keys), len(counters))))
     weights = {f"i{i}": float(i > 0) for i in range(50)}
-    window = [Window("u", 1, ("i8",), "i9")]
-    (example,) = draw_candidates(window, pool_of(50), touched_of([]), split="test", seed=0, size=4, weights=weights)
+    (example,) = draw_lists([Window("u", 1, ("i8",), "i9")], pool_of(50), touched_of([]), size=4, weights=weights)
     assert sorted(example.candidates) == ["i1", "i2", "i3", "i9"]
 
 
-def test_a_row_that_rejection_leaves_unfinished_is_finished() -> None:
+def test_a_row_that_rejection_leaves_unfinished_is_finished():
     """Two items take nearly all draws, so the others come from the exact draw."""
     windows, touched = many(200)
     weights = dict.fromkeys(pool_of(100), 1.0) | {"i50": 1e7, "i51": 1e7}
-    for example in draw_candidates(windows, pool_of(100), touched, split="test", seed=0, size=6, weights=weights):
+    for example in draw_lists(windows, pool_of(100), touched, size=6, weights=weights):
         assert len(set(example.candidates)) == 6
         assert {"i50", "i51", example.target} <= set(example.candidates)
         assert set(example.candidates) & {*example.history, example.target} == {example.target}
 
 
-def test_items_and_users_that_are_not_asked_about_do_not_matter() -> None:
+def test_items_and_users_that_are_not_asked_about_do_not_matter():
     windows, touched = many(20)
     more = pl.concat([touched, touched_of([("u1", "elsewhere"), ("nobody", "i30"), ("u0", "i0")])])
-    draw = lambda log: draw_candidates(windows, pool_of(60), log, split="test", seed=0, size=4)  # noqa: E731
-    assert draw(more) == draw(touched)
+    assert draw_lists(windows, pool_of(60), more, size=4) == draw_lists(windows, pool_of(60), touched, size=4)
 
 
-def test_a_list_that_takes_all_untouched_items() -> None:
+def test_a_list_that_takes_all_untouched_items():
     (example,) = published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(21)])
     assert set(example.candidates) == {str(i) for i in range(1, 21)}
 
 
-def test_popularity_weights_leave_no_item_out() -> None:
+def test_popularity_weights_leave_no_item_out():
     frame = touched_of([("u", "a"), ("v", "a"), ("u", "b")])
     assert popularity_weights(frame, ["a", "b", "cold"]) == {"a": 3.0, "b": 2.0, "cold": 1.0}
 
 
-def test_weights_of_lists_are_counts_plus_one_or_alike() -> None:
+def test_weights_of_lists_are_counts_plus_one_or_alike():
     learnt = np.array([0, 2, 2], dtype=np.int32)
-    assert item_weights("popularity", learnt, 4).tolist() == [2, 1, 3, 1]
-    assert item_weights("uniform", learnt, 4).tolist() == [1, 1, 1, 1]
+    assert candidates.item_weights("popularity", learnt, 4).tolist() == [2, 1, 3, 1]
+    assert candidates.item_weights("uniform", learnt, 4).tolist() == [1, 1, 1, 1]
 
 
 def random_pairs(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -217,28 +197,28 @@ def random_pairs(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 6, 40), rng.integers(0, 8, 40)
 
 
-def test_keys_of_many_users_and_items_are_whole_numbers_of_64_bits() -> None:
+def test_keys_of_many_users_and_items_are_whole_numbers_of_64_bits():
     keys = pair_keys((np.array([1 << 20], dtype=np.int32), np.array([3], dtype=np.int32)), 1 << 20)
     assert keys.dtype == np.int64
     assert keys.tolist() == [(1 << 40) + 3, (1 << 63) - 1]
 
 
 @pytest.mark.parametrize("block", [3, 40, 1_000])
-def test_keys_without_others_are_those_of_the_other_pairs(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_keys_without_others_are_those_of_the_other_pairs(monkeypatch, block):
     monkeypatch.setattr(candidates, "BLOCK", block)
     keys, (users, items) = pair_keys(random_pairs(0), 8), random_pairs(1)
     last, highest = int(keys[-1]), int(keys[-2])
     users, items = np.append(users[:9], highest // 8), np.append(items[:9], highest % 8)
     excluded, excluded_keys = {*(users * 8 + items).tolist()}, pair_keys((users, items), 8)
-    found = keys_without(keys, excluded_keys).tolist()
+    found = candidates.keys_without(keys, excluded_keys).tolist()
     assert found == [key for key in keys.tolist() if key not in excluded]
     assert found[-1] == last
-    assert keys_without(keys[:-1], excluded_keys).tolist() == found[:-1]  # without the sentinel
-    assert keys_without(keys[:0], excluded_keys).tolist() == []
+    assert candidates.keys_without(keys[:-1], excluded_keys).tolist() == found[:-1]  # without the sentinel
+    assert candidates.keys_without(keys[:0], excluded_keys).tolist() == []
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_users_with_too_few_items_are_found(seed: int) -> None:
+def test_users_with_too_few_items_are_found(seed):
     users, items = random_pairs(seed)
     weights = np.random.default_rng(seed).choice([0.0, 0.5, 3.0], 8)
     pairs, asked = {*zip(users.tolist(), items.tolist(), strict=True)}, np.array([4, 1, 5])
@@ -259,32 +239,26 @@ def test_users_with_too_few_items_are_found(seed: int) -> None:
     assert [found.tolist() for found in replace(few, size=6).short(np.array([5]))] == [[], []]
     first = replace(few, touched=pair_keys((np.zeros(3, dtype=int), np.arange(3)), 8))
     assert [found.tolist() for found in first.short(np.array([0, 5]))] == [[0], [5]]
-    nobody = SampledCandidates(names[:0], weights, pair_keys((users[:0], items[:0]), 8), "test", 0, 2)
-    nobody.check(asked[:0])
+    SampledCandidates(names[:0], weights, pair_keys((users[:0], items[:0]), 8), "test", 0, 2).check(asked[:0])
 
 
-def test_too_few_items_says_how_many_and_what_to_do() -> None:
+def test_too_few_items_says_how_many_and_what_to_do():
     windows, touched = [Window("u", 1, ("i0",), "i1")], touched_of([("u", "i0"), ("u", "i1")])
-    with pytest.raises(
-        DataError, match=r"user 'u' has only 8 unseen items.*20 candidates need 19.*--candidates.size to 9 or less"
-    ):
-        draw_candidates(windows, pool_of(10), touched, split="test", seed=0)
-    assert len(draw_candidates(windows, pool_of(10), touched, split="test", seed=0, size=9)[0].candidates) == 9
+    says = r"user 'u' has only 8 unseen items.*20 candidates need 19.*--candidates.size to 9 or less"
+    with pytest.raises(DataError, match=says):
+        draw_lists(windows, pool_of(10), touched)
+    assert len(draw_lists(windows, pool_of(10), touched, size=9)[0].candidates) == 9
     with pytest.raises(DataError, match=r"--candidates.size to 9 or less"):
-        draw_candidates(windows, pool_of(10), touched, split="test", seed=0, size=10)
-    with pytest.raises(DataError, match="user 'u' has only 8 unseen items"):
-        published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)], 10)
-    with pytest.raises(DataError, match="user 'u' has only 8 unseen items"):
-        published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)])
+        draw_lists(windows, pool_of(10), touched, size=10)
+    for more in ({"size": 10}, {}):
+        with pytest.raises(DataError, match="user 'u' has only 8 unseen items"):
+            published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)], **more)
 
 
-def test_published_rule_against_its_plain_form() -> None:
-    pool = [str(i) for i in range(50)]
-    rng = random.Random(3)
-    windows = []
-    for u in range(200):
-        items = rng.sample(pool, rng.randint(4, 11))
-        windows.append(Window(str(u), 3, tuple(items[:-1]), items[-1]))
+def test_published_rule_against_its_plain_form():
+    pool, rng = [str(i) for i in range(50)], random.Random(3)
+    drawn = [rng.sample(pool, rng.randint(4, 11)) for _ in range(200)]
+    windows = [Window(str(u), 3, tuple(items[:-1]), items[-1]) for u, items in enumerate(drawn)]
     for window, example in zip(windows, published_candidates(windows, pool), strict=True):
         free = [i for i in pool if i not in window.history and i != window.target]
         twin = random.Random(int(window.target))
@@ -294,6 +268,6 @@ def test_published_rule_against_its_plain_form() -> None:
         assert example == RankingExample(window.user_id, window.history, tuple(listed), window.target)
 
 
-def test_published_lists_need_numbers() -> None:
+def test_published_lists_need_numbers():
     with pytest.raises(DataError, match="need whole numbers as item ids, found 'i1'"):
         published_candidates([Window("u", 1, ("i0",), "i1")], pool_of(50))
