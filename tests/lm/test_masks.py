@@ -13,6 +13,8 @@ from prefrec.lm.masks import BLOCK, FLEX, attention_implementation, attention_ma
 from prefrec.lm.packing import pack
 from prefrec.prompts import ChoiceSet
 
+CHUNKS = {"layer_types": ["chunked_attention"], "attention_chunk_size": 3}
+WINDOWS = [{}, {"sliding_window": 3}, {"sliding_window": BLOCK}, CHUNKS]
 SETS = [ChoiceSet((1, 2, 3, 4), ((5, 6, 9), (7, 8, 9))), ChoiceSet((1, 2), ((5, 9), (6, 7, 8, 9)))]
 
 
@@ -22,9 +24,10 @@ def config(**settings):
     return made
 
 
-def masks(**settings):
-    batch = pack(SETS, pad_id=0)
-    return attention_masks(config(**settings), batch.attention_mask, batch.position_ids, torch.float32)
+def masks(batch=None, last=0, dtype=torch.float32, **settings):
+    """The masks of a batch (else of `SETS`), for all queries or the last few."""
+    batch = batch or pack(SETS, pad_id=0)
+    return attention_masks(config(**settings), batch.attention_mask[:, :, -last:], batch.position_ids, dtype)
 
 
 def test_full_attention_takes_the_mask_as_it_is():
@@ -36,16 +39,14 @@ def test_eager_attention_adds_zero_where_a_token_is_seen_and_the_least_number_el
     assert added.dtype == torch.float32
     assert (added[plain] == 0).all()
     assert (added[~plain] == torch.finfo(torch.float32).min).all()
-    batch, eager = pack(SETS, pad_id=0), config(_attn_implementation="eager")
-    half = attention_masks(eager, batch.attention_mask, batch.position_ids, torch.bfloat16)
+    half = masks(dtype=torch.bfloat16, _attn_implementation="eager")
     assert half.dtype == torch.bfloat16
     assert half.min() == torch.finfo(torch.bfloat16).min
 
 
 def test_a_window_is_measured_in_positions():
     """Both answers see the same two tokens of the prompt, wherever in the row they lie."""
-    first_row = masks(sliding_window=3)[0, 0]
-    assert first_row.long().tolist() == [
+    assert masks(sliding_window=3)[0, 0].long().tolist() == [
         [1, 0, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0, 0],
@@ -57,21 +58,15 @@ def test_a_window_is_measured_in_positions():
     ]
 
 
-@pytest.mark.parametrize(
-    "layers", [{"sliding_window": 3}, {"layer_types": ["chunked_attention"], "attention_chunk_size": 3}]
-)
+@pytest.mark.parametrize("layers", [{"sliding_window": 3}, CHUNKS])
 def test_queries_may_be_the_last_of_the_keys(layers):
     """What a block that follows cached keys needs: the last rows of the whole mask."""
-    batch = pack(SETS, pad_id=0)
-    last = attention_masks(config(**layers), batch.attention_mask[:, :, -3:], batch.position_ids, torch.float32)
-    assert torch.equal(last, masks(**layers)[:, :, -3:])
+    assert torch.equal(masks(last=3, **layers), masks(**layers)[:, :, -3:])
 
 
 def test_chunks_are_measured_in_positions():
     """Positions 0–3, then 4 and 5: in chunks of 3 the answers see the prompt's last token only."""
-    layers = {"layer_types": ["chunked_attention"], "attention_chunk_size": 3}
-    answers = masks(**layers)[0, 0, 4:]
-    assert answers.long().tolist() == [
+    assert masks(**CHUNKS)[0, 0, 4:].long().tolist() == [
         [0, 0, 0, 1, 1, 0, 0, 0],
         [0, 0, 0, 1, 1, 1, 0, 0],
         [0, 0, 0, 1, 0, 0, 1, 0],
@@ -103,14 +98,6 @@ def test_every_token_sees_at_least_itself():
 )
 def test_kinds_of_layers(settings, kinds):
     assert layer_kinds(config(**settings)) == kinds
-
-
-WINDOWS = [
-    {},
-    {"sliding_window": 3},
-    {"sliding_window": BLOCK},
-    {"layer_types": ["chunked_attention"], "attention_chunk_size": 3},
-]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +136,7 @@ def test_a_block_mask_is_the_mask(settings):
     """Rows of several blocks, some of which are empty: an answer sees no other."""
     long = ChoiceSet(tuple(range(150)), (tuple(range(140)), (1, 2), tuple(range(130))))
     batch = in_blocks(pack([long, ChoiceSet((1, 2), ((3, 4), (5,)))], pad_id=0))
-    inputs = batch.attention_mask, batch.position_ids, torch.float32
-    mask = attention_masks(config(_attn_implementation=FLEX, **settings), *inputs)
-    want = attention_masks(config(**settings), *inputs)
+    mask, want = masks(batch, _attn_implementation=FLEX, **settings), masks(batch, **settings)
     assert mask.shape == want.shape == (2, 1, 512, 512)
     assert mask.BLOCK_SIZE == (BLOCK, BLOCK)
     assert torch.equal(dense(mask), want)
@@ -162,22 +147,17 @@ def test_a_block_mask_is_the_mask(settings):
 lengths = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 9), lengths), min_size=1, max_size=3), st.sampled_from(WINDOWS))
 def test_block_masks_of_any_rows(rows, window):
     sets = [ChoiceSet(tuple(range(prompt)), tuple((7,) * n for n in answers)) for prompt, answers in rows]
     batch = pack(sets, pad_id=0)
-    inputs = batch.attention_mask, batch.position_ids, torch.float32
-    mask = attention_masks(config(_attn_implementation=FLEX, **window), *inputs)
-    assert torch.equal(dense(mask), attention_masks(config(**window), *inputs))
+    assert torch.equal(dense(masks(batch, _attn_implementation=FLEX, **window)), masks(batch, **window))
 
 
 @pytest.mark.parametrize("settings", WINDOWS, ids=str)
 def test_a_block_mask_of_the_last_queries(settings):
-    batch = pack(SETS, pad_id=0)
-    inputs = batch.attention_mask[:, :, -3:], batch.position_ids, torch.float32
-    mask = attention_masks(config(_attn_implementation=FLEX, **settings), *inputs)
-    assert torch.equal(dense(mask), attention_masks(config(**settings), *inputs))
+    assert torch.equal(dense(masks(last=3, _attn_implementation=FLEX, **settings)), masks(last=3, **settings))
 
 
 def test_mixed_layers_take_a_block_mask_each():
@@ -193,8 +173,7 @@ def test_rows_in_blocks_are_the_rows_with_padding_on_the_right():
     assert torch.equal(whole.input_ids[:, :length], batch.input_ids)
     assert torch.equal(whole.position_ids[:, :length], batch.position_ids)
     assert torch.equal(whole.attention_mask[:, :, :length, :length], batch.attention_mask)
-    assert torch.equal(
-        whole.attention_mask[:, :, length:], torch.eye(BLOCK, dtype=torch.bool)[length:].expand(2, 1, -1, -1)
-    )
+    alone = torch.eye(BLOCK, dtype=torch.bool)[length:].expand(2, 1, -1, -1)
+    assert torch.equal(whole.attention_mask[:, :, length:], alone)
     assert BLOCK - whole.logits_to_keep == length - batch.logits_to_keep
     assert in_blocks(whole) is whole
