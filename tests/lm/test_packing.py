@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.lm import packing
@@ -25,9 +25,7 @@ def allowed_in_words(choices: ChoiceSet, left: int, length: int) -> list[list[bo
     owner += ["pad"] * (length - len(owner))
 
     def may(q: int, k: int) -> bool:
-        if owner[q] == "pad" or owner[k] == "pad":
-            return q == k
-        return k <= q and owner[k] in ("prompt", owner[q])
+        return q == k if "pad" in (owner[q], owner[k]) else k <= q and owner[k] in ("prompt", owner[q])
 
     return [[may(q, k) for k in range(length)] for q in range(length)]
 
@@ -36,7 +34,6 @@ def test_the_docstrings_example():
     assert doctest.testmod(packing, extraglobs={"ChoiceSet": ChoiceSet}).failed == 0
 
 
-@settings(deadline=None)
 @given(st.lists(choice_sets, min_size=1, max_size=3))
 def test_mask_says_the_rule(sets):
     batch = pack(sets, pad_id=0)
@@ -46,16 +43,13 @@ def test_mask_says_the_rule(sets):
         assert batch.attention_mask[r, 0].tolist() == expected
 
 
-@settings(deadline=None)
 @given(st.lists(choice_sets, min_size=1, max_size=3), st.sampled_from(["packed", "separate"]))
 def test_every_answer_token_is_read_one_place_before_it(sets, layout):
     batch = pack(sets, pad_id=0, layout=layout)
-    first = batch.input_ids.shape[1] - batch.logits_to_keep
-    width = batch.choice_mask.shape[1]
-    found: dict[int, list[int]] = {}
-    for row, column, target, choice in zip(
-        batch.rows.tolist(), batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist(), strict=True
-    ):
+    first, width = batch.input_ids.shape[1] - batch.logits_to_keep, batch.choice_mask.shape[1]
+    found = {}
+    columns = (batch.rows, batch.columns, batch.targets, batch.choices)
+    for row, column, target, choice in zip(*(c.tolist() for c in columns), strict=True):
         found.setdefault(choice, []).append(target)
         source = first + column
         before = (*sets[choice // width].prompt, *found[choice])[-2]
@@ -66,7 +60,6 @@ def test_every_answer_token_is_read_one_place_before_it(sets, layout):
             assert tuple(found[b * width + c]) == answer
 
 
-@settings(deadline=None)
 @given(choice_sets, st.sampled_from(["packed", "separate"]))
 def test_each_token_from_the_prompts_last_one_on_predicts_something(choices, layout):
     batch = pack([choices], pad_id=0, layout=layout)  # 0 is no token of the set
@@ -112,7 +105,6 @@ def test_bad_input_is_named(sets, message):
         pack(sets, pad_id=0)
 
 
-@settings(deadline=None)
 @given(st.lists(choice_sets, min_size=1, max_size=3), st.sampled_from(["packed", "separate"]), st.integers(1, 40))
 def test_passes_cover_every_answer_once_within_the_budget(sets, layout, budget):
     passes = pack_passes(sets, pad_id=0, layout=layout, max_tokens=budget)
@@ -189,7 +181,6 @@ def test_within_a_catalogue_only_tokens_with_siblings_are_scored(layout):
     assert 6 not in batch.input_ids  # what is not needed for a scored token does not go through the model
 
 
-@settings(deadline=None)
 @given(st.lists(trajectories, min_size=1, max_size=6), st.sampled_from(["packed", "separate"]))
 def test_titles_of_trajectories_are_read_in_their_own_text(rows, layout):
     batch = pack_trajectories(rows, pad_id=0, layout=layout)
@@ -211,15 +202,14 @@ def test_titles_of_trajectories_are_read_in_their_own_text(rows, layout):
         own = [e for e in entries if e[3] // most == b]
         (row,) = {e[0] for e in own}
         start = own[0][1] - expected[0][0]
+        place = slice(start, start + len(text))
         assert [(column - start, target, choice) for _, column, target, choice in own] == expected
-        assert batch.input_ids[row, start : start + len(text)].tolist() == text
-        assert batch.position_ids[row, start : start + len(text)].tolist() == list(range(len(text)))
+        assert batch.input_ids[row, place].tolist() == text
+        assert batch.position_ids[row, place].tolist() == list(range(len(text)))
         used += [(row, column) for column in range(start, start + len(text))]
         if layout == "packed":
-            seen = batch.attention_mask[row, 0, start : start + len(text)]
-            assert (
-                seen[:, start : start + len(text)].tolist() == torch.ones(len(text), len(text)).tril().bool().tolist()
-            )
+            seen = batch.attention_mask[row, 0, place]
+            assert seen[:, place].tolist() == torch.ones(len(text), len(text)).tril().bool().tolist()
             assert seen.sum() == len(text) * (len(text) + 1) // 2  # and nothing outside of the text
         else:
             assert batch.attention_mask[row].nonzero().flatten().tolist() == list(range(len(text)))
@@ -227,11 +217,8 @@ def test_titles_of_trajectories_are_read_in_their_own_text(rows, layout):
 
 
 def test_short_trajectories_share_rows_first_fit_and_longest_first():
-    def text(length):
-        return Trajectory((1,) * (length - 1), (2,), (2,), ((3, 9),))
-
-    lengths = [30, 40, 20, 34, 64]
-    batch = pack_trajectories([text(n) for n in lengths], pad_id=0)
+    texts = [Trajectory((1,) * (length - 1), (2,), (2,), ((3, 9),)) for length in (30, 40, 20, 34, 64)]
+    batch = pack_trajectories(texts, pad_id=0)
     assert batch.input_ids.shape == (3, 64)
     assert dict(zip(batch.choices.tolist(), batch.rows.tolist(), strict=True)) == {4: 0, 1: 1, 3: 2, 0: 2, 2: 1}
 
@@ -269,13 +256,12 @@ beginnings = st.builds(lambda n, rest: (*range(100, 100 + n), *rest), st.integer
 similar = st.builds(ChoiceSet, beginnings, st.lists(tokens, min_size=1, max_size=3).map(tuple))
 
 
-@settings(deadline=None)
 @given(st.lists(similar, min_size=1, max_size=4), st.booleans())
 def test_each_token_is_predicted_from_its_prompt_and_its_answer_so_far(sets, share):
     """What the query of each answer token may see, in the order of positions; shared rows, too."""
     (batch,) = pack_passes(sets, pad_id=0, share=share)
     first, width = batch.input_ids.shape[1] - batch.logits_to_keep, batch.choice_mask.shape[1]
-    done: dict[int, int] = {}
+    done = {}
     columns = (batch.rows, batch.columns, batch.targets, batch.choices)
     for row, column, target, choice in zip(*(c.tolist() for c in columns), strict=True):
         choices = sets[choice // width]
