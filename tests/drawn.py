@@ -8,14 +8,7 @@ from hypothesis.strategies import SearchStrategy
 
 
 def try_drawn(check: Callable[[Any], None], strategy: SearchStrategy[Any], examples: int, random: int | None) -> None:
-    """Call `check` with inputs of `strategy`; raises what it raises, for the shortest such input.
-
-    Args:
-        check: takes an input.
-        strategy: of the inputs.
-        examples: how many.
-        random: seeds their choice; None: the same ones always.
-    """
+    """Call `check` with inputs that `random` seeds, or always the same; raise its error for the shortest input."""
     quiet = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
     tried = settings(max_examples=examples, derandomize=random is None, **quiet)(given(strategy)(check))
     (tried if random is None else seed(random)(tried))()

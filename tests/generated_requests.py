@@ -21,17 +21,7 @@ PATHS = (*(f"/v1/{name}" for name in QUESTIONS), "/healthz", "/readyz")
 
 
 def ask(app: FastAPI, path: str, examples: int, random: int | None = None) -> int:
-    """Send generated requests to a path; how many.
-
-    Args:
-        app: the application.
-        path: one of `PATHS`.
-        examples: how many requests are tried.
-        random: seeds their choice; None: the same ones always.
-
-    Raises:
-        Exception: an answer with a 5xx, or one that the schema does not say.
-    """
+    """Send generated requests to a path; how many. Raise if an answer is a 5xx, or not one of the schema."""
     checks = {name: {"expected-statuses": statuses} for name, statuses in REFUSALS.items()}
     config = SchemathesisConfig.from_dict({"checks": checks})
     (operation,) = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)[path].values()

@@ -27,10 +27,7 @@ HOSTILE = [SPECIAL, MARKUP, *TITLES[2:]]
 
 
 def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A run of prepared data, a model, and random adapters where SFT and two alignments would have left theirs.
-
-    Titles are scored among all texts, as by a server that knows no catalogue.
-    """
+    """A run of prepared data, a model, and random adapters where SFT and two alignments would have left theirs."""
     shop = write_shop(folder / "shop", titles=HOSTILE)
     tiny_llama().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

@@ -390,10 +390,8 @@ def test_a_planted_fault_of_the_protocol_is_named(fault):
 
 
 def _drifting(seed: int) -> tuple[list[RankingExample], pl.DataFrame, Catalogue]:
-    """A shop that drifts mildly: targets are a little more often young, rare and of long titles than negatives.
-
-    Titles name one of twenty kinds, and a user's target is of the kind of the last item in a sixth of the rows.
-    """
+    """A shop that drifts mildly: targets are a little more often young, rare and of long titles than negatives."""
+    # Titles name one of twenty kinds, and a user's target is of the kind of the last item in a sixth of the rows.
     rng = np.random.default_rng(seed)
     kinds = rng.integers(20, size=N_ITEMS)
     lengths, counts = rng.integers(1, 40, N_ITEMS), rng.permutation(np.repeat(np.arange(1, 11), N_ITEMS // 10))

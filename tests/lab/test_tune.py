@@ -108,9 +108,8 @@ def test_the_verb_asks_no_test_row_and_goes_on_after_a_stop(place, tmp_path, mon
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        score, "predict", lambda r, rows, *more, **by: asked.extend(rows) or predict(r, rows, *more, **by)
-    )
+    watched = lambda r, rows, *more, **by: asked.extend(rows) or predict(r, rows, *more, **by)  # noqa: E731
+    monkeypatch.setattr(score, "predict", watched)
     with monkeypatch.context() as patch:
         patch.setattr(ProgressCallback, "on_step_end", stop)
         assert prefrec(*command).code == 130

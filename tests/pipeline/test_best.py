@@ -25,10 +25,8 @@ def finished(recipe, tmp_path_factory):
     """A run of a slow model, a blend with it and one without it; to be read only."""
     raw = recipe.model_dump(mode="json") | {"sft": None, "align": []}
     parts = ["title TF-IDF", "window co-occurrence"]
-    raw["rankers"] = [
-        {"kind": "blend", "parts": [*parts, "zero-shot"]},
-        {"kind": "blend", "name": "words", "parts": parts},
-    ]
+    raw["rankers"] = [{"kind": "blend", "parts": [*parts, "zero-shot"]}]
+    raw["rankers"] += [{"kind": "blend", "name": "words", "parts": parts}]
     raw["evaluate"] |= {"rows": 8, "generate_rows": 0, "references": ["random", "title TF-IDF", "item only"]}
     folder = tmp_path_factory.mktemp("best") / "run"
     run_recipe(Recipe.model_validate(raw), folder)

@@ -37,10 +37,8 @@ def assert_same(section: dict, arguments: dict, names=()) -> None:
     """Compare every field that both have, at least `names`; None and False are both off."""
     shared = {name: ARGUMENTS.get(name, name) for name in section if ARGUMENTS.get(name, name) in arguments}
     assert set(names) <= set(shared)
-    differing = {
-        n: (section[n], arguments[a]) for n, a in shared.items() if (section[n] or None) != (arguments[a] or None)
-    }
-    assert {n: v for n, v in differing.items() if n not in OTHERS} == {}
+    compared = {n: (section[n] or None, arguments[a] or None) for n, a in shared.items() if n not in OTHERS}
+    assert {n: pair for n, pair in compared.items() if pair[0] != pair[1]} == {}
 
 
 @pytest.mark.parametrize(("section", "config"), [(SFTSection, SFTConfig), (AlignSection, SoftmaxDPOConfig)])

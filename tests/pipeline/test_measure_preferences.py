@@ -27,10 +27,7 @@ def finished(rated_recipe, tmp_path_factory):
 
 
 def judged(folder, name):
-    """(user, [(logp, rating), …]) of the questions that a model was asked, ratings from the data.
-
-    A user's first row is the question. Those after it have other users' histories.
-    """
+    """(user, [(logp, rating), …]) of a model's questions; a user's later rows have other users' histories."""
     seen, held_out = set(), pl.read_parquet(folder / "data" / "held_out.parquet")
     ratings = {(u, i): r for u, i, r in held_out.select("user_id", "item_id", "rating").iter_rows()}
     for row in read_predictions(folder / "preferences" / f"{name}.parquet").iter_rows(named=True):

@@ -141,12 +141,8 @@ def test_unfinished_damaged_and_set_aside(trained, whole, tmp_path):
     state = json.loads((folder / "align" / "dpo" / "stage.json").read_text())
     (folder / "align" / "dpo" / "stage.json").write_text(json.dumps(state | {"finished": False}))
     (folder / "align" / "s-dpo").rename(folder / "align" / "s-dpo.previous-1")
-    assert _why(whole, folder) == {
-        "prepare": "",
-        "sft": "damaged: adapter/adapter_config.json",
-        "dpo": "unfinished",
-        "s-dpo": "",
-    }
+    why = {"prepare": "", "sft": "damaged: adapter/adapter_config.json", "dpo": "unfinished", "s-dpo": ""}
+    assert _why(whole, folder) == why
 
 
 def test_the_command_line_prints_it(trained, whole, tmp_path):

@@ -13,16 +13,7 @@ from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.rankers import blend as blends
-from prefrec.rankers.blend import (
-    BlendConfig,
-    BlendRanker,
-    RerankedBlend,
-    Weights,
-    learn_rerank,
-    learn_weights,
-    scaled,
-    unit_of,
-)
+from prefrec.rankers.blend import BlendConfig, BlendRanker, RerankedBlend, Weights, learn_rerank, learn_weights
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 
 ITEMS = [f"i{n}" for n in range(80)]
@@ -128,11 +119,11 @@ def test_title_models_reorder_the_best_alone(weights):
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=9))
 def test_scores_keep_their_order_and_their_empty_places(scores):
     values = np.array([[*scores, -np.inf]])
-    feature = scaled(values, unit_of(values))
+    feature = blends.scaled(values, blends.unit_of(values))
     assert np.isnan(feature[0, -1])
     order = np.argsort(scores, kind="stable")
     assert (np.diff(feature[0, :-1][order]) >= 0).all()
-    assert (unit_of(values) is None) == (min(scores) < 0 or max(scores) <= 0)
+    assert (blends.unit_of(values) is None) == (min(scores) < 0 or max(scores) <= 0)
 
 
 def test_a_nan_score_is_an_error(weights):

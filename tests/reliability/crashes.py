@@ -57,10 +57,8 @@ def small(recipe: Path, folder: Path) -> Path:
 
 
 def crash_runs(recipe: Path, folder: Path, seed: int, work: type[Work] = Work) -> Iterator[Crash]:
-    """Kill a command on the small recipe, once after each change, in an order that `seed` fixes.
-
-    They are children of a process of their own, because the watching library must be there when a process starts.
-    """
+    """Kill a command on the small recipe, once after each change, in an order that `seed` fixes."""
+    # In children of another process, because the watching library must be there when a process starts.
     library, recipe = folder / "crashes.so", small(recipe, folder)
     source = Path(__file__).with_suffix(".c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)

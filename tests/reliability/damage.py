@@ -37,11 +37,8 @@ def damage_files(recipe: Path, folder: Path, whole: Path, seed: int) -> Iterator
 
 
 def damage_run(recipe: Path, run: Path, whole: Path, damages: Mapping[str, str], rng: random.Random) -> list[str]:
-    """Damage files of a copy of the run `whole`, run the same command again, and return what was lost.
-
-    What a stage or a ranker made, and is damaged, must be named in a warning; of a stage that vouches for nothing,
-    its `stage.json`.
-    """
+    """Damage files of a copy of the run `whole`, run the same command again, and return what was lost."""
+    # Damage must be named in a warning; of a stage that vouches for nothing, its `stage.json`.
     shutil.copytree(whole, run)
     for file, way in damages.items():
         damage(run / file, way, rng)

@@ -36,10 +36,7 @@ def writers(recipe: Path, run: Path) -> list[tuple[str, ...]]:
 
 
 def full_disk(recipe: Path, run: Path, whole: Path, size: str) -> tuple[str, list[str]]:
-    """A run on a disk of `size` must say that it is full, keep what it has, and go on once there is room.
-
-    Return the stage that it hit (`the end` where there was room enough), and what went wrong.
-    """
+    """A run on a full disk must say so, keep what it has, and go on once there is room; the stage, what was wrong."""
     with _disk(run.parent, size):
         first = prefrec(*arguments(recipe, run))
         stage, kept = unfinished(run), finished_files(run)

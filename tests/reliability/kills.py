@@ -38,10 +38,7 @@ def kill_runs(recipe: Path, folder: Path, count: int, seed: int) -> Iterator[Kil
 
 
 def kill_running(recipe: Path, folder: Path, whole: Path, seconds: float, moment: float) -> Killed:
-    """`kill_run`, in folders within `folder`; where it comes after the end, tried again and sooner.
-
-    Runs that were measured on a busier machine end before their time: the next kill goes by that of the missed run.
-    """
+    """`kill_run`, in folders within `folder`; where it comes after the end, again by the time of the missed run."""
     killed = kill_run(recipe, folder / "0", whole, seconds, moment)
     for attempt in range(1, ATTEMPTS):
         if killed.hit or killed.lost:

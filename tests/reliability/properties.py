@@ -28,11 +28,7 @@ def damaged(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
 
 
 def hold(parser: Parser, folder: Path, examples: int, random: int | None = None) -> tuple[int, int]:
-    """Give a parser as many inputs; how many it read and how many it refused.
-
-    Raise what it should not have ended on, with the shortest such input in its notes. `random` seeds the choice of
-    inputs; None: the same ones always.
-    """
+    """Give a parser as many inputs (`try_drawn`); how many it read and how many it refused."""
     counts = [0, 0]
 
     def ask(content: bytes) -> None:

@@ -18,11 +18,8 @@ from prefrec.training.reference import reference_key, reference_logps
 from slow import slow_logps
 from tiny_training import adapted_model, small_model
 
-SETS = [
-    ChoiceSet((3, 4), ((5, 9), (6, 7, 9))),
-    ChoiceSet((3, 4, 8, 8), ((5, 9), (6, 9), (7, 9))),
-    ChoiceSet((2,), ((6, 7, 9),)),
-]
+SETS = [ChoiceSet((3, 4), ((5, 9), (6, 7, 9))), ChoiceSet((3, 4, 8, 8), ((5, 9), (6, 9), (7, 9)))]
+SETS += [ChoiceSet((2,), ((6, 7, 9),))]
 """Three, two and one answer: rows of a batch, and batches, differ in their number of answers."""
 
 

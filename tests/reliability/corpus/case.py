@@ -35,19 +35,16 @@ class Place:
         return ("--model.name", self.model, "--model.dtype", "float32", "--model.max-length", "400")
 
 
+Asks = Callable[[Place, Path], Command]
+
+
 @dataclass(frozen=True)
 class Case:
-    """A malformed input.
+    """A malformed input."""
 
-    Attributes:
-        name: what is wrong with it.
-        message: what the answer must hold: the place, and the way out.
-        tell: gives the input to prefrec, which may write in the folder; returns what it answered.
-    """
-
-    name: str
-    message: str
-    tell: Callable[[Place, Path], str]
+    name: str  # what is wrong with it
+    message: str  # what the answer must hold: the place, and the way out
+    tell: Callable[[Place, Path], str]  # gives the input to prefrec, which may write in the folder; its answer
 
 
 def make_place(folder: Path) -> Place:
@@ -86,26 +83,13 @@ def write(path: Path, content: Content | Callable[[Path], object]) -> Path:
     return path
 
 
-def command(name: str, message: str, arguments: Callable[[Place, Path], Command]) -> Case:
+def command(name: str, message: str, arguments: Asks) -> Case:
     """A case of the command line."""
     return Case(name, message, lambda place, folder: tell(arguments(place, folder)))
 
 
-def damaged(
-    name: str,
-    message: str,
-    part: str,
-    files: Mapping[str, Content | None],
-    arguments: Callable[[Place, Path], Command],
-) -> Case:
-    """A case of a folder some of whose files are damaged, or absent (None).
-
-    Args:
-        name, message: of the case.
-        part: folder of the place that is copied.
-        files: their new content.
-        arguments: the command, of the place and the copy.
-    """
+def damaged(name: str, message: str, part: str, files: Mapping[str, Content | None], arguments: Asks) -> Case:
+    """A case of the folder `part`, in whose copy some files are damaged, or absent (None)."""
 
     def give(place: Place, folder: Path) -> Command:
         copy = shutil.copytree(place.run.parent / part, folder / "copy")

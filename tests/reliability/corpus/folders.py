@@ -77,17 +77,8 @@ def _records(name: str, message: str, files: Mapping[str, Content]) -> Case:
     def arguments(place: Any, folder: Path) -> tuple[Any, ...]:
         for file, content in files.items():
             write(folder / "bench" / file, content)
-        return (
-            "lab",
-            "bench",
-            "--out",
-            folder / "bench",
-            "--quick",
-            "--sections",
-            "ranking",
-            "--data",
-            place.run / "data",
-        )
+        given = ("--out", folder / "bench", "--quick", "--sections", "ranking", "--data", place.run / "data")
+        return ("lab", "bench", *given)
 
     return command(f"records: {name}", message, arguments)
 

@@ -9,13 +9,8 @@ from typing import Any
 
 from reliability.corpus.case import Case, Content, command, write
 
-SHELVED = {
-    "user_id": "u",
-    "book_id": "1",
-    "is_read": True,
-    "rating": 4,
-    "date_added": "Wed Jan 10 10:24:35 -0800 2018",
-}
+SHELVED = {"user_id": "u", "book_id": "1", "is_read": True, "rating": 4}
+SHELVED |= {"date_added": "Wed Jan 10 10:24:35 -0800 2018"}
 BOOK = {"book_id": "1", "title": "Emma"}
 ROWS = b'user_id,item_ids,timestamp\nu,"[1, 2, 3, 4]",5\nv,"[2, 4, 3, 1]",6\n'
 WINDOW = {"history": ["A", "B"], "target": "C", "group": "g"}

@@ -22,10 +22,8 @@ def _log(users: int = 25) -> tuple[pl.DataFrame, np.ndarray[Any, Any]]:
     return make_log([(f"u{u:02}", ITEMS[i], 0) for u, i in zip(*np.nonzero(matrix), strict=True)]), matrix
 
 
-EXAMPLES = [
-    RankingExample("u", ("i1", "i4", "unknown"), ("i0", "i2", "new"), "i2"),
-    RankingExample("v", (), ("i0", "i6"), "i0"),
-]
+EXAMPLES = [RankingExample("u", ("i1", "i4", "unknown"), ("i0", "i2", "new"), "i2")]
+EXAMPLES += [RankingExample("v", (), ("i0", "i6"), "i0")]
 
 
 def test_ease_predicts_each_item_from_the_others() -> None:

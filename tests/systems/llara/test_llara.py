@@ -52,10 +52,7 @@ def _with_items(model):
 
 
 def _slow_logps(model: nn.Module, sets: list[ChoiceSet]) -> torch.Tensor:
-    """Log-probabilities [B, C]: one full sequence of input embeddings an answer, filled in by a loop.
-
-    At the place of an item stands its vector, by the formula of a two-layer perceptron.
-    """
+    """Log-probabilities [B, C]: a sequence of embeddings per answer, an item's by the two-layer perceptron."""
     words, p = embedding_of(model).words, embedding_of(model).projector
 
     def embedding(i: int) -> torch.Tensor:

@@ -43,10 +43,8 @@ def test_a_rating_below_the_threshold_is_a_dislike_and_no_rating_is_none():
 
 
 def test_with_ratings_the_target_s_rating_is_the_answer():
-    rows = [
-        RankingExample("u0", ("i0",), ("i9", "i1", "i7"), "i1"),
-        RankingExample("u0", ("i0", "i1"), ("i2", "i9", "i7"), "i2"),
-    ]
+    rows = [RankingExample("u0", ("i0",), ("i9", "i1", "i7"), "i1")]
+    rows += [RankingExample("u0", ("i0", "i1"), ("i2", "i9", "i7"), "i2")]
     assert training_questions(rows, Opinions(RATED, 4.0), negatives=2, seed=0) == [
         Question((("i0", True),), "i1", False),
         Question((("i0", True), ("i1", False)), "i2", True),
