@@ -39,10 +39,10 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -
         groups=[c for c in frame.columns if c not in ("item_id", "title") and not frame.schema[c].is_nested()],
         training=training_plots(stages),
     )
-    folder = files(__package__)
+    folder, plots = files(__package__), files("prefrec.report") / "plots.css"
     return {
         "/": ("text/html; charset=utf-8", html.encode()),
-        "/page.css": ("text/css; charset=utf-8", (folder / "page.css").read_bytes()),
+        "/page.css": ("text/css; charset=utf-8", plots.read_bytes() + (folder / "page.css").read_bytes()),
         "/page.js": ("text/javascript; charset=utf-8", (folder / "page.js").read_bytes()),
     }
 
