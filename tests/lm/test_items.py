@@ -232,7 +232,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_folder(saved: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a configuration asks for is looked at before weights are read."""
+    """A configuration is checked before weights are read."""
     file, change, message = DAMAGE[damage]
     (saved / file).write_bytes(change((saved / file).read_bytes()))
     if file == "config.json":

@@ -16,7 +16,7 @@ EXAMPLE = RankingExample("u", ("i1", "i9", "i30", "i44"), ("i2", "i3", "i17", "i
 
 
 def _slow_twin(ranker: LMRanker, history: tuple[str, ...]) -> list[tuple[str, float]]:
-    """What each item adds: with it and without it, one sequence a question."""
+    """The effect of each item: scores with it minus scores without it, one sequence per question."""
 
     def score(items) -> float:
         of = CATALOGUE.titles_of

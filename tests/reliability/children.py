@@ -40,7 +40,7 @@ class Child:
         return self._process.exitcode
 
     def result(self) -> Any:
-        """What the function returned; AssertionError where it raised, ended without an answer, or takes too long."""
+        """The function's result; AssertionError if it raised, ended without a result, or takes too long."""
         assert self._answers.poll(PATIENCE), "the process takes too long"
         try:
             good, value = self._answers.recv()

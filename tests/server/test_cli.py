@@ -1,4 +1,4 @@
-"""`prefrec serve` as a process of its own: it listens, answers, and ends well when it is told to."""
+"""`prefrec serve` as a separate process: it listens, answers, and stops cleanly on a signal."""
 
 import errno
 import json

@@ -51,7 +51,7 @@ class BlendConfig(RankerConfig):
 
 
 def unit_of(scores: NDArray[np.float64]) -> float | None:
-    """Return the mean of the positive scores of a part [B, C]; None if there are none, or one is negative."""
+    """Return the mean of the positive scores of a part [B, C]; None if no score is positive, or one is negative."""
     finite = scores[np.isfinite(scores)]
     positive = finite[finite > 0]
     return float(positive.mean()) if len(positive) and finite.min() >= 0 else None

@@ -34,5 +34,5 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(request, base, place):
-    """What the study of a module, its STUDY, finds with the tiny recipe."""
+    """The results of the module's STUDY on the tiny recipe."""
     return carry_out(request.module.STUDY, base, [0], place)

@@ -29,7 +29,7 @@ LOG = pl.DataFrame(ROWS, schema=["user_id", "item_id", "timestamp"], orient="row
 
 
 class Scripted:
-    """A chat model that says what it was told to say, or fails with it, and remembers what it was asked."""
+    """A chat model with given answers or errors, which records the questions."""
 
     def __init__(self, *texts: str | Exception) -> None:
         self.texts = list(texts)
