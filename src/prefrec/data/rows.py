@@ -46,7 +46,7 @@ CandidateSets = Callable[
 """Function of examples [B], their sequences, the positions of their targets therein and the targets → candidates."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredCandidates:
     """Concatenated candidate sets: that of example n is `items[offsets[n]:offsets[n + 1]]`."""
 

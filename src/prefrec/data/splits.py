@@ -25,7 +25,7 @@ _VALIDATION_USERS = 0.2
 _BLOCK = 500_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sequences:
     """All users' interactions, oldest first, as flat arrays.
 
@@ -66,7 +66,7 @@ class Sequences:
         return np.diff(self.offsets)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """The examples of each part, the interactions to learn from, and facts about the split.
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from prefrec.data.rows import RankingExample, take, user_codes
 from prefrec.data.titles import UNSAFE
+from prefrec.equality import ByValue
 from prefrec.errors import DataError
 
 FORMAT_VERSION = 3
@@ -42,8 +43,8 @@ class Window:
     target: str
 
 
-@dataclass(frozen=True)
-class Catalogue:
+@dataclass(frozen=True, eq=False)
+class Catalogue(ByValue):
     """The items and their titles: a polars frame with `item_id: str`, `title: str` and further columns.
 
     `UNSAFE` characters are removed from titles.
@@ -80,8 +81,8 @@ class Catalogue:
         return len(self.frame)
 
 
-@dataclass(frozen=True)
-class PreparedData:
+@dataclass(frozen=True, eq=False)
+class PreparedData(ByValue):
     """A prepared data set, made by `prefrec prepare`.
 
     Attributes:

@@ -14,7 +14,7 @@ from prefrec.evaluation.metrics import Floats
 METRIC = "ndcg@10"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Best(Result):
     """The best ranker on validation examples.
 

@@ -23,7 +23,7 @@ DIFFERENT = 2.0
 """Targets and negatives differ if items without interactions are this many times as common among targets."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diagnosis(Result):
     """Numbers that describe a data set and its candidate sets under test.
 

@@ -24,13 +24,15 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 from scipy.special import stdtr, stdtrit
 
+from prefrec.equality import ByValue
+
 Labels = Sequence[Any] | NDArray[Any]
 """The user, or the target, of each row [B]."""
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A number that may be NaN, which is None in JSON."""
 
 
-class Result:
+class Result(ByValue):
     """Base class of results that are kept as JSON. Subclasses are dataclasses."""
 
     def to_json(self) -> dict[str, Any]:
@@ -43,7 +45,7 @@ class Result:
         return TypeAdapter(cls).validate_python(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Interval(Result):
     """A mean with its interval.
 
@@ -67,7 +69,7 @@ class Interval(Result):
         return f"{self.mean:.4f} [{ends}] n={self.n}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairedDifference(Interval):
     """The mean of a − b over the same rows, with its interval and the two-sided p-value of the same t-test.
 

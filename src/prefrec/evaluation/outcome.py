@@ -22,7 +22,7 @@ Values = dict[str, dict[str, NDArray[np.float64]]]
 """Ranker → metric → values in the order of the examples: one per example, or per example with text."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Comparison(PairedDifference):
     """A paired difference of two rankers: metric of `ranker` minus metric of `against`.
 
@@ -73,7 +73,7 @@ def compare_columns(means: Means, pairs: Sequence[tuple[str, str]]) -> list[Comp
     ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group(Result):
     """The result on some of the examples."""
 
@@ -84,7 +84,7 @@ class Group(Result):
     items: int = field(default=0, kw_only=True)  # distinct targets; 0: not known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation(Group):
     """The result of an evaluation, with rankers in the order given.
 

@@ -140,7 +140,7 @@ def spread(scores: Floats, present: Mask) -> float:
     return float(np.sqrt((deviations**2).mean())) or 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Preferences(Result):
     """The result of an evaluation of scores on liked and disliked items.
 

@@ -23,7 +23,7 @@ from prefrec.evaluation.metrics import Floats, expected_hits
 from prefrec.rankers.matrices import pad_codes, pad_scores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedSets:
     """B candidate sets as numbers."""
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from prefrec.equality import ByValue
 from prefrec.evaluation.diagnosis import Diagnosis
 from prefrec.evaluation.intervals import Interval, PairedDifference, Result, plain
 from prefrec.evaluation.labels import as_table, metric_text
@@ -51,8 +52,8 @@ _OF_ITEMS = (LEAST_POPULAR, "title length", ITEM_ONLY)
 _ORDERLY = 0.7
 
 
-@dataclass(frozen=True)
-class AuditRow:
+@dataclass(frozen=True, eq=False)
+class AuditRow(ByValue):
     """One line of the audit."""
 
     name: str  # of the shortcut or baseline
@@ -74,7 +75,7 @@ class AuditRow:
         return "leak" if self.leak else "no leak" if self.against else "baseline"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Audit(Result):
     """The result of an audit.
 
@@ -186,7 +187,7 @@ class Audit(Result):
         return words | {"diagnosis": plain(self.diagnosis), "rows": plain(self.rows)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoAudit(Result):
     """Replaces the audit of a result that has no candidate sets to audit, with the reason."""
 

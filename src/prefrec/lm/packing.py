@@ -40,7 +40,7 @@ SHARED_TOKENS = 2048
 """Approximate limit on the tokens of a shared row: the cost of attention grows with the square of the length."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedBatch:
     """The tensors of one model call, which scores B choice sets in R rows of length L with M answer tokens.
 

@@ -19,7 +19,7 @@ WIDTH = 32
 """Prefixes extended per call. With more, some are read in vain; with fewer, more calls are needed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TopK:
     """The best answers of a search, best first; ties are in the order of the catalogue.
 

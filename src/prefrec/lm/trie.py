@@ -14,7 +14,7 @@ ROOT = 0
 """The node of the empty prefix."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trie:
     """The prefixes of I answers as M nodes, numbered in preorder, with children sorted by token.
 

@@ -20,7 +20,7 @@ from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import fit_baselines, predict_all, predict_full
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """Results of the evaluation stage: metrics on candidate sets, in full ranking and of generated text."""
 

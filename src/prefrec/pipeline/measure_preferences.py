@@ -46,7 +46,7 @@ SWAPS = 8
 """Number of other users whose histories replace a user's history."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answers:
     """Scores of B questions with up to C items: [B, C] arrays, 0 in empty columns.
 

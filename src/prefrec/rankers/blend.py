@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from prefrec.data import RankingExample
 from prefrec.data.rows import take
+from prefrec.equality import ByValue
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
@@ -64,8 +65,8 @@ def scaled(scores: NDArray[np.float64], unit: float | None) -> NDArray[np.float3
     return np.where(np.isfinite(scores), out, np.nan).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Weights:
+@dataclass(frozen=True, eq=False)
+class Weights(ByValue):
     """Units and weights that a blend has learnt.
 
     Attributes:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
+from prefrec.equality import ByValue
 from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue import TrieLayout, catalogue_logps, trie_layout, trie_reader
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
@@ -36,8 +37,8 @@ SPARE = 10
 _CHOOSING = Lock()
 
 
-@dataclass(frozen=True)
-class Recommendation:
+@dataclass(frozen=True, eq=False)
+class Recommendation(ByValue):
     """The best items for one history, best first; ties are in the catalogue's order."""
 
     item_ids: list[str]  # [≤ K]

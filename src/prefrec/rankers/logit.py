@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prefrec.equality import ByValue
+
 Features = NDArray[np.float32]
 """[B, C, F]; a candidate whose features are not all finite is ignored. Sums over candidates are quick where each
 feature is contiguous in memory.
@@ -17,8 +19,8 @@ MOST_STEPS, CONVERGED = 50, 1e-7
 """Steps of Newton's method, and the expected decrease of the loss at which it ends."""
 
 
-@dataclass(frozen=True)
-class Logit:
+@dataclass(frozen=True, eq=False)
+class Logit(ByValue):
     """Utility of a candidate = Σ weight × (feature − mean) / scale; probabilities are a softmax over candidates.
 
     Attributes:

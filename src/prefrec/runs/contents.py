@@ -68,7 +68,7 @@ class Stage:
         return [(float(s), float(v)) for s, v in numbers if isinstance(s, int | float) and isinstance(v, int | float)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunContents:
     """The parts of a run that can be read.
 

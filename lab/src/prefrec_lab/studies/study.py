@@ -23,7 +23,7 @@ SASREC = SequentialConfig()
 """The sequential recommender of studies whose recipe names none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """A table in two forms, for people and for machines."""
 

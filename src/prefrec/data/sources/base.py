@@ -29,7 +29,7 @@ CATALOGUE_FIELDS = {"item_id": "catalogue_item", "title": "title"}
 _ID = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"\[\]()]+)""")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GivenSplit:
     """A split that comes with the data.
 
@@ -44,7 +44,7 @@ class GivenSplit:
     ordered: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A data set as read, before the protocol is applied.
 

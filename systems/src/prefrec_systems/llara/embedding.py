@@ -27,7 +27,7 @@ PROJECTOR_FILE = "projector.safetensors"
 """File beside the adapter's weights with item vectors, projector, and the item ids in its metadata."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ItemVectors:
     """The item vectors of a sequential recommender.
 

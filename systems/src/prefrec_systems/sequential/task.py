@@ -13,7 +13,7 @@ from prefrec.errors import DataError
 from prefrec.rankers.matrices import pad_codes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """Sequences to learn. Training items have the codes 0 … n − 1; the catalogue's other items follow.
 
