@@ -13,7 +13,7 @@ from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.training.negatives import resample_negatives
 
-WAYS = ("uniform", "popularity", "in-batch", "hard")
+WAYS = ("uniform", "popularity", "in-batch", "hard", "reference")
 ITEMS = [f"i{i}" for i in range(60)]
 
 
@@ -45,9 +45,15 @@ def _by_number(examples):
     return np.array([[float(i[1:]) for i in e.candidates] for e in examples])
 
 
+def _any_item(histories, k, rngs, without):
+    """Sample items in place of a model."""
+    for rng, excluded in zip(rngs, without, strict=False):
+        yield rng.choice([i for i in ITEMS if i not in excluded], k, replace=False).tolist()
+
+
 def _redrawn(data, how, **more):
-    miner = _by_number if how == "hard" else None
-    return resample_negatives(data.train, data, how, **({"seed": 0, "pool": 20, "miner": miner} | more))
+    ways = {"hard": {"miner": _by_number}, "reference": {"sampler": _any_item}}
+    return resample_negatives(data.train, data, how, **({"seed": 0, "pool": 20} | ways.get(how, {}) | more))
 
 
 @settings(max_examples=30, deadline=None)

@@ -71,6 +71,8 @@ def negative_rows(
     if section.drawn_from != "reference":
         size = max([size, *(len(e.candidates) for e in rows)])
     settings: Any = {"seed": inputs.seed, "size": size, "pool": section.negatives_pool}
+    if section.drawn_from == "reference" and not section.exclude_later:
+        settings["known"] = inputs.data.train_interactions.clear()
     drawn = resample_negatives(rows, inputs.data, section.drawn_from, miner=chooser, sampler=sampler, **settings)
     share = false_negatives(drawn, inputs.data)
     say(f"{section.name}: {share:.1%} of these negatives are items that the user interacts with later")
@@ -87,11 +89,10 @@ def check_room(section: AlignSection, data: PreparedData) -> None:
     if section.drawn_from in (None, "in-batch") or counts.is_empty():
         return
     field, number = _number(section)
-    # A model excludes the target and the history in the prompt, the other sources all items that the user has seen.
-    by_model = section.drawn_from == "reference"
-    seen = (
-        1 + min(int(cast(Any, counts.max())) - 1, history_length(data)) if by_model else int(cast(Any, counts.min()))
-    )
+    # Without `exclude_later`, only the target and the history in the prompt are excluded.
+    seen = int(cast(Any, counts.min()))
+    if section.drawn_from == "reference" and not section.exclude_later:
+        seen = 1 + min(int(cast(Any, counts.max())) - 1, history_length(data))
     left = len(data.catalogue) - seen
     if left < number:
         raise ConfigError(
@@ -104,7 +105,8 @@ def rows_with_room(
     rows: Sequence[RankingExample], data: PreparedData, section: AlignSection
 ) -> Sequence[RankingExample]:
     """Return the rows whose users have enough unseen items to sample negatives from; print how many do not."""
-    if section.drawn_from not in ("uniform", "popularity", "hard"):
+    needs_unseen = section.drawn_from in ("uniform", "popularity", "hard")
+    if not (needs_unseen or (section.drawn_from == "reference" and section.exclude_later)):
         return rows
     number = max([_number(section)[1], *(len(e.candidates) - 1 for e in rows[:1])])
     kept = with_room(rows, data, number)

@@ -213,6 +213,10 @@ class AlignSection(RowsSection):
         "catalogue. in-batch: targets of other examples. hard: ranked highest by the miner. rated: the user's "
         "disliked items. impressions: items shown, not clicked.",
     )
+    exclude_later: bool = Field(
+        True,
+        description="reference: never reject an item that the user interacts with later in the training log.",
+    )
     miner: str | None = Field(
         None, description="hard: the ranker that mines negatives, such as SASRec. Default: the starting model."
     )
@@ -261,6 +265,7 @@ class AlignSection(RowsSection):
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
         idle |= set() if self.is_packed else {"trajectories"}
         idle |= set() if self.miner else {"miner"}
+        idle |= set() if self.negatives_from == "reference" else {"exclude_later"}
         idle = (
             idle - {"eval_rows"} | {"eval_steps"}
             if self.load_best_model_at_end

@@ -42,8 +42,8 @@ def resample_negatives(
 ) -> list[RankingExample]:
     """Resample the negatives of examples; candidates are in random order.
 
-    Target, history and `known` items are excluded. As in practice, a negative may be an item that the user interacts
-    with after the training part.
+    Target, history and `known` items are excluded, by default therefore also the items that the user interacts with
+    later in the training log. As in practice, a negative may be an item of the user's held-out interactions.
 
     Args:
         size: candidates per example, including the target. Default: that of the largest candidate set.
@@ -62,7 +62,7 @@ def resample_negatives(
     if how == "in-batch":
         return _in_batch(rows, _items_of(log, rows), size, seed)
     if how == "reference" and sampler is not None:
-        return _sampled(rows, sampler, size, seed)
+        return _sampled(rows, sampler, _items_of(log, rows), size, seed)
     shown = [(e.user_id, i) for e in rows for i in e.history]
     frames = [log.select("user_id", "item_id"), pl.DataFrame(shown, schema=["user_id", "item_id"], orient="row")]
     touched = pl.concat([f.cast(pl.String) for f in frames])
@@ -113,15 +113,17 @@ def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: 
     return hardest
 
 
-def _sampled(rows: Sequence[RankingExample], sampler: Sampler, size: int, seed: int) -> list[RankingExample]:
+def _sampled(
+    rows: Sequence[RankingExample], sampler: Sampler, known: Mapping[str, Collection[str]], size: int, seed: int
+) -> list[RankingExample]:
     # With these negatives and β = 1, the optimum of S-DPO is the distribution of the data, whatever the reference.
     rngs, of_sampler = tee(np.random.default_rng((seed, 5, index)) for index in range(len(rows)))
-    excluded = ({e.target, *e.history} for e in rows)
+    excluded = ({e.target, *e.history, *known[e.user_id]} for e in rows)
     negatives = sampler([e.history for e in rows], size - 1, of_sampler, excluded)
     sampled = []
     for e, rng, drawn in zip(track(rows, "negatives"), rngs, negatives, strict=True):
         if len(drawn) < size - 1:
-            few = f"there are only {len(drawn)} items outside the history of user {e.user_id!r}"
+            few = f"there are only {len(drawn)} items that user {e.user_id!r} has not seen"
             raise DataError(f"{few}, but {size - 1} negatives are needed: lower num_negatives")
         candidates = [e.target, *drawn]
         sampled.append(replace(e, candidates=tuple(candidates[i] for i in rng.permutation(size).tolist())))
