@@ -173,6 +173,8 @@ def gibibytes(number: int) -> str:
 
 
 def _version(name: str) -> str | None:
+    if name == "torch":
+        return str(torch.__version__)  # with the build, such as +cpu or +cu130, which the package's version omits
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

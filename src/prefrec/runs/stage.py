@@ -169,10 +169,11 @@ def is_previous(name: str) -> bool:
 
 def machine() -> dict[str, Any]:
     """Return versions and machine: with the recipe, everything that is needed to reproduce a result."""
-    packages = ("prefrec", "torch", "transformers", "peft", "polars", "numpy")
+    packages = ("prefrec", "transformers", "peft", "polars", "numpy")
     processor = processor_says("model name")
     return {
         **{name: version(name) for name in packages},
+        "torch": str(torch.__version__),  # with the build, such as +cpu or +cu130
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": f"{processor} × {os.cpu_count()}" if processor else platform.processor(),
