@@ -267,7 +267,8 @@ def test_own_vectors_are_left_out_in_training_alone() -> None:
     assert not torch.equal(table.vectors_in(items), some)
     by_title = table.predict(hidden) @ table.project(table.titles).T + table.bias
     found = table.logits(hidden, items)
-    kept, left_out = torch.isclose(found, logits).all(0), torch.isclose(found, by_title).all(0)
+    # Two orders of summation in float32 differ by the rounding of sums of a few terms near 1.
+    kept, left_out = ((found - want).abs().amax(0) < 1e-4 for want in (logits, by_title))
     assert (kept ^ left_out).all()
     assert 15 < int(kept.sum()) < 45
     table.vector_dropout = 0.0

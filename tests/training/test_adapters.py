@@ -29,7 +29,7 @@ class Pickled(str):
     """Writes the file of this name when it is unpickled."""
 
     def __reduce__(self):
-        return Path.touch, (Path(self),)
+        return Path.touch, (Path(str(self)),)
 
 
 def _refuse(folder, message, base=None, **how) -> str:
