@@ -75,8 +75,9 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --durations 15 $(TEST)
 
 # Other versions, each in an environment of its own: the lowest direct ones that pyproject.toml allows, and the latest.
+# The lowest ones have wheels for the oldest Python; for a newer one, pip would compile some of them for an hour.
 test-lowest:
-	sh scripts/make_venv.sh .venv-lowest "$(PYTHON)"
+	sh scripts/make_venv.sh .venv-lowest "$(or $(PYTHON),python3.11)"
 	.venv-lowest/bin/python $(INSTALL) --upgrade pip
 	.venv-lowest/bin/python scripts/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python $(INSTALL) --constraint .venv-lowest/constraints.txt $(PACKAGES)
