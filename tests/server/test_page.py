@@ -65,7 +65,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, served):
-    """A fresh page without an example, with SFT at the left; an error on its console fails the test."""
+    """A fresh page without an example, with SFT beside S-DPO; an error on its console fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page = context.new_page()
     wrong: list[str] = []
@@ -76,6 +76,7 @@ def page(browser, served):
     page.route("**/v1/example*", lambda route: route.fulfill(json=example), times=1)
     page.goto(served[0])
     page.locator("#left select").select_option("sft")
+    page.locator("#right select").select_option("s-dpo")
     yield page
     context.close()
     assert wrong == []
@@ -125,16 +126,17 @@ def test_the_keyboard_alone(page):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width):
+def test_the_default_opens_with_a_neighbour_ranker_beside_it_at_both_widths(page, served, width):
     page.set_viewport_size({"width": width, "height": 844})
     page.reload()
-    expect(page.locator("#left select")).to_have_value("window co-occurrence")
+    expect(page.locator("#left select")).to_have_value(served[1].rankers[0])
+    expect(page.locator("#right select")).to_have_value("window co-occurrence")
     page.get_by_role("button", name="Show an example").click()
-    expect(page.locator("#left .ranking li")).to_have_count(6)
-    expect(page.locator("#left .share, #left .bar")).to_have_count(0)
-    expect(page.locator("#right .share")).to_have_count(6)
-    page.locator("#left .ranking button").first.click()
-    expect(page.locator("#why-left")).to_contain_text("Only language models can explain.")
+    expect(page.locator("#right .ranking li")).to_have_count(6)
+    expect(page.locator("#right .share, #right .bar")).to_have_count(0)
+    expect(page.locator("#left .share")).to_have_count(6)
+    page.locator("#right .ranking button").first.click()
+    expect(page.locator("#why-right")).to_contain_text("Only language models can explain.")
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -211,9 +213,9 @@ def test_a_key_is_asked_for(browser, served):
 @pytest.mark.parametrize(
     ("rankers", "sides"),
     [
-        (["s-dpo", "sft", "zero-shot"], ("sft", "s-dpo")),
-        (["s-dpo", "sft", "popularity", "item-kNN"], ("item-kNN", "s-dpo")),
-        (["item-kNN", "sft", "window co-occurrence"], ("sft", "item-kNN")),
+        (["s-dpo", "sft", "zero-shot"], ("s-dpo", "sft")),
+        (["s-dpo", "sft", "popularity", "item-kNN"], ("s-dpo", "item-kNN")),
+        (["item-kNN", "sft", "window co-occurrence"], ("item-kNN", "sft")),
         (["sft"], ("sft", "sft")),
     ],
 )

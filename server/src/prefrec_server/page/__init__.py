@@ -34,6 +34,7 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -
         items=len(frame),
         kinds=[(kind, [(r, label(r)) for r in rankers]) for kind, rankers in kinds if rankers],
         models=engine.models,
+        rankers=[label(ranker) for ranker in engine.rankers],
         sides=list(zip(("left", "right"), side_by_side(engine.rankers), strict=True)),
         columns=frame.columns,
         groups=[c for c in frame.columns if c not in ("item_id", "title") and not frame.schema[c].is_nested()],
@@ -48,10 +49,10 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -
 
 
 def side_by_side(rankers: Sequence[str]) -> tuple[str, str]:
-    """Return the two rankers to show when the page opens: one to compare with, and the default.
+    """Return the two rankers to show when the page opens: the server's default, and one to compare with.
 
-    The first is a neighbour ranker, SFT or any other; if the default is a neighbour ranker, it is the next ranker.
+    The second is a neighbour ranker, SFT or any other; if the default is a neighbour ranker, it is the next ranker.
     """
     default, *others = rankers
     beside = others if default in NEIGHBOURS else (*NEIGHBOURS, SFT, *others)
-    return next((name for name in beside if name in others), default), default
+    return default, next((name for name in beside if name in others), default)
