@@ -283,14 +283,31 @@ def test_the_verdict_names_the_best_and_its_gain(run):
     own, gain = lists.metrics["s-dpo"]["ndcg@10"], lists.difference("s-dpo", "popularity", "ndcg@10")
     named = dataclasses.replace(lists, best_reference="popularity")
     shown = f"{with_interval(own)} on candidate sets, {with_interval(gain)} over the best baseline, popularity"
+    shown += f": significant after Holm’s correction for 5 comparisons (p = {gain.adjusted_p:.3f})"
     said = verdict(dataclasses.replace(contents, evaluation=named))
     assert said == f"S-DPO has the highest NDCG@10, {shown}. {lists.audit.headline}"
     full = dataclasses.replace(named, metrics={"popularity": named.metrics["popularity"]})
     said = verdict(dataclasses.replace(contents, evaluation=named, full_catalogue=full))
     assert "in full ranking, and is itself the best baseline. " in said
-    best = Best("sft", "ndcg@10", {"sft": 0.5}, {"sft": 20})
+    best = Best("sft", "ndcg@10", {"sft": 0.5}, {"sft": 20}, {"sft": 0.0})
     chosen = verdict(dataclasses.replace(contents, evaluation=named, best=best))
     assert chosen.startswith("SFT is best on validation, with NDCG@10 ")
+
+
+def test_a_gain_that_the_correction_does_not_leave_is_called_not_significant(run):
+    contents = read_run(run)
+    lists = contents.evaluation
+    gain = lists.difference("s-dpo", "popularity", "ndcg@10")
+    assert gain.low > 0  # an interval that excludes 0 is not enough
+
+    def said(adjusted_p):
+        changed = [c if c != gain else dataclasses.replace(c, adjusted_p=adjusted_p) for c in lists.comparisons]
+        block = dataclasses.replace(lists, best_reference="popularity", comparisons=changed)
+        return verdict(dataclasses.replace(contents, evaluation=block))
+
+    assert "popularity: not significant after Holm’s correction for 5 comparisons (p = 0.081). " in said(0.081)
+    assert "popularity: significant after Holm’s correction for 5 comparisons (p = 0.049). " in said(0.049)
+    assert "popularity: significant, without correction. " in said(math.nan)
 
 
 def test_the_weights_of_a_blend_are_told(run):

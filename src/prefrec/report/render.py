@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import jinja2
 from prefrec.errors import without_secrets
 from prefrec.evaluation import Audit, Evaluation
 from prefrec.evaluation.labels import HEADLINE_METRICS
+from prefrec.evaluation.outcome import Comparison
 from prefrec.files import write_text
 from prefrec.report import curves, tables
 from prefrec.report.examples import EACH, SEED, pick_examples
 from prefrec.report.svg import can_plot, whisker_plot
-from prefrec.report.wording import includes_zero, label, metric_label, with_interval
+from prefrec.report.wording import includes_zero, label, metric_label, number, with_interval
 from prefrec.runs.contents import RunContents, read_run
 
 REPORT = "report.html"
@@ -143,9 +145,19 @@ def verdict(run: RunContents) -> str:
     if best == baseline:
         sentence += ", and is itself the best baseline"
     elif (gain := next(gains, None)) is not None:
-        shown = " (not significant)" if includes_zero(gain) else ""
-        sentence += f", {with_interval(gain)} over the best baseline, {label(gain.against)}{shown}"
+        sentence += (
+            f", {with_interval(gain)} over the best baseline, {label(gain.against)}: {_significance(gain, block)}"
+        )
     return f"{sentence}. {sampled.audit.headline}"
+
+
+def _significance(gain: Comparison, block: Evaluation) -> str:
+    """Return whether a difference is significant after the correction for all comparisons of its table."""
+    if math.isnan(gain.adjusted_p):  # not of the corrected metric
+        return f"{'not ' * includes_zero(gain)}significant, without correction"
+    family = sum(c.metric == gain.metric for c in block.comparisons)
+    correction = f"after Holm’s correction for {family} comparisons" if family > 1 else "in the one comparison"
+    return f"{'not ' * (not gain.stands)}significant {correction} (p = {number(gain.adjusted_p)})"
 
 
 def headline_metrics(evaluation: Evaluation) -> list[str]:
