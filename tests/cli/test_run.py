@@ -12,6 +12,7 @@ import pytest
 from command import prefrec, refused, succeed
 from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
+from prefrec.evaluation.best import Best
 from tiny_run import write_recipe
 
 
@@ -44,7 +45,8 @@ def test_the_recipe_in_the_folder_runs_again_and_says_what_is_unchanged(finished
     value = json.loads(done.out)
     metrics, best = (json.loads((folder / name).read_text()) for name in ("metrics.json", "best.json"))
     assert value == {"run": str(folder), "metrics": metrics, "best": best}
-    assert f"Best on validation: {best['ranker']} (NDCG@10" in prefrec("run", recipe, "--out", folder).out
+    said = " ".join(prefrec("run", recipe, "--out", folder).out.split())
+    assert f"{Best.from_json(best).sentence}. serve, recommend and export use it" in said
     unchanged = [line for line in done.err.splitlines() if "unchanged" in line]
     assert unchanged == [f"{name}: unchanged" for name in ("prepare", "sft", "dpo", "s-dpo")]
     assert adapter.stat().st_mtime_ns == stamp

@@ -1,23 +1,32 @@
-"""A run's best ranker: measured on validation rows alone, kept, and asked unless another is named."""
+"""A run's default: the best in full ranking of validation rows, kept, and asked unless another is named."""
 
+import html
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
-from prefrec.data import read_prepared
+import prefrec
+from prefrec.cli.export import export
+from prefrec.data import read_prepared, seen_items
 from prefrec.evaluation import metrics_for
 from prefrec.evaluation.metrics import target_ranks
+from prefrec.export.parts import ABOUT
 from prefrec.pipeline import best as module
 from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.rankers.baselines import TitleTfidfRanker
+from prefrec.rankers.baselines import PopularityRanker, TitleTfidfRanker
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
 from prefrec_server.bodies import ExplainRequest, RecommendRequest
+from prefrec_server.page import side_by_side
 from prefrec_server.server import open_engine
+from sealed import seal_results
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +42,43 @@ def finished(recipe, tmp_path_factory):
     return folder
 
 
-def test_rankers_are_measured_on_the_validation_lists(finished):
+def full_ndcg(data, score, rows):
+    """NDCG@10 of ranking all items that the user has not seen, row by row."""
+    values = []
+    for e, seen in zip(rows, seen_items(data, rows), strict=True):
+        listed = tuple(i for i in data.catalogue.ids if i == e.target or i not in {*e.history, *seen})
+        scores = score([replace(e, candidates=listed)])
+        values.append(metrics_for([10])["ndcg@10"](*target_ranks(scores, [listed.index(e.target)])).item())
+    return values
+
+
+def test_the_default_is_measured_in_full_ranking_of_validation_rows(finished):
     found, data = read_run(finished).best, read_prepared(finished / "data")
     rows = data.some("validation", module.ROWS)
     assert found.rows == dict.fromkeys(["title TF-IDF", "zero-shot", "blend", "words"], len(rows))
-    ranker = TitleTfidfRanker.fit(data.catalogue)
-    ranks = target_ranks(ranker.score(rows), [e.target_index for e in rows])
-    assert found.values["title TF-IDF"] == pytest.approx(metrics_for([10])["ndcg@10"](*ranks).mean())
+    own = full_ndcg(data, TitleTfidfRanker.fit(data.catalogue).score, rows)
+    assert found.values["title TF-IDF"] == pytest.approx(np.mean(own))
     kept = [json.loads(p.read_text()) for p in (finished / "predictions/validation").glob("*.json")]
     assert len(kept) == 3
 
 
-def test_a_slow_model_and_what_is_made_of_it_are_asked_about_fewer_rows(finished, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "SLOW_ROWS", 5)
+@pytest.fixture
+def chosen(finished, tmp_path):
+    """A function of changes to `evaluate` that chooses again among the entries of the finished run."""
     run = open_run(finished)
-    entries = [run.entry(name) for name in run.plan.names]
-    found = best_on_validation(run.recipe, run.data, entries, tmp_path)
+
+    def chosen(without=(), **evaluate):
+        recipe = run.recipe.model_copy(update={"evaluate": run.recipe.evaluate.model_copy(update=evaluate)})
+        entries = [run.entry(name) for name in run.plan.names]
+        entries = [replace(e, load_full=None) if e.name in without else e for e in entries]
+        return best_on_validation(recipe, run.data, entries, tmp_path)
+
+    return chosen
+
+
+def test_a_slow_model_and_what_is_made_of_it_are_asked_about_fewer_rows(finished, monkeypatch, chosen):
+    monkeypatch.setattr(module, "SLOW_ROWS", 5)
+    found, run = chosen(), open_run(finished)
     rows = len(run.data.some("validation", module.ROWS))
     assert found.rows == {"title TF-IDF": rows, "words": rows, "zero-shot": 5, "blend": 5}
 
@@ -57,19 +87,77 @@ def test_a_blend_counts_by_weights_of_other_users(finished):
     run = open_run(finished)
     entry, rows = run.entry("words"), run.data.some("validation", None)
     assert entry.on_validation.key != entry.key
-    crossed, own = entry.on_validation.load(8).score(rows), entry.load(8).score(rows)
-    assert not np.isclose(crossed, own).all(axis=1).any()
-    ranks = target_ranks(crossed, [e.target_index for e in rows])
-    assert run.best.values["words"] == pytest.approx(metrics_for([10])["ndcg@10"](*ranks).mean())
+    crossed, own = entry.on_validation.load(8), entry.load(8)
+    assert not np.isclose(crossed.score(rows), own.score(rows)).all(axis=1).any()
+    assert run.best.values["words"] == pytest.approx(np.mean(full_ndcg(run.data, crossed.score, rows)))
 
 
-def test_the_best_answers(finished, capsys):
+def test_full_rows_limit_the_sample_of_slow_models(chosen):
+    assert chosen(full_rows=3).rows["zero-shot"] == 3
+    none = chosen(full_rows=0)
+    assert {*none.values} == {"title TF-IDF", "words"}
+    assert none.unranked == dict.fromkeys(["zero-shot", "blend"], "evaluate.full_rows is 0")
+
+
+def test_what_cannot_rank_the_whole_catalogue_is_no_default(chosen):
+    found = chosen(without=["words", "blend"])
+    assert {*found.values} == {"title TF-IDF", "zero-shot"}
+    assert found.unranked == dict.fromkeys(["blend", "words"], "it does not rank the whole catalogue")
+    assert chosen(without=["words", "blend", "zero-shot"], references=["random"]) is None
+
+
+def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):
+    """Users take what is popular, and one item in five from a series that its title names."""
+    rng, items = np.random.default_rng(0), 80
+    series = rng.permutation(np.arange(items) % 20)
+    popular = 1 / np.arange(1, items + 1)
+    log = []
+    for u in range(120):
+        own = series == rng.integers(20)
+        picked = rng.choice(items, 8, replace=False, p=0.8 * popular / popular.sum() + 0.2 * own / own.sum())
+        log += [(f"u{u}", f"i{i}", 1000 * n + u) for n, i in enumerate(picked)]
+    titles = pl.DataFrame({"item_id": [f"i{i}" for i in range(items)], "title": [f"Series {s}" for s in series]})
+    titles = titles.with_columns(title=pl.col("title") + " part " + pl.col("item_id"))
+    recommender = prefrec.fit(
+        pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row"),
+        titles,
+        {
+            "data": {"candidates": {"kind": "targets", "size": 10}},
+            "evaluate": {"zero_shot": False, "references": ["random", "popularity", "title TF-IDF"]},
+        },
+        out=tmp_path / "run",
+    )
+    data, words = recommender.data, TitleTfidfRanker.fit(recommender.data.catalogue)
+    rows, popularity = data.some("validation", None), PopularityRanker.fit(data.train_interactions)
+    targets = [e.target_index for e in rows]
+    on_lists = {
+        r.name: metrics_for([10])["ndcg@10"](*target_ranks(r.score(rows), targets)).mean()
+        for r in (words, popularity)
+    }
+    assert on_lists["title TF-IDF"] > on_lists["popularity"] + 0.03
+    best = read_run(tmp_path / "run").best
+    assert best.values["popularity"] > 1.5 * best.values["title TF-IDF"]
+    assert recommender.entry.name == best.ranker == "popularity"
+
+
+def test_fit_serve_export_report_and_page_have_one_default(finished, tmp_path, capsys):
     run = open_run(finished)
-    assert run.best.ranker == max(run.best.values, key=run.best.values.get)
-    assert Recommender.from_run(finished).entry.name == run.default() == run.best.ranker
+    name = run.best.ranker
+    assert name == max(run.best.leads, key=run.best.leads.get)
+    assert json.loads((finished / "best.json").read_text())["ranker"] == name
+    assert Recommender.from_run(finished).entry.name == run.default() == name
     assert run.default(["zero-shot"]) == "zero-shot"
+    report = (finished / "report.html").read_text()
+    assert f"{name} is best on validation, with" in report
+    assert html.escape(run.best.sentence, quote=False) in report
+    engine = open_engine(run)
+    try:
+        assert engine.rankers[0] == side_by_side(engine.rankers)[0] == name
+    finally:
+        engine.close()
     assert capsys.readouterr().err == ""
-    assert f"{run.best.ranker} is best on validation, with" in (finished / "report.html").read_text()
+    export(finished, tmp_path / "export")
+    assert json.loads((tmp_path / "export" / ABOUT).read_text())["ranker"] == name
 
 
 def test_it_is_served_first_and_a_language_model_explains(finished):
@@ -92,4 +180,16 @@ def test_a_run_without_a_valid_evaluation_says_so(finished, tmp_path, capsys):
     finally:
         (tmp_path / "best.json").rename(finished / "best.json")
     said = " ".join(capsys.readouterr().err.split())
-    assert "using zero-shot, because the best ranker is not known: the run was not evaluated" in said
+    assert "using zero-shot, because the best ranker is not known: no validation examples compared" in said
+
+
+def test_a_choice_on_candidate_sets_by_an_earlier_prefrec_does_not_count(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    old = json.loads((folder / "best.json").read_text())
+    del old["leads"]
+    (folder / "best.json").write_text(json.dumps(old))
+    seal_results(folder)
+    contents = read_run(folder)
+    assert contents.best is None
+    said = "an earlier prefrec chose it on candidate sets; `prefrec run` chooses by full ranking"
+    assert f"best.json cannot be read: {said}" in contents.missing

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefrec.pipeline import encoders
+from prefrec.pipeline import best, encoders
 from prefrec.pipeline import price as prices
 from prefrec.pipeline.encoders import title_vectors
 from prefrec.pipeline.entry import RunInputs
@@ -56,6 +56,17 @@ def test_costs_grow_with_what_is_read(priced, recipe):
     assert of("sft", sft={"global_batch_size": 1, "per_device_batch_size": 1}) > of("sft")  # more steps
     assert of("evaluate", evaluate={"zero_shot": False}) < of("evaluate", evaluate={"zero_shot": True})
     assert of("evaluate", evaluate={"full_rows": 0}) < of("evaluate", evaluate={"full_rows": None})
+
+
+def test_full_ranking_of_validation_rows_has_its_price(priced, data, monkeypatch):
+    def seconds(slow_rows):
+        monkeypatch.setattr(best, "SLOW_ROWS", slow_rows)
+        return next(cost.seconds for cost in priced().costs if cost.name == "evaluate")
+
+    assert len(data.validation) >= 20
+    one = seconds(11) - seconds(10)
+    assert one > 0
+    assert seconds(20) - seconds(10) == pytest.approx(10 * one)
 
 
 def test_titles_that_were_encoded_are_free(priced, data, recipe):

@@ -25,7 +25,9 @@ def server(adapted_run):
         command = [sys.executable, "-m", "prefrec", "serve", str(adapted_run), "--port", "0", *options]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
-        for line in process.stderr:
+        for number, line in enumerate(process.stderr):
+            if number == 0:  # loading takes long, and must not be silent
+                assert line.startswith("Loading the rankers of ")
             if "Serving" in line:
                 return process, line.split(" at ")[1].strip()
         raise AssertionError("the server ended before it listened")

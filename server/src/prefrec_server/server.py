@@ -88,6 +88,7 @@ def serve_run(
         pass
     name, model = run.recipe.name, Path(run.recipe.model.name).name
     telemetry = Telemetry()
+    say(f"Loading the rankers of {escape(str(folder))} …")
     engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
     hosts = local_names if api_key is None and is_local else None
     page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
@@ -96,6 +97,8 @@ def serve_run(
         warn(f"listening at {host} without a key: everyone who reaches this machine can query it (set --api-key)")
     with _listening(host, port, family) as listener:
         url = f"http://{in_url}:{listener.getsockname()[1]}"
+        if run.best and run.best.ranker == engine.rankers[0]:
+            say(f"{escape(run.best.sentence)}.")
         message = f"Serving {', '.join(map(escape, engine.rankers))} of {escape(str(folder))} at {escape(url)}"
         _run(server_for(create_app(engine, settings), deadline), listener, message)
 

@@ -42,6 +42,6 @@ def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
         print_scores({"evaluation": part, "generation": None})
     if best:
         typer.echo(
-            f"{Best.from_json(best).sentence}. serve, recommend and export use it; choose another with --ranker."
+            f"{Best.from_json(best).sentence}. serve, recommend and export use it unless --ranker names another."
         )
     typer.echo(f"Report: {result}" if until == "report" else f"Run: {result}")

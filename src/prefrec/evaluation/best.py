@@ -1,9 +1,9 @@
-"""Choose the best ranker on some examples, of which slow rankers scored fewer."""
+"""Choose the ranker that answers by default: the best in full ranking of validation examples."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,53 +16,62 @@ METRIC = "ndcg@10"
 
 @dataclass(frozen=True, eq=False)
 class Best(Result):
-    """The best ranker on validation examples.
+    """The best ranker in full ranking of validation examples. `fit`, `serve`, `recommend` and `export` use it.
 
     Attributes:
         ranker: its name.
         metric: name of the metric.
         values: ranker → mean of the metric.
-        rows: ranker → number of examples.
+        rows: ranker → number of examples that it ranked. Slow rankers rank a sample.
+        leads: ranker → mean difference to the best of the rankers with all examples, on the ranker's own examples.
+        unranked: ranker → why it ranked no example and therefore cannot be the default.
     """
 
     ranker: str
     metric: str
     values: dict[str, float]
     rows: dict[str, int]
+    leads: dict[str, float]
+    unranked: dict[str, str] = field(default_factory=dict)
 
     def among(self, names: Collection[str]) -> str | None:
         """Return the best of some rankers; None if none of them was measured."""
-        known = {name: value for name, value in self.values.items() if name in names}
-        return self.ranker if self.ranker in known else max(known, key=known.__getitem__, default=None)
+        known = {name: lead for name, lead in self.leads.items() if name in names}
+        return max(known, key=known.__getitem__, default=None)
 
     @property
     def sentence(self) -> str:
-        """The result in words."""
+        """Which ranker is the default, and why."""
+        own, metric = self.ranker, metric_label(self.metric)
+        text = f"{own} is the default: {metric} {self.values[own]:.3f} in full ranking of {self.rows[own]:,} "
+        text += "validation examples"
+        if after := self.among([name for name in self.leads if name != own]):
+            # All examples of one are among those of the other.
+            both = min(self.rows[own], self.rows[after])
+            where = "" if self.rows[own] == self.rows[after] else f" on the {both:,} that both ranked"
+            text += f", {self.leads[own] - self.leads[after]:+.3f} over {after}, the next{where}"
+        return "; ".join([text, *(f"{name} cannot be the default: {why}" for name, why in self.unranked.items())])
 
-        def shown(name: str) -> str:
-            return f"{self.values[name]:.3f} on {self.rows[name]:,} examples"
 
-        others = sorted((n for n in self.values if n != self.ranker), key=lambda n: -self.values[n])
-        after = "".join(f"; {name}: {shown(name)}" for name in others[:1])
-        metric = metric_label(self.metric)
-        return f"Best on validation: {self.ranker} ({metric} {shown(self.ranker)}{after})"
-
-
-def choose(values: dict[str, Floats]) -> Best:
+def choose(values: dict[str, Floats], unranked: dict[str, str] | None = None) -> Best:
     """Return the best ranker by its values [B]; NaN marks an example that a slow ranker did not score.
 
-    The best of the rankers with all examples is compared with each other one on the examples that both scored.
+    The best of the rankers with all examples is compared with each other one on the examples that both scored. The
+    first of equal rankers is taken.
+
+    Args:
+        values: ranker → metric of each example. All slow rankers scored the same examples.
+        unranked: ranker → why it is not in `values`.
     """
     rows = {name: int(np.isfinite(column).sum()) for name, column in values.items()}
     most = max(rows.values())
-    best = max((name for name in values if rows[name] == most), key=lambda name: float(values[name].mean()))
-
-    def lead(name: str) -> float:
-        return float(np.nanmean(values[name] - values[best]))
-
+    first = max((name for name in values if rows[name] == most), key=lambda name: float(values[name].mean()))
+    leads = {first: 0.0} | {name: float(np.nanmean(column - values[first])) for name, column in values.items()}
     return Best(
-        ranker=max([best, *(name for name in values if rows[name] < most)], key=lead),
+        ranker=max(leads, key=leads.__getitem__),
         metric=METRIC,
         values={name: float(np.nanmean(column)) for name, column in values.items()},
         rows=rows,
+        leads=leads,
+        unranked=unranked or {},
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from prefrec.data import PreparedData
-from prefrec.evaluation import metrics_for, predict
+from prefrec.data import PreparedData, seen_items
+from prefrec.evaluation import metrics_for, rank_catalogue
 from prefrec.evaluation.best import METRIC, Best, choose
 from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.predictions import ranks_of
@@ -18,38 +18,61 @@ from prefrec.pipeline.recipe import Recipe, reached
 from prefrec.pipeline.score import fit_baselines, predict_entries
 from prefrec.rankers.baselines import RandomRanker, servable
 
-ROWS, SLOW_ROWS = 1000, 300
-"""Validation examples to compare rankers on, and how many of them slow models score."""
+ROWS, SLOW_ROWS = 1000, 200
+"""Validation examples to compare rankers on, and how many of them slow models rank at most."""
 
 
 def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> Best | None:
-    """Return the ranker with the highest NDCG@10 on validation candidate sets; None without validation examples.
+    """Return the ranker with the highest NDCG@10 in full ranking of validation examples.
 
-    Only rankers that support full ranking count. A blend scores each user with weights learnt from other users.
-    Predictions are kept in the folder `cache`.
+    Candidate sets would not do: `candidates.kind: targets` takes the value of popularity away, which a server needs.
+    The baselines of the table that can be served count, too. A blend scores each user with weights learnt from other
+    users. Predictions are kept in the folder `cache`.
+
+    Args:
+        recipe: of the run.
+        data: prepared data.
+        entries: rankers that are not baselines.
+        cache: folder of predictions.
+
+    Returns:
+        The best ranker; None without validation examples, or if no ranker supports full ranking.
     """
     rows = data.some("validation", ROWS)
     if not rows:
         return None
-    more = {"split": "validation", "generate_rows": 0, "references": _references(recipe, data)}
+    more = {"split": "validation", "generate_rows": 0, "references": compared_baselines(recipe, data)}
     section = recipe.evaluate.model_copy(update=more)
+    seen, known = seen_items(data, rows), set(data.known_interactions("validation")["item_id"])
     values = {
-        r.name: _ndcg(predict(r, rows, data.catalogue, generate=False), range(len(rows)), len(rows))
+        r.name: _ndcg(rank_catalogue(r, rows, data.catalogue, seen, known), range(len(rows)), len(rows))
         for r in fit_baselines(data, section, recipe.seed)
     }
     positions = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
-    some = sorted(positions[e.user_id, e.history, e.target] for e in data.some("validation", SLOW_ROWS))
-    able = [entry for entry in entries if entry.full]
+    some = sorted(positions[e.user_id, e.history, e.target] for e in data.some("validation", slow_rows(recipe)))
+    able = [full for entry in entries if (full := entry.full)]
+    unranked = {entry.name: "it does not rank the whole catalogue" for entry in entries if not entry.full}
     slow = {entry.name for entry in able if entry.is_slow}
     for at, is_slow in ((list(range(len(rows))), False), (some, True)):
         # A blend with a slow part is slow, too.
-        some_entries = [e.on_validation for e in able if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
-        frames = predict_entries(data, section, some_entries, [rows[i] for i in at], cache, seed=recipe.seed)
-        values |= {e.name: _ndcg(frame, at, len(rows)) for e, frame in zip(some_entries, frames, strict=True)}
-    return choose(values) if values else None
+        group = [e.on_validation for e in able if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
+        if not at:
+            unranked |= {e.name: "evaluate.full_rows is 0" for e in group}
+            continue
+        asked, of_asked = [rows[i] for i in at], [seen[i] for i in at]
+        frames = predict_entries(data, section, group, asked, cache, seed=recipe.seed, seen=of_asked)
+        values |= {e.name: _ndcg(frame, at, len(rows)) for e, frame in zip(group, frames, strict=True)}
+    return choose(values, unranked) if values else None
 
 
-def _references(recipe: Recipe, data: PreparedData) -> list[str]:
+def slow_rows(recipe: Recipe) -> int:
+    """Return how many validation examples slow models rank at most: no more than `evaluate.full_rows`."""
+    most = recipe.evaluate.full_rows
+    return SLOW_ROWS if most is None else min(most, SLOW_ROWS)
+
+
+def compared_baselines(recipe: Recipe, data: PreparedData) -> list[str]:
+    """Return the names of the table's baselines that can be the default: those that a server can ask."""
     able = servable(data.train_interactions)
     return [name for name in recipe.evaluate.references if name in able and name != RandomRanker.name]
 

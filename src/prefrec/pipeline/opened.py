@@ -63,7 +63,8 @@ class Run:
             return name
         known = self.plan.names or self.recipe.evaluate.references if among is None else [*among]
         last = next((n for n in reversed(known) if n in self.models), (known or [""])[-1])
-        why = self.outdated or "the run was not evaluated on validation examples; run `prefrec run`"
+        unranked = self.best.unranked.get(last) if self.best else None
+        why = self.outdated or unranked or "no validation examples compared the rankers; run `prefrec run`"
         warn(escape(f"{self.folder}: using {last}, because the best ranker is not known: {why}"))
         return last
 

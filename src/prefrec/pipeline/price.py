@@ -28,8 +28,9 @@ from prefrec.lm.models import (
     resolve,
     resolve_dtype,
 )
-from prefrec.pipeline.best import ROWS, SLOW_ROWS
+from prefrec.pipeline.best import ROWS, slow_rows
 from prefrec.pipeline.encoders import encoded_titles, shows_candidates, title_store
+from prefrec.pipeline.kinds.blend import RERANK_ROWS
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.plan import Plan, stage_names
 from prefrec.pipeline.recipe import RANKERS, SFT, AlignSection, Recipe, SFTSection, reached
@@ -247,18 +248,19 @@ def _align(recipe: Recipe, data: PreparedData, section: AlignSection, sizes: _Si
 
 
 def _asked_tokens(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
-    """Return the tokens that models read: lists under test and for validation, whole catalogues, and in blends."""
+    """Return the tokens that models read: lists under test, whole catalogues, also for validation, and in blends."""
     rows, full = asked_rows(recipe, data)
     question, models = _question(recipe, data, sizes), recipe.lm_rankers
     parts = [(blend, part) for blend in blends(recipe) for part in blend.parts if part in models]
     if recipe.model.answers == "items":
         learnt = sum(learnt_rows(blend, data) for blend, _ in parts)
         return question * (len(models) * (rows + full + min(len(data.validation), ROWS)) + len(parts) * full + learnt)
-    few, most = min(len(data.validation), SLOW_ROWS), recipe.evaluate.full_rows
+    validation, most = len(data.validation), recipe.evaluate.full_rows
+    few, learnt = min(validation, slow_rows(recipe)), min(validation, RERANK_ROWS)
     slow = full if most is None else min(most, full)
-    ranked = len(models) * slow * len(data.catalogue) * sizes.title
-    reranked = len(parts) * (full + 2 * few) * (question + RERANKED * sizes.title)
-    return ranked + reranked + question * len(models) * (rows + few)
+    ranked = len(models) * (slow + few) * len(data.catalogue) * sizes.title
+    reranked = len(parts) * (full + few + learnt) * (question + RERANKED * sizes.title)
+    return ranked + reranked + question * len(models) * rows
 
 
 def _question(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:

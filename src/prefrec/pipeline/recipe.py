@@ -350,7 +350,7 @@ class EvaluateSection(Section):
         300,
         ge=0,
         description="Examples for full ranking by language models that read titles one by one; other rankers "
-        "rank all examples. 0: no full ranking. null: all.",
+        "rank all examples. 0: no full ranking, and such a model is not the default. null: all.",
     )
     generate_rows: int | None = Field(
         0,

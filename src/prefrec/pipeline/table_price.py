@@ -7,6 +7,7 @@ from timeit import repeat
 
 from prefrec.data import PreparedData, seen_items
 from prefrec.evaluation import rank_catalogue
+from prefrec.pipeline.best import ROWS, compared_baselines
 from prefrec.pipeline.kinds.blend import MOST_CANDIDATES
 from prefrec.pipeline.recipe import Recipe
 from prefrec.rankers import PopularityRanker
@@ -21,12 +22,14 @@ _SCORES = 2_000_000
 
 
 def tables_seconds(recipe: Recipe, data: PreparedData) -> float:
-    """Return the seconds of baselines and blends in the evaluation, and of learning the blends."""
+    """Return the seconds of baselines and blends under test and for validation, and of learning the blends."""
     section, items = recipe.evaluate, len(data.catalogue)
     variants = sum(len(blend.parts) + 2 for blend in blends(recipe))  # the whole, without a part, without times
     each = BASELINE * len(section.references) + BLEND * variants
     each += ITEM_ONLY * (ItemOnlyRanker.name in section.references)
     scores = each * asked_rows(recipe, data)[1] * items
+    compared = BASELINE * len(compared_baselines(recipe, data)) + BLEND * len(blends(recipe))
+    scores += compared * min(len(data.validation), ROWS) * items
     scores += LEARNT * sum(learnt_rows(blend, data) for blend in blends(recipe)) * min(items, MOST_CANDIDATES)
     # Baselines learn what is known before test rows and before validation rows, and so do the parts of a blend.
     fits = 2 + 2 * len(blends(recipe))

@@ -80,7 +80,7 @@ class RunContents:
         fusions: a sentence for each blend of the recipe, with its weights.
         outdated: changes since the rankers were evaluated. Metrics and predictions then count as missing.
         evaluation, generation, full_catalogue: metrics on candidate sets, of generated text, and of full ranking.
-        best: the best ranker on validation examples; None: not evaluated, or there are no such examples.
+        best: the best ranker on validation examples; None: not evaluated, or no ranker could be compared.
     """
 
     folder: Path
@@ -133,7 +133,7 @@ def read_run(folder: Path) -> RunContents:
     if (folder / PREFERENCES).is_file():
         results["preferences"] = _read(folder, PREFERENCES, missing, _read_preferences)
     if (folder / BEST).is_file():
-        results["best"] = _read(folder, BEST, missing, lambda p: Best.from_json(_read_json(result_file(p))))
+        results["best"] = _read(folder, BEST, missing, _read_best)
     recorded, outdated = results.pop("made_of", None), ""
     now = result_inputs(folder, recipe) if isinstance(recorded, dict) else {}
     if changed := [part for part, key in now.items() if recorded.get(part, key) != key]:
@@ -286,6 +286,13 @@ def _read_data(path: Path) -> PreparedData:
 
 def _read_preferences(path: Path) -> Preferences:
     return Preferences.from_json(_read_json(result_file(path)))
+
+
+def _read_best(path: Path) -> Best:
+    value = _read_json(result_file(path))
+    if "leads" not in value:
+        raise DataError("an earlier prefrec chose it on candidate sets; `prefrec run` chooses by full ranking")
+    return Best.from_json(value)
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
