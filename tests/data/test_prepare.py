@@ -1,6 +1,7 @@
 """From a configuration to data: counts of the real sets, determinism, and what is refused."""
 
 import json
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,37 @@ def test_the_first_and_the_last_date_are_told(paths, first, note):
     log = [f"{user},{item},{first + n}" for n, (user, item, _) in enumerate(line.split(",") for line in lines)]
     paths["interactions"].write_text("\n".join([header, *log]))
     assert note in shop_data(paths).protocol["notes"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            lambda: [1_200_000_000],
+            "1 of 160 times are long after all others, which end on 2001-09-09: for a question ",
+        ),
+        (lambda: [time.time() + 2 * 86_400] * 3, "3 of 160 times are after the present moment; correct"),
+        (lambda: [0, 7], "2 of 160 times are before 1973-03-03, so none counts as a date; correct"),
+        (list, None),
+    ],
+)
+def test_times_that_would_spoil_what_is_recent_are_told(shop, capsys, wrong, said):
+    paths, values = shop(users=20), [int(moment) for moment in wrong()]
+    header, *lines = paths["interactions"].read_text().splitlines()
+    rows = [line.split(",") for line in lines]
+    times = [1_000_000_000 + n for n in range(len(rows) - len(values))] + values
+    log = [f"{user},{item},{moment}" for (user, item, _), moment in zip(rows, times, strict=True)]
+    paths["interactions"].write_text("\n".join([header, *log]))
+    notes = shop_data(paths).protocol["notes"]
+    printed = " ".join(capsys.readouterr().err.split())
+    if said is None:
+        assert printed == ""
+    else:
+        assert said in printed
+        assert "; correct these times, or drop the lines, if they are wrong" in printed
+    # The same files must give the same data tomorrow, so the present moment is in no note.
+    noted = said and "present" not in said
+    assert [note[:20] for note in notes[1:]] == ([said[:20]] if noted else [])
 
 
 def test_interactions_without_a_rating_are_below_every_bound(paths):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
-from prefrec.rankers.baselines import ItemFeatureRanker
+from prefrec.rankers.baselines import BY_TIME, ItemFeatureRanker
 from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
 from prefrec.rankers.item_only import ItemOnlyRanker
 
@@ -62,6 +62,19 @@ def test_features_stand_at_their_candidates():
     np.testing.assert_allclose(np.expm1(values[0, :2, 1]), [1, 0], rtol=1e-6)  # of 30 days
     np.testing.assert_allclose(np.expm1(-values[0, :2, 4]), [48, 0], rtol=1e-5)  # age
     np.testing.assert_allclose(np.expm1(values[1, :, 0]), [0, 1, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("ahead", [0.0, 365.0, 40_000.0])
+def test_one_time_far_ahead_does_not_change_what_is_recent(ahead):
+    """A server asks without a time: the end of the log must not be a year after everything that happened."""
+    rng = np.random.default_rng(0)
+    pairs = [(IDS[n], day) for n, day in zip(rng.integers(3, size=400), np.linspace(0, 400, 400), strict=True)]
+    clean, spoilt = _log([*pairs, ("7", 400.0)]), _log([*pairs, ("7", 400.0 + ahead)])
+    asked = [RankingExample("u", (), tuple(IDS[:3]), "9")]
+    for name in BY_TIME:
+        of_both = [ItemFeatureRanker.fit(name, log, CATALOGUE).score(asked) for log in (clean, spoilt)]
+        np.testing.assert_allclose(*of_both, atol=1e-4)
+    assert (ItemFeatureRanker.fit("popularity of 30 days", spoilt, CATALOGUE).score(asked) > 0).all()
 
 
 def test_mean_ratings_are_the_items_or_all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,7 +29,7 @@ from prefrec.data.readers import FILE_ORDER
 from prefrec.data.rows import CandidateSets, LazyExamples, RankingExample
 from prefrec.data.sources.base import GivenSplit, Source
 from prefrec.data.target_candidates import auto_kind, target_candidates
-from prefrec.data.times import SUBSECOND
+from prefrec.data.times import LONE_GAP, SUBSECOND, log_end, most_lone
 from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData
 from prefrec.errors import ConfigError, DataError, without_secrets
 
@@ -69,7 +70,7 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
     log, counts = _filter_log(source.interactions, config)
     log = splits.before_tests(log, config.fold)
     catalogue = _used_items(source, log, config)
-    notes = source.notes + _time_note(config, source)
+    notes = source.notes + _time_note(config, source) + _doubt_notes(config, log)
     touched = (source.interactions if source.touched is None else source.touched).select("user_id", "item_id")
     source = replace(source, interactions=log.clear())
     sequences = splits.order(log, config.seed, config.latest_per_user)
@@ -419,6 +420,35 @@ def _time_note(config: PrepareConfig, source: Source) -> list[str]:
     if config.columns.timestamp == FILE_ORDER:
         return ["no times: interactions are in the order of the log's lines"]
     times = source.interactions["timestamp"].to_numpy()
-    first, last = (np.datetime64(int(t), "s").astype("datetime64[D]") for t in (times.min(), times.max()))
     counted = ": too small for dates; they only give an order" if times.max() < COUNTED else ""
-    return [f"times from {first} to {last}{counted}"]
+    return [f"times from {_day(times.min())} to {_day(times.max())}{counted}"]
+
+
+def _doubt_notes(config: PrepareConfig, log: pl.DataFrame) -> list[str]:
+    """Return notes on times that would change what is recent, and warn of them and of times after the present.
+
+    These are times that look like counters among dates, and lone times (`log_end`).
+    """
+    times, notes = log["timestamp"], []
+    latest = times.top_k(1 + most_lone(len(times))).sort().to_numpy()
+    if latest[-1] < COUNTED or config.columns.timestamp == FILE_ORDER:
+        return []
+    if small := int((times < COUNTED).sum()):
+        notes.append(f"{small:,} of {len(times):,} times are before {_day(COUNTED)}, so none counts as a date")
+    if latest[-1] - latest[0] > LONE_GAP:  # only then sort all times
+        end = log_end(times.sort().to_numpy())
+        if lone := int((times > end).sum()):
+            notes.append(
+                f"{lone:,} of {len(times):,} times are long after all others, which end on {_day(end)}: "
+                "for a question without a time, such as a server's, the log ends on that day"
+            )
+    # Not a note of the data, which must be the same tomorrow. Local times that are read as UTC may be hours ahead.
+    future = int((times > time.time() + 86_400).sum())
+    more = [f"{future:,} of {len(times):,} times are after the present moment"] if future else []
+    for note in notes + more:
+        warn(f"{note}; correct these times, or drop the lines, if they are wrong")
+    return notes
+
+
+def _day(moment: int) -> str:
+    return str(np.datetime64(int(moment), "s").astype("datetime64[D]"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from prefrec.data.readers import REMEDY, cast_column, file_name, first_line, first_of, refuse_bad, stripped
 from prefrec.errors import DataError
@@ -33,6 +34,10 @@ _UNITS = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("na
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)
 # Largest time that fits into 64 bits, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
 _LATEST = 2.0**63
+LONE_GAP, LONE_GAPS = 30 * 86_400, 3
+"""Seconds after which a time may be lone, and how many times the largest gap before it."""
+_LONE, _LEAST = 1000, 100
+# One time in `_LONE` may be lone, of at least `_LEAST` times.
 _ISO = r"^\d{4}-\d"
 Read = tuple[pl.DataFrame, list[str]]
 """A log with times in seconds since 1970, and notes on how they were read."""
@@ -119,6 +124,28 @@ def parse_timestamps(
 def time_columns(log: pl.DataFrame) -> list[str]:
     """Return the columns by which a log is sorted in time: `timestamp`, then `SUBSECOND` if present."""
     return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
+
+
+def most_lone(count: int) -> int:
+    """Return how many of this number of times may be lone: one in a thousand, at least one; none of a few."""
+    return max(1, count // _LONE) if count >= _LEAST else 0
+
+
+def log_end(times: NDArray[np.int64]) -> int:
+    """Return the time at which a log ends: its last time that is not lone.
+
+    One wrong time a year ahead would otherwise make all recent interactions old. Times are lone if they are few
+    (`most_lone`) and come after a gap of over 30 days that is also over three times as long as each gap in the newer
+    half of all times before. If no time is lone, the end is the maximum.
+
+    Args:
+        times: [E] in seconds, ascending; at least one.
+    """
+    kept = len(times) - most_lone(len(times))
+    gaps = np.diff(times[kept - 1 :])
+    usual = int(np.diff(times[kept // 2 : kept]).max(initial=0))
+    far = np.flatnonzero(gaps > max(LONE_GAP, LONE_GAPS * usual))
+    return int(times[kept - 1 + far[0]] if len(far) else times[-1])
 
 
 def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: int) -> pl.DataFrame:

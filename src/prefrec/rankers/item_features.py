@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Self, cast
 
 import numpy as np
@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample, has_dates
+from prefrec.data.times import log_end
 from prefrec.rankers.matrices import blocks, pad_codes
 
 DAY = 86_400
@@ -52,9 +53,12 @@ class ItemHistory:
         return type(self)(codes, columns[self.items[kept]], self.times[kept])
 
     def when(self, examples: Sequence[RankingExample]) -> NDArray[np.int64]:
-        """Return the times [B] of examples; an example without a time is just after the end of the log."""
-        now = int(self.times[-1]) + 1 if len(self.times) else 1
-        return np.array([now if e.time is None else e.time for e in examples], dtype=np.int64)
+        """Return the times [B] of examples; one without a time is just after the end of the log (`log_end`)."""
+        return np.array([self._now if e.time is None else e.time for e in examples], dtype=np.int64)
+
+    @cached_property
+    def _now(self) -> int:
+        return log_end(self.times) + 1 if len(self.times) else 1
 
     def counts(self, times: NDArray[np.int64], days: int | None = None) -> NDArray[np.float32]:
         """Return the number of each item's interactions [B, I] before each time.
