@@ -12,6 +12,7 @@ import pytest
 import prefrec
 from prefrec.cli.export import export
 from prefrec.data import read_prepared, seen_items
+from prefrec.errors import DataError
 from prefrec.evaluation import metrics_for
 from prefrec.evaluation.metrics import target_ranks
 from prefrec.export.parts import ABOUT
@@ -21,6 +22,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import PopularityRanker, TitleTfidfRanker
+from prefrec.recommend.rules import ById
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
 from prefrec_server.bodies import ExplainRequest, RecommendRequest
@@ -138,6 +140,17 @@ def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):
     best = read_run(tmp_path / "run").best
     assert best.values["popularity"] > 1.5 * best.values["title TF-IDF"]
     assert recommender.entry.name == best.ranker == "popularity"
+    engine = open_engine(open_run(tmp_path / "run"))  # the run has no language model
+    try:
+        assert engine.rankers[0] == "popularity"
+        asked = engine.recommend(RecommendRequest(history=[ById(item_id="i5")], k=3))
+        served = asked.answer(engine.submit(asked, 60).result(60))
+        want = recommender.recommend(["i5"], 3)
+        assert [line.item_id for line in served.ranking] == [line.item_id for line in want]
+        with pytest.raises(DataError, match="popularity cannot be explained; no language model is served"):
+            engine.explain(ExplainRequest(history=[ById(item_id="i5")], target=ById(item_id="i6")))
+    finally:
+        engine.close()
 
 
 def test_fit_serve_export_report_and_page_have_one_default(finished, tmp_path, capsys):

@@ -192,7 +192,7 @@ def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
     sets = [ChoiceSet(tuple(prompt), tuple((*a, 1) for a in answers)) for prompt, answers in drawn]
     model, settings = tiny_llama(), {"encoder": SimpleNamespace(end=1), "objective": "tokens"}
     lm = LMRanker("zero-shot", model, None, None, None, max_tokens_per_pass=budget, **settings)
-    scorer = Scorer({"zero-shot": model}, {"zero-shot": None}, lm)
+    scorer = Scorer({"zero-shot": model}, {"zero-shot": None}, lm, None)
     for choices, got in zip(sets, scorer.score("zero-shot", sets), strict=True):
         with torch.no_grad():
             np.testing.assert_allclose(got, slow_logps(model, choices).numpy(), rtol=1e-4, atol=1e-3)

@@ -52,18 +52,25 @@ class Engine:
     Args:
         scorer: the rankers.
         data: prepared data.
-        encoder: encoder of prompts, which no other thread uses.
+        encoder: encoder of prompts, which no other thread uses; None without language models.
         split: split whose examples can be shown.
         rankers: names of the rankers to serve; the first is the default.
         **queue: options of the `Batcher`.
     """
 
     def __init__(
-        self, scorer: Scorer, data: PreparedData, encoder: Encoder, split: str, rankers: Sequence[str], **queue: Any
+        self,
+        scorer: Scorer,
+        data: PreparedData,
+        encoder: Encoder | None,
+        split: str,
+        rankers: Sequence[str],
+        **queue: Any,
     ) -> None:
         self.data = data
         self.items = ItemIndex(data.catalogue)
-        self.encoder, self.template = encoder, scorer.lm.template
+        if encoder is not None:
+            self.encoder, self.template = encoder, scorer.lm.template
         self.examples = data.split(split)
         self.rankers = list(rankers)
         self.models = [name for name in rankers if name in scorer.adapters]
@@ -129,7 +136,10 @@ class Engine:
             )
         ranker = self._ranker(request.ranker or next(iter(self.models), None))
         if ranker not in self.models:
-            raise DataError(f"{ranker} cannot be explained; the language models can: {', '.join(self.models)}")
+            able = (
+                f"the language models can: {', '.join(self.models)}" if self.models else "no language model is served"
+            )
+            raise DataError(f"{ranker} cannot be explained; {able}")
         history, candidates = self.items.resolve_lists(request.history, request.candidates)
         (target,) = self.items.resolve([request.target])
         if candidates and target not in candidates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
 
-from prefrec.data import RankingExample
+from prefrec.data import Catalogue, RankingExample
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import load_model
 from prefrec.pipeline.entry import Entry
@@ -36,26 +36,35 @@ class Scorer:
     Args:
         models: ranker → a causal LM, or a PEFT model around one. Rankers may share a model.
         adapters: ranker → name of its adapter in its model; None for the base or a whole model.
-        lm: one of the models as a ranker. All share its prompt and layout.
+        lm: one of the models as a ranker, whose prompt and layout all share; None: there are no models.
+        catalogue: all items.
 
     Attributes:
         others: name → ranker of another kind.
         before_call: called before every call of a model; an error that it raises prevents the call.
     """
 
-    def __init__(self, models: Mapping[str, nn.Module], adapters: Mapping[str, str | None], lm: LMRanker) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        adapters: Mapping[str, str | None],
+        lm: LMRanker | None,
+        catalogue: Catalogue,
+    ) -> None:
         self.models = {name: model.eval() for name, model in models.items()}
         self.others: dict[str, Entry] = {}
         self.before_call: Callable[[], None] = lambda: None
         for model in set(self.models.values()):
             model.register_forward_pre_hook(lambda *_: self.before_call())
         self.adapters = dict(adapters)
-        self.lm, self.catalogue = lm, CatalogueRanker(lm)
+        self.items = catalogue
+        if lm is not None:
+            self.lm, self.catalogue = lm, CatalogueRanker(lm)
 
     @property
     def catalogue_tokens(self) -> int:
         """Approximate number of tokens of a question about all items."""
-        if self.lm.has_items:
+        if not self.models or self.lm.has_items:
             return 128  # 16 histories share a pass on a CPU; more are not faster
         within, items = self.lm.within, len(self.lm.catalogue)
         # Titles share prefixes, so each adds about four tokens.
@@ -84,17 +93,26 @@ class Scorer:
         Raise ModelError if a score is NaN, or a log-probability is not finite.
         """
         other, answers = self.others.get(ranker), []
-        full = other.load_full(BATCH_SIZE) if other and other.load_full else None
-        with torch.no_grad(), self.active(ranker) if full is None else nullcontext():
-            known = self.lm.item_logps([q.history for q in questions] if full is None else [])
-            for question in questions:
-                logps, before = next(known, None), self.lm.encoder.shortened
-                if full is None:
+        with torch.no_grad():
+            if other and other.load_full:
+                full = other.load_full(BATCH_SIZE)
+                for question in questions:
+                    before = self._shortened
+                    (best,) = answer_all(full, [question], self.items)
+                    answers.append((best, self._shortened > before))
+                return answers
+            with self.active(ranker):
+                known = self.lm.item_logps([q.history for q in questions])
+                for question, logps in zip(questions, known, strict=True):
+                    before = self._shortened
                     best = best_items(self.catalogue, question, MAX_CALLS, logps)
-                else:
-                    (best,) = answer_all(full, [question], self.lm.catalogue)
-                answers.append((best, self.lm.encoder.shortened > before))
+                    answers.append((best, self._shortened > before))
         return answers
+
+    @property
+    def _shortened(self) -> int:
+        """How many histories the models' prompts have shortened so far."""
+        return self.lm.encoder.shortened if self.models else 0
 
     def part(self, entry: Entry) -> Entry:
         """Return the entry of a model for rankers that depend on it; it shares the loaded model."""

@@ -27,7 +27,6 @@ from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.entry import as_ranker, loaded_once
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.rankers.baselines import servable
 from prefrec_server.app import Settings, check_key, create_app
 from prefrec_server.batcher import RETRY_AFTER
@@ -119,7 +118,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         ModelError: a model or adapter cannot be read.
     """
     section, device = run.recipe.model, default_device()
-    lms, can = run.models[::-1] or [ZERO_SHOT], servable(run.data.train_interactions)
+    lms, can = run.models[::-1], servable(run.data.train_interactions)
     baselines = [name for name in run.recipe.evaluate.references if name in can]
     made = [config.name for config in run.recipe.rankers]
     by_default = [config.name for config in run.recipe.rankers if ranker_kind(config.kind).served]
@@ -129,16 +128,18 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms
     entries = {name: run.entry(name) for name in lms}
     weights = {name: entry.weights for name, entry in entries.items()}
-    models, adapters = load_rankers(section.name, weights=weights, **section.loading())
+    max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
+    models, adapters = load_rankers(section.name, weights=weights, **section.loading()) if weights else ({}, {})
     for model in set(models.values()):
         if (table := item_table(language_model(model))) is not None:
             table.fold()
         hold_weights(model)
-    max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
-    lm = as_ranker(*next(iter(models.items())), run.data, section, max_tokens_per_pass=max_tokens)
-    # A separate tokenizer: the thread that encodes requests must not share one with the worker.
-    encoder, split = prompt_encoder(section, run.data.catalogue), run.recipe.evaluate.split
-    scorer = Scorer(models, adapters, lm)
+    lm = encoder = None
+    if models:
+        lm = as_ranker(*next(iter(models.items())), run.data, section, max_tokens_per_pass=max_tokens)
+        # A separate tokenizer: the thread that encodes requests must not share one with the worker.
+        encoder = prompt_encoder(section, run.data.catalogue)
+    scorer, split = Scorer(models, adapters, lm, run.data.catalogue), run.recipe.evaluate.split
     parts = {name: scorer.part(entry) for name, entry in entries.items()}
     parts |= {name: loaded_once(run.entry(name)) for name in baselines}
     for name in made:
