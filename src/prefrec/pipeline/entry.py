@@ -75,7 +75,7 @@ class Entry:
     Attributes:
         name: in the table.
         key: changes with everything that its scores depend on, except `model`.
-        load: examples per pass → the ranker.
+        load: examples per pass → the ranker, for test examples and for questions of clients.
         load_full: examples per pass → the ranker for full ranking; None: it does not support full ranking.
         weights: folder of the trained weights; None: nothing was trained.
         model: of a language model (zero-shot, SFT, alignments), the settings of the base. Such a model may show the
@@ -86,8 +86,8 @@ class Entry:
         is_slow: whether full ranking takes minutes, because it reads titles one by one. It then scores only unseen
             items, example by example.
         without: for a blend, part → the blend without that part. The difference is what the part adds.
-        crossed: for a ranker that learnt from validation examples, examples per pass → the ranker that scores each
-            of them with what it learnt from other users.
+        crossed: for a ranker that learnt from validation examples or counts them, examples per pass → the ranker
+            that scores each of them with what it learnt from other users, on lists and in full ranking.
     """
 
     name: str
@@ -123,7 +123,12 @@ class Entry:
         """The entry for validation examples, which a ranker must not have learnt from."""
         if self.crossed is None:
             return self
-        return replace(self, key=stage_key(crossed=self.key), load=self.crossed)
+        full = None if self.load_full is None else self.crossed
+        return replace(self, key=stage_key(crossed=self.key), load=self.crossed, load_full=full)
+
+    def on(self, split: str) -> Entry:
+        """Return the entry for examples of a split: `on_validation`, or this one."""
+        return self.on_validation if split == "validation" else self
 
 
 def full_entries(entries: Sequence[Entry]) -> list[Entry]:

@@ -46,6 +46,7 @@ def predict_all(
     rows = data.some(section.split, section.rows)
     if not rows:
         raise DataError(f"nothing to evaluate: the data have no {section.split} examples")
+    entries = [entry.on(section.split) for entry in entries]
     frames = [predict(r, rows, data.catalogue, generate=False) for r in baselines]
     return pl.concat([*frames, *predict_entries(data, section, entries, rows, cache, seed=seed)])
 
@@ -78,7 +79,7 @@ def predict_full(
     frames = {
         r.name: rank_catalogue(r, rows, data.catalogue, seen, known) for r in baselines if r.name != RandomRanker.name
     }
-    able = full_entries(entries)
+    able = full_entries([entry.on(section.split) for entry in entries])
     frames |= {e.name: pl.DataFrame() for e in able}  # in the order of the table
     for is_slow, at in numbers.items():
         group, seen_at = [e for e in able if e.is_slow == is_slow], [seen[i] for i in at]

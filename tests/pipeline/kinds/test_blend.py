@@ -11,7 +11,7 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.entry import Entry, RunInputs, baseline_entry, lm_entry
 from prefrec.pipeline.kinds import blend
-from prefrec.pipeline.kinds.blend import LazyRanker, LearntItems, RecountedFeatures, RecountedRanker, blend_entry
+from prefrec.pipeline.kinds.blend import BlendParts, LazyRanker, LearntItems, blend_entry
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import PopularityRanker
@@ -78,16 +78,49 @@ def test_data_without_validation_rows_are_refused(finished, recipe):
         check_rows(Recipe.model_validate(raw), data)
 
 
-def test_validation_targets_count_for_test_rows_alone(finished):
-    data = read_prepared(finished / "data")
-    ranker = RecountedRanker("popularity", data, 0)
+def test_validation_targets_count_for_test_rows_alone(finished, recipe):
+    inputs = _inputs(finished, recipe)
+    data, part = inputs.data, blend._part(inputs, "popularity", {"popularity": baseline_entry(inputs, "popularity")})
+    parts = BlendParts(inputs, [part])
     for rows, split in ((data.validation, "validation"), (data.test, "test")):
-        assert np.array_equal(ranker.score(rows), PopularityRanker.fit(data.known_interactions(split)).score(rows))
-    features = RecountedFeatures(data)
-    assert features.names == ["popularity"]
-    whole = dict(data.known_interactions("test").group_by("item_id").len().iter_rows())
-    expected = [[np.log1p(whole.get(c, 0)) for c in e.candidates] for e in data.test]
-    np.testing.assert_allclose(features(data.test)[..., 0], expected, rtol=1e-6)
+        expected = PopularityRanker.fit(data.known_interactions(split))
+        (ranker,), _ = parts.rankers(split, 4)
+        assert np.array_equal(ranker.score(rows), expected.score(rows))
+        features = parts.times(split)
+        assert features.names == ["popularity"]
+        whole = dict(data.known_interactions(split).group_by("item_id").len().iter_rows())
+        counts = [[np.log1p(whole.get(c, 0)) for c in e.candidates] for e in rows]
+        np.testing.assert_allclose(features(rows)[..., 0], counts, rtol=1e-6)
+
+
+def test_a_block_with_a_validation_target_is_answered_as_its_rows_alone(finished, recipe):
+    """The names and targets of questions are placeholders, which a validation example may have, too."""
+    inputs = _inputs(finished, recipe)
+    before = {n: baseline_entry(inputs, n) for n in (*PARTS[:2], "popularity")}
+    config, held = BlendConfig(parts=[*PARTS[:2], "popularity"]), inputs.data.validation[0]
+    made = blend_entry(inputs, config, finished.parent / "counts", before)
+    made.make()
+    first = tuple(i for i in inputs.data.catalogue.ids if i != held.target)
+    rows = [
+        RankingExample(user, (history,), (held.target, *first), held.target)
+        for user, history in ((held.user_id, "i3"), ("0", "i7"), ("-", "i3"))
+    ]
+    together = made.load(4).score(rows)
+    for row, scores in zip(rows, together, strict=True):
+        np.testing.assert_allclose(made.load(4).score([row])[0], scores, rtol=1e-6)
+    assert np.array_equal(together[0], together[2])  # the user's name is not read
+
+
+def test_a_language_model_is_shared_by_both_splits_and_counts_are_not(finished, recipe):
+    inputs = _inputs(finished, recipe)
+    entries = [
+        lm_entry("zero-shot", None, inputs.data, recipe.model),
+        blend._part(inputs, "popularity", {"popularity": baseline_entry(inputs, "popularity")}),
+    ]
+    parts = BlendParts(inputs, entries)
+    (counts, models), (other_counts, other_models) = (parts.rankers(split, 4) for split in ("test", "validation"))
+    assert models[0] is other_models[0]
+    assert counts[0] is not other_counts[0]
 
 
 def test_sampled_candidates_hold_the_target_and_nothing_seen(finished):

@@ -65,62 +65,33 @@ def blend_entry(inputs: RunInputs, config: BlendConfig, folder: Path, before: Ma
         validation=[(e.user_id, e.target) for e in data.validation],
         seed=inputs.seed,
     )
-    # Blends without a part query the same rankers, and use the same features.
-    load_parts, times = cache(partial(_load_parts, inputs, parts)), cache(partial(RecountedFeatures, data))
-    learn = partial(_learnt, inputs, config, load_parts, times)
+    by_split = BlendParts(inputs, parts)
 
     def entry(excluded: str = "") -> Entry:
         name = f"{config.name} without {excluded}" if excluded else config.name
-        load = partial(_load, name, folder, load_parts, times, excluded=excluded)
-        return Entry(name, stage_key(blend=key, without=excluded) if excluded else key, load, load)
+        load, crossed = (partial(_load, name, folder, by_split, split, excluded) for split in ("test", "validation"))
+        return Entry(name, stage_key(blend=key, without=excluded) if excluded else key, load, load, crossed=crossed)
 
-    without = {part: entry(part) for part in (*config.parts, TIME)}
-    crossed = partial(_load_crossed, config.name, folder, load_parts, times)
-    return replace(entry(), make=partial(_learn, config.name, folder, learn), without=without, crossed=crossed)
-
-
-LoadParts = Callable[[int], tuple[list[Ranker], list[Ranker]]]
-"""Examples per pass → the parts that score all items, and the slow ones."""
+    learn = partial(_learn, config.name, folder, partial(_learnt, inputs, config, by_split))
+    return replace(entry(), make=learn, without={part: entry(part) for part in (*config.parts, TIME)})
 
 
-def _load(
-    name: str,
-    folder: Path,
-    load_parts: LoadParts,
-    times: Callable[[], RecountedFeatures],
-    batch_size: int,
-    *,
-    excluded: str,
-) -> Ranker:
-    """Return the blend with its learnt weights, without the `excluded` part or `TIME` if given."""
-    return _blend(name, _read_weights(folder), load_parts(batch_size), times(), excluded)
+def _load(name: str, folder: Path, by_split: BlendParts, split: str, excluded: str, batch_size: int) -> Ranker:
+    """Return the blend for examples of a split, without the `excluded` part or `TIME` if given.
 
-
-def _load_crossed(
-    name: str, folder: Path, load_parts: LoadParts, times: Callable[[], RecountedFeatures], batch_size: int
-) -> Ranker:
-    """Return the blend for validation examples: each is scored with weights learnt from other users."""
-    return _blend(name, _read_weights(folder), load_parts(batch_size), times(), crossed=True)
+    Each validation example is scored with weights learnt from other users. Only the whole blend has such weights.
+    """
+    fast, slow = by_split.rankers(split, batch_size)
+    weights, is_crossed = _read_weights(folder), split == "validation" and not excluded
+    blend = BlendRanker(name, fast, by_split.times(split), weights, excluded, is_crossed)
+    kept = [model for model in slow if model.name != excluded]
+    if not (kept and weights.reranked):
+        return blend
+    return RerankedBlend(blend, kept, weights.reranked_folds if is_crossed else (weights.reranked,))
 
 
 def _read_weights(folder: Path) -> Weights:
     return Weights.from_json(read_json(folder / BLEND_FILE))
-
-
-def _blend(
-    name: str,
-    weights: Weights,
-    parts: tuple[list[Ranker], list[Ranker]],
-    times: RecountedFeatures,
-    excluded: str = "",
-    crossed: bool = False,
-) -> Ranker:
-    fast, slow = parts
-    blend = BlendRanker(name, fast, times, weights, excluded, crossed)
-    kept = [model for model in slow if model.name != excluded]
-    if not (kept and weights.reranked):
-        return blend
-    return RerankedBlend(blend, kept, weights.reranked_folds if crossed else (weights.reranked,))
 
 
 def _learn(name: str, folder: Path, learn: Callable[[], Weights]) -> None:
@@ -131,17 +102,16 @@ def _learn(name: str, folder: Path, learn: Callable[[], Weights]) -> None:
     say(weights_sentence(name, weights))
 
 
-def _learnt(
-    inputs: RunInputs, config: BlendConfig, load_parts: LoadParts, times: Callable[[], RecountedFeatures]
-) -> Weights:
+def _learnt(inputs: RunInputs, config: BlendConfig, by_split: BlendParts) -> Weights:
     data, rng = inputs.data, np.random.default_rng([inputs.seed, 6])
     rows = data.some("validation", config.rows)
-    fast, slow = load_parts(inputs.batch_size)
+    fast, slow = by_split.rankers("validation", inputs.batch_size)
+    times = by_split.times("validation")
     say(f"{config.name}: learning weights on {len(rows):,} validation examples")
-    weights = learn_weights(fast, times(), sampled(data, rows, MOST_CANDIDATES, rng))
+    weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng))
     if slow:
         some = sampled(data, data.some("validation", RERANK_ROWS), len(data.catalogue), rng)
-        weights = learn_rerank(BlendRanker(config.name, fast, times(), weights), slow, some)
+        weights = learn_rerank(BlendRanker(config.name, fast, times, weights), slow, some)
     return weights
 
 
@@ -159,43 +129,46 @@ def sampled(
     ]
 
 
-class Recounted:
-    """Counts of a log that include the targets of validation examples, except to score these examples."""
+class BlendParts:
+    """Parts and item features of a blend, which count what is known before the examples of a split.
 
-    def __init__(self, data: PreparedData, count: Callable[[pl.DataFrame], Any]) -> None:
-        self.count = cache(lambda split: count(data.known_interactions(split)))
-        self.validation = {(e.user_id, e.target) for e in data.validation}
+    That are the training interactions; for `test`, and for questions to a server, with validation targets. A ranker
+    is loaded once, and the blends that each leave out another part share it.
+    """
 
-    def before(self, examples: Sequence[RankingExample]) -> Any:
-        """Return the counts of the interactions that are known before these examples."""
-        is_validation = any((e.user_id, e.target) in self.validation for e in examples)
-        return self.count("validation" if is_validation else "test")
+    def __init__(self, inputs: RunInputs, entries: Sequence[Entry]) -> None:
+        self.inputs = inputs
+        self.entries = entries
+        self.rankers = cache(self._rankers)
+        self.times = cache(partial(split_features, inputs.data))
+        self._loaded: dict[tuple[str, int], LazyRanker] = {}
+
+    def _rankers(self, split: str, batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
+        """Return the parts that score all items, and the title models, which are slow."""
+        model, data = self.inputs.model, self.inputs.data
+        learnt = set(data.train_interactions["item_id"].unique())
+        # A prompt that shows candidates has no room for so many.
+        without_candidates = shows_candidates(model, data.domain)
+        fast, slow = list[Ranker](), list[Ranker]()
+        for part in self.entries:
+            full = part.full or part
+            ranker = self._lazy((full if without_candidates or not part.is_slow else part).on(split), batch_size)
+            if part.is_slow:
+                slow.append(ranker)
+            else:
+                fast.append(ranker if part.name in BASELINES else LearntItems(ranker, learnt))
+        return fast, slow
+
+    def _lazy(self, entry: Entry, batch_size: int) -> LazyRanker:
+        # Rankers that are the same for all splits, such as language models, are loaded once.
+        return self._loaded.setdefault((entry.key, batch_size), LazyRanker(entry, batch_size))
 
 
-class RecountedRanker(Recounted):
-    """A baseline with `Recounted` counts."""
-
-    def __init__(self, name: str, data: PreparedData, seed: int) -> None:
-        fit = partial(baseline_rankers, catalogue=data.catalogue, seed=seed, names=[name], validation=data.validation)
-        super().__init__(data, lambda log: fit(log)[0])
-        self.name = name
-
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return the baseline's scores [B, C]."""
-        return np.asarray(self.before(examples).score(examples))
-
-
-class RecountedFeatures(Recounted):
-    """`time_features` with `Recounted` counts."""
-
-    def __init__(self, data: PreparedData) -> None:
-        features = time_features(has_dates(data.train_interactions))
-        self.names, index = [*features], data.catalogue.index
-        super().__init__(data, lambda log: ItemFeatures(ItemHistory.of(log, data.catalogue), index, features))
-
-    def __call__(self, examples: Sequence[RankingExample]) -> NDArray[np.float32]:
-        """Return the features of the candidates [B, C, F]."""
-        return np.asarray(self.before(examples)(examples))
+def split_features(data: PreparedData, split: str) -> ItemFeatures:
+    """Return `time_features` that count what is known before the examples of a split."""
+    features = time_features(has_dates(data.train_interactions))
+    history = ItemHistory.of(data.known_interactions(split), data.catalogue)
+    return ItemFeatures(history, data.catalogue.index, features)
 
 
 class LazyRanker:
@@ -261,22 +234,17 @@ class LearntItems:
 
 
 def _part(inputs: RunInputs, name: str, before: Mapping[str, Entry]) -> Entry:
+    """Return a part as an entry; a baseline counts what is known before the examples of a split."""
     if name not in BASELINES:
         return before[name]
-    entry = before[name]
-    load = lambda size: RecountedRanker(name, inputs.data, inputs.seed)  # noqa: E731
-    return replace(entry, load=load, load_full=load)
+    data, seed = inputs.data, inputs.seed
 
+    def load(split: str, batch_size: int) -> Ranker:
+        (ranker,) = baseline_rankers(data.known_interactions(split), data.catalogue, seed, [name], data.validation)
+        return ranker
 
-def _load_parts(inputs: RunInputs, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
-    """Return the parts that score all items, and the title models, which are slow."""
-    full = {part.name: part.full or part for part in parts}
-    lazy = [LazyRanker(full[part.name], batch_size) for part in parts if not part.is_slow]
-    learnt = set(inputs.data.train_interactions["item_id"].unique())
-    fast: list[Ranker] = [part if part.name in BASELINES else LearntItems(part, learnt) for part in lazy]
-    # A prompt that shows candidates has no room for so many.
-    slow = [full[part.name] if shows_candidates(inputs.model, inputs.data.domain) else part for part in parts]
-    return fast, [LazyRanker(entry, batch_size) for entry, part in zip(slow, parts, strict=True) if part.is_slow]
+    for_test = partial(load, "test")
+    return replace(before[name], load=for_test, load_full=for_test, crossed=partial(load, "validation"))
 
 
 def _check_data(config: BlendConfig, data: PreparedData) -> None:

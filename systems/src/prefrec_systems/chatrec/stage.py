@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ def chat_rec_entry(inputs: RunInputs, config: ChatRecConfig, folder: Path, befor
         users=content_digest(config.users) if config.users else None,
     )
 
-    def load(batch_size: int) -> Ranker:
-        return chat_rec_ranker(config, inputs, retriever, batch_size=batch_size)
+    def load(split: str, batch_size: int) -> Ranker:
+        return chat_rec_ranker(config, inputs, retriever.on(split), batch_size=batch_size)
 
-    return Entry(config.name, key, load)
+    crossed = partial(load, "validation") if retriever.crossed else None
+    return Entry(config.name, key, partial(load, "test"), crossed=crossed)
 
 
 def chat_rec_ranker(

@@ -61,7 +61,7 @@ class RetrieveThenRank:
             best = near[best[np.argsort(draw[best])]]  # in a random order
             shown = tuple(e.candidates[c] for c in best)
             # The ranker must not know the target, which may not be among the candidates: use the first candidate.
-            questions.append(RankingExample(e.user_id, e.history, shown, shown[0]))
+            questions.append(replace(e, candidates=shown, target=shown[0]))
             rows.append(-rankdata(-row, method="dense").astype(np.float64))
             picked.append(best)
         for row, best, order in zip(rows, picked, checked_scores(self.ranker, questions), strict=True):

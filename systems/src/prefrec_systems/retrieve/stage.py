@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from prefrec.pipeline.entry import Entry, RunInputs
@@ -22,11 +23,13 @@ def retrieve_entry(
     )
     first = first.full or first
 
-    def load(batch_size: int) -> RetrieveThenRank:
-        pair = first.load(batch_size), second.load(batch_size)
+    def load(split: str, batch_size: int) -> RetrieveThenRank:
+        pair = first.on(split).load(batch_size), second.on(split).load(batch_size)
         return RetrieveThenRank(name, *pair, config.retrieve, seed=inputs.seed)
 
-    return Entry(name, key, load, load, is_slow=True)
+    for_test = partial(load, "test")
+    crossed = partial(load, "validation") if first.crossed or second.crossed else None
+    return Entry(name, key, for_test, for_test, is_slow=True, crossed=crossed)
 
 
 def _check_recipe(config: RetrieveThenRankConfig, recipe: Recipe, before: Sequence[str]) -> None:
