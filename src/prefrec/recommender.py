@@ -45,8 +45,10 @@ AnyItem = str | int | Ranked | Effect | ById | Item
 """An item in a call: its title, its id as text or number, or a row of an answer."""
 Items = AnyItem | Iterable[AnyItem]
 """Items in a call; a single item is a list of one."""
-Log = Mapping[str, tuple[Sequence[str], Sequence[str]]]
-"""User → the history to query, and all items that the user has seen."""
+Query = tuple[Sequence[str], Sequence[str]]
+"""The history to query, and all items that the user has seen."""
+Log = Mapping[str, Query]
+"""User → query."""
 CHUNK = 200
 """Number of users of `recommend_all` whose answers are stored in one file."""
 _LOADING = RLock()
@@ -181,10 +183,10 @@ class Recommender:
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
         last, seen = self._logged([str(user)])[str(user)] if user is not None else ((), ())
-        queries = {}
-        for number, one in enumerate(batch if is_batch else [history]):
+        queries = []
+        for one in batch if is_batch else [history]:
             (past,) = self._ids(one)
-            queries["-" if not is_batch else str(number)] = ([*last, *past], [*seen, *past])
+            queries.append(([*last, *past], [*seen, *past]))
         answers = self._best(queries, k, selection)
         return answers if is_batch else answers[0]
 
@@ -277,7 +279,7 @@ class Recommender:
         """Return the answers for some users, read from the file `kept` if it exists, otherwise written to it."""
         if kept and processes.from_first(kept_key(kept) is not None if processes.is_first() else None):
             return read_parquet(kept)
-        best = zip(queries, self._best(queries, k, selection), strict=True)
+        best = zip(queries, self._best(queries.values(), k, selection), strict=True)
         rows = [(user, *astuple(row)) for user, ranking in best for row in ranking]
         frame = pl.DataFrame(rows, schema=ANSWERS, orient="row")
         if kept and processes.is_first():
@@ -350,8 +352,8 @@ class Recommender:
                 "each process"
             )
 
-    def _best(self, queries: Log, k: int, selection: Selection) -> list[Rows[Ranked]]:
-        questions = [selection.question(*items, k, user) for user, items in queries.items()]
+    def _best(self, queries: Iterable[Query], k: int, selection: Selection) -> list[Rows[Ranked]]:
+        questions = [selection.question(*items, k) for items in queries]
         answers = answer_all(self._on_catalogue, questions, self.data.catalogue)
         return [self._ranked(best.item_ids, best.logps) for best in answers]
 

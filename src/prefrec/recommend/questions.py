@@ -31,7 +31,6 @@ class Question:
         without: ids of excluded items.
         groups: item id → group. Items without a group are not limited.
         at_most: maximum number of items per group.
-        user: user id, on which only the randomness of some rankers depends.
     """
 
     history: Sequence[str]
@@ -39,7 +38,6 @@ class Question:
     without: Collection[str] = ()
     groups: Mapping[str, Any] = field(default_factory=dict)
     at_most: int = 0
-    user: str = "-"
 
     def answer(self, best: Recommendation) -> Recommendation:
         """Return the first `k` items of a ranking that the limit per group allows."""
@@ -97,10 +95,10 @@ class Selection:
             )
         self._groups = dict(zip(frame["item_id"], frame[rules.per], strict=True)) if rules.per else {}
 
-    def question(self, history: Sequence[str], seen: Collection[str], k: int, user: str = "-") -> Question:
+    def question(self, history: Sequence[str], seen: Collection[str], k: int) -> Question:
         """Return a question under these rules; `seen` are the items that the user has seen."""
         without = self._excluded.union(seen) if self.rules.exclude_seen else self._excluded
-        return Question(history, k, without, self._groups, self.rules.at_most or 0, user)
+        return Question(history, k, without, self._groups, self.rules.at_most or 0)
 
 
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`""")
@@ -150,9 +148,10 @@ def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalog
         )
         return [by_number[number] for number in range(len(questions))]
     lists = [tuple(item for item in catalogue.ids if item not in q.without) for q in questions]
-    # No ranker reads the target, so the first item is a placeholder. These rankers distribute the rows themselves.
+    # Users and targets are placeholders: an answer depends on its history alone, whatever else is asked.
+    # These rankers distribute the rows themselves.
     pairs = zip(questions, lists, strict=True)
-    rows = [RankingExample(q.user, tuple(q.history), items, items[0]) for q, items in pairs if items]
+    rows = [RankingExample("-", tuple(q.history), items, items[0]) for q, items in pairs if items]
     scores = iter(checked_scores(ranker, rows) if rows else ())
     answers = []
     for question, items in zip(questions, lists, strict=True):
