@@ -1,7 +1,9 @@
 """`prefrec.Recommender` and `prefrec.fit`: the same answers as the other doors, for all users, and from frames."""
 
+import copy
 import gc
 import json
+import pickle
 import shutil
 import tempfile
 from dataclasses import replace
@@ -14,13 +16,15 @@ import pytest
 
 import prefrec
 from prefrec import Recommender, recommender
-from prefrec.data import Catalogue, UnknownUserError, seen_items
+from prefrec.data import Catalogue, UnknownUserError, read_prepared, seen_items, write_prepared
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.export.ranker import export_ranker
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
+from prefrec.recommend.popular import Popular
 from prefrec.recommender import Effect, Ranked
+from sealed import flip, seal_stage
 from slow import slow_logps
 from tiny_run import tiny_recipe
 
@@ -156,7 +160,9 @@ def test_a_user_is_asked_about_with_all_of_the_log_seen(rec, run):
     assert answer == rec.recommend(taken[-4:], 60, deny=taken)
     later = rec.recommend(["Red Emma"], 60, user=row.user_id)
     assert later == rec.recommend([*taken[-4:], "Red Emma"], 60, deny=taken)
-    with pytest.raises(UnknownUserError, match="user 'nobody' is not in the run's log"):
+    with pytest.raises(
+        UnknownUserError, match=r"user 'nobody' is not in the run's log: recommend with a history .*popular"
+    ):
         rec.recommend(user="nobody")
 
 
@@ -165,7 +171,8 @@ def test_other_rankers_answer_as_in_the_table(run, name):
     rec, row = Recommender.from_run(run.folder, name), run.data.test[0]
     rest = tuple(i for i in run.data.catalogue.ids if i not in row.history)
     scores = run.entry(name).load_full(8).score([type(row)("-", row.history, rest, rest[0])])[0]
-    best = np.argsort(-scores, kind="stable")[:6]
+    position = Popular.of(run.data).position
+    best = sorted(range(len(rest)), key=lambda i: (-scores[i], position[rest[i]]))[:6]
     assert [r.item_id for r in rec.recommend(row.history, 6)] == [rest[i] for i in best]
     assert len(rec.rank(row.history, row.candidates)) == 6
     with pytest.raises(ConfigError, match=f"{name} cannot be explained"):
@@ -180,6 +187,73 @@ def test_a_fusion_that_was_not_made_is_refused_and_nothing_is_made(run, tmp_path
         with pytest.raises(DataError, match=r"fused is damaged \(blend\.json\): run the recipe again"):
             Recommender.from_run(tmp_path / "run", name)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    return shutil.copytree(run.folder, tmp_path / "copied")
+
+
+def _other_items(folder):
+    data = read_prepared(folder / "data")
+    titles = data.catalogue.frame.with_columns(title=pl.col("title") + "!")
+    write_prepared(replace(data, catalogue=Catalogue(titles)), folder / "data")
+    seal_stage(folder / "data")
+
+
+def _other_key(stage):
+    state = json.loads((stage / "stage.json").read_text())
+    (stage / "stage.json").write_text(json.dumps(state | {"key": "another"}))
+
+
+CHANGES = {
+    "weights": ("s-dpo", lambda folder: flip(folder / "align/s-dpo/adapter/adapter_model.safetensors")),
+    "blend": ("fused", lambda folder: (folder / "rankers/fused/blend.json").write_text("{}")),
+    "part": ("fused", lambda folder: flip(folder / "sft/adapter/adapter_model.safetensors")),
+    "key": ("two", lambda folder: _other_key(folder / "rankers/fused")),
+    "items": ("s-dpo", _other_items),
+    "items of counts": ("item-kNN", _other_items),
+    "deleted": ("two", shutil.rmtree),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_run_that_changed_after_it_was_opened_is_refused(copied, what):
+    name, change = CHANGES[what]
+    loaded, rec = (Recommender.from_run(copied, name) for _ in range(2))
+    want = loaded.recommend("i7", 3)
+    change(copied)
+    for ask in (lambda: rec.recommend("i7"), lambda: rec.rank("i7", ["i8", "i9"]), rec.recommend_all):
+        with pytest.raises(DataError, match=f"copied changed after {name} was opened: open the run again"):
+            ask()
+    assert loaded.recommend("i7", 3) == want
+
+
+def test_an_export_that_changed_after_it_was_opened_is_refused(exported):
+    rec = Recommender.from_pretrained(exported)
+    flip(exported / "items.parquet")
+    with pytest.raises(DataError, match="exported changed after it was opened: open it again"):
+        rec.recommend("i7")
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda rec: pickle.loads(pickle.dumps(rec))])
+def test_a_pickle_or_copy_opens_the_folder_again(run, exported, tmp_path, monkeypatch, clone):
+    monkeypatch.chdir(run.folder.parent)
+    for rec in (Recommender.from_run(run.folder.name, "fused"), Recommender.from_pretrained(exported)):
+        want = rec.recommend("i7", 3)
+        monkeypatch.chdir(tmp_path)
+        again = clone(rec)
+        assert again is not rec
+        assert again.recommend("i7", 3) == want
+    with pytest.raises(ConfigError, match="a recommender of data in memory cannot be pickled or copied"):
+        clone(Recommender(run.data, rec.entry))
+
+
+def test_a_pickle_of_another_result_is_refused(copied):
+    pickled = pickle.dumps(Recommender.from_run(copied, "item-kNN"))
+    _other_items(copied)
+    with pytest.raises(DataError, match="item-kNN changed after the recommender was pickled: open it again"):
+        pickle.loads(pickled)
 
 
 @pytest.mark.parametrize("name", ["s-dpo", "fused"])
@@ -223,11 +297,29 @@ def test_a_stopped_call_goes_on(rec, tmp_path, monkeypatch):
         ({"history": [1.5]}, "1.5: give an item by its title or id, or as a row of an answer, not as float"),
         ({"history": ["i1"], "where": "aisle = 1"}, "'aisle = 1': .*the catalogue has the columns item_id, title"),
         ({"history": ["i1"], "at_most": 2}, "at_most, per: give both or neither"),
+        ({"history": ["i1"], "k": -1}, "k: expected a whole number of at least 1, got -1"),
+        ({"history": [["i1"], ["i2"]], "k": 2.5}, "k: expected a whole number of at least 1, got 2.5"),
+        ({"user": ["u01", "u02"]}, r"user: a user's id is .* not list; recommend_all\(users=\[…\]\) answers several"),
+        ({"user": 1.5}, "user: a user's id is text or a whole number, not float"),
     ],
 )
 def test_refused(rec, asked, message):
     with pytest.raises((ConfigError, DataError), match=message):
         rec.recommend(**asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"k": 0}, "k: expected a whole number of at least 1, got 0"),
+        ({"users": [["u01"]]}, "users: a user's id is text or a whole number, not list"),
+        ({"histories": {1.5: ["i1"]}}, "histories: a user's id is text or a whole number, not float"),
+    ],
+)
+def test_refused_for_all_users(rec, tmp_path, asked, message):
+    with pytest.raises(DataError, match=message):
+        rec.recommend_all(tmp_path / "out.csv", **asked)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_ids_titles_rows_and_single_ones_are_the_same(rec):

@@ -64,3 +64,24 @@ def test_a_fork_answers_or_says_why_not(opened, questions, want):
     process.kill()
     assert process.exitcode == 0
     assert told.get()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_before_the_first_query_says_why_it_cannot_answer(opened, questions):
+    rec = opened()
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+
+    def child():
+        for ask in questions:
+            with pytest.raises(ConfigError, match="get_context\\('spawn'\\)"):
+                ask(rec)
+        told.put(True)
+
+    process = context.Process(target=child)
+    process.start()
+    process.join(30)
+    process.kill()
+    assert process.exitcode == 0
+    assert told.get()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from threading import RLock
@@ -37,7 +38,8 @@ from prefrec.rankers.explain import leave_one_out
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.recommend.answers import ANSWERS, Effect, Ranked, Rows
 from prefrec.recommend.items import ItemIndex
-from prefrec.recommend.questions import Selection, answer_all, logged_users
+from prefrec.recommend.popular import Popular
+from prefrec.recommend.questions import Selection, answer_all, logged_users, user_ids
 from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.stage import stage_key
 
@@ -59,16 +61,38 @@ class Recommender:
 
     Histories are oldest first. Methods raise DataError if an item's name is unknown, and ConfigError if the ranker
     does not support a query. Threads may share a recommender. Other processes must be started by `spawn` and open
-    their own recommender.
+    their own recommender; a pickle or copy opens the same folder again.
+
+    Args:
+        data: items and log.
+        entry: the ranker.
+        source: folder or repository, for messages.
+        check: raises DataError if the files of the ranker changed since they were opened. Called before loading.
+        reopen: opens the recommender again. Default: it cannot be pickled or copied.
     """
 
-    def __init__(self, data: PreparedData, entry: Entry, source: str = "") -> None:
+    def __init__(
+        self,
+        data: PreparedData,
+        entry: Entry,
+        source: str = "",
+        *,
+        check: Callable[[], None] = lambda: None,
+        reopen: Callable[[], Recommender] | None = None,
+    ) -> None:
         self.data = data
         self.entry = entry
         self.source = source
         self.items = ItemIndex(data.catalogue)
-        self._loaded: dict[str, Ranker] = {}
+        self._check = check
+        self._reopen = reopen
+        self._loaded: dict[str, Any] = {}
         self._process = os.getpid()
+
+    def __reduce__(self) -> Any:
+        if self._reopen is None:
+            raise ConfigError("a recommender of data in memory cannot be pickled or copied: open one from a folder")
+        return _reopened, (self._reopen, self.entry.key)
 
     def __repr__(self) -> str:
         return f"<Recommender {self.entry.name} of {self.source or 'data'}, {len(self.data.catalogue):,} items>"
@@ -86,7 +110,9 @@ class Recommender:
             ConfigError: the results of the run come from a different recipe.
         """
         run = open_run(Path(folder))
-        return cls(run.data, run.entry(ranker or run.default()), str(folder))
+        entry = run.entry(ranker or run.default())
+        reopen = partial(cls.from_run, run.folder.absolute(), entry.name)
+        return cls(run.data, entry, str(folder), check=partial(run.check_unchanged, entry), reopen=reopen)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recommender:
@@ -108,21 +134,19 @@ class Recommender:
             except (OSError, ValueError) as e:
                 raise ModelError(f"{folder} is not a folder, and it cannot be downloaded from the hub: {e}") from e
         try:
-            about = json.loads(read_whole(path / ABOUT))
-            parts = dict(about).get("parts")  # a list raises ValueError or TypeError here
-            broken = altered(path, read_seal(path, ITEMS if parts is None else RECIPE))
-            broken += [ABOUT] if read_json(path / SEAL).get(ABOUT) != about_key(about) else []
-            if broken:
-                raise DataError(", ".join(broken))
-            name, model = str(about["ranker"]), ModelSection(**about["model"])
+            about = _about(path)
+            name, model, parts = str(about["ranker"]), ModelSection(**about["model"]), about.get("parts")
             if parts is not None:
                 data, entry = open_parts(path, name, model.name)
-                return cls(data, entry, str(folder))
-            data = PreparedData(read_items(path / ITEMS), [], [], [], pl.DataFrame(schema=LOG_SCHEMA))
+            else:
+                data = PreparedData(read_items(path / ITEMS), [], [], [], pl.DataFrame(schema=LOG_SCHEMA))
         except (OSError, ValueError, TypeError, KeyError, DataError) as e:
             raise DataError(
                 f"{path} was not written by `prefrec export`, or is damaged: export the ranker again ({e})"
             ) from e
+        opened: Any = {"check": partial(_check_export, path, about), "reopen": partial(cls.from_pretrained, folder)}
+        if parts is not None:
+            return cls(data, entry, str(folder), **opened)
         model.name = model.name or str(path)
         if model.answers == "titles":
             model.templates = [str(path / PROMPT)]
@@ -130,7 +154,7 @@ class Recommender:
             resolve(model.name)
         except ModelError as e:
             raise ModelError(f"{path / ABOUT}: model.name: {e}") from e
-        return cls(data, lm_entry(name, path, data, model), str(folder))
+        return cls(data, lm_entry(name, path, data, model), str(folder), **opened)
 
     @overload
     def recommend(
@@ -166,7 +190,8 @@ class Recommender:
         """Return the best items of the catalogue after a history.
 
         Args:
-            history: items, oldest first; or a list of histories.
+            history: items, oldest first; or a list of histories. An empty one gets the items that are popular now,
+                whose scores are numbers of interactions.
             k: number of items.
             user: user of the run's log, whose items are put before the history.
             where: SQL condition on the catalogue's columns, such as `genre = 'Comedy' and year > 1990`.
@@ -179,15 +204,15 @@ class Recommender:
         Returns:
             The items, best first; for a list of histories, a list of such answers.
         """
-        selection = self._selection(where, allow, deny, exclude_seen, at_most, per)
+        selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per)
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
-        last, seen = self._logged([str(user)])[str(user)] if user is not None else ((), ())
+        ((last, seen),) = self._logged(user_ids(user, "user")).values() if user is not None else [((), ())]
         queries = []
         for one in batch if is_batch else [history]:
             (past,) = self._ids(one)
             queries.append(([*last, *past], [*seen, *past]))
-        answers = self._best(queries, k, selection)
+        answers = self._best(queries, selection)
         return answers if is_batch else answers[0]
 
     def rank(self, history: Items, candidates: Items) -> Rows[Ranked]:
@@ -254,20 +279,22 @@ class Recommender:
         """
         self._check_process()
         is_csv = _is_csv(out)
+        selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per)
         if histories is None:
-            queries = self._logged(None if users is None else [str(user) for user in _listed(users)])
+            queries = self._logged(None if users is None else user_ids(users))
         else:
-            given = {str(user): self._ids(history)[0] for user, history in histories.items()}
+            names = user_ids(histories.keys(), "histories")
+            given = {user: self._ids(history)[0] for user, history in zip(names, histories.values(), strict=True)}
             queries = {user: (items, items) for user, items in given.items()}
-        selection = self._selection(where, allow, deny, exclude_seen, at_most, per)
         parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
-        about = {"ranker": self.entry.key, "model": self.entry.model, "rules": selection.rules.model_dump(), "k": k}
+        about = {"ranker": self.entry.key, "model": self.entry.model, "rules": selection.rules.model_dump()}
+        about |= {"k": selection.k}
         pairs = [*queries.items()]
         frames = [pl.DataFrame(schema=ANSWERS)]
         for start in track(range(0, len(pairs), CHUNK), f"{self.entry.name}: {len(pairs)} users"):
             some = dict(pairs[start : start + CHUNK])
             kept = parts / f"{stage_key(**about, users=some)}.parquet" if parts else None
-            frames.append(self._part(kept, some, k, selection))
+            frames.append(self._part(kept, some, selection))
         answers = pl.concat(frames)
         processes.wait()
         if out and parts and processes.is_first():
@@ -275,11 +302,11 @@ class Recommender:
             shutil.rmtree(parts, ignore_errors=True)
         return answers
 
-    def _part(self, kept: Path | None, queries: Log, k: int, selection: Selection) -> pl.DataFrame:
+    def _part(self, kept: Path | None, queries: Log, selection: Selection) -> pl.DataFrame:
         """Return the answers for some users, read from the file `kept` if it exists, otherwise written to it."""
         if kept and processes.from_first(kept_key(kept) is not None if processes.is_first() else None):
             return read_parquet(kept)
-        best = zip(queries, self._best(queries.values(), k, selection), strict=True)
+        best = zip(queries, self._best(queries.values(), selection), strict=True)
         rows = [(user, *astuple(row)) for user, ranking in best for row in ranking]
         frame = pl.DataFrame(rows, schema=ANSWERS, orient="row")
         if kept and processes.is_first():
@@ -288,21 +315,33 @@ class Recommender:
 
     @property
     def _on_candidates(self) -> Ranker:
-        with _LOADING, quiet_warnings():  # `cached_property` would load once per thread
-            if "candidates" not in self._loaded:
-                self._loaded["candidates"] = self.entry.load(BATCH_SIZE)
-            return self._loaded["candidates"]
+        return cast(Ranker, self._once("candidates", lambda: self._load(self.entry.load)))
 
     @property
     def _on_catalogue(self) -> Ranker:
-        if self.entry.load_full is None:
+        full = self.entry.load_full
+        if full is None:
             raise ConfigError(f"{self.entry.name} cannot rank the full catalogue: give it candidates")
-        with _LOADING, quiet_warnings():
-            if "catalogue" not in self._loaded:
-                # A language model is the same for both kinds of queries, so it is loaded once.
-                lm = cast(LMRanker, self._on_candidates) if self.entry.model else None
-                self._loaded["catalogue"] = CatalogueRanker(lm) if lm else self.entry.load_full(BATCH_SIZE)
-            return self._loaded["catalogue"]
+        if self.entry.model:  # a language model is the same for both kinds of queries, so it is loaded once
+            return cast(Ranker, self._once("catalogue", lambda: CatalogueRanker(cast(LMRanker, self._on_candidates))))
+        return cast(Ranker, self._once("catalogue", lambda: self._load(full)))
+
+    @property
+    def _popular(self) -> Popular | None:
+        return cast("Popular | None", self._once("popular", lambda: Popular.of(self.data)))
+
+    def _load(self, load: Callable[[int], Ranker]) -> Ranker:
+        self._check()
+        return load(BATCH_SIZE)
+
+    def _once(self, name: str, load: Callable[[], Any]) -> Any:
+        """Return what `load` returns, which is called once, although threads may ask at the same time."""
+        if name not in self._loaded:
+            self._check_process()  # before the lock, which another thread may have held when a process was forked
+            with _LOADING, quiet_warnings():
+                if name not in self._loaded:
+                    self._loaded[name] = load()
+        return self._loaded[name]
 
     def _ids(self, *lists: Items) -> list[tuple[str, ...]]:
         named = self.items.resolve_lists(*([_name(item) for item in _listed(items)] for items in lists))
@@ -326,6 +365,7 @@ class Recommender:
 
     def _selection(
         self,
+        k: int,
         where: str | None,
         allow: Items | None,
         deny: Items,
@@ -339,7 +379,7 @@ class Recommender:
         raw |= {"allow": None if allow is None else self._known_ids("allow", allow)}
         raw |= {"deny": self._known_ids("deny", deny)}
         try:
-            return Selection(self.data.catalogue, Rules.model_validate(raw))
+            return Selection(self.data.catalogue, Rules.model_validate(raw), k, self._popular)
         except ValidationError as e:
             raise settings_error(e, Rules) from e
 
@@ -352,14 +392,44 @@ class Recommender:
                 "each process"
             )
 
-    def _best(self, queries: Iterable[Query], k: int, selection: Selection) -> list[Rows[Ranked]]:
-        questions = [selection.question(*items, k) for items in queries]
+    def _best(self, queries: Iterable[Query], selection: Selection) -> list[Rows[Ranked]]:
+        questions = [selection.question(*items) for items in queries]
         answers = answer_all(self._on_catalogue, questions, self.data.catalogue)
         return [self._ranked(best.item_ids, best.logps) for best in answers]
 
     def _ranked(self, ids: Sequence[str], scores: Iterable[float]) -> Rows[Ranked]:
         rows = zip(ids, self.data.catalogue.titles_of(ids), scores, strict=True)
         return Rows(Ranked(rank, i, title, float(score)) for rank, (i, title, score) in enumerate(rows, 1))
+
+
+def _reopened(reopen: Callable[[], Recommender], key: str) -> Recommender:
+    """Return a pickled recommender, opened again; raise DataError if its folder holds another ranker by now."""
+    recommender = reopen()
+    if recommender.entry.key != key:
+        raise DataError(
+            f"{recommender.source}: {recommender.entry.name} changed after the recommender was pickled: open it again"
+        )
+    return recommender
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Return the settings of an exported ranker; raise DataError if a file of it is missing or damaged."""
+    about = dict(json.loads(read_whole(path / ABOUT)))
+    broken = altered(path, read_seal(path, ITEMS if about.get("parts") is None else RECIPE))
+    broken += [ABOUT] if read_json(path / SEAL).get(ABOUT) != about_key(about) else []
+    if broken:
+        raise DataError(", ".join(broken))
+    return about
+
+
+def _check_export(path: Path, opened: Mapping[str, Any]) -> None:
+    """Raise DataError if an exported ranker changed since it was opened with these settings."""
+    try:
+        is_same = _about(path) == opened
+    except (OSError, ValueError, TypeError, KeyError, DataError):
+        is_same = False
+    if not is_same:
+        raise DataError(f"{path} changed after it was opened: open it again")
 
 
 def _listed(given: Any) -> list[Any]:

@@ -56,7 +56,7 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     ("options", "code", "message"),
     [
         (("--all-users", "--users", "u01"), 2, "give exactly one of these"),
-        (("--users", "u1,u2"), 1, "user 'u1,u2' is not in the run's log; --users takes one id: repeat it"),
+        (("--users", "u1,u2"), 1, "gets the items that are popular now; --users takes one id: repeat it"),
         (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),
         (("--users", "u01", "--at-most", "0", "--per", "title"), 1, "--at-most: Input should be greater than"),
         (("--history-file", "none.csv"), 1, "none.csv"),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from prefrec.data import Catalogue
 from prefrec.errors import DataError
-from prefrec.recommend.questions import Selection, answer_all
+from prefrec.recommend.popular import Popular
+from prefrec.recommend.questions import RulesError, Selection, answer_all, user_ids
 from prefrec.recommend.rules import Rules
 
 GENRES = ["Comedy", "Drama", None, "Comedy"] * 3
@@ -37,10 +38,21 @@ class ByNumber:
         return np.array([row + [-np.inf] * (width - len(row)) for row in rows], float)
 
 
-def slow(rules, history, seen, k):
-    """The best ids, by a loop over all items."""
+def popular_by(ids):
+    """A popularity in this order."""
+    return Popular("popularity", ids, np.arange(len(ids), 0.0, -1), {item: n for n, item in enumerate(ids)})
+
+
+def slow(rules, history, seen, k, popular):
+    """The best ids, by a loop over all items: an empty history and equal scores by popularity."""
     kept, counts = [], Counter()
-    for row in sorted(ITEMS.iter_rows(named=True), key=lambda row: -(int(row["item_id"][1:]) % 7)):
+    order = {item: n for n, item in enumerate(popular.ids if popular else ITEMS["item_id"])}
+
+    def key(row):
+        by_score = 0 if popular and not history else -(int(row["item_id"][1:]) % 7)
+        return by_score, order[row["item_id"]]
+
+    for row in sorted(ITEMS.iter_rows(named=True), key=key):
         item, group = row["item_id"], row.get(rules.get("per"))
         if item in seen and rules.get("exclude_seen", True):
             continue
@@ -58,6 +70,7 @@ def slow(rules, history, seen, k):
 @given(
     seen=st.sets(st.sampled_from(ITEMS["item_id"].to_list())),
     k=st.integers(1, 13),
+    popular=st.none() | st.permutations(ITEMS["item_id"].to_list()).map(popular_by),
     rules=st.fixed_dictionaries(
         {},
         optional={
@@ -69,23 +82,41 @@ def slow(rules, history, seen, k):
         },
     ),
 )
-def test_answers_equal_a_loop_over_all_items(seen, k, rules):
+def test_answers_equal_a_loop_over_all_items(seen, k, popular, rules):
     rules |= {"per": "genre"} if "at_most" in rules else {}
-    selection = Selection(CATALOGUE, Rules(**rules))
-    questions = [selection.question(["i1"], seen, k), selection.question([], (), k)]
+    selection = Selection(CATALOGUE, Rules(**rules), k, popular)
+    questions = [selection.question(["i1"], seen), selection.question([], ())]
     answers = answer_all(ByNumber(), questions, CATALOGUE)
-    assert [a.item_ids for a in answers] == [slow(rules, ["i1"], seen, k), slow(rules, [], set(), k)]
-    for answer in answers:
+    want = [slow(rules, ["i1"], seen, k, popular), slow(rules, [], set(), k, popular)]
+    assert [a.item_ids for a in answers] == want
+    for answer in answers[: 1 if popular else 2]:
         assert answer.logps.tolist() == [int(i[1:]) % 7 for i in answer.item_ids]
 
 
 def test_a_ranker_is_asked_once_about_what_may_be_recommended():
-    ranker, selection = ByNumber(), Selection(CATALOGUE, Rules(deny=["i5"]))
-    asked = [selection.question(["i1"], ["i1"], 3), selection.question([], ITEMS["item_id"].to_list(), 3)]
+    ranker, selection = ByNumber(), Selection(CATALOGUE, Rules(deny=["i5"]), 3)
+    asked = [selection.question(["i1"], ["i1"]), selection.question([], ITEMS["item_id"].to_list())]
     first, second = answer_all(ranker, asked, CATALOGUE)
     assert [(e.user_id, e.history, len(e.candidates)) for e in ranker.asked] == [("-", ("i1",), 10)]
     assert len(first.item_ids) == 3
     assert (second.item_ids, second.exact, second.method) == ([], True, "exact")
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True, "3", None])
+def test_k_is_a_whole_number_from_1(k):
+    with pytest.raises(RulesError, match="k: expected a whole number of at least 1, got"):
+        Selection(CATALOGUE, Rules(), k)
+
+
+def test_ids_of_users_are_texts_or_whole_numbers():
+    assert user_ids(7) == user_ids(["7"]) == user_ids(pl.Series([7])) == user_ids({np.int64(7): []}) == ["7"]
+    for users in ([1.0], 1.5, [["1"]], True, [None], pl.Series([1.5])):
+        with pytest.raises(
+            DataError, match=r"users: a user's id is text or a whole number, not (float|list|bool|None)"
+        ):
+            user_ids(users)
+    with pytest.raises(DataError, match=r"user: .* not list; recommend_all\(users=\[…\]\) answers several users"):
+        user_ids(["1", "2"], "user")
 
 
 @pytest.mark.parametrize(
@@ -104,4 +135,4 @@ def test_a_ranker_is_asked_once_about_what_may_be_recommended():
 )
 def test_rules_that_do_not_fit(rules, message):
     with pytest.raises(DataError, match=message):
-        Selection(CATALOGUE, Rules(**rules))
+        Selection(CATALOGUE, Rules(**rules), 10)

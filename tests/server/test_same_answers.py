@@ -14,6 +14,8 @@ from prefrec import recommender
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import BASELINES, Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.rankers.baselines import TIMED, PopularityRanker
+from prefrec.recommend.popular import Popular
 from prefrec.recommender import Recommender
 from prefrec_server.app import Settings, create_app
 from prefrec_server.server import open_engine
@@ -32,6 +34,8 @@ SYSTEMS = [
     {"kind": "retrieve-then-rank", "name": "two", "retriever": "blend", "ranker": "zero-shot", "retrieve": 5},
 ]
 NAMES = ["blend", "EASE", "SASRec", "GRU4Rec", "Caser", "MoRec", "reranked", "two", "zero-shot", "items"]
+UNREAD = [PopularityRanker.name, *TIMED]
+"""Rankers that ignore the history, and so an empty one, too."""
 SERVED = [name for name in BASELINES if name != "item only"]
 
 
@@ -77,9 +81,10 @@ def doors(tmp_path_factory, bpe_tokenizer):
     recommenders = {"items": Recommender.from_run(items.folder, "sft")}
     recommenders |= {name: Recommender.from_run(run.folder, name) for name in rankers}
 
-    def ask(name, **body):
+    def ask(name, told=None, **body):
         answer = clients[name].post("/v1/recommend", json=body | {"ranker": recommenders[name].entry.name})
         assert answer.status_code == 200, answer.text
+        assert told in (None, answer.json()["ranker"])
         return [(row["item_id"], row["score"]) for row in answer.json()["ranking"]]
 
     yield lambda name: (recommenders[name], lambda **body: ask(name, **body))
@@ -138,6 +143,19 @@ def test_a_history_has_one_answer_in_every_door(doors, name, asked, names, k, fi
         want = _pairs(rec.recommend(user=user, k=k, allow=allow))
         _same(want, known.filter(user_id=str(user)).select("item_id", "score").rows())
         _same(want, ask(user_id=str(user), k=k, allow=allow))
+
+
+@pytest.mark.parametrize("name", [name for name in (*NAMES, *SERVED) if name not in UNREAD])
+def test_an_empty_history_gets_recent_popularity(doors, name):
+    rec, ask = doors(name)
+    popular = Popular.of(rec.data)
+    kept = [item for item in popular.ids if item not in ("3", "4")]
+    want = [(item, popular.counts[popular.position[item]]) for item in kept[:5]]
+    assert _pairs(rec.recommend([], 5, deny=["3", "4"])) == want
+    assert _pairs(rec.recommend([["7"], []], 5, deny=["3", "4"])[1]) == want
+    frame = rec.recommend_all(k=5, histories={1: [], 2: ["7"]}, deny=["3", "4"])
+    assert frame.filter(user_id="1").select("item_id", "score").rows() == want
+    assert ask(told=popular.name, k=5, deny=["3", "4"]) == want
 
 
 @pytest.mark.parametrize("name", ["blend", "reranked", "two"])

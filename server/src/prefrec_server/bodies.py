@@ -77,7 +77,11 @@ class RankAnswer(Strict):
 
 
 class RecommendAnswer(RankAnswer):
-    """The best items of the catalogue that the rules allow."""
+    """The best items of the catalogue that the rules allow.
+
+    An empty history is answered by recent popularity, which is then named as the ranker; scores are numbers of
+    interactions.
+    """
 
     exact: bool = Field(description="True if no other item of the catalogue scores higher.")
 

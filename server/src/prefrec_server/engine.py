@@ -22,6 +22,7 @@ from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import Recommendation
 from prefrec.rankers.explain import without_each
 from prefrec.recommend.items import ItemIndex
+from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Question, Selection, logged_users
 from prefrec.recommend.rules import ById, Item, ItemName
 from prefrec_server import bodies
@@ -187,15 +188,16 @@ class Engine:
         if request.user_id is not None:
             ((shown, log),) = logged_users(self.data, [request.user_id]).values()
             history, seen = [*map(self.items.item, shown), *history], [*log, *seen]
-        selection = Selection(self.items.catalogue, request, functions=False)
-        question = selection.question([item.item_id for item in history], seen, request.k)
+        selection = Selection(self.items.catalogue, request, request.k, self._popular, functions=False)
+        question = selection.question([item.item_id for item in history], seen)
 
         def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
             ((best, shortened),) = outcomes
+            name = self._popular.name if self._popular and best.method == "popularity" else ranker
             items = [self.items.item(i) for i in best.item_ids]
-            ranking = _ranking(items, best.logps.astype(np.float64), ranker in self.models)
+            ranking = _ranking(items, best.logps.astype(np.float64), name in self.models)
             return bodies.RecommendAnswer(
-                ranker=ranker, history=history, history_shortened=shortened, ranking=ranking, exact=best.exact
+                ranker=name, history=history, history_shortened=shortened, ranking=ranking, exact=best.exact
             )
 
         return Prepared(ranker, [question], answer)
@@ -228,6 +230,10 @@ class Engine:
         """Answer the requests in the queue, and end both threads."""
         self.batcher.close(timeout)
         self._encoders.shutdown(wait=False)
+
+    @cached_property
+    def _popular(self) -> Popular | None:
+        return Popular.of(self.data)
 
     @cached_property
     def _users(self) -> list[str]:

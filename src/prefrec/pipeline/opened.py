@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from prefrec.console import warn
 from prefrec.data import PreparedData
-from prefrec.errors import DataError
+from prefrec.errors import DataError, PrefrecError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.best import Best
 from prefrec.pipeline.entry import WEIGHTS, Entry, lm_ranker
@@ -78,6 +78,17 @@ class Run:
         if self.outdated and self.changed(name) is None:
             warn(f"{escape(name)} may have been made with another recipe than the run has now: {self.outdated}")
         return entry
+
+    def check_unchanged(self, entry: Entry) -> None:
+        """Raise DataError if the data or the ranker in the folder are not those that were opened as `entry`."""
+        reason = ""
+        try:
+            now = planned(self.recipe, self.data, self.folder).open(entry.name)
+            is_same = (now.key, now.model) == (entry.key, entry.model)
+        except (PrefrecError, OSError) as e:
+            is_same, reason = False, f" ({e})"
+        if not is_same:
+            raise DataError(f"{self.folder} changed after {entry.name} was opened: open the run again{reason}")
 
     def ranker(self, name: str) -> LMRanker:
         """Load a language model of this run; errors are those of `entry`."""

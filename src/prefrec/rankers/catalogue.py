@@ -44,7 +44,7 @@ class Recommendation(ByValue):
     item_ids: list[str]  # [≤ K]
     logps: NDArray[np.float32]  # [≤ K] log-probabilities of their titles
     exact: bool  # True if no other item scores higher
-    method: Literal["exact", "search"]
+    method: Literal["exact", "search", "popularity"]
 
 
 class CatalogueRanker:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import polars as pl
 
 from prefrec import processes
 from prefrec.console import track
-from prefrec.data import Catalogue, PreparedData, RankingExample, user_histories
+from prefrec.data import Catalogue, PreparedData, RankingExample, UnknownUserError, user_histories
 from prefrec.errors import DataError
 from prefrec.pipeline.negatives import history_length
 from prefrec.rankers.base import Ranker, checked_scores
+from prefrec.rankers.baselines import ItemFeatureRanker, PopularityRanker
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import Rules
 
 
@@ -31,6 +34,7 @@ class Question:
         without: ids of excluded items.
         groups: item id → group. Items without a group are not limited.
         at_most: maximum number of items per group.
+        popular: popularity of the items; None: not known.
     """
 
     history: Sequence[str]
@@ -38,9 +42,25 @@ class Question:
     without: Collection[str] = ()
     groups: Mapping[str, Any] = field(default_factory=dict)
     at_most: int = 0
+    popular: Popular | None = None
+
+    @property
+    def by_popularity(self) -> Recommendation | None:
+        """The answer to an empty history, whose scores are numbers of interactions.
+
+        None if a ranker has to answer: there is a history, or no popularity is known.
+        """
+        if self.history or self.popular is None:
+            return None
+        ids, counts = self.popular.ids, self.popular.counts
+        kept = [n for n, item in enumerate(ids) if item not in self.without]
+        return self.answer(Recommendation([ids[n] for n in kept], counts[kept], True, "popularity"))
 
     def answer(self, best: Recommendation) -> Recommendation:
-        """Return the first `k` items of a ranking that the limit per group allows."""
+        """Return the first `k` items of a ranking that the limit per group allows; equal scores by popularity."""
+        if self.popular is not None and (best.logps[1:] == best.logps[:-1]).any():
+            order = np.lexsort(([self.popular.position[item] for item in best.item_ids], -best.logps))
+            best = replace(best, item_ids=[best.item_ids[i] for i in order], logps=best.logps[order])
         counts: Counter[Any] = Counter()
         kept = []
         for index, item in enumerate(best.item_ids):
@@ -62,14 +82,20 @@ class Selection:
     Args:
         catalogue: the catalogue.
         rules: the rules.
+        k: number of items to recommend.
+        popular: popularity of the items. Default: not known.
         functions: allow functions in the condition `where`.
 
     Raises:
-        RulesError: the rules do not fit the catalogue, or exclude every item.
+        RulesError: `k` is not a whole number from 1, or the rules do not fit the catalogue, or exclude every item.
     """
 
-    def __init__(self, catalogue: Catalogue, rules: Rules, *, functions: bool = True) -> None:
-        self.rules = rules
+    def __init__(
+        self, catalogue: Catalogue, rules: Rules, k: int, popular: Popular | None = None, *, functions: bool = True
+    ) -> None:
+        if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+            raise RulesError(f"k: expected a whole number of at least 1, got {k!r}")
+        self.rules, self.k, self.popular = rules, int(k), popular
         frame, columns = catalogue.frame, ", ".join(catalogue.frame.columns)
         # Nested functions could create texts of any length.
         if not functions and not _is_plain(rules.where or ""):
@@ -95,10 +121,10 @@ class Selection:
             )
         self._groups = dict(zip(frame["item_id"], frame[rules.per], strict=True)) if rules.per else {}
 
-    def question(self, history: Sequence[str], seen: Collection[str], k: int) -> Question:
+    def question(self, history: Sequence[str], seen: Collection[str]) -> Question:
         """Return a question under these rules; `seen` are the items that the user has seen."""
         without = self._excluded.union(seen) if self.rules.exclude_seen else self._excluded
-        return Question(history, k, without, self._groups, self.rules.at_most or 0)
+        return Question(history, self.k, without, self._groups, self.rules.at_most or 0, self.popular)
 
 
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`""")
@@ -114,17 +140,39 @@ def _is_plain(where: str) -> bool:
     return not hidden and called <= {"in", "and", "or", "not"}
 
 
+def user_ids(given: Any, field: str = "users") -> list[str]:
+    """Return ids of users as texts; a single one becomes a list of one.
+
+    Raise DataError, which names the field, if one of them is neither text nor a whole number.
+    """
+    single = isinstance(given, str | Integral)
+    users = [given] if single or field == "user" or not isinstance(given, Iterable) else [*given]
+    for user in users:
+        if not isinstance(user, str | Integral) or isinstance(user, bool):
+            several = "; recommend_all(users=[…]) answers several users" if field == "user" else ""
+            raise DataError(f"{field}: a user's id is text or a whole number, not {type(user).__name__}{several}")
+    return [str(user) for user in users]
+
+
 def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, tuple[list[str], list[str]]]:
     """Return user → the most recent items (as many as in evaluation), and all items of the log.
 
     `users` are ids of users, by default all. Raise UnknownUserError if a user is not in the log.
     """
     last = history_length(data)
-    return {user: (items[-last:], items) for user, items in user_histories(data, users).items()}
+    try:
+        histories = user_histories(data, users)
+    except UnknownUserError as e:
+        raise UnknownUserError(
+            f"{e}: recommend with a history in place of the user; an empty one gets the items that are popular now"
+        ) from None
+    return {user: (items[-last:], items) for user, items in histories.items()}
 
 
 def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
     """Return the best items of the catalogue; arguments and errors are as for `CatalogueRanker.recommend`."""
+    if (popular := question.by_popularity) is not None:
+        return popular
     depth = question.k * 4 if question.groups else question.k
     while True:
         best = ranker.recommend(question.history, depth, without=question.without, max_calls=max_calls, logps=logps)
@@ -137,7 +185,8 @@ def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | Non
 def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalogue) -> list[Recommendation]:
     """Return the best items for each question by any ranker; all processes of a job share the work.
 
-    For rankers other than language models, `logps` are their scores. Raise ModelError if a score is NaN.
+    For rankers other than language models, `logps` are their scores. An empty history is answered by popularity,
+    unless the ranker ignores histories. Raise ModelError if a score is NaN.
     """
     if isinstance(ranker, CatalogueRanker):
         share = processes.share([*enumerate(questions)])
@@ -147,6 +196,15 @@ def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalog
             processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in queries])
         )
         return [by_number[number] for number in range(len(questions))]
+    ignores_histories = isinstance(ranker, PopularityRanker | ItemFeatureRanker)
+    by_popularity = [None if ignores_histories else question.by_popularity for question in questions]
+    asked = [question for question, known in zip(questions, by_popularity, strict=True) if known is None]
+    scored = iter(_scored(ranker, asked, catalogue))
+    return [next(scored) if known is None else known for known in by_popularity]
+
+
+def _scored(ranker: Ranker, questions: Sequence[Question], catalogue: Catalogue) -> list[Recommendation]:
+    """Return the best items for each question by the scores of a ranker."""
     lists = [tuple(item for item in catalogue.ids if item not in q.without) for q in questions]
     # Users and targets are placeholders: an answer depends on its history alone, whatever else is asked.
     # These rankers distribute the rows themselves.

@@ -1,0 +1,47 @@
+"""What is popular now: the answer to an empty history, and the order of items with equal scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrec.data import PreparedData, RankingExample
+from prefrec.rankers.baselines import PopularityRanker
+from prefrec.rankers.item_features import ItemHistory
+
+RECENT = 90
+"""Days before the end of the log whose interactions count; all of them in a log without dates."""
+
+
+@dataclass(frozen=True, eq=False)
+class Popular:
+    """A catalogue's items by recent popularity, then by popularity of all time, then in the catalogue's order.
+
+    Attributes:
+        name: of this order, as in tables.
+        ids: items, the most popular one first.
+        counts: [I] number of recent interactions of each of these items.
+        position: item → index in `ids`.
+    """
+
+    name: str
+    ids: list[str]
+    counts: NDArray[np.float32]
+    position: Mapping[str, int]
+
+    @classmethod
+    def of(cls, data: PreparedData) -> Self | None:
+        """Return the popularity in the log that is known before test examples; None if the log is empty."""
+        history, ids = ItemHistory.of(data.known_interactions("test"), data.catalogue), data.catalogue.ids
+        if not len(history.times):
+            return None
+        now = history.when([RankingExample("-", (), tuple(ids[:1]), ids[0])])
+        recent, all_time = history.counts(now, RECENT if data.has_dates else None)[0], history.counts(now)[0]
+        order = np.lexsort((-all_time, -recent))
+        by_popularity = [ids[i] for i in order]
+        name = f"popularity of {RECENT} days" if data.has_dates else PopularityRanker.name
+        return cls(name, by_popularity, recent[order], {item: n for n, item in enumerate(by_popularity)})
