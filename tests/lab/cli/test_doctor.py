@@ -31,3 +31,11 @@ def test_an_unknown_card_is_named():
     outcome = prefrec("lab", "doctor", "--model", "random:tiny", "--card", "h1")
     assert outcome.code
     assert "card 'h1' is unknown: expected one of h200-141gb, h100-80gb" in outcome.err
+
+
+def test_scores_in_shared_calls_are_compared_with_those_alone(adapted_run):
+    found = json.loads(succeed("lab", "doctor", "--run", adapted_run, "--json"))
+    assert (found["ranker"], found["dtype"], found["questions"], found["lists"]) == ("s-dpo", "float32", 40, 0)
+    assert found["nats"] < 1e-3
+    out = succeed("lab", "doctor", "--run", adapted_run)
+    assert "s-dpo in float32: in shared calls, scores of 40 questions differ from those of each question alone" in out

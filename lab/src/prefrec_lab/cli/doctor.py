@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from prefrec.cli import _options as o
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, DataError
+from prefrec.lm.scoring import language_model
 from prefrec.training.defaults import RANK
 from prefrec_lab.bench.settings import BenchSettings
 from prefrec_lab.bench.workload import config_of
@@ -25,6 +27,9 @@ def doctor(
     ] = None,
     negatives: Annotated[int, typer.Option(min=1, help="With --model: N, rejected answers per row.")] = 15,
     card: Annotated[str, typer.Option(help=f"With --model: one of {', '.join(CARDS)}.")] = "h100-80gb",
+    run: Annotated[
+        Path | None, typer.Option(help="Compare scores of this run's language model in shared calls and alone.")
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Show versions, threads, dtypes, memory and extras, and say what will be slow here and why.
@@ -33,12 +38,20 @@ def doctor(
 
     With --model, show the predicted memory and time of an S-DPO step on a card instead, from shapes alone.
 
+    With --run, ask its last language model 256 questions of the test split, together and each alone, and show how far
+    the scores differ. In 16 bits this depends on the processor.
+
     Examples: prefrec lab doctor --json > doctor.json
+
+    prefrec lab doctor --run runs/demo
 
     prefrec lab doctor --model meta-llama/Llama-2-7b-hf --negatives 15 --card h100-80gb
     """
     if model is not None:
         _predict(model, negatives, card, as_json)
+        return
+    if run is not None:
+        _compare(run, as_json)
         return
     facts = examine()
     results = findings(facts)
@@ -52,6 +65,29 @@ def doctor(
         out.print(Text(f"  {finding.remedy}", style="dim"), soft_wrap=True)
     if not results:
         out.print("Nothing here will be slow.")
+
+
+def _compare(folder: Path, as_json: bool) -> None:
+    """Print how far scores of a run's last language model depend on the questions that share a call."""
+    from prefrec.pipeline.opened import open_run  # here, because transformers takes seconds to import
+    from prefrec_lab.sharing import QUESTIONS, TOP, sharing
+
+    opened = open_run(folder)
+    rows = opened.data.some("test", QUESTIONS)
+    if not opened.models or not rows:
+        raise DataError(f"{folder}: the run has no language model or no test examples to compare scores of")
+    name = opened.models[-1]
+    lm = opened.ranker(name)
+    found, dtype = sharing(lm, rows), str(language_model(lm.model).dtype).removeprefix("torch.")
+    if as_json:
+        o.print_json(asdict(found) | {"ranker": name, "dtype": dtype})
+        return
+    Console().print(
+        f"{name} in {dtype}: in shared calls, scores of {found.questions} questions differ from those of each "
+        f"question alone by {found.nats:.1e} nats at most; {found.lists} lists of the best {TOP} changed",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _predict(model: str, negatives: int, card: str, as_json: bool) -> None:
