@@ -287,8 +287,8 @@ class Recommender:
             given = {user: self._ids(history)[0] for user, history in zip(names, histories.values(), strict=True)}
             queries = {user: (items, items) for user, items in given.items()}
         parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
-        about = {"ranker": self.entry.key, "model": self.entry.model, "rules": selection.rules.model_dump()}
-        about |= {"k": selection.k}
+        rules = selection.rules.model_dump()
+        about: Any = {"ranker": self.entry.key, "model": self.entry.model, "rules": rules, "k": selection.k}
         pairs = [*queries.items()]
         frames = [pl.DataFrame(schema=ANSWERS)]
         for start in track(range(0, len(pairs), CHUNK), f"{self.entry.name}: {len(pairs)} users"):

@@ -6,6 +6,8 @@ import polars as pl
 import pytest
 
 from command import refused, succeed
+from prefrec.data import read_prepared
+from prefrec.recommend.popular import Popular
 from prefrec.recommender import Recommender
 
 
@@ -50,6 +52,8 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     one = json.loads(succeed("recommend", adapted_run, "--history", "i2", "--history", "i7", "--k", 2, "--json"))
     assert [row["user_id"] for row in rows] == ["1", "1", "2", "2"]
     assert [row["item_id"] for row in rows[:2]] == [row["item_id"] for row in one]
+    popular = Popular.of(read_prepared(adapted_run / "data"))
+    assert [row["item_id"] for row in rows[2:]] == popular.ids[:2]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +61,8 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     [
         (("--all-users", "--users", "u01"), 2, "give exactly one of these"),
         (("--users", "u1,u2"), 1, "gets the items that are popular now; --users takes one id: repeat it"),
+        (("--users", "u01", "--k", "0"), 2, "'--k': Input should be greater than or equal to 1"),
+        (("--users", "u01", "--k", "2.5"), 2, "'--k': Input should be a valid integer"),
         (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),
         (("--users", "u01", "--at-most", "0", "--per", "title"), 1, "--at-most: Input should be greater than"),
         (("--history-file", "none.csv"), 1, "none.csv"),

@@ -95,7 +95,10 @@ def test_recommend_to_a_user_under_rules(client, run):
 @pytest.mark.parametrize(
     ("change", "status", "code", "message"),
     [
-        ({"user_id": "nobody"}, 404, "unknown_user", "user 'nobody' is not in the run's log"),
+        ({"user_id": "nobody"}, 404, "unknown_user", "an empty one gets the items that are popular now"),
+        ({"user_id": ["u01"]}, 422, "invalid", "body.user_id: Input should be a valid string"),
+        ({"k": -1}, 422, "invalid", "body.k: Input should be greater than or equal to 1"),
+        ({"k": 2.5}, 422, "invalid", "body.k: Input should be a valid integer"),
         ({"where": "genre = 'x'"}, 409, "rules", 'unable to find column "genre"'),
         ({"where": "x" * 513}, 422, "invalid", "body.where: String should have at most 512"),
         ({"at_most": 2}, 409, "rules", "at_most, per: give both or neither"),

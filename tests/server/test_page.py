@@ -16,6 +16,7 @@ import uvicorn
 
 from hostile_pages import CHROMIUM, NO_BROWSER
 from prefrec.pipeline.opened import open_run
+from prefrec.recommend.popular import Popular
 from prefrec_server.app import Settings, create_app
 from prefrec_server.bodies import RankRequest
 from prefrec_server.page import page_files, side_by_side
@@ -152,6 +153,14 @@ def test_rules_go_with_the_question(page):
     page.get_by_label("Exclude titles that the user has seen").uncheck()
     page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#right .ranking button", has_text="Red Emma")).to_be_visible()
+
+
+def test_without_a_history_popularity_answers_and_is_named(page, run):
+    page.get_by_role("button", name="Recommend").click()
+    expect(page.locator("#results-note")).to_have_text("Without a history, items are ranked by popularity.")
+    titles = run.data.catalogue.titles_of(Popular.of(run.data).ids[:10])
+    assert _titles(page, "left") == _titles(page, "right") == titles
+    expect(page.locator("#left .share, #left .bar")).to_have_count(0)
 
 
 def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):

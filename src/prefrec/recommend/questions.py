@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from prefrec import processes
 from prefrec.console import track
@@ -58,9 +59,11 @@ class Question:
 
     def answer(self, best: Recommendation) -> Recommendation:
         """Return the first `k` items of a ranking that the limit per group allows; equal scores by popularity."""
+        if not self.groups and len(best.item_ids) > self.k:  # the others cannot be among the first
+            best = _picked(best, np.flatnonzero(best.logps >= best.logps[self.k - 1]))
         if self.popular is not None and (best.logps[1:] == best.logps[:-1]).any():
-            order = np.lexsort(([self.popular.position[item] for item in best.item_ids], -best.logps))
-            best = replace(best, item_ids=[best.item_ids[i] for i in order], logps=best.logps[order])
+            positions = np.array([self.popular.position[item] for item in best.item_ids])
+            best = _picked(best, np.lexsort((positions, -best.logps)))
         counts: Counter[Any] = Counter()
         kept = []
         for index, item in enumerate(best.item_ids):
@@ -68,8 +71,12 @@ class Question:
             counts[group] += 1
             if group is None or counts[group] <= self.at_most:
                 kept.append(index)
-        kept = kept[: self.k]
-        return replace(best, item_ids=[best.item_ids[i] for i in kept], logps=best.logps[kept])
+        return _picked(best, kept[: self.k])
+
+
+def _picked(best: Recommendation, indices: Sequence[int] | NDArray[np.int64]) -> Recommendation:
+    """Return the items of a ranking at these indices."""
+    return replace(best, item_ids=[best.item_ids[i] for i in indices], logps=best.logps[indices])
 
 
 class RulesError(DataError):
@@ -93,9 +100,7 @@ class Selection:
     def __init__(
         self, catalogue: Catalogue, rules: Rules, k: int, popular: Popular | None = None, *, functions: bool = True
     ) -> None:
-        if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
-            raise RulesError(f"k: expected a whole number of at least 1, got {k!r}")
-        self.rules, self.k, self.popular = rules, int(k), popular
+        self.rules, self.k, self.popular = rules, _whole(k), popular
         frame, columns = catalogue.frame, ", ".join(catalogue.frame.columns)
         # Nested functions could create texts of any length.
         if not functions and not _is_plain(rules.where or ""):
@@ -125,6 +130,12 @@ class Selection:
         """Return a question under these rules; `seen` are the items that the user has seen."""
         without = self._excluded.union(seen) if self.rules.exclude_seen else self._excluded
         return Question(history, self.k, without, self._groups, self.rules.at_most or 0, self.popular)
+
+
+def _whole(k: Any) -> int:
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+        raise RulesError(f"k: expected a whole number of at least 1, got {k!r}")
+    return int(k)
 
 
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`""")

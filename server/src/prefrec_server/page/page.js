@@ -220,7 +220,7 @@ function moved(rank, before, other) {
 
 function drawRanking(side, answer, others, { target: targetId, rankers }) {
   const ranks = new Map(others.map((line) => [line.item_id, line.rank]));
-  const { isModel } = rankers[side];
+  const isModel = rankers[side].isModel && answer.ranking.every((line) => line.share !== null);
   const canExplain = SIDES.some((one) => rankers[one].isModel);
   const lines = answer.ranking.map((line) => {
     const title = canExplain ? element("button", { text: line.title, type: "button", title: "Why?" }) : element("span", { text: line.title });
@@ -257,7 +257,9 @@ async function rank({ path, question, target }) {
     drawRanking("right", right, left.ranking, request);
     if (inList) byId("results").focus({ preventScroll: true }); // the title that had the focus is gone
     const shortened = left.history_shortened || right.history_shortened ? "The oldest titles of the history did not fit into the prompt." : "";
-    byId("results-note").textContent = shortened;
+    const other = left.ranker !== rankers.left.ranker ? left.ranker : right.ranker;
+    const instead = other === rankers.right.ranker ? "" : `Without a history, items are ranked by ${other}.`;
+    byId("results-note").textContent = shortened || instead;
     byId("legend").hidden = false;
     say(`${left.ranking.length} titles ranked. First: ${left.ranking[0]?.title ?? "none"} (${rankers.left.label}), ${right.ranking[0]?.title ?? "none"} (${rankers.right.label}).`);
   });
