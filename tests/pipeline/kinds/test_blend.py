@@ -12,8 +12,10 @@ from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.entry import Entry, RunInputs, baseline_entry, lm_entry
 from prefrec.pipeline.kinds import blend
 from prefrec.pipeline.kinds.blend import BlendParts, LazyRanker, LearntItems, blend_entry
+from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.score import predict_all, predict_full
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.blend import BlendConfig, RerankedBlend, Weights
 
@@ -109,6 +111,21 @@ def test_a_block_with_a_validation_target_is_answered_as_its_rows_alone(finished
     for row, scores in zip(rows, together, strict=True):
         np.testing.assert_allclose(made.load(4).score([row])[0], scores, rtol=1e-6)
     assert np.array_equal(together[0], together[2])  # the user's name is not read
+
+
+def test_an_evaluation_on_validation_examples_counts_no_targets(finished, recipe, tmp_path):
+    run = open_run(finished)
+    entry, evaluate = run.entry("words"), {"split": "validation", "references": [], "rows": None, "generate_rows": 0}
+    section = recipe.evaluate.model_copy(update=evaluate)
+    for predict, split in ((predict_all, "lists"), (predict_full, "full")):
+        found = predict(run.data, section, [], [entry], tmp_path / split, seed=0).sort("row")
+        rows = [
+            replace(e, candidates=tuple(c)) for e, c in zip(run.data.validation, found["candidates"], strict=True)
+        ]
+        crossed, own = (e.load(8).score(rows) for e in (entry.on_validation, entry))
+        for scores, want in zip(found["scores"], crossed, strict=True):
+            np.testing.assert_allclose(scores, want[: len(scores)], rtol=1e-5)
+        assert not np.allclose(crossed, own)
 
 
 def test_a_language_model_is_shared_by_both_splits_and_counts_are_not(finished, recipe):

@@ -1,7 +1,7 @@
 """prefrec_systems.retrieve against a slow twin that sorts lists, and over the whole catalogue."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -116,3 +116,10 @@ def test_full_catalogue_metrics_of_a_language_model_equal_the_slow_twin(model, b
     metrics = {name: metric(ranks).mean() for name, metric in metrics_for((10,)).items()}
     assert metrics["hr@10"] == pytest.approx(sum(r <= 10 for r in want) / 3)
     assert metrics["ndcg@10"] == pytest.approx(sum(1 / math.log2(r + 1) for r in want if r <= 10) / 3)
+
+
+def test_the_ranker_is_asked_at_the_time_of_the_example():
+    asked = Fixed(dict.fromkeys(IDS, 1.0))
+    rows = [replace(row, time=7 + n) for n, row in enumerate(ROWS)]
+    RetrieveThenRank("two", POPULARITY, asked, 2).score(rows)
+    assert [(e.user_id, e.history, e.time) for e in asked.asked] == [(e.user_id, e.history, e.time) for e in rows]
