@@ -188,17 +188,24 @@ class PreparedData(ByValue):
         These are the training interactions. For `test`, those of validation users up to their last validation target
         are added.
         """
-        log, later = self.train_interactions, self.held_out_interactions
-        if split != "test" or later is None:
-            return log
+        if split != "test" or self.held_out_interactions is None:
+            return self.train_interactions
+        log = pl.concat([self.train_interactions, self.validation_interactions], how="diagonal")
+        return log.sort("user_id", "timestamp", maintain_order=True)
+
+    @cached_property
+    def validation_interactions(self) -> pl.DataFrame:
+        """The held-out interactions of validation users up to their last validation target."""
+        later = self.held_out_interactions
+        if later is None:
+            return self.train_interactions.clear()
         pairs = [(e.user_id, e.target, True) for e in self.validation]
         schema = {"user_id": pl.String, "item_id": pl.String, "is_target": pl.Boolean}
         targets = pl.DataFrame(pairs, schema, orient="row").unique()
         marked = later.join(targets, on=["user_id", "item_id"], how="left", maintain_order="left")
         # Held-out interactions are in the order of users and time.
         still_to_come = pl.col("is_target").fill_null(False).reverse().cum_max().reverse().over("user_id")
-        known = marked.filter(still_to_come).drop("is_target")
-        return pl.concat([log, known], how="diagonal").sort("user_id", "timestamp", maintain_order=True)
+        return marked.filter(still_to_come).drop("is_target")
 
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
         if name == "train" or not self.has_dates or self.held_out_interactions is None:

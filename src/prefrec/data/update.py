@@ -12,7 +12,9 @@ from prefrec.data.splits import Sequences, Split
 from prefrec.errors import DataError
 
 MARK = "update"
-"""Boolean column of an update's training interactions: true for those that SFT and training examples use."""
+"""Boolean column of training interactions, in an update or a refit: true for those that SFT goes on with."""
+TESTED = "tested"
+"""Key in the split's facts for the test examples of the earlier run that an update holds out, as pairs of ids."""
 
 
 def update_split(
@@ -49,14 +51,28 @@ def update_split(
             "and test; add more"
         )
     users = np.repeat(np.arange(len(sequences.users)), sequences.lengths)
-    order = np.random.default_rng([seed, 7]).permutation(len(sequences.users))
-    old = np.bincount(users[train & ~new], minlength=len(order))
-    marked = train & (new | np.isin(users, order[np.cumsum(old[order]) <= replay * new.sum()]))
+    replayed = replayed_users(users[train & ~new], len(sequences.users), replay * new.sum(), seed)
+    marked = train & (new | np.isin(users, replayed))
     kept = {"train": marked, "validation": ~tested, "test": np.ones_like(tested)}
     rows = {part: some[kept[part][sequences.offsets[some[:, 0]] + some[:, 1]]] for part, some in split.rows.items()}
     counts = {"new": int(new.sum()), "replayed": int((marked & ~new).sum()), "held_out": int(tested.sum())}
     learn = sequences.frame.with_columns(pl.Series(MARK, marked)).filter(pl.Series(train))
-    return Split(rows, train, learn, split.facts | {"update": counts})
+    facts = {"update": counts, TESTED: log.filter(pl.Series(tested)).select(*pair).rows()}
+    return Split(rows, train, learn, split.facts | facts)
+
+
+def replayed_users(owners: NDArray[np.int64], users: int, most: float, seed: int) -> NDArray[np.int64]:
+    """Return random users who together have at most `most` old interactions.
+
+    Args:
+        owners: the user [n] of each old interaction, as a number.
+        users: number of users.
+        most: number of old interactions to replay.
+        seed: of the choice.
+    """
+    order = np.random.default_rng([seed, 7]).permutation(users)
+    counts = np.bincount(owners, minlength=users)
+    return order[np.cumsum(counts[order]) <= most]
 
 
 def read_by_sft(interactions: pl.DataFrame, titles: int) -> pl.DataFrame:
