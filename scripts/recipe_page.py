@@ -21,6 +21,7 @@ from prefrec.pipeline.recipe import (
     LoraSection,
     ModelSection,
     Recipe,
+    RefitSection,
     SFTSection,
     UpdateSection,
 )
@@ -47,6 +48,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "sft": SFTSection,
     "align": AlignSection,
     "evaluate": EvaluateSection,
+    "refit": RefitSection,
     "update": UpdateSection,
     "rankers": RankerConfig,
     **{f"rankers: {kind}": ranker_kind(kind).config for kind in kind_names()},

@@ -12,21 +12,11 @@ from numpy.typing import NDArray
 from prefrec.data.candidates import SampledCandidates, pair_keys
 from prefrec.data.rows import LazyExamples, RankingExample
 from prefrec.data.types import PreparedData
-from prefrec.data.update import MARK, TESTED, replayed_users
+from prefrec.data.update import MARK, replayed_users
 
 PAIR = ["user_id", "item_id"]
 PLACE = "place"
 """Column of an interaction's row in the training log."""
-
-
-def new_interactions(data: PreparedData) -> pl.DataFrame:
-    """Return the interactions that validation adds to the training log.
-
-    Test examples of an earlier run, which an update holds out to measure forgetting, are not among them.
-    """
-    held = data.protocol.get("split_facts", {}).get(TESTED, [])
-    tested = pl.DataFrame(held, dict.fromkeys(PAIR, pl.String), orient="row")
-    return data.validation_interactions.join(tested, on=PAIR, how="anti", maintain_order="left")
 
 
 def with_validation(data: PreparedData) -> PreparedData:
@@ -35,7 +25,7 @@ def with_validation(data: PreparedData) -> PreparedData:
     The result has no validation examples, so that nothing can be chosen on what was learnt. Test examples and what
     their users saw stay as they are.
     """
-    new = new_interactions(data)
+    new = data.validation_interactions
     own = data.train_interactions.with_row_index(PLACE)
     log = pl.concat([own, new], how="diagonal").sort("user_id", "timestamp", maintain_order=True)
     later = data.held_out_interactions

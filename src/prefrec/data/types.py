@@ -26,6 +26,9 @@ COUNTED = 100_000_000
 """Seconds since 1970, a day in 1973. If all times are smaller, they are counters and not dates."""
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+_PAIR = {"user_id": pl.String, "item_id": pl.String}
+TESTED = "tested"
+"""Key in the split's facts for the test examples of the earlier run that an update holds out, as pairs of ids."""
 _ID, _IDS = pl.String(), pl.List(pl.String)
 EXAMPLE_SCHEMA = pl.Schema({"user_id": _ID, "history": _IDS, "candidates": _IDS, "target": _ID})
 
@@ -195,7 +198,10 @@ class PreparedData(ByValue):
 
     @cached_property
     def validation_interactions(self) -> pl.DataFrame:
-        """The held-out interactions of validation users up to their last validation target."""
+        """The held-out interactions of validation users up to their last validation target.
+
+        Test examples of an earlier run, which an update holds out to measure forgetting, are not among them.
+        """
         later = self.held_out_interactions
         if later is None:
             return self.train_interactions.clear()
@@ -205,7 +211,9 @@ class PreparedData(ByValue):
         marked = later.join(targets, on=["user_id", "item_id"], how="left", maintain_order="left")
         # Held-out interactions are in the order of users and time.
         still_to_come = pl.col("is_target").fill_null(False).reverse().cum_max().reverse().over("user_id")
-        return marked.filter(still_to_come).drop("is_target")
+        known = marked.filter(still_to_come).drop("is_target")
+        tested = pl.DataFrame(self.protocol.get("split_facts", {}).get(TESTED, []), _PAIR, orient="row")
+        return known.join(tested, on=[*_PAIR], how="anti", maintain_order="left")
 
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
         if name == "train" or not self.has_dates or self.held_out_interactions is None:

@@ -9,12 +9,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data.splits import Sequences, Split
+from prefrec.data.types import TESTED
 from prefrec.errors import DataError
 
 MARK = "update"
 """Boolean column of training interactions, in an update or a refit: true for those that SFT goes on with."""
-TESTED = "tested"
-"""Key in the split's facts for the test examples of the earlier run that an update holds out, as pairs of ids."""
 
 
 def update_split(

@@ -9,9 +9,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from torch import nn
 
 from prefrec.data import PreparedData
+from prefrec.data.refit import with_validation
 from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
 from prefrec.pipeline.encoders import fit_items, prompt_encoder, shown_items
@@ -42,6 +44,7 @@ class RunInputs:
         lora: shape of a new adapter; None: train all weights.
         seed: of the run.
         batch_size: examples per pass of stages that query rankers. Results, and therefore keys, do not depend on it.
+        earlier: for a refit, the data before it, whose validation examples have chosen all settings.
     """
 
     data: PreparedData
@@ -50,6 +53,12 @@ class RunInputs:
     lora: LoraSection | None
     seed: int
     batch_size: int = BATCH_SIZE
+    earlier: PreparedData | None = None
+
+    def refit(self) -> RunInputs:
+        """Return the inputs of stages that learn training and validation interactions (`with_validation`)."""
+        key = stage_key(data=self.data_key, refit="validation")
+        return replace(self, data=with_validation(self.data), data_key=key, earlier=self.data)
 
     def stage_inputs(self, **more: Any) -> dict[str, Any]:
         """Return all inputs of a stage, these and `more`: settings by name, files by digest."""
@@ -88,6 +97,8 @@ class Entry:
         without: for a blend, part → the blend without that part. The difference is what the part adds.
         crossed: for a ranker that learnt from validation examples or counts them, examples per pass → the ranker
             that scores each of them with what it learnt from other users, on lists and in full ranking.
+        validation: for a ranker that was refit with validation interactions, the one before, which answers
+            validation examples in its place.
     """
 
     name: str
@@ -101,6 +112,7 @@ class Entry:
     is_slow: bool = False
     without: Mapping[str, Entry] = field(default_factory=dict)
     crossed: Callable[[int], Ranker] | None = None
+    validation: Entry | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -112,15 +124,20 @@ class Entry:
         """The entry for full ranking, where prompts show no candidates; None: full ranking is not supported."""
         if self.load_full is None:
             return None
+        before = self.validation and self.validation.full
         if self.model is None:
-            return replace(self, load=self.load_full)
+            return replace(self, load=self.load_full, validation=before)
         # Without candidates in the prompt, scores differ from those on candidate sets.
         key = stage_key(lm=self.key, model=self.model, candidates="none shown")
-        return Entry(self.name, key, self.load_full, self.load_full, self.weights, is_slow=self.is_slow)
+        return Entry(
+            self.name, key, self.load_full, self.load_full, self.weights, is_slow=self.is_slow, validation=before
+        )
 
     @property
     def on_validation(self) -> Entry:
         """The entry for validation examples, which a ranker must not have learnt from."""
+        if self.validation is not None:
+            return self.validation.on_validation
         if self.crossed is None:
             return self
         full = None if self.load_full is None else self.crossed
@@ -129,6 +146,12 @@ class Entry:
     def on(self, split: str) -> Entry:
         """Return the entry for examples of a split: `on_validation`, or this one."""
         return self.on_validation if split == "validation" else self
+
+
+def refitted(entry: Entry, before: Entry) -> Entry:
+    """Return a ranker that was refit, with the one before, which answers validation examples in its place."""
+    without = {part: refitted(less, before.without[part]) for part, less in entry.without.items()}
+    return replace(entry, validation=before, without=without)
 
 
 def full_entries(entries: Sequence[Entry]) -> list[Entry]:
@@ -187,12 +210,23 @@ def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection,
 
 def baseline_entry(inputs: RunInputs, name: str) -> Entry:
     """Return a baseline, such as popularity."""
-    data, seed = inputs.data, inputs.seed
 
     def load(batch_size: int) -> Ranker:
-        return baseline_rankers(data.train_interactions, data.catalogue, seed, [name], data.validation)[0]
+        return fitted_baselines(inputs, inputs.data.train_interactions, [name])[0]
 
-    return Entry(name, stage_key(reference=name, data=inputs.data_key, seed=seed), load, load)
+    return Entry(name, stage_key(reference=name, data=inputs.data_key, seed=inputs.seed), load, load)
+
+
+def fitted_baselines(inputs: RunInputs, log: pl.DataFrame, names: Sequence[str]) -> list[Ranker]:
+    """Return baselines fitted to a log, with the settings that validation examples choose.
+
+    In a refit, the log before it is what they choose on.
+    """
+    data, earlier = inputs.data, inputs.earlier
+    if earlier is None:
+        return baseline_rankers(log, data.catalogue, inputs.seed, names, data.validation)
+    rows, chosen_on = earlier.validation, earlier.train_interactions
+    return baseline_rankers(log, data.catalogue, inputs.seed, names, rows, chosen_on)
 
 
 def adapter_key(weights: Path | None, data: PreparedData) -> str:

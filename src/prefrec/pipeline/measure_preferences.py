@@ -92,7 +92,9 @@ def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]
     start = sft or lm_entry(ZERO_SHOT, None, data, recipe.model)
     references = {a.name: a.start or start.name for a in recipe.align}
     aligned = [e for e in entries if e.name in references]
-    answers = _answers(recipe, data, questions, [start, *aligned], cache, section.rated_by)
+    # Questions are also about validation users, whose opinions a refit has learnt.
+    models = [e.on_validation for e in (start, *aligned)]
+    answers = _answers(recipe, data, questions, models, cache, section.rated_by)
     return measure(answers, start.name, {e.name: references[e.name] for e in aligned})
 
 

@@ -46,8 +46,9 @@ class Run:
         return [n for n in self.recipe.lm_rankers if n == ZERO_SHOT or self.adapter(n).is_dir()]
 
     def adapter(self, name: str) -> Path:
-        """Return the folder of a stage's weights."""
-        return (self.folder / name if name == SFT else self.folder / ALIGN / name) / WEIGHTS
+        """Return the folder of a stage's weights, which answer test examples and clients."""
+        folder = self.plan.logs[-1].folder
+        return (folder / name if name == SFT else folder / ALIGN / name) / WEIGHTS
 
     @cached_property
     def plan(self) -> Plan:
@@ -70,7 +71,10 @@ class Run:
 
     def changed(self, name: str) -> list[str] | None:
         """Return the names of inputs that changed since a ranker was made; None: they were not recorded."""
-        return self.plan.step(name).changed() if name in self.plan.names else []
+        if name not in self.plan.names:
+            return []
+        changed = [step.changed() for step in self.plan.steps([name])]
+        return None if None in changed else [field for fields in changed if fields for field in fields]
 
     def entry(self, name: str) -> Entry:
         """Return a ranker of this run, or a baseline; errors are those of `Plan.open`."""

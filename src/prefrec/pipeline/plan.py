@@ -5,17 +5,39 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from prefrec.console import say
+from prefrec.data.refit import continued
 from prefrec.errors import ConfigError, DataError, did_you_mean
-from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, RunInputs, baseline_entry, by_content, lm_entry
+from prefrec.pipeline.entry import (
+    MADE_WITH,
+    WEIGHTS,
+    Entry,
+    RunInputs,
+    baseline_entry,
+    by_content,
+    lm_entry,
+    refitted,
+)
 from prefrec.pipeline.kinds import ranker_kind
-from prefrec.pipeline.recipe import BASELINES, RANKERS, SFT, ZERO_SHOT, AlignSection, Recipe, SFTSection, reached
+from prefrec.pipeline.recipe import (
+    BASELINES,
+    RANKERS,
+    SFT,
+    ZERO_SHOT,
+    AlignSection,
+    Recipe,
+    RefitSection,
+    SFTSection,
+    reached,
+)
 from prefrec.pipeline.update import start_entry
+from prefrec.runs.contents import REFIT
 from prefrec.runs.stage import damaged, is_aside, is_finished, read_state, stage
 
 ALIGN, REFERENCES = "align", "reference"
@@ -32,6 +54,7 @@ class Step:
         section: settings of the stage.
         needs: names of the stages and baselines that it depends on.
         queries: whether its ranker queries these when it scores.
+        is_refit: whether it lets a ranker also learn validation interactions.
     """
 
     entry: Entry
@@ -40,12 +63,18 @@ class Step:
     section: BaseModel | None = None
     needs: Sequence[str] = ()
     queries: bool = False
+    is_refit: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the stage: that of its ranker, or `sft refit`."""
+        return f"{self.entry.name} {REFIT}" if self.is_refit else self.entry.name
 
     def run(self) -> Entry:
         """Run the stage unless its result is up to date; return its ranker."""
         entry, made_with = self.entry, {MADE_WITH: self.entry.inputs} if self.entry.inputs else {}
         if entry.make:
-            make_once(self.folder, entry.key, entry.name, entry.make, self.kind, self.settings, **made_with)
+            make_once(self.folder, entry.key, self.name, entry.make, self.kind, self.settings, **made_with)
         return entry
 
     @property
@@ -72,10 +101,13 @@ class Step:
 class Plan:
     """The stages of a recipe on its prepared data. To create a plan loads and trains nothing.
 
+    With `refit`, a second plan has the same stages on training and validation interactions.
+
     Attributes:
-        folder: of the run.
+        folder: of the run, or of its refit.
         start: initial weights of the first stage. Default: those of the run to update, or the base model.
         known: rankers that replace those of the same names, such as loaded ones.
+        first: for the plan of a refit, the one of the training log.
     """
 
     recipe: Recipe
@@ -83,6 +115,7 @@ class Plan:
     folder: Path
     start: Entry | None = None
     known: Mapping[str, Entry] = field(default_factory=dict)
+    first: Plan | None = None
     _steps: dict[str, Step] = field(default_factory=dict)
 
     @property
@@ -90,15 +123,24 @@ class Plan:
         """Names of the rankers, in the order of the table."""
         return [*self.recipe.needs]
 
+    @cached_property
+    def logs(self) -> list[Plan]:
+        """This plan; with `refit`, that of the training log, and that of training and validation interactions."""
+        if self.recipe.refit is None or self.first or self.inputs.data.validation_interactions.is_empty():
+            return [self]
+        # Loaded rankers answer test examples or clients, and are therefore those of the refit.
+        first = replace(self, known={}, _steps={}) if self.known else self
+        return [first, Plan(self.recipe, self.inputs.refit(), self.folder / REFIT, None, self.known, first)]
+
     def with_known(self, rankers: Mapping[str, Entry]) -> Plan:
         """Return a copy in which these rankers replace those of the same names."""
-        return Plan(self.recipe, self.inputs, self.folder, self.start, rankers)
+        return Plan(self.recipe, self.inputs, self.folder, self.start, rankers, self.first)
 
     def run(self, until: str = RANKERS) -> list[Entry]:
         """Run a stage, or those of the section `until`, with all dependencies; return their rankers."""
         wanted = reached(self.recipe.needs, *stage_names(self.recipe, until))
-        for name in wanted:
-            self.step(name).run()
+        for step in self.steps(wanted):
+            step.run()
         return [self.entry(name) for name in self.names if name in wanted]
 
     def open(self, name: str) -> Entry:
@@ -110,56 +152,82 @@ class Plan:
             return self.entry(name)
         if name not in self.names:
             raise self._missing(name)
-        step = self.step(name)
+        step = self.logs[-1].step(name)
         for need in step.needs if step.queries else ():
             self.open(need)
-        if step.entry.make:
-            self._check(step)
-        return step.entry
+        for made in self.steps([name]):
+            if made.entry.make:
+                self._check(made)
+        return self.entry(name)
 
     def stale(self) -> dict[str, str]:
         """Return name → reason of the stages that have to run."""
-        return {name: why for name in self.names if (why := self.explain(name))}
+        return {step.name: why for step in self.steps(self.names) if (why := self.explain(step))}
 
-    def explain(self, name: str) -> str:
+    def explain(self, step: Step) -> str:
         """Return why a stage has to run; "" if its result is up to date, or it has nothing to do."""
-        step = self.step(name)
-        due = [need for need in step.needs if need in self.names and self.explain(need)]
-        return why_due(step.folder, step.entry.key, step.changed(due)) if step.entry.make else ""
+        if not step.entry.make:
+            return ""
+        due = [need.name for need in self.needed(step) if self.explain(need)]
+        return why_due(step.folder, step.entry.key, step.changed(due))
+
+    def needed(self, step: Step) -> list[Step]:
+        """Return the stages that a stage depends on."""
+        first, last = self.logs[0], self.logs[-1]
+        before = [first.step(step.entry.name)] if step.is_refit else []
+        return before + [(last if step.is_refit else first).step(name) for name in step.needs if name in self.names]
+
+    def steps(self, names: Sequence[str]) -> list[Step]:
+        """Return the stages of these rankers: on the training log, and then those of the refit."""
+        return [plan.step(name) for plan in self.logs for name in names]
 
     def step(self, name: str) -> Step:
-        """Return the stage of this name."""
+        """Return the stage of this name, on the log of this plan."""
         if name not in self._steps:
             self._steps[name] = self._plan(name)
         return self._steps[name]
 
     def entry(self, name: str) -> Entry:
-        """Return the ranker of this name, made or not: a known one, a stage's, or a baseline."""
+        """Return the ranker of this name, made or not: a known one, a stage's, or a baseline.
+
+        With `refit`, it has learnt validation interactions, too, and another one answers validation examples.
+        """
+        first, last = self.logs[0], self.logs[-1]
+        return self._own(name) if first is last else refitted(last._own(name), first._own(name))
+
+    def _own(self, name: str) -> Entry:
+        """Return the ranker of this name that has learnt the log of this plan."""
         if name in self.known:
             return self.known[name]
         return self.step(name).entry if name in self.names else baseline_entry(self.inputs, name)
 
     def _plan(self, name: str) -> Step:
-        recipe, inputs, needs = self.recipe, self.inputs, self.recipe.needs[name]
+        recipe, inputs, needs, first = self.recipe, self.inputs, self.recipe.needs[name], self.first
         folder = stage_folder(recipe, self.folder, name)
         if name == ZERO_SHOT:
             return Step(lm_entry(name, None, inputs.data, recipe.model), folder)
         if name == SFT and recipe.sft:
+            if first and recipe.refit:
+                return sft_refit_step(inputs, recipe.sft, recipe.refit, folder, first._own(SFT))
             start = self.start or start_entry(recipe, inputs.data, self.folder)
             return sft_step(inputs, recipe.sft, folder, start)
         if section := next((a for a in recipe.align if a.name == name), None):
-            first = section.start or (SFT if recipe.sft else None)
-            start, miner = (self.entry(n) if n else None for n in (first, section.miner))
-            step = align_step(inputs, section, folder, start or self.start, miner, self.folder / REFERENCES)
-            return replace(step, needs=needs)
+            before = section.start or (SFT if recipe.sft else None)
+            start, miner = (self._own(n) if n else None for n in (before, section.miner))
+            references, done = self.folder / REFERENCES, first and first._own(name)
+            step = align_step(inputs, section, folder, start or self.start, miner, references, done)
+            return replace(step, needs=needs, is_refit=first is not None)
         config = next(r for r in recipe.rankers if r.name == name)
-        kind = ranker_kind(config.kind)
-        entry = kind.entry(inputs, config, folder, {need: self.entry(need) for need in needs})
-        return Step(entry, folder, config.kind, config, needs, kind.queries)
+        kind, needed = ranker_kind(config.kind), {need: self._own(need) for need in needs}
+        if first and kind.refit:
+            entry = kind.refit(inputs, config, folder, needed, first._own(name))
+        else:
+            entry = kind.entry(inputs, config, folder, needed)
+        return Step(entry, folder, config.kind, config, needs, kind.queries, first is not None)
 
     def _check(self, step: Step) -> None:
         """Raise DataError or ConfigError if the result of a stage is missing, damaged or out of date."""
-        name, weights, changed = step.entry.name, step.entry.weights, step.changed()
+        name, weights, changed = step.name, step.entry.weights, step.changed()
         state, again = read_state(step.folder), "run the recipe again (`prefrec run`)"
         if not step.folder.is_dir() or not (weights is None or weights.is_dir()):
             raise self._missing(name)
@@ -204,6 +272,35 @@ def sft_step(inputs: RunInputs, section: SFTSection, out: Path, start: Entry | N
     return Step(replace(entry, make=train), out, SFT, section)
 
 
+def sft_refit_step(inputs: RunInputs, section: SFTSection, refit: RefitSection, out: Path, start: Entry) -> Step:
+    """Return the stage in which the best SFT weights, those of `start`, go on with validation interactions.
+
+    No validation example is left to choose an epoch, so that the last one is kept.
+
+    Args:
+        inputs: of the refit.
+        section: settings of SFT.
+        refit: how many epochs, and how many old interactions.
+        out: folder of the stage.
+        start: what SFT has made of the training log.
+    """
+    fixed = section.model_copy(update={"epochs": refit.epochs, "eval_rows": 0, "skip_rows": 0})
+
+    def train() -> Path:
+        from prefrec.pipeline.train import train_sft  # here, because PEFT takes seconds to import
+
+        return train_sft(continued_inputs(inputs, refit), fixed, out, start.weights)
+
+    entry = _trained(inputs, SFT, out, start, {REFIT: refit.model_dump()})
+    return Step(replace(entry, make=train), out, SFT, fixed, is_refit=True)
+
+
+def continued_inputs(inputs: RunInputs, refit: RefitSection) -> RunInputs:
+    """Return the inputs of a refit in which only new interactions, and a replay of old ones, are left to learn."""
+    assert inputs.earlier is not None
+    return replace(inputs, data=continued(inputs.earlier, inputs.data, refit.replay, inputs.seed))
+
+
 def align_step(
     inputs: RunInputs,
     section: AlignSection,
@@ -211,6 +308,7 @@ def align_step(
     start: Entry | None = None,
     miner: Entry | None = None,
     references: Path | None = None,
+    before: Entry | None = None,
 ) -> Step:
     """Return the stage of an alignment.
 
@@ -221,15 +319,22 @@ def align_step(
         start: ranker to start from. Default: the base model.
         miner: ranker that mines the negatives, if the section names one.
         references: folder for the reference's log-probabilities, which alignments can share. Default: `out`.
+        before: for a refit, what the alignment has made of the training log. If validation chose its epoch, train
+            as many.
     """
     weights = start.weights if start else None
 
     def train() -> Path:
-        from prefrec.pipeline.train import train_align  # here, because PEFT takes seconds to import
+        from prefrec.pipeline.train import chosen_epochs, train_align  # here, because PEFT takes seconds to import
 
-        return train_align(inputs, section, weights, out, miner=miner, references=references)
+        fixed = section
+        if before:
+            epochs = chosen_epochs(before.weights) or section.epochs
+            fixed = section.model_copy(update={"epochs": epochs, "eval_rows": 0, "load_best_model_at_end": False})
+        return train_align(inputs, fixed, weights, out, miner=miner, references=references)
 
     own = {f"{ALIGN}.{section.name}": section.decisive()} | ({f"{RANKERS}.{miner.name}": miner.key} if miner else {})
+    own |= {REFIT: before.key} if before else {}
     entry = _trained(inputs, section.name, out, start, own)
     return Step(replace(entry, make=train), out, ALIGN, section)
 

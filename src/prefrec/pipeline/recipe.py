@@ -382,6 +382,22 @@ class UpdateSection(Section):
     )
 
 
+class RefitSection(Section):
+    """Learning validation interactions, too, after everything was chosen on validation examples."""
+
+    epochs: float = Field(
+        2.0, gt=0, le=MOST_EPOCHS, description="Epochs of SFT on new interactions and a replay of old ones."
+    )
+    replay: float = Field(
+        1.0, ge=0, le=1000, description="Old interactions to replay per new interaction; whole users are sampled."
+    )
+
+
+def _refit(given: Any) -> Any:
+    """Return the section for `refit: true`, and None for `refit: false`."""
+    return {True: {}, False: None}[given] if isinstance(given, bool) else given
+
+
 class Recipe(Section):
     """All settings of a run: data, model, stages, evaluation, seed."""
 
@@ -396,6 +412,13 @@ class Recipe(Section):
         [], description="Further rankers, in the order in which they are trained."
     )
     evaluate: EvaluateSection = Field(EvaluateSection(), description="What to measure, and on which examples.")
+    # Omitted from dumps when unset, so that results of recipes without this field stay valid.
+    refit: Annotated[RefitSection | None, BeforeValidator(_refit)] = Field(
+        None,
+        exclude_if=lambda refit: refit is None,
+        description="After all choices on validation examples, let every ranker also learn validation interactions "
+        "before it answers test examples, is served, exported or updated. true: with the default settings.",
+    )
     update: UpdateSection | None = Field(
         None, description="Continue an earlier run with new interactions. `prefrec update` writes this section."
     )

@@ -26,7 +26,7 @@ from prefrec.pipeline.measure_preferences import run_preferences
 from prefrec.pipeline.plan import ALIGN, Plan, differences, make_once, stage_folder, stage_names, why_due
 from prefrec.pipeline.price import Price, price
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, dump_recipe, map_files, reached
-from prefrec.pipeline.update import measure_update, split_change
+from prefrec.pipeline.update import is_refit, measure_update, split_change
 from prefrec.processes import is_first
 from prefrec.report import write_report
 from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE, result_inputs, write_results
@@ -116,11 +116,17 @@ def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str
         return stages
     wanted = reached(recipe.needs, *stage_names(recipe, RANKERS if until in ("evaluate", "report") else until))
     plan = planned(recipe, read_prepared(prepared), folder) if not why and state.get("key") == key else None
-    for name in wanted:
-        made = plan.step(name).entry.make is not None if plan else name != ZERO_SHOT
-        if made:
-            reason = "after prepare" if plan is None else plan.explain(name)
-            stages.append(_surveyed(name, stage_folder(recipe, folder, name), reason, recipe.needs[name]))
+    if plan is None:
+        for name in wanted:
+            if name != ZERO_SHOT:
+                stages.append(
+                    _surveyed(name, stage_folder(recipe, folder, name), "after prepare", recipe.needs[name])
+                )
+        return stages
+    for step in plan.steps(wanted):
+        if step.entry.make:
+            needs = [need.name for need in plan.needed(step)] if step.is_refit else step.needs
+            stages.append(_surveyed(step.name, step.folder, plan.explain(step), needs))
     return stages
 
 
@@ -170,7 +176,10 @@ def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
 def data_key(recipe: Recipe) -> str:
     """Return the key of a recipe's prepared data: its settings, and the content of its files."""
     config, update = recipe.data, recipe.update
-    more = {"update": [prepared_digest(update.run / "data"), update.replay, update.rows]} if update else {}
+    more: dict[str, Any] = {}
+    if update:
+        more["update"] = [prepared_digest(update.run / "data"), update.replay, update.rows]
+        more |= {"learnt": "validation, too"} if is_refit(update.run) else {}
     return stage_key(config=config.model_dump(mode="json") | map_files(config, content_digest), **more)
 
 

@@ -175,6 +175,12 @@ def train_align(
     return train_to_weights(trainer, out)
 
 
+def chosen_epochs(weights: Path | None) -> float | None:
+    """Return the epoch that validation examples chose for the weights in a folder; None if they chose none."""
+    best = read_best(weights) if weights else None
+    return float(best["epoch"]) if best else None
+
+
 def trained_items(data: PreparedData) -> list[str]:
     """Return the ids of the items in the training log, in the catalogue's order."""
     known = set(data.train_interactions["item_id"].unique().to_list())

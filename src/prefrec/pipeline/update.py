@@ -18,6 +18,7 @@ from prefrec.files import content_digest
 from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, lm_entry, loaded_once
 from prefrec.pipeline.recipe import SFT, Recipe, UpdateSection, load_recipe
 from prefrec.pipeline.score import predict_entries
+from prefrec.runs.contents import REFIT
 from prefrec.runs.stage import check_whole, read_state
 
 GROUPS = {
@@ -31,14 +32,17 @@ def split_change(update: UpdateSection, seed: int) -> Change:
     """Return the function that turns the split of a longer log into that of an update."""
     data, held = _earlier(update)
     pairs = [(e.user_id, e.target) for e in held]
-    return partial(update_split, learnt=data.train_interactions, held=pairs, replay=update.replay, seed=seed)
+    learnt = data.train_interactions
+    if is_refit(update.run):
+        learnt = pl.concat([learnt, data.validation_interactions], how="diagonal")
+    return partial(update_split, learnt=learnt, held=pairs, replay=update.replay, seed=seed)
 
 
 def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | None:
     """Return the weights that an update's SFT starts from; None if the recipe is not an update."""
     if recipe.update is None:
         return None
-    weights = recipe.update.run / SFT / WEIGHTS
+    weights = trained_folder(recipe.update.run) / SFT / WEIGHTS
     if weights.is_dir():
         check_whole(weights.parent)
     if not weights.is_dir() and (key := read_state(folder / SFT).get(MADE_WITH, {}).get("start")):
@@ -63,7 +67,7 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
     after = [e for e in entries if e.model][-1]
     aligned = load_recipe(recipe.update.run / "recipe.yaml").align
     stage, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
-    weights = recipe.update.run / stage / WEIGHTS
+    weights = trained_folder(recipe.update.run) / stage / WEIGHTS
     check_whole(weights.parent)
     inputs = {**after.inputs, "weights": content_digest(weights)}
     before = lm_entry(f"{name} before", weights, data, recipe.model, inputs)
@@ -77,6 +81,18 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
             evaluation = evaluate_predictions(answers, audit=NO_AUDIT, ks=section.ks, compare=pair)
             measured[group] = evaluation.to_json()
     return measured
+
+
+def is_refit(run: Path) -> bool:
+    """Return True if the rankers of a run have also learnt its validation interactions."""
+    if not (run / "recipe.yaml").is_file() or load_recipe(run / "recipe.yaml").refit is None:
+        return False
+    return not read_prepared(run / "data").validation_interactions.is_empty()
+
+
+def trained_folder(run: Path) -> Path:
+    """Return the folder with the stages that the rankers of a finished run come from: the run's, or its refit's."""
+    return run / REFIT if is_refit(run) else run
 
 
 def _earlier(update: UpdateSection) -> tuple[PreparedData, list[RankingExample]]:

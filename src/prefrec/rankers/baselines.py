@@ -6,12 +6,12 @@ Title TF-IDF learns from titles instead. Window co-occurrence is in `window`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -191,21 +191,21 @@ class TitleTfidfRanker:
         return score_by_rows(weights, lambda some: some @ self.vectors @ titles, examples, self.index)
 
 
-Fit = Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]
-"""Log, catalogue, seed and validation examples → ranker."""
+Fit = Callable[[pl.DataFrame, Catalogue, int, Mapping[str, Any]], Ranker]
+"""Log, catalogue, seed and the arguments that choose settings → ranker."""
 
-TIMED = {name: lambda log, items, seed, rows, name=name: ItemFeatureRanker.fit(name, log, items) for name in BY_TIME}
+TIMED = {name: lambda log, items, seed, by, name=name: ItemFeatureRanker.fit(name, log, items) for name in BY_TIME}
 """Baselines that need dates."""
 _BASELINES: dict[str, Fit] = {
-    RandomRanker.name: lambda log, items, seed, rows: RandomRanker(seed),
-    PopularityRanker.name: lambda log, items, seed, rows: PopularityRanker.fit(log),
+    RandomRanker.name: lambda log, items, seed, by: RandomRanker(seed),
+    PopularityRanker.name: lambda log, items, seed, by: PopularityRanker.fit(log),
     **TIMED,
-    CooccurrenceRanker.name: lambda log, items, seed, rows: CooccurrenceRanker.fit(log),
-    ItemKNNRanker.name: lambda log, items, seed, rows: ItemKNNRanker.fit(log),
-    WindowCooccurrenceRanker.name: lambda log, items, seed, rows: WindowCooccurrenceRanker.fit(log, validation=rows),
-    TitleTfidfRanker.name: lambda log, items, seed, rows: TitleTfidfRanker.fit(items),
-    TransitionGraphRanker.name: lambda log, items, seed, rows: TransitionGraphRanker.fit(log, items),
-    ItemOnlyRanker.name: lambda log, items, seed, rows: ItemOnlyRanker.fit(log, items, seed),
+    CooccurrenceRanker.name: lambda log, items, seed, by: CooccurrenceRanker.fit(log),
+    ItemKNNRanker.name: lambda log, items, seed, by: ItemKNNRanker.fit(log),
+    WindowCooccurrenceRanker.name: lambda log, items, seed, by: WindowCooccurrenceRanker.fit(log, **by),
+    TitleTfidfRanker.name: lambda log, items, seed, by: TitleTfidfRanker.fit(items),
+    TransitionGraphRanker.name: lambda log, items, seed, by: TransitionGraphRanker.fit(log, items),
+    ItemOnlyRanker.name: lambda log, items, seed, by: ItemOnlyRanker.fit(log, items, seed),
 }
 """Name → function that fits the ranker, in the order of tables."""
 
@@ -222,6 +222,7 @@ def baseline_rankers(
     seed: int = 0,
     names: Collection[str] = tuple(_BASELINES),
     validation: Sequence[RankingExample] = (),
+    chosen_on: pl.DataFrame | None = None,
 ) -> list[Ranker]:
     """Return fitted baselines, in the order of tables.
 
@@ -231,7 +232,9 @@ def baseline_rankers(
         seed: of `random`, and of the folds of `item only`.
         names: names of the baselines. Default: all.
         validation: examples that choose the settings of `window co-occurrence`. Default: its default settings.
+        chosen_on: log to choose them on, which must not contain these examples. Default: `train_interactions`.
     """
     timed = has_dates(train_interactions)
     fits = [fit for name, fit in _BASELINES.items() if name in names and (timed or name not in TIMED)]
-    return [fit(train_interactions, catalogue, seed, validation) for fit in fits]
+    by = {"validation": validation, "chosen_on": chosen_on}
+    return [fit(train_interactions, catalogue, seed, by) for fit in fits]

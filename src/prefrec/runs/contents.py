@@ -37,7 +37,9 @@ METRICS, PREFERENCES, PREDICTIONS, UPDATE, BEST = RESULTS = (
     "best.json",
 )
 """Files of an evaluation. Their SHA-256 are in the folder's `seal.json`."""
-_STAGE_FOLDERS = ("data", "sft", "align/*", "rankers/*")
+REFIT = "refit"
+"""Folder of the stages that also learn validation interactions: it has `sft`, `align` and `rankers`, as a run has."""
+_STAGE_FOLDERS = ("sft", "align/*", "rankers/*")
 
 
 @dataclass(frozen=True)
@@ -198,12 +200,15 @@ def result_inputs(folder: Path, recipe: dict[str, Any], data_key: str | None = N
 
 def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return folder → content of `stage.json`, of each stage of the recipe."""
-    wanted = {"data", *(["sft"] if recipe.get("sft") else [])}
+    wanted = {"sft"} if recipe.get("sft") else set[str]()
     for section in ("align", "rankers"):
         wanted |= {f"{section}/{name}" for name in _named(recipe, section)}
+    wanted |= {f"{REFIT}/{part}" for part in wanted} if recipe.get(REFIT) else set()
+    wanted.add("data")
+    patterns = ["data", *(f"{start}{pattern}" for start in ("", f"{REFIT}/") for pattern in _STAGE_FOLDERS)]
     states: dict[str, dict[str, Any]] = {}
     # The recipe is untrusted, so its names are compared with folders and never opened as paths.
-    for path in (p for pattern in _STAGE_FOLDERS for p in sorted(folder.glob(pattern))):
+    for path in (p for pattern in patterns for p in sorted(folder.glob(pattern))):
         part = str(path.relative_to(folder))
         with suppress(OSError):
             if part in wanted and (state := read_state(path)):
@@ -237,6 +242,10 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
     names = dict.fromkeys([*_named(recipe, "align"), *there])
     wanted = [("sft", "sft", "sft")] if recipe.get("sft") or (folder / "sft").is_dir() else []
     wanted += [(f"align/{name}", name, "align") for name in names if not name.startswith(".")]
+    if recipe.get(REFIT):
+        # Without new interactions there is nothing to refit.
+        again = [(f"{REFIT}/{part}", f"{name} {REFIT}", kind) for part, name, kind in wanted]
+        wanted += [stage for stage in again if (folder / stage[0]).is_dir()]
     stages = []
     for part, name, kind in wanted:
         if not (folder / part).is_dir():

@@ -37,6 +37,10 @@ class RankerKind:
         trains: whether the configuration is a `TrainSection`, for training the recipe's language model.
         check_recipe: raises ValueError if the recipe or the earlier rankers lack what a configuration needs.
         check_data: raises ConfigError if the data lack what a configuration needs. Called before any training.
+        refit: plans the ranker that has also learnt validation interactions, for test examples, serving and exports.
+            Its arguments are those of `entry`, with the longer log (`RunInputs.refit`), a folder of its own and refit
+            rankers, and then the entry that has learnt the training log alone. What validation chose is read from
+            that one's folder: the data here have no validation examples. None: `entry` does it.
     """
 
     config: type[BaseModel]
@@ -47,6 +51,7 @@ class RankerKind:
     trains: bool = False
     check_recipe: Callable[[Any, Recipe, Sequence[str]], None] = lambda config, recipe, before: None
     check_data: Callable[[Any, PreparedData], None] = lambda config, data: None
+    refit: Callable[[RunInputs, Any, Path, Mapping[str, Entry], Entry], Entry] | None = None
 
 
 KINDS: dict[str, RankerKind] = {}

@@ -17,12 +17,11 @@ from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
 from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.encoders import shows_candidates
-from prefrec.pipeline.entry import Entry, RunInputs
+from prefrec.pipeline.entry import Entry, RunInputs, fitted_baselines
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import BASELINES
 from prefrec.processes import is_first
 from prefrec.rankers import Ranker
-from prefrec.rankers.baselines import baseline_rankers
 from prefrec.rankers.blend import (
     BLEND_FILE,
     TIME,
@@ -66,14 +65,29 @@ def blend_entry(inputs: RunInputs, config: BlendConfig, folder: Path, before: Ma
         seed=inputs.seed,
     )
     by_split = BlendParts(inputs, parts)
+    learn = partial(_learn, config.name, folder, partial(_learnt, inputs, config, by_split))
+    return replace(_entries(config, key, folder, by_split), make=learn, weights=folder)
+
+
+def _refit_entry(
+    inputs: RunInputs, config: BlendConfig, folder: Path, before: Mapping[str, Entry], first: Entry
+) -> Entry:
+    """Return the blend of rankers that were refit, with the weights of `first`, which validation examples gave."""
+    parts = [_part(inputs, name, before) for name in config.parts]
+    key = stage_key(refit=first.key, parts=[part.key for part in parts])
+    assert first.weights is not None
+    return _entries(config, key, first.weights, BlendParts(inputs, parts))
+
+
+def _entries(config: BlendConfig, key: str, folder: Path, by_split: BlendParts) -> Entry:
+    """Return the blend with the weights in a folder; it has the blends without one of its parts."""
 
     def entry(excluded: str = "") -> Entry:
         name = f"{config.name} without {excluded}" if excluded else config.name
         load, crossed = (partial(_load, name, folder, by_split, split, excluded) for split in ("test", "validation"))
         return Entry(name, stage_key(blend=key, without=excluded) if excluded else key, load, load, crossed=crossed)
 
-    learn = partial(_learn, config.name, folder, partial(_learnt, inputs, config, by_split))
-    return replace(entry(), make=learn, without={part: entry(part) for part in (*config.parts, TIME)})
+    return replace(entry(), without={part: entry(part) for part in (*config.parts, TIME)})
 
 
 def _load(name: str, folder: Path, by_split: BlendParts, split: str, excluded: str, batch_size: int) -> Ranker:
@@ -237,10 +251,9 @@ def _part(inputs: RunInputs, name: str, before: Mapping[str, Entry]) -> Entry:
     """Return a part as an entry; a baseline counts what is known before the examples of a split."""
     if name not in BASELINES:
         return before[name]
-    data, seed = inputs.data, inputs.seed
 
     def load(split: str, batch_size: int) -> Ranker:
-        (ranker,) = baseline_rankers(data.known_interactions(split), data.catalogue, seed, [name], data.validation)
+        (ranker,) = fitted_baselines(inputs, inputs.data.known_interactions(split), [name])
         return ranker
 
     for_test = partial(load, "test")
@@ -259,4 +272,6 @@ def _needs(config: BlendConfig) -> dict[str, list[str]]:
     return {"parts": list(config.parts)}
 
 
-KIND = RankerKind(BlendConfig, blend_entry, _needs, queries=True, served=True, check_data=_check_data)
+KIND = RankerKind(
+    BlendConfig, blend_entry, _needs, queries=True, served=True, check_data=_check_data, refit=_refit_entry
+)

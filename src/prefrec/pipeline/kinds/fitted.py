@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from prefrec.pipeline.entry import Entry, RunInputs
@@ -15,8 +16,10 @@ from prefrec.runs.stage import stage_key
 def fitted_kind(ranker: type[FittedRanker], config: type[RankerConfig]) -> RankerKind:
     """Return a kind of ranker for recipes, from a class with `fit` and `score`.
 
-    A run or a server fits the ranker when it first queries it. Cached predictions depend on the data and on the
-    recipe's entry, not on the code: after a change of the class, give the entry a new name.
+    A run or a server fits the ranker once, when it first queries it. With `refit` it is fitted twice: to the training
+    log for validation examples, and to training and validation interactions for test examples. Cached predictions
+    depend on the data and on the recipe's entry, not on the code: after a change of the class, give the entry a new
+    name.
 
     Args:
         ranker: the class, created with the recipe's entry.
@@ -24,8 +27,12 @@ def fitted_kind(ranker: type[FittedRanker], config: type[RankerConfig]) -> Ranke
     """
 
     def entry(inputs: RunInputs, settings: RankerConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-        def load(batch_size: int) -> Ranker:
+        @cache
+        def fitted() -> Ranker:
             return ranker(settings).fit(inputs.data)
+
+        def load(batch_size: int) -> Ranker:
+            return fitted()
 
         key = stage_key(data=inputs.data_key, fitted=settings.model_dump(mode="json"))
         return Entry(settings.name, key, load, load)

@@ -78,7 +78,7 @@ def _train(inputs: RunInputs, config: LlaraConfig, folder: Path, source: Entry) 
     print_fewer(config.name, config, len(rows))
     trainer = LlaraTrainer(
         model,
-        SFTConfig(**training_arguments(config, inputs.model, folder, seed, "steps" if config.eval_rows else "no")),
+        SFTConfig(**training_arguments(config, inputs.model, folder, seed, "steps" if held_out else "no")),
         train_dataset=CurriculumDataset(
             hybrid.encode(rows, "target"), hybrid.encode(rows, "target", text=True), epochs=config.epochs, seed=seed
         ).encoded_by(None, hybrid.within(rows)),
@@ -106,7 +106,7 @@ def _align(inputs: RunInputs, config: LlaraAlignConfig, folder: Path, reference:
     trainer = SoftmaxDPOTrainer(
         model,
         args=SoftmaxDPOConfig(
-            **training_arguments(config, inputs.model, folder, seed, "steps" if config.eval_rows else "no"),
+            **training_arguments(config, inputs.model, folder, seed, "steps" if held_out else "no"),
             **cast(Any, choices),
             beta=config.beta,
             max_tokens_per_pass=config.max_tokens_per_pass,

@@ -17,10 +17,10 @@ from prefrec_systems.morec.model import MoRecModel, OnTitles
 from prefrec_systems.morec.ranker import ENCODER, MODEL_FILES
 from prefrec_systems.morec.titles import read_titles, title_vectors, write_titles
 from prefrec_systems.sequential.task import task_of
-from prefrec_systems.sequential.train import Training, parameter_group, random_state
+from prefrec_systems.sequential.train import Training, for_epochs, parameter_group, random_state
 
 
-def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int) -> Path:
+def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int, epochs: int | None = None) -> Path:
     """Train MoRec and return its folder.
 
     After each epoch all items, including new ones, are ranked for every validation example, and the best epoch by
@@ -32,13 +32,16 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
         config: settings of the model and its training.
         out: folder for `MODEL_FILES`, `log.json` and a trained encoder.
         seed: of weights and batches.
+        epochs: number of epochs, for data whose validation examples were added to training. Default: validation
+            chooses.
 
     Raises:
         ModelError: the encoder does not exist.
         DataError: there is nothing to train on, or no validation example to choose the epoch.
         ConfigError: a loss or a score is not finite.
     """
-    task, work = task_of(data, new_items=True), out / "work"
+    task, work = task_of(data, new_items=True, is_refit=epochs is not None), out / "work"
+    config = for_epochs(config, epochs)
     work.mkdir(parents=True, exist_ok=True)
     titles = data.catalogue.titles_of(task.ids)
     encoder = load_encoder(config.encoder, config.max_title_tokens) if config.tune else None

@@ -73,6 +73,17 @@ def _of_columns(known: NDArray[np.float64], columns: NDArray[np.int64]) -> NDArr
     return np.where(inside, scores, mean)
 
 
+def chosen_epochs(folder: Path) -> int:
+    """Return the number of epochs that validation examples chose for the model in a folder."""
+    return int(json.loads(read_whole(folder / "model.json"))["best_epoch"]) + 1
+
+
+def chosen_settings(folder: Path) -> tuple[SequentialConfig, int]:
+    """Return the cell of the grid and the number of epochs that validation examples chose for a model."""
+    about = json.loads(read_whole(folder / "model.json"))
+    return SequentialConfig.model_validate(about["config"]), chosen_epochs(folder)
+
+
 def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None) -> SequentialRanker:
     """Return the ranker that `train_sequential` wrote to `folder`; its default name is that of the model.
 

@@ -39,13 +39,14 @@ class Task:
         return from_numpy(counts / counts.sum()).float()
 
 
-def task_of(data: PreparedData, *, new_items: bool) -> Task:
+def task_of(data: PreparedData, *, new_items: bool, is_refit: bool = False) -> Task:
     """Return the task of prepared data.
 
     Args:
         data: prepared data.
         new_items: whether the model has vectors of items without training interactions. If not, such items are
             removed from histories, and validation examples with such a target or an empty history are skipped.
+        is_refit: whether the number of epochs is known, so that no validation example is needed.
 
     Raises:
         DataError: there is nothing to train on, or no validation example to choose the epoch.
@@ -62,11 +63,12 @@ def task_of(data: PreparedData, *, new_items: bool) -> Task:
         raise DataError("no user has two training interactions: there is no next item to learn from")
     rows = [([i for i in e.history if i in code], e.target) for e in data.validation if e.target in code]
     rows = [(history, target) for history, target in rows if history]
-    if not rows:
+    if not rows and not is_refit:
         raise DataError(
             f"none of {len(data.validation)} validation examples has a history and a target that the model knows, so "
             "they cannot choose the epoch: prepare more validation examples, or more training interactions"
         )
     length = max(len(e.history) for e in (*data.validation, *data.test))
     histories = pad_codes([history for history, _ in rows], code)
-    return Task(ids, known, sequences, histories, np.array([code[target] for _, target in rows]), length)
+    targets = np.array([code[target] for _, target in rows], dtype=np.int64)
+    return Task(ids, known, sequences, histories, targets, length)

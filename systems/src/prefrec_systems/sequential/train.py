@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
 from prefrec_systems.sequential.models import NextItemModel, SequentialModel
 from prefrec_systems.sequential.task import Task, task_of
 
+Config = TypeVar("Config", bound=NextItemSection)
 METRIC = "ndcg@10"
 """Metric that chooses the epoch: on validation examples, ranking all items that the model knows."""
 MODEL_FILES = ("model.safetensors", "model.json")
@@ -34,7 +35,9 @@ MODEL_FILES = ("model.safetensors", "model.json")
 CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
 
 
-def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *, seed: int) -> Path:
+def train_sequential(
+    data: PreparedData, config: SequentialConfig, out: Path, *, seed: int, epochs: int | None = None
+) -> Path:
     """Train a sequential recommender and return its folder.
 
     After each epoch all training items are ranked for every validation example; the epoch and the cell of the grid
@@ -46,12 +49,16 @@ def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *,
         config: settings of the model and its training.
         out: folder for `MODEL_FILES` and `log.json`.
         seed: of weights and batches.
+        epochs: number of epochs, for data whose validation examples were added to training. Default: validation
+            chooses.
 
     Raises:
         DataError: there is nothing to train on, or no validation example to choose the epoch.
         ConfigError: a loss or a score is not finite.
     """
-    task, work, log, best = task_of(data, new_items=False), out / "work", list[dict[str, Any]](), None
+    task = task_of(data, new_items=False, is_refit=epochs is not None)
+    config = for_epochs(config, epochs)
+    work, log, best = out / "work", list[dict[str, Any]](), None
     for number, (cell, chosen) in enumerate(config.trials()):
         with random_state(seed):
             model = SequentialModel(chosen, task.known, task.history_length)
@@ -70,6 +77,11 @@ def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *,
     write_text(description, json.dumps(about, ensure_ascii=False))
     shutil.rmtree(work)
     return out
+
+
+def for_epochs(config: Config, epochs: int | None) -> Config:
+    """Return the configuration for a known number of epochs; None: as it is."""
+    return config if epochs is None else config.model_copy(update={"epochs": epochs, "patience": epochs})
 
 
 @dataclass
@@ -125,6 +137,9 @@ class Training:
         for _ in track(self._steps(name), name, total=epochs * len(self._batches(0))):
             pass
         state = self.state
+        if not len(self.task.targets):
+            say(f"{name}: {len(state.log)} epochs, as many as validation chose")
+            return
         say(f"{name}: validation {METRIC.upper()} {state.best:.4f} at epoch {state.best_epoch + 1}")
 
     def load_best(self) -> None:
@@ -159,21 +174,29 @@ class Training:
         return batches(self.task.sequences, self.task.history_length, self.config.batch_size, (self.seed, epoch))
 
     def _end_epoch(self, name: str, loss: float) -> None:
-        """Validate, and write the checkpoint and the best weights."""
+        """Validate, and write the checkpoint and the best weights: without validation examples, the latest."""
+        epoch, is_best = len(self.state.log), True
+        line = {"epoch": epoch, "loss": loss}
+        if len(self.task.targets):
+            line[METRIC] = self._validated(name)
+            is_best = line[METRIC] > self.state.best
+        self.state.log.append(line)
+        weights = self.model.state_dict()
+        if is_best:
+            self.state.best, self.state.best_epoch = line.get(METRIC, self.state.best), epoch
+            best = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
+            write_whole(self.work / BEST, lambda p: save_file(best, p))
+        checkpoint = {"weights": weights, "optimizer": self.optimizer.state_dict(), "state": vars(self.state)}
+        write_whole(self.work / CHECKPOINT, lambda p: torch.save(checkpoint, p))
+
+    def _validated(self, name: str) -> float:
+        """Return NDCG@10 of the validation examples."""
         self.model.eval()
         with torch.inference_mode():
             items = self.model.all_items().to(self.device)
         scores = last_scores(self.model, items, self.task.histories, (self.task.histories >= 0).sum(axis=1))
         self._check(name, bool(np.isfinite(scores).all()))
-        score, epoch = mean_ndcg(scores, self.task.targets), len(self.state.log)
-        self.state.log.append({"epoch": epoch, "loss": loss, METRIC: score})
-        weights = self.model.state_dict()
-        if score > self.state.best:
-            self.state.best, self.state.best_epoch = score, epoch
-            best = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
-            write_whole(self.work / BEST, lambda p: save_file(best, p))
-        checkpoint = {"weights": weights, "optimizer": self.optimizer.state_dict(), "state": vars(self.state)}
-        write_whole(self.work / CHECKPOINT, lambda p: torch.save(checkpoint, p))
+        return mean_ndcg(scores, self.task.targets)
 
     def _check(self, name: str, finite: bool) -> None:
         """Raise ConfigError if training has diverged; the checkpoint of the last good epoch stays."""
