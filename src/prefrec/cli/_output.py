@@ -18,6 +18,7 @@ from prefrec.report.tables import (
     groups_grid,
     metrics_grid,
     metrics_note,
+    targets_grids,
 )
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
@@ -25,6 +26,8 @@ TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
 
 
 GROUPS_NOTE = "seen: the target has training interactions; new: it has none; among: ranked among such items only"
+
+TARGETS_NOTE = "Class and number of interactions of the target's item before the examples under test"
 
 BEYOND_NOTE = (
     "of the ten best items in full ranking. coverage: share of the catalogue in at least one top ten; novelty: −log2 "
@@ -50,6 +53,8 @@ def print_scores(metrics: dict[str, Any]) -> None:
     show(evaluation, grid, "ranker", metrics_note(evaluation, full), evaluation.audit.verdict)
     if groups := groups_grid(evaluation, full, ["ndcg@10"]):
         show(evaluation, groups, "ranker", GROUPS_NOTE)
+    for title, by_target in targets_grids(evaluation, full, ["ndcg@10"]):
+        show(evaluation, by_target, "ranker", f"{title}. {TARGETS_NOTE}")
     if beyond := metrics.get("beyond_accuracy"):
         out.print(Printed(beyond_grid(beyond), "ranker", BEYOND_NOTE))
     for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):

@@ -22,6 +22,7 @@ from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
 from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns, corrected
 from prefrec.evaluation.predictions import judge_texts, prediction_frame, ranks_of
+from prefrec.evaluation.targets import CLASSES, COUNTS
 from prefrec.evaluation.verdict import Audit, NoAudit
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
@@ -101,6 +102,7 @@ def evaluate_predictions(
     ks: Sequence[int] = (1, 5, 10),
     compare: str | Sequence[tuple[str, str]] | None = None,
     known_items: Collection[str] | None = None,
+    items: pl.DataFrame | None = None,
 ) -> Evaluation:
     """Return the evaluation of a frame of predictions.
 
@@ -111,6 +113,8 @@ def evaluate_predictions(
         audit, ks, compare: as in `evaluate`.
         known_items: items with training interactions. If given, examples with warm and with new targets are also
             reported separately, and in full ranking also their ranks among known, or among new items.
+        items: frame of `prefrec.evaluation.targets.item_classes`. If given, examples are also reported by class and
+            by count of their target.
 
     Raises:
         ConfigError: `compare` names an unknown ranker.
@@ -133,6 +137,8 @@ def evaluate_predictions(
         audit,
         items=means.items,
         groups={} if known_items is None else _groups(answers, rows, ks, known_items),
+        by_class={} if items is None else _by_target(answers, items, "class", CLASSES, ks),
+        by_count={} if items is None else _by_target(answers, items, "count", [*COUNTS], ks),
         values=by_ranker,
         predictions=predictions,
     )
@@ -165,14 +171,34 @@ def _groups(
         ranked = {n: part.drop(renamed.values()).rename(renamed) for n, part in answers.items()}
         for name, is_known in ((warm, True), (new, False)):
             kept = pl.col("target").is_in(list(known_items)) == is_known
-            some = {n: of_class for n, part in ranked.items() if len(of_class := part.filter(kept))}
-            if some:
-                widest = max(some.values(), key=len)
-                values = {key: v for key, v in _values(some, widest, ks).items() if key[1] in metrics_for(ks)}
-                means = _means(values, widest)
-                expected = expected_metrics(widest["listed"].to_numpy(), ks)
-                groups[name] = Group(means.table(), *means.size, expected, items=means.items)
+            if group := _group(ranked, kept, ks):
+                groups[name] = group
     return groups
+
+
+def _by_target(
+    answers: Mapping[str, pl.DataFrame], items: pl.DataFrame, column: str, names: Sequence[str], ks: Sequence[int]
+) -> dict[str, Group]:
+    """Return the results on examples whose target has each of these values in a column of `items`."""
+    groups = {}
+    for name in names:
+        of_group = items.filter(pl.col(column) == name)["item_id"].to_list()
+        if group := _group(answers, pl.col("target").is_in(of_group), ks):
+            groups[name] = group
+    return groups
+
+
+def _group(answers: Mapping[str, pl.DataFrame], kept: pl.Expr, ks: Sequence[int]) -> Group | None:
+    """Return the results on some of the examples; None if there are none."""
+    some = {name: part.filter(kept) for name, part in answers.items()}
+    some = {name: part for name, part in some.items() if len(part)}
+    if not some:
+        return None
+    widest = max(some.values(), key=len)
+    values = {key: v for key, v in _values(some, widest, ks).items() if key[1] in metrics_for(ks)}
+    means = _means(values, widest)
+    expected = expected_metrics(widest["listed"].to_numpy(), ks)
+    return Group(means.table(), *means.size, expected, items=means.items)
 
 
 def _means(values: Columns, rows: pl.DataFrame) -> Means:

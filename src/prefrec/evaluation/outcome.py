@@ -95,6 +95,9 @@ class Evaluation(Group):
         best_reference: the baseline that models are compared with, or None.
         groups: `warm` and `new` → result on the examples whose target has, or does not have, training interactions;
             {} if the examples were not split.
+        by_class, by_count: group of the target's item (`prefrec.evaluation.targets`) → result on its examples; {} if
+            they were not split.
+        logs: ranker → the interactions that it has read; {} if that is not known. A ranker that reads none is absent.
         values, predictions: values per example, and a frame of `PREDICTION_SCHEMA`. Neither is in the JSON.
     """
 
@@ -105,6 +108,9 @@ class Evaluation(Group):
     audit: Verdict
     best_reference: str | None = None
     groups: dict[str, Group] = field(default_factory=dict)
+    by_class: dict[str, Group] = field(default_factory=dict)
+    by_count: dict[str, Group] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
     values: Values = field(default_factory=dict, compare=False, repr=False)
     predictions: pl.DataFrame | None = field(default=None, compare=False, repr=False)
 

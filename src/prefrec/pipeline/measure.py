@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -13,11 +13,15 @@ from prefrec.data import PreparedData
 from prefrec.evaluation import FULL_RANKING, Audit, Evaluation, NoAudit, evaluate_predictions, metrics_for
 from prefrec.evaluation.beyond import beyond_accuracy
 from prefrec.evaluation.evaluate import TEXT_METRICS
+from prefrec.evaluation.outcome import Group
 from prefrec.evaluation.predictions import judge_substrings, ranks_of
+from prefrec.evaluation.targets import item_classes
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import fit_baselines, predict_all, predict_full
+
+Block = TypeVar("Block", bound=Group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,8 @@ def evaluate_rankers(
     *,
     seed: int,
     audit: Audit | None = None,
+    logs: Mapping[str, str] | None = None,
+    is_refit: bool = False,
 ) -> Scores:
     """Query the baselines and every entry (`predict_all`), and compare them (`comparison_pairs`).
 
@@ -49,21 +55,53 @@ def evaluate_rankers(
         cache: folder for predictions, which are not made twice.
         seed: of the baselines.
         audit: of the candidate sets under test. Default: make it first.
+        logs: ranker → the interactions that it has read. Default: not known.
+        is_refit: whether the rankers were refit; baselines then choose their settings before, as the others do.
     """
     audit = audit or audit_under_test(data, section, seed)
-    baselines = fit_baselines(data, section, seed)
+    baselines = fit_baselines(data, section, seed, is_refit=is_refit)
     predictions = predict_all(data, section, baselines, entries, cache, seed=seed)
     # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
-    evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
+    items, logs = item_classes(data, section.split), dict(logs or {})
+    evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit, items=items)
     full, beyond = None, dict[str, dict[str, float]]()
     if section.full_rows != 0:
         ranked = [*entries, *(less for entry in entries for less in entry.without.values())]
         answers = predict_full(data, section, baselines, ranked, cache / "full_catalogue", seed=seed)
-        full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING)
+        full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING, items=items)
+        full = replace(full, logs=logs)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
-    return Scores(evaluation, full, _generation(predictions, data, section, entries, audit), predictions, beyond)
+    return Scores(
+        replace(evaluation, logs=logs),
+        full,
+        _generation(predictions, data, section, entries, audit),
+        predictions,
+        beyond,
+    )
+
+
+TRAINING, BOTH = "training", "training and validation"
+"""Interactions that a ranker has read."""
+
+
+def logs_read(
+    data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], is_refit: bool
+) -> dict[str, str]:
+    """Return ranker → the interactions that it has read before the examples under test.
+
+    Baselines count what is known then. Other rankers have only read the training log, unless they were refit. A model
+    without training reads none, and is absent.
+    """
+    is_longer = section.split == "test" and not data.validation_interactions.is_empty()
+    logs = dict.fromkeys(section.references, BOTH if is_longer else TRAINING)
+    for entry in entries:
+        if entry.model is None or entry.weights is not None:
+            counts = f"{TRAINING}, and its counts and baselines validation, too"  # of a blend
+            alone = counts if is_longer and entry.without else TRAINING
+            logs[entry.name] = BOTH if is_longer and is_refit else alone
+    return logs
 
 
 def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
@@ -102,6 +140,7 @@ def _measure(
     *,
     ks: Sequence[int],
     audit: Audit | NoAudit,
+    items: pl.DataFrame,
 ) -> Evaluation:
     """Return metrics and comparisons: those of `comparison_pairs`, and each blend with itself without one part."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
@@ -112,14 +151,17 @@ def _measure(
     compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.known_interactions(section.split)["item_id"])
     evaluation = evaluate_predictions(
-        predictions, ks=ks, compare=list(dict.fromkeys(compare)), audit=audit, known_items=known
+        predictions, ks=ks, compare=list(dict.fromkeys(compare)), audit=audit, known_items=known, items=items
     )
-    shown = {name: of for name, of in evaluation.metrics.items() if name not in less}
-    groups = {
-        group: replace(own, metrics={name: of for name, of in own.metrics.items() if name not in less})
-        for group, own in evaluation.groups.items()
+
+    def shown(block: Block) -> Block:
+        return replace(block, metrics={name: of for name, of in block.metrics.items() if name not in less})
+
+    split = {
+        field: {name: shown(group) for name, group in getattr(evaluation, field).items()}
+        for field in ("groups", "by_class", "by_count")
     }
-    return replace(evaluation, best_reference=best, metrics=shown, groups=groups)
+    return replace(shown(evaluation), best_reference=best, **split)
 
 
 def _generation(

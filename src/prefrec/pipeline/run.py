@@ -21,7 +21,7 @@ from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.checks import check_rows, check_titles, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.encoders import shown_items
 from prefrec.pipeline.entry import Entry, RunInputs
-from prefrec.pipeline.measure import evaluate_rankers, metrics_json
+from prefrec.pipeline.measure import evaluate_rankers, logs_read, metrics_json
 from prefrec.pipeline.measure_preferences import run_preferences
 from prefrec.pipeline.plan import ALIGN, Plan, differences, make_once, stage_folder, stage_names, why_due
 from prefrec.pipeline.price import Price, price
@@ -91,7 +91,7 @@ def run_recipe(
         entries = plan.run(RANKERS if measured else until)
         if measured:
             rows, audit = (under_test(data), None) if under_test else (data, audit)
-            _evaluate(recipe, rows, key, folder, entries, audit)
+            _evaluate(plan, rows, entries, audit)
         return write_report(folder) if until == "report" and is_first() else folder
 
 
@@ -183,16 +183,24 @@ def data_key(recipe: Recipe) -> str:
     return stage_key(config=config.model_dump(mode="json") | map_files(config, content_digest), **more)
 
 
-def _evaluate(
-    recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry], audit: Audit | None
-) -> None:
+def _evaluate(plan: Plan, data: PreparedData, entries: Sequence[Entry], audit: Audit | None) -> None:
     say("[bold]evaluate[/bold]")
-    scores = evaluate_rankers(data, recipe.evaluate, entries, folder / "predictions", seed=recipe.seed, audit=audit)
+    recipe, folder, is_refit = plan.recipe, plan.folder, len(plan.logs) > 1
+    scores = evaluate_rankers(
+        data,
+        recipe.evaluate,
+        entries,
+        folder / "predictions",
+        seed=recipe.seed,
+        audit=audit,
+        logs=logs_read(data, recipe.evaluate, entries, is_refit),
+        is_refit=is_refit,
+    )
     preferences = run_preferences(recipe, data, entries, folder / "preferences")
     update = measure_update(recipe, data, entries, folder / "predictions" / "update")
     best = best_on_validation(recipe, data, entries, folder / "predictions" / "validation")
     if is_first():
-        now = result_inputs(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
+        now = result_inputs(folder, yaml.safe_load(dump_recipe(recipe)), plan.inputs.data_key)
         split = recipe.evaluate.split
         values: dict[str, Any] = {METRICS: metrics_json(split, scores) | {"made_of": now}}
         values |= {PREFERENCES: preferences.to_json() | {"split": split}} if preferences else {}

@@ -79,6 +79,8 @@ def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
         "evaluation": evaluation,
         "metrics": tables.metrics_grid(evaluation, full),
         "groups": tables.groups_grid(evaluation, full),
+        "targets": tables.targets_grids(evaluation, full),
+        "logs": tables.logs_notes(evaluation.logs),
         "plots": [(metric_label(m), whisker_plot(evaluation, m, colours)) for m in metrics if can_plot()],
         "differences": [
             (title, tables.differences_grid(block.comparisons), tables.comparisons_note(block), block.audit.headline)

@@ -117,7 +117,40 @@ def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
     note = f"{size_of(evaluation)}; chance HR@1 {evaluation.chance:.3f}; 95% intervals {WITH_INTERVALS}"
     if full:
         note += f"\nfull ranking: {size_of(full)}, ranked among all unseen items"
-    return note
+    return "\n".join([note, *logs_notes(evaluation.logs)])
+
+
+def logs_notes(logs: Mapping[str, str]) -> list[str]:
+    """Return the sentence that says which interactions the rankers have read; [] if that is not known."""
+    read: dict[str, list[str]] = {}
+    for ranker, log in logs.items():
+        read.setdefault(log, []).append(label(ranker))
+    if len(read) < 2:
+        return [f"All rankers have read the same log: {log}" for log in read]
+    listed = "; ".join(f"{log}: {', '.join(names)}" for log, names in read.items())
+    return [f"The rankers have not read the same log, which `refit: true` in the recipe changes. {listed}"]
+
+
+def targets_grids(
+    evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] = HEADLINE_METRICS
+) -> list[tuple[str, Grid]]:
+    """Return titled grids of rankers × groups of targets: by class, and by the number of known interactions.
+
+    Groups with fewer than `FEWEST` examples are omitted, and so are grids with fewer than two groups.
+    """
+    grids = []
+    for block, wanted, where in ((evaluation, metrics, ""), (full, FULL_METRICS[:1], ", full ranking")):
+        for title, groups in (("class", block.by_class), ("known interactions", block.by_count)) if block else ():
+            shown = {name: group for name, group in groups.items() if group.n >= FEWEST}
+            if block and len(shown) > 1:
+                known = [m for m in wanted if m in block.measured] or block.measured[:1]
+                columns = [
+                    column
+                    for name, group in shown.items()
+                    for column in _columns(group, known, f", {name} (n = {group.n:,})")
+                ]
+                grids.append((f"Targets by {title}{where}", _grid(evaluation.rankers, columns)))
+    return grids
 
 
 def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = None) -> Grid:
