@@ -13,6 +13,7 @@ from rich.markup import escape
 from prefrec.console import warn
 from prefrec.data import PreparedData, read_prepared, write_prepared
 from prefrec.data.rows import RankingExample
+from prefrec.data.types import TESTED
 from prefrec.files import write_text
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.negatives import history_length
@@ -47,11 +48,12 @@ def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
     data = without_names(run.data)
     write_prepared(data, out / DATA)
     for name in queried:
-        folder = run.plan.step(name).folder
-        for file in read_state(folder).get("files", {}):
-            target = out / folder.relative_to(run.folder) / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, target)
+        made = [step.folder for step in run.plan.steps([name]) if step.entry.make]
+        for folder in made[-1:]:  # with a refit, what has learnt validation interactions, too
+            for file in read_state(folder).get("files", {}):
+                target = out / folder.relative_to(run.folder) / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / file, target)
     rows, users = len(data.train_interactions), data.train_interactions["user_id"].n_unique()
     warn(
         escape(
@@ -95,5 +97,8 @@ def without_names(data: PreparedData) -> PreparedData:
 
     later = None if data.held_out_interactions is None else renamed(data.held_out_interactions)
     validation: list[RankingExample] = [replace(e, user_id=numbers[e.user_id]) for e in data.validation]
-    shown = {"domain": data.domain, "config": {"history_length": history_length(data)}, EXPORTED: True}
+    config = {"history_length": history_length(data)}
+    shown: dict[str, Any] = {"domain": data.domain, "config": config, EXPORTED: True}
+    if tested := data.protocol.get("split_facts", {}).get(TESTED):
+        shown["split_facts"] = {TESTED: [(numbers[user], item) for user, item in tested if user in numbers]}
     return PreparedData(data.catalogue, [], validation, [], renamed(data.train_interactions), shown, None, later)
