@@ -1,22 +1,12 @@
 """Refit: after choices on validation examples, every ranker also learns validation interactions."""
 
 import json
-import shutil
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
-import torch
-import yaml
 
-from prefrec.data import read_prepared
-from prefrec.data.refit import with_validation
-from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.recommender import Recommender
-from tiny_run import adapter_weights
 
 PARTS = ["co-occurrence", "window co-occurrence", "EASE", "SASRec", "sft"]
 
@@ -49,6 +39,8 @@ def finished(recipe, tmp_path_factory) -> Path:
 def test_refit_stages_have_a_folder_key_and_seal_of_their_own(finished):
     for stage in ("sft", "align/s-dpo", "rankers/SASRec"):
         first, again = (json.loads((f / stage / "stage.json").read_text()) for f in (finished, finished / "refit"))
-        assert first["finished"] and again["finished"] and again["files"]
+        assert first["finished"]
+        assert again["finished"]
+        assert again["files"]
         assert first["key"] != again["key"]
     assert not (finished / "refit" / "rankers" / "blend").exists()
