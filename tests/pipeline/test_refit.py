@@ -1,20 +1,58 @@
 """Refit: after choices on validation examples, every ranker also learns validation interactions."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import polars as pl
 import pytest
+import torch
+import yaml
 
+from prefrec.data import PreparedData, prepare, read_prepared
+from prefrec.errors import DataError
+from prefrec.export.ranker import export_ranker
+from prefrec.files import file_digest
+from prefrec.pipeline.entry import RunInputs, lm_ranker
+from prefrec.pipeline.kinds import KINDS
+from prefrec.pipeline.kinds.fitted import fitted_kind
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.run import expected, run_recipe, survey
+from prefrec.rankers import FittedRanker, PopularityRanker
+from prefrec.rankers.config import RankerConfig
+from prefrec.recommender import Recommender
+from tiny_run import adapter_weights, write_shop
 
 PARTS = ["co-occurrence", "window co-occurrence", "EASE", "SASRec", "sft"]
+LATE, NEW = [f"v{n}" for n in range(6)], [f"n{n}" for n in range(6)]
+"""Items that only validation examples have, and those that only test examples have."""
+
+
+def _with_late_items(shop: dict[str, Path]) -> None:
+    """Let the last two interactions of six users be with items of their own."""
+    log, items = pl.read_csv(shop["interactions"]), pl.read_csv(shop["items"])
+    users = log["user_id"].unique(maintain_order=True)[: len(LATE)].to_list()
+    for own, place in ((LATE, 2), (NEW, 1)):
+        is_last = (pl.int_range(pl.len()) == pl.len() - place).over("user_id") & pl.col("user_id").is_in(users)
+        late = pl.col("user_id").replace_strict(dict(zip(users, own, strict=True)), default="")
+        log = log.with_columns(item_id=pl.when(is_last).then(late).otherwise(pl.col("item_id")))
+    log.write_csv(shop["interactions"])
+    titles = [f"Late Babe {'x' * n}" for n in range(1, 13)]
+    pl.concat([items, pl.DataFrame({"item_id": [*LATE, *NEW], "title": titles})]).write_csv(shop["items"])
 
 
 @pytest.fixture(scope="module")
-def recipe(recipe) -> Recipe:
-    """The tiny recipe, with rankers of every sort and a blend of them, all refit."""
+def recipe(recipe, tmp_path_factory) -> Recipe:
+    """The tiny recipe with items of validation alone, rankers of every sort and a blend of them, all refit."""
+    shop = write_shop(tmp_path_factory.mktemp("shop"))
+    _with_late_items(shop)
     raw = recipe.model_dump(mode="json")
+    raw["data"] |= {name: str(path) for name, path in shop.items()}
     raw["model"] |= {"templates": ["history"]}
     raw["sft"] |= {"rows": None, "epochs": 1}
     raw["align"] = raw["align"][1:]
@@ -36,11 +74,206 @@ def finished(recipe, tmp_path_factory) -> Path:
     return folder
 
 
+def _digests(folder: Path) -> dict[str, str]:
+    """File → digest, of what stages on the training log and on validation examples have left."""
+    patterns = ("sft/adapter/*", "align/*/adapter/*", "rankers/*/*", "predictions/validation/*", "best.json")
+    files = [file for pattern in patterns for file in folder.glob(pattern)]
+    return {str(f.relative_to(folder)): file_digest(f) for f in files if f.name != "stage.json"}
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "stage.json").read_text())
+
+
 def test_refit_stages_have_a_folder_key_and_seal_of_their_own(finished):
     for stage in ("sft", "align/s-dpo", "rankers/SASRec"):
-        first, again = (json.loads((f / stage / "stage.json").read_text()) for f in (finished, finished / "refit"))
+        first, again = (_state(folder / stage) for folder in (finished, finished / "refit"))
         assert first["finished"]
         assert again["finished"]
         assert again["files"]
         assert first["key"] != again["key"]
-    assert not (finished / "refit" / "rankers" / "blend").exists()
+    assert not (finished / "refit" / "rankers" / "blend").exists()  # its weights are those of validation examples
+
+
+def test_choices_on_validation_examples_are_those_without_refit(finished, recipe, tmp_path):
+    alone = recipe.model_copy(update={"refit": None})
+    run_recipe(alone, tmp_path / "alone")
+    assert not (tmp_path / "alone" / "refit").exists()
+    assert _digests(tmp_path / "alone") == _digests(finished)
+    tests = [pl.read_parquet(folder / "predictions.parquet") for folder in (tmp_path / "alone", finished)]
+    for ranker in ("sft", "s-dpo", "EASE", "SASRec", "blend"):
+        without, refit = (frame.filter(ranker=ranker)["scores"].to_list() for frame in tests)
+        assert without != refit
+    counted = [frame.filter(ranker="popularity")["scores"].to_list() for frame in tests]
+    assert counted[0] == counted[1]
+    logs = json.loads((tmp_path / "alone" / "metrics.json").read_text())["evaluation"]["logs"]
+    assert logs["popularity"] == "training and validation"
+    assert logs["sft"] == logs["SASRec"] == logs["EASE"] == "training"
+    assert "validation" in logs["blend"]
+
+
+def test_all_rankers_of_a_table_have_read_the_same_log(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for block in ("evaluation", "full_catalogue"):
+        logs = metrics[block]["logs"]
+        assert {*logs} == {*metrics["evaluation"]["metrics"]} - {"zero-shot"}  # it has read none
+        assert {*logs.values()} == {"training and validation"}
+    report = (finished / "report.html").read_text(encoding="utf-8")
+    assert "All rankers have read the same log: training and validation." in report
+
+
+def test_test_examples_are_answered_by_what_has_learnt_validation_items(finished):
+    run = open_run(finished)
+    late, trained = {*LATE}, {*run.data.train_interactions["item_id"]}
+    assert not late & trained
+    for name, items in (("SASRec", lambda r: {*r.ids}), ("EASE", lambda r: {*r.index})):
+        entry = run.entry(name)
+        assert items(entry.load(8)) == trained | late
+        assert items(entry.on_validation.load(8)) == trained
+    blend = run.entry("blend")
+    for entry, learnt in ((blend, trained | late), (blend.on_validation, trained)):
+        parts = {part.name: part for part in entry.load(8).blend.parts}
+        assert {*parts["SASRec"].learnt} == {*parts["EASE"].learnt} == learnt
+    assert run.entry("sft").weights == finished / "refit" / "sft" / "adapter"
+    assert run.entry("sft").on_validation.weights == finished / "sft" / "adapter"
+
+
+def test_a_part_has_the_median_for_what_it_has_not_read_by_test_time(finished):
+    run = open_run(finished)
+    rows = run.data.some("test", 4)
+    items = tuple(dict.fromkeys([*run.data.catalogue.ids]))
+    asked = [type(e)(e.user_id, e.history, items, e.target) for e in rows]
+    parts = {part.name: part for part in run.entry("blend").load(8).blend.parts}
+    alone = run.entry("SASRec").load(8)
+    known = np.isin(items, [*alone.ids])
+    scores, own = parts["SASRec"].score(asked), alone.score(asked)
+    late = np.isin(items, LATE)
+    assert known[late].all()
+    assert not known[np.isin(items, NEW)].any()
+    np.testing.assert_allclose(scores[:, late], own[:, late], rtol=1e-5)
+    median = np.median(own[:, known], axis=1, keepdims=True)
+    np.testing.assert_allclose(scores[:, ~known], np.broadcast_to(median, (4, (~known).sum())), rtol=1e-5)
+
+
+def test_the_settings_of_window_cooccurrence_are_chosen_before_validation_is_learnt(finished):
+    run = open_run(finished)
+    baseline = run.entry("window co-occurrence").load(8)
+    assert {*baseline.index} >= {*LATE}
+    assert baseline.settings == run.entry("window co-occurrence").on_validation.load(8).settings
+
+
+def test_a_kill_in_a_refit_stage_goes_on_and_ends_alike(finished, recipe, tmp_path, stop_after):
+    folder = tmp_path / "run"
+    run_recipe(recipe.model_copy(update={"refit": None}), folder, until="sft")
+    before = _state(folder / "sft")
+    with stop_after(3, "sft"):
+        run_recipe(recipe, folder)
+    assert _state(folder / "refit" / "sft")["finished"] is False
+    assert [*(folder / "refit" / "sft").glob("checkpoint-*")]
+    assert [s["why"] for s in survey(recipe, folder) if s["stage"] == "sft refit"] == ["unfinished"]
+    with pytest.raises(DataError, match="'sft refit'"):
+        open_run(folder).entry("sft")
+    run_recipe(recipe, folder, until="sft")
+    assert _state(folder / "sft") == before
+    ours, theirs = (adapter_weights(f / "refit" / "sft" / "adapter") for f in (folder, finished))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_plan_lists_refit_stages_with_their_reasons_and_needs(finished, recipe):
+    stages = {s["stage"]: s for s in survey(recipe, finished)}
+    names = ["prepare", "sft", "s-dpo", "SASRec", "blend", "sft refit", "s-dpo refit", "SASRec refit"]
+    assert [*stages] == names
+    assert not any(s["why"] for s in stages.values())
+    assert stages["sft refit"]["needs"] == ["sft"]
+    assert stages["s-dpo refit"]["needs"] == ["s-dpo", "sft refit"]
+    more = recipe.model_copy(update={"refit": recipe.refit.model_copy(update={"epochs": 3.0})})
+    why = {s["stage"]: s["why"] for s in survey(more, finished) if s["why"]}
+    assert why["sft refit"] == "changed: refit.epochs"
+    assert {*why} == {"sft refit", "s-dpo refit"}
+
+
+def test_the_price_of_a_run_names_its_refit(recipe, tmp_path):
+    run_recipe(recipe, tmp_path, until="prepare")
+    names = [cost.name for cost in expected(recipe, tmp_path).costs]
+    assert names[:4] == ["sft", "s-dpo", "sft refit", "s-dpo refit"]
+
+
+def test_recommender_and_export_answer_with_refit_weights(finished, tmp_path):
+    run = open_run(finished)
+    rows = run.data.some("test", 5)
+    weights = finished / "refit" / "sft" / "adapter"
+    expected_scores = lm_ranker("sft", weights, run.data, run.recipe.model).score(rows)
+    own = Recommender.from_run(finished, "sft").entry.load(8).score(rows)
+    np.testing.assert_allclose(own, expected_scores)
+    for ranker, name in (("sft", "adapter_model.safetensors"), ("blend", "prefrec.json")):
+        out = export_ranker(run, ranker, tmp_path / ranker)
+        assert (out / name).is_file()
+        again = Recommender.from_pretrained(out)
+        history = [*rows[0].history]
+        titles = [row.title for row in Recommender.from_run(finished, ranker).recommend(history, 5)]
+        assert [row.title for row in again.recommend(history, 5)] == titles
+    assert file_digest(tmp_path / "sft" / "adapter_model.safetensors") == file_digest(
+        weights / "adapter_model.safetensors"
+    )
+
+
+class CountingConfig(RankerConfig):
+    kind: Literal["counting"] = "counting"
+    name: str = "counting"
+
+
+class Counting(FittedRanker):
+    """Popularity that keeps the size of every log that it was fitted to."""
+
+    fitted: ClassVar[list[int]] = []
+
+    def fit(self, data: PreparedData):
+        self.fitted.append(len(data.train_interactions))
+        self.inner = PopularityRanker.fit(data.train_interactions)
+        return self
+
+    def score(self, examples):
+        return self.inner.score(examples)
+
+
+def test_a_fitted_ranker_is_fitted_once_to_each_log(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, "counting", fitted_kind(Counting, CountingConfig))
+    monkeypatch.setattr(Counting, "fitted", [])
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": []}
+    raw["rankers"] = [{"kind": "counting"}, {"kind": "blend", "parts": ["co-occurrence", "counting"]}]
+    raw["evaluate"] |= {"zero_shot": False}
+    run_recipe(Recipe.model_validate(raw), tmp_path)
+    data = read_prepared(tmp_path / "data")
+    sizes = [len(data.known_interactions(split)) for split in ("validation", "test")]
+    assert sorted(Counting.fitted) == sizes
+
+
+def test_an_evaluation_of_validation_examples_asks_those_that_have_not_learnt_them(finished, recipe, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    section = recipe.evaluate.model_copy(update={"split": "validation", "rows": 10})
+    run_recipe(recipe.model_copy(update={"evaluate": section}), folder, until="evaluate")
+    logs = json.loads((folder / "metrics.json").read_text())["evaluation"]["logs"]
+    assert {*logs.values()} == {"training"}
+    run, answers = open_run(folder), pl.read_parquet(folder / "predictions.parquet")
+    rows = run.data.some("validation", 10)
+    for ranker in ("SASRec", "sft"):
+        scores = run.entry(ranker).on_validation.load(8).score(rows)
+        found = answers.filter(ranker=ranker).sort("row")["scores"].to_list()
+        np.testing.assert_allclose(scores, found, rtol=1e-4)
+
+
+def test_nothing_new_in_validation_means_no_refit(recipe, tmp_path):
+    data = replace(prepare(recipe.data), held_out_interactions=None)
+    plan = Plan(recipe, RunInputs(data, "", recipe.model, recipe.lora, 0), tmp_path)
+    assert len(plan.logs) == 1
+    assert plan.entry("sft").validation is None
+
+
+def test_refit_in_a_recipe_is_a_section_true_or_false(recipe):
+    raw = recipe.model_dump(mode="json")
+    assert raw["refit"] == {"epochs": 2.0, "replay": 1.0}
+    assert Recipe.model_validate(raw) == recipe
+    assert Recipe.model_validate(raw | {"refit": {"epochs": 1}}).refit.epochs == 1
+    off = Recipe.model_validate(raw | {"refit": False})
+    assert off.refit is None
+    assert "refit" not in yaml.safe_load(yaml.safe_dump(off.model_dump(mode="json")))
