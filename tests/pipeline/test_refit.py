@@ -277,3 +277,52 @@ def test_refit_in_a_recipe_is_a_section_true_or_false(recipe):
     off = Recipe.model_validate(raw | {"refit": False})
     assert off.refit is None
     assert "refit" not in yaml.safe_load(yaml.safe_dump(off.model_dump(mode="json")))
+
+
+@pytest.fixture(scope="module")
+def updated(finished, recipe, tmp_path_factory) -> Path:
+    """The folder of an update by two further interactions of 20 users, which SFT hardly learns from."""
+    folder = tmp_path_factory.mktemp("update")
+    log = pl.read_csv(recipe.data.interactions)
+    users = log["user_id"].unique(maintain_order=True)[10:30].to_list()
+    more = [(user, f"i{(7 * n + k) % 60}", 50_000 + k) for n, user in enumerate(users) for k in range(2)]
+    pl.DataFrame(more, schema=log.columns, orient="row").write_csv(folder / "more.csv")
+    raw = recipe.model_dump(mode="json")
+    raw["data"]["more_interactions"] = [str(folder / "more.csv")]
+    raw["sft"] |= {"learning_rate": 1e-12, "eval_rows": 0}
+    raw["update"] = {"run": str(finished)}
+    raw["rankers"] = []
+    run_recipe(Recipe.model_validate(raw), folder / "run")
+    return folder / "run"
+
+
+def test_an_update_starts_from_refit_weights(finished, updated):
+    first, refit, start = (adapter_weights(f / "sft" / "adapter") for f in (finished, finished / "refit", updated))
+    assert all((start[name] - refit[name]).abs().max() < 1e-6 for name in refit)
+    assert any((start[name] - first[name]).abs().max() > 1e-4 for name in first)
+
+
+def test_what_a_refit_has_learnt_is_not_new_to_an_update(finished, updated):
+    old, new = read_prepared(finished / "data"), read_prepared(updated / "data")
+    pair = ["user_id", "item_id"]
+    learnt = {*old.known_interactions("test").select(pair).iter_rows()}
+    trained = {*new.train_interactions.select(pair).iter_rows()}
+    assert new.protocol["split_facts"]["update"]["new"] == len(trained - learnt)
+    assert trained & {*old.validation_interactions.select(pair).iter_rows()}
+
+
+def test_the_refit_of_an_update_leaves_out_what_measures_forgetting(finished, updated):
+    assert _state(updated / "refit" / "sft")["finished"]
+    pair, run = ["user_id", "item_id"], open_run(updated)
+    held = {(user, item) for user, item in run.data.protocol["split_facts"]["tested"]}
+    assert held
+    longer = run.plan.logs[-1].inputs.data
+    assert not held & {*longer.train_interactions.select(pair).iter_rows()}
+    measured = json.loads((updated / "update.json").read_text())
+    assert measured["old"]["n"] == len(held)
+    assert [*measured["old"]["metrics"]] == ["s-dpo before", "s-dpo"]
+    before = pl.read_parquet(updated / "predictions" / "update" / "old" / "s-dpo before.parquet")
+    earlier = open_run(finished)
+    rows = earlier.data.some("test", len(held))
+    scores = earlier.entry("s-dpo").load(8).score(rows)
+    np.testing.assert_allclose(scores, before.sort("row")["scores"].to_list(), atol=1e-3)
