@@ -271,9 +271,9 @@ def test_nothing_new_in_validation_means_no_refit(recipe, tmp_path):
 
 def test_refit_in_a_recipe_is_a_section_true_or_false(recipe):
     raw = recipe.model_dump(mode="json")
-    assert raw["refit"] == {"epochs": 2.0, "replay": 1.0}
+    assert raw["refit"] == {"epochs": 1.0, "replay": 1.0}
     assert Recipe.model_validate(raw) == recipe
-    assert Recipe.model_validate(raw | {"refit": {"epochs": 1}}).refit.epochs == 1
+    assert Recipe.model_validate(raw | {"refit": {"epochs": 2}}).refit.epochs == 2
     off = Recipe.model_validate(raw | {"refit": False})
     assert off.refit is None
     assert "refit" not in yaml.safe_load(yaml.safe_dump(off.model_dump(mode="json")))

@@ -386,7 +386,7 @@ class RefitSection(Section):
     """Learning validation interactions, too, after everything was chosen on validation examples."""
 
     epochs: float = Field(
-        2.0, gt=0, le=MOST_EPOCHS, description="Epochs of SFT on new interactions and a replay of old ones."
+        1.0, gt=0, le=MOST_EPOCHS, description="Epochs of SFT on new interactions and a replay of old ones."
     )
     replay: float = Field(
         1.0, ge=0, le=1000, description="Old interactions to replay per new interaction; whole users are sampled."
