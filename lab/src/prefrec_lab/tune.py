@@ -119,6 +119,7 @@ class Search:
         raw["evaluate"] |= {"split": "validation", "full_rows": 0, "generate_rows": 0, "references": []}
         raw["evaluate"] |= {"ks": [int(k)]} if k.isdigit() else {}
         raw["evaluate"]["zero_shot"] &= not (self.recipe.sft or self.recipe.align)
+        raw["refit"] = None  # which answers test examples only
         return checked_recipe(raw)
 
     def run(self, trials: int) -> optuna.Study:

@@ -13,6 +13,9 @@ _NAMES = {"sft": "SFT", "dpo": "DPO", "s-dpo": "S-DPO", "dmpo": "DMPO", "bpr": "
 
 def label(name: str) -> str:
     """Return the display name of a ranker or stage, such as S-DPO for `s-dpo`; a user's names stay as they are."""
+    refit = " refit"
+    if name.endswith(refit):
+        return label(name.removesuffix(refit)) + refit
     return _NAMES.get(name, name)
 
 
