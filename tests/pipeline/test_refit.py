@@ -55,7 +55,7 @@ def recipe(recipe, tmp_path_factory) -> Recipe:
     raw["data"] |= {name: str(path) for name, path in shop.items()}
     raw["model"] |= {"templates": ["history"]}
     raw["sft"] |= {"rows": None, "epochs": 1}
-    raw["align"] = raw["align"][1:]
+    raw["align"] = [raw["align"][1] | {"epochs": 3, "load_best_model_at_end": True, "eval_rows": 8}]
     raw["rankers"] = [
         {"kind": "ease"},
         {"kind": "sequential", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "epochs": 2},
@@ -93,6 +93,32 @@ def test_refit_stages_have_a_folder_key_and_seal_of_their_own(finished):
         assert again["files"]
         assert first["key"] != again["key"]
     assert not (finished / "refit" / "rankers" / "blend").exists()  # its weights are those of validation examples
+
+
+def test_refit_stages_choose_no_epoch_and_train_as_many_as_were_chosen(finished, recipe):
+    def log(stage: str) -> list[dict[str, Any]]:
+        return json.loads((finished / stage / "log.json").read_text())
+
+    for stage in ("sft", "align/s-dpo"):
+        assert any("eval_loss" in line for line in log(stage))
+        assert not any("eval_loss" in line for line in log(f"refit/{stage}"))
+    chosen = json.loads((finished / "align" / "s-dpo" / "adapter" / "best.json").read_text())["epoch"]
+    assert log("refit/align/s-dpo")[-1]["epoch"] == chosen
+    assert log("refit/sft")[-1]["epoch"] == recipe.refit.epochs
+
+
+def test_a_blend_of_loaded_rankers_asks_those_that_are_served(finished):
+    """A server shares one base among its language models, and hands them to the rankers that query them."""
+    run = open_run(finished)
+    entry = run.entry("sft")
+    ranker = entry.load(8)
+    loaded = replace(entry, load=lambda size: ranker, load_full=lambda size: ranker)
+    blend = run.plan.with_known({"sft": loaded}).open("blend")
+    rows = run.data.some("test", 5)
+    assert blend.key == run.entry("blend").key
+    reranked = blend.load(8).models
+    assert [model.entry.load(8) for model in reranked] == [ranker]
+    np.testing.assert_allclose(blend.load(8).score(rows), run.entry("blend").load(8).score(rows))
 
 
 def test_choices_on_validation_examples_are_those_without_refit(finished, recipe, tmp_path):

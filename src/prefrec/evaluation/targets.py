@@ -28,7 +28,7 @@ def item_classes(data: PreparedData, split: str) -> pl.DataFrame:
     items = items.with_columns(pl.col("trained", "known").fill_null(0))
     kind = pl.when(pl.col("trained") > 0).then(pl.lit(IN_TRAINING))
     kind = kind.when(pl.col("known") > 0).then(pl.lit(IN_VALIDATION)).otherwise(pl.lit(NEW))
-    count = pl.lit("")
+    count: pl.Expr = pl.lit("")
     for name, least in COUNTS.items():
         count = pl.when(pl.col("known") >= least).then(pl.lit(name)).otherwise(count)
     return items.select("item_id", kind.alias("class"), "trained", "known", count.alias("count"))

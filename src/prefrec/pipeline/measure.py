@@ -95,7 +95,7 @@ def logs_read(
     without training reads none, and is absent.
     """
     is_longer = section.split == "test" and not data.validation_interactions.is_empty()
-    logs = dict.fromkeys(section.references, BOTH if is_longer else TRAINING)
+    logs: dict[str, str] = dict.fromkeys([*section.references], BOTH if is_longer else TRAINING)
     for entry in entries:
         if entry.model is None or entry.weights is not None:
             counts = f"{TRAINING}, and its counts and baselines validation, too"  # of a blend
@@ -157,7 +157,7 @@ def _measure(
     def shown(block: Block) -> Block:
         return replace(block, metrics={name: of for name, of in block.metrics.items() if name not in less})
 
-    split = {
+    split: dict[str, Any] = {
         field: {name: shown(group) for name, group in getattr(evaluation, field).items()}
         for field in ("groups", "by_class", "by_count")
     }

@@ -130,7 +130,7 @@ class Plan:
             return [self]
         # Loaded rankers answer test examples or clients, and are therefore those of the refit.
         first = replace(self, known={}, _steps={}) if self.known else self
-        return [first, Plan(self.recipe, self.inputs.refit(), self.folder / REFIT, None, self.known, first)]
+        return [first, Plan(self.recipe, self.inputs.refit(), self.folder / REFIT, self.start, self.known, first)]
 
     def with_known(self, rankers: Mapping[str, Entry]) -> Plan:
         """Return a copy in which these rankers replace those of the same names."""
@@ -214,7 +214,7 @@ class Plan:
         if section := next((a for a in recipe.align if a.name == name), None):
             before = section.start or (SFT if recipe.sft else None)
             start, miner = (self._own(n) if n else None for n in (before, section.miner))
-            references, done = self.folder / REFERENCES, first and first._own(name)
+            references, done = self.folder / REFERENCES, first._own(name) if first else None
             step = align_step(inputs, section, folder, start or self.start, miner, references, done)
             return replace(step, needs=needs, is_refit=first is not None)
         config = next(r for r in recipe.rankers if r.name == name)
