@@ -26,8 +26,8 @@ def item_classes(data: PreparedData, split: str) -> pl.DataFrame:
         counts = log.group_by("item_id").agg(pl.len().cast(pl.Int64).alias(name))
         items = items.join(counts, on="item_id", how="left", maintain_order="left")
     items = items.with_columns(pl.col("trained", "known").fill_null(0))
-    kind = pl.when(pl.col("trained") > 0).then(pl.lit(IN_TRAINING))
-    kind = kind.when(pl.col("known") > 0).then(pl.lit(IN_VALIDATION)).otherwise(pl.lit(NEW))
+    later = pl.when(pl.col("known") > 0).then(pl.lit(IN_VALIDATION)).otherwise(pl.lit(NEW))
+    kind = pl.when(pl.col("trained") > 0).then(pl.lit(IN_TRAINING)).otherwise(later)
     count: pl.Expr = pl.lit("")
     for name, least in COUNTS.items():
         count = pl.when(pl.col("known") >= least).then(pl.lit(name)).otherwise(count)
