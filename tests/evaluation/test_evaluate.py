@@ -173,6 +173,27 @@ def test_comparisons_of_a_table_are_corrected_together(examples):
     assert all(np.isnan(c.adjusted_p) and not c.stands for c in found if c.metric != "ndcg@10")
 
 
+def test_rows_by_class_and_count_of_the_target_are_evaluations_of_their_own(examples):
+    frame = evaluate([A, B], examples, CATALOGUE, audit=NONE).predictions
+    classes = {"a": ("in training", "3–10"), "b": ("in validation only", "1–2"), "d": ("new", "0")}
+    columns = {
+        "item_id": [*classes],
+        "class": [c for c, _ in classes.values()],
+        "count": [n for _, n in classes.values()],
+    }
+    result = evaluate_predictions(frame, ks=(1, 2), items=pl.DataFrame(columns), audit=NONE)
+    assert [*result.by_class] == ["in training", "in validation only", "new"]
+    assert [*result.by_count] == ["0", "1–2", "3–10"]
+    for item, (name, count) in classes.items():
+        rows = [e for e in examples if e.target == item]
+        alone = evaluate([A, B], rows, CATALOGUE, ks=(1, 2), audit=NONE)
+        for group in (result.by_class[name], result.by_count[count]):
+            assert (group.metrics, group.expected) == (alone.metrics, alone.expected)
+            assert (group.n, group.users) == (alone.n, alone.users)
+    again = Evaluation.from_json(json.loads(json.dumps(replace(result, logs={"a": "training"}).to_json())))
+    assert (again.by_class, again.by_count, again.logs) == (result.by_class, result.by_count, {"a": "training"})
+
+
 def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
     frame = evaluate([A, B], examples, CATALOGUE, audit=NONE).predictions
     result = evaluate_predictions(frame, ks=(1, 2), known_items={"a", "c"}, audit=NONE)

@@ -18,8 +18,10 @@ from prefrec.report.tables import (
     comparisons_note,
     differences_grid,
     groups_grid,
+    logs_notes,
     metrics_grid,
     metrics_note,
+    targets_grids,
 )
 from verdicts import NONE
 
@@ -98,6 +100,33 @@ def test_groups_need_rows_of_both_kinds():
     assert [heading for heading in groups_grid(both).columns if "new" in heading]
     assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"}, audit=NONE)) is None
     assert groups_grid(evaluate_predictions(few, known_items={"a"}, audit=NONE)) is None  # 19 rows of each kind
+
+
+def test_tables_by_class_and_count_of_targets_omit_groups_with_few_rows():
+    items = pl.DataFrame({"item_id": ["a", "b"], "class": ["in training", "new"], "count": ["3–10", "0"]})
+    frame, few = (evaluate([A, B], _rows(n), CATALOGUE, audit=NONE).predictions for n in (40, 38))
+    lists, full = (evaluate_predictions(frame, audit=NONE, items=some) for some in (items, items))
+    grids = dict(targets_grids(lists, full, ["ndcg@10"]))
+    assert [*grids] == [
+        "Targets by class",
+        "Targets by known interactions",
+        "Targets by class, full ranking",
+        "Targets by known interactions, full ranking",
+    ]
+    assert grids["Targets by class"].columns == ["NDCG@10, in training (n = 20)", "NDCG@10, new (n = 20)"]
+    assert grids["Targets by known interactions"].columns == ["NDCG@10, 0 (n = 20)", "NDCG@10, 3–10 (n = 20)"]
+    assert targets_grids(evaluate_predictions(few, audit=NONE, items=items)) == []  # 19 rows of each kind
+    assert targets_grids(evaluate_predictions(frame, audit=NONE)) == []
+
+
+def test_a_table_says_whether_its_rankers_have_read_the_same_log():
+    found = evaluate([A, B], _rows(4), CATALOGUE, audit=NONE)
+    assert "log" not in metrics_note(found)
+    same = replace(found, logs={"a": "training", "b": "training"})
+    assert metrics_note(same).endswith("All rankers have read the same log: training")
+    (note,) = logs_notes({"popularity": "training and validation", "sft": "training"})
+    assert note.startswith("The rankers have not read the same log")
+    assert note.endswith("training and validation: popularity; training: SFT")
 
 
 def test_a_difference_that_stands_after_the_correction_has_a_mark():
