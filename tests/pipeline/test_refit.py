@@ -16,6 +16,7 @@ from prefrec.data import PreparedData, prepare, read_prepared
 from prefrec.errors import DataError
 from prefrec.export.ranker import export_ranker
 from prefrec.files import file_digest
+from prefrec.lm.items import item_table
 from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.kinds import KINDS
 from prefrec.pipeline.kinds.fitted import fitted_kind
@@ -352,3 +353,20 @@ def test_the_refit_of_an_update_leaves_out_what_measures_forgetting(finished, up
     rows = earlier.data.some("test", len(held))
     scores = earlier.entry("s-dpo").load(8).score(rows)
     np.testing.assert_allclose(scores, before.sort("row")["scores"].to_list(), atol=1e-3)
+
+
+def test_item_tokens_of_validation_items_are_learnt_by_the_refit(recipe, tmp_path):
+    raw = recipe.model_dump(mode="json") | {"lora": None, "rankers": []}
+    raw["model"] |= {"answers": "items", "items": {"vectors": "tfidf", "cooccurrence": 4}}
+    raw["align"] = [{"name": "s-dpo", "rows": 8, "num_negatives": 3, "learning_rate": 5e-3}]
+    raw["evaluate"] |= {"zero_shot": False, "references": ["popularity"]}
+    raw["refit"] = {"epochs": 2}
+    run_recipe(Recipe.model_validate(raw), tmp_path)
+    run = open_run(tmp_path)
+    ids, entry = run.data.catalogue.ids, run.entry("sft")
+    before, after = (item_table(e.load(8).model) for e in (entry.on_validation, entry))
+    late, new = ([ids.index(item) for item in items] for items in (LATE, NEW))
+    assert before.ids == after.ids == ids
+    assert not before.own[late].any()  # an item's own vector starts at zero
+    assert after.own[late].any(dim=1).all()
+    assert not after.own[new].any()
