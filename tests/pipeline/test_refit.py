@@ -206,6 +206,13 @@ def test_a_kill_in_a_refit_stage_goes_on_and_ends_alike(finished, recipe, tmp_pa
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_plan_lists_refit_stages_before_there_are_data(recipe, tmp_path):
+    stages = {s["stage"]: s for s in survey(recipe, tmp_path)}
+    assert [*stages] == ["prepare", "sft", "s-dpo", "EASE", "SASRec", "blend", "sft refit", "s-dpo refit"]
+    assert stages["s-dpo refit"]["needs"] == ["s-dpo", "sft refit"]
+    assert "sft refit" not in {s["stage"] for s in survey(recipe.model_copy(update={"refit": None}), tmp_path)}
+
+
 def test_a_plan_lists_refit_stages_with_their_reasons_and_needs(finished, recipe):
     stages = {s["stage"]: s for s in survey(recipe, finished)}
     names = ["prepare", "sft", "s-dpo", "SASRec", "blend", "sft refit", "s-dpo refit", "SASRec refit"]

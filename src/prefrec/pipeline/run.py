@@ -29,7 +29,7 @@ from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, dump_recipe
 from prefrec.pipeline.update import is_refit, measure_update, split_change
 from prefrec.processes import is_first
 from prefrec.report import write_report
-from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE, result_inputs, write_results
+from prefrec.runs.contents import BEST, METRICS, PREFERENCES, REFIT, UPDATE, result_inputs, write_results
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
 
@@ -122,11 +122,16 @@ def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str
                 stages.append(
                     _surveyed(name, stage_folder(recipe, folder, name), "after prepare", recipe.needs[name])
                 )
+        # Which other rankers have a stage in the refit is known once there are data.
+        models = [name for name in wanted if name in recipe.lm_rankers and name != ZERO_SHOT and recipe.refit]
+        for name in models:
+            again, needs = f"{name} {REFIT}", [name, *(f"{need} {REFIT}" for need in recipe.needs[name])]
+            stages.append(_surveyed(again, stage_folder(recipe, folder / REFIT, name), "after prepare", needs))
         return stages
     for step in plan.steps(wanted):
         if step.entry.make:
-            needs = [need.name for need in plan.needed(step)] if step.is_refit else step.needs
-            stages.append(_surveyed(step.name, step.folder, plan.explain(step), needs))
+            needed = [need.name for need in plan.needed(step)] if step.is_refit else [*step.needs]
+            stages.append(_surveyed(step.name, step.folder, plan.explain(step), needed))
     return stages
 
 
