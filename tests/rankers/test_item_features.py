@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
+from prefrec.evaluation.diagnosis import row_ndcg
 from prefrec.rankers.baselines import BY_TIME, ItemFeatureRanker
 from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
 from prefrec.rankers.item_only import ItemOnlyRanker
@@ -121,10 +122,51 @@ def test_item_only_is_at_chance_where_targets_are_drawn_like_negatives(item_only
     assert _hits(item_only, fair) < 0.18
 
 
-def test_no_user_is_scored_with_weights_from_own_rows(item_only, leaking):
+def test_no_target_is_scored_with_weights_from_its_own_rows(item_only, leaking):
     ranker = item_only.learn(leaking)
-    own = [e for e in leaking if ranker._fold(e.user_id) == 0]
-    others = item_only.learn([e for e in leaking if ranker._fold(e.user_id)])
+    own = [e for e in leaking if ranker._fold(e) == 0]
+    others = item_only.learn([e for e in leaking if ranker._fold(e)])
     np.testing.assert_allclose(ranker.score(own), others.score(own), rtol=1e-3, atol=1e-2)
     # Learnt weights serve any block of rows.
     np.testing.assert_allclose(ranker.score(leaking)[:7], ranker.score(leaking[:7]))
+
+
+class _FoldsOfUsers(ItemOnlyRanker):
+    """The twin that learns from the rows of other users, which have the same few targets."""
+
+    def _fold(self, example: RankingExample) -> int:
+        return super()._fold(replace(example, target=example.user_id))
+
+
+def _noise(seed: int) -> tuple[ItemFeatures, list[RankingExample]]:
+    """Fifteen features of pure noise, and 300 users whose targets are 12 of 150 items."""
+    rng = np.random.default_rng(seed)
+    items = [str(i) for i in range(150)]
+    catalogue = Catalogue(pl.DataFrame({"item_id": items, "title": items}))
+    noise = {f"noise {k}": rng.normal(size=(1, len(items))).astype(np.float32) for k in range(15)}
+    features = {name: lambda h, t, values=values: values[:, h.codes] for name, values in noise.items()}
+    rows = []
+    for user in range(300):
+        target = str(rng.integers(12))
+        negatives = [i for i in rng.permutation(items).tolist() if i != target][:9]
+        rows.append(RankingExample(f"u{user}", (), (target, *negatives), target))
+    return ItemFeatures(ItemHistory.of(_log([("0", 0.0)]), catalogue), catalogue.index, features), rows
+
+
+def test_features_of_noise_do_not_beat_chance_where_few_targets_recur():
+    """Folds of users do: weights from other users recognise the popular targets."""
+    chance = 1 / np.log2(np.arange(2, 12))
+    found = {kind: [] for kind in (ItemOnlyRanker, _FoldsOfUsers)}
+    for seed in range(8):
+        features, rows = _noise(seed)
+        for kind, values in found.items():
+            values.append(float(row_ndcg(kind(features).score(rows), [0] * len(rows)).mean()))
+    assert min(found[_FoldsOfUsers]) > chance.mean() + 0.1
+    ours = np.array(found[ItemOnlyRanker])
+    assert ours.mean() - 2 * ours.std(ddof=1) / np.sqrt(len(ours)) < chance.mean()
+
+
+def test_a_single_target_leaves_nothing_to_learn_from(item_only, leaking):
+    one = [replace(e, user_id=f"u{n}") for n, e in enumerate(e for e in leaking if e.target == "3")]
+    scores = item_only.score(one)
+    assert (scores == scores[:, :1]).all()

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, blind_features
-from prefrec.rankers.logit import Logit, fit_logit, utility_by_fold
+from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
 
 FOLDS = 5
-"""Number of folds of users. A fold is scored with the weights of the others."""
+"""Number of folds of targets. A fold is scored with the weights of the others."""
 MOST_ROWS = 4000
 """Most examples to learn weights from; a larger number is sampled."""
 MOST_CANDIDATES = 500
@@ -27,8 +27,10 @@ MOST_CANDIDATES = 500
 class ItemOnlyRanker:
     """Score of a candidate = utility of its `blind_features`, with weights learnt on the examples under test.
 
-    Weights are cross-fitted by user: a fold is scored with weights from the other folds. This approximates the best
-    result without knowing the user. A ranker that does not beat it has not shown that it uses the history.
+    Weights are cross-fitted by target: an example is scored with weights from examples with other targets. This
+    approximates the best result without knowing the user. A ranker that does not beat it has not shown that it uses
+    the history. Folds of users would not do: a popular item is the target of many users, so weights from other users
+    recognise it by any feature, even by pure noise.
     """
 
     features: ItemFeatures
@@ -50,20 +52,26 @@ class ItemOnlyRanker:
         rows = [_sampled(examples[i], rng) for i in chosen]
         features = self.features(rows)
         targets = np.array([e.target_index for e in rows], dtype=np.int64)
-        fold = np.array([self._fold(e.user_id) for e in rows])
-        # If all users are in one fold, there are no others to learn from.
+        fold = np.array([self._fold(e) for e in rows])
         others = [np.flatnonzero(fold != k) for k in range(FOLDS)]
-        others = [some if len(some) else np.arange(len(rows)) for some in others]
-        return replace(self, folds=[fit_logit(features[some], targets[some], self.features.names) for some in others])
+        return replace(self, folds=[self._fit(features[some], targets[some]) for some in others])
+
+    def _fit(self, features: Features, targets: NDArray[np.int64]) -> Logit:
+        names = tuple(self.features.names)
+        if len(targets):
+            return fit_logit(features, targets, names)
+        # All targets are in one fold, and no other target says what its weights are: all candidates tie.
+        zeros, ones = np.zeros(len(names)), np.ones(len(names))
+        return Logit(names, mean=zeros, scale=ones, weights=zeros, errors=ones, n=0)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C]; -inf in empty columns. Without `learn`, weights are learnt on these examples."""
         folds = self.folds or (self.learn(examples).folds if examples else ())
-        fold = np.array([self._fold(e.user_id) for e in examples], dtype=np.int64)
+        fold = np.array([self._fold(e) for e in examples], dtype=np.int64)
         return utility_by_fold(folds, self.features(examples), fold)
 
-    def _fold(self, user: str) -> int:
-        return zlib.crc32(f"{self.seed}\x1f{user}".encode()) % FOLDS
+    def _fold(self, example: RankingExample) -> int:
+        return zlib.crc32(f"{self.seed}\x1f{example.target}".encode()) % FOLDS
 
 
 def _sampled(example: RankingExample, rng: np.random.Generator) -> RankingExample:
