@@ -21,14 +21,19 @@ def audit(
     learn_from: Annotated[Split, typer.Option(help="Split that the shortcuts learn from.")] = "train",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if there is a leak, a fault or a skipped check.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with 1 after a leak, a fault, a set that item properties solve, or a skipped check.",
+        ),
     ] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Score shortcuts that ignore the user's taste on the candidate sets under test.
 
-    Each line shows HR@1 with its 95% interval over users. A shortcut is a leak if it beats every rival that knows as
-    little: random order, and popularity, co-occurrence or the same rule learnt from shuffled candidate sets.
+    Each line shows HR@1 with its 95% interval. A shortcut counts if it beats every rival that knows as little: random
+    order, and popularity, co-occurrence or the same rule learnt from shuffled candidate sets. A rule of positions or
+    of sampling is then a leak; with a rule of item properties the sets can be solved without the user.
 
     Example: prefrec audit data/ml --strict
     """
@@ -37,5 +42,5 @@ def audit(
         o.print_json(result.to_json())
     else:
         Console().print(audit_table(result))
-    if strict and (result.leaks or result.faults or result.untried):
+    if strict and (result.leaks or result.faults or result.solving or result.untried):
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ def run(
     override: o.Override = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the stages, like `prefrec plan`.")] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop before training if the audit finds a leak or a fault.")
+        bool, typer.Option("--strict", help="Stop before training unless the audit finds the candidate sets fair.")
     ] = False,
     as_json: o.AsJson = False,
 ) -> None:

@@ -4,28 +4,35 @@ Shortcuts (`prefrec.evaluation.shortcuts`) are compared with baselines on the ca
 (exactly 1/C), popularity, and the simplest legitimate uses of the history (`WITH_USER`). HR@1 and NDCG@10 are
 expectations over ties.
 
-**When is a shortcut a leak?** When it beats each of its rivals in HR@1: the paired difference on the same examples
-has an interval over users above 0. The level is 95% for all shortcuts together (Bonferroni: 1 − 0.05/m for each of
-m), so at most one in twenty audits of clean candidate sets raises a false alarm. The rivals are what a legitimate
-ranker can do with the same information. Popularity, which uniform negatives reward, is not a leak. Rivals are:
+**What does a shortcut find?** A shortcut counts if it beats each of its rivals in HR@1: the paired difference on the
+same examples has an interval above 0. The level is 95% for all shortcuts together (Bonferroni: 1 − 0.05/m for each of
+m), so at most one in twenty audits of clean candidate sets raises a false alarm. A rule of positions or of sampling
+that counts is a **leak**: the protocol gives targets away, whatever items they are, and the interval is over users.
+A rule of item properties that counts says that the sets **can be solved without the user**: the users choose similar
+items, such as recent ones, which needs no error of the protocol. Its interval is over users and targets, because a
+few popular targets have one property or another by chance.
+
+The rivals are what a legitimate ranker can do with the same information. Popularity, which uniform negatives reward,
+is a baseline. Rivals are:
 
 - for all shortcuts: random. Target position has no other rival, because a position says nothing about an item.
 - position lookup, list lookup: the same rule learnt from shuffled sets, in which targets are independent of positions
   (or negatives); the best of `SHUFFLES` shuffles. It still knows which items were targets.
-- title length, least popular first: popularity. If the latter beats only random, the verdict mentions it but reports
-  no leak: the counts lack a target's own interaction, which reveals rare targets in some sets.
+- title length, least popular first: popularity. If the latter beats only random, the verdict mentions it but it does
+  not count: the counts lack a target's own interaction, which reveals rare targets in some sets. If it counts, it is
+  a leak where the negatives were sampled by popularity (`shortcuts.favours_popular`), else a property of the items.
 - in the history: users who repeat items. The rival hits where a random training user's last interaction repeats an
   earlier one; the best of `SHUFFLES` samples.
 - not in the history: popularity and co-occurrence, because a few negatives are in the history by chance.
 - id order and common order (`shortcuts.common_order`): popularity and all of `WITH_USER`, because ids often follow
-  the date of an item or of its first user.
+  the date of an item or of its first user. They are leaks where histories follow this order instead of time.
 - item only, one learnt score from all item properties (`ItemOnlyRanker`): popularity, in NDCG@10. In addition, the
   best rule that knows the user must not be significantly better. This finds candidate sets in which each single
   shortcut is near chance, but all together are worth as much as knowing the user.
 
-Weights and directions are learnt on the sets under test from other users (cross-fitting); lookups learn from
-`learn_from`. With fewer than `MIN_USERS` users nothing is called a leak. A rule that has too little data to learn
-from (`MIN_LEARN`), or whose rival has, is not tried. For prepared data, the protocol is checked
+Weights and directions are learnt on the sets under test with other targets (cross-fitting); lookups learn from
+`learn_from`. With fewer than `MIN_USERS` users nothing is found. A rule that has too little data to learn from
+(`MIN_LEARN`), or whose rival has, is not tried. For prepared data, the protocol is checked
 (`prefrec.evaluation.faults`) and the data set is described (`prefrec.evaluation.diagnosis`) as well.
 """
 
@@ -46,7 +53,16 @@ from prefrec.evaluation.faults import protocol_faults
 from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.shortcuts import EncodedSets
-from prefrec.evaluation.verdict import ITEM_ONLY, LEAST_POPULAR, MIN_USERS, REWARDED, Audit, AuditRow
+from prefrec.evaluation.verdict import (
+    ITEM_ONLY,
+    LEAST_POPULAR,
+    MIN_USERS,
+    ORDERLY,
+    REWARDED,
+    TITLE_LENGTH,
+    Audit,
+    AuditRow,
+)
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.baselines import CooccurrenceRanker, PopularityRanker, TitleTfidfRanker
 from prefrec.rankers.item_only import ItemOnlyRanker
@@ -59,7 +75,7 @@ SHUFFLES = 5
 MAX_LEARN_ROWS = 100_000
 """Most examples that a shortcut learns from; a larger number is sampled."""
 ROWS, LOG = "rows", "log"
-CROSSED = "other users' candidate sets"
+CROSSED = "candidate sets with other targets"
 WITH_USER = (CooccurrenceRanker.name, WindowCooccurrenceRanker.name, TitleTfidfRanker.name)
 """Baselines that use the history."""
 
@@ -115,24 +131,27 @@ def audit_lists(
     }
     baselines, with_history = _baselines(lists, examples, train_interactions, catalogue)
     rules, placebos = _lookups(lists, seen, rng)
-    users = [e.user_id for e in examples]
 
     def crossed(rule: Callable[[EncodedSets, EncodedSets], Floats]) -> Floats:
-        return shortcuts.cross_fitted(lists, users, rule, np.random.default_rng(seed))
+        return shortcuts.cross_fitted(lists, rule, np.random.default_rng(seed))
 
     title_length = crossed(lambda sets, others: shortcuts.title_length(sets, others, catalogue))
-    rules["title length"] = _Rule(title_length, ["popularity"], LOG, CROSSED)
+    rules[TITLE_LENGTH] = _Rule(title_length, ["popularity"], LOG, CROSSED, of_items=True)
     # High counts reveal negatives that were sampled by popularity.
-    rules[LEAST_POPULAR] = _Rule(lists.masked(-baselines["popularity"]), ["popularity"], LOG)
+    is_drift = not shortcuts.favours_popular(lists, train_interactions, catalogue)
+    rarest = lists.masked(-baselines["popularity"])
+    rules[LEAST_POPULAR] = _Rule(rarest, ["popularity"], LOG, of_items=is_drift)
     in_history, repeats = _histories(lists, examples, train_interactions, rng)
     rules |= in_history | _orders(crossed, train_interactions, catalogue)
     item_only = ItemOnlyRanker.fit(train_interactions, catalogue, seed).score(examples)
-    rules[ITEM_ONLY] = _Rule(item_only, ["popularity"], LOG, CROSSED)
+    rules[ITEM_ONLY] = _Rule(item_only, ["popularity"], LOG, CROSSED, of_items=True)
     scores = baselines | {name: rule.scores for name, rule in rules.items()}
     hits = {name: lists.hits(s) for name, s in scores.items()} | placebos | repeats
     gains = {name: row_ndcg(s, lists.target) for name, s in scores.items()}
-    # A leak of these candidate sets is a leak whatever items they hold, so intervals are over users only.
-    rows = _rows(Means(hits, users), Means(gains, users), list(baselines), rules, few, learnt_from)
+    users, targets = [e.user_id for e in examples], [e.target for e in examples]
+    over_users = _Measured(Means(hits, users), Means(gains, users))
+    over_both = _Measured(Means(hits, users, targets), Means(gains, users, targets))
+    rows = _rows(over_users, over_both, list(baselines), rules, few, learnt_from)
     return Audit(rows, diagnosis=diagnose(examples, catalogue, train_interactions, with_history))
 
 
@@ -155,6 +174,7 @@ class _Rule(NamedTuple):
     learnt_from: str = ""  # if not from `ROWS`
     note: str = ""
     share: float | None = None  # share of steps in the order of the rule
+    of_items: bool = False  # whether it is a rule of item properties, not of positions or sampling
 
 
 Trial = tuple[dict[str, _Rule], dict[str, Floats]]
@@ -211,17 +231,32 @@ def _orders(
         share = max(shortcuts.agreement(log, catalogue, k) for k in (keys, -keys))
         scores = crossed(lambda sets, others, keys=keys: shortcuts.next_in_order(sets, others, keys))  # type: ignore[misc]
         source, note = "histories" if name == "common order" else CROSSED, f"{share:.0%} of steps in this order"
-        rules[name] = _Rule(scores, ["popularity", *WITH_USER], LOG, source, note, share)
+        # Where histories are in the order of time, ids follow the items' dates.
+        of_items = share <= ORDERLY
+        rules[name] = _Rule(scores, ["popularity", *WITH_USER], LOG, source, note, share, of_items)
     return rules
 
 
+class _Measured(NamedTuple):
+    """HR@1 and NDCG@10 of all rules and rivals, with intervals of one kind."""
+
+    hits: Means
+    gains: Means
+
+
 def _rows(
-    hits: Means, gains: Means, baselines: list[str], rules: dict[str, _Rule], few: dict[str, str], learnt_from: str
+    over_users: _Measured,
+    over_both: _Measured,
+    baselines: list[str],
+    rules: dict[str, _Rule],
+    few: dict[str, str],
+    learnt_from: str,
 ) -> list[AuditRow]:
     """Return the rows with intervals. `few` is `ROWS` and `LOG` → why they are too few, or ""."""
+    hits, gains = over_users
 
-    def row(name: str, **more: Any) -> AuditRow:
-        return AuditRow(name, hits.mean(name), ndcg=gains.mean(name), **more)
+    def row(name: str, measured: _Measured = over_users, **more: Any) -> AuditRow:
+        return AuditRow(name, measured.hits.mean(name), ndcg=measured.gains.mean(name), **more)
 
     rows = [row("random")]
     for name in baselines[1:]:
@@ -234,17 +269,20 @@ def _rows(
         if few[rule.needs]:
             rows.append(row(name, note=few[rule.needs], tried=False))
             continue
-        means = gains if name == ITEM_ONLY else hits
+        measured = over_both if rule.of_items else over_users
+        means = measured.gains if name == ITEM_ONLY else measured.hits
         leads = {rival: means.difference(name, rival, level) for rival in ("random", *rule.rivals)}
         nearest = min(leads, key=lambda rival: leads[rival].low)
-        leak = means.size[1] >= MIN_USERS and leads[nearest].low > 0
-        note = REWARDED if name == LEAST_POPULAR and not leak and leads["random"].low > 0 else rule.note
+        wins = means.size[1] >= MIN_USERS and leads[nearest].low > 0
+        is_rewarded = name == LEAST_POPULAR and not wins and hits.difference(name, "random", level).low > 0
+        note = REWARDED if is_rewarded else rule.note
         if name == ITEM_ONLY:
             best = max(WITH_USER, key=lambda rival: float(gains.values[rival].mean()))
-            # It is a leak only if the best rule with the history is not significantly better.
-            leak &= gains.difference(name, best, level).high >= 0
+            # It counts only if the best rule with the history is not significantly better on these examples.
+            wins &= gains.difference(name, best, level).high >= 0
             note = f"NDCG@10; best rule with the user: {best} {gains.values[best].mean():.3f}"
         source = rule.learnt_from or (learnt_from if rule.needs == ROWS else "")
+        found = {"leak": wins and not rule.of_items, "solves": wins and rule.of_items}
         more = {"learnt_from": source, "note": note, "share": rule.share}
-        rows.append(row(name, leak=leak, against=nearest, gain=leads[nearest], **more))
+        rows.append(row(name, measured, against=nearest, gain=leads[nearest], **found, **more))
     return rows

@@ -1,4 +1,4 @@
-"""Shortcuts: rules that score candidate sets without knowing the user's taste, through leaks of a careless protocol.
+"""Shortcuts: rules that score candidate sets without knowing the user's taste.
 
 Each function returns scores [B, C] of the candidate sets under test (`EncodedSets`), -inf in empty columns. Some
 learn from other candidate sets (`seen`). Docstrings name the published data in which a shortcut works.
@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.stats import rankdata
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation.metrics import Floats, expected_hits
@@ -66,18 +67,20 @@ def encode_sets(examples: Sequence[RankingExample], catalogue: Catalogue) -> Enc
 
 Rule = Callable[[EncodedSets], Floats]
 """Candidate sets → scores [B, C]."""
+HIGH = 0.6
+"""Mean place of negatives by popularity above which they are more popular than uniform sampling makes them, 0.5."""
 FOLDS = 5
-"""Number of folds of users. A cross-fitted rule learns from the candidate sets of the other folds."""
+"""Number of folds of targets. A cross-fitted rule learns from the candidate sets of the other folds."""
 
 
 def cross_fitted(
-    lists: EncodedSets,
-    users: Sequence[str],
-    rule: Callable[[EncodedSets, EncodedSets], Floats],
-    rng: np.random.Generator,
+    lists: EncodedSets, rule: Callable[[EncodedSets, EncodedSets], Floats], rng: np.random.Generator
 ) -> Floats:
-    """Return the scores [B, C] of a rule (sets, seen sets) that learns from the sets under test of other users."""
-    codes = np.unique(np.asarray(users), return_inverse=True)[1]
+    """Return the scores [B, C] of a rule (sets, seen sets) that learns from the sets under test with other targets.
+
+    The same target may occur for many users, so the sets of other users would reveal it.
+    """
+    codes = np.unique(lists.target_codes, return_inverse=True)[1]
     fold = (rng.permutation(int(codes.max(initial=0)) + 1) % FOLDS)[codes]
     scores = np.full(lists.codes.shape, -np.inf)
     for inside in (fold == k for k in range(FOLDS)):
@@ -169,6 +172,19 @@ def title_length(lists: EncodedSets, seen: EncodedSets, catalogue: Catalogue) ->
 def in_history(examples: Sequence[RankingExample]) -> Floats:
     """Return 1 for candidates in the history of their example, 0 for others."""
     return pad_scores([np.isin(e.candidates, e.history).astype(np.float64) for e in examples])
+
+
+def favours_popular(lists: EncodedSets, log: pl.DataFrame, catalogue: Catalogue) -> bool:
+    """Return whether negatives were sampled by popularity: whether their mean place in the catalogue is above `HIGH`.
+
+    A place is an item's mid-rank by interactions in `log`, from 0 for the rarest item to 1 for the most popular one.
+    """
+    counts = dict(log.group_by("item_id").len().iter_rows())
+    popularity = np.array([counts.get(item, 0) for item in catalogue.ids], dtype=np.float64)
+    place = (rankdata(popularity) - 0.5) / max(len(popularity), 1)
+    negatives = lists.codes >= 0
+    negatives[np.arange(len(lists.target)), lists.target] = False
+    return bool(negatives.any()) and float(place[lists.codes[negatives]].mean()) > HIGH
 
 
 def repeats(train_interactions: pl.DataFrame, window: int) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The result of an audit: leaks and faults, their causes and remedies, and the verdict above every table."""
+"""The result of an audit: its findings, their causes and remedies, and the verdict above every table."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from prefrec.evaluation.labels import as_table, metric_text
 from prefrec.rankers.item_only import ItemOnlyRanker
 
 MIN_USERS = 20
-"""Users under test that are needed to call anything a leak."""
+"""Users under test that are needed to find anything."""
 LEAST_POPULAR = "least popular first"
 ITEM_ONLY = ItemOnlyRanker.name
+TITLE_LENGTH = "title length"
 REWARDED = "rewarded by the candidate sets"
+SOLVED = "can be solved without the user"
 _FULL = (
     "use full ranking (evaluate.full_rows: null), or sample negatives from the targets of other examples "
     "(candidates.kind: targets)"
@@ -37,7 +39,7 @@ _WHY = {
         "compare rankers with this HR@1, not with chance",
         _FULL,
     ),
-    "title length": ("Titles of targets are longer or shorter than those of negatives", _FULL),
+    TITLE_LENGTH: ("Titles of targets are longer or shorter than those of negatives", _FULL),
     "in the history": (
         "Targets are in the history more often than training users repeat an item",
         "cut histories before the target",
@@ -47,9 +49,11 @@ _WHY = {
     ITEM_ONLY: ("Item properties separate targets from negatives as well as the user's history does", _FULL),
 }
 _ORDERED = ("Histories are sorted by item and not by time", "sort the log by time")
-_OF_ITEMS = (LEAST_POPULAR, "title length", ITEM_ONLY)
-# If more than this share of the steps of histories follow one order of all items, histories are not sorted by time.
-_ORDERLY = 0.7
+_RARE = ("Targets are less popular than negatives, because users choose new or rare items", _FULL)
+_UNEXPLAINED = ("A rule finds the targets without knowing the user", _FULL)
+_OF_ITEMS = (LEAST_POPULAR, TITLE_LENGTH, ITEM_ONLY)
+ORDERLY = 0.7
+"""Largest share of the steps of histories that follow one order of all items if histories are sorted by time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ class AuditRow(ByValue):
 
     name: str  # of the shortcut or baseline
     hr: Interval  # HR@1 with its 95% interval
-    leak: bool = False  # True if it beats all its rivals
+    leak: bool = False  # True if it beats all its rivals and is a rule of positions or of sampling
     against: str | None = None  # the rival with the smallest gain (by the interval's low end); None for baselines
     gain: PairedDifference | None = None  # HR@1 minus that rival's, with the family-wise interval
     learnt_from: str = ""  # the split it learnt from; "" if it does not learn
@@ -66,13 +70,16 @@ class AuditRow(ByValue):
     tried: bool = True  # False if there was too little to learn from; `hr` then means nothing
     ndcg: Interval | None = None  # NDCG@10
     share: float | None = None  # for orders: share of steps of histories in this order
+    solves: bool = False  # True if it beats all its rivals and is a rule of item properties
 
     @property
     def finding(self) -> str:
-        """`leak`, `no leak`, `baseline` or `not tried`."""
+        """`leak`, `solves without the user`, `no leak`, `baseline` or `not tried`."""
         if not self.tried:
             return "not tried"
-        return "leak" if self.leak else "no leak" if self.against else "baseline"
+        if self.leak or self.solves:
+            return "leak" if self.leak else "solves without the user"
+        return "no leak" if self.against else "baseline"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +98,16 @@ class Audit(Result):
 
     @property
     def leaks(self) -> list[AuditRow]:
-        """Shortcuts that beat all their rivals."""
+        """Rules of positions or of sampling that beat all their rivals: errors of the protocol."""
         return [r for r in self.rows if r.leak]
+
+    @property
+    def solving(self) -> list[AuditRow]:
+        """Rules of item properties that beat all their rivals: the sets can be solved without the user.
+
+        No error of the protocol is needed for this, only users who choose similar items, such as recent ones.
+        """
+        return [r for r in self.rows if r.solves]
 
     @property
     def untried(self) -> list[AuditRow]:
@@ -101,9 +116,15 @@ class Audit(Result):
 
     @property
     def state(self) -> str:
-        """`bad` after a leak or a fault, `good` if everything was tried and nothing found, else "" (open)."""
+        """The state of the candidate sets.
+
+        `bad` after a leak or a fault, `solved` if they can be solved without the user, `good` if everything was tried
+        and nothing found, else "" (open).
+        """
         if self.leaks or self.faults:
             return "bad"
+        if self.solving:
+            return "solved"
         return "" if self.untried or self.rows[0].hr.users < MIN_USERS else "good"
 
     def row(self, name: str) -> AuditRow:
@@ -121,22 +142,27 @@ class Audit(Result):
         """The result in a few words, for the line above each table."""
         problems = [f"leaks ({', '.join(r.name for r in self.leaks)})"] if self.leaks else []
         problems += [f"faults of the protocol ({'; '.join(self.faults)})"] if self.faults else []
-        if problems:
-            return f"Audit: these candidate sets have {' and '.join(problems)}."
+        words = [f"have {' and '.join(problems)}"] if problems else []
+        words += [f"{SOLVED} ({', '.join(r.name for r in self.solving)})"] if self.solving else []
+        if words:
+            return f"Audit: these candidate sets {' and '.join(words)}."
         return "Audit: no leak and no fault." if self.state == "good" else "Audit: incomplete, see the verdict."
 
     @property
     def reasons(self) -> list[str]:
-        """A sentence on each cause of the leaks, with its remedy."""
-        return [f"{why}. Remedy: {remedy}." for why, remedy in dict.fromkeys(map(self._cause, self.leaks))]
+        """A sentence on each cause of what was found, with its remedy."""
+        found = [*self.leaks, *self.solving]
+        return [f"{why}. Remedy: {remedy}." for why, remedy in dict.fromkeys(map(self._cause, found))]
 
     def _cause(self, row: AuditRow) -> tuple[str, str]:
         is_order = row.share is not None
-        if is_order and (row.share or 0) > _ORDERLY:
+        if is_order and (row.share or 0) > ORDERLY:
             return _ORDERED
         if (is_order or row.name in _OF_ITEMS) and self.diagnosis and self.diagnosis.classes_differ:
             return f"Targets are a different kind of item than negatives: {self.diagnosis.classes}", _FULL
-        return _WHY["id order"] if is_order else _WHY[row.name]
+        if row.name == LEAST_POPULAR and row.solves:
+            return _RARE
+        return _WHY.get("id order" if is_order else row.name, _UNEXPLAINED)
 
     def _verdict_on_sets(self) -> str:
         random = self.rows[0].hr
@@ -151,10 +177,14 @@ class Audit(Result):
 
         notes = dict.fromkeys(r.note for r in self.untried)
         missing = "; ".join(f"{', '.join(r.name for r in self.untried if r.note == n)} ({n})" for n in notes)
-        if self.leaks:
+        leaks, solving = (", ".join(map(with_rate, some)) for some in (self.leaks, self.solving))
+        if leaks or solving:
             count = "a leak" if len(self.leaks) == 1 else f"{len(self.leaks)} leaks"
-            leaks = ", ".join(map(with_rate, self.leaks))
-            sentences = [f"Audit: {count} in {lists}, found without knowing the user's taste: {leaks}."]
+            sentence = f"Audit: {count} in {lists}, found without knowing the user's taste: {leaks}."
+            sentences = [sentence] if leaks else []
+            if solving:
+                words = "They can also be solved without the user" if leaks else f"Audit: {lists} {SOLVED}"
+                sentences.append(f"{words}: {solving}.")
             return " ".join([*sentences, *self.reasons, *([f"Skipped: {missing}."] if missing else [])])
         if missing:
             return f"Audit: incomplete for {lists}. Skipped: {missing}. The other checks found nothing."
@@ -182,9 +212,9 @@ class Audit(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        leaks, untried = ([r.name for r in some] for some in (self.leaks, self.untried))
-        words = {"verdict": self.verdict, "leaks": leaks, "untried": untried, "faults": self.faults}
-        return words | {"diagnosis": plain(self.diagnosis), "rows": plain(self.rows)}
+        leaks, solving, untried = ([r.name for r in some] for some in (self.leaks, self.solving, self.untried))
+        found = {"leaks": leaks, "solved_without_the_user": solving, "untried": untried, "faults": self.faults}
+        return {"verdict": self.verdict, **found, "diagnosis": plain(self.diagnosis), "rows": plain(self.rows)}
 
 
 @dataclass(frozen=True, eq=False)

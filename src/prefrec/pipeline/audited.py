@@ -1,4 +1,4 @@
-"""The audit of the candidate sets under test, made before any training, and what a run does after a leak."""
+"""The audit of the candidate sets under test, made before any training, and what a run does if they are unfair."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ AUDIT = "audit.json"
 def audit_under_test(
     data: PreparedData, section: EvaluateSection, seed: int, *, key: str = "", folder: Path | None = None
 ) -> Audit:
-    """Return the audit of the candidate sets under test, and print it if it found a leak or a fault.
+    """Return the audit of the candidate sets under test, and print it if it found something.
 
     With many processes the first one makes it.
 
     Args:
         data: prepared data.
-        section: the split, and what to do after a leak.
+        section: the split, and what to do after a finding.
         seed: of samples and shuffles.
         key: of the data; a kept audit with another key is made again.
         folder: of the run, which keeps the audit. Default: keep nothing.
@@ -38,7 +38,7 @@ def audit_under_test(
         DataError: the split has no examples, or the audit found something and `on_leak` is `stop`.
     """
     audit = cast(Audit, from_first(_made(data, section, seed, key, folder) if is_first() else None))
-    if audit.state == "bad":
+    if audit.state in ("bad", "solved"):
         say(f"[bold red]{escape(audit.verdict)}[/bold red]")
         if section.on_leak == "stop":
             raise DataError(f"{audit.headline} Nothing was trained (evaluate.on_leak: stop, or --strict)")

@@ -16,7 +16,7 @@ from prefrec.rankers.item_features import ItemFeatures, ItemHistory, blind_featu
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
 
 FOLDS = 5
-"""Number of folds of targets. A fold is scored with the weights of the others."""
+"""Number of folds of items. Examples with a target in a fold are scored with weights from the items of the others."""
 MOST_ROWS = 4000
 """Most examples to learn weights from; a larger number is sampled."""
 MOST_CANDIDATES = 500
@@ -27,10 +27,10 @@ MOST_CANDIDATES = 500
 class ItemOnlyRanker:
     """Score of a candidate = utility of its `blind_features`, with weights learnt on the examples under test.
 
-    Weights are cross-fitted by target: an example is scored with weights from examples with other targets. This
-    approximates the best result without knowing the user. A ranker that does not beat it has not shown that it uses
-    the history. Folds of users would not do: a popular item is the target of many users, so weights from other users
-    recognise it by any feature, even by pure noise.
+    Weights are cross-fitted by item: an example is scored with weights that were learnt without its target, neither
+    as a target nor as a candidate. This approximates the best result without knowing the user. A ranker that does not
+    beat it has not shown that it uses the history. Folds of users would not do: a popular item is the target of many
+    users, so weights from other users recognise it by any feature, even by pure noise.
     """
 
     features: ItemFeatures
@@ -52,9 +52,18 @@ class ItemOnlyRanker:
         rows = [_sampled(examples[i], rng) for i in chosen]
         features = self.features(rows)
         targets = np.array([e.target_index for e in rows], dtype=np.int64)
-        fold = np.array([self._fold(e) for e in rows])
-        others = [np.flatnonzero(fold != k) for k in range(FOLDS)]
-        return replace(self, folds=[self._fit(features[some], targets[some]) for some in others])
+        fold = self._folds(rows)
+        of_candidates = np.full(features.shape[:2], -1, dtype=np.int64)
+        for row, e in enumerate(rows):
+            of_candidates[row, : len(e.candidates)] = [self._fold(item) for item in e.candidates]
+        folds = []
+        for k in range(FOLDS):
+            others = np.flatnonzero(fold != k)
+            without = features[others]
+            # As negatives only, the fold's items would teach the weights that such items are no targets.
+            without[of_candidates[others] == k] = np.nan
+            folds.append(self._fit(without, targets[others]))
+        return replace(self, folds=folds)
 
     def _fit(self, features: Features, targets: NDArray[np.int64]) -> Logit:
         names = tuple(self.features.names)
@@ -67,11 +76,13 @@ class ItemOnlyRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C]; -inf in empty columns. Without `learn`, weights are learnt on these examples."""
         folds = self.folds or (self.learn(examples).folds if examples else ())
-        fold = np.array([self._fold(e) for e in examples], dtype=np.int64)
-        return utility_by_fold(folds, self.features(examples), fold)
+        return utility_by_fold(folds, self.features(examples), self._folds(examples))
 
-    def _fold(self, example: RankingExample) -> int:
-        return zlib.crc32(f"{self.seed}\x1f{example.target}".encode()) % FOLDS
+    def _folds(self, examples: Sequence[RankingExample]) -> NDArray[np.int64]:
+        return np.array([self._fold(e.target) for e in examples], dtype=np.int64)
+
+    def _fold(self, item: str) -> int:
+        return zlib.crc32(f"{self.seed}\x1f{item}".encode()) % FOLDS
 
 
 def _sampled(example: RankingExample, rng: np.random.Generator) -> RankingExample:

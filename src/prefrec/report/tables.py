@@ -22,7 +22,7 @@ FEWEST = 20
 """Fewest examples of a group to show; means over fewer are meaningless."""
 MARK, WEAK_MARK = "✱", "∘"
 """Marks of a difference with p < 0.05: after correction for multiple comparisons, and only before it."""
-VERDICT_STYLES = {"bad": "bold red", "good": "green", "": "yellow"}
+VERDICT_STYLES = {"bad": "bold red", "solved": "bold yellow", "good": "green", "": "yellow"}
 """State of an audit → style of its verdict on a terminal."""
 _STYLES = {"best": "bold", "weak": "dim", "leak": "red"}
 
@@ -210,7 +210,7 @@ def audit_grid(audit: Audit) -> Grid:
     """Return a grid of the baselines, then the shortcuts, each with its rival."""
     rows = []
     for row in audit.rows:
-        gain, style = Cell("–"), "leak" if row.leak else ""
+        gain, style = Cell("–"), "leak" if row.leak or row.solves else ""
         if row.gain:
             ends = f"[{signed(row.gain.low)},\u00a0{signed(row.gain.high)}]"
             gain = Cell(signed(row.gain.mean), (ends, f"over {row.against}"))
