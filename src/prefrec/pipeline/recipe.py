@@ -364,8 +364,8 @@ class EvaluateSection(Section):
     on_leak: Literal["warn", "stop"] = Field(
         "warn",
         exclude_if=lambda on_leak: on_leak == "warn",
-        description="What to do before training if the audit finds a leak or a fault of the protocol, or that candidate "
-        "sets can be solved without the user.",
+        description="What to do before training if the audit finds a leak or a fault of the protocol, or that "
+        "candidate sets can be solved without the user.",
     )
 
 
