@@ -110,6 +110,20 @@ def test_intervals_cover_the_truth(name, paired):
     assert covered >= 0.915  # 2.5 standard errors below 0.95
 
 
+@pytest.mark.parametrize("items", [True, False])
+def test_the_interval_over_users_alone_is_beside_that_over_both(items):
+    values, users, targets = _drawn(0)
+    alone, zeros = mean_interval(values, users), np.zeros(60)
+    both = [mean_interval(values, users, targets if items else None)]
+    both.append(paired_difference(values, zeros, users, targets if items else None))
+    for found in both:
+        assert (found.user_low, found.user_high) == pytest.approx((alone.low, alone.high))
+        assert (found.high > found.user_high) is items
+    old = {name: value for name, value in both[0].to_json().items() if not name.startswith("user_")}
+    assert Interval.from_json(old).user_low is None
+    assert mean_interval([0.5, 0.2], ["a", "a"]).user_low is None
+
+
 def test_p_values_are_uniform_under_no_difference_and_small_under_one():
     rng, users = np.random.default_rng(4), np.arange(80)
     null = [paired_difference(rng.random(80), rng.random(80), users).p_value for t in range(100)]
@@ -199,7 +213,16 @@ def test_holm_steps_down(p):
 
 
 def test_plain_reaches_into_lists_and_dicts():
-    want = {"mean": 0.5, "low": None, "high": None, "n": 1, "users": 1, "items": 0}
+    want = {
+        "mean": 0.5,
+        "low": None,
+        "high": None,
+        "n": 1,
+        "users": 1,
+        "items": 0,
+        "user_low": None,
+        "user_high": None,
+    }
     assert intervals.plain({"a": [mean_interval([0.5], ["a"]), math.nan, 2]}) == {"a": [want, None, 2]}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -126,4 +126,4 @@ def _history_gain(examples: Sequence[RankingExample], rules: Sequence[Ranker]) -
     best = max(rules, key=lambda rule: float(values[rule.name].mean()))
     both = {"whole": values[best.name], "last": row_ndcg(best.score(short), index)}
     difference = Means(both, [e.user_id for e in examples]).difference("whole", "last")
-    return best.name, Interval(difference.mean, difference.low, difference.high, difference.n, difference.users)
+    return best.name, Interval(*(getattr(difference, f.name) for f in fields(Interval)))

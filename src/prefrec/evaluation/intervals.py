@@ -9,6 +9,10 @@ Each term is a jackknife variance, V(clusters) = (G − 1)/G · Σ_g d_g², wher
 cluster g. An interval is mean ± t·√V, with ν = 2 / (Σ d⁴ / (Σ d²)² − 1/G) degrees of freedom, at most G − 1
 (Satterthwaite, with the observed kurtosis of the clusters). If a few users have most of the rows, intervals are
 therefore wide. `scripts/interval_coverage.py` simulates how often the intervals cover the truth.
+
+The interval over users and targets answers what would be found with other users and other items of the same kind;
+that over users alone, V = V(users), what would be found with more users of these very items. The second is the custom
+of the field and much narrower where few targets have most of the rows. Results hold both.
 """
 
 from __future__ import annotations
@@ -55,6 +59,8 @@ class Interval(Result):
         n: number of rows.
         users: number of distinct users.
         items: number of distinct targets. 0: not known; the interval then holds for new users only.
+        user_low, user_high: ends of the interval over users alone; None with fewer than two users, and in files of
+            an earlier prefrec.
     """
 
     mean: Number
@@ -63,6 +69,8 @@ class Interval(Result):
     n: int
     users: int
     items: int = 0
+    user_low: float | None = None
+    user_high: float | None = None
 
     def __str__(self) -> str:
         ends = "no interval" if math.isnan(self.low) else f"{self.low:.4f}, {self.high:.4f}"
@@ -129,16 +137,20 @@ class Means:
     def mean(self, key: Any, level: float = 0.95) -> Interval:
         """Return the mean of a column; its interval is clipped to the range of the column's values."""
         values, sample = self._rows(self.values[key])
-        mean, half, _ = sample.estimate(values, level)
-        low, high = np.clip([mean - half, mean + half], values.min(), values.max()).tolist()
+        mean, half, of_users, _ = sample.estimate(values, level)
+        ends = [mean - half, mean + half, mean - of_users, mean + of_users]
+        ends = np.clip(ends, values.min(), values.max()).tolist()
         # The mean of equal values can differ from them by rounding.
-        return Interval(mean, min(low, mean), max(high, mean), *sample.size)
+        low, user_low = (min(end, mean) for end in ends[::2])
+        high, user_high = (max(end, mean) for end in ends[1::2])
+        return Interval(mean, low, high, *sample.size, _or_none(user_low), _or_none(user_high))
 
     def difference(self, key: Any, against: Any, level: float = 0.95) -> PairedDifference:
         """Return the mean of one column minus another, over the rows that both have."""
         values, sample = self._rows(self.values[key] - self.values[against])
-        mean, half, p = sample.estimate(values, level)
-        return PairedDifference(mean, mean - half, mean + half, *sample.size, p)
+        mean, half, of_users, p = sample.estimate(values, level)
+        users = _or_none(mean - of_users), _or_none(mean + of_users)
+        return PairedDifference(mean, mean - half, mean + half, *sample.size, *users, p)
 
     def common(self, key: Any, other: Any) -> int:
         """Return the number of rows that have values in both columns."""
@@ -175,17 +187,19 @@ class _Sample:
             clusters += [_Clusters(_codes(items)), _Clusters(_codes(pairs))]
         self._clusters = clusters
 
-    def estimate(self, values: NDArray[np.float64], level: float) -> tuple[float, float, float]:
-        """Return the mean, half the length of its interval, and the p-value of a mean of 0."""
+    def estimate(self, values: NDArray[np.float64], level: float) -> tuple[float, float, float, float]:
+        """Return the mean, half of its interval, half of that over users alone, and the p-value of a mean of 0."""
         mean = float(values.mean())
         if self.size[1] < 2:
-            return mean, math.nan, math.nan
-        variance, freedom = _two_way([c.jackknife(values) for c in self._clusters])
+            return mean, math.nan, math.nan, math.nan
+        estimates = [c.jackknife(values) for c in self._clusters]
+        variance, freedom = _two_way(estimates)
         error = math.sqrt(variance)
         # Equal clusters differ only by rounding.
         if error <= 1e-12 * max(1.0, abs(mean)):
-            return mean, 0.0, float(abs(mean) <= 1e-12)
-        return mean, half_length(variance, freedom, level), 2 * float(stdtr(freedom, -abs(mean) / error))
+            return mean, 0.0, 0.0, float(abs(mean) <= 1e-12)
+        half, of_users = (half_length(*estimate, level) for estimate in ((variance, freedom), estimates[0]))
+        return mean, half, of_users, 2 * float(stdtr(freedom, -abs(mean) / error))
 
 
 class _Clusters:
@@ -220,6 +234,10 @@ def _two_way(estimates: Sequence[tuple[float, float]]) -> tuple[float, float]:
         return estimates[0]
     (users, of_users), (items, of_items), (pairs, _) = estimates
     return max(users, items, users + items - pairs), min(of_users, of_items)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _codes(labels: Labels) -> NDArray[np.int64]:
