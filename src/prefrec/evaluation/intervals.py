@@ -129,7 +129,7 @@ class Means:
         if items is not None and len(items) != len(users):
             raise ValueError(f"expected values [B] and items [B], got {len(users)} values and {len(items)} items")
         self.values = values
-        self._users, self._items = _codes(users), None if items is None else _codes(items)
+        self._users, self._items = label_codes(users), None if items is None else label_codes(items)
         self._samples: dict[bytes, _Sample] = {}
         everything = self._sample(np.ones(len(users), dtype=np.bool_))
         self.size, self.items = everything.size[:2], everything.size[2]
@@ -179,12 +179,12 @@ class _Sample:
     """Rows with the codes [B] of their users and, if known, of their targets."""
 
     def __init__(self, users: NDArray[np.int64], items: NDArray[np.int64] | None) -> None:
-        clusters = [_Clusters(_codes(users))]
+        clusters = [_Clusters(label_codes(users))]
         self.size = (len(users), len(clusters[0].sizes), 0 if items is None else len(np.unique(items)))
         # A single target says nothing about the variance over targets.
         if items is not None and self.size[2] > 1:
             pairs = users * (1 + items.max()) + items
-            clusters += [_Clusters(_codes(items)), _Clusters(_codes(pairs))]
+            clusters += [_Clusters(label_codes(items)), _Clusters(label_codes(pairs))]
         self._clusters = clusters
 
     def estimate(self, values: NDArray[np.float64], level: float) -> tuple[float, float, float, float]:
@@ -240,7 +240,8 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _codes(labels: Labels) -> NDArray[np.int64]:
+def label_codes(labels: Labels) -> NDArray[np.int64]:
+    """Return numbers [B] of labels, from 0 in their order."""
     return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)
 
 
