@@ -1,0 +1,140 @@
+"""The declared rules of a table: its families of differences, their test and their correction.
+
+`lab/protocol/table.yaml` holds them, and is committed before the runs that it judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prefrec.errors import DataError
+from prefrec.evaluation.intervals import Labels, PairedDifference, holm, paired_difference
+from prefrec.evaluation.wild import equivalence, wild_test
+
+Gains = NDArray[np.float64]
+"""A metric of a ranker on each row with each seed [K, B]."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Family(_Section):
+    """A question that is asked once per data set."""
+
+    name: str = Field(description="Name in tables.")
+    question: str = Field(description="What a difference answers.")
+    ranker: str = Field(description="Ranker, or a role that the table resolves, such as `best baseline`.")
+    against: str = Field(description="Ranker or role that is subtracted.")
+    ranks: Literal["table", "control"] = Field("table", description="File of ranks that holds both.")
+
+
+class Test(_Section):
+    """How the p-value of a difference is made."""
+
+    __test__ = False  # of pytest
+
+    kind: Literal["wild bootstrap"]
+    draws: int = Field(ge=99)
+    seed: int = 0
+
+
+class Protocol(_Section):
+    """The rules of a table."""
+
+    metric: str
+    families: list[Family] = Field(min_length=1)
+    test: Test
+    correction: Literal["holm"]
+    level: float = Field(gt=0, lt=1)
+    equivalence: float = Field(gt=0, lt=1, description="Margin as a share of the mean of the ranker compared with.")
+    seeds: Literal["random"]
+    evaluations: int = Field(ge=1, description="How often the test rows of a data set may be evaluated, per seed.")
+    changes: list[str] = Field([], description="What was changed after test rows had been evaluated, with its date.")
+
+
+def read_protocol(path: Path) -> Protocol:
+    """Return the rules in a file; raise DataError if it is missing or not understood."""
+    try:
+        return Protocol.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as e:
+        raise DataError(f"{path}: not the rules of a table: {e}") from None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The metric of all rankers on the test rows of a data set.
+
+    Attributes:
+        data: name of the data set.
+        gains: ranker → metric [K, B] with each of K seeds.
+        users, targets: user and target of each row [B].
+        roles: role → ranker, for the names of families that are not rankers.
+    """
+
+    data: str
+    gains: Mapping[str, Gains]
+    users: Labels
+    targets: Labels
+    roles: Mapping[str, str]
+
+    def pair(self, family: Family) -> tuple[str, str] | None:
+        """Return the two rankers that a family compares here; None if one of them is not there."""
+        ranker, against = (self.roles.get(name, name) for name in (family.ranker, family.against))
+        return (ranker, against) if {ranker, against} <= {*self.gains} else None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the rules say of one family on one data set.
+
+    Attributes:
+        family, data, ranker, against: what is compared.
+        seeds: number of seeds.
+        difference: with both intervals; its p-value is that of the t-test.
+        p, adjusted: p-value of the protocol's test, and after its correction over the data sets of the family.
+        equivalent, adjusted_equivalent: the same of the equivalence test.
+    """
+
+    family: str
+    data: str
+    ranker: str
+    against: str
+    seeds: int
+    difference: PairedDifference
+    p: float
+    adjusted: float
+    equivalent: float
+    adjusted_equivalent: float
+
+    def finding(self, level: float) -> str:
+        """Return `above`, `below`, `equivalent` or `open`."""
+        if self.adjusted < level:
+            return "above" if self.difference.mean > 0 else "below"
+        return "equivalent" if self.adjusted_equivalent < level else "open"
+
+
+def decide(protocol: Protocol, family: Family, ranked: Sequence[Ranked]) -> list[Decision]:
+    """Return the decisions of a family, one per data set that has both of its rankers."""
+    found = [(one, pair) for one in ranked if (pair := one.pair(family))]
+    rules = {"draws": protocol.test.draws, "seed": protocol.test.seed}
+    p, equivalent, differences = [], [], []
+    for one, (ranker, against) in found:
+        rows, labels = one.gains[ranker] - one.gains[against], (one.users, one.targets)
+        p.append(wild_test(rows, *labels, **rules).p_value)
+        equivalent.append(equivalence(rows, one.gains[against], *labels, margin=protocol.equivalence, **rules))
+        means = (one.gains[name].mean(axis=0) for name in (ranker, against))
+        differences.append(paired_difference(*means, *labels))
+    numbers = zip(differences, p, holm(p), equivalent, holm(equivalent), strict=True)
+    return [
+        Decision(family.name, one.data, *pair, len(one.gains[pair[0]]), *of)
+        for (one, pair), of in zip(found, numbers, strict=True)
+    ]
