@@ -23,7 +23,7 @@ from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.runs.contents import METRICS
-from prefrec_lab.ranks import coded, evaluate_ranks, write_ranks
+from prefrec_lab.ranks import coded, evaluate_ranks, row_facts, write_ranks
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "lab/results", ROOT / "docs/studies/table.md"
@@ -49,11 +49,9 @@ def collect(folders: Sequence[Path]) -> None:
     """Write the ranks of all rankers of the runs; raise DataError if the runs asked other questions."""
     lists, full, facts = [], [], {}
     asked: pl.DataFrame | None = None
-    known: set[str] = set()
     for folder in folders:
         run = open_run(folder)
         data, section = run.data, run.recipe.evaluate
-        known = set(data.known_interactions(section.split)["item_id"])
         frame = read_predictions(folder / "predictions.parquet")
         one = frame.filter(pl.col("ranker") == frame["ranker"][0]).select("row", "user_id", "target", "candidates")
         if asked is not None and not asked.equals(one):
@@ -68,10 +66,9 @@ def collect(folders: Sequence[Path]) -> None:
         full.append(_renamed(_whole(folder, data), names))
         for old, new in names.items():
             facts[new] = {"kind": _kind(run.recipe, old), "seconds": _seconds(run, old)}
-    lists_frame, codes = coded(pl.concat(lists))
-    write_ranks(lists_frame, {codes[i] for i in known if i in codes}, LISTS)
-    full_frame, codes = coded(pl.concat(full))
-    write_ranks(full_frame, {codes[i] for i in known if i in codes}, FULL)
+    facts_of_rows = row_facts(data, data.some(section.split, section.rows), section.split)
+    write_ranks(coded(pl.concat(lists)), facts_of_rows, LISTS)
+    write_ranks(coded(pl.concat(full)), facts_of_rows, FULL)
     audit = read_json(folders[0] / METRICS)["evaluation"]["audit"]
     write_json(FACTS, {"systems": facts, "verdict": audit["verdict"], "items": len(run.data.catalogue)})
 
