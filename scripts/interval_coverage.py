@@ -1,6 +1,8 @@
 """Simulate how often intervals contain the truth: `python scripts/interval_coverage.py [TRIALS]` prints a table.
 
 Rows have effects of users and of targets. Heavy-tailed designs give a few users most of the rows, or a few targets.
+`python scripts/interval_coverage.py --shops [TRIALS]` prints a table of designs that are resampled from the kept
+ranks of shops (`SHOPS`), and how often the test of the table (`prefrec.evaluation.wild`) rejects the truth there.
 """
 
 from __future__ import annotations
@@ -8,15 +10,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.evaluation import mean_interval, paired_difference
+from prefrec.evaluation import mean_interval, metrics_for, paired_difference
+from prefrec.evaluation.intervals import label_codes
+from prefrec.evaluation.predictions import ranks_of
+from prefrec.evaluation.wild import wild_test
+from prefrec_lab.ranks import read_ranks
 
 Floats = NDArray[np.float64]
 LONGEST = 300
 """Most rows of a user."""
+RANKS = Path(__file__).parent.parent / "lab/results/ranks"
+SHOPS = {
+    "amazon-office": "title TF-IDF",
+    "amazon-book": "transition graph",
+    "amazon-office-log": "transition graph",
+    "amazon-book-log": "transition graph",
+}
+"""Data set → its best baseline. The blend is compared with it, and with itself without a language model."""
+DRAWS = 199
+"""Draws of the test in a trial."""
 
 
 def one(rng: np.random.Generator, users: int) -> NDArray[np.int64]:
@@ -126,6 +143,95 @@ def coverage(
     return both, alone
 
 
+@dataclass(frozen=True)
+class Shop:
+    """A difference of two rankers on the test rows of a shop, in the order of the targets.
+
+    Attributes:
+        values: [B] difference in NDCG@10.
+        users, targets: [B] codes.
+        sizes: [G] number of rows of each target.
+    """
+
+    values: Floats
+    users: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @property
+    def effective_targets(self) -> float:
+        """Number of targets with equal parts of the variance that would have the same kurtosis."""
+        squares = np.bincount(self.targets, weights=self.values - self.values.mean()) ** 2
+        return float(squares.sum() ** 2 / (squares**2).sum())
+
+    def draw(self, rng: np.random.Generator) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+        """Return values, users and targets of another sample: targets are drawn, then rows of each drawn target.
+
+        A target that is drawn twice is two targets, and a row that is drawn twice is of two users. Users keep the
+        rows that they have of different targets. The truth is the mean of `values`.
+        """
+        count = len(self.sizes)
+        drawn = np.sort(rng.integers(count, size=count))
+        lengths, begins = self.sizes[drawn], (np.cumsum(self.sizes) - self.sizes)[drawn]
+        targets = np.repeat(np.arange(count), lengths)
+        rows = np.repeat(begins, lengths) + np.floor(rng.random(len(targets)) * np.repeat(lengths, lengths)).astype(
+            int
+        )
+        order = np.lexsort((targets, rows))
+        rows, targets = rows[order], targets[order]
+        first = np.r_[True, rows[1:] != rows[:-1]]
+        repeat = np.arange(len(rows)) - np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
+        users = label_codes(self.users[rows] * (1 + int(repeat.max())) + repeat)
+        return self.values[rows], users, targets
+
+
+def shop(name: str, ranker: str, against: str) -> Shop:
+    """Return the difference of two rankers in the kept ranks of a data set, with seed 0."""
+    ranks, ndcg = read_ranks(RANKS / f"{name}.parquet"), metrics_for([10])["ndcg@10"]
+    first, second = (ranks.filter(ranker=one).sort("target", "row") for one in (ranker, against))
+    users, targets = (label_codes(first[column].to_numpy()) for column in ("user", "target"))
+    return Shop(ndcg(*ranks_of(first)) - ndcg(*ranks_of(second)), users, targets, np.bincount(targets))
+
+
+def shop_coverage(one: Shop, trials: int, *, seed: int = 0) -> tuple[float, float, float]:
+    """Return how often the interval of a mean holds the truth, how often that over users alone, and the test's size.
+
+    The size is the share of trials in which the test rejects the truth at a level of 5%.
+    """
+    rng, truth = np.random.default_rng(seed), float(one.values.mean())
+    found = np.zeros((trials, 3))
+    for trial in range(trials):
+        values, users, targets = one.draw(rng)
+        interval = mean_interval(values - truth, users, targets)
+        p = wild_test(values - truth, users, targets, draws=DRAWS, seed=trial).p_value
+        low, high = interval.user_low or 0.0, interval.user_high or 0.0
+        found[trial] = interval.low <= 0 <= interval.high, low <= 0 <= high, p < 0.05
+    both, alone, size = found.mean(axis=0).tolist()
+    return both, alone, size
+
+
+def shops_table(trials: int) -> list[list[str]]:
+    """Return a row per shop and difference: name, effective targets, both coverages and the test's size."""
+    rows = []
+    for name, baseline in SHOPS.items():
+        for against in (baseline, "blend without s-dpo"):
+            one = shop(name, "blend", against)
+            shares = [f"{share:.3f}" for share in shop_coverage(one, trials)]
+            rows.append([f"{name}: blend − {against}", f"{one.effective_targets:.0f}", *shares])
+    return rows
+
+
+def print_shops(trials: int) -> None:
+    """Print the table of shops."""
+    sys.stdout.write(
+        f"Differences in {trials:,} samples from shops: 95% intervals that hold the truth, and the share of"
+    )
+    sys.stdout.write(" tests that reject it at 5%\n")
+    sys.stdout.write(f"{'difference':48}{'targets':>8}{'both':>8}{'users':>8}{'test':>8}\n")
+    for name, *cells in shops_table(trials):
+        sys.stdout.write(f"{name:48}" + "".join(f"{cell:>8}" for cell in cells) + "\n")
+
+
 def main(trials: int) -> None:
     """Print the table."""
     error = np.sqrt(0.05 * 0.95 / trials)
@@ -138,4 +244,8 @@ def main(trials: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4000)
+    words = sys.argv[1:]
+    if words[:1] == ["--shops"]:
+        print_shops(int(words[1]) if len(words) > 1 else 400)
+    else:
+        main(int(words[0]) if words else 4000)

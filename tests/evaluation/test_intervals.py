@@ -110,6 +110,26 @@ def test_intervals_cover_the_truth(name, paired):
     assert covered >= 0.915  # 2.5 standard errors below 0.95
 
 
+def test_a_sample_of_a_shop_draws_targets_and_then_their_rows():
+    """Values are the rows' numbers, so that each can be traced to its target and its user."""
+    targets, users = np.repeat(np.arange(5), [1, 4, 2, 8, 3]), np.arange(18) % 7
+    shop = simulations.Shop(np.arange(18.0), users, targets, np.bincount(targets))
+    for seed in range(20):
+        values, drawn_users, drawn = shop.draw(np.random.default_rng(seed))
+        rows = values.astype(int)
+        for one in range(5):
+            of = targets[rows[drawn == one]]
+            assert (of == of[0]).all()
+            assert len(of) == shop.sizes[of[0]]
+        # A row that is drawn again is of another user, and the rest of a user's rows stay with the user.
+        pairs = set(zip(rows.tolist(), drawn_users.tolist(), strict=True))
+        assert len(pairs) == len(rows)
+        for user in np.unique(drawn_users):
+            assert len(set(users[rows[drawn_users == user]])) == 1
+    assert shop.effective_targets < 5
+    assert {name for name, *_ in simulations.shops_table(2)} >= {"amazon-office: blend − title TF-IDF"}
+
+
 @pytest.mark.parametrize("items", [True, False])
 def test_the_interval_over_users_alone_is_beside_that_over_both(items):
     values, users, targets = _drawn(0)
