@@ -71,7 +71,7 @@ def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) 
         "n": outcome.n,
         "users": outcome.users,
         "seeds": list(dict.fromkeys(run.recipe.seed for run in runs)),
-        "intervals": "95%, percentile bootstrap over users; the choice of seed is not in them",
+        "intervals": "95%, jackknife over users; the choice of seed is not in them",
         "model": first.recipe.model.name,
         "data": ", ".join(dict.fromkeys(str(run.data.protocol.get("source")) for run in runs)),
         "candidates": first.recipe.data.candidates.size,
