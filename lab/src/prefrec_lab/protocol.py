@@ -124,17 +124,19 @@ class Decision:
 
 def decide(protocol: Protocol, family: Family, ranked: Sequence[Ranked]) -> list[Decision]:
     """Return the decisions of a family, one per data set that has both of its rankers."""
-    found = [(one, pair) for one in ranked if (pair := one.pair(family))]
-    rules = {"draws": protocol.test.draws, "seed": protocol.test.seed}
-    p, equivalent, differences = [], [], []
-    for one, (ranker, against) in found:
-        rows, labels = one.gains[ranker] - one.gains[against], (one.users, one.targets)
-        p.append(wild_test(rows, *labels, **rules).p_value)
-        equivalent.append(equivalence(rows, one.gains[against], *labels, margin=protocol.equivalence, **rules))
-        means = (one.gains[name].mean(axis=0) for name in (ranker, against))
-        differences.append(paired_difference(*means, *labels))
-    numbers = zip(differences, p, holm(p), equivalent, holm(equivalent), strict=True)
+    draws, seed, margin = protocol.test.draws, protocol.test.seed, protocol.equivalence
+    found, differences, p, equivalent = [], [], [], []
+    for one in ranked:
+        if (pair := one.pair(family)) is None:
+            continue
+        first, second = (one.gains[name] for name in pair)
+        rows, users, targets = first - second, one.users, one.targets
+        found.append((one.data, pair, len(first)))
+        differences.append(paired_difference(first.mean(axis=0), second.mean(axis=0), users, targets))
+        p.append(wild_test(rows, users, targets, draws=draws, seed=seed).p_value)
+        equivalent.append(equivalence(rows, second, users, targets, margin=margin, draws=draws, seed=seed))
+    numbers = zip(found, differences, p, holm(p), equivalent, holm(equivalent), strict=True)
     return [
-        Decision(family.name, one.data, *pair, len(one.gains[pair[0]]), *of)
-        for (one, pair), of in zip(found, numbers, strict=True)
+        Decision(family.name, data, ranker, against, seeds, difference, own, adjusted, same, adjusted_same)
+        for (data, (ranker, against), seeds), difference, own, adjusted, same, adjusted_same in numbers
     ]

@@ -126,8 +126,8 @@ def _shares(drawn: Floats, found: float) -> tuple[float, float, float]:
 
 def all_signs(targets: int) -> Floats:
     """Return all vectors of signs [2^targets, targets]."""
-    numbers = np.arange(2**targets)[:, None]
-    return 1.0 - 2.0 * (numbers >> np.arange(targets) & 1)
+    bits = np.arange(2**targets)[:, None] >> np.arange(targets) & 1
+    return np.where(bits, -1.0, 1.0)
 
 
 class _Sums:
