@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, blind_features
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
+from prefrec.rankers.matrices import pad_codes
 
 FOLDS = 5
 """Number of folds of items. Examples with a target in a fold are scored with weights from the items of the others."""
@@ -53,9 +54,9 @@ class ItemOnlyRanker:
         features = self.features(rows)
         targets = np.array([e.target_index for e in rows], dtype=np.int64)
         fold = self._folds(rows)
-        of_candidates = np.full(features.shape[:2], -1, dtype=np.int64)
-        for row, e in enumerate(rows):
-            of_candidates[row, : len(e.candidates)] = [self._fold(item) for item in e.candidates]
+        codes = pad_codes([e.candidates for e in rows], self.features.index)
+        of_items = np.array([self._fold(item) for item in self.features.index], dtype=np.int64)
+        of_candidates = np.where(codes < 0, -1, of_items[codes])
         folds = []
         for k in range(FOLDS):
             others = np.flatnonzero(fold != k)
