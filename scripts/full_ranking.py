@@ -138,17 +138,14 @@ def measure(name: str, folder: Path) -> None:
     data, section = run.data, run.recipe.evaluate
     entries = [run.entry(n) for n in run.plan.names]
     asked = [*entries, *(less for entry in entries for less in entry.without.values())]
-    references = fit_baselines(data, section, run.recipe.seed)
+    references = fit_baselines(data, section, run.recipe.seed, is_refit=run.recipe.refit is not None)
     cache = folder / "predictions/full_catalogue"
     found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
     path = RESULTS / "ranks" / f"{name}.parquet"
     write_ranks(coded(found), row_facts(data, data.some(section.split, section.rows), section.split), path)
-    metrics = read_json(folder / METRICS)
-    audit = metrics["evaluation"]["audit"]
-    earlier, commit = (
-        read_json(path.with_suffix(".json")),
-        (read_json(folder / "environment.json") or {}).get("commit"),
-    )
+    audit = read_json(folder / METRICS)["evaluation"]["audit"]
+    earlier = read_json(path.with_suffix(".json"))
+    commit = read_json(folder / "environment.json").get("commit")
     is_again = bool(earlier) and earlier["commit"] != commit
     write_json(
         path.with_suffix(".json"),
