@@ -13,6 +13,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,9 +89,30 @@ def write_whole(path: Path, write: Writer) -> None:
     """Call `write` with a temporary path beside `path`, then move the result to `path` in one step.
 
     Drafts that killed processes left behind are removed first (`clear_drafts`). Raise StorageError, and leave `path`
-    unchanged, if the disk is full or writing is not permitted.
+    unchanged, if it is no regular file (`check_destination`), the disk is full or writing is not permitted.
     """
     write_together({path: write})
+
+
+def check_destination(path: Path) -> None:
+    """Raise StorageError if something other than a regular file is at a path that will be written.
+
+    Moving a draft to the place of a device would remove the device. A symbolic link is refused, too: in a folder that
+    comes from elsewhere it may lead to any file of this machine.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # nothing is there, or the write itself will say what is wrong
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        what = f"a folder; name a file, such as {path / 'NAME'}"
+    elif stat.S_ISLNK(mode):
+        what = f"a symbolic link, which is neither followed nor replaced; name the file itself: {path.resolve()}"
+    else:
+        what = "a device, a pipe or a socket, which a file must not replace; name a file, and read it from there"
+    raise StorageError(f"{path} cannot be written: it is {what}")
 
 
 def make_folder(folder: Path) -> None:
@@ -250,6 +272,7 @@ def write_together(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) -
     """
     drafts = {path: path.with_name(draft_name(path)) for path in writers}
     for path in drafts:
+        check_destination(path)
         clear_drafts(path)
     try:
         for path, write in writers.items():

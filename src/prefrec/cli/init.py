@@ -17,7 +17,7 @@ from prefrec.console import warn
 from prefrec.data import ColumnNames
 from prefrec.data.guess import Guess, guess
 from prefrec.errors import ConfigError
-from prefrec.files import write_text
+from prefrec.files import check_destination, write_text
 from prefrec.presets import PresetName, preset_text
 
 SHORT = 15
@@ -40,6 +40,8 @@ def init(
 
     Example: prefrec init --interactions log.csv --items items.csv --out shop.yaml
     """
+    if out:
+        check_destination(out)
     if out and out.exists():
         raise ConfigError(f"{out} already exists: name another file with --out, or delete it")
     # In the paper's prompts, the history shares the space with the candidates.

@@ -14,6 +14,7 @@ from prefrec.data import UnknownUserError
 from prefrec.data.readers import pick_columns, read_table, read_text
 from prefrec.data.sources.base import parse_lists
 from prefrec.errors import DataError
+from prefrec.files import check_destination
 from prefrec.recommend.rules import Rules
 
 
@@ -60,6 +61,8 @@ def recommend(
         ranking = Recommender.from_run(run, ranker).rank(history, candidate).frame()
         typer.echo(as_table(ranking)) if not as_json else o.print_json(ranking.to_dicts())
         return
+    if out:
+        check_destination(out)  # before hours of answers
     recommender = Recommender.from_run(run, ranker)
     histories = {"-": history} if history else _histories(history_file) if history_file else None
     rules = section.model_dump() | {"deny": _ids(section.deny), "allow": section.allow and _ids(section.allow)}
