@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 
 from prefrec import console
-from prefrec.errors import DataError, without_secrets
+from prefrec.errors import DataError, without_parts_of, without_secrets
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.report import write_report
@@ -49,12 +49,26 @@ def test_an_address_with_secrets_leaves_none(tmp_path, monkeypatch, capsys):
     assert "log.parquet" in (tmp_path / "run/data/protocol.json").read_text()
     assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["data"]["interactions"].endswith(address[8:])
 
-    refused = pl.exceptions.ComputeError(f"error sending request for url ({address})")
-    monkeypatch.setattr(pl, "scan_parquet", Mock(side_effect=refused))
-    with pytest.raises(DataError, match=r"h\.org/log\.parquet.*not a readable Parquet file") as error:
-        run_recipe(recipe, tmp_path / "again", until="prepare")
-    printed = capsys.readouterr()
-    assert SECRET not in str(error.value) + printed.out + printed.err
+    for told in (f"for url ({address})", f"(location: log.parquet?t={SECRET})", f"user me:{SECRET}", f"t {SECRET}"):
+        refused = pl.exceptions.ComputeError(f"error sending request {told}")
+        monkeypatch.setattr(pl, "scan_parquet", Mock(side_effect=refused))
+        with pytest.raises(DataError, match=r"h\.org/log\.parquet.*not a readable Parquet file") as error:
+            run_recipe(recipe, tmp_path / "again", until="prepare")
+        printed = capsys.readouterr()
+        assert SECRET not in str(error.value) + printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("address", "text", "shown"),
+    [
+        ("http://me:S3cr3t@h/x?a=1", "me: S3cr3t (location: x?a=1), 1 try", "me: *** (location: x?***), 1 try"),
+        ("http://h/x?sig=S3%2Fr3t&v=2", "S3/r3t and S3%2Fr3t, 2 tries", "*** and ***, 2 tries"),
+        ("http://h/x?S3cr3t", "location: x?S3cr3t", "location: x?***"),
+        ("http://h/x", "x is not there?", "x is not there?"),
+    ],
+)
+def test_parts_of_an_address_are_left_out_wherever_they_are_repeated(address, text, shown):
+    assert without_parts_of(address, text) == shown
 
 
 def test_messages_leave_it_out(monkeypatch, capsys):

@@ -6,10 +6,12 @@ import difflib
 import re
 from collections.abc import Iterable
 from typing import TypeVar
+from urllib.parse import quote, unquote
 
 T = TypeVar("T")
 # User, path and query of an address, which has one slash in a path. Punctuation at the end is not part of the query.
 _QUERY = r"""\?[^\s"'<>]*[^\s"'<>\]):;,.]"""
+_SHORTEST = 4
 _ADDRESS = re.compile(rf"""\b([a-z][a-z0-9+.-]{{1,20}}:/+)([^\s/"'<>]*@)?([^\s"'<>?]*)({_QUERY})?""", re.IGNORECASE)
 
 
@@ -23,6 +25,21 @@ def without_secrets(value: T) -> T:
     elif isinstance(value, list):
         shown = [without_secrets(inner) for inner in value]
     return shown  # type: ignore[return-value]
+
+
+def without_parts_of(address: str, text: str) -> str:
+    """Replace the user and the query of an address by *** wherever a text repeats them, as messages of libraries do.
+
+    A value of the query counts as a secret of its own if it has at least four characters.
+    """
+    secrets: set[str] = set()
+    for _, user, _, query in _ADDRESS.findall(address):
+        values = [pair.partition("=")[2] for pair in re.split("[&;]", query)]
+        secrets |= {user, query, user[:-1].partition(":")[2]} | {value for value in values if len(value) >= _SHORTEST}
+    secrets |= {form for secret in secrets for form in (quote(secret), quote(secret, safe=""), unquote(secret))}
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        text = text.replace(secret, "?***" if secret.startswith("?") else "***@" if secret.endswith("@") else "***")
+    return text
 
 
 def nearest(name: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:

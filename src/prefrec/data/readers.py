@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefrec.errors import DataError, nearest, without_secrets
+from prefrec.errors import DataError, nearest, without_parts_of, without_secrets
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
 """Errors that `read_parquet` raises on a damaged file."""
@@ -111,11 +111,12 @@ def read_table(
     """
     path = Path(path)
     if address := ADDRESS.search(path.as_posix()):
+        url = "://".join(address.groups())
         try:
-            return shrink(pl.scan_parquet("://".join(address.groups()))).collect(engine="streaming")
+            return shrink(pl.scan_parquet(url)).collect(engine="streaming")
         except UNREADABLE as e:
-            remedy = "check the address and the credentials in the environment"
-            raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); {remedy}") from None
+            reason, remedy = without_parts_of(url, first_words(e)), "check the address and the credentials"
+            raise DataError(f"{path}: not a readable Parquet file ({reason}); {remedy} in the environment") from None
     _check_file(path)
     if path.suffix in PARQUET:
         try:
