@@ -153,6 +153,7 @@ def test_a_field_goes_by_number_or_by_name(override, place):
         ("rankers.2.rows=8", r"rankers has 2 entries: rankers\.0 \(SASRec\), rankers\.1 \(LLaRA\)$"),
         ("name.x=8", "name is 'a', which has no fields"),
         ("sft.rows=[", "the part after = is not YAML"),
+        ("sft.rows=010", "line 1: 010 is a number in base 8"),
     ],
 )
 def test_a_field_that_there_is_not(override, message):

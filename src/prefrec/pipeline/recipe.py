@@ -30,6 +30,7 @@ from prefrec.presets import preset
 from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
 from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.strict_yaml import TrapError, read_yaml
 from prefrec.training.defaults import (
     ALL_LINEAR,
     BETA,
@@ -550,10 +551,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: the file is missing or not YAML, or a field is wrong; the message names file and field.
     """
     try:
-        raw = yaml.safe_load(read_whole(path))
+        raw = read_yaml(read_whole(path))
     except OSError as e:
         raise ConfigError(f"recipe {path}: {e.strerror or e}; `recipes/` holds examples") from e
     except (yaml.YAMLError, ValueError, RecursionError) as e:
+        if isinstance(e, TrapError):
+            raise ConfigError(f"recipe {path}, {e}") from e
         reason = "nested too deeply" if isinstance(e, RecursionError) else e
         raise ConfigError(f"recipe {path}: not a YAML file: {reason}") from e
     if not isinstance(raw, dict):
@@ -615,9 +618,10 @@ def set_field(raw: dict[str, Any], override: str) -> None:
     field, equals, text = override.partition("=")
     wrong = f"--set {override!r}: expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5"
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError) as e:
-        raise ConfigError(f"{wrong}; the part after = is not YAML") from e
+        reason = e if isinstance(e, TrapError) else "the part after = is not YAML"
+        raise ConfigError(f"{wrong}; {reason}") from e
     if not equals:
         raise ConfigError(wrong)
     set_value(raw, field, value, wrong)

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.markup import escape
 
 from prefrec.console import quiet_warnings, say
@@ -32,6 +31,7 @@ from prefrec.report import write_report
 from prefrec.runs.contents import BEST, METRICS, PREFERENCES, REFIT, UPDATE, result_inputs, write_results
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
+from prefrec.strict_yaml import read_yaml
 
 PRICED_S = 20
 """Expected seconds from which a run prints its price before training."""
@@ -205,7 +205,7 @@ def _evaluate(plan: Plan, data: PreparedData, entries: Sequence[Entry], audit: A
     update = measure_update(recipe, data, entries, folder / "predictions" / "update")
     best = best_on_validation(recipe, data, entries, folder / "predictions" / "validation")
     if is_first():
-        now = result_inputs(folder, yaml.safe_load(dump_recipe(recipe)), plan.inputs.data_key)
+        now = result_inputs(folder, read_yaml(dump_recipe(recipe)), plan.inputs.data_key)
         split = recipe.evaluate.split
         values: dict[str, Any] = {METRICS: metrics_json(split, scores) | {"made_of": now}}
         values |= {PREFERENCES: preferences.to_json() | {"split": split}} if preferences else {}

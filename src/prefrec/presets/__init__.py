@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any, Literal, cast, get_args
 
-import yaml
-
 from prefrec.errors import ConfigError, did_you_mean
+from prefrec.strict_yaml import read_yaml
 
 PresetName = Literal["fast", "titles", "paper"]
 
@@ -25,4 +24,4 @@ def preset_text(name: PresetName) -> str:
 
 def preset(name: PresetName) -> dict[str, Any]:
     """Return the raw values of a preset, for `prefrec.pipeline.recipe.checked_recipe`."""
-    return cast(dict[str, Any], yaml.safe_load(preset_text(name)))
+    return cast(dict[str, Any], read_yaml(preset_text(name)))

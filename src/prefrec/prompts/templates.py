@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Self
 import jinja2
 import jinja2.meta
 import polars as pl
-import yaml
 
 from prefrec.data.titles import UNSAFE
 from prefrec.errors import TemplateError, did_you_mean
 from prefrec.prompts.sandbox import MAX_SOURCE, Sandbox, fill
+from prefrec.strict_yaml import read_yaml
 
 DOMAINS = ("movies", "books", "music", "generic")
 _FOLDER = files("prefrec.prompts") / "templates"
@@ -132,7 +132,7 @@ def in_words(file: Traversable, domain: str) -> str:
 
 @cache
 def _words() -> dict[str, dict[str, str]]:
-    return yaml.safe_load((_FOLDER / "words.yaml").read_text(encoding="utf-8"))
+    return read_yaml((_FOLDER / "words.yaml").read_text(encoding="utf-8"))
 
 
 def item_texts(source: str, items: pl.DataFrame) -> list[str]:

@@ -23,6 +23,7 @@ from prefrec.evaluation.preferences import Preferences
 from prefrec.files import SEAL, Writer, altered, as_json, digests, read_seal, read_whole, write_json, write_together
 from prefrec.rankers.blend import BLEND_FILE, Weights, weights_sentence
 from prefrec.runs.stage import STAGE_FILE, check_whole, damaged, is_previous, read_state, stage_key
+from prefrec.strict_yaml import read_yaml
 
 T = TypeVar("T")
 
@@ -277,7 +278,7 @@ def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[s
 
 def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
     text = read_whole(path)
-    recipe = yaml.safe_load(text)
+    recipe = read_yaml(text)
     return without_secrets(text), recipe if isinstance(recipe, dict) else {}
 
 

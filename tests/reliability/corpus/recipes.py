@@ -50,6 +50,10 @@ def _override(text: str, message: str) -> Case:
 
 FORM = "expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5"
 
+# Nine levels of nine aliases each.
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+BOMB += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+
 CASES = [
     command("recipe: not there", "bad.yaml: No such file or directory; `recipes/` holds examples", lambda p, f: ("run", f / "bad.yaml")),
     command("recipe: a folder", "Is a directory; `recipes/` holds examples", lambda p, f: ("run", f)),
@@ -60,6 +64,11 @@ CASES = [
     _text("not UTF-8", "bad.yaml: not a YAML file: 'utf-8' codec can't decode byte 0xe9", b"name: Andr\xe9\n"),
     _text("Python inside", "could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system'", "name: !!python/object/apply:os.system [echo]\n"),
     _text("nested without end", "bad.yaml: not a YAML file: nested too deeply", "[" * 10_000),
+    _text("aliases that expand to 9^9 values", "bad.yaml, line 6: more than 100,000 values with those of aliases", BOMB),
+    _text("an alias inside its own anchor", "bad.yaml, line 1: the alias *a lies inside its own anchor", "name: &a [*a]\n"),
+    _text("a key twice", "bad.yaml, line 3: the key 'seed' occurs twice; remove one of them", "name: x\nseed: 1\nseed: 2\n"),
+    _text("a number in base 8", "bad.yaml, line 2: 010 is a number in base 8; write it without zeros in front", "name: x\nseed: 010\n"),
+    _text("a number in base 60", "bad.yaml, line 2: 1:30 is a number in base 60", "name: x\nseed: 1:30\n"),
     _text("a date that there is not", "bad.yaml: not a YAML file", "name: 2020-99-99\n"),
     _text("no name", "bad.yaml: name: Field required", "seed: 1\n"),
     _text("keys that are numbers", "bad.yaml: 5: Keys should be strings (given: 5)", "name: x\n5: 6\n"),
