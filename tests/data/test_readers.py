@@ -220,3 +220,74 @@ def test_a_message_does_not_hold_the_whole_header(tmp_path):
         with pytest.raises(DataError) as error:
             pick_columns(read_table(tmp_path / "log.csv"), {"user_id": "user_id"}, tmp_path / "log.csv")
         assert len(str(error.value)) < 1000
+
+
+def test_a_compressed_file_may_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("prefrec.data.readers.UNPACKED", 1 << 20)
+    rows = b"user_id,item_id\n" + b"1,2\n" * (1 << 18)
+    told = "unpacked it has more than 1 MiB; if you trust it, unpack it yourself"
+    for name, content in (("a.csv.gz", rows), ("a.jsonl.gz", b'{"user_id": "' + b"x" * (1 << 20) + b'"}')):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(DataError, match=f"{name}: {told}"):
+            read_table(path)
+    (tmp_path / "fits.csv.gz").write_bytes(gzip.compress(rows[: 1 << 20]))
+    assert len(read_table(tmp_path / "fits.csv.gz")) == (1 << 18) - 4
+    monkeypatch.setattr("prefrec.data.readers.RATIO", 1 << 20)  # a large file may have more
+    assert len(read_table(tmp_path / "a.csv.gz")) == 1 << 18
+
+
+def test_a_parquet_file_may_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("prefrec.data.readers.UNPACKED", 1 << 20)
+    wide = pl.DataFrame({"user_id": ["x" * 4096] * 2000, "n": [1] * 2000})
+    long = pl.DataFrame({"user_id": ["x"] * (1 << 18), "n": [1] * (1 << 18)})
+    for frame in (wide, long):
+        frame.write_parquet(tmp_path / "a.parquet")
+        assert (tmp_path / "a.parquet").stat().st_size < 9000
+        told = r"unpacked it has more than 1 MiB; if you trust it, divide it into several files"
+        with pytest.raises(DataError, match=told):
+            read_table(tmp_path / "a.parquet")
+    frame = wide[:200]
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").equals(frame)
+
+
+def test_texts_of_small_parquet_files_are_read_as_those_of_large_ones(tmp_path, monkeypatch):
+    texts = ["a", "", None, "ä", "a"]
+    frame = pl.DataFrame({"s": texts, "l": [["a"], [], None, ["b", None], ["a"]], "n": [1, 2, None, 4, 5]})
+    frame = frame.with_columns(c=pl.col("s").cast(pl.Categorical), r=pl.struct("s", "n"), e=pl.lit(None, pl.String))
+    for name, some in (("a", frame), ("b", frame[:0]), ("c", frame.with_columns(pl.col("s").cast(pl.Binary)))):
+        path = tmp_path / f"{name}.parquet"
+        some.write_parquet(path, row_group_size=2)
+        small = read_table(path)
+        with monkeypatch.context() as patch:
+            patch.setattr("prefrec.data.readers._SMALL", 0)
+            large = read_table(path)
+        assert small.schema == large.schema
+        assert small.equals(large)
+        assert small.select("s", "l", "n", "r").equals(some.select("s", "l", "n", "r"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_what_polars_would_unpack_in_silence_is_refused(tmp_path, name):
+    path, content = tmp_path / name, gzip.compress(b'{"user_id": 1}\n')
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError, match=r"the content is compressed(, but its name| twice)"):
+        read_table(path)
+
+
+def test_bytes_behind_the_end_of_gzip_are_named(tmp_path):
+    path, content = tmp_path / "a.csv.gz", gzip.compress(b"user_id\n1\n")
+    path.write_bytes(content + b"trailing")
+    with pytest.raises(DataError, match="there are other bytes behind the end of the gzip data; download it again"):
+        read_table(path)
+    path.write_bytes(content + gzip.compress(b"2\n") + bytes(512))  # parts one after the other, and padding
+    assert read_table(path)["user_id"].to_list() == ["1", "2"]
+
+
+def test_lines_that_end_in_carriage_returns_only_are_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"user_id,item_id\r1,2\r3,4\r")
+    assert read_table(path).rows() == [("1", "2"), ("3", "4")]
+    path.write_bytes(b'user_id,item_id\r\n1,"2\r3"\r\n')
+    assert read_table(path).rows() == [("1", "2\r3")]

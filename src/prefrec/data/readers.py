@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefrec.errors import DataError, nearest, without_parts_of, without_secrets
@@ -42,12 +43,17 @@ _BARE = {
 _JSON = re.compile(r"\s*[\[{]\s*[\[{\"]")
 # Byte order mark → encoding.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# Beginnings of files that polars would unpack without a limit: gzip, zstd, zlib.
+_GZIP = b"\x1f\x8b"
+_COMPRESSED = (_GZIP, b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 # Number of characters in which the field separator is searched.
 _LOOKED_AT = 200
 # A number with a decimal comma, with or without points between thousands.
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+$"
 # Float64 represents every integer up to this one.
 _EXACT = 2**53
+# Rows of Parquet that are decoded together, bytes of a code, and the size below which texts are read as codes.
+_BATCH, _CODE, _SMALL = 1 << 17, 4, 64 << 20
 # Most columns, and characters of a name, in a message: the header of a binary file can be the whole file.
 _NAMES, _NAME_CHARS = 30, 60
 REMEDY = "correct or drop these rows"
@@ -55,6 +61,8 @@ ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9]+):/+(.+)")
 """An address such as `s3://bucket/key`, as it looks in a path: with one slash, and after the folder of a recipe."""
 IDS = pl.Categorical(pl.Categories("prefrec"))
 """In-memory type of ids: codes of 4 bytes."""
+UNPACKED, RATIO = 512 << 20, 100
+"""Bytes that any compressed file may have when it is unpacked, and the multiple of its size that it may have."""
 Shrink = Callable[[pl.LazyFrame], pl.LazyFrame]
 """Function that selects the needed columns of a table and converts them to types that take less memory."""
 
@@ -62,7 +70,21 @@ Shrink = Callable[[pl.LazyFrame], pl.LazyFrame]
 def read_bytes(path: Path) -> bytes:
     """Read a file, decompressed if its name ends in `.gz`. Raise DataError if it is missing, a folder or damaged."""
     with _open(path) as file:
-        return file.read()
+        if path.suffix != ".gz":
+            return file.read()
+        most = most_unpacked(path)
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise DataError(
+            f"{path}: unpacked it has more than {_mib(most)}; if you trust it, unpack it yourself (gunzip) and "
+            "name the unpacked file"
+        )
+    return content
+
+
+def most_unpacked(path: Path) -> int:
+    """Return the most bytes that a file may have when it is unpacked: a small one could fill the memory."""
+    return max(UNPACKED, RATIO * path.stat().st_size)
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
@@ -131,7 +153,8 @@ def read_table(
         raise DataError(f"{path}: pickles are not supported, because they can run any code; {how}")
     if suffix in _JSON_SUFFIXES:
         return read_json_rows(path)
-    text = _without_blank_end(read_text(path, encoding))
+    text = read_text(path, encoding)
+    text = _without_blank_end(text if "\n" in text else text.replace("\r", "\n"))  # lines of an old Macintosh
     if _JSON.match(text):
         raise DataError(f"{path}: the file contains JSON; rename it so that it ends in .jsonl")
     if text[:1].isdecimal():
@@ -156,22 +179,49 @@ def read_table(
 
 
 def read_parquet(path: Path, shrink: Shrink = lambda table: table) -> pl.DataFrame:
-    """Read an untrusted Parquet file; raise one of `UNREADABLE` if it is damaged. `shrink` is applied in batches."""
+    """Read an untrusted Parquet file; raise one of `UNREADABLE` if it is damaged, or larger than `most_unpacked`.
+
+    `shrink` is applied in batches.
+    """
+    most, unpacked, frames = most_unpacked(path), 0, []
+    too_large = OSError(f"unpacked it has more than {_mib(most)}; if you trust it, divide it into several files")
     # Arrow checks every offset and text; polars' decoder crashes the process on some damaged files. With
     # `pre_buffer`, Arrow would hold the whole file in memory.
     with pq.ParquetFile(path, pre_buffer=False) as file:
         columns, groups = range(file.metadata.num_columns), range(file.metadata.num_row_groups)
-        plain = [j for j in columns if file.metadata.schema.column(j).max_repetition_level == 0]
+        chunks = [(j, g.num_rows, g.column(j)) for g in map(file.metadata.row_group, groups) for j in columns]
+        plain = {j for j in columns if file.metadata.schema.column(j).max_repetition_level == 0}
         # Arrow would allocate memory for as many values as a column claims to have.
-        for rows, column in ((g.num_rows, g.column(j)) for g in map(file.metadata.row_group, groups) for j in plain):
-            if column.num_values != rows:
+        for j, rows, column in chunks:
+            if j in plain and column.num_values != rows:
                 raise OSError(f"column {column.path_in_schema} claims {column.num_values} values in {rows} rows")
-        batches = map(_checked, file.iter_batches(1 << 17))
-        frames = [shrink(batch.lazy()).collect() for batch in batches] or [_checked(file.read())]
+        if _CODE * sum(column.num_values for _, _, column in chunks) > most:
+            raise too_large
+        schema = file.schema_arrow
+    # A kilobyte can hold a text of a megabyte a thousand times. So texts are read as codes until their size is known;
+    # not in large files, where this would take long.
+    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    with pq.ParquetFile(
+        path, pre_buffer=False, read_dictionary=texts if path.stat().st_size < _SMALL else []
+    ) as file:
+        for batch in file.iter_batches(_BATCH):
+            unpacked += sum(map(_plain_bytes, batch.columns))
+            if unpacked > most:
+                raise too_large
+            frames.append(shrink(_checked(pa.Table.from_batches([batch]).cast(schema)).lazy()).collect())
+        frames = frames or [_checked(file.read().cast(schema))]
     return pl.concat(frames, rechunk=False)
 
 
-def _checked(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
+def _plain_bytes(column: pa.Array) -> int:
+    """Return the bytes of a column of texts when they are no longer codes, or else of the column as it is."""
+    column.validate(full=True)
+    if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
+        return pc.sum(pc.binary_length(column.dictionary).take(column.indices).cast(pa.int64())).as_py() or 0
+    return column.nbytes
+
+
+def _checked(table: pa.Table) -> pl.DataFrame:
     table.validate(full=True)
     return cast(pl.DataFrame, pl.from_arrow(table))
 
@@ -185,14 +235,22 @@ def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.Da
     """
     with _open(path) as file:
         begin = file.read(1000).lstrip()
+    if begin.startswith(_COMPRESSED):
+        what = "compressed twice" if path.suffix == ".gz" else "compressed, but its name does not end in .gz"
+        raise DataError(f"{path}: the content is {what}; unpack it, or rename it")
     is_array, is_python = begin[:1] == b"[", re.match(rb"\{\s*u?'", begin) is not None
     try:
         if is_python:
             return pl.from_dicts([ast.literal_eval(line) for line in read_text(path).splitlines() if line], schema)
         if is_array:
             return pl.read_json(read_bytes(path), schema=schema, infer_schema_length=None)
-        with path.open("rb") as file:  # not the path, in which polars would expand characters such as *
+        # Not the path, in which polars would expand characters such as *. polars unpacks what looks compressed.
+        if path.suffix == ".gz":
+            return pl.scan_ndjson(io.BytesIO(read_bytes(path)), schema=schema, infer_schema_length=None).collect()
+        with path.open("rb") as file:
             return pl.scan_ndjson(file, schema=schema, infer_schema_length=None).collect()
+    except DataError:
+        raise
     except (*UNREADABLE, ValueError, SyntaxError, MemoryError, RecursionError) as e:
         raise DataError(
             f"{path}: truncated, damaged or not valid JSON ({first_words(e)}); correct it, or download it again"
@@ -341,6 +399,10 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         what = f"the gzip file is truncated or damaged ({e}); download it again"
         if "Not a gzipped" in str(e):
             what = "the name ends in .gz, but the content is not gzip; rename the file"
+            with path.open("rb") as file:
+                begin = file.read(2)
+            if begin == _GZIP:
+                what = "there are other bytes behind the end of the gzip data; download it again"
         raise DataError(f"{path}: {what}") from None
 
 
@@ -370,6 +432,10 @@ def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, field: s
     if field == "timestamp":
         message += f"; if there are no times but the lines are in temporal order, name the column {FILE_ORDER}"
     return DataError(message)
+
+
+def _mib(size: int) -> str:
+    return f"{size >> 20:,} MiB"
 
 
 def cast_column(values: pl.Series, kind: type[pl.DataType], path: Path, called: str, expected: str) -> pl.Series:
