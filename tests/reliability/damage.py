@@ -16,6 +16,7 @@ WAYS = ("flipped", "cut")
 UNSEALED = {
     "empty": "",
     "without files": '{"key": "k", "finished": true, "fimes": {}}',
+    "no file": '{"key": "k", "finished": true, "files": {}}',
     "files of no kind": '{"key": "k", "finished": true, "files": []}',
     "unfinished": '{"key": "k", "finished": false, "files": {}}',
     "finished by a word": '{"key": "k", "finished": "yes", "files": {}}',

@@ -26,8 +26,8 @@ from verdicts import NONE
 
 PIPE = "a pipe"
 UNSEALED = {"missing": None, PIPE: PIPE, "cut": '{"key": "k", "fini', **damage.UNSEALED}
-UNREAD = ("missing", PIPE, "without files", "unfinished")
-"""The four kinds of these that readers tell apart."""
+UNREAD = ("missing", PIPE, "without files", "no file", "unfinished")
+"""The kinds of these that readers tell apart."""
 
 
 @pytest.fixture

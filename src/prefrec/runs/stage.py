@@ -57,7 +57,7 @@ def is_finished(folder: Path, key: str) -> bool:
         _drop_damaged(folder)
     processes.wait()
     state = read_state(folder)
-    return bool(state.get("key") == key and _is_sealed(state))
+    return bool(state.get("key") == key and _is_sealed(folder, state))
 
 
 def is_aside(folder: Path, key: str) -> bool:
@@ -72,7 +72,7 @@ def damaged(folder: Path) -> list[str]:
     This is `stage.json` itself if it does not say that the stage is finished and which files it made.
     """
     state = read_state(folder)
-    return altered(folder, state["files"]) if _is_sealed(state) else [STAGE_FILE]
+    return altered(folder, state["files"]) if _is_sealed(folder, state) else [STAGE_FILE]
 
 
 def check_whole(folder: Path) -> None:
@@ -83,8 +83,10 @@ def check_whole(folder: Path) -> None:
         )
 
 
-def _is_sealed(state: dict[str, Any]) -> bool:
-    return state.get("finished") is True and isinstance(state.get("files"), dict)
+def _is_sealed(folder: Path, state: dict[str, Any]) -> bool:
+    """Return True if a stage is finished and says which files it made. A seal of nothing is for an empty folder."""
+    files = state.get("files")
+    return state.get("finished") is True and isinstance(files, dict) and bool(files or not _made(folder))
 
 
 @contextmanager
@@ -198,11 +200,15 @@ def _commit() -> str | None:
 
 def seal(folder: Path) -> dict[str, str]:
     """Flush what a stage made to disk, and return file → digest."""
-    # Files of tensorboard in runs/ may be deleted.
-    made = [f for f in folder_files(folder) if f != STAGE_FILE and not f.startswith((CHECKPOINT, "runs/"))]
+    made = _made(folder)
     files = [folder / f for f in made]
     sync([*files, *{f.parent for f in files}])
     return digests(folder, made)
+
+
+def _made(folder: Path) -> list[str]:
+    """Return the files that a stage made. Those of tensorboard in runs/ may be deleted."""
+    return [f for f in folder_files(folder) if f != STAGE_FILE and not f.startswith((CHECKPOINT, "runs/"))]
 
 
 def _drop_damaged(folder: Path) -> None:
@@ -210,7 +216,7 @@ def _drop_damaged(folder: Path) -> None:
     state = read_state(folder)
     if state.get("finished") is False:
         return  # interrupted: it will resume
-    if not _is_sealed(state):
+    if not _is_sealed(folder, state):
         if _is_ours(folder):
             warn(f"{escape(str(folder / STAGE_FILE))} is missing or cannot be read; the stage runs again")
         if state:
