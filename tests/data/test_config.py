@@ -20,7 +20,10 @@ def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch):
         ({"source": "movielens-csv"}, "path: source movielens-csv needs the folder"),
         ({"source": "files"}, "interactions, items: source files needs a log and a catalogue"),
         ({"source": "files", "interactions": "a", "items": "b", "path": "c"}, "path: source files uses"),
-        ({"interactions": "x.csv"}, "interactions: source movielens-100k does not use it; remove this setting"),
+        (
+            {"interactions": "x.csv"},
+            r"interactions: name the source that uses it with --source, such as files .*is movielens-100k",
+        ),
         ({"split": "given"}, "split: movielens-100k has no split of its own"),
         (
             {"source": "goodreads-windows", "path": "x", "split": "time"},
@@ -28,7 +31,7 @@ def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch):
         ),
         ({"fold": 1}, "fold: only for split time, not leave-last-out"),
         ({"source": "windows", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),
-        ({"columns": {"user": "u"}}, "columns: source movielens-100k does not use it"),
+        ({"columns": {"user": "u"}}, "columns: name the source that uses it with --source"),
         ({"source": "lastfm-hetrec", "path": "x", "missing_titles": "drop"}, "missing_titles: source lastfm-hetrec"),
         ({"windows": "all"}, "windows: only for split time, user or time-share, not leave-last-out"),
     ],

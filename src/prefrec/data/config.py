@@ -231,6 +231,9 @@ class PrepareConfig(Section):
         for field in _NOT_FOR_ALL:
             default = type(self).model_fields[field].get_default(call_default_factory=True)
             if field not in self.kind.takes and getattr(self, field) != default:
+                if "source" not in self.model_fields_set:
+                    hint = "name the source that uses it with --source, such as files (`source: files` in a recipe)"
+                    raise ValueError(f"{field}: {hint}; without one, it is {source}")
                 raise ValueError(f"{field}: source {source} does not use it; remove this setting")
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")

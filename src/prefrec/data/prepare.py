@@ -25,6 +25,7 @@ from prefrec.data.candidates import (
     with_candidates,
 )
 from prefrec.data.config import PrepareConfig
+from prefrec.data.ids import warn_of_ids
 from prefrec.data.readers import FILE_ORDER
 from prefrec.data.rows import CandidateSets, LazyExamples, RankingExample
 from prefrec.data.sources.base import GivenSplit, Source
@@ -66,6 +67,7 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
     if isinstance(read, PreparedData):
         return read
     source = _with_codes(read, config)
+    warn_of_ids(source.interactions, source.catalogue.frame["item_id"])
     del read  # its ids may be text, which takes ten times the memory
     log, counts = _filter_log(source.interactions, config)
     log = splits.before_tests(log, config.fold)

@@ -25,6 +25,7 @@ CASES = [
     _typed("run recipes/demo.yaml --until dinner --out OUT", "unknown stage 'dinner': expected one of prepare, sft"),
     _typed("prepare OUT --source movielens-csv", "path: source movielens-csv needs the folder of the data"),
     _typed("prepare OUT --source files", "interactions, items: source files needs a log and a catalogue"),
+    _typed("prepare OUT --interactions log.csv --items items.csv", "interactions: name the source that uses it with --source, such as files"),
     _typed("prepare OUT --candidates.size many", "--candidates.size: Input should be a valid integer"),
     _typed("evaluate DATA --adapter sft", "--adapter 'sft': expected NAME=FOLDER, such as sft=runs/demo/sft/adapter"),
     _typed("evaluate DATA --adapter ../x=RUN", "--adapter '../x=RUN': expected NAME=FOLDER"),

@@ -1,0 +1,45 @@
+"""Warn of ids that look like several spellings of one, or like missing ones. Ids themselves are never changed."""
+
+from __future__ import annotations
+
+import polars as pl
+from rich.markup import escape
+
+from prefrec.console import warn
+
+MISSING = ("null", "nan", "none", "nil", "na", "n/a", "<na>", "nat", "undefined")
+"""What programs write where there is no id, in lower case."""
+
+_INVISIBLE = r"[\p{Cc}\p{Cf}]"
+
+
+def warn_of_ids(log: pl.DataFrame, items: pl.Series) -> None:
+    """Warn of ids of a log's users and of a catalogue's items that are probably not meant.
+
+    Two ids that differ only in `.0`, invisible characters or the form of accents (Unicode's NFC and NFD) stay two; a
+    user `null` or `NaN` stays one.
+    """
+    users = log["user_id"].unique().cast(pl.String)
+    for ids, what in ((users, "user"), (items.cast(pl.String), "item")):
+        _warn_of_spellings(ids, what)
+    if (words := users.filter(users.str.to_lowercase().is_in(MISSING))).is_empty():
+        return
+    counts = log["user_id"].value_counts().filter(pl.col("user_id").cast(pl.String).is_in(words.to_list()))
+    for user, count in counts.with_columns(pl.col("user_id").cast(pl.String)).sort("user_id").iter_rows():
+        share = f"{count:,} interactions ({count / len(log):.1%} of the log)"
+        warn(escape(f"the user {user!r} has {share}: if the id is missing there, drop these rows from the log"))
+
+
+def _warn_of_spellings(ids: pl.Series, what: str) -> None:
+    forms = ids.str.normalize("NFKC").str.replace_all(_INVISIBLE, "").str.replace(r"^(\d+)\.0+$", "$1")
+    forms = forms.alias("form")
+    changed = forms.filter(forms != ids).unique()
+    if changed.is_empty():
+        return
+    frame = pl.DataFrame([ids.alias("id"), forms]).filter(pl.col("form").is_in(changed.to_list()))
+    alike = frame.group_by("form").agg(pl.col("id").sort()).filter(pl.col("id").list.len() > 1).sort("form")
+    if len(alike):
+        some = " and ".join(map(ascii, alike["id"][0]))
+        more = f" (and {len(alike) - 1:,} more)" if len(alike) > 1 else ""
+        why = "differ only in .0, invisible characters or the form of letters"
+        warn(escape(f"the {what}s {some}{more} {why}, and count as several; write each id in one way"))
