@@ -346,6 +346,13 @@ def test_a_server_without_a_key_answers_to_its_own_names(lasting, host, status):
         _error(answer, 421, "unknown_host")
 
 
+@pytest.mark.parametrize("path", ["/v1/run/", "/v1/items/?query=a", "/healthz/"])
+def test_no_redirect_leads_to_the_host_that_a_client_names(client, path):
+    answer = client.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+    _error(answer, 404, "not_found")
+    assert "location" not in answer.headers
+
+
 def test_a_server_that_has_shut_down_has_closed_its_engine_and_is_not_ready(run):
     engine = open_engine(run, ["sft"])
     with _client(engine) as client:

@@ -1,5 +1,6 @@
 """Connections: which are held, which are closed, and how soon a server ends beside them."""
 
+import asyncio
 import resource
 import socket
 import threading
@@ -14,6 +15,8 @@ HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost"
 PROBE = HALF + b"\r\n\r\n"
 LARGE = 1 << 25
 OK = b"HTTP/1.1 200 OK"
+ASKED, RELEASED = threading.Event(), threading.Event()
+"""A request for /slow has arrived; it may be answered."""
 
 
 async def app(scope, receive, send):
@@ -22,6 +25,9 @@ async def app(scope, receive, send):
         return
     while (await receive()).get("more_body"):
         pass
+    if scope["path"] == "/slow":
+        ASKED.set()
+        await asyncio.to_thread(RELEASED.wait, 20)
     body = bytes(LARGE) if scope["path"] == "/large" else b"ok"
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
@@ -117,6 +123,24 @@ def test_stopping_waits_for_no_connection_that_has_no_request(running, connect, 
     connect(b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
     assert connect(PROBE.replace(b"/healthz", b"/large")).recv(1)
     assert running[1]() < 2
+
+
+def test_the_last_answer_says_that_it_is_the_last(running, connect):
+    ASKED.clear()
+    RELEASED.clear()
+    kept = connect(PROBE)
+    assert b"connection: close" not in kept.recv(1000).lower()
+    connection = connect(PROBE.replace(b"/healthz", b"/slow"))
+    assert ASKED.wait(20)
+    stopping = threading.Thread(target=running[1])
+    stopping.start()
+    _rest(kept)  # is closed when the server begins to stop
+    RELEASED.set()
+    answer = _rest(connection).lower()
+    stopping.join()
+    assert answer.startswith(OK.lower())
+    assert b"\r\nconnection: close\r\n" in answer
+    assert answer.endswith(b"ok")
 
 
 def test_a_client_that_does_not_read_is_given_up(connect, monkeypatch):

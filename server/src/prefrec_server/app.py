@@ -107,6 +107,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its scripts would come from another server
         redoc_url=None,
+        redirect_slashes=False,  # the redirect would lead to the host that the client names
     )
     settings.telemetry.waiting.set_function(lambda: engine.batcher.waiting)
     _add_open_routes(app, engine, settings.page)

@@ -171,11 +171,19 @@ class Connection(H11Protocol):
         self._inner, self.app = self.app, self._admit
 
     async def _admit(self, scope: Any, receive: Any, send: Any) -> None:
+        cycle = self.cycle
+
+        async def send_with_end(message: Any) -> None:
+            # uvicorn closes the connection without announcing it, and the client's next request would be lost.
+            if message["type"] == "http.response.start" and not cycle.keep_alive:
+                message = message | {"headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
         if len(self.connections) > MAX_CONNECTIONS and scope["path"] not in PROBES:
             headers = HEADERS | {"connection": "close", "retry-after": str(RETRY_AFTER)}
             await problem(503, "crowded", "too many connections are open; try again", headers)(scope, receive, send)
         else:
-            await self._inner(scope, receive, send)
+            await self._inner(scope, receive, send_with_end)
 
     @property
     def has_request(self) -> bool:
