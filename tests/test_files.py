@@ -94,3 +94,22 @@ def test_verbs_leave_a_pipe_where_it_is(adapted_run, tmp_path):
     out.unlink()
     succeed("recommend", run, "--all-users", "--ranker", "popularity", "--out", out)
     assert len(pl.read_csv(out))
+
+
+def test_a_path_that_is_no_utf8_is_named(adapted_run, tmp_path, monkeypatch):
+    bad = tmp_path / os.fsdecode(b"caf\xe9")
+    run, shop = shutil.copytree(adapted_run, bad / "run"), write_shop(tmp_path / "shop")
+    log = bad / "log.csv"
+    shutil.copy(shop["interactions"], log)
+    told = r"caf\udce9{}: the path has bytes that are not UTF-8; rename it, or set a UTF-8 locale"
+    prepare = ("prepare", "--source", "files", "--items", shop["items"], "--candidates.size", "6", "--interactions")
+    for end, arguments in {
+        "/run": ("recommend", run, "--history", "i3", "--ranker", "popularity"),
+        "/new": ("run", run / "recipe.yaml", "--out", bad / "new"),
+        "/log.csv": (*prepare, log, tmp_path / "data"),
+        "/.data.lock.json": (*prepare, shop["interactions"], bad / "data"),
+    }.items():
+        assert told.format(end) in refused(*arguments)
+    monkeypatch.chdir(run)
+    assert told.format("") not in (said := refused("report", "."))
+    assert "the path has bytes that are not UTF-8" in said

@@ -12,6 +12,8 @@ T = TypeVar("T")
 # User, path and query of an address, which has one slash in a path. Punctuation at the end is not part of the query.
 _QUERY = r"""\?[^\s"'<>]*[^\s"'<>\]):;,.]"""
 _SHORTEST = 4
+# Parts of messages of torch, the dynamic linker and the operating system.
+_MEANS_NO_MEMORY = ("can't allocate memory", "out of memory", "failed to map segment", "Cannot allocate memory")
 _ADDRESS = re.compile(rf"""\b([a-z][a-z0-9+.-]{{1,20}}:/+)([^\s/"'<>]*@)?([^\s"'<>?]*)({_QUERY})?""", re.IGNORECASE)
 
 
@@ -53,6 +55,12 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return `; did you mean NAME?`, the end of a message about an unknown name, or "" if none is near."""
     near = nearest(name, known)
     return f"; did you mean {near}?" if near else ""
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return the first line of an error, or its name, if it means that memory was not granted; None for others."""
+    is_full = isinstance(error, MemoryError) or any(part in str(error) for part in _MEANS_NO_MEMORY)
+    return (str(error).splitlines() or [type(error).__name__])[0] if is_full else None
 
 
 class PrefrecError(Exception):

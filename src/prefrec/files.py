@@ -27,7 +27,7 @@ import psutil
 from rich.markup import escape
 
 from prefrec.console import warn
-from prefrec.errors import StorageError
+from prefrec.errors import ConfigError, StorageError
 
 Writer = Callable[[Path], object]
 """Function that writes a file at the given path."""
@@ -94,12 +94,25 @@ def write_whole(path: Path, write: Writer) -> None:
     write_together({path: write})
 
 
+def check_spelling(path: Path) -> None:
+    """Raise ConfigError if a path is no UTF-8: neither polars nor a JSON file could name it."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = ascii(str(path))[1:-1]
+        raise ConfigError(
+            f"{shown}: the path has bytes that are not UTF-8; rename it, or set a UTF-8 locale (LC_ALL=C.UTF-8) if "
+            "it has accents"
+        ) from None
+
+
 def check_destination(path: Path) -> None:
     """Raise StorageError if something other than a regular file is at a path that will be written.
 
     Moving a draft to the place of a device would remove the device. A symbolic link is refused, too: in a folder that
-    comes from elsewhere it may lead to any file of this machine.
+    comes from elsewhere it may lead to any file of this machine. Raise ConfigError as `check_spelling` does.
     """
+    check_spelling(path)
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -117,6 +130,7 @@ def check_destination(path: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create a folder for results if needed; raise StorageError if it cannot be created or written to."""
+    check_spelling(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

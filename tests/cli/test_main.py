@@ -101,6 +101,33 @@ def test_what_we_did_not_foresee_is_not_hidden(monkeypatch, tmp_path):
         prefrec("run", tmp_path / "r.yaml")
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "MemoryError"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "libtorch_cpu.so: failed"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            "9 b",
+        ),
+    ],
+)
+def test_too_little_memory_is_one_message(monkeypatch, tmp_path, error, reason):
+    monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", Mock(side_effect=error))
+    said = refused("run", tmp_path / "r.yaml")
+    assert said.startswith(f"error: not enough memory ({str(error) or reason}); free some, raise the limit")
+    assert reason in said
+    with pytest.raises(type(error)):
+        prefrec("--debug", "run", tmp_path / "r.yaml")
+
+
+def test_other_errors_of_their_kinds_are_not_hidden(monkeypatch, tmp_path):
+    for error in (ImportError("no module"), RuntimeError("shapes differ")):
+        monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", Mock(side_effect=error))
+        with pytest.raises(type(error)):
+            prefrec("run", tmp_path / "r.yaml")
+
+
 def test_stopped_by_hand(place, tmp_path, monkeypatch):
     # What Python makes of Ctrl-C; a background shell ignores the signal itself.
     monkeypatch.setattr(run_module, "prepare", Mock(side_effect=KeyboardInterrupt))

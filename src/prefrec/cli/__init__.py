@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from prefrec import __version__
 from prefrec.console import console
-from prefrec.errors import ConfigError, PrefrecError, did_you_mean, without_secrets
+from prefrec.errors import ConfigError, PrefrecError, did_you_mean, out_of_memory, without_secrets
 from prefrec.processes import is_first, leave
 
 VERBS = (
@@ -174,6 +174,13 @@ def main() -> None:
         console.print("[bold red]error:[/bold red]", end=" ")
         error = e if isinstance(e, PrefrecError) else storage_error(e) or e
         console.print(without_secrets(str(error)), highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
+    except (MemoryError, RuntimeError, ImportError) as e:
+        if debug or not (reason := out_of_memory(e)):
+            raise
+        remedy = "free some, raise the limit (`ulimit -v`), or lower batch sizes or the model's size in the recipe"
+        console.print("[bold red]error:[/bold red]", end=" ")
+        console.print(f"not enough memory ({reason}); {remedy}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as e:
         if not e.code:

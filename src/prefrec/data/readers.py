@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefrec.errors import DataError, nearest, without_parts_of, without_secrets
+from prefrec.files import check_spelling
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
 """Errors that `read_parquet` raises on a damaged file."""
@@ -407,6 +408,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _check_file(path: Path) -> None:
+    check_spelling(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected a file")
     if not path.exists():

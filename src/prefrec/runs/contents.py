@@ -20,7 +20,18 @@ from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.best import Best
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.evaluation.preferences import Preferences
-from prefrec.files import SEAL, Writer, altered, as_json, digests, read_seal, read_whole, write_json, write_together
+from prefrec.files import (
+    SEAL,
+    Writer,
+    altered,
+    as_json,
+    check_spelling,
+    digests,
+    read_seal,
+    read_whole,
+    write_json,
+    write_together,
+)
 from prefrec.rankers.blend import BLEND_FILE, Weights, weights_sentence
 from prefrec.runs.stage import STAGE_FILE, check_whole, damaged, is_previous, read_state, stage_key
 from prefrec.strict_yaml import read_yaml
@@ -119,6 +130,7 @@ class RunContents:
 def read_run(folder: Path) -> RunContents:
     """Return the contents of a run's folder; raise DataError if it does not exist or is not a run's."""
     folder = Path(folder)
+    check_spelling(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; `prefrec run RECIPE.yaml` makes one")
     if not any((folder / name).exists() for name in EXPECTED):
