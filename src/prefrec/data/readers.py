@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from prefrec.data.parquet_footer import claimed_values
 from prefrec.errors import DataError, nearest, without_parts_of, without_secrets
 from prefrec.files import check_spelling
 
@@ -189,14 +190,14 @@ def read_parquet(path: Path, shrink: Shrink = lambda table: table) -> pl.DataFra
     # Arrow checks every offset and text; polars' decoder crashes the process on some damaged files. With
     # `pre_buffer`, Arrow would hold the whole file in memory.
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        columns, groups = range(file.metadata.num_columns), range(file.metadata.num_row_groups)
-        chunks = [(j, g.num_rows, g.column(j)) for g in map(file.metadata.row_group, groups) for j in columns]
-        plain = {j for j in columns if file.metadata.schema.column(j).max_repetition_level == 0}
+        columns = [file.metadata.schema.column(j) for j in range(file.metadata.num_columns)]
+        values, rows = claimed_values(path), file.metadata.num_rows
         # Arrow would allocate memory for as many values as a column claims to have.
-        for j, rows, column in chunks:
-            if j in plain and column.num_values != rows:
-                raise OSError(f"column {column.path_in_schema} claims {column.num_values} values in {rows} rows")
-        if _CODE * sum(column.num_values for _, _, column in chunks) > most:
+        for j, column in enumerate(columns):
+            claimed = sum(group[j] if j < len(group) else -1 for group in values)
+            if column.max_repetition_level == 0 and claimed != rows:
+                raise OSError(f"column {column.path} claims {claimed} values in {rows} rows")
+        if min(map(min, values), default=0) < 0 or _CODE * sum(map(sum, values)) > most:
             raise too_large
         schema = file.schema_arrow
     # A kilobyte can hold a text of a megabyte a thousand times. So texts are read as codes until their size is known;
