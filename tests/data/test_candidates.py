@@ -250,6 +250,8 @@ def test_too_few_items_says_how_many_and_what_to_do():
     assert len(draw_lists(windows, pool_of(10), touched, size=9)[0].candidates) == 9
     with pytest.raises(DataError, match=r"--candidates.size to 9 or less"):
         draw_lists(windows, pool_of(10), touched, size=10)
+    with pytest.raises(DataError, match=r"need 1 negatives: use a larger catalogue$"):  # no size is small enough
+        draw_lists(windows, pool_of(2), touched, size=2)
     for more in ({"size": 10}, {}):
         with pytest.raises(DataError, match="user 'u' has only 8 unseen items"):
             published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)], **more)

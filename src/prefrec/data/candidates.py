@@ -159,9 +159,10 @@ def keys_without(keys: NDArray[np.int64], excluded: NDArray[np.int64]) -> NDArra
 
 
 def _too_few(user: str, free: int, size: int) -> DataError:
+    lower = f"lower --candidates.size to {free + 1} or less (`candidates.size` in a recipe), or " if free else ""
     return DataError(
-        f"user {user!r} has only {free} unseen items, but {size} candidates need {size - 1} negatives: "
-        f"lower --candidates.size to {free + 1} or less (`candidates.size` in a recipe), or use a larger catalogue"
+        f"user {user!r} has only {free} unseen items, but {size} candidates need {size - 1} negatives: {lower}use a "
+        "larger catalogue"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
@@ -18,6 +19,7 @@ from prefrec.prompts import load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, load_lm
 from prefrec_systems.endpoint import EndpointRanker, OpenAIClient, ServerSettings
 from prefrec_systems.endpoint import ranker as endpoint_module
+from prefrec_systems.endpoint.config import EndpointConfig
 from servers import completions_server, free_port, serving
 from tiny import tiny_llama
 from tiny_lists import IDS, examples
@@ -111,8 +113,14 @@ def test_a_wrong_key_is_said(url, ask, monkeypatch):
     monkeypatch.setenv("PREFREC_ENDPOINT_KEY", "sesame")
     with pytest.raises(ModelError, match=r"refuses the API key \(.*401.*Unauthorized.*PREFREC_ENDPOINT_KEY"):
         ask(url).score(EXAMPLES[:1])
-    monkeypatch.setenv("ELSEWHERE", KEY)
-    assert ask(url, key_variable="ELSEWHERE").client.models() == ["tiny"]
+    monkeypatch.setenv("PREFREC_ENDPOINT_KEY_2", KEY)
+    assert ask(url, key_variable="PREFREC_ENDPOINT_KEY_2").client.models() == ["tiny"]
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "PREFREC_API_KEY", "PREFREC_ENDPOINT_KEYS", "HOME"])
+def test_a_recipe_sends_no_other_secret_of_the_environment(name):
+    with pytest.raises(ValidationError, match="does not begin with PREFREC_ENDPOINT_KEY: set a variable such as"):
+        EndpointConfig(key_variable=name)
 
 
 def test_an_unknown_model_is_said_with_those_that_there_are(url, ask):

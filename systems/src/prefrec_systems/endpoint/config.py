@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError
@@ -9,6 +10,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, Type
 from prefrec.rankers.config import RankerConfig
 
 _ADDRESS = TypeAdapter(HttpUrl)
+
+KEY_VARIABLE = "PREFREC_ENDPOINT_KEY"
+
+
+def _checked_variable(name: str) -> str:
+    # A run from elsewhere could otherwise send any secret of the environment to its own address.
+    if not re.fullmatch(rf"{KEY_VARIABLE}(_\w+)?", name):
+        raise ValueError(f"{name!r} does not begin with {KEY_VARIABLE}: set a variable such as {KEY_VARIABLE}_2")
+    return name
 
 
 def _checked_address(url: str) -> str:
@@ -29,8 +39,10 @@ class ServerSettings(BaseModel):
         "http://localhost:8000/v1", description="Base address, which ends in /v1 on most servers."
     )
     model: str | None = Field(None, description="Name of the model on the server. Default: the only one served.")
-    key_variable: str = Field(
-        "PREFREC_ENDPOINT_KEY", description="Environment variable with the API key, if the server needs one."
+    key_variable: Annotated[str, AfterValidator(_checked_variable)] = Field(
+        KEY_VARIABLE,
+        description="Environment variable with the API key, if the server needs one; its name begins with "
+        f"{KEY_VARIABLE}.",
     )
     timeout: float = Field(120.0, gt=0, description="Seconds to wait for an answer.")
     retries: int = Field(4, ge=0, description="Number of retries when the server is busy, fails or is down.")
