@@ -26,9 +26,12 @@ HOSTILE = [SPECIAL, MARKUP, *TITLES[2:]]
 """Titles of the served catalogue: the first two would break out of a prompt, or of a page."""
 
 
-def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A run of prepared data, a model, and random adapters where SFT and two alignments would have left theirs."""
-    shop = write_shop(folder / "shop", titles=HOSTILE)
+def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Path:
+    """A run of prepared data, a model, and random adapters where SFT and two alignments would have left theirs.
+
+    With another seed, the titles are in another order and the adapters are other ones.
+    """
+    shop = write_shop(folder / "shop", titles=HOSTILE[seed:] + HOSTILE[:seed])
     tiny_llama().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     raw = tiny_recipe(shop, folder / "model")
@@ -38,9 +41,9 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     (run / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     write_prepared(prepare(recipe.data), run / "data")
     seal_stage(run / "data")
-    for seed, stage in enumerate(("sft", "align/dpo", "align/s-dpo")):
+    for number, stage in enumerate(("sft", "align/dpo", "align/s-dpo")):
         model = get_peft_model(tiny_llama(), lora_config(r=4))
-        torch.manual_seed(seed)
+        torch.manual_seed(10 * seed + number)
         draw_adapters(model, 0.2, "lora_")
         model.save_pretrained(run / stage / "adapter")
         log = [{"step": n, "loss": 2 / n, "rewards/chosen": n / 9, "rewards/rejected": -n / 9} for n in range(1, 9)]

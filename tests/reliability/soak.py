@@ -23,7 +23,7 @@ from rich.table import Table
 
 from generated_requests import PATHS, ask
 from prefrec.console import say, track
-from reliability import crashes, disks, parts
+from reliability import answers, crashes, disks, parts
 from reliability.children import call
 from reliability.corpus import CASES, Place, make_place, verdict
 from reliability.damage import damage_files
@@ -35,6 +35,8 @@ from reliability.properties import hold
 from reliability.readers import ask_damaged
 from reliability.whole_runs import END, PARTS, make_recipe, undisturbed
 from reliability.works import WORKS, Work
+from served_run import add_rankers, write_run
+from tiny import bpe_tokenizer
 
 KILLS = 20
 SIZES = ("16k", "48k", "100k", "160k", "200k", "240k", "280k", "320k")
@@ -53,6 +55,8 @@ SHARES = {
     "damage": ("damaged files and unsealed stages of a run, made again", 4),
     "readers": ("damaged files, unsealed stages, data and exports, read", 4),
     "disks": ("full and read-only disks", 3),
+    "batches": ("batches of histories and the default, all rankers of a run", 2),
+    "mixed": ("a run replaced under an open recommender", 1),
     "threads": ("16 threads on one recommender", 1),
     "clients": ("clients that do not read or do not end", 2),
     "configs": ("hostile configurations", 2),
@@ -116,6 +120,8 @@ def soak(minutes: float, folder: Path, seed: int, only: Collection[str] = tuple(
     do("damage", lambda part: part.count(damage_files(recipe, folder / "damage", whole(), seed), until("damage")))
     do("readers", lambda part: part.count(ask_damaged(whole(), folder / "readers", seed), until("readers")))
     do("disks", lambda part: _disks(part, recipe, folder, whole, until("disks")))
+    do("batches", lambda part: _batches(part, whole(), folder / "batches", seed, until("batches")))
+    do("mixed", lambda part: _mixed(part, folder / "mixed", seed, until("mixed")))
     do("threads", lambda part: parts.threads(part, folder / "threads", until("threads")))
     do("clients", lambda part: parts.clients(part, place().run, folder / "clients", until("clients")))
     do("configs", lambda part: parts.configs(part, folder / "configs", seed, until("configs")))
@@ -186,6 +192,16 @@ def _disks(part: Part, recipe: Path, folder: Path, whole: Callable[[], Path], un
         part.missed += stage == END and not wrong
         part.lost += [f"disk of {size}, full in {stage}: {w}" for w in wrong]
     part.facts = {"full in": dict(hit)}
+
+
+def _batches(part: Part, whole: Path, folder: Path, seed: int, until: float) -> None:
+    part.count([("the default", answers.wrong_default(whole))], until)
+    part.count(answers.batches(add_rankers(write_run(folder, bpe_tokenizer())), seed), until)
+
+
+def _mixed(part: Part, folder: Path, seed: int, until: float) -> None:
+    runs = [add_rankers(write_run(folder / str(n), bpe_tokenizer(), n)) for n in range(2)]
+    part.count(answers.mixed(runs, folder, seed), until)
 
 
 def _corpus(part: Part, place: Place, folder: Path) -> None:
