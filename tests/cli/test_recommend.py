@@ -22,6 +22,11 @@ def test_one_history(adapted_run):
     assert {"i2", "i7"} <= {row["item_id"] for row in seen}
 
 
+def test_a_baseline_that_needs_dates_says_so(adapted_run):
+    said = refused("recommend", adapted_run, "--history", "i7", "--ranker", "popularity of 30 days")
+    assert "popularity of 30 days needs dates, but the times of the log are counters" in said
+
+
 def test_candidates_in_the_order_of_the_ranker(adapted_run):
     asked = ("recommend", adapted_run, "--history", "red emma", "--history", "i3", "--candidate", "Old Heat")
     rows = json.loads(succeed(*asked, "--candidate", "i7", "--candidate", "WILD NIGHT", "--json"))

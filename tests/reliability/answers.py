@@ -12,6 +12,7 @@ import polars as pl
 from prefrec import Recommender
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.opened import Run, open_run
+from prefrec.rankers.baselines import servable
 from prefrec_server.server import open_engine
 
 Case = tuple[str, list[str]]
@@ -35,9 +36,8 @@ def batches(run: Path, seed: int) -> Iterator[Case]:
 def names_of(run: Run) -> list[str]:
     """Names of a run's rankers: language models, further ones and baselines, but not random order."""
     further = [config.name for config in run.recipe.rankers]
-    return [
-        name for name in dict.fromkeys([*run.models, *further, *run.recipe.evaluate.references]) if name != "random"
-    ]
+    baselines = [name for name in servable(run.data.train_interactions) if name in run.recipe.evaluate.references]
+    return [name for name in dict.fromkeys([*run.models, *further, *baselines]) if name != "random"]
 
 
 def wrong_in_batch(rec: Recommender, rng: random.Random) -> list[str]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from prefrec.data import PreparedData
 from prefrec.data.refit import with_validation
+from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
 from prefrec.pipeline.encoders import fit_items, prompt_encoder, shown_items
@@ -212,7 +213,10 @@ def baseline_entry(inputs: RunInputs, name: str) -> Entry:
     """Return a baseline, such as popularity."""
 
     def load(batch_size: int) -> Ranker:
-        return fitted_baselines(inputs, inputs.data.train_interactions, [name])[0]
+        made = fitted_baselines(inputs, inputs.data.train_interactions, [name])
+        if not made:  # those that count days, if the times only give an order
+            raise ConfigError(f"{name} needs dates, but the times of the log are counters: name another ranker")
+        return made[0]
 
     return Entry(name, stage_key(reference=name, data=inputs.data_key, seed=inputs.seed), load, load)
 
