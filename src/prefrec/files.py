@@ -89,13 +89,13 @@ def write_whole(path: Path, write: Writer) -> None:
     """Call `write` with a temporary path beside `path`, then move the result to `path` in one step.
 
     Drafts that killed processes left behind are removed first (`clear_drafts`). Raise StorageError, and leave `path`
-    unchanged, if it is no regular file (`check_destination`), the disk is full or writing is not permitted.
+    unchanged, if it is not a regular file (`check_destination`), the disk is full or writing is not permitted.
     """
     write_together({path: write})
 
 
 def check_spelling(path: Path) -> None:
-    """Raise ConfigError if a path is no UTF-8: neither polars nor a JSON file could name it."""
+    """Raise ConfigError if a path is not UTF-8: neither polars nor a JSON file could name it."""
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:

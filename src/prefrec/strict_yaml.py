@@ -36,6 +36,7 @@ class _Loader(yaml.SafeLoader):
         self.sizes: dict[yaml.Node, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        node: Any
         before, event = self.nodes, self.peek_event()
         self.nodes += 1
         node = super().compose_node(parent, index)
