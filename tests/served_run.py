@@ -40,7 +40,7 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -
     run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     write_prepared(prepare(recipe.data), run / "data")
-    seal_stage(run / "data")
+    seal_stage(run / "data", key=f"k{seed or ''}")
     for number, stage in enumerate(("sft", "align/dpo", "align/s-dpo")):
         model = get_peft_model(tiny_llama(), lora_config(r=4))
         torch.manual_seed(10 * seed + number)
@@ -48,7 +48,9 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -
         model.save_pretrained(run / stage / "adapter")
         log = [{"step": n, "loss": 2 / n, "rewards/chosen": n / 9, "rewards/rejected": -n / 9} for n in range(1, 9)]
         (run / stage / "log.json").write_text(json.dumps(log), encoding="utf-8")
-        seal_stage(run / stage, kind=stage.partition("/")[0], seconds=60.0, config={"num_negatives": 3})
+        seal_stage(
+            run / stage, key=f"k{seed or ''}", kind=stage.partition("/")[0], seconds=60.0, config={"num_negatives": 3}
+        )
     return run
 
 
