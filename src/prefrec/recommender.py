@@ -112,7 +112,13 @@ class Recommender:
         run = open_run(Path(folder))
         entry = run.entry(ranker or run.default())
         reopen = partial(cls.from_run, run.folder.absolute(), entry.name)
-        return cls(run.data, entry, str(folder), check=partial(run.check_unchanged, entry), reopen=reopen)
+        return cls(
+            run.data,
+            entry,
+            str(folder),
+            check=partial(run.check_unchanged, entry, run.made(entry.name)),
+            reopen=reopen,
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recommender:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich.markup import escape
@@ -17,10 +18,11 @@ from prefrec.evaluation import read_predictions
 from prefrec.evaluation.best import Best
 from prefrec.pipeline.entry import WEIGHTS, Entry, lm_ranker
 from prefrec.pipeline.plan import ALIGN, Plan
-from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe
+from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe, reached
 from prefrec.pipeline.run import planned
 from prefrec.rankers import LMRanker
 from prefrec.runs.contents import PREDICTIONS, Stage, read_run, result_file
+from prefrec.runs.stage import read_state
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,22 @@ class Run:
             warn(f"{escape(name)} may have been made with another recipe than the run has now: {self.outdated}")
         return entry
 
-    def check_unchanged(self, entry: Entry) -> None:
-        """Raise DataError if the data or the ranker in the folder are not those that were opened as `entry`."""
+    def made(self, name: str) -> list[dict[str, Any]]:
+        """Return the content of `stage.json` of the data, and of all stages that a ranker depends on."""
+        steps = self.plan.steps(reached(self.recipe.needs, name)) if name in self.plan.names else []
+        return [read_state(folder) for folder in (self.folder / "data", *(step.folder for step in steps))]
+
+    def check_unchanged(self, entry: Entry, made: list[dict[str, Any]]) -> None:
+        """Raise DataError if the data or the ranker in the folder are not those that were opened as `entry`.
+
+        Args:
+            entry: the ranker.
+            made: what `made` returned when it was opened.
+        """
         reason = ""
         try:
             now = planned(self.recipe, self.data, self.folder).open(entry.name)
-            is_same = (now.key, now.model) == (entry.key, entry.model)
+            is_same = (now.key, now.model, self.made(entry.name)) == (entry.key, entry.model, made)
         except (PrefrecError, OSError) as e:
             is_same, reason = False, f" ({e})"
         if not is_same:
