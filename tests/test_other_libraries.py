@@ -11,8 +11,8 @@ from prefrec import Recommender
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import ConfigError
 from prefrec.pipeline.entry import Entry
+from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
-from prefrec_systems.linear.ranker import EASERanker
 from test_docs import blocks
 
 PAGE = Path(__file__).parents[1] / "docs" / "other-libraries.md"

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from prefrec.data import RankingExample
-from prefrec.rankers.matrices import item_scores, pad_codes, score_by_rows
+from prefrec.rankers.matrices import item_scores, mean_ndcg, pad_codes, score_by_rows
 
 INDEX = {"a": 0, "b": 1, "c": 2}
 ALL = ("c", "a", "x", "b")
@@ -30,3 +30,10 @@ def test_codes_scores_and_products_equal_loops(rows):
             assert values[b, c] == (-np.inf if item is None else {"a": 5.0, "c": 7.0}.get(item, 0.0))
             want = known[b, INDEX[item]] if item in INDEX else 0.0
             assert products[b, c] == (-np.inf if item is None else want)
+
+
+def test_ndcg_counts_ties_as_above():
+    scores = np.array([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [0.0, 5.0, 1.0]])
+    want = [1 / np.log2(3), 1 / np.log2(4), 1.0]
+    assert mean_ndcg(scores, np.array([2, 0, 1])) == pytest.approx(np.mean(want))
+    assert mean_ndcg(scores, np.array([2, 0, 1]), k=2) == pytest.approx((want[0] + want[2]) / 3)

@@ -1,7 +1,7 @@
 """Baselines: rankers without a neural model.
 
 They learn from training interactions, a frame `user_id, item_id, timestamp`; items without interactions score 0.
-Title TF-IDF learns from titles instead. Window co-occurrence is in `window`.
+Title TF-IDF learns from titles instead. Window co-occurrence is in `window`, EASE in `ease`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
+from prefrec.console import say
 from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.rankers.base import Ranker
+from prefrec.rankers.ease import MOST_ITEMS, EASERanker
 from prefrec.rankers.item_features import DAYS, Feature, ItemFeatures, ItemHistory
 from prefrec.rankers.item_only import ItemOnlyRanker
 from prefrec.rankers.matrices import blocks, history_matrix, item_scores, pad_scores, score_by_rows, user_item_matrix
@@ -202,6 +204,7 @@ _BASELINES: dict[str, Fit] = {
     **TIMED,
     CooccurrenceRanker.name: lambda log, items, seed, by: CooccurrenceRanker.fit(log),
     ItemKNNRanker.name: lambda log, items, seed, by: ItemKNNRanker.fit(log),
+    EASERanker.name: lambda log, items, seed, by: EASERanker.fit(log, **by),
     WindowCooccurrenceRanker.name: lambda log, items, seed, by: WindowCooccurrenceRanker.fit(log, **by),
     TitleTfidfRanker.name: lambda log, items, seed, by: TitleTfidfRanker.fit(items),
     TransitionGraphRanker.name: lambda log, items, seed, by: TransitionGraphRanker.fit(log, items),
@@ -210,10 +213,19 @@ _BASELINES: dict[str, Fit] = {
 """Name → function that fits the ranker, in the order of tables."""
 
 
+def unable(log: pl.DataFrame) -> dict[str, str]:
+    """Return name → reason of the baselines that cannot be fitted to a log."""
+    reasons = {} if has_dates(log) else dict.fromkeys(TIMED, "the log has no dates")
+    items = log["item_id"].n_unique()
+    if items > MOST_ITEMS:
+        reasons[EASERanker.name] = f"it inverts an item × item matrix, of at most {MOST_ITEMS:,} items, not {items:,}"
+    return reasons
+
+
 def servable(log: pl.DataFrame) -> list[str]:
     """Return the names of the baselines that can answer single requests, given the log to fit them to."""
-    timed = has_dates(log)
-    return [n for n in _BASELINES if n != ItemOnlyRanker.name and (timed or n not in TIMED)]
+    without = unable(log)
+    return [name for name in _BASELINES if name != ItemOnlyRanker.name and name not in without]
 
 
 def baseline_rankers(
@@ -227,14 +239,18 @@ def baseline_rankers(
     """Return fitted baselines, in the order of tables.
 
     Args:
-        train_interactions: frame `user_id, item_id, timestamp`. Without dates, baselines that need dates are skipped.
+        train_interactions: frame `user_id, item_id, timestamp`. Without dates, baselines that need dates are skipped;
+            with more than `MOST_ITEMS` items EASE is, with a note.
         catalogue: all items.
         seed: of `random`, and of the folds of `item only`.
         names: names of the baselines. Default: all.
-        validation: examples that choose the settings of `window co-occurrence`. Default: its default settings.
+        validation: examples that choose the settings of `window co-occurrence` and of EASE. Default: their default
+            settings.
         chosen_on: log to choose them on, which must not contain these examples. Default: `train_interactions`.
     """
-    timed = has_dates(train_interactions)
-    fits = [fit for name, fit in _BASELINES.items() if name in names and (timed or name not in TIMED)]
+    without = unable(train_interactions)
+    if EASERanker.name in names and EASERanker.name in without:
+        say(f"{EASERanker.name} is left out: {without[EASERanker.name]}")
+    fits = [fit for name, fit in _BASELINES.items() if name in names and name not in without]
     by = {"validation": validation, "chosen_on": chosen_on}
     return [fit(train_interactions, catalogue, seed, by) for fit in fits]

@@ -108,6 +108,13 @@ def score_by_rows(
     return scores if is_shared else np.where(codes < 0, -np.inf, scores)
 
 
+def mean_ndcg(scores: NDArray[np.floating], targets: Sequence[int] | NDArray[np.int64], k: int = 10) -> float:
+    """Return the mean NDCG@k of scores [B, C] with the targets' columns [B]; the target loses ties."""
+    target_scores = scores[np.arange(len(scores)), np.asarray(targets, dtype=np.int64)][:, None]
+    ranks = (scores >= target_scores).sum(axis=1)
+    return float(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0).mean())
+
+
 def blocks(n: int, width: int) -> Iterator[slice]:
     """Yield slices that cover 0..n, each of at most `CELLS_AT_A_TIME` cells of an array [n, width]."""
     step = max(1, CELLS_AT_A_TIME // max(width, 1))

@@ -17,7 +17,7 @@ from prefrec.rankers import Ranker
 from prefrec_systems.sequential import SEQUENTIAL_MODELS, SequentialConfig, load_sequential, train
 from prefrec_systems.sequential.models import SequentialModel
 from prefrec_systems.sequential.task import task_of
-from prefrec_systems.sequential.train import MODEL_FILES, mean_ndcg, train_sequential
+from prefrec_systems.sequential.train import MODEL_FILES, train_sequential
 
 COLD = "i60"
 """An item that nobody takes before the test rows; i61 is new in the validation rows."""
@@ -101,13 +101,6 @@ def test_the_grid_is_a_product():
             _config("SASRec", grid=grid)
     with pytest.raises(ValueError, match="3 does not divide hidden_size 64"):
         SequentialConfig(n_heads=3)
-
-
-def test_ndcg_counts_ties_as_above():
-    scores = np.array([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [0.0, 5.0, 1.0]])
-    want = [1 / np.log2(3), 1 / np.log2(4), 1.0]
-    assert mean_ndcg(scores, np.array([2, 0, 1])) == pytest.approx(np.mean(want))
-    assert mean_ndcg(scores, np.array([2, 0, 1]), k=2) == pytest.approx((want[0] + want[2]) / 3)
 
 
 @pytest.mark.parametrize("model", SEQUENTIAL_MODELS)

@@ -1,5 +1,5 @@
-"""EASE and implicit ALS: linear rankers of the user × item matrix."""
+"""Implicit ALS: a linear ranker of the user × item matrix."""
 
-from prefrec_systems.linear.ranker import ALSConfig, ALSRanker, EASEConfig, EASERanker
+from prefrec_systems.linear.ranker import ALSConfig, ALSRanker
 
-__all__ = ["ALSConfig", "ALSRanker", "EASEConfig", "EASERanker"]
+__all__ = ["ALSConfig", "ALSRanker"]

@@ -1,4 +1,4 @@
-"""Linear rankers of the user × item matrix: EASE in closed form, and implicit ALS."""
+"""Implicit ALS, a linear ranker of the user × item matrix."""
 
 from __future__ import annotations
 
@@ -18,16 +18,6 @@ from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import history_matrix, score_by_rows, user_item_matrix
 
 
-class EASEConfig(RankerConfig):
-    """EASE (Steck 2019): a linear item-to-item model in closed form."""
-
-    kind: Literal["ease"] = "ease"
-    name: str = Field("EASE", description="Name in tables.")
-    regularisation: float = Field(
-        250.0, gt=0, description="L2 penalty: added to the diagonal of the item × item matrix."
-    )
-
-
 class ALSConfig(RankerConfig):
     """Implicit ALS (Hu et al. 2008), by the package `implicit` (`pip install implicit`)."""
 
@@ -37,34 +27,6 @@ class ALSConfig(RankerConfig):
     regularisation: float = Field(0.05, ge=0, description="L2 penalty on both vectors.")
     alpha: float = Field(10.0, gt=0, description="Confidence of an interaction, beyond that of none (α).")
     iterations: int = Field(15, ge=1, le=1000, description="Number of alternating iterations.")
-
-
-@dataclass(eq=False)
-class EASERanker:
-    """Score of candidate c = Σ over history items i of B[i, c], where B predicts each item from the others.
-
-    With P = (XᵀX + λI)⁻¹ for the binary user × item matrix X, B[i, c] = −P[i, c] / P[c, c], and 0 on the diagonal.
-    Items without training interactions score 0.
-    """
-
-    weights: NDArray[np.float64]  # [I, I]
-    index: dict[str, int]
-    name: str = "EASE"
-
-    @classmethod
-    def fit(cls, train_interactions: pl.DataFrame, regularisation: float = 250.0, name: str = "EASE") -> Self:
-        """Invert an items × items matrix, which takes 16 bytes per pair of items."""
-        matrix, index = user_item_matrix(train_interactions)
-        gram = (matrix.T @ matrix).toarray()
-        gram[np.diag_indices_from(gram)] += regularisation
-        inverse = np.linalg.inv(gram)
-        weights = inverse / -np.diag(inverse)
-        np.fill_diagonal(weights, 0.0)
-        return cls(weights, index, name)
-
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        histories = history_matrix([e.history for e in examples], self.index)
-        return score_by_rows(histories, lambda some: some @ self.weights, examples, self.index)
 
 
 @dataclass(eq=False)

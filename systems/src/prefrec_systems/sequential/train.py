@@ -22,6 +22,7 @@ from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.files import write_text, write_whole
 from prefrec.lm.models import default_device
+from prefrec.rankers.matrices import mean_ndcg
 from prefrec_systems.sequential.batches import batches
 from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
 from prefrec_systems.sequential.models import NextItemModel, SequentialModel
@@ -240,10 +241,3 @@ def last_scores(
     states = model.states(histories)[torch.arange(len(codes), device=items.device), last]
     scores = (states @ items.T).double().cpu().numpy()
     return np.where(lengths[:, None] > 0, scores, 0.0)
-
-
-def mean_ndcg(scores: NDArray[np.float64], targets: NDArray[np.int64], k: int = 10) -> float:
-    """Return the mean NDCG@k of scores [B, I] with targets [B]; the target loses ties."""
-    target_scores = scores[np.arange(len(scores)), targets][:, None]
-    ranks = (scores >= target_scores).sum(axis=1)
-    return float(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0).mean())
