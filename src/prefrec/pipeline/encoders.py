@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,8 @@ from prefrec.rankers.words import tfidf
 from prefrec.runs.stage import stage_key
 
 Encoder = PromptEncoder | ItemEncoder
+TFIDF = "tfidf"
+"""Name of TF-IDF vectors in place of an encoder's."""
 TFIDF_SIZE = 256
 """Dimensions of TF-IDF title vectors after the SVD."""
 COOCCURRENCE_LENGTH = 2.0
@@ -124,9 +127,14 @@ def encoded_titles(data: PreparedData, model: ModelSection) -> tuple[str, list[s
 def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     """Return vectors [I, T] of all items' titles, made as `model.items.vectors` says."""
     name, titles = encoded_titles(data, model)
-    if name:
-        return _encoded(name, base_digest(name), tuple(titles), resolve_dtype(model.dtype))
-    words = tfidf(titles)
+    return text_vectors(name or TFIDF, titles, model.dtype)
+
+
+def text_vectors(encoder: str, texts: Sequence[str], dtype: str) -> Tensor:
+    """Return vectors [I, T] of texts by `TFIDF`, or by an encoder that computes in `dtype`."""
+    if encoder != TFIDF:
+        return _encoded(encoder, base_digest(encoder), tuple(texts), resolve_dtype(dtype))
+    words = tfidf(texts)
     size = min(TFIDF_SIZE, *words.shape)
     left, sizes, _ = torch.svd_lowrank(torch.from_numpy(words.toarray()).float(), q=size, niter=4)
     return left * sizes

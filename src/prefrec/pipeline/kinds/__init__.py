@@ -56,7 +56,10 @@ class RankerKind:
 
 KINDS: dict[str, RankerKind] = {}
 """Name → kind, of the kinds loaded so far."""
-_OURS = {"blend": EntryPoint("blend", f"{__name__}.blend:KIND", GROUP)}
+_OURS = {
+    "blend": EntryPoint("blend", f"{__name__}.blend:KIND", GROUP),
+    "title-tower": EntryPoint("title-tower", f"{__name__}.title_tower:KIND", GROUP),
+}
 
 
 def kind_names() -> list[str]:
