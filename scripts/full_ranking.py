@@ -137,7 +137,7 @@ def measure(name: str, folder: Path) -> None:
     run = open_run(folder)
     data, section = run.data, run.recipe.evaluate
     entries = [run.entry(n) for n in run.plan.names]
-    asked = [*entries, *(less for entry in entries for less in entry.without.values())]
+    asked = [*entries, *(less for entry in entries for less in entry.ablations)]
     references = fit_baselines(data, section, run.recipe.seed, is_refit=run.recipe.refit is not None)
     cache = folder / "predictions/full_catalogue"
     found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)

@@ -15,6 +15,7 @@ from prefrec.errors import ModelError
 from prefrec.rankers import blend as blends
 from prefrec.rankers.blend import BlendConfig, BlendRanker, RerankedBlend, Weights, learn_rerank, learn_weights
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
+from prefrec.rankers.logit import fit_logit
 
 ITEMS = [f"i{n}" for n in range(80)]
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": ITEMS}))
@@ -134,3 +135,66 @@ def test_a_nan_score_is_an_error(weights):
 def test_a_part_is_named_once():
     with pytest.raises(ValueError, match="named twice"):
         BlendConfig(parts=["sft", "sft"])
+
+
+NOISE = [Table("noise", 0.0, 3), Table("more noise", 0.0, 4)]
+
+
+def test_parts_that_do_not_help_are_left_out_and_told():
+    selected = learn_weights([GOOD, *NOISE], TIMES, ROWS, select=True)
+    assert selected.logits[""].names == ("good", "popularity")
+    assert [*selected.units] == ["good"]
+    assert {*selected.left_out} == {"noise", "more noise"}
+    assert all(gain <= error for gain, error in selected.left_out.values())
+    alone = learn_weights([GOOD], TIMES, ROWS)
+    blends_of = [BlendRanker("blend", [GOOD, *NOISE], TIMES, w) for w in (selected, alone)]
+    assert [part.name for part in blends_of[0].parts] == ["good"]
+    np.testing.assert_allclose(blends_of[0].score(ROWS[:5]), blends_of[1].score(ROWS[:5]), rtol=1e-6)
+    again = Weights.from_json(json.loads(json.dumps(selected.to_json())))
+    assert again.left_out == selected.left_out
+    told = blends.weights_sentence("blend", selected)
+    assert "; left out, because their gain in log-likelihood is within a standard error: " in told
+    assert {"noise", "more noise"} == {part for part in selected.left_out if f"{part} " in told}
+
+
+def test_parts_that_help_stay():
+    other = Table("other", 1.0, 5)
+    selected = learn_weights([GOOD, other], TIMES, ROWS, select=True)
+    assert selected.left_out == {}
+    assert np.array_equal(selected.logits[""].weights, learn_weights([GOOD, other], TIMES, ROWS).logits[""].weights)
+
+
+def test_the_last_part_stays():
+    selected = learn_weights([NOISE[0], WEAK], TIMES, ROWS, select=True)
+    assert len(selected.units) == 1
+
+
+def test_cross_fitted_log_probabilities_equal_a_loop_over_folds():
+    features = np.stack([part.score(ROWS[:60]) for part in (GOOD, WEAK)], axis=2).astype(np.float32)
+    features[3, 0] = np.nan  # its target is ignored
+    found = blends.cross_fitted_logps(features, ["good", "weak"], ROWS[:60])
+    folds = blends.user_folds(ROWS[:60], blends.FOLDS)
+    for number, fold in enumerate(folds):
+        logit = fit_logit(features[folds != fold], np.zeros((folds != fold).sum(), dtype=int), ["good", "weak"])
+        utility = logit.utility(features[[number]])[0]
+        real = utility[np.isfinite(utility)]
+        want = 0.0 if number == 3 else real[0] - np.log(np.exp(real).sum())
+        assert found[number] == pytest.approx(want, abs=1e-3)
+
+
+def test_columns_for_the_selection_hold_each_target_once(monkeypatch):
+    monkeypatch.setattr(blends, "SELECTED_ON", 5)
+    targets = np.array([e.target_index for e in ROWS])
+    number = np.broadcast_to(np.arange(80.0, dtype=np.float32), (len(ROWS), 80))[..., None]
+    found = blends._sampled_columns(number, targets)[..., 0]
+    assert found.shape == (len(ROWS), 6)
+    assert np.array_equal(found[:, 0], targets)
+    drawn = np.nanmax(found[:, 1:], axis=0)
+    for row, target in zip(found[:, 1:], targets, strict=True):
+        assert np.array_equal(row, np.where(drawn == target, np.nan, drawn), equal_nan=True)
+
+
+def test_errors_of_means_are_clustered_by_user():
+    rows = [replace(ROWS[0], user_id=user) for user in "aab"]
+    mean, error = blends._mean_by_user(np.array([1.0, 2.0, 6.0]), rows)
+    assert (mean, error) == pytest.approx((3.0, np.sqrt((1 - 3 + 2 - 3) ** 2 + (6 - 3) ** 2) / 3))

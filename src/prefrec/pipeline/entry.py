@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -96,6 +96,7 @@ class Entry:
         is_slow: whether full ranking takes minutes, because it reads titles one by one. It then scores only unseen
             items, example by example.
         without: for a blend, part → the blend without that part. The difference is what the part adds.
+        left_out: for a blend that is made, the parts that it has left out.
         crossed: for a ranker that learnt from validation examples or counts them, examples per pass → the ranker
             that scores each of them with what it learnt from other users, on lists and in full ranking.
         validation: for a ranker that was refit with validation interactions, the one before, which answers
@@ -112,8 +113,15 @@ class Entry:
     make: Callable[[], object] | None = None
     is_slow: bool = False
     without: Mapping[str, Entry] = field(default_factory=dict)
+    left_out: Callable[[], Collection[str]] = tuple
     crossed: Callable[[int], Ranker] | None = None
     validation: Entry | None = None
+
+    @property
+    def ablations(self) -> list[Entry]:
+        """The blends without one part, for each part that the blend has not left out; read them once it is made."""
+        left_out = self.left_out()
+        return [less for part, less in self.without.items() if part not in left_out]
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def evaluate_rankers(
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit, items=items)
     full, beyond = None, dict[str, dict[str, float]]()
     if section.full_rows != 0:
-        ranked = [*entries, *(less for entry in entries for less in entry.without.values())]
+        ranked = [*entries, *(less for entry in entries for less in entry.ablations)]
         answers = predict_full(data, section, baselines, ranked, cache / "full_catalogue", seed=seed)
         full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING, items=items)
         full = replace(full, logs=logs)
@@ -146,7 +146,7 @@ def _measure(
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_baseline(predictions, section.references)
     lms = [e.name for e in entries if e.model and e.name in names]
-    less = {part.name: entry.name for entry in entries for part in entry.without.values()}
+    less = {part.name: entry.name for entry in entries for part in entry.ablations}
     compare = comparison_pairs(lms, [n for n in names if n not in (*section.references, *less)], best)
     compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.known_interactions(section.split)["item_id"])

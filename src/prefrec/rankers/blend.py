@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol, Self
 from zlib import crc32
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from scipy.special import logsumexp
 
 from prefrec.data import RankingExample
 from prefrec.data.rows import take
@@ -27,6 +28,8 @@ RERANKED = 50
 """Number of a blend's best items that title models rerank."""
 FOLDS = 4
 """Number of folds of users. A fold is scored with weights learnt on the others, to measure the blend."""
+SELECTED_ON = 500
+"""Candidates per example, beside the target, of the likelihoods that select parts."""
 
 
 class BlendConfig(RankerConfig):
@@ -42,6 +45,11 @@ class BlendConfig(RankerConfig):
     )
     rows: int | None = Field(
         2000, ge=1, description="Learn the weights from at most N validation examples. null: all."
+    )
+    select: bool = Field(
+        False,
+        description="Leave out parts that do not help: one by one, as long as the log-likelihood of validation "
+        "examples, cross-fitted over users, does not fall by more than a standard error.",
     )
 
     @model_validator(mode="after")
@@ -70,10 +78,12 @@ class Weights(ByValue):
     """Units and weights that a blend has learnt.
 
     Attributes:
-        units: part → unit of its scores (`unit_of`).
+        units: part → unit of its scores (`unit_of`), of the parts that are not left out.
         logits: name of the excluded part → weights without it; "" for the whole blend.
         reranked: weights of the blend's utility and of each title model; None without title models.
         folds, reranked_folds: weights of the whole blend and `reranked`, learnt without the users of each fold.
+        left_out: part that was left out → what it would add to the log-likelihood of an example, and its standard
+            error.
     """
 
     units: dict[str, float | None]
@@ -81,6 +91,7 @@ class Weights(ByValue):
     reranked: Logit | None = None
     folds: tuple[Logit, ...] = ()
     reranked_folds: tuple[Logit, ...] = ()
+    left_out: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -92,7 +103,8 @@ class Weights(ByValue):
         logits = {name: _logit(v) for name, v in value["logits"].items()}
         reranked = _logit(value["reranked"]) if value["reranked"] else None
         folds = (tuple(map(_logit, value[name])) for name in ("folds", "reranked_folds"))
-        return cls(dict(value["units"]), logits, reranked, *folds)
+        left_out = {part: (gain, error) for part, (gain, error) in value.get("left_out", {}).items()}
+        return cls(dict(value["units"]), logits, reranked, *folds, left_out)
 
 
 class Times(Protocol):
@@ -113,7 +125,7 @@ class BlendRanker:
 
     Args:
         name: name in tables.
-        parts: rankers to blend.
+        parts: rankers to blend; those that were left out are not queried.
         times: item features.
         weights: learnt weights.
         excluded: name of a part, or `TIME`, to blend without. Default: none.
@@ -130,7 +142,7 @@ class BlendRanker:
         crossed: bool = False,
     ) -> None:
         self.name = name
-        self.parts = [part for part in parts if part.name != excluded]
+        self.parts = [part for part in parts if part.name != excluded and part.name in weights.units]
         self.times = None if excluded == TIME else times
         self.weights = weights
         whole = weights.logits[excluded if excluded in weights.logits else ""]
@@ -231,20 +243,110 @@ def rerank_features(
     return features
 
 
-def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[RankingExample]) -> Weights:
-    """Return the weights of a blend, learnt on these examples with all parts, and without each part or `TIME`."""
+def learn_weights(
+    parts: Sequence[Ranker], times: Times, examples: Sequence[RankingExample], *, select: bool = False
+) -> Weights:
+    """Return the weights of a blend, learnt on these examples with all parts, and without each part or `TIME`.
+
+    With `select`, parts that do not help are left out (`select_parts`).
+    """
     scores = {part.name: checked_scores(part, examples) for part in parts}
     units = {name: unit_of(values) for name, values in scores.items()}
     features = _joined([scaled(values, units[name]) for name, values in scores.items()], times(examples))
     names = [*scores, *times.names]
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
+    left_out = select_parts(features, targets, names, len(scores), examples) if select else {}
+    if left_out:
+        features = _columns(features, [n for n, name in enumerate(names) if name not in left_out])
+        names, units = (
+            [n for n in names if n not in left_out],
+            {n: u for n, u in units.items() if n not in left_out},
+        )
     whole = fit_logit(features, targets, names)
     logits = {"": whole}
-    for excluded in (*scores, TIME) if len(names) > 1 else ():
-        kept = [n for n, name in enumerate(names) if name != excluded and (excluded != TIME or name in scores)]
+    for excluded in (*units, TIME) if len(names) > 1 else ():
+        kept = [n for n, name in enumerate(names) if name != excluded and (excluded != TIME or name in units)]
         start = whole.weights[kept]
         logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
-    return Weights(units, logits, folds=cross_fitted(whole, features, targets, examples))
+    folds = cross_fitted(whole, features, targets, examples)
+    return Weights(units, logits, folds=folds, left_out=left_out)
+
+
+def select_parts(
+    features: Features,
+    targets: NDArray[np.int64],
+    names: Sequence[str],
+    parts: int,
+    examples: Sequence[RankingExample],
+) -> dict[str, tuple[float, float]]:
+    """Return the parts to leave out, by backward elimination → what each adds to an example, and its standard error.
+
+    The part that adds least to the log-likelihood of the examples, per standard error, is left out if that is at most
+    one standard error; and so on with the others. Likelihoods are cross-fitted: those of a user are of weights learnt
+    from other users. Errors are clustered by user. At least one part stays.
+
+    Args:
+        features: [B, C, F], those of the parts first.
+        targets: [B] column of each example's target.
+        names: [F] names of the features.
+        parts: number of parts.
+        examples: [B] examples.
+    """
+    features = _sampled_columns(features, targets)
+    kept, left_out = list(range(len(names))), dict[str, tuple[float, float]]()
+    logps = cross_fitted_logps(features, names, examples)
+    while sum(n < parts for n in kept) > 1:
+        without = {n: [other for other in kept if other != n] for n in kept if n < parts}
+        less = {
+            n: cross_fitted_logps(_columns(features, some), [names[i] for i in some], examples)
+            for n, some in without.items()
+        }
+        gains = {n: _mean_by_user(logps - other, examples) for n, other in less.items()}
+        weakest = min(gains, key=lambda n: gains[n][0] / max(gains[n][1], 1e-12))
+        gain, error = gains[weakest]
+        if gain > error:
+            break
+        left_out[names[weakest]] = gain, error
+        kept, logps = without[weakest], less[weakest]
+    return left_out
+
+
+def cross_fitted_logps(
+    features: Features, names: Sequence[str], examples: Sequence[RankingExample]
+) -> NDArray[np.float64]:
+    """Return log-probabilities [B] of the first candidates, by weights learnt from the users of other folds.
+
+    An example whose target is ignored has 0.
+    """
+    targets = np.zeros(len(features), dtype=np.int64)
+    logits = cross_fitted(fit_logit(features, targets, names), features, targets, examples)
+    utility = utilities(logits, features, examples)
+    is_usable = np.isfinite(utility[:, 0])
+    return np.where(is_usable, np.where(is_usable, utility[:, 0], 0) - logsumexp(utility, axis=1), 0)
+
+
+def _sampled_columns(features: Features, targets: NDArray[np.int64]) -> Features:
+    """Return features [B, 1 + K, F]: those of the targets, and of at most `SELECTED_ON` random columns."""
+    count = features.shape[1]
+    columns = np.random.default_rng(0).choice(count, min(SELECTED_ON, count), replace=False)
+    out = np.empty((features.shape[2], len(features), 1 + len(columns)), dtype=np.float32).transpose(1, 2, 0)
+    out[:, 0] = features[np.arange(len(features)), targets]
+    out[:, 1:] = features[:, columns]
+    out[:, 1:][targets[:, None] == columns] = np.nan  # a target is no other candidate
+    return out
+
+
+def _columns(features: Features, kept: Sequence[int]) -> Features:
+    """Return the features of these columns, each contiguous in memory."""
+    return np.ascontiguousarray(features.transpose(2, 0, 1)[kept]).transpose(1, 2, 0)
+
+
+def _mean_by_user(values: NDArray[np.float64], examples: Sequence[RankingExample]) -> tuple[float, float]:
+    """Return the mean of values [B], and its standard error over users."""
+    _, users = np.unique([e.user_id for e in examples], return_inverse=True)
+    mean = float(values.mean())
+    sums = np.bincount(users, weights=values - mean)
+    return mean, float(np.sqrt((sums**2).sum()) / len(values))
 
 
 def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:
@@ -274,6 +376,9 @@ def weights_sentence(name: str, weights: Weights) -> str:
     whole = weights.logits[""]
     last = weights.reranked
     more = f"; to rerank the {RERANKED} best, learnt on {last.n:,}: {terms(last)}" if last else ""
+    if weights.left_out:
+        listed = ", ".join(f"{part} {gain:+.4f} ± {error:.4f}" for part, (gain, error) in weights.left_out.items())
+        more += f"; left out, because their gain in log-likelihood is within a standard error: {listed}"
     return f"{name}: weights learnt on {whole.n:,} validation examples: {terms(whole)}{more}"
 
 

@@ -63,6 +63,7 @@ def blend_entry(inputs: RunInputs, config: BlendConfig, folder: Path, before: Ma
         data=inputs.data_key,
         validation=[(e.user_id, e.target) for e in data.validation],
         seed=inputs.seed,
+        **({"select": True} if config.select else {}),
     )
     by_split = BlendParts(inputs, parts)
     learn = partial(_learn, config.name, folder, partial(_learnt, inputs, config, by_split))
@@ -87,7 +88,8 @@ def _entries(config: BlendConfig, key: str, folder: Path, by_split: BlendParts) 
         load, crossed = (partial(_load, name, folder, by_split, split, excluded) for split in ("test", "validation"))
         return Entry(name, stage_key(blend=key, without=excluded) if excluded else key, load, load, crossed=crossed)
 
-    return replace(entry(), without={part: entry(part) for part in (*config.parts, TIME)})
+    without = {part: entry(part) for part in (*config.parts, TIME)}
+    return replace(entry(), without=without, left_out=lambda: _read_weights(folder).left_out)
 
 
 def _load(name: str, folder: Path, by_split: BlendParts, split: str, excluded: str, batch_size: int) -> Ranker:
@@ -122,7 +124,7 @@ def _learnt(inputs: RunInputs, config: BlendConfig, by_split: BlendParts) -> Wei
     fast, slow = by_split.rankers("validation", inputs.batch_size)
     times = by_split.times("validation")
     say(f"{config.name}: learning weights on {len(rows):,} validation examples")
-    weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng))
+    weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng), select=config.select)
     if slow:
         some = sampled(data, data.some("validation", RERANK_ROWS), len(data.catalogue), rng)
         weights = learn_rerank(BlendRanker(config.name, fast, times, weights), slow, some)
