@@ -29,7 +29,7 @@ from prefrec.rankers.config import RankerConfig
 from prefrec.recommender import Recommender
 from tiny_run import adapter_weights, write_shop
 
-PARTS = ["co-occurrence", "window co-occurrence", "EASE", "SASRec", "sft"]
+PARTS = ["co-occurrence", "window co-occurrence", "EASE", "title-tower", "SASRec", "sft"]
 LATE, NEW = [f"v{n}" for n in range(6)], [f"n{n}" for n in range(6)]
 """Items that only validation examples have, and those that only test examples have."""
 
@@ -58,7 +58,7 @@ def recipe(recipe, tmp_path_factory) -> Recipe:
     raw["sft"] |= {"rows": None, "epochs": 1}
     raw["align"] = [raw["align"][1] | {"epochs": 3, "load_best_model_at_end": True, "eval_rows": 8}]
     raw["rankers"] = [
-        {"kind": "ease"},
+        {"kind": "title-tower", "vectors": "tfidf", "width": 4, "epochs": 2},
         {"kind": "sequential", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "epochs": 2},
         {"kind": "blend", "parts": PARTS},
     ]
@@ -87,7 +87,7 @@ def _state(folder: Path) -> dict[str, Any]:
 
 
 def test_refit_stages_have_a_folder_key_and_seal_of_their_own(finished):
-    for stage in ("sft", "align/s-dpo", "rankers/SASRec"):
+    for stage in ("sft", "align/s-dpo", "rankers/SASRec", "rankers/title-tower"):
         first, again = (_state(folder / stage) for folder in (finished, finished / "refit"))
         assert first["finished"]
         assert again["finished"]

@@ -177,19 +177,31 @@ def test_the_seed_decides_the_weights(ranker, tmp_path):
 def test_it_resumes_after_the_last_finished_epoch(ranker, tmp_path, monkeypatch):
     step, steps = tower_training._Training._step, []
 
-    def stop(self, positions):
+    def stop(self, positions, rate):
         steps.append(len(self.progress.log))
         if steps[-1] == 2:
             raise KeyboardInterrupt
-        return step(self, positions)
+        return step(self, positions, rate)
 
     monkeypatch.setattr(tower_training._Training, "_step", stop)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path)
-    monkeypatch.setattr(tower_training._Training, "_step", lambda self, at: steps.append("again") or step(self, at))
+    monkeypatch.setattr(tower_training._Training, "_step", lambda self, *at: steps.append("again") or step(self, *at))
     assert np.array_equal(trained(tmp_path).vectors, ranker.vectors)
     assert steps.count("again") == 2 * (steps.count(0))  # two of four epochs
     assert {p.name for p in tmp_path.iterdir()} == {*TOWER_FILES, "log.json"}
+
+
+def test_the_learning_rate_falls_to_zero_over_the_epochs(tmp_path, monkeypatch):
+    rates, step = [], tower_training._Training._step
+    monkeypatch.setattr(
+        tower_training._Training, "_step", lambda self, at, rate: rates.append(rate) or step(self, at, rate)
+    )
+    trained(tmp_path / "whole")
+    assert rates == pytest.approx([1 - n / len(rates) for n in range(len(rates))])
+    whole, rates[:] = [*rates], []
+    trained(tmp_path / "half", epochs=2)  # as many as validation chose, at the same rates
+    assert rates == whole[: len(whole) // 2]
 
 
 def test_a_known_number_of_epochs_needs_no_validation_examples(ranker, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from prefrec.pipeline.recipe import LoraSection, ModelSection
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.baselines import baseline_rankers
+from prefrec.rankers.baselines import baseline_rankers, unable
 from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
 from prefrec.runs.stage import stage_key
 
@@ -221,10 +221,10 @@ def baseline_entry(inputs: RunInputs, name: str) -> Entry:
     """Return a baseline, such as popularity."""
 
     def load(batch_size: int) -> Ranker:
-        made = fitted_baselines(inputs, inputs.data.train_interactions, [name])
-        if not made:  # those that count days, if the times only give an order
-            raise ConfigError(f"{name} needs dates, but the times of the log are counters: name another ranker")
-        return made[0]
+        log = inputs.data.train_interactions
+        if reason := unable(log, [name]).get(name):
+            raise ConfigError(f"{name} {reason}: name another ranker")
+        return fitted_baselines(inputs, log, [name])[0]
 
     return Entry(name, stage_key(reference=name, data=inputs.data_key, seed=inputs.seed), load, load)
 

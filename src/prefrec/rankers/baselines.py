@@ -213,12 +213,17 @@ _BASELINES: dict[str, Fit] = {
 """Name → function that fits the ranker, in the order of tables."""
 
 
-def unable(log: pl.DataFrame) -> dict[str, str]:
-    """Return name → reason of the baselines that cannot be fitted to a log."""
-    reasons = {} if has_dates(log) else dict.fromkeys(TIMED, "the log has no dates")
-    items = log["item_id"].n_unique()
+NO_DATES = "needs dates, but the times of the log are counters"
+LIMITED = {*TIMED, EASERanker.name}
+"""Baselines that cannot be fitted to every log."""
+
+
+def unable(log: pl.DataFrame, names: Collection[str] = tuple(_BASELINES)) -> dict[str, str]:
+    """Return name → reason of those of these baselines that cannot be fitted to a log."""
+    reasons = {} if has_dates(log) else dict.fromkeys(TIMED.keys() & {*names}, NO_DATES)
+    items = log["item_id"].n_unique() if EASERanker.name in names else 0
     if items > MOST_ITEMS:
-        reasons[EASERanker.name] = f"it inverts an item × item matrix, of at most {MOST_ITEMS:,} items, not {items:,}"
+        reasons[EASERanker.name] = f"inverts an item × item matrix, of at most {MOST_ITEMS:,} items, not {items:,}"
     return reasons
 
 
@@ -248,9 +253,9 @@ def baseline_rankers(
             settings.
         chosen_on: log to choose them on, which must not contain these examples. Default: `train_interactions`.
     """
-    without = unable(train_interactions)
-    if EASERanker.name in names and EASERanker.name in without:
-        say(f"{EASERanker.name} is left out: {without[EASERanker.name]}")
+    without = unable(train_interactions, names)
+    if EASERanker.name in without:
+        say(f"{EASERanker.name} is left out: it {without[EASERanker.name]}")
     fits = [fit for name, fit in _BASELINES.items() if name in names and name not in without]
     by = {"validation": validation, "chosen_on": chosen_on}
     return [fit(train_interactions, catalogue, seed, by) for fit in fits]

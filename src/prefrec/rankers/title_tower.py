@@ -48,7 +48,7 @@ class TitleTowerConfig(RankerConfig):
         description="Where title vectors come from: all-minilm-l6-v2, tfidf, random (a control), or the name of "
         "another encoder.",
     )
-    width: int = Field(128, ge=1, description="Width of item vectors.")
+    width: int = Field(64, ge=1, description="Width of item vectors.")
     last: int = Field(10, ge=1, description="Read the last N items of a history.")
     dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the vectors of history items.")
     vector_dropout: float = Field(
@@ -57,10 +57,12 @@ class TitleTowerConfig(RankerConfig):
         lt=1,
         description="Probability of dropping an item's own vector in a training step (title-only dropout).",
     )
-    epochs: int = Field(30, ge=1, description="Most epochs to train.")
-    patience: int = Field(2, ge=1, description="Stop after N epochs without a better validation NDCG@10.")
-    batch_size: int = Field(256, ge=1, description="Targets per optimiser step.")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="Constant learning rate of AdamW.")
+    epochs: int = Field(6, ge=1, description="Most epochs to train.")
+    patience: int = Field(3, ge=1, description="Stop after N epochs without a better validation NDCG@10.")
+    batch_size: int = Field(512, ge=1, description="Targets per optimiser step.")
+    learning_rate: float = Field(
+        4e-3, gt=0, le=1, description="Initial learning rate of AdamW. It falls linearly to 0 over the epochs."
+    )
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
 
     def decisive(self) -> dict[str, Any]:

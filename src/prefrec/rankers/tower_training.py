@@ -183,13 +183,20 @@ class _Training:
                 torch.manual_seed(int(np.random.SeedSequence([self.seed, len(log)]).generate_state(1)[0]))
                 self.tower.train()
                 order = torch.randperm(len(self.targets.positions))
-                for chosen in order.split(self.config.batch_size):
-                    losses.append(self._step(self.targets.positions[chosen]))
+                batches = order.split(self.config.batch_size)
+                for number, chosen in enumerate(batches):
+                    done = (len(log) + number / len(batches)) / self.config.epochs
+                    losses.append(self._step(self.targets.positions[chosen], 1 - done))
                     yield
             self._end_epoch(float(np.mean(losses)))
 
-    def _step(self, positions: Tensor) -> float:
-        """Take a step on −log softmax over all learnt items of the targets at some positions; return the loss."""
+    def _step(self, positions: Tensor, rate: float) -> float:
+        """Take a step for the targets at some positions; return the loss, −log softmax over all learnt items.
+
+        `rate` is relative to the initial learning rate.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.config.learning_rate
         histories = self.targets.histories(positions, self.config.last)
         scores = self.tower(histories.to(self.device))
         loss = F.cross_entropy(scores, self.targets.codes[positions].to(self.device))

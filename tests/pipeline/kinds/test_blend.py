@@ -16,6 +16,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import predict_all, predict_full
+from prefrec.rankers import baselines
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.blend import BlendConfig, RerankedBlend, Weights
 
@@ -179,3 +180,46 @@ def test_no_answer_is_that_to_another_history(finished):
     for begin in (lambda: None, lambda: late.know({})):
         begin()
         assert [late.score([e]).argmax() for e in (one, other)] == [1, 2]
+
+
+def test_a_part_that_the_log_does_not_allow_is_left_out_and_told(finished, recipe, tmp_path, monkeypatch, capsys):
+    inputs = _inputs(finished, recipe)
+    before = {name: baseline_entry(inputs, name) for name in ("EASE", "popularity", "newest first")}
+
+    def entry(*parts):
+        return blend_entry(inputs, BlendConfig(parts=parts), tmp_path, before)
+
+    assert entry("popularity", "EASE").without.keys() == {"popularity", "EASE", "time"}
+    monkeypatch.setattr(baselines, "MOST_ITEMS", 10)
+    smaller = entry("popularity", "EASE", "newest first")
+    assert smaller.without.keys() == {"popularity", "time"}
+    smaller.make()
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "blend: EASE is left out: it inverts an item × item matrix, of at most 10 items" in told
+    assert "blend: newest first is left out: it needs dates, but the times of the log are counters" in told
+    assert np.isfinite(smaller.load(4).score(inputs.data.test[:2])).all()
+    with pytest.raises(ConfigError, match=r"rankers\.blend\.parts: the data have none of these parts: EASE inverts"):
+        entry("EASE")
+    with pytest.raises(ConfigError, match=r"EASE inverts an item .*: name another ranker"):
+        before["EASE"].load(4)
+
+
+def test_a_selected_blend_has_another_key_and_shows_what_its_parts_add(finished, recipe, tmp_path):
+    inputs = _inputs(finished, recipe)
+    parts = ["window co-occurrence", "random", "title TF-IDF"]
+    before = {name: baseline_entry(inputs, name) for name in parts}
+    whole, selected = (
+        blend_entry(inputs, BlendConfig(parts=parts, select=select), tmp_path / str(select), before)
+        for select in (False, True)
+    )
+    assert whole.key != selected.key
+    for entry in (whole, selected):
+        entry.make()
+    left_out = Weights.from_json(json.loads((tmp_path / "True/blend.json").read_text())).left_out
+    assert "random" in left_out
+    assert [e.name for e in whole.ablations] == [f"blend without {part}" for part in (*parts, "time")]
+    kept = [part for part in (*parts, "time") if part not in left_out]
+    assert [e.name for e in selected.ablations] == [f"blend without {part}" for part in kept]
+    rows = inputs.data.test[:3]
+    without = selected.without["random"].load(4)
+    assert np.array_equal(without.score(rows), selected.load(4).score(rows))

@@ -88,6 +88,6 @@ def test_without_the_compared_systems_a_recipe_says_what_to_install(monkeypatch)
         for kind in ("sequential", "morec"):
             with pytest.raises(ConfigError, match=r"pip install \./systems"):
                 checked_recipe({"name": "x", "rankers": [{"kind": kind}]})
-        assert kind_names() == ["blend"]
+        assert kind_names() == ["blend", "title-tower"]
     finally:
         kinds._entry_points.cache_clear()

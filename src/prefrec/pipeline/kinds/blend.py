@@ -22,6 +22,7 @@ from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import BASELINES
 from prefrec.processes import is_first
 from prefrec.rankers import Ranker
+from prefrec.rankers.baselines import LIMITED, unable
 from prefrec.rankers.blend import (
     BLEND_FILE,
     TIME,
@@ -50,10 +51,10 @@ def blend_entry(inputs: RunInputs, config: BlendConfig, folder: Path, before: Ma
 
     Raise ConfigError if a part does not support full ranking.
     """
-    data, parts = inputs.data, [_part(inputs, name, before) for name in config.parts]
-    if unable := [part.name for part in parts if part.full is None]:
+    data, parts = inputs.data, _parts(inputs, config, before)
+    if lists := [part.name for part in parts if part.full is None]:
         raise ConfigError(
-            f"rankers.{config.name}.parts: a blend needs full ranking, which {', '.join(unable)} cannot do: remove "
+            f"rankers.{config.name}.parts: a blend needs full ranking, which {', '.join(lists)} cannot do: remove "
             "them from parts"
         )
     key = stage_key(
@@ -74,7 +75,7 @@ def _refit_entry(
     inputs: RunInputs, config: BlendConfig, folder: Path, before: Mapping[str, Entry], first: Entry
 ) -> Entry:
     """Return the blend of rankers that were refit, with the weights of `first`, which validation examples gave."""
-    parts = [_part(inputs, name, before) for name in config.parts]
+    parts = _parts(inputs, config, before)
     key = stage_key(refit=first.key, parts=[part.key for part in parts])
     assert first.weights is not None
     return _entries(config, key, first.weights, BlendParts(inputs, parts))
@@ -88,7 +89,7 @@ def _entries(config: BlendConfig, key: str, folder: Path, by_split: BlendParts) 
         load, crossed = (partial(_load, name, folder, by_split, split, excluded) for split in ("test", "validation"))
         return Entry(name, stage_key(blend=key, without=excluded) if excluded else key, load, load, crossed=crossed)
 
-    without = {part: entry(part) for part in (*config.parts, TIME)}
+    without = {part: entry(part) for part in (*by_split.names, TIME)}
     return replace(entry(), without=without, left_out=lambda: _read_weights(folder).left_out)
 
 
@@ -123,6 +124,8 @@ def _learnt(inputs: RunInputs, config: BlendConfig, by_split: BlendParts) -> Wei
     rows = data.some("validation", config.rows)
     fast, slow = by_split.rankers("validation", inputs.batch_size)
     times = by_split.times("validation")
+    for part, reason in _unable(inputs, config).items():
+        say(f"{config.name}: {part} is left out: it {reason}")
     say(f"{config.name}: learning weights on {len(rows):,} validation examples")
     weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng), select=config.select)
     if slow:
@@ -155,6 +158,7 @@ class BlendParts:
     def __init__(self, inputs: RunInputs, entries: Sequence[Entry]) -> None:
         self.inputs = inputs
         self.entries = entries
+        self.names = [entry.name for entry in entries]
         self.rankers = cache(self._rankers)
         self.times = cache(partial(split_features, inputs.data))
         self._loaded: dict[tuple[str, int], LazyRanker] = {}
@@ -247,6 +251,21 @@ class LearntItems:
         some = known.any(axis=1)
         medians[some] = np.nanmedian(np.where(known, scores, np.nan)[some], axis=1, keepdims=True)
         return np.where(known | np.isneginf(scores), scores, medians)
+
+
+def _unable(inputs: RunInputs, config: BlendConfig) -> dict[str, str]:
+    """Return name → reason of the parts that cannot be fitted to the longest log that they count."""
+    limited = LIMITED.intersection(config.parts)
+    return unable(inputs.data.known_interactions("test"), limited) if limited else {}
+
+
+def _parts(inputs: RunInputs, config: BlendConfig, before: Mapping[str, Entry]) -> list[Entry]:
+    """Return the parts that can be fitted; raise ConfigError if there are none."""
+    without = _unable(inputs, config)
+    if len(without) == len(config.parts):
+        why = "; ".join(f"{part} {reason}" for part, reason in without.items())
+        raise ConfigError(f"rankers.{config.name}.parts: the data have none of these parts: {why}")
+    return [_part(inputs, name, before) for name in config.parts if name not in without]
 
 
 def _part(inputs: RunInputs, name: str, before: Mapping[str, Entry]) -> Entry:
