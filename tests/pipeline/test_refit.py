@@ -58,7 +58,7 @@ def recipe(recipe, tmp_path_factory) -> Recipe:
     raw["sft"] |= {"rows": None, "epochs": 1}
     raw["align"] = [raw["align"][1] | {"epochs": 3, "load_best_model_at_end": True, "eval_rows": 8}]
     raw["rankers"] = [
-        {"kind": "title-tower", "vectors": "tfidf", "width": 4, "epochs": 2},
+        {"kind": "title-tower", "vectors": "tfidf", "width": 4, "epochs": 2, "batch_size": 8},
         {"kind": "sequential", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "epochs": 2},
         {"kind": "blend", "parts": PARTS},
     ]
@@ -128,14 +128,14 @@ def test_choices_on_validation_examples_are_those_without_refit(finished, recipe
     assert not (tmp_path / "alone" / "refit").exists()
     assert _digests(tmp_path / "alone") == _digests(finished)
     tests = [pl.read_parquet(folder / "predictions.parquet") for folder in (tmp_path / "alone", finished)]
-    for ranker in ("sft", "s-dpo", "EASE", "SASRec", "blend"):
+    for ranker in ("sft", "s-dpo", "title-tower", "SASRec", "blend"):
         without, refit = (frame.filter(ranker=ranker)["scores"].to_list() for frame in tests)
         assert without != refit
     counted = [frame.filter(ranker="popularity")["scores"].to_list() for frame in tests]
     assert counted[0] == counted[1]
     logs = json.loads((tmp_path / "alone" / "metrics.json").read_text())["evaluation"]["logs"]
     assert logs["popularity"] == "training and validation"
-    assert logs["sft"] == logs["SASRec"] == logs["EASE"] == "training"
+    assert logs["sft"] == logs["SASRec"] == logs["title-tower"] == "training"
     assert "validation" in logs["blend"]
 
 
@@ -153,14 +153,15 @@ def test_test_examples_are_answered_by_what_has_learnt_validation_items(finished
     run = open_run(finished)
     late, trained = {*LATE}, {*run.data.train_interactions["item_id"]}
     assert not late & trained
-    for name, items in (("SASRec", lambda r: {*r.ids}), ("EASE", lambda r: {*r.index})):
+    learnt_by = {"SASRec": lambda r: {*r.ids}, "title-tower": lambda r: {i for i, n in r.index.items() if r.bias[n]}}
+    for name, items in learnt_by.items():
         entry = run.entry(name)
         assert items(entry.load(8)) == trained | late
         assert items(entry.on_validation.load(8)) == trained
     blend = run.entry("blend")
     for entry, learnt in ((blend, trained | late), (blend.on_validation, trained)):
         parts = {part.name: part for part in entry.load(8).blend.parts}
-        assert {*parts["SASRec"].learnt} == {*parts["EASE"].learnt} == learnt
+        assert {*parts["SASRec"].learnt} == {*parts["title-tower"].learnt} == learnt
     assert run.entry("sft").weights == finished / "refit" / "sft" / "adapter"
     assert run.entry("sft").on_validation.weights == finished / "sft" / "adapter"
 
@@ -215,7 +216,8 @@ def test_a_plan_lists_refit_stages_before_there_are_data(recipe, tmp_path):
 
 def test_a_plan_lists_refit_stages_with_their_reasons_and_needs(finished, recipe):
     stages = {s["stage"]: s for s in survey(recipe, finished)}
-    names = ["prepare", "sft", "s-dpo", "SASRec", "blend", "sft refit", "s-dpo refit", "SASRec refit"]
+    names = ["prepare", "sft", "s-dpo", "title-tower", "SASRec", "blend"]
+    names += ["sft refit", "s-dpo refit", "title-tower refit", "SASRec refit"]
     assert [*stages] == names
     assert not any(s["why"] for s in stages.values())
     assert stages["sft refit"]["needs"] == ["sft"]

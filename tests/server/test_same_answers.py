@@ -25,15 +25,15 @@ IDS = [str(n) for n in range(ITEMS)]
 COUNTS = ["title TF-IDF", "window co-occurrence", "transition graph", "popularity"]
 SYSTEMS = [
     {"kind": "blend", "parts": COUNTS},
-    {"kind": "ease"},
+    {"kind": "title-tower", "vectors": "tfidf", "width": 8, "epochs": 1},
     {"kind": "sequential", "model": "SASRec", "epochs": 1, "hidden_size": 8},
     {"kind": "sequential", "model": "GRU4Rec", "epochs": 1, "hidden_size": 8},
     {"kind": "sequential", "model": "Caser", "epochs": 1, "hidden_size": 8},
     {"kind": "morec", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 1},
-    {"kind": "blend", "name": "reranked", "parts": ["blend", "EASE", "zero-shot"], "rows": 8},
+    {"kind": "blend", "name": "reranked", "parts": ["blend", "title-tower", "zero-shot"], "rows": 8},
     {"kind": "retrieve-then-rank", "name": "two", "retriever": "blend", "ranker": "zero-shot", "retrieve": 5},
 ]
-NAMES = ["blend", "EASE", "SASRec", "GRU4Rec", "Caser", "MoRec", "reranked", "two", "zero-shot", "items"]
+NAMES = ["blend", "title-tower", "SASRec", "GRU4Rec", "Caser", "MoRec", "reranked", "two", "zero-shot", "items"]
 UNREAD = [PopularityRanker.name, *TIMED]
 """Rankers that ignore the history, and so an empty one, too."""
 SERVED = [name for name in BASELINES if name != "item only"]

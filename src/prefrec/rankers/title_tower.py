@@ -2,7 +2,7 @@
 
 An item's vector is a projection of its title vector plus a vector of its own:
 
-    v_i = W·t_i + keep·e_i        score_i = v_i · P (Σ_a w_a v_a / Σ_a w_a) + keep·b_i
+    v_i = W·t_i + keep·e_i        score_i = s · v_i · P (Σ_a w_a v_a / Σ_a w_a) + keep·b_i
 
 v_a is the vector of the history item of age a, with a learnt weight w_a for each age. `keep` is 0 for a random
 fraction of the items in each training step, so that the model learns to rank items by their titles. An item without
@@ -35,7 +35,7 @@ from prefrec.rankers.matrices import score_by_rows
 TOWER_FILES = ("tower.safetensors", "tower.json")
 """Files that `load_tower` reads."""
 SCALE = 8.0
-"""Initial factor of the scores, which then are `SCALE` times a cosine of titles."""
+"""Constant factor s of the scores. With a larger P in its place, AdamW's steps would be small relative to P."""
 
 
 class TitleTowerConfig(RankerConfig):
@@ -98,7 +98,7 @@ class TitleTower(nn.Module):
         self.register_buffer("titles", titles, persistent=False)
         # At first, a score is the cosine of the candidate's title and those of the history.
         self.project = nn.Parameter(torch.eye(width, titles.shape[1]))
-        self.predict = nn.Parameter(SCALE * torch.eye(width))
+        self.predict = nn.Parameter(torch.eye(width))
         self.own = nn.Parameter(torch.zeros(count, width))
         self.bias = nn.Parameter(torch.zeros(count))
         self.log_weights = nn.Parameter(-torch.arange(1.0, config.last + 1).log())
@@ -115,7 +115,7 @@ class TitleTower(nn.Module):
         weights = self.log_weights.exp() * is_item
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
         read = self.dropout(vectors[histories.clamp_min(0)])
-        states = torch.einsum("bl,bld->bd", weights, read) @ self.predict.T
+        states = SCALE * torch.einsum("bl,bld->bd", weights, read) @ self.predict.T
         return states @ vectors.T + keep[:, 0] * self.bias
 
 
@@ -129,7 +129,7 @@ class TitleTowerRanker:
         ids: [I] ids of the catalogue's items.
         vectors: [I, D] their vectors.
         bias: [I] their biases.
-        predict: [D, D] P.
+        predict: [D, D] s · P.
         weights: [L] weight of each age, the newest item's first.
     """
 
@@ -180,7 +180,7 @@ def as_ranker(tower: TitleTower, name: str, ids: Sequence[str], titles: Tensor, 
     bias[learnt] = tower.bias.cpu()
     vectors = titles @ tower.project.cpu().T
     vectors[learnt] += tower.own.cpu()
-    arrays = (t.double().cpu().numpy() for t in (vectors, bias, tower.predict, tower.log_weights.exp()))
+    arrays = (t.double().cpu().numpy() for t in (vectors, bias, SCALE * tower.predict, tower.log_weights.exp()))
     return TitleTowerRanker(name, ids, *arrays)
 
 
