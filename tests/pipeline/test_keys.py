@@ -13,6 +13,7 @@ import pytest
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.pipeline import entry, run
 from prefrec.pipeline.entry import RunInputs
+from prefrec.pipeline.kinds import title_tower
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
 from prefrec.presets import preset
@@ -46,7 +47,7 @@ def shipped_recipe(path: Path) -> Recipe:
 def keys_of(path: Path, folder: Path, monkeypatch) -> dict[str, str]:
     """Names of stages and rankers, and their keys; those for the whole catalogue apart."""
     keys = {}
-    for module in (entry, morec):
+    for module in (entry, morec, title_tower):
         monkeypatch.setattr(module, "base_digest", lambda name: f"digest of {name}")
     monkeypatch.setattr(run, "content_digest", lambda file: f"digest of {file.name}")
     monkeypatch.setattr(run, "make_once", lambda folder, key, name, *more: keys.update({name: key}))
