@@ -102,9 +102,9 @@ class Weights(ByValue):
         """Return the weights that `to_json` turned into `value`."""
         logits = {name: _logit(v) for name, v in value["logits"].items()}
         reranked = _logit(value["reranked"]) if value["reranked"] else None
-        folds = (tuple(map(_logit, value[name])) for name in ("folds", "reranked_folds"))
+        folds, reranked_folds = (tuple(map(_logit, value[name])) for name in ("folds", "reranked_folds"))
         left_out = {part: (gain, error) for part, (gain, error) in value.get("left_out", {}).items()}
-        return cls(dict(value["units"]), logits, reranked, *folds, left_out)
+        return cls(dict(value["units"]), logits, reranked, folds, reranked_folds, left_out)
 
 
 class Times(Protocol):
