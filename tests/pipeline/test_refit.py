@@ -209,7 +209,7 @@ def test_a_kill_in_a_refit_stage_goes_on_and_ends_alike(finished, recipe, tmp_pa
 
 def test_a_plan_lists_refit_stages_before_there_are_data(recipe, tmp_path):
     stages = {s["stage"]: s for s in survey(recipe, tmp_path)}
-    assert [*stages] == ["prepare", "sft", "s-dpo", "EASE", "SASRec", "blend", "sft refit", "s-dpo refit"]
+    assert [*stages] == ["prepare", "sft", "s-dpo", "title-tower", "SASRec", "blend", "sft refit", "s-dpo refit"]
     assert stages["s-dpo refit"]["needs"] == ["s-dpo", "sft refit"]
     assert "sft refit" not in {s["stage"] for s in survey(recipe.model_copy(update={"refit": None}), tmp_path)}
 

@@ -16,6 +16,7 @@ from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.rankers import Ranker, tower_training
 from prefrec.rankers.matrices import mean_ndcg
 from prefrec.rankers.title_tower import (
+    SCALE,
     TOWER_FILES,
     TitleTower,
     TitleTowerConfig,
@@ -79,7 +80,7 @@ def slow_scores(tower: TitleTower, history: list[int]) -> list[float]:
     ]
     ages = [math.exp(w) for w in weights["log_weights"][: len(history)]]
     mean = [sum(a * vectors[i][d] for a, i in zip(ages, history, strict=True)) / sum(ages) for d in range(width)]
-    state = [sum(weights["predict"][d, k] * mean[k] for k in range(width)) for d in range(width)]
+    state = [SCALE * sum(weights["predict"][d, k] * mean[k] for k in range(width)) for d in range(width)]
     products = [sum(v * s for v, s in zip(vector, state, strict=True)) for vector in vectors]
     return [product + b for product, b in zip(products, weights["bias"], strict=True)]
 
@@ -104,7 +105,7 @@ def test_the_ranker_scores_as_the_tower_and_new_items_by_their_title_alone():
     assert scores[7] == 0
     vectors = tower.titles @ tower.project.T + tower.own
     ages = tower.log_weights.exp()
-    state = tower.predict @ ((ages[:, None] * vectors[[3, 0, 1]]).sum(0) / ages.sum())
+    state = SCALE * tower.predict @ ((ages[:, None] * vectors[[3, 0, 1]]).sum(0) / ages.sum())
     title_part = (TITLES[5:7] @ tower.project.T) @ state
     np.testing.assert_allclose(scores[5:7], title_part.detach(), rtol=1e-4, atol=1e-4)
 
