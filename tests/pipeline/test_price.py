@@ -48,6 +48,17 @@ def test_only_what_is_asked_for_is_priced(priced, recipe):
     assert [cost.name for cost in priced(until="align").costs] == ["sft", "dpo", "s-dpo"]
 
 
+def test_title_towers_are_priced_with_their_refit(priced, data):
+    tower = {"kind": "title-tower", "vectors": "random", "epochs": 5}
+    costs = {cost.name: cost for cost in priced(rankers=[tower], refit=True).costs}
+    assert "title-tower refit" in costs
+    assert costs["title-tower"].cheaper == "fewer rankers.title-tower.epochs"
+    compared = len(data.train_interactions) * data.train_interactions["item_id"].n_unique()
+    assert costs["title-tower"].seconds == pytest.approx(prices.TOWER_S * 5 * compared)
+    assert costs["title-tower refit"].seconds > costs["title-tower"].seconds
+    assert "title-tower" not in {cost.name for cost in priced(until="sft", rankers=[tower]).costs}
+
+
 def test_costs_grow_with_what_is_read(priced, recipe):
     def of(name, **sections):
         return next(cost.seconds for cost in priced(**sections).costs if cost.name == name)

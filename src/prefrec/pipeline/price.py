@@ -7,7 +7,7 @@ factor of two, on a machine that does nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from timeit import repeat
 from typing import Any
@@ -36,6 +36,7 @@ from prefrec.pipeline.plan import Plan, Step, continued_inputs, stage_names
 from prefrec.pipeline.recipe import RANKERS, SFT, AlignSection, Recipe, SFTSection, reached
 from prefrec.pipeline.table_price import asked_rows, blends, learnt_rows, tables_seconds
 from prefrec.rankers.blend import RERANKED
+from prefrec.rankers.title_tower import TitleTowerConfig
 from prefrec.report.wording import clock
 
 FORWARD, TRAIN = 2, 6
@@ -44,6 +45,8 @@ EFFICIENCY = 0.5
 """Speed of a stage relative to that of one product: the rest is attention, the softmax, and the optimiser."""
 STEP = 0.2
 """Seconds of a step that do not depend on its tokens: many small operations, and the update of all weights."""
+TOWER_S = 2e-8
+"""Seconds in which a title tower compares a target with an item in training: of exponentials, not of products."""
 DOUBT = 2
 """Factor by which a time may be wrong on a machine that does nothing else."""
 CHEAP_ENCODER = "all-minilm-l6-v2"
@@ -118,12 +121,12 @@ def price(plan: Plan, until: str = "report") -> Price | None:
     models = [name for name in plan.recipe.lm_rankers if name in wanted]
     due = [step for step in plan.steps(models) if step.entry.make and plan.explain(step)]
     try:
-        return _price(plan, due, measured) if due else None
+        return _price(plan, due, wanted, measured) if due else None
     except (OSError, ValueError, AttributeError, LookupError):  # an estimate must not end a run
         return None
 
 
-def _price(plan: Plan, due: Sequence[Step], measured: bool) -> Price:
+def _price(plan: Plan, due: Sequence[Step], wanted: Collection[str], measured: bool) -> Price:
     recipe, data = plan.recipe, plan.inputs.data
     check_name(recipe.model.name)
     sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
@@ -138,6 +141,9 @@ def _price(plan: Plan, due: Sequence[Step], measured: bool) -> Price:
         training, steps = operations * sizes.used, section.epochs * rows / section.global_batch_size
         costs.append(Cost(step.name, sizes.seconds(training) + STEP * steps, _fewer(step, section)))
         flops += training
+    for step in _due_towers(plan, wanted):
+        cheaper = f"fewer rankers.{step.entry.name}.epochs"
+        costs.append(Cost(step.name, _tower_seconds(step, _learnt(plan, step)), cheaper))
     if measured:
         asked = _asked_tokens(recipe, data, sizes) * FORWARD * sizes.used
         field = "evaluate.rows" if recipe.model.answers == "items" else "evaluate.full_rows"
@@ -222,6 +228,17 @@ def _learnt(plan: Plan, step: Step) -> PreparedData:
     if step.is_refit and step.kind == SFT and plan.recipe.refit:
         return continued_inputs(inputs, plan.recipe.refit).data
     return inputs.data
+
+
+def _due_towers(plan: Plan, wanted: Collection[str]) -> list[Step]:
+    towers = [r.name for r in plan.recipe.rankers if isinstance(r, TitleTowerConfig) and r.name in wanted]
+    return [step for step in plan.steps(towers) if plan.explain(step)]
+
+
+def _tower_seconds(step: Step, learnt: PreparedData) -> float:
+    log, config = learnt.train_interactions, step.section
+    assert isinstance(config, TitleTowerConfig)
+    return TOWER_S * config.epochs * len(log) * log["item_id"].n_unique()
 
 
 def _fewer(step: Step, section: Any) -> str:

@@ -332,7 +332,7 @@ def _sampled_columns(features: Features, targets: NDArray[np.int64]) -> Features
     out = np.empty((features.shape[2], len(features), 1 + len(columns)), dtype=np.float32).transpose(1, 2, 0)
     out[:, 0] = features[np.arange(len(features)), targets]
     out[:, 1:] = features[:, columns]
-    out[:, 1:][targets[:, None] == columns] = np.nan  # a target is no other candidate
+    out[:, 1:][targets[:, None] == columns] = np.nan  # so that the target is there once
     return out
 
 
