@@ -220,7 +220,7 @@ LIMITED = {*TIMED, EASERanker.name}
 
 def unable(log: pl.DataFrame, names: Collection[str] = tuple(_BASELINES)) -> dict[str, str]:
     """Return name → reason of those of these baselines that cannot be fitted to a log."""
-    reasons = {} if has_dates(log) else dict.fromkeys(TIMED.keys() & {*names}, NO_DATES)
+    reasons = {} if has_dates(log) else {name: NO_DATES for name in TIMED if name in names}
     items = log["item_id"].n_unique() if EASERanker.name in names else 0
     if items > MOST_ITEMS:
         reasons[EASERanker.name] = f"inverts an item × item matrix, of at most {MOST_ITEMS:,} items, not {items:,}"
