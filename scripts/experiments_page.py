@@ -1,5 +1,7 @@
 """Write EXPERIMENTS.md from the files in lab/results: `python scripts/experiments_page.py`.
 
+Each section has an anchor `section-NN`, which other pages link to.
+
 A file is one experiment, NN-name.json, and NN is its section number: keep it, since other pages refer to it. Its
 fields are those of `FIELDS`. The files hold all tables; `page` names those that the page shows.
 """
@@ -35,11 +37,12 @@ HEAD = """# Experiments
 The figures that this project quotes, each with its command, commit, machine, n and interval. The files in
 `lab/results` hold all rows of all tables; `python scripts/experiments_page.py` writes this page from them.
 
-- Intervals are 95%, by bootstrap over users (2,000 resamples), unless a section says otherwise.
+- Intervals are 95%, unless a section says otherwise: a jackknife over users and targets if its commit is of
+  2026-11-28, 18:40 UTC or later, before that a percentile bootstrap over users with 2,000 resamples.
 - Differences are paired, row by row, and not corrected for the number of comparisons.
 - To run a command, check out the commit beside it first.
-- Linux, Python 3.11, torch 2.13 on CPU, transformers 5.24, peft 0.21; two cores, mostly shared with other work.
-  Zen 4 and Zen 5 are AMD EPYC processors.
+- Linux, Python 3.11, torch 2.13 on CPU, transformers 5.24, peft 0.21; two cores, mostly shared with other work. Zen 4
+  and Zen 5 are AMD EPYC processors.
 - *SmolLM2* is SmolLM2-135M-Instruct in bfloat16, unpacked from Q4_1. *Items* are item-ID tokens, *titles* are answers
   in words. An *ensemble* adds the scores of its parts.
 - One seed unless a section says otherwise.
@@ -51,8 +54,8 @@ REMOVED = """## Removed sections
 `git show a35b467:EXPERIMENTS.md` has them. Later sections replace those that are not named here, or their code is
 gone.
 
-- 17, 22, 30, 39 and 47 are void: in their lists of 20 uniform candidates of Amazon Office, *newest first*, which
-  knows no user, beats every model (section 54).
+- 17, 22, 30, 39 and 47 are void: in their candidate sets (20 uniform candidates of Amazon Office), rules that ignore
+  the user beat every model (section 55).
 - 38 is void: a baseline that knows the age of items leaves about +0.05 of its +0.12.
 - 21 and 26 are void: they compared the reward of likes with too weak an average (section 51).
 - 13 became the pages in `docs/studies`.
@@ -106,7 +109,11 @@ def _contents_line(experiment: dict[str, Any]) -> str:
 
 def _section(experiment: dict[str, Any]) -> str:
     """Return a section: question, answer, conditions, tables, and how it was made."""
-    lines = [f"## {_heading(experiment)}\n", f"**{experiment['question']}**\n"]
+    lines = [
+        f'<a id="section-{experiment["id"]}"></a>\n',
+        f"## {_heading(experiment)}\n",
+        f"**{experiment['question']}**\n",
+    ]
     lines += [*(f"- {note}" for note in experiment.get("notes", [])), ""]
     if "setup" in experiment:
         lines += [" ".join(experiment["setup"]) + "\n"]

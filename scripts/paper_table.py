@@ -193,8 +193,9 @@ HEAD = """# The paper's table
 How do the systems of the S-DPO paper compare on MovieLens-100K, with the same users, films and candidate sets?"""
 TAIL = """✱: the difference is significant after Holm's correction for the {count} differences of this page,
 separately for candidate sets and full ranking.
-Intervals are 95%, for other users and other films. Section 14 of [Experiments](../experiments.md) has settings and
-budgets; `lab/results/ranks` has the rank of every row."""
+Intervals are 95%, for other users and other films.
+[Section 14 of the experiments](../../EXPERIMENTS.md#section-14) has settings and budgets;
+`lab/results/ranks` has the rank of every row."""
 
 
 if __name__ == "__main__":

@@ -19,6 +19,25 @@ from typing import Any
 DOCS = Path(__file__).parent.parent / "docs" / "studies"
 BEGIN, END = "<!-- found -->", "<!-- /found -->"
 MISSING = "**What was found is not written yet.**"
+TITLES = {
+    "ablation": "Which loss ranks best?",
+    "negatives": "How many negatives?",
+    "beta": "How strong a pull to the reference?",
+    "dynamics": "What happens during training?",
+    "gradients": "Where does the gradient go?",
+    "negative-sampling": "Where should negatives come from?",
+    "negatives-theory": "Does S-DPO reach its optimum?",
+    "data-size": "How much data does SFT need?",
+    "model-size": "Are more layers better?",
+    "cold-start": "New users and new items",
+    "robustness": "Noise and wording, titles",
+    "robustness-items": "Noise and wording, item-ID tokens",
+    "fairness": "Popularity and active users",
+    "transfer": "From one data set to another",
+    "continual": "Updates with new interactions",
+    "cost": "What each loss costs",
+}
+"""Name of a page → its heading; default: the name."""
 HIDDEN = re.compile(
     r"loss|rows|seconds|seconds in all|own (seconds|peak GiB)|β|HR@1 −.*|HR@5|HR@10|NDCG@5|MRR"
     r"|largest weight|1 − p₀|gradient norm"
@@ -56,7 +75,7 @@ def shaped(name: str, text: str, found: str, verdicts: list[str], plots: list[st
     blocks = text.strip().split("\n\n")
     table = next(i for i, block in enumerate(blocks) if block.startswith("| "))
     parts = [
-        f"# {name}",
+        f"# {TITLES.get(name, name)}",
         blocks[1],
         "\n".join([BEGIN, found, END]),
         *verdicts,

@@ -105,7 +105,7 @@ def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_labe
 
 DATA_SIZE = Study(
     "data-size",
-    "How many training rows does the language model need, and when does it pass a counting baseline?",
+    "How many training rows does the language model need, and when does it pass the best classical baseline?",
     "the users that all rankers learn from: as many as have 1,000 or 10,000 rows, and all. SFT reads the first 30 "
     "times, the second 10 times and all once; items, rows under test and all other settings are the same.",
     as_it_is,
