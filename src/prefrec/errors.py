@@ -9,6 +9,8 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 T = TypeVar("T")
+NO_EXAMPLES = "lower data.min_history, keep more rows (data.max_…_rows), or choose another data.split"
+"""What to do if a split has no examples: the end of a message."""
 # User, path and query of an address, which has one slash in a path. Punctuation at the end is not part of the query.
 _QUERY = r"""\?[^\s"'<>]*[^\s"'<>\]):;,.]"""
 _SHORTEST = 4

@@ -82,7 +82,7 @@ def test_wrong_usage_exits_with_2(arguments, message):
 def test_an_error_is_one_message_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "prefrec", "run", f"{tmp_path}/none.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    told = f"error: recipe {tmp_path}/none.yaml: No such file or directory; `recipes/` holds examples\n"
+    told = f"error: recipe {tmp_path}/none.yaml: No such file or directory; a clone has examples in `recipes/`\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 

@@ -107,7 +107,7 @@ def test_misbehaving_rankers_are_named(examples):
         evaluate([Short("short", "abcdef")], examples, CATALOGUE, audit=NONE)
     with pytest.raises(ConfigError, match="two rankers have the same name: a, a"):
         evaluate([A, A], examples, CATALOGUE, audit=NONE)
-    with pytest.raises(DataError, match="nothing to evaluate: 1 rankers, 0 examples"):
+    with pytest.raises(DataError, match="nothing to evaluate: 1 rankers, 0 examples; give at least one of each"):
         evaluate([A], [], CATALOGUE, audit=NONE)
 
 

@@ -56,6 +56,6 @@ def test_the_audit_of_the_same_data_is_kept(clean, tmp_path, monkeypatch):
 
 
 def test_data_without_rows_are_named(clean):
-    with pytest.raises(DataError, match="the data have no validation examples"):
+    with pytest.raises(DataError, match=r"the data have no validation examples; lower data\.min_history"):
         audit_under_test(clean, EvaluateSection(split="validation"), 0)
     assert np.mean([len(e.candidates) for e in clean.test]) == 6

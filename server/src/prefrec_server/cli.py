@@ -15,7 +15,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free port.")] = 8000,
     ranker: Annotated[
-        list[str] | None, typer.Option(help="Ranker to serve; repeatable. Default: see docs/serving.md.")
+        list[str] | None,
+        typer.Option(help="Ranker to serve; repeatable. Default: all, with the default ranker first."),
     ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve a web page at /.")] = False,
     api_key: Annotated[

@@ -125,7 +125,7 @@ app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="A first run: prefrec run recipes/demo.yaml",
+    epilog="A first run: `prefrec init --help`, or in a clone `prefrec run recipes/demo.yaml`",
     **_LOOK,
 )
 

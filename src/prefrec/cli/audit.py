@@ -31,9 +31,9 @@ def audit(
 ) -> None:
     """Score shortcuts that ignore the user's taste on the candidate sets under test.
 
-    Each line shows HR@1 with its 95% interval. A shortcut counts if it beats every rival that knows as little: random
-    order, and popularity, co-occurrence or the same rule learnt from shuffled candidate sets. A rule of positions or
-    of sampling is then a leak; with a rule of item properties the sets can be solved without the user.
+    Each line shows HR@1 with its 95% interval. A shortcut counts if it beats every baseline that knows as little:
+    random order, and popularity, co-occurrence or the same rule learnt from shuffled candidate sets. A rule of
+    positions or of sampling is then a leak; with a rule of item properties the sets can be solved without the user.
 
     Example: prefrec audit data/ml --strict
     """

@@ -17,7 +17,7 @@ from prefrec.report.wording import clock
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML); `recipes/` holds examples.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML). `prefrec init` writes one.")],
     out: o.RunOut = None,
     override: o.Override = None,
     as_json: o.AsJson = False,

@@ -11,7 +11,7 @@ from prefrec.cli import _options as o
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML); `recipes/` holds examples.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML). `prefrec init` writes one.")],
     out: o.RunOut = None,
     until: Annotated[
         str, typer.Option(help="Last stage to run: prepare, sft, evaluate, report or a ranker's name.")

@@ -208,7 +208,8 @@ def _read_table(path: Path) -> pl.DataFrame:
     try:
         return read_parquet(path)
     except UNREADABLE as e:
-        raise DataError(f"{path}: missing or damaged ({first_words(e)}); prepare the data again") from None
+        fault = f"damaged ({first_words(e)})" if path.exists() else "missing"
+        raise DataError(f"{path}: {fault}; prepare the data again") from None
 
 
 def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame) -> None:

@@ -46,7 +46,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.errors import DataError
+from prefrec.errors import NO_EXAMPLES, DataError
 from prefrec.evaluation import shortcuts
 from prefrec.evaluation.diagnosis import diagnose, row_ndcg
 from prefrec.evaluation.faults import protocol_faults
@@ -119,7 +119,7 @@ def audit_lists(
         seed: of samples and shuffles.
     """
     if not examples:
-        raise DataError("nothing to audit: the split has no examples")
+        raise DataError(f"nothing to audit: the split has no examples; {NO_EXAMPLES}")
     rng = np.random.default_rng(seed)
     if len(learn) > MAX_LEARN_ROWS:
         learnt_from = f"{learnt_from}, {MAX_LEARN_ROWS:,} of {len(learn):,} examples"

@@ -64,7 +64,9 @@ def evaluate(
         raise ConfigError(f"two rankers have the same name: {', '.join(names)}; rename one")
     named_pairs(compare, names)
     if not names or not examples:
-        raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples")
+        raise DataError(
+            f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples; give at least one of each"
+        )
     frames = [predict(r, examples, catalogue, generate=generate) for r in rankers]
     return evaluate_predictions(pl.concat(frames), ks=ks, compare=compare, audit=audit)
 
@@ -214,7 +216,7 @@ def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """
     parts = predictions.partition_by("ranker", maintain_order=True)
     if not parts:
-        raise DataError("nothing to evaluate: the predictions have no rows")
+        raise DataError("nothing to evaluate: the predictions have no rows; predict at least one example")
     groups = {part["ranker"][0]: part.sort("row") for part in parts}
     key = ["row", "user_id", "target"]
     first = max(groups, key=lambda name: len(groups[name]))

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from prefrec.console import say
 from prefrec.data import PreparedData
-from prefrec.errors import DataError
+from prefrec.errors import NO_EXAMPLES, DataError
 from prefrec.evaluation import Audit, audit_prepared
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.recipe import EvaluateSection
@@ -53,7 +53,7 @@ def _made(data: PreparedData, section: EvaluateSection, seed: int, key: str, fol
         except (KeyError, ValidationError):
             pass  # damaged: audit again
     if not data.split(section.split):
-        raise DataError(f"nothing to evaluate: the data have no {section.split} examples")
+        raise DataError(f"nothing to evaluate: the data have no {section.split} examples; {NO_EXAMPLES}")
     audit = audit_prepared(data, section.split, "train", seed)
     if folder is not None:
         write_json(folder / AUDIT, {"verdict": audit.verdict, "key": wanted, "audit": audit.to_json()})

@@ -9,7 +9,7 @@ from typing import Any, cast
 from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.data.update import read_by_sft
-from prefrec.errors import ConfigError
+from prefrec.errors import NO_EXAMPLES, ConfigError
 from prefrec.pipeline.encoders import prompt_encoder, shows_candidates
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.negatives import check_room
@@ -65,7 +65,7 @@ def check_section(name: str, section: TrainSection, count: int) -> None:
     latest = section.model_dump().get("latest_per_user")
     per_user = f" ({name}.latest_per_user: {latest})" if latest else ""
     if not count:
-        raise ConfigError(f"{name}.rows: the training data have no examples{per_user}")
+        raise ConfigError(f"{name}.rows: the training data have no examples{per_user}; {NO_EXAMPLES}")
     if count <= section.skip_rows:
         raise ConfigError(
             f"{name}.skip_rows: {section.skip_rows}, but there are only {count} examples{per_user}: lower it"

@@ -365,7 +365,7 @@ class EvaluateSection(Section):
     on_leak: Literal["warn", "stop"] = Field(
         "warn",
         exclude_if=lambda on_leak: on_leak == "warn",
-        description="What to do before training if the audit finds a leak or a fault of the protocol, or that "
+        description="What to do before training if the audit finds a leak or a protocol error, or that "
         "candidate sets can be solved without the user.",
     )
 
@@ -553,7 +553,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         raw = read_yaml(read_whole(path))
     except OSError as e:
-        raise ConfigError(f"recipe {path}: {e.strerror or e}; `recipes/` holds examples") from e
+        raise ConfigError(f"recipe {path}: {e.strerror or e}; a clone has examples in `recipes/`") from e
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         if isinstance(e, TrapError):
             raise ConfigError(f"recipe {path}, {e}") from e

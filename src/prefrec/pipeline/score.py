@@ -11,7 +11,7 @@ import polars as pl
 from prefrec import processes
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, seen_items
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import NO_EXAMPLES, ConfigError, DataError
 from prefrec.evaluation import judge_texts, predict, rank_catalogue, read_predictions
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.files import keep, kept_key
@@ -52,7 +52,7 @@ def predict_all(
     check_names([*section.references, *(e.name for e in entries)])
     rows = data.some(section.split, section.rows)
     if not rows:
-        raise DataError(f"nothing to evaluate: the data have no {section.split} examples")
+        raise DataError(f"nothing to evaluate: the data have no {section.split} examples; {NO_EXAMPLES}")
     entries = [entry.on(section.split) for entry in entries]
     frames = [predict(r, rows, data.catalogue, generate=False) for r in baselines]
     return pl.concat([*frames, *predict_entries(data, section, entries, rows, cache, seed=seed)])

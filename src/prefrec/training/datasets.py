@@ -40,7 +40,7 @@ class ChoiceDataset(EncodedRows):
 
     def __init__(self, choice_sets: Sequence[ChoiceSet]) -> None:
         if not choice_sets:
-            raise DataError("the training data has no examples")
+            raise DataError("the training data have no examples; give at least one")
         self.choice_sets = list(choice_sets)
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class PreferenceDataset(EncodedRows):
         groups: Sequence[int] | None = None,
     ) -> None:
         if not choice_sets:
-            raise DataError("the training data has no examples")
+            raise DataError("the training data have no examples; give at least one")
         available = np.array([len(c.answers) - 1 for c in choice_sets])
         least = int(available.min())
         if least < 1:

@@ -151,7 +151,7 @@ def test_empty_and_conflicting_titles(paths):
     for wrong, message in (
         ("item_id,title\ni1,\n", r"items\.csv: no item has a title \(column title\)"),
         (text + "i3,Other\n", r"item 'i3' has 2 titles: 'Thing 3' / 'Other' .1 such items.; keep one line"),
-        ("item_id,title\n", "the catalogue has no items"),
+        ("item_id,title\n", "the catalogue has no items; expected one item per line"),
     ):
         paths["items"].write_text(wrong)
         with pytest.raises(DataError, match=message):

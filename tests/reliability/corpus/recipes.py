@@ -55,8 +55,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
 BOMB += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
 
 CASES = [
-    command("recipe: not there", "bad.yaml: No such file or directory; `recipes/` holds examples", lambda p, f: ("run", f / "bad.yaml")),
-    command("recipe: a folder", "Is a directory; `recipes/` holds examples", lambda p, f: ("run", f)),
+    command("recipe: not there", "bad.yaml: No such file or directory; a clone has examples in `recipes/`", lambda p, f: ("run", f / "bad.yaml")),
+    command("recipe: a folder", "Is a directory; a clone has examples in `recipes/`", lambda p, f: ("run", f)),
     command("recipe: a pipe", "bad.yaml: a pipe or a device may be endless; write its content to a file", lambda p, f: ("run", write(f / "bad.yaml", os.mkfifo), "--out", f / "run")),
     command("recipe: a device", "/dev/zero: a pipe or a device may be endless", lambda p, f: ("run", "/dev/zero", "--out", f / "run")),
     _text("empty", "bad.yaml: expected a mapping with name, data, sft, …, got NoneType", ""),

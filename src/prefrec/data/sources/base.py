@@ -187,7 +187,7 @@ def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> p
     Raise DataError if the titles (`called` in the file) are not text, an id has two titles, or no item has a title.
     """
     if items.is_empty():
-        raise DataError(f"{path}: the catalogue has no items")
+        raise DataError(f"{path}: the catalogue has no items; expected one item per line")
     items = titled(items, path, called)
     if items.is_empty():
         raise DataError(f"{path}: no item has a title (column {called}); name the right column, or add titles")

@@ -72,7 +72,7 @@ def ranker_kind(name: str) -> RankerKind:
     if name not in KINDS:
         if name not in _entry_points():
             raise ConfigError(
-                f"no installed package makes rankers of kind {name!r}; those that docs/rankers lists come with "
+                f"no installed package makes rankers of kind {name!r}; most come with prefrec-systems: "
                 "`pip install ./systems` in a clone"
             )
         KINDS[name] = _entry_points()[name].load()
