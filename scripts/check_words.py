@@ -26,22 +26,43 @@ TERMS = {
     r"main line": "language-model rankers",
 }
 """Pattern of a term, as whole words in any case → what to write."""
+PROSE = {
+    r"rivals?": "baseline",
+    r"level with": "not significantly different (n, interval), or equivalent within ±x",
+    r"made[- ]up": "synthetic",
+    r"quotients?": "ratio",
+    r"counting (?:rules?|baselines?)": "classical baselines",
+    r"faults? of the protocol": "protocol errors",
+    r"candidate lists?": "candidate set",
+    r"users? (?:takes?|took) (?!several)": "interacts with, chose",
+    r"(?:verdict|gains?|differences?|results?) stands?": "is printed; remains significant",
+    r"(?:has|have|had) 0\.\d+": "scores, reaches, is",
+    r"(?<!were )not shown": "not significantly different; no gain was significant",
+    r"asked once": "evaluated once",
+}
+"""Terms that are refused where people read: pages, recipes and results."""
 BREAK = re.compile(r"[\"']?\n\s*(?:#\s*|f?[\"'])?")
 """A line break inside a text: of a page, a comment, or a string of several lines."""
 
 
 def texts() -> list[Path]:
-    """Return sources, and pages that people write; EXPERIMENTS.md and the studies are made from records."""
+    """Return sources, and what people read: pages, recipes and results."""
     files = (p for folder in ("src", "server/src", "systems/src") for p in (ROOT / folder).rglob("*"))
-    sources = [p for p in files if p.suffix in (".py", ".jinja2")]
-    pages = [p for p in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if p.stem != "EXPERIMENTS"]
-    return sorted([*sources, *(p for p in pages if "studies" not in p.parts)])
+    return sorted([*(p for p in files if p.suffix in (".py", ".jinja2")), *prose()])
+
+
+def prose() -> list[Path]:
+    """Return pages, recipes and results."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    recipes = [*(ROOT / "recipes").glob("*.yaml"), *(ROOT / "src/prefrec/presets").glob("*.yaml")]
+    return sorted([*pages, *recipes, *(ROOT / "lab/results").glob("*.json")])
 
 
 def findings(path: Path) -> Iterator[str]:
     """Yield a line for each term in a file."""
     joined = BREAK.sub(" ", path.read_text(encoding="utf-8"))
-    for term, better in TERMS.items():
+    terms = TERMS | PROSE if path.suffix in (".md", ".yaml", ".json") else TERMS
+    for term, better in terms.items():
         for found in re.finditer(rf"\b{term}\b" if term[0] != "(" else term, joined, re.IGNORECASE):
             around = joined[max(0, found.start() - 40) : found.end() + 30]
             yield f"{path.relative_to(ROOT)}: …{around}…: write {better!r}"
