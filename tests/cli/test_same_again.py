@@ -48,8 +48,8 @@ def test_the_same_recipe_and_seed_twice(tmp_path, bpe_tokenizer):
     raw["align"] = raw["align"][1:]
     raw["evaluate"] |= {"rows": 8, "full_rows": 4}
     recipe = write_recipe(tmp_path, raw)
-    first, again = succeed("run", recipe, "--out", tmp_path / "first"), _run(recipe, tmp_path / "again")
-    assert first.replace("first", "again") == again
-    found = _contents(tmp_path / "first")
-    assert found == _contents(tmp_path / "again")
+    first, again = succeed("run", recipe, "--out", tmp_path / "run-1"), _run(recipe, tmp_path / "run-2")
+    assert first.replace("run-1", "run-2") == again
+    found = _contents(tmp_path / "run-1")
+    assert found == _contents(tmp_path / "run-2")
     assert {"metrics.json", "predictions.parquet", "sft/adapter/adapter_model.safetensors"} <= set(found)

@@ -72,6 +72,26 @@ def test_a_blend_scores_by_its_weights(weights):
     assert BlendRanker("blend", [GOOD, WEAK], TIMES, weights, excluded=blends.TIME).times is None
 
 
+@pytest.mark.parametrize("select", [False, True])
+def test_a_part_may_have_the_name_of_an_item_feature(weights, select):
+    """A log without dates has the feature popularity, and popularity can be a part."""
+    assert TIMES.names == ["popularity"]
+    named = Table("popularity", WEAK.gain, 2)
+    learnt = learn_weights([GOOD, named], TIMES, ROWS, select=select)
+    for excluded, names in {
+        "popularity": ("good", "popularity"),
+        blends.TIME: ("good",) if "popularity" in learnt.left_out else ("good", "popularity"),
+        "good": ("popularity",) * (2 - len(learnt.left_out)),
+    }.items():
+        if excluded in learnt.logits:
+            assert learnt.logits[excluded].names == names
+            scores = BlendRanker("blend", [GOOD, named], TIMES, learnt, excluded).score(ROWS)
+            assert np.isfinite(scores).any(axis=1).all()
+    twin = learn_weights([GOOD], TIMES, ROWS).logits[""]
+    without = learnt.logits["" if "popularity" in learnt.left_out else "popularity"]
+    np.testing.assert_allclose(without.weights, twin.weights, atol=1e-5)
+
+
 def test_weights_survive_json(weights):
     learnt = replace(weights, reranked=weights.logits[blends.TIME])
     again = Weights.from_json(json.loads(json.dumps(learnt.to_json())))

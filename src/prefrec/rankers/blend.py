@@ -257,15 +257,14 @@ def learn_weights(
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
     left_out = select_parts(features, targets, names, len(scores), examples) if select else {}
     if left_out:
-        features = _columns(features, [n for n, name in enumerate(names) if name not in left_out])
-        names, units = (
-            [n for n in names if n not in left_out],
-            {n: u for n, u in units.items() if n not in left_out},
-        )
+        # A part may have the name of an item feature, such as popularity.
+        stay = [n for n, name in enumerate(names) if n >= len(scores) or name not in left_out]
+        features, names = _columns(features, stay), [names[n] for n in stay]
+        units = {name: unit for name, unit in units.items() if name not in left_out}
     whole = fit_logit(features, targets, names)
     logits = {"": whole}
     for excluded in (*units, TIME) if len(names) > 1 else ():
-        kept = [n for n, name in enumerate(names) if name != excluded and (excluded != TIME or name in units)]
+        kept = [n for n, name in enumerate(names) if (name != excluded if n < len(units) else excluded != TIME)]
         start = whole.weights[kept]
         logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
     folds = cross_fitted(whole, features, targets, examples)

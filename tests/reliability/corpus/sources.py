@@ -65,7 +65,7 @@ SPLIT = "session\tsplit\titems\n"
 CASES = [
     _source("no files", "expected one goodreads_interactions_<genre>.json.gz, found none; name the files with --interactions and --items", "goodreads", {}),
     _source("two of a kind", "found goodreads_interactions_a.json.gz, goodreads_interactions_b.json.gz", "goodreads", {f"goodreads_interactions_{c}.json.gz": b"" for c in "ab"}),
-    _books("cut", "truncated, damaged or not valid JSON", _lines(*[SHELVED] * 99)[:-20]),
+    _books("cut", "gzip file is truncated or damaged", _lines(*[SHELVED] * 99)[:-20]),
     _books("empty", "the log is empty", _lines()),
     _books("a line that is no JSON", "goodreads_interactions_x.json.gz: truncated, damaged or not valid JSON", _lines(SHELVED, "oops")),
     _books("a date of another kind", "line 1, column date_added: '2018-01-10' is not like 'Wed Jan 10 10:24:35 -0800 2018'", _lines(SHELVED | {"date_added": "2018-01-10"})),
