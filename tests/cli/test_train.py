@@ -11,16 +11,11 @@ TRAJECTORY = json.loads((Path(__file__).parent / "loss_trajectory.json").read_te
 meant to alter training, the new values are what the failing test prints."""
 
 
-@pytest.mark.parametrize("stage", ["sft", "s_dpo"])
-def test_losses_follow_the_committed_trajectory(place, stage):
+@pytest.mark.parametrize(("stage", "answers"), [("sft", 60), ("s_dpo", 4)])
+def test_losses_follow_the_committed_trajectory(place, stage, answers):
     log = json.loads((getattr(place, stage) / "log.json").read_text())
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert losses == pytest.approx(TRAJECTORY[stage], abs=1e-3), [round(loss, 6) for loss in losses]
-
-
-def test_the_trajectories_are_those_of_learning():
-    for losses in TRAJECTORY.values():
-        assert losses == sorted(losses, reverse=True)
-    assert TRAJECTORY["sft"][0] == pytest.approx(math.log(60), abs=0.1)
-    assert TRAJECTORY["s_dpo"][0] == pytest.approx(math.log(4), abs=0.1)
-    assert TRAJECTORY["s_dpo"][-1] < math.log(4) - 0.1
+    # Before it learns, a model is indifferent among all items, or among the chosen and the rejected ones.
+    assert losses[0] == pytest.approx(math.log(answers), abs=0.1)
+    assert losses == sorted(losses, reverse=True)

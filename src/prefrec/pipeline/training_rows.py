@@ -75,7 +75,7 @@ def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row
 
 def some_trajectories(rows: Sequence[RankingExample], section: AlignSection, seed: int) -> list[RankingExample]:
     """Return examples as `some_rows` does, but shuffle whole sequences (`LazyExamples.pieces`)."""
-    assert isinstance(rows, LazyExamples)  # see `rows_to_choose_from`
+    assert isinstance(rows, LazyExamples)  # `is_packed` says so
     numbers, pieces = np.unique(rows.pieces(), return_inverse=True)
     order = np.random.default_rng((seed, 1)).permutation(len(numbers))[pieces]
     end = None if section.rows is None else section.skip_rows + section.rows
