@@ -59,7 +59,8 @@ def test_the_tutorial_runs_and_its_audit_finds_the_planted_leak(tutorial, monkey
         " ".join("".join(output.get("text", [])).split()) for cell in found for output in cell.get("outputs", [])
     ]
     assert any("is best on validation" in text for text in printed)
-    assert any("blend − blend without s-dpo: " in text for text in printed)
+    left_out = next(text for text in printed if text.startswith("left out: "))
+    assert "blend − blend without s-dpo: " in left_out or "s-dpo" in left_out.partition(" blend − ")[0]
     assert printed[-2].startswith("Audit: no leak")
     assert "2 leaks" in printed[-1]
     assert "target position" in printed[-1]

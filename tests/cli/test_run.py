@@ -91,7 +91,8 @@ def test_single_verbs_equal_the_run(place, finished, tmp_path):
         assert of_verb == want
     assert metrics["generation"]["metrics"]["sft"] == of_run["generation"]["metrics"]["sft"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
-    assert len(read_predictions(tmp_path / "out" / "predictions.parquet")) == 11 * 20
+    rankers = len(metrics["evaluation"]["metrics"])
+    assert len(read_predictions(tmp_path / "out" / "predictions.parquet")) == rankers * 20
 
 
 def test_evaluate_refuses_a_llara_adapter(place, tmp_path):

@@ -75,7 +75,7 @@ def train_tower(
     return out
 
 
-@dataclass
+@dataclass(eq=False)
 class Progress:
     """What a training has reached, kept in its checkpoint.
 
@@ -92,7 +92,7 @@ class Progress:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Targets:
     """The targets of a log, as positions in the sequences of all users.
 
