@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, TokenizerError
-from prefrec.rankers.catalogue import CatalogueRanker, _best
+from prefrec.rankers.catalogue import CatalogueRanker, best_items
 from slow import slow_logps, slow_logps_within
 from tiny import broken, tiny_llama
 from tiny_run import TITLES
@@ -135,4 +135,4 @@ def test_the_best_places_are_those_of_a_stable_sort(scores: list[int], data: st.
     without = data.draw(st.lists(st.sampled_from(range(len(scores))), unique=True))
     k = data.draw(st.integers(1, 14))
     want = [i for i in sorted(range(len(scores)), key=lambda i: -scores[i]) if i not in without][:k]
-    assert _best(np.array(scores, dtype=np.float32), k, without).tolist() == want
+    assert best_items(np.array(scores, dtype=np.float32), k, without).tolist() == want

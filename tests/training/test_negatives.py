@@ -13,7 +13,7 @@ from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.training.negatives import resample_negatives
 
-WAYS = ("uniform", "popularity", "in-batch", "hard", "reference")
+WAYS = ("uniform", "popularity", "in-batch", "hard", "reference", "ranker")
 ITEMS = [f"i{i}" for i in range(60)]
 
 
@@ -45,14 +45,14 @@ def _by_number(examples):
     return np.array([[float(i[1:]) for i in e.candidates] for e in examples])
 
 
-def _any_item(histories, k, rngs, without):
+def _any_item(examples, k, rngs, without):
     """Sample items in place of a model."""
     for rng, excluded in zip(rngs, without, strict=False):
         yield rng.choice([i for i in ITEMS if i not in excluded], k, replace=False).tolist()
 
 
 def _redrawn(data, how, **more):
-    ways = {"hard": {"miner": _by_number}, "reference": {"sampler": _any_item}}
+    ways = {"hard": {"miner": _by_number}, "reference": {"sampler": _any_item}, "ranker": {"sampler": _any_item}}
     return resample_negatives(data.train, data, how, **({"seed": 0, "pool": 20} | ways.get(how, {}) | more))
 
 

@@ -24,6 +24,7 @@ from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.baselines import baseline_rankers, unable
 from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
+from prefrec.rankers.reward import RewardRanker
 from prefrec.runs.stage import stage_key
 
 WEIGHTS = "adapter"
@@ -99,6 +100,8 @@ class Entry:
         left_out: for a blend that is made, the parts that it has left out.
         crossed: for a ranker that learnt from validation examples or counts them, examples per pass → the ranker
             that scores each of them with what it learnt from other users, on lists and in full ranking.
+        training: for a ranker of counts, examples per pass → the ranker that scores training examples with counts of
+            other users, so that their own targets are not among them.
         validation: for a ranker that was refit with validation interactions, the one before, which answers
             validation examples in its place.
     """
@@ -115,6 +118,7 @@ class Entry:
     without: Mapping[str, Entry] = field(default_factory=dict)
     left_out: Callable[[], Collection[str]] = tuple
     crossed: Callable[[int], Ranker] | None = None
+    training: Callable[[int], Ranker] | None = None
     validation: Entry | None = None
 
     @property
@@ -217,6 +221,28 @@ def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection,
     return LMRanker(name, lm, encoder.tokenizer, data.catalogue, template, **settings)
 
 
+def reward_entry(name: str, aligned: Entry, reference: Entry, beta: float) -> Entry:
+    """Return the reward of an aligned language model as a ranker.
+
+    Args:
+        name: of the entry.
+        aligned: the aligned model.
+        reference: the model that it started from.
+        beta: β of the alignment.
+    """
+
+    def load(batch_size: int) -> Ranker:
+        return RewardRanker(name, aligned.load(batch_size), reference.load(batch_size), beta)
+
+    def load_full(batch_size: int) -> Ranker:
+        loaders = [entry.load_full or entry.load for entry in (aligned, reference)]
+        policy, before = (load(batch_size) for load in loaders)
+        return RewardRanker(name, policy, before, beta)
+
+    key = stage_key(reward=aligned.key, reference=reference.key, beta=beta)
+    return Entry(name, key, load, load_full, model=aligned.model, is_slow=aligned.is_slow)
+
+
 def baseline_entry(inputs: RunInputs, name: str) -> Entry:
     """Return a baseline, such as popularity."""
 
@@ -229,14 +255,16 @@ def baseline_entry(inputs: RunInputs, name: str) -> Entry:
     return Entry(name, stage_key(reference=name, data=inputs.data_key, seed=inputs.seed), load, load)
 
 
-def fitted_baselines(inputs: RunInputs, log: pl.DataFrame, names: Sequence[str]) -> list[Ranker]:
-    """Return baselines fitted to a log, with the settings that validation examples choose.
+def fitted_baselines(
+    inputs: RunInputs, log: pl.DataFrame, names: Sequence[str], chosen_on: pl.DataFrame | None = None
+) -> list[Ranker]:
+    """Return baselines fitted to a log, with the settings that validation examples choose on the log `chosen_on`.
 
-    In a refit, the log before it is what they choose on.
+    By default that is the same log; in a refit, it is always the log before it.
     """
     data, earlier = inputs.data, inputs.earlier
     if earlier is None:
-        return baseline_rankers(log, data.catalogue, inputs.seed, names, data.validation)
+        return baseline_rankers(log, data.catalogue, inputs.seed, names, data.validation, chosen_on)
     rows, chosen_on = earlier.validation, earlier.train_interactions
     return baseline_rankers(log, data.catalogue, inputs.seed, names, rows, chosen_on)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,10 +25,13 @@ from prefrec.files import write_whole
 from prefrec.losses import find_loss, takes
 from prefrec.pipeline.entry import Entry, RunInputs, lm_ranker
 from prefrec.pipeline.recipe import AlignSection
-from prefrec.rankers import CatalogueRanker
+from prefrec.rankers import CatalogueRanker, Ranker
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.training.negatives import false_negatives, resample_negatives, with_room
+from prefrec.rankers.softmax import softmax_sample
+from prefrec.training.negatives import Sampler, false_negatives, resample_negatives, with_room
 
+SAMPLED = ("reference", "ranker")
+"""Sources that sample from a model's probabilities; `exclude_later` is theirs."""
 NEGATIVES_FILE = "negatives.parquet"
 """Training examples of an alignment with sampled negatives, in the folder of its stage."""
 
@@ -42,15 +46,15 @@ def negative_rows(
 ) -> list[RankingExample]:
     """Return examples with negatives by `section.negatives_from`; an interrupted stage reads those in `out`.
 
-    With `reference`, a candidate set has 1 + `num_negatives` items; with other sources at least as many as the
-    largest set of `rows`. With `negatives: policy` it has 1 + `negatives_pool` items to choose from.
+    With `reference` and `ranker`, a candidate set has 1 + `num_negatives` items; with other sources at least as many
+    as the largest set of `rows`. With `negatives: policy` it has 1 + `negatives_pool` items to choose from.
 
     Args:
         inputs: shared inputs of the run.
         section: settings of the alignment.
         rows: examples to sample negatives for.
         start: folder of the weights of the starting model, which samples `reference` negatives. Default: the base.
-        miner: ranker of `hard` negatives. Default: the starting model.
+        miner: ranker of `ranker` negatives, and of `hard` ones. Default for these: the starting model.
         out: folder of the stage, which keeps the examples.
     """
     if section.drawn_from is None:
@@ -61,17 +65,23 @@ def negative_rows(
     if kept is not None:
         return kept
     say(f"{section.name}: negatives from {section.negatives_from}")
-    size, chooser, sampler = 1 + _number(section)[1], None, None
-    if miner is not None:
+    size, chooser = 1 + _number(section)[1], None
+    sampler: Sampler | None = None
+    if section.drawn_from == "ranker":
+        assert miner is not None  # of the recipe's check
+        sampler = partial(
+            softmax_sample, _for_training(section, miner), inputs.data.catalogue, section.negatives_temperature
+        )
+    elif miner is not None:
         chooser = miner.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):
         lm = CatalogueRanker(lm_ranker("negatives", start, inputs.data, inputs.model))
-        chooser, sampler = lm.score, lm.sample
+        chooser, sampler = lm.score, partial(_sampled_after, lm)
     # A model samples exactly the items that it needs. The other sources keep the size of the data's candidate sets.
-    if section.drawn_from != "reference":
+    if section.drawn_from not in SAMPLED:
         size = max([size, *(len(e.candidates) for e in rows)])
     settings: Any = {"seed": inputs.seed, "size": size, "pool": section.negatives_pool}
-    if section.drawn_from == "reference" and not section.exclude_later:
+    if section.drawn_from in SAMPLED and not section.exclude_later:
         settings["known"] = inputs.data.train_interactions.clear()
     drawn = resample_negatives(rows, inputs.data, section.drawn_from, miner=chooser, sampler=sampler, **settings)
     share = false_negatives(drawn, inputs.data)
@@ -83,6 +93,18 @@ def negative_rows(
     return frame_to_examples(read_parquet(path))
 
 
+def _sampled_after(lm: CatalogueRanker, rows: Sequence[RankingExample], *more: Any) -> Iterator[list[str]]:
+    return lm.sample([e.history for e in rows], *more)
+
+
+def _for_training(section: AlignSection, miner: Entry) -> Ranker:
+    """Return the ranker for training examples; print that it has learnt from them if it has."""
+    if miner.training is not None:
+        return miner.training(BATCH_SIZE)
+    say(f"{section.name}: {miner.name} learnt from these examples themselves, and they are likely for it")
+    return (miner.load_full or miner.load)(BATCH_SIZE)
+
+
 def check_room(section: AlignSection, data: PreparedData) -> None:
     """Raise ConfigError, with the field, if no user has enough unseen items to sample negatives from."""
     counts = data.train_interactions.group_by("user_id").agg(pl.col("item_id").n_unique())["item_id"]
@@ -91,7 +113,7 @@ def check_room(section: AlignSection, data: PreparedData) -> None:
     field, number = _number(section)
     # Without `exclude_later`, only the target and the history in the prompt are excluded.
     seen = int(cast(Any, counts.min()))
-    if section.drawn_from == "reference" and not section.exclude_later:
+    if section.drawn_from in SAMPLED and not section.exclude_later:
         seen = 1 + min(int(cast(Any, counts.max())) - 1, history_length(data))
     left = len(data.catalogue) - seen
     if left < number:
@@ -106,7 +128,7 @@ def rows_with_room(
 ) -> Sequence[RankingExample]:
     """Return the rows whose users have enough unseen items to sample negatives from; print how many do not."""
     needs_unseen = section.drawn_from in ("uniform", "popularity", "hard")
-    if not (needs_unseen or (section.drawn_from == "reference" and section.exclude_later)):
+    if not (needs_unseen or (section.drawn_from in SAMPLED and section.exclude_later)):
         return rows
     number = max([_number(section)[1], *(len(e.candidates) - 1 for e in rows[:1])])
     kept = with_room(rows, data, number)

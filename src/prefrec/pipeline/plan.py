@@ -23,17 +23,20 @@ from prefrec.pipeline.entry import (
     by_content,
     lm_entry,
     refitted,
+    reward_entry,
 )
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import (
     BASELINES,
     RANKERS,
+    REWARD,
     SFT,
     ZERO_SHOT,
     AlignSection,
     Recipe,
     RefitSection,
     SFTSection,
+    asked_by,
     reached,
 )
 from prefrec.pipeline.update import start_entry
@@ -199,7 +202,15 @@ class Plan:
         """Return the ranker of this name that has learnt the log of this plan."""
         if name in self.known:
             return self.known[name]
+        if align := self.recipe.alignment(name.removesuffix(REWARD)) if name.endswith(REWARD) else None:
+            reference = self._start(align) or lm_entry(ZERO_SHOT, None, self.inputs.data, self.recipe.model)
+            return reward_entry(name, self._own(align.name), reference, align.beta)
         return self.step(name).entry if name in self.names else baseline_entry(self.inputs, name)
+
+    def _start(self, align: AlignSection) -> Entry | None:
+        """Return the ranker that an alignment starts from, and its reference; None: the base model."""
+        before = self.recipe.start_of(align)
+        return self._own(before) if before else self.start
 
     def _plan(self, name: str) -> Step:
         recipe, inputs, needs, first = self.recipe, self.inputs, self.recipe.needs[name], self.first
@@ -211,14 +222,13 @@ class Plan:
                 return sft_refit_step(inputs, recipe.sft, recipe.refit, folder, first._own(SFT))
             start = self.start or start_entry(recipe, inputs.data, self.folder)
             return sft_step(inputs, recipe.sft, folder, start)
-        if section := next((a for a in recipe.align if a.name == name), None):
-            before = section.start or (SFT if recipe.sft else None)
-            start, miner = (self._own(n) if n else None for n in (before, section.miner))
+        if section := recipe.alignment(name):
+            miner = self._own(section.miner) if section.miner else None
             references, done = self.folder / REFERENCES, first._own(name) if first else None
-            step = align_step(inputs, section, folder, start or self.start, miner, references, done)
+            step = align_step(inputs, section, folder, self._start(section), miner, references, done)
             return replace(step, needs=needs, is_refit=first is not None)
         config = next(r for r in recipe.rankers if r.name == name)
-        kind, needed = ranker_kind(config.kind), {need: self._own(need) for need in needs}
+        kind, needed = ranker_kind(config.kind), {need: self._own(need) for need in asked_by(config)}
         if first and kind.refit:
             entry = kind.refit(inputs, config, folder, needed, first._own(name))
         else:

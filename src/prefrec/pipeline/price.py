@@ -278,7 +278,8 @@ def _asked_tokens(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
     """Return the tokens that models read: lists under test, whole catalogues, also for validation, and in blends."""
     rows, full = asked_rows(recipe, data)
     question, models = _question(recipe, data, sizes), recipe.lm_rankers
-    parts = [(blend, part) for blend in blends(recipe) for part in blend.parts if part in models]
+    asked = [(blend, name) for blend in blends(recipe) for part in blend.parts for name in recipe.queried(part)]
+    parts = [(blend, name) for blend, name in asked if name in models]
     if recipe.model.answers == "items":
         learnt = sum(learnt_rows(blend, data) for blend, _ in parts)
         return question * (len(models) * (rows + full + min(len(data.validation), ROWS)) + len(parts) * full + learnt)

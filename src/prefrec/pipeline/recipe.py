@@ -60,7 +60,9 @@ ZERO_SHOT, SFT, RANKERS = "zero-shot", "sft", "rankers"
 FromLog = Literal["rated", "impressions"]
 FROM_LOG: tuple[FromLog, ...] = get_args(FromLog)
 """Sources that make examples from the log itself, instead of sampling negatives for the data's examples."""
-NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", "hard", FromLog]
+NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", "hard", "ranker", FromLog]
+PARTS, REWARD = "parts", " reward"
+"""Field of a blend, and the ending of a part's name: `s-dpo reward` is β·(log π − log π_ref) of `s-dpo`."""
 
 
 class ItemsSection(Section):
@@ -211,15 +213,25 @@ class AlignSection(RowsSection):
         "reference",
         description="Where rejected answers come from. reference: sampled from the starting model, which makes "
         "S-DPO consistent at beta 1. list: the example's candidate set. uniform, popularity: sampled from the "
-        "catalogue. in-batch: targets of other examples. hard: ranked highest by the miner. rated: the user's "
-        "disliked items. impressions: items shown, not clicked.",
+        "catalogue. in-batch: targets of other examples. hard: ranked highest by the miner. ranker: sampled from "
+        "the softmax of the miner's scores. rated: the user's disliked items. impressions: items shown, not clicked.",
     )
     exclude_later: bool = Field(
         True,
-        description="reference: never reject an item that the user interacts with later in the training log.",
+        description="reference, ranker: never reject an item that the user interacts with later in the training log.",
     )
     miner: str | None = Field(
-        None, description="hard: the ranker that mines negatives, such as SASRec. Default: the starting model."
+        None,
+        description="hard, ranker: the ranker that mines negatives, such as SASRec or a blend. A blend counts other "
+        "users' interactions alone. Default for hard: the starting model.",
+    )
+    # Omitted from dumps when unset, so that results of recipes without this field stay valid.
+    negatives_temperature: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        exclude_if=lambda temperature: temperature == 1.0,
+        description="ranker: sample in proportion to exp(score / temperature).",
     )
     liked: float = Field(5.0, description="rated: items with at least this rating are chosen.")
     disliked: float = Field(2.0, description="rated: items with at most this rating by the same user are rejected.")
@@ -266,7 +278,8 @@ class AlignSection(RowsSection):
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
         idle |= set() if self.is_packed else {"trajectories"}
         idle |= set() if self.miner else {"miner"}
-        idle |= set() if self.negatives_from == "reference" else {"exclude_later"}
+        idle |= set() if self.negatives_from in ("reference", "ranker") else {"exclude_later"}
+        idle |= set() if self.negatives_from == "ranker" else {"negatives_temperature"}
         idle = (
             idle - {"eval_rows"} | {"eval_steps"}
             if self.load_best_model_at_end
@@ -316,8 +329,10 @@ class AlignSection(RowsSection):
                 "loss: softmax_logq needs negatives of known probability: negatives_from uniform, popularity or "
                 "in-batch, fixed or per_epoch (for reference, softmax_dpo at beta 1 is the same)"
             )
-        if self.miner and self.negatives_from != "hard":
-            raise ValueError(f"miner: {self.miner} is only used with negatives_from: hard; remove it")
+        if self.miner and self.negatives_from not in ("hard", "ranker"):
+            raise ValueError(f"miner: {self.miner} is only used with negatives_from: hard or ranker; remove it")
+        if self.negatives_from == "ranker" and not self.miner:
+            raise ValueError("miner: negatives_from: ranker needs the name of a ranker, such as that of a blend")
         if self.negatives == "policy" and (self.is_from_log or self.negatives_from == "hard"):
             raise ValueError(
                 f"negatives: policy does not work with negatives_from: {self.negatives_from}; use uniform"
@@ -458,12 +473,13 @@ class Recipe(Section):
                 f"model.quantization: {self.model.quantization} freezes the base, but `lora: null` trains all of its "
                 "weights: set quantization to none, or give `lora` its settings"
             )
-        before = self.lm_rankers
+        before, rewards = self.lm_rankers, [f"{name}{REWARD}" for name in names["align"]]
         for ranker in self.rankers:
             kind = ranker_kind(ranker.kind)
             for field, needed in kind.needs(ranker).items():
+                known = [*BASELINES, *before] + (rewards if field == PARTS else [])
                 for name in needed:
-                    check_known(f"rankers.{ranker.name}.{field}", name, [*BASELINES, *before])
+                    check_known(f"rankers.{ranker.name}.{field}", name, known)
             kind.check_recipe(ranker, self, before)
             before.append(ranker.name)
         for align in self.align:
@@ -518,9 +534,30 @@ class Recipe(Section):
         for a in self.align:
             needs[a.name] = ([a.start] if a.start else first) + ([a.miner] if a.miner else [])
         for ranker in self.rankers:
-            needed = ranker_kind(ranker.kind).needs(ranker).values()
-            needs[ranker.name] = list(dict.fromkeys(name for names in needed for name in names))
+            needs[ranker.name] = list(dict.fromkeys(n for name in asked_by(ranker) for n in self.queried(name)))
         return needs
+
+    def alignment(self, name: str) -> AlignSection | None:
+        """Return the alignment of this name; None if there is none."""
+        return next((align for align in self.align if align.name == name), None)
+
+    def start_of(self, align: AlignSection) -> str | None:
+        """Return the name of the ranker that an alignment starts from; None: the base model."""
+        return align.start or (SFT if self.sft else None)
+
+    def queried(self, name: str) -> list[str]:
+        """Return the ranker of this name; for a reward, the alignment and the ranker that it started from."""
+        align = self.alignment(name.removesuffix(REWARD)) if name.endswith(REWARD) else None
+        if align is None:
+            return [name]
+        start = self.start_of(align)
+        return [align.name, start] if start else [align.name]
+
+
+def asked_by(ranker: RankerConfig) -> list[str]:
+    """Return the names of rankers, baselines and rewards that a ranker names in its settings."""
+    needed = ranker_kind(ranker.kind).needs(ranker).values()
+    return list(dict.fromkeys(name for names in needed for name in names))
 
 
 def reached(needs: Mapping[str, Sequence[str]], *names: str) -> list[str]:

@@ -40,7 +40,8 @@ class BlendConfig(RankerConfig):
     parts: list[str] = Field(
         ["title TF-IDF", "window co-occurrence", "transition graph"],
         min_length=1,
-        description="Baselines and earlier rankers to blend. A language model that answers with titles is slow, so "
+        description="Baselines and earlier rankers to blend; `s-dpo reward` is the reward of the alignment s-dpo, "
+        "β·(log π − log π_ref). A language model that answers with titles is slow, so "
         f"it only reranks the {RERANKED} best items of the others.",
     )
     rows: int | None = Field(
@@ -188,7 +189,12 @@ class RerankedBlend:
 
 def user_folds(examples: Sequence[RankingExample], count: int) -> NDArray[np.int64]:
     """Return the fold [B] of each example's user, from 0 to `count` − 1."""
-    return np.array([crc32(e.user_id.encode()) % count for e in examples], dtype=np.int64)
+    return folds_of([e.user_id for e in examples], count)
+
+
+def folds_of(users: Sequence[str], count: int) -> NDArray[np.int64]:
+    """Return the fold [U] of each user, from 0 to `count` − 1."""
+    return np.array([crc32(user.encode()) % count for user in users], dtype=np.int64)
 
 
 def utilities(logits: Sequence[Logit], features: Features, examples: Sequence[RankingExample]) -> NDArray[np.float64]:

@@ -111,7 +111,7 @@ class CatalogueRanker:
         ids = self.lm.catalogue.ids
         logps = next(self.lm.item_logps([history])) if logps is None else logps
         if logps is not None:
-            items = _best(logps, k, self._indices(without))
+            items = best_items(logps, k, self._indices(without))
             return Recommendation([ids[i] for i in items], logps[items], True, "exact")
         prompt, trie, excluded = self._request(history, without)
         layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
@@ -125,7 +125,7 @@ class CatalogueRanker:
             )
         else:
             logps = catalogue_logps(model, prompt, trie, layout=layout, within=within)
-            items = _best(logps, most, excluded)
+            items = best_items(logps, most, excluded)
             best = TopK(items, logps[items], exact=True, calls=0)
         if is_rounded:
             best = rescored(trie_reader(model, prompt, trie, layout, within), best)
@@ -151,7 +151,7 @@ class CatalogueRanker:
         """
         for history, rng, some, logps in zip(histories, rngs, without, self.lm.item_logps(histories), strict=True):
             if logps is not None:  # Gumbel top-k is such a sample
-                items = _best(logps + rng.gumbel(size=len(logps)), k, self._indices(some))
+                items = best_items(logps + rng.gumbel(size=len(logps)), k, self._indices(some))
             else:
                 prompt, trie, excluded = self._request(history, some)
                 layout = self._layout_for(prompt, trie)
@@ -195,7 +195,7 @@ class CatalogueRanker:
             return self._layout
 
 
-def _best(scores: NDArray[np.floating[Any]], k: int, without: Sequence[int]) -> NDArray[np.int64]:
+def best_items(scores: NDArray[np.floating[Any]], k: int, without: Sequence[int]) -> NDArray[np.int64]:
     """Return the indices of the k highest scores, ties in order, without the indices in `without`."""
     scores = scores.copy()
     scores[without] = -np.inf

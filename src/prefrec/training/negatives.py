@@ -1,4 +1,4 @@
-"""Negatives for alignment: resample candidate sets uniformly, by popularity or by a model."""
+"""Negatives for alignment: resample candidate sets uniformly, by popularity, by a model or by another ranker."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from prefrec.data import PreparedData, RankingExample, Window
 from prefrec.data.candidates import draw_candidates, popularity_weights
 from prefrec.errors import DataError
 
-DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference"]
+DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference", "ranker"]
 """How negatives are sampled.
 
 `uniform`: all items equally. `popularity`: in proportion to training interactions + 1. `in-batch`: targets of other
-examples. `hard`: the items of a uniform pool that a model scores highest. `reference`: by a model's probabilities.
+examples. `hard`: the items of a uniform pool that a model scores highest. `reference`, `ranker`: by the probabilities
+of the starting model or of another ranker.
 """
 Sampler = Callable[..., Iterable[list[str]]]
-"""Function `sampler(histories, k, rngs, without)` that samples k item ids to follow each history: see
-`CatalogueRanker.sample`.
+"""Function `sampler(examples, k, rngs, without)` that samples k item ids for each example: see `softmax_sample` of
+`prefrec.rankers.softmax`.
 """
 
 
@@ -49,7 +50,7 @@ def resample_negatives(
         size: candidates per example, including the target. Default: that of the largest candidate set.
         pool: number of items per example that `miner` scores, for `hard`.
         miner: returns the scores [B, C] of the candidates of B examples, such as `Ranker.score`, for `hard`.
-        sampler: sampler of negatives, for `reference`.
+        sampler: sampler of negatives, for `reference` and `ranker`.
         known: `user_id, item_id` of items that are not negatives. Default: the training interactions.
 
     Raises:
@@ -61,7 +62,7 @@ def resample_negatives(
     size = max(len(e.candidates) for e in rows) if size is None else size
     if how == "in-batch":
         return _in_batch(rows, _items_of(log, rows), size, seed)
-    if how == "reference" and sampler is not None:
+    if how in ("reference", "ranker") and sampler is not None:
         return _sampled(rows, sampler, _items_of(log, rows), size, seed)
     shown = [(e.user_id, i) for e in rows for i in e.history]
     frames = [log.select("user_id", "item_id"), pl.DataFrame(shown, schema=["user_id", "item_id"], orient="row")]
@@ -116,10 +117,11 @@ def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: 
 def _sampled(
     rows: Sequence[RankingExample], sampler: Sampler, known: Mapping[str, Collection[str]], size: int, seed: int
 ) -> list[RankingExample]:
-    # With these negatives and β = 1, the optimum of S-DPO is the distribution of the data, whatever the reference.
+    # With negatives of the reference and β = 1, the optimum of S-DPO is the distribution of the data, whatever the
+    # reference is. With those of another ranker q, the reward converges to log p − log q.
     rngs, of_sampler = tee(np.random.default_rng((seed, 5, index)) for index in range(len(rows)))
     excluded = ({e.target, *e.history, *known[e.user_id]} for e in rows)
-    negatives = sampler([e.history for e in rows], size - 1, of_sampler, excluded)
+    negatives = sampler(rows, size - 1, of_sampler, excluded)
     sampled = []
     for e, rng, drawn in zip(track(rows, "negatives"), rngs, negatives, strict=True):
         if len(drawn) < size - 1:

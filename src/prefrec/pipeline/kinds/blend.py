@@ -14,28 +14,32 @@ from numpy.typing import NDArray
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, DataError
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.entry import Entry, RunInputs, fitted_baselines
 from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import BASELINES
+from prefrec.pipeline.recipe import BASELINES, PARTS
 from prefrec.processes import is_first
 from prefrec.rankers import Ranker
+from prefrec.rankers.base import ComposedRanker
 from prefrec.rankers.baselines import LIMITED, unable
 from prefrec.rankers.blend import (
     BLEND_FILE,
+    FOLDS,
     TIME,
     BlendConfig,
     BlendRanker,
     RerankedBlend,
     Weights,
+    folds_of,
     learn_rerank,
     learn_weights,
     weights_sentence,
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes, pad_scores
+from prefrec.rankers.softmax import FoldRanker
 from prefrec.runs.stage import stage_key
 
 MOST_CANDIDATES = 2000
@@ -90,7 +94,8 @@ def _entries(config: BlendConfig, key: str, folder: Path, by_split: BlendParts) 
         return Entry(name, stage_key(blend=key, without=excluded) if excluded else key, load, load, crossed=crossed)
 
     without = {part: entry(part) for part in (*by_split.names, TIME)}
-    return replace(entry(), without=without, left_out=lambda: _read_weights(folder).left_out)
+    training = partial(_load_for_training, config.name, folder, by_split)
+    return replace(entry(), without=without, left_out=lambda: _read_weights(folder).left_out, training=training)
 
 
 def _load(name: str, folder: Path, by_split: BlendParts, split: str, excluded: str, batch_size: int) -> Ranker:
@@ -105,6 +110,19 @@ def _load(name: str, folder: Path, by_split: BlendParts, split: str, excluded: s
     if not (kept and weights.reranked):
         return blend
     return RerankedBlend(blend, kept, weights.reranked_folds if is_crossed else (weights.reranked,))
+
+
+def _load_for_training(name: str, folder: Path, by_split: BlendParts, batch_size: int) -> Ranker:
+    """Return the blend for training examples, with counts of the users of other folds, and without title models."""
+    weights = _read_weights(folder)
+    own = [entry.name for entry in by_split.entries if entry.name not in BASELINES and entry.training is None]
+    if own := [part for part in own if part in weights.units]:
+        say(f"{name}: {', '.join(own)} learnt from these examples themselves; only counts are those of other users")
+
+    def load(fold: int) -> Ranker:
+        return BlendRanker(name, *by_split.without_fold(fold, [*weights.units], batch_size), weights)
+
+    return FoldRanker(name, load)
 
 
 def _read_weights(folder: Path) -> Weights:
@@ -179,9 +197,38 @@ class BlendParts:
                 fast.append(ranker if part.name in BASELINES else LearntItems(ranker, learnt))
         return fast, slow
 
+    def without_fold(self, fold: int, names: Sequence[str], batch_size: int) -> tuple[list[Ranker], ItemFeatures]:
+        """Return the fast parts of these names and the item features for training examples of the users of a fold.
+
+        They count the training interactions of all other users.
+        """
+        data, log = self.inputs.data, self.inputs.data.train_interactions
+        others = outside_fold(log, fold)
+        fast, _ = self.rankers("validation", batch_size)
+        counts = [part.name for part in fast if part.name in BASELINES and part.name in names]
+        rankers = {r.name: r for r in fitted_baselines(self.inputs, others, counts, log)}
+        learnt = set(log["item_id"].unique())
+        rankers |= {e.name: LearntItems(e.training(batch_size), learnt) for e in self.entries if e.training}
+        features = time_features(has_dates(log))
+        history = ItemHistory.of(others, data.catalogue)
+        parts = [rankers.get(part.name, part) for part in fast]
+        return parts, ItemFeatures(history, data.catalogue.index, features)
+
     def _lazy(self, entry: Entry, batch_size: int) -> LazyRanker:
         # Rankers that are the same for all splits, such as language models, are loaded once.
         return self._loaded.setdefault((entry.key, batch_size), LazyRanker(entry, batch_size))
+
+
+def outside_fold(log: pl.DataFrame, fold: int) -> pl.DataFrame:
+    """Return the interactions of all users but those of a fold; raise DataError if there are none."""
+    users = log["user_id"].unique(maintain_order=True).to_list()
+    kept = [user for user, own in zip(users, folds_of(users, FOLDS).tolist(), strict=True) if own != fold]
+    if not kept:
+        raise DataError(
+            "negatives_from: ranker counts the interactions of other users, and there are too few users for that: "
+            "choose other negatives"
+        )
+    return log.filter(pl.col("user_id").is_in(kept))
 
 
 def split_features(data: PreparedData, split: str) -> ItemFeatures:
@@ -236,12 +283,13 @@ class LearntItems:
     Otherwise it would rank near the end, although a new item may well be next.
     """
 
-    def __init__(self, ranker: LazyRanker, learnt: Collection[str]) -> None:
+    def __init__(self, ranker: Ranker, learnt: Collection[str]) -> None:
         self.name, self.ranker, self.learnt = ranker.name, ranker, dict.fromkeys(learnt, 0)
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on."""
-        self.ranker.know(answers)
+        if isinstance(self.ranker, ComposedRanker):
+            self.ranker.know(answers)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
@@ -290,7 +338,7 @@ def _check_data(config: BlendConfig, data: PreparedData) -> None:
 
 
 def _needs(config: BlendConfig) -> dict[str, list[str]]:
-    return {"parts": list(config.parts)}
+    return {PARTS: list(config.parts)}
 
 
 KIND = RankerKind(

@@ -1,0 +1,83 @@
+"""Items sampled from the softmax of any ranker, and rankers fitted without the users of a fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrec.console import track
+from prefrec.data import Catalogue, RankingExample
+from prefrec.data.rows import take
+from prefrec.rankers.base import Ranker, checked_scores
+from prefrec.rankers.blend import FOLDS, user_folds
+from prefrec.rankers.catalogue import best_items
+from prefrec.rankers.matrices import blocks
+
+
+class FoldRanker:
+    """Scores each example by a ranker that was fitted without the users of the example's fold.
+
+    So an example's own target is not in the counts that score it. Only one fold's ranker is in memory.
+
+    Args:
+        name: name of the ranker.
+        load: fold, from 0 to `FOLDS` − 1 → the ranker that was fitted without its users.
+    """
+
+    def __init__(self, name: str, load: Callable[[int], Ranker]) -> None:
+        self.name = name
+        self.load = lru_cache(maxsize=1)(load)
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates; -inf in empty columns."""
+        scores = np.full((len(examples), max((len(e.candidates) for e in examples), default=0)), -np.inf)
+        folds = user_folds(examples, FOLDS)
+        for fold in np.unique(folds).tolist():
+            rows = np.flatnonzero(folds == fold)
+            found = self.load(fold).score(take(examples, rows))
+            scores[rows, : found.shape[1]] = found
+        return scores
+
+
+def softmax_sample(
+    ranker: Ranker,
+    catalogue: Catalogue,
+    temperature: float,
+    examples: Sequence[RankingExample],
+    k: int,
+    rngs: Iterable[np.random.Generator],
+    without: Iterable[Collection[str]],
+) -> list[list[str]]:
+    """Sample items for each example without replacement, in proportion to exp(score / temperature).
+
+    Args:
+        ranker: scores all items of the catalogue.
+        catalogue: the items.
+        temperature: divides the scores.
+        examples: [B] examples; their candidates are ignored.
+        k: number of items per example; fewer if fewer are left.
+        rngs: a generator per example.
+        without: ids of items to exclude, per example.
+
+    Returns:
+        [B] lists of item ids. Raise ModelError if a score is NaN.
+    """
+    ids, index = tuple(catalogue.ids), catalogue.index
+    generators, excluded = list(rngs), list(without)
+    sampled: list[list[str]] = [[] for _ in examples]
+    # One fold after the other, because `FoldRanker` keeps one.
+    order = np.argsort(user_folds(examples, FOLDS), kind="stable")
+    for block in track([*blocks(len(examples), len(ids))], f"{ranker.name}: sampling"):
+        rows = order[block].tolist()
+        scores = checked_scores(ranker, [replace(examples[row], candidates=ids) for row in rows])
+        for row, own in zip(rows, scores, strict=True):
+            # Gumbel top-k is a sample without replacement.
+            noisy = own / temperature + generators[row].gumbel(size=len(ids))
+            unable = np.flatnonzero(np.isneginf(own)).tolist()
+            left_out = {*unable, *(index[item] for item in excluded[row] if item in index)}
+            sampled[row] = [ids[i] for i in best_items(noisy, k, list(left_out)).tolist()]
+    return sampled
