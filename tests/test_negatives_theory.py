@@ -57,6 +57,16 @@ def test_negatives_from_the_reference_give_the_data_back() -> None:
     assert kl(p, converged(softmax_loss, p, ref, uniform, 1.0)) < 2e-3
 
 
+def test_the_reward_with_negatives_of_another_ranker_is_what_that_ranker_does_not_know() -> None:
+    """At β = 1 it converges to log p − log q, up to a constant, whatever the reference is."""
+    p, ref = tables()
+    q = torch.softmax(p.log() + torch.tensor(np.random.default_rng(1).normal(size=ITEMS)), 0)
+    reward = converged(softmax_dpo_loss, p, ref, q, 1.0).log() - ref.log()
+    known = torch.softmax(q.log() + reward, 0)
+    assert kl(p, q) > 0.3
+    assert kl(p, known) < 5e-3
+
+
 def test_the_softmax_corrected_by_log_q_gives_the_data_back_for_any_sampler() -> None:
     p, q = tables()
     assert kl(p, q) > 0.3

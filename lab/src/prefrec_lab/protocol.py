@@ -1,6 +1,7 @@
 """The declared rules of a table: its families of differences, their test and their correction.
 
-`lab/protocol/table.yaml` holds them, and is committed before the runs that it judges.
+`lab/protocol/table.yaml` holds them, and is committed before the runs that it judges. A trial's file, such
+as `e5.yaml`, also holds its arms, and the recipe that makes them.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prefrec.errors import DataError
 from prefrec.evaluation.intervals import Labels, PairedDifference, holm, paired_difference
 from prefrec.evaluation.wild import equivalence, wild_test
 
+Rules = TypeVar("Rules", bound="Protocol")
 Gains = NDArray[np.float64]
 """A metric of a ranker on each row with each seed [K, B]."""
 
@@ -61,12 +63,52 @@ class Protocol(_Section):
     changes: list[str] = Field([], description="What was changed after test rows had been evaluated, with its date.")
 
 
+class Trial(Protocol):
+    """The rules of a table, and how a trial makes it."""
+
+    question: str
+    sets: list[str] = Field(min_length=1, description="Names of the data sets.")
+    training_seeds: list[int] = Field(min_length=3, description="Seeds of the runs.")
+    arms: dict[str, str] = Field(description="Ranker → what it answers.")
+    positive_control: dict[str, Any] = Field(description="Sections of a recipe in which an effect must be seen.")
+    dose: list[str] = Field(description="What is told of each alignment.")
+    item_counts: list[str | int] = Field(description="Groups of test rows by the target's training interactions.")
+    decision: str = Field(description="What follows from the findings.")
+    recipe: dict[str, Any] = Field(description="Sections that replace those of a data set's recipe.")
+
+    @model_validator(mode="after")
+    def _has_all_arms(self) -> Self:
+        made = {entry.get("name", entry.get("kind")) for entry in self.recipe.get("rankers", [])}
+        named = {name for family in self.families for name in (family.ranker, family.against)}
+        if absent := sorted((named | {*self.arms}) - made):
+            raise ValueError(f"the recipe makes no {', '.join(absent)}")
+        if untold := sorted(named - {*self.arms}):
+            raise ValueError(f"arms: say what {', '.join(untold)} answers")
+        return self
+
+    def run_recipe(self, base: Mapping[str, Any], seed: int, *, is_control: bool = False) -> dict[str, Any]:
+        """Return the raw recipe of all arms on the data of `base`, with a seed; `is_control`: of the control."""
+        raw = {**base, **self.recipe, "seed": seed}
+        for section, change in self.positive_control.items() if is_control else ():
+            raw[section] = {**raw.get(section, {}), **change}
+        return raw
+
+
+def read_trial(path: Path) -> Trial:
+    """Return the trial in a file; raise DataError if it is missing or not understood."""
+    return _read(path, Trial, "trial")
+
+
 def read_protocol(path: Path) -> Protocol:
     """Return the rules in a file; raise DataError if it is missing or not understood."""
+    return _read(path, Protocol, "table")
+
+
+def _read(path: Path, kind: type[Rules], what: str) -> Rules:
     try:
-        return Protocol.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as e:
-        raise DataError(f"{path}: not the rules of a table: {e}") from None
+        raise DataError(f"{path}: not the rules of a {what}: {e}") from None
 
 
 @dataclass(frozen=True)
