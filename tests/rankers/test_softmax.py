@@ -34,7 +34,7 @@ def _examples(n):
 
 def _sample(ranker, examples, k, *, temperature=1.0, without=(), first=0):
     rngs = (np.random.default_rng((7, first + row)) for row in range(len(examples)))
-    return softmax_sample(ranker, CATALOGUE, temperature, examples, k, rngs, ({*without} for _ in examples))
+    return softmax_sample(ranker, IDS, temperature, examples, k, rngs, ({*without} for _ in examples))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])

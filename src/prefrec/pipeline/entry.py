@@ -121,6 +121,10 @@ class Entry:
     training: Callable[[int], Ranker] | None = None
     validation: Entry | None = None
 
+    def load_for_training(self, batch_size: int) -> Ranker:
+        """Load the ranker for full ranking of training examples: `training`, or this one if it has none."""
+        return (self.training or self.load_full or self.load)(batch_size)
+
     @property
     def ablations(self) -> list[Entry]:
         """The blends without one part, for each part that the blend has not left out; read them once it is made."""

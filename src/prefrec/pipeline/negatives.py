@@ -70,7 +70,7 @@ def negative_rows(
     if section.drawn_from == "ranker":
         assert miner is not None  # of the recipe's check
         sampler = partial(
-            softmax_sample, _for_training(section, miner), inputs.data.catalogue, section.negatives_temperature
+            softmax_sample, _for_training(section, miner), inputs.data.catalogue.ids, section.negatives_temperature
         )
     elif miner is not None:
         chooser = miner.load(BATCH_SIZE).score
@@ -99,10 +99,9 @@ def _sampled_after(lm: CatalogueRanker, rows: Sequence[RankingExample], *more: A
 
 def _for_training(section: AlignSection, miner: Entry) -> Ranker:
     """Return the ranker for training examples; print that it has learnt from them if it has."""
-    if miner.training is not None:
-        return miner.training(BATCH_SIZE)
-    say(f"{section.name}: {miner.name} learnt from these examples themselves, and they are likely for it")
-    return (miner.load_full or miner.load)(BATCH_SIZE)
+    if miner.training is None:
+        say(f"{section.name}: {miner.name} learnt from these examples themselves, and they are likely for it")
+    return miner.load_for_training(BATCH_SIZE)
 
 
 def check_room(section: AlignSection, data: PreparedData) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrec.console import track
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import RankingExample
 from prefrec.data.rows import take
 from prefrec.rankers.base import Ranker, checked_scores
 from prefrec.rankers.blend import FOLDS, user_folds
@@ -45,7 +45,7 @@ class FoldRanker:
 
 def softmax_sample(
     ranker: Ranker,
-    catalogue: Catalogue,
+    ids: Sequence[str],
     temperature: float,
     examples: Sequence[RankingExample],
     k: int,
@@ -55,8 +55,8 @@ def softmax_sample(
     """Sample items for each example without replacement, in proportion to exp(score / temperature).
 
     Args:
-        ranker: scores all items of the catalogue.
-        catalogue: the items.
+        ranker: scores the items.
+        ids: [I] ids of the items to sample from.
         temperature: divides the scores.
         examples: [B] examples; their candidates are ignored.
         k: number of items per example; fewer if fewer are left.
@@ -66,7 +66,8 @@ def softmax_sample(
     Returns:
         [B] lists of item ids. Raise ModelError if a score is NaN.
     """
-    ids, index = tuple(catalogue.ids), catalogue.index
+    ids = tuple(ids)
+    index = {item: code for code, item in enumerate(ids)}
     generators, excluded = list(rngs), list(without)
     sampled: list[list[str]] = [[] for _ in examples]
     # One fold after the other, because `FoldRanker` keeps one.

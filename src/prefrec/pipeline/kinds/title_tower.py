@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from prefrec.data import PreparedData
+from prefrec.console import say
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError
 from prefrec.lm.models import base_digest, check_name
 from prefrec.pipeline.encoders import TFIDF, shown_items, text_vectors
@@ -16,8 +18,10 @@ from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.processes import is_first
 from prefrec.rankers import Ranker
+from prefrec.rankers.baselines import PopularityRanker
+from prefrec.rankers.softmax import softmax_sample
 from prefrec.rankers.title_tower import TitleTowerConfig, chosen_epochs, load_tower
-from prefrec.rankers.tower_training import train_tower
+from prefrec.rankers.tower_training import Draw, train_tower
 from prefrec.runs.stage import stage_key
 
 RANDOM, RANDOM_WIDTH = "random", 384
@@ -26,17 +30,19 @@ RANDOM, RANDOM_WIDTH = "random", 384
 
 def tower_entry(inputs: RunInputs, config: TitleTowerConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return a title tower as an entry, trained in `folder`."""
+    miner = before[config.miner] if config.miner else None
     named = config.vectors if config.vectors in (RANDOM, TFIDF) else base_digest(config.vectors)
     shown = shown_items(inputs.model, inputs.data.catalogue)
     key = stage_key(
         data=inputs.data_key,
-        seed=inputs.seed,
+        seed=_seed(inputs, config),
         tower=config.decisive(),
         vectors=named,
         dtype=inputs.model.dtype,
         **({"item_text": stage_key(texts=shown)} if shown else {}),
+        **({"miner": miner.key} if miner else {}),
     )
-    return _trained(inputs, config, folder, key, lambda: None)
+    return _trained(inputs, config, folder, key, lambda: None, miner)
 
 
 def _refit_entry(
@@ -46,16 +52,22 @@ def _refit_entry(
     weights = first.weights
     assert weights is not None
     key = stage_key(data=inputs.data_key, refit=first.key)
-    return _trained(inputs, config, folder, key, lambda: chosen_epochs(weights))
+    miner = before[config.miner] if config.miner else None
+    return _trained(inputs, config, folder, key, lambda: chosen_epochs(weights), miner)
 
 
 def _trained(
-    inputs: RunInputs, config: TitleTowerConfig, folder: Path, key: str, epochs: Callable[[], int | None]
+    inputs: RunInputs,
+    config: TitleTowerConfig,
+    folder: Path,
+    key: str,
+    epochs: Callable[[], int | None],
+    miner: Entry | None,
 ) -> Entry:
     def make() -> None:
         if is_first():
-            titles = tower_titles(inputs, config)
-            train_tower(inputs.data, titles, config, folder, seed=inputs.seed, epochs=epochs())
+            titles, draw = tower_titles(inputs, config), sampler(inputs, config, miner)
+            train_tower(inputs.data, titles, config, folder, seed=_seed(inputs, config), epochs=epochs(), draw=draw)
 
     def load(batch_size: int) -> Ranker:
         return load_tower(folder, config.name)
@@ -63,11 +75,41 @@ def _trained(
     return Entry(config.name, key, load, load, folder, make=make)
 
 
+def sampler(inputs: RunInputs, config: TitleTowerConfig, miner: Entry | None) -> Draw | None:
+    """Return the function that samples items to compete with targets; None if all items do.
+
+    Items of the user's training log are never sampled.
+    """
+    if config.negatives_from == "all":
+        return None
+
+    def draw(rows: list[RankingExample], ids: Sequence[str], split: str) -> list[RankingExample]:
+        from prefrec.training.negatives import resample_negatives  # here, because PEFT takes seconds to import
+
+        ranker: Ranker = PopularityRanker({}, "uniform")  # equal scores
+        if miner and split == "train":
+            if miner.training is None:
+                say(f"{config.name}: {miner.name} learnt from these targets itself, and they are likely for it")
+            ranker = miner.load_for_training(inputs.batch_size)
+        elif miner:
+            held_out = miner.on(split)
+            ranker = (held_out.load_full or held_out.load)(inputs.batch_size)
+        size, seed = 1 + config.num_negatives, _seed(inputs, config)
+        by_softmax = partial(softmax_sample, ranker, ids, 1.0)
+        return resample_negatives(rows, inputs.data, "ranker", seed=seed, size=size, sampler=by_softmax)
+
+    return draw
+
+
+def _seed(inputs: RunInputs, config: TitleTowerConfig) -> int:
+    return inputs.seed if config.seed is None else config.seed
+
+
 def tower_titles(inputs: RunInputs, config: TitleTowerConfig) -> Tensor:
     """Return the title vectors [I, T] of all items."""
     catalogue = inputs.data.catalogue
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(inputs.seed)  # also for the SVD of TF-IDF, which is randomised
+        torch.manual_seed(_seed(inputs, config))  # also for the SVD of TF-IDF, which is randomised
         if config.vectors == RANDOM:
             return torch.randn(len(catalogue), RANDOM_WIDTH)
         shown = shown_items(inputs.model, catalogue)
@@ -85,4 +127,8 @@ def _check_data(config: TitleTowerConfig, data: PreparedData) -> None:
         check_name(config.vectors)  # before other stages have trained for minutes
 
 
-KIND = RankerKind(TitleTowerConfig, tower_entry, served=True, check_data=_check_data, refit=_refit_entry)
+def _needs(config: TitleTowerConfig) -> dict[str, list[str]]:
+    return {"miner": [config.miner]} if config.miner else {}
+
+
+KIND = RankerKind(TitleTowerConfig, tower_entry, _needs, served=True, check_data=_check_data, refit=_refit_entry)
