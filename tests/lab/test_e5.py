@@ -27,8 +27,8 @@ def test_the_plan_says_what_was_fixed_before_its_runs():
     assert (TRIAL.metric, TRIAL.equivalence, TRIAL.level, TRIAL.evaluations) == ("ndcg@10", 0.03, 0.05, 1)
     assert TRIAL.families[0].ranker == "with-reward"
     assert TRIAL.families[0].against == "with-second-model"
-    assert {f.ranker for f in TRIAL.families} == {"with-reward"}
-    assert {f.against for f in TRIAL.families} == {*TRIAL.arms} - {"with-reward", "counts"}
+    assert {f.ranker for f in TRIAL.families} == {"with-reward", "tower-reward"}
+    assert {f.against for f in TRIAL.families} == {*TRIAL.arms} - {"with-reward", "tower-reward", "counts"}
 
 
 @pytest.mark.parametrize("change", [{"arms": {"counts": "?"}}, {"recipe": {}}, {"training_seeds": [0]}, {"sets": []}])
@@ -61,6 +61,14 @@ def test_all_alignments_have_the_same_rows_steps_and_rate():
     }
 
 
+def test_the_second_tower_has_another_seed_in_each_run():
+    seeds = [
+        {r.seed for r in checked_recipe(TRIAL.run_recipe(_raw("lastfm"), n)).rankers if r.kind == "title-tower"}
+        for n in (0, 2)
+    ]
+    assert seeds == [{None, 100}, {None, 102}]
+
+
 def test_one_run_makes_all_arms(recipe, tmp_path):
     raw = TRIAL.run_recipe(recipe.model_dump(mode="json"), 0)
     raw["model"] |= {"answers": "items", "items": {"vectors": "tfidf"}}
@@ -68,7 +76,8 @@ def test_one_run_makes_all_arms(recipe, tmp_path):
     raw |= {"lora": None, "evaluate": raw["evaluate"] | {"references": ["random"], "rows": 8, "ks": [1, 10]}}
     few = {"num_negatives": 3, "rows": 16, "global_batch_size": 8, "per_device_batch_size": 8}
     raw["align"] = [a | few | ({"num_negatives": 1} if a["name"] == "dpo" else {}) for a in raw["align"]]
-    raw["rankers"][0] |= {"vectors": "tfidf", "width": 4, "epochs": 1}
+    small = {"vectors": "tfidf", "width": 4, "epochs": 1}
+    raw["rankers"] = [r | small if r["kind"] == "title-tower" else r for r in raw["rankers"]]
     run_recipe(Recipe.model_validate(raw), tmp_path)
     full = json.loads((tmp_path / "metrics.json").read_text())["full_catalogue"]
     assert {*TRIAL.arms, "title-tower", "sft", *ALIGNED} <= full["metrics"].keys()

@@ -87,8 +87,12 @@ class Trial(Protocol):
         return self
 
     def run_recipe(self, base: Mapping[str, Any], seed: int, *, is_control: bool = False) -> dict[str, Any]:
-        """Return the raw recipe of all arms on the data of `base`, with a seed; `is_control`: of the control."""
-        raw = {**base, **self.recipe, "seed": seed}
+        """Return the raw recipe of all arms on the data of `base`, with a seed; `is_control`: of the control.
+
+        A ranker's own seed is added to that of the run.
+        """
+        rankers = [{**r, "seed": seed + r["seed"]} if "seed" in r else r for r in self.recipe["rankers"]]
+        raw = {**base, **self.recipe, "seed": seed, "rankers": rankers}
         for section, change in self.positive_control.items() if is_control else ():
             raw[section] = {**raw.get(section, {}), **change}
         return raw
