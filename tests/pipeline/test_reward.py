@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from prefrec.errors import ConfigError
@@ -69,6 +70,23 @@ def test_a_blend_of_the_reward_scores_by_the_models_of_that_log(finished, items_
     known = np.array([i in learnt for i in run.data.catalogue.ids])
     np.testing.assert_allclose(part.score(rows)[:, known], reward[:, known], rtol=1e-4, atol=1e-5)
     assert np.isfinite(found.score(rows)).all()
+
+
+def test_predictions_of_the_table_are_not_made_again_for_the_reward(finished):
+    """Neither model is loaded, and the reference is the one that is a part itself."""
+    run = open_run(finished)
+    rows, found = _rows(run, "test"), run.entry("blend").load(4)
+    scores = open_run(finished).entry("blend").load(4).score(rows)
+    reward = next(part for part in found.parts if part.name == "s-dpo reward").ranker
+    sft = next(part for part in found.parts if part.name == "sft").ranker
+    assert reward.reference is sft
+    answers = {
+        entry.key: pl.DataFrame({"candidates": [[*e.candidates] for e in rows], "scores": entry.load(4).score(rows)})
+        for entry in (run.entry(name).full for name in ("s-dpo", "sft"))
+    }
+    found.know(answers)
+    np.testing.assert_allclose(found.score(rows), scores, rtol=1e-4, atol=1e-5)
+    assert not any("_ranker" in vars(model) for model in (reward.policy, sft))
 
 
 def test_the_reward_changes_with_the_alignment_and_its_reference(finished, items_recipe):

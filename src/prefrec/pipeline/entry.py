@@ -102,6 +102,7 @@ class Entry:
             that scores each of them with what it learnt from other users, on lists and in full ranking.
         training: for a ranker of counts, examples per pass → the ranker that scores training examples with counts of
             other users, so that their own targets are not among them.
+        ratio: for a reward, the aligned model, its reference, and β.
         validation: for a ranker that was refit with validation interactions, the one before, which answers
             validation examples in its place.
     """
@@ -119,6 +120,7 @@ class Entry:
     left_out: Callable[[], Collection[str]] = tuple
     crossed: Callable[[int], Ranker] | None = None
     training: Callable[[int], Ranker] | None = None
+    ratio: tuple[Entry, Entry, float] | None = None
     validation: Entry | None = None
 
     def load_for_training(self, batch_size: int) -> Ranker:
@@ -244,7 +246,8 @@ def reward_entry(name: str, aligned: Entry, reference: Entry, beta: float) -> En
         return RewardRanker(name, policy, before, beta)
 
     key = stage_key(reward=aligned.key, reference=reference.key, beta=beta)
-    return Entry(name, key, load, load_full, model=aligned.model, is_slow=aligned.is_slow)
+    ratio = aligned, reference, beta
+    return Entry(name, key, load, load_full, model=aligned.model, is_slow=aligned.is_slow, ratio=ratio)
 
 
 def baseline_entry(inputs: RunInputs, name: str) -> Entry:

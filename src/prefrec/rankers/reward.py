@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
-from prefrec.rankers.base import Ranker, checked_scores
+from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 
 
 class RewardRanker:
@@ -25,6 +26,12 @@ class RewardRanker:
 
     def __init__(self, name: str, policy: Ranker, reference: Ranker, beta: float) -> None:
         self.name, self.policy, self.reference, self.beta = name, policy, reference, beta
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Pass predictions on."""
+        for model in (self.policy, self.reference):
+            if isinstance(model, ComposedRanker):
+                model.know(answers)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return rewards [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""

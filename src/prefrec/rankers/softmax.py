@@ -72,7 +72,8 @@ def softmax_sample(
     sampled: list[list[str]] = [[] for _ in examples]
     # One fold after the other, because `FoldRanker` keeps one.
     order = np.argsort(user_folds(examples, FOLDS), kind="stable")
-    for block in track([*blocks(len(examples), len(ids))], f"{ranker.name}: sampling"):
+    # Small blocks, because a blend has an array of this size for each of its parts.
+    for block in track([*blocks(len(examples), 8 * len(ids))], f"{ranker.name}: sampling"):
         rows = order[block].tolist()
         scores = checked_scores(ranker, [replace(examples[row], candidates=ids) for row in rows])
         for row, own in zip(rows, scores, strict=True):

@@ -39,6 +39,7 @@ from prefrec.rankers.blend import (
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes, pad_scores
+from prefrec.rankers.reward import RewardRanker
 from prefrec.rankers.softmax import FoldRanker
 from prefrec.runs.stage import stage_key
 
@@ -183,19 +184,25 @@ class BlendParts:
 
     def _rankers(self, split: str, batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
         """Return the parts that score all items, and the title models, which are slow."""
-        model, data = self.inputs.model, self.inputs.data
-        learnt = set(data.train_interactions["item_id"].unique())
-        # A prompt that shows candidates has no room for so many.
-        without_candidates = shows_candidates(model, data.domain)
+        learnt = set(self.inputs.data.train_interactions["item_id"].unique())
         fast, slow = list[Ranker](), list[Ranker]()
         for part in self.entries:
-            full = part.full or part
-            ranker = self._lazy((full if without_candidates or not part.is_slow else part).on(split), batch_size)
+            ranker = self._ranker(part, split, batch_size)
             if part.is_slow:
                 slow.append(ranker)
             else:
                 fast.append(ranker if part.name in BASELINES else LearntItems(ranker, learnt))
         return fast, slow
+
+    def _ranker(self, part: Entry, split: str, batch_size: int) -> Ranker:
+        if part.ratio:
+            aligned, start, beta = part.ratio
+            policy, reference = (self._ranker(model, split, batch_size) for model in (aligned, start))
+            return RewardRanker(part.name, policy, reference, beta)
+        # A prompt that shows candidates has no room for so many.
+        without_candidates = shows_candidates(self.inputs.model, self.inputs.data.domain)
+        full = part.full or part
+        return self._lazy((full if without_candidates or not part.is_slow else part).on(split), batch_size)
 
     def without_fold(self, fold: int, names: Sequence[str], batch_size: int) -> tuple[list[Ranker], ItemFeatures]:
         """Return the fast parts of these names and the item features for training examples of the users of a fold.
