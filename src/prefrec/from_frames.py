@@ -1,24 +1,45 @@
-"""Train a recommender on two frames: `prefrec.fit`."""
+"""Train a recommender on a log and a catalogue, files or frames: `prefrec.fit`."""
 
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
+from rich.markup import escape
 
 from prefrec import processes
-from prefrec.data.readers import first_words
-from prefrec.errors import DataError
+from prefrec.console import say, warn
+from prefrec.data.config import ColumnNames, PrepareConfig
+from prefrec.data.guess import Guess, guess
+from prefrec.data.readers import ADDRESS, first_words
+from prefrec.errors import ConfigError, DataError, PrefrecError, did_you_mean
 from prefrec.files import write_whole
-from prefrec.pipeline.recipe import checked_recipe, load_recipe, set_value, with_preset
+from prefrec.pipeline.recipe import (
+    Recipe,
+    checked_recipe,
+    load_recipe,
+    set_value,
+    with_preset,
+    without_lost_parts,
+)
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.suggest import fitting_preset, longest_history
+from prefrec.presets import preset
 from prefrec.recommender import Recommender
+from prefrec.strict_yaml import read_yaml
+
+_TABLES = ("interactions", "items")
+_OURS = {"user_id": "user", "item_id": "item"}
+"""Names of our columns → fields of `ColumnNames`; the other fields have the names of their columns."""
 
 
 def fit(
@@ -26,17 +47,23 @@ def fit(
     items: Any,
     recipe: str | Path | Mapping[str, Any] = "fast",
     *,
+    columns: Mapping[str, str | None] | None = None,
+    align: Literal["recipe"] | Sequence[Mapping[str, Any]] | None = "recipe",
     set: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> Recommender:
-    """Train on two frames as `prefrec run` does, and return the ranker that is best on validation examples.
+    """Train on a log and a catalogue as `prefrec run` does, and return the best ranker on validation examples.
+
+    Columns, split and candidates are guessed as `prefrec init` guesses them, where the recipe does not name them.
 
     Args:
-        interactions: polars or pandas frame with the columns `user_id`, `item_id`, `timestamp` and optionally
-            `rating`, or those named in the recipe's `data.columns`.
-        items: frame with the columns `item_id`, `title` and any others.
+        interactions: log with a user, an item and a time: a polars or pandas frame, columns by name, or the path of a
+            file, folder or pattern (CSV, TSV, Parquet, JSON lines, `.gz`).
+        items: catalogue with an item, its title and any other columns, in any of the same forms.
         recipe: name of a preset, path of a YAML file, or a dict of a recipe's values (`preset` names the base that
-            the other values change). The frames replace its data source.
+            the other values change). Log and catalogue replace its data source.
+        columns: our column → yours, such as `{"user_id": "customer", "title": "name"}`. Default: guessed.
+        align: alignments in place of the recipe's; None: no alignment. Default: those of the recipe.
         set: changes to the recipe by dotted name, such as `{"sft.epochs": 1}`, as with `--set`.
         out: folder of the run; the same call resumes there after an interruption. Default: a temporary folder,
             deleted together with the recommender.
@@ -45,19 +72,23 @@ def fit(
         The recommender.
 
     Raises:
-        DataError: a frame cannot be used.
+        DataError: the log or the catalogue cannot be used.
         ConfigError: the recipe is invalid.
     """
     raw = _values(recipe)
-    for name, value in (set or {}).items():
-        set_value(raw, name, value)
     raw.setdefault("name", Path(out).name if out else "fit")
-    frames = {"interactions": _frame("interactions", interactions), "items": _frame("items", items)}
+    if align != "recipe":
+        raw["align"] = [dict(section) for section in align or ()]
+    named = {"columns": _columns(columns or {})} if columns else {}
+    raw["data"] = {name: value for name, value in raw.get("data", {}).items() if name not in ("source", "path")}
+    raw["data"]["columns"] = {**raw["data"].get("columns", {}), **named.get("columns", {})}
+    _recipe(raw, set or {}, dict.fromkeys(_TABLES, "-") | {"source": "files"})  # errors of the recipe come first
+    given = {"interactions": _table("interactions", interactions), "items": _table("items", items)}
     if out:
-        return _trained(frames, raw, Path(out).resolve())
+        return _trained(given, raw, set or {}, Path(out).resolve())
     folder = Path(str(processes.from_first(mkdtemp(prefix="prefrec-") if processes.is_first() else None)))
     try:
-        recommender = _trained(frames, raw, folder)
+        recommender = _trained(given, raw, set or {}, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -65,34 +96,110 @@ def fit(
     return recommender
 
 
-def _trained(frames: Mapping[str, pl.DataFrame], raw: dict[str, Any], folder: Path) -> Recommender:
-    files = {name: folder / "input" / f"{name}.parquet" for name in frames}
-    raw["data"] = {**raw.get("data", {}), "source": "files", "path": None, **{n: str(f) for n, f in files.items()}}
-    checked = checked_recipe(raw)
-    for name, file in files.items() if processes.is_first() else ():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, frames[name].write_parquet)
+def _trained(
+    given: Mapping[str, pl.DataFrame | Path], raw: dict[str, Any], changes: Mapping[str, Any], folder: Path
+) -> Recommender:
+    files = {n: t if isinstance(t, Path) else folder / "input" / f"{n}.parquet" for n, t in given.items()}
+    for name, table in given.items() if processes.is_first() else ():
+        if isinstance(table, pl.DataFrame):
+            files[name].parent.mkdir(parents=True, exist_ok=True)
+            write_whole(files[name], table.write_parquet)
     processes.wait()
-    run_recipe(checked, folder)
+    frames = {file: name for name, file in files.items() if file is not given[name]}
+    with _in_python(frames):
+        known, encoding = ColumnNames.model_validate(raw["data"]["columns"]), raw["data"].get("encoding", "utf-8")
+        longest = longest_history(raw.get("preset", ""))
+        found = guess(files["interactions"], files["items"], known, encoding, longest)
+        for field, value, why in found.settings:
+            if why.startswith("check"):
+                warn(escape(_python_words(f"{field} is {value!r} ({why})", frames)))
+        run_recipe(_recipe(raw, changes, found.source, found), folder)
     return Recommender.from_run(folder)
 
 
+def _recipe(
+    raw: Mapping[str, Any], changes: Mapping[str, Any], source: Mapping[str, Any], found: Guess | None = None
+) -> Recipe:
+    """Return the recipe of raw values on a data source, with `changes` by dotted name, and guesses for the rest."""
+    data: dict[str, Any] = {"columns": {}}
+    for field, value, _ in found.settings if found else ():
+        inner = data["columns"] if field.startswith("columns.") else data
+        inner[field.removeprefix("columns.")] = value
+    own = {name: value for name, value in raw["data"].items() if name not in _TABLES}
+    data |= own | {"columns": data["columns"] | own["columns"]} | {name: str(v) for name, v in source.items()}
+    values: dict[str, Any] = {}
+    if "preset" in raw:
+        values = read_yaml(fitting_preset(raw["preset"], found)) if found else preset(raw["preset"])
+    whole = with_preset(copy.deepcopy(dict(raw)), values) | {"data": data}
+    for name, value in changes.items():
+        set_value(whole, name, value)
+    return checked_recipe(without_lost_parts(whole, values, say if found else lambda message: None))
+
+
 def _values(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's values, completed by its preset."""
+    """Return a recipe's values, not yet completed by its preset."""
     if isinstance(recipe, Mapping):
-        return with_preset(copy.deepcopy(dict(recipe)))
+        return copy.deepcopy(dict(recipe))
     if isinstance(recipe, str) and not recipe.endswith((".yaml", ".yml")):
-        return with_preset({"preset": recipe})
-    return load_recipe(Path(recipe)).model_dump(mode="json")
+        return {"preset": recipe}
+    loaded = load_recipe(Path(recipe))
+    return loaded.model_dump(mode="json") | {"data": loaded.data.model_dump(mode="json", exclude_unset=True)}
 
 
-def _frame(name: str, given: Any) -> pl.DataFrame:
+def _columns(given: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return field of `ColumnNames` → column; raise ConfigError for a name that is not one of ours."""
+    known = [*_OURS, *(field for field in ColumnNames.model_fields if field not in _OURS.values())]
+    fields = {_OURS.get(name, name): column for name, column in given.items()}
+    if unknown := [name for name in given if _OURS.get(name, name) not in ColumnNames.model_fields]:
+        near = did_you_mean(unknown[0], known)
+        raise ConfigError(f"columns: {unknown[0]!r} is not one of our columns {', '.join(known)}{near}")
+    return fields
+
+
+def _table(name: str, given: Any) -> pl.DataFrame | Path:
+    """Return a frame, or the path of files."""
+    if isinstance(given, str | PathLike):
+        path = Path(given)
+        return path if ADDRESS.search(path.as_posix()) else path.resolve()
     if isinstance(given, pl.LazyFrame):
         return given.collect()
     try:
         return given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as e:
         raise DataError(
-            f"{name}: expected a polars or pandas frame, or columns by name, got {type(given).__name__}: "
+            f"{name}: expected a polars or pandas frame, columns by name, or a path, got {type(given).__name__}: "
             f"{first_words(e)}"
         ) from None
+
+
+@contextmanager
+def _in_python(frames: Mapping[Path, str]) -> Iterator[None]:
+    """Say errors in the words of Python, with the argument's name in place of the file of a frame."""
+    try:
+        yield
+    except PrefrecError as e:
+        if e.args and isinstance(e.args[0], str):
+            e.args = (_python_words(e.args[0], frames), *e.args[1:])
+        raise
+
+
+_OPTION = re.compile(r"--([a-z][a-z-]*(?:\.[a-z-]+)?)( none| drop)?(?: \(`[^`]*` in a recipe\))?(?!\w)")
+"""An option in a message, with a value and the field of a recipe, if the message names them."""
+
+
+def _python_words(text: str, frames: Mapping[Path, str]) -> str:
+    """Return a message with arguments of `fit` in place of options and of the files of frames."""
+    for file, name in frames.items():
+        text = text.replace(str(file), name).replace(file.name, name)
+    ours = {field: column for column, field in _OURS.items()}
+
+    def argument(option: re.Match[str]) -> str:
+        section, _, inner = option[1].replace("-", "_").rpartition(".")
+        value = {" none": "None", " drop": '"drop"'}.get(option[2], "…")
+        if section == "columns":
+            return f'columns={{"{ours.get(inner, inner)}": {value}}}'
+        field = f"{section}.{inner}" if section else inner
+        is_data = field.partition(".")[0] in PrepareConfig.model_fields
+        return f'set={{"data.{field}": {value}}}' if is_data else option[0]
+
+    return _OPTION.sub(argument, text)

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from prefrec.console import say
 from prefrec.data.config import PrepareConfig, Section
 from prefrec.data.feedback import RatedBy, Thresholds
 from prefrec.errors import ConfigError, did_you_mean
@@ -598,24 +599,51 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {path}: not a YAML file: {reason}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
+    preset_values = preset(raw["preset"]) if "preset" in raw else {}
     raw = with_preset(raw)
     for override in overrides:
         set_field(raw, override)
     try:
-        recipe = checked_recipe(raw)
+        recipe = checked_recipe(without_lost_parts(raw, preset_values))
     except ConfigError as e:
         raise ConfigError(f"recipe {path}: {e}") from e
     files = map_files(recipe.data, lambda file: (path.parent / file).resolve())
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
 
 
-def with_preset(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return raw values, merged into those of the preset that they name.
+def with_preset(raw: dict[str, Any], values: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return raw values, merged into those of the preset that they name, or into these `values` of it.
 
     A section replaces only the fields that it names; a list replaces the whole list.
     """
     given = {name: value for name, value in raw.items() if name != "preset"}
-    return _merged(preset(raw["preset"]), given) if "preset" in raw else given
+    return _merged(preset(raw["preset"]) if values is None else values, given) if "preset" in raw else given
+
+
+def without_lost_parts(
+    raw: dict[str, Any], values: Mapping[str, Any], tell: Callable[[str], None] = say
+) -> dict[str, Any]:
+    """Return a raw recipe whose blends, those of a preset with these `values`, blend only rankers that are left.
+
+    Without `sft` or `align`, a preset's blend would name rankers that do not exist. `tell` is told what is left out.
+    """
+    if RANKERS not in values or raw.get(RANKERS) != values[RANKERS]:
+        return raw  # these are the user's own, so a missing ranker is an error
+
+    def models(of: Mapping[str, Any]) -> set[str]:
+        return ({SFT} if of.get(SFT) is not None else set()) | {
+            _entry_name(a, "align") for a in of.get("align") or ()
+        }
+
+    lost, rankers = models(values) - models(raw), []
+    for ranker in raw[RANKERS]:
+        if gone := [part for part in ranker.get("parts", ()) if part in lost]:
+            say(
+                f"{_entry_name(ranker, RANKERS)}: {', '.join(gone)} is left out, because the recipe does not train it"
+            )
+            ranker = ranker | {"parts": [part for part in ranker["parts"] if part not in lost]}
+        rankers.append(ranker)
+    return raw | {RANKERS: rankers}
 
 
 def _merged(first: Any, second: Any) -> Any:

@@ -1,0 +1,51 @@
+"""A preset that suits what was guessed from a log and a catalogue, for `prefrec init` and `prefrec.fit`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from prefrec.data.guess import Guess
+from prefrec.presets import PresetName, preset_text
+
+SHORT = 15
+"""Largest history length for which a step takes four times the preset's examples."""
+
+
+def longest_history(preset: str) -> int:
+    """Return the most items of a history to guess for a preset."""
+    # In the paper's prompts, the history shares the space with the candidates.
+    return 10 if preset == "paper" else 30
+
+
+def fitting_preset(name: PresetName, found: Guess) -> str:
+    """Return a preset as YAML, adapted to the data.
+
+    It has no more negatives than there are items, larger batches for short histories, and a suggested `item_text`.
+    """
+    text = preset_text(name)
+
+    def fewer(given: re.Match[str]) -> str:
+        # With negatives from candidate sets, the others in the set are the limit.
+        room = found.values["candidates"]["size"] - 1 if "negatives_from: list" in text else found.room
+        return given[0] if int(given[1]) <= room else f"num_negatives: {max(room, 1)} # no more items are left"
+
+    text = re.sub(r"num_negatives: (\d+)( *#.*)?", fewer, text)
+    # Eight short sequences leave most of a processor idle.
+    if found.values["history_length"] <= SHORT and "answers: items" in text:
+        larger = "global_batch_size: 32         # larger, because histories are short\n  per_device_batch_size: 32\n"
+        text = text.replace("per_device_batch_size: 8\n", larger)
+    if found.item_text:
+        line = yaml_line("item_text", found.item_text, "remove the first # to show items like this to the model")
+        text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
+    return text
+
+
+def yaml_line(key: str, value: Any, why: str = "") -> str:
+    """Return a line of YAML with the reason for the value as a comment."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
+    line = f"{key}: {text.removesuffix('...' + chr(10)).strip()}"
+    return f"{line:<31} # {' '.join(why.split())}" if why else line

@@ -1,0 +1,129 @@
+"""`prefrec.fit`: files and frames with any columns, and errors in the words of Python."""
+
+import gzip
+from unittest.mock import MagicMock
+
+import pandas as pd
+import polars as pl
+import pytest
+import yaml
+
+import prefrec
+from command import succeed
+from prefrec.errors import ConfigError, DataError
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import load_recipe
+from tiny_run import write_shop
+
+COUNTS = {"evaluate": {"references": ["popularity", "window co-occurrence"], "zero_shot": False}}
+"""A recipe without a language model."""
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """Log and catalogue with other column names, and two items with one title."""
+    paths = write_shop(tmp_path)
+    log, items = (pl.read_csv(path) for path in paths.values())
+    items = items.with_columns(
+        pl.when(pl.col("item_id") == "i7").then(pl.lit("Red Alien")).otherwise("title").alias("title")
+    )
+    names = {"user_id": "Kunde", "item_id": "Artikel", "timestamp": "bestellt am", "title": "Bezeichnung"}
+    days = log.with_columns(pl.from_epoch(pl.col("timestamp") + 1_700_000_000).dt.to_string("%Y-%m-%d %H:%M:%S"))
+    return tuple(frame.rename({c: names[c] for c in frame.columns if c in names}) for frame in (days, items))
+
+
+def _columns(folder):
+    return open_run(folder).recipe.data.columns.model_dump()
+
+
+def test_columns_are_guessed_and_titles_numbered_as_by_init(shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log, items = shop
+    rec = prefrec.fit(log, items.to_pandas(), COUNTS, out=tmp_path / "run")
+    assert {"Red Alien", "Red Alien (2)"} <= {*rec.data.catalogue.titles.values()}
+    log.write_csv("orders.csv")
+    items.write_csv("goods.csv")
+    recipe = yaml.safe_load(succeed("init", "--interactions", "orders.csv", "--items", "goods.csv"))
+    made = open_run(tmp_path / "run").recipe.data
+    assert made.columns.model_dump() | recipe["data"]["columns"] == made.columns.model_dump()
+    named = ("split", "history_length", "min_history", "duplicate_titles", "max_test_rows")
+    assert {name: getattr(made, name) for name in named} == {name: recipe["data"][name] for name in named}
+
+
+def test_paths_of_every_form_give_the_same_answers(shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log, items = shop
+    log.write_csv("orders.csv")
+    log.write_parquet("orders.parquet")
+    (tmp_path / "goods.csv.gz").write_bytes(gzip.compress(items.write_csv().encode()))
+    want = prefrec.fit(log, items, COUNTS).recommend("i2", 5)
+    assert prefrec.fit("orders.csv", "goods.csv.gz", COUNTS).recommend("i2", 5) == want
+    assert prefrec.fit(tmp_path / "orders.parquet", items, COUNTS).recommend("i2", 5) == want
+    assert prefrec.fit(pd.DataFrame(log.to_dict(as_series=False)), items, COUNTS).recommend("i2", 5) == want
+
+
+def test_columns_that_are_named_are_read(shop, tmp_path):
+    log, items = shop
+    log = log.with_columns(Kundin=pl.col("Kunde"), Kunde=pl.lit("u") + (pl.int_range(pl.len()) % 39).cast(str))
+    prefrec.fit(log, items, COUNTS, columns={"user_id": "Kundin"}, out=tmp_path / "run")
+    assert _columns(tmp_path / "run")["user"] == "Kundin"
+    given = COUNTS | {"data": {"columns": {"user": "Kundin"}, "history_length": 3}}
+    prefrec.fit(log, items, given, out=tmp_path / "given")
+    assert _columns(tmp_path / "given")["user"] == "Kundin"
+    assert open_run(tmp_path / "given").recipe.data.history_length == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"user_id": "Kunden"},
+            "interactions: no column 'Kunden' for user_id; .* did you mean 'Kunde'\\? .*columns=",
+        ),
+        ({"user": "Kunde", "title": "Name"}, "items: no column 'Name' for title; .* with columns={\"title\": …}"),
+        ({"kunde": "Kunde"}, "columns: 'kunde' is not one of our columns user_id, item_id, .*, title"),
+        ({"user_id": "Zeit"}, 'Name the right one with columns={"user_id": …}$'),
+    ],
+)
+def test_errors_are_said_in_the_words_of_python(shop, columns, message):
+    with pytest.raises((DataError, ConfigError), match=f"(?i){message}") as caught:
+        prefrec.fit(*shop, COUNTS, columns=columns)
+    assert "--" not in str(caught.value)
+    assert "parquet" not in str(caught.value)
+
+
+def test_a_table_without_users_or_items_says_which_argument_lacks_them(shop):
+    log, items = shop
+    with pytest.raises(DataError, match=r'^interactions: .* looks like a user. Name it with columns={"user_id": …}$'):
+        prefrec.fit(log.select("Artikel", "bestellt am"), items, COUNTS)
+    with pytest.raises(DataError, match=r'Name both with columns={"item_id": …} and columns={"catalogue_item": …}$'):
+        prefrec.fit(log, items.with_columns(Artikel="Artikel" + pl.col("Artikel")), COUNTS)
+    with pytest.raises(DataError, match="no such file"):
+        prefrec.fit("orders.csv", items, COUNTS)
+
+
+def test_without_an_alignment_a_presets_blend_leaves_its_part_out(tmp_path, capsys):
+    (tmp_path / "shop.yaml").write_text("name: shop\npreset: fast\nalign: []\n")
+    (blend,) = (r for r in load_recipe(tmp_path / "shop.yaml").rankers if r.kind == "blend")
+    assert "s-dpo" not in blend.parts
+    assert "EASE" in blend.parts
+    assert "blend: s-dpo is left out" in capsys.readouterr().err
+    (tmp_path / "shop.yaml").write_text("name: shop\npreset: titles\n")
+    (blend,) = (r for r in load_recipe(tmp_path / "shop.yaml", ["sft=null"]).rankers if r.kind == "blend")
+    assert "sft" not in blend.parts
+    own = "rankers: [{kind: blend, parts: [EASE, s-dpo]}]"
+    (tmp_path / "shop.yaml").write_text(f"name: shop\npreset: fast\nalign: []\n{own}\n")
+    with pytest.raises(ConfigError, match="no earlier ranker is called 's-dpo'"):
+        load_recipe(tmp_path / "shop.yaml")
+
+
+def test_fit_without_an_alignment(shop, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("prefrec.from_frames.run_recipe", lambda recipe, folder: ran.append(recipe))
+    monkeypatch.setattr("prefrec.from_frames.Recommender", MagicMock())
+    prefrec.fit(*shop, align=None, out=tmp_path / "none")
+    prefrec.fit(*shop, align=[{"name": "mine", "num_negatives": 3}], set={"rankers": []}, out=tmp_path / "mine")
+    prefrec.fit(*shop, out=tmp_path / "preset")
+    assert [[a.name for a in recipe.align] for recipe in ran] == [[], ["mine"], ["s-dpo"]]
+    assert ran[0].sft is not None
+    assert ran[0].sft.global_batch_size == 32  # as for init, because histories are short
