@@ -63,7 +63,7 @@ def fit(
         recipe: name of a preset, path of a YAML file, or a dict of a recipe's values (`preset` names the base that
             the other values change). Log and catalogue replace its data source.
         columns: our column → yours, such as `{"user_id": "customer", "title": "name"}`. Default: guessed.
-        align: alignments in place of the recipe's; None: no alignment. Default: those of the recipe.
+        align: alignments in place of the recipe's; None means no alignment. Default: those of the recipe.
         set: changes to the recipe by dotted name, such as `{"sft.epochs": 1}`, as with `--set`.
         out: folder of the run; the same call resumes there after an interruption. Default: a temporary folder,
             deleted together with the recommender.

@@ -34,9 +34,9 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.config import settings_error
-from prefrec.rankers.explain import leave_one_out
+from prefrec.rankers.explain import reasons
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.recommend.answers import ANSWERS, Effect, Ranked, Rows
+from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Rows
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Selection, answer_all, logged_users, user_ids
@@ -213,7 +213,7 @@ class Recommender:
         selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per)
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
-        ((last, seen),) = self._logged(user_ids(user, "user")).values() if user is not None else [((), ())]
+        last, seen = self._log_of(user)
         queries = []
         for one in batch if is_batch else [history]:
             (past,) = self._ids(one)
@@ -240,23 +240,44 @@ class Recommender:
         order = np.argsort(-scores, kind="stable")
         return self._ranked([choices[i] for i in order], scores[order])
 
-    def explain(self, history: Items, item: AnyItem, candidates: Items = ()) -> Rows[Effect]:
-        """Return how much each history item raises a title's log-probability, in nats.
+    def explain(
+        self,
+        history: Items = (),
+        item: AnyItem | None = None,
+        candidates: Items = (),
+        *,
+        user: str | int | None = None,
+    ) -> Explanation:
+        """Return how much each history item adds to the score of an item.
+
+        The effects of a ranker whose score is a sum over history items (window co-occurrence, item-kNN, title TF-IDF,
+        EASE, co-occurrence, title towers) are exact. Those of others are by leave-one-out: the score with the item,
+        minus the score without it; for a language model in nats. Effects of a blend are also given by its parts.
 
         Args:
             history: items, oldest first.
             item: the item to explain.
-            candidates: candidates for templates that list them.
+            candidates: items among which it is scored. Default: the catalogue, and none in prompts that list them.
+            user: user of the run's log, whose items are put before the history.
 
         Raises:
-            ConfigError: the ranker is not a language model.
+            DataError: there is no item to explain.
+            ConfigError: the ranker can only score candidates, and there are none.
         """
-        if self.entry.model is None:
-            raise ConfigError(f"{self.entry.name} cannot be explained: only the recipe's language models can")
+        if item is None:
+            raise DataError("item: name the item to explain")
         past, choices = self._ids(history, candidates)
         ((target,),) = self._ids([item])
-        effects = leave_one_out(cast(LMRanker, self._on_candidates), RankingExample("-", past, choices, target))
-        return Rows(Effect(i, self.data.catalogue.titles[i], effect) for i, effect in effects)
+        past = (*self._log_of(user)[0], *past)
+        is_listed = bool(choices) or self.entry.model is not None
+        ranker = self._on_candidates if is_listed else self._on_catalogue
+        listed = choices if is_listed else tuple(self.data.catalogue.ids)
+        found, titles = reasons(ranker, RankingExample("-", past, listed, target)), self.data.catalogue.titles
+        shares = [{name: part[n] for name, part in found.parts.items()} for n in range(len(found.effects))]
+        pairs = zip(found.effects, shares, strict=True)
+        effects = [Effect(i, titles[i], effect, parts) for (i, effect), parts in pairs]
+        unread = len(past) - len(effects)
+        return Explanation(effects, self.entry.name, (target, titles[target]), found, unread)
 
     def recommend_all(
         self,
@@ -362,6 +383,13 @@ class Recommender:
             more = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             warn(escape(f"{rule}: no item has the title or id {first!r}{more}"))
         return [item for ids in matches for item in ids]
+
+    def _log_of(self, user: str | int | None) -> Query:
+        """Return the query of a user of the log, or an empty one."""
+        if user is None:
+            return (), ()
+        (query,) = self._logged(user_ids(user, "user")).values()
+        return query
 
     def _logged(self, users: list[str] | None) -> Log:
         self._check_process()

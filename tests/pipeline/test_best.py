@@ -12,7 +12,6 @@ import pytest
 import prefrec
 from prefrec.cli.export import export
 from prefrec.data import read_prepared, seen_items
-from prefrec.errors import DataError
 from prefrec.evaluation import metrics_for
 from prefrec.evaluation.metrics import target_ranks
 from prefrec.export.parts import ABOUT
@@ -147,8 +146,9 @@ def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):
         served = asked.answer(engine.submit(asked, 60).result(60))
         want = recommender.recommend(["i5"], 3)
         assert [line.item_id for line in served.ranking] == [line.item_id for line in want]
-        with pytest.raises(DataError, match="popularity cannot be explained; no language model is served"):
-            engine.explain(ExplainRequest(history=[ById(item_id="i5")], target=ById(item_id="i6")))
+        asked = engine.explain(ExplainRequest(history=[ById(item_id="i5")], item=ById(item_id="i6")))
+        why = asked.answer(engine.submit(asked, 60).result(60))
+        assert (why.ranker, [i.effect for i in why.influences]) == ("popularity", [0.0])
     finally:
         engine.close()
 
@@ -173,14 +173,14 @@ def test_fit_serve_export_report_and_page_have_one_default(finished, tmp_path, c
     assert json.loads((tmp_path / "export" / ABOUT).read_text())["ranker"] == name
 
 
-def test_it_is_served_first_and_a_language_model_explains(finished):
+def test_it_is_served_first_and_explains(finished):
     run = open_run(finished)
     engine = open_engine(run)
     try:
         assert engine.rankers[0] == run.best.ranker
         assert {"zero-shot", "blend", "words", "title TF-IDF"} <= {*engine.rankers}
         first, second = run.data.catalogue.ids[:2]
-        assert engine.explain(ExplainRequest(history=[first], target=second)).ranker == "zero-shot"
+        assert engine.explain(ExplainRequest(history=[first], item=second)).ranker == run.best.ranker
         assert engine.recommend(RecommendRequest(history=[first])).ranker == run.best.ranker
     finally:
         engine.close()

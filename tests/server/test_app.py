@@ -69,7 +69,7 @@ def test_rank(client, engine):
 
 
 def test_explain(client):
-    answer = client.post("/v1/explain", json=QUESTION | {"target": "Cold Heat"})
+    answer = client.post("/v1/explain", json=QUESTION | {"item": "Cold Heat"})
     assert [i["title"] for i in answer.json()["influences"]] == ["Red Emma", "Red Eye"]
 
 

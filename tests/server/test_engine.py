@@ -68,9 +68,9 @@ def test_history_is_shown_as_the_recipe_says(run):
     want = _slow(run, "sft", shown, CANDIDATES)
     assert [r.title for r in answer.ranking] == [CANDIDATES[i] for i in np.argsort(-want)]
     np.testing.assert_allclose([r.score for r in answer.ranking], sorted(want, reverse=True), rtol=1e-4)
-    told = _ask(engine, engine.explain(ExplainRequest(history=HISTORY, target="Wild Alien")))
+    told = _ask(engine, engine.explain(ExplainRequest(history=HISTORY, item="Wild Alien")))
     rest = [_slow(run, "sft", [*shown[:i], *shown[i + 1 :]], ["Wild Alien"], shown=())[0] for i in range(3)]
-    np.testing.assert_allclose([i.logp_without for i in told.influences], rest, rtol=1e-4)
+    np.testing.assert_allclose([told.score - i.effect for i in told.influences], rest, rtol=1e-4)
     (best,) = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=1))).ranking
     np.testing.assert_allclose(best.score, _slow(run, "sft", shown, [best.title], shown=())[0], rtol=1e-4)
     engine.close()
@@ -89,7 +89,7 @@ def test_within_the_catalogue_answers_equal_the_slow_twin(run):
 
 
 def test_explain_equals_leaving_each_item_out(engine, run):
-    request = ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="lost days", ranker="dpo")
+    request = ExplainRequest(history=HISTORY, candidates=CANDIDATES, item="lost days", ranker="dpo")
     answer = _ask(engine, engine.explain(request))
     column = CANDIDATES.index("Lost Days")
 
@@ -98,16 +98,14 @@ def test_explain_equals_leaving_each_item_out(engine, run):
         return logps[column], (np.exp(logps) / np.exp(logps).sum())[column]
 
     logp, share = of(SHOWN)
-    assert answer.target.title == "Lost Days"
-    np.testing.assert_allclose([answer.logp, answer.share], [logp, share], rtol=1e-4)
+    assert answer.item.title == "Lost Days"
+    np.testing.assert_allclose([answer.score, answer.share], [logp, share], rtol=1e-4)
     for i, influence in enumerate(answer.influences):
         without, share_without = of(SHOWN[:i] + SHOWN[i + 1 :])
         assert (influence.position, influence.title) == (i, SHOWN[i])
-        np.testing.assert_allclose(influence.logp_without, without, rtol=1e-4)
-        np.testing.assert_allclose(influence.logp_change, logp - without, atol=1e-3)
-        np.testing.assert_allclose(influence.share_without, share_without, rtol=1e-3)
+        np.testing.assert_allclose(answer.score - influence.effect, without, rtol=1e-4)
         np.testing.assert_allclose(influence.share_change, share - share_without, atol=1e-4)
-    assert len({i.logp_without for i in answer.influences}) == 3
+    assert len({i.effect for i in answer.influences}) == 3
 
 
 def test_many_clients_at_once_get_what_each_gets_alone(run):
@@ -149,22 +147,22 @@ def test_recommend_and_explain_equal_the_slow_twin(engine, run):
     np.testing.assert_allclose([r.score for r in answer.ranking], want[best], rtol=1e-4)
     assert answer.exact
     assert not answer.history_shortened
-    told = _ask(engine, engine.explain(ExplainRequest(history=HISTORY, target=titles[3], ranker="dpo")))
+    told = _ask(engine, engine.explain(ExplainRequest(history=HISTORY, item=titles[3], ranker="dpo")))
     without = _slow(run, "dpo", SHOWN[1:], [titles[3]], shown=())[0]
-    np.testing.assert_allclose([told.logp, told.influences[0].logp_without], [want[3], without], rtol=1e-4)
+    np.testing.assert_allclose([told.score, told.score - told.influences[0].effect], [want[3], without], rtol=1e-4)
     assert (told.share, told.influences[0].share_change) == (None, None)
 
 
 def test_what_the_prompt_has_no_room_for_is_not_explained(engine, run):
     """As by the command line."""
     row, history = run.data.test[0], ("i0", "i1", "i7", "i9") * 12
-    asked = ExplainRequest(history=list(history), candidates=list(row.candidates), target=row.target, ranker="sft")
+    asked = ExplainRequest(history=list(history), candidates=list(row.candidates), item=row.target, ranker="sft")
     answer = _ask(engine, engine.explain(asked))
     want = leave_one_out(run.ranker("sft"), RankingExample("u", history, row.candidates, row.target))
     assert answer.history_shortened
     assert [i.position for i in answer.influences] == list(range(48 - len(want), 48))
     assert [i.item_id for i in answer.influences] == [item for item, _ in want]
-    np.testing.assert_allclose([i.logp_change for i in answer.influences], [e for _, e in want], atol=1e-3)
+    np.testing.assert_allclose([i.effect for i in answer.influences], [e for _, e in want], atol=1e-3)
 
 
 def test_what_cannot_be_asked_is_refused(engine):
@@ -176,10 +174,10 @@ def test_what_cannot_be_asked_is_refused(engine):
         with pytest.raises(error, match=message):
             engine.rank(request)
     with pytest.raises(DataError, match="'Red Emma' is not among the candidates"):
-        engine.explain(ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="Red Emma"))
+        engine.explain(ExplainRequest(history=HISTORY, candidates=CANDIDATES, item="Red Emma"))
     names = [f"i{n}" for n in range(60)] * 2
     for history, candidates in ((50, 21), (11, 100)):
-        request = ExplainRequest(history=names[:history], candidates=names[:candidates], target="i0")
+        request = ExplainRequest(history=names[:history], candidates=names[:candidates], item="i0")
         with pytest.raises(DataError, match=rf"{history} history items × {candidates} candidates .*fewer candidates"):
             engine.explain(request)
 
@@ -249,8 +247,15 @@ def test_other_rankers_answer_as_in_python(composed, run_with_rankers, name):
         assert [(r.rank, r.item_id) for r in got] == [(r.rank, r.item_id) for r in want]
         np.testing.assert_allclose([r.score for r in got], [r.score for r in want], rtol=1e-4, atol=1e-5)
         assert {r.share for r in got} == {None}
-    with pytest.raises(DataError, match=f"{name} cannot be explained; the language models can: s-dpo, dpo, sft"):
-        engine.explain(ExplainRequest(history=HISTORY, target="Red Eye", ranker=name))
+    for among in ([], CANDIDATES):
+        asked = {"history": HISTORY[:2], "candidates": among, "item": "Lost Days", "ranker": name, "user_id": "u03"}
+        why = _ask(engine, engine.explain(ExplainRequest(**asked)))
+        want = rec.explain(HISTORY[:2], "Lost Days", among, user="u03")
+        assert (why.ranker, why.method, len(why.history)) == (name, want.method, len(why.influences))
+        np.testing.assert_allclose([why.score, why.rest or 0], [want.score, want.rest or 0], rtol=1e-4, atol=1e-5)
+        assert [i.item_id for i in why.influences] == [e.item_id for e in want]
+        np.testing.assert_allclose([i.effect for i in why.influences], [e.effect for e in want], atol=1e-4)
+        assert [{*i.parts} for i in why.influences] == [{*e.parts} for e in want]
 
 
 def test_a_fusion_asks_the_models_that_are_loaded(run_with_rankers, monkeypatch):
@@ -317,10 +322,10 @@ def test_all_doors_agree_in_bfloat16(run):
         np.testing.assert_allclose([r.score for r in answer.ranking], sorted(scores)[::-1], atol=1e-3)
     whole = CatalogueRanker(lm)
     for row, scores, question in zip(rows[:2], want, questions, strict=False):
-        why = _ask(engine, engine.explain(ExplainRequest(**question, target=row.target)))
-        np.testing.assert_allclose(why.logp, scores[row.target_index], atol=1e-3)
+        why = _ask(engine, engine.explain(ExplainRequest(**question, item=row.target)))
+        np.testing.assert_allclose(why.score, scores[row.target_index], atol=1e-3)
         effects = [effect for _, effect in leave_one_out(lm, row)]
-        np.testing.assert_allclose([i.logp_change for i in why.influences], effects, atol=1e-3)
+        np.testing.assert_allclose([i.effect for i in why.influences], effects, atol=1e-3)
         found = _ask(engine, engine.recommend(RecommendRequest(history=row.history, k=10)))
         for method in ("exact", "search"):
             best = whole.recommend(row.history, 10, without=row.history, method=method)

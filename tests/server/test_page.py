@@ -137,7 +137,8 @@ def test_the_default_opens_with_a_neighbour_ranker_beside_it_at_both_widths(page
     expect(page.locator("#right .share, #right .bar")).to_have_count(0)
     expect(page.locator("#left .share")).to_have_count(6)
     page.locator("#right .ranking button").first.click()
-    expect(page.locator("#why-right")).to_contain_text("Only language models can explain.")
+    expect(page.locator("#why-right")).to_contain_text("score")
+    expect(page.locator("#why-right .reasons li").first).to_be_visible()
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -170,7 +170,7 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     async def recommend(body: bodies.RecommendRequest, request: Request) -> bodies.RecommendAnswer:
         return await answer(request, lambda: engine.recommend(body))
 
-    @api.post("/v1/explain", summary="Explain a candidate's score by leaving out each history item")
+    @api.post("/v1/explain", summary="Explain an item's score by the items of the history")
     async def explain(body: bodies.ExplainRequest, request: Request) -> bodies.ExplainAnswer:
         return await answer(request, lambda: engine.explain(body))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
+from prefrec.rankers.explain import Method
 from prefrec.recommend.rules import Item, ItemName, Name, Rules, Strict, UnknownName
 
 MAX_BODY = 1 << 18
@@ -31,20 +32,8 @@ class RankRequest(_Request):
     candidates: Candidates = Field(min_length=1, description="Titles or item ids to rank, each item once.")
 
 
-class ExplainRequest(_Request):
-    """Explain how each item of `history` changes the score of `target`."""
-
-    history: list[ItemName] = Field(
-        min_length=1, max_length=MAX_EXPLAINED, description="Titles or item ids, oldest first."
-    )
-    candidates: Candidates = Field(
-        [], description="As for /v1/rank. If empty, the prompt shows no candidates, as for /v1/recommend."
-    )
-    target: ItemName = Field(description="Item to explain: one of the candidates, or any item if there are none.")
-
-
-class RecommendRequest(_Request, Rules):
-    """Recommend the items of the catalogue that are most likely to come next after `history`."""
+class AfterUser(_Request):
+    """A request about what comes next after the items of a user, and those of `history`."""
 
     history: list[ItemName] = Field(
         [],
@@ -52,6 +41,30 @@ class RecommendRequest(_Request, Rules):
         description="Titles or item ids, oldest first. With `user_id`, they come after the user's items in the log.",
     )
     user_id: Name | None = Field(None, description="User whose items in the run's log come before `history`.")
+
+
+class ExplainRequest(AfterUser):
+    """Explain what each item of the history adds to the score of `item`."""
+
+    history: list[ItemName] = Field(
+        [],
+        max_length=MAX_EXPLAINED,
+        description="Titles or item ids, oldest first. With `user_id`, they come after the user's items in the log.",
+    )
+    candidates: Candidates = Field(
+        [],
+        description="Items among which it is scored. If empty, all are, and prompts show no candidates, as for "
+        "/v1/recommend.",
+    )
+    item: ItemName = Field(
+        validation_alias=AliasChoices("item", "target"),  # `target` was its name before
+        description="Item to explain: one of the candidates, or any item if there are none.",
+    )
+
+
+class RecommendRequest(AfterUser, Rules):
+    """Recommend the items of the catalogue that are most likely to come next after `history`."""
+
     k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items to recommend.")
 
 
@@ -87,25 +100,34 @@ class RecommendAnswer(RankAnswer):
 
 
 class Influence(Item):
-    """The effect of removing one history item on the target."""
+    """The effect of one history item on the score of the explained item."""
 
     position: int = Field(description="Position in the history, from 0.")
-    logp_without: float = Field(description="Log-probability of the target's title without this item.")
-    logp_change: float = Field(description="logp − logp_without: positive if the item raises the target's score.")
-    share_without: float | None = Field(description="`share` without this item.")
-    share_change: float | None = Field(description="share − share_without.")
+    effect: float = Field(description="Positive if the item raises the score, in units of the score.")
+    parts: dict[str, float] = Field(description="For a blend, part → its share in the effect.")
+    share_change: float | None = Field(description="`share`, minus the share without this item.")
 
 
 class ExplainAnswer(Strict):
-    """The target's score with the whole history, and the influence of each history item."""
+    """The item's score with the whole history, and the effect of each history item."""
 
     ranker: str
-    target: Item
-    logp: float
-    share: float | None = Field(description="Share of the target among the candidates, if there are any.")
+    item: Item
+    score: float = Field(
+        description="Score of the ranker; for a language model the log-probability of the title, end token included."
+    )
+    method: Method = Field(
+        description="contributions: the effects and `rest` add up to the score. leave-one-out: an effect is the "
+        "score, minus the score without the item."
+    )
+    rest: float | None = Field(description="Part of the score that does not depend on the history, if it is a sum.")
+    share: float | None = Field(
+        description="A language model's share of the item among the candidates, if there are any."
+    )
+    history: list[Item] = Field(description="The history, with names resolved to items.")
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
     influences: list[Influence] = Field(
-        description="Effect of each history item that fits into the prompt, in the order of the history."
+        description="Effect of each history item that is read, in the order of the history."
     )
 
 
@@ -127,7 +149,7 @@ class RunAnswer(Strict):
     run: str
     model: str = Field(description="Name of the base model, as in the recipe.")
     rankers: list[str] = Field(description="Names of the rankers. The first is the default.")
-    models: list[str] = Field(description="Names of the language models, which /v1/explain accepts.")
+    models: list[str] = Field(description="Names of the language models.")
     items: int = Field(description="Number of items in the catalogue.")
 
 

@@ -20,18 +20,18 @@ from prefrec.lm.packing import tokens_of
 from prefrec.pipeline.encoders import Encoder
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import Recommendation
-from prefrec.rankers.explain import without_each
+from prefrec.rankers.explain import Reasons, without_each
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Question, Selection, logged_users
 from prefrec.recommend.rules import ById, Item, ItemName
 from prefrec_server import bodies
 from prefrec_server.batcher import Batcher
-from prefrec_server.scorer import Scorer, Scores
+from prefrec_server.scorer import Scorer, Scores, Why
 
 Body = TypeVar("Body")
-Asked = ChoiceSet | RankingExample | Question
-"""A question about candidates, to a language model or another ranker, or about all items, to any ranker."""
+Asked = ChoiceSet | RankingExample | Question | Why
+"""A question about candidates, to a language model or another ranker, about all items, or for reasons."""
 
 
 class UnknownRankerError(DataError):
@@ -125,55 +125,50 @@ class Engine:
         return Prepared(ranker, [question], answer)
 
     def explain(self, request: bodies.ExplainRequest) -> Prepared[bodies.ExplainAnswer]:
-        """Prepare an explanation by leave-one-out: the history in the prompt, whole and without each of its items.
+        """Prepare an explanation (`prefrec.rankers.explain`) of the score of an item.
 
-        Raise errors of `rank`, and DataError if the target is not among the candidates or there is too much to score.
+        For a language model, the questions are the history in the prompt, whole and without each of its items. Raise
+        errors of `recommend`, and DataError if the item is not among the candidates or there is too much to score.
         """
-        size, most = (len(request.history), len(request.candidates)), bodies.MAX_EXPLAINED_PAIRS
-        if size[0] * size[1] > most:
-            raise DataError(
-                f"{size[0]} history items × {size[1]} candidates exceed the limit of {most} titles to score: send at "
-                f"most {most // size[1]} history items, or fewer candidates"
-            )
-        ranker = self._ranker(request.ranker or next(iter(self.models), None))
-        if ranker not in self.models:
-            able = (
-                f"the language models can: {', '.join(self.models)}" if self.models else "no language model is served"
-            )
-            raise DataError(f"{ranker} cannot be explained; {able}")
-        history, candidates = self.items.resolve_lists(request.history, request.candidates)
-        (target,) = self.items.resolve([request.target])
+        ranker = self._ranker(request.ranker)
+        history, _ = self._history(request)
+        candidates = self.items.resolve(request.candidates)
+        self._check_size(len(history), len(candidates))
+        self.items.resolve_lists((), request.candidates)  # raises an error if one is given twice
+        (target,) = self.items.resolve([request.item])
         if candidates and target not in candidates:
-            raise DataError(f"the target {target.title!r} is not among the candidates")
+            raise DataError(f"the item {target.title!r} is not among the candidates")
+        if ranker not in self.models:
+            return self._explain_by(ranker, history, target, candidates)
         answers = candidates or [target]
         first, questions = without_each(self.encoder, self.template, *_titles(history, candidates, answers))
-        shown, column = history[first:], answers.index(target)
+        column = answers.index(target)
 
         def answer(scores: Scores) -> bodies.ExplainAnswer:
             table = np.stack(scores)
-            logps, shares = table[:, column].tolist(), softmax(table, axis=1)[:, column].tolist()
-            # Without candidates the target has no competitors, and therefore no share.
-            influences = [
-                bodies.Influence(
-                    **dict(item),
-                    position=position,
-                    logp_without=logp,
-                    logp_change=logps[0] - logp,
-                    share_without=share if candidates else None,
-                    share_change=shares[0] - share if candidates else None,
-                )
-                for position, (item, logp, share) in enumerate(zip(shown, logps[1:], shares[1:], strict=True), first)
-            ]
-            return bodies.ExplainAnswer(
-                ranker=ranker,
-                target=target,
-                logp=logps[0],
-                share=shares[0] if candidates else None,
-                history_shortened=first > 0,
-                influences=influences,
+            logps, shares = table[:, column], softmax(table, axis=1)[:, column]
+            effects = list(
+                zip([item.item_id for item in history[first:]], (logps[0] - logps[1:]).tolist(), strict=True)
             )
+            found = Reasons("leave-one-out", float(logps[0]), effects)
+            # Without candidates, the item has no competitors and therefore no share.
+            return _explanation(ranker, target, history, first, found, shares.tolist() if candidates else None)
 
         return Prepared(ranker, questions, answer)
+
+    def _explain_by(
+        self, ranker: str, history: Sequence[Item], target: Item, candidates: Sequence[Item]
+    ) -> Prepared[bodies.ExplainAnswer]:
+        """Prepare an explanation by a ranker that is not a language model."""
+        if not candidates and self._scorer.others[ranker].load_full is None:
+            raise DataError(f"{ranker} can only explain scores among candidates: send candidates")
+        listed = tuple(item.item_id for item in candidates) or tuple(self.items.catalogue.ids)
+        example = RankingExample("-", tuple(item.item_id for item in history), listed, target.item_id)
+
+        def answer(found: list[Reasons]) -> bodies.ExplainAnswer:
+            return _explanation(ranker, target, history, 0, found[0])
+
+        return Prepared(ranker, [Why(example, bool(candidates))], answer)
 
     def recommend(self, request: bodies.RecommendRequest) -> Prepared[bodies.RecommendAnswer]:
         """Prepare a recommendation from the items of the catalogue that the request's rules allow.
@@ -183,11 +178,7 @@ class Engine:
         ranker = self._ranker(request.ranker)
         if ranker not in self.models and self._scorer.others[ranker].load_full is None:
             raise DataError(f"{ranker} cannot recommend from all items: send candidates to /v1/rank")
-        history = self.items.resolve(request.history)
-        seen = [item.item_id for item in history]
-        if request.user_id is not None:
-            ((shown, log),) = logged_users(self.data, [request.user_id]).values()
-            history, seen = [*map(self.items.item, shown), *history], [*log, *seen]
+        history, seen = self._history(request)
         selection = Selection(self.items.catalogue, request, request.k, self._popular, functions=False)
         question = selection.question([item.item_id for item in history], seen)
 
@@ -201,6 +192,27 @@ class Engine:
             )
 
         return Prepared(ranker, [question], answer)
+
+    def _history(self, request: bodies.AfterUser) -> tuple[list[Item], list[str]]:
+        """Return the history of a request, after the user's in the log, and all items that the user has seen."""
+        history = self.items.resolve(request.history)
+        seen = [item.item_id for item in history]
+        if request.user_id is None:
+            return history, seen
+        ((shown, log),) = logged_users(self.data, [request.user_id]).values()
+        return [*map(self.items.item, shown), *history], [*log, *seen]
+
+    def _check_size(self, shown: int, listed: int) -> None:
+        """Raise DataError if an explanation has too much to score."""
+        most = bodies.MAX_EXPLAINED
+        if shown > most:
+            raise DataError(f"the user's log and the history have {shown} items; an explanation takes {most}")
+        if shown * listed > bodies.MAX_EXPLAINED_PAIRS:
+            pairs = bodies.MAX_EXPLAINED_PAIRS
+            raise DataError(
+                f"{shown} history items × {listed} candidates exceed the limit of {pairs} titles to score: send at "
+                f"most {pairs // listed} history items, or fewer candidates"
+            )
 
     def users(self, query: str, limit: int) -> list[str]:
         """Return at most `limit` users of the log whose ids begin with `query`, sorted."""
@@ -247,13 +259,49 @@ class Engine:
     def _tokens(self, question: Asked) -> int:
         if isinstance(question, RankingExample):
             return 8 * (len(question.history) + len(question.candidates))  # about as many as titles have
+        if isinstance(question, Why):
+            return self._scorer.catalogue_tokens * (1 + len(question.example.history))
         return self._scorer.catalogue_tokens if isinstance(question, Question) else tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
         ranker, question_type = kind
         if question_type is Question:
             return self._scorer.recommend(ranker, questions)
+        if question_type is Why:
+            return self._scorer.explain(ranker, questions)
         return self._scorer.score(ranker, questions)
+
+
+def _explanation(
+    ranker: str,
+    target: Item,
+    history: Sequence[Item],
+    first: int,
+    found: Reasons,
+    shares: Sequence[float] | None = None,
+) -> bodies.ExplainAnswer:
+    """Return the answer about a history of which the items from `first` on are read.
+
+    `shares` are those of the item among the candidates, with the whole history and without each item that is read.
+    """
+    influences = []
+    for n, (item, (_, effect)) in enumerate(zip(history[first:], found.effects, strict=True)):
+        parts = {name: of_part[n] for name, of_part in found.parts.items()}
+        change = shares[0] - shares[1 + n] if shares else None
+        influences.append(
+            bodies.Influence(**dict(item), position=first + n, effect=effect, parts=parts, share_change=change)
+        )
+    return bodies.ExplainAnswer(
+        ranker=ranker,
+        item=target,
+        score=found.score,
+        method=found.method,
+        rest=found.rest,
+        share=shares[0] if shares else None,
+        history=list(history),
+        history_shortened=first > 0,
+        influences=influences,
+    )
 
 
 def _titles(*lists: Sequence[Item]) -> list[list[str]]:

@@ -20,10 +20,23 @@ from prefrec.lm.models import load_model
 from prefrec.pipeline.entry import Entry
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
+from prefrec.rankers.explain import Reasons, reasons
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.recommend.questions import Question, answer_all, best_items
 from prefrec.training.adapters import load_adapter
 from prefrec.training.weights import is_adapter, load_weights
+
+
+@dataclass(frozen=True)
+class Why:
+    """A question for the reasons of a score: that of the example's target, among its candidates.
+
+    If not `is_listed`, the candidates are the whole catalogue.
+    """
+
+    example: RankingExample
+    is_listed: bool
+
 
 Scores = list[NDArray[np.float64]]
 MAX_CALLS = 64
@@ -86,6 +99,16 @@ class Scorer:
         out: Scores = [row[:size] for size, row in zip(sizes, scores, strict=True)]
         check_finite(ranker, *out)
         return out
+
+    def explain(self, ranker: str, questions: Sequence[Why]) -> list[Reasons]:
+        """Return the reasons for each question's score, by a ranker that is not a language model.
+
+        Raise ModelError if a score is NaN.
+        """
+        entry = self.others[ranker]
+        with torch.no_grad():
+            full = entry.load_full or entry.load
+            return [reasons((entry.load if q.is_listed else full)(BATCH_SIZE), q.example) for q in questions]
 
     def recommend(self, ranker: str, questions: Sequence[Question]) -> list[tuple[Recommendation, bool]]:
         """Return the best items of the catalogue per question, and whether the history was shortened to fit.

@@ -71,6 +71,24 @@ class ComposedRanker(Ranker, Protocol):
 
 
 @runtime_checkable
+class SumRanker(Ranker, Protocol):
+    """A ranker whose scores are sums over the items of the history, which explains them exactly."""
+
+    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
+        """Return the term [L] of each history item, oldest first, in the score of `item` after that history."""
+        ...
+
+
+@runtime_checkable
+class PartedRanker(Ranker, Protocol):
+    """A ranker whose scores are sums over parts, each of which reads the history, such as a blend."""
+
+    def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
+        """Return part → its term [B] in the score of `item`, a candidate of B examples, up to a constant."""
+        ...
+
+
+@runtime_checkable
 class LearningRanker(Ranker, Protocol):
     """A ranker that learns from the examples that it ranks, such as `ItemOnlyRanker`."""
 

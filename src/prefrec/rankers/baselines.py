@@ -24,7 +24,15 @@ from prefrec.rankers.base import Ranker
 from prefrec.rankers.ease import MOST_ITEMS, EASERanker
 from prefrec.rankers.item_features import DAYS, Feature, ItemFeatures, ItemHistory
 from prefrec.rankers.item_only import ItemOnlyRanker
-from prefrec.rankers.matrices import blocks, history_matrix, item_scores, pad_scores, score_by_rows, user_item_matrix
+from prefrec.rankers.matrices import (
+    blocks,
+    history_matrix,
+    history_terms,
+    item_scores,
+    pad_scores,
+    score_by_rows,
+    user_item_matrix,
+)
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.rankers.words import tfidf
@@ -119,6 +127,13 @@ class CooccurrenceRanker:
         users = self.matrix.T.tocsr()
         return score_by_rows(lasts, lambda some: some @ users @ self.matrix, examples, self.index)
 
+    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
+        def to_item(column: int) -> NDArray[np.float64]:
+            return (self.matrix.T.tocsr() @ self.matrix[:, [column]]).toarray()[:, 0]
+
+        last = history_terms(history[-1:], item, self.index, to_item)
+        return np.concatenate([np.zeros(max(0, len(history) - 1)), last])
+
 
 @dataclass(eq=False)
 class ItemKNNRanker:
@@ -163,6 +178,9 @@ class ItemKNNRanker:
         candidates = self.similarity.T.tocsr()
         return score_by_rows(histories, lambda some: some @ candidates, examples, self.index)
 
+    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
+        return history_terms(history, item, self.index, lambda column: self.similarity[[column]].toarray()[0])
+
 
 @dataclass(eq=False)
 class TitleTfidfRanker:
@@ -191,6 +209,12 @@ class TitleTfidfRanker:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
         titles = self.vectors.T.tocsr()
         return score_by_rows(weights, lambda some: some @ self.vectors @ titles, examples, self.index)
+
+    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
+        def to_item(column: int) -> NDArray[np.float64]:
+            return (self.vectors @ self.vectors[[column]].T).toarray()[:, 0]
+
+        return history_terms(history, item, self.index, to_item, self.half_life)
 
 
 Fit = Callable[[pl.DataFrame, Catalogue, int, Mapping[str, Any]], Ranker]

@@ -155,6 +155,19 @@ class BlendRanker:
         times = None if self.times is None else self.times(examples)
         return utilities(self.logits, _joined(columns, times), examples)
 
+    def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
+        """Return part, or `TIME` → its term [B] in the utility of `item`, up to a constant."""
+        logit, rows = self.logits[0], np.arange(len(examples))
+        columns = [e.candidates.index(item) for e in examples]
+        per_unit, terms = logit.weights / logit.scale, dict[str, NDArray[np.float64]]()
+        for part, weight in zip(self.parts, per_unit, strict=False):
+            scores = checked_scores(part, examples)[rows, columns]
+            terms[part.name] = weight * scaled(scores, self.weights.units[part.name]).astype(np.float64)
+        if self.times is not None:
+            times = self.times(examples)[rows, columns].astype(np.float64)
+            terms[TIME] = times @ per_unit[len(self.parts) :]
+        return terms
+
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the parts that can use them."""
         for part in self.parts:
@@ -181,6 +194,14 @@ class RerankedBlend:
         lifted = above + utility - np.where(real, utility, np.inf).min(axis=1, keepdims=True)
         np.put_along_axis(scores, best, np.where(real, lifted, -np.inf), axis=1)
         return scores
+
+    def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
+        """Return part → its term [B] in the utility that reranks `item`, up to a constant."""
+        per_unit = self.logits[0].weights / self.logits[0].scale
+        terms = {name: per_unit[0] * term for name, term in self.blend.terms(examples, item).items()}
+        alone = [replace(e, candidates=(item,), target=item) for e in examples]
+        models = {m.name: w * checked_scores(m, alone)[:, 0] for m, w in zip(self.models, per_unit[1:], strict=True)}
+        return terms | models
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the blend."""

@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from prefrec.data import RankingExample
-from prefrec.rankers.matrices import history_matrix, mean_ndcg, score_by_rows, user_item_matrix
+from prefrec.rankers.matrices import history_matrix, history_terms, mean_ndcg, score_by_rows, user_item_matrix
 
 MOST_ITEMS = 12_000
 """Most items of a training log for EASE as a baseline: their inverse takes a minute and 3 GB.
@@ -71,6 +71,9 @@ class EASERanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         histories = history_matrix([e.history for e in examples], self.index)
         return score_by_rows(histories, lambda some: some @ self.weights, examples, self.index)
+
+    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
+        return history_terms(history, item, self.index, lambda column: self.weights[:, column])
 
 
 def _weights(gram: sparse.csr_array, regularisation: float) -> NDArray[np.float64]:

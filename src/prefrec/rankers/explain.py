@@ -1,41 +1,114 @@
-"""Explain a score by leave-one-out: a title's log-probability with and without each history item."""
+"""Explain a score by the items of the history: by exact contributions where it is a sum, else by leave-one-out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.rankers.base import PartedRanker, Ranker, SumRanker, checked_scores
 from prefrec.rankers.lm import LMRanker
 
 Titles = Sequence[str]
+Method = Literal["contributions", "leave-one-out"]
+"""How effects are defined.
+
+contributions: the score is a sum over history items, and the effect of an item is its term.
+leave-one-out: the effect of an item is the score with the whole history, minus the score without the item. Effects do
+not add up, because two items with the same information can replace each other.
+"""
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """The effects of history items on the score of an item.
+
+    Attributes:
+        method: how effects are defined.
+        score: of the item after the whole history, as in a ranking.
+        effects: (item id, effect), oldest item first, of the history items that the ranker reads.
+        rest: of a sum, what does not depend on the history, such as an item's bias; None for leave-one-out.
+        parts: for a blend, part → its share in each effect. The shares of all parts add up to the effects.
+    """
+
+    method: Method
+    score: float
+    effects: list[tuple[str, float]]
+    rest: float | None = None
+    parts: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
+    """Return the effects of history items on the score of an example's target, by any ranker.
+
+    A title model of a blend only reranks the best items. The blend's effects are those on the utility that reranks
+    the target, whether or not it is among the best.
+
+    Args:
+        ranker: the ranker.
+        example: history, candidates, and as the target any item. Rankers other than language models score it among
+            the candidates; it is added if it is not one of them.
+
+    Raises:
+        DataError: an item is not in the catalogue of a language model.
+        TokenizerError: the prompt does not fit even without a history.
+        ModelError: a score is NaN.
+    """
+    if isinstance(ranker, LMRanker):
+        return _of_language_model(ranker, example)
+    target = example.target
+    if isinstance(ranker, SumRanker):
+        terms = ranker.contributions(example.history, target)
+        score = float(checked_scores(ranker, [replace(example, candidates=(target,))])[0, 0])
+        effects = list(zip(example.history, terms.tolist(), strict=True))
+        rest = score - float(terms.sum())
+        rounding = 1e-9 * (abs(score) + float(np.abs(terms).sum()))
+        return Reasons("contributions", score, effects, rest if abs(rest) > rounding else 0.0)
+    if target not in example.candidates:
+        example = replace(example, candidates=(*example.candidates, target))
+    rows = [example, *(replace(example, history=rest) for rest in _without_each(example.history))]
+    parts: dict[str, NDArray[np.float64]] = {}
+    if isinstance(ranker, PartedRanker):
+        score = float(checked_scores(ranker, rows[:1])[0, example.target_index])
+        parts = {name: _effects(values) for name, values in ranker.terms(rows, target).items()}
+        effects_of = np.sum([*parts.values()], axis=0)
+    else:
+        scores = checked_scores(ranker, rows)[:, example.target_index]
+        score, effects_of = float(scores[0]), _effects(scores)
+    effects = list(zip(example.history, effects_of.tolist(), strict=True))
+    return Reasons("leave-one-out", score, effects, parts={name: part.tolist() for name, part in parts.items()})
 
 
 def leave_one_out(ranker: LMRanker, example: RankingExample) -> list[tuple[str, float]]:
-    """Return how much each history item adds to the target's log-probability.
+    """Return how much each history item adds to the log-probability of the target's title, in nats (`reasons`)."""
+    return _of_language_model(ranker, example).effects
 
-    The effect of item i is log π(target | history) − log π(target | history without i), in nats. Effects do not add
-    up, because two items with the same information can replace each other.
 
-    Args:
-        example: history, candidates, and as the target any item.
-
-    Returns:
-        (item id, effect), oldest item first, of the history items that fit into the ranker's `max_length`.
-
-    Raises:
-        DataError: an item is not in the catalogue.
-        TokenizerError: the prompt does not fit even without a history.
-    """
+def _of_language_model(ranker: LMRanker, example: RankingExample) -> Reasons:
+    """Return the effects of the history items that fit into the ranker's `max_length`."""
     titles, target = ranker.catalogue.titles_of, example.target
     # Score all candidates, as the ranker does: rounding can depend on what is scored together.
     answers = example.candidates if target in example.candidates else (target,)
     texts = (titles(ids) for ids in (example.history, example.candidates, answers))
     unread, sets = without_each(ranker.encoder, ranker.template, *texts)
     logps = ranker.choice_logps(sets)[:, answers.index(target)].astype(np.float64)
-    return list(zip(example.history[unread:], (logps[0] - logps[1:]).tolist(), strict=True))
+    effects = list(zip(example.history[unread:], _effects(logps).tolist(), strict=True))
+    return Reasons("leave-one-out", float(logps[0]), effects)
+
+
+def _effects(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return effects [L] of scores [1 + L]: with the whole history, and without each of its items."""
+    effects: NDArray[np.float64] = scores[0] - scores[1:]
+    return effects
+
+
+def _without_each(history: Sequence[str]) -> list[tuple[str, ...]]:
+    return [(*history[:i], *history[i + 1 :]) for i in range(len(history))]
 
 
 def without_each(
@@ -49,7 +122,6 @@ def without_each(
     # A template may show only the last titles. The others have no effect and are skipped.
     while unread < len(history) and encoder.encode(template, history[unread + 1 :], candidates, answers) == whole:
         unread += 1
-    shown = history[unread:]
     # Remove from the titles that fit: a shorter history would otherwise have room for titles that were dropped.
-    rest = ([*shown[:i], *shown[i + 1 :]] for i in range(len(shown)))
+    rest = _without_each(history[unread:])
     return unread, [whole, *(encoder.encode(template, titles, candidates, answers) for titles in rest)]

@@ -80,6 +80,32 @@ def history_matrix(
     return sparse.csr_array((weights, columns, ends), shape=(len(histories), len(index)), dtype=np.float64)
 
 
+def history_terms(
+    history: Sequence[str],
+    item: str,
+    index: dict[str, int],
+    to_item: Callable[[int], NDArray[np.float64]],
+    half_life: float | None = None,
+) -> NDArray[np.float64]:
+    """Return the terms [L] of history items, oldest first, in a score that is a weighted sum of similarities.
+
+    Args:
+        history: item ids, oldest first. Items outside `index` have the term 0.
+        item: the scored item. If it is not in `index`, all terms are 0.
+        index: item_id → column.
+        to_item: column of `item` → similarities [I] of all items to it.
+        half_life: of the weights, as for `history_matrix`.
+    """
+    terms = np.zeros(len(history))
+    if item in index:
+        similarities = to_item(index[item])
+        for n, other in enumerate(history):
+            if other in index:
+                weight = 1.0 if half_life is None else 2.0 ** (-(len(history) - 1 - n) / half_life)
+                terms[n] = weight * similarities[index[other]]
+    return terms
+
+
 def score_by_rows(
     weights: Any, of_items: Callable[[Any], Any], examples: Sequence[RankingExample], index: dict[str, int]
 ) -> NDArray[np.float64]:

@@ -175,6 +175,21 @@ class TitleTowerRanker:
         states = (self._history_weights(examples) @ self.vectors) @ self.predict.T
         return score_by_rows(states, lambda some: some @ self.vectors.T + self.bias, examples, self.index)
 
+    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
+        """Return the term [L] of each history item in the score of `item`; its bias is the rest."""
+        terms = np.zeros(len(history))
+        if item in self.index:
+            state = self.predict.T @ self.vectors[self.index[item]]
+            pairs = [
+                (n, w)
+                for n, w in zip(range(len(history))[::-1], self.weights, strict=False)
+                if history[n] in self.index
+            ]
+            total = sum(w for _, w in pairs)
+            for n, w in pairs:
+                terms[n] = w / total * self.vectors[self.index[history[n]]] @ state
+        return terms
+
     def _history_weights(self, examples: Sequence[RankingExample]) -> sparse.csr_array:
         """Return weights [B, I] of the items in each history, which sum to 1."""
         columns, values, ends = list[int](), list[float](), [0]

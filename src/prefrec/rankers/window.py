@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import RankingExample
-from prefrec.rankers.matrices import blocks, history_matrix, pad_codes, score_by_rows, user_item_matrix
+from prefrec.rankers.matrices import blocks, history_matrix, history_terms, pad_codes, score_by_rows, user_item_matrix
 
 Settings = tuple[float, tuple[float, float], float]
 """Decay, exponents and half-life."""
@@ -91,6 +91,12 @@ class WindowCooccurrenceRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
         return score_by_rows(weights, lambda some: some @ self.similarity, examples, self.index)
+
+    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
+        def to_item(column: int) -> NDArray[np.float64]:
+            return self.similarity[:, [column]].toarray()[:, 0]
+
+        return history_terms(history, item, self.index, to_item, self.half_life)
 
 
 def _ndcgs(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 import polars as pl
 
 from prefrec.evaluation.labels import as_table
+from prefrec.rankers.explain import Reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,15 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An item of a history; `effect`, in nats, is positive if the item raises the explained title's probability."""
+    """An item of a history; `effect` is positive if it raises the explained item's score, in units of the score.
+
+    `parts` are the shares of a blend's parts in the effect.
+    """
 
     item_id: str
     title: str
     effect: float
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 ANSWERS = pl.Schema({"user_id": str, "rank": int, "item_id": str, "title": str, "score": float})
@@ -46,3 +52,50 @@ class Rows(list[Row]):
 
     def _repr_html_(self) -> str:
         return as_table(self.frame(), "_repr_html_")
+
+
+class Explanation(Rows[Effect]):
+    """The effects of the history items that a ranker reads, oldest first.
+
+    Args:
+        effects: the rows.
+        ranker: name of the ranker.
+        item: id and title of the explained item.
+        reasons: score and method (`prefrec.rankers.explain.Reasons`).
+        not_read: number of older items that the ranker does not read.
+
+    Attributes:
+        score: score of the item after the whole history.
+        method: `contributions` if the effects and `rest` add up to the score, otherwise `leave-one-out`
+            (`prefrec.rankers.explain.Method`).
+        rest: part of the score that does not depend on the history; None for leave-one-out.
+    """
+
+    def __init__(
+        self, effects: Iterable[Effect], ranker: str, item: tuple[str, str], reasons: Reasons, not_read: int
+    ) -> None:
+        super().__init__(effects)
+        self.ranker, self.not_read = ranker, not_read
+        self.item_id, self.title = item
+        self.score, self.method, self.rest = reasons.score, reasons.method, reasons.rest
+
+    def frame(self) -> pl.DataFrame:
+        """Return the rows as a polars frame, with a column per part of a blend."""
+        rows = [{"item_id": e.item_id, "title": e.title, "effect": e.effect, **e.parts} for e in self]
+        return pl.DataFrame(rows, schema=None if rows else {"item_id": str, "title": str, "effect": float})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        names = ("ranker", "item_id", "title", "score", "method", "rest", "not_read")
+        return {name: getattr(self, name) for name in names} | {"history": [asdict(effect) for effect in self]}
+
+    def __repr__(self) -> str:
+        return f"{self._caption()}\n{super().__repr__()}"
+
+    def _caption(self) -> str:
+        rest = f" with {self.rest:+.3g} that does not depend on the history" if self.rest else ""
+        how = f"the effects{rest} add up to it"
+        if self.method == "leave-one-out":
+            how = "effect: the score with the item − without it, oldest item first"
+        unread = f"; {self.not_read} older items are not read" if self.not_read else ""
+        return f"{self.ranker}: {self.title} has the score {self.score:.4g}; {how}{unread}"

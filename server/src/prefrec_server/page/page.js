@@ -178,7 +178,7 @@ function draw(name) {
 // Two rankings, side by side.
 
 const number = (value, digits) => value.toFixed(digits).replace("-", "−");
-const signed = (value) => (value >= 0 ? "+" : "") + number(value, 2);
+const signed = (value) => (value >= 0 ? "+" : "") + number(value, Math.abs(value) < 0.1 ? 4 : 2);
 const percent = (share) => (share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(share >= 0.9995 ? 0 : 1)}%`);
 const ids = (items) => items.map(({ item_id }) => ({ item_id }));
 const selectOf = (side) => byId(side).querySelector("select");
@@ -221,10 +221,9 @@ function moved(rank, before, other) {
 function drawRanking(side, answer, others, { target: targetId, rankers }) {
   const ranks = new Map(others.map((line) => [line.item_id, line.rank]));
   const isModel = rankers[side].isModel && answer.ranking.every((line) => line.share !== null);
-  const canExplain = SIDES.some((one) => rankers[one].isModel);
   const lines = answer.ranking.map((line) => {
-    const title = canExplain ? element("button", { text: line.title, type: "button", title: "Why?" }) : element("span", { text: line.title });
-    if (canExplain) title.addEventListener("click", () => explain(line));
+    const title = element("button", { text: line.title, type: "button", title: "Why?" });
+    title.addEventListener("click", () => explain(line));
     const target = line.item_id === targetId;
     const moves = side === "right" ? moved(line.rank, ranks.get(line.item_id), rankers.left.label) : [];
     return element(
@@ -265,14 +264,15 @@ async function rank({ path, question, target }) {
   });
 }
 
-// Explanation: score without each title of the history.
+// Explanation: what each title of the history adds to the score.
 
-function drawReasons(side, label, answer, widest) {
+function drawReasons(side, { label, isModel }, answer) {
+  const widest = Math.max(1e-9, ...answer.influences.map((influence) => Math.abs(influence.effect))); // scores have their own units
   const section = byId(`why-${side}`);
   section.querySelector("h3").textContent = label;
-  section.querySelector("p").textContent = answer ? `log-probability ${number(answer.logp, 2)}` : "Only language models can explain.";
-  const lines = (answer?.influences ?? []).map((influence) => {
-    const change = influence.logp_change;
+  section.querySelector("p").textContent = `${isModel ? "log-probability" : "score"} ${number(answer.score, 2)}`;
+  const lines = answer.influences.map((influence) => {
+    const change = influence.effect;
     const filled = element("i", { className: change >= 0 ? "for" : "against" });
     filled.style.width = `${(50 * Math.abs(change)) / widest}%`;
     return element(
@@ -294,17 +294,14 @@ async function explain(line) {
   const most = Math.min(MAX_EXPLAINED, Math.floor(MAX_EXPLAINED_PAIRS / Math.max(1, candidates.length)));
   const part = history.length > most ? `the last ${most} of the ${history.length} titles of the history` : "";
   await busy("Scoring without each title of the history …", "why", async (newest) => {
-    const request = { history: history.slice(-most), candidates, target: { item_id: line.item_id } };
+    const request = { history: history.slice(-most), candidates, item: { item_id: line.item_id } };
     const answers = {};
-    const sides = SIDES.filter((side) => rankers[side].isModel);
-    await queryRankers("/v1/explain", request, rankers, sides, newest, (side, answer) => (answers[side] = answer));
+    await queryRankers("/v1/explain", request, rankers, SIDES, newest, (side, answer) => (answers[side] = answer));
     if (!newest()) return;
-    const changes = Object.values(answers).flatMap((a) => a.influences.map((i) => Math.abs(i.logp_change)));
-    const widest = Math.max(1e-9, ...changes);
     byId("why-title").textContent = `Why “${line.title}”?`;
-    byId("why-part").textContent = `Computed with ${part} only, so the log-probability can differ from the ranking’s.`;
+    byId("why-part").textContent = `Computed with ${part} only, so the score can differ from the ranking’s.`;
     byId("why-part").hidden = part === "";
-    SIDES.forEach((side) => drawReasons(side, rankers[side].label, answers[side], widest));
+    SIDES.forEach((side) => drawReasons(side, rankers[side], answers[side]));
     byId("why").hidden = false;
     byId("why").focus({ preventScroll: true });
     byId("why").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
