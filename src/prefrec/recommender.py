@@ -36,10 +36,11 @@ from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.config import settings_error
 from prefrec.rankers.explain import reasons
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Rows
+from prefrec.rankers.similar import log_similarity, own_similarity
+from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Rows, Similar
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
-from prefrec.recommend.questions import Selection, answer_all, logged_users, user_ids
+from prefrec.recommend.questions import Selection, answer_all, logged_users, similar_items, user_ids
 from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.stage import stage_key
 
@@ -220,6 +221,41 @@ class Recommender:
             queries.append(([*last, *past], [*seen, *past]))
         answers = self._best(queries, selection)
         return answers if is_batch else answers[0]
+
+    def similar(
+        self,
+        item: AnyItem,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        allow: Items | None = None,
+        deny: Items = (),
+        at_most: int | None = None,
+        per: str | None = None,
+    ) -> Similar:
+        """Return the items that are most similar to an item, and the name of the notion of similarity (`by`).
+
+        The notion is that of the ranker, if it has one: the cosine of the item vectors of title towers and item-ID
+        tokens, and the item-to-item scores of window co-occurrence, item-kNN, title TF-IDF, EASE and co-occurrence.
+        Otherwise it is the cosine in the log (item-kNN) plus the cosine of titles (TF-IDF).
+
+        Args:
+            item: the item.
+            k: number of items; fewer if fewer have a similarity above 0.
+            where, allow, deny, at_most, per: rules, as for `recommend`.
+        """
+        selection = self._selection(k, where, allow, deny, True, at_most, per)
+        ((known,),) = self._ids([item])
+        by = cast(Ranker, self._once("similar", self._similarity))
+        best = similar_items(by, selection.question([known], [known]), self.data.catalogue)
+        return Similar(self._ranked(best.item_ids, best.logps), by.name)
+
+    def _similarity(self) -> Ranker:
+        # A language model that answers with titles has no item vectors, and takes seconds to load.
+        has_vectors = self.entry.model is None or self.entry.model["answers"] == "items"
+        ranker = self._on_candidates if has_vectors else None
+        own = ranker and own_similarity(ranker)
+        return own or log_similarity(self.data.known_interactions("test"), self.data.catalogue)
 
     def rank(self, history: Items, candidates: Items) -> Rows[Ranked]:
         """Rank candidates after a history, best first.

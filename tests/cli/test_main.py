@@ -15,8 +15,8 @@ from prefrec.cli import ELSEWHERE, INSTEAD
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
-VERBS = ("init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "explain", "report", "export",
-         "chat", "lab", "serve")  # fmt: skip
+VERBS = ("init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "similar", "explain",
+         "report", "export", "chat", "lab", "serve")  # fmt: skip
 LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 

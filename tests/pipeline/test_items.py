@@ -11,9 +11,13 @@ from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
 from prefrec.lm.items import item_table
 from prefrec.pipeline.entry import RunInputs, lm_ranker
+from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import train_align, train_sft
+from prefrec.recommender import Recommender
+from prefrec_server.bodies import SimilarRequest
+from prefrec_server.server import open_engine
 
 ITEMS = {"vectors": "tfidf", "learning_rate": 0.02, "dropout": 0.2, "vector_dropout": 0.3}
 
@@ -105,3 +109,20 @@ def test_interrupted_alignment_ends_with_the_same_weights(finished, items_recipe
         align(tmp_path / "stopped")
     assert (tmp_path / "stopped" / "checkpoint-2").is_dir()
     assert _equal(whole, align(tmp_path / "stopped"))
+
+
+def test_similar_items_are_near_in_the_vectors_of_the_model(finished):
+    rec = Recommender.from_run(finished, "s-dpo")
+    answer = rec.similar("i5", 4)
+    table = item_table(open_run(finished).ranker("s-dpo").model)
+    vectors = table.vectors_in(torch.arange(60)).detach().double().numpy()
+    cosines = vectors @ vectors[5] / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors[5])
+    assert answer.by == "item vectors of s-dpo"
+    near = [i for i in np.argsort(-cosines) if i != 5][:4]
+    assert [row.item_id for row in answer] == [f"i{i}" for i in near]
+    np.testing.assert_allclose([row.score for row in answer], cosines[near], rtol=1e-4)
+    engine = open_engine(open_run(finished), ["s-dpo"])
+    asked = engine.similar(SimilarRequest(item="i5", k=4))
+    served = asked.answer(engine.submit(asked, 60).result(60))
+    engine.close()
+    assert (served.by, [line.item_id for line in served.similar]) == (answer.by, [row.item_id for row in answer])

@@ -73,6 +73,13 @@ def test_explain(client):
     assert [i["title"] for i in answer.json()["influences"]] == ["Red Emma", "Red Eye"]
 
 
+def test_similar(client):
+    answer = client.post("/v1/similar", json={"item": "Red Emma", "k": 2, "ranker": "sft"}).json()
+    assert (answer["by"], answer["item"]["item_id"]) == ("item-kNN + title TF-IDF", "i2")
+    assert [line["rank"] for line in answer["similar"]] == [1, 2]
+    _error(client.post("/v1/similar", json={"item": "Nothing"}), 404, "unknown_item")
+
+
 def test_recommend(client):
     answer = client.post("/v1/recommend", json={"history": ["Red Emma"], "k": 59, "ranker": "dpo"}).json()
     assert {r["item_id"] for r in answer["ranking"]} == {f"i{n}" for n in range(60) if n != 2}

@@ -19,9 +19,9 @@ from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
-from prefrec.recommend.questions import Question
+from prefrec.recommend.questions import Question, RulesError
 from prefrec.recommender import Recommender
-from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest
+from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest, SimilarRequest
 from prefrec_server.engine import Engine, UnknownRankerError
 from prefrec_server.scorer import Scorer, load_rankers
 from prefrec_server.server import open_engine
@@ -256,6 +256,18 @@ def test_other_rankers_answer_as_in_python(composed, run_with_rankers, name):
         assert [i.item_id for i in why.influences] == [e.item_id for e in want]
         np.testing.assert_allclose([i.effect for i in why.influences], [e.effect for e in want], atol=1e-4)
         assert [{*i.parts} for i in why.influences] == [{*e.parts} for e in want]
+
+
+@pytest.mark.parametrize("name", ["fused", "s-dpo", "window co-occurrence"])
+def test_similar_items_are_those_of_python(composed, run_with_rankers, name):
+    rec = Recommender.from_run(run_with_rankers, name)
+    answer = _ask(composed, composed.similar(SimilarRequest(item="red emma", k=5, ranker=name, deny=["i3"])))
+    want = rec.similar("i2", 5, deny=["i3"])
+    assert (answer.by, answer.item.item_id) == (want.by, "i2")
+    assert [(s.rank, s.item_id) for s in answer.similar] == [(r.rank, r.item_id) for r in want]
+    np.testing.assert_allclose([s.score for s in answer.similar], [r.score for r in want])
+    with pytest.raises(RulesError, match="functions"):
+        composed.similar(SimilarRequest(item="i2", where="length(title) > 2"))
 
 
 def test_a_fusion_asks_the_models_that_are_loaded(run_with_rankers, monkeypatch):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from prefrec.rankers.explain import Method
-from prefrec.recommend.rules import Item, ItemName, Name, Rules, Strict, UnknownName
+from prefrec.recommend.rules import Item, ItemName, ItemRules, Name, Rules, Strict, UnknownName
 
 MAX_BODY = 1 << 18
 """Most bytes of a request's body."""
@@ -56,16 +56,21 @@ class ExplainRequest(AfterUser):
         description="Items among which it is scored. If empty, all are, and prompts show no candidates, as for "
         "/v1/recommend.",
     )
-    item: ItemName = Field(
-        validation_alias=AliasChoices("item", "target"),  # `target` was its name before
-        description="Item to explain: one of the candidates, or any item if there are none.",
-    )
+    item: ItemName = Field(description="Item to explain: one of the candidates, or any item if there are none.")
 
 
 class RecommendRequest(AfterUser, Rules):
     """Recommend the items of the catalogue that are most likely to come next after `history`."""
 
     k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items to recommend.")
+
+
+class SimilarRequest(ItemRules):
+    """Find the items of the catalogue that are most similar to `item`."""
+
+    ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run). Default: the first one served.")
+    item: ItemName = Field(description="Title or item id.")
+    k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items.")
 
 
 class RankedItem(Item):
@@ -97,6 +102,21 @@ class RecommendAnswer(RankAnswer):
     """
 
     exact: bool = Field(description="True if no other item of the catalogue scores higher.")
+
+
+class SimilarItem(Item):
+    """A line of a list of similar items."""
+
+    rank: int = Field(description="Rank, from 1.")
+    score: float = Field(description="Similarity, above 0.")
+
+
+class SimilarAnswer(Strict):
+    """The most similar items that the rules allow, best first; fewer than `k` if fewer are similar at all."""
+
+    by: str = Field(description="Notion of similarity: that of the ranker, or item-kNN + title TF-IDF.")
+    item: Item
+    similar: list[SimilarItem]
 
 
 class Influence(Item):

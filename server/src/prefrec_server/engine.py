@@ -24,14 +24,14 @@ from prefrec.rankers.explain import Reasons, without_each
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Question, Selection, logged_users
-from prefrec.recommend.rules import ById, Item, ItemName
+from prefrec.recommend.rules import ById, Item, ItemName, ItemRules, Rules
 from prefrec_server import bodies
 from prefrec_server.batcher import Batcher
-from prefrec_server.scorer import Scorer, Scores, Why
+from prefrec_server.scorer import Alike, Scorer, Scores, Why
 
 Body = TypeVar("Body")
-Asked = ChoiceSet | RankingExample | Question | Why
-"""A question about candidates, to a language model or another ranker, about all items, or for reasons."""
+Asked = ChoiceSet | RankingExample | Question | Why | Alike
+"""A question: about candidates, to a language model or another ranker; about all items, reasons or similar items."""
 
 
 class UnknownRankerError(DataError):
@@ -214,6 +214,24 @@ class Engine:
                 f"most {pairs // listed} history items, or fewer candidates"
             )
 
+    def similar(self, request: bodies.SimilarRequest) -> Prepared[bodies.SimilarAnswer]:
+        """Prepare a list of similar items (`prefrec.rankers.similar`); raise errors of `recommend`."""
+        ranker = self._ranker(request.ranker)
+        (item,) = self.items.resolve([request.item])
+        rules = Rules.model_validate(request.model_dump(include={*ItemRules.model_fields}))
+        selection = Selection(self.items.catalogue, rules, request.k, self._popular, functions=False)
+        question = Alike(selection.question([item.item_id], [item.item_id]))
+
+        def answer(outcomes: list[tuple[Recommendation, str]]) -> bodies.SimilarAnswer:
+            ((best, by),) = outcomes
+            lines = [
+                bodies.SimilarItem(**dict(self.items.item(i)), rank=rank, score=float(score))
+                for rank, (i, score) in enumerate(zip(best.item_ids, best.logps, strict=True), 1)
+            ]
+            return bodies.SimilarAnswer(by=by, item=item, similar=lines)
+
+        return Prepared(ranker, [question], answer)
+
     def users(self, query: str, limit: int) -> list[str]:
         """Return at most `limit` users of the log whose ids begin with `query`, sorted."""
         begin = bisect_left(self._users, query)
@@ -261,12 +279,14 @@ class Engine:
             return 8 * (len(question.history) + len(question.candidates))  # about as many as titles have
         if isinstance(question, Why):
             return self._scorer.catalogue_tokens * (1 + len(question.example.history))
-        return self._scorer.catalogue_tokens if isinstance(question, Question) else tokens_of(question)
+        return self._scorer.catalogue_tokens if isinstance(question, Question | Alike) else tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
         ranker, question_type = kind
         if question_type is Question:
             return self._scorer.recommend(ranker, questions)
+        if question_type is Alike:
+            return self._scorer.similar(ranker, questions, self.data)
         if question_type is Why:
             return self._scorer.explain(ranker, questions)
         return self._scorer.score(ranker, questions)

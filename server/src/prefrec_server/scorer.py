@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import load_model
 from prefrec.pipeline.entry import Entry
-from prefrec.rankers import LMRanker
+from prefrec.rankers import LMRanker, Ranker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
 from prefrec.rankers.explain import Reasons, reasons
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.recommend.questions import Question, answer_all, best_items
+from prefrec.rankers.similar import log_similarity, own_similarity
+from prefrec.recommend.questions import Question, answer_all, best_items, similar_items
 from prefrec.training.adapters import load_adapter
 from prefrec.training.weights import is_adapter, load_weights
 
@@ -36,6 +37,13 @@ class Why:
 
     example: RankingExample
     is_listed: bool
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A question for items that are similar to the one in its history."""
+
+    question: Question
 
 
 Scores = list[NDArray[np.float64]]
@@ -66,6 +74,8 @@ class Scorer:
     ) -> None:
         self.models = {name: model.eval() for name, model in models.items()}
         self.others: dict[str, Entry] = {}
+        self._similarities: dict[str, Ranker] = {}
+        self._log_similarity: Ranker | None = None
         self.before_call: Callable[[], None] = lambda: None
         for model in set(self.models.values()):
             model.register_forward_pre_hook(lambda *_: self.before_call())
@@ -109,6 +119,30 @@ class Scorer:
         with torch.no_grad():
             full = entry.load_full or entry.load
             return [reasons((entry.load if q.is_listed else full)(BATCH_SIZE), q.example) for q in questions]
+
+    def similar(
+        self, ranker: str, questions: Sequence[Alike], data: PreparedData
+    ) -> list[tuple[Recommendation, str]]:
+        """Return the most similar items per question, and the name of the notion of similarity."""
+        if ranker not in self._similarities:
+            self._similarities[ranker] = self._similarity(ranker) or self._by_log(data)
+        by = self._similarities[ranker]
+        return [(similar_items(by, asked.question, self.items), by.name) for asked in questions]
+
+    def _similarity(self, ranker: str) -> Ranker | None:
+        """Return the ranker's own notion of similarity, if it has one."""
+        if ranker in self.others:
+            return own_similarity(self.others[ranker].load(BATCH_SIZE))
+        with self.active(ranker):
+            found = own_similarity(self.lm)
+        if found:
+            found.name = f"item vectors of {ranker}"
+        return found
+
+    def _by_log(self, data: PreparedData) -> Ranker:
+        if self._log_similarity is None:
+            self._log_similarity = log_similarity(data.known_interactions("test"), self.items)
+        return self._log_similarity
 
     def recommend(self, ranker: str, questions: Sequence[Question]) -> list[tuple[Recommendation, bool]]:
         """Return the best items of the catalogue per question, and whether the history was shortened to fit.

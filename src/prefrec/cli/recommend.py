@@ -65,9 +65,9 @@ def recommend(
         check_destination(out)  # before hours of answers
     recommender = Recommender.from_run(run, ranker)
     histories = {"-": history} if history else _histories(history_file) if history_file else None
-    rules = section.model_dump() | {"deny": _ids(section.deny), "allow": section.allow and _ids(section.allow)}
+    rules = section.model_dump() | {"deny": ids_of(section.deny), "allow": section.allow and ids_of(section.allow)}
     try:
-        answers = recommender.recommend_all(out, k, users=users and _ids(users), histories=histories, **rules)
+        answers = recommender.recommend_all(out, k, users=users and ids_of(users), histories=histories, **rules)
     except UnknownUserError as e:
         raise DataError(f"{e}; --users takes one id: repeat it for more") from e
     if as_json:
@@ -78,7 +78,7 @@ def recommend(
         typer.echo(as_table(answers.drop("user_id") if history else answers))
 
 
-def _ids(given: Sequence[str]) -> list[str]:
+def ids_of(given: Sequence[str]) -> list[str]:
     """Return ids; a file is replaced by the ids in its lines."""
     lists = (read_text(Path(text)).splitlines() if Path(text).is_file() else [text] for text in given)
     return [text.strip() for texts in lists for text in texts if text.strip()]

@@ -145,6 +145,16 @@ class LMRanker:
                 rows.update(zip(call, logps, strict=True))
             yield from (rows[i] for i in range(len(prompts)))
 
+    @torch.no_grad()
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Return the vectors [I, D] of item-ID tokens, in the catalogue's order; raise ValueError without them."""
+        table = item_table(language_model(self.model))
+        if table is None:
+            raise ValueError(f"{self.name} has no item-ID tokens")
+        items = torch.arange(len(self.catalogue), device=table.own.device)
+        vectors: NDArray[np.float32] = table.vectors_in(items).float().cpu().numpy()
+        return vectors
+
     def choices_after(self, history: Sequence[str], items: Sequence[str]) -> ChoiceSet:
         """Return items, given by their ids, as the answers to a prompt with only the history."""
         titles = self.catalogue.titles_of

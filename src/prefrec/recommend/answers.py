@@ -54,6 +54,17 @@ class Rows(list[Row]):
         return as_table(self.frame(), "_repr_html_")
 
 
+class Similar(Rows[Ranked]):
+    """The items that are most similar to an item, best first; `by` names the notion of similarity."""
+
+    def __init__(self, rows: Iterable[Ranked], by: str) -> None:
+        super().__init__(rows)
+        self.by = by
+
+    def __repr__(self) -> str:
+        return f"by {self.by}\n{super().__repr__()}"
+
+
 class Explanation(Rows[Effect]):
     """The effects of the history items that a ranker reads, oldest first.
 

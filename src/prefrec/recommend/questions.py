@@ -193,6 +193,18 @@ def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | Non
         depth *= 4
 
 
+def similar_items(ranker: Ranker, question: Question, catalogue: Catalogue) -> Recommendation:
+    """Return the items whose similarity to the item of a question is above 0, best first.
+
+    Args:
+        ranker: ranks by similarity to the last item of a history (`prefrec.rankers.similar`).
+        question: its history is the item.
+        catalogue: the catalogue.
+    """
+    (best,) = _scored(ranker, [question], catalogue)
+    return _picked(best, np.flatnonzero(best.logps > 0))
+
+
 def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalogue) -> list[Recommendation]:
     """Return the best items for each question by any ranker; all processes of a job share the work.
 

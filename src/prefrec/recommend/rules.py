@@ -41,10 +41,9 @@ class UnknownName(Strict):
     near: list[Item]
 
 
-class Rules(Strict):
-    """Rules that decide which items may be recommended."""
+class ItemRules(Strict):
+    """Rules that decide by the catalogue which items may be answered."""
 
-    exclude_seen: bool = Field(True, description="Exclude the history and all items that the user has seen.")
     allow: list[Name] | None = Field(None, description="Recommend only items with these ids. Default: all.")
     deny: list[Name] = Field([], description="Exclude items with these ids.")
     where: Name | None = Field(
@@ -54,3 +53,9 @@ class Rules(Strict):
         None, ge=1, description="Maximum number of items with the same value in the column `per`. Default: no limit."
     )
     per: Name | None = Field(None, description="Catalogue column to which `at_most` applies.")
+
+
+class Rules(ItemRules):
+    """Rules that decide which items may be recommended."""
+
+    exclude_seen: bool = Field(True, description="Exclude the history and all items that the user has seen.")

@@ -1,0 +1,26 @@
+"""`prefrec similar`: the same items as in Python, under rules."""
+
+import json
+
+import pytest
+
+from command import refused, succeed
+from prefrec.recommender import Recommender
+
+
+@pytest.mark.parametrize("ranker", ["EASE", "fused"])
+def test_similar_items_are_those_of_python(run_with_rankers, ranker):
+    asked = ("similar", run_with_rankers, "red emma", "--k", 4, "--ranker", ranker, "--deny", "i3")
+    answer = json.loads(succeed(*asked, "--json"))
+    want = Recommender.from_run(run_with_rankers, ranker).similar("i2", 4, deny=["i3"])
+    assert answer["by"] == want.by == ("EASE" if ranker == "EASE" else "item-kNN + title TF-IDF")
+    assert answer["items"] == want.frame().to_dicts()
+    assert len(want) == 4
+    assert not {"i2", "i3"} & {row.item_id for row in want}
+    printed = succeed(*asked)
+    assert printed.startswith(f"by {want.by}\n")
+    assert all(row.title in printed for row in want)
+
+
+def test_an_unknown_item_is_named(run_with_rankers):
+    assert "no item with title or id 'Nothing'" in refused("similar", run_with_rankers, "Nothing")
