@@ -127,3 +127,20 @@ def test_fit_without_an_alignment(shop, tmp_path, monkeypatch):
     assert [[a.name for a in recipe.align] for recipe in ran] == [[], ["mine"], ["s-dpo"]]
     assert ran[0].sft is not None
     assert ran[0].sft.global_batch_size == 32  # as for init, because histories are short
+
+
+def test_baselines_train_no_language_model(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr("prefrec.rankers.lm.load_weights", lambda *_, **__: pytest.fail("a language model is loaded"))
+    changes = {"rankers.title-tower.vectors": "tfidf", "model.name": "not-there", "evaluate.references": []}
+    rec = prefrec.fit(*shop, "baselines", set=changes, out=tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert (run.recipe.sft, run.recipe.align, run.models) == (None, [], [])
+    assert run.plan.names == ["title-tower", "blend"]
+    assert rec.entry.name in run.plan.names
+    blend = prefrec.Recommender.from_run(tmp_path / "run", "blend")
+    assert len(blend.recommend(user="u03", k=5)) == 5
+    assert {"EASE", "title-tower"} & {*blend.explain(user="u03", item="i9")[0].parts}
+    assert (
+        prefrec.Recommender.from_run(tmp_path / "run", "title-tower").similar("i2").by
+        == "item vectors of title-tower"
+    )

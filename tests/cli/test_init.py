@@ -26,7 +26,7 @@ def shop(tmp_path, monkeypatch):
     return "--interactions", "orders.csv", "--items", "goods.csv"
 
 
-@pytest.mark.parametrize("name", ["fast", "paper"])
+@pytest.mark.parametrize("name", ["fast", "paper", "baselines"])
 def test_the_recipe_runs_as_it_is(shop, tmp_path, name):
     (tmp_path / "recipes").mkdir()
     assert succeed("init", *shop, "--preset", name, "--out", "recipes/shop.yaml") == "Recipe: recipes/shop.yaml\n"

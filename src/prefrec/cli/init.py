@@ -25,7 +25,9 @@ def init(
     interactions: Annotated[Path, typer.Option(help="Log: CSV, TSV, Parquet, JSON lines or RecBole .inter.")],
     items: Annotated[Path, typer.Option(help="Catalogue with titles, in any of the same formats.")],
     columns: ColumnNames,
-    preset: Annotated[PresetName, typer.Option(help="fast: minutes; paper: a 7B model.")] = "fast",
+    preset: Annotated[
+        PresetName, typer.Option(help="fast: minutes; baselines: no language model, a minute; paper: 7B.")
+    ] = "fast",
     encoding: Annotated[str, typer.Option(help="Encoding of text files that are not UTF-8.")] = "utf-8",
     out: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
 ) -> None:
