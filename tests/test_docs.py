@@ -22,7 +22,7 @@ from prefrec.cli import homes, load_verb
 from prefrec.data import read_prepared
 from prefrec.losses import LOSSES
 from prefrec.pipeline.kinds import KINDS
-from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.recipe import checked_recipe, with_preset
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,7 +82,7 @@ def test_whole_recipes_in_the_pages_are_recipes():
     whole = [b for page in PAGES for b in blocks(page, "yaml") if b.startswith("name:")]
     assert whole
     for text in whole:
-        Recipe.model_validate(yaml.safe_load(text))
+        checked_recipe(with_preset(yaml.safe_load(text)))
 
 
 def test_the_reference_of_recipes_is_that_of_the_classes():
