@@ -17,6 +17,8 @@ from tiny_run import write_shop
 
 COUNTS = {"evaluate": {"references": ["popularity", "window co-occurrence"], "zero_shot": False}}
 """A recipe without a language model."""
+NO_FORM = {"timestamp_format": "%d.%m.%Y"}
+"""A format that the times of the shop do not have."""
 
 
 @pytest.fixture
@@ -82,6 +84,7 @@ def test_columns_that_are_named_are_read(shop, tmp_path):
         ),
         ({"user": "Kunde", "title": "Name"}, "items: no column 'Name' for title; .* with columns={\"title\": …}"),
         ({"kunde": "Kunde"}, "columns: 'kunde' is not one of our columns user_id, item_id, .*, title"),
+        ({"user_id": None}, r'columns\["user_id"\]: Input should be a valid string \(given: None\)'),
         ({"user_id": "Zeit"}, 'Name the right one with columns={"user_id": …}$'),
     ],
 )
@@ -98,6 +101,8 @@ def test_a_table_without_users_or_items_says_which_argument_lacks_them(shop):
         prefrec.fit(log.select("Artikel", "bestellt am"), items, COUNTS)
     with pytest.raises(DataError, match=r'Name both with columns={"item_id": …} and columns={"catalogue_item": …}$'):
         prefrec.fit(log, items.with_columns(Artikel="Artikel" + pl.col("Artikel")), COUNTS)
+    with pytest.raises(DataError, match=r"^interactions, row 0, column history: .* change columns={"):
+        prefrec.fit(log.rename({"bestellt am": "history"}), items, COUNTS, columns={"timestamp": "history"} | NO_FORM)
     with pytest.raises(DataError, match="no such file"):
         prefrec.fit("orders.csv", items, COUNTS)
 

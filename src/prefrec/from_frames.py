@@ -82,7 +82,8 @@ def fit(
     named = {"columns": _columns(columns or {})} if columns else {}
     raw["data"] = {name: value for name, value in raw.get("data", {}).items() if name not in ("source", "path")}
     raw["data"]["columns"] = {**raw["data"].get("columns", {}), **named.get("columns", {})}
-    _recipe(raw, set or {}, dict.fromkeys(_TABLES, "-") | {"source": "files"})  # errors of the recipe come first
+    with _in_python({}):
+        _recipe(raw, set or {}, dict.fromkeys(_TABLES, "-") | {"source": "files"})  # errors of the recipe come first
     given = {"interactions": _table("interactions", interactions), "items": _table("items", items)}
     if out:
         return _trained(given, raw, set or {}, Path(out).resolve())
@@ -109,7 +110,10 @@ def _trained(
     with _in_python(frames):
         known, encoding = ColumnNames.model_validate(raw["data"]["columns"]), raw["data"].get("encoding", "utf-8")
         longest = longest_history(raw.get("preset", ""))
-        found = guess(files["interactions"], files["items"], known, encoding, longest)
+        is_file = files["interactions"] not in frames
+        found = guess(
+            files["interactions"], files["items"], known, encoding, longest, may_hold_lists=is_file
+        )  # ready-made examples are several files
         for field, value, why in found.settings:
             if why.startswith("check"):
                 warn(escape(_python_words(f"{field} is {value!r} ({why})", frames)))
@@ -202,4 +206,7 @@ def _python_words(text: str, frames: Mapping[Path, str]) -> str:
         is_data = field.partition(".")[0] in PrepareConfig.model_fields
         return f'set={{"data.{field}": {value}}}' if is_data else option[0]
 
-    return _OPTION.sub(argument, text)
+    def field(name: re.Match[str]) -> str:
+        return f'columns["{ours.get(name[1], name[1])}"]'
+
+    return re.sub(r"(?:\bdata\.)?\bcolumns\.(\w+)", field, _OPTION.sub(argument, text))

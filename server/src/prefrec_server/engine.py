@@ -277,9 +277,9 @@ class Engine:
     def _tokens(self, question: Asked) -> int:
         if isinstance(question, RankingExample):
             return 8 * (len(question.history) + len(question.candidates))  # about as many as titles have
-        if isinstance(question, Why):
-            return self._scorer.catalogue_tokens * (1 + len(question.example.history))
-        return self._scorer.catalogue_tokens if isinstance(question, Question | Alike) else tokens_of(question)
+        if isinstance(question, Question | Why | Alike):
+            return self._scorer.catalogue_tokens
+        return tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
         ranker, question_type = kind

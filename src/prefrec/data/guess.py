@@ -70,15 +70,18 @@ class Guess(NamedTuple):
         return {setting.field: setting.value for setting in self.settings}
 
 
-def guess(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
+def guess(
+    log: Path, items: Path, given: ColumnNames, encoding: str, longest: int, *, may_hold_lists: bool = True
+) -> Guess:
     """Return settings for a log (a file, or a folder or pattern of files) and a catalogue. Each file is read once.
 
-    `given` names the columns that are known; histories have at most `longest` items. Raise DataError if a file cannot
-    be read, or no column looks like users, items or titles.
+    `given` names the columns that are known; histories have at most `longest` items. With `may_hold_lists`, a log
+    with lists of items is read as ready-made examples. Raise DataError if a file cannot be read, or no column looks
+    like users, items or titles.
     """
     read = _reader()
     table = pl.concat([read(file, encoding) for file in files_of(log, items)], how="diagonal_relaxed")
-    if holds_lists(table, given):
+    if may_hold_lists and holds_lists(table, given):
         return _guess_windows(log, items, given, encoding, longest)
     texts = [_texts(table), _texts(read(items, encoding))]
     columns = _columns(texts, (log, items), given)
