@@ -122,11 +122,12 @@ def test_without_an_alignment_a_presets_blend_leaves_its_part_out(tmp_path, caps
         load_recipe(tmp_path / "shop.yaml")
 
 
-def test_fit_without_an_alignment(shop, tmp_path, monkeypatch):
+def test_fit_without_an_alignment(shop, tmp_path, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr("prefrec.from_frames.run_recipe", lambda recipe, folder: ran.append(recipe))
     monkeypatch.setattr("prefrec.from_frames.Recommender", MagicMock())
     prefrec.fit(*shop, align=None, out=tmp_path / "none")
+    assert capsys.readouterr().err.count("blend: s-dpo is left out") == 1
     prefrec.fit(*shop, align=[{"name": "mine", "num_negatives": 3}], set={"rankers": []}, out=tmp_path / "mine")
     prefrec.fit(*shop, out=tmp_path / "preset")
     assert [[a.name for a in recipe.align] for recipe in ran] == [[], ["mine"], ["s-dpo"]]

@@ -638,9 +638,8 @@ def without_lost_parts(
     lost, rankers = models(values) - models(raw), []
     for ranker in raw[RANKERS]:
         if gone := [part for part in ranker.get("parts", ()) if part in lost]:
-            say(
-                f"{_entry_name(ranker, RANKERS)}: {', '.join(gone)} is left out, because the recipe does not train it"
-            )
+            name = _entry_name(ranker, RANKERS)
+            tell(f"{name}: {', '.join(gone)} is left out, because the recipe does not train it")
             ranker = ranker | {"parts": [part for part in ranker["parts"] if part not in lost]}
         rankers.append(ranker)
     return raw | {RANKERS: rankers}
