@@ -170,7 +170,7 @@ def readme(tmp_path, monkeypatch):
 @needs_model
 def test_the_readme_recommends_the_titles_that_it_shows(readme, monkeypatch, capsys):
     (code, shown), _, _ = readme
-    monkeypatch.setattr(prefrec, "fit", partial(prefrec.fit, set={"sft.epochs": 1}))  # a third of the time
+    monkeypatch.setattr(prefrec, "fit", partial(prefrec.fit, set={"sft.epochs": 1, "refit": False}))  # quicker
     exec(code, {})
     titles = [
         [line.split("┆")[2].strip() for line in text.splitlines() if "┆" in line] for text in (shown, printed(capsys))

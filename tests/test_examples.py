@@ -50,7 +50,7 @@ def test_the_page_of_the_tutorial_is_that_of_its_notebook(tutorial):
 @pytest.mark.real_model
 @needs_model
 def test_the_tutorial_runs_and_its_audit_finds_the_planted_leak(tutorial, monkeypatch):
-    monkeypatch.setattr(prefrec, "fit", partial(prefrec.fit, set={"sft.epochs": 1}))  # a third of the time
+    monkeypatch.setattr(prefrec, "fit", partial(prefrec.fit, set={"sft.epochs": 1, "refit": False}))  # quicker
     monkeypatch.setenv("PREFREC_QUIET", "1")
     notebook = json.loads(tutorial["NOTEBOOK"].read_text(encoding="utf-8"))
     served = next(n for n, c in enumerate(notebook["cells"]) if "Popen" in "".join(c["source"]))

@@ -22,7 +22,7 @@ from prefrec.pipeline.kinds import KINDS
 from prefrec.pipeline.kinds.fitted import fitted_kind
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
-from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.recipe import Recipe, set_field
 from prefrec.pipeline.run import expected, run_recipe, survey
 from prefrec.rankers import FittedRanker, PopularityRanker
 from prefrec.rankers.config import RankerConfig
@@ -105,7 +105,8 @@ def test_refit_stages_choose_no_epoch_and_train_as_many_as_were_chosen(finished,
         assert not any("eval_loss" in line for line in log(f"refit/{stage}"))
     chosen = json.loads((finished / "align" / "s-dpo" / "adapter" / "best.json").read_text())["epoch"]
     assert log("refit/align/s-dpo")[-1]["epoch"] == chosen
-    assert log("refit/sft")[-1]["epoch"] == recipe.refit.epochs
+    best = json.loads((finished / "sft" / "adapter" / "best.json").read_text())
+    assert log("refit/sft")[-1]["epoch"] == best["epoch"]
 
 
 def test_a_blend_of_loaded_rankers_asks_those_that_are_served(finished):
@@ -305,9 +306,33 @@ def test_nothing_new_in_validation_means_no_refit(recipe, tmp_path):
     assert plan.entry("sft").validation is None
 
 
+def test_a_field_of_refit_can_be_set_where_the_preset_says_true():
+    raw = {"refit": True}
+    set_field(raw, "refit.epochs=2")
+    assert raw == {"refit": {"epochs": 2}}
+
+
+def test_an_update_continues_sft_for_an_epoch(recipe, tmp_path):
+    assert recipe.sft_refit == recipe.refit
+    section = Recipe.model_fields["update"].annotation
+    update = recipe.model_copy(update={"update": section.__args__[0](run=tmp_path)})
+    assert (update.sft_refit.epochs, update.sft_refit.replay) == (1.0, 1.0)
+
+
+def test_best_weights_continue_on_new_interactions_if_epochs_are_given(finished, recipe, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(folder / "refit")
+    raw = recipe.model_dump(mode="json") | {"refit": {"epochs": 2}}
+    run_recipe(Recipe.model_validate(raw), folder, until="sft")
+    log = json.loads((folder / "refit" / "sft" / "log.json").read_text())
+    assert log[-1]["epoch"] == 2
+    continued, again = (adapter_weights(f / "refit" / "sft" / "adapter") for f in (folder, finished))
+    assert any(not torch.equal(continued[name], again[name]) for name in again)
+
+
 def test_refit_in_a_recipe_is_a_section_true_or_false(recipe):
     raw = recipe.model_dump(mode="json")
-    assert raw["refit"] == {"epochs": 1.0, "replay": 1.0}
+    assert raw["refit"] == {"epochs": None, "replay": 1.0}
     assert Recipe.model_validate(raw) == recipe
     assert Recipe.model_validate(raw | {"refit": {"epochs": 2}}).refit.epochs == 2
     off = Recipe.model_validate(raw | {"refit": False})

@@ -218,9 +218,9 @@ class Plan:
         if name == ZERO_SHOT:
             return Step(lm_entry(name, None, inputs.data, recipe.model), folder)
         if name == SFT and recipe.sft:
-            if first and recipe.refit:
-                return sft_refit_step(inputs, recipe.sft, recipe.refit, folder, first._own(SFT))
-            start = self.start or start_entry(recipe, inputs.data, self.folder)
+            start = self.start or start_entry(recipe, inputs.data, (first or self).folder)
+            if first and (refit := recipe.sft_refit):
+                return sft_refit_step(inputs, recipe.sft, refit, folder, first._own(SFT), start)
             return sft_step(inputs, recipe.sft, folder, start)
         if section := recipe.alignment(name):
             miner = self._own(section.miner) if section.miner else None
@@ -282,26 +282,33 @@ def sft_step(inputs: RunInputs, section: SFTSection, out: Path, start: Entry | N
     return Step(replace(entry, make=train), out, SFT, section)
 
 
-def sft_refit_step(inputs: RunInputs, section: SFTSection, refit: RefitSection, out: Path, start: Entry) -> Step:
-    """Return the stage in which the best SFT weights, those of `start`, go on with validation interactions.
+def sft_refit_step(
+    inputs: RunInputs, section: SFTSection, refit: RefitSection, out: Path, first: Entry, start: Entry | None
+) -> Step:
+    """Return the stage in which SFT also learns validation interactions.
 
-    No validation example is left to choose an epoch, so that the last one is kept.
+    It trains again, for the epochs that validation chose; with `refit.epochs`, the best weights go on for as many. No
+    validation example is left to choose an epoch, so that the last one is kept.
 
     Args:
         inputs: of the refit.
         section: settings of SFT.
-        refit: how many epochs, and how many old interactions.
+        refit: how to refit.
         out: folder of the stage.
-        start: what SFT has made of the training log.
+        first: what SFT has made of the training log.
+        start: ranker that SFT started from. Default: the base model.
     """
-    fixed = section.model_copy(update={"epochs": refit.epochs, "eval_rows": 0, "skip_rows": 0})
+    fixed = section.model_copy(update={"epochs": refit.epochs or section.epochs, "eval_rows": 0, "skip_rows": 0})
 
     def train() -> Path:
-        from prefrec.pipeline.train import train_sft  # here, because PEFT takes seconds to import
+        from prefrec.pipeline.train import chosen_epochs, train_sft  # here, because PEFT takes seconds to import
 
-        return train_sft(continued_inputs(inputs, refit), fixed, out, start.weights)
+        if refit.epochs is not None:
+            return train_sft(continued_inputs(inputs, refit), fixed, out, first.weights)
+        again = section.model_copy(update={"epochs": chosen_epochs(first.weights) or section.epochs, "eval_rows": 0})
+        return train_sft(inputs, again, out, start.weights if start else None)
 
-    entry = _trained(inputs, SFT, out, start, {REFIT: refit.model_dump()})
+    entry = _trained(inputs, SFT, out, first, {REFIT: refit.model_dump()})
     return Step(replace(entry, make=train), out, SFT, fixed, is_refit=True)
 
 

@@ -225,8 +225,9 @@ def _cheaper_encoder(recipe: Recipe) -> str:
 def _learnt(plan: Plan, step: Step) -> PreparedData:
     """Return the data that a stage learns from."""
     inputs = plan.logs[-1 if step.is_refit else 0].inputs
-    if step.is_refit and step.kind == SFT and plan.recipe.refit:
-        return continued_inputs(inputs, plan.recipe.refit).data
+    refit = plan.recipe.sft_refit
+    if step.is_refit and step.kind == SFT and refit and refit.epochs is not None:
+        return continued_inputs(inputs, refit).data
     return inputs.data
 
 
@@ -243,8 +244,8 @@ def _tower_seconds(step: Step, learnt: PreparedData) -> float:
 
 def _fewer(step: Step, section: Any) -> str:
     if step.kind == SFT:
-        field = "refit.epochs" if step.is_refit else "sft.epochs"
-        return f"fewer {field} or sft.rows, or less of model.layers"
+        field = "refit.epochs, such as 1," if step.is_refit else "fewer sft.epochs"
+        return f"{field} or sft.rows, or less of model.layers"
     return f"a lower align.{step.entry.name}.rows" + (f" (now {section.rows:,})" if section.rows else "")
 
 

@@ -403,11 +403,18 @@ class UpdateSection(Section):
 class RefitSection(Section):
     """Learning validation interactions, too, after everything was chosen on validation examples."""
 
-    epochs: float = Field(
-        1.0, gt=0, le=MOST_EPOCHS, description="Epochs of SFT on new interactions and a replay of old ones."
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=MOST_EPOCHS,
+        description="Continue the best SFT weights for N epochs, on new interactions and a replay of old ones. "
+        "Default: train SFT again on all interactions, for the epochs that validation chose, which is slower.",
     )
     replay: float = Field(
-        1.0, ge=0, le=1000, description="Old interactions to replay per new interaction; whole users are sampled."
+        1.0,
+        ge=0,
+        le=1000,
+        description="With epochs: old interactions to replay per new interaction; whole users are sampled.",
     )
 
 
@@ -519,6 +526,13 @@ class Recipe(Section):
                 "model.answers: items has no zero-shot model and generates no text: set evaluate.zero_shot: false "
                 "and evaluate.generate_rows: 0"
             )
+
+    @property
+    def sft_refit(self) -> RefitSection | None:
+        """How SFT learns validation interactions, or None. An update continues, because it must be quick."""
+        if self.refit and self.update and self.refit.epochs is None:
+            return self.refit.model_copy(update={"epochs": 1.0})
+        return self.refit
 
     @property
     def lm_rankers(self) -> list[str]:
@@ -708,7 +722,8 @@ def set_value(raw: dict[str, Any], field: str, value: Any, wrong: str = "") -> N
         if depth == len(steps) - 1:
             parent[key] = value
         else:
-            if isinstance(parent, dict) and parent.get(key) is None:
+            # `refit: true` stands for a section with its defaults.
+            if isinstance(parent, dict) and (parent.get(key) is None or isinstance(parent[key], bool)):
                 parent[key] = [] if step in ("align", RANKERS) else {}
             parent = parent[key]
 
