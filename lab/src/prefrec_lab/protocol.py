@@ -30,7 +30,7 @@ class _Section(BaseModel):
 
 
 class Family(_Section):
-    """A question that is asked once per data set."""
+    """A comparison that is made once per data set."""
 
     name: str = Field(description="Name in tables.")
     question: str = Field(description="What a difference answers.")
@@ -40,7 +40,7 @@ class Family(_Section):
 
 
 class Test(_Section):
-    """How the p-value of a difference is made."""
+    """The test of a difference, which gives its p-value."""
 
     __test__ = False  # of pytest
 
@@ -71,7 +71,7 @@ class Trial(Protocol):
     training_seeds: list[int] = Field(min_length=3, description="Seeds of the runs.")
     arms: dict[str, str] = Field(description="Ranker → what it answers.")
     positive_control: dict[str, Any] = Field(description="Sections of a recipe in which an effect must be seen.")
-    dose: list[str] = Field(description="What is told of each alignment.")
+    dose: list[str] = Field(description="Figures to report of each alignment.")
     item_counts: list[str | int] = Field(description="Groups of test rows by the target's training interactions.")
     decision: str = Field(description="What follows from the findings.")
     recipe: dict[str, Any] = Field(description="Sections that replace those of a data set's recipe.")
@@ -140,7 +140,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the rules say of one family on one data set.
+    """The decision of the rules for one family on one data set.
 
     Attributes:
         family, data, ranker, against: what is compared.

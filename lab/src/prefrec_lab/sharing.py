@@ -1,4 +1,4 @@
-"""How far scores of a language model depend on the questions that share a call with them."""
+"""Differences of a language model's scores with the questions that share a call with them."""
 
 from __future__ import annotations
 
