@@ -92,7 +92,8 @@ def test_logits_of_words_and_then_of_items() -> None:
     predicted = hidden @ table.predict.weight.T
     vectors = [table.project.weight @ title + own for title, own in zip(table.titles, table.own, strict=True)]
     want = [predicted @ vector + bias for vector, bias in zip(vectors, table.bias, strict=True)]
-    torch.testing.assert_close(found[..., VOCABULARY:], torch.stack(want, dim=-1))
+    # Logits near 10 are sums of 40 products in float32, which kernels add in another order.
+    torch.testing.assert_close(found[..., VOCABULARY:], torch.stack(want, dim=-1), rtol=0, atol=1e-4)
     some = torch.tensor([VOCABULARY + 7, VOCABULARY + 2])
     torch.testing.assert_close(head.logits_of(hidden, some), found[..., some])
 

@@ -27,11 +27,11 @@ def _step(trainer):
 
 
 def _assert_same(got, want):
-    """Gradients that agree to 1e-5 of the largest."""
+    """Gradients that agree to 1e-4 of the largest, about 1,000 steps of float32: sums over all tokens and passes."""
     scale = max(g.abs().max() for g in want.values())
     assert scale > 1e-4
     for name, grad in want.items():
-        torch.testing.assert_close(got[name] / scale, grad / scale, rtol=0, atol=1e-5)
+        torch.testing.assert_close(got[name] / scale, grad / scale, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("loss", "layout"), [*((loss, "packed") for loss in LOSSES), ("softmax_dpo", "separate")])
