@@ -75,7 +75,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --durations 15 $(TEST)
 
 # Other versions, each in an environment of its own: the lowest direct ones that pyproject.toml allows, and the latest.
-# The lowest ones have wheels for the oldest Python; for a newer one, pip would compile some of them for an hour.
+# The lowest ones have wheels for the oldest Python; for a newer one, pip would have to compile some of them.
 test-lowest:
 	sh scripts/make_venv.sh .venv-lowest "$(or $(PYTHON),python3.11)"
 	.venv-lowest/bin/python $(INSTALL) --upgrade pip
