@@ -43,45 +43,43 @@ def test_asyncio_may_hand_questions_to_threads(opened, questions, want):
     assert asyncio.run(predict_all()) == want
 
 
+def in_fork(child):
+    """Return what a function returns in a forked process, which must end well within 30 seconds."""
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    process = context.Process(target=lambda: told.put(child()))
+    process.start()
+    process.join(30)
+    process.kill()
+    assert process.exitcode == 0
+    return told.get()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_answers_or_says_why_not(opened, questions, want):
     """In a fork polars would wait forever for threads that are not there."""
     rec = opened()
     assert [ask(rec) for ask in questions[:3]] == want[:3]
-    context = multiprocessing.get_context("fork")
-    told = context.SimpleQueue()
 
     def child():
         for ask in (questions[0], Recommender.recommend_all, lambda rec: rec.recommend(user="u01")):
             with pytest.raises(ConfigError, match="get_context\\('spawn'\\)"):
                 ask(rec)
-        told.put(questions[1](rec) == want[1])
+        return questions[1](rec) == want[1]
 
-    process = context.Process(target=child)
-    process.start()
-    process.join(30)
-    process.kill()
-    assert process.exitcode == 0
-    assert told.get()
+    assert in_fork(child)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_before_the_first_query_says_why_it_cannot_answer(opened, questions):
     rec = opened()
-    context = multiprocessing.get_context("fork")
-    told = context.SimpleQueue()
 
     def child():
         for ask in questions:
             with pytest.raises(ConfigError, match="get_context\\('spawn'\\)"):
                 ask(rec)
-        told.put(True)
+        return True
 
-    process = context.Process(target=child)
-    process.start()
-    process.join(30)
-    process.kill()
-    assert process.exitcode == 0
-    assert told.get()
+    assert in_fork(child)

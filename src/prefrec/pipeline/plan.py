@@ -298,15 +298,17 @@ def sft_refit_step(
         first: what SFT has made of the training log.
         start: ranker that SFT started from. Default: the base model.
     """
-    fixed = section.model_copy(update={"epochs": refit.epochs or section.epochs, "eval_rows": 0, "skip_rows": 0})
+    fixed = section.model_copy(update={"eval_rows": 0})
+    if refit.epochs is not None:
+        fixed = fixed.model_copy(update={"epochs": refit.epochs, "skip_rows": 0})
 
     def train() -> Path:
         from prefrec.pipeline.train import chosen_epochs, train_sft  # here, because PEFT takes seconds to import
 
         if refit.epochs is not None:
             return train_sft(continued_inputs(inputs, refit), fixed, out, first.weights)
-        again = section.model_copy(update={"epochs": chosen_epochs(first.weights) or section.epochs, "eval_rows": 0})
-        return train_sft(inputs, again, out, start.weights if start else None)
+        epochs = chosen_epochs(first.weights) or section.epochs
+        return train_sft(inputs, fixed.model_copy(update={"epochs": epochs}), out, start.weights if start else None)
 
     entry = _trained(inputs, SFT, out, first, {REFIT: refit.model_dump()})
     return Step(replace(entry, make=train), out, SFT, fixed, is_refit=True)
