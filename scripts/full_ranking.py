@@ -133,7 +133,7 @@ def measure(name: str, folder: Path) -> None:
     data, section = run.data, run.recipe.evaluate
     entries = [run.entry(n) for n in run.plan.names]
     asked = [*entries, *(less for entry in entries for less in entry.ablations)]
-    references = fit_baselines(data, section, run.recipe.seed, is_refit=run.recipe.refit is not None)
+    references = fit_baselines(data, section, run.recipe.seed)
     cache = folder / "predictions/full_catalogue"
     found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
     path = RESULTS / "ranks" / f"{name}.parquet"

@@ -79,7 +79,7 @@ def _whole(folder: Path, data: PreparedData) -> pl.DataFrame:
     section = run.recipe.evaluate
     if section.full_rows == 0:
         return read_predictions(folder / "predictions.parquet").clear()
-    references = fit_baselines(data, section, run.recipe.seed, is_refit=run.recipe.refit is not None)
+    references = fit_baselines(data, section, run.recipe.seed)
     entries = [run.entry(n) for n in run.plan.names]
     return predict_full(
         data, section, references, entries, folder / "predictions/full_catalogue", seed=run.recipe.seed

@@ -262,17 +262,13 @@ def baseline_entry(inputs: RunInputs, name: str) -> Entry:
     return Entry(name, stage_key(reference=name, data=inputs.data_key, seed=inputs.seed), load, load)
 
 
-def fitted_baselines(
-    inputs: RunInputs, log: pl.DataFrame, names: Sequence[str], chosen_on: pl.DataFrame | None = None
-) -> list[Ranker]:
-    """Return baselines fitted to a log, with the settings that validation examples choose on the log `chosen_on`.
+def fitted_baselines(inputs: RunInputs, log: pl.DataFrame, names: Sequence[str]) -> list[Ranker]:
+    """Return baselines fitted to a log, with the settings that validation examples choose on the training log.
 
-    By default that is the same log; in a refit, it is always the log before it.
+    In a refit, that is the training log before it: the examples must not be in the log that they choose on.
     """
-    data, earlier = inputs.data, inputs.earlier
-    if earlier is None:
-        return baseline_rankers(log, data.catalogue, inputs.seed, names, data.validation, chosen_on)
-    rows, chosen_on = earlier.validation, earlier.train_interactions
+    data = inputs.earlier or inputs.data
+    rows, chosen_on = data.validation, data.train_interactions
     return baseline_rankers(log, data.catalogue, inputs.seed, names, rows, chosen_on)
 
 

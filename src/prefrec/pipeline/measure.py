@@ -44,7 +44,6 @@ def evaluate_rankers(
     seed: int,
     audit: Audit | None = None,
     logs: Mapping[str, str] | None = None,
-    is_refit: bool = False,
 ) -> Scores:
     """Query the baselines and every entry (`predict_all`), and compare them (`comparison_pairs`).
 
@@ -56,10 +55,9 @@ def evaluate_rankers(
         seed: of the baselines.
         audit: of the candidate sets under test. Default: make it first.
         logs: ranker → the interactions that it has read. Default: not known.
-        is_refit: whether the rankers were refit; baselines then choose their settings before, as the others do.
     """
     audit = audit or audit_under_test(data, section, seed)
-    baselines = fit_baselines(data, section, seed, is_refit=is_refit)
+    baselines = fit_baselines(data, section, seed)
     predictions = predict_all(data, section, baselines, entries, cache, seed=seed)
     # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))

@@ -199,7 +199,6 @@ def _evaluate(plan: Plan, data: PreparedData, entries: Sequence[Entry], audit: A
         seed=recipe.seed,
         audit=audit,
         logs=logs_read(data, recipe.evaluate, entries, is_refit),
-        is_refit=is_refit,
     )
     preferences = run_preferences(recipe, data, entries, folder / "preferences")
     update = measure_update(recipe, data, entries, folder / "predictions" / "update")

@@ -22,17 +22,18 @@ from prefrec.rankers.baselines import RandomRanker, baseline_rankers
 from prefrec.runs.stage import stage_key
 
 
-def fit_baselines(data: PreparedData, section: EvaluateSection, seed: int, *, is_refit: bool = False) -> list[Ranker]:
+def fit_baselines(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
     """Return the section's baselines, fitted; `window co-occurrence` takes seconds to choose its settings.
+
+    Validation examples choose the settings on the training log, which does not contain their targets. The counts are
+    then of all interactions that are known before the split.
 
     Args:
         data: prepared data.
         section: the baselines, and the split that they will answer.
         seed: of the baselines.
-        is_refit: choose settings on the training log alone, before the validation examples that choose them are
-            learnt. Default: choose them after.
     """
-    log, chosen_on = data.known_interactions(section.split), data.train_interactions if is_refit else None
+    log, chosen_on = data.known_interactions(section.split), data.train_interactions
     return baseline_rankers(log, data.catalogue, seed, section.references, data.validation, chosen_on)
 
 

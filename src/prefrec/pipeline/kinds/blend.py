@@ -213,7 +213,7 @@ class BlendParts:
         others = outside_fold(log, fold)
         fast, _ = self.rankers("validation", batch_size)
         counts = [part.name for part in fast if part.name in BASELINES and part.name in names]
-        rankers = {r.name: r for r in fitted_baselines(self.inputs, others, counts, log)}
+        rankers = {r.name: r for r in fitted_baselines(self.inputs, others, counts)}
         learnt = set(log["item_id"].unique())
         rankers |= {e.name: LearntItems(e.training(batch_size), learnt) for e in self.entries if e.training}
         features = time_features(has_dates(log))
