@@ -30,7 +30,14 @@ def _ranked(data: str, gain: float, spread: float = 0.02, seeds: int = 3) -> Ran
 
 
 def test_the_declared_rules_are_read():
-    names = ["blend − best baseline", "the language model adds", "S-DPO − more SFT", "title tower − random vectors"]
+    names = [
+        "blend − best baseline",
+        "the language model adds",
+        "title tower − random vectors",
+        "title tower − random vectors, in the blend",
+        "SASRec adds",
+        "the title tower adds",
+    ]
     assert [family.name for family in DECLARED.families] == names
     assert (DECLARED.metric, DECLARED.test.kind, DECLARED.correction) == ("ndcg@10", "wild bootstrap", "holm")
     assert (DECLARED.equivalence, DECLARED.seeds, DECLARED.evaluations) == (0.03, "random", 1)
