@@ -65,7 +65,9 @@ def evaluate_rankers(
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit, items=items)
     full, beyond = None, dict[str, dict[str, float]]()
     if section.full_rows != 0:
-        ranked = [*entries, *(less for entry in entries for less in entry.ablations)]
+        ranked = [*entries]
+        if section.ablations:
+            ranked += [less for entry in entries for less in entry.ablations]
         answers = predict_full(data, section, baselines, ranked, cache / "full_catalogue", seed=seed)
         full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING, items=items)
         full = replace(full, logs=logs)

@@ -376,6 +376,11 @@ class EvaluateSection(Section):
     )
     batch_size: int = Field(BATCH_SIZE, ge=1, description="Examples per pass.")
     zero_shot: bool = Field(True, description="Also evaluate the model before training.")
+    ablations: bool = Field(
+        True,
+        exclude_if=lambda ablations: ablations,
+        description="In full ranking, also rank without each part of a blend, which says what the part adds.",
+    )
     references: list[BaselineName] = Field(list(BASELINES), description="Baselines of the table.")
     ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs K of HR@K and NDCG@K.")
     on_leak: Literal["warn", "stop"] = Field(
