@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prefrec.data import CandidateConfig, PrepareConfig
-from prefrec.data.config import ColumnNames
+from prefrec.intake import CandidateConfig, PrepareConfig
+from prefrec.intake.config import ColumnNames
 from prefrec.pipeline.kinds import kind_names, ranker_kind
 from prefrec.pipeline.recipe import (
     AlignSection,

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from prefrec.data import PrepareConfig
-from prefrec.data.sources import Source
+from prefrec.intake import PrepareConfig
+from prefrec.intake.sources import Source
 
 
 def read(source: str, **settings: Any) -> Source:

@@ -11,7 +11,8 @@ import yaml
 from peft import get_peft_model
 from transformers import PreTrainedTokenizerBase
 
-from prefrec.data import Catalogue, prepare, write_prepared
+from prefrec.data import Catalogue, write_prepared
+from prefrec.intake import prepare
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.training import lora_config

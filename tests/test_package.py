@@ -16,7 +16,7 @@ import prefrec_systems
 
 PACKAGES = (prefrec, prefrec_server, prefrec_systems, prefrec_lab)
 MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}."))
-PARTS = ("data", "data.sources", "prompts", "training", "rankers", "evaluation", "report")
+PARTS = ("data", "intake", "intake.sources", "prompts", "training", "rankers", "evaluation", "report")
 EXPORTING = ("prefrec", *(f"prefrec.{part}" for part in PARTS))
 
 

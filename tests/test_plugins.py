@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from prefrec.data import Catalogue
-from prefrec.data.sources import Source, SourceKind
+from prefrec.intake.sources import Source, SourceKind
 from prefrec.losses import PreferenceLoss, find_loss
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.kinds import RankerKind

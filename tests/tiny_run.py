@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefrec.data import PreparedData, prepare
+from prefrec.data import PreparedData
+from prefrec.intake import prepare
 from prefrec.pipeline.recipe import Recipe
 from tiny import small_llama
 

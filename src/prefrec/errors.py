@@ -53,6 +53,11 @@ def nearest(name: object, known: Iterable[str], cutoff: float = 0.6) -> str | No
     return lower[found[0]] if found else None
 
 
+def first_words(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return `; did you mean NAME?`, the end of a message about an unknown name, or "" if none is near."""
     near = nearest(name, known)

@@ -18,11 +18,11 @@ from rich.markup import escape
 
 from prefrec import processes
 from prefrec.console import say, warn
-from prefrec.data.config import ColumnNames, PrepareConfig
-from prefrec.data.guess import Guess, guess
-from prefrec.data.readers import ADDRESS, first_words
-from prefrec.errors import ConfigError, DataError, PrefrecError, did_you_mean
+from prefrec.errors import ConfigError, DataError, PrefrecError, did_you_mean, first_words
 from prefrec.files import write_whole
+from prefrec.intake.config import ColumnNames, PrepareConfig
+from prefrec.intake.guess import Guess, guess
+from prefrec.intake.readers import ADDRESS
 from prefrec.pipeline.recipe import (
     Recipe,
     checked_recipe,

@@ -21,7 +21,7 @@ from rich.markup import escape
 from prefrec import processes
 from prefrec.console import quiet_warnings, track, warn
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.readers import PARQUET, read_parquet
+from prefrec.data.parquet import PARQUET, read_parquet
 from prefrec.data.store import read_items
 from prefrec.data.types import LOG_SCHEMA
 from prefrec.errors import ConfigError, DataError, ModelError

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawn_logs import logs
-from prefrec.data import PrepareConfig, RankingExample, feedback, prepare
+from prefrec.data import RankingExample, feedback
 from prefrec.data.feedback import Thresholds, preference_questions, rejected_rows, with_opinions
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
 
 
 @st.composite

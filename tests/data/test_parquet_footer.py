@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from prefrec.data.parquet import UNREADABLE, read_parquet
 from prefrec.data.parquet_footer import claimed_values
-from prefrec.data.readers import UNREADABLE, read_parquet
 
 FRAME = pl.DataFrame({"s": ["a", None, "b"] * 40, "n": range(120), "l": [["x"], [], ["y", "z"]] * 40})
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from prefrec.data import LazyExamples, prepare, read_prepared, seen_items, write_prepared
+from prefrec.data import LazyExamples, read_prepared, seen_items, write_prepared
 from prefrec.data.refit import continued, with_validation
 from prefrec.data.types import TESTED
 from prefrec.data.update import MARK
+from prefrec.intake import prepare
 from tiny_run import recipe as recipe
 
 PAIR = ["user_id", "item_id"]

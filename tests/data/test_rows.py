@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.data import LazyExamples, PrepareConfig, PreparedData, RankingExample, Window, prepare, rows
+from prefrec.data import LazyExamples, PreparedData, RankingExample, Window, rows
 from prefrec.data.candidates import draw_candidates, popularity_weights
 from prefrec.data.rows import stored_rows, take, user_codes
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.data.types import examples_to_frame
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
 from prefrec.training import trajectories
 
 

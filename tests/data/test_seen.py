@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawn_logs import learnt_of, logs, make_log, windows_of
-from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, Window, prepare
+from prefrec.data import Catalogue, PreparedData, RankingExample, Window
 from prefrec.data.seen import held_out, seen_items, user_histories
 from prefrec.data.splits import PARTS, by_time, by_user, leave_last_out, order
 from prefrec.data.store import read_prepared, write_prepared
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
 
 SPLITS: dict[str, Callable[..., Any]] = {
     "leave-last-out": leave_last_out,

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from drawn_logs import learnt_of, logs, make_log, windows_of
 from prefrec.data import splits
-from prefrec.data.config import PrepareConfig
-from prefrec.data.prepare import sample_rows
 from prefrec.data.splits import by_share, by_time, by_user, leave_last_out, order
 from prefrec.errors import DataError
+from prefrec.intake.config import PrepareConfig
+from prefrec.intake.cuts import sample_rows
 
 WAYS = [leave_last_out, by_time, by_user, by_share]
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare, store
+from prefrec.data import Catalogue, PreparedData, RankingExample, store
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.errors import DataError, StorageError
 from prefrec.files import STALE_S, clear_drafts, draft_name, storage_error, write_whole, writing
+from prefrec.intake import PrepareConfig, prepare
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import PrepareConfig, PreparedData, prepare
+from prefrec.data import PreparedData
 from prefrec.data.candidates import SampledCandidates, pair_keys
 from prefrec.data.target_candidates import auto_kind, target_candidates
 from prefrec.errors import DataError
 from prefrec.evaluation.metrics import expected_hits
+from prefrec.intake import PrepareConfig, prepare
 
 SIZE = 5
 

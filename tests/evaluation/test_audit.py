@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from drawn_logs import make_log
-from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare
+from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import Audit, audit_lists, audit_prepared
 from prefrec.evaluation.faults import protocol_faults
 from prefrec.evaluation.shortcuts import encode_sets, favours_popular
+from prefrec.intake import PrepareConfig, prepare
 from prefrec.report.tables import audit_table
 
 N_ITEMS, SIZE = 200, 10

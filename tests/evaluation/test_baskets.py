@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
-from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare
+from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation.baskets import basket_metrics, baskets_of, evaluate_baskets
 from prefrec.evaluation.metrics import target_ranks
+from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers import PopularityRanker
 
 MEASURES = {"hr@2": Success @ 2, "recall@2": R @ 2, "ndcg@2": nDCG @ 2, "ndcg@9": nDCG @ 9, "mrr": RR}

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import PreparedData, prepare
+from prefrec.data import PreparedData
+from prefrec.intake import prepare
 from prefrec.pipeline.entry import RunInputs, lm_entry
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft

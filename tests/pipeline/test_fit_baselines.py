@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
+from prefrec.data import read_prepared, write_prepared
+from prefrec.intake import PrepareConfig, prepare
 from prefrec.pipeline.entry import RunInputs, fitted_baselines
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.score import fit_baselines

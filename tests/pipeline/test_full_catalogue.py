@@ -6,7 +6,8 @@ import pytest
 
 from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks, whole_catalogue
-from prefrec.data import PrepareConfig, prepare, read_prepared, seen_items, write_prepared
+from prefrec.data import read_prepared, seen_items, write_prepared
+from prefrec.intake import PrepareConfig, prepare
 from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.rankers import CatalogueRanker, RandomRanker

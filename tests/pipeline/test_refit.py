@@ -12,10 +12,11 @@ import pytest
 import torch
 import yaml
 
-from prefrec.data import PreparedData, prepare, read_prepared
+from prefrec.data import PreparedData, read_prepared
 from prefrec.errors import DataError
 from prefrec.export.ranker import export_ranker
 from prefrec.files import file_digest
+from prefrec.intake import prepare
 from prefrec.lm.items import item_table
 from prefrec.pipeline.entry import RunInputs, lm_ranker
 from prefrec.pipeline.kinds import KINDS

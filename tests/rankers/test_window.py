@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawn_logs import make_log
-from prefrec.data import PrepareConfig, RankingExample, prepare
+from prefrec.data import RankingExample
 from prefrec.evaluation import evaluate
+from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers import WindowCooccurrenceRanker, baseline_rankers
 from prefrec.rankers.window import GRID
 from verdicts import NONE

@@ -12,9 +12,9 @@ import polars as pl
 import yaml
 
 from prefrec.data import read_prepared
-from prefrec.data.readers import read_table
 from prefrec.errors import PrefrecError
 from prefrec.evaluation import read_predictions
+from prefrec.intake.readers import read_table
 from prefrec.pipeline.recipe import load_recipe
 from prefrec.prompts import load_template
 from prefrec.runs.contents import read_run

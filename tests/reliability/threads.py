@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefrec import Recommender
-from prefrec.data import prepare
+from prefrec.intake import prepare
 from prefrec.lm.items import add_items, save_item_model
 from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.recipe import Recipe

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.readers import UNREADABLE, first_words, read_parquet
-from prefrec.errors import DataError
+from prefrec.data.parquet import UNREADABLE, read_parquet
+from prefrec.errors import DataError, first_words
 from prefrec.evaluation.evaluate import evaluate_predictions
 from prefrec.evaluation.outcome import Evaluation
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA

@@ -12,10 +12,10 @@ from rich.markup import escape
 
 from prefrec.cli import _options as o
 from prefrec.console import warn
-from prefrec.data import ColumnNames
-from prefrec.data.guess import guess
 from prefrec.errors import ConfigError
 from prefrec.files import check_destination, write_text
+from prefrec.intake import ColumnNames
+from prefrec.intake.guess import guess
 from prefrec.pipeline.suggest import fitting_preset, longest_history, yaml_line
 from prefrec.presets import PresetName
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.data import PrepareConfig, write_prepared
-from prefrec.data import prepare as prepare_data
+from prefrec.data import write_prepared
+from prefrec.intake import PrepareConfig
+from prefrec.intake import prepare as prepare_data
 from prefrec.runs.lock import stage_lock
 
 

@@ -11,10 +11,10 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.data import UnknownUserError
-from prefrec.data.readers import pick_columns, read_table, read_text
-from prefrec.data.sources.base import parse_lists
 from prefrec.errors import DataError
 from prefrec.files import check_destination
+from prefrec.intake.readers import pick_columns, read_table, read_text
+from prefrec.intake.sources.base import parse_lists
 from prefrec.recommend.rules import Rules
 
 

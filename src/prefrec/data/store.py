@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from prefrec.console import track
 from prefrec.data.candidates import SampledCandidates, item_weights, keys_without, pair_keys
-from prefrec.data.readers import UNREADABLE, first_words, read_parquet
+from prefrec.data.parquet import UNREADABLE, read_parquet
 from prefrec.data.rows import LazyExamples, RankingExample, stored_rows
 from prefrec.data.types import (
     EXAMPLE_SCHEMA,
@@ -30,7 +30,7 @@ from prefrec.data.types import (
     PreparedData,
     examples_to_frame,
 )
-from prefrec.errors import DataError
+from prefrec.errors import DataError, first_words
 from prefrec.files import Writer, check_end, read_whole, write_together
 
 PROTOCOL = "protocol.json"

@@ -14,8 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.data.readers import UNREADABLE, first_words, read_parquet
-from prefrec.errors import DataError
+from prefrec.data.parquet import UNREADABLE, read_parquet
+from prefrec.errors import DataError, first_words
 from prefrec.prompts.answers import valid_choice
 
 PREDICTION_SCHEMA = pl.Schema(

@@ -19,7 +19,7 @@ from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
 from prefrec.data.candidates import popularity_weights
 from prefrec.data.feedback import rejected_rows, with_opinions
-from prefrec.data.readers import UNREADABLE, read_parquet
+from prefrec.data.parquet import UNREADABLE, read_parquet
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_whole
 from prefrec.losses import find_loss, takes

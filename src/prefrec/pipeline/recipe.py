@@ -20,10 +20,10 @@ from pydantic import (
 )
 
 from prefrec.console import say
-from prefrec.data.config import PrepareConfig, Section
 from prefrec.data.feedback import RatedBy, Thresholds
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.files import read_whole
+from prefrec.intake.config import PrepareConfig, Section
 from prefrec.lm.models import EMBEDDED
 from prefrec.losses import ALIASES, LOSSES, OPTIONS, find_loss, with_options
 from prefrec.pipeline.kinds import ranker_config, ranker_kind

@@ -10,10 +10,11 @@ from typing import Any
 from rich.markup import escape
 
 from prefrec.console import quiet_warnings, say
-from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
+from prefrec.data import PreparedData, prepared_digest, read_prepared, write_prepared
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.evaluation import Audit
 from prefrec.files import content_digest, make_folder, write_json, write_text
+from prefrec.intake import prepare
 from prefrec.lm.models import check_name
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation

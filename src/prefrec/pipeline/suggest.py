@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from prefrec.data.guess import Guess
+from prefrec.intake.guess import Guess
 from prefrec.presets import PresetName, preset_text
 
 SHORT = 15

@@ -11,10 +11,10 @@ from typing import Any
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, read_prepared
-from prefrec.data.prepare import Change
 from prefrec.data.update import update_split
 from prefrec.evaluation import NoAudit, evaluate_predictions
 from prefrec.files import content_digest
+from prefrec.intake.cuts import Change
 from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, lm_entry, loaded_once
 from prefrec.pipeline.recipe import SFT, Recipe, UpdateSection, load_recipe
 from prefrec.pipeline.score import predict_entries

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from prefrec.data.config import Section, config_error
 from prefrec.errors import ConfigError, nearest
+from prefrec.intake.config import Section, config_error
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 """Pattern of the names of runs and rankers, which are also names of files and folders."""

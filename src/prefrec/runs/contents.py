@@ -14,8 +14,7 @@ import polars as pl
 import yaml
 
 from prefrec.data import PreparedData, prepared_digest, read_prepared
-from prefrec.data.readers import first_words
-from prefrec.errors import DataError, without_secrets
+from prefrec.errors import DataError, first_words, without_secrets
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.best import Best
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from prefrec.data import PrepareConfig, prepare, write_prepared
+from prefrec.data import write_prepared
+from prefrec.intake import PrepareConfig, prepare
 from prefrec_lab.bench.job import Job
 from prefrec_lab.bench.settings import BenchSettings
 from prefrec_lab.bench.workload import make_workload

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from prefrec.data import PrepareConfig, prepare
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
 from read_sources import goodreads, goodreads_windows, read
 
 DATE = "Wed Jan 10 10:24:35 -0800 2018"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prefrec.data import PrepareConfig, prepare
-from prefrec.data.readers import read_table
+from prefrec.intake import PrepareConfig, prepare
+from prefrec.intake.readers import read_table
 from prefrec_lab.datasets.published import read_published, to_published
 from read_sources import lastfm_hetrec, lastfm_published
 

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
+from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
 from prefrec_lab.datasets.published import read_published, to_published, write_published, write_sequences
 
 SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))

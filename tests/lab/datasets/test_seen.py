@@ -1,6 +1,7 @@
 """Which items of a user are known to be seen: by the order of published sessions, and without an order."""
 
-from prefrec.data import PrepareConfig, prepare, seen_items
+from prefrec.data import seen_items
+from prefrec.intake import PrepareConfig, prepare
 
 
 def test_published_sessions_have_an_order_and_windows_have_none(tmp_path):

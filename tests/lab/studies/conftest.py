@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from prefrec.data import PreparedData, prepare
+from prefrec.data import PreparedData
+from prefrec.intake import prepare
 from prefrec.pipeline.recipe import Recipe
 from prefrec_lab.studies.carry_out import carry_out
 from tiny_run import tiny_recipe, write_model, write_shop

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import prepare
 from prefrec.evaluation import metrics_for
+from prefrec.intake import prepare
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec_lab.studies.carry_out import carry_out

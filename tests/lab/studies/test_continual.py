@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 import torch
 
-from prefrec.data import prepare
 from prefrec.files import read_json
+from prefrec.intake import prepare
 from prefrec.pipeline.entry import RunInputs
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from command import succeed
-from prefrec.data import prepare
+from prefrec.intake import prepare
 from prefrec.pipeline.recipe import Recipe
 from prefrec_systems.cli import chat as chat_module
 from served_run import write_run

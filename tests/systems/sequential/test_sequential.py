@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prefrec.data import PrepareConfig, PreparedData, RankingExample, prepare
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError
 from prefrec.evaluation import metrics_for, target_ranks
+from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers import Ranker
 from prefrec_systems.sequential import SEQUENTIAL_MODELS, SequentialConfig, load_sequential, train
 from prefrec_systems.sequential.models import SequentialModel

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefrec.data.readers import read_bytes
 from prefrec.errors import DataError
+from prefrec.intake.readers import read_bytes
 
 RECORDS = "records.jsonl"
 Key = tuple[str, int, str]

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import parse_numbers, pick_columns, read_json_rows, refuse_bad
-from prefrec.data.sources.base import (
+from prefrec.data.titles import normal_title
+from prefrec.data.types import LOG_SCHEMA, Catalogue
+from prefrec.errors import ConfigError, DataError
+from prefrec.intake.config import PrepareConfig
+from prefrec.intake.readers import parse_numbers, pick_columns, read_json_rows, refuse_bad
+from prefrec.intake.sources.base import (
     GivenSplit,
     Source,
     SourceKind,
@@ -21,10 +24,7 @@ from prefrec.data.sources.base import (
     merge_duplicates,
     titled,
 )
-from prefrec.data.sources.windows import Row, make_windows, refuse_short
-from prefrec.data.titles import normal_title
-from prefrec.data.types import LOG_SCHEMA, Catalogue
-from prefrec.errors import ConfigError, DataError
+from prefrec.intake.sources.windows import Row, make_windows, refuse_short
 from prefrec_lab.datasets.titles import is_blank
 
 _DATE = "%a %b %d %H:%M:%S %z %Y"

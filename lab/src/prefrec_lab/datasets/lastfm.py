@@ -7,13 +7,13 @@ from pathlib import Path
 
 import polars as pl
 
-from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import check_ids, first_line, parse_numbers, pick_columns, read_table, read_text
-from prefrec.data.sources.base import GivenSplit, Source, SourceKind, clean_catalogue
 from prefrec.data.splits import core
-from prefrec.data.titles import resolve_duplicates
 from prefrec.data.types import ITEM_SCHEMA, LOG_SCHEMA, Catalogue, Window
 from prefrec.errors import DataError
+from prefrec.intake.config import PrepareConfig
+from prefrec.intake.readers import check_ids, first_line, parse_numbers, pick_columns, read_table, read_text
+from prefrec.intake.sources.base import GivenSplit, Source, SourceKind, clean_catalogue
+from prefrec.intake.titles import resolve_duplicates
 from prefrec_lab.datasets.titles import is_blank
 
 # Last.fm opened in 2002 and the data were published in 2011. Other dates are errors.

@@ -13,15 +13,16 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.data.config import PrepareConfig
-from prefrec.data.prepare import count_rows, sample_rows
-from prefrec.data.readers import read_json_rows
 from prefrec.data.rows import RankingExample
-from prefrec.data.sources.base import SourceKind, find_parts
 from prefrec.data.titles import safe_title
 from prefrec.data.types import FORMAT_VERSION, LOG_SCHEMA, PARTS, Catalogue, PreparedData
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_text
+from prefrec.intake.config import PrepareConfig
+from prefrec.intake.cuts import sample_rows
+from prefrec.intake.prepare import count_rows
+from prefrec.intake.readers import read_json_rows
+from prefrec.intake.sources.base import SourceKind, find_parts
 from prefrec_lab.datasets.lastfm import NAMES, SEQUENCES, SPLITS, read_names
 from prefrec_lab.datasets.titles import is_blank
 

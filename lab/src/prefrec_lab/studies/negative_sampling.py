@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, frame_to_examples
-from prefrec.data.readers import read_parquet
+from prefrec.data.parquet import read_parquet
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefrec.data.readers import read_table
 from prefrec.files import content_digest
+from prefrec.intake.readers import read_table
 from prefrec.lm.models import base_digest
 from prefrec.pipeline.entry import Entry, RunInputs
 from prefrec.pipeline.kinds import RankerKind

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from prefrec.data.config import Section
+from prefrec.intake.config import Section
 from prefrec.rankers.config import RankerConfig
 
 SequentialName = Literal["GRU4Rec", "Caser", "SASRec"]

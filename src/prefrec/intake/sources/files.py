@@ -9,10 +9,13 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
-from prefrec.data import readers
-from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import FILE_ORDER
-from prefrec.data.sources.base import (
+from prefrec.data.times import SUBSECOND
+from prefrec.data.types import Catalogue
+from prefrec.errors import DataError
+from prefrec.intake import readers
+from prefrec.intake.config import PrepareConfig
+from prefrec.intake.readers import FILE_ORDER
+from prefrec.intake.sources.base import (
     CATALOGUE_FIELDS,
     Source,
     SourceKind,
@@ -22,9 +25,7 @@ from prefrec.data.sources.base import (
     parse_lists,
     user_attributes,
 )
-from prefrec.data.times import SUBSECOND, parse_timestamps
-from prefrec.data.types import Catalogue
-from prefrec.errors import DataError
+from prefrec.intake.times import parse_timestamps
 
 _NO_RATING = (
     "correct or empty these fields, or ignore the column with --columns.rating none (`columns.rating: null` in a "

@@ -12,15 +12,16 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from prefrec.data import readers
-from prefrec.data.config import ColumnNames, PrepareConfig
-from prefrec.data.readers import FILE_ORDER, with_points
-from prefrec.data.sources.base import GivenSplit, Source
-from prefrec.data.sources.files import files, files_of
-from prefrec.data.sources.windows import holds_lists, windows
-from prefrec.data.times import date_forms, parse_timestamps
-from prefrec.data.words import sign, topic
+from prefrec.data.parquet import Shrink
 from prefrec.errors import DataError
+from prefrec.intake import readers
+from prefrec.intake.config import ColumnNames, PrepareConfig
+from prefrec.intake.readers import FILE_ORDER, with_points
+from prefrec.intake.sources.base import GivenSplit, Source
+from prefrec.intake.sources.files import files, files_of
+from prefrec.intake.sources.windows import holds_lists, windows
+from prefrec.intake.times import date_forms, parse_timestamps
+from prefrec.intake.words import sign, topic
 
 _OF_ITEMS = ("catalogue_item", "title")
 # Part of a reader's note → the setting without which the reader would reject the files.
@@ -132,7 +133,7 @@ def _reader() -> Callable[..., pl.DataFrame]:
     """Return a function like `readers.read_table` that reads each file once."""
     kept = cache(readers.read_table)
 
-    def read(path: Path, encoding: str, shrink: readers.Shrink = lambda table: table) -> pl.DataFrame:
+    def read(path: Path, encoding: str, shrink: Shrink = lambda table: table) -> pl.DataFrame:
         return shrink(kept(path, encoding).lazy()).collect()
 
     return read

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prefrec.data import PrepareConfig, prepare
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
 from read_sources import files
 
 

@@ -9,26 +9,20 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from prefrec.data.parquet_footer import claimed_values
-from prefrec.errors import DataError, nearest, without_parts_of, without_secrets
+from prefrec.data.parquet import PARQUET, UNREADABLE, Shrink, mib, most_unpacked, read_parquet
+from prefrec.errors import DataError, first_words, nearest, without_parts_of, without_secrets
 from prefrec.files import check_spelling
 
-UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
-"""Errors that `read_parquet` raises on a damaged file."""
 FILE_ORDER = "file-order"
 """Name of a time column that numbers the lines, for a file without times whose lines are in temporal order."""
 _TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
-PARQUET = (".parquet", ".pq")
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _HEADERLESS = (".data", *_JSON_SUFFIXES)
 _EXCEL = (".xlsx", ".xls", ".xlsm", ".ods")
@@ -54,8 +48,6 @@ _LOOKED_AT = 200
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+$"
 # Float64 represents every integer up to this one.
 _EXACT = 2**53
-# Rows of Parquet that are decoded together, bytes of a code, and the size below which texts are read as codes.
-_BATCH, _CODE, _SMALL = 1 << 17, 4, 64 << 20
 # Most columns, and characters of a name, in a message: the header of a binary file can be the whole file.
 _NAMES, _NAME_CHARS = 30, 60
 REMEDY = "correct or drop these rows"
@@ -63,10 +55,6 @@ ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9]+):/+(.+)")
 """An address such as `s3://bucket/key`, as it looks in a path: with one slash, and after the folder of a recipe."""
 IDS = pl.Categorical(pl.Categories("prefrec"))
 """In-memory type of ids: codes of 4 bytes."""
-UNPACKED, RATIO = 512 << 20, 100
-"""Bytes that any compressed file may have when it is unpacked, and the multiple of its size that it may have."""
-Shrink = Callable[[pl.LazyFrame], pl.LazyFrame]
-"""Function that selects the needed columns of a table and converts them to types that take less memory."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -78,15 +66,10 @@ def read_bytes(path: Path) -> bytes:
         content = file.read(most + 1)
     if len(content) > most:
         raise DataError(
-            f"{path}: unpacked it has more than {_mib(most)}; if you trust it, unpack it yourself (gunzip) and "
+            f"{path}: unpacked it has more than {mib(most)}; if you trust it, unpack it yourself (gunzip) and "
             "name the unpacked file"
         )
     return content
-
-
-def most_unpacked(path: Path) -> int:
-    """Return the most bytes that a file may have when it is unpacked: a small one could fill the memory."""
-    return max(UNPACKED, RATIO * path.stat().st_size)
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
@@ -178,54 +161,6 @@ def read_table(
     if twice is not None:
         raise DataError(f"{path}: two columns are called {_shown([twice])}; rename one in the header")
     return frame.rename(dict(zip(frame.columns, plain, strict=True)))
-
-
-def read_parquet(path: Path, shrink: Shrink = lambda table: table) -> pl.DataFrame:
-    """Read an untrusted Parquet file; raise one of `UNREADABLE` if it is damaged, or larger than `most_unpacked`.
-
-    `shrink` is applied in batches.
-    """
-    most, unpacked, frames = most_unpacked(path), 0, []
-    too_large = OSError(f"unpacked it has more than {_mib(most)}; if you trust it, divide it into several files")
-    # Arrow checks every offset and text; polars' decoder crashes the process on some damaged files. With
-    # `pre_buffer`, Arrow would hold the whole file in memory.
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        columns = [file.metadata.schema.column(j) for j in range(file.metadata.num_columns)]
-        values, rows = claimed_values(path), file.metadata.num_rows
-        # Arrow would allocate memory for as many values as a column claims to have.
-        for j, column in enumerate(columns):
-            claimed = sum(group[j] if j < len(group) else -1 for group in values)
-            if column.max_repetition_level == 0 and claimed != rows:
-                raise OSError(f"column {column.path} claims {claimed} values in {rows} rows")
-        if min(map(min, values), default=0) < 0 or _CODE * sum(map(sum, values)) > most:
-            raise too_large
-        schema = file.schema_arrow
-    # A kilobyte can hold a text of a megabyte a thousand times. So texts are read as codes until their size is known;
-    # not in large files, where this would take long.
-    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    with pq.ParquetFile(
-        path, pre_buffer=False, read_dictionary=texts if path.stat().st_size < _SMALL else []
-    ) as file:
-        for batch in file.iter_batches(_BATCH):
-            unpacked += sum(map(_plain_bytes, batch.columns))
-            if unpacked > most:
-                raise too_large
-            frames.append(shrink(_checked(pa.Table.from_batches([batch]).cast(schema)).lazy()).collect())
-        frames = frames or [_checked(file.read().cast(schema))]
-    return pl.concat(frames, rechunk=False)
-
-
-def _plain_bytes(column: pa.Array) -> int:
-    """Return the bytes of a column of texts when they are no longer codes, or else of the column as it is."""
-    column.validate(full=True)
-    if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
-        return pc.sum(pc.binary_length(column.dictionary).take(column.indices).cast(pa.int64())).as_py() or 0
-    return column.nbytes
-
-
-def _checked(table: pa.Table) -> pl.DataFrame:
-    table.validate(full=True)
-    return cast(pl.DataFrame, pl.from_arrow(table))
 
 
 def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
@@ -385,11 +320,6 @@ def first_line(bad: pl.Series, path: Path) -> str:
     return f"line {index + (1 if path.name.removesuffix('.gz').endswith(_HEADERLESS) else 2)}"
 
 
-def first_words(error: BaseException) -> str:
-    """Return the first line of an error's message, or the error's name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading, decompressed if its name ends in `.gz`."""
@@ -435,10 +365,6 @@ def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, field: s
     if field == "timestamp":
         message += f"; if there are no times but the lines are in temporal order, name the column {FILE_ORDER}"
     return DataError(message)
-
-
-def _mib(size: int) -> str:
-    return f"{size >> 20:,} MiB"
 
 
 def cast_column(values: pl.Series, kind: type[pl.DataType], path: Path, called: str, expected: str) -> pl.Series:

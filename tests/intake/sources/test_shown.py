@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
-from prefrec.data.sources.base import parse_lists
-from prefrec.data.sources.files import fold_skips, parse_skipped
+from prefrec.data import read_prepared, write_prepared
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
+from prefrec.intake.sources.base import parse_lists
+from prefrec.intake.sources.files import fold_skips, parse_skipped
 from read_sources import files
 
 PATH = Path("log.csv")

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from prefrec.data import PrepareConfig, prepare
-from prefrec.data.ids import warn_of_ids
+from prefrec.intake import PrepareConfig, prepare
+from prefrec.intake.ids import warn_of_ids
 
 NO_ITEMS = pl.Series([], dtype=pl.String)
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from prefrec.data import PrepareConfig, config_error, sources
+from prefrec.intake import PrepareConfig, config_error, sources
 
 
 def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch):

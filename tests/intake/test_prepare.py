@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from prefrec.data import PrepareConfig, PreparedData, prepare
+from prefrec.data import PreparedData
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
 
 
 def shop_data(paths: dict[str, Path], **options: Any) -> PreparedData:

@@ -10,9 +10,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prefrec.data.readers import check_ids, pick_columns, read_json_rows, read_table
-from prefrec.data.times import parse_timestamps, time_columns
+from prefrec.data.times import time_columns
 from prefrec.errors import DataError
+from prefrec.intake.readers import check_ids, pick_columns, read_json_rows, read_table
+from prefrec.intake.times import parse_timestamps
 
 DAMAGED = (
     "c-oazO-~a+7@plO%eLtO4KvwI_OJ)p6d}-E#kMNQ6qK(jr79pXnuXmh8(K=bTM8bGUO90xo{aGan0SzQHpK7){0$zBCu58RXZE9jLX=H+-mm9<o"
@@ -223,7 +224,7 @@ def test_a_message_does_not_hold_the_whole_header(tmp_path):
 
 
 def test_a_compressed_file_may_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("prefrec.data.readers.UNPACKED", 1 << 20)
+    monkeypatch.setattr("prefrec.data.parquet.UNPACKED", 1 << 20)
     rows = b"user_id,item_id\n" + b"1,2\n" * (1 << 18)
     told = "unpacked it has more than 1 MiB; if you trust it, unpack it yourself"
     for name, content in (("a.csv.gz", rows), ("a.jsonl.gz", b'{"user_id": "' + b"x" * (1 << 20) + b'"}')):
@@ -233,12 +234,12 @@ def test_a_compressed_file_may_not_fill_the_memory(tmp_path, monkeypatch):
             read_table(path)
     (tmp_path / "fits.csv.gz").write_bytes(gzip.compress(rows[: 1 << 20]))
     assert len(read_table(tmp_path / "fits.csv.gz")) == (1 << 18) - 4
-    monkeypatch.setattr("prefrec.data.readers.RATIO", 1 << 20)  # a large file may have more
+    monkeypatch.setattr("prefrec.data.parquet.RATIO", 1 << 20)  # a large file may have more
     assert len(read_table(tmp_path / "a.csv.gz")) == 1 << 18
 
 
 def test_a_parquet_file_may_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("prefrec.data.readers.UNPACKED", 1 << 20)
+    monkeypatch.setattr("prefrec.data.parquet.UNPACKED", 1 << 20)
     wide = pl.DataFrame({"user_id": ["x" * 4096] * 2000, "n": [1] * 2000})
     long = pl.DataFrame({"user_id": ["x"] * (1 << 18), "n": [1] * (1 << 18)})
     for frame in (wide, long):
@@ -261,7 +262,7 @@ def test_texts_of_small_parquet_files_are_read_as_those_of_large_ones(tmp_path, 
         some.write_parquet(path, row_group_size=2)
         small = read_table(path)
         with monkeypatch.context() as patch:
-            patch.setattr("prefrec.data.readers._SMALL", 0)
+            patch.setattr("prefrec.data.parquet._SMALL", 0)
             large = read_table(path)
         assert small.schema == large.schema
         assert small.equals(large)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import polars.selectors as cs
 
-from prefrec.data.readers import as_text, check_ids, refuse_bad
-from prefrec.data.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
 from prefrec.data.types import Catalogue, PreparedData, Window
 from prefrec.errors import DataError
+from prefrec.intake.readers import as_text, check_ids, refuse_bad
+from prefrec.intake.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
 
 if TYPE_CHECKING:
-    from prefrec.data.config import PrepareConfig
+    from prefrec.intake.config import PrepareConfig
 
 # Part → endings of its file names, without suffix.
 _PART_ENDINGS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from command import succeed
-from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, seen_items
-from prefrec.data.sources.windows import find_window_files
+from prefrec.data import PreparedData, read_prepared, seen_items
 from prefrec.errors import DataError
+from prefrec.intake import PrepareConfig, prepare
+from prefrec.intake.sources.windows import find_window_files
 from prefrec.pipeline.recipe import load_recipe
 
 Log = dict[str, list[tuple[str, int]]]

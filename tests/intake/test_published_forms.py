@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from prefrec.data import ColumnNames, PrepareConfig, prepare
-from prefrec.data.guess import guess
-from prefrec.data.readers import read_table
 from prefrec.errors import DataError
+from prefrec.intake import ColumnNames, PrepareConfig, prepare
+from prefrec.intake.guess import guess
+from prefrec.intake.readers import read_table
 
 TAKEN = [(u, (7 * u + n) % 20 + 1, 1_400_000_000 + 86_400 * n, n) for u in range(1, 21) for n in range(6)]
 ITEMS = range(1, 21)

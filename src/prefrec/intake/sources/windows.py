@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from prefrec.data import readers
-from prefrec.data.config import ColumnNames, PrepareConfig
-from prefrec.data.readers import FILE_ORDER
-from prefrec.data.sources.base import (
+from prefrec.data.times import SUBSECOND, time_columns
+from prefrec.data.types import LOG_SCHEMA, PARTS, Catalogue, Window
+from prefrec.errors import DataError
+from prefrec.intake import readers
+from prefrec.intake.config import ColumnNames, PrepareConfig
+from prefrec.intake.readers import FILE_ORDER
+from prefrec.intake.sources.base import (
     CATALOGUE_FIELDS,
     GivenSplit,
     Source,
@@ -25,10 +28,8 @@ from prefrec.data.sources.base import (
     name_before,
     parse_lists,
 )
-from prefrec.data.times import SUBSECOND, parse_timestamps, time_columns
-from prefrec.data.titles import resolve_duplicates
-from prefrec.data.types import LOG_SCHEMA, PARTS, Catalogue, Window
-from prefrec.errors import DataError
+from prefrec.intake.times import parse_timestamps
+from prefrec.intake.titles import resolve_duplicates
 
 _TITLES_JSON = TypeAdapter(dict[str, str])
 _TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", ".jsonl", ".ndjson")

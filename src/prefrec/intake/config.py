@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prefrec.data.sources import SourceKind, source_kind
-from prefrec.data.titles import DuplicateTitles
 from prefrec.errors import ConfigError, did_you_mean
+from prefrec.intake.sources import SourceKind, source_kind
+from prefrec.intake.titles import DuplicateTitles
 
 # Fields that only some sources accept. For other sources they must have their default value.
 _NOT_FOR_ALL = (

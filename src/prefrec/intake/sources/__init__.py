@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from prefrec.data.sources.base import GivenSplit, Source, SourceKind
 from prefrec.errors import did_you_mean
+from prefrec.intake.sources.base import GivenSplit, Source, SourceKind
 
 __all__ = ["GivenSplit", "Source", "SourceKind"]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.data import ColumnNames
-from prefrec.data.sources.windows import Row, addition, merge_rows, read_rows
 from prefrec.errors import DataError
+from prefrec.intake import ColumnNames
+from prefrec.intake.sources.windows import Row, addition, merge_rows, read_rows
 
 ROWS = [Row("7", ("1", "2"), "3", 50), Row("a b", ("3",), "12", 60)]
 HERE = Path("train.csv")

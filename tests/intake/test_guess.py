@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import ColumnNames, PrepareConfig, PreparedData, prepare
-from prefrec.data.guess import guess
+from prefrec.data import PreparedData
 from prefrec.errors import DataError
+from prefrec.intake import ColumnNames, PrepareConfig, prepare
+from prefrec.intake.guess import guess
 
 DAY = 86_400
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prefrec.data.sources import movielens
 from prefrec.errors import DataError
+from prefrec.intake.sources import movielens
 from read_sources import movielens_100k, movielens_csv
 
 RAW_ITEMS = "1|Misérables, Les (1995)|01-Jan-1995||x\n2|Heat (1995)|||\n3|Heat (1995)|||\n267|unknown||||0|1\n"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import polars as pl
 
-from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import parse_numbers, pick_columns, read_table, read_text
-from prefrec.data.sources.base import Source, SourceKind, check_log, titled, user_attributes
-from prefrec.data.times import parse_timestamps
-from prefrec.data.titles import movie_title, movie_titles
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
+from prefrec.intake.config import PrepareConfig
+from prefrec.intake.readers import parse_numbers, pick_columns, read_table, read_text
+from prefrec.intake.sources.base import Source, SourceKind, check_log, titled, user_attributes
+from prefrec.intake.times import parse_timestamps
+from prefrec.intake.titles import movie_title, movie_titles
 
 # Columns of the files of users, without the postal code.
 _USERS = ("user_id", "age", "gender", "occupation")

@@ -1,0 +1,162 @@
+"""Parse the times of a log: detect units and formats, and reject invalid or ambiguous ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from prefrec.data.times import SUBSECOND
+from prefrec.errors import DataError
+from prefrec.intake.readers import REMEDY, cast_column, file_name, first_line, first_of, refuse_bad, stripped
+
+# Format of dates written as integers → value of one year in it.
+_WRITTEN = {"YYYYMMDD": 10**4, "YYYYMMDDhhmm": 10**8, "YYYYMMDDhhmmss": 10**10}
+_DAYS = (
+    "%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%d %b %Y", "%b %d, %Y", "%m %d, %Y",
+)  # fmt: skip
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", "T%H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_LOGGED = ("%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z")
+FORMS = (*(day + clock for day in _DAYS for clock in _CLOCKS), *_LOGGED)
+"""strptime formats of dates that are tried. The last ones are those of web servers, tweets and e-mails."""
+_OTHER_FORMAT = "correct them, or change --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
+_NAME_IT = "set their format with --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
+# Number of texts on which each format is tried first.
+_LOOKED_AT = 200
+# 1970, and 1990 to 2060, in days since the end of 1899. Smaller numbers may be counters.
+_EXCEL_1970, _EXCEL_DAYS = 25_569, (32_874, 58_440)
+# Units of a time since 1970, from coarse to fine: name, units per second.
+_UNITS = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
+# Smallest milliseconds, microseconds and nanoseconds. Each is a time in 1973.
+_UNIT_BOUNDS = (1e11, 1e14, 1e17)
+# Largest time that fits into 64 bits, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
+_LATEST = 2.0**63
+_ISO = r"^\d{4}-\d"
+Read = tuple[pl.DataFrame, list[str]]
+"""A log with times in seconds since 1970, and notes on how they were read."""
+
+
+def date_forms(values: pl.Series) -> list[str]:
+    """Return the formats of `FORMS` in which all of these texts [n] are dates."""
+    values = values.drop_nulls()
+    fits = list(FORMS) if len(values) else []
+    for some in (values.head(_LOOKED_AT), values):
+        fits = [form for form in fits if _moments(some, form).dt.year().is_between(1900, 2100).fill_null(False).all()]
+    return fits
+
+
+def _moments(values: pl.Series, form: str) -> pl.Series:
+    """Parse texts by a strptime format; return times in UTC, null where a text does not fit."""
+    try:
+        zone = "UTC" if "%z" in form else None
+        return values.str.to_datetime(form, time_unit="us", strict=False, time_zone=zone).dt.replace_time_zone(None)
+    except pl.exceptions.PolarsError:  # an invalid format
+        return pl.Series(values.name, [None] * len(values), dtype=pl.Datetime("us"))
+
+
+def parse_timestamps(
+    frame: pl.DataFrame, column: str, path: Path, called: str | None = None, form: str | None = None
+) -> Read:
+    """Convert a column of times to Int64 seconds since 1970.
+
+    If any time is finer than a second, the frame also gets a column `SUBSECOND`.
+
+    Args:
+        frame, column: the log and its column of times.
+        path, called: the file and the name of the column in it, for messages.
+        form: strptime format of text times. Default: accept seconds, milliseconds, microseconds and nanoseconds
+            (detected by size, one unit per column), dates, datetimes, ISO 8601 text, texts in one of `FORMS`, dates
+            written as numbers (20240131) and spreadsheet days.
+
+    Returns:
+        The frame, and notes on how the times were read.
+
+    Raises:
+        DataError: a time is missing, NaN or unreadable, two units are mixed, or a text may be two dates, such as
+            03/04/2025.
+    """
+    called = called or column
+    raw = stripped(frame[column])
+
+    def dated(moments: pl.Series, expected: str, remedy: str = REMEDY, read_as: str = "") -> Read:
+        refuse_bad(frame[column], moments.is_null(), path, called, expected, remedy)
+        notes = [f"{file_name(path)}: times read as {read_as}"] if read_as else []
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
+
+    if form:
+        moments = _moments(cast_column(raw, pl.String, path, called, "dates"), form)
+        return dated(moments, f"a date in the format {form}", _OTHER_FORMAT)
+    if raw.dtype in (pl.Date, pl.Datetime):
+        return dated(raw.cast(pl.Datetime("us")), "a date")
+    expected = "seconds since 1970 or an ISO 8601 date"
+    values = cast_column(raw, pl.Float64, path, called, "dates or seconds since 1970")
+    if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
+        is_iso = raw.str.contains(_ISO).fill_null(False)
+        if not is_iso.any() and (forms := date_forms(raw)):
+            if len(forms) > 1:
+                either = f"{raw.drop_nulls()[0]!r} may be a date in the format {' or '.join(forms)}"
+                raise DataError(f"{path}, column {called}: {either}; {_NAME_IT}")
+            return dated(_moments(raw, forms[0]), f"a date in the format {forms[0]}", _OTHER_FORMAT, forms[0])
+        dates = raw.set(~is_iso, None)
+        moments = dates.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        if moments.is_null().all():
+            moments = dates.str.to_date(strict=False).cast(pl.Datetime("us"))
+        return dated(moments, expected, f"correct or drop these rows, or {_NAME_IT}", "ISO 8601 text")
+    bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
+    refuse_bad(frame[column], bad, path, called, expected)
+    if written := _written_dates(values):
+        moments, form = written
+        return dated(moments, f"one of {form}, as other values are", read_as=form)
+    whole = raw.cast(pl.Int64, strict=False)  # Float64 does not represent every nanosecond
+    numbers = whole if (whole.cast(pl.Float64) == values).all(ignore_nulls=False) else values
+    unit, per_second = _unit(raw, values, path, called)
+    notes = [] if per_second == 1 else [f"{file_name(path)}: times read as {unit}"]
+    return _with_times(frame, column, numbers, per_second), notes
+
+
+def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: int) -> pl.DataFrame:
+    """Return `frame` with `times` as seconds, and as microseconds after them if any time is finer than a second."""
+    if times.dtype.is_integer():
+        seconds = times // per_second
+        micros = (times - seconds * per_second) * 10**6 // per_second
+    else:
+        seconds = (times / per_second).floor()
+        micros = ((times / per_second - seconds) * 10**6).round()
+    frame = frame.with_columns(seconds.cast(pl.Int64).alias(column))
+    return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if (micros != 0).any() else frame
+
+
+def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
+    """Parse dates that are written as numbers; return times, null for invalid ones, and the format; else None.
+
+    More than half of the numbers must be existing days: 1 in 27 numbers of this size is one by chance.
+    """
+    if len(values) and values.is_between(*_EXCEL_DAYS).all():
+        seconds = ((values - _EXCEL_1970) * 86_400).round().cast(pl.Int64)
+        return pl.from_epoch(seconds, "s").cast(pl.Datetime("us")), "days of a spreadsheet (since 1900)"
+    for form, least in _WRITTEN.items():
+        alike = values.is_between(1900 * least, 2100 * least) & (values == values.floor())
+        if alike.any():
+            texts = values.set(~alike, None).cast(pl.Int64).cast(pl.String)
+            moments = texts.str.to_datetime("%Y%m%d%H%M%S"[: len(form) - 2], time_unit="us", strict=False)
+            if 2 * moments.null_count() < len(moments):
+                return moments, f"dates in the format {form}"
+    return None
+
+
+def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[str, int]:
+    """Return the unit of these times and its number per second. Raise DataError if units are mixed."""
+    unit = pl.Series(np.searchsorted(_UNIT_BOUNDS, values.abs().to_numpy()))
+    nonzero = values != 0  # zero is 1970 in every unit
+    if not nonzero.any():
+        return _UNITS[0]
+    first_unit = int(first_of(unit, nonzero))
+    differs = nonzero & (unit != first_unit)
+    if differs.any():
+        raise DataError(
+            f"{path}, {first_line(differs, path)}, column {called}: {first_of(raw, differs)!r} looks like "
+            f"{_UNITS[first_of(unit, differs)][0]} since 1970, {first_of(raw, nonzero)!r} "
+            f"({first_line(nonzero, path)}) like {_UNITS[first_unit][0]}; write all times in one unit"
+        )
+    return _UNITS[first_unit]

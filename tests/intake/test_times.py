@@ -1,0 +1,105 @@
+"""The time of a question, and what is known before it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from prefrec.data import PreparedData
+from prefrec.errors import DataError
+from prefrec.intake.config import PrepareConfig
+from prefrec.intake.prepare import prepare
+from prefrec.intake.times import parse_timestamps
+
+DAY = 86_400
+
+
+def _shop(folder, times) -> PreparedData:
+    """Six users take eight items each, at `times` of user and place."""
+    rows = [(f"u{u}", f"i{(u + k) % 9}", times(u, k)) for u in range(6) for k in range(8)]
+    pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "log.csv")
+    items = pl.DataFrame({"item_id": [f"i{i}" for i in range(9)], "title": list("ABCDEFGHI")})
+    items.write_csv(folder / "items.csv")
+    files = {"interactions": folder / "log.csv", "items": folder / "items.csv"}
+    return prepare(PrepareConfig(source="files", candidates={"size": 2}, **files))
+
+
+@pytest.fixture
+def data(tmp_path) -> PreparedData:
+    """A day apart; each user's last is the test, the one before the validation."""
+    return _shop(tmp_path, lambda u, k: 1_000_000_000 + DAY * (10 * u + k))
+
+
+def test_a_question_has_the_time_of_its_target(data):
+    assert [e.time for e in data.some("test", None)] == [1_000_000_000 + DAY * (10 * u + 7) for u in range(6)]
+    assert [e.time for e in data.some("validation", 2)] == [1_000_000_000 + DAY * (10 * u + 6) for u in range(2)]
+    assert all(e.time is None for e in data.some("train", None))
+    (first, *_) = data.some("test", 1)
+    assert first == replace(first, time=None) == data.test[0]  # the time is no part of a question
+
+
+def test_numbers_of_lines_are_no_dates(data):
+    log = data.train_interactions.with_columns(pl.col("timestamp") - 1_000_000_000)
+    counted = replace(data, train_interactions=log)
+    assert (data.has_dates, counted.has_dates) == (True, False)
+    assert all(e.time is None for e in counted.some("test", None))
+
+
+def test_validation_targets_are_known_before_test_rows(data):
+    assert data.known_interactions("validation").equals(data.train_interactions)
+    more = data.known_interactions("test").join(data.train_interactions, on=["user_id", "item_id"], how="anti")
+    assert set(more.select("user_id", "item_id").iter_rows()) == {(e.user_id, e.target) for e in data.validation}
+
+
+def test_histories_of_validation_rows_are_known_before_test_rows(data):
+    """A user of whom nothing was learnt: what precedes the validation target is known, the test target is not."""
+    log = data.train_interactions.filter(pl.col("user_id") != "u0")
+    later = pl.concat([data.held_out_interactions, data.train_interactions.filter(user_id="u0")])
+    changed = replace(data, train_interactions=log, held_out_interactions=later.sort("user_id", "timestamp"))
+    assert set(changed.known_interactions("test").rows()) == set(data.known_interactions("test").rows())
+
+
+NOON = 1_580_472_000  # 2020-01-31 12:00
+AS_NUMBERS = {"20200131": NOON - DAY // 2, "202001311200": NOON, "20200131120000": NOON, "43861.5": NOON}
+
+
+@pytest.mark.parametrize("written", AS_NUMBERS)
+@pytest.mark.parametrize("kind", [str, float])
+def test_dates_as_numbers_are_dates(written, kind):
+    frame, notes = parse_timestamps(pl.DataFrame({"t": [kind(written), kind(written)]}), "t", Path("log.csv"))
+    assert frame.to_dict(as_series=False) == {"t": [AS_NUMBERS[written]] * 2}
+    assert notes[0].startswith("log.csv: times read as da")
+
+
+def test_a_day_that_there_is_not_is_refused_among_dates():
+    dates = pl.DataFrame({"t": ["20200131", "20200230", "20200229"]})
+    with pytest.raises(DataError, match=r"line 3, column t: '20200230' is not one of dates in the format YYYYMMDD"):
+        parse_timestamps(dates, "t", Path("log.csv"))
+
+
+@pytest.mark.parametrize("first", [20_000_000, 30_000])
+def test_counters_stay_counters(first):
+    numbers = [*range(first, first + 30_000, 7)]
+    frame, notes = parse_timestamps(pl.DataFrame({"t": numbers}), "t", Path("log.csv"))
+    assert (frame["t"].to_list(), notes) == (numbers, [])
+
+
+@pytest.mark.parametrize(
+    ("times", "share", "days"),
+    [
+        (lambda u, k: 1_600_000_000 + u, "100%", False),
+        (lambda u, k: 20200101 + k // 4, "100%", True),
+        (lambda u, k: 1_600_000_000 + max(k, 3), "50%", False),
+        (lambda u, k: 1_600_000_000 + k, None, False),
+    ],
+)
+def test_the_share_of_ties_is_told(tmp_path, capsys, times, share, days):
+    notes = [n for n in _shop(tmp_path, times).protocol["notes"] if "their order is random" in n]
+    warned = "set another time column with --columns.timestamp" in capsys.readouterr().err.replace("\n", " ")
+    if share is None:
+        assert notes == []
+    else:
+        assert notes[0].startswith(f"{share} of interactions are at the same time as another of their user")
+        assert ("(all times are whole days)" in notes[0]) == days
+    assert warned == (share == "100%")
