@@ -1,130 +1,79 @@
-"""Write the page of full rankings, with a row per data set, from the ranks in finished runs.
+"""Write the results of full ranking, with a row per data set, from the ranks in finished runs.
 
-`python scripts/full_ranking.py NAME=RUN ...` writes lab/results/ranks/NAME.parquet for each run, whose last ranker is
-a blend, then the section of EXPERIMENTS.md and docs/results.md. Without runs it writes both from the files that are
-there. NAME-1, NAME-2, … are other seeds of the data set NAME, and NAME-random has random weights.
-`control-NAME=RUN,RUN,…` are runs, one per seed, that were also aligned by SFT on the rows of S-DPO (`MORE_SFT`).
-Users and items are numbered in the files, so that no data set is passed on. What is significant is decided by the
-rules in lab/protocol/table.yaml. `python scripts/full_ranking.py --print` prints these decisions and the tables by
-class of target, and writes nothing.
+`python scripts/full_ranking.py NAME=RUN ...` writes lab/results/ranks/NAME.parquet for each run, which has a ranker
+`blend`, or a blend as its last ranker. Then it judges all files of ranks by the rules that lab/protocol declares, and
+writes lab/results/54-full-ranking.json and 61-s-dpo-beside-sft.json, a file per trial whose arms have ranks, README's
+table, and the pages. Without runs it does this from the files that are there.
+
+NAME-1, NAME-2, … are other seeds of the data set NAME, and NAME-random has random weights.
+`control-NAME=RUN,RUN,…` are runs, one per seed, that were also aligned by SFT on the examples of S-DPO (`MORE_SFT`).
+`poor-NAME=RUN,RUN,…` are runs of a trial's positive control. Users and items are numbered in the files, so that no
+data set is passed on. `python scripts/full_ranking.py --print` prints all tables, and writes nothing.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import experiments_page
 import polars as pl
-from numpy.typing import NDArray
+from rank_tables import (
+    BOTH,
+    RANKS,
+    ROOT,
+    TITLES,
+    Measured,
+    Table,
+    all_rankers,
+    class_table,
+    control_table,
+    family_table,
+    groups_table,
+    logs_of,
+    logs_table,
+    main_table,
+    parts_table,
+    read_all,
+    read_controls,
+    seeds_table,
+)
 
-from prefrec.errors import DataError
-from prefrec.evaluation import FULL_RANKING, Interval, PairedDifference, metrics_for
-from prefrec.evaluation.intervals import Means
-from prefrec.evaluation.metrics import Floats
-from prefrec.evaluation.predictions import ranks_of
-from prefrec.evaluation.targets import CLASSES, COUNTS
-from prefrec.evaluation.verdict import ITEM_ONLY
+from prefrec.evaluation.targets import CLASSES
 from prefrec.files import read_json, write_json
-from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.runs.contents import METRICS
-from prefrec_lab.protocol import Decision, Ranked, decide, read_protocol
-from prefrec_lab.ranks import coded, evaluate_ranks, read_ranks, row_facts, write_ranks
+from prefrec_lab.protocol import Decision, Family, Protocol, Trial, decide, read_protocol, read_trial
+from prefrec_lab.ranks import coded, row_facts, write_ranks
 
-ROOT = Path(__file__).parent.parent
-RESULTS, PAGE, README = ROOT / "lab/results", ROOT / "docs/results.md", ROOT / "README.md"
+README = ROOT / "README.md"
+RULES = ROOT / "lab/protocol"
+PROTOCOL = RULES / "table.yaml"
+SECTION = experiments_page.RESULTS / "54-full-ranking.json"
+CONTROL_SECTION = experiments_page.RESULTS / "61-s-dpo-beside-sft.json"
+TRIALS = {"e5": experiments_page.RESULTS / "62-trial-e5.json"}
+"""Name of a file in lab/protocol → the file of its results."""
 MORE_SFT = "sft-more"
 """Name of the alignment with `loss: sft`, otherwise like S-DPO."""
+MORE = Family(
+    name="S-DPO − more SFT",
+    question="Do preferences add to SFT for as many steps on the same examples?",
+    ranker="s-dpo",
+    against=MORE_SFT,
+    ranks="control",
+)
+"""Was in table.yaml when the files control-NAME.parquet were made."""
 MARKS = ("<!-- results -->", "<!-- /results -->")
-SECTION = RESULTS / "54-full-ranking.json"
-PROTOCOL = ROOT / "lab/protocol/table.yaml"
-TITLES = {
-    "movielens-100k": "MovieLens-100K, leave-last-out",
-    "lastfm": "LastFM by date, leave-last-out",
-    "goodreads": "Goodreads windows",
-    "amazon-office": "Amazon Office windows",
-    "amazon-book": "Amazon Book windows",
-    "amazon-office-log": "Amazon Office, cut by time",
-    "amazon-book-log": "Amazon Book, cut by time",
-}
-COLUMNS = [
-    "data", "examples (distinct targets)", "seeds", "candidate sets", "best baseline", "item only",
-    "blend without a language model", "with item-ID tokens", "tokens add", "blend − best baseline", "S-DPO − SFT",
-]  # fmt: skip
-
-SHOWN = ["data", "best baseline", "with item-ID tokens", "blend − best baseline", "tokens add"]
+SHOWN = ["data", "best baseline", "blend", "blend − best baseline", "the language model adds"]
 """Columns in README."""
-NAMED = {"with item-ID tokens": "blend with a language model", "tokens add": "the language model adds"}
-"""Column → its name in README."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """NDCG@10 of a data set's rankers on each test example, and what else its row shows.
-
-    Attributes:
-        name: of the data set.
-        facts: what the ranks do not hold: baselines, language models, the blend, the audit.
-        each: ranker → NDCG@10 [K, B] with each of K seeds.
-        rows: a row per test example, with the columns of ranks that do not depend on the ranker.
-    """
-
-    name: str
-    facts: dict[str, Any]
-    each: dict[str, Floats]
-    rows: pl.DataFrame
-
-    @cached_property
-    def gains(self) -> Means:
-        """Means over rows of NDCG@10 [B], which is the mean over the seeds."""
-        return self.among(np.ones(len(self.rows), dtype=np.bool_))
-
-    @property
-    def seeds(self) -> int:
-        """Number of seeds."""
-        return len(next(iter(self.each.values())))
-
-    def among(self, some: NDArray[np.bool_]) -> Means:
-        """Return the means over some of the rows."""
-        rows, values = self.rows.filter(some), {n: v.mean(axis=0)[some] for n, v in self.each.items()}
-        return Means(values, rows["user"].to_list(), rows["target"].to_list())
-
-    @property
-    def without(self) -> str:
-        """The blend without its language model."""
-        return f"{self.facts['blend']} without {self.facts['language_models'][-1]}"
-
-    @property
-    def ranked(self) -> Ranked:
-        """The values that the rules of the table are applied to."""
-        roles = {"best baseline": self.baseline, "blend": self.facts["blend"], "blend without s-dpo": self.without}
-        return Ranked(self.name, self.each, self.rows["user"].to_list(), self.rows["target"].to_list(), roles)
-
-    @property
-    def baseline(self) -> str:
-        """The baseline with the highest NDCG@10."""
-        return max(self.facts["baselines"], key=self.mean)
-
-    @property
-    def told(self) -> list[tuple[str, str]]:
-        """Pairs (ranker, against) of the page."""
-        blend, models = self.facts["blend"], self.facts["language_models"]
-        return [(blend, self.without), (blend, self.baseline), (models[-1], models[0])]
-
-    def mean(self, ranker: str) -> float:
-        """NDCG@10 of a ranker."""
-        return float(self.gains.mean(ranker).mean)
-
-    def difference(self, ranker: str, against: str) -> PairedDifference:
-        """The paired difference of two rankers in NDCG@10."""
-        return self.gains.difference(ranker, against)
+FEWEST = 20
+"""Examples of a class that are needed to say something of it."""
+FINDINGS = {"above": "above 0", "below": "below 0", "equivalent": "equivalent", "open": "open"}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def measure(name: str, folder: Path) -> None:
@@ -132,13 +81,15 @@ def measure(name: str, folder: Path) -> None:
     run = open_run(folder)
     data, section = run.data, run.recipe.evaluate
     entries = [run.entry(n) for n in run.plan.names]
-    asked = [*entries, *(less for entry in entries for less in entry.ablations)]
+    blend = "blend" if "blend" in run.plan.names else run.plan.names[-1]
+    asked = [*entries, *(run.entry(blend).ablations if section.ablations else [])]
     references = fit_baselines(data, section, run.recipe.seed)
     cache = folder / "predictions/full_catalogue"
     found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
-    path = RESULTS / "ranks" / f"{name}.parquet"
+    path = RANKS / f"{name}.parquet"
     write_ranks(coded(found), row_facts(data, data.some(section.split, section.rows), section.split), path)
-    audit = read_json(folder / METRICS)["evaluation"]["audit"]
+    metrics = read_json(folder / METRICS)
+    audit = metrics["evaluation"]["audit"]
     earlier = read_json(path.with_suffix(".json"))
     commit = read_json(folder / "environment.json").get("commit")
     is_again = bool(earlier) and earlier["commit"] != commit
@@ -146,357 +97,356 @@ def measure(name: str, folder: Path) -> None:
         path.with_suffix(".json"),
         {
             "baselines": [r.name for r in references if r.name != "random"],
+            "sequential": [r.name for r in run.recipe.rankers if r.kind == "sequential"],
             "language_models": run.models,
-            "blend": run.plan.names[-1],
+            "blend": blend,
             "items": len(data.catalogue),
             "verdict": audit["verdict"],
             "leaks": audit["leaks"],
             "solved_without_the_user": audit.get("solved_without_the_user", []),
+            "logs": (metrics.get("full_catalogue") or {}).get("logs", {}),
+            "doses": {a.name: dose(run, str(a.name)) for a in run.recipe.align},
             "evaluations": earlier.get("evaluations", 1) + is_again,
             "commit": commit,
         },
     )
 
 
-def measure_control(name: str, folders: Sequence[Path]) -> None:
-    """Write the ranks of SFT, S-DPO and `MORE_SFT` of several seeds; a ranker of the file is `NAME SEED`."""
+def dose(run: Run, name: str) -> dict[str, Any]:
+    """Return what an alignment did: losses, the share of preferences in order, minutes."""
+    folder = run.folder / "align" / name
+    log: list[dict[str, float]] = read_json(folder / "log.json") or []  # type: ignore[assignment]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    in_order = [entry["eval_rewards/accuracies"] for entry in log if "eval_rewards/accuracies" in entry]
+    seconds = (read_json(folder / "stage.json") or {}).get("seconds")
+    return {
+        "first loss": losses[0] if losses else None,
+        "last loss": losses[-1] if losses else None,
+        "preferences in order": in_order[-1] if in_order else None,
+        "minutes": None if seconds is None else seconds / 60,
+    }
+
+
+def measure_control(name: str, folders: Sequence[Path], rankers: Sequence[str]) -> None:
+    """Write the ranks of some rankers of several seeds; a ranker of the file is `NAME SEED`."""
     found = []
     facts = pl.DataFrame()
     for seed, folder in enumerate(folders):
         run = open_run(folder)
         data, section = run.data, run.recipe.evaluate
         facts = row_facts(data, data.some(section.split, section.rows), section.split)
-        entries = [run.entry(n) for n in ("sft", "s-dpo", MORE_SFT)]
+        entries = [run.entry(n) for n in rankers]
         cache = folder / "predictions/full_catalogue"
         ranked = predict_full(data, section, [], entries, cache, seed=run.recipe.seed)
         found.append(ranked.with_columns(pl.col("ranker") + f" {seed}"))
-    write_ranks(coded(pl.concat(found)), facts, RESULTS / "ranks" / f"{name}.parquet")
+    write_ranks(coded(pl.concat(found)), facts, RANKS / f"{name}.parquet")
 
 
-def read_controls() -> list[Measured]:
-    """Return the NDCG@10 of the controls, for the data sets that have one."""
-    found = []
-    for name in TITLES:
-        path = RESULTS / "ranks" / f"control-{name}.parquet"
-        if path.is_file():
-            names = pl.col("ranker").str.split(" ").list.to_struct(fields=["ranker", "seed"])
-            runs = read_ranks(path).with_columns(names).unnest("ranker").partition_by("seed")
-            found.append(Measured(name, {}, ndcg_of(runs), rows_of(runs[0])))
+def judged(protocol: Protocol, measured: Sequence[Measured]) -> dict[str, list[Decision]]:
+    """Return family → what the rules of a table or trial say of each data set that has both of its rankers."""
+    ranked = [m.ranked for m in measured]
+    found = {family.name: decide(protocol, family, ranked) for family in protocol.families}
+    return {name: decisions for name, decisions in found.items() if decisions}
+
+
+def judged_controls(protocol: Protocol, controls: Sequence[Measured]) -> list[Decision]:
+    """Return what the rules say of S-DPO and as many steps of SFT."""
+    return decide(protocol, MORE, [m.ranked_alone for m in controls])
+
+
+def by_finding(decided: Sequence[Decision], protocol: Protocol) -> dict[str, list[str]]:
+    """Return finding → titles of the data sets with it."""
+    found: dict[str, list[str]] = {finding: [] for finding in FINDINGS}
+    for d in decided:
+        found[d.finding(protocol.level)].append(TITLES[d.data])
     return found
 
 
-def control_table(controls: Sequence[Measured]) -> dict[str, Any]:
-    """Return what S-DPO adds to SFT, beside SFT for as many steps on the same rows; means over the seeds."""
-    pairs = (("s-dpo", "sft"), (MORE_SFT, "sft"), ("s-dpo", MORE_SFT))
-    rows = [
-        [TITLES[one.name], str(one.seeds), *(signed(one.difference(*pair)) for pair in pairs)] for one in controls
-    ]
-    columns = ["data", "seeds", "S-DPO − SFT", "more SFT − SFT", "S-DPO − more SFT"]
-    return {"title": "S-DPO beside SFT for as many steps on the same 500 rows", "columns": columns, "rows": rows}
+def significance(decided: Sequence[Decision], protocol: Protocol) -> str:
+    """Return on which data sets a difference is significant, for the end of a sentence."""
+    found = by_finding(decided, protocol)
+    above = f"significant in {number(found['above'])}{named(found['above'])}"
+    below = (
+        f", and significantly below 0 in {number(found['below'])}{named(found['below'])}" if found["below"] else ""
+    )
+    return above + below
 
 
-def read(name: str, seeds: Sequence[Path] = ()) -> Measured:
-    """Return the NDCG@10 of a data set's rankers, over all seeds with ranks, or over the files `seeds`.
-
-    Raise DataError if a baseline differs between seeds, because their test examples then differ.
-    """
-    folder = RESULTS / "ranks"
-    paths = seeds or seed_files(name)
-    facts = read_json(folder / f"{name}.json")
-    runs = [read_ranks(path) for path in paths]
-    each = ndcg_of(runs)
-    for n in {*facts["baselines"]} - {ITEM_ONLY}:  # whose folds depend on the seed
-        if any(not np.array_equal(each[n][0], other) for other in each[n]):
-            raise DataError(f"{name}: {n} differs between seeds; their test examples are not the same")
-    return Measured(name, facts, each, rows_of(runs[0]))
+def number(some: Sequence[Any]) -> str:
+    """Return the number of data sets in a word."""
+    return NUMBERS[len(some)] if some else "none"
 
 
-def ndcg_of(runs: Sequence[pl.DataFrame]) -> dict[str, Floats]:
-    """Return ranker → NDCG@10 [K, B] of each of K seeds, from ranks of the same examples in any order."""
-    ndcg, ordered = metrics_for([10])["ndcg@10"], [run.sort("row") for run in runs]
-    return {
-        n: np.array([ndcg(*ranks_of(run.filter(ranker=n))) for run in ordered]) for n in runs[0]["ranker"].unique()
+def named(some: Sequence[str]) -> str:
+    """Return names in brackets; nothing if there are none."""
+    return f" ({'; '.join(some)})" if some else ""
+
+
+def finding_notes(protocol: Protocol, decided: dict[str, list[Decision]]) -> list[str]:
+    """Return a sentence per family: which data sets are above 0, below 0, equivalent or open."""
+    margin = f"{protocol.equivalence:.0%}"
+    words = FINDINGS | {"equivalent": f"equivalent within ±{margin} of the ranker compared with"}
+    notes = []
+    for name, decisions in decided.items():
+        said = [f"{words[f]} in {'; '.join(sets)}" for f, sets in by_finding(decisions, protocol).items() if sets]
+        notes.append(f"*{name}*: {'. '.join(said)}.".replace(". open", ". Open").replace(". eq", ". Eq"))
+    return notes
+
+
+def log_sentence(measured: Sequence[Measured]) -> str:
+    """Return whether all rankers had read the same log."""
+    known = [m for m in measured if logs_of(m)]
+    same = [m for m in known if set(logs_of(m)) == {BOTH}]
+    if len(same) == len(measured):
+        return f"All rankers had read the same log, {BOTH}, before they ranked test examples."
+    if not known:
+        return (
+            "The language model had read less than the baselines: these count the validation period, and it was "
+            "trained before. So the figures do not say what it adds if all parts have read the same log."
+        )
+    others = [TITLES[m.name] for m in measured if m not in same]
+    return f"In {'; '.join(others)} the rankers had not read the same log."
+
+
+def class_notes(measured: Sequence[Measured]) -> list[str]:
+    """Return where, by class of target, the intervals of what is added do not contain 0."""
+    pairs = {
+        "What the language model adds": lambda m: m.model_pair,
+        "The blend − best baseline": lambda m: (m.blend, m.baseline),
     }
-
-
-def rows_of(ranks: pl.DataFrame) -> pl.DataFrame:
-    """Return a row per test example, with the columns that do not depend on the ranker."""
-    asked = ranks.filter(ranker=ranks["ranker"][0]).sort("row")
-    return asked.select("user", "target", "class", "trained", "known", "day")
-
-
-def seed_files(name: str) -> list[Path]:
-    """Return the files of ranks of a data set, one per seed."""
-    folder = RESULTS / "ranks"
-    return [folder / f"{name}.parquet", *sorted(folder.glob(f"{name}-[0-9]*.parquet"))]
-
-
-def decisions(measured: Sequence[Measured], controls: Sequence[Measured]) -> list[Decision]:
-    """Return what the rules of the table say of each difference of their families."""
-    protocol = read_protocol(PROTOCOL)
-    ranked = {"table": [m.ranked for m in measured]}
-    ranked["control"] = [
-        Ranked(c.name, c.each, c.rows["user"].to_list(), c.rows["target"].to_list(), {}) for c in controls
-    ]
-    return [one for family in protocol.families for one in decide(protocol, family, ranked[family.ranks])]
-
-
-def significant(decided: Sequence[Decision]) -> set[tuple[str, str, str]]:
-    """Return (data, ranker, against) of the differences that are significant by the rules of the table."""
-    level = read_protocol(PROTOCOL).level
-    return {(d.data, d.ranker, d.against) for d in decided if d.finding(level) in ("above", "below")}
-
-
-def decisions_table(decided: Sequence[Decision], measured: Sequence[Measured]) -> dict[str, Any]:
-    """Return each difference with both of its intervals, its p-values and what the rules say."""
-    protocol = read_protocol(PROTOCOL)
-    evaluations = {m.name: m.facts.get("evaluations", 1) for m in measured}
-    rows = [
-        [
-            f"{d.family}: {TITLES[d.data]}",
-            f"{d.difference.n:,} ({d.difference.items:,})",
-            str(d.seeds),
-            signed(d.difference),
-            ends(d.difference.user_low, d.difference.user_high),
-            *(f"{p:.4f}" for p in (d.p, d.adjusted, d.adjusted_equivalent)),
-            d.finding(protocol.level),
-            str(evaluations[d.data]),
+    notes = []
+    for words, pair_of in pairs.items():
+        found: dict[str, dict[str, list[str]]] = {}
+        for m in measured:
+            pair = pair_of(m)
+            for name in CLASSES if pair else ():
+                some = (m.rows["class"] == name).to_numpy()
+                if some.sum() < FEWEST:
+                    continue
+                d = m.among(some).difference(*pair)
+                side = "above 0" if d.low > 0 else "below 0" if d.high < 0 else ""
+                found.setdefault(name, {}).setdefault(side, []).append(TITLES[m.name])
+        said = [
+            f"targets {name}: " + ", ".join(f"{side} in {'; '.join(sets)}" for side, sets in sides.items() if side)
+            for name, sides in found.items()
+            if any(sides)
         ]
-        for d in decided
+        if said:
+            notes.append(f"*{words}*, by class of target (not tested): {'. '.join(said)}.")
+    return notes
+
+
+def table_section(measured: Sequence[Measured], protocol: Protocol) -> dict[str, Any]:
+    """Return the computed fields of the table's file."""
+    decided = judged(protocol, measured)
+    level = protocol.level
+    kept = {
+        (d.data, d.ranker, d.against)
+        for decisions in decided.values()
+        for d in decisions
+        if d.finding(level) in ("above", "below")
+    }
+    families = [family for family in protocol.families if family.name in decided]
+    parts = parts_table(measured)
+    shown = [
+        main_table(measured, kept),
+        *(family_table(family, decided[family.name], protocol) for family in families),
+        logs_table(measured),
+        *([parts] if len(parts["columns"]) > 1 else []),
+        *map(class_table, measured),
     ]
-    columns = [
-        "family: data", "rows (distinct targets)", "seeds", "NDCG@10, over users and targets", "over users alone",
-        "p", "p after Holm", f"p of ±{protocol.equivalence:.0%} after Holm", "finding", "evaluations of test rows",
-    ]  # fmt: skip
-    return {"title": "Differences by the rules of lab/protocol/table.yaml", "columns": columns, "rows": rows}
-
-
-def class_table(m: Measured) -> dict[str, Any]:
-    """Return the blend beside the best baseline and beside itself without the language model, by class of target.
-
-    A class is a condition on the target: the table shows where a difference comes from, and is no test of it.
-    """
-    blend = m.facts["blend"]
-    known = m.rows["known"].to_numpy()
-    groups = {"all": np.ones(len(m.rows), dtype=np.bool_)}
-    groups |= {name: (m.rows["class"] == name).to_numpy() for name in CLASSES}
-    least = [*COUNTS.values(), np.inf]
-    for (name, low), high in zip(COUNTS.items(), least[1:], strict=True):
-        groups[f"{name} interactions"] = (known >= low) & (known < high)
-    rows = []
-    for name, some in groups.items():
-        if not some.any():
-            continue
-        means = m.among(some)
-        values = [f"{means.mean(n).mean:.4f}" for n in (m.baseline, m.without, blend)]
-        differences = [means.difference(blend, against) for against in (m.without, m.baseline)]
-        both = [text for d in differences for text in (signed(d), ends(d.user_low, d.user_high))]
-        rows.append([name, f"{means.size[0]:,} ({means.items:,})", *values, *both])
-    columns = [
-        "target", "rows (distinct targets)", m.baseline, m.without, blend, "model adds", "over users alone",
-        f"{blend} − {m.baseline}", "over users alone ",
-    ]  # fmt: skip
-    return {"title": f"{TITLES[m.name]}: NDCG@10 by class of target", "columns": columns, "rows": rows}
-
-
-def row(m: Measured, kept: set[tuple[str, str, str]]) -> list[str]:
-    """Return the page's row of a data set."""
-    blend, models = m.facts["blend"], m.facts["language_models"]
-    without = f"{blend} without {models[-1]}"
-    shown = {m.baseline: f"{m.baseline} {m.mean(m.baseline):.4f}"}
-    shown |= {ranker: f"{m.mean(ranker):.4f}" for ranker in (without, blend)}
-    best = max(shown, key=m.mean)
-    shown[best] = f"**{shown[best]}**"
-    return [
-        TITLES[m.name],
-        f"{m.gains.size[0]:,} ({m.gains.items:,})",
-        str(m.seeds),
-        found_by_audit(m.facts),
-        shown[m.baseline],
-        f"{m.mean(ITEM_ONLY):.4f}",
-        shown[without],
-        shown[blend],
-        *(signed(m.difference(*pair)) + (" ✱" if (m.name, *pair) in kept else "") for pair in m.told),
-    ]
-
-
-def found_by_audit(facts: Mapping[str, Any]) -> str:
-    """Return what the audit found in candidate sets, in a few words."""
-    kinds = {"leak": facts["leaks"], "solved without the user": facts.get("solved_without_the_user", [])}
-    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names) or "no leak found"
-
-
-def signed(value: Interval) -> str:
-    """Return a difference with its interval."""
-    return f"{value.mean:+.4f} {ends(value.low, value.high)}".replace("-", "−")
-
-
-def ends(low: float | None, high: float | None) -> str:
-    """Return the ends of the interval of a difference; a dash if there is none."""
-    if low is None or high is None or np.isnan(low):
-        return "–"
-    return f"[{low:+.4f}, {high:+.4f}]".replace("-", "−")
-
-
-def parts_table(measured: Sequence[Measured]) -> dict[str, Any]:
-    """Return what each part adds, a row a data set: the blend minus the blend without the part."""
-    found: dict[str, dict[str, str]] = {}
-    for m in measured:
-        blend = m.facts["blend"]
-        for less in m.gains.values:
-            if less.startswith(f"{blend} without "):
-                part = less.removeprefix(f"{blend} without ")
-                found.setdefault(TITLES[m.name], {})[part] = signed(m.difference(blend, less))
-    parts = sorted({part for own in found.values() for part in own})
+    others = [*(seeds_table(m) for m in measured if m.seeds > 1), *map(all_rankers, measured)]
     return {
-        "title": "What each part adds: the blend minus the blend without it, NDCG@10",
-        "columns": ["data", *parts],
-        "rows": [[data, *(own.get(part, "–") for part in parts)] for data, own in found.items()],
+        "answer": table_answer(measured, protocol, decided),
+        "notes": [log_sentence(measured), *finding_notes(protocol, decided), *class_notes(measured)],
+        "tables": shown + others,
+        "page": [{"table": n} for n in range(len(shown))],
+        "picture": family_pictures(families, 1),
+        "n": ", ".join(f"{m.gains.size[0]:,}" for m in measured) + " test examples",
+        "commit": ", ".join(dict.fromkeys(str(m.facts["commit"])[:7] for m in measured)),
     }
 
 
-def seeds_table(m: Measured) -> dict[str, Any]:
-    """Return each seed's NDCG@10 and what the language model and S-DPO add, and for their mean.
+def family_pictures(families: Sequence[Family], first: int) -> list[dict[str, Any]]:
+    """Return the views of a picture with a group per family, whose tables begin at `first`."""
+    column = "NDCG@10, over users and targets"
+    return [{"table": first + n, "columns": [column], "title": f.name} for n, f in enumerate(families)]
 
-    The last row is the control with random weights, if there is one.
-    """
-    each = [(f"seed {n}", read(m.name, [path])) for n, path in enumerate(seed_files(m.name))]
-    control = [RESULTS / "ranks" / f"{m.name}-random.parquet"]
-    random = [("random weights, seed 0", read(m.name, control))] if control[0].is_file() else []
-    rows = [
-        [label, f"{one.mean(m.facts['blend']):.4f}", *(signed(one.difference(*pair)) for pair in m.told)]
-        for label, one in [*each, ("mean of the seeds", m), *random]
+
+def table_answer(measured: Sequence[Measured], protocol: Protocol, decided: dict[str, list[Decision]]) -> str:
+    """Return the answer of the table in two sentences."""
+    higher = [m for m in measured if m.mean(m.blend) > m.mean(m.baseline)]
+    count = "every split" if len(higher) == len(measured) else f"{number(higher)} of {number(measured)} splits"
+    best, model = (decided.get(family.name, []) for family in protocol.families[:2])
+    return (
+        f"The mean NDCG@10 of the blend is above that of the best baseline in {count}; the difference is "
+        f"{significance(best, protocol)}. What the language model adds to the other parts is "
+        f"{significance(model, protocol)}."
+    )
+
+
+def control_section(controls: Sequence[Measured], protocol: Protocol) -> dict[str, Any]:
+    """Return the computed fields of the file on S-DPO beside as many steps of SFT."""
+    decided = judged_controls(protocol, controls)
+    pairs = (("s-dpo", "sft"), (MORE_SFT, "sft"), ("s-dpo", MORE_SFT))
+    return {
+        "answer": control_answer(controls, protocol),
+        "tables": [
+            control_table(controls, pairs, "NDCG@10 in full ranking, means over the seeds"),
+            family_table(MORE, decided, protocol),
+        ],
+        "picture": [{"table": 0, "columns": [f"{a} − {b}"], "title": f"{a} − {b}"} for a, b in pairs],
+    }
+
+
+def control_answer(controls: Sequence[Measured], protocol: Protocol) -> str:
+    """Return what S-DPO adds to as many steps of SFT, in two sentences."""
+    found = by_finding(judged_controls(protocol, controls), protocol)
+    same, others = found.pop("equivalent"), [name for sets in found.values() for name in sets]
+    rest = f" On {'; '.join(others)} it was not shown to be equivalent." if others else ""
+    return (
+        "S-DPO with negatives from its reference at β = 1, whose optimum is that of supervised fine-tuning (SFT), is "
+        f"equivalent to SFT for as many steps on the same examples within ±{protocol.equivalence:.0%} on "
+        f"{number(same)} data sets{named(same)}."
+        f"{rest}"
+    )
+
+
+def trial_section(measured: Sequence[Measured], trial: Trial) -> dict[str, Any] | None:
+    """Return the computed fields of a trial's file; None if no data set has ranks of its arms."""
+    decided = judged(trial, measured)
+    families = [family for family in trial.families if family.name in decided]
+    if not families:
+        return None
+    there = [m for m in measured if {families[0].ranker, families[0].against} <= m.each.keys()]
+    poor = read_controls("poor")
+    tables = [
+        arms_table(there, trial),
+        *(family_table(family, decided[family.name], trial) for family in families),
+        *(
+            groups_table(there, f.ranker, f.against, f"{f.name}, by class of target and by training interactions")
+            for f in families
+        ),
+        dose_table(there),
+        logs_table(there),
+        *([control_table(poor, (("s-dpo", "sft"),), "Positive control, validation examples")] if poor else []),
     ]
-    names = [f"{ranker} − {against}" for ranker, against in m.told]
-    return {"title": f"{TITLES[m.name]}: NDCG@10 by seed", "columns": ["", "blend", *names], "rows": rows}
+    absent = [TITLES[name] for name in trial.sets if name not in {m.name for m in there}]
+    return {
+        "question": trial.question.strip(),
+        "answer": trial_answer(families[0], decided[families[0].name], trial),
+        "notes": [
+            log_sentence(there),
+            *finding_notes(trial, decided),
+            *([f"Without ranks: {'; '.join(absent)}."] if absent else []),
+            *([] if poor else ["The positive control has no figures here."]),
+            f"Decided before the runs: {trial.decision.strip()}",
+        ],
+        "tables": tables,
+        "picture": family_pictures(families, 1),
+        "n": ", ".join(f"{m.gains.size[0]:,}" for m in there) + " test examples",
+        "commit": ", ".join(dict.fromkeys(str(m.facts["commit"])[:7] for m in there)),
+    }
 
 
-def all_rankers(m: Measured) -> dict[str, Any]:
-    """Return NDCG@10 of all rankers of a data set with seed 0: all rows, and each class among its own."""
-    result = evaluate_ranks(seed_files(m.name)[0], audit=FULL_RANKING, ks=[10])
-    groups = [g for g in ("known among known", "new among new") if g in result.groups]
-    rows = []
-    for name in result.metrics:
-        if " without " in name:
-            continue
-        cells = [result.metrics[name]["ndcg@10"]]
-        cells += [result.groups[g].metrics[name]["ndcg@10"] for g in groups]
-        rows.append([name, *(f"{i.mean:.4f} [{i.low:.4f}, {i.high:.4f}]" for i in cells)])
-    sizes = [f"{g}, n = {result.groups[g].n:,}" for g in groups]
-    title = f"{TITLES[m.name]}: NDCG@10 over all {m.facts['items']:,} items. {m.facts['verdict']}"
-    return {"title": title, "columns": ["ranker", f"all, n = {result.n:,}", *sizes], "rows": rows}
+def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> str:
+    """Return the findings of the primary family in two sentences."""
+    found = by_finding(decided, trial)
+    said = [f"{FINDINGS[finding]} on {number(sets)}{named(sets)}" for finding, sets in found.items() if sets]
+    majority = 2 * len(found["above"]) > len(trial.sets) and not found["below"]
+    none = len(found["equivalent"]) + len(found["below"]) == len(trial.sets)
+    verdict = "is left open"
+    if majority:
+        verdict = "becomes a part of the presets"
+    elif none:
+        verdict = "is left out of the presets, and work on S-DPO for next items stops"
+    return (
+        f"The primary family, *{family.name}*, is {', '.join(said)}. By the rule that was declared before the runs, "
+        f"the reward {verdict}."
+    )
 
 
-def read_all() -> tuple[list[Measured], list[Measured]]:
-    """Return the data sets with ranks, and their controls."""
-    return [read(n) for n in TITLES if (RESULTS / "ranks" / f"{n}.parquet").is_file()], read_controls()
+def arms_table(measured: Sequence[Measured], trial: Trial) -> Table:
+    """Return the mean NDCG@10 of each arm on each data set."""
+    rows = [
+        [name, " ".join(answers.split()), *(f"{m.mean(name):.4f}" if name in m.each else "–" for m in measured)]
+        for name, answers in trial.arms.items()
+    ]
+    columns = ["arm", "what it answers", *(TITLES[m.name] for m in measured)]
+    return {"title": "NDCG@10 of the arms in full ranking, means over the seeds", "columns": columns, "rows": rows}
 
 
-def printed() -> str:
-    """Return the decisions, and the tables by class, as Markdown."""
-    measured, controls = read_all()
-    tables = [decisions_table(decisions(measured, controls), measured), *map(class_table, measured)]
-    return "\n\n".join(f"{t['title']}:\n\n{markdown([t['columns'], *t['rows']])}" for t in tables) + "\n"
+def dose_table(measured: Sequence[Measured]) -> Table:
+    """Return what the alignments of each data set did, with seed 0."""
+    keys = ("first loss", "last loss", "preferences in order", "minutes")
+    rows = [
+        [TITLES[m.name], name, *("–" if of.get(key) is None else f"{of[key]:.3g}" for key in keys)]
+        for m in measured
+        for name, of in m.facts.get("doses", {}).items()
+    ]
+    return {"title": "What the alignments did, seed 0", "columns": ["data", "alignment", *keys], "rows": rows}
+
+
+def write_section(path: Path, computed: dict[str, Any], new: dict[str, Any]) -> None:
+    """Write the computed fields of a file of results, and keep the others; `new` are those of a new file."""
+    experiments_page.save((read_json(path) or new) | computed, path)
 
 
 def main(runs: Sequence[str]) -> None:
-    """Measure the runs, then write the section and the page."""
-    if list(runs) == ["--print"]:
-        sys.stdout.write(printed())
-        return
-    for run in runs:
-        name, folder = run.split("=", 1)
+    """Measure the runs, then write the results and the pages."""
+    for run in runs if list(runs) != ["--print"] else ():
+        name, folders = run.split("=", 1)
+        paths = [Path(folder) for folder in folders.split(",")]
         if name.startswith("control-"):
-            measure_control(name, [Path(one) for one in folder.split(",")])
+            measure_control(name, paths, ("sft", "s-dpo", MORE_SFT))
+        elif name.startswith("poor-"):
+            measure_control(name, paths, ("sft", "s-dpo"))
         else:
-            measure(name, Path(folder))
-    measured, controls = read_all()
-    decided = decisions(measured, controls)
-    kept = significant(decided)
-    table = {
-        "title": "NDCG@10 in full ranking",
-        "columns": COLUMNS,
-        "rows": [row(m, kept) for m in measured],
-    }
-    old = read_json(SECTION) or {}
-    section = old | {
-        "id": 54,
-        "tables": [
-            table,
-            parts_table(measured),
-            control_table(controls),
-            *map(all_rankers, measured),
-            *(seeds_table(m) for m in measured if m.seeds > 1),
-            decisions_table(decided, measured),
-            *map(class_table, measured),
-        ],
-    }
-    section.setdefault("title", "Full ranking on seven splits of five data sets")
-    section.setdefault("machine", f"{platform.processor() or 'x86_64'}, one core")
-    SECTION.write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page(table), encoding="utf-8")
+            measure(name, paths[0])
+    measured, controls, protocol = read_all(), read_controls("control"), read_protocol(PROTOCOL)
+    table, control = table_section(measured, protocol), control_section(controls, protocol)
+    trials = {name: trial_section(measured, read_trial(RULES / f"{name}.yaml")) for name in TRIALS}
+    if list(runs) == ["--print"]:
+        for section in (table, control, *filter(None, trials.values())):
+            for one in section["tables"]:
+                sys.stdout.write(f"{one['title']}:\n\n{experiments_page.markdown(one)}\n\n")
+        return
+    write_section(SECTION, table, {})
+    write_section(CONTROL_SECTION, control, {})
+    for name, section in trials.items():
+        if section:
+            machine = f"{platform.processor() or 'x86_64'}, one core"
+            new = {"id": int(TRIALS[name].name[:2]), "title": f"Trial {name.upper()}", "group": "alignment"}
+            write_section(TRIALS[name], section, new | {"status": "current", "machine": machine})
     readme = README.read_text(encoding="utf-8")
     begin, end = (readme.index(mark) for mark in MARKS)
-    rows = [[line[COLUMNS.index(c)].replace("**", "") for c in SHOWN] for line in table["rows"]]
-    shown = markdown([[NAMED.get(c, c) for c in SHOWN], *rows])
-    README.write_text(readme[: begin + len(MARKS[0])] + f"\n{shown}\n" + readme[end:], encoding="utf-8")
+    text = readme_block(measured, controls, protocol, table, trials.get("e5"))
+    README.write_text(f"{readme[: begin + len(MARKS[0])]}\n{text}\n{readme[end:]}", encoding="utf-8")
+    experiments_page.main()
 
 
-def page(table: dict[str, Any]) -> str:
-    """Return docs/results.md."""
-    return HEAD + markdown([table["columns"], *table["rows"]]) + TAIL
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table, the first line of which is its head."""
-    head, *rows = lines
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
-
-
-HEAD = """# Results
-
-Each row is a split of a data set: five data sets, seven splits. The figures are NDCG@10 in full ranking: the target
-is ranked among all items that the user has not seen before. *Candidate sets* says what the audit finds in sets of 20
-uniform candidates for the same examples; where these can be solved without the user, only full ranking measures a
-recommender.
-
-"""
-TAIL = """
-
-- *Best baseline*: the best on these test examples of popularity (all time, 30, 90 and 365 days), newest first,
-  co-occurrence, item-kNN, window co-occurrence, title TF-IDF, the transition graph and item only. Choosing it on test
-  examples favours the baseline.
-- *Item only* ignores the user: a conditional logit on item features, learnt by cross-fitting on these test examples.
-- *Blend*: title TF-IDF, window co-occurrence, the transition graph and time features ([Blend](rankers.md#blend)).
-  *Item-ID tokens*: four of the thirty layers of SmolLM2-135M after SFT and S-DPO, with one token per item.
-- 95% intervals are over users and targets (a jackknife of both). ✱ marks a difference that is significant by the
-  rules of `lab/protocol/table.yaml`: a wild bootstrap over targets, p < 0.05 after Holm's correction over the data
-  sets. These rules were declared after the runs.
-- Figures are means over three seeds of the language model. The baselines are the same in each seed.
-- All test examples are ranked, except on Amazon Book cut by time, where 5,000 of 8,749 were drawn
-  (`data.max_test_rows`).
-
-## What the table does and does not show
-
-- **The blend is significantly better than the best baseline in one row**, Amazon Book windows, although its mean is
-  above the best baseline's in every row.
-- **The language model adds something significant in one row**, MovieLens-100K.
-- **The language model has read less than its competitors.** For a test example, the baselines count the interactions
-  of the validation period, and the language model was trained before it. In the Amazon rows 4% to 36% of the targets
-  occur in the validation period and not in training. There the blend scores lower with the model than without it, so
-  these rows do not say what a language model adds when all parts have read the same log. [`refit:
-  true`](train.md#refit) came after these runs and lets all parts read it.
-- **The blend's gain on Amazon comes from new items and recency.** On targets that occur in training, the blend is
-  worse than the best baseline in both Amazon splits by windows.
-- **S-DPO is equivalent to more SFT** within ±3%, on Amazon Book cut by time and Goodreads, the two data sets where
-  SFT also continued for as many steps on the same examples. Negatives came from the reference at β = 1, where the
-  optimum of S-DPO is that of SFT, so it does not test S-DPO with other negatives.
-- **The recipes were tuned by hand.** Those of Amazon Office changed three times after its test examples had first
-  been evaluated, the others two or three times. Settings were chosen on validation examples.
-
-[Section 54 of the experiments](../EXPERIMENTS.md#section-54) has what each part adds, and the controls.
-`lab/results/54-full-ranking.json` has each seed and all rankers, and `lab/results/ranks` the rank of every row.
-"""
+def readme_block(
+    measured: Sequence[Measured],
+    controls: Sequence[Measured],
+    protocol: Protocol,
+    table: dict[str, Any],
+    trial: dict[str, Any] | None,
+) -> str:
+    """Return README's findings: sentences, the table, and how it was measured."""
+    sets = len({m.name.removesuffix("-log") for m in measured})
+    splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
+    seeds = NUMBERS[min(m.seeds for m in measured)]
+    said = f"We measured {splits}. {table['answer']} {log_sentence(measured)}"
+    aligned = (trial or {}).get("answer") or control_answer(controls, protocol)
+    main = table["tables"][0]
+    rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
+    made = (
+        f"NDCG@10 in full ranking, the mean over {seeds} seeds, with 95% intervals over users and targets. ✱: p < "
+        f"{protocol.level} by a wild bootstrap over targets after Holm's correction (`lab/protocol/table.yaml`). "
+        f"Measured at `{table['commit']}` ([Results](docs/results.md))."
+    )
+    wrapped = [experiments_page.wrapped(text) for text in (said, aligned, made)]
+    return "\n\n".join([*wrapped[:2], experiments_page.markdown({"columns": SHOWN, "rows": rows}), wrapped[2]])
 
 
 if __name__ == "__main__":

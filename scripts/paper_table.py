@@ -1,4 +1,4 @@
-"""Write the paper's table, all systems on the same examples: section 14 of the results, and docs/studies/table.md.
+"""Write the paper's table, all systems on the same examples: lab/results/14-systems-of-the-paper.json and its page.
 
 `python scripts/paper_table.py RUN ...` joins finished runs of the same questions, whose models differ, writes the
 ranks of each row to lab/results/ranks, and the tables from them. Without runs it makes the tables from these files.
@@ -7,13 +7,12 @@ Users and items are numbered in the files, so that no data set is passed on.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
+import experiments_page
 import polars as pl
 
 from prefrec.data import PreparedData
@@ -26,7 +25,7 @@ from prefrec.runs.contents import METRICS
 from prefrec_lab.ranks import coded, evaluate_ranks, row_facts, write_ranks
 
 ROOT = Path(__file__).parent.parent
-RESULTS, PAGE = ROOT / "lab/results", ROOT / "docs/studies/table.md"
+RESULTS = ROOT / "lab/results"
 SECTION = RESULTS / "14-systems-of-the-paper.json"
 LISTS, FULL, FACTS = (RESULTS / "ranks" / f"paper-{n}" for n in ("lists.parquet", "full.parquet", "table.json"))
 BASELINES = "baseline"
@@ -140,7 +139,11 @@ def main_table(lists: Evaluation, full: Evaluation, facts: Mapping[str, Any]) ->
         "system", "kind", "NDCG@10, 20 candidates", "HR@1, 20 candidates", f"NDCG@10 − {best[id(lists)]}",
         "NDCG@10, full ranking", f"NDCG@10, full ranking − {best[id(full)]}",
     ]  # fmt: skip
-    title = f"All systems on {lists.n:,} test examples. {facts['verdict']}"
+    count = sum(c.metric == "ndcg@10" for result in (lists, full) for c in result.comparisons)
+    holm = (
+        f"✱: significant after Holm's correction for {count} differences, apart for candidate sets and full ranking"
+    )
+    title = f"All systems on {lists.n:,} test examples. {holm}. {facts['verdict']}"
     return {"title": title, "columns": columns, "rows": rows}
 
 
@@ -170,32 +173,13 @@ def _difference(c: Comparison) -> str:
 
 
 def main(runs: Sequence[str]) -> None:
-    """Collect the runs, if there are any, and write the section and the page."""
+    """Collect the runs, if there are any, and write the section and the pages."""
     if runs:
         collect([Path(r) for r in runs])
     lists, full, facts = measured()
     tables = [main_table(lists, full, facts), gains_table(lists, full)]
-    section = (read_json(SECTION) or {"id": 14}) | {"tables": tables}
-    SECTION.write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    count = sum(c.metric == "ndcg@10" for r in (lists, full) for c in r.comparisons)
-    found = "\n".join(fill(note, 118, initial_indent="- ", subsequent_indent="  ") for note in section["notes"])
-    text = [HEAD, found, *(f"{t['title']}\n\n{_markdown(t)}" for t in tables), TAIL.format(count=count)]
-    PAGE.write_text("\n\n".join(text) + "\n", encoding="utf-8")
-
-
-def _markdown(table: Mapping[str, Any]) -> str:
-    lines = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-HEAD = """# The paper's table
-
-How do the systems of the S-DPO paper compare on MovieLens-100K, with the same users, films and candidate sets?"""
-TAIL = """✱: the difference is significant after Holm's correction for the {count} differences of this page,
-separately for candidate sets and full ranking.
-Intervals are 95%, for other users and other films.
-[Section 14 of the experiments](../../EXPERIMENTS.md#section-14) has settings and budgets;
-`lab/results/ranks` has the rank of every row."""
+    experiments_page.save((read_json(SECTION) or {"id": 14}) | {"tables": tables}, SECTION)
+    experiments_page.main()
 
 
 if __name__ == "__main__":

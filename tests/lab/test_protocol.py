@@ -14,6 +14,7 @@ from prefrec_lab.protocol import Family, Ranked, decide, read_protocol
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import full_ranking
+import rank_tables
 
 DECLARED = read_protocol(full_ranking.PROTOCOL)
 QUICK = DECLARED.model_copy(update={"test": DECLARED.test.model_copy(update={"draws": 499})})
@@ -71,7 +72,7 @@ def test_data_sets_without_one_of_the_rankers_are_left_out():
 
 
 def test_classes_and_bins_of_kept_ranks_hold_all_rows():
-    table = full_ranking.class_table(full_ranking.read("amazon-office"))
+    table = rank_tables.class_table(rank_tables.read("amazon-office"))
     sizes = {row[0]: int(row[1].split(" ")[0].replace(",", "")) for row in table["rows"]}
     assert sizes.pop("all") == 1925
     assert [sizes.pop(name) for name in ("in training", "in validation only", "new")] == [741, 288, 896]

@@ -1,0 +1,191 @@
+"""Results of full ranking: their tables are those of the kept ranks, and sentences follow from the findings."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec_lab.protocol import read_protocol, read_trial
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import full_ranking
+import rank_tables
+import study_pages
+
+ROOT = full_ranking.ROOT
+QUICK = {"test": read_protocol(full_ranking.PROTOCOL).test.model_copy(update={"draws": 199})}
+TABLE = read_protocol(full_ranking.PROTOCOL).model_copy(update=QUICK)
+TRIAL = read_trial(full_ranking.RULES / "e5.yaml").model_copy(update=QUICK)
+LOGS = "training and validation"
+
+
+def measured(name: str, seeds: int = 3, logs: str = LOGS, **gains: float) -> rank_tables.Measured:
+    """300 rows of 60 targets; NDCG@10 of each ranker is that of popularity, raised by its share."""
+    rng = np.random.default_rng(len(name))
+    base = np.tile(rng.uniform(0.4, 0.6, 300), (seeds, 1))
+    noise = {ranker: 0.01 * rng.normal(size=(seeds, 300)) for ranker in gains}
+    each = {"popularity": base, "item only": base / 2}
+    each |= {ranker: base * (1 + gain) + noise[ranker] for ranker, gain in gains.items()}
+    kinds = np.array(["in training", "in validation only", "new"])[np.arange(300) % 3]
+    rows = pl.DataFrame({"user": np.arange(300), "target": rng.integers(0, 60, 300), "class": kinds})
+    rows = rows.with_columns(pl.lit(4).alias("trained"), pl.lit(7).alias("known"), pl.lit(1).alias("day"))
+    facts = {"baselines": ["popularity", "item only"], "language_models": ["sft"], "blend": "blend", "leaks": []}
+    facts |= {"items": 100, "commit": "0123456789", "evaluations": 2, "logs": dict.fromkeys(each, logs)}
+    return rank_tables.Measured(name, facts, each, rows)
+
+
+def test_the_table_of_results_is_that_of_the_kept_ranks():
+    kept = json.loads(full_ranking.SECTION.read_text(encoding="utf-8"))
+    made = rank_tables.main_table(full_ranking.read_all(), set())
+    unmarked = [[cell.removesuffix(" ✱") for cell in row] for row in kept["tables"][0]["rows"]]
+    assert unmarked == made["rows"], "run python scripts/full_ranking.py"
+    assert kept["tables"][0]["columns"] == made["columns"]
+
+
+def test_readme_has_the_table_and_the_answer_of_the_results():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    kept = json.loads(full_ranking.SECTION.read_text(encoding="utf-8"))
+    assert kept["answer"] in readme
+    place = kept["tables"][0]["columns"].index("blend − best baseline")
+    assert all(row[place] in readme for row in kept["tables"][0]["rows"])
+
+
+def test_sentences_name_the_data_sets_of_each_finding():
+    def one(name, gain):
+        return measured(name, **{"blend": gain, "sequential-tower-sft": gain, "sequential-tower": 0.0})
+
+    better, same, worse = one("lastfm", 0.3), one("goodreads", 0.001), one("amazon-book", -0.3)
+    section = full_ranking.table_section([better, same, worse], TABLE)
+    told = (
+        "The mean NDCG@10 of the blend is above that of the best baseline in two of three splits; the difference "
+        "is significant in one (LastFM by date, leave-last-out), and significantly below 0 in one (Amazon Book "
+        "windows). "
+    )
+    assert section["answer"].startswith(told)
+    note = next(note for note in section["notes"] if note.startswith("*the language model adds*"))
+    assert "above 0 in LastFM by date, leave-last-out" in note
+    assert "below 0 in Amazon Book windows" in note
+    assert "Equivalent within ±3% of the ranker compared with in Goodreads windows" in note
+    assert section["notes"][0] == f"All rankers had read the same log, {LOGS}, before they ranked test examples."
+    marked = [row for row in section["tables"][0]["rows"] if row[-1].endswith("✱")]
+    assert [row[0] for row in marked] == [rank_tables.TITLES[name] for name in ("lastfm", "amazon-book")]
+    (read,) = (table for table in section["tables"] if table["columns"][1] == "log read")
+    assert read["rows"][0][1:] == [f"all: {LOGS}", "2", "0123456789"]
+
+
+def test_ranks_without_a_language_model_leave_its_columns_and_family_out():
+    section = full_ranking.table_section([measured("lastfm", blend=0.1)], TABLE)
+    row = dict(zip(section["tables"][0]["columns"], section["tables"][0]["rows"][0], strict=True))
+    assert row["the language model adds"] == row["with a language model"] == "–"
+    assert not [note for note in section["notes"] if note.startswith("*the language model adds*")]
+
+
+def test_older_ranks_take_the_model_out_of_the_blend():
+    one = measured("lastfm", **{"blend": 0.1, "blend without sft": 0.0})
+    assert one.model_pair == ("blend", "blend without sft")
+    assert one.ranked.pair(TABLE.families[1]) == ("blend", "blend without sft")
+    newer = measured("lastfm", **{"blend": 0.1, "sequential-tower-sft": 0.0, "sequential-tower": 0.0})
+    assert newer.ranked.pair(TABLE.families[1]) == ("sequential-tower-sft", "sequential-tower")
+
+
+def test_logs_that_differ_are_told():
+    one = measured("lastfm", blend=0.1)
+    less = replace(one, facts=one.facts | {"logs": one.facts["logs"] | {"blend": "training"}})
+    words = f"{LOGS}: popularity, item only; training: blend"
+    assert rank_tables.logs_table([less])["rows"][0][1] == words
+    assert full_ranking.log_sentence([less]).startswith("In LastFM by date, leave-last-out the rankers had not read")
+    assert full_ranking.log_sentence([replace(one, facts=one.facts | {"logs": {}})]).startswith("The language model")
+
+
+def test_a_part_that_some_seeds_left_out_adds_nothing_there():
+    def run(*names):
+        rows = [
+            {"ranker": n, "row": r, "rank": 1 + r + ("without" in n), "tied": 0, "listed": 50}
+            for n in names
+            for r in (0, 1)
+        ]
+        return pl.DataFrame(rows)
+
+    each = rank_tables.ndcg_of([run("blend", "blend without sft"), run("blend")], "blend")
+    assert each["blend without sft"].shape == (2, 2)
+    assert each["blend without sft"][1].tolist() == each["blend"][1].tolist()
+    assert each["blend without sft"][0].tolist() != each["blend"][0].tolist()
+
+
+def test_a_trial_has_its_families_groups_and_declared_decision(monkeypatch):
+    monkeypatch.setattr(full_ranking, "read_controls", lambda kind: [])
+    assert full_ranking.trial_section([measured("lastfm", blend=0.1)], TRIAL) is None
+    one = measured("lastfm", **{"blend": 0.1, "with-reward": 0.3, "with-second-model": 0.0, "without": 0.0})
+    dose = {"s-dpo": {"first loss": 2.77, "last loss": 2.5, "preferences in order": 0.6, "minutes": 3.04}}
+    section = full_ranking.trial_section([replace(one, facts=one.facts | {"doses": dose})], TRIAL)
+    assert section["answer"] == (
+        "The primary family, *reward − second model*, is above 0 on one (LastFM by date, leave-last-out). By the "
+        "rule that was declared before the runs, the reward is left open."
+    )
+    titles = [table["title"] for table in section["tables"]]
+    assert titles[1].startswith("reward − second model: ")
+    groups = next(t for t in section["tables"] if t["title"].startswith("reward − second model, by class"))
+    names = [row[1] for row in groups["rows"]]
+    assert names == ["all", "in training", "in validation only", "new", "3–10 training interactions"]
+    assert [row[2].split(" ")[0] for row in groups["rows"]] == ["300", "100", "100", "100", "300"]
+    assert ["LastFM by date, leave-last-out", "s-dpo", "2.77", "2.5", "0.6", "3.04"] in section["tables"][-2]["rows"]
+    assert "The positive control has no figures here." in section["notes"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "decision"),
+    [
+        (0.3, "becomes a part of the presets"),
+        (0.0, "is left out of the presets"),
+        (-0.3, "is left out of the presets"),
+    ],
+)
+def test_the_decision_of_a_trial_follows_its_rule(gains, decision):
+    of = {"with-reward": gains, "with-second-model": 0.0}
+    all_sets = [measured(name, **of) for name in TRIAL.sets]
+    decided = full_ranking.judged(TRIAL, all_sets)[TRIAL.families[0].name]
+    assert decision in full_ranking.trial_answer(TRIAL.families[0], decided, TRIAL)
+
+
+STUDY = """## ablation
+
+Which loss?
+
+n = 5 rows
+
+### Results
+
+| Loss | N | HR@5 | − SFT’s | NDCG@10 | − SFT’s |
+|---|---|---|---|---|---|
+| a \\| b | 1 | 0.1 | – | 0.2 | +0.1 [+0.0, +0.2] |
+
+### More
+
+| x | y |
+|---|---|
+| 1 | 2 |
+"""
+
+
+def test_a_study_is_put_into_the_results_and_what_people_wrote_is_kept(tmp_path):
+    folder = tmp_path / "ablation"
+    folder.mkdir()
+    (folder / "table.md").write_text(STUDY, encoding="utf-8")
+    summary = {"study": "ablation", "question": "Which loss?", "n": 5, "users": 4, "seeds": [0, 1], "model": "m"}
+    summary |= {"data": "d", "candidates": 20, "split": "validation", "intervals": "95%", "verdicts": ["No leak."]}
+    summary["environment"] = {"commit": "0123456789ab", "processor": "cpu", "threads": 1}
+    (folder / "study.json").write_text(json.dumps(summary))
+    first = json.loads(study_pages.put(folder, studies=tmp_path).read_text())
+    assert (first["answer"], first["status"], first["n"]) == (study_pages.MISSING, "current", "5 examples of 4 users")
+    columns = ["Loss", "N", "HR@5", "HR@5: − SFT’s", "NDCG@10", "NDCG@10: − SFT’s"]
+    assert first["tables"][0]["columns"] == columns
+    assert first["tables"][0]["rows"] == [["a | b", "1", "0.1", "–", "0.2", "+0.1 [+0.0, +0.2]"]]
+    assert first["tables"][1] == {"title": "More", "columns": ["x", "y"], "rows": [["1", "2"]]}
+    assert first["page"] == [{"table": 0, "columns": [c for c in columns if c != "HR@5"]}]
+    (tmp_path / "ablation.json").write_text(json.dumps(first | {"answer": "All alike."}))
+    again = json.loads(study_pages.put(folder, studies=tmp_path).read_text())
+    assert again == first | {"answer": "All alike."}
