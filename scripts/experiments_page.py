@@ -1,90 +1,237 @@
-"""Write EXPERIMENTS.md from the files in lab/results: `python scripts/experiments_page.py`.
+"""Write a page for each file of lab/results, and their index EXPERIMENTS.md: `python scripts/experiments_page.py`.
 
-Each section has an anchor `section-NN`, which other pages link to.
-
-A file is one experiment, NN-name.json, and NN is its section number: keep it, since other pages refer to it. Its
-fields are those of `FIELDS`. The files hold all tables; `page` names those that the page shows.
+A file is one experiment, NN-name.json, or one study, studies/name.json. NN is the number by which other pages cite an
+experiment: keep it. Its page is docs/experiments/NN-name.md or docs/studies/name.md, with a picture beside it if the
+file names differences to draw. Engineering logs (`"group": "engineering"`) share docs/engineering.md. Fields are
+those of `FIELDS`.
 """
 
 from __future__ import annotations
 
 import json
+import posixpath
 import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
+
+from differences_picture import Difference, parsed, picture
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "lab" / "results"
-PAGE = ROOT / "EXPERIMENTS.md"
+INDEX = "EXPERIMENTS.md"
+LOGS = "docs/engineering.md"
 FIELDS = {
-    "id": "section number",
+    "id": "section number of an experiment",
     "title": "heading",
     "question": "one sentence",
-    "commands": "list of shell commands",
+    "answer": "two sentences, the first of which can stand alone: the index shows it",
+    "group": "part of the index, a key of `GROUPS`",
+    "status": "current, superseded or void",
+    "reason": "why it is not current, and what replaces it; needed for other statuses",
+    "by": "list of the numbers or names of the results that replace it",
+    "at": "page, if it is not the usual one",
+    "commands": "list of shell commands; a line `git checkout COMMIT` comes before them unless `now` is true",
+    "now": "true if the commands are those of the present version",
     "commit": "commit that was measured",
     "date": "date of that commit",
     "machine": "processor and number of cores",
     "n": "what was counted, and how many",
     "setup": "list of sentences: settings and conditions",
     "tables": "list of tables, each with title, columns and rows",
-    "page": "what the page shows: list of {table: index, columns: names, rows: first cells}; default: all tables",
-    "notes": "list of findings, the answer first",
+    "page": "what the page shows, the main table first: list of {table: index, columns: names, rows: first cells}; "
+    "default: all tables",
+    "picture": "differences to draw: list of {table: index, columns: names, omit or rows: first cells, title, "
+    "labels: number of columns that name a difference, default 1}",
+    "images": "list of {file, text}: further pictures, with a text for those who cannot see them",
+    "notes": "list of findings beyond the answer",
     "more": "list of sentences that the page leaves out",
     "parts": "further experiments of the section, which the page leaves out",
 }
+GROUPS = {
+    "model": "What a language model adds",
+    "alignment": "What S-DPO and other alignments do",
+    "likes": "Likes and dislikes",
+    "measuring": "How to measure",
+    "use": "Use, noise and updates",
+    "engineering": "Engineering logs",
+}
+MANY = 900
+"""Characters of conditions that are better read as a list."""
+STATUSES = ("current", "superseded", "void")
 HEAD = """# Experiments
 
-The figures that this project quotes, each with its command, commit, machine, n and interval. The files in
-`lab/results` hold all rows of all tables; `python scripts/experiments_page.py` writes this page from them.
+Every figure that this project quotes comes from a result below. Each result has a page with its question, answer,
+table, conditions and command. `lab/results` holds all figures, and `python scripts/experiments_page.py` writes the
+pages from it.
 
-- Intervals are 95%, unless a section says otherwise: a jackknife over users and targets if its commit is of
-  2026-11-28, 18:40 UTC or later, before that a percentile bootstrap over users with 2,000 resamples.
-- Differences are paired, row by row, and not corrected for the number of comparisons.
-- To run a command, check out the commit beside it first.
-- Linux, Python 3.11, torch 2.13 on CPU, transformers 5.24, peft 0.21; two cores, mostly shared with other work. Zen 4
-  and Zen 5 are AMD EPYC processors.
-- *SmolLM2* is SmolLM2-135M-Instruct in bfloat16, unpacked from Q4_1. *Items* are item-ID tokens, *titles* are answers
-  in words. An *ensemble* adds the scores of its parts.
-- One seed unless a section says otherwise.
+*Current*: the claim stands as it is stated. *Superseded*: a later result answers the question better. *Void*: the
+design cannot answer the question; the page says why.
 
-## Contents
+What holds unless a page says otherwise:
+
+- Intervals are 95%. Commits of 2026-11-28, 18:40 UTC, and later have a jackknife over users and targets. Earlier ones
+  have a percentile bootstrap over users with 2,000 resamples, whose intervals are narrower.
+- Differences are paired, example by example, and not corrected for the number of comparisons.
+- There is one seed.
+- Python 3.11, torch 2.13 on CPU, transformers 5.24 and peft 0.21, on two cores that mostly shared the machine with
+  other work. Zen 4 and Zen 5 are AMD EPYC processors.
+- *SmolLM2* is SmolLM2-135M-Instruct in bfloat16, unpacked from Q4_1. An *ensemble* adds the scores of its parts.
+- Data sets are read from `../data` ([Data sets](docs/datasets.md)).
 """
-REMOVED = """## Removed sections
+REMOVED = """
+## Removed results
 
-`git show a35b467:EXPERIMENTS.md` has them. Later sections replace those that are not named here, or their code is
+`git show a35b467:EXPERIMENTS.md` has them. Sections that are neither here nor above were replaced, or their code is
 gone.
 
-- 17, 22, 30, 39 and 47 are void: in their candidate sets (20 uniform candidates of Amazon Office), rules that ignore
-  the user beat every model (section 55).
+<a id="section-13"></a>
+<a id="section-17"></a>
+<a id="section-21"></a>
+<a id="section-22"></a>
+<a id="section-26"></a>
+<a id="section-30"></a>
+<a id="section-38"></a>
+<a id="section-39"></a>
+<a id="section-47"></a>
+
+- 17, 22, 30, 39 and 47 are void: their 20 uniform candidates of Amazon Office can be solved without the user
+  ([55](docs/experiments/55-audits.md)).
 - 38 is void: a baseline that knows the age of items leaves about +0.05 of its +0.12.
-- 21 and 26 are void: they compared the reward of likes with too weak an average (section 51).
-- 13 became the pages in `docs/studies`.
+- 21 and 26 are void: they compared the reward of likes with too weak an average
+  ([51](docs/experiments/51-preferences.md)).
+- 13 became the studies above.
+"""
+LOGS_HEAD = """# Engineering logs
+
+For contributors: measurements of speed, memory, load and tests. [Speed](speed.md), [Choose a model](choose.md) and
+[How prefrec is tested](testing.md) quote them. `python scripts/experiments_page.py` writes this page from
+`lab/results`; [Experiments](../EXPERIMENTS.md) says what holds for all of them.
 """
 
 
-def page(results: Path = RESULTS) -> str:
-    """Return the page as Markdown."""
-    experiments = [_read(file) for file in sorted(results.glob("*.json"))]
-    return "\n".join([HEAD, *map(_contents_line, experiments), "", *map(_section, experiments), REMOVED])
+class Result:
+    """A file of results.
+
+    Args:
+        file: below lab/results.
+        fields: its content.
+    """
+
+    def __init__(self, file: Path, fields: dict[str, Any]) -> None:
+        self.file, self.fields = file, fields
+
+    @property
+    def name(self) -> str:
+        """The name of the file, without its ending."""
+        return self.file.stem
+
+    @property
+    def key(self) -> str:
+        """The number of an experiment, or the name of a study, by which others cite it."""
+        return str(self.fields.get("id", self.name))
+
+    @property
+    def is_log(self) -> bool:
+        """True if it is an engineering log."""
+        return bool(self.fields["group"] == "engineering")
+
+    @property
+    def at(self) -> str:
+        """The path of its page."""
+        if self.is_log:
+            return LOGS
+        usual = f"{'experiments' if 'id' in self.fields else 'studies'}/{self.name}.md"
+        return f"docs/{self.fields.get('at', usual)}"
+
+    @property
+    def link(self) -> str:
+        """The address of its page, or of its place in the page of logs."""
+        return f"{self.at}#section-{self.fields['id']}" if self.is_log else self.at
+
+    @property
+    def picture_at(self) -> str:
+        """The path of its picture."""
+        return self.at.removesuffix(".md") + ".svg"
+
+    @cached_property
+    def shown(self) -> list[dict[str, Any]]:
+        """The tables of the page."""
+        tables = self.fields.get("tables", [])
+        views = self.fields.get("page", [{"table": i} for i in range(len(tables))])
+        return [_shown(tables, view, self.file.name) for view in views]
+
+    @cached_property
+    def drawn(self) -> str:
+        """Its picture as SVG; empty if it names no differences."""
+        groups = [_differences(self.fields["tables"], view) for view in self.fields.get("picture", [])]
+        groups = [(title, found) for title, found in groups if found]
+        if not groups:
+            return ""
+        if len(groups) == 1:
+            return picture(groups[0][0], [("", groups[0][1])])
+        return picture(f"{self.fields['title']}: differences with 95% intervals", groups)
+
+
+def pages(results: Path = RESULTS) -> dict[str, str]:
+    """Return path → text of the index, of all pages and of their pictures."""
+    found = read_all(results)
+    made = {INDEX: index(found), LOGS: logs(found)}
+    for result in found:
+        if not result.is_log:
+            made[result.at] = page(result, found)
+            if result.drawn:
+                made[result.picture_at] = result.drawn
+    return made
+
+
+def read_all(results: Path = RESULTS) -> list[Result]:
+    """Return all experiments by number, then all studies."""
+    files = [*sorted(results.glob("*.json")), *sorted((results / "studies").glob("*.json"))]
+    found = [Result(file.relative_to(results), _read(file)) for file in files]
+    known = {result.key for result in found}
+    for result in found:
+        if absent := set(map(str, result.fields.get("by", []))) - known:
+            raise ValueError(f"{result.file}: `by` names {sorted(absent)}, which do not exist")
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:
-    experiment: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if unknown := experiment.keys() - FIELDS.keys():
+    fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if unknown := fields.keys() - FIELDS.keys():
         raise ValueError(f"{file.name}: unknown fields {sorted(unknown)}; the known ones are {list(FIELDS)}")
-    if not file.name.startswith(f"{experiment['id']:02d}-"):
-        raise ValueError(f"{file.name}: the name must begin with the id {experiment['id']:02d}")
-    tables = experiment.get("tables", [])
-    for table in tables:
+    if missing := {"title", "question", "answer", "group", "status"} - fields.keys():
+        raise ValueError(f"{file.name}: it lacks {sorted(missing)}")
+    if fields["status"] not in STATUSES or fields["group"] not in GROUPS:
+        raise ValueError(f"{file.name}: status is one of {STATUSES}, and group one of {tuple(GROUPS)}")
+    if fields["status"] != "current" and not fields.get("reason"):
+        raise ValueError(f"{file.name}: `reason` says why it is {fields['status']}")
+    if "id" in fields and not file.name.startswith(f"{fields['id']:02d}-"):
+        raise ValueError(f"{file.name}: the name must begin with the id {fields['id']:02d}")
+    for table in fields.get("tables", []):
         for number, row in enumerate(table["rows"], start=1):
             if len(row) != len(table["columns"]):
                 cells = f"{len(row)} cells for {len(table['columns'])} columns"
                 raise ValueError(f"{file.name}, table {table['title']!r}, row {number}: {cells}")
-    views = experiment.get("page", [{"table": i} for i in range(len(tables))])
-    return experiment | {"file": f"`lab/results/{file.name}`", "shown": [_shown(tables, v, file.name) for v in views]}
+    return fields
 
 
-def _shown(tables: list[dict[str, Any]], view: dict[str, Any], name: str) -> dict[str, Any]:
+def save(fields: Mapping[str, Any], file: Path) -> None:
+    """Write a file of results, with a row of a table on a line."""
+    text = json.dumps(fields, indent=1, ensure_ascii=False)
+
+    def joined(found: re.Match[str]) -> str:
+        return found[1] + json.dumps(json.loads(found[2]), ensure_ascii=False)
+
+    string = r'"(?:[^"\\]|\\.)*"'
+    lists = rf'(\n {{3,}}(?:"\w+": )?)(\[\s*{string}(?:,\s*{string})*\s*\])'
+    file.write_text(re.sub(lists, joined, text) + "\n", encoding="utf-8")
+
+
+def _shown(tables: Sequence[dict[str, Any]], view: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the rows and columns of a table that the page shows."""
     table = tables[view["table"]]
     columns = view.get("columns", table["columns"])
@@ -98,45 +245,185 @@ def _shown(tables: list[dict[str, Any]], view: dict[str, Any], name: str) -> dic
     return {"title": view.get("title", table["title"]), "columns": columns, "rows": rows}
 
 
-def _heading(experiment: dict[str, Any]) -> str:
-    return f"{experiment['id']}. {experiment['title']}"
+def _differences(tables: Sequence[dict[str, Any]], view: Mapping[str, Any]) -> tuple[str, list[Difference]]:
+    """Return the title of a group of a picture, and its differences."""
+    table = tables[view["table"]]
+    columns = view["columns"]
+    found = []
+    for row in table["rows"]:
+        if row[0] in view.get("omit", []) or ("rows" in view and row[0] not in view["rows"]):
+            continue
+        for column in columns:
+            label = ", ".join(row[: view.get("labels", 1)] + ([column] if len(columns) > 1 else []))
+            cell = parsed(label, row[table["columns"].index(column)])
+            found += [cell] if cell else []
+    return view.get("title", columns[0]), found
 
 
-def _contents_line(experiment: dict[str, Any]) -> str:
-    anchor = re.sub(r"[^\w\s-]", "", _heading(experiment)).lower().replace(" ", "-")
-    return f"- [{_heading(experiment)}](#{anchor})"
+def page(result: Result, others: Sequence[Result]) -> str:
+    """Return the page of a result."""
+    fields = result.fields
+    parts = [f"# {fields['title']}", f"**{fields['question']}**", fields["answer"], _status(result, others)]
+    if result.drawn:
+        parts.append(f"![{_alt(fields)}]({Path(result.picture_at).name})")
+    parts += [f"![{image['text']}]({image['file']})" for image in fields.get("images", [])]
+    if result.shown:
+        parts += ["## The figures", *_tables(result.shown)]
+    if fields.get("notes"):
+        parts += ["## What else was found", "\n".join(f"- {note}" for note in fields["notes"])]
+    parts += ["## How it was measured", *_made(result)]
+    return "\n\n".join(wrapped(linked(part, result.at, others)) for part in parts) + "\n"
 
 
-def _section(experiment: dict[str, Any]) -> str:
-    """Return a section: question, answer, conditions, tables, and how it was made."""
-    lines = [
-        f'<a id="section-{experiment["id"]}"></a>\n',
-        f"## {_heading(experiment)}\n",
-        f"**{experiment['question']}**\n",
-    ]
-    lines += [*(f"- {note}" for note in experiment.get("notes", [])), ""]
-    if "setup" in experiment:
-        lines += [" ".join(experiment["setup"]) + "\n"]
-    for table in experiment["shown"]:
-        lines += [f"{table['title'].rstrip('.')}:\n", _table(table)]
-    lines += [f"{_made(experiment)}\n"]
-    if "commands" in experiment:
-        lines += ["```sh", *experiment["commands"], "```\n"]
-    return "\n".join(lines)
+def _alt(fields: Mapping[str, Any]) -> str:
+    return f"Differences with 95% intervals: {fields['title']}"
 
 
-def _made(experiment: dict[str, Any]) -> str:
-    commit = f"Commit `{experiment['commit']}`, {experiment['date']}" if "commit" in experiment else ""
-    n = f"n = {experiment['n']}" if "n" in experiment else ""
-    known = [part for part in (commit, experiment.get("machine"), n, experiment["file"]) if part]
-    return "; ".join(known) + "."
+def _status(result: Result, others: Sequence[Result]) -> str:
+    """Return the line that says whether the claim holds."""
+    fields = result.fields
+    if fields["status"] == "current":
+        return "Status: **current**." + (f" {fields['reason']}" if "reason" in fields else "")
+    at = {other.key: other for other in others}
+    links = [f"[{at[str(key)].fields['title']}]({_to(at[str(key)].link, result.at)})" for key in fields.get("by", [])]
+    see = f" See {' and '.join(links)}." if links else ""
+    return f"> Status: **{fields['status']}**. {fields['reason']}{see}"
 
 
-def _table(table: dict[str, Any]) -> str:
+def _to(target: str, page_at: str) -> str:
+    """Return the link from a page to a target, both given from the root."""
+    path, _, anchor = target.partition("#")
+    link = posixpath.relpath(path, posixpath.dirname(page_at) or ".")
+    return f"{link}#{anchor}" if anchor else link
+
+
+def _tables(tables: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the main table, then the others, which open on a click."""
+    first, *others = tables
+    yield f"{first['title'].rstrip('.')}:"
+    yield markdown(first)
+    for table in others:
+        summary = f"<summary>{table['title'].rstrip('.')}</summary>"
+        yield f'<details markdown="1">\n{summary}\n\n{markdown(table)}\n\n</details>'
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """Return a table in Markdown."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (table["columns"], *table["rows"])]
     head, *rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([head, "|---" * len(table["columns"]) + "|", *rows]) + "\n"
+    return "\n".join([head, "|---" * len(table["columns"]) + "|", *rows])
+
+
+def linked(text: str, page_at: str, results: Sequence[Result]) -> str:
+    """Return a text in which each `experiment NN` leads to that experiment; tables and code stay as they are."""
+    if text.startswith(("|", "```", "#", "![", "<")):
+        return text
+    at = {result.key: result.link for result in results if "id" in result.fields}
+
+    def link(found: re.Match[str]) -> str:
+        return f"[{found[0]}]({_to(at[found[1]], page_at)})" if found[1] in at else found[0]
+
+    return re.sub(r"\bexperiment (\d+)\b", link, text)
+
+
+def _made(result: Result) -> Iterator[str]:
+    """Yield the conditions, the provenance, the command and the link to the data."""
+    fields = result.fields
+    if setup := fields.get("setup"):
+        is_long = len(setup) > 1 and sum(map(len, setup)) > MANY
+        yield "\n".join(f"- {sentence}" for sentence in setup) if is_long else " ".join(setup)
+    commit = f"commit `{fields['commit']}`, {fields['date']}" if "commit" in fields else ""
+    n = f"n = {fields['n']}" if "n" in fields else ""
+    yield "Measured: " + "; ".join(part for part in (n, commit, fields.get("machine")) if part) + "."
+    data = _to(f"lab/results/{result.file.as_posix()}", result.at)
+    yield f"Data: [`lab/results/{result.file.as_posix()}`]({data}), with all tables."
+    if commands := fields.get("commands"):
+        is_said = fields.get("now") or commands[0].startswith("git checkout")
+        checkout = [] if is_said else [f"git checkout {re.split('[,; ]', fields['commit'])[0]}"]
+        yield "\n".join(["```sh", *checkout, *commands, "```"])
+
+
+def _filled(text: str, first: str = "", later: str = "") -> str:
+    """Return a text in lines of at most 118 characters, which break at spaces only."""
+    wrapper = TextWrapper(118, initial_indent=first, subsequent_indent=later)
+    wrapper.break_on_hyphens = wrapper.break_long_words = False
+    return wrapper.fill(text)
+
+
+def wrapped(part: str) -> str:
+    """Return a paragraph in lines of at most 118 characters; tables, code, pictures and lists stay as they are."""
+    if part.startswith(("|", "```", "#", "![", "<")):
+        return part
+    if part.startswith("- "):
+        return "\n".join(_filled(line[2:], "- ", "  ") for line in part.split("\n"))
+    return _filled(part, later="> " if part.startswith("> ") else "")
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a text, which ends before a capital letter."""
+    return re.split(r"(?<=[.!?]) (?=[A-Z*])", text, maxsplit=1)[0]
+
+
+def index(results: Sequence[Result]) -> str:
+    """Return EXPERIMENTS.md."""
+    parts = [HEAD]
+    for group, heading in GROUPS.items():
+        own = [result for result in results if result.fields["group"] == group]
+        parts.append(f"## {heading}\n")
+        rows = [_index_row(result) for result in own]
+        parts.append(markdown({"columns": ["question", "answer", "status"], "rows": rows}) + "\n")
+    return "\n".join(parts).rstrip() + "\n" + REMOVED
+
+
+def _index_row(result: Result) -> list[str]:
+    fields = result.fields
+    anchor = f'<a id="section-{fields["id"]}"></a>' if "id" in fields else ""
+    number = f"{fields['id']}. " if "id" in fields else ""
+    question = f"{anchor}{number}[{fields['question']}]({result.link})"
+    n = f" (n: {fields['n']})" if "n" in fields else ""
+    status = fields["status"] if fields["status"] == "current" else f"**{fields['status']}**"
+    return [question, _without_links(first_sentence(fields["answer"])) + n, status]
+
+
+def _without_links(text: str) -> str:
+    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
+
+
+def logs(results: Sequence[Result]) -> str:
+    """Return the page of engineering logs."""
+    parts = [LOGS_HEAD.rstrip()]
+    for result in results:
+        if not result.is_log:
+            continue
+        fields = result.fields
+        parts += [f'<a id="section-{fields["id"]}"></a>', f"## {fields['title']}", f"**{fields['question']}**"]
+        parts.append(fields["answer"])
+        if fields["status"] != "current":
+            parts.append(_status(result, results))
+        parts += _tables(result.shown)
+        if fields.get("notes"):
+            parts.append("\n".join(f"- {note}" for note in fields["notes"]))
+        parts += _made(result)
+    return "\n\n".join(wrapped(linked(part, LOGS, results)) for part in parts) + "\n"
+
+
+def main() -> None:
+    """Write all pages, and remove generated ones that no result has any more."""
+    made = pages()
+    for folder in ("docs/experiments", "docs/studies"):
+        (ROOT / folder).mkdir(exist_ok=True)
+    for path in stale(made):
+        path.unlink()
+    for name, text in made.items():
+        (ROOT / name).write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{len(made)} files\n")
+
+
+def stale(made: Mapping[str, str]) -> list[Path]:
+    """Return pages and pictures of experiments that no result has any more."""
+    there = [*(ROOT / "docs/experiments").glob("*"), *(ROOT / "docs/studies").glob("*.svg")]
+    return [path for path in there if path.relative_to(ROOT).as_posix() not in made]
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    main()

@@ -1,7 +1,7 @@
 """Which score ranks lists that are drawn like targets best: log π, S-DPO's reward, or log π − λ·log popularity?
 
 `python scripts/reward_on_lists.py RUN` asks the models of a finished run about lists of 20 that are drawn so, and
-writes the section of EXPERIMENTS.md. At the optimum, S-DPO's reward is log p(y|x) / q(y) plus a constant,
+writes lab/results/58-reward-on-lists.json. At the optimum, S-DPO's reward is log p(y|x) / q(y) plus a constant,
 where q is the distribution of its negatives. So with negatives drawn by popularity it should be the ideal score on
 lists of the targets of other rows. Subtracting log popularity from SFT does the same without alignment: the control.
 """

@@ -56,9 +56,17 @@ def test_no_page_of_the_site_shows_raw_markup(site):
 
 
 def test_links_to_files_at_the_root_lead_to_their_pages(site):
-    page = (site / "concepts" / "index.html").read_text(encoding="utf-8")
-    assert 'href="../experiments/#section-49"' in page
+    page = (site / "studies" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../experiments/"' in page
     assert 'id="section-49"' in (site / "experiments" / "index.html").read_text(encoding="utf-8")
+
+
+def test_pages_of_results_are_in_the_navigation_and_lead_to_their_data(site):
+    page = (site / "experiments" / "49-alignment-on-many-rows" / "index.html").read_text(encoding="utf-8")
+    assert "blob/main/lab/results/49-alignment-on-many-rows.json" in page
+    assert 'href="../../studies/ablation/"' in page
+    assert "<details" in page
+    assert "| alignment |" not in page, "the tables in <details> are Markdown that was not rendered"
 
 
 def test_formulas_of_the_site_are_rendered_offline(site):
@@ -117,32 +125,137 @@ def test_the_worked_number_of_s_dpo_is_computed():
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
-def test_the_page_of_experiments_is_that_of_their_results():
-    made = runpy.run_path(str(ROOT / "scripts" / "experiments_page.py"))["page"]()
-    assert "| BEAR | +0.002 [−0.001, +0.005] | +0.004 [+0.002, +0.007] | +0.005 [−0.002, +0.011] |" in made
-    assert EXPERIMENTS.read_text(encoding="utf-8") == made, "run python scripts/experiments_page.py"
+@pytest.fixture(scope="module")
+def pages_of_results():
+    """The names of scripts/experiments_page.py."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    return runpy.run_path(str(ROOT / "scripts" / "experiments_page.py"))
 
 
-def test_a_view_of_a_table_names_what_the_table_has(tmp_path):
-    page = runpy.run_path(str(ROOT / "scripts" / "experiments_page.py"))["page"]
-    rows = [["SFT", "9", "0.1"], ["DPO", "9", "0.2"]]
-    own = {"id": 1, "title": "A", "question": "Q?"}
+def test_the_pages_of_experiments_are_those_of_their_results(pages_of_results):
+    made = pages_of_results["pages"]()
+    bear = "| BEAR | +0.002 [−0.001, +0.005] | +0.004 [+0.002, +0.007] | +0.005 [−0.002, +0.011] |"
+    assert bear in made["docs/experiments/52-head-alignment.md"]
+    old = [name for name, text in made.items() if (ROOT / name).read_text(encoding="utf-8") != text]
+    assert (old, pages_of_results["stale"](made)) == ([], []), "run python scripts/experiments_page.py"
+
+
+def test_every_result_has_a_page_and_a_line_in_the_index(pages_of_results):
+    index = EXPERIMENTS.read_text(encoding="utf-8")
+    for result in pages_of_results["read_all"]():
+        assert f"]({result.link})" in index
+        text = " ".join((ROOT / result.at).read_text(encoding="utf-8").split())
+        assert " ".join(result.fields["question"].split()) in text
+        assert f"lab/results/{result.file.as_posix()}" in text
+        if not result.is_log:
+            assert f"**{result.fields['status']}**" in text
+    assert len(re.findall(r"\w+", index)) < 4000, "the index has at most a few pages"
+
+
+ANCHORS = [1, 8, 9, 10, 11, 12, 14, 24, 32, 34, 35, 36, 37, 40, 41, 42, 44, 45, 48, *range(49, 61)]
+"""Sections of EXPERIMENTS.md before its results had pages: links from elsewhere lead to them."""
+
+
+@pytest.mark.parametrize("number", ANCHORS)
+def test_old_anchors_of_experiments_lead_to_the_page_of_the_result(pages_of_results, number):
+    index = EXPERIMENTS.read_text(encoding="utf-8")
+    (line,) = (line for line in index.splitlines() if f'id="section-{number}"' in line)
+    path, _, anchor = re.search(r"\]\((docs/[^)]+)\)", line)[1].partition("#")
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert not anchor or f'<a id="{anchor}"></a>' in text
+
+
+def test_experiments_that_pages_and_code_cite_exist(pages_of_results):
+    known = {result.key for result in pages_of_results["read_all"]()}
+    texts = [*PAGES, EXPERIMENTS, *(p for d in ("src", "lab", "scripts", "recipes") for p in (ROOT / d).rglob("*.*"))]
+    cited = {
+        (number, path.name)
+        for path in texts
+        if path.suffix in (".md", ".py", ".yaml", ".json")
+        for number in re.findall(r"\b[Ee]xperiments?\s+(\d+)\b", path.read_text(encoding="utf-8"))
+    }
+    assert ("49", "concepts.md") in cited
+    assert {(number, name) for number, name in cited if number not in known} == set()
+
+
+def test_commands_of_results_can_be_pasted(pages_of_results):
+    placeholders = re.compile(r"…|\.\.\.|\bthe same\b|(?<![\w$])(?:OUT|RUN|RECIPE|DATA|FOLDER|LOG)\b|<\w+>")
+    for result in pages_of_results["read_all"]():
+        commands = "\n".join(result.fields.get("commands", []))
+        assert placeholders.findall(commands) == [], result.file
+        assert subprocess.run(["bash", "-n"], input=commands, text=True).returncode == 0, result.file
+
+
+def write_result(folder, name="01-a.json", **fields):
+    rows = [["SFT", "9", "0.1"], ["DPO", "9", "−0.2 [−0.3, −0.1]"]]
+    own = {"id": 1, "title": "A", "question": "Q?", "answer": "Yes. No.", "group": "model", "status": "current"}
     own["tables"] = [{"title": "Rankers", "columns": ["ranker", "n", "HR@1"], "rows": rows}]
+    (folder / name).write_text(json.dumps(own | fields))
 
+
+def test_a_view_of_a_table_names_what_the_table_has(tmp_path, pages_of_results):
     def shown(**view):
-        (tmp_path / "01-a.json").write_text(json.dumps(own | {"page": [{"table": 0} | view]}))
-        return page(tmp_path)
+        write_result(tmp_path, page=[{"table": 0} | view])
+        return pages_of_results["pages"](tmp_path)["docs/experiments/01-a.md"]
 
-    assert "| ranker | HR@1 |\n|---|---|\n| SFT | 0.1 |\n| DPO | 0.2 |" in shown(columns=["ranker", "HR@1"])
-    assert "|---|---|---|\n| DPO | 9 | 0.2 |" in shown(rows=["DPO"])
+    assert "| ranker | HR@1 |\n|---|---|\n| SFT | 0.1 |" in shown(columns=["ranker", "HR@1"])
+    assert "|---|---|---|\n| DPO | 9 |" in shown(rows=["DPO"])
     with pytest.raises(ValueError, match=r"01-a.json, page, table 0: there is no \['BPR'\]"):
         shown(rows=["BPR"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"status": "void"}, "`reason` says why it is void"),
+        ({"status": "perhaps"}, "status is one of"),
+        ({"by": [2]}, r"`by` names \['2'\], which do not exist"),
+        ({"answers": "?"}, r"unknown fields \['answers'\]"),
+        ({"id": 2}, "the name must begin with the id 02"),
+    ],
+)
+def test_a_result_without_reason_or_with_unknown_fields_is_refused(tmp_path, pages_of_results, fields, message):
+    write_result(tmp_path, **fields)
+    with pytest.raises(ValueError, match=message):
+        pages_of_results["pages"](tmp_path)
+
+
+def test_a_void_result_says_why_and_leads_to_what_replaces_it(tmp_path, pages_of_results):
+    write_result(tmp_path, status="void", reason="At chance.", by=[2])
+    write_result(tmp_path, "02-b.json", id=2, title="B", answer="See experiment 1.")
+    made = pages_of_results["pages"](tmp_path)
+    assert "> Status: **void**. At chance. See [B](02-b.md)." in made["docs/experiments/01-a.md"]
+    assert "See [experiment 1](01-a.md)." in made["docs/experiments/02-b.md"]
+    assert "| Yes. | **void** |" in made["EXPERIMENTS.md"]
+
+
+def test_a_picture_shows_each_difference_with_its_interval(tmp_path, pages_of_results):
+    write_result(tmp_path, picture=[{"table": 0, "columns": ["HR@1"], "title": "HR@1 minus SFT"}])
+    made = pages_of_results["pages"](tmp_path)
+    drawn = made["docs/experiments/01-a.svg"]
+    assert "![Differences with 95% intervals: A](01-a.svg)" in made["docs/experiments/01-a.md"]
+    # The axis goes from −0.309 to 0.009, over 544 of 560 points; cells without an interval are left out.
+    low, mean, high = (8 + 544 * (x + 0.309) / 0.318 for x in (-0.3, -0.2, -0.1))
+    assert f'd="M{low:.1f} 60 H{high:.1f}"' in drawn
+    assert f'<circle cx="{mean:.1f}" cy="60"' in drawn
+    assert drawn.count("<circle") == 1
+
+
+def test_saved_results_are_read_back_with_a_row_on_a_line(tmp_path, pages_of_results):
+    fields = json.loads((ROOT / "lab/results/52-head-alignment.json").read_text(encoding="utf-8"))
+    fields["tables"][0]["rows"][0][0] = 'a "quoted" \\ name, [x]'
+    pages_of_results["save"](fields, tmp_path / "a.json")
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == fields
+    assert max(text.count("\n"), 1) < 300
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_the_pages_exist_with_their_options(page):
     verbs = {verb: load_verb(verb) for verb in homes()}
     for block in blocks(page, "(?:sh|console)"):
+        if block.startswith("git checkout"):  # commands of an earlier commit
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             found = re.match(r"\s*(?:\$ )?prefrec (lab [\w-]+|\w+)(.*)", line)
             if not found:
@@ -259,7 +372,8 @@ def without_verdict(text: str, leaking: list[str]) -> list[str]:
 
 def test_no_table_of_leaking_lists_is_without_its_verdict():
     kept = json.loads((ROOT / "lab" / "results" / "55-audits.json").read_text(encoding="utf-8"))
-    leaking = sorted({row[0].partition(",")[0] for row in kept["tables"][0]["rows"] if row[-1] != "none"})
+    solved = [row[0] for row in kept["tables"][0]["rows"] if row[-1] != "none"]
+    leaking = sorted({" ".join(re.match(r"(\w+) (\w+)", name).groups()) for name in solved})
     assert leaking == ["Amazon Book", "Amazon Office"]
     table = "| NDCG@10 | all |\n|---|---|\n| SFT | 0.626 |\n"
     bad = f"## A shop\n\nOn Amazon Office:\n\n{table}"

@@ -1,0 +1,113 @@
+"""Draw differences with their intervals, as small SVG files that are the same on each machine.
+
+`scripts/experiments_page.py` draws the pictures of its pages with it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+NUMBER = r"([+\-−]?\d+(?:\.\d+)?)"
+VALUE = re.compile(rf"{NUMBER} \[{NUMBER},\s*{NUMBER}\]")
+"""A mean with the ends of its interval, as tables show it."""
+WIDTH, ROW, SIDE = 560, 40, 8
+SIGNIFICANT, OPEN, INK, QUIET = "#00796b", "#6b7780", "#1d2529", "#5b676c"
+MAX_LABEL = 50
+"""Characters of a label that fit beside the value."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference, its interval, and the text that its cell has."""
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    text: str
+
+
+def parsed(label: str, cell: str) -> Difference | None:
+    """Return the difference that a cell of a table holds; None if it holds none."""
+    found = VALUE.match(cell.replace("\u00a0", " "))
+    if not found:
+        return None
+    mean, low, high = (float(number.replace("−", "-")) for number in found.groups())
+    return Difference(label, mean, low, high, cell)
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return round numbers from `low` to `high`, 0 among them if it is between, at most about `most`."""
+    raw = (high - low) / most
+    size = 10 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw)
+    return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> str:
+    """Return the SVG of groups of differences on one axis; an interval without 0 is green."""
+    every = [d for _, differences in groups for d in differences]
+    low, high = min(0.0, *(d.low for d in every)), max(0.0, *(d.high for d in every))
+    margin = 0.03 * (high - low)
+    low, high = low - margin, high + margin
+
+    def x(value: float) -> float:
+        return SIDE + (WIDTH - 2 * SIDE) * (value - low) / (high - low)
+
+    top = 32
+    bottom = top + sum(ROW * len(differences) + 28 * bool(name) for name, differences in groups)
+    height = bottom + 30
+    told = "; ".join(f"{d.label} {d.text}" for d in every)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
+        f'role="img" aria-label="{escape(title)}: {escape(told)}." font-family="sans-serif" font-size="13" '
+        f'fill="{INK}">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        _text(SIDE, 20, title, bold=True),
+    ]
+    marks = ticks(low, high)
+    digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
+    for mark in marks:
+        is_zero = abs(mark) < 1e-12
+        parts.append(f'<path d="M{x(mark):.1f} {top} V{bottom}" stroke="{INK if is_zero else "#dfe5e7"}"/>')
+        number = "0" if is_zero else f"{mark:+.{digits}f}".replace("-", "−")
+        middle = min(max(x(mark), 26.0), WIDTH - 26.0)
+        parts.append(_text(middle, bottom + 18, number, anchor="middle", colour=QUIET))
+    y = top
+    for name, differences in groups:
+        if name:
+            parts.append(_text(SIDE, y + 20, name, bold=True, halo=True))
+            y += 28
+        for d in differences:
+            colour = SIGNIFICANT if d.low > 0 or d.high < 0 else OPEN
+            short = d.label if len(d.label) <= MAX_LABEL else d.label[: MAX_LABEL - 1] + "…"
+            parts += [
+                _text(SIDE, y + 16, short, halo=True),
+                _text(WIDTH - SIDE, y + 16, d.text, anchor="end", colour=QUIET, halo=True),
+                f'<path d="M{x(d.low):.1f} {y + 28} H{x(d.high):.1f}" stroke="{colour}" stroke-width="3"/>',
+                f'<circle cx="{x(d.mean):.1f}" cy="{y + 28}" r="4.5" fill="{colour}"/>',
+            ]
+            y += ROW
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "start",
+    colour: str = INK,
+    bold: bool = False,
+    halo: bool = False,
+) -> str:
+    """Return a text; a halo keeps it readable over the lines of the grid."""
+    more = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    more += f' fill="{colour}"' if colour != INK else ""
+    more += ' font-weight="bold"' if bold else ""
+    more += ' stroke="#ffffff" stroke-width="4" paint-order="stroke"' if halo else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}"{more}>{escape(text)}</text>'
