@@ -392,7 +392,7 @@ def test_a_planted_fault_of_the_protocol_is_named(fault):
     assert protocol_faults(data) == []
     found = audit_prepared(plant(data))
     assert [f for f in found.faults if f.startswith(f"{fault} (")]
-    assert f"Faults of the protocol: {'; '.join(found.faults)}." in found.verdict
+    assert f"Protocol errors: {'; '.join(found.faults)}." in found.verdict
     assert Audit.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 

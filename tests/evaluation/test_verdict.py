@@ -16,7 +16,7 @@ FAULTY = replace(CLEAN, faults=["examples that occur twice (2%)"])
 @pytest.mark.parametrize(
     ("audit", "state", "headline"),
     [
-        (CLEAN, "good", "Audit: no leak and no fault."),
+        (CLEAN, "good", "Audit: no leak and no protocol error."),
         (LEAKING, "bad", "these candidate sets have leaks (target position)."),
         (Audit([RANDOM, SOLVING]), "solved", "these candidate sets can be solved without the user (item only)."),
         (
@@ -24,7 +24,7 @@ FAULTY = replace(CLEAN, faults=["examples that occur twice (2%)"])
             "bad",
             "have leaks (target position) and can be solved without the user (item only).",
         ),
-        (FAULTY, "bad", "faults of the protocol (examples that occur"),
+        (FAULTY, "bad", "protocol errors (examples that occur"),
         (replace(CLEAN, rows=[RANDOM, replace(RULE, tried=False)]), "", "Audit: incomplete, see the verdict."),
         (Audit([AuditRow("random", Interval(0.05, 0.05, 0.05, 50, 10))]), "", "Audit: incomplete"),
         (FULL_RANKING, "", "Not audited: full ranking"),

@@ -36,7 +36,7 @@ def test_a_leak_is_loud_and_may_stop_the_run(clean, capsys):
 
 def test_a_fault_is_as_loud_as_a_leak(clean, capsys):
     again = replace(clean, test=[*clean.test, *clean.test[:9]])
-    with pytest.raises(DataError, match=r"faults of the protocol \(examples that occur twice"):
+    with pytest.raises(DataError, match=r"protocol errors \(examples that occur twice"):
         audit_under_test(again, EvaluateSection(on_leak="stop"), 0)
     assert "examples that occur twice" in capsys.readouterr().err
 

@@ -25,7 +25,7 @@ from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
 from prefrec.report.render import verdict
 from prefrec.report.tables import metrics_grid
-from prefrec.report.wording import clock, signed, with_interval
+from prefrec.report.wording import clock, p_value, signed, with_interval
 from prefrec.runs.contents import Stage, read_run
 from sealed import seal_stage, write_metrics
 from served_run import MARKUP
@@ -283,7 +283,7 @@ def test_the_verdict_names_the_best_and_its_gain(run):
     own, gain = lists.metrics["s-dpo"]["ndcg@10"], lists.difference("s-dpo", "popularity", "ndcg@10")
     named = dataclasses.replace(lists, best_reference="popularity")
     shown = f"{with_interval(own)} on candidate sets, {with_interval(gain)} over the best baseline, popularity"
-    shown += f": significant after Holm’s correction for 5 comparisons (p = {gain.adjusted_p:.3f})"
+    shown += f": significant after Holm’s correction for 5 comparisons ({p_value(gain.adjusted_p)})"
     said = verdict(dataclasses.replace(contents, evaluation=named))
     assert said == f"S-DPO has the highest NDCG@10, {shown}. {lists.audit.headline}"
     full = dataclasses.replace(named, metrics={"popularity": named.metrics["popularity"]})
@@ -307,6 +307,7 @@ def test_a_gain_that_the_correction_does_not_leave_is_called_not_significant(run
 
     assert "popularity: not significant after Holm’s correction for 5 comparisons (p = 0.081). " in said(0.081)
     assert "popularity: significant after Holm’s correction for 5 comparisons (p = 0.049). " in said(0.049)
+    assert "popularity: significant after Holm’s correction for 5 comparisons (p < 0.001). " in said(0.0004)
     assert "popularity: significant, without correction. " in said(math.nan)
 
 

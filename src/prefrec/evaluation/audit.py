@@ -4,24 +4,24 @@ Shortcuts (`prefrec.evaluation.shortcuts`) are compared with baselines on the ca
 (exactly 1/C), popularity, and the simplest legitimate uses of the history (`WITH_USER`). HR@1 and NDCG@10 are
 expectations over ties.
 
-**What does a shortcut find?** A shortcut counts if it beats each of its rivals in HR@1: the paired difference on the
-same examples has an interval above 0. The level is 95% for all shortcuts together (Bonferroni: 1 − 0.05/m for each of
-m), so at most one in twenty audits of clean candidate sets raises a false alarm. A rule of positions or of sampling
-that counts is a **leak**: the protocol gives targets away, whatever items they are, and the interval is over users.
-A rule of item properties that counts says that the sets **can be solved without the user**: the users choose similar
-items, such as recent ones, which needs no error of the protocol. Its interval is over users and targets, because a
-few popular targets have one property or another by chance.
+**What does a shortcut find?** A shortcut counts if it beats each of its baselines in HR@1: the paired difference on
+the same examples has an interval above 0. The level is 95% for all shortcuts together (Bonferroni: 1 − 0.05/m for
+each of m), so at most one in twenty audits of clean candidate sets raises a false alarm. A rule of positions or of
+sampling that counts is a **leak**: the protocol gives targets away, whatever items they are, and the interval is over
+users. A rule of item properties that counts says that the sets **can be solved without the user**: the users choose
+similar items, such as recent ones, which needs no error of the protocol. Its interval is over users and targets,
+because a few popular targets have one property or another by chance.
 
-The rivals are what a legitimate ranker can do with the same information. Popularity, which uniform negatives reward,
-is a baseline. Rivals are:
+Its baselines are what a legitimate ranker can do with the same information, such as popularity, which uniform
+negatives reward:
 
-- for all shortcuts: random. Target position has no other rival, because a position says nothing about an item.
+- for all shortcuts: random. Target position has no other baseline, because a position says nothing about an item.
 - position lookup, list lookup: the same rule learnt from shuffled sets, in which targets are independent of positions
   (or negatives); the best of `SHUFFLES` shuffles. It still knows which items were targets.
 - title length, least popular first: popularity. If the latter beats only random, the verdict mentions it but it does
   not count: the counts lack a target's own interaction, which reveals rare targets in some sets. If it counts, it is
   a leak where the negatives were sampled by popularity (`shortcuts.favours_popular`), else a property of the items.
-- in the history: users who repeat items. The rival hits where a random training user's last interaction repeats an
+- in the history: users who repeat items. The baseline hits where a random training user's last interaction repeats an
   earlier one; the best of `SHUFFLES` samples.
 - not in the history: popularity and co-occurrence, because a few negatives are in the history by chance.
 - id order and common order (`shortcuts.common_order`): popularity and all of `WITH_USER`, because ids often follow
@@ -32,7 +32,7 @@ is a baseline. Rivals are:
 
 Weights and directions are learnt on the sets under test with other targets (cross-fitting); lookups learn from
 `learn_from`. With fewer than `MIN_USERS` users nothing is found. A rule that has too little data to learn from
-(`MIN_LEARN`), or whose rival has, is not tried. For prepared data, the protocol is checked
+(`MIN_LEARN`), or whose baseline has, is not tried. For prepared data, the protocol is checked
 (`prefrec.evaluation.faults`) and the data set is described (`prefrec.evaluation.diagnosis`) as well.
 """
 
@@ -169,8 +169,8 @@ class _Rule(NamedTuple):
     """A shortcut with its scores."""
 
     scores: Floats  # [B, C]
-    rivals: list[str]  # besides random
-    needs: str  # what it and its rivals learn from: `ROWS` or `LOG`
+    baselines: list[str]  # besides random
+    needs: str  # what it and its baselines learn from: `ROWS` or `LOG`
     learnt_from: str = ""  # if not from `ROWS`
     note: str = ""
     share: float | None = None  # share of steps in the order of the rule
@@ -178,7 +178,7 @@ class _Rule(NamedTuple):
 
 
 Trial = tuple[dict[str, _Rule], dict[str, Floats]]
-"""Name → rule, and name → expected HR@1 [B] of rivals that are not in the table."""
+"""Name → rule, and name → expected HR@1 [B] of baselines that are not in the table."""
 
 
 def _luckiest(draws: Iterable[Floats]) -> Floats:
@@ -187,7 +187,7 @@ def _luckiest(draws: Iterable[Floats]) -> Floats:
 
 
 def _lookups(lists: EncodedSets, seen: EncodedSets, rng: np.random.Generator) -> Trial:
-    """Return the rules that learn from candidate sets; the rival is the same rule learnt from shuffled sets."""
+    """Return the rules that learn from candidate sets; the baseline is the same rule learnt from shuffled sets."""
     rules = {"target position": _Rule(shortcuts.target_position(lists, seen), [], ROWS)}
     placebos = {}
     for name, rule, shuffled in (
@@ -238,7 +238,7 @@ def _orders(
 
 
 class _Measured(NamedTuple):
-    """HR@1 and NDCG@10 of all rules and rivals, with intervals of one kind."""
+    """HR@1 and NDCG@10 of all rules and baselines, with intervals of one kind."""
 
     hits: Means
     gains: Means
@@ -271,13 +271,13 @@ def _rows(
             continue
         measured = over_both if rule.of_items else over_users
         means = measured.gains if name == ITEM_ONLY else measured.hits
-        leads = {rival: means.difference(name, rival, level) for rival in ("random", *rule.rivals)}
-        nearest = min(leads, key=lambda rival: leads[rival].low)
+        leads = {baseline: means.difference(name, baseline, level) for baseline in ("random", *rule.baselines)}
+        nearest = min(leads, key=lambda baseline: leads[baseline].low)
         wins = means.size[1] >= MIN_USERS and leads[nearest].low > 0
         is_rewarded = name == LEAST_POPULAR and not wins and hits.difference(name, "random", level).low > 0
         note = REWARDED if is_rewarded else rule.note
         if name == ITEM_ONLY:
-            best = max(WITH_USER, key=lambda rival: float(gains.values[rival].mean()))
+            best = max(WITH_USER, key=lambda baseline: float(gains.values[baseline].mean()))
             # It counts only if the best rule with the history is not significantly better on these examples.
             wins &= gains.difference(name, best, level).high >= 0
             note = f"NDCG@10; best rule with the user: {best} {gains.values[best].mean():.3f}"

@@ -62,15 +62,15 @@ class AuditRow(ByValue):
 
     name: str  # of the shortcut or baseline
     hr: Interval  # HR@1 with its 95% interval
-    leak: bool = False  # True if it beats all its rivals and is a rule of positions or of sampling
-    against: str | None = None  # the rival with the smallest gain (by the interval's low end); None for baselines
-    gain: PairedDifference | None = None  # HR@1 minus that rival's, with the family-wise interval
+    leak: bool = False  # True if it beats all its baselines and is a rule of positions or of sampling
+    against: str | None = None  # the baseline with the smallest gain (by the interval's low end); None for baselines
+    gain: PairedDifference | None = None  # HR@1 minus that of the baseline, with the family-wise interval
     learnt_from: str = ""  # the split it learnt from; "" if it does not learn
     note: str = ""  # more information, or why it was not tried
     tried: bool = True  # False if there was too little to learn from; `hr` then means nothing
     ndcg: Interval | None = None  # NDCG@10
     share: float | None = None  # for orders: share of steps of histories in this order
-    solves: bool = False  # True if it beats all its rivals and is a rule of item properties
+    solves: bool = False  # True if it beats all its baselines and is a rule of item properties
 
     @property
     def finding(self) -> str:
@@ -88,7 +88,7 @@ class Audit(Result):
 
     Attributes:
         rows: baselines first, then shortcuts.
-        faults: faults of the protocol in words.
+        faults: protocol errors in words.
         diagnosis: numbers that describe the data set; None in files without it.
     """
 
@@ -98,12 +98,12 @@ class Audit(Result):
 
     @property
     def leaks(self) -> list[AuditRow]:
-        """Rules of positions or of sampling that beat all their rivals: errors of the protocol."""
+        """Rules of positions or of sampling that beat all their baselines: errors of the protocol."""
         return [r for r in self.rows if r.leak]
 
     @property
     def solving(self) -> list[AuditRow]:
-        """Rules of item properties that beat all their rivals: the sets can be solved without the user.
+        """Rules of item properties that beat all their baselines: the sets can be solved without the user.
 
         No error of the protocol is needed for this, only users who choose similar items, such as recent ones.
         """
@@ -133,20 +133,21 @@ class Audit(Result):
 
     @property
     def verdict(self) -> str:
-        """The result in words: leaks with causes and remedies, and faults of the protocol."""
-        faults = f" Faults of the protocol: {'; '.join(self.faults)}." if self.faults else ""
+        """The result in words: leaks with causes and remedies, and protocol errors."""
+        faults = f" Protocol errors: {'; '.join(self.faults)}." if self.faults else ""
         return self._verdict_on_sets() + faults
 
     @property
     def headline(self) -> str:
         """The result in a few words, for the line above each table."""
         problems = [f"leaks ({', '.join(r.name for r in self.leaks)})"] if self.leaks else []
-        problems += [f"faults of the protocol ({'; '.join(self.faults)})"] if self.faults else []
+        problems += [f"protocol errors ({'; '.join(self.faults)})"] if self.faults else []
         words = [f"have {' and '.join(problems)}"] if problems else []
         words += [f"{SOLVED} ({', '.join(r.name for r in self.solving)})"] if self.solving else []
         if words:
             return f"Audit: these candidate sets {' and '.join(words)}."
-        return "Audit: no leak and no fault." if self.state == "good" else "Audit: incomplete, see the verdict."
+        is_clean = self.state == "good"
+        return "Audit: no leak and no protocol error." if is_clean else "Audit: incomplete, see the verdict."
 
     @property
     def reasons(self) -> list[str]:
@@ -194,12 +195,12 @@ class Audit(Result):
         return f"Audit: no leak in {lists}{shown}."
 
     def frame(self) -> pl.DataFrame:
-        """Return a row per baseline and shortcut: HR@1 with its interval, gain over its rival, finding."""
+        """Return a row per baseline and shortcut: HR@1 with its interval, gain over its baseline, finding."""
         return pl.DataFrame(
             {
                 "shortcut": [row.name for row in self.rows],
                 "HR@1": [metric_text(row.hr if row.tried else None) for row in self.rows],
-                "gain over its rival": [metric_text(row.gain) for row in self.rows],
+                "gain over its baseline": [metric_text(row.gain) for row in self.rows],
                 "finding": [row.finding for row in self.rows],
             }
         )

@@ -17,7 +17,7 @@ from prefrec.files import write_text
 from prefrec.report import curves, tables
 from prefrec.report.examples import EACH, SEED, pick_examples
 from prefrec.report.svg import can_plot, whisker_plot
-from prefrec.report.wording import includes_zero, label, metric_label, number, with_interval
+from prefrec.report.wording import includes_zero, label, metric_label, p_value, with_interval
 from prefrec.runs.contents import RunContents, read_run
 
 REPORT = "report.html"
@@ -159,7 +159,7 @@ def _significance(gain: Comparison, block: Evaluation) -> str:
         return f"{'not ' * includes_zero(gain)}significant, without correction"
     family = sum(c.metric == gain.metric for c in block.comparisons)
     correction = f"after Holm’s correction for {family} comparisons" if family > 1 else "in the one comparison"
-    return f"{'not ' * (not gain.stands)}significant {correction} (p = {number(gain.adjusted_p)})"
+    return f"{'not ' * (not gain.stands)}significant {correction} ({p_value(gain.adjusted_p)})"
 
 
 def headline_metrics(evaluation: Evaluation) -> list[str]:

@@ -207,7 +207,7 @@ def _difference_cell(difference: PairedDifference) -> Cell:
 
 
 def audit_grid(audit: Audit) -> Grid:
-    """Return a grid of the baselines, then the shortcuts, each with its rival."""
+    """Return a grid of the baselines, then the shortcuts, each with its baseline."""
     rows = []
     for row in audit.rows:
         gain, style = Cell("–"), "leak" if row.leak or row.solves else ""
@@ -217,7 +217,7 @@ def audit_grid(audit: Audit) -> Grid:
         finding = Cell(row.finding, (row.note,) if row.note else (), style)
         values = [_interval_cell(row.hr), _interval_cell(row.ndcg) if row.ndcg else Cell("–")]
         rows.append((row.name, [*values, gain, Cell(row.learnt_from or "–"), finding], style))
-    return Grid(["HR@1", "NDCG@10", "gain over rival", "learnt from", "finding"], rows)
+    return Grid(["HR@1", "NDCG@10", "gain over baseline", "learnt from", "finding"], rows)
 
 
 @dataclass(frozen=True)

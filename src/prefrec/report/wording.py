@@ -43,6 +43,11 @@ def with_interval(interval: Interval) -> str:
     return f"{number(interval.mean, sign=sign)} {interval_ends(interval)}"
 
 
+def p_value(p: float) -> str:
+    """Return `p = 0.042`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {number(p)}"
+
+
 def includes_zero(difference: PairedDifference) -> bool:
     """Return True if the interval includes 0, or there is no interval."""
     return not (difference.low > 0 or difference.high < 0)
