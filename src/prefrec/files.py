@@ -261,14 +261,15 @@ def writing(path: Path) -> Iterator[None]:
 def storage_error(error: Exception, path: Path | str | None = None) -> StorageError | None:
     """Return a `StorageError` for a full disk, a quota or a missing permission; None for any other error.
 
-    `path` is the file that was being written. Default: the file that the error names.
+    `path` is the file that was being written. Default: the file that the error names. An error of standard output
+    names none.
     """
     text, code = str(error), getattr(error, "errno", None)
     if code is None and (number := re.search(r"os error (\d+)", text)):
         code = int(number[1])
     elif code is None and any(part in text for part in _MEANS_FULL):
         code = errno.ENOSPC
-    where = path if path is not None else getattr(error, "filename", None) or "a file"
+    where = path if path is not None else getattr(error, "filename", None) or "standard output"
     if code in _FULL:
         remedy = "free some space and run the same command again; finished work is kept"
     elif code in _FORBIDDEN:
@@ -297,11 +298,19 @@ def write_together(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) -
                 path.unlink(missing_ok=True)
         for path, draft in drafts.items():
             with writing(path):
-                os.replace(draft, path)
+                _move(draft, path)
     finally:
         for draft in drafts.values():
             with suppress(OSError):  # drafts cannot be removed from a folder without write permission
                 draft.unlink()
+
+
+def _move(draft: Path, path: Path) -> None:
+    try:
+        os.replace(draft, path)
+    except FileNotFoundError:
+        reason = "another process removed its draft, perhaps because a clock jumped, or removed the folder"
+        raise StorageError(f"{path} cannot be written: {reason}; run the same command again") from None
 
 
 def _clear(draft: Path, machine: str, process: int) -> None:

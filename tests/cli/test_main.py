@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 from unittest.mock import Mock
 
@@ -84,6 +85,15 @@ def test_an_error_is_one_message_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     told = f"error: recipe {tmp_path}/none.yaml: No such file or directory; a clone has examples in `recipes/`\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this needs /dev/full")
+def test_a_full_standard_output_is_told():
+    command = [sys.executable, "-m", "prefrec", "--version"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "error: standard output cannot be written: No space left on device; free some space"
+    assert (done.returncode, done.stderr.startswith(said)) == (1, True), done.stderr
 
 
 @pytest.mark.parametrize("place_of_debug", [0, 2])

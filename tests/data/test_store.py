@@ -184,6 +184,27 @@ def test_drafts_of_which_nobody_can_be_asked_go_by_their_age(tmp_path, machine, 
     clear_drafts(tmp_path / "none" / "x")  # nothing to clear is no error
 
 
+def test_a_draft_that_another_machine_removed_is_told_and_the_old_file_stays(tmp_path, monkeypatch):
+    """By a clock a year ahead, the draft of another machine is as old as one that was left behind."""
+    path = tmp_path / "items.parquet"
+    path.write_text("old")
+    year_ahead = time.time() + 365 * 86_400
+
+    def write(draft):
+        elsewhere = draft.rename(draft.with_name(draft.name.replace(f"-{os.getpid()}.", f"-{GONE}.")))
+        with monkeypatch.context() as m:
+            m.setattr(time, "time", lambda: year_ahead)
+            clear_drafts(path)
+        assert not elsewhere.exists()
+
+    with pytest.raises(
+        StorageError, match=r"items.parquet cannot be written: another process removed its draft.*again"
+    ):
+        write_whole(path, lambda draft: (draft.write_text("new"), write(draft)))
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["items.parquet"]
+
+
 def test_the_digest_changes_with_the_rows(tmp_path, data):
     def digest(changed):
         folder = tmp_path / str(len([*tmp_path.iterdir()]))
