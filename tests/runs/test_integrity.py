@@ -4,20 +4,22 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from prefrec import Recommender
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Evaluation, evaluate_predictions, predict
+from prefrec.evaluation.best import choose
 from prefrec.export.ranker import export_ranker
-from prefrec.files import read_json
+from prefrec.files import SEAL, read_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.update import start_entry
 from prefrec.rankers import PopularityRanker
 from prefrec.recommender import CHUNK
-from prefrec.runs.contents import METRICS, read_run, write_results
+from prefrec.runs.contents import BEST, METRICS, read_run, write_results
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage
 from reliability import damage
 from sealed import flip
@@ -145,6 +147,57 @@ def test_predictions_of_another_evaluation_are_refused(evaluated):
         open_run(evaluated).predictions()
     (evaluated / "seal.json").unlink()
     assert read_run(evaluated).evaluation is None
+
+
+DAMAGES = {
+    "lost": None,
+    "a pipe": PIPE,
+    "a folder": Path.mkdir,
+    "empty": b"",
+    "cut in half": lambda old: old[: len(old) // 2],
+    "cut by a byte": lambda old: old[:-1],
+    "more after it": lambda old: old + old,
+    "the first byte flipped": lambda old: bytes([old[0] ^ 1]) + old[1:],
+    "a byte flipped": lambda old: old[: len(old) // 2] + bytes([old[len(old) // 2] ^ 1]) + old[len(old) // 2 + 1 :],
+    "the last byte flipped": lambda old: old[:-1] + bytes([old[-1] ^ 1]),
+    "an empty object": b"{}",
+    "a list": b"[]",
+    "null": b"null",
+    "NaN": b'{"files": NaN, "evaluation": NaN, "values": NaN, "leads": NaN}',
+    "of another run": b'{"files": {}, "evaluation": {}, "values": {"a": 1.0}, "leads": {"a": 0.0}, "ranker": "a"}',
+    "no UTF-8": b"\xff\xfe\x00",
+    "nested": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("file", [METRICS, BEST, SEAL])
+@pytest.mark.parametrize("way", DAMAGES)
+def test_damaged_results_count_as_missing_and_the_default_says_so(evaluated, capsys, file, way):
+    """The default falls back with a warning: a run whose evaluation is damaged still answers."""
+    best = choose({"popularity": np.ones(4), "sft": np.zeros(4)})
+    raw, predictions = read_json(evaluated / METRICS), pl.read_parquet(evaluated / "predictions.parquet")
+    write_results(evaluated, predictions, {METRICS: raw, BEST: best.to_json()})
+    whole = read_run(evaluated)
+    assert (whole.best, open_run(evaluated).default()) == (best, "popularity")
+    assert (told := capsys.readouterr().err) == "", told
+    path, change = evaluated / file, DAMAGES[way]
+    old = path.read_bytes()
+    path.unlink()
+    if change == PIPE:
+        os.mkfifo(path)
+    elif change == Path.mkdir:
+        path.mkdir()
+    elif change is not None:
+        path.write_bytes(change if isinstance(change, bytes) else change(old))
+    contents, default = read_run(evaluated), open_run(evaluated).default()
+    parts = {METRICS: contents.evaluation is None, BEST: contents.best is None}
+    # A flipped byte of the seal may be one of a digest: then the file of this digest counts as damaged.
+    assert parts[file] if file in parts else all(parts.values()) or way == "a byte flipped"
+    assert contents.evaluation in (None, whole.evaluation)
+    assert contents.best in (None, best)
+    assert default == ("popularity" if contents.best else "s-dpo")
+    is_told = "the best ranker is not known" in " ".join(capsys.readouterr().err.split())
+    assert is_told == (contents.best is None)
 
 
 @pytest.mark.parametrize(("metric", "difference"), [(9.08, -0.5), (-0.1, -0.5), (0.5, -1.5)])

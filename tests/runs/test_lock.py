@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
 
 from command import prefrec, refused
 from prefrec.errors import ConfigError
-from prefrec.runs.lock import HOLDER, reader_lock, run_lock, stage_lock
+from prefrec.runs.lock import HOLDER, LOCK, reader_lock, run_lock, stage_lock
 from tiny_run import write_recipe
 
 HELD = """
@@ -58,6 +59,16 @@ def test_the_lock_of_a_process_that_died_does_not_count(other, tmp_path):
     with run_lock(tmp_path):
         assert json.loads((tmp_path / HOLDER).read_text())["process"] == os.getpid()
     assert not (tmp_path / HOLDER).exists()
+
+
+@pytest.mark.parametrize("years", [-20, -1, 1, 20])
+def test_a_lock_does_not_age(other, tmp_path, monkeypatch, years):
+    now = time.time()
+    for name in (LOCK, HOLDER):
+        os.utime(tmp_path / name, (now - 1e9, now - 1e9))
+    monkeypatch.setattr(time, "time", lambda: now + years * 365 * 86_400)
+    with pytest.raises(ConfigError, match=rf"another command \(process {other.pid}"):
+        run_lock(tmp_path).__enter__()
 
 
 def test_a_damaged_note_of_the_holder_hides_nothing(tmp_path):
