@@ -58,21 +58,30 @@ def small(recipe: Path, folder: Path) -> Path:
 
 def crash_runs(recipe: Path, folder: Path, seed: int, work: type[Work] = Work) -> Iterator[Crash]:
     """Kill a command on the small recipe, once after each change, in an order that `seed` fixes."""
-    # In children of another process, because the watching library must be there when a process starts.
-    library, recipe = folder / "crashes.so", small(recipe, folder)
-    source = Path(__file__).with_suffix(".c")
+    arguments = (work.__name__, small(recipe, folder), folder, seed)
+    with contextlib.closing(preloaded("crashes", folder, *arguments)) as lines:
+        for line in lines:
+            yield Crash(**line)
+
+
+def preloaded(module: str, folder: Path, *arguments: Any) -> Iterator[dict[str, Any]]:
+    """Run a module of this package with its C library loaded before all others; yield the JSON of its lines.
+
+    A process of its own, because the library must be there when a process starts. Its children inherit it.
+    """
+    library, source = folder / f"{module}.so", Path(__file__).with_name(f"{module}.c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "reliability.crashes", work.__name__, str(recipe), str(folder), str(seed)]
+    command = [sys.executable, "-m", f"reliability.{module}", *map(str, arguments)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                yield Crash(**json.loads(line))
+                yield json.loads(line)
         finally:
             process.terminate()
-    assert process.returncode in (0, -15), f"the killing process ended with {process.returncode}"
+    assert process.returncode in (0, -15), f"reliability.{module} ended with {process.returncode}"
 
 
 def _crash_runs(work: Work, seed: int) -> Iterator[Crash]:

@@ -1,4 +1,4 @@
-"""`kill -9` at a random moment of a run; the same command again must end as if nothing had happened."""
+"""`kill -9` at a random moment of a command; the same command again must end as if nothing had happened."""
 
 import random
 import time
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from command import prefrec
 from reliability.children import PATIENCE, Child, call
-from reliability.whole_runs import END, arguments, differences, took, undisturbed, unfinished
+from reliability.whole_runs import END, took
+from reliability.works import Work
 
 ATTEMPTS, SOONER = 6, 0.8
 """How often a kill is tried that comes too late, and after which share of the time before, at the most."""
@@ -16,9 +16,9 @@ ATTEMPTS, SOONER = 6, 0.8
 
 @dataclass(frozen=True)
 class Killed:
-    moment: float  # as a share of the time that a run was thought to take
-    stage: str  # that it hit; `the end` where the run had ended before
-    lost: list[str]  # what is not as in the undisturbed run
+    moment: float  # as a share of the time that a command was thought to take
+    stage: str  # that it hit; `the end` where the command had ended before
+    lost: list[str]  # what is not as in the undisturbed folder
     seconds: float  # that a run is thought to take, now that this one is known
 
     @property
@@ -27,38 +27,46 @@ class Killed:
         return self.stage != END
 
 
-def kill_runs(recipe: Path, folder: Path, count: int, seed: int) -> Iterator[Killed]:
-    """Kill `count` runs, one at a random moment of each `count`-th part of the run's time, in a random order."""
+def kill_runs(work: Work, folder: Path, count: int, seed: int) -> Iterator[Killed]:
+    """Kill `count` commands, one at a random moment of each `count`-th part of their time, in a random order."""
     whole, rng = folder / "undisturbed", random.Random(seed)
-    seconds = undisturbed(recipe, whole)
+    work.prepare()
+    seconds = _undisturbed(work, whole)
     for number in rng.sample(range(count), count):
-        killed = kill_running(recipe, folder / f"killed-{number}", whole, seconds, (number + rng.random()) / count)
+        killed = kill_running(work, folder / f"killed-{number}", whole, seconds, (number + rng.random()) / count)
         seconds = killed.seconds
         yield killed
 
 
-def kill_running(recipe: Path, folder: Path, whole: Path, seconds: float, moment: float) -> Killed:
-    """`kill_run`, in folders within `folder`; where it comes after the end, again by the time of the missed run."""
-    killed = kill_run(recipe, folder / "0", whole, seconds, moment)
+def _undisturbed(work: Work, out: Path) -> float:
+    """Carry a command out; return the seconds from its first file to its last."""
+    made = call(work.carry_out, out)
+    assert made.code == 0, made.err
+    return took(out)
+
+
+def kill_running(work: Work, folder: Path, whole: Path, seconds: float, moment: float) -> Killed:
+    """`kill_command`, in folders within `folder`; if it comes after the end, again by the time of the missed one."""
+    killed = kill_command(work, folder / "0", whole, seconds, moment)
     for attempt in range(1, ATTEMPTS):
         if killed.hit or killed.lost:
             break
-        killed = kill_run(recipe, folder / str(attempt), whole, killed.seconds, moment)
+        killed = kill_command(work, folder / str(attempt), whole, killed.seconds, moment)
     return killed
 
 
-def kill_run(recipe: Path, run: Path, whole: Path, seconds: float, moment: float) -> Killed:
-    """Kill a run at a share of the `seconds` it is thought to take, run it again, and compare it with `whole`."""
-    child, until = Child(prefrec, *arguments(recipe, run)), time.monotonic() + PATIENCE
-    while not (run / "recipe.yaml").exists() and time.monotonic() < until:
+def kill_command(work: Work, out: Path, whole: Path, seconds: float, moment: float) -> Killed:
+    """Kill a command at a share of the `seconds` it is thought to take, run it again, compare it with `whole`."""
+    child, until = Child(work.carry_out, out), time.monotonic() + PATIENCE
+    while not (out / "recipe.yaml").exists() and time.monotonic() < until:
         time.sleep(0.002)
     ended = child.ended(moment * seconds)
     child.kill()
-    stage = unfinished(run)
+    stage = work.at(out)
     if stage == END:
-        seconds = min(took(run), SOONER * seconds)
-    again = call(prefrec, *arguments(recipe, run))
-    lost = differences(run, whole) if again.code == 0 else [again.err.strip()]
+        seconds = min(took(out), SOONER * seconds)
+    again = call(work.carry_out, out)
+    lost = work.lost(out, whole) if again.code == 0 else [again.err.strip()]
     if ended and stage != END:
         lost = ["ended before it was killed", *lost]
     return Killed(moment, stage, lost, seconds)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import platform
+import random
 import shutil
 import tempfile
 import time
@@ -23,7 +24,7 @@ from rich.table import Table
 
 from generated_requests import PATHS, ask
 from prefrec.console import say, track
-from reliability import answers, crashes, disks, parts
+from reliability import answers, clocks, crashes, disks, parts
 from reliability.children import call
 from reliability.corpus import CASES, Place, make_place, verdict
 from reliability.damage import damage_files
@@ -34,7 +35,7 @@ from reliability.parts import Part
 from reliability.properties import hold
 from reliability.readers import ask_damaged
 from reliability.whole_runs import END, PARTS, make_recipe, undisturbed
-from reliability.works import WORKS, Work
+from reliability.works import WORKS, Update, Work
 from served_run import add_rankers, write_run
 from tiny import bpe_tokenizer
 
@@ -50,11 +51,15 @@ SHARES = {
     "kills": ("killed at random moments", 6),
     "crashes": ("killed right after each change of a file", 5),
     "update": ("update, killed likewise", 4),
+    "update-kills": ("update, killed at random moments", 4),
     "tune": ("tune, killed likewise", 4),
     "recommend": ("recommend --all-users, killed likewise, its parts flipped", 3),
     "damage": ("damaged files and unsealed stages of a run, made again", 4),
     "readers": ("damaged files, unsealed stages, data and exports, read", 4),
     "disks": ("full and read-only disks", 3),
+    "verbs": ("verbs on full disks, and again when there is room", 4),
+    "clocks": ("clocks that jump by a day or years, of a run and a server", 4),
+    "update-clocks": ("clocks of an update, likewise", 2),
     "batches": ("batches of histories and the default, all rankers of a run", 2),
     "mixed": ("a run replaced under an open recommender", 1),
     "threads": ("16 threads on one recommender", 1),
@@ -114,12 +119,20 @@ def soak(minutes: float, folder: Path, seed: int, only: Collection[str] = tuple(
         left = [part for part in list(NAMES)[list(NAMES).index(name) :] if part in only]
         return clock.share(MINUTES[name] / sum(MINUTES[part] for part in left))
 
-    do("kills", lambda part: _kills(part, recipe, folder, seed, until("kills")))
+    do("kills", lambda part: _kills(part, Work(recipe, folder), folder / "kills", seed, until("kills")))
+    update = Update(recipe, folder / "update-kills")
+    do("update-kills", lambda part: _kills(part, update, update.folder, seed, until("update-kills")))
     for name in CRASHED:
         do(name, lambda part, name=name: _crashes(part, recipe, folder, seed, until(name), name))
     do("damage", lambda part: part.count(damage_files(recipe, folder / "damage", whole(), seed), until("damage")))
     do("readers", lambda part: part.count(ask_damaged(whole(), folder / "readers", seed), until("readers")))
     do("disks", lambda part: _disks(part, recipe, folder, whole, until("disks")))
+    do("verbs", lambda part: _verbs(part, recipe, folder, whole, seed, until("verbs")))
+    do("clocks", lambda part: _clocks(part, recipe, folder / "clocks", seed, until("clocks"), Work))
+    do(
+        "update-clocks",
+        lambda part: _clocks(part, recipe, folder / "update-clocks", seed, until("update-clocks"), Update),
+    )
     do("batches", lambda part: _batches(part, whole(), folder / "batches", seed, until("batches")))
     do("mixed", lambda part: _mixed(part, folder / "mixed", seed, until("mixed")))
     do("threads", lambda part: parts.threads(part, folder / "threads", until("threads")))
@@ -132,10 +145,11 @@ def soak(minutes: float, folder: Path, seed: int, only: Collection[str] = tuple(
     return done
 
 
-def _kills(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
+def _kills(part: Part, work: Work, folder: Path, seed: int, until: float) -> None:
     hit = dict.fromkeys(PARTS, 0)
     part.facts = {"hit": hit, "planned": KILLS}
-    for killed in kill_runs(recipe, folder / "kills", KILLS, seed):
+    folder.mkdir(exist_ok=True)
+    for killed in kill_runs(work, folder, KILLS, seed):
         part.tried += 1
         if killed.hit:
             hit[killed.stage] += 1
@@ -192,6 +206,27 @@ def _disks(part: Part, recipe: Path, folder: Path, whole: Callable[[], Path], un
         part.missed += stage == END and not wrong
         part.lost += [f"disk of {size}, full in {stage}: {w}" for w in wrong]
     part.facts = {"full in": dict(hit)}
+
+
+def _verbs(part: Part, recipe: Path, folder: Path, whole: Callable[[], Path], seed: int, until: float) -> None:
+    if reason := disks.why_not():
+        part.facts = {"not done": reason}
+        return
+    for verb in random.Random(seed).sample(disks.VERBS, len(disks.VERBS)):
+        wrong = call(disks.verb_on_full_disk, verb, recipe, whole(), folder / "verbs" / verb)
+        part.tried += len(disks.ROOMS)
+        part.lost += [f"{verb}: {what}" for what in wrong]
+        if time.monotonic() > until:
+            break
+
+
+def _clocks(part: Part, recipe: Path, folder: Path, seed: int, until: float, work: type[Work]) -> None:
+    if reason := crashes.why_not():
+        part.facts = {"not done": reason}
+        return
+    folder.mkdir()
+    with contextlib.closing(clocks.jumps(recipe, folder, seed, work)) as tried:
+        part.count(((f"{j.days} days, {j.kind}", j.lost) for j in tried), until)
 
 
 def _batches(part: Part, whole: Path, folder: Path, seed: int, until: float) -> None:

@@ -8,11 +8,12 @@ import shutil
 import polars as pl
 import pytest
 
-from reliability import crashes, disks
+from reliability import clocks, crashes, disks
 from reliability.children import call
 from reliability.damage import damage_run
-from reliability.kills import kill_running
+from reliability.kills import kill_running, kill_runs
 from reliability.whole_runs import END, PARTS, differences
+from reliability.works import Update, Work
 
 KILLS, CRASHES = 2, 2
 
@@ -26,7 +27,15 @@ def own_mounts():
 @pytest.mark.parametrize("number", range(KILLS))
 def test_a_killed_run_ends_as_if_nothing_had_happened(recipe, whole, tmp_path, number):
     run, seconds = whole
-    killed = kill_running(recipe, tmp_path, run, seconds, (number + random.Random(number).random()) / KILLS)
+    killed = kill_running(
+        Work(recipe, tmp_path), tmp_path, run, seconds, (number + random.Random(number).random()) / KILLS
+    )
+    assert not killed.lost, killed
+    assert killed.stage in PARTS, killed
+
+
+def test_a_killed_update_ends_as_if_nothing_had_happened_and_leaves_the_old_run(recipe, tmp_path):
+    killed = next(kill_runs(Update(recipe, tmp_path), tmp_path, 1, seed=0))
     assert not killed.lost, killed
     assert killed.stage in PARTS, killed
 
@@ -38,6 +47,14 @@ def test_runs_killed_right_after_a_change_end_as_if_nothing_had_happened(recipe,
             assert not crash.lost, crash
             assert crash.points > 300
             assert crash.stage in PARTS
+
+
+@pytest.mark.skipif(crashes.why_not() is not None, reason=str(crashes.why_not()))
+@pytest.mark.parametrize("work", [Work, Update])
+def test_a_clock_that_jumps_changes_nothing(recipe, tmp_path, work):
+    tried = [*itertools.islice(clocks.jumps(recipe, tmp_path, 0, work), len(clocks.KINDS))]
+    assert {jumped.kind for jumped in tried} == set(clocks.KINDS)
+    assert not [jumped for jumped in tried if jumped.lost]
 
 
 FLIPPED = ["data/train.parquet", "align/s-dpo/adapter/adapter_model.safetensors", "predictions/sft.parquet"]
@@ -56,6 +73,11 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(own_mounts, 
     stage, wrong = call(disks.full_disk, recipe, tmp_path / "disk" / "run", whole[0], size)
     assert stage != END
     assert not wrong, (stage, wrong)
+
+
+@pytest.mark.parametrize("verb", ["recommend", "export", "evaluate"])
+def test_verbs_on_a_full_disk_say_so_and_go_on_when_there_is_room(own_mounts, recipe, whole, tmp_path, verb):
+    assert call(disks.verb_on_full_disk, verb, recipe, whole[0], tmp_path) == []
 
 
 def test_a_full_disk_leaves_older_data(own_mounts, recipe, tmp_path):

@@ -20,6 +20,8 @@ from reliability.whole_runs import END, PARTS, arguments, differences, unfinishe
 
 CHUNK = 10
 """Users of a part of the answers for all users: the tiny log has 40."""
+NEW = "new.csv"
+"""New interactions, for an update."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,25 @@ class OnRun(Work):
         return left_over(out, whole) + ["the run that is read has changed"] * changed
 
 
+def write_new(recipe: Path, folder: Path) -> Path:
+    """Write a few interactions that are later than all of the recipe's log to the file `NEW`."""
+    log = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]["interactions"]
+    end = pl.read_csv(log)["timestamp"].max()
+    rows = [(f"u{u:02}", f"i{(7 * u + k) % 60}", end + 3600 * (k + 1)) for u in range(8) for k in range(3)]
+    pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / NEW)
+    return folder / NEW
+
+
 @dataclass(frozen=True)
 class Update(OnRun):
     """`prefrec update` with a few new interactions."""
 
     def prepare(self) -> None:
         super().prepare()
-        rows = [(f"u{u:02}", f"i{(7 * u + k) % 60}", 20_000 + k) for u in range(8) for k in range(3)]
-        pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(self.folder / "new.csv")
+        write_new(self.recipe, self.folder)
 
     def command(self, out: Path) -> tuple[Any, ...]:
-        return ("update", self.run, "--interactions", self.folder / "new.csv", "--out", out)
+        return ("update", self.run, "--interactions", self.folder / NEW, "--out", out)
 
     def at(self, out: Path) -> str:
         part = unfinished(out)
