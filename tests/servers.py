@@ -22,7 +22,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    command: Sequence[str], port: int, log: Path, *, seconds: float = 120, probe: str = "/health", **environment: str
+    command: Sequence[str], port: int, log: Path, *, seconds: float = 300, probe: str = "/health", **environment: str
 ) -> Iterator[str]:
     """The base address of a server that `command` starts; it is up (`probe`) on entry, and ended on exit."""
     with log.open("w", encoding="utf-8") as out:

@@ -12,8 +12,8 @@ from prefrec.resources import peak_bytes, reset_peak
 torch.ones(1).sum()
 reset_peak("cpu")
 before = peak_bytes("cpu")
-block = torch.ones(1 << 24)
-assert float(block.sum()) == 1 << 24
+block = torch.ones(1 << 26)
+assert float(block.sum()) == 1 << 26
 del block
 with_it = peak_bytes("cpu")
 reset_peak("cpu")
@@ -22,12 +22,15 @@ print(before, with_it, peak_bytes("cpu"))
 
 
 def test_the_peak_is_that_since_the_reset():
-    """64 MiB that come and go show in the peak, until it is reset; in a process with no memory to give back."""
+    """256 MiB that come and go show in the peak, until it is reset.
+
+    Under pressure the system takes some MiB of mapped libraries from the process meanwhile.
+    """
     done = subprocess.run([sys.executable, "-c", COME_AND_GO], capture_output=True, text=True, check=True)
     before, with_it, after = map(int, done.stdout.split())
-    assert with_it >= before + (60 << 20)
+    assert with_it >= before + (128 << 20)
     if sys.platform == "linux":
-        assert after < before + (60 << 20)
+        assert after < before + (128 << 20)
 
 
 def test_the_first_processor_tells(tmp_path):

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +49,7 @@ def _ask(url):
 
 
 def test_it_answers_many_by_its_own_names_and_ends_well(server):
-    process, url = server("--ranker", "sft", "--ranker", "s-dpo")
+    process, url = server("--ranker", "sft", "--ranker", "s-dpo", "--deadline", "300")
     assert json.loads(_get(f"{url}/v1/run", Host="localhost:1"))["rankers"] == ["sft", "s-dpo"]
     with pytest.raises(urllib.error.HTTPError, match="421"):
         _get(f"{url}/v1/run", Host="elsewhere.example")
@@ -59,10 +58,8 @@ def test_it_answers_many_by_its_own_names_and_ends_well(server):
     assert len({a["ranking"][0]["title"] for a in answers}) == 1
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))):  # which asks nothing
-        start = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-    assert time.monotonic() - start < 5  # 2 where nothing else runs
+        assert process.wait(timeout=120) == 0  # it waits for questions, at most to their deadline, but not for this
     assert "Traceback" not in process.stderr.read()
 
 
