@@ -4,6 +4,7 @@ import html
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -105,6 +106,75 @@ def test_what_cannot_rank_the_whole_catalogue_is_no_default(chosen):
     assert {*found.values} == {"title TF-IDF", "zero-shot"}
     assert found.unranked == dict.fromkeys(["blend", "words"], "it does not rank the whole catalogue")
     assert chosen(without=["words", "blend", "zero-shot"], references=["random"]) is None
+
+
+@pytest.mark.parametrize(("full_rows", "slow"), [(None, 5), (3, 3), (0, 0)])
+def test_each_ranker_is_asked_about_its_validation_rows(recipe, data, tmp_path, monkeypatch, full_rows, slow):
+    """Against a plain account of who is asked about which rows; ranks are those of a rule, so NDCG is known."""
+    monkeypatch.setattr(module, "SLOW_ROWS", 5)
+    asked, rows = [], data.some("validation", module.ROWS)
+    seen, positions = seen_items(data, rows), {e.user_id: n for n, e in enumerate(rows)}
+    ranks = {"popularity": 3, "words": 1, "mixed": 2, "model": 4}
+
+    def frame(name, examples):
+        # Row 0 of all validation rows is a rank better; the frame is not in the order of its rows.
+        own = [ranks[name] - (positions[e.user_id] == 0) or 20 for e in examples]
+        return pl.DataFrame({"row": range(len(own)), "rank": own, "tied": [0] * len(own)}).reverse()
+
+    def fit(given, section, seed):
+        asked.append(("fit", given is data, section.split, section.generate_rows, section.references, seed))
+        return [SimpleNamespace(name="popularity")]
+
+    def rank(ranker, examples, catalogue, without, known):
+        same = (examples, without, catalogue) == (rows, seen, data.catalogue)
+        asked.append((ranker.name, same, known == {*data.known_interactions("validation")["item_id"]}))
+        return frame(ranker.name, examples)
+
+    def predict(given, section, group, examples, cache, *, seed, seen):
+        assert (given is data, section.split, cache, seed) == (True, "validation", tmp_path, recipe.seed)
+        assert seen == [everything[positions[e.user_id]] for e in examples]
+        asked.extend((e.name, [e.user_id for e in examples]) for e in group)
+        return [frame(e.name, examples) for e in group]
+
+    everything = seen
+    for name, fake in (("fit_baselines", fit), ("rank_catalogue", rank), ("predict_entries", predict)):
+        monkeypatch.setattr(module, name, fake)
+
+    def entry(name, is_slow=False, full=True):
+        made = SimpleNamespace(name=name, is_slow=is_slow, on_validation=SimpleNamespace(name=name))
+        made.full = made if full else None
+        return made
+
+    needs = {"model": [], "words": ["popularity"], "mixed": ["model", "words"], "lists": []}
+    evaluate = recipe.evaluate.model_copy(
+        update={"full_rows": full_rows, "generate_rows": 7, "references": ["random", "popularity", "item only"]}
+    )
+    given = SimpleNamespace(needs=needs, evaluate=evaluate, seed=recipe.seed)
+    entries = [entry("model", is_slow=True), entry("words"), entry("mixed"), entry("lists", full=False)]
+    best = best_on_validation(given, data, entries, tmp_path)
+    sample = [e.user_id for e in data.some("validation", slow)] if slow else []
+    everyone = [e.user_id for e in rows]
+    want = [("fit", True, "validation", 0, ["popularity"], recipe.seed), ("popularity", True, True)]
+    want += [("words", everyone)] + ([("model", sample), ("mixed", sample)] if slow else [])
+    assert asked == want
+    unranked = {"lists": "it does not rank the whole catalogue"}
+    unranked |= {} if slow else dict.fromkeys(["model", "mixed"], "evaluate.full_rows is 0")
+    assert best.unranked == unranked
+    compared = {"popularity": everyone, "words": everyone} | ({"model": sample, "mixed": sample} if slow else {})
+    assert best.rows == {name: len(users) for name, users in compared.items()}
+    for name, users in compared.items():
+        own = [ranks[name] - (positions[user] == 0) or 20 for user in users]
+        assert best.values[name] == pytest.approx(np.mean([1 / np.log2(r + 1) if r <= 10 else 0 for r in own]))
+
+
+def test_slow_rankers_rank_no_more_than_full_rows(recipe):
+    for full_rows, rows in ((None, 200), (201, 200), (200, 200), (199, 199), (0, 0)):
+        evaluate = recipe.evaluate.model_copy(update={"full_rows": full_rows})
+        assert module.slow_rows(SimpleNamespace(evaluate=evaluate)) == rows
+
+
+def test_without_validation_examples_there_is_no_best(recipe, data, tmp_path):
+    assert best_on_validation(recipe, replace(data, validation=[]), [], tmp_path) is None
 
 
 def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):

@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 
 from prefrec.data import Catalogue
 from prefrec.errors import DataError
+from prefrec.rankers.baselines import PopularityRanker
+from prefrec.rankers.catalogue import Recommendation
 from prefrec.recommend.popular import Popular
-from prefrec.recommend.questions import RulesError, Selection, answer_all, user_ids
+from prefrec.recommend.questions import (
+    Question,
+    RulesError,
+    Selection,
+    answer_all,
+    best_items,
+    similar_items,
+    user_ids,
+)
 from prefrec.recommend.rules import Rules
 
 GENRES = ["Comedy", "Drama", None, "Comedy"] * 3
@@ -136,3 +146,102 @@ def test_ids_of_users_are_texts_or_whole_numbers():
 def test_rules_that_do_not_fit(rules, message):
     with pytest.raises(DataError, match=message):
         Selection(CATALOGUE, Rules(**rules), 10)
+
+
+PLAIN = [
+    "genre = 'Comedy' and year > 1985",
+    "title in ('a (b', 'it''s') or not (year > 1990)",
+    "title <> 'ABS(1)' AND (\"year\" > 1 OR `genre` IS NULL)",
+]
+HIDDEN = [
+    "abs(year) > 1", "ABS (year) > 1", '"abs"(year) > 1', "`abs`(year) > 1", "tags[1](2) = 1", "year > 1 -- x",
+    "year > 1 /* x */", "year > 1 # x", "title = e'x'", "title = @'x'", "title = &'x'", "title = '\\\\' or year = 1",
+    "title = $$x$$",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", PLAIN)
+def test_conditions_without_functions_are_plain(where):
+    kept = Selection(CATALOGUE, Rules(where=where), 3)._excluded
+    assert Selection(CATALOGUE, Rules(where=where), 3, functions=False)._excluded == kept
+
+
+@pytest.mark.parametrize("where", HIDDEN)
+def test_functions_and_what_could_hide_them_are_refused(where):
+    with pytest.raises(RulesError, match="where: functions, comments, backslashes"):
+        Selection(CATALOGUE, Rules(where=where), 3, functions=False)
+
+
+def test_functions_are_allowed_in_python():
+    assert len(Selection(CATALOGUE, Rules(where="abs(year) > 1990"), 3)._excluded) == 6
+
+
+def test_a_limit_needs_a_column_and_a_column_a_limit():
+    for rules in (Rules(at_most=1), Rules(per="genre")):
+        with pytest.raises(RulesError, match="at_most, per: give both or neither"):
+            Selection(CATALOGUE, rules, 3)
+
+
+class Deep:
+    """A ranker of the catalogue that has 12 items of one group before the others, and notes how deep it was asked."""
+
+    def __init__(self, ids):
+        self.ids, self.depths = ids, []
+
+    def recommend(self, history, k, *, without=(), max_calls=None, logps=None):
+        self.depths.append((tuple(history), k, tuple(without), max_calls, logps))
+        found = [item for item in self.ids if item not in without][:k]
+        return Recommendation(found, -np.arange(len(found), dtype=np.float32), True, "exact")
+
+
+def test_a_limit_per_group_asks_deeper_until_it_is_met():
+    ids = [f"a{n}" for n in range(12)] + ["b0", "b1", "c0"]
+    groups = {item: item[0] for item in ids}
+    ranker = Deep(ids)
+    answer = best_items(ranker, Question(["x"], 2, {"b0"}, groups, 1), 7, "known")
+    assert answer.item_ids == ["a0", "b1"]
+    assert ranker.depths == [(("x",), depth, ("b0",), 7, "known") for depth in (8, 32)]
+    ranker = Deep(ids)
+    assert best_items(ranker, Question(["x"], 4, (), groups, 1), None, None).item_ids == ["a0", "b0", "c0"]
+    assert [asked[1] for asked in ranker.depths] == [16]
+    ranker = Deep(ids)
+    assert best_items(ranker, Question(["x"], 4), None, None).item_ids == ids[:4]
+    assert [asked[1] for asked in ranker.depths] == [4]
+
+
+def test_an_empty_history_is_answered_by_popularity_without_the_ranker():
+    popular = popular_by(["i3", "i1", "i2", "i0"])
+    ranker = Deep([])
+    answer = best_items(ranker, Question([], 2, {"i1"}, popular=popular), None, None)
+    assert (answer.item_ids, answer.logps.tolist(), answer.exact, answer.method) == (
+        ["i3", "i2"],
+        [4, 2],
+        True,
+        "popularity",
+    )
+    assert ranker.depths == []
+
+
+def test_rankers_that_ignore_histories_answer_an_empty_one_themselves():
+    log = pl.DataFrame({"user_id": ["u", "v", "u"], "item_id": ["i5", "i5", "i2"], "timestamp": [1, 2, 3]})
+    asked = [Question([], 2, popular=popular_by(ITEMS["item_id"].to_list()))]
+    (own,) = answer_all(PopularityRanker.fit(log), asked, CATALOGUE)
+    (known,) = answer_all(ByNumber(), asked, CATALOGUE)
+    assert (own.item_ids, own.method) == (["i5", "i2"], "exact")
+    assert (known.item_ids, known.method) == (["i0", "i1"], "popularity")
+
+
+def test_similar_items_have_a_similarity_above_0():
+    (item,) = ["i7"]  # 0 modulo 7, as i0 is
+    found = similar_items(ByNumber(), Question([item], 12, {item}), CATALOGUE)
+    assert found.item_ids == ["i6", "i5", "i4", "i11", "i3", "i10", "i2", "i9", "i1", "i8"]
+    assert found.logps.tolist() == [6, 5, 4, 4, 3, 3, 2, 2, 1, 1]
+
+
+def test_items_without_a_score_are_not_answered():
+    class Some(ByNumber):
+        def score(self, examples):
+            return np.where(super().score(examples) > 4, 1.0, -np.inf)
+
+    (answer,) = answer_all(Some(), [Question(["i1"], 9)], CATALOGUE)
+    assert (answer.item_ids, answer.logps.dtype) == (["i5", "i6"], np.float32)
