@@ -436,7 +436,7 @@ def readme_block(
     sets = len({m.name.removesuffix("-log") for m in measured})
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
     seeds = NUMBERS[min(m.seeds for m in measured)]
-    said = f"We measured {splits}. {table['answer']} {log_sentence(measured)}"
+    said = f"We measured on {splits}. {table['answer']} {log_sentence(measured)}"
     aligned = (trial or {}).get("answer") or control_answer(controls, protocol)
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]

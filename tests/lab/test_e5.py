@@ -1,6 +1,7 @@
 """Trial E5: its declared plan can be read, and its recipe makes every arm in one run."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,11 @@ from prefrec.pipeline.run import run_recipe
 from prefrec_lab.protocol import read_trial
 from tiny_run import recipe as recipe
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import full_ranking
+import rank_tables
+
+ROOT = full_ranking.ROOT
 PLAN = ROOT / "lab/protocol/e5.yaml"
 TRIAL = read_trial(PLAN)
 ALIGNED = ["s-dpo", "sft-more"]
@@ -67,7 +72,7 @@ def test_the_second_tower_has_another_seed_in_each_run():
     assert seeds == [{None, 100}, {None, 102}]
 
 
-def test_one_run_makes_all_arms(recipe, tmp_path):
+def test_one_run_makes_all_arms_whose_ranks_can_be_kept(recipe, tmp_path, monkeypatch):
     raw = TRIAL.run_recipe(recipe.model_dump(mode="json"), 0)
     raw["model"] |= {"answers": "items", "items": {"vectors": "tfidf"}}
     raw["sft"] |= {"rows": None, "epochs": 1, "learning_rate": 1e-3}
@@ -86,3 +91,13 @@ def test_one_run_makes_all_arms(recipe, tmp_path):
     assert full["logs"]["with-reward"] == "training and validation"
     keys = {open_run(tmp_path).entry(name).key for name in TRIAL.arms}
     assert len(keys) == len(TRIAL.arms)
+    for module in (full_ranking, rank_tables):
+        monkeypatch.setattr(module, "RANKS", tmp_path / "ranks")
+    full_ranking.measure("movielens-100k", tmp_path)
+    (kept,) = rank_tables.read_all()
+    assert {*TRIAL.arms, "title-tower-random", "SASRec"} <= kept.each.keys()
+    assert kept.mean("with-reward") == pytest.approx(full["metrics"]["with-reward"]["ndcg@10"]["mean"])
+    assert kept.model_pair == rank_tables.WITH_MODEL
+    assert rank_tables.logs_of(kept).keys() == {"training and validation"}
+    assert kept.facts["doses"]["s-dpo"]["minutes"] > 0
+    assert (kept.facts["baselines"], kept.baseline) == ([], "SASRec")
