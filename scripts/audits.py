@@ -15,11 +15,11 @@ from typing import Any
 import experiments_page
 import yaml
 
-from prefrec.data import PrepareConfig, prepare
 from prefrec.evaluation import Audit, Interval, audit_prepared
 from prefrec.evaluation.audit import WITH_USER
 from prefrec.evaluation.diagnosis import Diagnosis
 from prefrec.evaluation.verdict import ITEM_ONLY
+from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers.baselines import PopularityRanker
 
 ROOT = Path(__file__).parent.parent
