@@ -14,6 +14,7 @@ data set is passed on. `python scripts/full_ranking.py --print` prints all table
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -263,8 +264,17 @@ def table_section(measured: Sequence[Measured], protocol: Protocol) -> dict[str,
         "page": [{"table": n} for n in range(len(shown))],
         "picture": family_pictures(families, 1),
         "n": ", ".join(f"{m.gains.size[0]:,}" for m in measured) + " test examples",
-        "commit": ", ".join(dict.fromkeys(str(m.facts["commit"])[:7] for m in measured)),
+        **made_at(measured),
     }
+
+
+def made_at(measured: Sequence[Measured]) -> dict[str, str]:
+    """Return the commits of the runs, and the date of the last one if git knows it."""
+    commits = list(dict.fromkeys(str(m.facts["commit"])[:7] for m in measured))
+    git = ["git", "-C", str(ROOT), "show", "--no-patch", "--format=%cs", *commits]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    dates = {"date": max(done.stdout.split())} if done.returncode == 0 and done.stdout else {}
+    return {"commit": ", ".join(commits)} | dates
 
 
 def family_pictures(families: Sequence[Family], first: int) -> list[dict[str, Any]]:
@@ -345,7 +355,7 @@ def trial_section(measured: Sequence[Measured], trial: Trial) -> dict[str, Any] 
         "tables": tables,
         "picture": family_pictures(families, 1),
         "n": ", ".join(f"{m.gains.size[0]:,}" for m in there) + " test examples",
-        "commit": ", ".join(dict.fromkeys(str(m.facts["commit"])[:7] for m in there)),
+        **made_at(there),
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from prefrec.errors import DataError
 from prefrec_lab.protocol import read_protocol, read_trial
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -99,6 +100,18 @@ def test_logs_that_differ_are_told():
     assert rank_tables.logs_table([less])["rows"][0][1] == words
     assert full_ranking.log_sentence([less]).startswith("In LastFM by date, leave-last-out the rankers had not read")
     assert full_ranking.log_sentence([replace(one, facts=one.facts | {"logs": {}})]).startswith("The language model")
+
+
+def test_seeds_with_other_test_examples_are_refused(tmp_path, monkeypatch):
+    kept = rank_tables.RANKS
+    monkeypatch.setattr(rank_tables, "RANKS", tmp_path)
+    for name, source in (("lastfm", "lastfm"), ("lastfm-1", "lastfm-1"), ("lastfm-2", "goodreads")):
+        (tmp_path / f"{name}.parquet").write_bytes((kept / f"{source}.parquet").read_bytes())
+    (tmp_path / "lastfm.json").write_bytes((kept / "lastfm.json").read_bytes())
+    with pytest.raises(DataError, match=r"lastfm-2.parquet: its test examples are not those of lastfm.parquet"):
+        rank_tables.read("lastfm")
+    (tmp_path / "lastfm-2.parquet").unlink()
+    assert rank_tables.read("lastfm").seeds == 2
 
 
 def test_a_part_that_some_seeds_left_out_adds_nothing_there():
