@@ -6,6 +6,7 @@ not hold. NAME-1, NAME-2, … are other seeds of the data set NAME, and NAME-ran
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,16 +127,32 @@ def read_all() -> list[Measured]:
 def read(name: str, seeds: Sequence[Path] = ()) -> Measured:
     """Return the NDCG@10 of a data set's rankers, over all seeds with ranks, or over the files `seeds`.
 
-    Raise DataError if the test examples differ between seeds.
+    Seeds with other rankers than the first are of earlier runs, and are left out with a note. Raise DataError if the
+    test examples differ between seeds.
     """
-    paths = seeds or seed_files(name)
     facts = read_json(RANKS / f"{name}.json")
-    runs = [read_ranks(path) for path in paths]
-    rows = rows_of(runs[0])
-    for path, run in zip(paths, runs, strict=True):
-        if not rows_of(run).equals(rows):
-            raise DataError(f"{path}: its test examples are not those of {paths[0].name}")
-    return Measured(name, facts, ndcg_of(runs, facts["blend"]), rows)
+    runs = same_runs(seeds or seed_files(name), facts["blend"])
+    first, *others = runs
+    rows = rows_of(runs[first])
+    for path in others:
+        if not rows_of(runs[path]).equals(rows):
+            raise DataError(f"{path}: its test examples are not those of {first.name}")
+    return Measured(name, facts, ndcg_of([*runs.values()], facts["blend"]), rows)
+
+
+def same_runs(paths: Sequence[Path], blend: str) -> dict[Path, pl.DataFrame]:
+    """Return the ranks of the first file, and of those with the same rankers; the others get a note."""
+    runs = {path: read_ranks(path) for path in paths}
+    wanted = rankers_of(runs[paths[0]], blend)
+    for path, run in runs.items():
+        if rankers_of(run, blend) != wanted:
+            sys.stderr.write(f"{path.name} is left out: its rankers are not those of {paths[0].name}\n")
+    return {path: run for path, run in runs.items() if rankers_of(run, blend) == wanted}
+
+
+def rankers_of(ranks: pl.DataFrame, blend: str) -> set[str]:
+    """Return the rankers of a file, but the blend without a part, which it may have left out with another seed."""
+    return {name for name in ranks["ranker"].unique() if not name.startswith(f"{blend} without ")}
 
 
 def read_controls(kind: str) -> list[Measured]:
@@ -339,7 +356,8 @@ def seeds_table(m: Measured) -> Table:
 
     The last row is the control with random weights, if there is one.
     """
-    each = [(f"seed {n}", read(m.name, [path])) for n, path in enumerate(seed_files(m.name))]
+    kept = same_runs(seed_files(m.name), m.blend)
+    each = [(f"seed {n}", read(m.name, [path])) for n, path in enumerate(kept)]
     control = [RANKS / f"{m.name}-random.parquet"]
     random = [("random weights, seed 0", read(m.name, control))] if control[0].is_file() else []
     pairs = [*([m.model_pair] if m.model_pair else []), (m.blend, m.baseline)]
