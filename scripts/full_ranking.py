@@ -58,6 +58,17 @@ SECTION = experiments_page.RESULTS / "54-full-ranking.json"
 CONTROL_SECTION = experiments_page.RESULTS / "61-s-dpo-beside-sft.json"
 TRIALS = {"e5": experiments_page.RESULTS / "62-trial-e5.json"}
 """Name of a file in lab/protocol → the file of its results."""
+TITLE = "Trial E5: S-DPO's reward with negatives of a blend"
+ASKED = (
+    "Does S-DPO's reward, with negatives drawn from a blend of counts, add more to the blend than a second model of "
+    "the same kind ([trial E5](docs/experiments/62-trial-e5.md))?"
+)
+COMMANDS = [
+    "for SEED in 0 1 2; do for NAME in demo lastfm goodreads amazon-office amazon-book; do",
+    "  python scripts/trial.py recipes/$NAME.yaml runs/e5-$NAME-$SEED --seed $SEED",
+    "done; done",
+    "python scripts/full_ranking.py movielens-100k=runs/e5-demo-0 movielens-100k-1=runs/e5-demo-1",
+]
 MORE_SFT = "sft-more"
 """Name of the alignment with `loss: sft`, otherwise like S-DPO."""
 MORE = Family(
@@ -73,7 +84,12 @@ SHOWN = ["data", "best baseline", "blend", "blend − best baseline", "the langu
 """Columns in README."""
 FEWEST = 20
 """Examples of a class that are needed to say something of it."""
-FINDINGS = {"above": "above 0", "below": "below 0", "equivalent": "equivalent", "open": "open"}
+FINDINGS = {
+    "above": "significantly above 0",
+    "below": "significantly below 0",
+    "equivalent": "equivalent",
+    "open": "open",
+}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -371,8 +387,8 @@ def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> s
     elif none:
         verdict = "is left out of the presets, and work on S-DPO for next items stops"
     return (
-        f"The primary family, *{family.name}*, is {', '.join(said)}. By the rule that was declared before the runs, "
-        f"the reward {verdict}."
+        f"The primary difference, *{family.name}*, is {', '.join(said)}. By the rule that was declared before the "
+        f"runs, the reward {verdict}."
     )
 
 
@@ -426,8 +442,9 @@ def main(runs: Sequence[str]) -> None:
     for name, section in trials.items():
         if section:
             machine = f"{platform.processor() or 'x86_64'}, one core"
-            new = {"id": int(TRIALS[name].name[:2]), "title": f"Trial {name.upper()}", "group": "alignment"}
-            write_section(TRIALS[name], section, new | {"status": "current", "machine": machine})
+            new = {"id": int(TRIALS[name].name[:2]), "title": TITLE, "group": "alignment", "status": "current"}
+            new |= {"machine": machine, "now": True, "commands": COMMANDS}
+            write_section(TRIALS[name], section, new)
     readme = README.read_text(encoding="utf-8")
     begin, end = (readme.index(mark) for mark in MARKS)
     text = readme_block(measured, controls, protocol, table, trials.get("e5"))
@@ -447,7 +464,7 @@ def readme_block(
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
     seeds = NUMBERS[min(m.seeds for m in measured)]
     said = f"We measured on {splits}. {table['answer']} {log_sentence(measured)}"
-    aligned = (trial or {}).get("answer") or control_answer(controls, protocol)
+    aligned = f"{ASKED} {trial['answer']}" if trial else control_answer(controls, protocol)
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
     made = (

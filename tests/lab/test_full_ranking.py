@@ -68,8 +68,8 @@ def test_sentences_name_the_data_sets_of_each_finding():
     )
     assert section["answer"].startswith(told)
     note = next(note for note in section["notes"] if note.startswith("*the language model adds*"))
-    assert "above 0 in LastFM by date, leave-last-out" in note
-    assert "below 0 in Amazon Book windows" in note
+    assert "significantly above 0 in LastFM by date, leave-last-out" in note
+    assert "significantly below 0 in Amazon Book windows" in note
     assert "Equivalent within ±3% of the ranker compared with in Goodreads windows" in note
     assert section["notes"][0] == f"All rankers had read the same log, {LOGS}, before they ranked test examples."
     marked = [row for row in section["tables"][0]["rows"] if row[-1].endswith("✱")]
@@ -148,8 +148,8 @@ def test_a_trial_has_its_families_groups_and_declared_decision(monkeypatch):
     dose = {"s-dpo": {"first loss": 2.77, "last loss": 2.5, "preferences in order": 0.6, "minutes": 3.04}}
     section = full_ranking.trial_section([replace(one, facts=one.facts | {"doses": dose})], TRIAL)
     assert section["answer"] == (
-        "The primary family, *reward − second model*, is above 0 on one (LastFM by date, leave-last-out). By the "
-        "rule that was declared before the runs, the reward is left open."
+        "The primary difference, *reward − second model*, is significantly above 0 on one (LastFM by date, "
+        "leave-last-out). By the rule that was declared before the runs, the reward is left open."
     )
     titles = [table["title"] for table in section["tables"]]
     assert titles[1].startswith("reward − second model: ")
