@@ -218,7 +218,7 @@ def kept_key(path: Path) -> str | None:
 
 def sync(paths: Iterable[Path]) -> None:
     """Flush files and folders to disk, so that they survive a power failure."""
-    for path in paths if os.name != "nt" else ():  # Windows opens no folders, and files only for writing
+    for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -12,7 +12,7 @@ import pytest
 import prefrec as package
 from command import prefrec, refused, succeed
 from prefrec import cli
-from prefrec.cli import ELSEWHERE, INSTEAD
+from prefrec.cli import ELSEWHERE
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
@@ -33,12 +33,6 @@ def test_help_of_a_verb_teaches(verb):
     assert f"Usage: prefrec {verb}" in out
     assert len(out.split()) > 30
     assert f"prefrec {verb} " in out.partition("Example")[2]
-
-
-@pytest.mark.parametrize("verb", [*INSTEAD])
-def test_a_verb_of_earlier_versions_says_what_to_write(verb):
-    told = f"error: `prefrec {verb}` was replaced: use `prefrec {INSTEAD[verb]}`\n"
-    assert refused(verb, "x", "--rows", 3) == told
 
 
 @pytest.mark.parametrize("verb", [*ELSEWHERE])

@@ -59,18 +59,6 @@ def test_each_row_keeps_class_counts_and_day_whoever_ranks_it(tmp_path, data):
         write_ranks(frame, undated.head(3), tmp_path / "ranks.parquet")
 
 
-def test_older_files_are_read_without_the_facts(tmp_path, data):
-    frame = coded(predict(RANKERS[0], ROWS, CATALOGUE))
-    found = write_ranks(frame, row_facts(data, ROWS, "test"), tmp_path / "new.parquet")
-    known = pl.when(pl.col("class") == "new").then(pl.lit("new")).otherwise(pl.lit("known"))
-    found.with_columns(known.alias("class")).drop("trained", "known", "day").write_parquet(tmp_path / "old.parquet")
-    old = read_ranks(tmp_path / "old.parquet")
-    assert old.schema == RANK_SCHEMA
-    assert old["known"].null_count() == len(old)
-    new, again = (evaluate_ranks(tmp_path / f"{name}.parquet", audit=NONE) for name in ("new", "old"))
-    assert again.groups == new.groups
-
-
 KEPT = [path for path in sorted(RANKS.glob("*.parquet")) if not path.stem.startswith("poor-")]
 """Positive controls of a trial rank validation examples, and are left out."""
 

@@ -19,7 +19,7 @@ from prefrec.files import write_whole
 
 _NUMBERS = ("row", "rank", "tied", "listed", "class_rank", "class_tied", "class_listed")
 _FACTS = pl.Schema({"class": pl.String(), "trained": pl.UInt32(), "known": pl.UInt32(), "day": pl.UInt32()})
-"""Facts of an example that its ranker does not change; null in files that were written without them."""
+"""Facts of an example that its ranker does not change."""
 RANK_SCHEMA = pl.Schema(
     {"ranker": pl.String(), "user": pl.String(), "target": pl.String()}
     | _FACTS
@@ -62,15 +62,9 @@ def write_ranks(predictions: pl.DataFrame, facts: pl.DataFrame, path: Path) -> p
 
 
 def read_ranks(path: Path) -> pl.DataFrame:
-    """Return the ranks in a file of `write_ranks`; facts that an older file lacks are null.
-
-    In older files `class` is `known` for targets in training or validation, else `new`. Raise DataError if the file
-    is missing or damaged.
-    """
+    """Return the ranks in a file of `write_ranks`; raise DataError if the file is missing or damaged."""
     try:
-        ranks = read_parquet(path)
-        absent = [pl.lit(None, of).alias(name) for name, of in _FACTS.items() if name not in ranks.columns]
-        return ranks.with_columns(absent).select(RANK_SCHEMA.names()).cast(RANK_SCHEMA)
+        return read_parquet(path).select(RANK_SCHEMA.names()).cast(RANK_SCHEMA)
     except (*UNREADABLE, FileNotFoundError) as e:
         raise DataError(f"{path}: not a file of ranks ({first_words(e)}); write it again with write_ranks") from None
 

@@ -29,13 +29,6 @@ VERBS = (
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points that add verbs: NAME = "module:function", or GROUP.NAME for a verb of a group."""
-INSTEAD = {
-    "sft": "run RECIPE --until sft",
-    "align": "run RECIPE --until align",
-    "rank": "recommend RUN --history … --candidate …",
-    **{verb: f"lab {verb}" for verb in ("bench", "doctor", "published-json", "study", "tune")},
-}
-"""Verb of earlier versions → its replacement."""
 ELSEWHERE = {"serve": "./server", "chat": "./systems", "lab": "./lab"}
 """Verb of a sister package → the package's folder in a clone."""
 _LOOK: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": "markdown"}
@@ -81,8 +74,6 @@ class _Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         known = self.list_commands(ctx)
-        if args[0] in INSTEAD and args[0] not in known:
-            raise ConfigError(f"`prefrec {args[0]}` was replaced: use `prefrec {INSTEAD[args[0]]}`")
         if args[0] in ELSEWHERE and args[0] not in known:
             raise ConfigError(f"`prefrec {args[0]}` is not installed: pip install {ELSEWHERE[args[0]]} in a clone")
         if args[0] not in known and (hint := did_you_mean(args[0], known)):

@@ -453,12 +453,6 @@ class Recipe(Section):
         None, description="Continue an earlier run with new interactions. `prefrec update` writes this section."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_old_list(cls, raw: Any) -> Any:
-        """Drop an empty `sequential`, which recipes of older runs have."""
-        return {k: v for k, v in raw.items() if k != "sequential" or v} if isinstance(raw, dict) else raw
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         names = {"align": [a.name for a in self.align], RANKERS: [r.name for r in self.rankers]}
