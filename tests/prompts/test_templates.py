@@ -2,8 +2,6 @@
 
 import hashlib
 import re
-import time
-from contextlib import suppress
 from itertools import product
 
 import jinja2
@@ -11,7 +9,7 @@ import polars as pl
 import pytest
 
 from prefrec.errors import TemplateError
-from prefrec.prompts import PromptTemplate, item_texts, load_template, sandbox, template_names
+from prefrec.prompts import PromptTemplate, item_texts, load_template, template_names
 
 GOOD = "Seen:\n{% for t in history %}\n{{ t }}\n{% endfor %}\nOne of: {{ candidates | join(', ') }}\nNext:"
 
@@ -62,58 +60,22 @@ def test_unknown_name_lists_the_known_ones():
         load_template("nonsense")
 
 
-GROWTH = [
-    "{% for a in range(9999) %}" * 3 + "{% endfor %}" * 3,
-    "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}",
-    "{% set x = 'a' * (10 ** 9) %}", "{{ '%1000000000d' % 1 }}", "{{ 'a'.center(1000000000) }}",
-    "{{ 'a' | center(1000000000) }}", "{{ lipsum(n=1000000) }}",
-    "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
-    "{% for a in history recursive %}{{ loop(history) }}{{ loop(history) }}{% endfor %}",
-    "{% set x = 'aaaaaaaaaa' %}" + "{% set x = x ~ x %}" * 40,
-    "{% set x = ['a'] %}" + "{% set x = [x, x] %}" * 40 + "{{ x }}",
-    "{% set x = 9 %}" + "{% set x = x * x %}" * 40 + "{{ x }}",
-    "{{ 'aaaaaaaaaa'" + " | replace('a', 'aaaaaaaaaa')" * 12 + " }}",
-    "{{ '\\\\' " + "| tojson" * 60 + " }}",
-    "{% for a in ['a'] %}" * 18 + "{% for a in [a ~ a ~ a ~ a] %}" + "{{ a }}" + "{% endfor %}" * 19,
-    "{% set x0 = 'a' %}" + "".join(f"{{% for x{n + 1} in [[x{n}, x{n}]] %}}" for n in range(19))
-    + "{{ x19 }}" + "{% endfor %}" * 19,
-    "{% for a in range(99999) %}" + "{% if history | join('-') == 'x' %}y{% endif %}" * 100 + "{% endfor %}",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("source", GROWTH, ids=range(len(GROWTH)))
-def test_whatever_a_template_holds_it_ends(source, monkeypatch):
-    """Refused when it is read, or stopped when it runs; some are small enough to be done."""
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.1)
-    start, text = time.thread_time(), ""
-    with suppress(TemplateError):
-        text = PromptTemplate("own", source + "{{ history }}{{ candidates }}").render(["A" * 100] * 50, ["B"])
-    with suppress(TemplateError):
-        item_texts(source.replace("history", "title"), ITEMS)
-    assert time.thread_time() - start < 1.5
-    assert len(text) < 1 << 18
-
-
-def test_templates_are_bounded(tmp_path):
-    (tmp_path / "long.jinja2").write_text("{{ history }}{{ candidates }}" + " " * 20_000)
-    with pytest.raises(TemplateError, match="longer than 20000 characters"):
-        load_template(str(tmp_path / "long.jinja2"))
-    with pytest.raises(TemplateError, match="the text has more than 262144 characters"):
-        PromptTemplate("own", GOOD).render(["A" * 1000] * 300, [])
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{{ history }}{{ candidates }}\n{% macro x() %}{% endmacro %}", "line 2: macro is not allowed; use texts"),
-        ("{{ history | join(candidates[0]) }}", "join accepts only texts up to 100 characters"),
-        ("{{ history.pop() }}{{ candidates }}", "this call is not allowed"),
-        ("{{ history | pprint }}{{ candidates }}", "No filter named 'pprint'"),
-        ("{% include 'x' %}{{ history }}{{ candidates }}", "include is not allowed"),
-        ("{{ history.__class__.__mro__ }} {{ candidates }}", "unsafe"),
+        (
+            "{{ history.__class__.__mro__ }} {{ candidates }}",
+            "access to attribute '__class__' of 'list' object is unsafe",
+        ),
+        ("{{ history.pop() }}{{ candidates }}", "access to attribute 'pop' of 'list' object is unsafe"),
+        ("{{ history }}{{ ''.join.__globals__ }}{{ candidates }}", "'__globals__'"),
+        ("{{ '{0.__class__.__mro__}'.format(history) }}{{ candidates }}", "access to attribute '__class__'"),
+        ("{% include '/etc/passwd' %}{{ history }}{{ candidates }}", "no loader for this environment"),
+        ("{{ history | shout }}{{ candidates }}", "No filter named 'shout'"),
+        ("{{ history }}{{ candidates }}{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "maximum recursion depth"),
     ],
 )
-def test_what_a_template_may_not_hold_is_told(source, message):
+def test_templates_cannot_reach_python_or_files(source, message):
     with pytest.raises(TemplateError, match=re.escape(message)) as e:
         PromptTemplate("own", source).render([], [])
     assert "own" in str(e.value)
@@ -170,7 +132,7 @@ def test_items_are_shown_by_their_columns():
         ("{{ title }} {{ genre }}", "no column 'genre' in the catalogue, which has item_id, title, year, score"),
         ("{{ title ", "item_text '{{ title ': unexpected end"),
         ("{{ year + 1 }}", "unsupported operand"),
-        ("{{ title.__class__.mro() }}", "this call is not allowed"),
+        ("{{ title.__class__.mro() }}", "unsafe"),
         ("{{ title.__class__.__mro__ }}", "unsafe"),
     ],
 )

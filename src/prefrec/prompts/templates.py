@@ -14,15 +14,17 @@ from typing import Any, ClassVar, Self
 import jinja2
 import jinja2.meta
 import polars as pl
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prefrec.data.titles import UNSAFE
 from prefrec.errors import TemplateError, did_you_mean
-from prefrec.prompts.sandbox import MAX_SOURCE, Sandbox, fill
+from prefrec.files import read_whole
 from prefrec.strict_yaml import read_yaml
 
 DOMAINS = ("movies", "books", "music", "generic")
 _FOLDER = files("prefrec.prompts") / "templates"
-_environment = Sandbox(
+# transformers renders chat templates in the same sandbox. It protects Python, and limits neither time nor memory.
+_environment = ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
 )
 
@@ -60,8 +62,7 @@ class PromptTemplate:
     def read(cls, path: Path) -> Self:
         """Read a template from a file. Raise TemplateError if it is not text, or not a usable template."""
         try:
-            with path.open(encoding="utf-8", newline=None) as file:
-                return cls(str(path), file.read(MAX_SOURCE + 1))
+            return cls(str(path), read_whole(path))
         except UnicodeDecodeError as e:
             raise TemplateError(f"template {path}: not UTF-8 text ({e}); save it as UTF-8") from e
 
@@ -91,7 +92,7 @@ class PromptTemplate:
 
     def _fill(self, **values: Any) -> str:
         try:
-            return fill(self._template, **values)
+            return self._template.render(**values)
         except Exception as e:  # a template may raise anything
             raise TemplateError(f"template {self.name}: {e}") from e
 
@@ -146,7 +147,7 @@ def item_texts(source: str, items: pl.DataFrame) -> list[str]:
         template = _environment.overlay(finalize=lambda value: "" if value is None else value).from_string(source)
         if not (unknown := sorted(names - {*items.columns})):
             rows = items.select(sorted(names)).iter_rows(named=True)
-            return [fill(template, **{name: _plain(value) for name, value in row.items()}) for row in rows]
+            return [template.render({name: _plain(value) for name, value in row.items()}) for row in rows]
     except Exception as e:  # a template may raise anything
         raise TemplateError(f"model.item_text {source!r}: {e}") from e
     raise TemplateError(

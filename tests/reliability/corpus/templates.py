@@ -1,4 +1,4 @@
-"""Prompt templates: no jinja2, without the history, or with code that breaks out, ends badly or does not end."""
+"""Prompt templates: no jinja2, without the history, or with code that breaks out or ends badly."""
 
 # ruff: noqa: E501  # a case a line is a table that can be read
 
@@ -28,11 +28,11 @@ CASES = [
     _template("no history", "own.jinja2: missing history; expected the placeholders", "{{ candidates }}"),
     _template("another placeholder", "own.jinja2: unknown placeholder 'user'", BOTH + "{{ user }}"),
     _template("a filter that there is not", "own.jinja2, line 1: No filter named 'shout'", "{{ history | shout }}" + BOTH),
-    _template("another file included", "own.jinja2", "{% include '/etc/passwd' %}" + BOTH),
+    _template("another file included", "own.jinja2: no loader for this environment", "{% include '/etc/passwd' %}" + BOTH),
     _template("a way out of the sandbox", "own.jinja2: access to attribute '__class__' of 'list' object is unsafe", BOTH + "{{ history.__class__.__mro__ }}"),
-    _template("a change to what it is given", "own.jinja2, line 1: this call is not allowed", BOTH + "{{ history.append(1) }}"),
+    _template("a change to what it is given", "own.jinja2: access to attribute 'append' of 'list' object is unsafe", BOTH + "{{ history.append(1) }}"),
     _template("a division by nothing", "own.jinja2: division by zero", BOTH + "{{ 1 / 0 }}"),
-    _template("a loop without end", "own.jinja2, line 1: pow is not allowed", BOTH + "{% for x in range(10 ** 9) %}{% endfor %}"),
-    _template("a macro that calls itself", "own.jinja2, line 1: macro is not allowed", BOTH + "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
+    _template("a loop without end", "own.jinja2: Range too big", BOTH + "{% for x in range(10 ** 9) %}{% endfor %}"),
+    _template("a macro that calls itself", "own.jinja2: maximum recursion depth", BOTH + "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
     _template("nested without end", "own.jinja2: nested too deeply", "{{ history" + "[" * 3000 + "1" + "]" * 3000 + " }}" + BOTH),
 ]  # fmt: skip
