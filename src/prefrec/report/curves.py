@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.report.svg import INK, PALETTE, can_plot, new_figure, to_svg
+from prefrec.report.svg import INK, PALETTE, as_image, can_plot, new_figure
 from prefrec.report.wording import label, number
 from prefrec.runs.contents import Stage
 
@@ -35,7 +35,7 @@ PANELS = {
 
 
 def training_plots(stages: Sequence[Stage]) -> dict[str, Any]:
-    """Return the plots of SFT and of all alignments (title, hint and SVG), and what their legend needs.
+    """Return the plots of SFT and of all alignments (title, hint and image), and what their legend needs.
 
     Without matplotlib, `missing` is True and there are no plots.
     """
@@ -43,8 +43,8 @@ def training_plots(stages: Sequence[Stage]) -> dict[str, Any]:
     for kind, panels in PANELS.items():
         chosen = [s for s in stages if s.kind == kind]
         drawn[kind] = [
-            _plot(chosen, colours, title, keys, hint, f"{kind}-{i}")
-            for i, (title, *keys, hint) in enumerate(panels)
+            _plot(chosen, colours, title, keys, hint)
+            for title, *keys, hint in panels
             if not missing and any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k)
         ]
     named = [(label(s.name), colours[s.name]) for s in stages if s.log]
@@ -66,7 +66,7 @@ def start_loss(stage: Stage) -> float | None:
 
 
 def _plot(
-    stages: Sequence[Stage], colours: Mapping[str, str], title: str, keys: Sequence[str], hint: str, name: str
+    stages: Sequence[Stage], colours: Mapping[str, str], title: str, keys: Sequence[str], hint: str
 ) -> dict[str, str]:
     figure, axes = new_figure()
     hints, words = [hint] if hint else [], []
@@ -81,8 +81,8 @@ def _plot(
             hints.append(f"{label(stage.name)} starts at ln {math.exp(start):.0f} = {number(start)} (dotted).")
     axes.set_xlabel("optimiser step", fontsize=9, color=INK)
     axes.margins(x=0.02)
-    svg = to_svg(figure, f"{title}. {' '.join(words)}", name)
-    return {"title": title, "hint": " ".join(hints), "svg": svg}
+    image = as_image(figure, f"{title}. {' '.join(words)}")
+    return {"title": title, "hint": " ".join(hints), "image": image}
 
 
 def _draw(axes: Axes, stage: Stage, key: str, colour: str, dashed: bool) -> None:

@@ -51,7 +51,7 @@ def test_everything_is_written(done):
     assert summary["folder"] == f"{out}/ablation"
     assert (out / "ablation" / "hr-1.png").read_bytes().startswith(b"\x89PNG")
     page = (out / "ablation" / "page.html").read_text(encoding="utf-8")
-    for text in (STUDIES["ablation"].question, *summary["facts"], "<svg", "DMPO", "95% intervals"):
+    for text in (STUDIES["ablation"].question, *summary["facts"], '<img class="plot"', "DMPO", "95% intervals"):
         assert text in page
     assert yaml.safe_load((out / "ablation" / "seed-0.recipe.yaml").read_text())["align"][2]["loss"] == "dmpo"
 

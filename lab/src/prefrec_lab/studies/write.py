@@ -14,7 +14,7 @@ from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import dump_recipe
 from prefrec.processes import is_first
 from prefrec.report.render import page_environment
-from prefrec.report.svg import to_svg
+from prefrec.report.svg import as_image
 from prefrec.runs.contents import METRICS
 from prefrec.runs.stage import machine
 from prefrec_lab.studies.study import Drawing, Outcome, Study
@@ -115,10 +115,7 @@ def _page(summary: dict[str, Any], runs: Sequence[Run], outcome: Outcome) -> str
             ("Data", str(summary["data"])),
         ],
         outcome=outcome,
-        plots=[
-            {"title": d.title, "svg": to_svg(d.figure, d.alt, f"p{i}"), "hint": d.hint}
-            for i, d in enumerate(outcome.drawings)
-        ],
+        plots=[{"title": d.title, "image": as_image(d.figure, d.alt), "hint": d.hint} for d in outcome.drawings],
         recipes=[(run.folder.name, dump_recipe(run.recipe)) for run in runs],
         environment={k: v for k, v in summary["environment"].items() if v is not None},
     )
