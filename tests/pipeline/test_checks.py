@@ -27,8 +27,8 @@ WRONG = (
     r"sft\.skip_rows: 40, but there are only 40 examples: lower it",
     {"s_dpo": {"negatives_from": "reference", "num_negatives": 58}},
     r"align\.s-dpo\.num_negatives: 58 negatives, but only \d+ of the 60 items are left .*lower it to \d+",
-    {"s_dpo": {"negatives_from": "uniform", "negatives": "policy", "negatives_pool": 59}},
-    r"align\.s-dpo\.negatives_pool: 59 negatives, but only \d+ of the \d+ items are left",
+    {"s_dpo": {"negatives_from": "uniform", "num_negatives": 59}},
+    r"align\.s-dpo\.num_negatives: 59 negatives, but only \d+ of the \d+ items are left",
     {"rankers": [{"kind": "tallrec", "skip_rows": 9000}]},
     r"rankers\.TALLRec\.skip_rows: 9000, but there are only \d+ examples: lower it",
 )

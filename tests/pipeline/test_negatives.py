@@ -71,13 +71,6 @@ def test_log_q_is_the_log_of_how_often_an_item_is_drawn(data, section, how):
     assert {s for scores in answer_scores(drawn, data, one, held_out=True) for s in scores} == {0.0}
 
 
-def test_the_policy_chooses_from_a_pool(inputs, section, tmp_path):
-    one = section(negatives_from="reference", negatives="policy", negatives_pool=12, epochs=2, rows=8)
-    train_align(inputs, one, None, tmp_path)
-    assert {len(set(e.candidates)) for e in frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))} == {13}
-    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
-
-
 def test_the_share_of_negatives_that_the_user_takes_later_is_printed(inputs, section, tmp_path, capsys):
     """The rows of one user, and lists of everything: the rate is that of the items after each target."""
     inputs = replace(inputs, data=replace(inputs.data, held_out_interactions=None))

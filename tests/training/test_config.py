@@ -26,7 +26,7 @@ DEVICE_4 = {"per_device_train_batch_size": 4}
         ({"beta": 0.0}, "beta must be positive"),
         ({"num_negatives": 0}, "at least 1"),
         ({"max_tokens_per_pass": 0}, "at least 1"),
-        ({"negatives": "sometimes"}, "one of fixed, per_epoch, policy"),
+        ({"negatives": "sometimes"}, "one of fixed, per_epoch, got"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, changes, message):

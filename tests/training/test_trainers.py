@@ -281,29 +281,6 @@ def test_settings_of_a_loss_reach_it(sdpo, tmp_path):
         SoftmaxDPOConfig(**settings(tmp_path, loss_type="dpo", margin=0.4))
 
 
-@pytest.mark.parametrize("checkpoint", [4, 6])
-def test_negatives_of_the_policy_are_chosen_each_epoch_and_survive_a_resume(sdpo, tmp_path, checkpoint):
-    """Epochs of four steps: a checkpoint after one and a half, with weights that have moved, and after one."""
-    changes = {"negatives": "policy", "num_negatives": 1, "max_steps": 12, "save_strategy": "steps", "save_steps": 2}
-    whole, resumed = (sdpo(learning_rate=0.05, **changes) for _ in range(2))
-    used, begin = [], whole.begin_epoch
-
-    def begin_epoch(epoch):
-        with whole._autocast():
-            want = whole.scorer.score(whole.train_dataset.choice_sets).numpy()
-        begin(epoch)
-        used.append(whole.train_dataset.policy_logps)
-        assert_close(torch.tensor(used[-1]), torch.tensor(want))
-
-    whole.begin_epoch = begin_epoch
-    whole.train()
-    assert len(used) == 3
-    assert (used[0].argsort() != used[2].argsort()).any()
-    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{checkpoint}"))
-    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-6)
-    assert_close(trainable(resumed.model), trainable(whole.model), rtol=0, atol=1e-6)
-
-
 def test_a_loss_may_be_a_function(sdpo, tmp_path):
     by_name = sdpo(folder=tmp_path / "name", loss_type="softmax", max_steps=2, train=True)
     given = sdpo(folder=tmp_path / "function", loss_type=softmax_loss, max_steps=2, train=True)

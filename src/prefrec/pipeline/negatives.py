@@ -47,7 +47,7 @@ def negative_rows(
     """Return examples with negatives by `section.negatives_from`; an interrupted stage reads those in `out`.
 
     With `reference` and `ranker`, a candidate set has 1 + `num_negatives` items; with other sources at least as many
-    as the largest set of `rows`. With `negatives: policy` it has 1 + `negatives_pool` items to choose from.
+    as the largest set of `rows`.
 
     Args:
         inputs: shared inputs of the run.
@@ -65,7 +65,7 @@ def negative_rows(
     if kept is not None:
         return kept
     say(f"{section.name}: negatives from {section.negatives_from}")
-    size, chooser = 1 + _number(section)[1], None
+    size, chooser = 1 + section.num_negatives, None
     sampler: Sampler | None = None
     if section.drawn_from == "ranker":
         assert miner is not None  # of the recipe's check
@@ -105,11 +105,11 @@ def _for_training(section: AlignSection, miner: Entry) -> Ranker:
 
 
 def check_room(section: AlignSection, data: PreparedData) -> None:
-    """Raise ConfigError, with the field, if no user has enough unseen items to sample negatives from."""
+    """Raise ConfigError if no user has enough unseen items to sample negatives from."""
     counts = data.train_interactions.group_by("user_id").agg(pl.col("item_id").n_unique())["item_id"]
     if section.drawn_from in (None, "in-batch") or counts.is_empty():
         return
-    field, number = _number(section)
+    number = section.num_negatives
     # Without `exclude_later`, only the target and the history in the prompt are excluded.
     seen = int(cast(Any, counts.min()))
     if section.drawn_from in SAMPLED and not section.exclude_later:
@@ -117,8 +117,8 @@ def check_room(section: AlignSection, data: PreparedData) -> None:
     left = len(data.catalogue) - seen
     if left < number:
         raise ConfigError(
-            f"align.{section.name}.{field}: {number} negatives, but only {left} of the {len(data.catalogue)} items "
-            f"are left beside the {seen} that a user has seen; lower it to {max(left, 1)} or less"
+            f"align.{section.name}.num_negatives: {number} negatives, but only {left} of the {len(data.catalogue)} "
+            f"items are left beside the {seen} that a user has seen; lower it to {max(left, 1)} or less"
         )
 
 
@@ -129,18 +129,12 @@ def rows_with_room(
     needs_unseen = section.drawn_from in ("uniform", "popularity", "hard")
     if not (needs_unseen or (section.drawn_from in SAMPLED and section.exclude_later)):
         return rows
-    number = max([_number(section)[1], *(len(e.candidates) - 1 for e in rows[:1])])
+    number = max([section.num_negatives, *(len(e.candidates) - 1 for e in rows[:1])])
     kept = with_room(rows, data, number)
     if len(kept) < len(rows):
         few = f"their users have fewer than {number} unseen items to sample negatives from"
         say(f"{section.name}: {len(rows) - len(kept)} of {len(rows)} examples are skipped: {few}")
     return kept
-
-
-def _number(section: AlignSection) -> tuple[str, int]:
-    """Return the name and the value of the setting with the number of items to sample per example."""
-    field = "negatives_pool" if section.negatives == "policy" else "num_negatives"
-    return field, int(getattr(section, field))
 
 
 def answer_scores(

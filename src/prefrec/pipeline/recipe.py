@@ -207,8 +207,7 @@ class AlignSection(RowsSection):
     num_negatives: int = Field(7, ge=1, description="Rejected answers per example.")
     negatives: NegativesDrawn = Field(
         NEGATIVES,
-        description="fixed: sample once. per_epoch: resample every epoch. policy: every epoch, sample from the "
-        "2N candidates (of negatives_pool) that the policy ranks highest.",
+        description="fixed: sample once. per_epoch: resample every epoch.",
     )
     negatives_from: NegativesFrom = Field(
         "reference",
@@ -256,7 +255,7 @@ class AlignSection(RowsSection):
         "alignment trains on all examples.",
     )
     negatives_pool: int = Field(
-        64, ge=2, description="Candidates sampled per example, from which hard and policy take the highest-ranked."
+        64, ge=2, description="Candidates sampled per example, from which hard takes the highest-ranked."
     )
     load_best_model_at_end: bool = Field(
         False, description="Evaluate eval_rows after each epoch, and keep the epoch with the lowest loss."
@@ -286,7 +285,7 @@ class AlignSection(RowsSection):
             if self.load_best_model_at_end
             else idle | {"load_best_model_at_end"}
         )
-        return idle | (set() if self.negatives_from == "hard" or self.negatives == "policy" else {"negatives_pool"})
+        return idle | (set() if self.negatives_from == "hard" else {"negatives_pool"})
 
     @property
     def is_from_log(self) -> bool:
@@ -323,23 +322,15 @@ class AlignSection(RowsSection):
     @model_validator(mode="after")
     def _known(self) -> Self:
         with_options(find_loss(self.loss), **{name: getattr(self, name) for name in OPTIONS})
-        if self.loss == "softmax_logq" and (
-            self.negatives_from not in ("uniform", "popularity", "in-batch") or self.negatives == "policy"
-        ):
+        if self.loss == "softmax_logq" and self.negatives_from not in ("uniform", "popularity", "in-batch"):
             raise ValueError(
                 "loss: softmax_logq needs negatives of known probability: negatives_from uniform, popularity or "
-                "in-batch, fixed or per_epoch (for reference, softmax_dpo at beta 1 is the same)"
+                "in-batch (for reference, softmax_dpo at beta 1 is the same)"
             )
         if self.miner and self.negatives_from not in ("hard", "ranker"):
             raise ValueError(f"miner: {self.miner} is only used with negatives_from: hard or ranker; remove it")
         if self.negatives_from == "ranker" and not self.miner:
             raise ValueError("miner: negatives_from: ranker needs the name of a ranker, such as that of a blend")
-        if self.negatives == "policy" and (self.is_from_log or self.negatives_from == "hard"):
-            raise ValueError(
-                f"negatives: policy does not work with negatives_from: {self.negatives_from}; use uniform"
-            )
-        if self.negatives == "policy" and self.negatives_pool <= self.num_negatives:
-            raise ValueError(f"negatives_pool: raise it above num_negatives ({self.num_negatives})")
         if self.load_best_model_at_end and not self.eval_rows:
             raise ValueError("load_best_model_at_end: needs validation examples; set eval_rows, such as 2000")
         if self.disliked >= self.liked:

@@ -237,9 +237,6 @@ class ChoiceTrainer(Trainer):
         if self.sampler is not None:
             self.sampler.set_epoch(epoch)
 
-    def add_to_checkpoint(self, folder: Path) -> None:
-        """Write what this trainer needs, in addition to the weights, to resume from a checkpoint."""
-
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the fields of a `PackedBatch` of examples `{"choices": ChoiceSet, …}`, and their row numbers.
 
@@ -360,7 +357,6 @@ class ChoiceTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with writing(folder):
             super()._save_checkpoint(*args, **kwargs)
-            self.add_to_checkpoint(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)

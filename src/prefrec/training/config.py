@@ -129,8 +129,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
         loss_weights: weights of a list of losses; the loss is their weighted sum.
         margin, sft_weight, label_smoothing: settings of the losses that have them. Default: the loss's own default.
         num_negatives: number N of rejected answers per example and step. Default: all.
-        negatives: `fixed`: sample once. `per_epoch`: resample the example's rejected answers every epoch. `policy`:
-            every epoch, sample from the 2N rejected answers that the policy ranks highest.
+        negatives: `fixed`: sample once. `per_epoch`: resample the example's rejected answers every epoch.
         precompute_ref_log_probs: compute the log-probabilities under the reference once, before training, and store
             them on disk. Otherwise the frozen adapter computes them in every step.
         reference_folder: folder for these files, which several runs can share. Default: `output_dir`.

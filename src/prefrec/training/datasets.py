@@ -56,17 +56,16 @@ class PreferenceDataset(EncodedRows):
     Args:
         choice_sets: chosen answer first, then all rejected answers. Their number may differ between examples.
         num_negatives: number N of rejected answers per step. Default: all.
-        negatives: `fixed`: sample N answers once. `per_epoch`: resample every epoch. `policy`: every epoch, sample
-            from the 2N answers with the highest `policy_logps`. Samples depend only on these, seed, epoch and
-            example.
+        negatives: `fixed`: sample N answers once. `per_epoch`: resample every epoch. Samples depend only on seed,
+            epoch and example.
         scores: one number per answer and example, for losses that need them.
         groups: a number below n per example, equal for successive examples whose prompts have a common beginning.
             They then share a pass (`trajectories`). Default: examples are shuffled individually.
 
     Attributes:
         sizes: smallest and largest number of rejected answers per step.
-        ref_logps, policy_logps: log-probabilities [n, C] under the reference, and under the policy at the beginning
-            of the epoch; −inf where an example has fewer answers; None if unknown.
+        ref_logps: log-probabilities [n, C] under the reference; −inf where an example has fewer answers; None if
+            unknown.
 
     Raises:
         DataError: there are no examples, or one has no rejected answer.
@@ -101,7 +100,6 @@ class PreferenceDataset(EncodedRows):
         self.scores = scores
         self.groups = groups
         self.ref_logps: NDArray[np.float32] | None = None
-        self.policy_logps: NDArray[np.float32] | None = None
         if negatives == "fixed":
             drawn = [self[i] for i in range(len(choice_sets))]
             self.choice_sets = [row["choices"] for row in drawn]
@@ -128,10 +126,7 @@ class PreferenceDataset(EncodedRows):
         if rejected <= self.sizes[1]:
             return [*range(1 + rejected)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        among = np.arange(1, 1 + rejected)
-        if self.policy_logps is not None:
-            among = among[np.argsort(-self.policy_logps[index][among], kind="stable")[: 2 * self.sizes[1]]]
-        return [0, *rng.choice(among, self.sizes[1], replace=False).tolist()]
+        return [0, *rng.choice(np.arange(1, 1 + rejected), self.sizes[1], replace=False).tolist()]
 
 
 def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:

@@ -11,6 +11,6 @@ BETA, LOSS = 1.0, "softmax_dpo"
 MOST_EPOCHS = 1000
 ALL_LINEAR, RANK = "all-linear", 16
 """Layers and rank of a new adapter."""
-NegativesDrawn = Literal["fixed", "per_epoch", "policy"]
+NegativesDrawn = Literal["fixed", "per_epoch"]
 NEGATIVES: NegativesDrawn = "fixed"
 CHAT, DISABLE_DROPOUT, PRECOMPUTE_REFERENCE = False, True, True

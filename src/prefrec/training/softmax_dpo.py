@@ -34,10 +34,8 @@ from prefrec.training.base import ChoiceTrainer
 from prefrec.training.config import SoftmaxDPOConfig
 from prefrec.training.datasets import PreferenceDataset, encode_preferences
 from prefrec.training.passes import chain_rule_term, logps_no_grad
-from prefrec.training.reference import answer_logps, read_logps, reference_logps, write_logps
+from prefrec.training.reference import reference_logps
 
-POLICY_FILE = "policy.safetensors"
-"""File in a checkpoint with the log-probabilities that determined the epoch's negatives."""
 SIZES = "sizes"
 """Field of a collated batch: number of answers of each example."""
 
@@ -130,24 +128,6 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
                 self._precompute(self.eval_dataset, self.eval_scorer)
             self._stored = True
         return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def begin_epoch(self, epoch: int) -> None:
-        if self.args.negatives == "policy":
-            known = read_logps(self._resumed / POLICY_FILE, str(epoch)) if self._resumed else None
-            if known is None:
-                if self.is_sharded:
-                    raise ConfigError("negatives: policy does not work with sharded weights: use per_epoch")
-                self.model.eval()
-                sets, size = self.train_dataset.choice_sets, self.args.per_device_eval_batch_size
-                known = answer_logps(self.scorer, sets, size, self._autocast, "negatives of the policy")
-            self.train_dataset.policy_logps = known
-        super().begin_epoch(epoch)
-
-    def add_to_checkpoint(self, folder: Path) -> None:
-        # The policy changes within an epoch, so a resumed run could not choose the same negatives again.
-        rows = self.train_dataset
-        if rows.policy_logps is not None:
-            write_logps(folder / POLICY_FILE, str(rows.epoch), rows.policy_logps)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         collated = super().collate(rows)
