@@ -484,23 +484,14 @@ def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str
     return passes, {k: v for k, v in inputs.items() if k not in names | {FURTHER_PASSES}}
 
 
-INSTEAD = {
-    "tokenizer": "use processing_class",
-    "data_collator": "the trainer collates choice sets itself; remove this argument",
-    "quantization_config": "load the model in 4 bits (`prefrec.lm.models.load_model`), and pass the model",
-}
-"""Argument of TRL's trainers, present or past → what to do instead."""
-
-
 def _refuse_unknown(options: Mapping[str, Any], config: type[ChoiceTrainingArguments]) -> None:
-    """Raise ConfigError, with the alternative, for options that `transformers.Trainer` does not have."""
+    """Raise ConfigError for options that `transformers.Trainer` does not have."""
     known = set(inspect.signature(Trainer.__init__).parameters) - {"data_collator"}
     for name in options.keys() - known:
         if name in {f.name for f in fields(config)}:
             raise ConfigError(f"{name} is a field of {config.__name__}: write args={config.__name__}({name}=…)")
-        listed = f"expected one of {', '.join(sorted(known))}{did_you_mean(name, known)}"
-        way_out = INSTEAD.get(name) or config.instead.get(name) or listed
-        raise ConfigError(f"the trainer has no argument {name}: {way_out}")
+        listed = ", ".join(sorted(known))
+        raise ConfigError(f"the trainer has no argument {name}: expected one of {listed}{did_you_mean(name, known)}")
 
 
 def leave_casting_to_autocast(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, get_args
 
 import torch
 from transformers import TrainingArguments
@@ -47,16 +47,6 @@ class ChoiceTrainingArguments(TrainingArguments):
             with `random`, but examples of similar length share a pass.
     """
 
-    instead: ClassVar[dict[str, str]] = {
-        "max_prompt_length": "use max_length, the maximum number of tokens of a prompt with its longest answer",
-        "max_completion_length": "use max_length, the maximum number of tokens of a prompt with its longest answer",
-        "max_seq_length": "use max_length",
-        "ref_adapter_name": "pass the adapter's name to the trainer, as ref_model",
-        "reference_free": "choose a loss_type without a reference, such as simpo, bpr or softmax",
-        "packing": "choice sets are always packed; remove this setting",
-    }
-    """Setting of TRL, present or past → what to do instead."""
-
     max_length: int | None = MAX_LENGTH
     model_init_kwargs: dict[str, Any] | None = None
     chat: bool = CHAT
@@ -76,12 +66,6 @@ class ChoiceTrainingArguments(TrainingArguments):
     report_to: Any = "none"
     remove_unused_columns: bool = False
     disable_tqdm: bool | None = True
-
-    def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Raise ConfigError for settings of TRL that do not exist here."""
-        for name in settings.keys() & cls.instead.keys():
-            raise ConfigError(f"{cls.__name__} has no field {name}: {cls.instead[name]}")
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()
