@@ -219,13 +219,15 @@ def _histories(
 def _orders(
     crossed: Callable[[Callable[[EncodedSets, EncodedSets], Floats]], Floats], log: pl.DataFrame, catalogue: Catalogue
 ) -> dict[str, _Rule]:
-    """Return rules that choose the next candidate after the last history item, by id and in the common order.
+    """Return rules that choose the next candidate after the last history item, by id and in a common order.
 
     The note has the share of steps in training histories that follow the order or its reverse.
     """
     columns = shortcuts.id_keys(catalogue)
     orders = {"id order" if c == "item_id" else f"id order ({c})": keys for c, keys in columns.items()}
-    orders["common order"] = shortcuts.common_order(log, catalogue)
+    common = shortcuts.common_order(log, catalogue)
+    if common is not None:
+        orders["common order"] = common
     rules = {}
     for name, keys in orders.items():
         share = max(shortcuts.agreement(log, catalogue, k) for k in (keys, -keys))
