@@ -6,24 +6,20 @@ Digests identify content independently of names and dates, and reveal damage.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
-import platform
 import re
-import secrets
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import ExitStack, contextmanager, suppress
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.markup import escape
 
 from prefrec.console import warn
@@ -32,16 +28,12 @@ from prefrec.errors import ConfigError, StorageError
 Writer = Callable[[Path], object]
 """Function that writes a file at the given path."""
 
-STALE_S = 24 * 3600
-"""Seconds without a change after which a draft is stale if its process cannot be checked."""
-
 SEAL = "seal.json"
 """File with the SHA-256 of other files in its folder, written after them."""
 
 LARGE = 8 << 20
 """Size in bytes from which a file's digest is cached until the file changes."""
 _REMEMBERED = 1000
-_LAST_PROCESS = 2**31 - 1
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 # Parts of messages of libraries that drop the number of an OSError. torch's writer does not even name the error.
@@ -88,7 +80,7 @@ def write_text(path: Path, text: str) -> None:
 def write_whole(path: Path, write: Writer) -> None:
     """Call `write` with a temporary path beside `path`, then move the result to `path` in one step.
 
-    Drafts that killed processes left behind are removed first (`clear_drafts`). Raise StorageError, and leave `path`
+    Processes that write the same path wait for each other (`drafting`). Raise StorageError, and leave `path`
     unchanged, if it is not a regular file (`check_destination`), the disk is full or writing is not permitted.
     """
     write_together({path: write})
@@ -226,23 +218,46 @@ def sync(paths: Iterable[Path]) -> None:
             os.close(handle)
 
 
-def draft_name(path: Path) -> str:
-    """Return the name of a draft of `path`, which tells `clear_drafts` the process that writes it."""
-    return f".{path.name}.{_machine()}-{os.getpid()}.tmp"
+@contextmanager
+def drafting(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` for its draft, and remove the folder at the end unless it was moved.
 
-
-def clear_drafts(path: Path) -> None:
-    """Remove the drafts of `path` that killed processes left behind, as far as permissions allow.
-
-    A draft of this machine is removed if its process no longer exists. Processes of other machines or containers, or
-    from before a restart, cannot be checked; their drafts are removed after a day without changes.
+    It has one name and is locked: other writers of the same path wait. The operating system unlocks the folders of
+    killed processes, and the next writer of the path empties them.
     """
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)(\.\w+)?\.tmp")
-    with suppress(OSError):
-        for draft in path.parent.iterdir():
-            if match := pattern.fullmatch(draft.name):
-                with suppress(OSError):
-                    _clear(draft, match[1], int(match[2]))
+    folder = path.with_name(f".{path.name}.tmp")
+    handle = _locked(folder)
+    try:
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield folder
+    finally:
+        if _is_open(folder, handle):
+            shutil.rmtree(folder, ignore_errors=True)
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not unlock it if a fork has a copy
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    """Return a locked handle of a folder, which is created if needed."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:  # another writer has just removed it
+            continue
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if _is_open(folder, handle):
+            return handle
+        os.close(handle)  # another writer has removed it meanwhile, and with it the lock
+
+
+def _is_open(folder: Path, handle: int) -> bool:
+    """Return True if a handle is that of the folder at this path."""
+    try:
+        return os.path.samestat(folder.lstat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -285,51 +300,27 @@ def write_together(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) -
     Nothing changes before all drafts are written. Then the `stale` files are removed, and the drafts are moved into
     place. A file that is both stale and written last therefore shows that the set is complete.
     """
-    drafts = {path: path.with_name(draft_name(path)) for path in writers}
-    for path in drafts:
+    for path in writers:
         check_destination(path)
-        clear_drafts(path)
-    try:
+    with ExitStack() as locks:
+        drafts = {}
+        for path in sorted(writers):  # in one order, so that two writers of the same files cannot wait for each other
+            with writing(path):
+                drafts[path] = locks.enter_context(drafting(path)) / path.name
         for path, write in writers.items():
             with writing(path):
                 write(drafts[path])
         for path in stale:
             with writing(path):
                 path.unlink(missing_ok=True)
-        for path, draft in drafts.items():
+        for path in writers:
             with writing(path):
-                _move(draft, path)
-    finally:
-        for draft in drafts.values():
-            with suppress(OSError):  # drafts cannot be removed from a folder without write permission
-                draft.unlink()
+                _move(drafts[path], path)
 
 
 def _move(draft: Path, path: Path) -> None:
     try:
         os.replace(draft, path)
     except FileNotFoundError:
-        reason = "another process removed its draft, perhaps because a clock jumped, or removed the folder"
+        reason = "another process removed its draft, or removed the folder"
         raise StorageError(f"{path} cannot be written: {reason}; run the same command again") from None
-
-
-def _clear(draft: Path, machine: str, process: int) -> None:
-    if machine == _machine() and process != os.getpid():
-        is_left_over = not psutil.pid_exists(min(process, _LAST_PROCESS))
-    else:
-        is_left_over = time.time() - max(p.stat().st_mtime for p in (draft, *draft.rglob("*"))) > STALE_S
-    if is_left_over and draft.is_dir():
-        shutil.rmtree(draft)
-    elif is_left_over:
-        draft.unlink()
-
-
-@cache
-def _machine() -> str:
-    """Return an id of the namespace of process ids: this container, until the next restart."""
-    try:
-        start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        space = f"{platform.node()} {start} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return secrets.token_hex(4)  # not Linux
-    return hashlib.sha256(space.encode()).hexdigest()[:8]

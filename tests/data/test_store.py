@@ -1,11 +1,12 @@
 """Folders of prepared data: there and back, unfinished ones refused."""
 
 import errno
-import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from prefrec.data import Catalogue, PreparedData, RankingExample, store
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.errors import DataError, StorageError
-from prefrec.files import STALE_S, clear_drafts, draft_name, storage_error, write_whole, writing
+from prefrec.files import storage_error, write_together, write_whole, writing
 from prefrec.intake import PrepareConfig, prepare
 
 
@@ -134,73 +135,48 @@ write_whole(Path(sys.argv[1]), write)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is asked for")
-def test_the_drafts_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
+def test_a_writer_waits_for_a_living_one_and_not_for_a_killed_one(tmp_path):
     path = tmp_path / "items.parquet"
     (tmp_path / ".items.parquet.swp").touch()
-    asked = [sys.executable, "-c", WRITER, str(path)]
-    with (
-        subprocess.Popen(asked, stdout=subprocess.PIPE) as living,
-        subprocess.Popen(asked, stdout=subprocess.PIPE) as killed,
-    ):
-        try:
-            for process in (living, killed):
-                assert process.stdout
-                assert process.stdout.readline() == b"half\n"
-            killed.kill()
-            killed.wait()
-            assert len(list(tmp_path.glob("*.tmp"))) == 2
-            write_whole(tmp_path / "parquet", lambda p: p.write_text("another file"))
-            assert len(list(tmp_path.glob("*.tmp"))) == 2
-            write_whole(path, lambda p: p.write_text("whole"))
-            left = {p.name: p.read_text() for p in tmp_path.iterdir()}
-            (draft,) = (name for name in left if name.endswith(f"-{living.pid}.tmp"))
-            files = {"items.parquet": "whole", "parquet": "another file", ".items.parquet.swp": ""}
-            assert left == files | {draft: "half"}
-        finally:
-            living.kill()
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as first, ThreadPoolExecutor() as pool:
+        assert first.stdout
+        assert first.stdout.readline() == b"half\n"
+        write_whole(tmp_path / "parquet", lambda p: p.write_text("another file"))
+        second = pool.submit(write_whole, path, lambda p: p.write_text("whole"))
+        time.sleep(0.1)
+        assert not second.done()
+        assert (tmp_path / ".items.parquet.tmp" / "items.parquet").read_text() == "half"
+        first.kill()
+        second.result(60)
+    left = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert left == {"items.parquet": "whole", "parquet": "another file", ".items.parquet.swp": ""}
 
 
-GONE = 1 << 40
-"""A number that no process has."""
+def test_many_writers_of_the_same_files_leave_files_of_one_of_them(tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+
+    def write(number: int) -> None:
+        def content(draft: Path) -> None:
+            draft.write_text(f"{number} " * 10_000)
+
+        write_together(dict.fromkeys(paths if number % 2 else reversed(paths), content))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(64)))
+    first, second = (path.read_text() for path in paths)
+    assert first == second
+    assert len(set(first.split())) == 1
+    assert sorted(tmp_path.iterdir()) == paths
 
 
-def _draft(path: Path, machine: str | None = None, process: int = os.getpid()) -> Path:
-    mine = draft_name(path).split(".")[-2].split("-")[0]
-    return path.with_name(f".{path.name}.{machine or mine}-{process}.tmp")
-
-
-@pytest.mark.parametrize(("age", "kept"), [(STALE_S / 2, True), (2 * STALE_S, False)])
-@pytest.mark.parametrize(("machine", "process"), [("0" * 8, GONE), (None, os.getpid())], ids=["elsewhere", "this"])
-def test_drafts_of_which_nobody_can_be_asked_go_by_their_age(tmp_path, machine, process, age, kept):
-    draft = _draft(tmp_path / "model", machine, process)
-    folder = draft.with_suffix(".a_1.tmp")
-    folder.mkdir()
-    for made in (draft, folder / "weights", folder):
-        made.touch()
-        os.utime(made, (time.time() - age,) * 2)
-    clear_drafts(tmp_path / "model")
-    assert (draft.exists(), folder.exists()) == (kept, kept)
-    clear_drafts(tmp_path / "none" / "x")  # nothing to clear is no error
-
-
-def test_a_draft_that_another_machine_removed_is_told_and_the_old_file_stays(tmp_path, monkeypatch):
-    """By a clock a year ahead, the draft of another machine is as old as one that was left behind."""
+def test_a_draft_that_another_process_removed_is_told_and_the_old_file_stays(tmp_path):
     path = tmp_path / "items.parquet"
     path.write_text("old")
-    year_ahead = time.time() + 365 * 86_400
-
-    def write(draft):
-        elsewhere = draft.rename(draft.with_name(draft.name.replace(f"-{os.getpid()}.", f"-{GONE}.")))
-        with monkeypatch.context() as m:
-            m.setattr(time, "time", lambda: year_ahead)
-            clear_drafts(path)
-        assert not elsewhere.exists()
-
     with pytest.raises(
         StorageError, match=r"items.parquet cannot be written: another process removed its draft.*again"
     ):
-        write_whole(path, lambda draft: (draft.write_text("new"), write(draft)))
+        write_whole(path, lambda draft: shutil.rmtree(draft.parent))
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["items.parquet"]
 

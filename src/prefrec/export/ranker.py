@@ -19,7 +19,7 @@ from prefrec.console import quiet_libraries
 from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
 from prefrec.export.parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
-from prefrec.files import SEAL, clear_drafts, digests, draft_name, folder_files, storage_error, write_json, writing
+from prefrec.files import SEAL, digests, drafting, folder_files, storage_error, write_json, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
 from prefrec.pipeline.encoders import shown_items, shows_candidates
 from prefrec.pipeline.negatives import history_length
@@ -76,32 +76,27 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
         merged = merged or model.answers == "items"
         _check_form(ranker, entry.weights, model, merged)
     out = Path(out)
-    draft = _new_draft(out)
-    try:
-        with writing(out):
-            template = load_template(model.templates[0], domain=run.data.domain)
-            about: dict[str, Any] = {"ranker": ranker}
-            parts: list[str] = []
-            if entry.model is None:
-                parts = write_parts(run, ranker, draft)
-                about |= {"parts": parts, "model": {"name": model.name}}
-            else:
-                about |= _write_lm(run, entry.weights, draft, merged)
-            card = model_card(
-                read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged, parts=parts
-            )
-            texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
-            texts |= {} if model.answers == "items" else {PROMPT: template.portable}
-            for name, text in texts.items():
-                (draft / name).write_text(text, encoding="utf-8")
-            sealed = [f for f in folder_files(draft) if f != ABOUT]
-            write_json(draft / SEAL, {"files": digests(draft, sealed), ABOUT: about_key(about)})
+    _check_new(out)
+    with writing(out), drafting(out) as draft:
+        _check_new(out)  # another export may have written it while this one waited
+        template = load_template(model.templates[0], domain=run.data.domain)
+        about: dict[str, Any] = {"ranker": ranker}
+        parts: list[str] = []
+        if entry.model is None:
+            parts = write_parts(run, ranker, draft)
+            about |= {"parts": parts, "model": {"name": model.name}}
+        else:
+            about |= _write_lm(run, entry.weights, draft, merged)
+        card = model_card(read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged, parts=parts)
+        texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
+        texts |= {} if model.answers == "items" else {PROMPT: template.portable}
+        for name, text in texts.items():
+            (draft / name).write_text(text, encoding="utf-8")
+        sealed = [f for f in folder_files(draft) if f != ABOUT]
+        write_json(draft / SEAL, {"files": digests(draft, sealed), ABOUT: about_key(about)})
         for path in draft.rglob("*"):  # safetensors writes files that only their owner can read
             path.chmod((draft if path.is_dir() else draft / "README.md").stat().st_mode)
-        with writing(out):
-            _replace(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _replace(draft, out)
     return out
 
 
@@ -135,25 +130,19 @@ def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[s
     return {"model": settings, "history_length": history_length(run.data)}
 
 
-def _new_draft(out: Path) -> Path:
-    """Return a new folder beside `out` that will replace it; raise ConfigError or StorageError if that fails."""
+def _check_new(out: Path) -> None:
+    """Create the folder around `out`; raise ConfigError or StorageError if `out` cannot be a new folder there."""
     if out.name in ("", ".."):
         raise ConfigError(f"{out}: name a new folder in it, such as {out / 'exported'}")
     if out.is_symlink():
         raise ConfigError(f"{out} is a symbolic link: name its target, or a new folder")
-    draft = out.parent / draft_name(out)
     try:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise ConfigError(f"{out} exists: name a new folder, or an empty one")
         out.parent.mkdir(parents=True, exist_ok=True)
-        clear_drafts(out)
-        # A process with the same id before a restart can have left one.
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
     except OSError as e:
         failed = ConfigError(f"{out.parent} cannot be created ({e.strerror}): choose another --out")
         raise storage_error(e, out) or failed from e
-    return draft
 
 
 def _replace(draft: Path, out: Path) -> None:
