@@ -34,7 +34,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
-"""Headers of every response. They allow style attributes, for colours and bars, but no frames and no foreign scripts."""
+"""Headers of every response. They allow style attributes, for colours, but no frames and no foreign scripts."""
 
 REQUEST_ID = "x-request-id"
 """Header with the id of a request: the one sent by the client or a proxy if it is plain, else a random one."""
