@@ -228,14 +228,24 @@ def drafting(path: Path) -> Iterator[Path]:
     folder = path.with_name(f".{path.name}.tmp")
     handle = _locked(folder)
     try:
-        for left in folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        _empty(folder)
         yield folder
     finally:
-        if _is_open(folder, handle):
-            shutil.rmtree(folder, ignore_errors=True)
-        fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not unlock it if a fork has a copy
-        os.close(handle)
+        try:
+            if _is_open(folder, handle):
+                _empty(folder)
+                folder.rmdir()
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not unlock it if a fork has a copy
+            os.close(handle)
+
+
+def _empty(folder: Path) -> None:
+    for inside in folder.iterdir():
+        if inside.is_dir() and not inside.is_symlink():
+            shutil.rmtree(inside)
+        else:
+            inside.unlink()
 
 
 def _locked(folder: Path) -> int:
