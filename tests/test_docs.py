@@ -186,6 +186,16 @@ def test_commands_of_results_can_be_pasted(pages_of_results):
         assert subprocess.run(["bash", "-n"], input=commands, text=True).returncode == 0, result.file
 
 
+def test_commands_of_studies_name_studies(pages_of_results):
+    studies = pytest.importorskip("prefrec_lab.studies.registry").STUDIES
+    found = {}
+    for result in pages_of_results["read_all"]():
+        for name in re.findall(r"prefrec lab study ([\w-]+)", "\n".join(result.fields.get("commands", []))):
+            found.setdefault(name, []).append(result.key)
+    assert found["robustness"] == ["robustness-items", "robustness"]
+    assert found.keys() <= studies.keys()
+
+
 def write_result(folder, name="01-a.json", **fields):
     rows = [["SFT", "9", "0.1"], ["DPO", "9", "−0.2 [−0.3, −0.1]"]]
     own = {"id": 1, "title": "A", "question": "Q?", "answer": "Yes. No.", "group": "model", "status": "current"}
