@@ -11,7 +11,7 @@ import pytest
 
 from command import prefrec, refused
 from prefrec.errors import ConfigError
-from prefrec.runs.lock import HOLDER, LOCK, reader_lock, run_lock, stage_lock
+from prefrec.runs.lock import HOLDER, LOCK, in_use, is_used, reader_lock, run_lock, stage_lock
 from tiny_run import write_recipe
 
 HELD = """
@@ -104,3 +104,11 @@ def test_a_run_that_cannot_be_written_to_is_read_without_a_lock(tmp_path, monkey
     monkeypatch.setattr(os, "access", lambda *_: False)
     with reader_lock(tmp_path):
         assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_folder_in_use_is_seen_by_others(tmp_path):
+    assert not is_used(tmp_path)
+    with in_use(tmp_path), in_use(tmp_path):
+        assert is_used(tmp_path)
+    assert not is_used(tmp_path)
+    assert is_used(tmp_path / "missing")

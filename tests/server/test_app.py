@@ -106,6 +106,13 @@ def test_recommend_to_a_user_under_rules(client, run):
         ({"user_id": ["u01"]}, 422, "invalid", "body.user_id: Input should be a valid string"),
         ({"k": -1}, 422, "invalid", "body.k: Input should be greater than or equal to 1"),
         ({"k": 2.5}, 422, "invalid", "body.k: Input should be a valid integer"),
+        (
+            {"exclude_sen": True},
+            422,
+            "invalid",
+            "body.exclude_sen: Extra inputs are not permitted; did you mean exclude_s",
+        ),
+        ({"colour": 3}, 422, "invalid", "body.colour: Extra inputs are not permitted"),
         ({"where": "genre = 'x'"}, 409, "rules", 'unable to find column "genre"'),
         ({"where": "x" * 513}, 422, "invalid", "body.where: String should have at most 512"),
         ({"at_most": 2}, 409, "rules", "at_most, per: give both or neither"),

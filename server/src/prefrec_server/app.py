@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse
 
 from prefrec.console import console
 from prefrec.data import UnknownUserError
-from prefrec.errors import ConfigError, DataError, ModelError, PrefrecError, TokenizerError
+from prefrec.errors import ConfigError, DataError, ModelError, PrefrecError, TokenizerError, did_you_mean
 from prefrec.recommend.items import UnknownItemsError
 from prefrec.recommend.questions import RulesError
 from prefrec.recommend.rules import MAX_NAME
@@ -68,6 +68,7 @@ class Settings:
         page: path → (media type, content).
         telemetry: metrics.
         access_log: print a line per request to standard error.
+        folder: name of the run's folder. Every answer has it in the header `RUN_FOLDER`.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Settings:
     page: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     telemetry: Telemetry = field(default_factory=Telemetry)
     access_log: bool = False
+    folder: str = ""
 
     def __post_init__(self) -> None:
         check_key(self.api_key)
@@ -113,7 +115,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     _add_open_routes(app, engine, settings.page)
     app.include_router(_api(engine, settings))
     _answer_errors(app)
-    app.add_middleware(Guard, telemetry=settings.telemetry, hosts=settings.hosts, access_log=settings.access_log)
+    guard: Any = {"telemetry": settings.telemetry, "hosts": settings.hosts, "access_log": settings.access_log}
+    app.add_middleware(Guard, folder=settings.folder, **guard)
     return app
 
 
@@ -252,8 +255,11 @@ def _answer_errors(app: FastAPI) -> None:
             hint = "the body has to be JSON: send the header content-type: application/json"
             return problem(415, "no_json", f"the request has {named}; {hint}".encode(errors="replace").decode())
         location = ".".join(str(p) for p in first["loc"] if p not in NAME_KINDS)
+        near = ""
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 2:  # a field of the body itself
+            near = did_you_mean(first["loc"][1], request.scope["route"].body_field.field_info.annotation.model_fields)
         # The value is not repeated: it may be long, or not encodable.
-        return problem(422, "invalid", f"{location}: {first['msg']}".encode(errors="replace").decode())
+        return problem(422, "invalid", f"{location}: {first['msg']}{near}".encode(errors="replace").decode())
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -257,9 +257,12 @@ class Engine:
         self.submit(self.recommend(bodies.RecommendRequest(history=names[:1], k=1)), timeout=600).result()
 
     def close(self, timeout: float | None = None) -> None:
-        """Answer the requests in the queue, and end both threads."""
+        """Answer the requests in the queue, end both threads, and let go of the run."""
         self.batcher.close(timeout)
         self._encoders.shutdown(wait=False)
+        # FastAPI never forgets the handlers of an application, and these hold the engine.
+        for held in ("data", "items", "encoder", "examples", "_scorer", "_popular", "_users"):
+            self.__dict__.pop(held, None)
 
     @cached_property
     def _popular(self) -> Popular | None:

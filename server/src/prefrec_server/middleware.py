@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
@@ -38,6 +39,8 @@ HEADERS = {
 
 REQUEST_ID = "x-request-id"
 """Header with the id of a request: the one sent by the client or a proxy if it is plain, else a random one."""
+RUN_FOLDER = "x-prefrec-run"
+"""Header with the name of the folder that answered, in percent-encoding."""
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -55,6 +58,7 @@ class Telemetry:
         self._jobs = histogram("prefrec_pass_requests", "Requests that shared a pass of the worker.", buckets=sizes)
         self._pass = histogram("prefrec_pass_seconds", "Time of a pass of the worker.")
         self._waited = histogram("prefrec_queue_seconds", "Time a request waited for the worker.")
+        self._reloads = Counter("prefrec_reloads", "Attempts to serve another run.", ("outcome",), registry=registry)
         self.waiting = Gauge("prefrec_queue_requests", "Requests that wait for the worker.", registry=registry)
 
     def on_pass(self, done: Pass) -> None:
@@ -63,6 +67,10 @@ class Telemetry:
         self._pass.observe(done.seconds)
         for seconds in done.waited:
             self._waited.observe(seconds)
+
+    def on_reload(self, outcome: str) -> None:
+        """Count an attempt to serve another run: `served` or `refused`."""
+        self._reloads.labels(outcome).inc()
 
 
 def problem(
@@ -88,9 +96,15 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, telemetry: Telemetry, hosts: frozenset[str] | None, access_log: bool = False
+        self,
+        app: ASGIApp,
+        telemetry: Telemetry,
+        hosts: frozenset[str] | None,
+        access_log: bool = False,
+        folder: str = "",
     ) -> None:
         self.app, self.telemetry, self.hosts, self.access_log = app, telemetry, hosts, access_log
+        self._headers = HEADERS | {RUN_FOLDER: quote(folder)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -104,7 +118,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(HEADERS | {REQUEST_ID: number})
+                MutableHeaders(scope=message).update(self._headers | {REQUEST_ID: number})
             await send(message)
 
         async def receive_again() -> Message:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ from prefrec.pipeline.entry import as_ranker, loaded_once
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.rankers.baselines import servable
+from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.runs.lock import in_use
 from prefrec_server.app import Settings, check_key, create_app
 from prefrec_server.batcher import RETRY_AFTER
 from prefrec_server.engine import Engine
 from prefrec_server.middleware import HEADERS, Telemetry, problem
 from prefrec_server.page import page_files
+from prefrec_server.reload import Opened, Reloading, shown
 from prefrec_server.scorer import Scorer, load_rankers
 
 MAX_CONNECTIONS = 768
@@ -61,8 +64,10 @@ def serve_run(
 ) -> None:
     """Serve a run until SIGINT or SIGTERM, and then answer the accepted requests.
 
+    When the folder is a link that comes to lead to another run, or on SIGHUP, that run takes its place (`Reloading`).
+
     Args:
-        folder: of the run.
+        folder: of the run, or a link to it.
         rankers: names of the rankers to serve, see `open_engine`.
         host: address to listen at.
         port: port to listen at; 0: any free one.
@@ -74,7 +79,11 @@ def serve_run(
         DataError, ConfigError, ModelError: the run cannot be read, or the address is in use.
     """
     check_key(api_key)
-    run = open_run(folder)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `Reloading` is there, which sees a change meanwhile
+    # The collector then scans what a run has brought, and not all imported modules, when another run replaces it.
+    gc.freeze()
+    open_run(folder)  # an error in the folder comes before one in the address
     in_url = f"[{host}]" if ":" in host else host
     try:
         is_local = ipaddress.ip_address(host).is_loopback
@@ -85,21 +94,30 @@ def serve_run(
     # Check the address before loading the model. Until the model is loaded, probes are refused and do not wait.
     with _listening(host, port, family):
         pass
-    name, model = run.recipe.name, Path(run.recipe.model.name).name
     telemetry = Telemetry()
-    say(f"Loading the rankers of {escape(str(folder))} …")
-    engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
     hosts = local_names if api_key is None and is_local else None
-    page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
-    settings = Settings(name, model, deadline, api_key, hosts, page, telemetry, access_log)
+
+    def open_app() -> Opened:
+        at = folder.resolve()  # all parts come from one run, although the link may change meanwhile
+        with ExitStack() as held:
+            held.enter_context(in_use(at))
+            run = open_run(at)
+            engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
+            name, model = run.recipe.name, Path(run.recipe.model.name).name
+            page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
+            settings = Settings(name, model, deadline, api_key, hosts, page, telemetry, access_log, at.name)
+            app = create_app(engine, settings)
+            if run.best and run.best.ranker == engine.rankers[0]:
+                say(f"{escape(run.best.sentence)}.")
+            return Opened(app, f"{', '.join(engine.rankers)} of {shown(folder, at)}", held.pop_all())
+
+    say(f"Loading the rankers of {escape(str(folder))} …")
+    app = Reloading(folder, open_app, deadline, telemetry.on_reload)
     if api_key is None and not is_local:
         warn(f"listening at {host} without a key: everyone who reaches this machine can query it (set --api-key)")
     with _listening(host, port, family) as listener:
         url = f"http://{in_url}:{listener.getsockname()[1]}"
-        if run.best and run.best.ranker == engine.rankers[0]:
-            say(f"{escape(run.best.sentence)}.")
-        message = f"Serving {', '.join(map(escape, engine.rankers))} of {escape(str(folder))} at {escape(url)}"
-        _run(server_for(create_app(engine, settings), deadline), listener, message)
+        _run(server_for(app, deadline), listener, f"Serving {escape(app.current.sentence)} at {escape(url)}")
 
 
 def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None = None, **queue: Any) -> Engine:
@@ -151,6 +169,10 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
             warn(f"{escape(name)} is not served: {escape(str(e))}")
     served = [name for name in wanted if name in parts]
     scorer.others = {name: parts[name] for name in served if name not in entries}
+    # Load now what is in files of the run, because they may be replaced while it is served.
+    for name in served:
+        if name in made and (load_full := parts[name].load_full):
+            load_full(BATCH_SIZE)
     engine = Engine(scorer, run.data, encoder, split, served, room=max_tokens, **queue)
     # Baselines are fitted when they are first queried.
     engine.warm_up([name for name in served if name not in baselines])
@@ -243,13 +265,13 @@ def server_for(app: Any, deadline: float) -> uvicorn.Server:
 def _run(server: uvicorn.Server, listener: socket.socket, message: str) -> None:
     # uvicorn raises the signal again after it has stopped; SIGTERM must then end the process with exit code 0.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    # Without this, the garbage collector scans all imported modules for seconds when the process ends.
-    gc.freeze()
     try:
         say(message)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     finally:
+        # Without this, the garbage collector scans all objects for seconds when the process ends.
+        gc.freeze()
         signal.signal(signal.SIGTERM, before)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 from collections.abc import Iterator
@@ -59,6 +60,45 @@ def reader_lock(folder: Path) -> Iterator[None]:
         if (folder / _RECIPE).is_file() and os.access(folder, os.W_OK):
             held.enter_context(run_lock(folder))
         yield
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Mark a folder as in use, as long as the context or its process lasts; `is_used` sees it.
+
+    Many processes may use a folder, and it may be read-only. Where folders cannot be locked, as on some network drives,
+    nothing is marked.
+    """
+    handle = _lock_folder(folder, exclusive=False)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not unlock it if a fork has a copy
+            os.close(handle)
+
+
+def is_used(folder: Path) -> bool:
+    """Return True if a process uses a folder (`in_use`), or if that cannot be known."""
+    handle = _lock_folder(folder, exclusive=True)
+    if handle is None:
+        return True
+    os.close(handle)
+    return False
+
+
+def _lock_folder(folder: Path, *, exclusive: bool) -> int | None:
+    """Return a handle that locks a folder until it is closed; None if that is not possible."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 @contextmanager
