@@ -16,8 +16,8 @@ from prefrec.cli import ELSEWHERE
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
-VERBS = ("init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "similar", "explain",
-         "report", "export", "chat", "lab", "serve")  # fmt: skip
+VERBS = ("init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend", "similar",
+         "explain", "report", "export", "chat", "lab", "serve")  # fmt: skip
 LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 

@@ -24,8 +24,8 @@ from prefrec.errors import ConfigError, PrefrecError, did_you_mean, out_of_memor
 from prefrec.processes import is_first, leave
 
 VERBS = (
-    "init", "plan", "run", "update", "prepare", "audit", "evaluate", "recommend", "similar", "explain", "report",
-    "export",
+    "init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend", "similar",
+    "explain", "report", "export",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points that add verbs: NAME = "module:function", or GROUP.NAME for a verb of a group."""
@@ -138,7 +138,8 @@ def _main(
     """Train, measure and serve language-model recommenders on your own interaction log and item titles.
 
     `init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` continues a run with new
-    interactions. `recommend` and `similar` answer, `explain` shows what moved a score, `report` writes a web page,
+    interactions. `switch` lets a link lead to the run to serve, if it is not worse, and `prune` deletes earlier runs.
+    `recommend` and `similar` answer, `explain` shows what moved a score, `report` writes a web page,
     `serve` answers over HTTP, and `export` writes a model for other software. Without a recipe, `prepare` makes
     ranking examples from a log, `audit` checks them for leaks, and `evaluate` measures adapters on them.
     """

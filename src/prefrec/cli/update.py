@@ -31,7 +31,8 @@ def update(
     """Continue a run's training with new interactions, and measure what it gains and forgets.
 
     SFT continues from the run's SFT weights, on new interactions and a replay of old ones. Then the later stages of
-    the recipe run. The old run is not changed. The same command resumes an interrupted update.
+    the recipe run, and the default rankers of both runs answer the newest test examples. The old run is not changed.
+    The same command resumes an interrupted update.
 
     Example: prefrec update runs/shop --interactions january.csv
     """

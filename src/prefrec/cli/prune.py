@@ -1,0 +1,35 @@
+"""`prefrec prune`: delete earlier runs that are no longer needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefrec.cli import _options as o
+from prefrec.runs.links import prune as prune_runs
+
+
+def prune(
+    link: Annotated[Path, typer.Argument(help="Link to the run that is served.")],
+    keep: Annotated[int, typer.Option(min=0, help="Runs to keep beside the one that is served.")] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Delete runs beside a link that are no longer needed.
+
+    The runs of a link are the run folders beside it whose names begin with LINK and a dot. Kept are the one that LINK
+    leads to, the newest others, and those that another link leads to or that a server or a command uses.
+
+    Example: prefrec prune runs/shop --keep 2 --dry-run
+    """
+    outcome = prune_runs(link, keep, dry_run=dry_run)
+    if as_json:
+        o.print_json({str(folder): reason or "deleted" for folder, reason in outcome.items()})
+        return
+    for folder, reason in outcome.items():
+        done = "would be deleted" if dry_run else "deleted"
+        typer.echo(f"{folder}: {f'kept, {reason}' if reason else done}")
+    if not outcome:
+        typer.echo(f"{link.parent} has no runs whose names begin with {link.name}.")

@@ -1,0 +1,202 @@
+"""Compare what two runs serve: their default rankers, as they would answer, on examples that neither has learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+
+from prefrec import processes
+from prefrec.console import quiet_warnings, say, warn
+from prefrec.data import RankingExample, seen_items
+from prefrec.errors import ConfigError, PrefrecError, StorageError
+from prefrec.evaluation.best import METRIC
+from prefrec.evaluation.intervals import Interval, Means, PairedDifference, Result
+from prefrec.evaluation.labels import metric_label
+from prefrec.evaluation.metrics import Floats, metrics_for
+from prefrec.files import read_json, write_json
+from prefrec.pipeline.best import ROWS, SLOW_ROWS
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.recipe import reached
+from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.recommend.popular import Popular
+from prefrec.recommend.questions import Selection, answer_all
+from prefrec.recommend.rules import Rules
+from prefrec.runs.links import check_link, point, target_of
+from prefrec.runs.stage import stage_key
+
+SUCCESSION = "succession.json"
+"""File in a run's folder with its comparison with the run before."""
+K = 10
+"""Number of items in an answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Succession(Result):
+    """The rankers that two runs serve by default, and what they answer to the same histories.
+
+    Attributes:
+        before, after: name of the default ranker of each run.
+        folders: names of the folders of the two runs.
+        group: what the examples are.
+        reason: why the answers are not compared; "" if they are.
+        old, new: NDCG@10 of each, on all items of its own catalogue.
+        difference: new minus old.
+    """
+
+    before: str
+    after: str
+    folders: tuple[str, str]
+    group: str = ""
+    reason: str = ""
+    old: Interval | None = None
+    new: Interval | None = None
+    difference: PairedDifference | None = None
+
+    @property
+    def is_worse(self) -> bool:
+        """True if the interval of the difference is below 0."""
+        return self.difference is not None and self.difference.high < 0
+
+    @property
+    def sentence(self) -> str:
+        """Whether the default changes, and how the answers compare."""
+        earlier, later = self.folders
+        text = f"{self.after} is the default of {later}, as of {earlier}. "
+        if self.after != self.before:
+            text = f"The default changes: {self.before} in {earlier}, {self.after} in {later}. "
+        if self.difference is None or self.old is None or self.new is None:
+            return text + f"Not compared: {self.reason}"
+        d = self.difference
+        interval = "no interval" if np.isnan(d.low) else f"{d.low:+.3f}, {d.high:+.3f}"
+        text += f"{metric_label(METRIC)} of the served answers on {d.n:,} {self.group}: {self.old.mean:.3f} before, "
+        return f"{text}{self.new.mean:.3f} now, {d.mean:+.3f} [{interval}]"
+
+
+@quiet_warnings()
+def compare_served(before: Run, after: Run, most: int = ROWS) -> Succession:
+    """Compare the default rankers of two runs on the newest test examples of the second one.
+
+    The newest are those whose target is not in the log of the first run. If there are none, as when a recipe has
+    changed but not the log, they are those that the first run has not learnt. Each ranker gets the histories as a
+    server of its run would: without items that are not in its catalogue, and with its popularity for empty ones. A
+    target that is not in its catalogue is missed. The result is kept in `SUCCESSION` in the second run's folder.
+
+    Args:
+        before: the run that is served.
+        after: the run that might take its place.
+        most: maximum number of examples; at most `SLOW_ROWS` for rankers that read titles one by one.
+
+    Raises:
+        DataError, ConfigError, ModelError: a default ranker is missing, damaged or made with another recipe.
+    """
+    names = before.default(), after.default()
+    runs = [(run, run.entry(name)) for run, name in zip((before, after), names, strict=True)]
+    if any(_is_slow(run, entry) for run, entry in runs):
+        most = min(most, SLOW_ROWS)
+    key = stage_key(entries=[[entry.key, entry.model] for _, entry in runs], most=most, test=_pairs(after.data.test))
+    folders = before.folder.resolve().name, after.folder.resolve().name
+    kept = read_json(after.folder / SUCCESSION)
+    if kept.get("key") == key and kept.get("folders") == [*folders]:
+        return Succession.from_json({name: value for name, value in kept.items() if name != "key"})
+    result = Succession(*names, folders)
+    rows, group = _rows(before, after, most)
+    unable = [name for name, (_, entry) in zip(names, runs, strict=True) if entry.load_full is None]
+    if unable:
+        result = replace(result, reason=f"{unable[0]} cannot rank the whole catalogue")
+    elif not rows:
+        result = replace(result, reason=f"{folders[0]} has learnt all test examples of {folders[1]}")
+    else:
+        seen = seen_items(after.data, rows)
+        say(f"{' and '.join(names)}: answering {len(rows)} histories as {' and '.join(folders)} would")
+        values = {n: _ndcg(run, entry, rows, seen) for n, (run, entry) in enumerate(runs)}
+        means = Means(values, [e.user_id for e in rows], [e.target for e in rows])
+        result = replace(result, group=group, old=means.mean(0), new=means.mean(1), difference=means.difference(1, 0))
+    if processes.is_first():
+        with suppress(StorageError):  # a run that can only be read
+            write_json(after.folder / SUCCESSION, result.to_json() | {"key": key})
+    return result
+
+
+def _pairs(rows: Sequence[RankingExample]) -> list[tuple[str, str]]:
+    return [(e.user_id, e.target) for e in rows]
+
+
+def _is_slow(run: Run, entry: Entry) -> bool:
+    """Return True if a ranker reads titles one by one, or a part of it does."""
+    needs = run.recipe.needs
+    parts = reached(needs, entry.name) if entry.name in needs else [entry.name]
+    return any(run.entry(part).is_slow for part in parts)
+
+
+def _rows(before: Run, after: Run, most: int) -> tuple[list[RankingExample], str]:
+    """Return the examples to compare on, and what they are."""
+    data = before.data
+    learnt = {
+        pair
+        for log in (data.train_interactions, data.validation_interactions)
+        for pair in log.select("user_id", "item_id").iter_rows()
+    }
+    logged = {pair for log in data.logs for pair in log.select("user_id", "item_id").iter_rows()}
+    for known, group in ((logged, "newest test examples"), (learnt, "test examples, which both have not learnt")):
+        rows = [e for e in after.data.test if (e.user_id, e.target) not in known]
+        if rows:
+            return replace(after.data, test=rows).some("test", most), group
+    return [], ""
+
+
+def _ndcg(run: Run, entry: Entry, rows: Sequence[RankingExample], seen: Sequence[Collection[str]]) -> Floats:
+    """Return NDCG@10 [B] of the answers that a run would serve after the histories of some examples."""
+    assert entry.load_full is not None
+    catalogue = run.data.catalogue
+    known = catalogue.index
+    selection = Selection(catalogue, Rules(), K, Popular.of(run.data))
+    questions: list[Any] = []
+    for example, other in zip(rows, seen, strict=True):
+        history = [item for item in example.history if item in known]
+        without = {item for item in (*example.history, *other) if item in known} - {example.target}
+        questions.append(selection.question(history, without))
+    answers = answer_all(entry.load_full(BATCH_SIZE), questions, catalogue)
+    ranks = [
+        answer.item_ids.index(example.target) + 1 if example.target in answer.item_ids else K + 1
+        for example, answer in zip(rows, answers, strict=True)
+    ]
+    return metrics_for([K])[METRIC](np.array(ranks))
+
+
+def switch(link: Path, folder: Path, *, force: bool = False) -> Succession | None:
+    """Let a link lead to a run, unless the run answers worse than the one that it leads to now.
+
+    Args:
+        link: the link, which is created if it does not exist.
+        folder: of the run.
+        force: switch although the run is worse.
+
+    Returns:
+        The comparison of the two runs; None if the link led to no run that can be opened, or to this one.
+
+    Raises:
+        DataError, ConfigError, ModelError: the run cannot be served, because a ranker is missing or damaged.
+        ConfigError: the run is worse, or there is something other than a link.
+        StorageError: the link cannot be written.
+    """
+    check_link(link)
+    after, served, found = open_run(folder.resolve()), target_of(link), None
+    for name in dict.fromkeys([after.default(), *after.models]):
+        after.entry(name)
+    if served and served != after.folder:
+        try:
+            found = compare_served(open_run(served), after)
+        except (PrefrecError, OSError) as e:
+            warn(escape(f"{served} cannot be compared with: {e}"))
+    if found and found.is_worse and not force:
+        stays = f"{link} still leads to {found.folders[0]}, because {found.folders[1]} is worse"
+        raise ConfigError(f"{stays}. {found.sentence}. To switch nevertheless: --force")
+    point(link, after.folder)
+    return found

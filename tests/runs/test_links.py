@@ -1,0 +1,92 @@
+"""The link to the run that is served, and which runs beside it are deleted."""
+
+import os
+
+import pytest
+
+from prefrec.errors import ConfigError
+from prefrec.files import draft_name
+from prefrec.runs.links import point, prune, runs_of, target_of
+from prefrec.runs.lock import in_use, run_lock
+
+
+@pytest.fixture
+def link(tmp_path):
+    """A link to the second of four runs, beside folders that are none of its business."""
+    for number in range(1, 5):
+        run = tmp_path / f"shop.{number}"
+        run.mkdir()
+        (run / "recipe.yaml").touch()
+        os.utime(run / "recipe.yaml", (number, number))
+    for other in ("shopping.1", "shop-1", "shop.backup"):  # other runs, and a folder that is no run
+        (tmp_path / other).mkdir()
+    for other in ("shopping.1", "shop-1"):
+        (tmp_path / other / "recipe.yaml").touch()
+    point(tmp_path / "shop", tmp_path / "shop.2")
+    return tmp_path / "shop"
+
+
+def _deleted(outcome):
+    return sorted(folder.name for folder, reason in outcome.items() if not reason)
+
+
+def _there(link):
+    return sorted(p.name for p in link.parent.iterdir() if not p.name.startswith("."))
+
+
+def test_a_link_is_relative_and_replaced_in_one_step(link, tmp_path):
+    assert os.readlink(link) == "shop.2"
+    link.with_name(draft_name(link)).symlink_to("shop.1")  # left behind by a kill
+    point(link, tmp_path / "shop.3")
+    assert target_of(link) == tmp_path / "shop.3"
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
+    assert target_of(tmp_path / "shop.3") is None
+
+
+def test_a_folder_is_not_replaced_by_a_link(link, tmp_path):
+    with pytest.raises(ConfigError, match=r"shop.3 is not a link to a run: move it"):
+        point(tmp_path / "shop.3", tmp_path / "shop.1")
+    with pytest.raises(ConfigError, match=r"shop.3 is not a link to a run: move it"):
+        prune(tmp_path / "shop.3", 1)
+
+
+def test_runs_of_a_link_begin_with_its_name_and_the_newest_evaluation_is_first(link, tmp_path):
+    assert [run.name for run in runs_of(link)] == ["shop.4", "shop.3", "shop.2", "shop.1"]
+    (tmp_path / "shop.1" / "seal.json").touch()
+    assert [run.name for run in runs_of(link)] == ["shop.1", "shop.4", "shop.3", "shop.2"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "deleted"), [(0, ["shop.1", "shop.3", "shop.4"]), (1, ["shop.1", "shop.3"]), (3, [])]
+)
+def test_the_served_run_and_the_newest_others_are_kept(link, keep, deleted):
+    before = _there(link)
+    assert _deleted(prune(link, keep, dry_run=True)) == deleted
+    assert _there(link) == before
+    assert _deleted(prune(link, keep)) == deleted
+    assert _there(link) == [name for name in before if name not in deleted]
+
+
+def test_runs_that_are_used_locked_or_linked_are_kept(link, tmp_path):
+    (tmp_path / "canary").symlink_to("shop.1")
+    with in_use(tmp_path / "shop.3"), run_lock(tmp_path / "shop.4"):
+        reasons = {run.name: reason for run, reason in prune(link, 0).items()}
+    assert reasons.pop("shop.4").endswith("wait until it has finished, stop it, or choose another output folder")
+    assert reasons == {"shop.1": "canary leads to it", "shop.2": "shop leads to it", "shop.3": "a server uses it"}
+
+
+def test_a_link_that_leads_nowhere_deletes_nothing(link, tmp_path):
+    link.unlink()
+    link.symlink_to("shop.9")
+    with pytest.raises(ConfigError, match="leads to no run, so nothing is deleted"):
+        prune(link, 0)
+    assert len(runs_of(link)) == 4
+
+
+def test_an_interrupted_deletion_is_finished_by_the_next(link, tmp_path):
+    left = tmp_path / ".shop.0.pruned"
+    left.mkdir()
+    prune(link, 9, dry_run=True)
+    assert left.is_dir()
+    prune(link, 9)
+    assert not left.exists()
