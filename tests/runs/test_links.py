@@ -5,7 +5,6 @@ import os
 import pytest
 
 from prefrec.errors import ConfigError
-from prefrec.files import draft_name
 from prefrec.runs.links import point, prune, runs_of, target_of
 from prefrec.runs.lock import in_use, run_lock
 
@@ -36,7 +35,9 @@ def _there(link):
 
 def test_a_link_is_relative_and_replaced_in_one_step(link, tmp_path):
     assert os.readlink(link) == "shop.2"
-    link.with_name(draft_name(link)).symlink_to("shop.1")  # left behind by a kill
+    draft = tmp_path / ".shop.tmp"  # left behind by a kill
+    draft.mkdir()
+    (draft / "shop").symlink_to("../shop.1")
     point(link, tmp_path / "shop.3")
     assert target_of(link) == tmp_path / "shop.3"
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from prefrec.errors import ConfigError, PrefrecError
-from prefrec.files import SEAL, clear_drafts, draft_name, writing
+from prefrec.files import SEAL, drafting, writing
 from prefrec.runs.lock import is_used, run_lock
 
 _RECIPE, _PRUNED = "recipe.yaml", ".pruned"
@@ -34,12 +34,10 @@ def target_of(link: Path) -> Path | None:
 def point(link: Path, folder: Path) -> None:
     """Let a link lead to a folder, in one step; raise StorageError if the link cannot be written."""
     check_link(link)
-    draft = link.with_name(draft_name(link))
-    clear_drafts(link)
-    with writing(link):
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(os.path.relpath(folder.resolve(), link.parent.resolve()), target_is_directory=True)
-        draft.replace(link)
+    with writing(link), drafting(link) as draft:
+        new = draft / link.name
+        new.symlink_to(os.path.relpath(folder.resolve(), link.parent.resolve()), target_is_directory=True)
+        new.replace(link)
 
 
 def runs_of(link: Path) -> list[Path]:

@@ -66,8 +66,8 @@ def reader_lock(folder: Path) -> Iterator[None]:
 def in_use(folder: Path) -> Iterator[None]:
     """Mark a folder as in use, as long as the context or its process lasts; `is_used` sees it.
 
-    Many processes may use a folder, and it may be read-only. Where folders cannot be locked, as on some network drives,
-    nothing is marked.
+    Many processes may use a folder, and it may be read-only. Where folders cannot be locked, as on some network
+    drives, nothing is marked.
     """
     handle = _lock_folder(folder, exclusive=False)
     try:
