@@ -1,10 +1,14 @@
 """Measurements survive a run that is killed, and become medians a row."""
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bench_records import measured
+from prefrec.errors import StorageError
 from prefrec_lab.bench import records as module
-from prefrec_lab.bench.records import Figure, append_record, failure, is_final, read_records, summarise
+from prefrec_lab.bench.records import RECORDS, Figure, append_record, failure, is_final, read_records, summarise
 
 KEY = ("steps", 3, "published")
 
@@ -22,6 +26,13 @@ def test_half_a_line_is_passed_over_and_not_appended_to(tmp_path):
     append_record(tmp_path, {"kind": "c"})
     assert [r["kind"] for r in read_records(tmp_path)] == ["a", "c"]
     assert read_records(tmp_path)[0]["titles"] == "Amélie"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this needs /dev/full")
+def test_a_full_disk_is_told_by_the_file(tmp_path):
+    (tmp_path / RECORDS).symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"records.jsonl cannot be written: No space left on device; free some"):
+        append_record(tmp_path, {"kind": "a"})
 
 
 def test_medians_are_a_row_and_without_what_warmed_up():

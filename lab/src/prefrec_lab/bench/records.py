@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrec.errors import DataError
+from prefrec.files import writing
 from prefrec.intake.readers import read_bytes
 
 RECORDS = "records.jsonl"
@@ -18,10 +19,13 @@ Key = tuple[str, int, str]
 
 
 def append_record(folder: Path, record: dict[str, Any]) -> None:
-    """Append a line to the folder's records, so that an interrupted run keeps all earlier lines."""
+    """Append a line to the folder's records, so that an interrupted run keeps all earlier lines.
+
+    Raise StorageError if the disk is full.
+    """
     path = folder / RECORDS
     torn = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(("\n" if torn else "") + json.dumps(record, ensure_ascii=False) + "\n")
 
 
