@@ -146,7 +146,9 @@ class Recommender:
             if parts is not None:
                 data, entry = open_parts(path, name, model.name)
             else:
-                data = PreparedData(read_items(path / ITEMS), [], [], [], pl.DataFrame(schema=LOG_SCHEMA))
+                config = {"repeats": about.get("repeats", "drop")}
+                log = pl.DataFrame(schema=LOG_SCHEMA)
+                data = PreparedData(read_items(path / ITEMS), [], [], [], log, {"config": config})
         except (OSError, ValueError, TypeError, KeyError, DataError) as e:
             raise DataError(
                 f"{path} was not written by `prefrec export`, or is damaged: export the ranker again ({e})"
@@ -177,7 +179,7 @@ class Recommender:
         where: str | None = ...,
         allow: Items | None = ...,
         deny: Items = ...,
-        exclude_seen: bool = ...,
+        exclude_seen: bool | None = ...,
         at_most: int | None = ...,
         per: str | None = ...,
     ) -> Rows[Ranked]: ...
@@ -190,7 +192,7 @@ class Recommender:
         where: str | None = None,
         allow: Items | None = None,
         deny: Items = (),
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         at_most: int | None = None,
         per: str | None = None,
     ) -> Any:
@@ -204,7 +206,8 @@ class Recommender:
             where: SQL condition on the catalogue's columns, such as `genre = 'Comedy' and year > 1990`.
             allow: recommend only these items. Default: all.
             deny: items to exclude.
-            exclude_seen: exclude the history and all items that the user has seen.
+            exclude_seen: exclude the history and all items that the user has seen. Default: yes, but not for data
+                with `repeats: keep`.
             at_most: maximum number of items with the same value in the column `per`. Default: no limit.
             per: catalogue column to which `at_most` applies.
 
@@ -325,7 +328,7 @@ class Recommender:
         where: str | None = None,
         allow: Items | None = None,
         deny: Items = (),
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         at_most: int | None = None,
         per: str | None = None,
     ) -> pl.DataFrame:
@@ -439,7 +442,7 @@ class Recommender:
         where: str | None,
         allow: Items | None,
         deny: Items,
-        exclude_seen: bool,
+        exclude_seen: bool | None,
         at_most: int | None,
         per: str | None,
     ) -> Selection:
@@ -449,7 +452,8 @@ class Recommender:
         raw |= {"allow": None if allow is None else self._known_ids("allow", allow)}
         raw |= {"deny": self._known_ids("deny", deny)}
         try:
-            return Selection(self.data.catalogue, Rules.model_validate(raw), k, self._popular)
+            rules, repeats = Rules.model_validate(raw), self.data.keeps_repeats
+            return Selection(self.data.catalogue, rules, k, self._popular, repeats=repeats)
         except ValidationError as e:
             raise settings_error(e, Rules) from e
 

@@ -75,8 +75,8 @@ def test_what_cannot_be_written_leaves_the_old_folder(data, tmp_path, monkeypatc
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     write = store._write_rows
 
-    def full(rows: Sequence[RankingExample], path: Path) -> None:
-        write(rows, path)
+    def full(rows: Sequence[RankingExample], times: bool, path: Path) -> None:
+        write(rows, times, path)
         if "test" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from habits import write_grocery
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.intake import ColumnNames, PrepareConfig, prepare
@@ -200,3 +201,18 @@ def test_lists_fit_the_items_that_are_kept(tmp_path):
     assert "1 users dropped: fewer than 14 unseen items (candidates.size)" in data.summary
     assert len(data.test) == 200
     assert "all" not in {e.user_id for e in (*data.train, *data.validation, *data.test)}
+
+
+def test_repeats_are_kept_where_users_buy_again(tmp_path):
+    files = write_grocery(tmp_path)
+    found, why = _guess(*files.values())
+    log = pl.read_csv(files["interactions"])
+    share = 1 - log.select("user_id", "item_id").n_unique() / len(log)
+    assert found["repeats"] == "keep"
+    assert (
+        why["repeats"] == f"{share:.0%} of the log repeats earlier interactions; drop would recommend only new items"
+    )
+    assert found["history_length"] == log.group_by("user_id").len()["len"].max() - 1
+    assert _prepared(*files.values(), found).keeps_repeats
+    log.unique(["user_id", "item_id"]).write_csv(files["interactions"])
+    assert "repeats" not in _guess(*files.values())[0]

@@ -245,3 +245,11 @@ def test_items_without_a_score_are_not_answered():
 
     (answer,) = answer_all(Some(), [Question(["i1"], 9)], CATALOGUE)
     assert (answer.item_ids, answer.logps.dtype) == (["i5", "i6"], np.float32)
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+@pytest.mark.parametrize("given", [None, True, False])
+def test_seen_items_are_excluded_by_default_unless_the_data_keep_repeats(repeats, given):
+    selection = Selection(CATALOGUE, Rules(exclude_seen=given), 3, repeats=repeats)
+    excluded = not repeats if given is None else given
+    assert set(selection.question(["i1"], ["i1", "i2"]).without) == ({"i1", "i2"} if excluded else set())

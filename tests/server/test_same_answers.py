@@ -36,7 +36,7 @@ SYSTEMS = [
 NAMES = ["blend", "title-tower", "SASRec", "GRU4Rec", "Caser", "MoRec", "reranked", "two", "zero-shot", "items"]
 UNREAD = [PopularityRanker.name, *TIMED]
 """Rankers that ignore the history, and so an empty one, too."""
-SERVED = [name for name in BASELINES if name != "item only"]
+SERVED = [name for name in BASELINES if name not in ("item only", "buy again")]
 
 
 def _dated(folder):

@@ -179,7 +179,10 @@ class Engine:
         if ranker not in self.models and self._scorer.others[ranker].load_full is None:
             raise DataError(f"{ranker} cannot recommend from all items: send candidates to /v1/rank")
         history, seen = self._history(request)
-        selection = Selection(self.items.catalogue, request, request.k, self._popular, functions=False)
+        repeats = self.data.keeps_repeats
+        selection = Selection(
+            self.items.catalogue, request, request.k, self._popular, repeats=repeats, functions=False
+        )
         question = selection.question([item.item_id for item in history], seen)
 
         def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:

@@ -40,7 +40,8 @@ def evaluate(
     """Evaluate adapters and baselines, on the same candidate sets and in full ranking.
 
     95% intervals are over users and targets. Each model is compared with the best baseline on the same examples, and
-    each language model with the one before it. Full ranking excludes items that the user has seen.
+    each language model with the one before it. Full ranking excludes items that the user has seen,
+    unless the data keep repeats.
 
     Example: prefrec evaluate runs/demo --adapter sft=runs/demo/sft/adapter --rows 500
     """

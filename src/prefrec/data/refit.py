@@ -30,7 +30,7 @@ def with_validation(data: PreparedData) -> PreparedData:
     log = pl.concat([own, new], how="diagonal").sort("user_id", "timestamp", maintain_order=True)
     later = data.held_out_interactions
     if later is not None:
-        later = later.join(new, on=PAIR, how="anti", maintain_order="left")
+        later = later.join(new, on=[*data.identity], how="anti", maintain_order="left")
     return replace(
         data,
         train=_training_examples(data, log),
@@ -52,7 +52,7 @@ def continued(data: PreparedData, longer: PreparedData, replay: float, seed: int
         seed: of the choice of these users.
     """
     log = longer.train_interactions.with_row_index(PLACE)
-    is_new = ~np.isin(log[PLACE], log.join(data.train_interactions, on=PAIR, how="semi")[PLACE])
+    is_new = ~np.isin(log[PLACE], log.join(data.train_interactions, on=[*data.identity], how="semi")[PLACE])
     runs = log["user_id"].rle().struct
     lengths = runs.field("len").to_numpy()
     users = np.repeat(np.arange(len(lengths)), lengths)
@@ -88,9 +88,8 @@ def _training_examples(data: PreparedData, log: pl.DataFrame) -> Sequence[Rankin
     is_new = log[PLACE].is_null().to_numpy()
     is_target = np.zeros(len(log), dtype=bool)
     is_target[~is_new] = was_target[log[PLACE].drop_nulls().to_numpy()]
-    pairs = [(e.user_id, e.target) for e in data.validation]
-    targets = pl.DataFrame(pairs, dict.fromkeys(PAIR, pl.String), orient="row")
-    at = np.isin(log.with_row_index("at")["at"], log.with_row_index("at").join(targets, on=PAIR, how="semi")["at"])
+    indexed, targets = log.with_row_index("at"), data.targets(data.validation)
+    at = np.isin(indexed["at"], indexed.join(targets, on=[*data.identity], how="semi")["at"])
     is_target |= is_new & at
     runs = log["user_id"].rle().struct
     users, lengths = runs.field("value"), runs.field("len").to_numpy()
@@ -101,17 +100,19 @@ def _training_examples(data: PreparedData, log: pl.DataFrame) -> Sequence[Rankin
         items=items,
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         target_positions=np.flatnonzero(is_target),
-        candidate_sets=_resampled(train, users, np.repeat(np.arange(len(users)), lengths), items),
+        candidate_sets=_resampled(data, train, users, np.repeat(np.arange(len(users)), lengths), items),
         _all=[],
     )
 
 
 def _resampled(
-    train: LazyExamples, users: pl.Series, owners: NDArray[np.int64], items: NDArray[np.int32]
+    data: PreparedData, train: LazyExamples, users: pl.Series, owners: NDArray[np.int64], items: NDArray[np.int32]
 ) -> SampledCandidates:
     """Return the sampler of training candidates, for the users and interactions of the longer log."""
     sampler, n_items = train.candidate_sets, len(train.ids)
     assert isinstance(sampler, SampledCandidates)
+    if data.keeps_repeats:
+        return replace(sampler, users=users)
     earlier, touched = np.divmod(sampler.touched[:-1], n_items)
     codes = {user: code for code, user in enumerate(users)}
     moved = np.array([codes.get(user, -1) for user in sampler.users], dtype=np.int64)[earlier]

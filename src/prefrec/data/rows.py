@@ -70,6 +70,8 @@ class LazyExamples(Sequence[RankingExample]):
         target_positions: position of each example's target in `items` [n].
         history_length: longest history, in items.
         candidate_sets: returns the candidates.
+        times: time of each example's target [n], or None if examples have none.
+        ends: position in `items` at which each example's history ends [n]. Default: at its target.
         by_piece: let all histories of a piece (`pieces`) begin at the same item. They have at least half of
             `history_length` items, except at the beginning of a sequence.
     """
@@ -81,6 +83,8 @@ class LazyExamples(Sequence[RankingExample]):
     target_positions: NDArray[np.integer[Any]]
     history_length: int
     candidate_sets: CandidateSets
+    times: NDArray[np.int64] | None = None
+    ends: NDArray[np.integer[Any]] | None = None
     by_piece: bool = False
     _all: list[RankingExample] = field(default_factory=list, repr=False)
 
@@ -120,19 +124,21 @@ class LazyExamples(Sequence[RankingExample]):
         return [e for start in range(0, len(rows), _BLOCK) for e in self._read(rows[start : start + _BLOCK])]
 
     def _read(self, rows: NDArray[np.int64]) -> list[RankingExample]:
-        ends, owners = self.target_positions[rows].astype(np.int64), self.owners(rows)
-        begins, targets = self.offsets[owners], self.items[ends]
-        candidates = self.candidate_sets(rows, owners, ends - begins, targets)
+        places, owners = self.target_positions[rows].astype(np.int64), self.owners(rows)
+        begins, targets = self.offsets[owners], self.items[places]
+        candidates = self.candidate_sets(rows, owners, places - begins, targets)
+        ends = places if self.ends is None else self.ends[rows].astype(np.int64)
         starts = np.maximum(begins, ends - self.history_length)
         if self.by_piece:
             starts = begins + np.maximum(0, self._steps(ends - begins) - 1) * self._half
         named = self.ids.__getitem__
-        columns = (self.users[owners].to_list(), starts.tolist(), ends.tolist(), candidates, targets.tolist())
+        times = [None] * len(rows) if self.times is None else self.times[rows].tolist()
+        columns = (self.users[owners].to_list(), starts.tolist(), ends.tolist(), candidates, targets.tolist(), times)
         return [
             RankingExample(
-                user, tuple(map(named, self.items[start:end].tolist())), tuple(map(named, some)), named(target)
+                user, tuple(map(named, self.items[start:end].tolist())), tuple(map(named, some)), named(target), time
             )
-            for user, start, end, some, target in zip(*columns, strict=True)
+            for user, start, end, some, target, time in zip(*columns, strict=True)
         ]
 
     @property
@@ -179,7 +185,7 @@ def latest_rows(rows: Sequence[RankingExample], most: int | None) -> Sequence[Ra
 
 
 def stored_rows(frame: pl.DataFrame, ids: Sequence[str]) -> LazyExamples:
-    """Return the examples of a frame of `EXAMPLE_SCHEMA`, whose items are all in `ids`."""
+    """Return the examples of a frame of `EXAMPLE_SCHEMA`, perhaps with `time`, whose items are all in `ids`."""
     items = pl.Enum(ids)
 
     def flat(column: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -190,4 +196,5 @@ def stored_rows(frame: pl.DataFrame, ids: Sequence[str]) -> LazyExamples:
     sequences, offsets = flat("sequence")
     longest = int(np.diff(offsets).max(initial=0))
     stored = StoredCandidates(*flat("candidates"))
-    return LazyExamples(ids, frame["user_id"], sequences, offsets, offsets[1:] - 1, longest, stored)
+    times = frame["time"].to_numpy() if "time" in frame.columns else None
+    return LazyExamples(ids, frame["user_id"], sequences, offsets, offsets[1:] - 1, longest, stored, times)

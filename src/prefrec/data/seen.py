@@ -33,17 +33,29 @@ def held_out(sequences: Sequences, targets: Sequence[Targets], learn: NDArray[np
 def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[str]]:
     """Return the items that each example's user saw before the target, to be excluded in full ranking.
 
+    With `repeats: keep` nothing is to be excluded, and the sets are empty; `items_before` has what was seen. `rows`
+    are B validation or test examples; the result is a set of item ids per example [B].
+    """
+    return [set() for _ in rows] if data.keeps_repeats else items_before(data, rows)
+
+
+def items_before(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[str]]:
+    """Return the items [B] that the user of each validation or test example saw before the target.
+
     These are the history, the user's training interactions, and the held-out interactions before the target. The
-    target is among them if the user saw it before. `rows` are B validation or test examples; the result is a set of
-    item ids per example [B].
+    target is among them if the user saw it before.
     """
     users = {e.user_id for e in rows}
     learnt, held_out = _by_user(data.train_interactions, users), _by_user(data.held_out_interactions, users)
+    keys = {}
+    if data.held_out_interactions is not None:
+        later = data.held_out_interactions.filter(pl.col("user_id").is_in(list(users)))
+        places = later.with_columns(place=pl.int_range(pl.len()).over("user_id")).select(*data.identity, "place")
+        keys = {tuple(key): place for *key, place in places.iter_rows()}
     seen = []
-    for e in rows:
-        later = held_out.get(e.user_id, [])
+    for e, target in zip(rows, data.targets(rows).iter_rows(), strict=True):
         # Training targets, and those of data without held-out interactions, are not in this log.
-        before = later[: later.index(e.target)] if e.target in later else []
+        before = held_out.get(e.user_id, [])[: keys.get(target, 0)]
         seen.append({*e.history, *learnt.get(e.user_id, ()), *before})
     return seen
 

@@ -61,6 +61,13 @@ class Sequences:
         return np.append(same, False) | np.append(False, same)
 
     @property
+    def moments(self) -> NDArray[np.int64]:
+        """For each interaction the index of the first one of its user at the same time."""
+        starts = np.append(True, np.diff(self.timestamps) != 0)
+        starts[self.offsets[:-1]] = True
+        return np.maximum.accumulate(np.where(starts, np.arange(len(starts)), 0))
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """Number of interactions of each user [U]."""
         return np.diff(self.offsets)
@@ -124,19 +131,20 @@ def _by_blocks(log: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame]
     return pl.concat([change(log.filter(users.is_between(a, b, closed="left"))) for a, b in pairwise(edges)])
 
 
-def first_only(log: pl.DataFrame) -> pl.DataFrame:
-    """Return each user's first interaction with each item.
+def first_only(log: pl.DataFrame, keep_repeats: bool = False) -> pl.DataFrame:
+    """Return each user's first interaction with each item, or with `keep_repeats` the first of each second.
 
-    Repeats would put targets into their own histories. Of several interactions at the same time, the one with the
-    lowest rating is kept, so the order of the file does not matter.
+    Of several interactions at the same time, the one with the lowest rating is kept, so the order of the file does
+    not matter.
     """
     times = time_columns(log)
     pair = ["user_id", "item_id"]
+    same = [*pair, "timestamp"] if keep_repeats else pair
     nested = [c for c, kind in log.schema.items() if kind.is_nested()]
     values = [c for c in log.columns if c not in (*pair, *times, *nested)]
     by = [*pair, *times, *values]
     empty_last = [column in values for column in by]  # a plain True would not be faster
-    is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in pair)
+    is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in same)
     # Rows that are equal in all of these columns can differ only in nested ones. A stable sort costs seven times as
     # much, so it is used only if there are nested columns.
     return _by_blocks(log, lambda b: b.sort(by, nulls_last=empty_last, maintain_order=bool(nested)).filter(is_first))

@@ -73,7 +73,9 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     tables |= {name: frame for name, frame in optional.items() if frame is not None}
     writers: dict[Path, Writer] = {folder / f"{n}.parquet": partial(_write_table, t) for n, t in tables.items()}
     for part in PARTS:
-        writers[folder / f"{part}.parquet"] = partial(_write_rows, data.split(part))
+        # An item and its user do not say which of several interactions a target is.
+        times = data.keeps_repeats and part != "train"
+        writers[folder / f"{part}.parquet"] = partial(_write_rows, data.split(part), times)
     # Reading the folder samples the candidates again.
     if isinstance(data.train, LazyExamples) and touched is not None:
         targets = pl.DataFrame({"interaction": data.train.target_positions.astype(np.uint32)})
@@ -88,10 +90,11 @@ def _write_table(table: pl.DataFrame, path: Path) -> None:
     table.lazy().with_columns(ids.cast(pl.String)).sink_parquet(path)
 
 
-def _write_rows(rows: Sequence[RankingExample], path: Path) -> None:
-    with pq.ParquetWriter(path, examples_to_frame(rows[:1]).to_arrow().schema, compression="zstd") as writer:
+def _write_rows(rows: Sequence[RankingExample], times: bool, path: Path) -> None:
+    schema = examples_to_frame(rows[:1], times=times).to_arrow().schema
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for at in track(range(0, max(len(rows), 1), _BLOCK), "writing examples"):
-            writer.write_table(examples_to_frame(rows[at : at + _BLOCK]).to_arrow())
+            writer.write_table(examples_to_frame(rows[at : at + _BLOCK], times=times).to_arrow())
 
 
 def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | None:
@@ -190,7 +193,10 @@ def _sampled(
         return [column.to_physical().to_numpy() for column in coded]
 
     learnt, touched = codes("interactions"), codes("touched")
-    keys = pair_keys(map(np.concatenate, zip(learnt, touched, strict=True)), len(ids))
+    if config.get("repeats") == "keep":  # then a negative may be an item that the user has
+        keys = pair_keys(touched, len(ids))
+    else:
+        keys = pair_keys(map(np.concatenate, zip(learnt, touched, strict=True)), len(ids))
     items, positions = learnt[1].astype(np.int32), tables["train"]["interaction"].to_numpy()
     weights = item_weights(config["candidates"]["kind"], items, len(ids))
     sampler = SampledCandidates(users, weights, keys, "train", config["seed"], config["candidates"]["size"])

@@ -27,8 +27,9 @@ COUNTED = 100_000_000
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 _PAIR = {"user_id": pl.String, "item_id": pl.String}
+_MOMENT = {**_PAIR, "timestamp": pl.Int64}
 TESTED = "tested"
-"""Key in the split's facts for the test examples of the earlier run that an update holds out, as pairs of ids."""
+"""Key in the split's facts for the test examples of the earlier run that an update holds out, by their `identity`."""
 _ID, _IDS = pl.String(), pl.List(pl.String)
 EXAMPLE_SCHEMA = pl.Schema({"user_id": _ID, "history": _IDS, "candidates": _IDS, "target": _ID})
 
@@ -122,6 +123,21 @@ class PreparedData(ByValue):
         return [log for log in (self.train_interactions, self.held_out_interactions) if log is not None]
 
     @property
+    def keeps_repeats(self) -> bool:
+        """Whether a user can have several interactions with one item (`repeats: keep`)."""
+        return bool(self.protocol.get("config", {}).get("repeats") == "keep")
+
+    @property
+    def identity(self) -> dict[str, type[pl.DataType]]:
+        """The columns of the log that identify an interaction, and their types."""
+        return dict(_MOMENT if self.keeps_repeats else _PAIR)
+
+    def targets(self, rows: Iterable[RankingExample]) -> pl.DataFrame:
+        """Return the targets of validation or test examples as interactions: a frame of the `identity` columns."""
+        keys = [(e.user_id, e.target, e.time)[: len(self.identity)] for e in rows]
+        return pl.DataFrame(keys, self.identity, orient="row")
+
+    @property
     def opinions(self) -> pl.DataFrame:
         """The training interactions, without ratings that are only play counts."""
         counts = self.protocol.get("rating_counts", False)
@@ -146,7 +162,11 @@ class PreparedData(ByValue):
         lines += [f"{short:,} users dropped: history too short"] if short else []
         few = f"fewer than {candidates['size'] - 1} unseen items (candidates.size)"
         lines += [f"{full:,} users dropped: {few}"] if full else []
-        lines += [f"{repeats:,} repeated interactions dropped"] if repeats else []
+        if repeats:
+            lines.append(f"{repeats:,} repeated interactions dropped; `repeats: keep` keeps them")
+        if kept := counts.get("repeats_kept"):
+            share = f"{kept / counts['interactions']:.0%} of interactions"
+            lines.append(f"{kept:,} repeated interactions kept ({share})")
         if cut := counts.get("dropped_by_core"):
             who = " and ".join(f"{counts.get(f'{what}_dropped_by_core', 0):,} {what}" for what in ("users", "items"))
             lines.append(f"user_core and item_core dropped {who} with {cut:,} interactions")
@@ -162,7 +182,7 @@ class PreparedData(ByValue):
         """Return n examples of a split, spread over its users: one per user, then a second one per user, and so on.
 
         The choice is deterministic. Examples keep the order of the split. Validation and test examples have a `time`
-        if the data have dates.
+        if the data have dates, or keep repeats.
 
         Args:
             name: `train`, `validation` or `test`.
@@ -205,19 +225,18 @@ class PreparedData(ByValue):
         later = self.held_out_interactions
         if later is None:
             return self.train_interactions.clear()
-        pairs = [(e.user_id, e.target, True) for e in self.validation]
-        schema = {"user_id": pl.String, "item_id": pl.String, "is_target": pl.Boolean}
-        targets = pl.DataFrame(pairs, schema, orient="row").unique()
-        marked = later.join(targets, on=["user_id", "item_id"], how="left", maintain_order="left")
+        same = [*self.identity]
+        targets = self.targets(self.validation).unique().with_columns(is_target=True)
+        marked = later.join(targets, on=same, how="left", maintain_order="left")
         # Held-out interactions are in the order of users and time.
         still_to_come = pl.col("is_target").fill_null(False).reverse().cum_max().reverse().over("user_id")
         known = marked.filter(still_to_come).drop("is_target")
-        tested = pl.DataFrame(self.protocol.get("split_facts", {}).get(TESTED, []), _PAIR, orient="row")
-        return known.join(tested, on=[*_PAIR], how="anti", maintain_order="left")
+        tested = pl.DataFrame(self.protocol.get("split_facts", {}).get(TESTED, []), self.identity, orient="row")
+        return known.join(tested, on=same, how="anti", maintain_order="left")
 
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
-        if name == "train" or not self.has_dates or self.held_out_interactions is None:
-            return list(rows)
+        if name == "train" or not self.has_dates or self.held_out_interactions is None or self.keeps_repeats:
+            return list(rows)  # with repeats, examples have their time already
         times = (self._held_out_times.get((e.user_id, e.target)) for e in rows)
         # An example that already has its time stays the same object: callers look examples up by identity.
         return [e if e.time == time else replace(e, time=time) for e, time in zip(rows, times, strict=True)]
@@ -234,10 +253,11 @@ def has_dates(log: pl.DataFrame) -> bool:
     return len(log) > 0 and cast(int, log["timestamp"].min()) >= COUNTED
 
 
-def examples_to_frame(examples: Sequence[RankingExample]) -> pl.DataFrame:
-    """Return a frame with one row per example (columns user_id, history, candidates, target)."""
+def examples_to_frame(examples: Sequence[RankingExample], *, times: bool = False) -> pl.DataFrame:
+    """Return a frame with one row per example (columns user_id, history, candidates, target, and perhaps time)."""
     rows = [(e.user_id, list(e.history), list(e.candidates), e.target) for e in examples]
-    return pl.DataFrame(rows, schema=EXAMPLE_SCHEMA, orient="row")
+    frame = pl.DataFrame(rows, schema=EXAMPLE_SCHEMA, orient="row")
+    return frame.with_columns(pl.Series("time", [e.time for e in examples], pl.Int64)) if times else frame
 
 
 def frame_to_examples(frame: pl.DataFrame) -> list[RankingExample]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -20,7 +18,7 @@ def update_split(
     sequences: Sequences,
     split: Split,
     learnt: pl.DataFrame,
-    held: Iterable[tuple[str, str]],
+    held: pl.DataFrame,
     replay: float,
     seed: int,
 ) -> Split:
@@ -30,18 +28,19 @@ def update_split(
 
     Args:
         sequences, split: of the longer log.
-        learnt: `user_id, item_id` of the training interactions of the earlier run. Others are new, and marked.
-        held: user-item pairs to remove from the training interactions and the validation examples.
+        learnt: training interactions of the earlier run. Others are new, and marked.
+        held: interactions to remove from those of training and from the validation examples. Its columns identify an
+            interaction (`PreparedData.identity`).
         replay: old interactions per new one. All old interactions of random users are marked, up to this ratio.
         seed: of the choice of these users.
     """
-    pair = {"user_id": pl.String, "item_id": pl.String}
-    log = sequences.frame.select(pl.col(c).cast(kind) for c, kind in pair.items()).with_row_index("index")
+    identity = held.schema
+    log = sequences.frame.select(pl.col(c).cast(kind) for c, kind in identity.items()).with_row_index("index")
 
     def mask(other: pl.DataFrame) -> NDArray[np.bool_]:
-        return np.isin(log["index"], log.join(other, on=[*pair], how="semi")["index"])
+        return np.isin(log["index"], log.join(other, on=[*identity], how="semi")["index"])
 
-    tested = mask(pl.DataFrame(list(held), pair, orient="row"))
+    tested = mask(held)
     train = split.learn & ~tested
     new = train & ~mask(learnt)
     if not new.any():
@@ -56,7 +55,7 @@ def update_split(
     rows = {part: some[kept[part][sequences.offsets[some[:, 0]] + some[:, 1]]] for part, some in split.rows.items()}
     counts = {"new": int(new.sum()), "replayed": int((marked & ~new).sum()), "held_out": int(tested.sum())}
     learn = sequences.frame.with_columns(pl.Series(MARK, marked)).filter(pl.Series(train))
-    facts = {"update": counts, TESTED: log.filter(pl.Series(tested)).select(*pair).rows()}
+    facts = {"update": counts, TESTED: log.filter(pl.Series(tested)).select(*identity).rows()}
     return Split(rows, train, learn, split.facts | facts)
 
 

@@ -22,7 +22,7 @@ from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
 from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns, corrected
 from prefrec.evaluation.predictions import judge_texts, prediction_frame, ranks_of
-from prefrec.evaluation.targets import CLASSES, COUNTS
+from prefrec.evaluation.targets import CLASSES, COUNTS, REPEATS
 from prefrec.evaluation.verdict import Audit, NoAudit
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
@@ -105,6 +105,7 @@ def evaluate_predictions(
     compare: str | Sequence[tuple[str, str]] | None = None,
     known_items: Collection[str] | None = None,
     items: pl.DataFrame | None = None,
+    repeated: Sequence[bool] | None = None,
 ) -> Evaluation:
     """Return the evaluation of a frame of predictions.
 
@@ -117,6 +118,8 @@ def evaluate_predictions(
             reported separately, and in full ranking also their ranks among known, or among new items.
         items: frame of `prefrec.evaluation.targets.item_classes`. If given, examples are also reported by class and
             by count of their target.
+        repeated: whether the user had the target before, by number of the example (`row`). If given, examples are
+            also reported by it.
 
     Raises:
         ConfigError: `compare` names an unknown ranker.
@@ -141,6 +144,7 @@ def evaluate_predictions(
         groups={} if known_items is None else _groups(answers, rows, ks, known_items),
         by_class={} if items is None else _by_target(answers, items, "class", CLASSES, ks),
         by_count={} if items is None else _by_target(answers, items, "count", [*COUNTS], ks),
+        by_repeat={} if repeated is None else _by_repeat(answers, repeated, ks),
         values=by_ranker,
         predictions=predictions,
     )
@@ -186,6 +190,16 @@ def _by_target(
     for name in names:
         of_group = items.filter(pl.col(column) == name)["item_id"].to_list()
         if group := _group(answers, pl.col("target").is_in(of_group), ks):
+            groups[name] = group
+    return groups
+
+
+def _by_repeat(answers: Mapping[str, pl.DataFrame], repeated: Sequence[bool], ks: Sequence[int]) -> dict[str, Group]:
+    """Return the results on targets that the user had before, and on the others."""
+    groups = {}
+    for name, wanted in zip(REPEATS, (True, False), strict=True):
+        rows = [row for row, is_repeat in enumerate(repeated) if is_repeat == wanted]
+        if group := _group(answers, pl.col("row").is_in(rows), ks):
             groups[name] = group
     return groups
 

@@ -69,7 +69,7 @@ def _scores(
     shared: bool,
 ) -> NDArray[np.float64]:
     """Return scores [B, I] of all items, -inf for seen ones; `column` is item → its column."""
-    excluded = [{*e.history, *known} - {e.target} for e, known in zip(rows, seen, strict=True)]
+    excluded = [{*known} - {e.target} for e, known in zip(rows, seen, strict=True)]
     lists = [tuple(column)] * len(rows) if shared else [tuple(i for i in column if i not in x) for x in excluded]
     result = np.asarray(ranker.score([replace(e, candidates=listed) for e, listed in zip(rows, lists, strict=True)]))
     expected = (len(rows), max(map(len, lists)))

@@ -97,6 +97,8 @@ class Evaluation(Group):
             {} if the examples were not split.
         by_class, by_count: group of the target's item (`prefrec.evaluation.targets`) → result on its examples; {} if
             they were not split.
+        by_repeat: `repeat` and `new to the user` → result on the examples whose target the user had before, or had
+            not; {} if the data do not keep repeats.
         logs: ranker → the interactions that it has read; {} if that is not known. A ranker that reads none is absent.
         values, predictions: values per example, and a frame of `PREDICTION_SCHEMA`. Neither is in the JSON.
     """
@@ -110,6 +112,7 @@ class Evaluation(Group):
     groups: dict[str, Group] = field(default_factory=dict)
     by_class: dict[str, Group] = field(default_factory=dict)
     by_count: dict[str, Group] = field(default_factory=dict)
+    by_repeat: dict[str, Group] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     values: Values = field(default_factory=dict, compare=False, repr=False)
     predictions: pl.DataFrame | None = field(default=None, compare=False, repr=False)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample
+from prefrec.data.seen import items_before
 
 IN_TRAINING, IN_VALIDATION, NEW = CLASSES = ("in training", "in validation only", "new")
 """Classes of items: those of the training log, those that only validation interactions have, and the others."""
 COUNTS = {"0": 0, "1–2": 1, "3–10": 3, "11–50": 11, "more than 50": 51}
 """Name of a group → the smallest number of known interactions of its items."""
+REPEAT, NEW_TO_USER = REPEATS = ("repeat", "new to the user")
+"""Targets that the user had before, and the others."""
 
 
 def item_classes(data: PreparedData, split: str) -> pl.DataFrame:
@@ -38,3 +41,10 @@ def target_classes(data: PreparedData, rows: Sequence[RankingExample], split: st
     """Return the columns of `item_classes` for the targets of examples [B] of a split, in their order."""
     targets = pl.DataFrame({"item_id": [e.target for e in rows]}, schema={"item_id": pl.String})
     return targets.join(item_classes(data, split), on="item_id", how="left", maintain_order="left")
+
+
+def repeated_targets(data: PreparedData, rows: Sequence[RankingExample]) -> list[bool] | None:
+    """Return whether the user of each example [B] had the target before; None if the data do not keep repeats."""
+    if not data.keeps_repeats:
+        return None
+    return [e.target in before for e, before in zip(rows, items_before(data, rows), strict=True)]

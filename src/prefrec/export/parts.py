@@ -97,8 +97,9 @@ def without_names(data: PreparedData) -> PreparedData:
 
     later = None if data.held_out_interactions is None else renamed(data.held_out_interactions)
     validation: list[RankingExample] = [replace(e, user_id=numbers[e.user_id]) for e in data.validation]
-    config = {"history_length": history_length(data)}
+    config: dict[str, Any] = {"history_length": history_length(data)}
+    config |= {"repeats": "keep"} if data.keeps_repeats else {}
     shown: dict[str, Any] = {"domain": data.domain, "config": config, EXPORTED: True}
     if tested := data.protocol.get("split_facts", {}).get(TESTED):
-        shown["split_facts"] = {TESTED: [(numbers[user], item) for user, item in tested if user in numbers]}
+        shown["split_facts"] = {TESTED: [(numbers[user], *key) for user, *key in tested if user in numbers]}
     return PreparedData(data.catalogue, [], validation, [], renamed(data.train_interactions), shown, None, later)

@@ -127,7 +127,8 @@ def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[s
         items = items.with_columns(pl.col("title").replace_strict(texts).alias(SHOWN))
         settings["item_text"] = f"{{{{ {SHOWN} }}}}"
     items.write_parquet(out / ITEMS)
-    return {"model": settings, "history_length": history_length(run.data)}
+    repeats = {"repeats": "keep"} if run.data.keeps_repeats else {}
+    return {"model": settings, "history_length": history_length(run.data), **repeats}
 
 
 def _check_new(out: Path) -> None:

@@ -176,6 +176,14 @@ class PrepareConfig(Section):
     latest_per_user: int | None = Field(
         None, ge=1, description="Keep each user's N most recent interactions. Default: all."
     )
+    # Excluded from dumps if it is not set, so that stage keys are the same as without this field.
+    repeats: Literal["drop", "keep"] = Field(
+        "drop",
+        exclude_if=lambda repeats: repeats == "drop",
+        description="Later interactions of a user with the same item. drop: keep the first one only, and recommend "
+        "only new items. keep: histories, targets and candidates may be items that the user already has, as in "
+        "groceries or music; only interactions at the same time as another with the same item are dropped.",
+    )
     unseen_items: bool = Field(
         False,
         description="Keep catalogue items without interactions, such as new products, so that they can be "
@@ -228,6 +236,8 @@ class PrepareConfig(Section):
             raise ValueError(f"user_core, item_core: {source} has ready-made examples, which cannot be filtered")
         if self.split_name == "given" and (self.latest_per_user or self.unseen_items):
             raise ValueError(f"latest_per_user, unseen_items: not for {source}, which has ready-made examples")
+        if self.repeats == "keep" and self.kind.given:
+            raise ValueError(f"repeats: not for {self.source}, which has ready-made examples; keep needs a log")
         for field in _NOT_FOR_ALL:
             default = type(self).model_fields[field].get_default(call_default_factory=True)
             if field not in self.kind.takes and getattr(self, field) != default:

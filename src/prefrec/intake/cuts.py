@@ -131,8 +131,29 @@ class OwnCut(Cut):
         split = _split(config, sequences)
         if change:
             split = change(sequences, split)
+        short = self._drop_short(split) if config.repeats == "keep" else 0
         self._place(split)
+        if short:
+            self.facts["examples_too_short"] = short
         self.interactions, self.learnt = split.take_interactions(), self.items[split.learn]
+
+    def _drop_short(self, split: splits.Split) -> int:
+        """Drop validation and test examples with too few interactions before the time of the target; return how many.
+
+        With repeats, what is bought at one time has no order: the rest of a basket does not precede an item of it.
+        """
+        moments, offsets, dropped = self.sequences.moments, self.sequences.offsets, 0
+        for part in PARTS[1:]:
+            users, places = split.rows[part].T
+            kept = moments[offsets[users] + places] - offsets[users] >= self.config.min_history
+            if not kept.any():
+                raise DataError(
+                    f"no {part} example has min_history={self.config.min_history} interactions before the time of "
+                    "its target: lower --min-history (`min_history` in a recipe), or set repeats to drop"
+                )
+            split.rows[part] = split.rows[part][kept]
+            dropped += int((~kept).sum())
+        return dropped
 
     def _place(self, split: splits.Split) -> None:
         """Find where the examples of a split are in the sequences, and what is held out."""
@@ -150,14 +171,18 @@ class OwnCut(Cut):
         }
         self.owners = {part: rows[part][:, 0] for part in PARTS[1:]}
         self.targets = {part: self.items[self.positions[part]] for part in PARTS[1:]}
+        self.times, self.ends = dict[str, NDArray[np.int64]](), dict[str, NDArray[np.int64]]()
+        if self.config.repeats == "keep":
+            self.times = {part: self.sequences.timestamps[self.positions[part]] for part in PARTS[1:]}
+            self.ends = {part: self.sequences.moments[self.positions[part]] for part in PARTS[1:]}
 
     def build(self, part: str, sets: CandidateSets) -> LazyExamples:
         """Return the examples of a part, which are built on access."""
         offsets, positions = self.offsets[part], self.positions[part]
         flat = self.items if offsets is self.sequences.offsets else self.learnt
-        return LazyExamples(
-            self.ids, self.sequences.users, flat, offsets, positions, self.config.history_length, sets
-        )
+        users, length = self.sequences.users, self.config.history_length
+        times, ends = self.times.get(part), self.ends.get(part)
+        return LazyExamples(self.ids, users, flat, offsets, positions, length, sets, times, ends)
 
 
 class GivenCut(Cut):

@@ -31,6 +31,11 @@ _MOST_CANDIDATES = 20
 _WITH_ROOM = 0.99
 _PLAUSIBLE = (631_152_000, 2_208_988_800)
 """1990 and 2040 in seconds since 1970."""
+_MOMENT = ("user_id", "item_id", "timestamp")
+_REPEATED = 0.1
+"""Share of interactions that repeat an earlier one of their user, from which repeats are kept."""
+_HABIT = 100
+"""Longest history if repeats are kept: a shorter one does not show a user's habits."""
 _NUMBER = r"^[+-]?\d+(\.\d+)?$"
 _LOOKED_AT = 1000
 
@@ -141,8 +146,12 @@ def _reader() -> Callable[..., pl.DataFrame]:
 
 def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
     """Return the settings of examples and candidates, and the room for negatives (`Guess`)."""
-    log = source.interactions.sort("timestamp").unique(["user_id", "item_id"], keep="first", maintain_order=True)
-    lengths, n_items = log.group_by("user_id").len()["len"].to_numpy(), log["item_id"].n_unique()
+    whole = source.interactions.sort("timestamp").unique([*_MOMENT], keep="first", maintain_order=True)
+    log = whole.unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    repeated = 1 - len(log) / len(whole)
+    keeps = repeated >= _REPEATED
+    counted = whole if keeps else log
+    lengths, n_items = counted.group_by("user_id").len()["len"].to_numpy(), log["item_id"].n_unique()
     shortest = 3 if (lengths >= 5).mean() >= 0.5 else 1
     long_enough = (lengths >= shortest + 2).mean()
     early, late = (rows["item_id"] for rows in (log.head(len(log) * 8 // 10), log.tail(len(log) // 10)))
@@ -152,18 +161,21 @@ def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
     if long_enough < 0.1:
         why = f"only {long_enough:.0%} of users have the {shortest + 2} items that leave-last-out needs"
         split = Setting("split", "time", why)
-    usual = int(np.quantile(lengths, _WITH_ROOM, method="lower"))
+    usual = 0 if keeps else int(np.quantile(lengths, _WITH_ROOM, method="lower"))
     size = max(2, min(_MOST_CANDIDATES, n_items - usual))
     few = f" (there are {n_items} items, and a user may have {usual} of them)" if size < _MOST_CANDIDATES else ""
-    shown = max(1, min(longest, int(lengths.max()) - 1))
+    shown = max(1, min(_HABIT if keeps else longest, int(lengths.max()) - 1))
+    again = f"{repeated:.0%} of the log repeats earlier interactions; drop would recommend only new items"
+    others = "the target and other items" if keeps else f"{_CANDIDATES}{few}"
     settings = [
         split,
-        Setting("candidates", {"kind": "auto", "size": size}, f"{_CANDIDATES}{few}"),
+        *([Setting("repeats", "keep", again)] if keeps else []),
+        Setting("candidates", {"kind": "auto", "size": size}, others),
         Setting("history_length", shown, f"at most; users have {lengths.mean():.1f} items on average"),
         Setting("min_history", shortest, "items before a target"),
         *_LIMITS,
     ]
-    return settings, n_items - 1 - shown
+    return settings, n_items - 1 - (0 if keeps else shown)
 
 
 def _item_text(items: pl.DataFrame, used: list[Any]) -> str | None:

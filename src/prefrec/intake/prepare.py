@@ -118,8 +118,11 @@ class Preparation:
                 "(`candidates.size` in a recipe) or relax the filters"
             )
         assert source.touched is not None
-        touched = log_keys(source.touched, self.sequences.users, ids)
-        self.sampler = SampledCandidates(self.sequences.users, np.ones(len(ids)), touched, "", config.seed, size)
+        touched = source.touched
+        if config.repeats == "keep":  # then a candidate may be an item that the user has
+            touched = touched.clear()
+        keys = log_keys(touched, self.sequences.users, ids)
+        self.sampler = SampledCandidates(self.sequences.users, np.ones(len(ids)), keys, "", config.seed, size)
         self.source = replace(source, touched=None)
 
     def cut(self, change: Change | None) -> Cut:
@@ -220,6 +223,10 @@ def _filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame,
         counts["interactions_with_min_rating"] = len(log)
     first = splits.first_only(log)
     kept = splits.core(first, config.user_core, config.item_core)
+    if config.repeats == "keep":
+        first = splits.first_only(log, keep_repeats=True)
+        distinct, kept = len(kept), first.join(kept, on=["user_id", "item_id"], how="semi", maintain_order="left")
+        counts["repeats_kept"] = len(kept) - distinct
     counts |= {"repeats_dropped": len(log) - len(first), "dropped_by_core": len(first) - len(kept)}
     if len(kept) < len(first):
         for ids in ("user_id", "item_id"):

@@ -15,7 +15,7 @@ from prefrec.evaluation.beyond import beyond_accuracy
 from prefrec.evaluation.evaluate import TEXT_METRICS
 from prefrec.evaluation.outcome import Group
 from prefrec.evaluation.predictions import judge_substrings, ranks_of
-from prefrec.evaluation.targets import item_classes
+from prefrec.evaluation.targets import item_classes, repeated_targets
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import EvaluateSection
@@ -61,15 +61,17 @@ def evaluate_rankers(
     predictions = predict_all(data, section, baselines, entries, cache, seed=seed)
     # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
-    items, logs = item_classes(data, section.split), dict(logs or {})
-    evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit, items=items)
+    items = item_classes(data, section.split)
+    repeated = repeated_targets(data, data.some(section.split, section.rows))
+    evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit, items=items, repeated=repeated)
+    logs = {name: log for name, log in (logs or {}).items() if name in evaluation.metrics}
     full, beyond = None, dict[str, dict[str, float]]()
     if section.full_rows != 0:
         ranked = [*entries]
         if section.ablations:
             ranked += [less for entry in entries for less in entry.ablations]
         answers = predict_full(data, section, baselines, ranked, cache / "full_catalogue", seed=seed)
-        full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING, items=items)
+        full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING, items=items, repeated=repeated)
         full = replace(full, logs=logs)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
@@ -141,6 +143,7 @@ def _measure(
     ks: Sequence[int],
     audit: Audit | NoAudit,
     items: pl.DataFrame,
+    repeated: Sequence[bool] | None,
 ) -> Evaluation:
     """Return metrics and comparisons: those of `comparison_pairs`, and each blend with itself without one part."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
@@ -151,7 +154,13 @@ def _measure(
     compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.known_interactions(section.split)["item_id"])
     evaluation = evaluate_predictions(
-        predictions, ks=ks, compare=list(dict.fromkeys(compare)), audit=audit, known_items=known, items=items
+        predictions,
+        ks=ks,
+        compare=list(dict.fromkeys(compare)),
+        audit=audit,
+        known_items=known,
+        items=items,
+        repeated=repeated,
     )
 
     def shown(block: Block) -> Block:
@@ -159,7 +168,7 @@ def _measure(
 
     split: dict[str, Any] = {
         field: {name: shown(group) for name, group in getattr(evaluation, field).items()}
-        for field in ("groups", "by_class", "by_count")
+        for field in ("groups", "by_class", "by_count", "by_repeat")
     }
     return replace(shown(evaluation), best_reference=best, **split)
 

@@ -112,7 +112,9 @@ def check_room(section: AlignSection, data: PreparedData) -> None:
     number = section.num_negatives
     # Without `exclude_later`, only the target and the history in the prompt are excluded.
     seen = int(cast(Any, counts.min()))
-    if section.drawn_from in SAMPLED and not section.exclude_later:
+    if data.keeps_repeats:
+        seen = 1
+    elif section.drawn_from in SAMPLED and not section.exclude_later:
         seen = 1 + min(int(cast(Any, counts.max())) - 1, history_length(data))
     left = len(data.catalogue) - seen
     if left < number:
@@ -243,6 +245,9 @@ def _with_sampled(
     """Return the rows with `number` more candidates each, sampled uniformly from items that are unseen in `log`."""
     pair = ["user_id", "item_id"]
     known = [data.train_interactions.select(pair), log.select(pair)]
+    if data.keeps_repeats:  # then only what is a candidate already
+        candidates = [(e.user_id, i) for e in rows for i in e.candidates]
+        known = [pl.DataFrame(candidates, dict.fromkeys(pair, pl.String), orient="row")]
     if "impressions" in log.columns:
         known.append(log.select("user_id", item_id="impressions").explode("item_id").drop_nulls())
     drawn = resample_negatives(rows, data, "uniform", seed=seed, size=1 + number, known=pl.concat(known))

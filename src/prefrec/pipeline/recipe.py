@@ -51,7 +51,7 @@ from prefrec.training.section import RowsSection
 
 BaselineName = Literal[
     "random", "popularity", "popularity of 30 days", "popularity of 90 days", "popularity of 365 days",
-    "newest first", "co-occurrence", "item-kNN", "EASE", "window co-occurrence", "title TF-IDF",
+    "newest first", "buy again", "co-occurrence", "item-kNN", "EASE", "window co-occurrence", "title TF-IDF",
     "transition graph", "item only",
 ]  # fmt: skip
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)

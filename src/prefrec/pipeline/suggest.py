@@ -34,6 +34,8 @@ def fitting_preset(name: PresetName, found: Guess) -> str:
         return given[0] if int(given[1]) <= room else f"num_negatives: {max(room, 1)} # no more items are left"
 
     text = re.sub(r"num_negatives: (\d+)( *#.*)?", fewer, text)
+    if found.values.get("repeats") == "keep":
+        text = text.replace("    parts: [", "    parts: [buy again, ")
     # Eight short sequences leave most of a processor idle.
     if found.values["history_length"] <= SHORT and "answers: items" in text:
         larger = "global_batch_size: 32         # larger, because histories are short\n  per_device_batch_size: 32\n"

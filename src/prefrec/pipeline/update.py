@@ -31,11 +31,10 @@ GROUPS = {
 def split_change(update: UpdateSection, seed: int) -> Change:
     """Return the function that turns the split of a longer log into that of an update."""
     data, held = _earlier(update)
-    pairs = [(e.user_id, e.target) for e in held]
     learnt = data.train_interactions
     if is_refit(update.run):
         learnt = pl.concat([learnt, data.validation_interactions], how="diagonal")
-    return partial(update_split, learnt=learnt, held=pairs, replay=update.replay, seed=seed)
+    return partial(update_split, learnt=learnt, held=data.targets(held), replay=update.replay, seed=seed)
 
 
 def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | None:
@@ -61,8 +60,8 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
     if recipe.update is None:
         return {}
     earlier, held = _earlier(recipe.update)
-    known = {pair for log in earlier.logs for pair in log.select("user_id", "item_id").iter_rows()}
-    unknown = [e for e in data.test if (e.user_id, e.target) not in known]
+    known = {key for log in earlier.logs for key in log.select(*data.identity).iter_rows()}
+    unknown = [e for e, key in zip(data.test, data.targets(data.test).iter_rows(), strict=True) if key not in known]
     groups = dict(zip(GROUPS, (held, replace(data, test=unknown).some("test", recipe.update.rows)), strict=True))
     after = [e for e in entries if e.model][-1]
     aligned = load_recipe(recipe.update.run / "recipe.yaml").align

@@ -21,6 +21,7 @@ from scipy import sparse
 from prefrec.console import say
 from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.rankers.base import Ranker
+from prefrec.rankers.buy_again import BuyAgainRanker
 from prefrec.rankers.ease import MOST_ITEMS, EASERanker
 from prefrec.rankers.item_features import DAYS, Feature, ItemFeatures, ItemHistory
 from prefrec.rankers.item_only import ItemOnlyRanker
@@ -226,6 +227,7 @@ _BASELINES: dict[str, Fit] = {
     RandomRanker.name: lambda log, items, seed, by: RandomRanker(seed),
     PopularityRanker.name: lambda log, items, seed, by: PopularityRanker.fit(log),
     **TIMED,
+    BuyAgainRanker.name: lambda log, items, seed, by: BuyAgainRanker.fit(by["validation"]),
     CooccurrenceRanker.name: lambda log, items, seed, by: CooccurrenceRanker.fit(log),
     ItemKNNRanker.name: lambda log, items, seed, by: ItemKNNRanker.fit(log),
     EASERanker.name: lambda log, items, seed, by: EASERanker.fit(log, **by),
@@ -238,13 +240,20 @@ _BASELINES: dict[str, Fit] = {
 
 
 NO_DATES = "needs dates, but the times of the log are counters"
-LIMITED = {*TIMED, EASERanker.name}
+NO_REPEATS = "needs interactions that repeat an earlier one, which data.repeats: keep keeps"
+FIRST_ROWS = 1_000_000
+"""Interactions among which a repeat is searched."""
+LIMITED = {*TIMED, BuyAgainRanker.name, EASERanker.name}
 """Baselines that cannot be fitted to every log."""
 
 
 def unable(log: pl.DataFrame, names: Collection[str] = tuple(_BASELINES)) -> dict[str, str]:
     """Return name → reason of those of these baselines that cannot be fitted to a log."""
     reasons = {} if has_dates(log) else {name: NO_DATES for name in TIMED if name in names}
+    if BuyAgainRanker.name in names:
+        pairs = log.head(FIRST_ROWS).select("user_id", "item_id")
+        if pairs.n_unique() == len(pairs):
+            reasons[BuyAgainRanker.name] = NO_REPEATS
     items = log["item_id"].n_unique() if EASERanker.name in names else 0
     if items > MOST_ITEMS:
         reasons[EASERanker.name] = f"inverts an item × item matrix, of at most {MOST_ITEMS:,} items, not {items:,}"
@@ -268,13 +277,13 @@ def baseline_rankers(
     """Return fitted baselines, in the order of tables.
 
     Args:
-        train_interactions: frame `user_id, item_id, timestamp`. Without dates, baselines that need dates are skipped;
-            with more than `MOST_ITEMS` items EASE is, with a note.
+        train_interactions: frame `user_id, item_id, timestamp`. Without dates, baselines that need dates are skipped,
+            and without repeats *buy again* is; with more than `MOST_ITEMS` items EASE is, with a note.
         catalogue: all items.
         seed: of `random`, and of the folds of `item only`.
         names: names of the baselines. Default: all.
-        validation: examples that choose the settings of `window co-occurrence` and of EASE. Default: their default
-            settings.
+        validation: examples that choose the settings of *window co-occurrence*, of *buy again* and of EASE. Default:
+            their default settings.
         chosen_on: log to choose them on, which must not contain these examples. Default: `train_interactions`.
     """
     without = unable(train_interactions, names)

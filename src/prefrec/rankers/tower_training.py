@@ -275,8 +275,6 @@ class _Training:
             rows = self.rows[some]
             scores = ranker.score([replace(e, candidates=catalogue) for e in rows])
             for row, e, seen in zip(scores, rows, self.seen[some], strict=True):
-                row[
-                    [ranker.index[item] for item in {*e.history, *seen} - {e.target} if item in ranker.index]
-                ] = -np.inf
+                row[[ranker.index[item] for item in seen - {e.target} if item in ranker.index]] = -np.inf
             total += len(rows) * mean_ndcg(scores, [ranker.index[e.target] for e in rows])
         return total / len(self.rows)

@@ -91,6 +91,7 @@ class Selection:
         rules: the rules.
         k: number of items to recommend.
         popular: popularity of the items. Default: not known.
+        repeats: recommend items that the user has seen unless the rules exclude them.
         functions: allow functions in the condition `where`.
 
     Raises:
@@ -98,9 +99,17 @@ class Selection:
     """
 
     def __init__(
-        self, catalogue: Catalogue, rules: Rules, k: int, popular: Popular | None = None, *, functions: bool = True
+        self,
+        catalogue: Catalogue,
+        rules: Rules,
+        k: int,
+        popular: Popular | None = None,
+        *,
+        repeats: bool = False,
+        functions: bool = True,
     ) -> None:
         self.rules, self.k, self.popular = rules, _whole(k), popular
+        self.excludes_seen = not repeats if rules.exclude_seen is None else rules.exclude_seen
         frame, columns = catalogue.frame, ", ".join(catalogue.frame.columns)
         # Nested functions could create texts of any length.
         if not functions and not _is_plain(rules.where or ""):
@@ -128,7 +137,7 @@ class Selection:
 
     def question(self, history: Sequence[str], seen: Collection[str]) -> Question:
         """Return a question under these rules; `seen` are the items that the user has seen."""
-        without = self._excluded.union(seen) if self.rules.exclude_seen else self._excluded
+        without = self._excluded.union(seen) if self.excludes_seen else self._excluded
         return Question(history, self.k, without, self._groups, self.rules.at_most or 0, self.popular)
 
 

@@ -58,4 +58,8 @@ class ItemRules(Strict):
 class Rules(ItemRules):
     """Rules that decide which items may be recommended."""
 
-    exclude_seen: bool = Field(True, description="Exclude the history and all items that the user has seen.")
+    exclude_seen: bool | None = Field(
+        None,
+        description="Exclude the history and all items that the user has seen. Default: true, but false for data "
+        "with `repeats: keep`.",
+    )

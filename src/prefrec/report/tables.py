@@ -116,7 +116,8 @@ def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
     """Return the numbers of examples and users, and chance."""
     note = f"{size_of(evaluation)}; chance HR@1 {evaluation.chance:.3f}; 95% intervals {WITH_INTERVALS}"
     if full:
-        note += f"\nfull ranking: {size_of(full)}, ranked among all unseen items"
+        among = "all items" if full.by_repeat else "all unseen items"
+        note += f"\nfull ranking: {size_of(full)}, ranked among {among}"
     return "\n".join([note, *logs_notes(evaluation.logs)])
 
 
@@ -134,13 +135,14 @@ def logs_notes(logs: Mapping[str, str]) -> list[str]:
 def targets_grids(
     evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] = HEADLINE_METRICS
 ) -> list[tuple[str, Grid]]:
-    """Return titled grids of rankers × groups of targets: by class, and by the number of known interactions.
+    """Return titled grids of rankers × groups of targets: by class, number of known interactions, and repeats.
 
     Groups with fewer than `FEWEST` examples are omitted, and so are grids with fewer than two groups.
     """
     grids = []
     for block, wanted, where in ((evaluation, metrics, ""), (full, FULL_METRICS[:1], ", full ranking")):
-        for title, groups in (("class", block.by_class), ("known interactions", block.by_count)) if block else ():
+        kinds = (("class", "by_class"), ("known interactions", "by_count"), ("repeats", "by_repeat"))
+        for title, groups in ((title, getattr(block, field)) for title, field in kinds) if block else ():
             shown = {name: group for name, group in groups.items() if group.n >= FEWEST}
             if block and len(shown) > 1:
                 known = [m for m in wanted if m in block.measured] or block.measured[:1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import tee
 from typing import Literal
@@ -46,27 +46,37 @@ def resample_negatives(
     Target, history and `known` items are excluded, by default therefore also the items that the user interacts with
     later in the training log. As in practice, a negative may be an item of the user's held-out interactions.
 
+    With `repeats: keep` only the target and given `known` items are excluded. A model whose negatives are never items
+    that the user has would prefer all of these.
+
     Args:
         size: candidates per example, including the target. Default: that of the largest candidate set.
         pool: number of items per example that `miner` scores, for `hard`.
         miner: returns the scores [B, C] of the candidates of B examples, such as `Ranker.score`, for `hard`.
         sampler: sampler of negatives, for `reference` and `ranker`.
-        known: `user_id, item_id` of items that are not negatives. Default: the training interactions.
+        known: `user_id, item_id` of items that are not negatives. Default: the training interactions, or nothing with
+            `repeats: keep`.
 
     Raises:
         DataError: there are not enough items to sample from.
     """
     if not rows:
         return []
-    log = data.train_interactions if known is None else known
+    log = known
+    if log is None:
+        log = data.train_interactions.clear() if data.keeps_repeats else data.train_interactions
     size = max(len(e.candidates) for e in rows) if size is None else size
-    if how == "in-batch":
-        return _in_batch(rows, _items_of(log, rows), size, seed)
-    if how in ("reference", "ranker") and sampler is not None:
-        return _sampled(rows, sampler, _items_of(log, rows), size, seed)
-    shown = [(e.user_id, i) for e in rows for i in e.history]
-    frames = [log.select("user_id", "item_id"), pl.DataFrame(shown, schema=["user_id", "item_id"], orient="row")]
-    touched = pl.concat([f.cast(pl.String) for f in frames])
+    if how == "in-batch" or (how in ("reference", "ranker") and sampler is not None):
+        own = _items_of(log, rows)
+        excluded = [own[e.user_id].union((e.target,), () if data.keeps_repeats else e.history) for e in rows]
+        if how == "in-batch" or sampler is None:
+            return _in_batch(rows, excluded, size, seed)
+        return _sampled(rows, sampler, excluded, size, seed)
+    shown = [] if data.keeps_repeats else [(e.user_id, i) for e in rows for i in e.history]
+    pair = {"user_id": pl.String, "item_id": pl.String}
+    touched = pl.concat(
+        [log.select(pl.col(c).cast(pl.String) for c in pair), pl.DataFrame(shown, pair, orient="row")]
+    )
     windows = [Window(e.user_id, index, e.history, e.target) for index, e in enumerate(rows)]
     ids = data.catalogue.ids
     weights = popularity_weights(data.train_interactions, ids) if how == "popularity" else None
@@ -81,8 +91,11 @@ def resample_negatives(
 def with_room(rows: Sequence[RankingExample], data: PreparedData, number: int) -> list[RankingExample]:
     """Return the examples that have at least `number` possible negatives.
 
-    These are the items that are not in the user's training interactions, nor in the example's history and target.
+    These are the items that are not in the user's training interactions, nor in the example's history and target;
+    with `repeats: keep` all but the target.
     """
+    if data.keeps_repeats:
+        return [*rows] if len(data.catalogue) > number else []
     seen, n_items = _items_of(data.train_interactions, rows), len(data.catalogue)
     return [e for e in rows if n_items - len(seen[e.user_id].union(e.history, (e.target,))) >= number]
 
@@ -115,12 +128,11 @@ def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: 
 
 
 def _sampled(
-    rows: Sequence[RankingExample], sampler: Sampler, known: Mapping[str, Collection[str]], size: int, seed: int
+    rows: Sequence[RankingExample], sampler: Sampler, excluded: Sequence[Collection[str]], size: int, seed: int
 ) -> list[RankingExample]:
     # With negatives of the reference and β = 1, the optimum of S-DPO is the distribution of the data, whatever the
     # reference is. With those of another ranker q, the reward converges to log p − log q.
     rngs, of_sampler = tee(np.random.default_rng((seed, 5, index)) for index in range(len(rows)))
-    excluded = ({e.target, *e.history, *known[e.user_id]} for e in rows)
     negatives = sampler(rows, size - 1, of_sampler, excluded)
     sampled = []
     for e, rng, drawn in zip(track(rows, "negatives"), rngs, negatives, strict=True):
@@ -133,7 +145,7 @@ def _sampled(
 
 
 def _in_batch(
-    rows: Sequence[RankingExample], seen: Mapping[str, Collection[str]], size: int, seed: int
+    rows: Sequence[RankingExample], excluded: Sequence[Collection[str]], size: int, seed: int
 ) -> list[RankingExample]:
     """Use the targets of other examples as negatives: those that follow in a random order, as in a batch."""
     rng = np.random.default_rng((seed, 3))
@@ -141,7 +153,7 @@ def _in_batch(
     redrawn = list(rows)
     for start, row in enumerate(order):
         example = rows[row]
-        candidates, without = [example.target], {example.target, *example.history, *seen[example.user_id]}
+        candidates, without = [example.target], {*excluded[row]}
         for step in range(1, len(order)):
             item = rows[order[(start + step) % len(order)]].target
             if item not in without:

@@ -37,6 +37,7 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -
         rankers=[label(ranker) for ranker in engine.rankers],
         sides=list(zip(("left", "right"), side_by_side(engine.rankers), strict=True)),
         columns=frame.columns,
+        excludes_seen=not engine.data.keeps_repeats,
         groups=[c for c in frame.columns if c not in ("item_id", "title") and not frame.schema[c].is_nested()],
         training=training_plots(stages),
     )
