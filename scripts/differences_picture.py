@@ -14,10 +14,10 @@ from html import escape
 NUMBER = r"([+\-−]?\d+(?:\.\d+)?)"
 VALUE = re.compile(rf"{NUMBER} \[{NUMBER},\s*{NUMBER}\]")
 """A mean with the ends of its interval, as tables show it."""
-WIDTH, ROW, SIDE = 560, 40, 8
+WIDTH, ROW, LINE, SIDE = 560, 40, 18, 8
 SIGNIFICANT, OPEN, INK, QUIET = "#00796b", "#6b7780", "#1d2529", "#5b676c"
 MAX_LABEL = 50
-"""Characters of a label that fit beside the value."""
+"""Characters of a label that fit beside the value; a longer one has a line of its own."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> s
         return SIDE + (WIDTH - 2 * SIDE) * (value - low) / (high - low)
 
     top = 32
-    bottom = top + sum(ROW * len(differences) + 28 * bool(name) for name, differences in groups)
+    bottom = top + sum(28 * bool(name) + sum(map(_height, differences)) for name, differences in groups)
     height = bottom + 30
     told = "; ".join(f"{d.label} {d.text}" for d in every)
     parts = [
@@ -84,15 +84,20 @@ def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> s
             y += 28
         for d in differences:
             colour = SIGNIFICANT if d.low > 0 or d.high < 0 else OPEN
-            short = d.label if len(d.label) <= MAX_LABEL else d.label[: MAX_LABEL - 1] + "…"
+            parts.append(_text(SIDE, y + 16, d.label, halo=True))
+            y += _height(d) - ROW
             parts += [
-                _text(SIDE, y + 16, short, halo=True),
                 _text(WIDTH - SIDE, y + 16, d.text, anchor="end", colour=QUIET, halo=True),
                 f'<path d="M{x(d.low):.1f} {y + 28} H{x(d.high):.1f}" stroke="{colour}" stroke-width="3"/>',
                 f'<circle cx="{x(d.mean):.1f}" cy="{y + 28}" r="4.5" fill="{colour}"/>',
             ]
             y += ROW
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _height(d: Difference) -> int:
+    """Return the height of a difference in the picture."""
+    return ROW + LINE * (len(d.label) > MAX_LABEL)
 
 
 def _text(
