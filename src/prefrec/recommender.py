@@ -42,6 +42,7 @@ from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Selection, answer_all, logged_users, similar_items, user_ids
 from prefrec.recommend.rules import ById, Item, Rules
+from prefrec.runs.remote import address_of
 from prefrec.runs.stage import stage_key
 
 AnyItem = str | int | Ranked | Effect | ById | Item
@@ -103,7 +104,7 @@ class Recommender:
         """Open a ranker of a run.
 
         Args:
-            folder: folder written by `prefrec run`.
+            folder: folder written by `prefrec run`, or its address, such as `s3://bucket/runs/shop`.
             ranker: name in the results table. Default: the best ranker on validation examples (`Run.default`).
 
         Raises:
@@ -112,7 +113,7 @@ class Recommender:
         """
         run = open_run(Path(folder))
         entry = run.entry(ranker or run.default())
-        reopen = partial(cls.from_run, run.folder.absolute(), entry.name)
+        reopen = partial(cls.from_run, address_of(folder) or run.folder.absolute(), entry.name)
         return cls(
             run.data,
             entry,

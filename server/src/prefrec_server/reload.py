@@ -17,7 +17,9 @@ from rich.markup import escape
 from starlette.types import Receive, Scope, Send
 
 from prefrec.console import say, warn
+from prefrec.errors import without_secrets
 from prefrec.files import SEAL
+from prefrec.runs.remote import address_of
 
 LOOK_SECONDS = 2.0
 """Seconds between two looks whether the served folder holds another run."""
@@ -196,4 +198,6 @@ async def _in_thread(make: Callable[[], Opened]) -> Opened:
 
 def shown(folder: Path, at: Path | None = None) -> str:
     """Return a folder as text, with the name of the one that it leads to (default: now) if it is a link."""
+    if address := address_of(folder):
+        return without_secrets(address)
     return f"{folder} → {(at or folder.resolve()).name}" if folder.is_symlink() else str(folder)

@@ -30,6 +30,7 @@ from prefrec.pipeline.opened import Run, open_run
 from prefrec.rankers.baselines import servable
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.lock import in_use
+from prefrec.runs.remote import local_run
 from prefrec_server.app import Settings, check_key, create_app
 from prefrec_server.batcher import RETRY_AFTER
 from prefrec_server.engine import Engine
@@ -67,7 +68,7 @@ def serve_run(
     When the folder is a link that comes to lead to another run, or on SIGHUP, that run takes its place (`Reloading`).
 
     Args:
-        folder: of the run, or a link to it.
+        folder: of the run, a link to it, or its address.
         rankers: names of the rankers to serve, see `open_engine`.
         host: address to listen at.
         port: port to listen at; 0: any free one.
@@ -83,7 +84,6 @@ def serve_run(
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `Reloading` is there, which sees a change meanwhile
     # The collector then scans what a run has brought, and not all imported modules, when another run replaces it.
     gc.freeze()
-    open_run(folder)  # an error in the folder comes before one in the address
     in_url = f"[{host}]" if ":" in host else host
     try:
         is_local = ipaddress.ip_address(host).is_loopback
@@ -98,7 +98,7 @@ def serve_run(
     hosts = local_names if api_key is None and is_local else None
 
     def open_app() -> Opened:
-        at = folder.resolve()  # all parts come from one run, although the link may change meanwhile
+        at = local_run(folder).resolve()  # all parts come from one run, although the link may change meanwhile
         with ExitStack() as held:
             held.enter_context(in_use(at))
             run = open_run(at)

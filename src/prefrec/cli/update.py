@@ -13,6 +13,7 @@ from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import SFT, checked_recipe, map_files, set_field
+from prefrec.runs.remote import address_of
 from prefrec.runs.stage import stage_key
 
 
@@ -36,6 +37,10 @@ def update(
 
     Example: prefrec update runs/shop --interactions january.csv
     """
+    if address := address_of(run):
+        raise ConfigError(
+            f"{address}: an update needs the log and the weights of its run: copy the run to a folder first"
+        )
     earlier = open_run(run)
     earlier.entry(SFT)  # raise an error if it is missing, unfinished or damaged
     raw = earlier.recipe.model_dump(mode="json")

@@ -22,6 +22,7 @@ from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe, reached
 from prefrec.pipeline.run import planned
 from prefrec.rankers import LMRanker
 from prefrec.runs.contents import PREDICTIONS, Stage, read_run, result_file
+from prefrec.runs.remote import local_run
 from prefrec.runs.stage import read_state
 
 
@@ -118,7 +119,11 @@ class Run:
 
 
 def open_run(folder: Path) -> Run:
-    """Return the run in `folder`; raise DataError if it has no prepared data, ConfigError if its recipe is wrong."""
+    """Return the run in `folder`, or the copy of one at an address such as `s3://bucket/runs/shop` (`local_run`).
+
+    Raise DataError if it has no prepared data or cannot be read, ConfigError if its recipe is wrong.
+    """
+    folder = local_run(folder)
     contents = read_run(folder)
     if contents.data is None:
         reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")
