@@ -90,6 +90,16 @@ def test_it_is_asked_of_rows_of_the_table(evaluate, changes, n):
     assert evaluate([], **changes).full_catalogue.n == n
 
 
+@pytest.mark.parametrize("ablations", [True, False])
+def test_blends_without_a_part_are_ranked_unless_ablations_are_off(evaluate, others, ablations):
+    name = "able without a part"
+    less = Entry(name, "c", lambda _: RandomRanker(7, name), lambda _: RandomRanker(7, name))
+    whole = replace(others[0], without={"a part": less})
+    full = evaluate([whole], ablations=ablations, references=[]).full_catalogue
+    compared = {(c.ranker, c.against) for c in full.comparisons}
+    assert compared == ({("able", name)} if ablations else set())
+
+
 def test_zero_rows_turn_it_off(evaluate, tmp_path, entries):
     scores = evaluate(entries[:1], full_rows=0, references=[])
     assert scores.full_catalogue is None
