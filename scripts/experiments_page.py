@@ -332,9 +332,10 @@ def _made(result: Result) -> Iterator[str]:
     if setup := fields.get("setup"):
         is_long = len(setup) > 1 and sum(map(len, setup)) > MANY
         yield "\n".join(f"- {sentence}" for sentence in setup) if is_long else " ".join(setup)
-    commit = f"commit `{fields['commit']}`, {fields['date']}" if "commit" in fields else ""
+    commit = f"commit `{fields['commit']}`" if "commit" in fields else ""
+    date = fields.get("date")
     n = f"n = {fields['n']}" if "n" in fields else ""
-    yield "Measured: " + "; ".join(part for part in (n, commit, fields.get("machine")) if part) + "."
+    yield "Measured: " + "; ".join(part for part in (n, commit, date, fields.get("machine")) if part) + "."
     data = _to(f"lab/results/{result.file.as_posix()}", result.at)
     yield f"Data: [`lab/results/{result.file.as_posix()}`]({data}), with all tables."
     if commands := fields.get("commands"):

@@ -13,6 +13,7 @@ data set is passed on. `python scripts/full_ranking.py --print` prints all table
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -132,7 +133,8 @@ def measure(name: str, folder: Path) -> None:
 def dose(run: Run, name: str) -> dict[str, Any]:
     """Return what an alignment did: losses, the share of preferences in order, minutes."""
     folder = run.folder / "align" / name
-    log: list[dict[str, float]] = read_json(folder / "log.json") or []  # type: ignore[assignment]
+    path = folder / "log.json"
+    log: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     losses = [entry["loss"] for entry in log if "loss" in entry]
     in_order = [entry["eval_rewards/accuracies"] for entry in log if "eval_rewards/accuracies" in entry]
     seconds = (read_json(folder / "stage.json") or {}).get("seconds")
