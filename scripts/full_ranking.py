@@ -223,8 +223,12 @@ def log_sentence(measured: Sequence[Measured]) -> str:
             "The language model had read less than the baselines: these count the validation period, and it was "
             "trained before. So the figures do not say what it adds if all parts have read the same log."
         )
-    others = [TITLES[m.name] for m in measured if m not in same]
-    return f"In {'; '.join(others)} the rankers had not read the same log."
+    others = named([TITLES[m.name] for m in measured if m not in same])
+    return (
+        f"All rankers had read the same log in {len(same)} of the splits{named([TITLES[m.name] for m in same])}. The "
+        f"runs of the others are older{others}: there the language model was trained before the validation period, "
+        "which the baselines count."
+    )
 
 
 def class_notes(measured: Sequence[Measured]) -> list[str]:
@@ -464,13 +468,14 @@ def readme_block(
     """Return README's findings: sentences, the table, and how it was measured."""
     sets = len({m.name.removesuffix("-log") for m in measured})
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
-    seeds = NUMBERS[min(m.seeds for m in measured)]
+    few = sorted({m.seeds for m in measured})
+    seeds = " or ".join(NUMBERS[n] for n in few) + (" seed" if few == [1] else " seeds")
     said = f"We measured on {splits}. {table['answer']} {log_sentence(measured)}"
     aligned = f"{ASKED} {trial['answer']}" if trial else control_answer(controls, protocol)
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
     made = (
-        f"NDCG@10 in full ranking, the mean over {seeds} seeds, with 95% intervals over users and targets. ✱: p < "
+        f"NDCG@10 in full ranking, the mean over {seeds}, with 95% intervals over users and targets. ✱: p < "
         f"{protocol.level} by a wild bootstrap over targets after Holm's correction (`lab/protocol/table.yaml`). "
         f"Measured at `{table['commit']}` ([Results](docs/results.md))."
     )
