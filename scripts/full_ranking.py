@@ -24,7 +24,6 @@ from typing import Any
 import experiments_page
 import polars as pl
 from rank_tables import (
-    BOTH,
     RANKS,
     ROOT,
     TITLES,
@@ -215,9 +214,10 @@ def finding_notes(protocol: Protocol, decided: dict[str, list[Decision]]) -> lis
 def log_sentence(measured: Sequence[Measured]) -> str:
     """Return whether all rankers had read the same log."""
     known = [m for m in measured if logs_of(m)]
-    same = [m for m in known if set(logs_of(m)) == {BOTH}]
+    # Splits without a validation period, such as one by user, have the log of training alone.
+    same = [m for m in known if len(set(logs_of(m))) == 1]
     if len(same) == len(measured):
-        return f"All rankers had read the same log, {BOTH}, before they ranked test examples."
+        return "All rankers of a split had read the same log before they ranked test examples."
     if not known:
         return (
             "The language model had read less than the baselines: these count the validation period, and it was "
