@@ -48,7 +48,7 @@ def test_blocks_of_all_items_equal_whole_lists(monkeypatch, per_block):
     counts = {i: int(n) for i, n in zip(IDS, rng.integers(0, 4, len(IDS)), strict=True)}
     known = {i for i in IDS if rng.random() < 0.5}
     rows = [RankingExample(f"u{n}", (IDS[n], IDS[n + 1]), ("?",), IDS[2 * n]) for n in range(12)]
-    seen = [set(rng.choice(IDS, 5, replace=False).tolist()) for _ in rows]
+    seen = [{*e.history, *rng.choice(IDS, 5, replace=False).tolist()} for e in rows]
     ranker = PopularityRanker(counts)
     found = rank_catalogue(ranker, rows, CATALOGUE, seen, known)
     assert rank_catalogue(ranker, rows, CATALOGUE, seen, known, shared=False).equals(found)

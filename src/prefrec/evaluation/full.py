@@ -38,7 +38,8 @@ def rank_catalogue(
         ranker: the ranker to query.
         examples: B examples, whose own candidates are ignored.
         catalogue: all items.
-        seen: [B] items that each example's user has interacted with.
+        seen: [B] items to leave out, as from `seen_items`: those that each example's user has interacted with, the
+            history included.
         known_items: items with training interactions.
         shared: whether all examples of a block get the same tuple of all items. False: each gets only its unseen
             items, for rankers whose score of an item depends on the other candidates.
