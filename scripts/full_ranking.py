@@ -97,9 +97,9 @@ def measure(name: str, folder: Path) -> None:
     """Write the ranks of a run's rankers, and the facts that they do not hold."""
     run = open_run(folder)
     data, section = run.data, run.recipe.evaluate
-    entries = [run.entry(n) for n in run.plan.names]
+    stages = [run.stage(n) for n in run.plan.names]
     blend = "blend" if "blend" in run.plan.names else run.plan.names[-1]
-    asked = [*entries, *(run.entry(blend).ablations if section.ablations else [])]
+    asked = [*stages, *(run.stage(blend).ablations if section.ablations else [])]
     references = fit_baselines(data, section, run.recipe.seed)
     cache = folder / "predictions/full_catalogue"
     found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
@@ -153,9 +153,9 @@ def measure_control(name: str, folders: Sequence[Path], rankers: Sequence[str]) 
         run = open_run(folder)
         data, section = run.data, run.recipe.evaluate
         facts = row_facts(data, data.some(section.split, section.rows), section.split)
-        entries = [run.entry(n) for n in rankers]
+        stages = [run.stage(n) for n in rankers]
         cache = folder / "predictions/full_catalogue"
-        ranked = predict_full(data, section, [], entries, cache, seed=run.recipe.seed)
+        ranked = predict_full(data, section, [], stages, cache, seed=run.recipe.seed)
         found.append(ranked.with_columns(pl.col("ranker") + f" {seed}"))
     write_ranks(coded(pl.concat(found)), facts, RANKS / f"{name}.parquet")
 

@@ -32,8 +32,8 @@ from prefrec.evaluation import mean_interval, metrics_for, paired_difference, ta
 from prefrec.lm.items import item_table
 from prefrec.losses import softmax_dpo_loss
 from prefrec.pipeline.encoders import prompt_encoder
-from prefrec.pipeline.entry import WEIGHTS
 from prefrec.pipeline.recipe import load_recipe
+from prefrec.pipeline.stages.base import WEIGHTS
 from prefrec.training.weights import load_weights
 from prefrec_systems.sequential.batches import pieces
 

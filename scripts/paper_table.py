@@ -79,9 +79,9 @@ def _whole(folder: Path, data: PreparedData) -> pl.DataFrame:
     if section.full_rows == 0:
         return read_predictions(folder / "predictions.parquet").clear()
     references = fit_baselines(data, section, run.recipe.seed)
-    entries = [run.entry(n) for n in run.plan.names]
+    stages = [run.stage(n) for n in run.plan.names]
     return predict_full(
-        data, section, references, entries, folder / "predictions/full_catalogue", seed=run.recipe.seed
+        data, section, references, stages, folder / "predictions/full_catalogue", seed=run.recipe.seed
     )
 
 
@@ -99,7 +99,7 @@ def _seconds(run: Any, name: str) -> float | None:
     """Return the seconds of the system's own stage; None if nothing was trained."""
     if name not in run.plan.names:
         return None
-    state = read_json(run.plan.step(name).folder / "stage.json") or {}
+    state = read_json(run.plan.on_log(name).folder / "stage.json") or {}
     return state.get("seconds")
 
 

@@ -44,7 +44,6 @@ from prefrec.evaluation.preferences import Floats, Mask, Preferences, best_weigh
 from prefrec.lm.items import item_table
 from prefrec.losses import preference_loss
 from prefrec.pipeline.encoders import prompt_encoder
-from prefrec.pipeline.entry import WEIGHTS
 from prefrec.pipeline.measure_preferences import (
     CENTRED,
     MEAN_RATING,
@@ -55,6 +54,7 @@ from prefrec.pipeline.measure_preferences import (
     swapped_histories,
 )
 from prefrec.pipeline.recipe import load_recipe
+from prefrec.pipeline.stages.base import WEIGHTS
 from prefrec.training.weights import load_weights
 
 WIDTH, LENGTH, REJECTED, BATCH = 96, 30, 7, 256

@@ -13,18 +13,18 @@ from pydantic.fields import FieldInfo
 
 from prefrec.intake import CandidateConfig, PrepareConfig
 from prefrec.intake.config import ColumnNames
-from prefrec.pipeline.kinds import kind_names, ranker_kind
-from prefrec.pipeline.recipe import (
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.sections import (
     AlignSection,
     EvaluateSection,
     ItemsSection,
     LoraSection,
     ModelSection,
-    Recipe,
     RefitSection,
     SFTSection,
     UpdateSection,
 )
+from prefrec.pipeline.stages import kind_names, stage_class
 from prefrec.rankers.config import RankerConfig
 from prefrec.training.section import TrainSection
 from prefrec_systems.endpoint import ServerSettings
@@ -51,7 +51,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "refit": RefitSection,
     "update": UpdateSection,
     "rankers": RankerConfig,
-    **{f"rankers: {kind}": ranker_kind(kind).config for kind in kind_names()},
+    **{f"rankers: {kind}": stage_class(kind).Config for kind in kind_names()},
     "rankers: server": ServerSettings,
 }
 """Heading → class; a list in a recipe (`align`, `rankers`) has such entries."""

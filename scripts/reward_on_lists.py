@@ -80,7 +80,7 @@ def measure(folder: Path) -> tuple[dict[str, Evaluation], dict[str, Any]]:
     """Return kind of lists → evaluation on test rows, and what validation rows chose."""
     run = open_run(folder)
     data, seed = run.data, run.recipe.seed
-    models = {name: run.entry(name).load(8) for name in run.models}
+    models = {name: run.stage(name).load(8) for name in run.models}
     results: dict[str, Evaluation] = {}
     choices: dict[str, Any] = {}
     for how, title in LISTS.items():

@@ -14,7 +14,8 @@ import polars as pl
 
 from prefrec.evaluation import Evaluation, Interval, PairedDifference, evaluate_predictions, read_predictions
 from prefrec.evaluation.preferences import Preferences
-from prefrec.pipeline.recipe import SFT, load_recipe
+from prefrec.pipeline.recipe import load_recipe
+from prefrec.pipeline.sections import SFT
 from prefrec.report.wording import with_interval
 
 STEP = 1_000_000

@@ -1,7 +1,6 @@
 """Names of the baselines that small logs without dates and repeats have."""
 
-from prefrec.pipeline.recipe import BASELINES
-from prefrec.rankers.baselines import TIMED
+from prefrec.rankers.baselines import BASELINES, TIMED
 from prefrec.rankers.buy_again import BuyAgainRanker
 
 UNDATED_BASELINES = [name for name in BASELINES if name not in TIMED and name != BuyAgainRanker.name]

@@ -76,5 +76,5 @@ def add_rankers(run: Path) -> Path:
         {"kind": "retrieve-then-rank", "name": "two", "retriever": "popularity", "ranker": "fused", "retrieve": 5},
     ]
     (run / "recipe.yaml").write_text(yaml.safe_dump(raw))
-    open_run(run).plan.step("fused").run()
+    open_run(run).plan.stage("fused").run()
     return run

@@ -21,8 +21,8 @@ from prefrec import losses
 from prefrec.cli import homes, load_verb
 from prefrec.data import read_prepared
 from prefrec.losses import LOSSES
-from prefrec.pipeline.kinds import KINDS
 from prefrec.pipeline.recipe import checked_recipe, with_preset
+from prefrec.pipeline.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -338,7 +338,7 @@ def test_the_citation_names_this_version():
 
 def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     monkeypatch.setattr("prefrec.losses.LOSSES", dict(LOSSES))
-    monkeypatch.setattr("prefrec.pipeline.recipe.LOSSES", losses.LOSSES)
+    monkeypatch.setattr("prefrec.pipeline.sections.LOSSES", losses.LOSSES)
     own, in_a_recipe = blocks(ROOT / "docs" / "extend-loss.md", "python")
     exec(own, {})
     policy = torch.tensor([[-1.0, -3.0, -2.5]])
@@ -351,15 +351,13 @@ def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     assert [a.loss for a in taken[0].align] == ["hinge"]
 
 
-def test_a_ranker_of_ones_own_is_fitted_measured_and_blended_as_the_page_says(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(KINDS, "latest", None)  # taken out again after the test
+def test_a_ranker_of_ones_own_is_fitted_and_blended_as_the_page_says(place, tmp_path, monkeypatch):
+    monkeypatch.setitem(STAGES, "latest", None)  # taken out again after the test
     monkeypatch.chdir(tmp_path)
-    own, alone, in_a_recipe = blocks(ROOT / "docs" / "extend-ranker.md", "python")
+    own, in_a_recipe = blocks(ROOT / "docs" / "extend-ranker.md", "python")
     made: dict = {"DATA": place.recipe["data"]}
     exec(own, made)
     assert [*made["LatestRanker"](made["LatestConfig"](last=1)).fit(read_prepared(place.data)).counts.values()] == [1]
-    exec(alone.replace('source="movielens-100k"', "**DATA"), made)
-    assert str(made["found"].metrics["latest"]["ndcg@10"]) in capsys.readouterr().out
     exec(in_a_recipe.replace('{"source": "movielens-100k"}', "DATA"), made)
     metrics = json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())["evaluation"]["metrics"]
     assert {"latest", "blend"} <= metrics.keys()

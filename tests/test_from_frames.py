@@ -142,7 +142,7 @@ def test_baselines_train_no_language_model(shop, tmp_path, monkeypatch):
     run = open_run(tmp_path / "run")
     assert (run.recipe.sft, run.recipe.align, run.models) == (None, [], [])
     assert run.plan.names == ["title-tower", "blend"]
-    assert rec.entry.name in run.plan.names
+    assert rec.stage.name in run.plan.names
     blend = prefrec.Recommender.from_run(tmp_path / "run", "blend")
     assert len(blend.recommend(user="u03", k=5)) == 5
     assert {"EASE", "title-tower"} & {*blend.explain(user="u03", item="i9")[0].parts}

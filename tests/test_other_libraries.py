@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from drawn_logs import make_log
+from fixed_rankers import FixedStage
 from prefrec import Recommender
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import ConfigError
-from prefrec.pipeline.entry import Entry
 from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from test_docs import blocks
@@ -39,7 +39,7 @@ def adapters(language: int) -> dict:
 def recommender():
     """A recommender whose answers depend on the order of the history."""
     ranker = WindowCooccurrenceRanker.fit(LOG, half_life=0.5)
-    return Recommender(DATA, Entry(ranker.name, "key", lambda size: ranker, lambda size: ranker))
+    return Recommender(DATA, FixedStage(ranker, full=ranker))
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import torch
 from prefrec.data import Catalogue
 from prefrec.intake.sources import Source, SourceKind
 from prefrec.losses import PreferenceLoss, find_loss
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.kinds import RankerKind
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.config import RankerConfig
 
 
@@ -51,11 +50,15 @@ class FirstRanker:
         return np.array([[-float(n) for n, _ in enumerate(e.candidates)] for e in examples])
 
 
-def stage(inputs, config, folder, before):
-    return Entry(config.name, inputs.data_key, lambda batch_size: FirstRanker())
+class FirstStage(RankerStage):
+    Config = FirstConfig
 
+    @property
+    def key(self):
+        return self.inputs.data_key
 
-KIND = RankerKind(FirstConfig, stage)
+    def load(self, batch_size):
+        return FirstRanker()
 '''
 ENTRY_POINTS = """[prefrec.commands]
 hello = other_package:hello
@@ -64,7 +67,7 @@ gap = other_package:gap_loss
 [prefrec.sources]
 days = other_package:DAYS
 [prefrec.rankers]
-first = other_package:KIND
+first = other_package:FirstStage
 """
 COMMANDS = """
 import json, sys

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 import prefrec
+from fixed_rankers import FixedStage
 from prefrec import Recommender, recommender
 from prefrec.data import Catalogue, UnknownUserError, read_prepared, seen_items, write_prepared
 from prefrec.errors import ConfigError, DataError, ModelError
@@ -116,7 +117,7 @@ def test_a_damaged_part_is_refused(run, tmp_path):
 
 def test_a_repository_of_the_hub_is_downloaded(exported, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", {"me/films": str(exported)}.__getitem__)
-    assert Recommender.from_pretrained("me/films").entry.name == "s-dpo"
+    assert Recommender.from_pretrained("me/films").stage.name == "s-dpo"
 
 
 def test_what_is_no_export_is_said(exported, tmp_path, monkeypatch):
@@ -170,7 +171,7 @@ def test_a_user_is_asked_about_with_all_of_the_log_seen(rec, run):
 def test_other_rankers_answer_as_in_the_table(run, name):
     rec, row = Recommender.from_run(run.folder, name), run.data.test[0]
     rest = tuple(i for i in run.data.catalogue.ids if i not in row.history)
-    scores = run.entry(name).load_full(8).score([type(row)("-", row.history, rest, rest[0])])[0]
+    scores = run.stage(name).full.load(8).score([type(row)("-", row.history, rest, rest[0])])[0]
     position = Popular.of(run.data).position
     best = sorted(range(len(rest)), key=lambda i: (-scores[i], position[rest[i]]))[:6]
     assert [r.item_id for r in rec.recommend(row.history, 6)] == [rest[i] for i in best]
@@ -246,7 +247,7 @@ def test_a_pickle_or_copy_opens_the_folder_again(run, exported, tmp_path, monkey
         assert again is not rec
         assert again.recommend("i7", 3) == want
     with pytest.raises(ConfigError, match="a recommender of data in memory cannot be pickled or copied"):
-        clone(Recommender(run.data, rec.entry))
+        clone(Recommender(run.data, rec.stage))
 
 
 def test_a_pickle_of_another_result_is_refused(copied):
@@ -337,8 +338,7 @@ def test_numbers_are_ids(rec):
     frame = rec.data.catalogue.frame.with_columns(pl.col("item_id").str.slice(1))
     log = rec.data.train_interactions.with_columns(pl.col("item_id", "user_id").str.slice(1))
     data = replace(rec.data, catalogue=Catalogue(frame), train_interactions=log, held_out_interactions=None)
-    by_number = dict.fromkeys(("load", "load_full"), lambda size: ByNumber())
-    numbers = Recommender(data, replace(rec.entry, model=None, **by_number))
+    numbers = Recommender(data, FixedStage(ByNumber(), full=ByNumber()))
     assert [r.item_id for r in numbers.recommend([7], 2, deny=[59, np.int64(58)])] == ["57", "56"]
     assert numbers.recommend_all(k=1, users=[10, 12])["user_id"].to_list() == ["10", "12"]
     assert numbers.recommend(user=10, k=1) == numbers.recommend(user="10", k=1)
@@ -373,7 +373,7 @@ def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
     evaluate = {"rows": 4, "full_rows": 0, "zero_shot": False, "references": []}
     raw |= {"sft": raw["sft"] | {"rows": 8}, "align": [], "evaluate": evaluate}
     rec = prefrec.fit(log, items, raw, set={"sft.epochs": 1}, out=tmp_path / "run")
-    assert rec.entry.name == "sft"
+    assert rec.stage.name == "sft"
     assert open_run(tmp_path / "run").recipe.sft.epochs == 1
     assert raw["sft"]["epochs"] == 2
     assert (tmp_path / "run" / "report.html").exists()
@@ -393,7 +393,7 @@ def test_fit_leaves_no_folder_behind(tmp_path, monkeypatch, capsys):
     finally:
         prefrec.show_progress(True)
     assert capsys.readouterr().err == ""
-    assert rec.entry.name == "window co-occurrence"
+    assert rec.stage.name == "window co-occurrence"
     assert rec.recommend(user=1, k=3) == rec.recommend(user="1", k=3)
     (scratch,) = tmp_path.iterdir()
     assert (scratch / "report.html").exists()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,9 @@ class PreferenceLoss:
 
     losses: Tensor
     rewards: Tensor
+
+
+AnyLoss = TypeVar("AnyLoss", bound=Callable[..., PreferenceLoss])
 
 
 def preference_loss(
@@ -88,6 +91,26 @@ def preference_loss(
     return PreferenceLoss(losses if weight is None else weight * losses, rewards)
 
 
+def having(**traits: Any) -> Callable[[AnyLoss], AnyLoss]:
+    """Return a decorator that sets traits of a loss (`trait`)."""
+
+    def mark(loss: AnyLoss) -> AnyLoss:
+        vars(loss).update(traits)
+        return loss
+
+    return mark
+
+
+def trait(loss: Loss, name: str) -> Any:
+    """Return a trait of a loss, None if it has none of this name.
+
+    `arxiv`: number of its paper. `needs_logq`: its `scores` are log-probabilities of sampling each answer.
+    `needs_liked`: the other liked items are among the answers of an example from the log.
+    """
+    return getattr(loss, name, None)
+
+
+@having(arxiv="2406.09215")
 def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
     """Return the Softmax DPO loss log(1 + Σ_i exp(r_i − r_0)) (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
 
@@ -167,6 +190,7 @@ def softmax_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: fl
     return preference_loss(policy_logps, None, beta)
 
 
+@having(needs_logq=True)
 def softmax_logq_loss(
     policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
 ) -> PreferenceLoss:
@@ -178,6 +202,7 @@ def softmax_logq_loss(
     return preference_loss(policy_logps, None, beta, margin=-scores)
 
 
+@having(needs_liked=True)
 def mult_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor) -> PreferenceLoss:
     """Return the Mult-DPO loss for graded answers (Zhu et al., 2026, arXiv 2606.10078).
 

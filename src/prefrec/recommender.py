@@ -29,9 +29,10 @@ from prefrec.export.parts import ABOUT, EXPORTED, ITEMS, PROMPT, RECIPE, about_k
 from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, read_whole, write_whole
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import resolve
-from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.sections import ModelSection
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.config import settings_error
 from prefrec.rankers.explain import reasons
@@ -67,7 +68,7 @@ class Recommender:
 
     Args:
         data: items and log.
-        entry: the ranker.
+        stage: that of the ranker.
         source: folder or repository, for messages.
         check: raises DataError if the files of the ranker changed since they were opened. Called before loading.
         reopen: opens the recommender again. Default: it cannot be pickled or copied.
@@ -76,14 +77,14 @@ class Recommender:
     def __init__(
         self,
         data: PreparedData,
-        entry: Entry,
+        stage: RankerStage,
         source: str = "",
         *,
         check: Callable[[], None] = lambda: None,
         reopen: Callable[[], Recommender] | None = None,
     ) -> None:
         self.data = data
-        self.entry = entry
+        self.stage = stage
         self.source = source
         self.items = ItemIndex(data.catalogue)
         self._check = check
@@ -94,10 +95,10 @@ class Recommender:
     def __reduce__(self) -> Any:
         if self._reopen is None:
             raise ConfigError("a recommender of data in memory cannot be pickled or copied: open one from a folder")
-        return _reopened, (self._reopen, self.entry.key)
+        return _reopened, (self._reopen, self.stage.key)
 
     def __repr__(self) -> str:
-        return f"<Recommender {self.entry.name} of {self.source or 'data'}, {len(self.data.catalogue):,} items>"
+        return f"<Recommender {self.stage.name} of {self.source or 'data'}, {len(self.data.catalogue):,} items>"
 
     @classmethod
     def from_run(cls, folder: str | Path, ranker: str | None = None) -> Recommender:
@@ -112,13 +113,13 @@ class Recommender:
             ConfigError: the results of the run come from a different recipe.
         """
         run = open_run(Path(folder))
-        entry = run.entry(ranker or run.default())
-        reopen = partial(cls.from_run, address_of(folder) or run.folder.absolute(), entry.name)
+        stage = run.stage(ranker or run.default())
+        reopen = partial(cls.from_run, address_of(folder) or run.folder.absolute(), stage.name)
         return cls(
             run.data,
-            entry,
+            stage,
             str(folder),
-            check=partial(run.check_unchanged, entry, run.made(entry.name)),
+            check=partial(run.check_unchanged, stage, run.made(stage.name)),
             reopen=reopen,
         )
 
@@ -145,7 +146,7 @@ class Recommender:
             about = _about(path)
             name, model, parts = str(about["ranker"]), ModelSection(**about["model"]), about.get("parts")
             if parts is not None:
-                data, entry = open_parts(path, name, model.name)
+                data, stage = open_parts(path, name, model.name)
             else:
                 config = {"repeats": about.get("repeats", "drop")}
                 log = pl.DataFrame(schema=LOG_SCHEMA)
@@ -156,7 +157,7 @@ class Recommender:
             ) from e
         opened: Any = {"check": partial(_check_export, path, about), "reopen": partial(cls.from_pretrained, folder)}
         if parts is not None:
-            return cls(data, entry, str(folder), **opened)
+            return cls(data, stage, str(folder), **opened)
         model.name = model.name or str(path)
         if model.answers == "titles":
             model.templates = [str(path / PROMPT)]
@@ -164,7 +165,7 @@ class Recommender:
             resolve(model.name)
         except ModelError as e:
             raise ModelError(f"{path / ABOUT}: model.name: {e}") from e
-        return cls(data, lm_entry(name, path, data, model), str(folder), **opened)
+        return cls(data, LMStage(name, path, data, model), str(folder), **opened)
 
     @overload
     def recommend(
@@ -256,7 +257,7 @@ class Recommender:
 
     def _similarity(self) -> Ranker:
         # A language model that answers with titles has no item vectors, and takes seconds to load.
-        has_vectors = self.entry.model is None or self.entry.model["answers"] == "items"
+        has_vectors = self.stage.model is None or self.stage.model["answers"] == "items"
         ranker = self._on_candidates if has_vectors else None
         own = ranker and own_similarity(ranker)
         return own or log_similarity(self.data.known_interactions("test"), self.data.catalogue)
@@ -276,7 +277,7 @@ class Recommender:
             return Rows()
         # No ranker reads the target, so the first candidate is a placeholder.
         (scores,) = self._on_candidates.score([RankingExample("-", past, choices, choices[0])])
-        check_finite(self.entry.name, scores)
+        check_finite(self.stage.name, scores)
         order = np.argsort(-scores, kind="stable")
         return self._ranked([choices[i] for i in order], scores[order])
 
@@ -309,7 +310,7 @@ class Recommender:
         past, choices = self._ids(history, candidates)
         ((target,),) = self._ids([item])
         past = (*self._log_of(user)[0], *past)
-        is_listed = bool(choices) or self.entry.model is not None
+        is_listed = bool(choices) or self.stage.model is not None
         ranker = self._on_candidates if is_listed else self._on_catalogue
         listed = choices if is_listed else tuple(self.data.catalogue.ids)
         found, titles = reasons(ranker, RankingExample("-", past, listed, target)), self.data.catalogue.titles
@@ -317,7 +318,7 @@ class Recommender:
         pairs = zip(found.effects, shares, strict=True)
         effects = [Effect(i, titles[i], effect, parts) for (i, effect), parts in pairs]
         unread = len(past) - len(effects)
-        return Explanation(effects, self.entry.name, (target, titles[target]), found, unread)
+        return Explanation(effects, self.stage.name, (target, titles[target]), found, unread)
 
     def recommend_all(
         self,
@@ -355,10 +356,10 @@ class Recommender:
             queries = {user: (items, items) for user, items in given.items()}
         parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
         rules = selection.rules.model_dump()
-        about: Any = {"ranker": self.entry.key, "model": self.entry.model, "rules": rules, "k": selection.k}
+        about: Any = {"ranker": self.stage.key, "model": self.stage.model, "rules": rules, "k": selection.k}
         pairs = [*queries.items()]
         frames = [pl.DataFrame(schema=ANSWERS)]
-        for start in track(range(0, len(pairs), CHUNK), f"{self.entry.name}: {len(pairs)} users"):
+        for start in track(range(0, len(pairs), CHUNK), f"{self.stage.name}: {len(pairs)} users"):
             some = dict(pairs[start : start + CHUNK])
             kept = parts / f"{stage_key(**about, users=some)}.parquet" if parts else None
             frames.append(self._part(kept, some, selection))
@@ -382,14 +383,14 @@ class Recommender:
 
     @property
     def _on_candidates(self) -> Ranker:
-        return cast(Ranker, self._once("candidates", lambda: self._load(self.entry.load)))
+        return cast(Ranker, self._once("candidates", lambda: self._load(self.stage)))
 
     @property
     def _on_catalogue(self) -> Ranker:
-        full = self.entry.load_full
+        full = self.stage.full
         if full is None:
-            raise ConfigError(f"{self.entry.name} cannot rank the full catalogue: give it candidates")
-        if self.entry.model:  # a language model is the same for both kinds of queries, so it is loaded once
+            raise ConfigError(f"{self.stage.name} cannot rank the full catalogue: give it candidates")
+        if self.stage.model:  # a language model is the same for both kinds of queries, so it is loaded once
             return cast(Ranker, self._once("catalogue", lambda: CatalogueRanker(cast(LMRanker, self._on_candidates))))
         return cast(Ranker, self._once("catalogue", lambda: self._load(full)))
 
@@ -397,9 +398,9 @@ class Recommender:
     def _popular(self) -> Popular | None:
         return cast("Popular | None", self._once("popular", lambda: Popular.of(self.data)))
 
-    def _load(self, load: Callable[[int], Ranker]) -> Ranker:
+    def _load(self, stage: RankerStage) -> Ranker:
         self._check()
-        return load(BATCH_SIZE)
+        return stage.load(BATCH_SIZE)
 
     def _once(self, name: str, load: Callable[[], Any]) -> Any:
         """Return what `load` returns, which is called once, although threads may ask at the same time."""
@@ -480,9 +481,9 @@ class Recommender:
 def _reopened(reopen: Callable[[], Recommender], key: str) -> Recommender:
     """Return a pickled recommender, opened again; raise DataError if its folder holds another ranker by now."""
     recommender = reopen()
-    if recommender.entry.key != key:
+    if recommender.stage.key != key:
         raise DataError(
-            f"{recommender.source}: {recommender.entry.name} changed after the recommender was pickled: open it again"
+            f"{recommender.source}: {recommender.stage.name} changed after the recommender was pickled: open it again"
         )
     return recommender
 

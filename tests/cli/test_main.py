@@ -13,7 +13,7 @@ import prefrec as package
 from command import prefrec, refused, succeed
 from prefrec import cli
 from prefrec.cli import ELSEWHERE
-from prefrec.pipeline import run as run_module
+from prefrec.pipeline import prepare as prepare_module
 from tiny_run import write_recipe
 
 VERBS = ("init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend", "similar",
@@ -134,7 +134,7 @@ def test_other_errors_of_their_kinds_are_not_hidden(monkeypatch, tmp_path):
 
 def test_stopped_by_hand(place, tmp_path, monkeypatch):
     # What Python makes of Ctrl-C; a background shell ignores the signal itself.
-    monkeypatch.setattr(run_module, "prepare", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(prepare_module, "prepare", Mock(side_effect=KeyboardInterrupt))
     done = prefrec("run", write_recipe(tmp_path, place.recipe), "--out", tmp_path / "run")
     assert done.code == 130
     assert "stopped; run the same command again to resume" in done.err

@@ -26,8 +26,8 @@ from prefrec.export.ranker import export_ranker, model_card
 from prefrec.files import write_json
 from prefrec.lm.items import add_items, save_item_model
 from prefrec.lm.models import EMBEDDED, EMBEDDED_HUB_ID, base_id
-from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
@@ -135,7 +135,7 @@ def test_items_as_tokens_are_exported_whole(run, tmp_path, monkeypatch):
     add_items(model, run.data.catalogue.ids, torch.randn(len(run.data.catalogue), 8))
     save_item_model(model, tmp_path / "weights")
     of_items = with_model(run, answers="items", objective="catalogue", templates=["1"])
-    entry = lm_entry("sft", tmp_path / "weights", run.data, of_items.recipe.model)
+    entry = LMStage("sft", tmp_path / "weights", run.data, of_items.recipe.model)
     monkeypatch.setattr(type(run), "entry", lambda run, name: entry)
     folder = export_ranker(of_items, "sft", tmp_path / "out")
     assert not (folder / "prompt.jinja2").exists()

@@ -89,7 +89,7 @@ def test_one_run_makes_all_arms_whose_ranks_can_be_kept(recipe, tmp_path, monkey
     full = json.loads((tmp_path / "metrics.json").read_text())["full_catalogue"]
     assert {*TRIAL.arms, "title-tower", "sft", *ALIGNED} <= full["metrics"].keys()
     assert full["logs"]["with-reward"] == "training and validation"
-    keys = {open_run(tmp_path).entry(name).key for name in TRIAL.arms}
+    keys = {open_run(tmp_path).stage(name).key for name in TRIAL.arms}
     assert len(keys) == len(TRIAL.arms)
     for module in (full_ranking, rank_tables):
         monkeypatch.setattr(module, "RANKS", tmp_path / "ranks")

@@ -9,8 +9,9 @@ import pytest
 
 from prefrec.data import PreparedData
 from prefrec.intake import prepare
-from prefrec.pipeline.entry import RunInputs, lm_entry
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.pipeline.train import train_sft
 from prefrec.training.progress import ProgressCallback
 from tiny_run import ITEMS, RATED
@@ -27,7 +28,7 @@ def adapter(recipe, data, tmp_path_factory):
 @pytest.fixture
 def entries(adapter, data, recipe):
     """The model before training, and with that adapter."""
-    return [lm_entry(name, weights, data, recipe.model) for name, weights in (("zero-shot", None), ("sft", adapter))]
+    return [LMStage(name, weights, data, recipe.model) for name, weights in (("zero-shot", None), ("sft", adapter))]
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import prefrec
+from fixed_rankers import ListsAlone
 from prefrec.cli.export import export
 from prefrec.data import read_prepared, seen_items
 from prefrec.evaluation import metrics_for
@@ -71,8 +72,8 @@ def chosen(finished, tmp_path):
 
     def chosen(without=(), **evaluate):
         recipe = run.recipe.model_copy(update={"evaluate": run.recipe.evaluate.model_copy(update=evaluate)})
-        entries = [run.entry(name) for name in run.plan.names]
-        entries = [replace(e, load_full=None) if e.name in without else e for e in entries]
+        entries = [run.stage(name) for name in run.plan.names]
+        entries = [ListsAlone(e) if e.name in without else e for e in entries]
         return best_on_validation(recipe, run.data, entries, tmp_path)
 
     return chosen
@@ -87,9 +88,9 @@ def test_a_slow_model_and_what_is_made_of_it_are_asked_about_fewer_rows(finished
 
 def test_a_blend_counts_by_weights_of_other_users(finished):
     run = open_run(finished)
-    entry, rows = run.entry("words"), run.data.some("validation", None)
-    assert entry.on_validation.key != entry.key
-    crossed, own = entry.on_validation.load(8), entry.load(8)
+    entry, rows = run.stage("words"), run.data.some("validation", None)
+    assert entry.on("validation").key != entry.key
+    crossed, own = entry.on("validation").load(8), entry.load(8)
     assert not np.isclose(crossed.score(rows), own.score(rows)).all(axis=1).any()
     assert run.best.values["words"] == pytest.approx(np.mean(full_ndcg(run.data, crossed.score, rows)))
 
@@ -137,11 +138,11 @@ def test_each_ranker_is_asked_about_its_validation_rows(recipe, data, tmp_path, 
         return [frame(e.name, examples) for e in group]
 
     everything = seen
-    for name, fake in (("fit_baselines", fit), ("rank_catalogue", rank), ("predict_entries", predict)):
+    for name, fake in (("fit_baselines", fit), ("rank_catalogue", rank), ("predict_stages", predict)):
         monkeypatch.setattr(module, name, fake)
 
     def entry(name, is_slow=False, full=True):
-        made = SimpleNamespace(name=name, is_slow=is_slow, on_validation=SimpleNamespace(name=name))
+        made = SimpleNamespace(name=name, is_slow=is_slow, on={"validation": SimpleNamespace(name=name)}.get)
         made.full = made if full else None
         return made
 
@@ -208,7 +209,7 @@ def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):
     assert on_lists["title TF-IDF"] > on_lists["popularity"] + 0.03
     best = read_run(tmp_path / "run").best
     assert best.values["popularity"] > 1.5 * best.values["title TF-IDF"]
-    assert recommender.entry.name == best.ranker == "popularity"
+    assert recommender.stage.name == best.ranker == "popularity"
     engine = open_engine(open_run(tmp_path / "run"))  # the run has no language model
     try:
         assert engine.rankers[0] == "popularity"
@@ -228,7 +229,7 @@ def test_fit_serve_export_report_and_page_have_one_default(finished, tmp_path, c
     name = run.best.ranker
     assert name == max(run.best.leads, key=run.best.leads.get)
     assert json.loads((finished / "best.json").read_text())["ranker"] == name
-    assert Recommender.from_run(finished).entry.name == run.default() == name
+    assert Recommender.from_run(finished).stage.name == run.default() == name
     assert run.default(["zero-shot"]) == "zero-shot"
     report = (finished / "report.html").read_text()
     assert f"{name} is best on validation, with" in report

@@ -7,7 +7,14 @@ import pytest
 
 from prefrec.lm.items import load_item_model
 from prefrec.lm.models import load_model
-from prefrec.pipeline.recipe import AlignSection, EvaluateSection, ItemsSection, LoraSection, ModelSection, SFTSection
+from prefrec.pipeline.sections import (
+    AlignSection,
+    EvaluateSection,
+    ItemsSection,
+    LoraSection,
+    ModelSection,
+    SFTSection,
+)
 from prefrec.rankers import LMRanker
 from prefrec.training import SFTConfig, SoftmaxDPOConfig, lora_config
 

@@ -11,7 +11,7 @@ from prefrec.errors import TemplateError
 from prefrec.lm.items import ItemEncoder, add_items
 from prefrec.pipeline import encoders
 from prefrec.pipeline.encoders import fit_items, item_vectors, prompt_encoder, title_vectors
-from prefrec.pipeline.recipe import ItemsSection
+from prefrec.pipeline.sections import ItemsSection
 from prefrec.prompts import PromptEncoder
 from prefrec.rankers import title_store
 from prefrec.rankers.title_encoder import TitleEncoder

@@ -6,9 +6,9 @@ import pytest
 
 from prefrec.data import read_prepared, write_prepared
 from prefrec.intake import PrepareConfig, prepare
-from prefrec.pipeline.entry import RunInputs, fitted_baselines
-from prefrec.pipeline.recipe import EvaluateSection, ModelSection
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.score import fit_baselines
+from prefrec.pipeline.sections import EvaluateSection, ModelSection
 from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
@@ -65,4 +65,4 @@ def test_validation_targets_are_not_in_the_log_that_chooses_settings(data):
     for own, expected in zip(window.score(rows), twin.score(rows), strict=True):
         np.testing.assert_allclose(own, expected)
     inputs = RunInputs(data, "key", ModelSection(name="smollm2-135m"), None, 0)
-    assert settings(fitted_baselines(inputs, both, NAMES)) == honest
+    assert settings(inputs.fit_baselines(both, NAMES)) == honest

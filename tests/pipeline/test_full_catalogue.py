@@ -5,11 +5,11 @@ import polars as pl
 import pytest
 
 from baselines import UNDATED_BASELINES
+from fixed_rankers import FixedStage
 from full_ranks import full_ranks, whole_catalogue
 from prefrec.data import read_prepared, seen_items, write_prepared
 from prefrec.intake import PrepareConfig, prepare
-from prefrec.pipeline.entry import Entry, full_entries
-from prefrec.pipeline.score import fit_baselines, predict_full
+from prefrec.pipeline.score import fit_baselines, full_stages, predict_full
 from prefrec.rankers import CatalogueRanker, RandomRanker
 from tiny_run import ITEMS
 
@@ -44,7 +44,7 @@ def test_candidates_are_what_the_user_has_not_taken_before(recipe, log, tmp_path
 
 def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path, entries):
     section = recipe.evaluate.model_copy(update={"rows": 9, "full_rows": 4})
-    fast = Entry("fast", "fast", lambda _: RandomRanker(3, "fast"), lambda _: RandomRanker(3, "fast"))
+    fast = FixedStage(RandomRanker(3, "fast"), full=RandomRanker(3, "fast"))
     slow = entries[0]
     found = predict_full(data, section, fit_baselines(data, section, 0), [slow, fast], tmp_path, seed=0)
     rankers = [name for name in UNDATED_BASELINES if name != "random"]
@@ -59,10 +59,8 @@ def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path
 
 
 def test_rankers_that_cannot_be_asked_are_left_out(entries):
-    def ranker(name, **more):
-        return Entry(name, name, lambda _: RandomRanker(0, name), **more)
-
-    found = full_entries([*entries, ranker("not"), ranker("able", load_full=lambda _: RandomRanker(1, "able"))])
+    alone, able = FixedStage(RandomRanker(0, "not")), RandomRanker(0, "able")
+    found = full_stages([*entries, alone, FixedStage(able, full=RandomRanker(1, "able"))])
     assert [e.name for e in found] == ["zero-shot", "sft", "able"]
     assert isinstance(found[0].load(8), CatalogueRanker)
     assert found[0].key != entries[0].key

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.pipeline import entry, run
-from prefrec.pipeline.entry import RunInputs
-from prefrec.pipeline.kinds import title_tower
+from prefrec.pipeline import inputs, prepare
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
+from prefrec.pipeline.stages import title_tower
 from prefrec.presets import preset
 from prefrec_lab import studies
 from prefrec_systems.morec import stage as morec
@@ -46,18 +46,14 @@ def shipped_recipe(path: Path) -> Recipe:
 
 def keys_of(path: Path, folder: Path, monkeypatch) -> dict[str, str]:
     """Names of stages and rankers, and their keys; those for the whole catalogue apart."""
-    keys = {}
-    for module in (entry, morec, title_tower):
+    for module in (inputs, morec, title_tower):
         monkeypatch.setattr(module, "base_digest", lambda name: f"digest of {name}")
-    monkeypatch.setattr(run, "content_digest", lambda file: f"digest of {file.name}")
-    monkeypatch.setattr(run, "make_once", lambda folder, key, name, *more: keys.update({name: key}))
-    monkeypatch.setattr(run, "read_prepared", lambda folder: made_up())
+    monkeypatch.setattr(prepare, "content_digest", lambda file: f"digest of {file.name}")
     recipe = shipped_recipe(path)
-    data = run.prepare_stage(recipe, folder / "data")
-    plan = Plan(recipe, RunInputs(data, "data", recipe.model, recipe.lora, recipe.seed), folder)
-    entries = [plan.entry(name) for name in plan.names]
-    keys |= {e.name: e.key for e in entries}
-    return keys | {f"{e.name}, whole catalogue": e.full.key for e in entries if e.full and e.full.key != e.key}
+    plan = Plan(recipe, RunInputs(made_up(), "data", recipe.model, recipe.lora, recipe.seed), folder)
+    stages = [plan.stage(name) for name in plan.names]
+    keys = {"prepare": prepare.PrepareStage(recipe, folder / "data").key} | {s.name: s.key for s in stages}
+    return keys | {f"{s.name}, whole catalogue": s.full.key for s in stages if s.full and s.full.key != s.key}
 
 
 def test_every_shipped_recipe_is_frozen():

@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 
 from prefrec.errors import DataError
-from prefrec.pipeline.entry import RunInputs
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows
-from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.sections import AlignSection
 from prefrec.pipeline.train import train_align
 from prefrec.pipeline.training_rows import alignment_pool, alignment_rows, validation_rows
 from tiny_run import RATED

@@ -7,13 +7,14 @@ import polars as pl
 import pytest
 
 from baselines import UNDATED_BASELINES
+from fixed_rankers import FixedStage
 from full_ranks import full_ranks
 from prefrec.data import seen_items
 from prefrec.evaluation import FULL_RANKING, metrics_for
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.pipeline.entry import Entry, lm_ranker
 from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers, metrics_json
-from prefrec.pipeline.recipe import EvaluateSection
+from prefrec.pipeline.sections import EvaluateSection
+from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 
 
@@ -29,8 +30,8 @@ def evaluate(recipe, data, tmp_path):
 @pytest.fixture
 def others():
     """A ranker that can be asked about the whole catalogue, and one that cannot."""
-    able = Entry("able", "a", lambda _: RandomRanker(5, "able"), lambda _: RandomRanker(5, "able"))
-    return [able, Entry("lists only", "b", lambda _: RandomRanker(6, "lists only"))]
+    able = RandomRanker(5, "able")
+    return [FixedStage(able, full=able), FixedStage(RandomRanker(6, "lists only"))]
 
 
 def test_pairs():
@@ -93,9 +94,9 @@ def test_it_is_asked_of_rows_of_the_table(evaluate, changes, n):
 @pytest.mark.parametrize("ablations", [True, False])
 def test_blends_without_a_part_are_ranked_unless_ablations_are_off(evaluate, others, ablations):
     name = "able without a part"
-    less = Entry(name, "c", lambda _: RandomRanker(7, name), lambda _: RandomRanker(7, name))
-    whole = replace(others[0], without={"a part": less})
-    full = evaluate([whole], ablations=ablations, references=[]).full_catalogue
+    less = RandomRanker(7, name)
+    others[0].less = [FixedStage(less, full=less)]
+    full = evaluate(others[:1], ablations=ablations, references=[]).full_catalogue
     compared = {(c.ranker, c.against) for c in full.comparisons}
     assert compared == ({("able", name)} if ablations else set())
 

@@ -14,12 +14,15 @@ from prefrec.data import frame_to_examples, has_dates
 from prefrec.errors import ConfigError
 from prefrec.files import read_json
 from prefrec.pipeline import negatives
-from prefrec.pipeline.entry import RunInputs, baseline_entry, lm_ranker
-from prefrec.pipeline.kinds.blend import blend_entry
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.negatives import NEGATIVES_FILE, answer_scores, negative_rows
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
+from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.sections import AlignSection
+from prefrec.pipeline.stages.baseline import BaselineStage
+from prefrec.pipeline.stages.blend import BlendStage
+from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.pipeline.train import train_align
 from prefrec.pipeline.training_rows import alignment_rows
 from prefrec.rankers import CatalogueRanker
@@ -145,7 +148,7 @@ def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
     run_recipe(Recipe.model_validate(raw), tmp_path, until="align")
     assert [p.name for p in (tmp_path / "rankers").iterdir()] == ["SASRec"]  # MoRec is not needed
     rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))
-    miner = open_run(tmp_path).entry("SASRec").load(8)
+    miner = open_run(tmp_path).stage("SASRec").load(8)
     assert miner.score(rows).mean() > miner.score(alignment_rows(data, section(), 0)).mean()
 
 
@@ -153,11 +156,11 @@ def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
 def counts(recipe, data, tmp_path_factory):
     """The inputs of a run, and a blend of counts with the weights that validation examples gave."""
     inputs = RunInputs(data, "k", recipe.model, recipe.lora, 0)
-    before = {name: baseline_entry(inputs, name) for name in COUNTS}
+    before = {name: BaselineStage(inputs, name) for name in COUNTS}
     folder = tmp_path_factory.mktemp("counts")
-    entry = blend_entry(inputs, BlendConfig(parts=COUNTS), folder, before)
-    entry.make()
-    return SimpleNamespace(inputs=inputs, folder=folder, before=before, entry=entry)
+    blend = BlendStage(inputs, BlendConfig(parts=COUNTS), folder, before)
+    blend.make()
+    return SimpleNamespace(inputs=inputs, folder=folder, before=before, blend=blend)
 
 
 def _listed(rows, data):
@@ -166,9 +169,12 @@ def _listed(rows, data):
 
 def test_a_blend_counts_users_of_other_folds_alone_for_training_rows(counts):
     """The slow twin fits the same blend, for each user's rows, to a log without the users of that fold."""
-    inputs, entry = counts.inputs, counts.entry
+    inputs, blend = counts.inputs, counts.blend
     rows, log = _listed(inputs.data.train[:40], inputs.data), inputs.data.train_interactions
-    scores, weights = entry.training(8).score(rows), Weights.from_json(read_json(counts.folder / "blend.json"))
+    scores, weights = (
+        blend.load_for_training(8).score(rows),
+        Weights.from_json(read_json(counts.folder / "blend.json")),
+    )
     for row, found in zip(rows, scores, strict=True):
         own = crc32(row.user_id.encode()) % 4
         others = log.filter(pl.col("user_id").map_elements(lambda u: crc32(u.encode()) % 4, pl.Int64) != own)
@@ -182,7 +188,7 @@ def test_a_blend_counts_users_of_other_folds_alone_for_training_rows(counts):
 
 def test_the_targets_of_a_row_are_not_in_the_counts_that_draw_its_negatives(counts):
     """With them, a blend ranks targets higher; without, it scores a user with another log as before."""
-    inputs, entry = counts.inputs, counts.entry
+    inputs, blend = counts.inputs, counts.blend
     rows = _listed(inputs.data.train, inputs.data)
     targets = np.array([e.target_index for e in rows])
 
@@ -190,7 +196,7 @@ def test_the_targets_of_a_row_are_not_in_the_counts_that_draw_its_negatives(coun
         scores = ranker.score(rows)
         return (scores >= scores[np.arange(len(rows)), targets][:, None]).sum(axis=1)
 
-    assert ranks(entry.training(8)).mean() > 1.1 * ranks(entry.on_validation.load(8)).mean()
+    assert ranks(blend.load_for_training(8)).mean() > 1.1 * ranks(blend.on("validation").load(8)).mean()
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -201,29 +207,29 @@ def test_the_rest_of_a_users_log_does_not_matter_for_the_users_rows(counts, nest
     replaced = pl.when(pl.col("user_id") == user).then(pl.lit("i0")).otherwise(pl.col("item_id"))
     log, outer = inputs.data.train_interactions, BlendConfig(name="outer", parts=["blend", "window co-occurrence"])
     if nested:
-        blend_entry(inputs, outer, tmp_path, {**counts.before, "blend": counts.entry}).make()
+        BlendStage(inputs, outer, tmp_path, {**counts.before, "blend": counts.blend}).make()
     scores = []
     for one in (log, log.with_columns(item_id=replaced)):
         # Without validation examples: the settings of counts would be chosen on the log of all users.
         some = replace(inputs, data=replace(inputs.data, train_interactions=one, validation=[]))
-        entry = blend_entry(some, BlendConfig(parts=COUNTS), counts.folder, counts.before)
+        blend = BlendStage(some, BlendConfig(parts=COUNTS), counts.folder, counts.before)
         if nested:
-            entry = blend_entry(some, outer, tmp_path, {**counts.before, "blend": entry})
-        scores.append(entry.training(8).score(own))
+            blend = BlendStage(some, outer, tmp_path, {**counts.before, "blend": blend})
+        scores.append(blend.load_for_training(8).score(own))
     assert np.array_equal(*scores)
 
 
 @pytest.mark.parametrize("exclude_later", [True, False])
 def test_a_blend_of_the_recipe_draws_negatives(counts, section, tmp_path, exclude_later):
-    inputs, entry = counts.inputs, counts.entry
+    inputs, blend = counts.inputs, counts.blend
     rows, taken = inputs.data.train[:40], inputs.data.train_interactions.group_by("user_id").agg("item_id")
     own = dict(taken.iter_rows())
     one = section(
         negatives_from="ranker", miner="blend", negatives_temperature=0.05, exclude_later=exclude_later, epochs=1
     )
-    drawn = negative_rows(inputs, one, rows, None, entry, tmp_path)
+    drawn = negative_rows(inputs, one, rows, None, blend, tmp_path)
     listed = _listed(rows, inputs.data)
-    scores = entry.training(8).score(listed)
+    scores = blend.load_for_training(8).score(listed)
     index, later = inputs.data.catalogue.index, 0
     for row, e, before_it in zip(scores, drawn, rows, strict=True):
         assert (e.user_id, e.history, e.target) == (before_it.user_id, before_it.history, before_it.target)

@@ -9,7 +9,7 @@ import pytest
 from command import prefrec
 from prefrec.errors import ConfigError
 from prefrec.export.ranker import export_ranker
-from prefrec.pipeline.entry import RunInputs
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, dump_recipe
@@ -85,12 +85,12 @@ def test_an_alignment_that_went_on_from_another_is_compared_with_that_one(whole,
     def planned(**dpo):
         recipe = Recipe.model_validate(raw | {"align": [raw["align"][0] | dpo, raw["align"][1]]})
         inputs = RunInputs(data, "d", recipe.model, recipe.lora, recipe.seed)
-        return Plan(recipe, inputs, tmp_path).step("s-dpo")
+        return Plan(recipe, inputs, tmp_path).stage("s-dpo")
 
-    step = planned()
-    step.folder.mkdir(parents=True)
-    (step.folder / "stage.json").write_text(json.dumps({"made_with": step.entry.inputs}))
-    assert step.changed() == []
+    stage = planned()
+    stage.folder.mkdir(parents=True)
+    (stage.folder / "stage.json").write_text(json.dumps({"made_with": stage.made_with}))
+    assert stage.changed() == []
     assert planned(beta=9.0).changed() == ["align.dpo.beta"]
 
 
@@ -195,7 +195,7 @@ def test_no_model_answers_beside_another_recipe(beside, tmp_path):
     ):
         with pytest.raises(ConfigError, match=refused):
             ask()
-    assert run.entry("zero-shot").weights is None
+    assert run.stage("zero-shot").weights is None
     done = prefrec("chat", run.folder, "--user", run.data.test[0].user_id, "--retriever", "s-dpo")
     assert (done.code, done.out) == (1, "")
     assert "was made with another recipe (model.templates) than the one in this folder" in done.err
@@ -213,5 +213,5 @@ def test_runs_of_before_answer_and_where_it_is_known_a_doubt_is_told(beside, cap
     assert old.changed("s-dpo") is None
     assert export_ranker(old, "s-dpo", run.folder.parent / "out").is_dir()
     assert "warning" not in capsys.readouterr().err
-    assert replace(old, outdated="recipe changed since").entry("s-dpo").name == "s-dpo"
+    assert replace(old, outdated="recipe changed since").stage("s-dpo").name == "s-dpo"
     assert "s-dpo may have been made with another recipe than the run has now: recipe" in capsys.readouterr().err

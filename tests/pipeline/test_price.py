@@ -5,7 +5,7 @@ import pytest
 from prefrec.pipeline import best, encoders
 from prefrec.pipeline import price as prices
 from prefrec.pipeline.encoders import title_vectors
-from prefrec.pipeline.entry import RunInputs
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.price import minutes, price
 from prefrec.pipeline.recipe import Recipe

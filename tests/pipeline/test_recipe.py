@@ -8,7 +8,8 @@ import yaml
 
 from prefrec.errors import ConfigError
 from prefrec.pipeline import recipe as module
-from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection, checked_recipe, dump_recipe, load_recipe
+from prefrec.pipeline.recipe import Recipe, checked_recipe, dump_recipe, load_recipe
+from prefrec.pipeline.sections import AlignSection, SFTSection
 from prefrec.presets import preset
 from prefrec.prompts import load_template
 

@@ -18,13 +18,15 @@ from prefrec.export.ranker import export_ranker
 from prefrec.files import file_digest
 from prefrec.intake import prepare
 from prefrec.lm.items import item_table
-from prefrec.pipeline.entry import RunInputs, lm_ranker
-from prefrec.pipeline.kinds import KINDS
-from prefrec.pipeline.kinds.fitted import fitted_kind
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, set_field
 from prefrec.pipeline.run import expected, run_recipe, survey
+from prefrec.pipeline.stages import STAGES
+from prefrec.pipeline.stages.base import Loaded
+from prefrec.pipeline.stages.fitted import FittedStage
+from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import FittedRanker, PopularityRanker
 from prefrec.rankers.config import RankerConfig
 from prefrec.recommender import Recommender
@@ -113,15 +115,14 @@ def test_refit_stages_choose_no_epoch_and_train_as_many_as_were_chosen(finished,
 def test_a_blend_of_loaded_rankers_asks_those_that_are_served(finished):
     """A server shares one base among its language models, and hands them to the rankers that query them."""
     run = open_run(finished)
-    entry = run.entry("sft")
+    entry = run.stage("sft")
     ranker = entry.load(8)
-    loaded = replace(entry, load=lambda size: ranker, load_full=lambda size: ranker)
-    blend = run.plan.with_known({"sft": loaded}).open("blend")
+    blend = replace(run.plan, loaded={"sft": Loaded(entry, ranker, ranker)}).open("blend")
     rows = run.data.some("test", 5)
-    assert blend.key == run.entry("blend").key
+    assert blend.key == run.stage("blend").key
     reranked = blend.load(8).models
-    assert [model.entry.load(8) for model in reranked] == [ranker]
-    np.testing.assert_allclose(blend.load(8).score(rows), run.entry("blend").load(8).score(rows))
+    assert [model.stage.load(8) for model in reranked] == [ranker]
+    np.testing.assert_allclose(blend.load(8).score(rows), run.stage("blend").load(8).score(rows))
 
 
 def test_choices_on_validation_examples_are_those_without_refit(finished, recipe, tmp_path):
@@ -157,15 +158,15 @@ def test_test_examples_are_answered_by_what_has_learnt_validation_items(finished
     assert not late & trained
     learnt_by = {"SASRec": lambda r: {*r.ids}, "title-tower": lambda r: {i for i, n in r.index.items() if r.bias[n]}}
     for name, items in learnt_by.items():
-        entry = run.entry(name)
+        entry = run.stage(name)
         assert items(entry.load(8)) == trained | late
-        assert items(entry.on_validation.load(8)) == trained
-    blend = run.entry("blend")
-    for entry, learnt in ((blend, trained | late), (blend.on_validation, trained)):
+        assert items(entry.on("validation").load(8)) == trained
+    blend = run.stage("blend")
+    for entry, learnt in ((blend, trained | late), (blend.on("validation"), trained)):
         parts = {part.name: part for part in entry.load(8).blend.parts}
         assert {*parts["SASRec"].learnt} == {*parts["title-tower"].learnt} == learnt
-    assert run.entry("sft").weights == finished / "refit" / "sft" / "adapter"
-    assert run.entry("sft").on_validation.weights == finished / "sft" / "adapter"
+    assert run.stage("sft").weights == finished / "refit" / "sft" / "adapter"
+    assert run.stage("sft").on("validation").weights == finished / "sft" / "adapter"
 
 
 def test_a_part_has_the_median_for_what_it_has_not_read_by_test_time(finished):
@@ -173,8 +174,8 @@ def test_a_part_has_the_median_for_what_it_has_not_read_by_test_time(finished):
     rows = run.data.some("test", 4)
     items = tuple(dict.fromkeys([*run.data.catalogue.ids]))
     asked = [type(e)(e.user_id, e.history, items, e.target) for e in rows]
-    parts = {part.name: part for part in run.entry("blend").load(8).blend.parts}
-    alone = run.entry("SASRec").load(8)
+    parts = {part.name: part for part in run.stage("blend").load(8).blend.parts}
+    alone = run.stage("SASRec").load(8)
     known = np.isin(items, [*alone.ids])
     scores, own = parts["SASRec"].score(asked), alone.score(asked)
     late = np.isin(items, LATE)
@@ -187,9 +188,9 @@ def test_a_part_has_the_median_for_what_it_has_not_read_by_test_time(finished):
 
 def test_the_settings_of_window_cooccurrence_are_chosen_before_validation_is_learnt(finished):
     run = open_run(finished)
-    baseline = run.entry("window co-occurrence").load(8)
+    baseline = run.stage("window co-occurrence").load(8)
     assert {*baseline.index} >= {*LATE}
-    assert baseline.settings == run.entry("window co-occurrence").on_validation.load(8).settings
+    assert baseline.settings == run.stage("window co-occurrence").on("validation").load(8).settings
 
 
 def test_a_kill_in_a_refit_stage_goes_on_and_ends_alike(finished, recipe, tmp_path, stop_after):
@@ -202,7 +203,7 @@ def test_a_kill_in_a_refit_stage_goes_on_and_ends_alike(finished, recipe, tmp_pa
     assert [*(folder / "refit" / "sft").glob("checkpoint-*")]
     assert [s["why"] for s in survey(recipe, folder) if s["stage"] == "sft refit"] == ["unfinished"]
     with pytest.raises(DataError, match="'sft refit'"):
-        open_run(folder).entry("sft")
+        open_run(folder).stage("sft")
     run_recipe(recipe, folder, until="sft")
     assert _state(folder / "sft") == before
     ours, theirs = (adapter_weights(f / "refit" / "sft" / "adapter") for f in (folder, finished))
@@ -241,7 +242,7 @@ def test_recommender_and_export_answer_with_refit_weights(finished, tmp_path):
     rows = run.data.some("test", 5)
     weights = finished / "refit" / "sft" / "adapter"
     expected_scores = lm_ranker("sft", weights, run.data, run.recipe.model).score(rows)
-    own = Recommender.from_run(finished, "sft").entry.load(8).score(rows)
+    own = Recommender.from_run(finished, "sft").stage.load(8).score(rows)
     np.testing.assert_allclose(own, expected_scores)
     for ranker, name in (("sft", "adapter_model.safetensors"), ("blend", "prefrec.json")):
         out = export_ranker(run, ranker, tmp_path / ranker)
@@ -274,8 +275,12 @@ class Counting(FittedRanker):
         return self.inner.score(examples)
 
 
+class CountingStage(FittedStage):
+    Config, Ranker = CountingConfig, Counting
+
+
 def test_a_fitted_ranker_is_fitted_once_to_each_log(recipe, tmp_path, monkeypatch):
-    monkeypatch.setitem(KINDS, "counting", fitted_kind(Counting, CountingConfig))
+    monkeypatch.setitem(STAGES, "counting", CountingStage)
     monkeypatch.setattr(Counting, "fitted", [])
     raw = recipe.model_dump(mode="json") | {"sft": None, "align": []}
     raw["rankers"] = [{"kind": "counting"}, {"kind": "blend", "parts": ["co-occurrence", "counting"]}]
@@ -295,7 +300,7 @@ def test_an_evaluation_of_validation_examples_asks_those_that_have_not_learnt_th
     run, answers = open_run(folder), pl.read_parquet(folder / "predictions.parquet")
     rows = run.data.some("validation", 10)
     for ranker in ("SASRec", "sft"):
-        scores = run.entry(ranker).on_validation.load(8).score(rows)
+        scores = run.stage(ranker).on("validation").load(8).score(rows)
         found = answers.filter(ranker=ranker).sort("row")["scores"].to_list()
         np.testing.assert_allclose(scores, found, rtol=1e-4)
 
@@ -304,7 +309,7 @@ def test_nothing_new_in_validation_means_no_refit(recipe, tmp_path):
     data = replace(prepare(recipe.data), held_out_interactions=None)
     plan = Plan(recipe, RunInputs(data, "", recipe.model, recipe.lora, 0), tmp_path)
     assert len(plan.logs) == 1
-    assert plan.entry("sft").validation is None
+    assert plan.stage("sft").first is None
 
 
 def test_a_field_of_refit_can_be_set_where_the_preset_says_true():
@@ -386,7 +391,7 @@ def test_the_refit_of_an_update_leaves_out_what_measures_forgetting(finished, up
     before = pl.read_parquet(updated / "predictions" / "update" / "old" / "s-dpo before.parquet")
     earlier = open_run(finished)
     rows = earlier.data.some("test", len(held))
-    scores = earlier.entry("s-dpo").load(8).score(rows)
+    scores = earlier.stage("s-dpo").load(8).score(rows)
     np.testing.assert_allclose(scores, before.sort("row")["scores"].to_list(), atol=1e-3)
 
 
@@ -398,8 +403,8 @@ def test_item_tokens_of_validation_items_are_learnt_by_the_refit(recipe, tmp_pat
     raw["refit"] = {"epochs": 2}
     run_recipe(Recipe.model_validate(raw), tmp_path)
     run = open_run(tmp_path)
-    ids, entry = run.data.catalogue.ids, run.entry("sft")
-    before, after = (item_table(e.load(8).model) for e in (entry.on_validation, entry))
+    ids, entry = run.data.catalogue.ids, run.stage("sft")
+    before, after = (item_table(e.load(8).model) for e in (entry.on("validation"), entry))
     late, new = ([ids.index(item) for item in items] for items in (LATE, NEW))
     assert before.ids == after.ids == ids
     assert not before.own[late].any()  # an item's own vector starts at zero

@@ -9,10 +9,10 @@ import pytest
 
 from prefrec.errors import ConfigError
 from prefrec.export.ranker import export_ranker
-from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers.blend import Weights
 from prefrec.recommender import Recommender
 
@@ -61,10 +61,10 @@ def test_a_blend_of_the_reward_scores_by_the_models_of_that_log(finished, items_
     run = open_run(finished)
     rows = _rows(run, split)
     plan = run.plan.logs[0 if split == "validation" else 1]
-    policy, reference = (plan.step(name).entry.load(4).score(rows) for name in ("s-dpo", "sft"))
+    policy, reference = (plan.on_log(name).load(4).score(rows) for name in ("s-dpo", "sft"))
     reward = 0.5 * (policy - reference)
     assert reward.std() > 1e-3
-    found = run.entry("blend").on(split).load(4)
+    found = run.stage("blend").on(split).load(4)
     part = next(part for part in found.parts if part.name == "s-dpo reward")
     learnt = {*plan.inputs.data.train_interactions["item_id"]}
     known = np.array([i in learnt for i in run.data.catalogue.ids])
@@ -75,14 +75,14 @@ def test_a_blend_of_the_reward_scores_by_the_models_of_that_log(finished, items_
 def test_predictions_of_the_table_are_not_made_again_for_the_reward(finished):
     """Neither model is loaded, and the reference is the one that is a part itself."""
     run = open_run(finished)
-    rows, found = _rows(run, "test"), run.entry("blend").load(4)
-    scores = open_run(finished).entry("blend").load(4).score(rows)
+    rows, found = _rows(run, "test"), run.stage("blend").load(4)
+    scores = open_run(finished).stage("blend").load(4).score(rows)
     reward = next(part for part in found.parts if part.name == "s-dpo reward").ranker
     sft = next(part for part in found.parts if part.name == "sft").ranker
     assert reward.reference is sft
     answers = {
-        entry.key: pl.DataFrame({"candidates": [[*e.candidates] for e in rows], "scores": entry.load(4).score(rows)})
-        for entry in (run.entry(name).full for name in ("s-dpo", "sft"))
+        stage.key: pl.DataFrame({"candidates": [[*e.candidates] for e in rows], "scores": stage.load(4).score(rows)})
+        for stage in (run.stage(name).full for name in ("s-dpo", "sft"))
     }
     found.know(answers)
     np.testing.assert_allclose(found.score(rows), scores, rtol=1e-4, atol=1e-5)
@@ -91,15 +91,15 @@ def test_predictions_of_the_table_are_not_made_again_for_the_reward(finished):
 
 def test_the_reward_changes_with_the_alignment_and_its_reference(finished, items_recipe):
     def key(**changes):
-        return planned(items_recipe.model_copy(update=changes)).entry("blend").key
+        return planned(items_recipe.model_copy(update=changes)).stage("blend").key
 
     run = open_run(finished)
 
     def planned(recipe):
-        return replace(run.plan, recipe=recipe, _steps={})
+        return replace(run.plan, recipe=recipe)
 
     align = items_recipe.align[0]
-    assert key() == run.plan.entry("blend").key
+    assert key() == run.plan.stage("blend").key
     other = [{"beta": 0.7}, {"negatives_temperature": 2.0}]
     keys = {key(align=[align.model_copy(update=change)]) for change in other}
     keys |= {key(sft=items_recipe.sft.model_copy(update={"epochs": 2.0})), key()}
@@ -120,11 +120,11 @@ def test_the_reward_of_a_model_of_titles_has_the_base_as_its_reference(recipe, t
     raw["evaluate"] |= {"zero_shot": False, "rows": 3, "full_rows": 3, "generate_rows": 0, "references": ["random"]}
     run_recipe(Recipe.model_validate(raw), tmp_path)
     run = open_run(tmp_path)
-    ranker, rows = run.entry("blend").load(4), _rows(run, "test")[:2]
+    ranker, rows = run.stage("blend").load(4), _rows(run, "test")[:2]
     (model,) = ranker.models
     assert ranker.logits[0].names == ("blend", "s-dpo reward")
-    base = lm_entry("zero-shot", None, run.data, run.recipe.model).load_full(4).score(rows)
-    aligned = run.entry("s-dpo").load_full(4).score(rows)
+    base = LMStage("zero-shot", None, run.data, run.recipe.model).load_full(4).score(rows)
+    aligned = run.stage("s-dpo").load_full(4).score(rows)
     np.testing.assert_allclose(model.score(rows), aligned - base, rtol=1e-3, atol=1e-4)
 
 

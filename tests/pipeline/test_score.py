@@ -9,9 +9,11 @@ import pytest
 
 from prefrec import files
 from prefrec.pipeline import score
-from prefrec.pipeline.entry import RunInputs, adapter_key, lm_entry, model_key
+from prefrec.pipeline.inputs import RunInputs, adapter_key, model_key
 from prefrec.pipeline.measure import evaluate_rankers
-from prefrec.pipeline.recipe import EvaluateSection, ModelSection, dump_recipe
+from prefrec.pipeline.recipe import dump_recipe
+from prefrec.pipeline.sections import EvaluateSection, ModelSection
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers.lm import LMRanker
 from prefrec.runs.stage import stage_key
 
@@ -122,7 +124,7 @@ def test_keys_know_how_items_are_shown(adapter, data, recipe):
     def entries(catalogue, **changes):
         model, some = recipe.model.model_copy(update=changes), replace(data, catalogue=catalogue)
         inputs = RunInputs(some, "data", model, None, 0).stage_inputs()
-        return [lm_entry("lm", adapter, some, model, i) for i in (None, inputs)]
+        return [LMStage("lm", adapter, some, model, i) for i in (None, inputs)]
 
     def keys(*args, **changes):
         return [(e.key, e.full.key, stage_key(model=e.model)) for e in entries(*args, **changes)]

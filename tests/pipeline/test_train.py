@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.lm.packing import pack_passes
-from prefrec.pipeline.entry import RunInputs, lm_ranker
-from prefrec.pipeline.recipe import AlignSection, ItemsSection, SFTSection
+from prefrec.pipeline.inputs import RunInputs
+from prefrec.pipeline.sections import AlignSection, ItemsSection, SFTSection
+from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.pipeline.train import batch_sizes, train_align, train_sft, trained_items
 from prefrec.pipeline.training_rows import alignment_rows, is_packed, training_rows, validation_rows
 from prefrec.prompts import ChoiceSet

@@ -11,9 +11,8 @@ import pytest
 from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation import target_ranks
-from prefrec.pipeline.recipe import BASELINES
 from prefrec.rankers import PopularityRanker, Ranker, baseline_rankers
-from prefrec.rankers.baselines import TIMED, CooccurrenceRanker, ItemKNNRanker, RandomRanker
+from prefrec.rankers.baselines import BASELINES, TIMED, CooccurrenceRanker, ItemKNNRanker, RandomRanker
 
 
 def _frame(logs: dict[str, list[str]]) -> pl.DataFrame:

@@ -46,7 +46,7 @@ def wrong_in_batch(rec: Recommender, rng: random.Random) -> list[str]:
     count, k, some = rng.choice([2, 3, 41, 42, LARGEST]), rng.randint(1, 12), rng.choice([ids[:1], ids])
     histories = [rng.sample(some, rng.randint(1, min(4, len(some)))) for _ in range(count)]
     users: list[Any] = rng.sample([*range(count), *(f"u{n:02}" for n in range(count))], count)
-    close = CLOSE if rec.entry.model is not None else 1e-9
+    close = CLOSE if rec.stage.model is not None else 1e-9
     lost = []
     for exclude_seen in (True, False):
         alone = [_pairs(rec.recommend(history, k, exclude_seen=exclude_seen)) for history in histories]
@@ -84,7 +84,7 @@ def wrong_default(run: Path) -> list[str]:
         return ["the run has no best ranker"]
     best = opened.best.among(opened.best.values)
     engine = open_engine(opened)
-    defaults = {"Run": opened.default(), "Recommender": Recommender.from_run(run).entry.name}
+    defaults = {"Run": opened.default(), "Recommender": Recommender.from_run(run).stage.name}
     defaults["server"] = engine.rankers[0]
     engine.close()
     return [f"the default of {door} is {name}, not {best}" for door, name in defaults.items() if name != best]

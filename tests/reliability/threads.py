@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from prefrec import Recommender
 from prefrec.intake import prepare
 from prefrec.lm.items import add_items, save_item_model
-from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.stages.language_model import LMStage
 from tiny import tiny_llama
 from tiny_run import tiny_recipe, write_shop
 
@@ -39,7 +39,7 @@ def opener(kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Calla
         table = add_items(lm, data.catalogue.ids, torch.randn(len(data.catalogue), 6))
         torch.nn.init.normal_(table.predict.weight, std=0.1)
         save_item_model(lm, weights)
-    return lambda: Recommender(data, lm_entry("lm", weights, data, model))
+    return lambda: Recommender(data, LMStage("lm", weights, data, model))
 
 
 def questions_of(rec: Recommender) -> list[Question]:

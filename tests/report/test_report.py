@@ -28,7 +28,7 @@ from prefrec.report.examples import pick_examples
 from prefrec.report.render import verdict
 from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import clock, p_value, signed, with_interval
-from prefrec.runs.contents import Stage, read_run
+from prefrec.runs.contents import StageLog, read_run
 from sealed import seal_stage, write_metrics
 from served_run import MARKUP
 from verdicts import NONE
@@ -358,6 +358,10 @@ def test_a_folder_without_any_part_is_refused(tmp_path):
 def test_small_functions():
     assert running_mean(np.array([1.0, math.nan, 3.0])).tolist() == [1.0, 2.0, 3.0]
     assert [clock(s) for s in (4.4, 725, 12000, None)] == ["4 s", "12 min 05 s", "3 h 20 min", "–"]
-    bpr = Stage("bpr", "align", {"config": {"loss": "bpr", "num_negatives": 3}})
-    nested = Stage("x", "align", {"config": {"section": {"loss": "softmax_dpo", "num_negatives": 3}}})
-    assert (start_loss(bpr), start_loss(nested)) == (None, math.log(4))
+    bpr = StageLog("bpr", "align", {"config": {"loss": "bpr", "num_negatives": 3}})
+    nested = StageLog("x", "align", {"config": {"section": {"loss": "softmax_dpo", "num_negatives": 3}}})
+    assert start_loss(bpr) is None
+    assert start_loss(nested) == pytest.approx(math.log(4))
+    for loss, start in (("dpo", math.log(2)), ("nca", 2 * math.log(2)), ("ipo", None), ("of-another-package", None)):
+        stage = StageLog("x", "align", {"config": {"loss": loss, "num_negatives": 3}})
+        assert start_loss(stage) == (start and pytest.approx(start))

@@ -16,7 +16,7 @@ from prefrec.export.ranker import export_ranker
 from prefrec.files import SEAL, read_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.update import start_entry
+from prefrec.pipeline.update import start_stage
 from prefrec.rankers import PopularityRanker
 from prefrec.recommender import CHUNK
 from prefrec.runs.contents import BEST, METRICS, read_run, write_results
@@ -75,10 +75,10 @@ def test_such_a_stage_is_made_again_by_a_run(tmp_path, content):
 
 def test_an_update_of_a_damaged_run_does_not_start(run):
     recipe = Recipe.model_validate(open_run(run).recipe.model_dump(mode="json") | {"update": {"run": str(run)}})
-    assert start_entry(recipe, open_run(run).data, run) is not None
+    assert start_stage(recipe, open_run(run).data, run) is not None
     flip(run / "sft/adapter/adapter_model.safetensors")
     with pytest.raises(DataError, match="sft is damaged"):
-        start_entry(recipe, open_run(run).data, run)
+        start_stage(recipe, open_run(run).data, run)
 
 
 @pytest.mark.parametrize("file", ["held_out.parquet", "protocol.json", STAGE_FILE])

@@ -82,7 +82,7 @@ def test_what_was_damaged_on_the_way_is_refused(address):
     weights = "/bucket/shop/sft/adapter/adapter_model.safetensors"
     system.pipe(weights, system.cat(weights)[:-100])
     with pytest.raises(DataError, match="sft is damaged"):
-        open_run(address).entry("sft")
+        open_run(address).stage("sft")
 
 
 def test_an_interrupted_copy_is_no_run(address, cache):

@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import SERVED_BASELINES
+from fixed_rankers import ListsAlone
 from prefrec.data import RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.pipeline.opened import open_run
@@ -292,7 +292,7 @@ def test_a_fusion_that_was_not_made_is_left_out_unless_it_is_named(run_with_rank
 
 def test_a_ranker_of_lists_alone_is_not_asked_about_the_catalogue(composed, monkeypatch):
     others = composed._scorer.others
-    monkeypatch.setitem(others, "popularity", replace(others["popularity"], load_full=None))
+    monkeypatch.setitem(others, "popularity", ListsAlone(others["popularity"]))
     with pytest.raises(DataError, match="popularity cannot recommend from all items: send candidates"):
         composed.recommend(RecommendRequest(history=HISTORY, ranker="popularity"))
 

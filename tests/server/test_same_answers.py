@@ -12,9 +12,9 @@ from starlette.testclient import TestClient
 
 from prefrec import recommender
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import BASELINES, Recipe
+from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.rankers.baselines import TIMED, PopularityRanker
+from prefrec.rankers.baselines import BASELINES, TIMED, PopularityRanker
 from prefrec.recommend.popular import Popular
 from prefrec.recommender import Recommender
 from prefrec_server.app import Settings, create_app
@@ -82,7 +82,7 @@ def doors(tmp_path_factory, bpe_tokenizer):
     recommenders |= {name: Recommender.from_run(run.folder, name) for name in rankers}
 
     def ask(name, told=None, **body):
-        answer = clients[name].post("/v1/recommend", json=body | {"ranker": recommenders[name].entry.name})
+        answer = clients[name].post("/v1/recommend", json=body | {"ranker": recommenders[name].stage.name})
         assert answer.status_code == 200, answer.text
         assert told in (None, answer.json()["ranker"])
         return [(row["item_id"], row["score"]) for row in answer.json()["ranking"]]

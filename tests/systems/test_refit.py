@@ -51,9 +51,9 @@ def test_all_systems_answer_test_examples_after_their_refit(finished):
     logs = json.loads((finished / "metrics.json").read_text())["evaluation"]["logs"]
     assert {*logs.values()} == {"training and validation"}
     for name in ("SASRec", "MoRec", "TALLRec", "LLaRA"):
-        entry = run.entry(name)
+        entry = run.stage(name)
         assert (finished / "refit") in entry.weights.parents
-        assert (finished / "refit") not in entry.on_validation.weights.parents
+        assert (finished / "refit") not in entry.on("validation").weights.parents
 
 
 def test_an_interrupted_refit_of_a_sequential_model_ends_alike(data: PreparedData, tmp_path, monkeypatch):

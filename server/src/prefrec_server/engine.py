@@ -160,7 +160,7 @@ class Engine:
         self, ranker: str, history: Sequence[Item], target: Item, candidates: Sequence[Item]
     ) -> Prepared[bodies.ExplainAnswer]:
         """Prepare an explanation by a ranker that is not a language model."""
-        if not candidates and self._scorer.others[ranker].load_full is None:
+        if not candidates and self._scorer.others[ranker].full is None:
             raise DataError(f"{ranker} can only explain scores among candidates: send candidates")
         listed = tuple(item.item_id for item in candidates) or tuple(self.items.catalogue.ids)
         example = RankingExample("-", tuple(item.item_id for item in history), listed, target.item_id)
@@ -176,7 +176,7 @@ class Engine:
         Raise errors of `rank`, UnknownUserError or RulesError.
         """
         ranker = self._ranker(request.ranker)
-        if ranker not in self.models and self._scorer.others[ranker].load_full is None:
+        if ranker not in self.models and self._scorer.others[ranker].full is None:
             raise DataError(f"{ranker} cannot recommend from all items: send candidates to /v1/rank")
         history, seen = self._history(request)
         repeats = self.data.keeps_repeats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import load_model
-from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.stages.base import Loaded, RankerStage
 from prefrec.rankers import LMRanker, Ranker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
 from prefrec.rankers.explain import Reasons, reasons
@@ -61,7 +61,7 @@ class Scorer:
         catalogue: all items.
 
     Attributes:
-        others: name → ranker of another kind.
+        others: name → stage of a ranker of another kind, which loads it once.
         before_call: called before every call of a model; an error that it raises prevents the call.
     """
 
@@ -73,7 +73,7 @@ class Scorer:
         catalogue: Catalogue,
     ) -> None:
         self.models = {name: model.eval() for name, model in models.items()}
-        self.others: dict[str, Entry] = {}
+        self.others: dict[str, RankerStage] = {}
         self._similarities: dict[str, Ranker] = {}
         self._log_similarity: Ranker | None = None
         self.before_call: Callable[[], None] = lambda: None
@@ -115,10 +115,10 @@ class Scorer:
 
         Raise ModelError if a score is NaN.
         """
-        entry = self.others[ranker]
+        stage = self.others[ranker]
         with torch.no_grad():
-            full = entry.load_full or entry.load
-            return [reasons((entry.load if q.is_listed else full)(BATCH_SIZE), q.example) for q in questions]
+            full = stage.full or stage
+            return [reasons((stage if q.is_listed else full).load(BATCH_SIZE), q.example) for q in questions]
 
     def similar(
         self, ranker: str, questions: Sequence[Alike], data: PreparedData
@@ -151,8 +151,8 @@ class Scorer:
         """
         other, answers = self.others.get(ranker), []
         with torch.no_grad():
-            if other and other.load_full:
-                full = other.load_full(BATCH_SIZE)
+            if other and other.full:
+                full = other.full.load(BATCH_SIZE)
                 for question in questions:
                     before = self._shortened
                     (best,) = answer_all(full, [question], self.items)
@@ -171,10 +171,9 @@ class Scorer:
         """How many histories the models' prompts have shortened so far."""
         return self.lm.encoder.shortened if self.models else 0
 
-    def part(self, entry: Entry) -> Entry:
-        """Return the entry of a model for rankers that depend on it; it shares the loaded model."""
-        on_candidates, full = (SharedLM(entry.name, self, ranker) for ranker in (self.lm, self.catalogue))
-        return replace(entry, load=lambda size: on_candidates, load_full=lambda size: full)
+    def part(self, stage: RankerStage) -> Loaded:
+        """Return the stage of a model for rankers that depend on it; it shares the loaded model."""
+        return Loaded(stage, *(SharedLM(stage.name, self, ranker) for ranker in (self.lm, self.catalogue)))
 
     @contextmanager
     def active(self, ranker: str) -> Iterator[nn.Module]:

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from prefrec.lm.items import item_table
 from prefrec.lm.models import default_device, hold_weights
 from prefrec.lm.scoring import language_model
 from prefrec.pipeline.encoders import prompt_encoder
-from prefrec.pipeline.entry import as_ranker, loaded_once
-from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.stages import stage_class
+from prefrec.pipeline.stages.base import Loaded, RankerStage
+from prefrec.pipeline.stages.language_model import as_ranker
 from prefrec.rankers.baselines import servable
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.lock import in_use
@@ -139,13 +141,13 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     lms, can = run.models[::-1], servable(run.data.train_interactions)
     baselines = [name for name in run.recipe.evaluate.references if name in can]
     made = [config.name for config in run.recipe.rankers]
-    by_default = [config.name for config in run.recipe.rankers if ranker_kind(config.kind).served]
+    by_default = [config.name for config in run.recipe.rankers if stage_class(config.kind).served]
     wanted = list(rankers) or list(dict.fromkeys([run.default(), *lms, *by_default[::-1], *baselines]))
     named = [name for name in wanted if name not in (*made, *baselines)]
     # A ranker of another kind may depend on any of the language models.
     lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms
-    entries = {name: run.entry(name) for name in lms}
-    weights = {name: entry.weights for name, entry in entries.items()}
+    stages = {name: run.stage(name) for name in lms}
+    weights = {name: stage.weights for name, stage in stages.items()}
     max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
     models, adapters = load_rankers(section.name, weights=weights, **section.loading()) if weights else ({}, {})
     for model in set(models.values()):
@@ -158,21 +160,24 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         # A separate tokenizer: the thread that encodes requests must not share one with the worker.
         encoder = prompt_encoder(section, run.data.catalogue)
     scorer, split = Scorer(models, adapters, lm, run.data.catalogue), run.recipe.evaluate.split
-    parts = {name: scorer.part(entry) for name, entry in entries.items()}
-    parts |= {name: loaded_once(run.entry(name)) for name in baselines}
+    parts: dict[str, RankerStage] = {name: scorer.part(stage) for name, stage in stages.items()}
+    parts |= {name: Loaded(run.stage(name)) for name in baselines}
+    plan = replace(run.plan, loaded=parts)  # a ranker that queries others asks those that are loaded
     for name in made:
+        if name not in wanted:
+            continue
         try:
-            parts |= {name: loaded_once(run.plan.with_known(parts).open(name))} if name in wanted else {}
+            parts[name] = Loaded(plan.open(name))
         except (ConfigError, DataError) as e:
             if name in rankers:
                 raise
             warn(f"{escape(name)} is not served: {escape(str(e))}")
     served = [name for name in wanted if name in parts]
-    scorer.others = {name: parts[name] for name in served if name not in entries}
+    scorer.others = {name: parts[name] for name in served if name not in stages}
     # Load now what is in files of the run, because they may be replaced while it is served.
     for name in served:
-        if name in made and (load_full := parts[name].load_full):
-            load_full(BATCH_SIZE)
+        if name in made and (full := parts[name].full):
+            full.load(BATCH_SIZE)
     engine = Engine(scorer, run.data, encoder, split, served, room=max_tokens, **queue)
     # Baselines are fitted when they are first queried.
     engine.warm_up([name for name in served if name not in baselines])

@@ -15,10 +15,11 @@ from prefrec.cli._output import print_scores
 from prefrec.console import warn
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
-from prefrec.pipeline.entry import MADE_WITH, lm_entry
 from prefrec.pipeline.measure import evaluate_rankers, metrics_json
-from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.pipeline.score import check_names
+from prefrec.pipeline.sections import SEED, ZERO_SHOT, EvaluateSection, ModelSection
+from prefrec.pipeline.stages.base import MADE_WITH
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
 from prefrec.runs.contents import METRICS, write_results
@@ -50,10 +51,10 @@ def evaluate(
     check_names([*section.references, *(name for name, _ in named)])
     adapters = [(name, path, as_trained(model, path)) for name, path in named]
     model = adapters[0][-1] if adapters else model  # the base is queried like the first adapter
-    entries = [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
-    entries += [lm_entry(name, path, prepared, settings) for name, path, settings in adapters]
+    stages = [LMStage(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
+    stages += [LMStage(name, path, prepared, settings) for name, path, settings in adapters]
     folder = out or data / "evaluation"
-    scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
+    scores = evaluate_rankers(prepared, section, stages, folder / "predictions", seed=seed)
     metrics = metrics_json(section.split, scores)
     if is_first():  # all processes of a job have the scores
         write_results(folder, scores.predictions, {METRICS: metrics})

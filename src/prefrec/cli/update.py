@@ -12,7 +12,8 @@ from prefrec.cli._carry_out import carry_out
 from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import SFT, checked_recipe, map_files, set_field
+from prefrec.pipeline.recipe import checked_recipe, map_files, set_field
+from prefrec.pipeline.sections import SFT
 from prefrec.runs.remote import address_of
 from prefrec.runs.stage import stage_key
 
@@ -42,7 +43,7 @@ def update(
             f"{address}: an update needs the log and the weights of its run: copy the run to a folder first"
         )
     earlier = open_run(run)
-    earlier.entry(SFT)  # raise an error if it is missing, unfinished or damaged
+    earlier.stage(SFT)  # raise an error if it is missing, unfinished or damaged
     raw = earlier.recipe.model_dump(mode="json")
     raw["data"]["more_interactions"] += [str(file.resolve()) for file in interactions or []]
     raw["data"] |= {"items": str(items.resolve())} if items else {}

@@ -173,6 +173,23 @@ def user_codes(rows: Sequence[RankingExample]) -> NDArray[np.int64]:
     return np.array([codes.setdefault(e.user_id, len(codes)) for e in rows], dtype=np.int64)
 
 
+def spread(rows: Sequence[RankingExample], n: int | None) -> list[int]:
+    """Return the indices of n examples, spread over users: one per user, then a second one per user, and so on.
+
+    The choice is deterministic. Indices are in order; n None means all examples.
+    """
+    if n is None or n >= len(rows):
+        return list(range(len(rows)))
+    codes = user_codes(rows)
+    by_user = np.argsort(codes, kind="stable")
+    groups = np.split(by_user, np.flatnonzero(np.diff(codes[by_user])) + 1)
+    rng = np.random.default_rng(0)
+    turns = np.empty(len(rows), dtype=np.int64)
+    for group in sorted(groups, key=lambda group: group[0]):  # in the order of the users' first examples
+        turns[rng.permutation(group)] = np.arange(len(group))
+    return [int(row) for row in np.sort(np.argsort(turns, kind="stable")[:n])]
+
+
 def latest_rows(rows: Sequence[RankingExample], most: int | None) -> Sequence[RankingExample]:
     """Return the last `most` examples of each user (None means all), in the order of `rows`."""
     if most is None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
-from prefrec.data.rows import RankingExample, take, user_codes
+from prefrec.data.rows import RankingExample, spread, take
 from prefrec.data.titles import UNSAFE
 from prefrec.equality import ByValue
 from prefrec.errors import DataError
@@ -179,26 +179,18 @@ class PreparedData(ByValue):
         return cast(Sequence[RankingExample], getattr(self, name))
 
     def some(self, name: str, n: int | None) -> list[RankingExample]:
-        """Return n examples of a split, spread over its users: one per user, then a second one per user, and so on.
+        """Return n examples of a split, spread over its users (`spread`).
 
-        The choice is deterministic. Examples keep the order of the split. Validation and test examples have a `time`
-        if the data have dates, or keep repeats.
+        Examples keep the order of the split. Validation and test examples have a `time` if the data have dates, or
+        keep repeats.
 
         Args:
             name: `train`, `validation` or `test`.
             n: number of examples, or None for all of them.
         """
         rows = self.split(name)
-        if n is None or n >= len(rows):
-            return self._with_times(name, rows)
-        codes = user_codes(rows)
-        by_user = np.argsort(codes, kind="stable")
-        groups = np.split(by_user, np.flatnonzero(np.diff(codes[by_user])) + 1)
-        rng = np.random.default_rng(0)
-        turns = np.empty(len(rows), dtype=np.int64)
-        for group in sorted(groups, key=lambda group: group[0]):  # in the order of the users' first examples
-            turns[rng.permutation(group)] = np.arange(len(group))
-        return self._with_times(name, take(rows, np.sort(np.argsort(turns, kind="stable")[:n])))
+        chosen = rows if n is None else take(rows, np.array(spread(rows, n), dtype=np.int64))
+        return self._with_times(name, chosen)
 
     @cached_property
     def has_dates(self) -> bool:
@@ -238,7 +230,6 @@ class PreparedData(ByValue):
         if name == "train" or not self.has_dates or self.held_out_interactions is None or self.keeps_repeats:
             return list(rows)  # with repeats, examples have their time already
         times = (self._held_out_times.get((e.user_id, e.target)) for e in rows)
-        # An example that already has its time stays the same object: callers look examples up by identity.
         return [e if e.time == time else replace(e, time=time) for e, time in zip(rows, times, strict=True)]
 
     @cached_property

@@ -15,12 +15,12 @@ from prefrec.data import PreparedData, read_prepared, write_prepared
 from prefrec.data.rows import RankingExample
 from prefrec.data.types import TESTED
 from prefrec.files import write_text
-from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import dump_recipe, load_recipe, map_files
 from prefrec.pipeline.run import planned
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.runs.stage import read_state, stage_key
 
 RECIPE, DATA, PROMPT = "recipe.yaml", "data", "prompt.jinja2"
@@ -48,7 +48,7 @@ def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
     data = without_names(run.data)
     write_prepared(data, out / DATA)
     for name in queried:
-        made = [step.folder for step in run.plan.steps([name]) if step.entry.make]
+        made = [stage.folder for stage in run.plan.stages([name]) if stage.makes_files]
         for folder in made[-1:]:  # with a refit, what has learnt validation interactions, too
             for file in read_state(folder).get("files", {}):
                 target = out / folder.relative_to(run.folder) / file
@@ -64,21 +64,22 @@ def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
     return queried
 
 
-def open_parts(folder: Path, ranker: str, base: str) -> tuple[PreparedData, Entry]:
+def open_parts(folder: Path, ranker: str, base: str) -> tuple[PreparedData, RankerStage]:
     """Return the data and the ranker in a folder of `write_parts`; `base` is the base of its language models."""
     recipe, data = load_recipe(folder / RECIPE), read_prepared(folder / DATA)
     templates = [str(folder / PROMPT)] if recipe.model.answers == "titles" else recipe.model.templates
     model = recipe.model.model_copy(update={"name": base, "templates": templates})
     recipe = recipe.model_copy(update={"model": model})
-    return data, planned(recipe, data, folder).entry(ranker)
+    return data, planned(recipe, data, folder).stage(ranker)
 
 
 def queried_stages(plan: Plan, ranker: str) -> list[str]:
     """Return the rankers of the run that a ranker queries and the ranker itself, each after those that it queries."""
     if ranker not in plan.names:
         return []
-    step = plan.step(ranker)
-    queried = [name for need in step.needs if step.queries for name in queried_stages(plan, need)]
+    queried = []
+    for need in plan.recipe.needs[ranker] if plan.stage(ranker).queries else ():
+        queried += queried_stages(plan, need)
     return list(dict.fromkeys([*queried, ranker]))
 
 

@@ -21,10 +21,12 @@ from prefrec.errors import ConfigError
 from prefrec.export.parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
 from prefrec.files import SEAL, digests, drafting, folder_files, storage_error, write_json, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
+from prefrec.losses import find_loss, trait
 from prefrec.pipeline.encoders import shown_items, shows_candidates
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import SFT, ZERO_SHOT, ModelSection, Recipe
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.sections import SFT, ZERO_SHOT, ModelSection
 from prefrec.prompts import load_template
 from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
@@ -69,12 +71,12 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
         ConfigError: `out` cannot be created, or the ranker cannot be exported in this form.
         ModelError: model or adapter cannot be read.
     """
-    entry, model = run.entry(ranker), run.recipe.model
-    if entry.model is None and merged:
+    stage, model = run.stage(ranker), run.recipe.model
+    if stage.model is None and merged:
         raise ConfigError(f"{ranker} is not a language model: export it without --merged")
-    if entry.model is not None:
+    if stage.model is not None:
         merged = merged or model.answers == "items"
-        _check_form(ranker, entry.weights, model, merged)
+        _check_form(ranker, stage.weights, model, merged)
     out = Path(out)
     _check_new(out)
     with writing(out), drafting(out) as draft:
@@ -82,11 +84,11 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
         template = load_template(model.templates[0], domain=run.data.domain)
         about: dict[str, Any] = {"ranker": ranker}
         parts: list[str] = []
-        if entry.model is None:
+        if stage.model is None:
             parts = write_parts(run, ranker, draft)
             about |= {"parts": parts, "model": {"name": model.name}}
         else:
-            about |= _write_lm(run, entry.weights, draft, merged)
+            about |= _write_lm(run, stage.weights, draft, merged)
         card = model_card(read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged, parts=parts)
         texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
         texts |= {} if model.answers == "items" else {PROMPT: template.portable}
@@ -208,7 +210,8 @@ def model_card(
     # A hub id, with or without an owner, as `prefrec.lm.models.resolve` accepts it.
     on_hub = base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
     is_text = recipe.model.answers == "titles" and not composed
-    is_sdpo = ranker in [a.name for a in recipe.align if a.loss == "softmax_dpo"]
+    alignment = recipe.alignment(ranker)
+    paper = trait(find_loss(alignment.loss), "arxiv") if alignment else None
     tags = [
         "recommender-systems",
         "prefrec",
@@ -221,7 +224,7 @@ def model_card(
         library_name="prefrec" if not is_text else "transformers" if merged else "peft",
         license="apache-2.0" if recipe.model.name == EMBEDDED and ranker == ZERO_SHOT else None,
         pipeline_tag="text-generation" if is_text else None,
-        tags=[*tags, "arxiv:2406.09215"] if is_sdpo else tags,
+        tags=[*tags, f"arxiv:{paper}"] if paper else tags,
         model_name=recipe.name,
         eval_results=_results(contents, recipe.data.source, ranker),
         **(base_model if on_hub and has_base else {}),

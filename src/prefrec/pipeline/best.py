@@ -13,16 +13,16 @@ from prefrec.evaluation import metrics_for, rank_catalogue
 from prefrec.evaluation.best import METRIC, Best, choose
 from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import Recipe, reached
-from prefrec.pipeline.score import fit_baselines, predict_entries
+from prefrec.pipeline.score import fit_baselines, full_stages, predict_stages
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.baselines import RandomRanker, servable
 
 ROWS, SLOW_ROWS = 1000, 200
 """Validation examples to compare rankers on, and how many of them slow models rank at most."""
 
 
-def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> Best | None:
+def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[RankerStage], cache: Path) -> Best | None:
     """Return the ranker with the highest NDCG@10 in full ranking of validation examples.
 
     Candidate sets would not do: `candidates.kind: targets` takes the value of popularity away, which a server needs.
@@ -32,7 +32,7 @@ def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Ent
     Args:
         recipe: of the run.
         data: prepared data.
-        entries: rankers that are not baselines.
+        stages: those of the rankers that are not baselines.
         cache: folder of predictions.
 
     Returns:
@@ -50,17 +50,17 @@ def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Ent
     }
     positions = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
     some = sorted(positions[e.user_id, e.history, e.target] for e in data.some("validation", slow_rows(recipe)))
-    able = [full for entry in entries if (full := entry.full)]
-    unranked = {entry.name: "it does not rank the whole catalogue" for entry in entries if not entry.full}
-    slow = {entry.name for entry in able if entry.is_slow}
+    able = full_stages(stages)
+    unranked = {stage.name: "it does not rank the whole catalogue" for stage in stages if not stage.full}
+    slow = {stage.name for stage in able if stage.is_slow}
     for at, is_slow in ((list(range(len(rows))), False), (some, True)):
         # A blend with a slow part is slow, too.
-        group = [e.on_validation for e in able if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
+        group = [e.on("validation") for e in able if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
         if not at:
             unranked |= {e.name: "evaluate.full_rows is 0" for e in group}
             continue
         asked, of_asked = [rows[i] for i in at], [seen[i] for i in at]
-        frames = predict_entries(data, section, group, asked, cache, seed=recipe.seed, seen=of_asked)
+        frames = predict_stages(data, section, group, asked, cache, seed=recipe.seed, seen=of_asked)
         values |= {e.name: _ndcg(frame, at, len(rows)) for e, frame in zip(group, frames, strict=True)}
     return choose(values, unranked) if values else None
 

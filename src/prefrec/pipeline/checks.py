@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, cast
 
 from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.data.update import read_by_sft
 from prefrec.errors import NO_EXAMPLES, ConfigError
 from prefrec.pipeline.encoders import prompt_encoder, shows_candidates
-from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.negatives import check_room
-from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.sections import SFT, LoraSection, ModelSection
 from prefrec.pipeline.training_rows import alignment_pool
 from prefrec.prompts import load_template
 from prefrec.training.section import TrainSection
@@ -25,7 +24,8 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
     sections: dict[str, TrainSection] = {SFT: recipe.sft} if recipe.sft else {}
     sections |= {f"align.{section.name}": section for section in recipe.align}
     for ranker in recipe.rankers:
-        sections |= {f"rankers.{ranker.name}": cast(Any, ranker)} if ranker_kind(ranker.kind).trains else {}
+        if isinstance(ranker, TrainSection):
+            sections[f"rankers.{ranker.name}"] = ranker
     return sections
 
 
@@ -37,7 +37,7 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
     for align in recipe.align:
         check_room(align, data)
     for ranker in recipe.rankers:
-        ranker_kind(ranker.kind).check_data(ranker, data)
+        ranker.check_data(data)
 
 
 def available_rows(recipe: Recipe, data: PreparedData) -> dict[str, int]:

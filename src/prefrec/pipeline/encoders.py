@@ -15,16 +15,14 @@ from prefrec.data import Catalogue, PreparedData
 from prefrec.errors import TemplateError
 from prefrec.lm.items import ItemEncoder, ItemTable, centred, extend_items, item_table
 from prefrec.lm.models import base_digest, load_tokenizer, resolve_dtype, vocabulary_size
-from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.sections import ModelSection
 from prefrec.prompts import PromptEncoder, item_texts, load_template
 from prefrec.rankers.title_store import TitleStore
 from prefrec.rankers.window import WindowCooccurrenceRanker
-from prefrec.rankers.words import tfidf
+from prefrec.rankers.words import TFIDF, tfidf
 from prefrec.runs.stage import stage_key
 
 Encoder = PromptEncoder | ItemEncoder
-TFIDF = "tfidf"
-"""Name of TF-IDF vectors in place of an encoder's."""
 TFIDF_SIZE = 256
 """Dimensions of TF-IDF title vectors after the SVD."""
 COOCCURRENCE_LENGTH = 2.0

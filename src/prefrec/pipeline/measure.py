@@ -17,9 +17,10 @@ from prefrec.evaluation.outcome import Group
 from prefrec.evaluation.predictions import judge_substrings, ranks_of
 from prefrec.evaluation.targets import item_classes, repeated_targets
 from prefrec.pipeline.audited import audit_under_test
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import fit_baselines, predict_all, predict_full
+from prefrec.pipeline.sections import EvaluateSection
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.pipeline.stages.blend import BlendStage
 
 Block = TypeVar("Block", bound=Group)
 
@@ -38,19 +39,19 @@ class Scores:
 def evaluate_rankers(
     data: PreparedData,
     section: EvaluateSection,
-    entries: Sequence[Entry],
+    stages: Sequence[RankerStage],
     cache: Path,
     *,
     seed: int,
     audit: Audit | None = None,
     logs: Mapping[str, str] | None = None,
 ) -> Scores:
-    """Query the baselines and every entry (`predict_all`), and compare them (`comparison_pairs`).
+    """Query the baselines and every stage (`predict_all`), and compare them (`comparison_pairs`).
 
     Args:
         data: prepared data.
         section: what to measure.
-        entries: rankers that are not baselines.
+        stages: those of the rankers that are not baselines.
         cache: folder for predictions, which are not made twice.
         seed: of the baselines.
         audit: of the candidate sets under test. Default: make it first.
@@ -58,27 +59,27 @@ def evaluate_rankers(
     """
     audit = audit or audit_under_test(data, section, seed)
     baselines = fit_baselines(data, section, seed)
-    predictions = predict_all(data, section, baselines, entries, cache, seed=seed)
+    predictions = predict_all(data, section, baselines, stages, cache, seed=seed)
     # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     items = item_classes(data, section.split)
     repeated = repeated_targets(data, data.some(section.split, section.rows))
-    evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit, items=items, repeated=repeated)
+    evaluation = _measure(silent, data, section, stages, ks=section.ks, audit=audit, items=items, repeated=repeated)
     logs = {name: log for name, log in (logs or {}).items() if name in evaluation.metrics}
     full, beyond = None, dict[str, dict[str, float]]()
     if section.full_rows != 0:
-        ranked = [*entries]
+        ranked = [*stages]
         if section.ablations:
-            ranked += [less for entry in entries for less in entry.ablations]
+            ranked += [less for stage in stages for less in stage.ablations]
         answers = predict_full(data, section, baselines, ranked, cache / "full_catalogue", seed=seed)
-        full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING, items=items, repeated=repeated)
+        full = _measure(answers, data, section, stages, ks=[10], audit=FULL_RANKING, items=items, repeated=repeated)
         full = replace(full, logs=logs)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
     return Scores(
         replace(evaluation, logs=logs),
         full,
-        _generation(predictions, data, section, entries, audit),
+        _generation(predictions, data, section, stages, audit),
         predictions,
         beyond,
     )
@@ -89,7 +90,7 @@ TRAINING, BOTH = "training", "training and validation"
 
 
 def logs_read(
-    data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], is_refit: bool
+    data: PreparedData, section: EvaluateSection, stages: Sequence[RankerStage], is_refit: bool
 ) -> dict[str, str]:
     """Return ranker → the interactions that it has read before the examples under test.
 
@@ -98,11 +99,11 @@ def logs_read(
     """
     is_longer = section.split == "test" and not data.validation_interactions.is_empty()
     logs: dict[str, str] = dict.fromkeys([*section.references], BOTH if is_longer else TRAINING)
-    for entry in entries:
-        if entry.model is None or entry.weights is not None:
-            counts = f"{TRAINING}, and its counts and baselines validation, too"  # of a blend
-            alone = counts if is_longer and entry.without else TRAINING
-            logs[entry.name] = BOTH if is_longer and is_refit else alone
+    for stage in stages:
+        if stage.model is None or stage.weights is not None:
+            counts = f"{TRAINING}, and its counts and baselines validation, too"
+            alone = counts if is_longer and isinstance(stage, BlendStage) else TRAINING
+            logs[stage.name] = BOTH if is_longer and is_refit else alone
     return logs
 
 
@@ -138,7 +139,7 @@ def _measure(
     predictions: pl.DataFrame,
     data: PreparedData,
     section: EvaluateSection,
-    entries: Sequence[Entry],
+    stages: Sequence[RankerStage],
     *,
     ks: Sequence[int],
     audit: Audit | NoAudit,
@@ -148,8 +149,8 @@ def _measure(
     """Return metrics and comparisons: those of `comparison_pairs`, and each blend with itself without one part."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_baseline(predictions, section.references)
-    lms = [e.name for e in entries if e.model and e.name in names]
-    less = {part.name: entry.name for entry in entries for part in entry.ablations}
+    lms = [stage.name for stage in stages if stage.model and stage.name in names]
+    less = {part.name: stage.name for stage in stages for part in stage.ablations}
     compare = comparison_pairs(lms, [n for n in names if n not in (*section.references, *less)], best)
     compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.known_interactions(section.split)["item_id"])
@@ -174,7 +175,11 @@ def _measure(
 
 
 def _generation(
-    predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], audit: Audit
+    predictions: pl.DataFrame,
+    data: PreparedData,
+    section: EvaluateSection,
+    stages: Sequence[RankerStage],
+    audit: Audit,
 ) -> Evaluation | None:
     """Return the metrics of generated text, by our judge and by the S-DPO authors'; None without generated text."""
     generated = predictions.filter(pl.col("generated").is_not_null())
@@ -182,7 +187,7 @@ def _generation(
         return None
     generated = generated.with_columns(substring=judge_substrings(generated, data.catalogue))
     writers = set(generated["ranker"])
-    pairs = comparison_pairs([e.name for e in entries if e.model and e.name in writers], [], None)
+    pairs = comparison_pairs([stage.name for stage in stages if stage.model and stage.name in writers], [], None)
     whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, audit=audit)
     shown = [metric for pair in TEXT_METRICS.values() for metric in pair]
     kept = {r: {m: of[m] for m in shown} for r, of in whole.metrics.items()}

@@ -31,10 +31,12 @@ from prefrec.evaluation.preferences import (
     spread,
     within_item_auc,
 )
-from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.negatives import history_length
-from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe
-from prefrec.pipeline.score import predict_entries
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.score import predict_stages
+from prefrec.pipeline.sections import SFT, ZERO_SHOT, AlignSection
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers import PopularityRanker
 from prefrec.rankers.matrices import pad_scores
 
@@ -72,7 +74,9 @@ class Answers:
     tested: Mask
 
 
-def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> Preferences | None:
+def run_preferences(
+    recipe: Recipe, data: PreparedData, stages: Sequence[RankerStage], cache: Path
+) -> Preferences | None:
     """Return how well SFT (or the base model) and the alignments tell liked from disliked items.
 
     The first alignment with `negatives_from: rated` sets the thresholds. Return None without such an alignment, or
@@ -88,14 +92,14 @@ def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]
             "after the training part; `data.split: time-share` holds out a fifth of each user's log"
         )
         return None
-    sft = next((e for e in entries if e.name == SFT), None) if recipe.sft else None
-    start = sft or lm_entry(ZERO_SHOT, None, data, recipe.model)
+    sft = next((stage for stage in stages if stage.name == SFT), None) if recipe.sft else None
+    start = sft or LMStage(ZERO_SHOT, None, data, recipe.model)
     references = {a.name: a.start or start.name for a in recipe.align}
-    aligned = [e for e in entries if e.name in references]
+    aligned = [stage for stage in stages if stage.name in references]
     # Questions are also about validation users, whose opinions a refit has learnt.
-    models = [e.on_validation for e in (start, *aligned)]
+    models = [stage.on("validation") for stage in (start, *aligned)]
     answers = _answers(recipe, data, questions, models, cache, section.rated_by)
-    return measure(answers, start.name, {e.name: references[e.name] for e in aligned})
+    return measure(answers, start.name, {stage.name: references[stage.name] for stage in aligned})
 
 
 def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Preferences:
@@ -163,7 +167,7 @@ def _answers(
     recipe: Recipe,
     data: PreparedData,
     questions: Mapping[str, Sequence[PreferenceQuestion]],
-    models: Sequence[Entry],
+    models: Sequence[RankerStage],
     cache: Path,
     by: RatedBy,
 ) -> Answers:
@@ -172,7 +176,7 @@ def _answers(
     examples = [q.example() for q in everything]
     swapped = swapped_histories([e for e, p in zip(examples, parts, strict=True) if p == recipe.evaluate.split])
     silent = recipe.evaluate.model_copy(update={"generate_rows": 0})
-    frames = predict_entries(data, silent, models, [*examples, *swapped], cache, seed=recipe.seed)
+    frames = predict_stages(data, silent, models, [*examples, *swapped], cache, seed=recipe.seed)
     scores = {e.name: _padded(f["scores"].to_list()) for e, f in zip(models, frames, strict=True)}
     signs = _padded([[1.0 if liked else -1.0 for liked in q.liked] for q in everything])
     learn, (n, width), tested = data.train_interactions, signs.shape, parts == recipe.evaluate.split

@@ -22,9 +22,11 @@ from prefrec.data.feedback import rejected_rows, with_opinions
 from prefrec.data.parquet import UNREADABLE, read_parquet
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_whole
-from prefrec.losses import find_loss, takes
-from prefrec.pipeline.entry import Entry, RunInputs, lm_ranker
-from prefrec.pipeline.recipe import AlignSection
+from prefrec.losses import find_loss, takes, trait
+from prefrec.pipeline.inputs import RunInputs
+from prefrec.pipeline.sections import AlignSection
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import CatalogueRanker, Ranker
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.rankers.softmax import softmax_sample
@@ -41,7 +43,7 @@ def negative_rows(
     section: AlignSection,
     rows: Sequence[RankingExample],
     start: Path | None,
-    miner: Entry | None,
+    miner: RankerStage | None,
     out: Path,
 ) -> list[RankingExample]:
     """Return examples with negatives by `section.negatives_from`; an interrupted stage reads those in `out`.
@@ -97,9 +99,9 @@ def _sampled_after(lm: CatalogueRanker, rows: Sequence[RankingExample], *more: A
     return lm.sample([e.history for e in rows], *more)
 
 
-def _for_training(section: AlignSection, miner: Entry) -> Ranker:
+def _for_training(section: AlignSection, miner: RankerStage) -> Ranker:
     """Return the ranker for training examples; print that it has learnt from them if it has."""
-    if miner.training is None:
+    if not miner.counts_others:
         say(f"{section.name}: {miner.name} learnt from these examples themselves, and they are likely for it")
     return miner.load_for_training(BATCH_SIZE)
 
@@ -144,14 +146,16 @@ def answer_scores(
 ) -> list[list[float]] | None:
     """Return the `scores` of a loss that takes them, a number per answer with the target's first; None for others.
 
-    For `softmax_logq` they are log sampling probabilities, up to a constant; negatives of `held_out` rows are sampled
-    uniformly. For other losses they are ratings of the user in the training log, for `held_out` rows also in the
-    held-out log; an item without a rating gets the lowest one. Raise DataError if there are no ratings.
+    For losses with the trait `needs_logq` they are log sampling probabilities, up to a constant; negatives of
+    `held_out` rows are sampled uniformly. For other losses they are ratings of the user in the training log, for
+    `held_out` rows also in the held-out log; an item without a rating gets the lowest one. Raise DataError if there
+    are no ratings.
     """
-    if not takes(find_loss(section.loss), "scores"):
+    loss = find_loss(section.loss)
+    if not takes(loss, "scores"):
         return None
     answers = [[e.target, *(i for i in e.candidates if i != e.target)] for e in rows]
-    if section.loss == "softmax_logq":
+    if trait(loss, "needs_logq"):
         weights: dict[str, float] = dict.fromkeys(data.catalogue.ids, 1.0)
         if section.drawn_from == "popularity" and not held_out:
             weights = popularity_weights(data.train_interactions, data.catalogue.ids)
@@ -212,7 +216,7 @@ def log_rows(
         history_length=history_length(data),
         min_history=int(data.protocol.get("config", {}).get("min_history", 1)),
         seed=seed,
-        with_liked=section.loss == "mult_dpo",
+        with_liked=bool(trait(find_loss(section.loss), "needs_liked")),
     )
     return _with_sampled(rows, data, section.sampled_negatives, log, seed) if section.sampled_negatives else rows
 

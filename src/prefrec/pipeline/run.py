@@ -10,28 +10,29 @@ from typing import Any
 from rich.markup import escape
 
 from prefrec.console import quiet_warnings, say
-from prefrec.data import PreparedData, prepared_digest, read_prepared, write_prepared
+from prefrec.data import PreparedData, prepared_digest
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.evaluation import Audit
-from prefrec.files import content_digest, make_folder, write_json, write_text
-from prefrec.intake import prepare
+from prefrec.files import make_folder, write_json, write_text
 from prefrec.lm.models import check_name
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.checks import check_rows, check_titles, trained_sections, warn_of_idle_dropout
-from prefrec.pipeline.encoders import shown_items
-from prefrec.pipeline.entry import Entry, RunInputs
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.measure import evaluate_rankers, logs_read, metrics_json
 from prefrec.pipeline.measure_preferences import run_preferences
-from prefrec.pipeline.plan import ALIGN, Plan, differences, make_once, stage_folder, stage_names, why_due
+from prefrec.pipeline.plan import Plan, stage_folder, stage_names
+from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.price import Price, price
-from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, dump_recipe, map_files, reached
-from prefrec.pipeline.update import is_refit, measure_update, split_change
+from prefrec.pipeline.recipe import Recipe, dump_recipe, reached
+from prefrec.pipeline.sections import ALIGN, RANKERS, SFT, ZERO_SHOT
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.pipeline.update import measure_update
 from prefrec.processes import is_first
 from prefrec.report import write_report
 from prefrec.runs.contents import BEST, METRICS, PREFERENCES, REFIT, UPDATE, result_inputs, write_results
 from prefrec.runs.lock import reader_lock, run_lock
-from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
+from prefrec.runs.stage import machine, read_state, refuse_name
 from prefrec.strict_yaml import read_yaml
 
 PRICED_S = 20
@@ -39,7 +40,6 @@ PRICED_S = 20
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
 
-@quiet_warnings()
 def run_recipe(
     recipe: Recipe,
     folder: Path,
@@ -71,11 +71,12 @@ def run_recipe(
         for name in _models(recipe):
             check_name(name)
     make_folder(folder)
-    with run_lock(folder), reader_lock(recipe.update.run) if recipe.update else nullcontext():
+    earlier = reader_lock(recipe.update.run) if recipe.update else nullcontext()
+    with quiet_warnings(), run_lock(folder), earlier:
         if is_first():
             write_text(folder / "recipe.yaml", dump_recipe(recipe))
             write_json(folder / "environment.json", machine() | {"seed": recipe.seed})
-        data = prepare_stage(recipe, folder / "data")
+        data = PrepareStage(recipe, folder / "data").prepared()
         if until == "prepare":
             return folder
         check_rows(recipe, data)
@@ -89,10 +90,12 @@ def run_recipe(
             say(escape(str(cost)))
         key = plan.inputs.data_key
         audit = audit_under_test(data, recipe.evaluate, recipe.seed, key=key, folder=folder) if measured else None
-        entries = plan.run(RANKERS if measured else until)
+        wanted = plan.until(RANKERS if measured else until)
+        for stage in plan.stages(wanted):
+            stage.run()
         if measured:
             rows, audit = (under_test(data), None) if under_test else (data, audit)
-            _evaluate(plan, rows, entries, audit)
+            _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit)
         return write_report(folder) if until == "report" and is_first() else folder
 
 
@@ -109,15 +112,12 @@ def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str
     An empty `why` means that the result is up to date. Before the data are prepared, all other stages have to run.
     """
     _check_until(recipe, until)
-    prepared, key, config = folder / "data", data_key(recipe), recipe.data.model_dump(mode="json")
-    state = read_state(prepared)
-    why = why_due(prepared, key, differences(state.get("config"), config, "data") or ["files of the data"])
-    stages = [_surveyed("prepare", prepared, why, [])]
+    prepare = PrepareStage(recipe, folder / "data")
+    stages = [_surveyed(prepare.name, prepare.folder, prepare.why(), [])]
     if until == "prepare":
         return stages
     wanted = reached(recipe.needs, *stage_names(recipe, RANKERS if until in ("evaluate", "report") else until))
-    plan = planned(recipe, read_prepared(prepared), folder) if not why and state.get("key") == key else None
-    if plan is None:
+    if not prepare.is_up_to_date:
         for name in wanted:
             if name != ZERO_SHOT:
                 stages.append(
@@ -129,19 +129,18 @@ def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str
             again, needs = f"{name} {REFIT}", [name, *(f"{need} {REFIT}" for need in recipe.needs[name])]
             stages.append(_surveyed(again, stage_folder(recipe, folder / REFIT, name), "after prepare", needs))
         return stages
-    for step in plan.steps(wanted):
-        if step.entry.make:
-            needed = [need.name for need in plan.needed(step)] if step.is_refit else [*step.needs]
-            stages.append(_surveyed(step.name, step.folder, plan.explain(step), needed))
+    plan = planned(recipe, prepare.read(), folder)
+    for stage in plan.stages(wanted):
+        if stage.makes_files:
+            needed = [need.label for need in plan.needed(stage)] if stage.first else recipe.needs[stage.name]
+            stages.append(_surveyed(stage.label, stage.folder, plan.why(stage), needed))
     return stages
 
 
 def expected(recipe: Recipe, folder: Path) -> Price | None:
     """Return the estimated cost of the stages that have to run (`price`); None before the data are prepared."""
-    prepared, key = folder / "data", data_key(recipe)
-    if why_due(prepared, key, []) or read_state(prepared).get("key") != key:
-        return None
-    return price(planned(recipe, read_prepared(prepared), folder))
+    prepare = PrepareStage(recipe, folder / "data")
+    return price(planned(recipe, prepare.read(), folder)) if prepare.is_up_to_date else None
 
 
 def _surveyed(name: str, folder: Path, why: str, needs: Sequence[str]) -> dict[str, Any]:
@@ -163,47 +162,21 @@ def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:
     return Plan(recipe, RunInputs(data, key, recipe.model, recipe.lora, recipe.seed, size), folder)
 
 
-def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
-    """Return the recipe's data, and prepare them in `folder` if they are not there."""
-    config, update = recipe.data, recipe.update
-
-    def make() -> None:
-        if is_first():
-            prepared = prepare(config, split_change(update, config.seed) if update else None, as_codes=True)
-            write_prepared(prepared, folder)
-            say(escape("\n".join(f"• {line}" for line in prepared.summary)))
-
-    make_once(folder, data_key(recipe), "prepare", make, "prepare", config.model_dump(mode="json"))
-    data = read_prepared(folder)
-    shown_items(recipe.model, data.catalogue)  # a wrong item_text must fail before any training
-    return data
-
-
-def data_key(recipe: Recipe) -> str:
-    """Return the key of a recipe's prepared data: its settings, and the content of its files."""
-    config, update = recipe.data, recipe.update
-    more: dict[str, Any] = {}
-    if update:
-        more["update"] = [prepared_digest(update.run / "data"), update.replay, update.rows]
-        more |= {"learnt": "validation, too"} if is_refit(update.run) else {}
-    return stage_key(config=config.model_dump(mode="json") | map_files(config, content_digest), **more)
-
-
-def _evaluate(plan: Plan, data: PreparedData, entries: Sequence[Entry], audit: Audit | None) -> None:
+def _evaluate(plan: Plan, data: PreparedData, stages: Sequence[RankerStage], audit: Audit | None) -> None:
     say("[bold]evaluate[/bold]")
     recipe, folder, is_refit = plan.recipe, plan.folder, len(plan.logs) > 1
     scores = evaluate_rankers(
         data,
         recipe.evaluate,
-        entries,
+        stages,
         folder / "predictions",
         seed=recipe.seed,
         audit=audit,
-        logs=logs_read(data, recipe.evaluate, entries, is_refit),
+        logs=logs_read(data, recipe.evaluate, stages, is_refit),
     )
-    preferences = run_preferences(recipe, data, entries, folder / "preferences")
-    update = measure_update(recipe, data, entries, folder / "predictions" / "update")
-    best = best_on_validation(recipe, data, entries, folder / "predictions" / "validation")
+    preferences = run_preferences(recipe, data, stages, folder / "preferences")
+    update = measure_update(recipe, data, stages, folder / "predictions" / "update")
+    best = best_on_validation(recipe, data, stages, folder / "predictions" / "validation")
     if is_first():
         now = result_inputs(folder, read_yaml(dump_recipe(recipe)), plan.inputs.data_key)
         split = recipe.evaluate.split

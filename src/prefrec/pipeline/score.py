@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -11,12 +10,13 @@ import polars as pl
 from prefrec import processes
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, seen_items
+from prefrec.data.rows import spread
 from prefrec.errors import NO_EXAMPLES, ConfigError, DataError
 from prefrec.evaluation import judge_texts, predict, rank_catalogue, read_predictions
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.files import keep, kept_key
-from prefrec.pipeline.entry import Entry, full_entries
-from prefrec.pipeline.recipe import EvaluateSection
+from prefrec.pipeline.sections import EvaluateSection
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
 from prefrec.rankers.baselines import RandomRanker, baseline_rankers
 from prefrec.runs.stage import stage_key
@@ -41,22 +41,27 @@ def predict_all(
     data: PreparedData,
     section: EvaluateSection,
     baselines: Sequence[Ranker],
-    entries: Sequence[Entry],
+    stages: Sequence[RankerStage],
     cache: Path,
     *,
     seed: int,
 ) -> pl.DataFrame:
-    """Return predictions on the candidate sets under test, of the baselines and then of each entry.
+    """Return predictions on the candidate sets under test, of the baselines and then of each stage's ranker.
 
     Raise ConfigError if two rankers share a name, DataError if there are no examples.
     """
-    check_names([*section.references, *(e.name for e in entries)])
+    check_names([*section.references, *(stage.name for stage in stages)])
     rows = data.some(section.split, section.rows)
     if not rows:
         raise DataError(f"nothing to evaluate: the data have no {section.split} examples; {NO_EXAMPLES}")
-    entries = [entry.on(section.split) for entry in entries]
+    stages = [stage.on(section.split) for stage in stages]
     frames = [predict(r, rows, data.catalogue, generate=False) for r in baselines]
-    return pl.concat([*frames, *predict_entries(data, section, entries, rows, cache, seed=seed)])
+    return pl.concat([*frames, *predict_stages(data, section, stages, rows, cache, seed=seed)])
+
+
+def full_stages(stages: Sequence[RankerStage]) -> list[RankerStage]:
+    """Return the stages for full ranking, of those that support it."""
+    return [full for stage in stages if (full := stage.full)]
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -69,52 +74,51 @@ def predict_full(
     data: PreparedData,
     section: EvaluateSection,
     baselines: Sequence[Ranker],
-    entries: Sequence[Entry],
+    stages: Sequence[RankerStage],
     cache: Path,
     *,
     seed: int,
 ) -> pl.DataFrame:
-    """Return predictions in full ranking (`rank_catalogue`), of the baselines and then of `full_entries`.
+    """Return predictions in full ranking (`rank_catalogue`), of the baselines and then of the stages that support it.
 
-    Slow entries rank only `section.full_rows` of the examples under test, the others all. `random` is excluded,
+    Slow rankers rank only `section.full_rows` of the examples under test, the others all. `random` is excluded,
     because its metrics are known exactly.
     """
     rows = data.some(section.split, section.rows)
     seen, section = seen_items(data, rows), section.model_copy(update={"generate_rows": 0})
-    some = {id(e) for e in replace(data, test=rows).some("test", section.full_rows)}
-    numbers = {True: [i for i, e in enumerate(rows) if id(e) in some], False: list(range(len(rows)))}
+    numbers = {True: spread(rows, section.full_rows), False: list(range(len(rows)))}
     known = set(data.known_interactions(section.split)["item_id"])
     frames = {
         r.name: rank_catalogue(r, rows, data.catalogue, seen, known) for r in baselines if r.name != RandomRanker.name
     }
-    able = full_entries([entry.on(section.split) for entry in entries])
+    able = full_stages([stage.on(section.split) for stage in stages])
     frames |= {e.name: pl.DataFrame() for e in able}  # in the order of the table
     for is_slow, at in numbers.items():
         group, seen_at = [e for e in able if e.is_slow == is_slow], [seen[i] for i in at]
-        for answers in predict_entries(data, section, group, [rows[i] for i in at], cache, seed=seed, seen=seen_at):
+        for answers in predict_stages(data, section, group, [rows[i] for i in at], cache, seed=seed, seen=seen_at):
             column = pl.Series("row", at, pl.UInt32)
             frames[answers["ranker"][0]] = answers.sort("row").with_columns(column)
     return pl.concat(frames.values())
 
 
-def predict_entries(
+def predict_stages(
     data: PreparedData,
     section: EvaluateSection,
-    entries: Sequence[Entry],
+    stages: Sequence[RankerStage],
     examples: Sequence[RankingExample],
     cache: Path,
     *,
     seed: int,
     seen: Sequence[Collection[str]] | None = None,
 ) -> list[pl.DataFrame]:
-    """Return the predictions of each entry; those already in the folder `cache` are not made again.
+    """Return the predictions of each stage's ranker; those already in the folder `cache` are not made again.
 
     With many processes the first one writes the folder, and all read it.
 
     Args:
         data: prepared data.
         section: settings of the evaluation.
-        entries: rankers to query.
+        stages: those of the rankers to query.
         examples: B examples.
         cache: folder with a file per ranker.
         seed: of the run.
@@ -138,32 +142,31 @@ def predict_entries(
         return rank_catalogue(ranker, examples, data.catalogue, seen, trained, shared=shared)
 
     # The examples to generate text for are spread over users, like the examples under test.
-    chosen = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
-    with_text = [i for i, e in enumerate(examples) if id(e) in chosen]
+    with_text = spread(examples, section.generate_rows)
     frames: list[pl.DataFrame] = []
     answers: dict[str, pl.DataFrame] = {}
-    for entry in entries:
-        model = {"model": entry.model} if entry.model else {}
+    for stage in stages:
+        model = {"model": stage.model} if stage.model else {}
         key, key_without_texts = (
-            stage_key(rows=rows_key, entry=entry.key, generate=generate, **model) for generate in (with_text, [])
+            stage_key(rows=rows_key, entry=stage.key, generate=generate, **model) for generate in (with_text, [])
         )
-        path = cache / f"{entry.name}.parquet"
+        path = cache / f"{stage.name}.parquet"
         known = processes.from_first(kept_key(path) if processes.is_first() else None)
         if known != key:
-            ranker = entry.load(section.batch_size)
+            ranker = stage.load(section.batch_size)
             if isinstance(ranker, ComposedRanker):
                 ranker.know(answers)
             if known != key_without_texts:
-                say(f"{entry.name}: scoring {len(examples)} examples of {size}")
-                answers[entry.key] = answer(ranker, not entry.is_slow)
+                say(f"{stage.name}: scoring {len(examples)} examples of {size}")
+                answers[stage.key] = answer(ranker, not stage.is_slow)
                 # Scores are written before texts are generated, so that a failure there does not lose them.
-                _keep(path, key_without_texts, answers[entry.key])
+                _keep(path, key_without_texts, answers[stage.key])
                 processes.wait()
             if with_text:
                 _keep(path, key, _with_texts(read_predictions(path), ranker, data, examples, with_text))
                 processes.wait()
         frames.append(read_predictions(path))
-        answers.setdefault(entry.key, frames[-1])
+        answers.setdefault(stage.key, frames[-1])
     return frames
 
 

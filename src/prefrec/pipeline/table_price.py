@@ -8,8 +8,8 @@ from timeit import repeat
 from prefrec.data import PreparedData, seen_items
 from prefrec.evaluation import rank_catalogue
 from prefrec.pipeline.best import ROWS, compared_baselines
-from prefrec.pipeline.kinds.blend import MOST_CANDIDATES
 from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.stages.blend import MOST_CANDIDATES
 from prefrec.rankers import PopularityRanker
 from prefrec.rankers.blend import BlendConfig
 from prefrec.rankers.item_only import ItemOnlyRanker

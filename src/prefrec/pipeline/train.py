@@ -23,9 +23,10 @@ from prefrec.lm.models import default_device, resolve_dtype
 from prefrec.lm.packing import tokens_of
 from prefrec.losses import OPTIONS
 from prefrec.pipeline.encoders import Encoder, fit_items, item_vectors, prompt_encoder, shows_candidates
-from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.negatives import answer_scores, negative_rows
-from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection
+from prefrec.pipeline.sections import AlignSection, LoraSection, ModelSection, SFTSection
+from prefrec.pipeline.stages.base import WEIGHTS, RankerStage
 from prefrec.pipeline.training_rows import (
     alignment_rows,
     is_packed,
@@ -114,7 +115,7 @@ def train_align(
     start: Path | None,
     out: Path,
     *,
-    miner: Entry | None = None,
+    miner: RankerStage | None = None,
     references: Path | None = None,
 ) -> Path:
     """Align a model on chosen and rejected titles; return the folder of the weights.

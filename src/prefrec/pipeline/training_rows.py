@@ -13,7 +13,7 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.data.rows import LazyExamples, latest_rows, take
 from prefrec.errors import ConfigError
 from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows
-from prefrec.pipeline.recipe import AlignSection
+from prefrec.pipeline.sections import AlignSection
 from prefrec.training.negatives import resample_negatives, with_room
 from prefrec.training.section import RowsSection, TrainSection
 

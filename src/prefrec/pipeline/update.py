@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,16 @@ from typing import Any
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, read_prepared
+from prefrec.data.rows import spread
 from prefrec.data.update import update_split
 from prefrec.evaluation import NoAudit, evaluate_predictions
 from prefrec.files import content_digest
 from prefrec.intake.cuts import Change
-from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, lm_entry, loaded_once
-from prefrec.pipeline.recipe import SFT, Recipe, UpdateSection, load_recipe
-from prefrec.pipeline.score import predict_entries
+from prefrec.pipeline.recipe import Recipe, load_recipe
+from prefrec.pipeline.score import predict_stages
+from prefrec.pipeline.sections import SFT, UpdateSection
+from prefrec.pipeline.stages.base import MADE_WITH, WEIGHTS, Loaded, RankerStage
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.runs.contents import REFIT
 from prefrec.runs.stage import check_whole, read_state
 
@@ -37,7 +39,7 @@ def split_change(update: UpdateSection, seed: int) -> Change:
     return partial(update_split, learnt=learnt, held=data.targets(held), replay=update.replay, seed=seed)
 
 
-def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | None:
+def start_stage(recipe: Recipe, data: PreparedData, folder: Path) -> LMStage | None:
     """Return the weights that an update's SFT starts from; None if the recipe is not an update."""
     if recipe.update is None:
         return None
@@ -45,14 +47,14 @@ def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | Non
     if weights.is_dir():
         check_whole(weights.parent)
     if not weights.is_dir() and (key := read_state(folder / SFT).get(MADE_WITH, {}).get("start")):
-        return lm_entry("start", weights, data, recipe.model, key=key)  # the earlier run may be deleted by now
-    return lm_entry("start", weights, data, recipe.model)
+        return LMStage("start", weights, data, recipe.model, key=key)  # the earlier run may be deleted by now
+    return LMStage("start", weights, data, recipe.model)
 
 
 NO_AUDIT = NoAudit("one model before and after the update is compared on the same candidate sets, so neither gains")
 
 
-def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> dict[str, Any]:
+def measure_update(recipe: Recipe, data: PreparedData, stages: Sequence[RankerStage], cache: Path) -> dict[str, Any]:
     """Return the comparison of the last language models before and after an update, as JSON, on each of `GROUPS`.
 
     Predictions are kept in the folder `cache`. Return {} if the recipe is not an update.
@@ -61,21 +63,23 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
         return {}
     earlier, held = _earlier(recipe.update)
     known = {key for log in earlier.logs for key in log.select(*data.identity).iter_rows()}
-    unknown = [e for e, key in zip(data.test, data.targets(data.test).iter_rows(), strict=True) if key not in known]
-    groups = dict(zip(GROUPS, (held, replace(data, test=unknown).some("test", recipe.update.rows)), strict=True))
-    after = [e for e in entries if e.model][-1]
+    rows = data.some("test", None)
+    unknown = [e for e, key in zip(rows, data.targets(rows).iter_rows(), strict=True) if key not in known]
+    newest = [unknown[row] for row in spread(unknown, recipe.update.rows)]
+    groups = dict(zip(GROUPS, (held, newest), strict=True))
+    after = [stage for stage in stages if stage.model][-1]
     aligned = load_recipe(recipe.update.run / "recipe.yaml").align
-    stage, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
-    weights = trained_folder(recipe.update.run) / stage / WEIGHTS
+    folder, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
+    weights = trained_folder(recipe.update.run) / folder / WEIGHTS
     check_whole(weights.parent)
-    inputs = {**after.inputs, "weights": content_digest(weights)}
-    before = lm_entry(f"{name} before", weights, data, recipe.model, inputs)
-    models = [loaded_once(model) for model in (before, after)]  # loading encodes the titles of new items
+    inputs = {**after.made_with, "weights": content_digest(weights)}
+    before = LMStage(f"{name} before", weights, data, recipe.model, inputs)
+    models = [Loaded(model) for model in (before, after)]  # loading encodes the titles of new items
     section = recipe.evaluate.model_copy(update={"generate_rows": 0})
     measured = {}
     for group, rows in groups.items():
         if rows:
-            answers = pl.concat(predict_entries(data, section, models, rows, cache / group, seed=recipe.seed))
+            answers = pl.concat(predict_stages(data, section, models, rows, cache / group, seed=recipe.seed))
             pair = [(after.name, models[0].name)]
             evaluation = evaluate_predictions(answers, audit=NO_AUDIT, ks=section.ks, compare=pair)
             measured[group] = evaluation.to_json()

@@ -237,6 +237,8 @@ _BASELINES: dict[str, Fit] = {
     ItemOnlyRanker.name: lambda log, items, seed, by: ItemOnlyRanker.fit(log, items, seed),
 }
 """Name → function that fits the ranker, in the order of tables."""
+BASELINES: tuple[str, ...] = tuple(_BASELINES)
+"""Names of the baselines, in the order of tables."""
 
 
 NO_DATES = "needs dates, but the times of the log are counters"
@@ -247,7 +249,7 @@ LIMITED = {*TIMED, BuyAgainRanker.name, EASERanker.name}
 """Baselines that cannot be fitted to every log."""
 
 
-def unable(log: pl.DataFrame, names: Collection[str] = tuple(_BASELINES)) -> dict[str, str]:
+def unable(log: pl.DataFrame, names: Collection[str] = BASELINES) -> dict[str, str]:
     """Return name → reason of those of these baselines that cannot be fitted to a log."""
     reasons = {} if has_dates(log) else {name: NO_DATES for name in TIMED if name in names}
     if BuyAgainRanker.name in names:
@@ -263,14 +265,14 @@ def unable(log: pl.DataFrame, names: Collection[str] = tuple(_BASELINES)) -> dic
 def servable(log: pl.DataFrame) -> list[str]:
     """Return the names of the baselines that can answer single requests, given the log to fit them to."""
     without = unable(log)
-    return [name for name in _BASELINES if name != ItemOnlyRanker.name and name not in without]
+    return [name for name in BASELINES if name != ItemOnlyRanker.name and name not in without]
 
 
 def baseline_rankers(
     train_interactions: pl.DataFrame,
     catalogue: Catalogue,
     seed: int = 0,
-    names: Collection[str] = tuple(_BASELINES),
+    names: Collection[str] = BASELINES,
     validation: Sequence[RankingExample] = (),
     chosen_on: pl.DataFrame | None = None,
 ) -> list[Ranker]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.special import logsumexp
 
-from prefrec.data import RankingExample
+from prefrec.data import PreparedData, RankingExample
 from prefrec.data.rows import take
 from prefrec.equality import ByValue
+from prefrec.errors import ConfigError
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
@@ -58,6 +59,16 @@ class BlendConfig(RankerConfig):
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
         return self
+
+    def needs(self) -> dict[str, list[str]]:
+        return {"parts": self.parts}
+
+    def check_data(self, data: PreparedData) -> None:
+        if not data.validation:
+            raise ConfigError(
+                f"rankers.{self.name}: a blend learns its weights on validation examples, and the data have none: "
+                "remove this entry, or prepare data with validation examples"
+            )
 
 
 def unit_of(scores: NDArray[np.float64]) -> float | None:

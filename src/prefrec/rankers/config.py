@@ -1,13 +1,14 @@
-"""Configuration that all entries of a recipe's `rankers:` share. `prefrec.pipeline.kinds` finds the kinds."""
+"""Configuration that all entries of a recipe's `rankers:` share. `prefrec.pipeline.stages` finds the kinds."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from prefrec.data import PreparedData
 from prefrec.errors import ConfigError, nearest
 from prefrec.intake.config import Section, config_error
 
@@ -16,7 +17,7 @@ NAME = r"^[A-Za-z0-9][\w.-]*$"
 
 
 class RankerConfig(Section):
-    """Fields of every kind of ranker. Each kind sets defaults for both."""
+    """Fields of every kind of ranker, and what it needs. Each kind sets defaults for both fields."""
 
     kind: str = Field(description="Kind of the ranker.")
     name: str = Field(description="Name in tables, and of the ranker's folder.")
@@ -25,6 +26,21 @@ class RankerConfig(Section):
     def default_name(cls, raw: Mapping[str, Any]) -> str:
         """Return the name of an entry with these values and no `name`."""
         return str(cls.model_fields["name"].default)
+
+    def needs(self) -> Mapping[str, Sequence[str]]:
+        """Return field → names of the earlier rankers and baselines that the ranker depends on."""
+        return {}
+
+    def check_recipe(self, recipe: Any, before: Sequence[str]) -> None:
+        """Raise ValueError if the recipe lacks what this entry needs.
+
+        Args:
+            recipe: the `Recipe`.
+            before: names of the earlier rankers.
+        """
+
+    def check_data(self, data: PreparedData) -> None:
+        """Raise ConfigError if the data lack what this entry needs. Called before any training."""
 
     @field_validator("name")
     @classmethod

@@ -25,13 +25,16 @@ from safetensors.torch import load_file, save_file
 from scipy import sparse
 from torch import Tensor, nn
 
-from prefrec.data import RankingExample
-from prefrec.errors import ModelError
+from prefrec.data import PreparedData, RankingExample
+from prefrec.errors import ConfigError, ModelError
 from prefrec.files import read_whole, write_text, write_whole
-from prefrec.lm.models import MINILM
+from prefrec.lm.models import MINILM, check_name
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import score_by_rows
+from prefrec.rankers.words import TFIDF
 
+RANDOM = "random"
+"""Name of random vectors in place of an encoder's, as a control."""
 TOWER_FILES = ("tower.safetensors", "tower.json")
 """Files that `load_tower` reads."""
 SCALE = 8.0
@@ -92,6 +95,18 @@ class TitleTowerConfig(RankerConfig):
         """Return the settings that affect results, without the seed."""
         idle = {"num_negatives"} if self.negatives_from == "all" else set()
         return self.model_dump(exclude={"kind", "name", "vectors", "miner", "seed"} | idle)
+
+    def needs(self) -> dict[str, list[str]]:
+        return {"miner": [self.miner]} if self.miner else {}
+
+    def check_data(self, data: PreparedData) -> None:
+        if not data.validation:
+            raise ConfigError(
+                f"rankers.{self.name}: validation examples choose the number of epochs, and the data have none: "
+                "remove this entry, or prepare data with validation examples"
+            )
+        if self.vectors not in (RANDOM, TFIDF):
+            check_name(self.vectors)  # before other stages have trained for minutes
 
 
 def whitened(vectors: Tensor, width: int) -> Tensor:

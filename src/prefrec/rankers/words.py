@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
+TFIDF = "tfidf"
+"""Name of TF-IDF vectors in recipes, in place of an encoder's."""
 _WORD = re.compile(r"\b\w\w+\b")
 
 

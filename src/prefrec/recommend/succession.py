@@ -21,9 +21,9 @@ from prefrec.evaluation.labels import metric_label
 from prefrec.evaluation.metrics import Floats, metrics_for
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.best import ROWS, SLOW_ROWS
-from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import reached
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Selection, answer_all
@@ -97,17 +97,17 @@ def compare_served(before: Run, after: Run, most: int = ROWS) -> Succession:
         DataError, ConfigError, ModelError: a default ranker is missing, damaged or made with another recipe.
     """
     names = before.default(), after.default()
-    runs = [(run, run.entry(name)) for run, name in zip((before, after), names, strict=True)]
-    if any(_is_slow(run, entry) for run, entry in runs):
+    runs = [(run, run.stage(name)) for run, name in zip((before, after), names, strict=True)]
+    if any(_is_slow(run, stage) for run, stage in runs):
         most = min(most, SLOW_ROWS)
-    key = stage_key(entries=[[entry.key, entry.model] for _, entry in runs], most=most, test=_pairs(after.data.test))
+    key = stage_key(entries=[[stage.key, stage.model] for _, stage in runs], most=most, test=_pairs(after.data.test))
     folders = before.folder.resolve().name, after.folder.resolve().name
     kept = read_json(after.folder / SUCCESSION)
     if kept.get("key") == key and kept.get("folders") == [*folders]:
         return Succession.from_json({name: value for name, value in kept.items() if name != "key"})
     result = Succession(*names, folders)
     rows, group = _rows(before, after, most)
-    unable = [name for name, (_, entry) in zip(names, runs, strict=True) if entry.load_full is None]
+    unable = [name for name, (_, stage) in zip(names, runs, strict=True) if stage.full is None]
     if unable:
         result = replace(result, reason=f"{unable[0]} cannot rank the whole catalogue")
     elif not rows:
@@ -115,7 +115,7 @@ def compare_served(before: Run, after: Run, most: int = ROWS) -> Succession:
     else:
         seen = seen_items(after.data, rows)
         say(f"{' and '.join(names)}: answering {len(rows)} histories as {' and '.join(folders)} would")
-        values = {n: _ndcg(run, entry, rows, seen) for n, (run, entry) in enumerate(runs)}
+        values = {n: _ndcg(run, stage, rows, seen) for n, (run, stage) in enumerate(runs)}
         means = Means(values, [e.user_id for e in rows], [e.target for e in rows])
         result = replace(result, group=group, old=means.mean(0), new=means.mean(1), difference=means.difference(1, 0))
     if processes.is_first():
@@ -128,11 +128,11 @@ def _pairs(rows: Sequence[RankingExample]) -> list[tuple[str, str]]:
     return [(e.user_id, e.target) for e in rows]
 
 
-def _is_slow(run: Run, entry: Entry) -> bool:
+def _is_slow(run: Run, stage: RankerStage) -> bool:
     """Return True if a ranker reads titles one by one, or a part of it does."""
     needs = run.recipe.needs
-    parts = reached(needs, entry.name) if entry.name in needs else [entry.name]
-    return any(run.entry(part).is_slow for part in parts)
+    parts = reached(needs, stage.name) if stage.name in needs else [stage.name]
+    return any(run.stage(part).is_slow for part in parts)
 
 
 def _rows(before: Run, after: Run, most: int) -> tuple[list[RankingExample], str]:
@@ -151,9 +151,9 @@ def _rows(before: Run, after: Run, most: int) -> tuple[list[RankingExample], str
     return [], ""
 
 
-def _ndcg(run: Run, entry: Entry, rows: Sequence[RankingExample], seen: Sequence[Collection[str]]) -> Floats:
+def _ndcg(run: Run, stage: RankerStage, rows: Sequence[RankingExample], seen: Sequence[Collection[str]]) -> Floats:
     """Return NDCG@10 [B] of the answers that a run would serve after the histories of some examples."""
-    assert entry.load_full is not None
+    assert stage.full is not None
     catalogue = run.data.catalogue
     known = catalogue.index
     selection = Selection(catalogue, Rules(), K, Popular.of(run.data))
@@ -162,7 +162,7 @@ def _ndcg(run: Run, entry: Entry, rows: Sequence[RankingExample], seen: Sequence
         history = [item for item in example.history if item in known]
         without = {item for item in (*example.history, *other) if item in known} - {example.target}
         questions.append(selection.question(history, without))
-    answers = answer_all(entry.load_full(BATCH_SIZE), questions, catalogue)
+    answers = answer_all(stage.full.load(BATCH_SIZE), questions, catalogue)
     ranks = [
         answer.item_ids.index(example.target) + 1 if example.target in answer.item_ids else K + 1
         for example, answer in zip(rows, answers, strict=True)
@@ -189,7 +189,7 @@ def switch(link: Path, folder: Path, *, force: bool = False) -> Succession | Non
     check_link(link)
     after, served, found = open_run(folder.resolve()), target_of(link), None
     for name in dict.fromkeys([after.default(), *after.models]):
-        after.entry(name)
+        after.stage(name)
     if served and served != after.folder:
         try:
             found = compare_served(open_run(served), after)

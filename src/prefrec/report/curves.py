@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
+from prefrec.losses import COLUMNS, find_loss, needs_reference, takes
 from prefrec.report.svg import INK, PALETTE, as_image, can_plot, new_figure
 from prefrec.report.wording import label, number
-from prefrec.runs.contents import Stage
+from prefrec.runs.contents import StageLog
+from prefrec.training.defaults import LOSS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +37,7 @@ PANELS = {
 """Kind of a stage → title, keys of the log for the solid and the dashed line, and hint of each plot."""
 
 
-def training_plots(stages: Sequence[Stage]) -> dict[str, Any]:
+def training_plots(stages: Sequence[StageLog]) -> dict[str, Any]:
     """Return the plots of SFT and of all alignments (title, hint and image), and what their legend needs.
 
     Without matplotlib, `missing` is True and there are no plots.
@@ -51,22 +54,30 @@ def training_plots(stages: Sequence[Stage]) -> dict[str, Any]:
     return {**drawn, "colours": named, "smooth_from": SMOOTH_FROM, "missing": missing}
 
 
-def stage_colours(stages: Sequence[Stage]) -> dict[str, str]:
+def stage_colours(stages: Sequence[StageLog]) -> dict[str, str]:
     """Return stage → colour of its model in all plots of a page."""
     return {s.name: PALETTE[i % len(PALETTE)] for i, s in enumerate(stages)}
 
 
-def start_loss(stage: Stage) -> float | None:
-    """Return the loss of a policy equal to its reference: ln(1+N) for S-DPO, ln 2 for DPO and DMPO, else None."""
-    negatives, loss = stage.setting("num_negatives"), stage.setting("loss") or stage.setting("loss_type")
-    if loss in ("dpo", "dmpo"):
-        return math.log(2)
-    known = loss in (None, "softmax_dpo") and isinstance(negatives, int) and negatives > 0
-    return math.log(1 + negatives) if known else None
+def start_loss(stage: StageLog) -> float | None:
+    """Return the loss of a policy equal to its reference, such as ln(1+N) for S-DPO.
+
+    None for losses without a reference, and for those that depend on more than the log-probabilities.
+    """
+    name, negatives = stage.setting("loss") or stage.setting("loss_type") or LOSS, stage.setting("num_negatives")
+    try:
+        loss = find_loss(name)
+    except ValueError:  # of a package that is not installed
+        return None
+    is_known = isinstance(negatives, int) and negatives > 0 and needs_reference(loss)
+    if not is_known or any(takes(loss, column) for column in COLUMNS):
+        return None
+    equal = torch.zeros(1, 1 + negatives)
+    return loss(equal, equal, 1.0).losses.item()
 
 
 def _plot(
-    stages: Sequence[Stage], colours: Mapping[str, str], title: str, keys: Sequence[str], hint: str
+    stages: Sequence[StageLog], colours: Mapping[str, str], title: str, keys: Sequence[str], hint: str
 ) -> dict[str, str]:
     figure, axes = new_figure()
     hints, words = [hint] if hint else [], []
@@ -85,7 +96,7 @@ def _plot(
     return {"title": title, "hint": " ".join(hints), "image": image}
 
 
-def _draw(axes: Axes, stage: Stage, key: str, colour: str, dashed: bool) -> None:
+def _draw(axes: Axes, stage: StageLog, key: str, colour: str, dashed: bool) -> None:
     train, held_out = np.array(stage.points(key)), np.array(stage.points(f"eval_{key}"))
     style = (0, (4, 2)) if dashed else "-"
     if len(train):
@@ -106,7 +117,7 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means.fill_null(np.nan).to_numpy()
 
 
-def _in_words(stage: Stage, key: str) -> list[str]:
+def _in_words(stage: StageLog, key: str) -> list[str]:
     words = []
     for prefix, part in (("", "training"), ("eval_", "validation")):
         if points := stage.points(f"{prefix}{key}"):

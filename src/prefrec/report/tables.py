@@ -16,7 +16,7 @@ from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.evaluation.outcome import FAMILY
 from prefrec.evaluation.preferences import Preferences
 from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
-from prefrec.runs.contents import Stage
+from prefrec.runs.contents import StageLog
 
 FEWEST = 20
 """Fewest examples of a group to show; means over fewer are meaningless."""
@@ -271,13 +271,13 @@ def audit_table(audit: Audit) -> Printed:
     return Printed(audit_grid(audit), "shortcut", "\n".join(note), audit.verdict, VERDICT_STYLES[audit.state])
 
 
-def stages_grid(stages: list[Stage]) -> Grid:
+def stages_grid(stages: list[StageLog]) -> Grid:
     """Return a grid with a row per stage: settings, time, and first and last loss."""
     columns = ["loss", "β", "negatives", "learning rate", "steps", "time", "training loss", "validation loss"]
     return Grid(columns, [(label(s.name), [Cell(text) for text in _stage_texts(s)], "") for s in stages])
 
 
-def _stage_texts(stage: Stage) -> list[str]:
+def _stage_texts(stage: StageLog) -> list[str]:
     names = ("loss", "beta", "num_negatives", "learning_rate")
     loss, beta, negatives, rate = (stage.setting(name) for name in names)
     if stage.kind != "align":
@@ -296,6 +296,6 @@ def _setting(value: Any) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _course(stage: Stage, key: str) -> str:
+def _course(stage: StageLog, key: str) -> str:
     values = [value for _, value in stage.points(key)]
     return f"{number(values[0])} → {number(values[-1])}" if values else "–"

@@ -54,8 +54,8 @@ _STAGE_FOLDERS = ("sft", "align/*", "rankers/*")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A training stage.
+class StageLog:
+    """What a training stage has left: its state and its log.
 
     Attributes:
         name: `sft`, or the name of an alignment. Its ranker in tables has the same name.
@@ -101,7 +101,7 @@ class RunContents:
     recipe_text: str
     environment: dict[str, Any]
     data: PreparedData | None
-    stages: list[Stage]
+    stages: list[StageLog]
     missing: list[str]
     machines: dict[str, dict[str, Any]]
     fusions: list[str]
@@ -248,7 +248,7 @@ def _read(folder: Path, part: str, missing: list[str], read: Callable[[Path], T]
         return None
 
 
-def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[Stage]:
+def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[StageLog]:
     """Return the training stages, and add those of the recipe that the folder lacks to `missing`."""
     there = sorted(p.name for p in folder.glob("align/*") if p.is_dir() and not is_previous(p.name))
     names = dict.fromkeys([*_named(recipe, "align"), *there])
@@ -269,7 +269,7 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
         elif broken := damaged(folder / part):
             missing.append(f"{part}/ is damaged ({', '.join(broken)}); `prefrec run` makes it again")
         log = _read(folder, f"{part}/log.json", missing, partial(_read_json, kind=list)) or []
-        stages.append(Stage(name, kind, state, [e for e in log if isinstance(e, dict)]))
+        stages.append(StageLog(name, kind, state, [e for e in log if isinstance(e, dict)]))
     return stages
 
 

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from prefrec.pipeline.entry import Entry, RunInputs
-from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.inputs import RunInputs
+from prefrec.pipeline.stages.base import RankerStage
+
+if TYPE_CHECKING:
+    from prefrec.pipeline.recipe import Recipe
 
 START: Any = Field(None, description="Earlier language model to start from, such as sft. Default: the base model.")
 
 
-def from_start(inputs: RunInputs, start: str | None, before: Mapping[str, Entry]) -> tuple[RunInputs, Entry | None]:
-    """Return the inputs with the model `start` as their base, and its entry; `inputs` and None if `start` is None."""
+def from_start(inputs: RunInputs, start: RankerStage | None) -> RunInputs:
+    """Return the inputs with the model of `start` as their base; `inputs` if it is None."""
     if start is None:
-        return inputs, None
-    entry = before[start]
-    whole = {"name": str(entry.weights), "layers": None, "random_weights": False}
-    return replace(inputs, model=inputs.model.model_copy(update=whole)), entry
+        return inputs
+    whole = {"name": str(start.weights), "layers": None, "random_weights": False}
+    return replace(inputs, model=inputs.model.model_copy(update=whole))
 
 
-def start_key(entry: Entry | None) -> dict[str, str]:
+def start_key(start: RankerStage | None) -> dict[str, str]:
     """Return the starting model's part of a stage's key."""
-    return {"start": entry.key} if entry else {}
+    return {"start": start.key} if start else {}
 
 
-def start_needs(config: Any) -> dict[str, Sequence[str]]:
-    """Return the ranker that a configuration starts from, in the form of `RankerKind.needs`."""
+def start_needs(config: Any) -> dict[str, list[str]]:
+    """Return the ranker that a configuration starts from, in the form of `RankerConfig.needs`."""
     return {"start": [config.start]} if config.start else {}
 
 

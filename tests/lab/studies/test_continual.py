@@ -7,7 +7,7 @@ import torch
 
 from prefrec.files import read_json
 from prefrec.intake import prepare
-from prefrec.pipeline.entry import RunInputs
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import train_sft
 from prefrec_lab.studies import continual

@@ -8,7 +8,8 @@ from baselines import UNDATED_BASELINES
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import BASELINES, Recipe
+from prefrec.pipeline.recipe import Recipe
+from prefrec.rankers.baselines import BASELINES
 from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec_lab.studies.table import TABLE, built_on
 from sealed import write_metrics

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 
 from prefrec.errors import PrefrecError
-from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec_lab.studies import carry_out as carry_out_module
 from prefrec_lab.studies import transfer
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out

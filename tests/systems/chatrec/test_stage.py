@@ -7,10 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.entry import RunInputs, baseline_entry, lm_entry
-from prefrec.pipeline.kinds import ranker_kind
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.stages import stage_class
+from prefrec.pipeline.stages.baseline import BaselineStage
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec_systems.chatrec import ChatRecConfig, EndpointChat
 from prefrec_systems.chatrec.stage import chat_rec_ranker
 from prefrec_systems.endpoint import EndpointConfig, OpenAIClient
@@ -72,10 +74,10 @@ def test_what_the_answers_depend_on(recipe, data, tmp_path, changes, asked_anew)
     def keys(raw) -> dict[str, str]:
         asked = Recipe.model_validate(raw)
         inputs = RunInputs(data, "data", asked.model, asked.lora, asked.seed)
-        before = {"zero-shot": lm_entry("zero-shot", None, data, asked.model)}
-        before |= {"item-kNN": baseline_entry(inputs, "item-kNN")}
+        before = {"zero-shot": LMStage("zero-shot", None, data, asked.model)}
+        before |= {"item-kNN": BaselineStage(inputs, "item-kNN")}
         stages = zip(KINDS, asked.rankers, strict=True)
-        return {kind: ranker_kind(c.kind).entry(inputs, c, tmp_path / c.name, before).key for kind, c in stages}
+        return {kind: stage_class(c.kind)(inputs, c, tmp_path / c.name, before).key for kind, c in stages}
 
     before, after = keys(raw), keys(changed)
     assert {kind for kind in KINDS if before[kind] != after[kind]} == asked_anew
@@ -88,8 +90,8 @@ def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, 
         server = SERVED | {"model": model}
         config = EndpointConfig(**server) if kind == "endpoint" else ChatRecConfig(server=server)
         inputs = RunInputs(data, "data", recipe.model, recipe.lora, recipe.seed)
-        before = {"item-kNN": baseline_entry(inputs, "item-kNN")}
-        return ranker_kind(config.kind).entry(inputs, config, tmp_path, before).key
+        before = {"item-kNN": BaselineStage(inputs, "item-kNN")}
+        return stage_class(config.kind)(inputs, config, tmp_path, before).key
 
     for kind in ("endpoint", "chat-rec"):
         keys = []
@@ -106,6 +108,6 @@ def test_a_server_and_a_table_of_users_as_settings(recipe, data, tmp_path):
     (tmp_path / "people.csv").write_text(f"user_id,age\n{user},24\n", encoding="utf-8")
     config = ChatRecConfig(server={"url": SERVED["url"]}, users=tmp_path / "people.csv")
     inputs = RunInputs(data, "", recipe.model, None, 0)
-    ranker = chat_rec_ranker(config, inputs, baseline_entry(inputs, "item-kNN"))
+    ranker = chat_rec_ranker(config, inputs, BaselineStage(inputs, "item-kNN"))
     assert isinstance(ranker.chat, EndpointChat)
     assert (ranker.profiles.lines(user, [])[0], ranker.domain) == ("age: 24", "movies")

@@ -10,13 +10,15 @@ from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks
 from prefrec.data import read_prepared
 from prefrec.evaluation import metrics_for
-from prefrec.pipeline.entry import RunInputs, baseline_entry, lm_ranker
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.stages.baseline import BaselineStage
+from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec_systems.morec import load_morec
 from prefrec_systems.retrieve import RetrieveThenRank
 from prefrec_systems.retrieve.ranker import RetrieveThenRankConfig
-from prefrec_systems.retrieve.stage import retrieve_entry
+from prefrec_systems.retrieve.stage import RetrieveThenRankStage
 
 MOREC = {"kind": "morec", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
 PAIR = {"kind": "retrieve-then-rank", "retriever": "MoRec", "ranker": "zero-shot", "retrieve": 4}
@@ -45,10 +47,10 @@ def test_full_catalogue_metrics_are_those_of_the_two_rankers(recipe, alone, tmp_
 
 def test_a_blend_inside_ranks_validation_examples_without_their_targets(run_with_rankers):
     run = open_run(run_with_rankers)
-    two, fused = run.entry("two"), run.entry("fused")
+    two, fused = run.stage("two"), run.stage("fused")
     assert two.on("validation").key != two.key == two.on("test").key
     rows = run.data.validation
-    crossed, own = (entry.load(8).score(rows) for entry in (fused.on_validation, fused))
+    crossed, own = (entry.load(8).score(rows) for entry in (fused.on("validation"), fused))
     assert not np.allclose(crossed, own)
     for entry in (two.on("validation"), two.on("validation").full, two.full.on("validation")):
         np.testing.assert_allclose(entry.load(8).ranker.score(rows), crossed, rtol=1e-5)
@@ -57,7 +59,7 @@ def test_a_blend_inside_ranks_validation_examples_without_their_targets(run_with
 
 def test_a_pair_without_a_blend_is_the_same_for_both_splits(recipe, data):
     inputs = RunInputs(data, "key", recipe.model, recipe.lora, 0)
-    before = {name: baseline_entry(inputs, name) for name in ("popularity", "item-kNN")}
+    before = {name: BaselineStage(inputs, name) for name in ("popularity", "item-kNN")}
     config = RetrieveThenRankConfig(retriever="popularity", ranker="item-kNN")
-    pair = retrieve_entry(inputs, config, Path(), before)
+    pair = RetrieveThenRankStage(inputs, config, Path(), before)
     assert pair.on("validation") is pair

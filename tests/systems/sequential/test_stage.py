@@ -36,7 +36,7 @@ def test_what_has_not_changed_is_not_trained_again(finished, alone, tmp_path, mo
     run, trained = tmp_path / "run", []
     shutil.copytree(finished, run)
     metrics = (finished / "metrics.json").read_text()
-    monkeypatch.setattr(stage_module, "train_sequential", lambda data, section, out, seed: trained.append(section))
+    monkeypatch.setattr(stage_module, "train_sequential", lambda data, section, out, **more: trained.append(section))
     run_recipe(alone(SASREC), run)
     assert (trained, (run / "metrics.json").read_text()) == ([], metrics)
     run_recipe(alone(SASREC | {"epochs": 3}), run, until="SASRec")

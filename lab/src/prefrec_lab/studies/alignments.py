@@ -13,7 +13,8 @@ from typing import Any
 from prefrec.data import PreparedData
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import SFT, AlignSection, Recipe
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.sections import SFT, AlignSection
 from prefrec.pipeline.training_rows import alignment_rows
 from prefrec_lab.studies.measure import Measured, measure_runs
 from prefrec_lab.studies.opened import took

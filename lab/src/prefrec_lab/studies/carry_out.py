@@ -13,8 +13,9 @@ from prefrec.errors import ConfigError
 from prefrec.files import read_json
 from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
-from prefrec.pipeline.run import prepare_stage, run_recipe
+from prefrec.pipeline.run import run_recipe
 from prefrec_lab.studies.study import Study
 from prefrec_lab.studies.write import STUDY_FILE, write_study
 
@@ -134,7 +135,7 @@ def _other_data(study: Study, base: Recipe, others: Sequence[Recipe]) -> list[Re
 
 def _ready(study: Study, recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe to run, after preparing its data; an earlier recipe in the folder stays until then."""
-    return study.vary(recipe, prepare_stage(recipe, folder / "data"))
+    return study.vary(recipe, PrepareStage(recipe, folder / "data").prepared())
 
 
 def _check_data(study: Study, recipe: Recipe, folder: Path) -> None:

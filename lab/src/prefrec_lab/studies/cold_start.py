@@ -15,8 +15,9 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import BASELINES, Recipe, checked_recipe
+from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.rankers.baselines import BASELINES
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import (

@@ -16,12 +16,15 @@ from prefrec.evaluation import read_predictions
 from prefrec.evaluation.labels import metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.checks import available_rows, check_rows
-from prefrec.pipeline.entry import Entry, RunInputs, lm_entry
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.plan import ALIGN, Plan
-from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
+from prefrec.pipeline.plan import Plan
+from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.score import predict_entries
+from prefrec.pipeline.score import predict_stages
+from prefrec.pipeline.sections import ALIGN, SFT, AlignSection, SFTSection
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.report.wording import label
 from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key
 from prefrec_lab.studies.alignments import variant
@@ -73,9 +76,9 @@ def make(base: Recipe, folder: Path) -> Run:
     updated = _trained(*plans[UPDATED], whole, UPDATED, folder, before)
     retrained = _trained(*plans[RETRAINED], whole, RETRAINED, folder)
     trained = zip(MODELS, (before, updated, retrained), strict=True)
-    entries = [lm_entry(name, e.weights, data, recipe.model, e.inputs) for name, e in trained]
+    stages = [LMStage(name, stage.weights, data, recipe.model, stage.made_with) for name, stage in trained]
     rows = [*parts.new_test, *parts.old_test]
-    predict_entries(data, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
+    predict_stages(data, recipe.evaluate, stages, rows, folder / "asked", seed=recipe.seed)
     return open_run(folder)
 
 
@@ -233,12 +236,15 @@ def _states(folder: Path) -> list[dict[str, Any]]:
 
 
 def _trained(
-    recipe: Recipe, data: PreparedData, whole: str, name: str, folder: Path, start: Entry | None = None
-) -> Entry:
+    recipe: Recipe, data: PreparedData, whole: str, name: str, folder: Path, start: RankerStage | None = None
+) -> RankerStage:
     """Return the last model of the recipe's stages on one part of the data, whose key as a whole is `whole`."""
     key = stage_key(data=whole, part=name, rows=recipe.evaluate.rows, lists="trained items")
     inputs = RunInputs(data, key, recipe.model, recipe.lora, recipe.seed)
-    return Plan(recipe, inputs, _folder(folder, name), start).run(ALIGN)[-1]
+    plan = Plan(recipe, inputs, _folder(folder, name), start)
+    for stage in plan.stages(plan.until(ALIGN)):
+        stage.run()
+    return plan.stage(recipe.lm_rankers[-1])
 
 
 def _folder(folder: Path, name: str) -> Path:

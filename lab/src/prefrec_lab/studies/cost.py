@@ -15,8 +15,9 @@ from prefrec.errors import DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.run import prepare_stage, run_recipe
+from prefrec.pipeline.run import run_recipe
 from prefrec.report.wording import clock, label
 from prefrec_lab.studies.alignments import vary_loss
 from prefrec_lab.studies.measure import measure_runs
@@ -47,7 +48,7 @@ def make(base: Recipe, folder: Path) -> Run:
 
     The alignments of a run otherwise share the reference's log-probabilities, and only the first takes the time.
     """
-    recipe = vary_loss(base, prepare_stage(base, folder / "data"))
+    recipe = vary_loss(base, PrepareStage(base, folder / "data").prepared())
     for last in range(1, 1 + len(recipe.align)):
         shutil.rmtree(folder / "reference", ignore_errors=True)
         run_recipe(with_alignments(recipe, recipe.align[:last]), folder, until="align")

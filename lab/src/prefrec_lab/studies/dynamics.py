@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.sections import AlignSection
 from prefrec.pipeline.training_rows import alignment_rows
 from prefrec.report.curves import start_loss
 from prefrec.report.tables import Grid

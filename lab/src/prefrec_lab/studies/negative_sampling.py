@@ -14,7 +14,8 @@ from prefrec.data import PreparedData, RankingExample, frame_to_examples
 from prefrec.data.parquet import read_parquet
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.sections import AlignSection
 from prefrec.pipeline.training_rows import alignment_rows
 from prefrec.training.negatives import false_negatives, resample_negatives
 from prefrec_lab.studies.alignments import settings_of, variant

@@ -12,8 +12,9 @@ from prefrec import processes
 from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.files import write_json
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
-from prefrec.pipeline.score import predict_entries
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.score import predict_stages
+from prefrec.pipeline.sections import SFT, ZERO_SHOT
 from prefrec.runs.stage import STAGE_FILE, read_state, seal
 
 
@@ -42,4 +43,4 @@ def took(run: Run, name: str, what: Literal["seconds", "cpu_seconds", "peak_byte
 def ask(run: Run, names: Sequence[str], examples: Sequence[RankingExample], cache: Path) -> list[pl.DataFrame]:
     """Return predictions of a run's models on any rows of its items, kept in the folder `cache`."""
     section = run.recipe.evaluate.model_copy(update={"generate_rows": 0})
-    return predict_entries(run.data, section, [run.entry(n) for n in names], examples, cache, seed=run.recipe.seed)
+    return predict_stages(run.data, section, [run.stage(n) for n in names], examples, cache, seed=run.recipe.seed)

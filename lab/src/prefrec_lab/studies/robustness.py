@@ -17,7 +17,7 @@ from prefrec.evaluation.labels import metric_label
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.sections import ModelSection
 from prefrec.report.tables import Cell, Grid
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import dpo_and_s_dpo

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
+from prefrec.pipeline.recipe import Recipe, checked_recipe
+from prefrec.pipeline.sections import AlignSection
 from prefrec.report.tables import Grid
 from prefrec_systems.sequential import SequentialConfig
 

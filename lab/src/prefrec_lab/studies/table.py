@@ -12,7 +12,8 @@ from prefrec.evaluation.labels import FULL_METRICS, metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.sections import RANKERS, SFT, ZERO_SHOT
 from prefrec.rankers.blend import BlendConfig
 from prefrec.report.tables import Grid
 from prefrec.report.wording import clock, includes_zero, label, with_interval

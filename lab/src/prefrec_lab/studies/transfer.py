@@ -11,10 +11,11 @@ import polars as pl
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.evaluation.labels import metric_label
-from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import ZERO_SHOT, Recipe
-from prefrec.pipeline.score import predict_entries
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.score import predict_stages
+from prefrec.pipeline.sections import ZERO_SHOT
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, users_of
@@ -118,9 +119,9 @@ def _ask(sources: Sequence[Run], targets: Sequence[Run], source: str, cache: Pat
         section = target_run.recipe.evaluate.model_copy(update={"generate_rows": 0})
         rows = target_run.data.some(section.split, section.rows)
         model = source_run.recipe.model
-        entries = [lm_entry(n, source_run.entry(n).weights, target_run.data, model) for n in names]
+        stages = [LMStage(n, source_run.stage(n).weights, target_run.data, model) for n in names]
         folder = cache / f"seed-{source_run.recipe.seed}"
-        frames = predict_entries(target_run.data, section, entries, rows, folder, seed=target_run.recipe.seed)
+        frames = predict_stages(target_run.data, section, stages, rows, folder, seed=target_run.recipe.seed)
         for name, frame in zip(predictions, frames, strict=True):
             predictions[name].append(frame.sort("row"))
     return predictions

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-from prefrec.pipeline.recipe import SFT
+from prefrec.pipeline.sections import SFT
 from prefrec.report.curves import training_plots
 from prefrec.report.render import page_environment
 from prefrec.report.wording import label
-from prefrec.runs.contents import Stage
+from prefrec.runs.contents import StageLog
 from prefrec_server.engine import Engine
 
 NEIGHBOURS = ("window co-occurrence", "item-kNN", "co-occurrence")
@@ -17,7 +17,7 @@ NEIGHBOURS = ("window co-occurrence", "item-kNN", "co-occurrence")
 _environment = page_environment("prefrec_server.page", "prefrec.report")
 
 
-def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -> dict[str, tuple[str, bytes]]:
+def page_files(name: str, model: str, engine: Engine, stages: Sequence[StageLog]) -> dict[str, tuple[str, bytes]]:
     """Return path → (media type, content) of the page's files.
 
     Args:

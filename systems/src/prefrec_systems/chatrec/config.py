@@ -36,3 +36,6 @@ class ChatRecConfig(RankerConfig):
         if self.server is not None and self.model is not None:
             raise ValueError("model cannot be combined with server: name the server's model in `server.model`")
         return self
+
+    def needs(self) -> dict[str, list[str]]:
+        return {"retriever": [self.retriever]}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from prefrec.files import content_digest
 from prefrec.intake.readers import read_table
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.entry import Entry, RunInputs
-from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.inputs import RunInputs
+from prefrec.pipeline.sections import ModelSection
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, load_lm
 from prefrec.runs.stage import stage_key
@@ -22,39 +20,53 @@ from prefrec_systems.endpoint.config import PATIENCE
 from prefrec_systems.endpoint.stage import served_model
 
 
-def chat_rec_entry(inputs: RunInputs, config: ChatRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return Chat-REC as an entry.
+class ChatRecStage(RankerStage):
+    """Chat-REC with a retriever of the recipe."""
 
-    Raises:
-        ModelError: `server.model` is not set, and the server does not say which model it serves.
-    """
-    retriever = before[config.retriever]
-    key = stage_key(
-        chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length", "users"}),
-        chat=_chat_key(config, inputs.model),
-        retriever=retriever.key,
-        retriever_model=retriever.model,
-        data=inputs.data_key,
-        seed=inputs.seed,
-        users=content_digest(config.users) if config.users else None,
-    )
+    Config = ChatRecConfig
+    queries = True
+    full = None
+    config: ChatRecConfig
 
-    def load(split: str, batch_size: int) -> Ranker:
-        return chat_rec_ranker(config, inputs, retriever.on(split), batch_size=batch_size)
+    @property
+    def retriever(self) -> RankerStage:
+        """The stage of the retriever."""
+        return self.before[self.config.retriever]
 
-    crossed = partial(load, "validation") if retriever.crossed else None
-    return Entry(config.name, key, partial(load, "test"), crossed=crossed)
+    @cached_property
+    def key(self) -> str:
+        """Raise ModelError if `server.model` is not set, and the server does not say which model it serves."""
+        config = self.config
+        return stage_key(
+            chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length", "users"}),
+            chat=_chat_key(config, self.inputs.model),
+            retriever=self.retriever.key,
+            retriever_model=self.retriever.model,
+            data=self.inputs.data_key,
+            seed=self.inputs.seed,
+            users=content_digest(config.users) if config.users else None,
+        )
+
+    @property
+    def crosses(self) -> bool:
+        return self.retriever.crosses
+
+    def load(self, batch_size: int) -> Ranker:
+        return chat_rec_ranker(self.config, self.inputs, self.retriever, batch_size=batch_size)
+
+    def load_crossed(self, batch_size: int) -> Ranker:
+        return chat_rec_ranker(self.config, self.inputs, self.retriever.crossed, batch_size=batch_size)
 
 
 def chat_rec_ranker(
-    config: ChatRecConfig, inputs: RunInputs, retriever: Entry, *, batch_size: int = BATCH_SIZE
+    config: ChatRecConfig, inputs: RunInputs, retriever: RankerStage, *, batch_size: int = BATCH_SIZE
 ) -> ChatRecRanker:
     """Load retriever, language model and profiles.
 
     Args:
         config: settings of Chat-REC.
         inputs: data, seed of ties, and the local model if `config` names none.
-        retriever: entry of the retriever.
+        retriever: stage of the retriever.
         batch_size: examples per pass of the retriever.
 
     Raises:
@@ -99,4 +111,4 @@ def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:
     )
 
 
-KIND = RankerKind(ChatRecConfig, chat_rec_entry, lambda config: {"retriever": [config.retriever]}, queries=True)
+KIND = ChatRecStage  # the entry point's name in installations of earlier commits

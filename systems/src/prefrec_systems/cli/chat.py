@@ -16,9 +16,10 @@ from prefrec.cli import _options as o
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError, PrefrecError
-from prefrec.pipeline.entry import Entry, RunInputs
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import BASELINES
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.rankers.baselines import BASELINES
 from prefrec.recommend.items import ItemIndex
 from prefrec_systems.chatrec import ChatRecConfig, ChatSession, Reply
 from prefrec_systems.chatrec.stage import chat_rec_ranker
@@ -87,12 +88,12 @@ def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecC
     return o.fill(ChatRecConfig, **{**settings, **given})
 
 
-def _retriever(run: Run, name: str) -> Entry:
+def _retriever(run: Run, name: str) -> RankerStage:
     """Return a ranker of the run that supports full ranking, or a baseline."""
     if name not in (*BASELINES, *run.plan.names):
         there = ", ".join([*BASELINES, *run.plan.names])
         raise ConfigError(f"--retriever: there is no ranker {name!r}; choose one of {there}")
-    if (full := run.entry(name).full) is None:
+    if (full := run.stage(name).full) is None:
         raise ConfigError(f"--retriever: {name} cannot rank all items; choose another ranker")
     return full
 

@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from functools import cached_property
 
 from prefrec import processes
 from prefrec.errors import ModelError
 from prefrec.lm.models import base_digest, load_tokenizer
-from prefrec.pipeline.entry import Entry, RunInputs, adapter_key
-from prefrec.pipeline.kinds import RankerKind
-from prefrec.prompts import load_template
+from prefrec.pipeline.inputs import adapter_key
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.prompts import PromptTemplate, load_template
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
 from prefrec_systems.endpoint import EndpointConfig, EndpointRanker, OpenAIClient, ServerSettings
 from prefrec_systems.endpoint.config import PATIENCE
 
 
-def endpoint_entry(inputs: RunInputs, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return the served model as an entry, queried with the recipe's template, length and chat setting."""
-    model = inputs.model
-    tokenizer = config.tokenizer or model.name
-    template = load_template(model.templates[0], domain=inputs.data.domain)
-    key = stage_key(
-        endpoint=config.model_dump(exclude={*PATIENCE, "name"}) | {"model": served_model(config)},
-        asked=[base_digest(tokenizer), template.source, model.max_length, model.chat],
-        titles=adapter_key(None, inputs.data),
-    )
+class EndpointStage(RankerStage):
+    """A served model, queried with the recipe's template, length and chat setting."""
 
-    def load(batch_size: int) -> Ranker:
-        return EndpointRanker(
-            config.name,
-            OpenAIClient(config),
-            load_tokenizer(tokenizer),
-            inputs.data.catalogue,
-            template,
-            max_length=model.max_length,
-            chat=model.chat,
-            prompts=config.prompts,
+    Config = EndpointConfig
+    full = None
+    config: EndpointConfig
+
+    @cached_property
+    def key(self) -> str:
+        model = self.inputs.model
+        return stage_key(
+            endpoint=self.config.model_dump(exclude={*PATIENCE, "name"}) | {"model": served_model(self.config)},
+            asked=[base_digest(self.tokenizer), self.template.source, model.max_length, model.chat],
+            titles=adapter_key(None, self.inputs.data),
         )
 
-    return Entry(config.name, key, load)
+    def load(self, batch_size: int) -> Ranker:
+        return EndpointRanker(
+            self.name,
+            OpenAIClient(self.config),
+            load_tokenizer(self.tokenizer),
+            self.inputs.data.catalogue,
+            self.template,
+            max_length=self.inputs.model.max_length,
+            chat=self.inputs.model.chat,
+            prompts=self.config.prompts,
+        )
+
+    @property
+    def tokenizer(self) -> str:
+        """Name of the tokenizer of the served model."""
+        return self.config.tokenizer or self.inputs.model.name
+
+    @cached_property
+    def template(self) -> PromptTemplate:
+        """The first template of the recipe's model."""
+        return load_template(self.inputs.model.templates[0], domain=self.inputs.data.domain)
 
 
 def served_model(settings: ServerSettings) -> str:
@@ -59,4 +71,4 @@ def served_model(settings: ServerSettings) -> str:
         ) from e
 
 
-KIND = RankerKind(EndpointConfig, endpoint_entry)
+KIND = EndpointStage  # the entry point's name in installations of earlier commits

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prefrec.data import RankingExample
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import history_matrix, score_by_rows, user_item_matrix
@@ -27,6 +27,9 @@ class ALSConfig(RankerConfig):
     regularisation: float = Field(0.05, ge=0, description="L2 penalty on both vectors.")
     alpha: float = Field(10.0, gt=0, description="Confidence of an interaction, beyond that of none (α).")
     iterations: int = Field(15, ge=1, le=1000, description="Number of alternating iterations.")
+
+    def check_data(self, data: PreparedData) -> None:
+        check_implicit(self.name)
 
 
 @dataclass(eq=False)

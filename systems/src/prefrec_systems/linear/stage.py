@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-
-from prefrec.pipeline.entry import Entry, RunInputs
-from prefrec.pipeline.kinds import RankerKind
-from prefrec.rankers import Ranker
+from prefrec.pipeline.stages.fitted import FittedStage
 from prefrec.runs.stage import stage_key
-from prefrec_systems.linear.ranker import ALSConfig, ALSRanker, check_implicit
+from prefrec_systems.linear.ranker import ALSConfig, ALSRanker
 
 
-def als_entry(inputs: RunInputs, config: ALSConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return ALS, fitted to the training interactions when it is first queried."""
-    key = stage_key(**config.model_dump(exclude={"name"}), data=inputs.data_key, seed=inputs.seed)
+class ALSStage(FittedStage):
+    """ALS, fitted to the training interactions."""
 
-    @cache
-    def fitted() -> Ranker:
-        return ALSRanker.fit(inputs.data.train_interactions, config, inputs.seed)
+    Config = ALSConfig
+    served = False
 
-    def load(batch_size: int) -> Ranker:
-        return fitted()
+    @property
+    def key(self) -> str:
+        return stage_key(**self.config.model_dump(exclude={"name"}), data=self.inputs.data_key, seed=self.inputs.seed)
 
-    return Entry(config.name, key, load, load)
+    def fit(self) -> ALSRanker:
+        return ALSRanker.fit(self.inputs.data.train_interactions, self.config, self.inputs.seed)
 
 
-ALS = RankerKind(ALSConfig, als_entry, check_data=lambda config, data: check_implicit(config.name))
+ALS = ALSStage  # the entry point's name in installations of earlier commits

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
 from prefrec.rankers.config import RankerConfig
 from prefrec.training import SoftmaxDPOConfig
 from prefrec.training.section import RowsSection
-from prefrec_systems.start import START
+from prefrec_systems.start import START, check_start, start_needs
+
+if TYPE_CHECKING:
+    from prefrec.pipeline.recipe import Recipe
 
 
 class LlaraConfig(RankerConfig, RowsSection):
@@ -24,6 +28,17 @@ class LlaraConfig(RankerConfig, RowsSection):
     def idle_settings(self) -> set[str]:
         """Return settings that are not part of keys. The key has that of the starting model instead of its name."""
         return super().idle_settings() | {"start"}
+
+    def needs(self) -> dict[str, list[str]]:
+        return {"items_from": [self.items_from], **start_needs(self)}
+
+    def check_recipe(self, recipe: Recipe, before: Sequence[str]) -> None:
+        check_start(self, recipe)
+        if self.items_from not in [r.name for r in recipe.rankers if r.kind == "sequential" and r.name in before]:
+            raise ValueError(
+                f"rankers.{self.name}.items_from: {self.items_from} has no item vectors: choose an earlier entry of "
+                "kind sequential"
+            )
 
 
 class LlaraAlignConfig(RankerConfig, RowsSection):
@@ -50,3 +65,25 @@ class LlaraAlignConfig(RankerConfig, RowsSection):
     def idle_settings(self) -> set[str]:
         """Return settings that are not part of keys: those of every stage, the size of a pass, and the start."""
         return super().idle_settings() | {"max_tokens_per_pass", "start"}
+
+    def needs(self) -> dict[str, list[str]]:
+        return {"reference": [self.reference], **start_needs(self)}
+
+    def check_recipe(self, recipe: Recipe, before: Sequence[str]) -> None:
+        where, most = f"rankers.{self.name}", recipe.data.candidates.size - 1
+        llaras = [r.name for r in recipe.rankers if r.kind in ("llara", self.kind) and r.name in before]
+        if self.reference not in llaras:
+            raise ValueError(
+                f"{where}.reference: {self.name} starts from {self.reference}: add an earlier entry of kind llara "
+                "with this name"
+            )
+        starts = {r.name: getattr(r, "start", None) for r in recipe.rankers}
+        if self.start != starts[self.reference]:
+            raise ValueError(
+                f"{where}.start: it must be that of {self.reference}: set it to {starts[self.reference]}"
+            )
+        if self.num_negatives > most:
+            raise ValueError(
+                f"{where}.num_negatives: {self.num_negatives} negatives, but a candidate set of {most + 1} has only "
+                f"{most}; lower it, or raise data.candidates.size"
+            )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +13,9 @@ from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
-from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import LoraSection, Recipe
+from prefrec.pipeline.inputs import RunInputs
+from prefrec.pipeline.sections import LoraSection
+from prefrec.pipeline.stages.base import WEIGHTS, RankerStage
 from prefrec.pipeline.train import catalogue_softmax, train_to_weights, trained_items, training_arguments
 from prefrec.pipeline.training_rows import print_fewer, training_rows
 from prefrec.processes import is_first
@@ -46,28 +46,83 @@ from prefrec_systems.llara import (
     vectors_of,
 )
 from prefrec_systems.sequential import SequentialRanker
-from prefrec_systems.start import check_start, from_start, start_key, start_needs
+from prefrec_systems.start import from_start, start_key
 
 
-def llara_entry(inputs: RunInputs, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return LLaRA as an entry, trained in `folder`."""
-    source = before[config.items_from]
-    started, start = from_start(inputs, config.start, before)
-    key = inputs.key(llara=config.decisive(), items=source.key, **start_key(start))
-    return _entry(started, config.name, folder, key, partial(_train, started, config, folder, source))
+class _LlaraStage(RankerStage):
+    """A LLaRA with weights in its folder, which starts from the recipe's base, or from an earlier model."""
+
+    full = None
+
+    @cached_property
+    def start(self) -> RankerStage | None:
+        """The model that it starts from; None: the base."""
+        return self.before[self.config.start] if self.config.start else None
+
+    @cached_property
+    def started(self) -> RunInputs:
+        """The inputs with that model as their base."""
+        return from_start(self.inputs, self.start)
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / WEIGHTS
+
+    def load(self, batch_size: int) -> LlaraRanker:
+        model, data = self.started.model, self.inputs.data
+        return load_llara(
+            self.name,
+            model.name,
+            self.weights,
+            data.catalogue,
+            load_template(model.templates[0], domain=data.domain),
+            loading=model.loading(),
+            max_length=model.max_length,
+            chat=model.chat,
+            batch_size=batch_size,
+            objective=model.objective,
+        )
 
 
-def llara_align_entry(
-    inputs: RunInputs, config: LlaraAlignConfig, folder: Path, before: Mapping[str, Entry]
-) -> Entry:
-    """Return the aligned LLaRA as an entry, trained in `folder`."""
-    reference = before[config.reference]
-    key = inputs.key(llara_s_dpo=config.decisive(), start=reference.key)
-    started, _ = from_start(inputs, config.start, before)
-    return _entry(started, config.name, folder, key, partial(_align, started, config, folder, reference))
+class LlaraStage(_LlaraStage):
+    """LLaRA by SFT."""
+
+    Config = LlaraConfig
+    config: LlaraConfig
+
+    @property
+    def source(self) -> RankerStage:
+        """The sequential recommender whose item vectors it reads."""
+        return self.before[self.config.items_from]
+
+    @cached_property
+    def key(self) -> str:
+        return self.inputs.key(llara=self.config.decisive(), items=self.source.key, **start_key(self.start))
+
+    def make(self) -> None:
+        _train(self.started, self.config, self.folder, self.source)
 
 
-def _train(inputs: RunInputs, config: LlaraConfig, folder: Path, source: Entry) -> None:
+class LlaraAlignStage(_LlaraStage):
+    """S-DPO on top of LLaRA."""
+
+    Config = LlaraAlignConfig
+    config: LlaraAlignConfig
+
+    @property
+    def reference(self) -> RankerStage:
+        """The LLaRA that it starts from."""
+        return self.before[self.config.reference]
+
+    @cached_property
+    def key(self) -> str:
+        return self.inputs.key(llara_s_dpo=self.config.decisive(), start=self.reference.key)
+
+    def make(self) -> None:
+        _align(self.started, self.config, self.folder, self.reference)
+
+
+def _train(inputs: RunInputs, config: LlaraConfig, folder: Path, source: RankerStage) -> None:
     data, seed = inputs.data, inputs.seed
     set_seed(seed)
     base: Any = load_model(inputs.model.name, **inputs.model.loading())
@@ -90,7 +145,7 @@ def _train(inputs: RunInputs, config: LlaraConfig, folder: Path, source: Entry) 
     _finish(trainer, folder)
 
 
-def _align(inputs: RunInputs, config: LlaraAlignConfig, folder: Path, reference: Entry) -> None:
+def _align(inputs: RunInputs, config: LlaraAlignConfig, folder: Path, reference: RankerStage) -> None:
     data, seed = inputs.data, inputs.seed
     set_seed(seed)
     model = load_llara_model(inputs.model.name, cast(Path, reference.weights), **inputs.model.loading())
@@ -163,64 +218,4 @@ def _finish(trainer: Any, folder: Path) -> None:
         save_projector(trainer.model, folder / WEIGHTS)
 
 
-def _entry(inputs: RunInputs, name: str, folder: Path, key: str, make: Callable[[], None]) -> Entry:
-    model, data = inputs.model, inputs.data
-
-    def load(batch_size: int) -> LlaraRanker:
-        return load_llara(
-            name,
-            model.name,
-            folder / WEIGHTS,
-            data.catalogue,
-            load_template(model.templates[0], domain=data.domain),
-            loading=model.loading(),
-            max_length=model.max_length,
-            chat=model.chat,
-            batch_size=batch_size,
-            objective=model.objective,
-        )
-
-    return Entry(name, key, load, weights=folder / WEIGHTS, make=make)
-
-
-def _check_recipe(config: LlaraConfig, recipe: Recipe, before: Sequence[str]) -> None:
-    check_start(config, recipe)
-    if config.items_from not in [r.name for r in recipe.rankers if r.kind == "sequential" and r.name in before]:
-        raise ValueError(
-            f"rankers.{config.name}.items_from: {config.items_from} has no item vectors: choose an earlier entry of "
-            "kind sequential"
-        )
-
-
-def _check_aligned_recipe(config: LlaraAlignConfig, recipe: Recipe, before: Sequence[str]) -> None:
-    where, most = f"rankers.{config.name}", recipe.data.candidates.size - 1
-    llaras = [r.name for r in recipe.rankers if r.kind in ("llara", config.kind) and r.name in before]
-    if config.reference not in llaras:
-        raise ValueError(
-            f"{where}.reference: {config.name} starts from {config.reference}: add an earlier entry of kind llara "
-            "with this name"
-        )
-    starts = {r.name: getattr(r, "start", None) for r in recipe.rankers}
-    if config.start != starts[config.reference]:
-        raise ValueError(
-            f"{where}.start: it must be that of {config.reference}: set it to {starts[config.reference]}"
-        )
-    if config.num_negatives > most:
-        raise ValueError(
-            f"{where}.num_negatives: {config.num_negatives} negatives, but a candidate set of {most + 1} has only "
-            f"{most}; lower it, or raise data.candidates.size"
-        )
-
-
-def _needs(config: LlaraConfig) -> dict[str, Sequence[str]]:
-    return {"items_from": [config.items_from], **start_needs(config)}
-
-
-def _align_needs(config: LlaraAlignConfig) -> dict[str, Sequence[str]]:
-    return {"reference": [config.reference], **start_needs(config)}
-
-
-KIND = RankerKind(LlaraConfig, llara_entry, _needs, trains=True, check_recipe=_check_recipe)
-ALIGN_KIND = RankerKind(
-    LlaraAlignConfig, llara_align_entry, _align_needs, trains=True, check_recipe=_check_aligned_recipe
-)
+KIND, ALIGN_KIND = LlaraStage, LlaraAlignStage  # the entry point's name in installations of earlier commits

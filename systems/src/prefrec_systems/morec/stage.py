@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from functools import cached_property
 
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.entry import Entry, RunInputs
-from prefrec.pipeline.kinds import RankerKind
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
@@ -15,36 +13,26 @@ from prefrec_systems.morec import MoRecConfig, load_morec, train_morec
 from prefrec_systems.sequential.ranker import chosen_epochs
 
 
-def morec_entry(inputs: RunInputs, config: MoRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return MoRec as an entry, trained in `folder`."""
-    settings = config.model_dump() | {"encoder": base_digest(config.encoder)}
-    key = stage_key(data=inputs.data_key, seed=inputs.seed, morec=settings)
+class MoRecStage(RankerStage):
+    """MoRec. In a refit it trains for as many epochs as validation examples chose for `first`."""
 
-    def make() -> None:
+    Config = MoRecConfig
+    config: MoRecConfig
+
+    @cached_property
+    def key(self) -> str:
+        if self.first:
+            return stage_key(data=self.inputs.data_key, refit=self.first.key)
+        settings = self.config.model_dump() | {"encoder": base_digest(self.config.encoder)}
+        return stage_key(data=self.inputs.data_key, seed=self.inputs.seed, morec=settings)
+
+    def make(self) -> None:
         if is_first():
-            train_morec(inputs.data, config, folder, seed=inputs.seed)
+            epochs = chosen_epochs(self.first.folder) if self.first else None
+            train_morec(self.inputs.data, self.config, self.folder, seed=self.inputs.seed, epochs=epochs)
 
-    def load(batch_size: int) -> Ranker:
-        return load_morec(folder, inputs.data.catalogue, config.name)
-
-    return Entry(config.name, key, load, load, folder, make=make)
-
-
-def _refit_entry(
-    inputs: RunInputs, config: MoRecConfig, folder: Path, before: Mapping[str, Entry], first: Entry
-) -> Entry:
-    """Return MoRec trained again on the longer log, for as many epochs as validation examples chose."""
-
-    def make() -> None:
-        if is_first():
-            assert first.weights is not None
-            train_morec(inputs.data, config, folder, seed=inputs.seed, epochs=chosen_epochs(first.weights))
-
-    def load(batch_size: int) -> Ranker:
-        return load_morec(folder, inputs.data.catalogue, config.name)
-
-    key = stage_key(data=inputs.data_key, refit=first.key)
-    return Entry(config.name, key, load, load, folder, make=make)
+    def load(self, batch_size: int) -> Ranker:
+        return load_morec(self.folder, self.inputs.data.catalogue, self.name)
 
 
-KIND = RankerKind(MoRecConfig, morec_entry, refit=_refit_entry)
+KIND = MoRecStage  # the entry point's name in installations of earlier commits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from prefrec.rankers.baselines import RandomRanker
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import pad_scores
 
+if TYPE_CHECKING:
+    from prefrec.pipeline.recipe import Recipe
+
 
 class RetrieveThenRankConfig(RankerConfig):
     """A retriever that narrows the candidates, and a ranker that reorders them."""
@@ -26,6 +29,16 @@ class RetrieveThenRankConfig(RankerConfig):
     retriever: str = Field("SASRec", description="Baseline or earlier ranker that retrieves.")
     ranker: str = Field("s-dpo", description="Earlier ranker that reorders, usually a language model.")
     retrieve: int = Field(20, ge=1, description="Number of items to retrieve.")
+
+    def needs(self) -> dict[str, list[str]]:
+        return {"retriever": [self.retriever], "ranker": [self.ranker]}
+
+    def check_recipe(self, recipe: Recipe, before: Sequence[str]) -> None:
+        if self.retriever in recipe.lm_rankers:
+            raise ValueError(
+                f"rankers.{self.name}.retriever: {self.retriever!r} only scores titles that it is given, "
+                "so it cannot retrieve; choose a sequential recommender, MoRec or a baseline"
+            )
 
 
 @dataclass(eq=False)

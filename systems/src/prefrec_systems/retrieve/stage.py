@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from functools import cached_property
 
-from prefrec.pipeline.entry import Entry, RunInputs
-from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.stages.base import RankerStage
+from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
 from prefrec_systems.retrieve.ranker import RetrieveThenRank, RetrieveThenRankConfig
 
 
-def retrieve_entry(
-    inputs: RunInputs, config: RetrieveThenRankConfig, folder: Path, before: Mapping[str, Entry]
-) -> Entry:
-    """Return a retriever and a ranker as one entry."""
-    name, first, second = config.name, before[config.retriever], before[config.ranker]
-    key = stage_key(
-        retrieve=config.retrieve, seed=inputs.seed, retriever=first.key, ranker=second.key, model=second.model
-    )
-    first = first.full or first
+class RetrieveThenRankStage(RankerStage):
+    """A retriever, and a ranker that reorders what it retrieves."""
 
-    def load(split: str, batch_size: int) -> RetrieveThenRank:
-        pair = first.on(split).load(batch_size), second.on(split).load(batch_size)
-        return RetrieveThenRank(name, *pair, config.retrieve, seed=inputs.seed)
+    Config = RetrieveThenRankConfig
+    served = True
+    queries = True
+    is_slow = True
+    config: RetrieveThenRankConfig
 
-    for_test = partial(load, "test")
-    crossed = partial(load, "validation") if first.crossed or second.crossed else None
-    return Entry(name, key, for_test, for_test, is_slow=True, crossed=crossed)
+    @property
+    def retriever(self) -> RankerStage:
+        """The retriever, in full ranking if it supports that."""
+        retriever = self.before[self.config.retriever]
+        return retriever.full or retriever
 
+    @property
+    def ranker(self) -> RankerStage:
+        """The ranker that reorders."""
+        return self.before[self.config.ranker]
 
-def _check_recipe(config: RetrieveThenRankConfig, recipe: Recipe, before: Sequence[str]) -> None:
-    if config.retriever in recipe.lm_rankers:
-        raise ValueError(
-            f"rankers.{config.name}.retriever: {config.retriever!r} only scores titles that it is given, "
-            "so it cannot retrieve; choose a sequential recommender, MoRec or a baseline"
+    @cached_property
+    def key(self) -> str:
+        return stage_key(
+            retrieve=self.config.retrieve,
+            seed=self.inputs.seed,
+            retriever=self.before[self.config.retriever].key,
+            ranker=self.ranker.key,
+            model=self.ranker.model,
         )
 
+    @property
+    def crosses(self) -> bool:
+        return self.retriever.crosses or self.ranker.crosses
 
-def _needs(config: RetrieveThenRankConfig) -> dict[str, list[str]]:
-    return {"retriever": [config.retriever], "ranker": [config.ranker]}
+    def load(self, batch_size: int) -> Ranker:
+        return self._pair(self.retriever.load(batch_size), self.ranker.load(batch_size))
+
+    def load_crossed(self, batch_size: int) -> Ranker:
+        return self._pair(self.retriever.crossed.load(batch_size), self.ranker.crossed.load(batch_size))
+
+    def _pair(self, retriever: Ranker, ranker: Ranker) -> Ranker:
+        return RetrieveThenRank(self.name, retriever, ranker, self.config.retrieve, seed=self.inputs.seed)
 
 
-KIND = RankerKind(
-    RetrieveThenRankConfig, retrieve_entry, _needs, queries=True, served=True, check_recipe=_check_recipe
-)
+KIND = RetrieveThenRankStage  # the entry point's name in installations of earlier commits

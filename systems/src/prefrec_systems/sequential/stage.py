@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from functools import cached_property
 
-from prefrec.pipeline.entry import Entry, RunInputs
-from prefrec.pipeline.kinds import RankerKind
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
@@ -15,36 +13,26 @@ from prefrec_systems.sequential.ranker import chosen_settings, load_sequential
 from prefrec_systems.sequential.train import train_sequential
 
 
-def sequential_entry(inputs: RunInputs, config: SequentialConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return a sequential recommender as an entry, trained in `folder`."""
+class SequentialStage(RankerStage):
+    """A sequential recommender. In a refit it has the epochs and the cell that were chosen for `first`."""
 
-    def make() -> None:
+    Config = SequentialConfig
+    served = True
+    config: SequentialConfig
+
+    @cached_property
+    def key(self) -> str:
+        if self.first:
+            return stage_key(data=self.inputs.data_key, refit=self.first.key)
+        return stage_key(data=self.inputs.data_key, seed=self.inputs.seed, sequential=self.config.decisive())
+
+    def make(self) -> None:
         if is_first():
-            train_sequential(inputs.data, config, folder, seed=inputs.seed)
+            config, epochs = chosen_settings(self.first.folder) if self.first else (self.config, None)
+            train_sequential(self.inputs.data, config, self.folder, seed=self.inputs.seed, epochs=epochs)
 
-    def load(batch_size: int) -> Ranker:
-        return load_sequential(folder, inputs.data.catalogue, config.name)
-
-    key = stage_key(data=inputs.data_key, seed=inputs.seed, sequential=config.decisive())
-    return Entry(config.name, key, load, load, folder, make=make)
+    def load(self, batch_size: int) -> Ranker:
+        return load_sequential(self.folder, self.inputs.data.catalogue, self.name)
 
 
-def _refit_entry(
-    inputs: RunInputs, config: SequentialConfig, folder: Path, before: Mapping[str, Entry], first: Entry
-) -> Entry:
-    """Return the recommender trained again on the longer log, for the epochs and with the cell that were chosen."""
-
-    def make() -> None:
-        if is_first():
-            assert first.weights is not None
-            chosen, epochs = chosen_settings(first.weights)
-            train_sequential(inputs.data, chosen, folder, seed=inputs.seed, epochs=epochs)
-
-    def load(batch_size: int) -> Ranker:
-        return load_sequential(folder, inputs.data.catalogue, config.name)
-
-    key = stage_key(data=inputs.data_key, refit=first.key)
-    return Entry(config.name, key, load, load, folder, make=make)
-
-
-KIND = RankerKind(SequentialConfig, sequential_entry, served=True, refit=_refit_entry)
+KIND = SequentialStage  # the entry point's name in installations of earlier commits

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from prefrec.data import PreparedData
 from prefrec.rankers.config import RankerConfig
 from prefrec.training.section import TrainSection
-from prefrec_systems.start import START
+from prefrec_systems.start import START, check_start, start_needs
 from prefrec_systems.tallrec.questions import Opinions, training_questions
+
+if TYPE_CHECKING:
+    from prefrec.pipeline.recipe import Recipe
 
 
 class TallrecConfig(RankerConfig, TrainSection):
@@ -41,3 +45,9 @@ class TallrecConfig(RankerConfig, TrainSection):
         """Return the number of questions that training chooses from."""
         opinions = Opinions(data.opinions, self.liked)
         return len(training_questions(data.train, opinions, negatives=self.negatives, seed=seed))
+
+    def needs(self) -> dict[str, list[str]]:
+        return start_needs(self)
+
+    def check_recipe(self, recipe: Recipe, before: Sequence[str]) -> None:
+        check_start(self, recipe)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 
 from transformers import set_seed
 
 from prefrec.console import say
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.entry import WEIGHTS, Entry, RunInputs
-from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import LoraSection, Recipe
+from prefrec.pipeline.inputs import RunInputs
+from prefrec.pipeline.sections import LoraSection
+from prefrec.pipeline.stages.base import WEIGHTS, RankerStage
 from prefrec.pipeline.train import train_to_weights, training_arguments
 from prefrec.pipeline.training_rows import print_fewer, some_rows
 from prefrec.prompts import PromptEncoder
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
-from prefrec_systems.start import check_start, from_start, start_key, start_needs
+from prefrec_systems.start import from_start, start_key
 from prefrec_systems.tallrec import (
     LikeTemplate,
     Opinions,
@@ -30,29 +29,53 @@ from prefrec_systems.tallrec import (
 )
 
 
-def tallrec_entry(inputs: RunInputs, config: TallrecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return TALLRec as an entry, trained in `folder`."""
-    template = load_like_template(config.template, domain=inputs.data.domain)
-    opinions = Opinions(inputs.data.opinions, config.liked)
-    started, start = from_start(inputs, config.start, before)
-    key = inputs.key(tallrec=config.decisive() | {"template": template.source}, **start_key(start))
+class TallrecStage(RankerStage):
+    """TALLRec, which starts from the recipe's base, or from an earlier model of the recipe."""
 
-    def load(batch_size: int) -> TallrecRanker:
-        model = started.model
+    Config = TallrecConfig
+    full = None
+    config: TallrecConfig
+
+    @cached_property
+    def template(self) -> LikeTemplate:
+        """The template of its questions."""
+        return load_like_template(self.config.template, domain=self.inputs.data.domain)
+
+    @cached_property
+    def opinions(self) -> Opinions:
+        """The ratings of the users."""
+        return Opinions(self.inputs.data.opinions, self.config.liked)
+
+    @cached_property
+    def start(self) -> RankerStage | None:
+        """The model that it starts from; None: the base."""
+        return self.before[self.config.start] if self.config.start else None
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / WEIGHTS
+
+    @cached_property
+    def key(self) -> str:
+        settings = self.config.decisive() | {"template": self.template.source}
+        return self.inputs.key(tallrec=settings, **start_key(self.start))
+
+    def make(self) -> None:
+        _train(from_start(self.inputs, self.start), self.config, self.folder, self.template, self.opinions)
+
+    def load(self, batch_size: int) -> TallrecRanker:
+        model = from_start(self.inputs, self.start).model
         return load_tallrec(
-            config.name,
+            self.name,
             model.name,
-            folder / WEIGHTS,
-            inputs.data.catalogue,
-            template,
-            opinions,
+            self.weights,
+            self.inputs.data.catalogue,
+            self.template,
+            self.opinions,
             loading=model.loading(),
             max_length=model.max_length,
             chat=model.chat,
         )
-
-    make = partial(_train, started, config, folder, template, opinions)
-    return Entry(config.name, key, load, weights=folder / WEIGHTS, make=make)
 
 
 def _train(
@@ -88,8 +111,4 @@ def _train(
     train_to_weights(trainer, folder)
 
 
-def _check_recipe(config: TallrecConfig, recipe: Recipe, before: Sequence[str]) -> None:
-    check_start(config, recipe)
-
-
-KIND = RankerKind(TallrecConfig, tallrec_entry, start_needs, trains=True, check_recipe=_check_recipe)
+KIND = TallrecStage  # the entry point's name in installations of earlier commits

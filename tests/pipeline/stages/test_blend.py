@@ -6,18 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fixed_rankers import FixedStage
 from prefrec.data import RankingExample, read_prepared
 from prefrec.errors import ConfigError
+from prefrec.pipeline import inputs as inputs_module
 from prefrec.pipeline.checks import check_rows
-from prefrec.pipeline.entry import Entry, RunInputs, baseline_entry, lm_entry
-from prefrec.pipeline.kinds import blend
-from prefrec.pipeline.kinds.blend import BlendParts, LazyRanker, LearntItems, blend_entry
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import predict_all, predict_full
+from prefrec.pipeline.stages import blend
+from prefrec.pipeline.stages.baseline import BaselineStage, CountedBaselineStage
+from prefrec.pipeline.stages.blend import BlendParts, BlendStage, LazyRanker, LearntItems
+from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers import baselines
-from prefrec.rankers.baselines import PopularityRanker
+from prefrec.rankers.baselines import PopularityRanker, RandomRanker
 from prefrec.rankers.blend import BlendConfig, RerankedBlend, Weights
 
 PARTS = ["title TF-IDF", "window co-occurrence", "zero-shot"]
@@ -59,9 +63,9 @@ def _inputs(folder, recipe):
 
 def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
     inputs = _inputs(finished, recipe)
-    before = {n: baseline_entry(inputs, n) for n in PARTS[:2]}
-    before["zero-shot"] = lm_entry("zero-shot", None, inputs.data, recipe.model)
-    ranker = blend_entry(inputs, BlendConfig(parts=PARTS), finished / "rankers/blend", before).load(4)
+    before = {n: BaselineStage(inputs, n) for n in PARTS[:2]}
+    before["zero-shot"] = LMStage("zero-shot", None, inputs.data, recipe.model)
+    ranker = BlendStage(inputs, BlendConfig(parts=PARTS), finished / "rankers/blend", before).load(4)
     assert isinstance(ranker, RerankedBlend)
     assert [model.name for model in ranker.models] == ["zero-shot"]
     assert np.isfinite(ranker.score(inputs.data.test[:3])).all()
@@ -69,9 +73,9 @@ def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
 
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
     inputs = _inputs(finished, recipe)
-    before = {"popularity": baseline_entry(inputs, "popularity"), "lists": Entry("lists", "k", lambda size: None)}
+    before = {"popularity": BaselineStage(inputs, "popularity"), "lists": FixedStage(RandomRanker(0, "lists"))}
     with pytest.raises(ConfigError, match=r"rankers\.blend\.parts: a blend needs full ranking, which lists"):
-        blend_entry(inputs, BlendConfig(parts=["popularity", "lists"]), finished / "x", before)
+        BlendStage(inputs, BlendConfig(parts=["popularity", "lists"]), finished / "x", before)
 
 
 def test_data_without_validation_rows_are_refused(finished, recipe):
@@ -83,8 +87,7 @@ def test_data_without_validation_rows_are_refused(finished, recipe):
 
 def test_validation_targets_count_for_test_rows_alone(finished, recipe):
     inputs = _inputs(finished, recipe)
-    data, part = inputs.data, blend._part(inputs, "popularity", {"popularity": baseline_entry(inputs, "popularity")})
-    parts = BlendParts(inputs, [part])
+    data, parts = inputs.data, BlendParts(inputs, [CountedBaselineStage(inputs, "popularity")])
     for rows, split in ((data.validation, "validation"), (data.test, "test")):
         expected = PopularityRanker.fit(data.known_interactions(split))
         (ranker,), _ = parts.rankers(split, 4)
@@ -99,9 +102,9 @@ def test_validation_targets_count_for_test_rows_alone(finished, recipe):
 def test_a_block_with_a_validation_target_is_answered_as_its_rows_alone(finished, recipe):
     """The names and targets of questions are placeholders, which a validation example may have, too."""
     inputs = _inputs(finished, recipe)
-    before = {n: baseline_entry(inputs, n) for n in (*PARTS[:2], "popularity")}
+    before = {n: BaselineStage(inputs, n) for n in (*PARTS[:2], "popularity")}
     config, held = BlendConfig(parts=[*PARTS[:2], "popularity"]), inputs.data.validation[0]
-    made = blend_entry(inputs, config, finished.parent / "counts", before)
+    made = BlendStage(inputs, config, finished.parent / "counts", before)
     made.make()
     first = tuple(i for i in inputs.data.catalogue.ids if i != held.target)
     rows = [
@@ -116,14 +119,14 @@ def test_a_block_with_a_validation_target_is_answered_as_its_rows_alone(finished
 
 def test_an_evaluation_on_validation_examples_counts_no_targets(finished, recipe, tmp_path):
     run = open_run(finished)
-    entry, evaluate = run.entry("words"), {"split": "validation", "references": [], "rows": None, "generate_rows": 0}
+    entry, evaluate = run.stage("words"), {"split": "validation", "references": [], "rows": None, "generate_rows": 0}
     section = recipe.evaluate.model_copy(update=evaluate)
     for predict, split in ((predict_all, "lists"), (predict_full, "full")):
         found = predict(run.data, section, [], [entry], tmp_path / split, seed=0).sort("row")
         rows = [
             replace(e, candidates=tuple(c)) for e, c in zip(run.data.validation, found["candidates"], strict=True)
         ]
-        crossed, own = (e.load(8).score(rows) for e in (entry.on_validation, entry))
+        crossed, own = (e.load(8).score(rows) for e in (entry.on("validation"), entry))
         for scores, want in zip(found["scores"], crossed, strict=True):
             np.testing.assert_allclose(scores, want[: len(scores)], rtol=1e-5)
         assert not np.allclose(crossed, own)
@@ -132,8 +135,8 @@ def test_an_evaluation_on_validation_examples_counts_no_targets(finished, recipe
 def test_a_language_model_is_shared_by_both_splits_and_counts_are_not(finished, recipe):
     inputs = _inputs(finished, recipe)
     entries = [
-        lm_entry("zero-shot", None, inputs.data, recipe.model),
-        blend._part(inputs, "popularity", {"popularity": baseline_entry(inputs, "popularity")}),
+        LMStage("zero-shot", None, inputs.data, recipe.model),
+        CountedBaselineStage(inputs, "popularity"),
     ]
     parts = BlendParts(inputs, entries)
     (counts, models), (other_counts, other_models) = (parts.rankers(split, 4) for split in ("test", "validation"))
@@ -156,7 +159,7 @@ def test_items_that_were_not_learnt_get_the_median(finished):
     rows = [replace(e, candidates=("i01", "new", "i02", "i03", "newer")) for e in data.test[:2]]
     rows.append(replace(rows[0], candidates=("new",)))
     scores = np.array([[1.0, -9.0, 3.0, 8.0, -9.0], [5.0, 9.0, 4.0, 6.0, 9.0], [2.0, *[-np.inf] * 4]])
-    late = LazyRanker(Entry("lm", "key", lambda size: None), 4)
+    late = LazyRanker(FixedStage(RandomRanker(0, "lm")), 4)
     late.score = lambda examples: scores
     found = LearntItems(late, {"i01", "i02", "i03"}).score(rows)
     assert found[:2].tolist() == [[1, 3, 3, 8, 3], [5, 5, 4, 6, 5]]
@@ -176,7 +179,7 @@ def test_no_answer_is_that_to_another_history(finished):
 
     listed = tuple(data.catalogue.ids[:6])
     one, other = (RankingExample("-", (item,), listed, listed[0]) for item in listed[1:3])
-    late = LazyRanker(Entry("lm", "key", lambda size: ByHistory()), 4)
+    late = LazyRanker(FixedStage(ByHistory()), 4)
     for begin in (lambda: None, lambda: late.know({})):
         begin()
         assert [late.score([e]).argmax() for e in (one, other)] == [1, 2]
@@ -184,10 +187,10 @@ def test_no_answer_is_that_to_another_history(finished):
 
 def test_a_part_that_the_log_does_not_allow_is_left_out_and_told(finished, recipe, tmp_path, monkeypatch, capsys):
     inputs = _inputs(finished, recipe)
-    before = {name: baseline_entry(inputs, name) for name in ("EASE", "popularity", "newest first")}
+    before = {name: BaselineStage(inputs, name) for name in ("EASE", "popularity", "newest first")}
 
     def entry(*parts):
-        return blend_entry(inputs, BlendConfig(parts=parts), tmp_path, before)
+        return BlendStage(inputs, BlendConfig(parts=parts), tmp_path, before)
 
     assert entry("popularity", "EASE").without.keys() == {"popularity", "EASE", "time"}
     monkeypatch.setattr(baselines, "MOST_ITEMS", 10)
@@ -207,9 +210,9 @@ def test_a_part_that_the_log_does_not_allow_is_left_out_and_told(finished, recip
 def test_a_selected_blend_has_another_key_and_shows_what_its_parts_add(finished, recipe, tmp_path):
     inputs = _inputs(finished, recipe)
     parts = ["window co-occurrence", "random", "title TF-IDF"]
-    before = {name: baseline_entry(inputs, name) for name in parts}
+    before = {name: BaselineStage(inputs, name) for name in parts}
     whole, selected = (
-        blend_entry(inputs, BlendConfig(parts=parts, select=select), tmp_path / str(select), before)
+        BlendStage(inputs, BlendConfig(parts=parts, select=select), tmp_path / str(select), before)
         for select in (False, True)
     )
     assert whole.key != selected.key
@@ -223,3 +226,20 @@ def test_a_selected_blend_has_another_key_and_shows_what_its_parts_add(finished,
     rows = inputs.data.test[:3]
     without = selected.without["random"].load(4)
     assert np.array_equal(without.score(rows), selected.load(4).score(rows))
+
+
+def test_a_baseline_is_fitted_once_for_all_blends_of_a_log(finished, recipe, monkeypatch):
+    own, fitted = _inputs(finished, recipe), []
+    baseline_rankers = inputs_module.baseline_rankers
+
+    def counted(log, catalogue, seed, names, *more):
+        fitted.append((*names, len(log)))
+        return baseline_rankers(log, catalogue, seed, names, *more)
+
+    monkeypatch.setattr(inputs_module, "baseline_rankers", counted)
+    for name in ("one", "two"):
+        stage = BlendStage(own, BlendConfig(name=name, parts=["popularity"]), finished / "rankers/words", {})
+        for split in ("validation", "test"):
+            for ranker in stage.parts.rankers(split, 4)[0]:
+                ranker.score(own.data.test[:2])
+    assert fitted == [("popularity", len(own.data.known_interactions(split))) for split in ("validation", "test")]

@@ -13,12 +13,13 @@ from prefrec.data import read_prepared
 from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.checks import check_rows
-from prefrec.pipeline.entry import RunInputs, baseline_entry
-from prefrec.pipeline.kinds import title_tower
-from prefrec.pipeline.kinds.title_tower import tower_entry, tower_titles
+from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.stages import title_tower
+from prefrec.pipeline.stages.baseline import BaselineStage
+from prefrec.pipeline.stages.title_tower import TitleTowerStage
 from prefrec.rankers.title_tower import TitleTowerConfig, load_tower
 
 SMALL = {"kind": "title-tower", "vectors": "tfidf", "width": 8, "epochs": 2, "batch_size": 64}
@@ -53,7 +54,7 @@ def test_it_is_in_both_tables_with_the_scores_of_its_folder(finished):
     np.testing.assert_allclose(own["scores"].to_list(), scores, rtol=1e-6, atol=1e-6)
     state = json.loads((folder / "stage.json").read_text())
     assert {*state["files"]} == {"tower.safetensors", "tower.json", "log.json"}
-    assert open_run(finished).entry("title-tower").key == state["key"]
+    assert open_run(finished).stage("title-tower").key == state["key"]
 
 
 def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, monkeypatch):
@@ -76,13 +77,13 @@ def test_vectors_are_those_of_the_titles_or_random(finished, recipe, monkeypatch
 
     for vectors in ("tfidf", "random"):
         config = TitleTowerConfig(vectors=vectors)
-        found = tower_titles(inputs, config)
+        found = TitleTowerStage(inputs, config, finished, {}).titles()
         assert len(found) == len(inputs.data.catalogue)
-        assert torch.equal(found, tower_titles(inputs, config))
+        assert torch.equal(found, TitleTowerStage(inputs, config, finished, {}).titles())
     monkeypatch.setattr(title_tower, "text_vectors", text_vectors)
-    tower_titles(inputs, TitleTowerConfig(vectors="some/encoder"))
+    TitleTowerStage(inputs, TitleTowerConfig(vectors="some/encoder"), finished, {}).titles()
     longer = inputs_of(finished, recipe, item_text="{{ title }} (film)")
-    tower_titles(longer, TitleTowerConfig(vectors="some/encoder"))
+    TitleTowerStage(longer, TitleTowerConfig(vectors="some/encoder"), finished, {}).titles()
     titles = [*inputs.data.catalogue.titles.values()]
     assert asked == [("some/encoder", titles), ("some/encoder", [f"{title} (film)" for title in titles])]
 
@@ -92,7 +93,7 @@ def test_the_key_holds_what_the_scores_depend_on(finished, recipe, monkeypatch):
 
     def key(inputs=None, **settings):
         config = TitleTowerConfig(**{"vectors": "tfidf"} | settings)
-        return tower_entry(inputs or inputs_of(finished, recipe), config, finished, {}).key
+        return TitleTowerStage(inputs or inputs_of(finished, recipe), config, finished, {}).key
 
     changed = [{"width": 9}, {"vectors": "random"}, {"vectors": "an/encoder"}, {"epochs": 7}, {"dropout": 0.5}]
     keys = [key(), *(key(**change) for change in changed)]
@@ -116,10 +117,10 @@ def test_an_encoder_that_is_not_installed_is_told_before_any_training(finished, 
 
 def test_sampled_items_and_seeds_change_the_key_and_the_defaults_do_not(finished, recipe):
     inputs = inputs_of(finished, recipe)
-    before = {"counts": baseline_entry(inputs, "popularity"), "others": baseline_entry(inputs, "item-kNN")}
+    before = {"counts": BaselineStage(inputs, "popularity"), "others": BaselineStage(inputs, "item-kNN")}
 
     def key(**settings):
-        return tower_entry(inputs, TitleTowerConfig(vectors="tfidf", **settings), finished, before).key
+        return TitleTowerStage(inputs, TitleTowerConfig(vectors="tfidf", **settings), finished, before).key
 
     mined = {"negatives_from": "ranker", "miner": "counts"}
     different = [{}, {"seed": 1}, {"negatives_from": "uniform"}, {"negatives_from": "uniform", "num_negatives": 8}]
@@ -151,5 +152,5 @@ def test_towers_with_negatives_of_a_blend_are_parts_of_another_also_after_a_refi
 def test_a_tower_says_which_miner_learnt_its_targets(finished, recipe, tmp_path, capsys):
     inputs = inputs_of(finished, recipe)
     config = TitleTowerConfig(**SMALL | {"negatives_from": "ranker", "miner": "popularity"})
-    tower_entry(inputs, config, tmp_path, {"popularity": baseline_entry(inputs, "popularity")}).make()
+    TitleTowerStage(inputs, config, tmp_path, {"popularity": BaselineStage(inputs, "popularity")}).make()
     assert "title-tower: popularity learnt from these targets itself" in " ".join(capsys.readouterr().err.split())

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from prefrec.errors import ConfigError
-from prefrec.pipeline import kinds
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.kinds import KINDS, RankerKind, kind_names, ranker_kind
+from prefrec.pipeline import stages
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.stages import STAGES, kind_names, stage_class
+from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.config import RankerConfig
 
 
@@ -22,6 +22,9 @@ class Shorter(RankerConfig):
     name: str = "shorter"
     weight: float = 1.0
     after: tuple[str, ...] = ()
+
+    def needs(self):
+        return {"after": self.after}
 
 
 class ShorterRanker:
@@ -39,12 +42,22 @@ class ShorterRanker:
 def seen(monkeypatch) -> dict[str, list]:
     seen: dict[str, list] = {"before": [], "asked": []}
 
-    def entry(inputs, config, folder, before):
-        seen["before"].append(list(before))
-        asked = (config.name, config.weight, inputs.data.catalogue, seen["asked"])
-        return Entry(config.name, inputs.key(shorter=config.model_dump()), lambda _: ShorterRanker(*asked))
+    class ShorterStage(RankerStage):
+        Config = Shorter
+        full = None
 
-    monkeypatch.setitem(KINDS, "shorter", RankerKind(Shorter, entry, lambda config: {"after": config.after}))
+        def __init__(self, inputs, config, folder, before, first=None):
+            super().__init__(inputs, config, folder, before, first)
+            seen["before"].append(list(before))
+
+        @property
+        def key(self):
+            return self.inputs.key(shorter=self.config.model_dump())
+
+        def load(self, batch_size):
+            return ShorterRanker(self.name, self.config.weight, self.inputs.data.catalogue, seen["asked"])
+
+    monkeypatch.setitem(STAGES, "shorter", ShorterStage)
     return seen
 
 
@@ -76,18 +89,18 @@ def test_an_earlier_last_stage_leaves_them_out(seen, recipe, tmp_path):
 
 def test_every_kind_has_its_name():
     for kind in kind_names():
-        config = ranker_kind(kind).config()
+        config = stage_class(kind).Config()
         assert (config.kind, bool(config.name)) == (kind, True)
 
 
 def test_without_the_compared_systems_a_recipe_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("prefrec.pipeline.kinds.entry_points", lambda group: ())
-    monkeypatch.setattr("prefrec.pipeline.kinds.KINDS", {})
-    kinds._entry_points.cache_clear()
+    monkeypatch.setattr("prefrec.pipeline.stages.entry_points", lambda group: ())
+    monkeypatch.setattr("prefrec.pipeline.stages.STAGES", {})
+    stages._entry_points.cache_clear()
     try:
         for kind in ("sequential", "morec"):
             with pytest.raises(ConfigError, match=r"pip install \./systems"):
                 checked_recipe({"name": "x", "rankers": [{"kind": kind}]})
         assert kind_names() == ["blend", "title-tower"]
     finally:
-        kinds._entry_points.cache_clear()
+        stages._entry_points.cache_clear()
