@@ -130,7 +130,9 @@ def test_three_nights_without_a_failed_or_mixed_answer(shop, tmp_path):
         message = " ".join(refused("switch", link, third).split())
         assert f"{link} still leads to shop.2, because shop.3 is worse" in message
         assert link.resolve() == second
-        succeed("switch", link, third, "--force")
+        switched = json.loads(succeed("switch", link, third, "--force", "--json"))
+        assert (switched["before"], switched["now"]) == (str(second), str(third))
+        assert switched["succession"]["difference"]["high"] < 0
         answered_by(third)
         succeed("switch", link, second, "--force")
         answered_by(second)

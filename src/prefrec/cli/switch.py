@@ -30,7 +30,8 @@ def switch(
     found = switch_link(link, run, force=force)
     now = str(target_of(link))
     if as_json:
-        o.print_json({"link": str(link), "before": before and str(before), "now": now, "succession": found})
+        comparison = found.to_json() if found else None
+        o.print_json({"link": str(link), "before": before and str(before), "now": now, "succession": comparison})
         return
     if found:
         typer.echo(f"{found.sentence}.")
