@@ -137,6 +137,23 @@ def test_title_models_reorder_the_best_alone(weights):
         np.testing.assert_allclose(got[own] - got[own[0]], want[own] - want[own[0]], rtol=1e-3, atol=1e-3)
 
 
+def test_without_one_of_two_title_models_the_weights_are_those_of_the_other_alone():
+    blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
+    one, other = Table("titles", 3.0, 3), Table("more titles", 1.0, 4)
+    learnt = learn_rerank(blend, [one, other], ROWS)
+    assert learnt.reranked.names == ("blend", "titles", "more titles")
+    for excluded, kept in ((one, other), (other, one)):
+        alone = learn_rerank(blend, [kept], ROWS)
+        assert alone.reranked_without == {}
+        found = learnt.reranked_without[excluded.name]
+        assert found.names == ("blend", kept.name)
+        np.testing.assert_allclose(found.weights, alone.reranked.weights, rtol=1e-4)
+        scores = RerankedBlend(blend, [kept], (found,)).score(ROWS)
+        np.testing.assert_allclose(scores, RerankedBlend(blend, [kept], (alone.reranked,)).score(ROWS), rtol=1e-4)
+    again = Weights.from_json(learnt.to_json())
+    assert {*again.reranked_without} == {"titles", "more titles"}
+
+
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=9))
 def test_scores_keep_their_order_and_their_empty_places(scores):
     values = np.array([[*scores, -np.inf]])

@@ -96,6 +96,7 @@ class Weights(ByValue):
         folds, reranked_folds: weights of the whole blend and `reranked`, learnt without the users of each fold.
         left_out: part that was left out → what it would add to the log-likelihood of an example, and its standard
             error.
+        reranked_without: title model → `reranked` without it, if there are other title models.
     """
 
     units: dict[str, float | None]
@@ -104,6 +105,7 @@ class Weights(ByValue):
     folds: tuple[Logit, ...] = ()
     reranked_folds: tuple[Logit, ...] = ()
     left_out: dict[str, tuple[float, float]] = field(default_factory=dict)
+    reranked_without: dict[str, Logit] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -116,7 +118,8 @@ class Weights(ByValue):
         reranked = _logit(value["reranked"]) if value["reranked"] else None
         folds, reranked_folds = (tuple(map(_logit, value[name])) for name in ("folds", "reranked_folds"))
         left_out = {part: (gain, error) for part, (gain, error) in value.get("left_out", {}).items()}
-        return cls(dict(value["units"]), logits, reranked, folds, reranked_folds, left_out)
+        less = {name: _logit(v) for name, v in value.get("reranked_without", {}).items()}
+        return cls(dict(value["units"]), logits, reranked, folds, reranked_folds, left_out, less)
 
 
 class Times(Protocol):
@@ -399,8 +402,14 @@ def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequenc
     some = take(examples, rows)
     features = rerank_features(scores[rows], best, models, some)
     columns = (best == targets[rows][:, None]).argmax(axis=1)
-    whole = fit_logit(features, columns, ["blend", *(model.name for model in models)])
-    return replace(blend.weights, reranked=whole, reranked_folds=cross_fitted(whole, features, columns, some))
+    names = ["blend", *(model.name for model in models)]
+    whole = fit_logit(features, columns, names)
+    without = dict[str, Logit]()
+    for excluded in names[1:] if len(models) > 1 else ():
+        kept = [n for n, name in enumerate(names) if name != excluded]
+        without[excluded] = fit_logit(_columns(features, kept), columns, [names[n] for n in kept])
+    folds = cross_fitted(whole, features, columns, some)
+    return replace(blend.weights, reranked=whole, reranked_folds=folds, reranked_without=without)
 
 
 def weights_sentence(name: str, weights: Weights) -> str:

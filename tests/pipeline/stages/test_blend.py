@@ -71,6 +71,27 @@ def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
     assert np.isfinite(ranker.score(inputs.data.test[:3])).all()
 
 
+def test_a_blend_of_two_title_models_ranks_without_one_of_them(finished, recipe, tmp_path):
+    inputs = _inputs(finished, recipe)
+
+    class SlowStage(FixedStage):
+        is_slow = True
+
+        @property
+        def full(self):
+            return self
+
+    again = SlowStage(RandomRanker(3, "again"))
+    before = {"zero-shot": LMStage("zero-shot", None, inputs.data, recipe.model), "again": again}
+    stage = BlendStage(inputs, BlendConfig(parts=["title TF-IDF", *before]), tmp_path, before)
+    stage.make()
+    rows = inputs.data.test[:2]
+    for excluded, kept in (("zero-shot", "again"), ("again", "zero-shot")):
+        ranker = stage.without[excluded].load(4)
+        assert [model.name for model in ranker.models] == [kept]
+        assert np.isfinite(ranker.score(rows)).all()
+
+
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
     inputs = _inputs(finished, recipe)
     before = {"popularity": BaselineStage(inputs, "popularity"), "lists": FixedStage(RandomRanker(0, "lists"))}

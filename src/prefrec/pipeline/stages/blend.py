@@ -126,6 +126,8 @@ class BlendStage(RankerStage):
         kept = [model for model in slow if model.name != excluded]
         if not (kept and weights.reranked):
             return blend
+        if len(kept) < len(slow):
+            return RerankedBlend(blend, kept, (weights.reranked_without[excluded],))
         return RerankedBlend(blend, kept, weights.reranked_folds if is_crossed else (weights.reranked,))
 
     def load_for_training(self, batch_size: int) -> Ranker:
