@@ -109,6 +109,3 @@ def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:
         max_length=config.max_length,
         batch_size=config.batch_size,
     )
-
-
-KIND = ChatRecStage  # the entry point's name in installations of earlier commits

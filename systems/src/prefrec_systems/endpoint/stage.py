@@ -69,6 +69,3 @@ def served_model(settings: ServerSettings) -> str:
         raise ModelError(
             f"{e}; to use cached predictions without the server, set `model` to the model that made them"
         ) from e
-
-
-KIND = EndpointStage  # the entry point's name in installations of earlier commits

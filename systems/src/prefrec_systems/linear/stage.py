@@ -19,6 +19,3 @@ class ALSStage(FittedStage):
 
     def fit(self) -> ALSRanker:
         return ALSRanker.fit(self.inputs.data.train_interactions, self.config, self.inputs.seed)
-
-
-ALS = ALSStage  # the entry point's name in installations of earlier commits

@@ -33,6 +33,3 @@ class MoRecStage(RankerStage):
 
     def load(self, batch_size: int) -> Ranker:
         return load_morec(self.folder, self.inputs.data.catalogue, self.name)
-
-
-KIND = MoRecStage  # the entry point's name in installations of earlier commits

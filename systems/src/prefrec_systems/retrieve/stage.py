@@ -52,6 +52,3 @@ class RetrieveThenRankStage(RankerStage):
 
     def _pair(self, retriever: Ranker, ranker: Ranker) -> Ranker:
         return RetrieveThenRank(self.name, retriever, ranker, self.config.retrieve, seed=self.inputs.seed)
-
-
-KIND = RetrieveThenRankStage  # the entry point's name in installations of earlier commits

@@ -33,6 +33,3 @@ class SequentialStage(RankerStage):
 
     def load(self, batch_size: int) -> Ranker:
         return load_sequential(self.folder, self.inputs.data.catalogue, self.name)
-
-
-KIND = SequentialStage  # the entry point's name in installations of earlier commits

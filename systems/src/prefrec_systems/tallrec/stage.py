@@ -109,6 +109,3 @@ def _train(
         peft_config=lora_config(**(inputs.lora or LoraSection()).model_dump()),
     )
     train_to_weights(trainer, folder)
-
-
-KIND = TallrecStage  # the entry point's name in installations of earlier commits
