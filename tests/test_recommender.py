@@ -291,6 +291,41 @@ def test_a_stopped_call_goes_on(rec, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["top.parquet"]
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_answers_come_in_blocks_and_the_file_is_written_after_the_last(run, tmp_path, monkeypatch, suffix):
+    rec, out = Recommender.from_run(run.folder, "window co-occurrence"), tmp_path / f"top.{suffix}"
+    want = rec.recommend_all(k=2)
+    monkeypatch.setattr(recommender, "QUICK_CHUNK", 16)
+    blocks = rec.recommend_blocks(out, 2)
+    first = next(blocks)
+    assert (first["user_id"].n_unique(), out.exists()) == (16, False)
+    del blocks  # stopped; the first block is not answered again
+    answered, inner = [], Recommender._frame
+
+    def noted(self, queries, selection):
+        answered.append(len(queries))
+        return inner(self, queries, selection)
+
+    monkeypatch.setattr(Recommender, "_frame", noted)
+    assert pl.concat(rec.recommend_blocks(out, 2)).equals(want)
+    assert answered == [16, 8]
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    assert (pl.read_parquet if suffix == "parquet" else pl.read_csv)(out).equals(want)
+
+
+@pytest.mark.parametrize("name", ["window co-occurrence", "fused"])
+def test_given_histories_get_what_each_gets_alone(run, name):
+    rec = Recommender.from_run(run.folder, name)
+    histories = {"a": ["Red Emma", "i7"], "b": [], 3: ["i9"], "c": ["i7", "Red Emma", "Old Night"]}
+    frame = rec.recommend_all(k=4, histories=histories, at_most=3, per="title")
+    for user, history in histories.items():
+        own = frame.filter(user_id=str(user)).drop("user_id")
+        assert own.drop("score").equals(rec.recommend(history, 4).frame().drop("score"))
+    assert rec.recommend_all(histories={}).is_empty()
+    with pytest.raises(DataError, match="similar: Red Emma"):
+        rec.recommend_blocks(histories={"a": ["i7"], "b": ["Red Emmma"]})
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

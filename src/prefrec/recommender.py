@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from threading import RLock
@@ -29,11 +30,13 @@ from prefrec.export.parts import ABOUT, EXPORTED, ITEMS, PROMPT, RECIPE, about_k
 from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, read_whole, write_whole
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import resolve
+from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.sections import ModelSection
 from prefrec.pipeline.stages.base import RankerStage
 from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
+from prefrec.rankers.base import ListRanker
 from prefrec.rankers.config import settings_error
 from prefrec.rankers.explain import reasons
 from prefrec.rankers.lm import BATCH_SIZE
@@ -41,7 +44,15 @@ from prefrec.rankers.similar import log_similarity, own_similarity
 from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Rows, Similar
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
-from prefrec.recommend.questions import Selection, answer_all, logged_users, similar_items, user_ids
+from prefrec.recommend.questions import (
+    Selection,
+    answer_all,
+    best_blocks,
+    logged_lists,
+    logged_users,
+    similar_items,
+    user_ids,
+)
 from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.remote import address_of
 from prefrec.runs.stage import stage_key
@@ -54,8 +65,8 @@ Query = tuple[Sequence[str], Sequence[str]]
 """The history to query, and all items that the user has seen."""
 Log = Mapping[str, Query]
 """User → query."""
-CHUNK = 200
-"""Number of users of `recommend_all` whose answers are stored in one file."""
+CHUNK, QUICK_CHUNK = 200, 5_000
+"""Number of users of `recommend_all` whose answers are stored in one file: by language models, and by others."""
 _LOADING = RLock()
 
 
@@ -252,7 +263,7 @@ class Recommender:
         selection = self._selection(k, where, allow, deny, True, at_most, per)
         ((known,),) = self._ids([item])
         by = cast(Ranker, self._once("similar", self._similarity))
-        best = similar_items(by, selection.question([known], [known]), self.data.catalogue)
+        best = similar_items(by, selection.question([known], [known]))
         return Similar(self._ranked(best.item_ids, best.logps), by.name)
 
     def _similarity(self) -> Ranker:
@@ -345,41 +356,100 @@ class Recommender:
             histories: user → history, instead of users of the log.
             where, allow, deny, exclude_seen, at_most, per: rules, as for `recommend`.
         """
+        rules: Any = {"where": where, "allow": allow, "deny": deny, "exclude_seen": exclude_seen}
+        rules |= {"at_most": at_most, "per": per}
+        blocks = self.recommend_blocks(out, k, users=users, histories=histories, **rules)
+        return pl.concat([pl.DataFrame(schema=ANSWERS), *blocks])
+
+    def recommend_blocks(
+        self,
+        out: str | Path | None = None,
+        k: int = 10,
+        *,
+        users: str | int | Iterable[str | int] | None = None,
+        histories: Mapping[Any, Items] | None = None,
+        where: str | None = None,
+        allow: Items | None = None,
+        deny: Items = (),
+        exclude_seen: bool = True,
+        at_most: int | None = None,
+        per: str | None = None,
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the answers of `recommend_all` in blocks of users, for more answers than fit into memory.
+
+        Arguments are as for `recommend_all`. The file `out` is complete when all blocks have been read.
+        """
         self._check_process()
         is_csv = _is_csv(out)
         selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per)
         if histories is None:
-            queries = self._logged(None if users is None else user_ids(users))
+            self._check_log()
+            lists = logged_lists(self.data, None if users is None else user_ids(users))
+            last = history_length(self.data)
         else:
-            names = user_ids(histories.keys(), "histories")
-            given = {user: self._ids(history)[0] for user, history in zip(names, histories.values(), strict=True)}
-            queries = {user: (items, items) for user, items in given.items()}
-        parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
+            lists, last = self._given_lists(histories), 0
+        return self._blocks(Path(out) if out else None, is_csv, selection, lists, last)
+
+    def _blocks(
+        self, out: Path | None, is_csv: bool, selection: Selection, lists: pl.DataFrame, last: int
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the answers for the users of `lists`, whose `last` items (0: all) are the history."""
+        parts = out and out.with_name(f".{out.name}.parts")
         rules = selection.rules.model_dump()
         about: Any = {"ranker": self.stage.key, "model": self.stage.model, "rules": rules, "k": selection.k}
-        pairs = [*queries.items()]
-        frames = [pl.DataFrame(schema=ANSWERS)]
-        for start in track(range(0, len(pairs), CHUNK), f"{self.stage.name}: {len(pairs)} users"):
-            some = dict(pairs[start : start + CHUNK])
-            kept = parts / f"{stage_key(**about, users=some)}.parquet" if parts else None
-            frames.append(self._part(kept, some, selection))
-        answers = pl.concat(frames)
+        size = CHUNK if self.stage.model or isinstance(self._on_catalogue, ListRanker) else QUICK_CHUNK
+        blocks = range(0, len(lists), size)
+        kept: list[Path] = []
+        for start in track(blocks, f"{self.stage.name}: {len(lists):,} users"):
+            some = lists[start : start + size]
+            queries = {user: (items[-last:], items) for user, items in some.iter_rows()}
+            part = parts and parts / f"{stage_key(**about, users=queries)}.parquet"
+            yield self._part(part, queries, selection)
+            kept += [part] if part else []
         processes.wait()
         if out and parts and processes.is_first():
-            write_whole(Path(out), answers.write_csv if is_csv else answers.write_parquet)
+            # In a stream, because all answers together may not fit into memory.
+            answers = pl.scan_parquet(kept) if kept else pl.LazyFrame(schema=ANSWERS)
+            write_whole(out, answers.sink_csv if is_csv else answers.sink_parquet)
             shutil.rmtree(parts, ignore_errors=True)
-        return answers
+
+    def _given_lists(self, histories: Mapping[Any, Items]) -> pl.DataFrame:
+        """Return the columns `user_id` and `items` of histories by user."""
+        users = user_ids(histories.keys(), "histories")
+        named = [[_name(item) for item in _listed(history)] for history in histories.values()]
+        # Each name is looked up once, since many histories have the same items.
+        names = [*dict.fromkeys(chain.from_iterable(named))]
+        ids = {name: item.item_id for name, item in zip(names, self.items.resolve(names), strict=True)}
+        rows = {user: [ids[name] for name in history] for user, history in zip(users, named, strict=True)}
+        schema = pl.Schema({"user_id": pl.String(), "items": pl.List(pl.String())})
+        return pl.DataFrame({"user_id": [*rows], "items": [*rows.values()]}, schema)
 
     def _part(self, kept: Path | None, queries: Log, selection: Selection) -> pl.DataFrame:
         """Return the answers for some users, read from the file `kept` if it exists, otherwise written to it."""
         if kept and processes.from_first(kept_key(kept) is not None if processes.is_first() else None):
             return read_parquet(kept)
-        best = zip(queries, self._best(queries.values(), selection), strict=True)
-        rows = [(user, *astuple(row)) for user, ranking in best for row in ranking]
-        frame = pl.DataFrame(rows, schema=ANSWERS, orient="row")
+        frame = self._frame(queries, selection)
         if kept and processes.is_first():
             keep(kept, frame.write_parquet)
         return frame
+
+    def _frame(self, queries: Log, selection: Selection) -> pl.DataFrame:
+        """Return the answers for some users, with the columns `ANSWERS`."""
+        if self.stage.model:
+            answers = zip(queries, self._best(queries.values(), selection), strict=True)
+            rows = [(user, *astuple(row)) for user, ranking in answers for row in ranking]
+            return pl.DataFrame(rows, schema=ANSWERS, orient="row")
+        users, questions = pl.Series([*queries], dtype=pl.String), [selection.question(*q) for q in queries.values()]
+        ids = selection.items
+        items = {"item_id": pl.Series(ids), "title": pl.Series(self.data.catalogue.titles_of(ids))}
+        frames, first = [pl.DataFrame(schema=ANSWERS)], 0
+        for best in best_blocks(self._on_catalogue, questions):
+            begins = np.searchsorted(best.questions, best.questions)
+            columns = {"user_id": users[first + best.questions], "rank": np.arange(len(begins)) - begins + 1}
+            columns |= {name: values[best.items] for name, values in items.items()}
+            frames.append(pl.DataFrame(columns | {"score": best.scores}).cast(ANSWERS))
+            first += len(best.by_popularity)
+        return pl.concat(frames)
 
     @property
     def _on_candidates(self) -> Ranker:
@@ -432,11 +502,15 @@ class Recommender:
         (query,) = self._logged(user_ids(user, "user")).values()
         return query
 
-    def _logged(self, users: list[str] | None) -> Log:
+    def _logged(self, users: list[str]) -> Log:
+        self._check_log()
+        return logged_users(self.data, users)
+
+    def _check_log(self) -> None:
+        """Raise DataError if there is no log of users."""
         self._check_process()
         if self.data.train_interactions.is_empty() or self.data.protocol.get(EXPORTED):
             raise DataError("an exported ranker has no log of users: give histories")
-        return logged_users(self.data, users)
 
     def _selection(
         self,
@@ -470,7 +544,7 @@ class Recommender:
 
     def _best(self, queries: Iterable[Query], selection: Selection) -> list[Rows[Ranked]]:
         questions = [selection.question(*items) for items in queries]
-        answers = answer_all(self._on_catalogue, questions, self.data.catalogue)
+        answers = answer_all(self._on_catalogue, questions)
         return [self._ranked(best.item_ids, best.logps) for best in answers]
 
     def _ranked(self, ids: Sequence[str], scores: Iterable[float]) -> Rows[Ranked]:

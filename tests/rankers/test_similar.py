@@ -11,7 +11,8 @@ from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.similar import VectorSimilarity, log_similarity, own_similarity
 from prefrec.rankers.title_tower import TitleTowerRanker
 from prefrec.rankers.transitions import TransitionGraphRanker
-from prefrec.recommend.questions import Question, similar_items
+from prefrec.recommend.questions import Selection, similar_items
+from prefrec.recommend.rules import Rules
 
 ITEMS = [f"i{n}" for n in range(12)]
 CATALOGUE = Catalogue(
@@ -39,7 +40,7 @@ def test_vectors_are_compared_by_their_cosine(item):
 def test_counts_have_the_notion_of_their_scores():
     ease = EASERanker.fit(LOG)
     assert own_similarity(ease) is ease
-    (best,) = [similar_items(ease, Question(["i4"], 3, {"i4"}), CATALOGUE)]
+    best = similar_items(ease, Selection(CATALOGUE, Rules(), 3).question(["i4"], ["i4"]))
     row = {item: ease.weights[ease.index["i4"], ease.index[item]] for item in ITEMS}
     assert best.item_ids == sorted((i for i in ITEMS if row[i] > 0), key=row.get, reverse=True)[:3]
     assert own_similarity(PopularityRanker.fit(LOG)) is None
@@ -52,7 +53,7 @@ def test_others_add_the_cosines_of_the_log_and_of_titles():
     words, knn = TitleTfidfRanker.fit(CATALOGUE), ItemKNNRanker.fit(LOG)
     examples = [RankingExample("-", ("i4",), tuple(CATALOGUE.ids), "i4")]
     np.testing.assert_allclose(_scores(by, "i4"), (knn.score(examples) + words.score(examples))[0])
-    new = similar_items(by, Question(["new"], 13, {"new"}), CATALOGUE)
+    new = similar_items(by, Selection(CATALOGUE, Rules(), 13).question(["new"], ["new"]))
     assert {*new.item_ids} == {"i1", "i4", "i7", "i10"}  # those with its word, and none of the others
     assert log_similarity(LOG.clear(), CATALOGUE).name == "title TF-IDF"
 

@@ -96,7 +96,7 @@ def test_answers_equal_a_loop_over_all_items(seen, k, popular, rules):
     rules |= {"per": "genre"} if "at_most" in rules else {}
     selection = Selection(CATALOGUE, Rules(**rules), k, popular)
     questions = [selection.question(["i1"], seen), selection.question([], ())]
-    answers = answer_all(ByNumber(), questions, CATALOGUE)
+    answers = answer_all(ByNumber(), questions)
     want = [slow(rules, ["i1"], seen, k, popular), slow(rules, [], set(), k, popular)]
     assert [a.item_ids for a in answers] == want
     for answer in answers[: 1 if popular else 2]:
@@ -106,8 +106,8 @@ def test_answers_equal_a_loop_over_all_items(seen, k, popular, rules):
 def test_a_ranker_is_asked_once_about_what_may_be_recommended():
     ranker, selection = ByNumber(), Selection(CATALOGUE, Rules(deny=["i5"]), 3)
     asked = [selection.question(["i1"], ["i1"]), selection.question([], ITEMS["item_id"].to_list())]
-    first, second = answer_all(ranker, asked, CATALOGUE)
-    assert [(e.user_id, e.history, len(e.candidates)) for e in ranker.asked] == [("-", ("i1",), 10)]
+    first, second = answer_all(ranker, asked)
+    assert [(e.user_id, e.history, len(e.candidates)) for e in ranker.asked] == [("-", ("i1",), 11)]
     assert len(first.item_ids) == 3
     assert (second.item_ids, second.exact, second.method) == ([], True, "exact")
 

@@ -19,7 +19,8 @@ from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
-from prefrec.recommend.questions import Question, RulesError
+from prefrec.recommend.questions import RulesError, Selection
+from prefrec.recommend.rules import Rules
 from prefrec.recommender import Recommender
 from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest, SimilarRequest
 from prefrec_server.engine import Engine, UnknownRankerError
@@ -201,7 +202,7 @@ def test_scores_that_are_no_numbers_are_an_error(run):
     with torch.no_grad():
         engine._scorer.lm.model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite"):
-        engine._scorer.recommend("zero-shot", [Question(["i2"], 3)])
+        engine._scorer.recommend("zero-shot", [Selection(run.data.catalogue, Rules(), 3).question(["i2"], [])])
     with pytest.raises(ModelError, match="not finite"):
         _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES)))
     engine.close()

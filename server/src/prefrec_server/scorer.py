@@ -127,7 +127,7 @@ class Scorer:
         if ranker not in self._similarities:
             self._similarities[ranker] = self._similarity(ranker) or self._by_log(data)
         by = self._similarities[ranker]
-        return [(similar_items(by, asked.question, self.items), by.name) for asked in questions]
+        return [(similar_items(by, asked.question), by.name) for asked in questions]
 
     def _similarity(self, ranker: str) -> Ranker | None:
         """Return the ranker's own notion of similarity, if it has one."""
@@ -155,7 +155,7 @@ class Scorer:
                 full = other.full.load(BATCH_SIZE)
                 for question in questions:
                     before = self._shortened
-                    (best,) = answer_all(full, [question], self.items)
+                    (best,) = answer_all(full, [question])
                     answers.append((best, self._shortened > before))
                 return answers
             with self.active(ranker):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
 import typer
@@ -66,14 +66,19 @@ def recommend(
     recommender = Recommender.from_run(run, ranker)
     histories = {"-": history} if history else _histories(history_file) if history_file else None
     rules = section.model_dump() | {"deny": ids_of(section.deny), "allow": section.allow and ids_of(section.allow)}
+    asked: dict[str, Any] = {"users": users and ids_of(users), "histories": histories, **rules}
     try:
-        answers = recommender.recommend_all(out, k, users=users and ids_of(users), histories=histories, **rules)
+        blocks = recommender.recommend_blocks(out, k, **asked)
     except UnknownUserError as e:
         raise DataError(f"{e}; --users takes one id: repeat it for more") from e
+    if out and not as_json:
+        # Block after block, because the answers may not fit into memory.
+        counts = [(block["user_id"].n_unique(), len(block)) for block in blocks]
+        typer.echo(f"{sum(n for n, _ in counts)} users, {sum(n for _, n in counts)} rows: {out}")
+        return
+    answers = pl.concat(blocks)
     if as_json:
         o.print_json(answers.to_dicts())
-    elif out:
-        typer.echo(f"{answers['user_id'].n_unique()} users, {len(answers)} rows: {out}")
     else:
         typer.echo(as_table(answers.drop("user_id") if history else answers))
 

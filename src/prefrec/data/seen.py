@@ -65,12 +65,23 @@ def user_histories(data: PreparedData, users: Collection[str] | None = None) -> 
 
     Raise UnknownUserError if a user is not in the log.
     """
+    return dict(history_lists(data, users).iter_rows())
+
+
+def history_lists(data: PreparedData, users: Collection[str] | None = None) -> pl.DataFrame:
+    """Return a frame of `user_histories`: the columns `user_id` and `items`, a list."""
     log = pl.concat(log.select(*LOG_SCHEMA) for log in data.logs)
     log = log if users is None else log.filter(pl.col("user_id").is_in(list(users)))
-    histories = _by_user(log.sort("user_id", "timestamp", maintain_order=True), set(log["user_id"]))
-    if unknown := next((user for user in users or () if user not in histories), None):
-        raise UnknownUserError(f"user {unknown!r} is not in the run's log")
-    return histories if users is None else {user: histories[user] for user in users}
+    log = log.sort("user_id", "timestamp", maintain_order=True)
+    lists = log.group_by("user_id", maintain_order=True).agg(items="item_id")
+    if users is None:
+        return lists
+    asked = pl.DataFrame({"user_id": list(dict.fromkeys(users))}, schema={"user_id": pl.String})
+    lists = asked.join(lists, on="user_id", how="left", maintain_order="left")
+    unknown = lists.filter(pl.col("items").is_null())
+    if len(unknown):
+        raise UnknownUserError(f"user {unknown['user_id'][0]!r} is not in the run's log")
+    return lists
 
 
 def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list[str]]:

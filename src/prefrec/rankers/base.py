@@ -97,6 +97,13 @@ class LearningRanker(Ranker, Protocol):
         ...
 
 
+@runtime_checkable
+class ListRanker(Ranker, Protocol):
+    """A ranker whose score of an item depends on the other candidates, because it reranks the best of them."""
+
+    is_of_list: bool
+
+
 def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
     """Return the ranker's scores [B, C]; raise ModelError if one is NaN."""
     scores = ranker.score(examples)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, Self
@@ -31,6 +31,7 @@ from prefrec.rankers.matrices import (
     history_terms,
     item_scores,
     pad_scores,
+    quick_factor,
     score_by_rows,
     user_item_matrix,
 )
@@ -176,8 +177,11 @@ class ItemKNNRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         histories = history_matrix([e.history for e in examples], self.index)
-        candidates = self.similarity.T.tocsr()
-        return score_by_rows(histories, lambda some: some @ candidates, examples, self.index)
+        return score_by_rows(histories, lambda some: some @ self._factor, examples, self.index)
+
+    @cached_property
+    def _factor(self) -> Any:
+        return quick_factor(self.similarity.T.tocsr())
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         return history_terms(history, item, self.index, lambda column: self.similarity[[column]].toarray()[0])
@@ -208,8 +212,11 @@ class TitleTfidfRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
-        titles = self.vectors.T.tocsr()
-        return score_by_rows(weights, lambda some: some @ self.vectors @ titles, examples, self.index)
+        return score_by_rows(weights, lambda some: some @ self.vectors @ self._titles, examples, self.index)
+
+    @cached_property
+    def _titles(self) -> sparse.csr_array:
+        return self.vectors.T.tocsr()
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         def to_item(column: int) -> NDArray[np.float64]:

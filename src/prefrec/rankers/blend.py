@@ -80,9 +80,16 @@ def unit_of(scores: NDArray[np.float64]) -> float | None:
 
 def scaled(scores: NDArray[np.float64], unit: float | None) -> NDArray[np.float32]:
     """Return a part's scores as a feature [B, C]: log1p(score / unit), or the score itself without a unit."""
-    with np.errstate(invalid="ignore"):  # −inf marks empty columns
-        out = scores if unit is None else np.log1p(np.maximum(scores, 0) / unit)
-    return np.where(np.isfinite(scores), out, np.nan).astype(np.float32)
+    is_finite = np.isfinite(scores)
+    if unit is None:
+        out = scores.astype(np.float32)
+    else:
+        positive = np.maximum(scores, 0)
+        positive /= unit
+        out = np.log1p(positive, out=positive).astype(np.float32)
+    if not is_finite.all():
+        out[~is_finite] = np.nan
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +174,10 @@ class BlendRanker:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
         columns = [scaled(checked_scores(part, examples), self.weights.units[part.name]) for part in self.parts]
         times = None if self.times is None else self.times(examples)
-        return utilities(self.logits, _joined(columns, times), examples)
+        if len(self.logits) > 1:
+            return utilities(self.logits, _joined(columns, times), examples)
+        of_items = [] if times is None else [times[..., number] for number in range(times.shape[2])]
+        return self.logits[0].utility_of([*columns, *of_items])
 
     def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
         """Return part, or `TIME` → its term [B] in the utility of `item`, up to a constant."""
@@ -194,6 +204,8 @@ class RerankedBlend:
 
     With several `logits`, each user is scored by that of the user's fold.
     """
+
+    is_of_list = True
 
     def __init__(self, blend: BlendRanker, models: Sequence[Ranker], logits: Sequence[Logit]) -> None:
         self.name, self.blend, self.models, self.logits = blend.name, blend, models, logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Self, cast
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.data.times import log_end
-from prefrec.rankers.matrices import blocks, pad_codes
+from prefrec.rankers.matrices import SharedItems, blocks, pad_codes
 
 DAY = 86_400
 DAYS = (30, 90, 365)
@@ -116,6 +116,7 @@ class ItemFeatures:
     history: ItemHistory
     index: dict[str, int]  # item_id → index in the catalogue
     features: Mapping[str, Feature]
+    _kept: list[tuple[tuple[str, ...], int, NDArray[np.float32]]] = field(default_factory=list, repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -123,9 +124,30 @@ class ItemFeatures:
         return [*self.features]
 
     def __call__(self, examples: Sequence[RankingExample]) -> NDArray[np.float32]:
-        """Return the features [B, C, F] of the candidates; NaN in empty columns."""
+        """Return the features [B, C, F] of the candidates; NaN in empty columns.
+
+        If all examples share their candidates and time, as requests to a server do, they are a view of one row.
+        """
+        times = self.history.when(examples)
+        items = examples[0].candidates if examples else ()
+        is_shared = isinstance(items, SharedItems) and all(e.candidates is items for e in examples)
+        if not is_shared or (times != times[0]).any():
+            return self._of_rows(examples, times)
+        one = self._of_shared(examples[0], int(times[0]))
+        return np.broadcast_to(one, (len(examples), *one.shape[1:]))
+
+    def _of_shared(self, example: RankingExample, time: int) -> NDArray[np.float32]:
+        """Return the features [1, C, F] of the candidates, kept for the next block of examples with the same ones."""
+        for items, at, features in self._kept:
+            if items is example.candidates and at == time:
+                return features
+        features = self._of_rows([example], np.array([time]))
+        self._kept[:] = [(example.candidates, time, features)]
+        return features
+
+    def _of_rows(self, examples: Sequence[RankingExample], times: NDArray[np.int64]) -> NDArray[np.float32]:
         codes = pad_codes([e.candidates for e in examples], self.index)
-        times, is_shared = self.history.when(examples), codes.strides[0] == 0
+        is_shared = codes.strides[0] == 0
         # Each feature is contiguous in memory, which makes sums over candidates quick.
         out = np.empty((len(self.features), *codes.shape), dtype=np.float32).transpose(1, 2, 0)
         for rows in blocks(len(codes), min(len(self.index), 64 * codes.shape[1])):

@@ -40,11 +40,21 @@ class Logit(ByValue):
 
     def utility(self, features: Features) -> NDArray[np.float64]:
         """Return utilities [B, C] of features [B, C, F]; -inf where there is no candidate."""
+        return self.utility_of([features[..., number] for number in range(features.shape[2])])
+
+    def utility_of(self, columns: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Return utilities [B, C] of the features' columns [B, C]; -inf where there is no candidate.
+
+        A column that is a view of one row, such as the age of each item, is multiplied once.
+        """
         per_unit = self.weights / self.scale
-        utility = np.zeros(features.shape[:2], dtype=np.float32)
-        for number, weight in enumerate(per_unit.astype(np.float32)):
-            utility += weight * features[..., number]
-        return np.where(_real(features), utility.astype(np.float64) - self.mean @ per_unit, -np.inf)
+        utility = np.zeros(columns[0].shape, dtype=np.float32)
+        is_real = np.ones(columns[0].shape, dtype=np.bool_)
+        for column, weight in zip(columns, per_unit.astype(np.float32), strict=True):
+            column = column if column.strides[0] else column[:1]
+            utility += weight * column
+            is_real &= np.isfinite(column)
+        return np.where(is_real, utility.astype(np.float64) - self.mean @ per_unit, -np.inf)
 
 
 def utility_by_fold(logits: Sequence[Logit], features: Features, folds: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,33 @@ from prefrec.data import RankingExample
 
 CELLS_AT_A_TIME = 8_000_000
 """Most cells of a dense block of scores in memory."""
+DENSE_CELLS = 32_000_000
+"""Most cells of an item × item matrix that is kept dense (256 MB), although its zeros take memory."""
+DENSE_SHARE = 0.05
+"""Least share of cells that are not 0 from which products with a dense matrix are quicker than with a sparse one."""
+
+
+class SharedItems(tuple[str, ...]):
+    """Candidates that many examples share, such as all items; each ranker looks up their codes once.
+
+    Attributes:
+        column: item → its place.
+    """
+
+    column: dict[str, int]
+    _known: dict[int, tuple[dict[str, int], NDArray[np.int64]]]
+
+    def __new__(cls, items: Iterable[str]) -> SharedItems:
+        made = super().__new__(cls, items)
+        made.column, made._known = {item: n for n, item in enumerate(made)}, {}
+        return made
+
+    def codes(self, index: dict[str, int]) -> NDArray[np.int64]:
+        """Return the code [C] of each item, len(index) for one that is not in `index`."""
+        known = self._known.get(id(index))
+        if known is None:  # the index is kept as well, so that no other one can get its id
+            known = self._known[id(index)] = index, _codes(self, index)
+        return known[1]
 
 
 def pad_scores(rows: Sequence[Sequence[float] | NDArray[np.floating]]) -> NDArray[np.float64]:
@@ -27,9 +55,14 @@ def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[n
     If all rows are the same tuple, as in full ranking, it is read once, and the result is a view of one row.
     """
     if rows and all(row is rows[0] for row in rows):
-        codes = np.array([index.get(item, len(index)) for item in rows[0]], dtype=np.int64)
+        codes = rows[0].codes(index) if isinstance(rows[0], SharedItems) else _codes(rows[0], index)
         return np.broadcast_to(codes, (len(rows), len(codes)))
     return _padded([[index.get(item, len(index)) for item in row] for row in rows], np.int64, -1)
+
+
+def _codes(items: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
+    outside = len(index)
+    return np.fromiter((index.get(item, outside) for item in items), np.int64, len(items))
 
 
 def item_scores(examples: Sequence[RankingExample], values: Mapping[str, float]) -> NDArray[np.float64]:
@@ -70,14 +103,18 @@ def history_matrix(
         index: item_id → column.
         half_life: age at which the weight is halved. Default: all weights are 1.
     """
-    columns, weights, ends = list[int](), list[float](), [0]
-    for history in histories:
-        for age, item in enumerate(reversed(history)):
-            if item in index:
-                columns.append(index[item])
-                weights.append(1.0 if half_life is None else 2.0 ** (-age / half_life))
-        ends.append(len(columns))
-    return sparse.csr_array((weights, columns, ends), shape=(len(histories), len(index)), dtype=np.float64)
+    lengths = np.fromiter(map(len, histories), np.int64, len(histories))
+    ends, outside = np.cumsum(lengths), len(index)
+    # From the newest item to the oldest one, the order in which products add up.
+    newest_first = chain.from_iterable(map(reversed, histories))
+    codes = np.fromiter((index.get(item, outside) for item in newest_first), np.int64, int(lengths.sum()))
+    ages = np.arange(len(codes)) - np.repeat(ends - lengths, lengths)
+    longest = int(lengths.max(initial=0))
+    by_age = np.array([1.0 if half_life is None else 2.0 ** (-age / half_life) for age in range(longest)])
+    known = codes < outside
+    kept = np.concatenate([[0], np.cumsum(known)])[np.concatenate([[0], ends]).astype(np.int64)]
+    shape = (len(histories), outside)
+    return sparse.csr_array((by_age[ages[known]], codes[known], kept), shape=shape, dtype=np.float64)
 
 
 def history_terms(
@@ -106,6 +143,15 @@ def history_terms(
     return terms
 
 
+def quick_factor(matrix: sparse.csr_array) -> sparse.csr_array | NDArray[np.float64]:
+    """Return an item × item matrix in the form, sparse or dense, whose product with sparse rows is quicker.
+
+    The products are the same. A large matrix stays sparse, because its zeros would take too much memory.
+    """
+    cells = matrix.shape[0] * matrix.shape[1]
+    return matrix.toarray() if cells <= DENSE_CELLS and matrix.nnz >= DENSE_SHARE * cells else matrix
+
+
 def score_by_rows(
     weights: Any, of_items: Callable[[Any], Any], examples: Sequence[RankingExample], index: dict[str, int]
 ) -> NDArray[np.float64]:
@@ -120,15 +166,16 @@ def score_by_rows(
         index: item_id → column of these scores.
     """
     codes = pad_codes([e.candidates for e in examples], index)
-    is_shared = codes.strides[0] == 0
+    is_shared = len(codes) > 0 and codes.strides[0] == 0
+    is_known = is_shared and bool((codes[0] < len(index)).all())
     scores = np.zeros(codes.shape)
     for rows in blocks(len(examples), len(index)):
         sums = of_items(weights[rows])
         dense = sums.toarray() if sparse.issparse(sums) else sums
         # An additional column for the candidates outside `index`.
-        known = np.hstack([dense, np.zeros((len(dense), 1))])
+        known = dense if is_known else np.hstack([dense, np.zeros((len(dense), 1))])
         if is_shared:
-            np.take(known, codes[0], axis=1, out=scores[rows])
+            np.take(known, codes[0], axis=1, out=scores[rows], mode="clip")  # the default mode would copy
         else:
             scores[rows] = np.take_along_axis(known, np.where(codes[rows] < 0, len(index), codes[rows]), axis=1)
     return scores if is_shared else np.where(codes < 0, -np.inf, scores)

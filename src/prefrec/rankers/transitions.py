@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.rankers.matrices import history_matrix, score_by_rows
+from prefrec.rankers.matrices import DENSE_CELLS, history_matrix, score_by_rows
 from prefrec.rankers.words import tfidf
 
 LATEST = 2
@@ -49,13 +50,32 @@ class TransitionGraphRanker:
         return cls(following, tfidf(list(catalogue.titles.values())), index)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        latest, titles = history_matrix([e.history[-LATEST:] for e in examples], self.index), self.vectors.T.tocsr()
+        latest = history_matrix([e.history[-LATEST:] for e in examples], self.index)
 
         def of_items(latest: sparse.csr_array) -> NDArray[np.float64]:
-            first = latest @ self.following
-            second = (first @ self.following).toarray() > 0
-            counts = first.toarray()
-            text = (latest @ self.vectors @ titles).toarray()
-            return text + 0.5 * np.log1p(counts) + _RING * np.where(counts > 0, 2, second)
+            first = sparse.csr_array(latest @ self.following)
+            ring = self._second(latest, first).astype(np.float64)
+            at = np.repeat(np.arange(len(ring)), np.diff(first.indptr)), first.indices
+            ring[at] = 2
+            scores: NDArray[np.float64] = (latest @ self.vectors @ self._titles).toarray()
+            scores[at] += 0.5 * np.log1p(first.data)
+            scores += _RING * ring
+            return scores
 
         return score_by_rows(latest, of_items, examples, self.index)
+
+    def _second(self, latest: sparse.csr_array, first: sparse.csr_array) -> NDArray[np.bool_]:
+        """Return whether each item [b, I] follows one of the first ring, given weights [b, I] of both."""
+        if self._two_steps is not None:
+            return np.asarray(latest @ self._two_steps > 0)
+        return np.asarray((first @ self.following).toarray() > 0)
+
+    @cached_property
+    def _titles(self) -> sparse.csr_array:
+        return self.vectors.T.tocsr()
+
+    @cached_property
+    def _two_steps(self) -> NDArray[np.float64] | None:
+        """In how many ways column follows row in two steps [I, I]; None if that would take too much memory."""
+        size = len(self.index)
+        return (self.following @ self.following).toarray() if size * size <= DENSE_CELLS else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain, groupby, product
 from operator import itemgetter
 from typing import Any, Self
@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import RankingExample
-from prefrec.rankers.matrices import blocks, history_matrix, history_terms, pad_codes, score_by_rows, user_item_matrix
+from prefrec.rankers.matrices import (
+    blocks,
+    history_matrix,
+    history_terms,
+    pad_codes,
+    quick_factor,
+    score_by_rows,
+    user_item_matrix,
+)
 
 Settings = tuple[float, tuple[float, float], float]
 """Decay, exponents and half-life."""
@@ -90,7 +98,11 @@ class WindowCooccurrenceRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
-        return score_by_rows(weights, lambda some: some @ self.similarity, examples, self.index)
+        return score_by_rows(weights, lambda some: some @ self._factor, examples, self.index)
+
+    @cached_property
+    def _factor(self) -> Any:
+        return quick_factor(self.similarity)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         def to_item(column: int) -> NDArray[np.float64]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from prefrec.data import PreparedData, RankingExample
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.item_features import ItemHistory
+from prefrec.rankers.matrices import SharedItems
 
 RECENT = 90
 """Days before the end of the log whose interactions count; all of them in a log without dates."""
@@ -33,6 +35,11 @@ class Popular:
     counts: NDArray[np.float32]
     position: Mapping[str, int]
 
+    @cached_property
+    def items(self) -> SharedItems:
+        """`ids` as candidates that questions share."""
+        return SharedItems(self.ids)
+
     @classmethod
     def of(cls, data: PreparedData) -> Self | None:
         """Return the popularity in the log that is known before test examples; None if the log is empty."""
@@ -45,3 +52,7 @@ class Popular:
         by_popularity = [ids[i] for i in order]
         name = f"popularity of {RECENT} days" if data.has_dates else PopularityRanker.name
         return cls(name, by_popularity, recent[order], {item: n for n, item in enumerate(by_popularity)})
+
+    def counts_of(self, items: Iterable[str]) -> NDArray[np.float32]:
+        """Return the number of recent interactions of each of these items."""
+        return self.counts[[self.position[item] for item in items]].astype(np.float32)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from numbers import Integral
 from typing import Any
 
@@ -15,35 +17,36 @@ from numpy.typing import NDArray
 
 from prefrec import processes
 from prefrec.console import track
-from prefrec.data import Catalogue, PreparedData, RankingExample, UnknownUserError, user_histories
+from prefrec.data import Catalogue, PreparedData, UnknownUserError
+from prefrec.data.seen import history_lists
 from prefrec.errors import DataError
 from prefrec.pipeline.negatives import history_length
-from prefrec.rankers.base import Ranker, checked_scores
-from prefrec.rankers.baselines import ItemFeatureRanker, PopularityRanker
+from prefrec.rankers.base import Ranker
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+from prefrec.rankers.matrices import SharedItems
+from prefrec.recommend.best import Best, best_of
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import Rules
 
 
 @dataclass(frozen=True)
 class Question:
-    """A query for the `k` best items after a history.
+    """A query for the best items after a history, under the rules of a selection.
 
     Attributes:
         history: item ids, oldest first.
-        k: number of items.
-        without: ids of excluded items.
-        groups: item id → group. Items without a group are not limited.
-        at_most: maximum number of items per group.
-        popular: popularity of the items; None: not known.
+        seen: ids of items that are not recommended, although the rules allow them.
+        selection: the rules.
     """
 
     history: Sequence[str]
-    k: int
-    without: Collection[str] = ()
-    groups: Mapping[str, Any] = field(default_factory=dict)
-    at_most: int = 0
-    popular: Popular | None = None
+    seen: Collection[str]
+    selection: Selection
+
+    @property
+    def without(self) -> Collection[str]:
+        """Ids of all items that are not recommended."""
+        return self.selection.excluded.union(self.seen)
 
     @property
     def by_popularity(self) -> Recommendation | None:
@@ -51,27 +54,30 @@ class Question:
 
         None if a ranker has to answer: there is a history, or no popularity is known.
         """
-        if self.history or self.popular is None:
+        popular = self.selection.popular
+        if self.history or popular is None:
             return None
-        ids, counts = self.popular.ids, self.popular.counts
-        kept = [n for n, item in enumerate(ids) if item not in self.without]
-        return self.answer(Recommendation([ids[n] for n in kept], counts[kept], True, "popularity"))
+        without = self.without
+        kept = [n for n, item in enumerate(popular.ids) if item not in without]
+        return self.answer(Recommendation([popular.ids[n] for n in kept], popular.counts[kept], True, "popularity"))
 
     def answer(self, best: Recommendation) -> Recommendation:
         """Return the first `k` items of a ranking that the limit per group allows; equal scores by popularity."""
-        if not self.groups and len(best.item_ids) > self.k:  # the others cannot be among the first
-            best = _picked(best, np.flatnonzero(best.logps >= best.logps[self.k - 1]))
-        if self.popular is not None and (best.logps[1:] == best.logps[:-1]).any():
-            positions = np.array([self.popular.position[item] for item in best.item_ids])
+        selection = self.selection
+        groups, k, popular = selection.groups, selection.k, selection.popular
+        if not groups and len(best.item_ids) > k:  # the others cannot be among the first
+            best = _picked(best, np.flatnonzero(best.logps >= best.logps[k - 1]))
+        if popular is not None and (best.logps[1:] == best.logps[:-1]).any():
+            positions = np.array([popular.position[item] for item in best.item_ids])
             best = _picked(best, np.lexsort((positions, -best.logps)))
         counts: Counter[Any] = Counter()
         kept = []
         for index, item in enumerate(best.item_ids):
-            group = self.groups.get(item)
+            group = groups.get(item)
             counts[group] += 1
-            if group is None or counts[group] <= self.at_most:
+            if group is None or counts[group] <= selection.at_most:
                 kept.append(index)
-        return _picked(best, kept[: self.k])
+        return _picked(best, kept[:k])
 
 
 def _picked(best: Recommendation, indices: Sequence[int] | NDArray[np.int64]) -> Recommendation:
@@ -94,6 +100,11 @@ class Selection:
         repeats: recommend items that the user has seen unless the rules exclude them.
         functions: allow functions in the condition `where`.
 
+    Attributes:
+        excluded: ids of items that the rules exclude.
+        groups: item id → group. Items without a group are not limited.
+        at_most: maximum number of items per group.
+
     Raises:
         RulesError: `k` is not a whole number from 1, or the rules do not fit the catalogue, or exclude every item.
     """
@@ -108,7 +119,7 @@ class Selection:
         repeats: bool = False,
         functions: bool = True,
     ) -> None:
-        self.rules, self.k, self.popular = rules, _whole(k), popular
+        self.catalogue, self.rules, self.k, self.popular = catalogue, rules, _whole(k), popular
         self.excludes_seen = not repeats if rules.exclude_seen is None else rules.exclude_seen
         frame, columns = catalogue.frame, ", ".join(catalogue.frame.columns)
         # Nested functions could create texts of any length.
@@ -124,8 +135,8 @@ class Selection:
             kept = kept.filter(pl.col("item_id").is_in(rules.allow))
         # Without these rules, the time must not grow with the size of the catalogue.
         others = () if kept is frame else {*catalogue.ids}.difference(kept["item_id"])
-        self._excluded = {*rules.deny, *others}
-        if self._excluded.issuperset(catalogue.ids):
+        self.excluded = frozenset({*rules.deny, *others})
+        if self.excluded.issuperset(catalogue.ids):
             raise RulesError("the rules (allow, deny, where) exclude every item of the catalogue; relax them")
         if (rules.at_most is None) != (rules.per is None):
             raise RulesError("at_most, per: give both or neither")
@@ -133,12 +144,26 @@ class Selection:
             raise RulesError(
                 f"per {rules.per!r}: the catalogue has no such column of single values; it has {columns}"
             )
-        self._groups = dict(zip(frame["item_id"], frame[rules.per], strict=True)) if rules.per else {}
+        self.groups = dict(zip(frame["item_id"], frame[rules.per], strict=True)) if rules.per else {}
+        self.at_most = rules.at_most or 0
 
     def question(self, history: Sequence[str], seen: Collection[str]) -> Question:
         """Return a question under these rules; `seen` are the items that the user has seen."""
-        without = self._excluded.union(seen) if self.excludes_seen else self._excluded
-        return Question(history, self.k, without, self._groups, self.rules.at_most or 0, self.popular)
+        return Question(history, seen if self.excludes_seen else (), self)
+
+    @cached_property
+    def items(self) -> SharedItems:
+        """Ids of the allowed items, in the order in which items with equal scores are answered."""
+        ids = SharedItems(self.catalogue.ids) if self.popular is None else self.popular.items
+        return SharedItems(item for item in ids if item not in self.excluded) if self.excluded else ids
+
+    @cached_property
+    def group_codes(self) -> NDArray[np.int64] | None:
+        """Group [I] of each allowed item, -1 for an item without one; None without groups."""
+        if not self.groups:
+            return None
+        codes = {group: n for n, group in enumerate(dict.fromkeys(self.groups.values()))} | {None: -1}
+        return np.array([codes[self.groups[item]] for item in self.items], dtype=np.int64)
 
 
 def _whole(k: Any) -> int:
@@ -179,42 +204,46 @@ def logged_users(data: PreparedData, users: Collection[str] | None = None) -> di
 
     `users` are ids of users, by default all. Raise UnknownUserError if a user is not in the log.
     """
-    last = history_length(data)
+    lists, last = logged_lists(data, users), history_length(data)
+    return {user: (items[-last:], items) for user, items in lists.iter_rows()}
+
+
+def logged_lists(data: PreparedData, users: Collection[str] | None = None) -> pl.DataFrame:
+    """Return the columns `user_id` and `items`, all of a user; arguments and errors are as for `logged_users`."""
     try:
-        histories = user_histories(data, users)
+        return history_lists(data, users)
     except UnknownUserError as e:
         raise UnknownUserError(
             f"{e}: recommend with a history in place of the user; an empty one gets the items that are popular now"
         ) from None
-    return {user: (items[-last:], items) for user, items in histories.items()}
 
 
 def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
     """Return the best items of the catalogue; arguments and errors are as for `CatalogueRanker.recommend`."""
     if (popular := question.by_popularity) is not None:
         return popular
-    depth = question.k * 4 if question.groups else question.k
+    k, without = question.selection.k, question.without
+    depth = k * 4 if question.selection.groups else k
     while True:
-        best = ranker.recommend(question.history, depth, without=question.without, max_calls=max_calls, logps=logps)
+        best = ranker.recommend(question.history, depth, without=without, max_calls=max_calls, logps=logps)
         answer = question.answer(best)
-        if len(answer.item_ids) == question.k or len(best.item_ids) < depth:
+        if len(answer.item_ids) == k or len(best.item_ids) < depth:
             return answer
         depth *= 4
 
 
-def similar_items(ranker: Ranker, question: Question, catalogue: Catalogue) -> Recommendation:
+def similar_items(ranker: Ranker, question: Question) -> Recommendation:
     """Return the items whose similarity to the item of a question is above 0, best first.
 
     Args:
         ranker: ranks by similarity to the last item of a history (`prefrec.rankers.similar`).
         question: its history is the item.
-        catalogue: the catalogue.
     """
-    (best,) = _scored(ranker, [question], catalogue)
+    (best,) = answer_all(ranker, [question])
     return _picked(best, np.flatnonzero(best.logps > 0))
 
 
-def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalogue) -> list[Recommendation]:
+def answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommendation]:
     """Return the best items for each question by any ranker; all processes of a job share the work.
 
     For rankers other than language models, `logps` are their scores. An empty history is answered by popularity,
@@ -228,25 +257,27 @@ def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalog
             processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in queries])
         )
         return [by_number[number] for number in range(len(questions))]
-    ignores_histories = isinstance(ranker, PopularityRanker | ItemFeatureRanker)
-    by_popularity = [None if ignores_histories else question.by_popularity for question in questions]
-    asked = [question for question, known in zip(questions, by_popularity, strict=True) if known is None]
-    scored = iter(_scored(ranker, asked, catalogue))
-    return [next(scored) if known is None else known for known in by_popularity]
-
-
-def _scored(ranker: Ranker, questions: Sequence[Question], catalogue: Catalogue) -> list[Recommendation]:
-    """Return the best items for each question by the scores of a ranker."""
-    lists = [tuple(item for item in catalogue.ids if item not in q.without) for q in questions]
-    # Users and targets are placeholders: an answer depends on its history alone, whatever else is asked.
-    # These rankers distribute the rows themselves.
-    pairs = zip(questions, lists, strict=True)
-    rows = [RankingExample("-", tuple(q.history), items, items[0]) for q, items in pairs if items]
-    scores = iter(checked_scores(ranker, rows) if rows else ())
     answers = []
-    for question, items in zip(questions, lists, strict=True):
-        values = next(scores)[: len(items)] if items else np.empty(0)
-        order = [i for i in np.argsort(-values, kind="stable") if np.isfinite(values[i])]
-        best = Recommendation([items[i] for i in order], values[order].astype(np.float32), True, "exact")
-        answers.append(question.answer(best))
+    for _, group in groupby(questions, key=lambda question: id(question.selection)):
+        alike = [*group]
+        ids = alike[0].selection.items
+        for best in best_blocks(ranker, alike):
+            for items, scores, by_popularity in best:
+                method: Any = "popularity" if by_popularity else "exact"
+                answers.append(Recommendation([ids[i] for i in items.tolist()], scores, True, method))
     return answers
+
+
+def best_blocks(ranker: Ranker, questions: Sequence[Question]) -> Iterator[Best]:
+    """Yield the best items for questions of one selection; the ranker is not a language model (`best_of`)."""
+    if questions:
+        rules = questions[0].selection
+        yield from best_of(
+            ranker,
+            questions,
+            rules.items,
+            rules.k,
+            popular=rules.popular,
+            groups=rules.group_codes,
+            at_most=rules.at_most,
+        )

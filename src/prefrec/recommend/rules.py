@@ -17,7 +17,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ById(Strict):
+class ById(Strict, frozen=True):
     """An item given by its id, for ids that are also titles of other items."""
 
     item_id: Name

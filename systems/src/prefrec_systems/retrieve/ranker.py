@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ class RetrieveThenRank:
     ranker: Ranker
     k: int
     seed: int = field(default=0, kw_only=True)
+    is_of_list: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -1,0 +1,149 @@
+"""The best items of many questions in blocks, against loops over questions and items."""
+
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from drawn_logs import make_log
+from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.rankers import matrices
+from prefrec.rankers.base import ListRanker
+from prefrec.rankers.baselines import baseline_rankers
+from prefrec.rankers.transitions import TransitionGraphRanker
+from prefrec.recommend import best
+from prefrec.recommend.popular import Popular
+from prefrec.recommend.questions import Selection, answer_all
+from prefrec.recommend.rules import Rules
+
+ITEMS = [f"i{n}" for n in range(30)]
+TITLES = [f"Word{n % 4} Title{n % 7} {n}x" for n in range(30)]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": TITLES, "brand": [*"abc"] * 10}))
+RNG = np.random.default_rng(3)
+LOG = make_log([(f"u{u:02}", ITEMS[i], n) for u in range(60) for n, i in enumerate(RNG.permutation(28)[:9])])
+COUNTS = [
+    "popularity",
+    "co-occurrence",
+    "item-kNN",
+    "EASE",
+    "window co-occurrence",
+    "title TF-IDF",
+    "transition graph",
+]
+
+
+def slow_top(scores, k):
+    """Row, column and score, by sorting each row."""
+    found = []
+    for row, own in enumerate(scores.tolist()):
+        order = sorted((c for c, s in enumerate(own) if s > -np.inf), key=lambda c: (-own[c], c))
+        found += [(row, c, own[c]) for c in order[:k]]
+    return found
+
+
+few_values = st.sampled_from([-np.inf, -1.5, 0.0, 2.0, 3.0])
+
+
+@given(
+    scores=arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=few_values),
+    k=st.integers(1, 10),
+)
+def test_top_equals_sorting_each_row(scores, k):
+    assert [*zip(*(part.tolist() for part in best.top(scores, k)), strict=True)] == slow_top(scores, k)
+
+
+@given(
+    scores=arrays(np.float32, st.tuples(st.integers(1, 5), st.just(12)), elements=few_values),
+    groups=arrays(np.int64, 12, elements=st.integers(-1, 3)),
+    k=st.integers(1, 4),
+    at_most=st.integers(1, 3),
+)
+def test_top_by_group_equals_a_loop(scores, groups, k, at_most):
+    want = []
+    for row in range(len(scores)):
+        counts, taken = Counter(), 0
+        for _, column, score in slow_top(scores[[row]], 12):
+            group = int(groups[column])
+            counts[group] += 1
+            if taken < k and (group < 0 or counts[group] <= at_most):
+                want.append((row, column, score))
+                taken += 1
+    got = best._top_by_group(scores, k, groups, at_most)
+    assert [*zip(*(part.tolist() for part in got), strict=True)] == want
+
+
+def _rankers():
+    return {r.name: r for r in baseline_rankers(LOG, CATALOGUE, names=COUNTS)}
+
+
+@pytest.mark.parametrize("dense_cells", [0, matrices.DENSE_CELLS])
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_batch_has_the_answers_of_each_question_alone(name, dense_cells, monkeypatch):
+    """In blocks of two questions, for sparse and dense products, and by a sort of all scores."""
+    monkeypatch.setattr("prefrec.rankers.matrices.DENSE_CELLS", dense_cells)
+    monkeypatch.setattr("prefrec.rankers.transitions.DENSE_CELLS", dense_cells)
+    monkeypatch.setattr(matrices, "CELLS_AT_A_TIME", 2 * best._ARRAYS * len(ITEMS))
+    ranker, popular = _rankers()[name], Popular.of(PreparedData(CATALOGUE, [], [], [], LOG))
+    selection = Selection(CATALOGUE, Rules(deny=["i3"], at_most=2, per="brand"), 4, popular)
+    histories = [tuple(RNG.choice([*ITEMS, "gone"], n)) for n in (3, 1, 0, 12, 7)]
+    questions = [selection.question(history, history) for history in histories]
+    together = answer_all(ranker, questions)
+    for question, got in zip(questions, together, strict=True):
+        (alone,) = answer_all(ranker, [question])
+        assert (got.item_ids, got.method) == (alone.item_ids, alone.method)
+        np.testing.assert_allclose(got.logps, alone.logps, rtol=1e-6)
+        if question.history:
+            assert got.item_ids == _slow(ranker, question, popular)
+
+
+def _slow(ranker, question, popular):
+    kept = [i for i in ITEMS if i not in question.seen and i != "i3"]
+    (scores,) = ranker.score([RankingExample("-", tuple(question.history), tuple(kept), kept[0])]).astype(np.float32)
+    order = sorted(range(len(kept)), key=lambda n: (-scores[n], popular.position[kept[n]]))
+    counts, answer = Counter(), []
+    for n in order:
+        brand = CATALOGUE.frame["brand"][ITEMS.index(kept[n])]
+        counts[brand] += 1
+        if counts[brand] <= 2:
+            answer.append(kept[n])
+    return answer[:4]
+
+
+class BestFirst:
+    """Reranks: the first candidate is best, so that an answer depends on which others there are."""
+
+    name, is_of_list = "best first", True
+
+    def score(self, examples):
+        width = max(len(e.candidates) for e in examples)
+        return np.array([[-c if c < len(e.candidates) else -np.inf for c in range(width)] for e in examples], float)
+
+
+def test_a_ranker_of_lists_gets_only_the_items_that_may_be_answered():
+    ranker = BestFirst()
+    assert isinstance(ranker, ListRanker)
+    selection = Selection(CATALOGUE, Rules(deny=["i0"]), 2)
+    answers = answer_all(ranker, [selection.question(["i5"], seen) for seen in (["i1"], ["i2", "i5"], ITEMS)])
+    assert [a.item_ids for a in answers] == [["i2", "i3"], ["i1", "i3"], []]
+    assert answers[0].logps.tolist() == [0, -1]
+
+
+def test_codes_of_shared_items_are_looked_up_once_for_each_index():
+    items = matrices.SharedItems(["b", "a", "x"])
+    index, other = {"a": 0, "b": 1}, {"x": 0}
+    assert items.codes(index).tolist() == [1, 0, 2]
+    assert items.codes(index) is items.codes(index)
+    assert items.codes(other).tolist() == [1, 1, 0]
+    assert items.column == {"b": 0, "a": 1, "x": 2}
+
+
+def test_two_steps_equal_a_walk_of_the_first_ring(monkeypatch):
+    rows = [RankingExample("-", tuple(RNG.choice(ITEMS, 3)), tuple(ITEMS), ITEMS[0]) for _ in range(20)]
+    quick = TransitionGraphRanker.fit(LOG, CATALOGUE).score(rows)
+    monkeypatch.setattr("prefrec.rankers.transitions.DENSE_CELLS", 0)
+    np.testing.assert_array_equal(TransitionGraphRanker.fit(LOG, CATALOGUE).score(rows), quick)
+    assert {0, 1, 2} == {*np.unique(quick // 100).astype(int)}
