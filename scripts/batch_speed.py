@@ -51,7 +51,8 @@ def time_ours(run: str, ranker: str, users: int) -> dict[str, Any]:
     opened = open_run(Path(run))
     log = resampled(opened.data.known_interactions("test"), users)
     data = replace(opened.data, train_interactions=log, held_out_interactions=None)
-    recommender = Recommender(data, opened.entry(ranker))
+    opened_ranker = opened.stage(ranker) if hasattr(opened, "stage") else opened.entry(ranker)
+    recommender = Recommender(data, opened_ranker)
     recommender.recommend_all(users=[f"u{n}" for n in range(10)])
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

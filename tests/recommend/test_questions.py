@@ -14,7 +14,6 @@ from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.catalogue import Recommendation
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import (
-    Question,
     RulesError,
     Selection,
     answer_all,
@@ -162,8 +161,8 @@ HIDDEN = [
 
 @pytest.mark.parametrize("where", PLAIN)
 def test_conditions_without_functions_are_plain(where):
-    kept = Selection(CATALOGUE, Rules(where=where), 3)._excluded
-    assert Selection(CATALOGUE, Rules(where=where), 3, functions=False)._excluded == kept
+    kept = Selection(CATALOGUE, Rules(where=where), 3).excluded
+    assert Selection(CATALOGUE, Rules(where=where), 3, functions=False).excluded == kept
 
 
 @pytest.mark.parametrize("where", HIDDEN)
@@ -173,7 +172,7 @@ def test_functions_and_what_could_hide_them_are_refused(where):
 
 
 def test_functions_are_allowed_in_python():
-    assert len(Selection(CATALOGUE, Rules(where="abs(year) > 1990"), 3)._excluded) == 6
+    assert len(Selection(CATALOGUE, Rules(where="abs(year) > 1990"), 3).excluded) == 6
 
 
 def test_a_limit_needs_a_column_and_a_column_a_limit():
@@ -196,23 +195,26 @@ class Deep:
 
 def test_a_limit_per_group_asks_deeper_until_it_is_met():
     ids = [f"a{n}" for n in range(12)] + ["b0", "b1", "c0"]
-    groups = {item: item[0] for item in ids}
+    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": ids, "brand": [item[0] for item in ids]}))
+    one_each = Rules(at_most=1, per="brand")
     ranker = Deep(ids)
-    answer = best_items(ranker, Question(["x"], 2, {"b0"}, groups, 1), 7, "known")
+    answer = best_items(ranker, Selection(catalogue, one_each, 2).question(["x"], {"b0"}), 7, "known")
     assert answer.item_ids == ["a0", "b1"]
     assert ranker.depths == [(("x",), depth, ("b0",), 7, "known") for depth in (8, 32)]
     ranker = Deep(ids)
-    assert best_items(ranker, Question(["x"], 4, (), groups, 1), None, None).item_ids == ["a0", "b0", "c0"]
+    assert best_items(ranker, Selection(catalogue, one_each, 4).question(["x"], ()), None, None).item_ids == [
+        *("a0", "b0", "c0")
+    ]
     assert [asked[1] for asked in ranker.depths] == [16]
     ranker = Deep(ids)
-    assert best_items(ranker, Question(["x"], 4), None, None).item_ids == ids[:4]
+    assert best_items(ranker, Selection(catalogue, Rules(), 4).question(["x"], ()), None, None).item_ids == ids[:4]
     assert [asked[1] for asked in ranker.depths] == [4]
 
 
 def test_an_empty_history_is_answered_by_popularity_without_the_ranker():
     popular = popular_by(["i3", "i1", "i2", "i0"])
     ranker = Deep([])
-    answer = best_items(ranker, Question([], 2, {"i1"}, popular=popular), None, None)
+    answer = best_items(ranker, Selection(CATALOGUE, Rules(), 2, popular).question([], {"i1"}), None, None)
     assert (answer.item_ids, answer.logps.tolist(), answer.exact, answer.method) == (
         ["i3", "i2"],
         [4, 2],
@@ -224,16 +226,16 @@ def test_an_empty_history_is_answered_by_popularity_without_the_ranker():
 
 def test_rankers_that_ignore_histories_answer_an_empty_one_themselves():
     log = pl.DataFrame({"user_id": ["u", "v", "u"], "item_id": ["i5", "i5", "i2"], "timestamp": [1, 2, 3]})
-    asked = [Question([], 2, popular=popular_by(ITEMS["item_id"].to_list()))]
-    (own,) = answer_all(PopularityRanker.fit(log), asked, CATALOGUE)
-    (known,) = answer_all(ByNumber(), asked, CATALOGUE)
+    asked = [Selection(CATALOGUE, Rules(), 2, popular_by(ITEMS["item_id"].to_list())).question([], ())]
+    (own,) = answer_all(PopularityRanker.fit(log), asked)
+    (known,) = answer_all(ByNumber(), asked)
     assert (own.item_ids, own.method) == (["i5", "i2"], "exact")
     assert (known.item_ids, known.method) == (["i0", "i1"], "popularity")
 
 
 def test_similar_items_have_a_similarity_above_0():
     (item,) = ["i7"]  # 0 modulo 7, as i0 is
-    found = similar_items(ByNumber(), Question([item], 12, {item}), CATALOGUE)
+    found = similar_items(ByNumber(), Selection(CATALOGUE, Rules(), 12).question([item], {item}))
     assert found.item_ids == ["i6", "i5", "i4", "i11", "i3", "i10", "i2", "i9", "i1", "i8"]
     assert found.logps.tolist() == [6, 5, 4, 4, 3, 3, 2, 2, 1, 1]
 
@@ -243,7 +245,7 @@ def test_items_without_a_score_are_not_answered():
         def score(self, examples):
             return np.where(super().score(examples) > 4, 1.0, -np.inf)
 
-    (answer,) = answer_all(Some(), [Question(["i1"], 9)], CATALOGUE)
+    (answer,) = answer_all(Some(), [Selection(CATALOGUE, Rules(), 9).question(["i1"], ())])
     assert (answer.item_ids, answer.logps.dtype) == (["i5", "i6"], np.float32)
 
 

@@ -25,8 +25,9 @@ from prefrec.files import read_json, write_json
 from prefrec.report import write_report
 from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
-from prefrec.report.render import verdict
-from prefrec.report.tables import metrics_grid
+from prefrec.report.headline import plain_words, verdict
+from prefrec.report.render import render
+from prefrec.report.tables import folded, metrics_grid, shown_baselines
 from prefrec.report.wording import clock, p_value, signed, with_interval
 from prefrec.runs.contents import StageLog, read_run
 from sealed import seal_stage, write_metrics
@@ -312,6 +313,87 @@ def test_a_gain_that_the_correction_does_not_leave_is_called_not_significant(run
     assert "popularity: significant after Holm’s correction for 5 comparisons (p = 0.049). " in said(0.049)
     assert "popularity: significant after Holm’s correction for 5 comparisons (p < 0.001). " in said(0.0004)
     assert "popularity: significant, without correction. " in said(math.nan)
+
+
+def _full_ranking(contents, compare, **changes):
+    frame = _without_texts(contents.predictions)
+    block = evaluate_predictions(frame, ks=[10, 3], compare=compare, audit=NONE)
+    # Six candidates would all be among the first ten: HR@3 takes the place of HR@10.
+    metrics = {r: {"ndcg@10": of["ndcg@10"], "hr@10": of["hr@3"]} for r, of in block.metrics.items()}
+    compared = [dataclasses.replace(c, metric="hr@10") for c in block.comparisons if c.metric == "hr@3"]
+    full = dataclasses.replace(block, metrics=metrics, comparisons=compared, best_reference="popularity")
+    return dataclasses.replace(contents, full_catalogue=full, **changes), full
+
+
+def test_plain_words_say_what_popularity_and_the_best_find_and_what_the_language_model_adds(run):
+    contents, full = _full_ranking(read_run(run), [("s-dpo", "popularity")])
+    found = {r: 100 * of["hr@10"].mean for r, of in full.metrics.items()}
+    (gain,) = full.comparisons
+    low, high = 100 * gain.low, 100 * gain.high
+    assert gain.low > 0
+    want = (
+        f"Of 100 next items, popularity finds {found['popularity']:.1f} in its first ten, and S-DPO finds "
+        f"{found['s-dpo']:.1f}; the language model adds {100 * gain.mean:+.1f} (95% interval {low:+.1f} to "
+        f"{high:+.1f}) to popularity."
+    )
+    assert plain_words(contents) == want
+    assert want in _read_page(contents)
+    may = dataclasses.replace(gain, low=-0.01)
+    unsure = dataclasses.replace(contents, full_catalogue=dataclasses.replace(full, comparisons=[may]))
+    assert f"interval −1.0 to {high:+.1f}, which may be chance) to popularity." in plain_words(unsure)
+    assert plain_words(dataclasses.replace(contents, full_catalogue=None)) == ""
+
+
+def _read_page(contents):
+    return " ".join(_Page(render(contents)).text.split())
+
+
+def test_plain_words_of_a_blend_name_its_language_model(run):
+    best = Best("random", "ndcg@10", {"random": 0.5}, {"random": 20}, {"random": 0.0})
+    blend = {"kind": "blend", "name": "random", "parts": ["popularity", "sft"]}
+    recipe = RECIPE | {"rankers": [blend]}
+    contents, full = _full_ranking(read_run(run), [("random", "dpo")], best=best, recipe=recipe)
+    (gain,) = full.comparisons
+    named = dataclasses.replace(gain, against="random without sft")
+    whole = dataclasses.replace(contents, full_catalogue=dataclasses.replace(full, comparisons=[named]))
+    assert f"; the language model SFT adds {100 * gain.mean:+.1f} (95%".replace("-", "−") in plain_words(whole)
+    without = dataclasses.replace(contents, recipe=RECIPE | {"rankers": [blend | {"parts": ["popularity"]}]})
+    alone = 100 * full.metrics["s-dpo"]["hr@10"].mean
+    assert f"; the language model S-DPO is not a part of it and finds {alone:.1f} alone." in plain_words(without)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_plots_show_full_ranking_if_there_is_one(run):
+    contents, full = _full_ranking(read_run(run), [])
+    labels = [a["aria-label"] for a in _Page(render(contents)).all("svg")]
+    assert labels[0].startswith("NDCG@10. NDCG@10 with 95% intervals: random ")
+    assert f"S-DPO {with_interval(full.metrics['s-dpo']['hr@10'])}" in labels[1]
+    assert "NDCG@10, full ranking" in _read_page(contents)
+
+
+def test_most_baselines_of_a_page_are_folded(run):
+    contents = read_run(run)
+    lists = contents.evaluation
+    own = lists.metrics["random"]
+    more = dict.fromkeys(("EASE", "item-kNN", "title TF-IDF"), own)
+    many = dataclasses.replace(lists, metrics=lists.metrics | more, best_reference="EASE")
+    page = _Page(render(dataclasses.replace(contents, evaluation=many)))
+    summaries = re.findall(r"\d+ other baselines", page.text)
+    assert summaries[0] == "3 other baselines"
+    grid = metrics_grid(many)
+    open_rows, rest = folded(grid, shown_baselines(many))
+    assert [name for name, *_ in rest.rows] == ["random", "item-kNN", "title TF-IDF"]
+    assert [name for name, *_ in open_rows.rows] == [
+        "popularity",
+        "zero-shot",
+        "SFT",
+        "DPO",
+        "S-DPO",
+        "EASE",
+        "chance",
+    ]
+    few = metrics_grid(lists)
+    assert folded(few, shown_baselines(lists)) == (few, None)
 
 
 def test_the_weights_of_a_blend_are_told(run):

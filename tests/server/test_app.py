@@ -188,6 +188,20 @@ def test_unknown_items_come_with_near_ones(client):
     assert second == {"given": "zzzz", "near": []}
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/recommend", {"histroy": ["i2"]}, "body.histroy: Extra inputs are not permitted; did you mean history?"),
+        ("/v1/recommend", {"history": ["i2"], "where_": ""}, "did you mean where?"),
+        ("/v1/rank", {"History": ["i2"], "candidates": ["i3"]}, "did you mean history?"),
+        ("/v1/similar", {"item": "i2", "zzzzzzz": 1}, "body.zzzzzzz: Extra inputs are not permitted"),
+        ("/v1/similar", {"item": "i2", "k" * 5000: 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_an_unknown_field_comes_with_the_one_that_was_meant(client, path, body, message):
+    assert _error(client.post(path, json=body), 422, "invalid")["message"].endswith(message)
+
+
 def test_a_body_that_is_not_said_to_be_json(client):
     problem = _error(client.post("/v1/rank", content=json.dumps(QUESTION)), 415, "no_json")
     assert "no content-type" in problem["message"]
@@ -213,8 +227,9 @@ def test_a_body_that_does_not_come_is_not_waited_for(client, monkeypatch):
 def test_state_and_errors_of_routing(client):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
-    for path in ("/v1/nothing", "/../../etc/passwd", "/"):
-        _error(client.get(path), 404, "not_found")
+    for path in ("/v1/nothing", "/../../etc/passwd", "/", "/docs"):
+        problem = _error(client.get(path), 404, "not_found")
+        assert "/openapi.json describes the API, and with --ui the web page is at /" in problem["message"]
     _error(client.get("/v1/rank"), 405, "method_not_allowed")
     _error(client.get("/v1/items", params={"limit": 1000}), 422, "invalid")
 

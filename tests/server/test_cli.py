@@ -24,10 +24,14 @@ def server(adapted_run):
         command = [sys.executable, "-m", "prefrec", "serve", str(adapted_run), "--port", "0", *options]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
-        for number, line in enumerate(process.stderr):
-            if number == 0:  # loading takes long, and must not be silent
-                assert line.startswith("Loading the rankers of ")
+        said = []
+        for line in process.stderr:
+            said.append(line)
             if "Serving" in line:
+                # Loading takes long, and must not be silent.
+                assert said[0].startswith("Loading the rankers of ")
+                assert said[1].startswith("Loading ")
+                assert any("Loading and trying sft (" in told for told in said)
                 return process, line.split(" at ")[1].strip()
         raise AssertionError("the server ended before it listened")
 

@@ -39,6 +39,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     for status in (400, 401, 404, 408, 409, 413, 415, 421, 422, 429, 500, 503, 504)
 }
 """Status → error response in the OpenAPI schema."""
+NO_PATH = "there is no such path; /openapi.json describes the API, and with --ui the web page is at /"
 ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
     (UnknownItemsError, 404, "unknown_item"),
     (UnknownRankerError, 404, "unknown_ranker"),
@@ -246,7 +247,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
+        found = error.errors()
+        # Before a missing field, because a misspelt field is also missing.
+        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         if first["type"] == "json_invalid":
             return problem(400, "no_json", f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
         sent = request.headers.get("content-type", "").lower()
@@ -265,7 +268,8 @@ def _answer_errors(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         codes = {400: "no_json", 401: "unauthorised", 404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "error")
-        return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
+        message = NO_PATH if error.status_code == 404 else str(error.detail)
+        return problem(error.status_code, code, message, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -12,8 +12,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from scipy.special import softmax
 
+from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.lm.packing import tokens_of
@@ -254,7 +256,8 @@ class Engine:
     def warm_up(self, rankers: Collection[str]) -> None:
         """Choose the layout and run one pass of each of these rankers, before clients wait for it."""
         names: list[ItemName] = [ById(item_id=i) for i in self.items.catalogue.ids[:3]]
-        for ranker in rankers:
+        for number, ranker in enumerate(rankers, 1):
+            say(f"Loading and trying {escape(ranker)} ({number} of {len(rankers)}) …")
             request = bodies.RankRequest(history=names, candidates=names, ranker=ranker)
             self.submit(self.rank(request), timeout=600).result()
         self.submit(self.recommend(bodies.RecommendRequest(history=names[:1], k=1)), timeout=600).result()

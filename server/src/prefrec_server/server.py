@@ -149,6 +149,8 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     stages = {name: run.stage(name) for name in lms}
     weights = {name: stage.weights for name, stage in stages.items()}
     max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
+    if weights:
+        say(f"Loading {escape(section.name)} for {', '.join(map(escape, weights))} …")
     models, adapters = load_rankers(section.name, weights=weights, **section.loading()) if weights else ({}, {})
     for model in set(models.values()):
         if (table := item_table(language_model(model))) is not None:

@@ -162,7 +162,7 @@ def _ndcg(run: Run, stage: RankerStage, rows: Sequence[RankingExample], seen: Se
         history = [item for item in example.history if item in known]
         without = {item for item in (*example.history, *other) if item in known} - {example.target}
         questions.append(selection.question(history, without))
-    answers = answer_all(stage.full.load(BATCH_SIZE), questions, catalogue)
+    answers = answer_all(stage.full.load(BATCH_SIZE), questions)
     ranks = [
         answer.item_ids.index(example.target) + 1 if example.target in answer.item_ids else K + 1
         for example, answer in zip(rows, answers, strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import jinja2
 
 from prefrec.errors import without_secrets
 from prefrec.evaluation import Audit, Evaluation
-from prefrec.evaluation.labels import HEADLINE_METRICS
-from prefrec.evaluation.outcome import Comparison
+from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.files import write_text
 from prefrec.report import curves, tables
 from prefrec.report.examples import EACH, SEED, pick_examples
+from prefrec.report.headline import plain_words, verdict
 from prefrec.report.svg import can_plot, whisker_plot
-from prefrec.report.wording import includes_zero, label, metric_label, p_value, with_interval
+from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
 
 REPORT = "report.html"
@@ -49,6 +48,7 @@ def render(run: RunContents) -> str:
         run=run,
         facts=facts(run),
         verdict=verdict(run),
+        plain_words=plain_words(run),
         audit=evaluation.audit if evaluation else None,
         diagnosis=_diagnosis(evaluation),
         results=_results(run, evaluation) if evaluation else None,
@@ -73,15 +73,19 @@ def _diagnosis(evaluation: Evaluation | None) -> list[str]:
 def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
     full = run.full_catalogue
     colours = curves.stage_colours(run.stages)
-    metrics = headline_metrics(evaluation)
+    drawn, metrics, where = evaluation, headline_metrics(evaluation), ""
+    if full:
+        drawn, metrics, where = full, [m for m in FULL_METRICS if m in full.measured], ", full ranking"
+    groups = tables.groups_grid(evaluation, full)
+    shown = tables.shown_baselines(evaluation, full)
     blocks = (("Candidate sets", evaluation), ("Full ranking", full))
     return {
         "evaluation": evaluation,
-        "metrics": tables.metrics_grid(evaluation, full),
-        "groups": tables.groups_grid(evaluation, full),
-        "targets": tables.targets_grids(evaluation, full),
+        "metrics": tables.folded(tables.metrics_grid(evaluation, full), shown),
+        "groups": groups and tables.folded(groups, shown),
+        "targets": [(title, tables.folded(grid, shown)) for title, grid in tables.targets_grids(evaluation, full)],
         "logs": tables.logs_notes(evaluation.logs),
-        "plots": [(metric_label(m), whisker_plot(evaluation, m, colours)) for m in metrics if can_plot()],
+        "plots": [(metric_label(m) + where, whisker_plot(drawn, m, colours)) for m in metrics if can_plot()],
         "differences": [
             (title, tables.differences_grid(block.comparisons), tables.comparisons_note(block), block.audit.headline)
             for title, block in blocks
@@ -121,45 +125,6 @@ def facts(run: RunContents) -> list[tuple[str, str]]:
     steps = [label(s.name) + ("" if s.state.get("finished") else " (not finished)") for s in run.stages]
     pairs.append(("Trained", " → ".join(steps)))
     return [(name, value) for name, value in pairs if value]
-
-
-def verdict(run: RunContents) -> str:
-    """Return the result in a sentence: the best ranker, its gain over the best baseline, and the audit's result.
-
-    It is about full ranking if all examples were ranked, otherwise about candidate sets; "" without results.
-    """
-    sampled, full = run.evaluation, run.full_catalogue
-    if sampled is None:
-        return ""
-    block, where = (full, "in full ranking") if full and full.n == sampled.n else (sampled, "on candidate sets")
-    metric = "ndcg@10" if "ndcg@10" in block.measured else block.measured[0]
-    most = max(of[metric].n for of in block.metrics.values() if metric in of)
-    values = {r: of[metric] for r, of in block.metrics.items() if metric in of and of[metric].n == most}
-    chosen = run.best.ranker if run.best and metric in block.metrics.get(run.best.ranker, {}) else None
-    best, baseline = chosen or max(values, key=lambda r: values[r].mean), block.best_reference
-    how = (
-        f"is best on validation, with {metric_label(metric)}"
-        if chosen
-        else f"has the highest {metric_label(metric)},"
-    )
-    sentence = f"{label(best)} {how} {with_interval(block.metrics[best][metric])} {where}"
-    gains = (c for c in block.comparisons if (c.ranker, c.against, c.metric) == (best, baseline, metric))
-    if best == baseline:
-        sentence += ", and is itself the best baseline"
-    elif (gain := next(gains, None)) is not None:
-        sentence += (
-            f", {with_interval(gain)} over the best baseline, {label(gain.against)}: {_significance(gain, block)}"
-        )
-    return f"{sentence}. {sampled.audit.headline}"
-
-
-def _significance(gain: Comparison, block: Evaluation) -> str:
-    """Return whether a difference is significant after the correction for all comparisons of its table."""
-    if math.isnan(gain.adjusted_p):  # not of the corrected metric
-        return f"{'not ' * includes_zero(gain)}significant, without correction"
-    family = sum(c.metric == gain.metric for c in block.comparisons)
-    correction = f"after Holm’s correction for {family} comparisons" if family > 1 else "in the one comparison"
-    return f"{'not ' * (not gain.stands)}significant {correction} ({p_value(gain.adjusted_p)})"
 
 
 def headline_metrics(evaluation: Evaluation) -> list[str]:

@@ -15,6 +15,7 @@ from prefrec.evaluation import Audit, Comparison, Evaluation, Group, Interval, P
 from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.evaluation.outcome import FAMILY
 from prefrec.evaluation.preferences import Preferences
+from prefrec.rankers.baselines import BASELINES, PopularityRanker
 from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
 from prefrec.runs.contents import StageLog
 
@@ -72,6 +73,24 @@ def groups_grid(
                 )
                 columns += _columns(group, known, f"{where}, {kind} (n = {group.n:,})")
     return _grid(evaluation.rankers, columns) if columns else None
+
+
+MOST_BASELINES = 3
+"""Number of baselines up to which a page shows all of them."""
+
+
+def shown_baselines(evaluation: Evaluation, full: Evaluation | None = None) -> list[str]:
+    """Return the baselines to show on a page unfolded: popularity, and the best on candidate sets and in full."""
+    best = [block.best_reference for block in (full, evaluation) if block and block.best_reference]
+    return [PopularityRanker.name, *best]
+
+
+def folded(grid: Grid, shown: Sequence[str]) -> tuple[Grid, Grid | None]:
+    """Return a grid without the baselines that are not to be shown, and a grid of these; None if there are few."""
+    rest = [row for row in grid.rows if row[0] in BASELINES and row[0] not in shown]
+    if sum(name in BASELINES for name, *_ in grid.rows) <= MOST_BASELINES or not rest:
+        return grid, None
+    return Grid(grid.columns, [row for row in grid.rows if row not in rest]), Grid(grid.columns, rest)
 
 
 _DEAD = ({0.0}, {1.0})

@@ -120,6 +120,19 @@ class RunContents:
         return _named(self.recipe, "rankers")
 
     @property
+    def language_models(self) -> list[str]:
+        """Names of the run's language models: the base model, SFT and alignments."""
+        return ["zero-shot", *(["sft"] if self.recipe.get("sft") else []), *_named(self.recipe, "align")]
+
+    def parts_of(self, ranker: str) -> list[str]:
+        """Return the names of a blend's parts; [] if the recipe has no such blend."""
+        entries = self.recipe.get("rankers")
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, dict) and entry.get("name") == ranker and isinstance(entry.get("parts"), list):
+                return [str(part) for part in entry["parts"]]
+        return []
+
+    @property
     def model(self) -> str:
         """Name of the base model; "" if the recipe has none."""
         section = self.recipe.get("model", "")
