@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.evaluation import mean_interval, metrics_for, paired_difference
@@ -31,7 +32,9 @@ SHOPS = {
     "amazon-office-log": "transition graph",
     "amazon-book-log": "transition graph",
 }
-"""Data set → its best baseline. The blend is compared with it, and with itself without a language model."""
+"""Data set → its best baseline, which the blend is compared with."""
+ADDED = (("blend", "blend without s-dpo"), ("sequential-tower-sft", "sequential-tower"))
+"""Blends with and without a language model, in older ranks and in newer ones."""
 DRAWS = 199
 """Draws of the test in a trial."""
 
@@ -185,9 +188,9 @@ class Shop:
         return self.values[rows], users, targets
 
 
-def shop(name: str, ranker: str, against: str) -> Shop:
-    """Return the difference of two rankers in the kept ranks of a data set, with seed 0."""
-    ranks, ndcg = read_ranks(RANKS / f"{name}.parquet"), metrics_for([10])["ndcg@10"]
+def shop(ranks: pl.DataFrame, ranker: str, against: str) -> Shop:
+    """Return the difference of two rankers in ranks of a data set."""
+    ndcg = metrics_for([10])["ndcg@10"]
     first, second = (ranks.filter(ranker=one).sort("target", "row") for one in (ranker, against))
     users, targets = (label_codes(first[column].to_numpy()) for column in ("user", "target"))
     return Shop(ndcg(*ranks_of(first)) - ndcg(*ranks_of(second)), users, targets, np.bincount(targets))
@@ -214,10 +217,12 @@ def shops_table(trials: int) -> list[list[str]]:
     """Return a row per shop and difference: name, effective targets, both coverages and the test's size."""
     rows = []
     for name, baseline in SHOPS.items():
-        for against in (baseline, "blend without s-dpo"):
-            one = shop(name, "blend", against)
-            shares = [f"{share:.3f}" for share in shop_coverage(one, trials)]
-            rows.append([f"{name}: blend − {against}", f"{one.effective_targets:.0f}", *shares])
+        ranks = read_ranks(RANKS / f"{name}.parquet")
+        for ranker, against in (("blend", baseline), *ADDED):
+            if {ranker, against} <= {*ranks["ranker"]}:
+                one = shop(ranks, ranker, against)
+                shares = [f"{share:.3f}" for share in shop_coverage(one, trials)]
+                rows.append([f"{name}: {ranker} − {against}", f"{one.effective_targets:.0f}", *shares])
     return rows
 
 

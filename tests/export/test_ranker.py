@@ -136,7 +136,7 @@ def test_items_as_tokens_are_exported_whole(run, tmp_path, monkeypatch):
     save_item_model(model, tmp_path / "weights")
     of_items = with_model(run, answers="items", objective="catalogue", templates=["1"])
     entry = LMStage("sft", tmp_path / "weights", run.data, of_items.recipe.model)
-    monkeypatch.setattr(type(run), "entry", lambda run, name: entry)
+    monkeypatch.setattr(type(run), "stage", lambda run, name: entry)
     folder = export_ranker(of_items, "sft", tmp_path / "out")
     assert not (folder / "prompt.jinja2").exists()
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -159,7 +159,7 @@ def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monke
     adapter = tmp_path / "adapter"
     adapted.save_pretrained(adapter, save_embedding_layers=False)
     tied = with_model(run, name=str(tmp_path / "tied"))
-    monkeypatch.setattr(type(run), "entry", lambda run, name: SimpleNamespace(weights=adapter, model={}))
+    monkeypatch.setattr(type(run), "stage", lambda run, name: SimpleNamespace(weights=adapter, model={}))
     folder = export_ranker(tied, "sft", tmp_path / "merged", merged=True)
 
     ids = torch.arange(3, 40)[None]

@@ -19,7 +19,7 @@ def _typed(line: str, message: str, *more: str) -> Case:
 
 CASES = [
     _typed("recomend", "No such command 'recomend'; did you mean recommend?"),
-    _typed("sft DATA OUT --rows 8", "`prefrec sft` was replaced: use `prefrec run RECIPE --until sft`"),
+    _typed("sft DATA OUT --rows 8", "No such command 'sft'"),
     _typed("run", "Missing argument"),
     _typed("run recipes/demo.yaml --untill sft", "No such option: --untill"),
     _typed("run recipes/demo.yaml --until dinner --out OUT", "unknown stage 'dinner': expected one of prepare, sft"),

@@ -13,6 +13,7 @@ from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.sections import SFT, RefitSection, SFTSection
 from prefrec.pipeline.stages.base import RankerStage
 from prefrec.pipeline.stages.language_model import TrainedLMStage, started_from
+from prefrec.runs.contents import REFIT
 
 
 class SFTStage(TrainedLMStage):
@@ -33,7 +34,7 @@ class SFTStage(TrainedLMStage):
 
     @cached_property
     def made_with(self) -> Mapping[str, Any]:
-        return self.inputs.stage_inputs(**started_from(self.start), sft=self.config.decisive())
+        return self.inputs.stage_inputs(**started_from(self.start) | {SFT: self.config.decisive()})
 
     def make(self) -> None:
         from prefrec.pipeline.train import train_sft  # here, because PEFT takes seconds to import
@@ -74,7 +75,7 @@ class SFTRefitStage(SFTStage):
 
     @cached_property
     def made_with(self) -> Mapping[str, Any]:
-        return self.inputs.stage_inputs(**started_from(self.first), refit=self.refit.model_dump())
+        return self.inputs.stage_inputs(**started_from(self.first) | {REFIT: self.refit.model_dump()})
 
     def make(self) -> None:
         from prefrec.pipeline.train import chosen_epochs, train_sft  # here, because PEFT takes seconds to import
