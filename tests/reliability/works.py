@@ -52,7 +52,7 @@ class Work:
 
     def carry_out(self, out: Path) -> Outcome:
         """Run the command, in a child."""
-        recommender.CHUNK = CHUNK
+        recommender.CHUNK = recommender.QUICK_CHUNK = CHUNK
         return prefrec(*self.command(out))
 
 

@@ -365,7 +365,7 @@ def test_plain_words_of_a_blend_name_its_language_model(run):
 @pytest.mark.usefixtures("drawn")
 def test_plots_show_full_ranking_if_there_is_one(run):
     contents, full = _full_ranking(read_run(run), [])
-    labels = [a["aria-label"] for a in _Page(render(contents)).all("svg")]
+    labels = [a["alt"] for a in _Page(render(contents)).all("img")]
     assert labels[0].startswith("NDCG@10. NDCG@10 with 95% intervals: random ")
     assert f"S-DPO {with_interval(full.metrics['s-dpo']['hr@10'])}" in labels[1]
     assert "NDCG@10, full ranking" in _read_page(contents)

@@ -18,7 +18,6 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.update import start_stage
 from prefrec.rankers import PopularityRanker
-from prefrec.recommender import CHUNK
 from prefrec.runs.contents import BEST, METRICS, read_run, write_results
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage
 from reliability import damage
@@ -91,13 +90,13 @@ def test_data_are_checked_when_a_run_is_opened(run, file, how):
 
 
 def test_a_part_of_all_users_that_changed_is_made_again(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("prefrec.recommender.CHUNK", 15)
+    monkeypatch.setattr("prefrec.recommender.QUICK_CHUNK", 15)
     out, rec = tmp_path / "top.parquet", Recommender.from_run(run, "popularity")
     want = rec.recommend_all(k=2)
     monkeypatch.setattr("prefrec.recommender.shutil.rmtree", lambda *_, **__: None)
     rec.recommend_all(out, k=2)
     parts = sorted(tmp_path.glob(".top.parquet.parts/*.parquet"))
-    assert len(parts) == 3 < CHUNK
+    assert len(parts) == 3
     for place in (0, parts[0].stat().st_size // 2, parts[0].stat().st_size - 1):
         flip(parts[0], place)
         assert rec.recommend_all(out, k=2).equals(want) == pl.read_parquet(out).equals(want) is True

@@ -31,7 +31,7 @@ def server(adapted_run):
                 # Loading takes long, and must not be silent.
                 assert said[0].startswith("Loading the rankers of ")
                 assert said[1].startswith("Loading ")
-                assert any("Loading and trying sft (" in told for told in said)
+                assert any("Loading and trying " in told for told in said)
                 return process, line.split(" at ")[1].strip()
         raise AssertionError("the server ended before it listened")
 

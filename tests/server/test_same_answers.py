@@ -132,7 +132,7 @@ def test_a_history_has_one_answer_in_every_door(doors, name, asked, names, k, fi
     allow = IDS[first:]
     alone = [_pairs(rec.recommend(one, k, allow=allow)) for one in asked]
     together = rec.recommend(asked, k, allow=allow)
-    with patch.object(recommender, "CHUNK", block):
+    with patch.object(recommender, "CHUNK", block), patch.object(recommender, "QUICK_CHUNK", block):
         named = rec.recommend_all(k=k, histories=dict(zip(names, asked, strict=False)), allow=allow)
         known = rec.recommend_all(k=k, users=logged, allow=allow)
     for user, history, want, rows in zip(names, asked, alone, together, strict=False):
