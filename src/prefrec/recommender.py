@@ -371,7 +371,7 @@ class Recommender:
         where: str | None = None,
         allow: Items | None = None,
         deny: Items = (),
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         at_most: int | None = None,
         per: str | None = None,
     ) -> Iterator[pl.DataFrame]:

@@ -1,7 +1,9 @@
 """A run on a log of habits: repeats are kept, measured apart, blended, served and exported."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 import prefrec
@@ -9,6 +11,7 @@ from command import succeed
 from habits import grocery
 from prefrec.evaluation.targets import NEW_TO_USER, REPEAT
 from prefrec.pipeline.opened import open_run
+from prefrec.recommend.succession import _rows, compare_served
 from prefrec.recommender import Recommender
 
 USERS = 160
@@ -71,8 +74,22 @@ def test_items_that_a_user_has_are_recommended_unless_a_rule_excludes_them(rec):
     assert [line.item_id for line in rec.recommend(user="u0003", k=10, exclude_seen=False)] == usual
     everyone = rec.recommend_all(k=10)
     assert everyone.filter(everyone["user_id"] == "u0003")["item_id"].to_list() == usual
+    (block,) = rec.recommend_blocks(k=10, users="u0003")
+    assert block["item_id"].to_list() == usual
     without = rec.recommend_all(k=10, users="u0003", exclude_seen=True)
     assert seen.isdisjoint(without["item_id"])
+
+
+def test_runs_are_compared_by_answers_that_may_hold_what_a_user_has(folder, tmp_path):
+    run = open_run(shutil.copytree(folder, tmp_path / "run"))
+    rec, (rows, _) = Recommender.from_run(folder), _rows(run, run, 20)
+    served = [rec.recommend([*e.history], 10) for e in rows]
+    gains = [
+        sum(1 / np.log2(line.rank + 1) for line in one if line.item_id == e.target)
+        for one, e in zip(served, rows, strict=True)
+    ]
+    assert any({line.item_id for line in one} & {*e.history} for one, e in zip(served, rows, strict=True))
+    assert compare_served(run, run, 20).new.mean == pytest.approx(np.mean(gains))
 
 
 def test_an_item_is_not_similar_to_itself(rec):

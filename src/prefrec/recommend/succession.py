@@ -156,7 +156,7 @@ def _ndcg(run: Run, stage: RankerStage, rows: Sequence[RankingExample], seen: Se
     assert stage.full is not None
     catalogue = run.data.catalogue
     known = catalogue.index
-    selection = Selection(catalogue, Rules(), K, Popular.of(run.data))
+    selection = Selection(catalogue, Rules(), K, Popular.of(run.data), repeats=run.data.keeps_repeats)
     questions: list[Any] = []
     for example, other in zip(rows, seen, strict=True):
         history = [item for item in example.history if item in known]
