@@ -67,6 +67,42 @@ def test_it_answers_many_by_its_own_names_and_ends_well(server):
     assert "Traceback" not in process.stderr.read()
 
 
+WORK = """
+import signal
+import threading
+
+import torch
+
+from prefrec_server import server
+
+
+class Started:
+    def run(self, sockets):
+        working = threading.Event()
+
+        def work():
+            while True:
+                torch.ones(64, 64) @ torch.ones(64, 64)
+                working.set()
+
+        threading.Thread(target=work, name="prefrec-reload", daemon=True).start()
+        working.wait()
+        {ending}
+
+
+server._run(Started(), None, "Serving")
+"""
+
+
+@pytest.mark.parametrize(
+    "ending", ["signal.raise_signal(signal.SIGTERM)", "raise KeyboardInterrupt"], ids=["terminated", "interrupted"]
+)
+def test_a_thread_that_still_opens_a_run_does_not_abort_the_process(ending):
+    script = WORK.format(ending=ending)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "Serving\n")
+
+
 def test_the_key_comes_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("PREFREC_API_KEY", "sesame")
     process, url = server("--ranker", "zero-shot", "--ui")

@@ -9,11 +9,12 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from rich.markup import escape
@@ -271,15 +272,29 @@ def server_for(app: Any, deadline: float) -> uvicorn.Server:
 
 def _run(server: uvicorn.Server, listener: socket.socket, message: str) -> None:
     # uvicorn raises the signal again after it has stopped; SIGTERM must then end the process with exit code 0.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: _end())
     try:
         say(message)
-        with suppress(KeyboardInterrupt):
+        try:
             server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            _end()
     finally:
         # Without this, the garbage collector scans all objects for seconds when the process ends.
         gc.freeze()
         signal.signal(signal.SIGTERM, before)
+
+
+def _end() -> NoReturn:
+    """End the process with exit code 0, also while a thread loads a model or scores.
+
+    Such a thread is in C++ code most of the time. Python aborts the process (SIGABRT) if it ends before the thread.
+    """
+    if any(thread.daemon and thread.name.startswith("prefrec-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    sys.exit(0)
 
 
 def _listening(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
