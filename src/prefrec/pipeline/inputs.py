@@ -34,6 +34,7 @@ class RunInputs:
         seed: of the run.
         batch_size: examples per pass of stages that query rankers. Results, and therefore keys, do not depend on it.
         earlier: for a refit, the data before it, whose validation examples have chosen all settings.
+        loaded: what several stages query and one of them has loaded, such as a part of many blends.
     """
 
     data: PreparedData
@@ -43,6 +44,7 @@ class RunInputs:
     seed: int
     batch_size: int = BATCH_SIZE
     earlier: PreparedData | None = None
+    loaded: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _baselines: dict[tuple[str, str], Ranker] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def refit(self) -> RunInputs:

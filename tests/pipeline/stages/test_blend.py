@@ -92,6 +92,38 @@ def test_a_blend_of_two_title_models_ranks_without_one_of_them(finished, recipe,
         assert np.isfinite(ranker.score(rows)).all()
 
 
+def test_two_blends_load_a_common_part_once_and_share_its_scores(finished, recipe, tmp_path):
+    inputs, loads, asked = _inputs(finished, recipe), [], []
+
+    class Counted(RandomRanker):
+        def score(self, examples):
+            asked.append(len(examples[0].candidates))
+            return super().score(examples)
+
+    class CountedStage(FixedStage):
+        @property
+        def full(self):
+            return self
+
+        def load(self, batch_size):
+            loads.append(batch_size)
+            return super().load(batch_size)
+
+    before = {"counted": CountedStage(Counted(0, "counted")), "title TF-IDF": BaselineStage(inputs, "title TF-IDF")}
+    configs = [BlendConfig(name=name, parts=[*before][: number + 1]) for number, name in enumerate(("one", "both"))]
+    stages = [BlendStage(inputs, config, tmp_path / config.name, before) for config in configs]
+    for stage in stages:
+        (tmp_path / stage.name).mkdir()
+        stage.make()
+    assert len(loads) == len(asked) == 1  # both learn from the same examples
+    rankers = [stage.load(4) for stage in stages]
+    for ranker in rankers:
+        ranker.know({})
+        assert np.isfinite(ranker.score(inputs.data.test[:3])).all()
+    assert len(loads) == 1
+    assert len(asked) == 2
+
+
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
     inputs = _inputs(finished, recipe)
     before = {"popularity": BaselineStage(inputs, "popularity"), "lists": FixedStage(RandomRanker(0, "lists"))}

@@ -47,7 +47,7 @@ from prefrec.runs.stage import stage_key
 MOST_CANDIDATES = 2000
 """Negatives per example to learn weights from. A sample keeps the weights consistent (McFadden 1978)."""
 MOST_KEPT = 200_000_000
-"""Scores of a part to keep in memory, for the blends that each leave out another part."""
+"""Scores of a part to keep in memory, for other blends that have it, too."""
 RERANK_ROWS = 300
 """Validation examples that title models score."""
 
@@ -180,6 +180,9 @@ class BlendStage(RankerStage):
         for part, reason in self._unable().items():
             say(f"{self.name}: {part} is left out: it {reason}")
         say(f"{self.name}: learning weights on {len(rows):,} validation examples")
+        for ranker in fast:
+            if isinstance(ranker, ComposedRanker):
+                ranker.know({})  # from now on it keeps scores, because other blends learn from the same examples
         weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng), select=self.config.select)
         if slow:
             some = sampled(data, data.some("validation", RERANK_ROWS), len(data.catalogue), rng)
@@ -228,7 +231,7 @@ class BlendParts:
     """Parts and item features of a blend, which count what is known before the examples of a split.
 
     That are the training interactions; for `test`, and for questions to a server, with validation targets. A ranker
-    is loaded once, and the blends that each leave out another part share it.
+    is loaded once for all blends of a run, which share its scores as well (`LazyRanker`).
     """
 
     def __init__(self, inputs: RunInputs, stages: Sequence[RankerStage]) -> None:
@@ -237,7 +240,6 @@ class BlendParts:
         self.names = [stage.name for stage in stages]
         self.rankers = cache(self._rankers)
         self.times = cache(partial(split_features, inputs.data))
-        self._loaded: dict[tuple[str, int], LazyRanker] = {}
 
     def _rankers(self, split: str, batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
         """Return the parts that score all items, and the title models, which are slow."""
@@ -280,8 +282,10 @@ class BlendParts:
         return parts, ItemFeatures(history, data.catalogue.index, features)
 
     def _lazy(self, stage: RankerStage, batch_size: int) -> LazyRanker:
-        # Rankers that are the same for all splits, such as language models, are loaded once.
-        return self._loaded.setdefault((stage.key, batch_size), LazyRanker(stage, batch_size))
+        # The type is part of the key because a stage that a server has loaded is not to be loaded again.
+        key = (stage.key, type(stage), batch_size)
+        ranker: LazyRanker = self.inputs.loaded.setdefault(key, LazyRanker(stage, batch_size))
+        return ranker
 
 
 def outside_fold(log: pl.DataFrame, fold: int) -> pl.DataFrame:
