@@ -18,10 +18,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import experiments_page
+import numpy as np
 import polars as pl
 from rank_tables import (
     RANKS,
@@ -42,11 +44,13 @@ from rank_tables import (
     read_controls,
     seeds_table,
 )
+from scipy.special import log_softmax
 
 from prefrec.evaluation.targets import CLASSES
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
+from prefrec.pipeline.stages.alignment import AlignStage
 from prefrec.runs.contents import METRICS
 from prefrec_lab.protocol import Decision, Family, Protocol, Trial, decide, read_protocol, read_trial
 from prefrec_lab.ranks import coded, row_facts, write_ranks
@@ -82,6 +86,8 @@ MORE = Family(
 MARKS = ("<!-- results -->", "<!-- /results -->")
 SHOWN = ["data", "best baseline", "blend", "blend − best baseline", "the language model adds"]
 """Columns in README."""
+DOSE_ROWS = 300
+"""Validation examples to measure how far an alignment has moved from its reference."""
 FEWEST = 20
 """Examples of a class that are needed to say something of it."""
 FINDINGS = {
@@ -130,7 +136,7 @@ def measure(name: str, folder: Path) -> None:
 
 
 def dose(run: Run, name: str) -> dict[str, Any]:
-    """Return what an alignment did: losses, the share of preferences in order, minutes."""
+    """Return what an alignment did: losses, share of preferences in order, distance to the reference, minutes."""
     folder = run.folder / "align" / name
     path = folder / "log.json"
     log: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
@@ -141,8 +147,25 @@ def dose(run: Run, name: str) -> dict[str, Any]:
         "first loss": losses[0] if losses else None,
         "last loss": losses[-1] if losses else None,
         "preferences in order": in_order[-1] if in_order else None,
+        "KL": divergence(run, name),
         "minutes": None if seconds is None else seconds / 60,
     }
+
+
+def divergence(run: Run, name: str) -> float | None:
+    """Return the mean KL(reference ‖ aligned model) over the catalogue, in nats, on validation examples.
+
+    None for the models that score titles one by one: they have no distribution over the catalogue.
+    """
+    stage = run.stage(name).on("validation")
+    assert isinstance(stage, AlignStage)
+    if stage.is_slow or stage.start is None:
+        return None
+    items = tuple(run.data.catalogue.ids)
+    rows = [replace(e, candidates=items) for e in run.data.some("validation", DOSE_ROWS)]
+    size = run.recipe.evaluate.batch_size
+    reference, aligned = (log_softmax((of.full or of).load(size).score(rows), axis=1) for of in (stage.start, stage))
+    return float((np.exp(reference) * (reference - aligned)).sum(axis=1).mean())
 
 
 def measure_control(name: str, folders: Sequence[Path], rankers: Sequence[str]) -> None:
@@ -410,7 +433,7 @@ def arms_table(measured: Sequence[Measured], trial: Trial) -> Table:
 
 def dose_table(measured: Sequence[Measured]) -> Table:
     """Return what the alignments of each data set did, with seed 0."""
-    keys = ("first loss", "last loss", "preferences in order", "minutes")
+    keys = ("first loss", "last loss", "preferences in order", "KL", "minutes")
     rows = [
         [TITLES[m.name], name, *("–" if of.get(key) is None else f"{of[key]:.3g}" for key in keys)]
         for m in measured

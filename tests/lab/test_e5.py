@@ -54,6 +54,7 @@ def test_the_arms_fit_the_recipes_of_the_data_sets(name):
     assert [a.name for a in made.align] == ALIGNED
     poor = checked_recipe(TRIAL.run_recipe(_raw(name), 0, is_control=True))
     assert (poor.sft.rows, poor.sft.learning_rate) == (300, made.sft.learning_rate)
+    assert (made.evaluate.split, poor.evaluate.split) == ("test", "validation")
 
 
 def test_all_alignments_have_the_same_rows_steps_and_rate():
@@ -100,4 +101,5 @@ def test_one_run_makes_all_arms_whose_ranks_can_be_kept(recipe, tmp_path, monkey
     assert kept.model_pair == rank_tables.WITH_MODEL
     assert rank_tables.logs_of(kept).keys() == {"training and validation"}
     assert kept.facts["doses"]["s-dpo"]["minutes"] > 0
+    assert 0 < kept.facts["doses"]["s-dpo"]["KL"] < 10
     assert (kept.facts["baselines"], kept.baseline) == ([], "SASRec")
