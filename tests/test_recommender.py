@@ -257,16 +257,19 @@ def test_a_pickle_of_another_result_is_refused(copied):
         pickle.loads(pickled)
 
 
+@pytest.mark.parametrize("boost", [None, {"item_id": {f"i{n}": 5 for n in range(40)}, "title": {"Red Emma": 9}}])
 @pytest.mark.parametrize("name", ["s-dpo", "fused"])
-def test_all_users_get_what_each_gets_alone(run, tmp_path, name):
+def test_all_users_get_what_each_gets_alone(run, tmp_path, name, boost):
     rec = Recommender.from_run(run.folder, name)
-    frame = rec.recommend_all(tmp_path / "top.parquet", k=3)
+    frame = rec.recommend_all(tmp_path / "top.parquet", k=3, boost=boost)
+    if boost:
+        assert not frame.equals(rec.recommend_all(k=3))
     assert frame.equals(pl.read_parquet(tmp_path / "top.parquet"))
     assert [p.name for p in tmp_path.iterdir()] == ["top.parquet"]
     assert frame["user_id"].unique(maintain_order=True).to_list() == [f"u{n:02}" for n in range(40)]
     for user in ("u00", "u39"):
         own = frame.filter(user_id=user).drop("user_id")
-        alone = rec.recommend(user=user, k=3).frame()
+        alone = rec.recommend(user=user, k=3, boost=boost).frame()
         assert own.drop("score").equals(alone.drop("score"))
         np.testing.assert_allclose(own["score"], alone["score"], rtol=1e-5)
     assert rec.recommend_all(k=3, users=["u39", "u07"])["user_id"].to_list() == ["u39"] * 3 + ["u07"] * 3
@@ -333,6 +336,12 @@ def test_given_histories_get_what_each_gets_alone(run, name):
         ({"history": [1.5]}, "1.5: give an item by its title or id, or as a row of an answer, not as float"),
         ({"history": ["i1"], "where": "aisle = 1"}, "'aisle = 1': .*the catalogue has the columns item_id, title"),
         ({"history": ["i1"], "at_most": 2}, "at_most, per: give both or neither"),
+        (
+            {"history": ["i1"], "boost": {"aisle": {1: 2}}},
+            "boost 'aisle': the catalogue has no such column of single",
+        ),
+        ({"history": ["i1"], "boost": {"title": 2}}, "boost.title: Input should be a valid dict"),
+        ({"history": ["i1"], "boost": {"title": {"Red Emma": 101}}}, "should be less than or equal to 100"),
         ({"history": ["i1"], "k": -1}, "k: expected a whole number of at least 1, got -1"),
         ({"history": [["i1"], ["i2"]], "k": 2.5}, "k: expected a whole number of at least 1, got 2.5"),
         ({"user": ["u01", "u02"]}, r"user: a user's id is .* not list; recommend_all\(users=\[…\]\) answers several"),
@@ -399,6 +408,16 @@ def test_histories_are_asked_together(rec):
 def test_a_rule_that_names_no_item_is_warned_of(rec, capsys):
     assert rec.recommend("i2", 3, deny=["nothing", "i999"]) == rec.recommend("i2", 3)
     assert "deny: no item has the title or id 'nothing', and 1 more" in " ".join(capsys.readouterr().err.split())
+    assert rec.recommend("i2", 3, boost={"item_id": {999: 2}}) == rec.recommend("i2", 3)
+    assert "boost: no item has the item_id '999'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_search_of_titles_finds_boosted_items(rec, monkeypatch):
+    boost = {"item_id": {f"i{n}": 4 for n in range(0, 60, 7)}}
+    want = rec.recommend("i2", 5, boost=boost)
+    assert [r.item_id for r in want] != [r.item_id for r in rec.recommend("i2", 5)]
+    monkeypatch.setattr("prefrec.rankers.catalogue.EXACT_NODES", 0)
+    assert [r.item_id for r in rec.recommend("i2", 5, boost=boost)] == [r.item_id for r in want]
 
 
 def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):

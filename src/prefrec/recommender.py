@@ -63,6 +63,8 @@ Items = AnyItem | Iterable[AnyItem]
 """Items in a call; a single item is a list of one."""
 Query = tuple[Sequence[str], Sequence[str]]
 """The history to query, and all items that the user has seen."""
+Boost = Mapping[str, Mapping[Any, float]]
+"""Column of the catalogue → value → factor."""
 Log = Mapping[str, Query]
 """User → query."""
 CHUNK, QUICK_CHUNK = 200, 5_000
@@ -195,6 +197,7 @@ class Recommender:
         exclude_seen: bool | None = ...,
         at_most: int | None = ...,
         per: str | None = ...,
+        boost: Boost | None = ...,
     ) -> Rows[Ranked]: ...
     def recommend(
         self,
@@ -208,6 +211,7 @@ class Recommender:
         exclude_seen: bool | None = None,
         at_most: int | None = None,
         per: str | None = None,
+        boost: Boost | None = None,
     ) -> Any:
         """Return the best items of the catalogue after a history.
 
@@ -223,11 +227,14 @@ class Recommender:
                 with `repeats: keep`.
             at_most: maximum number of items with the same value in the column `per`. Default: no limit.
             per: catalogue column to which `at_most` applies.
+            boost: catalogue column → value → factor, such as `{"brand": {"Acme": 2}}`. With the factor 2 an item at
+                place 10 comes to place 5, with 0.5 to place 20. The factors of an item multiply. Scores remain those
+                of the ranker.
 
         Returns:
             The items, best first; for a list of histories, a list of such answers.
         """
-        selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per)
+        selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per, boost)
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
         last, seen = self._log_of(user)
@@ -248,6 +255,7 @@ class Recommender:
         deny: Items = (),
         at_most: int | None = None,
         per: str | None = None,
+        boost: Boost | None = None,
     ) -> Similar:
         """Return the items that are most similar to an item, and the name of the notion of similarity (`by`).
 
@@ -258,9 +266,9 @@ class Recommender:
         Args:
             item: the item.
             k: number of items; fewer if fewer have a similarity above 0.
-            where, allow, deny, at_most, per: rules, as for `recommend`.
+            where, allow, deny, at_most, per, boost: rules, as for `recommend`.
         """
-        selection = self._selection(k, where, allow, deny, True, at_most, per)
+        selection = self._selection(k, where, allow, deny, True, at_most, per, boost)
         ((known,),) = self._ids([item])
         by = cast(Ranker, self._once("similar", self._similarity))
         best = similar_items(by, selection.question([known], [known]))
@@ -344,6 +352,7 @@ class Recommender:
         exclude_seen: bool | None = None,
         at_most: int | None = None,
         per: str | None = None,
+        boost: Boost | None = None,
     ) -> pl.DataFrame:
         """Return the best items for many users, as a frame with the columns `ANSWERS`.
 
@@ -354,10 +363,10 @@ class Recommender:
             k: number of items per user.
             users: users of the log. Default: all.
             histories: user → history, instead of users of the log.
-            where, allow, deny, exclude_seen, at_most, per: rules, as for `recommend`.
+            where, allow, deny, exclude_seen, at_most, per, boost: rules, as for `recommend`.
         """
         rules: Any = {"where": where, "allow": allow, "deny": deny, "exclude_seen": exclude_seen}
-        rules |= {"at_most": at_most, "per": per}
+        rules |= {"at_most": at_most, "per": per, "boost": boost}
         blocks = self.recommend_blocks(out, k, users=users, histories=histories, **rules)
         return pl.concat([pl.DataFrame(schema=ANSWERS), *blocks])
 
@@ -374,6 +383,7 @@ class Recommender:
         exclude_seen: bool | None = None,
         at_most: int | None = None,
         per: str | None = None,
+        boost: Boost | None = None,
     ) -> Iterator[pl.DataFrame]:
         """Yield the answers of `recommend_all` in blocks of users, for more answers than fit into memory.
 
@@ -381,7 +391,7 @@ class Recommender:
         """
         self._check_process()
         is_csv = _is_csv(out)
-        selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per)
+        selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per, boost)
         if histories is None:
             self._check_log()
             lists = logged_lists(self.data, None if users is None else user_ids(users))
@@ -521,17 +531,21 @@ class Recommender:
         exclude_seen: bool | None,
         at_most: int | None,
         per: str | None,
+        boost: Boost | None,
     ) -> Selection:
         if where is not None or allow is not None or per is not None:
             self._check_process()
         raw: dict[str, Any] = {"where": where, "exclude_seen": exclude_seen, "at_most": at_most, "per": per}
         raw |= {"allow": None if allow is None else self._known_ids("allow", allow)}
-        raw |= {"deny": self._known_ids("deny", deny)}
+        raw |= {"deny": self._known_ids("deny", deny), "boost": _by_text(boost or {})}
         try:
             rules, repeats = Rules.model_validate(raw), self.data.keeps_repeats
-            return Selection(self.data.catalogue, rules, k, self._popular, repeats=repeats)
         except ValidationError as e:
             raise settings_error(e, Rules) from e
+        selection = Selection(self.data.catalogue, rules, k, self._popular, repeats=repeats)
+        for column, value in selection.unmatched:
+            warn(escape(f"boost: no item has the {column} {value!r}"))
+        return selection
 
     def _check_process(self) -> None:
         """Raise ConfigError in a fork of the process that opened the recommender."""
@@ -600,6 +614,17 @@ def _name(item: Any) -> str | ById:
     raise DataError(
         f"{item!r}: give an item by its title or id, or as a row of an answer, not as {type(item).__name__}"
     )
+
+
+def _by_text(boost: Any) -> Any:
+    """Return a boost with texts in place of numbers, as in JSON; other forms unchanged, which `Rules` refuse."""
+    if not isinstance(boost, Mapping) or not all(isinstance(by_value, Mapping) for by_value in boost.values()):
+        return boost
+    # A truth value of a catalogue is `true` as text, in Python `True`.
+    return {
+        column: {str(v).lower() if isinstance(v, bool) else str(v): factor for v, factor in by_value.items()}
+        for column, by_value in boost.items()
+    }
 
 
 def _is_csv(out: str | Path | None) -> bool:

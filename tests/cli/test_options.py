@@ -33,6 +33,7 @@ class Own(BaseModel):
     numbers: list[Annotated[int, Field(ge=1)]] = Field([1, 5], description="Some numbers.")
     layers: list[str] | str = Field("all", description="Names, or a text.")
     files: dict[Literal["train", "test"], Path] | None = Field(None, description="Files.")
+    boost: dict[str, dict[str, float]] = Field({}, description="Factors.")
     inner: Lists = Field(default_factory=Lists)
 
 
@@ -66,11 +67,14 @@ def test_values():
     section, lists, _, times = take(
         *("--kind", "two", "--rows-taken", "none", "--rate", "2e-3", "--no-deep", "--words", "b", "--words", "c"),
         *("--numbers", 7, "--layers", "q_proj", "--files", "train=a.csv", "--files", "test=b=c.csv"),
+        *("--boost", "a=b=2", "--boost", "a=c=d=0.5", "--boost", "e=f=1"),
         *("--inner.size", 5, "--lists.size", 4, "--times", 2),
     )
     files = {"train": Path("a.csv"), "test": Path("b=c.csv")}
     simple = {"kind": "two", "rows_taken": None, "rate": 2e-3, "deep": False, "layers": "q_proj", "files": files}
-    assert section.model_dump() == simple | {"words": ["b", "c"], "numbers": [7], "inner": {"size": 5}}
+    boost = {"a": {"b": 2, "c=d": 0.5}, "e": {"f": 1}}
+    lists_of = {"words": ["b", "c"], "numbers": [7], "inner": {"size": 5}, "boost": boost}
+    assert section.model_dump() == simple | lists_of
     assert (lists.size, times) == (4, 2)
 
 

@@ -47,6 +47,20 @@ def test_all_users_under_rules(adapted_run, tmp_path):
     assert frame["title"].str.contains("^(Red|Old) ").all()
 
 
+def test_boosts_are_those_of_python(adapted_run):
+    rec, boost = Recommender.from_run(adapted_run), {"item_id": {"i7": 30, "i9": 30}, "title": {"Red=Emma": 2}}
+    plain = rec.recommend(user="u01", k=60)
+    places = {row.item_id: row.rank / (30 if row.item_id in ("i7", "i9") else 1) for row in plain}
+    want = rec.recommend(user="u01", k=5, boost=boost)
+    assert [row.item_id for row in want] == sorted(places, key=lambda i: (places[i], i not in ("i7", "i9")))[:5]
+    assert [row.item_id for row in want] != [row.item_id for row in plain[:5]]
+    scores = {row.item_id: row.score for row in plain}
+    assert [row.score for row in want] == pytest.approx([scores[row.item_id] for row in want], rel=1e-5)
+    options = ("--boost", "item_id=i7=30", "--boost", "item_id=i9=30", "--boost", "title=Red=Emma=2")
+    rows = json.loads(succeed("recommend", adapted_run, "--users", "u01", "--k", 5, *options, "--json"))
+    assert [row["item_id"] for row in rows] == [row.item_id for row in want]
+
+
 def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     (tmp_path / "users.txt").write_text("u03\nu01\n")
     asked = ("--users", tmp_path / "users.txt", "--users", "u02", "--k", 1, "--json")
@@ -70,6 +84,13 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
         (("--users", "u01", "--k", "2.5"), 2, "'--k': Input should be a valid integer"),
         (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),
         (("--users", "u01", "--at-most", "0", "--per", "title"), 1, "--at-most: Input should be greater than"),
+        (
+            ("--users", "u01", "--boost", "title=Red Emma=0"),
+            1,
+            "--boost: Input should be greater than or",
+        ),
+        (("--users", "u01", "--boost", "title"), 1, "--boost: "),
+        (("--users", "u01", "--boost", "brand=Acme=2"), 1, "boost 'brand': the catalogue has no such column"),
         (("--history-file", "none.csv"), 1, "none.csv"),
         (("--history", "i1", "--candidate", "i3", "--deny", "i4"), 2, "needs --history, and no rules or --out"),
         (("--history", "Red Alein"), 1, "no item with title or id 'Red Alein' among 60; similar"),

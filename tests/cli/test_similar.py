@@ -16,6 +16,9 @@ def test_similar_items_are_those_of_python(run_with_rankers, ranker):
     assert answer["by"] == want.by == ("EASE" if ranker == "EASE" else "item-kNN + title TF-IDF")
     assert answer["items"] == want.frame().to_dicts()
     assert len(want) == 4
+    last = want[3].item_id
+    first = json.loads(succeed(*asked, "--boost", f"item_id={last}=4", "--json"))["items"][0]
+    assert first == want.frame().to_dicts()[3] | {"rank": 1}
     assert not {"i2", "i3"} & {row.item_id for row in want}
     printed = succeed(*asked)
     assert printed.startswith(f"by {want.by}\n")

@@ -45,6 +45,17 @@ def slow_top(scores, k):
     return found
 
 
+def slow_boosted_top(scores, k, factors):
+    """Row, column and score: an item at place n of its row goes to n / factor, before others with a lower factor."""
+    found = []
+    for row in range(len(scores)):
+        places = [
+            (n / factors[c], -factors[c], n, c, s) for n, (_, c, s) in enumerate(slow_top(scores[[row]], 99), 1)
+        ]
+        found += [(row, column, score) for *_, column, score in sorted(places)[:k]]
+    return found
+
+
 few_values = st.sampled_from([-np.inf, -1.5, 0.0, 2.0, 3.0])
 
 
@@ -56,23 +67,49 @@ def test_top_equals_sorting_each_row(scores, k):
     assert [*zip(*(part.tolist() for part in best.top(scores, k)), strict=True)] == slow_top(scores, k)
 
 
+boosts = st.sampled_from([0.01, 0.5, 1.0, 1.0, 2.0, 3.0])
+
+
+@given(
+    scores=arrays(np.float32, st.tuples(st.integers(1, 5), st.just(12)), elements=few_values),
+    factors=arrays(np.float64, 12, elements=boosts),
+    k=st.integers(1, 13),
+)
+def test_top_after_boosts_equals_moving_each_place(scores, factors, k):
+    got = [*zip(*(part.tolist() for part in best.top(scores, k, factors)), strict=True)]
+    assert got == slow_boosted_top(scores, k, factors.tolist())
+
+
+@pytest.mark.parametrize(
+    ("factor", "before", "after"), [(2, 10, 5), (5, 10, 2), (3, 10, 4), (100, 12, 1), (0.5, 5, 10), (0.5, 1, 2)]
+)
+def test_a_single_boosted_item_comes_to_its_place_divided_by_the_factor(factor, before, after):
+    scores, factors = -np.arange(12, dtype=np.float32)[None], np.ones(12)
+    factors[before - 1] = factor
+    _, columns, _ = best.top(scores, 12, factors)
+    others = [n for n in range(12) if n != before - 1]
+    assert columns.tolist() == [*others[: after - 1], before - 1, *others[after - 1 :]]
+
+
+@pytest.mark.parametrize("factors", [None, np.array([1, 2, 3, 0.5] * 3)])
 @given(
     scores=arrays(np.float32, st.tuples(st.integers(1, 5), st.just(12)), elements=few_values),
     groups=arrays(np.int64, 12, elements=st.integers(-1, 3)),
     k=st.integers(1, 4),
     at_most=st.integers(1, 3),
 )
-def test_top_by_group_equals_a_loop(scores, groups, k, at_most):
+def test_top_by_group_equals_a_loop(scores, groups, k, at_most, factors):
     want = []
     for row in range(len(scores)):
         counts, taken = Counter(), 0
-        for _, column, score in slow_top(scores[[row]], 12):
+        ones = np.ones(12) if factors is None else factors
+        for _, column, score in slow_boosted_top(scores[[row]], 12, ones.tolist()):
             group = int(groups[column])
             counts[group] += 1
             if taken < k and (group < 0 or counts[group] <= at_most):
                 want.append((row, column, score))
                 taken += 1
-    got = best._top_by_group(scores, k, groups, at_most)
+    got = best._top_by_group(scores, k, groups, at_most, factors)
     assert [*zip(*(part.tolist() for part in got), strict=True)] == want
 
 
@@ -88,7 +125,8 @@ def test_a_batch_has_the_answers_of_each_question_alone(name, dense_cells, monke
     monkeypatch.setattr("prefrec.rankers.transitions.DENSE_CELLS", dense_cells)
     monkeypatch.setattr(matrices, "CELLS_AT_A_TIME", 2 * best._ARRAYS * len(ITEMS))
     ranker, popular = _rankers()[name], Popular.of(PreparedData(CATALOGUE, [], [], [], LOG))
-    selection = Selection(CATALOGUE, Rules(deny=["i3"], at_most=2, per="brand"), 4, popular)
+    boost = {"brand": {"b": 2, "c": 0.5}, "item_id": {"i7": 3}}
+    selection = Selection(CATALOGUE, Rules(deny=["i3"], at_most=2, per="brand", boost=boost), 4, popular)
     histories = [tuple(RNG.choice([*ITEMS, "gone"], n)) for n in (3, 1, 0, 12, 7)]
     questions = [selection.question(history, history) for history in histories]
     together = answer_all(ranker, questions)
@@ -104,9 +142,11 @@ def _slow(ranker, question, popular):
     kept = [i for i in ITEMS if i not in question.seen and i != "i3"]
     (scores,) = ranker.score([RankingExample("-", tuple(question.history), tuple(kept), kept[0])]).astype(np.float32)
     order = sorted(range(len(kept)), key=lambda n: (-scores[n], popular.position[kept[n]]))
-    counts, answer = Counter(), []
-    for n in order:
-        brand = CATALOGUE.frame["brand"][ITEMS.index(kept[n])]
+    counts, answer, brands = Counter(), [], dict(zip(ITEMS, CATALOGUE.frame["brand"], strict=True))
+    factors = {n: {"a": 1, "b": 2, "c": 0.5}[brands[kept[n]]] * (3 if kept[n] == "i7" else 1) for n in order}
+    moved = sorted((place / factors[n], -factors[n], place, n) for place, n in enumerate(order, 1))
+    for *_, n in moved:
+        brand = brands[kept[n]]
         counts[brand] += 1
         if counts[brand] <= 2:
             answer.append(kept[n])

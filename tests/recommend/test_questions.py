@@ -54,7 +54,7 @@ def popular_by(ids):
 
 def slow(rules, history, seen, k, popular):
     """The best ids, by a loop over all items: an empty history and equal scores by popularity."""
-    kept, counts = [], Counter()
+    kept, counts, allowed = [], Counter(), []
     order = {item: n for n, item in enumerate(popular.ids if popular else ITEMS["item_id"])}
 
     def key(row):
@@ -62,13 +62,17 @@ def slow(rules, history, seen, k, popular):
         return by_score, order[row["item_id"]]
 
     for row in sorted(ITEMS.iter_rows(named=True), key=key):
-        item, group = row["item_id"], row.get(rules.get("per"))
+        item = row["item_id"]
         if item in seen and rules.get("exclude_seen", True):
             continue
         if item not in rules.get("allow", ITEMS["item_id"]) or item in rules.get("deny", []):
             continue
         if "where" in rules and not (row["genre"] == "Comedy" and row["year"] > 1985):
             continue
+        allowed.append((row, rules.get("boost", {}).get("genre", {}).get(row["genre"], 1)))
+    moved = sorted(enumerate(allowed, 1), key=lambda placed: (placed[0] / placed[1][1], -placed[1][1], placed[0]))
+    for _, (row, _) in moved:
+        item, group = row["item_id"], row.get(rules.get("per"))
         if group is not None and counts[group] >= rules["at_most"]:
             continue
         counts[group] += 1
@@ -88,6 +92,7 @@ def slow(rules, history, seen, k, popular):
             "deny": st.just(["i6", "gone"]),
             "where": st.just("genre = 'Comedy' and year > 1985"),
             "at_most": st.integers(1, 2),
+            "boost": st.sampled_from([{"genre": {"Comedy": 2.5}}, {"genre": {"Drama": 4, "Comedy": 0.5}}]),
         },
     ),
 )
@@ -140,6 +145,8 @@ def test_ids_of_users_are_texts_or_whole_numbers():
         ({"where": "year > 3000"}, "exclude every item of the catalogue"),
         ({"per": "brand", "at_most": 1}, "per 'brand': the catalogue has no such column"),
         ({"per": "tags", "at_most": 1}, "per 'tags': the catalogue has no such column of single values"),
+        ({"boost": {"brand": {"Acme": 2}}}, "boost 'brand': the catalogue has no such column of single.*genre, year"),
+        ({"boost": {"tags": {"a": 2}}}, "boost 'tags': the catalogue has no such column of single values"),
     ],
 )
 def test_rules_that_do_not_fit(rules, message):
@@ -211,6 +218,40 @@ def test_a_limit_per_group_asks_deeper_until_it_is_met():
     assert [asked[1] for asked in ranker.depths] == [4]
 
 
+def test_boosts_ask_a_ranker_as_deep_as_a_boosted_item_can_come_from():
+    ids = [f"a{n}" for n in range(12)] + ["b0", "b1", "c0"]
+    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": ids, "brand": [item[0] for item in ids]}))
+
+    def asked(k, **rules):
+        ranker, selection = Deep(ids), Selection(catalogue, Rules(**rules), k)
+        answer = best_items(ranker, selection.question(["x"], ()), None, None)
+        assert answer.logps.tolist() == [-ids.index(item) for item in answer.item_ids]
+        return answer.item_ids, [depth for _, depth, *_ in ranker.depths]
+
+    assert asked(2, boost={"item_id": {"a3": 3, "b1": 3}}) == (["a0", "a3"], [6])
+    assert asked(4, boost={"brand": {"a": 0.5, "b": 2}}) == (["a0", "a1", "a2", "b0"], [16])
+    both = {"boost": {"brand": {"b": 2}}, "at_most": 1, "per": "brand"}
+    assert asked(2, **both) == (["a0", "b0"], [16])
+    assert asked(1, boost={"item_id": {"c0": 100}}) == (["c0"], [16])
+
+
+def test_boosts_of_texts_numbers_and_unknown_values():
+    frame = ITEMS.with_columns(new=pl.col("year") > 1990, count=pl.arange(12))
+    boost = {
+        "genre": {"Drama": 2, "Dramma": 9},
+        "year": {"1980": 3, "1982.0": 5, "x": 9, "2050": 9},
+        "count": {"0": 7, "0.0": 11},
+        "new": {"true": 0.5},
+        "item_id": {"i11": 13, "gone": 9},
+    }
+    selection = Selection(Catalogue(frame), Rules(boost=boost), 3)
+    assert selection.factors.tolist() == [3 * 77, 10, 1, 1, 1, 2, 0.5, 0.5, 0.5, 1, 0.5, 6.5]
+    assert selection.unmatched == [
+        ("genre", "Dramma"), ("year", "x"), ("year", "2050"), ("item_id", "gone")
+    ]  # fmt: skip
+    assert Selection(CATALOGUE, Rules(), 3).factors is None
+
+
 def test_an_empty_history_is_answered_by_popularity_without_the_ranker():
     popular = popular_by(["i3", "i1", "i2", "i0"])
     ranker = Deep([])
@@ -238,6 +279,12 @@ def test_similar_items_have_a_similarity_above_0():
     found = similar_items(ByNumber(), Selection(CATALOGUE, Rules(), 12).question([item], {item}))
     assert found.item_ids == ["i6", "i5", "i4", "i11", "i3", "i10", "i2", "i9", "i1", "i8"]
     assert found.logps.tolist() == [6, 5, 4, 4, 3, 3, 2, 2, 1, 1]
+
+
+def test_a_boost_brings_no_item_among_similar_ones_that_is_not_similar():
+    boost = {"item_id": {"i0": 100, "i8": 100}}  # 0 and 1 modulo 7
+    found = similar_items(ByNumber(), Selection(CATALOGUE, Rules(boost=boost), 3).question(["i7"], {"i7"}))
+    assert (found.item_ids, found.logps.tolist()) == (["i8", "i6", "i5"], [1, 6, 5])
 
 
 def test_items_without_a_score_are_not_answered():

@@ -242,8 +242,9 @@ def test_other_rankers_answer_as_in_python(composed, run_with_rankers, name):
     assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", "two", "fused", *SERVED_BASELINES]
     ranked = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=name))).ranking
     asked = {"history": HISTORY[:1], "k": 7, "user_id": "u03", "where": "title <> 'Red Eye'", "ranker": name}
+    asked["boost"] = {"item_id": {f"i{n}": 3 for n in range(0, 60, 5)}}
     best = _ask(engine, engine.recommend(RecommendRequest(**asked))).ranking
-    twin = rec.recommend(HISTORY[:1], 7, user="u03", where=asked["where"])
+    twin = rec.recommend(HISTORY[:1], 7, user="u03", where=asked["where"], boost=asked["boost"])
     for got, want in ((ranked, rec.rank(HISTORY, CANDIDATES)), (best, twin)):
         assert [(r.rank, r.item_id) for r in got] == [(r.rank, r.item_id) for r in want]
         np.testing.assert_allclose([r.score for r in got], [r.score for r in want], rtol=1e-4, atol=1e-5)
@@ -262,8 +263,9 @@ def test_other_rankers_answer_as_in_python(composed, run_with_rankers, name):
 @pytest.mark.parametrize("name", ["fused", "s-dpo", "window co-occurrence"])
 def test_similar_items_are_those_of_python(composed, run_with_rankers, name):
     rec = Recommender.from_run(run_with_rankers, name)
-    answer = _ask(composed, composed.similar(SimilarRequest(item="red emma", k=5, ranker=name, deny=["i3"])))
-    want = rec.similar("i2", 5, deny=["i3"])
+    rules = {"deny": ["i3"], "boost": {"item_id": {f"i{n}": 3 for n in range(0, 60, 5)}}}
+    answer = _ask(composed, composed.similar(SimilarRequest(item="red emma", k=5, ranker=name, **rules)))
+    want = rec.similar("i2", 5, **rules)
     assert (answer.by, answer.item.item_id) == (want.by, "i2")
     assert [(s.rank, s.item_id) for s in answer.similar] == [(r.rank, r.item_id) for r in want]
     np.testing.assert_allclose([s.score for s in answer.similar], [r.score for r in want])

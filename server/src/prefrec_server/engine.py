@@ -121,7 +121,8 @@ class Engine:
             question = RankingExample("-", shown, listed, listed[0])
 
         def answer(scores: Scores) -> bodies.RankAnswer:
-            ranking = _ranking(candidates, scores[0], is_model)
+            order = np.argsort(-scores[0], kind="stable")
+            ranking = _ranking([candidates[n] for n in order], scores[0][order], is_model)
             return bodies.RankAnswer(ranker=ranker, history=history, history_shortened=dropped > 0, ranking=ranking)
 
         return Prepared(ranker, [question], answer)
@@ -338,10 +339,11 @@ def _titles(*lists: Sequence[Item]) -> list[list[str]]:
 
 
 def _ranking(items: Sequence[Item], scores: NDArray[np.float64], is_model: bool) -> list[bodies.RankedItem]:
+    """Return the lines of a ranking of items, best first."""
     shares = (
         softmax(scores).tolist() if items and is_model else [None] * len(items)
     )  # softmax fails for an empty array
     return [
-        bodies.RankedItem(**dict(items[i]), rank=rank, score=float(scores[i]), share=shares[i])
-        for rank, i in enumerate(np.argsort(-scores, kind="stable"), 1)
+        bodies.RankedItem(**dict(item), rank=n + 1, score=float(scores[n]), share=shares[n])
+        for n, item in enumerate(items)
     ]

@@ -178,11 +178,25 @@ def _metavar(kind: Any) -> str:
         return f"[{'|'.join(get_args(kind))}]"
     if origin in (list, tuple):
         return _metavar(get_args(kind)[0])
-    return "KEY=VALUE" if origin is dict else f"<{origin.__name__.lower()}>"
+    if origin is dict:
+        return "KEY=KEY=VALUE" if _is_nested(kind) else "KEY=VALUE"
+    return f"<{origin.__name__.lower()}>"
+
+
+def _is_nested(kind: Any) -> bool:
+    return get_origin(get_args(kind)[1]) is dict
 
 
 def _value(field: FieldInfo, given: Any) -> Any:
     """Return a field's value for the text on the command line."""
-    if get_origin(_kind(field)) is dict:
+    kind = _kind(field)
+    if get_origin(kind) is dict and _is_nested(kind):
+        nested: dict[str, dict[str, str]] = {}
+        for text in given:
+            outer, _, pair = text.partition("=")
+            inner, _, value = pair.rpartition("=")  # a value of the catalogue may contain the sign
+            nested.setdefault(outer, {})[inner] = value
+        return nested
+    if get_origin(kind) is dict:
         return dict(pair.partition("=")[::2] for pair in given)
     return None if given == "none" and NoneType in get_args(field.annotation) else given

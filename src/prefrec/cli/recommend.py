@@ -38,10 +38,11 @@ def recommend(
     ranker: Annotated[str | None, typer.Option(help="Any ranker of the run. Default: the best.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Recommend items of the catalogue for one history or to all users, with filters.
+    """Recommend items of the catalogue for one history or to all users, with filters and boosts.
 
     A user's history is the whole log, including test items. --allow and --deny take ids, or files with one id per
-    line. After an interruption, the same command resumes. The processes of `accelerate launch` share the users.
+    line. --boost takes COLUMN=VALUE=FACTOR, such as brand=Acme=2. After an interruption, the same command resumes.
+    The processes of `accelerate launch` share the users.
 
     Example: prefrec recommend runs/shop --all-users --out top.parquet --where "genre = 'Comedy' and year > 1990"
     --at-most 2 --per brand

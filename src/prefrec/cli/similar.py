@@ -20,7 +20,7 @@ def similar(
     ranker: o.RunRanker = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the items that are most similar to an item, with filters.
+    """List the items that are most similar to an item, with filters and boosts.
 
     Similarity is that of the ranker, if it has one: the cosine of the item vectors of title towers and item-ID
     tokens, and the item-to-item scores of counts and EASE. Otherwise it is the cosine in the log (item-kNN) plus the

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,6 +68,7 @@ def best_of(
     popular: Popular | None = None,
     groups: NDArray[np.int64] | None = None,
     at_most: int = 0,
+    factors: NDArray[np.float64] | None = None,
 ) -> Iterator[Best]:
     """Yield the best items of the questions, in blocks.
 
@@ -80,6 +82,7 @@ def best_of(
         popular: popularity of the items.
         groups: [I] group of each item, -1 for an item without one. Default: no groups.
         at_most: maximum number of items for each question and group.
+        factors: [I] boost of each item (`boosted`). Default: none.
 
     Raises:
         ModelError: a score is NaN.
@@ -95,7 +98,8 @@ def best_of(
         block = asked[rows]
         by_popularity = np.array([counts is not None and not a.history for a in block], dtype=np.bool_)
         scores = _scores(ranker, block, items, by_popularity, counts, of_list)
-        questions, places, values = top(scores, k) if groups is None else _top_by_group(scores, k, groups, at_most)
+        found = top(scores, k, factors) if groups is None else _top_by_group(scores, k, groups, at_most, factors)
+        questions, places, values = found
         yield Best(questions, places, values, by_popularity)
 
 
@@ -143,28 +147,57 @@ def _places(lists: Sequence[Collection[str]], items: SharedItems) -> tuple[NDArr
     return rows[places >= 0], places[places >= 0]
 
 
-def top(scores: Scores, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Scores]:
-    """Return row, column and score [N] of the k highest scores of each row, best first, without those that are -inf.
+def boosted(rows: NDArray[np.int64], factors: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the order [N] of items after their boosts: an item at place n of its row moves to place n / factor.
 
-    Equal scores are in the order of columns.
+    At an equal place, the item with the higher factor comes first. So a single item at place 10 with the factor 2
+    comes to place 5, and one at place 5 with the factor 0.5 to place 10. Places decide and not scores, because
+    rankers have scores in different units, and a search of titles knows those of the best items only.
+
+    Args:
+        rows: [N] row of each item, in order; the items of a row are best first.
+        factors: [N] boost of each item.
     """
+    places = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
+    return np.lexsort((places, -factors, places / factors, rows))
+
+
+def boosted_depth(k: int, factors: NDArray[np.float64]) -> int:
+    """Return a number of items before their boosts (`boosted`) that contain the k best items after them."""
+    # The first k items have at most the place k / lowest, and an item at place n has at least n / highest.
+    return ceil(k * max(1.0, factors.max(initial=1.0)) / min(1.0, factors.min(initial=1.0)))
+
+
+def top(
+    scores: Scores, k: int, factors: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Scores]:
+    """Return row, column and score [N] of the k best columns of each row, best first, without those that are -inf.
+
+    The best have the highest scores, or the first places after their boosts (`boosted`). Equal scores are in the
+    order of columns.
+    """
+    depth = k if factors is None else boosted_depth(k, factors)
     least = np.full((len(scores), 1), -np.inf, dtype=np.float32)
-    if k < scores.shape[1]:
-        least = np.partition(scores, -k, axis=1)[:, -k, None]
-    rows, columns = np.nonzero((scores >= least) & (scores > -np.inf))  # more than k in a row if there are ties
+    if depth < scores.shape[1]:
+        least = np.partition(scores, -depth, axis=1)[:, -depth, None]
+    rows, columns = np.nonzero((scores >= least) & (scores > -np.inf))  # more than `depth` in a row if there are ties
     values = scores[rows, columns]
     order = np.lexsort((-values, rows))
+    if factors is not None:
+        order = order[boosted(rows, factors[columns[order]])]
     begins = np.searchsorted(rows, np.arange(len(scores)))
     kept = order[np.arange(len(rows)) - begins[rows] < k]
     return rows[kept], columns[kept], values[kept]
 
 
-def _top_by_group(scores: Scores, k: int, groups: NDArray[np.int64], at_most: int) -> tuple[Any, Any, Scores]:
+def _top_by_group(
+    scores: Scores, k: int, groups: NDArray[np.int64], at_most: int, factors: NDArray[np.float64] | None = None
+) -> tuple[Any, Any, Scores]:
     """Return row, column and score [N] as `top` does, with at most `at_most` columns of each group in a row."""
     depth, rest = 4 * k, np.arange(len(scores))
     found: list[tuple[NDArray[np.int64], NDArray[np.int64], Scores]] = []
     while len(rest):
-        rows, columns, values = top(scores[rest], depth)
+        rows, columns, values = top(scores[rest], depth, factors)
         kept = _within(rows, columns, groups, at_most)
         rows, columns, values = rows[kept], columns[kept], values[kept]
         first = np.arange(len(rows)) - np.searchsorted(rows, rows) < k

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from prefrec import processes
 from prefrec.console import track
-from prefrec.data import Catalogue, PreparedData, UnknownUserError
+from prefrec.data import Catalogue, PreparedData, RankingExample, UnknownUserError
 from prefrec.data.seen import history_lists
 from prefrec.errors import DataError
 from prefrec.pipeline.negatives import history_length
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.rankers.matrices import SharedItems
-from prefrec.recommend.best import Best, best_of
+from prefrec.recommend.best import Best, best_of, boosted, boosted_depth
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import Rules
 
@@ -61,15 +61,26 @@ class Question:
         kept = [n for n, item in enumerate(popular.ids) if item not in without]
         return self.answer(Recommendation([popular.ids[n] for n in kept], popular.counts[kept], True, "popularity"))
 
-    def answer(self, best: Recommendation) -> Recommendation:
-        """Return the first `k` items of a ranking that the limit per group allows; equal scores by popularity."""
+    def answer(self, best: Recommendation, known: int | None = None) -> Recommendation:
+        """Return the first `k` items of a ranking after boosts that the limit per group allows.
+
+        Equal scores are in the order of popularity.
+
+        Args:
+            best: the ranking.
+            known: number of items after boosts that no item outside the ranking can precede. Default: all.
+        """
         selection = self.selection
-        groups, k, popular = selection.groups, selection.k, selection.popular
-        if not groups and len(best.item_ids) > k:  # the others cannot be among the first
+        groups, k, popular, factors = selection.groups, selection.k, selection.popular, selection.factors
+        if not groups and factors is None and len(best.item_ids) > k:  # the others cannot be among the first
             best = _picked(best, np.flatnonzero(best.logps >= best.logps[k - 1]))
         if popular is not None and (best.logps[1:] == best.logps[:-1]).any():
             positions = np.array([popular.position[item] for item in best.item_ids])
             best = _picked(best, np.lexsort((positions, -best.logps)))
+        if factors is not None:
+            place = selection.catalogue.index
+            own = factors[[place[item] for item in best.item_ids]]
+            best = _picked(best, boosted(np.zeros(len(own), dtype=np.int64), own)[:known])
         counts: Counter[Any] = Counter()
         kept = []
         for index, item in enumerate(best.item_ids):
@@ -104,6 +115,8 @@ class Selection:
         excluded: ids of items that the rules exclude.
         groups: item id → group. Items without a group are not limited.
         at_most: maximum number of items per group.
+        factors: [I] boost of each item of the catalogue; None without boosts.
+        unmatched: column and value of boosts that no item has.
 
     Raises:
         RulesError: `k` is not a whole number from 1, or the rules do not fit the catalogue, or exclude every item.
@@ -140,12 +153,28 @@ class Selection:
             raise RulesError("the rules (allow, deny, where) exclude every item of the catalogue; relax them")
         if (rules.at_most is None) != (rules.per is None):
             raise RulesError("at_most, per: give both or neither")
-        if rules.per is not None and (rules.per not in frame.columns or frame.schema[rules.per].is_nested()):
-            raise RulesError(
-                f"per {rules.per!r}: the catalogue has no such column of single values; it has {columns}"
-            )
+        if rules.per is not None:
+            _check_column(f"per {rules.per!r}", rules.per, frame)
         self.groups = dict(zip(frame["item_id"], frame[rules.per], strict=True)) if rules.per else {}
         self.at_most = rules.at_most or 0
+        self.unmatched: list[tuple[str, str]] = []
+        self.factors = self._factors(rules.boost) if rules.boost else None
+
+    def _factors(self, boost: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64]:
+        """Return the boost [I] of each item, and add those that no item has to `unmatched`."""
+        frame = self.catalogue.frame
+        factors = np.ones(len(frame))
+        for column, by_value in boost.items():
+            _check_column(f"boost {column!r}", column, frame)
+            # Names of values are texts in JSON, where 1990 and 1990.0 are the same number.
+            kind = pl.Float64 if frame.schema[column].is_numeric() else pl.String
+            values, texts = frame[column].cast(kind), pl.Series([*by_value], dtype=pl.String)
+            named = pl.DataFrame({"value": texts.cast(kind, strict=False), "factor": [*by_value.values()]})
+            is_known = named["value"].is_in(values.drop_nulls().unique().implode())
+            self.unmatched += [(column, text) for text in texts.filter(~is_known.fill_null(False))]
+            named = named.filter(is_known).group_by("value").agg(pl.col("factor").product())
+            factors *= values.replace_strict(named["value"], named["factor"], default=1.0).to_numpy()
+        return factors
 
     def question(self, history: Sequence[str], seen: Collection[str]) -> Question:
         """Return a question under these rules; `seen` are the items that the user has seen."""
@@ -164,6 +193,21 @@ class Selection:
             return None
         codes = {group: n for n, group in enumerate(dict.fromkeys(self.groups.values()))} | {None: -1}
         return np.array([codes[self.groups[item]] for item in self.items], dtype=np.int64)
+
+    @cached_property
+    def item_factors(self) -> NDArray[np.float64] | None:
+        """Boost [I] of each allowed item; None without boosts."""
+        if self.factors is None:
+            return None
+        index = self.catalogue.index
+        return self.factors[[index[item] for item in self.items]]
+
+
+def _check_column(rule: str, column: str, frame: pl.DataFrame) -> None:
+    """Raise RulesError, which begins with `rule`, unless the catalogue has a column of single values by this name."""
+    if column not in frame.columns or frame.schema[column].is_nested():
+        columns = ", ".join(frame.columns)
+        raise RulesError(f"{rule}: the catalogue has no such column of single values; it has {columns}")
 
 
 def _whole(k: Any) -> int:
@@ -222,14 +266,18 @@ def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | Non
     """Return the best items of the catalogue; arguments and errors are as for `CatalogueRanker.recommend`."""
     if (popular := question.by_popularity) is not None:
         return popular
-    k, without = question.selection.k, question.without
-    depth = k * 4 if question.selection.groups else k
+    selection, without = question.selection, question.without
+    k, factors = selection.k, selection.factors
+    wanted = k * 4 if selection.groups else k
     while True:
+        # One more than there are items is as good as any greater number.
+        depth = wanted if factors is None else min(boosted_depth(wanted, factors), len(factors) + 1)
         best = ranker.recommend(question.history, depth, without=without, max_calls=max_calls, logps=logps)
-        answer = question.answer(best)
-        if len(answer.item_ids) == k or len(best.item_ids) < depth:
+        has_all = len(best.item_ids) < depth
+        answer = question.answer(best, None if has_all else wanted)
+        if len(answer.item_ids) == k or has_all:
             return answer
-        depth *= 4
+        wanted *= 4
 
 
 def similar_items(ranker: Ranker, question: Question) -> Recommendation:
@@ -239,8 +287,21 @@ def similar_items(ranker: Ranker, question: Question) -> Recommendation:
         ranker: ranks by similarity to the last item of a history (`prefrec.rankers.similar`).
         question: its history is the item.
     """
-    (best,) = answer_all(ranker, [question])
-    return _picked(best, np.flatnonzero(best.logps > 0))
+    (best,) = answer_all(_Above0(ranker), [question])
+    return best
+
+
+class _Above0:
+    """A ranker without a score for items whose score is 0 or less, so that they are not answered."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        self.name = ranker.name
+        self._ranker = ranker
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates above 0, -inf for the others."""
+        scores = self._ranker.score(examples)
+        return np.where(scores <= 0, -np.inf, scores)
 
 
 def answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommendation]:
@@ -280,4 +341,5 @@ def best_blocks(ranker: Ranker, questions: Sequence[Question]) -> Iterator[Best]
             popular=rules.popular,
             groups=rules.group_codes,
             at_most=rules.at_most,
+            factors=rules.item_factors,
         )

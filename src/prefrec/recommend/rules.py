@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 MAX_NAME = 512
 """Maximum characters of a title or id."""
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Factor = Annotated[float, Field(ge=0.01, le=100)]
+"""A boost: an item at place n comes to place n / factor."""
 
 
 class Strict(BaseModel):
@@ -53,6 +55,11 @@ class ItemRules(Strict):
         None, ge=1, description="Maximum number of items with the same value in the column `per`. Default: no limit."
     )
     per: Name | None = Field(None, description="Catalogue column to which `at_most` applies.")
+    boost: dict[Name, dict[Name, Factor]] = Field(
+        {},
+        description="Catalogue column → value → factor. With the factor 2 an item at place 10 comes to place 5, with "
+        "0.5 to place 20. The factors of an item multiply.",
+    )
 
 
 class Rules(ItemRules):
