@@ -51,7 +51,7 @@ from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
 from prefrec.pipeline.stages.alignment import AlignStage
-from prefrec.runs.contents import METRICS
+from prefrec.runs.results import METRICS
 from prefrec_lab.protocol import Decision, Family, Protocol, Trial, decide, read_protocol, read_trial
 from prefrec_lab.ranks import coded, row_facts, write_ranks
 

@@ -21,7 +21,7 @@ from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, NoAudit, re
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
-from prefrec.runs.contents import METRICS
+from prefrec.runs.results import METRICS
 from prefrec_lab.ranks import coded, evaluate_ranks, row_facts, write_ranks
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrec.files import SEAL, digests, write_json
-from prefrec.runs.contents import METRICS, RESULTS
+from prefrec.runs.results import METRICS, RESULTS
 from prefrec.runs.stage import STAGE_FILE, read_state, seal
 
 

@@ -12,6 +12,7 @@ from prefrec.errors import DataError, without_parts_of, without_secrets
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.report import write_report
+from prefrec.runs.contents import read_run
 from tiny_run import write_shop
 
 SECRET = "S3cr3t"
@@ -41,7 +42,7 @@ def test_an_address_with_secrets_leaves_none(tmp_path, monkeypatch, capsys):
     data = {"source": "files", "interactions": address, "items": str(shop["items"]), "candidates": {"size": 6}}
     recipe = Recipe.model_validate({"name": "x", "data": data, "evaluate": {"zero_shot": False}})
     run_recipe(recipe, tmp_path / "run", until="prepare")
-    write_report(tmp_path / "run")
+    write_report(read_run(tmp_path / "run"))
     scan.assert_called_once_with(address)
     files = [f for f in (tmp_path / "run").rglob("*") if f.is_file() and f.name != "recipe.yaml"]
     assert {"protocol.json", "stage.json", "report.html"} <= {f.name for f in files}

@@ -1,6 +1,7 @@
 """`prefrec.fit`: files and frames with any columns, and errors in the words of Python."""
 
 import gzip
+import pickle
 from unittest.mock import MagicMock
 
 import pandas as pd
@@ -13,7 +14,7 @@ from command import succeed
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import load_recipe
-from tiny_run import write_shop
+from tiny_run import read_tables, write_shop
 
 COUNTS = {"evaluate": {"references": ["popularity", "window co-occurrence"], "zero_shot": False}}
 """A recipe without a language model."""
@@ -133,6 +134,19 @@ def test_fit_without_an_alignment(shop, tmp_path, monkeypatch, capsys):
     assert [[a.name for a in recipe.align] for recipe in ran] == [[], ["mine"], ["s-dpo"]]
     assert ran[0].sft is not None
     assert ran[0].sft.global_batch_size == 32  # as for init, because histories are short
+
+
+def test_fit_reads_the_prepared_data_once_and_shows_the_results(shop, tmp_path, monkeypatch):
+    tables = read_tables(monkeypatch)
+    rec = prefrec.fit(*shop, COUNTS, out=tmp_path / "run")
+    answers = rec.recommend("i2", 5)
+    assert tables.count("interactions.parquet") == 1
+    again = prefrec.Recommender.from_run(tmp_path / "run")
+    assert again.recommend("i2", 5) == answers
+    assert (again.stage.name, again.results) == (rec.stage.name, rec.results)
+    assert "window co-occurrence" in str(rec.results)
+    assert f"{rec.stage.name} is the default" in str(rec.results)
+    assert pickle.loads(pickle.dumps(rec)).recommend("i2", 5) == answers
 
 
 def test_baselines_train_no_language_model(shop, tmp_path, monkeypatch):

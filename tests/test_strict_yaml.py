@@ -8,6 +8,7 @@ import yaml
 
 from prefrec.presets import PresetName, preset_text
 from prefrec.report import write_report
+from prefrec.runs.contents import read_run
 from prefrec.strict_yaml import MOST_NODES, TrapError, read_yaml
 from reliability.corpus.recipes import BOMB
 from reliability.limits import within
@@ -59,5 +60,5 @@ def test_a_foreign_run_with_nested_aliases_is_reported(adapted_run, tmp_path):
     run = shutil.copytree(adapted_run, tmp_path / "run")
     (run / "recipe.yaml").write_text(BOMB)
     with within(60):
-        write_report(run)
+        write_report(read_run(run))
     assert "more than 100,000 values" in (run / "report.html").read_text()

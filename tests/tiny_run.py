@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.data import PreparedData
+from prefrec.data.parquet import read_parquet
 from prefrec.intake import prepare
 from prefrec.pipeline.recipe import Recipe
 from tiny import small_llama
@@ -76,6 +77,18 @@ def write_recipe(folder: Path, recipe: dict[str, Any], **changes: Any) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(copy.deepcopy(recipe) | changes), encoding="utf-8")
     return path
+
+
+def read_tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which each reading of prepared data adds the names of its tables."""
+    names: list[str] = []
+
+    def read(path: Path) -> pl.DataFrame:
+        names.append(path.name)
+        return read_parquet(path)
+
+    monkeypatch.setattr("prefrec.data.store.read_parquet", read)
+    return names
 
 
 def adapter_weights(folder: Path) -> dict[str, Tensor]:

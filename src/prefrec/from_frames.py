@@ -62,7 +62,7 @@ def fit(
             deleted together with the recommender.
 
     Returns:
-        The recommender.
+        The recommender. Its `results` show what the evaluation has measured.
 
     Raises:
         DataError: the log or the catalogue cannot be used.
@@ -110,8 +110,8 @@ def _trained(
         for field, value, why in found.settings:
             if why.startswith("check"):
                 warn(escape(_python_words(f"{field} is {value!r} ({why})", frames)))
-        run_recipe(_recipe(raw, changes, found.source, found), folder)
-    return Recommender.from_run(folder)
+        run = run_recipe(_recipe(raw, changes, found.source, found), folder)
+    return Recommender.from_run(run)
 
 
 def _recipe(

@@ -31,7 +31,7 @@ from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, r
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import resolve
 from prefrec.pipeline.negatives import history_length
-from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.sections import ModelSection
 from prefrec.pipeline.stages.base import RankerStage
 from prefrec.pipeline.stages.language_model import LMStage
@@ -55,6 +55,7 @@ from prefrec.recommend.questions import (
 )
 from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.remote import address_of
+from prefrec.runs.results import Results
 from prefrec.runs.stage import stage_key
 
 AnyItem = str | int | Ranked | Effect | ById | Item
@@ -85,6 +86,7 @@ class Recommender:
         source: folder or repository, for messages.
         check: raises DataError if the files of the ranker changed since they were opened. Called before loading.
         reopen: opens the recommender again. Default: it cannot be pickled or copied.
+        results: what the evaluation of its run has measured. Default: not known.
     """
 
     def __init__(
@@ -95,10 +97,12 @@ class Recommender:
         *,
         check: Callable[[], None] = lambda: None,
         reopen: Callable[[], Recommender] | None = None,
+        results: Results | None = None,
     ) -> None:
         self.data = data
         self.stage = stage
         self.source = source
+        self.results = results or Results()
         self.items = ItemIndex(data.catalogue)
         self._check = check
         self._reopen = reopen
@@ -114,26 +118,27 @@ class Recommender:
         return f"<Recommender {self.stage.name} of {self.source or 'data'}, {len(self.data.catalogue):,} items>"
 
     @classmethod
-    def from_run(cls, folder: str | Path, ranker: str | None = None) -> Recommender:
+    def from_run(cls, run: str | Path | Run, ranker: str | None = None) -> Recommender:
         """Open a ranker of a run.
 
         Args:
-            folder: folder written by `prefrec run`, or its address, such as `s3://bucket/runs/shop`.
+            run: folder written by `prefrec run`, its address, such as `s3://bucket/runs/shop`, or a run that is open.
             ranker: name in the results table. Default: the best ranker on validation examples (`Run.default`).
 
         Raises:
             DataError: the run cannot be read, or has no such ranker.
             ConfigError: the results of the run come from a different recipe.
         """
-        run = open_run(Path(folder))
-        stage = run.stage(ranker or run.default())
-        reopen = partial(cls.from_run, address_of(folder) or run.folder.absolute(), stage.name)
+        opened = run if isinstance(run, Run) else open_run(Path(run))
+        folder = opened.folder if isinstance(run, Run) else run
+        stage = opened.stage(ranker or opened.default())
         return cls(
-            run.data,
+            opened.data,
             stage,
             str(folder),
-            check=partial(run.check_unchanged, stage, run.made(stage.name)),
-            reopen=reopen,
+            check=partial(opened.check_unchanged, stage, opened.made(stage.name)),
+            reopen=partial(cls.from_run, address_of(folder) or opened.folder.absolute(), stage.name),
+            results=opened.results,
         )
 
     @classmethod

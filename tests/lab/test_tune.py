@@ -1,6 +1,7 @@
 """A search over fields: what it tries, what it keeps, how it goes on, and that it never asks test rows."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -8,13 +9,13 @@ import yaml
 from command import prefrec, succeed
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError, ModelError
-from prefrec.evaluation import Interval
+from prefrec.evaluation import Evaluation, Interval
 from prefrec.pipeline import score
 from prefrec.pipeline.recipe import Recipe, load_recipe
+from prefrec.runs.results import Results
 from prefrec.training.progress import ProgressCallback
 from prefrec_lab import tune
 from prefrec_lab.tune import Search, SearchedField
-from sealed import write_metrics
 from tiny_run import write_recipe
 
 RATES, EPOCHS = "sft.learning_rate=1e-5..1e-2:log", "sft.epochs=1,2,4"
@@ -41,7 +42,8 @@ def runs(monkeypatch):
         interval = Interval(value, value - 0.1, value + 0.1, 40, 40).to_json()
         plain = {"n": 40, "users": 40, "chance": 0.2, "best_reference": None}
         blocks = {"metrics": {"sft": {"ndcg@10": interval}}, "expected": {}, "comparisons": [], "groups": {}}
-        write_metrics(folder, {"evaluation": blocks | plain | {"audit": {"reason": "made up"}}})
+        evaluation = Evaluation.from_json(blocks | plain | {"audit": {"reason": "a test"}})
+        return SimpleNamespace(results=Results(evaluation=evaluation))
 
     monkeypatch.setattr(tune, "run_recipe", run_recipe)
     return made

@@ -56,7 +56,7 @@ def full_ndcg(data, score, rows):
 
 
 def test_the_default_is_measured_in_full_ranking_of_validation_rows(finished):
-    found, data = read_run(finished).best, read_prepared(finished / "data")
+    found, data = read_run(finished).results.best, read_prepared(finished / "data")
     rows = data.some("validation", module.ROWS)
     assert found.rows == dict.fromkeys(["title TF-IDF", "zero-shot", "blend", "words"], len(rows))
     own = full_ndcg(data, TitleTfidfRanker.fit(data.catalogue).score, rows)
@@ -92,7 +92,7 @@ def test_a_blend_counts_by_weights_of_other_users(finished):
     assert entry.on("validation").key != entry.key
     crossed, own = entry.on("validation").load(8), entry.load(8)
     assert not np.isclose(crossed.score(rows), own.score(rows)).all(axis=1).any()
-    assert run.best.values["words"] == pytest.approx(np.mean(full_ndcg(run.data, crossed.score, rows)))
+    assert run.results.best.values["words"] == pytest.approx(np.mean(full_ndcg(run.data, crossed.score, rows)))
 
 
 def test_full_rows_limit_the_sample_of_slow_models(chosen):
@@ -207,7 +207,7 @@ def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):
         for r in (words, popularity)
     }
     assert on_lists["title TF-IDF"] > on_lists["popularity"] + 0.03
-    best = read_run(tmp_path / "run").best
+    best = read_run(tmp_path / "run").results.best
     assert best.values["popularity"] > 1.5 * best.values["title TF-IDF"]
     assert recommender.stage.name == best.ranker == "popularity"
     engine = open_engine(open_run(tmp_path / "run"))  # the run has no language model
@@ -226,14 +226,14 @@ def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):
 
 def test_fit_serve_export_report_and_page_have_one_default(finished, tmp_path, capsys):
     run = open_run(finished)
-    name = run.best.ranker
-    assert name == max(run.best.leads, key=run.best.leads.get)
+    name = run.results.best.ranker
+    assert name == max(run.results.best.leads, key=run.results.best.leads.get)
     assert json.loads((finished / "best.json").read_text())["ranker"] == name
     assert Recommender.from_run(finished).stage.name == run.default() == name
     assert run.default(["zero-shot"]) == "zero-shot"
     report = (finished / "report.html").read_text()
     assert f"{name} is best on validation, with" in report
-    assert html.escape(run.best.sentence, quote=False) in report
+    assert html.escape(run.results.best.sentence, quote=False) in report
     engine = open_engine(run)
     try:
         assert engine.rankers[0] == side_by_side(engine.rankers)[0] == name
@@ -249,11 +249,11 @@ def test_it_is_served_first_and_explains(finished):
     run = open_run(finished)
     engine = open_engine(run)
     try:
-        assert engine.rankers[0] == run.best.ranker
+        assert engine.rankers[0] == run.results.best.ranker
         assert {"zero-shot", "blend", "words", "title TF-IDF"} <= {*engine.rankers}
         first, second = run.data.catalogue.ids[:2]
-        assert engine.explain(ExplainRequest(history=[first], item=second)).ranker == run.best.ranker
-        assert engine.recommend(RecommendRequest(history=[first])).ranker == run.best.ranker
+        assert engine.explain(ExplainRequest(history=[first], item=second)).ranker == run.results.best.ranker
+        assert engine.recommend(RecommendRequest(history=[first])).ranker == run.results.best.ranker
     finally:
         engine.close()
 
@@ -275,6 +275,6 @@ def test_a_choice_on_candidate_sets_by_an_earlier_prefrec_does_not_count(finishe
     (folder / "best.json").write_text(json.dumps(old))
     seal_results(folder)
     contents = read_run(folder)
-    assert contents.best is None
+    assert contents.results.best is None
     said = "an earlier prefrec chose it on candidate sets; `prefrec run` chooses by full ranking"
     assert f"best.json cannot be read: {said}" in contents.missing

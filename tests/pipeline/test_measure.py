@@ -12,7 +12,7 @@ from full_ranks import full_ranks
 from prefrec.data import seen_items
 from prefrec.evaluation import FULL_RANKING, metrics_for
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers, metrics_json
+from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers
 from prefrec.pipeline.sections import EvaluateSection
 from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
@@ -105,7 +105,7 @@ def test_zero_rows_turn_it_off(evaluate, tmp_path, entries):
     scores = evaluate(entries[:1], full_rows=0, references=[])
     assert scores.full_catalogue is None
     assert scores.evaluation.best_reference is None
-    assert metrics_json("test", scores)["full_catalogue"] is None
+    assert scores.to_json()["metrics.json"]["full_catalogue"] is None
     assert not (tmp_path / "cache" / "full_catalogue").exists()
 
 

@@ -15,7 +15,7 @@ from prefrec.evaluation.preferences import Preferences
 from prefrec.pipeline.measure_preferences import SWAPS, Answers, measure, run_preferences, swapped_histories
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.runs.contents import PREFERENCES
+from prefrec.runs.results import PREFERENCES
 from tiny_run import write_recipe
 
 

@@ -19,10 +19,11 @@ from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.report import write_report
 from prefrec.runs.contents import read_run
+from prefrec.runs.results import BEST, METRICS, write_results
 from prefrec.runs.stage import last_checkpoint
 from prefrec.training.progress import ProgressCallback
 from sealed import write_metrics
-from tiny_run import adapter_weights
+from tiny_run import adapter_weights, read_tables
 from verdicts import NONE
 
 ALIGNMENTS = ("align/dpo", "align/s-dpo")
@@ -41,7 +42,7 @@ def recipe(recipe) -> Recipe:
 def finished(recipe, tmp_path_factory) -> Path:
     """A finished run, to be read only."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert run_recipe(recipe, folder) == folder / "report.html"
+    assert run_recipe(recipe, folder).folder == folder
     return folder
 
 
@@ -129,6 +130,22 @@ def test_a_second_run_does_nothing_again(run_again, finished, recipe):
     assert again == set()
     assert (folder / "metrics.json").read_text() == (finished / "metrics.json").read_text()
     assert not list(folder.rglob("*.previous*"))
+
+
+def test_a_run_returns_what_its_folder_holds_and_reads_its_data_once(finished, recipe, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    tables = read_tables(monkeypatch)
+    run = run_recipe(recipe, folder)
+    assert tables.count("interactions.parquet") == 1
+    opened = open_run(folder)
+    assert tables.count("interactions.parquet") == 2
+    assert run.results == opened.results
+    assert run.results.to_json() == opened.results.to_json()
+    assert (run.folder, run.recipe, run.stages, run.outdated) == (folder, opened.recipe, opened.stages, "")
+    assert run.predictions().equals(opened.predictions())
+    write_results(tmp_path / "again", opened.results)
+    for name in (METRICS, BEST):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_another_beta_concerns_one_alignment_and_its_predictions(run_again, finished, recipe):
@@ -229,7 +246,7 @@ def _shorter(recipe: Recipe) -> Recipe:
 
 def test_metrics_of_another_recipe_are_not_shown(run_again, recipe):
     folder, _ = run_again(_shorter(recipe), until="prepare")
-    page = write_report(folder).read_text(encoding="utf-8")
+    page = write_report(read_run(folder)).read_text(encoding="utf-8")
     assert "predictions.parquet are out of date: data, recipe changed since the evaluation" in page
     assert "No results yet" in page
     with pytest.raises(DataError, match=r"predictions\.parquet is out of date: data, recipe changed since"):
@@ -242,7 +259,7 @@ def test_metrics_of_another_model_are_not_shown(run_again, recipe):
     assert read_run(folder).outdated.startswith("align/s-dpo, recipe changed")
     folder, _ = run_again(recipe, until="align")
     contents = read_run(folder)
-    assert (contents.outdated, contents.missing, contents.evaluation is None) == ("", [], False)
+    assert (contents.outdated, contents.missing, contents.results.evaluation is None) == ("", [], False)
 
 
 def test_what_decides_no_metrics_and_metrics_of_old_are_shown(run_again, recipe):
@@ -253,7 +270,7 @@ def test_what_decides_no_metrics_and_metrics_of_old_are_shown(run_again, recipe)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics.pop("made_of").keys() == {"sft", *ALIGNMENTS, "data", "recipe"}
     write_metrics(folder, metrics)
-    assert read_run(folder).evaluation is not None
+    assert read_run(folder).results.evaluation is not None
     assert len(open_run(folder).predictions()) > 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from command import Outcome, prefrec
-from prefrec.runs.contents import BEST, METRICS, UPDATE
+from prefrec.runs.results import BEST, METRICS, UPDATE
 from reliability.children import call
 from reliability.whole_runs import END, arguments, differences, finished_files, unfinished
 from reliability.works import NEW, write_new

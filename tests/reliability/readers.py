@@ -32,8 +32,8 @@ HISTORY, LISTED = ["i1", "i2", "i3"], ["i4", "i5", "i6", "i7"]
 
 def _report(run: Path) -> list[Any]:
     contents = read_run(run)
-    parts = [contents.evaluation, contents.full_catalogue]
-    frame = contents.predictions
+    parts = [contents.results.evaluation, contents.results.full_catalogue]
+    frame = contents.results.predictions
     return [part.to_json() if part else REFUSED for part in parts] + [REFUSED if frame is None else frame.to_dicts()]
 
 

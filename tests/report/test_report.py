@@ -147,12 +147,12 @@ class _Page(HTMLParser):
 
 
 def _read(run: Path) -> _Page:
-    return _Page(write_report(run).read_text(encoding="utf-8"))
+    return _Page(write_report(read_run(run)).read_text(encoding="utf-8"))
 
 
 def test_numbers_and_settings_are_in_it(run):
     page, contents = _read(run), read_run(run)
-    evaluation = contents.evaluation
+    evaluation = contents.results.evaluation
     for part in (
         *("chance", evaluation.audit.verdict),
         *("smollm2-135m", "movielens-100k", "13 min 32 s", "softmax_dpo", "valid ratio", "3.11.9", "tiny-run"),
@@ -183,7 +183,7 @@ def test_the_whole_catalogue_and_the_best_reference_are_in_it(run):
     for part in ("NDCG@10, full ranking, new targets", compared, gain):
         assert part in text
     contents = read_run(run)
-    grid = metrics_grid(contents.evaluation, contents.full_catalogue)
+    grid = metrics_grid(contents.results.evaluation, contents.results.full_catalogue)
     column = grid.columns.index("NDCG@10, full ranking")
     cells = {name: cells[column].text for name, cells, _ in grid.rows}
     assert (cells["S-DPO"], cells["zero-shot"]) == (f"{own.mean:.3f}", "–")
@@ -191,7 +191,7 @@ def test_the_whole_catalogue_and_the_best_reference_are_in_it(run):
 
 @pytest.mark.usefixtures("drawn")
 def test_page_is_well_formed_accessible_and_needs_no_network(run):
-    text = write_report(run).read_text(encoding="utf-8")
+    text = write_report(read_run(run)).read_text(encoding="utf-8")
     page = _Page(text)
     assert page.open == []
     assert not re.search(r"(src|href)=\"(?!#|data:image/svg\+xml;base64,)", text)
@@ -231,14 +231,14 @@ def test_in_a_browser_nothing_of_the_data_runs(run):
     write_prepared(dataclasses.replace(data, catalogue=catalogue), run / "data")
     seal_stage(run / "data")
     _rename_random(run, SHORT, [(SHORT, "popularity")])
-    text = text_of_unbroken(write_report(run))
+    text = text_of_unbroken(write_report(read_run(run)))
     assert all(hostile in text for hostile in [*TEXTS, SHORT])
 
 
 @pytest.mark.usefixtures("drawn")
 def test_names_titles_and_notes_with_markup_stay_text(run):
     _rename_random(run, "<b>$x$ & y", [])
-    text = write_report(run).read_text(encoding="utf-8")
+    text = write_report(read_run(run)).read_text(encoding="utf-8")
     assert "<b>" not in text
     assert text.count("&lt;b&gt;$x$ &amp; y") >= 3
     for hostile in (SCRIPT, MARKUP):
@@ -283,31 +283,31 @@ def test_a_missing_part_is_named_and_the_rest_is_there(run, part, sentence):
 
 def test_the_verdict_names_the_best_and_its_gain(run):
     contents = read_run(run)
-    lists = contents.evaluation
+    lists = contents.results.evaluation
     own, gain = lists.metrics["s-dpo"]["ndcg@10"], lists.difference("s-dpo", "popularity", "ndcg@10")
     named = dataclasses.replace(lists, best_reference="popularity")
     shown = f"{with_interval(own)} on candidate sets, {with_interval(gain)} over the best baseline, popularity"
     shown += f": significant after Holm’s correction for 5 comparisons ({p_value(gain.adjusted_p)})"
-    said = verdict(dataclasses.replace(contents, evaluation=named))
+    said = verdict(_with(contents, evaluation=named))
     assert said == f"S-DPO has the highest NDCG@10, {shown}. {lists.audit.headline}"
     full = dataclasses.replace(named, metrics={"popularity": named.metrics["popularity"]})
-    said = verdict(dataclasses.replace(contents, evaluation=named, full_catalogue=full))
+    said = verdict(_with(contents, evaluation=named, full_catalogue=full))
     assert "in full ranking, and is itself the best baseline. " in said
     best = Best("sft", "ndcg@10", {"sft": 0.5}, {"sft": 20}, {"sft": 0.0})
-    chosen = verdict(dataclasses.replace(contents, evaluation=named, best=best))
+    chosen = verdict(_with(contents, evaluation=named, best=best))
     assert chosen.startswith("SFT is best on validation, with NDCG@10 ")
 
 
 def test_a_gain_that_the_correction_does_not_leave_is_called_not_significant(run):
     contents = read_run(run)
-    lists = contents.evaluation
+    lists = contents.results.evaluation
     gain = lists.difference("s-dpo", "popularity", "ndcg@10")
     assert gain.low > 0  # an interval that excludes 0 is not enough
 
     def said(adjusted_p):
         changed = [c if c != gain else dataclasses.replace(c, adjusted_p=adjusted_p) for c in lists.comparisons]
         block = dataclasses.replace(lists, best_reference="popularity", comparisons=changed)
-        return verdict(dataclasses.replace(contents, evaluation=block))
+        return verdict(_with(contents, evaluation=block))
 
     assert "popularity: not significant after Holm’s correction for 5 comparisons (p = 0.081). " in said(0.081)
     assert "popularity: significant after Holm’s correction for 5 comparisons (p = 0.049). " in said(0.049)
@@ -316,13 +316,18 @@ def test_a_gain_that_the_correction_does_not_leave_is_called_not_significant(run
 
 
 def _full_ranking(contents, compare, **changes):
-    frame = _without_texts(contents.predictions)
+    frame = _without_texts(contents.results.predictions)
     block = evaluate_predictions(frame, ks=[10, 3], compare=compare, audit=NONE)
     # Six candidates would all be among the first ten: HR@3 takes the place of HR@10.
     metrics = {r: {"ndcg@10": of["ndcg@10"], "hr@10": of["hr@3"]} for r, of in block.metrics.items()}
     compared = [dataclasses.replace(c, metric="hr@10") for c in block.comparisons if c.metric == "hr@3"]
     full = dataclasses.replace(block, metrics=metrics, comparisons=compared, best_reference="popularity")
-    return dataclasses.replace(contents, full_catalogue=full, **changes), full
+    return _with(contents, full_catalogue=full, **changes), full
+
+
+def _with(contents, **changes):
+    """Return the contents with other results."""
+    return dataclasses.replace(contents, results=dataclasses.replace(contents.results, **changes))
 
 
 def test_plain_words_say_what_popularity_and_the_best_find_and_what_the_language_model_adds(run):
@@ -339,9 +344,9 @@ def test_plain_words_say_what_popularity_and_the_best_find_and_what_the_language
     assert plain_words(contents) == want
     assert want in _read_page(contents)
     may = dataclasses.replace(gain, low=-0.01)
-    unsure = dataclasses.replace(contents, full_catalogue=dataclasses.replace(full, comparisons=[may]))
+    unsure = _with(contents, full_catalogue=dataclasses.replace(full, comparisons=[may]))
     assert f"interval −1.0 to {high:+.1f}, which may be chance) to popularity." in plain_words(unsure)
-    assert plain_words(dataclasses.replace(contents, full_catalogue=None)) == ""
+    assert plain_words(_with(contents, full_catalogue=None)) == ""
 
 
 def _read_page(contents):
@@ -352,10 +357,11 @@ def test_plain_words_of_a_blend_name_its_language_model(run):
     best = Best("random", "ndcg@10", {"random": 0.5}, {"random": 20}, {"random": 0.0})
     blend = {"kind": "blend", "name": "random", "parts": ["popularity", "sft"]}
     recipe = RECIPE | {"rankers": [blend]}
-    contents, full = _full_ranking(read_run(run), [("random", "dpo")], best=best, recipe=recipe)
+    contents, full = _full_ranking(read_run(run), [("random", "dpo")], best=best)
+    contents = dataclasses.replace(contents, recipe=recipe)
     (gain,) = full.comparisons
     named = dataclasses.replace(gain, against="random without sft")
-    whole = dataclasses.replace(contents, full_catalogue=dataclasses.replace(full, comparisons=[named]))
+    whole = _with(contents, full_catalogue=dataclasses.replace(full, comparisons=[named]))
     assert f"; the language model SFT adds {100 * gain.mean:+.1f} (95%".replace("-", "−") in plain_words(whole)
     without = dataclasses.replace(contents, recipe=RECIPE | {"rankers": [blend | {"parts": ["popularity"]}]})
     alone = 100 * full.metrics["s-dpo"]["hr@10"].mean
@@ -373,11 +379,11 @@ def test_plots_show_full_ranking_if_there_is_one(run):
 
 def test_most_baselines_of_a_page_are_folded(run):
     contents = read_run(run)
-    lists = contents.evaluation
+    lists = contents.results.evaluation
     own = lists.metrics["random"]
     more = dict.fromkeys(("EASE", "item-kNN", "title TF-IDF"), own)
     many = dataclasses.replace(lists, metrics=lists.metrics | more, best_reference="EASE")
-    page = _Page(render(dataclasses.replace(contents, evaluation=many)))
+    page = _Page(render(_with(contents, evaluation=many)))
     summaries = re.findall(r"\d+ other baselines", page.text)
     assert summaries[0] == "3 other baselines"
     grid = metrics_grid(many)
@@ -431,9 +437,9 @@ def test_damaged_and_unfinished_parts_are_named(run):
 
 def test_a_folder_without_any_part_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"not the folder of a run: expected at least one of recipe\.yaml, .*metrics"):
-        write_report(tmp_path)
+        write_report(read_run(tmp_path))
     with pytest.raises(DataError, match="there is no such folder"):
-        write_report(tmp_path / "nowhere")
+        write_report(read_run(tmp_path / "nowhere"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.update import start_stage
 from prefrec.rankers import PopularityRanker
-from prefrec.runs.contents import BEST, METRICS, read_run, write_results
+from prefrec.runs.contents import read_run
+from prefrec.runs.results import BEST, METRICS, Results, write_results
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage
 from reliability import damage
 from sealed import flip
@@ -120,19 +122,19 @@ def evaluated(run):
     ranker = PopularityRanker.fit(data.train_interactions)
     predictions = predict(ranker, data.test[:20], data.catalogue, generate=False)
     result = evaluate_predictions(predictions, compare=[], audit=NONE)
-    write_results(run, predictions, {METRICS: {"split": "test", "evaluation": result.to_json(), "generation": None}})
+    write_results(run, Results(evaluation=result, predictions=predictions))
     return run
 
 
 def test_a_digit_of_the_metrics_reaches_no_table_and_no_card(evaluated, tmp_path):
     contents = read_run(evaluated)
-    assert contents.evaluation is not None
-    assert contents.predictions is not None
+    assert contents.results.evaluation is not None
+    assert contents.results.predictions is not None
     text = (evaluated / METRICS).read_text()
     place = text.index('"mean": 0.') + len('"mean": ')
     put(evaluated / METRICS, f"{text[:place]}9{text[place + 1 :]}")
     contents = read_run(evaluated)
-    assert contents.evaluation is None
+    assert contents.results.evaluation is None
     assert any(m.startswith("metrics.json cannot be read: metrics.json is damaged") for m in contents.missing)
     card = export_ranker(open_run(evaluated), "sft", tmp_path / "out") / "README.md"
     assert "9." not in card.read_text().partition("## Results")[2]
@@ -141,11 +143,11 @@ def test_a_digit_of_the_metrics_reaches_no_table_and_no_card(evaluated, tmp_path
 def test_predictions_of_another_evaluation_are_refused(evaluated):
     path = evaluated / "predictions.parquet"
     pl.read_parquet(path).with_columns(rank=pl.lit(1, pl.UInt32)).write_parquet(path)
-    assert read_run(evaluated).predictions is None
-    with pytest.raises(DataError, match=r"predictions.parquet is damaged, or the evaluation did not finish"):
+    assert read_run(evaluated).results.predictions is None
+    with pytest.raises(DataError, match=r"predictions.parquet is missing, damaged or of an evaluation"):
         open_run(evaluated).predictions()
     (evaluated / "seal.json").unlink()
-    assert read_run(evaluated).evaluation is None
+    assert read_run(evaluated).results.evaluation is None
 
 
 DAMAGES = {
@@ -174,9 +176,8 @@ DAMAGES = {
 def test_damaged_results_count_as_missing_and_the_default_says_so(evaluated, capsys, file, way):
     """The default falls back with a warning: a run whose evaluation is damaged still answers."""
     best = choose({"popularity": np.ones(4), "sft": np.zeros(4)})
-    raw, predictions = read_json(evaluated / METRICS), pl.read_parquet(evaluated / "predictions.parquet")
-    write_results(evaluated, predictions, {METRICS: raw, BEST: best.to_json()})
-    whole = read_run(evaluated)
+    write_results(evaluated, replace(read_run(evaluated).results, best=best))
+    whole = read_run(evaluated).results
     assert (whole.best, open_run(evaluated).default()) == (best, "popularity")
     assert (told := capsys.readouterr().err) == "", told
     path, change = evaluated / file, DAMAGES[way]
@@ -189,14 +190,14 @@ def test_damaged_results_count_as_missing_and_the_default_says_so(evaluated, cap
     elif change is not None:
         path.write_bytes(change if isinstance(change, bytes) else change(old))
     contents, default = read_run(evaluated), open_run(evaluated).default()
-    parts = {METRICS: contents.evaluation is None, BEST: contents.best is None}
+    parts = {METRICS: contents.results.evaluation is None, BEST: contents.results.best is None}
     # A flipped byte of the seal may be one of a digest: then the file of this digest counts as damaged.
     assert parts[file] if file in parts else all(parts.values()) or way == "a byte flipped"
-    assert contents.evaluation in (None, whole.evaluation)
-    assert contents.best in (None, best)
-    assert default == ("popularity" if contents.best else "s-dpo")
+    assert contents.results.evaluation in (None, whole.evaluation)
+    assert contents.results.best in (None, best)
+    assert default == ("popularity" if contents.results.best else "s-dpo")
     is_told = "the best ranker is not known" in " ".join(capsys.readouterr().err.split())
-    assert is_told == (contents.best is None)
+    assert is_told == (contents.results.best is None)
 
 
 @pytest.mark.parametrize(("metric", "difference"), [(9.08, -0.5), (-0.1, -0.5), (0.5, -1.5)])

@@ -17,13 +17,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prefrec.console import say
 from prefrec.errors import ConfigError, ModelError
-from prefrec.evaluation import Evaluation, Interval
-from prefrec.files import read_json, write_text
+from prefrec.evaluation import Interval
+from prefrec.files import write_text
 from prefrec.pipeline.recipe import Recipe, checked_recipe, dump_recipe, set_field
 from prefrec.pipeline.run import run_recipe
 from prefrec.report.tables import Cell, Grid
 from prefrec.report.wording import interval_ends, number
-from prefrec.runs.contents import METRICS, result_file
 from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import stage_key
 
@@ -181,13 +180,13 @@ class Search:
         if not (folder / "data").exists() and (kept := next(runs.glob("*/data"), None)):
             shutil.copytree(kept, folder / "data")  # equal data are not prepared again
         try:
-            run_recipe(recipe, folder, until="evaluate")
+            evaluation = run_recipe(recipe, folder, until="evaluate").results.evaluation
         except ModelError as e:
             trial.set_user_attr("failed", str(e))
             say(f"trial {trial.number} failed: {e}")
             shutil.rmtree(folder)
             raise
-        evaluation = Evaluation.from_json(read_json(result_file(folder / METRICS))["evaluation"])
+        assert evaluation is not None, "the recipe was evaluated"
         try:
             found = evaluation.metrics[self.ranker][self.metric]
         except KeyError:

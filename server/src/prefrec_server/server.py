@@ -110,8 +110,9 @@ def serve_run(
             page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
             settings = Settings(name, model, deadline, api_key, hosts, page, telemetry, access_log, at.name)
             app = create_app(engine, settings)
-            if run.best and run.best.ranker == engine.rankers[0]:
-                say(f"{escape(run.best.sentence)}.")
+            best = run.results.best
+            if best and best.ranker == engine.rankers[0]:
+                say(f"{escape(best.sentence)}.")
             return Opened(app, f"{', '.join(engine.rankers)} of {shown(folder, at)}", held.pop_all())
 
     say(f"Loading the rankers of {escape(str(folder))} …")

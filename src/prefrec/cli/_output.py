@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 
 from prefrec.evaluation import Evaluation
@@ -20,6 +18,7 @@ from prefrec.report.tables import (
     metrics_note,
     targets_grids,
 )
+from prefrec.runs.results import Results
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
 """Columns of the table if there is no full ranking."""
@@ -35,14 +34,14 @@ BEYOND_NOTE = (
 )
 
 
-def print_scores(metrics: dict[str, Any]) -> None:
-    """Print the content of a `metrics.json`: metrics, groups of examples, comparisons, generated text.
+def print_results(results: Results) -> None:
+    """Print metrics, groups of examples, comparisons and generated text of an evaluation, if there was one.
 
     The audit's verdict is above the first table, and its headline above each other one.
     """
-    out = Console()
-    evaluation = Evaluation.from_json(metrics["evaluation"])
-    full = Evaluation.from_json(metrics["full_catalogue"]) if metrics.get("full_catalogue") else None
+    out, evaluation, full = Console(), results.evaluation, results.full_catalogue
+    if evaluation is None:
+        return
 
     def show(block: Evaluation, grid: Grid, first: str, note: str, above: str = "") -> None:
         style = VERDICT_STYLES[block.audit.state]
@@ -55,12 +54,11 @@ def print_scores(metrics: dict[str, Any]) -> None:
         show(evaluation, groups, "ranker", GROUPS_NOTE)
     for title, by_target in targets_grids(evaluation, full, ["ndcg@10"]):
         show(evaluation, by_target, "ranker", f"{title}. {TARGETS_NOTE}")
-    if beyond := metrics.get("beyond_accuracy"):
-        out.print(Printed(beyond_grid(beyond), "ranker", BEYOND_NOTE))
+    if results.beyond_accuracy:
+        out.print(Printed(beyond_grid(results.beyond_accuracy), "ranker", BEYOND_NOTE))
     for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):
         if block and block.comparisons:
             compared = differences_grid(block.comparisons, [m for m in metrics_shown if m in block.measured])
             show(block, compared, "ranker − against", comparisons_note(block))
-    if metrics["generation"]:
-        generation = Evaluation.from_json(metrics["generation"])
+    if generation := results.generation:
         show(generation, metrics_grid(generation), "ranker", metrics_note(generation))

@@ -11,18 +11,18 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from prefrec.cli import _options as o
-from prefrec.cli._output import print_scores
+from prefrec.cli._output import print_results
 from prefrec.console import warn
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
-from prefrec.pipeline.measure import evaluate_rankers, metrics_json
+from prefrec.pipeline.measure import evaluate_rankers
 from prefrec.pipeline.score import check_names
 from prefrec.pipeline.sections import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.pipeline.stages.base import MADE_WITH
 from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
-from prefrec.runs.contents import METRICS, write_results
+from prefrec.runs.results import METRICS, write_results
 from prefrec.runs.stage import STAGE_FILE, check_whole, read_state
 from prefrec.training.adapters import check_adapter
 from prefrec.training.weights import is_adapter
@@ -54,14 +54,13 @@ def evaluate(
     stages = [LMStage(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
     stages += [LMStage(name, path, prepared, settings) for name, path, settings in adapters]
     folder = out or data / "evaluation"
-    scores = evaluate_rankers(prepared, section, stages, folder / "predictions", seed=seed)
-    metrics = metrics_json(section.split, scores)
-    if is_first():  # all processes of a job have the scores
-        write_results(folder, scores.predictions, {METRICS: metrics})
+    results = evaluate_rankers(prepared, section, stages, folder / "predictions", seed=seed)
+    if is_first():  # all processes of a job have the results
+        write_results(folder, results)
     if as_json:
-        o.print_json(metrics)
+        o.print_json(results.to_json()[METRICS])
     else:
-        print_scores(metrics)
+        print_results(results)
         typer.echo(f"Predictions: {folder / 'predictions.parquet'}")
 
 

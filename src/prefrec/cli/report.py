@@ -6,6 +6,7 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.report import write_report
+from prefrec.runs.contents import read_run
 from prefrec.runs.lock import reader_lock
 
 
@@ -18,4 +19,4 @@ def report(run: o.RunFolder) -> None:
     Example: prefrec report runs/demo
     """
     with reader_lock(run):
-        typer.echo(write_report(run))
+        typer.echo(write_report(read_run(run)))

@@ -17,9 +17,8 @@ from prefrec.data.types import TESTED
 from prefrec.files import write_text
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.plan import Plan
+from prefrec.pipeline.plan import Plan, planned
 from prefrec.pipeline.recipe import dump_recipe, load_recipe, map_files
-from prefrec.pipeline.run import planned
 from prefrec.pipeline.stages.base import RankerStage
 from prefrec.runs.stage import read_state, stage_key
 

@@ -89,7 +89,8 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
             about |= {"parts": parts, "model": {"name": model.name}}
         else:
             about |= _write_lm(run, stage.weights, draft, merged)
-        card = model_card(read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged, parts=parts)
+        contents = read_run(run.folder, run.data, run.results)
+        card = model_card(contents, run.recipe, ranker, base_id(model.name), merged=merged, parts=parts)
         texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
         texts |= {} if model.answers == "items" else {PROMPT: template.portable}
         for name, text in texts.items():
@@ -210,7 +211,7 @@ def model_card(
     # A hub id, with or without an owner, as `prefrec.lm.models.resolve` accepts it.
     on_hub = base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
     is_text = recipe.model.answers == "titles" and not composed
-    alignment = recipe.alignment(ranker)
+    alignment, evaluation = recipe.alignment(ranker), contents.results.evaluation
     paper = trait(find_loss(alignment.loss), "arxiv") if alignment else None
     tags = [
         "recommender-systems",
@@ -244,7 +245,7 @@ def model_card(
         run=contents,
         steps=[label(step) for step in parts or (*before, ranker) if step != ZERO_SHOT],
         settings={k: stage.setting(k) for k in SETTINGS} if stage else {},
-        metrics=metrics_grid(contents.evaluation) if contents.evaluation else None,
+        metrics=metrics_grid(evaluation) if evaluation else None,
         exported=label(ranker),
         terms=TERMS.get(recipe.data.source.partition("-")[0]),
         versions={k: v for k in ("prefrec", "torch", "transformers", "peft") if (v := contents.environment.get(k))},
@@ -254,10 +255,10 @@ def model_card(
 
 def _results(contents: RunContents, source: str, ranker: str) -> list[EvalResult] | None:
     """Return a ranker's metrics for the hub's model index; None if it was not measured."""
-    evaluation = contents.evaluation
+    evaluation, split = contents.results.evaluation, contents.results.split
     if evaluation is None or ranker not in evaluation.metrics:
         return None
-    on: Any = {"dataset_split": contents.split, "dataset_args": {"rows": evaluation.n, "users": evaluation.users}}
+    on: Any = {"dataset_split": split, "dataset_args": {"rows": evaluation.n, "users": evaluation.users}}
     return [
         EvalResult("text-ranking", source, source, m, round(i.mean, 4), metric_name=metric_label(m), **on)
         for m, i in evaluation.metrics[ranker].items()

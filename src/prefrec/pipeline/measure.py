@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,19 +21,9 @@ from prefrec.pipeline.score import fit_baselines, predict_all, predict_full
 from prefrec.pipeline.sections import EvaluateSection
 from prefrec.pipeline.stages.base import RankerStage
 from prefrec.pipeline.stages.blend import BlendStage
+from prefrec.runs.results import Results
 
 Block = TypeVar("Block", bound=Group)
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Results of the evaluation stage: metrics on candidate sets, in full ranking and of generated text."""
-
-    evaluation: Evaluation
-    full_catalogue: Evaluation | None
-    generation: Evaluation | None
-    predictions: pl.DataFrame
-    beyond: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def evaluate_rankers(
@@ -45,7 +35,7 @@ def evaluate_rankers(
     seed: int,
     audit: Audit | None = None,
     logs: Mapping[str, str] | None = None,
-) -> Scores:
+) -> Results:
     """Query the baselines and every stage (`predict_all`), and compare them (`comparison_pairs`).
 
     Args:
@@ -76,12 +66,13 @@ def evaluate_rankers(
         full = replace(full, logs=logs)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
-    return Scores(
+    return Results(
+        section.split,
         replace(evaluation, logs=logs),
         full,
         _generation(predictions, data, section, stages, audit),
-        predictions,
         beyond,
+        predictions=predictions,
     )
 
 
@@ -105,17 +96,6 @@ def logs_read(
             alone = counts if is_longer and isinstance(stage, BlendStage) else TRAINING
             logs[stage.name] = BOTH if is_longer and is_refit else alone
     return logs
-
-
-def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
-    """Return the content of `metrics.json`."""
-    blocks = {name: getattr(scores, name) for name in ("evaluation", "full_catalogue", "generation")}
-    return {
-        "verdict": scores.evaluation.audit.verdict,
-        "split": split,
-        **{name: block.to_json() if block else None for name, block in blocks.items()},
-        "beyond_accuracy": scores.beyond,
-    }
 
 
 def comparison_pairs(lms: Sequence[str], models: Sequence[str], best: str | None) -> list[tuple[str, str]]:

@@ -14,17 +14,15 @@ from rich.markup import escape
 from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import DataError, PrefrecError
-from prefrec.evaluation import read_predictions
-from prefrec.evaluation.best import Best
-from prefrec.pipeline.plan import Plan
+from prefrec.pipeline.plan import Plan, planned
 from prefrec.pipeline.recipe import Recipe, load_recipe, reached
-from prefrec.pipeline.run import planned
 from prefrec.pipeline.sections import ALIGN, SFT, ZERO_SHOT
 from prefrec.pipeline.stages.base import WEIGHTS, RankerStage
 from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import LMRanker
-from prefrec.runs.contents import PREDICTIONS, StageLog, read_run, result_file
+from prefrec.runs.contents import RunContents, StageLog, read_run
 from prefrec.runs.remote import local_run
+from prefrec.runs.results import PREDICTIONS, Results
 from prefrec.runs.stage import read_state
 
 
@@ -35,15 +33,21 @@ class Run:
     Attributes:
         stages: name → stage, of those that have begun.
         outdated: what changed since the evaluation; "" if nothing did.
-        best: the best ranker on validation examples; None if it is not known.
+        results: what the evaluation has measured.
     """
 
     folder: Path
     recipe: Recipe
     data: PreparedData
     stages: dict[str, StageLog]
-    outdated: str = ""
-    best: Best | None = None
+    outdated: str
+    results: Results
+
+    @classmethod
+    def of(cls, contents: RunContents, recipe: Recipe, data: PreparedData) -> Run:
+        """Return the run with these contents of its folder."""
+        stages = {stage.name: stage for stage in contents.stages}
+        return cls(contents.folder, recipe, data, stages, contents.outdated, contents.results)
 
     @property
     def models(self) -> list[str]:
@@ -65,11 +69,12 @@ class Run:
 
         If the best one is not known, print a warning and return the last language model, else the last ranker.
         """
-        if self.best and (name := self.best.among(self.best.values if among is None else among)):
+        best = self.results.best
+        if best and (name := best.among(best.values if among is None else among)):
             return name
         known = self.plan.names or self.recipe.evaluate.references if among is None else [*among]
         last = next((n for n in reversed(known) if n in self.models), (known or [""])[-1])
-        unranked = self.best.unranked.get(last) if self.best else None
+        unranked = best.unranked.get(last) if best else None
         why = self.outdated or unranked or "no validation examples compared the rankers; run `prefrec run`"
         warn(escape(f"{self.folder}: using {last}, because the best ranker is not known: {why}"))
         return last
@@ -116,9 +121,11 @@ class Run:
 
     def predictions(self) -> pl.DataFrame:
         """Return the predictions of all rankers; raise DataError if there are none or they are out of date."""
-        if self.outdated:
-            raise DataError(f"{self.folder}/predictions.parquet is out of date: {self.outdated}")
-        return read_predictions(result_file(self.folder / PREDICTIONS))
+        if self.results.predictions is None:
+            why = "missing, damaged or of an evaluation that did not finish: evaluate again (`prefrec run`)"
+            why = f"out of date: {self.outdated}" if self.outdated else why
+            raise DataError(f"{self.folder}/{PREDICTIONS} is {why}")
+        return self.results.predictions
 
 
 def open_run(folder: Path) -> Run:
@@ -131,6 +138,4 @@ def open_run(folder: Path) -> Run:
     if contents.data is None:
         reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")
         raise DataError(f"{folder}: {reason}; run `prefrec run` with the same recipe to resume")
-    recipe = load_recipe(folder / "recipe.yaml")
-    stages = {s.name: s for s in contents.stages}
-    return Run(folder, recipe, contents.data, stages, contents.outdated, contents.best)
+    return Run.of(contents, load_recipe(folder / "recipe.yaml"), contents.data)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from prefrec.data import PreparedData, prepared_digest
 from prefrec.errors import ConfigError, DataError, did_you_mean
 from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.recipe import Recipe, asked_by, reached
@@ -178,6 +179,12 @@ class Plan:
         known = f"there are {', '.join(there) or 'none'}; baselines: {', '.join(BASELINES)}"
         near = did_you_mean(name, [*there, *BASELINES])
         return DataError(f"{self.folder}: no trained model {name!r}; {known}{near}")
+
+
+def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:
+    """Return the plan of a run on its prepared data; `folder` is the run's."""
+    key, size = prepared_digest(folder / "data"), recipe.evaluate.batch_size
+    return Plan(recipe, RunInputs(data, key, recipe.model, recipe.lora, recipe.seed, size), folder)
 
 
 def stage_names(recipe: Recipe, until: str) -> list[str]:

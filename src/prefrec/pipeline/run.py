@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from prefrec.console import quiet_warnings, say
-from prefrec.data import PreparedData, prepared_digest
+from prefrec.data import PreparedData
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.evaluation import Audit
 from prefrec.files import make_folder, write_json, write_text
@@ -18,10 +19,10 @@ from prefrec.lm.models import check_name
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.checks import check_rows, check_titles, trained_sections, warn_of_idle_dropout
-from prefrec.pipeline.inputs import RunInputs
-from prefrec.pipeline.measure import evaluate_rankers, logs_read, metrics_json
+from prefrec.pipeline.measure import evaluate_rankers, logs_read
 from prefrec.pipeline.measure_preferences import run_preferences
-from prefrec.pipeline.plan import Plan, stage_folder, stage_names
+from prefrec.pipeline.opened import Run
+from prefrec.pipeline.plan import Plan, planned, stage_folder, stage_names
 from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.price import Price, price
 from prefrec.pipeline.recipe import Recipe, dump_recipe, reached
@@ -30,8 +31,9 @@ from prefrec.pipeline.stages.base import RankerStage
 from prefrec.pipeline.update import measure_update
 from prefrec.processes import is_first
 from prefrec.report import write_report
-from prefrec.runs.contents import BEST, METRICS, PREFERENCES, REFIT, UPDATE, result_inputs, write_results
+from prefrec.runs.contents import REFIT, read_run, result_inputs
 from prefrec.runs.lock import reader_lock, run_lock
+from prefrec.runs.results import Results, write_results
 from prefrec.runs.stage import machine, read_state, refuse_name
 from prefrec.strict_yaml import read_yaml
 
@@ -46,8 +48,8 @@ def run_recipe(
     *,
     until: str = "report",
     under_test: Callable[[PreparedData], PreparedData] | None = None,
-) -> Path:
-    """Run a recipe.
+) -> Run:
+    """Run a recipe, and return the run.
 
     A stage whose inputs have not changed is skipped; an interrupted stage resumes. With many processes (`accelerate
     launch`) all of them train and score, and the first one writes the files.
@@ -59,7 +61,7 @@ def run_recipe(
         under_test: replaces the data of the evaluation, for example by data with fewer test examples.
 
     Returns:
-        The path of the report if `until` is `report`, else `folder`.
+        The run, as `open_run` would open it.
 
     Raises:
         ConfigError: a stage is unknown, has a reserved name or no examples, or another run works in the folder.
@@ -78,7 +80,7 @@ def run_recipe(
             write_json(folder / "environment.json", machine() | {"seed": recipe.seed})
         data = PrepareStage(recipe, folder / "data").prepared()
         if until == "prepare":
-            return folder
+            return Run.of(read_run(folder, data), recipe, data)
         check_rows(recipe, data)
         warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
         measured = until in ("evaluate", "report")
@@ -93,10 +95,14 @@ def run_recipe(
         wanted = plan.until(RANKERS if measured else until)
         for stage in plan.stages(wanted):
             stage.run()
+        results = None
         if measured:
             rows, audit = (under_test(data), None) if under_test else (data, audit)
-            _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit)
-        return write_report(folder) if until == "report" and is_first() else folder
+            results = _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit)
+        contents = read_run(folder, data, results)
+        if until == "report" and is_first():
+            write_report(contents)
+        return Run.of(contents, recipe, data)
 
 
 def _models(recipe: Recipe) -> list[str]:
@@ -156,16 +162,10 @@ def _check_until(recipe: Recipe, until: str) -> None:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(stages)}{near}")
 
 
-def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:
-    """Return the plan of a run on its prepared data; `folder` is the run's."""
-    key, size = prepared_digest(folder / "data"), recipe.evaluate.batch_size
-    return Plan(recipe, RunInputs(data, key, recipe.model, recipe.lora, recipe.seed, size), folder)
-
-
-def _evaluate(plan: Plan, data: PreparedData, stages: Sequence[RankerStage], audit: Audit | None) -> None:
+def _evaluate(plan: Plan, data: PreparedData, stages: Sequence[RankerStage], audit: Audit | None) -> Results:
     say("[bold]evaluate[/bold]")
     recipe, folder, is_refit = plan.recipe, plan.folder, len(plan.logs) > 1
-    scores = evaluate_rankers(
+    results = evaluate_rankers(
         data,
         recipe.evaluate,
         stages,
@@ -174,14 +174,13 @@ def _evaluate(plan: Plan, data: PreparedData, stages: Sequence[RankerStage], aud
         audit=audit,
         logs=logs_read(data, recipe.evaluate, stages, is_refit),
     )
-    preferences = run_preferences(recipe, data, stages, folder / "preferences")
-    update = measure_update(recipe, data, stages, folder / "predictions" / "update")
-    best = best_on_validation(recipe, data, stages, folder / "predictions" / "validation")
+    results = replace(
+        results,
+        made_of=result_inputs(folder, read_yaml(dump_recipe(recipe)), plan.inputs.data_key),
+        preferences=run_preferences(recipe, data, stages, folder / "preferences"),
+        update=measure_update(recipe, data, stages, folder / "predictions" / "update"),
+        best=best_on_validation(recipe, data, stages, folder / "predictions" / "validation"),
+    )
     if is_first():
-        now = result_inputs(folder, read_yaml(dump_recipe(recipe)), plan.inputs.data_key)
-        split = recipe.evaluate.split
-        values: dict[str, Any] = {METRICS: metrics_json(split, scores) | {"made_of": now}}
-        values |= {PREFERENCES: preferences.to_json() | {"split": split}} if preferences else {}
-        values |= {UPDATE: update} if update else {}
-        values |= {BEST: best.to_json()} if best else {}
-        write_results(folder, scores.predictions, values)
+        write_results(folder, results)
+    return results

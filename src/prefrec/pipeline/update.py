@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, read_prepared
 from prefrec.data.rows import spread
 from prefrec.data.update import update_split
-from prefrec.evaluation import NoAudit, evaluate_predictions
+from prefrec.evaluation import Evaluation, NoAudit, evaluate_predictions
 from prefrec.files import content_digest
 from prefrec.intake.cuts import Change
 from prefrec.pipeline.recipe import Recipe, load_recipe
@@ -54,8 +53,10 @@ def start_stage(recipe: Recipe, data: PreparedData, folder: Path) -> LMStage | N
 NO_AUDIT = NoAudit("one model before and after the update is compared on the same candidate sets, so neither gains")
 
 
-def measure_update(recipe: Recipe, data: PreparedData, stages: Sequence[RankerStage], cache: Path) -> dict[str, Any]:
-    """Return the comparison of the last language models before and after an update, as JSON, on each of `GROUPS`.
+def measure_update(
+    recipe: Recipe, data: PreparedData, stages: Sequence[RankerStage], cache: Path
+) -> dict[str, Evaluation]:
+    """Return the comparison of the last language models before and after an update, on each of `GROUPS`.
 
     Predictions are kept in the folder `cache`. Return {} if the recipe is not an update.
     """
@@ -81,8 +82,7 @@ def measure_update(recipe: Recipe, data: PreparedData, stages: Sequence[RankerSt
         if rows:
             answers = pl.concat(predict_stages(data, section, models, rows, cache / group, seed=recipe.seed))
             pair = [(after.name, models[0].name)]
-            evaluation = evaluate_predictions(answers, audit=NO_AUDIT, ks=section.ks, compare=pair)
-            measured[group] = evaluation.to_json()
+            measured[group] = evaluate_predictions(answers, audit=NO_AUDIT, ks=section.ks, compare=pair)
     return measured
 
 

@@ -22,7 +22,7 @@ def pick_examples(run: RunContents) -> dict[str, Any] | str:
     The result also has the names of both rankers and the count of each outcome. Candidates are sorted by the ranker
     after alignment. If there is nothing to show, return a sentence that says why.
     """
-    data, predictions = run.data, run.predictions
+    data, predictions = run.data, run.results.predictions
     if data is None or predictions is None:
         return "Examples need the prepared data and the predictions."
     names = set(predictions["ranker"].unique().to_list())
@@ -37,7 +37,7 @@ def pick_examples(run: RunContents) -> dict[str, Any] | str:
         return f"{label(first)} and {label(last)} have no examples in common."
     moved = rows["rank"].cast(pl.Int64).to_numpy() - rows["rank_after"].cast(pl.Int64).to_numpy()
     groups = {"better": moved > 0, "worse": moved < 0, "same": moved == 0}
-    known = {(e.user_id, e.target, e.candidates): e for e in data.split(run.split)}
+    known = {(e.user_id, e.target, e.candidates): e for e in data.split(run.results.split)}
     rng = np.random.default_rng(SEED)
     examples = []
     for outcome, chosen in groups.items():

@@ -20,7 +20,7 @@ def verdict(run: RunContents) -> str:
 
     It is about full ranking if all examples were ranked, otherwise about candidate sets; "" without results.
     """
-    sampled, full = run.evaluation, run.full_catalogue
+    sampled, full = run.results.evaluation, run.results.full_catalogue
     if sampled is None:
         return ""
     block, where = (full, "in full ranking") if full and full.n == sampled.n else (sampled, "on candidate sets")
@@ -51,8 +51,9 @@ def _significance(gain: Comparison, block: Evaluation) -> str:
 
 def _best(run: RunContents, block: Evaluation, metric: str) -> tuple[str, bool]:
     """Return the ranker that is best on validation, and True; if there is none, the one with the highest metric."""
-    if run.best and metric in block.metrics.get(run.best.ranker, {}):
-        return run.best.ranker, True
+    chosen = run.results.best
+    if chosen and metric in block.metrics.get(chosen.ranker, {}):
+        return chosen.ranker, True
     most = max(of[metric].n for of in block.metrics.values() if metric in of)
     values = {r: of[metric].mean for r, of in block.metrics.items() if metric in of and of[metric].n == most}
     return max(values, key=values.__getitem__), False
@@ -63,7 +64,7 @@ def plain_words(run: RunContents) -> str:
 
     An item is found if it is among the first ten in full ranking; "" without full ranking.
     """
-    full = run.full_catalogue
+    full = run.results.full_catalogue
     if full is None or FOUND not in full.measured:
         return ""
     found = {r: 100 * of[FOUND].mean for r, of in full.metrics.items() if FOUND in of}

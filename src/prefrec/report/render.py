@@ -17,7 +17,7 @@ from prefrec.report.examples import EACH, SEED, pick_examples
 from prefrec.report.headline import plain_words, verdict
 from prefrec.report.svg import can_plot, whisker_plot
 from prefrec.report.wording import label, metric_label
-from prefrec.runs.contents import RunContents, read_run
+from prefrec.runs.contents import RunContents
 
 REPORT = "report.html"
 
@@ -33,16 +33,17 @@ def page_environment(*packages: str) -> jinja2.Environment:
 _environment = page_environment("prefrec.report")
 
 
-def write_report(run: Path) -> Path:
-    """Write `report.html` to a run's folder and return its path; raise errors of `read_run`."""
-    path = Path(run) / REPORT
-    write_text(path, render(read_run(Path(run))))
+def write_report(run: RunContents) -> Path:
+    """Write `report.html` to a run's folder and return its path."""
+    path = run.folder / REPORT
+    write_text(path, render(run))
     return path
 
 
 def render(run: RunContents) -> str:
     """Return the report as HTML."""
-    evaluation = run.evaluation
+    results = run.results
+    evaluation = results.evaluation
     return _environment.get_template("report.html.jinja2").render(
         name=str(run.recipe.get("name") or run.folder.resolve().name),
         run=run,
@@ -51,8 +52,8 @@ def render(run: RunContents) -> str:
         plain_words=plain_words(run),
         audit=evaluation.audit if evaluation else None,
         diagnosis=_diagnosis(evaluation),
-        results=_results(run, evaluation) if evaluation else None,
-        preferences=tables.preference_grids(run.preferences) if run.preferences else None,
+        tables=_tables(run, evaluation) if evaluation else None,
+        preferences=tables.preference_grids(results.preferences) if results.preferences else None,
         stages=tables.stages_grid(run.stages),
         training=curves.training_plots(run.stages),
         silent=[label(s.name) for s in run.stages if not s.log],
@@ -70,8 +71,8 @@ def _diagnosis(evaluation: Evaluation | None) -> list[str]:
     return diagnosis.sentences if diagnosis else []
 
 
-def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
-    full = run.full_catalogue
+def _tables(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
+    full, generation = run.results.full_catalogue, run.results.generation
     colours = curves.stage_colours(run.stages)
     drawn, metrics, where = evaluation, headline_metrics(evaluation), ""
     if full:
@@ -92,7 +93,7 @@ def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
             if block and block.comparisons
         ],
         "full": full,
-        "generation": tables.metrics_grid(run.generation) if run.generation else None,
+        "generation": tables.metrics_grid(generation) if generation else None,
         "audit": tables.audit_grid(evaluation.audit) if isinstance(evaluation.audit, Audit) else None,
     }
 
@@ -113,15 +114,14 @@ def _protocol(protocol: dict[str, Any]) -> dict[str, Any]:
 
 def facts(run: RunContents) -> list[tuple[str, str]]:
     """Return (name, value) pairs that describe the run."""
-    pairs = [("Model", run.model)]
+    pairs, split, evaluation = [("Model", run.model)], run.results.split, run.results.evaluation
     if run.data:
         protocol = run.data.protocol
-        sizes = sorted({len(e.candidates) for e in run.data.split(run.split)})
+        sizes = sorted({len(e.candidates) for e in run.data.split(split)})
         pairs += [("Data", str(protocol.get("source", ""))), ("Split", str(protocol.get("split", "")))]
         pairs.append(("Candidates per example", "–".join(str(s) for s in dict.fromkeys(sizes[:1] + sizes[-1:]))))
-    if run.evaluation:
-        pairs.append((f"{run.split.capitalize()} examples", f"{run.evaluation.n:,}"))
-        pairs.append(("Users", f"{run.evaluation.users:,}"))
+    if evaluation:
+        pairs += [(f"{split.capitalize()} examples", f"{evaluation.n:,}"), ("Users", f"{evaluation.users:,}")]
     steps = [label(s.name) + ("" if s.state.get("finished") else " (not finished)") for s in run.stages]
     pairs.append(("Trained", " → ".join(steps)))
     return [(name, value) for name, value in pairs if value]

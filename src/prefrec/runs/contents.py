@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import polars as pl
-import yaml
+from typing import Any
 
 from prefrec.data import PreparedData, prepared_digest, read_prepared
-from prefrec.errors import DataError, first_words, without_secrets
-from prefrec.evaluation import Evaluation, read_predictions
-from prefrec.evaluation.best import Best
-from prefrec.evaluation.predictions import PREDICTION_SCHEMA
-from prefrec.evaluation.preferences import Preferences
-from prefrec.files import (
-    SEAL,
-    Writer,
-    altered,
-    as_json,
-    check_spelling,
-    digests,
-    read_seal,
-    read_whole,
-    write_json,
-    write_together,
-)
+from prefrec.errors import DataError, without_secrets
+from prefrec.files import check_spelling, read_whole
 from prefrec.rankers.blend import BLEND_FILE, Weights, weights_sentence
+from prefrec.runs.results import METRICS, PREDICTIONS, Results, json_value, read_part, read_results
 from prefrec.runs.stage import STAGE_FILE, check_whole, damaged, is_previous, read_state, stage_key
 from prefrec.strict_yaml import read_yaml
 
-T = TypeVar("T")
-
-EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/", "metrics.json", "predictions.parquet")
+EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/", METRICS, PREDICTIONS)
 """The parts of a run's folder."""
 
-METRICS, PREFERENCES, PREDICTIONS, UPDATE, BEST = RESULTS = (
-    "metrics.json",
-    "preferences.json",
-    "predictions.parquet",
-    "update.json",
-    "best.json",
-)
-"""Files of an evaluation. Their SHA-256 are in the folder's `seal.json`."""
 REFIT = "refit"
 """Folder of the stages that also learn validation interactions: it has `sft`, `align` and `rankers`, as a run has."""
 _STAGE_FOLDERS = ("sft", "align/*", "rankers/*")
@@ -91,9 +62,8 @@ class RunContents:
         missing: a sentence for each part that is missing, unfinished or damaged.
         machines: folder of a stage → machine and versions that finished it, if recorded.
         fusions: a sentence for each blend of the recipe, with its weights.
-        outdated: changes since the rankers were evaluated. Metrics and predictions then count as missing.
-        evaluation, generation, full_catalogue: metrics on candidate sets, of generated text, and of full ranking.
-        best: the best ranker on validation examples; None: not evaluated, or no ranker could be compared.
+        outdated: changes since the rankers were evaluated. The results then count as missing.
+        results: what the evaluation has measured.
     """
 
     folder: Path
@@ -106,18 +76,7 @@ class RunContents:
     machines: dict[str, dict[str, Any]]
     fusions: list[str]
     outdated: str
-    split: str = "test"
-    evaluation: Evaluation | None = None
-    generation: Evaluation | None = None
-    full_catalogue: Evaluation | None = None
-    predictions: pl.DataFrame | None = None
-    preferences: Preferences | None = None
-    best: Best | None = None
-
-    @property
-    def further(self) -> list[str]:
-        """Names of the recipe's `rankers`."""
-        return _named(self.recipe, "rankers")
+    results: Results
 
     @property
     def language_models(self) -> list[str]:
@@ -139,8 +98,13 @@ class RunContents:
         return str(section.get("name", "")) if isinstance(section, dict) else str(section)
 
 
-def read_run(folder: Path) -> RunContents:
-    """Return the contents of a run's folder; raise DataError if it does not exist or is not a run's."""
+def read_run(folder: Path, data: PreparedData | None = None, results: Results | None = None) -> RunContents:
+    """Return the contents of a run's folder; raise DataError if it does not exist or is not a run's.
+
+    Args:
+        folder: of the run.
+        data, results: its prepared data and results if they are in memory. Default: read them.
+    """
     folder = Path(folder)
     check_spelling(folder)
     if not folder.is_dir():
@@ -151,23 +115,16 @@ def read_run(folder: Path) -> RunContents:
             "`prefrec run RECIPE.yaml` writes them"
         )
     missing: list[str] = []
-    text, recipe = _read(folder, "recipe.yaml", missing, _read_recipe) or ("", {})
-    environment = _read(folder, "environment.json", missing, _read_json) or {}
-    data = _read(folder, "data", missing, _read_data)
+    text, recipe = read_part(folder, "recipe.yaml", missing, _read_recipe) or ("", {})
+    environment = read_part(folder, "environment.json", missing, json_value) or {}
+    data = read_part(folder, "data", missing, _read_data) if data is None else data
     stages = _stages(folder, recipe, missing)
-    results = _read(folder, METRICS, missing, _read_metrics) or {}
-    results["predictions"] = _read(folder, PREDICTIONS, missing, lambda p: read_predictions(result_file(p)))
-    if (folder / PREFERENCES).is_file():
-        results["preferences"] = _read(folder, PREFERENCES, missing, _read_preferences)
-    if (folder / BEST).is_file():
-        results["best"] = _read(folder, BEST, missing, _read_best)
-    recorded, outdated = results.pop("made_of", None), ""
-    now = result_inputs(folder, recipe) if isinstance(recorded, dict) else {}
-    if changed := [part for part, key in now.items() if recorded.get(part, key) != key]:
-        outdated = (
-            f"{', '.join(changed)} changed since the evaluation; `prefrec run` with this recipe evaluates again"
-        )
-        results = {}
+    outdated = ""
+    if results is None:
+        results = read_results(folder, missing)
+        outdated = _outdated(folder, recipe, results)
+    if outdated:
+        results = Results()
         missing.append(f"metrics.json and predictions.parquet are out of date: {outdated}")
     machines = {
         part: state["environment"]
@@ -175,28 +132,17 @@ def read_run(folder: Path) -> RunContents:
         if state.get("finished") and isinstance(state.get("environment"), dict)
     }
     fusions = _fusions(folder, recipe, missing)
-    return RunContents(
-        folder, recipe, text, environment, data, stages, missing, machines, fusions, outdated, **results
-    )
+    return RunContents(folder, recipe, text, environment, data, stages, missing, machines, fusions, outdated, results)
 
 
-def write_results(folder: Path, predictions: pl.DataFrame, values: Mapping[str, Any]) -> None:
-    """Write predictions and `values` (name of a JSON file → value), then their seal, and remove earlier results."""
-    folder.mkdir(parents=True, exist_ok=True)
-    writers: dict[str, Writer] = {PREDICTIONS: predictions.select(PREDICTION_SCHEMA.names()).write_parquet}
-    # Write drafts directly: a draft of a draft would be left after a kill.
-    texts = {name: as_json(value) for name, value in values.items()}
-    writers |= {name: partial(Path.write_text, data=text, encoding="utf-8") for name, text in texts.items()}
-    # After a kill, metrics must not be beside predictions of another evaluation.
-    write_together({folder / n: w for n, w in writers.items()}, [folder / n for n in (SEAL, *RESULTS)])
-    write_json(folder / SEAL, {"files": digests(folder, writers)})
-
-
-def result_file(path: Path) -> Path:
-    """Return the path of a result file; raise DataError if it differs from what the evaluation wrote."""
-    if path.exists() and altered(path.parent, {path.name: read_seal(path.parent).get(path.name)}):
-        raise DataError(f"{path} is damaged, or the evaluation did not finish: evaluate again (`prefrec run`)")
-    return path
+def _outdated(folder: Path, recipe: dict[str, Any], results: Results) -> str:
+    """Return what changed since the evaluation; "" if nothing did, or the results do not say what they depend on."""
+    if results.made_of is None:
+        return ""
+    now = result_inputs(folder, recipe)
+    changed = [part for part, key in now.items() if results.made_of.get(part, key) != key]
+    again = "changed since the evaluation; `prefrec run` with this recipe evaluates again"
+    return f"{', '.join(changed)} {again}" if changed else ""
 
 
 def result_inputs(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -> dict[str, str]:
@@ -248,19 +194,6 @@ def _named(recipe: dict[str, Any], section: str) -> list[str]:
     return [str(e["name"]) for e in entries if isinstance(e, dict) and "name" in e]
 
 
-def _read(folder: Path, part: str, missing: list[str], read: Callable[[Path], T]) -> T | None:
-    """Return a part of the folder, read by `read`; on failure, return None and add a sentence to `missing`."""
-    path = folder / part
-    if not path.exists():
-        missing.append(f"{part} is missing")
-        return None
-    try:
-        return read(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as e:
-        missing.append(f"{part} cannot be read: {first_words(e).replace(f'{folder}/', '')}")
-        return None
-
-
 def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[StageLog]:
     """Return the training stages, and add those of the recipe that the folder lacks to `missing`."""
     there = sorted(p.name for p in folder.glob("align/*") if p.is_dir() and not is_previous(p.name))
@@ -276,12 +209,12 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
         if not (folder / part).is_dir():
             missing.append(f"{part}/ is missing: this stage of the recipe has not begun")
             continue
-        state = _read(folder, f"{part}/{STAGE_FILE}", missing, _read_json) or {}
+        state = read_part(folder, f"{part}/{STAGE_FILE}", missing, json_value) or {}
         if state.get("finished") is False:
             missing.append(f"{part}/ is not finished")
         elif broken := damaged(folder / part):
             missing.append(f"{part}/ is damaged ({', '.join(broken)}); `prefrec run` makes it again")
-        log = _read(folder, f"{part}/log.json", missing, partial(_read_json, kind=list)) or []
+        log = read_part(folder, f"{part}/log.json", missing, partial(json_value, kind=list)) or []
         stages.append(StageLog(name, kind, state, [e for e in log if isinstance(e, dict)]))
     return stages
 
@@ -292,10 +225,10 @@ def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[s
 
     def read(file: Path) -> str:
         check_whole(file.parent)
-        return weights_sentence(file.parent.name, Weights.from_json(_read_json(file)))
+        return weights_sentence(file.parent.name, Weights.from_json(json_value(file)))
 
     def sentence(name: str) -> str | None:
-        return _read(folder, f"rankers/{name}/{BLEND_FILE}", missing, read)
+        return read_part(folder, f"rankers/{name}/{BLEND_FILE}", missing, read)
 
     return [text for name in _named(recipe, "rankers") if name in there and (text := sentence(name))]
 
@@ -306,33 +239,6 @@ def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
     return without_secrets(text), recipe if isinstance(recipe, dict) else {}
 
 
-def _read_json(path: Path, kind: type = dict) -> Any:
-    value = json.loads(read_whole(path))
-    if not isinstance(value, kind):
-        raise DataError(f"expected a JSON {'object' if kind is dict else 'list'}, got {type(value).__name__}")
-    return value
-
-
 def _read_data(path: Path) -> PreparedData:
     check_whole(path)
     return read_prepared(path)
-
-
-def _read_preferences(path: Path) -> Preferences:
-    return Preferences.from_json(_read_json(result_file(path)))
-
-
-def _read_best(path: Path) -> Best:
-    value = _read_json(result_file(path))
-    if "leads" not in value:
-        raise DataError("an earlier prefrec chose it on candidate sets; `prefrec run` chooses by full ranking")
-    return Best.from_json(value)
-
-
-def _read_metrics(path: Path) -> dict[str, Any]:
-    """Return the fields of `RunContents` in `metrics.json`, and `made_of`."""
-    value = _read_json(result_file(path))
-    results = {"split": str(value.get("split", "test")), "made_of": value.get("made_of")}
-    results["evaluation"] = Evaluation.from_json(value["evaluation"])
-    others = [part for part in ("full_catalogue", "generation") if value.get(part)]
-    return results | {part: Evaluation.from_json(value[part]) for part in others}

@@ -145,8 +145,7 @@ def _check_data(study: Study, recipe: Recipe, folder: Path) -> None:
 
 
 def _made(study: Study, recipe: Recipe, folder: Path) -> Run:
-    run_recipe(_ready(study, recipe, folder), folder, until="evaluate")
-    return open_run(folder)
+    return run_recipe(_ready(study, recipe, folder), folder, until="evaluate")
 
 
 def analyse_runs(study: Study, folders: Sequence[Path], out: Path) -> dict[str, Any]:

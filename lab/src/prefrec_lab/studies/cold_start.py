@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation.labels import metric_label
-from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import BASELINES
@@ -67,8 +67,8 @@ def make(base: Recipe, folder: Path) -> Run:
     recipe = cold_recipe(base)
     run_recipe(recipe, folder, until="prepare")
     change_data(folder, partial(without_new_items, seed=base.data.seed))
-    run_recipe(recipe, folder, until="evaluate", under_test=lambda data: cold_rows(data, rows, base.data.seed))
-    return open_run(folder)
+    under_test = partial(cold_rows, n=rows, seed=base.data.seed)
+    return run_recipe(recipe, folder, until="evaluate", under_test=under_test)
 
 
 def cold_recipe(base: Recipe) -> Recipe:

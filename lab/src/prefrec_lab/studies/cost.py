@@ -14,7 +14,7 @@ import numpy as np
 from prefrec.errors import DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.labels import metric_label
-from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.opened import Run
 from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
@@ -52,8 +52,7 @@ def make(base: Recipe, folder: Path) -> Run:
     for last in range(1, 1 + len(recipe.align)):
         shutil.rmtree(folder / "reference", ignore_errors=True)
         run_recipe(with_alignments(recipe, recipe.align[:last]), folder, until="align")
-    run_recipe(recipe, folder, until="evaluate")
-    return open_run(folder)
+    return run_recipe(recipe, folder, until="evaluate")
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from prefrec.evaluation import Audit, Evaluation, PairedDifference, audit_prepared
+from prefrec.evaluation import Audit, PairedDifference, audit_prepared
 from prefrec.evaluation.labels import FULL_METRICS, metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
@@ -17,7 +17,6 @@ from prefrec.pipeline.sections import RANKERS, SFT, ZERO_SHOT
 from prefrec.rankers.blend import BlendConfig
 from prefrec.report.tables import Grid
 from prefrec.report.wording import clock, includes_zero, label, with_interval
-from prefrec.runs.contents import METRICS, result_file
 from prefrec.runs.stage import STAGE_FILE
 from prefrec_lab.studies.cost import training_seconds
 from prefrec_lab.studies.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
@@ -122,10 +121,9 @@ def gains_table(values: Values, users: Sequence[str], pairs: Mapping[str, str]) 
 
 def full_catalogue_tables(run: Run) -> list[Table]:
     """Return the table of full ranking; none if the run has no full ranking."""
-    raw = read_json(result_file(run.folder / METRICS)).get("full_catalogue")
-    if raw is None:
+    full = run.results.full_catalogue
+    if full is None:
         return []
-    full = Evaluation.from_json(raw)
     shown = {n: {m: own[m] for m in FULL_METRICS if m in own} for n, own in full.metrics.items()}
     gaps: dict[str, dict[str, PairedDifference]] = {}
     for c in full.comparisons:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prefrec.evaluation import NoAudit
-from prefrec.files import read_json, write_json, write_text, write_whole
+from prefrec.files import write_json, write_text, write_whole
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import dump_recipe
 from prefrec.processes import is_first
 from prefrec.report.render import page_environment
 from prefrec.report.svg import as_image
-from prefrec.runs.contents import METRICS
 from prefrec.runs.stage import machine
 from prefrec_lab.studies.study import Drawing, Outcome, Study
 from prefrec_lab.studies.tables import markdown
@@ -53,12 +52,8 @@ def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Pat
 
 def verdicts(runs: Sequence[Run]) -> list[str]:
     """Return the audits' verdicts on the candidate sets of these runs, without repetitions."""
-    found = []
-    for run in runs:
-        metrics = read_json(run.folder / METRICS)
-        audit = (metrics.get("evaluation") or {}).get("audit") or {}
-        found.append(str(metrics.get("verdict") or audit.get("verdict") or UNAUDITED))
-    return list(dict.fromkeys(found))
+    evaluations = [run.results.evaluation for run in runs]
+    return list(dict.fromkeys(found.audit.verdict if found else UNAUDITED for found in evaluations))
 
 
 def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
