@@ -148,6 +148,20 @@ def test_settings_that_the_reader_needs(tmp_path):
     assert len(_prepared(log, items, found).test) == 30
 
 
+def test_missing_times_are_proposed_to_be_dropped(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    text = log.read_text()
+    assert "missing_times" not in _guess(log, items)[0]
+    first = text.splitlines()[1]
+    user, item, _, *others = first.split(",")
+    log.write_text(text.replace(first, ",".join([user, item, "", *others]), 1))
+    found, why = _guess(log, items)
+    assert found["missing_times"] == "drop"
+    assert why["missing_times"].endswith("interactions had no time and were dropped")
+    assert why["missing_times"].startswith("1 of ")
+    assert len(_prepared(log, items, found).test) == 30
+
+
 def _tables(folder: Path, log: Any, items: Any, separator: str = ";") -> tuple[Path, Path]:
     pl.DataFrame(log).write_csv(folder / "log.csv", separator=separator)
     pl.DataFrame(items).write_csv(folder / "items.csv", separator=separator)

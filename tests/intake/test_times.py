@@ -1,6 +1,7 @@
 """The time of a question, and what is known before it."""
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -61,6 +62,7 @@ def test_histories_of_validation_rows_are_known_before_test_rows(data):
 
 
 NOON = 1_580_472_000  # 2020-01-31 12:00
+MIDNIGHT = NOON - DAY // 2
 AS_NUMBERS = {"20200131": NOON - DAY // 2, "202001311200": NOON, "20200131120000": NOON, "43861.5": NOON}
 
 
@@ -76,6 +78,35 @@ def test_a_day_that_there_is_not_is_refused_among_dates():
     dates = pl.DataFrame({"t": ["20200131", "20200230", "20200229"]})
     with pytest.raises(DataError, match=r"line 3, column t: '20200230' is not one of dates in the format YYYYMMDD"):
         parse_timestamps(dates, "t", Path("log.csv"))
+
+
+MISSING = {
+    "seconds": (["20", None, " ", "30"], [20, None, None, 30], 30),
+    "NaN": ([20.5, float("nan"), None, 30.0], [20, None, None, 30], 30.0),
+    "nanoseconds": ([(NOON * 10**9) + 7000, None, None, NOON * 10**9], [NOON, None, None, NOON], NOON * 10**9),
+    "ISO 8601 text": (["2020-01-31T12:00:00", "", "NaT", "2020-01-31"], [NOON, None, None, MIDNIGHT], "2020"),
+    "a format": (["31.01.2020 12:00", None, "nan", "31.01.2020 12:00"], [NOON, None, None, NOON], "31.01.2020 12:00"),
+    "written": (["20200131", "", "", "20200131"], [MIDNIGHT, None, None, MIDNIGHT], "20200131"),
+    "dates": ([date(2020, 1, 31), None, None, date(2020, 1, 31)], [MIDNIGHT, None, None, MIDNIGHT], None),
+    "none at all": ([None, "", " ", "NaT"], [None] * 4, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_missing_times_become_null_only_if_they_may_be_dropped(case):
+    values, want, wrong = MISSING[case]
+    frame, path = pl.DataFrame({"t": values}, strict=False), Path("log.csv")
+    found, _ = parse_timestamps(frame, "t", path, missing="drop")
+    assert (found["t"].to_list(), found.schema["t"]) == (want, pl.Int64)
+    way_out = r"or drop the rows without a time with --missing-times drop \(`missing_times: drop` in a recipe\)$"
+    with pytest.raises(DataError, match=rf"line {2 if want[0] is None else 3}, column t: .*{way_out}"):
+        parse_timestamps(frame, "t", path, missing="error")
+    with pytest.raises(DataError, match=r"^(?!.*--missing-times)"):
+        parse_timestamps(frame, "t", path)
+    if wrong:  # a time that cannot be read is still an error, which counts and names the lines of the file
+        last = pl.DataFrame({"t": [*values[:3], "soon" if isinstance(wrong, str) else float("inf")]}, strict=False)
+        with pytest.raises(DataError, match=r"line 5, column t: .* \(1 of 4 rows\); (?!.*--missing-times)"):
+            parse_timestamps(last, "t", path, form="%d.%m.%Y %H:%M" if case == "a format" else None, missing="drop")
 
 
 @pytest.mark.parametrize("first", [20_000_000, 30_000])

@@ -16,7 +16,7 @@ from prefrec.intake.titles import DuplicateTitles
 # Fields that only some sources accept. For other sources they must have their default value.
 _NOT_FOR_ALL = (
     "interactions", "more_interactions", "items", "users", "columns", "encoding", "row_files", "validation_share",
-    "duplicate_titles", "missing_titles", "read_only",
+    "duplicate_titles", "missing_titles", "missing_times", "read_only",
 )  # fmt: skip
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
@@ -198,6 +198,12 @@ class PrepareConfig(Section):
         "error",
         description="files, goodreads, windows, movielens-*: stop at items without a title, or drop their "
         "interactions.",
+    )
+    # Excluded from dumps if it is not set, so that stage keys are the same as without this field.
+    missing_times: Literal["error", "drop"] = Field(
+        "error",
+        exclude_if=lambda missing: missing == "error",
+        description="files: stop at interactions without a time, or drop them.",
     )
     max_train_rows: int | None = Field(None, ge=1, description="Keep N random training examples. Default: all.")
     max_validation_rows: int | None = Field(

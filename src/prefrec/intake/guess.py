@@ -17,6 +17,7 @@ from prefrec.errors import DataError
 from prefrec.intake import readers
 from prefrec.intake.config import ColumnNames, PrepareConfig
 from prefrec.intake.readers import FILE_ORDER, with_points
+from prefrec.intake.sources import source_kind
 from prefrec.intake.sources.base import GivenSplit, Source
 from prefrec.intake.sources.files import files, files_of
 from prefrec.intake.sources.windows import holds_lists, windows
@@ -25,7 +26,11 @@ from prefrec.intake.words import sign, topic
 
 _OF_ITEMS = ("catalogue_item", "title")
 # Part of a reader's note → the setting without which the reader would reject the files.
-_NEEDED = {"without a title": ("missing_titles", "drop"), "were numbered": ("duplicate_titles", "number")}
+_NEEDED = {
+    "had no time": ("missing_times", "drop"),
+    "without a title": ("missing_titles", "drop"),
+    "were numbered": ("duplicate_titles", "number"),
+}
 _MOST_CANDIDATES = 20
 # Quantile of items per user that limits the number of candidates. Users with more items may have no examples.
 _WITH_ROOM = 0.99
@@ -126,7 +131,9 @@ def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, lo
 
 def _lenient(values: dict[str, Any]) -> PrepareConfig:
     """Return a configuration with the settings of `_NEEDED`, with which the reader rejects as little as possible."""
-    return PrepareConfig.model_validate(values | dict(_NEEDED.values()))
+    taken = source_kind(values["source"]).takes
+    settings = {field: value for field, value in _NEEDED.values() if field in taken}
+    return PrepareConfig.model_validate(values | settings)
 
 
 def _needed(source: Source) -> list[Setting]:

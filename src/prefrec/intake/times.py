@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,9 @@ FORMS = (*(day + clock for day in _DAYS for clock in _CLOCKS), *_LOGGED)
 """strptime formats of dates that are tried. The last ones are those of web servers, tweets and e-mails."""
 _OTHER_FORMAT = "correct them, or change --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
 _NAME_IT = "set their format with --columns.timestamp-format (`columns.timestamp_format` in a recipe)"
+_DROP = "drop the rows without a time with --missing-times drop (`missing_times: drop` in a recipe)"
+_EMPTY = ("", "nan", "nat")
+"""Texts that stand for no time; the last two are those of pandas."""
 # Number of texts on which each format is tried first.
 _LOOKED_AT = 200
 # 1970, and 1990 to 2060, in days since the end of 1899. Smaller numbers may be counters.
@@ -56,7 +60,12 @@ def _moments(values: pl.Series, form: str) -> pl.Series:
 
 
 def parse_timestamps(
-    frame: pl.DataFrame, column: str, path: Path, called: str | None = None, form: str | None = None
+    frame: pl.DataFrame,
+    column: str,
+    path: Path,
+    called: str | None = None,
+    form: str | None = None,
+    missing: Literal["error", "drop"] | None = None,
 ) -> Read:
     """Convert a column of times to Int64 seconds since 1970.
 
@@ -68,6 +77,8 @@ def parse_timestamps(
         form: strptime format of text times. Default: accept seconds, milliseconds, microseconds and nanoseconds
             (detected by size, one unit per column), dates, datetimes, ISO 8601 text, texts in one of `FORMS`, dates
             written as numbers (20240131) and spreadsheet days.
+        missing: with `drop`, times that are empty or NaN become null; with `error`, the message about them names
+            the setting that drops them. Default: an error.
 
     Returns:
         The frame, and notes on how the times were read.
@@ -78,9 +89,20 @@ def parse_timestamps(
     """
     called = called or column
     raw = stripped(frame[column])
+    is_missing = _is_missing(raw)
+    raw = raw.to_frame().select(pl.when(~is_missing).then(raw)).to_series().alias(column)
+    if missing == "drop" and is_missing.all():
+        return frame.with_columns(pl.lit(None, pl.Int64).alias(column)), []
+
+    def refuse(bad: pl.Series, expected: str, remedy: str) -> None:
+        if missing == "drop":  # the rows are dropped later, so that messages name the lines of the file
+            bad = bad & ~is_missing
+        elif missing and (bad & is_missing).any():
+            remedy = f"{remedy}, or {_DROP}"
+        refuse_bad(frame[column], bad, path, called, expected, remedy)
 
     def dated(moments: pl.Series, expected: str, remedy: str = REMEDY, read_as: str = "") -> Read:
-        refuse_bad(frame[column], moments.is_null(), path, called, expected, remedy)
+        refuse(moments.is_null(), expected, remedy)
         notes = [f"{file_name(path)}: times read as {read_as}"] if read_as else []
         return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
 
@@ -104,15 +126,26 @@ def parse_timestamps(
             moments = dates.str.to_date(strict=False).cast(pl.Datetime("us"))
         return dated(moments, expected, f"correct or drop these rows, or {_NAME_IT}", "ISO 8601 text")
     bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
-    refuse_bad(frame[column], bad, path, called, expected)
+    refuse(bad, expected, REMEDY)
     if written := _written_dates(values):
         moments, form = written
         return dated(moments, f"one of {form}, as other values are", read_as=form)
     whole = raw.cast(pl.Int64, strict=False)  # Float64 does not represent every nanosecond
-    numbers = whole if (whole.cast(pl.Float64) == values).all(ignore_nulls=False) else values
+    is_whole = (whole.cast(pl.Float64) == values) | values.is_null()
+    numbers = whole if is_whole.all(ignore_nulls=False) else values
     unit, per_second = _unit(raw, values, path, called)
     notes = [] if per_second == 1 else [f"{file_name(path)}: times read as {unit}"]
     return _with_times(frame, column, numbers, per_second), notes
+
+
+def _is_missing(raw: pl.Series) -> pl.Series:
+    """Return whether a time [n] is null, an empty text, or NaN."""
+    is_missing = raw.is_null()
+    if raw.dtype == pl.String:
+        is_missing |= raw.str.to_lowercase().is_in(_EMPTY)
+    elif raw.dtype.is_float():
+        is_missing |= raw.is_nan()
+    return is_missing.fill_null(True)
 
 
 def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: int) -> pl.DataFrame:
@@ -140,7 +173,7 @@ def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
         if alike.any():
             texts = values.set(~alike, None).cast(pl.Int64).cast(pl.String)
             moments = texts.str.to_datetime("%Y%m%d%H%M%S"[: len(form) - 2], time_unit="us", strict=False)
-            if 2 * moments.null_count() < len(moments):
+            if 2 * (len(moments) - moments.null_count()) > values.count():
                 return moments, f"dates in the format {form}"
     return None
 

@@ -7,6 +7,7 @@ import pytest
 
 from prefrec.errors import DataError
 from prefrec.intake import PrepareConfig, prepare
+from prefrec.intake.sources import Source
 from read_sources import files
 
 
@@ -156,6 +157,31 @@ def test_empty_and_conflicting_titles(paths):
         paths["items"].write_text(wrong)
         with pytest.raises(DataError, match=message):
             files(**paths)
+
+
+def test_rows_without_a_time_are_dropped_if_told_and_counted(tmp_path):
+    parts, items = [tmp_path / "one.csv", tmp_path / "two.csv"], tmp_path / "items.csv"
+    parts[0].write_text("user_id,item_id,when,rating\n1,7,5,\n1,8,,4\n1,9,7.5,3\n")
+    parts[1].write_text("user_id,item_id,when,rating\n2,7,NaN,2\n")
+    items.write_text("item_id,title\n7,Hope\n8,Air\n9,Heat\n")
+    config = {"source": "files", "interactions": parts[0], "more_interactions": parts[1:], "items": items}
+
+    def read_log(**settings: str) -> Source:
+        read = PrepareConfig.model_validate(config | {"columns": {"timestamp": "when"}} | settings)
+        return read.kind.read(read)
+
+    with pytest.raises(DataError, match=r"one\.csv, line 3, column when: None is not .*--missing-times drop"):
+        read_log()
+    source = read_log(missing_times="drop")
+    assert source.notes == ["2 of 4 interactions had no time and were dropped", "1 of 2 interactions have no rating"]
+    assert source.interactions.rows() == [("1", "7", 5, None, 0), ("1", "9", 7, 3.0, 500_000)]
+    parts[0].write_text("user_id,item_id,when,rating\n1,7,,\n1,8,,four\n")
+    with pytest.raises(DataError, match=r"line 3, column rating: 'four' is not a number"):
+        read_log(missing_times="drop")
+    parts[0].write_text("user_id,item_id,when,rating\n1,7,,\n")
+    told = r"one\.csv, column when: no interaction has a time.*, or file-order if .* with --columns\.timestamp"
+    with pytest.raises(DataError, match=told):
+        read_log(missing_times="drop")
 
 
 def test_ratings_may_be_empty_and_left_unread(tmp_path):

@@ -69,6 +69,8 @@ CASES = [
     _log("a column misspelt", "Did you mean 'user_idd'?", "user_idd,item_id,timestamp\nu,i1,5\n"),
     _log("fields too many", "log.csv, line 3: cannot be read as a table: more than the 3 fields", HEADER + "u,i1,5\nu,i2,6,7\n"),
     _log("fields too few", "log.csv, line 2, column timestamp: None is not seconds since 1970", HEADER + "u,i1\nu,i2,5\n"),
+    _log("fields too few, the way out", "or drop the rows without a time with --missing-times drop (`missing_times: drop` in a recipe)", HEADER + "u,i1\nu,i2,5\n"),
+    _log("no time at all", "no interaction has a time. Name the right column, or file-order", HEADER + "u,i1\nu,i2\n", "--missing-times", "drop"),
     _log("a user empty", "log.csv, line 2: user_id is empty (1 rows); fill or drop these rows", HEADER + ",i1,5\n"),
     _log("a word for a time", "line 2, column timestamp: 'yesterday' is not seconds since 1970 or an ISO 8601 date", HEADER + "u,i1,yesterday\n"),
     _log("a time beyond all clocks", "line 2, column timestamp: '1e300' is not", HEADER + "u,i1,1e300\n"),

@@ -69,7 +69,9 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
         log = readers.pick_columns(table, wanted, path, optional, _FIELDS)
-        log, times = parse_timestamps(log, "timestamp", path, columns.timestamp, columns.timestamp_format)
+        log, times = parse_timestamps(
+            log, "timestamp", path, columns.timestamp, columns.timestamp_format, config.missing_times
+        )
         if "rating" in log.columns:
             log = readers.parse_numbers(log, "rating", path, columns.rating, _NO_RATING)
         if columns.impressions:
@@ -78,6 +80,15 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
         parts.append(parse_skipped(log, path, columns.skipped) if columns.skipped else log)
         notes += times
     log = pl.concat(parts, how="diagonal").with_columns(cs.by_name(SUBSECOND, require_all=False).fill_null(0))
+    if untimed := log["timestamp"].null_count():
+        if untimed == len(log):
+            raise DataError(
+                f"{log_path}, column {columns.timestamp}: no interaction has a time. Name the right column, or "
+                f"{FILE_ORDER} if the lines are in temporal order, with --columns.timestamp (`columns.timestamp` in "
+                "a recipe)"
+            )
+        notes.append(f"{untimed} of {len(log)} interactions had no time and were dropped")
+        log = log.drop_nulls("timestamp")
     if "rating" in log.columns and (empty := log["rating"].null_count()):
         notes.append(f"{empty} of {len(log)} interactions have no rating")
     log = fold_skips(log) if columns.skipped else log
@@ -166,6 +177,7 @@ def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
 
 
 _TAKES = (
-    "interactions", "more_interactions", "items", "users", "columns", "encoding", "duplicate_titles", "missing_titles"
+    "interactions", "more_interactions", "items", "users", "columns", "encoding", "duplicate_titles",
+    "missing_titles", "missing_times",
 )  # fmt: skip
 FILES = SourceKind(files, _TAKES)
