@@ -2,11 +2,14 @@
 
 import copy
 import gc
+import inspect
 import json
 import pickle
 import shutil
 import tempfile
 from dataclasses import replace
+from functools import partial
+from typing import get_type_hints
 from unittest.mock import Mock
 
 import numpy as np
@@ -24,7 +27,8 @@ from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
 from prefrec.recommend.popular import Popular
-from prefrec.recommender import Effect, Ranked
+from prefrec.recommend.rules import ItemRules, Rules
+from prefrec.recommender import Effect, ItemRuleArguments, Ranked, RuleArguments
 from sealed import flip, seal_stage
 from slow import slow_logps
 from tiny_run import tiny_recipe
@@ -403,6 +407,19 @@ def test_histories_are_asked_together(rec):
     alone, together = [rec.recommend(one, 3) for one in asked], rec.recommend(asked, 3)
     assert [[r.item_id for r in own] for own in together] == [[r.item_id for r in own] for own in alone]
     assert rec.recommend([], 3) == rec.recommend(k=3)
+
+
+def test_every_method_takes_the_rules_by_name(rec):
+    """A new rule is an argument of all methods, in HTTP bodies and on the command line, or of none."""
+    by_name = {*get_type_hints(RuleArguments)}
+    assert by_name == {*Rules.model_fields}
+    assert {*get_type_hints(ItemRuleArguments)} == {*ItemRules.model_fields}
+    assert by_name < {*inspect.signature(rec.recommend).parameters}
+    for ask in (rec.recommend_all, rec.recommend_blocks, partial(rec.similar, "i7")):
+        with pytest.raises(ConfigError, match=r"wher: Extra inputs are not permitted.*did you mean where"):
+            ask(wher="title = 'x'")
+    with pytest.raises(TypeError, match="exclude_seen"):
+        rec.similar("i7", exclude_seen=False)
 
 
 def test_a_rule_that_names_no_item_is_warned_of(rec, capsys):

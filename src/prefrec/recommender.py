@@ -12,7 +12,7 @@ from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from threading import RLock
-from typing import Any, cast, overload
+from typing import Any, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import polars as pl
@@ -66,6 +66,25 @@ Query = tuple[Sequence[str], Sequence[str]]
 """The history to query, and all items that the user has seen."""
 Boost = Mapping[str, Mapping[Any, float]]
 """Column of the catalogue → value → factor."""
+
+
+class ItemRuleArguments(TypedDict, total=False):
+    """Rules of `Recommender.similar`. `Recommender.recommend` says what each of them does."""
+
+    where: str | None
+    allow: Items | None
+    deny: Items
+    at_most: int | None
+    per: str | None
+    boost: Boost | None
+
+
+class RuleArguments(ItemRuleArguments, total=False):
+    """Rules of the methods that recommend."""
+
+    exclude_seen: bool | None
+
+
 Log = Mapping[str, Query]
 """User → query."""
 CHUNK, QUICK_CHUNK = 200, 5_000
@@ -196,13 +215,7 @@ class Recommender:
         k: int = ...,
         *,
         user: str | int | None = ...,
-        where: str | None = ...,
-        allow: Items | None = ...,
-        deny: Items = ...,
-        exclude_seen: bool | None = ...,
-        at_most: int | None = ...,
-        per: str | None = ...,
-        boost: Boost | None = ...,
+        **rules: Unpack[RuleArguments],
     ) -> Rows[Ranked]: ...
     def recommend(
         self,
@@ -239,7 +252,9 @@ class Recommender:
         Returns:
             The items, best first; for a list of histories, a list of such answers.
         """
-        selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per, boost)
+        rules: RuleArguments = {"where": where, "allow": allow, "deny": deny, "exclude_seen": exclude_seen}
+        rules |= {"at_most": at_most, "per": per, "boost": boost}
+        selection = self._selection(k, **rules)
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
         last, seen = self._log_of(user)
@@ -254,13 +269,7 @@ class Recommender:
         self,
         item: AnyItem,
         k: int = 10,
-        *,
-        where: str | None = None,
-        allow: Items | None = None,
-        deny: Items = (),
-        at_most: int | None = None,
-        per: str | None = None,
-        boost: Boost | None = None,
+        **rules: Unpack[ItemRuleArguments],
     ) -> Similar:
         """Return the items that are most similar to an item, and the name of the notion of similarity (`by`).
 
@@ -271,9 +280,9 @@ class Recommender:
         Args:
             item: the item.
             k: number of items; fewer if fewer have a similarity above 0.
-            where, allow, deny, at_most, per, boost: rules, as for `recommend`.
+            **rules: `where`, `allow`, `deny`, `at_most`, `per` and `boost`, as for `recommend`.
         """
-        selection = self._selection(k, where, allow, deny, True, at_most, per, boost)
+        selection = self._selection(k, exclude_seen=True, **rules)
         ((known,),) = self._ids([item])
         by = cast(Ranker, self._once("similar", self._similarity))
         best = similar_items(by, selection.question([known], [known]))
@@ -351,13 +360,7 @@ class Recommender:
         *,
         users: str | int | Iterable[str | int] | None = None,
         histories: Mapping[Any, Items] | None = None,
-        where: str | None = None,
-        allow: Items | None = None,
-        deny: Items = (),
-        exclude_seen: bool | None = None,
-        at_most: int | None = None,
-        per: str | None = None,
-        boost: Boost | None = None,
+        **rules: Unpack[RuleArguments],
     ) -> pl.DataFrame:
         """Return the best items for many users, as a frame with the columns `ANSWERS`.
 
@@ -368,10 +371,8 @@ class Recommender:
             k: number of items per user.
             users: users of the log. Default: all.
             histories: user → history, instead of users of the log.
-            where, allow, deny, exclude_seen, at_most, per, boost: rules, as for `recommend`.
+            **rules: `where`, `allow`, `deny`, `exclude_seen`, `at_most`, `per` and `boost`, as for `recommend`.
         """
-        rules: Any = {"where": where, "allow": allow, "deny": deny, "exclude_seen": exclude_seen}
-        rules |= {"at_most": at_most, "per": per, "boost": boost}
         blocks = self.recommend_blocks(out, k, users=users, histories=histories, **rules)
         return pl.concat([pl.DataFrame(schema=ANSWERS), *blocks])
 
@@ -382,13 +383,7 @@ class Recommender:
         *,
         users: str | int | Iterable[str | int] | None = None,
         histories: Mapping[Any, Items] | None = None,
-        where: str | None = None,
-        allow: Items | None = None,
-        deny: Items = (),
-        exclude_seen: bool | None = None,
-        at_most: int | None = None,
-        per: str | None = None,
-        boost: Boost | None = None,
+        **rules: Unpack[RuleArguments],
     ) -> Iterator[pl.DataFrame]:
         """Yield the answers of `recommend_all` in blocks of users, for more answers than fit into memory.
 
@@ -396,7 +391,7 @@ class Recommender:
         """
         self._check_process()
         is_csv = _is_csv(out)
-        selection = self._selection(k, where, allow, deny, exclude_seen, at_most, per, boost)
+        selection = self._selection(k, **rules)
         if histories is None:
             self._check_log()
             lists = logged_lists(self.data, None if users is None else user_ids(users))
@@ -527,22 +522,14 @@ class Recommender:
         if self.data.train_interactions.is_empty() or self.data.protocol.get(EXPORTED):
             raise DataError("an exported ranker has no log of users: give histories")
 
-    def _selection(
-        self,
-        k: int,
-        where: str | None,
-        allow: Items | None,
-        deny: Items,
-        exclude_seen: bool | None,
-        at_most: int | None,
-        per: str | None,
-        boost: Boost | None,
-    ) -> Selection:
-        if where is not None or allow is not None or per is not None:
+    def _selection(self, k: int, **given: Unpack[RuleArguments]) -> Selection:
+        """Return the rules of a call, checked and applied to the catalogue; errors are those of `Selection`."""
+        if any(given.get(rule) is not None for rule in ("where", "allow", "per")):
             self._check_process()
-        raw: dict[str, Any] = {"where": where, "exclude_seen": exclude_seen, "at_most": at_most, "per": per}
-        raw |= {"allow": None if allow is None else self._known_ids("allow", allow)}
-        raw |= {"deny": self._known_ids("deny", deny), "boost": _by_text(boost or {})}
+        raw: dict[str, Any] = {**given, "deny": self._known_ids("deny", given.get("deny", ()))}
+        if (allow := given.get("allow")) is not None:
+            raw["allow"] = self._known_ids("allow", allow)
+        raw["boost"] = _by_text(given.get("boost") or {})
         try:
             rules, repeats = Rules.model_validate(raw), self.data.keeps_repeats
         except ValidationError as e:
