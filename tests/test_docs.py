@@ -351,16 +351,21 @@ def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     assert [a.loss for a in taken[0].align] == ["hinge"]
 
 
-def test_a_ranker_of_ones_own_is_fitted_and_blended_as_the_page_says(place, tmp_path, monkeypatch):
+def test_a_ranker_of_ones_own_is_fitted_and_blended_as_the_page_says(place, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(STAGES, "latest", None)  # taken out again after the test
     monkeypatch.chdir(tmp_path)
-    own, in_a_recipe = blocks(ROOT / "docs" / "extend-ranker.md", "python")
+    own, in_a_recipe, without_one = blocks(ROOT / "docs" / "extend-ranker.md", "python")
     made: dict = {"DATA": place.recipe["data"]}
     exec(own, made)
     assert [*made["LatestRanker"](made["LatestConfig"](last=1)).fit(read_prepared(place.data)).counts.values()] == [1]
     exec(in_a_recipe.replace('{"source": "movielens-100k"}', "DATA"), made)
-    metrics = json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())["evaluation"]["metrics"]
-    assert {"latest", "blend"} <= metrics.keys()
+    metrics = json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())
+    assert {"latest", "blend"} <= metrics["evaluation"]["metrics"].keys()
+    exec(without_one, made)
+    lines = {line.split("┆")[0].strip("│ "): line for line in capsys.readouterr().out.splitlines() if "┆" in line}
+    own = metrics["full_catalogue"]["metrics"]["blend"]["ndcg@10"]
+    assert f"{own['mean']:.3f} [{own['low']:.3f}, {own['high']:.3f}]" in lines["blend"]
+    assert "same first letter" in lines
 
 
 LISTS_TABLE = re.compile(r"^\|[^\n]*(?:NDCG|HR@|MRR)[^\n]*\n\|[ :|-]+\n(?:\|[^\n]*\n?)+", re.MULTILINE)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefrec.console import show_progress as show_progress
     from prefrec.evaluation import evaluate as evaluate
+    from prefrec.evaluation import evaluate_full as evaluate_full
     from prefrec.example import load_example as load_example
     from prefrec.from_frames import fit as fit
     from prefrec.lm.scoring import choice_logps as choice_logps
@@ -39,6 +40,7 @@ _HOMES = {
     "SoftmaxDPOTrainer": "prefrec.training",
     "choice_logps": "prefrec.lm.scoring",
     "evaluate": "prefrec.evaluation",
+    "evaluate_full": "prefrec.evaluation",
     "fit": "prefrec.from_frames",
     "load_example": "prefrec.example",
     "lora_config": "prefrec.training",

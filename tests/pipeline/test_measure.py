@@ -8,14 +8,15 @@ import pytest
 
 from baselines import UNDATED_BASELINES
 from fixed_rankers import FixedStage
-from full_ranks import full_ranks
+from full_ranks import full_ranks, whole_catalogue
 from prefrec.data import seen_items
-from prefrec.evaluation import FULL_RANKING, metrics_for
+from prefrec.errors import ConfigError, DataError
+from prefrec.evaluation import FULL_RANKING, evaluate_full, metrics_for
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers
 from prefrec.pipeline.sections import EvaluateSection
 from prefrec.pipeline.stages.language_model import lm_ranker
-from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
+from prefrec.rankers import CatalogueRanker, ItemKNNRanker, PopularityRanker, RandomRanker, pad_scores
 
 
 @pytest.fixture
@@ -84,6 +85,47 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
             assert full.metrics[ranker.name][metric].mean == pytest.approx(float(value(*ranks).mean()), abs=1e-9)
     sizes = [len(data.catalogue) - len(own) for own in seen_items(data, rows)]
     assert full.expected["hr@10"] == pytest.approx(np.mean([10 / size for size in sizes]))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_full_ranking_of_objects_has_the_figures_of_a_run(evaluate, others, data, split):
+    """All blocks of the table, for rankers without a stage: the same examples, candidates, intervals and groups."""
+    want = evaluate(others, references=["popularity", "item-kNN"], split=split).full_catalogue
+    log = data.known_interactions(split)
+    rankers = [PopularityRanker.fit(log), ItemKNNRanker.fit(log), RandomRanker(5, "able")]
+    pairs = list(dict.fromkeys((c.ranker, c.against) for c in want.comparisons))
+    found = evaluate_full(rankers, data, split=split, rows=20, compare=pairs)
+    assert len(found.groups) > 0
+    assert replace(want, best_reference=None, logs={}) == found
+    assert found.predictions.drop("ranker").equals(want.predictions.drop("ranker"))
+    every = evaluate_full(rankers[2:], data, split=split, ks=[3])
+    assert (every.n, {*every.metrics["able"]}) == (len(data.split(split)), {"hr@3", "ndcg@3", "mrr"})
+    assert every.metrics["able"]["mrr"] != found.metrics["able"]["mrr"]
+
+
+def test_full_ranking_of_objects_names_what_is_wrong(data):
+    able = RandomRanker(5, "able")
+    with pytest.raises(ConfigError, match="two rankers have the same name: able, able; rename one"):
+        evaluate_full([able, able], data)
+    with pytest.raises(ConfigError, match="cannot compare with bale: the rankers are able; did you mean able"):
+        evaluate_full([able], data, compare="bale")
+    for rankers, on in (([], data), ([able], replace(data, test=[]))):
+        with pytest.raises(DataError, match=f"nothing to evaluate: {len(rankers)} rankers, {len(on.test)} test ex"):
+            evaluate_full(rankers, on)
+
+
+def test_full_ranking_gives_a_reranker_only_the_items_that_may_be_ranked(data):
+    class BestFirst:
+        name, is_of_list = "best first", True
+
+        def score(self, examples):
+            asked.extend(examples)
+            return pad_scores([[-n for n in range(len(e.candidates))] for e in examples])
+
+    asked = []
+    evaluate_full([BestFirst()], data, rows=5)
+    rows = data.some("test", 5)
+    assert asked == whole_catalogue(rows, data.catalogue, seen_items(data, rows))
 
 
 @pytest.mark.parametrize(("changes", "n"), [({"full_rows": 30}, 20), ({"rows": None, "full_rows": None}, 40)])

@@ -16,15 +16,16 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from prefrec.data import Catalogue, RankingExample
-from prefrec.errors import ConfigError, DataError, ModelError, did_you_mean
+from prefrec.data import Catalogue, PreparedData, RankingExample, seen_items
+from prefrec.errors import NO_EXAMPLES, ConfigError, DataError, ModelError, did_you_mean
+from prefrec.evaluation.full import rank_catalogue
 from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
 from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns, corrected
 from prefrec.evaluation.predictions import judge_texts, prediction_frame, ranks_of
-from prefrec.evaluation.targets import CLASSES, COUNTS, REPEATS
-from prefrec.evaluation.verdict import Audit, NoAudit
-from prefrec.rankers.base import GeneratingRanker, Ranker
+from prefrec.evaluation.targets import CLASSES, COUNTS, REPEATS, item_classes, repeated_targets
+from prefrec.evaluation.verdict import FULL_RANKING, Audit, NoAudit
+from prefrec.rankers.base import GeneratingRanker, ListRanker, Ranker
 
 TEXT_METRICS = {"choice": ("gen_hr@1", "valid_ratio"), "substring": ("substring_hr@1", "substring_valid_ratio")}
 """Column of predictions with the items that texts name → metrics. `judge_substrings` makes `substring`."""
@@ -59,9 +60,7 @@ def evaluate(
         DataError: there are no rankers or no examples.
         ModelError: as `predict`.
     """
-    names = [r.name for r in rankers]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two rankers have the same name: {', '.join(names)}; rename one")
+    names = _names(rankers)
     named_pairs(compare, names)
     if not names or not examples:
         raise DataError(
@@ -69,6 +68,63 @@ def evaluate(
         )
     frames = [predict(r, examples, catalogue, generate=generate) for r in rankers]
     return evaluate_predictions(pl.concat(frames), ks=ks, compare=compare, audit=audit)
+
+
+def evaluate_full(
+    rankers: Sequence[Ranker],
+    data: PreparedData,
+    *,
+    split: str = "test",
+    rows: int | None = None,
+    ks: Sequence[int] = (10,),
+    compare: str | Sequence[tuple[str, str]] | None = None,
+) -> Evaluation:
+    """Evaluate rankers in full ranking, as a run does: among all items that the user has not seen before.
+
+    With `repeats: keep` the candidates are all items. The result also has the targets with and without known
+    interactions apart (`groups`, `by_class`, `by_count`), and repeat targets (`by_repeat`).
+
+    Args:
+        rankers: objects with `name` and `score` (`Ranker`), which get examples with all items of the catalogue as
+            candidates; a `ListRanker` gets only the unseen ones. For `test` they may have learnt from
+            `data.known_interactions("test")`, as the rankers of a run have.
+        data: prepared data, such as `read_prepared("runs/shop/data")`.
+        split: `validation` or `test`.
+        rows: number of examples, spread over users. Default: all.
+        ks: cut-offs of HR and NDCG.
+        compare: as in `evaluate`.
+
+    Raises:
+        ConfigError: two rankers share a name, or `compare` names an unknown one.
+        DataError: there are no rankers, or no examples of the split.
+        ModelError: scores do not fit the examples, or one is NaN.
+    """
+    names, examples = _names(rankers), data.some(split, rows)
+    named_pairs(compare, names)
+    if not names or not examples:
+        raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} {split} examples; {NO_EXAMPLES}")
+    seen, known = seen_items(data, examples), set(data.known_interactions(split)["item_id"])
+    frames = [
+        rank_catalogue(r, examples, data.catalogue, seen, known, shared=not isinstance(r, ListRanker))
+        for r in rankers
+    ]
+    return evaluate_predictions(
+        pl.concat(frames),
+        audit=FULL_RANKING,
+        ks=ks,
+        compare=compare,
+        known_items=known,
+        items=item_classes(data, split),
+        repeated=repeated_targets(data, examples),
+    )
+
+
+def _names(rankers: Sequence[Ranker]) -> list[str]:
+    """Return the names of rankers; raise ConfigError if two are the same."""
+    names = [ranker.name for ranker in rankers]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two rankers have the same name: {', '.join(names)}; rename one")
+    return names
 
 
 def predict(
