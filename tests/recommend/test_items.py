@@ -4,8 +4,10 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz import fuzz
 
 from prefrec.data import Catalogue
+from prefrec.recommend import items
 from prefrec.recommend.items import ItemIndex, UnknownItemsError
 from prefrec.recommend.rules import ById, Item
 
@@ -39,9 +41,15 @@ def test_unknown_names_come_with_near_ones(index):
     with pytest.raises(UnknownItemsError, match=told) as e:
         index.resolve(["Emma", "Alein", "qqqqq"])
     assert "(and 1 more)" in str(e.value)
+    assert str(e.value).count("similar") == 1  # of the first unknown name alone
     first, second = e.value.unknown
     assert first.near[0] == Item(item_id="2", title="Alien")
     assert (second.given, second.near) == ("qqqqq", [])
+
+
+def test_one_unknown_name_without_similar_ones_is_told_alone(index):
+    with pytest.raises(UnknownItemsError, match=r"no item with title or id 'qqqqq' among 7$"):
+        index.resolve(["Emma", "qqqqq"])
 
 
 def test_a_title_of_two_items_asks_for_the_id(index):
@@ -75,6 +83,18 @@ def test_search_has_the_exact_title_first_then_whole_words():
     index = _index("abcde", ["Aliens", "My Alien", "Alien 3", "Alien", "Inalienable"])
     assert [i.title for i in index.search("alien", 5)] == ["Alien", "Alien 3", "Aliens", "My Alien", "Inalienable"]
     assert [i.title for i in index.search("alien", 1)] == ["Alien"]
+    index = _index("abc", ["Inalienable", "My Aliens", "An Alien"])
+    assert [i.title for i in index.search("alien", 3)] == ["An Alien", "My Aliens", "Inalienable"]
+
+
+def test_similar_titles_come_by_similarity_wherever_they_stand(monkeypatch):
+    """The least similar ones would be first by the alphabet; each is the first or the last of a block."""
+    titles = ["Zebra Crossing", "Abra Crossword", "Quite Another", "Zebra Crossings", "Cebra Crosing", "Nothing"]
+    monkeypatch.setattr(items, "BLOCK", 2)
+    found = [i.title for i in _index("abcdef", titles).search("Zebra Crosing", 4)]
+    ratios = {title: fuzz.WRatio("zebra crosing", title.lower()) for title in titles}
+    assert found == sorted((t for t in titles if ratios[t] >= items.NEAR_ENOUGH), key=ratios.get, reverse=True)[:4]
+    assert len(found) == 4
 
 
 @given(text=st.text(max_size=20), limit=st.integers(1, 9))
@@ -96,7 +116,7 @@ FILMS = [
     [
         ("A Matrix!", "Matrix, The (1999)"), ("1999 Matrix", "Matrix, The (1999)"), ("le theatre", "Théâtre, Le"),
         ("Reloaded Matrix", "The Matrix Reloaded"), ("Matirx Reloadd", "The Matrix Reloaded"),
-        ("Oceans Eleven", "Ocean's Eleven"), ("!!!", "!!!"),
+        ("Oceans Eleven", "Ocean's Eleven"), ("Ocean’s Eleven", "Ocean's Eleven"), ("!!!", "!!!"),
     ],
 )  # fmt: skip
 def test_articles_punctuation_and_order_do_not_count_among_near_names(name, first):

@@ -3,7 +3,7 @@
 import polars as pl
 
 from drawn_logs import make_log
-from prefrec.data import Catalogue, PreparedData
+from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.rankers.item_features import DAY
 from prefrec.recommend.popular import Popular
 
@@ -28,6 +28,16 @@ def test_recent_interactions_count_before_older_ones():
 def test_without_dates_all_interactions_count():
     popular = _popular([("u0", "d", 1), ("u1", "d", 2), ("u1", "b", 500)])
     assert (popular.name, popular.ids) == ("popularity", ["d", "b", "a", "c"])
+
+
+def test_interactions_before_test_examples_count():
+    """Those of validation targets, too; a test target does not."""
+    log = [(user, item, START + n * DAY) for user in ("u0", "u1") for n, item in enumerate("ab")]
+    held = make_log([(user, item, START + n * DAY) for user in ("u0", "u1") for n, item in ((8, "c"), (9, "d"))])
+    validation = [RankingExample(user, ("a", "b"), ("c", "d"), "c") for user in ("u0", "u1")]
+    test = [RankingExample(user, ("a", "b", "c"), ("c", "d"), "d") for user in ("u0", "u1")]
+    popular = Popular.of(PreparedData(CATALOGUE, [], validation, test, make_log(log), held_out_interactions=held))
+    assert [*zip(popular.ids, popular.counts.tolist(), strict=True)] == [("a", 2), ("b", 2), ("c", 2), ("d", 0)]
 
 
 def test_an_empty_log_has_no_popularity():

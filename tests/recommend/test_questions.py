@@ -158,6 +158,7 @@ PLAIN = [
     "genre = 'Comedy' and year > 1985",
     "title in ('a (b', 'it''s') or not (year > 1990)",
     "title <> 'ABS(1)' AND (\"year\" > 1 OR `genre` IS NULL)",
+    "year > 1990 or (genre = 'Comedy' and(year > 1985))",
 ]
 HIDDEN = [
     "abs(year) > 1", "ABS (year) > 1", '"abs"(year) > 1', "`abs`(year) > 1", "tags[1](2) = 1", "year > 1 -- x",
@@ -186,6 +187,32 @@ def test_a_limit_needs_a_column_and_a_column_a_limit():
     for rules in (Rules(at_most=1), Rules(per="genre")):
         with pytest.raises(RulesError, match="at_most, per: give both or neither"):
             Selection(CATALOGUE, rules, 3)
+
+
+@given(
+    scores=st.lists(st.sampled_from([0.0, -1.0, -1.5, -4.0]), min_size=1, max_size=12),
+    order=st.permutations(ITEMS["item_id"].to_list()),
+    is_popular=st.booleans(),
+    at_most=st.none() | st.integers(1, 2),
+    k=st.integers(1, 5),
+)
+def test_a_ranking_is_cut_to_the_limits_and_ties_go_by_popularity(scores, order, is_popular, at_most, k):
+    ranking = list(zip(sorted(scores, reverse=True), ITEMS["item_id"], strict=False))
+    best = Recommendation([item for _, item in ranking], np.array([s for s, _ in ranking], np.float32), True, "exact")
+    rules = Rules(at_most=at_most, per="genre") if at_most else Rules()
+    found = (
+        Selection(CATALOGUE, rules, k, popular_by(order) if is_popular else None).question(["i1"], ()).answer(best)
+    )
+    if is_popular:
+        ranking.sort(key=lambda row: (-row[0], order.index(row[1])))
+    kept, counts = [], Counter()
+    for score, item in ranking:
+        group = GENRES[int(item[1:])]
+        counts[group] += 1
+        if not (at_most and group is not None and counts[group] > at_most):
+            kept.append((item, score))
+    assert [*zip(found.item_ids, found.logps.tolist(), strict=True)] == kept[:k]
+    assert (found.exact, found.method) == (True, "exact")
 
 
 class Deep:

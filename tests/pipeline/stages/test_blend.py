@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
+import polars as pl
 import pytest
 
-from fixed_rankers import FixedStage
-from prefrec.data import RankingExample, read_prepared
-from prefrec.errors import ConfigError
+from fixed_rankers import Fixed, FixedStage
+from prefrec.data import RankingExample, has_dates, read_prepared, seen_items
+from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline import inputs as inputs_module
 from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.inputs import RunInputs
@@ -17,12 +19,23 @@ from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import predict_all, predict_full
 from prefrec.pipeline.stages import blend
+from prefrec.pipeline.stages.alignment import RewardStage
 from prefrec.pipeline.stages.baseline import BaselineStage, CountedBaselineStage
-from prefrec.pipeline.stages.blend import BlendParts, BlendStage, LazyRanker, LearntItems
+from prefrec.pipeline.stages.blend import BlendParts, BlendStage, LazyRanker, LearntItems, outside_fold
 from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers import baselines
 from prefrec.rankers.baselines import PopularityRanker, RandomRanker
-from prefrec.rankers.blend import BlendConfig, RerankedBlend, Weights
+from prefrec.rankers.blend import (
+    FOLDS,
+    BlendConfig,
+    BlendRanker,
+    RerankedBlend,
+    Weights,
+    learn_weights,
+    weights_sentence,
+)
+from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
+from prefrec.rankers.matrices import pad_scores
 
 PARTS = ["title TF-IDF", "window co-occurrence", "zero-shot"]
 
@@ -86,10 +99,20 @@ def test_a_blend_of_two_title_models_ranks_without_one_of_them(finished, recipe,
     stage = BlendStage(inputs, BlendConfig(parts=["title TF-IDF", *before]), tmp_path, before)
     stage.make()
     rows = inputs.data.test[:2]
+    weights = Weights.from_json(json.loads((tmp_path / "blend.json").read_text()))
     for excluded, kept in (("zero-shot", "again"), ("again", "zero-shot")):
         ranker = stage.without[excluded].load(4)
-        assert [model.name for model in ranker.models] == [kept]
+        assert (ranker.name, [model.name for model in ranker.models]) == (f"blend without {excluded}", [kept])
+        assert ranker.logits == (weights.reranked_without[excluded],)
         assert np.isfinite(ranker.score(rows)).all()
+    whole, crossed, less = stage.load(4), stage.on("validation").load(4), stage.without["title TF-IDF"].load(4)
+    for ranker, logits, inner in (
+        (whole, (weights.reranked,), (weights.logits[""],)),
+        (crossed, weights.reranked_folds, weights.folds),
+        (less, (weights.reranked,), (weights.logits["title TF-IDF"],)),
+    ):
+        assert [model.name for model in ranker.models] == ["zero-shot", "again"]
+        assert (ranker.logits, ranker.blend.logits) == (logits, inner)
 
 
 def test_two_blends_load_a_common_part_once_and_share_its_scores(finished, recipe, tmp_path):
@@ -122,6 +145,171 @@ def test_two_blends_load_a_common_part_once_and_share_its_scores(finished, recip
         assert np.isfinite(ranker.score(inputs.data.test[:3])).all()
     assert len(loads) == 1
     assert len(asked) == 2
+
+
+class Ordered(FixedStage):
+    """A stage whose ranker scores an item by its number times a factor, for the whole catalogue too."""
+
+    def __init__(self, name, factor):
+        class ByNumber(Fixed):
+            def score(self, examples):
+                return pad_scores([[factor * int(c[1:]) for c in e.candidates] for e in examples])
+
+        super().__init__(ByNumber(name, ""))
+
+    @property
+    def full(self):
+        return self
+
+
+def test_a_reward_as_a_part_asks_the_model_and_its_reference(finished, recipe):
+    inputs = _inputs(finished, recipe)
+    aligned, reference = Ordered("s-dpo", 5.0), Ordered("sft", 2.0)
+    reward, rows = RewardStage("s-dpo reward", aligned, reference, 0.5), inputs.data.test[:3]
+    fast, slow = BlendParts(inputs, [reference, reward]).rankers("test", 4)
+    assert ([part.name for part in fast], slow) == (["sft", "s-dpo reward"], [])
+    assert fast[1].ranker.reference is fast[0].ranker  # its scores are shared
+    numbers = np.array([[int(c[1:]) for c in e.candidates] for e in rows])
+    learnt = set(inputs.data.train_interactions["item_id"])
+    known = np.array([[c in learnt for c in e.candidates] for e in rows])
+    np.testing.assert_allclose(fast[1].score(rows)[known], 0.5 * (5 - 2) * numbers[known])
+
+
+def test_weights_are_learnt_on_sampled_candidates_of_some_rows(finished, recipe, tmp_path, monkeypatch, capsys):
+    learnt = []
+
+    def learn(parts, times, examples, *, select):
+        learnt.append(([part.name for part in parts], examples, select))
+        return learn_weights(parts, times, examples, select=select)
+
+    monkeypatch.setattr(blend, "MOST_CANDIDATES", 8)
+    monkeypatch.setattr(blend, "learn_weights", learn)
+    config, data = BlendConfig(parts=["popularity", "title TF-IDF"], rows=6), read_prepared(finished / "data")
+    for seed in (0, 0, 1):
+        inputs = replace(_inputs(finished, recipe), seed=seed)
+        before = {name: BaselineStage(inputs, name) for name in config.parts}
+        BlendStage(inputs, config, tmp_path, before).make()
+    assert learnt[0] == learnt[1] != learnt[2]
+    names, examples, select = learnt[0]
+    assert (names, select) == (config.parts, False)
+    rows = data.some("validation", 6)
+    assert [(e.user_id, e.history, e.target) for e in examples] == [(e.user_id, e.history, e.target) for e in rows]
+    for e, seen in zip(examples, seen_items(data, rows), strict=True):
+        assert e.candidates[0] == e.target
+        assert not {*e.candidates[1:]} & {*seen, e.target}
+    assert len({c for e in examples for c in e.candidates[1:]}) <= 8
+    assert 4 < np.mean([len(e.candidates) for e in examples]) <= 9
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("blend: learning weights on 6 validation examples") == 3
+    weights = Weights.from_json(json.loads((tmp_path / "blend.json").read_text()))
+    assert " ".join(weights_sentence("blend", weights).split()) in told
+
+
+def test_a_blend_without_a_part_counts_no_validation_targets_for_validation_rows(finished, recipe, tmp_path):
+    inputs = _inputs(finished, recipe)
+    parts = ["popularity", "window co-occurrence"]
+    made = BlendStage(inputs, BlendConfig(parts=parts), tmp_path, {n: BaselineStage(inputs, n) for n in parts})
+    made.make()
+    weights, rows = Weights.from_json(json.loads((tmp_path / "blend.json").read_text())), inputs.data.validation
+    for excluded in (*parts, "time"):
+        less = made.without[excluded]
+        for split, loaded in (("validation", less.on("validation").load(4)), ("test", less.load(4))):
+            fast, _ = made.parts.rankers(split, 4)
+            twin = BlendRanker("twin", fast, made.parts.times(split), weights, excluded)
+            assert loaded.name == f"blend without {excluded}"
+            assert np.array_equal(loaded.score(rows), twin.score(rows))
+    assert not np.allclose(less.on("validation").load(4).score(rows), less.load(4).score(rows))
+
+
+def test_for_training_rows_a_blend_says_which_parts_learnt_from_them(finished, recipe, tmp_path, capsys):
+    inputs = _inputs(finished, recipe)
+    before = {
+        "popularity": BaselineStage(inputs, "popularity"),
+        "sft": Ordered("sft", 2.0),
+        "own": Ordered("own", 1.0),
+    }
+    made = BlendStage(inputs, BlendConfig(parts=[*before]), tmp_path, before)
+    made.make()
+    capsys.readouterr()
+    ranker, rows = made.load_for_training(4), inputs.data.train[:5]
+    told = " ".join(capsys.readouterr().err.split())
+    assert told == "blend: sft, own learnt from these examples themselves; only counts are those of other users"
+    assert ranker.name == "blend"
+    scores, log = ranker.score(rows), inputs.data.train_interactions
+    weights = Weights.from_json(json.loads((tmp_path / "blend.json").read_text()))
+    for row, found in zip(rows, scores, strict=True):
+        others = outside_fold(log, crc32(row.user_id.encode()) % FOLDS)
+        learnt = {*log["item_id"]}
+        parts = [PopularityRanker.fit(others)]
+        parts += [LearntItems(before[name].ranker, learnt) for name in ("sft", "own")]
+        features = time_features(has_dates(log))
+        times = ItemFeatures(ItemHistory.of(others, inputs.data.catalogue), inputs.data.catalogue.index, features)
+        np.testing.assert_allclose(
+            BlendRanker("twin", parts, times, weights).score([row])[0], found[: len(row.candidates)], rtol=1e-6
+        )
+    assert BlendStage(inputs, BlendConfig(parts=["popularity"]), tmp_path, before).load_for_training(4)
+    assert capsys.readouterr().err == ""  # popularity counts
+
+
+def test_other_users_are_those_of_other_folds_and_there_must_be_some():
+    users = [f"u{n}" for n in range(9)]
+    log = pl.DataFrame({"user_id": users * 2, "item_id": ["a", "b"] * 9, "timestamp": range(18)})
+    own = {user: crc32(user.encode()) % FOLDS for user in users}
+    assert len({*own.values()}) == FOLDS
+    for fold in range(FOLDS):
+        kept = outside_fold(log, fold)
+        assert kept.rows() == [row for row in log.rows() if own[row[0]] != fold]
+    with pytest.raises(DataError, match="there are too few users for that: choose other negatives"):
+        outside_fold(log.filter(pl.col("user_id") == "u0"), own["u0"])
+
+
+def test_known_predictions_answer_in_place_of_a_part_that_is_not_loaded():
+    class Unloaded(FixedStage):
+        def load(self, batch_size):
+            raise DataError("it is asked")
+
+    late = LazyRanker(Unloaded(Fixed("lm", "")), 4)
+    rows = [RankingExample("u", ("x",), ("a", "b", "c"), "a"), RankingExample("v", (), ("b", "d"), "d")]
+    answers = {"candidates": [["c", "a", "b"], ["d", "b"]], "scores": [[3.0, 1.0, 2.0], [4.0, 5.0]]}
+    late.know({"another": pl.DataFrame(answers).reverse(), "lm": pl.DataFrame(answers)})
+    assert late.score(rows).tolist() == [[1.0, 2.0, 3.0], [5.0, 4.0, -np.inf]]
+    some = replace(rows[0], candidates=("b", "a"))
+    assert late.score([some, rows[1]]).tolist() == [[2.0, 1.0], [5.0, 4.0]]
+    for others in (rows[:1], rows[::-1], [*rows, rows[0]], [rows[0], replace(rows[1], candidates=("b", "e"))]):
+        with pytest.raises(DataError, match="it is asked"):
+            late.score(others)
+    late.know({"another": pl.DataFrame(answers)})
+    with pytest.raises(DataError, match="it is asked"):
+        late.score(rows)
+
+
+def test_scores_are_kept_for_an_evaluation_alone_and_within_bounds(monkeypatch):
+    asked = []
+
+    class Counted(Fixed):
+        def score(self, examples):
+            asked.append([(e.user_id, e.time) for e in examples])
+            return super().score(examples) + len(asked) / 3
+
+    late = LazyRanker(FixedStage(Counted("lm", "abc")), 4)
+    first = [RankingExample(user, (), ("a", "b", "c"), "a") for user in "uv"]
+    second, later = [replace(first[0], user_id="w")], [replace(e, time=5) for e in first]
+    for _ in range(2):
+        late.score(first)
+    assert len(asked) == 2
+    late.know({})
+    scores = [late.score(rows) for rows in (first, second, later, first, second, later)]
+    assert asked[2:] == [[(e.user_id, e.time) for e in rows] for rows in (first, second, later)]
+    for one, again in zip(scores[:3], scores[3:], strict=True):
+        assert np.array_equal(one, again)
+        assert one.dtype == np.float64
+    late.know({})  # for the next evaluation they stay
+    late.score(second)
+    assert len(asked) == 5
+    monkeypatch.setattr(blend, "MOST_KEPT", 14)  # 15 are kept
+    late.score([*second, *first])
+    late.score(second)
+    assert len(asked) == 7
 
 
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
