@@ -106,6 +106,11 @@ def test_recommend_to_a_user_under_rules(client, run):
         ({"user_id": ["u01"]}, 422, "invalid", "body.user_id: Input should be a valid string"),
         ({"k": -1}, 422, "invalid", "body.k: Input should be greater than or equal to 1"),
         ({"k": 2.5}, 422, "invalid", "body.k: Input should be a valid integer"),
+        ({"k": True}, 422, "invalid", "body.k: Input should be a valid integer"),
+        ({"k": "3"}, 422, "invalid", "body.k: Input should be a valid integer"),
+        ({"at_most": True, "per": "title"}, 422, "invalid", "body.at_most: Input should be a valid integer"),
+        ({"exclude_seen": 0}, 422, "invalid", "body.exclude_seen: Input should be a valid boolean"),
+        ({"exclude_seen": "no"}, 422, "invalid", "body.exclude_seen: Input should be a valid boolean"),
         (
             {"exclude_sen": True},
             422,

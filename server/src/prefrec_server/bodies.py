@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from prefrec.rankers.explain import Method
-from prefrec.recommend.rules import Item, ItemName, ItemRules, Name, Rules, Strict, UnknownName
+from prefrec.recommend.rules import Count, Item, ItemName, ItemRules, Name, Rules, Strict, UnknownName
 
 MAX_BODY = 1 << 18
 """Most bytes of a request's body."""
@@ -62,7 +62,7 @@ class ExplainRequest(AfterUser):
 class RecommendRequest(AfterUser, Rules):
     """Recommend the items of the catalogue that are most likely to come next after `history`."""
 
-    k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items to recommend.")
+    k: Count = Field(10, le=MAX_TOP, description="Number of items to recommend.")
 
 
 class SimilarRequest(ItemRules):
@@ -70,7 +70,7 @@ class SimilarRequest(ItemRules):
 
     ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run). Default: the first one served.")
     item: ItemName = Field(description="Title or item id.")
-    k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items.")
+    k: Count = Field(10, le=MAX_TOP, description="Number of items.")
 
 
 class RankedItem(Item):

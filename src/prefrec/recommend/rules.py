@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic_core import PydanticCustomError
 
 MAX_NAME = 512
 """Maximum characters of a title or id."""
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Factor = Annotated[float, Field(ge=0.01, le=100)]
 """A boost: an item at place n comes to place n / factor."""
+
+
+def _no_text_or_truth(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+Count = Annotated[int, Field(ge=1), BeforeValidator(_no_text_or_truth)]
+"""A whole number from 1. The text "3" and `true` are none, as the schema of the HTTP interface says; 3.0 is one."""
 
 
 class Strict(BaseModel):
@@ -51,8 +62,8 @@ class ItemRules(Strict):
     where: Name | None = Field(
         None, description="SQL condition on the catalogue's columns, such as genre = 'Comedy' and year > 1990."
     )
-    at_most: int | None = Field(
-        None, ge=1, description="Maximum number of items with the same value in the column `per`. Default: no limit."
+    at_most: Count | None = Field(
+        None, description="Maximum number of items with the same value in the column `per`. Default: no limit."
     )
     per: Name | None = Field(None, description="Catalogue column to which `at_most` applies.")
     boost: dict[Name, dict[Name, Factor]] = Field(
@@ -65,7 +76,7 @@ class ItemRules(Strict):
 class Rules(ItemRules):
     """Rules that decide which items may be recommended."""
 
-    exclude_seen: bool | None = Field(
+    exclude_seen: StrictBool | None = Field(
         None,
         description="Exclude the history and all items that the user has seen. Default: true, but false for data "
         "with `repeats: keep`.",
