@@ -40,6 +40,8 @@ from served_run import add_rankers, write_run
 from tiny import bpe_tokenizer
 
 KILLS = 20
+ERRORS = (Exception, BaseExceptionGroup)
+"""What a part may raise; schemathesis raises groups."""
 SIZES = ("16k", "48k", "100k", "160k", "200k", "240k", "280k", "320k")
 ROUND = 200
 """Examples between two looks at the clock."""
@@ -110,7 +112,7 @@ def soak(minutes: float, folder: Path, seed: int, only: Collection[str] = tuple(
         say(f"[bold]{part.name}[/bold], {clock.left / 60:.1f} minutes left")
         try:
             work(part)
-        except Exception as e:  # noqa: BLE001  # one part that cannot be done does not end the others
+        except ERRORS as e:  # one part that cannot be done does not end the others
             part.lost.append(f"the part ended with {type(e).__name__}: {e}")
         part.seconds = round(time.monotonic() - start, 1)
         done.append(part)
@@ -267,7 +269,7 @@ def _requests(part: Part, place: Place, seed: int, until: float) -> None:
         for path in [p for p in PATHS if p not in broken]:
             try:
                 part.tried += ask(place.app, path, ROUND // 4, random=seed + number)
-            except Exception as e:  # noqa: BLE001
+            except ERRORS as e:
                 broken[path] = f"{path}: {type(e).__name__}: {e}"
     part.lost = list(broken.values())
     part.facts = {"paths": len(PATHS)}
