@@ -34,6 +34,8 @@ def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
         assert pairs == {("s-dpo", "zero-shot"), ("zero-shot", best), ("s-dpo", best)}
         assert f"Models are compared with {best}, the baseline" in out
     assert "full ranking: n = 40 examples of 40 users" in out
+    assert out.count("By user: ") == 1
+    assert {name: spread["users"] for name, spread in told["by_user"].items()}.items() >= {"s-dpo": 12}.items()
     assert out.startswith("Audit:")  # above the first table
     assert next(iter(told)) == "verdict"
     few = ("--rows", ROWS, "--no-zero-shot", "--full-rows", 0)

@@ -11,7 +11,7 @@ from fixed_rankers import FixedStage
 from full_ranks import full_ranks, whole_catalogue
 from prefrec.data import seen_items
 from prefrec.errors import ConfigError, DataError
-from prefrec.evaluation import FULL_RANKING, evaluate_full, metrics_for
+from prefrec.evaluation import FULL_RANKING, evaluate_full, metrics_for, user_spread
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers
 from prefrec.pipeline.sections import EvaluateSection
@@ -70,7 +70,8 @@ def test_every_model_is_compared_with_the_best_baseline(evaluate, entries, other
 
 
 def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, recipe):
-    full = evaluate([*entries, *others], full_rows=6).full_catalogue
+    results = evaluate([*entries, *others], full_rows=6)
+    full = results.full_catalogue
     rows, some = data.some("test", 20), data.some("test", 6)
     assert full.rankers == [*UNDATED_BASELINES[1:], "zero-shot", "sft", "able"]  # what random reaches is known
     assert (full.n, full.audit) == (20, FULL_RANKING)
@@ -85,6 +86,9 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
             assert full.metrics[ranker.name][metric].mean == pytest.approx(float(value(*ranks).mean()), abs=1e-9)
     sizes = [len(data.catalogue) - len(own) for own in seen_items(data, rows)]
     assert full.expected["hr@10"] == pytest.approx(np.mean([10 / size for size in sizes]))
+    assert [*results.by_user] == full.rankers
+    assert results.by_user["sft"] == user_spread(full.predictions.filter(ranker="sft"))["sft"]
+    assert (results.by_user["sft"].users, results.by_user["able"].users) == (6, 20)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -148,6 +152,7 @@ def test_zero_rows_turn_it_off(evaluate, tmp_path, entries):
     assert scores.full_catalogue is None
     assert scores.evaluation.best_reference is None
     assert scores.to_json()["metrics.json"]["full_catalogue"] is None
+    assert scores.by_user == {}
     assert not (tmp_path / "cache" / "full_catalogue").exists()
 
 

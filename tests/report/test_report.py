@@ -20,12 +20,13 @@ from prefrec.data import Catalogue, PreparedData, read_prepared, write_prepared
 from prefrec.errors import DataError
 from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks
 from prefrec.evaluation.best import Best
+from prefrec.evaluation.by_user import UserSpread
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.files import read_json, write_json
 from prefrec.report import write_report
 from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
-from prefrec.report.headline import plain_words, verdict
+from prefrec.report.headline import plain_words, users_served, verdict
 from prefrec.report.render import render
 from prefrec.report.tables import folded, metrics_grid, shown_baselines
 from prefrec.report.wording import clock, p_value, signed, with_interval
@@ -347,6 +348,27 @@ def test_plain_words_say_what_popularity_and_the_best_find_and_what_the_language
     unsure = _with(contents, full_catalogue=dataclasses.replace(full, comparisons=[may]))
     assert f"interval −1.0 to {high:+.1f}, which may be chance) to popularity." in plain_words(unsure)
     assert plain_words(_with(contents, full_catalogue=None)) == ""
+
+
+def test_a_sentence_says_how_full_ranking_is_spread_over_users(run):
+    best = Best("dpo", "ndcg@10", {"dpo": 0.5}, {"dpo": 20}, {"dpo": 0.0})
+    spreads = {
+        "popularity": UserSpread(20, 0.234, [0.0] * 9, 0.9),
+        "dpo": UserSpread(20, 0.41, [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.61], 0.74),
+    }
+    contents, _ = _full_ranking(read_run(run), [], best=best, by_user=spreads)
+    want = (
+        "By user: DPO has a next item in its first ten for 41% of 20 users (popularity: 23%). Its NDCG@10 is at most "
+        "0.040 for half of them, and at least 0.610 for the best-served tenth; Gini 0.74."
+    )
+    assert users_served(contents.results) == want
+    assert want in _read_page(contents)
+    alone = {"dpo": dataclasses.replace(spreads["dpo"], with_hit=0.0, deciles=[0.0] * 9, gini=math.nan)}
+    nobody = users_served(_with(contents, by_user=alone).results)
+    assert nobody.startswith("By user: DPO has a next item in its first ten for 0% of 20 users. Its NDCG@10 is")
+    assert nobody.endswith("at least 0.000 for the best-served tenth.")
+    for changes in ({"by_user": {}}, {"full_catalogue": None}):
+        assert users_served(_with(contents, **changes).results) == ""
 
 
 def _read_page(contents):

@@ -9,6 +9,7 @@ import pytest
 
 from prefrec.evaluation import audit_prepared, evaluate_predictions, predict
 from prefrec.evaluation.best import choose
+from prefrec.evaluation.by_user import UserSpread, user_spread
 from prefrec.evaluation.preferences import evaluate_preferences
 from prefrec.evaluation.targets import item_classes
 from prefrec.pipeline.opened import open_run
@@ -52,6 +53,7 @@ def results(adapted_run) -> Results:
         full_catalogue=one,
         generation=replace(one, best_reference="popularity"),
         beyond_accuracy={"popularity": {"coverage": 0.1, "novelty": 2.0, "diversity": 0.0}},
+        by_user=user_spread(predictions) | {"none": UserSpread(1, 0.0, [0.0] * 9, math.nan)},
         made_of={"sft": "k", "data": "d"},
         preferences=found,
         update={"old": one, "newest": evaluation},

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 
 from prefrec.evaluation import Evaluation
 from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
+from prefrec.report.headline import users_served
 from prefrec.report.tables import (
     VERDICT_STYLES,
     Grid,
@@ -56,6 +58,8 @@ def print_results(results: Results) -> None:
         show(evaluation, by_target, "ranker", f"{title}. {TARGETS_NOTE}")
     if results.beyond_accuracy:
         out.print(Printed(beyond_grid(results.beyond_accuracy), "ranker", BEYOND_NOTE))
+    if sentence := users_served(results):
+        out.print(escape(sentence))
     for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):
         if block and block.comparisons:
             compared = differences_grid(block.comparisons, [m for m in metrics_shown if m in block.measured])

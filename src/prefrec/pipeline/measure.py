@@ -12,6 +12,7 @@ import polars as pl
 from prefrec.data import PreparedData
 from prefrec.evaluation import FULL_RANKING, Audit, Evaluation, NoAudit, evaluate_predictions, metrics_for
 from prefrec.evaluation.beyond import beyond_accuracy
+from prefrec.evaluation.by_user import UserSpread, user_spread
 from prefrec.evaluation.evaluate import TEXT_METRICS
 from prefrec.evaluation.outcome import Group
 from prefrec.evaluation.predictions import judge_substrings, ranks_of
@@ -56,7 +57,7 @@ def evaluate_rankers(
     repeated = repeated_targets(data, data.some(section.split, section.rows))
     evaluation = _measure(silent, data, section, stages, ks=section.ks, audit=audit, items=items, repeated=repeated)
     logs = {name: log for name, log in (logs or {}).items() if name in evaluation.metrics}
-    full, beyond = None, dict[str, dict[str, float]]()
+    full, beyond, by_user = None, dict[str, dict[str, float]](), dict[str, UserSpread]()
     if section.full_rows != 0:
         ranked = [*stages]
         if section.ablations:
@@ -66,12 +67,14 @@ def evaluate_rankers(
         full = replace(full, logs=logs)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
+        by_user = user_spread(shown)
     return Results(
         section.split,
         replace(evaluation, logs=logs),
         full,
         _generation(predictions, data, section, stages, audit),
         beyond,
+        by_user=by_user,
         predictions=predictions,
     )
 

@@ -10,6 +10,7 @@ from prefrec.evaluation.outcome import Comparison
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.report.wording import includes_zero, label, p_value, with_interval
 from prefrec.runs.contents import RunContents
+from prefrec.runs.results import Results
 
 FOUND = "hr@10"
 """The metric of `plain_words`: whether the next item is among the first ten."""
@@ -25,7 +26,7 @@ def verdict(run: RunContents) -> str:
         return ""
     block, where = (full, "in full ranking") if full and full.n == sampled.n else (sampled, "on candidate sets")
     metric = "ndcg@10" if "ndcg@10" in block.measured else block.measured[0]
-    best, is_chosen = _best(run, block, metric)
+    best, is_chosen = _best(run.results, block, metric)
     baseline = block.best_reference
     how = "is best on validation, with" if is_chosen else "has the highest"
     how += f" {metric_label(metric)}" + ("" if is_chosen else ",")
@@ -49,9 +50,9 @@ def _significance(gain: Comparison, block: Evaluation) -> str:
     return f"{'not ' * (not gain.stands)}significant {correction} ({p_value(gain.adjusted_p)})"
 
 
-def _best(run: RunContents, block: Evaluation, metric: str) -> tuple[str, bool]:
+def _best(results: Results, block: Evaluation, metric: str) -> tuple[str, bool]:
     """Return the ranker that is best on validation, and True; if there is none, the one with the highest metric."""
-    chosen = run.results.best
+    chosen = results.best
     if chosen and metric in block.metrics.get(chosen.ranker, {}):
         return chosen.ranker, True
     most = max(of[metric].n for of in block.metrics.values() if metric in of)
@@ -68,7 +69,7 @@ def plain_words(run: RunContents) -> str:
     if full is None or FOUND not in full.measured:
         return ""
     found = {r: 100 * of[FOUND].mean for r, of in full.metrics.items() if FOUND in of}
-    best, _ = _best(run, full, "ndcg@10" if "ndcg@10" in full.measured else FOUND)
+    best, _ = _best(run.results, full, "ndcg@10" if "ndcg@10" in full.measured else FOUND)
     if best not in found:
         return ""
     popular = PopularityRanker.name if PopularityRanker.name in found else full.best_reference
@@ -76,6 +77,22 @@ def plain_words(run: RunContents) -> str:
         return f"Of 100 next items, {label(best)} finds {found[best]:.1f} in its first ten."
     beginning = f"Of 100 next items, {label(str(popular))} finds {found[str(popular)]:.1f} in its first ten, "
     return f"{beginning}and {label(best)} finds {found[best]:.1f}{_of_language_model(run, full, best, found)}."
+
+
+def users_served(results: Results) -> str:
+    """Return how full ranking by the best ranker is spread over users; "" if that is not known."""
+    full, spreads = results.full_catalogue, results.by_user
+    best = _best(results, full, "ndcg@10")[0] if full and "ndcg@10" in full.measured else ""
+    if best not in spreads:
+        return ""
+    own, popular = spreads[best], spreads.get(PopularityRanker.name)
+    beside = f" ({label(PopularityRanker.name)}: {popular.with_hit:.0%})" if popular and popular is not own else ""
+    inequality = "" if math.isnan(own.gini) else f"; Gini {own.gini:.2f}"
+    return (
+        f"By user: {label(best)} has a next item in its first ten for {own.with_hit:.0%} of {own.users:,} users"
+        f"{beside}. Its NDCG@10 is at most {own.deciles[4]:.3f} for half of them, and at least {own.deciles[8]:.3f} "
+        f"for the best-served tenth{inequality}."
+    )
 
 
 def _of_language_model(run: RunContents, full: Evaluation, best: str, found: dict[str, float]) -> str:

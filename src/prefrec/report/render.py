@@ -14,7 +14,7 @@ from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.files import write_text
 from prefrec.report import curves, tables
 from prefrec.report.examples import EACH, SEED, pick_examples
-from prefrec.report.headline import plain_words, verdict
+from prefrec.report.headline import plain_words, users_served, verdict
 from prefrec.report.svg import can_plot, whisker_plot
 from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents
@@ -50,6 +50,7 @@ def render(run: RunContents) -> str:
         facts=facts(run),
         verdict=verdict(run),
         plain_words=plain_words(run),
+        users_served=users_served(run.results),
         audit=evaluation.audit if evaluation else None,
         diagnosis=_diagnosis(evaluation),
         tables=_tables(run, evaluation) if evaluation else None,

@@ -16,6 +16,7 @@ from prefrec.equality import ByValue
 from prefrec.errors import DataError, first_words
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.best import Best
+from prefrec.evaluation.by_user import UserSpread
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.evaluation.preferences import Preferences
 from prefrec.files import SEAL, Writer, altered, as_json, digests, read_seal, read_whole, write_json, write_together
@@ -40,6 +41,7 @@ class Results(ByValue):
         split: the split under test.
         evaluation, full_catalogue, generation: metrics on candidate sets, in full ranking, and of generated text.
         beyond_accuracy: ranker → coverage, novelty and diversity of its best items (`prefrec.evaluation.beyond`).
+        by_user: ranker → how full ranking is spread over users (`prefrec.evaluation.by_user`).
         made_of: part of the run → hash of what the metrics depend on; None outside a run.
         preferences: how scores rank liked above disliked items.
         update: group of examples → the last language models before and after an update.
@@ -52,6 +54,7 @@ class Results(ByValue):
     full_catalogue: Evaluation | None = None
     generation: Evaluation | None = None
     beyond_accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_user: dict[str, UserSpread] = field(default_factory=dict)
     made_of: dict[str, str] | None = None
     preferences: Preferences | None = None
     update: dict[str, Evaluation] = field(default_factory=dict)
@@ -72,6 +75,7 @@ class Results(ByValue):
                 "split": self.split,
                 **{name: block.to_json() if block else None for name, block in blocks.items()},
                 "beyond_accuracy": self.beyond_accuracy,
+                "by_user": {ranker: spread.to_json() for ranker, spread in self.by_user.items()},
                 **({} if self.made_of is None else {"made_of": self.made_of}),
             }
         if self.preferences:
@@ -116,7 +120,9 @@ def _metrics(path: Path) -> dict[str, Any]:
         made_of = value["made_of"]
     blocks = {name: Evaluation.from_json(value[name]) for name in _BLOCKS if value.get(name) or name == _BLOCKS[0]}
     beyond = value.get("beyond_accuracy") or {}
-    return {"split": str(value.get("split", "test")), "beyond_accuracy": beyond, "made_of": made_of, **blocks}
+    by_user = {ranker: UserSpread.from_json(spread) for ranker, spread in (value.get("by_user") or {}).items()}
+    known = {"beyond_accuracy": beyond, "by_user": by_user, "made_of": made_of}
+    return {"split": str(value.get("split", "test")), **known, **blocks}
 
 
 def _best(path: Path) -> dict[str, Any]:
