@@ -100,7 +100,7 @@ constraints:
 SOAK ?= --minutes 50
 soak: setup
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
-	PYTHONPATH=tests $(BIN)/python -m reliability $(SOAK)
+	PYTHONPATH=tests:tests/support $(BIN)/python -m reliability $(SOAK)
 
 # pyproject.toml names the modules and their tests (tool.mutmut). MUTANTS takes names of mutants: "prefrec.losses.*".
 MUTANTS ?=

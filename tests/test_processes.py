@@ -28,7 +28,7 @@ def _launch(*command: object, config: str = "ddp", cpu: str = "true") -> subproc
     file = CONFIGS / f"{config}.yaml"
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", "2"]
     launch += ["--main_process_port", str(free_port())]
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parent / "support"), os.environ.get("PYTHONPATH", "")])
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # ninja, for DeepSpeed
     where = {"PYTHONPATH": paths, "PATH": programs, "DS_ACCELERATOR": "cpu"}
     environment = {**os.environ, **where, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": cpu}

@@ -71,7 +71,8 @@ def preloaded(module: str, folder: Path, *arguments: Any) -> Iterator[dict[str, 
     """
     library, source = folder / f"{module}.so", Path(__file__).with_name(f"{module}.c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests), str(tests / "support"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": paths}
     command = [sys.executable, "-m", f"reliability.{module}", *map(str, arguments)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:

@@ -21,7 +21,8 @@ class Fuzzed:
 
 def fuzz(folder: Path, seconds: int, seed: int = 1) -> Fuzzed:
     """Fuzz the parsers of `PARSERS`."""
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests), str(tests / "support"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "reliability.fuzz", str(folder.absolute()), str(seconds), str(seed)]
     try:

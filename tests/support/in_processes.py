@@ -1,6 +1,6 @@
 """A job for `accelerate launch`: trains and ranks in small, and writes what came out of it to a folder.
 
-    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 tests/in_processes.py FOLDER
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 tests/support/in_processes.py FOLDER
 
 FOLDER/tokenizer holds the tokenizer. With a second argument, the name of a file that shares out the weights, it makes
 two trainings in bfloat16.
