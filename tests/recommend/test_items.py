@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
 from prefrec.data import Catalogue
+from prefrec.errors import DataError
 from prefrec.recommend import items
-from prefrec.recommend.items import ItemIndex, UnknownItemsError
+from prefrec.recommend.items import ItemIndex, UnknownItemsError, bare_title
 from prefrec.recommend.rules import ById, Item
 
 ROWS = {"1": "Heat", "2": "Alien", "3": "Aliens", "1984": "Emma", "5": "1984", "6": "The  Alien Thing", "7": "heat"}
@@ -95,6 +96,23 @@ def test_similar_titles_come_by_similarity_wherever_they_stand(monkeypatch):
     ratios = {title: fuzz.WRatio("zebra crosing", title.lower()) for title in titles}
     assert found == sorted((t for t in titles if ratios[t] >= items.NEAR_ENOUGH), key=ratios.get, reverse=True)[:4]
     assert len(found) == 4
+
+
+def test_as_many_similar_titles_as_are_wanted():
+    index = _index("abcdefghi", [f"Zebra Crossing {n}" for n in range(8)] + ["Nothing"])
+    assert len(index.search("Zebro Crosing", 7)) == 7
+
+
+@pytest.mark.parametrize("title", ["The Ocean's Eleven!", "Ocean’s  eleven", "a océans - Eleven"])
+def test_a_bare_title_has_words_alone(title):
+    assert bare_title(title) == "oceans eleven"
+
+
+def test_history_and_candidates_are_told_apart_and_no_candidate_is_named_twice(index):
+    past, choices = index.resolve_lists(["Emma", "Alien", "Emma"], ["3", "2"])
+    assert ([i.item_id for i in past], [i.item_id for i in choices]) == (["1984", "2", "1984"], ["3", "2"])
+    with pytest.raises(DataError, match="'Alien' occurs twice among the candidates"):
+        index.resolve_lists(["Emma"], ["Alien", "Aliens", "2"])
 
 
 @given(text=st.text(max_size=20), limit=st.integers(1, 9))

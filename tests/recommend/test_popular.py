@@ -26,8 +26,9 @@ def test_recent_interactions_count_before_older_ones():
 
 
 def test_without_dates_all_interactions_count():
-    popular = _popular([("u0", "d", 1), ("u1", "d", 2), ("u1", "b", 500)])
+    popular = _popular([("u0", "d", 1), ("u1", "d", 2), ("u1", "b", 99_000_000)])
     assert (popular.name, popular.ids) == ("popularity", ["d", "b", "a", "c"])
+    assert popular.counts.tolist() == [2, 1, 0, 0]
 
 
 def test_interactions_before_test_examples_count():

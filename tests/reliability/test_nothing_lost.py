@@ -99,5 +99,7 @@ def test_differences_are_seen(whole, tmp_path):
     pl.read_parquet(run / "data" / "train.parquet").reverse().write_parquet(run / "data" / "train.parquet")
     (run / "metrics.json").write_text("{}")
     (run / "sft" / "checkpoint-4").mkdir()
-    changed = ["data/train.parquet", "align/s-dpo: weights", "metrics.json", "sft/checkpoint-4 is left over"]
-    assert differences(run, whole[0]) == changed
+    data, trained, *others = differences(run, whole[0])
+    assert (data, others) == ("data/train.parquet", ["metrics.json", "sft/checkpoint-4 is left over"])
+    assert trained.startswith("align/s-dpo: weights by ")
+    assert float(trained.rpartition(" ")[2]) > 0

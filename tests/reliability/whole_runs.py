@@ -69,8 +69,11 @@ def differences(run: Path, other: Path) -> list[str]:
             found.append(name)
     for name in STAGES[1:]:
         mine, theirs = (adapter_weights(r / name / "adapter") for r in (run, other))
-        if mine.keys() != theirs.keys() or not all(torch.equal(mine[k], theirs[k]) for k in mine):
-            found.append(f"{name}: weights")
+        if mine.keys() != theirs.keys():
+            found.append(f"{name}: other tensors")
+        elif not all(torch.equal(mine[k], theirs[k]) for k in mine):
+            most = max(float((mine[k] - theirs[k]).abs().max()) for k in mine)
+            found.append(f"{name}: weights by {most:.1g}")  # rounding, or another step
     for name in ("metrics.json", "data/protocol.json"):
         if json.loads((run / name).read_text()) != json.loads((other / name).read_text()):
             found.append(name)

@@ -180,6 +180,9 @@ def test_weights_are_learnt_on_sampled_candidates_of_some_rows(finished, recipe,
 
     def learn(parts, times, examples, *, select):
         learnt.append(([part.name for part in parts], examples, select))
+        counted = PopularityRanker.fit(data.train_interactions)  # without validation targets
+        np.testing.assert_array_equal(parts[0].score(examples), counted.score(examples))
+        np.testing.assert_array_equal(times(examples), blend.split_features(data, "validation")(examples))
         return learn_weights(parts, times, examples, select=select)
 
     monkeypatch.setattr(blend, "MOST_CANDIDATES", 8)
@@ -371,6 +374,15 @@ def test_an_evaluation_on_validation_examples_counts_no_targets(finished, recipe
         for scores, want in zip(found["scores"], crossed, strict=True):
             np.testing.assert_allclose(scores, want[: len(scores)], rtol=1e-5)
         assert not np.allclose(crossed, own)
+
+
+@pytest.mark.parametrize("start", [0, 1_700_000_000])
+def test_item_features_of_a_split_have_ages_in_a_log_with_dates(finished, start):
+    data = read_prepared(finished / "data")
+    later = data.train_interactions.with_columns(pl.col("timestamp") + start)
+    names = blend.split_features(replace(data, train_interactions=later), "validation").names
+    assert names == [*time_features(start > 0)]
+    assert ("−log age" in names) == (start > 0)
 
 
 def test_a_language_model_is_shared_by_both_splits_and_counts_are_not(finished, recipe):
