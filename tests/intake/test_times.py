@@ -98,7 +98,8 @@ def test_missing_times_become_null_only_if_they_may_be_dropped(case):
     frame, path = pl.DataFrame({"t": values}, strict=False), Path("log.csv")
     found, _ = parse_timestamps(frame, "t", path, missing="drop")
     assert (found["t"].to_list(), found.schema["t"]) == (want, pl.Int64)
-    way_out = r"or drop the rows without a time with --missing-times drop \(`missing_times: drop` in a recipe\)$"
+    way_out = "; correct these rows, or drop the rows without a time with --missing-times drop "
+    way_out += r"\(`missing_times: drop` in a recipe\)$"
     with pytest.raises(DataError, match=rf"line {2 if want[0] is None else 3}, column t: .*{way_out}"):
         parse_timestamps(frame, "t", path, missing="error")
     with pytest.raises(DataError, match=r"^(?!.*--missing-times)"):

@@ -98,7 +98,8 @@ def parse_timestamps(
         if missing == "drop":  # the rows are dropped later, so that messages name the lines of the file
             bad = bad & ~is_missing
         elif missing and (bad & is_missing).any():
-            remedy = f"{remedy}, or {_DROP}"
+            only_missing = not (bad & ~is_missing).any()
+            remedy = f"{'correct these rows' if only_missing else remedy}, or {_DROP}"
         refuse_bad(frame[column], bad, path, called, expected, remedy)
 
     def dated(moments: pl.Series, expected: str, remedy: str = REMEDY, read_as: str = "") -> Read:
