@@ -59,6 +59,13 @@ def test_boosts_are_those_of_python(adapted_run):
     options = ("--boost", "item_id=i7=30", "--boost", "item_id=i9=30", "--boost", "title=Red=Emma=2")
     rows = json.loads(succeed("recommend", adapted_run, "--users", "u01", "--k", 5, *options, "--json"))
     assert [row["item_id"] for row in rows] == [row.item_id for row in want]
+    limited = rec.recommend(user="u01", k=5, boost=boost, at_most=1, per="title")
+    rows = json.loads(
+        succeed(
+            "recommend", adapted_run, "--users", "u01", "--k", 5, *options, "--at-most", 1, "--per", "title", "--json"
+        )
+    )
+    assert [row["item_id"] for row in rows] == [row.item_id for row in limited]
 
 
 def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):

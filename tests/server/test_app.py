@@ -121,6 +121,8 @@ def test_recommend_to_a_user_under_rules(client, run):
         ({"where": "genre = 'x'"}, 409, "rules", 'unable to find column "genre"'),
         ({"where": "x" * 513}, 422, "invalid", "body.where: String should have at most 512"),
         ({"boost": {"genre": {"x": 2}}}, 409, "rules", "boost 'genre': the catalogue has no such column of single"),
+        ({"boost": {"title": {"x": "2"}}}, 422, "invalid", "body.boost.title.x: Input should be a valid number"),
+        ({"boost": {"title": {"x": True}}}, 422, "invalid", "body.boost.title.x: Input should be a valid number"),
         ({"boost": {"title": {"x": 0}}}, 422, "invalid", "body.boost.title.x: Input should be greater than or"),
         ({"at_most": 2}, 409, "rules", "at_most, per: give both or neither"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import NoneType, UnionType
@@ -191,12 +192,23 @@ def _value(field: FieldInfo, given: Any) -> Any:
     """Return a field's value for the text on the command line."""
     kind = _kind(field)
     if get_origin(kind) is dict and _is_nested(kind):
-        nested: dict[str, dict[str, str]] = {}
+        nested: dict[str, dict[str, float | str]] = {}
         for text in given:
             outer, _, pair = text.partition("=")
             inner, _, value = pair.rpartition("=")  # a value of the catalogue may contain the sign
-            nested.setdefault(outer, {})[inner] = value
+            nested.setdefault(outer, {})[inner] = _number(value, float)
         return nested
     if get_origin(kind) is dict:
         return dict(pair.partition("=")[::2] for pair in given)
-    return None if given == "none" and NoneType in get_args(field.annotation) else given
+    if given == "none" and NoneType in get_args(field.annotation):
+        return None
+    # Fields of requests refuse numbers that are texts.
+    number = getattr(kind, "__origin__", kind)
+    return _number(given, number) if number in (int, float) else given
+
+
+def _number(text: str, kind: type[float]) -> float | str:
+    """Return a text as a number; unchanged if it is none, so that the section refuses it."""
+    with suppress(ValueError):
+        return kind(text)
+    return text

@@ -10,8 +10,6 @@ from pydantic_core import PydanticCustomError
 MAX_NAME = 512
 """Maximum characters of a title or id."""
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
-Factor = Annotated[float, Field(ge=0.01, le=100)]
-"""A boost: an item at place n comes to place n / factor."""
 
 
 def _no_text_or_truth(value: Any) -> Any:
@@ -22,6 +20,8 @@ def _no_text_or_truth(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(_no_text_or_truth)]
 """A whole number from 1. The text "3" and `true` are none, as the schema of the HTTP interface says; 3.0 is one."""
+Factor = Annotated[float, Field(ge=0.01, le=100, strict=True)]
+"""A boost: an item at place n comes to place n / factor."""
 
 
 class Strict(BaseModel):
