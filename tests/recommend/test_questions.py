@@ -140,7 +140,7 @@ def test_ids_of_users_are_texts_or_whole_numbers():
             {"where": 'genre = "Comedy"'},
             'unable to find column "Comedy".*item_id, title, genre, year, tags; put text',
         ),
-        ({"where": "genre and"}, "unable to parse"),
+        ({"where": "genre and"}, "where 'genre and': .*; the catalogue has the columns item_id, title"),
         ({"where": "genre"}, "must be of type `Boolean`"),
         ({"where": "year > 3000"}, "exclude every item of the catalogue"),
         ({"per": "brand", "at_most": 1}, "per 'brand': the catalogue has no such column"),
