@@ -21,7 +21,7 @@ CASES = [
     _typed("recomend", "No such command 'recomend'; did you mean recommend?"),
     _typed("sft DATA OUT --rows 8", "No such command 'sft'"),
     _typed("run", "Missing argument"),
-    _typed("run recipes/demo.yaml --untill sft", "No such option: --untill"),
+    _typed("run recipes/demo.yaml --untill sft", "No such option"),
     _typed("run recipes/demo.yaml --until dinner --out OUT", "unknown stage 'dinner': expected one of prepare, sft"),
     _typed("prepare OUT --source movielens-csv", "path: source movielens-csv needs the folder of the data"),
     _typed("prepare OUT --source files", "interactions, items: source files needs a log and a catalogue"),
