@@ -170,7 +170,8 @@ def _kind(field: FieldInfo) -> Any:
     """Return the type of a field without None; of several types the last, which accepts text."""
     if get_origin(field.annotation) not in (Union, UnionType):
         return field.annotation
-    return [kind for kind in get_args(field.annotation) if kind is not NoneType][-1]
+    kind = [kind for kind in get_args(field.annotation) if kind is not NoneType][-1]
+    return kind.__origin__ if get_origin(kind) is Annotated else kind  # StrictBool is an annotated bool
 
 
 def _metavar(kind: Any) -> str:
@@ -203,8 +204,7 @@ def _value(field: FieldInfo, given: Any) -> Any:
     if given == "none" and NoneType in get_args(field.annotation):
         return None
     # Fields of requests refuse numbers that are texts.
-    number = getattr(kind, "__origin__", kind)
-    return _number(given, number) if number in (int, float) else given
+    return _number(given, kind) if kind in (int, float) else given
 
 
 def _number(text: str, kind: type[float]) -> float | str:
