@@ -147,7 +147,7 @@ def test_a_trial_has_its_families_groups_and_declared_decision(monkeypatch):
     monkeypatch.setattr(full_ranking, "read_controls", lambda kind: [])
     assert full_ranking.trial_section([measured("lastfm", blend=0.1)], TRIAL) is None
     one = measured("lastfm", **{"blend": 0.1, "with-reward": 0.3, "with-second-model": 0.0, "without": 0.0})
-    dose = {"s-dpo": {"first loss": 2.77, "last loss": 2.5, "preferences in order": 0.6, "minutes": 3.04}}
+    dose = {"s-dpo": {"first loss": 2.77, "last loss": 2.5, "preferences in order": 0.6, "KL": 0.7, "minutes": 3.04}}
     section = full_ranking.trial_section([replace(one, facts=one.facts | {"doses": dose})], TRIAL)
     assert section["answer"] == (
         "The primary difference, *reward − second model*, is significantly above 0 on one (LastFM by date, "
@@ -159,7 +159,7 @@ def test_a_trial_has_its_families_groups_and_declared_decision(monkeypatch):
     names = [row[1] for row in groups["rows"]]
     assert names == ["all", "in training", "in validation only", "new", "3–10 training interactions"]
     assert [row[2].split(" ")[0] for row in groups["rows"]] == ["300", "100", "100", "100", "300"]
-    assert ["LastFM by date, leave-last-out", "s-dpo", "2.77", "2.5", "0.6", "3.04"] in section["tables"][-2]["rows"]
+    assert ["LastFM by date, leave-last-out", "s-dpo", "2.77", "2.5", "0.6", "0.7", "3.04"] in section["tables"][-2]["rows"]
     assert "The positive control has no figures here." in section["notes"]
 
 

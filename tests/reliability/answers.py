@@ -80,9 +80,9 @@ def _alike(one: list[tuple[str, float]], other: list[tuple[str, float]], close: 
 def wrong_default(run: Path) -> list[str]:
     """Return the interfaces whose default ranker is not the one that the run calls the best on validation rows."""
     opened = open_run(run)
-    if opened.best is None:
+    if opened.results.best is None:
         return ["the run has no best ranker"]
-    best = opened.best.among(opened.best.values)
+    best = opened.results.best.among(opened.results.best.values)
     engine = open_engine(opened)
     defaults = {"Run": opened.default(), "Recommender": Recommender.from_run(run).stage.name}
     defaults["server"] = engine.rankers[0]
