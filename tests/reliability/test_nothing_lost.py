@@ -50,9 +50,9 @@ def test_runs_killed_right_after_a_change_end_as_if_nothing_had_happened(recipe,
 
 
 @pytest.mark.skipif(crashes.why_not() is not None, reason=str(crashes.why_not()))
-@pytest.mark.parametrize("work", [Work, Update])
-def test_a_clock_that_jumps_changes_nothing(recipe, tmp_path, work):
-    tried = [*itertools.islice(clocks.jumps(recipe, tmp_path, 0, work), len(clocks.KINDS))]
+def test_a_clock_that_jumps_changes_nothing(recipe, tmp_path):
+    """The soak lets the clock of an update jump, too."""
+    tried = [*itertools.islice(clocks.jumps(recipe, tmp_path, 0), len(clocks.KINDS))]
     assert {jumped.kind for jumped in tried} == set(clocks.KINDS)
     assert not [jumped for jumped in tried if jumped.lost]
 
