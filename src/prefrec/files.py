@@ -251,7 +251,8 @@ def _empty(folder: Path) -> None:
 def _locked(folder: Path) -> int:
     """Return a locked handle of a folder, which is created if needed."""
     while True:
-        folder.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # not `exist_ok`, which fails if another writer removes the folder meanwhile
+            folder.mkdir()
         try:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:  # another writer has just removed it

@@ -1,6 +1,7 @@
 """Folders of prepared data: there and back, unfinished ones refused."""
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,20 @@ def test_a_writer_waits_for_a_living_one_and_not_for_a_killed_one(tmp_path):
         second.result(60)
     left = {p.name: p.read_text() for p in tmp_path.iterdir()}
     assert left == {"items.parquet": "whole", "parquet": "another file", ".items.parquet.swp": ""}
+
+
+def test_a_draft_that_another_writer_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    mkdir, calls = os.mkdir, []
+
+    def crossed(path, *more, **options):
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileExistsError(path)  # the other writer's folder, which is gone a moment later
+        mkdir(path, *more, **options)
+
+    monkeypatch.setattr(os, "mkdir", crossed)
+    write_together({tmp_path / "a": lambda draft: draft.write_text("whole")})
+    assert (tmp_path / "a").read_text() == "whole"
 
 
 def test_many_writers_of_the_same_files_leave_files_of_one_of_them(tmp_path):
