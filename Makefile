@@ -70,7 +70,7 @@ check: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(TEST)
 
 # A file of tests goes to one process with its fixtures; a thread each, so that they do not wait for one another.
-TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --durations 15 $(TEST)
 

@@ -46,11 +46,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if asked and is_slow(collection_path) else None
 
 
+LONGEST = ("test_processes.py", "test_examples.py", "test_docs.py", "test_nothing_lost.py")
+"""Files of a minute and more. They come first, so that no process works on them when the others have ended."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out as slow."""
+    """Mark what `make check` leaves out as slow, and put the longest files first."""
     for item in items:
         if is_slow(item.path) or any(map(item.get_closest_marker, ("real_model", "shared_data"))):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_collection_finish() -> None:
