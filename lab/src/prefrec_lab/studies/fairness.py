@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import PreparedData
+from prefrec.evaluation.by_user import gini
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe
 from prefrec_lab.studies.alignments import dpo_and_s_dpo
@@ -121,7 +122,7 @@ def exposure_frame(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> pl.Data
         for k in DEPTHS:
             times = [_times(recommended(frame, k), listed) for frame in frames]
             row[f"coverage at {k}"] = float(np.mean([(t > 0).mean() for t in times]))
-            row[f"Gini at {k}"] = float(np.mean([gini(t) for t in times]))
+            row[f"Gini at {k}"] = float(np.mean([gini(t.astype(np.float64)) for t in times]))
         rows.append(row)
     return pl.DataFrame(rows)
 
@@ -129,14 +130,6 @@ def exposure_frame(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> pl.Data
 def _times(lists: Sequence[Sequence[str]], items: Sequence[str]) -> NDArray[np.int64]:
     counted = Counter(i for one in lists for i in one)
     return np.array([counted[i] for i in items], dtype=np.int64)
-
-
-def gini(values: NDArray[np.int64]) -> float:
-    """Return the Gini coefficient of counts [I]: the mean absolute difference of two of them, over twice the mean."""
-    ordered = np.sort(values)
-    n = len(ordered)
-    weights = 2 * np.arange(1, n + 1) - n - 1
-    return float((weights * ordered).sum() / (n * ordered.sum()))
 
 
 def activity_groups(users: Sequence[str], data: PreparedData) -> list[str]:
