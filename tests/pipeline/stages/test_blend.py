@@ -156,10 +156,28 @@ class Ordered(FixedStage):
                 return pad_scores([[factor * int(c[1:]) for c in e.candidates] for e in examples])
 
         super().__init__(ByNumber(name, ""))
+        self.factor = factor
 
     @property
     def full(self):
         return self
+
+
+class Crossing(Ordered):
+    """Its ranker for validation examples orders the items the other way round."""
+
+    crosses = True
+
+    def load_crossed(self, batch_size):
+        return Ordered(self.name, -self.factor).ranker
+
+
+def test_parts_for_training_rows_are_those_for_validation_rows(finished, recipe):
+    inputs = _inputs(finished, recipe)
+    (part,), _ = BlendParts(inputs, [Crossing("als", 1.0)]).without_fold(0, ["als"], 4)
+    learnt = sorted(set(inputs.data.train_interactions["item_id"]))[:6]
+    scores = part.score([replace(inputs.data.test[0], candidates=tuple(learnt))])[0]
+    np.testing.assert_allclose(scores, [-float(item[1:]) for item in learnt])
 
 
 def test_a_reward_as_a_part_asks_the_model_and_its_reference(finished, recipe):
