@@ -212,7 +212,7 @@ def _values(answers: Mapping[str, pl.DataFrame], rows: pl.DataFrame, ks: Sequenc
     for name, part in answers.items():
         at = np.searchsorted(rows["row"], part["row"])
         ranks = ranks_of(part)
-        columns = {metric: value(*ranks) for metric, value in metrics_for(ks).items()} | _text_values(part)
+        columns = {metric: value(*ranks) for metric, value in metrics_for(ks).items()} | text_values(part)
         for metric, column in columns.items():
             values[name, metric] = np.full(len(rows), np.nan)
             values[name, metric][at] = column
@@ -309,7 +309,7 @@ def _same_candidates(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
     return first.equals(second) or first.list.sort().equals(second.list.sort())
 
 
-def _text_values(answers: pl.DataFrame) -> dict[str, Floats]:
+def text_values(answers: pl.DataFrame) -> dict[str, Floats]:
     """Return the metrics of a ranker's texts, NaN for examples without text; {} if there is no text at all."""
     silent = answers["generated"].is_null().to_numpy()
     values: dict[str, Floats] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefrec_lab.studies.alignments import ABLATION, BETA, NEGATIVES_STUDY
+from prefrec_lab.studies.budget import BUDGET
 from prefrec_lab.studies.cold_start import COLD_START
 from prefrec_lab.studies.continual import CONTINUAL
 from prefrec_lab.studies.cost import COST
@@ -23,6 +24,7 @@ STUDIES: dict[str, Study] = {
         ABLATION,
         NEGATIVES_STUDY,
         BETA,
+        BUDGET,
         DYNAMICS,
         GRADIENTS,
         NEGATIVE_SAMPLING,

@@ -1,0 +1,124 @@
+"""Study: what S-DPO adds to SFT on few and on many rows, beside more SFT (trial E1; budget.yaml declares it)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from prefrec.evaluation import Interval
+from prefrec.evaluation.evaluate import text_values
+from prefrec.evaluation.labels import metric_label
+from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.recipe import Recipe, checked_recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.sections import AlignSection
+from prefrec.report.wording import label
+from prefrec_lab.studies.alignments import variant
+from prefrec_lab.studies.measure import Values, measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.studies.plots import Series, lines, slug
+from prefrec_lab.studies.study import Outcome, Study, as_it_is, varied_alignment
+from prefrec_lab.studies.tables import facts_of, grouped_table
+
+BUDGETS = [300, 1_000, 3_000, 10_000]
+"""Numbers of training rows: of SFT, and again of each arm."""
+
+CONTROL = "sft-more"
+"""The arm that the others are compared with: SFT on as many other rows."""
+
+EQUIVALENT = 0.01
+"""A difference is equivalent to none if its interval lies within ± this."""
+
+
+def arms(base: Recipe) -> list[AlignSection]:
+    """Return the arms of the trial: S-DPO with 3 and 8 negatives and two β, DPO, the list's softmax, and more SFT.
+
+    All other settings are those of the base recipe's S-DPO, but SFT goes on at its own learning rate.
+    """
+    one, sft = varied_alignment(base), base.sft
+    rate = sft.learning_rate if sft else one.learning_rate
+    return [
+        *(variant(one, f"s-dpo-n{n}-beta{b:g}", num_negatives=n, beta=b) for n in (3, 8) for b in (0.1, 1.0)),
+        variant(one, "dpo", loss="dpo", num_negatives=1),
+        variant(one, "softmax", loss="softmax", num_negatives=8),
+        variant(one, CONTROL, loss="sft", num_negatives=1, learning_rate=rate),
+    ]
+
+
+def budget_recipe(base: Recipe, rows: int) -> Recipe:
+    """Return the recipe in which SFT reads so many rows, and each arm as many others."""
+    raw = base.model_dump(mode="json")
+    raw["sft"] |= {"rows": rows}
+    more = {"rows": rows, "skip_rows": rows}
+    raw["align"] = [arm.model_dump(mode="json") | more for arm in arms(base)]
+    return checked_recipe(raw)
+
+
+def make(base: Recipe, folder: Path) -> Run:
+    """Make a run of each budget in FOLDER/ROWS; return that of the largest."""
+    for rows in BUDGETS:
+        run_recipe(budget_recipe(base, rows), folder / str(rows), until="evaluate")
+    return open_run(folder / str(BUDGETS[-1]))
+
+
+def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Compare each arm with SFT continued, for each budget."""
+    baselines, models = runs[0].recipe.evaluate.references, runs[0].recipe.lm_rankers
+    measured = {}
+    for rows in BUDGETS:
+        predictions = ranker_predictions([open_run(run.folder.parent / str(rows)) for run in runs])
+        ordered = {name: predictions[name] for name in (*baselines, *models)}
+        values = values_of(ordered, runs[0].recipe.evaluate.ks)
+        measured[str(rows)] = measure(values, users_of(predictions), baseline=CONTROL)
+    last = measured[str(BUDGETS[-1])]
+    quantity = next(q for q in ("gen_hr@1", "hr@1") if q in last.quantities)
+    compared = [name for name in models if name != CONTROL]
+    gaps = {name: [own.differences[name][quantity] for own in measured.values()] for name in compared}
+    heading = f"{metric_label(quantity)}, − SFT continued"
+    hint = f"Above 0: better than SFT on as many more rows. Bars: 95% intervals over users. Dashed: ±{EQUIVALENT:g}."
+    series = [Series(name, BUDGETS, own) for name, own in gaps.items()]
+    level = {"equivalent from": -EQUIVALENT, "equivalent to": EQUIVALENT}
+    drawing = lines(slug(quantity), heading, series, x_label="rows of SFT", log=True, hint=hint, level=level)
+    shown = [quantity, *(q for q in ("hr@1", "ndcg@10", "valid_ratio") if q in last.quantities and q != quantity)]
+    tables = [
+        grouped_table(measured, q, name="table" if q == quantity else slug(q), title="by rows of SFT", group="rows")
+        for q in shown
+    ]
+    facts = [f"{rows} rows. {s}" for rows, own in measured.items() for s in facts_of(own, compared, None, [quantity])]
+    facts += [
+        f"{label(name)} − SFT continued is equivalent (within ±{EQUIVALENT:g}) with {', '.join(within)} rows."
+        for name, own in gaps.items()
+        if (within := [f"{rows:,}" for rows, gap in zip(BUDGETS, own, strict=True) if is_equivalent(gap)])
+    ]
+    return Outcome(tables, [drawing], facts, last.n, last.users)
+
+
+def values_of(predictions: dict[str, list[pl.DataFrame]], ks: Sequence[int]) -> Values:
+    """Return the metrics of scores, and of the generated texts where all examples have one."""
+    values = {name: dict(own) for name, own in ranking_values(predictions, ks).items()}
+    for name, frames in predictions.items():
+        texts = [text_values(frame) for frame in frames]
+        for quantity in texts[0]:
+            found = np.stack([seed[quantity] for seed in texts])
+            if not np.isnan(found).any():
+                values[name][quantity] = found
+    return values
+
+
+def is_equivalent(gap: Interval) -> bool:
+    """Return True if the interval lies within ± `EQUIVALENT`."""
+    return gap.low > -EQUIVALENT and gap.high < EQUIVALENT
+
+
+BUDGET = Study(
+    "budget",
+    "From which number of SFT rows on does S-DPO add nothing that as many more rows of SFT do not?",
+    "the rows that SFT reads. Then S-DPO, DPO, the list's softmax and more SFT read as many other rows, all from the "
+    "same SFT model.",
+    as_it_is,
+    analyse,
+    make=make,
+    base="budget.yaml",
+)

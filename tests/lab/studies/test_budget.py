@@ -1,0 +1,91 @@
+"""The budget curve: disjoint rows of equal number, the same SFT model for all arms, and the whole study."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.evaluation import Interval
+from prefrec.intake import prepare
+from prefrec.pipeline.training_rows import alignment_rows, training_rows
+from prefrec_lab.studies import budget
+from prefrec_lab.studies.budget import BUDGET, CONTROL, arms, budget_recipe, is_equivalent, values_of
+from prefrec_lab.studies.carry_out import base_recipe, carry_out
+
+
+@pytest.fixture(scope="module")
+def base(base):
+    """The tiny recipe, with candidates in the prompt."""
+    raw = base.model_dump(mode="json")
+    raw["model"]["templates"] = ["1"]
+    raw["sft"] |= {"rows": None}
+    raw["align"] = [raw["align"][0] | {"rows": None, "negatives_from": "list"}]
+    raw["evaluate"] |= {"generate_rows": None}
+    raw["data"]["candidates"]["size"] = 10
+    return type(base).model_validate(raw)
+
+
+def test_arms_read_as_many_rows_as_sft_and_none_of_its_own(base):
+    recipe, data = budget_recipe(base, 12), prepare(base.data)
+    read = {id_of(e) for e in training_rows(data, recipe.sft, 0)}
+    assert len(read) == 12
+    others = [{id_of(e) for e in alignment_rows(data, arm, 0)} for arm in recipe.align]
+    assert all(len(own) == 12 and not own & read for own in others)
+    assert all(own == others[0] for own in others)
+
+
+def id_of(example):
+    return example.user_id, example.target, len(example.history)
+
+
+def test_the_control_goes_on_with_the_loss_and_the_rate_of_sft(base):
+    *preferences, control = arms(base)
+    assert (control.name, control.loss, control.learning_rate) == (CONTROL, "sft", base.sft.learning_rate)
+    assert {(a.loss, a.num_negatives, a.beta) for a in preferences if a.loss == "softmax_dpo"} == {
+        (loss, n, beta) for loss in ["softmax_dpo"] for n in (3, 8) for beta in (0.1, 1.0)
+    }
+    assert [a.loss for a in preferences if a.loss != "softmax_dpo"] == ["dpo", "softmax"]
+
+
+def test_the_shipped_recipe_has_room_for_its_arms():
+    recipe = budget_recipe(base_recipe(BUDGET), 10_000)
+    assert recipe.data.candidates.size > max(a.num_negatives for a in recipe.align)
+    assert recipe.evaluate.split == "validation"
+
+
+def test_texts_count_where_all_examples_have_one():
+    frame = pl.DataFrame(
+        {
+            "row": [0, 1],
+            "user_id": ["u", "v"],
+            "target": ["a", "b"],
+            "candidates": [["a", "b"], ["a", "b"]],
+            "scores": [[1.0, 0.0], [1.0, 0.0]],
+            "rank": [1, 2],
+            "tied": [1, 1],
+            "listed": [2, 2],
+            "generated": ["A", "?"],
+            "choice": ["a", None],
+        }
+    )
+    silent = frame.with_columns(generated=pl.Series([None, "?"]))
+    values = values_of({"sft": [frame, frame], "dpo": [silent]}, [1])
+    np.testing.assert_array_equal(values["sft"]["gen_hr@1"], [[1, 0], [1, 0]])
+    np.testing.assert_array_equal(values["sft"]["valid_ratio"], [[1, 0], [1, 0]])
+    assert "gen_hr@1" not in values["dpo"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(-0.009, 0.009, True), (-0.02, 0.0, False), (0.001, 0.011, False)]
+)
+def test_equivalent_is_an_interval_within_the_margin(low, high, expected):
+    assert is_equivalent(Interval((low + high) / 2, low, high, 9, 9)) is expected
+
+
+def test_the_whole_study(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "BUDGETS", [4, 8])
+    summary = carry_out(BUDGET, base, [0], tmp_path)
+    rows = {(r["rows"], r["variant"], r["against"]) for r in summary["tables"]["table"]}
+    assert {("4", "s-dpo-n3-beta1", CONTROL), ("8", "softmax", CONTROL)} <= rows
+    assert {r["quantity"] for r in summary["tables"]["table"]} >= {"gen_hr@1", "valid_ratio", "hr@1"}
+    assert "popularity" in {r["variant"] for r in summary["tables"]["table"]}  # by its scores
+    assert any(fact.startswith("8 rows. HR@1 generated: the largest difference from") for fact in summary["facts"])
