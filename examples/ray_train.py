@@ -16,8 +16,8 @@ def train(job: dict[str, Any]) -> None:
     """Carry out a recipe in a worker, which finds the others by the variables that Ray has set."""
     if not job["gpu"]:
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    from prefrec.pipeline.recipe import load_recipe
     from prefrec.pipeline.run import run_recipe
+    from prefrec.recipe import load_recipe
 
     run_recipe(load_recipe(Path(job["recipe"])), Path(job["out"]))
 

@@ -50,8 +50,8 @@ from prefrec.evaluation.targets import CLASSES
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.score import fit_baselines, predict_full
-from prefrec.pipeline.stages.alignment import AlignStage
 from prefrec.runs.results import METRICS
+from prefrec.stages.alignment import AlignStage
 from prefrec_lab.protocol import Decision, Family, Protocol, Trial, decide, read_protocol, read_trial
 from prefrec_lab.ranks import coded, row_facts, write_ranks
 

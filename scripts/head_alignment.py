@@ -31,9 +31,9 @@ from prefrec.data import PreparedData, RankingExample, read_prepared, seen_items
 from prefrec.evaluation import mean_interval, metrics_for, paired_difference, target_ranks
 from prefrec.lm.items import item_table
 from prefrec.losses import softmax_dpo_loss
-from prefrec.pipeline.encoders import prompt_encoder
-from prefrec.pipeline.recipe import load_recipe
-from prefrec.pipeline.stages.base import WEIGHTS
+from prefrec.recipe import load_recipe
+from prefrec.stages.base import WEIGHTS
+from prefrec.stages.encoders import prompt_encoder
 from prefrec.training.weights import load_weights
 from prefrec_systems.sequential.batches import pieces
 

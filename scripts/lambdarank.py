@@ -23,10 +23,10 @@ from prefrec.data import RankingExample
 from prefrec.evaluation import metrics_for, paired_difference
 from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.stages.blend import MOST_CANDIDATES, BlendStage, sampled
 from prefrec.rankers.base import checked_scores
 from prefrec.rankers.blend import FOLDS, folds_of, scaled, unit_of
 from prefrec.rankers.logit import Features, fit_logit
+from prefrec.stages.blend import MOST_CANDIDATES, BlendStage, sampled
 
 BLEND = "sequential-tower-sft"
 """The blend of all parts in lab/protocol/e5.yaml."""

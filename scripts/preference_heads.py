@@ -43,7 +43,6 @@ from prefrec.data.feedback import (
 from prefrec.evaluation.preferences import Floats, Mask, Preferences, best_weight, mixture, spread, within_user_auc
 from prefrec.lm.items import item_table
 from prefrec.losses import preference_loss
-from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.measure_preferences import (
     CENTRED,
     MEAN_RATING,
@@ -53,8 +52,9 @@ from prefrec.pipeline.measure_preferences import (
     measure,
     swapped_histories,
 )
-from prefrec.pipeline.recipe import load_recipe
-from prefrec.pipeline.stages.base import WEIGHTS
+from prefrec.recipe import load_recipe
+from prefrec.stages.base import WEIGHTS
+from prefrec.stages.encoders import prompt_encoder
 from prefrec.training.weights import load_weights
 
 WIDTH, LENGTH, REJECTED, BATCH = 96, 30, 7, 256

@@ -13,8 +13,9 @@ from pydantic.fields import FieldInfo
 
 from prefrec.intake import CandidateConfig, PrepareConfig
 from prefrec.intake.config import ColumnNames
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.sections import (
+from prefrec.rankers.config import RankerConfig
+from prefrec.recipe import Recipe
+from prefrec.sections import (
     AlignSection,
     EvaluateSection,
     ItemsSection,
@@ -24,8 +25,7 @@ from prefrec.pipeline.sections import (
     SFTSection,
     UpdateSection,
 )
-from prefrec.pipeline.stages import kind_names, stage_class
-from prefrec.rankers.config import RankerConfig
+from prefrec.stages import kind_names, stage_class
 from prefrec.training.section import TrainSection
 from prefrec_systems.endpoint import ServerSettings
 

@@ -14,9 +14,9 @@ import polars as pl
 
 from prefrec.evaluation import Evaluation, Interval, PairedDifference, evaluate_predictions, read_predictions
 from prefrec.evaluation.preferences import Preferences
-from prefrec.pipeline.recipe import load_recipe
-from prefrec.pipeline.sections import SFT
+from prefrec.recipe import load_recipe
 from prefrec.report.wording import with_interval
+from prefrec.sections import SFT
 
 STEP = 1_000_000
 """Numbers of rows are raised by this from seed to seed."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from prefrec.pipeline.recipe import load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import load_recipe
 from prefrec_lab.protocol import read_trial
 
 TRIAL = Path(__file__).parents[1] / "lab/protocol/e5.yaml"

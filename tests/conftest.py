@@ -26,7 +26,7 @@ settings.load_profile("ci")  # the same examples on every machine; `make soak` d
 SHARED_DATA = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-SLOW = ("cli", "fidelity", "lab", "pipeline", "reliability", "runs", "server", "systems", "training")
+SLOW = ("cli", "fidelity", "lab", "pipeline", "reliability", "runs", "server", "stages", "systems", "training")
 """Folders whose tests train models, run commands or start servers."""
 
 
@@ -93,7 +93,7 @@ def own_titles(tmp_path_factory):
     """Vectors of titles are kept for this session alone."""
     folder = tmp_path_factory.mktemp("titles")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prefrec.rankers.title_store.cache_dir", lambda: folder)
+        patch.setattr("prefrec.towers.title_store.cache_dir", lambda: folder)
         yield
 
 

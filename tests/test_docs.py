@@ -21,8 +21,8 @@ from prefrec import losses
 from prefrec.cli import homes, load_verb
 from prefrec.data import read_prepared
 from prefrec.losses import LOSSES
-from prefrec.pipeline.recipe import checked_recipe, with_preset
-from prefrec.pipeline.stages import STAGES
+from prefrec.recipe import checked_recipe, with_preset
+from prefrec.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -338,7 +338,7 @@ def test_the_citation_names_this_version():
 
 def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     monkeypatch.setattr("prefrec.losses.LOSSES", dict(LOSSES))
-    monkeypatch.setattr("prefrec.pipeline.sections.LOSSES", losses.LOSSES)
+    monkeypatch.setattr("prefrec.sections.LOSSES", losses.LOSSES)
     own, in_a_recipe = blocks(ROOT / "docs" / "extend-loss.md", "python")
     exec(own, {})
     policy = torch.tensor([[-1.0, -3.0, -2.5]])

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from prefrec import console
 from prefrec.errors import DataError, without_parts_of, without_secrets
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe
 from prefrec.report import write_report
 from prefrec.runs.contents import read_run
 from tiny_run import write_shop

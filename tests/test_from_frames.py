@@ -13,7 +13,7 @@ import prefrec
 from command import succeed
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import load_recipe
+from prefrec.recipe import load_recipe
 from tiny_run import read_tables, write_shop
 
 COUNTS = {"evaluate": {"references": ["popularity", "window co-occurrence"], "zero_shot": False}}

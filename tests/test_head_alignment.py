@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from prefrec.lm.items import next_item_logps
-from prefrec.pipeline.encoders import prompt_encoder
-from prefrec.pipeline.recipe import Recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe, load_recipe
+from prefrec.stages.encoders import prompt_encoder
 from prefrec.training.weights import load_weights
 from tiny_run import recipe as recipe
 

@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from prefrec.errors import DataError
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
+from prefrec.recipe import Recipe
 from prefrec_server.app import Settings, create_app
 from prefrec_server.page import page_files
 from prefrec_server.server import open_engine

@@ -14,7 +14,7 @@ import torch
 from prefrec.data import Catalogue
 from prefrec.intake.sources import Source, SourceKind
 from prefrec.losses import PreferenceLoss, find_loss
-from prefrec.pipeline.stages.base import RankerStage
+from prefrec.stages.base import RankerStage
 from prefrec.rankers.config import RankerConfig
 
 

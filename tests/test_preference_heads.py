@@ -12,8 +12,8 @@ import torch
 from prefrec import losses
 from prefrec.data import RankingExample
 from prefrec.data.feedback import centred_mean_scores
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe
 from tiny_run import ITEMS
 from tiny_run import recipe as recipe
 

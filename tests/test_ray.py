@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 import torch
 
-from prefrec.pipeline.recipe import load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import load_recipe
 from prefrec.recommender import Recommender
 from tiny_run import adapter_weights, tiny_recipe, write_model, write_recipe, write_shop
 

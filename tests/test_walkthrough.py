@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefrec import cli
-from prefrec.pipeline import train
+from prefrec.stages import train
 from tiny_run import recipe as recipe
 from tiny_run import write_recipe
 

@@ -30,14 +30,9 @@ from prefrec.export.parts import ABOUT, EXPORTED, ITEMS, PROMPT, RECIPE, about_k
 from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, read_whole, write_whole
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import resolve
-from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.sections import ModelSection
-from prefrec.pipeline.stages.base import RankerStage
-from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.base import ListRanker
-from prefrec.rankers.config import settings_error
 from prefrec.rankers.explain import reasons
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.rankers.similar import log_similarity, own_similarity
@@ -57,6 +52,11 @@ from prefrec.recommend.rules import ById, Item, Rules
 from prefrec.runs.remote import address_of
 from prefrec.runs.results import Results
 from prefrec.runs.stage import stage_key
+from prefrec.sections import ModelSection
+from prefrec.settings import settings_error
+from prefrec.stages.base import RankerStage
+from prefrec.stages.language_model import LMStage
+from prefrec.stages.negatives import history_length
 
 AnyItem = str | int | Ranked | Effect | ById | Item
 """An item in a call: its title, its id as text or number, or a row of an answer."""

@@ -10,8 +10,8 @@ import yaml
 
 from command import prefrec, refused, succeed
 from prefrec.data import read_prepared
-from prefrec.pipeline.recipe import load_recipe
 from prefrec.presets import preset
+from prefrec.recipe import load_recipe
 from tiny_run import write_shop
 
 

@@ -100,7 +100,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(tmp_path, place_of_debug):
 
 
 def test_what_we_did_not_foresee_is_not_hidden(monkeypatch, tmp_path):
-    monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", Mock(side_effect=ZeroDivisionError("a bug of ours")))
+    monkeypatch.setattr("prefrec.recipe.load_recipe", Mock(side_effect=ZeroDivisionError("a bug of ours")))
     with pytest.raises(ZeroDivisionError):
         prefrec("run", tmp_path / "r.yaml")
 
@@ -117,7 +117,7 @@ def test_what_we_did_not_foresee_is_not_hidden(monkeypatch, tmp_path):
     ],
 )
 def test_too_little_memory_is_one_message(monkeypatch, tmp_path, error, reason):
-    monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", Mock(side_effect=error))
+    monkeypatch.setattr("prefrec.recipe.load_recipe", Mock(side_effect=error))
     said = refused("run", tmp_path / "r.yaml")
     assert said.startswith(f"error: not enough memory ({str(error) or reason}); free some, raise the limit")
     assert reason in said
@@ -127,7 +127,7 @@ def test_too_little_memory_is_one_message(monkeypatch, tmp_path, error, reason):
 
 def test_other_errors_of_their_kinds_are_not_hidden(monkeypatch, tmp_path):
     for error in (ImportError("no module"), RuntimeError("shapes differ")):
-        monkeypatch.setattr("prefrec.pipeline.recipe.load_recipe", Mock(side_effect=error))
+        monkeypatch.setattr("prefrec.recipe.load_recipe", Mock(side_effect=error))
         with pytest.raises(type(error)):
             prefrec("run", tmp_path / "r.yaml")
 

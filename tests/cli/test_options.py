@@ -13,7 +13,7 @@ from command import succeed
 from prefrec.cli import _options as o
 from prefrec.cli import load_verb
 from prefrec.errors import ConfigError
-from prefrec.pipeline.sections import EvaluateSection, ModelSection
+from prefrec.sections import EvaluateSection, ModelSection
 
 
 class Lists(BaseModel):

@@ -27,10 +27,10 @@ from prefrec.files import write_json
 from prefrec.lm.items import add_items, save_item_model
 from prefrec.lm.models import EMBEDDED, EMBEDDED_HUB_ID, base_id
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
+from prefrec.stages.language_model import LMStage
 from prefrec.training import lora_config
 from sealed import write_metrics
 from served_run import dated, with_model

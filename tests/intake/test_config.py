@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from prefrec.intake import PrepareConfig, config_error, sources
+from prefrec.intake import PrepareConfig, sources
+from prefrec.settings import config_error
 
 
 def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch):

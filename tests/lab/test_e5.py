@@ -9,8 +9,8 @@ import yaml
 
 from prefrec.errors import DataError
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe, checked_recipe, load_recipe
 from prefrec_lab.protocol import read_trial
 from tiny_run import recipe as recipe
 

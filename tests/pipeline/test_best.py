@@ -20,9 +20,9 @@ from prefrec.export.parts import ABOUT
 from prefrec.pipeline import best as module
 from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import PopularityRanker, TitleTfidfRanker
+from prefrec.recipe import Recipe
 from prefrec.recommend.rules import ById
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run

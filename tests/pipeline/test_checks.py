@@ -4,8 +4,8 @@ import pytest
 
 from prefrec.errors import ConfigError, TokenizerError
 from prefrec.pipeline.checks import check_rows
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe
 from tiny_run import TITLES, write_shop
 
 

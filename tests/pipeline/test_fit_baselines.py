@@ -6,11 +6,11 @@ import pytest
 
 from prefrec.data import read_prepared, write_prepared
 from prefrec.intake import PrepareConfig, prepare
-from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.score import fit_baselines
-from prefrec.pipeline.sections import EvaluateSection, ModelSection
 from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
+from prefrec.sections import EvaluateSection, ModelSection
+from prefrec.stages.inputs import RunInputs
 
 NAMES = [WindowCooccurrenceRanker.name, EASERanker.name]
 

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
 from prefrec.lm.items import item_table
-from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.sections import AlignSection, SFTSection
-from prefrec.pipeline.stages.language_model import lm_ranker
-from prefrec.pipeline.train import train_align, train_sft
+from prefrec.recipe import Recipe
 from prefrec.recommender import Recommender
+from prefrec.sections import AlignSection, SFTSection
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.language_model import lm_ranker
+from prefrec.stages.train import train_align, train_sft
 from prefrec_server.bodies import SimilarRequest
 from prefrec_server.server import open_engine
 

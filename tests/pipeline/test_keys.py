@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.pipeline import inputs, prepare
-from prefrec.pipeline.inputs import RunInputs
+from prefrec.pipeline import prepare
 from prefrec.pipeline.plan import Plan
-from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
-from prefrec.pipeline.stages import title_tower
 from prefrec.presets import preset
+from prefrec.recipe import Recipe, checked_recipe, load_recipe
+from prefrec.stages import inputs, title_tower
+from prefrec.stages.inputs import RunInputs
 from prefrec_lab import studies
 from prefrec_systems.morec import stage as morec
 

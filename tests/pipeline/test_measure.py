@@ -14,9 +14,9 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import FULL_RANKING, evaluate_full, metrics_for, user_spread
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers
-from prefrec.pipeline.sections import EvaluateSection
-from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import CatalogueRanker, ItemKNNRanker, PopularityRanker, RandomRanker, pad_scores
+from prefrec.sections import EvaluateSection
+from prefrec.stages.language_model import lm_ranker
 
 
 @pytest.fixture

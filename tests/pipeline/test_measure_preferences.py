@@ -13,8 +13,8 @@ from prefrec.data import RankingExample
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.preferences import Preferences
 from prefrec.pipeline.measure_preferences import SWAPS, Answers, measure, run_preferences, swapped_histories
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe
 from prefrec.runs.results import PREFERENCES
 from tiny_run import write_recipe
 

@@ -9,11 +9,11 @@ import pytest
 from command import prefrec
 from prefrec.errors import ConfigError
 from prefrec.export.ranker import export_ranker
-from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
-from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.run import run_recipe, survey
+from prefrec.recipe import Recipe, dump_recipe
+from prefrec.stages.inputs import RunInputs
 from prefrec_server.server import open_engine
 
 MODELS = ("sft", "dpo", "s-dpo")

@@ -2,14 +2,15 @@
 
 import pytest
 
-from prefrec.pipeline import best, encoders
+from prefrec.pipeline import best
 from prefrec.pipeline import price as prices
-from prefrec.pipeline.encoders import title_vectors
-from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.price import minutes, price
-from prefrec.pipeline.recipe import Recipe
-from prefrec.rankers import title_store
+from prefrec.recipe import Recipe
+from prefrec.stages import encoders
+from prefrec.stages.encoders import title_vectors
+from prefrec.stages.inputs import RunInputs
+from prefrec.towers import title_store
 from tiny_run import TITLES
 
 

@@ -4,8 +4,8 @@ import json
 
 import torch
 
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe
 from quantized import skip_where_it_does_not_run
 from tiny_run import adapter_weights
 

@@ -18,18 +18,18 @@ from prefrec.export.ranker import export_ranker
 from prefrec.files import file_digest
 from prefrec.intake import prepare
 from prefrec.lm.items import item_table
-from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
-from prefrec.pipeline.recipe import Recipe, set_field
 from prefrec.pipeline.run import expected, run_recipe, survey
-from prefrec.pipeline.stages import STAGES
-from prefrec.pipeline.stages.base import Loaded
-from prefrec.pipeline.stages.fitted import FittedStage
-from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import FittedRanker, PopularityRanker
 from prefrec.rankers.config import RankerConfig
+from prefrec.recipe import Recipe, set_field
 from prefrec.recommender import Recommender
+from prefrec.stages import STAGES
+from prefrec.stages.base import Loaded
+from prefrec.stages.fitted import FittedStage
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.language_model import lm_ranker
 from tiny_run import adapter_weights, write_shop
 
 PARTS = ["co-occurrence", "window co-occurrence", "EASE", "title-tower", "SASRec", "sft"]

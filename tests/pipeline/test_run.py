@@ -15,8 +15,8 @@ from prefrec.data import read_prepared
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe
 from prefrec.report import write_report
 from prefrec.runs.contents import read_run
 from prefrec.runs.results import BEST, METRICS, write_results

@@ -9,13 +9,13 @@ import pytest
 
 from prefrec import files
 from prefrec.pipeline import score
-from prefrec.pipeline.inputs import RunInputs, adapter_key, model_key
 from prefrec.pipeline.measure import evaluate_rankers
-from prefrec.pipeline.recipe import dump_recipe
-from prefrec.pipeline.sections import EvaluateSection, ModelSection
-from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers.lm import LMRanker
+from prefrec.recipe import dump_recipe
 from prefrec.runs.stage import stage_key
+from prefrec.sections import EvaluateSection, ModelSection
+from prefrec.stages.inputs import RunInputs, adapter_key, model_key
+from prefrec.stages.language_model import LMStage
 
 
 @pytest.fixture

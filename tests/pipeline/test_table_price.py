@@ -3,8 +3,8 @@
 import pytest
 
 from prefrec.pipeline import table_price
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.table_price import tables_seconds
+from prefrec.recipe import Recipe
 
 BLEND = {"kind": "blend", "parts": ["popularity", "title TF-IDF"]}
 

@@ -15,9 +15,9 @@ from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.explain import reasons
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.logit import Logit
-from prefrec.rankers.title_tower import TitleTowerRanker
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
+from prefrec.towers.title_tower import TitleTowerRanker
 
 ITEMS = [f"i{n:02}" for n in range(20)]
 CATALOGUE = Catalogue(

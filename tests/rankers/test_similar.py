@@ -9,10 +9,10 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.baselines import ItemKNNRanker, PopularityRanker, TitleTfidfRanker
 from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.similar import VectorSimilarity, log_similarity, own_similarity
-from prefrec.rankers.title_tower import TitleTowerRanker
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.recommend.questions import Selection, similar_items
 from prefrec.recommend.rules import Rules
+from prefrec.towers.title_tower import TitleTowerRanker
 
 ITEMS = [f"i{n}" for n in range(12)]
 CATALOGUE = Catalogue(

@@ -10,8 +10,8 @@ import pytest
 from command import refused, succeed
 from prefrec.data import read_prepared
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe
 from prefrec.recommend import succession
 from prefrec.recommend.succession import SUCCESSION, compare_served
 from prefrec.recommender import Recommender

@@ -15,8 +15,8 @@ from prefrec.data import read_prepared
 from prefrec.errors import PrefrecError
 from prefrec.evaluation import read_predictions
 from prefrec.intake.readers import read_table
-from prefrec.pipeline.recipe import load_recipe
 from prefrec.prompts import load_template
+from prefrec.recipe import load_recipe
 from prefrec.runs.contents import read_run
 from prefrec.runs.stage import is_finished, last_checkpoint
 from prefrec_lab.bench.records import read_records

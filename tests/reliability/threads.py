@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from prefrec import Recommender
 from prefrec.intake import prepare
 from prefrec.lm.items import add_items, save_item_model
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.stages.language_model import LMStage
+from prefrec.recipe import Recipe
+from prefrec.stages.language_model import LMStage
 from tiny import tiny_llama
 from tiny_run import tiny_recipe, write_shop
 

@@ -16,9 +16,9 @@ from prefrec.evaluation.best import choose
 from prefrec.export.ranker import export_ranker
 from prefrec.files import SEAL, read_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.update import start_stage
 from prefrec.rankers import PopularityRanker
+from prefrec.recipe import Recipe
 from prefrec.runs.contents import read_run
 from prefrec.runs.results import BEST, METRICS, Results, write_results
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage

@@ -12,9 +12,9 @@ from starlette.testclient import TestClient
 
 from prefrec import recommender
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import BASELINES, TIMED, PopularityRanker
+from prefrec.recipe import Recipe
 from prefrec.recommend.popular import Popular
 from prefrec.recommender import Recommender
 from prefrec_server.app import Settings, create_app

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import Catalogue
-from prefrec.pipeline.stages.base import RankerStage, View
+from prefrec.stages.base import RankerStage, View
 
 ITEMS = list("abcdef")
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": [f"Title {i}" for i in ITEMS]}))

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from prefrec.data import RankingExample
-from prefrec.pipeline.train import train_to_weights
 from prefrec.processes import _group, count, index, is_first, leave
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker
+from prefrec.stages.train import train_to_weights
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from tiny_lists import CATALOGUE, IDS
 from tiny_training import adapted_model, many_negatives, settings, trainable

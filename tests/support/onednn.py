@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 
-from prefrec.lm.cpu import attention as onednn_attention
+from prefrec.cpu import attention as onednn_attention
 
 
 def calls_of(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[int]:

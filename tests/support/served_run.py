@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from prefrec.data import Catalogue, write_prepared
 from prefrec.intake import prepare
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import Recipe, dump_recipe
+from prefrec.recipe import Recipe, dump_recipe
 from prefrec.training import lora_config
 from sealed import seal_stage
 from tiny import tiny_llama

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from prefrec.data import PreparedData
 from prefrec.data.parquet import read_parquet
 from prefrec.intake import prepare
-from prefrec.pipeline.recipe import Recipe
+from prefrec.recipe import Recipe
 from tiny import small_llama
 
 USERS, ITEMS, LENGTH = 40, 60, 9

@@ -8,7 +8,7 @@ import pytest
 
 from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.recipe import Recipe
+from prefrec.recipe import Recipe
 from tiny_run import data as data
 from tiny_run import recipe as recipe
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from prefrec.lm.cpu.linear import product
+from prefrec.cpu.linear import product
 from prefrec.resources import PROC, lines_of, numbers
 from prefrec_lab.stopwatch import Seconds, Stopwatch
 

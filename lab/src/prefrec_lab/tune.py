@@ -19,8 +19,8 @@ from prefrec.console import say
 from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import Interval
 from prefrec.files import write_text
-from prefrec.pipeline.recipe import Recipe, checked_recipe, dump_recipe, set_field
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe, checked_recipe, dump_recipe, set_field
 from prefrec.report.tables import Cell, Grid
 from prefrec.report.wording import interval_ends, number
 from prefrec.runs.lock import run_lock

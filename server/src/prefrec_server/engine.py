@@ -19,7 +19,6 @@ from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.lm.packing import tokens_of
-from prefrec.pipeline.encoders import Encoder
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import Recommendation
 from prefrec.rankers.explain import Reasons, without_each
@@ -27,6 +26,7 @@ from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Question, Selection, logged_users
 from prefrec.recommend.rules import ById, Item, ItemName, ItemRules, Rules
+from prefrec.stages.encoders import Encoder
 from prefrec_server import bodies
 from prefrec_server.batcher import Batcher
 from prefrec_server.scorer import Alike, Scorer, Scores, Why

@@ -17,13 +17,13 @@ from torch import nn
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import load_model
-from prefrec.pipeline.stages.base import Loaded, RankerStage
 from prefrec.rankers import LMRanker, Ranker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
 from prefrec.rankers.explain import Reasons, reasons
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.rankers.similar import log_similarity, own_similarity
 from prefrec.recommend.questions import Question, answer_all, best_items, similar_items
+from prefrec.stages.base import Loaded, RankerStage
 from prefrec.training.adapters import load_adapter
 from prefrec.training.weights import is_adapter, load_weights
 

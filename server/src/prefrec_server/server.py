@@ -25,15 +25,15 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.lm.items import item_table
 from prefrec.lm.models import default_device, hold_weights
 from prefrec.lm.scoring import language_model
-from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.stages import stage_class
-from prefrec.pipeline.stages.base import Loaded, RankerStage
-from prefrec.pipeline.stages.language_model import as_ranker
 from prefrec.rankers.baselines import servable
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.lock import in_use
 from prefrec.runs.remote import local_run
+from prefrec.stages import stage_class
+from prefrec.stages.base import Loaded, RankerStage
+from prefrec.stages.encoders import prompt_encoder
+from prefrec.stages.language_model import as_ranker
 from prefrec_server.app import Settings, check_key, create_app
 from prefrec_server.batcher import RETRY_AFTER
 from prefrec_server.engine import Engine

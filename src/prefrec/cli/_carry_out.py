@@ -10,9 +10,9 @@ from rich.console import Console
 from prefrec.cli import _options as o
 from prefrec.cli._output import print_results
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.update import GROUPS
+from prefrec.recipe import Recipe
 from prefrec.recommend.succession import compare_served
 from prefrec.report import REPORT
 from prefrec.report.tables import Printed, preference_grids

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from prefrec.data.store import PROTOCOL
-from prefrec.intake import config_error
+from prefrec.settings import config_error
 
 Section = TypeVar("Section", bound=BaseModel)
 FieldPath = tuple[str, ...]

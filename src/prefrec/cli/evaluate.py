@@ -17,13 +17,13 @@ from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.measure import evaluate_rankers
 from prefrec.pipeline.score import check_names
-from prefrec.pipeline.sections import SEED, ZERO_SHOT, EvaluateSection, ModelSection
-from prefrec.pipeline.stages.base import MADE_WITH
-from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
 from prefrec.runs.results import METRICS, write_results
 from prefrec.runs.stage import STAGE_FILE, check_whole, read_state
+from prefrec.sections import SEED, ZERO_SHOT, EvaluateSection, ModelSection
+from prefrec.stages.base import MADE_WITH
+from prefrec.stages.language_model import LMStage
 from prefrec.training.adapters import check_adapter
 from prefrec.training.weights import is_adapter
 

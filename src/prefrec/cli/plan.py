@@ -10,8 +10,8 @@ from rich.console import Console
 
 from prefrec.cli import _options as o
 from prefrec.pipeline.price import Price
-from prefrec.pipeline.recipe import load_recipe
 from prefrec.pipeline.run import expected, survey
+from prefrec.recipe import load_recipe
 from prefrec.report.tables import Cell, Grid, Printed
 from prefrec.report.wording import clock
 

@@ -32,8 +32,8 @@ def run(
     # Imported here, so that --help need not wait for torch and transformers.
     from prefrec.cli._carry_out import carry_out
     from prefrec.cli.plan import print_plan
-    from prefrec.pipeline.recipe import load_recipe
     from prefrec.pipeline.run import expected, survey
+    from prefrec.recipe import load_recipe
 
     loaded = load_recipe(recipe, [*(override or []), *(["evaluate.on_leak=stop"] if strict else [])])
     folder = out or Path("runs") / loaded.name

@@ -12,10 +12,10 @@ from prefrec.cli._carry_out import carry_out
 from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import checked_recipe, map_files, set_field
-from prefrec.pipeline.sections import SFT
+from prefrec.recipe import checked_recipe, map_files, set_field
 from prefrec.runs.remote import address_of
 from prefrec.runs.stage import stage_key
+from prefrec.sections import SFT
 
 
 def update(

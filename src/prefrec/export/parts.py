@@ -15,12 +15,12 @@ from prefrec.data import PreparedData, read_prepared, write_prepared
 from prefrec.data.rows import RankingExample
 from prefrec.data.types import TESTED
 from prefrec.files import write_text
-from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.plan import Plan, planned
-from prefrec.pipeline.recipe import dump_recipe, load_recipe, map_files
-from prefrec.pipeline.stages.base import RankerStage
+from prefrec.recipe import dump_recipe, load_recipe, map_files
 from prefrec.runs.stage import read_state, stage_key
+from prefrec.stages.base import RankerStage
+from prefrec.stages.negatives import history_length
 
 RECIPE, DATA, PROMPT = "recipe.yaml", "data", "prompt.jinja2"
 ABOUT, ITEMS = "prefrec.json", "items.parquet"

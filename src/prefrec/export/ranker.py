@@ -22,16 +22,16 @@ from prefrec.export.parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
 from prefrec.files import SEAL, digests, drafting, folder_files, storage_error, write_json, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
 from prefrec.losses import find_loss, trait
-from prefrec.pipeline.encoders import shown_items, shows_candidates
-from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.sections import SFT, ZERO_SHOT, ModelSection
 from prefrec.prompts import load_template
+from prefrec.recipe import Recipe
 from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
+from prefrec.sections import SFT, ZERO_SHOT, ModelSection
+from prefrec.stages.encoders import shown_items, shows_candidates
+from prefrec.stages.negatives import history_length
 from prefrec.training.adapters import check_adapter, warn_of_other_base
 from prefrec.training.weights import is_adapter, load_weights
 

@@ -1,6 +1,6 @@
 """What a file is: read logs and catalogues of any form, and prepare examples from them."""
 
-from prefrec.intake.config import CandidateConfig, ColumnNames, PrepareConfig, config_error
+from prefrec.intake.config import CandidateConfig, ColumnNames, PrepareConfig
 from prefrec.intake.prepare import prepare
 
-__all__ = ["CandidateConfig", "ColumnNames", "PrepareConfig", "config_error", "prepare"]
+__all__ = ["CandidateConfig", "ColumnNames", "PrepareConfig", "prepare"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from prefrec.errors import ConfigError, did_you_mean
+from prefrec.errors import ConfigError
 from prefrec.intake.sources import SourceKind, source_kind
 from prefrec.intake.titles import DuplicateTitles
+from prefrec.settings import Section
 
 # Fields that only some sources accept. For other sources they must have their default value.
 _NOT_FOR_ALL = (
@@ -19,25 +18,6 @@ _NOT_FOR_ALL = (
     "duplicate_titles", "missing_titles", "missing_times", "read_only",
 )  # fmt: skip
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
-
-
-MOST = 2**32 - 1
-"""Largest integer that a recipe may contain."""
-
-
-class Section(BaseModel):
-    """Settings of a recipe. Unknown fields, NaN, infinity and integers above `MOST` are errors."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*")
-    @classmethod
-    def _in_range(cls, value: Any) -> Any:
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-        for number in parts:
-            if isinstance(number, int) and abs(number) > MOST:
-                raise ValueError(f"{number} is too large; the maximum is {MOST}")
-        return value
 
 
 class ColumnNames(Section):
@@ -273,19 +253,3 @@ class PrepareConfig(Section):
     def split_name(self) -> SplitName:
         """The split, with the default resolved."""
         return self.split or ("given" if self.kind.given else "leave-last-out")
-
-
-def config_error(error: ValidationError, named: Callable[[tuple[Any, ...]], str] | None = None) -> ConfigError:
-    """Return a `ConfigError` that names each wrong field, its value and what is expected.
-
-    `named` turns the location of an error into the name that the user knows. Default: the dotted name.
-    """
-    lines = []
-    for e in error.errors():
-        where = named(e["loc"]) if named else ".".join(map(str, e["loc"]))
-        message = e["msg"].removeprefix("Value error, ")
-        given = "" if e["type"] in ("missing", "value_error") else f" (given: {e['input']!r})"
-        if e["type"] == "literal_error":
-            given += did_you_mean(e["input"], re.findall("'([^']+)'", e["ctx"]["expected"]))
-        lines.append(f"{where}: {message}{given}" if where else message)
-    return ConfigError("; ".join(lines))

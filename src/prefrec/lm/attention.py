@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefrec.lm.cpu.attention import ONEDNN, read_by_onednn, register
-from prefrec.lm.cpu.linear import uses_onednn
+from prefrec.cpu.attention import ONEDNN, read_by_onednn, register
+from prefrec.cpu.linear import uses_onednn
 from prefrec.lm.masks import SDPA, Mask, attention_implementation, attention_masks
 
 

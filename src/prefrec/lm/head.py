@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prefrec.lm.cpu.linear import OneDNNLinear
+from prefrec.cpu.linear import OneDNNLinear
 
 Forward = Callable[[Tensor], Tensor]
 """Hidden states [..., D] → logits [..., V]."""

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prefrec.cpu.linear import product, use_onednn
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, TokenizerError
 from prefrec.files import read_whole
-from prefrec.lm.cpu.linear import product, use_onednn
 from prefrec.lm.head import replaced_head
 from prefrec.lm.models import DTYPES, check_size, in_one_line, read_config, resolve_dtype
 from prefrec.prompts import ChoiceSet, PromptEncoder, Trajectory

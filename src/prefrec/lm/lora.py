@@ -14,7 +14,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefrec.lm.cpu.linear import OneDNNLinear, fits_onednn, multiply, outer, use_onednn
+from prefrec.cpu.linear import OneDNNLinear, fits_onednn, multiply, outer, use_onednn
 
 try:  # PEFT's layer for a 4-bit base exists only with bitsandbytes
     from peft.tuners.lora.bnb import Linear4bit

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from prefrec.lm.cpu.attention import ONEDNN
+from prefrec.cpu.attention import ONEDNN
 from prefrec.lm.packing import PackedBatch
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn import ModuleList
 
 from prefrec.console import quiet_libraries, say, warn
+from prefrec.cpu.linear import use_onednn
 from prefrec.errors import ModelError, did_you_mean, nearest
 from prefrec.files import cache_dir, content_digest, file_digest, writing
-from prefrec.lm.cpu.linear import use_onednn
 from prefrec.lm.liger import use_liger
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from prefrec.data import PreparedData
 from prefrec.errors import NO_EXAMPLES, DataError
 from prefrec.evaluation import Audit, audit_prepared
 from prefrec.files import read_json, write_json
-from prefrec.pipeline.sections import EvaluateSection
 from prefrec.processes import from_first, is_first
 from prefrec.runs.stage import stage_key
+from prefrec.sections import EvaluateSection
 
 AUDIT = "audit.json"
 

@@ -13,10 +13,10 @@ from prefrec.evaluation import metrics_for, rank_catalogue
 from prefrec.evaluation.best import METRIC, Best, choose
 from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.pipeline.recipe import Recipe, reached
 from prefrec.pipeline.score import fit_baselines, full_stages, predict_stages
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.baselines import RandomRanker, servable
+from prefrec.recipe import Recipe, reached
+from prefrec.stages.base import RankerStage
 
 ROWS, SLOW_ROWS = 1000, 200
 """Validation examples to compare rankers on, and how many of them slow models rank at most."""

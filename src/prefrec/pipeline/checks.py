@@ -9,12 +9,12 @@ from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.data.update import read_by_sft
 from prefrec.errors import NO_EXAMPLES, ConfigError
-from prefrec.pipeline.encoders import prompt_encoder, shows_candidates
-from prefrec.pipeline.negatives import check_room
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.sections import SFT, LoraSection, ModelSection
-from prefrec.pipeline.training_rows import alignment_pool
 from prefrec.prompts import load_template
+from prefrec.recipe import Recipe
+from prefrec.sections import SFT, LoraSection, ModelSection
+from prefrec.stages.encoders import prompt_encoder, shows_candidates
+from prefrec.stages.negatives import check_room
+from prefrec.stages.training_rows import alignment_pool
 from prefrec.training.section import TrainSection
 from prefrec.training.sequences import LEAST
 

@@ -19,10 +19,10 @@ from prefrec.evaluation.predictions import judge_substrings, ranks_of
 from prefrec.evaluation.targets import item_classes, repeated_targets
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.score import fit_baselines, predict_all, predict_full
-from prefrec.pipeline.sections import EvaluateSection
-from prefrec.pipeline.stages.base import RankerStage
-from prefrec.pipeline.stages.blend import BlendStage
 from prefrec.runs.results import Results
+from prefrec.sections import EvaluateSection
+from prefrec.stages.base import RankerStage
+from prefrec.stages.blend import BlendStage
 
 Block = TypeVar("Block", bound=Group)
 

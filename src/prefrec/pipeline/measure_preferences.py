@@ -31,14 +31,14 @@ from prefrec.evaluation.preferences import (
     spread,
     within_item_auc,
 )
-from prefrec.pipeline.negatives import history_length
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.score import predict_stages
-from prefrec.pipeline.sections import SFT, ZERO_SHOT, AlignSection
-from prefrec.pipeline.stages.base import RankerStage
-from prefrec.pipeline.stages.language_model import LMStage
 from prefrec.rankers import PopularityRanker
 from prefrec.rankers.matrices import pad_scores
+from prefrec.recipe import Recipe
+from prefrec.sections import SFT, ZERO_SHOT, AlignSection
+from prefrec.stages.base import RankerStage
+from prefrec.stages.language_model import LMStage
+from prefrec.stages.negatives import history_length
 
 POPULARITY, MEAN_RATING, CENTRED = "popularity", "mean rating", "user-centred item mean"
 """Scores that do not depend on the user. Every model is compared with the last one."""

@@ -15,15 +15,15 @@ from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import DataError, PrefrecError
 from prefrec.pipeline.plan import Plan, planned
-from prefrec.pipeline.recipe import Recipe, load_recipe, reached
-from prefrec.pipeline.sections import ALIGN, SFT, ZERO_SHOT
-from prefrec.pipeline.stages.base import WEIGHTS, RankerStage
-from prefrec.pipeline.stages.language_model import lm_ranker
 from prefrec.rankers import LMRanker
+from prefrec.recipe import Recipe, load_recipe, reached
 from prefrec.runs.contents import RunContents, StageLog, read_run
 from prefrec.runs.remote import local_run
 from prefrec.runs.results import PREDICTIONS, Results
 from prefrec.runs.stage import read_state
+from prefrec.sections import ALIGN, SFT, ZERO_SHOT
+from prefrec.stages.base import WEIGHTS, RankerStage
+from prefrec.stages.language_model import lm_ranker
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from prefrec.data import PreparedData, prepared_digest
 from prefrec.errors import ConfigError, DataError, did_you_mean
-from prefrec.pipeline.inputs import RunInputs
-from prefrec.pipeline.recipe import Recipe, asked_by, reached
-from prefrec.pipeline.sections import ALIGN, RANKERS, REWARD, SFT, ZERO_SHOT, AlignSection
-from prefrec.pipeline.stages import stage_class
-from prefrec.pipeline.stages.alignment import AlignStage, RewardStage
-from prefrec.pipeline.stages.base import RankerStage
-from prefrec.pipeline.stages.baseline import BaselineStage
-from prefrec.pipeline.stages.language_model import LMStage
-from prefrec.pipeline.stages.sft import SFTRefitStage, SFTStage
 from prefrec.pipeline.update import start_stage
 from prefrec.rankers.baselines import BASELINES
+from prefrec.recipe import Recipe, asked_by, reached
 from prefrec.runs.contents import REFIT
 from prefrec.runs.stage import damaged, read_state
+from prefrec.sections import ALIGN, RANKERS, REWARD, SFT, ZERO_SHOT, AlignSection
+from prefrec.stages import stage_class
+from prefrec.stages.alignment import AlignStage, RewardStage
+from prefrec.stages.base import RankerStage
+from prefrec.stages.baseline import BaselineStage
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.language_model import LMStage
+from prefrec.stages.sft import SFTRefitStage, SFTStage
 
 REFERENCES = "reference"
 """Folder of the log-probabilities of references, which alignments share."""

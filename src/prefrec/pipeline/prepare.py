@@ -12,12 +12,12 @@ from prefrec.console import say
 from prefrec.data import PreparedData, prepared_digest, read_prepared, write_prepared
 from prefrec.files import content_digest
 from prefrec.intake import prepare
-from prefrec.pipeline.encoders import shown_items
-from prefrec.pipeline.recipe import Recipe, map_files
-from prefrec.pipeline.stages.base import Stage, differences
 from prefrec.pipeline.update import is_refit, split_change
 from prefrec.processes import is_first
+from prefrec.recipe import Recipe, map_files
 from prefrec.runs.stage import read_state, stage_key
+from prefrec.stages.base import Stage, differences
+from prefrec.stages.encoders import shown_items
 
 
 class PrepareStage(Stage):

@@ -29,18 +29,18 @@ from prefrec.lm.models import (
     resolve_dtype,
 )
 from prefrec.pipeline.best import ROWS, slow_rows
-from prefrec.pipeline.encoders import encoded_titles, shows_candidates, title_store
-from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.plan import Plan, stage_names
-from prefrec.pipeline.recipe import Recipe, reached
-from prefrec.pipeline.sections import RANKERS, SFT, AlignSection, SFTSection
-from prefrec.pipeline.stages.base import RankerStage
-from prefrec.pipeline.stages.blend import RERANK_ROWS
-from prefrec.pipeline.stages.sft import SFTRefitStage, continued_inputs
 from prefrec.pipeline.table_price import asked_rows, blends, learnt_rows, tables_seconds
 from prefrec.rankers.blend import RERANKED
-from prefrec.rankers.title_tower import TitleTowerConfig
+from prefrec.recipe import Recipe, reached
 from prefrec.report.wording import clock
+from prefrec.sections import RANKERS, SFT, AlignSection, SFTSection
+from prefrec.stages.base import RankerStage
+from prefrec.stages.blend import RERANK_ROWS
+from prefrec.stages.encoders import encoded_titles, shows_candidates, title_store
+from prefrec.stages.negatives import history_length
+from prefrec.stages.sft import SFTRefitStage, continued_inputs
+from prefrec.towers.title_tower import TitleTowerConfig
 
 FORWARD, TRAIN = 2, 6
 """Operations a weight and token of a pass, and of a step."""

@@ -25,16 +25,16 @@ from prefrec.pipeline.opened import Run
 from prefrec.pipeline.plan import Plan, planned, stage_folder, stage_names
 from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.price import Price, price
-from prefrec.pipeline.recipe import Recipe, dump_recipe, reached
-from prefrec.pipeline.sections import ALIGN, RANKERS, SFT, ZERO_SHOT
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.pipeline.update import measure_update
 from prefrec.processes import is_first
+from prefrec.recipe import Recipe, dump_recipe, reached
 from prefrec.report import write_report
 from prefrec.runs.contents import REFIT, read_run, result_inputs
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.results import Results, write_results
 from prefrec.runs.stage import machine, read_state, refuse_name
+from prefrec.sections import ALIGN, RANKERS, SFT, ZERO_SHOT
+from prefrec.stages.base import RankerStage
 from prefrec.strict_yaml import read_yaml
 
 PRICED_S = 20

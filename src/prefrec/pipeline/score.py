@@ -15,11 +15,11 @@ from prefrec.errors import NO_EXAMPLES, ConfigError, DataError
 from prefrec.evaluation import judge_texts, predict, rank_catalogue, read_predictions
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.files import keep, kept_key
-from prefrec.pipeline.sections import EvaluateSection
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
 from prefrec.rankers.baselines import RandomRanker, baseline_rankers
 from prefrec.runs.stage import stage_key
+from prefrec.sections import EvaluateSection
+from prefrec.stages.base import RankerStage
 
 
 def fit_baselines(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:

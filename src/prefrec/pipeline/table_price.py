@@ -8,11 +8,11 @@ from timeit import repeat
 from prefrec.data import PreparedData, seen_items
 from prefrec.evaluation import rank_catalogue
 from prefrec.pipeline.best import ROWS, compared_baselines
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.stages.blend import MOST_CANDIDATES
 from prefrec.rankers import PopularityRanker
 from prefrec.rankers.blend import BlendConfig
 from prefrec.rankers.item_only import ItemOnlyRanker
+from prefrec.recipe import Recipe
+from prefrec.stages.blend import MOST_CANDIDATES
 
 BASELINE, ITEM_ONLY, BLEND, LEARNT = 1.5, 10, 4, 80
 """Time of a score relative to one of popularity: of a baseline, `item only`, a blend, and where a blend learns."""

@@ -14,13 +14,13 @@ from prefrec.data.update import update_split
 from prefrec.evaluation import Evaluation, NoAudit, evaluate_predictions
 from prefrec.files import content_digest
 from prefrec.intake.cuts import Change
-from prefrec.pipeline.recipe import Recipe, load_recipe
 from prefrec.pipeline.score import predict_stages
-from prefrec.pipeline.sections import SFT, UpdateSection
-from prefrec.pipeline.stages.base import MADE_WITH, WEIGHTS, Loaded, RankerStage
-from prefrec.pipeline.stages.language_model import LMStage
+from prefrec.recipe import Recipe, load_recipe
 from prefrec.runs.contents import REFIT
 from prefrec.runs.stage import check_whole, read_state
+from prefrec.sections import SFT, UpdateSection
+from prefrec.stages.base import MADE_WITH, WEIGHTS, Loaded, RankerStage
+from prefrec.stages.language_model import LMStage
 
 GROUPS = {
     "old": "test examples of the old run that the update did not train on",

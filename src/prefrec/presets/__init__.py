@@ -23,5 +23,5 @@ def preset_text(name: PresetName) -> str:
 
 
 def preset(name: PresetName) -> dict[str, Any]:
-    """Return the raw values of a preset, for `prefrec.pipeline.recipe.checked_recipe`."""
+    """Return the raw values of a preset, for `prefrec.recipe.checked_recipe`."""
     return cast(dict[str, Any], read_yaml(preset_text(name)))

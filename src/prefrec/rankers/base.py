@@ -80,6 +80,15 @@ class SumRanker(Ranker, Protocol):
 
 
 @runtime_checkable
+class VectorRanker(Ranker, Protocol):
+    """A ranker that may have a vector for each item, whose cosines are its notion of similar items."""
+
+    def item_vectors(self) -> tuple[Sequence[str], NDArray[np.floating]] | None:
+        """Return ids [I] and vectors [I, D] of items; None if the ranker has none."""
+        ...
+
+
+@runtime_checkable
 class PartedRanker(Ranker, Protocol):
     """A ranker whose scores are sums over parts, each of which reads the history, such as a blend."""
 

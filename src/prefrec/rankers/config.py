@@ -1,4 +1,4 @@
-"""Configuration that all entries of a recipe's `rankers:` share. `prefrec.pipeline.stages` finds the kinds."""
+"""Configuration that all entries of a recipe's `rankers:` share. `prefrec.stages` finds the kinds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from prefrec.data import PreparedData
-from prefrec.errors import ConfigError, nearest
-from prefrec.intake.config import Section, config_error
+from prefrec.settings import Section
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 """Pattern of the names of runs and rankers, which are also names of files and folders."""
@@ -51,18 +50,3 @@ class RankerConfig(Section):
                 f"{name!r} cannot name a ranker: use letters, digits, '.', '_' and '-', the first a letter or digit"
             )
         return name
-
-
-def settings_error(error: ValidationError, section: type[BaseModel]) -> ConfigError:
-    """Return `config_error` of an error in `section`, with known fields that are spelt like the unknown ones."""
-    schema = section.model_json_schema()
-    parts = (schema, *schema.get("$defs", {}).values())
-    known = sorted({name for part in parts for name in part.get("properties", {})})
-    near = [
-        ".".join(map(str, (*e["loc"][:-1], name)))
-        for e in error.errors()
-        if e["type"] == "extra_forbidden"
-        if (name := nearest(e["loc"][-1], known))
-    ]
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return ConfigError(f"{config_error(error)}{hint}")

@@ -146,14 +146,13 @@ class LMRanker:
             yield from (rows[i] for i in range(len(prompts)))
 
     @torch.no_grad()
-    def item_vectors(self) -> NDArray[np.float32]:
-        """Return the vectors [I, D] of item-ID tokens, in the catalogue's order; raise ValueError without them."""
+    def item_vectors(self) -> tuple[Sequence[str], NDArray[np.float32]] | None:
+        """Return the ids [I] of the catalogue's items and the vectors [I, D] of their tokens; None without these."""
         table = item_table(language_model(self.model))
-        if table is None:
-            raise ValueError(f"{self.name} has no item-ID tokens")
+        if table is None or self.within is None:
+            return None
         items = torch.arange(len(self.catalogue), device=table.own.device)
-        vectors: NDArray[np.float32] = table.vectors_in(items).float().cpu().numpy()
-        return vectors
+        return self.catalogue.ids, table.vectors_in(items).float().cpu().numpy()
 
     def choices_after(self, history: Sequence[str], items: Sequence[str]) -> ChoiceSet:
         """Return items, given by their ids, as the answers to a prompt with only the history."""

@@ -11,26 +11,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.rankers.base import Ranker, SumRanker
+from prefrec.rankers.base import Ranker, SumRanker, VectorRanker
 from prefrec.rankers.baselines import ItemKNNRanker, TitleTfidfRanker
-from prefrec.rankers.lm import LMRanker
 from prefrec.rankers.matrices import score_by_rows
-from prefrec.rankers.title_tower import TitleTowerRanker
 
 
 def own_similarity(ranker: Ranker) -> Ranker | None:
     """Return a ranker by similarity to the last item of a history, by the notion of `ranker`; None if it has none.
 
-    - title towers and language models with item-ID tokens: the cosine of their item vectors.
+    - rankers with item vectors (`VectorRanker`), such as title towers and language models with item-ID tokens: the
+      cosine of these.
     - other rankers whose score is a sum over history items (window co-occurrence, item-kNN, title TF-IDF, EASE,
       co-occurrence): the term of that item.
     """
-    if isinstance(ranker, TitleTowerRanker):
-        return VectorSimilarity(f"item vectors of {ranker.name}", [*ranker.index], ranker.vectors)
-    if isinstance(ranker, LMRanker):
-        if not ranker.has_items:
-            return None
-        return VectorSimilarity(f"item vectors of {ranker.name}", ranker.catalogue.ids, ranker.item_vectors())
+    if isinstance(ranker, VectorRanker):
+        found = ranker.item_vectors()
+        return VectorSimilarity(f"item vectors of {ranker.name}", *found) if found else None
     return ranker if isinstance(ranker, SumRanker) else None
 
 

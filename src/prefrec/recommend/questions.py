@@ -20,13 +20,13 @@ from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, RankingExample, UnknownUserError
 from prefrec.data.seen import history_lists
 from prefrec.errors import DataError
-from prefrec.pipeline.negatives import history_length
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.rankers.matrices import SharedItems
 from prefrec.recommend.best import Best, best_of, boosted, boosted_depth
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import Rules
+from prefrec.stages.negatives import history_length
 
 
 @dataclass(frozen=True)

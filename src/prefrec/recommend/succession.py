@@ -22,14 +22,14 @@ from prefrec.evaluation.metrics import Floats, metrics_for
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.best import ROWS, SLOW_ROWS
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import reached
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.recipe import reached
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Selection, answer_all
 from prefrec.recommend.rules import Rules
 from prefrec.runs.links import check_link, point, target_of
 from prefrec.runs.stage import stage_key
+from prefrec.stages.base import RankerStage
 
 SUCCESSION = "succession.json"
 """File in a run's folder with its comparison with the run before."""

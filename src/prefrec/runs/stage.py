@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 
 from prefrec import processes
 from prefrec.console import say, warn
+from prefrec.cpu.linear import linear_backend
 from prefrec.errors import ConfigError, DataError, without_secrets
 from prefrec.files import altered, digests, folder_files, read_json, sync, write_json
-from prefrec.lm.cpu.linear import linear_backend
 from prefrec.lm.models import default_device
 from prefrec.resources import peak_bytes, processor_says, reset_peak
 

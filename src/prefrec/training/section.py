@@ -8,7 +8,7 @@ from pydantic import Field
 
 from prefrec.data import PreparedData
 from prefrec.data.rows import latest_rows
-from prefrec.intake.config import Section
+from prefrec.settings import Section
 from prefrec.training.defaults import DISABLE_DROPOUT, LEARNING_RATE, MAX_GRAD_NORM, MOST_EPOCHS, WARMUP
 
 

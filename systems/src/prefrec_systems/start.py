@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from prefrec.pipeline.inputs import RunInputs
-from prefrec.pipeline.stages.base import RankerStage
+from prefrec.stages.base import RankerStage
+from prefrec.stages.inputs import RunInputs
 
 if TYPE_CHECKING:
-    from prefrec.pipeline.recipe import Recipe
+    from prefrec.recipe import Recipe
 
 START: Any = Field(None, description="Earlier language model to start from, such as sft. Default: the base model.")
 

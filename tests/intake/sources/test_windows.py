@@ -12,7 +12,7 @@ from prefrec.data import PreparedData, read_prepared, seen_items
 from prefrec.errors import DataError
 from prefrec.intake import PrepareConfig, prepare
 from prefrec.intake.sources.windows import find_window_files
-from prefrec.pipeline.recipe import load_recipe
+from prefrec.recipe import load_recipe
 
 Log = dict[str, list[tuple[str, int]]]
 WIDTH, LEAST = 4, 2

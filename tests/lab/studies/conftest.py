@@ -1,4 +1,4 @@
-"""A tiny base recipe for studies, and the folder in which several studies share their runs."""
+"""Data of the tiny base recipe, and the folder in which several studies share their runs."""
 
 from pathlib import Path
 
@@ -6,21 +6,8 @@ import pytest
 
 from prefrec.data import PreparedData
 from prefrec.intake import prepare
-from prefrec.pipeline.recipe import Recipe
-from prefrec_lab.studies.carry_out import carry_out
-from tiny_run import tiny_recipe, write_model, write_shop
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory, bpe_tokenizer) -> Recipe:
-    """The recipe of `tiny_run` with one S-DPO alignment and few steps; copy it before you change it."""
-    folder = tmp_path_factory.mktemp("studies-base")
-    raw = tiny_recipe(write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer))
-    short = {"rows": 16, "eval_rows": 0, "epochs": 1}
-    raw["sft"] |= short
-    raw["align"] = [raw["align"][1] | short]
-    raw["evaluate"] = {"rows": 20, "full_rows": 0, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
-    return Recipe.model_validate(raw)
+from prefrec_lab.study_tools.carry_out import carry_out
+from study_base import base as base
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefrec.pipeline.recipe import dump_recipe
+from prefrec.recipe import dump_recipe
 from prefrec_lab.studies import alignments
-from prefrec_lab.studies.carry_out import base_recipe
 from prefrec_lab.studies.registry import STUDIES
+from prefrec_lab.study_tools.carry_out import base_recipe
 
 
 def _kept(section, *names):

@@ -7,9 +7,9 @@ import pytest
 from prefrec.evaluation import metrics_for
 from prefrec.intake import prepare
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
-from prefrec_lab.studies.carry_out import carry_out
+from prefrec.recipe import Recipe
 from prefrec_lab.studies.cold_start import COLD_ITEM, COLD_START, COLD_USER, WARM, cold_recipe, cold_rows
+from prefrec_lab.study_tools.carry_out import carry_out
 from tiny_run import ITEMS
 
 LATE_USERS, LATE_ITEMS = 6, 8

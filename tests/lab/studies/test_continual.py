@@ -7,12 +7,12 @@ import torch
 
 from prefrec.files import read_json
 from prefrec.intake import prepare
-from prefrec.pipeline.inputs import RunInputs
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.train import train_sft
+from prefrec.recipe import Recipe
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.train import train_sft
 from prefrec_lab.studies import continual
-from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.continual import BEFORE, CONTINUAL, MODELS, NEW, OLD, RETRAINED, UPDATED
+from prefrec_lab.study_tools.carry_out import carry_out
 from tiny_run import ITEMS, adapter_weights
 
 

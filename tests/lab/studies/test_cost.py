@@ -9,9 +9,9 @@ from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
 from prefrec_lab.studies import cost
 from prefrec_lab.studies.alignments import vary_loss
-from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.cost import COST, pareto, training_seconds
-from prefrec_lab.studies.study import with_alignments
+from prefrec_lab.study_tools.carry_out import carry_out
+from prefrec_lab.study_tools.study import with_alignments
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9)
 

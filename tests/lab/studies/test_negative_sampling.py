@@ -5,11 +5,11 @@ import polars as pl
 import pytest
 
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.training_rows import alignment_rows
+from prefrec.recipe import Recipe
+from prefrec.stages.training_rows import alignment_rows
 from prefrec_lab.studies import negative_sampling
-from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.negative_sampling import NEGATIVE_SAMPLING, PAST, drawn_rows, unaware_rows
+from prefrec_lab.study_tools.carry_out import carry_out
 
 
 @pytest.fixture(scope="module")

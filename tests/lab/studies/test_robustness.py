@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.sections import ModelSection
+from prefrec.sections import ModelSection
 from prefrec_lab.studies import robustness
 from prefrec_lab.studies.robustness import AS_IT_IS, CONDITIONS, NOISE, lower_case, noisy, numbered, shuffled
 

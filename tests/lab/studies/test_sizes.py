@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from prefrec_lab.studies import sizes
-from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.sizes import DATA_SIZE, MODEL_SIZE, some_users
+from prefrec_lab.study_tools.carry_out import carry_out
 
 
 def test_users_are_whole_and_no_more_than_needed(data):

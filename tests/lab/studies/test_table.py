@@ -8,10 +8,10 @@ from baselines import UNDATED_BASELINES
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.rankers.baselines import BASELINES
-from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
+from prefrec.recipe import Recipe
 from prefrec_lab.studies.table import TABLE, built_on
+from prefrec_lab.study_tools.carry_out import analyse_runs, base_recipe, carry_out
 from sealed import write_metrics
 from verdicts import NONE
 

@@ -6,13 +6,13 @@ import pytest
 
 from prefrec.errors import PrefrecError
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.stages.language_model import lm_ranker
-from prefrec_lab.studies import carry_out as carry_out_module
+from prefrec.recipe import Recipe
+from prefrec.stages.language_model import lm_ranker
 from prefrec_lab.studies import transfer
-from prefrec_lab.studies.carry_out import analyse_runs, carry_out
 from prefrec_lab.studies.transfer import TRANSFER
+from prefrec_lab.study_tools import carry_out as carry_out_module
+from prefrec_lab.study_tools.carry_out import analyse_runs, carry_out
 from tiny_run import ITEMS, write_shop
 
 OF = ("Rain", "Sun", "Ice", "Fog", "Sea", "Air", "Dew", "Sky", "Ash", "Oak")

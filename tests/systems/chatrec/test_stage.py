@@ -7,12 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.inputs import RunInputs
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.stages import stage_class
-from prefrec.pipeline.stages.baseline import BaselineStage
-from prefrec.pipeline.stages.language_model import LMStage
+from prefrec.recipe import Recipe
+from prefrec.stages import stage_class
+from prefrec.stages.baseline import BaselineStage
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.language_model import LMStage
 from prefrec_systems.chatrec import ChatRecConfig, EndpointChat
 from prefrec_systems.chatrec.stage import chat_rec_ranker
 from prefrec_systems.endpoint import EndpointConfig, OpenAIClient

@@ -10,7 +10,7 @@ import yaml
 
 from command import succeed
 from prefrec.intake import prepare
-from prefrec.pipeline.recipe import Recipe
+from prefrec.recipe import Recipe
 from prefrec_systems.cli import chat as chat_module
 from served_run import write_run
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from prefrec.rankers.title_encoder import TitleEncoder, load_encoder
+from prefrec.towers.title_encoder import TitleEncoder, load_encoder
 from prefrec_systems.morec.titles import read_titles, title_vectors, write_titles
 from tiny_run import TITLES, write_model
 

@@ -10,11 +10,11 @@ from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks
 from prefrec.data import read_prepared
 from prefrec.evaluation import metrics_for
-from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.stages.baseline import BaselineStage
-from prefrec.pipeline.stages.language_model import lm_ranker
+from prefrec.stages.baseline import BaselineStage
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.language_model import lm_ranker
 from prefrec_systems.morec import load_morec
 from prefrec_systems.retrieve import RetrieveThenRank
 from prefrec_systems.retrieve.ranker import RetrieveThenRankConfig

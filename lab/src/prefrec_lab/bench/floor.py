@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from prefrec.lm.cpu.linear import product
+from prefrec.cpu.linear import product
 from prefrec.prompts import ChoiceSet
 from prefrec_lab.machine import time_product, time_square
 

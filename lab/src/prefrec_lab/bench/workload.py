@@ -12,10 +12,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
+from prefrec.cpu.linear import restore_linear, use_onednn
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared
 from prefrec.errors import ConfigError, DataError
 from prefrec.intake import PrepareConfig, prepare
-from prefrec.lm.cpu.linear import restore_linear, use_onednn
 from prefrec.lm.models import DTYPES, EMBEDDED, load_model, load_tokenizer, resolve
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 from prefrec_lab.bench.settings import BenchSettings

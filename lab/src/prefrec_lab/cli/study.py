@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefrec.errors import ConfigError
-from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec_lab.studies.registry import STUDIES
-from prefrec_lab.studies.study import Study
-from prefrec_lab.studies.write import PAGE
+from prefrec_lab.study_tools.carry_out import analyse_runs, base_recipe, carry_out
+from prefrec_lab.study_tools.study import Study
+from prefrec_lab.study_tools.write import PAGE
 
 
 def study(

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from prefrec.cli import _options as o
-from prefrec.pipeline.recipe import load_recipe
+from prefrec.recipe import load_recipe
 from prefrec.report.tables import Printed
 from prefrec_lab.tune import BEST, Search, SearchedField
 

@@ -1,1 +1,1 @@
-"""Studies: a question, what is varied, the runs that answer it, and the page that shows the answer."""
+"""Studies: a question, what is varied, and the runs that answer it. `registry` names them all."""

@@ -13,14 +13,14 @@ from typing import Any
 from prefrec.data import PreparedData
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.sections import SFT, AlignSection
-from prefrec.pipeline.training_rows import alignment_rows
-from prefrec_lab.studies.measure import Measured, measure_runs
-from prefrec_lab.studies.opened import took
-from prefrec_lab.studies.plots import Series, dots, lines, slug
-from prefrec_lab.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import facts_of, results_table
+from prefrec.recipe import Recipe
+from prefrec.sections import SFT, AlignSection
+from prefrec.stages.training_rows import alignment_rows
+from prefrec_lab.study_tools.measure import Measured, measure_runs
+from prefrec_lab.study_tools.opened import took
+from prefrec_lab.study_tools.plots import Series, dots, lines, slug
+from prefrec_lab.study_tools.study import Drawing, Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.study_tools.tables import facts_of, results_table
 
 NEGATIVES = (1, 3, 8, 15, 63)
 ONE = "dpo"

@@ -15,12 +15,12 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import BASELINES
+from prefrec.recipe import Recipe, checked_recipe
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
-from prefrec_lab.studies.measure import (
+from prefrec_lab.study_tools.measure import (
     Measured,
     groups_of,
     measure,
@@ -28,9 +28,9 @@ from prefrec_lab.studies.measure import (
     ranker_predictions,
     ranking_values,
 )
-from prefrec_lab.studies.opened import change_data, start_of
-from prefrec_lab.studies.plots import interval_dots, slug
-from prefrec_lab.studies.study import (
+from prefrec_lab.study_tools.opened import change_data, start_of
+from prefrec_lab.study_tools.plots import interval_dots, slug
+from prefrec_lab.study_tools.study import (
     SASREC,
     Drawing,
     Outcome,
@@ -40,8 +40,8 @@ from prefrec_lab.studies.study import (
     varied_alignment,
     with_alignments,
 )
-from prefrec_lab.studies.tables import facts_of, grouped_table
-from prefrec_lab.studies.trained_lists import trained_items_only
+from prefrec_lab.study_tools.tables import facts_of, grouped_table
+from prefrec_lab.study_tools.trained_lists import trained_items_only
 from prefrec_systems.morec.config import MoRecConfig
 
 FEW = 3

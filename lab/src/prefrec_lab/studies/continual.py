@@ -16,23 +16,30 @@ from prefrec.evaluation import read_predictions
 from prefrec.evaluation.labels import metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.checks import available_rows, check_rows
-from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.plan import Plan
-from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import predict_stages
-from prefrec.pipeline.sections import ALIGN, SFT, AlignSection, SFTSection
-from prefrec.pipeline.stages.base import RankerStage
-from prefrec.pipeline.stages.language_model import LMStage
+from prefrec.recipe import Recipe, checked_recipe
 from prefrec.report.wording import label
 from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key
+from prefrec.sections import ALIGN, SFT, AlignSection, SFTSection
+from prefrec.stages.base import RankerStage
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.language_model import LMStage
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
-from prefrec_lab.studies.plots import interval_dots, slug
-from prefrec_lab.studies.study import Outcome, Study, as_it_is, on_all_positions, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table
-from prefrec_lab.studies.trained_lists import trained_items_only
+from prefrec_lab.study_tools.measure import groups_of, measure_groups, ranking_values
+from prefrec_lab.study_tools.plots import interval_dots, slug
+from prefrec_lab.study_tools.study import (
+    Outcome,
+    Study,
+    as_it_is,
+    on_all_positions,
+    varied_alignment,
+    with_alignments,
+)
+from prefrec_lab.study_tools.tables import facts_of, grouped_table, plain_table
+from prefrec_lab.study_tools.trained_lists import trained_items_only
 
 Section = TypeVar("Section", SFTSection, AlignSection)
 

@@ -16,15 +16,15 @@ from prefrec.evaluation import Interval
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.prepare import PrepareStage
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import Recipe
 from prefrec.report.wording import clock, label
 from prefrec_lab.studies.alignments import vary_loss
-from prefrec_lab.studies.measure import measure_runs
-from prefrec_lab.studies.opened import start_of, took
-from prefrec_lab.studies.plots import named_points, slug
-from prefrec_lab.studies.study import Outcome, Study, with_alignments
-from prefrec_lab.studies.tables import facts_of, results_table
+from prefrec_lab.study_tools.measure import measure_runs
+from prefrec_lab.study_tools.opened import start_of, took
+from prefrec_lab.study_tools.plots import named_points, slug
+from prefrec_lab.study_tools.study import Outcome, Study, with_alignments
+from prefrec_lab.study_tools.tables import facts_of, results_table
 
 GIB = 2**30
 

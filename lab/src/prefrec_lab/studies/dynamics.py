@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.sections import AlignSection
-from prefrec.pipeline.training_rows import alignment_rows
+from prefrec.recipe import Recipe
 from prefrec.report.curves import start_loss
 from prefrec.report.tables import Grid
 from prefrec.report.wording import label, number, signed, with_interval
+from prefrec.sections import AlignSection
+from prefrec.stages.training_rows import alignment_rows
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.measure import Values, measure, ranker_predictions, users_of
-from prefrec_lab.studies.opened import start_of
-from prefrec_lab.studies.plots import Series, lines
-from prefrec_lab.studies.study import Drawing, Outcome, Study, Table, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import difference_cell, facts_of, plain_table, results_frame, results_table
+from prefrec_lab.study_tools.measure import Values, measure, ranker_predictions, users_of
+from prefrec_lab.study_tools.opened import start_of
+from prefrec_lab.study_tools.plots import Series, lines
+from prefrec_lab.study_tools.study import Drawing, Outcome, Study, Table, varied_alignment, with_alignments
+from prefrec_lab.study_tools.tables import difference_cell, facts_of, plain_table, results_frame, results_table
 
 EVAL_ROWS = 48
 """Validation rows per point of the curves, unless the recipe sets more."""

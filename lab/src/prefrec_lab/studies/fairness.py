@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from prefrec.data import PreparedData
 from prefrec.evaluation.by_user import gini
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
+from prefrec.recipe import Recipe
 from prefrec_lab.studies.alignments import dpo_and_s_dpo
-from prefrec_lab.studies.measure import (
+from prefrec_lab.study_tools.measure import (
     Groups,
     Values,
     groups_of,
@@ -27,10 +27,10 @@ from prefrec_lab.studies.measure import (
     ranking_values,
     users_of,
 )
-from prefrec_lab.studies.opened import start_of
-from prefrec_lab.studies.plots import dots, slug
-from prefrec_lab.studies.study import Outcome, Study, Table
-from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table, results_table
+from prefrec_lab.study_tools.opened import start_of
+from prefrec_lab.study_tools.plots import dots, slug
+from prefrec_lab.study_tools.study import Outcome, Study, Table
+from prefrec_lab.study_tools.tables import facts_of, grouped_table, plain_table, results_table
 
 TAKEN = "what users took"
 """Variant: the targets themselves, as the measure of popularity bias."""

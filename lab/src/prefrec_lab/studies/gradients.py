@@ -20,14 +20,14 @@ from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.losses import effective_negatives
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.training_rows import alignment_rows
+from prefrec.recipe import Recipe
+from prefrec.stages.training_rows import alignment_rows
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.measure import measure, ranker_predictions, stacked, users_of
-from prefrec_lab.studies.opened import start_of
-from prefrec_lab.studies.plots import dots
-from prefrec_lab.studies.study import Outcome, Study, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import facts_of, results_table
+from prefrec_lab.study_tools.measure import measure, ranker_predictions, stacked, users_of
+from prefrec_lab.study_tools.opened import start_of
+from prefrec_lab.study_tools.plots import dots
+from prefrec_lab.study_tools.study import Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.study_tools.tables import facts_of, results_table
 
 SHUFFLED = ", shuffled"
 

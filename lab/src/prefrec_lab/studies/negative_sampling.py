@@ -12,18 +12,18 @@ import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, frame_to_examples
 from prefrec.data.parquet import read_parquet
-from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.sections import AlignSection
-from prefrec.pipeline.training_rows import alignment_rows
+from prefrec.recipe import Recipe
+from prefrec.sections import AlignSection
+from prefrec.stages.negatives import NEGATIVES_FILE
+from prefrec.stages.training_rows import alignment_rows
 from prefrec.training.negatives import false_negatives, resample_negatives
 from prefrec_lab.studies.alignments import settings_of, variant
 from prefrec_lab.studies.fairness import item_counts
-from prefrec_lab.studies.measure import Measured, measure, measure_runs
-from prefrec_lab.studies.plots import dots
-from prefrec_lab.studies.study import SASREC, Outcome, Study, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import facts_of, results_table
+from prefrec_lab.study_tools.measure import Measured, measure, measure_runs
+from prefrec_lab.study_tools.plots import dots
+from prefrec_lab.study_tools.study import SASREC, Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.study_tools.tables import facts_of, results_table
 
 SOURCES = ("list", "uniform", "popularity", "in-batch", "reference", "hard")
 UNJUDGED = ("uniform", "popularity", "in-batch")

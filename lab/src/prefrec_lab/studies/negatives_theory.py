@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from prefrec.data import PreparedData
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.rankers.matrices import pad_scores
+from prefrec.recipe import Recipe
 from prefrec.report.wording import label, number, with_interval
 from prefrec_lab.studies.fairness import item_counts
-from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, stacked, users_of
 from prefrec_lab.studies.negative_sampling import from_sources, variant_name
-from prefrec_lab.studies.opened import start_of
-from prefrec_lab.studies.plots import dots
-from prefrec_lab.studies.study import Outcome, Study
-from prefrec_lab.studies.tables import facts_of, results_table
+from prefrec_lab.study_tools.measure import Measured, measure, ranker_predictions, ranking_values, stacked, users_of
+from prefrec_lab.study_tools.opened import start_of
+from prefrec_lab.study_tools.plots import dots
+from prefrec_lab.study_tools.study import Outcome, Study
+from prefrec_lab.study_tools.tables import facts_of, results_table
 
 REFERENCE, POPULARITY = "reference", "popularity"
 PREDICTED = {"uniform": (1.0, 0.0), "in-batch": (1.0, -1.0), "reference": (0.0, 0.0)}

@@ -14,9 +14,9 @@ from prefrec_lab.studies.negative_sampling import NEGATIVE_SAMPLING
 from prefrec_lab.studies.negatives_theory import NEGATIVES_THEORY
 from prefrec_lab.studies.robustness import ROBUSTNESS
 from prefrec_lab.studies.sizes import DATA_SIZE, MODEL_SIZE
-from prefrec_lab.studies.study import Study
 from prefrec_lab.studies.table import TABLE
 from prefrec_lab.studies.transfer import TRANSFER
+from prefrec_lab.study_tools.study import Study
 
 STUDIES: dict[str, Study] = {
     s.name: s

@@ -15,17 +15,17 @@ from prefrec.errors import DataError
 from prefrec.evaluation import mean_interval, metrics_for
 from prefrec.evaluation.labels import metric_label
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.sections import ModelSection
 from prefrec.report.tables import Cell, Grid
 from prefrec.report.wording import label
+from prefrec.sections import ModelSection
+from prefrec.stages.encoders import shows_candidates
 from prefrec_lab.studies.alignments import dpo_and_s_dpo
-from prefrec_lab.studies.measure import Measured, measure, ranking_values, same_rows
-from prefrec_lab.studies.opened import ask
-from prefrec_lab.studies.plots import Series, lines, slug
-from prefrec_lab.studies.study import Drawing, Outcome, Study, Table
-from prefrec_lab.studies.tables import (
+from prefrec_lab.study_tools.measure import Measured, measure, ranking_values, same_rows
+from prefrec_lab.study_tools.opened import ask
+from prefrec_lab.study_tools.plots import Series, lines, slug
+from prefrec_lab.study_tools.study import Drawing, Outcome, Study, Table
+from prefrec_lab.study_tools.tables import (
     difference_cell,
     facts_of,
     interval_cell,

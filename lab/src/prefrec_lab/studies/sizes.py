@@ -15,13 +15,13 @@ import polars as pl
 from prefrec.data import PreparedData
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec_lab.studies.measure import measure, ranker_predictions, ranking_values, users_of
-from prefrec_lab.studies.opened import change_data, start_of
-from prefrec_lab.studies.plots import Series, lines, slug
-from prefrec_lab.studies.study import Outcome, Study, as_it_is
-from prefrec_lab.studies.tables import facts_of, grouped_table
+from prefrec.recipe import Recipe, checked_recipe
+from prefrec_lab.study_tools.measure import measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.study_tools.opened import change_data, start_of
+from prefrec_lab.study_tools.plots import Series, lines, slug
+from prefrec_lab.study_tools.study import Outcome, Study, as_it_is
+from prefrec_lab.study_tools.tables import facts_of, grouped_table
 
 ALL = "all"
 ROWS: dict[str, tuple[int | None, int]] = {"1k": (1_000, 30), "10k": (10_000, 10), ALL: (None, 1)}

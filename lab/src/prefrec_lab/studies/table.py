@@ -10,20 +10,20 @@ import polars as pl
 from prefrec.evaluation import Audit, PairedDifference, audit_prepared
 from prefrec.evaluation.labels import FULL_METRICS, metric_label
 from prefrec.files import read_json
-from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.sections import RANKERS, SFT, ZERO_SHOT
 from prefrec.rankers.blend import BlendConfig
+from prefrec.recipe import Recipe
 from prefrec.report.tables import Grid
 from prefrec.report.wording import clock, includes_zero, label, with_interval
 from prefrec.runs.stage import STAGE_FILE
+from prefrec.sections import RANKERS, SFT, ZERO_SHOT
+from prefrec.stages.encoders import shows_candidates
 from prefrec_lab.studies.cost import training_seconds
-from prefrec_lab.studies.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
-from prefrec_lab.studies.opened import start_of
-from prefrec_lab.studies.plots import dots
-from prefrec_lab.studies.study import Outcome, Study, Table, as_it_is
-from prefrec_lab.studies.tables import difference_cell, plain_table, results_table
+from prefrec_lab.study_tools.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.study_tools.opened import start_of
+from prefrec_lab.study_tools.plots import dots
+from prefrec_lab.study_tools.study import Outcome, Study, Table, as_it_is
+from prefrec_lab.study_tools.tables import difference_cell, plain_table, results_table
 from prefrec_systems.retrieve import RetrieveThenRankConfig
 
 

@@ -12,17 +12,17 @@ from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.score import predict_stages
-from prefrec.pipeline.sections import ZERO_SHOT
-from prefrec.pipeline.stages.language_model import LMStage
+from prefrec.recipe import Recipe
 from prefrec.report.wording import label
+from prefrec.sections import ZERO_SHOT
+from prefrec.stages.language_model import LMStage
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, users_of
-from prefrec_lab.studies.opened import start_of
-from prefrec_lab.studies.plots import interval_dots, slug
-from prefrec_lab.studies.study import Outcome, Study, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import facts_of, grouped_table
+from prefrec_lab.study_tools.measure import Measured, measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.study_tools.opened import start_of
+from prefrec_lab.study_tools.plots import interval_dots, slug
+from prefrec_lab.study_tools.study import Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.study_tools.tables import facts_of, grouped_table
 
 Sets = Mapping[str, Sequence[Run]]
 """Name of a data set → its runs, one per seed."""

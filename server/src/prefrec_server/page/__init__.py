@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-from prefrec.pipeline.sections import SFT
 from prefrec.report.curves import training_plots
 from prefrec.report.render import page_environment
 from prefrec.report.wording import label
 from prefrec.runs.contents import StageLog
+from prefrec.sections import SFT
 from prefrec_server.engine import Engine
 
 NEIGHBOURS = ("window co-occurrence", "item-kNN", "co-occurrence")

@@ -8,12 +8,12 @@ from typing import Any
 from prefrec.files import content_digest
 from prefrec.intake.readers import read_table
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.inputs import RunInputs
-from prefrec.pipeline.sections import ModelSection
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, load_lm
 from prefrec.runs.stage import stage_key
+from prefrec.sections import ModelSection
+from prefrec.stages.base import RankerStage
+from prefrec.stages.inputs import RunInputs
 from prefrec_systems.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
 from prefrec_systems.endpoint import OpenAIClient
 from prefrec_systems.endpoint.config import PATIENCE

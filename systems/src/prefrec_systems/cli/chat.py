@@ -16,11 +16,11 @@ from prefrec.cli import _options as o
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError, PrefrecError
-from prefrec.pipeline.inputs import RunInputs
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.baselines import BASELINES
 from prefrec.recommend.items import ItemIndex
+from prefrec.stages.base import RankerStage
+from prefrec.stages.inputs import RunInputs
 from prefrec_systems.chatrec import ChatRecConfig, ChatSession, Reply
 from prefrec_systems.chatrec.stage import chat_rec_ranker
 

@@ -7,11 +7,11 @@ from functools import cached_property
 from prefrec import processes
 from prefrec.errors import ModelError
 from prefrec.lm.models import base_digest, load_tokenizer
-from prefrec.pipeline.inputs import adapter_key
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.prompts import PromptTemplate, load_template
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
+from prefrec.stages.base import RankerStage
+from prefrec.stages.inputs import adapter_key
 from prefrec_systems.endpoint import EndpointConfig, EndpointRanker, OpenAIClient, ServerSettings
 from prefrec_systems.endpoint.config import PATIENCE
 

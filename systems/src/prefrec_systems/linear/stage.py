@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prefrec.pipeline.stages.fitted import FittedStage
 from prefrec.runs.stage import stage_key
+from prefrec.stages.fitted import FittedStage
 from prefrec_systems.linear.ranker import ALSConfig, ALSRanker
 
 

@@ -13,7 +13,7 @@ from prefrec.training.section import RowsSection
 from prefrec_systems.start import START, check_start, start_needs
 
 if TYPE_CHECKING:
-    from prefrec.pipeline.recipe import Recipe
+    from prefrec.recipe import Recipe
 
 
 class LlaraConfig(RankerConfig, RowsSection):

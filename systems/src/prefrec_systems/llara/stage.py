@@ -13,13 +13,13 @@ from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.inputs import RunInputs
-from prefrec.pipeline.sections import LoraSection
-from prefrec.pipeline.stages.base import WEIGHTS, RankerStage
-from prefrec.pipeline.train import catalogue_softmax, train_to_weights, trained_items, training_arguments
-from prefrec.pipeline.training_rows import print_fewer, training_rows
 from prefrec.processes import is_first
 from prefrec.prompts import ChoiceSet, load_template
+from prefrec.sections import LoraSection
+from prefrec.stages.base import WEIGHTS, RankerStage
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.train import catalogue_softmax, train_to_weights, trained_items, training_arguments
+from prefrec.stages.training_rows import print_fewer, training_rows
 from prefrec.training import (
     ChoiceDataset,
     PreferenceDataset,

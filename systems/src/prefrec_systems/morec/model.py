@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prefrec.rankers.title_encoder import TitleEncoder
+from prefrec.towers.title_encoder import TitleEncoder
 from prefrec_systems.sequential.batches import Batch
 from prefrec_systems.sequential.config import NextItemSection
 from prefrec_systems.sequential.models import NextItemModel, Transformer, full_softmax_loss

@@ -12,7 +12,7 @@ from prefrec.data import Catalogue
 from prefrec.errors import ModelError
 from prefrec.files import read_whole
 from prefrec.lm.models import default_device
-from prefrec.rankers.title_encoder import load_encoder
+from prefrec.towers.title_encoder import load_encoder
 from prefrec_systems.morec.config import MoRecConfig
 from prefrec_systems.morec.model import MoRecModel, OnTitles
 from prefrec_systems.morec.titles import read_titles, title_vectors

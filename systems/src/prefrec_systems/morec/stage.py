@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
+from prefrec.stages.base import RankerStage
 from prefrec_systems.morec import MoRecConfig, load_morec, train_morec
 from prefrec_systems.sequential.ranker import chosen_epochs
 

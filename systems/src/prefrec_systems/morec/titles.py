@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prefrec.files import write_whole
-from prefrec.rankers.title_encoder import TitleEncoder
+from prefrec.towers.title_encoder import TitleEncoder
 
 
 def title_vectors(titles: Iterable[str], known: dict[str, Tensor], encoder: Callable[[], TitleEncoder]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prefrec.data import PreparedData
 from prefrec.files import write_text, write_whole
-from prefrec.rankers.title_encoder import TitleEncoder, load_encoder
+from prefrec.towers.title_encoder import TitleEncoder, load_encoder
 from prefrec_systems.morec.config import MoRecConfig
 from prefrec_systems.morec.model import MoRecModel, OnTitles
 from prefrec_systems.morec.ranker import ENCODER, MODEL_FILES

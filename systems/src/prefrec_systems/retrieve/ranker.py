@@ -18,7 +18,7 @@ from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import pad_scores
 
 if TYPE_CHECKING:
-    from prefrec.pipeline.recipe import Recipe
+    from prefrec.recipe import Recipe
 
 
 class RetrieveThenRankConfig(RankerConfig):

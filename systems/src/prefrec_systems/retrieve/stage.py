@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
+from prefrec.stages.base import RankerStage
 from prefrec_systems.retrieve.ranker import RetrieveThenRank, RetrieveThenRankConfig
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from prefrec.intake.config import Section
 from prefrec.rankers.config import RankerConfig
+from prefrec.settings import Section
 
 SequentialName = Literal["GRU4Rec", "Caser", "SASRec"]
 SEQUENTIAL_MODELS: tuple[SequentialName, ...] = get_args(SequentialName)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from prefrec.pipeline.stages.base import RankerStage
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
+from prefrec.stages.base import RankerStage
 from prefrec_systems.sequential.config import SequentialConfig
 from prefrec_systems.sequential.ranker import chosen_settings, load_sequential
 from prefrec_systems.sequential.train import train_sequential

@@ -14,7 +14,7 @@ from prefrec_systems.start import START, check_start, start_needs
 from prefrec_systems.tallrec.questions import Opinions, training_questions
 
 if TYPE_CHECKING:
-    from prefrec.pipeline.recipe import Recipe
+    from prefrec.recipe import Recipe
 
 
 class TallrecConfig(RankerConfig, TrainSection):

@@ -9,12 +9,12 @@ from transformers import set_seed
 
 from prefrec.console import say
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.inputs import RunInputs
-from prefrec.pipeline.sections import LoraSection
-from prefrec.pipeline.stages.base import WEIGHTS, RankerStage
-from prefrec.pipeline.train import train_to_weights, training_arguments
-from prefrec.pipeline.training_rows import print_fewer, some_rows
 from prefrec.prompts import PromptEncoder
+from prefrec.sections import LoraSection
+from prefrec.stages.base import WEIGHTS, RankerStage
+from prefrec.stages.inputs import RunInputs
+from prefrec.stages.train import train_to_weights, training_arguments
+from prefrec.stages.training_rows import print_fewer, some_rows
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
 from prefrec_systems.start import from_start, start_key
 from prefrec_systems.tallrec import (

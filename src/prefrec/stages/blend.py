@@ -1,0 +1,370 @@
+"""Blends in a recipe: weights of rankers and of item features, learnt on validation examples."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prefrec.console import say
+from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
+from prefrec.errors import ConfigError, DataError
+from prefrec.files import read_json, write_json
+from prefrec.processes import is_first
+from prefrec.rankers import Ranker
+from prefrec.rankers.base import ComposedRanker
+from prefrec.rankers.baselines import BASELINES, LIMITED, unable
+from prefrec.rankers.blend import (
+    BLEND_FILE,
+    FOLDS,
+    TIME,
+    BlendConfig,
+    BlendRanker,
+    RerankedBlend,
+    Weights,
+    folds_of,
+    learn_rerank,
+    learn_weights,
+    weights_sentence,
+)
+from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
+from prefrec.rankers.matrices import pad_codes, pad_scores
+from prefrec.rankers.reward import RewardRanker
+from prefrec.rankers.softmax import FoldRanker
+from prefrec.runs.stage import stage_key
+from prefrec.stages.alignment import RewardStage
+from prefrec.stages.base import RankerStage, View
+from prefrec.stages.baseline import CountedBaselineStage
+from prefrec.stages.encoders import shows_candidates
+from prefrec.stages.inputs import RunInputs
+
+MOST_CANDIDATES = 2000
+"""Negatives per example to learn weights from. A sample keeps the weights consistent (McFadden 1978)."""
+MOST_KEPT = 200_000_000
+"""Scores of a part to keep in memory, for other blends that have it, too."""
+RERANK_ROWS = 300
+"""Validation examples that title models score."""
+
+
+class BlendStage(RankerStage):
+    """A blend of earlier rankers and baselines. Making it learns the weights and writes them to `BLEND_FILE`.
+
+    In a refit, it blends the rankers that were refit, with the weights of `first`, which validation examples gave.
+
+    Raise ConfigError if a part does not support full ranking, or the data have none of the parts.
+    """
+
+    Config = BlendConfig
+    served = True
+    queries = True
+    crosses = True
+    counts_others = True
+    config: BlendConfig
+
+    def __init__(
+        self,
+        inputs: RunInputs,
+        config: BlendConfig,
+        folder: Path,
+        before: Mapping[str, RankerStage],
+        first: RankerStage | None = None,
+    ) -> None:
+        super().__init__(inputs, config, folder, before, first)
+        self.parts = BlendParts(inputs, self._parts())
+        if lists := [part.name for part in self.parts.stages if part.full is None]:
+            raise ConfigError(
+                f"rankers.{self.name}.parts: a blend needs full ranking, which {', '.join(lists)} cannot do: remove "
+                "them from parts"
+            )
+
+    @property
+    def makes_files(self) -> bool:
+        return self.first is None
+
+    @cached_property
+    def key(self) -> str:
+        parts = [part.key for part in self.parts.stages]
+        if self.first is not None:
+            return stage_key(refit=self.first.key, parts=parts)
+        return stage_key(
+            blend=sorted(self.config.parts),
+            rows=self.config.rows,
+            parts=parts,
+            data=self.inputs.data_key,
+            validation=[(e.user_id, e.target) for e in self.inputs.data.validation],
+            seed=self.inputs.seed,
+            **({"select": True} if self.config.select else {}),
+        )
+
+    def make(self) -> None:
+        weights = self._learn()
+        if is_first():
+            write_json(self.folder / BLEND_FILE, weights.to_json())
+        say(weights_sentence(self.name, weights))
+
+    def load(self, batch_size: int) -> Ranker:
+        return self.load_without("", "test", batch_size)
+
+    def load_crossed(self, batch_size: int) -> Ranker:
+        return self.load_without("", "validation", batch_size)
+
+    def load_without(self, excluded: str, split: str, batch_size: int) -> Ranker:
+        """Load the blend for examples of a split, without a part, or without `TIME`; "": the whole blend.
+
+        Each validation example is scored with weights learnt from other users. Only the whole blend has such weights.
+        """
+        name = f"{self.name} without {excluded}" if excluded else self.name
+        fast, slow = self.parts.rankers(split, batch_size)
+        weights, is_crossed = self._weights(), split == "validation" and not excluded
+        blend = BlendRanker(name, fast, self.parts.times(split), weights, excluded, is_crossed)
+        kept = [model for model in slow if model.name != excluded]
+        if not (kept and weights.reranked):
+            return blend
+        if len(kept) < len(slow):
+            return RerankedBlend(blend, kept, (weights.reranked_without[excluded],))
+        return RerankedBlend(blend, kept, weights.reranked_folds if is_crossed else (weights.reranked,))
+
+    def load_for_training(self, batch_size: int) -> Ranker:
+        """Load the blend for training examples, with counts of the users of other folds, and without title models."""
+        weights = self._weights()
+        learnt = [part.name for part in self.parts.stages if part.name not in BASELINES and not part.counts_others]
+        if learnt := [part for part in learnt if part in weights.units]:
+            names = ", ".join(learnt)
+            say(f"{self.name}: {names} learnt from these examples themselves; only counts are those of other users")
+
+        def load(fold: int) -> Ranker:
+            return BlendRanker(self.name, *self.parts.without_fold(fold, [*weights.units], batch_size), weights)
+
+        return FoldRanker(self.name, load)
+
+    @cached_property
+    def without(self) -> dict[str, RankerStage]:
+        """Part, or `TIME` → the blend without it. The difference is what the part adds."""
+        return {part: WithoutPart(self, part) for part in (*self.parts.names, TIME)}
+
+    @property
+    def ablations(self) -> list[RankerStage]:
+        left_out = self._weights().left_out
+        return [less for part, less in self.without.items() if part not in left_out]
+
+    def _weights(self) -> Weights:
+        return Weights.from_json(read_json((self.first or self).folder / BLEND_FILE))
+
+    def _parts(self) -> list[RankerStage]:
+        """Return the parts that can be fitted; baselines count what is known before the examples of a split."""
+        reasons, parts = self._unable(), list[RankerStage]()
+        for name in self.config.parts:
+            if name not in reasons:
+                parts.append(CountedBaselineStage(self.inputs, name) if name in BASELINES else self.before[name])
+        if not parts:
+            why = "; ".join(f"{part} {reason}" for part, reason in reasons.items())
+            raise ConfigError(f"rankers.{self.name}.parts: the data have none of these parts: {why}")
+        return parts
+
+    def _unable(self) -> dict[str, str]:
+        """Return name → reason of the parts that cannot be fitted to the longest log that they count."""
+        limited = LIMITED.intersection(self.config.parts)
+        return unable(self.inputs.data.known_interactions("test"), limited) if limited else {}
+
+    def _learn(self) -> Weights:
+        data, rng, parts = self.inputs.data, np.random.default_rng([self.inputs.seed, 6]), self.parts
+        rows = data.some("validation", self.config.rows)
+        fast, slow = parts.rankers("validation", self.inputs.batch_size)
+        times = parts.times("validation")
+        for part, reason in self._unable().items():
+            say(f"{self.name}: {part} is left out: it {reason}")
+        say(f"{self.name}: learning weights on {len(rows):,} validation examples")
+        for ranker in fast:
+            if isinstance(ranker, ComposedRanker):
+                ranker.know({})  # from now on it keeps scores, because other blends learn from the same examples
+        weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng), select=self.config.select)
+        if slow:
+            some = sampled(data, data.some("validation", RERANK_ROWS), len(data.catalogue), rng)
+            weights = learn_rerank(BlendRanker(self.name, fast, times, weights), slow, some)
+        return weights
+
+
+class WithoutPart(View):
+    """A blend without one of its parts, or without `TIME`."""
+
+    of: BlendStage
+
+    def __init__(self, of: BlendStage, excluded: str) -> None:
+        super().__init__(of)
+        self.name = f"{of.name} without {excluded}"
+        self.excluded = excluded
+        if isinstance(of.first, BlendStage):
+            self.first = of.first.without[excluded]
+
+    @property
+    def key(self) -> str:
+        return stage_key(blend=self.of.key, without=self.excluded)
+
+    def load(self, batch_size: int) -> Ranker:
+        return self.of.load_without(self.excluded, "test", batch_size)
+
+    def load_crossed(self, batch_size: int) -> Ranker:
+        return self.of.load_without(self.excluded, "validation", batch_size)
+
+
+def sampled(
+    data: PreparedData, rows: Sequence[RankingExample], most: int, rng: np.random.Generator
+) -> list[RankingExample]:
+    """Return the rows with sampled candidates: the target and at most `most` items that its user has not seen."""
+    ids, drawn = data.catalogue.ids, np.arange(len(data.catalogue))
+    if len(ids) > most:
+        drawn = np.sort(rng.choice(len(ids), most, replace=False))
+    listed = [ids[i] for i in drawn]
+    return [
+        replace(e, candidates=(e.target, *(i for i in listed if i not in seen and i != e.target)))
+        for e, seen in zip(rows, seen_items(data, rows), strict=True)
+    ]
+
+
+class BlendParts:
+    """Parts and item features of a blend, which count what is known before the examples of a split.
+
+    That are the training interactions; for `test`, and for questions to a server, with validation targets. A ranker
+    is loaded once for all blends of a run, which share its scores as well (`LazyRanker`).
+    """
+
+    def __init__(self, inputs: RunInputs, stages: Sequence[RankerStage]) -> None:
+        self.inputs = inputs
+        self.stages = stages
+        self.names = [stage.name for stage in stages]
+        self.rankers = cache(self._rankers)
+        self.times = cache(partial(split_features, inputs.data))
+
+    def _rankers(self, split: str, batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
+        """Return the parts that score all items, and the title models, which are slow."""
+        learnt = set(self.inputs.data.train_interactions["item_id"].unique())
+        fast, slow = list[Ranker](), list[Ranker]()
+        for part in self.stages:
+            ranker = self._ranker(part, split, batch_size)
+            if part.is_slow:
+                slow.append(ranker)
+            else:
+                fast.append(ranker if part.name in BASELINES else LearntItems(ranker, learnt))
+        return fast, slow
+
+    def _ranker(self, part: RankerStage, split: str, batch_size: int) -> Ranker:
+        if isinstance(part, RewardStage):
+            policy, reference = (self._ranker(lm, split, batch_size) for lm in (part.aligned, part.reference))
+            return RewardRanker(part.name, policy, reference, part.beta)
+        # A prompt that shows candidates has no room for so many.
+        without_candidates = shows_candidates(self.inputs.model, self.inputs.data.domain)
+        asked = (part.full or part) if without_candidates or not part.is_slow else part
+        return self._lazy(asked.crossed if split == "validation" else asked, batch_size)
+
+    def without_fold(self, fold: int, names: Sequence[str], batch_size: int) -> tuple[list[Ranker], ItemFeatures]:
+        """Return the fast parts of these names and the item features for training examples of the users of a fold.
+
+        They count the training interactions of all other users.
+        """
+        data, log = self.inputs.data, self.inputs.data.train_interactions
+        others = outside_fold(log, fold)
+        fast, _ = self.rankers("validation", batch_size)
+        counts = [part.name for part in fast if part.name in BASELINES and part.name in names]
+        rankers: dict[str, Ranker] = {r.name: r for r in self.inputs.fit_baselines(others, counts)}
+        learnt = set(log["item_id"].unique())
+        for part in self.stages:
+            if part.counts_others:
+                rankers[part.name] = LearntItems(part.load_for_training(batch_size), learnt)
+        features = time_features(has_dates(log))
+        history = ItemHistory.of(others, data.catalogue)
+        parts = [rankers.get(part.name, part) for part in fast]
+        return parts, ItemFeatures(history, data.catalogue.index, features)
+
+    def _lazy(self, stage: RankerStage, batch_size: int) -> LazyRanker:
+        # The type is part of the key because a stage that a server has loaded is not to be loaded again.
+        key = (stage.key, type(stage), batch_size)
+        ranker: LazyRanker = self.inputs.loaded.setdefault(key, LazyRanker(stage, batch_size))
+        return ranker
+
+
+def outside_fold(log: pl.DataFrame, fold: int) -> pl.DataFrame:
+    """Return the interactions of all users but those of a fold; raise DataError if there are none."""
+    users = log["user_id"].unique(maintain_order=True).to_list()
+    kept = [user for user, own in zip(users, folds_of(users, FOLDS).tolist(), strict=True) if own != fold]
+    if not kept:
+        raise DataError(
+            "negatives_from: ranker counts the interactions of other users, and there are too few users for that: "
+            "choose other negatives"
+        )
+    return log.filter(pl.col("user_id").is_in(kept))
+
+
+def split_features(data: PreparedData, split: str) -> ItemFeatures:
+    """Return `time_features` that count what is known before the examples of a split."""
+    features = time_features(has_dates(data.train_interactions))
+    history = ItemHistory.of(data.known_interactions(split), data.catalogue)
+    return ItemFeatures(history, data.catalogue.index, features)
+
+
+class LazyRanker:
+    """The ranker of a stage, which is loaded only to score examples without known predictions.
+
+    An evaluation begins with `know`. From then on, scores of a block of examples are kept for the next blend.
+    """
+
+    def __init__(self, stage: RankerStage, batch_size: int) -> None:
+        self.name = stage.name
+        self.stage = stage
+        self.batch_size = batch_size
+        self.known: list[dict[str, float]] = []
+        self.kept: dict[tuple[Any, ...], NDArray[np.float32]] | None = None
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Keep the stage's predictions, which may be of other examples than the next ones."""
+        frame = answers.get(self.stage.key)
+        rows = [] if frame is None else frame.select("candidates", "scores").iter_rows()
+        self.known = [dict(zip(*row, strict=True)) for row in rows]
+        self.kept = {} if self.kept is None else self.kept
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates; -inf in empty columns."""
+        pairs = list(zip(self.known, examples, strict=False))
+        if len(pairs) == len(self.known) == len(examples) and all(t.keys() >= {*e.candidates} for t, e in pairs):
+            return pad_scores([[t[c] for c in e.candidates] for t, e in pairs])
+        if self.kept is None:  # a server must not keep the scores of all requests
+            return self._ranker.score(examples)
+        block = tuple((e, e.time) for e in examples)
+        if block not in self.kept:
+            if sum(scores.size for scores in self.kept.values()) > MOST_KEPT:
+                self.kept.clear()
+            self.kept[block] = self._ranker.score(examples).astype(np.float32)
+        return self.kept[block].astype(np.float64)
+
+    @cached_property
+    def _ranker(self) -> Ranker:
+        return self.stage.load(self.batch_size)
+
+
+class LearntItems:
+    """A ranker that learnt items from interactions. An item without any gets the median score of its example.
+
+    Otherwise it would rank near the end, although a new item may well be next.
+    """
+
+    def __init__(self, ranker: Ranker, learnt: Collection[str]) -> None:
+        self.name, self.ranker, self.learnt = ranker.name, ranker, dict.fromkeys(learnt, 0)
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Pass predictions on."""
+        if isinstance(self.ranker, ComposedRanker):
+            self.ranker.know(answers)
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates; -inf in empty columns."""
+        scores = self.ranker.score(examples)
+        known = pad_codes([e.candidates for e in examples], self.learnt) == 0
+        medians = np.zeros((len(scores), 1))
+        some = known.any(axis=1)
+        medians[some] = np.nanmedian(np.where(known, scores, np.nan)[some], axis=1, keepdims=True)
+        return np.where(known | np.isneginf(scores), scores, medians)

@@ -1,0 +1,106 @@
+"""Inputs that all stages of a run share, and the parts of keys that name files by their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prefrec.data import PreparedData
+from prefrec.data.refit import with_validation
+from prefrec.files import content_digest
+from prefrec.lm.models import base_digest
+from prefrec.prompts import load_template
+from prefrec.rankers.base import Ranker
+from prefrec.rankers.baselines import baseline_rankers
+from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.runs.stage import stage_key
+from prefrec.sections import LoraSection, ModelSection
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Inputs that all stages of a run share.
+
+    Attributes:
+        data: prepared data.
+        data_key: key of the data.
+        model: the base model and its prompts.
+        lora: shape of a new adapter; None: train all weights.
+        seed: of the run.
+        batch_size: examples per pass of stages that query rankers. Results, and therefore keys, do not depend on it.
+        earlier: for a refit, the data before it, whose validation examples have chosen all settings.
+        loaded: what several stages query and one of them has loaded, such as a part of many blends.
+    """
+
+    data: PreparedData
+    data_key: str
+    model: ModelSection
+    lora: LoraSection | None
+    seed: int
+    batch_size: int = BATCH_SIZE
+    earlier: PreparedData | None = None
+    loaded: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _baselines: dict[tuple[str, str], Ranker] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def refit(self) -> RunInputs:
+        """Return the inputs of stages that learn training and validation interactions (`with_validation`)."""
+        key = stage_key(data=self.data_key, refit="validation")
+        return replace(self, data=with_validation(self.data), data_key=key, earlier=self.data)
+
+    def stage_inputs(self, **more: Any) -> dict[str, Any]:
+        """Return all inputs of a stage, these and `more`: settings by name, files by digest."""
+        model, lora = self.model, self.lora.model_dump() if self.lora else None
+        content = {"model": model.decisive(), "digests": model_digests(model, self.data.domain)}
+        return {"data": self.data_key, "seed": self.seed, **content, "lora": lora, **more}
+
+    def key(self, **more: Any) -> str:
+        """Return the key of a stage with these inputs and `more`."""
+        return stage_key(**by_content(self.stage_inputs(**more)))
+
+    def baseline(self, name: str, split: str) -> Ranker:
+        """Return a baseline that counts what is known before the examples of a split. It is fitted once."""
+        if (name, split) not in self._baselines:
+            self._baselines[name, split] = self.fit_baselines(self.data.known_interactions(split), [name])[0]
+        return self._baselines[name, split]
+
+    def fit_baselines(self, log: pl.DataFrame, names: Sequence[str]) -> list[Ranker]:
+        """Return baselines fitted to a log, with the settings that validation examples choose on the training log.
+
+        In a refit, that is the training log before it: the examples must not be in the log that they choose on.
+        """
+        data = self.earlier or self.data
+        rows, chosen_on = data.validation, data.train_interactions
+        return baseline_rankers(log, data.catalogue, self.seed, names, rows, chosen_on)
+
+
+def by_content(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's inputs with digests instead of the names of models and templates."""
+    kept = {name: value for name, value in inputs.items() if name != "digests"}
+    return kept | {"model": inputs["model"] | inputs["digests"]}
+
+
+def adapter_key(weights: Path | None, data: PreparedData) -> str:
+    """Return the key of weights from outside a run, or of the base model, on this data."""
+    files = content_digest(weights) if weights else None
+    return stage_key(titles=data.catalogue.titles, domain=data.domain, files=files)
+
+
+def model_key(model: ModelSection, domain: str) -> dict[str, Any]:
+    """Return the model's part of a key: settings that affect results, and digests of the files that they name."""
+    return model.decisive() | model_digests(model, domain)
+
+
+def model_digests(model: ModelSection, domain: str) -> dict[str, Any]:
+    """Return field → digest of what it names: the base's files, and the templates' texts or the title encoder."""
+    digests: dict[str, Any] = {"name": base_digest(model.name)}
+    if model.answers == "items":
+        vectors = model.items.vectors
+        vectors = vectors if vectors in ("base", "tfidf") else base_digest(vectors)
+        return digests | {"items": model.items.model_dump() | {"vectors": vectors}}
+    texts = [load_template(name, domain=domain).source for name in model.templates]
+    return digests | {"templates": [hashlib.sha256(text.encode()).hexdigest() for text in texts]}

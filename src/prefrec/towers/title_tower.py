@@ -1,0 +1,270 @@
+"""Title tower: a next-item model of frozen title vectors and learnt item vectors.
+
+An item's vector is a projection of its title vector plus a vector of its own:
+
+    v_i = W·t_i + keep·e_i        score_i = s · v_i · P (Σ_a w_a v_a / Σ_a w_a) + keep·b_i
+
+v_a is the vector of the history item of age a, with a learnt weight w_a for each age. `keep` is 0 for a random
+fraction of the items in each training step, so that the model learns to rank items by their titles. An item without
+training interactions has e_i = 0 and b_i = 0: it is ranked by its title alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy import sparse
+from torch import Tensor, nn
+
+from prefrec.data import PreparedData, RankingExample
+from prefrec.errors import ConfigError, ModelError
+from prefrec.files import read_whole, write_text, write_whole
+from prefrec.lm.models import MINILM, check_name
+from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.matrices import score_by_rows
+from prefrec.rankers.words import TFIDF
+
+RANDOM = "random"
+"""Name of random vectors in place of an encoder's, as a control."""
+TOWER_FILES = ("tower.safetensors", "tower.json")
+"""Files that `load_tower` reads."""
+SCALE = 8.0
+"""Constant factor s of the scores. With a larger P in its place, AdamW's steps would be small relative to P."""
+
+
+class TitleTowerConfig(RankerConfig):
+    """A next-item model of frozen title vectors and learnt item vectors; it trains in seconds to minutes."""
+
+    kind: Literal["title-tower"] = "title-tower"
+    name: str = Field("title-tower", description="Name in tables, and of the ranker's folder.")
+    vectors: str = Field(
+        MINILM,
+        description="Where title vectors come from: all-minilm-l6-v2, tfidf, random (a control), or the name of "
+        "another encoder.",
+    )
+    width: int = Field(64, ge=1, description="Width of item vectors.")
+    last: int = Field(10, ge=1, description="Read the last N items of a history.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the vectors of history items.")
+    vector_dropout: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="Probability of dropping an item's own vector in a training step (title-only dropout).",
+    )
+    epochs: int = Field(6, ge=1, description="Most epochs to train.")
+    patience: int = Field(3, ge=1, description="Stop after N epochs without a better validation NDCG@10.")
+    batch_size: int = Field(512, ge=1, description="Targets per optimiser step.")
+    learning_rate: float = Field(
+        4e-3, gt=0, le=1, description="Initial learning rate of AdamW. It falls linearly to 0 over the epochs."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    # These are omitted from dumps when unset, so that towers of recipes without them stay valid.
+    negatives_from: Literal["all", "uniform", "ranker"] = Field(
+        "all",
+        exclude_if=lambda source: source == "all",
+        description="Items that compete with a target. all: every item of the log. uniform, ranker: sampled "
+        "uniformly, or from the softmax of the miner's scores. The score is then S-DPO's reward without a reference "
+        "model: with ranker, what the miner does not know, to be a part of a blend.",
+    )
+    miner: str | None = Field(
+        None, exclude_if=lambda miner: miner is None, description="ranker: an earlier ranker, such as a blend."
+    )
+    num_negatives: int = Field(
+        32, ge=1, exclude_if=lambda number: number == 32, description="uniform, ranker: sampled items per target."
+    )
+    seed: int | None = Field(
+        None, ge=0, exclude_if=lambda seed: seed is None, description="Random seed. Default: that of the run."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_miner(self) -> Self:
+        if (self.miner is not None) != (self.negatives_from == "ranker"):
+            raise ValueError("miner: name the ranker of negatives_from: ranker, and none otherwise")
+        return self
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the settings that affect results, without the seed."""
+        idle = {"num_negatives"} if self.negatives_from == "all" else set()
+        return self.model_dump(exclude={"kind", "name", "vectors", "miner", "seed"} | idle)
+
+    def needs(self) -> dict[str, list[str]]:
+        return {"miner": [self.miner]} if self.miner else {}
+
+    def check_data(self, data: PreparedData) -> None:
+        if not data.validation:
+            raise ConfigError(
+                f"rankers.{self.name}: validation examples choose the number of epochs, and the data have none: "
+                "remove this entry, or prepare data with validation examples"
+            )
+        if self.vectors not in (RANDOM, TFIDF):
+            check_name(self.vectors)  # before other stages have trained for minutes
+
+
+def whitened(vectors: Tensor, width: int) -> Tensor:
+    """Return vectors [I, T'] of uncorrelated dimensions of equal variance, those of most variance in `vectors` first.
+
+    Dimensions without variance are dropped. The first `width` dimensions have a mean norm of 1.
+    """
+    spread = vectors.double() - vectors.double().mean(dim=0)
+    variances, axes = torch.linalg.eigh(spread.T @ spread / max(1, len(spread)))
+    kept = torch.arange(len(variances)).flip(0)[: int((variances > 1e-9 * variances.max()).sum())]
+    white = spread @ (axes[:, kept] / variances[kept].sqrt())
+    return (white / white[:, :width].norm(dim=1).mean().clamp_min(1e-12)).float()
+
+
+class TitleTower(nn.Module):
+    """The weights of a title tower, which has n learnt items.
+
+    Args:
+        titles: [n, T] title vectors of these items, which are not trained.
+        config: settings of the model.
+    """
+
+    titles: Tensor
+
+    def __init__(self, titles: Tensor, config: TitleTowerConfig) -> None:
+        super().__init__()
+        count, width = len(titles), config.width
+        self.register_buffer("titles", titles, persistent=False)
+        # At first, a score is the cosine of the candidate's title and those of the history.
+        self.project = nn.Parameter(torch.eye(width, titles.shape[1]))
+        self.predict = nn.Parameter(torch.eye(width))
+        self.own = nn.Parameter(torch.zeros(count, width))
+        self.bias = nn.Parameter(torch.zeros(count))
+        self.log_weights = nn.Parameter(-torch.arange(1.0, config.last + 1).log())
+        self.dropout = nn.Dropout(config.dropout)
+        self.vector_dropout = config.vector_dropout
+
+    def forward(self, histories: Tensor) -> Tensor:
+        """Return the scores [B, n] of all items after histories [B, L] of item codes, newest first; −1 is empty."""
+        keep = torch.ones(len(self.own), 1, device=self.own.device)
+        if self.training and self.vector_dropout:
+            keep = (torch.rand_like(keep) >= self.vector_dropout).float()
+        vectors = self.titles @ self.project.T + keep * self.own
+        is_item = histories >= 0
+        weights = self.log_weights.exp() * is_item
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        read = self.dropout(vectors[histories.clamp_min(0)])
+        states = SCALE * torch.einsum("bl,bld->bd", weights, read) @ self.predict.T
+        return states @ vectors.T + keep[:, 0] * self.bias
+
+
+class TitleTowerRanker:
+    """A trained title tower as a ranker.
+
+    Items outside the catalogue are skipped in histories, and score 0. After an empty history, items score their bias.
+
+    Args:
+        name: name in tables.
+        ids: [I] ids of the catalogue's items.
+        vectors: [I, D] their vectors.
+        bias: [I] their biases.
+        predict: [D, D] s · P.
+        weights: [L] weight of each age, the newest item's first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ids: Sequence[str],
+        vectors: NDArray[np.floating],
+        bias: NDArray[np.floating],
+        predict: NDArray[np.floating],
+        weights: NDArray[np.floating],
+    ) -> None:
+        self.name = name
+        self.index = {item: code for code, item in enumerate(ids)}
+        self.vectors, self.bias, self.predict, self.weights = vectors, bias, predict, weights
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates; -inf in empty columns."""
+        states = (self._history_weights(examples) @ self.vectors) @ self.predict.T
+        return score_by_rows(states, lambda some: some @ self.vectors.T + self.bias, examples, self.index)
+
+    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
+        """Return the term [L] of each history item in the score of `item`; its bias is the rest."""
+        terms = np.zeros(len(history))
+        if item in self.index:
+            state = self.predict.T @ self.vectors[self.index[item]]
+            pairs = [
+                (n, w)
+                for n, w in zip(range(len(history))[::-1], self.weights, strict=False)
+                if history[n] in self.index
+            ]
+            total = sum(w for _, w in pairs)
+            for n, w in pairs:
+                terms[n] = w / total * self.vectors[self.index[history[n]]] @ state
+        return terms
+
+    def item_vectors(self) -> tuple[list[str], NDArray[np.floating]]:
+        """Return ids [I] and vectors [I, D] of items."""
+        return [*self.index], self.vectors
+
+    def _history_weights(self, examples: Sequence[RankingExample]) -> sparse.csr_array:
+        """Return weights [B, I] of the items in each history, which sum to 1."""
+        columns, values, ends = list[int](), list[float](), [0]
+        for e in examples:
+            codes = [self.index.get(item, -1) for item in reversed(e.history[-len(self.weights) :])]
+            pairs = [(code, w) for code, w in zip(codes, self.weights, strict=False) if code >= 0]
+            total = sum(w for _, w in pairs)
+            columns += [code for code, _ in pairs]
+            values += [w / total for _, w in pairs]
+            ends.append(len(columns))
+        shape = (len(examples), len(self.index))
+        return sparse.csr_array((np.array(values), np.array(columns, dtype=np.int64), ends), shape=shape)
+
+
+@torch.no_grad()
+def as_ranker(tower: TitleTower, name: str, ids: Sequence[str], titles: Tensor, learnt: Tensor) -> TitleTowerRanker:
+    """Return a tower as a ranker of all items.
+
+    Args:
+        tower: the weights.
+        name: of the ranker.
+        ids: [I] item ids.
+        titles: [I, T] title vectors of all items.
+        learnt: [n] indices of the tower's items among them.
+    """
+    bias = torch.zeros(len(ids))
+    bias[learnt] = tower.bias.cpu()
+    vectors = titles @ tower.project.cpu().T
+    vectors[learnt] += tower.own.cpu()
+    arrays = (t.double().cpu().numpy() for t in (vectors, bias, SCALE * tower.predict, tower.log_weights.exp()))
+    return TitleTowerRanker(name, ids, *arrays)
+
+
+def save_tower(ranker: TitleTowerRanker, about: dict[str, Any], folder: Path) -> None:
+    """Write a ranker and what is known `about` its training to `TOWER_FILES` in `folder`."""
+    arrays = {name: getattr(ranker, name) for name in ("vectors", "bias", "predict", "weights")}
+    tensors = {name: torch.from_numpy(array).float().contiguous() for name, array in arrays.items()}
+    weights, description = (folder / name for name in TOWER_FILES)
+    write_whole(weights, lambda p: save_file(tensors, p))
+    write_text(description, json.dumps({**about, "items": [*ranker.index]}, ensure_ascii=False))
+
+
+def load_tower(folder: Path, name: str) -> TitleTowerRanker:
+    """Return the ranker that `save_tower` wrote to `folder`; raise ModelError if it is missing or damaged."""
+    try:
+        ids = json.loads(read_whole(folder / TOWER_FILES[1]))["items"]
+        state = load_file(folder / TOWER_FILES[0])
+        arrays = [state[key].double().numpy() for key in ("vectors", "bias", "predict", "weights")]
+        width = arrays[0].shape[1]
+        if arrays[0].shape[0] != len(ids) or arrays[1].shape != (len(ids),) or arrays[2].shape != (width, width):
+            raise ValueError("the weights do not fit the items")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as e:
+        raise ModelError(f"{folder} has no title tower, or a damaged one: {e}; train it again") from e
+    return TitleTowerRanker(name, ids, *arrays)
+
+
+def chosen_epochs(folder: Path) -> int:
+    """Return the number of epochs that validation examples chose for the tower in a folder."""
+    return int(json.loads(read_whole(folder / TOWER_FILES[1]))["best_epoch"]) + 1

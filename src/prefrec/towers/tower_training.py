@@ -1,0 +1,280 @@
+"""Train a title tower: all items of training sequences but the first are targets; validation chooses the epoch.
+
+A target competes with all learnt items, or with sampled ones: then the loss is that of S-DPO with the score as the
+reward. It converges to log p − log q, where q is what the items were sampled from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import logsumexp
+from torch import Tensor
+
+from prefrec.console import say, track
+from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
+from prefrec.errors import ConfigError, DataError
+from prefrec.files import write_text, write_whole
+from prefrec.lm.models import default_device
+from prefrec.rankers.matrices import blocks, mean_ndcg
+from prefrec.towers.title_tower import (
+    TitleTower,
+    TitleTowerConfig,
+    TitleTowerRanker,
+    as_ranker,
+    save_tower,
+    whitened,
+)
+
+ROWS = 2000
+"""Most validation examples that choose the epoch."""
+CHECKPOINT = "checkpoint.pt"
+Draw = Callable[[list[RankingExample], Sequence[str], str], Sequence[RankingExample]]
+"""Examples, ids of items and the split → the examples, whose candidates are sampled items and the target."""
+
+
+def train_tower(
+    data: PreparedData,
+    titles: Tensor,
+    config: TitleTowerConfig,
+    out: Path,
+    *,
+    seed: int,
+    epochs: int | None = None,
+    draw: Draw | None = None,
+) -> Path:
+    """Train a title tower and return its folder.
+
+    After each epoch, all items that a validation user has not seen are ranked; the epoch with the highest NDCG@10 is
+    kept. With sampled items it is the epoch with the lowest validation loss, on items sampled in the same way: a
+    reward alone need not rank well. Interrupted training resumes after the last finished epoch. On the CPU, the same
+    data, vectors, configuration and seed give the same weights.
+
+    Args:
+        data: prepared data.
+        titles: [I, T] title vectors of the catalogue's items.
+        config: settings of the model and its training.
+        out: folder for `TOWER_FILES` and `log.json`.
+        seed: of the order of targets, and of dropout.
+        epochs: number of epochs, for data whose validation examples were added to training. Default: validation
+            chooses.
+        draw: samples the items that compete with targets. Default: all learnt items do.
+
+    Raises:
+        DataError: there is nothing to train on, or no validation example to choose the epoch.
+        ConfigError: a loss is not finite.
+    """
+    rows = data.some("validation", ROWS) if epochs is None else []
+    if epochs is None and not rows:
+        raise DataError(f"{config.name}: there are no validation examples, which choose the epoch")
+    training = _Training(data, titles, config, rows, out / "work", seed, draw)
+    progress = training.run(config.epochs if epochs is None else epochs)
+    about = {"config": config.model_dump(), "best": progress.best, "best_epoch": progress.best_epoch}
+    save_tower(training.ranker(progress.weights), about, out)
+    write_text(out / "log.json", json.dumps(progress.log))
+    shutil.rmtree(out / "work")
+    return out
+
+
+@dataclass(eq=False)
+class Progress:
+    """What a training has reached, kept in its checkpoint.
+
+    Attributes:
+        log: numbers of each epoch.
+        best: highest NDCG@10 on validation examples, or with sampled items minus the lowest loss; NaN without them.
+        best_epoch: its epoch, from 0; without validation examples, the last one.
+        weights: of the best epoch.
+    """
+
+    log: list[dict[str, float]] = field(default_factory=list)
+    best: float = math.nan
+    best_epoch: int = -1
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The targets of a log, as positions in the sequences of all users.
+
+    Attributes:
+        codes: [N] item codes of all interactions, by user and time.
+        starts: [N] position of the first interaction of the same user.
+        positions: [P] positions of the targets: all but each user's first interaction.
+    """
+
+    codes: Tensor
+    starts: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, data: PreparedData, index: dict[str, int]) -> Targets:
+        """Return the targets of the training interactions; raise DataError if there are none."""
+        log = data.train_interactions
+        codes = torch.tensor([index[item] for item in log["item_id"].to_list()])
+        lengths = torch.tensor(log["user_id"].rle().struct.field("len").to_list())
+        starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        at = torch.arange(len(codes))
+        if not (at > starts).any():
+            raise DataError("no user has two training interactions: there is no next item to learn from")
+        return cls(codes, starts, at[at > starts])
+
+    def histories(self, positions: Tensor, last: int) -> Tensor:
+        """Return the item codes [B, last] before positions [B], newest first; −1 in empty columns."""
+        before = positions[:, None] - 1 - torch.arange(last)
+        return torch.where(before >= self.starts[positions][:, None], self.codes[before.clamp_min(0)], -1)
+
+
+def target_examples(data: PreparedData, targets: Targets) -> list[RankingExample]:
+    """Return the targets as examples without other candidates, with histories as long as those of prompts."""
+    log, longest = data.train_interactions, int(data.protocol.get("config", {}).get("history_length", 10))
+    users, items = log["user_id"].to_list(), log["item_id"].to_list()
+    times: list[int | None] = log["timestamp"].to_list() if has_dates(log) else [None] * len(log)
+    examples = []
+    for at in targets.positions.tolist():
+        history = items[max(int(targets.starts[at]), at - longest) : at]
+        examples.append(RankingExample(users[at], tuple(history), (items[at],), items[at], times[at]))
+    return examples
+
+
+class _Training:
+    """One training, which resumes from the checkpoint in the folder `work` if there is one."""
+
+    def __init__(
+        self,
+        data: PreparedData,
+        titles: Tensor,
+        config: TitleTowerConfig,
+        rows: list[RankingExample],
+        work: Path,
+        seed: int,
+        draw: Draw | None = None,
+    ) -> None:
+        self.config, self.work, self.seed = config, work, seed
+        self.ids, index = data.catalogue.ids, data.catalogue.index
+        learnt = set(data.train_interactions["item_id"])
+        self.learnt = torch.tensor([index[item] for item in self.ids if item in learnt])
+        code = {self.ids[i]: n for n, i in enumerate(self.learnt.tolist())}
+        self.targets = Targets.of(data, code)
+        self.negatives: Tensor | None = None
+        if draw:
+            ids = [self.ids[i] for i in self.learnt.tolist()]
+            drawn = draw(target_examples(data, self.targets), ids, "train")
+            listed = [[code[item] for item in e.candidates if item != e.target] for e in drawn]
+            self.negatives = torch.tensor(listed)
+            rows = [e for e in rows if e.target in code]
+            rows = [*draw(rows, ids, "validation")] if rows else []
+        self.rows, self.seen = rows, seen_items(data, rows)
+        self.titles = whitened(titles.float(), config.width)
+        self.device = default_device()
+        self.tower = TitleTower(self.titles[self.learnt], config).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.tower.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.progress = Progress()
+        if (work / CHECKPOINT).is_file():
+            saved = torch.load(work / CHECKPOINT, weights_only=True, map_location="cpu")
+            self.tower.load_state_dict(saved["tower"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.progress = Progress(**saved["progress"])
+
+    def run(self, epochs: int) -> Progress:
+        """Train to the end: `epochs` epochs, or until validation does not improve."""
+        progress, name = self.progress, self.config.name
+        steps = math.ceil(len(self.targets.positions) / self.config.batch_size)
+        for _ in track(self._steps(epochs), name, total=(epochs - len(progress.log)) * steps):
+            pass
+        count = f"{progress.best_epoch + 1} epoch{'s' if progress.best_epoch else ''}"
+        metric, best = ("NDCG@10", progress.best) if self.negatives is None else ("loss", -progress.best)
+        told = f"validation {metric} {best:.4f} after {count}" if self.rows else f"{count}, as validation chose"
+        say(f"{name}: {told}")
+        return progress
+
+    def ranker(self, weights: dict[str, Tensor] | None = None) -> TitleTowerRanker:
+        """Return the tower as a ranker, with these weights or its present ones."""
+        if weights:
+            self.tower.load_state_dict(weights)
+        return as_ranker(self.tower, self.config.name, self.ids, self.titles, self.learnt)
+
+    def _steps(self, epochs: int) -> Iterator[None]:
+        log, progress = self.progress.log, self.progress
+        while len(log) < epochs and not (self.rows and len(log) - 1 - progress.best_epoch >= self.config.patience):
+            losses = list[float]()
+            with torch.random.fork_rng():
+                torch.manual_seed(int(np.random.SeedSequence([self.seed, len(log)]).generate_state(1)[0]))
+                self.tower.train()
+                order = torch.randperm(len(self.targets.positions))
+                batches = order.split(self.config.batch_size)
+                for number, chosen in enumerate(batches):
+                    done = (len(log) + number / len(batches)) / self.config.epochs
+                    losses.append(self._step(chosen, 1 - done))
+                    yield
+            self._end_epoch(float(np.mean(losses)))
+
+    def _step(self, chosen: Tensor, rate: float) -> float:
+        """Take a step for some targets; return the loss, −log softmax over all learnt items or the sampled ones.
+
+        `rate` is relative to the initial learning rate.
+        """
+        positions = self.targets.positions[chosen]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.config.learning_rate
+        histories = self.targets.histories(positions, self.config.last)
+        scores = self.tower(histories.to(self.device))
+        codes = self.targets.codes[positions].to(self.device)
+        if self.negatives is not None:
+            listed = torch.cat([codes[:, None], self.negatives[chosen].to(self.device)], dim=1)
+            scores, codes = scores.gather(1, listed), torch.zeros_like(codes)
+        loss = F.cross_entropy(scores, codes)
+        if not math.isfinite(value := loss.item()):
+            raise ConfigError(
+                f"{self.config.name}: training diverged in epoch {len(self.progress.log) + 1} (the loss is not "
+                f"finite): lower learning_rate ({self.config.learning_rate:g})"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return value
+
+    def _end_epoch(self, loss: float) -> None:
+        """Validate, and write the checkpoint with the best weights: without validation examples, the latest."""
+        progress, line = self.progress, {"epoch": len(self.progress.log), "loss": loss}
+        reached = math.nan
+        if self.rows and self.negatives is None:
+            reached = line["ndcg@10"] = self._ndcg()
+        elif self.rows:
+            line["validation_loss"] = self._loss()
+            reached = -line["validation_loss"]
+        if not self.rows or progress.best_epoch < 0 or reached > progress.best:
+            progress.best, progress.best_epoch = reached, len(progress.log)
+            progress.weights = {name: t.detach().cpu().clone() for name, t in self.tower.state_dict().items()}
+        progress.log.append(line)
+        states: dict[str, Any] = {"tower": self.tower.state_dict(), "optimizer": self.optimizer.state_dict()}
+        self.work.mkdir(parents=True, exist_ok=True)
+        write_whole(self.work / CHECKPOINT, lambda p: torch.save(states | {"progress": vars(progress)}, p))
+
+    def _loss(self) -> float:
+        """Return the mean loss of the validation examples on their sampled items."""
+        scores = self.ranker().score(self.rows)
+        targets = scores[np.arange(len(scores)), [e.target_index for e in self.rows]]
+        return float((logsumexp(scores, axis=1) - targets).mean())
+
+    def _ndcg(self) -> float:
+        """Return NDCG@10 of the validation examples, among all items that their users have not seen."""
+        ranker, catalogue, total = self.ranker(), tuple(self.ids), 0.0
+        for some in blocks(len(self.rows), len(catalogue)):
+            rows = self.rows[some]
+            scores = ranker.score([replace(e, candidates=catalogue) for e in rows])
+            for row, e, seen in zip(scores, rows, self.seen[some], strict=True):
+                row[[ranker.index[item] for item in seen - {e.target} if item in ranker.index]] = -np.inf
+            total += len(rows) * mean_ndcg(scores, [ranker.index[e.target] for e in rows])
+        return total / len(self.rows)

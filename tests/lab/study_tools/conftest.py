@@ -1,0 +1,3 @@
+"""The tiny base recipe."""
+
+from study_base import base as base
