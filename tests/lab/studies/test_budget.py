@@ -6,10 +6,10 @@ import pytest
 
 from prefrec.evaluation import Interval
 from prefrec.intake import prepare
-from prefrec.pipeline.training_rows import alignment_rows, training_rows
+from prefrec.stages.training_rows import alignment_rows, training_rows
 from prefrec_lab.studies import budget
 from prefrec_lab.studies.budget import BUDGET, CONTROL, arms, budget_recipe, is_equivalent, values_of
-from prefrec_lab.studies.carry_out import base_recipe, carry_out
+from prefrec_lab.study_tools.carry_out import base_recipe, carry_out
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ from prefrec.evaluation import Interval
 from prefrec.evaluation.evaluate import text_values
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.sections import AlignSection
+from prefrec.recipe import Recipe, checked_recipe
 from prefrec.report.wording import label
+from prefrec.sections import AlignSection
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.measure import Values, measure, ranker_predictions, ranking_values, users_of
-from prefrec_lab.studies.plots import Series, lines, slug
-from prefrec_lab.studies.study import Outcome, Study, as_it_is, varied_alignment
-from prefrec_lab.studies.tables import facts_of, grouped_table
+from prefrec_lab.study_tools.measure import Values, measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.study_tools.plots import Series, lines, slug
+from prefrec_lab.study_tools.study import Outcome, Study, as_it_is, varied_alignment
+from prefrec_lab.study_tools.tables import facts_of, grouped_table
 
 BUDGETS = [300, 1_000, 3_000, 10_000]
 """Numbers of training rows: of SFT, and again of each arm."""
