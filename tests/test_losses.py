@@ -198,7 +198,7 @@ def test_rows_of_different_sizes_are_those_of_each_row_alone(name):
     assert (grad[absent] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["bpr", "softmax", "sft", "softmax_logq", "simpo", "weighted_sft"])
+@pytest.mark.parametrize("name", ["bpr", "softmax", "sft", "softmax_logq", "joint_softmax", "simpo", "weighted_sft"])
 def test_reference_free_losses_ignore_the_reference(name):
     policy = torch.randn(3, 5)
     more = columns_for(name, policy.shape)
@@ -364,6 +364,15 @@ def test_softmax_logq_subtracts_log_q_of_every_answer():
         assert found[row].item() == pytest.approx(-math.log(odds[0] / sum(odds)))
 
 
+def test_joint_softmax_adds_the_scores_of_a_frozen_ranker():
+    policy, _, weights = drawn()
+    found = losses.joint_softmax_loss(policy, None, 0.7, scores=weights.log())
+    for row, (p, of_ranker) in enumerate(rows_of(policy, weights)):
+        products = [math.exp(0.7 * x) * w for x, w in zip(p, of_ranker, strict=True)]
+        assert found.losses[row].item() == pytest.approx(-math.log(products[0] / sum(products)))
+    assert_close(found.rewards, 0.7 * policy)
+
+
 def test_negatives_from_the_reference_and_log_q_of_it_are_softmax_dpo():
     policy, ref, _ = drawn()
     found = losses.softmax_logq_loss(policy, None, 1.0, scores=ref).losses
@@ -409,7 +418,7 @@ def test_weighted_sft_weighs_the_chosen_answer_by_the_exponential_of_its_score()
 @pytest.mark.parametrize(
     ("name", "defaults"),
     [("recpo", {"margin": 2.0}), ("dynamicpo", {"margin": 6.0})]
-    + [(name, {"beta": 1.0}) for name in ("softmax_logq", "weighted_sft")]
+    + [(name, {"beta": 1.0}) for name in ("softmax_logq", "joint_softmax", "weighted_sft")]
     + [("simpo", {"beta": 2.0, "margin": 1.0, "sft_weight": 0.0})],
 )
 def test_defaults_are_those_of_the_papers(name, defaults):

@@ -105,7 +105,8 @@ def trait(loss: Loss, name: str) -> Any:
     """Return a trait of a loss, None if it has none of this name.
 
     `arxiv`: number of its paper. `needs_logq`: its `scores` are log-probabilities of sampling each answer.
-    `needs_liked`: the other liked items are among the answers of an example from the log.
+    `needs_liked`: the other liked items are among the answers of an example from the log. `needs_ranker`: its
+    `scores` are log-probabilities of each answer under another ranker.
     """
     return getattr(loss, name, None)
 
@@ -200,6 +201,18 @@ def softmax_logq_loss(
     negative. For β = 1 the optimum is the distribution of the data, whatever q.
     """
     return preference_loss(policy_logps, None, beta, margin=-scores)
+
+
+@having(needs_ranker=True)
+def joint_softmax_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
+) -> PreferenceLoss:
+    """Return the softmax loss of s_j + β log π_j, a product of experts (Hinton, 2002) of which one is frozen.
+
+    Scores are log-probabilities under the frozen ranker. With uniform negatives and β = 1, π converges to what this
+    ranker lacks, p / exp(s), up to a constant.
+    """
+    return preference_loss(policy_logps, None, beta, margin=scores)
 
 
 @having(needs_liked=True)
@@ -329,6 +342,7 @@ LOSSES: dict[str, Loss] = {
     "recpo": recpo_loss,
     "dynamicpo": dynamicpo_loss,
     "softmax_logq": softmax_logq_loss,
+    "joint_softmax": joint_softmax_loss,
     "simpo": simpo_loss,
     "expected_reward": expected_reward_loss,
     "weighted_sft": weighted_sft_loss,

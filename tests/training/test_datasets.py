@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -127,14 +126,13 @@ def test_examples_show_candidates_and_answer_targets(encoder, bpe_tokenizer):
 def test_scores_and_reference_follow_their_answers(negatives):
     """The number of each answer is that of its token."""
     numbers = [[float(a[0]) for a in row.answers] for row in SETS]
-    rows = PreferenceDataset(SETS, num_negatives=3, negatives=negatives, scores=numbers)
-    if negatives == "per_epoch":
-        rows.ref_logps = np.array(numbers, dtype=np.float32)
+    rows = PreferenceDataset(SETS, num_negatives=3, negatives=negatives, scores=numbers, ref_logps=numbers)
+    assert rows.has_reference
     for epoch in range(3):
         rows.set_epoch(epoch)
         for row in (rows[i] for i in range(len(rows))):
             want = [float(a[0]) for a in row["choices"].answers]
             assert row["scores"] == want
-            assert row.get("ref_logps", np.array(want)).tolist() == want
+            assert row["ref_logps"].tolist() == want
             assert len(set(want)) == 4
             assert want[0] == 10

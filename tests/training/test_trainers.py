@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -17,8 +18,9 @@ from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.losses import LOSSES, PreferenceLoss, softmax_dpo_loss, softmax_loss
 from prefrec.prompts import ChoiceSet
-from prefrec.training import SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
+from prefrec.training import PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
+from prefrec.training.datasets import encode_preferences
 from prefrec.training.softmax_dpo import preference_metrics
 from tiny import VOCABULARY, broken, tiny_llama
 from tiny_run import write_model
@@ -160,6 +162,28 @@ def test_reference_cache_is_read_only_under_its_own_key(sdpo, tmp_path, shared):
         changed, stamps = reference_after(**changes)
         assert stamps.items() > before.items()
         assert "layout" in changes or not (first == changed).all()
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+def test_a_given_reference_is_used_and_none_is_computed(sdpo, tmp_path, precompute):
+    sets = encode_preferences(PREFERENCES, sdpo().encoder)
+    rng = np.random.default_rng(0)
+    given = [rng.normal(size=len(row.answers)).tolist() for row in sets]
+    rows, held_out = (PreferenceDataset(sets, ref_logps=given) for _ in range(2))
+    trainer = sdpo(rows=rows, evaluate=held_out, max_steps=1, precompute_ref_log_probs=precompute)
+    with torch.no_grad():
+        policy = torch.nn.utils.rnn.pad_sequence(
+            [trainer.scorer.score([row])[0] for row in sets], batch_first=True, padding_value=-math.inf
+        )
+    expected = [
+        softmax_dpo_loss(own[None, : len(ref)], torch.tensor([ref]), trainer.args.beta).losses
+        for own, ref in zip(policy, given, strict=True)
+    ]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(torch.cat(expected).mean().item(), abs=1e-4)
+    trainer.train()
+    for row, own in zip(rows.ref_logps, given, strict=True):
+        np.testing.assert_allclose(row[: len(own)], own, rtol=1e-6)
+    assert not [*tmp_path.glob("**/reference-*")]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-8], lambda b: b[:-1] + bytes([b[-1] ^ 1])])

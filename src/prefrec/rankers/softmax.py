@@ -1,8 +1,8 @@
-"""Items sampled from the softmax of any ranker, and rankers fitted without the users of a fold."""
+"""The softmax of any ranker: items sampled from it, log-probabilities, and rankers fitted without a fold's users."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -66,20 +66,52 @@ def softmax_sample(
     Returns:
         [B] lists of item ids. Raise ModelError if a score is NaN.
     """
-    ids = tuple(ids)
     index = {item: code for code, item in enumerate(ids)}
     generators, excluded = list(rngs), list(without)
     sampled: list[list[str]] = [[] for _ in examples]
+    for row, own in _scores_of_all(ranker, ids, examples, "sampling"):
+        # Gumbel top-k is a sample without replacement.
+        noisy = own / temperature + generators[row].gumbel(size=len(ids))
+        unable = np.flatnonzero(np.isneginf(own)).tolist()
+        left_out = {*unable, *(index[item] for item in excluded[row] if item in index)}
+        sampled[row] = [ids[i] for i in best_items(noisy, k, list(left_out)).tolist()]
+    return sampled
+
+
+def answer_log_probs(ranker: Ranker, ids: Sequence[str], examples: Sequence[RankingExample]) -> list[list[float]]:
+    """Return log-probabilities of each example's target and of its other candidates, by the softmax over all items.
+
+    An item that the ranker cannot score has the probability of the least likely one.
+
+    Args:
+        ranker: scores the items.
+        ids: [I] ids of all items, candidates included.
+        examples: [B] examples.
+
+    Returns:
+        [B] lists, the target first. Raise ModelError if a score is NaN.
+    """
+    index = {item: code for code, item in enumerate(ids)}
+    found: list[list[float]] = [[] for _ in examples]
+    for row, own in _scores_of_all(ranker, ids, examples, "log-probs of the reference"):
+        e = examples[row]
+        able = own[~np.isneginf(own)]
+        filled = np.where(np.isneginf(own), able.min() if len(able) else 0.0, own)
+        log_probs = filled - np.logaddexp.reduce(filled)
+        answers = [e.target, *(item for item in e.candidates if item != e.target)]
+        found[row] = log_probs[[index[item] for item in answers]].tolist()
+    return found
+
+
+def _scores_of_all(
+    ranker: Ranker, ids: Sequence[str], examples: Sequence[RankingExample], doing: str
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield the number of each example with its scores [I] of all items, in blocks that fit into memory."""
+    ids = tuple(ids)
     # One fold after the other, because `FoldRanker` keeps one.
     order = np.argsort(user_folds(examples, FOLDS), kind="stable")
     # Small blocks, because a blend has an array of this size for each of its parts.
-    for block in track([*blocks(len(examples), 8 * len(ids))], f"{ranker.name}: sampling"):
+    for block in track([*blocks(len(examples), 8 * len(ids))], f"{ranker.name}: {doing}"):
         rows = order[block].tolist()
         scores = checked_scores(ranker, [replace(examples[row], candidates=ids) for row in rows])
-        for row, own in zip(rows, scores, strict=True):
-            # Gumbel top-k is a sample without replacement.
-            noisy = own / temperature + generators[row].gumbel(size=len(ids))
-            unable = np.flatnonzero(np.isneginf(own)).tolist()
-            left_out = {*unable, *(index[item] for item in excluded[row] if item in index)}
-            sampled[row] = [ids[i] for i in best_items(noisy, k, list(left_out)).tolist()]
-    return sampled
+        yield from zip(rows, scores, strict=True)

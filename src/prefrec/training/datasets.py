@@ -59,6 +59,8 @@ class PreferenceDataset(EncodedRows):
         negatives: `fixed`: sample N answers once. `per_epoch`: resample every epoch. Samples depend only on seed,
             epoch and example.
         scores: one number per answer and example, for losses that need them.
+        ref_logps: log-probability per answer and example under a reference other than the starting model. Default:
+            the trainer computes them if its loss needs them.
         groups: a number below n per example, equal for successive examples whose prompts have a common beginning.
             They then share a pass (`trajectories`). Default: examples are shuffled individually.
 
@@ -66,6 +68,7 @@ class PreferenceDataset(EncodedRows):
         sizes: smallest and largest number of rejected answers per step.
         ref_logps: log-probabilities [n, C] under the reference; −inf where an example has fewer answers; None if
             unknown.
+        has_reference: True if they were given.
 
     Raises:
         DataError: there are no examples, or one has no rejected answer.
@@ -80,6 +83,7 @@ class PreferenceDataset(EncodedRows):
         negatives: NegativesDrawn = "fixed",
         seed: int = 0,
         scores: Sequence[Sequence[float]] | None = None,
+        ref_logps: Sequence[Sequence[float]] | None = None,
         groups: Sequence[int] | None = None,
     ) -> None:
         if not choice_sets:
@@ -99,11 +103,13 @@ class PreferenceDataset(EncodedRows):
         self.choice_sets = list(choice_sets)
         self.scores = scores
         self.groups = groups
-        self.ref_logps: NDArray[np.float32] | None = None
+        self.ref_logps: NDArray[np.float32] | None = None if ref_logps is None else padded(ref_logps)
+        self.has_reference = ref_logps is not None
         if negatives == "fixed":
             drawn = [self[i] for i in range(len(choice_sets))]
             self.choice_sets = [row["choices"] for row in drawn]
             self.scores = None if scores is None else [row["scores"] for row in drawn]
+            self.ref_logps = None if ref_logps is None else padded([row["ref_logps"] for row in drawn])
 
     def set_epoch(self, epoch: int) -> None:
         """Use the negatives of this epoch; fixed negatives do not change."""
@@ -127,6 +133,14 @@ class PreferenceDataset(EncodedRows):
             return [*range(1 + rejected)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         return [0, *rng.choice(np.arange(1, 1 + rejected), self.sizes[1], replace=False).tolist()]
+
+
+def padded(rows: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+    """Return rows of numbers as an array [n, C], −inf beyond the end of a row."""
+    out = np.full((len(rows), max(map(len, rows))), -np.inf, dtype=np.float32)
+    for row, numbers in zip(out, rows, strict=True):
+        row[: len(numbers)] = numbers
+    return out
 
 
 def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:

@@ -123,8 +123,9 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         is_kept = self.ref_model is not None or isinstance(self.model, PeftModel)
         if self._precomputes() and (is_kept or not self._stored):
             self._resume_reference()
-            self._precompute(self.train_dataset, self.scorer)
-            if self.eval_dataset is not None:
+            if not self.train_dataset.has_reference:
+                self._precompute(self.train_dataset, self.scorer)
+            if self.eval_dataset is not None and not self.eval_dataset.has_reference:
                 self._precompute(self.eval_dataset, self.eval_scorer)
             self._stored = True
         return super().train(resume_from_checkpoint, *args, **kwargs)
