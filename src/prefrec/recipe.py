@@ -103,8 +103,9 @@ class Recipe(Section):
             ranker.check_recipe(self, before)
             before.append(ranker.name)
         for align in self.align:
-            if align.miner and align.name in reached(self.needs, align.miner):
-                raise ValueError(f"align.{align.name}.miner: {align.miner} depends on {align.name}")
+            for field, name in align.rankers.items():
+                if align.name in reached(self.needs, name):
+                    raise ValueError(f"align.{align.name}.{field}: {name} depends on {align.name}")
         return self
 
     def _check_alignment(self, align: AlignSection, before: Sequence[str], rankers: Sequence[str]) -> None:
@@ -124,9 +125,10 @@ class Recipe(Section):
                 f"{field}.negatives_pool: {align.negatives_pool} items are sampled per example, and the "
                 f"hardest {hardest} of them are used, which leaves little or no choice; raise it"
             )
-        if align.miner not in (None, *rankers):
-            near = did_you_mean(align.miner, rankers)
-            raise ValueError(f"{field}.miner: there is no {align.miner!r} in `rankers`: add it there{near}")
+        for setting, name in align.rankers.items():
+            if name not in rankers:
+                near = did_you_mean(name, rankers)
+                raise ValueError(f"{field}.{setting}: there is no {name!r} in `rankers`: add it there{near}")
 
     def _check_items(self) -> None:
         if self.lora is not None:
@@ -159,7 +161,7 @@ class Recipe(Section):
         first = [SFT] if self.sft else []
         needs: dict[str, list[str]] = {name: [] for name in self.lm_rankers}
         for a in self.align:
-            needs[a.name] = ([a.start] if a.start else first) + ([a.miner] if a.miner else [])
+            needs[a.name] = list(dict.fromkeys([*([a.start] if a.start else first), *a.rankers.values()]))
         for ranker in self.rankers:
             needs[ranker.name] = list(dict.fromkeys(n for name in asked_by(ranker) for n in self.queried(name)))
         return needs
@@ -173,12 +175,12 @@ class Recipe(Section):
         return align.start or (SFT if self.sft else None)
 
     def queried(self, name: str) -> list[str]:
-        """Return the ranker of this name; for a reward, the alignment and the ranker that it started from."""
+        """Return the ranker of this name; for a reward, the alignment and its reference."""
         align = self.alignment(name.removesuffix(REWARD)) if name.endswith(REWARD) else None
         if align is None:
             return [name]
-        start = self.start_of(align)
-        return [align.name, start] if start else [align.name]
+        reference = align.reference or self.start_of(align)
+        return [align.name, reference] if reference else [align.name]
 
 
 def asked_by(ranker: RankerConfig) -> list[str]:

@@ -140,11 +140,11 @@ class Plan:
                 return SFTRefitStage(inputs, recipe.sft, refit, folder, first, start)
             return SFTStage(inputs, recipe.sft, folder, start)
         if section := recipe.alignment(name):
-            miner = self.on_log(section.miner) if section.miner else None
+            rankers = {setting: self.on_log(ranker) for setting, ranker in section.rankers.items()}
             references = self.folder / REFERENCES
-            return AlignStage(inputs, section, folder, self._start(section), miner, references, first)
+            return AlignStage(inputs, section, folder, self._start(section), rankers, references, first)
         if name.endswith(REWARD) and (align := recipe.alignment(name.removesuffix(REWARD))):
-            reference = self._start(align) or LMStage(ZERO_SHOT, None, inputs.data, recipe.model)
+            reference = self._reference(align)
             return RewardStage(name, self.on_log(align.name), reference, align.beta, first)
         if name not in self.names:
             return BaselineStage(inputs, name, first)
@@ -153,9 +153,15 @@ class Plan:
         return stage_class(config.kind)(inputs, config, folder, before, first)
 
     def _start(self, align: AlignSection) -> RankerStage | None:
-        """Return the stage of the model that an alignment starts from, and its reference; None: the base model."""
+        """Return the stage of the model that an alignment starts from; None: the base model."""
         before = self.recipe.start_of(align)
         return self.on_log(before) if before else self.start
+
+    def _reference(self, align: AlignSection) -> RankerStage:
+        """Return the stage of an alignment's reference: the ranker that it names, or the model it starts from."""
+        if align.reference:
+            return self.on_log(align.reference)
+        return self._start(align) or LMStage(ZERO_SHOT, None, self.inputs.data, self.recipe.model)
 
     def _check(self, stage: RankerStage) -> None:
         """Raise DataError or ConfigError if the result of a stage is missing, damaged or out of date."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from prefrec.rankers.base import Ranker
@@ -26,8 +27,9 @@ class AlignStage(TrainedLMStage):
         inputs: shared inputs of the run.
         config: settings of the alignment.
         folder: of the stage.
-        start: the model to start from, which is also the reference. None: the base model.
-        miner: ranker that mines the negatives, if `config` names one.
+        start: the model to start from, which is also the reference, unless `config` names another. None: the base
+            model.
+        rankers: setting of `config`, `miner` or `reference`, → the ranker that it names.
         references: folder for the reference's log-probabilities, which alignments can share. None: `folder`.
         first: for a refit, the alignment on the training log.
     """
@@ -41,19 +43,18 @@ class AlignStage(TrainedLMStage):
         config: AlignSection,
         folder: Path,
         start: RankerStage | None = None,
-        miner: RankerStage | None = None,
+        rankers: Mapping[str, RankerStage] = MappingProxyType({}),
         references: Path | None = None,
         first: RankerStage | None = None,
     ) -> None:
         super().__init__(config.name, inputs, config, folder, start, first)
-        self.miner = miner
+        self.rankers = rankers
         self.references = references
 
     @cached_property
     def made_with(self) -> Mapping[str, Any]:
         own: dict[str, Any] = {f"{ALIGN}.{self.name}": self.config.decisive()}
-        if self.miner:
-            own[f"{RANKERS}.{self.miner.name}"] = self.miner.key
+        own |= {f"{RANKERS}.{ranker.name}": ranker.key for ranker in self.rankers.values()}
         if self.first:
             own[REFIT] = self.first.key
         return self.inputs.stage_inputs(**started_from(self.start) | own)
@@ -67,7 +68,7 @@ class AlignStage(TrainedLMStage):
             fixed = {"epochs": epochs, "eval_rows": 0, "load_best_model_at_end": False}
             section = section.model_copy(update=fixed)
         start = self.start.weights if self.start else None
-        train_align(self.inputs, section, start, self.folder, miner=self.miner, references=self.references)
+        train_align(self.inputs, section, start, self.folder, **self.rankers, references=self.references)
 
 
 class RewardStage(RankerStage):
@@ -76,7 +77,7 @@ class RewardStage(RankerStage):
     Args:
         name: of the ranker.
         aligned: the aligned model.
-        reference: the model that it started from.
+        reference: the model that it started from, or the ranker that the alignment names as its reference.
         beta: β of the alignment.
         first: for a refit, the reward of the alignment on the training log.
     """

@@ -219,6 +219,17 @@ class RankerStage(Stage):
         """Return the stage that answers the examples of a split, which its ranker must not have learnt from."""
         return (self.first or self).crossed if split == "validation" else self
 
+    def load_unlearnt(self, split: str, batch_size: int) -> Ranker:
+        """Load the ranker for full ranking of a split's examples, without what it learnt from their users.
+
+        The split is `train` or `validation`. A ranker may have learnt from training examples all the same
+        (`counts_others`).
+        """
+        if split == "train":
+            return self.load_for_training(batch_size)
+        held_out = self.crossed
+        return (held_out.full or held_out).load(batch_size)
+
     @property
     def ablations(self) -> list[RankerStage]:
         """For a blend that is made, the blends without one of the parts that it has not left out."""

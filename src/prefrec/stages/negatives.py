@@ -72,7 +72,7 @@ def negative_rows(
     if section.drawn_from == "ranker":
         assert miner is not None  # of the recipe's check
         sampler = partial(
-            softmax_sample, _for_training(section, miner), inputs.data.catalogue.ids, section.negatives_temperature
+            softmax_sample, load_ranker(section, miner), inputs.data.catalogue.ids, section.negatives_temperature
         )
     elif miner is not None:
         chooser = miner.load(BATCH_SIZE).score
@@ -99,11 +99,14 @@ def _sampled_after(lm: CatalogueRanker, rows: Sequence[RankingExample], *more: A
     return lm.sample([e.history for e in rows], *more)
 
 
-def _for_training(section: AlignSection, miner: RankerStage) -> Ranker:
-    """Return the ranker for training examples; print that it has learnt from them if it has."""
-    if not miner.counts_others:
-        say(f"{section.name}: {miner.name} learnt from these examples themselves, and they are likely for it")
-    return miner.load_for_training(BATCH_SIZE)
+def load_ranker(section: AlignSection, stage: RankerStage, split: str = "train") -> Ranker:
+    """Load a ranker that an alignment queries about the examples of a split.
+
+    It prints that the ranker has learnt from the training examples if it has.
+    """
+    if split == "train" and not stage.counts_others:
+        say(f"{section.name}: {stage.name} learnt from these examples themselves, and they are likely for it")
+    return stage.load_unlearnt(split, BATCH_SIZE)
 
 
 def check_room(section: AlignSection, data: PreparedData) -> None:
@@ -152,7 +155,7 @@ def answer_scores(
     are no ratings.
     """
     loss = find_loss(section.loss)
-    if not takes(loss, "scores"):
+    if not takes(loss, "scores") or trait(loss, "needs_ranker"):
         return None
     answers = [[e.target, *(i for i in e.candidates if i != e.target)] for e in rows]
     if trait(loss, "needs_logq"):

@@ -86,12 +86,9 @@ class TitleTowerStage(RankerStage):
         """Load the ranker that samples for the examples of a split; without a miner all items have equal scores."""
         if self.miner is None:
             return PopularityRanker({}, "uniform")
-        if split != "train":
-            held_out = self.miner.crossed
-            return (held_out.full or held_out).load(self.inputs.batch_size)
-        if not self.miner.counts_others:
+        if split == "train" and not self.miner.counts_others:
             say(f"{self.name}: {self.miner.name} learnt from these targets itself, and they are likely for it")
-        return self.miner.load_for_training(self.inputs.batch_size)
+        return self.miner.load_unlearnt(split, self.inputs.batch_size)
 
     def titles(self) -> Tensor:
         """Return the title vectors [I, T] of all items."""

@@ -21,15 +21,16 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items
 from prefrec.lm.models import default_device, resolve_dtype
 from prefrec.lm.packing import tokens_of
-from prefrec.losses import OPTIONS
+from prefrec.losses import OPTIONS, find_loss, trait
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
+from prefrec.rankers.softmax import answer_log_probs
 from prefrec.runs.stage import last_checkpoint
 from prefrec.sections import AlignSection, LoraSection, ModelSection, SFTSection
 from prefrec.stages.base import WEIGHTS, RankerStage
 from prefrec.stages.encoders import Encoder, fit_items, item_vectors, prompt_encoder, shows_candidates
 from prefrec.stages.inputs import RunInputs
-from prefrec.stages.negatives import answer_scores, negative_rows
+from prefrec.stages.negatives import answer_scores, load_ranker, negative_rows
 from prefrec.stages.training_rows import (
     alignment_rows,
     is_packed,
@@ -116,6 +117,7 @@ def train_align(
     out: Path,
     *,
     miner: RankerStage | None = None,
+    reference: RankerStage | None = None,
     references: Path | None = None,
 ) -> Path:
     """Align a model on chosen and rejected titles; return the folder of the weights.
@@ -125,10 +127,12 @@ def train_align(
     Args:
         inputs: shared inputs of the run.
         section: settings of the alignment.
-        start: folder of the initial weights, which are also the reference; None: the base model.
+        start: folder of the initial weights, which are also the reference unless another is given; None: the base
+            model.
         out: folder of the stage.
         miner: ranker that mines the negatives, if the section names one.
-        references: folder for the reference's log-probabilities, which alignments can share. Default: `out`.
+        reference: ranker that is the reference, if the section names one.
+        references: folder for the starting model's log-probabilities, which alignments can share. Default: `out`.
     """
     data, model, seed = inputs.data, inputs.model, inputs.seed
     rows = alignment_rows(data, section, seed)
@@ -144,13 +148,20 @@ def train_align(
         sequences = None if held_out else groups
         # Each answer must be among the titles that compete; a candidate set can hold items outside the log.
         ids = data.catalogue.ids if held_out else [i for i in data.catalogue.ids if i in listed]
+        scores, known = answer_scores(examples, data, section, held_out=held_out), None
+        if reference is not None:
+            ranker = load_ranker(section, reference, "validation" if held_out else "train")
+            known = answer_log_probs(ranker, data.catalogue.ids, examples)
+        if trait(find_loss(section.loss), "needs_ranker"):
+            scores = known
         return training.PreferenceDataset(
             _encode(examples, data, model, encoder, "target-first", sequences),
             # Examples from the log may have fewer than `num_negatives` rejected items.
             num_negatives=None if section.is_from_log else section.num_negatives,
             negatives=section.negatives,
             seed=seed,
-            scores=answer_scores(examples, data, section, held_out=held_out),
+            scores=scores,
+            ref_logps=known,
             groups=sequences,
         ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
