@@ -21,7 +21,7 @@ import rank_tables
 ROOT = full_ranking.ROOT
 PLAN = ROOT / "lab/protocol/e5.yaml"
 TRIAL = read_trial(PLAN)
-ALIGNED = ["s-dpo", "sft-more"]
+ALIGNED = ["s-dpo", "sft-more", "joint"]
 
 
 def _raw(name: str) -> dict:
@@ -32,8 +32,9 @@ def test_the_plan_says_what_was_fixed_before_its_runs():
     assert (TRIAL.metric, TRIAL.equivalence, TRIAL.level, TRIAL.evaluations) == ("ndcg@10", 0.03, 0.05, 1)
     assert TRIAL.families[0].ranker == "with-reward"
     assert TRIAL.families[0].against == "with-second-model"
-    assert {f.ranker for f in TRIAL.families} == {"with-reward", "tower-reward"}
-    assert {f.against for f in TRIAL.families} == {*TRIAL.arms} - {"with-reward", "tower-reward", "counts"}
+    trials = {"with-reward", "with-joint", "tower-reward"}
+    assert {f.ranker for f in TRIAL.families} == trials
+    assert {f.against for f in TRIAL.families} == {*TRIAL.arms} - {*trials, "counts"}
 
 
 @pytest.mark.parametrize("change", [{"arms": {"counts": "?"}}, {"recipe": {}}, {"training_seeds": [0]}, {"sets": []}])
@@ -62,7 +63,8 @@ def test_all_alignments_have_the_same_rows_steps_and_rate():
     shared = ("rows", "skip_rows", "epochs", "learning_rate", "global_batch_size", "beta", "latest_per_user")
     assert len({tuple(getattr(a, field) for field in shared) for a in align}) == 1
     mined = {a.name: (a.negatives_from, a.miner) for a in align}
-    assert mined == {"s-dpo": ("ranker", "counts"), "sft-more": ("uniform", None)}
+    assert mined == {"s-dpo": ("ranker", "counts"), "sft-more": ("uniform", None), "joint": ("uniform", None)}
+    assert {a.name: a.reference for a in align} == {"s-dpo": None, "sft-more": None, "joint": "counts"}
 
 
 def test_the_second_tower_has_another_seed_in_each_run():
