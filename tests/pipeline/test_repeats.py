@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,15 @@ def test_runs_are_compared_by_answers_that_may_hold_what_a_user_has(folder, tmp_
     ]
     assert any({line.item_id for line in one} & {*e.history} for one, e in zip(served, rows, strict=True))
     assert compare_served(run, run, 20).new.mean == pytest.approx(np.mean(gains))
+
+
+def test_a_repeat_after_the_first_log_is_a_new_example_for_it(folder, tmp_path):
+    """The pair of a user and an item does not say which of several purchases is the target."""
+    before, after = open_run(folder), open_run(shutil.copytree(folder, tmp_path / "run"))
+    newer = [replace(e, target=e.history[-1], time=e.time + 86_400) for e in after.data.test[:30]]
+    rows, group = _rows(before, replace(after, data=replace(after.data, test=[*after.data.test, *newer])), 1000)
+    assert group == "newest test examples"
+    assert rows == newer
 
 
 def test_an_item_is_not_similar_to_itself(rec):

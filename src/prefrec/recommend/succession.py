@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from rich.markup import escape
 
 from prefrec import processes
 from prefrec.console import quiet_warnings, say, warn
-from prefrec.data import RankingExample, seen_items
+from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ConfigError, PrefrecError, StorageError
 from prefrec.evaluation.best import METRIC
 from prefrec.evaluation.intervals import Interval, Means, PairedDifference, Result
@@ -100,7 +101,7 @@ def compare_served(before: Run, after: Run, most: int = ROWS) -> Succession:
     runs = [(run, run.stage(name)) for run, name in zip((before, after), names, strict=True)]
     if any(_is_slow(run, stage) for run, stage in runs):
         most = min(most, SLOW_ROWS)
-    key = stage_key(entries=[[stage.key, stage.model] for _, stage in runs], most=most, test=_pairs(after.data.test))
+    key = stage_key(entries=[[stage.key, stage.model] for _, stage in runs], most=most, test=_targets(after.data))
     folders = before.folder.resolve().name, after.folder.resolve().name
     kept = read_json(after.folder / SUCCESSION)
     if kept.get("key") == key and kept.get("folders") == [*folders]:
@@ -124,8 +125,9 @@ def compare_served(before: Run, after: Run, most: int = ROWS) -> Succession:
     return result
 
 
-def _pairs(rows: Sequence[RankingExample]) -> list[tuple[str, str]]:
-    return [(e.user_id, e.target) for e in rows]
+def _targets(data: PreparedData) -> list[tuple[Any, ...]]:
+    """Return the targets of the test examples by the columns that identify interactions."""
+    return data.targets(data.test).rows()
 
 
 def _is_slow(run: Run, stage: RankerStage) -> bool:
@@ -137,16 +139,16 @@ def _is_slow(run: Run, stage: RankerStage) -> bool:
 
 def _rows(before: Run, after: Run, most: int) -> tuple[list[RankingExample], str]:
     """Return the examples to compare on, and what they are."""
-    data = before.data
-    learnt = {
-        pair
-        for log in (data.train_interactions, data.validation_interactions)
-        for pair in log.select("user_id", "item_id").iter_rows()
-    }
-    logged = {pair for log in data.logs for pair in log.select("user_id", "item_id").iter_rows()}
+    data, identity = before.data, [*after.data.identity]
+
+    def known_in(logs: Sequence[pl.DataFrame]) -> set[tuple[Any, ...]]:
+        return {key for log in logs for key in log.select(identity).iter_rows()}
+
+    learnt = known_in([data.train_interactions, data.validation_interactions])
+    logged = known_in(data.logs)
+    targets = _targets(after.data)
     for known, group in ((logged, "newest test examples"), (learnt, "test examples, which both have not learnt")):
-        rows = [e for e in after.data.test if (e.user_id, e.target) not in known]
-        if rows:
+        if rows := [e for e, key in zip(after.data.test, targets, strict=True) if key not in known]:
             return replace(after.data, test=rows).some("test", most), group
     return [], ""
 
