@@ -147,6 +147,19 @@ def test_blends_without_a_part_are_ranked_unless_ablations_are_off(evaluate, oth
     assert compared == ({("able", name)} if ablations else set())
 
 
+@pytest.mark.parametrize("off", [{"ablations": False}, {"full_rows": 0}])
+def test_ablations_are_not_read_where_they_are_off(evaluate, off):
+    """A blend reads them from its file, and a stage of one's own may not have made them."""
+
+    class Unmade(FixedStage):
+        @property
+        def ablations(self):
+            raise AssertionError("ablations were read")
+
+    ranker = RandomRanker(7, "own")
+    assert "own" in evaluate([Unmade(ranker, full=ranker)], references=[], **off).evaluation.metrics
+
+
 def test_zero_rows_turn_it_off(evaluate, tmp_path, entries):
     scores = evaluate(entries[:1], full_rows=0, references=[])
     assert scores.full_catalogue is None

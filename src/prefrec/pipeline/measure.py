@@ -59,11 +59,11 @@ def evaluate_rankers(
     logs = {name: log for name, log in (logs or {}).items() if name in evaluation.metrics}
     full, beyond, by_user = None, dict[str, dict[str, float]](), dict[str, UserSpread]()
     if section.full_rows != 0:
-        ranked = [*stages]
-        if section.ablations:
-            ranked += [less for stage in stages for less in stage.ablations]
-        answers = predict_full(data, section, baselines, ranked, cache / "full_catalogue", seed=seed)
-        full = _measure(answers, data, section, stages, ks=[10], audit=FULL_RANKING, items=items, repeated=repeated)
+        whole = {less: stage.name for stage in stages for less in stage.ablations} if section.ablations else {}
+        answers = predict_full(data, section, baselines, [*stages, *whole], cache / "full_catalogue", seed=seed)
+        less = {part.name: name for part, name in whole.items()}
+        given: dict[str, Any] = {"audit": FULL_RANKING, "items": items, "repeated": repeated, "less": less}
+        full = _measure(answers, data, section, stages, ks=[10], **given)
         full = replace(full, logs=logs)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
@@ -128,12 +128,16 @@ def _measure(
     audit: Audit | NoAudit,
     items: pl.DataFrame,
     repeated: Sequence[bool] | None,
+    less: Mapping[str, str] | None = None,
 ) -> Evaluation:
-    """Return metrics and comparisons: those of `comparison_pairs`, and each blend with itself without one part."""
+    """Return metrics and comparisons: those of `comparison_pairs`, and each blend with itself without one part.
+
+    `less` has the name of each blend without a part → that of the whole blend.
+    """
+    less = less or {}
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_baseline(predictions, section.references)
     lms = [stage.name for stage in stages if stage.model and stage.name in names]
-    less = {part.name: stage.name for stage in stages for part in stage.ablations}
     compare = comparison_pairs(lms, [n for n in names if n not in (*section.references, *less)], best)
     compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.known_interactions(section.split)["item_id"])
