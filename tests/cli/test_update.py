@@ -152,6 +152,24 @@ def test_items_as_tokens_learn_new_items(place, files, tmp_path):
     assert set(NEW_ITEMS) <= set(ids)
 
 
+def test_an_update_blends_the_attributes_of_new_items(place, shop, tmp_path):
+    def with_brands(items, name):
+        frame = pl.read_csv(items).with_columns(brand="b" + (pl.int_range(pl.len()) % 3).cast(pl.String))
+        frame.write_csv(tmp_path / name)
+        return tmp_path / name
+
+    blend = {"kind": "blend", "parts": ["window co-occurrence"], "attributes": {"brand": "same"}}
+    items = str(with_brands(place.shop["items"], "items.csv"))
+    raw = _raw(place, rankers=[blend], data=place.recipe["data"] | {"items": items})
+    succeed("run", write_recipe(tmp_path, raw), "--out", tmp_path / "run")
+    asked = ("update", tmp_path / "run", "--interactions", shop / "new.csv", "--items")
+    assert "the catalogue has no column 'brand'" in refused(*asked, shop / "items.csv", "--out", tmp_path / "none")
+    succeed(*asked, with_brands(shop / "items.csv", "more.csv"), "--out", tmp_path / "new")
+    rec = Recommender.from_run(tmp_path / "new", "blend")
+    scores = {row.item_id: row.score for row in rec.rank(["n0"], NEW_ITEMS)}
+    assert scores["n0"] != scores["n1"]  # both have one interaction, but only n0 has the brand of the history
+
+
 def test_update_refuses_a_run_that_it_cannot_update(run, files, tmp_path):
     assert "name another folder" in refused("update", run, *files, "--out", run)
     copy = shutil.copytree(run, tmp_path / "copy")

@@ -1,6 +1,7 @@
 """The best items of many questions in blocks, against loops over questions and items."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,8 +13,11 @@ from hypothesis.extra.numpy import arrays
 from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.rankers import matrices
+from prefrec.rankers.attributes import attribute_ranker
 from prefrec.rankers.base import ListRanker
 from prefrec.rankers.baselines import baseline_rankers
+from prefrec.rankers.blend import BlendRanker, learn_weights
+from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.recommend import best
 from prefrec.recommend.popular import Popular
@@ -22,7 +26,8 @@ from prefrec.recommend.rules import Rules
 
 ITEMS = [f"i{n}" for n in range(30)]
 TITLES = [f"Word{n % 4} Title{n % 7} {n}x" for n in range(30)]
-CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": TITLES, "brand": [*"abc"] * 10}))
+PRICES = [None if n % 9 == 4 else 1.5 * n for n in range(30)]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": TITLES, "brand": [*"abc"] * 10, "price": PRICES}))
 RNG = np.random.default_rng(3)
 LOG = make_log([(f"u{u:02}", ITEMS[i], n) for u in range(60) for n, i in enumerate(RNG.permutation(28)[:9])])
 COUNTS = [
@@ -34,6 +39,8 @@ COUNTS = [
     "title TF-IDF",
     "transition graph",
 ]
+ATTRIBUTES = {"brand": "same", "price": "near"}
+OTHERS = ["same brand", "near price", "blend"]
 
 
 def slow_top(scores, k):
@@ -114,11 +121,21 @@ def test_top_by_group_equals_a_loop(scores, groups, k, at_most, factors):
 
 
 def _rankers():
-    return {r.name: r for r in baseline_rankers(LOG, CATALOGUE, names=COUNTS)}
+    rankers = baseline_rankers(LOG, CATALOGUE, names=COUNTS)
+    rankers += [attribute_ranker(CATALOGUE, *attribute) for attribute in ATTRIBUTES.items()]
+    times = ItemFeatures(ItemHistory.of(LOG, CATALOGUE), CATALOGUE.index, time_features(False))
+    parts = [r for r in rankers if r.name in ("window co-occurrence", *OTHERS)]
+    histories = [tuple(RNG.permutation(ITEMS)[:5]) for _ in range(40)]
+    examples = [
+        RankingExample(f"u{n}", h, tuple(i for i in ITEMS if i not in h), "") for n, h in enumerate(histories)
+    ]
+    examples = [replace(e, target=str(RNG.choice(e.candidates))) for e in examples]
+    rankers.append(BlendRanker("blend", parts, times, learn_weights(parts, times, examples)))
+    return {r.name: r for r in rankers}
 
 
 @pytest.mark.parametrize("dense_cells", [0, matrices.DENSE_CELLS])
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", [*COUNTS, *OTHERS])
 def test_a_batch_has_the_answers_of_each_question_alone(name, dense_cells, monkeypatch):
     """In blocks of two questions, for sparse and dense products, and by a sort of all scores."""
     monkeypatch.setattr("prefrec.rankers.matrices.DENSE_CELLS", dense_cells)

@@ -41,6 +41,9 @@ _REPEATED = 0.1
 """Share of interactions that repeat an earlier one of their user, from which repeats are kept."""
 _HABIT = 100
 """Longest history if repeats are kept: a shorter one does not show a user's habits."""
+_FEW = 10
+"""Distinct numbers up to which a column counts as a category."""
+_MOST_ATTRIBUTES = 6
 _NUMBER = r"^[+-]?\d+(\.\d+)?$"
 _LOOKED_AT = 1000
 
@@ -68,12 +71,14 @@ class Guess(NamedTuple):
         settings: settings with which `prepare` reads the files.
         item_text: template of an item's text, with up to two columns of attributes such as brands; or None.
         room: number of items other than a target and the longest history in a prompt.
+        attributes: column of the catalogue → how a blend compares it (`prefrec.rankers.attributes`).
     """
 
     source: dict[str, Any]
     settings: list[Setting]
     item_text: str | None
     room: int
+    attributes: dict[str, str]
 
     @property
     def values(self) -> dict[str, Any]:
@@ -103,7 +108,8 @@ def guess(
     why = f"from the name of column {names['item']}"
     settings += [Setting("domain", about, why)] if (about := topic(names["item"])) else []
     protocol, room = _protocol(source, longest)
-    return Guess(base, [*settings, *_needed(source), *protocol], _item_text(texts[1], [*names.values()]), room)
+    text, attributes = _item_text(texts[1], [*names.values()]), _attributes(source.catalogue.frame)
+    return Guess(base, [*settings, *_needed(source), *protocol], text, room, attributes)
 
 
 def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
@@ -126,7 +132,8 @@ def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, lo
         Setting("min_history", 3 if (lengths >= 3).mean() >= 0.5 else 1, "items before a target"),
         *_LIMITS,
     ]
-    return Guess(base, settings, _item_text(source.catalogue.frame, ["item_id", "title"]), n_items - 1 - shown)
+    frame = source.catalogue.frame
+    return Guess(base, settings, _item_text(frame, ["item_id", "title"]), n_items - 1 - shown, _attributes(frame))
 
 
 def _lenient(values: dict[str, Any]) -> PrepareConfig:
@@ -190,6 +197,25 @@ def _item_text(items: pl.DataFrame, used: list[Any]) -> str | None:
     free = [c for c in items.columns if c.isidentifier() and c not in used]
     shared = [f"{{{{ {c} }}}}" for c in free if 1 < items[c].n_unique() < len(items) / 2][:2]
     return f"{{{{ title }}}} ({', '.join(shared)})" if shared else None
+
+
+def _attributes(items: pl.DataFrame) -> dict[str, str]:
+    """Return the first columns of a catalogue that look like attributes → `near` for numbers, `same` for others.
+
+    Items must share values, unless these are numbers. Numbers that name something, such as a `category_id`, and a few
+    different ones count as categories.
+    """
+    found = dict[str, str]()
+    for column in items.columns:
+        kind, values = items.schema[column], items[column].drop_nulls()
+        if column in ("item_id", "title") or kind.is_nested() or not column.isprintable():
+            continue
+        different = values.n_unique()
+        if kind.is_numeric() and different > _FEW and not sign("id", column):
+            found[column] = "near"
+        elif 1 < different < len(items) / 2 and not kind.is_temporal():
+            found[column] = "same"
+    return dict([*found.items()][:_MOST_ATTRIBUTES])
 
 
 def _columns(texts: list[pl.DataFrame], paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:

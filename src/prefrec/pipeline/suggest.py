@@ -24,7 +24,8 @@ def longest_history(preset: str) -> int:
 def fitting_preset(name: PresetName, found: Guess) -> str:
     """Return a preset as YAML, adapted to the data.
 
-    It has no more negatives than there are items, larger batches for short histories, and a suggested `item_text`.
+    It has no more negatives than there are items, larger batches for short histories, a suggested `item_text`, and in
+    its blend the columns of the catalogue that look like attributes.
     """
     text = preset_text(name)
 
@@ -36,6 +37,10 @@ def fitting_preset(name: PresetName, found: Guess) -> str:
     text = re.sub(r"num_negatives: (\d+)( *#.*)?", fewer, text)
     if found.values.get("repeats") == "keep":
         text = text.replace("    parts: [", "    parts: [buy again, ")
+    if found.attributes:
+        why = "columns of the items, compared with the history"
+        line = yaml_line("    attributes", found.attributes, why)
+        text = re.sub(r"\n    select: true", lambda select: f"\n{line}{select[0]}", text)
     # Eight short sequences leave most of a processor idle.
     if found.values["history_length"] <= SHORT and "answers: items" in text:
         larger = "global_batch_size: 32         # larger, because histories are short\n  per_device_batch_size: 32\n"

@@ -24,7 +24,8 @@ _SCORES = 2_000_000
 def tables_seconds(recipe: Recipe, data: PreparedData) -> float:
     """Return the seconds of baselines and blends under test and for validation, and of learning the blends."""
     section, items = recipe.evaluate, len(data.catalogue)
-    variants = sum(len(blend.parts) + 2 for blend in blends(recipe))  # the whole, without a part, without times
+    # The whole, without a part, and without times.
+    variants = sum(len(blend.parts) + len(blend.attributes) + 2 for blend in blends(recipe))
     each = BASELINE * len(section.references) + BLEND * variants
     each += ITEM_ONLY * (ItemOnlyRanker.name in section.references)
     scores = each * asked_rows(recipe, data)[1] * items

@@ -17,6 +17,7 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.data.rows import take
 from prefrec.equality import ByValue
 from prefrec.errors import ConfigError
+from prefrec.rankers.attributes import Comparison, attribute_name, check_attribute
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
@@ -45,6 +46,11 @@ class BlendConfig(RankerConfig):
         "β·(log π − log π_ref). A language model that answers with titles is slow, so "
         f"it only reranks the {RERANKED} best items of the others.",
     )
+    attributes: dict[str, Comparison] = Field(
+        {},
+        description="Columns of the catalogue as further parts. `category: same` is how much of the history has the "
+        "item's category, `price: near` how close the item's price is to those of the history.",
+    )
     rows: int | None = Field(
         2000, ge=1, description="Learn the weights from at most N validation examples. null: all."
     )
@@ -58,7 +64,14 @@ class BlendConfig(RankerConfig):
     def _each_once(self) -> Self:
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
+        if common := {*self.parts}.intersection(self.attribute_names):
+            raise ValueError(f"parts: {common.pop()!r} is the name of an attribute: give the ranker another name")
         return self
+
+    @property
+    def attribute_names(self) -> dict[str, tuple[str, Comparison]]:
+        """Name of a part → the column that it compares, and how."""
+        return {attribute_name(column, how): (column, how) for column, how in self.attributes.items()}
 
     def needs(self) -> dict[str, list[str]]:
         return {"parts": self.parts}
@@ -69,6 +82,8 @@ class BlendConfig(RankerConfig):
                 f"rankers.{self.name}: a blend learns its weights on validation examples, and the data have none: "
                 "remove this entry, or prepare data with validation examples"
             )
+        for column, comparison in self.attributes.items():
+            check_attribute(data.catalogue, column, comparison, f"rankers.{self.name}.attributes")
 
 
 def unit_of(scores: NDArray[np.float64]) -> float | None:

@@ -122,6 +122,8 @@ class RankerStage(Stage):
         Config: class of its entries in a recipe, which knows what they need.
         served: whether `prefrec serve` serves it by default.
         queries: whether its ranker queries those that it needs when it scores.
+        learns: whether its ranker learns items from examples, so that it knows nothing of new ones; baselines only
+            count.
         inputs: shared inputs of the run.
         before: name → stage, of the rankers and baselines that it needs.
         first: for a refit, the stage of this name that has learnt the training log alone. It answers validation
@@ -132,6 +134,7 @@ class RankerStage(Stage):
     config: Any
     served: ClassVar[bool] = False
     queries: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
     inputs: RunInputs
     before: Mapping[str, RankerStage]
     first: RankerStage | None = None

@@ -1,8 +1,9 @@
-"""Baselines, such as popularity, as rankers that others query."""
+"""Baselines, such as popularity, and attributes of items, as rankers that others query."""
 
 from __future__ import annotations
 
 from prefrec.errors import ConfigError
+from prefrec.rankers.attributes import Comparison, attribute_name, attribute_ranker
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.baselines import unable
 from prefrec.runs.stage import stage_key
@@ -12,6 +13,8 @@ from prefrec.stages.inputs import RunInputs
 
 class BaselineStage(RankerStage):
     """A baseline that counts the training interactions. It is fitted when it is first queried."""
+
+    learns = False
 
     def __init__(self, inputs: RunInputs, name: str, first: RankerStage | None = None) -> None:
         self.inputs = inputs
@@ -38,3 +41,21 @@ class CountedBaselineStage(BaselineStage):
 
     def load_crossed(self, batch_size: int) -> Ranker:
         return self.inputs.baseline(self.name, "validation")
+
+
+class AttributeStage(RankerStage):
+    """A column of the catalogue as a part of a blend. Nothing is learnt, and nothing counted."""
+
+    learns = False
+
+    def __init__(self, inputs: RunInputs, column: str, comparison: Comparison) -> None:
+        self.inputs = inputs
+        self.column, self.comparison = column, comparison
+        self.name = attribute_name(column, comparison)
+
+    @property
+    def key(self) -> str:
+        return stage_key(attribute=self.name, data=self.inputs.data_key)
+
+    def load(self, batch_size: int) -> Ranker:
+        return attribute_ranker(self.inputs.data.catalogue, self.column, self.comparison)

@@ -40,7 +40,7 @@ from prefrec.rankers.softmax import FoldRanker
 from prefrec.runs.stage import stage_key
 from prefrec.stages.alignment import RewardStage
 from prefrec.stages.base import RankerStage, View
-from prefrec.stages.baseline import CountedBaselineStage
+from prefrec.stages.baseline import AttributeStage, CountedBaselineStage
 from prefrec.stages.encoders import shows_candidates
 from prefrec.stages.inputs import RunInputs
 
@@ -100,6 +100,7 @@ class BlendStage(RankerStage):
             validation=[(e.user_id, e.target) for e in self.inputs.data.validation],
             seed=self.inputs.seed,
             **({"select": True} if self.config.select else {}),
+            **({"attributes": sorted(self.config.attribute_names)} if self.config.attributes else {}),
         )
 
     def make(self) -> None:
@@ -133,7 +134,7 @@ class BlendStage(RankerStage):
     def load_for_training(self, batch_size: int) -> Ranker:
         """Load the blend for training examples, with counts of the users of other folds, and without title models."""
         weights = self._weights()
-        learnt = [part.name for part in self.parts.stages if part.name not in BASELINES and not part.counts_others]
+        learnt = [part.name for part in self.parts.stages if part.learns and not part.counts_others]
         if learnt := [part for part in learnt if part in weights.units]:
             names = ", ".join(learnt)
             say(f"{self.name}: {names} learnt from these examples themselves; only counts are those of other users")
@@ -162,6 +163,7 @@ class BlendStage(RankerStage):
         for name in self.config.parts:
             if name not in reasons:
                 parts.append(CountedBaselineStage(self.inputs, name) if name in BASELINES else self.before[name])
+        parts += [AttributeStage(self.inputs, *attribute) for attribute in self.config.attributes.items()]
         if not parts:
             why = "; ".join(f"{part} {reason}" for part, reason in reasons.items())
             raise ConfigError(f"rankers.{self.name}.parts: the data have none of these parts: {why}")
@@ -250,7 +252,7 @@ class BlendParts:
             if part.is_slow:
                 slow.append(ranker)
             else:
-                fast.append(ranker if part.name in BASELINES else LearntItems(ranker, learnt))
+                fast.append(LearntItems(ranker, learnt) if part.learns else ranker)
         return fast, slow
 
     def _ranker(self, part: RankerStage, split: str, batch_size: int) -> Ranker:
