@@ -56,7 +56,6 @@ from prefrec.sections import ModelSection
 from prefrec.settings import settings_error
 from prefrec.stages.base import RankerStage
 from prefrec.stages.language_model import LMStage
-from prefrec.stages.negatives import history_length
 
 AnyItem = str | int | Ranked | Effect | ById | Item
 """An item in a call: its title, its id as text or number, or a row of an answer."""
@@ -395,7 +394,7 @@ class Recommender:
         if histories is None:
             self._check_log()
             lists = logged_lists(self.data, None if users is None else user_ids(users))
-            last = history_length(self.data)
+            last = self.data.history_length
         else:
             lists, last = self._given_lists(histories), 0
         return self._blocks(Path(out) if out else None, is_csv, selection, lists, last)

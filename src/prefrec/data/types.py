@@ -123,6 +123,11 @@ class PreparedData(ByValue):
         return [log for log in (self.train_interactions, self.held_out_interactions) if log is not None]
 
     @property
+    def history_length(self) -> int:
+        """Largest number of items of an example's history."""
+        return int(self.protocol.get("config", {}).get("history_length", 10))
+
+    @property
     def keeps_repeats(self) -> bool:
         """Whether a user can have several interactions with one item (`repeats: keep`)."""
         return bool(self.protocol.get("config", {}).get("repeats") == "keep")

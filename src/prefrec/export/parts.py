@@ -20,7 +20,6 @@ from prefrec.pipeline.plan import Plan, planned
 from prefrec.recipe import dump_recipe, load_recipe, map_files
 from prefrec.runs.stage import read_state, stage_key
 from prefrec.stages.base import RankerStage
-from prefrec.stages.negatives import history_length
 
 RECIPE, DATA, PROMPT = "recipe.yaml", "data", "prompt.jinja2"
 ABOUT, ITEMS = "prefrec.json", "items.parquet"
@@ -97,7 +96,7 @@ def without_names(data: PreparedData) -> PreparedData:
 
     later = None if data.held_out_interactions is None else renamed(data.held_out_interactions)
     validation: list[RankingExample] = [replace(e, user_id=numbers[e.user_id]) for e in data.validation]
-    config: dict[str, Any] = {"history_length": history_length(data)}
+    config: dict[str, Any] = {"history_length": data.history_length}
     config |= {"repeats": "keep"} if data.keeps_repeats else {}
     shown: dict[str, Any] = {"domain": data.domain, "config": config, EXPORTED: True}
     if tested := data.protocol.get("split_facts", {}).get(TESTED):

@@ -31,7 +31,6 @@ from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
 from prefrec.sections import SFT, ZERO_SHOT, ModelSection
 from prefrec.stages.encoders import shown_items, shows_candidates
-from prefrec.stages.negatives import history_length
 from prefrec.training.adapters import check_adapter, warn_of_other_base
 from prefrec.training.weights import is_adapter, load_weights
 
@@ -131,7 +130,7 @@ def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[s
         settings["item_text"] = f"{{{{ {SHOWN} }}}}"
     items.write_parquet(out / ITEMS)
     repeats = {"repeats": "keep"} if run.data.keeps_repeats else {}
-    return {"model": settings, "history_length": history_length(run.data), **repeats}
+    return {"model": settings, "history_length": run.data.history_length, **repeats}
 
 
 def _check_new(out: Path) -> None:

@@ -38,7 +38,6 @@ from prefrec.recipe import Recipe
 from prefrec.sections import SFT, ZERO_SHOT, AlignSection
 from prefrec.stages.base import RankerStage
 from prefrec.stages.language_model import LMStage
-from prefrec.stages.negatives import history_length
 
 POPULARITY, MEAN_RATING, CENTRED = "popularity", "mean rating", "user-centred item mean"
 """Scores that do not depend on the user. Every model is compared with the last one."""
@@ -158,7 +157,7 @@ def _questions(data: PreparedData, section: AlignSection) -> dict[str, list[Pref
     learn, held_out = data.train_interactions, data.held_out_interactions
     if held_out is None or held_out.is_empty():
         return {}
-    judged, length = with_opinions(held_out, learn, section.thresholds), history_length(data)
+    judged, length = with_opinions(held_out, learn, section.thresholds), data.history_length
     users = {part: {e.user_id for e in data.split(part)} for part in ("validation", "test")}
     return {part: preference_questions(learn, judged, some, history_length=length) for part, some in users.items()}
 

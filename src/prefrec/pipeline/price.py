@@ -38,7 +38,6 @@ from prefrec.sections import RANKERS, SFT, AlignSection, SFTSection
 from prefrec.stages.base import RankerStage
 from prefrec.stages.blend import RERANK_ROWS
 from prefrec.stages.encoders import encoded_titles, shows_candidates, title_store
-from prefrec.stages.negatives import history_length
 from prefrec.stages.sft import SFTRefitStage, continued_inputs
 from prefrec.towers.title_tower import TitleTowerConfig
 
@@ -301,7 +300,7 @@ def _question(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
 
 def _history(data: PreparedData) -> float:
     """Return the mean number of items that a prompt shows."""
-    most = history_length(data)
+    most = data.history_length
     lengths = data.train_interactions.group_by("user_id").len()["len"].to_numpy()
     return float(np.minimum(lengths, most).mean()) if len(lengths) else 0.0
 

@@ -26,7 +26,6 @@ from prefrec.rankers.matrices import SharedItems
 from prefrec.recommend.best import Best, best_of, boosted, boosted_depth
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import Rules
-from prefrec.stages.negatives import history_length
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,7 @@ def logged_users(data: PreparedData, users: Collection[str] | None = None) -> di
 
     `users` are ids of users, by default all. Raise UnknownUserError if a user is not in the log.
     """
-    lists, last = logged_lists(data, users), history_length(data)
+    lists, last = logged_lists(data, users), data.history_length
     return {user: (items[-last:], items) for user, items in lists.iter_rows()}
 
 

@@ -120,7 +120,7 @@ def check_room(section: AlignSection, data: PreparedData) -> None:
     if data.keeps_repeats:
         seen = 1
     elif section.drawn_from in SAMPLED and not section.exclude_later:
-        seen = 1 + min(int(cast(Any, counts.max())) - 1, history_length(data))
+        seen = 1 + min(int(cast(Any, counts.max())) - 1, data.history_length)
     left = len(data.catalogue) - seen
     if left < number:
         raise ConfigError(
@@ -216,7 +216,7 @@ def log_rows(
         cast(Any, section.negatives_from),
         section.num_negatives - section.sampled_negatives,
         earlier=earlier,
-        history_length=history_length(data),
+        history_length=data.history_length,
         min_history=int(data.protocol.get("config", {}).get("min_history", 1)),
         seed=seed,
         with_liked=bool(trait(find_loss(section.loss), "needs_liked")),
@@ -239,11 +239,6 @@ def log_validation_rows(data: PreparedData, section: AlignSection, seed: int) ->
         )
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     return [rows[i] for i in order[: section.eval_rows]]
-
-
-def history_length(data: PreparedData) -> int:
-    """Return the largest number of items that a prompt shows."""
-    return int(data.protocol.get("config", {}).get("history_length", 10))
 
 
 def _with_sampled(

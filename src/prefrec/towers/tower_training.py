@@ -136,7 +136,7 @@ class Targets:
 
 def target_examples(data: PreparedData, targets: Targets) -> list[RankingExample]:
     """Return the targets as examples without other candidates, with histories as long as those of prompts."""
-    log, longest = data.train_interactions, int(data.protocol.get("config", {}).get("history_length", 10))
+    log, longest = data.train_interactions, data.history_length
     users, items = log["user_id"].to_list(), log["item_id"].to_list()
     times: list[int | None] = log["timestamp"].to_list() if has_dates(log) else [None] * len(log)
     examples = []
