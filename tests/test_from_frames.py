@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+from functools import partial
 from unittest.mock import MagicMock
 
 import pandas as pd
@@ -11,9 +12,12 @@ import yaml
 
 import prefrec
 from command import succeed
+from prefrec import from_frames
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.opened import open_run
+from prefrec.rankers import baselines
 from prefrec.recipe import load_recipe
+from prefrec.stages import title_tower
 from tiny_run import read_tables, write_shop
 
 COUNTS = {"evaluate": {"references": ["popularity", "window co-occurrence"], "zero_shot": False}}
@@ -147,6 +151,31 @@ def test_fit_reads_the_prepared_data_once_and_shows_the_results(shop, tmp_path, 
     assert "window co-occurrence" in str(rec.results)
     assert f"{rec.stage.name} is the default" in str(rec.results)
     assert pickle.loads(pickle.dumps(rec)).recommend("i2", 5) == answers
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_the_first_query_after_a_run_loads_no_ranker_again(shop, tmp_path, monkeypatch, refit):
+    loaded, runs, whole = [], [], from_frames.run_recipe
+    load = title_tower.load_tower
+    monkeypatch.setattr(title_tower, "load_tower", lambda *of: loaded.append("title-tower") or load(*of))
+    fits = baselines._BASELINES
+    for name in ("popularity", "EASE"):
+        counted = partial(lambda name, fit, *of: loaded.append(name) or fit(*of), name, fits[name])
+        monkeypatch.setitem(fits, name, counted)
+    monkeypatch.setattr(from_frames, "run_recipe", lambda *of: runs.append(whole(*of)) or runs[0])
+    tower = {"kind": "title-tower", "vectors": "tfidf"}
+    blend = {"kind": "blend", "parts": ["popularity", "EASE", "title-tower"]}
+    prefrec.fit(*shop, COUNTS | {"rankers": [tower, blend], "refit": refit}, out=tmp_path / "run")
+    assert {*loaded} == {"title-tower", "popularity", "EASE"}
+    loaded.clear()
+    rec = prefrec.Recommender.from_run(runs[0], "blend")
+    # As many users as there were examples under test: their scores must not be taken for these.
+    users = [e.user_id for e in rec.data.test]
+    histories = [[item] for item in rec.data.catalogue.ids[: len(users)]]
+    answers = rec.recommend(histories, 5)
+    assert loaded == []
+    assert prefrec.Recommender.from_run(tmp_path / "run", "blend").recommend(histories, 5) == answers
+    assert {*loaded} == {"title-tower", "popularity", "EASE"}
 
 
 def test_baselines_train_no_language_model(shop, tmp_path, monkeypatch):

@@ -29,13 +29,14 @@ from prefrec.rankers.blend import (
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_scores
 from prefrec.recipe import Recipe
-from prefrec.stages import blend
+from prefrec.stages import blend, lazy
 from prefrec.stages import inputs as inputs_module
 from prefrec.stages.alignment import RewardStage
 from prefrec.stages.baseline import BaselineStage, CountedBaselineStage
-from prefrec.stages.blend import BlendParts, BlendStage, LazyRanker, LearntItems, outside_fold
+from prefrec.stages.blend import BlendParts, BlendStage, LearntItems, outside_fold
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.language_model import LMStage
+from prefrec.stages.lazy import LazyRanker
 
 PARTS = ["title TF-IDF", "window co-occurrence", "zero-shot"]
 
@@ -327,7 +328,7 @@ def test_scores_are_kept_for_an_evaluation_alone_and_within_bounds(monkeypatch):
     late.know({})  # for the next evaluation they stay
     late.score(second)
     assert len(asked) == 5
-    monkeypatch.setattr(blend, "MOST_KEPT", 14)  # 15 are kept
+    monkeypatch.setattr(lazy, "MOST_KEPT", 14)  # 15 are kept
     late.score([*second, *first])
     late.score(second)
     assert len(asked) == 7

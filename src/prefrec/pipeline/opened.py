@@ -34,6 +34,7 @@ class Run:
         stages: name → stage, of those that have begun.
         outdated: what changed since the evaluation; "" if nothing did.
         results: what the evaluation has measured.
+        made_by: the plan that made it, whose rankers may be in memory. Default: the run was opened later.
     """
 
     folder: Path
@@ -42,12 +43,13 @@ class Run:
     stages: dict[str, StageLog]
     outdated: str
     results: Results
+    made_by: Plan | None = None
 
     @classmethod
-    def of(cls, contents: RunContents, recipe: Recipe, data: PreparedData) -> Run:
+    def of(cls, contents: RunContents, recipe: Recipe, data: PreparedData, made_by: Plan | None = None) -> Run:
         """Return the run with these contents of its folder."""
         stages = {stage.name: stage for stage in contents.stages}
-        return cls(contents.folder, recipe, data, stages, contents.outdated, contents.results)
+        return cls(contents.folder, recipe, data, stages, contents.outdated, contents.results, made_by)
 
     @property
     def models(self) -> list[str]:
@@ -62,7 +64,7 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """The plan of this recipe on these data."""
-        return planned(self.recipe, self.data, self.folder)
+        return self.made_by or planned(self.recipe, self.data, self.folder)
 
     def default(self, among: Collection[str] | None = None) -> str:
         """Return the ranker to use if the user names none: the best on validation examples, out of `among` if given.

@@ -116,6 +116,13 @@ class Plan:
         needs = [plan.on_log(name) for name in self.recipe.needs[stage.name] if name in self.names]
         return [stage.first, *needs] if stage.first else needs
 
+    def end_evaluation(self) -> None:
+        """Forget the scores of its examples, and with `refit` the rankers that only answer validation examples."""
+        for plan in self.logs:
+            plan.inputs.forget(rankers=plan is not self.logs[-1])
+            for stage in plan._planned.values():
+                stage.forget()
+
     def _inputs_of(self, stage: RankerStage) -> list[str]:
         return ["data", "seed", *self.recipe.needs[stage.name]]
 

@@ -99,10 +99,11 @@ def run_recipe(
         if measured:
             rows, audit = (under_test(data), None) if under_test else (data, audit)
             results = _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit)
+            plan.end_evaluation()
         contents = read_run(folder, data, results)
         if until == "report" and is_first():
             write_report(contents)
-        return Run.of(contents, recipe, data)
+        return Run.of(contents, recipe, data, plan)
 
 
 def _models(recipe: Recipe) -> list[str]:

@@ -172,6 +172,9 @@ class RankerStage(Stage):
         """Name in messages: that of the ranker, or `sft refit`."""
         return self.name if self.first is None else f"{self.name} {REFIT}"
 
+    def forget(self) -> None:
+        """Free what was loaded for the examples of an evaluation. The next query may load it again."""
+
     @property
     def weights(self) -> Path | None:
         """Folder of the trained weights; None if nothing was trained."""

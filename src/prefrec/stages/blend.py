@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,7 +33,7 @@ from prefrec.rankers.blend import (
     weights_sentence,
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
-from prefrec.rankers.matrices import pad_codes, pad_scores
+from prefrec.rankers.matrices import pad_codes
 from prefrec.rankers.reward import RewardRanker
 from prefrec.rankers.softmax import FoldRanker
 from prefrec.runs.stage import stage_key
@@ -46,8 +45,6 @@ from prefrec.stages.inputs import RunInputs
 
 MOST_CANDIDATES = 2000
 """Negatives per example to learn weights from. A sample keeps the weights consistent (McFadden 1978)."""
-MOST_KEPT = 200_000_000
-"""Scores of a part to keep in memory, for other blends that have it, too."""
 RERANK_ROWS = 300
 """Validation examples that title models score."""
 
@@ -143,6 +140,10 @@ class BlendStage(RankerStage):
             return BlendRanker(self.name, *self.parts.without_fold(fold, [*weights.units], batch_size), weights)
 
         return FoldRanker(self.name, load)
+
+    def forget(self) -> None:
+        self.parts.rankers.cache_clear()
+        self.parts.times.cache_clear()
 
     @cached_property
     def without(self) -> dict[str, RankerStage]:
@@ -262,7 +263,7 @@ class BlendParts:
         # A prompt that shows candidates has no room for so many.
         without_candidates = shows_candidates(self.inputs.model, self.inputs.data.domain)
         asked = (part.full or part) if without_candidates or not part.is_slow else part
-        return self._lazy(asked.crossed if split == "validation" else asked, batch_size)
+        return self.inputs.lazy(asked.crossed if split == "validation" else asked, batch_size)
 
     def without_fold(self, fold: int, names: Sequence[str], batch_size: int) -> tuple[list[Ranker], ItemFeatures]:
         """Return the fast parts of these names and the item features for training examples of the users of a fold.
@@ -283,12 +284,6 @@ class BlendParts:
         parts = [rankers.get(part.name, part) for part in fast]
         return parts, ItemFeatures(history, data.catalogue.index, features)
 
-    def _lazy(self, stage: RankerStage, batch_size: int) -> LazyRanker:
-        # The type is part of the key because a stage that a server has loaded is not to be loaded again.
-        key = (stage.key, type(stage), batch_size)
-        ranker: LazyRanker = self.inputs.loaded.setdefault(key, LazyRanker(stage, batch_size))
-        return ranker
-
 
 def outside_fold(log: pl.DataFrame, fold: int) -> pl.DataFrame:
     """Return the interactions of all users but those of a fold; raise DataError if there are none."""
@@ -307,45 +302,6 @@ def split_features(data: PreparedData, split: str) -> ItemFeatures:
     features = time_features(has_dates(data.train_interactions))
     history = ItemHistory.of(data.known_interactions(split), data.catalogue)
     return ItemFeatures(history, data.catalogue.index, features)
-
-
-class LazyRanker:
-    """The ranker of a stage, which is loaded only to score examples without known predictions.
-
-    An evaluation begins with `know`. From then on, scores of a block of examples are kept for the next blend.
-    """
-
-    def __init__(self, stage: RankerStage, batch_size: int) -> None:
-        self.name = stage.name
-        self.stage = stage
-        self.batch_size = batch_size
-        self.known: list[dict[str, float]] = []
-        self.kept: dict[tuple[Any, ...], NDArray[np.float32]] | None = None
-
-    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
-        """Keep the stage's predictions, which may be of other examples than the next ones."""
-        frame = answers.get(self.stage.key)
-        rows = [] if frame is None else frame.select("candidates", "scores").iter_rows()
-        self.known = [dict(zip(*row, strict=True)) for row in rows]
-        self.kept = {} if self.kept is None else self.kept
-
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates; -inf in empty columns."""
-        pairs = list(zip(self.known, examples, strict=False))
-        if len(pairs) == len(self.known) == len(examples) and all(t.keys() >= {*e.candidates} for t, e in pairs):
-            return pad_scores([[t[c] for c in e.candidates] for t, e in pairs])
-        if self.kept is None:  # a server must not keep the scores of all requests
-            return self._ranker.score(examples)
-        block = tuple((e, e.time) for e in examples)
-        if block not in self.kept:
-            if sum(scores.size for scores in self.kept.values()) > MOST_KEPT:
-                self.kept.clear()
-            self.kept[block] = self._ranker.score(examples).astype(np.float32)
-        return self.kept[block].astype(np.float64)
-
-    @cached_property
-    def _ranker(self) -> Ranker:
-        return self.stage.load(self.batch_size)
 
 
 class LearntItems:

@@ -20,6 +20,7 @@ from prefrec.rankers.baselines import baseline_rankers
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.stage import stage_key
 from prefrec.sections import LoraSection, ModelSection
+from prefrec.stages.lazy import LazyRanker, Loadable
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ class RunInputs:
         seed: of the run.
         batch_size: examples per pass of stages that query rankers. Results, and therefore keys, do not depend on it.
         earlier: for a refit, the data before it, whose validation examples have chosen all settings.
-        loaded: what several stages query and one of them has loaded, such as a part of many blends.
     """
 
     data: PreparedData
@@ -44,7 +44,9 @@ class RunInputs:
     seed: int
     batch_size: int = BATCH_SIZE
     earlier: PreparedData | None = None
-    loaded: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _lazy: dict[tuple[str, type, int], LazyRanker] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _baselines: dict[tuple[str, str], Ranker] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def refit(self) -> RunInputs:
@@ -67,6 +69,22 @@ class RunInputs:
         if (name, split) not in self._baselines:
             self._baselines[name, split] = self.fit_baselines(self.data.known_interactions(split), [name])[0]
         return self._baselines[name, split]
+
+    def lazy(self, stage: Loadable, batch_size: int) -> LazyRanker:
+        """Return the ranker of a stage that several others query, such as blends. It is loaded on its first query."""
+        # The type is part of the key because a stage that a server has loaded is not to be loaded again.
+        key = (stage.key, type(stage), batch_size)
+        if key not in self._lazy:
+            self._lazy[key] = LazyRanker(stage, batch_size)
+        return self._lazy[key]
+
+    def forget(self, *, rankers: bool) -> None:
+        """Forget the scores of an evaluation's examples; with `rankers`, also the rankers that were loaded."""
+        for ranker in self._lazy.values():
+            ranker.forget()
+        if rankers:
+            self._lazy.clear()
+            self._baselines.clear()
 
     def fit_baselines(self, log: pl.DataFrame, names: Sequence[str]) -> list[Ranker]:
         """Return baselines fitted to a log, with the settings that validation examples choose on the training log.
