@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from unittest.mock import patch
 
@@ -17,7 +15,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.recommender import Recommender
 from prefrec.runs import remote
 from prefrec.runs.remote import address_of, local_run
-from servers import free_port
+from servers import free_port, serving
 
 HISTORY = [{"item_id": "i1"}]
 
@@ -120,27 +118,17 @@ def test_s3(adapted_run, tmp_path, monkeypatch):
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
     }.items():
         monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", "moto.server", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait(f"http://127.0.0.1:{port}/moto-api/")
+    server = [sys.executable, "-m", "moto.server", "-p", str(port)]
+    with serving(server, port, tmp_path / "s3.log", seconds=60, probe="/moto-api/"):
         system = fsspec.filesystem("s3")
         system.mkdir("bucket")
         system.put(f"{adapted_run}/", "bucket/runs/shop", recursive=True)
         want = Recommender.from_run(adapted_run, "s-dpo").recommend(["i1"], 5)
         assert Recommender.from_run("s3://bucket/runs/shop", "s-dpo").recommend(["i1"], 5) == want
-        command = [
-            sys.executable,
-            "-m",
-            "prefrec",
-            "serve",
-            "s3://bucket/runs/shop",
-            "--ranker",
-            "s-dpo",
-            "--port",
-            "0",
-        ]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        address = ["s3://bucket/runs/shop", "--ranker", "s-dpo", "--port", "0"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefrec", "serve", *address], stderr=subprocess.PIPE, text=True
+        )
         try:
             url = next(line.rpartition(" at ")[2].strip() for line in process.stderr if "Serving" in line)
             asked = urllib.request.Request(
@@ -154,17 +142,3 @@ def test_s3(adapted_run, tmp_path, monkeypatch):
             process.kill()
             process.wait()
             process.stderr.close()
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait(url):
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise AssertionError(f"no server at {url}")
