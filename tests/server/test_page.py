@@ -156,6 +156,21 @@ def test_rules_go_with_the_question(page):
     expect(page.locator("#right .ranking button", has_text="Red Emma")).to_be_visible()
 
 
+def test_a_boost_goes_with_the_question_and_moves_the_title(page):
+    _add(page, "history", "red em", "Red Emma")
+    page.get_by_role("button", name="Recommend").click()
+    expect(page.locator("#right .ranking li")).to_have_count(10)
+    last = _titles(page, "right")[9]
+    page.locator("#rules summary").click()
+    page.get_by_label("Move titles whose").select_option("title")
+    page.get_by_label("is", exact=True).fill(last)
+    page.get_by_label("up by the factor").fill("5")
+    with page.expect_request("**/v1/recommend") as asked:
+        page.get_by_role("button", name="Recommend").click()
+    assert asked.value.post_data_json["boost"] == {"title": {last: 5}}
+    expect(page.locator("#right .ranking button").nth(1)).to_have_text(last)  # place 10 / 5
+
+
 def test_without_a_history_popularity_answers_and_is_named(page, run):
     page.get_by_role("button", name="Recommend").click()
     expect(page.locator("#results-note")).to_have_text("Without a history, items are ranked by popularity.")

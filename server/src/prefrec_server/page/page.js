@@ -312,7 +312,14 @@ async function explain(line) {
 function rules() {
   const where = byId("where").value.trim();
   const most = byId("at-most")?.value;
-  return { exclude_seen: byId("exclude-seen").checked, ...(where && { where }), ...(most && { at_most: Number(most), per: byId("per").value }) };
+  const boosted = byId("boost-value").value.trim();
+  const boost = { [byId("boost-column").value]: { [boosted]: Number(byId("boost-factor").value) } };
+  return {
+    exclude_seen: byId("exclude-seen").checked,
+    ...(where && { where }),
+    ...(most && { at_most: Number(most), per: byId("per").value }),
+    ...(boosted && { boost }),
+  };
 }
 
 // Users of the log whose ids begin with the typed text; the browser shows them.
