@@ -1,19 +1,27 @@
-"""The examples with Ray: training, and answers for all users, on two local workers."""
+"""The examples with Ray: training, answers for all users, and a server, on two local workers."""
 
 import importlib.util
+import json
+import socket
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+from starlette.testclient import TestClient
 
+from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import load_recipe
 from prefrec.recommender import Recommender
+from prefrec_server.app import Settings, create_app
+from prefrec_server.server import open_engine
 from tiny_run import adapter_weights, tiny_recipe, write_model, write_recipe, write_shop
 
-ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ray[data,train]'")
+ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ray[data,train,serve]'")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STAGES = ("sft", "align/s-dpo")
 
@@ -73,3 +81,58 @@ def test_workers_answer_for_all_users(cluster, run, tmp_path):
     got = pl.read_parquet(tmp_path / "out" / "*.parquet").sort("user_id", "rank")
     assert got.drop("score").equals(want.drop("score").cast(got.drop("score").schema))
     assert (got["score"] - want["score"]).abs().max() < 1e-4
+
+
+@pytest.fixture
+def address(cluster, run):
+    """The address at which Ray Serve answers for the run."""
+    serve = pytest.importorskip("ray.serve", reason="needs pip install 'ray[serve]'", exc_type=ImportError)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(_example("ray_serve").application(str(run), replicas=2))
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def _post(url, body):
+    asked = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(asked, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)
+
+
+def _numbers(value):
+    """The value with its numbers taken out, and these numbers."""
+    if isinstance(value, dict):
+        pairs = [(name, _numbers(inner)) for name, inner in value.items()]
+        return [(name, rest) for name, (rest, _) in pairs], [n for _, (_, found) in pairs for n in found]
+    if isinstance(value, list):
+        both = [_numbers(inner) for inner in value]
+        return [rest for rest, _ in both], [n for _, found in both for n in found]
+    return (None, [value]) if isinstance(value, float) else (value, [])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_replicas_of_ray_serve_answer_like_the_server(run, address):
+    opened = open_run(run)
+    engine = open_engine(opened)
+    client = TestClient(create_app(engine, Settings(opened.recipe.name, opened.recipe.model.name)))
+    history = [{"item_id": "i3"}, {"item_id": "i4"}]
+    for ranker in ("s-dpo", "sft", "popularity"):
+        asked = {"history": history, "ranker": ranker}
+        for path, body in {
+            "recommend": asked | {"k": 5},
+            "rank": asked | {"candidates": ["Red Emma", "Old Night"]},
+            "explain": asked | {"item": "Red Emma"},
+            "similar": {"item": "Red Emma", "ranker": ranker},
+            "items": {},  # a wrong method
+        }.items():
+            plain = client.post(f"/v1/{path}", json=body)
+            status, found = _post(f"{address}/v1/{path}", body)
+            (want, numbers), (got, others) = _numbers(plain.json()), _numbers(found)
+            assert (status, got) == (plain.status_code, want)
+            assert others == pytest.approx(numbers, abs=1e-4)
+    engine.close()
