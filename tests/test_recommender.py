@@ -25,7 +25,7 @@ from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.export.ranker import export_ranker
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
-from prefrec.rankers.explain import leave_one_out
+from prefrec.recommend.explain import leave_one_out
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import ItemRules, Rules
 from prefrec.recommender import Effect, ItemRuleArguments, Ranked, RuleArguments

@@ -21,11 +21,11 @@ from prefrec.console import say, warn
 from prefrec.errors import ConfigError, DataError, PrefrecError, did_you_mean, first_words
 from prefrec.files import write_whole
 from prefrec.intake.config import ColumnNames, PrepareConfig
-from prefrec.intake.guess import Guess, guess
 from prefrec.intake.readers import ADDRESS
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.suggest import fitting_preset, longest_history
 from prefrec.presets import preset
+from prefrec.proposal.guess import Guess, guess
+from prefrec.proposal.suggest import fitting_preset, longest_history
 from prefrec.recipe import Recipe, checked_recipe, load_recipe, set_value, with_preset, without_lost_parts
 from prefrec.recommender import Recommender
 from prefrec.strict_yaml import read_yaml

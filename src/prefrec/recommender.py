@@ -33,10 +33,9 @@ from prefrec.lm.models import resolve
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.base import ListRanker
-from prefrec.rankers.explain import reasons
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.rankers.similar import log_similarity, own_similarity
 from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Rows, Similar
+from prefrec.recommend.explain import reasons
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import (
@@ -49,6 +48,7 @@ from prefrec.recommend.questions import (
     user_ids,
 )
 from prefrec.recommend.rules import ById, Item, Rules
+from prefrec.recommend.similar import log_similarity, own_similarity
 from prefrec.runs.remote import address_of
 from prefrec.runs.results import Results
 from prefrec.runs.stage import stage_key

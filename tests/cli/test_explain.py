@@ -6,7 +6,7 @@ import pytest
 
 from command import refused, succeed
 from prefrec.pipeline.opened import open_run
-from prefrec.rankers.explain import leave_one_out
+from prefrec.recommend.explain import leave_one_out
 from prefrec.recommender import Recommender
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from prefrec.errors import DataError
 from prefrec.intake import ColumnNames, PrepareConfig, prepare
-from prefrec.intake.guess import guess
 from prefrec.intake.readers import read_table
+from prefrec.proposal.guess import guess
 
 TAKEN = [(u, (7 * u + n) % 20 + 1, 1_400_000_000 + 86_400 * n, n) for u in range(1, 21) for n in range(6)]
 ITEMS = range(1, 21)

@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from prefrec.rankers.explain import Reasons
 from prefrec.recommend.answers import Effect, Explanation, Ranked, Rows, Similar
+from prefrec.recommend.explain import Reasons
 
 RANKED = [Ranked(1, "i7", "Heat", 0.5), Ranked(2, "i3", "Alien", 0.25)]
 EFFECTS = [Effect("i1", "Emma", 0.5, {"words": 0.5, "counts": 0.0}), Effect("i2", "Opus", -0.25, {"words": 0.25})]

@@ -18,7 +18,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
-from prefrec.rankers.explain import leave_one_out
+from prefrec.recommend.explain import leave_one_out
 from prefrec.recommend.questions import RulesError, Selection
 from prefrec.recommend.rules import Rules
 from prefrec.recommender import Recommender

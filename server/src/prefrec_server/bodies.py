@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from prefrec.rankers.explain import Method
+from prefrec.recommend.explain import Method
 from prefrec.recommend.rules import Count, Item, ItemName, ItemRules, Name, Rules, Strict, UnknownName
 
 MAX_BODY = 1 << 18

@@ -21,7 +21,7 @@ from prefrec.errors import DataError
 from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import Recommendation
-from prefrec.rankers.explain import Reasons, without_each
+from prefrec.recommend.explain import Reasons, without_each
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Question, Selection, logged_users
@@ -128,7 +128,7 @@ class Engine:
         return Prepared(ranker, [question], answer)
 
     def explain(self, request: bodies.ExplainRequest) -> Prepared[bodies.ExplainAnswer]:
-        """Prepare an explanation (`prefrec.rankers.explain`) of the score of an item.
+        """Prepare an explanation (`prefrec.recommend.explain`) of the score of an item.
 
         For a language model, the questions are the history in the prompt, whole and without each of its items. Raise
         errors of `recommend`, and DataError if the item is not among the candidates or there is too much to score.
@@ -221,7 +221,7 @@ class Engine:
             )
 
     def similar(self, request: bodies.SimilarRequest) -> Prepared[bodies.SimilarAnswer]:
-        """Prepare a list of similar items (`prefrec.rankers.similar`); raise errors of `recommend`."""
+        """Prepare a list of similar items (`prefrec.recommend.similar`); raise errors of `recommend`."""
         ranker = self._ranker(request.ranker)
         (item,) = self.items.resolve([request.item])
         rules = Rules.model_validate(request.model_dump(include={*ItemRules.model_fields}))

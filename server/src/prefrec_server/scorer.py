@@ -19,10 +19,10 @@ from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import load_model
 from prefrec.rankers import LMRanker, Ranker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
-from prefrec.rankers.explain import Reasons, reasons
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.rankers.similar import log_similarity, own_similarity
+from prefrec.recommend.explain import Reasons, reasons
 from prefrec.recommend.questions import Question, answer_all, best_items, similar_items
+from prefrec.recommend.similar import log_similarity, own_similarity
 from prefrec.stages.base import Loaded, RankerStage
 from prefrec.training.adapters import load_adapter
 from prefrec.training.weights import is_adapter, load_weights

@@ -15,9 +15,9 @@ from prefrec.console import warn
 from prefrec.errors import ConfigError
 from prefrec.files import check_destination, write_text
 from prefrec.intake import ColumnNames
-from prefrec.intake.guess import guess
-from prefrec.pipeline.suggest import fitting_preset, longest_history, yaml_line
 from prefrec.presets import PresetName
+from prefrec.proposal.guess import guess
+from prefrec.proposal.suggest import fitting_preset, longest_history, yaml_line
 
 
 @o.from_sections

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from prefrec.evaluation.labels import as_table
-from prefrec.rankers.explain import Reasons
+from prefrec.recommend.explain import Reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,13 @@ class Explanation(Rows[Effect]):
         effects: the rows.
         ranker: name of the ranker.
         item: id and title of the explained item.
-        reasons: score and method (`prefrec.rankers.explain.Reasons`).
+        reasons: score and method (`prefrec.recommend.explain.Reasons`).
         not_read: number of older items that the ranker does not read.
 
     Attributes:
         score: score of the item after the whole history.
         method: `contributions` if the effects and `rest` add up to the score, otherwise `leave-one-out`
-            (`prefrec.rankers.explain.Method`).
+            (`prefrec.recommend.explain.Method`).
         rest: part of the score that does not depend on the history; None for leave-one-out.
     """
 

@@ -283,7 +283,7 @@ def similar_items(ranker: Ranker, question: Question) -> Recommendation:
     """Return the items whose similarity to the item of a question is above 0, best first.
 
     Args:
-        ranker: ranks by similarity to the last item of a history (`prefrec.rankers.similar`).
+        ranker: ranks by similarity to the last item of a history (`prefrec.recommend.similar`).
         question: its history is the item.
     """
     (best,) = answer_all(_Above0(ranker), [question])

@@ -8,7 +8,7 @@ import torch
 from prefrec.data import RankingExample
 from prefrec.errors import DataError, TokenizerError
 from prefrec.rankers import LMRanker
-from prefrec.rankers.explain import leave_one_out
+from prefrec.recommend.explain import leave_one_out
 from slow import slow_logps
 from tiny_lists import CATALOGUE
 

@@ -8,10 +8,10 @@ from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.baselines import ItemKNNRanker, PopularityRanker, TitleTfidfRanker
 from prefrec.rankers.ease import EASERanker
-from prefrec.rankers.similar import VectorSimilarity, log_similarity, own_similarity
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.recommend.questions import Selection, similar_items
 from prefrec.recommend.rules import Rules
+from prefrec.recommend.similar import VectorSimilarity, log_similarity, own_similarity
 from prefrec.towers.title_tower import TitleTowerRanker
 
 ITEMS = [f"i{n}" for n in range(12)]

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from prefrec.intake.guess import Guess
 from prefrec.presets import PresetName, preset_text
+from prefrec.proposal.guess import Guess
 
 SHORT = 15
 """Largest history length for which a step takes four times the preset's examples."""

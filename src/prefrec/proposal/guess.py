@@ -22,7 +22,7 @@ from prefrec.intake.sources.base import GivenSplit, Source
 from prefrec.intake.sources.files import files, files_of
 from prefrec.intake.sources.windows import holds_lists, windows
 from prefrec.intake.times import date_forms, parse_timestamps
-from prefrec.intake.words import sign, topic
+from prefrec.proposal.words import sign, topic
 
 _OF_ITEMS = ("catalogue_item", "title")
 # Part of a reader's note → the setting without which the reader would reject the files.

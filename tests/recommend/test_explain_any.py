@@ -12,11 +12,11 @@ from prefrec.rankers.base import SumRanker
 from prefrec.rankers.baselines import CooccurrenceRanker, ItemKNNRanker, PopularityRanker, TitleTfidfRanker
 from prefrec.rankers.blend import TIME, BlendRanker, RerankedBlend, Weights
 from prefrec.rankers.ease import EASERanker
-from prefrec.rankers.explain import reasons
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.logit import Logit
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
+from prefrec.recommend.explain import reasons
 from prefrec.towers.title_tower import TitleTowerRanker
 
 ITEMS = [f"i{n:02}" for n in range(20)]

@@ -12,7 +12,7 @@ from habits import write_grocery
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.intake import ColumnNames, PrepareConfig, prepare
-from prefrec.intake.guess import guess
+from prefrec.proposal.guess import guess
 
 DAY = 86_400
 
