@@ -94,7 +94,8 @@ class Recipe(Section):
                 f"model.quantization: {self.model.quantization} freezes the base, but `lora: null` trains all of its "
                 "weights: set quantization to none, or give `lora` its settings"
             )
-        before, rewards = self.lm_rankers, [f"{name}{REWARD}" for name in names["align"]]
+        before = self.lm_rankers
+        rewards = [f"{name}{REWARD}" for name in names["align"]]
         for ranker in self.rankers:
             for field, needed in ranker.needs().items():
                 known = [*BASELINES, *before] + (rewards if field == PARTS else [])
@@ -258,11 +259,11 @@ def without_lost_parts(
         return raw  # these are the user's own, so a missing ranker is an error
 
     def models(of: Mapping[str, Any]) -> set[str]:
-        return ({SFT} if of.get(SFT) is not None else set()) | {
-            _entry_name(a, "align") for a in of.get("align") or ()
-        }
+        names = {_entry_name(align, "align") for align in of.get("align") or ()}
+        return names if of.get(SFT) is None else {SFT, *names}
 
-    lost, rankers = models(values) - models(raw), []
+    lost = models(values) - models(raw)
+    rankers = []
     for ranker in raw[RANKERS]:
         if gone := [part for part in ranker.get("parts", ()) if part in lost]:
             name = _entry_name(ranker, RANKERS)

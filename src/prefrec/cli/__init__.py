@@ -96,7 +96,8 @@ def load_group(name: str) -> Any:
 
 def _home_of_group(name: str) -> str:
     """Return the package with the verbs of a group."""
-    return next(module.rpartition(".")[0] for verb, (module, _) in homes().items() if verb.startswith(f"{name}."))
+    modules = [module for verb, (module, _) in homes().items() if verb.startswith(f"{name}.")]
+    return modules[0].rpartition(".")[0]
 
 
 def _text_of(module: str) -> str:

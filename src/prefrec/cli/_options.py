@@ -85,7 +85,9 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
         values.pop("help_all", None)
         raw: dict[str, Any] = {name: {} for name in sections}
         for path, field in fields.items():
-            value, source = values.pop("__".join(path)), context.get_parameter_source("__".join(path))
+            parameter = "__".join(path)
+            value = values.pop(parameter)
+            source = context.get_parameter_source(parameter)
             # Do not pass defaults, so that the section knows which fields were set.
             if source and source.name != "DEFAULT":
                 inner = raw
@@ -150,15 +152,19 @@ def _option_of(path: FieldPath) -> str:
 
 def _parameter(path: FieldPath, field: FieldInfo, section: type[BaseModel], *, hidden: bool) -> inspect.Parameter:
     """Return the parameter from which typer makes a field's option; each other section has its own help panel."""
-    kind, name, default = _kind(field), _option_of(path), field.get_default(call_default_factory=True)
+    kind = _kind(field)
+    name = _option_of(path)
+    default = field.get_default(call_default_factory=True)
     panel = None if path[:-1] == (OWN,) else (section.__doc__ or "").partition("\n")[0].rstrip(".")
     annotation: Any
     if kind is bool:
-        annotation, names, metavar = bool, f"{name}/--no-{name[2:]}", None
+        annotation = bool
+        names, metavar = f"{name}/--no-{name[2:]}", None
     else:
         # The section converts and checks the text.
         is_many = get_origin(kind) in (list, dict)
-        annotation, names, metavar = list[str] | None if is_many else str | None, name, _metavar(kind)
+        annotation = list[str] | None if is_many else str | None
+        names, metavar = name, _metavar(kind)
         if default is not None:
             default = [str(value) for value in default] if is_many else str(default)
     typed = typer.Option(names, help=field.description, metavar=metavar, rich_help_panel=panel, hidden=hidden)

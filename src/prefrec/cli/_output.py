@@ -41,7 +41,8 @@ def print_results(results: Results) -> None:
 
     The audit's verdict is above the first table, and its headline above each other one.
     """
-    out, evaluation, full = Console(), results.evaluation, results.full_catalogue
+    out = Console()
+    evaluation, full = results.evaluation, results.full_catalogue
     if evaluation is None:
         return
 
@@ -62,7 +63,8 @@ def print_results(results: Results) -> None:
         out.print(escape(sentence))
     for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):
         if block and block.comparisons:
-            compared = differences_grid(block.comparisons, [m for m in metrics_shown if m in block.measured])
+            measured = [metric for metric in metrics_shown if metric in block.measured]
+            compared = differences_grid(block.comparisons, measured)
             show(block, compared, "ranker − against", comparisons_note(block))
     if generation := results.generation:
         show(generation, metrics_grid(generation), "ranker", metrics_note(generation))

@@ -51,7 +51,8 @@ def explain(
     if row is not None:
         example = _example(recommender, split, row)
         shown, own = ([ById(item_id=i) for i in ids] for ids in (example.history, example.candidates))
-        listed, target = listed or own, item or ById(item_id=example.target)
+        listed = listed or own
+        target = item or ById(item_id=example.target)
         about = {"split": split, "row": row, "user_id": example.user_id}
     answer = recommender.explain(shown, target, listed, user=user)
     ranking = recommender.rank(shown, listed) if row is not None else []

@@ -49,7 +49,8 @@ def init(
         near = os.path.relpath(value, out.parent if out else ".") if isinstance(value, Path) else value
         lines.append(yaml_line(f"  {field}", Path(near).as_posix()))
     lines.append(yaml_line("  encoding", encoding))
-    lines += ["  columns:"] if any(field.startswith("columns.") for field, *_ in found.settings) else []
+    if any(field.startswith("columns.") for field, *_ in found.settings):
+        lines.append("  columns:")
     for field, value, why in found.settings:
         lines.append(yaml_line(f"  {field}".replace("columns.", "  "), value, why))
         if why.startswith("check"):

@@ -86,8 +86,10 @@ def recommend(
 
 def ids_of(given: Sequence[str]) -> list[str]:
     """Return ids; a file is replaced by the ids in its lines."""
-    lists = (read_text(Path(text)).splitlines() if Path(text).is_file() else [text] for text in given)
-    return [text.strip() for texts in lists for text in texts if text.strip()]
+    ids: list[str] = []
+    for text in given:
+        ids += read_text(Path(text)).splitlines() if Path(text).is_file() else [text]
+    return [item.strip() for item in ids if item.strip()]
 
 
 def _histories(path: Path) -> dict[str, list[str]]:

@@ -43,7 +43,8 @@ def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[Rank
         return None
     more = {"split": "validation", "generate_rows": 0, "references": compared_baselines(recipe, data)}
     section = recipe.evaluate.model_copy(update=more)
-    seen, known = seen_items(data, rows), set(data.known_interactions("validation")["item_id"])
+    seen = seen_items(data, rows)
+    known = set(data.known_interactions("validation")["item_id"])
     values = {
         r.name: _ndcg(rank_catalogue(r, rows, data.catalogue, seen, known), range(len(rows)), len(rows))
         for r in fit_baselines(data, section, recipe.seed)
@@ -51,16 +52,24 @@ def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[Rank
     positions = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
     some = sorted(positions[e.user_id, e.history, e.target] for e in data.some("validation", slow_rows(recipe)))
     able = full_stages(stages)
-    unranked = {stage.name: "it does not rank the whole catalogue" for stage in stages if not stage.full}
+    unranked: dict[str, str] = {}
+    for stage in stages:
+        if stage.full is None:
+            unranked[stage.name] = "it does not rank the whole catalogue"
     slow = {stage.name for stage in able if stage.is_slow}
     for at, is_slow in ((list(range(len(rows))), False), (some, True)):
         # A blend with a slow part is slow, too.
-        group = [e.on("validation") for e in able if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
+        group = []
+        for stage in able:
+            has_slow_part = bool(slow & {*reached(recipe.needs, stage.name)})
+            if has_slow_part == is_slow:
+                group.append(stage.on("validation"))
         if not at:
             unranked |= {e.name: "evaluate.full_rows is 0" for e in group}
             continue
-        asked, of_asked = [rows[i] for i in at], [seen[i] for i in at]
-        frames = predict_stages(data, section, group, asked, cache, seed=recipe.seed, seen=of_asked)
+        asked = [rows[i] for i in at]
+        seen_before = [seen[i] for i in at]
+        frames = predict_stages(data, section, group, asked, cache, seed=recipe.seed, seen=seen_before)
         values |= {e.name: _ndcg(frame, at, len(rows)) for e, frame in zip(group, frames, strict=True)}
     return choose(values, unranked) if values else None
 
@@ -73,8 +82,8 @@ def slow_rows(recipe: Recipe) -> int:
 
 def compared_baselines(recipe: Recipe, data: PreparedData) -> list[str]:
     """Return the names of the table's baselines that can be the default: those that a server can ask."""
-    able = servable(data.train_interactions)
-    return [name for name in recipe.evaluate.references if name in able and name != RandomRanker.name]
+    able = {*servable(data.train_interactions)} - {RandomRanker.name}
+    return [name for name in recipe.evaluate.references if name in able]
 
 
 def _ndcg(predictions: pl.DataFrame, at: Sequence[int], count: int) -> Floats:

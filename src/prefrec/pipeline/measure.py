@@ -57,9 +57,13 @@ def evaluate_rankers(
     repeated = repeated_targets(data, data.some(section.split, section.rows))
     evaluation = _measure(silent, data, section, stages, ks=section.ks, audit=audit, items=items, repeated=repeated)
     logs = {name: log for name, log in (logs or {}).items() if name in evaluation.metrics}
-    full, beyond, by_user = None, dict[str, dict[str, float]](), dict[str, UserSpread]()
+    full: Evaluation | None = None
+    beyond: dict[str, dict[str, float]] = {}
+    by_user: dict[str, UserSpread] = {}
     if section.full_rows != 0:
-        whole = {less: stage.name for stage in stages for less in stage.ablations} if section.ablations else {}
+        whole: dict[RankerStage, str] = {}
+        for stage in stages if section.ablations else ():
+            whole |= dict.fromkeys(stage.ablations, stage.name)
         answers = predict_full(data, section, baselines, [*stages, *whole], cache / "full_catalogue", seed=seed)
         less = {part.name: name for part, name in whole.items()}
         given: dict[str, Any] = {"audit": FULL_RANKING, "items": items, "repeated": repeated, "less": less}
@@ -138,7 +142,8 @@ def _measure(
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_baseline(predictions, section.references)
     lms = [stage.name for stage in stages if stage.model and stage.name in names]
-    compare = comparison_pairs(lms, [n for n in names if n not in (*section.references, *less)], best)
+    compared = [name for name in names if name not in section.references and name not in less]
+    compare = comparison_pairs(lms, compared, best)
     compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.known_interactions(section.split)["item_id"])
     evaluation = evaluate_predictions(
@@ -152,7 +157,8 @@ def _measure(
     )
 
     def shown(block: Block) -> Block:
-        return replace(block, metrics={name: of for name, of in block.metrics.items() if name not in less})
+        kept = block.metrics.keys() - less.keys()
+        return replace(block, metrics={name: of for name, of in block.metrics.items() if name in kept})
 
     split: dict[str, Any] = {
         field: {name: shown(group) for name, group in getattr(evaluation, field).items()}
@@ -174,7 +180,8 @@ def _generation(
         return None
     generated = generated.with_columns(substring=judge_substrings(generated, data.catalogue))
     writers = set(generated["ranker"])
-    pairs = comparison_pairs([stage.name for stage in stages if stage.model and stage.name in writers], [], None)
+    models = [stage.name for stage in stages if stage.model]
+    pairs = comparison_pairs([name for name in models if name in writers], [], None)
     whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, audit=audit)
     shown = [metric for pair in TEXT_METRICS.values() for metric in pair]
     kept = {r: {m: of[m] for m in shown} for r, of in whole.metrics.items()}

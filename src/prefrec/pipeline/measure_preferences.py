@@ -112,7 +112,8 @@ def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Prefere
         first: name of the model before any alignment.
         aligned: name of each aligned model → name of its reference.
     """
-    start, rows = f"{first}: {LOGPS}", answers.tested
+    start = f"{first}: {LOGPS}"
+    rows = answers.tested
     scores = {start: answers.logps[first], **answers.references}
     scores = {name: s[rows] for name, s in scores.items()}
     weights: dict[str, float] = {}
@@ -125,8 +126,10 @@ def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Prefere
         compare += [(f"{name}: {kind}", other) for kind in by_kind for other in rivals.get(kind, [])]
     main, *others = (f"{name}: {REWARD}" for name in aligned)
     compare += [(main, other) for other in others]
-    kinds, validation = (answers.liked[rows], answers.disliked[rows]), int(answers.validation.sum())
-    users, items = np.array(answers.users)[rows].tolist(), [answers.items[n] for n in np.flatnonzero(rows)]
+    kinds = (answers.liked[rows], answers.disliked[rows])
+    validation = int(answers.validation.sum())
+    users = np.array(answers.users)[rows].tolist()
+    items = [answers.items[n] for n in np.flatnonzero(rows)]
     result = evaluate_preferences(scores, *kinds, users, compare, weights, validation)
     for name in (f"{name}: {PERSONAL}" for name in aligned):
         if name in scores and (over_users := within_item_auc(scores[name], *kinds, items)).n:
@@ -137,8 +140,11 @@ def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Prefere
 def _model_scores(answers: Answers, name: str, reference: str) -> tuple[dict[str, Floats], dict[str, float]]:
     """Return the scores of a model on questions under test, by kind, and the weights of its mixtures."""
     logps = answers.logps[name]
-    reward, rows, chooses = logps - answers.logps[reference], answers.tested, answers.validation
-    scores, weights = {LOGPS: logps[rows], REWARD: reward[rows]}, {}
+    reward = logps - answers.logps[reference]
+    rows = answers.tested
+    chooses = answers.validation
+    scores = {LOGPS: logps[rows], REWARD: reward[rows]}
+    weights: dict[str, float] = {}
     if chooses.any():
         kinds = answers.liked[chooses], answers.disliked[chooses]
         # Ratings and rewards have different units, so each is divided by its standard deviation within questions.
@@ -154,12 +160,16 @@ def _model_scores(answers: Answers, name: str, reference: str) -> tuple[dict[str
 
 
 def _questions(data: PreparedData, section: AlignSection) -> dict[str, list[PreferenceQuestion]]:
-    learn, held_out = data.train_interactions, data.held_out_interactions
+    learn = data.train_interactions
+    held_out = data.held_out_interactions
     if held_out is None or held_out.is_empty():
         return {}
-    judged, length = with_opinions(held_out, learn, section.thresholds), data.history_length
-    users = {part: {e.user_id for e in data.split(part)} for part in ("validation", "test")}
-    return {part: preference_questions(learn, judged, some, history_length=length) for part, some in users.items()}
+    judged = with_opinions(held_out, learn, section.thresholds)
+    questions = {}
+    for part in ("validation", "test"):
+        users = {e.user_id for e in data.split(part)}
+        questions[part] = preference_questions(learn, judged, users, history_length=data.history_length)
+    return questions
 
 
 def _answers(
@@ -173,12 +183,17 @@ def _answers(
     everything = [q for some in questions.values() for q in some]
     parts = np.array([part for part, some in questions.items() for _ in some])
     examples = [q.example() for q in everything]
-    swapped = swapped_histories([e for e, p in zip(examples, parts, strict=True) if p == recipe.evaluate.split])
+    tested = parts == recipe.evaluate.split
+    swapped = swapped_histories([examples[n] for n in np.flatnonzero(tested)])
     silent = recipe.evaluate.model_copy(update={"generate_rows": 0})
     frames = predict_stages(data, silent, models, [*examples, *swapped], cache, seed=recipe.seed)
     scores = {e.name: _padded(f["scores"].to_list()) for e, f in zip(models, frames, strict=True)}
     signs = _padded([[1.0 if liked else -1.0 for liked in q.liked] for q in everything])
-    learn, (n, width), tested = data.train_interactions, signs.shape, parts == recipe.evaluate.split
+    learn = data.train_interactions
+    n, width = signs.shape
+    of_swapped: dict[str, Floats] = {}
+    if swapped:
+        of_swapped = {name: s[n:].reshape(-1, int(tested.sum()), width) for name, s in scores.items()}
     references: dict[str, Any] = {
         POPULARITY: PopularityRanker.fit(learn).score(examples),
         MEAN_RATING: mean_rating_scores(learn, examples),
@@ -187,7 +202,7 @@ def _answers(
     return Answers(
         {name: s[:n] for name, s in scores.items()},
         {name: _padded(s) for name, s in references.items()},
-        {name: s[n:].reshape(-1, int(tested.sum()), width) for name, s in scores.items() if swapped},
+        of_swapped,
         signs > 0,
         signs < 0,
         [q.candidates for q in everything],

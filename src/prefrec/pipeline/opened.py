@@ -85,8 +85,13 @@ class Run:
         """Return the names of inputs that changed since a ranker was made; None: they were not recorded."""
         if name not in self.plan.names:
             return []
-        changed = [self.plan.changed(stage) for stage in self.plan.stages([name])]
-        return None if None in changed else [field for fields in changed if fields for field in fields]
+        changed: list[str] = []
+        for stage in self.plan.stages([name]):
+            fields = self.plan.changed(stage)
+            if fields is None:
+                return None
+            changed += fields
+        return changed
 
     def stage(self, name: str) -> RankerStage:
         """Return the finished stage of a ranker of this run, or of a baseline; errors are those of `Plan.open`."""

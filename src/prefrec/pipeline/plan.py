@@ -172,8 +172,11 @@ class Plan:
 
     def _check(self, stage: RankerStage) -> None:
         """Raise DataError or ConfigError if the result of a stage is missing, damaged or out of date."""
-        name, weights, changed = stage.label, stage.weights, self.changed(stage)
-        state, again = read_state(stage.folder), "run the recipe again (`prefrec run`)"
+        name = stage.label
+        weights = stage.weights
+        changed = self.changed(stage)
+        state = read_state(stage.folder)
+        again = "run the recipe again (`prefrec run`)"
         if not stage.folder.is_dir() or not (weights is None or weights.is_dir()):
             raise self._missing(name)
         if changed and "key" in state:
@@ -188,7 +191,10 @@ class Plan:
 
     def _missing(self, name: str) -> DataError:
         stages = [self.logs[0].on_log(known) for known in self.names]
-        there = [stage.name for stage in stages if not stage.makes_files or read_state(stage.folder)]
+        there: list[str] = []
+        for stage in stages:
+            if not stage.makes_files or read_state(stage.folder):
+                there.append(stage.name)
         known = f"there are {', '.join(there) or 'none'}; baselines: {', '.join(BASELINES)}"
         near = did_you_mean(name, [*there, *BASELINES])
         return DataError(f"{self.folder}: no trained model {name!r}; {known}{near}")
@@ -196,7 +202,8 @@ class Plan:
 
 def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:
     """Return the plan of a run on its prepared data; `folder` is the run's."""
-    key, size = prepared_digest(folder / "data"), recipe.evaluate.batch_size
+    key = prepared_digest(folder / "data")
+    size = recipe.evaluate.batch_size
     return Plan(recipe, RunInputs(data, key, recipe.model, recipe.lora, recipe.seed, size), folder)
 
 

@@ -131,7 +131,8 @@ def price(plan: Plan, until: str = "report") -> Price | None:
 def _price(plan: Plan, due: Sequence[RankerStage], wanted: Collection[str], measured: bool) -> Price:
     recipe, data = plan.recipe, plan.inputs.data
     check_name(recipe.model.name)
-    sizes, memory = _sizes(recipe, data), _PROCESS_BYTES
+    sizes = _sizes(recipe, data)
+    memory = _PROCESS_BYTES
     costs: list[Cost] = []
     titles, flops, width = _titles(recipe, data)
     if titles:
@@ -140,7 +141,8 @@ def _price(plan: Plan, due: Sequence[RankerStage], wanted: Collection[str], meas
     for stage in due:
         section: Any = stage.config
         rows, operations = (_sft if stage.kind == SFT else _align)(recipe, _learnt(plan, stage), section, sizes)
-        training, steps = operations * sizes.used, section.epochs * rows / section.global_batch_size
+        training = operations * sizes.used
+        steps = section.epochs * rows / section.global_batch_size
         costs.append(Cost(stage.label, sizes.seconds(training) + STEP * steps, _fewer(stage, section)))
         flops += training
     for stage in _due_towers(plan, wanted):
@@ -232,12 +234,14 @@ def _learnt(plan: Plan, stage: RankerStage) -> PreparedData:
 
 
 def _due_towers(plan: Plan, wanted: Collection[str]) -> list[RankerStage]:
-    towers = [r.name for r in plan.recipe.rankers if isinstance(r, TitleTowerConfig) and r.name in wanted]
-    return [stage for stage in plan.stages(towers) if plan.why(stage)]
+    towers = [ranker.name for ranker in plan.recipe.rankers if isinstance(ranker, TitleTowerConfig)]
+    asked = [name for name in towers if name in wanted]
+    return [stage for stage in plan.stages(asked) if plan.why(stage)]
 
 
 def _tower_seconds(stage: RankerStage, learnt: PreparedData) -> float:
-    log, config = learnt.train_interactions, stage.config
+    log = learnt.train_interactions
+    config = stage.config
     assert isinstance(config, TitleTowerConfig)
     return TOWER_S * config.epochs * len(log) * log["item_id"].n_unique()
 
@@ -278,14 +282,17 @@ def _align(recipe: Recipe, data: PreparedData, section: AlignSection, sizes: _Si
 def _asked_tokens(recipe: Recipe, data: PreparedData, sizes: _Sizes) -> float:
     """Return the tokens that models read: lists under test, whole catalogues, also for validation, and in blends."""
     rows, full = asked_rows(recipe, data)
-    question, models = _question(recipe, data, sizes), recipe.lm_rankers
+    question = _question(recipe, data, sizes)
+    models = recipe.lm_rankers
     asked = [(blend, name) for blend in blends(recipe) for part in blend.parts for name in recipe.queried(part)]
     parts = [(blend, name) for blend, name in asked if name in models]
     if recipe.model.answers == "items":
         learnt = sum(learnt_rows(blend, data) for blend, _ in parts)
         return question * (len(models) * (rows + full + min(len(data.validation), ROWS)) + len(parts) * full + learnt)
-    validation, most = len(data.validation), recipe.evaluate.full_rows
-    few, learnt = min(validation, slow_rows(recipe)), min(validation, RERANK_ROWS)
+    validation = len(data.validation)
+    most = recipe.evaluate.full_rows
+    few = min(validation, slow_rows(recipe))
+    learnt = min(validation, RERANK_ROWS)
     slow = full if most is None else min(most, full)
     ranked = len(models) * (slow + few) * len(data.catalogue) * sizes.title
     reranked = len(parts) * (full + few + learnt) * (question + RERANKED * sizes.title)

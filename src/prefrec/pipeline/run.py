@@ -131,15 +131,18 @@ def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str
                     _surveyed(name, stage_folder(recipe, folder, name), "after prepare", recipe.needs[name])
                 )
         # Which other rankers have a stage in the refit is known once there are data.
-        models = [name for name in wanted if name in recipe.lm_rankers and name != ZERO_SHOT and recipe.refit]
-        for name in models:
-            again, needs = f"{name} {REFIT}", [name, *(f"{need} {REFIT}" for need in recipe.needs[name])]
-            stages.append(_surveyed(again, stage_folder(recipe, folder / REFIT, name), "after prepare", needs))
+        for name in wanted if recipe.refit else ():
+            if name in recipe.lm_rankers and name != ZERO_SHOT:
+                again = stage_folder(recipe, folder / REFIT, name)
+                needs = [name, *(f"{need} {REFIT}" for need in recipe.needs[name])]
+                stages.append(_surveyed(f"{name} {REFIT}", again, "after prepare", needs))
         return stages
     plan = planned(recipe, prepare.read(), folder)
     for stage in plan.stages(wanted):
         if stage.makes_files:
-            needed = [need.label for need in plan.needed(stage)] if stage.first else recipe.needs[stage.name]
+            needed = recipe.needs[stage.name]
+            if stage.first:
+                needed = [need.label for need in plan.needed(stage)]
             stages.append(_surveyed(stage.label, stage.folder, plan.why(stage), needed))
     return stages
 

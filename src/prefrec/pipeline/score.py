@@ -85,17 +85,21 @@ def predict_full(
     because its metrics are known exactly.
     """
     rows = data.some(section.split, section.rows)
-    seen, section = seen_items(data, rows), section.model_copy(update={"generate_rows": 0})
+    seen = seen_items(data, rows)
+    section = section.model_copy(update={"generate_rows": 0})
     numbers = {True: spread(rows, section.full_rows), False: list(range(len(rows)))}
     known = set(data.known_interactions(section.split)["item_id"])
-    frames = {
-        r.name: rank_catalogue(r, rows, data.catalogue, seen, known) for r in baselines if r.name != RandomRanker.name
-    }
+    frames: dict[str, pl.DataFrame] = {}
+    for baseline in baselines:
+        if baseline.name != RandomRanker.name:
+            frames[baseline.name] = rank_catalogue(baseline, rows, data.catalogue, seen, known)
     able = full_stages([stage.on(section.split) for stage in stages])
     frames |= {e.name: pl.DataFrame() for e in able}  # in the order of the table
     for is_slow, at in numbers.items():
-        group, seen_at = [e for e in able if e.is_slow == is_slow], [seen[i] for i in at]
-        for answers in predict_stages(data, section, group, [rows[i] for i in at], cache, seed=seed, seen=seen_at):
+        group = [stage for stage in able if stage.is_slow == is_slow]
+        asked = [rows[i] for i in at]
+        seen_before = [seen[i] for i in at]
+        for answers in predict_stages(data, section, group, asked, cache, seed=seed, seen=seen_before):
             column = pl.Series("row", at, pl.UInt32)
             frames[answers["ranker"][0]] = answers.sort("row").with_columns(column)
     return pl.concat(frames.values())

@@ -44,7 +44,8 @@ def blends(recipe: Recipe) -> list[BlendConfig]:
 
 def asked_rows(recipe: Recipe, data: PreparedData) -> tuple[int, int]:
     """Return the numbers of rows under test, and of those in full ranking by what is quick."""
-    section, count = recipe.evaluate, len(data.split(recipe.evaluate.split))
+    section = recipe.evaluate
+    count = len(data.split(section.split))
     rows = min(section.rows or count, count)
     return rows, 0 if section.full_rows == 0 else rows
 
@@ -61,7 +62,8 @@ def seconds_per_score(data: PreparedData) -> float:
     rows = [*(data.validation or data.test)[: max(1, _SCORES // items)]]
     if not rows:
         return 0.0
-    ranker, seen = PopularityRanker.fit(data.train_interactions), seen_items(data, rows)
+    ranker = PopularityRanker.fit(data.train_interactions)
+    seen = seen_items(data, rows)
     # Of the processor: what else runs here does not count.
     least = min(repeat(lambda: rank_catalogue(ranker, rows, data.catalogue, seen), process_time, repeat=3, number=1))
     return least / (len(rows) * items)

@@ -65,7 +65,8 @@ def measure_update(
     earlier, held = _earlier(recipe.update)
     known = {key for log in earlier.logs for key in log.select(*data.identity).iter_rows()}
     rows = data.some("test", None)
-    unknown = [e for e, key in zip(rows, data.targets(rows).iter_rows(), strict=True) if key not in known]
+    is_known = [key in known for key in data.targets(rows).iter_rows()]
+    unknown = [example for example, skip in zip(rows, is_known, strict=True) if not skip]
     newest = [unknown[row] for row in spread(unknown, recipe.update.rows)]
     groups = dict(zip(GROUPS, (held, newest), strict=True))
     after = [stage for stage in stages if stage.model][-1]

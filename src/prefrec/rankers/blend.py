@@ -179,7 +179,8 @@ class BlendRanker:
         crossed: bool = False,
     ) -> None:
         self.name = name
-        self.parts = [part for part in parts if part.name != excluded and part.name in weights.units]
+        kept = weights.units.keys() - {excluded}
+        self.parts = [part for part in parts if part.name in kept]
         self.times = None if excluded == TIME else times
         self.weights = weights
         whole = weights.logits[excluded if excluded in weights.logits else ""]
@@ -196,9 +197,11 @@ class BlendRanker:
 
     def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
         """Return part, or `TIME` → its term [B] in the utility of `item`, up to a constant."""
-        logit, rows = self.logits[0], np.arange(len(examples))
+        logit = self.logits[0]
+        rows = np.arange(len(examples))
         columns = [e.candidates.index(item) for e in examples]
-        per_unit, terms = logit.weights / logit.scale, dict[str, NDArray[np.float64]]()
+        per_unit = logit.weights / logit.scale
+        terms: dict[str, NDArray[np.float64]] = {}
         for part, weight in zip(self.parts, per_unit, strict=False):
             scores = checked_scores(part, examples)[rows, columns]
             terms[part.name] = weight * scaled(scores, self.weights.units[part.name]).astype(np.float64)
@@ -223,7 +226,10 @@ class RerankedBlend:
     is_of_list = True
 
     def __init__(self, blend: BlendRanker, models: Sequence[Ranker], logits: Sequence[Logit]) -> None:
-        self.name, self.blend, self.models, self.logits = blend.name, blend, models, logits
+        self.name = blend.name
+        self.blend = blend
+        self.models = models
+        self.logits = logits
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C], where reranked items are above all others; -inf in empty columns."""
@@ -270,7 +276,8 @@ def cross_fitted(
     whole: Logit, features: Features, targets: NDArray[np.int64], examples: Sequence[RankingExample]
 ) -> tuple[Logit, ...]:
     """Return the weights learnt without the users of each of `FOLDS` folds; 0 if no examples are left."""
-    folds, logits = user_folds(examples, FOLDS), []
+    folds = user_folds(examples, FOLDS)
+    logits = []
     for number in range(FOLDS):
         others = folds != number
         is_usable = np.isfinite(features[others, targets[others]]).all(axis=1).any()
@@ -298,7 +305,8 @@ def rerank_features(
     """
     utility = np.take_along_axis(scores, best, axis=1)
     order = np.argsort(~np.isfinite(utility), axis=1, kind="stable")
-    best[:], utility = np.take_along_axis(best, order, axis=1), np.take_along_axis(utility, order, axis=1)
+    best[:] = np.take_along_axis(best, order, axis=1)
+    utility = np.take_along_axis(utility, order, axis=1)
     reranked = []
     for e, columns, real in zip(examples, best, np.isfinite(utility), strict=True):
         listed = tuple(e.candidates[c] for c in columns[real])
@@ -327,12 +335,18 @@ def learn_weights(
     if left_out:
         # A part may have the name of an item feature, such as popularity.
         stay = [n for n, name in enumerate(names) if n >= len(scores) or name not in left_out]
-        features, names = _columns(features, stay), [names[n] for n in stay]
+        features = _columns(features, stay)
+        names = [names[n] for n in stay]
         units = {name: unit for name, unit in units.items() if name not in left_out}
     whole = fit_logit(features, targets, names)
     logits = {"": whole}
     for excluded in (*units, TIME) if len(names) > 1 else ():
-        kept = [n for n, name in enumerate(names) if (name != excluded if n < len(units) else excluded != TIME)]
+        kept = []
+        for n, name in enumerate(names):
+            # A part may have the name of an item feature, so that the name alone does not say which is excluded.
+            is_excluded = name == excluded if n < len(units) else excluded == TIME
+            if not is_excluded:
+                kept.append(n)
         start = whole.weights[kept]
         logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
     folds = cross_fitted(whole, features, targets, examples)
@@ -360,7 +374,8 @@ def select_parts(
         examples: [B] examples.
     """
     features = _sampled_columns(features, targets)
-    kept, left_out = list(range(len(names))), dict[str, tuple[float, float]]()
+    kept = list(range(len(names)))
+    left_out: dict[str, tuple[float, float]] = {}
     logps = cross_fitted_logps(features, names, examples)
     while sum(n < parts for n in kept) > 1:
         without = {n: [other for other in kept if other != n] for n in kept if n < parts}
@@ -374,7 +389,8 @@ def select_parts(
         if gain > error:
             break
         left_out[names[weakest]] = gain, error
-        kept, logps = without[weakest], less[weakest]
+        kept = without[weakest]
+        logps = less[weakest]
     return left_out
 
 

@@ -119,7 +119,8 @@ class BlendStage(RankerStage):
         """
         name = f"{self.name} without {excluded}" if excluded else self.name
         fast, slow = self.parts.rankers(split, batch_size)
-        weights, is_crossed = self._weights(), split == "validation" and not excluded
+        weights = self._weights()
+        is_crossed = split == "validation" and not excluded
         blend = BlendRanker(name, fast, self.parts.times(split), weights, excluded, is_crossed)
         kept = [model for model in slow if model.name != excluded]
         if not (kept and weights.reranked):
@@ -160,7 +161,8 @@ class BlendStage(RankerStage):
 
     def _parts(self) -> list[RankerStage]:
         """Return the parts that can be fitted; baselines count what is known before the examples of a split."""
-        reasons, parts = self._unable(), list[RankerStage]()
+        reasons = self._unable()
+        parts: list[RankerStage] = []
         for name in self.config.parts:
             if name not in reasons:
                 parts.append(CountedBaselineStage(self.inputs, name) if name in BASELINES else self.before[name])
@@ -176,10 +178,11 @@ class BlendStage(RankerStage):
         return unable(self.inputs.data.known_interactions("test"), limited) if limited else {}
 
     def _learn(self) -> Weights:
-        data, rng, parts = self.inputs.data, np.random.default_rng([self.inputs.seed, 6]), self.parts
+        data = self.inputs.data
+        rng = np.random.default_rng([self.inputs.seed, 6])
         rows = data.some("validation", self.config.rows)
-        fast, slow = parts.rankers("validation", self.inputs.batch_size)
-        times = parts.times("validation")
+        fast, slow = self.parts.rankers("validation", self.inputs.batch_size)
+        times = self.parts.times("validation")
         for part, reason in self._unable().items():
             say(f"{self.name}: {part} is left out: it {reason}")
         say(f"{self.name}: learning weights on {len(rows):,} validation examples")
@@ -220,7 +223,8 @@ def sampled(
     data: PreparedData, rows: Sequence[RankingExample], most: int, rng: np.random.Generator
 ) -> list[RankingExample]:
     """Return the rows with sampled candidates: the target and at most `most` items that its user has not seen."""
-    ids, drawn = data.catalogue.ids, np.arange(len(data.catalogue))
+    ids = data.catalogue.ids
+    drawn = np.arange(len(ids))
     if len(ids) > most:
         drawn = np.sort(rng.choice(len(ids), most, replace=False))
     listed = [ids[i] for i in drawn]
@@ -247,7 +251,8 @@ class BlendParts:
     def _rankers(self, split: str, batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
         """Return the parts that score all items, and the title models, which are slow."""
         learnt = set(self.inputs.data.train_interactions["item_id"].unique())
-        fast, slow = list[Ranker](), list[Ranker]()
+        fast: list[Ranker] = []
+        slow: list[Ranker] = []
         for part in self.stages:
             ranker = self._ranker(part, split, batch_size)
             if part.is_slow:
@@ -270,7 +275,8 @@ class BlendParts:
 
         They count the training interactions of all other users.
         """
-        data, log = self.inputs.data, self.inputs.data.train_interactions
+        data = self.inputs.data
+        log = data.train_interactions
         others = outside_fold(log, fold)
         fast, _ = self.rankers("validation", batch_size)
         counts = [part.name for part in fast if part.name in BASELINES and part.name in names]
@@ -288,7 +294,8 @@ class BlendParts:
 def outside_fold(log: pl.DataFrame, fold: int) -> pl.DataFrame:
     """Return the interactions of all users but those of a fold; raise DataError if there are none."""
     users = log["user_id"].unique(maintain_order=True).to_list()
-    kept = [user for user, own in zip(users, folds_of(users, FOLDS).tolist(), strict=True) if own != fold]
+    folds = folds_of(users, FOLDS).tolist()
+    kept = [user for user, own in zip(users, folds, strict=True) if own != fold]
     if not kept:
         raise DataError(
             "negatives_from: ranker counts the interactions of other users, and there are too few users for that: "
@@ -311,7 +318,9 @@ class LearntItems:
     """
 
     def __init__(self, ranker: Ranker, learnt: Collection[str]) -> None:
-        self.name, self.ranker, self.learnt = ranker.name, ranker, dict.fromkeys(learnt, 0)
+        self.name = ranker.name
+        self.ranker = ranker
+        self.learnt = dict.fromkeys(learnt, 0)
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on."""

@@ -163,6 +163,7 @@ def lm_ranker(
 
 def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection, **sizes: int) -> LMRanker:
     """Return a loaded model as a ranker of the items of `data`; `sizes` are batch sizes of `LMRanker`."""
-    encoder, template = prompt_encoder(model, data.catalogue), load_template(model.templates[0], domain=data.domain)
+    encoder = prompt_encoder(model, data.catalogue)
+    template = load_template(model.templates[0], domain=data.domain)
     settings: Any = {"objective": model.objective, "encoder": encoder, **sizes}
     return LMRanker(name, lm, encoder.tokenizer, data.catalogue, template, **settings)

@@ -67,7 +67,8 @@ def negative_rows(
     if kept is not None:
         return kept
     say(f"{section.name}: negatives from {section.negatives_from}")
-    size, chooser = 1 + section.num_negatives, None
+    size = 1 + section.num_negatives
+    chooser = None
     sampler: Sampler | None = None
     if section.drawn_from == "ranker":
         assert miner is not None  # of the recipe's check
@@ -78,7 +79,8 @@ def negative_rows(
         chooser = miner.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):
         lm = CatalogueRanker(lm_ranker("negatives", start, inputs.data, inputs.model))
-        chooser, sampler = lm.score, partial(_sampled_after, lm)
+        chooser = lm.score
+        sampler = partial(_sampled_after, lm)
     # A model samples exactly the items that it needs. The other sources keep the size of the data's candidate sets.
     if section.drawn_from not in SAMPLED:
         size = max([size, *(len(e.candidates) for e in rows)])
@@ -165,8 +167,10 @@ def answer_scores(
         elif section.drawn_from == "in-batch" and not held_out:
             weights |= Counter(e.target for e in rows)
         return [[math.log(weights[i]) for i in listed] for listed in answers]
-    logs = data.opinions, data.held_out_interactions if held_out else None
-    rated = [log.drop_nulls("rating") for log in logs if log is not None and "rating" in log.columns]
+    rated: list[pl.DataFrame] = []
+    for log in (data.opinions, data.held_out_interactions if held_out else None):
+        if log is not None and "rating" in log.columns:
+            rated.append(log.drop_nulls("rating"))
     lowest = min((float(cast(Any, log["rating"].min())) for log in rated if len(log)), default=0.0)
     if lowest <= 0:
         raise DataError(
@@ -229,7 +233,8 @@ def log_validation_rows(data: PreparedData, section: AlignSection, seed: int) ->
 
     Raise DataError if there are none.
     """
-    held_out, users = data.held_out_interactions, {e.user_id for e in data.validation}
+    users = {e.user_id for e in data.validation}
+    held_out = data.held_out_interactions
     log = None if held_out is None else held_out.filter(pl.col("user_id").is_in(list(users)))
     rows = [] if log is None else log_rows(data, section, seed, log, data.train_interactions)
     if not rows:
@@ -253,7 +258,8 @@ def _with_sampled(
     if "impressions" in log.columns:
         known.append(log.select("user_id", item_id="impressions").explode("item_id").drop_nulls())
     drawn = resample_negatives(rows, data, "uniform", seed=seed, size=1 + number, known=pl.concat(known))
-    rng, mixed = np.random.default_rng((seed, 5)), []
+    rng = np.random.default_rng((seed, 5))
+    mixed = []
     for row, more in zip(rows, drawn, strict=True):
         listed = [*row.candidates, *(i for i in more.candidates if i != row.target)]
         mixed.append(replace(row, candidates=tuple(listed[i] for i in rng.permutation(len(listed)).tolist())))

@@ -148,7 +148,8 @@ def train_align(
         sequences = None if held_out else groups
         # Each answer must be among the titles that compete; a candidate set can hold items outside the log.
         ids = data.catalogue.ids if held_out else [i for i in data.catalogue.ids if i in listed]
-        scores, known = answer_scores(examples, data, section, held_out=held_out), None
+        scores = answer_scores(examples, data, section, held_out=held_out)
+        known = None
         if reference is not None:
             ranker = load_ranker(section, reference, "validation" if held_out else "train")
             known = answer_log_probs(ranker, data.catalogue.ids, examples)
@@ -166,7 +167,8 @@ def train_align(
         ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
     often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
-    base, preferences = load_start(inputs, start), dataset(rows)
+    base = load_start(inputs, start)
+    preferences = dataset(rows)
     config = training.SoftmaxDPOConfig(
         **training_arguments(section, model, out, seed, often) | batch_sizes(section, base, preferences),
         **section.model_dump(include={"beta", *OPTIONS, *_ALIGN_ALONE}),
@@ -282,8 +284,9 @@ def training_arguments(
 
 def batch_sizes(section: TrainSection, base: Any, rows: Any) -> dict[str, int]:
     """Return the arguments for batch sizes. If the recipe does not set them, a GPU gets more (`rows_per_pass`)."""
-    size, left_open = section.per_device_batch_size, "per_device_batch_size" not in section.model_fields_set
-    if left_open and default_device().type == "cuda":
+    size = section.per_device_batch_size
+    is_left_open = "per_device_batch_size" not in section.model_fields_set
+    if is_left_open and default_device().type == "cuda":
         tokens = float(np.mean([tokens_of(row) for row in rows.choice_sets[:SOME]]))
         room = room_for(base, torch.cuda.mem_get_info()[0])
         size = rows_per_pass(size, section.global_batch_size // processes.count(), tokens, room)
