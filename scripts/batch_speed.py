@@ -1,11 +1,14 @@
 """Measure how long `recommend_all` takes for many users: before a change, after it, and by implicit, in one run.
 
-    python scripts/batch_speed.py runs/demo --users 100000 --before v0.2.0 --implicit
+    python scripts/batch_speed.py runs/counts --users 100000 --repeats 3 --implicit --save
 
 The users are resampled: each has a random nine tenths of the log of a random user of the run. Each measurement is a
-process of its own with two threads at most; it loads the ranker, answers 10 users, and then times all. The tree
-before, a git revision, answers `--before-users` users, because its time is proportional to them. Standard output is a
-table of seconds for all users. implicit (`pip install implicit`) fits BM25, 200 neighbours an item, to the same log.
+process of its own with two threads at most; it loads the ranker, answers 10 users, and then times all. The rankers
+take turns, so that other work affects all of them; a cell is the median of the repeats, with the least and the most.
+
+`--before v0.2.0` also measures the tree of a git revision, with `--before-users` users, because its time is
+proportional to them. implicit (`pip install implicit`) fits BM25, 200 neighbours an item, to the same log. Standard
+output is a table of seconds for all users; `--save` writes it to lab/results/65-answers-for-all-users.json.
 """
 
 from __future__ import annotations
@@ -13,23 +16,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import experiments_page
 import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
+RESULT = experiments_page.RESULTS / "65-answers-for-all-users.json"
 RANKERS = ["window co-occurrence", "transition graph", "item-kNN", "EASE", "title TF-IDF", "blend"]
 KEPT = 0.9
 """Share of a drawn user's items that a resampled user has."""
+IMPLICIT = "implicit, BM25"
 
 
 def resampled(log: pl.DataFrame, users: int) -> pl.DataFrame:
@@ -55,10 +64,10 @@ def time_ours(run: str, ranker: str, users: int) -> dict[str, Any]:
     recommender = Recommender(data, opened_ranker)
     recommender.recommend_all(users=[f"u{n}" for n in range(10)])
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         answers = recommender.recommend_all(Path(folder) / "top.parquet")
-        seconds = time.perf_counter() - start
-    return {"seconds": seconds, "rows": len(answers)}
+        took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - used}
+    return took | {"rows": len(answers)}
 
 
 def time_implicit(run: str, ranker: str, users: int) -> dict[str, Any]:
@@ -79,9 +88,10 @@ def time_implicit(run: str, ranker: str, users: int) -> dict[str, Any]:
     model = BM25Recommender(K=200, num_threads=2)
     model.fit(matrix(known), show_progress=False)
     histories = matrix(resampled(known, users))
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     items, _ = model.recommend(np.arange(users), histories, N=10, filter_already_liked_items=True)
-    return {"seconds": time.perf_counter() - start, "rows": int(items.size)}
+    took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - used}
+    return took | {"rows": int(items.size)}
 
 
 def measured(tree: Path, what: str, run: str, ranker: str, users: int) -> dict[str, Any]:
@@ -97,23 +107,63 @@ def measured(tree: Path, what: str, run: str, ranker: str, users: int) -> dict[s
     return found
 
 
-def compare(run: str, rankers: list[str], users: int, before: str | None, fewer: int, with_implicit: bool) -> Table:
-    """Return the table; before and after take turns, so that another load of the machine affects both."""
-    table = Table("ranker", *(["before, s"] if before else []), "after, s", "users/s", *(["ratio"] if before else []))
+def compare(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the table of results: title, columns and rows."""
+    run, users, rankers = given.run, given.users, given.rankers.split(",")
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        if before:
-            archive = subprocess.run(["git", "-C", ROOT, "archive", before], stdout=subprocess.PIPE, check=True)
+        if given.before:
+            archive = subprocess.run(["git", "-C", ROOT, "archive", given.before], stdout=subprocess.PIPE, check=True)
             subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-        for ranker in rankers:
-            old = measured(Path(folder), "ours", run, ranker, fewer)["seconds"] * users / fewer if before else 0.0
-            new = measured(ROOT, "ours", run, ranker, users)["seconds"]
-            cells = [f"{new:.1f}", f"{users / new:,.0f}"]
-            table.add_row(ranker, *([f"{old:.0f}", *cells, f"{old / new:.1f}"] if before else cells))
-    if with_implicit:
-        seconds = measured(ROOT, "implicit", run, "", users)["seconds"]
-        blank = [""] if before else []
-        table.add_row("implicit, BM25", *blank, f"{seconds:.1f}", f"{users / seconds:,.0f}", *blank)
-    return table
+        for _ in range(given.repeats):
+            for ranker in rankers:
+                if given.before:
+                    old = measured(Path(folder), "ours", run, ranker, given.before_users)
+                    found.setdefault((ranker, "before"), []).append(old)
+                found.setdefault((ranker, "now"), []).append(measured(ROOT, "ours", run, ranker, users))
+            if given.implicit:
+                found.setdefault((IMPLICIT, "now"), []).append(measured(ROOT, "implicit", run, "", users))
+
+    def times(ranker: str, what: str, when: str = "now") -> list[float]:
+        scale = users / given.before_users if when == "before" else 1.0
+        return [one[what] * scale for one in found[ranker, when]]
+
+    columns = ["ranker", "seconds", "CPU seconds", "users/s"]
+    columns += ["CPU time relative to implicit"] if given.implicit else []
+    columns += ["seconds before", "times as fast"] if given.before else []
+    rows = []
+    for ranker in (*rankers, *([IMPLICIT] if given.implicit else [])):
+        seconds, cpu = times(ranker, "seconds"), times(ranker, "cpu")
+        row = [ranker, _range(seconds), _range(cpu), f"{users / statistics.median(seconds):,.0f}"]
+        if given.implicit:
+            row.append(f"{statistics.median(cpu) / statistics.median(times(IMPLICIT, 'cpu')):.1f}")
+        if given.before:
+            old = times(ranker, "seconds", "before") if ranker in rankers else []
+            ratio = statistics.median(old) / statistics.median(seconds) if old else 0.0
+            row += [_range(old), f"{ratio:.1f}"] if old else ["–", "–"]
+        rows.append(row)
+    return {"title": f"The ten best items for each of {users:,} users", "columns": columns, "rows": rows}
+
+
+def _range(values: Sequence[float]) -> str:
+    """Return the median, with the least and the most if there are several values."""
+    median = f"{statistics.median(values):.1f}"
+    return median if len(values) == 1 else f"{median} [{min(values):.1f}, {max(values):.1f}]"
+
+
+def facts(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what was measured, where and when, for the file of results."""
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=8", "HEAD"], stdout=subprocess.PIPE, check=True)
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    loaded = f"load average {os.getloadavg()[0]:.1f} at the beginning"
+    return {
+        "commit": commit.stdout.decode().strip(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{names[0]}, {len(os.sched_getaffinity(0))} cores, two threads, {loaded}",
+        "n": f"{given.users:,} users, {given.repeats} repeats",
+    }
 
 
 def main() -> None:
@@ -125,16 +175,22 @@ def main() -> None:
     parser.add_argument("--before", help="git revision to compare with")
     parser.add_argument("--before-users", type=int, default=2_000)
     parser.add_argument("--implicit", action="store_true", help="measure implicit, too")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--save", action="store_true", help=f"write the table to {RESULT.name}")
     parser.add_argument("--worker", choices=["ours", "implicit"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         time_it = time_ours if given.worker == "ours" else time_implicit
         sys.stdout.write(json.dumps(time_it(given.run, given.rankers, given.users)) + "\n")
         return
-    rankers = given.rankers.split(",")
-    Console(width=100).print(
-        compare(given.run, rankers, given.users, given.before, given.before_users, given.implicit)
-    )
+    about = facts(given)
+    table = compare(given)
+    shown = Table(*table["columns"])
+    for row in table["rows"]:
+        shown.add_row(*row)
+    Console(width=120).print(shown)
+    if given.save:
+        experiments_page.save(json.loads(RESULT.read_text(encoding="utf-8")) | about | {"tables": [table]}, RESULT)
 
 
 if __name__ == "__main__":
