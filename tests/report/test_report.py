@@ -27,7 +27,7 @@ from prefrec.report import write_report
 from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
 from prefrec.report.headline import plain_words, users_served, verdict
-from prefrec.report.render import render
+from prefrec.report.render import facts, render
 from prefrec.report.tables import folded, metrics_grid, shown_baselines
 from prefrec.report.wording import clock, p_value, signed, with_interval
 from prefrec.runs.contents import StageLog, read_run
@@ -164,6 +164,25 @@ def test_numbers_and_settings_are_in_it(run):
     assert "This run is incomplete" not in page.text
     assert page.all("img") == []
     assert "pip install matplotlib, then prefrec report" in " ".join(page.text.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "model"),
+    [
+        ({"rankers": [{"kind": "blend"}, {"kind": "title-tower"}]}, ""),
+        ({"sft": {"rows": 3}}, "smollm2-135m"),
+        ({"align": [{"name": "s-dpo"}]}, "smollm2-135m"),
+        ({"evaluate": {}}, "smollm2-135m"),
+        ({"rankers": [{"kind": "tallrec"}]}, "smollm2-135m"),
+    ],
+)
+def test_the_base_model_is_named_where_a_ranker_uses_it(run, changes, model):
+    """Without a language model, a recipe has one by default all the same."""
+    empty = {"sft": None, "align": [], "rankers": [], "evaluate": {"zero_shot": False}}
+    contents = read_run(run)
+    changed = dataclasses.replace(contents, recipe=contents.recipe | empty | changes)
+    assert changed.model == model
+    assert [value for name, value in facts(changed) if name == "Model"] == [model] * bool(model)
 
 
 def test_the_whole_catalogue_and_the_best_reference_are_in_it(run):

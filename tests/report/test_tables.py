@@ -136,6 +136,8 @@ def test_a_difference_that_stands_after_the_correction_has_a_mark():
     marked = {name: MARK in cells[0].text for name, cells, _ in grid.rows}
     assert marked == {f"{c.ranker} − a": c.stands for c in shown if c.metric == "ndcg@10"}
     assert f"{MARK} p < 0.05 after Holm’s correction for the 2 comparisons of NDCG@10" in comparisons_note(found)
+    one = replace(found, comparisons=[c for c in found.comparisons if c.ranker == "b"])
+    assert "after Holm’s correction for the one comparison of NDCG@10" in comparisons_note(one)
     alone = replace(found, comparisons=[c for c in found.comparisons if c.metric == "mrr"])
     assert MARK not in comparisons_note(alone)
 

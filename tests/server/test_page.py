@@ -248,6 +248,14 @@ def test_the_two_rankers_shown_first(rankers, sides):
     assert side_by_side(rankers) == sides
 
 
+def test_a_base_model_is_named_only_where_a_language_model_is_served(run):
+    for ranker, is_named in (("sft", True), ("popularity", False)):
+        engine = open_engine(run, [ranker])
+        _, html = page_files("shop", "llama", engine, [])["/"]
+        engine.close()
+        assert (b"<p>llama \xc2\xb7 " in html) == is_named
+
+
 def test_the_script_never_makes_markup_of_text():
     script = (Path(page_files.__code__.co_filename).parent / "page.js").read_text(encoding="utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)

@@ -190,9 +190,8 @@ def comparisons_note(evaluation: Evaluation) -> str:
     pairs = len({(c.ranker, c.against) for c in evaluation.comparisons})
     best = evaluation.best_reference
     named = f" Models are compared with {label(best)}, the baseline with the highest NDCG@10." if best else ""
-    holm = f"{MARK} p < 0.05 after Holm’s correction for the {family} comparisons of {metric_label(FAMILY)}. " * bool(
-        family
-    )
+    counted = "one comparison" if family == 1 else f"{family} comparisons"
+    holm = f"{MARK} p < 0.05 after Holm’s correction for the {counted} of {metric_label(FAMILY)}. " * bool(family)
     return (
         f"{len(evaluation.comparisons)} comparisons ({pairs} pair{'s' * (pairs != 1)}, all metrics) on the same "
         f"{evaluation.n:,} examples, with 95% intervals {WITH_INTERVALS}.{named} Grey: the interval includes 0. "

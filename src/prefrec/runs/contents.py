@@ -23,6 +23,9 @@ REFIT = "refit"
 """Folder of the stages that also learn validation interactions: it has `sft`, `align` and `rankers`, as a run has."""
 _STAGE_FOLDERS = ("sft", "align/*", "rankers/*")
 
+WITHOUT_BASE = {"als", "blend", "morec", "retrieve-then-rank", "sequential", "title-tower"}
+"""Kinds of rankers that do not use the base model of the recipe."""
+
 
 @dataclass(frozen=True)
 class StageLog:
@@ -93,7 +96,12 @@ class RunContents:
 
     @property
     def model(self) -> str:
-        """Name of the base model; "" if the recipe has none."""
+        """Name of the base model; "" if the recipe has none, or no ranker that uses one."""
+        evaluate, rankers = self.recipe.get("evaluate"), self.recipe.get("rankers")
+        before = not isinstance(evaluate, dict) or evaluate.get("zero_shot", True)
+        kinds = {r.get("kind") for r in rankers if isinstance(r, dict)} if isinstance(rankers, list) else set()
+        if not (before or self.recipe.get("sft") or self.recipe.get("align") or kinds - WITHOUT_BASE):
+            return ""
         section = self.recipe.get("model", "")
         return str(section.get("name", "")) if isinstance(section, dict) else str(section)
 
