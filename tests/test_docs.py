@@ -150,6 +150,8 @@ def test_every_result_has_a_page_and_a_line_in_the_index(pages_of_results):
         if not result.is_log:
             assert f"**{result.fields['status']}**" in text
     assert len(re.findall(r"\w+", index)) < 4000, "the index has at most a few pages"
+    anchors = re.findall(r'id="(section-[^"]+)"', index)
+    assert len(anchors) == len(set(anchors)), "two results have the same number"
 
 
 ANCHORS = [1, 8, 9, 10, 11, 12, 14, 24, 32, 34, 35, 36, 37, 40, 41, 42, 44, 45, 48, *range(49, 61)]
