@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+from dataclasses import replace
 from functools import partial
 from unittest.mock import MagicMock
 
@@ -176,6 +177,8 @@ def test_the_first_query_after_a_run_loads_no_ranker_again(shop, tmp_path, monke
     assert loaded == []
     assert prefrec.Recommender.from_run(tmp_path / "run", "blend").recommend(histories, 5) == answers
     assert {*loaded} == {"title-tower", "popularity", "EASE"}
+    changed = replace(runs[0], data=replace(rec.data))
+    assert changed.plan.inputs.data is changed.data  # rankers of other data are not those in memory
 
 
 def test_baselines_train_no_language_model(shop, tmp_path, monkeypatch):

@@ -107,9 +107,9 @@ def test_logs_that_differ_are_told():
 def test_seeds_with_other_test_examples_are_refused(tmp_path, monkeypatch):
     kept = rank_tables.RANKS
     monkeypatch.setattr(rank_tables, "RANKS", tmp_path)
-    for name in ("lastfm.json", "lastfm.parquet", "lastfm-1.parquet"):
-        (tmp_path / name).write_bytes((kept / name).read_bytes())
-    other = pl.read_parquet(kept / "lastfm-2.parquet").with_columns(pl.col("target").replace("17", "18"))
+    for name, source in (("lastfm.json",) * 2, ("lastfm.parquet",) * 2, ("lastfm-1.parquet", "lastfm.parquet")):
+        (tmp_path / name).write_bytes((kept / source).read_bytes())
+    other = pl.read_parquet(kept / "lastfm.parquet").with_columns(pl.col("target").replace("17", "18"))
     other.write_parquet(tmp_path / "lastfm-2.parquet")
     with pytest.raises(DataError, match=r"lastfm-2.parquet: its test examples are not those of lastfm.parquet"):
         rank_tables.read("lastfm")
@@ -123,7 +123,7 @@ def test_seeds_of_earlier_runs_are_left_out_with_a_note(tmp_path, monkeypatch, c
     (tmp_path / "lastfm.json").write_bytes((kept / "lastfm.json").read_bytes())
     new = pl.read_parquet(kept / "lastfm.parquet")
     new.with_columns(pl.col("ranker").replace("s-dpo", "sequential")).write_parquet(tmp_path / "lastfm.parquet")
-    (tmp_path / "lastfm-1.parquet").write_bytes((kept / "lastfm-1.parquet").read_bytes())
+    (tmp_path / "lastfm-1.parquet").write_bytes((kept / "lastfm.parquet").read_bytes())
     assert rank_tables.read("lastfm").seeds == 1
     assert "lastfm-1.parquet is left out: its rankers are not those of lastfm.parquet" in capsys.readouterr().err
 

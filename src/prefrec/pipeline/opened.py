@@ -64,7 +64,11 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """The plan of this recipe on these data."""
-        return self.made_by or planned(self.recipe, self.data, self.folder)
+        made_by = self.made_by
+        # A copy with other data, as of a study, is another run, whose rankers are not those in memory.
+        if made_by and made_by.inputs.data is self.data and made_by.recipe is self.recipe:
+            return made_by
+        return planned(self.recipe, self.data, self.folder)
 
     def default(self, among: Collection[str] | None = None) -> str:
         """Return the ranker to use if the user names none: the best on validation examples, out of `among` if given.
