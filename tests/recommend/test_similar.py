@@ -7,6 +7,7 @@ import pytest
 from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.baselines import ItemKNNRanker, PopularityRanker, TitleTfidfRanker
+from prefrec.rankers.buy_again import BuyAgainRanker
 from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.recommend.questions import Selection, similar_items
@@ -45,6 +46,7 @@ def test_counts_have_the_notion_of_their_scores():
     assert best.item_ids == sorted((i for i in ITEMS if row[i] > 0), key=row.get, reverse=True)[:3]
     assert own_similarity(PopularityRanker.fit(LOG)) is None
     assert own_similarity(TransitionGraphRanker.fit(LOG, CATALOGUE)) is None
+    assert own_similarity(BuyAgainRanker.fit()) is None  # it would find the item alone
 
 
 def test_others_add_the_cosines_of_the_log_and_of_titles():

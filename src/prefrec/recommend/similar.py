@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.base import Ranker, SumRanker, VectorRanker
 from prefrec.rankers.baselines import ItemKNNRanker, TitleTfidfRanker
+from prefrec.rankers.buy_again import BuyAgainRanker
 from prefrec.rankers.matrices import score_by_rows
 
 
@@ -22,12 +23,12 @@ def own_similarity(ranker: Ranker) -> Ranker | None:
     - rankers with item vectors (`VectorRanker`), such as title towers and language models with item-ID tokens: the
       cosine of these.
     - other rankers whose score is a sum over history items (window co-occurrence, item-kNN, title TF-IDF, EASE,
-      co-occurrence): the term of that item.
+      co-occurrence): the term of that item. *Buy again* has none, because it scores the items of the history alone.
     """
     if isinstance(ranker, VectorRanker):
         found = ranker.item_vectors()
         return VectorSimilarity(f"item vectors of {ranker.name}", *found) if found else None
-    return ranker if isinstance(ranker, SumRanker) else None
+    return ranker if isinstance(ranker, SumRanker) and not isinstance(ranker, BuyAgainRanker) else None
 
 
 def log_similarity(log: pl.DataFrame, catalogue: Catalogue) -> Ranker:
