@@ -81,17 +81,18 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     series = [Series(name, BUDGETS, own) for name, own in gaps.items()]
     level = {"equivalent from": -EQUIVALENT, "equivalent to": EQUIVALENT}
     drawing = lines(slug(quantity), heading, series, x_label="rows of SFT", log=True, hint=hint, level=level)
-    shown = [quantity, *(q for q in ("hr@1", "ndcg@10", "valid_ratio") if q in last.quantities and q != quantity)]
+    known = [q for q in ("hr@1", "ndcg@10", "valid_ratio") if q in last.quantities]
+    shown = dict.fromkeys([quantity, *known])
     tables = [
         grouped_table(measured, q, name="table" if q == quantity else slug(q), title="by rows of SFT", group="rows")
         for q in shown
     ]
     facts = [f"{rows} rows. {s}" for rows, own in measured.items() for s in facts_of(own, compared, None, [quantity])]
-    facts += [
-        f"{label(name)} − SFT continued is equivalent (within ±{EQUIVALENT:g}) with {', '.join(within)} rows."
-        for name, own in gaps.items()
-        if (within := [f"{rows:,}" for rows, gap in zip(BUDGETS, own, strict=True) if is_equivalent(gap)])
-    ]
+    for name, own in gaps.items():
+        within = [f"{rows:,}" for rows, gap in zip(BUDGETS, own, strict=True) if is_equivalent(gap)]
+        if within:
+            told = f"{label(name)} − SFT continued is equivalent (within ±{EQUIVALENT:g})"
+            facts.append(f"{told} with {', '.join(within)} rows.")
     return Outcome(tables, [drawing], facts, last.n, last.users)
 
 
