@@ -153,15 +153,14 @@ def _range(values: Sequence[float]) -> str:
 
 def facts(given: argparse.Namespace) -> dict[str, Any]:
     """Return what was measured, where and when, for the file of results."""
+    from prefrec.resources import processor_says
+
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=8", "HEAD"], stdout=subprocess.PIPE, check=True)
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
     loaded = f"load average {os.getloadavg()[0]:.1f} at the beginning"
     return {
         "commit": commit.stdout.decode().strip(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{names[0]}, {len(os.sched_getaffinity(0))} cores, two threads, {loaded}",
+        "machine": f"{processor_says('model name')}, {len(os.sched_getaffinity(0))} cores, two threads, {loaded}",
         "n": f"{given.users:,} users, {given.repeats} repeats",
     }
 

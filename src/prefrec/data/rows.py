@@ -35,6 +35,11 @@ class RankingExample:
     time: int | None = field(default=None, compare=False)
 
     @property
+    def target_first(self) -> tuple[str, ...]:
+        """The target, then the other candidates in order, as preference training has them."""
+        return self.target, *(item for item in self.candidates if item != self.target)
+
+    @property
     def target_index(self) -> int:
         """Position of the target in the candidates, from 0."""
         return self.candidates.index(self.target)

@@ -94,12 +94,10 @@ def answer_log_probs(ranker: Ranker, ids: Sequence[str], examples: Sequence[Rank
     index = {item: code for code, item in enumerate(ids)}
     found: list[list[float]] = [[] for _ in examples]
     for row, own in _scores_of_all(ranker, ids, examples, "log-probs of the reference"):
-        e = examples[row]
         able = own[~np.isneginf(own)]
         filled = np.where(np.isneginf(own), able.min() if len(able) else 0.0, own)
         log_probs = filled - np.logaddexp.reduce(filled)
-        answers = [e.target, *(item for item in e.candidates if item != e.target)]
-        found[row] = log_probs[[index[item] for item in answers]].tolist()
+        found[row] = log_probs[[index[item] for item in examples[row].target_first]].tolist()
     return found
 
 

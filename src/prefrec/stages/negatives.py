@@ -159,7 +159,7 @@ def answer_scores(
     loss = find_loss(section.loss)
     if not takes(loss, "scores") or trait(loss, "needs_ranker"):
         return None
-    answers = [[e.target, *(i for i in e.candidates if i != e.target)] for e in rows]
+    answers = [e.target_first for e in rows]
     if trait(loss, "needs_logq"):
         weights: dict[str, float] = dict.fromkeys(data.catalogue.ids, 1.0)
         if section.drawn_from == "popularity" and not held_out:

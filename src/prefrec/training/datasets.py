@@ -201,11 +201,12 @@ def encode_examples(
     shown = catalogue if shown is None else shown
     sets = []
     for i, example in enumerate(examples):
-        wanted = catalogue.titles_of(example.candidates)
         if answers == "target":
-            wanted = [catalogue.titles[example.target]]
+            wanted = catalogue.titles_of([example.target])
         elif answers == "target-first":
-            wanted = [wanted.pop(example.target_index), *wanted]
+            wanted = catalogue.titles_of(example.target_first)
+        else:
+            wanted = catalogue.titles_of(example.candidates)
         template = templates[(i if groups is None else groups[i]) % len(templates)]
         prompt = shown.titles_of(example.history), shown.titles_of(example.candidates)
         try:
