@@ -69,13 +69,25 @@ ASKED = (
     "the same kind ([trial E5](docs/experiments/62-trial-e5.md))?"
 )
 COMMANDS = [
-    "for SEED in 0 1 2; do for NAME in demo lastfm goodreads amazon-office amazon-book; do",
-    "  python scripts/trial.py recipes/$NAME.yaml runs/e5-$NAME-$SEED --seed $SEED",
-    "done; done",
-    "python scripts/full_ranking.py movielens-100k=runs/e5-demo-0 movielens-100k-1=runs/e5-demo-1",
+    "for NAME in movielens-100k-items lastfm goodreads amazon-office amazon-book; do",
+    "  python scripts/trial.py recipes/$NAME.yaml runs/e5-$NAME",
+    "done",
+    "for NAME in amazon-office amazon-book; do",
+    "  python scripts/trial.py recipes/$NAME.yaml runs/e5-$NAME-log --set data.split=time",
+    "done",
+    "for NAME in goodreads movielens-100k-items lastfm amazon-office; do",
+    "  python scripts/trial.py recipes/$NAME.yaml runs/e5-poor-$NAME --control",
+    "done",
+    "python scripts/full_ranking.py movielens-100k=runs/e5-movielens-100k-items lastfm=runs/e5-lastfm \\\n"
+    "    goodreads=runs/e5-goodreads amazon-office=runs/e5-amazon-office amazon-book=runs/e5-amazon-book \\\n"
+    "    amazon-office-log=runs/e5-amazon-office-log amazon-book-log=runs/e5-amazon-book-log \\\n"
+    "    poor-goodreads=runs/e5-poor-goodreads poor-movielens-100k=runs/e5-poor-movielens-100k-items \\\n"
+    "    poor-lastfm=runs/e5-poor-lastfm poor-amazon-office=runs/e5-poor-amazon-office",
 ]
 POOR = (("s-dpo", "sft"), ("with-reward", "with-second-model"))
 """Pairs of the positive control: the one that was declared, and the trial's primary one."""
+FIRST_CONTROL = "goodreads"
+"""Data set of the positive control that was declared with the trial. The second one has the others."""
 MORE_SFT = "sft-more"
 """Name of the alignment with `loss: sft`, otherwise like S-DPO."""
 MORE = Family(
@@ -397,7 +409,7 @@ def trial_section(measured: Sequence[Measured], trial: Trial) -> dict[str, Any] 
             log_sentence(there),
             *finding_notes(trial, decided),
             *([f"Without ranks: {'; '.join(absent)}."] if absent else []),
-            poor_note(poor),
+            *poor_notes(poor),
             f"Decided before the runs: {trial.decision.strip()}",
         ],
         "tables": tables,
@@ -407,24 +419,32 @@ def trial_section(measured: Sequence[Measured], trial: Trial) -> dict[str, Any] 
     }
 
 
-def poor_note(controls: Sequence[Measured]) -> str:
-    """Return whether the positive control won, and what follows."""
+def poor_notes(controls: Sequence[Measured]) -> list[str]:
+    """Return whether the positive controls won: the first on its data set, the second on the others."""
     if not controls:
-        return "The positive control has no figures here."
-    told, won = [], False
-    for one in controls:
+        return ["The positive control has no figures here."]
+    notes, verdicts = [], []
+    first = [one for one in controls if one.name == FIRST_CONTROL]
+    for one in first:
         declared, primary = (one.difference(*pair) for pair in POOR)
-        won = won or declared.low > 0
-        told.append(
-            f"on {TITLES[one.name]} its S-DPO − SFT is {signed(declared)}, and its reward − second model in the "
-            f"blend {signed(primary)}"
+        verdicts.append(declared.low > 0)
+        notes.append(
+            f"Positive control, a poor reference: on {TITLES[one.name]} its S-DPO − SFT, which was declared, is "
+            f"{signed(declared)}, and its reward − second model in the blend is {signed(primary)}. "
+            f"It {'won' if verdicts[-1] else 'did not win'}."
         )
-    verdict = (
-        "It won, so the trial can see an effect."
-        if won
-        else "It did not win, so the trial cannot say that an effect is absent."
-    )
-    return f"Positive control, a poor reference: {'; '.join(told)}. {verdict} The first difference was declared."
+    others = [one for one in controls if one.name != FIRST_CONTROL]
+    if others:
+        gaps = [one.difference(*POOR[1]) for one in others]
+        verdicts.append(2 * sum(gap.low > 0 for gap in gaps) > len(gaps))
+        told = [f"{signed(gap)} on {TITLES[one.name]}" for one, gap in zip(others, gaps, strict=True)]
+        notes.append(
+            f"Second positive control, also with a poor reference, declared after the first: its reward − second "
+            f"model in the blend is {'; '.join(told)}. It {'won' if verdicts[-1] else 'did not win'}."
+        )
+    can = "can see an effect" if verdicts[-1] else "cannot say that an effect is absent"
+    notes.append(f"By its {'second' if others else 'first'} control the trial {can}.")
+    return notes
 
 
 def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> str:
@@ -495,8 +515,8 @@ def main(runs: Sequence[str]) -> None:
         if section:
             machine = f"{platform.processor() or 'x86_64'}, one core"
             new = {"id": int(TRIALS[name].name[:2]), "title": TITLE, "group": "alignment", "status": "current"}
-            new |= {"machine": machine, "now": True, "commands": COMMANDS}
-            write_section(TRIALS[name], section, new)
+            new |= {"machine": machine, "now": True}
+            write_section(TRIALS[name], section | {"commands": COMMANDS}, new)
     readme = README.read_text(encoding="utf-8")
     begin, end = (readme.index(mark) for mark in MARKS)
     text = readme_block(measured, controls, protocol, table, trials.get("e5"))

@@ -1,0 +1,226 @@
+"""Trial E3 (lab/protocol/e3.yaml): make its runs, measure them, and write lab/results/67-liked-items.json.
+
+    python scripts/liked_items.py RECIPE RUNS --split validation     # prints the table, and writes nothing
+    python scripts/liked_items.py RECIPE RUNS --split test           # once, when all is settled
+
+RECIPE is recipes/movielens-100k-ratings.yaml; RUNS gets a run per seed. A run that was stopped goes on. The question:
+at which place of the whole catalogue is the next item, if the user then rated it 5 (and, beside it, if the user then
+rated it 1 or 2)? Mixtures are conditional logits, learnt on validation examples. If these are asked, each mixture is
+learnt on the users of the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import experiments_page
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from rank_tables import signed
+
+from prefrec.console import say
+from prefrec.data import PreparedData, RankingExample
+from prefrec.data.feedback import centred_mean_scores
+from prefrec.evaluation import metrics_for
+from prefrec.evaluation.intervals import holm, paired_difference
+from prefrec.evaluation.wild import equivalence, wild_test
+from prefrec.files import read_json
+from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.run import run_recipe
+from prefrec.rankers.blend import folds_of
+from prefrec.rankers.logit import Logit, fit_logit, utility_by_fold
+from prefrec.recipe import load_recipe
+from prefrec.stages.blend import sampled
+
+TRIAL = Path(__file__).parents[1] / "lab/protocol/e3.yaml"
+RESULT = experiments_page.RESULTS / "67-liked-items.json"
+MEAN, SFT, REWARD, HALVES = "mean", "sft", " reward", 2
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Examples of one split and one kind of target, with the scores of all models over the unseen catalogue.
+
+    Attributes:
+        examples: [B] examples; the target is the first candidate.
+        scores: name → [B, C]; −inf where there is no candidate.
+    """
+
+    examples: list[RankingExample]
+    scores: dict[str, Scores]
+
+    def gains(self, scores: Scores) -> Scores:
+        """Return NDCG@10 [B] of the targets; ties share the mean of their ranks' gains."""
+        own = scores[:, :1]
+        return metrics_for([10])["ndcg@10"]((scores > own).sum(axis=1) + 1, (scores == own).sum(axis=1) - 1)
+
+
+def make_run(recipe: Path, folder: Path, trial: Mapping[str, Any], seed: int, changes: Sequence[str]) -> Run:
+    """Make the models of a seed, and return their run."""
+    raw: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    for section, change in trial["recipe"].items():
+        raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
+    # Paths of a recipe are relative to its folder.
+    path = recipe.with_name(f".trial-{folder.name}.yaml")
+    path.write_text(yaml.safe_dump({**raw, "seed": seed}, sort_keys=False), encoding="utf-8")
+    try:
+        run_recipe(load_recipe(path, changes), folder, until=trial["recipe"]["align"][-1]["name"])
+    finally:
+        path.unlink()
+    return open_run(folder)
+
+
+def rated(data: PreparedData, split: str, least: float, most: float, rows: int) -> list[RankingExample]:
+    """Return at most `rows` examples, evenly spread, whose target the user rated from `least` to `most`."""
+    held_out = data.held_out_interactions
+    assert held_out is not None
+    ratings = {(user, item): rating for user, item, rating in held_out["user_id", "item_id", "rating"].iter_rows()}
+    chosen = [e for e in data.split(split) if least <= ratings[e.user_id, e.target] <= most]
+    kept = np.unique(np.linspace(0, len(chosen) - 1, min(rows, len(chosen))).astype(int))
+    return [chosen[n] for n in kept.tolist()]
+
+
+def asked(run: Run, models: Sequence[str], split: str, examples: Sequence[RankingExample]) -> Asked:
+    """Return the scores of the models, their rewards, and the user-centred item mean."""
+    rows = sampled(run.data, examples, len(run.data.catalogue), np.random.default_rng(0))
+    scores = {}
+    for name in models:
+        say(f"{run.folder.name}: {name} ranks {len(rows):,} {split} examples")
+        scores[name] = padded(run.stage(name).on(split).load(run.recipe.evaluate.batch_size).score(rows))
+    for name in models[1:]:
+        # −inf − −inf is no number, but there is no candidate either.
+        reward = np.subtract(scores[name], scores[SFT], where=np.isfinite(scores[SFT]), out=scores[SFT].copy())
+        scores[name + REWARD] = reward
+    scores[MEAN] = padded(centred_mean_scores(run.data.train_interactions, rows))
+    return Asked(rows, scores)
+
+
+def padded(rows: Sequence[Sequence[float]] | Scores) -> Scores:
+    """Return B rows of scores as one array [B, C], with −inf where there is no candidate."""
+    out = np.full((len(rows), max(map(len, rows))), -np.inf)
+    for n, row in enumerate(rows):
+        out[n, : len(row)] = row
+    return out
+
+
+def features(one: Asked, parts: Sequence[str]) -> NDArray[np.float32]:
+    """Return the scores of the parts as features [B, C, F]."""
+    return np.stack([one.scores[part] for part in parts], axis=2).astype(np.float32)
+
+
+def learnt(one: Asked, parts: Sequence[str]) -> Logit:
+    """Return the weights of a mixture, from examples with liked targets."""
+    return fit_logit(features(one, parts), np.zeros(len(one.examples), dtype=int), parts)
+
+
+def ranked(run: Run, trial: Mapping[str, Any], split: str) -> dict[str, tuple[Asked, dict[str, Scores]]]:
+    """Return, per kind of target, the examples and the NDCG@10 [B] of every score."""
+    models = [SFT, *(arm["name"] for arm in trial["recipe"]["align"])]
+    bounds = {"liked": (trial["liked"], np.inf), "disliked": (-np.inf, trial["disliked"])}
+    learn = asked(run, models, "validation", rated(run.data, "validation", *bounds["liked"], trial["examples"]))
+    out = {}
+    for kind, (least, most) in bounds.items():
+        one = learn
+        if (kind, split) != ("liked", "validation"):
+            one = asked(run, models, split, rated(run.data, split, least, most, trial["examples"]))
+        gains = {name: one.gains(one.scores[name]) for name in (MEAN, *models)}
+        for name, parts in trial["mixtures"].items():
+            gains[name] = one.gains(mixed(learn, one, parts, is_crossed=split == "validation"))
+        out[kind] = one, gains
+    return out
+
+
+def mixed(learn: Asked, one: Asked, parts: Sequence[str], *, is_crossed: bool) -> Scores:
+    """Return the utilities [B, C] of a mixture; `is_crossed`: by the users of the other half."""
+    if not is_crossed:
+        return learnt(learn, parts).utility(features(one, parts))
+    of_learn, of_one = (folds_of([e.user_id for e in each.examples], HALVES) for each in (learn, one))
+    logits = []
+    for half in range(HALVES):
+        kept = np.flatnonzero(of_learn != half)
+        some = Asked([learn.examples[n] for n in kept.tolist()], {p: learn.scores[p][kept] for p in parts})
+        logits.append(learnt(some, parts))
+    return utility_by_fold(logits, features(one, parts), of_one)
+
+
+def measured(runs: Sequence[Run], trial: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """Return the computed fields of the result, over all seeds."""
+    by_seed = [ranked(run, trial, split) for run in runs]
+    examples = {kind: one.examples for kind, (one, _) in by_seed[0].items()}
+    # kind of target → score → NDCG@10 [K, B] of K seeds
+    gains = {
+        kind: {name: np.stack([seed[kind][1][name] for seed in by_seed]) for name in of_kind}
+        for kind, (_, of_kind) in by_seed[0].items()
+    }
+    liked = gains["liked"]
+    users, items = [e.user_id for e in examples["liked"]], [e.target for e in examples["liked"]]
+
+    def gap(first: str, second: str) -> str:
+        """Return the difference of two scores on liked targets with its interval."""
+        return signed(paired_difference(liked[first].mean(axis=0), liked[second].mean(axis=0), users, items))
+
+    means = [
+        [name, *(f"{of_kind[name].mean():.4f}" for of_kind in gains.values()), gap(name, SFT) if name != SFT else "–"]
+        for name in liked
+    ]
+    pairs = [(first, second) for first, second in trial["differences"]]
+    p = [wild_test(liked[a] - liked[b], users, items).p_value for a, b in pairs]
+    margin = trial["equivalence"]
+    same = [equivalence(liked[a] - liked[b], liked[b], users, items, margin=margin) for a, b in pairs]
+    differences = []
+    for (a, b), *p_values in zip(pairs, p, holm(p), holm(same), strict=True):
+        _, corrected, close = p_values
+        found = "equivalent" if close < trial["level"] else "open"
+        if corrected < trial["level"]:
+            found = "above" if (liked[a] - liked[b]).mean() > 0 else "below"
+        differences.append([f"{a} − {b}", gap(a, b), *(f"{value:.4f}" for value in p_values), found])
+    counts = " and ".join(f"{len(rows):,} with a {kind}" for kind, rows in examples.items())
+    return {
+        "n": f"{split} examples: {counts} target; {len(runs)} seed{'s'[: len(runs) > 1]}; {len(pairs)} comparisons",
+        "tables": [
+            {
+                "title": "NDCG@10 in full ranking",
+                "columns": ["score", *(f"{kind} targets" for kind in examples), "liked targets: minus sft"],
+                "rows": means,
+            },
+            {
+                "title": "The declared differences, liked targets",
+                "columns": ["difference", "NDCG@10", "p", "p after Holm", "p of ±3% after Holm", "finding"],
+                "rows": differences,
+            },
+        ],
+    }
+
+
+def main() -> None:
+    """Make the runs, then print or write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("runs", type=Path, help="folder with a run per seed")
+    parser.add_argument("--split", choices=["validation", "test"], required=True)
+    parser.add_argument("--seeds", type=int, help="number of seeds. Default: those of the trial")
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], help="field=value, as for `prefrec run`"
+    )
+    arguments = parser.parse_args()
+    trial: dict[str, Any] = yaml.safe_load(TRIAL.read_text(encoding="utf-8"))
+    seeds = trial["training_seeds"][: arguments.seeds]
+    runs = [
+        make_run(arguments.recipe, arguments.runs / f"seed-{seed}", trial, seed, arguments.changes) for seed in seeds
+    ]
+    found = measured(runs, trial, arguments.split)
+    for table in found["tables"]:
+        sys.stdout.write(f"{table['title']}:\n\n{experiments_page.markdown(table)}\n\n")
+    if arguments.split == "test":
+        experiments_page.save((read_json(RESULT) or {}) | found, RESULT)
+
+
+if __name__ == "__main__":
+    main()
