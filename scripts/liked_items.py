@@ -71,7 +71,7 @@ def make_run(recipe: Path, folder: Path, trial: Mapping[str, Any], seed: int, ch
     path = recipe.with_name(f".trial-{folder.name}.yaml")
     path.write_text(yaml.safe_dump({**raw, "seed": seed}, sort_keys=False), encoding="utf-8")
     try:
-        run_recipe(load_recipe(path, changes), folder, until=trial["recipe"]["align"][-1]["name"])
+        run_recipe(load_recipe(path, changes), folder, until="align")
     finally:
         path.unlink()
     return open_run(folder)
