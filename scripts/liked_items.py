@@ -111,8 +111,10 @@ def padded(rows: Sequence[Sequence[float]] | Scores) -> Scores:
 
 
 def features(one: Asked, parts: Sequence[str]) -> NDArray[np.float32]:
-    """Return the scores of the parts as features [B, C, F]."""
-    return np.stack([one.scores[part] for part in parts], axis=2).astype(np.float32)
+    """Return the scores of the parts as features [B, C, F]; NaN where there is no candidate."""
+    stacked = np.stack([one.scores[part] for part in parts], axis=2).astype(np.float32)
+    # The sum of two parts with weights of opposite signs would be ∞ − ∞ there.
+    return np.where(np.isfinite(stacked), stacked, np.float32("nan"))
 
 
 def learnt(one: Asked, parts: Sequence[str]) -> Logit:
