@@ -17,7 +17,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ TRIALS = {"e5": experiments_page.RESULTS / "62-trial-e5.json"}
 """Name of a file in lab/protocol → the file of its results."""
 TITLE = "Trial E5: S-DPO's reward with negatives of a blend"
 ASKED = (
-    "Does S-DPO's reward, with negatives drawn from a blend of counts, add more to the blend than a second model of "
-    "the same kind ([trial E5](docs/experiments/62-trial-e5.md))?"
+    "In [trial E5](docs/experiments/62-trial-e5.md) S-DPO's reward, learnt with negatives from a blend of counts, is "
+    "a part of that blend. The control has a second model of the same kind in its place."
 )
 COMMANDS = [
     "for NAME in movielens-100k-items lastfm goodreads amazon-office amazon-book; do",
@@ -451,10 +451,9 @@ def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> s
     """Return the findings of the primary family in two sentences."""
     found = by_finding(decided, trial)
     said = [f"{FINDINGS[finding]} on {number(sets)}{named(sets)}" for finding, sets in found.items() if sets]
-    majority = 2 * len(found["above"]) > len(trial.sets) and not found["below"]
     none = len(found["equivalent"]) + len(found["below"]) == len(trial.sets)
     verdict = "is left open"
-    if majority:
+    if is_adopted(found, trial):
         verdict = "becomes a part of the presets"
     elif none:
         verdict = "is left out of the presets, and work on S-DPO for next items stops"
@@ -462,6 +461,21 @@ def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> s
         f"The primary difference, *{family.name}*, is {', '.join(said)}. By the rule that was declared before the "
         f"runs, the reward {verdict}."
     )
+
+
+def trial_in_short(decided: Sequence[Decision], trial: Trial) -> str:
+    """Return README's sentences on a trial, of its primary family: what was compared, the findings, what follows."""
+    words = FINDINGS | {"equivalent": f"within ±{trial.equivalence:.0%}"}
+    found = by_finding(decided, trial)
+    said = [f"{words[finding]} on {number(sets)}" for finding, sets in found.items() if sets]
+    splits = f"of {number(decided)} splits" if len(decided) > 1 else "split"
+    verdict = f"So the presets {'include' if is_adopted(found, trial) else 'do without'} it."
+    return f"{ASKED} The difference between the two is {', '.join(said)} {splits}. {verdict}"
+
+
+def is_adopted(found: Mapping[str, Sequence[str]], trial: Trial) -> bool:
+    """Return True if, by the trial's rule, the reward becomes a part of the presets."""
+    return 2 * len(found["above"]) > len(trial.sets) and not found["below"]
 
 
 def arms_table(measured: Sequence[Measured], trial: Trial) -> Table:
@@ -519,25 +533,21 @@ def main(runs: Sequence[str]) -> None:
             write_section(TRIALS[name], section | {"commands": COMMANDS}, new)
     readme = README.read_text(encoding="utf-8")
     begin, end = (readme.index(mark) for mark in MARKS)
-    text = readme_block(measured, controls, protocol, table, trials.get("e5"))
+    plan = read_trial(RULES / "e5.yaml")
+    primary = judged(plan, measured).get(plan.families[0].name)
+    aligned = trial_in_short(primary, plan) if primary else control_answer(controls, protocol)
+    text = readme_block(measured, protocol, table, aligned)
     README.write_text(f"{readme[: begin + len(MARKS[0])]}\n{text}\n{readme[end:]}", encoding="utf-8")
     experiments_page.main()
 
 
-def readme_block(
-    measured: Sequence[Measured],
-    controls: Sequence[Measured],
-    protocol: Protocol,
-    table: dict[str, Any],
-    trial: dict[str, Any] | None,
-) -> str:
-    """Return README's findings: sentences, the table, and how it was measured."""
+def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[str, Any], aligned: str) -> str:
+    """Return README's findings: sentences, those on alignment last, the table, and how it was measured."""
     sets = len({m.name.removesuffix("-log") for m in measured})
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
     few = sorted({m.seeds for m in measured})
     seeds = " or ".join(NUMBERS[n] for n in few) + (" seed" if few == [1] else " seeds")
     said = f"We measured on {splits}. {table['answer']} {log_sentence(measured)}"
-    aligned = f"{ASKED} {trial['answer']}" if trial else control_answer(controls, protocol)
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
     made = (
