@@ -68,7 +68,7 @@ Every figure that this project quotes comes from a result below. Each result has
 table, conditions and command. `lab/results` holds all figures, and `python scripts/experiments_page.py` writes the
 pages from it.
 
-*Current*: the claim stands as it is stated. *Superseded*: a later result answers the question better. *Void*: the
+*Current*: the claim holds as it is stated. *Superseded*: a later result answers the question better. *Void*: the
 design cannot answer the question; the page says why.
 
 What holds unless a page says otherwise:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -238,6 +239,11 @@ def named(some: Sequence[str]) -> str:
     return f" ({'; '.join(some)})" if some else ""
 
 
+def unnamed(text: str) -> str:
+    """Return a text without the names that `named` has put in brackets."""
+    return re.sub(r" \([^()]*\)", "", text)
+
+
 def finding_notes(protocol: Protocol, decided: dict[str, list[Decision]]) -> list[str]:
     """Return a sentence per family: which data sets are above 0, below 0, equivalent or open."""
     margin = f"{protocol.equivalence:.0%}"
@@ -261,11 +267,11 @@ def log_sentence(measured: Sequence[Measured]) -> str:
             "The language model had read less than the baselines: these count the validation period, and it was "
             "trained before. So the figures do not say what it adds if all parts have read the same log."
         )
-    others = named([TITLES[m.name] for m in measured if m not in same])
+    others = [TITLES[m.name] for m in measured if m not in same]
+    runs = "the run is older: its" if len(others) == 1 else "the runs are older: their"
     return (
-        f"All rankers had read the same log in {len(same)} of the splits{named([TITLES[m.name] for m in same])}. The "
-        f"runs of the others are older{others}: there the language model was trained before the validation period, "
-        "which the baselines count."
+        f"All rankers of a split had read the same log, except in {'; '.join(others)}. There {runs} language model was "
+        "trained before the validation period, which the baselines count."
     )
 
 
@@ -450,7 +456,11 @@ def poor_notes(controls: Sequence[Measured]) -> list[str]:
 def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> str:
     """Return the findings of the primary family in two sentences."""
     found = by_finding(decided, trial)
-    said = [f"{FINDINGS[finding]} on {number(sets)}{named(sets)}" for finding, sets in found.items() if sets]
+    said = [
+        f"{FINDINGS[finding]} on {number(sets)} split{'s' * (len(sets) > 1)}{named(sets)}"
+        for finding, sets in found.items()
+        if sets
+    ]
     none = len(found["equivalent"]) + len(found["below"]) == len(trial.sets)
     verdict = "is left open"
     if is_adopted(found, trial):
@@ -458,8 +468,8 @@ def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> s
     elif none:
         verdict = "is left out of the presets, and work on S-DPO for next items stops"
     return (
-        f"The primary difference, *{family.name}*, is {', '.join(said)}. By the rule that was declared before the "
-        f"runs, the reward {verdict}."
+        f"The primary difference, *{family.name}*, is {' and '.join(said)}. By the rule that was declared before "
+        f"the runs, the reward {verdict}."
     )
 
 
@@ -547,7 +557,7 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
     few = sorted({m.seeds for m in measured})
     seeds = " or ".join(NUMBERS[n] for n in few) + (" seed" if few == [1] else " seeds")
-    said = f"We measured on {splits}. {table['answer']} {log_sentence(measured)}"
+    said = f"We measured on {splits}. {unnamed(table['answer'])} {log_sentence(measured)}"
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
     made = (
