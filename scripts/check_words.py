@@ -47,21 +47,22 @@ BREAK = re.compile(r"[\"']?\n\s*(?:#\s*|f?[\"'])?")
 
 def texts() -> list[Path]:
     """Return sources, and what people read: pages, recipes and results."""
-    files = (p for folder in ("src", "server/src", "systems/src") for p in (ROOT / folder).rglob("*"))
-    return sorted([*(p for p in files if p.suffix in (".py", ".jinja2")), *prose()])
+    files = (p for folder in ("src", "server/src", "systems/src", "lab/src") for p in (ROOT / folder).rglob("*"))
+    return sorted([*(p for p in files if p.suffix in (".py", ".jinja2", ".html", ".js")), *prose()])
 
 
 def prose() -> list[Path]:
     """Return pages, recipes and results."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    recipes = [*(ROOT / "recipes").glob("*.yaml"), *(ROOT / "src/prefrec/presets").glob("*.yaml")]
-    return sorted([*pages, *recipes, *(ROOT / "lab/results").glob("*.json")])
+    recipes = (p for folder in ("recipes", "src/prefrec/presets", "lab/src") for p in (ROOT / folder).rglob("*.yaml"))
+    results = (p for p in (ROOT / "lab/results").rglob("*.json") if p.parent.name != "ranks")
+    return sorted([*pages, *recipes, *results, ROOT / "examples/tutorial.ipynb"])
 
 
 def findings(path: Path) -> Iterator[str]:
     """Yield a line for each term in a file."""
     joined = BREAK.sub(" ", path.read_text(encoding="utf-8"))
-    terms = TERMS | PROSE if path.suffix in (".md", ".yaml", ".json") else TERMS
+    terms = TERMS | PROSE if path.suffix in (".md", ".yaml", ".json", ".ipynb") else TERMS
     for term, better in terms.items():
         for found in re.finditer(rf"\b{term}\b" if term[0] != "(" else term, joined, re.IGNORECASE):
             around = joined[max(0, found.start() - 40) : found.end() + 30]

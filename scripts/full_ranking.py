@@ -270,8 +270,8 @@ def log_sentence(measured: Sequence[Measured]) -> str:
     others = [TITLES[m.name] for m in measured if m not in same]
     runs = "the run is older: its" if len(others) == 1 else "the runs are older: their"
     return (
-        f"All rankers of a split had read the same log, except in {'; '.join(others)}. There {runs} language model was "
-        "trained before the validation period, which the baselines count."
+        f"All rankers of a split had read the same log, except in {'; '.join(others)}. There {runs} language model "
+        "was trained before the validation period, which the baselines count."
     )
 
 

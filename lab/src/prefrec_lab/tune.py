@@ -140,7 +140,7 @@ class Search:
             for name, value in about.items():
                 study.set_user_attr(name, value)
             for trial in study.get_trials(states=[TrialState.RUNNING]):
-                # Its folder is named by its values, so that the same values go on from its checkpoints.
+                # Its folder is named by its values, so that the same values resume from its checkpoints.
                 study.tell(trial.number, state=TrialState.FAIL)
                 study.enqueue_trial(trial.params)
             # With the same seed a search that goes on would repeat its first draws.

@@ -87,8 +87,8 @@ def analyse_negatives(runs: Sequence[Run], folder: Path) -> Outcome:
     if redrawn := sorted(drawn):
         notes.append(
             f"N = {', '.join(map(str, redrawn))} exceeds a row's own list. These negatives are drawn again, "
-            "uniformly from what the user had not taken by the end of training; the lists also exclude what the user "
-            "takes later. The lists under test are the same for all."
+            "uniformly from what the user had not seen by the end of training; the lists also exclude what the user "
+            "interacts with later. The lists under test are the same for all."
         )
     if skipped := [str(n) for n in NEGATIVES if n not in negatives.values()]:
         notes.append(f"N = {', '.join(skipped)} is left out: it exceeds half of the catalogue.")

@@ -96,7 +96,10 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     recipe = runs[0].recipe
     sections = [a for a in recipe.align if a.loss == "softmax_dpo"]
     if not sections or not recipe.evaluate.references:
-        raise DataError(f"{runs[0].folder}: the study needs an alignment with loss softmax_dpo, and a reference row")
+        raise DataError(
+            f"{runs[0].folder}: the study needs an alignment with loss softmax_dpo, and a baseline that judges its "
+            "negatives (evaluate.references)"
+        )
     start, last, judge = start_of(recipe), sections[-1].name, recipe.evaluate.references[-1]
     names = [start, *(a.name for a in sections)]
     predictions = ranker_predictions(runs, [*names, judge])

@@ -43,7 +43,7 @@ def data_sizes(base: Recipe) -> dict[str, tuple[Recipe, int | None]]:
 
 
 def model_sizes(base: Recipe) -> dict[str, tuple[Recipe, int | None]]:
-    """Return size → the recipe with so many of the model's first layers, and None: all training rows are kept."""
+    """Return size → the recipe with so many of the model's first layers, and None, which keeps all rows."""
     raw = base.model_dump(mode="json")
     return {
         size: (checked_recipe(raw | {"model": raw["model"] | {"layers": layers}}), None)

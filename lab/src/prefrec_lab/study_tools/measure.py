@@ -63,7 +63,7 @@ def measure(values: Values, users: Sequence[str], *, baseline: str | None = None
     Args:
         values: of all variants, [S, B].
         users: of the rows, [B].
-        baseline: a variant; None: no differences.
+        baseline: a variant. Without one, there are no differences.
     """
     keys = [(name, quantity) for name, quantities in values.items() for quantity in quantities]
     means = {key: values[key[0]][key[1]].mean(axis=0) for key in keys}
@@ -85,7 +85,7 @@ def ranker_predictions(runs: Sequence[Run], rankers: Iterable[str] | None = None
     """Return ranker → its predictions in each run, sorted by row.
 
     Args:
-        rankers: names; None: all that every run has.
+        rankers: names. Default: all that every run has.
 
     Raises:
         DataError: a run lacks a ranker, or the runs were asked different questions.

@@ -151,7 +151,7 @@ def facts_of(
     The second also says which differences are left after Holm's correction for the number of these variants.
 
     Args:
-        variants: those that the study is about; None: all.
+        variants: those that the study is about. Default: all.
         quantities: those to report; None: the headline.
     """
     if measured.baseline is None:
