@@ -24,7 +24,8 @@ def audit(
         bool,
         typer.Option(
             "--strict",
-            help="Exit with 1 after a leak, a protocol error, sets that can be solved without the user, or a skipped check.",
+            help="Exit with 1 after a leak, a protocol error, sets that can be solved without the user, or a skipped "
+            "check.",
         ),
     ] = False,
     as_json: o.AsJson = False,
