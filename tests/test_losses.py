@@ -1,7 +1,6 @@
 """prefrec.losses against published vectors, the formula of the paper and its algebra."""
 
 import inspect
-import itertools
 import json
 import math
 import os
@@ -15,8 +14,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from loss_cases import ALL_LOSSES, LAB_LOSSES, columns_for, drawn, rows_of
 from prefrec import losses
-from prefrec.losses import LOSSES, dpo_loss, find_loss, loss_by_size, needs_reference, recpo_loss, softmax_dpo_loss
+from prefrec.losses import (
+    LOSSES,
+    dpo_loss,
+    find_loss,
+    loss_by_size,
+    needs_reference,
+    simpo_loss,
+    softmax_dpo_loss,
+    softmax_logq_loss,
+)
 
 SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 VECTORS = SHARED.parent / "vectors" / "sdpo_loss_cases.json"
@@ -28,12 +37,6 @@ def choice_logps(draw):
     b, c = draw(st.integers(1, 4)), draw(st.integers(2, 9))
     values = st.lists(st.floats(-60.0, 0.0), min_size=b * c, max_size=b * c)
     return tuple(torch.tensor(draw(values), dtype=torch.float64).view(b, c) for _ in range(2))
-
-
-def columns_for(name: str, shape: torch.Size) -> dict[str, Tensor]:
-    """Scores or lengths from 1 to 5 for a loss that takes them."""
-    numbers = (torch.arange(shape.numel()).view(shape) * 7 % 5 + 1.0).to(torch.float64)
-    return {column: numbers for column in losses.COLUMNS if losses.takes(LOSSES[name], column)}
 
 
 def written_form(policy: Tensor, ref: Tensor, beta: float) -> Tensor:
@@ -70,8 +73,8 @@ def test_order_of_negatives_does_not_matter(pair, beta, rnd):
     order = list(range(1, policy.shape[1]))
     rnd.shuffle(order)
     columns = [0, *order]
-    for name, loss in LOSSES.items():
-        more = columns_for(name, policy.shape)
+    for loss in ALL_LOSSES.values():
+        more = columns_for(loss, policy.shape)
         changed = {column: numbers[:, columns] for column, numbers in more.items()}
         moved = loss(policy[:, columns], ref[:, columns], beta, **changed).losses
         assert_close(loss(policy, ref, beta, **more).losses, moved, atol=1e-8, rtol=1e-8)
@@ -103,12 +106,12 @@ def test_gradient_is_the_papers(pair, beta):
     assert_close(policy.grad, -beta * (1 - p[:, :1]) * pull, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL_LOSSES)
 @pytest.mark.parametrize("gap", [-10_000.0, 10_000.0])
 def test_finite_for_huge_gaps_in_float32(name, gap):
     policy = torch.tensor([[0.0, gap, gap / 2], [gap, 0.0, 0.0]], requires_grad=True)
-    more = {column: numbers.float() for column, numbers in columns_for(name, policy.shape).items()}
-    out = LOSSES[name](policy, torch.zeros(2, 3), 1.0, **more)
+    more = {column: numbers.float() for column, numbers in columns_for(ALL_LOSSES[name], policy.shape).items()}
+    out = ALL_LOSSES[name](policy, torch.zeros(2, 3), 1.0, **more)
     out.losses.mean().backward()
     assert torch.isfinite(out.losses).all()
     assert policy.grad is not None
@@ -176,14 +179,14 @@ def test_dmpo_compares_with_the_mean_of_the_rejected_answers():
     assert_close(out.rewards, torch.tensor(rewards, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL_LOSSES)
 def test_rows_of_different_sizes_are_those_of_each_row_alone(name):
     """Absent answers are −inf, as `choice_logps` returns them."""
-    sizes, loss = [3, 5, 2, 3], LOSSES[name]
+    sizes, loss = [3, 5, 2, 3], ALL_LOSSES[name]
     absent = torch.tensor([[column >= size for column in range(5)] for size in sizes])
     policy, ref = (torch.randn(4, 5, dtype=torch.float64).masked_fill(absent, -torch.inf) for _ in range(2))
     policy.requires_grad_()
-    more = columns_for(name, policy.shape)
+    more = columns_for(loss, policy.shape)
     out = loss_by_size(loss, policy, ref, 0.7, sizes, **more)
     (grad,) = torch.autograd.grad(out.losses.sum(), policy)
     for row, size in enumerate(sizes):
@@ -201,159 +204,47 @@ def test_rows_of_different_sizes_are_those_of_each_row_alone(name):
 @pytest.mark.parametrize("name", ["bpr", "softmax", "sft", "softmax_logq", "joint_softmax", "simpo", "weighted_sft"])
 def test_reference_free_losses_ignore_the_reference(name):
     policy = torch.randn(3, 5)
-    more = columns_for(name, policy.shape)
-    one, two = (LOSSES[name](policy, ref, 1.0, **more).losses for ref in (None, torch.randn(3, 5)))
+    loss = ALL_LOSSES[name]
+    more = columns_for(loss, policy.shape)
+    one, two = (loss(policy, ref, 1.0, **more).losses for ref in (None, torch.randn(3, 5)))
     assert_close(one, two)
-    assert not needs_reference(LOSSES[name])
+    assert not needs_reference(loss)
 
 
 @pytest.mark.parametrize("name", ["softmax_dpo", "dpo", "dmpo", "mult_dpo", "recpo", "dynamicpo", "expected_reward"])
 def test_other_losses_need_a_reference(name):
-    assert needs_reference(LOSSES[name])
+    loss = ALL_LOSSES[name]
+    assert needs_reference(loss)
     policy = torch.randn(3, 5)
     with pytest.raises(ValueError, match="this loss needs ref_logps"):
-        LOSSES[name](policy, None, 1.0, **columns_for(name, policy.shape))
-
-
-def rows_of(*tables: Tensor) -> list[list[list[float]]]:
-    """Per row of the tables, its numbers in each."""
-    return [list(map(list, row)) for row in zip(*(t.tolist() for t in tables), strict=True)]
-
-
-def drawn(rows: int = 40, answers: int = 6) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of policy and reference, and ratings from 1 to 5."""
-    torch.manual_seed(0)
-    policy, ref = (-8 * torch.rand(rows, answers, dtype=torch.float64) for _ in range(2))
-    return policy, ref, torch.randint(1, 6, (rows, answers)).double()
+        loss(policy, None, 1.0, **columns_for(loss, policy.shape))
 
 
 @pytest.mark.parametrize("link", ["softmax", "pairwise", "mean"])
 @pytest.mark.parametrize("has_reference", [True, False])
 def test_each_knob_is_its_formula(link, has_reference):
     """The twin leaves out rejected answers of margin −inf before it computes anything."""
-    policy, ref, betas = drawn()
+    policy, ref, _ = drawn()
     margin = torch.randn_like(policy)
     margin[:, 2] = margin[::2, 4] = -torch.inf
-    weight = torch.arange(40.0, dtype=torch.float64)
     reference = ref if has_reference else None
-    found = losses.preference_loss(policy, reference, betas, margin=margin, weight=weight, link=link)
-    for row, (p, q, b, m) in enumerate(rows_of(policy, ref, betas, margin)):
+    found = losses.preference_loss(policy, reference, 0.7, margin=margin, link=link)
+    for row, (p, q, m) in enumerate(rows_of(policy, ref, margin)):
         ratios = [x - (y if has_reference else 0.0) for x, y in zip(p, q, strict=True)]
         kept = [i for i in range(1, 6) if m[i] > -math.inf]
-        gaps = [b[i] * (ratios[i] - ratios[0]) + m[i] - m[0] for i in kept]
+        gaps = [0.7 * (ratios[i] - ratios[0]) + m[i] - m[0] for i in kept]
         want = {
             "softmax": math.log(1 + sum(map(math.exp, gaps))),
             "pairwise": sum(math.log1p(math.exp(gap)) for gap in gaps) / len(gaps),
             "mean": math.log1p(math.exp(sum(gaps) / len(gaps))),
         }[link]
-        assert found.losses[row].item() == pytest.approx(row * want, rel=1e-8)
-        assert found.rewards[row].tolist() == pytest.approx([x * y for x, y in zip(b, ratios, strict=True)])
+        assert found.losses[row].item() == pytest.approx(want, rel=1e-8)
+        assert found.rewards[row].tolist() == pytest.approx([0.7 * ratio for ratio in ratios])
 
 
 def test_an_unknown_link_is_named():
     with pytest.raises(ValueError, match="link 'hinge' is unknown: expected softmax, pairwise or mean"):
         losses.preference_loss(*drawn()[:2], 1.0, link="hinge")
-
-
-def marginal_plackett_luce(weights: list[float], preferred: list[int]) -> float:
-    """−log of the chance that the preferred answers come first, summed over all their orders."""
-    total = 0.0
-    for order in itertools.permutations(preferred):
-        left, chance = sum(weights), 1.0
-        for i in order:
-            chance *= weights[i] / left
-            left -= weights[i]
-        total += chance
-    return -math.log(total)
-
-
-def test_mult_dpo_of_two_levels_is_the_multinomial_likelihood_and_bounds_that_of_all_orders():
-    policy, ref, ratings = drawn()
-    scores = (ratings > 3).double()
-    scores[:, 0], scores[:, 1] = 1, 0
-    found = losses.mult_dpo_loss(policy, ref, 0.7, scores=scores)
-    for row, (p, q, s) in enumerate(rows_of(policy, ref, scores)):
-        weights = [math.exp(0.7 * (x - y)) for x, y in zip(p, q, strict=True)]
-        preferred = [i for i, score in enumerate(s) if score]
-        want = -sum(math.log(weights[i] / sum(weights)) for i in preferred)
-        assert found.losses[row].item() == pytest.approx(want)
-        assert marginal_plackett_luce(weights, preferred) <= want - math.log(math.factorial(len(preferred))) + 1e-12
-    assert_close(found.rewards, 0.7 * (policy - ref))
-
-
-def test_mult_dpo_of_more_levels_is_the_sum_over_levels_each_without_those_above():
-    policy, ref, ratings = drawn()
-    ratings[3] = 4.0  # one level alone: nothing to compare
-    found = losses.mult_dpo_loss(policy, ref, 0.7, scores=ratings).losses
-    for row, (p, q, s) in enumerate(rows_of(policy, ref, ratings)):
-        weights, want = [math.exp(0.7 * (x - y)) for x, y in zip(p, q, strict=True)], 0.0
-        for level in sorted(set(s))[1:]:
-            total = sum(w for w, score in zip(weights, s, strict=True) if score <= level)
-            want -= sum(math.log(w / total) for w, score in zip(weights, s, strict=True) if score == level)
-        assert found[row].item() == pytest.approx(want, abs=1e-12)
-    assert found[3] == 0
-
-
-def test_mult_dpo_of_one_answer_above_the_others_is_softmax_dpo():
-    policy, ref, _ = drawn()
-    scores = torch.zeros_like(policy)
-    scores[:, 0] = 1
-    found = losses.mult_dpo_loss(policy, ref, 0.7, scores=scores).losses
-    assert found.equal(softmax_dpo_loss(policy, ref, 0.7).losses)
-
-
-def test_recpo_has_margins_by_the_ratio_of_utilities():
-    policy, ref, ratings = drawn()
-    found = recpo_loss(policy, ref, 0.7, scores=ratings, margin=1.5).losses
-    for row, (p, q, s) in enumerate(rows_of(policy, ref, ratings)):
-        r = [0.7 * (x - y) for x, y in zip(p, q, strict=True)]
-        want = math.log1p(sum(math.exp(r[i] - r[0] + 1.5 * s[0] / s[i]) for i in range(1, 6)))
-        assert found[row].item() == pytest.approx(want)
-    found = recpo_loss(policy, ref, 0.7, scores=ratings, margin=0.0).losses
-    assert_close(found, softmax_dpo_loss(policy, ref, 0.7).losses)
-
-
-def hard_ones(p: list[float]) -> list[int]:
-    """Rejected answers at least as likely as the chosen one, or the highest cluster of the best of all partitions."""
-    if hard := [i for i in range(1, len(p)) if p[i] >= p[0]]:
-        return hard
-    found = []
-    for labels in itertools.product(range(min(3, len(p) - 1)), repeat=len(p) - 1):
-        clusters = [[p[i + 1] for i, own in enumerate(labels) if own == label] for label in set(labels)]
-        spread = sum((x - sum(c) / len(c)) ** 2 for c in clusters for x in c)
-        top = max(range(len(labels)), key=lambda i: p[i + 1])
-        found.append((spread, [i + 1 for i, own in enumerate(labels) if own == labels[top]]))
-    return min(found)[1]
-
-
-@pytest.mark.parametrize("answers", [2, 3, 4, 7])
-def test_dynamicpo_is_dmpo_on_hard_negatives_with_their_own_beta(answers):
-    policy, ref, _ = drawn(60, answers)
-    policy[::2, 0] += 8  # every second chosen answer is the likeliest
-    policy.requires_grad_()
-    found = LOSSES["dynamicpo"](policy, ref, 0.7, margin=2.0)
-    assert (policy[:, 1:] >= policy[:, :1]).any(dim=1).sum() in range(10, 31)
-    (grad,) = torch.autograd.grad(found.losses.sum(), policy)
-    for row, (p, q) in enumerate(rows_of(policy, ref)):
-        hard = hard_ones(p)
-        easy = [i for i in range(1, answers) if i not in hard] or hard
-        mean = sum(p[i] for i in easy) / len(easy)
-        x, slopes = 0.0, [0.0] * answers
-        for i in hard:
-            a, b = p[0] - p[i], p[i] - mean
-            beta = 0.7 * (1 + 0.5 * math.tanh((a - b - 2.0) / (abs(a) + abs(b))))
-            x += beta * ((p[i] - q[i]) - (p[0] - q[0])) / len(hard)
-            slopes[i], slopes[0] = beta / len(hard), slopes[0] - beta / len(hard)
-        assert found.losses[row].item() == pytest.approx(math.log1p(math.exp(x)), rel=1e-8)
-        assert grad[row].tolist() == pytest.approx([s / (1 + math.exp(-x)) for s in slopes], rel=1e-6)
-    assert_close(found.rewards, 0.7 * (policy - ref))
-
-
-def test_a_rejected_answer_as_likely_as_the_chosen_one_is_hard():
-    policy, ref = torch.tensor([[-1.0, -1.0, -1.1, -5.0, -9.0]]), torch.tensor([[-2.0, -4.0, -1.0, -1.0, -1.0]])
-    only = LOSSES["dynamicpo"](policy, ref, 1.0, margin=0.0).losses
-    other = LOSSES["dynamicpo"](policy, ref - torch.tensor([0.0, 0.0, 9.0, 9.0, 9.0]), 1.0, margin=0.0).losses
-    assert only.equal(other)
 
 
 def test_softmax_logq_subtracts_log_q_of_every_answer():
@@ -390,31 +281,6 @@ def test_simpo_is_its_formula_and_adds_the_sft_term_of_cpo(sft_weight):
         assert found.rewards[row].tolist() == pytest.approx(r)
 
 
-def test_expected_reward_is_that_of_draws_and_its_optimum_is_known():
-    policy, ref, ratings = drawn(answers=4)
-    found = LOSSES["expected_reward"](policy, ref, 0.7, scores=ratings)
-    for row, (p, q, s) in enumerate(rows_of(policy, ref, ratings)):
-        chance, base = ([math.exp(x) / sum(map(math.exp, logps)) for x in logps] for logps in (p, q))
-        deviation = math.sqrt(sum((x - sum(s) / 4) ** 2 for x in s) / 3)
-        advantages = [(x - sum(s) / 4) / (deviation + 1e-4) for x in s]
-        kl = sum(a * math.log(a / b) for a, b in zip(chance, base, strict=True))
-        want = 0.7 * kl - sum(a * b for a, b in zip(chance, advantages, strict=True))
-        assert found.losses[row].item() == pytest.approx(want, abs=1e-12)
-    assert_close(found.rewards, 0.7 * (policy - ref))
-    advantages = (ratings - ratings.mean(1, True)) / (ratings.std(1, keepdim=True) + 1e-4)
-    best = (ref + advantages / 0.7).requires_grad_()
-    LOSSES["expected_reward"](best, ref, 0.7, scores=ratings).losses.sum().backward()
-    assert_close(best.grad, torch.zeros_like(ref))
-    assert torch.isfinite(LOSSES["expected_reward"](policy, ref, 0.7, scores=torch.ones_like(ref)).losses).all()
-
-
-def test_weighted_sft_weighs_the_chosen_answer_by_the_exponential_of_its_score():
-    policy, _, ratings = drawn()
-    found = LOSSES["weighted_sft"](policy, None, 2.0, scores=ratings)
-    assert found.losses.tolist() == pytest.approx([-math.exp(s[0] / 2.0) * p[0] for p, s in rows_of(policy, ratings)])
-    assert_close(found.rewards, policy)
-
-
 @pytest.mark.parametrize(
     ("name", "defaults"),
     [("recpo", {"margin": 2.0}), ("dynamicpo", {"margin": 6.0})]
@@ -423,17 +289,18 @@ def test_weighted_sft_weighs_the_chosen_answer_by_the_exponential_of_its_score()
 )
 def test_defaults_are_those_of_the_papers(name, defaults):
     policy, ref, _ = drawn()
-    given = {"beta": 0.7, **columns_for(name, policy.shape)}
+    loss = ALL_LOSSES[name]
+    given = {"beta": 0.7, **columns_for(loss, policy.shape)}
     without = {key: value for key, value in given.items() if key not in defaults}
-    assert LOSSES[name](policy, ref, **without).losses.equal(LOSSES[name](policy, ref, **given | defaults).losses)
+    assert loss(policy, ref, **without).losses.equal(loss(policy, ref, **given | defaults).losses)
 
 
 def test_options_of_a_loss_are_its_own():
     policy, ref, ratings = drawn()
-    bound = losses.with_options(recpo_loss, margin=0.5, sft_weight=None)
-    want = recpo_loss(policy, ref, 0.7, scores=ratings, margin=0.5).losses
-    assert bound(policy, ref, 0.7, scores=ratings).losses.equal(want)
-    assert needs_reference(bound)
+    bound = losses.with_options(simpo_loss, margin=0.5, sft_weight=None)
+    want = simpo_loss(policy, ref, 0.7, lengths=ratings, margin=0.5).losses
+    assert bound(policy, ref, 0.7, lengths=ratings).losses.equal(want)
+    assert not needs_reference(bound)
     assert losses.with_options(dpo_loss, margin=None) is dpo_loss
     with pytest.raises(ValueError, match="loss dpo_loss has no margin: remove this setting"):
         losses.with_options(dpo_loss, margin=1.0)
@@ -441,11 +308,11 @@ def test_options_of_a_loss_are_its_own():
 
 def test_a_sum_of_losses_is_weighted_and_asks_for_what_its_parts_ask_for():
     policy, ref, ratings = drawn()
-    parts = [LOSSES["simpo"], recpo_loss, dpo_loss]
+    parts = [simpo_loss, LAB_LOSSES["recpo"], dpo_loss]
     total = losses.sum_of_losses(parts, [0.5, 2.0, 3.0], margin=1.5, sft_weight=0.3, label_smoothing=None)
     out = total(policy, ref, 0.7, scores=ratings, lengths=ratings + 1)
     first = LOSSES["simpo"](policy, None, 0.7, lengths=ratings + 1, margin=1.5, sft_weight=0.3)
-    second = recpo_loss(policy, ref, 0.7, scores=ratings, margin=1.5).losses
+    second = LAB_LOSSES["recpo"](policy, ref, 0.7, scores=ratings, margin=1.5).losses
     assert_close(out.losses, 0.5 * first.losses + 2 * second + 3 * dpo_loss(policy, ref, 0.7).losses)
     assert out.rewards.equal(first.rewards)
     assert str(inspect.signature(total)) == "(policy_logps, ref_logps, *, beta, lengths, scores)"
@@ -480,17 +347,25 @@ def test_losses_of_other_packages_are_found_by_name(monkeypatch):
     monkeypatch.setattr(EntryPoint, "load", lambda entry: (entry.name, entry.group))
     assert find_loss("summed") == ("summed", "prefrec.losses")
     assert find_loss("dpo") is dpo_loss
-    message = r"'sum' is unknown: expected one of softmax_dpo, dpo, .*sft, summed, other; did you mean summed\?$"
+    message = r"'sum' is unknown: expected one of softmax_dpo, dpo, .*simpo, summed, other; did you mean summed\?$"
     with pytest.raises(ValueError, match=message):
         find_loss("sum")
+
+
+@pytest.mark.parametrize("name", LAB_LOSSES)
+def test_a_loss_of_the_lab_is_named_where_the_lab_is_not_installed(name, monkeypatch):
+    monkeypatch.setattr(losses, "entry_points", lambda group: [])
+    message = rf"loss '{name}' is unknown: .*; {name} comes with prefrec-lab: `pip install \./lab` in a clone$"
+    with pytest.raises(ValueError, match=message):
+        find_loss(name)
 
 
 def test_rows_of_one_size_are_passed_on_as_they_are():
     policy, ref, scores = torch.randn(3, 5), torch.randn(3, 5), torch.rand(3, 5)
     out, want = loss_by_size(dpo_loss, policy, ref, 0.7, [5, 5, 5]), dpo_loss(policy, ref, 0.7)
     assert_close((out.losses, out.rewards), (want.losses, want.rewards))
-    out = loss_by_size(recpo_loss, policy, ref, 0.7, [5, 5, 5], scores=scores)
-    assert out.losses.equal(recpo_loss(policy, ref, 0.7, scores=scores).losses)
+    out = loss_by_size(softmax_logq_loss, policy, ref, 0.7, [5, 5, 5], scores=scores)
+    assert out.losses.equal(softmax_logq_loss(policy, ref, 0.7, scores=scores).losses)
 
 
 def test_rows_of_different_sizes_need_no_reference_for_a_loss_without_one():
@@ -515,7 +390,7 @@ def test_effective_negatives_counts_equal_and_single():
 @pytest.mark.parametrize("name", ["softmax_dpo", "ipo", "robust", "nca", "expected_reward"])
 def test_bad_arguments_are_named(name, policy, ref, beta, message):
     with pytest.raises(ValueError, match=message):
-        LOSSES[name](policy, ref, beta, **columns_for(name, policy.shape))
+        ALL_LOSSES[name](policy, ref, beta, **columns_for(ALL_LOSSES[name], policy.shape))
 
 
 @pytest.mark.parametrize("sizes", [[3, 3], [3, 2]])

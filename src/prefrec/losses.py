@@ -47,10 +47,9 @@ AnyLoss = TypeVar("AnyLoss", bound=Callable[..., PreferenceLoss])
 def preference_loss(
     policy_logps: Tensor,
     ref_logps: Tensor | None,
-    beta: float | Tensor,
+    beta: float,
     *,
     margin: Tensor | None = None,
-    weight: Tensor | None = None,
     link: Literal["softmax", "pairwise", "mean"] = "softmax",
 ) -> PreferenceLoss:
     """Return a preference loss of the logits l_i = β (log π_i − log π_ref,i) + margin_i.
@@ -60,23 +59,18 @@ def preference_loss(
     Args:
         policy_logps: [B, 1+N] log-probabilities under the policy; column 0 is the chosen answer.
         ref_logps: [B, 1+N] log-probabilities under the frozen reference. None: log π_ref = 0.
-        beta: strength of the pull towards the reference, above 0. With one β per answer [B, 1+N], l_i − l_0 is
-            β_i (log(π_i / π_ref,i) − log(π_0 / π_ref,0)).
+        beta: strength of the pull towards the reference, above 0.
         margin: [B, 1+N], added to the logits but not to the rewards; −inf excludes a rejected answer.
-        weight: [B] weight of each example's loss.
         link: `softmax`: log Σ_j exp(l_j − l_0), the cross-entropy of softmax(l) with label 0. `pairwise`:
             mean_i softplus(l_i − l_0). `mean`: softplus(mean_i l_i − l_0).
 
     Raises:
         ValueError: shapes differ, there is no rejected column, or beta is not positive.
     """
-    _check(policy_logps, ref_logps, beta)
+    check_logps(policy_logps, ref_logps, beta)
     ratios = policy_logps if ref_logps is None else policy_logps - ref_logps
-    rewards = logits = beta * ratios
-    if isinstance(beta, Tensor):
-        logits = beta * (ratios - ratios[:, :1])
-    if margin is not None:
-        logits = logits + margin
+    rewards = beta * ratios
+    logits = rewards if margin is None else rewards + margin
     kept = None if margin is None else ~margin[:, 1:].isneginf()
     if link == "softmax":
         # logsumexp subtracts the largest difference first. The textbook form log(1 + Σ exp(x)) overflows near x = 89.
@@ -88,7 +82,7 @@ def preference_loss(
         losses = F.softplus(_mean(logits[:, 1:], kept) - logits[:, 0])
     else:
         raise ValueError(f"link {link!r} is unknown: expected softmax, pairwise or mean")
-    return PreferenceLoss(losses if weight is None else weight * losses, rewards)
+    return PreferenceLoss(losses, rewards)
 
 
 def having(**traits: Any) -> Callable[[AnyLoss], AnyLoss]:
@@ -122,7 +116,7 @@ def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float
         ref_logps: [B, 1+N] log-probabilities under the frozen reference.
         beta: strength of the pull towards the reference, above 0.
     """
-    return preference_loss(policy_logps, _needed(ref_logps), beta)
+    return preference_loss(policy_logps, required_reference(ref_logps), beta)
 
 
 def dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
@@ -130,12 +124,12 @@ def dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> Pre
 
     For N = 1 this is −log σ(r_0 − r_1). For N > 1 the losses of the N pairs are averaged, as in a pairwise trainer.
     """
-    return preference_loss(policy_logps, _needed(ref_logps), beta, link="pairwise")
+    return preference_loss(policy_logps, required_reference(ref_logps), beta, link="pairwise")
 
 
 def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
     """Return the DMPO loss softplus(mean_i r_i − r_0) (Bai et al., 2024, arXiv 2405.16127)."""
-    return preference_loss(policy_logps, _needed(ref_logps), beta, link="mean")
+    return preference_loss(policy_logps, required_reference(ref_logps), beta, link="mean")
 
 
 def ipo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, lengths: Tensor) -> PreferenceLoss:
@@ -143,8 +137,8 @@ def ipo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, len
 
     h_i = log(π_i / π_ref,i) / n_i, where n are the `lengths` of answers in tokens, as in TRL. The paper has n = 1.
     """
-    ref = _needed(ref_logps)
-    _check(policy_logps, ref, beta)
+    ref = required_reference(ref_logps)
+    check_logps(policy_logps, ref, beta)
     ratios = policy_logps - ref
     per_token = ratios / lengths
     gaps = per_token[:, :1] - per_token[:, 1:] - 1 / (2 * beta)
@@ -161,8 +155,8 @@ def robust_loss(
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
-    ref = _needed(ref_logps)
-    _check(policy_logps, ref, beta)
+    ref = required_reference(ref_logps)
+    check_logps(policy_logps, ref, beta)
     rewards = beta * (policy_logps - ref)
     gaps = rewards[:, 1:] - rewards[:, :1]
     losses = (1 - label_smoothing) * F.softplus(gaps) - label_smoothing * F.softplus(-gaps)
@@ -175,8 +169,8 @@ def nca_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> Pre
     The mean is over all answers. This is the paper's loss for K = 1 + N answers if the chosen one has all the reward,
     and for N = 1 TRL's `nca_pair`.
     """
-    ref = _needed(ref_logps)
-    _check(policy_logps, ref, beta)
+    ref = required_reference(ref_logps)
+    check_logps(policy_logps, ref, beta)
     rewards = beta * (policy_logps - ref)
     return PreferenceLoss(F.softplus(-rewards[:, 0]) + F.softplus(rewards).mean(dim=1), rewards)
 
@@ -215,59 +209,6 @@ def joint_softmax_loss(
     return preference_loss(policy_logps, None, beta, margin=scores)
 
 
-@having(needs_liked=True)
-def mult_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor) -> PreferenceLoss:
-    """Return the Mult-DPO loss for graded answers (Zhu et al., 2026, arXiv 2606.10078).
-
-    Answers with the same score, such as a rating, form a level. Each answer j above the lowest level is compared with
-    its level and those below: Σ_j log Σ_{k: s_k ≤ s_j} exp(r_k − r_j). With two levels, this is the paper's
-    multinomial likelihood of the upper level without the constant log k!, and S-DPO if that level has one answer.
-    """
-    size = policy_logps.shape[1]
-    # One copy of the row per answer j, in which j and column 0 are swapped.
-    order = torch.arange(size, device=policy_logps.device).repeat(size, 1)
-    order[:, 0] = order[0].clone()
-    order.fill_diagonal_(0)
-    policy, ref = (x[:, order].flatten(0, 1) for x in (policy_logps, _needed(ref_logps)))
-    above = (scores[:, order] > scores[:, :, None]).flatten(0, 1)
-    margin = torch.zeros_like(policy).masked_fill(above, -torch.inf)
-    weight = (scores > scores.amin(dim=1, keepdim=True)).flatten()
-    out = preference_loss(policy, ref, beta, margin=margin, weight=weight)
-    return PreferenceLoss(out.losses.view(-1, size).sum(dim=1), out.rewards[::size])
-
-
-def recpo_loss(
-    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor, margin: float = 2.0
-) -> PreferenceLoss:
-    """Return the RecPO loss log(1 + Σ_i exp(r_i − r_0 + margin · s_0 / s_i)) (Ouyang et al., arXiv 2506.02261).
-
-    Scores are positive utilities: ratings, or rating / √delay, where delay is the time until the interaction.
-    """
-    margins = F.pad(margin * scores[:, :1] / scores[:, 1:], (1, 0))
-    return preference_loss(policy_logps, _needed(ref_logps), beta, margin=margins)
-
-
-def dynamicpo_loss(
-    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, margin: float = 6.0
-) -> PreferenceLoss:
-    """Return the DynamicPO loss: DMPO on hard negatives with one β each (Hu et al., 2026, arXiv 2605.00327).
-
-    As in the authors' code, negatives with log π_i ≥ log π_0 are hard; if there are none, those in the highest of
-    three clusters (here least-squares clusters) are. The loss is softplus(mean_i (r_i − r_0) β_i / β) over hard
-    negatives, with β_i = β + β/2 tanh((a_i − b_i − margin) / (|a_i| + |b_i|)), which has no gradient. a_i is log π_0
-    − log π_i, and b_i is log π_i minus the mean log π of the negatives that are not hard, or of all if all are hard.
-    """
-    logps = policy_logps.detach()
-    hard = logps[:, 1:] >= logps[:, :1]
-    hard = torch.where(hard.any(dim=1, keepdim=True), hard, _top_cluster(logps[:, 1:]))
-    others = hard.all(dim=1, keepdim=True) | ~hard
-    a, b = logps[:, :1] - logps, logps - _mean(logps[:, 1:], others)[:, None]
-    betas = beta * (1 + torch.tanh((a - b - margin) / (a.abs() + b.abs()).clamp(min=1e-6)) / 2)
-    excluded = F.pad(torch.zeros_like(a[:, 1:]).masked_fill(~hard, -torch.inf), (1, 0))
-    out = preference_loss(policy_logps, _needed(ref_logps), betas, margin=excluded, link="mean")
-    return PreferenceLoss(out.losses, out.rewards * (beta / betas))
-
-
 def simpo_loss(
     policy_logps: Tensor,
     ref_logps: Tensor | None = None,
@@ -287,37 +228,13 @@ def simpo_loss(
     return PreferenceLoss(out.losses - sft_weight * policy_logps[:, 0], out.rewards)
 
 
-def expected_reward_loss(
-    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor
-) -> PreferenceLoss:
-    """Return GRPO's objective (Shao et al., 2024, arXiv 2402.03300) in closed form: −Σ_j p_j A_j + β KL(p, p_ref).
-
-    p is the softmax of log π over the choice set, and A_j = (s_j − mean s) / (std s + 1e-4) are the advantages. The
-    optimum is p ∝ p_ref exp(A / β). The chosen answer counts by its score, like the others.
-    """
-    ref = _needed(ref_logps)
-    _check(policy_logps, ref, beta)
-    log_p, log_ref = policy_logps.log_softmax(dim=1), ref.log_softmax(dim=1)
-    advantages = (scores - scores.mean(dim=1, keepdim=True)) / (scores.std(dim=1, keepdim=True) + 1e-4)
-    losses = (log_p.exp() * (beta * (log_p - log_ref) - advantages)).sum(dim=1)
-    return PreferenceLoss(losses, beta * (policy_logps - ref))
-
-
 def sft_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the SFT loss −log π_0, a control for alignment on the same examples; `beta` only scales the rewards.
 
     TRL's `sft` is a different loss: the mean over the tokens of all chosen answers of a batch.
     """
-    _check(policy_logps, None, beta)
+    check_logps(policy_logps, None, beta)
     return PreferenceLoss(-policy_logps[:, 0], beta * policy_logps)
-
-
-def weighted_sft_loss(
-    policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
-) -> PreferenceLoss:
-    """Return the reward-weighted SFT loss −exp(s_0 / β) log π_0 (Chidambaram et al., 2026, arXiv 2603.10279)."""
-    _check(policy_logps, None, beta)
-    return PreferenceLoss(-torch.exp(scores[:, 0] / beta) * policy_logps[:, 0], policy_logps)
 
 
 Loss = Callable[..., PreferenceLoss]
@@ -338,14 +255,9 @@ LOSSES: dict[str, Loss] = {
     "bpr": bpr_loss,
     "softmax": softmax_loss,
     "sft": sft_loss,
-    "mult_dpo": mult_dpo_loss,
-    "recpo": recpo_loss,
-    "dynamicpo": dynamicpo_loss,
     "softmax_logq": softmax_logq_loss,
     "joint_softmax": joint_softmax_loss,
     "simpo": simpo_loss,
-    "expected_reward": expected_reward_loss,
-    "weighted_sft": weighted_sft_loss,
 }
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
@@ -354,6 +266,8 @@ ALIASES = {"s-dpo": "softmax_dpo", "sigmoid": "dpo", "nca_pair": "nca"}
 
 GROUP = "prefrec.losses"
 """Entry-point group for losses of other packages: NAME = "module:function"."""
+_OF_LAB = ("mult_dpo", "recpo", "dynamicpo", "expected_reward", "weighted_sft")
+"""Losses of prefrec-lab, for the error where it is not installed."""
 
 
 def find_loss(loss: str | Loss) -> Loss:
@@ -371,6 +285,8 @@ def find_loss(loss: str | Loss) -> Loss:
         known = [*LOSSES, *others]
         near = difflib.get_close_matches(loss, [*known, *ALIASES], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
+        if loss in _OF_LAB:
+            hint = f"; {loss} comes with prefrec-lab: `pip install ./lab` in a clone"
         raise ValueError(f"loss {loss!r} is unknown: expected one of {', '.join(known)}{hint}")
     found: Loss = others[loss].load()
     return found
@@ -502,42 +418,29 @@ def effective_negatives(rewards: Tensor) -> Tensor:
     return 1.0 / weights.square().sum(dim=1)
 
 
-def _mean(values: Tensor, kept: Tensor | None) -> Tensor:
-    """Return the mean [B] of the `kept` values [B, N]; None: of all values."""
-    if kept is None:
-        return values.mean(dim=1)
-    return values.masked_fill(~kept, 0.0).sum(dim=1) / kept.sum(dim=1)
-
-
-def _top_cluster(values: Tensor) -> Tensor:
-    """Return a mask [B, N] of the highest of three least-squares clusters; for N < 3, of the highest value."""
-    count, ranked = values.shape[1], values.sort(descending=True).values
-    size = torch.ones_like(ranked[:, :1], dtype=torch.long)
-    if count > 2:
-        # Clusters are contiguous in the sorted values, cut after `a` and `b`. The least-squares cut maximises
-        # Σ sum² / size.
-        a, b = 1 + torch.triu_indices(count - 1, count - 1, 1, device=values.device)
-        sums = (ranked - ranked.mean(dim=1, keepdim=True)).cumsum(dim=1)
-        upper, both = sums[:, a - 1], sums[:, b - 1]
-        fit = upper**2 / a + (both - upper) ** 2 / (b - a) + both**2 / (count - b)
-        size = a[fit.argmax(dim=1, keepdim=True)]
-    return values >= ranked.gather(1, size - 1)
-
-
-def _needed(ref_logps: Tensor | None) -> Tensor:
+def required_reference(ref_logps: Tensor | None) -> Tensor:
+    """Return the reference's log-probabilities; raise ValueError if they are None."""
     if ref_logps is None:
         raise ValueError("this loss needs ref_logps, the log-probabilities under the reference")
     return ref_logps
 
 
-def _check(policy_logps: Tensor, ref_logps: Tensor | None, beta: float | Tensor) -> None:
+def check_logps(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> None:
+    """Raise ValueError if shapes are not [B, 1+N] with N ≥ 1, or differ, or if beta is not positive."""
     if policy_logps.dim() != 2 or policy_logps.shape[1] < 2:
         raise ValueError(
             f"expected [batch, 1 + negatives] with at least one negative, got {list(policy_logps.shape)}"
         )
-    if not isinstance(beta, Tensor) and not beta > 0:
+    if not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
     if ref_logps is not None and policy_logps.shape != ref_logps.shape:
         raise ValueError(
             f"policy_logps {list(policy_logps.shape)} and ref_logps {list(ref_logps.shape)} must have the same shape"
         )
+
+
+def _mean(values: Tensor, kept: Tensor | None) -> Tensor:
+    """Return the mean [B] of the `kept` values [B, N]; None: of all values."""
+    if kept is None:
+        return values.mean(dim=1)
+    return values.masked_fill(~kept, 0.0).sum(dim=1) / kept.sum(dim=1)

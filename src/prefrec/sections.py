@@ -174,12 +174,12 @@ class AlignSection(RowsSection):
     """One preference alignment. It starts from the SFT weights, or from the base model if there is no `sft`."""
 
     name: str = Field("s-dpo", pattern=NAME, description="Name in tables, and of the stage's folder.")
-    loss: str = Field(LOSS, description=f"Loss: {', '.join(LOSSES)}.")
+    loss: str = Field(LOSS, description=f"Loss: {', '.join(LOSSES)}, or that of another package.")
     beta: float = Field(
         BETA, gt=0, le=1000, description="Strength of the penalty for moving away from the reference (β)."
     )
     margin: float | None = Field(
-        None, ge=0, le=1000, description="Margin of recpo, dynamicpo and simpo. Default: the loss's own."
+        None, ge=0, le=1000, description="Margin of simpo, or of another package's loss. Default: the loss's own."
     )
     sft_weight: float | None = Field(None, ge=0, le=1000, description="Weight of simpo's SFT term.")
     label_smoothing: float | None = Field(

@@ -9,10 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from loss_cases import ALL_LOSSES
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.packing import pack, pack_passes
 from prefrec.lm.scoring import answer_token_logps, choice_logps
-from prefrec.losses import LOSSES, needs_reference, takes
+from prefrec.losses import needs_reference, takes
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
 from prefrec.training.softmax_dpo import preference_metrics
@@ -49,7 +50,7 @@ def test_scores_losses_and_gradients_on_shapes_alone(llama, negatives):
         logps = choice_logps(llama, batch)
         assert logps.shape == (2, 1 + negatives)
         losses = []
-        for name, loss in LOSSES.items():
+        for name, loss in ALL_LOSSES.items():
             columns = {c: torch.ones_like(logps) for c in ("scores", "lengths") if takes(loss, c)}
             out = loss(logps, logps.detach() if needs_reference(loss) else None, 1.0, **columns)
             assert out.losses.shape == (2,), name

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from prefrec.errors import DataError
+from prefrec.losses import LOSSES, having, preference_loss
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe
 from prefrec.sections import AlignSection
@@ -15,6 +16,22 @@ from prefrec.stages.negatives import answer_scores, log_rows, log_validation_row
 from prefrec.stages.train import train_align
 from prefrec.stages.training_rows import alignment_pool, alignment_rows, validation_rows
 from tiny_run import RATED
+
+
+def rated_loss(policy_logps, ref_logps, beta, *, scores):
+    return preference_loss(policy_logps, ref_logps, beta, margin=-scores)
+
+
+@having(needs_liked=True)
+def graded_loss(policy_logps, ref_logps, beta, *, scores):
+    return preference_loss(policy_logps, ref_logps, beta, margin=-scores)
+
+
+@pytest.fixture(autouse=True)
+def losses_of_ratings(monkeypatch):
+    """Losses that take ratings, as those of other packages may."""
+    monkeypatch.setitem(LOSSES, "rated", rated_loss)
+    monkeypatch.setitem(LOSSES, "graded", graded_loss)
 
 
 def taken(log: pl.DataFrame) -> dict[str, dict[str, float]]:
@@ -68,8 +85,8 @@ def test_validation_rows_are_of_validation_users_after_the_cut(rated):
 
 @pytest.mark.parametrize(
     "how",
-    [{"negatives_from": "impressions", "sampled_negatives": 1}, {"loss": "mult_dpo"}, {"loss": "recpo"}],
-    ids=["impressions", "mult_dpo", "recpo"],
+    [{"negatives_from": "impressions", "sampled_negatives": 1}, {"loss": "graded"}, {"loss": "rated"}],
+    ids=["impressions", "graded", "rated"],
 )
 def test_a_model_is_aligned(rated_recipe, rated, tmp_path, how):
     section = AlignSection(**RATED | how | {"eval_rows": 4, "eval_steps": 2, "num_negatives": 2})
@@ -92,7 +109,7 @@ def test_data_that_tell_of_none_are_refused_before_training(recipe, data, tmp_pa
 
 def test_scores_of_answers_are_the_users_ratings(rated):
     """Sampled items, which the user did not rate, count as rated lowest; held-out ratings are for held-out rows."""
-    section = AlignSection(**RATED | {"loss": "recpo", "num_negatives": 4, "sampled_negatives": 2})
+    section = AlignSection(**RATED | {"loss": "rated", "num_negatives": 4, "sampled_negatives": 2})
     rows, of = log_rows(rated, section, 0), taken(rated.train_interactions)
     for row, scores in zip(rows, answer_scores(rows, rated, section), strict=True):
         answers = [row.target, *(i for i in row.candidates if i != row.target)]
@@ -104,8 +121,8 @@ def test_scores_of_answers_are_the_users_ratings(rated):
     assert answer_scores(rows, rated, AlignSection(**RATED)) is None
 
 
-def test_mult_dpo_compares_all_liked_items_of_a_block_with_the_disliked_ones(rated):
-    section, of = AlignSection(**RATED | {"loss": "mult_dpo", "num_negatives": 9}), taken(rated.train_interactions)
+def test_a_loss_of_levels_gets_all_liked_items_of_a_block_and_the_disliked_ones(rated):
+    section, of = AlignSection(**RATED | {"loss": "graded", "num_negatives": 9}), taken(rated.train_interactions)
     rows = log_rows(rated, section, 0)
     assert rows
     levels = [sorted(of[e.user_id][i] for i in e.candidates) for e in rows]
@@ -115,8 +132,8 @@ def test_mult_dpo_compares_all_liked_items_of_a_block_with_the_disliked_ones(rat
 
 
 def test_losses_that_need_ratings_are_told_before_training(data, rated):
-    section = AlignSection(**RATED | {"loss": "recpo", "negatives_from": "uniform"})
+    section = AlignSection(**RATED | {"loss": "rated", "negatives_from": "uniform"})
     assert len(alignment_rows(rated, section, 0)) == 16
     for other in (data, replace(rated, protocol=rated.protocol | {"rating_counts": True})):
-        with pytest.raises(DataError, match=r"align\.s-dpo\.loss: recpo needs ratings above 0, but the log has none"):
+        with pytest.raises(DataError, match=r"align\.s-dpo\.loss: rated needs ratings above 0, but the log has none"):
             alignment_rows(other, section, 0)

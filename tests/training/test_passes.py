@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from loss_cases import ALL_LOSSES
 from prefrec.lm.scoring import choice_logps
 from prefrec.losses import LOSSES
 from prefrec.training import lora_config
@@ -34,9 +35,11 @@ def _assert_same(got, want):
         torch.testing.assert_close(got[name] / scale, grad / scale, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("loss", "layout"), [*((loss, "packed") for loss in LOSSES), ("softmax_dpo", "separate")])
+@pytest.mark.parametrize(
+    ("loss", "layout"), [*((loss, "packed") for loss in ALL_LOSSES), ("softmax_dpo", "separate")]
+)
 def test_gradients_of_31_negatives_are_those_of_one_pass(sdpo, loss, layout):
-    settings = {"loss_type": loss, "layout": layout, "precompute_ref_log_probs": False, "beta": 0.1}
+    settings = {"loss_type": ALL_LOSSES[loss], "layout": layout, "precompute_ref_log_probs": False, "beta": 0.1}
     rows = [row | {"scores": [i % 5 + 1.0 for i in range(32)]} for row in many_negatives(31, 2)]
     want_loss, want, all_tokens = _step(sdpo(rows=rows, **settings))
     assert len(all_tokens) == 1

@@ -13,6 +13,7 @@ from torch._dynamo import OptimizedModule
 from torch.testing import assert_close
 from transformers import OPTConfig, OPTForCausalLM, PhiConfig, PhiForCausalLM, TrainerCallback
 
+from loss_cases import ALL_LOSSES
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
@@ -278,10 +279,10 @@ def test_a_model_that_breaks_packed_rows_trains_all_the_same(sdpo, tmp_path, cap
 SCORED = [{**row, "scores": [5.0, 1.0, 2.0, 1.0]} for row in PREFERENCES]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ALL_LOSSES)
 def test_every_loss_trains_and_reports_on_held_out_rows(sdpo, loss):
     changes = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
-    trainer = sdpo(rows=SCORED, evaluate=SCORED[:3], loss_type=loss, **changes, train=True)
+    trainer = sdpo(rows=SCORED, evaluate=SCORED[:3], loss_type=ALL_LOSSES[loss], **changes, train=True)
     evaluated = [h for h in trainer.state.log_history if "eval_loss" in h]
     assert len(evaluated) == 2
     assert evaluated[-1]["eval_loss"] < evaluated[0]["eval_loss"] + 1e-6
@@ -289,8 +290,8 @@ def test_every_loss_trains_and_reports_on_held_out_rows(sdpo, loss):
 
 
 def test_a_loss_without_its_scores_is_an_error(sdpo):
-    with pytest.raises(ConfigError, match="loss recpo needs `scores` in each row: one number per answer"):
-        sdpo(rows=[*SCORED, PREFERENCES[0]], loss_type="recpo")
+    with pytest.raises(ConfigError, match="loss softmax_logq needs `scores` in each row: one number per answer"):
+        sdpo(rows=[*SCORED, PREFERENCES[0]], loss_type="softmax_logq")
 
 
 def test_settings_of_a_loss_reach_it(sdpo, tmp_path):

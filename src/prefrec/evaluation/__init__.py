@@ -1,7 +1,6 @@
 """Metrics with intervals from scores and generated texts, and an audit of candidate sets."""
 
 from prefrec.evaluation.audit import audit_lists, audit_prepared
-from prefrec.evaluation.baskets import evaluate_baskets
 from prefrec.evaluation.by_user import UserSpread, user_spread
 from prefrec.evaluation.evaluate import evaluate, evaluate_full, evaluate_predictions, predict
 from prefrec.evaluation.full import rank_catalogue
@@ -13,7 +12,7 @@ from prefrec.evaluation.verdict import FULL_RANKING, Audit, AuditRow, NoAudit
 
 __all__ = [
     "FULL_RANKING", "Audit", "AuditRow", "Comparison", "Evaluation", "Group", "Interval", "Means", "NoAudit",
-    "PairedDifference", "UserSpread", "audit_lists", "audit_prepared", "evaluate", "evaluate_baskets",
+    "PairedDifference", "UserSpread", "audit_lists", "audit_prepared", "evaluate",
     "evaluate_full", "evaluate_predictions", "judge_texts", "mean_interval", "metrics_for", "paired_difference",
     "predict", "rank_catalogue", "read_predictions", "target_ranks", "user_spread",
 ]  # fmt: skip

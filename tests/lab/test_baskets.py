@@ -12,10 +12,10 @@ from ir_measures import RR, R, Success, nDCG
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
-from prefrec.evaluation.baskets import basket_metrics, baskets_of, evaluate_baskets
 from prefrec.evaluation.metrics import target_ranks
 from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers import PopularityRanker
+from prefrec_lab.baskets import basket_metrics, baskets_of, evaluate_baskets
 
 MEASURES = {"hr@2": Success @ 2, "recall@2": R @ 2, "ndcg@2": nDCG @ 2, "ndcg@9": nDCG @ 9, "mrr": RR}
 DAY, START = 86_400, 10**9
