@@ -126,7 +126,7 @@ def measure(name: str, folder: Path) -> None:
     cache = folder / "predictions/full_catalogue"
     found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
     path = RANKS / f"{name}.parquet"
-    write_ranks(coded(found), row_facts(data, data.some(section.split, section.rows), section.split), path)
+    write_ranks(coded(found), row_facts(data, data.examples(section.split, section.rows), section.split), path)
     metrics = read_json(folder / METRICS)
     audit = metrics["evaluation"]["audit"]
     earlier = read_json(path.with_suffix(".json"))
@@ -178,7 +178,7 @@ def divergence(run: Run, name: str) -> float | None:
     if stage.is_slow or stage.start is None:
         return None
     items = tuple(run.data.catalogue.ids)
-    rows = [replace(e, candidates=items) for e in run.data.some("validation", DOSE_ROWS)]
+    rows = [replace(e, candidates=items) for e in run.data.examples("validation", DOSE_ROWS)]
     size = run.recipe.evaluate.batch_size
     reference, aligned = (log_softmax((of.full or of).load(size).score(rows), axis=1) for of in (stage.start, stage))
     return float((np.exp(reference) * (reference - aligned)).sum(axis=1).mean())
@@ -191,7 +191,7 @@ def measure_control(name: str, folders: Sequence[Path], rankers: Sequence[str]) 
     for seed, folder in enumerate(folders):
         run = open_run(folder)
         data, section = run.data, run.recipe.evaluate
-        facts = row_facts(data, data.some(section.split, section.rows), section.split)
+        facts = row_facts(data, data.examples(section.split, section.rows), section.split)
         stages = [run.stage(n) for n in rankers]
         cache = folder / "predictions/full_catalogue"
         ranked = predict_full(data, section, [], stages, cache, seed=run.recipe.seed)

@@ -58,7 +58,7 @@ def features_of(folder: Path) -> tuple[Features, list[str], list[RankingExample]
     stage = run.plan.logs[0].on_log(BLEND)
     assert isinstance(stage, BlendStage)
     data, rng = run.data, np.random.default_rng([run.recipe.seed, 6])
-    examples = sampled(data, data.some("validation", stage.config.rows), MOST_CANDIDATES, rng)
+    examples = sampled(data, data.examples("validation", stage.config.rows), MOST_CANDIDATES, rng)
     parts, _ = stage.parts.rankers("validation", run.recipe.evaluate.batch_size)
     columns = []
     for part in parts:

@@ -65,7 +65,7 @@ def collect(folders: Sequence[Path]) -> None:
         full.append(_renamed(_whole(folder, data), names))
         for old, new in names.items():
             facts[new] = {"kind": _kind(run.recipe, old), "seconds": _seconds(run, old)}
-    facts_of_rows = row_facts(data, data.some(section.split, section.rows), section.split)
+    facts_of_rows = row_facts(data, data.examples(section.split, section.rows), section.split)
     write_ranks(coded(pl.concat(lists)), facts_of_rows, LISTS)
     write_ranks(coded(pl.concat(full)), facts_of_rows, FULL)
     audit = read_json(folders[0] / METRICS)["evaluation"]["audit"]

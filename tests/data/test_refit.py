@@ -65,9 +65,9 @@ def test_validation_examples_become_training_examples_and_choose_nothing(data):
 
 
 def test_test_examples_and_what_their_users_saw_stay(data):
-    longer, rows = with_validation(data), data.some("test", None)
-    assert longer.some("test", None) == rows
-    assert [e.time for e in longer.some("test", None)] == [e.time for e in rows]
+    longer, rows = with_validation(data), data.examples("test", None)
+    assert longer.examples("test", None) == rows
+    assert [e.time for e in longer.examples("test", None)] == [e.time for e in rows]
     assert seen_items(longer, rows) == seen_items(data, rows)
     assert longer.known_interactions("test").equals(data.known_interactions("test"))
 

@@ -70,7 +70,7 @@ def test_a_folder_gives_the_same_examples_and_times(tmp_path, split):
     read = read_prepared(tmp_path / "out")
     for part in ("train", "validation", "test"):
         assert list(read.split(part)) == list(data.split(part))
-        assert [e.time for e in read.some(part, None)] == [e.time for e in data.some(part, None)]
+        assert [e.time for e in read.examples(part, None)] == [e.time for e in data.examples(part, None)]
     assert read.keeps_repeats
     write_prepared(read, tmp_path / "again")
     assert prepared_digest(tmp_path / "again") == prepared_digest(tmp_path / "out")
@@ -99,7 +99,7 @@ def _written(data: PreparedData, folder) -> pl.DataFrame:
 @pytest.mark.parametrize("split", SPLITS)
 def test_nothing_is_excluded_but_what_was_seen_is_known(tmp_path, split):
     data, own = _prepared(tmp_path, split), _by_user(_log(tmp_path))
-    rows = data.some("test", None)
+    rows = data.examples("test", None)
     assert seen_items(data, rows) == [set()] * len(rows)
     for e, found in zip(rows, items_before(data, rows), strict=True):
         before = {item for time, item in own[e.user_id] if time < e.time}

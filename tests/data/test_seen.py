@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from drawn_logs import learnt_of, logs, make_log, windows_of
 from prefrec.data import Catalogue, PreparedData, RankingExample, Window
 from prefrec.data.seen import held_out, seen_items, user_histories
-from prefrec.data.splits import PARTS, by_time, by_user, leave_last_out, order
+from prefrec.data.splits import SPLITS, by_time, by_user, leave_last_out, order
 from prefrec.data.store import read_prepared, write_prepared
 from prefrec.errors import DataError
 from prefrec.intake import PrepareConfig, prepare
 
-SPLITS: dict[str, Callable[..., Any]] = {
+CUTS: dict[str, Callable[..., Any]] = {
     "leave-last-out": leave_last_out,
     "time": by_time,
     "time, last": lambda *of: by_time(*of, windows="last"),
@@ -44,17 +44,17 @@ def slow_seen(ordered: pl.DataFrame, row: RankingExample) -> set[str]:
     raise AssertionError(f"{row} is not in the log")
 
 
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", CUTS)
 @given(
     log=logs(3, 12), min_history=st.integers(1, 4), length=st.integers(1, 4), seed=st.integers(0, 3), kept=st.data()
 )
 def test_seen_items_equal_the_slow_twin(name, log, min_history, length, seed, kept):
     sequences = order(log, seed)
     try:
-        split = SPLITS[name](sequences, min_history)
+        split = CUTS[name](sequences, min_history)
     except DataError:
         return
-    drawn = {part: [row for row in split.rows[part].tolist() if kept.draw(st.booleans())] for part in PARTS[1:]}
+    drawn = {part: [row for row in split.rows[part].tolist() if kept.draw(st.booleans())] for part in SPLITS[1:]}
     targets = {part: np.array(rows, dtype=np.int32).reshape(-1, 2) for part, rows in drawn.items()}
     windows = {part: windows_of(sequences, rows, length) for part, rows in targets.items()}
     learn, held = learnt_of(split), held_out(sequences, [*targets.values()], split.learn)

@@ -37,9 +37,9 @@ def test_prepared_data_knows_its_splits():
 def test_some_rows_are_spread_over_the_users(users, n):
     rows = [RankingExample(u, (str(i),), ("b", "c"), "c") for i, u in enumerate(users)]
     data = PreparedData(CATALOGUE, [], [], rows, pl.DataFrame())
-    found = data.some("test", n)
+    found = data.examples("test", n)
     assert len(found) == min(n, len(rows))
-    assert found == [e for e in rows if e in found] == data.some("test", n)
+    assert found == [e for e in rows if e in found] == data.examples("test", n)
     taken, there = Counter(e.user_id for e in found), Counter(users)
     for user in there:
         for other in there:

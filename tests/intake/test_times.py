@@ -33,10 +33,10 @@ def data(tmp_path) -> PreparedData:
 
 
 def test_a_question_has_the_time_of_its_target(data):
-    assert [e.time for e in data.some("test", None)] == [1_000_000_000 + DAY * (10 * u + 7) for u in range(6)]
-    assert [e.time for e in data.some("validation", 2)] == [1_000_000_000 + DAY * (10 * u + 6) for u in range(2)]
-    assert all(e.time is None for e in data.some("train", None))
-    (first, *_) = data.some("test", 1)
+    assert [e.time for e in data.examples("test", None)] == [1_000_000_000 + DAY * (10 * u + 7) for u in range(6)]
+    assert [e.time for e in data.examples("validation", 2)] == [1_000_000_000 + DAY * (10 * u + 6) for u in range(2)]
+    assert all(e.time is None for e in data.examples("train", None))
+    (first, *_) = data.examples("test", 1)
     assert first == replace(first, time=None) == data.test[0]  # the time is no part of a question
 
 
@@ -44,7 +44,7 @@ def test_numbers_of_lines_are_no_dates(data):
     log = data.train_interactions.with_columns(pl.col("timestamp") - 1_000_000_000)
     counted = replace(data, train_interactions=log)
     assert (data.has_dates, counted.has_dates) == (True, False)
-    assert all(e.time is None for e in counted.some("test", None))
+    assert all(e.time is None for e in counted.examples("test", None))
 
 
 def test_validation_targets_are_known_before_test_rows(data):

@@ -106,7 +106,7 @@ def test_attributes_are_not_said_to_have_learnt_from_training_examples(folder, c
     run = open_run(folder)
     ranker = run.plan.logs[0].on_log("blend").load_for_training(4)
     assert "learnt from these examples" not in capsys.readouterr().err
-    rows = run.data.some("train", 3)
+    rows = run.data.examples("train", 3)
     assert np.isfinite(ranker.score(rows)).all()
 
 

@@ -57,7 +57,7 @@ def full_ndcg(data, score, rows):
 
 def test_the_default_is_measured_in_full_ranking_of_validation_rows(finished):
     found, data = read_run(finished).results.best, read_prepared(finished / "data")
-    rows = data.some("validation", module.ROWS)
+    rows = data.examples("validation", module.ROWS)
     assert found.rows == dict.fromkeys(["title TF-IDF", "zero-shot", "blend", "words"], len(rows))
     own = full_ndcg(data, TitleTfidfRanker.fit(data.catalogue).score, rows)
     assert found.values["title TF-IDF"] == pytest.approx(np.mean(own))
@@ -82,13 +82,13 @@ def chosen(finished, tmp_path):
 def test_a_slow_model_and_what_is_made_of_it_are_asked_about_fewer_rows(finished, monkeypatch, chosen):
     monkeypatch.setattr(module, "SLOW_ROWS", 5)
     found, run = chosen(), open_run(finished)
-    rows = len(run.data.some("validation", module.ROWS))
+    rows = len(run.data.examples("validation", module.ROWS))
     assert found.rows == {"title TF-IDF": rows, "words": rows, "zero-shot": 5, "blend": 5}
 
 
 def test_a_blend_counts_by_weights_of_other_users(finished):
     run = open_run(finished)
-    entry, rows = run.stage("words"), run.data.some("validation", None)
+    entry, rows = run.stage("words"), run.data.examples("validation", None)
     assert entry.on("validation").key != entry.key
     crossed, own = entry.on("validation").load(8), entry.load(8)
     assert not np.isclose(crossed.score(rows), own.score(rows)).all(axis=1).any()
@@ -113,7 +113,7 @@ def test_what_cannot_rank_the_whole_catalogue_is_no_default(chosen):
 def test_each_ranker_is_asked_about_its_validation_rows(recipe, data, tmp_path, monkeypatch, full_rows, slow):
     """Against a plain account of who is asked about which rows; ranks are those of a rule, so NDCG is known."""
     monkeypatch.setattr(module, "SLOW_ROWS", 5)
-    asked, rows = [], data.some("validation", module.ROWS)
+    asked, rows = [], data.examples("validation", module.ROWS)
     seen, positions = seen_items(data, rows), {e.user_id: n for n, e in enumerate(rows)}
     ranks = {"popularity": 3, "words": 1, "mixed": 2, "model": 4}
 
@@ -153,7 +153,7 @@ def test_each_ranker_is_asked_about_its_validation_rows(recipe, data, tmp_path, 
     given = SimpleNamespace(needs=needs, evaluate=evaluate, seed=recipe.seed)
     entries = [entry("model", is_slow=True), entry("words"), entry("mixed"), entry("lists", full=False)]
     best = best_on_validation(given, data, entries, tmp_path)
-    sample = [e.user_id for e in data.some("validation", slow)] if slow else []
+    sample = [e.user_id for e in data.examples("validation", slow)] if slow else []
     everyone = [e.user_id for e in rows]
     want = [("fit", True, "validation", 0, ["popularity"], recipe.seed), ("popularity", True, True)]
     want += [("words", everyone)] + ([("model", sample), ("mixed", sample)] if slow else [])
@@ -200,7 +200,7 @@ def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):
         out=tmp_path / "run",
     )
     data, words = recommender.data, TitleTfidfRanker.fit(recommender.data.catalogue)
-    rows, popularity = data.some("validation", None), PopularityRanker.fit(data.train_interactions)
+    rows, popularity = data.examples("validation", None), PopularityRanker.fit(data.train_interactions)
     targets = [e.target_index for e in rows]
     on_lists = {
         r.name: metrics_for([10])["ndcg@10"](*target_ranks(r.score(rows), targets)).mean()

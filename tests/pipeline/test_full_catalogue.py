@@ -51,11 +51,11 @@ def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path
     assert found["ranker"].unique(maintain_order=True).to_list() == [*rankers, slow.name, "fast"]
     assert dict(found.group_by("ranker").len().iter_rows()) == {**dict.fromkeys([*rankers, "fast"], 9), slow.name: 4}
     # The same questions, row by row, as of the slow twin.
-    rows = data.some("test", 9)
+    rows = data.examples("test", 9)
     ranks, tied = full_ranks(RandomRanker(3), rows, data.catalogue, seen_items(data, rows))
     own = found.filter(ranker="fast")
     assert (own["rank"].to_list(), own["tied"].to_list()) == (ranks.tolist(), tied.tolist())
-    assert found.filter(ranker=slow.name)["row"].to_list() == [data.test.index(e) for e in data.some("test", 4)]
+    assert found.filter(ranker=slow.name)["row"].to_list() == [data.test.index(e) for e in data.examples("test", 4)]
 
 
 def test_rankers_that_cannot_be_asked_are_left_out(entries):

@@ -76,7 +76,7 @@ def test_every_stage_leaves_a_model_that_knows_the_items(finished, recipe, items
 
 def test_predictions_are_those_of_the_models(finished, items_recipe):
     data = read_prepared(finished / "data")
-    examples = data.some("test", items_recipe.evaluate.rows)
+    examples = data.examples("test", items_recipe.evaluate.rows)
     for name, stage in (("sft", "sft"), ("s-dpo", "align/s-dpo")):
         kept = read_predictions(finished / "predictions" / f"{name}.parquet")
         lm = lm_ranker(name, finished / stage / "adapter", data, items_recipe.model)

@@ -72,7 +72,7 @@ def test_every_model_is_compared_with_the_best_baseline(evaluate, entries, other
 def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, recipe):
     results = evaluate([*entries, *others], full_rows=6)
     full = results.full_catalogue
-    rows, some = data.some("test", 20), data.some("test", 6)
+    rows, some = data.examples("test", 20), data.examples("test", 6)
     assert full.rankers == [*UNDATED_BASELINES[1:], "zero-shot", "sft", "able"]  # what random reaches is known
     assert (full.n, full.audit) == (20, FULL_RANKING)
     counts = {name: own["mrr"].n for name, own in full.metrics.items()}
@@ -128,7 +128,7 @@ def test_full_ranking_gives_a_reranker_only_the_items_that_may_be_ranked(data):
 
     asked = []
     evaluate_full([BestFirst()], data, rows=5)
-    rows = data.some("test", 5)
+    rows = data.examples("test", 5)
     assert asked == whole_catalogue(rows, data.catalogue, seen_items(data, rows))
 
 

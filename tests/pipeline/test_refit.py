@@ -118,7 +118,7 @@ def test_a_blend_of_loaded_rankers_asks_those_that_are_served(finished):
     entry = run.stage("sft")
     ranker = entry.load(8)
     blend = replace(run.plan, loaded={"sft": Loaded(entry, ranker, ranker)}).open("blend")
-    rows = run.data.some("test", 5)
+    rows = run.data.examples("test", 5)
     assert blend.key == run.stage("blend").key
     reranked = blend.load(8).models
     assert [model.stage.load(8) for model in reranked] == [ranker]
@@ -171,7 +171,7 @@ def test_test_examples_are_answered_by_what_has_learnt_validation_items(finished
 
 def test_a_part_has_the_median_for_what_it_has_not_read_by_test_time(finished):
     run = open_run(finished)
-    rows = run.data.some("test", 4)
+    rows = run.data.examples("test", 4)
     items = tuple(dict.fromkeys([*run.data.catalogue.ids]))
     asked = [type(e)(e.user_id, e.history, items, e.target) for e in rows]
     parts = {part.name: part for part in run.stage("blend").load(8).blend.parts}
@@ -239,7 +239,7 @@ def test_the_price_of_a_run_names_its_refit(recipe, tmp_path):
 
 def test_recommender_and_export_answer_with_refit_weights(finished, tmp_path):
     run = open_run(finished)
-    rows = run.data.some("test", 5)
+    rows = run.data.examples("test", 5)
     weights = finished / "refit" / "sft" / "adapter"
     expected_scores = lm_ranker("sft", weights, run.data, run.recipe.model).score(rows)
     own = Recommender.from_run(finished, "sft").stage.load(8).score(rows)
@@ -298,7 +298,7 @@ def test_an_evaluation_of_validation_examples_asks_those_that_have_not_learnt_th
     logs = json.loads((folder / "metrics.json").read_text())["evaluation"]["logs"]
     assert {*logs.values()} == {"training"}
     run, answers = open_run(folder), pl.read_parquet(folder / "predictions.parquet")
-    rows = run.data.some("validation", 10)
+    rows = run.data.examples("validation", 10)
     for ranker in ("SASRec", "sft"):
         scores = run.stage(ranker).on("validation").load(8).score(rows)
         found = answers.filter(ranker=ranker).sort("row")["scores"].to_list()
@@ -390,7 +390,7 @@ def test_the_refit_of_an_update_leaves_out_what_measures_forgetting(finished, up
     assert [*measured["old"]["metrics"]] == ["s-dpo before", "s-dpo"]
     before = pl.read_parquet(updated / "predictions" / "update" / "old" / "s-dpo before.parquet")
     earlier = open_run(finished)
-    rows = earlier.data.some("test", len(held))
+    rows = earlier.data.examples("test", len(held))
     scores = earlier.stage("s-dpo").load(8).score(rows)
     np.testing.assert_allclose(scores, before.sort("row")["scores"].to_list(), atol=1e-3)
 

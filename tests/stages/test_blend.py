@@ -214,7 +214,7 @@ def test_weights_are_learnt_on_sampled_candidates_of_some_rows(finished, recipe,
     assert learnt[0] == learnt[1] != learnt[2]
     names, examples, select = learnt[0]
     assert (names, select) == (config.parts, False)
-    rows = data.some("validation", 6)
+    rows = data.examples("validation", 6)
     assert [(e.user_id, e.history, e.target) for e in examples] == [(e.user_id, e.history, e.target) for e in rows]
     for e, seen in zip(examples, seen_items(data, rows), strict=True):
         assert e.candidates[0] == e.target

@@ -109,7 +109,7 @@ def test_joint_softmax_adds_the_log_probs_of_the_ranker(trainers):
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_the_reward_is_that_beyond_the_ranker(trainers, split):
     run = open_run(trainers[0])
-    rows = [replace(e, candidates=tuple(run.data.catalogue.ids)) for e in run.data.some(split, 6)]
+    rows = [replace(e, candidates=tuple(run.data.catalogue.ids)) for e in run.data.examples(split, 6)]
     plan = run.plan.logs[0 if split == "validation" else 1]
     policy = plan.on_log("s-dpo").load(4).score(rows)
     counts = plan.on_log("counts")

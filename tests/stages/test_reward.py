@@ -45,7 +45,7 @@ def finished(items_recipe, tmp_path_factory):
 
 
 def _rows(run, split):
-    return [replace(e, candidates=tuple(run.data.catalogue.ids)) for e in run.data.some(split, 6)]
+    return [replace(e, candidates=tuple(run.data.catalogue.ids)) for e in run.data.examples(split, 6)]
 
 
 def test_the_blend_learns_the_weight_of_the_reward_and_says_what_it_adds(finished):

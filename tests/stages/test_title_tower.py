@@ -50,7 +50,7 @@ def test_it_is_in_both_tables_with_the_scores_of_its_folder(finished):
     data, folder = read_prepared(finished / "data"), finished / "rankers" / "title-tower"
     rows = read_predictions(finished / "predictions.parquet").sort("row")
     own = rows.filter(rows["ranker"] == "title-tower")
-    scores = load_tower(folder, "title-tower").score(data.some("test", 8))
+    scores = load_tower(folder, "title-tower").score(data.examples("test", 8))
     np.testing.assert_allclose(own["scores"].to_list(), scores, rtol=1e-6, atol=1e-6)
     state = json.loads((folder / "stage.json").read_text())
     assert {*state["files"]} == {"tower.safetensors", "tower.json", "log.json"}

@@ -183,7 +183,7 @@ def test_the_kept_weights_have_the_highest_ndcg_of_the_log(sft, on_histories, da
     kept = sft(tmp_path, model=on_histories, epochs=6, patience=6, learning_rate=0.05, eval_rows=20)
     found = [value for _, value in _log(tmp_path, "eval_ndcg@10")]
     assert len(found) == 6
-    rows = data.some("validation", 20)
+    rows = data.examples("validation", 20)
     scores = lm_ranker("sft", kept, data, on_histories).score(rows)
     ranks = [sum(s >= row[e.target_index] for s in row) for row, e in zip(scores, rows, strict=True)]
     assert np.mean([1 / np.log2(rank + 1) for rank in ranks]) == pytest.approx(max(found), abs=1e-6)

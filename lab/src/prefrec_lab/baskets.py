@@ -67,7 +67,7 @@ def baskets_of(data: PreparedData, split: str) -> tuple[list[Basket], list[set[s
     A basket has the items that a user interacted with at the same time and had not seen before. Incomplete baskets
     are excluded: with a split by each user's last item, their other items are in training.
     """
-    rows = data.some(split, None)
+    rows = data.examples(split, None)
     if not rows or rows[0].time is None:
         raise DataError(
             f"the {split} split has no examples with dates, which baskets need: a basket is what a user interacted "

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data.times import time_columns
-from prefrec.data.types import PARTS
+from prefrec.data.types import SPLITS
 from prefrec.errors import DataError
 
 Targets = NDArray[np.int32]
@@ -199,7 +199,7 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     users = np.repeat(np.arange(len(sequences.users), dtype=np.int32), sequences.lengths)
     positions = sequences.positions
     rows = {}
-    for number, part in enumerate(PARTS):
+    for number, part in enumerate(SPLITS):
         chosen = (period == number) & (positions >= min_history)
         rows[part] = _choose(np.stack([users[chosen], positions[chosen]], axis=1), part, windows)
     _refuse_empty(rows, min_history, f"cuts at {cuts.tolist()}")
@@ -228,7 +228,7 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     lengths = sequences.lengths
     ranked = np.argsort(sequences.timestamps[sequences.offsets[:-1]], stable=True)
     sizes = [int(len(ranked) * share) for share in (_TRAIN, _VALIDATION)]
-    groups = {PARTS[i]: np.sort(group) for i, group in enumerate(np.split(ranked, np.cumsum(sizes)))}
+    groups = {SPLITS[i]: np.sort(group) for i, group in enumerate(np.split(ranked, np.cumsum(sizes)))}
     rows = {p: _choose(_spans(users, min_history, lengths[users]), p, windows) for p, users in groups.items()}
     _refuse_empty(rows, min_history, f"{len(ranked)} users")
     facts = {"users": {p: len(g) for p, g in groups.items()}, "users_too_short": int((lengths <= min_history).sum())}
@@ -298,7 +298,7 @@ def _choose(rows: Targets, part: str, windows: str) -> Targets:
 
 
 def _refuse_empty(rows: dict[str, Targets], min_history: int, what: str) -> None:
-    empty = [part for part in PARTS if not len(rows[part])]
+    empty = [part for part in SPLITS if not len(rows[part])]
     if empty:
         raise DataError(
             f"the split leaves no example for {' and '.join(empty)} ({what}, min_history={min_history}): the "

@@ -25,7 +25,7 @@ from prefrec.data.types import (
     FORMAT_VERSION,
     ITEM_SCHEMA,
     LOG_SCHEMA,
-    PARTS,
+    SPLITS,
     Catalogue,
     PreparedData,
     examples_to_frame,
@@ -34,7 +34,7 @@ from prefrec.errors import DataError, first_words
 from prefrec.files import Writer, check_end, read_whole, write_together
 
 PROTOCOL = "protocol.json"
-_TABLES = ("items", "interactions", *PARTS)
+_TABLES = ("items", "interactions", *SPLITS)
 # Tables that may be absent. Examples do not depend on users and held-out ones, which `prepared_digest` ignores.
 _OPTIONAL = ("users", "held_out", "touched")
 # Examples, or users, that are held in memory as text or keys at a time.
@@ -48,7 +48,7 @@ _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "users": {"user_id": pl.String},
     "touched": {"user_id": pl.String, "item_id": pl.String},
     "drawn": {"interaction": pl.UInt32},
-    **dict.fromkeys(PARTS, EXAMPLE_SCHEMA),
+    **dict.fromkeys(SPLITS, EXAMPLE_SCHEMA),
 }
 # Table → column whose values are unique.
 _ONCE = {"items": "item_id", "users": "user_id"}
@@ -72,7 +72,7 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     tables = {"items": data.catalogue.frame, "interactions": data.train_interactions}
     tables |= {name: frame for name, frame in optional.items() if frame is not None}
     writers: dict[Path, Writer] = {folder / f"{n}.parquet": partial(_write_table, t) for n, t in tables.items()}
-    for part in PARTS:
+    for part in SPLITS:
         # An item and its user do not say which of several interactions a target is.
         times = data.keeps_repeats and part != "train"
         writers[folder / f"{part}.parquet"] = partial(_write_rows, data.split(part), times)
@@ -167,7 +167,7 @@ def read_prepared(folder: Path) -> PreparedData:
     if "touched" in tables and len(tables["train"]):
         _refuse(tables["train"]["interaction"] >= len(tables["interactions"]), paths["train"], "no such interaction")
     catalogue, log = Catalogue(tables["items"]), tables["interactions"]
-    parts = {part: stored_rows(tables[part], catalogue.ids) for part in PARTS if "history" in tables[part].columns}
+    parts = {part: stored_rows(tables[part], catalogue.ids) for part in SPLITS if "history" in tables[part].columns}
     if "train" not in parts:
         try:
             parts["train"] = _sampled(tables, catalogue.ids, protocol["config"], folder)
@@ -226,7 +226,7 @@ def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame
         _refuse(frame[column].is_null(), path, f"{column} is empty")
     if name in _ONCE:
         _refuse(frame[_ONCE[name]].is_duplicated(), path, f"another row has the same {_ONCE[name]}")
-    if name in PARTS:
+    if name in SPLITS:
         has_target = frame.select(pl.col("candidates").list.contains(pl.col("target"))).to_series()
         _refuse(~has_target, path, "the target is not among the candidates")
         for column in ("history", "candidates"):

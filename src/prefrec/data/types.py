@@ -21,7 +21,7 @@ FORMAT_VERSION = 3
 Version 1 stores the candidates of training examples. From version 2 on they are sampled, without the later
 interactions of the same user.
 """
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 COUNTED = 100_000_000
 """Seconds since 1970, a day in 1973. If all times are smaller, they are counters and not dates."""
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
@@ -179,11 +179,11 @@ class PreparedData(ByValue):
 
     def split(self, name: str) -> Sequence[RankingExample]:
         """Return the examples of `train`, `validation` or `test`."""
-        if name not in PARTS:
+        if name not in SPLITS:
             raise DataError(f"unknown split {name!r}: expected train, validation or test")
         return cast(Sequence[RankingExample], getattr(self, name))
 
-    def some(self, name: str, n: int | None) -> list[RankingExample]:
+    def examples(self, name: str, n: int | None) -> list[RankingExample]:
         """Return n examples of a split, spread over its users (`spread`).
 
         Examples keep the order of the split. Validation and test examples have a `time` if the data have dates, or

@@ -94,7 +94,7 @@ def audit_prepared(data: PreparedData, split: str = "test", learn_from: str = "t
     """
     if learn_from == split:
         raise DataError(f"an audit of the {split} split cannot learn from the same split: choose another one")
-    rows, learn, log = data.some(split, None), data.split(learn_from), data.train_interactions
+    rows, learn, log = data.examples(split, None), data.split(learn_from), data.train_interactions
     audit = audit_lists(rows, learn, data.catalogue, log, learnt_from=learn_from, seed=seed)
     return replace(audit, faults=protocol_faults(data, split))
 

@@ -99,7 +99,7 @@ def evaluate_full(
         DataError: there are no rankers, or no examples of the split.
         ModelError: scores do not fit the examples, or one is NaN.
     """
-    names, examples = _names(rankers), data.some(split, rows)
+    names, examples = _names(rankers), data.examples(split, rows)
     named_pairs(compare, names)
     if not names or not examples:
         raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} {split} examples; {NO_EXAMPLES}")

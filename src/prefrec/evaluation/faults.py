@@ -8,7 +8,7 @@ from collections import Counter
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.types import LOG_SCHEMA, PARTS
+from prefrec.data.types import LOG_SCHEMA, SPLITS
 from prefrec.evaluation import shortcuts
 
 MOST_FAULTY = 0.01
@@ -27,7 +27,7 @@ def protocol_faults(data: PreparedData, split: str = "test") -> list[str]:
     times = pl.concat([before.select(*LOG_SCHEMA), after.select(*LOG_SCHEMA)]).group_by("user_id", "item_id")
     known = times.agg(first=pl.min("timestamp"), last=pl.max("timestamp")).drop_nulls()
     spans = {(user, item): span for user, item, *span in known.iter_rows()}
-    named = (i for part in PARTS for e in data.split(part) for i in (*e.history, e.target))
+    named = (i for part in SPLITS for e in data.split(part) for i in (*e.history, e.target))
     known_items = {*log["item_id"].unique(), *later["item_id"].unique(), *named}
 
     def is_late(e: RankingExample) -> bool:

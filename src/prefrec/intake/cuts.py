@@ -25,7 +25,7 @@ from prefrec.data.candidates import (
 )
 from prefrec.data.rows import CandidateSets, LazyExamples, RankingExample
 from prefrec.data.target_candidates import auto_kind, target_candidates
-from prefrec.data.types import PARTS
+from prefrec.data.types import SPLITS
 from prefrec.errors import DataError
 from prefrec.intake.config import PrepareConfig
 from prefrec.intake.sources.base import GivenSplit
@@ -91,16 +91,16 @@ class Cut(ABC):
         sampler = self.sampler
         if kind == "published":
             return {
-                part: published_candidates(self.build(part, _only_target), self.ids, sampler.size) for part in PARTS
+                part: published_candidates(self.build(part, _only_target), self.ids, sampler.size) for part in SPLITS
             }
         weights = item_weights(self.config.candidates.kind, self.learnt, len(self.ids))
         sampler = replace(sampler, weights=weights)
         sets: dict[str, CandidateSets] = {"train": replace(sampler, split="train", touched=self._known_keys)}
-        for part in PARTS[1:]:
+        for part in SPLITS[1:]:
             sets[part] = of_part = replace(sampler, split=part)
             if kind == "targets":
                 sets[part] = target_candidates(of_part, self.owners[part], self.targets[part], self._sold)
-        return {part: self.build(part, sets[part]) for part in PARTS}
+        return {part: self.build(part, sets[part]) for part in SPLITS}
 
     @property
     def _sold(self) -> NDArray[np.bool_]:
@@ -143,7 +143,7 @@ class OwnCut(Cut):
         With repeats, what is bought at one time has no order: the rest of a basket does not precede an item of it.
         """
         moments, offsets, dropped = self.sequences.moments, self.sequences.offsets, 0
-        for part in PARTS[1:]:
+        for part in SPLITS[1:]:
             users, places = split.rows[part].T
             kept = moments[offsets[users] + places] - offsets[users] >= self.config.min_history
             if not kept.any():
@@ -160,21 +160,21 @@ class OwnCut(Cut):
         rows, facts = _kept_rows(self.config, split.rows, self.sampler)
         split.rows.clear()  # a row takes 8 bytes, its position 4
         self.learn, self.facts = split.learn, split.facts | facts
-        self.held_out = seen.held_out(self.sequences, [rows[part] for part in PARTS[1:]], split.learn)
+        self.held_out = seen.held_out(self.sequences, [rows[part] for part in SPLITS[1:]], split.learn)
         self.items = indices(self.sequences.items, self.ids)
         # On disk, a training example is only the position of its target in the training interactions.
-        self.offsets = dict.fromkeys(PARTS, self.sequences.offsets)
+        self.offsets = dict.fromkeys(SPLITS, self.sequences.offsets)
         self.offsets["train"] = _offsets_in(self.sequences, split.learn, rows["train"])
         self.positions = {
             part: self.offsets[part].astype(np.uint32)[some[:, 0]] + some[:, 1].astype(np.uint32)
             for part, some in rows.items()
         }
-        self.owners = {part: rows[part][:, 0] for part in PARTS[1:]}
-        self.targets = {part: self.items[self.positions[part]] for part in PARTS[1:]}
+        self.owners = {part: rows[part][:, 0] for part in SPLITS[1:]}
+        self.targets = {part: self.items[self.positions[part]] for part in SPLITS[1:]}
         self.times, self.ends = dict[str, NDArray[np.int64]](), dict[str, NDArray[np.int64]]()
         if self.config.repeats == "keep":
-            self.times = {part: self.sequences.timestamps[self.positions[part]] for part in PARTS[1:]}
-            self.ends = {part: self.sequences.moments[self.positions[part]] for part in PARTS[1:]}
+            self.times = {part: self.sequences.timestamps[self.positions[part]] for part in SPLITS[1:]}
+            self.ends = {part: self.sequences.moments[self.positions[part]] for part in SPLITS[1:]}
 
     def build(self, part: str, sets: CandidateSets) -> LazyExamples:
         """Return the examples of a part, which are built on access."""
@@ -206,8 +206,8 @@ class GivenCut(Cut):
             for part, some in given.windows.items()
         }
         self.coded, self.facts = _kept_rows(config, coded, self.sampler)
-        self.owners = {part: self.coded[part][:, 0] for part in PARTS[1:]}
-        self.targets = {part: self.coded[part][:, 2] for part in PARTS[1:]}
+        self.owners = {part: self.coded[part][:, 0] for part in SPLITS[1:]}
+        self.targets = {part: self.coded[part][:, 2] for part in SPLITS[1:]}
         self.items = indices(sequences.items, ids)
         pairs = np.repeat(np.arange(len(sequences.users)), sequences.lengths) * len(ids) + self.items
         self.learn = np.isin(pairs, log_keys(given.learn, sequences.users, ids))
@@ -289,7 +289,7 @@ def sample_rows(config: PrepareConfig, part: str, users: Sequence[str] | NDArray
     """Return the indices of the examples of a part to keep, given the user of each."""
     limit: int | None = getattr(config, f"max_{part}_rows")
     # Each part has its own generator, so that the limit of one does not change the examples of another.
-    rng = np.random.default_rng([config.seed, 2, PARTS.index(part)])
+    rng = np.random.default_rng([config.seed, 2, SPLITS.index(part)])
     if limit is None or len(users) <= limit:
         return np.arange(len(users))
     if part == "train":

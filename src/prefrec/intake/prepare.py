@@ -16,7 +16,7 @@ from prefrec.data import splits
 from prefrec.data.candidates import SampledCandidates
 from prefrec.data.rows import LazyExamples, RankingExample
 from prefrec.data.times import LONE_GAP, SUBSECOND, log_end, most_lone
-from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData
+from prefrec.data.types import COUNTED, FORMAT_VERSION, SPLITS, Catalogue, PreparedData
 from prefrec.errors import ConfigError, DataError, without_secrets
 from prefrec.intake.config import PrepareConfig
 from prefrec.intake.cuts import Change, Cut, GivenCut, OwnCut, Parts, log_keys
@@ -139,7 +139,7 @@ class Preparation:
         if not as_codes:
             logs = [log.with_columns(pl.col("user_id", "item_id").cast(pl.String)) for log in logs]
         protocol = self._protocol(kind, count_rows(cut.interactions, self.catalogue, parts), cut.facts)
-        train, validation, test = (parts[part] for part in PARTS)
+        train, validation, test = (parts[part] for part in SPLITS)
         return PreparedData(self.catalogue, train, validation, test, logs[0], protocol, self.users, logs[1])
 
     def _protocol(self, kind: str, counts: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

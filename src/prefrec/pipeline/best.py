@@ -38,7 +38,7 @@ def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[Rank
     Returns:
         The best ranker; None without validation examples, or if no ranker supports full ranking.
     """
-    rows = data.some("validation", ROWS)
+    rows = data.examples("validation", ROWS)
     if not rows:
         return None
     more = {"split": "validation", "generate_rows": 0, "references": compared_baselines(recipe, data)}
@@ -50,7 +50,7 @@ def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[Rank
         for r in fit_baselines(data, section, recipe.seed)
     }
     positions = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
-    some = sorted(positions[e.user_id, e.history, e.target] for e in data.some("validation", slow_rows(recipe)))
+    some = sorted(positions[e.user_id, e.history, e.target] for e in data.examples("validation", slow_rows(recipe)))
     able = full_stages(stages)
     unranked: dict[str, str] = {}
     for stage in stages:

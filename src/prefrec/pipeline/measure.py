@@ -54,7 +54,7 @@ def evaluate_rankers(
     # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     items = item_classes(data, section.split)
-    repeated = repeated_targets(data, data.some(section.split, section.rows))
+    repeated = repeated_targets(data, data.examples(section.split, section.rows))
     evaluation = _measure(silent, data, section, stages, ks=section.ks, audit=audit, items=items, repeated=repeated)
     logs = {name: log for name, log in (logs or {}).items() if name in evaluation.metrics}
     full: Evaluation | None = None

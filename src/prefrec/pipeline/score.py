@@ -51,7 +51,7 @@ def predict_all(
     Raise ConfigError if two rankers share a name, DataError if there are no examples.
     """
     check_names([*section.references, *(stage.name for stage in stages)])
-    rows = data.some(section.split, section.rows)
+    rows = data.examples(section.split, section.rows)
     if not rows:
         raise DataError(f"nothing to evaluate: the data have no {section.split} examples; {NO_EXAMPLES}")
     stages = [stage.on(section.split) for stage in stages]
@@ -84,7 +84,7 @@ def predict_full(
     Slow rankers rank only `section.full_rows` of the examples under test, the others all. `random` is excluded,
     because its metrics are known exactly.
     """
-    rows = data.some(section.split, section.rows)
+    rows = data.examples(section.split, section.rows)
     seen = seen_items(data, rows)
     section = section.model_copy(update={"generate_rows": 0})
     numbers = {True: spread(rows, section.full_rows), False: list(range(len(rows)))}

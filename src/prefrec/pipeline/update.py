@@ -64,7 +64,7 @@ def measure_update(
         return {}
     earlier, held = _earlier(recipe.update)
     known = {key for log in earlier.logs for key in log.select(*data.identity).iter_rows()}
-    rows = data.some("test", None)
+    rows = data.examples("test", None)
     is_known = [key in known for key in data.targets(rows).iter_rows()]
     unknown = [example for example, skip in zip(rows, is_known, strict=True) if not skip]
     newest = [unknown[row] for row in spread(unknown, recipe.update.rows)]
@@ -103,4 +103,4 @@ def _earlier(update: UpdateSection) -> tuple[PreparedData, list[RankingExample]]
     """Return the data of the run that an update continues, and the test examples that are held out."""
     check_whole(update.run / "data")
     data = read_prepared(update.run / "data")
-    return data, data.some("test", min(update.rows, (len(data.test) + 1) // 2))
+    return data, data.examples("test", min(update.rows, (len(data.test) + 1) // 2))

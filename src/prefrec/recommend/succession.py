@@ -149,7 +149,7 @@ def _rows(before: Run, after: Run, most: int) -> tuple[list[RankingExample], str
     targets = _targets(after.data)
     for known, group in ((logged, "newest test examples"), (learnt, "test examples, which both have not learnt")):
         if rows := [e for e, key in zip(after.data.test, targets, strict=True) if key not in known]:
-            return replace(after.data, test=rows).some("test", most), group
+            return replace(after.data, test=rows).examples("test", most), group
     return [], ""
 
 

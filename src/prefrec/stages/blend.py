@@ -180,7 +180,7 @@ class BlendStage(RankerStage):
     def _learn(self) -> Weights:
         data = self.inputs.data
         rng = np.random.default_rng([self.inputs.seed, 6])
-        rows = data.some("validation", self.config.rows)
+        rows = data.examples("validation", self.config.rows)
         fast, slow = self.parts.rankers("validation", self.inputs.batch_size)
         times = self.parts.times("validation")
         for part, reason in self._unable().items():
@@ -191,7 +191,7 @@ class BlendStage(RankerStage):
                 ranker.know({})  # from now on it keeps scores, because other blends learn from the same examples
         weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng), select=self.config.select)
         if slow:
-            some = sampled(data, data.some("validation", RERANK_ROWS), len(data.catalogue), rng)
+            some = sampled(data, data.examples("validation", RERANK_ROWS), len(data.catalogue), rng)
             weights = learn_rerank(BlendRanker(self.name, fast, times, weights), slow, some)
         return weights
 

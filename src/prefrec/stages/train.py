@@ -87,7 +87,7 @@ def train_sft(inputs: RunInputs, section: SFTSection, out: Path, start: Path | N
     print_fewer(out.name, section, count)
     # Items without interactions do not compete with a title in training, or new items could never rank high.
     rows.encoded_by(encoder, catalogue_softmax(data, model, encoder, trained_items(data)))
-    questions = data.some("validation", section.eval_rows) if section.eval_rows else []
+    questions = data.examples("validation", section.eval_rows) if section.eval_rows else []
     answers = "target" if section.metric_for_best_model == "loss" else "target-first"
     held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, answers)) if questions else None
     if held_out is not None:

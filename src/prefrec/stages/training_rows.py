@@ -24,7 +24,7 @@ def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> lis
     """Return `eval_rows` validation examples of an alignment, with at least as many negatives as in training."""
     if section.is_from_log:
         return log_validation_rows(data, section, seed)
-    rows = data.some("validation", section.eval_rows)
+    rows = data.examples("validation", section.eval_rows)
     size = 1 + section.num_negatives
     if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
         return list(rows)

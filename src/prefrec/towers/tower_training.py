@@ -73,7 +73,7 @@ def train_tower(
         DataError: there is nothing to train on, or no validation example to choose the epoch.
         ConfigError: a loss is not finite.
     """
-    rows = data.some("validation", ROWS) if epochs is None else []
+    rows = data.examples("validation", ROWS) if epochs is None else []
     if epochs is None and not rows:
         raise DataError(f"{config.name}: there are no validation examples, which choose the epoch")
     training = _Training(data, titles, config, rows, out / "work", seed, draw)

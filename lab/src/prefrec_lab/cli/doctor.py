@@ -73,7 +73,7 @@ def _compare(folder: Path, as_json: bool) -> None:
     from prefrec_lab.sharing import QUESTIONS, TOP, sharing
 
     opened = open_run(folder)
-    rows = opened.data.some("test", QUESTIONS)
+    rows = opened.data.examples("test", QUESTIONS)
     if not opened.models or not rows:
         raise DataError(f"{folder}: the run has no language model or no test examples to compare scores of")
     name = opened.models[-1]

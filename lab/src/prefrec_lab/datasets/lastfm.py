@@ -21,7 +21,7 @@ _FIRST_YEAR, _LAST_YEAR = 2002, 2011
 _MIN_PAIRS = 4
 SEQUENCES, NAMES = "sequences.tsv", "id2name.txt"
 """Files of the published form."""
-SPLITS = {"train": "train", "val": "validation", "test": "test"}
+SPLIT_FILES = {"train": "train", "val": "validation", "test": "test"}
 """Names of the parts in `SEQUENCES` → ours."""
 
 
@@ -73,7 +73,7 @@ def lastfm_published(config: PrepareConfig) -> Source:
         first = numbered.unique("title", keep="first", maintain_order=True)
         items = items.join(first, on="title", how="left", maintain_order="left")
     known = set(items["item_id"].to_list())
-    windows: dict[str, list[Window]] = {part: [] for part in SPLITS.values()}
+    windows: dict[str, list[Window]] = {part: [] for part in SPLIT_FILES.values()}
     log: list[tuple[str, str, int]] = []
     train_users = []
     for user, part, sequence in _sessions(folder / SEQUENCES):
@@ -138,9 +138,9 @@ def _sessions(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """Yield user, part and items of each session."""
     frame = pick_columns(read_table(path), {"user_id": "session", "split": "split", "items": "items"}, path)
     for number, (user, split, items) in enumerate(check_ids(frame, "items", path).iter_rows(), start=2):
-        if split not in SPLITS:
+        if split not in SPLIT_FILES:
             raise DataError(f"{path}, line {number}: split is {split!r}; expected train, val or test")
-        yield user, SPLITS[split], items.split()
+        yield user, SPLIT_FILES[split], items.split()
 
 
 HETREC = SourceKind(lastfm_hetrec)

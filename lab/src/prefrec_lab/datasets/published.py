@@ -15,7 +15,7 @@ import polars as pl
 
 from prefrec.data.rows import RankingExample
 from prefrec.data.titles import safe_title
-from prefrec.data.types import FORMAT_VERSION, LOG_SCHEMA, PARTS, Catalogue, PreparedData
+from prefrec.data.types import FORMAT_VERSION, LOG_SCHEMA, SPLITS, Catalogue, PreparedData
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_text
 from prefrec.intake.config import PrepareConfig
@@ -23,7 +23,7 @@ from prefrec.intake.cuts import sample_rows
 from prefrec.intake.prepare import count_rows
 from prefrec.intake.readers import read_json_rows
 from prefrec.intake.sources.base import SourceKind, find_parts
-from prefrec_lab.datasets.lastfm import NAMES, SEQUENCES, SPLITS, read_names
+from prefrec_lab.datasets.lastfm import NAMES, SEQUENCES, SPLIT_FILES, read_names
 from prefrec_lab.datasets.titles import is_blank
 
 JOINT = "::"
@@ -63,7 +63,7 @@ def write_published(examples: Sequence[RankingExample], catalogue: Catalogue, pa
 
 def write_published_splits(data: PreparedData, folder: Path) -> None:
     """Write `train.json`, `validation.json` and `test.json`. Errors are those of `to_published`."""
-    for part in PARTS:
+    for part in SPLITS:
         write_published(data.split(part), data.catalogue, folder / f"{part}.json")
 
 
@@ -97,7 +97,7 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
     examples = {
         part: _examples(part_rows, catalogue, files[part], f"{part}-session") for part, part_rows in rows.items()
     }
-    return catalogue, {part: examples.get(part, []) for part in PARTS}
+    return catalogue, {part: examples.get(part, []) for part in SPLITS}
 
 
 def write_sequences(folder: Path, out: Path, names: Path | None = None) -> None:
@@ -113,7 +113,9 @@ def write_sequences(folder: Path, out: Path, names: Path | None = None) -> None:
         catalogue = Catalogue(read_names(names))
         parts = find_parts(folder, [".json"]).items()
         examples = {part: read_published(path, catalogue)[1] for part, path in parts}
-    sessions = [(split, items) for split, part in SPLITS.items() for items in _taken(examples.get(part, [])).values()]
+    sessions = [
+        (split, items) for split, part in SPLIT_FILES.items() for items in _taken(examples.get(part, [])).values()
+    ]
     lines = [f"{n}\t{split}\t{' '.join(items)}\n" for n, (split, items) in enumerate(sessions)]
     write_text(out / SEQUENCES, "session\tsplit\titems\n" + "".join(lines))
     write_text(out / NAMES, "".join(f"{item}{JOINT}{title}\n" for item, title in catalogue.titles.items()))
@@ -150,7 +152,7 @@ def published_json(config: PrepareConfig) -> PreparedData:
         "split_facts": {},
         "notes": ["lists come from the files; users are unknown: rows that continue each other count as one"],
     }
-    train, validation, test = (examples[part] for part in PARTS)
+    train, validation, test = (examples[part] for part in SPLITS)
     return PreparedData(catalogue, train, validation, test, learn, protocol, held_out_interactions=learn.clear())
 
 

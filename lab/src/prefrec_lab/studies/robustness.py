@@ -147,7 +147,7 @@ def conditions_for(model: ModelSection, domain: str) -> list[Condition]:
 def rows_of(run: Run) -> list[RankingExample]:
     """Return the examples of a run to query again."""
     section = run.recipe.evaluate
-    return run.data.some(section.split, min(section.rows or ROWS, ROWS))
+    return run.data.examples(section.split, min(section.rows or ROWS, ROWS))
 
 
 def ask_again(

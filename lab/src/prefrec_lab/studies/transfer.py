@@ -117,7 +117,7 @@ def _ask(sources: Sequence[Run], targets: Sequence[Run], source: str, cache: Pat
     predictions: dict[str, list[pl.DataFrame]] = {model_name(n, source): [] for n in names}
     for source_run, target_run in zip(sources, targets, strict=True):
         section = target_run.recipe.evaluate.model_copy(update={"generate_rows": 0})
-        rows = target_run.data.some(section.split, section.rows)
+        rows = target_run.data.examples(section.split, section.rows)
         model = source_run.recipe.model
         stages = [LMStage(n, source_run.stage(n).weights, target_run.data, model) for n in names]
         folder = cache / f"seed-{source_run.recipe.seed}"

@@ -12,7 +12,7 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from prefrec.data.times import SUBSECOND, time_columns
-from prefrec.data.types import LOG_SCHEMA, PARTS, Catalogue, Window
+from prefrec.data.types import LOG_SCHEMA, SPLITS, Catalogue, Window
 from prefrec.errors import DataError
 from prefrec.intake import readers
 from prefrec.intake.config import ColumnNames, PrepareConfig
@@ -111,7 +111,7 @@ def find_window_files(
     Files that are not `named` are searched in `folder`. Raise DataError if a required one is missing or ambiguous.
     """
     searched = folder or Path()
-    files = find_parts(searched, _TABLES, [p for p in PARTS if p not in named]) if folder else {}
+    files = find_parts(searched, _TABLES, [p for p in SPLITS if p not in named]) if folder else {}
     files |= named
     for part in ("train", "test"):
         if part not in files:
@@ -212,7 +212,7 @@ def _given(
     seen: defaultdict[str, set[str]] = defaultdict(set)
     for user, item in learn.iter_rows():
         seen[user].add(item)
-    windows = {p: make_windows(rows[p], history_length, min_history, {} if p == "train" else seen) for p in PARTS}
+    windows = {p: make_windows(rows[p], history_length, min_history, {} if p == "train" else seen) for p in SPLITS}
     all_rows = [row for some in rows.values() for row in some]
     short = sum(len(row.history) < min_history for row in all_rows)
     again = len(all_rows) - short - sum(map(len, windows.values()))

@@ -96,7 +96,7 @@ def _train(
         # Training must not see the ratings of validation examples.
         config = config.model_copy(update={"eval_rows": 0})
     held_out = training_questions(
-        data.some("validation", config.eval_rows), opinions, negatives=config.negatives, seed=seed
+        data.examples("validation", config.eval_rows), opinions, negatives=config.negatives, seed=seed
     )
     chosen = some_rows(questions, config, seed)
     print_fewer(config.name, config, len(chosen))
