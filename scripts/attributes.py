@@ -54,7 +54,7 @@ def blend(inputs: RunInputs, name: str, attributes: dict[str, Comparison]) -> Ra
     before = {part: CountedBaselineStage(inputs, part) for part in PARTS}
     stage = BlendStage(inputs, config, Path(mkdtemp()), before)
     stage.make()
-    return stage.load_crossed(inputs.batch_size)
+    return stage.load_out_of_fold(inputs.batch_size)
 
 
 def compared(path: Path) -> list[list[str]]:

@@ -87,7 +87,7 @@ def measure(folder: Path) -> tuple[dict[str, Evaluation], dict[str, Any]]:
         answers = {}
         for split in ("validation", "test"):
             rows = resample_negatives(
-                getattr(data, split), data, how, seed=seed, size=SIZE, known=data.known_interactions(split)
+                getattr(data, split), data, how, seed=seed, size=SIZE, excluded=data.known_interactions(split)
             )
             asked = {name: np.asarray(model.score(rows)) for name, model in models.items()}
             answers[split] = rows, asked, log_popularity(data, rows)

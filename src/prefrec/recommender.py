@@ -154,7 +154,7 @@ class Recommender:
             opened.data,
             stage,
             str(folder),
-            check=partial(opened.check_unchanged, stage, opened.made(stage.name)),
+            check=partial(opened.check_unchanged, stage, opened.states(stage.name)),
             reopen=partial(cls.from_run, address_of(folder) or opened.folder.absolute(), stage.name),
             results=opened.results,
         )

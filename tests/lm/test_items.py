@@ -170,7 +170,7 @@ def test_histories_share_calls_and_keep_their_scores(lm: LMRanker, encoder: Item
 def test_folded_vectors_give_the_same_scores(lm: LMRanker) -> None:
     want = lm.score(EXAMPLES), CatalogueRanker(lm).score(EXAMPLES)
     table = item_table(lm.model)
-    table.fold()
+    table.merge_titles()
     assert table.titles.shape == (len(IDS), 0)
     for got, before in zip((lm.score(EXAMPLES), CatalogueRanker(lm).score(EXAMPLES)), want, strict=True):
         np.testing.assert_allclose(got, before, rtol=0, atol=1e-4)

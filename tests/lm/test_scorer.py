@@ -43,7 +43,7 @@ def test_the_layout_is_checked_once_and_its_fall_is_told(capsys):
     scorer = ChoiceScorer(broken(tiny_llama()), 0, name="sft")
     assert scorer.layout == "packed"
     for _ in range(2):
-        scorer.settle(SETS)
+        scorer.check_layout(SETS)
     assert scorer.layout == "separate"
     assert capsys.readouterr().err.count("sft: scoring one sequence per answer, which is slower") == 1
 
@@ -53,7 +53,7 @@ def test_sharded_weights_are_not_tried(model_type, layout, capsys):
     model = broken(tiny_llama())
     model.config.model_type = model_type
     scorer = ChoiceScorer(model, 0, is_sharded=True)
-    scorer.settle(SETS)
+    scorer.check_layout(SETS)
     assert scorer.layout == layout
     assert ("sharded weights cannot be checked" in capsys.readouterr().err) == (layout == "separate")
 

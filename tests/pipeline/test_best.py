@@ -90,9 +90,9 @@ def test_a_blend_counts_by_weights_of_other_users(finished):
     run = open_run(finished)
     entry, rows = run.stage("words"), run.data.examples("validation", None)
     assert entry.on("validation").key != entry.key
-    crossed, own = entry.on("validation").load(8), entry.load(8)
-    assert not np.isclose(crossed.score(rows), own.score(rows)).all(axis=1).any()
-    assert run.results.best.values["words"] == pytest.approx(np.mean(full_ndcg(run.data, crossed.score, rows)))
+    out_of_fold, own = entry.on("validation").load(8), entry.load(8)
+    assert not np.isclose(out_of_fold.score(rows), own.score(rows)).all(axis=1).any()
+    assert run.results.best.values["words"] == pytest.approx(np.mean(full_ndcg(run.data, out_of_fold.score, rows)))
 
 
 def test_full_rows_limit_the_sample_of_slow_models(chosen):

@@ -100,13 +100,13 @@ def test_weights_survive_json(weights):
     assert again.reranked.names == ("good", "weak")
 
 
-def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
+def test_an_out_of_fold_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
     """Other targets of a fold's users change the other folds' weights, and not the fold's own scores."""
     folds = blends.user_folds(ROWS, blends.FOLDS)
     assert set(folds) == set(range(blends.FOLDS))
     changed = [e if fold else replace(e, target=e.candidates[0]) for e, fold in zip(ROWS, folds, strict=True)]
     other = learn_weights([GOOD, WEAK], TIMES, changed)
-    one, two = (BlendRanker("blend", [GOOD, WEAK], TIMES, w, crossed=True).score(ROWS) for w in (weights, other))
+    one, two = (BlendRanker("blend", [GOOD, WEAK], TIMES, w, out_of_fold=True).score(ROWS) for w in (weights, other))
     assert weights.units == other.units
     own = folds == 0
     np.testing.assert_allclose(one[own], two[own], atol=1e-4)  # where the fit stops
@@ -117,7 +117,7 @@ def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
 
 def test_a_fold_without_other_users_has_no_opinion():
     one = [e for e in ROWS if blends.user_folds([e], blends.FOLDS)[0] == 0]
-    scores = BlendRanker("b", [GOOD], TIMES, learn_weights([GOOD], TIMES, one), crossed=True).score(one)
+    scores = BlendRanker("b", [GOOD], TIMES, learn_weights([GOOD], TIMES, one), out_of_fold=True).score(one)
     assert np.ptp(scores, axis=1).max() == 0
 
 

@@ -106,10 +106,10 @@ def test_a_blend_of_two_title_models_ranks_without_one_of_them(finished, recipe,
         assert (ranker.name, [model.name for model in ranker.models]) == (f"blend without {excluded}", [kept])
         assert ranker.logits == (weights.reranked_without[excluded],)
         assert np.isfinite(ranker.score(rows)).all()
-    whole, crossed, less = stage.load(4), stage.on("validation").load(4), stage.without["title TF-IDF"].load(4)
+    whole, out_of_fold, less = stage.load(4), stage.on("validation").load(4), stage.without["title TF-IDF"].load(4)
     for ranker, logits, inner in (
         (whole, (weights.reranked,), (weights.logits[""],)),
-        (crossed, weights.reranked_folds, weights.folds),
+        (out_of_fold, weights.reranked_folds, weights.folds),
         (less, (weights.reranked,), (weights.logits["title TF-IDF"],)),
     ):
         assert [model.name for model in ranker.models] == ["zero-shot", "again"]
@@ -142,7 +142,7 @@ def test_two_blends_load_a_common_part_once_and_share_its_scores(finished, recip
     assert len(loads) == len(asked) == 1  # both learn from the same examples
     rankers = [stage.load(4) for stage in stages]
     for ranker in rankers:
-        ranker.know({})
+        ranker.use_predictions({})
         assert np.isfinite(ranker.score(inputs.data.test[:3])).all()
     assert len(loads) == 1
     assert len(asked) == 2
@@ -167,9 +167,9 @@ class Ordered(FixedStage):
 class Crossing(Ordered):
     """Its ranker for validation examples orders the items the other way round."""
 
-    crosses = True
+    has_out_of_fold = True
 
-    def load_crossed(self, batch_size):
+    def load_out_of_fold(self, batch_size):
         return Ordered(self.name, -self.factor).ranker
 
 
@@ -293,14 +293,14 @@ def test_known_predictions_answer_in_place_of_a_part_that_is_not_loaded():
     late = LazyRanker(Unloaded(Fixed("lm", "")), 4)
     rows = [RankingExample("u", ("x",), ("a", "b", "c"), "a"), RankingExample("v", (), ("b", "d"), "d")]
     answers = {"candidates": [["c", "a", "b"], ["d", "b"]], "scores": [[3.0, 1.0, 2.0], [4.0, 5.0]]}
-    late.know({"another": pl.DataFrame(answers).reverse(), "lm": pl.DataFrame(answers)})
+    late.use_predictions({"another": pl.DataFrame(answers).reverse(), "lm": pl.DataFrame(answers)})
     assert late.score(rows).tolist() == [[1.0, 2.0, 3.0], [5.0, 4.0, -np.inf]]
     some = replace(rows[0], candidates=("b", "a"))
     assert late.score([some, rows[1]]).tolist() == [[2.0, 1.0], [5.0, 4.0]]
     for others in (rows[:1], rows[::-1], [*rows, rows[0]], [rows[0], replace(rows[1], candidates=("b", "e"))]):
         with pytest.raises(DataError, match="it is asked"):
             late.score(others)
-    late.know({"another": pl.DataFrame(answers)})
+    late.use_predictions({"another": pl.DataFrame(answers)})
     with pytest.raises(DataError, match="it is asked"):
         late.score(rows)
 
@@ -319,13 +319,13 @@ def test_scores_are_kept_for_an_evaluation_alone_and_within_bounds(monkeypatch):
     for _ in range(2):
         late.score(first)
     assert len(asked) == 2
-    late.know({})
+    late.use_predictions({})
     scores = [late.score(rows) for rows in (first, second, later, first, second, later)]
     assert asked[2:] == [[(e.user_id, e.time) for e in rows] for rows in (first, second, later)]
     for one, again in zip(scores[:3], scores[3:], strict=True):
         assert np.array_equal(one, again)
         assert one.dtype == np.float64
-    late.know({})  # for the next evaluation they stay
+    late.use_predictions({})  # for the next evaluation they stay
     late.score(second)
     assert len(asked) == 5
     monkeypatch.setattr(lazy, "MOST_KEPT", 14)  # 15 are kept
@@ -389,10 +389,10 @@ def test_an_evaluation_on_validation_examples_counts_no_targets(finished, recipe
         rows = [
             replace(e, candidates=tuple(c)) for e, c in zip(run.data.validation, found["candidates"], strict=True)
         ]
-        crossed, own = (e.load(8).score(rows) for e in (entry.on("validation"), entry))
-        for scores, want in zip(found["scores"], crossed, strict=True):
+        out_of_fold, own = (e.load(8).score(rows) for e in (entry.on("validation"), entry))
+        for scores, want in zip(found["scores"], out_of_fold, strict=True):
             np.testing.assert_allclose(scores, want[: len(scores)], rtol=1e-5)
-        assert not np.allclose(crossed, own)
+        assert not np.allclose(out_of_fold, own)
 
 
 @pytest.mark.parametrize("start", [0, 1_700_000_000])
@@ -452,7 +452,7 @@ def test_no_answer_is_that_to_another_history(finished):
     listed = tuple(data.catalogue.ids[:6])
     one, other = (RankingExample("-", (item,), listed, listed[0]) for item in listed[1:3])
     late = LazyRanker(FixedStage(ByHistory()), 4)
-    for begin in (lambda: None, lambda: late.know({})):
+    for begin in (lambda: None, lambda: late.use_predictions({})):
         begin()
         assert [late.score([e]).argmax() for e in (one, other)] == [1, 2]
 

@@ -94,8 +94,8 @@ def test_validation_examples_are_compared_with_what_the_ranker_learnt_from_other
     folder, found = trainers
     run = open_run(folder)
     rows = validation_rows(run.data, items_recipe.align[0], 0)
-    crossed = run.plan.logs[0].on_log("counts").crossed.load(4)
-    assert_among(found["s-dpo"].eval_dataset.ref_logps, log_probs(crossed, rows, run.data.catalogue))
+    out_of_fold = run.plan.logs[0].on_log("counts").out_of_fold.load(4)
+    assert_among(found["s-dpo"].eval_dataset.ref_logps, log_probs(out_of_fold, rows, run.data.catalogue))
 
 
 def test_joint_softmax_adds_the_log_probs_of_the_ranker(trainers):
@@ -113,7 +113,7 @@ def test_the_reward_is_that_beyond_the_ranker(trainers, split):
     plan = run.plan.logs[0 if split == "validation" else 1]
     policy = plan.on_log("s-dpo").load(4).score(rows)
     counts = plan.on_log("counts")
-    reference = (counts.crossed if split == "validation" else counts).load(4).score(rows)
+    reference = (counts.out_of_fold if split == "validation" else counts).load(4).score(rows)
     part = next(p for p in run.stage("blend").on(split).load(4).parts if p.name == "s-dpo reward")
     learnt = {*plan.inputs.data.train_interactions["item_id"]}
     known = np.array([i in learnt for i in run.data.catalogue.ids])

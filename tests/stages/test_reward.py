@@ -84,7 +84,7 @@ def test_predictions_of_the_table_are_not_made_again_for_the_reward(finished):
         stage.key: pl.DataFrame({"candidates": [[*e.candidates] for e in rows], "scores": stage.load(4).score(rows)})
         for stage in (run.stage(name).full for name in ("s-dpo", "sft"))
     }
-    found.know(answers)
+    found.use_predictions(answers)
     np.testing.assert_allclose(found.score(rows), scores, rtol=1e-4, atol=1e-5)
     assert not any("_ranker" in vars(model) for model in (reward.policy, sft))
 

@@ -74,7 +74,7 @@ def test_what_is_not_known_to_be_taken_may_be_drawn(how):
     data = _data()
     taken = _taken(data)
     # The small numbers are the popular ones.
-    found = _redrawn(data, how, known=_log([]), miner=lambda examples: -_by_number(examples))
+    found = _redrawn(data, how, excluded=_log([]), miner=lambda examples: -_by_number(examples))
     assert any((set(e.candidates) - {e.target}) & taken[e.user_id] for e in found)
     assert all(set(e.candidates) & {*e.history, e.target} == {e.target} for e in found)
 

@@ -48,13 +48,13 @@ class Opened:
     Attributes:
         app: the application.
         sentence: what it serves, for messages.
-        held: locks to release when it has answered its last request.
+        locks: to release when it has answered its last request.
         requests: number of requests that are not answered yet.
     """
 
     app: FastAPI
     sentence: str
-    held: ExitStack = field(default_factory=ExitStack)
+    locks: ExitStack = field(default_factory=ExitStack)
     requests: int = 0
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Opened:
         try:
             await self._life.__aexit__(None, None, None)
         finally:
-            self.held.close()
+            self.locks.close()
 
 
 class Reloading:

@@ -156,7 +156,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     models, adapters = load_rankers(section.name, weights=weights, **section.loading()) if weights else ({}, {})
     for model in set(models.values()):
         if (table := item_table(language_model(model))) is not None:
-            table.fold()
+            table.merge_titles()
         hold_weights(model)
     lm = encoder = None
     if models:

@@ -18,7 +18,7 @@ def update_split(
     sequences: Sequences,
     split: Split,
     learnt: pl.DataFrame,
-    held: pl.DataFrame,
+    held_out: pl.DataFrame,
     replay: float,
     seed: int,
 ) -> Split:
@@ -29,18 +29,18 @@ def update_split(
     Args:
         sequences, split: of the longer log.
         learnt: training interactions of the earlier run. Others are new, and marked.
-        held: interactions to remove from those of training and from the validation examples. Its columns identify an
-            interaction (`PreparedData.identity`).
+        held_out: interactions to remove from those of training and from the validation examples. Its columns identify
+            an interaction (`PreparedData.identity`).
         replay: old interactions per new one. All old interactions of random users are marked, up to this ratio.
         seed: of the choice of these users.
     """
-    identity = held.schema
+    identity = held_out.schema
     log = sequences.frame.select(pl.col(c).cast(kind) for c, kind in identity.items()).with_row_index("index")
 
     def mask(other: pl.DataFrame) -> NDArray[np.bool_]:
         return np.isin(log["index"], log.join(other, on=[*identity], how="semi")["index"])
 
-    tested = mask(held)
+    tested = mask(held_out)
     train = split.learn & ~tested
     new = train & ~mask(learnt)
     if not new.any():

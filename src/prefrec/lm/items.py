@@ -117,7 +117,7 @@ class ItemTable(nn.Module):
         return kept[1]
 
     @torch.no_grad()
-    def fold(self) -> None:
+    def merge_titles(self) -> None:
         """Merge the projected titles into the per-item vectors: a third of the memory, but no further training."""
         for vectors, titles in zip(self.own.split(1 << 14), self.titles.split(1 << 14), strict=True):
             vectors += self.project(titles)

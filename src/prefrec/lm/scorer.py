@@ -20,7 +20,7 @@ from prefrec.lm.scoring import answer_token_logps, choice_logps, language_model
 from prefrec.prompts import ChoiceSet, Trajectory
 
 # While one thread checks a layout, no other thread may score with it.
-_SETTLING = Lock()
+_CHECKING = Lock()
 
 
 class ChoiceScorer:
@@ -32,8 +32,8 @@ class ChoiceScorer:
     Args:
         model: the model.
         pad_id: any token id, used for padding.
-        layout: `packed`, `separate`, or `auto`: packed if it is correct for the model. Before `settle`, `auto` is
-            what the model's configuration allows.
+        layout: `packed`, `separate`, or `auto`: packed if it is correct for the model. Before `check_layout`, `auto`
+            is what the model's configuration allows.
         max_tokens: tokens per pass, including padding. Default: no limit.
         within: restrict the softmax to this catalogue. Default: all tokens.
         name: name for warnings.
@@ -62,7 +62,7 @@ class ChoiceScorer:
         self.is_sharded = is_sharded
         self.layout: Layout
         self._is_verified = layout != "auto"
-        self._is_settled = False
+        self._is_checked = False
         self.layout, self._reason = (
             layout_for(language_model(model).config)
             if layout == "auto"
@@ -86,18 +86,18 @@ class ChoiceScorer:
         other.model = model
         return other
 
-    def settle(self, choice_sets: Sequence[ChoiceSet]) -> None:
+    def check_layout(self, choice_sets: Sequence[ChoiceSet]) -> None:
         """Check the packed layout on the longest of some choice sets; if it is wrong, use `separate` and warn.
 
         Only the first call has an effect. Call it in the autocast context in which the model will be used. A layout
         that was requested explicitly is not checked.
         """
-        with _SETTLING:
-            if choice_sets and not self._is_settled:
-                self._settle(max(choice_sets, key=lambda c: c.length))
-                self._is_settled = True
+        with _CHECKING:
+            if choice_sets and not self._is_checked:
+                self._choose_layout(max(choice_sets, key=lambda c: c.length))
+                self._is_checked = True
 
-    def _settle(self, longest: ChoiceSet) -> None:
+    def _choose_layout(self, longest: ChoiceSet) -> None:
         if self.layout == "packed" and not self._is_verified:
             name = language_model(self.model).config.model_type
             if not self.is_sharded:
@@ -134,7 +134,7 @@ class ChoiceScorer:
             choice_sets: B prompts with up to C answers each.
             model: another model with the same layout. Default: the scorer's.
         """
-        self.settle(choice_sets)
+        self.check_layout(choice_sets)
         device, most = self.device, max(len(c.answers) for c in choice_sets)
         # The order of summation, and thereby rounding in 16 bits, depends on the shape of a call. On a CPU, calls of
         # one row cost little more.

@@ -104,23 +104,23 @@ class Run:
             warn(f"{escape(name)} may have been made with another recipe than the run has now: {self.outdated}")
         return stage
 
-    def made(self, name: str) -> list[dict[str, Any]]:
+    def states(self, name: str) -> list[dict[str, Any]]:
         """Return the content of `stage.json` of the data, and of all stages that a ranker depends on."""
         names = reached(self.recipe.needs, name) if name in self.plan.names else []
         folders = [stage.folder for stage in self.plan.stages(names) if stage.makes_files]
         return [read_state(folder) for folder in (self.folder / "data", *folders)]
 
-    def check_unchanged(self, stage: RankerStage, made: list[dict[str, Any]]) -> None:
+    def check_unchanged(self, stage: RankerStage, states: list[dict[str, Any]]) -> None:
         """Raise DataError if the data or the ranker in the folder are not those that were opened as `stage`.
 
         Args:
             stage: that of the ranker.
-            made: what `made` returned when it was opened.
+            states: what `states` returned when it was opened.
         """
         reason = ""
         try:
             now = planned(self.recipe, self.data, self.folder).open(stage.name)
-            is_same = (now.key, now.model, self.made(stage.name)) == (stage.key, stage.model, made)
+            is_same = (now.key, now.model, self.states(stage.name)) == (stage.key, stage.model, states)
         except (PrefrecError, OSError) as e:
             is_same, reason = False, f" ({e})"
         if not is_same:

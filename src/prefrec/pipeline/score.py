@@ -159,7 +159,7 @@ def predict_stages(
         if known != key:
             ranker = stage.load(section.batch_size)
             if isinstance(ranker, ComposedRanker):
-                ranker.know(answers)
+                ranker.use_predictions(answers)
             if known != key_without_texts:
                 say(f"{stage.name}: scoring {len(examples)} examples of {size}")
                 answers[stage.key] = answer(ranker, not stage.is_slow)

@@ -31,11 +31,11 @@ GROUPS = {
 
 def split_change(update: UpdateSection, seed: int) -> Change:
     """Return the function that turns the split of a longer log into that of an update."""
-    data, held = _earlier(update)
+    data, held_out = _earlier(update)
     learnt = data.train_interactions
     if is_refit(update.run):
         learnt = pl.concat([learnt, data.validation_interactions], how="diagonal")
-    return partial(update_split, learnt=learnt, held=data.targets(held), replay=update.replay, seed=seed)
+    return partial(update_split, learnt=learnt, held_out=data.targets(held_out), replay=update.replay, seed=seed)
 
 
 def start_stage(recipe: Recipe, data: PreparedData, folder: Path) -> LMStage | None:
@@ -62,13 +62,13 @@ def measure_update(
     """
     if recipe.update is None:
         return {}
-    earlier, held = _earlier(recipe.update)
+    earlier, held_out = _earlier(recipe.update)
     known = {key for log in earlier.logs for key in log.select(*data.identity).iter_rows()}
     rows = data.examples("test", None)
     is_known = [key in known for key in data.targets(rows).iter_rows()]
     unknown = [example for example, skip in zip(rows, is_known, strict=True) if not skip]
     newest = [unknown[row] for row in spread(unknown, recipe.update.rows)]
-    groups = dict(zip(GROUPS, (held, newest), strict=True))
+    groups = dict(zip(GROUPS, (held_out, newest), strict=True))
     after = [stage for stage in stages if stage.model][-1]
     aligned = load_recipe(recipe.update.run / "recipe.yaml").align
     folder, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)

@@ -22,7 +22,7 @@ from prefrec.intake.sources.base import GivenSplit, Source
 from prefrec.intake.sources.files import files, files_of
 from prefrec.intake.sources.windows import holds_lists, windows
 from prefrec.intake.times import date_forms, parse_timestamps
-from prefrec.proposal.words import sign, topic
+from prefrec.proposal.words import name_fit, topic
 
 _OF_ITEMS = ("catalogue_item", "title")
 # Part of a reader's note → the setting without which the reader would reject the files.
@@ -211,7 +211,7 @@ def _attributes(items: pl.DataFrame) -> dict[str, str]:
         if column in ("item_id", "title") or kind.is_nested() or not column.isprintable():
             continue
         different = values.n_unique()
-        if kind.is_numeric() and different > _FEW and not sign("id", column):
+        if kind.is_numeric() and different > _FEW and not name_fit("id", column):
             found[column] = "near"
         elif 1 < different < len(items) / 2 and not kind.is_temporal():
             found[column] = "same"
@@ -256,8 +256,8 @@ def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given
             ids = {*(values := items[other].drop_nulls())}
             overlap, coverage = (len(used & ids) / max(len(either), 1) for either in (used, ids))
             # Whole numbers may be ids of anything. Item ids cover more of the catalogue.
-            score = overlap + coverage / 4 + sign("item", column) / 2 + sign("id", other) / 4
-            score -= (sign("user", column) + sign("title", column) + sign("title", other)) / 2
+            score = overlap + coverage / 4 + name_fit("item", column) / 2 + name_fit("id", other) / 4
+            score -= (name_fit("user", column) + name_fit("title", column) + name_fit("title", other)) / 2
             score += 9 * ((column == given.item) + (other == given.catalogue_item))
             if overlap >= 0.5 and len(ids) >= 0.95 * len(values):
                 best = max(best, (score, overlap, column, other))
@@ -267,7 +267,7 @@ def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given
             f"{paths[0]}: no column of {log.columns} has the same ids as a column of {items.columns} in {paths[1]}. "
             "Name both with --columns.item and --columns.catalogue-item"
         )
-    sure = "sure" if sign("item", column) and overlap > 0.9 else "check"
+    sure = "sure" if name_fit("item", column) and overlap > 0.9 else "check"
     item = Setting("item", column, f"{sure}: {overlap:.0%} of its values are in {paths[1].name}")
     return {"item": item, "catalogue_item": Setting("catalogue_item", other, "the same ids")}
 
@@ -280,7 +280,7 @@ def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
         return Setting(field, column, why)
     if field == "rating":
         return Setting(field, None, "no column looks like ratings")
-    if field == "timestamp" and not any(sign(field, column) for column in frame.columns):
+    if field == "timestamp" and not any(name_fit(field, column) for column in frame.columns):
         return Setting(field, FILE_ORDER, "check: no column has times; are the lines in temporal order?")
     seen = f"none of the other columns {frame.columns} looks like a {field}"
     more = ", or set the format of its times with --columns.timestamp-format" if field == "timestamp" else ""
@@ -289,7 +289,7 @@ def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
 
 def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None:
     """Return a score and the reason for it; None if the column cannot be this field."""
-    named, count, different = sign(field, column), len(values), values.n_unique()
+    named, count, different = name_fit(field, column), len(values), values.n_unique()
     sure = "sure" if named else "check"
     if field == "timestamp":
         if dates := _dates(column, values):
@@ -301,9 +301,9 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
     elif field == "user" and 1 < different < count:
         # A number may be a user's id even if it could also be a time.
         is_number = values.head(_LOOKED_AT).str.contains(_NUMBER).all()
-        if _dates(column, values) and (sign("timestamp", column) or not is_number):
+        if _dates(column, values) and (name_fit("timestamp", column) or not is_number):
             return None
-        score = 2 * named + sign("id", column) / 10 + different / count
+        score = 2 * named + name_fit("id", column) / 10 + different / count
         return score, f"{sure}: {different:,} users, {count / different:.1f} lines each"
     elif field == "title" and different > count / 2:
         is_text = values.str.contains(r"\p{L}") & ~values.str.contains("://")

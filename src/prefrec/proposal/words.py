@@ -31,7 +31,7 @@ _TOPICS = {
 }
 
 
-def sign(role: str, column: str) -> float:
+def name_fit(role: str, column: str) -> float:
     """Return how well a column name fits a role: 0 for no match, otherwise from 0.5 to 1 (the best word)."""
     words, parts = _WORDS[role].split(), _parts(column)
     fits = [n for n, word in enumerate(words) if any(_fits(p, w) for p in parts for w in word.split("/"))]

@@ -65,7 +65,7 @@ class GeneratingRanker(Ranker, Protocol):
 class ComposedRanker(Ranker, Protocol):
     """A ranker that queries others, unless it knows their predictions."""
 
-    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+    def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Keep predictions, by key of their entry. They may be of other examples than the next ones."""
         ...
 

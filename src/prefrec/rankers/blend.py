@@ -166,7 +166,7 @@ class BlendRanker:
         times: item features.
         weights: learnt weights.
         excluded: name of a part, or `TIME`, to blend without. Default: none.
-        crossed: score each user with weights learnt from the other folds.
+        out_of_fold: score each user with weights learnt from the other folds.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class BlendRanker:
         times: Times,
         weights: Weights,
         excluded: str = "",
-        crossed: bool = False,
+        out_of_fold: bool = False,
     ) -> None:
         self.name = name
         kept = weights.units.keys() - {excluded}
@@ -184,7 +184,7 @@ class BlendRanker:
         self.times = None if excluded == TIME else times
         self.weights = weights
         whole = weights.logits[excluded if excluded in weights.logits else ""]
-        self.logits = weights.folds if crossed else (whole,)
+        self.logits = weights.folds if out_of_fold else (whole,)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
@@ -210,11 +210,11 @@ class BlendRanker:
             terms[TIME] = times @ per_unit[len(self.parts) :]
         return terms
 
-    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+    def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the parts that can use them."""
         for part in self.parts:
             if isinstance(part, ComposedRanker):
-                part.know(answers)
+                part.use_predictions(answers)
 
 
 class RerankedBlend:
@@ -250,9 +250,9 @@ class RerankedBlend:
         models = {m.name: w * checked_scores(m, alone)[:, 0] for m, w in zip(self.models, per_unit[1:], strict=True)}
         return terms | models
 
-    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+    def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the blend."""
-        self.blend.know(answers)
+        self.blend.use_predictions(answers)
 
 
 def user_folds(examples: Sequence[RankingExample], count: int) -> NDArray[np.int64]:

@@ -162,7 +162,7 @@ class LMRanker:
     def score_sets(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float64]:
         """Return log-probabilities [n, C] of the answers of n encoded examples; −inf in empty columns."""
         out = np.full((len(sets), max((len(c.answers) for c in sets), default=0)), -np.inf)
-        self.scorer.settle(sets)
+        self.scorer.check_layout(sets)
         found = [(rows, self.choice_logps([sets[i] for i in rows])) for rows in self._batches(sets, "scoring")]
         for rows, logps in processes.pool(found):
             out[np.array(rows), : logps.shape[1]] = logps

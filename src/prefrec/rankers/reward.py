@@ -27,11 +27,11 @@ class RewardRanker:
     def __init__(self, name: str, policy: Ranker, reference: Ranker, beta: float) -> None:
         self.name, self.policy, self.reference, self.beta = name, policy, reference, beta
 
-    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+    def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on."""
         for model in (self.policy, self.reference):
             if isinstance(model, ComposedRanker):
-                model.know(answers)
+                model.use_predictions(answers)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return rewards [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""

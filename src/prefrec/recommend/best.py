@@ -22,7 +22,7 @@ _ARRAYS = 8
 """Arrays of a block's size that are in memory at the same time: a blend has one for each part."""
 
 
-class Asked(Protocol):
+class HistoryQuery(Protocol):
     """What one question adds to the rules that it shares with others."""
 
     @property
@@ -61,7 +61,7 @@ class Best:
 
 def best_of(
     ranker: Ranker,
-    asked: Sequence[Asked],
+    queries: Sequence[HistoryQuery],
     items: SharedItems,
     k: int,
     *,
@@ -76,7 +76,7 @@ def best_of(
 
     Args:
         ranker: scores the items.
-        asked: the questions.
+        queries: the questions.
         items: [I] ids of the items that the rules allow; those with equal scores are answered in this order.
         k: number of items for each question; fewer if fewer are left.
         popular: popularity of the items.
@@ -87,15 +87,15 @@ def best_of(
     Raises:
         ModelError: a score is NaN.
     """
-    if not asked:
+    if not queries:
         return
     of_list = isinstance(ranker, ListRanker)
     ignores_histories = isinstance(ranker, PopularityRanker | ItemFeatureRanker)
     counts = None if popular is None or ignores_histories else popular.counts_of(items)
     # The processes of a job share the rows of a call to rankers of lists, which read titles.
-    parts = [slice(0, len(asked))] if of_list else blocks(len(asked), _ARRAYS * len(items))
+    parts = [slice(0, len(queries))] if of_list else blocks(len(queries), _ARRAYS * len(items))
     for rows in parts:
-        block = asked[rows]
+        block = queries[rows]
         by_popularity = np.array([counts is not None and not a.history for a in block], dtype=np.bool_)
         scores = _scores(ranker, block, items, by_popularity, counts, of_list)
         found = top(scores, k, factors) if groups is None else _top_by_group(scores, k, groups, at_most, factors)
@@ -105,7 +105,7 @@ def best_of(
 
 def _scores(
     ranker: Ranker,
-    block: Sequence[Asked],
+    block: Sequence[HistoryQuery],
     items: SharedItems,
     by_popularity: NDArray[np.bool_],
     counts: Scores | None,

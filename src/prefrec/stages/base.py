@@ -208,22 +208,22 @@ class RankerStage(Stage):
         return (self.full or self).load(batch_size)
 
     @property
-    def crosses(self) -> bool:
-        """True if the ranker has learnt from validation examples or counts them, so that `load_crossed` differs."""
+    def has_out_of_fold(self) -> bool:
+        """True if the ranker has learnt from validation examples or counts them: `load_out_of_fold` differs then."""
         return False
 
-    def load_crossed(self, batch_size: int) -> Ranker:
+    def load_out_of_fold(self, batch_size: int) -> Ranker:
         """Load the ranker that scores each validation example with what it learnt from other users."""
         return self.load(batch_size)
 
     @property
-    def crossed(self) -> RankerStage:
+    def out_of_fold(self) -> RankerStage:
         """The stage whose ranker scores validation examples with what it learnt from other users."""
-        return Crossed(self) if self.crosses else self
+        return OutOfFold(self) if self.has_out_of_fold else self
 
     def on(self, split: str) -> RankerStage:
         """Return the stage that answers the examples of a split, which its ranker must not have learnt from."""
-        return (self.first or self).crossed if split == "validation" else self
+        return (self.first or self).out_of_fold if split == "validation" else self
 
     def load_unlearnt(self, split: str, batch_size: int) -> Ranker:
         """Load the ranker for full ranking of a split's examples, without what it learnt from their users.
@@ -233,7 +233,7 @@ class RankerStage(Stage):
         """
         if split == "train":
             return self.load_for_training(batch_size)
-        held_out = self.crossed
+        held_out = self.out_of_fold
         return (held_out.full or held_out).load(batch_size)
 
     @property
@@ -283,24 +283,24 @@ class View(RankerStage):
         return self.of.load_for_training(batch_size)
 
     @property
-    def crosses(self) -> bool:
-        return self.of.crosses
+    def has_out_of_fold(self) -> bool:
+        return self.of.has_out_of_fold
 
-    def load_crossed(self, batch_size: int) -> Ranker:
-        return self.of.load_crossed(batch_size)
+    def load_out_of_fold(self, batch_size: int) -> Ranker:
+        return self.of.load_out_of_fold(batch_size)
 
 
-class Crossed(View):
+class OutOfFold(View):
     """A ranker for validation examples: each is scored with what the ranker learnt from other users."""
 
-    crosses = False
+    has_out_of_fold = False
 
     @property
     def key(self) -> str:
         return stage_key(crossed=self.of.key)
 
     def load(self, batch_size: int) -> Ranker:
-        return self.of.load_crossed(batch_size)
+        return self.of.load_out_of_fold(batch_size)
 
 
 class Loaded(View):

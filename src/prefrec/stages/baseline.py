@@ -34,12 +34,12 @@ class BaselineStage(RankerStage):
 class CountedBaselineStage(BaselineStage):
     """A baseline that counts what is known before the examples of a split, such as a part of a blend."""
 
-    crosses = True
+    has_out_of_fold = True
 
     def load(self, batch_size: int) -> Ranker:
         return self.inputs.baseline(self.name, "test")
 
-    def load_crossed(self, batch_size: int) -> Ranker:
+    def load_out_of_fold(self, batch_size: int) -> Ranker:
         return self.inputs.baseline(self.name, "validation")
 
 

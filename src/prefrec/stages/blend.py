@@ -60,7 +60,7 @@ class BlendStage(RankerStage):
     Config = BlendConfig
     served = True
     queries = True
-    crosses = True
+    has_out_of_fold = True
     counts_others = True
     config: BlendConfig
 
@@ -109,7 +109,7 @@ class BlendStage(RankerStage):
     def load(self, batch_size: int) -> Ranker:
         return self.load_without("", "test", batch_size)
 
-    def load_crossed(self, batch_size: int) -> Ranker:
+    def load_out_of_fold(self, batch_size: int) -> Ranker:
         return self.load_without("", "validation", batch_size)
 
     def load_without(self, excluded: str, split: str, batch_size: int) -> Ranker:
@@ -120,14 +120,14 @@ class BlendStage(RankerStage):
         name = f"{self.name} without {excluded}" if excluded else self.name
         fast, slow = self.parts.rankers(split, batch_size)
         weights = self._weights()
-        is_crossed = split == "validation" and not excluded
-        blend = BlendRanker(name, fast, self.parts.times(split), weights, excluded, is_crossed)
+        is_out_of_fold = split == "validation" and not excluded
+        blend = BlendRanker(name, fast, self.parts.times(split), weights, excluded, is_out_of_fold)
         kept = [model for model in slow if model.name != excluded]
         if not (kept and weights.reranked):
             return blend
         if len(kept) < len(slow):
             return RerankedBlend(blend, kept, (weights.reranked_without[excluded],))
-        return RerankedBlend(blend, kept, weights.reranked_folds if is_crossed else (weights.reranked,))
+        return RerankedBlend(blend, kept, weights.reranked_folds if is_out_of_fold else (weights.reranked,))
 
     def load_for_training(self, batch_size: int) -> Ranker:
         """Load the blend for training examples, with counts of the users of other folds, and without title models."""
@@ -188,7 +188,8 @@ class BlendStage(RankerStage):
         say(f"{self.name}: learning weights on {len(rows):,} validation examples")
         for ranker in fast:
             if isinstance(ranker, ComposedRanker):
-                ranker.know({})  # from now on it keeps scores, because other blends learn from the same examples
+                # From now on it keeps scores, because other blends learn from the same examples.
+                ranker.use_predictions({})
         weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng), select=self.config.select)
         if slow:
             some = sampled(data, data.examples("validation", RERANK_ROWS), len(data.catalogue), rng)
@@ -215,7 +216,7 @@ class WithoutPart(View):
     def load(self, batch_size: int) -> Ranker:
         return self.of.load_without(self.excluded, "test", batch_size)
 
-    def load_crossed(self, batch_size: int) -> Ranker:
+    def load_out_of_fold(self, batch_size: int) -> Ranker:
         return self.of.load_without(self.excluded, "validation", batch_size)
 
 
@@ -268,7 +269,7 @@ class BlendParts:
         # A prompt that shows candidates has no room for so many.
         without_candidates = shows_candidates(self.inputs.model, self.inputs.data.domain)
         asked = (part.full or part) if without_candidates or not part.is_slow else part
-        return self.inputs.lazy(asked.crossed if split == "validation" else asked, batch_size)
+        return self.inputs.lazy(asked.out_of_fold if split == "validation" else asked, batch_size)
 
     def without_fold(self, fold: int, names: Sequence[str], batch_size: int) -> tuple[list[Ranker], ItemFeatures]:
         """Return the fast parts of these names and the item features for training examples of the users of a fold.
@@ -322,10 +323,10 @@ class LearntItems:
         self.ranker = ranker
         self.learnt = dict.fromkeys(learnt, 0)
 
-    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+    def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on."""
         if isinstance(self.ranker, ComposedRanker):
-            self.ranker.know(answers)
+            self.ranker.use_predictions(answers)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""

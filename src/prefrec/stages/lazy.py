@@ -36,32 +36,33 @@ class Loadable(Protocol):
 class LazyRanker:
     """The ranker of a stage, which is loaded only to score examples without known predictions.
 
-    An evaluation begins with `know`. From then on, scores of a block of examples are kept for the next blend.
+    An evaluation begins with `use_predictions`. From then on, scores of a block of examples are kept for the next
+    blend.
     """
 
     def __init__(self, stage: Loadable, batch_size: int) -> None:
         self.name = stage.name
         self.stage = stage
         self.batch_size = batch_size
-        self.known: list[dict[str, float]] = []
+        self.predictions: list[dict[str, float]] = []
         self.kept: dict[tuple[Any, ...], NDArray[np.float32]] | None = None
 
-    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+    def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Keep the stage's predictions, which may be of other examples than the next ones."""
         frame = answers.get(self.stage.key)
         rows = [] if frame is None else frame.select("candidates", "scores").iter_rows()
-        self.known = [dict(zip(*row, strict=True)) for row in rows]
+        self.predictions = [dict(zip(*row, strict=True)) for row in rows]
         self.kept = {} if self.kept is None else self.kept
 
     def forget(self) -> None:
         """Forget all predictions and scores, because an evaluation has ended. A ranker that is loaded stays so."""
-        self.known, self.kept = [], None
+        self.predictions, self.kept = [], None
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        pairs = list(zip(self.known, examples, strict=False))
-        if len(pairs) == len(self.known) == len(examples) and all(t.keys() >= {*e.candidates} for t, e in pairs):
-            return pad_scores([[t[c] for c in e.candidates] for t, e in pairs])
+        if self._has_predicted(examples):
+            rows = zip(self.predictions, examples, strict=True)
+            return pad_scores([[scores[c] for c in e.candidates] for scores, e in rows])
         if self.kept is None:  # a server must not keep the scores of all requests
             return self._ranker.score(examples)
         block = tuple((e, e.time) for e in examples)
@@ -70,6 +71,11 @@ class LazyRanker:
                 self.kept.clear()
             self.kept[block] = self._ranker.score(examples).astype(np.float32)
         return self.kept[block].astype(np.float64)
+
+    def _has_predicted(self, examples: Sequence[RankingExample]) -> bool:
+        if len(self.predictions) != len(examples):
+            return False
+        return all(scores.keys() >= {*e.candidates} for scores, e in zip(self.predictions, examples, strict=True))
 
     @cached_property
     def _ranker(self) -> Ranker:

@@ -86,7 +86,7 @@ def negative_rows(
         size = max([size, *(len(e.candidates) for e in rows)])
     settings: Any = {"seed": inputs.seed, "size": size, "pool": section.negatives_pool}
     if section.drawn_from in SAMPLED and not section.exclude_later:
-        settings["known"] = inputs.data.train_interactions.clear()
+        settings["excluded"] = inputs.data.train_interactions.clear()
     drawn = resample_negatives(rows, inputs.data, section.drawn_from, miner=chooser, sampler=sampler, **settings)
     share = false_negatives(drawn, inputs.data)
     say(f"{section.name}: {share:.1%} of these negatives are items that the user interacts with later")
@@ -251,13 +251,13 @@ def _with_sampled(
 ) -> list[RankingExample]:
     """Return the rows with `number` more candidates each, sampled uniformly from items that are unseen in `log`."""
     pair = ["user_id", "item_id"]
-    known = [data.train_interactions.select(pair), log.select(pair)]
+    excluded = [data.train_interactions.select(pair), log.select(pair)]
     if data.keeps_repeats:  # then only what is a candidate already
         candidates = [(e.user_id, i) for e in rows for i in e.candidates]
-        known = [pl.DataFrame(candidates, dict.fromkeys(pair, pl.String), orient="row")]
+        excluded = [pl.DataFrame(candidates, dict.fromkeys(pair, pl.String), orient="row")]
     if "impressions" in log.columns:
-        known.append(log.select("user_id", item_id="impressions").explode("item_id").drop_nulls())
-    drawn = resample_negatives(rows, data, "uniform", seed=seed, size=1 + number, known=pl.concat(known))
+        excluded.append(log.select("user_id", item_id="impressions").explode("item_id").drop_nulls())
+    drawn = resample_negatives(rows, data, "uniform", seed=seed, size=1 + number, excluded=pl.concat(excluded))
     rng = np.random.default_rng((seed, 5))
     mixed = []
     for row, more in zip(rows, drawn, strict=True):

@@ -418,7 +418,7 @@ class ChoiceTrainer(Trainer):
         )
         first = range(len(rows))[: args.per_device_train_batch_size]
         with self._autocast():
-            scorer.settle([question(rows[i]["choices"]) for i in first])
+            scorer.check_layout([question(rows[i]["choices"]) for i in first])
         return scorer
 
     def _check_base(self) -> None:

@@ -39,39 +39,42 @@ def resample_negatives(
     pool: int = 64,
     miner: Callable[[Sequence[RankingExample]], NDArray[np.float64]] | None = None,
     sampler: Sampler | None = None,
-    known: pl.DataFrame | None = None,
+    excluded: pl.DataFrame | None = None,
 ) -> list[RankingExample]:
     """Resample the negatives of examples; candidates are in random order.
 
-    Target, history and `known` items are excluded, by default therefore also the items that the user interacts with
-    later in the training log. As in practice, a negative may be an item of the user's held-out interactions.
+    Target, history and `excluded` items are left out, by default therefore also the items that the user interacts
+    with later in the training log. As in practice, a negative may be an item of the user's held-out interactions.
 
-    With `repeats: keep` only the target and given `known` items are excluded. A model whose negatives are never items
-    that the user has would prefer all of these.
+    With `repeats: keep` only the target and given `excluded` items are left out. A model whose negatives are never
+    items that the user has would prefer all of these.
 
     Args:
         size: candidates per example, including the target. Default: that of the largest candidate set.
         pool: number of items per example that `miner` scores, for `hard`.
         miner: returns the scores [B, C] of the candidates of B examples, such as `Ranker.score`, for `hard`.
         sampler: sampler of negatives, for `reference` and `ranker`.
-        known: `user_id, item_id` of items that are not negatives. Default: the training interactions, or nothing with
-            `repeats: keep`.
+        excluded: `user_id, item_id` of items that are not negatives. Default: the training interactions, or nothing
+            with `repeats: keep`.
 
     Raises:
         DataError: there are not enough items to sample from.
     """
     if not rows:
         return []
-    log = known
+    log = excluded
     if log is None:
         log = data.train_interactions.clear() if data.keeps_repeats else data.train_interactions
     size = max(len(e.candidates) for e in rows) if size is None else size
     if how == "in-batch" or (how in ("reference", "ranker") and sampler is not None):
-        own = _items_of(log, rows)
-        excluded = [own[e.user_id].union((e.target,), () if data.keeps_repeats else e.history) for e in rows]
+        of_users = _items_of(log, rows)
+        without = []
+        for e in rows:
+            history = () if data.keeps_repeats else e.history
+            without.append(of_users[e.user_id].union((e.target,), history))
         if how == "in-batch" or sampler is None:
-            return _in_batch(rows, excluded, size, seed)
-        return _sampled(rows, sampler, excluded, size, seed)
+            return _in_batch(rows, without, size, seed)
+        return _sampled(rows, sampler, without, size, seed)
     shown = [] if data.keeps_repeats else [(e.user_id, i) for e in rows for i in e.history]
     pair = {"user_id": pl.String, "item_id": pl.String}
     touched = pl.concat(

@@ -50,10 +50,10 @@ def test_a_blend_inside_ranks_validation_examples_without_their_targets(run_with
     two, fused = run.stage("two"), run.stage("fused")
     assert two.on("validation").key != two.key == two.on("test").key
     rows = run.data.validation
-    crossed, own = (entry.load(8).score(rows) for entry in (fused.on("validation"), fused))
-    assert not np.allclose(crossed, own)
+    out_of_fold, own = (entry.load(8).score(rows) for entry in (fused.on("validation"), fused))
+    assert not np.allclose(out_of_fold, own)
     for entry in (two.on("validation"), two.on("validation").full, two.full.on("validation")):
-        np.testing.assert_allclose(entry.load(8).ranker.score(rows), crossed, rtol=1e-5)
+        np.testing.assert_allclose(entry.load(8).ranker.score(rows), out_of_fold, rtol=1e-5)
     np.testing.assert_allclose(two.load(8).ranker.score(rows), own, rtol=1e-5)
 
 

@@ -119,7 +119,7 @@ def unaware_rows(run: Run, section: AlignSection, rows: Sequence[RankingExample]
     """Return the rows drawn again with knowledge of their own history alone: each stands for a separate user."""
     apart = [replace(e, user_id=str(i)) for i, e in enumerate(rows)]
     known = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
-    drawn = resample_negatives(apart, run.data, section.drawn_from or "uniform", seed=run.recipe.seed, known=known)
+    drawn = resample_negatives(apart, run.data, section.drawn_from or "uniform", seed=run.recipe.seed, excluded=known)
     return [replace(e, user_id=row.user_id) for e, row in zip(drawn, rows, strict=True)]
 
 

@@ -31,7 +31,7 @@ def trained_items_only(
     incomplete = [e for e in rows if not known.issuperset(e.candidates)]
     catalogue = Catalogue(data.catalogue.frame.filter(pl.col("item_id").is_in(list(known))))
     drawn = resample_negatives(
-        incomplete, replace(data, catalogue=catalogue), "uniform", seed=seed, known=_taken(data)
+        incomplete, replace(data, catalogue=catalogue), "uniform", seed=seed, excluded=_taken(data)
     )
     repaired = (_repaired(e, other.candidates, known) for e, other in zip(incomplete, drawn, strict=True))
     return [e if known.issuperset(e.candidates) else next(repaired) for e in rows]

@@ -48,14 +48,14 @@ class ChatRecStage(RankerStage):
         )
 
     @property
-    def crosses(self) -> bool:
-        return self.retriever.crosses
+    def has_out_of_fold(self) -> bool:
+        return self.retriever.has_out_of_fold
 
     def load(self, batch_size: int) -> Ranker:
         return chat_rec_ranker(self.config, self.inputs, self.retriever, batch_size=batch_size)
 
-    def load_crossed(self, batch_size: int) -> Ranker:
-        return chat_rec_ranker(self.config, self.inputs, self.retriever.crossed, batch_size=batch_size)
+    def load_out_of_fold(self, batch_size: int) -> Ranker:
+        return chat_rec_ranker(self.config, self.inputs, self.retriever.out_of_fold, batch_size=batch_size)
 
 
 def chat_rec_ranker(

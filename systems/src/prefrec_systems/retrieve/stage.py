@@ -41,14 +41,14 @@ class RetrieveThenRankStage(RankerStage):
         )
 
     @property
-    def crosses(self) -> bool:
-        return self.retriever.crosses or self.ranker.crosses
+    def has_out_of_fold(self) -> bool:
+        return self.retriever.has_out_of_fold or self.ranker.has_out_of_fold
 
     def load(self, batch_size: int) -> Ranker:
         return self._pair(self.retriever.load(batch_size), self.ranker.load(batch_size))
 
-    def load_crossed(self, batch_size: int) -> Ranker:
-        return self._pair(self.retriever.crossed.load(batch_size), self.ranker.crossed.load(batch_size))
+    def load_out_of_fold(self, batch_size: int) -> Ranker:
+        return self._pair(self.retriever.out_of_fold.load(batch_size), self.ranker.out_of_fold.load(batch_size))
 
     def _pair(self, retriever: Ranker, ranker: Ranker) -> Ranker:
         return RetrieveThenRank(self.name, retriever, ranker, self.config.retrieve, seed=self.inputs.seed)
