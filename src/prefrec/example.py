@@ -37,14 +37,17 @@ def load_example(seed: int = 0) -> Example:
     rng = np.random.default_rng(seed)
     rows = [(f"{a} {b}", genre) for genre, words in KINDS.items() for a in FIRST for b in words]
     titles, genres = map(list, zip(*rows, strict=True))
-    size, of_genre = len(titles), {g: [i for i, genre in enumerate(genres) if genre == g] for g in KINDS}
+    size = len(titles)
+    of_genre = {g: [i for i, genre in enumerate(genres) if genre == g] for g in KINDS}
     years = 1970 + rng.integers(50, size=size)
     items = pl.DataFrame({"item_id": list(range(1, size + 1)), "title": titles, "genre": genres, "year": years})
     following = {i: rng.choice(of_genre[genres[i]], 3, replace=False) for i in range(size)}
     log = []
     for user in range(1, USERS + 1):
         favourite = of_genre[list(KINDS)[int(rng.integers(len(KINDS)))]]
-        time, item, seen = 1_600_000_000 + int(rng.integers(300)) * DAY, int(rng.choice(favourite)), set()
+        time = 1_600_000_000 + int(rng.integers(300)) * DAY
+        item = int(rng.choice(favourite))
+        seen = set()
         for _ in range(LENGTH):
             seen.add(item)
             log.append((user, item + 1, time))

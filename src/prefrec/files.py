@@ -150,8 +150,13 @@ def content_digest(path: Path) -> str | None:
 
 def folder_files(folder: Path, pattern: str = "**/*") -> list[str]:
     """Return the relative paths of a folder's files that match a pattern, except hidden files and `.md` files."""
-    files = sorted(p.relative_to(folder) for p in folder.glob(pattern) if p.is_file() and p.suffix != ".md")
-    return [p.as_posix() for p in files if not any(part.startswith(".") for part in p.parts)]
+    names = []
+    for path in folder.glob(pattern):
+        relative = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in relative.parts)
+        if path.is_file() and path.suffix != ".md" and not is_hidden:
+            names.append(relative)
+    return [name.as_posix() for name in sorted(names)]
 
 
 def file_digest(path: Path) -> str:

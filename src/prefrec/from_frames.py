@@ -101,7 +101,8 @@ def _trained(
     processes.wait()
     frames = {file: name for name, file in files.items() if file is not given[name]}
     with _in_python(frames):
-        known, encoding = ColumnNames.model_validate(raw["data"]["columns"]), raw["data"].get("encoding", "utf-8")
+        known = ColumnNames.model_validate(raw["data"]["columns"])
+        encoding = raw["data"].get("encoding", "utf-8")
         longest = longest_history(raw.get("preset", ""))
         is_file = files["interactions"] not in frames
         found = guess(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
@@ -327,14 +327,11 @@ def sum_of_losses(losses: Sequence[Loss], weights: Sequence[float], **options: f
     for name, value in options.items():
         if value is not None and not any(takes(loss, name) for loss in losses):
             raise ValueError(f"none of the losses has {name}: remove this setting")
-    parts = [with_options(loss, **{k: v for k, v in options.items() if takes(loss, k)}) for loss in losses]
+    parts = [with_options(loss, **_taken(loss, options)) for loss in losses]
     columns = {name for name in COLUMNS if any(takes(part, name) for part in parts)}
 
     def total(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, **given: Tensor) -> PreferenceLoss:
-        outs = [
-            part(policy_logps, ref_logps, beta, **{k: v for k, v in given.items() if takes(part, k)})
-            for part in parts
-        ]
+        outs = [part(policy_logps, ref_logps, beta, **_taken(part, given)) for part in parts]
         weighted = [weight * out.losses for weight, out in zip(weights, outs, strict=True)]
         return PreferenceLoss(torch.stack(weighted).sum(dim=0), outs[0].rewards)
 
@@ -437,6 +434,11 @@ def check_logps(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> 
         raise ValueError(
             f"policy_logps {list(policy_logps.shape)} and ref_logps {list(ref_logps.shape)} must have the same shape"
         )
+
+
+def _taken(loss: Loss, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the arguments that a loss has."""
+    return {name: value for name, value in arguments.items() if takes(loss, name)}
 
 
 def _mean(values: Tensor, kept: Tensor | None) -> Tensor:

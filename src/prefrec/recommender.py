@@ -345,7 +345,8 @@ class Recommender:
         is_listed = bool(choices) or self.stage.model is not None
         ranker = self._on_candidates if is_listed else self._on_catalogue
         listed = choices if is_listed else tuple(self.data.catalogue.ids)
-        found, titles = reasons(ranker, RankingExample("-", past, listed, target)), self.data.catalogue.titles
+        found = reasons(ranker, RankingExample("-", past, listed, target))
+        titles = self.data.catalogue.titles
         shares = [{name: part[n] for name, part in found.parts.items()} for n in range(len(found.effects))]
         pairs = zip(found.effects, shares, strict=True)
         effects = [Effect(i, titles[i], effect, parts) for (i, effect), parts in pairs]
@@ -448,7 +449,8 @@ class Recommender:
             answers = zip(queries, self._best(queries.values(), selection), strict=True)
             rows = [(user, *astuple(row)) for user, ranking in answers for row in ranking]
             return pl.DataFrame(rows, schema=ANSWERS, orient="row")
-        users, questions = pl.Series([*queries], dtype=pl.String), [selection.question(*q) for q in queries.values()]
+        users = pl.Series([*queries], dtype=pl.String)
+        questions = [selection.question(*query) for query in queries.values()]
         ids = selection.items
         items = {"item_id": pl.Series(ids), "title": pl.Series(self.data.catalogue.titles_of(ids))}
         frames, first = [pl.DataFrame(schema=ANSWERS)], 0

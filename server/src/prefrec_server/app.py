@@ -152,7 +152,8 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
         return prepared.answer(await asyncio.wrap_future(engine.submit(prepared, settings.deadline)))
 
     async def answer(request: Request, make: Callable[[], Prepared[Body]]) -> Body:
-        working, leaving = asyncio.create_task(encode_and_score(make)), asyncio.create_task(_disconnected(request))
+        working = asyncio.create_task(encode_and_score(make))
+        leaving = asyncio.create_task(_disconnected(request))
         tasks: set[asyncio.Task[Any]] = {working, leaving}
         try:
             done, _ = await asyncio.wait(tasks, timeout=settings.deadline, return_when=asyncio.FIRST_COMPLETED)

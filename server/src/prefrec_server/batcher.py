@@ -170,7 +170,8 @@ class Batcher(Generic[Part, Answer]):
             self._answer(turns)
             seconds = self._clock() - start
             with self._changed:
-                self._queue.extend(job for job in self._in_work if job.left and not job.future.done())
+                unfinished = [job for job in self._in_work if job.left and not job.future.done()]
+                self._queue.extend(unfinished)
                 self._in_work = []
             self._on_pass(Pass(len(turns), waited, seconds))
 

@@ -127,7 +127,8 @@ def _by_blocks(log: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame]
     kind, blocks = log.schema["user_id"], min(16, len(log) // _BLOCK)
     if not isinstance(kind, pl.Enum) or blocks < 2:
         return change(log)
-    users, edges = log["user_id"].to_physical(), np.linspace(0, len(kind.categories), blocks + 1).astype(int).tolist()
+    users = log["user_id"].to_physical()
+    edges = np.linspace(0, len(kind.categories), blocks + 1).astype(int).tolist()
     return pl.concat([change(log.filter(users.is_between(a, b, closed="left"))) for a, b in pairwise(edges)])
 
 
@@ -145,9 +146,13 @@ def first_only(log: pl.DataFrame, keep_repeats: bool = False) -> pl.DataFrame:
     by = [*pair, *times, *values]
     empty_last = [column in values for column in by]  # a plain True would not be faster
     is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in same)
+
     # Rows that are equal in all of these columns can differ only in nested ones. A stable sort costs seven times as
     # much, so it is used only if there are nested columns.
-    return _by_blocks(log, lambda b: b.sort(by, nulls_last=empty_last, maintain_order=bool(nested)).filter(is_first))
+    def first_rows(block: pl.DataFrame) -> pl.DataFrame:
+        return block.sort(by, nulls_last=empty_last, maintain_order=bool(nested)).filter(is_first)
+
+    return _by_blocks(log, first_rows)
 
 
 def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:

@@ -82,7 +82,8 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
         writers[folder / "train.parquet"] = targets.write_parquet
     text = json.dumps(data.protocol | {"format_version": FORMAT_VERSION}, indent=2, ensure_ascii=False) + "\n"
     writers[folder / PROTOCOL] = lambda path: path.write_text(text, encoding="utf-8")
-    write_together(writers, [folder / PROTOCOL, *(folder / f"{n}.parquet" for n in _OPTIONAL if n not in tables)])
+    stale = [folder / f"{name}.parquet" for name in _OPTIONAL if name not in tables]
+    write_together(writers, [folder / PROTOCOL, *stale])
 
 
 def _write_table(table: pl.DataFrame, path: Path) -> None:
@@ -183,7 +184,8 @@ def _sampled(
 ) -> LazyExamples:
     """Return the training examples, with candidates sampled as in `prepare`."""
     runs = tables["interactions"]["user_id"].rle().struct
-    users, offsets = runs.field("value"), np.concatenate([[0], runs.field("len").cast(pl.Int64).cum_sum().to_numpy()])
+    users = runs.field("value")
+    offsets = np.concatenate([[0], runs.field("len").cast(pl.Int64).cum_sum().to_numpy()])
     kinds = {"user_id": pl.Enum(users), "item_id": pl.Enum(ids)}
 
     def codes(name: str) -> list[NDArray[Any]]:

@@ -40,6 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +76,9 @@ SHUFFLES = 5
 MAX_LEARN_ROWS = 100_000
 """Most examples that a shortcut learns from; a larger number is sampled."""
 ROWS, LOG = "rows", "log"
-CROSSED = "candidate sets with other targets"
+OTHER_SETS = "candidate sets with other targets"
+SetRule = Callable[[EncodedSets, EncodedSets], Floats]
+"""Candidate sets under test, and others to learn from → scores [B, C] of the first."""
 WITH_USER = (CooccurrenceRanker.name, WindowCooccurrenceRanker.name, TitleTfidfRanker.name)
 """Baselines that use the history."""
 
@@ -132,19 +135,19 @@ def audit_lists(
     baselines, with_history = _baselines(lists, examples, train_interactions, catalogue)
     rules, placebos = _lookups(lists, seen, rng)
 
-    def crossed(rule: Callable[[EncodedSets, EncodedSets], Floats]) -> Floats:
+    def cross_fitted(rule: SetRule) -> Floats:
         return shortcuts.cross_fitted(lists, rule, np.random.default_rng(seed))
 
-    title_length = crossed(lambda sets, others: shortcuts.title_length(sets, others, catalogue))
-    rules[TITLE_LENGTH] = _Rule(title_length, ["popularity"], LOG, CROSSED, of_items=True)
+    title_length = cross_fitted(partial(shortcuts.title_length, catalogue=catalogue))
+    rules[TITLE_LENGTH] = _Rule(title_length, ["popularity"], LOG, OTHER_SETS, of_items=True)
     # High counts reveal negatives that were sampled by popularity.
     is_drift = not shortcuts.favours_popular(lists, train_interactions, catalogue)
     rarest = lists.masked(-baselines["popularity"])
     rules[LEAST_POPULAR] = _Rule(rarest, ["popularity"], LOG, of_items=is_drift)
     in_history, repeats = _histories(lists, examples, train_interactions, rng)
-    rules |= in_history | _orders(crossed, train_interactions, catalogue)
+    rules |= in_history | _orders(cross_fitted, train_interactions, catalogue)
     item_only = ItemOnlyRanker.fit(train_interactions, catalogue, seed).score(examples)
-    rules[ITEM_ONLY] = _Rule(item_only, ["popularity"], LOG, CROSSED, of_items=True)
+    rules[ITEM_ONLY] = _Rule(item_only, ["popularity"], LOG, OTHER_SETS, of_items=True)
     scores = baselines | {name: rule.scores for name, rule in rules.items()}
     hits = {name: lists.hits(s) for name, s in scores.items()} | placebos | repeats
     gains = {name: row_ndcg(s, lists.target) for name, s in scores.items()}
@@ -216,9 +219,7 @@ def _histories(
     return rules, {placebo: _luckiest(draws or [chance])}
 
 
-def _orders(
-    crossed: Callable[[Callable[[EncodedSets, EncodedSets], Floats]], Floats], log: pl.DataFrame, catalogue: Catalogue
-) -> dict[str, _Rule]:
+def _orders(cross_fitted: Callable[[SetRule], Floats], log: pl.DataFrame, catalogue: Catalogue) -> dict[str, _Rule]:
     """Return rules that choose the next candidate after the last history item, by id and in a common order.
 
     The note has the share of steps in training histories that follow the order or its reverse.
@@ -231,8 +232,9 @@ def _orders(
     rules = {}
     for name, keys in orders.items():
         share = max(shortcuts.agreement(log, catalogue, k) for k in (keys, -keys))
-        scores = crossed(lambda sets, others, keys=keys: shortcuts.next_in_order(sets, others, keys))  # type: ignore[misc]
-        source, note = "histories" if name == "common order" else CROSSED, f"{share:.0%} of steps in this order"
+        scores = cross_fitted(partial(shortcuts.next_in_order, keys=keys))
+        source = "histories" if name == "common order" else OTHER_SETS
+        note = f"{share:.0%} of steps in this order"
         # Where histories are in the order of time, ids follow the items' dates.
         of_items = share <= ORDERLY
         rules[name] = _Rule(scores, ["popularity", *WITH_USER], LOG, source, note, share, of_items)

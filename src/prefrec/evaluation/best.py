@@ -65,7 +65,8 @@ def choose(values: dict[str, Floats], unranked: dict[str, str] | None = None) ->
     """
     rows = {name: int(np.isfinite(column).sum()) for name, column in values.items()}
     most = max(rows.values())
-    first = max((name for name in values if rows[name] == most), key=lambda name: float(values[name].mean()))
+    means = {name: float(column.mean()) for name, column in values.items() if rows[name] == most}
+    first = max(means, key=means.__getitem__)
     leads = {first: 0.0} | {name: float(np.nanmean(column - values[first])) for name, column in values.items()}
     return Best(
         ranker=max(leads, key=leads.__getitem__),

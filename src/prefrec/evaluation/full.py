@@ -71,8 +71,12 @@ def _scores(
 ) -> NDArray[np.float64]:
     """Return scores [B, I] of all items, -inf for seen ones; `column` is item → its column."""
     excluded = [{*known} - {e.target} for e, known in zip(rows, seen, strict=True)]
-    lists = [tuple(column)] * len(rows) if shared else [tuple(i for i in column if i not in x) for x in excluded]
-    result = np.asarray(ranker.score([replace(e, candidates=listed) for e, listed in zip(rows, lists, strict=True)]))
+    if shared:
+        lists = [tuple(column)] * len(rows)
+    else:
+        lists = [tuple(item for item in column if item not in hidden) for hidden in excluded]
+    questions = [replace(e, candidates=listed) for e, listed in zip(rows, lists, strict=True)]
+    result = np.asarray(ranker.score(questions))
     expected = (len(rows), max(map(len, lists)))
     if result.shape != expected:
         raise ModelError(f"ranker {ranker.name!r}: expected scores of shape {expected}, got {result.shape}")

@@ -176,8 +176,10 @@ class Audit(Result):
             more = f", NDCG@10 {row.ndcg.mean:.3f}" if row.ndcg and row.name == ITEM_ONLY else ""
             return f"{row.name}{words} (HR@1 {row.hr.mean:.3f}, chance {random.mean:.3f}{more})"
 
-        notes = dict.fromkeys(r.note for r in self.untried)
-        missing = "; ".join(f"{', '.join(r.name for r in self.untried if r.note == n)} ({n})" for n in notes)
+        by_note: dict[str, list[str]] = {}
+        for row in self.untried:
+            by_note.setdefault(row.note, []).append(row.name)
+        missing = "; ".join(f"{', '.join(names)} ({note})" for note, names in by_note.items())
         leaks, solving = (", ".join(map(with_rate, some)) for some in (self.leaks, self.solving))
         if leaks or solving:
             count = "a leak" if len(self.leaks) == 1 else f"{len(self.leaks)} leaks"

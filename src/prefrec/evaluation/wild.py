@@ -119,7 +119,9 @@ def _shares(drawn: Floats, found: float) -> tuple[float, float, float]:
     """Return the two-sided p-value and both one-sided ones: shares of draws at least as extreme, `found` included."""
     # The draw without any change of sign equals `found` up to rounding.
     least = abs(found) * (1 - 1e-9)
-    above, below = (drawn >= found - 1e-9 * abs(found)).sum(), (drawn <= found + 1e-9 * abs(found)).sum()
+    slack = 1e-9 * abs(found)
+    above = (drawn >= found - slack).sum()
+    below = (drawn <= found + slack).sum()
     more = (np.abs(drawn) >= least).sum()
     return tuple(float((1 + n) / (1 + len(drawn))) for n in (more, above, below))  # type: ignore[return-value]
 

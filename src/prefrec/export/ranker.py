@@ -229,6 +229,8 @@ def model_card(
         eval_results=_results(contents, recipe.data.source, ranker),
         **(base_model if on_hub and has_base else {}),
     )
+    found = {name: contents.environment.get(name) for name in ("prefrec", "torch", "transformers", "peft")}
+    versions = {name: version for name, version in found.items() if version}
     before = [SFT] if recipe.sft and not composed and ranker not in (SFT, ZERO_SHOT) else []
     card = _environment.get_template("card.md.jinja2").render(
         header=header.to_yaml().strip(),
@@ -247,7 +249,7 @@ def model_card(
         metrics=metrics_grid(evaluation) if evaluation else None,
         exported=label(ranker),
         terms=TERMS.get(recipe.data.source.partition("-")[0]),
-        versions={k: v for k in ("prefrec", "torch", "transformers", "peft") if (v := contents.environment.get(k))},
+        versions=versions,
     )
     return card.rstrip() + "\n"
 

@@ -178,7 +178,8 @@ def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.Da
     is_array, is_python = begin[:1] == b"[", re.match(rb"\{\s*u?'", begin) is not None
     try:
         if is_python:
-            return pl.from_dicts([ast.literal_eval(line) for line in read_text(path).splitlines() if line], schema)
+            lines = read_text(path).splitlines()
+            return pl.from_dicts([ast.literal_eval(line) for line in lines if line], schema)
         if is_array:
             return pl.read_json(read_bytes(path), schema=schema, infer_schema_length=None)
         # Not the path, in which polars would expand characters such as *. polars unpacks what looks compressed.

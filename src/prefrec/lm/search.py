@@ -111,7 +111,8 @@ def _run(search: _Search, reader: TrieReader, width: int, max_calls: int | None)
         search.extend(nodes, *children_logps(reader, np.array(nodes)))
         calls += 1
     best = sorted(search.best, reverse=True)
-    items, logps = np.array([-i for _, i in best], dtype=np.int64), np.array([p for p, _ in best], dtype=np.float32)
+    items = np.array([-negative for _, negative in best], dtype=np.int64)
+    logps = np.array([logp for logp, _ in best], dtype=np.float32)
     return TopK(items, logps, exact=not search.is_open, calls=calls)
 
 

@@ -228,7 +228,12 @@ class TitleTfidfRanker:
 Fit = Callable[[pl.DataFrame, Catalogue, int, Mapping[str, Any]], Ranker]
 """Log, catalogue, seed and the arguments that choose settings → ranker."""
 
-TIMED = {name: lambda log, items, seed, by, name=name: ItemFeatureRanker.fit(name, log, items) for name in BY_TIME}
+
+def _fit_feature(name: str) -> Fit:
+    return lambda log, items, seed, by: ItemFeatureRanker.fit(name, log, items)
+
+
+TIMED = {name: _fit_feature(name) for name in BY_TIME}
 """Baselines that need dates."""
 _BASELINES: dict[str, Fit] = {
     RandomRanker.name: lambda log, items, seed, by: RandomRanker(seed),

@@ -199,9 +199,16 @@ def blind_features(catalogue: Catalogue, log: pl.DataFrame) -> dict[str, Feature
         features[f"within {NEAR} days"] = lambda h, t: np.log1p(h.near(t, NEAR))
     lengths = np.log1p([len(title) for title in catalogue.titles.values()])
     constants = {"order of ids": _id_order(catalogue), "title length": lengths, "mean rating": _means(catalogue, log)}
-    for name, values in constants.items():
-        features[name] = lambda h, t, values=values: values[h.codes].astype(np.float32)[None]
-    return features
+    return features | {name: _constant(values) for name, values in constants.items()}
+
+
+def _constant(values: NDArray[np.float64]) -> Feature:
+    """Return the feature of values [I] that do not depend on the time."""
+
+    def feature(history: ItemHistory, times: NDArray[np.int64]) -> NDArray[np.float32]:
+        return values[history.codes].astype(np.float32)[None]
+
+    return feature
 
 
 def _id_order(catalogue: Catalogue) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from heapq import nlargest
 
 from rapidfuzz import fuzz, process
@@ -36,6 +36,11 @@ class UnknownItemsError(DataError):
     def __init__(self, message: str, unknown: list[UnknownName]) -> None:
         super().__init__(message)
         self.unknown = unknown
+
+
+def _distance(wanted: str, bare: str) -> tuple[bool, ...]:
+    """Order titles that hold a text: equal, begin with it, hold it as whole words, at the start of a word, inside."""
+    return bare != wanted, not bare.startswith(wanted), f" {wanted} " not in f" {bare} ", f" {wanted}" not in bare
 
 
 class ItemIndex:
@@ -111,10 +116,7 @@ class ItemIndex:
         holding = [bare for bare in self._by_bare if wanted in bare]
         if len(words) > 1:  # in another order
             holding += [bare for bare in self._by_bare if wanted not in bare and words.issubset(bare.split())]
-        whole = f" {wanted} "
-        holding.sort(
-            key=lambda b: (b != wanted, not b.startswith(wanted), whole not in f" {b} ", f" {wanted}" not in b)
-        )
+        holding.sort(key=partial(_distance, wanted))
         items = self._items(holding[:limit])
         if text.strip() in self.catalogue.titles:
             items.insert(0, self.item(text.strip()))

@@ -43,11 +43,13 @@ class Popular:
     @classmethod
     def of(cls, data: PreparedData) -> Self | None:
         """Return the popularity in the log that is known before test examples; None if the log is empty."""
-        history, ids = ItemHistory.of(data.known_interactions("test"), data.catalogue), data.catalogue.ids
+        history = ItemHistory.of(data.known_interactions("test"), data.catalogue)
+        ids = data.catalogue.ids
         if not len(history.times):
             return None
         now = history.when([RankingExample("-", (), tuple(ids[:1]), ids[0])])
-        recent, all_time = history.counts(now, RECENT if data.has_dates else None)[0], history.counts(now)[0]
+        recent = history.counts(now, RECENT if data.has_dates else None)[0]
+        all_time = history.counts(now)[0]
         order = np.lexsort((-all_time, -recent))
         by_popularity = [ids[i] for i in order]
         name = f"popularity of {RECENT} days" if data.has_dates else PopularityRanker.name

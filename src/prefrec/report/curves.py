@@ -42,16 +42,20 @@ def training_plots(stages: Sequence[StageLog]) -> dict[str, Any]:
 
     Without matplotlib, `missing` is True and there are no plots.
     """
-    colours, drawn, missing = stage_colours(stages), dict[str, Any](), not can_plot()
+    colours = stage_colours(stages)
+    drawn: dict[str, Any] = {}
     for kind, panels in PANELS.items():
         chosen = [s for s in stages if s.kind == kind]
-        drawn[kind] = [
-            _plot(chosen, colours, title, keys, hint)
-            for title, *keys, hint in panels
-            if not missing and any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k)
-        ]
+        drawn[kind] = []
+        for title, *keys, hint in panels if can_plot() else ():
+            if _has_points(chosen, keys):
+                drawn[kind].append(_plot(chosen, colours, title, keys, hint))
     named = [(label(s.name), colours[s.name]) for s in stages if s.log]
-    return {**drawn, "colours": named, "smooth_from": SMOOTH_FROM, "missing": missing}
+    return {**drawn, "colours": named, "smooth_from": SMOOTH_FROM, "missing": not can_plot()}
+
+
+def _has_points(stages: Sequence[StageLog], keys: Sequence[str]) -> bool:
+    return any(s.points(key) or s.points(f"eval_{key}") for s in stages for key in keys if key)
 
 
 def stage_colours(stages: Sequence[StageLog]) -> dict[str, str]:
@@ -64,7 +68,8 @@ def start_loss(stage: StageLog) -> float | None:
 
     None for losses without a reference, and for those that depend on more than the log-probabilities.
     """
-    name, negatives = stage.setting("loss") or stage.setting("loss_type") or LOSS, stage.setting("num_negatives")
+    name = stage.setting("loss") or stage.setting("loss_type") or LOSS
+    negatives = stage.setting("num_negatives")
     try:
         loss = find_loss(name)
     except ValueError:  # of a package that is not installed

@@ -90,7 +90,8 @@ def folded(grid: Grid, shown: Sequence[str]) -> tuple[Grid, Grid | None]:
     rest = [row for row in grid.rows if row[0] in BASELINES and row[0] not in shown]
     if sum(name in BASELINES for name, *_ in grid.rows) <= MOST_BASELINES or not rest:
         return grid, None
-    return Grid(grid.columns, [row for row in grid.rows if row not in rest]), Grid(grid.columns, rest)
+    kept = [row for row in grid.rows if row not in rest]
+    return Grid(grid.columns, kept), Grid(grid.columns, rest)
 
 
 _DEAD = ({0.0}, {1.0})
@@ -300,7 +301,8 @@ def _stage_texts(stage: StageLog) -> list[str]:
     loss, beta, negatives, rate = (stage.setting(name) for name in names)
     if stage.kind != "align":
         loss, beta, negatives = "−log π", None, None
-    steps = max((int(e["step"]) for e in stage.log if isinstance(e.get("step"), int | float)), default=0)
+    logged = [e.get("step") for e in stage.log]
+    steps = max((int(step) for step in logged if isinstance(step, int | float)), default=0)
     return [
         *map(_setting, (loss, beta, negatives, rate)),
         f"{steps:,}" if steps else "–",

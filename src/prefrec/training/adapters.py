@@ -99,8 +99,10 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
 
 def _about_targets(model: nn.Module, wrong: str) -> str:
     """Return the message about invalid targets of a new adapter, with the valid ones."""
-    kinds = nn.Linear, Conv1D
-    linear = dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds))
+    linear: dict[str, None] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            linear[name.rpartition(".")[2]] = None
     return f"lora.targets: {wrong}; name some of the model's linear layers ({', '.join(linear)}), or {ALL_LINEAR}"
 
 

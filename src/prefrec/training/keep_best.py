@@ -50,7 +50,8 @@ class KeepBest(TrainerCallback):
         if best is None or value > best["value"]:
             save_weights(self.trainer, self.folder, {"value": value, "step": state.global_step, "epoch": state.epoch})
             return
-        since = sum(1 for line in state.log_history if "eval_loss" in line and line["step"] > best["step"])
+        evaluations = [line["step"] for line in state.log_history if "eval_loss" in line]
+        since = sum(step > best["step"] for step in evaluations)
         if self.patience is not None and since >= self.patience:
             say(f"No improvement since epoch {best['epoch']:.1f}: stopping early")
             control.should_training_stop = True

@@ -31,7 +31,8 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
     if weights is None:
         return load_model(base, **loading)
     if (weights / ITEMS_FILE).is_file():
-        return load_item_model(weights, **{name: loading[name] for name in ("dtype",) if name in loading})
+        only_dtype = {"dtype": loading["dtype"]} if "dtype" in loading else {}
+        return load_item_model(weights, **only_dtype)
     if not is_adapter(weights):
         return load_model(str(weights), **loading | {"layers": None, "random_weights": False})
     from prefrec.training.adapters import load_adapter  # here, because PEFT takes seconds to import

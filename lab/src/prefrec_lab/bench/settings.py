@@ -85,7 +85,10 @@ class BenchSettings(BaseModel):
     @field_validator("negatives", "methods", "sections", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        words = [word.strip() for word in value.split(",")]
+        return tuple(word for word in words if word)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

@@ -177,9 +177,8 @@ def _row(
     """Return the row as text, as token ids, and as the question with the titles shown."""
     rejected = [c for c in example.candidates if c != example.target]
     kept = {example.target, *rejected[: shown - 1 if shown else None]}
-    question = RankingExample(
-        example.user_id, example.history, tuple(c for c in example.candidates if c in kept), example.target
-    )
+    candidates = tuple(c for c in example.candidates if c in kept)
+    question = RankingExample(example.user_id, example.history, candidates, example.target)
     prompt = template.render(catalogue.titles_of(question.history), catalogue.titles_of(question.candidates))
     chosen, *others = catalogue.titles_of([example.target, *rejected[:negatives]])
     text = {"prompt": prompt, "chosen": chosen, "rejected": others}

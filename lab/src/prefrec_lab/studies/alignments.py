@@ -58,7 +58,8 @@ def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
     If N exceeds a row's own list, its list is drawn again, uniformly.
     """
     one, most = varied_alignment(base), base.data.candidates.size - 1
-    return with_alignments(base, [_with_negatives(one, n, most) for n in NEGATIVES if n < len(data.catalogue) // 2])
+    possible = [n for n in NEGATIVES if n < len(data.catalogue) // 2]
+    return with_alignments(base, [_with_negatives(one, n, most) for n in possible])
 
 
 def vary_beta(base: Recipe, data: PreparedData) -> Recipe:

@@ -101,8 +101,9 @@ def measure_negatives(runs: Sequence[Run]) -> Measured:
             if section.negatives_from in UNJUDGED:
                 unaware = unaware_rows(run, section, rows)
                 own.setdefault(PAST, []).extend(false_negatives([e], run.data) for e in unaware)
-            popular = [np.mean([counts.get(i, 0) for i in e.candidates if i != e.target]) for e in rows]
-            own.setdefault(POPULARITY, []).extend(map(float, popular))
+            for e in rows:
+                negatives = [counts.get(i, 0) for i in e.candidates if i != e.target]
+                own.setdefault(POPULARITY, []).append(float(np.mean(negatives)))
         users += [e.user_id for e in rows]
     stacked = {n: {q: np.array([v]) for q, v in own.items()} for n, own in values.items()}
     return measure(stacked, users, baseline=variant_name("uniform"))

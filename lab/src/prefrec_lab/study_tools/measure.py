@@ -68,13 +68,15 @@ def measure(values: Values, users: Sequence[str], *, baseline: str | None = None
     keys = [(name, quantity) for name, quantities in values.items() for quantity in quantities]
     means = {key: values[key[0]][key[1]].mean(axis=0) for key in keys}
     found = Means(means, users)
-    compared = [n for n in values if baseline is not None and n != baseline]
+    differences: dict[str, dict[str, PairedDifference]] = {}
+    for name, quantities in values.items():
+        if baseline is None or name == baseline:
+            continue
+        common = [quantity for quantity in quantities if (baseline, quantity) in means]
+        differences[name] = {q: found.difference((name, q), (baseline, q)) for q in common}
     return Measured(
         found.table(),
-        {
-            n: {q: found.difference((n, q), (baseline, q)) for q in values[n] if (baseline, q) in means}
-            for n in compared
-        },
+        differences,
         {n: {q: v.mean(axis=1).tolist() for q, v in quantities.items()} for n, quantities in values.items()},
         baseline,
         *found.size,
@@ -156,8 +158,9 @@ def groups_of(names: Sequence[str], order: Sequence[str]) -> dict[str, NDArray[n
 def measure_groups(values: Values, users: Sequence[str], groups: Groups, baseline: str | None) -> dict[str, Measured]:
     """Return the result of `measure` for the rows of each group that has any."""
     measured = {}
-    for group, own in groups.items():
-        if own.any():
-            part = {n: {m: v[:, own] for m, v in quantities.items()} for n, quantities in values.items()}
-            measured[group] = measure(part, [u for u, o in zip(users, own, strict=True) if o], baseline=baseline)
+    for group, is_member in groups.items():
+        if is_member.any():
+            of_group = {n: {m: v[:, is_member] for m, v in quantities.items()} for n, quantities in values.items()}
+            members = [users[row] for row in np.flatnonzero(is_member).tolist()]
+            measured[group] = measure(of_group, members, baseline=baseline)
     return measured

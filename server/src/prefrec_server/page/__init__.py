@@ -28,6 +28,7 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[StageLog]
     """
     frame = engine.items.catalogue.frame
     kinds = ("Language models", engine.models), ("Others", [r for r in engine.rankers if r not in engine.models])
+    columns = [c for c in frame.columns if c not in ("item_id", "title")]
     html = _environment.get_template("page.html.jinja2").render(
         name=name,
         model=model,
@@ -38,7 +39,7 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[StageLog]
         sides=list(zip(("left", "right"), side_by_side(engine.rankers), strict=True)),
         columns=frame.columns,
         excludes_seen=not engine.data.keeps_repeats,
-        groups=[c for c in frame.columns if c not in ("item_id", "title") and not frame.schema[c].is_nested()],
+        groups=[c for c in columns if not frame.schema[c].is_nested()],
         training=training_plots(stages),
     )
     folder, plots = files(__package__), files("prefrec.report") / "plots.css"

@@ -51,7 +51,8 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     """
     columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
-    wanted, optional = {o: t for o, t in names.items() if t}, ("rating",) if columns.rating == "rating" else ()
+    wanted = {ours: theirs for ours, theirs in names.items() if theirs}
+    optional = ("rating",) if columns.rating == "rating" else ()
     # Ids as text take most of the memory of a log. Lists of ids need text.
     ids = pl.String() if columns.impressions or columns.skipped else readers.IDS
     parts: list[pl.DataFrame] = []
@@ -112,7 +113,8 @@ def files_of(path: Path, catalogue: Path) -> list[Path]:
     if readers.ADDRESS.search(path.as_posix()) or path.is_file() or not has_magic(pattern):
         return [path]
     found, left_out = map(Path, glob(pattern, recursive=True)), catalogue.resolve()
-    paths = sorted(p for p in found if p.is_file() and not p.name.startswith("_") and p.resolve() != left_out)
+    visible = [p for p in found if p.is_file() and not p.name.startswith("_")]
+    paths = sorted(p for p in visible if p.resolve() != left_out)
     if not paths:
         what = "the folder has no files" if path.is_dir() else "no file matches"
         raise DataError(f"{path}: {what}; expected parts of a log, such as part-0.parquet")
@@ -123,7 +125,12 @@ def _with_numbers(items: pl.DataFrame) -> pl.DataFrame:
     """Convert further columns of the catalogue that contain only numbers: text files have only strings."""
     texts = [c for c in items.columns if c not in ("item_id", "title") and items.schema[c] == pl.String]
     numbers = items.select(readers.with_points(items[c]).cast(pl.Float64, strict=False) for c in texts)
-    return items.with_columns(n for n in numbers if n.null_count() == items[n.name].null_count() < len(items))
+    converted = []
+    for column in numbers:
+        empty = items[column.name].null_count()
+        if column.null_count() == empty < len(items):
+            converted.append(column)
+    return items.with_columns(converted)
 
 
 def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:

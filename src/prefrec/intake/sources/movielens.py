@@ -88,7 +88,8 @@ def _source(
     titles, kept_as = movie_titles(raw)
     log, dropped = check_log(log, raw, folder, config.missing_titles)
     log = log.with_columns(pl.col("item_id").replace(kept_as))
-    merged, dated = len(raw) - len(titles), sum(bool(re.search(r"\(\d{4}\)$", t)) for t in titles.values())
+    merged = len(raw) - len(titles)
+    dated = sum(bool(re.search(r"\(\d{4}\)$", title)) for title in titles.values())
     notes = [f"{merged} films were listed under two ids and merged (smaller id kept)"] if merged else []
     notes += [f"{dated} titles show their year because another film has the same name"] if dated else []
     years = [movie_title(raw[item])[1] for item in titles]

@@ -91,9 +91,12 @@ def windows(config: PrepareConfig) -> Source:
         return Source("windows", "generic", Catalogue(items), log.drop("learn"), notes + dropped)
     if dropped:
         known = set(items["item_id"])
-        for part, some in rows.items():
-            kept = [row for row in some if row.target in known]
-            rows[part] = [row._replace(history=tuple(i for i in row.history if i in known)) for row in kept]
+        for part, of_part in rows.items():
+            kept = []
+            for row in of_part:
+                if row.target in known:
+                    kept.append(row._replace(history=tuple(i for i in row.history if i in known)))
+            rows[part] = kept
     given, excluded = _given(rows, log, config.history_length, min_history)
     return Source("windows", "generic", Catalogue(items), log.drop("learn"), notes + dropped + excluded, given)
 
@@ -144,7 +147,8 @@ def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
         table = readers.check_ids(table, "item_id", path)
     else:
         table = readers.read_table(path, config.encoding)
-        item_column = next((c for c in (columns.item, "item_id", "id") if c in table.columns), columns.item)
+        usual = [c for c in (columns.item, "item_id", "id") if c in table.columns]
+        item_column = usual[0] if usual else columns.item
         names = {"item_id": columns.catalogue_item or item_column, "title": columns.title}
         table = readers.pick_columns(table, names, path, options=CATALOGUE_FIELDS)
     decoded = readers.as_text(table, "title", path, columns.title).map_elements(html.unescape, return_dtype=pl.String)
@@ -171,7 +175,8 @@ def _cut_validation(rows: dict[str, list[Row]], share: float, path: Path, in_ord
     if not share:
         return []
     cut = train[-max(1, round(share * len(train)))].time
-    rows["train"], rows["validation"] = [r for r in train if r.time < cut], [r for r in train if r.time >= cut]
+    rows["train"] = [row for row in train if row.time < cut]
+    rows["validation"] = [row for row in train if row.time >= cut]
     if not (in_order and rows["train"]):
         why = "they all have the same time" if in_order else "they have no times"
         raise DataError(
@@ -324,7 +329,8 @@ def _names(existing: Collection[str], columns: ColumnNames) -> dict[str, str]:
     names = {"user_id": columns.user, "items": lists}
     # A column that the user named is required; default names are optional.
     is_named = columns.item != defaults.item
-    target = columns.item if is_named else next((c for c in (defaults.item, "target") if c in existing), None)
+    usual = [c for c in (defaults.item, "target") if c in existing]
+    target = columns.item if is_named else usual[0] if usual else None
     if target:
         names["target"] = target
     if columns.timestamp != FILE_ORDER and (columns.timestamp in existing or columns.timestamp != defaults.timestamp):

@@ -55,7 +55,8 @@ class Profiles:
         if rated := [(given[i], self._items[i]["title"]) for i in history if i in given and i in self._items]:
             best = max(rating for rating, _ in rated)
             lines.append(f"average rating of the last {len(rated)} rated: {np.mean([r for r, _ in rated]):.3g}")
-            lines.append(f"rated {best:g}, the highest of them: " + ", ".join(t for r, t in rated if r == best))
+            best_titles = [title for rating, title in rated if rating == best]
+            lines.append(f"rated {best:g}, the highest of them: {', '.join(best_titles)}")
         if history:
             popular = sum(item in self._popular for item in history)
             lines.append(f"{popular} of the last {len(history)} taken are among the most popular {POPULAR_SHARE:.0%}")

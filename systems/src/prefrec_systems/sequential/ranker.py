@@ -93,11 +93,9 @@ def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None)
     """
     try:
         about = json.loads(read_whole(folder / "model.json"))
-        config, ids, length = (
-            SequentialConfig.model_validate(about["config"]),
-            about["items"],
-            about["history_length"],
-        )
+        config = SequentialConfig.model_validate(about["config"])
+        ids = about["items"]
+        length = about["history_length"]
         layers = config.window if config.model == "Caser" else config.n_layers
         weights = load_file(folder / "model.safetensors")
         model = with_weights(lambda: SequentialModel(config, len(ids), length), layers, weights)
