@@ -8,9 +8,11 @@ import runpy
 import subprocess
 import sys
 from functools import partial
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -20,6 +22,7 @@ from hostile_pages import CHROMIUM, NO_BROWSER
 from prefrec import losses
 from prefrec.cli import homes, load_verb
 from prefrec.data import read_prepared
+from prefrec.intake import PrepareConfig, prepare, sources
 from prefrec.losses import LOSSES
 from prefrec.recipe import checked_recipe, with_preset
 from prefrec.stages import STAGES
@@ -383,6 +386,19 @@ def without_verdict(text: str, leaking: list[str]) -> list[str]:
         if named and not VERDICT.search(section):
             found.append(table[0].splitlines()[0])
     return found
+
+
+def test_a_source_of_ones_own_is_prepared_as_the_page_says(tmp_path, monkeypatch):
+    plays = [(user, (user + 3 * n) % 20, 1_600_000_000 + 100 * n) for user in range(12) for n in range(8)]
+    pl.DataFrame(plays, ["listener", "song", "second"], orient="row").write_csv(tmp_path / "plays.csv")
+    songs = {"song": range(20), "name": [f"Song {n}" for n in range(20)]}
+    pl.DataFrame(songs).write_csv(tmp_path / "songs.csv")
+    (own,) = blocks(ROOT / "docs" / "datasets.md", "python")
+    exec(own, package := {})
+    monkeypatch.setattr(sources, "entry_points", lambda group: [EntryPoint("radio", "my_package:RADIO", group)])
+    monkeypatch.setattr(EntryPoint, "load", lambda entry: package["RADIO"])
+    data = prepare(PrepareConfig(source="radio", path=tmp_path, candidates={"size": 5}))
+    assert (data.domain, len(data.catalogue), len(data.test)) == ("music", 20, 12)
 
 
 def test_no_table_of_leaking_lists_is_without_its_verdict():
