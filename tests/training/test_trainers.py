@@ -363,7 +363,7 @@ def test_rows_with_different_numbers_of_rejected_answers_count_as_each_alone(sdp
         trainer.log(logs)
         return value, grads, logs
 
-    together, alone = (sdpo(rows=RAGGED, loss_type=loss, beta=0.7, **changes) for _ in range(2))
+    together, alone = (sdpo(rows=RAGGED, loss_type=ALL_LOSSES[loss], beta=0.7, **changes) for _ in range(2))
     for trainer in (together, alone):
         torch.manual_seed(1)
         draw_adapters(trainer.model, 0.06, "lora_B.default")  # away from the reference
