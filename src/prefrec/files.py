@@ -35,7 +35,8 @@ LARGE = 8 << 20
 """Size in bytes from which a file's digest is cached until the file changes."""
 _REMEMBERED = 1000
 
-_FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Parts of messages of libraries that drop the number of an OSError. torch's writer does not even name the error.
 _MEANS_FULL = ("No space left on device", "PytorchStreamWriter", "inline_container", "iostream error")
 

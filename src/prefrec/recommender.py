@@ -180,7 +180,9 @@ class Recommender:
                 raise ModelError(f"{folder} is not a folder, and it cannot be downloaded from the hub: {e}") from e
         try:
             about = _about(path)
-            name, model, parts = str(about["ranker"]), ModelSection(**about["model"]), about.get("parts")
+            name = str(about["ranker"])
+            model = ModelSection(**about["model"])
+            parts = about.get("parts")
             if parts is not None:
                 data, stage = open_parts(path, name, model.name)
             else:

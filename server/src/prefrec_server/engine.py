@@ -249,7 +249,8 @@ class Engine:
             raise DataError("the run has no test examples to show")
         row %= len(self.examples)
         example, item = self.examples[row], self.items.item
-        history, candidates = [item(i) for i in example.history], [item(i) for i in example.candidates]
+        history = [item(i) for i in example.history]
+        candidates = [item(i) for i in example.candidates]
         return bodies.ExampleAnswer(
             row=row, rows=len(self.examples), history=history, candidates=candidates, target=item(example.target)
         )

@@ -163,7 +163,8 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         lm = as_ranker(*next(iter(models.items())), run.data, section, max_tokens_per_pass=max_tokens)
         # A separate tokenizer: the thread that encodes requests must not share one with the worker.
         encoder = prompt_encoder(section, run.data.catalogue)
-    scorer, split = Scorer(models, adapters, lm, run.data.catalogue), run.recipe.evaluate.split
+    scorer = Scorer(models, adapters, lm, run.data.catalogue)
+    split = run.recipe.evaluate.split
     parts: dict[str, RankerStage] = {name: scorer.part(stage) for name, stage in stages.items()}
     parts |= {name: Loaded(run.stage(name)) for name in baselines}
     plan = replace(run.plan, loaded=parts)  # a ranker that queries others asks those that are loaded

@@ -199,7 +199,8 @@ def _sampled(
         keys = pair_keys(touched, len(ids))
     else:
         keys = pair_keys(map(np.concatenate, zip(learnt, touched, strict=True)), len(ids))
-    items, positions = learnt[1].astype(np.int32), tables["train"]["interaction"].to_numpy()
+    items = learnt[1].astype(np.int32)
+    positions = tables["train"]["interaction"].to_numpy()
     weights = item_weights(config["candidates"]["kind"], items, len(ids))
     sampler = SampledCandidates(users, weights, keys, "train", config["seed"], config["candidates"]["size"])
     return LazyExamples(ids, users, items, offsets, positions, config["history_length"], sampler)

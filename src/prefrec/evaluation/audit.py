@@ -97,7 +97,9 @@ def audit_prepared(data: PreparedData, split: str = "test", learn_from: str = "t
     """
     if learn_from == split:
         raise DataError(f"an audit of the {split} split cannot learn from the same split: choose another one")
-    rows, learn, log = data.examples(split, None), data.split(learn_from), data.train_interactions
+    rows = data.examples(split, None)
+    learn = data.split(learn_from)
+    log = data.train_interactions
     audit = audit_lists(rows, learn, data.catalogue, log, learnt_from=learn_from, seed=seed)
     return replace(audit, faults=protocol_faults(data, split))
 
@@ -127,7 +129,8 @@ def audit_lists(
     if len(learn) > MAX_LEARN_ROWS:
         learnt_from = f"{learnt_from}, {MAX_LEARN_ROWS:,} of {len(learn):,} examples"
         learn = [learn[i] for i in rng.choice(len(learn), MAX_LEARN_ROWS, replace=False)]
-    lists, seen = shortcuts.encode_sets(examples, catalogue), shortcuts.encode_sets(learn, catalogue)
+    lists = shortcuts.encode_sets(examples, catalogue)
+    seen = shortcuts.encode_sets(learn, catalogue)
     few = {
         ROWS: f"only {len(learn)} examples of {learnt_from} to learn from" if len(learn) < MIN_LEARN else "",
         LOG: f"only {len(train_interactions)} training interactions" if len(train_interactions) < MIN_LEARN else "",

@@ -103,7 +103,8 @@ def evaluate_full(
     named_pairs(compare, names)
     if not names or not examples:
         raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} {split} examples; {NO_EXAMPLES}")
-    seen, known = seen_items(data, examples), set(data.known_interactions(split)["item_id"])
+    seen = seen_items(data, examples)
+    known = set(data.known_interactions(split)["item_id"])
     frames = [
         rank_catalogue(r, examples, data.catalogue, seen, known, shared=not isinstance(r, ListRanker))
         for r in rankers

@@ -21,7 +21,9 @@ def protocol_faults(data: PreparedData, split: str = "test") -> list[str]:
     Shares of up to `MOST_FAULTY`, and single examples, may be chance and are not reported. Repeated examples count
     from three history items on. A target may be in its user's training log as often as training users repeat an item.
     """
-    rows, log, later = data.split(split), data.train_interactions, data.held_out_interactions
+    rows = data.split(split)
+    log = data.train_interactions
+    later = data.held_out_interactions
     later = log.clear() if later is None else later
     before, after = (f.filter(pl.col("user_id").is_in({e.user_id for e in rows})) for f in (log, later))
     times = pl.concat([before.select(*LOG_SCHEMA), after.select(*LOG_SCHEMA)]).group_by("user_id", "item_id")

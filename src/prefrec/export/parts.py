@@ -52,7 +52,8 @@ def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
                 target = out / folder.relative_to(run.folder) / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / file, target)
-    rows, users = len(data.train_interactions), data.train_interactions["user_id"].n_unique()
+    rows = len(data.train_interactions)
+    users = data.train_interactions["user_id"].n_unique()
     warn(
         escape(
             f"{ranker} needs the log: the export contains {rows:,} interactions of {users:,} users, with numbers "

@@ -171,7 +171,8 @@ class OwnCut(Cut):
         }
         self.owners = {part: rows[part][:, 0] for part in SPLITS[1:]}
         self.targets = {part: self.items[self.positions[part]] for part in SPLITS[1:]}
-        self.times, self.ends = dict[str, NDArray[np.int64]](), dict[str, NDArray[np.int64]]()
+        self.times = dict[str, NDArray[np.int64]]()
+        self.ends = dict[str, NDArray[np.int64]]()
         if self.config.repeats == "keep":
             self.times = {part: self.sequences.timestamps[self.positions[part]] for part in SPLITS[1:]}
             self.ends = {part: self.sequences.moments[self.positions[part]] for part in SPLITS[1:]}

@@ -122,7 +122,8 @@ def read_table(
         try:
             return shrink(pl.scan_parquet(url)).collect(engine="streaming")
         except UNREADABLE as e:
-            reason, remedy = without_parts_of(url, first_words(e)), "check the address and the credentials"
+            reason = without_parts_of(url, first_words(e))
+            remedy = "check the address and the credentials"
             raise DataError(f"{path}: not a readable Parquet file ({reason}); {remedy} in the environment") from None
     _check_file(path)
     if path.suffix in PARQUET:

@@ -147,7 +147,8 @@ def _logps_within(within: CatalogueSoftmax, logits: Tensor, nodes: Ints, index: 
     """Return the log-probabilities [K] of children among their siblings; only children are certain and have 0."""
     branches = torch.from_numpy(within.branches[nodes])
     several, device = branches[index], logits.device
-    positions, competing = (branches.cumsum(0) - 1)[index[several]], within.competing(nodes[branches.numpy()])
+    positions = (branches.cumsum(0) - 1)[index[several]]
+    competing = within.competing(nodes[branches.numpy()])
     inputs = (None if t is None else t.to(device) for t in (positions, targets[several], competing))
     out = torch.zeros(len(targets), device=device)
     out[several.to(device)] = within.token_logps(logits[branches.to(device)], *cast(Any, inputs))
@@ -164,7 +165,9 @@ class TrieReader(ABC):
     """A reader of trie nodes after one prompt, which returns the logits of the next token."""
 
     def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie, within: CatalogueSoftmax | None) -> None:
-        self.model, self.core, self.device = model, language_model(model), next(model.parameters()).device
+        self.model = model
+        self.core = language_model(model)
+        self.device = next(model.parameters()).device
         self.prompt, self.trie, self.within = tuple(prompt), trie, within
 
     def at_prompt(self) -> Self:

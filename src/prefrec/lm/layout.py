@@ -82,7 +82,8 @@ def probe_set(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
     Its answers are pieces of `PIECE` tokens of the given set's text. Positions do not exceed those of the given set,
     except that a short prompt is extended to leave room for padding in the shorter row.
     """
-    prompt, text = choice_set.prompt, [t for part in (*choice_set.answers, choice_set.prompt) for t in part]
+    prompt = choice_set.prompt
+    text = [t for part in (*choice_set.answers, choice_set.prompt) for t in part]
     if len(text) % PIECE == 0:
         text.append(text[0])  # otherwise the second pass through a short text would repeat the same pieces
     tokens = cycle(text)

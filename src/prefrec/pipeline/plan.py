@@ -138,7 +138,9 @@ class Plan:
         return self._planned[name]
 
     def _plan(self, name: str, first: RankerStage | None) -> RankerStage:
-        recipe, inputs, folder = self.recipe, self.inputs, stage_folder(self.recipe, self.folder, name)
+        recipe = self.recipe
+        inputs = self.inputs
+        folder = stage_folder(self.recipe, self.folder, name)
         if name == ZERO_SHOT:
             return LMStage(name, None, inputs.data, recipe.model, first=first)
         if name == SFT and recipe.sft:

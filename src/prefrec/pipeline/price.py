@@ -82,7 +82,8 @@ class Price:
 
     def __str__(self) -> str:
         named = ", ".join(f"{cost.name} {minutes(cost.seconds)}" for cost in self.costs)
-        free, needed = psutil.virtual_memory().available, f"{self.memory / 2**30:.1f} GiB of memory"
+        free = psutil.virtual_memory().available
+        needed = f"{self.memory / 2**30:.1f} GiB of memory"
         needed += f" (only {free / 2**30:.1f} GiB are free)" if self.memory > free else ""
         dearest = max(self.costs, key=lambda cost: cost.seconds)
         span = f"{minutes(self.seconds / DOUBT)} to {minutes(self.seconds * DOUBT)}"

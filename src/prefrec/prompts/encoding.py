@@ -148,7 +148,8 @@ class PromptEncoder:
     def detail_ids(self, title: str, piece: str) -> tuple[int, ...]:
         """Return the token ids of a title's details and of the template text after them."""
         detail = self.details.get(title, "")
-        together, apart = self.ids(detail + piece, after=title), (*self._ids(detail), *self.ids(piece))
+        together = self.ids(detail + piece, after=title)
+        apart = (*self._ids(detail), *self.ids(piece))
         # Data must not produce special tokens.
         return together if self._count_special(together) == self._count_special(apart) else apart
 

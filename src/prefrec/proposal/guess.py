@@ -108,7 +108,8 @@ def guess(
     why = f"from the name of column {names['item']}"
     settings += [Setting("domain", about, why)] if (about := topic(names["item"])) else []
     protocol, room = _protocol(source, longest)
-    text, attributes = _item_text(texts[1], [*names.values()]), _attributes(source.catalogue.frame)
+    text = _item_text(texts[1], [*names.values()])
+    attributes = _attributes(source.catalogue.frame)
     return Guess(base, [*settings, *_needed(source), *protocol], text, room, attributes)
 
 
@@ -165,7 +166,8 @@ def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
     repeated = 1 - len(log) / len(whole)
     keeps = repeated >= _REPEATED
     counted = whole if keeps else log
-    lengths, n_items = counted.group_by("user_id").len()["len"].to_numpy(), log["item_id"].n_unique()
+    lengths = counted.group_by("user_id").len()["len"].to_numpy()
+    n_items = log["item_id"].n_unique()
     shortest = 3 if (lengths >= 5).mean() >= 0.5 else 1
     long_enough = (lengths >= shortest + 2).mean()
     early, late = (rows["item_id"] for rows in (log.head(len(log) * 8 // 10), log.tail(len(log) // 10)))

@@ -31,7 +31,8 @@ def attribute_name(column: str, comparison: Comparison) -> str:
 
 def attribute_ranker(catalogue: Catalogue, column: str, comparison: Comparison) -> SameValueRanker | NearNumberRanker:
     """Return the ranker that compares a column of the catalogue (`check_attribute`)."""
-    name, values = attribute_name(column, comparison), catalogue.frame.select("item_id", value=column)
+    name = attribute_name(column, comparison)
+    values = catalogue.frame.select("item_id", value=column)
     return SameValueRanker.fit(values, name) if comparison == "same" else NearNumberRanker.fit(values, name)
 
 
@@ -86,8 +87,10 @@ class SameValueRanker:
         pairs = values.explode("value").with_columns(pl.col("value").str.strip_chars())
         pairs = pairs.filter(pl.col("value").str.len_chars() > 0).unique(maintain_order=True)
         items, kinds = (pairs[c].unique(maintain_order=True).to_list() for c in ("item_id", "value"))
-        index, place = {item: n for n, item in enumerate(items)}, {text: n for n, text in enumerate(kinds)}
-        rows, columns = [index[i] for i in pairs["item_id"]], [place[v] for v in pairs["value"]]
+        index = {item: n for n, item in enumerate(items)}
+        place = {text: n for n, text in enumerate(kinds)}
+        rows = [index[i] for i in pairs["item_id"]]
+        columns = [place[v] for v in pairs["value"]]
         counts = np.bincount(rows, minlength=len(items))
         cells = (1 / np.sqrt(counts[rows]), (rows, columns))
         return cls(sparse.csr_array(cells, shape=(len(items), len(kinds)), dtype=np.float64), index, name)
@@ -152,7 +155,8 @@ class NearNumberRanker:
         """Return the mean of |x − m| over all items, for each m [B]."""
         count = max(1, len(self.values))
         ordered = np.sort(self.values)
-        below, sums = np.searchsorted(ordered, means), np.concatenate([[0.0], np.cumsum(ordered)])
+        below = np.searchsorted(ordered, means)
+        sums = np.concatenate([[0.0], np.cumsum(ordered)])
         total: NDArray[np.float64] = (2 * below - len(ordered)) * means - 2 * sums[below] + sums[-1]
         return total / count
 

@@ -114,7 +114,9 @@ class CatalogueRanker:
             items = best_items(logps, k, self._indices(without))
             return Recommendation([ids[i] for i in items], logps[items], True, "exact")
         prompt, trie, excluded = self._request(history, without)
-        layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
+        layout = self._layout_for(prompt, trie)
+        model = self.lm.model
+        within = self.lm.within
         # In 16 bits, find a few more items and score all again, in calls that do not depend on the method.
         is_rounded = compute_dtype(language_model(model), self.lm.scorer.device) != torch.float32
         most = k + SPARE if is_rounded else k

@@ -97,7 +97,8 @@ class ItemHistory:
     def _by_span(self, begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return how often each item occurs [B, I] among interactions begin ≤ e < end; both increase together."""
         size, a, b = len(self.codes), 0, 0
-        out, counts = np.empty((len(end), size), dtype=np.float32), np.zeros(size, dtype=np.int64)
+        out = np.empty((len(end), size), dtype=np.float32)
+        counts = np.zeros(size, dtype=np.int64)
         for row in np.lexsort((begin, end)):  # each interaction enters the counts once and leaves them once
             counts += np.bincount(self.items[b : end[row]], minlength=size)
             counts -= np.bincount(self.items[a : begin[row]], minlength=size)

@@ -143,7 +143,9 @@ def _standardised(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """Return the standardised features [F, B, C], and mean [F] and scale [F] of those of real candidates."""
     count, size = real.sum(), features.shape[2]
-    x, mean, scale = np.empty((size, *real.shape), np.float32), np.zeros(size), np.ones(size)
+    x = np.empty((size, *real.shape), np.float32)
+    mean = np.zeros(size)
+    scale = np.ones(size)
     for number in range(size):
         own = np.where(real, features[..., number], np.float32(0))
         mean[number] = own.sum(dtype=np.float64) / count

@@ -131,7 +131,10 @@ class Selection:
         repeats: bool = False,
         functions: bool = True,
     ) -> None:
-        self.catalogue, self.rules, self.k, self.popular = catalogue, rules, _whole(k), popular
+        self.catalogue = catalogue
+        self.rules = rules
+        self.k = _whole(k)
+        self.popular = popular
         self.excludes_seen = not repeats if rules.exclude_seen is None else rules.exclude_seen
         frame, columns = catalogue.frame, ", ".join(catalogue.frame.columns)
         # Nested functions could create texts of any length.

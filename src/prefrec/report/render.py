@@ -77,7 +77,9 @@ def _tables(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
     colours = curves.stage_colours(run.stages)
     drawn, metrics, where = evaluation, headline_metrics(evaluation), ""
     if full:
-        drawn, metrics, where = full, [m for m in FULL_METRICS if m in full.measured], ", full ranking"
+        drawn = full
+        metrics = [m for m in FULL_METRICS if m in full.measured]
+        where = ", full ranking"
     groups = tables.groups_grid(evaluation, full)
     shown = tables.shown_baselines(evaluation, full)
     blocks = (("Candidate sets", evaluation), ("Full ranking", full))
@@ -115,7 +117,9 @@ def _protocol(protocol: dict[str, Any]) -> dict[str, Any]:
 
 def facts(run: RunContents) -> list[tuple[str, str]]:
     """Return (name, value) pairs that describe the run."""
-    pairs, split, evaluation = [("Model", run.model)], run.results.split, run.results.evaluation
+    pairs = [("Model", run.model)]
+    split = run.results.split
+    evaluation = run.results.evaluation
     if run.data:
         protocol = run.data.protocol
         sizes = sorted({len(e.candidates) for e in run.data.split(split)})

@@ -80,7 +80,8 @@ def _cells(settings: BenchSettings, section: str) -> list[list[Job]]:
         wanted = [n for n in settings.negatives if PREFREC in settings.methods]
         return [[Job(settings, section, PREFREC, n, make_workload(settings, n)) for n in wanted]]
     if section == "ranking":
-        work, methods = make_workload(settings, CANDIDATES - 1), (MATMUL, PUBLISHED, SEPARATE, PREFREC)
+        work = make_workload(settings, CANDIDATES - 1)
+        methods = (MATMUL, PUBLISHED, SEPARATE, PREFREC)
         return [[Job(settings, section, m, CANDIDATES - 1, work) for m in _wanted(methods, settings)]]
     work = catalogue_workload(settings)
     titles = len(work.choice_sets[0].answers)

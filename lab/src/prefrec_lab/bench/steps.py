@@ -136,7 +136,8 @@ def explode(job: Job) -> list[dict[str, str]]:
 def matmul(job: Job) -> Measured:
     """Measure the machine's rates for the products of the packed rows, and for large squares."""
     watch, settings = Stopwatch(job.device), job.settings
-    shape, tokens = model_shape(config_of(settings), settings.lora_rank), count_tokens(job.work.choice_sets)
+    shape = model_shape(config_of(settings), settings.lora_rank)
+    tokens = count_tokens(job.work.choice_sets)
     square = 8192 if job.device == "cuda" else 64 if settings.model == "random:tiny" else 2048
     least_s = 0.001 if settings.model == "random:tiny" else 0.1
     with watch.running():

@@ -78,7 +78,8 @@ def _compare(folder: Path, as_json: bool) -> None:
         raise DataError(f"{folder}: the run has no language model or no test examples to compare scores of")
     name = opened.models[-1]
     lm = opened.ranker(name)
-    found, dtype = sharing(lm, rows), str(language_model(lm.model).dtype).removeprefix("torch.")
+    found = sharing(lm, rows)
+    dtype = str(language_model(lm.model).dtype).removeprefix("torch.")
     if as_json:
         o.print_json(asdict(found) | {"ranker": name, "dtype": dtype})
         return

@@ -192,7 +192,8 @@ def _examples(rows: Sequence[_Titles], catalogue: Catalogue, path: Path, user: s
             raise DataError(
                 f"{path}, row {number}: title {unknown!r} is not in the catalogue of {len(catalogue)} items"
             )
-        history_ids, candidates = tuple(ids[t] for t in history), tuple(ids[t] for t in items)
+        history_ids = tuple(ids[t] for t in history)
+        candidates = tuple(ids[t] for t in items)
         examples.append(RankingExample(f"{user}-{session[number]}", history_ids, candidates, ids[target]))
     return examples
 

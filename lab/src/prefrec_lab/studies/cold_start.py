@@ -51,7 +51,9 @@ ROWS = 150
 """Rows of each kind (cold items, cold users, neither), unless the recipe sets `evaluate.rows`."""
 
 JUDGE = SASREC.model
-COLD_USER, COLD_ITEM, WARM = f"Users with ≤ {FEW} interactions", "Items absent from training", "Neither"
+COLD_USER = f"Users with ≤ {FEW} interactions"
+COLD_ITEM = "Items absent from training"
+WARM = "Neither"
 
 
 def make(base: Recipe, folder: Path) -> Run:

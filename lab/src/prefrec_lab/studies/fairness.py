@@ -176,7 +176,9 @@ def attribute_tables(
         values_of = dict(data.users.select("user_id", attribute).cast(pl.String).iter_rows())
         groups, order = attribute_groups([values_of.get(u) or UNKNOWN for u in users], users)
         if len(order) > 1:
-            name, title, grouped = f"groups-{slug(attribute)}", f"by {attribute}", groups_of(groups, order)
+            name = f"groups-{slug(attribute)}"
+            title = f"by {attribute}"
+            grouped = groups_of(groups, order)
             tables.append(_accuracy_table(values, users, grouped, baseline, name, title, _ATTRIBUTES_NOTE))
         else:
             alike.append(attribute)

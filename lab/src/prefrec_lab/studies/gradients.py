@@ -100,7 +100,9 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
             f"{runs[0].folder}: the study needs an alignment with loss softmax_dpo, and a baseline that judges its "
             "negatives (evaluate.references)"
         )
-    start, last, judge = start_of(recipe), sections[-1].name, recipe.evaluate.references[-1]
+    start = start_of(recipe)
+    last = sections[-1].name
+    judge = recipe.evaluate.references[-1]
     names = [start, *(a.name for a in sections)]
     predictions = ranker_predictions(runs, [*names, judge])
     logps = {name: [_target_first(frame) for frame in frames] for name, frames in predictions.items()}

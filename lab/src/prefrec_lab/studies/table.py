@@ -31,7 +31,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Compare every ranker of the runs with the last language-model ranker (S-DPO)."""
     first = runs[0]
     predictions = ranker_predictions(runs)
-    users, values = users_of(predictions), ranking_values(predictions, first.recipe.evaluate.ks)
+    users = users_of(predictions)
+    values = ranking_values(predictions, first.recipe.evaluate.ks)
     models = [n for n in first.models if n in predictions]
     measured = measure(values, users, baseline=models[-1] if models else None)
     settings = {n: {"kind": kind_of(first, n), "training": clock(seconds_of(first, n))} for n in predictions}

@@ -49,7 +49,9 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
             (named as in the log, or `user_id`) are attributes.
         read_table: reads the log and the catalogue.
     """
-    columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
+    columns = config.columns
+    log_path = config.required("interactions")
+    items_path = config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
     wanted = {ours: theirs for ours, theirs in names.items() if theirs}
     optional = ("rating",) if columns.rating == "rating" else ()

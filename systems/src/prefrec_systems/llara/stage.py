@@ -129,7 +129,8 @@ def _train(inputs: RunInputs, config: LlaraConfig, folder: Path, source: RankerS
     model = add_adapter(base, lora_config(**(inputs.lora or LoraSection()).model_dump()))
     add_items(model, vectors_of(cast(SequentialRanker, source.load(inputs.batch_size))))
     hybrid = _Prompts(inputs, model)
-    rows, held_out = training_rows(data, config, seed), data.examples("validation", config.eval_rows)
+    rows = training_rows(data, config, seed)
+    held_out = data.examples("validation", config.eval_rows)
     print_fewer(config.name, config, len(rows))
     trainer = LlaraTrainer(
         model,
@@ -156,7 +157,8 @@ def _align(inputs: RunInputs, config: LlaraAlignConfig, folder: Path, reference:
         sets = hybrid.encode(examples, "target-first")
         return PreferenceDataset(sets, seed=seed, **cast(Any, choices)).encoded_by(None, within)
 
-    rows, held_out = training_rows(data, config, seed), data.examples("validation", config.eval_rows)
+    rows = training_rows(data, config, seed)
+    held_out = data.examples("validation", config.eval_rows)
     print_fewer(config.name, config, len(rows))
     trainer = SoftmaxDPOTrainer(
         model,

@@ -39,7 +39,8 @@ def load_morec(folder: Path, catalogue: Catalogue, name: str | None = None) -> S
     """
     try:
         about = json.loads(read_whole(folder / "model.json"))
-        config, length = MoRecConfig.model_validate(about["config"]), about["history_length"]
+        config = MoRecConfig.model_validate(about["config"])
+        length = about["history_length"]
         weights = load_file(folder / "model.safetensors")
         model = with_weights(lambda: MoRecModel(config, about["width"], length), config.n_layers, weights)
         known = read_titles(folder / "titles.safetensors")

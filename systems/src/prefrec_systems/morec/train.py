@@ -40,7 +40,8 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
         DataError: there is nothing to train on, or no validation example to choose the epoch.
         ConfigError: a loss or a score is not finite.
     """
-    task, work = task_of(data, new_items=True, is_refit=epochs is not None), out / "work"
+    task = task_of(data, new_items=True, is_refit=epochs is not None)
+    work = out / "work"
     config = for_epochs(config, epochs)
     work.mkdir(parents=True, exist_ok=True)
     titles = data.catalogue.titles_of(task.ids)

@@ -47,7 +47,10 @@ class SequentialRanker:
                 f"{name} was trained on other data: {len(foreign)} of its {len(ids)} items are not in the catalogue, "
                 f"such as {foreign[0]!r}"
             )
-        self.name, self.model, self.ids, self.history_length = name, model, tuple(ids), history_length
+        self.name = name
+        self.model = model
+        self.ids = tuple(ids)
+        self.history_length = history_length
         self._codes = {item: n for n, item in enumerate(ids)}
         with torch.inference_mode():
             self.vectors = model.all_items()
@@ -57,7 +60,8 @@ class SequentialRanker:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
         codes = pad_codes([e.candidates for e in examples], self._codes)
         histories = [[i for i in e.history if i in self._codes][-self.history_length :] for e in examples]
-        read, lengths = pad_codes(histories, self._codes), np.array([len(h) for h in histories])
+        read = pad_codes(histories, self._codes)
+        lengths = np.array([len(h) for h in histories])
         scores = np.full(codes.shape, -np.inf)
         for start in range(0, len(examples), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
