@@ -413,8 +413,8 @@ class Recommender:
         blocks = range(0, len(lists), size)
         kept: list[Path] = []
         for start in track(blocks, f"{self.stage.name}: {len(lists):,} users"):
-            some = lists[start : start + size]
-            queries = {user: (items[-last:], items) for user, items in some.iter_rows()}
+            block = lists[start : start + size]
+            queries = {user: (items[-last:], items) for user, items in block.iter_rows()}
             part = parts and parts / f"{stage_key(**about, users=queries)}.parquet"
             yield self._part(part, queries, selection)
             kept += [part] if part else []

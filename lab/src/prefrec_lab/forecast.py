@@ -98,12 +98,12 @@ def forecast(config: PretrainedConfig, card: Card, *, negatives: int, rank: int,
     known = {rows: cost(config, rows, negatives=negatives, rank=rank, dtype=dtype) for rows in (1, 4)}
     first, slope = known[1].peak, (known[4].peak - known[1].peak) / 3
     rows = max(0, int((USABLE * card.memory - first) / slope) + 1) if first <= USABLE * card.memory else 0
-    some = max(1, rows)
-    moved = known[1].moved + (some - 1) * (known[4].moved - known[1].moved) / 3
-    work = step_flops(config, some, negatives=negatives, rank=rank)
+    at_least_one = max(1, rows)
+    moved = known[1].moved + (at_least_one - 1) * (known[4].moved - known[1].moved) / 3
+    work = step_flops(config, at_least_one, negatives=negatives, rank=rank)
     # The reference's pass moves about a third of what the policy's two do.
     least = work / card.flops + 4 / 3 * moved / card.bandwidth
-    return Forecast(rows, first + (some - 1) * slope, work, (least, 2 * least))
+    return Forecast(rows, first + (at_least_one - 1) * slope, work, (least, 2 * least))
 
 
 def step_flops(config: PretrainedConfig, rows: int, *, negatives: int, rank: int) -> float:

@@ -83,7 +83,9 @@ def with_candidates(
     for start in progress(range(0, len(windows), block)):
         owners, positions, targets = columns[start : start + block].T
         both = zip(windows[start : start + block], sets(owners, owners, positions, targets), strict=True)
-        examples += (RankingExample(w.user_id, w.history, tuple(ids[i] for i in some), w.target) for w, some in both)
+        examples += (
+            RankingExample(w.user_id, w.history, tuple(ids[i] for i in drawn), w.target) for w, drawn in both
+        )
     return examples
 
 
@@ -152,8 +154,8 @@ def keys_without(keys: NDArray[np.int64], excluded: NDArray[np.int64]) -> NDArra
     kept = np.empty(len(keys), dtype=bool)
     # The search results of all keys at once would take as much memory as the keys.
     for start in range(0, len(keys), BLOCK):
-        some = keys[start : start + BLOCK]
-        kept[start : start + BLOCK] = excluded[np.searchsorted(excluded, some)] != some
+        block = keys[start : start + BLOCK]
+        kept[start : start + BLOCK] = excluded[np.searchsorted(excluded, block)] != block
     kept[-1:] |= keys[-1:] == excluded[-1]
     return keys[kept]
 
@@ -230,9 +232,9 @@ class SampledCandidates:
         """Yield users and items of the pairs in `touched`, each pair once."""
         keys = self.touched[:-1]
         for start in range(0, len(keys), BLOCK):
-            some = keys[start : start + BLOCK]
+            block = keys[start : start + BLOCK]
             before = keys[start - 1] if start else -1
-            yield np.divmod(some[np.diff(some, prepend=before) > 0], len(self.weights))
+            yield np.divmod(block[np.diff(block, prepend=before) > 0], len(self.weights))
 
     def _negatives(
         self, rows: NDArray[np.int64], target_codes: NDArray[np.integer[Any]], keys: NDArray[np.uint64]

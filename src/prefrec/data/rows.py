@@ -141,9 +141,13 @@ class LazyExamples(Sequence[RankingExample]):
         columns = (self.users[owners].to_list(), starts.tolist(), ends.tolist(), candidates, targets.tolist(), times)
         return [
             RankingExample(
-                user, tuple(map(named, self.items[start:end].tolist())), tuple(map(named, some)), named(target), time
+                user,
+                tuple(map(named, self.items[start:end].tolist())),
+                tuple(map(named, listed)),
+                named(target),
+                time,
             )
-            for user, start, end, some, target, time in zip(*columns, strict=True)
+            for user, start, end, listed, target, time in zip(*columns, strict=True)
         ]
 
     @property

@@ -52,7 +52,10 @@ def update_split(
     replayed = replayed_users(users[train & ~new], len(sequences.users), replay * new.sum(), seed)
     marked = train & (new | np.isin(users, replayed))
     kept = {"train": marked, "validation": ~tested, "test": np.ones_like(tested)}
-    rows = {part: some[kept[part][sequences.offsets[some[:, 0]] + some[:, 1]]] for part, some in split.rows.items()}
+    rows = {}
+    for name, split_rows in split.rows.items():
+        positions = sequences.offsets[split_rows[:, 0]] + split_rows[:, 1]
+        rows[name] = split_rows[kept[name][positions]]
     counts = {"new": int(new.sum()), "replayed": int((marked & ~new).sum()), "held_out": int(tested.sum())}
     learn = sequences.frame.with_columns(pl.Series(MARK, marked)).filter(pl.Series(train))
     facts = {"update": counts, TESTED: log.filter(pl.Series(tested)).select(*identity).rows()}

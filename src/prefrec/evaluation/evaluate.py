@@ -263,12 +263,12 @@ def _by_repeat(answers: Mapping[str, pl.DataFrame], repeated: Sequence[bool], ks
 
 def _group(answers: Mapping[str, pl.DataFrame], kept: pl.Expr, ks: Sequence[int]) -> Group | None:
     """Return the results on some of the examples; None if there are none."""
-    some = {name: part.filter(kept) for name, part in answers.items()}
-    some = {name: part for name, part in some.items() if len(part)}
-    if not some:
+    filtered = {name: frame.filter(kept) for name, frame in answers.items()}
+    of_group = {name: frame for name, frame in filtered.items() if len(frame)}
+    if not of_group:
         return None
-    widest = max(some.values(), key=len)
-    values = {key: v for key, v in _values(some, widest, ks).items() if key[1] in metrics_for(ks)}
+    widest = max(of_group.values(), key=len)
+    values = {key: v for key, v in _values(of_group, widest, ks).items() if key[1] in metrics_for(ks)}
     means = _means(values, widest)
     expected = expected_metrics(widest["listed"].to_numpy(), ks)
     return Group(means.table(), *means.size, expected, items=means.items)

@@ -166,8 +166,8 @@ class OwnCut(Cut):
         self.offsets = dict.fromkeys(SPLITS, self.sequences.offsets)
         self.offsets["train"] = _offsets_in(self.sequences, split.learn, rows["train"])
         self.positions = {
-            part: self.offsets[part].astype(np.uint32)[some[:, 0]] + some[:, 1].astype(np.uint32)
-            for part, some in rows.items()
+            part: self.offsets[part].astype(np.uint32)[of_split[:, 0]] + of_split[:, 1].astype(np.uint32)
+            for part, of_split in rows.items()
         }
         self.owners = {part: rows[part][:, 0] for part in SPLITS[1:]}
         self.targets = {part: self.items[self.positions[part]] for part in SPLITS[1:]}
@@ -197,14 +197,14 @@ class GivenCut(Cut):
         ids: Sequence[str],
         given: GivenSplit,
     ) -> None:
-        names = [w.user_id for some in given.windows.values() for w in some]
+        names = [w.user_id for of_split in given.windows.values() for w in of_split]
         users = pl.Series([*dict.fromkeys([*sequences.users, *names])], dtype=pl.String)
         super().__init__(config, replace(sampler, users=users), sequences, ids)
         self.windows = given.windows
         # The fourth column is the number of the window.
         coded = {
-            part: np.column_stack([window_codes(some, users, ids), np.arange(len(some))])
-            for part, some in given.windows.items()
+            part: np.column_stack([window_codes(of_split, users, ids), np.arange(len(of_split))])
+            for part, of_split in given.windows.items()
         }
         self.coded, self.facts = _kept_rows(config, coded, self.sampler)
         self.owners = {part: self.coded[part][:, 0] for part in SPLITS[1:]}
@@ -216,7 +216,7 @@ class GivenCut(Cut):
         self.interactions = sequences.frame.filter(pl.Series(self.learn))
         self.held_out = self.interactions.clear()  # without an order, it is unknown what came before an example
         if given.ordered:
-            owners, targets = (np.concatenate([*some.values()]) for some in (self.owners, self.targets))
+            owners, targets = (np.concatenate([*of_split.values()]) for of_split in (self.owners, self.targets))
             later = np.isin(pairs, owners * len(ids) + targets)
             rows = np.column_stack([pairs[later] // len(ids), sequences.positions[later]])
             self.held_out = seen.held_out(sequences, [rows], self.learn)
@@ -236,13 +236,13 @@ def _kept_rows(
 
     The first column of `rows` is the user. Raise DataError if a part loses all its examples.
     """
-    users = np.unique(np.concatenate([some[:, 0] for some in rows.values()]))
+    users = np.unique(np.concatenate([of_split[:, 0] for of_split in rows.values()]))
     # `published_candidates` makes this check itself.
     short = users[:0] if config.candidates.kind == "published" else sampler.short(users)[0]
     kept = {}
-    for part, some in rows.items():
-        roomy = some[~np.isin(some[:, 0], short)] if len(short) else some
-        if len(some) and not len(roomy):
+    for part, of_split in rows.items():
+        roomy = of_split[~np.isin(of_split[:, 0], short)] if len(short) else of_split
+        if len(of_split) and not len(roomy):
             sampler.check(short)
         kept[part] = roomy[sample_rows(config, part, roomy[:, 0])]
     return kept, {"users_without_room": len(short)} if len(short) else {}

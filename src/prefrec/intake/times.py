@@ -45,9 +45,13 @@ def date_forms(values: pl.Series) -> list[str]:
     """Return the formats of `FORMS` in which all of these texts [n] are dates."""
     values = values.drop_nulls()
     fits = list(FORMS) if len(values) else []
-    for some in (values.head(_LOOKED_AT), values):
-        fits = [form for form in fits if _moments(some, form).dt.year().is_between(1900, 2100).fill_null(False).all()]
+    for sample in (values.head(_LOOKED_AT), values):
+        fits = [form for form in fits if _has_usual_years(_moments(sample, form))]
     return fits
+
+
+def _has_usual_years(moments: pl.Series) -> bool:
+    return moments.dt.year().is_between(1900, 2100).fill_null(False).all()
 
 
 def _moments(values: pl.Series, form: str) -> pl.Series:

@@ -97,11 +97,11 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     known, reason = layout_for(core.config)
     if known == "separate":
         return known, reason
-    some = ChoiceSet(tuple(prompt), tuple(trie.path(n) for n in np.unique(trie.terminals)[:_PROBED].tolist()))
+    probe = ChoiceSet(tuple(prompt), tuple(trie.path(n) for n in np.unique(trie.terminals)[:_PROBED].tolist()))
     layouts: tuple[TrieLayout, ...] = ("cached", "repeated")
     reason = f"a trie with model type {core.config.model_type!r}"
     for layout in layouts:
-        is_right, comparison = agrees(partial(_gap, model, some, layout), tolerance(model))
+        is_right, comparison = agrees(partial(_gap, model, probe, layout), tolerance(model))
         reason += f"; {layout}: {comparison}"
         if is_right:
             return layout, reason

@@ -50,14 +50,16 @@ def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[Rank
         for r in fit_baselines(data, section, recipe.seed)
     }
     positions = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
-    some = sorted(positions[e.user_id, e.history, e.target] for e in data.examples("validation", slow_rows(recipe)))
+    sampled = sorted(
+        positions[e.user_id, e.history, e.target] for e in data.examples("validation", slow_rows(recipe))
+    )
     able = full_stages(stages)
     unranked: dict[str, str] = {}
     for stage in stages:
         if stage.full is None:
             unranked[stage.name] = "it does not rank the whole catalogue"
     slow = {stage.name for stage in able if stage.is_slow}
-    for at, is_slow in ((list(range(len(rows))), False), (some, True)):
+    for at, is_slow in ((list(range(len(rows))), False), (sampled, True)):
         # A blend with a slow part is slow, too.
         group = []
         for stage in able:

@@ -180,8 +180,8 @@ def _answers(
     cache: Path,
     by: RatedBy,
 ) -> Answers:
-    everything = [q for some in questions.values() for q in some]
-    parts = np.array([part for part, some in questions.items() for _ in some])
+    everything = [q for of_part in questions.values() for q in of_part]
+    parts = np.array([part for part, of_part in questions.items() for _ in of_part])
     examples = [q.example() for q in everything]
     tested = parts == recipe.evaluate.split
     swapped = swapped_histories([examples[n] for n in np.flatnonzero(tested)])

@@ -216,8 +216,8 @@ def _titles(recipe: Recipe, data: PreparedData) -> tuple[int, float, float]:
 def _encoding(name: str, titles: Sequence[str]) -> tuple[float, float]:
     """Return the operations in which an encoder reads titles, and its bytes."""
     used, words = _weights(read_config(resolve(name)))
-    some = list(titles[:: max(1, len(titles) // _SAMPLE)])
-    tokens = sum(len(ids) for ids in load_tokenizer(name)(some)["input_ids"]) / max(len(some), 1) * len(titles)
+    sample = list(titles[:: max(1, len(titles) // _SAMPLE)])
+    tokens = sum(len(ids) for ids in load_tokenizer(name)(sample)["input_ids"]) / max(len(sample), 1) * len(titles)
     return tokens * FORWARD * used, 4 * (used + words)
 
 

@@ -185,10 +185,10 @@ def _with_texts(
     """Return predictions with the texts that a ranker generates for the examples of these indices, if it can."""
     if not isinstance(ranker, GeneratingRanker):
         return frame
-    some = [examples[i] for i in rows]
-    texts = ranker.generate(some)
+    chosen = [examples[i] for i in rows]
+    texts = ranker.generate(chosen)
     columns: dict[str, list[str | None]] = {name: [None] * len(examples) for name in ("generated", "choice")}
-    for row, text, choice in zip(rows, texts, judge_texts(texts, some, data.catalogue), strict=True):
+    for row, text, choice in zip(rows, texts, judge_texts(texts, chosen, data.catalogue), strict=True):
         columns["generated"][row] = text
         columns["choice"][row] = choice
     return frame.with_columns(pl.Series(name, values, pl.String) for name, values in columns.items())

@@ -120,8 +120,8 @@ def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, lo
     how = {"columns": columns, "encoding": encoding, "history_length": longest, "min_history": 1}
     source = windows(_lenient(base | how))
     rows = cast(GivenSplit, source.given).windows
-    counts = ", ".join(f"{len(some):,} {part}" for part, some in rows.items())
-    lengths = np.array([len(row.history) for some in rows.values() for row in some])
+    counts = ", ".join(f"{len(of_split):,} {part}" for part, of_split in rows.items())
+    lengths = np.array([len(row.history) for of_split in rows.values() for row in of_split])
     shown, n_items = int(lengths.max()), source.interactions["item_id"].n_unique()
     size = max(2, min(_MOST_CANDIDATES, n_items - shown))
     settings = [Setting(f"columns.{field}", name, "as named") for field, name in columns.items()]
@@ -316,13 +316,13 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
 
 def _dates(column: str, values: pl.Series) -> float:
     """Return a number above 0 if the values are dates, higher if their format is certain; else 0."""
-    some = values.head(_LOOKED_AT)
-    if not len(some):
+    sample = values.head(_LOOKED_AT)
+    if not len(sample):
         return 0.0
-    if not some.str.contains(_NUMBER).any() and date_forms(some):
+    if not sample.str.contains(_NUMBER).any() and date_forms(sample):
         return 0.01
     with suppress(DataError):
-        times = parse_timestamps(some.to_frame(), column, Path())[0][column]
+        times = parse_timestamps(sample.to_frame(), column, Path())[0][column]
         return 0.02 * bool(times.is_between(*_PLAUSIBLE).all())
     return 0.0
 

@@ -99,7 +99,7 @@ class SameValueRanker:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
         shares = sparse.csr_array(_per_row(weights) @ weights @ self.vectors)
-        scores = score_by_rows(shares, lambda some: some @ self._factor, examples, self.index)
+        scores = score_by_rows(shares, lambda block: block @ self._factor, examples, self.index)
         return _with_means(scores, shares @ self._mean, examples, self.index)
 
     @cached_property

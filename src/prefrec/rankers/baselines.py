@@ -127,7 +127,7 @@ class CooccurrenceRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         lasts = history_matrix([e.history[-1:] for e in examples], self.index)
         users = self.matrix.T.tocsr()
-        return score_by_rows(lasts, lambda some: some @ users @ self.matrix, examples, self.index)
+        return score_by_rows(lasts, lambda block: block @ users @ self.matrix, examples, self.index)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         def to_item(column: int) -> NDArray[np.float64]:
@@ -177,7 +177,7 @@ class ItemKNNRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         histories = history_matrix([e.history for e in examples], self.index)
-        return score_by_rows(histories, lambda some: some @ self._factor, examples, self.index)
+        return score_by_rows(histories, lambda block: block @ self._factor, examples, self.index)
 
     @cached_property
     def _factor(self) -> Any:
@@ -212,7 +212,7 @@ class TitleTfidfRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
-        return score_by_rows(weights, lambda some: some @ self.vectors @ self._titles, examples, self.index)
+        return score_by_rows(weights, lambda block: block @ self.vectors @ self._titles, examples, self.index)
 
     @cached_property
     def _titles(self) -> sparse.csr_array:

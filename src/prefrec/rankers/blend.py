@@ -442,8 +442,8 @@ def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequenc
     best = best_columns(scores)
     rows = np.flatnonzero((best == targets[:, None]).any(axis=1))
     best = best[rows]
-    some = take(examples, rows)
-    features = rerank_features(scores[rows], best, models, some)
+    sampled = take(examples, rows)
+    features = rerank_features(scores[rows], best, models, sampled)
     columns = (best == targets[rows][:, None]).argmax(axis=1)
     names = ["blend", *(model.name for model in models)]
     whole = fit_logit(features, columns, names)
@@ -451,7 +451,7 @@ def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequenc
     for excluded in names[1:] if len(models) > 1 else ():
         kept = [n for n, name in enumerate(names) if name != excluded]
         without[excluded] = fit_logit(_columns(features, kept), columns, [names[n] for n in kept])
-    folds = cross_fitted(whole, features, columns, some)
+    folds = cross_fitted(whole, features, columns, sampled)
     return replace(blend.weights, reranked=whole, reranked_folds=folds, reranked_without=without)
 
 

@@ -151,11 +151,13 @@ class CatalogueRanker:
 
         Errors are those of `recommend`.
         """
-        for history, rng, some, logps in zip(histories, rngs, without, self.lm.item_logps(histories), strict=True):
+        for history, rng, excluded_items, logps in zip(
+            histories, rngs, without, self.lm.item_logps(histories), strict=True
+        ):
             if logps is not None:  # Gumbel top-k is such a sample
-                items = best_items(logps + rng.gumbel(size=len(logps)), k, self._indices(some))
+                items = best_items(logps + rng.gumbel(size=len(logps)), k, self._indices(excluded_items))
             else:
-                prompt, trie, excluded = self._request(history, some)
+                prompt, trie, excluded = self._request(history, excluded_items)
                 layout = self._layout_for(prompt, trie)
                 reader = trie_reader(self.lm.model, prompt, trie, layout, self.lm.within)
                 items = sample(reader, k, rng, without=excluded)

@@ -70,7 +70,7 @@ class EASERanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         histories = history_matrix([e.history for e in examples], self.index)
-        return score_by_rows(histories, lambda some: some @ self.weights, examples, self.index)
+        return score_by_rows(histories, lambda block: block @ self.weights, examples, self.index)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         return history_terms(history, item, self.index, lambda column: self.weights[:, column])

@@ -154,11 +154,11 @@ class ItemFeatures:
         for rows in blocks(len(codes), min(len(self.index), 64 * codes.shape[1])):
             block = np.maximum(codes[rows][:1] if is_shared else codes[rows], 0)
             listed = np.unique(block)
-            some = self.history.narrowed(listed)  # candidate sets contain few items of a large catalogue
+            narrowed = self.history.narrowed(listed)  # candidate sets contain few items of a large catalogue
             columns = np.searchsorted(listed, block)
             is_whole = is_shared and np.array_equal(columns[0], np.arange(len(listed)))
             for number, feature in enumerate(self.features.values()):
-                values = np.broadcast_to(feature(some, times[rows]), (len(times[rows]), len(listed)))
+                values = np.broadcast_to(feature(narrowed, times[rows]), (len(times[rows]), len(listed)))
                 if not is_whole:
                     values = values[:, columns[0]] if is_shared else np.take_along_axis(values, columns, axis=1)
                 out[rows, :, number] = values

@@ -133,8 +133,8 @@ class LMRanker:
             yield from [None] * len(histories)
             return
         for start in range(0, len(histories), SHARED):
-            some, any_item = histories[start : start + SHARED], self.catalogue.ids[:1]
-            prompts = [self.choices_after(history, any_item).prompt for history in some]
+            block, any_item = histories[start : start + SHARED], self.catalogue.ids[:1]
+            prompts = [self.choices_after(history, any_item).prompt for history in block]
             lengths = [padded_length(prompt) for prompt in prompts]
             rows: dict[int, NDArray[np.float32]] = {}
             # Only histories of equal padded length share a call, so that scores do not depend on other histories.

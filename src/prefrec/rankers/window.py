@@ -98,7 +98,7 @@ class WindowCooccurrenceRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
-        return score_by_rows(weights, lambda some: some @ self._factor, examples, self.index)
+        return score_by_rows(weights, lambda block: block @ self._factor, examples, self.index)
 
     @cached_property
     def _factor(self) -> Any:
@@ -124,23 +124,23 @@ def _ndcgs(
     """
     sums = np.zeros(len(settings))
     widest = max(len(e.history) for e in rows) * max(len(e.candidates) for e in rows)
-    for some in blocks(len(rows), widest):
-        own = rows[some]
-        items = pad_codes([e.history[::-1] for e in own], index)
-        codes = pad_codes([e.candidates for e in own], index)
+    for block in blocks(len(rows), widest):
+        of_block = rows[block]
+        items = pad_codes([e.history[::-1] for e in of_block], index)
+        codes = pad_codes([e.candidates for e in of_block], index)
         known_items, known = (items >= 0) & (items < len(index)), codes < len(index)
         items, places = np.where(known_items, items, 0), np.where(known, codes, 0)
-        shape = (len(own), items.shape[1], codes.shape[1])
+        shape = (len(of_block), items.shape[1], codes.shape[1])
         from_item, to_item = (
-            np.broadcast_to(at, shape).reshape(len(own), -1) for at in (items[..., None], places[:, None])
+            np.broadcast_to(at, shape).reshape(len(of_block), -1) for at in (items[..., None], places[:, None])
         )
         near = pairs[from_item, to_item].toarray().reshape(shape)
-        targets = [e.target_index for e in own]
+        targets = [e.target_index for e in of_block]
         for number, (_, (a, b), half_life) in enumerate(settings):
             weights = np.where(known_items, popularity[items] ** -a, 0.0) * 2.0 ** (-np.arange(shape[1]) / half_life)
             scores = np.einsum("bh,bhc->bc", weights, near) * np.where(known, popularity[places] ** -b, 0.0)
             scores[codes < 0] = -np.inf
-            ranks = (scores >= scores[np.arange(len(own)), targets][:, None]).sum(axis=1)
+            ranks = (scores >= scores[np.arange(len(of_block)), targets][:, None]).sum(axis=1)
             sums[number] += np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).sum()
     return [*(sums / len(rows))]
 

@@ -60,8 +60,8 @@ class VectorSimilarity:
         lasts = [self.index.get(e.history[-1], -1) for e in examples]
         own = np.array([self.vectors[n] if n >= 0 else np.zeros(self.vectors.shape[1]) for n in lasts])
 
-        def of_items(some: Any) -> Any:
-            return some @ self.vectors.T
+        def of_items(block: Any) -> Any:
+            return block @ self.vectors.T
 
         return score_by_rows(own, of_items, examples, self.index)
 

@@ -192,8 +192,8 @@ class BlendStage(RankerStage):
                 ranker.use_predictions({})
         weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng), select=self.config.select)
         if slow:
-            some = sampled(data, data.examples("validation", RERANK_ROWS), len(data.catalogue), rng)
-            weights = learn_rerank(BlendRanker(self.name, fast, times, weights), slow, some)
+            sample = sampled(data, data.examples("validation", RERANK_ROWS), len(data.catalogue), rng)
+            weights = learn_rerank(BlendRanker(self.name, fast, times, weights), slow, sample)
         return weights
 
 
@@ -333,6 +333,6 @@ class LearntItems:
         scores = self.ranker.score(examples)
         known = pad_codes([e.candidates for e in examples], self.learnt) == 0
         medians = np.zeros((len(scores), 1))
-        some = known.any(axis=1)
-        medians[some] = np.nanmedian(np.where(known, scores, np.nan)[some], axis=1, keepdims=True)
+        is_answered = known.any(axis=1)
+        medians[is_answered] = np.nanmedian(np.where(known, scores, np.nan)[is_answered], axis=1, keepdims=True)
         return np.where(known | np.isneginf(scores), scores, medians)

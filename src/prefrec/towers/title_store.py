@@ -34,9 +34,9 @@ class TitleStore:
         wanted, known = pl.Series(sorted(set(titles)), dtype=pl.String), dict[str, Tensor]()
         for path in self.folder.glob("*.parquet"):
             with suppress(pl.exceptions.PolarsError, OSError):
-                some = pl.read_parquet(path).filter(pl.col("title").is_in(wanted.implode()))
-                vectors = torch.from_numpy(some["vector"].to_numpy().copy())
-                known |= zip(some["title"].to_list(), vectors, strict=True)
+                stored = pl.read_parquet(path).filter(pl.col("title").is_in(wanted.implode()))
+                vectors = torch.from_numpy(stored["vector"].to_numpy().copy())
+                known |= zip(stored["title"].to_list(), vectors, strict=True)
         return known
 
     def write(self, titles: Sequence[str], vectors: Tensor) -> None:

@@ -188,7 +188,7 @@ class TitleTowerRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
         states = (self._history_weights(examples) @ self.vectors) @ self.predict.T
-        return score_by_rows(states, lambda some: some @ self.vectors.T + self.bias, examples, self.index)
+        return score_by_rows(states, lambda block: block @ self.vectors.T + self.bias, examples, self.index)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         """Return the term [L] of each history item in the score of `item`; its bias is the rest."""

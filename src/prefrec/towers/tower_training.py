@@ -271,10 +271,10 @@ class _Training:
     def _ndcg(self) -> float:
         """Return NDCG@10 of the validation examples, among all items that their users have not seen."""
         ranker, catalogue, total = self.ranker(), tuple(self.ids), 0.0
-        for some in blocks(len(self.rows), len(catalogue)):
-            rows = self.rows[some]
+        for block in blocks(len(self.rows), len(catalogue)):
+            rows = self.rows[block]
             scores = ranker.score([replace(e, candidates=catalogue) for e in rows])
-            for row, e, seen in zip(scores, rows, self.seen[some], strict=True):
+            for row, e, seen in zip(scores, rows, self.seen[block], strict=True):
                 row[[ranker.index[item] for item in seen - {e.target} if item in ranker.index]] = -np.inf
             total += len(rows) * mean_ndcg(scores, [ranker.index[e.target] for e in rows])
         return total / len(self.rows)

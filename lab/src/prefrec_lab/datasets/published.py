@@ -22,7 +22,7 @@ from prefrec.intake.config import PrepareConfig
 from prefrec.intake.cuts import sample_rows
 from prefrec.intake.prepare import count_rows
 from prefrec.intake.readers import read_json_rows
-from prefrec.intake.sources.base import SourceKind, find_parts
+from prefrec.intake.sources.base import SourceKind, find_split_files
 from prefrec_lab.datasets.lastfm import NAMES, SEQUENCES, SPLIT_FILES, read_names
 from prefrec_lab.datasets.titles import is_blank
 
@@ -89,7 +89,7 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
 
     Raise DataError if no part has a file, a part has two, or a file is not of the published form.
     """
-    files = find_parts(folder, [".json"])
+    files = find_split_files(folder, [".json"])
     if not files:
         raise DataError(f"{folder}: no published JSON; expected files such as train.json, val.json or test.json")
     rows = {part: _read_rows(path) for part, path in files.items()}
@@ -111,7 +111,7 @@ def write_sequences(folder: Path, out: Path, names: Path | None = None) -> None:
     catalogue, examples = read_published_folder(folder)
     if names is not None:
         catalogue = Catalogue(read_names(names))
-        parts = find_parts(folder, [".json"]).items()
+        parts = find_split_files(folder, [".json"]).items()
         examples = {part: read_published(path, catalogue)[1] for part, path in parts}
     sessions = [
         (split, items) for split, part in SPLIT_FILES.items() for items in _taken(examples.get(part, [])).values()

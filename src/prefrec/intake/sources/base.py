@@ -89,7 +89,7 @@ class SourceKind:
     splits: bool = False
 
 
-def find_parts(
+def find_split_files(
     folder: Path, suffixes: Collection[str], parts: Collection[str] = tuple(_PART_ENDINGS)
 ) -> dict[str, Path]:
     """Return the file of each part in `folder`, by the end of its name without suffix (`suffixes`, `.gz`).

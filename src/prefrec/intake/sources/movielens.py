@@ -42,7 +42,7 @@ def movielens_100k(config: PrepareConfig) -> Source:
         lines = [*_raw_fields(folder / "u.item", ("id", "title", "date"), filled=2)]
         raw = {item: title.strip() for item, title, *_ in lines}
         flags = {line[0]: zip(_GENRES, line[5:], strict=False) for line in lines}
-        genres = {item: [name for name, flag in some if flag.strip() == "1"] for item, some in flags.items()}
+        genres = {item: [name for name, flag in of_film if flag.strip() == "1"] for item, of_film in flags.items()}
         if (folder / "u.user").exists():
             fields = [line[: len(_USERS)] for line in _raw_fields(folder / "u.user", ("id", *_USERS[1:]))]
             table = pl.DataFrame(fields, schema=dict.fromkeys(_USERS, pl.String), orient="row")

@@ -24,7 +24,7 @@ from prefrec.intake.sources.base import (
     SourceKind,
     check_log,
     clean_catalogue,
-    find_parts,
+    find_split_files,
     name_before,
     parse_lists,
 )
@@ -72,7 +72,7 @@ def windows(config: PrepareConfig) -> Source:
     read = {part: read_rows(path, config.columns, config.encoding) for part, path in files.items()}
     rows = {part: [_renamed(row, renamed) for row in file.rows] for part, file in read.items()}
     notes += [note for file in read.values() for note in file.notes]
-    refuse_short([len(r.history) for some in rows.values() for r in some], train_file, min_history)
+    refuse_short([len(r.history) for of_split in rows.values() for r in of_split], train_file, min_history)
     sequences = merge_rows(rows["train"], train_file)
     notes.append(
         f"{readers.file_name(train_file)}: {len(rows['train']):,} examples of {len(sequences):,} users contain "
@@ -114,7 +114,7 @@ def find_window_files(
     Files that are not `named` are searched in `folder`. Raise DataError if a required one is missing or ambiguous.
     """
     searched = folder or Path()
-    files = find_parts(searched, _TABLES, [p for p in SPLITS if p not in named]) if folder else {}
+    files = find_split_files(searched, _TABLES, [p for p in SPLITS if p not in named]) if folder else {}
     files |= named
     for part in ("train", "test"):
         if part not in files:
@@ -197,7 +197,7 @@ def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list
     trained = {(row.user, item) for row in rows["train"] for item in (*row.history, row.target)}
     # Items that occur only in validation examples are not learnt: they are as late as the targets. A validation
     # target that also occurs in a training example cannot be held out.
-    pairs = [(user, item, time, (user, item) in trained) for user, some in sequences.items() for item, time in some]
+    pairs = [(user, item, time, (user, item) in trained) for user, taken in sequences.items() for item, time in taken]
     known = {(user, item) for user, item, *_ in pairs}
     later = [*rows["validation"], *rows["test"]]
     for row in sorted(later, key=lambda row: row.time) if timed else later:
@@ -218,7 +218,7 @@ def _given(
     for user, item in learn.iter_rows():
         seen[user].add(item)
     windows = {p: make_windows(rows[p], history_length, min_history, {} if p == "train" else seen) for p in SPLITS}
-    all_rows = [row for some in rows.values() for row in some]
+    all_rows = [row for of_split in rows.values() for row in of_split]
     short = sum(len(row.history) < min_history for row in all_rows)
     again = len(all_rows) - short - sum(map(len, windows.values()))
     notes = [f"{short:,} examples with fewer than {min_history} history items were dropped"] if short else []

@@ -62,7 +62,7 @@ class ALSRanker:
         histories = history_matrix([e.history for e in examples], self.index)
         users = self.model.recalculate_user(np.arange(len(examples)), _as_matrix(histories))
         factors = np.asarray(self.model.item_factors, dtype=np.float64).T
-        return score_by_rows(users.astype(np.float64), lambda some: some @ factors, examples, self.index)
+        return score_by_rows(users.astype(np.float64), lambda block: block @ factors, examples, self.index)
 
 
 def check_implicit(name: str) -> None:
