@@ -53,7 +53,7 @@ def fields(model: dict[str, Any]) -> str:
 
 def _answer(answer: dict[str, Any]) -> str:
     content = answer.get("content", {})
-    return ", ".join(_type(spec.get("schema", {})) for spec in content.values()) or "empty"
+    return ", ".join(_type(spec.get("schema", {})) for spec in content.values()) or "text"
 
 
 def _table(rows: dict[str, Any], required: list[str]) -> str:

@@ -26,7 +26,8 @@ def init(
     items: Annotated[Path, typer.Option(help="Catalogue with titles, in any of the same formats.")],
     columns: ColumnNames,
     preset: Annotated[
-        PresetName, typer.Option(help="fast: minutes; baselines: no language model, a minute; paper: 7B.")
+        PresetName,
+        typer.Option(help="fast: minutes; titles: an hour; baselines: no language model, a minute; paper: 7B."),
     ] = "fast",
     encoding: Annotated[str, typer.Option(help="Encoding of text files that are not UTF-8.")] = "utf-8",
     out: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
