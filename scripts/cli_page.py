@@ -40,7 +40,7 @@ def _package(verb: str) -> str:
 def _paragraphs(text: str) -> list[str]:
     """Return paragraphs of a help in one line each, and its example as code."""
     found = [" ".join(part.split()) for part in text.split("\n\n")]
-    return [re.sub(r"^(Examples?): (.*)$", r"\1: `\2`", part) for part in found]
+    return [re.sub(r"^(Example): (.*)$", r"\1: `\2`", part) for part in found]
 
 
 def _row(param: Any) -> str:

@@ -39,11 +39,12 @@ def bench(
     and prefrec; on real MovieLens rows. Each method has a process of its own. OUT gets every raw measurement as it
     comes, bench.json, bench.svg and bench.png.
 
-    Examples: prefrec lab bench --quick
+    Example: prefrec lab bench --quick
 
-    prefrec lab bench --negatives 1,3,7,15 --threads 2 --budget-minutes 120
+    Example: prefrec lab bench --negatives 1,3,7,15 --threads 2 --budget-minutes 120
 
-    prefrec lab bench --model random:llama-2-7b --dtype bfloat16 --negatives 7,63 --methods prefrec --sections steps
+    Example: prefrec lab bench --model random:llama-2-7b --dtype bfloat16 --negatives 7,63 --methods prefrec
+    --sections steps
     """
     given = {name: getattr(section, name) for name in section.model_fields_set}
     settings = o.fill(BenchSettings, **(QUICK | given)) if quick else section

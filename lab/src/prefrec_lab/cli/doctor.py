@@ -41,11 +41,11 @@ def doctor(
     With --run, ask its last language model 256 questions of the test split, together and each alone, and show how far
     the scores differ. In 16 bits this depends on the processor.
 
-    Examples: prefrec lab doctor --json > doctor.json
+    Example: prefrec lab doctor --json > doctor.json
 
-    prefrec lab doctor --run runs/demo
+    Example: prefrec lab doctor --run runs/demo
 
-    prefrec lab doctor --model meta-llama/Llama-2-7b-hf --negatives 15 --card h100-80gb
+    Example: prefrec lab doctor --model meta-llama/Llama-2-7b-hf --negatives 15 --card h100-80gb
     """
     if model is not None:
         _predict(model, negatives, card, as_json)

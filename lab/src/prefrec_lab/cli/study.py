@@ -48,13 +48,13 @@ def study(
     Studies in one folder share what they can (data, SFT, equal alignments). To continue an interrupted study, run the
     same command again.
 
-    Examples: prefrec lab study --list
+    Example: prefrec lab study --list
 
-    prefrec lab study ablation --seeds 0,1
+    Example: prefrec lab study ablation --seeds 0,1
 
-    prefrec lab study fairness --run runs/movielens-100k
+    Example: prefrec lab study fairness --run runs/movielens-100k
 
-    prefrec lab study transfer --data lastfm-hetrec=/data/lastfm
+    Example: prefrec lab study transfer --data lastfm-hetrec=/data/lastfm
     """
     if show:
         _list(as_json)
