@@ -40,7 +40,6 @@ from rank_tables import (
     logs_of,
     logs_table,
     main_table,
-    parts_table,
     read_all,
     read_controls,
     seeds_table,
@@ -255,6 +254,33 @@ def finding_notes(protocol: Protocol, decided: dict[str, list[Decision]]) -> lis
     return notes
 
 
+def carried_notes(measured: Sequence[Measured], decided: Mapping[str, Sequence[Decision]], level: float) -> list[str]:
+    """Return, for each significant difference whose interval contains 0, how much of it one target carries.
+
+    The interval is wide where few targets carry the variance; the wild bootstrap can then reject too often.
+    """
+    by_name = {m.name: m for m in measured}
+    notes = []
+    for name, decisions in decided.items():
+        for d in decisions:
+            gap = d.difference
+            if d.finding(level) not in ("above", "below") or gap.low > 0 or gap.high < 0:
+                continue
+            one = by_name[d.data]
+            targets = one.rows["target"].to_numpy()
+            differences = (one.each[d.ranker] - one.each[d.against]).mean(axis=0)
+            sums = {target: differences[targets == target].sum() for target in np.unique(targets)}
+            largest = max(sums, key=lambda target: abs(sums[target]))
+            others = one.among(targets != largest).difference(d.ranker, d.against)
+            carried = f"{sums[largest] / len(targets):+.4f}".replace("-", "−")
+            notes.append(
+                f"*{name}* in {TITLES[d.data]}: the test rejects 0, but the interval {signed(gap)} contains it. One "
+                f"target, with {(targets == largest).sum():,} of the {len(targets):,} examples, carries {carried} of "
+                f"the difference; without it the difference is {signed(others)}."
+            )
+    return notes
+
+
 def log_sentence(measured: Sequence[Measured]) -> str:
     """Return whether all rankers had read the same log."""
     known = [m for m in measured if logs_of(m)]
@@ -314,18 +340,21 @@ def table_section(measured: Sequence[Measured], protocol: Protocol) -> dict[str,
         if d.finding(level) in ("above", "below")
     }
     families = [family for family in protocol.families if family.name in decided]
-    parts = parts_table(measured)
     shown = [
         main_table(measured, kept),
         *(family_table(family, decided[family.name], protocol) for family in families),
         logs_table(measured),
-        *([parts] if len(parts["columns"]) > 1 else []),
         *map(class_table, measured),
     ]
     others = [*(seeds_table(m) for m in measured if m.seeds > 1), *map(all_rankers, measured)]
     return {
         "answer": table_answer(measured, protocol, decided),
-        "notes": [log_sentence(measured), *finding_notes(protocol, decided), *class_notes(measured)],
+        "notes": [
+            log_sentence(measured),
+            *finding_notes(protocol, decided),
+            *carried_notes(measured, decided, level),
+            *class_notes(measured),
+        ],
         "tables": shown + others,
         "page": [{"table": n} for n in range(len(shown))],
         "picture": family_pictures(families, 1),
@@ -414,6 +443,7 @@ def trial_section(measured: Sequence[Measured], trial: Trial) -> dict[str, Any] 
         "notes": [
             log_sentence(there),
             *finding_notes(trial, decided),
+            *carried_notes(measured, decided, trial.level),
             *([f"Without ranks: {'; '.join(absent)}."] if absent else []),
             *poor_notes(poor),
             f"Decided before the runs: {trial.decision.strip()}",
@@ -478,9 +508,10 @@ def trial_in_short(decided: Sequence[Decision], trial: Trial) -> str:
     words = FINDINGS | {"equivalent": f"within ±{trial.equivalence:.0%}"}
     found = by_finding(decided, trial)
     said = [f"{words[finding]} on {number(sets)}" for finding, sets in found.items() if sets]
-    splits = f"of {number(decided)} splits" if len(decided) > 1 else "split"
+    findings = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+    splits = f"of the {number(decided)} splits" if len(decided) > 1 else "split"
     verdict = f"So the presets {'include' if is_adopted(found, trial) else 'do without'} it."
-    return f"{ASKED} The difference between the two is {', '.join(said)} {splits}. {verdict}"
+    return f"{ASKED} The difference between the two is {findings} {splits}. {verdict}"
 
 
 def is_adopted(found: Mapping[str, Sequence[str]], trial: Trial) -> bool:
@@ -556,12 +587,12 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
     sets = len({m.name.removesuffix("-log") for m in measured})
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
     few = sorted({m.seeds for m in measured})
-    seeds = " or ".join(NUMBERS[n] for n in few) + (" seed" if few == [1] else " seeds")
+    seeds = "of one seed" if few == [1] else f"the mean over {' or '.join(NUMBERS[n] for n in few)} seeds"
     said = f"We measured on {splits}. {unnamed(table['answer'])} {log_sentence(measured)}"
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
     made = (
-        f"NDCG@10 in full ranking, the mean over {seeds}, with 95% intervals over users and targets. ✱: p < "
+        f"NDCG@10 in full ranking, {seeds}, with 95% intervals over users and targets. ✱: p < "
         f"{protocol.level} by a wild bootstrap over targets after Holm's correction (`lab/protocol/table.yaml`). "
         f"Measured at `{table['commit']}` ([Results](docs/results.md))."
     )

@@ -85,12 +85,8 @@ class Measured:
 
     @property
     def model_pair(self) -> tuple[str, str] | None:
-        """The rankers with and without a language model; None if no ranker has one.
-
-        In ranks before 2026-11-30 they are the blend and the blend without its last model.
-        """
-        names = [(self.blend, f"{self.blend} without {model}") for model in reversed(self.facts["language_models"])]
-        return next((pair for pair in [WITH_MODEL, *names] if {*pair} <= self.each.keys()), None)
+        """The rankers with and without a language model; None if they have no ranks."""
+        return WITH_MODEL if {*WITH_MODEL} <= self.each.keys() else None
 
     @property
     def baseline(self) -> str:
@@ -101,8 +97,6 @@ class Measured:
     def ranked(self) -> Ranked:
         """The values that the rules of the table are applied to."""
         roles = {"best baseline": self.baseline}
-        if self.model_pair is not None:
-            roles |= dict(zip(WITH_MODEL, self.model_pair, strict=True))
         return Ranked(self.name, self.each, self.rows["user"].to_list(), self.rows["target"].to_list(), roles)
 
     @property
@@ -333,22 +327,6 @@ def groups_table(measured: Sequence[Measured], ranker: str, against: str, title:
                 rows.append([TITLES[m.name], name, size, signed(d), ends(d.user_low, d.user_high)])
     columns = ["data", "target", "examples (distinct targets)", "NDCG@10, over users and targets", "over users alone"]
     return {"title": title, "columns": columns, "rows": rows}
-
-
-def parts_table(measured: Sequence[Measured]) -> Table:
-    """Return what each part adds, a row a data set: the blend minus the blend without the part."""
-    found: dict[str, dict[str, str]] = {}
-    for m in measured:
-        for less in m.gains.values:
-            if less.startswith(f"{m.blend} without "):
-                part = less.removeprefix(f"{m.blend} without ")
-                found.setdefault(TITLES[m.name], {})[part] = signed(m.difference(m.blend, less))
-    parts = sorted({part for own in found.values() for part in own})
-    return {
-        "title": "What each part adds: the blend minus the blend without it, NDCG@10 (–: left out, or no part)",
-        "columns": ["data", *parts],
-        "rows": [[data, *(own.get(part, "–") for part in parts)] for data, own in found.items()],
-    }
 
 
 def seeds_table(m: Measured) -> Table:

@@ -85,12 +85,19 @@ def test_ranks_without_a_language_model_leave_its_columns_and_family_out():
     assert not [note for note in section["notes"] if note.startswith("*the language model adds*")]
 
 
-def test_older_ranks_take_the_model_out_of_the_blend():
-    one = measured("lastfm", **{"blend": 0.1, "blend without sft": 0.0})
-    assert one.model_pair == ("blend", "blend without sft")
-    assert one.ranked.pair(TABLE.families[1]) == ("blend", "blend without sft")
-    newer = measured("lastfm", **{"blend": 0.1, "sequential-tower-sft": 0.0, "sequential-tower": 0.0})
-    assert newer.ranked.pair(TABLE.families[1]) == ("sequential-tower-sft", "sequential-tower")
+def test_a_difference_that_one_target_carries_is_told():
+    one = measured("lastfm", seeds=1, **{"title-tower": 0.02, "title-tower-random": 0.0})
+    one.each["title-tower"][0, :150] += 0.5  # half of the examples
+    rows = one.rows.with_columns(target=pl.Series(np.r_[np.full(150, 99), one.rows["target"].to_numpy()[150:]]))
+    one = replace(one, rows=rows)
+    decided = full_ranking.judged(TABLE, [one])
+    (decision,) = decided["title tower − random vectors"]
+    assert decision.difference.low < 0 < decision.difference.high
+    sure = replace(decision, adjusted=0.01)
+    (note,) = full_ranking.carried_notes([one], {"title tower − random vectors": [sure]}, TABLE.level)
+    assert "One target, with 150 of the 300 examples, carries +0.25" in note
+    assert "without it the difference is +0.0095 [" in note
+    assert full_ranking.carried_notes([one], {"x": [replace(decision, adjusted=0.5)]}, TABLE.level) == []
 
 
 def test_logs_that_differ_are_told():
@@ -177,7 +184,9 @@ def test_the_decision_of_a_trial_follows_its_rule(gains, decision):
     decided = full_ranking.judged(TRIAL, all_sets)[TRIAL.families[0].name]
     assert decision in full_ranking.trial_answer(TRIAL.families[0], decided, TRIAL)
     kept = "include it" if gains > 0 else "do without it"
-    assert full_ranking.trial_in_short(decided, TRIAL).endswith(f"on seven of seven splits. So the presets {kept}.")
+    assert full_ranking.trial_in_short(decided, TRIAL).endswith(
+        f"on seven of the seven splits. So the presets {kept}."
+    )
 
 
 def test_readme_says_on_how_many_splits_a_trial_made_a_difference():
@@ -185,7 +194,7 @@ def test_readme_says_on_how_many_splits_a_trial_made_a_difference():
     sets = [measured(name, **{"with-reward": gain, "with-second-model": 0.0}) for name, gain in gains.items()]
     said = full_ranking.trial_in_short(full_ranking.judged(TRIAL, sets)[TRIAL.families[0].name], TRIAL)
     assert said.endswith(
-        "is significantly above 0 on one, within ±3% on two of three splits. So the presets do without it."
+        "is significantly above 0 on one and within ±3% on two of the three splits. So the presets do without it."
     )
 
 
