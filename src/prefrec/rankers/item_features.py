@@ -53,11 +53,12 @@ class ItemHistory:
         return type(self)(codes, columns[self.items[kept]], self.times[kept])
 
     def when(self, examples: Sequence[RankingExample]) -> NDArray[np.int64]:
-        """Return the times [B] of examples; one without a time is just after the end of the log (`log_end`)."""
-        return np.array([self._now if e.time is None else e.time for e in examples], dtype=np.int64)
+        """Return the times [B] of examples; one without a time is `now`."""
+        return np.array([self.now if e.time is None else e.time for e in examples], dtype=np.int64)
 
     @cached_property
-    def _now(self) -> int:
+    def now(self) -> int:
+        """The time just after the end of the log (`log_end`)."""
         return log_end(self.times) + 1 if len(self.times) else 1
 
     def counts(self, times: NDArray[np.int64], days: int | None = None) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.item_features import ItemHistory
 from prefrec.rankers.matrices import SharedItems
@@ -47,7 +47,7 @@ class Popular:
         ids = data.catalogue.ids
         if not len(history.times):
             return None
-        now = history.when([RankingExample("-", (), tuple(ids[:1]), ids[0])])
+        now = np.array([history.now])
         recent = history.counts(now, RECENT if data.has_dates else None)[0]
         all_time = history.counts(now)[0]
         order = np.lexsort((-all_time, -recent))
