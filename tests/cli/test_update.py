@@ -98,15 +98,24 @@ def test_the_old_model_scores_its_rows_as_before(run, updated):
 
 
 def test_training_goes_on_from_the_weights_of_the_run(place, run, shop, tmp_path):
-    """Without steps to speak of, the new weights are the old ones. The log has grown, in place of a second file."""
-    grown = tmp_path / "log.csv"
+    """Without steps to speak of, the new weights are the old ones.
+
+    The log has grown, in place of a second file, and an item has another title.
+    """
+    grown, retitled = tmp_path / "log.csv", tmp_path / "items.csv"
     pl.concat([pl.read_csv(place.shop["interactions"]), pl.read_csv(shop / "new.csv")]).write_csv(grown)
+    is_changed = pl.col("item_id") == "i3"
+    items = pl.read_csv(shop / "items.csv")
+    items.with_columns(title=pl.when(is_changed).then(pl.lit("Another Name")).otherwise("title")).write_csv(retitled)
     fields = ("sft.learning_rate=1e-12", "sft.eval_rows=0", "sft.epochs=1", f"data.interactions={grown}")
     changes = [text for field in fields for text in ("--set", field)]
-    succeed("update", run, "--items", shop / "items.csv", "--out", tmp_path / "out", *changes)
+    succeed("update", run, "--items", retitled, "--out", tmp_path / "out", *changes)
     old, new = (adapter_weights(folder / "sft" / "adapter") for folder in (run, tmp_path / "out"))
     assert all((old[name] - new[name]).abs().max() < 1e-6 for name in old)
     assert json.loads((tmp_path / "out" / "update.json").read_text())["newest"]["n"] == 17
+    before, after = (read_prepared(folder / "data").catalogue.titles for folder in (run, tmp_path / "out"))
+    assert {item: after[item] for item in before} == before | {"i3": "Another Name"}
+    assert before["i3"] != after["i3"]
 
 
 def test_the_update_is_a_recipe_and_stays_when_the_run_is_deleted(run, updated, tmp_path):
