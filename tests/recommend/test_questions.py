@@ -270,6 +270,7 @@ def test_boosts_of_texts_numbers_and_unknown_values():
         "count": {"0": 7, "0.0": 11},
         "new": {"true": 0.5},
         "item_id": {"i11": 13, "gone": 9},
+        "title": {},
     }
     selection = Selection(Catalogue(frame), Rules(boost=boost), 3)
     assert selection.factors.tolist() == [3 * 77, 10, 1, 1, 1, 2, 0.5, 0.5, 0.5, 1, 0.5, 6.5]

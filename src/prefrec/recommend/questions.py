@@ -170,8 +170,9 @@ class Selection:
             _check_column(f"boost {column!r}", column, frame)
             # Names of values are texts in JSON, where 1990 and 1990.0 are the same number.
             kind = pl.Float64 if frame.schema[column].is_numeric() else pl.String
-            values, texts = frame[column].cast(kind), pl.Series([*by_value], dtype=pl.String)
+            values, texts = frame[column].cast(kind), pl.Series([*by_value])
             named = pl.DataFrame({"value": texts.cast(kind, strict=False), "factor": [*by_value.values()]})
+            named = named.cast({"factor": pl.Float64})  # a column may be given without values
             is_known = named["value"].is_in(values.drop_nulls().unique().implode())
             self.unmatched += [(column, text) for text in texts.filter(~is_known.fill_null(False))]
             named = named.filter(is_known).group_by("value").agg(pl.col("factor").product())
