@@ -17,6 +17,7 @@ from prefrec.rankers.attributes import attribute_ranker
 from prefrec.rankers.base import ListRanker
 from prefrec.rankers.baselines import baseline_rankers
 from prefrec.rankers.blend import BlendRanker, learn_weights
+from prefrec.rankers.buy_again import BuyAgainRanker
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.recommend import best
@@ -41,6 +42,7 @@ COUNTS = [
 ]
 ATTRIBUTES = {"brand": "same", "price": "near"}
 OTHERS = ["same brand", "near price", "blend"]
+REPEATS = "buy again"
 
 
 def slow_top(scores, k):
@@ -125,6 +127,7 @@ def _rankers():
     rankers += [attribute_ranker(CATALOGUE, *attribute) for attribute in ATTRIBUTES.items()]
     times = ItemFeatures(ItemHistory.of(LOG, CATALOGUE), CATALOGUE.index, time_features(False))
     parts = [r for r in rankers if r.name in ("window co-occurrence", *OTHERS)]
+    rankers.append(BuyAgainRanker(2.0))
     histories = [tuple(RNG.permutation(ITEMS)[:5]) for _ in range(40)]
     examples = [
         RankingExample(f"u{n}", h, tuple(i for i in ITEMS if i not in h), "") for n, h in enumerate(histories)
@@ -135,7 +138,7 @@ def _rankers():
 
 
 @pytest.mark.parametrize("dense_cells", [0, matrices.DENSE_CELLS])
-@pytest.mark.parametrize("name", [*COUNTS, *OTHERS])
+@pytest.mark.parametrize("name", [*COUNTS, *OTHERS, REPEATS])
 def test_a_batch_has_the_answers_of_each_question_alone(name, dense_cells, monkeypatch):
     """In blocks of two questions, for sparse and dense products, and by a sort of all scores."""
     monkeypatch.setattr("prefrec.rankers.matrices.DENSE_CELLS", dense_cells)
@@ -145,7 +148,7 @@ def test_a_batch_has_the_answers_of_each_question_alone(name, dense_cells, monke
     boost = {"brand": {"b": 2, "c": 0.5}, "item_id": {"i7": 3}}
     selection = Selection(CATALOGUE, Rules(deny=["i3"], at_most=2, per="brand", boost=boost), 4, popular)
     histories = [tuple(RNG.choice([*ITEMS, "gone"], n)) for n in (3, 1, 0, 12, 7)]
-    questions = [selection.question(history, history) for history in histories]
+    questions = [selection.question(history, () if name == REPEATS else history) for history in histories]
     together = answer_all(ranker, questions)
     for question, got in zip(questions, together, strict=True):
         (alone,) = answer_all(ranker, [question])

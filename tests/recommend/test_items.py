@@ -88,6 +88,11 @@ def test_search_has_the_exact_title_first_then_whole_words():
     assert [i.title for i in index.search("alien", 3)] == ["An Alien", "My Aliens", "Inalienable"]
 
 
+def test_a_title_that_holds_both_words_in_another_order_comes_before_similar_ones():
+    index = _index("abc", ["Reloading the Matrix", "Matrix Reloader", "Reloaded, a long film about the Matrix"])
+    assert [i.item_id for i in index.search("matrix reloaded", 2)] == ["c", "b"]
+
+
 def test_similar_titles_come_by_similarity_wherever_they_stand(monkeypatch):
     """The least similar ones would be first by the alphabet; each is the first or the last of a block."""
     titles = ["Zebra Crossing", "Abra Crossword", "Quite Another", "Zebra Crossings", "Cebra Crosing", "Nothing"]

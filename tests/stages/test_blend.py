@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import chain
 from zlib import crc32
 
 import numpy as np
@@ -179,6 +180,26 @@ def test_parts_for_training_rows_are_those_for_validation_rows(finished, recipe)
     learnt = sorted(set(inputs.data.train_interactions["item_id"]))[:6]
     scores = part.score([replace(inputs.data.test[0], candidates=tuple(learnt))])[0]
     np.testing.assert_allclose(scores, [-float(item[1:]) for item in learnt])
+
+
+class SometimesSlow(FixedStage):
+    is_slow = False
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+@pytest.mark.parametrize("template", ["1", "history"])
+def test_a_slow_part_is_asked_about_lists_unless_its_prompt_shows_them(finished, recipe, template, is_slow):
+    """All others are asked as in full ranking."""
+    model = recipe.model.model_copy(update={"templates": [template]})
+    inputs = RunInputs(read_prepared(finished / "data"), "key", model, recipe.lora, 0, 4)
+    learnt = sorted(set(inputs.data.train_interactions["item_id"]))
+    rows = [replace(inputs.data.test[0], candidates=tuple(learnt[1:3]))]
+    of_lists, of_all = Ordered("lm", 1.0).ranker, Ordered("lm", 3.0).ranker
+    stage = SometimesSlow(of_lists, full=of_all)
+    stage.is_slow = is_slow
+    (ranker,) = [*chain(*BlendParts(inputs, [stage]).rankers("test", 4))]
+    want = of_lists if is_slow and template == "history" else of_all
+    assert ranker.score(rows).tolist() == want.score(rows).tolist()
 
 
 def test_a_reward_as_a_part_asks_the_model_and_its_reference(finished, recipe):
@@ -477,6 +498,17 @@ def test_a_part_that_the_log_does_not_allow_is_left_out_and_told(finished, recip
         entry("EASE")
     with pytest.raises(ConfigError, match=r"EASE inverts an item .*: name another ranker"):
         before["EASE"].load(4)
+
+
+def test_the_log_before_test_examples_decides_which_parts_a_blend_can_have(finished, recipe, tmp_path, monkeypatch):
+    data = read_prepared(finished / "data")
+    is_new = pl.col("item_id") == data.validation[0].target
+    data = replace(data, train_interactions=data.train_interactions.filter(~is_new))
+    inputs = RunInputs(data, "key", recipe.model, recipe.lora, 0, 4)
+    before = {name: BaselineStage(inputs, name) for name in ("EASE", "popularity")}
+    monkeypatch.setattr(baselines, "MOST_ITEMS", data.train_interactions["item_id"].n_unique())
+    made = BlendStage(inputs, BlendConfig(parts=[*before]), tmp_path, before)
+    assert made.parts.names == ["popularity"]
 
 
 def test_a_selected_blend_has_another_key_and_shows_what_its_parts_add(finished, recipe, tmp_path):
