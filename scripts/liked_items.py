@@ -73,7 +73,7 @@ def make_run(recipe: Path, folder: Path, trial: Mapping[str, Any], seed: int, ch
     try:
         run_recipe(load_recipe(path, changes), folder, until="align")
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return open_run(folder)
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     try:
         run_recipe(load_recipe(path, arguments.changes), arguments.out)
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
