@@ -4,7 +4,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -14,8 +13,8 @@ from prefrec.data import RankingExample
 from prefrec.data.feedback import centred_mean_scores
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe
-from tiny_run import ITEMS
 from tiny_run import recipe as recipe
+from tiny_run import write_rated_log
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -36,15 +35,10 @@ def script():
 @pytest.fixture(scope="module")
 def run(recipe, tmp_path_factory) -> Path:
     """SFT with item tokens on 40 users with 30 items each, whose ratings are random."""
-    folder, rng = tmp_path_factory.mktemp("heads"), np.random.default_rng(0)
-    orders = [rng.permutation(ITEMS)[:30].tolist() for _ in range(40)]
-    taken = [(user, *own) for user, order in enumerate(orders) for own in enumerate(order)]
-    rows = [(f"u{user:02}", f"i{item}", n, float(rng.integers(1, 6))) for user, n, item in taken]
-    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "rating"], orient="row")
-    log.write_parquet(folder / "log.parquet")
+    folder = tmp_path_factory.mktemp("heads")
     raw = recipe.model_dump(mode="json")
     raw["model"] |= {"answers": "items", "items": {"vectors": "tfidf", "dropout": 0.1}}
-    raw["data"] |= {"interactions": str(folder / "log.parquet"), "split": "time-share"}
+    raw["data"] |= {"interactions": str(write_rated_log(folder)), "split": "time-share"}
     align = {"name": "s-dpo", "negatives_from": "rated", "liked": 4, "disliked": 2}
     raw |= {"lora": None, "sft": raw["sft"] | {"epochs": 1, "rows": 8}, "align": [align]}
     raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0}

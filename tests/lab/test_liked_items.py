@@ -5,13 +5,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import yaml
 
 from prefrec.recipe import checked_recipe
-from tiny_run import ITEMS
 from tiny_run import recipe as recipe
+from tiny_run import write_rated_log
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import experiments_page
@@ -39,15 +38,10 @@ def test_the_declared_recipe_is_one_and_its_differences_are_of_its_scores():
 @pytest.fixture(scope="module")
 def trial(recipe, tmp_path_factory) -> tuple[Path, Path, dict]:
     """A log of 40 users with random ratings, its recipe, and the trial with two arms."""
-    folder, rng = tmp_path_factory.mktemp("liked"), np.random.default_rng(0)
-    orders = [rng.permutation(ITEMS)[:30].tolist() for _ in range(40)]
-    taken = [(user, *own) for user, order in enumerate(orders) for own in enumerate(order)]
-    rows = [(f"u{user:02}", f"i{item}", n, float(rng.integers(1, 6))) for user, n, item in taken]
-    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "rating"], orient="row")
-    log.write_parquet(folder / "log.parquet")
+    folder = tmp_path_factory.mktemp("liked")
     raw = recipe.model_dump(mode="json")
     raw["model"] |= {"answers": "items", "items": {"vectors": "tfidf", "dropout": 0.1}}
-    raw["data"] |= {"interactions": str(folder / "log.parquet"), "split": "time-share"}
+    raw["data"] |= {"interactions": str(write_rated_log(folder)), "split": "time-share"}
     raw |= {"lora": None, "sft": raw["sft"] | {"epochs": 1, "rows": 8}, "align": []}
     raw["evaluate"] |= {"generate_rows": 0}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")

@@ -45,6 +45,17 @@ def write_shop(folder: Path, *, titles: list[str] = TITLES) -> dict[str, Path]:
     return paths
 
 
+def write_rated_log(folder: Path) -> Path:
+    """`log.parquet`: 40 users with 30 of the items each in random order, and random ratings from 1 to 5."""
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(ITEMS)[:30].tolist() for _ in range(40)]
+    taken = [(user, *own) for user, order in enumerate(orders) for own in enumerate(order)]
+    rows = [(f"u{user:02}", f"i{item}", n, float(rng.integers(1, 6))) for user, n, item in taken]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "rating"], orient="row")
+    log.write_parquet(folder / "log.parquet")
+    return folder / "log.parquet"
+
+
 def write_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     """A saved two-layer Llama with its tokenizer, as a local model folder."""
     small_llama().save_pretrained(folder)
