@@ -21,6 +21,7 @@ from rank_tables import TITLES, signed
 
 from prefrec.data import RankingExample
 from prefrec.evaluation import metrics_for, paired_difference
+from prefrec.evaluation.metrics import target_ranks
 from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers.base import checked_scores
@@ -114,9 +115,7 @@ def _lists(features: Features, targets: Codes, rows: Iterable[int], rng: np.rand
 
 def ndcg(scores: Scores, targets: Codes) -> Scores:
     """Return NDCG@10 [B] of the targets; ties share the mean of their ranks' gains."""
-    own = scores[np.arange(len(scores)), targets][:, None]
-    above, tied = (scores > own).sum(axis=1), (scores == own).sum(axis=1) - 1
-    return metrics_for([10])["ndcg@10"](above + 1, tied)
+    return metrics_for([10])["ndcg@10"](*target_ranks(scores, targets))
 
 
 def compared(name: str, folder: Path) -> list[list[str]]:

@@ -3,10 +3,10 @@
     python scripts/liked_items.py RECIPE RUNS --split validation     # prints the table, and writes nothing
     python scripts/liked_items.py RECIPE RUNS --split test           # once, when all is settled
 
-RECIPE is recipes/movielens-100k-ratings.yaml; RUNS gets a run per seed. A run that was stopped goes on. The question:
-at which place of the whole catalogue is the next item, if the user then rated it 5 (and, beside it, if the user then
-rated it 1 or 2)? Mixtures are conditional logits, learnt on validation examples. If these are asked, each mixture is
-learnt on the users of the other half.
+RECIPE is recipes/movielens-100k-ratings.yaml; RUNS gets a run per seed. A run that was stopped goes on. The next item
+is ranked in the whole catalogue, once where the user then rated it 5, and once where the user then rated it 1 or 2.
+Mixtures are conditional logits, learnt on validation examples. With `--split validation` the users are halved, and
+the mixture for one half is learnt on the other.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from rank_tables import signed
+from trial import run_changed
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.feedback import centred_mean_scores
 from prefrec.evaluation import metrics_for
 from prefrec.evaluation.intervals import holm, paired_difference
+from prefrec.evaluation.metrics import target_ranks
 from prefrec.evaluation.wild import equivalence, wild_test
 from prefrec.files import read_json
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.run import run_recipe
+from prefrec.rankers.base import checked_scores
 from prefrec.rankers.blend import folds_of
 from prefrec.rankers.logit import Logit, fit_logit, utility_by_fold
-from prefrec.recipe import load_recipe
+from prefrec.rankers.matrices import pad_scores
 from prefrec.stages.blend import sampled
 
 TRIAL = Path(__file__).parents[1] / "lab/protocol/e3.yaml"
@@ -58,8 +60,7 @@ class Asked:
 
     def gains(self, scores: Scores) -> Scores:
         """Return NDCG@10 [B] of the targets; ties share the mean of their ranks' gains."""
-        own = scores[:, :1]
-        return metrics_for([10])["ndcg@10"]((scores > own).sum(axis=1) + 1, (scores == own).sum(axis=1) - 1)
+        return metrics_for([10])["ndcg@10"](*target_ranks(scores, np.zeros(len(scores), dtype=int)))
 
 
 def make_run(recipe: Path, folder: Path, trial: Mapping[str, Any], seed: int, changes: Sequence[str]) -> Run:
@@ -67,13 +68,7 @@ def make_run(recipe: Path, folder: Path, trial: Mapping[str, Any], seed: int, ch
     raw: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     for section, change in trial["recipe"].items():
         raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
-    # Paths of a recipe are relative to its folder.
-    path = recipe.with_name(f".trial-{folder.name}.yaml")
-    path.write_text(yaml.safe_dump({**raw, "seed": seed}, sort_keys=False), encoding="utf-8")
-    try:
-        run_recipe(load_recipe(path, changes), folder, until="align")
-    finally:
-        path.unlink(missing_ok=True)
+    run_changed(recipe, {**raw, "seed": seed}, folder, changes, until="align")
     return open_run(folder)
 
 
@@ -93,21 +88,13 @@ def asked(run: Run, models: Sequence[str], split: str, examples: Sequence[Rankin
     scores = {}
     for name in models:
         say(f"{run.folder.name}: {name} ranks {len(rows):,} {split} examples")
-        scores[name] = padded(run.stage(name).on(split).load(run.recipe.evaluate.batch_size).score(rows))
+        scores[name] = checked_scores(run.stage(name).on(split).load(run.recipe.evaluate.batch_size), rows)
     for name in models[1:]:
         # −inf − −inf is no number, but there is no candidate either.
         reward = np.subtract(scores[name], scores[SFT], where=np.isfinite(scores[SFT]), out=scores[SFT].copy())
         scores[name + REWARD] = reward
-    scores[MEAN] = padded(centred_mean_scores(run.data.train_interactions, rows))
+    scores[MEAN] = pad_scores(centred_mean_scores(run.data.train_interactions, rows))
     return Asked(rows, scores)
-
-
-def padded(rows: Sequence[Sequence[float]] | Scores) -> Scores:
-    """Return B rows of scores as one array [B, C], with −inf where there is no candidate."""
-    out = np.full((len(rows), max(map(len, rows))), -np.inf)
-    for n, row in enumerate(rows):
-        out[n, : len(row)] = row
-    return out
 
 
 def features(one: Asked, parts: Sequence[str]) -> NDArray[np.float32]:
@@ -168,10 +155,10 @@ def measured(runs: Sequence[Run], trial: Mapping[str, Any], split: str) -> dict[
         """Return the difference of two scores on liked targets with its interval."""
         return signed(paired_difference(liked[first].mean(axis=0), liked[second].mean(axis=0), users, items))
 
-    means = [
-        [name, *(f"{of_kind[name].mean():.4f}" for of_kind in gains.values()), gap(name, SFT) if name != SFT else "–"]
-        for name in liked
-    ]
+    means = []
+    for name in liked:
+        of_kinds = [f"{of_kind[name].mean():.4f}" for of_kind in gains.values()]
+        means.append([name, *of_kinds, "–" if name == SFT else gap(name, SFT)])
     pairs = [(first, second) for first, second in trial["differences"]]
     p = [wild_test(liked[a] - liked[b], users, items).p_value for a, b in pairs]
     margin = trial["equivalence"]
@@ -183,9 +170,10 @@ def measured(runs: Sequence[Run], trial: Mapping[str, Any], split: str) -> dict[
         if corrected < trial["level"]:
             found = "above" if (liked[a] - liked[b]).mean() > 0 else "below"
         differences.append([f"{a} − {b}", gap(a, b), *(f"{value:.4f}" for value in p_values), found])
+    seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
     counts = " and ".join(f"{len(rows):,} with a {kind}" for kind, rows in examples.items())
     return {
-        "n": f"{split} examples: {counts} target; {len(runs)} seed{'s'[: len(runs) > 1]}; {len(pairs)} comparisons",
+        "n": f"{split} examples: {counts} target; {seeds}; {len(pairs)} comparisons",
         "tables": [
             {
                 "title": "NDCG@10 in full ranking",

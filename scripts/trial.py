@@ -7,6 +7,7 @@ run like any other: a stopped one goes on, and `scripts/full_ranking.py` keeps i
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,17 @@ def main() -> None:
     arguments = parser.parse_args()
     base: dict[str, Any] = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
     raw = read_trial(TRIAL).run_recipe(base, arguments.seed, is_control=arguments.control)
-    # Paths of a recipe are relative to its folder.
-    path = arguments.recipe.with_name(f".trial-{arguments.out.name}.yaml")
-    path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    run_changed(arguments.recipe, raw, arguments.out, arguments.changes)
+
+
+def run_changed(
+    recipe: Path, raw: Mapping[str, Any], out: Path, changes: Sequence[str], until: str = "report"
+) -> None:
+    """Run `raw` in place of a recipe, whose paths are relative to its folder; `changes` are those of `--set`."""
+    path = recipe.with_name(f".trial-{out.name}.yaml")
+    path.write_text(yaml.safe_dump(dict(raw), sort_keys=False, allow_unicode=True), encoding="utf-8")
     try:
-        run_recipe(load_recipe(path, arguments.changes), arguments.out)
+        run_recipe(load_recipe(path, changes), out, until=until)
     finally:
         path.unlink(missing_ok=True)
 
