@@ -575,7 +575,7 @@ def main(runs: Sequence[str]) -> None:
     readme = README.read_text(encoding="utf-8")
     begin, end = (readme.index(mark) for mark in MARKS)
     plan = read_trial(RULES / "e5.yaml")
-    primary = judged(plan, measured).get(plan.families[0].name)
+    primary = decide(plan, plan.families[0], [m.ranked for m in measured])
     aligned = trial_in_short(primary, plan) if primary else control_answer(controls, protocol)
     text = readme_block(measured, protocol, table, aligned)
     README.write_text(f"{readme[: begin + len(MARKS[0])]}\n{text}\n{readme[end:]}", encoding="utf-8")
@@ -587,7 +587,8 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
     sets = len({m.name.removesuffix("-log") for m in measured})
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
     few = sorted({m.seeds for m in measured})
-    seeds = "of one seed" if few == [1] else f"the mean over {' or '.join(NUMBERS[n] for n in few)} seeds"
+    counts = " or ".join(NUMBERS[n] for n in few)
+    seeds = "of one seed" if few == [1] else f"the mean over {counts} seeds"
     said = f"We measured on {splits}. {unnamed(table['answer'])} {log_sentence(measured)}"
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
