@@ -189,7 +189,7 @@ class SometimesSlow(FixedStage):
 @pytest.mark.parametrize("is_slow", [True, False])
 @pytest.mark.parametrize("template", ["1", "history"])
 def test_a_slow_part_is_asked_about_lists_unless_its_prompt_shows_them(finished, recipe, template, is_slow):
-    """All others are asked as in full ranking."""
+    """A slow part whose prompt shows no candidates scores lists; all other parts score the whole catalogue."""
     model = recipe.model.model_copy(update={"templates": [template]})
     inputs = RunInputs(read_prepared(finished / "data"), "key", model, recipe.lora, 0, 4)
     learnt = sorted(set(inputs.data.train_interactions["item_id"]))

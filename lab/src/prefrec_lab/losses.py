@@ -19,7 +19,7 @@ def mult_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *
 
     Answers with the same score, such as a rating, form a level. Each answer j above the lowest level is compared with
     its level and those below: Σ_j log Σ_{k: s_k ≤ s_j} exp(r_k − r_j). With two levels, this is the paper's
-    multinomial likelihood of the upper level without the constant log k!, and S-DPO if that level has one answer.
+    multinomial likelihood of the upper level without the constant log k!. If that level has one answer, it is S-DPO.
     """
     size = policy_logps.shape[1]
     # One copy of the row per answer j, in which j and column 0 are swapped.
@@ -51,10 +51,11 @@ def dynamicpo_loss(
 ) -> PreferenceLoss:
     """Return the DynamicPO loss: DMPO on hard negatives with one β each (Hu et al., 2026, arXiv 2605.00327).
 
-    As in the authors' code, negatives with log π_i ≥ log π_0 are hard; if there are none, those in the highest of
-    three clusters (here least-squares clusters) are. The loss is softplus(mean_i (r_i − r_0) β_i / β) over hard
-    negatives, with β_i = β + β/2 tanh((a_i − b_i − margin) / (|a_i| + |b_i|)), which has no gradient. a_i is log π_0
-    − log π_i, and b_i is log π_i minus the mean log π of the negatives that are not hard, or of all if all are hard.
+    As in the authors' code, negatives with log π_i ≥ log π_0 are hard. If there are none, the hard ones are those in
+    the highest of three clusters (here least-squares clusters). The loss is softplus(mean_i (r_i − r_0) β_i / β) over
+    hard negatives, with β_i = β + β/2 tanh((a_i − b_i − margin) / (|a_i| + |b_i|)), which has no gradient. a_i is
+    log π_0 − log π_i, and b_i is log π_i minus the mean log π of the negatives that are not hard, or of all if all
+    are hard.
     """
     ref = required_reference(ref_logps)
     check_logps(policy_logps, ref, beta)
