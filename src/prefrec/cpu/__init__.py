@@ -1,1 +1,1 @@
-"""oneDNN kernels for CPUs, selected when a model is loaded."""
+"""What CPUs need: oneDNN kernels, selected when a model is loaded, and gradients that do not depend on threads."""

@@ -102,7 +102,9 @@ class CatalogueSoftmax:
         logits = logits.float()
         among = logits if competing is None else logits.masked_fill(~competing, -torch.inf)
         columns = torch.searchsorted(self.words_on(targets.device), targets)
-        return logits[index, columns] - among.logsumexp(dim=-1)[index]
+        # logits[index, columns] would be shorter, but its gradient depends on the order of threads (`take_rows`).
+        chosen = logits.flatten().index_select(0, index * logits.shape[1] + columns)
+        return chosen - among.logsumexp(dim=-1).index_select(0, index)
 
     def competing(self, nodes: Ints) -> Tensor | None:
         """Return bool [P, U], True for the children of each branching node; None if all words always compete."""

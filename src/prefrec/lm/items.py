@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prefrec.cpu.linear import product, use_onednn
+from prefrec.cpu.rows import take_rows
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, TokenizerError
 from prefrec.files import read_whole
@@ -100,7 +101,7 @@ class ItemTable(nn.Module):
                 items, torch.arange(len(fixed), device=items.device)
             )
             return fixed if is_all else fixed[items]
-        return cast(Tensor, self.project(self.titles[items]) + self._own()[items])
+        return cast(Tensor, self.project(self.titles[items]) + take_rows(self._own(), items))
 
     def _fixed_vectors(self) -> Tensor:
         """Return all vectors [I, D], recomputed only if the weights have changed; for each dtype of autocast."""

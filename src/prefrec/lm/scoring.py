@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from prefrec.cpu.rows import take_rows
 from prefrec.lm.architectures import BRANCHING
 from prefrec.lm.attention import quick_masks
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
@@ -103,7 +104,7 @@ def _head_at(
     core = language_model(model)
 
     def pick(hidden: Tensor) -> Tensor:
-        return hidden.flatten(0, 1)[positions(hidden.shape[1])][None]
+        return take_rows(hidden.flatten(0, 1), positions(hidden.shape[1]))[None]
 
     is_compiled = torch.compiler.is_compiling() or any("_orig_mod" in m._modules for m in model.modules())
     if core.config.model_type not in BRANCHING or is_compiled:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from scipy import sparse
 from torch import Tensor, nn
 
+from prefrec.cpu.rows import take_rows
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, ModelError
 from prefrec.files import read_whole, write_text, write_whole
@@ -153,7 +154,7 @@ class TitleTower(nn.Module):
         is_item = histories >= 0
         weights = self.log_weights.exp() * is_item
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
-        read = self.dropout(vectors[histories.clamp_min(0)])
+        read = self.dropout(take_rows(vectors, histories.clamp_min(0)))
         states = SCALE * torch.einsum("bl,bld->bd", weights, read) @ self.predict.T
         return states @ vectors.T + keep[:, 0] * self.bias
 

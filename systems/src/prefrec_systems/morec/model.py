@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prefrec.cpu.rows import take_rows
 from prefrec.towers.title_encoder import TitleEncoder
 from prefrec_systems.sequential.batches import Batch
 from prefrec_systems.sequential.config import NextItemSection
@@ -124,7 +125,7 @@ def in_batch_softmax_loss(model: NextItemModel, items: Tensor, codes: Tensor, ba
         shares: [I] share of each item in all training interactions, by code.
     """
     inputs, targets = (torch.searchsorted(codes, c) for c in (batch.inputs, batch.targets))
-    logits = model.states(items[inputs]) @ items.T - inclusion(shares[codes], batch).log()
+    logits = model.states(take_rows(items, inputs)) @ items.T - inclusion(shares[codes], batch).log()
     in_sequence = torch.zeros(len(logits), len(codes), dtype=torch.bool, device=codes.device)
     rows = torch.arange(len(logits), device=codes.device)[:, None].expand_as(inputs)
     for columns in (inputs, targets):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prefrec.cpu.rows import take_rows
 from prefrec_systems.sequential.batches import Batch
 from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
 
@@ -159,7 +160,7 @@ def full_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch) -> Tens
         items: [I, d] item vectors by code.
         batch: inputs and targets as codes.
     """
-    states = model.states(items[batch.inputs])[batch.mask]
+    states = model.states(take_rows(items, batch.inputs))[batch.mask]
     return F.cross_entropy(states @ items.T, batch.targets[batch.mask])
 
 
@@ -177,10 +178,10 @@ def sampled_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch, nega
         negatives: K, number of samples per piece.
     """
     drawn = torch.randint(len(items), (len(batch.inputs), negatives), device=items.device)
-    states = model.states(items[batch.inputs])
-    target = (states * items[batch.targets]).sum(dim=-1, keepdim=True)
+    states = model.states(take_rows(items, batch.inputs))
+    target = (states * take_rows(items, batch.targets)).sum(dim=-1, keepdim=True)
     correction = math.log(len(items) / negatives)
-    others = states @ items[drawn].transpose(1, 2) + correction  # [B, T, K]
+    others = states @ take_rows(items, drawn).transpose(1, 2) + correction  # [B, T, K]
     others = others.masked_fill(drawn[:, None] == batch.targets[..., None], -torch.inf)
     logits = torch.cat([target, others], dim=-1)[batch.mask]
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
