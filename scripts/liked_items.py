@@ -23,17 +23,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from rank_tables import signed
-from trial import run_changed
+from trial import Tested, declared_table, evenly_spread, make_run
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.feedback import centred_mean_scores
 from prefrec.evaluation import metrics_for
-from prefrec.evaluation.intervals import holm, paired_difference
+from prefrec.evaluation.intervals import paired_difference
 from prefrec.evaluation.metrics import target_ranks
-from prefrec.evaluation.wild import equivalence, wild_test
 from prefrec.files import read_json
-from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.opened import Run
 from prefrec.rankers.base import checked_scores
 from prefrec.rankers.blend import folds_of
 from prefrec.rankers.logit import Logit, fit_logit, utility_by_fold
@@ -63,23 +62,12 @@ class Asked:
         return metrics_for([10])["ndcg@10"](*target_ranks(scores, np.zeros(len(scores), dtype=int)))
 
 
-def make_run(recipe: Path, folder: Path, trial: Mapping[str, Any], seed: int, changes: Sequence[str]) -> Run:
-    """Make the models of a seed, and return their run."""
-    raw: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    for section, change in trial["recipe"].items():
-        raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
-    run_changed(recipe, {**raw, "seed": seed}, folder, changes, until="align")
-    return open_run(folder)
-
-
 def rated(data: PreparedData, split: str, least: float, most: float, rows: int) -> list[RankingExample]:
     """Return at most `rows` examples, evenly spread, whose target the user rated from `least` to `most`."""
     held_out = data.held_out_interactions
     assert held_out is not None
     ratings = {(user, item): rating for user, item, rating in held_out["user_id", "item_id", "rating"].iter_rows()}
-    chosen = [e for e in data.split(split) if least <= ratings[e.user_id, e.target] <= most]
-    kept = np.unique(np.linspace(0, len(chosen) - 1, min(rows, len(chosen))).astype(int))
-    return [chosen[n] for n in kept.tolist()]
+    return evenly_spread([e for e in data.split(split) if least <= ratings[e.user_id, e.target] <= most], rows)
 
 
 def asked(run: Run, models: Sequence[str], split: str, examples: Sequence[RankingExample]) -> Asked:
@@ -159,32 +147,18 @@ def measured(runs: Sequence[Run], trial: Mapping[str, Any], split: str) -> dict[
     for name in liked:
         of_kinds = [f"{of_kind[name].mean():.4f}" for of_kind in gains.values()]
         means.append([name, *of_kinds, "–" if name == SFT else gap(name, SFT)])
-    pairs = [(first, second) for first, second in trial["differences"]]
-    p = [wild_test(liked[a] - liked[b], users, items).p_value for a, b in pairs]
-    margin = trial["equivalence"]
-    same = [equivalence(liked[a] - liked[b], liked[b], users, items, margin=margin) for a, b in pairs]
-    differences = []
-    for (a, b), *p_values in zip(pairs, p, holm(p), holm(same), strict=True):
-        _, corrected, close = p_values
-        found = "equivalent" if close < trial["level"] else "open"
-        if corrected < trial["level"]:
-            found = "above" if (liked[a] - liked[b]).mean() > 0 else "below"
-        differences.append([f"{a} − {b}", gap(a, b), *(f"{value:.4f}" for value in p_values), found])
+    declared = [Tested(f"{a} − {b}", liked[a], liked[b], users, items) for a, b in trial["differences"]]
     seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
     counts = " and ".join(f"{len(rows):,} with a {kind}" for kind, rows in examples.items())
     return {
-        "n": f"{split} examples: {counts} target; {seeds}; {len(pairs)} comparisons",
+        "n": f"{split} examples: {counts} target; {seeds}; {len(declared)} comparisons",
         "tables": [
             {
                 "title": "NDCG@10 in full ranking",
                 "columns": ["score", *(f"{kind} targets" for kind in examples), "liked targets: minus sft"],
                 "rows": means,
             },
-            {
-                "title": "The declared differences, liked targets",
-                "columns": ["difference", "NDCG@10", "p", "p after Holm", "p of ±3% after Holm", "finding"],
-                "rows": differences,
-            },
+            declared_table(declared, trial, "The declared differences, liked targets"),
         ],
     }
 
@@ -203,7 +177,8 @@ def main() -> None:
     trial: dict[str, Any] = yaml.safe_load(TRIAL.read_text(encoding="utf-8"))
     seeds = trial["training_seeds"][: arguments.seeds]
     runs = [
-        make_run(arguments.recipe, arguments.runs / f"seed-{seed}", trial, seed, arguments.changes) for seed in seeds
+        make_run(arguments.recipe, arguments.runs / f"seed-{seed}", trial["recipe"], seed, arguments.changes)
+        for seed in seeds
     ]
     found = measured(runs, trial, arguments.split)
     for table in found["tables"]:

@@ -8,16 +8,78 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
+from rank_tables import signed
 
+from prefrec.data import RankingExample
+from prefrec.evaluation.intervals import holm, paired_difference
+from prefrec.evaluation.wild import equivalence, wild_test
+from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import load_recipe
 from prefrec_lab.protocol import read_trial
 
 TRIAL = Path(__file__).parents[1] / "lab/protocol/e5.yaml"
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A declared difference of two scores on the same examples.
+
+    Attributes:
+        name: of the difference.
+        first: [K, B] values of K seeds; the difference is `first` − `second`.
+        second: [K, B].
+        users: [B] users of the examples.
+        items: [B] targets of the examples.
+    """
+
+    name: str
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    users: Sequence[str]
+    items: Sequence[str]
+
+
+def declared_table(tested: Sequence[Tested], trial: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """Return the table of a family: each difference with its p-values and what the trial's rule finds.
+
+    The trial gives `level` and `equivalence`. Holm's correction is over the family.
+    """
+    p = [wild_test(one.first - one.second, one.users, one.items).p_value for one in tested]
+    margin = trial["equivalence"]
+    same = [equivalence(one.first - one.second, one.second, one.users, one.items, margin=margin) for one in tested]
+    rows = []
+    for one, *p_values in zip(tested, p, holm(p), holm(same), strict=True):
+        _, corrected, close = p_values
+        found = "equivalent" if close < trial["level"] else "open"
+        if corrected < trial["level"]:
+            found = "above" if (one.first - one.second).mean() > 0 else "below"
+        gap = signed(paired_difference(one.first.mean(axis=0), one.second.mean(axis=0), one.users, one.items))
+        rows.append([one.name, gap, *(f"{value:.4f}" for value in p_values), found])
+    columns = ["difference", "NDCG@10", "p", "p after Holm", f"p of ±{margin:.0%} after Holm", "finding"]
+    return {"title": title, "columns": columns, "rows": rows}
+
+
+def make_run(recipe: Path, folder: Path, changed: Mapping[str, Any], seed: int, changes: Sequence[str]) -> Run:
+    """Make the models of a seed with the sections `changed` of a recipe, and return their run."""
+    raw: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    for section, change in changed.items():
+        raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
+    run_changed(recipe, {**raw, "seed": seed}, folder, changes, until="align")
+    return open_run(folder)
+
+
+def evenly_spread(examples: Sequence[RankingExample], most: int) -> list[RankingExample]:
+    """Return at most so many of the examples, from the first to the last at equal distances."""
+    kept = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
+    return [examples[n] for n in kept.tolist()]
 
 
 def main() -> None:

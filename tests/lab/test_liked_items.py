@@ -53,7 +53,7 @@ def trial(recipe, tmp_path_factory) -> tuple[Path, Path, dict]:
 @pytest.fixture(scope="module")
 def run(trial):
     folder, path, declared = trial
-    return liked_items.make_run(path, folder / "runs/seed-0", declared, 0, [])
+    return liked_items.make_run(path, folder / "runs/seed-0", declared["recipe"], 0, [])
 
 
 def test_examples_are_those_whose_target_the_user_liked(run):
