@@ -1,0 +1,314 @@
+"""Trial E4 (lab/protocol/e4.yaml): make its runs, measure them, and write lab/results/68-popularity.json.
+
+    python scripts/popularity_trial.py RUNS --path lastfm=DATA --split validation    # prints, and writes nothing
+    python scripts/popularity_trial.py RUNS --path lastfm=DATA --split test          # once, when all is settled
+
+RUNS gets a run per data set and seed. A run that was stopped goes on. `--path` names the folder of a data set, once
+for each. The next item is ranked in the whole catalogue. Each rival ranks by log π of SFT continued, changed until
+its ten first items are as popular as those of an aligned model (log π − λ·log popularity), or as unequally spread
+(maximal marginal relevance); λ and strength are set on validation examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import experiments_page
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from rank_tables import TITLES
+from scipy import sparse
+from trial import Tested, declared_table, evenly_spread, make_run
+
+from prefrec.console import say
+from prefrec.data import RankingExample
+from prefrec.evaluation import metrics_for
+from prefrec.evaluation.by_user import gini
+from prefrec.evaluation.metrics import target_ranks
+from prefrec.files import read_json
+from prefrec.pipeline.opened import Run
+from prefrec.rankers.base import checked_scores
+from prefrec.stages.blend import sampled
+
+ROOT = Path(__file__).parents[1]
+TRIAL, RECIPES = ROOT / "lab/protocol/e4.yaml", ROOT / "recipes"
+RESULT = experiments_page.RESULTS / "68-popularity.json"
+K, POOL, STEPS = 10, 100, 30
+"""Length of a list; how many items MMR chooses from; steps of a bisection."""
+LAMBDAS = (-4.0, 4.0)
+Floats = NDArray[np.float32]
+Gains = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the training log says about items, by their codes.
+
+    Attributes:
+        counts: [I] training interactions.
+        users: [U, I] columns of length 1; 0 where a user has not interacted with an item.
+    """
+
+    counts: NDArray[np.float64]
+    users: sparse.csc_array
+
+    @classmethod
+    def of(cls, run: Run) -> Log:
+        """Count the training interactions of a run."""
+        code = {item: n for n, item in enumerate(run.data.catalogue.ids)}
+        pairs = run.data.train_interactions["user_id", "item_id"]
+        rows = pairs["user_id"].rank("dense").to_numpy().astype(np.int64) - 1
+        columns = np.array([code[item] for item in pairs["item_id"]])
+        shape = rows.max() + 1, len(code)
+        common = sparse.csc_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+        common.data[:] = 1
+        lengths = np.sqrt(np.asarray(common.sum(axis=0)).ravel())
+        weights = sparse.diags_array(1 / np.maximum(lengths, 1))
+        return cls(np.bincount(columns, minlength=len(code)).astype(np.float64), sparse.csc_array(common @ weights))
+
+    def describe(self, lists: Codes) -> dict[str, float]:
+        """Return mean popularity, Gini index and coverage of the items in lists [B, K] of codes."""
+        times = np.bincount(lists.ravel(), minlength=len(self.counts)).astype(np.float64)
+        shown = self.counts[lists].mean()
+        return {"popularity": float(shown), "gini": gini(times), "coverage": float((times > 0).mean())}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Examples of one split, with every model's scores of the items that the user has not seen.
+
+    Attributes:
+        log: of the training interactions.
+        examples: [B] examples; the target is the first candidate.
+        codes: [B, C] codes of the candidates; 0 where there is none.
+        scores: model → [B, C]; −inf where there is no candidate.
+    """
+
+    log: Log
+    examples: list[RankingExample]
+    codes: Codes
+    scores: dict[str, Floats]
+
+    @cached_property
+    def log_counts(self) -> Floats:
+        """The log of 1 + training interactions of the candidates [B, C]."""
+        return np.log1p(self.log.counts)[self.codes].astype(np.float32)
+
+    def lists(self, scores: Floats, k: int = K) -> NDArray[np.int64]:
+        """Return the places [B, k] of the candidates with the highest scores, best first."""
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        return np.take_along_axis(best, order, axis=1)
+
+    def describe(self, lists: NDArray[np.int64]) -> dict[str, float]:
+        """Return mean popularity, Gini index and coverage of lists [B, K] of places."""
+        return self.log.describe(np.take_along_axis(self.codes, lists, axis=1))
+
+    def gains(self, scores: Floats) -> Gains:
+        """Return NDCG@10 [B] of the targets; ties share the mean of their ranks' gains."""
+        return metrics_for([K])[f"ndcg@{K}"](*target_ranks(scores, np.zeros(len(scores), dtype=int)))
+
+    def without_popularity(self, model: str, weight: float) -> Floats:
+        """Return the scores [B, C] of a model minus `weight` times the log of popularity."""
+        return self.scores[model] - np.float32(weight) * self.log_counts
+
+    def mmr(self, model: str) -> Mmr:
+        """Return what is needed to choose lists from the best items of a model by maximal marginal relevance."""
+        pool = self.lists(self.scores[model], min(POOL, self.codes.shape[1]))
+        relevance = np.take_along_axis(self.scores[model], pool, axis=1).astype(np.float64)
+        # −inf, where a row has no further candidates, stays and is never chosen.
+        lowest = np.where(np.isfinite(relevance), relevance, np.inf).min(axis=1, keepdims=True)
+        relevance = (relevance - lowest) / np.maximum(relevance[:, :1] - lowest, 1e-12)
+        alike = np.empty((*pool.shape, pool.shape[1]), dtype=np.float32)
+        for n, codes in enumerate(np.take_along_axis(self.codes, pool, axis=1)):
+            columns = self.log.users[:, codes]
+            alike[n] = (columns.T @ columns).toarray()
+        return Mmr(pool, relevance, alike)
+
+
+@dataclass(frozen=True)
+class Mmr:
+    """Maximal marginal relevance (Carbonell and Goldstein 1998) among the best items of a model.
+
+    Attributes:
+        pool: [B, P] places of the items, best first.
+        relevance: [B, P] scores, from 1 to 0 in each row; −inf where there is no candidate.
+        alike: [B, P, P] cosine similarity of the items by common users.
+    """
+
+    pool: NDArray[np.int64]
+    relevance: NDArray[np.float64]
+    alike: Floats
+
+    def lists(self, strength: float) -> NDArray[np.int64]:
+        """Return places [B, K]. Each next item has the highest (1 − s)·relevance − s·similarity to those before."""
+        rows = np.arange(len(self.pool))
+        nearest, free = np.zeros_like(self.relevance), np.ones(self.relevance.shape, dtype=bool)
+        chosen = np.empty((len(self.pool), K), dtype=np.int64)
+        for place in range(K):
+            value = np.where(free, (1 - strength) * self.relevance - strength * nearest, -np.inf)
+            chosen[:, place] = best = value.argmax(axis=1)
+            free[rows, best] = False
+            nearest = np.maximum(nearest, self.alike[rows, best])
+        return np.take_along_axis(self.pool, chosen, axis=1)
+
+
+def gains_of(lists: NDArray[np.int64]) -> Gains:
+    """Return NDCG@10 [B] of lists [B, K] of places; the target is at place 0."""
+    found = lists == 0
+    return np.where(found.any(axis=1), 1 / np.log2(found.argmax(axis=1) + 2), 0.0)
+
+
+def matched(goal: float, measure: Callable[[float], float], low: float, high: float) -> float:
+    """Return the setting at which a decreasing measure equals `goal`, or the end that comes nearest."""
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if measure(middle) > goal:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def asked(run: Run, models: Sequence[str], split: str, most: int) -> Asked:
+    """Return the scores of the models on at most so many examples of a split."""
+    chosen = evenly_spread(run.data.split(split), most)
+    rows = sampled(run.data, chosen, len(run.data.catalogue), np.random.default_rng(0))
+    code = {item: n for n, item in enumerate(run.data.catalogue.ids)}
+    codes = np.zeros((len(rows), max(len(e.candidates) for e in rows)), dtype=np.int64)
+    for n, example in enumerate(rows):
+        codes[n, : len(example.candidates)] = [code[item] for item in example.candidates]
+    scores = {}
+    for name in models:
+        say(f"{run.folder.name}: {name} ranks {len(rows):,} {split} examples")
+        found = checked_scores(run.stage(name).on(split).load(run.recipe.evaluate.batch_size), rows)
+        padded = np.full(codes.shape, -np.inf, dtype=np.float32)
+        padded[:, : found.shape[1]] = found
+        scores[name] = padded
+    return Asked(Log.of(run), rows, codes, scores)
+
+
+@dataclass
+class Measured:
+    """What one ranker recommends on a split: NDCG@10 [B], and popularity, Gini index and coverage of its lists."""
+
+    gains: Gains
+    of_lists: dict[str, float]
+    setting: float | None = None
+
+
+def rivals(control: str, arm: str, learn: Asked, one: Asked) -> dict[str, Measured]:
+    """Return the two rivals of an arm on `one`, with λ and strength set on validation examples (`learn`)."""
+    goal = learn.describe(learn.lists(learn.scores[arm]))
+
+    def popularity(weight: float) -> float:
+        return learn.describe(learn.lists(learn.without_popularity(control, weight)))["popularity"]
+
+    diverse = learn.mmr(control)
+    weight = matched(goal["popularity"], popularity, *LAMBDAS)
+    strength = matched(goal["gini"], lambda s: learn.describe(diverse.lists(s))["gini"], 0.0, 1.0)
+    scores, lists = one.without_popularity(control, weight), one.mmr(control).lists(strength)
+    return {
+        f"popularity as {arm}": Measured(one.gains(scores), one.describe(one.lists(scores)), weight),
+        f"MMR as {arm}": Measured(gains_of(lists), one.describe(lists), strength),
+    }
+
+
+def measured_set(
+    runs: Sequence[Run], trial: Mapping[str, Any], split: str
+) -> tuple[list[RankingExample], list[dict[str, Measured]], list[str]]:
+    """Return, for one data set, the examples and the measured rankers of each seed, and the tested arms."""
+    models = ["sft", *(arm["name"] for arm in trial["recipe"]["align"])]
+    learn = [asked(run, models, "validation", trial["examples"]) for run in runs]
+    arms = []
+    for names in trial["kinds"].values():
+        means = [np.mean([seed.gains(seed.scores[name]).mean() for seed in learn]) for name in names]
+        arms.append(names[int(np.argmax(means))])
+    found = []
+    for run, seed in zip(runs, learn, strict=True):
+        one = seed if split == "validation" else asked(run, models, split, trial["examples"])
+        of_seed = {
+            name: Measured(one.gains(scores), one.describe(one.lists(scores))) for name, scores in one.scores.items()
+        }
+        for arm in arms:
+            of_seed |= rivals(trial["control"], arm, seed, one)
+        found.append(of_seed)
+    return one.examples, found, arms
+
+
+def figures(ranker: str, seeds: Sequence[Mapping[str, Measured]]) -> list[str]:
+    """Return popularity, Gini index and coverage of a ranker's lists, and its setting; means over the seeds."""
+    of_lists = [seed[ranker].of_lists for seed in seeds]
+    popularity, unequal, covered = (
+        float(np.mean([one[key] for one in of_lists])) for key in ("popularity", "gini", "coverage")
+    )
+    settings = [seed[ranker].setting for seed in seeds]
+    shown = "–" if settings[0] is None else f"{np.mean([s for s in settings if s is not None]):.2f}"
+    return [f"{popularity:.1f}", f"{unequal:.3f}", f"{covered:.1%}", shown]
+
+
+def measured(runs: Mapping[str, Sequence[Run]], trial: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """Return the computed fields of the result, over all data sets and seeds."""
+    families: dict[str, list[Tested]] = {"popularity": [], "MMR": []}
+    tables, sizes = [], []
+    for name, of_set in runs.items():
+        examples, found, arms = measured_set(of_set, trial, split)
+        users, items = [e.user_id for e in examples], [e.target for e in examples]
+        gains = {ranker: np.stack([seed[ranker].gains for seed in found]) for ranker in found[0]}
+        for rival, tested in families.items():
+            for arm in arms:
+                other = f"{rival} as {arm}"
+                tested.append(Tested(f"{name}: {arm} − {other}", gains[arm], gains[other], users, items))
+        rows = [[ranker, f"{own.mean():.4f}", *figures(ranker, found)] for ranker, own in gains.items()]
+        columns = ["ranker", "NDCG@10", "mean popularity", "Gini index", "coverage", "λ or strength"]
+        tables.append({"title": TITLES[name], "columns": columns, "rows": rows})
+        sizes.append(f"{name} {len(examples):,}")
+    judged = [
+        declared_table(tested, trial, f"{label}, NDCG@10 in full ranking")
+        for label, tested in zip(
+            ["Against the rule with the same mean popularity", "Against MMR with the same Gini index"],
+            families.values(),
+            strict=True,
+        )
+    ]
+    count = max(len(of_set) for of_set in runs.values())
+    seeds = "1 seed" if count == 1 else f"{count} seeds"
+    comparisons = sum(len(tested) for tested in families.values())
+    n = f"{split} examples: {', '.join(sizes)}; {seeds}; {comparisons} comparisons in two families"
+    return {"n": n, "tables": [*judged, *tables]}
+
+
+def main() -> None:
+    """Make the runs, then print or write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, help="folder with a run per data set and seed")
+    parser.add_argument("--path", dest="paths", action="append", default=[], help="NAME=FOLDER of a data set")
+    parser.add_argument("--split", choices=["validation", "test"], required=True)
+    parser.add_argument("--seeds", type=int, help="number of seeds. Default: those of the trial")
+    arguments = parser.parse_args()
+    trial: dict[str, Any] = yaml.safe_load(TRIAL.read_text(encoding="utf-8"))
+    paths = dict(one.partition("=")[::2] for one in arguments.paths)
+    runs = {}
+    for name, recipe in trial["sets"].items():
+        changes = [f"data.path={paths[name]}"] if name in paths else []
+        runs[name] = [
+            make_run(RECIPES / f"{recipe}.yaml", arguments.runs / f"{name}-{seed}", trial["recipe"], seed, changes)
+            for seed in trial["training_seeds"][: arguments.seeds]
+        ]
+    found = measured(runs, trial, arguments.split)
+    for table in found["tables"]:
+        sys.stdout.write(f"{table['title']}:\n\n{experiments_page.markdown(table)}\n\n")
+    if arguments.split == "test":
+        experiments_page.save((read_json(RESULT) or {}) | found, RESULT)
+
+
+if __name__ == "__main__":
+    main()
