@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
+from time import process_time
 from timeit import repeat
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,7 +64,8 @@ FASTER = 1.3
 def resolve_dtype(dtype: str) -> str:
     """Return `dtype`, with `auto` resolved to the fastest dtype on this machine.
 
-    A CPU is timed once per process. A GPU gets bfloat16 if it supports it natively.
+    A CPU is timed once per process, in seconds of the processor, so that other processes do not change the choice and
+    with it the results. A GPU gets bfloat16 if it supports it natively.
     """
     if dtype != "auto":
         return dtype
@@ -73,9 +75,14 @@ def resolve_dtype(dtype: str) -> str:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Return the minimum time of a matrix product of a layer's size, which other processes affect least."""
+    """Return the processor time of a matrix product of a layer's size."""
     left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
-    return min(repeat(lambda: left @ right, repeat=9, number=1))
+    return _processor_seconds(lambda: left @ right)
+
+
+def _processor_seconds(call: Callable[[], object]) -> float:
+    """Return the minimum processor time of nine calls; time in which this process waits for others does not count."""
+    return min(repeat(call, timer=process_time, repeat=9, number=1))
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
