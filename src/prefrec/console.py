@@ -39,6 +39,17 @@ def is_quiet() -> bool:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Turn messages and progress off inside the context."""
+    before = is_quiet()
+    show_progress(False)
+    try:
+        yield
+    finally:
+        show_progress(not before)
+
+
+@contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Suppress progress bars of transformers and FutureWarnings, where a model is loaded or saved."""
     from transformers.utils import logging  # takes seconds

@@ -278,3 +278,15 @@ NEAR = {"smolm2-135m": "smollm2-135m", "all-MiniLM-L6-v3": "all-minilm-l6-v2"}
 def test_a_name_that_is_nearly_one_of_ours(given, near):
     with pytest.raises(ModelError, match=f"no model is called '{given}'; did you mean {near}"):
         models.check_name(given)
+
+
+def test_a_model_of_the_hub_is_downloaded_once_its_weights_are_in_the_cache(folder, tmp_path, monkeypatch):
+    config = tmp_path / "snapshots" / "abc" / "config.json"
+    config.parent.mkdir(parents=True)
+    cached = {("owner/here", "config.json"): str(config)}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names: cached.get(names))
+    assert models.is_downloaded(str(folder))
+    assert not models.is_downloaded("owner/elsewhere")
+    assert not models.is_downloaded("owner/here")  # its digest needs the configuration alone
+    (config.parent / "model-00001-of-00002.safetensors").touch()
+    assert models.is_downloaded("owner/here")

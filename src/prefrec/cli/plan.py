@@ -22,15 +22,16 @@ def plan(
     override: o.Override = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the stages of a recipe's run, and why each has to run. Nothing is loaded or trained.
+    """List the stages of a recipe's run, and why each has to run.
 
-    Time and memory are from the last time that the stage ran in this folder.
+    Time and memory are from the last time that the stage ran in this folder. What is due is estimated from a few steps
+    of each language model, which are measured now.
 
     Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
     """
     loaded = load_recipe(recipe, override or [])
     folder = out or Path("runs") / loaded.name
-    print_plan(survey(loaded, folder), as_json, expected(loaded, folder))
+    print_plan(survey(loaded, folder), as_json, None if as_json else expected(loaded, folder))
 
 
 def print_plan(stages: list[dict[str, Any]], as_json: bool, price: Price | None = None) -> None:

@@ -38,6 +38,6 @@ def run(
     loaded = load_recipe(recipe, [*(override or []), *(["evaluate.on_leak=stop"] if strict else [])])
     folder = out or Path("runs") / loaded.name
     if dry_run:
-        print_plan(survey(loaded, folder, until), as_json, expected(loaded, folder))
+        print_plan(survey(loaded, folder, until), as_json, None if as_json else expected(loaded, folder))
     else:
         carry_out(loaded, folder, until, as_json)

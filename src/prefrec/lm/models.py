@@ -269,6 +269,16 @@ def check_name(name: str) -> None:
         resolve(name)
 
 
+def is_downloaded(name: str) -> bool:
+    """Return True if the weights of a model are on this machine. Raise ModelError as `check_name` does."""
+    if Path(resolve(name)).expanduser().is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json")
+    return isinstance(cached, str) and any(Path(cached).parent.glob("*.safetensors"))
+
+
 def base_digest(name: str) -> str:
     """Return a hash of the files of a model, or its commit on the hub; the name itself if the model is not found."""
     try:

@@ -37,8 +37,6 @@ from prefrec.sections import ALIGN, RANKERS, SFT, ZERO_SHOT
 from prefrec.stages.base import RankerStage
 from prefrec.strict_yaml import read_yaml
 
-PRICED_S = 20
-"""Expected seconds from which a run prints its price before training."""
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
 
@@ -87,8 +85,7 @@ def run_recipe(
         plan = planned(recipe, data, folder)
         if trained_sections(recipe) and plan.stale():
             check_titles(data, recipe.model)
-        cost = price(plan, until) if is_first() else None
-        if cost and cost.seconds >= PRICED_S:
+        if cost := price(plan, until):
             say(escape(str(cost)))
         key = plan.inputs.data_key
         audit = audit_under_test(data, recipe.evaluate, recipe.seed, key=key, folder=folder) if measured else None

@@ -73,6 +73,11 @@ class SFTRefitStage(SFTStage):
         self.refit = refit
         self.first: RankerStage = first
 
+    @property
+    def learnt(self) -> RunInputs:
+        """Inputs with what is left to learn: all of them, or new interactions with a replay of old ones."""
+        return self.inputs if self.refit.epochs is None else continued_inputs(self.inputs, self.refit)
+
     @cached_property
     def made_with(self) -> Mapping[str, Any]:
         return self.inputs.stage_inputs(**started_from(self.first) | {REFIT: self.refit.model_dump()})
@@ -81,7 +86,7 @@ class SFTRefitStage(SFTStage):
         from prefrec.stages.train import chosen_epochs, train_sft  # here, because PEFT takes seconds to import
 
         if self.refit.epochs is not None:
-            train_sft(continued_inputs(self.inputs, self.refit), self.config, self.folder, self.first.weights)
+            train_sft(self.learnt, self.config, self.folder, self.first.weights)
             return
         epochs = chosen_epochs(self.first.weights) or self.config.epochs
         section = self.config.model_copy(update={"epochs": epochs})

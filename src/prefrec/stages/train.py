@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig
+from torch import Tensor
 from transformers import set_seed
 
 from prefrec import processes, training
@@ -65,6 +66,13 @@ def train_sft(inputs: RunInputs, section: SFTSection, out: Path, start: Path | N
         out: folder of the stage.
         start: folder of the initial weights. Default: the base model.
     """
+    return train_to_weights(sft_trainer(inputs, section, out, start), out)
+
+
+def sft_trainer(
+    inputs: RunInputs, section: SFTSection, out: Path, start: Path | None = None, vectors: Tensor | None = None
+) -> training.SFTTrainer:
+    """Return the trainer of `train_sft`, with its model loaded. `vectors`: of items, as for `load_start`."""
     data, model, seed = inputs.data, inputs.model, inputs.seed
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
@@ -92,7 +100,7 @@ def train_sft(inputs: RunInputs, section: SFTSection, out: Path, start: Path | N
     held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, answers)) if questions else None
     if held_out is not None:
         held_out.encoded_by(encoder, catalogue_softmax(data, model, encoder, data.catalogue.ids))
-    base = load_start(inputs, start)
+    base = load_start(inputs, start, vectors)
     trainer = training.SFTTrainer(
         base,
         training.SFTConfig(
@@ -107,7 +115,7 @@ def train_sft(inputs: RunInputs, section: SFTSection, out: Path, start: Path | N
     )
     if held_out is not None:
         trainer.add_callback(KeepBest(trainer, section.patience))
-    return train_to_weights(trainer, out)
+    return trainer
 
 
 def train_align(
@@ -134,6 +142,22 @@ def train_align(
         reference: ranker that is the reference, if the section names one.
         references: folder for the starting model's log-probabilities, which alignments can share. Default: `out`.
     """
+    rankers = {"miner": miner, "reference": reference}
+    return train_to_weights(align_trainer(inputs, section, start, out, **rankers, references=references), out)
+
+
+def align_trainer(
+    inputs: RunInputs,
+    section: AlignSection,
+    start: Path | None,
+    out: Path,
+    *,
+    miner: RankerStage | None = None,
+    reference: RankerStage | None = None,
+    references: Path | None = None,
+    vectors: Tensor | None = None,
+) -> training.SoftmaxDPOTrainer:
+    """Return the trainer of `train_align`, with its model loaded. `vectors`: of items, as for `load_start`."""
     data, model, seed = inputs.data, inputs.model, inputs.seed
     rows = alignment_rows(data, section, seed)
     print_fewer(out.name, section, len(rows))
@@ -167,7 +191,7 @@ def train_align(
         ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
     often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
-    base = load_start(inputs, start)
+    base = load_start(inputs, start, vectors)
     preferences = dataset(rows)
     config = training.SoftmaxDPOConfig(
         **training_arguments(section, model, out, seed, often) | batch_sizes(section, base, preferences),
@@ -186,7 +210,7 @@ def train_align(
     )
     if section.load_best_model_at_end:
         trainer.add_callback(KeepBest(trainer))
-    return train_to_weights(trainer, out)
+    return trainer
 
 
 def chosen_epochs(weights: Path | None) -> float | None:
@@ -220,8 +244,11 @@ def trajectory_encoders(
     return [TrajectoryEncoder(load_template(name, domain=data.domain), encoder) for name in model.templates]
 
 
-def load_start(inputs: RunInputs, start: Path | None) -> Any:
-    """Return the model that a stage trains: the base, or one with the weights in the folder `start`."""
+def load_start(inputs: RunInputs, start: Path | None, vectors: Tensor | None = None) -> Any:
+    """Return the model that a stage trains: the base, or one with the weights in the folder `start`.
+
+    `vectors`: initial vectors [I, T] of the items of a new table. Default: `item_vectors`.
+    """
     model = inputs.model
     # Without an adapter, weights stay in float32, and the trainer's autocast computes in the model's dtype.
     dtype = model.dtype if inputs.lora is not None else "float32"
@@ -229,7 +256,8 @@ def load_start(inputs: RunInputs, start: Path | None) -> Any:
     if model.answers == "items":
         table = fit_items(loaded, inputs.data, model)
         if table is None:
-            table = add_items(loaded, inputs.data.catalogue.ids, item_vectors(inputs.data, model))
+            vectors = item_vectors(inputs.data, model) if vectors is None else vectors
+            table = add_items(loaded, inputs.data.catalogue.ids, vectors)
         table.vector_dropout, table.dropout.p = model.items.vector_dropout, model.items.dropout
     return loaded
 
