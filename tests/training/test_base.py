@@ -1,6 +1,5 @@
-"""The trainers as users of transformers and TRL know them: arguments passed on, metrics, cards, rankings."""
+"""The trainers as users of transformers and TRL know them: arguments passed on, metrics, uploads, rankings."""
 
-import re
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -115,45 +114,26 @@ def test_a_trained_model_ranks_answers(sdpo, bpe_tokenizer):
 
 
 @pytest.mark.parametrize("peft_config", [None, lora_config(4)])
-def test_the_hub_gets_weights_and_a_card_that_is_true(sdpo, tmp_path, monkeypatch, capsys, peft_config):
+def test_the_hub_gets_weights_and_the_card_of_transformers(sdpo, tmp_path, monkeypatch, peft_config):
     upload = Mock(return_value="sent")
     monkeypatch.setattr(transformers.trainer, "hf_api", lambda: SimpleNamespace(upload_folder=upload), raising=False)
     monkeypatch.setattr(transformers.trainer, "upload_folder", upload, raising=False)
-    model = _saved(tmp_path / "films")
-    changes = {"folder": tmp_path / "out", "beta": 0.25, "num_negatives": 2, "peft_config": peft_config}
-    trainer = sdpo(model, evaluate=PREFERENCES[:2], **changes, train=True)
-    trainer.evaluate()
+    trainer = sdpo(_saved(tmp_path / "films"), folder=tmp_path / "out", peft_config=peft_config, train=True)
     trainer.hub_model_id = "me/films"
     assert trainer.push_to_hub(tags="movies", license="mit") == "sent"
     pushed = upload.call_args.kwargs
     assert (pushed["repo_id"], pushed["folder_path"]) == ("me/films", str(tmp_path / "out"))
-    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    header = yaml.safe_load(text.split("---\n")[1])
-    assert header["tags"] == ["prefrec", "movies", "arxiv:2406.09215"]
-    assert (header["license"], header["library_name"]) == ("mit", "peft" if peft_config else "transformers")
-    assert "base_model" not in header  # a local folder is nothing on the hub
-    assert "More information needed".lower() not in text.lower()
-    for part in ("`films`, trained by S-DPO", "- beta: 0.25", "N = 2 rejected", "- eval_loss: "):
-        assert part in text
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    monkeypatch.chdir(tmp_path / "out")
-    capsys.readouterr()
-    exec(code, {})
-    want = [logp for _, logp in sorted(trainer.rank("the prompt", ["one answer", "another"]), reverse=True)]
-    printed = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
-    np.testing.assert_allclose(printed, want, atol=2e-3)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert str(tmp_path) not in card
+    assert "movies" in header["tags"]
+    assert header["license"] == "mit"
+    weights = "adapter_model.safetensors" if peft_config else "model.safetensors"
+    assert (tmp_path / "out" / weights).is_file()
 
 
 def test_an_adapter_names_its_base_as_others_know_it(sft, tmp_path):
     trainer = sft(_saved(tmp_path / f"{models.EMBEDDED}-0123456789ab"), peft_config=lora_config(4))
     trainer.save_model(tmp_path / "adapter")
     assert PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == EMBEDDED_HUB_ID
-    trainer.create_model_card()
-    for folder in (tmp_path, tmp_path / "adapter"):
-        text = (folder / "README.md").read_text(encoding="utf-8")
-        header = yaml.safe_load(text.split("---\n")[1])
-        assert (header["base_model"], header["tags"]) == (EMBEDDED_HUB_ID, ["prefrec"])
-        assert f"A LoRA adapter for `{EMBEDDED_HUB_ID}`" in text
-        assert str(tmp_path) not in text
-        assert "## Template" in text
-    assert "# adapter\n" in text
+    assert not (tmp_path / "adapter" / "README.md").exists()  # PEFT's has the path on this machine

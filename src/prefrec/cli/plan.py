@@ -24,8 +24,8 @@ def plan(
 ) -> None:
     """List the stages of a recipe's run, and why each has to run.
 
-    Time and memory are from the last time that the stage ran in this folder. What is due is estimated from a few steps
-    of each language model, which are measured now.
+    Time and memory are from the last time that the stage ran in this folder. What is due is estimated
+    from a few steps of each language model, which are measured now.
 
     Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
     """

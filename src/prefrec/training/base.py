@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -50,7 +49,6 @@ from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
 from prefrec.training.sampler import StepSampler, longest_first
 
-CARD = Path(__file__).with_name("card.md.jinja2")
 FURTHER_PASSES, ROW = "further_passes", "row"
 
 
@@ -174,33 +172,6 @@ class ChoiceTrainer(Trainer):
         with self._autocast():
             (logps,) = self.eval_scorer.score([self.encoder.encode_text(prompt, answers)]).tolist()
         return sorted(zip(answers, logps, strict=True), key=lambda pair: -pair[1])
-
-    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
-        """Write weights, tokenizer and a model card (`create_model_card`) to `output_dir`."""
-        super().save_model(None if output_dir is None else str(output_dir), _internal_call)
-        if not _internal_call:  # checkpoints need no card, and `push_to_hub` writes it itself
-            self._write_card(Path(output_dir or str(self.args.output_dir)))
-
-    def create_model_card(self, model_name: str | None = None, tags: Any = None, **fields: Any) -> None:
-        """Write a model card to `output_dir`: base, prompt, settings, last logged values.
-
-        `fields` are added to its header.
-        """
-        self._write_card(Path(str(self.args.output_dir)), model_name, tags, **fields)
-
-    def _write_card(self, folder: Path, model_name: str | None = None, tags: Any = None, **fields: Any) -> None:
-        base = language_model(self.model).config._name_or_path
-        hub_id = None if Path(base_id(base)).exists() else base_id(base)  # "" is this folder, too
-        library = "peft" if isinstance(self.model, PeftModel) else "transformers"
-        tags = ["prefrec", *([tags] if isinstance(tags, str) else tags or [])]
-        tags += ["arxiv:2406.09215"] * (self.description == "S-DPO")
-        header = ModelCardData(
-            library_name=library, base_model=hub_id, pipeline_tag="text-generation", tags=tags, **fields
-        )
-        about: dict[str, Any] = {"name": model_name or folder.resolve().name, "base": hub_id or Path(base).name}
-        if self.is_world_process_zero():
-            card = ModelCard.from_template(header, str(CARD), trainer=self, settings=self.args.to_dict(), **about)
-            card.save(folder / "README.md")
 
     def prepare_loss(self, args: Any) -> None:
         """Prepare what the loss needs, before the datasets are built."""
@@ -360,8 +331,10 @@ class ChoiceTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        file = Path(output_dir or str(self.args.output_dir)) / "adapter_config.json"
-        if file.is_file():  # PEFT names the base by its path in this machine's cache
+        folder = Path(output_dir or str(self.args.output_dir))
+        file = folder / "adapter_config.json"
+        if file.is_file():  # PEFT names the base by its path in this machine's cache, here and in an empty card
+            (folder / "README.md").unlink(missing_ok=True)
             config = json.loads(file.read_text(encoding="utf-8"))
             config["base_model_name_or_path"] = base_id(config["base_model_name_or_path"] or "")
             file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
