@@ -142,8 +142,8 @@ def train_align(
         reference: ranker that is the reference, if the section names one.
         references: folder for the starting model's log-probabilities, which alignments can share. Default: `out`.
     """
-    rankers = {"miner": miner, "reference": reference}
-    return train_to_weights(align_trainer(inputs, section, start, out, **rankers, references=references), out)
+    trainer = align_trainer(inputs, section, start, out, miner=miner, reference=reference, references=references)
+    return train_to_weights(trainer, out)
 
 
 def align_trainer(
