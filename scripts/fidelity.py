@@ -23,10 +23,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
-from prefrec.losses import simpo_loss, softmax_dpo_loss
+from prefrec.losses import softmax_dpo_loss
 from prefrec.prompts import ChoiceSet
 from prefrec.training import PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from prefrec.training.adapters import add_reference_adapter, reference_of
+from prefrec_lab.losses import simpo_loss
 
 ROOT = Path(__file__).parent.parent
 VECTORS, PAGE = ROOT / "tests" / "fidelity", ROOT / "docs" / "fidelity.md"

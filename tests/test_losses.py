@@ -22,9 +22,7 @@ from prefrec.losses import (
     find_loss,
     loss_by_size,
     needs_reference,
-    simpo_loss,
     softmax_dpo_loss,
-    softmax_logq_loss,
 )
 
 SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -144,32 +142,6 @@ def test_beta_is_one_where_there_is_no_reference(name):
     assert_close(LOSSES[name](policy).rewards, policy)
 
 
-def test_losses_of_trl_are_its_formulas():
-    """Its code for a pair, the mean of it over pairs; NCA (arXiv 2402.05369) with all reward on the chosen one."""
-    policy, ref = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
-    lengths, beta, flipped = torch.tensor([[2.0, 1.0, 4.0, 3.0]] * 3, dtype=torch.float64), 0.7, 0.2
-    log_sigmoid = lambda x: -math.log1p(math.exp(-x))  # noqa: E731
-    ipo, robust, nca = [], [], []
-    for row in (policy - ref).tolist():
-        per_token = [h / n for h, n in zip(row, lengths[0].tolist(), strict=True)]
-        ipo.append(sum((per_token[0] - h - 1 / (2 * beta)) ** 2 for h in per_token[1:]) / 3)
-        gaps = [beta * (row[0] - h) for h in row[1:]]
-        pairs = [((1 - flipped) * -log_sigmoid(g) + flipped * log_sigmoid(-g)) / (1 - 2 * flipped) for g in gaps]
-        robust.append(sum(pairs) / 3)
-        nca.append(-log_sigmoid(beta * row[0]) - sum(log_sigmoid(-beta * h) for h in row) / 4)
-    for want, out in (
-        (ipo, LOSSES["ipo"](policy, ref, beta, lengths=lengths)),
-        (robust, LOSSES["robust"](policy, ref, beta, label_smoothing=flipped)),
-        (nca, find_loss("nca_pair")(policy, ref, beta)),
-    ):
-        assert_close(out.losses, torch.tensor(want, dtype=torch.float64))
-        assert_close(out.rewards, beta * (policy - ref))
-    for share in (-0.1, 0.5):
-        with pytest.raises(ValueError, match=f"label_smoothing must be at least 0 and below 0.5, got {share}"):
-            LOSSES["robust"](policy, ref, beta, label_smoothing=share)
-    assert_close(LOSSES["robust"](policy, ref, beta, label_smoothing=0.0).losses, dpo_loss(policy, ref, beta).losses)
-
-
 def test_dmpo_compares_with_the_mean_of_the_rejected_answers():
     policy, ref = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
     rewards = [[0.7 * float(p - r) for p, r in zip(*rows, strict=True)] for rows in zip(policy, ref, strict=True)]
@@ -247,14 +219,6 @@ def test_an_unknown_link_is_named():
         losses.preference_loss(*drawn()[:2], 1.0, link="hinge")
 
 
-def test_softmax_logq_subtracts_log_q_of_every_answer():
-    policy, _, q = drawn()
-    found = losses.softmax_logq_loss(policy, None, 0.7, scores=q.log()).losses
-    for row, (p, weights) in enumerate(rows_of(policy, q)):
-        odds = [math.exp(0.7 * x) / w for x, w in zip(p, weights, strict=True)]
-        assert found[row].item() == pytest.approx(-math.log(odds[0] / sum(odds)))
-
-
 def test_joint_softmax_adds_the_scores_of_a_frozen_ranker():
     policy, _, weights = drawn()
     found = losses.joint_softmax_loss(policy, None, 0.7, scores=weights.log())
@@ -262,23 +226,6 @@ def test_joint_softmax_adds_the_scores_of_a_frozen_ranker():
         products = [math.exp(0.7 * x) * w for x, w in zip(p, of_ranker, strict=True)]
         assert found.losses[row].item() == pytest.approx(-math.log(products[0] / sum(products)))
     assert_close(found.rewards, 0.7 * policy)
-
-
-def test_negatives_from_the_reference_and_log_q_of_it_are_softmax_dpo():
-    policy, ref, _ = drawn()
-    found = losses.softmax_logq_loss(policy, None, 1.0, scores=ref).losses
-    assert_close(found, softmax_dpo_loss(policy, ref, 1.0).losses)
-
-
-@pytest.mark.parametrize("sft_weight", [0.0, 0.3])
-def test_simpo_is_its_formula_and_adds_the_sft_term_of_cpo(sft_weight):
-    policy, _, lengths = drawn()
-    found = LOSSES["simpo"](policy, None, 2.5, lengths=lengths, margin=1.3, sft_weight=sft_weight)
-    for row, (p, n) in enumerate(rows_of(policy, lengths)):
-        r = [2.5 * x / length for x, length in zip(p, n, strict=True)]
-        want = math.log1p(sum(math.exp(r[i] - r[0] + 1.3) for i in range(1, 6))) - sft_weight * p[0]
-        assert found.losses[row].item() == pytest.approx(want)
-        assert found.rewards[row].tolist() == pytest.approx(r)
 
 
 @pytest.mark.parametrize(
@@ -297,8 +244,9 @@ def test_defaults_are_those_of_the_papers(name, defaults):
 
 def test_options_of_a_loss_are_its_own():
     policy, ref, ratings = drawn()
-    bound = losses.with_options(simpo_loss, margin=0.5, sft_weight=None)
-    want = simpo_loss(policy, ref, 0.7, lengths=ratings, margin=0.5).losses
+    simpo = LAB_LOSSES["simpo"]
+    bound = losses.with_options(simpo, margin=0.5, sft_weight=None)
+    want = simpo(policy, ref, 0.7, lengths=ratings, margin=0.5).losses
     assert bound(policy, ref, 0.7, lengths=ratings).losses.equal(want)
     assert not needs_reference(bound)
     assert losses.with_options(dpo_loss, margin=None) is dpo_loss
@@ -308,10 +256,10 @@ def test_options_of_a_loss_are_its_own():
 
 def test_a_sum_of_losses_is_weighted_and_asks_for_what_its_parts_ask_for():
     policy, ref, ratings = drawn()
-    parts = [simpo_loss, LAB_LOSSES["recpo"], dpo_loss]
+    parts = [LAB_LOSSES["simpo"], LAB_LOSSES["recpo"], dpo_loss]
     total = losses.sum_of_losses(parts, [0.5, 2.0, 3.0], margin=1.5, sft_weight=0.3, label_smoothing=None)
     out = total(policy, ref, 0.7, scores=ratings, lengths=ratings + 1)
-    first = LOSSES["simpo"](policy, None, 0.7, lengths=ratings + 1, margin=1.5, sft_weight=0.3)
+    first = LAB_LOSSES["simpo"](policy, None, 0.7, lengths=ratings + 1, margin=1.5, sft_weight=0.3)
     second = LAB_LOSSES["recpo"](policy, ref, 0.7, scores=ratings, margin=1.5).losses
     assert_close(out.losses, 0.5 * first.losses + 2 * second + 3 * dpo_loss(policy, ref, 0.7).losses)
     assert out.rewards.equal(first.rewards)
@@ -347,9 +295,13 @@ def test_losses_of_other_packages_are_found_by_name(monkeypatch):
     monkeypatch.setattr(EntryPoint, "load", lambda entry: (entry.name, entry.group))
     assert find_loss("summed") == ("summed", "prefrec.losses")
     assert find_loss("dpo") is dpo_loss
-    message = r"'sum' is unknown: expected one of softmax_dpo, dpo, .*simpo, summed, other; did you mean summed\?$"
+    message = (
+        r"'sum' is unknown: expected one of softmax_dpo, dpo, .*joint_softmax, summed, other; did you mean summed\?$"
+    )
     with pytest.raises(ValueError, match=message):
         find_loss("sum")
+    names |= {"nca": "of_lab:nca_loss"}
+    assert find_loss("nca_pair") == find_loss("nca") == ("nca", "prefrec.losses")
 
 
 @pytest.mark.parametrize("name", LAB_LOSSES)
@@ -364,8 +316,9 @@ def test_rows_of_one_size_are_passed_on_as_they_are():
     policy, ref, scores = torch.randn(3, 5), torch.randn(3, 5), torch.rand(3, 5)
     out, want = loss_by_size(dpo_loss, policy, ref, 0.7, [5, 5, 5]), dpo_loss(policy, ref, 0.7)
     assert_close((out.losses, out.rewards), (want.losses, want.rewards))
-    out = loss_by_size(softmax_logq_loss, policy, ref, 0.7, [5, 5, 5], scores=scores)
-    assert out.losses.equal(softmax_logq_loss(policy, ref, 0.7, scores=scores).losses)
+    joint_softmax = LOSSES["joint_softmax"]
+    out = loss_by_size(joint_softmax, policy, ref, 0.7, [5, 5, 5], scores=scores)
+    assert out.losses.equal(joint_softmax(policy, ref, 0.7, scores=scores).losses)
 
 
 def test_rows_of_different_sizes_need_no_reference_for_a_loss_without_one():

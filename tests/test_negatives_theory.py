@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefrec.losses import joint_softmax_loss, softmax_dpo_loss, softmax_logq_loss, softmax_loss
+from prefrec.losses import joint_softmax_loss, softmax_dpo_loss, softmax_loss
+from prefrec_lab.losses import softmax_logq_loss
 
 ITEMS, NEGATIVES, BATCH, STEPS = 30, 7, 2048, 400
 

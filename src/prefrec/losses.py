@@ -132,49 +132,6 @@ def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> Pr
     return preference_loss(policy_logps, required_reference(ref_logps), beta, link="mean")
 
 
-def ipo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, lengths: Tensor) -> PreferenceLoss:
-    """Return the IPO loss mean_i (h_0 − h_i − 1 / 2β)² (Azar et al., AISTATS 2024, arXiv 2310.12036, eq. 17).
-
-    h_i = log(π_i / π_ref,i) / n_i, where n are the `lengths` of answers in tokens, as in TRL. The paper has n = 1.
-    """
-    ref = required_reference(ref_logps)
-    check_logps(policy_logps, ref, beta)
-    ratios = policy_logps - ref
-    per_token = ratios / lengths
-    gaps = per_token[:, :1] - per_token[:, 1:] - 1 / (2 * beta)
-    return PreferenceLoss(gaps.square().mean(dim=1), beta * ratios)
-
-
-def robust_loss(
-    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, label_smoothing: float = 0.1
-) -> PreferenceLoss:
-    """Return the robust DPO loss for noisy labels (Chowdhury et al., ICML 2024, arXiv 2403.00409).
-
-    It is mean_i ((1 − ε) softplus(r_i − r_0) − ε softplus(r_0 − r_i)) / (1 − 2ε), where ε = `label_smoothing` in
-    [0, 0.5) is the probability that a rejected answer is actually the better one. ε = 0 gives DPO.
-    """
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
-    ref = required_reference(ref_logps)
-    check_logps(policy_logps, ref, beta)
-    rewards = beta * (policy_logps - ref)
-    gaps = rewards[:, 1:] - rewards[:, :1]
-    losses = (1 - label_smoothing) * F.softplus(gaps) - label_smoothing * F.softplus(-gaps)
-    return PreferenceLoss(losses.mean(dim=1) / (1 - 2 * label_smoothing), rewards)
-
-
-def nca_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
-    """Return the NCA loss softplus(−r_0) + mean_j softplus(r_j) (Chen et al., NeurIPS 2024, arXiv 2402.05369).
-
-    The mean is over all answers. This is the paper's loss for K = 1 + N answers if the chosen one has all the reward,
-    and for N = 1 TRL's `nca_pair`.
-    """
-    ref = required_reference(ref_logps)
-    check_logps(policy_logps, ref, beta)
-    rewards = beta * (policy_logps - ref)
-    return PreferenceLoss(F.softplus(-rewards[:, 0]) + F.softplus(rewards).mean(dim=1), rewards)
-
-
 def bpr_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the BPR loss mean_i softplus(β log π_i − β log π_0) (Rendle et al., UAI 2009)."""
     return preference_loss(policy_logps, None, beta, link="pairwise")
@@ -183,18 +140,6 @@ def bpr_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float 
 def softmax_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the sampled softmax loss (InfoNCE) log(1 + Σ_i exp(β log π_i − β log π_0)): reference-free S-DPO."""
     return preference_loss(policy_logps, None, beta)
-
-
-@having(needs_logq=True)
-def softmax_logq_loss(
-    policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
-) -> PreferenceLoss:
-    """Return the softmax loss of β log π_j − s_j, with logQ correction (Bengio and Senécal, 2008).
-
-    Scores are log q up to a constant, where q is the probability of sampling an answer, also the chosen one, as a
-    negative. For β = 1 the optimum is the distribution of the data, whatever q.
-    """
-    return preference_loss(policy_logps, None, beta, margin=-scores)
 
 
 @having(needs_ranker=True)
@@ -207,25 +152,6 @@ def joint_softmax_loss(
     ranker lacks, p / exp(s), up to a constant.
     """
     return preference_loss(policy_logps, None, beta, margin=scores)
-
-
-def simpo_loss(
-    policy_logps: Tensor,
-    ref_logps: Tensor | None = None,
-    beta: float = 2.0,
-    *,
-    lengths: Tensor,
-    margin: float = 1.0,
-    sft_weight: float = 0.0,
-) -> PreferenceLoss:
-    """Return the SimPO loss (Meng et al., NeurIPS 2024) with the SFT term of CPO (Xu et al., ICML 2024).
-
-    It is log(1 + Σ_i exp(β log π_i / n_i − β log π_0 / n_0 + margin)) − sft_weight · log π_0, where n are the
-    `lengths` of answers in tokens. For N = 1 these are the papers' losses.
-    """
-    margins = F.pad(torch.full_like(policy_logps[:, 1:], margin), (1, 0))
-    out = preference_loss(policy_logps / lengths, None, beta, margin=margins)
-    return PreferenceLoss(out.losses - sft_weight * policy_logps[:, 0], out.rewards)
 
 
 def sft_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
@@ -242,31 +168,29 @@ Loss = Callable[..., PreferenceLoss]
 
 If it needs a reference, it raises ValueError for `ref_logps` None.
 """
-COLUMNS, OPTIONS = ("scores", "lengths"), ("margin", "sft_weight", "label_smoothing")
+COLUMNS, OPTIONS = ("scores", "lengths"), ("margin",)
 """Further arguments of losses: numbers per answer [B, 1+N], and settings."""
 
 LOSSES: dict[str, Loss] = {
     "softmax_dpo": softmax_dpo_loss,
     "dpo": dpo_loss,
     "dmpo": dmpo_loss,
-    "ipo": ipo_loss,
-    "robust": robust_loss,
-    "nca": nca_loss,
     "bpr": bpr_loss,
     "softmax": softmax_loss,
     "sft": sft_loss,
-    "softmax_logq": softmax_logq_loss,
     "joint_softmax": joint_softmax_loss,
-    "simpo": simpo_loss,
 }
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
 ALIASES = {"s-dpo": "softmax_dpo", "sigmoid": "dpo", "nca_pair": "nca"}
-"""Name in the paper or in TRL → name of the same loss in `LOSSES`."""
+"""Name in the paper or in TRL → name of the same loss here."""
 
 GROUP = "prefrec.losses"
 """Entry-point group for losses of other packages: NAME = "module:function"."""
-_OF_LAB = ("mult_dpo", "recpo", "dynamicpo", "expected_reward", "weighted_sft")
+_OF_LAB = (
+    *("mult_dpo", "recpo", "dynamicpo", "expected_reward", "weighted_sft"),
+    *("ipo", "robust", "nca", "simpo", "softmax_logq"),
+)
 """Losses of prefrec-lab, for the error where it is not installed."""
 
 
@@ -278,17 +202,18 @@ def find_loss(loss: str | Loss) -> Loss:
     """
     if callable(loss):
         return loss
-    if (name := ALIASES.get(loss, loss)) in LOSSES:
+    name = ALIASES.get(loss, loss)
+    if name in LOSSES:
         return LOSSES[name]
     others = {e.name: e for e in entry_points(group=GROUP)}
-    if loss not in others:
+    if name not in others:
         known = [*LOSSES, *others]
         near = difflib.get_close_matches(loss, [*known, *ALIASES], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        if loss in _OF_LAB:
+        if name in _OF_LAB:
             hint = f"; {loss} comes with prefrec-lab: `pip install ./lab` in a clone"
         raise ValueError(f"loss {loss!r} is unknown: expected one of {', '.join(known)}{hint}")
-    found: Loss = others[loss].load()
+    found: Loss = others[name].load()
     return found
 
 

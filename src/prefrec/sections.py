@@ -179,11 +179,7 @@ class AlignSection(RowsSection):
         BETA, gt=0, le=1000, description="Strength of the penalty for moving away from the reference (β)."
     )
     margin: float | None = Field(
-        None, ge=0, le=1000, description="Margin of simpo, or of another package's loss. Default: the loss's own."
-    )
-    sft_weight: float | None = Field(None, ge=0, le=1000, description="Weight of simpo's SFT term.")
-    label_smoothing: float | None = Field(
-        None, ge=0, lt=0.5, description="Fraction of flipped labels that the loss robust assumes. Default: 0.1."
+        None, ge=0, le=1000, description="Margin of another package's loss that has one. Default: the loss's own."
     )
     num_negatives: int = Field(7, ge=1, description="Rejected answers per example.")
     negatives: NegativesDrawn = Field(

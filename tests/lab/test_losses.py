@@ -8,12 +8,23 @@ import torch
 from torch.testing import assert_close
 
 from loss_cases import LAB_LOSSES, drawn, rows_of
-from prefrec.losses import find_loss, softmax_dpo_loss
+from prefrec.losses import dpo_loss, find_loss, softmax_dpo_loss
 from prefrec.sections import AlignSection
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.negatives import answer_scores, log_rows
 from prefrec.stages.train import train_align
-from prefrec_lab.losses import dynamicpo_loss, expected_reward_loss, mult_dpo_loss, recpo_loss, weighted_sft_loss
+from prefrec_lab.losses import (
+    dynamicpo_loss,
+    expected_reward_loss,
+    ipo_loss,
+    mult_dpo_loss,
+    nca_loss,
+    recpo_loss,
+    robust_loss,
+    simpo_loss,
+    softmax_logq_loss,
+    weighted_sft_loss,
+)
 from small_stages import rated as rated
 from small_stages import rated_recipe as rated_recipe
 from tiny_run import RATED
@@ -150,7 +161,7 @@ def test_weighted_sft_weighs_the_chosen_answer_by_the_exponential_of_its_score()
 def test_a_name_in_a_recipe_is_found_by_the_entry_point(name):
     """It needs prefrec-lab to be installed, not only to be on the path."""
     assert find_loss(name) is LAB_LOSSES[name]
-    assert AlignSection(loss=name).loss == name
+    assert AlignSection(loss=name, negatives_from="uniform").loss == name
 
 
 def test_an_alignment_gets_the_ratings_and_the_margin_of_a_loss_of_the_lab(rated_recipe, rated, tmp_path):
@@ -168,3 +179,54 @@ def test_mult_dpo_compares_all_liked_items_of_a_block_with_the_disliked_ones(rat
     of_rows = [sorted(ratings[row.user_id, item] for item in row.candidates) for row in rows]
     assert any(of_row[-2] == 5 for of_row in of_rows)
     assert all(of_row[0] <= 2 and of_row[-1] == 5 for of_row in of_rows)
+
+
+def test_losses_of_trl_are_its_formulas():
+    """Its code for a pair, the mean of it over pairs; NCA (arXiv 2402.05369) with all reward on the chosen one."""
+    policy, ref = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    lengths, beta, flipped = torch.tensor([[2.0, 1.0, 4.0, 3.0]] * 3, dtype=torch.float64), 0.7, 0.2
+    log_sigmoid = lambda x: -math.log1p(math.exp(-x))  # noqa: E731
+    ipo, robust, nca = [], [], []
+    for row in (policy - ref).tolist():
+        per_token = [h / n for h, n in zip(row, lengths[0].tolist(), strict=True)]
+        ipo.append(sum((per_token[0] - h - 1 / (2 * beta)) ** 2 for h in per_token[1:]) / 3)
+        gaps = [beta * (row[0] - h) for h in row[1:]]
+        pairs = [((1 - flipped) * -log_sigmoid(g) + flipped * log_sigmoid(-g)) / (1 - 2 * flipped) for g in gaps]
+        robust.append(sum(pairs) / 3)
+        nca.append(-log_sigmoid(beta * row[0]) - sum(log_sigmoid(-beta * h) for h in row) / 4)
+    for want, out in (
+        (ipo, ipo_loss(policy, ref, beta, lengths=lengths)),
+        (robust, robust_loss(policy, ref, beta, label_smoothing=flipped)),
+        (nca, nca_loss(policy, ref, beta)),
+    ):
+        assert_close(out.losses, torch.tensor(want, dtype=torch.float64))
+        assert_close(out.rewards, beta * (policy - ref))
+    for share in (-0.1, 0.5):
+        with pytest.raises(ValueError, match=f"label_smoothing must be at least 0 and below 0.5, got {share}"):
+            robust_loss(policy, ref, beta, label_smoothing=share)
+    assert_close(robust_loss(policy, ref, beta, label_smoothing=0.0).losses, dpo_loss(policy, ref, beta).losses)
+
+
+@pytest.mark.parametrize("sft_weight", [0.0, 0.3])
+def test_simpo_is_its_formula_and_adds_the_sft_term_of_cpo(sft_weight):
+    policy, _, lengths = drawn()
+    found = simpo_loss(policy, None, 2.5, lengths=lengths, margin=1.3, sft_weight=sft_weight)
+    for row, (p, n) in enumerate(rows_of(policy, lengths)):
+        r = [2.5 * x / length for x, length in zip(p, n, strict=True)]
+        want = math.log1p(sum(math.exp(r[i] - r[0] + 1.3) for i in range(1, 6))) - sft_weight * p[0]
+        assert found.losses[row].item() == pytest.approx(want)
+        assert found.rewards[row].tolist() == pytest.approx(r)
+
+
+def test_softmax_logq_subtracts_log_q_of_every_answer():
+    policy, _, q = drawn()
+    found = softmax_logq_loss(policy, None, 0.7, scores=q.log()).losses
+    for row, (p, weights) in enumerate(rows_of(policy, q)):
+        odds = [math.exp(0.7 * x) / w for x, w in zip(p, weights, strict=True)]
+        assert found[row].item() == pytest.approx(-math.log(odds[0] / sum(odds)))
+
+
+def test_negatives_from_the_reference_and_log_q_of_it_are_softmax_dpo():
+    policy, ref, _ = drawn()
+    found = softmax_logq_loss(policy, None, 1.0, scores=ref).losses
+    assert_close(found, softmax_dpo_loss(policy, ref, 1.0).losses)

@@ -53,7 +53,7 @@ def test_the_key_changes_with_what_matters():
     sections = [{"negatives_from": h, "negatives_pool": n} for h in ("list", "in-batch", "hard") for n in (64, 99)]
     keys = [stage_key(align=AlignSection(**section).decisive()) for section in sections]
     assert [a == b for a, b in zip(keys[::2], keys[1::2], strict=True)] == [True, True, False]
-    plain, other = (AlignSection(loss="simpo", **margin).decisive() for margin in ({}, {"margin": 2.0}))
+    plain, other = (AlignSection(loss="recpo", **margin).decisive() for margin in ({}, {"margin": 2.0}))
     assert ("margin" in plain, stage_key(align=plain) == stage_key(align=other)) == (False, False)
     assert stage_key(align=AlignSection(negatives_from="hard", miner="SASRec").decisive()) not in keys
     mined = [{}, {"negatives_temperature": 1.0}, {"negatives_temperature": 2.0}, {"exclude_later": False}]

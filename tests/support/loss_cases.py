@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 
 from prefrec.losses import COLUMNS, LOSSES, Loss, takes
-from prefrec_lab.losses import dynamicpo_loss, expected_reward_loss, mult_dpo_loss, recpo_loss, weighted_sft_loss
+from prefrec_lab.losses import (
+    dynamicpo_loss,
+    expected_reward_loss,
+    ipo_loss,
+    mult_dpo_loss,
+    nca_loss,
+    recpo_loss,
+    robust_loss,
+    simpo_loss,
+    softmax_logq_loss,
+    weighted_sft_loss,
+)
 
 LAB_LOSSES: dict[str, Loss] = {
     "mult_dpo": mult_dpo_loss,
@@ -15,6 +26,11 @@ LAB_LOSSES: dict[str, Loss] = {
     "dynamicpo": dynamicpo_loss,
     "expected_reward": expected_reward_loss,
     "weighted_sft": weighted_sft_loss,
+    "ipo": ipo_loss,
+    "robust": robust_loss,
+    "nca": nca_loss,
+    "simpo": simpo_loss,
+    "softmax_logq": softmax_logq_loss,
 }
 ALL_LOSSES = LOSSES | LAB_LOSSES
 

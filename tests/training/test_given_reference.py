@@ -93,7 +93,6 @@ def test_losses_of_trl_by_its_names_and_as_a_list(tmp_path):
         ({"loss_type": ["dpo", "sft"], "loss_weights": [1.0]}, "a weight per loss in loss_weights"),
         ({"loss_weights": [1.0]}, "loss_weights are for a list of losses"),
         ({"loss_type": ["dpo", "sft"], "loss_weights": [1.0, 1.0], "margin": 2.0}, "none of the losses has margin"),
-        ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5"),
     ):
         with pytest.raises(ConfigError, match=says):
             SoftmaxDPOConfig(str(tmp_path), **wrong)

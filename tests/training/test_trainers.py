@@ -17,7 +17,7 @@ from loss_cases import ALL_LOSSES
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
-from prefrec.losses import LOSSES, PreferenceLoss, softmax_dpo_loss, softmax_loss
+from prefrec.losses import PreferenceLoss, softmax_dpo_loss, softmax_loss
 from prefrec.prompts import ChoiceSet
 from prefrec.training import PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
@@ -290,17 +290,18 @@ def test_every_loss_trains_and_reports_on_held_out_rows(sdpo, loss):
 
 
 def test_a_loss_without_its_scores_is_an_error(sdpo):
-    with pytest.raises(ConfigError, match="loss softmax_logq needs `scores` in each row: one number per answer"):
-        sdpo(rows=[*SCORED, PREFERENCES[0]], loss_type="softmax_logq")
+    with pytest.raises(ConfigError, match="loss joint_softmax needs `scores` in each row: one number per answer"):
+        sdpo(rows=[*SCORED, PREFERENCES[0]], loss_type="joint_softmax")
 
 
 def test_settings_of_a_loss_reach_it(sdpo, tmp_path):
     """Lengths are numbers of tokens, the end token included."""
-    trainer = sdpo(precompute_ref_log_probs=False, loss_type="simpo", beta=0.7, margin=0.4, sft_weight=0.2)
+    simpo = ALL_LOSSES["simpo"]
+    trainer = sdpo(precompute_ref_log_probs=False, loss_type=simpo, beta=0.7, margin=0.4)
     rows, sets = [trainer.train_dataset[i] for i in range(8)], trainer.train_dataset.choice_sets
     loss = trainer.training_step(trainer.model, trainer.collate(rows), torch.tensor(8))
     logps, lengths = trainer.scorer.score(sets), torch.tensor([[len(a) for a in c.answers] for c in sets])
-    want = LOSSES["simpo"](logps, None, 0.7, lengths=lengths, margin=0.4, sft_weight=0.2).losses.mean()
+    want = simpo(logps, None, 0.7, lengths=lengths, margin=0.4).losses.mean()
     assert_close(loss, want, rtol=0, atol=1e-5)
     with pytest.raises(ConfigError, match="loss_type: loss dpo_loss has no margin: remove this setting"):
         SoftmaxDPOConfig(**settings(tmp_path, loss_type="dpo", margin=0.4))

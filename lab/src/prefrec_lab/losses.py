@@ -13,6 +13,80 @@ from torch import Tensor
 from prefrec.losses import PreferenceLoss, check_logps, having, preference_loss, required_reference
 
 
+def ipo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, lengths: Tensor) -> PreferenceLoss:
+    """Return the IPO loss mean_i (h_0 − h_i − 1 / 2β)² (Azar et al., AISTATS 2024, arXiv 2310.12036, eq. 17).
+
+    h_i = log(π_i / π_ref,i) / n_i, where n are the `lengths` of answers in tokens, as in TRL. The paper has n = 1.
+    """
+    ref = required_reference(ref_logps)
+    check_logps(policy_logps, ref, beta)
+    ratios = policy_logps - ref
+    per_token = ratios / lengths
+    gaps = per_token[:, :1] - per_token[:, 1:] - 1 / (2 * beta)
+    return PreferenceLoss(gaps.square().mean(dim=1), beta * ratios)
+
+
+def robust_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, label_smoothing: float = 0.1
+) -> PreferenceLoss:
+    """Return the robust DPO loss for noisy labels (Chowdhury et al., ICML 2024, arXiv 2403.00409).
+
+    It is mean_i ((1 − ε) softplus(r_i − r_0) − ε softplus(r_0 − r_i)) / (1 − 2ε), where ε = `label_smoothing` in
+    [0, 0.5) is the probability that a rejected answer is actually the better one. ε = 0 gives DPO.
+    """
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
+    ref = required_reference(ref_logps)
+    check_logps(policy_logps, ref, beta)
+    rewards = beta * (policy_logps - ref)
+    gaps = rewards[:, 1:] - rewards[:, :1]
+    losses = (1 - label_smoothing) * F.softplus(gaps) - label_smoothing * F.softplus(-gaps)
+    return PreferenceLoss(losses.mean(dim=1) / (1 - 2 * label_smoothing), rewards)
+
+
+def nca_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
+    """Return the NCA loss softplus(−r_0) + mean_j softplus(r_j) (Chen et al., NeurIPS 2024, arXiv 2402.05369).
+
+    The mean is over all answers. This is the paper's loss for K = 1 + N answers if the chosen one has all the reward,
+    and for N = 1 TRL's `nca_pair`.
+    """
+    ref = required_reference(ref_logps)
+    check_logps(policy_logps, ref, beta)
+    rewards = beta * (policy_logps - ref)
+    return PreferenceLoss(F.softplus(-rewards[:, 0]) + F.softplus(rewards).mean(dim=1), rewards)
+
+
+def simpo_loss(
+    policy_logps: Tensor,
+    ref_logps: Tensor | None = None,
+    beta: float = 2.0,
+    *,
+    lengths: Tensor,
+    margin: float = 1.0,
+    sft_weight: float = 0.0,
+) -> PreferenceLoss:
+    """Return the SimPO loss (Meng et al., NeurIPS 2024) with the SFT term of CPO (Xu et al., ICML 2024).
+
+    It is log(1 + Σ_i exp(β log π_i / n_i − β log π_0 / n_0 + margin)) − sft_weight · log π_0, where n are the
+    `lengths` of answers in tokens. For N = 1 these are the papers' losses.
+    """
+    margins = F.pad(torch.full_like(policy_logps[:, 1:], margin), (1, 0))
+    out = preference_loss(policy_logps / lengths, None, beta, margin=margins)
+    return PreferenceLoss(out.losses - sft_weight * policy_logps[:, 0], out.rewards)
+
+
+@having(needs_logq=True)
+def softmax_logq_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
+) -> PreferenceLoss:
+    """Return the softmax loss of β log π_j − s_j, with logQ correction (Bengio and Senécal, 2008).
+
+    Scores are log q up to a constant, where q is the probability of sampling an answer, also the chosen one, as a
+    negative. For β = 1 the optimum is the distribution of the data, whatever q.
+    """
+    return preference_loss(policy_logps, None, beta, margin=-scores)
+
+
 @having(needs_liked=True)
 def mult_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor) -> PreferenceLoss:
     """Return the Mult-DPO loss for graded answers (Zhu et al., 2026, arXiv 2606.10078).

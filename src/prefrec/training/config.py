@@ -111,7 +111,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
         beta: strength of the pull towards the reference.
         loss_type: a name in `prefrec.losses.LOSSES`, a function like those, or a list of these with `loss_weights`.
         loss_weights: weights of a list of losses; the loss is their weighted sum.
-        margin, sft_weight, label_smoothing: settings of the losses that have them. Default: the loss's own default.
+        margin: of the losses that have one. Default: the loss's own default.
         num_negatives: number N of rejected answers per example and step. Default: all.
         negatives: `fixed`: sample once. `per_epoch`: resample the example's rejected answers every epoch.
         precompute_ref_log_probs: compute the log-probabilities under the reference once, before training, and store
@@ -127,8 +127,6 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     loss_type: str | Loss | list[str | Loss] = LOSS
     loss_weights: list[float] | None = None
     margin: float | None = None
-    sft_weight: float | None = None
-    label_smoothing: float | None = None
     num_negatives: int | None = None
     negatives: NegativesDrawn = NEGATIVES
     precompute_ref_log_probs: bool = PRECOMPUTE_REFERENCE
@@ -144,8 +142,6 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             raise ConfigError(f"loss_type: {e}") from e
         if not self.beta > 0:
             raise ConfigError(f"beta must be positive, got {self.beta}")
-        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(f"label_smoothing must be at least 0 and below 0.5, got {self.label_smoothing}")
         for name in ("num_negatives", "max_tokens_per_pass"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
