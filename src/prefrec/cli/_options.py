@@ -26,7 +26,7 @@ OWN = "section"
 """The parameter with a verb's main section; its options have no prefix."""
 SHOWN = 12
 """Arguments and options of a verb that `--help` shows."""
-RECIPE_ONLY = ("--model.answers", "--model.items", "--start", "--miner", "--reference", "--negatives-temperature")
+RECIPE_ONLY = ("--model.answers", "--model.items", "--start", "--miner", "--reference")
 """Fields that need other parts of a recipe, and therefore are not options."""
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
