@@ -20,7 +20,7 @@ import yaml
 import prefrec
 from hostile_pages import CHROMIUM, NO_BROWSER
 from prefrec import losses
-from prefrec.cli import homes, load_verb
+from prefrec.cli import command_line, homes
 from prefrec.data import read_prepared
 from prefrec.intake import PrepareConfig, prepare, sources
 from prefrec.losses import LOSSES
@@ -274,7 +274,7 @@ def test_saved_results_are_read_back_with_a_row_on_a_line(tmp_path, pages_of_res
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_the_pages_exist_with_their_options(page):
-    verbs = {verb: load_verb(verb) for verb in homes()}
+    app = command_line()
     for block in blocks(page, "(?:sh|console)"):
         if block.startswith("git checkout"):  # commands of an earlier commit
             continue
@@ -282,9 +282,11 @@ def test_commands_in_the_pages_exist_with_their_options(page):
             found = re.match(r"\s*(?:\$ )?prefrec (lab [\w-]+|\w+)(.*)", line)
             if not found:
                 continue
-            verb = found[1].replace(" ", ".")
-            assert verb in verbs, line
-            known = {o for p in verbs[verb].params for o in (*p.opts, *p.secondary_opts)}
+            assert found[1].replace(" ", ".") in homes(), line
+            verb = app
+            for word in found[1].split():
+                verb = verb[word]
+            known = {name for argument in verb.assemble_argument_collection() for name in argument.names}
             assert set(re.findall(r"(?<!\S)--[a-z][\w.-]*", found[2].partition(" #")[0])) <= known, line
 
 

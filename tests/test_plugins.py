@@ -19,7 +19,7 @@ from prefrec.rankers.config import RankerConfig
 
 
 def hello(name: str) -> None:
-    """Greet."""
+    """Greet from another package."""
     logps = torch.tensor([[-1.0, -2.0]])
     print(f"hello {name}", find_loss("gap")(logps, logps, 2.0).losses.tolist())
 
@@ -101,6 +101,6 @@ def test_another_package_adds_to_every_group(tmp_path):
     place = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "100"}
     command = [sys.executable, "-c", COMMANDS, json.dumps(asked)]
     helped, hello, ran = subprocess.check_output(command, text=True, env=place, cwd=tmp_path).split("\0")
-    assert "What another package adds." in helped
+    assert "Greet from another package." in helped
     assert hello == "hello you [2.0]\n"
     assert list(json.loads(ran)["metrics"]["evaluation"]["metrics"]) == ["popularity", "first"]

@@ -23,7 +23,7 @@ LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 def test_help_names_every_verb():
     out = succeed("--help")
-    assert re.findall(r"^│ (\S+) {2,}\S", out.partition("Commands")[2], re.MULTILINE) == [*VERBS]
+    assert re.findall(r"^│ (\w+) {2,}\S", out.partition("Commands")[2], re.MULTILINE) == [*VERBS]
     assert "prefrec run recipes/demo.yaml" in out
 
 
@@ -50,14 +50,45 @@ def test_help_and_version_import_no_heavy_library():
         from prefrec.cli import main
         for option in ("--help", "--version"):
             sys.argv = ["prefrec", option]
-            try:
-                main()
-            except SystemExit:
-                heavy = {"torch", "transformers", "polars", "pydantic", "numpy"}
-                print(*(heavy & set(sys.modules)), file=sys.stderr)
+            main()
+            heavy = {"torch", "transformers", "polars", "pydantic", "numpy"}
+            print(*(heavy & set(sys.modules)), file=sys.stderr)
     """
     done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
     assert done.stderr == "\n\n"
+
+
+def test_an_unknown_verb_imports_no_heavy_library():
+    code = """
+        import contextlib, sys
+        from prefrec.cli import main
+        sys.argv = ["prefrec", "recomend"]
+        with contextlib.suppress(SystemExit):
+            main()
+        print(*{"torch", "transformers", "polars", "pydantic", "numpy"} & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
+    assert (done.stdout, "did you mean recommend?" in done.stderr) == ("\n", True)
+
+
+@pytest.mark.parametrize("group", [(), ("lab",)])
+def test_without_a_verb_the_help_is_shown_with_the_exit_code_of_wrong_usage(group):
+    outcome = prefrec(*group)
+    assert (outcome.code, outcome.err) == (2, "")
+    assert f"Usage: {' '.join(['prefrec', *group])} COMMAND" in outcome.out
+
+
+def test_the_last_of_a_repeated_option_holds(tmp_path):
+    told = refused("evaluate", tmp_path, "--rows", 0, "--rows", -1)
+    assert told == "error: --rows: Input should be greater than or equal to 1 (given: -1)\n"
+
+
+def test_a_closed_pipe_ends_the_command_without_a_message():
+    """As `prefrec --help | head -1` closes it."""
+    command = [sys.executable, "-m", "prefrec", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
 
 
 def test_version():
@@ -66,7 +97,10 @@ def test_version():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("run",), "Missing argument"), (("evaluate", "data", "--rwos", "3"), "No such option")],
+    [
+        (("run",), "RECIPE requires an argument"),
+        (("evaluate", "data", "--rwos", "3"), "Unknown option: --rwos. Did you mean --rows?"),
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments, message):
     told = refused(*arguments, code=2)

@@ -85,10 +85,10 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--all-users", "--users", "u01"), 2, "give exactly one of these"),
+        (("--all-users", "--users", "u01"), 2, "Exactly 1 of {--all-users, --users, --history, --history-file}"),
         (("--users", "u1,u2"), 1, "gets the items that are popular now; --users takes one id: repeat it"),
-        (("--users", "u01", "--k", "0"), 2, "'--k': Input should be greater than or equal to 1"),
-        (("--users", "u01", "--k", "2.5"), 2, "'--k': Input should be a valid integer"),
+        (("--users", "u01", "--k", "0"), 2, '"0" for --k. Must be >= 1'),
+        (("--users", "u01", "--k", "2.5"), 2, '--k: unable to convert "2.5" into int'),
         (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),
         (("--users", "u01", "--at-most", "0", "--per", "title"), 1, "--at-most: Input should be greater than"),
         (
@@ -100,6 +100,7 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
         (("--users", "u01", "--boost", "brand=Acme=2"), 1, "boost 'brand': the catalogue has no such column"),
         (("--history-file", "none.csv"), 1, "none.csv"),
         (("--history", "i1", "--candidate", "i3", "--deny", "i4"), 2, "needs --history, and no rules or --out"),
+        (("--history", "-30-"), 1, "no item with title or id '-30-'"),
         (("--history", "Red Alein"), 1, "no item with title or id 'Red Alein' among 60; similar"),
     ],
 )

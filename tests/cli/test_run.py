@@ -60,9 +60,9 @@ def test_what_loads_no_language_model_imports_no_transformers(finished):
     lines += [["recommend", str(folder), "--history", "Old Heat", "--ranker", "popularity"]]
     code = f"""
         import sys
-        from prefrec.cli import app
+        from prefrec.cli import command_line
         for line in {lines}:
-            app(args=line, standalone_mode=False)
+            command_line()(line)
         print(*sorted({{"transformers", "peft", "bitsandbytes"}} & set(sys.modules)), file=sys.stderr)
     """
     done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)

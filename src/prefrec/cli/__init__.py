@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import os
+import re
 import sys
 import traceback
 import warnings
 from functools import cache
-from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import NoReturn
 
-import typer
-from typer.core import TyperGroup
-from typer.main import get_command
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, ValidationError
 
 from prefrec import __version__
+from prefrec.cli._parsing import Help, as_values, shown_default
 from prefrec.console import console
-from prefrec.errors import ConfigError, PrefrecError, did_you_mean, out_of_memory, without_secrets
+from prefrec.errors import PrefrecError, did_you_mean, out_of_memory, without_secrets
 from prefrec.processes import is_first, leave
 
 VERBS = (
@@ -31,123 +30,74 @@ COMMANDS = "prefrec.commands"
 """Group of entry points that add verbs: NAME = "module:function", or GROUP.NAME for a verb of a group."""
 ELSEWHERE = {"serve": "./server", "chat": "./systems", "lab": "./lab"}
 """Verb of a sister package → the package's folder in a clone."""
-_LOOK: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": "markdown"}
+HELP = (
+    "Train, measure and serve language-model recommenders on your own interaction log and item titles.\n\n"
+    "`init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` continues a run with new "
+    "interactions. `switch` lets a link lead to the run to serve, if it is not worse, and `prune` deletes earlier "
+    "runs. `recommend` and `similar` answer, `explain` shows what moved a score, `report` writes a web page, `serve` "
+    "answers over HTTP, and `export` writes a model for other software. Without a recipe, `prepare` makes ranking "
+    "examples from a log, `audit` checks them for leaks, and `evaluate` measures adapters on them.\n\n"
+    "`prefrec COMMAND --help` shows options of a command, `--help-all` all of them. `--debug`, anywhere, shows the "
+    "traceback of an error.\n\n"
+    "A first run: `prefrec init --help`, or in a clone `prefrec run recipes/demo.yaml`"
+)
+HELP_FLAGS = ("--help", "-h", "--help-all")
 
 
 @cache
-def homes() -> dict[str, tuple[str, str]]:
-    """Return verb → (module, function), with verbs of other packages last."""
-    ours = {verb: (f"{__name__}.{verb}", verb) for verb in VERBS}
+def homes() -> dict[str, str]:
+    """Return verb → "module:function", with verbs of other packages last."""
+    ours = {verb: f"{__name__}.{verb}:{verb}" for verb in VERBS}
     others = sorted(entry_points(group=COMMANDS), key=lambda e: e.name)
-    return ours | {e.name: (e.module, e.attr) for e in others if e.name not in ours}
+    return ours | {e.name: e.value for e in others if e.name not in ours}
 
 
-def load_verb(verb: str) -> Any:
-    """Import the module of a verb, and return its command."""
-    module, function = homes()[verb]
-    alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False, **_LOOK)
-    alone.command(verb.rpartition(".")[2])(getattr(import_module(module), function))
-    return get_command(alone)
-
-
-class _Verbs(TyperGroup):
-    """A group that imports a verb only when it is called, so that help and version are fast.
-
-    `path` is "" for the command itself, or the name of a group followed by a dot.
-    """
-
-    path = ""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        inner = (name.removeprefix(self.path) for name in homes() if name.startswith(self.path))
-        return list(dict.fromkeys(name.partition(".")[0] for name in inner))
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        # A stub is enough for the help. `resolve_command` imports the verb that is called.
-        name = self.path + cmd_name
-        home = homes()[name][0] if name in homes() else _home_of_group(name)
-        stub = typer.Typer(add_completion=False)
-        stub.command(cmd_name, help=_summary(home))(lambda: None)
-        return get_command(stub)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        known = self.list_commands(ctx)
-        if args[0] in ELSEWHERE and args[0] not in known:
-            raise ConfigError(f"`prefrec {args[0]}` is not installed: pip install {ELSEWHERE[args[0]]} in a clone")
-        if args[0] not in known and (hint := did_you_mean(args[0], known)):
-            ctx.fail(f"No such command {args[0]!r}{hint}")
-        name, _, rest = super().resolve_command(ctx, args)
-        full = f"{self.path}{name}"
-        return name, load_verb(full) if full in homes() else load_group(full), rest
-
-
-def load_group(name: str) -> Any:
-    """Return the group of the verbs NAME.VERB."""
-    home = _home_of_group(name)
-    group = type("_Group", (_Verbs,), {"path": f"{name}."})
-    alone = typer.Typer(
-        cls=group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, **_LOOK
+def command_line() -> App:
+    """Return the command with all verbs. The module of a verb is imported when the verb is called."""
+    app = App(
+        name="prefrec",
+        help=HELP,
+        help_flags=HELP_FLAGS,
+        help_format="plaintext",  # of the list of verbs; Markdown takes 30 ms to import
+        help_formatter=Help(),
+        version=f"prefrec {__version__}",
+        config=as_values,
+        default_parameter=Parameter(
+            negative_bool=(), negative_iterable=(), allow_repeating=True, show_default=shown_default
+        ),
+        print_error=False,
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
     )
-    alone.callback(help=ast.get_docstring(ast.parse(_text_of(home))))(lambda: None)
-    return get_command(alone)
+    app.register_install_completion_command(group="Options")
+    for flag in ("--help", "--version"):
+        app[flag].group = ("Options",)
+    for place, (name, home) in enumerate(homes().items()):
+        group, _, verb = name.rpartition(".")
+        if group and group not in app:
+            package = home.partition(":")[0].rpartition(".")[0]
+            app.command(App(name=group, help=_docstring(package), help_flags=HELP_FLAGS, sort_key=place))
+        above = app[group] if group else app
+        above.command(home, name=verb, help=_docstring(home), help_format="markdown", sort_key=place)
+    return app
 
 
-def _home_of_group(name: str) -> str:
-    """Return the package with the verbs of a group."""
-    modules = [module for verb, (module, _) in homes().items() if verb.startswith(f"{name}.")]
-    return modules[0].rpartition(".")[0]
-
-
-def _text_of(module: str) -> str:
-    """Return the source of a module without importing it."""
+def _docstring(home: str) -> str | None:
+    """Return the docstring of "module:function" or of a module, without importing it; None if there is none."""
+    module, _, function = home.partition(":")
     spec = find_spec(module)
-    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-
-
-def _summary(module: str) -> str:
-    """Return the first line of a module's docstring."""
-    line = (ast.get_docstring(ast.parse(_text_of(module))) or "").partition("\n")[0]
-    summary = line.partition(": ")[2] or line
-    return summary[:1].upper() + summary[1:]
-
-
-app = typer.Typer(
-    name="prefrec",
-    cls=_Verbs,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    epilog="A first run: `prefrec init --help`, or in a clone `prefrec run recipes/demo.yaml`",
-    **_LOOK,
-)
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"prefrec {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Train, measure and serve language-model recommenders on your own interaction log and item titles.
-
-    `init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` continues a run with new
-    interactions. `switch` lets a link lead to the run to serve, if it is not worse, and `prune` deletes earlier runs.
-    `recommend` and `similar` answer, `explain` shows what moved a score, `report` writes a web page,
-    `serve` answers over HTTP, and `export` writes a model for other software. Without a recipe, `prepare` makes
-    ranking examples from a log, `audit` checks them for leaks, and `evaluate` measures adapters on them.
-    """
+    text = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    before = rf"^def {function}\((?:(?!^def ).)*?:\n    " if function else "^"
+    found = re.search(rf'{before}"""(.*?)"""', text, re.DOTALL | re.MULTILINE)
+    return cleandoc(found[1]) if found else None
 
 
 def main() -> None:
-    """Run the command. Expected errors print one message and exit with code 1; `--debug` adds the traceback."""
+    """Run the command. An expected error prints one message and exits with 1, wrong usage with 2.
+
+    `--debug` adds the traceback.
+    """
     # Removed here, so that it may come before or after the verb.
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
@@ -159,26 +109,58 @@ def main() -> None:
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # only the first process of a job prints results
     try:
-        app(args=arguments, prog_name="prefrec")
+        app = command_line()
+        _, path, rest = app.parse_commands(arguments)
+        app(arguments)
+        sys.stdout.flush()  # here, where an error is told
+        if not rest and path[-1].default_command is None:  # no verb is named, and the help was shown
+            sys.exit(2)
+    except CycloptsError as e:
+        message, code = _explained(e)
+        _fail(message, code, debug)
+    except BrokenPipeError:  # as of `prefrec --help | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (PrefrecError, OSError) as e:
         from prefrec.files import storage_error
 
-        if debug:
-            traceback.print_exc()
-        console.print("[bold red]error:[/bold red]", end=" ")
-        error = e if isinstance(e, PrefrecError) else storage_error(e) or e
-        console.print(without_secrets(str(error)), highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
+        told = e if isinstance(e, PrefrecError) else storage_error(e) or e
+        _fail(without_secrets(str(told)), 1, debug)
     except (MemoryError, RuntimeError, ImportError) as e:
-        if debug or not (reason := out_of_memory(e)):
+        # The error of cyclopts about a verb's module has the reason as its cause.
+        reason = out_of_memory(e.__cause__ if isinstance(e.__cause__, ImportError) else e)
+        if debug or not reason:
             raise
         remedy = "free some, raise the limit (`ulimit -v`), or lower batch sizes or the model's size in the recipe"
-        console.print("[bold red]error:[/bold red]", end=" ")
-        console.print(f"not enough memory ({reason}); {remedy}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
-    except SystemExit as e:
-        if not e.code:
-            leave()
-        if e.code == 130:  # typer's exit code after Ctrl-C
-            console.print("stopped; run the same command again to resume")
-        raise
+        _fail(f"not enough memory ({reason}); {remedy}", 1)
+    except KeyboardInterrupt:
+        console.print("stopped; run the same command again to resume")
+        sys.exit(130)
+    leave()
+
+
+def _explained(error: CycloptsError) -> tuple[str, int]:
+    """Return message and exit code for arguments that cyclopts refuses."""
+    above = error.command_chain or ()
+    if isinstance(error, UnknownCommandError):
+        # The message of cyclopts would import all verbs.
+        name = error.unused_tokens[0] if error.unused_tokens else ""
+        if name in ELSEWHERE and not above:
+            return f"`prefrec {name}` is not installed: pip install {ELSEWHERE[name]} in a clone", 1
+        message = f"No such command {name!r}{did_you_mean(name, error.app or ())}"
+    elif isinstance(error, ValidationError) and error.argument and error.argument.children:
+        from prefrec.cli._options import section_error
+
+        return str(section_error(error)), 1
+    else:
+        message = str(error)
+    return f"{message} (help: `{' '.join(['prefrec', *above, '--help'])}`)", 2
+
+
+def _fail(message: str, code: int, debug: bool = False) -> NoReturn:
+    """Print an error, with the traceback if `debug`, and exit."""
+    if debug:
+        traceback.print_exc()
+    console.print("[bold red]error:[/bold red]", end=" ")
+    console.print(message, highlight=False, markup=False, soft_wrap=True)
+    sys.exit(code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
 from rich.console import Console
 
 from prefrec.cli import _options as o
@@ -36,10 +35,10 @@ def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
         note = f"{note}\n{preferences.weight_sentence()}".strip()
         Console().print(Printed(scores, "scores", note), Printed(differences, "scores − against"))
     for group, compared in results.update.items():
-        typer.echo(f"{group} examples: {GROUPS[group]}\n")
+        print(f"{group} examples: {GROUPS[group]}\n")
         print_results(Results(evaluation=compared))
     if results.best:
-        typer.echo(f"{results.best.sentence}. serve, recommend and export use it unless --ranker names another.")
+        print(f"{results.best.sentence}. serve, recommend and export use it unless --ranker names another.")
     if succession:
-        typer.echo(f"{succession.sentence}.")
-    typer.echo(f"Report: {folder / REPORT}" if until == "report" else f"Run: {folder}")
+        print(f"{succession.sentence}.")
+    print(f"Report: {folder / REPORT}" if until == "report" else f"Run: {folder}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Literal
 
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 
 from prefrec.cli import _options as o
@@ -17,12 +18,14 @@ Split = Literal["train", "validation", "test"]
 
 def audit(
     data: o.DataFolder,
-    split: Annotated[Split, typer.Option(help="Split to audit.")] = "test",
-    learn_from: Annotated[Split, typer.Option(help="Split that the shortcuts learn from.")] = "train",
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    /,
+    *,
+    split: Annotated[Split, Parameter(help="Split to audit.")] = "test",
+    learn_from: Annotated[Split, Parameter(help="Split that the shortcuts learn from.")] = "train",
+    seed: Annotated[int, Parameter(help="Random seed.")] = 0,
     strict: Annotated[
         bool,
-        typer.Option(
+        Parameter(
             "--strict",
             help="Exit with 1 after a leak, a protocol error, sets that can be solved without the user, or a skipped "
             "check.",
@@ -44,4 +47,4 @@ def audit(
     else:
         Console().print(audit_table(result))
     if strict and (result.leaks or result.faults or result.solving or result.untried):
-        raise typer.Exit(1)
+        sys.exit(1)

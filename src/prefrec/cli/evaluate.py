@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from pydantic import ValidationError
 from rich.markup import escape
 
@@ -27,16 +27,20 @@ from prefrec.stages.language_model import LMStage
 from prefrec.training.adapters import check_adapter
 from prefrec.training.weights import is_adapter
 
+# The other fields need the rest of a recipe.
+Base = Annotated[ModelSection, Parameter(negative_bool="no-", parse="^(?!answers$|items$)")]
 
-@o.from_sections
+
 def evaluate(
     data: o.DataFolder,
-    section: EvaluateSection,
-    model: ModelSection,
-    adapter: Annotated[list[str] | None, typer.Option(help="Adapter to evaluate: NAME=FOLDER. Repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: DATA/evaluation.")] = None,
+    /,
+    *,
+    adapter: Annotated[list[str] | None, Parameter(help="Adapter to evaluate: NAME=FOLDER. Repeatable.")] = None,
+    out: Annotated[Path | None, Parameter(help="Folder for the results. Default: DATA/evaluation.")] = None,
     seed: o.Seed = SEED,
     as_json: o.AsJson = False,
+    section: o.Own[EvaluateSection] = o.untouched(EvaluateSection),
+    model: Base = o.untouched(ModelSection),
 ) -> None:
     """Evaluate adapters and baselines, on the same candidate sets and in full ranking.
 
@@ -61,7 +65,7 @@ def evaluate(
         o.print_json(results.to_json()[METRICS])
     else:
         print_results(results)
-        typer.echo(f"Predictions: {folder / 'predictions.parquet'}")
+        print(f"Predictions: {folder / 'predictions.parquet'}")
 
 
 def as_trained(model: ModelSection, weights: Path) -> ModelSection:
@@ -83,7 +87,7 @@ def as_trained(model: ModelSection, weights: Path) -> ModelSection:
     # `load_adapter` warns of another base.
     for field in sorted((recorded.keys() | {"item_text"}) & given.keys() - {"name"}):
         if (value := getattr(trained, field)) not in (given[field], "auto"):
-            name = o.option("model", field)
+            name = f"--model.{field.replace('_', '-')}"
             warn(
                 escape(
                     f"{name} {given[field]}: {weights} was trained with {value}; omit {name} to evaluate it as it "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from prefrec.cli import _options as o
 from prefrec.data import RankingExample
@@ -15,18 +16,19 @@ from prefrec.recommender import Recommender
 
 def explain(
     run: o.RunFolder,
-    history: Annotated[list[str] | None, typer.Option(help="Title or item id, oldest first. Repeatable.")] = None,
-    user: Annotated[
-        str | None, typer.Option(help="User of the run's log, whose items come before --history.")
-    ] = None,
-    item: Annotated[str | None, typer.Option(help="Title or item id to explain.")] = None,
+    /,
+    *,
+    history: o.History = None,
+    user: Annotated[str | None, Parameter(help="User of the run's log, whose items come before --history.")] = None,
+    item: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Title or item id to explain.")] = None,
     candidate: Annotated[
-        list[str] | None, typer.Option(help="Score the item among these titles or ids. Repeatable. Default: all.")
+        o.Texts, Parameter(help="Score the item among these titles or ids. Repeatable. Default: all.")
     ] = None,
     row: Annotated[
-        int | None, typer.Option(min=0, help="Explain this example of the split, from 0: by default its target.")
+        int | None,
+        Parameter(validator=Number(gte=0), help="Explain this example of the split, from 0: by default its target."),
     ] = None,
-    split: Annotated[str, typer.Option(help="With --row: train, validation or test.")] = "test",
+    split: Annotated[str, Parameter(help="With --row: train, validation or test.")] = "test",
     ranker: o.RunRanker = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -63,8 +65,8 @@ def explain(
         return
     if about:
         rank = f", rank {about['rank']} of {about['of']}" if "rank" in about else ""
-        typer.echo(f"{split} example {row} of user {about['user_id']}{rank}")
-    typer.echo(repr(answer))
+        print(f"{split} example {row} of user {about['user_id']}{rank}")
+    print(repr(answer))
 
 
 def _example(recommender: Recommender, split: str, row: int) -> RankingExample:

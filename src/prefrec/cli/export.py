@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from prefrec.cli import _options as o
 from prefrec.export.ranker import export_ranker
@@ -15,11 +15,11 @@ from prefrec.runs.lock import reader_lock
 
 def export(
     run: o.RunFolder,
-    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Folder to write, new or empty.")],
     ranker: o.RunRanker = None,
-    merged: Annotated[
-        bool, typer.Option("--merged", help="Merge the adapter into the base model's weights.")
-    ] = False,
+    merged: Annotated[bool, Parameter(help="Merge the adapter into the base model's weights.")] = False,
 ) -> None:
     """Write an adapter (or with --merged the whole model) with tokenizer, prompt, items and model card.
 
@@ -31,6 +31,4 @@ def export(
     """
     with reader_lock(run):
         opened = open_run(run)
-        typer.echo(
-            export_ranker(opened, ranker or opened.default(opened.models if merged else None), out, merged=merged)
-        )
+        print(export_ranker(opened, ranker or opened.default(opened.models if merged else None), out, merged=merged))

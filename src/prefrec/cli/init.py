@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich.markup import escape
 
 from prefrec.cli import _options as o
@@ -20,17 +20,17 @@ from prefrec.proposal.guess import guess
 from prefrec.proposal.suggest import fitting_preset, longest_history, yaml_line
 
 
-@o.from_sections
 def init(
-    interactions: Annotated[Path, typer.Option(help="Log: CSV, TSV, Parquet, JSON lines or RecBole .inter.")],
-    items: Annotated[Path, typer.Option(help="Catalogue with titles, in any of the same formats.")],
-    columns: ColumnNames,
+    *,
+    interactions: Annotated[Path, Parameter(help="Log: CSV, TSV, Parquet, JSON lines or RecBole .inter.")],
+    items: Annotated[Path, Parameter(help="Catalogue with titles, in any of the same formats.")],
     preset: Annotated[
         PresetName,
-        typer.Option(help="fast: minutes; titles: an hour; baselines: no language model, a minute; paper: 7B."),
+        Parameter(help="fast: minutes; titles: an hour; baselines: no language model, a minute; paper: 7B."),
     ] = "fast",
-    encoding: Annotated[str, typer.Option(help="Encoding of text files that are not UTF-8.")] = "utf-8",
-    out: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
+    encoding: Annotated[str, Parameter(help="Encoding of text files that are not UTF-8.")] = "utf-8",
+    out: Annotated[Path | None, Parameter(help="File to write. Default: standard output.")] = None,
+    columns: ColumnNames = o.untouched(ColumnNames),
 ) -> None:
     """Write a recipe for a log and a catalogue.
 
@@ -59,4 +59,4 @@ def init(
     text = "\n".join([*lines, "", fitting_preset(preset, found)])
     if out:
         write_text(out, text)
-    typer.echo(f"Recipe: {out}" if out else text, nl=bool(out))
+    print(f"Recipe: {out}" if out else text, end="\n" if out else "")

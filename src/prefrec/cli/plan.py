@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 
 from prefrec.cli import _options as o
@@ -17,7 +17,9 @@ from prefrec.report.wording import clock
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML). `prefrec init` writes one.")],
+    recipe: Annotated[Path, Parameter(help="Recipe (YAML). `prefrec init` writes one.")],
+    /,
+    *,
     out: o.RunOut = None,
     override: o.Override = None,
     as_json: o.AsJson = False,

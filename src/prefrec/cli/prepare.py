@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from prefrec.cli import _options as o
 from prefrec.data import write_prepared
@@ -14,11 +14,12 @@ from prefrec.intake import prepare as prepare_data
 from prefrec.runs.lock import stage_lock
 
 
-@o.from_sections
 def prepare(
-    out: Annotated[Path, typer.Argument(help="Folder to write. Created if missing.")],
-    section: PrepareConfig,
+    out: Annotated[Path, Parameter(help="Folder to write. Created if missing.")],
+    /,
+    *,
     as_json: o.AsJson = False,
+    section: o.Own[PrepareConfig] = o.untouched(PrepareConfig),
 ) -> None:
     """Make ranking examples (history, candidates, target) from a log and item titles.
 
@@ -37,4 +38,4 @@ def prepare(
     if as_json:
         o.print_json(data.protocol)
     else:
-        typer.echo("\n• ".join([f"{data.protocol['source']} → {out}", *data.summary]))
+        print("\n• ".join([f"{data.protocol['source']} → {out}", *data.summary]))

@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from prefrec.cli import _options as o
 from prefrec.runs.links import prune as prune_runs
 
 
 def prune(
-    link: Annotated[Path, typer.Argument(help="Link to the run that is served.")],
-    keep: Annotated[int, typer.Option(min=0, help="Runs to keep beside the one that is served.")] = 2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    link: Annotated[Path, Parameter(help="Link to the run that is served.")],
+    /,
+    *,
+    keep: Annotated[int, Parameter(validator=Number(gte=0), help="Runs to keep beside the one that is served.")] = 2,
+    dry_run: Annotated[bool, Parameter(help="Only say what would be deleted.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Delete runs beside a link that are no longer needed.
@@ -30,6 +33,6 @@ def prune(
         return
     for folder, reason in outcome.items():
         done = "would be deleted" if dry_run else "deleted"
-        typer.echo(f"{folder}: {f'kept, {reason}' if reason else done}")
+        print(f"{folder}: {f'kept, {reason}' if reason else done}")
     if not outcome:
-        typer.echo(f"{link.parent} has no runs whose names begin with {link.name}.")
+        print(f"{link.parent} has no runs whose names begin with {link.name}.")

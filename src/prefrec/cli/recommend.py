@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
-import typer
+from cyclopts import CycloptsError, Group, Parameter
+from cyclopts.validators import LimitedChoice, Number
 
 from prefrec.cli import _options as o
 from prefrec.data import UnknownUserError
@@ -17,26 +18,30 @@ from prefrec.intake.readers import pick_columns, read_table, read_text
 from prefrec.intake.sources.base import parse_lists
 from prefrec.recommend.rules import Rules
 
+WHO = Group("Users", validator=LimitedChoice(1))
 
-@o.from_sections
+
 def recommend(
     run: o.RunFolder,
-    section: Rules,
-    all_users: Annotated[bool, typer.Option("--all-users", help="Recommend to all users of the run's log.")] = False,
+    /,
+    *,
+    all_users: Annotated[bool, Parameter(group=WHO, help="Recommend to all users of the run's log.")] = False,
     users: Annotated[
-        list[str] | None, typer.Option(help="User id, or a file with one id per line. Repeatable.")
+        list[str] | None, Parameter(group=WHO, help="User id, or a file with one id per line. Repeatable.")
     ] = None,
-    history: Annotated[list[str] | None, typer.Option(help="Title or item id, oldest first. Repeatable.")] = None,
+    history: Annotated[o.History, Parameter(group=WHO)] = None,
     history_file: Annotated[
-        Path | None, typer.Option(help="Table with `history` (a list) and optionally `user_id`.")
+        Path | None, Parameter(group=WHO, help="Table with `history` (a list) and optionally `user_id`.")
     ] = None,
     candidate: Annotated[
-        list[str] | None, typer.Option(help="With --history: rank these titles or ids instead. Repeatable.")
+        o.Texts,
+        Parameter(help="With --history: rank these titles or ids instead. Repeatable."),
     ] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="Items per user.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="File to write, .parquet or .csv. Default: print.")] = None,
-    ranker: Annotated[str | None, typer.Option(help="Any ranker of the run. Default: the best.")] = None,
+    k: Annotated[int, Parameter(validator=Number(gte=1), help="Items per user.")] = 10,
+    out: Annotated[Path | None, Parameter(help="File to write, .parquet or .csv. Default: print.")] = None,
+    ranker: Annotated[str | None, Parameter(help="Any ranker of the run. Default: the best.")] = None,
     as_json: o.AsJson = False,
+    section: o.Own[Rules] = o.untouched(Rules),
 ) -> None:
     """Recommend items of the catalogue for one history or to all users, with filters and boosts.
 
@@ -53,14 +58,11 @@ def recommend(
     from prefrec.evaluation.labels import as_table
     from prefrec.recommender import Recommender
 
-    given = {"--all-users": all_users, "--users": users, "--history": history, "--history-file": history_file}
-    if sum(map(bool, given.values())) != 1:
-        raise typer.BadParameter("give exactly one of these", param_hint=" / ".join(given))
     if candidate and (not history or section.model_fields_set or out):
-        raise typer.BadParameter("needs --history, and no rules or --out", param_hint="--candidate")
+        raise CycloptsError("--candidate needs --history, and no rules or --out")
     if candidate and history:
         ranking = Recommender.from_run(run, ranker).rank(history, candidate).frame()
-        typer.echo(as_table(ranking)) if not as_json else o.print_json(ranking.to_dicts())
+        print(as_table(ranking)) if not as_json else o.print_json(ranking.to_dicts())
         return
     if out:
         check_destination(out)  # before hours of answers
@@ -75,13 +77,13 @@ def recommend(
     if out and not as_json:
         # Block after block, because the answers may not fit into memory.
         counts = [(block["user_id"].n_unique(), len(block)) for block in blocks]
-        typer.echo(f"{sum(n for n, _ in counts)} users, {sum(n for _, n in counts)} rows: {out}")
+        print(f"{sum(n for n, _ in counts)} users, {sum(n for _, n in counts)} rows: {out}")
         return
     answers = pl.concat(blocks)
     if as_json:
         o.print_json(answers.to_dicts())
     else:
-        typer.echo(as_table(answers.drop("user_id") if history else answers))
+        print(as_table(answers.drop("user_id") if history else answers))
 
 
 def ids_of(given: Sequence[str]) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import typer
-
 from prefrec.cli import _options as o
 from prefrec.report import write_report
 from prefrec.runs.contents import read_run
 from prefrec.runs.lock import reader_lock
 
 
-def report(run: o.RunFolder) -> None:
+def report(run: o.RunFolder, /) -> None:
     """Write RUN/report.html and print its path.
 
     The page has tables with intervals, training curves, and examples before and after alignment. It is one
@@ -19,4 +17,4 @@ def report(run: o.RunFolder) -> None:
     Example: prefrec report runs/demo
     """
     with reader_lock(run):
-        typer.echo(write_report(read_run(run)))
+        print(write_report(read_run(run)))

@@ -5,21 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from prefrec.cli import _options as o
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML). `prefrec init` writes one.")],
+    recipe: Annotated[Path, Parameter(help="Recipe (YAML). `prefrec init` writes one.")],
+    /,
+    *,
     out: o.RunOut = None,
     until: Annotated[
-        str, typer.Option(help="Last stage to run: prepare, sft, evaluate, report or a ranker's name.")
+        str, Parameter(help="Last stage to run: prepare, sft, evaluate, report or a ranker's name.")
     ] = "report",
     override: o.Override = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the stages, like `prefrec plan`.")] = False,
+    dry_run: Annotated[bool, Parameter(help="Only print the stages, like `prefrec plan`.")] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop before training unless the audit finds the candidate sets fair.")
+        bool, Parameter(help="Stop before training unless the audit finds the candidate sets fair.")
     ] = False,
     as_json: o.AsJson = False,
 ) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from prefrec.cli import _options as o
 from prefrec.cli.recommend import ids_of
 from prefrec.recommend.rules import ItemRules
 
 
-@o.from_sections
 def similar(
     run: o.RunFolder,
-    item: Annotated[str, typer.Argument(help="Title or item id.")],
-    section: ItemRules,
-    k: Annotated[int, typer.Option("--k", min=1, help="Number of items.")] = 10,
+    item: Annotated[str, Parameter(help="Title or item id.")],
+    /,
+    *,
+    k: Annotated[int, Parameter(validator=Number(gte=1), help="Number of items.")] = 10,
     ranker: o.RunRanker = None,
     as_json: o.AsJson = False,
+    section: o.Own[ItemRules] = o.untouched(ItemRules),
 ) -> None:
     """List the items that are most similar to an item, with filters and boosts.
 
@@ -36,4 +38,4 @@ def similar(
     if as_json:
         o.print_json({"by": answer.by, "items": answer.frame().to_dicts()})
     else:
-        typer.echo(repr(answer))
+        print(repr(answer))

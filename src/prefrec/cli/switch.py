@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from prefrec.cli import _options as o
 from prefrec.recommend.succession import switch as switch_link
@@ -13,9 +13,11 @@ from prefrec.runs.links import target_of
 
 
 def switch(
-    link: Annotated[Path, typer.Argument(help="Link to the run that is served. It is created if needed.")],
+    link: Annotated[Path, Parameter(help="Link to the run that is served. It is created if needed.")],
     run: o.RunFolder,
-    force: Annotated[bool, typer.Option("--force", help="Switch although the run answers worse.")] = False,
+    /,
+    *,
+    force: Annotated[bool, Parameter(help="Switch although the run answers worse.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Let a link lead to another run, if that run is whole and does not answer worse.
@@ -34,7 +36,7 @@ def switch(
         o.print_json({"link": str(link), "before": before and str(before), "now": now, "succession": comparison})
         return
     if found:
-        typer.echo(f"{found.sentence}.")
-    typer.echo(f"{link} leads to {now}.")
+        print(f"{found.sentence}.")
+    print(f"{link} leads to {now}.")
     if before and str(before) != now:
-        typer.echo(f"To go back: prefrec switch {link} {before} --force")
+        print(f"To go back: prefrec switch {link} {before} --force")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Path as Exists
 
 from prefrec.cli import _options as o
 from prefrec.cli._carry_out import carry_out
@@ -20,13 +21,19 @@ from prefrec.sections import SFT
 
 def update(
     run: o.RunFolder,
+    /,
+    *,
     interactions: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, help="File with new interactions. Repeatable. Default: read the log again."),
+        Parameter(
+            validator=Exists(exists=True), help="File with new interactions. Repeatable. Default: read the log again."
+        ),
     ] = None,
-    items: Annotated[Path | None, typer.Option(exists=True, help="Catalogue that includes the new items.")] = None,
-    replay: Annotated[float, typer.Option(help="Old interactions to replay per new one.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of the new run. Default: RUN.updated-DIGEST.")] = None,
+    items: Annotated[
+        Path | None, Parameter(validator=Exists(exists=True), help="Catalogue that includes the new items.")
+    ] = None,
+    replay: Annotated[float, Parameter(help="Old interactions to replay per new one.")] = 1,
+    out: Annotated[Path | None, Parameter(help="Folder of the new run. Default: RUN.updated-DIGEST.")] = None,
     override: o.Override = None,
     as_json: o.AsJson = False,
 ) -> None:

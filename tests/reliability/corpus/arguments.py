@@ -20,8 +20,8 @@ def _typed(line: str, message: str, *more: str) -> Case:
 CASES = [
     _typed("recomend", "No such command 'recomend'; did you mean recommend?"),
     _typed("sft DATA OUT --rows 8", "No such command 'sft'"),
-    _typed("run", "Missing argument"),
-    _typed("run recipes/demo.yaml --untill sft", "No such option"),
+    _typed("run", "RECIPE requires an argument"),
+    _typed("run recipes/demo.yaml --untill sft", "Unknown option: --untill. Did you mean --until?"),
     _typed("run recipes/demo.yaml --until dinner --out OUT", "unknown stage 'dinner': expected one of prepare, sft"),
     _typed("prepare OUT --source movielens-csv", "path: source movielens-csv needs the folder of the data"),
     _typed("prepare OUT --source files", "interactions, items: source files needs a log and a catalogue"),
@@ -41,7 +41,7 @@ CASES = [
     _typed("lab study fairness --run RUN --set sft.rows=5", "--set cannot be combined with --run: an existing run has its own recipe"),
     _typed("lab bench --out OUT --negatives 3,1", "negatives: expected ascending numbers, each once, got [3, 1]"),
     _typed("lab bench --out OUT --methods magic", "methods: 'magic' is unknown; expected published, trl, separate, prefrec"),
-    _typed("serve RUN --port 99999", "Invalid value for '--port'"),
+    _typed("serve RUN --port 99999", 'Invalid value "99999" for --port. Must be <= 65535.'),
     _typed("serve RUN --host 999.0.0.1", "cannot listen at 999.0.0.1, port 8000"),
     _typed("serve RUN --ranker none", "no trained model 'none'"),
 ]  # fmt: skip

@@ -85,9 +85,10 @@ class BenchSettings(BaseModel):
     @field_validator("negatives", "methods", "sections", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        if not isinstance(value, str):
+        if not isinstance(value, str | list | tuple):
             return value
-        words = [word.strip() for word in value.split(",")]
+        texts = [value] if isinstance(value, str) else map(str, value)
+        words = [word.strip() for text in texts for word in text.split(",")]
         return tuple(word for word in words if word)
 
     @model_validator(mode="after")

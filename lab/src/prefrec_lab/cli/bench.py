@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 
 from prefrec.cli import _options as o
@@ -18,19 +18,17 @@ from prefrec_lab.bench.settings import QUICK
 from prefrec_lab.bench.workload import device_of
 
 
-@o.from_sections
 def bench(
-    section: BenchSettings,
-    out: Annotated[Path, typer.Option(help="Folder of the measurements. The same command resumes them.")] = Path(
+    *,
+    out: Annotated[Path, Parameter(help="Folder of the measurements. The same command resumes them.")] = Path(
         "runs/bench"
     ),
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="Use a tiny random model, to check that everything works. Its times mean nothing."
-        ),
+        Parameter(help="Use a tiny random model, to check that everything works. Its times mean nothing."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: Annotated[bool, Parameter("--json", help="Print the results as JSON.")] = False,
+    section: o.Own[BenchSettings] = o.untouched(BenchSettings),
 ) -> None:
     """Measure a training step and rankings with several methods, in turn, in one run.
 
@@ -52,7 +50,7 @@ def bench(
     results = results_of(settings, records, gpu=device_of(settings) == "cuda")
     write_results(settings, results, out)
     if as_json:
-        typer.echo(json.dumps(results.as_json(), indent=2))
+        print(json.dumps(results.as_json(), indent=2))
     else:
         sessions = [r["environment"] for r in records if r["kind"] == "session"]
         Console().print(tables(results, sessions))

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,13 +23,16 @@ from prefrec_lab.forecast import ANSWER, CARDS, PROMPT, forecast
 
 
 def doctor(
+    *,
     model: Annotated[
-        str | None, typer.Option(help="Predict a step of this model on a card: hub id, folder or `random:SHAPE`.")
+        str | None, Parameter(help="Predict a step of this model on a card: hub id, folder or `random:SHAPE`.")
     ] = None,
-    negatives: Annotated[int, typer.Option(min=1, help="With --model: N, rejected answers per row.")] = 15,
-    card: Annotated[str, typer.Option(help=f"With --model: one of {', '.join(CARDS)}.")] = "h100-80gb",
+    negatives: Annotated[
+        int, Parameter(validator=Number(gte=1), help="With --model: N, rejected answers per row.")
+    ] = 15,
+    card: Annotated[str, Parameter(help=f"With --model: one of {', '.join(CARDS)}.")] = "h100-80gb",
     run: Annotated[
-        Path | None, typer.Option(help="Compare scores of this run's language model in shared calls and alone.")
+        Path | None, Parameter(help="Compare scores of this run's language model in shared calls and alone.")
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:

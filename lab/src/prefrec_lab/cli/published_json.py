@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from prefrec.cli import _options as o
 from prefrec.data import read_prepared
@@ -15,14 +15,16 @@ from prefrec_lab.datasets.published import write_published_splits, write_sequenc
 
 def published_json(
     data: o.DataFolder,
-    out: Annotated[Path, typer.Argument(help="Folder to write. Created if missing.")],
+    out: Annotated[Path, Parameter(help="Folder to write. Created if missing.")],
+    /,
+    *,
     sequences: Annotated[
         bool,
-        typer.Option("--sequences", help="Read such JSON from DATA and write its sessions, for lastfm-published."),
+        Parameter(help="Read such JSON from DATA and write its sessions, for lastfm-published."),
     ] = False,
     names: Annotated[
         Path | None,
-        typer.Option(help="With --sequences: the published id2name.txt, whose ids determine the candidate sets."),
+        Parameter(help="With --sequences: the published id2name.txt, whose ids determine the candidate sets."),
     ] = None,
 ) -> None:
     """Write train.json, validation.json and test.json, with titles instead of ids.

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,29 +19,31 @@ from prefrec_lab.study_tools.write import PAGE
 
 
 def study(
-    name: Annotated[str | None, typer.Argument(help="Name of the study; --list shows them.")] = None,
+    name: Annotated[str | None, Parameter(help="Name of the study; --list shows them.")] = None,
+    /,
+    *,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe to vary. Default: a small one of MovieLens-100K and SmolLM2-135M.")
+        Path | None, Parameter(help="Recipe to vary. Default: a small one of MovieLens-100K and SmolLM2-135M.")
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
+        Parameter(
             help="Use another data source: SOURCE or SOURCE=PATH, such as lastfm-hetrec=/data/lastfm. Repeatable for "
             "`transfer`, which compares them with the recipe's own."
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one run per seed.")] = "0,1,2",
+    seeds: Annotated[str, Parameter(help="Seeds, separated by commas; one run per seed.")] = "0,1,2",
     run: Annotated[
         list[Path] | None,
-        typer.Option(help="Analyse an existing run instead of a new one. Repeatable, one per seed."),
+        Parameter(help="Analyse an existing run instead of a new one. Repeatable, one per seed."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs/studies"),
+    out: Annotated[Path, Parameter(help="Folder of all studies.")] = Path("runs/studies"),
     override: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a field: FIELD=VALUE, such as sft.rows=400. Repeatable."),
+        Parameter("--set", help="Override a field: FIELD=VALUE, such as sft.rows=400. Repeatable."),
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="List the studies and their questions.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print study.json.")] = False,
+    show: Annotated[bool, Parameter("--list", help="List the studies and their questions.")] = False,
+    as_json: Annotated[bool, Parameter("--json", help="Print study.json.")] = False,
 ) -> None:
     """Answer a question by a grid of runs: table, plots, a page, all numbers with n, seeds and intervals.
 
@@ -70,11 +72,11 @@ def study(
         others = [base_recipe(chosen, recipe, [*_data(d), *overrides]) for d in data or []]
         summary = carry_out(chosen, base_recipe(chosen, recipe, overrides), _seeds(seeds), out, others)
     if as_json:
-        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
         return
     for fact in summary["facts"]:
-        typer.echo(fact)
-    typer.echo(f"Page: {Path(summary['folder']) / PAGE}")
+        print(fact)
+    print(f"Page: {Path(summary['folder']) / PAGE}")
 
 
 def _chosen(name: str | None) -> Study:
@@ -102,7 +104,7 @@ def _data(text: str) -> list[str]:
 def _list(as_json: bool) -> None:
     if as_json:
         rows = [{"study": s.name, "question": s.question, "varied": s.varied} for s in STUDIES.values()]
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     table = Table("study", "question", "varied")
     for one in STUDIES.values():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 
 from prefrec.cli import _options as o
@@ -15,18 +16,20 @@ from prefrec_lab.tune import BEST, Search, SearchedField
 
 
 def tune(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML) to search.")],
+    recipe: Annotated[Path, Parameter(help="Recipe (YAML) to search.")],
+    /,
+    *,
     field: Annotated[
-        list[str], typer.Option(help="Field to search: NAME=LOW..HIGH, NAME=LOW..HIGH:log or NAME=A,B,C. Repeatable.")
+        list[str], Parameter(help="Field to search: NAME=LOW..HIGH, NAME=LOW..HIGH:log or NAME=A,B,C. Repeatable.")
     ],
-    trials: Annotated[int, typer.Option(min=1, help="Number of trials, including those of earlier calls.")] = 20,
-    ranker: Annotated[str | None, typer.Option(help="Ranker to optimise. Default: the last language model.")] = None,
-    metric: Annotated[
-        str, typer.Option(help="Metric to maximise on candidate sets: hr@K, ndcg@K or mrr.")
-    ] = "ndcg@10",
-    out: Annotated[Path | None, typer.Option(help="Folder of the search. Default: runs/NAME.tune.")] = None,
+    trials: Annotated[
+        int, Parameter(validator=Number(gte=1), help="Number of trials, including those of earlier calls.")
+    ] = 20,
+    ranker: Annotated[str | None, Parameter(help="Ranker to optimise. Default: the last language model.")] = None,
+    metric: Annotated[str, Parameter(help="Metric to maximise on candidate sets: hr@K, ndcg@K or mrr.")] = "ndcg@10",
+    out: Annotated[Path | None, Parameter(help="Folder of the search. Default: runs/NAME.tune.")] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field: FIELD=VALUE. Repeatable.")
+        list[str] | None, Parameter("--set", help="Override a field: FIELD=VALUE. Repeatable.")
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -47,5 +50,5 @@ def tune(
         return
     found = best.user_attrs["interval"]
     Console().print(Printed(search.table(study), "trial"))
-    typer.echo(f"{search.ranker} on {found['n']} validation examples of {found['users']} users, with 95% intervals")
-    typer.echo(f"Recipe: {folder / BEST}")
+    print(f"{search.ranker} on {found['n']} validation examples of {found['users']} users, with 95% intervals")
+    print(f"Recipe: {folder / BEST}")

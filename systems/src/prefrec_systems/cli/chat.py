@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.markup import escape
 
@@ -28,29 +28,33 @@ MORE, QUIT = "/more", "/quit"
 
 
 def chat(
-    run: Annotated[Path, typer.Argument(help="Folder written by `prefrec run`, such as runs/demo.")],
+    run: o.RunFolder,
+    /,
+    *,
     user: Annotated[
         str | None,
-        typer.Option(help="User id. Uses the history of the user's first example in test, validation or training."),
+        Parameter(help="User id. Uses the history of the user's first example in test, validation or training."),
     ] = None,
     history: Annotated[
-        list[str] | None, typer.Option(help="Instead of --user: title or item id, oldest first. Repeatable.")
+        o.Texts,
+        Parameter(help="Instead of --user: title or item id, oldest first. Repeatable."),
     ] = None,
     ask: Annotated[
-        list[str] | None, typer.Option(help="Next message. Repeatable. Default: read from the terminal.")
+        o.Texts,
+        Parameter(help="Next message. Repeatable. Default: read from the terminal."),
     ] = None,
     retriever: Annotated[
-        str | None, typer.Option(help="Baseline such as item-kNN, or ranker of the run such as SASRec.")
+        str | None, Parameter(help="Baseline such as item-kNN, or ranker of the run such as SASRec.")
     ] = None,
-    keep: Annotated[int | None, typer.Option(help="Items to show to the language model at a time.")] = None,
+    keep: Annotated[int | None, Parameter(help="Items to show to the language model at a time.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Local model with a chat template. Default: the run's base model.")
+        str | None, Parameter(help="Local model with a chat template. Default: the run's base model.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Server to use instead, such as http://localhost:8000/v1.")] = None,
-    served_model: Annotated[str | None, typer.Option(help="Model on the server. Default: the only one.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Maximum tokens of an answer.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Number of titles to print.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per reply.")] = False,
+    url: Annotated[str | None, Parameter(help="Server to use instead, such as http://localhost:8000/v1.")] = None,
+    served_model: Annotated[str | None, Parameter(help="Model on the server. Default: the only one.")] = None,
+    max_new_tokens: Annotated[int | None, Parameter(help="Maximum tokens of an answer.")] = None,
+    top: Annotated[int, Parameter(validator=Number(gte=1), help="Number of titles to print.")] = 10,
+    as_json: Annotated[bool, Parameter("--json", help="Print a JSON object per reply.")] = False,
 ) -> None:
     """Recommend titles and talk about them: "something funnier", "why the second?".
 
@@ -124,7 +128,7 @@ def _replies(session: ChatSession, messages: list[str] | None, as_json: bool) ->
             if messages is not None:
                 raise
             if as_json:
-                typer.echo(json.dumps({"asked": text, "error": str(e)}, ensure_ascii=False))
+                print(json.dumps({"asked": text, "error": str(e)}, ensure_ascii=False), flush=True)
             else:
                 warn(escape(str(e)))
         else:
@@ -145,7 +149,7 @@ def _show(data: PreparedData, text: str | None, reply: Reply, top: int, as_json:
     if as_json:
         items = [{"item_id": i, "title": t} for i, t in zip(reply.items, titles, strict=True)][:top]
         answer = {"asked": text, "text": reply.text, "reason": reply.reason, "changed": reply.changed, "items": items}
-        typer.echo(json.dumps(answer, ensure_ascii=False))
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
         return
     out = Console()
     if not reply.changed:
