@@ -202,12 +202,19 @@ class AlignSection(RowsSection):
         description="hard, ranker: the ranker that mines negatives, such as SASRec or a blend. A blend counts other "
         "users' interactions alone. Default for hard: the starting model.",
     )
-    # Omitted from dumps when unset, so that results of recipes without this field stay valid.
+    # Omitted from dumps when unset, so that results of recipes without this field stay valid; so is the temperature.
     reference: str | None = Field(
         None,
         exclude_if=lambda reference: reference is None,
         description="Ranker that is the reference in place of the starting model, such as a blend: the log-softmax "
         "of its scores. For joint_softmax, the frozen ranker. A blend counts other users' interactions alone.",
+    )
+    negatives_temperature: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        exclude_if=lambda temperature: temperature == 1.0,
+        description="ranker: sample in proportion to exp(score / temperature).",
     )
     liked: float = Field(5.0, description="rated: items with at least this rating are chosen.")
     disliked: float = Field(2.0, description="rated: items with at most this rating by the same user are rejected.")
@@ -255,6 +262,7 @@ class AlignSection(RowsSection):
         idle |= set() if self.is_packed else {"trajectories"}
         idle |= set() if self.miner else {"miner"}
         idle |= set() if self.negatives_from in ("reference", "ranker") else {"exclude_later"}
+        idle |= set() if self.negatives_from == "ranker" else {"negatives_temperature"}
         idle = (
             idle - {"eval_rows"} | {"eval_steps"}
             if self.load_best_model_at_end

@@ -32,15 +32,16 @@ def _examples(n):
     return [RankingExample(f"u{i}", (IDS[0],), (IDS[1],), IDS[1]) for i in range(n)]
 
 
-def _sample(ranker, examples, k, *, without=(), first=0):
+def _sample(ranker, examples, k, *, temperature=1.0, without=(), first=0):
     rngs = (np.random.default_rng((7, first + row)) for row in range(len(examples)))
-    return softmax_sample(ranker, IDS, examples, k, rngs, ({*without} for _ in examples))
+    return softmax_sample(ranker, IDS, temperature, examples, k, rngs, ({*without} for _ in examples))
 
 
-def test_items_are_drawn_by_the_softmax_of_their_scores():
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_items_are_drawn_by_the_softmax_of_their_scores(temperature):
     rows, out = 4000, IDS[2]
-    drawn = Counter(i for (i,) in _sample(Fixed(), _examples(rows), 1, without=[out]))
-    weights = {i: np.exp(s) for i, s in VALUES.items() if i != out}
+    drawn = Counter(i for (i,) in _sample(Fixed(), _examples(rows), 1, temperature=temperature, without=[out]))
+    weights = {i: np.exp(s / temperature) for i, s in VALUES.items() if i != out}
     for item, weight in weights.items():
         share = weight / sum(weights.values())
         assert abs(drawn[item] / rows - share) < 4 * np.sqrt(share * (1 - share) / rows)

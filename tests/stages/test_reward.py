@@ -100,7 +100,7 @@ def test_the_reward_changes_with_the_alignment_and_its_reference(finished, items
 
     align = items_recipe.align[0]
     assert key() == run.plan.stage("blend").key
-    other = [{"beta": 0.7}, {"num_negatives": 2}]
+    other = [{"beta": 0.7}, {"negatives_temperature": 2.0}]
     keys = {key(align=[align.model_copy(update=change)]) for change in other}
     keys |= {key(sft=items_recipe.sft.model_copy(update={"epochs": 2.0})), key()}
     assert len(keys) == 4

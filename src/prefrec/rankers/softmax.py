@@ -46,16 +46,18 @@ class FoldRanker:
 def softmax_sample(
     ranker: Ranker,
     ids: Sequence[str],
+    temperature: float,
     examples: Sequence[RankingExample],
     k: int,
     rngs: Iterable[np.random.Generator],
     without: Iterable[Collection[str]],
 ) -> list[list[str]]:
-    """Sample items for each example without replacement, in proportion to exp(score).
+    """Sample items for each example without replacement, in proportion to exp(score / temperature).
 
     Args:
         ranker: scores the items.
         ids: [I] ids of the items to sample from.
+        temperature: divides the scores.
         examples: [B] examples; their candidates are ignored.
         k: number of items per example; fewer if fewer are left.
         rngs: a generator per example.
@@ -69,7 +71,7 @@ def softmax_sample(
     sampled: list[list[str]] = [[] for _ in examples]
     for row, own in _scores_of_all(ranker, ids, examples, "sampling"):
         # Gumbel top-k is a sample without replacement.
-        noisy = own + generators[row].gumbel(size=len(ids))
+        noisy = own / temperature + generators[row].gumbel(size=len(ids))
         unable = np.flatnonzero(np.isneginf(own)).tolist()
         left_out = {*unable, *(index[item] for item in excluded[row] if item in index)}
         sampled[row] = [ids[i] for i in best_items(noisy, k, list(left_out)).tolist()]

@@ -72,7 +72,9 @@ def negative_rows(
     sampler: Sampler | None = None
     if section.drawn_from == "ranker":
         assert miner is not None  # of the recipe's check
-        sampler = partial(softmax_sample, load_ranker(section, miner), inputs.data.catalogue.ids)
+        sampler = partial(
+            softmax_sample, load_ranker(section, miner), inputs.data.catalogue.ids, section.negatives_temperature
+        )
     elif miner is not None:
         chooser = miner.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):

@@ -78,7 +78,7 @@ class TitleTowerStage(RankerStage):
         """
         from prefrec.training.negatives import resample_negatives  # here, because PEFT takes seconds to import
 
-        by_softmax = partial(softmax_sample, self._miner_for(split), ids)
+        by_softmax = partial(softmax_sample, self._miner_for(split), ids, 1.0)
         size = 1 + self.config.num_negatives
         return resample_negatives(rows, self.inputs.data, "ranker", seed=self.seed, size=size, sampler=by_softmax)
 
