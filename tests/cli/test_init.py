@@ -33,9 +33,6 @@ def test_the_recipe_runs_as_it_is(shop, tmp_path, name):
     recipe = load_recipe(tmp_path / "recipes" / "shop.yaml")
     assert (recipe.name, recipe.data.history_length) == ("shop", 8)
     raw, expected = yaml.safe_load(Path("recipes/shop.yaml").read_text()), preset(name)
-    if name == "fast":
-        assert expected["sft"]["per_device_batch_size"] == 8
-        expected["sft"] |= {"global_batch_size": 32, "per_device_batch_size": 32}  # for short histories
     assert {key: raw[key] for key in expected} == expected
     assert succeed("run", "recipes/shop.yaml", "--until", "prepare") == "Run: runs/shop\n"
     assert len(read_prepared(tmp_path / "runs" / "shop" / "data").test) == 40

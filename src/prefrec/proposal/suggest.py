@@ -11,9 +11,6 @@ import yaml
 from prefrec.presets import PresetName, preset_text
 from prefrec.proposal.guess import Guess
 
-SHORT = 15
-"""Largest history length for which a step takes four times the preset's examples."""
-
 
 def longest_history(preset: str) -> int:
     """Return the most items of a history to guess for a preset."""
@@ -24,8 +21,8 @@ def longest_history(preset: str) -> int:
 def fitting_preset(name: PresetName, found: Guess) -> str:
     """Return a preset as YAML, adapted to the data.
 
-    It has no more negatives than there are items, larger batches for short histories, a suggested `item_text`, and in
-    its blend the columns of the catalogue that look like attributes.
+    It has no more negatives than there are items, a suggested `item_text`, and in its blend the columns of the
+    catalogue that look like attributes.
     """
     text = preset_text(name)
 
@@ -41,10 +38,6 @@ def fitting_preset(name: PresetName, found: Guess) -> str:
         why = "columns of the items, compared with the history"
         line = yaml_line("    attributes", found.attributes, why)
         text = re.sub(r"\n    select: true", lambda select: f"\n{line}{select[0]}", text)
-    # Eight short sequences leave most of a processor idle.
-    if found.values["history_length"] <= SHORT and "answers: items" in text:
-        larger = "global_batch_size: 32         # larger, because histories are short\n  per_device_batch_size: 32\n"
-        text = text.replace("per_device_batch_size: 8\n", larger)
     if found.item_text:
         line = yaml_line("item_text", found.item_text, "remove the first # to show items like this to the model")
         text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
