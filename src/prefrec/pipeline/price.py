@@ -62,7 +62,6 @@ def minutes(seconds: float) -> str:
     return f"{whole} min" if whole < 60 else clock(60 * whole)
 
 
-@quiet_libraries()
 def price(plan: Plan, until: str = "report") -> Price | None:
     """Return what the language models that are due up to `until` will take.
 
@@ -86,7 +85,7 @@ def price(plan: Plan, until: str = "report") -> Price | None:
     try:
         if not is_downloaded(recipe.model.name):
             return None
-        with quiet(), TemporaryDirectory(prefix=".timing-", dir=plan.folder) as own:
+        with quiet(), quiet_libraries(), TemporaryDirectory(prefix=".timing-", dir=plan.folder) as own:
             folder = Path(processes.from_first(own))
             for stage in due:
                 if stage.name not in paces:  # a refit is as fast as the first training
