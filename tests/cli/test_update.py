@@ -187,3 +187,10 @@ def test_update_refuses_a_run_that_it_cannot_update(run, files, tmp_path):
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
     (copy / "recipe.yaml").write_text(yaml.safe_dump(raw | {"sft": None, "update": {"run": str(run)}}))
     assert "update: needs `sft` to continue" in refused("update", copy, *files)
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path):
+    there = tmp_path / "new.csv"
+    there.touch()
+    told = refused("update", tmp_path, "--interactions", there, "--interactions", tmp_path / "no.csv", code=2)
+    assert told.startswith(f'error: Invalid value "{tmp_path}/no.csv" for --interactions.')

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Path as Exists
+from cyclopts.types import ExistingPath
 
 from prefrec.cli import _options as o
 from prefrec.cli._carry_out import carry_out
@@ -24,14 +24,10 @@ def update(
     /,
     *,
     interactions: Annotated[
-        list[Path] | None,
-        Parameter(
-            validator=Exists(exists=True), help="File with new interactions. Repeatable. Default: read the log again."
-        ),
+        list[ExistingPath] | None,
+        Parameter(help="File with new interactions. Repeatable. Default: read the log again."),
     ] = None,
-    items: Annotated[
-        Path | None, Parameter(validator=Exists(exists=True), help="Catalogue that includes the new items.")
-    ] = None,
+    items: Annotated[ExistingPath | None, Parameter(help="Catalogue that includes the new items.")] = None,
     replay: Annotated[float, Parameter(help="Old interactions to replay per new one.")] = 1,
     out: Annotated[Path | None, Parameter(help="Folder of the new run. Default: RUN.updated-DIGEST.")] = None,
     override: o.Override = None,
