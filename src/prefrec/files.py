@@ -231,7 +231,7 @@ def drafting(path: Path) -> Iterator[Path]:
     It has one name and is locked: other writers of the same path wait. The operating system unlocks the folders of
     killed processes, and the next writer of the path empties them.
     """
-    folder = path.with_name(f".{path.name}.tmp")
+    folder = _draft_of(path)
     handle = _locked(folder)
     try:
         _empty(folder)
@@ -244,6 +244,17 @@ def drafting(path: Path) -> Iterator[Path]:
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not unlock it if a fork has a copy
             os.close(handle)
+
+
+def clear_draft(path: Path) -> None:
+    """Remove the draft that a killed writer of `path` left, if there is one; wait for a writer that is at work."""
+    if _draft_of(path).is_dir():
+        with drafting(path):
+            pass
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _empty(folder: Path) -> None:

@@ -241,7 +241,7 @@ def test_fit_serve_export_report_and_page_have_one_default(finished, tmp_path, c
         engine.close()
     # No warning: only what is loaded.
     assert all(line.startswith("Loading ") for line in capsys.readouterr().err.splitlines())
-    export(finished, tmp_path / "export")
+    export(finished, out=tmp_path / "export")
     assert json.loads((tmp_path / "export" / ABOUT).read_text())["ranker"] == name
 
 

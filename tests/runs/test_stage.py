@@ -250,6 +250,14 @@ def test_checkpoints_stay_until_the_stage_is_finished(folder, monkeypatch):
     assert left() == []
 
 
+def test_the_draft_of_a_stage_killed_after_its_last_change_is_removed(folder):
+    _made(folder, "k")
+    before = _names(folder)
+    (folder / f".{STAGE_FILE}.tmp").mkdir()
+    assert is_finished(folder, "k")
+    assert _names(folder) == before
+
+
 @pytest.mark.parametrize("content", ['{"key": "k", "fini', "\xff"])
 def test_a_folder_whose_state_cannot_be_read_is_moved_aside(folder, tmp_path, content):
     folder.mkdir()

@@ -26,7 +26,7 @@ from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.cpu.linear import linear_backend
 from prefrec.errors import ConfigError, DataError, without_secrets
-from prefrec.files import altered, digests, folder_files, read_json, sync, write_json
+from prefrec.files import altered, clear_draft, digests, folder_files, read_json, sync, write_json
 from prefrec.lm.models import default_device
 from prefrec.resources import peak_bytes, processor_says, reset_peak
 
@@ -55,6 +55,7 @@ def is_finished(folder: Path, key: str) -> bool:
     if processes.is_first():
         _bring_back(folder, key)
         _drop_damaged(folder)
+        clear_draft(folder / STAGE_FILE)  # of a process that was killed after the last change of the stage
     processes.wait()
     state = read_state(folder)
     return bool(state.get("key") == key and _is_sealed(folder, state))
