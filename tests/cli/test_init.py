@@ -11,6 +11,7 @@ import yaml
 from command import prefrec, refused, succeed
 from prefrec.data import read_prepared
 from prefrec.presets import preset
+from prefrec.proposal import suggest
 from prefrec.recipe import load_recipe
 from tiny_run import write_shop
 
@@ -36,6 +37,16 @@ def test_the_recipe_runs_as_it_is(shop, tmp_path, name):
     assert {key: raw[key] for key in expected} == expected
     assert succeed("run", "recipes/shop.yaml", "--until", "prepare") == "Run: runs/shop\n"
     assert len(read_prepared(tmp_path / "runs" / "shop" / "data").test) == 40
+
+
+def test_a_large_log_gets_larger_batches(shop, monkeypatch):
+    small = yaml.safe_load(succeed("init", *shop))
+    assert (small["sft"]["per_device_batch_size"], small["sft"]["learning_rate"]) == (8, 3e-4)
+    monkeypatch.setattr(suggest, "LARGE", 1)
+    large = yaml.safe_load(succeed("init", *shop))
+    changed = {"global_batch_size": 32, "per_device_batch_size": 32, "learning_rate": 6e-4}
+    assert large == small | {"sft": small["sft"] | changed}
+    assert "batch_size: 32" not in succeed("init", *shop, "--preset", "titles")
 
 
 def test_columns_of_the_items_are_offered_to_the_model(shop, tmp_path):

@@ -71,6 +71,7 @@ class Guess(NamedTuple):
         settings: settings with which `prepare` reads the files.
         item_text: template of an item's text, with up to two columns of attributes such as brands; or None.
         room: number of items other than a target and the longest history in a prompt.
+        interactions: number of interactions in the log.
         attributes: column of the catalogue → how a blend compares it (`prefrec.rankers.attributes`).
     """
 
@@ -78,6 +79,7 @@ class Guess(NamedTuple):
     settings: list[Setting]
     item_text: str | None
     room: int
+    interactions: int
     attributes: dict[str, str]
 
     @property
@@ -110,7 +112,7 @@ def guess(
     protocol, room = _protocol(source, longest)
     text = _item_text(texts[1], [*names.values()])
     attributes = _attributes(source.catalogue.frame)
-    return Guess(base, [*settings, *_needed(source), *protocol], text, room, attributes)
+    return Guess(base, [*settings, *_needed(source), *protocol], text, room, len(source.interactions), attributes)
 
 
 def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
@@ -134,7 +136,8 @@ def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, lo
         *_LIMITS,
     ]
     frame = source.catalogue.frame
-    return Guess(base, settings, _item_text(frame, ["item_id", "title"]), n_items - 1 - shown, _attributes(frame))
+    text, room = _item_text(frame, ["item_id", "title"]), n_items - 1 - shown
+    return Guess(base, settings, text, room, len(source.interactions), _attributes(frame))
 
 
 def _lenient(values: dict[str, Any]) -> PrepareConfig:

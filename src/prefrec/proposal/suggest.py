@@ -11,6 +11,11 @@ import yaml
 from prefrec.presets import PresetName, preset_text
 from prefrec.proposal.guess import Guess
 
+LARGE = 40_000
+"""Interactions from which SFT takes batches of 32 at twice the learning rate; with fewer, its steps are too few."""
+
+_LARGER = "\n  global_batch_size: 32         # 8 takes up to 1.7 times as long\n  per_device_batch_size: 32"
+
 
 def longest_history(preset: str) -> int:
     """Return the most items of a history to guess for a preset."""
@@ -21,8 +26,8 @@ def longest_history(preset: str) -> int:
 def fitting_preset(name: PresetName, found: Guess) -> str:
     """Return a preset as YAML, adapted to the data.
 
-    It has no more negatives than there are items, a suggested `item_text`, and in its blend the columns of the
-    catalogue that look like attributes.
+    It has no more negatives than there are items, larger batches for a large log, a suggested `item_text`, and in its
+    blend the columns of the catalogue that look like attributes.
     """
     text = preset_text(name)
 
@@ -38,6 +43,9 @@ def fitting_preset(name: PresetName, found: Guess) -> str:
         why = "columns of the items, compared with the history"
         line = yaml_line("    attributes", found.attributes, why)
         text = re.sub(r"\n    select: true", lambda select: f"\n{line}{select[0]}", text)
+    if found.interactions >= LARGE and "answers: items" in text:
+        text = re.sub(r"\n  per_device_batch_size: 8\b.*", _LARGER, text)
+        text = text.replace("\n  learning_rate: 3.0e-4\n", "\n  learning_rate: 6.0e-4\n")
     if found.item_text:
         line = yaml_line("item_text", found.item_text, "remove the first # to show items like this to the model")
         text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
