@@ -7,14 +7,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
-from time import process_time
-from timeit import repeat
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,6 +22,7 @@ from torch.nn import ModuleList
 
 from prefrec.console import quiet_libraries, say, warn
 from prefrec.cpu.linear import use_onednn
+from prefrec.cpu.timing import processor_seconds
 from prefrec.errors import ModelError, did_you_mean, nearest
 from prefrec.files import cache_dir, content_digest, file_digest, writing
 from prefrec.lm.liger import use_liger
@@ -77,12 +76,7 @@ def resolve_dtype(dtype: str) -> str:
 def _product_seconds(dtype: torch.dtype) -> float:
     """Return the processor time of a matrix product of a layer's size."""
     left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
-    return _processor_seconds(lambda: left @ right)
-
-
-def _processor_seconds(call: Callable[[], object]) -> float:
-    """Return the minimum processor time of nine calls; time in which this process waits for others does not count."""
-    return min(repeat(call, timer=process_time, repeat=9, number=1))
+    return processor_seconds(lambda: left @ right)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
