@@ -12,7 +12,6 @@ the mixture for one half is learnt on the other.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from rank_tables import signed
-from trial import Tested, declared_table, evenly_spread, make_run
+from trial import Tested, declared_table, evenly_spread, make_run, tell
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
@@ -31,7 +30,6 @@ from prefrec.data.feedback import centred_mean_scores
 from prefrec.evaluation import metrics_for
 from prefrec.evaluation.intervals import paired_difference
 from prefrec.evaluation.metrics import target_ranks
-from prefrec.files import read_json
 from prefrec.pipeline.opened import Run
 from prefrec.rankers.base import checked_scores
 from prefrec.rankers.blend import folds_of
@@ -181,10 +179,7 @@ def main() -> None:
         for seed in seeds
     ]
     found = measured(runs, trial, arguments.split)
-    for table in found["tables"]:
-        sys.stdout.write(f"{table['title']}:\n\n{experiments_page.markdown(table)}\n\n")
-    if arguments.split == "test":
-        experiments_page.save((read_json(RESULT) or {}) | found, RESULT)
+    tell(found, RESULT if arguments.split == "test" else None)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ its ten first items are as popular as those of an aligned model (log π − λ·
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,14 +24,13 @@ import yaml
 from numpy.typing import NDArray
 from rank_tables import TITLES
 from scipy import sparse
-from trial import Tested, declared_table, evenly_spread, make_run
+from trial import Tested, declared_table, evenly_spread, make_run, tell
 
 from prefrec.console import say
 from prefrec.data import RankingExample
 from prefrec.evaluation import metrics_for
 from prefrec.evaluation.by_user import gini
 from prefrec.evaluation.metrics import target_ranks
-from prefrec.files import read_json
 from prefrec.pipeline.opened import Run
 from prefrec.rankers.base import checked_scores
 from prefrec.stages.blend import sampled
@@ -304,10 +302,7 @@ def main() -> None:
             for seed in trial["training_seeds"][: arguments.seeds]
         ]
     found = measured(runs, trial, arguments.split)
-    for table in found["tables"]:
-        sys.stdout.write(f"{table['title']}:\n\n{experiments_page.markdown(table)}\n\n")
-    if arguments.split == "test":
-        experiments_page.save((read_json(RESULT) or {}) | found, RESULT)
+    tell(found, RESULT if arguments.split == "test" else None)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ run like any other: a stopped one goes on, and `scripts/full_ranking.py` keeps i
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import experiments_page
 import numpy as np
 import yaml
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from rank_tables import signed
 from prefrec.data import RankingExample
 from prefrec.evaluation.intervals import holm, paired_difference
 from prefrec.evaluation.wild import equivalence, wild_test
+from prefrec.files import read_json
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import load_recipe
@@ -74,6 +77,14 @@ def make_run(recipe: Path, folder: Path, changed: Mapping[str, Any], seed: int, 
         raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
     run_changed(recipe, {**raw, "seed": seed}, folder, changes, until="align")
     return open_run(folder)
+
+
+def tell(found: Mapping[str, Any], result: Path | None) -> None:
+    """Print the tables of a trial, and put its computed fields into the file of its result, if one is named."""
+    for table in found["tables"]:
+        sys.stdout.write(f"{table['title']}:\n\n{experiments_page.markdown(table)}\n\n")
+    if result is not None:
+        experiments_page.save((read_json(result) or {}) | found, result)
 
 
 def evenly_spread(examples: Sequence[RankingExample], most: int) -> list[RankingExample]:
