@@ -138,7 +138,7 @@ def test_fit_without_an_alignment(shop, tmp_path, monkeypatch, capsys):
     prefrec.fit(*shop, out=tmp_path / "preset")
     assert [[a.name for a in recipe.align] for recipe in ran] == [[], ["mine"], ["s-dpo"]]
     assert ran[0].sft is not None
-    assert ran[0].sft.global_batch_size == 32  # as for init, because histories are short
+    assert ran[0].sft.global_batch_size == 8  # the preset's: only large logs get batches of 32
 
 
 def test_fit_reads_the_prepared_data_once_and_shows_the_results(shop, tmp_path, monkeypatch):
