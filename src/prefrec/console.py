@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from itertools import repeat
 from typing import TypeVar
 
-from rich import progress
 from rich.console import Console
 
 from prefrec.errors import without_secrets
@@ -108,8 +107,10 @@ def track(
     if not is_first() or is_quiet():
         yield from items
     elif console.is_terminal:
-        columns = progress.Progress.get_default_columns()
-        with progress.Progress(*columns, console=console, transient=True) as bar:
+        from rich.progress import Progress  # here, because `prefrec --help` should not wait for it
+
+        columns = Progress.get_default_columns()
+        with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(description, total=whole)
             for item, share in zip(items, shares, strict=False):
                 yield item
