@@ -91,6 +91,15 @@ def test_a_closed_pipe_ends_the_command_without_a_message():
         assert (process.stderr.read(), process.wait()) == (b"", 1)
 
 
+def test_completion_of_a_shell_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    succeed("--install-completion", "--shell", "bash", "--output", str(tmp_path / "prefrec.bash"))
+    script = (tmp_path / "prefrec.bash").read_text()
+    assert "recommend" in script
+    assert "--history" in script
+    assert str(tmp_path / "prefrec.bash") in (tmp_path / ".bashrc").read_text()
+
+
 def test_version():
     assert succeed("--version") == f"prefrec {package.__version__}\n"
 

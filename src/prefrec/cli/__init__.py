@@ -70,7 +70,12 @@ def command_line() -> App:
         suppress_keyboard_interrupt=False,
         result_action="return_value",
     )
-    app.register_install_completion_command(group="Options")
+    app.command(
+        f"{__name__}._completion:install_completion",
+        name="--install-completion",
+        help="Install shell completion for this application.",
+        group="Options",
+    )
     for flag in ("--help", "--version"):
         app[flag].group = ("Options",)
     for place, (name, home) in enumerate(homes().items()):
