@@ -56,7 +56,7 @@ def pareto(power: float) -> Callable[[np.random.Generator, int], NDArray[np.int6
 
 @dataclass(frozen=True)
 class Design:
-    """How rows are drawn.
+    """The way to draw rows.
 
     Attributes:
         users: number of users.

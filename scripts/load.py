@@ -52,7 +52,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Load:
-    """What one server did under one number of clients.
+    """Measurements of one server under one number of clients.
 
     Attributes:
         server: its name.

@@ -48,7 +48,7 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Log:
-    """What the training log says about items, by their codes.
+    """Counts and users of items in the training log, by item code.
 
     Attributes:
         counts: [I] training interactions.
@@ -196,7 +196,7 @@ def asked(run: Run, models: Sequence[str], split: str, most: int) -> Asked:
 
 @dataclass
 class Measured:
-    """What one ranker recommends on a split: NDCG@10 [B], and popularity, Gini index and coverage of its lists."""
+    """Measurements of one ranker on a split: NDCG@10 [B], and popularity, Gini index and coverage of its lists."""
 
     gains: Gains
     of_lists: dict[str, float]

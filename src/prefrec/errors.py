@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 T = TypeVar("T")
 NO_EXAMPLES = "lower data.min_history, keep more rows (data.max_…_rows), or choose another data.split"
-"""What to do if a split has no examples: the end of a message."""
+"""The end of a message for a split without examples: what to do."""
 # User, path and query of an address, which has one slash in a path. Punctuation at the end is not part of the query.
 _QUERY = r"""\?[^\s"'<>]*[^\s"'<>\]):;,.]"""
 _SHORTEST = 4

@@ -13,7 +13,7 @@ from prefrec.cli import main
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left: its exit code, and what it wrote for machines (`out`) and for people (`err`)."""
+    """The outcome of a command: its exit code, and what it wrote for machines (`out`) and for people (`err`)."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""How often oneDNN is asked; and its attention on models whose rows are too short for it."""
+"""Count calls of oneDNN, and run its attention on models whose rows are too short for it."""
 
 from types import ModuleType
 

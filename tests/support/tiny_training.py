@@ -1,4 +1,4 @@
-"""What tests of the trainers start from: settings, a small model with and without adapter, rows of text."""
+"""Inputs for tests of the trainers: settings, a small model with and without adapter, rows of text."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the verbs work on: a log, a saved model, and a run of them until its alignment."""
+"""Files for tests of the verbs: a log, a saved model, and a run of them until its alignment."""
 
 from dataclasses import dataclass
 from functools import cached_property

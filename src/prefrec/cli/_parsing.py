@@ -1,4 +1,4 @@
-"""How cyclopts reads values and shows help for all verbs."""
+"""Read the values and show the help of all verbs with cyclopts."""
 
 from __future__ import annotations
 

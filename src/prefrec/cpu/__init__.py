@@ -1,1 +1,1 @@
-"""What CPUs need: oneDNN kernels, selected when a model is loaded, and gradients that do not depend on threads."""
+"""Speed and repeatability on CPUs: oneDNN kernels, and gradients that do not depend on the number of threads."""

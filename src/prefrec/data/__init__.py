@@ -1,4 +1,4 @@
-"""What an example is: catalogue, users' histories, splits and candidate sets."""
+"""Ranking examples and their parts: catalogue, histories of users, splits and candidate sets."""
 
 from prefrec.data.rows import LazyExamples, RankingExample
 from prefrec.data.seen import UnknownUserError, seen_items, user_histories

@@ -1,4 +1,4 @@
-"""How the metrics of a ranker are spread over users, beside their mean over examples."""
+"""The spread of a ranker's metrics over users, beside their mean over examples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ K = 10
 
 @dataclass(frozen=True, eq=False)
 class UserSpread(Result):
-    """How evenly a ranker serves users.
+    """The spread of one ranker's metrics over users.
 
     Attributes:
         users: number of users.

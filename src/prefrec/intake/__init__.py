@@ -1,4 +1,4 @@
-"""What a file is: read logs and catalogues of any form, and prepare examples from them."""
+"""Read logs and catalogues of many forms, and prepare examples from them."""
 
 from prefrec.intake.config import CandidateConfig, ColumnNames, PrepareConfig
 from prefrec.intake.prepare import prepare

@@ -8,7 +8,7 @@ from rich.markup import escape
 from prefrec.console import warn
 
 MISSING = ("null", "nan", "none", "nil", "na", "n/a", "<na>", "nat", "undefined")
-"""What programs write where there is no id, in lower case."""
+"""Texts that programs write where there is no id, in lower case."""
 
 _INVISIBLE = r"[\p{Cc}\p{Cf}]"
 

@@ -1,4 +1,4 @@
-"""What language models take in a run on this machine: measured steps and questions, times their number.
+"""Estimate the time that language models take in a run: a few measured steps and questions, times their number.
 
 Baselines, blends, other rankers and the encoding of titles are not counted.
 """
@@ -45,7 +45,7 @@ class Price:
 
     @property
     def seconds(self) -> float:
-        """Of all of them."""
+        """Return the sum of the costs."""
         return sum(self.costs.values())
 
     def __str__(self) -> str:
@@ -74,9 +74,11 @@ def price(plan: Plan, until: str = "report") -> Price | None:
     measured = until in ("evaluate", "report")
     recipe, data = plan.recipe, plan.inputs.data
     wanted = reached(recipe.needs, *stage_names(recipe, RANKERS if measured else until))
-    due = [stage for stage in plan.stages([name for name in recipe.lm_rankers if name in wanted]) if plan.why(stage)]
+    models = [name for name in recipe.lm_rankers if name in wanted]
+    due = [stage for stage in plan.stages(models) if plan.why(stage)]
     rows = {stage.label: _rows(recipe, stage) for stage in due}
-    if sum(stage.config.epochs * rows[stage.label] / stage.config.global_batch_size for stage in due) < WORTH:
+    steps = [stage.config.epochs * rows[stage.label] / stage.config.global_batch_size for stage in due]
+    if sum(steps) < WORTH:
         return None
     from prefrec.pipeline.timing import time_questions, time_training  # here, because PEFT takes seconds to import
 

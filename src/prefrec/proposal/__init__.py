@@ -1,1 +1,1 @@
-"""What `prefrec init` and `prefrec.fit` propose for given files: columns, split, candidates and a preset."""
+"""The proposals of `prefrec init` and `prefrec.fit` for given files: columns, split, candidates and a preset."""

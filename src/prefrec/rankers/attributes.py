@@ -21,7 +21,7 @@ Comparison = Literal["same", "near"]
 HALF_LIFE = 10.0
 """Number of history items after which the weight of an item is halved."""
 _SEPARATORS = r"\s*[|;]\s*|\s*,\s+"
-"""What separates several values in a text, as in `Comedy|Drama` and `Comedy, Drama`."""
+"""The separators of several values in a text, as in `Comedy|Drama` and `Comedy, Drama`."""
 
 
 def attribute_name(column: str, comparison: Comparison) -> str:

@@ -23,7 +23,7 @@ _ARRAYS = 8
 
 
 class HistoryQuery(Protocol):
-    """What one question adds to the rules that it shares with others."""
+    """The history of one question, and the items that this question alone excludes."""
 
     @property
     def history(self) -> Sequence[str]:

@@ -16,7 +16,7 @@ from prefrec.rankers.lm import LMRanker
 
 Titles = Sequence[str]
 Method = Literal["contributions", "leave-one-out"]
-"""How effects are defined.
+"""The definition of an effect.
 
 contributions: the score is a sum over history items, and the effect of an item is its term.
 leave-one-out: the effect of an item is the score with the whole history, minus the score without the item. Effects do

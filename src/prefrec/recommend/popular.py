@@ -1,4 +1,4 @@
-"""What is popular now: the answer to an empty history, and the order of items with equal scores."""
+"""Recent popularity: the answer to an empty history, and the order of items with equal scores."""
 
 from __future__ import annotations
 

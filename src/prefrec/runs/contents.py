@@ -29,7 +29,7 @@ WITHOUT_BASE = {"als", "blend", "morec", "retrieve-then-rank", "sequential", "ti
 
 @dataclass(frozen=True)
 class StageLog:
-    """What a training stage has left: its state and its log.
+    """The state and the log of a training stage.
 
     Attributes:
         name: `sft`, or the name of an alignment. Its ranker in tables has the same name.

@@ -17,7 +17,7 @@ from prefrec.intake.readers import ADDRESS
 from prefrec.runs.stage import CHECKPOINT, stage_key
 
 _FACTS = ("ETag", "etag", "md5Hash", "crc32c", "mtime", "LastModified", "last_modified", "updated", "created")
-"""What file systems tell about a file that changes with its content."""
+"""Fields of a file's description that change with its content, as file systems name them."""
 
 
 def address_of(place: str | Path) -> str | None:

@@ -1,4 +1,4 @@
-"""What the evaluation of a run has measured, as one object, and its files in the run's folder."""
+"""The results of a run's evaluation as one object, and their files in the run's folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ METRICS, PREFERENCES, PREDICTIONS, UPDATE, BEST = RESULTS = (
 
 @dataclass(frozen=True, eq=False)
 class Results(ByValue):
-    """What the evaluation of a run has measured. What was not measured, or cannot be read, is None or {}.
+    """The results of a run's evaluation. What was not measured, or cannot be read, is None or {}.
 
     Attributes:
         split: the split under test.

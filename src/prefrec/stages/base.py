@@ -1,4 +1,4 @@
-"""What every stage of a run has: a key, a folder, `make` and `run`; for rankers also `load`."""
+"""The base classes of all stages of a run: a key, a folder, `make` and `run`; for rankers also `load`."""
 
 from __future__ import annotations
 

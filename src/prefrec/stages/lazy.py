@@ -19,7 +19,7 @@ MOST_KEPT = 200_000_000
 
 
 class Loadable(Protocol):
-    """What a `RankerStage` needs to be loaded."""
+    """The part of a `RankerStage` that is needed to load its ranker."""
 
     name: str
 

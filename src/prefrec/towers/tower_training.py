@@ -87,7 +87,7 @@ def train_tower(
 
 @dataclass(eq=False)
 class Progress:
-    """What a training has reached, kept in its checkpoint.
+    """The progress of a training, kept in its checkpoint.
 
     Attributes:
         log: numbers of each epoch.

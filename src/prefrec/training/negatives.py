@@ -17,7 +17,7 @@ from prefrec.data.candidates import draw_candidates, popularity_weights
 from prefrec.errors import DataError
 
 DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference", "ranker"]
-"""How negatives are sampled.
+"""The way to sample negatives.
 
 `uniform`: all items equally. `popularity`: in proportion to training interactions + 1. `in-batch`: targets of other
 examples. `hard`: the items of a uniform pool that a model scores highest. `reference`, `ranker`: by the probabilities

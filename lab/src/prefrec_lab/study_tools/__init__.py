@@ -1,1 +1,1 @@
-"""What studies share: their parts, runs, measurements, tables and plots, and the folder that they write."""
+"""Tools of all studies: parts, runs, measurements, tables and plots, and the folder that a study writes."""

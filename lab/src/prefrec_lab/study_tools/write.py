@@ -22,7 +22,7 @@ from prefrec_lab.study_tools.tables import markdown
 STUDY_FILE = "study.json"
 PAGE = "page.html"
 DPI = 160
-"""Of the PNG files."""
+"""Resolution of the PNG files, in dots per inch."""
 UNAUDITED = NoAudit("this result was made without an audit").verdict
 
 _environment = page_environment("prefrec_lab.study_tools", "prefrec.report")
