@@ -39,12 +39,12 @@ def test_the_recipe_runs_as_it_is(shop, tmp_path, name):
     assert len(read_prepared(tmp_path / "runs" / "shop" / "data").test) == 40
 
 
-def test_a_large_log_gets_larger_batches(shop, monkeypatch):
+def test_a_large_log_gets_larger_batches_and_fewer_epochs(shop, monkeypatch):
     small = yaml.safe_load(succeed("init", *shop))
     assert (small["sft"]["per_device_batch_size"], small["sft"]["learning_rate"]) == (8, 3e-4)
     monkeypatch.setattr(suggest, "LARGE", 1)
     large = yaml.safe_load(succeed("init", *shop))
-    changed = {"global_batch_size": 32, "per_device_batch_size": 32, "learning_rate": 6e-4}
+    changed = {"epochs": 2, "global_batch_size": 32, "per_device_batch_size": 32, "learning_rate": 6e-4}
     assert large == small | {"sft": small["sft"] | changed}
     assert "batch_size: 32" not in succeed("init", *shop, "--preset", "titles")
 

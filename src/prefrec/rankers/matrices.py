@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -57,12 +57,12 @@ def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[n
     if rows and all(row is rows[0] for row in rows):
         codes = rows[0].codes(index) if isinstance(rows[0], SharedItems) else _codes(rows[0], index)
         return np.broadcast_to(codes, (len(rows), len(codes)))
-    return _padded([[index.get(item, len(index)) for item in row] for row in rows], np.int64, -1)
+    return _padded([_codes(row, index) for row in rows], np.int64, -1)
 
 
 def _codes(items: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
-    outside = len(index)
-    return np.fromiter((index.get(item, outside) for item in items), np.int64, len(items))
+    # `map` takes half the time of a loop: a blend learns from thousands of rows with thousands of items each.
+    return np.fromiter(map(index.get, items, repeat(len(index))), np.int64, len(items))
 
 
 def item_scores(examples: Sequence[RankingExample], values: Mapping[str, float]) -> NDArray[np.float64]:
