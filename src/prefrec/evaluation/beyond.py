@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
 
 from prefrec.data import Catalogue
 from prefrec.rankers.words import tfidf
@@ -33,14 +35,20 @@ def beyond_accuracy(
     for part in predictions.partition_by("ranker", maintain_order=True):
         tops = [[index[i] for i in best] for best in part["candidates"].list.head(k).to_list()]
         shown = np.concatenate([np.array(best, dtype=np.int64) for best in tops])
-        apart = [1 - _mean_cosine(vectors[best]) for best in tops if len(best) > 1]
-        values = (len(np.unique(shown)) / len(index), surprise[shown].mean(), np.mean(apart) if apart else 0.0)
+        several = [best for best in tops if len(best) > 1]
+        diversity = 1 - _mean_cosines(vectors, several).mean() if several else 0.0
+        values = (len(np.unique(shown)) / len(index), surprise[shown].mean(), diversity)
         result[str(part["ranker"][0])] = {f"{name}@{k}": float(v) for name, v in zip(BEYOND, values, strict=True)}
     return result
 
 
-def _mean_cosine(vectors: Any) -> float:
-    """Return the mean cosine of two different rows of unit vectors [K, W], which may be sparse or zero."""
-    products = (vectors @ vectors.T).toarray()
-    n = len(products)
-    return float((products.sum() - np.trace(products)) / (n * (n - 1)))
+def _mean_cosines(vectors: sparse.csr_array, lists: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Return for each list of rows of unit vectors [I, W], which may be zero, the mean cosine of two of them [B]."""
+    sizes = np.array([len(rows) for rows in lists])
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    listed = sparse.csr_array((np.ones(ends[-1]), np.concatenate(lists), ends), shape=(len(lists), vectors.shape[0]))
+    # The square of a sum has the product of each pair twice, and the square of each vector.
+    of_sums = np.asarray((listed @ vectors).power(2).sum(axis=1)).ravel()
+    of_vectors = listed @ np.asarray(vectors.power(2).sum(axis=1)).ravel()
+    result: NDArray[np.float64] = (of_sums - of_vectors) / (sizes * (sizes - 1))
+    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -55,18 +56,12 @@ class EASERanker:
                 value.
             chosen_on: log to choose it on, which must not contain these examples. Default: `train_interactions`.
         """
-        if validation and chosen_on is not None:
-            regularisation = cls.fit(chosen_on, regularisation, validation=validation).regularisation
-            validation = ()
+        if validation:
+            log = train_interactions if chosen_on is None else chosen_on
+            regularisation = _chosen(_Frame(log), tuple(validation), regularisation)
         matrix, index = user_item_matrix(train_interactions)
         gram = sparse.csr_array(matrix.T @ matrix)
-        best, highest = cls(_weights(gram, regularisation), index, regularisation), -1.0
-        for penalty in dict.fromkeys([regularisation, *GRID]) if validation else ():
-            tried = best if penalty == regularisation else cls(_weights(gram, penalty), index, penalty)
-            reached = mean_ndcg(tried.score(validation), [e.target_index for e in validation])
-            if reached > highest:
-                best, highest = tried, reached
-        return best
+        return cls(_weights(gram, regularisation), index, regularisation)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         histories = history_matrix([e.history for e in examples], self.index)
@@ -74,6 +69,34 @@ class EASERanker:
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         return history_terms(history, item, self.index, lambda column: self.weights[:, column])
+
+
+class _Frame:
+    """A frame that equals only itself, so that it can be a key."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Frame) and other.frame is self.frame
+
+    def __hash__(self) -> int:
+        return id(self.frame)
+
+
+# Kept, because a run fits EASE to several logs, and the same log and examples choose the penalty of all.
+@lru_cache(maxsize=1)
+def _chosen(log: _Frame, examples: tuple[RankingExample, ...], first: float) -> float:
+    """Return the penalty with the highest NDCG@10, of the first one and `GRID`. The first one wins ties."""
+    matrix, index = user_item_matrix(log.frame)
+    gram = sparse.csr_array(matrix.T @ matrix)
+    best, highest = first, -1.0
+    for penalty in dict.fromkeys([first, *GRID]):
+        tried = EASERanker(_weights(gram, penalty), index, penalty)
+        reached = mean_ndcg(tried.score(examples), [e.target_index for e in examples])
+        if reached > highest:
+            best, highest = penalty, reached
+    return best
 
 
 def _weights(gram: sparse.csr_array, regularisation: float) -> NDArray[np.float64]:
