@@ -365,7 +365,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol) -> dict[str,
 
 def made_at(measured: Sequence[Measured]) -> dict[str, str]:
     """Return the commits of the runs, and the date of the last one if git knows it."""
-    commits = list(dict.fromkeys(str(m.facts["commit"])[:7] for m in measured))
+    commits = list(dict.fromkeys(commit for m in measured for commit in m.facts["commit"].split(", ")))
     git = ["git", "-C", str(ROOT), "show", "--no-patch", "--format=%cs", *commits]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
     dates = {"date": max(done.stdout.split())} if done.returncode == 0 and done.stdout else {}

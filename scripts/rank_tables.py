@@ -131,6 +131,8 @@ def read(name: str, seeds: Sequence[Path] = ()) -> Measured:
     for path in others:
         if not rows_of(runs[path]).equals(rows):
             raise DataError(f"{path}: its test examples are not those of {first.name}")
+    commits = [read_json(path.with_suffix(".json"))["commit"][:7] for path in runs]
+    facts["commit"] = ", ".join(dict.fromkeys(commits))
     return Measured(name, facts, ndcg_of([*runs.values()], facts["blend"]), rows)
 
 

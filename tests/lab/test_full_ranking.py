@@ -113,8 +113,9 @@ def test_logs_that_differ_are_told():
 def test_seeds_with_other_test_examples_are_refused(tmp_path, monkeypatch):
     kept = rank_tables.RANKS
     monkeypatch.setattr(rank_tables, "RANKS", tmp_path)
-    for name, source in (("lastfm.json",) * 2, ("lastfm.parquet",) * 2, ("lastfm-1.parquet", "lastfm.parquet")):
-        (tmp_path / name).write_bytes((kept / source).read_bytes())
+    for name in ("lastfm", "lastfm-1"):
+        for suffix in (".json", ".parquet"):
+            (tmp_path / f"{name}{suffix}").write_bytes((kept / f"lastfm{suffix}").read_bytes())
     other = pl.read_parquet(kept / "lastfm.parquet").with_columns(pl.col("target").replace("17", "18"))
     other.write_parquet(tmp_path / "lastfm-2.parquet")
     with pytest.raises(DataError, match=r"lastfm-2.parquet: its test examples are not those of lastfm.parquet"):
