@@ -586,9 +586,9 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
     """Return README's findings: sentences, those on alignment last, the table, and how it was measured."""
     sets = len({m.name.removesuffix("-log") for m in measured})
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
-    few = sorted({m.seeds for m in measured})
-    counts = " or ".join(NUMBERS[n] for n in few)
-    seeds = "of one seed" if few == [1] else f"the mean over {counts} seeds"
+    fewest, most = (function(m.seeds for m in measured) for function in (min, max))
+    counts = NUMBERS[fewest] if fewest == most else f"{NUMBERS[fewest]} to {NUMBERS[most]}"
+    seeds = "of one seed" if most == 1 else f"the mean over {counts} seeds"
     said = f"We measured on {splits}. {unnamed(table['answer'])} {log_sentence(measured)}"
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
