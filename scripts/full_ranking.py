@@ -586,7 +586,8 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
     """Return README's findings: sentences, those on alignment last, the table, and how it was measured."""
     sets = len({m.name.removesuffix("-log") for m in measured})
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
-    fewest, most = (function(m.seeds for m in measured) for function in (min, max))
+    seeds_of_each = [m.seeds for m in measured]
+    fewest, most = min(seeds_of_each), max(seeds_of_each)
     counts = NUMBERS[fewest] if fewest == most else f"{NUMBERS[fewest]} to {NUMBERS[most]}"
     seeds = "of one seed" if most == 1 else f"the mean over {counts} seeds"
     said = f"We measured on {splits}. {unnamed(table['answer'])} {log_sentence(measured)}"
