@@ -50,7 +50,7 @@ from scipy.special import log_softmax
 from prefrec.evaluation.targets import CLASSES
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.score import fit_baselines, predict_full
+from prefrec.pipeline.score import predict_full
 from prefrec.runs.results import METRICS
 from prefrec.stages.alignment import AlignStage
 from prefrec_lab.protocol import Decision, Family, Protocol, Trial, decide, read_protocol, read_trial
@@ -121,7 +121,7 @@ def measure(name: str, folder: Path) -> None:
     stages = [run.stage(n) for n in run.plan.names]
     blend = "blend" if "blend" in run.plan.names else run.plan.names[-1]
     asked = [*stages, *(run.stage(blend).ablations if section.ablations else [])]
-    references = fit_baselines(data, section, run.recipe.seed)
+    references = run.plan.inputs.baselines.before(section.split, section.references)
     cache = folder / "predictions/full_catalogue"
     found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
     path = RANKS / f"{name}.parquet"

@@ -20,7 +20,7 @@ from prefrec.errors import DataError
 from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, NoAudit, read_predictions
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.score import fit_baselines, predict_full
+from prefrec.pipeline.score import predict_full
 from prefrec.runs.results import METRICS
 from prefrec_lab.ranks import coded, evaluate_ranks, row_facts, write_ranks
 
@@ -78,7 +78,7 @@ def _whole(folder: Path, data: PreparedData) -> pl.DataFrame:
     section = run.recipe.evaluate
     if section.full_rows == 0:
         return read_predictions(folder / "predictions.parquet").clear()
-    references = fit_baselines(data, section, run.recipe.seed)
+    references = run.plan.inputs.baselines.before(section.split, section.references)
     stages = [run.stage(n) for n in run.plan.names]
     return predict_full(
         data, section, references, stages, folder / "predictions/full_catalogue", seed=run.recipe.seed

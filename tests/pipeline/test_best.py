@@ -22,6 +22,7 @@ from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.baselines import PopularityRanker, TitleTfidfRanker
+from prefrec.rankers.fitted_baselines import FittedBaselines
 from prefrec.recipe import Recipe
 from prefrec.recommend.rules import ById
 from prefrec.recommender import Recommender
@@ -74,7 +75,7 @@ def chosen(finished, tmp_path):
         recipe = run.recipe.model_copy(update={"evaluate": run.recipe.evaluate.model_copy(update=evaluate)})
         entries = [run.stage(name) for name in run.plan.names]
         entries = [ListsAlone(e) if e.name in without else e for e in entries]
-        return best_on_validation(recipe, run.data, entries, tmp_path)
+        return best_on_validation(recipe, run.data, entries, tmp_path, run.plan.inputs.baselines)
 
     return chosen
 
@@ -122,8 +123,8 @@ def test_each_ranker_is_asked_about_its_validation_rows(recipe, data, tmp_path, 
         own = [ranks[name] - (positions[e.user_id] == 0) or 20 for e in examples]
         return pl.DataFrame({"row": range(len(own)), "rank": own, "tied": [0] * len(own)}).reverse()
 
-    def fit(given, section, seed):
-        asked.append(("fit", given is data, section.split, section.generate_rows, section.references, seed))
+    def fit(split, names):
+        asked.append(("fit", split, names))
         return [SimpleNamespace(name="popularity")]
 
     def rank(ranker, examples, catalogue, without, known):
@@ -133,12 +134,13 @@ def test_each_ranker_is_asked_about_its_validation_rows(recipe, data, tmp_path, 
 
     def predict(given, section, group, examples, cache, *, seed, seen):
         assert (given is data, section.split, cache, seed) == (True, "validation", tmp_path, recipe.seed)
+        assert section.generate_rows == 0
         assert seen == [everything[positions[e.user_id]] for e in examples]
         asked.extend((e.name, [e.user_id for e in examples]) for e in group)
         return [frame(e.name, examples) for e in group]
 
     everything = seen
-    for name, fake in (("fit_baselines", fit), ("rank_catalogue", rank), ("predict_stages", predict)):
+    for name, fake in (("rank_catalogue", rank), ("predict_stages", predict)):
         monkeypatch.setattr(module, name, fake)
 
     def entry(name, is_slow=False, full=True):
@@ -152,10 +154,10 @@ def test_each_ranker_is_asked_about_its_validation_rows(recipe, data, tmp_path, 
     )
     given = SimpleNamespace(needs=needs, evaluate=evaluate, seed=recipe.seed)
     entries = [entry("model", is_slow=True), entry("words"), entry("mixed"), entry("lists", full=False)]
-    best = best_on_validation(given, data, entries, tmp_path)
+    best = best_on_validation(given, data, entries, tmp_path, SimpleNamespace(before=fit))
     sample = [e.user_id for e in data.examples("validation", slow)] if slow else []
     everyone = [e.user_id for e in rows]
-    want = [("fit", True, "validation", 0, ["popularity"], recipe.seed), ("popularity", True, True)]
+    want = [("fit", "validation", ["popularity"]), ("popularity", True, True)]
     want += [("words", everyone)] + ([("model", sample), ("mixed", sample)] if slow else [])
     assert asked == want
     unranked = {"lists": "it does not rank the whole catalogue"}
@@ -175,7 +177,7 @@ def test_slow_rankers_rank_no_more_than_full_rows(recipe):
 
 
 def test_without_validation_examples_there_is_no_best(recipe, data, tmp_path):
-    assert best_on_validation(recipe, replace(data, validation=[]), [], tmp_path) is None
+    assert best_on_validation(recipe, replace(data, validation=[]), [], tmp_path, FittedBaselines(data, 0)) is None
 
 
 def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):

@@ -9,8 +9,9 @@ from fixed_rankers import FixedStage
 from full_ranks import full_ranks, whole_catalogue
 from prefrec.data import read_prepared, seen_items, write_prepared
 from prefrec.intake import PrepareConfig, prepare
-from prefrec.pipeline.score import fit_baselines, full_stages, predict_full
+from prefrec.pipeline.score import full_stages, predict_full
 from prefrec.rankers import CatalogueRanker, RandomRanker
+from prefrec.rankers.fitted_baselines import FittedBaselines
 from tiny_run import ITEMS
 
 
@@ -46,7 +47,8 @@ def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path
     section = recipe.evaluate.model_copy(update={"rows": 9, "full_rows": 4})
     fast = FixedStage(RandomRanker(3, "fast"), full=RandomRanker(3, "fast"))
     slow = entries[0]
-    found = predict_full(data, section, fit_baselines(data, section, 0), [slow, fast], tmp_path, seed=0)
+    fitted = FittedBaselines(data, 0).before(section.split, section.references)
+    found = predict_full(data, section, fitted, [slow, fast], tmp_path, seed=0)
     rankers = [name for name in UNDATED_BASELINES if name != "random"]
     assert found["ranker"].unique(maintain_order=True).to_list() == [*rankers, slow.name, "fast"]
     assert dict(found.group_by("ranker").len().iter_rows()) == {**dict.fromkeys([*rankers, "fast"], 9), slow.name: 4}

@@ -43,25 +43,9 @@ def test_validation_chooses_the_penalty_with_the_highest_ndcg(monkeypatch):
     assert reached[best] > reached[40.0] + 0.005
     np.testing.assert_array_equal(EASERanker.fit(LOG, 40.0, validation=rows).weights, by_penalty[best].weights)
     longer = make_log([*LOG.iter_rows(), ("later", "i1", 1), ("later", "i2", 2)])
-    again = EASERanker.fit(longer, 40.0, validation=rows, chosen_on=LOG)
+    chosen = EASERanker.fit(LOG, 40.0, validation=rows)
+    again = EASERanker.fit(longer, **chosen.settings)
     np.testing.assert_array_equal(again.weights, EASERanker.fit(longer, best).weights)
-
-
-def test_the_penalty_of_several_logs_is_chosen_once(monkeypatch):
-    inverted, invert = [], ease._weights
-
-    def count(gram, penalty):
-        inverted.append(penalty)
-        return invert(gram, penalty)
-
-    monkeypatch.setattr(ease, "_weights", count)
-    chosen_on, rows = LOG.clone(), EXAMPLES * 3
-    longer = make_log([*LOG.iter_rows(), ("later", "i1", 1), ("later", "i2", 2)])
-    for log in (longer, chosen_on, longer):
-        EASERanker.fit(log, 40.0, validation=rows, chosen_on=chosen_on)
-    assert len(inverted) == len((40.0, *ease.GRID)) + 3
-    EASERanker.fit(longer, 40.0, validation=rows[:4], chosen_on=chosen_on)  # other examples choose again
-    assert len(inverted) == 2 * len((40.0, *ease.GRID)) + 4
 
 
 def test_a_log_of_many_items_has_no_ease_and_says_so(monkeypatch, capsys):

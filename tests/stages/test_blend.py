@@ -16,7 +16,7 @@ from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import predict_all, predict_full
-from prefrec.rankers import baselines
+from prefrec.rankers import baselines, fitted_baselines
 from prefrec.rankers.baselines import PopularityRanker, RandomRanker
 from prefrec.rankers.blend import (
     FOLDS,
@@ -31,7 +31,6 @@ from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_featur
 from prefrec.rankers.matrices import pad_scores
 from prefrec.recipe import Recipe
 from prefrec.stages import blend, lazy
-from prefrec.stages import inputs as inputs_module
 from prefrec.stages.alignment import RewardStage
 from prefrec.stages.baseline import BaselineStage, CountedBaselineStage
 from prefrec.stages.blend import BlendParts, BlendStage, LearntItems, outside_fold
@@ -534,13 +533,13 @@ def test_a_selected_blend_has_another_key_and_shows_what_its_parts_add(finished,
 
 def test_a_baseline_is_fitted_once_for_all_blends_of_a_log(finished, recipe, monkeypatch):
     own, fitted = _inputs(finished, recipe), []
-    baseline_rankers = inputs_module.baseline_rankers
+    baseline_rankers = fitted_baselines.baseline_rankers
 
     def counted(log, catalogue, seed, names, *more):
         fitted.append((*names, len(log)))
         return baseline_rankers(log, catalogue, seed, names, *more)
 
-    monkeypatch.setattr(inputs_module, "baseline_rankers", counted)
+    monkeypatch.setattr(fitted_baselines, "baseline_rankers", counted)
     for name in ("one", "two"):
         stage = BlendStage(own, BlendConfig(name=name, parts=["popularity"]), finished / "rankers/words", {})
         for split in ("validation", "test"):

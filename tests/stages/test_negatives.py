@@ -175,10 +175,12 @@ def test_a_blend_counts_users_of_other_folds_alone_for_training_rows(counts):
         blend.load_for_training(8).score(rows),
         Weights.from_json(read_json(counts.folder / "blend.json")),
     )
+    chosen = baseline_rankers(log, inputs.data.catalogue, 0, COUNTS, inputs.data.validation)
+    settings = {ranker.name: ranker.settings for ranker in chosen if hasattr(ranker, "settings")}
     for row, found in zip(rows, scores, strict=True):
         own = crc32(row.user_id.encode()) % 4
         others = log.filter(pl.col("user_id").map_elements(lambda u: crc32(u.encode()) % 4, pl.Int64) != own)
-        fits = baseline_rankers(others, inputs.data.catalogue, 0, COUNTS, inputs.data.validation, log)
+        fits = baseline_rankers(others, inputs.data.catalogue, 0, COUNTS, inputs.data.validation, settings)
         parts = sorted(fits, key=lambda part: COUNTS.index(part.name))
         history = ItemHistory.of(others, inputs.data.catalogue)
         features = time_features(has_dates(log))

@@ -13,8 +13,9 @@ from prefrec.evaluation import metrics_for, rank_catalogue
 from prefrec.evaluation.best import METRIC, Best, choose
 from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.pipeline.score import fit_baselines, full_stages, predict_stages
+from prefrec.pipeline.score import full_stages, predict_stages
 from prefrec.rankers.baselines import RandomRanker, servable
+from prefrec.rankers.fitted_baselines import FittedBaselines
 from prefrec.recipe import Recipe, reached
 from prefrec.stages.base import RankerStage
 
@@ -22,7 +23,9 @@ ROWS, SLOW_ROWS = 1000, 200
 """Validation examples to compare rankers on, and how many of them slow models rank at most."""
 
 
-def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[RankerStage], cache: Path) -> Best | None:
+def best_on_validation(
+    recipe: Recipe, data: PreparedData, stages: Sequence[RankerStage], cache: Path, baselines: FittedBaselines
+) -> Best | None:
     """Return the ranker with the highest NDCG@10 in full ranking of validation examples.
 
     Candidate sets would not do: `candidates.kind: targets` takes the value of popularity away, which a server needs.
@@ -34,6 +37,7 @@ def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[Rank
         data: prepared data.
         stages: those of the rankers that are not baselines.
         cache: folder of predictions.
+        baselines: those of the data.
 
     Returns:
         The best ranker; None without validation examples, or if no ranker supports full ranking.
@@ -47,7 +51,7 @@ def best_on_validation(recipe: Recipe, data: PreparedData, stages: Sequence[Rank
     known = set(data.known_interactions("validation")["item_id"])
     values = {
         r.name: _ndcg(rank_catalogue(r, rows, data.catalogue, seen, known), range(len(rows)), len(rows))
-        for r in fit_baselines(data, section, recipe.seed)
+        for r in baselines.before(section.split, section.references)
     }
     positions = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
     sampled = sorted(

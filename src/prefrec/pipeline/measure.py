@@ -18,7 +18,8 @@ from prefrec.evaluation.outcome import Group
 from prefrec.evaluation.predictions import judge_substrings, ranks_of
 from prefrec.evaluation.targets import item_classes, repeated_targets
 from prefrec.pipeline.audited import audit_under_test
-from prefrec.pipeline.score import fit_baselines, predict_all, predict_full
+from prefrec.pipeline.score import predict_all, predict_full
+from prefrec.rankers.fitted_baselines import FittedBaselines
 from prefrec.runs.results import Results
 from prefrec.sections import EvaluateSection
 from prefrec.stages.base import RankerStage
@@ -36,6 +37,7 @@ def evaluate_rankers(
     seed: int,
     audit: Audit | None = None,
     logs: Mapping[str, str] | None = None,
+    baselines: FittedBaselines | None = None,
 ) -> Results:
     """Query the baselines and every stage (`predict_all`), and compare them (`comparison_pairs`).
 
@@ -47,10 +49,11 @@ def evaluate_rankers(
         seed: of the baselines.
         audit: of the candidate sets under test. Default: make it first.
         logs: ranker → the interactions that it has read. Default: not known.
+        baselines: those of the data. Default: fit them.
     """
     audit = audit or audit_under_test(data, section, seed)
-    baselines = fit_baselines(data, section, seed)
-    predictions = predict_all(data, section, baselines, stages, cache, seed=seed)
+    fitted = (baselines or FittedBaselines(data, seed)).before(section.split, section.references)
+    predictions = predict_all(data, section, fitted, stages, cache, seed=seed)
     # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     items = item_classes(data, section.split)
@@ -64,7 +67,7 @@ def evaluate_rankers(
         whole: dict[RankerStage, str] = {}
         for stage in stages if section.ablations else ():
             whole |= dict.fromkeys(stage.ablations, stage.name)
-        answers = predict_full(data, section, baselines, [*stages, *whole], cache / "full_catalogue", seed=seed)
+        answers = predict_full(data, section, fitted, [*stages, *whole], cache / "full_catalogue", seed=seed)
         less = {part.name: name for part, name in whole.items()}
         given: dict[str, Any] = {"audit": FULL_RANKING, "items": items, "repeated": repeated, "less": less}
         full = _measure(answers, data, section, stages, ks=[10], **given)

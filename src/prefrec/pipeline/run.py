@@ -174,13 +174,14 @@ def _evaluate(plan: Plan, data: PreparedData, stages: Sequence[RankerStage], aud
         seed=recipe.seed,
         audit=audit,
         logs=logs_read(data, recipe.evaluate, stages, is_refit),
+        baselines=plan.inputs.baselines,
     )
     results = replace(
         results,
         made_of=result_inputs(folder, read_yaml(dump_recipe(recipe)), plan.inputs.data_key),
         preferences=run_preferences(recipe, data, stages, folder / "preferences"),
         update=measure_update(recipe, data, stages, folder / "predictions" / "update"),
-        best=best_on_validation(recipe, data, stages, folder / "predictions" / "validation"),
+        best=best_on_validation(recipe, data, stages, folder / "predictions" / "validation", plan.inputs.baselines),
     )
     if is_first():
         write_results(folder, results)

@@ -16,25 +16,10 @@ from prefrec.evaluation import judge_texts, predict, rank_catalogue, read_predic
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.files import keep, kept_key
 from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
-from prefrec.rankers.baselines import RandomRanker, baseline_rankers
+from prefrec.rankers.baselines import RandomRanker
 from prefrec.runs.stage import stage_key
 from prefrec.sections import EvaluateSection
 from prefrec.stages.base import RankerStage
-
-
-def fit_baselines(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
-    """Return the section's baselines, fitted; `window co-occurrence` takes seconds to choose its settings.
-
-    Validation examples choose the settings on the training log, which does not contain their targets. The counts are
-    then of all interactions that are known before the split.
-
-    Args:
-        data: prepared data.
-        section: the baselines, and the split that they will answer.
-        seed: of the baselines.
-    """
-    log, chosen_on = data.known_interactions(section.split), data.train_interactions
-    return baseline_rankers(log, data.catalogue, seed, section.references, data.validation, chosen_on)
 
 
 def predict_all(

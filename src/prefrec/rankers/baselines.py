@@ -226,7 +226,7 @@ class TitleTfidfRanker:
 
 
 Fit = Callable[[pl.DataFrame, Catalogue, int, Mapping[str, Any]], Ranker]
-"""Log, catalogue, seed and the arguments that choose settings → ranker."""
+"""Log, catalogue, seed, and the settings or `validation`, the examples that choose them → ranker."""
 
 
 def _fit_feature(name: str) -> Fit:
@@ -257,6 +257,8 @@ NO_DATES = "needs dates, but the times of the log are counters"
 NO_REPEATS = "needs interactions that repeat an earlier one, which data.repeats: keep keeps"
 FIRST_ROWS = 1_000_000
 """Interactions among which a repeat is searched."""
+CHOOSING = (WindowCooccurrenceRanker, EASERanker)
+"""Baselines whose settings are chosen on a log."""
 LIMITED = {*TIMED, BuyAgainRanker.name, EASERanker.name}
 """Baselines that cannot be fitted to every log."""
 
@@ -286,7 +288,7 @@ def baseline_rankers(
     seed: int = 0,
     names: Collection[str] = BASELINES,
     validation: Sequence[RankingExample] = (),
-    chosen_on: pl.DataFrame | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Ranker]:
     """Return fitted baselines, in the order of tables.
 
@@ -296,13 +298,17 @@ def baseline_rankers(
         catalogue: all items.
         seed: of `random`, and of the folds of `item only`.
         names: names of the baselines. Default: all.
-        validation: examples that choose the settings of *window co-occurrence*, of *buy again* and of EASE. Default:
-            their default settings.
-        chosen_on: log to choose them on, which must not contain these examples. Default: `train_interactions`.
+        validation: examples that choose the settings of *window co-occurrence*, of *buy again* and of EASE. The log
+            must not contain their targets. Default: their default settings.
+        settings: name → `settings` of *window co-occurrence* and EASE that are already chosen.
     """
     without = unable(train_interactions, names)
     if EASERanker.name in without:
         say(f"{EASERanker.name} is left out: it {without[EASERanker.name]}")
-    fits = [fit for name, fit in _BASELINES.items() if name in names and name not in without]
-    by = {"validation": validation, "chosen_on": chosen_on}
-    return [fit(train_interactions, catalogue, seed, by) for fit in fits]
+    settings = settings or {}
+    rankers: list[Ranker] = []
+    for name, fit in _BASELINES.items():
+        if name in names and name not in without:
+            by = settings.get(name, {"validation": validation})
+            rankers.append(fit(train_interactions, catalogue, seed, by))
+    return rankers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -45,23 +44,30 @@ class EASERanker:
         regularisation: float = GRID[0],
         *,
         validation: Sequence[RankingExample] = (),
-        chosen_on: pl.DataFrame | None = None,
     ) -> Self:
         """Invert an items × items matrix, which takes 24 bytes per pair of items.
 
         Args:
             train_interactions: frame with `user_id` and `item_id`.
             regularisation: λ, the L2 penalty.
-            validation: examples that choose λ by NDCG@10, among the given value and `GRID`. Default: use the given
-                value.
-            chosen_on: log to choose it on, which must not contain these examples. Default: `train_interactions`.
+            validation: examples that choose λ by NDCG@10, among the given value and `GRID`. The log must not contain
+                their targets. The given value wins ties. Default: use the given value.
         """
-        if validation:
-            log = train_interactions if chosen_on is None else chosen_on
-            regularisation = _chosen(_Frame(log), tuple(validation), regularisation)
         matrix, index = user_item_matrix(train_interactions)
         gram = sparse.csr_array(matrix.T @ matrix)
+        if validation:
+            targets = [e.target_index for e in validation]
+            reached: dict[float, float] = {}
+            for penalty in dict.fromkeys([regularisation, *GRID]):
+                tried = cls(_weights(gram, penalty), index, penalty)
+                reached[penalty] = mean_ndcg(tried.score(validation), targets)
+            regularisation = max(reached, key=reached.__getitem__)
         return cls(_weights(gram, regularisation), index, regularisation)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Arguments of `fit` that give another log the chosen penalty."""
+        return {"regularisation": self.regularisation}
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         histories = history_matrix([e.history for e in examples], self.index)
@@ -69,34 +75,6 @@ class EASERanker:
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         return history_terms(history, item, self.index, lambda column: self.weights[:, column])
-
-
-class _Frame:
-    """A frame that equals only itself, so that it can be a key."""
-
-    def __init__(self, frame: pl.DataFrame) -> None:
-        self.frame = frame
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Frame) and other.frame is self.frame
-
-    def __hash__(self) -> int:
-        return id(self.frame)
-
-
-# Kept, because a run fits EASE to several logs, and the same log and examples choose the penalty of all.
-@lru_cache(maxsize=1)
-def _chosen(log: _Frame, examples: tuple[RankingExample, ...], first: float) -> float:
-    """Return the penalty with the highest NDCG@10, of the first one and `GRID`. The first one wins ties."""
-    matrix, index = user_item_matrix(log.frame)
-    gram = sparse.csr_array(matrix.T @ matrix)
-    best, highest = first, -1.0
-    for penalty in dict.fromkeys([first, *GRID]):
-        tried = EASERanker(_weights(gram, penalty), index, penalty)
-        reached = mean_ndcg(tried.score(examples), [e.target_index for e in examples])
-        if reached > highest:
-            best, highest = penalty, reached
-    return best
 
 
 def _weights(gram: sparse.csr_array, regularisation: float) -> NDArray[np.float64]:

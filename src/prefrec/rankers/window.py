@@ -48,7 +48,8 @@ class WindowCooccurrenceRanker:
     index: dict[str, int]
     half_life: float = 2.0
     name: str = "window co-occurrence"
-    settings: Settings = GRID[0]
+    decay: float = 20.0
+    exponents: tuple[float, float] = (0.5, 0.5)
 
     @classmethod
     def fit(
@@ -60,7 +61,6 @@ class WindowCooccurrenceRanker:
         exponents: tuple[float, float] = (0.5, 0.5),
         half_life: float = 2.0,
         validation: Sequence[RankingExample] = (),
-        chosen_on: pl.DataFrame | None = None,
     ) -> Self:
         """Keep a sparse matrix of similarities [I, I].
 
@@ -71,13 +71,8 @@ class WindowCooccurrenceRanker:
             exponents: a and b, which reduce the weight of popular history items and of popular candidates.
             half_life: number of history items after which the weight is halved.
             validation: examples that choose decay, exponents and half-life by NDCG@10, among the given values and
-                `GRID`. Default: use the given values.
-            chosen_on: log to choose them on. Default: `train_interactions`.
+                `GRID`. The log must not contain their targets. Default: use the given values.
         """
-        if validation and chosen_on is not None:
-            given: Any = {"reach": reach, "decay": decay, "exponents": exponents, "half_life": half_life}
-            decay, exponents, half_life = cls.fit(chosen_on, **given, validation=validation).settings
-            validation = ()
         matrix, index = user_item_matrix(train_interactions)
         popularity = np.asarray(matrix.sum(axis=0))
 
@@ -92,9 +87,14 @@ class WindowCooccurrenceRanker:
             by_decay = groupby(grid, key=itemgetter(0))
             reached = [_ndcgs(pairs(d), popularity, index, validation, [*own]) for d, own in by_decay]
             decay, exponents, half_life = max(zip(chain(*reached), grid, strict=True), key=itemgetter(0))[1]
-        settings = (decay, exponents, half_life)
         history, candidate = (sparse.diags_array(popularity**-power) for power in exponents)
-        return cls(sparse.csr_array(history @ pairs(decay) @ candidate), index, half_life, settings=settings)
+        similarity = sparse.csr_array(history @ pairs(decay) @ candidate)
+        return cls(similarity, index, half_life, decay=decay, exponents=exponents)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments of `fit` that give another log the chosen settings."""
+        return {"decay": self.decay, "exponents": self.exponents, "half_life": self.half_life}
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)

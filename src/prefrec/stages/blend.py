@@ -281,7 +281,7 @@ class BlendParts:
         others = outside_fold(log, fold)
         fast, _ = self.rankers("validation", batch_size)
         counts = [part.name for part in fast if part.name in BASELINES and part.name in names]
-        rankers: dict[str, Ranker] = {r.name: r for r in self.inputs.fit_baselines(others, counts)}
+        rankers: dict[str, Ranker] = {r.name: r for r in self.inputs.baselines.counting(others, counts)}
         learnt = set(log["item_id"].unique())
         for part in self.stages:
             if part.counts_others:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from prefrec.data import PreparedData
 from prefrec.data.refit import with_validation
@@ -16,7 +15,7 @@ from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
 from prefrec.prompts import load_template
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.baselines import baseline_rankers
+from prefrec.rankers.fitted_baselines import FittedBaselines
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.stage import stage_key
 from prefrec.sections import LoraSection, ModelSection
@@ -34,7 +33,7 @@ class RunInputs:
         lora: shape of a new adapter; None: train all weights.
         seed: of the run.
         batch_size: examples per pass of stages that query rankers. Results, and therefore keys, do not depend on it.
-        earlier: for a refit, the data before it, whose validation examples have chosen all settings.
+        earlier: for a refit, the inputs before it.
     """
 
     data: PreparedData
@@ -43,16 +42,20 @@ class RunInputs:
     lora: LoraSection | None
     seed: int
     batch_size: int = BATCH_SIZE
-    earlier: PreparedData | None = None
+    earlier: RunInputs | None = None
     _lazy: dict[tuple[str, type, int], LazyRanker] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _baselines: dict[tuple[str, str], Ranker] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def baselines(self) -> FittedBaselines:
+        """The baselines of the run. A refit shares those before it, whose validation examples choose settings."""
+        return self.earlier.baselines if self.earlier else FittedBaselines(self.data, self.seed)
 
     def refit(self) -> RunInputs:
         """Return the inputs of stages that learn training and validation interactions (`with_validation`)."""
         key = stage_key(data=self.data_key, refit="validation")
-        return replace(self, data=with_validation(self.data), data_key=key, earlier=self.data)
+        return replace(self, data=with_validation(self.data), data_key=key, earlier=self)
 
     def stage_inputs(self, **more: Any) -> dict[str, Any]:
         """Return all inputs of a stage, these and `more`: settings by name, files by digest."""
@@ -66,9 +69,8 @@ class RunInputs:
 
     def baseline(self, name: str, split: str) -> Ranker:
         """Return a baseline that counts what is known before the examples of a split. It is fitted once."""
-        if (name, split) not in self._baselines:
-            self._baselines[name, split] = self.fit_baselines(self.data.known_interactions(split), [name])[0]
-        return self._baselines[name, split]
+        # In a refit, validation interactions are known before all examples.
+        return self.baselines.before("test" if self.earlier else split, [name])[0]
 
     def lazy(self, stage: Loadable, batch_size: int) -> LazyRanker:
         """Return the ranker of a stage that several others query, such as blends. It is loaded on its first query."""
@@ -84,16 +86,7 @@ class RunInputs:
             ranker.forget()
         if rankers:
             self._lazy.clear()
-            self._baselines.clear()
-
-    def fit_baselines(self, log: pl.DataFrame, names: Sequence[str]) -> list[Ranker]:
-        """Return baselines fitted to a log, with the settings that validation examples choose on the training log.
-
-        In a refit, that is the training log before it: the examples must not be in the log that they choose on.
-        """
-        data = self.earlier or self.data
-        rows, chosen_on = data.validation, data.train_interactions
-        return baseline_rankers(log, data.catalogue, self.seed, names, rows, chosen_on)
+            self.baselines.forget()
 
 
 def by_content(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,4 +96,4 @@ class SFTRefitStage(SFTStage):
 def continued_inputs(inputs: RunInputs, refit: RefitSection) -> RunInputs:
     """Return the inputs of a refit in which only new interactions, and a replay of old ones, are left to learn."""
     assert inputs.earlier is not None
-    return replace(inputs, data=continued(inputs.earlier, inputs.data, refit.replay, inputs.seed))
+    return replace(inputs, data=continued(inputs.earlier.data, inputs.data, refit.replay, inputs.seed))
