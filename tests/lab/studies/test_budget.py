@@ -24,12 +24,14 @@ def base(base):
     return type(base).model_validate(raw)
 
 
-def test_arms_read_as_many_rows_as_sft_and_none_of_its_own(base):
-    recipe, data = budget_recipe(base, 12), prepare(base.data)
+@pytest.mark.parametrize(("rows", "other"), [(12, 12), (20, 15)])
+def test_arms_read_as_many_rows_as_sft_up_to_a_limit_and_none_of_its_own(base, monkeypatch, rows, other):
+    monkeypatch.setattr(budget, "MOST_ROWS", 15)
+    recipe, data = budget_recipe(base, rows), prepare(base.data)
     read = {id_of(e) for e in training_rows(data, recipe.sft, 0)}
-    assert len(read) == 12
+    assert len(read) == rows
     others = [{id_of(e) for e in alignment_rows(data, arm, 0)} for arm in recipe.align]
-    assert all(len(own) == 12 and not own & read for own in others)
+    assert all(len(own) == other and not own & read for own in others)
     assert all(own == others[0] for own in others)
 
 
@@ -38,12 +40,16 @@ def id_of(example):
 
 
 def test_the_control_goes_on_with_the_loss_and_the_rate_of_sft(base):
-    *preferences, control = arms(base)
+    *preferences, low, control = arms(base)
     assert (control.name, control.loss, control.learning_rate) == (CONTROL, "sft", base.sft.learning_rate)
-    assert {(a.loss, a.num_negatives, a.beta) for a in preferences if a.loss == "softmax_dpo"} == {
-        (loss, n, beta) for loss in ["softmax_dpo"] for n in (3, 8) for beta in (0.1, 1.0)
-    }
-    assert [a.loss for a in preferences if a.loss != "softmax_dpo"] == ["dpo", "softmax"]
+    assert (low.loss, low.learning_rate) == ("sft", 1e-4)
+    found = {(a.loss, a.num_negatives, a.beta, a.learning_rate) for a in preferences}
+    negatives, beta = base.align[0].num_negatives, base.align[0].beta
+    for rate in (1e-5, 1e-4):
+        want = {("softmax_dpo", negatives, 0.1, rate), ("softmax_dpo", negatives, 1.0, rate)}
+        want |= {("softmax", negatives, beta, rate), ("dpo", 1, beta, rate)}
+        assert {arm for arm in found if arm[-1] == rate} == want
+    assert len({a.name for a in arms(base)}) == len(preferences) + 2
 
 
 def test_the_shipped_recipe_has_room_for_its_arms():
@@ -85,7 +91,7 @@ def test_the_whole_study(base, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "BUDGETS", [4, 8])
     summary = carry_out(BUDGET, base, [0], tmp_path)
     rows = {(r["rows"], r["variant"], r["against"]) for r in summary["tables"]["table"]}
-    assert {("4", "s-dpo-n3-beta1", CONTROL), ("8", "softmax", CONTROL)} <= rows
+    assert {("4", "s-dpo-beta1-1e-4", CONTROL), ("8", "softmax-1e-5", CONTROL)} <= rows
     assert {r["quantity"] for r in summary["tables"]["table"]} >= {"gen_hr@1", "valid_ratio", "hr@1"}
     assert "popularity" in {r["variant"] for r in summary["tables"]["table"]}  # by its scores
     assert any(fact.startswith("8 rows. HR@1 generated: the largest difference from") for fact in summary["facts"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,13 @@ from prefrec_lab.study_tools.study import Outcome, Study, as_it_is, varied_align
 from prefrec_lab.study_tools.tables import facts_of, grouped_table
 
 BUDGETS = [300, 1_000, 3_000, 10_000]
-"""Numbers of training rows: of SFT, and again of each arm."""
+"""Numbers of training rows of SFT, and again of each arm, up to `MOST_ROWS`."""
+
+MOST_ROWS = 1_000
+"""Most rows of an arm: a rate for each of ten arms is to be chosen in hours on two cores."""
+
+BETAS, RATES, LOW_RATE = (0.1, 1.0), (1e-5, 1e-4), 1e-4
+"""β of S-DPO, learning rates of all arms with negatives, and the second rate of more SFT."""
 
 CONTROL = "sft-more"
 """The arm that the others are compared with: SFT on as many other rows."""
@@ -33,25 +40,28 @@ EQUIVALENT = 0.01
 
 
 def arms(base: Recipe) -> list[AlignSection]:
-    """Return the arms of the trial: S-DPO with 3 and 8 negatives and two β, DPO, the list's softmax, and more SFT.
+    """Return the arms of the trial: S-DPO, the list's softmax, DPO and more SFT, each with two learning rates.
 
-    All other settings are those of the base recipe's S-DPO, but SFT goes on at its own learning rate.
+    All other settings are those of the base recipe's S-DPO. SFT goes on at its own rate, and at a lower one.
     """
     one, sft = varied_alignment(base), base.sft
-    rate = sft.learning_rate if sft else one.learning_rate
-    return [
-        *(variant(one, f"s-dpo-n{n}-beta{b:g}", num_negatives=n, beta=b) for n in (3, 8) for b in (0.1, 1.0)),
-        variant(one, "dpo", loss="dpo", num_negatives=1),
-        variant(one, "softmax", loss="softmax", num_negatives=8),
-        variant(one, CONTROL, loss="sft", num_negatives=1, learning_rate=rate),
-    ]
+    found = []
+    for rate in RATES:
+        given: dict[str, Any] = {"learning_rate": rate}
+        at = f"{rate:.0e}".replace("e-0", "e-")
+        found += [variant(one, f"s-dpo-beta{beta:g}-{at}", beta=beta, **given) for beta in BETAS]
+        found.append(variant(one, f"softmax-{at}", loss="softmax", **given))
+        found.append(variant(one, f"dpo-{at}", loss="dpo", num_negatives=1, **given))
+    for name, rate in ((f"{CONTROL}-low", LOW_RATE), (CONTROL, sft.learning_rate if sft else one.learning_rate)):
+        found.append(variant(one, name, loss="sft", num_negatives=1, learning_rate=rate))
+    return found
 
 
 def budget_recipe(base: Recipe, rows: int) -> Recipe:
-    """Return the recipe in which SFT reads so many rows, and each arm as many others."""
+    """Return the recipe in which SFT reads so many rows, and each arm others: as many, but at most `MOST_ROWS`."""
     raw = base.model_dump(mode="json")
     raw["sft"] |= {"rows": rows}
-    more = {"rows": rows, "skip_rows": rows}
+    more = {"rows": min(rows, MOST_ROWS), "skip_rows": rows}
     raw["align"] = [arm.model_dump(mode="json") | more for arm in arms(base)]
     return checked_recipe(raw)
 
@@ -116,8 +126,8 @@ def is_equivalent(gap: Interval) -> bool:
 BUDGET = Study(
     "budget",
     "From which number of SFT rows on does S-DPO add nothing that as many more rows of SFT do not?",
-    "the rows that SFT reads. Then S-DPO, DPO, the list's softmax and more SFT read as many other rows, all from the "
-    "same SFT model.",
+    "the rows that SFT reads. Then S-DPO, DPO, the list's softmax and more SFT read other rows, as many but at most "
+    "1,000, all from the same SFT model.",
     as_it_is,
     analyse,
     make=make,
