@@ -1,0 +1,188 @@
+"""Trial E1: keep the answers of a run of `prefrec lab study budget`, and write the tables of lab/results/40.
+
+    python scripts/budget_answers.py [RUN]
+
+RUN is the folder of one budget, with all arms. Its answers go to lab/results/ranks/e1-SPLIT-ROWS.parquet, without
+titles, and the tables are computed from all such files. Two controls are beside the arms. The SFT model answers with
+the history of another user in the prompt: what it gets then, it knows without the user. And e1-listed.parquet says
+how much more probable a title is if the prompt lists it, for the SFT model and for base models.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import experiments_page
+import numpy as np
+import polars as pl
+from rank_tables import RANKS, signed
+from trial import tell
+
+from prefrec.data import RankingExample
+from prefrec.evaluation import Interval, metrics_for, predict
+from prefrec.evaluation.evaluate import text_values
+from prefrec.evaluation.intervals import Means, mean_interval
+from prefrec.evaluation.predictions import ranks_of
+from prefrec.pipeline.opened import Run, open_run
+from prefrec.stages.language_model import lm_ranker
+from prefrec_lab.ranks import coded
+from prefrec_lab.studies.budget import CONTROL
+
+RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
+SFT, SWAPPED = "sft", "sft, histories of other users"
+GENERATED, VALID, LIKELY, NDCG = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10"
+LISTED_ROWS, OF_LIST = 60, 8
+OBJECTIVES = {"S-DPO": "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued": CONTROL}
+"""Name of an objective → how the names of its arms begin."""
+
+
+def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
+    """Return the examples with the history of the next user: of the first example after those of the own user."""
+    found = []
+    for at, own in enumerate(rows):
+        later = (*rows[at + 1 :], *rows[:at])
+        other = next(e for e in later if e.user_id != own.user_id)
+        found.append(replace(own, history=other.history))
+    return found
+
+
+def keep(run: Run) -> Path:
+    """Write the answers of a run, a row per ranker and example, and return their file."""
+    section = run.recipe.evaluate
+    rows = run.data.examples(section.split, section.rows)
+    model = run.stage(SFT).load(section.batch_size)
+    more = predict(model, swapped(rows), run.data.catalogue, generate=False)
+    answers = pl.concat([run.predictions(), more.with_columns(ranker=pl.lit(SWAPPED))], how="diagonal_relaxed")
+    frames = []
+    for (name,), own in coded(answers).group_by("ranker", maintain_order=True):
+        texts = text_values(answers.filter(ranker=name))
+        values = {column: texts.get(column, np.full(len(own), np.nan)) for column in (GENERATED, VALID)}
+        scored = metrics_for([1, 10])
+        values |= {column: scored[column](*ranks_of(own)) for column in (LIKELY, NDCG)}
+        frames.append(own.select("ranker", "row", "user_id", "target").with_columns(**values))
+    assert run.recipe.sft is not None
+    path = RANKS / f"e1-{section.split}-{run.recipe.sft.rows}.parquet"
+    pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
+    return path
+
+
+def listed(run: Run) -> Path:
+    """Write how much higher the log-probability of titles is if the prompt lists them, and return the file.
+
+    Each example is asked with its own list and with that of another example. The titles are eight of each list, so
+    that their popularity cancels out.
+    """
+    titles, section = run.data.catalogue.titles, run.recipe.model
+    rows = run.data.examples("validation", LISTED_ROWS)
+    models = {f"SFT, {section.layers} layers": run.stage(SFT).load(8)}
+    for layers in (section.layers, None):
+        own = section.model_copy(update={"layers": layers})
+        models[f"base, {layers or 'all'} layers"] = lm_ranker("base", None, run.data, own, 8)
+    frames = []
+    for name, model in models.items():
+        asked = []
+        for at, example in enumerate(rows):
+            other = rows[(at + len(rows) // 2) % len(rows)]
+            known = {*example.candidates, *example.history}
+            lists = [*example.candidates], [c for c in other.candidates if c not in known]
+            own, foreign = ([titles[c] for c in items] for items in lists)
+            history = [titles[item] for item in example.history]
+            for shown_titles in (own, foreign):
+                prompt = model.template.render(history, shown_titles)
+                asked.append(model.encoder.encode_text(prompt, own[:OF_LIST] + foreign[:OF_LIST]))
+        # [B, list in the prompt, list of the title, title]
+        logps = model.score_sets(asked).reshape(len(rows), 2, 2, OF_LIST)
+        added = np.stack([logps[:, 0, 0] - logps[:, 1, 0], logps[:, 1, 1] - logps[:, 0, 1]]).mean(axis=(0, 2))
+        users = pl.Series("user_id", [e.user_id for e in rows]).rank("dense").cast(pl.String)
+        frames.append(pl.DataFrame({"model": name, "row": range(len(rows)), "user_id": users, "added": added}))
+    path = RANKS / "e1-listed.parquet"
+    pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
+    return path
+
+
+def listing(effects: pl.DataFrame) -> dict[str, Any]:
+    """Return the table of `listed`."""
+    rows = []
+    for (name,), own in effects.group_by("model", maintain_order=True):
+        rows.append([name, signed(mean_interval(own["added"].to_numpy(), own["user_id"].to_list()))])
+    title = f"What listing a title adds to its log-probability, {effects['row'].n_unique()} validation examples"
+    return {"title": title, "columns": ["model", "nats"], "rows": rows}
+
+
+def tables(answers: pl.DataFrame, title: str) -> list[dict[str, Any]]:
+    """Return the table of all rankers, and that of the differences between the best arm of each objective."""
+    names = answers["ranker"].unique(maintain_order=True).to_list()
+    first = answers.filter(ranker=SFT)
+    columns = {}
+    for name in names:
+        own = answers.filter(ranker=name)
+        assert own["row"].equals(first["row"])
+        for quantity in (GENERATED, VALID, LIKELY, NDCG):
+            if own[quantity].is_not_nan().all():
+                columns[name, quantity] = own[quantity].to_numpy()
+    means = Means(columns, first["user_id"].to_list(), first["target"].to_list())
+
+    def mean(name: str, quantity: str) -> str:
+        return shown(means.mean((name, quantity))) if (name, quantity) in columns else "–"
+
+    def gap(name: str, against: str, quantity: str) -> str:
+        if name == against or (name, quantity) not in columns:
+            return "–"
+        return signed(means.difference((name, quantity), (against, quantity)))
+
+    rows = [
+        [name, *(mean(name, q) for q in (GENERATED, VALID, LIKELY, NDCG)), gap(name, SFT, GENERATED)]
+        for name in names
+        if name != "random"
+    ]
+    head = ["model", "HR@1, generated", "valid ratio", "HR@1 by likelihood", "NDCG@10", "generated: minus SFT"]
+    best = {}
+    for objective, begin in OBJECTIVES.items():
+        arms = [name for name in names if name.startswith(begin)]
+        if arms:
+            best[objective] = max(arms, key=lambda arm: [columns[arm, q].mean() for q in (GENERATED, NDCG)])
+    pairs = [
+        (a, b) for a, b in (("S-DPO", "SFT continued"), ("S-DPO", "softmax"), ("S-DPO", "DPO")) if {a, b} <= {*best}
+    ]
+    compared = [
+        [f"{a} − {b}", best[a], best[b], *(gap(best[a], best[b], q) for q in (GENERATED, LIKELY, NDCG))]
+        for a, b in pairs
+    ]
+    columns_of = ["difference", "first", "second", "HR@1, generated", "HR@1 by likelihood", "NDCG@10"]
+    found = [{"title": title, "columns": head, "rows": rows}]
+    if compared:
+        best_arms = f"{title}: the best arms of the objectives"
+        found.append({"title": best_arms, "columns": columns_of, "rows": compared})
+    return found
+
+
+def shown(value: Interval) -> str:
+    """Return a mean with its interval."""
+    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def main() -> None:
+    """Keep the answers of a run, if one is named, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, nargs="?")
+    arguments = parser.parse_args()
+    if arguments.run:
+        run = open_run(arguments.run)
+        keep(run)
+        listed(run)
+    found = []
+    for path in sorted(RANKS.glob("e1-*-*.parquet")):
+        answers = pl.read_parquet(path)
+        _, split, rows = path.stem.split("-")
+        count = answers["row"].n_unique()
+        found += tables(answers, f"SFT of {int(rows):,} rows, {count:,} {split} examples")
+    found.append(listing(pl.read_parquet(RANKS / "e1-listed.parquet")))
+    tell({"tables": found}, RESULT)
+
+
+if __name__ == "__main__":
+    main()

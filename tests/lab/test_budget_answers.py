@@ -1,0 +1,52 @@
+"""Trial E1's tables: which arms are compared, by which values, and histories of other users."""
+
+import sys
+from pathlib import Path
+
+import polars as pl
+
+from prefrec.data import RankingExample
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+from budget_answers import swapped, tables
+
+
+def test_a_swapped_history_is_that_of_the_next_other_user():
+    rows = [RankingExample(u, (f"{u}{n}",), ("a", "b"), "a") for u, n in [("x", 1), ("x", 2), ("y", 1), ("z", 1)]]
+    found = swapped(rows)
+    assert [e.history for e in found] == [("y1",), ("y1",), ("z1",), ("x1",)]
+    assert [(e.user_id, e.candidates, e.target) for e in found] == [(e.user_id, e.candidates, e.target) for e in rows]
+
+
+def answers(**hits):
+    """Two users with two targets each; the hits of each ranker are its generated ones, all texts are valid."""
+    frames = []
+    for name, own in hits.items():
+        values = pl.Series(own, dtype=pl.Float64)
+        frame = pl.DataFrame({"row": [0, 1, 2, 3], "user_id": [*"uuvv"], "target": [*"abcd"]})
+        frame = frame.with_columns(ranker=pl.lit(name.replace("_", "-")), **{"hr@1": values, "ndcg@10": values})
+        text = values if name not in ("popularity",) else pl.Series([float("nan")] * 4)
+        frames.append(frame.with_columns(**{"gen_hr@1": text, "valid_ratio": text * 0 + 1}))
+    return pl.concat(frames)
+
+
+def test_the_best_arm_of_each_objective_is_compared():
+    found, compared = tables(
+        answers(
+            popularity=[1, 1, 1, 1],
+            sft=[0, 0, 1, 0],
+            s_dpo_low=[0, 0, 0, 0],
+            s_dpo_high=[1, 1, 1, 0],
+            sft_more_low=[1, 0, 1, 0],
+            sft_more=[0, 0, 0, 1],
+        ),
+        "title",
+    )
+    cells = {row[0]: row[1:] for row in found["rows"]}
+    assert cells["popularity"][:2] == ["–", "–"]
+    assert cells["popularity"][2].startswith("1.000")
+    assert cells["s-dpo-high"][0].startswith("0.750")
+    assert cells["s-dpo-high"][-1].startswith("+0.5000")
+    (only,) = compared["rows"]
+    assert only[:3] == ["S-DPO − SFT continued", "s-dpo-high", "sft-more-low"]
+    assert only[3].startswith("+0.2500")
