@@ -2,7 +2,7 @@
 
     python scripts/budget_answers.py [RUN]
 
-RUN is the folder of one budget, with all arms. Its answers go to lab/results/ranks/e1-SPLIT-ROWS.parquet, without
+RUN is the folder of one budget, with all arms. Its answers go to lab/results/answers/e1-SPLIT-ROWS.parquet, without
 titles, and the tables are computed from all such files. Two controls are beside the arms. The SFT model answers with
 the history of another user in the prompt: what it gets then, it knows without the user. And e1-listed.parquet says
 how much more probable a title is if the prompt lists it, for the SFT model and for base models.
@@ -19,7 +19,7 @@ from typing import Any
 import experiments_page
 import numpy as np
 import polars as pl
-from rank_tables import RANKS, signed
+from rank_tables import signed
 from trial import tell
 
 from prefrec.data import RankingExample
@@ -33,6 +33,7 @@ from prefrec_lab.ranks import coded
 from prefrec_lab.studies.budget import CONTROL
 
 RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
+ANSWERS = experiments_page.RESULTS / "answers"
 SFT, SWAPPED = "sft", "sft, histories of other users"
 GENERATED, VALID, LIKELY, NDCG = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10"
 LISTED_ROWS, OF_LIST = 60, 8
@@ -65,7 +66,7 @@ def keep(run: Run) -> Path:
         values |= {column: scored[column](*ranks_of(own)) for column in (LIKELY, NDCG)}
         frames.append(own.select("ranker", "row", "user_id", "target").with_columns(**values))
     assert run.recipe.sft is not None
-    path = RANKS / f"e1-{section.split}-{run.recipe.sft.rows}.parquet"
+    path = ANSWERS / f"e1-{section.split}-{run.recipe.sft.rows}.parquet"
     pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
     return path
 
@@ -99,7 +100,7 @@ def listed(run: Run) -> Path:
         added = np.stack([logps[:, 0, 0] - logps[:, 1, 0], logps[:, 1, 1] - logps[:, 0, 1]]).mean(axis=(0, 2))
         users = pl.Series("user_id", [e.user_id for e in rows]).rank("dense").cast(pl.String)
         frames.append(pl.DataFrame({"model": name, "row": range(len(rows)), "user_id": users, "added": added}))
-    path = RANKS / "e1-listed.parquet"
+    path = ANSWERS / "e1-listed.parquet"
     pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
     return path
 
@@ -175,12 +176,12 @@ def main() -> None:
         keep(run)
         listed(run)
     found = []
-    for path in sorted(RANKS.glob("e1-*-*.parquet")):
+    for path in sorted(ANSWERS.glob("e1-*-*.parquet")):
         answers = pl.read_parquet(path)
         _, split, rows = path.stem.split("-")
         count = answers["row"].n_unique()
         found += tables(answers, f"SFT of {int(rows):,} rows, {count:,} {split} examples")
-    found.append(listing(pl.read_parquet(RANKS / "e1-listed.parquet")))
+    found.append(listing(pl.read_parquet(ANSWERS / "e1-listed.parquet")))
     tell({"tables": found}, RESULT)
 
 

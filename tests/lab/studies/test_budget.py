@@ -89,9 +89,10 @@ def test_equivalent_is_an_interval_within_the_margin(low, high, expected):
 
 def test_the_whole_study(base, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "BUDGETS", [4, 8])
+    monkeypatch.setattr(budget, "RATES", (1e-4,))
     summary = carry_out(BUDGET, base, [0], tmp_path)
     rows = {(r["rows"], r["variant"], r["against"]) for r in summary["tables"]["table"]}
-    assert {("4", "s-dpo-beta1-1e-4", CONTROL), ("8", "softmax-1e-5", CONTROL)} <= rows
+    assert {("4", "s-dpo-beta1-1e-4", CONTROL), ("8", "softmax-1e-4", CONTROL)} <= rows
     assert {r["quantity"] for r in summary["tables"]["table"]} >= {"gen_hr@1", "valid_ratio", "hr@1"}
     assert "popularity" in {r["variant"] for r in summary["tables"]["table"]}  # by its scores
     assert any(fact.startswith("8 rows. HR@1 generated: the largest difference from") for fact in summary["facts"])
