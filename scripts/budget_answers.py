@@ -2,10 +2,10 @@
 
     python scripts/budget_answers.py [RUN]
 
-RUN is the folder of one budget, with all arms. Its answers go to lab/results/answers/e1-SPLIT-ROWS.parquet, without
-titles, and the tables are computed from all such files. Two controls are beside the arms. The SFT model answers with
-the history of another user in the prompt: what it gets then, it knows without the user. And e1-listed.parquet says
-how much more probable a title is if the prompt lists it, for the SFT model and for base models.
+RUN is the folder of one budget, with all arms. Its answers go to lab/results/answers/e1-SPLIT-ROWS-LAYERS.parquet,
+without titles, and the tables are computed from all such files. Two controls are beside the arms. The SFT model also
+answers with the history of another user in the prompt: what it gets then, it knows without the user. And
+listed-LAYERS.parquet says how much more probable a title is if the prompt lists it, for SFT and for base models.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from prefrec.evaluation.evaluate import text_values
 from prefrec.evaluation.intervals import Means, mean_interval
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.opened import Run, open_run
+from prefrec.sections import ModelSection
 from prefrec.stages.language_model import lm_ranker
 from prefrec_lab.ranks import coded
 from prefrec_lab.studies.budget import CONTROL
@@ -37,8 +38,14 @@ ANSWERS = experiments_page.RESULTS / "answers"
 SFT, SWAPPED = "sft", "sft, histories of other users"
 GENERATED, VALID, LIKELY, NDCG = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10"
 LISTED_ROWS, OF_LIST = 60, 8
-OBJECTIVES = {"S-DPO": "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued": CONTROL}
+OURS = "S-DPO"
+OBJECTIVES = {OURS: "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued": CONTROL}
 """Name of an objective → how the names of its arms begin."""
+
+
+def layers_of(section: ModelSection) -> str:
+    """Return how many layers of the base a model has."""
+    return str(section.layers or "all")
 
 
 def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
@@ -66,7 +73,7 @@ def keep(run: Run) -> Path:
         values |= {column: scored[column](*ranks_of(own)) for column in (LIKELY, NDCG)}
         frames.append(own.select("ranker", "row", "user_id", "target").with_columns(**values))
     assert run.recipe.sft is not None
-    path = ANSWERS / f"e1-{section.split}-{run.recipe.sft.rows}.parquet"
+    path = ANSWERS / f"e1-{section.split}-{run.recipe.sft.rows}-{layers_of(run.recipe.model)}.parquet"
     pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
     return path
 
@@ -74,15 +81,15 @@ def keep(run: Run) -> Path:
 def listed(run: Run) -> Path:
     """Write how much higher the log-probability of titles is if the prompt lists them, and return the file.
 
-    Each example is asked with its own list and with that of another example. The titles are eight of each list, so
-    that their popularity cancels out.
+    A model scores eight titles of an example's own list and eight of another example's list, once with the first list
+    in the prompt and once with the second. So the popularity of titles cancels out.
     """
     titles, section = run.data.catalogue.titles, run.recipe.model
     rows = run.data.examples("validation", LISTED_ROWS)
-    models = {f"SFT, {section.layers} layers": run.stage(SFT).load(8)}
-    for layers in (section.layers, None):
-        own = section.model_copy(update={"layers": layers})
-        models[f"base, {layers or 'all'} layers"] = lm_ranker("base", None, run.data, own, 8)
+    models = {f"SFT, {layers_of(section)} layers": run.stage(SFT).load(8)}
+    for layers in dict.fromkeys((section.layers, None)):
+        base = section.model_copy(update={"layers": layers})
+        models[f"base, {layers_of(base)} layers"] = lm_ranker("base", None, run.data, base, 8)
     frames = []
     for name, model in models.items():
         asked = []
@@ -100,7 +107,7 @@ def listed(run: Run) -> Path:
         added = np.stack([logps[:, 0, 0] - logps[:, 1, 0], logps[:, 1, 1] - logps[:, 0, 1]]).mean(axis=(0, 2))
         users = pl.Series("user_id", [e.user_id for e in rows]).rank("dense").cast(pl.String)
         frames.append(pl.DataFrame({"model": name, "row": range(len(rows)), "user_id": users, "added": added}))
-    path = ANSWERS / "e1-listed.parquet"
+    path = ANSWERS / f"listed-{layers_of(section)}.parquet"
     pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
     return path
 
@@ -146,13 +153,11 @@ def tables(answers: pl.DataFrame, title: str) -> list[dict[str, Any]]:
         arms = [name for name in names if name.startswith(begin)]
         if arms:
             best[objective] = max(arms, key=lambda arm: [columns[arm, q].mean() for q in (GENERATED, NDCG)])
-    pairs = [
-        (a, b) for a, b in (("S-DPO", "SFT continued"), ("S-DPO", "softmax"), ("S-DPO", "DPO")) if {a, b} <= {*best}
-    ]
-    compared = [
-        [f"{a} − {b}", best[a], best[b], *(gap(best[a], best[b], q) for q in (GENERATED, LIKELY, NDCG))]
-        for a, b in pairs
-    ]
+    compared = []
+    for other in ("SFT continued", "softmax", "DPO"):
+        if OURS in best and other in best:
+            gaps = [gap(best[OURS], best[other], q) for q in (GENERATED, LIKELY, NDCG)]
+            compared.append([f"{OURS} − {other}", best[OURS], best[other], *gaps])
     columns_of = ["difference", "first", "second", "HR@1, generated", "HR@1 by likelihood", "NDCG@10"]
     found = [{"title": title, "columns": head, "rows": rows}]
     if compared:
@@ -176,12 +181,12 @@ def main() -> None:
         keep(run)
         listed(run)
     found = []
-    for path in sorted(ANSWERS.glob("e1-*-*.parquet")):
+    for path in sorted(ANSWERS.glob("e1-*.parquet")):
         answers = pl.read_parquet(path)
-        _, split, rows = path.stem.split("-")
+        _, split, rows, layers = path.stem.split("-")
         count = answers["row"].n_unique()
-        found += tables(answers, f"SFT of {int(rows):,} rows, {count:,} {split} examples")
-    found.append(listing(pl.read_parquet(ANSWERS / "e1-listed.parquet")))
+        found += tables(answers, f"SFT of {int(rows):,} rows, {layers} layers, {count:,} {split} examples")
+    found += [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
     tell({"tables": found}, RESULT)
 
 

@@ -94,7 +94,7 @@ def test_a_baseline_is_fitted_once_for_a_log_and_its_settings_are_chosen_once(da
         assert (
             again.baseline("EASE", "validation") is again.baseline("EASE", "test") is inputs.baseline("EASE", "test")
         )
-    own = 1 if order[0] == "test" else 0  # the ranker that has chosen is not kept unless it is asked for
+    own = 1 if order[0] == "test" else 0  # EASE of the training log chose the settings, and was not kept
     assert len(inversions) == CHOICE + 2 + own
     inputs.forget(rankers=True)
     assert inputs.baseline("EASE", "test").settings == found.settings

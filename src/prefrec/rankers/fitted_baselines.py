@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -22,6 +23,7 @@ class FittedBaselines:
     def __init__(self, data: PreparedData, seed: int) -> None:
         self.data = data
         self.seed = seed
+        self._known = cache(data.known_interactions)
         self._fitted: dict[tuple[bool, str], Ranker] = {}
         self._settings: dict[str, Mapping[str, Any]] = {}
 
@@ -30,11 +32,11 @@ class FittedBaselines:
 
         Those that cannot be fitted to that log are absent (`unable`).
         """
-        log = self.data.known_interactions(split)
+        log = self._known(split)
         is_training = log is self.data.train_interactions
-        new = [name for name in names if (is_training, name) not in self._fitted]
-        for ranker in self.counting(log, new):
-            self._fitted[is_training, ranker.name] = ranker
+        if new := [name for name in names if (is_training, name) not in self._fitted]:
+            for ranker in self.counting(log, new):
+                self._fitted[is_training, ranker.name] = ranker
         found = [self._fitted.get((is_training, name)) for name in BASELINES if name in names]
         return [ranker for ranker in found if ranker is not None]
 
@@ -53,5 +55,6 @@ class FittedBaselines:
         return rankers
 
     def forget(self) -> None:
-        """Forget all baselines, to free their memory, but not their settings."""
+        """Forget all baselines and logs, to free their memory, but not their settings."""
         self._fitted.clear()
+        self._known.cache_clear()

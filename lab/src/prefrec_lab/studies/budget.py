@@ -29,8 +29,11 @@ BUDGETS = [300, 1_000, 3_000, 10_000]
 MOST_ROWS = 1_000
 """Most rows of an arm: a rate for each of ten arms is to be chosen in hours on two cores."""
 
-BETAS, RATES, LOW_RATE = (0.1, 1.0), (1e-5, 1e-4), 1e-4
-"""β of S-DPO, learning rates of all arms with negatives, and the second rate of more SFT."""
+BETAS = (0.1, 1.0)
+"""β of S-DPO."""
+
+RATES = (1e-5, 1e-4)
+"""Learning rates of the arms with negatives. More SFT has the higher one, too, beside the rate of SFT."""
 
 CONTROL = "sft-more"
 """The arm that the others are compared with: SFT on as many other rows."""
@@ -52,7 +55,8 @@ def arms(base: Recipe) -> list[AlignSection]:
         found += [variant(one, f"s-dpo-beta{beta:g}-{at}", beta=beta, **given) for beta in BETAS]
         found.append(variant(one, f"softmax-{at}", loss="softmax", **given))
         found.append(variant(one, f"dpo-{at}", loss="dpo", num_negatives=1, **given))
-    for name, rate in ((f"{CONTROL}-low", LOW_RATE), (CONTROL, sft.learning_rate if sft else one.learning_rate)):
+    own_rate = sft.learning_rate if sft else one.learning_rate
+    for name, rate in ((f"{CONTROL}-low", max(RATES)), (CONTROL, own_rate)):
         found.append(variant(one, name, loss="sft", num_negatives=1, learning_rate=rate))
     return found
 
