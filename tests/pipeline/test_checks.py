@@ -1,5 +1,7 @@
 """prefrec.pipeline.checks: whether the data have the rows of every stage is known before the first is trained."""
 
+import re
+
 import pytest
 
 from prefrec.errors import ConfigError, TokenizerError
@@ -75,6 +77,16 @@ def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):
     on = few | {"disable_dropout": False}
     run_recipe(changed(lora={"dropout": 0.1}, sft=on, align=[]), tmp_path / "run", until="sft")
     assert "lora.dropout" not in capsys.readouterr().err
+
+
+def test_layers_that_are_left_out_of_a_model_that_reads_candidates_are_told(changed, tmp_path, capsys):
+    few = {"rows": 8, "epochs": 1, "eval_rows": 0}
+    run_recipe(changed(model={"layers": 1}, sft=few, align=[]), tmp_path / "run", until="sft")
+    told = capsys.readouterr().err
+    assert re.search(r"model\.layers: 1 leaves layers out, and the template \S+ shows candidates", told)
+    without = {"layers": 1, "templates": ["history"]}
+    run_recipe(changed(model=without, sft=few, align=[]), tmp_path / "run", until="sft")
+    assert "model.layers" not in capsys.readouterr().err
 
 
 def test_a_tracker_that_is_not_installed(changed, data, monkeypatch):

@@ -80,3 +80,13 @@ def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainS
             f"lora.dropout: {lora.dropout:g} has no effect in {', '.join(idle)}, where dropout is turned off: set "
             "disable_dropout: false there, or remove lora.dropout"
         )
+
+
+def warn_of_missing_layers(model: ModelSection, domain: str) -> None:
+    """Warn if layers are left out and the prompt shows candidates, because such models hardly read the list."""
+    if model.layers is not None and shows_candidates(model, domain):
+        warn(
+            f"model.layers: {model.layers} leaves layers out, and the template {model.templates[0]} shows "
+            "candidates: the first 12 layers of SmolLM2-135M hardly read that list, even after SFT; remove "
+            "model.layers, or choose a template without candidates (model.templates: [history])"
+        )

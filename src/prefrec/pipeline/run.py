@@ -18,7 +18,13 @@ from prefrec.files import make_folder, write_json, write_text
 from prefrec.lm.models import check_name
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation
-from prefrec.pipeline.checks import check_rows, check_titles, trained_sections, warn_of_idle_dropout
+from prefrec.pipeline.checks import (
+    check_rows,
+    check_titles,
+    trained_sections,
+    warn_of_idle_dropout,
+    warn_of_missing_layers,
+)
 from prefrec.pipeline.measure import evaluate_rankers, logs_read
 from prefrec.pipeline.measure_preferences import run_preferences
 from prefrec.pipeline.opened import Run
@@ -81,6 +87,7 @@ def run_recipe(
             return Run.of(read_run(folder, data), recipe, data)
         check_rows(recipe, data)
         warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
+        warn_of_missing_layers(recipe.model, data.domain)
         measured = until in ("evaluate", "report")
         plan = planned(recipe, data, folder)
         if trained_sections(recipe) and plan.stale():
