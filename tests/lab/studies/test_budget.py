@@ -6,9 +6,20 @@ import pytest
 
 from prefrec.evaluation import Interval
 from prefrec.intake import prepare
+from prefrec.pipeline.opened import open_run
+from prefrec.prompts import load_template
 from prefrec.stages.training_rows import alignment_rows, training_rows
 from prefrec_lab.studies import budget
-from prefrec_lab.studies.budget import BUDGET, CONTROL, arms, budget_recipe, is_equivalent, values_of
+from prefrec_lab.studies.budget import (
+    BUDGET,
+    CONTROL,
+    START,
+    arms,
+    budget_recipe,
+    is_equivalent,
+    sequences_recipe,
+    values_of,
+)
 from prefrec_lab.study_tools.carry_out import base_recipe, carry_out
 
 
@@ -58,6 +69,14 @@ def test_the_shipped_recipe_has_room_for_its_arms():
     assert recipe.evaluate.split == "validation"
 
 
+def test_every_title_of_the_log_is_a_target_of_the_model_that_sft_starts_from():
+    recipe = sequences_recipe(base_recipe(BUDGET))
+    assert not load_template(recipe.model.templates[0], domain="movies").shows_candidates
+    assert recipe.sft.rows is None
+    assert recipe.align == []
+    assert load_template(base_recipe(BUDGET).model.templates[0], domain="movies").shows_candidates
+
+
 def test_texts_count_where_all_examples_have_one():
     frame = pl.DataFrame(
         {
@@ -95,4 +114,7 @@ def test_the_whole_study(base, tmp_path, monkeypatch):
     assert {("4", "s-dpo-beta1-1e-4", CONTROL), ("8", "softmax-1e-4", CONTROL)} <= rows
     assert {r["quantity"] for r in summary["tables"]["table"]} >= {"gen_hr@1", "valid_ratio", "hr@1"}
     assert "popularity" in {r["variant"] for r in summary["tables"]["table"]}  # by its scores
+    folder = tmp_path / "runs/budget-seed-0"
+    assert (folder / START / "config.json").is_file()
+    assert all(open_run(folder / rows).recipe.model.name == str(folder / START) for rows in ("4", "8"))
     assert any(fact.startswith("8 rows. HR@1 generated: the largest difference from") for fact in summary["facts"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,29 @@ import polars as pl
 from prefrec.evaluation import Interval
 from prefrec.evaluation.evaluate import text_values
 from prefrec.evaluation.labels import metric_label
+from prefrec.lm.models import load_tokenizer
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe, checked_recipe
 from prefrec.report.wording import label
-from prefrec.sections import AlignSection
+from prefrec.sections import SFT, AlignSection
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.study_tools.measure import Values, measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.study_tools.plots import Series, lines, slug
 from prefrec_lab.study_tools.study import Outcome, Study, as_it_is, varied_alignment
 from prefrec_lab.study_tools.tables import facts_of, grouped_table
 
-BUDGETS = [300, 1_000, 3_000, 10_000]
-"""Numbers of training rows of SFT, and again of each arm, up to `MOST_ROWS`."""
+BUDGETS = [300, 1_000, 3_000]
+"""Numbers of questions that SFT reads, and again each arm, up to `MOST_ROWS`."""
 
-MOST_ROWS = 1_000
-"""Most rows of an arm: a rate for each of ten arms is to be chosen in hours on two cores."""
+MOST_ROWS = 500
+"""Most questions of an arm: ten arms are to be trained in an hour or two on two cores."""
+
+SEQUENCES = "sequences"
+"""Folder of the run that learns the training histories, before SFT reads questions."""
+
+START = "start"
+"""Folder of its model. All budgets start from it."""
 
 BETAS = (0.1, 1.0)
 """β of S-DPO."""
@@ -61,19 +69,51 @@ def arms(base: Recipe) -> list[AlignSection]:
     return found
 
 
-def budget_recipe(base: Recipe, rows: int) -> Recipe:
-    """Return the recipe in which SFT reads so many rows, and each arm others: as many, but at most `MOST_ROWS`."""
+def budget_recipe(base: Recipe, rows: int, start: Path | None = None) -> Recipe:
+    """Return the recipe in which SFT reads so many rows, and each arm others: as many, but at most `MOST_ROWS`.
+
+    Args:
+        base: the recipe of the study.
+        rows: that SFT reads.
+        start: folder of the model that SFT starts from. None: that of the recipe.
+    """
     raw = base.model_dump(mode="json")
+    raw["model"] |= {"name": str(start)} if start else {}
     raw["sft"] |= {"rows": rows}
     more = {"rows": min(rows, MOST_ROWS), "skip_rows": rows}
     raw["align"] = [arm.model_dump(mode="json") | more for arm in arms(base)]
     return checked_recipe(raw)
 
 
+def sequences_recipe(base: Recipe) -> Recipe:
+    """Return the recipe of the model that all budgets start from.
+
+    Its prompt shows no candidates, so every title of the training histories is a target: an epoch teaches the order
+    of the whole log for the price of a few thousand questions. All weights are trained. Its other settings are those
+    of the base recipe.
+    """
+    raw = base.model_dump(mode="json")
+    raw["model"] |= {"templates": ["history"], "objective": "catalogue"}
+    raw["sft"] |= {"rows": None, "skip_rows": 0, "epochs": 1.0, "global_batch_size": 8}
+    raw |= {"lora": None, "align": []}
+    return checked_recipe(raw)
+
+
+def start_model(base: Recipe, folder: Path) -> Path:
+    """Train the model that all budgets start from in FOLDER/sequences; return FOLDER/start, with its tokenizer."""
+    run = run_recipe(sequences_recipe(base), folder / SEQUENCES, until=SFT)
+    weights, start = run.stage(SFT).weights, folder / START
+    assert weights is not None
+    shutil.copytree(weights, start, dirs_exist_ok=True)
+    load_tokenizer(base.model.name).save_pretrained(start)
+    return start
+
+
 def make(base: Recipe, folder: Path) -> Run:
     """Make a run of each budget in FOLDER/ROWS; return that of the largest."""
+    start = start_model(base, folder)
     for rows in BUDGETS:
-        run_recipe(budget_recipe(base, rows), folder / str(rows), until="evaluate")
+        run_recipe(budget_recipe(base, rows, start), folder / str(rows), until="evaluate")
     return open_run(folder / str(BUDGETS[-1]))
 
 
@@ -130,8 +170,8 @@ def is_equivalent(gap: Interval) -> bool:
 BUDGET = Study(
     "budget",
     "From which number of SFT rows on does S-DPO add nothing that as many more rows of SFT do not?",
-    "the rows that SFT reads. Then S-DPO, DPO, the list's softmax and more SFT read other rows, as many but at most "
-    "1,000, all from the same SFT model.",
+    "the questions that SFT reads, after the training histories. Then S-DPO, DPO, the list's softmax and more SFT "
+    "read other questions, as many but at most 500, all from the same SFT model.",
     as_it_is,
     analyse,
     make=make,
