@@ -588,7 +588,8 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
     splits = f"{NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits"
     seeds_of_each = [m.seeds for m in measured]
     fewest, most = min(seeds_of_each), max(seeds_of_each)
-    counts = NUMBERS[fewest] if fewest == most else f"{NUMBERS[fewest]} to {NUMBERS[most]}"
+    between = "or" if most == fewest + 1 else "to"
+    counts = NUMBERS[fewest] if fewest == most else f"{NUMBERS[fewest]} {between} {NUMBERS[most]}"
     seeds = "of one seed" if most == 1 else f"the mean over {counts} seeds"
     said = f"We measured on {splits}. {unnamed(table['answer'])} {log_sentence(measured)}"
     main = table["tables"][0]
