@@ -31,7 +31,8 @@ from prefrec.pipeline.opened import Run, open_run
 from prefrec.sections import ModelSection
 from prefrec.stages.language_model import lm_ranker
 from prefrec_lab.ranks import coded
-from prefrec_lab.studies.budget import CONTROL
+from prefrec_lab.studies.budget import BUDGET, CONTROL
+from prefrec_lab.study_tools.carry_out import base_recipe
 
 RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
 ANSWERS = experiments_page.RESULTS / "answers"
@@ -87,8 +88,9 @@ def listed(run: Run) -> Path:
     titles, section = run.data.catalogue.titles, run.recipe.model
     rows = run.data.examples("validation", LISTED_ROWS)
     models = {f"SFT, {layers_of(section)} layers": run.stage(SFT).load(8)}
+    # SFT may start from a model that has learnt the histories, which is not the base.
     for layers in dict.fromkeys((section.layers, None)):
-        base = section.model_copy(update={"layers": layers})
+        base = section.model_copy(update={"name": base_recipe(BUDGET).model.name, "layers": layers})
         models[f"base, {layers_of(base)} layers"] = lm_ranker("base", None, run.data, base, 8)
     frames = []
     for name, model in models.items():

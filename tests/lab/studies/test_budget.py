@@ -77,6 +77,13 @@ def test_every_title_of_the_log_is_a_target_of_the_model_that_sft_starts_from():
     assert load_template(base_recipe(BUDGET).model.templates[0], domain="movies").shows_candidates
 
 
+def test_questions_go_on_with_the_weights_and_layers_of_the_model_that_has_learnt_the_log(tmp_path):
+    fewer = base_recipe(BUDGET, None, ["model.layers=[0, 29]", "model.random_weights=true"])
+    assert sequences_recipe(fewer).model.layers == budget_recipe(fewer, 300).model.layers == [0, 29]
+    model = budget_recipe(fewer, 300, tmp_path).model
+    assert (model.name, model.layers, model.random_weights) == (str(tmp_path), None, False)
+
+
 def test_texts_count_where_all_examples_have_one():
     frame = pl.DataFrame(
         {

@@ -78,7 +78,8 @@ def budget_recipe(base: Recipe, rows: int, start: Path | None = None) -> Recipe:
         start: folder of the model that SFT starts from. None: that of the recipe.
     """
     raw = base.model_dump(mode="json")
-    raw["model"] |= {"name": str(start)} if start else {}
+    if start:  # its layers are chosen, and its weights trained
+        raw["model"] |= {"name": str(start), "layers": None, "random_weights": False}
     raw["sft"] |= {"rows": rows}
     more = {"rows": min(rows, MOST_ROWS), "skip_rows": rows}
     raw["align"] = [arm.model_dump(mode="json") | more for arm in arms(base)]
