@@ -94,7 +94,7 @@ def sequences_recipe(base: Recipe) -> Recipe:
     of the base recipe.
     """
     raw = base.model_dump(mode="json")
-    raw["model"] |= {"templates": ["history"], "objective": "catalogue"}
+    raw["model"] |= {"templates": ["history"]}
     raw["sft"] |= {"rows": None, "skip_rows": 0, "epochs": 1.0, "global_batch_size": 8}
     raw |= {"lora": None, "align": []}
     return checked_recipe(raw)
