@@ -1,16 +1,20 @@
 """Trial E1: keep the answers of a run of `prefrec lab study budget`, and write the tables of lab/results/40.
 
-    python scripts/budget_answers.py [RUN]
+    python scripts/budget_answers.py [RUN] [--test EXAMPLES]
 
 RUN is the folder of one budget, with all arms. Its answers go to lab/results/answers/e1-SPLIT-ROWS-LAYERS.parquet,
 without titles, and the tables are computed from all such files. Two controls are beside the arms. The SFT model also
 answers with the history of another user in the prompt: what it gets then, it knows without the user. And
 listed-LAYERS.parquet says how much more probable a title is if the prompt lists it, for SFT and for base models.
+
+--test: the SFT model and the arms that are best on the validation examples then answer so many test examples, in
+RUN-test.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +32,9 @@ from prefrec.evaluation.evaluate import text_values
 from prefrec.evaluation.intervals import Means, mean_interval
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.sections import ModelSection
+from prefrec.pipeline.run import run_recipe
+from prefrec.recipe import checked_recipe
+from prefrec.sections import ALIGN, ModelSection
 from prefrec.stages.language_model import lm_ranker
 from prefrec_lab.ranks import coded
 from prefrec_lab.studies.budget import BUDGET, CONTROL
@@ -42,6 +48,9 @@ LISTED_ROWS, OF_LIST = 60, 8
 OURS = "S-DPO"
 OBJECTIVES = {OURS: "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued": CONTROL}
 """Name of an objective → how the names of its arms begin."""
+
+KNOWN = {"SFT − popularity": "popularity", "SFT − histories of other users": SWAPPED}
+"""Differences that tell whether the trial has left chance → what SFT is compared with."""
 
 
 def layers_of(section: ModelSection) -> str:
@@ -59,6 +68,12 @@ def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
     return found
 
 
+def answers_of(run: Run, split: str) -> Path:
+    """Return the file of a run's answers."""
+    assert run.recipe.sft is not None
+    return ANSWERS / f"e1-{split}-{run.recipe.sft.rows}-{layers_of(run.recipe.model)}.parquet"
+
+
 def keep(run: Run) -> Path:
     """Write the answers of a run, a row per ranker and example, and return their file."""
     section = run.recipe.evaluate
@@ -73,8 +88,7 @@ def keep(run: Run) -> Path:
         scored = metrics_for([1, 10])
         values |= {column: scored[column](*ranks_of(own)) for column in (LIKELY, NDCG)}
         frames.append(own.select("ranker", "row", "user_id", "target").with_columns(**values))
-    assert run.recipe.sft is not None
-    path = ANSWERS / f"e1-{section.split}-{run.recipe.sft.rows}-{layers_of(run.recipe.model)}.parquet"
+    path = answers_of(run, section.split)
     pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
     return path
 
@@ -123,8 +137,37 @@ def listing(effects: pl.DataFrame) -> dict[str, Any]:
     return {"title": title, "columns": ["model", "nats"], "rows": rows}
 
 
-def tables(answers: pl.DataFrame, title: str) -> list[dict[str, Any]]:
-    """Return the table of all rankers, and that of the differences between the best arm of each objective."""
+def best_arms(answers: pl.DataFrame) -> dict[str, str]:
+    """Return the best arm of each objective by HR@1 generated; a tie goes to NDCG@10."""
+    means = answers.group_by("ranker", maintain_order=True).agg(pl.col(GENERATED, NDCG).mean())
+    best = {}
+    for objective, begin in OBJECTIVES.items():
+        arms = means.filter(pl.col("ranker").str.starts_with(begin))
+        if len(arms):
+            best[objective] = arms.sort(GENERATED, NDCG, descending=True)["ranker"][0]
+    return best
+
+
+def answer_test(run: Run, examples: int) -> Run:
+    """Answer test examples with the SFT model and the arms that are best on validation, in a copy of the run."""
+    chosen = [*best_arms(pl.read_parquet(answers_of(run, "validation"))).values()]
+    folder = run.folder.with_name(f"{run.folder.name}-test")
+    for name in ("data", SFT, *(f"{ALIGN}/{arm}" for arm in chosen)):
+        shutil.copytree(run.folder / name, folder / name, dirs_exist_ok=True)
+    raw = run.recipe.model_dump(mode="json")
+    raw["align"] = [arm for arm in raw["align"] if arm["name"] in chosen]
+    raw["evaluate"] |= {"split": "test", "rows": examples}
+    return run_recipe(checked_recipe(raw), folder, until="evaluate")
+
+
+def tables(answers: pl.DataFrame, title: str, best: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the table of all rankers, and that of differences.
+
+    Args:
+        answers: what `keep` has written.
+        title: of the tables.
+        best: objective → its arm that is compared with those of others.
+    """
     names = answers["ranker"].unique(maintain_order=True).to_list()
     first = answers.filter(ranker=SFT)
     columns = {}
@@ -140,7 +183,7 @@ def tables(answers: pl.DataFrame, title: str) -> list[dict[str, Any]]:
         return shown(means.mean((name, quantity))) if (name, quantity) in columns else "–"
 
     def gap(name: str, against: str, quantity: str) -> str:
-        if name == against or (name, quantity) not in columns:
+        if name == against or not {(name, quantity), (against, quantity)} <= columns.keys():
             return "–"
         return signed(means.difference((name, quantity), (against, quantity)))
 
@@ -150,22 +193,16 @@ def tables(answers: pl.DataFrame, title: str) -> list[dict[str, Any]]:
         if name != "random"
     ]
     head = ["model", "HR@1, generated", "valid ratio", "HR@1 by likelihood", "NDCG@10", "generated: minus SFT"]
-    best = {}
-    for objective, begin in OBJECTIVES.items():
-        arms = [name for name in names if name.startswith(begin)]
-        if arms:
-            best[objective] = max(arms, key=lambda arm: [columns[arm, q].mean() for q in (GENERATED, NDCG)])
-    compared = []
+    pairs = [(name, SFT, against) for name, against in KNOWN.items() if against in names]
     for other in ("SFT continued", "softmax", "DPO"):
         if OURS in best and other in best:
-            gaps = [gap(best[OURS], best[other], q) for q in (GENERATED, LIKELY, NDCG)]
-            compared.append([f"{OURS} − {other}", best[OURS], best[other], *gaps])
+            pairs.append((f"{OURS} − {other}", best[OURS], best[other]))
+    compared = [[name, one, two, *(gap(one, two, q) for q in (GENERATED, LIKELY, NDCG))] for name, one, two in pairs]
     columns_of = ["difference", "first", "second", "HR@1, generated", "HR@1 by likelihood", "NDCG@10"]
-    found = [{"title": title, "columns": head, "rows": rows}]
-    if compared:
-        best_arms = f"{title}: the best arms of the objectives"
-        found.append({"title": best_arms, "columns": columns_of, "rows": compared})
-    return found
+    return [
+        {"title": title, "columns": head, "rows": rows},
+        {"title": f"{title}: differences", "columns": columns_of, "rows": compared},
+    ]
 
 
 def shown(value: Interval) -> str:
@@ -175,19 +212,23 @@ def shown(value: Interval) -> str:
 
 def main() -> None:
     """Keep the answers of a run, if one is named, then write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--test", type=int, metavar="EXAMPLES")
     arguments = parser.parse_args()
     if arguments.run:
         run = open_run(arguments.run)
         keep(run)
         listed(run)
+        if arguments.test:
+            keep(answer_test(run, arguments.test))
     found = []
     for path in sorted(ANSWERS.glob("e1-*.parquet")):
         answers = pl.read_parquet(path)
         _, split, rows, layers = path.stem.split("-")
         count = answers["row"].n_unique()
-        found += tables(answers, f"SFT of {int(rows):,} rows, {layers} layers, {count:,} {split} examples")
+        best = best_arms(pl.read_parquet(path.with_name(path.name.replace(split, "validation"))))
+        found += tables(answers, f"SFT of {int(rows):,} rows, {layers} layers, {count:,} {split} examples", best)
     found += [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
     tell({"tables": found}, RESULT)
 

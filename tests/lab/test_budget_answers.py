@@ -8,7 +8,7 @@ import polars as pl
 from prefrec.data import RankingExample
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from budget_answers import swapped, tables
+from budget_answers import best_arms, swapped, tables
 
 
 def test_a_swapped_history_is_that_of_the_next_other_user():
@@ -30,23 +30,39 @@ def answers(**hits):
     return pl.concat(frames)
 
 
-def test_the_best_arm_of_each_objective_is_compared():
+def test_the_best_arm_of_each_objective_is_the_one_that_generates_best():
+    tried = answers(
+        sft=[1, 1, 1, 1],
+        s_dpo_low=[0, 0, 0, 1],
+        s_dpo_high=[1, 1, 1, 0],
+        sft_more_low=[1, 0, 1, 0],
+        sft_more=[0, 0, 0, 1],
+    )
+    assert best_arms(tried) == {"S-DPO": "s-dpo-high", "SFT continued": "sft-more-low"}
+    ranked = pl.when(pl.col("ranker") == "sft-more").then(2.0).otherwise(0.0)
+    tied = tried.with_columns(**{"gen_hr@1": pl.lit(0.5), "ndcg@10": ranked})
+    assert best_arms(tied)["SFT continued"] == "sft-more"
+
+
+def test_sft_is_compared_with_rules_and_the_chosen_arms_with_each_other():
     found, compared = tables(
         answers(
             popularity=[1, 1, 1, 1],
             sft=[0, 0, 1, 0],
-            s_dpo_low=[0, 0, 0, 0],
+            s_dpo_low=[1, 1, 1, 1],
             s_dpo_high=[1, 1, 1, 0],
             sft_more_low=[1, 0, 1, 0],
-            sft_more=[0, 0, 0, 1],
         ),
         "title",
+        {"S-DPO": "s-dpo-high", "SFT continued": "sft-more-low"},  # chosen on other examples
     )
     cells = {row[0]: row[1:] for row in found["rows"]}
     assert cells["popularity"][:2] == ["–", "–"]
     assert cells["popularity"][2].startswith("1.000")
     assert cells["s-dpo-high"][0].startswith("0.750")
     assert cells["s-dpo-high"][-1].startswith("+0.5000")
-    (only,) = compared["rows"]
-    assert only[:3] == ["S-DPO − SFT continued", "s-dpo-high", "sft-more-low"]
-    assert only[3].startswith("+0.2500")
+    rule, ours = compared["rows"]
+    assert rule[:4] == ["SFT − popularity", "sft", "popularity", "–"]
+    assert rule[4].startswith("−0.7500")
+    assert ours[:3] == ["S-DPO − SFT continued", "s-dpo-high", "sft-more-low"]
+    assert ours[3].startswith("+0.2500")
