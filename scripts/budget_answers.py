@@ -24,6 +24,7 @@ import experiments_page
 import numpy as np
 import polars as pl
 from rank_tables import signed
+from scipy.special import log_softmax
 from trial import tell
 
 from prefrec.data import RankingExample
@@ -43,7 +44,7 @@ from prefrec_lab.study_tools.carry_out import base_recipe
 RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
 ANSWERS = experiments_page.RESULTS / "answers"
 SFT, SWAPPED = "sft", "sft, histories of other users"
-GENERATED, VALID, LIKELY, NDCG = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10"
+GENERATED, VALID, LIKELY, NDCG, MOVED = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10", "kl"
 LISTED_ROWS, OF_LIST = 60, 8
 OURS = "S-DPO"
 OBJECTIVES = {OURS: "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued": CONTROL}
@@ -87,10 +88,23 @@ def keep(run: Run) -> Path:
         values = {column: texts.get(column, np.full(len(own), np.nan)) for column in (GENERATED, VALID)}
         scored = metrics_for([1, 10])
         values |= {column: scored[column](*ranks_of(own)) for column in (LIKELY, NDCG)}
+        is_model = name in (SWAPPED, *run.recipe.lm_rankers)
+        values[MOVED] = divergence(answers, name) if is_model else np.full(len(own), np.nan)
         frames.append(own.select("ranker", "row", "user_id", "target").with_columns(**values))
     path = answers_of(run, section.split)
     pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
     return path
+
+
+def divergence(answers: pl.DataFrame, name: str) -> np.ndarray:
+    """Return KL(SFT ‖ model) of each example over its candidates, in nats: how far an arm has moved.
+
+    Args:
+        answers: with the log-probabilities of the candidates as scores, as many for each example.
+        name: of the model.
+    """
+    sft, model = (log_softmax(np.stack(answers.filter(ranker=n)["scores"].to_list()), axis=1) for n in (SFT, name))
+    return (np.exp(sft) * (sft - model)).sum(axis=1)
 
 
 def listed(run: Run) -> Path:
@@ -174,7 +188,7 @@ def tables(answers: pl.DataFrame, title: str, best: dict[str, str]) -> list[dict
     for name in names:
         own = answers.filter(ranker=name)
         assert own["row"].equals(first["row"])
-        for quantity in (GENERATED, VALID, LIKELY, NDCG):
+        for quantity in {GENERATED, VALID, LIKELY, NDCG, MOVED} & {*own.columns}:
             if own[quantity].is_not_nan().all():
                 columns[name, quantity] = own[quantity].to_numpy()
     means = Means(columns, first["user_id"].to_list(), first["target"].to_list())
@@ -187,12 +201,15 @@ def tables(answers: pl.DataFrame, title: str, best: dict[str, str]) -> list[dict
             return "–"
         return signed(means.difference((name, quantity), (against, quantity)))
 
+    def dose(name: str) -> str:
+        return f"{columns[name, MOVED].mean():.3f}" if (name, MOVED) in columns else "–"
+
     rows = [
-        [name, *(mean(name, q) for q in (GENERATED, VALID, LIKELY, NDCG)), gap(name, SFT, GENERATED)]
+        [name, *(mean(name, q) for q in (GENERATED, VALID, LIKELY, NDCG)), gap(name, SFT, GENERATED), dose(name)]
         for name in names
         if name != "random"
     ]
-    head = ["model", "HR@1, generated", "valid ratio", "HR@1 by likelihood", "NDCG@10", "generated: minus SFT"]
+    head = ["model", "HR@1, generated", "valid ratio", "HR@1 by likelihood", "NDCG@10", "generated − SFT", "KL"]
     pairs = [(name, SFT, against) for name, against in KNOWN.items() if against in names]
     for other in ("SFT continued", "softmax", "DPO"):
         if OURS in best and other in best:
