@@ -35,14 +35,14 @@ def base(base):
     return type(base).model_validate(raw)
 
 
-@pytest.mark.parametrize(("rows", "other"), [(12, 12), (20, 15)])
-def test_arms_read_as_many_rows_as_sft_up_to_a_limit_and_none_of_its_own(base, monkeypatch, rows, other):
-    monkeypatch.setattr(budget, "MOST_ROWS", 15)
+@pytest.mark.parametrize("rows", [12, 20])
+def test_arms_read_the_same_rows_and_none_of_sft(base, monkeypatch, rows):
+    monkeypatch.setattr(budget, "ARM_ROWS", 15)
     recipe, data = budget_recipe(base, rows), prepare(base.data)
     read = {id_of(e) for e in training_rows(data, recipe.sft, 0)}
     assert len(read) == rows
     others = [{id_of(e) for e in alignment_rows(data, arm, 0)} for arm in recipe.align]
-    assert all(len(own) == other and not own & read for own in others)
+    assert all(len(own) == 15 and not own & read for own in others)
     assert all(own == others[0] for own in others)
 
 
@@ -115,6 +115,7 @@ def test_equivalent_is_an_interval_within_the_margin(low, high, expected):
 
 def test_the_whole_study(base, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "BUDGETS", [4, 8])
+    monkeypatch.setattr(budget, "ARM_ROWS", 4)
     monkeypatch.setattr(budget, "RATES", (1e-4,))
     summary = carry_out(BUDGET, base, [0], tmp_path)
     rows = {(r["rows"], r["variant"], r["against"]) for r in summary["tables"]["table"]}

@@ -26,10 +26,10 @@ from prefrec_lab.study_tools.study import Outcome, Study, as_it_is, varied_align
 from prefrec_lab.study_tools.tables import facts_of, grouped_table
 
 BUDGETS = [300, 1_000, 3_000]
-"""Numbers of questions that SFT reads, and again each arm, up to `MOST_ROWS`."""
+"""Numbers of questions that SFT reads."""
 
-MOST_ROWS = 500
-"""Most questions of an arm: ten arms are to be trained in an hour or two on two cores."""
+ARM_ROWS = 300
+"""Questions of an arm: ten arms are to be trained in an hour on two cores."""
 
 SEQUENCES = "sequences"
 """Folder of the run that learns the training histories, before SFT reads questions."""
@@ -70,7 +70,7 @@ def arms(base: Recipe) -> list[AlignSection]:
 
 
 def budget_recipe(base: Recipe, rows: int, start: Path | None = None) -> Recipe:
-    """Return the recipe in which SFT reads so many rows, and each arm others: as many, but at most `MOST_ROWS`.
+    """Return the recipe in which SFT reads so many rows, and each arm the same `ARM_ROWS` others.
 
     Args:
         base: the recipe of the study.
@@ -81,7 +81,7 @@ def budget_recipe(base: Recipe, rows: int, start: Path | None = None) -> Recipe:
     if start:  # its layers are chosen, and its weights trained
         raw["model"] |= {"name": str(start), "layers": None, "random_weights": False}
     raw["sft"] |= {"rows": rows}
-    more = {"rows": min(rows, MOST_ROWS), "skip_rows": rows}
+    more = {"rows": ARM_ROWS, "skip_rows": rows}
     raw["align"] = [arm.model_dump(mode="json") | more for arm in arms(base)]
     return checked_recipe(raw)
 
@@ -172,7 +172,7 @@ BUDGET = Study(
     "budget",
     "From which number of SFT rows on does S-DPO add nothing that as many more rows of SFT do not?",
     "the questions that SFT reads, after the training histories. Then S-DPO, DPO, the list's softmax and more SFT "
-    "read other questions, as many but at most 500, all from the same SFT model.",
+    "read the same 300 other questions, all from the same SFT model.",
     as_it_is,
     analyse,
     make=make,
