@@ -4,7 +4,7 @@
 
 RUN is the folder of one budget, with all arms. Its answers go to lab/results/answers/e1-SPLIT-ROWS-LAYERS.parquet,
 without titles, and the tables are computed from all such files. Two controls are beside the arms. The SFT model also
-answers with the history of another user in the prompt: what it gets then, it knows without the user. And
+answers validation examples with the history of another user: what it gets then, it knows without the user. And
 listed-LAYERS.parquet says how much more probable a title is if the prompt lists it, for SFT and for base models.
 
 --test: the SFT model and the arms that are best on the validation examples then answer so many test examples, in
@@ -78,10 +78,12 @@ def answers_of(run: Run, split: str) -> Path:
 def keep(run: Run) -> Path:
     """Write the answers of a run, a row per ranker and example, and return their file."""
     section = run.recipe.evaluate
-    rows = run.data.examples(section.split, section.rows)
-    model = run.stage(SFT).load(section.batch_size)
-    more = predict(model, swapped(rows), run.data.catalogue, generate=False)
-    answers = pl.concat([run.predictions(), more.with_columns(ranker=pl.lit(SWAPPED))], how="diagonal_relaxed")
+    answers = run.predictions()
+    if section.split == "validation":
+        rows = run.data.examples(section.split, section.rows)
+        model = run.stage(SFT).load(section.batch_size)
+        more = predict(model, swapped(rows), run.data.catalogue, generate=False).with_columns(ranker=pl.lit(SWAPPED))
+        answers = pl.concat([answers, more], how="diagonal_relaxed")
     frames = []
     for (name,), own in coded(answers).group_by("ranker", maintain_order=True):
         texts = text_values(answers.filter(ranker=name))
