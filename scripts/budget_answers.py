@@ -3,8 +3,9 @@
     python scripts/budget_answers.py [RUN] [--test EXAMPLES]
 
 RUN is the folder of one budget, with all arms. Its answers go to lab/results/answers/e1-SPLIT-ROWS-LAYERS.parquet,
-without titles, and the tables are computed from all such files. Two controls are beside the arms. The SFT model also
-answers validation examples with the history of another user: what it gets then, it knows without the user. And
+without titles, and the tables are computed from all such files. Three controls are beside the arms. The model that
+SFT starts from answers without a list in its prompt: what it gets then comes from the histories alone. The SFT model
+also answers validation examples with the history of another user: what it gets then, it knows without the user. And
 listed-LAYERS.parquet says how much more probable a title is if the prompt lists it, for SFT and for base models.
 
 --test: the SFT model and the arms that are best on the validation examples then answer so many test examples, in
@@ -38,19 +39,24 @@ from prefrec.recipe import checked_recipe
 from prefrec.sections import ALIGN, ModelSection
 from prefrec.stages.language_model import lm_ranker
 from prefrec_lab.ranks import coded
-from prefrec_lab.studies.budget import BUDGET, CONTROL
+from prefrec_lab.studies.budget import BUDGET, CONTROL, SEQUENCES
 from prefrec_lab.study_tools.carry_out import base_recipe
 
 RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
 ANSWERS = experiments_page.RESULTS / "answers"
-SFT, SWAPPED = "sft", "sft, histories of other users"
+SFT, SWAPPED, START = "sft", "sft, histories of other users", "before sft, no list in the prompt"
 GENERATED, VALID, LIKELY, NDCG, MOVED = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10", "kl"
 LISTED_ROWS, OF_LIST = 60, 8
 OURS = "S-DPO"
 OBJECTIVES = {OURS: "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued": CONTROL}
 """Name of an objective → how the names of its arms begin."""
 
-KNOWN = {"SFT − popularity": "popularity", "SFT − histories of other users": SWAPPED}
+KNOWN = {
+    "SFT − popularity": "popularity",
+    "SFT − window co-occurrence": "window co-occurrence",
+    "SFT − before SFT": START,
+    "SFT − histories of other users": SWAPPED,
+}
 """Differences that tell whether the trial has left chance → what SFT is compared with."""
 
 
@@ -78,19 +84,23 @@ def answers_of(run: Run, split: str) -> Path:
 def keep(run: Run) -> Path:
     """Write the answers of a run, a row per ranker and example, and return their file."""
     section = run.recipe.evaluate
-    answers = run.predictions()
+    rows = run.data.examples(section.split, section.rows)
+    controls = {START: (open_run(run.folder.parent / SEQUENCES), rows)}
     if section.split == "validation":
-        rows = run.data.examples(section.split, section.rows)
-        model = run.stage(SFT).load(section.batch_size)
-        more = predict(model, swapped(rows), run.data.catalogue, generate=False).with_columns(ranker=pl.lit(SWAPPED))
-        answers = pl.concat([answers, more], how="diagonal_relaxed")
+        controls[SWAPPED] = (run, swapped(rows))
+    answered = [run.predictions()]
+    for name, (of, asked) in controls.items():
+        model = of.stage(SFT).load(section.batch_size)
+        own = predict(model, asked, run.data.catalogue, generate=False)
+        answered.append(own.with_columns(ranker=pl.lit(name)))
+    answers = pl.concat(answered, how="diagonal_relaxed")
     frames = []
     for (name,), own in coded(answers).group_by("ranker", maintain_order=True):
         texts = text_values(answers.filter(ranker=name))
         values = {column: texts.get(column, np.full(len(own), np.nan)) for column in (GENERATED, VALID)}
         scored = metrics_for([1, 10])
         values |= {column: scored[column](*ranks_of(own)) for column in (LIKELY, NDCG)}
-        is_model = name in (SWAPPED, *run.recipe.lm_rankers)
+        is_model = name in (*controls, *run.recipe.lm_rankers)
         values[MOVED] = divergence(answers, name) if is_model else np.full(len(own), np.nan)
         frames.append(own.select("ranker", "row", "user_id", "target").with_columns(**values))
     path = answers_of(run, section.split)
