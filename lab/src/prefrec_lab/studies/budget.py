@@ -1,8 +1,7 @@
-"""Study: what S-DPO adds to SFT on few and on many rows, beside more SFT (trial E1; budget.yaml declares it)."""
+"""Study: what S-DPO adds to SFT on few and on many histories, beside more SFT (trial E1; budget.yaml declares it)."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,22 @@ import polars as pl
 from prefrec.evaluation import Interval
 from prefrec.evaluation.evaluate import text_values
 from prefrec.evaluation.labels import metric_label
-from prefrec.lm.models import load_tokenizer
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe, checked_recipe
 from prefrec.report.wording import label
-from prefrec.sections import SFT, AlignSection
+from prefrec.sections import AlignSection
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.study_tools.measure import Values, measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.study_tools.plots import Series, lines, slug
 from prefrec_lab.study_tools.study import Outcome, Study, as_it_is, varied_alignment
 from prefrec_lab.study_tools.tables import facts_of, grouped_table
 
-BUDGETS = [300, 1_000, 3_000]
-"""Numbers of questions that SFT reads."""
+BUDGETS: list[int | None] = [200, None]
+"""Numbers of users whose histories SFT reads. None: all."""
 
 ARM_ROWS = 300
-"""Questions of an arm: ten arms are to be trained in an hour on two cores."""
-
-SEQUENCES = "sequences"
-"""Folder of the run that learns the training histories, before SFT reads questions."""
-
-START = "start"
-"""Folder of its model. All budgets start from it."""
+"""Examples of an arm: ten arms are to be trained in an hour on two cores."""
 
 BETAS = (0.1, 1.0)
 """β of S-DPO."""
@@ -44,7 +36,7 @@ RATES = (1e-5, 1e-4)
 """Learning rates of the arms with negatives. More SFT has the higher one, too, beside the rate of SFT."""
 
 CONTROL = "sft-more"
-"""The arm that the others are compared with: SFT on as many other rows."""
+"""The arm that the others are compared with: SFT on the same examples."""
 
 EQUIVALENT = 0.01
 """A difference is equivalent to none if its interval lies within ± this."""
@@ -69,85 +61,62 @@ def arms(base: Recipe) -> list[AlignSection]:
     return found
 
 
-def budget_recipe(base: Recipe, rows: int, start: Path | None = None) -> Recipe:
-    """Return the recipe in which SFT reads so many rows, and each arm the same `ARM_ROWS` others.
+def budget_recipe(base: Recipe, users: int | None) -> Recipe:
+    """Return the recipe in which SFT reads the histories of so many users (None: all).
 
-    Args:
-        base: the recipe of the study.
-        rows: that SFT reads.
-        start: folder of the model that SFT starts from. None: that of the recipe.
+    All arms read the same `ARM_ROWS` examples. SFT may have read some of them: there are no others after all histories.
     """
     raw = base.model_dump(mode="json")
-    if start:  # its layers are chosen, and its weights trained
-        raw["model"] |= {"name": str(start), "layers": None, "random_weights": False}
-    raw["sft"] |= {"rows": rows}
-    more = {"rows": ARM_ROWS, "skip_rows": rows}
-    raw["align"] = [arm.model_dump(mode="json") | more for arm in arms(base)]
+    raw["sft"] |= {"rows": users}
+    raw["align"] = [arm.model_dump(mode="json") | {"rows": ARM_ROWS} for arm in arms(base)]
     return checked_recipe(raw)
 
 
-def sequences_recipe(base: Recipe) -> Recipe:
-    """Return the recipe of the model that all budgets start from.
-
-    Its prompt shows no candidates, so every title of the training histories is a target: an epoch teaches the order
-    of the whole log for the price of a few thousand questions. All weights are trained. Its other settings are those
-    of the base recipe.
-    """
-    raw = base.model_dump(mode="json")
-    raw["model"] |= {"templates": ["history"]}
-    raw["sft"] |= {"rows": None, "skip_rows": 0, "epochs": 1.0, "global_batch_size": 8}
-    raw |= {"lora": None, "align": []}
-    return checked_recipe(raw)
-
-
-def start_model(base: Recipe, folder: Path) -> Path:
-    """Train the model that all budgets start from in FOLDER/sequences; return FOLDER/start, with its tokenizer."""
-    run = run_recipe(sequences_recipe(base), folder / SEQUENCES, until=SFT)
-    weights, start = run.stage(SFT).weights, folder / START
-    assert weights is not None
-    shutil.copytree(weights, start, dirs_exist_ok=True)
-    load_tokenizer(base.model.name).save_pretrained(start)
-    return start
+def name_of(users: int | None) -> str:
+    """Return the name of a budget, which is that of its folder, too."""
+    return "all" if users is None else str(users)
 
 
 def make(base: Recipe, folder: Path) -> Run:
-    """Make a run of each budget in FOLDER/ROWS; return that of the largest."""
-    start = start_model(base, folder)
-    for rows in BUDGETS:
-        run_recipe(budget_recipe(base, rows, start), folder / str(rows), until="evaluate")
-    return open_run(folder / str(BUDGETS[-1]))
+    """Make a run of each budget in FOLDER/USERS; return that of the largest."""
+    for users in BUDGETS:
+        run_recipe(budget_recipe(base, users), folder / name_of(users), until="evaluate")
+    return open_run(folder / name_of(BUDGETS[-1]))
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Compare each arm with SFT continued, for each budget."""
     baselines, models = runs[0].recipe.evaluate.references, runs[0].recipe.lm_rankers
     measured = {}
-    for rows in BUDGETS:
-        predictions = ranker_predictions([open_run(run.folder.parent / str(rows)) for run in runs])
+    for users in BUDGETS:
+        predictions = ranker_predictions([open_run(run.folder.parent / name_of(users)) for run in runs])
         ordered = {name: predictions[name] for name in (*baselines, *models)}
         values = values_of(ordered, runs[0].recipe.evaluate.ks)
-        measured[str(rows)] = measure(values, users_of(predictions), baseline=CONTROL)
-    last = measured[str(BUDGETS[-1])]
+        measured[name_of(users)] = measure(values, users_of(predictions), baseline=CONTROL)
+    last = measured[name_of(BUDGETS[-1])]
+    read = [users or len({e.user_id for e in runs[0].data.train}) for users in BUDGETS]
     quantity = next(q for q in ("gen_hr@1", "hr@1") if q in last.quantities)
     compared = [name for name in models if name != CONTROL]
     gaps = {name: [own.differences[name][quantity] for own in measured.values()] for name in compared}
     heading = f"{metric_label(quantity)}, − SFT continued"
-    hint = f"Above 0: better than SFT on as many more rows. Bars: 95% intervals over users. Dashed: ±{EQUIVALENT:g}."
-    series = [Series(name, BUDGETS, own) for name, own in gaps.items()]
+    hint = f"Above 0: better than SFT on as many examples. Bars: 95% intervals over users. Dashed: ±{EQUIVALENT:g}."
+    series = [Series(name, read, own) for name, own in gaps.items()]
     level = {"equivalent from": -EQUIVALENT, "equivalent to": EQUIVALENT}
-    drawing = lines(slug(quantity), heading, series, x_label="rows of SFT", log=True, hint=hint, level=level)
+    drawing = lines(slug(quantity), heading, series, x_label="users in SFT", log=True, hint=hint, level=level)
     known = [q for q in ("hr@1", "ndcg@10", "valid_ratio") if q in last.quantities]
     shown = dict.fromkeys([quantity, *known])
     tables = [
-        grouped_table(measured, q, name="table" if q == quantity else slug(q), title="by rows of SFT", group="rows")
+        grouped_table(measured, q, name="table" if q == quantity else slug(q), title="by users in SFT", group="users")
         for q in shown
     ]
-    facts = [f"{rows} rows. {s}" for rows, own in measured.items() for s in facts_of(own, compared, None, [quantity])]
+    facts = []
+    for name, own in measured.items():
+        facts += [f"SFT on {name} users. {fact}" for fact in facts_of(own, compared, None, [quantity])]
     for name, own in gaps.items():
-        within = [f"{rows:,}" for rows, gap in zip(BUDGETS, own, strict=True) if is_equivalent(gap)]
+        within = [f"{users:,}" for users, gap in zip(read, own, strict=True) if is_equivalent(gap)]
         if within:
             told = f"{label(name)} − SFT continued is equivalent (within ±{EQUIVALENT:g})"
-            facts.append(f"{told} with {', '.join(within)} rows.")
+            facts.append(f"{told} with {', '.join(within)} users.")
     return Outcome(tables, [drawing], facts, last.n, last.users)
 
 
@@ -170,9 +139,9 @@ def is_equivalent(gap: Interval) -> bool:
 
 BUDGET = Study(
     "budget",
-    "From which number of SFT rows on does S-DPO add nothing that as many more rows of SFT do not?",
-    "the questions that SFT reads, after the training histories. Then S-DPO, DPO, the list's softmax and more SFT "
-    "read the same 300 other questions, all from the same SFT model.",
+    "From which number of histories on does S-DPO add nothing that SFT on the same examples does not?",
+    "the histories that SFT reads. Then S-DPO, DPO, the list's softmax and more SFT read the same 300 examples, all "
+    "from the same SFT model.",
     as_it_is,
     analyse,
     make=make,
