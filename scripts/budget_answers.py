@@ -2,14 +2,15 @@
 
     python scripts/budget_answers.py [RUN] [--test EXAMPLES]
 
-RUN is the folder of one budget, with all arms. Its answers go to lab/results/answers/e1-SPLIT-ROWS-LAYERS.parquet,
-without titles, and the tables are computed from all such files. Three controls are beside the arms. The model that
-SFT starts from answers without a list in its prompt: what it gets then comes from the histories alone. The SFT model
-also answers validation examples with the history of another user: what it gets then, it knows without the user. And
-listed-LAYERS.parquet says how much more probable a title is if the prompt lists it, for SFT and for base models.
+RUN is the folder of one budget, with its arms. Its answers go to lab/results/answers/e1-SPLIT-USERS.parquet, without
+titles, and the tables are computed from all such files. A control is beside the arms: SFT also answers validation
+examples with the history of another user. What it gets then, it knows without the user.
 
 --test: the SFT model and the arms that are best on the validation examples then answer so many test examples, in
 RUN-test.
+
+questions-QUESTIONS-LAYERS.parquet and listed-LAYERS.parquet are of the first plan, with a list of candidates in the
+prompt. The code that made them is at the commits that experiment 40 names.
 """
 
 from __future__ import annotations
@@ -30,23 +31,22 @@ from trial import tell
 
 from prefrec.data import RankingExample
 from prefrec.evaluation import Interval, metrics_for, predict
-from prefrec.evaluation.evaluate import text_values
-from prefrec.evaluation.intervals import Means, mean_interval
+from prefrec.evaluation.intervals import Means, holm, mean_interval
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import checked_recipe
-from prefrec.sections import ALIGN, ModelSection
-from prefrec.stages.language_model import lm_ranker
+from prefrec.sections import ALIGN, SFT
 from prefrec_lab.ranks import coded
-from prefrec_lab.studies.budget import BUDGET, CONTROL, SEQUENCES
-from prefrec_lab.study_tools.carry_out import base_recipe
+from prefrec_lab.studies.budget import CONTROL, EQUIVALENT, is_equivalent, name_of
 
 RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
 ANSWERS = experiments_page.RESULTS / "answers"
-SFT, SWAPPED, START = "sft", "sft, histories of other users", "before sft, no list in the prompt"
+SWAPPED = "sft, histories of other users"
 GENERATED, VALID, LIKELY, NDCG, MOVED = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10", "kl"
-LISTED_ROWS, OF_LIST = 60, 8
+RANKED = {LIKELY: "HR@1", NDCG: "NDCG@10", MOVED: "KL to SFT"}
+ASKED = {GENERATED: "HR@1, generated", VALID: "valid ratio", LIKELY: "HR@1 by likelihood", NDCG: "NDCG@10"}
+LEVEL = 0.05
 OURS = "S-DPO"
 OBJECTIVES = {OURS: "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued": CONTROL}
 """Name of an objective → how the names of its arms begin."""
@@ -54,15 +54,9 @@ OBJECTIVES = {OURS: "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued"
 KNOWN = {
     "SFT − popularity": "popularity",
     "SFT − window co-occurrence": "window co-occurrence",
-    "SFT − before SFT": START,
     "SFT − histories of other users": SWAPPED,
 }
 """Differences that tell whether the trial has left chance → what SFT is compared with."""
-
-
-def layers_of(section: ModelSection) -> str:
-    """Return how many layers of the base a model has."""
-    return str(section.layers or "all")
 
 
 def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
@@ -78,30 +72,23 @@ def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
 def answers_of(run: Run, split: str) -> Path:
     """Return the file of a run's answers."""
     assert run.recipe.sft is not None
-    return ANSWERS / f"e1-{split}-{run.recipe.sft.rows}-{layers_of(run.recipe.model)}.parquet"
+    return ANSWERS / f"e1-{split}-{name_of(run.recipe.sft.rows)}.parquet"
 
 
 def keep(run: Run) -> Path:
     """Write the answers of a run, a row per ranker and example, and return their file."""
     section = run.recipe.evaluate
-    rows = run.data.examples(section.split, section.rows)
-    controls = {START: (open_run(run.folder.parent / SEQUENCES), rows)}
+    answers, models = run.predictions(), list(run.recipe.lm_rankers)
     if section.split == "validation":
-        controls[SWAPPED] = (run, swapped(rows))
-    answered = [run.predictions()]
-    for name, (of, asked) in controls.items():
-        model = of.stage(SFT).load(section.batch_size)
-        own = predict(model, asked, run.data.catalogue, generate=False)
-        answered.append(own.with_columns(ranker=pl.lit(name)))
-    answers = pl.concat(answered, how="diagonal_relaxed")
+        rows = swapped(run.data.examples(section.split, section.rows))
+        control = predict(run.stage(SFT).load(section.batch_size), rows, run.data.catalogue, generate=False)
+        answers = pl.concat([answers, control.with_columns(ranker=pl.lit(SWAPPED))], how="diagonal_relaxed")
+        models.append(SWAPPED)
+    scored = metrics_for([1, 10])
     frames = []
     for (name,), own in coded(answers).group_by("ranker", maintain_order=True):
-        texts = text_values(answers.filter(ranker=name))
-        values = {column: texts.get(column, np.full(len(own), np.nan)) for column in (GENERATED, VALID)}
-        scored = metrics_for([1, 10])
-        values |= {column: scored[column](*ranks_of(own)) for column in (LIKELY, NDCG)}
-        is_model = name in (*controls, *run.recipe.lm_rankers)
-        values[MOVED] = divergence(answers, name) if is_model else np.full(len(own), np.nan)
+        values = {column: scored[column](*ranks_of(own)) for column in (LIKELY, NDCG)}
+        values[MOVED] = divergence(answers, name) if name in models else np.full(len(own), np.nan)
         frames.append(own.select("ranker", "row", "user_id", "target").with_columns(**values))
     path = answers_of(run, section.split)
     pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
@@ -119,41 +106,6 @@ def divergence(answers: pl.DataFrame, name: str) -> np.ndarray:
     return (np.exp(sft) * (sft - model)).sum(axis=1)
 
 
-def listed(run: Run) -> Path:
-    """Write how much higher the log-probability of titles is if the prompt lists them, and return the file.
-
-    A model scores eight titles of an example's own list and eight of another example's list, once with the first list
-    in the prompt and once with the second. So the popularity of titles cancels out.
-    """
-    titles, section = run.data.catalogue.titles, run.recipe.model
-    rows = run.data.examples("validation", LISTED_ROWS)
-    models = {f"SFT, {layers_of(section)} layers": run.stage(SFT).load(8)}
-    # SFT may start from a model that has learnt the histories, which is not the base.
-    for layers in dict.fromkeys((section.layers, None)):
-        base = section.model_copy(update={"name": base_recipe(BUDGET).model.name, "layers": layers})
-        models[f"base, {layers_of(base)} layers"] = lm_ranker("base", None, run.data, base, 8)
-    frames = []
-    for name, model in models.items():
-        asked = []
-        for at, example in enumerate(rows):
-            other = rows[(at + len(rows) // 2) % len(rows)]
-            known = {*example.candidates, *example.history}
-            lists = [*example.candidates], [c for c in other.candidates if c not in known]
-            own, foreign = ([titles[c] for c in items] for items in lists)
-            history = [titles[item] for item in example.history]
-            for shown_titles in (own, foreign):
-                prompt = model.template.render(history, shown_titles)
-                asked.append(model.encoder.encode_text(prompt, own[:OF_LIST] + foreign[:OF_LIST]))
-        # [B, list in the prompt, list of the title, title]
-        logps = model.score_sets(asked).reshape(len(rows), 2, 2, OF_LIST)
-        added = np.stack([logps[:, 0, 0] - logps[:, 1, 0], logps[:, 1, 1] - logps[:, 0, 1]]).mean(axis=(0, 2))
-        users = pl.Series("user_id", [e.user_id for e in rows]).rank("dense").cast(pl.String)
-        frames.append(pl.DataFrame({"model": name, "row": range(len(rows)), "user_id": users, "added": added}))
-    path = ANSWERS / f"listed-{layers_of(section)}.parquet"
-    pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19)
-    return path
-
-
 def listing(effects: pl.DataFrame) -> dict[str, Any]:
     """Return the table of `listed`."""
     rows = []
@@ -164,13 +116,13 @@ def listing(effects: pl.DataFrame) -> dict[str, Any]:
 
 
 def best_arms(answers: pl.DataFrame) -> dict[str, str]:
-    """Return the best arm of each objective by HR@1 generated; a tie goes to NDCG@10."""
-    means = answers.group_by("ranker", maintain_order=True).agg(pl.col(GENERATED, NDCG).mean())
+    """Return the best arm of each objective by HR@1; a tie goes to NDCG@10."""
+    means = answers.group_by("ranker", maintain_order=True).agg(pl.col(LIKELY, NDCG).mean())
     best = {}
     for objective, begin in OBJECTIVES.items():
         arms = means.filter(pl.col("ranker").str.starts_with(begin))
         if len(arms):
-            best[objective] = arms.sort(GENERATED, NDCG, descending=True)["ranker"][0]
+            best[objective] = arms.sort(LIKELY, NDCG, descending=True)["ranker"][0]
     return best
 
 
@@ -186,57 +138,97 @@ def answer_test(run: Run, examples: int) -> Run:
     return run_recipe(checked_recipe(raw), folder, until="evaluate")
 
 
-def tables(answers: pl.DataFrame, title: str, best: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the table of all rankers, and that of differences.
+def answered(path: Path) -> pl.DataFrame:
+    """Return a file of answers with its rankers in order, without the random one."""
+    return pl.read_parquet(path).filter(pl.col("ranker") != "random")
 
-    Args:
-        answers: what `keep` has written.
-        title: of the tables.
-        best: objective → its arm that is compared with those of others.
-    """
-    names = answers["ranker"].unique(maintain_order=True).to_list()
+
+def means_of(answers: pl.DataFrame) -> Means:
+    """Return the means of (ranker, quantity)."""
     first = answers.filter(ranker=SFT)
     columns = {}
-    for name in names:
-        own = answers.filter(ranker=name)
+    for (name,), own in answers.group_by("ranker", maintain_order=True):
         assert own["row"].equals(first["row"])
         for quantity in {GENERATED, VALID, LIKELY, NDCG, MOVED} & {*own.columns}:
             if own[quantity].is_not_nan().all():
                 columns[name, quantity] = own[quantity].to_numpy()
-    means = Means(columns, first["user_id"].to_list(), first["target"].to_list())
+    return Means(columns, first["user_id"].to_list(), first["target"].to_list())
 
-    def mean(name: str, quantity: str) -> str:
-        return shown(means.mean((name, quantity))) if (name, quantity) in columns else "–"
 
-    def gap(name: str, against: str, quantity: str) -> str:
-        if name == against or not {(name, quantity), (against, quantity)} <= columns.keys():
-            return "–"
-        return signed(means.difference((name, quantity), (against, quantity)))
+def ranked(answers: pl.DataFrame, title: str, head: dict[str, str]) -> dict[str, Any]:
+    """Return the table of all rankers.
 
-    def dose(name: str) -> str:
-        return f"{columns[name, MOVED].mean():.3f}" if (name, MOVED) in columns else "–"
+    Args:
+        answers: with the values of each ranker and example.
+        title: of the table.
+        head: quantity → heading of its column.
+    """
+    means = means_of(answers)
+    rows = []
+    for name in answers["ranker"].unique(maintain_order=True):
+        row = [name]
+        for quantity in head:
+            value = means.mean((name, quantity)) if (name, quantity) in means.values else None
+            row.append("–" if value is None else f"{value.mean:.3f}" if quantity == MOVED else shown(value))
+        rows.append(row)
+    return {"title": title, "columns": ["model", *head.values()], "rows": rows}
 
-    rows = [
-        [name, *(mean(name, q) for q in (GENERATED, VALID, LIKELY, NDCG)), gap(name, SFT, GENERATED), dose(name)]
-        for name in names
-        if name != "random"
-    ]
-    head = ["model", "HR@1, generated", "valid ratio", "HR@1 by likelihood", "NDCG@10", "generated − SFT", "KL"]
-    pairs = [(name, SFT, against) for name, against in KNOWN.items() if against in names]
-    for other in ("SFT continued", "softmax", "DPO"):
-        if OURS in best and other in best:
-            pairs.append((f"{OURS} − {other}", best[OURS], best[other]))
-    compared = [[name, one, two, *(gap(one, two, q) for q in (GENERATED, LIKELY, NDCG))] for name, one, two in pairs]
-    columns_of = ["difference", "first", "second", "HR@1, generated", "HR@1 by likelihood", "NDCG@10"]
-    return [
-        {"title": title, "columns": head, "rows": rows},
-        {"title": f"{title}: differences", "columns": columns_of, "rows": compared},
-    ]
+
+def known(answers: pl.DataFrame, title: str) -> dict[str, Any]:
+    """Return the table of what SFT adds to rules."""
+    means, names = means_of(answers), answers["ranker"].unique()
+    rows = []
+    for name, against in KNOWN.items():
+        if against in names:
+            gaps = (means.difference((SFT, quantity), (against, quantity)) for quantity in (LIKELY, NDCG))
+            rows.append([name, *(signed(gap) for gap in gaps)])
+    return {"title": title, "columns": ["difference", "HR@1", "NDCG@10"], "rows": rows}
+
+
+def declared(files: Sequence[Path], split: str) -> dict[str, Any]:
+    """Return the table of the declared differences, with Holm's correction over the budgets of each family."""
+    rows: list[list[Any]] = []
+    for other in ("SFT continued", "softmax"):
+        gaps = {}
+        for path in files:
+            users = path.stem.split("-")[-1]
+            best = best_arms(answered(ANSWERS / f"e1-validation-{users}.parquet"))
+            means = means_of(answered(path))
+            pair = best[OURS], best[other]
+            one, two = (means.difference((pair[0], q), (pair[1], q)) for q in (LIKELY, NDCG))
+            gaps[f"{users} histories: {OURS} − {other}"] = (*pair, one, two)
+        corrected = holm([gap[2].p_value for gap in gaps.values()])
+        for (name, (*pair, one, two)), p in zip(gaps.items(), corrected, strict=True):
+            finding = "above" if one.low > 0 else "below"
+            finding = f"{finding} 0" if p < LEVEL else "equivalent" if is_equivalent(one) else "open"
+            rows.append([name, *pair, signed(one), f"{one.p_value:.3f}", f"{p:.3f}", finding, signed(two)])
+    columns = ["difference", "first", "second", "HR@1", "p", "p after Holm", f"finding (±{EQUIVALENT:g})", "NDCG@10"]
+    return {"title": f"The declared differences, {split} examples", "columns": columns, "rows": rows}
 
 
 def shown(value: Interval) -> str:
     """Return a mean with its interval."""
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def all_tables() -> list[dict[str, Any]]:
+    """Return the tables of all files of answers: those of test examples first, and those of the first plan last."""
+    found = []
+    for split in ("test", "validation"):
+        files = sorted(ANSWERS.glob(f"e1-{split}-*.parquet"), reverse=True)
+        if files:
+            found.append(declared(files, split))
+        for path in files:
+            answers, users = answered(path), path.stem.split("-")[-1]
+            title = f"SFT on {users} histories, {answers['row'].n_unique():,} {split} examples"
+            found += [ranked(answers, title, RANKED), known(answers, f"{title}: against rules")]
+    for path in sorted(ANSWERS.glob("questions-*.parquet")):
+        answers = answered(path)
+        _, rows, layers = path.stem.split("-")
+        title = f"A list in the prompt: SFT of {int(rows):,} questions, {layers} layers"
+        title = f"{title}, {answers['row'].n_unique():,} validation examples"
+        found += [ranked(answers, title, ASKED), known(answers, f"{title}: against rules")]
+    return found + [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
 
 
 def main() -> None:
@@ -248,18 +240,9 @@ def main() -> None:
     if arguments.run:
         run = open_run(arguments.run)
         keep(run)
-        listed(run)
         if arguments.test:
             keep(answer_test(run, arguments.test))
-    found = []
-    for path in sorted(ANSWERS.glob("e1-*.parquet")):
-        answers = pl.read_parquet(path)
-        _, split, rows, layers = path.stem.split("-")
-        count = answers["row"].n_unique()
-        best = best_arms(pl.read_parquet(path.with_name(path.name.replace(split, "validation"))))
-        found += tables(answers, f"SFT of {int(rows):,} rows, {layers} layers, {count:,} {split} examples", best)
-    found += [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
-    tell({"tables": found}, RESULT)
+    tell({"tables": all_tables()}, RESULT)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import polars as pl
 from prefrec.data import RankingExample
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from budget_answers import best_arms, divergence, swapped, tables
+import budget_answers
+from budget_answers import RANKED, SWAPPED, best_arms, declared, divergence, known, ranked, swapped
 
 
 def test_a_swapped_history_is_that_of_the_next_other_user():
@@ -20,54 +21,55 @@ def test_a_swapped_history_is_that_of_the_next_other_user():
     assert [(e.user_id, e.candidates, e.target) for e in found] == [(e.user_id, e.candidates, e.target) for e in rows]
 
 
-def answers(**hits):
-    """Two users with two targets each; the hits of each ranker are its generated ones, all texts are valid."""
+def answers(users=2, **hits):
+    """Two targets of each user; the hits of each ranker are repeated for all users."""
     frames = []
     for name, own in hits.items():
-        values = pl.Series(own, dtype=pl.Float64)
-        frame = pl.DataFrame({"row": [0, 1, 2, 3], "user_id": [*"uuvv"], "target": [*"abcd"]})
-        frame = frame.with_columns(ranker=pl.lit(name.replace("_", "-")), **{"hr@1": values, "ndcg@10": values})
-        text = values if name not in ("popularity",) else pl.Series([float("nan")] * 4)
-        frames.append(frame.with_columns(**{"gen_hr@1": text, "valid_ratio": text * 0 + 1, "kl": text}))
+        values = pl.Series(own * users, dtype=pl.Float64)
+        frame = pl.DataFrame({"row": range(2 * users), "target": [f"item {n}" for n in range(2 * users)]})
+        frame = frame.with_columns(user_id=pl.col("row") // 2, ranker=pl.lit(name.replace("_", "-")))
+        frames.append(frame.with_columns(**{"hr@1": values, "ndcg@10": values, "kl": values}))
     return pl.concat(frames)
 
 
-def test_the_best_arm_of_each_objective_is_the_one_that_generates_best():
-    tried = answers(
-        sft=[1, 1, 1, 1],
-        s_dpo_low=[0, 0, 0, 1],
-        s_dpo_high=[1, 1, 1, 0],
-        sft_more_low=[1, 0, 1, 0],
-        sft_more=[0, 0, 0, 1],
-    )
+def test_the_best_arm_of_each_objective_has_the_highest_hit_rate():
+    tried = answers(sft=[1, 1], s_dpo_low=[0, 0], s_dpo_high=[1, 0], sft_more_low=[1, 1], sft_more=[0, 1])
     assert best_arms(tried) == {"S-DPO": "s-dpo-high", "SFT continued": "sft-more-low"}
-    ranked = pl.when(pl.col("ranker") == "sft-more").then(2.0).otherwise(0.0)
-    tied = tried.with_columns(**{"gen_hr@1": pl.lit(0.5), "ndcg@10": ranked})
+    gains = pl.when(pl.col("ranker") == "sft-more").then(2.0).otherwise(0.0)
+    tied = tried.with_columns(**{"hr@1": pl.lit(0.5), "ndcg@10": gains})
     assert best_arms(tied)["SFT continued"] == "sft-more"
 
 
-def test_sft_is_compared_with_rules_and_the_chosen_arms_with_each_other():
-    found, compared = tables(
-        answers(
-            popularity=[1, 1, 1, 1],
-            sft=[0, 0, 1, 0],
-            s_dpo_low=[1, 1, 1, 1],
-            s_dpo_high=[1, 1, 1, 0],
-            sft_more_low=[1, 0, 1, 0],
-        ),
-        "title",
-        {"S-DPO": "s-dpo-high", "SFT continued": "sft-more-low"},  # chosen on other examples
-    )
-    cells = {row[0]: row[1:] for row in found["rows"]}
-    assert cells["popularity"][:2] == ["–", "–"]
-    assert cells["popularity"][2].startswith("1.000")
-    assert cells["s-dpo-high"][0].startswith("0.750")
-    assert cells["s-dpo-high"][-2].startswith("+0.5000")
-    rule, ours = compared["rows"]
-    assert rule[:4] == ["SFT − popularity", "sft", "popularity", "–"]
-    assert rule[4].startswith("−0.7500")
-    assert ours[:3] == ["S-DPO − SFT continued", "s-dpo-high", "sft-more-low"]
-    assert ours[3].startswith("+0.2500")
+def test_sft_is_compared_with_rules():
+    values = answers(popularity=[1, 1], sft=[0, 1]).with_columns(kl=pl.lit(float("nan")))
+    values = pl.concat([values, values.filter(ranker="sft").with_columns(ranker=pl.lit(SWAPPED), kl=pl.lit(0.25))])
+    table = ranked(values, "title", RANKED)
+    assert table["columns"] == ["model", "HR@1", "NDCG@10", "KL to SFT"]
+    cells = {row[0]: row[1:] for row in table["rows"]}
+    assert cells["popularity"][0].startswith("1.000")
+    assert (cells["popularity"][-1], cells[SWAPPED][-1]) == ("–", "0.250")
+    gaps = {row[0]: row[1] for row in known(values, "title")["rows"]}
+    assert gaps["SFT − popularity"].startswith("−0.5000")
+    assert gaps["SFT − histories of other users"].startswith("+0.0000")
+
+
+def test_arms_chosen_on_validation_are_compared_on_test_examples(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
+    arms = {"sft": [0, 0], "softmax": [0, 1], "sft_more": [0, 0]}
+    for users in ("200", "all"):
+        answers(8, **arms, s_dpo_low=[0, 0], s_dpo_high=[0, 1]).write_parquet(
+            tmp_path / f"e1-validation-{users}.parquet"
+        )
+        tested = answers(8, **arms, s_dpo_low=[1, 1], s_dpo_high=[0, 1])
+        tested = tested.with_columns(pl.when(pl.col("row") == 0).then(0.0).otherwise(pl.col("hr@1")).alias("hr@1"))
+        tested.write_parquet(tmp_path / f"e1-test-{users}.parquet")
+    rows = declared([tmp_path / "e1-test-200.parquet", tmp_path / "e1-test-all.parquet"], "test")["rows"]
+    assert [row[0] for row in rows] == [
+        f"{users} histories: S-DPO − {other}" for other in ("SFT continued", "softmax") for users in ("200", "all")
+    ]
+    assert all(row[1] == "s-dpo-high" for row in rows)
+    assert [row[6] for row in rows] == ["above 0", "above 0", "equivalent", "equivalent"]
+    assert all(float(row[5]) >= float(row[4]) for row in rows)
 
 
 def test_how_far_an_arm_has_moved_is_the_divergence_of_its_probabilities_of_the_list():

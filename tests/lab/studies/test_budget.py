@@ -1,25 +1,14 @@
-"""The budget curve: disjoint rows of equal number, the same SFT model for all arms, and the whole study."""
+"""The budget curve: the same examples and the same SFT model for all arms, and the whole study."""
 
-import numpy as np
-import polars as pl
 import pytest
 
 from prefrec.evaluation import Interval
 from prefrec.intake import prepare
 from prefrec.pipeline.opened import open_run
 from prefrec.prompts import load_template
-from prefrec.stages.training_rows import alignment_rows, training_rows
+from prefrec.stages.training_rows import alignment_rows
 from prefrec_lab.studies import budget
-from prefrec_lab.studies.budget import (
-    BUDGET,
-    CONTROL,
-    START,
-    arms,
-    budget_recipe,
-    is_equivalent,
-    sequences_recipe,
-    values_of,
-)
+from prefrec_lab.studies.budget import BUDGET, CONTROL, arms, budget_recipe, is_equivalent
 from prefrec_lab.study_tools.carry_out import base_recipe, carry_out
 
 
@@ -35,15 +24,14 @@ def base(base):
     return type(base).model_validate(raw)
 
 
-@pytest.mark.parametrize("rows", [12, 20])
-def test_arms_read_the_same_rows_and_none_of_sft(base, monkeypatch, rows):
+@pytest.mark.parametrize("users", [12, None])
+def test_all_arms_read_the_same_examples(base, monkeypatch, users):
     monkeypatch.setattr(budget, "ARM_ROWS", 15)
-    recipe, data = budget_recipe(base, rows), prepare(base.data)
-    read = {id_of(e) for e in training_rows(data, recipe.sft, 0)}
-    assert len(read) == rows
-    others = [{id_of(e) for e in alignment_rows(data, arm, 0)} for arm in recipe.align]
-    assert all(len(own) == 15 and not own & read for own in others)
-    assert all(own == others[0] for own in others)
+    recipe, data = budget_recipe(base, users), prepare(base.data)
+    assert recipe.sft.rows == users
+    read = [{id_of(e) for e in alignment_rows(data, arm, 0)} for arm in recipe.align]
+    assert len(read[0]) == 15
+    assert all(own == read[0] for own in read)
 
 
 def id_of(example):
@@ -63,47 +51,11 @@ def test_the_control_goes_on_with_the_loss_and_the_rate_of_sft(base):
     assert len({a.name for a in arms(base)}) == len(preferences) + 2
 
 
-def test_the_shipped_recipe_has_room_for_its_arms():
-    recipe = budget_recipe(base_recipe(BUDGET), 10_000)
+def test_the_shipped_recipe_shows_no_candidates_and_reads_whole_histories():
+    recipe = budget_recipe(base_recipe(BUDGET), None)
     assert recipe.data.candidates.size > max(a.num_negatives for a in recipe.align)
     assert recipe.evaluate.split == "validation"
-
-
-def test_every_title_of_the_log_is_a_target_of_the_model_that_sft_starts_from():
-    recipe = sequences_recipe(base_recipe(BUDGET))
     assert not load_template(recipe.model.templates[0], domain="movies").shows_candidates
-    assert recipe.sft.rows is None
-    assert recipe.align == []
-    assert load_template(base_recipe(BUDGET).model.templates[0], domain="movies").shows_candidates
-
-
-def test_questions_go_on_with_the_weights_and_layers_of_the_model_that_has_learnt_the_log(tmp_path):
-    fewer = base_recipe(BUDGET, None, ["model.layers=[0, 29]", "model.random_weights=true"])
-    assert sequences_recipe(fewer).model.layers == budget_recipe(fewer, 300).model.layers == [0, 29]
-    model = budget_recipe(fewer, 300, tmp_path).model
-    assert (model.name, model.layers, model.random_weights) == (str(tmp_path), None, False)
-
-
-def test_texts_count_where_all_examples_have_one():
-    frame = pl.DataFrame(
-        {
-            "row": [0, 1],
-            "user_id": ["u", "v"],
-            "target": ["a", "b"],
-            "candidates": [["a", "b"], ["a", "b"]],
-            "scores": [[1.0, 0.0], [1.0, 0.0]],
-            "rank": [1, 2],
-            "tied": [1, 1],
-            "listed": [2, 2],
-            "generated": ["A", "?"],
-            "choice": ["a", None],
-        }
-    )
-    silent = frame.with_columns(generated=pl.Series([None, "?"]))
-    values = values_of({"sft": [frame, frame], "dpo": [silent]}, [1])
-    np.testing.assert_array_equal(values["sft"]["gen_hr@1"], [[1, 0], [1, 0]])
-    np.testing.assert_array_equal(values["sft"]["valid_ratio"], [[1, 0], [1, 0]])
-    assert "gen_hr@1" not in values["dpo"]
 
 
 @pytest.mark.parametrize(
@@ -114,15 +66,14 @@ def test_equivalent_is_an_interval_within_the_margin(low, high, expected):
 
 
 def test_the_whole_study(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "BUDGETS", [4, 8])
+    monkeypatch.setattr(budget, "BUDGETS", [4, None])
     monkeypatch.setattr(budget, "ARM_ROWS", 4)
     monkeypatch.setattr(budget, "RATES", (1e-4,))
     summary = carry_out(BUDGET, base, [0], tmp_path)
-    rows = {(r["rows"], r["variant"], r["against"]) for r in summary["tables"]["table"]}
-    assert {("4", "s-dpo-beta1-1e-4", CONTROL), ("8", "softmax-1e-4", CONTROL)} <= rows
-    assert {r["quantity"] for r in summary["tables"]["table"]} >= {"gen_hr@1", "valid_ratio", "hr@1"}
+    rows = {(r["histories"], r["variant"], r["against"]) for r in summary["tables"]["table"]}
+    assert {("4", "s-dpo-beta1-1e-4", CONTROL), ("all", "softmax-1e-4", CONTROL)} <= rows
+    assert list(summary["tables"]) == ["table"]  # the tiny recipe has no NDCG@10
     assert "popularity" in {r["variant"] for r in summary["tables"]["table"]}  # by its scores
     folder = tmp_path / "runs/budget-seed-0"
-    assert (folder / START / "config.json").is_file()
-    assert all(open_run(folder / rows).recipe.model.name == str(folder / START) for rows in ("4", "8"))
-    assert any(fact.startswith("8 rows. HR@1 generated: the largest difference from") for fact in summary["facts"])
+    assert [open_run(folder / users).recipe.sft.rows for users in ("4", "all")] == [4, None]
+    assert any(f.startswith("SFT on all histories. HR@1: the largest difference") for f in summary["facts"])

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-
 from prefrec.evaluation import Interval
-from prefrec.evaluation.evaluate import text_values
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
@@ -18,7 +14,7 @@ from prefrec.recipe import Recipe, checked_recipe
 from prefrec.report.wording import label
 from prefrec.sections import AlignSection
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.study_tools.measure import Values, measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.study_tools.measure import measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.study_tools.plots import Series, lines, slug
 from prefrec_lab.study_tools.study import Outcome, Study, as_it_is, varied_alignment
 from prefrec_lab.study_tools.tables import facts_of, grouped_table
@@ -37,6 +33,9 @@ RATES = (1e-5, 1e-4)
 
 CONTROL = "sft-more"
 """The arm that the others are compared with: SFT on the same examples."""
+
+HIT_RATE = "hr@1"
+"""The declared metric: whether the target has the highest likelihood among the candidates."""
 
 EQUIVALENT = 0.01
 """A difference is equivalent to none if its interval lies within ± this."""
@@ -64,7 +63,7 @@ def arms(base: Recipe) -> list[AlignSection]:
 def budget_recipe(base: Recipe, users: int | None) -> Recipe:
     """Return the recipe in which SFT reads the histories of so many users (None: all).
 
-    All arms read the same `ARM_ROWS` examples. SFT may have read some of them: there are no others after all histories.
+    All arms read the same `ARM_ROWS` examples. SFT has read some of them: after all histories there are no others.
     """
     raw = base.model_dump(mode="json")
     raw["sft"] |= {"rows": users}
@@ -91,45 +90,32 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     for users in BUDGETS:
         predictions = ranker_predictions([open_run(run.folder.parent / name_of(users)) for run in runs])
         ordered = {name: predictions[name] for name in (*baselines, *models)}
-        values = values_of(ordered, runs[0].recipe.evaluate.ks)
+        values = ranking_values(ordered, runs[0].recipe.evaluate.ks)
         measured[name_of(users)] = measure(values, users_of(predictions), baseline=CONTROL)
     last = measured[name_of(BUDGETS[-1])]
     read = [users or len({e.user_id for e in runs[0].data.train}) for users in BUDGETS]
-    quantity = next(q for q in ("gen_hr@1", "hr@1") if q in last.quantities)
     compared = [name for name in models if name != CONTROL]
-    gaps = {name: [own.differences[name][quantity] for own in measured.values()] for name in compared}
-    heading = f"{metric_label(quantity)}, − SFT continued"
+    gaps = {name: [own.differences[name][HIT_RATE] for own in measured.values()] for name in compared}
+    heading = f"{metric_label(HIT_RATE)}, − SFT continued"
     hint = f"Above 0: better than SFT on as many examples. Bars: 95% intervals over users. Dashed: ±{EQUIVALENT:g}."
     series = [Series(name, read, own) for name, own in gaps.items()]
     level = {"equivalent from": -EQUIVALENT, "equivalent to": EQUIVALENT}
-    drawing = lines(slug(quantity), heading, series, x_label="users in SFT", log=True, hint=hint, level=level)
-    known = [q for q in ("hr@1", "ndcg@10", "valid_ratio") if q in last.quantities]
-    shown = dict.fromkeys([quantity, *known])
+    x_label = "histories read by SFT"
+    drawing = lines(slug(HIT_RATE), heading, series, x_label=x_label, log=True, hint=hint, level=level)
     tables = [
-        grouped_table(measured, q, name="table" if q == quantity else slug(q), title="by users in SFT", group="users")
-        for q in shown
+        grouped_table(measured, q, name=name, title="by histories", group="histories")
+        for q, name in ((HIT_RATE, "table"), ("ndcg@10", slug("ndcg@10")))
+        if q in last.quantities
     ]
     facts = []
     for name, own in measured.items():
-        facts += [f"SFT on {name} users. {fact}" for fact in facts_of(own, compared, None, [quantity])]
+        facts += [f"SFT on {name} histories. {fact}" for fact in facts_of(own, compared, None, [HIT_RATE])]
     for name, own in gaps.items():
         within = [f"{users:,}" for users, gap in zip(read, own, strict=True) if is_equivalent(gap)]
         if within:
             told = f"{label(name)} − SFT continued is equivalent (within ±{EQUIVALENT:g})"
-            facts.append(f"{told} with {', '.join(within)} users.")
+            facts.append(f"{told} with {', '.join(within)} histories.")
     return Outcome(tables, [drawing], facts, last.n, last.users)
-
-
-def values_of(predictions: dict[str, list[pl.DataFrame]], ks: Sequence[int]) -> Values:
-    """Return the metrics of scores, and of the generated texts where all examples have one."""
-    values = {name: dict(own) for name, own in ranking_values(predictions, ks).items()}
-    for name, frames in predictions.items():
-        texts = [text_values(frame) for frame in frames]
-        for quantity in texts[0]:
-            found = np.stack([seed[quantity] for seed in texts])
-            if not np.isnan(found).any():
-                values[name][quantity] = found
-    return values
 
 
 def is_equivalent(gap: Interval) -> bool:
