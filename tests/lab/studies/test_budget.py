@@ -38,17 +38,16 @@ def id_of(example):
     return example.user_id, example.target, len(example.history)
 
 
-def test_the_control_goes_on_with_the_loss_and_the_rate_of_sft(base):
-    *preferences, low, control = arms(base)
+def test_all_objectives_have_the_same_rates_and_the_control_that_of_sft_too(base):
+    *others, control = arms(base)
     assert (control.name, control.loss, control.learning_rate) == (CONTROL, "sft", base.sft.learning_rate)
-    assert (low.loss, low.learning_rate) == ("sft", 1e-4)
-    found = {(a.loss, a.num_negatives, a.beta, a.learning_rate) for a in preferences}
+    found = {(a.loss, a.num_negatives, a.beta, a.learning_rate) for a in others}
     negatives, beta = base.align[0].num_negatives, base.align[0].beta
     for rate in (1e-5, 1e-4):
         want = {("softmax_dpo", negatives, 0.1, rate), ("softmax_dpo", negatives, 1.0, rate)}
-        want |= {("softmax", negatives, beta, rate), ("dpo", 1, beta, rate)}
+        want |= {("softmax", negatives, beta, rate), ("dpo", 1, beta, rate), ("sft", 1, beta, rate)}
         assert {arm for arm in found if arm[-1] == rate} == want
-    assert len({a.name for a in arms(base)}) == len(preferences) + 2
+    assert len({a.name for a in arms(base)}) == len(others) + 1
 
 
 def test_the_shipped_recipe_shows_no_candidates_and_reads_whole_histories():

@@ -29,7 +29,7 @@ BETAS = (0.1, 1.0)
 """β of S-DPO."""
 
 RATES = (1e-5, 1e-4)
-"""Learning rates of the arms with negatives. More SFT has the higher one, too, beside the rate of SFT."""
+"""Learning rates of the arms."""
 
 CONTROL = "sft-more"
 """The arm that the others are compared with: SFT on the same examples."""
@@ -44,7 +44,7 @@ EQUIVALENT = 0.01
 def arms(base: Recipe) -> list[AlignSection]:
     """Return the arms of the trial: S-DPO, the list's softmax, DPO and more SFT, each with two learning rates.
 
-    All other settings are those of the base recipe's S-DPO. SFT goes on at its own rate, and at a lower one.
+    All other settings are those of the base recipe's S-DPO. SFT also goes on at its own rate.
     """
     one, sft = varied_alignment(base), base.sft
     found = []
@@ -54,9 +54,9 @@ def arms(base: Recipe) -> list[AlignSection]:
         found += [variant(one, f"s-dpo-beta{beta:g}-{at}", beta=beta, **given) for beta in BETAS]
         found.append(variant(one, f"softmax-{at}", loss="softmax", **given))
         found.append(variant(one, f"dpo-{at}", loss="dpo", num_negatives=1, **given))
+        found.append(variant(one, f"{CONTROL}-{at}", loss="sft", num_negatives=1, **given))
     own_rate = sft.learning_rate if sft else one.learning_rate
-    for name, rate in ((f"{CONTROL}-low", max(RATES)), (CONTROL, own_rate)):
-        found.append(variant(one, name, loss="sft", num_negatives=1, learning_rate=rate))
+    found.append(variant(one, CONTROL, loss="sft", num_negatives=1, learning_rate=own_rate))
     return found
 
 
