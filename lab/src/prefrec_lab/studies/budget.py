@@ -20,7 +20,7 @@ from prefrec_lab.study_tools.study import Outcome, Study, as_it_is, varied_align
 from prefrec_lab.study_tools.tables import facts_of, grouped_table
 
 BUDGETS: list[int | None] = [200, None]
-"""Numbers of users whose histories SFT reads. None: all."""
+"""Numbers of users whose histories SFT reads. None stands for all users."""
 
 ARM_ROWS = 300
 """Examples of an arm: ten arms are to be trained in an hour on two cores."""
@@ -61,7 +61,7 @@ def arms(base: Recipe) -> list[AlignSection]:
 
 
 def budget_recipe(base: Recipe, users: int | None) -> Recipe:
-    """Return the recipe in which SFT reads the histories of so many users (None: all).
+    """Return the recipe in which SFT reads the histories of so many users, or of all.
 
     All arms read the same `ARM_ROWS` examples. SFT has read some of them: after all histories there are no others.
     """
