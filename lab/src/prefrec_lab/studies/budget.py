@@ -110,8 +110,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     facts = []
     for name, own in measured.items():
         facts += [f"SFT on {name} histories. {fact}" for fact in facts_of(own, compared, None, [HIT_RATE])]
-    for name, own in gaps.items():
-        within = [f"{users:,}" for users, gap in zip(read, own, strict=True) if is_equivalent(gap)]
+    for name, differences in gaps.items():
+        within = [f"{users:,}" for users, gap in zip(read, differences, strict=True) if is_equivalent(gap)]
         if within:
             told = f"{label(name)} − SFT continued is equivalent (within ±{EQUIVALENT:g})"
             facts.append(f"{told} with {', '.join(within)} histories.")
