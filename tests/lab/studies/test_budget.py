@@ -69,8 +69,11 @@ def test_the_whole_study(base, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "ARM_ROWS", 4)
     monkeypatch.setattr(budget, "RATES", (1e-4,))
     summary = carry_out(BUDGET, base, [0], tmp_path)
-    rows = {(r["histories"], r["variant"], r["against"]) for r in summary["tables"]["table"]}
-    assert {("4", "s-dpo-beta1-1e-4", CONTROL), ("all", "softmax-1e-4", CONTROL)} <= rows
+    rows = {(r["histories"], r["variant"]): r for r in summary["tables"]["table"] if r["quantity"] == "hr@1"}
+    for users in ("4", "all"):
+        control = rows[users, "s-dpo-beta1-1e-4"]["against"]
+        assert control == rows[users, "softmax-1e-4"]["against"]
+        assert rows[users, control]["mean"] == max(rows[users, name]["mean"] for name in (CONTROL, f"{CONTROL}-1e-4"))
     assert list(summary["tables"]) == ["table"]  # the tiny recipe has no NDCG@10
     assert "popularity" in {r["variant"] for r in summary["tables"]["table"]}  # by its scores
     folder = tmp_path / "runs/budget-seed-0"
