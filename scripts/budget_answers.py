@@ -25,8 +25,7 @@ from typing import Any
 import experiments_page
 import numpy as np
 import polars as pl
-from rank_tables import signed
-from scipy.special import log_softmax
+from rank_tables import divergences, signed
 from trial import tell
 
 from prefrec.data import RankingExample
@@ -102,8 +101,8 @@ def divergence(answers: pl.DataFrame, name: str) -> np.ndarray:
         answers: with the log-probabilities of the candidates as scores, as many for each example.
         name: of the model.
     """
-    sft, model = (log_softmax(np.stack(answers.filter(ranker=n)["scores"].to_list()), axis=1) for n in (SFT, name))
-    return (np.exp(sft) * (sft - model)).sum(axis=1)
+    sft, model = (np.stack(answers.filter(ranker=n)["scores"].to_list()) for n in (SFT, name))
+    return divergences(sft, model)
 
 
 def listing(effects: pl.DataFrame) -> dict[str, Any]:
@@ -155,17 +154,16 @@ def means_of(answers: pl.DataFrame) -> Means:
     return Means(columns, first["user_id"].to_list(), first["target"].to_list())
 
 
-def ranked(answers: pl.DataFrame, title: str, head: dict[str, str]) -> dict[str, Any]:
+def ranked(means: Means, title: str, head: dict[str, str]) -> dict[str, Any]:
     """Return the table of all rankers.
 
     Args:
-        answers: with the values of each ranker and example.
+        means: those of (ranker, quantity).
         title: of the table.
         head: quantity → heading of its column.
     """
-    means = means_of(answers)
     rows = []
-    for name in answers["ranker"].unique(maintain_order=True):
+    for name in dict.fromkeys(ranker for ranker, _ in means.values):
         row = [name]
         for quantity in head:
             value = means.mean((name, quantity)) if (name, quantity) in means.values else None
@@ -174,12 +172,11 @@ def ranked(answers: pl.DataFrame, title: str, head: dict[str, str]) -> dict[str,
     return {"title": title, "columns": ["model", *head.values()], "rows": rows}
 
 
-def known(answers: pl.DataFrame, title: str) -> dict[str, Any]:
+def known(means: Means, title: str) -> dict[str, Any]:
     """Return the table of what SFT adds to rules."""
-    means, names = means_of(answers), answers["ranker"].unique()
     rows = []
     for name, against in KNOWN.items():
-        if against in names:
+        if (against, LIKELY) in means.values:
             gaps = (means.difference((SFT, quantity), (against, quantity)) for quantity in (LIKELY, NDCG))
             rows.append([name, *(signed(gap) for gap in gaps)])
     return {"title": title, "columns": ["difference", "HR@1", "NDCG@10"], "rows": rows}
@@ -221,13 +218,15 @@ def all_tables() -> list[dict[str, Any]]:
         for path in files:
             answers, users = answered(path), path.stem.split("-")[-1]
             title = f"SFT on {users} histories, {answers['row'].n_unique():,} {split} examples"
-            found += [ranked(answers, title, RANKED), known(answers, f"{title}: against rules")]
+            means = means_of(answers)
+            found += [ranked(means, title, RANKED), known(means, f"{title}: against rules")]
     for path in sorted(ANSWERS.glob("questions-*.parquet")):
         answers = answered(path)
         _, rows, layers = path.stem.split("-")
         title = f"A list in the prompt: SFT of {int(rows):,} questions, {layers} layers"
         title = f"{title}, {answers['row'].n_unique():,} validation examples"
-        found += [ranked(answers, title, ASKED), known(answers, f"{title}: against rules")]
+        means = means_of(answers)
+        found += [ranked(means, title, ASKED), known(means, f"{title}: against rules")]
     return found + [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
 
 

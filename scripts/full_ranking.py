@@ -35,6 +35,7 @@ from rank_tables import (
     all_rankers,
     class_table,
     control_table,
+    divergences,
     family_table,
     groups_table,
     logs_of,
@@ -45,7 +46,6 @@ from rank_tables import (
     seeds_table,
     signed,
 )
-from scipy.special import log_softmax
 
 from prefrec.evaluation.targets import CLASSES
 from prefrec.files import read_json, write_json
@@ -179,8 +179,8 @@ def divergence(run: Run, name: str) -> float | None:
     items = tuple(run.data.catalogue.ids)
     rows = [replace(e, candidates=items) for e in run.data.examples("validation", DOSE_ROWS)]
     size = run.recipe.evaluate.batch_size
-    reference, aligned = (log_softmax((of.full or of).load(size).score(rows), axis=1) for of in (stage.start, stage))
-    return float((np.exp(reference) * (reference - aligned)).sum(axis=1).mean())
+    reference, aligned = ((of.full or of).load(size).score(rows) for of in (stage.start, stage))
+    return float(divergences(reference, aligned).mean())
 
 
 def measure_control(name: str, folders: Sequence[Path], rankers: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from prefrec.errors import DataError
 from prefrec.evaluation import FULL_RANKING, Interval, PairedDifference, metrics_for
@@ -371,6 +372,13 @@ def control_table(controls: Sequence[Measured], pairs: Sequence[tuple[str, str]]
         [TITLES[one.name], str(one.seeds), *(signed(one.difference(*pair)) for pair in pairs)] for one in controls
     ]
     return {"title": title, "columns": ["data", "seeds", *(f"{a} − {b}" for a, b in pairs)], "rows": rows}
+
+
+def divergences(reference: Floats, model: Floats) -> Floats:
+    """Return KL(reference ‖ model) of each row [B] in nats, from the scores [B, C] of the same candidates."""
+    ours, others = log_softmax(reference, axis=1), log_softmax(model, axis=1)
+    found: Floats = (np.exp(ours) * (ours - others)).sum(axis=1)
+    return found
 
 
 def signed(value: Interval) -> str:

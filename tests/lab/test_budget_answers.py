@@ -11,7 +11,7 @@ from prefrec.data import RankingExample
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import budget_answers
-from budget_answers import RANKED, SWAPPED, best_arms, declared, divergence, known, ranked, swapped
+from budget_answers import RANKED, SWAPPED, best_arms, declared, divergence, known, means_of, ranked, swapped
 
 
 def test_a_swapped_history_is_that_of_the_next_other_user():
@@ -43,12 +43,13 @@ def test_the_best_arm_of_each_objective_has_the_highest_hit_rate():
 def test_sft_is_compared_with_rules():
     values = answers(popularity=[1, 1], sft=[0, 1]).with_columns(kl=pl.lit(float("nan")))
     values = pl.concat([values, values.filter(ranker="sft").with_columns(ranker=pl.lit(SWAPPED), kl=pl.lit(0.25))])
-    table = ranked(values, "title", RANKED)
+    means = means_of(values)
+    table = ranked(means, "title", RANKED)
     assert table["columns"] == ["model", "HR@1", "NDCG@10", "KL to SFT"]
     cells = {row[0]: row[1:] for row in table["rows"]}
     assert cells["popularity"][0].startswith("1.000")
     assert (cells["popularity"][-1], cells[SWAPPED][-1]) == ("–", "0.250")
-    gaps = {row[0]: row[1] for row in known(values, "title")["rows"]}
+    gaps = {row[0]: row[1] for row in known(means, "title")["rows"]}
     assert gaps["SFT − popularity"].startswith("−0.5000")
     assert gaps["SFT − histories of other users"].startswith("+0.0000")
 

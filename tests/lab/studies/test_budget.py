@@ -14,12 +14,12 @@ from prefrec_lab.study_tools.carry_out import base_recipe, carry_out
 
 @pytest.fixture(scope="module")
 def base(base):
-    """The tiny recipe, with candidates in the prompt."""
+    """The tiny recipe, with histories and no candidates in the prompt."""
     raw = base.model_dump(mode="json")
-    raw["model"]["templates"] = ["1"]
+    raw["model"]["templates"] = ["history"]
     raw["sft"] |= {"rows": None}
     raw["align"] = [raw["align"][0] | {"rows": None, "negatives_from": "list"}]
-    raw["evaluate"] |= {"generate_rows": None}
+    raw["evaluate"] |= {"generate_rows": 0}
     raw["data"]["candidates"]["size"] = 10
     return type(base).model_validate(raw)
 
@@ -52,6 +52,7 @@ def test_all_objectives_have_the_same_rates_and_the_control_that_of_sft_too(base
 
 def test_the_shipped_recipe_shows_no_candidates_and_reads_whole_histories():
     recipe = budget_recipe(base_recipe(BUDGET), None)
+    assert recipe.sft.rows is None
     assert recipe.data.candidates.size > max(a.num_negatives for a in recipe.align)
     assert recipe.evaluate.split == "validation"
     assert not load_template(recipe.model.templates[0], domain="movies").shows_candidates
@@ -69,13 +70,15 @@ def test_the_whole_study(base, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "ARM_ROWS", 4)
     monkeypatch.setattr(budget, "RATES", (1e-4,))
     summary = carry_out(BUDGET, base, [0], tmp_path)
-    rows = {(r["histories"], r["variant"]): r for r in summary["tables"]["table"] if r["quantity"] == "hr@1"}
+    table = summary["tables"]["table"]
+    hit_rates = [r for r in table if r["quantity"] == "hr@1"]
+    rows = {(r["histories"], r["variant"]): r for r in hit_rates}
     for users in ("4", "all"):
         control = rows[users, "s-dpo-beta1-1e-4"]["against"]
         assert control == rows[users, "softmax-1e-4"]["against"]
         assert rows[users, control]["mean"] == max(rows[users, name]["mean"] for name in (CONTROL, f"{CONTROL}-1e-4"))
     assert list(summary["tables"]) == ["table"]  # the tiny recipe has no NDCG@10
-    assert "popularity" in {r["variant"] for r in summary["tables"]["table"]}  # by its scores
+    assert "popularity" in {r["variant"] for r in table}  # by its scores
     folder = tmp_path / "runs/budget-seed-0"
     assert [open_run(folder / users).recipe.sft.rows for users in ("4", "all")] == [4, None]
     assert any(f.startswith("SFT on all histories. HR@1: the largest difference") for f in summary["facts"])

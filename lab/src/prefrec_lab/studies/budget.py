@@ -32,7 +32,7 @@ RATES = (1e-5, 1e-4)
 """Learning rates of the arms."""
 
 CONTROL = "sft-more"
-"""How the names of the arms begin that the others are compared with: SFT on the same examples."""
+"""Prefix of the arms that continue SFT on the same examples. The other arms are compared with the best of them."""
 
 HIT_RATE = "hr@1"
 """The declared metric: whether the target has the highest likelihood among the candidates."""
@@ -93,7 +93,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
         values = ranking_values(ordered, runs[0].recipe.evaluate.ks)
         measured[name_of(users)] = measure(values, users_of(predictions), baseline=best_control(values))
     last = measured[name_of(BUDGETS[-1])]
-    read = [users or len({e.user_id for e in runs[0].data.train}) for users in BUDGETS]
+    all_users = runs[0].data.protocol["counts"]["row_users"]["train"]
+    read = [users or all_users for users in BUDGETS]
     compared = [name for name in models if not name.startswith(CONTROL)]
     gaps = {name: [own.differences[name][HIT_RATE] for own in measured.values()] for name in compared}
     heading = f"{metric_label(HIT_RATE)}, − SFT continued"
@@ -111,7 +112,10 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     for name, own in measured.items():
         facts += [f"SFT on {name} histories. {fact}" for fact in facts_of(own, compared, None, [HIT_RATE])]
     for name, differences in gaps.items():
-        within = [f"{users:,}" for users, gap in zip(read, differences, strict=True) if is_equivalent(gap)]
+        within = []
+        for users, gap in zip(read, differences, strict=True):
+            if is_equivalent(gap):
+                within.append(f"{users:,}")
         if within:
             told = f"{label(name)} − SFT continued is equivalent (within ±{EQUIVALENT:g})"
             facts.append(f"{told} with {', '.join(within)} histories.")
@@ -123,7 +127,8 @@ def best_control(values: Values) -> str:
 
     A learning rate that spoils the model would make each other arm win.
     """
-    return max((name for name in values if name.startswith(CONTROL)), key=lambda name: values[name][HIT_RATE].mean())
+    controls = [name for name in values if name.startswith(CONTROL)]
+    return max(controls, key=lambda name: values[name][HIT_RATE].mean())
 
 
 def is_equivalent(gap: Interval) -> bool:
