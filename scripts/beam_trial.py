@@ -1,0 +1,391 @@
+"""Trial E2 (lab/protocol/e2.yaml): train its arms, answer by beams and exactly, and write lab/results/70-beams.json.
+
+    python scripts/beam_trial.py RUN --set data.path=DATA --split validation    # prints, and writes no result
+    python scripts/beam_trial.py RUN --set data.path=DATA --split test          # once, when all is settled
+
+RUN is the folder of a run, whose SFT model all arms start from; RUN/beams gets the arms. What is trained or answered
+already is left as it is. With `--arms`, only these are trained and answered, so that two processes can share the
+work. Answers are kept in lab/results/answers, without titles, and tables are made from those of all seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import experiments_page
+import numpy as np
+import polars as pl
+import yaml
+from budget_answers import swapped
+from numpy.typing import NDArray
+from rank_tables import signed
+from trial import Tested, declared_table, evenly_spread, run_changed, tell
+
+from prefrec import training
+from prefrec.console import say, track
+from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
+from prefrec.data.parquet import read_parquet
+from prefrec.data.rows import take
+from prefrec.data.seen import seen_items
+from prefrec.evaluation.intervals import paired_difference
+from prefrec.evaluation.metrics import target_ranks
+from prefrec.files import write_whole
+from prefrec.lm.catalogue import trie_reader
+from prefrec.lm.trie import Trie
+from prefrec.pipeline.opened import Run, open_run
+from prefrec.prompts import load_template
+from prefrec.rankers.base import checked_scores
+from prefrec.rankers.lm import LMRanker
+from prefrec.sections import SFT, ModelSection
+from prefrec.stages.base import WEIGHTS
+from prefrec.stages.blend import sampled
+from prefrec.stages.encoders import prompt_encoder
+from prefrec.stages.language_model import lm_ranker
+from prefrec.stages.train import catalogue_softmax, train_to_weights, trained_items
+from prefrec.training.negatives import resample_negatives
+from prefrec.training.weights import load_weights
+from prefrec_lab.beams import Titles
+from prefrec_lab.ranks import coded
+
+TRIAL = Path(__file__).parents[1] / "lab/protocol/e2.yaml"
+RESULT = experiments_page.RESULTS / "70-beams.json"
+ANSWERS = experiments_page.RESULTS / "answers"
+SWAPPED = "sft, histories of other users"
+EXACT, KEPT = "exact", "kept"
+RULES = ("popularity", "window co-occurrence")
+Arm = Mapping[str, Any]
+
+
+def named(name: str, arm: Arm, rate: float) -> tuple[str, dict[str, Any]]:
+    """Return the name of an arm with a learning rate, and its settings."""
+    return f"{name}-{rate:.0e}".replace("e-0", "e-"), {**arm, "learning_rate": rate}
+
+
+def tuned_arms(trial: Arm) -> dict[str, dict[str, Any]]:
+    """Return the arms that have each learning rate: name → settings."""
+    tuned = [(name, arm) for name, arm in trial["arms"].items() if "rate_of" not in arm]
+    return dict(named(name, arm, rate) for name, arm in tuned for rate in trial["learning_rates"])
+
+
+def chosen_arms(trial: Arm, validation: Answers) -> dict[str, dict[str, Any]]:
+    """Return all arms with the learning rate that was best on validation examples: name → settings."""
+    found = {}
+    for name, arm in trial["arms"].items():
+        tuned = arm.get("rate_of", name)
+
+        def gain(rate: float, tuned: str = tuned) -> float:
+            return float(gains(validation.column(named(tuned, {}, rate)[0], EXACT)).mean())
+
+        with_rate, settings = named(name, arm, max(trial["learning_rates"], key=gain))
+        found[with_rate] = settings
+    return found
+
+
+def model_of(run: Run, arm: Arm) -> ModelSection:
+    """Return the settings of an arm's model: those of the run, except for the objective."""
+    return run.recipe.model.model_copy(update={"objective": arm.get("objective", run.recipe.model.objective)})
+
+
+@lru_cache(maxsize=1)
+def trie_of(answers: tuple[tuple[int, ...], ...]) -> Trie:
+    """Return the trie of all titles. It is the same after nearly all prompts."""
+    return Trie.build(answers)
+
+
+def titles_after(lm: LMRanker, history: Sequence[str], without: Collection[str]) -> Titles:
+    """Return the titles of all items but those in `without`, after a history."""
+    choices = lm.choices_after(history, lm.catalogue.ids)
+    trie = lm.within.trie if lm.within else trie_of(choices.answers)
+    reader = trie_reader(lm.model, choices.prompt, trie, "cached", lm.within)
+    return Titles(reader, [lm.catalogue.index[item] for item in without])
+
+
+def with_beams(run: Run, rows: Sequence[RankingExample], width: int) -> list[RankingExample]:
+    """Return training examples with the target and what `width` beams of the SFT model find, the best first.
+
+    The target and all items that the user has in the training log are left out of the search.
+    """
+    path = run.folder / "beams" / "beams.parquet"
+    if not path.is_file():
+        lm = lm_ranker(SFT, run.adapter(SFT), run.data, run.recipe.model)
+        log = run.data.train_interactions.group_by("user_id").agg("item_id")
+        known = {user: {*items} for user, items in log.iter_rows()}
+        found = []
+        for row in track(rows, "beams of training examples"):
+            titles = titles_after(lm, row.history, known[row.user_id] | {row.target, *row.history})
+            items = [lm.catalogue.ids[item] for item in titles.beams(width)]
+            found.append(replace(row, candidates=(row.target, *items)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, examples_to_frame(found).write_parquet)
+    return frame_to_examples(read_parquet(path))
+
+
+def training_examples(run: Run, trial: Arm, arm: Arm) -> list[RankingExample]:
+    """Return the training examples of an arm with its negatives, the target first."""
+    data, seed, count = run.data, run.recipe.seed, trial["negatives"]
+    order = np.random.default_rng((seed, 1)).permutation(len(data.train))
+    rows = take(data.train, order[: trial["examples"]])
+    kind = arm.get("negatives")
+    if kind not in ("beams", "hardest"):
+        # SFT does not read negatives, but the trainer of preferences asks for one.
+        return resample_negatives(rows, data, "uniform", seed=seed, size=1 + (count if kind else 1))
+    examples = []
+    for number, row in enumerate(with_beams(run, rows, trial["width"])):
+        target, *beams = row.candidates
+        negatives = beams[:count]
+        if kind == "beams":
+            places = np.random.default_rng((seed, 2, number)).permutation(len(beams))[:count]
+            negatives = [beams[place] for place in places.tolist()]
+        examples.append(replace(row, candidates=(target, *negatives)))
+    return examples
+
+
+def train(run: Run, trial: Arm, arm: Arm, out: Path) -> None:
+    """Train an arm from the SFT model."""
+    data, model = run.data, model_of(run, arm)
+    rows = training_examples(run, trial, arm)
+    encoder = prompt_encoder(model, data.catalogue)
+    template = load_template(model.templates[0], domain=data.domain)
+    sets = training.encode_examples(rows, data.catalogue, [template], encoder, answers="target-first")
+    listed = {item for row in rows for item in row.candidates} | {*trained_items(data)}
+    within = catalogue_softmax(data, model, encoder, [item for item in data.catalogue.ids if item in listed])
+    config = training.SoftmaxDPOConfig(
+        str(out),
+        loss_type=arm["loss_type"],
+        loss_weights=arm.get("loss_weights"),
+        learning_rate=arm["learning_rate"],
+        seed=run.recipe.seed,
+        max_length=model.max_length,
+        use_cpu=True,
+        save_strategy="no",
+        logging_steps=5,
+        **trial["trainer"],
+    )
+    start = load_weights(model.name, run.adapter(SFT), is_trainable=True, **model.loading() | {"dtype": "float32"})
+    preferences = training.PreferenceDataset(sets, seed=run.recipe.seed).encoded_by(encoder, within)
+    trainer = training.SoftmaxDPOTrainer(start, args=config, train_dataset=preferences)
+    train_to_weights(trainer, out)
+
+
+def answer(lm: LMRanker, data: PreparedData, rows: Sequence[RankingExample], trial: Arm) -> pl.DataFrame:
+    """Return the rank of each target by beams of each width and exactly; 0 where it is not found.
+
+    The column `kept` has the number of steps for which the beam search of the trial's width kept the target's prefix.
+    """
+    answers = []
+    for row, seen in zip(track(rows, f"{lm.name}: answering"), seen_items(data, rows), strict=True):
+        titles = titles_after(lm, row.history, seen - {row.target})
+        target = lm.catalogue.index[row.target]
+        found = {EXACT: titles.best(trial["found"])}
+        found |= {f"{width} beams": titles.beams(width) for width in trial["widths"]}
+        ranks = {name: 1 + items.index(target) if target in items else 0 for name, items in found.items()}
+        answers.append({"user_id": row.user_id, "target": row.target, **ranks})
+        answers[-1] |= {
+            KEPT: titles.survival(target, trial["width"]),
+            "depth": int(titles.trie.depths[titles.trie.terminals[target]]),
+        }
+    return pl.DataFrame(answers)
+
+
+def answer_by_rule(run: Run, name: str, rows: Sequence[RankingExample], trial: Arm) -> pl.DataFrame:
+    """Return the rank of each target by a baseline; 0 where it is not among the first `found`.
+
+    In a tie the target has the middle of the ranks.
+    """
+    asked = sampled(run.data, rows, len(run.data.catalogue), np.random.default_rng(0))
+    # Before validation examples: the language models have not read those either.
+    scores = checked_scores(run.plan.inputs.baseline(name, "validation"), asked)
+    ranks, tied = target_ranks(scores, np.zeros(len(asked), dtype=int))
+    places = ranks + tied // 2
+    places = np.where(places <= trial["found"], places, 0)
+    ids = {"user_id": [row.user_id for row in rows], "target": [row.target for row in rows]}
+    return pl.DataFrame({**ids, EXACT: places})
+
+
+def carry_out(run: Run, trial: Arm, split: str, names: Sequence[str], arms: Mapping[str, Arm]) -> None:
+    """Train the models with these names, where they are not, and let all answer a split, where they did not."""
+    rows = evenly_spread(run.data.split(split), trial[split])
+    for name in names:
+        out = run.folder / "beams" / name
+        weights = run.adapter(SFT) if name in (SFT, SWAPPED) else out / WEIGHTS
+        answered = out / f"{split}.parquet"
+        if not weights.is_dir():
+            say(f"{name}: training")
+            train(run, trial, arms[name], out)
+        if answered.is_file():
+            continue
+        out.mkdir(parents=True, exist_ok=True)
+        if name in RULES:
+            answers = answer_by_rule(run, name, rows, trial)
+        else:
+            lm = lm_ranker(name, weights, run.data, model_of(run, arms.get(name, {})))
+            asked = swapped(rows) if name == SWAPPED else rows
+            answers = answer(lm, run.data, asked, trial)
+        write_whole(answered, answers.write_parquet)
+
+
+def keep(run: Run, split: str, names: Sequence[str]) -> None:
+    """Write the answers of all rankers of a run, without ids, beside those of other seeds."""
+    frames = []
+    for name in names:
+        answers = pl.read_parquet(run.folder / "beams" / name / f"{split}.parquet")
+        frames.append(answers.with_columns(ranker=pl.lit(name), row=pl.int_range(pl.len())))
+    path = ANSWERS / f"e2-{split}-{run.recipe.seed}.parquet"
+    coded(pl.concat(frames, how="diagonal")).write_parquet(path, compression="zstd", compression_level=19)
+
+
+def gains(ranks: NDArray[np.int64], k: int = 10) -> NDArray[np.float64]:
+    """Return NDCG@k of targets with these ranks, 0 for one that was not found."""
+    return np.where((ranks > 0) & (ranks <= k), 1 / np.log2(np.maximum(ranks, 1) + 1), 0.0)
+
+
+def hits(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """Return 1 where the target is among the first k, else 0."""
+    return ((ranks > 0) & (ranks <= k)).astype(np.float64)
+
+
+class Answers:
+    """The answers of all rankers to the examples of a split, with each of K seeds.
+
+    Attributes:
+        names: of the rankers.
+        users: [B] users of the examples.
+        targets: [B] targets of the examples.
+        seeds: number of seeds K.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._frames = [pl.read_parquet(path) for path in files]
+        first = self._frames[0]
+        self.names = first["ranker"].unique(maintain_order=True).to_list()
+        own = first.filter(ranker=self.names[0])
+        self.users, self.targets = own["user_id"].to_list(), own["target"].to_list()
+        self.seeds = len(files)
+
+    def column(self, name: str, column: str) -> NDArray[np.int64]:
+        """Return a column [K, B] of a ranker."""
+        return np.stack([frame.filter(ranker=name)[column].to_numpy() for frame in self._frames])
+
+    def gap(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> str:
+        """Return the mean difference of two values [K, B] with its interval."""
+        return signed(paired_difference(first.mean(axis=0), second.mean(axis=0), self.users, self.targets))
+
+    def tested(self, first: str, second: str, by: str) -> Tested:
+        """Return the declared difference of two rankers in NDCG@10."""
+        values = (gains(self.column(name, by)) for name in (first, second))
+        return Tested(f"{first} − {second}", *values, self.users, self.targets)
+
+
+def means_table(answers: Answers, trial: Arm, title: str) -> dict[str, Any]:
+    """Return the table of all rankers, by beams and exactly."""
+    beams = f"{trial['width']} beams"
+    narrow, wide = (f"{width} beams" for width in (min(trial["widths"]), max(trial["widths"])))
+    columns = [(f"NDCG@10, {beams}", beams, gains), ("NDCG@10, exact", EXACT, gains)]
+    for k, by in ((1, narrow), (10, beams), (50, wide)):
+        for column in (by, EXACT):
+            columns.append((f"HR@{k}, {column}", column, lambda ranks, k=k: hits(ranks, k)))
+    rows = []
+    for name in answers.names:
+        row = [name]
+        for _, column, metric in columns:
+            known = name not in RULES or column == EXACT
+            row.append(f"{metric(answers.column(name, column)).mean():.4f}" if known else "–")
+        rows.append(row)
+    return {"title": title, "columns": ["ranker", *(heading for heading, _, _ in columns)], "rows": rows}
+
+
+def lost_table(answers: Answers, names: Sequence[str], trial: Arm) -> dict[str, Any]:
+    """Return what beam search loses of what exact ranking by the same model finds."""
+    beams = f"{trial['width']} beams"
+    rows = []
+    for name in names:
+        exact, searched = (answers.column(name, by) for by in (EXACT, beams))
+        lost = hits(exact, 10) * (1 - hits(searched, 10))
+        share = lost.sum() / max(hits(exact, 10).sum(), 1)
+        kept, depth = answers.column(name, KEPT), answers.column(name, "depth")
+        survived = [f"{(kept >= np.minimum(step, depth)).mean():.3f}" for step in (1, 2, 3)]
+        gaps = (answers.gap(metric(searched), metric(exact)) for metric in (gains, lambda ranks: hits(ranks, 10)))
+        rows.append([name, *gaps, f"{share:.1%}", *survived, f"{(kept >= depth).mean():.3f}"])
+    columns = ["model", "NDCG@10", "HR@10", "share of exact hits lost"]
+    columns += [f"prefix kept for {step}" for step in ("1 step", "2 steps", "3 steps", "all")]
+    return {"title": f"{beams} − exact ranking by the same model", "columns": columns, "rows": rows}
+
+
+def measured(trial: Arm, split: str, arms: Collection[str]) -> dict[str, Any]:
+    """Return the computed fields of the result.
+
+    Args:
+        trial: the plan.
+        split: of the examples.
+        arms: names of the arms with their learning rates, the control first.
+    """
+    answers = answers_to(split)
+    # An arm has the name of the plan, followed by its learning rate.
+    names = {name.rsplit("-", 2)[0]: name for name in arms}
+    pairs = [(names[a], names[b]) for a, b in trial["differences"] if a in names]
+    beams = f"{trial['width']} beams"
+    tables = []
+    for by in (beams, EXACT):
+        tested = [answers.tested(first, second, by) for first, second in pairs]
+        tables.append(declared_table(tested, trial, f"The declared differences, {by}"))
+    seeds = "1 seed" if answers.seeds == 1 else f"{answers.seeds} seeds"
+    count = f"{len(answers.users)} {split} examples"
+    models = [name for name in answers.names if name not in RULES]
+    tables.append(lost_table(answers, models, trial))
+    tables.append(shown_table(answers, names, trial))
+    tables.append(means_table(answers, trial, f"All rankers, {count}"))
+    n = f"{count} of {len(set(answers.users))} users; {seeds}; {2 * len(pairs)} comparisons in two families"
+    return {"n": n, "tables": tables}
+
+
+def shown_table(answers: Answers, names: Mapping[str, str], trial: Arm) -> dict[str, Any]:
+    """Return the table of differences that are not tested: each arm − SFT continued."""
+    control = names["sft-more"]
+    beams = f"{trial['width']} beams"
+    shown = [(beams, 10), (EXACT, 1), (EXACT, 10), (EXACT, 50)]
+    rows = []
+    for name in names.values():
+        if name != control:
+            row = [name]
+            for by, k in shown:
+                row.append(answers.gap(hits(answers.column(name, by), k), hits(answers.column(control, by), k)))
+            rows.append(row)
+    columns = ["arm", *(f"HR@{k}, {by}" for by, k in shown)]
+    return {"title": "Each arm − SFT continued, not tested", "columns": columns, "rows": rows}
+
+
+def answers_to(split: str) -> Answers:
+    """Return the kept answers to a split, with all seeds."""
+    return Answers(sorted(ANSWERS.glob(f"e2-{split}-*.parquet")))
+
+
+def main() -> None:
+    """Carry out a part of the trial, then print or write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--split", choices=["validation", "test"], required=True)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run")
+    parser.add_argument("--arms", nargs="+", help="train and answer with these only, and make no tables")
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], help="field=value, as for `prefrec run`"
+    )
+    arguments = parser.parse_args()
+    trial: dict[str, Any] = yaml.safe_load(TRIAL.read_text(encoding="utf-8"))
+    run_changed(TRIAL, {**trial["run"], "seed": arguments.seed}, arguments.run, arguments.changes, until=SFT)
+    run = open_run(arguments.run)
+    is_test = arguments.split == "test"
+    arms = chosen_arms(trial, answers_to("validation")) if is_test else tuned_arms(trial)
+    names = [*RULES, SFT, *arms] if is_test else [*RULES, SFT, SWAPPED, *arms]
+    carry_out(run, trial, arguments.split, arguments.arms or names, arms)
+    if not arguments.arms:
+        keep(run, arguments.split, names)
+        tell(measured(trial, arguments.split, arms), RESULT if is_test else None)
+
+
+if __name__ == "__main__":
+    main()
