@@ -212,7 +212,7 @@ def carry_out(run: Run, trial: Arm, split: str, names: Sequence[str], arms: Mapp
     rows = evenly_spread(run.data.split(split), trial[split])
     for name in names:
         out = run.folder / "beams" / name
-        weights = run.adapter(SFT) if name in (SFT, SWAPPED) else out / WEIGHTS
+        weights = out / WEIGHTS if name in arms else run.adapter(SFT)
         answered = out / f"{split}.parquet"
         if not weights.is_dir():
             say(f"{name}: training")
