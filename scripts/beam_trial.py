@@ -56,7 +56,7 @@ TRIAL = Path(__file__).parents[1] / "lab/protocol/e2.yaml"
 RESULT = experiments_page.RESULTS / "70-beams.json"
 ANSWERS = experiments_page.RESULTS / "answers"
 SWAPPED = "sft, histories of other users"
-EXACT, KEPT = "exact", "kept"
+EXACT, KEPT, LOGP = "exact", "kept", "logp"
 RULES = ("popularity", "window co-occurrence")
 Arm = Mapping[str, Any]
 
@@ -175,7 +175,8 @@ def train(run: Run, trial: Arm, arm: Arm, out: Path) -> None:
 def answer(lm: LMRanker, data: PreparedData, rows: Sequence[RankingExample], trial: Arm) -> pl.DataFrame:
     """Return the rank of each target by beams of each width and exactly; 0 where it is not found.
 
-    The column `kept` has the number of steps for which the beam search of the trial's width kept the target's prefix.
+    The column `kept` has the number of steps for which the beam search of the trial's width kept the target's prefix,
+    `depth` that of its tokens, and `logp` the log-probability of its title in nats.
     """
     answers = []
     for row, seen in zip(track(rows, f"{lm.name}: answering"), seen_items(data, rows), strict=True):
@@ -184,11 +185,9 @@ def answer(lm: LMRanker, data: PreparedData, rows: Sequence[RankingExample], tri
         found = {EXACT: titles.best(trial["found"])}
         found |= {f"{width} beams": titles.beams(width) for width in trial["widths"]}
         ranks = {name: 1 + items.index(target) if target in items else 0 for name, items in found.items()}
-        answers.append({"user_id": row.user_id, "target": row.target, **ranks})
-        answers[-1] |= {
-            KEPT: titles.survival(target, trial["width"]),
-            "depth": int(titles.trie.depths[titles.trie.terminals[target]]),
-        }
+        depth = int(titles.trie.depths[titles.trie.terminals[target]])
+        path = {KEPT: titles.survival(target, trial["width"]), "depth": depth, LOGP: titles.logp(target)}
+        answers.append({"user_id": row.user_id, "target": row.target, **ranks, **path})
     return pl.DataFrame(answers)
 
 
@@ -281,6 +280,17 @@ class Answers:
         return Tested(f"{first} − {second}", *values, self.users, self.targets)
 
 
+def dose_table(answers: Answers, names: Collection[str]) -> dict[str, Any]:
+    """Return how far each arm has moved from SFT, in the log-probability of the target's title."""
+    before = answers.column(SFT, LOGP)
+    rows = []
+    for name in names:
+        after = answers.column(name, LOGP)
+        rows.append([name, answers.gap(after, before), f"{np.abs(after - before).mean():.3f}"])
+    columns = ["arm", "log p of the target, in nats", "mean absolute change"]
+    return {"title": "Each arm − SFT", "columns": columns, "rows": rows}
+
+
 def means_table(answers: Answers, trial: Arm, title: str) -> dict[str, Any]:
     """Return the table of all rankers, by beams and exactly."""
     beams = f"{trial['width']} beams"
@@ -338,6 +348,7 @@ def measured(trial: Arm, split: str, arms: Collection[str]) -> dict[str, Any]:
     models = [name for name in answers.names if name not in RULES]
     tables.append(lost_table(answers, models, trial))
     tables.append(shown_table(answers, names, trial))
+    tables.append(dose_table(answers, arms))
     tables.append(means_table(answers, trial, f"All rankers, {count}"))
     n = f"{count} of {len(set(answers.users))} users; {seeds}; {2 * len(pairs)} comparisons in two families"
     return {"n": n, "tables": tables}

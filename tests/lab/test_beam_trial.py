@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,8 @@ def test_ranks_are_those_of_exact_ranking(run, trial, objective):
         assert told[EXACT] == (1 + best.index(row.target) if row.target in best else 0)
         assert told["1 beams"] in (0, 1)
         assert told["8 beams"] <= 8
+        scored = CatalogueRanker(lm).score([replace(row, candidates=(row.target,))])
+        assert told["logp"] == pytest.approx(float(scored[0, 0]), abs=1e-4)
         if told["4 beams"]:
             assert told["kept"] >= told["depth"]
 
@@ -130,12 +133,13 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     monkeypatch.setattr(sys, "argv", [*command, "test"])
     beam_trial.main()
     result = json.loads((tmp_path / "70.json").read_text(encoding="utf-8"))
-    by_beams, exact, lost, shown, means = result["tables"]
+    by_beams, exact, lost, shown, dose, means = result["tables"]
     assert result["n"].endswith("1 seed; 6 comparisons in two families")
     arms = [*TRIAL["arms"]]
     compared = [" − ".join(pair) for pair in TRIAL["differences"]]
     assert names(by_beams) == names(exact) == compared
     assert names(lost) == ["sft", *arms]
     assert names(shown) == arms[1:]
+    assert names(dose) == arms
     assert names(means) == ["popularity", "window co-occurrence", "sft", *arms]
     assert not {*pl.read_parquet(tmp_path / "e2-test-0.parquet")["target"]} & {*run.data.catalogue.ids}

@@ -101,3 +101,10 @@ def test_all_searches_together_read_each_prefix_once(model, monkeypatch):
     assert once == len(set(read)) < len(own.trie.inner)
     own.survival(0, 16)
     assert len(read) == once
+
+
+def test_the_log_probability_of_a_title_is_that_of_its_row(model):
+    answers = [(1, 2, 3, END), (1, 2, END), (4, END), (1, 5, 6, 7, END)]
+    own = titles(model, answers, without=[2])
+    for item, answer in enumerate(answers):
+        assert own.logp(item) == pytest.approx(prefix_logp(model, answer), abs=1e-4)

@@ -37,17 +37,17 @@ class Titles:
     @torch.no_grad()
     def children(self, nodes: Sequence[int]) -> list[int]:
         """Return the children of nodes that lead to an answer; `logps` then has their log-probabilities."""
-        unread: list[int] = []
+        wanted: set[int] = set()
         for node in nodes:
             if node not in self._read:
-                unread += range(node, int(self.trie.chain_ends[node]) + 1)
-        if unread:
+                wanted.update(range(node, int(self.trie.chain_ends[node]) + 1))
+        if wanted:
             # In preorder a parent comes before its children.
-            unread.sort()
+            unread = sorted(wanted)
             which, found, logps = children_logps(self.reader, np.array(unread))
             for parent, child, logp in zip(which.tolist(), found.tolist(), logps.tolist(), strict=True):
                 self.logps[child] = self.logps[unread[parent]] + logp
-            self._read.update(unread)
+            self._read |= wanted
         return [child for child in self.trie.children_of(nodes)[1].tolist() if self._leads_somewhere[child]]
 
     def search(self, width: int) -> list[list[int]]:
@@ -88,6 +88,12 @@ class Titles:
                 least = self.logps[answers[-1]]
             prefixes = sorted((node for node in prefixes if self.logps[node] >= least), key=self._order)
         return self.items(answers)[:k]
+
+    def logp(self, item: int) -> float:
+        """Return the log-probability of an item's title in nats."""
+        end = int(self.trie.terminals[item])
+        self.children([node for node in self.trie.with_ancestors([end]).tolist() if node != end])
+        return self.logps[end]
 
     def survival(self, item: int, width: int) -> int:
         """Return the number of steps after which beam search has kept the prefix of an item."""
