@@ -14,11 +14,12 @@ from typing import Any
 
 import experiments_page
 import yaml
+from rank_tables import shown
 
-from prefrec.evaluation import Audit, Interval, audit_prepared
+from prefrec.evaluation import Audit, audit_prepared
 from prefrec.evaluation.audit import WITH_USER
 from prefrec.evaluation.diagnosis import Diagnosis
-from prefrec.evaluation.verdict import ITEM_ONLY
+from prefrec.evaluation.verdict import ITEM_ONLY, AuditRow
 from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers.baselines import PopularityRanker
 
@@ -51,8 +52,8 @@ def audited(name: str, data: Path, kind: str) -> Audit:
 def audit_row(name: str, found: Audit) -> list[str]:
     """Return the row of a data set: what rules reach that ignore the user, and the best that knows the user."""
 
-    def shown(value: Interval | None) -> str:
-        return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]" if value else "–"
+    def ndcg(row: AuditRow) -> str:
+        return shown(row.ndcg) if row.ndcg else "–"
 
     item_only = found.row(ITEM_ONLY)
     knowing = [row for row in found.rows if row.name in WITH_USER and row.ndcg]
@@ -60,10 +61,10 @@ def audit_row(name: str, found: Audit) -> list[str]:
     return [
         name,
         f"{item_only.hr.n:,}",
-        shown(found.row(PopularityRanker.name).ndcg),
+        ndcg(found.row(PopularityRanker.name)),
         f"{item_only.hr.mean:.3f}",
-        shown(item_only.ndcg),
-        f"{best.name} {shown(best.ndcg)}",
+        ndcg(item_only),
+        f"{best.name} {ndcg(best)}",
         ", ".join(row.name for row in found.leaks) or "none",
         ", ".join(row.name for row in found.solving) or "none",
     ]

@@ -25,11 +25,11 @@ from typing import Any
 import experiments_page
 import numpy as np
 import polars as pl
-from rank_tables import divergences, signed
+from rank_tables import divergences, shown, signed
 from trial import tell
 
 from prefrec.data import RankingExample
-from prefrec.evaluation import Interval, metrics_for, predict
+from prefrec.evaluation import metrics_for, predict
 from prefrec.evaluation.intervals import Means, holm, mean_interval
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.opened import Run, open_run
@@ -201,11 +201,6 @@ def declared(files: Sequence[Path], split: str) -> dict[str, Any]:
             rows.append([name, *pair, signed(one), f"{one.p_value:.3f}", f"{p:.3f}", finding, signed(two)])
     columns = ["difference", "first", "second", "HR@1", "p", "p after Holm", f"finding (±{EQUIVALENT:g})", "NDCG@10"]
     return {"title": f"The declared differences, {split} examples", "columns": columns, "rows": rows}
-
-
-def shown(value: Interval) -> str:
-    """Return a mean with its interval."""
-    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def all_tables() -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import experiments_page
 import polars as pl
+from rank_tables import shown
 
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
@@ -130,10 +131,10 @@ def main_table(lists: Evaluation, full: Evaluation, facts: Mapping[str, Any]) ->
     rows = []
     for name in lists.metrics:
         own = facts["systems"][name]
-        cells = [_interval(lists.metrics[name][m]) for m in ("ndcg@10", "hr@1")]
+        cells = [shown(lists.metrics[name][m]) for m in ("ndcg@10", "hr@1")]
         cells.append(_gap(lists, name, best[id(lists)]))
         there = name in full.metrics
-        cells += [_interval(full.metrics[name]["ndcg@10"]), _gap(full, name, best[id(full)])] if there else ["–", "–"]
+        cells += [shown(full.metrics[name]["ndcg@10"]), _gap(full, name, best[id(full)])] if there else ["–", "–"]
         rows.append([name, own["kind"], *cells])
     columns = [
         "system", "kind", "NDCG@10, 20 candidates", "HR@1, 20 candidates", f"NDCG@10 − {best[id(lists)]}",
@@ -156,10 +157,6 @@ def gains_table(lists: Evaluation, full: Evaluation) -> dict[str, Any]:
     ]
     columns = ["difference", "NDCG@10, 20 candidates", "NDCG@10, full ranking"]
     return {"title": "What each system adds to the one that it builds on", "columns": columns, "rows": rows}
-
-
-def _interval(value: Any) -> str:
-    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def _gap(result: Evaluation, ranker: str, against: str) -> str:

@@ -386,6 +386,11 @@ def signed(value: Interval) -> str:
     return f"{value.mean:+.4f} {ends(value.low, value.high)}".replace("-", "−")
 
 
+def shown(value: Interval) -> str:
+    """Return a mean with its interval."""
+    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
 def ends(low: float | None, high: float | None) -> str:
     """Return the ends of the interval of a difference; a dash if there is none."""
     if low is None or high is None or np.isnan(low):

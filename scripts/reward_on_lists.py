@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rank_tables import shown
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
@@ -108,7 +109,7 @@ def table(title: str, result: Evaluation) -> dict[str, Any]:
     """Return the section's table for one kind of lists."""
     rows = []
     for name, own in result.metrics.items():
-        cells = [f"{own['ndcg@10'].mean:.3f} [{own['ndcg@10'].low:.3f}, {own['ndcg@10'].high:.3f}]"]
+        cells = [shown(own["ndcg@10"])]
         for against in ("SFT: log π", "SFT: log π − λ·log popularity"):
             found = [c for c in result.comparisons if (c.ranker, c.against, c.metric) == (name, against, "ndcg@10")]
             cells += [f"{c.mean:+.3f} [{c.low:+.3f}, {c.high:+.3f}]".replace("-", "−") for c in found] or ["–"]
