@@ -56,6 +56,7 @@ TRIAL = Path(__file__).parents[1] / "lab/protocol/e2.yaml"
 RESULT = experiments_page.RESULTS / "70-beams.json"
 ANSWERS = experiments_page.RESULTS / "answers"
 SWAPPED = "sft, histories of other users"
+MASKED = "sft, masked answers"
 EXACT, KEPT, LOGP = "exact", "kept", "logp"
 RULES = ("popularity", "window co-occurrence")
 Arm = Mapping[str, Any]
@@ -222,7 +223,8 @@ def carry_out(run: Run, trial: Arm, split: str, names: Sequence[str], arms: Mapp
         if name in RULES:
             answers = answer_by_rule(run, name, rows, trial)
         else:
-            lm = lm_ranker(name, weights, run.data, model_of(run, arms.get(name, {})))
+            settings = {"objective": "catalogue"} if name == MASKED else arms.get(name, {})
+            lm = lm_ranker(name, weights, run.data, model_of(run, settings))
             asked = swapped(rows) if name == SWAPPED else rows
             answers = answer(lm, run.data, asked, trial)
         write_whole(answered, answers.write_parquet)
@@ -391,7 +393,7 @@ def main() -> None:
     run = open_run(arguments.run)
     is_test = arguments.split == "test"
     arms = chosen_arms(trial, answers_to("validation")) if is_test else tuned_arms(trial)
-    names = [*RULES, SFT, *arms] if is_test else [*RULES, SFT, SWAPPED, *arms]
+    names = [*RULES, SFT, MASKED if is_test else SWAPPED, *arms]
     carry_out(run, trial, arguments.split, arguments.arms or names, arms)
     if not arguments.arms:
         keep(run, arguments.split, names)

@@ -138,8 +138,8 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     arms = [*TRIAL["arms"]]
     compared = [" − ".join(pair) for pair in TRIAL["differences"]]
     assert names(by_beams) == names(exact) == compared
-    assert names(lost) == ["sft", *arms]
+    assert names(lost) == ["sft", "sft, masked answers", *arms]
     assert names(shown) == arms[1:]
     assert names(dose) == arms
-    assert names(means) == ["popularity", "window co-occurrence", "sft", *arms]
+    assert names(means) == ["popularity", "window co-occurrence", "sft", "sft, masked answers", *arms]
     assert not {*pl.read_parquet(tmp_path / "e2-test-0.parquet")["target"]} & {*run.data.catalogue.ids}
