@@ -350,7 +350,7 @@ def measured(trial: Arm, split: str, arms: Collection[str]) -> dict[str, Any]:
     models = [name for name in answers.names if name not in RULES]
     tables.append(lost_table(answers, models, trial))
     tables.append(shown_table(answers, names, trial))
-    tables.append(dose_table(answers, arms))
+    tables.append(dose_table(answers, [name for name in models if name not in (SFT, SWAPPED, MASKED)]))
     tables.append(means_table(answers, trial, f"All rankers, {count}"))
     n = f"{count} of {len(set(answers.users))} users; {seeds}; {2 * len(pairs)} comparisons in two families"
     return {"n": n, "tables": tables}
@@ -397,7 +397,8 @@ def main() -> None:
     carry_out(run, trial, arguments.split, arguments.arms or names, arms)
     if not arguments.arms:
         keep(run, arguments.split, names)
-        tell(measured(trial, arguments.split, arms), RESULT if is_test else None)
+        compared = [name for name in chosen_arms(trial, answers_to("validation")) if name in arms]
+        tell(measured(trial, arguments.split, compared), RESULT if is_test else None)
 
 
 if __name__ == "__main__":
