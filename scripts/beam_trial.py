@@ -293,6 +293,14 @@ def dose_table(answers: Answers, names: Collection[str]) -> dict[str, Any]:
     return {"title": "Each arm − SFT", "columns": columns, "rows": rows}
 
 
+def known_table(answers: Answers) -> dict[str, Any]:
+    """Return what SFT adds to rules, and to itself with the histories of other users."""
+    own = gains(answers.column(SFT, EXACT))
+    others = [name for name in (*RULES, SWAPPED) if name in answers.names]
+    rows = [[f"{SFT} − {name}", answers.gap(own, gains(answers.column(name, EXACT)))] for name in others]
+    return {"title": "SFT − rules, exact ranking", "columns": ["difference", "NDCG@10"], "rows": rows}
+
+
 def means_table(answers: Answers, trial: Arm, title: str) -> dict[str, Any]:
     """Return the table of all rankers, by beams and exactly."""
     beams = f"{trial['width']} beams"
@@ -312,20 +320,37 @@ def means_table(answers: Answers, trial: Arm, title: str) -> dict[str, Any]:
 
 
 def lost_table(answers: Answers, names: Sequence[str], trial: Arm) -> dict[str, Any]:
-    """Return what beam search loses of what exact ranking by the same model finds."""
+    """Return what beam search loses of what exact ranking by the same model finds, and how long it keeps a target."""
     beams = f"{trial['width']} beams"
     rows = []
     for name in names:
         exact, searched = (answers.column(name, by) for by in (EXACT, beams))
-        lost = hits(exact, 10) * (1 - hits(searched, 10))
-        share = lost.sum() / max(hits(exact, 10).sum(), 1)
         kept, depth = answers.column(name, KEPT), answers.column(name, "depth")
         survived = [f"{(kept >= np.minimum(step, depth)).mean():.3f}" for step in (1, 2, 3)]
         gaps = (answers.gap(metric(searched), metric(exact)) for metric in (gains, lambda ranks: hits(ranks, 10)))
-        rows.append([name, *gaps, f"{share:.1%}", *survived, f"{(kept >= depth).mean():.3f}"])
-    columns = ["model", "NDCG@10", "HR@10", "share of exact hits lost"]
+        rows.append([name, *gaps, *survived, f"{(kept >= depth).mean():.3f}"])
+    columns = ["model", "NDCG@10", "HR@10"]
     columns += [f"prefix kept for {step}" for step in ("1 step", "2 steps", "3 steps", "all")]
     return {"title": f"{beams} − exact ranking by the same model", "columns": columns, "rows": rows}
+
+
+def apart_table(answers: Answers, names: Sequence[str], trial: Arm) -> dict[str, Any]:
+    """Return how often a target is among the first ten of one search alone, and the difference from SFT."""
+    beams = f"{trial['width']} beams"
+
+    def only(name: str, found: str, missed: str) -> NDArray[np.float64]:
+        return hits(answers.column(name, found), 10) * (1 - hits(answers.column(name, missed), 10))
+
+    rows = []
+    for name in names:
+        row = [name]
+        for pair in ((EXACT, beams), (beams, EXACT)):
+            own, before = only(name, *pair), only(SFT, *pair)
+            row += [f"{own.mean():.4f}", "–" if name == SFT else answers.gap(own, before)]
+        rows.append(row)
+    columns = ["model", "exact alone", "minus sft", f"{beams} alone", "minus sft"]
+    title = f"Targets among the first ten in exact ranking alone, and by {beams} alone"
+    return {"title": title, "columns": columns, "rows": rows}
 
 
 def measured(trial: Arm, split: str, arms: Collection[str]) -> dict[str, Any]:
@@ -349,9 +374,15 @@ def measured(trial: Arm, split: str, arms: Collection[str]) -> dict[str, Any]:
     count = f"{len(answers.users)} {split} examples"
     models = [name for name in answers.names if name not in RULES]
     tables.append(lost_table(answers, models, trial))
+    tables.append(apart_table(answers, models, trial))
     tables.append(shown_table(answers, names, trial))
     tables.append(dose_table(answers, [name for name in models if name not in (SFT, SWAPPED, MASKED)]))
+    tables.append(known_table(answers))
     tables.append(means_table(answers, trial, f"All rankers, {count}"))
+    if split == "test":
+        earlier = answers_to("validation")
+        title = f"All rankers, {len(earlier.users)} validation examples"
+        tables.append(means_table(earlier, trial, title))
     n = f"{count} of {len(set(answers.users))} users; {seeds}; {2 * len(pairs)} comparisons in two families"
     return {"n": n, "tables": tables}
 

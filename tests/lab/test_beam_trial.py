@@ -133,13 +133,15 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     monkeypatch.setattr(sys, "argv", [*command, "test"])
     beam_trial.main()
     result = json.loads((tmp_path / "70.json").read_text(encoding="utf-8"))
-    by_beams, exact, lost, shown, dose, means = result["tables"]
+    by_beams, exact, lost, apart, shown, dose, known, means, validation = result["tables"]
     assert result["n"].endswith("1 seed; 6 comparisons in two families")
     arms = [*TRIAL["arms"]]
     compared = [" − ".join(pair) for pair in TRIAL["differences"]]
     assert names(by_beams) == names(exact) == compared
-    assert names(lost) == ["sft", "sft, masked answers", *arms]
+    assert names(lost) == names(apart) == ["sft", "sft, masked answers", *arms]
     assert names(shown) == arms[1:]
     assert names(dose) == arms
+    assert names(known) == ["sft − popularity", "sft − window co-occurrence"]
+    assert names(validation)[2:4] == ["sft", "sft, histories of other users"]
     assert names(means) == ["popularity", "window co-occurrence", "sft", "sft, masked answers", *arms]
     assert not {*pl.read_parquet(tmp_path / "e2-test-0.parquet")["target"]} & {*run.data.catalogue.ids}
