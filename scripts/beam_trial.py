@@ -348,7 +348,9 @@ def apart_table(answers: Answers, names: Sequence[str], trial: Arm) -> dict[str,
             own, before = only(name, *pair), only(SFT, *pair)
             row += [f"{own.mean():.4f}", "–" if name == SFT else answers.gap(own, before)]
         rows.append(row)
-    columns = ["model", "exact alone", "minus sft", f"{beams} alone", "minus sft"]
+    columns = ["model"]
+    for by in (EXACT, beams):
+        columns += [f"{by} alone", f"{by} alone: minus sft"]
     title = f"Targets among the first ten in exact ranking alone, and by {beams} alone"
     return {"title": title, "columns": columns, "rows": rows}
 

@@ -487,7 +487,7 @@ def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> s
     """Return the findings of the primary family in two sentences."""
     found = by_finding(decided, trial)
     said = [
-        f"{FINDINGS[finding]} on {number(sets)} split{'s' * (len(sets) > 1)}{named(sets)}"
+        f"{FINDINGS[finding]} on {number(sets)} split{'s' * (len(sets) > 1)}"
         for finding, sets in found.items()
         if sets
     ]

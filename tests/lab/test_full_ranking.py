@@ -157,8 +157,8 @@ def test_a_trial_has_its_families_groups_and_declared_decision(monkeypatch):
     dose = {"s-dpo": {"first loss": 2.77, "last loss": 2.5, "preferences in order": 0.6, "KL": 0.7, "minutes": 3.04}}
     section = full_ranking.trial_section([replace(one, facts=one.facts | {"doses": dose})], TRIAL)
     assert section["answer"] == (
-        "The primary difference, *reward − second model*, is significantly above 0 on one split (LastFM by date, "
-        "leave-last-out). By the rule that was declared before the runs, the reward is left open."
+        "The primary difference, *reward − second model*, is significantly above 0 on one split. By the rule "
+        "that was declared before the runs, the reward is left open."
     )
     titles = [table["title"] for table in section["tables"]]
     assert titles[1].startswith("reward − second model: ")
