@@ -18,7 +18,7 @@ from prefrec.console import track, warn
 from prefrec.data import RankingExample
 from prefrec.equality import ByValue
 from prefrec.lm.attention import compute_dtype
-from prefrec.lm.catalogue import TrieLayout, catalogue_logps, trie_layout, trie_reader
+from prefrec.lm.catalogue import TrieLayout, TrieReader, catalogue_logps, trie_layout, trie_reader
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.scoring import language_model
 from prefrec.lm.search import TopK, rescored, sample, top_k
@@ -157,11 +157,15 @@ class CatalogueRanker:
             if logps is not None:  # Gumbel top-k is such a sample
                 items = best_items(logps + rng.gumbel(size=len(logps)), k, self._indices(excluded_items))
             else:
-                prompt, trie, excluded = self._request(history, excluded_items)
-                layout = self._layout_for(prompt, trie)
-                reader = trie_reader(self.lm.model, prompt, trie, layout, self.lm.within)
+                reader, excluded = self.reader(history, excluded_items)
                 items = sample(reader, k, rng, without=excluded)
             yield [self.lm.catalogue.ids[i] for i in items]
+
+    def reader(self, history: Sequence[str], without: Collection[str] = ()) -> tuple[TrieReader, list[int]]:
+        """Return a new reader of all titles after a history, and the indices of the items to exclude."""
+        prompt, trie, excluded = self._request(history, without)
+        layout = self._layout_for(prompt, trie)
+        return trie_reader(self.lm.model, prompt, trie, layout, self.lm.within), excluded
 
     def _request(self, history: Sequence[str], without: Collection[str]) -> tuple[tuple[int, ...], Trie, list[int]]:
         """Return the prompt, the trie of all titles, and the indices of the items to exclude."""
