@@ -48,7 +48,9 @@ class Titles:
             for parent, child, logp in zip(which.tolist(), found.tolist(), logps.tolist(), strict=True):
                 self.logps[child] = self.logps[unread[parent]] + logp
             self._read |= wanted
-        return [child for child in self.trie.children_of(nodes)[1].tolist() if self._leads_somewhere[child]]
+        _, below = self.trie.children_of(nodes)
+        leading: list[int] = below[self._leads_somewhere[below]].tolist()
+        return leading
 
     def search(self, width: int) -> list[list[int]]:
         """Return the prefixes that beam search keeps after each step, the most probable first.
@@ -65,7 +67,11 @@ class Titles:
 
     def items(self, answers: Sequence[int]) -> list[int]:
         """Return the items of answers in their order; equal titles are in the order of the catalogue."""
-        return [item for node in answers for item in self.trie.items_at(node).tolist() if self.allowed[item]]
+        found: list[int] = []
+        for node in answers:
+            equal = self.trie.items_at(node)
+            found += equal[self.allowed[equal]].tolist()
+        return found
 
     def beams(self, width: int) -> list[int]:
         """Return the items that beam search finds, the most probable first."""
@@ -86,7 +92,8 @@ class Titles:
             answers = sorted(answers, key=self._order)[:k]
             if len(answers) == k:
                 least = self.logps[answers[-1]]
-            prefixes = sorted((node for node in prefixes if self.logps[node] >= least), key=self._order)
+            promising = [node for node in prefixes if self.logps[node] >= least]
+            prefixes = sorted(promising, key=self._order)
         return self.items(answers)[:k]
 
     def logp(self, item: int) -> float:
