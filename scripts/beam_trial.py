@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ import polars as pl
 import yaml
 from budget_answers import swapped
 from numpy.typing import NDArray
-from rank_tables import signed
-from trial import Tested, declared_table, evenly_spread, run_changed, tell
+from trial import Tested, declared_table, evenly_spread, gap, run_changed, seeds_in_words, tell
 
 from prefrec import training
 from prefrec.console import say, track
@@ -32,13 +30,11 @@ from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_
 from prefrec.data.parquet import read_parquet
 from prefrec.data.rows import take
 from prefrec.data.seen import seen_items
-from prefrec.evaluation.intervals import paired_difference
-from prefrec.evaluation.metrics import target_ranks
+from prefrec.evaluation.metrics import hit_rate, ndcg, target_ranks
 from prefrec.files import write_whole
-from prefrec.lm.catalogue import trie_reader
-from prefrec.lm.trie import Trie
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.prompts import load_template
+from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import checked_scores
 from prefrec.rankers.lm import LMRanker
 from prefrec.sections import SFT, ModelSection
@@ -46,9 +42,8 @@ from prefrec.stages.base import WEIGHTS
 from prefrec.stages.blend import sampled
 from prefrec.stages.encoders import prompt_encoder
 from prefrec.stages.language_model import lm_ranker
-from prefrec.stages.train import catalogue_softmax, train_to_weights, trained_items
+from prefrec.stages.train import catalogue_softmax, load_start, train_to_weights, trained_items
 from prefrec.training.negatives import resample_negatives
-from prefrec.training.weights import load_weights
 from prefrec_lab.beams import Titles
 from prefrec_lab.ranks import coded
 
@@ -57,23 +52,25 @@ RESULT = experiments_page.RESULTS / "70-beams.json"
 ANSWERS = experiments_page.RESULTS / "answers"
 SWAPPED = "sft, histories of other users"
 MASKED = "sft, masked answers"
+LAST = 1 << 30
+"""Rank of a target that was not found, beyond all cut-offs."""
 EXACT, KEPT, LOGP = "exact", "kept", "logp"
 RULES = ("popularity", "window co-occurrence")
-Arm = Mapping[str, Any]
+Settings = Mapping[str, Any]
 
 
-def named(name: str, arm: Arm, rate: float) -> tuple[str, dict[str, Any]]:
+def named(name: str, arm: Settings, rate: float) -> tuple[str, dict[str, Any]]:
     """Return the name of an arm with a learning rate, and its settings."""
     return f"{name}-{rate:.0e}".replace("e-0", "e-"), {**arm, "learning_rate": rate}
 
 
-def tuned_arms(trial: Arm) -> dict[str, dict[str, Any]]:
+def tuned_arms(trial: Settings) -> dict[str, dict[str, Any]]:
     """Return the arms that have each learning rate: name → settings."""
     tuned = [(name, arm) for name, arm in trial["arms"].items() if "rate_of" not in arm]
     return dict(named(name, arm, rate) for name, arm in tuned for rate in trial["learning_rates"])
 
 
-def chosen_arms(trial: Arm, validation: Answers) -> dict[str, dict[str, Any]]:
+def chosen_arms(trial: Settings, validation: Answers) -> dict[str, dict[str, Any]]:
     """Return all arms with the learning rate that was best on validation examples: name → settings."""
     found = {}
     for name, arm in trial["arms"].items():
@@ -87,23 +84,9 @@ def chosen_arms(trial: Arm, validation: Answers) -> dict[str, dict[str, Any]]:
     return found
 
 
-def model_of(run: Run, arm: Arm) -> ModelSection:
+def model_of(run: Run, arm: Settings) -> ModelSection:
     """Return the settings of an arm's model: those of the run, except for the objective."""
     return run.recipe.model.model_copy(update={"objective": arm.get("objective", run.recipe.model.objective)})
-
-
-@lru_cache(maxsize=1)
-def trie_of(answers: tuple[tuple[int, ...], ...]) -> Trie:
-    """Return the trie of all titles. It is the same after nearly all prompts."""
-    return Trie.build(answers)
-
-
-def titles_after(lm: LMRanker, history: Sequence[str], without: Collection[str]) -> Titles:
-    """Return the titles of all items but those in `without`, after a history."""
-    choices = lm.choices_after(history, lm.catalogue.ids)
-    trie = lm.within.trie if lm.within else trie_of(choices.answers)
-    reader = trie_reader(lm.model, choices.prompt, trie, "cached", lm.within)
-    return Titles(reader, [lm.catalogue.index[item] for item in without])
 
 
 def with_beams(run: Run, rows: Sequence[RankingExample], width: int) -> list[RankingExample]:
@@ -113,20 +96,18 @@ def with_beams(run: Run, rows: Sequence[RankingExample], width: int) -> list[Ran
     """
     path = run.folder / "beams" / "beams.parquet"
     if not path.is_file():
-        lm = lm_ranker(SFT, run.adapter(SFT), run.data, run.recipe.model)
-        log = run.data.train_interactions.group_by("user_id").agg("item_id")
-        known = {user: {*items} for user, items in log.iter_rows()}
+        ranker = CatalogueRanker(lm_ranker(SFT, run.adapter(SFT), run.data, run.recipe.model))
         found = []
-        for row in track(rows, "beams of training examples"):
-            titles = titles_after(lm, row.history, known[row.user_id] | {row.target, *row.history})
-            items = [lm.catalogue.ids[item] for item in titles.beams(width)]
+        for row, seen in zip(track(rows, "beams of training examples"), seen_items(run.data, rows), strict=True):
+            titles = Titles(*ranker.reader(row.history, seen | {row.target}))
+            items = [run.data.catalogue.ids[item] for item in titles.beams(width)]
             found.append(replace(row, candidates=(row.target, *items)))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, examples_to_frame(found).write_parquet)
     return frame_to_examples(read_parquet(path))
 
 
-def training_examples(run: Run, trial: Arm, arm: Arm) -> list[RankingExample]:
+def training_examples(run: Run, trial: Settings, arm: Settings) -> list[RankingExample]:
     """Return the training examples of an arm with its negatives, the target first."""
     data, seed, count = run.data, run.recipe.seed, trial["negatives"]
     order = np.random.default_rng((seed, 1)).permutation(len(data.train))
@@ -146,15 +127,18 @@ def training_examples(run: Run, trial: Arm, arm: Arm) -> list[RankingExample]:
     return examples
 
 
-def train(run: Run, trial: Arm, arm: Arm, out: Path) -> None:
+def train(run: Run, trial: Settings, arm: Settings, out: Path) -> None:
     """Train an arm from the SFT model."""
     data, model = run.data, model_of(run, arm)
     rows = training_examples(run, trial, arm)
     encoder = prompt_encoder(model, data.catalogue)
     template = load_template(model.templates[0], domain=data.domain)
     sets = training.encode_examples(rows, data.catalogue, [template], encoder, answers="target-first")
-    listed = {item for row in rows for item in row.candidates} | {*trained_items(data)}
-    within = catalogue_softmax(data, model, encoder, [item for item in data.catalogue.ids if item in listed])
+    competing = {*trained_items(data)}
+    for row in rows:
+        competing.update(row.candidates)
+    in_order = [item for item in data.catalogue.ids if item in competing]
+    within = catalogue_softmax(data, model, encoder, in_order)
     config = training.SoftmaxDPOConfig(
         str(out),
         loss_type=arm["loss_type"],
@@ -167,32 +151,34 @@ def train(run: Run, trial: Arm, arm: Arm, out: Path) -> None:
         logging_steps=5,
         **trial["trainer"],
     )
-    start = load_weights(model.name, run.adapter(SFT), is_trainable=True, **model.loading() | {"dtype": "float32"})
+    start = load_start(run.plan.inputs, run.adapter(SFT))
     preferences = training.PreferenceDataset(sets, seed=run.recipe.seed).encoded_by(encoder, within)
     trainer = training.SoftmaxDPOTrainer(start, args=config, train_dataset=preferences)
     train_to_weights(trainer, out)
 
 
-def answer(lm: LMRanker, data: PreparedData, rows: Sequence[RankingExample], trial: Arm) -> pl.DataFrame:
+def answer(lm: LMRanker, data: PreparedData, rows: Sequence[RankingExample], trial: Settings) -> pl.DataFrame:
     """Return the rank of each target by beams of each width and exactly; 0 where it is not found.
 
     The column `kept` has the number of steps for which the beam search of the trial's width kept the target's prefix,
     `depth` that of its tokens, and `logp` the log-probability of its title in nats.
     """
-    answers = []
+    ranker, answers = CatalogueRanker(lm), []
     for row, seen in zip(track(rows, f"{lm.name}: answering"), seen_items(data, rows), strict=True):
-        titles = titles_after(lm, row.history, seen - {row.target})
+        titles = Titles(*ranker.reader(row.history, seen - {row.target}))
         target = lm.catalogue.index[row.target]
         found = {EXACT: titles.best(trial["found"])}
         found |= {f"{width} beams": titles.beams(width) for width in trial["widths"]}
-        ranks = {name: 1 + items.index(target) if target in items else 0 for name, items in found.items()}
+        ranks = {}
+        for name, items in found.items():
+            ranks[name] = 1 + items.index(target) if target in items else 0
         depth = int(titles.trie.depths[titles.trie.terminals[target]])
         path = {KEPT: titles.survival(target, trial["width"]), "depth": depth, LOGP: titles.logp(target)}
         answers.append({"user_id": row.user_id, "target": row.target, **ranks, **path})
     return pl.DataFrame(answers)
 
 
-def answer_by_rule(run: Run, name: str, rows: Sequence[RankingExample], trial: Arm) -> pl.DataFrame:
+def answer_by_rule(run: Run, name: str, rows: Sequence[RankingExample], trial: Settings) -> pl.DataFrame:
     """Return the rank of each target by a baseline; 0 where it is not among the first `found`.
 
     In a tie the target has the middle of the ranks.
@@ -207,7 +193,7 @@ def answer_by_rule(run: Run, name: str, rows: Sequence[RankingExample], trial: A
     return pl.DataFrame({**ids, EXACT: places})
 
 
-def carry_out(run: Run, trial: Arm, split: str, names: Sequence[str], arms: Mapping[str, Arm]) -> None:
+def carry_out(run: Run, trial: Settings, split: str, names: Sequence[str], arms: Mapping[str, Settings]) -> None:
     """Train the models with these names, where they are not, and let all answer a split, where they did not."""
     rows = evenly_spread(run.data.split(split), trial[split])
     for name in names:
@@ -242,12 +228,12 @@ def keep(run: Run, split: str, names: Sequence[str]) -> None:
 
 def gains(ranks: NDArray[np.int64], k: int = 10) -> NDArray[np.float64]:
     """Return NDCG@k of targets with these ranks, 0 for one that was not found."""
-    return np.where((ranks > 0) & (ranks <= k), 1 / np.log2(np.maximum(ranks, 1) + 1), 0.0)
+    return ndcg(np.where(ranks > 0, ranks, LAST), k)
 
 
 def hits(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """Return 1 where the target is among the first k, else 0."""
-    return ((ranks > 0) & (ranks <= k)).astype(np.float64)
+    return hit_rate(np.where(ranks > 0, ranks, LAST), k)
 
 
 class Answers:
@@ -274,7 +260,7 @@ class Answers:
 
     def gap(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> str:
         """Return the mean difference of two values [K, B] with its interval."""
-        return signed(paired_difference(first.mean(axis=0), second.mean(axis=0), self.users, self.targets))
+        return gap(first, second, self.users, self.targets)
 
     def tested(self, first: str, second: str, by: str) -> Tested:
         """Return the declared difference of two rankers in NDCG@10."""
@@ -301,7 +287,7 @@ def known_table(answers: Answers) -> dict[str, Any]:
     return {"title": "SFT − rules, exact ranking", "columns": ["difference", "NDCG@10"], "rows": rows}
 
 
-def means_table(answers: Answers, trial: Arm, title: str) -> dict[str, Any]:
+def means_table(answers: Answers, trial: Settings, title: str) -> dict[str, Any]:
     """Return the table of all rankers, by beams and exactly."""
     beams = f"{trial['width']} beams"
     narrow, wide = (f"{width} beams" for width in (min(trial["widths"]), max(trial["widths"])))
@@ -319,7 +305,7 @@ def means_table(answers: Answers, trial: Arm, title: str) -> dict[str, Any]:
     return {"title": title, "columns": ["ranker", *(heading for heading, _, _ in columns)], "rows": rows}
 
 
-def lost_table(answers: Answers, names: Sequence[str], trial: Arm) -> dict[str, Any]:
+def lost_table(answers: Answers, names: Sequence[str], trial: Settings) -> dict[str, Any]:
     """Return what beam search loses of what exact ranking by the same model finds, and how long it keeps a target."""
     beams = f"{trial['width']} beams"
     rows = []
@@ -334,7 +320,7 @@ def lost_table(answers: Answers, names: Sequence[str], trial: Arm) -> dict[str, 
     return {"title": f"{beams} − exact ranking by the same model", "columns": columns, "rows": rows}
 
 
-def apart_table(answers: Answers, names: Sequence[str], trial: Arm) -> dict[str, Any]:
+def apart_table(answers: Answers, names: Sequence[str], trial: Settings) -> dict[str, Any]:
     """Return how often a target is among the first ten of one search alone, and the difference from SFT."""
     beams = f"{trial['width']} beams"
 
@@ -355,7 +341,7 @@ def apart_table(answers: Answers, names: Sequence[str], trial: Arm) -> dict[str,
     return {"title": title, "columns": columns, "rows": rows}
 
 
-def measured(trial: Arm, split: str, arms: Collection[str]) -> dict[str, Any]:
+def measured(trial: Settings, split: str, arms: Collection[str]) -> dict[str, Any]:
     """Return the computed fields of the result.
 
     Args:
@@ -372,13 +358,14 @@ def measured(trial: Arm, split: str, arms: Collection[str]) -> dict[str, Any]:
     for by in (beams, EXACT):
         tested = [answers.tested(first, second, by) for first, second in pairs]
         tables.append(declared_table(tested, trial, f"The declared differences, {by}"))
-    seeds = "1 seed" if answers.seeds == 1 else f"{answers.seeds} seeds"
+    seeds = seeds_in_words(answers.seeds)
     count = f"{len(answers.users)} {split} examples"
     models = [name for name in answers.names if name not in RULES]
     tables.append(lost_table(answers, models, trial))
     tables.append(apart_table(answers, models, trial))
     tables.append(shown_table(answers, names, trial))
-    tables.append(dose_table(answers, [name for name in models if name not in (SFT, SWAPPED, MASKED)]))
+    trained = [name for name in models if name not in (SFT, SWAPPED, MASKED)]
+    tables.append(dose_table(answers, trained))
     tables.append(known_table(answers))
     tables.append(means_table(answers, trial, f"All rankers, {count}"))
     if split == "test":
@@ -389,7 +376,7 @@ def measured(trial: Arm, split: str, arms: Collection[str]) -> dict[str, Any]:
     return {"n": n, "tables": tables}
 
 
-def shown_table(answers: Answers, names: Mapping[str, str], trial: Arm) -> dict[str, Any]:
+def shown_table(answers: Answers, names: Mapping[str, str], trial: Settings) -> dict[str, Any]:
     """Return the table of differences that are not tested: each arm − SFT continued."""
     control = names["sft-more"]
     beams = f"{trial['width']} beams"

@@ -21,14 +21,12 @@ import experiments_page
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from rank_tables import signed
-from trial import Tested, declared_table, evenly_spread, make_run, tell
+from trial import Tested, declared_table, evenly_spread, gap, make_run, seeds_in_words, tell
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.feedback import centred_mean_scores
 from prefrec.evaluation import metrics_for
-from prefrec.evaluation.intervals import paired_difference
 from prefrec.evaluation.metrics import target_ranks
 from prefrec.pipeline.opened import Run
 from prefrec.rankers.base import checked_scores
@@ -137,16 +135,12 @@ def measured(runs: Sequence[Run], trial: Mapping[str, Any], split: str) -> dict[
     liked = gains["liked"]
     users, items = [e.user_id for e in examples["liked"]], [e.target for e in examples["liked"]]
 
-    def gap(first: str, second: str) -> str:
-        """Return the difference of two scores on liked targets with its interval."""
-        return signed(paired_difference(liked[first].mean(axis=0), liked[second].mean(axis=0), users, items))
-
     means = []
     for name in liked:
         of_kinds = [f"{of_kind[name].mean():.4f}" for of_kind in gains.values()]
-        means.append([name, *of_kinds, "–" if name == SFT else gap(name, SFT)])
+        means.append([name, *of_kinds, "–" if name == SFT else gap(liked[name], liked[SFT], users, items)])
     declared = [Tested(f"{a} − {b}", liked[a], liked[b], users, items) for a, b in trial["differences"]]
-    seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+    seeds = seeds_in_words(len(runs))
     counts = " and ".join(f"{len(rows):,} with a {kind}" for kind, rows in examples.items())
     return {
         "n": f"{split} examples: {counts} target; {seeds}; {len(declared)} comparisons",

@@ -24,7 +24,7 @@ import yaml
 from numpy.typing import NDArray
 from rank_tables import TITLES
 from scipy import sparse
-from trial import Tested, declared_table, evenly_spread, make_run, tell
+from trial import Tested, declared_table, evenly_spread, make_run, seeds_in_words, tell
 
 from prefrec.console import say
 from prefrec.data import RankingExample
@@ -278,7 +278,7 @@ def measured(runs: Mapping[str, Sequence[Run]], trial: Mapping[str, Any], split:
         )
     ]
     count = max(len(of_set) for of_set in runs.values())
-    seeds = "1 seed" if count == 1 else f"{count} seeds"
+    seeds = seeds_in_words(count)
     comparisons = sum(len(tested) for tested in families.values())
     n = f"{split} examples: {', '.join(sizes)}; {seeds}; {comparisons} comparisons in two families"
     return {"n": n, "tables": [*judged, *tables]}

@@ -50,6 +50,16 @@ class Tested:
     items: Sequence[str]
 
 
+def gap(first: NDArray[np.float64], second: NDArray[np.float64], users: Sequence[str], items: Sequence[str]) -> str:
+    """Return the mean difference of two scores [K, B], over seeds and examples, with its interval."""
+    return signed(paired_difference(first.mean(axis=0), second.mean(axis=0), users, items))
+
+
+def seeds_in_words(count: int) -> str:
+    """Return `1 seed` or `3 seeds`."""
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
 def declared_table(tested: Sequence[Tested], trial: Mapping[str, Any], title: str) -> dict[str, Any]:
     """Return the table of a family: each difference with its p-values and what the trial's rule finds.
 
@@ -64,8 +74,8 @@ def declared_table(tested: Sequence[Tested], trial: Mapping[str, Any], title: st
         found = "equivalent" if close < trial["level"] else "open"
         if corrected < trial["level"]:
             found = "above" if (one.first - one.second).mean() > 0 else "below"
-        gap = signed(paired_difference(one.first.mean(axis=0), one.second.mean(axis=0), one.users, one.items))
-        rows.append([one.name, gap, *(f"{value:.4f}" for value in p_values), found])
+        difference = gap(one.first, one.second, one.users, one.items)
+        rows.append([one.name, difference, *(f"{value:.4f}" for value in p_values), found])
     columns = ["difference", "NDCG@10", "p", "p after Holm", f"p of ±{margin:.0%} after Holm", "finding"]
     return {"title": title, "columns": columns, "rows": rows}
 
