@@ -8,7 +8,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.prompts import load_template
 from prefrec.stages.training_rows import alignment_rows
 from prefrec_lab.studies import budget
-from prefrec_lab.studies.budget import BUDGET, CONTROL, arms, budget_recipe, is_equivalent
+from prefrec_lab.studies.budget import BUDGET, CONTROL, DOSE, Dose, arms, budget_recipe, is_equivalent
 from prefrec_lab.study_tools.carry_out import base_recipe, carry_out
 
 
@@ -25,9 +25,8 @@ def base(base):
 
 
 @pytest.mark.parametrize("users", [12, None])
-def test_all_arms_read_the_same_examples(base, monkeypatch, users):
-    monkeypatch.setattr(budget, "ARM_ROWS", 15)
-    recipe, data = budget_recipe(base, users), prepare(base.data)
+def test_all_arms_read_the_same_examples(base, users):
+    recipe, data = budget_recipe(base, users, Dose(15, (1e-5, 1e-4))), prepare(base.data)
     assert recipe.sft.rows == users
     read = [{id_of(e) for e in alignment_rows(data, arm, 0)} for arm in recipe.align]
     assert len(read[0]) == 15
@@ -39,7 +38,7 @@ def id_of(example):
 
 
 def test_all_objectives_have_the_same_rates_and_the_control_that_of_sft_too(base):
-    *others, control = arms(base)
+    *others, control = arms(base, DOSE)
     assert (control.name, control.loss, control.learning_rate) == (CONTROL, "sft", base.sft.learning_rate)
     found = {(a.loss, a.num_negatives, a.beta, a.learning_rate) for a in others}
     negatives, beta = base.align[0].num_negatives, base.align[0].beta
@@ -47,7 +46,7 @@ def test_all_objectives_have_the_same_rates_and_the_control_that_of_sft_too(base
         want = {("softmax_dpo", negatives, 0.1, rate), ("softmax_dpo", negatives, 1.0, rate)}
         want |= {("softmax", negatives, beta, rate), ("dpo", 1, beta, rate), ("sft", 1, beta, rate)}
         assert {arm for arm in found if arm[-1] == rate} == want
-    assert len({a.name for a in arms(base)}) == len(others) + 1
+    assert len({a.name for a in arms(base, DOSE)}) == len(others) + 1
 
 
 def test_the_shipped_recipe_shows_no_candidates_and_reads_whole_histories():
@@ -67,8 +66,7 @@ def test_equivalent_is_an_interval_within_the_margin(low, high, expected):
 
 def test_the_whole_study(base, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "BUDGETS", [4, None])
-    monkeypatch.setattr(budget, "ARM_ROWS", 4)
-    monkeypatch.setattr(budget, "RATES", (1e-4,))
+    monkeypatch.setattr(budget, "DOSE", Dose(4, (1e-4,)))
     summary = carry_out(BUDGET, base, [0], tmp_path)
     table = summary["tables"]["table"]
     hit_rates = [r for r in table if r["quantity"] == "hr@1"]

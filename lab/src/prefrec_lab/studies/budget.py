@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,28 @@ from prefrec_lab.study_tools.tables import facts_of, grouped_table
 BUDGETS: list[int | None] = [200, None]
 """Numbers of users whose histories SFT reads. None stands for all users."""
 
-ARM_ROWS = 300
-"""Examples of an arm: ten arms are to be trained in an hour on two cores."""
+
+@dataclass(frozen=True)
+class Dose:
+    """What an arm reads.
+
+    Attributes:
+        rows: number of examples.
+        rates: learning rates; there is an arm of each objective for each rate.
+    """
+
+    rows: int
+    rates: tuple[float, ...]
+
+
+DOSE = Dose(300, (1e-5, 1e-4))
+"""The study's dose: ten arms are to be trained in an hour on two cores."""
+
+LARGER_DOSE = Dose(1000, (1e-5, 3e-5))
+"""A second dose, after all histories alone: the first changed the model little, and 1e-4 made it worse."""
 
 BETAS = (0.1, 1.0)
 """β of S-DPO."""
-
-RATES = (1e-5, 1e-4)
-"""Learning rates of the arms."""
 
 CONTROL = "sft-more"
 """Prefix of the arms that continue SFT on the same examples. The other arms are compared with the best of them."""
@@ -41,14 +56,14 @@ EQUIVALENT = 0.01
 """A difference is equivalent to none if its interval lies within ± this."""
 
 
-def arms(base: Recipe) -> list[AlignSection]:
-    """Return the arms of the trial: S-DPO, the list's softmax, DPO and more SFT, each with two learning rates.
+def arms(base: Recipe, dose: Dose) -> list[AlignSection]:
+    """Return the arms of the trial: S-DPO, the list's softmax, DPO and more SFT, each with the rates of a dose.
 
     All other settings are those of the base recipe's S-DPO. SFT also goes on at its own rate.
     """
     one, sft = varied_alignment(base), base.sft
     found = []
-    for rate in RATES:
+    for rate in dose.rates:
         given: dict[str, Any] = {"learning_rate": rate}
         at = f"{rate:.0e}".replace("e-0", "e-")
         found += [variant(one, f"s-dpo-beta{beta:g}-{at}", beta=beta, **given) for beta in BETAS]
@@ -60,14 +75,16 @@ def arms(base: Recipe) -> list[AlignSection]:
     return found
 
 
-def budget_recipe(base: Recipe, users: int | None) -> Recipe:
+def budget_recipe(base: Recipe, users: int | None, dose: Dose | None = None) -> Recipe:
     """Return the recipe in which SFT reads the histories of so many users, or of all.
 
-    All arms read the same `ARM_ROWS` examples. SFT has read some of them: after all histories there are no others.
+    All arms read the same examples, as many as the dose says (default: `DOSE`). SFT has read some of them: after all
+    histories there are no others.
     """
+    dose = dose or DOSE
     raw = base.model_dump(mode="json")
     raw["sft"] |= {"rows": users}
-    raw["align"] = [arm.model_dump(mode="json") | {"rows": ARM_ROWS} for arm in arms(base)]
+    raw["align"] = [arm.model_dump(mode="json") | {"rows": dose.rows} for arm in arms(base, dose)]
     return checked_recipe(raw)
 
 
