@@ -1,12 +1,13 @@
-"""Trial E3 (lab/protocol/e3.yaml): make its runs, measure them, and write lab/results/67-liked-items.json.
+"""Trial E3 (lab/protocol/e3.yaml): make the run of a seed, measure it, and write lab/results/67-liked-items.json.
 
-    python scripts/liked_items.py RECIPE RUNS --split validation     # prints the table, and writes nothing
-    python scripts/liked_items.py RECIPE RUNS --split test           # once, when all is settled
+    python scripts/liked_items.py RECIPE RUN --seed 0 --split validation     # prints the table, and writes nothing
+    python scripts/liked_items.py RECIPE RUN --seed 0 --split test           # once, when all is settled
 
-RECIPE is recipes/movielens-100k-ratings.yaml; RUNS gets a run per seed. A run that was stopped goes on. The next item
-is ranked in the whole catalogue, once where the user then rated it 5, and once where the user then rated it 1 or 2.
-Mixtures are conditional logits, learnt on validation examples. With `--split validation` the users are halved, and
-the mixture for one half is learnt on the other.
+RECIPE is recipes/movielens-100k-ratings.yaml; RUN is the folder of the run. One that was stopped goes on. The next
+item is ranked in the whole catalogue, once where the user then rated it 5, and once where the user then rated it 1 or
+2. Mixtures are conditional logits, learnt on validation examples. With `--split validation` the users are halved, and
+the mixture for one half is learnt on the other. Gains on test examples are kept in lab/results/answers, and the
+tables are made from those of all seeds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import experiments_page
 import numpy as np
+import polars as pl
 import yaml
 from numpy.typing import NDArray
 from trial import Tested, declared_table, evenly_spread, gap, make_run, seeds_in_words, tell
@@ -34,9 +36,12 @@ from prefrec.rankers.blend import folds_of
 from prefrec.rankers.logit import Logit, fit_logit, utility_by_fold
 from prefrec.rankers.matrices import pad_scores
 from prefrec.stages.blend import sampled
+from prefrec_lab.ranks import coded
 
 TRIAL = Path(__file__).parents[1] / "lab/protocol/e3.yaml"
 RESULT = experiments_page.RESULTS / "67-liked-items.json"
+ANSWERS = experiments_page.RESULTS / "answers"
+KIND, GAIN = "kind", "ndcg@10"
 MEAN, SFT, REWARD, HALVES = "mean", "sft", " reward", 2
 Scores = NDArray[np.float64]
 
@@ -93,21 +98,23 @@ def learnt(one: Asked, parts: Sequence[str]) -> Logit:
     return fit_logit(features(one, parts), np.zeros(len(one.examples), dtype=int), parts)
 
 
-def ranked(run: Run, trial: Mapping[str, Any], split: str) -> dict[str, tuple[Asked, dict[str, Scores]]]:
-    """Return, per kind of target, the examples and the NDCG@10 [B] of every score."""
+def ranked(run: Run, trial: Mapping[str, Any], split: str) -> pl.DataFrame:
+    """Return NDCG@10 of every score on the examples of each kind: a row per kind of target, score and example."""
     models = [SFT, *(arm["name"] for arm in trial["recipe"]["align"])]
     bounds = {"liked": (trial["liked"], np.inf), "disliked": (-np.inf, trial["disliked"])}
     learn = asked(run, models, "validation", rated(run.data, "validation", *bounds["liked"], trial["examples"]))
-    out = {}
+    frames = []
     for kind, (least, most) in bounds.items():
         one = learn
         if (kind, split) != ("liked", "validation"):
             one = asked(run, models, split, rated(run.data, split, least, most, trial["examples"]))
-        gains = {name: one.gains(one.scores[name]) for name in (MEAN, *models)}
+        scores = {name: one.scores[name] for name in (MEAN, *models)}
         for name, parts in trial["mixtures"].items():
-            gains[name] = one.gains(mixed(learn, one, parts, is_crossed=split == "validation"))
-        out[kind] = one, gains
-    return out
+            scores[name] = mixed(learn, one, parts, is_crossed=split == "validation")
+        ids = {"user_id": [e.user_id for e in one.examples], "target": [e.target for e in one.examples]}
+        for name, own in scores.items():
+            frames.append(pl.DataFrame({KIND: kind, "score": name, **ids, GAIN: one.gains(own)}))
+    return coded(pl.concat(frames))
 
 
 def mixed(learn: Asked, one: Asked, parts: Sequence[str], *, is_crossed: bool) -> Scores:
@@ -123,32 +130,48 @@ def mixed(learn: Asked, one: Asked, parts: Sequence[str], *, is_crossed: bool) -
     return utility_by_fold(logits, features(one, parts), of_one)
 
 
-def measured(runs: Sequence[Run], trial: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """Return the computed fields of the result, over all seeds."""
-    by_seed = [ranked(run, trial, split) for run in runs]
-    examples = {kind: one.examples for kind, (one, _) in by_seed[0].items()}
-    # kind of target → score → NDCG@10 [K, B] of K seeds
-    gains = {
-        kind: {name: np.stack([seed[kind][1][name] for seed in by_seed]) for name in of_kind}
-        for kind, (_, of_kind) in by_seed[0].items()
-    }
-    liked = gains["liked"]
-    users, items = [e.user_id for e in examples["liked"]], [e.target for e in examples["liked"]]
+class Gains:
+    """NDCG@10 of all scores on the examples with one kind of target, with each of K seeds.
 
-    means = []
-    for name in liked:
-        of_kinds = [f"{of_kind[name].mean():.4f}" for of_kind in gains.values()]
-        means.append([name, *of_kinds, "–" if name == SFT else gap(liked[name], liked[SFT], users, items)])
-    declared = [Tested(f"{a} − {b}", liked[a], liked[b], users, items) for a, b in trial["differences"]]
-    seeds = seeds_in_words(len(runs))
-    counts = " and ".join(f"{len(rows):,} with a {kind}" for kind, rows in examples.items())
+    Attributes:
+        names: of the scores.
+        users: [B] users of the examples.
+        items: [B] targets of the examples.
+    """
+
+    def __init__(self, seeds: Sequence[pl.DataFrame], kind: str) -> None:
+        self._seeds = [seed.filter(pl.col(KIND) == kind) for seed in seeds]
+        first = self._seeds[0]
+        self.names = first["score"].unique(maintain_order=True).to_list()
+        one = first.filter(score=self.names[0])
+        self.users, self.items = one["user_id"].to_list(), one["target"].to_list()
+
+    def of(self, name: str) -> Scores:
+        """Return NDCG@10 [K, B] of a score."""
+        return np.stack([seed.filter(score=name)[GAIN].to_numpy() for seed in self._seeds])
+
+
+def measured(seeds: Sequence[pl.DataFrame], trial: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """Return the computed fields of the result, over all seeds."""
+    gains = {kind: Gains(seeds, kind) for kind in ("liked", "disliked")}
+    liked = gains["liked"]
+    rows = []
+    for name in liked.names:
+        row = [name, *(f"{of_kind.of(name).mean():.4f}" for of_kind in gains.values())]
+        row.append("–" if name == SFT else gap(liked.of(name), liked.of(SFT), liked.users, liked.items))
+        rows.append(row)
+    declared = []
+    for first, second in trial["differences"]:
+        name = f"{first} − {second}"
+        declared.append(Tested(name, liked.of(first), liked.of(second), liked.users, liked.items))
+    counts = " and ".join(f"{len(of_kind.users):,} with a {kind}" for kind, of_kind in gains.items())
     return {
-        "n": f"{split} examples: {counts} target; {seeds}; {len(declared)} comparisons",
+        "n": f"{split} examples: {counts} target; {seeds_in_words(len(seeds))}; {len(declared)} comparisons",
         "tables": [
             {
                 "title": "NDCG@10 in full ranking",
-                "columns": ["score", *(f"{kind} targets" for kind in examples), "liked targets: minus sft"],
-                "rows": means,
+                "columns": ["score", *(f"{kind} targets" for kind in gains), "liked targets: minus sft"],
+                "rows": rows,
             },
             declared_table(declared, trial, "The declared differences, liked targets"),
         ],
@@ -156,24 +179,25 @@ def measured(runs: Sequence[Run], trial: Mapping[str, Any], split: str) -> dict[
 
 
 def main() -> None:
-    """Make the runs, then print or write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Make the run of a seed, then print or write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("runs", type=Path, help="folder with a run per seed")
+    parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--split", choices=["validation", "test"], required=True)
-    parser.add_argument("--seeds", type=int, help="number of seeds. Default: those of the trial")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run")
     parser.add_argument(
         "--set", dest="changes", action="append", default=[], help="field=value, as for `prefrec run`"
     )
     arguments = parser.parse_args()
     trial: dict[str, Any] = yaml.safe_load(TRIAL.read_text(encoding="utf-8"))
-    seeds = trial["training_seeds"][: arguments.seeds]
-    runs = [
-        make_run(arguments.recipe, arguments.runs / f"seed-{seed}", trial["recipe"], seed, arguments.changes)
-        for seed in seeds
-    ]
-    found = measured(runs, trial, arguments.split)
-    tell(found, RESULT if arguments.split == "test" else None)
+    run = make_run(arguments.recipe, arguments.run, trial["recipe"], arguments.seed, arguments.changes)
+    gains = ranked(run, trial, arguments.split)
+    if arguments.split == "validation":
+        tell(measured([gains], trial, arguments.split), None)
+        return
+    gains.write_parquet(ANSWERS / f"e3-test-{arguments.seed}.parquet", compression="zstd", compression_level=19)
+    seeds = [pl.read_parquet(path) for path in sorted(ANSWERS.glob("e3-test-*.parquet"))]
+    tell(measured(seeds, trial, arguments.split), RESULT)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 
@@ -97,11 +98,12 @@ def test_a_mixture_of_validation_examples_is_learnt_on_other_users(run):
 
 
 def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, capsys):
-    folder, path, declared = trial
+    _, path, declared = trial
     (tmp_path / "e3.yaml").write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
     monkeypatch.setattr(liked_items, "TRIAL", tmp_path / "e3.yaml")
     monkeypatch.setattr(liked_items, "RESULT", tmp_path / "67.json")
-    command = ["liked_items.py", str(path), str(folder / "runs"), "--seeds", "1", "--split"]
+    monkeypatch.setattr(liked_items, "ANSWERS", tmp_path)
+    command = ["liked_items.py", str(path), str(run.folder), "--split"]
     monkeypatch.setattr(sys, "argv", [*command, "validation"])
     liked_items.main()
     assert "sft + mean + reward − sft + mean + SFT on liked" in capsys.readouterr().out
@@ -114,3 +116,12 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     ]  # fmt: skip
     assert [row[0] for row in differences["rows"]] == [" − ".join(pair) for pair in declared["differences"]]
     assert experiments_page.markdown(means) in capsys.readouterr().out
+    kept = pl.read_parquet(tmp_path / "e3-test-0.parquet")
+    assert set(kept["kind"]) == {"liked", "disliked"}
+    # A second seed with twice the gains: tables show the mean of both.
+    kept.with_columns(pl.col("ndcg@10") * 2).write_parquet(tmp_path / "e3-test-1.parquet")
+    liked_items.main()
+    result = json.loads((tmp_path / "67.json").read_text(encoding="utf-8"))
+    assert "; 2 seeds; " in result["n"]
+    for before, after in zip(means["rows"], result["tables"][0]["rows"], strict=True):
+        assert float(after[1]) == pytest.approx(1.5 * float(before[1]), abs=2e-4)
