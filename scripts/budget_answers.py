@@ -3,7 +3,8 @@
     python scripts/budget_answers.py [RUN] [--test EXAMPLES]
 
 RUN is the folder of one budget, with its arms. Its answers go to lab/results/answers/e1-SPLIT-USERS.parquet, without
-titles, and the tables are computed from all such files. A control is beside the arms: SFT also answers validation
+titles, or to e1-SPLIT-USERS-EXAMPLES.parquet if its arms do not have the study's dose. The tables are computed from
+all such files. A control is beside the arms: SFT also answers validation
 examples with the history of another user. What it gets then, it knows without the user.
 
 --test: the SFT model and the arms that are best on the validation examples then answer so many test examples, in
@@ -37,7 +38,7 @@ from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import checked_recipe
 from prefrec.sections import ALIGN, SFT
 from prefrec_lab.ranks import coded
-from prefrec_lab.studies.budget import CONTROL, EQUIVALENT, is_equivalent, name_of
+from prefrec_lab.studies.budget import CONTROL, DOSE, EQUIVALENT, is_equivalent, name_of
 
 RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
 ANSWERS = experiments_page.RESULTS / "answers"
@@ -46,8 +47,8 @@ GENERATED, VALID, LIKELY, NDCG, MOVED = "gen_hr@1", "valid_ratio", "hr@1", "ndcg
 RANKED = {LIKELY: "HR@1", NDCG: "NDCG@10", MOVED: "KL to SFT"}
 ASKED = {GENERATED: "HR@1, generated", VALID: "valid ratio", LIKELY: "HR@1 by likelihood", NDCG: "NDCG@10"}
 LEVEL = 0.05
-OURS = "S-DPO"
-OBJECTIVES = {OURS: "s-dpo", "softmax": "softmax", "DPO": "dpo", "SFT continued": CONTROL}
+OURS, MORE, SOFTMAX, DPO = "S-DPO", "SFT continued", "softmax", "DPO"
+OBJECTIVES = {OURS: "s-dpo", SOFTMAX: "softmax", DPO: "dpo", MORE: CONTROL}
 """Name of an objective → how the names of its arms begin."""
 
 KNOWN = {
@@ -71,7 +72,14 @@ def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
 def answers_of(run: Run, split: str) -> Path:
     """Return the file of a run's answers."""
     assert run.recipe.sft is not None
-    return ANSWERS / f"e1-{split}-{name_of(run.recipe.sft.rows)}.parquet"
+    name, rows = name_of(run.recipe.sft.rows), run.recipe.align[0].rows
+    return ANSWERS / f"e1-{split}-{name if rows == DOSE.rows else f'{name}-{rows}'}.parquet"
+
+
+def budget_of(path: Path) -> str:
+    """Return what a file of answers is about: `200 histories`, or `all histories, 1,000 examples an arm`."""
+    _, _, users, *dose = path.stem.split("-")
+    return f"{users} histories" + "".join(f", {int(rows):,} examples an arm" for rows in dose)
 
 
 def keep(run: Run) -> Path:
@@ -182,39 +190,62 @@ def known(means: Means, title: str) -> dict[str, Any]:
     return {"title": title, "columns": ["difference", "HR@1", "NDCG@10"], "rows": rows}
 
 
-def declared(files: Sequence[Path], split: str) -> dict[str, Any]:
-    """Return the table of the declared differences, with Holm's correction over the budgets of each family."""
+def declared(families: Sequence[Sequence[tuple[Path, str]]], title: str) -> dict[str, Any]:
+    """Return the table of declared differences, with Holm's correction over each family.
+
+    Args:
+        families: the differences of a family, each with the answers to be compared and the objective with which
+            S-DPO is compared.
+        title: of the table.
+    """
     rows: list[list[Any]] = []
-    for other in ("SFT continued", "softmax"):
+    for family in families:
         gaps = {}
-        for path in files:
-            users = path.stem.split("-")[-1]
-            best = best_arms(answered(ANSWERS / f"e1-validation-{users}.parquet"))
+        for path, other in family:
+            _, _, budget = path.stem.split("-", 2)
+            best = best_arms(answered(ANSWERS / f"e1-validation-{budget}.parquet"))
             means = means_of(answered(path))
             pair = best[OURS], best[other]
             one, two = (means.difference((pair[0], q), (pair[1], q)) for q in (LIKELY, NDCG))
-            gaps[f"{users} histories: {OURS} − {other}"] = (*pair, one, two)
+            gaps[f"{budget_of(path)}: {OURS} − {other}"] = (*pair, one, two)
         corrected = holm([gap[2].p_value for gap in gaps.values()])
         for (name, (*pair, one, two)), p in zip(gaps.items(), corrected, strict=True):
             finding = "above" if one.low > 0 else "below"
             finding = f"{finding} 0" if p < LEVEL else "equivalent" if is_equivalent(one) else "open"
             rows.append([name, *pair, signed(one), f"{one.p_value:.3f}", f"{p:.3f}", finding, signed(two)])
     columns = ["difference", "first", "second", "HR@1", "p", "p after Holm", f"finding (±{EQUIVALENT:g})", "NDCG@10"]
-    return {"title": f"The declared differences, {split} examples", "columns": columns, "rows": rows}
+    return {"title": title, "columns": columns, "rows": rows}
+
+
+def tables_of(files: Sequence[Path], split: str) -> list[dict[str, Any]]:
+    """Return the tables of each file of answers: of all rankers, and of what SFT adds to rules."""
+    found = []
+    for path in files:
+        answers = answered(path)
+        means = means_of(answers)
+        title = f"SFT on {budget_of(path)}, {answers['row'].n_unique():,} {split} examples"
+        found += [ranked(means, title, RANKED), known(means, f"{title}: against rules")]
+    return found
 
 
 def all_tables() -> list[dict[str, Any]]:
-    """Return the tables of all files of answers: those of test examples first, and those of the first plan last."""
-    found = []
+    """Return the tables of all files of answers: the study's dose, the first plan, and then the larger dose.
+
+    The study's families are over its budgets; that of the larger dose is over the objectives.
+    """
+    found, larger = [], []
     for split in ("test", "validation"):
+        title = f"The declared differences, {split} examples"
         files = sorted(ANSWERS.glob(f"e1-{split}-*.parquet"), reverse=True)
-        if files:
-            found.append(declared(files, split))
+        of_study = [path for path in files if path.stem.count("-") == 2]
+        if of_study:
+            families = [[(path, other) for path in of_study] for other in (MORE, SOFTMAX)]
+            found.append(declared(families, title))
+        found += tables_of(of_study, split)
         for path in files:
-            answers, users = answered(path), path.stem.split("-")[-1]
-            title = f"SFT on {users} histories, {answers['row'].n_unique():,} {split} examples"
-            means = means_of(answers)
-            found += [ranked(means, title, RANKED), known(means, f"{title}: against rules")]
+            if path not in of_study:
+                larger.append(declared([[(path, other) for other in (MORE, SOFTMAX, DPO)]], f"{title}, larger dose"))
+                larger += tables_of([path], split)
     for path in sorted(ANSWERS.glob("questions-*.parquet")):
         answers = answered(path)
         _, rows, layers = path.stem.split("-")
@@ -222,7 +253,8 @@ def all_tables() -> list[dict[str, Any]]:
         title = f"{title}, {answers['row'].n_unique():,} validation examples"
         means = means_of(answers)
         found += [ranked(means, title, ASKED), known(means, f"{title}: against rules")]
-    return found + [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
+    found += [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
+    return found + larger
 
 
 def main() -> None:

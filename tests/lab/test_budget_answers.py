@@ -64,13 +64,31 @@ def test_arms_chosen_on_validation_are_compared_on_test_examples(tmp_path, monke
         tested = answers(8, **arms, s_dpo_low=[1, 1], s_dpo_high=[0, 1])
         tested = tested.with_columns(pl.when(pl.col("row") == 0).then(0.0).otherwise(pl.col("hr@1")).alias("hr@1"))
         tested.write_parquet(tmp_path / f"e1-test-{users}.parquet")
-    rows = declared([tmp_path / "e1-test-200.parquet", tmp_path / "e1-test-all.parquet"], "test")["rows"]
+    files = [tmp_path / f"e1-test-{users}.parquet" for users in ("200", "all")]
+    others = ("SFT continued", "softmax")
+    rows = declared([[(path, other) for path in files] for other in others], "test")["rows"]
     assert [row[0] for row in rows] == [
-        f"{users} histories: S-DPO − {other}" for other in ("SFT continued", "softmax") for users in ("200", "all")
+        f"{users} histories: S-DPO − {other}" for other in others for users in ("200", "all")
     ]
     assert all(row[1] == "s-dpo-high" for row in rows)
     assert [row[6] for row in rows] == ["above 0", "above 0", "equivalent", "equivalent"]
     assert all(float(row[5]) >= float(row[4]) for row in rows)
+
+
+def test_a_larger_dose_has_tables_and_a_family_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
+    arms = {"sft": [0, 0], "softmax": [0, 1], "sft_more": [0, 0], "dpo": [0, 1], "s_dpo": [0, 1]}
+    for split in ("validation", "test"):
+        answers(8, **arms).write_parquet(tmp_path / f"e1-{split}-all.parquet")
+        answers(4, **arms).write_parquet(tmp_path / f"e1-{split}-all-1000.parquet")
+    titles = {table["title"]: [row[0] for row in table["rows"]] for table in budget_answers.all_tables()}
+    study = titles["The declared differences, test examples"]
+    assert study == ["all histories: S-DPO − SFT continued", "all histories: S-DPO − softmax"]
+    assert titles["The declared differences, test examples, larger dose"] == [
+        f"all histories, 1,000 examples an arm: S-DPO − {other}" for other in ("SFT continued", "softmax", "DPO")
+    ]
+    assert "SFT on all histories, 16 test examples" in titles
+    assert "SFT on all histories, 1,000 examples an arm, 8 test examples" in titles
 
 
 def test_how_far_an_arm_has_moved_is_the_divergence_of_its_probabilities_of_the_list():
