@@ -22,7 +22,7 @@ import polars as pl
 import yaml
 from budget_answers import swapped
 from numpy.typing import NDArray
-from trial import Tested, declared_table, evenly_spread, gap, run_changed, seeds_in_words, tell
+from trial import Answers, declared_table, evenly_spread, keep_answers, run_changed, seeds_in_words, tell
 
 from prefrec import training
 from prefrec.console import say, track
@@ -45,11 +45,9 @@ from prefrec.stages.language_model import lm_ranker
 from prefrec.stages.train import catalogue_softmax, load_start, train_to_weights, trained_items
 from prefrec.training.negatives import resample_negatives
 from prefrec_lab.beams import Titles
-from prefrec_lab.ranks import coded
 
 TRIAL = Path(__file__).parents[1] / "lab/protocol/e2.yaml"
 RESULT = experiments_page.RESULTS / "70-beams.json"
-ANSWERS = experiments_page.RESULTS / "answers"
 SWAPPED = "sft, histories of other users"
 MASKED = "sft, masked answers"
 LAST = 1 << 30
@@ -222,8 +220,7 @@ def keep(run: Run, split: str, names: Sequence[str]) -> None:
     for name in names:
         answers = pl.read_parquet(run.folder / "beams" / name / f"{split}.parquet")
         frames.append(answers.with_columns(ranker=pl.lit(name), row=pl.int_range(pl.len())))
-    path = ANSWERS / f"e2-{split}-{run.recipe.seed}.parquet"
-    coded(pl.concat(frames, how="diagonal")).write_parquet(path, compression="zstd", compression_level=19)
+    keep_answers(pl.concat(frames, how="diagonal"), "e2", split, run.recipe.seed)
 
 
 def gains(ranks: NDArray[np.int64], k: int = 10) -> NDArray[np.float64]:
@@ -234,38 +231,6 @@ def gains(ranks: NDArray[np.int64], k: int = 10) -> NDArray[np.float64]:
 def hits(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """Return 1 where the target is among the first k, else 0."""
     return hit_rate(np.where(ranks > 0, ranks, LAST), k)
-
-
-class Answers:
-    """The answers of all rankers to the examples of a split, with each of K seeds.
-
-    Attributes:
-        names: of the rankers.
-        users: [B] users of the examples.
-        targets: [B] targets of the examples.
-        seeds: number of seeds K.
-    """
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._frames = [pl.read_parquet(path) for path in files]
-        first = self._frames[0]
-        self.names = first["ranker"].unique(maintain_order=True).to_list()
-        own = first.filter(ranker=self.names[0])
-        self.users, self.targets = own["user_id"].to_list(), own["target"].to_list()
-        self.seeds = len(files)
-
-    def column(self, name: str, column: str) -> NDArray[np.int64]:
-        """Return a column [K, B] of a ranker."""
-        return np.stack([frame.filter(ranker=name)[column].to_numpy() for frame in self._frames])
-
-    def gap(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> str:
-        """Return the mean difference of two values [K, B] with its interval."""
-        return gap(first, second, self.users, self.targets)
-
-    def tested(self, first: str, second: str, by: str) -> Tested:
-        """Return the declared difference of two rankers in NDCG@10."""
-        values = (gains(self.column(name, by)) for name in (first, second))
-        return Tested(f"{first} − {second}", *values, self.users, self.targets)
 
 
 def dose_table(answers: Answers, names: Collection[str]) -> dict[str, Any]:
@@ -349,14 +314,17 @@ def measured(trial: Settings, split: str, arms: Collection[str]) -> dict[str, An
         split: of the examples.
         arms: names of the arms with their learning rates, the control first.
     """
-    answers = answers_to(split)
+    answers = Answers.to("e2", split)
     # An arm has the name of the plan, followed by its learning rate.
     names = {name.rsplit("-", 2)[0]: name for name in arms}
     pairs = [(names[a], names[b]) for a, b in trial["differences"] if a in names]
     beams = f"{trial['width']} beams"
     tables = []
     for by in (beams, EXACT):
-        tested = [answers.tested(first, second, by) for first, second in pairs]
+        tested = []
+        for first, second in pairs:
+            values = (gains(answers.column(name, by)) for name in (first, second))
+            tested.append(answers.tested(f"{first} − {second}", *values))
         tables.append(declared_table(tested, trial, f"The declared differences, {by}"))
     seeds = seeds_in_words(answers.seeds)
     count = f"{len(answers.users)} {split} examples"
@@ -369,7 +337,7 @@ def measured(trial: Settings, split: str, arms: Collection[str]) -> dict[str, An
     tables.append(known_table(answers))
     tables.append(means_table(answers, trial, f"All rankers, {count}"))
     if split == "test":
-        earlier = answers_to("validation")
+        earlier = Answers.to("e2", "validation")
         title = f"All rankers, {len(earlier.users)} validation examples"
         tables.append(means_table(earlier, trial, title))
     n = f"{count} of {len(set(answers.users))} users; {seeds}; {2 * len(pairs)} comparisons in two families"
@@ -392,11 +360,6 @@ def shown_table(answers: Answers, names: Mapping[str, str], trial: Settings) -> 
     return {"title": "Each arm − SFT continued, not tested", "columns": columns, "rows": rows}
 
 
-def answers_to(split: str) -> Answers:
-    """Return the kept answers to a split, with all seeds."""
-    return Answers(sorted(ANSWERS.glob(f"e2-{split}-*.parquet")))
-
-
 def main() -> None:
     """Carry out a part of the trial, then print or write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -412,12 +375,12 @@ def main() -> None:
     run_changed(TRIAL, {**trial["run"], "seed": arguments.seed}, arguments.run, arguments.changes, until=SFT)
     run = open_run(arguments.run)
     is_test = arguments.split == "test"
-    arms = chosen_arms(trial, answers_to("validation")) if is_test else tuned_arms(trial)
+    arms = chosen_arms(trial, Answers.to("e2", "validation")) if is_test else tuned_arms(trial)
     names = [*RULES, SFT, MASKED if is_test else SWAPPED, *arms]
     carry_out(run, trial, arguments.split, arguments.arms or names, arms)
     if not arguments.arms:
         keep(run, arguments.split, names)
-        compared = [name for name in chosen_arms(trial, answers_to("validation")) if name in arms]
+        compared = [name for name in chosen_arms(trial, Answers.to("e2", "validation")) if name in arms]
         tell(measured(trial, arguments.split, compared), RESULT if is_test else None)
 
 

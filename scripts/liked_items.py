@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import yaml
 from numpy.typing import NDArray
-from trial import Tested, declared_table, evenly_spread, gap, make_run, seeds_in_words, tell
+from trial import Answers, declared_table, evenly_spread, keep_answers, make_run, seeds_in_words, tell
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
@@ -36,12 +36,10 @@ from prefrec.rankers.blend import folds_of
 from prefrec.rankers.logit import Logit, fit_logit, utility_by_fold
 from prefrec.rankers.matrices import pad_scores
 from prefrec.stages.blend import sampled
-from prefrec_lab.ranks import coded
 
 TRIAL = Path(__file__).parents[1] / "lab/protocol/e3.yaml"
 RESULT = experiments_page.RESULTS / "67-liked-items.json"
-ANSWERS = experiments_page.RESULTS / "answers"
-KIND, GAIN = "kind", "ndcg@10"
+GAIN = "ndcg@10"
 MEAN, SFT, REWARD, HALVES = "mean", "sft", " reward", 2
 Scores = NDArray[np.float64]
 
@@ -99,7 +97,7 @@ def learnt(one: Asked, parts: Sequence[str]) -> Logit:
 
 
 def ranked(run: Run, trial: Mapping[str, Any], split: str) -> pl.DataFrame:
-    """Return NDCG@10 of every score on the examples of each kind: a row per kind of target, score and example."""
+    """Return NDCG@10 of every score on the examples of each kind: a row per kind of target, ranker and example."""
     models = [SFT, *(arm["name"] for arm in trial["recipe"]["align"])]
     bounds = {"liked": (trial["liked"], np.inf), "disliked": (-np.inf, trial["disliked"])}
     learn = asked(run, models, "validation", rated(run.data, "validation", *bounds["liked"], trial["examples"]))
@@ -113,8 +111,8 @@ def ranked(run: Run, trial: Mapping[str, Any], split: str) -> pl.DataFrame:
             scores[name] = mixed(learn, one, parts, is_crossed=split == "validation")
         ids = {"user_id": [e.user_id for e in one.examples], "target": [e.target for e in one.examples]}
         for name, own in scores.items():
-            frames.append(pl.DataFrame({KIND: kind, "score": name, **ids, GAIN: one.gains(own)}))
-    return coded(pl.concat(frames))
+            frames.append(pl.DataFrame({"kind": kind, "ranker": name, **ids, GAIN: one.gains(own)}))
+    return pl.concat(frames)
 
 
 def mixed(learn: Asked, one: Asked, parts: Sequence[str], *, is_crossed: bool) -> Scores:
@@ -130,47 +128,22 @@ def mixed(learn: Asked, one: Asked, parts: Sequence[str], *, is_crossed: bool) -
     return utility_by_fold(logits, features(one, parts), of_one)
 
 
-class Gains:
-    """NDCG@10 of all scores on the examples with one kind of target, with each of K seeds.
-
-    Attributes:
-        names: of the scores.
-        users: [B] users of the examples.
-        items: [B] targets of the examples.
-    """
-
-    def __init__(self, seeds: Sequence[pl.DataFrame], kind: str) -> None:
-        self._seeds = [seed.filter(pl.col(KIND) == kind) for seed in seeds]
-        first = self._seeds[0]
-        self.names = first["score"].unique(maintain_order=True).to_list()
-        one = first.filter(score=self.names[0])
-        self.users, self.items = one["user_id"].to_list(), one["target"].to_list()
-
-    def of(self, name: str) -> Scores:
-        """Return NDCG@10 [K, B] of a score."""
-        return np.stack([seed.filter(score=name)[GAIN].to_numpy() for seed in self._seeds])
-
-
-def measured(seeds: Sequence[pl.DataFrame], trial: Mapping[str, Any], split: str) -> dict[str, Any]:
+def measured(liked: Answers, disliked: Answers, trial: Mapping[str, Any], split: str) -> dict[str, Any]:
     """Return the computed fields of the result, over all seeds."""
-    gains = {kind: Gains(seeds, kind) for kind in ("liked", "disliked")}
-    liked = gains["liked"]
+    gains = {name: liked.column(name, GAIN) for name in liked.names}
     rows = []
-    for name in liked.names:
-        row = [name, *(f"{of_kind.of(name).mean():.4f}" for of_kind in gains.values())]
-        row.append("–" if name == SFT else gap(liked.of(name), liked.of(SFT), liked.users, liked.items))
+    for name, own in gains.items():
+        row = [name, f"{own.mean():.4f}", f"{disliked.column(name, GAIN).mean():.4f}"]
+        row.append("–" if name == SFT else liked.gap(own, gains[SFT]))
         rows.append(row)
-    declared = []
-    for first, second in trial["differences"]:
-        name = f"{first} − {second}"
-        declared.append(Tested(name, liked.of(first), liked.of(second), liked.users, liked.items))
-    counts = " and ".join(f"{len(of_kind.users):,} with a {kind}" for kind, of_kind in gains.items())
+    declared = [liked.tested(f"{a} − {b}", gains[a], gains[b]) for a, b in trial["differences"]]
+    counts = f"{len(liked.users):,} with a liked and {len(disliked.users):,} with a disliked"
     return {
-        "n": f"{split} examples: {counts} target; {seeds_in_words(len(seeds))}; {len(declared)} comparisons",
+        "n": f"{split} examples: {counts} target; {seeds_in_words(liked.seeds)}; {len(declared)} comparisons",
         "tables": [
             {
                 "title": "NDCG@10 in full ranking",
-                "columns": ["score", *(f"{kind} targets" for kind in gains), "liked targets: minus sft"],
+                "columns": ["score", "liked targets", "disliked targets", "liked targets: minus sft"],
                 "rows": rows,
             },
             declared_table(declared, trial, "The declared differences, liked targets"),
@@ -191,13 +164,12 @@ def main() -> None:
     arguments = parser.parse_args()
     trial: dict[str, Any] = yaml.safe_load(TRIAL.read_text(encoding="utf-8"))
     run = make_run(arguments.recipe, arguments.run, trial["recipe"], arguments.seed, arguments.changes)
-    gains = ranked(run, trial, arguments.split)
-    if arguments.split == "validation":
-        tell(measured([gains], trial, arguments.split), None)
-        return
-    gains.write_parquet(ANSWERS / f"e3-test-{arguments.seed}.parquet", compression="zstd", compression_level=19)
-    seeds = [pl.read_parquet(path) for path in sorted(ANSWERS.glob("e3-test-*.parquet"))]
-    tell(measured(seeds, trial, arguments.split), RESULT)
+    answers = ranked(run, trial, arguments.split)
+    liked, disliked = (Answers([answers.filter(kind=kind)]) for kind in ("liked", "disliked"))
+    if arguments.split == "test":
+        keep_answers(answers, "e3", "test", arguments.seed)
+        liked, disliked = (Answers.to("e3", "test", kind=kind) for kind in ("liked", "disliked"))
+    tell(measured(liked, disliked, trial, arguments.split), RESULT if arguments.split == "test" else None)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 import experiments_page
 import numpy as np
+import polars as pl
 import yaml
 from numpy.typing import NDArray
 from rank_tables import signed
@@ -27,8 +28,11 @@ from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import load_recipe
 from prefrec_lab.protocol import read_trial
+from prefrec_lab.ranks import coded
 
 TRIAL = Path(__file__).parents[1] / "lab/protocol/e5.yaml"
+ANSWERS = experiments_page.RESULTS / "answers"
+"""Folder of the answers that are kept, a row per ranker and example: TRIAL-SPLIT-SEED.parquet."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,52 @@ class Tested:
     second: NDArray[np.float64]
     users: Sequence[str]
     items: Sequence[str]
+
+
+class Answers:
+    """The kept answers of all rankers to the same examples, with each of K seeds.
+
+    Attributes:
+        names: of the rankers.
+        users: [B] users of the examples.
+        targets: [B] targets of the examples.
+        seeds: number of seeds K.
+    """
+
+    def __init__(self, frames: Sequence[pl.DataFrame]) -> None:
+        self._frames = frames
+        first = frames[0]
+        self.names = first["ranker"].unique(maintain_order=True).to_list()
+        own = first.filter(ranker=self.names[0])
+        self.users, self.targets = own["user_id"].to_list(), own["target"].to_list()
+        self.seeds = len(frames)
+
+    @classmethod
+    def to(cls, trial: str, split: str, **only: str) -> Answers:
+        """Read the kept answers of a trial to a split, with all seeds; `only` names the value of a column."""
+        frames = []
+        for path in sorted(ANSWERS.glob(f"{trial}-{split}-*.parquet")):
+            frame = pl.read_parquet(path)
+            frames.append(frame.filter(**only) if only else frame)
+        return cls(frames)
+
+    def column(self, name: str, column: str) -> NDArray[Any]:
+        """Return a column [K, B] of a ranker."""
+        return np.stack([frame.filter(ranker=name)[column].to_numpy() for frame in self._frames])
+
+    def gap(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> str:
+        """Return the mean difference of two values [K, B] with its interval."""
+        return gap(first, second, self.users, self.targets)
+
+    def tested(self, name: str, first: NDArray[np.float64], second: NDArray[np.float64]) -> Tested:
+        """Return a declared difference of two values [K, B]."""
+        return Tested(name, first, second, self.users, self.targets)
+
+
+def keep_answers(answers: pl.DataFrame, trial: str, split: str, seed: int) -> None:
+    """Write the answers of a seed with numbers in place of users and items."""
+    path = ANSWERS / f"{trial}-{split}-{seed}.parquet"
+    coded(answers).write_parquet(path, compression="zstd", compression_level=19)
 
 
 def gap(first: NDArray[np.float64], second: NDArray[np.float64], users: Sequence[str], items: Sequence[str]) -> str:

@@ -19,7 +19,8 @@ from tiny_run import write_rated_log
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import beam_trial
-from beam_trial import EXACT, Answers, chosen_arms, gains, hits, training_examples
+from beam_trial import EXACT, chosen_arms, gains, hits, training_examples
+from trial import Answers
 
 TRIAL = yaml.safe_load(beam_trial.TRIAL.read_text(encoding="utf-8"))
 
@@ -98,11 +99,10 @@ def test_gains_and_hits_are_zero_for_a_target_that_is_not_found():
     assert hits(ranks, 3).tolist() == [0, 1, 1, 0, 0]
 
 
-def test_rates_are_those_that_are_best_in_exact_ranking(tmp_path):
+def test_rates_are_those_that_are_best_in_exact_ranking():
     ranks = {"sft-more-1e-5": 4, "sft-more-3e-5": 2, "s-dpo-beams-1e-5": 1, "s-dpo-beams-3e-5": 0}
     rows = [{"ranker": name, "user_id": "1", "target": "1", EXACT: rank} for name, rank in ranks.items()]
-    pl.DataFrame(rows).write_parquet(tmp_path / "answers.parquet")
-    chosen = chosen_arms(TRIAL, Answers([tmp_path / "answers.parquet"]))
+    chosen = chosen_arms(TRIAL, Answers([pl.DataFrame(rows)]))
     assert [*chosen] == [
         "sft-more-3e-5", "s-dpo-beams-1e-5", "s-dpo-hardest-1e-5", "s-dpo-uniform-1e-5", "s-dpo-beams+sft-1e-5",
         "masked-sft-3e-5",
@@ -119,7 +119,7 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     (tmp_path / "e2.yaml").write_text(yaml.safe_dump(trial, sort_keys=False), encoding="utf-8")
     monkeypatch.setattr(beam_trial, "TRIAL", tmp_path / "e2.yaml")
     monkeypatch.setattr(beam_trial, "RESULT", tmp_path / "70.json")
-    monkeypatch.setattr(beam_trial, "ANSWERS", tmp_path)
+    monkeypatch.setattr("trial.ANSWERS", tmp_path)
     command = ["beam_trial.py", str(run.folder), "--split"]
     monkeypatch.setattr(sys, "argv", [*command, "validation", "--arms", "sft", "sft-more-1e-5"])
     beam_trial.main()

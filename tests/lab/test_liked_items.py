@@ -102,7 +102,7 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     (tmp_path / "e3.yaml").write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
     monkeypatch.setattr(liked_items, "TRIAL", tmp_path / "e3.yaml")
     monkeypatch.setattr(liked_items, "RESULT", tmp_path / "67.json")
-    monkeypatch.setattr(liked_items, "ANSWERS", tmp_path)
+    monkeypatch.setattr("trial.ANSWERS", tmp_path)
     command = ["liked_items.py", str(path), str(run.folder), "--split"]
     monkeypatch.setattr(sys, "argv", [*command, "validation"])
     liked_items.main()
