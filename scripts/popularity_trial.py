@@ -1,12 +1,13 @@
-"""Trial E4 (lab/protocol/e4.yaml): make its runs, measure them, and write lab/results/68-popularity.json.
+"""Trial E4 (lab/protocol/e4.yaml): make the runs of a seed, measure them, and write lab/results/68-popularity.json.
 
-    python scripts/popularity_trial.py RUNS --path lastfm=DATA --split validation    # prints, and writes nothing
-    python scripts/popularity_trial.py RUNS --path lastfm=DATA --split test          # once, when all is settled
+    python scripts/popularity_trial.py RUNS --seed 0 --path lastfm=DATA --split validation    # writes no result
+    python scripts/popularity_trial.py RUNS --seed 0 --path lastfm=DATA --split test          # once, at the end
 
-RUNS gets a run per data set and seed. A run that was stopped goes on. `--path` names the folder of a data set, once
-for each. The next item is ranked in the whole catalogue. Each rival ranks by log π of SFT continued, changed until
-its ten first items are as popular as those of an aligned model (log π − λ·log popularity), or as unequally spread
-(maximal marginal relevance); λ and strength are set on validation examples.
+RUNS gets a run per data set. A run that was stopped goes on. `--path` names the folder of a data set, once for each.
+The next item is ranked in the whole catalogue. Each rival ranks by log π of SFT continued, changed until its ten
+first items are as popular as those of an aligned model (log π − λ·log popularity), or as unequally spread (maximal
+marginal relevance); λ and strength are set on validation examples. Answers are kept in lab/results/answers, and the
+tables are made from those of all seeds.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any
 
 import experiments_page
 import numpy as np
+import polars as pl
 import yaml
 from numpy.typing import NDArray
 from rank_tables import TITLES
 from scipy import sparse
-from trial import Tested, declared_table, evenly_spread, make_run, seeds_in_words, tell
+from trial import Answers, Tested, declared_table, evenly_spread, keep_answers, make_run, seeds_in_words, tell
 
 from prefrec.console import say
 from prefrec.data import RankingExample
@@ -41,6 +43,8 @@ RESULT = experiments_page.RESULTS / "68-popularity.json"
 K, POOL, STEPS = 10, 100, 30
 """Length of a list; how many items MMR chooses from; steps of a bisection."""
 LAMBDAS = (-4.0, 4.0)
+GAIN, POPULARITY, GINI, COVERAGE, SETTING = "ndcg@10", "popularity", "gini", "coverage", "setting"
+"""Columns of the kept answers. All but the first describe all lists of a ranker, and are the same in each row."""
 Floats = NDArray[np.float32]
 Gains = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -76,7 +80,7 @@ class Log:
         """Return mean popularity, Gini index and coverage of the items in lists [B, K] of codes."""
         times = np.bincount(lists.ravel(), minlength=len(self.counts)).astype(np.float64)
         shown = self.counts[lists].mean()
-        return {"popularity": float(shown), "gini": gini(times), "coverage": float((times > 0).mean())}
+        return {POPULARITY: float(shown), GINI: gini(times), COVERAGE: float((times > 0).mean())}
 
 
 @dataclass(frozen=True)
@@ -208,11 +212,11 @@ def rivals(control: str, arm: str, learn: Asked, one: Asked) -> dict[str, Measur
     goal = learn.describe(learn.lists(learn.scores[arm]))
 
     def popularity(weight: float) -> float:
-        return learn.describe(learn.lists(learn.without_popularity(control, weight)))["popularity"]
+        return learn.describe(learn.lists(learn.without_popularity(control, weight)))[POPULARITY]
 
     diverse = learn.mmr(control)
-    weight = matched(goal["popularity"], popularity, *LAMBDAS)
-    strength = matched(goal["gini"], lambda s: learn.describe(diverse.lists(s))["gini"], 0.0, 1.0)
+    weight = matched(goal[POPULARITY], popularity, *LAMBDAS)
+    strength = matched(goal[GINI], lambda s: learn.describe(diverse.lists(s))[GINI], 0.0, 1.0)
     scores, lists = one.without_popularity(control, weight), one.mmr(control).lists(strength)
     return {
         f"popularity as {arm}": Measured(one.gains(scores), one.describe(one.lists(scores)), weight),
@@ -220,89 +224,100 @@ def rivals(control: str, arm: str, learn: Asked, one: Asked) -> dict[str, Measur
     }
 
 
-def measured_set(
-    runs: Sequence[Run], trial: Mapping[str, Any], split: str
-) -> tuple[list[RankingExample], list[dict[str, Measured]], list[str]]:
-    """Return, for one data set, the examples and the measured rankers of each seed, and the tested arms."""
+def answers_of(run: Run, trial: Mapping[str, Any], splits: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Return the answers to each split, of all models and of the rivals of all arms: a row per ranker and example."""
     models = ["sft", *(arm["name"] for arm in trial["recipe"]["align"])]
-    learn = [asked(run, models, "validation", trial["examples"]) for run in runs]
+    learn = asked(run, models, "validation", trial["examples"])
+    found = {}
+    for split in splits:
+        one = learn if split == "validation" else asked(run, models, split, trial["examples"])
+        rankers: dict[str, Measured] = {}
+        for name, scores in one.scores.items():
+            rankers[name] = Measured(one.gains(scores), one.describe(one.lists(scores)))
+        for arms in trial["kinds"].values():
+            for arm in arms:
+                rankers |= rivals(trial["control"], arm, learn, one)
+        ids = {"user_id": [e.user_id for e in one.examples], "target": [e.target for e in one.examples]}
+        frames = []
+        for name, own in rankers.items():
+            columns = {GAIN: own.gains, **own.of_lists, SETTING: np.nan if own.setting is None else own.setting}
+            frames.append(pl.DataFrame({"ranker": name, **ids, **columns}))
+        found[split] = pl.concat(frames)
+    return found
+
+
+def tested_arms(answers: Answers, trial: Mapping[str, Any]) -> list[str]:
+    """Return, of each kind of negatives, the arm with the best NDCG@10 on validation examples over all seeds."""
     arms = []
     for names in trial["kinds"].values():
-        means = [np.mean([seed.gains(seed.scores[name]).mean() for seed in learn]) for name in names]
-        arms.append(names[int(np.argmax(means))])
-    found = []
-    for run, seed in zip(runs, learn, strict=True):
-        one = seed if split == "validation" else asked(run, models, split, trial["examples"])
-        of_seed = {
-            name: Measured(one.gains(scores), one.describe(one.lists(scores))) for name, scores in one.scores.items()
-        }
-        for arm in arms:
-            of_seed |= rivals(trial["control"], arm, seed, one)
-        found.append(of_seed)
-    return one.examples, found, arms
+        arms.append(max(names, key=lambda name: answers.column(name, GAIN).mean()))
+    return arms
 
 
-def figures(ranker: str, seeds: Sequence[Mapping[str, Measured]]) -> list[str]:
+def figures(answers: Answers, ranker: str) -> list[str]:
     """Return popularity, Gini index and coverage of a ranker's lists, and its setting; means over the seeds."""
-    of_lists = [seed[ranker].of_lists for seed in seeds]
-    popularity, unequal, covered = (
-        float(np.mean([one[key] for one in of_lists])) for key in ("popularity", "gini", "coverage")
+    popularity, unequal, covered, setting = (
+        float(answers.column(ranker, column).mean()) for column in (POPULARITY, GINI, COVERAGE, SETTING)
     )
-    settings = [seed[ranker].setting for seed in seeds]
-    shown = "–" if settings[0] is None else f"{np.mean([s for s in settings if s is not None]):.2f}"
+    shown = "–" if np.isnan(setting) else f"{setting:.2f}"
     return [f"{popularity:.1f}", f"{unequal:.3f}", f"{covered:.1%}", shown]
 
 
-def measured(runs: Mapping[str, Sequence[Run]], trial: Mapping[str, Any], split: str) -> dict[str, Any]:
+def measured(trial: Mapping[str, Any], split: str) -> dict[str, Any]:
     """Return the computed fields of the result, over all data sets and seeds."""
     families: dict[str, list[Tested]] = {"popularity": [], "MMR": []}
     tables, sizes = [], []
-    for name, of_set in runs.items():
-        examples, found, arms = measured_set(of_set, trial, split)
-        users, items = [e.user_id for e in examples], [e.target for e in examples]
-        gains = {ranker: np.stack([seed[ranker].gains for seed in found]) for ranker in found[0]}
-        for rival, tested in families.items():
-            for arm in arms:
+    for name in trial["sets"]:
+        answers = Answers.to("e4", split, set=name)
+        arms = tested_arms(Answers.to("e4", "validation", set=name), trial)
+        gains = {ranker: answers.column(ranker, GAIN) for ranker in answers.names}
+        compared = []
+        for arm in arms:
+            for rival, tested in families.items():
                 other = f"{rival} as {arm}"
-                tested.append(Tested(f"{name}: {arm} − {other}", gains[arm], gains[other], users, items))
-        rows = [[ranker, f"{own.mean():.4f}", *figures(ranker, found)] for ranker, own in gains.items()]
+                tested.append(answers.tested(f"{name}: {arm} − {other}", gains[arm], gains[other]))
+                compared.append(other)
+        rows = []
+        for ranker, own in gains.items():
+            if " as " not in ranker or ranker in compared:
+                rows.append([ranker, f"{own.mean():.4f}", *figures(answers, ranker)])
         columns = ["ranker", "NDCG@10", "mean popularity", "Gini index", "coverage", "λ or strength"]
         tables.append({"title": TITLES[name], "columns": columns, "rows": rows})
-        sizes.append(f"{name} {len(examples):,}")
-    judged = [
-        declared_table(tested, trial, f"{label}, NDCG@10 in full ranking")
-        for label, tested in zip(
-            ["Against the rule with the same mean popularity", "Against MMR with the same Gini index"],
-            families.values(),
-            strict=True,
-        )
-    ]
-    count = max(len(of_set) for of_set in runs.values())
-    seeds = seeds_in_words(count)
+        sizes.append(f"{name} {len(answers.users):,}")
+    judged = []
+    for family, label in (
+        ("popularity", "the rule with the same mean popularity"),
+        ("MMR", "MMR with the same Gini index"),
+    ):
+        judged.append(declared_table(families[family], trial, f"Against {label}, NDCG@10 in full ranking"))
+    seeds = seeds_in_words(answers.seeds)
     comparisons = sum(len(tested) for tested in families.values())
     n = f"{split} examples: {', '.join(sizes)}; {seeds}; {comparisons} comparisons in two families"
     return {"n": n, "tables": [*judged, *tables]}
 
 
 def main() -> None:
-    """Make the runs, then print or write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, help="folder with a run per data set and seed")
+    """Make the runs of a seed, then print or write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="folder with a run per data set")
     parser.add_argument("--path", dest="paths", action="append", default=[], help="NAME=FOLDER of a data set")
     parser.add_argument("--split", choices=["validation", "test"], required=True)
-    parser.add_argument("--seeds", type=int, help="number of seeds. Default: those of the trial")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the runs")
     arguments = parser.parse_args()
     trial: dict[str, Any] = yaml.safe_load(TRIAL.read_text(encoding="utf-8"))
     paths = dict(one.partition("=")[::2] for one in arguments.paths)
-    runs = {}
+    # λ and arms are chosen on validation examples, so these are answered in any case.
+    splits = list(dict.fromkeys(["validation", arguments.split]))
+    kept: dict[str, list[pl.DataFrame]] = {split: [] for split in splits}
     for name, recipe in trial["sets"].items():
         changes = [f"data.path={paths[name]}"] if name in paths else []
-        runs[name] = [
-            make_run(RECIPES / f"{recipe}.yaml", arguments.runs / f"{name}-{seed}", trial["recipe"], seed, changes)
-            for seed in trial["training_seeds"][: arguments.seeds]
-        ]
-    found = measured(runs, trial, arguments.split)
-    tell(found, RESULT if arguments.split == "test" else None)
+        folder = arguments.runs / name
+        run = make_run(RECIPES / f"{recipe}.yaml", folder, trial["recipe"], arguments.seed, changes)
+        for split, answers in answers_of(run, trial, splits).items():
+            kept[split].append(answers.with_columns(set=pl.lit(name)))
+    for split, frames in kept.items():
+        keep_answers(pl.concat(frames), "e4", split, arguments.seed)
+    tell(measured(trial, arguments.split), RESULT if arguments.split == "test" else None)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Trial E4: its rivals are what they are called, and its script prints and writes the declared differences."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from scipy import sparse
@@ -111,7 +113,8 @@ def test_validation_prints_and_test_writes(recipe, monkeypatch, tmp_path, capsys
     monkeypatch.setattr(popularity_trial, "TRIAL", tmp_path / "e4.yaml")
     monkeypatch.setattr(popularity_trial, "RECIPES", tmp_path)
     monkeypatch.setattr(popularity_trial, "RESULT", tmp_path / "68.json")
-    command = ["popularity_trial.py", str(tmp_path / "runs"), "--seeds", "1", "--split"]
+    monkeypatch.setattr("trial.ANSWERS", tmp_path)
+    command = ["popularity_trial.py", str(tmp_path / "runs"), "--split"]
     monkeypatch.setattr(sys, "argv", [*command, "validation"])
     popularity_trial.main()
     assert "− popularity as popular-" in capsys.readouterr().out
@@ -122,3 +125,11 @@ def test_validation_prints_and_test_writes(recipe, monkeypatch, tmp_path, capsys
     assert [row[0].split("-")[0] for row in family["rows"]] == ["lastfm: popular", "lastfm: in"]
     assert [row[0] for row in of_set["rows"]][:2] == ["sft", "sft-more"]
     assert len(of_set["rows"]) == 2 + 6 + 4
+    # The tested arm of a kind is the best one on validation examples over all seeds; a second seed changes it.
+    first = pl.read_parquet(tmp_path / "e4-validation-0.parquet")
+    changed = pl.when(ranker="popular-0.3").then(pl.lit(2.0)).otherwise(pl.col("ndcg@10"))
+    first.with_columns(changed.alias("ndcg@10")).write_parquet(tmp_path / "e4-validation-1.parquet")
+    shutil.copy(tmp_path / "e4-test-0.parquet", tmp_path / "e4-test-1.parquet")
+    found = popularity_trial.measured(declared, "test")
+    assert "; 2 seeds; " in found["n"]
+    assert found["tables"][0]["rows"][0][0] == "lastfm: popular-0.3 − popularity as popular-0.3"
