@@ -179,6 +179,14 @@ def test_an_update_blends_the_attributes_of_new_items(place, shop, tmp_path):
     assert scores["n0"] != scores["n1"]  # both have one interaction, but only n0 has the brand of the history
 
 
+def test_a_file_that_the_run_has_read_is_refused_because_its_earlier_interactions_may_be_gone(place, updated, files):
+    folder, _ = updated
+    for again in (files[1], place.shop["interactions"]):
+        told = refused("update", folder, "--interactions", again)
+        assert "this run has read that file already" in told
+        assert "write the new ones to a file of another name" in " ".join(told.split())
+
+
 def test_update_refuses_a_run_that_it_cannot_update(run, files, tmp_path):
     assert "name another folder" in refused("update", run, *files, "--out", run)
     copy = shutil.copytree(run, tmp_path / "copy")

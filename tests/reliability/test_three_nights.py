@@ -125,7 +125,7 @@ def test_three_nights_without_a_failed_or_mixed_answer(shop, tmp_path):
 
         # The third night: someone has dropped the best ranker from the recipe. The run is refused, but by force.
         changed = "evaluate.references=[popularity]"
-        out = succeed("update", link, "--out", third, "--interactions", new, "--set", changed, "--replay", "2")
+        out = succeed("update", link, "--out", third, "--set", changed, "--replay", "2")
         assert "The default changes: window co-occurrence in shop.2, " in out
         message = " ".join(refused("switch", link, third).split())
         assert f"{link} still leads to shop.2, because shop.3 is worse" in message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.types import ExistingPath
@@ -48,7 +48,7 @@ def update(
     earlier = open_run(run)
     earlier.stage(SFT)  # raise an error if it is missing, unfinished or damaged
     raw = earlier.recipe.model_dump(mode="json")
-    raw["data"]["more_interactions"] += [str(file.resolve()) for file in interactions or []]
+    raw["data"]["more_interactions"] += _new_files(raw["data"], interactions or [])
     raw["data"] |= {"items": str(items.resolve())} if items else {}
     raw["update"] = {"run": str(run.resolve()), "replay": replay}
     for field in override or []:
@@ -59,3 +59,19 @@ def update(
     if folder.resolve() == run.resolve():
         raise ConfigError(f"{folder} is the run to update; name another folder with --out")
     carry_out(recipe, folder, "report", as_json)
+
+
+def _new_files(data: dict[str, Any], files: list[Path]) -> list[str]:
+    """Return the paths of files with new interactions; raise ConfigError if the run has read one of them.
+
+    An update reads all files of the log again. What a file had before it was overwritten would be lost.
+    """
+    known = {Path(file).resolve() for file in (data["interactions"], *data["more_interactions"]) if file}
+    for file in files:
+        if file.resolve() in known:
+            raise ConfigError(
+                f"{file}: this run has read that file already, and will read it again. If new interactions were "
+                "appended to it, leave out --interactions. If they have replaced what was in it, the earlier ones "
+                "would be lost: write the new ones to a file of another name"
+            )
+    return [str(file.resolve()) for file in files]
