@@ -43,6 +43,13 @@ def test_a_stage_that_ends_is_finished(folder):
     assert state == told | dict.fromkeys(("seconds", "cpu_seconds"), pytest.approx(0, abs=1))
 
 
+def test_who_can_read_a_stage_can_read_its_weights(folder):
+    with stage(folder, "k", "sft", {}):
+        save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o600)
+    assert (folder / "model.safetensors").stat().st_mode == (folder / STAGE_FILE).stat().st_mode
+
+
 def test_an_interrupted_stage_goes_on_in_its_folder(folder, tmp_path):
     """The times of its parts add up, and its peak of memory is the highest."""
     with suppress(KeyboardInterrupt), stage(folder, "k", "sft", {}):
