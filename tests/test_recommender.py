@@ -329,6 +329,8 @@ def test_given_histories_get_what_each_gets_alone(run, name):
         own = frame.filter(user_id=str(user)).drop("user_id")
         assert own.drop("score").equals(rec.recommend(history, 4).frame().drop("score"))
     assert rec.recommend_all(histories={}).is_empty()
+    with pytest.raises(DataError, match="two keys stand for user '1'"):
+        rec.recommend_blocks(histories={1: ["i7"], "1": ["i3"]})
     with pytest.raises(DataError, match="similar: Red Emma"):
         rec.recommend_blocks(histories={"a": ["i7"], "b": ["Red Emmma"]})
 

@@ -433,6 +433,11 @@ class Recommender:
         names = [*dict.fromkeys(chain.from_iterable(named))]
         ids = {name: item.item_id for name, item in zip(names, self.items.resolve(names), strict=True)}
         rows = {user: [ids[name] for name in history] for user, history in zip(users, named, strict=True)}
+        if len(rows) < len(users):
+            twice = next(user for user in users if users.count(user) > 1)
+            raise DataError(
+                f"histories: two keys stand for user {twice!r}, as 1 and '1' do; keep one history per user"
+            )
         schema = pl.Schema({"user_id": pl.String(), "items": pl.List(pl.String())})
         return pl.DataFrame({"user_id": [*rows], "items": [*rows.values()]}, schema)
 

@@ -80,6 +80,9 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     assert [row["item_id"] for row in rows[:2]] == [row["item_id"] for row in one]
     popular = Popular.of(read_prepared(adapted_run / "data"))
     assert [row["item_id"] for row in rows[2:]] == popular.ids[:2]
+    (tmp_path / "twice.csv").write_text("user_id,history\na,i1 i2\nb,i3\na,i9\n")
+    told = refused("recommend", adapted_run, "--history-file", tmp_path / "twice.csv", "--k", 2)
+    assert "user 'a' has more than one line; keep one line per user" in " ".join(told.split())
 
 
 @pytest.mark.parametrize(

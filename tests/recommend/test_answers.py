@@ -18,6 +18,8 @@ def test_rows_are_a_frame_in_their_order():
     frame = Rows(RANKED).frame()
     assert frame.columns == ["rank", "item_id", "title", "score"]
     assert frame.rows() == [(1, "i7", "Heat", 0.5), (2, "i3", "Alien", 0.25)]
+    empty = Rows([]).frame()
+    assert (empty.schema, len(empty)) == (frame.schema, 0)
 
 
 def test_similar_items_say_by_what_above_their_table():

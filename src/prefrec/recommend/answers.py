@@ -37,6 +37,8 @@ class Effect:
 
 ANSWERS = pl.Schema({"user_id": str, "rank": int, "item_id": str, "title": str, "score": float})
 """Columns of the answers of `recommend_all`."""
+RANKED = pl.Schema({name: of for name, of in ANSWERS.items() if name != "user_id"})
+"""Columns of one answer."""
 Row = TypeVar("Row", Ranked, Effect)
 
 
@@ -44,8 +46,8 @@ class Rows(list[Row]):
     """A list of rows that prints as a table, and as HTML in a notebook."""
 
     def frame(self) -> pl.DataFrame:
-        """Return the rows as a polars frame."""
-        return pl.DataFrame([asdict(row) for row in self])
+        """Return the rows as a polars frame, which has the same columns without rows."""
+        return pl.DataFrame([asdict(row) for row in self], schema=RANKED)
 
     def __repr__(self) -> str:
         return as_table(self.frame())
