@@ -85,6 +85,35 @@ def test_further_columns_of_the_catalogue_are_kept(shop, tmp_path):
     assert frame.filter(pl.sql_expr("year > 2000 and brand = 'x'"))["item_id"][0] == "i11"
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["0101", "101", "00101", "7"], None),
+        (["1E3", "1000", "7", None], None),
+        (["-07", "7", "1", "2"], None),
+        (["9007199254740993", "9007199254740992", "1", "2"], None),
+        (["4006381333931", "0", "-5", None], [4006381333931.0, 0.0, -5.0, None]),
+        (["1990.0", "0.5", "+3", ".5"], [1990.0, 0.5, 3.0, 0.5]),
+        (["0,5", "1.234,50", "10,25", "7"], [0.5, 1234.5, 10.25, 7.0]),
+        (["1e-05", "1E+16", "1.5E7", "0.30000000000000004"], [1e-05, 1e16, 1.5e7, 0.30000000000000004]),
+    ],
+)
+def test_only_plain_numbers_of_a_text_file_become_numbers(shop, tmp_path, given, kept):
+    """Codes stay texts, because two of them may be one number."""
+    paths, items = shop(), tmp_path / "coded.tsv"
+    catalogue = pl.read_csv(paths["items"])[:40].with_columns(code=pl.Series(given * 10))
+    catalogue.write_csv(items, separator="\t")
+    frame = files(**(paths | {"items": items})).catalogue.frame
+    assert frame["code"][:4].to_list() == (kept or given)
+
+
+def test_texts_of_a_parquet_catalogue_stay_texts(shop, tmp_path):
+    paths, items = shop(), tmp_path / "typed.parquet"
+    pl.read_csv(paths["items"]).with_columns(zip=pl.lit("10115"), year=1990).write_parquet(items)
+    schema = files(**(paths | {"items": items})).catalogue.frame.schema
+    assert (schema["zip"], schema["year"]) == (pl.String, pl.Int32)
+
+
 def test_attributes_of_users(shop, tmp_path):
     users = tmp_path / "users.csv"
     users.write_text("user_id,plan,age\nu0, free ,31\nu1,paid,\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
+from prefrec.data.parquet import PARQUET
 from prefrec.data.times import SUBSECOND
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
@@ -35,6 +36,9 @@ _NO_RATING = (
 _FIELDS = {"user_id": "user", "item_id": "item"} | {c: c for c in ("timestamp", "rating", "impressions", "skipped")}
 # Values of the column `skipped`.
 _YES, _NO = ("true", "1", "yes", "t"), ("false", "0", "no", "f", "")
+# Texts that float conversion takes for numbers but that name something: 0101 would become 101, 1E3 would become 1000,
+# and numbers of more than 15 digits are not exact. Programs write numbers as 1e-05 or 1.0E7.
+_CODE = r"^[+-]?(0\d|\d+[eE]\d|\d{16,}$)"
 
 
 def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = readers.read_table) -> Source:
@@ -98,7 +102,10 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
     table = read_table(items_path, config.encoding)
     names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
-    catalogue = _with_numbers(readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS))
+    catalogue = readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS)
+    # Parquet has types, also that of a frame given to `fit`: its texts are meant as texts.
+    has_types = items_path.suffix in PARQUET or readers.ADDRESS.search(items_path.as_posix())
+    catalogue = catalogue if has_types else _with_numbers(catalogue)
     catalogue = clean_catalogue(catalogue, items_path, columns.title)
     log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
     log, catalogue, merged = merge_duplicates(log, catalogue, config.duplicate_titles or "error")
@@ -124,8 +131,9 @@ def files_of(path: Path, catalogue: Path) -> list[Path]:
 
 
 def _with_numbers(items: pl.DataFrame) -> pl.DataFrame:
-    """Convert further columns of the catalogue that contain only numbers: text files have only strings."""
+    """Convert further columns of the catalogue that contain only numbers and no `_CODE`: text files are untyped."""
     texts = [c for c in items.columns if c not in ("item_id", "title") and items.schema[c] == pl.String]
+    texts = [c for c in texts if not items[c].str.contains(_CODE).any()]
     numbers = items.select(readers.with_points(items[c]).cast(pl.Float64, strict=False) for c in texts)
     converted = []
     for column in numbers:
