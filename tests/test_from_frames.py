@@ -113,6 +113,28 @@ def test_a_table_without_users_or_items_says_which_argument_lacks_them(shop):
         prefrec.fit("orders.csv", items, COUNTS)
 
 
+@pytest.mark.parametrize(
+    ("values", "types"),
+    [(["u", 5], "int, str"), ([5, "u"], "int, str"), ([2**70, 1], "int"), ([[1], 2], "int, list")],
+)
+def test_a_pandas_column_of_mixed_types_is_named_with_its_remedy(shop, values, types):
+    log, items = (frame.to_pandas() for frame in shop)
+    mixed = log.assign(Kunde=pd.Series(values * len(log), dtype=object)[: len(log)])
+    told = rf"column 'Kunde': values of the types {types} do not fit into one column \(.+\); .* with \.astype"
+    with pytest.raises(DataError, match=f"^interactions, {told}"):
+        prefrec.fit(mixed, items, COUNTS)
+    with pytest.raises(DataError, match=f"^items, {told}"):
+        prefrec.fit(log, items.assign(Kunde=mixed["Kunde"]), COUNTS)
+
+
+def test_a_table_that_is_no_frame_is_refused_as_a_whole(shop):
+    log, items = shop
+    twice = pd.concat([items.to_pandas()] * 2, axis=1)
+    for wrong, kind in ((twice, "DataFrame"), (pd.Series([1, 2]), "Series"), ({"a": [1, "x"]}, "dict")):
+        with pytest.raises(DataError, match=f"^items: expected a polars or pandas frame, .* got {kind}: "):
+            prefrec.fit(log, wrong, COUNTS)
+
+
 def test_without_an_alignment_a_presets_blend_leaves_its_part_out(tmp_path, capsys):
     (tmp_path / "shop.yaml").write_text("name: shop\npreset: fast\nalign: []\n")
     (blend,) = (r for r in load_recipe(tmp_path / "shop.yaml").rankers if r.kind == "blend")

@@ -33,6 +33,8 @@ from prefrec.strict_yaml import read_yaml
 _TABLES = ("interactions", "items")
 _OURS = {"user_id": "user", "item_id": "item"}
 """Names of our columns → fields of `ColumnNames`; the other fields have the names of their columns."""
+_NOT_A_FRAME = (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError)
+"""Errors of polars on values that it cannot convert."""
 
 
 def fit(
@@ -163,11 +165,27 @@ def _table(name: str, given: Any) -> pl.DataFrame | Path:
         return given.collect()
     try:
         return given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as e:
+    except _NOT_A_FRAME as e:
+        _check_columns(name, given)
         raise DataError(
             f"{name}: expected a polars or pandas frame, columns by name, or a path, got {type(given).__name__}: "
             f"{first_words(e)}"
         ) from None
+
+
+def _check_columns(name: str, given: Any) -> None:
+    """Raise DataError about the first column of a pandas frame that cannot be converted, if there is one."""
+    if not (hasattr(given, "columns") and hasattr(given, "items")):
+        return  # other types have other remedies
+    for column, values in given.items():
+        try:
+            pl.Series("", values)
+        except _NOT_A_FRAME as e:
+            kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+            raise DataError(
+                f"{name}, column {column!r}: values of the types {kinds} do not fit into one column "
+                f'({first_words(e)}); convert them, for example with .astype("string")'
+            ) from None
 
 
 @contextmanager
