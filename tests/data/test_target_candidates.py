@@ -106,3 +106,31 @@ def test_a_class_that_is_too_small_joins_the_other():
     assert {i for own in drawn for i in own} == set(range(23))
     apart = target_candidates(lists, owners, targets, known=np.arange(n_items) < 12)(owners, owners, owners, targets)
     assert not any(min(own) < 12 <= max(own) for own in apart)
+
+
+def test_a_target_that_its_user_has_not_touched_is_no_negative():
+    """As in data that keep repeats: lists of five need five targets of a class, or else of both."""
+    users, known = pl.Series([f"u{u}" for u in range(60)]), np.arange(40) < 20
+    nothing = np.zeros(0, dtype=np.int64)
+    lists = SampledCandidates(users, np.ones(40), pair_keys((nothing, nothing), 40), "test", 0, SIZE)
+    owners = np.arange(60)
+    for n_new in (SIZE, SIZE - 1):
+        targets = owners % (20 + n_new)
+        drawn = target_candidates(lists, owners, targets, known)(owners, owners, owners, targets)
+        assert all(len({*own}) == SIZE and target in own for own, target in zip(drawn, targets, strict=True))
+        assert any(min(own) < 20 <= max(own) for own in drawn) == (n_new < SIZE)
+    with pytest.raises(DataError, match=r"user 'u0' has only 3 unseen items, .* to 4 or less"):
+        target_candidates(lists, owners, owners % 4, known)
+
+
+def test_auto_is_uniform_if_repeats_leave_too_few_targets(tmp_path):
+    """Four never-sold items are the only targets, and lists have five candidates."""
+    past = [(f"u{u}", f"i{(u + n) % 10}", 86_400 * n) for u in range(12) for n in range(6)]
+    last = [(f"u{u}", f"new{(u + n) % 4}", 86_400 * (10 + n)) for u in range(12) for n in range(2)]
+    log = pl.DataFrame(past + last, schema=["user_id", "item_id", "timestamp"], orient="row")
+    log.write_csv(tmp_path / "log.csv")
+    log.select("item_id", title="item_id").unique().write_csv(tmp_path / "items.csv")
+    files = {"source": "files", "interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
+    data = prepare(PrepareConfig(**files, repeats="keep", candidates={"size": SIZE}))
+    assert data.protocol["candidates"]["kind"] == "uniform"
+    assert {len(e.candidates) for e in (*data.validation, *data.test)} == {SIZE}

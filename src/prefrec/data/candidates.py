@@ -210,23 +210,35 @@ class SampledCandidates:
         unshuffled = np.column_stack([targets, self._negatives(owners, targets, keys)])
         return np.take_along_axis(unshuffled, shuffle, axis=1).tolist()
 
-    def check(self, users: NDArray[np.int64]) -> None:
-        """Raise DataError if one of these users has fewer than `size` - 1 items to sample from."""
-        short, free = self.short(users)
+    def check(self, users: NDArray[np.int64], targets: NDArray[np.integer[Any]] | None = None) -> None:
+        """Raise DataError if `short` finds one of these users."""
+        short, free = self.short(users, targets)
         if len(short):
             raise _too_few(self.users[int(short[0])], int(free[0]), self.size)
 
-    def short(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return those of `users` with fewer than `size` - 1 items to sample from, and how many items they have."""
+    def short(
+        self, users: NDArray[np.int64], targets: NDArray[np.integer[Any]] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return those of `users` with fewer than `size` - 1 items to sample from, and how many items they have.
+
+        With `targets`, `users` are the users of examples with these targets. An example cannot sample its own target,
+        which its user has not touched in data that keep repeats.
+        """
         available = len(self.drawable)
         starts = np.searchsorted(self.touched, np.arange(len(self.users) + 1) * len(self.weights))
-        if available - np.diff(starts).max(initial=0) >= self.size - 1:
-            return users[:0], users[:0]  # even counting repeats
-        free = np.full(len(self.users), available)
+        needed = self.size - 1 if targets is None else self.size
+        if available - np.diff(starts).max(initial=0) >= needed:
+            return users[:0], users[:0]  # even counting repeats, and each target apart from what is touched
+        of_user = np.full(len(self.users), available)
         for owners, items in self.touched_pairs():
-            free -= np.bincount(owners[self.weights[items] > 0], minlength=len(free))
-        short = users[free[users] < self.size - 1]
-        return short, free[short]
+            of_user -= np.bincount(owners[self.weights[items] > 0], minlength=len(of_user))
+        free = of_user[users]
+        if targets is not None:
+            # Users may be 32-bit numbers, in which keys would overflow.
+            is_touched = self._is_touched(users.astype(np.int64) * len(self.weights) + targets)
+            free[~is_touched & (self.weights[targets] > 0)] -= 1
+        is_short = free < self.size - 1
+        return users[is_short], free[is_short]
 
     def touched_pairs(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield users and items of the pairs in `touched`, each pair once."""

@@ -44,11 +44,11 @@ def target_candidates(
         DataError: an example has fewer than `size` - 1 negatives even so.
     """
     of_known = known[targets]
-    by_class = [(_weighted(sampler, owners[some], targets[some]), owners[some]) for some in (~of_known, of_known)]
-    new_and_known = [of_class for of_class, _ in by_class]
-    if any(len(of_class.short(np.unique(users))[0]) for of_class, users in by_class):
+    by_class = [(owners[some], targets[some]) for some in (~of_known, of_known)]
+    new_and_known = [_weighted(sampler, *examples) for examples in by_class]
+    if any(len(lists.short(*examples)[0]) for lists, examples in zip(new_and_known, by_class, strict=True)):
         joined = _weighted(sampler, owners, targets)
-        joined.check(np.unique(owners))
+        joined.check(owners, targets)
         new_and_known = [joined, joined]
 
     def sets(rows: Ints, owners: Ints, positions: Ints, targets: NDArray[np.int32]) -> list[list[int]]:
