@@ -118,6 +118,29 @@ def test_training_goes_on_from_the_weights_of_the_run(place, run, shop, tmp_path
     assert before["i3"] != after["i3"]
 
 
+@pytest.mark.parametrize("vanish", ["from the log", "from the catalogue"])
+def test_an_update_goes_on_where_an_old_item_has_gone(place, run, shop, tmp_path, vanish):
+    """Nobody buys an item any more, or it has no title any more."""
+    old = read_prepared(run / "data").examples("test", 20)
+    gone = [old[0].target, old[1].history[-1]]
+    assert not {e.target for e in old} <= {*gone}
+    log = pl.concat([pl.read_csv(place.shop["interactions"]), pl.read_csv(shop / "new.csv")])
+    items = pl.read_csv(shop / "items.csv")
+    is_there = ~pl.col("item_id").is_in(gone)
+    log, items = (log.filter(is_there), items) if vanish == "from the log" else (log, items.filter(is_there))
+    log_file = tmp_path / "log.csv"
+    log.write_csv(log_file)
+    items.write_csv(tmp_path / "items.csv")
+    fields = ("sft.eval_rows=0", "sft.epochs=1", "data.missing_titles=drop")
+    changes = [text for field in (*fields, f"data.interactions={log_file}") for text in ("--set", field)]
+    done = prefrec("update", run, "--items", tmp_path / "items.csv", "--out", tmp_path / "out", *changes)
+    assert done.code == 0, done.err
+    assert not {*gone} & {*read_prepared(tmp_path / "out" / "data").catalogue.ids}
+    left_out = sum(e.target in gone for e in old)
+    assert f"update: {left_out} of 20 old test examples are left out" in done.err
+    assert json.loads((tmp_path / "out" / "update.json").read_text())["old"]["n"] == 20 - left_out
+
+
 def test_the_update_is_a_recipe_and_stays_when_the_run_is_deleted(run, updated, tmp_path):
     folder, out = updated
     raw = yaml.safe_load((folder / "recipe.yaml").read_text())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 
+from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, read_prepared
 from prefrec.data.rows import spread
 from prefrec.data.update import update_split
@@ -68,7 +70,13 @@ def measure_update(
     is_known = [key in known for key in data.targets(rows).iter_rows()]
     unknown = [example for example, skip in zip(rows, is_known, strict=True) if not skip]
     newest = [unknown[row] for row in spread(unknown, recipe.update.rows)]
-    groups = dict(zip(GROUPS, (held_out, newest), strict=True))
+    old = _within(held_out, data.catalogue.index)
+    if len(old) < len(held_out):
+        say(
+            f"update: {len(held_out) - len(old)} of {len(held_out)} old test examples are left out, because their "
+            "targets are not in the catalogue any more"
+        )
+    groups = dict(zip(GROUPS, (old, newest), strict=True))
     after = [stage for stage in stages if stage.model][-1]
     aligned = load_recipe(recipe.update.run / "recipe.yaml").align
     folder, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
@@ -104,3 +112,14 @@ def _earlier(update: UpdateSection) -> tuple[PreparedData, list[RankingExample]]
     check_whole(update.run / "data")
     data = read_prepared(update.run / "data")
     return data, data.examples("test", min(update.rows, (len(data.test) + 1) // 2))
+
+
+def _within(rows: Sequence[RankingExample], items: Collection[str]) -> list[RankingExample]:
+    """Return the examples whose target is one of `items`, without other items in history and candidates."""
+    kept = []
+    for example in rows:
+        if example.target in items:
+            history = tuple(item for item in example.history if item in items)
+            candidates = tuple(item for item in example.candidates if item in items)
+            kept.append(replace(example, history=history, candidates=candidates))
+    return kept
