@@ -137,6 +137,18 @@ def test_title_models_reorder_the_best_alone(weights):
         np.testing.assert_allclose(got[own] - got[own[0]], want[own] - want[own[0]], rtol=1e-3, atol=1e-3)
 
 
+def test_title_models_reorder_nothing_if_no_target_is_among_the_best():
+    blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
+    best = blends.best_columns(blend.score(ROWS))
+    missed = [e for e, own in zip(ROWS, best, strict=True) if e.target_index not in own]
+    assert 0 < len(missed) < len(ROWS)
+    model = Table("titles", 3.0, 3)
+    learnt = learn_rerank(blend, [model], missed)
+    assert learnt == blend.weights
+    assert learnt.reranked is None
+    assert model.asked == []
+
+
 def test_without_one_of_two_title_models_the_weights_are_those_of_the_other_alone():
     blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
     one, other = Table("titles", 3.0, 3), Table("more titles", 1.0, 4)

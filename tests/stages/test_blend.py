@@ -30,6 +30,7 @@ from prefrec.rankers.blend import (
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_scores
 from prefrec.recipe import Recipe
+from prefrec.recommender import Recommender
 from prefrec.stages import blend, lazy
 from prefrec.stages.alignment import RewardStage
 from prefrec.stages.baseline import BaselineStage, CountedBaselineStage
@@ -114,6 +115,32 @@ def test_a_blend_of_two_title_models_ranks_without_one_of_them(finished, recipe,
     ):
         assert [model.name for model in ranker.models] == ["zero-shot", "again"]
         assert (ranker.logits, ranker.blend.logits) == (logits, inner)
+
+
+def test_a_title_model_that_has_nothing_to_learn_from_reorders_nothing(
+    finished, recipe, tmp_path, monkeypatch, capsys
+):
+    """With few examples and many items, no target may be among the best."""
+    monkeypatch.setattr("prefrec.rankers.blend.RERANKED", 1)
+    monkeypatch.setattr("prefrec.stages.blend.RERANKED", 1)
+    inputs = _inputs(finished, recipe)
+    inputs = replace(inputs, data=replace(inputs.data, validation=inputs.data.validation[18:20]))
+    noise = RandomRanker(3, "noise")
+    before = {
+        "noise": FixedStage(noise, full=noise),
+        "zero-shot": LMStage("zero-shot", None, inputs.data, recipe.model),
+    }
+    stage = BlendStage(inputs, BlendConfig(parts=[*before]), tmp_path, before)
+    stage.make()
+    told = " ".join(capsys.readouterr().err.split())
+    assert "blend: zero-shot will reorder nothing, because none of the 2 sampled validation targets is" in told
+    assert isinstance(stage.load(4), BlendRanker)
+    assert isinstance(stage.on("validation").load(4), BlendRanker)
+    assert isinstance(stage.without["zero-shot"].load(4), BlendRanker)
+    rec = Recommender(inputs.data, stage)
+    history = inputs.data.test[0].history
+    assert len(rec.recommend(history, 5)) == 5
+    assert {*rec.explain(history, "i3")[0].parts} == {"noise", "time"}
 
 
 def test_two_blends_load_a_common_part_once_and_share_its_scores(finished, recipe, tmp_path):

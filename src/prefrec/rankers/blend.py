@@ -435,12 +435,14 @@ def _mean_by_user(values: NDArray[np.float64], examples: Sequence[RankingExample
 def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:
     """Return the blend's weights with those of title models, learnt on the examples whose target is among the best.
 
-    Raise ValueError if there are no such examples.
+    If there are no such examples, these are the blend's weights alone.
     """
     scores = blend.score(examples)
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
     best = best_columns(scores)
     rows = np.flatnonzero((best == targets[:, None]).any(axis=1))
+    if not len(rows):
+        return blend.weights
     best = best[rows]
     sampled = take(examples, rows)
     features = rerank_features(scores[rows], best, models, sampled)

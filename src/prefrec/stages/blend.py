@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.console import say
+from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import read_json, write_json
@@ -22,6 +22,7 @@ from prefrec.rankers.baselines import BASELINES, LIMITED, unable
 from prefrec.rankers.blend import (
     BLEND_FILE,
     FOLDS,
+    RERANKED,
     TIME,
     BlendConfig,
     BlendRanker,
@@ -194,6 +195,12 @@ class BlendStage(RankerStage):
         if slow:
             sample = sampled(data, data.examples("validation", RERANK_ROWS), len(data.catalogue), rng)
             weights = learn_rerank(BlendRanker(self.name, fast, times, weights), slow, sample)
+            if not weights.reranked:
+                names = ", ".join(model.name for model in slow)
+                warn(
+                    f"{self.name}: {names} will reorder nothing, because none of the {len(sample):,} sampled "
+                    f"validation targets is among the {RERANKED} best items of the rest of the blend"
+                )
         return weights
 
 
