@@ -22,11 +22,13 @@ from fixed_rankers import FixedStage
 from prefrec import Recommender, recommender
 from prefrec.data import Catalogue, UnknownUserError, read_prepared, seen_items, write_prepared
 from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.export.parts import ABOUT, ITEMS, about_key
 from prefrec.export.ranker import export_ranker
+from prefrec.files import SEAL, digests
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
 from prefrec.recommend.explain import leave_one_out
-from prefrec.recommend.popular import Popular
+from prefrec.recommend.popular import COUNT, PLACE, Popular
 from prefrec.recommend.rules import ItemRules, Rules
 from prefrec.recommender import Effect, ItemRuleArguments, Ranked, RuleArguments
 from sealed import flip, seal_stage
@@ -80,6 +82,7 @@ def test_an_export_answers_as_its_run(rec, run, tmp_path, merged):
     found = Recommender.from_pretrained(export_ranker(run, "s-dpo", tmp_path / "exported", merged=merged))
     for ask in (
         lambda rec: rec.recommend(HISTORY, 5, deny=["i9"]),
+        lambda rec: rec.recommend([], 5, deny=["i9"]),
         lambda rec: rec.rank(HISTORY, ["i20", "Cold Men"]),
         lambda rec: rec.explain(HISTORY, "i20", IDS),
     ):
@@ -93,6 +96,25 @@ def test_an_export_answers_as_its_run(rec, run, tmp_path, merged):
             asked()
 
 
+def test_an_export_knows_what_is_popular(rec, exported):
+    ours, theirs = rec._popular, Recommender.from_pretrained(exported)._popular
+    assert (ours.name, ours.ids, ours.position) == (theirs.name, theirs.ids, theirs.position)
+    assert ours.ids != rec.data.catalogue.ids
+    assert np.array_equal(ours.counts, theirs.counts)
+
+
+def test_an_export_of_an_earlier_version_answers_without_popularity(rec, exported):
+    about = json.loads((exported / ABOUT).read_text())
+    del about["popularity"]
+    (exported / ABOUT).write_text(json.dumps(about))
+    pl.read_parquet(exported / ITEMS).drop(COUNT, PLACE).write_parquet(exported / ITEMS)
+    files = json.loads((exported / SEAL).read_text())["files"] | digests(exported, [ITEMS])
+    (exported / SEAL).write_text(json.dumps({"files": files, ABOUT: about_key(about)}))
+    found = Recommender.from_pretrained(exported)
+    assert [row.item_id for row in found.recommend(HISTORY, 5)] == [row.item_id for row in rec.recommend(HISTORY, 5)]
+    assert found.recommend([], 5)[0].score < 0  # a log-probability
+
+
 @pytest.mark.parametrize("name", ["two", "window co-occurrence"])
 def test_a_ranker_made_of_others_is_exported_with_them(run, tmp_path, name, capsys):
     moved = export_ranker(run, name, tmp_path / "exported").rename(tmp_path / "elsewhere")
@@ -101,6 +123,7 @@ def test_a_ranker_made_of_others_is_exported_with_them(run, tmp_path, name, caps
     assert want["item_id"].equals(got["item_id"])
     np.testing.assert_allclose(want["score"], got["score"], rtol=1e-5)
     assert len(want["score"].unique()) > 5
+    assert found.recommend([], 20) == own.recommend([], 20)
     with pytest.raises(DataError, match="an exported ranker has no log of users"):
         found.recommend(user="u01")
     texts = b"".join(p.read_bytes() for p in moved.rglob("*") if p.is_file() and "model" not in p.name)

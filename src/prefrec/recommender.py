@@ -105,6 +105,7 @@ class Recommender:
         check: raises DataError if the files of the ranker changed since they were opened. Called before loading.
         reopen: opens the recommender again. Default: it cannot be pickled or copied.
         results: what the evaluation of its run has measured. Default: not known.
+        popular: the recent popularity of the items. Default: that in the log.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Recommender:
         check: Callable[[], None] = lambda: None,
         reopen: Callable[[], Recommender] | None = None,
         results: Results | None = None,
+        popular: Popular | None = None,
     ) -> None:
         self.data = data
         self.stage = stage
@@ -124,7 +126,7 @@ class Recommender:
         self.items = ItemIndex(data.catalogue)
         self._check = check
         self._reopen = reopen
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {"popular": popular} if popular else {}
         self._process = os.getpid()
 
     def __reduce__(self) -> Any:
@@ -188,7 +190,10 @@ class Recommender:
             else:
                 config = {"repeats": about.get("repeats", "drop")}
                 log = pl.DataFrame(schema=LOG_SCHEMA)
-                data = PreparedData(read_items(path / ITEMS), [], [], [], log, {"config": config})
+                items = read_items(path / ITEMS)
+                data = PreparedData(items, [], [], [], log, {"config": config})
+                # Exports of earlier versions lack it.
+                popular = Popular.read(items.frame, about["popularity"]) if "popularity" in about else None
         except (OSError, ValueError, TypeError, KeyError, DataError) as e:
             raise DataError(
                 f"{path} was not written by `prefrec export`, or is damaged: export the ranker again ({e})"
@@ -203,7 +208,7 @@ class Recommender:
             resolve(model.name)
         except ModelError as e:
             raise ModelError(f"{path / ABOUT}: model.name: {e}") from e
-        return cls(data, LMStage(name, path, data, model), str(folder), **opened)
+        return cls(data, LMStage(name, path, data, model), str(folder), popular=popular, **opened)
 
     @overload
     def recommend(

@@ -28,6 +28,7 @@ from prefrec.lm.items import add_items, save_item_model
 from prefrec.lm.models import EMBEDDED, EMBEDDED_HUB_ID, base_id
 from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet, load_template
+from prefrec.recommend.popular import Popular
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
 from prefrec.stages.language_model import LMStage
@@ -74,7 +75,10 @@ def test_an_adapter_gives_the_same_scores(run, tmp_path):
     np.testing.assert_allclose(_of_the_folder(run, model, folder), _of_the_run(run, "s-dpo"), rtol=1e-4)
     assert not list(folder.glob("*.bin"))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
-    assert pl.read_parquet(folder / "items.parquet").equals(run.data.catalogue.frame.select("item_id", "title"))
+    items = pl.read_parquet(folder / "items.parquet")
+    assert items.columns == ["item_id", "title", "recent", "place"]
+    assert items[:, :2].equals(run.data.catalogue.frame.select("item_id", "title"))
+    assert items.sort("place")["item_id"].to_list() == Popular.of(run.data).ids
 
 
 @pytest.mark.parametrize("ranker", ["zero-shot", "dpo"])

@@ -25,6 +25,7 @@ from prefrec.losses import find_loss, trait
 from prefrec.pipeline.opened import Run
 from prefrec.prompts import load_template
 from prefrec.recipe import Recipe
+from prefrec.recommend.popular import Popular
 from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label, metric_label
@@ -128,9 +129,12 @@ def _write_lm(run: Run, weights: Path | None, out: Path, merged: bool) -> dict[s
     if texts := shown_items(model, run.data.catalogue):
         items = items.with_columns(pl.col("title").replace_strict(texts).alias(SHOWN))
         settings["item_text"] = f"{{{{ {SHOWN} }}}}"
+    known: dict[str, Any] = {"repeats": "keep"} if run.data.keeps_repeats else {}
+    if popular := Popular.of(run.data):
+        items = popular.added_to(items)
+        known["popularity"] = popular.name
     items.write_parquet(out / ITEMS)
-    repeats = {"repeats": "keep"} if run.data.keeps_repeats else {}
-    return {"model": settings, "history_length": run.data.history_length, **repeats}
+    return {"model": settings, "history_length": run.data.history_length, **known}
 
 
 def _check_new(out: Path) -> None:

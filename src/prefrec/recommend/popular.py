@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import PreparedData
@@ -17,6 +18,8 @@ from prefrec.rankers.matrices import SharedItems
 
 RECENT = 90
 """Days before the end of the log whose interactions count; all of them in a log without dates."""
+COUNT, PLACE = "recent", "place"
+"""Columns of a table of items: number of recent interactions, and place in the order of popularity, from 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,21 @@ class Popular:
         by_popularity = [ids[i] for i in order]
         name = f"popularity of {RECENT} days" if data.has_dates else PopularityRanker.name
         return cls(name, by_popularity, recent[order], {item: n for n, item in enumerate(by_popularity)})
+
+    @classmethod
+    def read(cls, items: pl.DataFrame, name: str) -> Self:
+        """Return the popularity in a table that `added_to` returned; `name` is that of the order."""
+        ordered = items.sort(PLACE)
+        ids = ordered["item_id"].to_list()
+        counts = ordered[COUNT].to_numpy().astype(np.float32)
+        return cls(name, ids, counts, {item: n for n, item in enumerate(ids)})
+
+    def added_to(self, items: pl.DataFrame) -> pl.DataFrame:
+        """Return a table of all items with the columns `COUNT` and `PLACE`."""
+        ids = items["item_id"].to_list()
+        places = [self.position[item] for item in ids]
+        counts = self.counts_of(ids).astype(np.int64)
+        return items.with_columns(pl.Series(COUNT, counts), pl.Series(PLACE, places))
 
     def counts_of(self, items: Iterable[str]) -> NDArray[np.float32]:
         """Return the number of recent interactions of each of these items."""
