@@ -224,6 +224,14 @@ def sync(paths: Iterable[Path]) -> None:
             os.close(handle)
 
 
+def share(paths: Iterable[Path], like: Path) -> None:
+    """Give files the rights of the file `like`: safetensors writes files that only their owner can read."""
+    mode = like.stat().st_mode
+    for path in paths:
+        if path.stat().st_mode != mode:
+            path.chmod(mode)
+
+
 @contextmanager
 def drafting(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` for its draft, and remove the folder at the end unless it was moved.

@@ -15,7 +15,7 @@ from prefrec.data import UnknownUserError
 from prefrec.errors import DataError
 from prefrec.files import check_destination
 from prefrec.intake.readers import pick_columns, read_table, read_text
-from prefrec.intake.sources.base import parse_lists
+from prefrec.intake.sources.base import check_one_line, parse_lists
 from prefrec.recommend.rules import Rules
 
 WHO = Group("Users", validator=LimitedChoice(1))
@@ -99,6 +99,5 @@ def _histories(path: Path) -> dict[str, list[str]]:
     names = {"user_id": "user_id", "history": "history"}
     frame = pick_columns(read_table(path), names, path, optional=["user_id"])
     users = frame["user_id"] if "user_id" in frame.columns else pl.Series(range(1, len(frame) + 1)).cast(pl.String)
-    if twice := users.filter(users.is_duplicated()).to_list():
-        raise DataError(f"{path}: user {twice[0]!r} has more than one line; keep one line per user")
+    check_one_line(users, path)
     return dict(zip(users, parse_lists(frame["history"], path, "history").to_list(), strict=True))

@@ -19,7 +19,7 @@ from prefrec.console import quiet_libraries
 from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
 from prefrec.export.parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
-from prefrec.files import SEAL, digests, drafting, folder_files, storage_error, write_json, writing
+from prefrec.files import SEAL, digests, drafting, folder_files, share, storage_error, write_json, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
 from prefrec.losses import find_loss, trait
 from prefrec.pipeline.opened import Run
@@ -97,8 +97,9 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
             (draft / name).write_text(text, encoding="utf-8")
         sealed = [f for f in folder_files(draft) if f != ABOUT]
         write_json(draft / SEAL, {"files": digests(draft, sealed), ABOUT: about_key(about)})
-        for path in draft.rglob("*"):  # safetensors writes files that only their owner can read
-            path.chmod((draft if path.is_dir() else draft / "README.md").stat().st_mode)
+        inside = [*draft.rglob("*")]
+        share([path for path in inside if path.is_dir()], like=draft)
+        share([path for path in inside if not path.is_dir()], like=draft / "README.md")
         _replace(draft, out)
     return out
 

@@ -26,7 +26,7 @@ from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.cpu.linear import linear_backend
 from prefrec.errors import ConfigError, DataError, without_secrets
-from prefrec.files import altered, clear_draft, digests, folder_files, read_json, sync, write_json
+from prefrec.files import altered, clear_draft, digests, folder_files, read_json, share, sync, write_json
 from prefrec.lm.models import default_device
 from prefrec.resources import peak_bytes, processor_says, reset_peak
 
@@ -132,7 +132,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     try:
         yield folder
         _check_own(folder, key)
-        _let_others_read(folder)
+        share([folder / name for name in _made(folder)], like=folder / STAGE_FILE)  # a server may be another user
         note |= {"finished": True, "environment": machine(), "files": seal(folder)}
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
@@ -153,17 +153,6 @@ def _check_own(folder: Path, key: str) -> None:
             f"{folder}: another command has written to this stage meanwhile, and this result is lost; wait until the "
             "other command has finished, then run this one again"
         )
-
-
-def _let_others_read(folder: Path) -> None:
-    """Let whoever can read `stage.json` read all files of a stage: a server may run as another user.
-
-    safetensors writes files that only their owner can read.
-    """
-    mode = (folder / STAGE_FILE).stat().st_mode
-    for name in _made(folder):
-        if (folder / name).stat().st_mode != mode:
-            (folder / name).chmod(mode)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -114,15 +114,20 @@ def name_before(path: Path, suffixes: Collection[str]) -> str:
     return next((name.removesuffix(s) for s in suffixes if name.endswith(s)), "")
 
 
+def check_one_line(users: pl.Series, path: Path) -> None:
+    """Raise DataError if a user occurs twice."""
+    twice = users.filter(users.is_duplicated())
+    if len(twice):
+        raise DataError(f"{path}: user {twice[0]!r} has more than one line; keep one line per user")
+
+
 def user_attributes(users: pl.DataFrame, path: Path, called: str = "user_id") -> pl.DataFrame:
     """Return `user_id` (`called` in the file) and the attributes of users, all as text.
 
     Raise DataError if an id is missing, a user has two lines, or there are no attributes.
     """
     users = check_ids(users, "user_id", path, called)
-    twice = users.filter(pl.col("user_id").is_duplicated())["user_id"].to_list()
-    if twice:
-        raise DataError(f"{path}: user {twice[0]!r} has more than one line; keep one line per user")
+    check_one_line(users["user_id"], path)
     attributes = [c for c in users.columns if c != "user_id"]
     if not attributes:
         raise DataError(f"{path}: the only column is that of the ids; expected user attributes, such as age")
