@@ -380,7 +380,8 @@ def main() -> None:
     carry_out(run, trial, arguments.split, arguments.arms or names, arms)
     if not arguments.arms:
         keep(run, arguments.split, names)
-        compared = [name for name in chosen_arms(trial, Answers.to("e2", "validation")) if name in arms]
+        chosen = chosen_arms(trial, Answers.to("e2", "validation"))
+        compared = [name for name in chosen if name in arms]
         tell(measured(trial, arguments.split, compared), RESULT if is_test else None)
 
 

@@ -27,7 +27,7 @@ import experiments_page
 import numpy as np
 import polars as pl
 from rank_tables import divergences, shown, signed
-from trial import tell
+from trial import ANSWERS, tell
 
 from prefrec.data import RankingExample
 from prefrec.evaluation import metrics_for, predict
@@ -41,7 +41,6 @@ from prefrec_lab.ranks import coded
 from prefrec_lab.studies.budget import CONTROL, DOSE, EQUIVALENT, is_equivalent, name_of
 
 RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
-ANSWERS = experiments_page.RESULTS / "answers"
 SWAPPED = "sft, histories of other users"
 GENERATED, VALID, LIKELY, NDCG, MOVED = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10", "kl"
 RANKED = {LIKELY: "HR@1", NDCG: "NDCG@10", MOVED: "KL to SFT"}

@@ -3,11 +3,11 @@
     python scripts/liked_items.py RECIPE RUN --seed 0 --split validation     # prints the table, and writes nothing
     python scripts/liked_items.py RECIPE RUN --seed 0 --split test           # once, when all is settled
 
-RECIPE is recipes/movielens-100k-ratings.yaml; RUN is the folder of the run. One that was stopped goes on. The next
-item is ranked in the whole catalogue, once where the user then rated it 5, and once where the user then rated it 1 or
-2. Mixtures are conditional logits, learnt on validation examples. With `--split validation` the users are halved, and
-the mixture for one half is learnt on the other. Gains on test examples are kept in lab/results/answers, and the
-tables are made from those of all seeds.
+RECIPE is recipes/movielens-100k-ratings.yaml; RUN is the folder of the run. One that was stopped goes on. Each score
+ranks the whole catalogue, once for next items that the user rated 5, and once for those rated 1 or 2. Mixtures are
+conditional logits, learnt on validation examples. With `--split validation` the users are halved, and the mixture for
+one half is learnt on the other. Gains on test examples are kept in lab/results/answers, and the tables are made from
+those of all seeds.
 """
 
 from __future__ import annotations

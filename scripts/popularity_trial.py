@@ -4,10 +4,10 @@
     python scripts/popularity_trial.py RUNS --seed 0 --path lastfm=DATA --split test          # once, at the end
 
 RUNS gets a run per data set. A run that was stopped goes on. `--path` names the folder of a data set, once for each.
-The next item is ranked in the whole catalogue. Each rival ranks by log π of SFT continued, changed until its ten
-first items are as popular as those of an aligned model (log π − λ·log popularity), or as unequally spread (maximal
-marginal relevance); λ and strength are set on validation examples. Answers are kept in lab/results/answers, and the
-tables are made from those of all seeds.
+All rankers rank the whole catalogue. The rivals of an aligned model start from log π of SFT continued. One subtracts
+λ·log popularity until its ten first items are as popular as those of the model, the other is maximal marginal
+relevance with a strength at which they are as unequally spread; both are set on validation examples. Answers are kept
+in lab/results/answers, and the tables are made from those of all seeds.
 """
 
 from __future__ import annotations

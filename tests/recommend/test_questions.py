@@ -49,7 +49,7 @@ class ByNumber:
 
 def popular_by(ids):
     """A popularity in this order."""
-    return Popular("popularity", ids, np.arange(len(ids), 0.0, -1), {item: n for n, item in enumerate(ids)})
+    return Popular("popularity", ids, np.arange(len(ids), 0.0, -1))
 
 
 def slow(rules, history, seen, k, popular):

@@ -66,7 +66,10 @@ def _new_files(data: dict[str, Any], files: list[Path]) -> list[str]:
 
     An update reads all files of the log again. What a file had before it was overwritten would be lost.
     """
-    known = {Path(file).resolve() for file in (data["interactions"], *data["more_interactions"]) if file}
+    earlier = list(data["more_interactions"])
+    if data["interactions"]:
+        earlier.append(data["interactions"])
+    known = {Path(file).resolve() for file in earlier}
     for file in files:
         if file.resolve() in known:
             raise ConfigError(

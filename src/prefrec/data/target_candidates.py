@@ -46,7 +46,11 @@ def target_candidates(
     of_known = known[targets]
     by_class = [(owners[some], targets[some]) for some in (~of_known, of_known)]
     new_and_known = [_weighted(sampler, *examples) for examples in by_class]
-    if any(len(lists.short(*examples)[0]) for lists, examples in zip(new_and_known, by_class, strict=True)):
+    is_short = False
+    for of_class, examples in zip(new_and_known, by_class, strict=True):
+        short, _ = of_class.short(*examples)
+        is_short |= len(short) > 0
+    if is_short:
         joined = _weighted(sampler, owners, targets)
         joined.check(owners, targets)
         new_and_known = [joined, joined]

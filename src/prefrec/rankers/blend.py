@@ -435,7 +435,7 @@ def _mean_by_user(values: NDArray[np.float64], examples: Sequence[RankingExample
 def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:
     """Return the blend's weights with those of title models, learnt on the examples whose target is among the best.
 
-    If there are no such examples, these are the blend's weights alone.
+    Without such examples the title models reorder nothing: the blend's own weights are returned.
     """
     scores = blend.score(examples)
     targets = np.array([e.target_index for e in examples], dtype=np.int64)

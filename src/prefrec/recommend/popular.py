@@ -30,13 +30,16 @@ class Popular:
         name: of this order, as in tables.
         ids: items, the most popular one first.
         counts: [I] number of recent interactions of each of these items.
-        position: item → index in `ids`.
     """
 
     name: str
     ids: list[str]
     counts: NDArray[np.float32]
-    position: Mapping[str, int]
+
+    @cached_property
+    def position(self) -> Mapping[str, int]:
+        """Item → index in `ids`."""
+        return {item: n for n, item in enumerate(self.ids)}
 
     @cached_property
     def items(self) -> SharedItems:
@@ -56,15 +59,13 @@ class Popular:
         order = np.lexsort((-all_time, -recent))
         by_popularity = [ids[i] for i in order]
         name = f"popularity of {RECENT} days" if data.has_dates else PopularityRanker.name
-        return cls(name, by_popularity, recent[order], {item: n for n, item in enumerate(by_popularity)})
+        return cls(name, by_popularity, recent[order])
 
     @classmethod
     def read(cls, items: pl.DataFrame, name: str) -> Self:
         """Return the popularity in a table that `added_to` returned; `name` is that of the order."""
         ordered = items.sort(PLACE)
-        ids = ordered["item_id"].to_list()
-        counts = ordered[COUNT].to_numpy().astype(np.float32)
-        return cls(name, ids, counts, {item: n for n, item in enumerate(ids)})
+        return cls(name, ordered["item_id"].to_list(), ordered[COUNT].to_numpy().astype(np.float32))
 
     def added_to(self, items: pl.DataFrame) -> pl.DataFrame:
         """Return a table of all items with the columns `COUNT` and `PLACE`."""

@@ -26,7 +26,7 @@ BUDGETS: list[int | None] = [200, None]
 
 @dataclass(frozen=True)
 class Dose:
-    """What an arm reads.
+    """The number of examples that each arm reads, and the learning rates that are tried.
 
     Attributes:
         rows: number of examples.
