@@ -22,7 +22,7 @@ import polars as pl
 import yaml
 from budget_answers import swapped
 from numpy.typing import NDArray
-from trial import Answers, declared_table, evenly_spread, keep_answers, run_changed, seeds_in_words, tell
+from trial import RULES, Answers, declared_table, evenly_spread, keep_answers, run_changed, seeds_in_words, tell
 
 from prefrec import training
 from prefrec.console import say, track
@@ -53,7 +53,6 @@ MASKED = "sft, masked answers"
 LAST = 1 << 30
 """Rank of a target that was not found, beyond all cut-offs."""
 EXACT, KEPT, LOGP = "exact", "kept", "logp"
-RULES = ("popularity", "window co-occurrence")
 Settings = Mapping[str, Any]
 
 

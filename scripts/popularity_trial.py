@@ -26,7 +26,7 @@ import yaml
 from numpy.typing import NDArray
 from rank_tables import TITLES
 from scipy import sparse
-from trial import Answers, Tested, declared_table, evenly_spread, keep_answers, make_run, seeds_in_words, tell
+from trial import RULES, Answers, Tested, declared_table, evenly_spread, keep_answers, make_run, seeds_in_words, tell
 
 from prefrec.console import say
 from prefrec.data import RankingExample
@@ -226,7 +226,7 @@ def rivals(control: str, arm: str, learn: Asked, one: Asked) -> dict[str, Measur
 
 def answers_of(run: Run, trial: Mapping[str, Any], splits: Sequence[str]) -> dict[str, pl.DataFrame]:
     """Return the answers to each split, of all models and of the rivals of all arms: a row per ranker and example."""
-    models = ["sft", *(arm["name"] for arm in trial["recipe"]["align"])]
+    models = [*RULES, "sft", *(arm["name"] for arm in trial["recipe"]["align"])]
     learn = asked(run, models, "validation", trial["examples"])
     found = {}
     for split in splits:

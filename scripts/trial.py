@@ -33,6 +33,8 @@ from prefrec_lab.ranks import coded
 TRIAL = Path(__file__).parents[1] / "lab/protocol/e5.yaml"
 ANSWERS = experiments_page.RESULTS / "answers"
 """Folder of the answers that are kept, a row per ranker and example: TRIAL-SPLIT-SEED.parquet."""
+RULES = ("popularity", "window co-occurrence")
+"""Rankers that read no titles, beside the models of a trial; the first one ignores the user."""
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,8 @@ def test_validation_prints_and_test_writes(recipe, monkeypatch, tmp_path, capsys
     popularity_trial.main()
     family, _, of_set = json.loads((tmp_path / "68.json").read_text(encoding="utf-8"))["tables"]
     assert [row[0].split("-")[0] for row in family["rows"]] == ["lastfm: popular", "lastfm: in"]
-    assert [row[0] for row in of_set["rows"]][:2] == ["sft", "sft-more"]
-    assert len(of_set["rows"]) == 2 + 6 + 4
+    assert [row[0] for row in of_set["rows"]][:4] == ["popularity", "window co-occurrence", "sft", "sft-more"]
+    assert len(of_set["rows"]) == 4 + 6 + 4
     # The tested arm of a kind is the best one on validation examples over all seeds; a second seed changes it.
     first = pl.read_parquet(tmp_path / "e4-validation-0.parquet")
     changed = pl.when(ranker="popular-0.3").then(pl.lit(2.0)).otherwise(pl.col("ndcg@10"))
