@@ -357,5 +357,14 @@ def test_a_loss_that_returns_a_tensor_is_named(sizes):
     def mean(policy_logps, ref_logps=None, beta=1.0):
         return losses.PreferenceLoss(policy_logps.mean(), policy_logps)
 
-    with pytest.raises(TypeError, match=r"mean returned losses of shape \[\]; .*losses of shape \[\d\]"):
+    def margins(policy_logps, ref_logps=None, beta=1.0):
+        gaps = policy_logps[:, :1] - policy_logps[:, 1:]
+        return losses.PreferenceLoss(gaps.sum(dim=1), gaps)
+
+    with pytest.raises(
+        TypeError, match=r"margins returned .* rewards of shape \[\d, 2\]; .*rewards of shape \[\d, 3\]"
+    ):
+        loss_by_size(margins, torch.zeros(2, 3), None, 1.0, [3, 3])
+
+    with pytest.raises(TypeError, match=r"mean returned losses of shape \[\] and .*; .*losses of shape \[\d\]"):
         loss_by_size(mean, torch.zeros(2, 3), None, 1.0, sizes)

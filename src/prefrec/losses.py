@@ -299,13 +299,13 @@ def loss_by_size(
         LossError: the loss returned something other than a `PreferenceLoss`.
     """
     if len(set(sizes)) == 1:
-        return _checked_loss(loss, loss(policy_logps, ref_logps, beta, **columns), len(sizes))
+        return _checked_loss(loss, loss(policy_logps, ref_logps, beta, **columns), (len(sizes), sizes[0]))
     losses, rewards, order = [], [], []
     for size in sorted(set(sizes)):
         rows = [row for row, count in enumerate(sizes) if count == size]
         ref = None if ref_logps is None else ref_logps[rows, :size]
         part = loss(policy_logps[rows, :size], ref, beta, **{k: v[rows, :size] for k, v in columns.items()})
-        part = _checked_loss(loss, part, len(rows))
+        part = _checked_loss(loss, part, (len(rows), size))
         losses.append(part.losses)
         rewards.append(F.pad(part.rewards, (0, policy_logps.shape[1] - size), value=-torch.inf))
         order += rows
@@ -317,13 +317,15 @@ class LossError(TypeError):
     """A loss returned something other than a `PreferenceLoss`; the message says what is expected."""
 
 
-def _checked_loss(loss: Loss, out: PreferenceLoss, rows: int) -> PreferenceLoss:
-    """Return a loss's result; raise LossError if it is not a `PreferenceLoss` with one loss per example."""
-    losses = getattr(out, "losses", None)
-    if isinstance(losses, Tensor) and tuple(losses.shape) == (rows,) and isinstance(out.rewards, Tensor):
-        return out
-    given = f"losses of shape {list(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(out).__name__}"
-    expected = f"losses of shape [{rows}] and rewards of shape [{rows}, 1 + negatives]"
+def _checked_loss(loss: Loss, out: PreferenceLoss, shape: tuple[int, int]) -> PreferenceLoss:
+    """Return a loss's result; raise LossError unless it has a loss per example and a reward per answer, `shape`."""
+    losses, rewards = getattr(out, "losses", None), getattr(out, "rewards", None)
+    given = f"a {type(out).__name__}"
+    if isinstance(losses, Tensor) and isinstance(rewards, Tensor):
+        if tuple(losses.shape) == shape[:1] and tuple(rewards.shape) == shape:
+            return out
+        given = f"losses of shape {list(losses.shape)} and rewards of shape {list(rewards.shape)}"
+    expected = f"losses of shape {[shape[0]]} and rewards of shape {list(shape)}"
     raise LossError(f"loss {loss_name(loss)} returned {given}; return prefrec.losses.PreferenceLoss, {expected}")
 
 
