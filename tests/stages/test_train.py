@@ -96,7 +96,7 @@ UNEVEN = "global_batch_size 6 is not a multiple"
 @pytest.mark.parametrize(
     ("stage", "changes", "error", "message"),
     [
-        ("sft", {"skip_rows": 10_000}, DataError, "the training data have no examples; give at least one"),
+        ("sft", {"skip_rows": 10_000}, DataError, "the dataset has no examples; give at least one"),
         ("sft", {"global_batch_size": 6}, ConfigError, f"{UNEVEN} of per_device_train_batch_size 4"),
         ("align", {"num_negatives": 6}, ConfigError, "num_negatives is 6, but example 0 has only 5 rejected answers"),
         ("align", {"start": Path("none")}, ModelError, "no adapter in none: expected a folder"),

@@ -69,17 +69,36 @@ def test_text_of_a_message_never_becomes_a_special_token(encoder, bpe_tokenizer)
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": [], "chosen": "a", "rejected": ["b"]}, "row 0: `prompt` must be a text or messages, got"),
+        ({"prompt": [], "chosen": "a", "rejected": ["b"]}, "row 0: `prompt` must be a text, or messages whose"),
+        ({"prompt": [{"role": "user", "content": [{"type": "text"}]}], "chosen": "a", "rejected": ["b"]}, "`prompt`"),
         ({"prompt": TALK, "chosen": said("a") * 2, "rejected": ["b"]}, "row 0: `chosen`"),
-        ({"prompt": "p", "rejected": ["b"]}, "row 0: `chosen` must be a text or messages, got None"),
+        ({"prompt": "p", "rejected": ["b"]}, "row 0: `chosen` must be a text, or messages whose content"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b", 3]}, "row 0: `rejected`"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b", "a"]}, "also among the rejected"),
-        ({"prompt": "p", "chosen": "a", "rejected": ["b"], "scores": [5]}, "row 0: `scores` must have a number for"),
+        ({"prompt": "p:", "chosen": "Heat", "rejected": ["Babe", " Heat"]}, "answer ' Heat' have the same tokens"),
+        *(
+            ({"prompt": "p", "chosen": "a", "rejected": ["b"], "scores": wrong}, "row 0: `scores` must have a number")
+            for wrong in ([5], 5.0, [], [1, None], ["1", "2"], [1, float("nan")])
+        ),
     ],
 )
 def test_bad_preference_rows_are_named(encoder, row, message):
     with pytest.raises(DataError, match=message):
         encode_preferences([row], encoder)
+
+
+def test_a_row_that_is_too_long_is_named(bpe_tokenizer):
+    rows = [{"prompt": "Next:", "completion": "Heat"}, {"prompt": TALK, "completion": "Heat " * 40}]
+    with pytest.raises(TokenizerError, match=r"row 1: the prompt with its longest .*begins with .{0,70}\)$"):
+        encode_completions(rows, PromptEncoder(bpe_tokenizer, max_length=30))
+
+
+@pytest.mark.parametrize("name", ["scores", "ref_logps"])
+def test_numbers_that_are_not_one_per_answer_are_named(name):
+    numbers = [[0.0] * 9] * 6
+    for wrong, example in ((numbers[:4], 4), ([*numbers[:2], [0.0] * 8, *numbers[3:]], 2)):
+        with pytest.raises(DataError, match=f"{name} of example {example} is not one number per answer"):
+            PreferenceDataset(SETS, **{name: wrong})
 
 
 def test_more_negatives_than_there_are_is_an_error():

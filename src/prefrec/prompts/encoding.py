@@ -131,9 +131,10 @@ class PromptEncoder:
         """
         choices = (self if isinstance(prompt, str) else self._in_chat)._encode(prompt, answers)
         if self.max_length is not None and choices.length > self.max_length:
+            begin = str(prompt)[:60]
             raise TokenizerError(
                 f"the prompt with its longest answer has {choices.length} tokens, but max_length is "
-                f"{self.max_length}: shorten the prompt or raise max_length (the prompt begins with {prompt[:60]!r})"
+                f"{self.max_length}: shorten the prompt or raise max_length (the prompt begins with {begin!r})"
             )
         return choices
 

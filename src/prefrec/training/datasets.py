@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
+from numbers import Real
+from textwrap import shorten
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch.utils.data import Dataset
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.models import SHOWN
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.chat import Message
 from prefrec.training.defaults import NegativesDrawn
@@ -40,7 +44,7 @@ class ChoiceDataset(EncodedRows):
 
     def __init__(self, choice_sets: Sequence[ChoiceSet]) -> None:
         if not choice_sets:
-            raise DataError("the training data have no examples; give at least one")
+            raise DataError("the dataset has no examples; give at least one")
         self.choice_sets = list(choice_sets)
 
     def __len__(self) -> int:
@@ -71,7 +75,8 @@ class PreferenceDataset(EncodedRows):
         has_reference: True if they were given.
 
     Raises:
-        DataError: there are no examples, or one has no rejected answer.
+        DataError: there are no examples, one has no rejected answer, or `scores` or `ref_logps` is not one number per
+            answer.
         ConfigError: an example has fewer than N rejected answers.
     """
 
@@ -87,7 +92,7 @@ class PreferenceDataset(EncodedRows):
         groups: Sequence[int] | None = None,
     ) -> None:
         if not choice_sets:
-            raise DataError("the training data have no examples; give at least one")
+            raise DataError("the dataset has no examples; give at least one")
         available = np.array([len(c.answers) - 1 for c in choice_sets])
         least = int(available.min())
         if least < 1:
@@ -97,6 +102,10 @@ class PreferenceDataset(EncodedRows):
                 f"num_negatives is {num_negatives}, but example {int(available.argmin())} has only {least} rejected "
                 "answers: lower num_negatives, prepare larger candidate sets, or remove num_negatives to use all"
             )
+        for name, columns in (("scores", scores), ("ref_logps", ref_logps)):
+            wrong = [] if columns is None else _other_lengths(columns, choice_sets)
+            if wrong:
+                raise DataError(f"{name} of example {wrong[0]} is not one number per answer")
         self.sizes = (least, int(available.max())) if num_negatives is None else (num_negatives, num_negatives)
         self.seed = seed
         self.epoch = 0
@@ -135,6 +144,17 @@ class PreferenceDataset(EncodedRows):
         return [0, *rng.choice(np.arange(1, 1 + rejected), self.sizes[1], replace=False).tolist()]
 
 
+def _other_lengths(columns: Sequence[Sequence[float]], choice_sets: Sequence[ChoiceSet]) -> list[int]:
+    """Return the numbers of the examples that do not have as many values as answers."""
+    if len(columns) != len(choice_sets):
+        return [min(len(columns), len(choice_sets))]
+    wrong = []
+    for number, (values, choices) in enumerate(zip(columns, choice_sets, strict=True)):
+        if len(values) != len(choices.answers):
+            wrong.append(number)
+    return wrong
+
+
 def padded(rows: Sequence[Sequence[float]]) -> NDArray[np.float32]:
     """Return rows of numbers as an array [n, C], −inf beyond the end of a row."""
     out = np.full((len(rows), max(map(len, rows))), -np.inf, dtype=np.float32)
@@ -148,14 +168,14 @@ def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder
 
     As in TRL, a prompt may be messages, and an answer one message; the tokenizer's chat template formats them.
     """
-    return [encoder.encode_text(_prompt(row, i), [_text(row, "completion", i)]) for i, row in enumerate(rows)]
+    return [_encoded(encoder, row, i, [_text(row, "completion", i)]) for i, row in enumerate(rows)]
 
 
 def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
     """Encode rows `prompt, chosen, rejected`, where `rejected` is a list, or one answer (N = 1).
 
     Texts may be messages, as in `encode_completions`. Raise DataError if a column is missing or empty, the chosen
-    answer is among the rejected ones, or `scores` is not one number per answer.
+    answer is among the rejected ones, also as tokens, or `scores` is not one finite number per answer.
     """
     sets = []
     for i, row in enumerate(rows):
@@ -166,12 +186,34 @@ def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder
             raise DataError(f"row {i}: `rejected` must be a text or a list of texts, got {rejected!r}")
         if chosen in rejected:
             raise DataError(f"row {i}: the chosen answer {chosen!r} is also among the rejected ones")
-        if len(row.get("scores") or [0, *rejected]) != 1 + len(rejected):
+        scores = row.get("scores")
+        if scores is not None and not _are_numbers(scores, 1 + len(rejected)):
             raise DataError(
                 f"row {i}: `scores` must have a number for the chosen answer and for each rejected answer"
             )
-        sets.append(encoder.encode_text(_prompt(row, i), [chosen, *rejected]))
+        choices = _encoded(encoder, row, i, [chosen, *rejected])
+        if choices.answers[0] in choices.answers[1:]:
+            same = rejected[choices.answers.index(choices.answers[0], 1) - 1]
+            raise DataError(
+                f"row {i}: the chosen answer {chosen!r} and the rejected answer {same!r} have the same tokens"
+            )
+        sets.append(choices)
     return sets
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Return True for a list of so many finite numbers."""
+    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str) or len(values) != count:
+        return False
+    return all(isinstance(v, Real) and math.isfinite(v) for v in values)
+
+
+def _encoded(encoder: PromptEncoder, row: Mapping[str, Any], index: int, answers: Sequence[str]) -> ChoiceSet:
+    """Encode the prompt of a row with these answers; errors name the row."""
+    try:
+        return encoder.encode_text(_prompt(row, index), answers)
+    except TokenizerError as e:
+        raise TokenizerError(f"row {index}: {e}") from e
 
 
 def encode_examples(
@@ -234,7 +276,7 @@ def _content(answer: Any) -> Any:
 def _prompt(row: Mapping[str, Any], index: int) -> str | list[Message]:
     prompt = row.get("prompt")
     listed = prompt if isinstance(prompt, list) else []
-    are_messages = [isinstance(m, Mapping) and m.keys() >= {"role", "content"} for m in listed]
+    are_messages = [isinstance(m, Mapping) and isinstance(m.get("content"), str) and "role" in m for m in listed]
     return listed if are_messages and all(are_messages) else _text(row, "prompt", index)
 
 
@@ -242,5 +284,9 @@ def _text(row: Mapping[str, Any], column: str, index: int) -> str:
     value = row.get(column) if column == "prompt" else _content(row.get(column))
     if not isinstance(value, str) or not value:
         columns = ", ".join(map(str, row))
-        raise DataError(f"row {index}: `{column}` must be a text or messages, got {value!r} (columns: {columns})")
+        shown = shorten(repr(value), SHOWN, placeholder=" …")
+        raise DataError(
+            f"row {index}: `{column}` must be a text, or messages whose content is a text, got {shown} "
+            f"(columns: {columns})"
+        )
     return value
