@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.models import EMBEDDED_HUB_ID, canonical_name, load_model
 from prefrec.rankers.lm import load_lm
-from prefrec.training.adapters import add_adapter, load_adapter, lora_config
+from prefrec.training.adapters import add_adapter, add_reference_adapter, load_adapter, lora_config, reference_of
 from tiny import tiny_llama
 from tiny_run import write_model
 from tiny_training import adapted_model
@@ -48,7 +48,7 @@ def _change(folder, **changes):
 def test_a_pickle_is_never_opened(folder, tmp_path, write, trainable):
     mark = tmp_path / "mark"
     write(Pickled(mark), folder / "adapter_model.bin")
-    load_adapter(tiny_llama(), folder, is_trainable=trainable)  # the safetensors beside it are taken
+    load_adapter(tiny_llama(), str(folder), is_trainable=trainable)  # the safetensors beside it are taken
     (folder / "adapter_model.safetensors").unlink()
     _refuse(folder, r"no adapter_model\.safetensors; other formats are not supported", is_trainable=trainable)
     (folder / "adapter_model.bin").rename(folder / "adapter_model.safetensors")
@@ -174,6 +174,33 @@ def test_layers_that_there_are_not(targets):
     message = r"lora\.targets: .*name some of the model's linear layers \(q_proj, k_proj, .*all-lin"
     with pytest.raises(ConfigError, match=message):
         _adapted(targets)
+
+
+def test_a_configuration_may_be_given_to_several_models():
+    config = lora_config(r=2, targets=r".*\.q_proj")
+    for layers in (1, 3):
+        model = add_adapter(tiny_llama(num_hidden_layers=layers), config)
+        assert sum("lora_A" in name for name, _ in model.named_parameters()) == layers
+
+
+def test_what_is_wrong_beside_the_layers_is_told_by_peft():
+    with pytest.raises(ConfigError, match="peft_config: `r` should be a positive integer value but"):
+        add_adapter(tiny_llama(), lora_config(r=0))
+    with pytest.raises(ConfigError, match="peft_config: PROMPT_TUNING adds tokens to the prompt; use LoRA or IA3"):
+        add_adapter(tiny_llama(), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+
+
+def test_a_copy_of_an_adapter_leaves_the_base_as_it_is():
+    """PiSSA takes the adapter's product off the base's weights when it is initialised."""
+    config = LoraConfig(r=4, init_lora_weights="pissa", target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(tiny_llama(), config).eval()
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        before = model(tokens).logits
+        add_reference_adapter(model)
+        torch.testing.assert_close(model(tokens).logits, before, rtol=0, atol=0)
+        with reference_of(model):
+            torch.testing.assert_close(model(tokens).logits, before, rtol=0, atol=1e-6)
 
 
 def test_one_of_the_layers_is_not_there(capsys):

@@ -8,14 +8,27 @@ import pytest
 import torch
 import transformers
 import yaml
-from peft import PeftConfig
+from peft import PeftConfig, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback
 
+from prefrec.console import console
 from prefrec.errors import ConfigError
 from prefrec.lm import models
 from prefrec.lm.models import EMBEDDED_HUB_ID
-from prefrec.prompts import PromptEncoder
-from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
+from prefrec.losses import softmax_dpo_loss
+from prefrec.prompts import PromptEncoder, TrajectoryEncoder, load_template
+from prefrec.training import (
+    ChoiceDataset,
+    SFTConfig,
+    SFTTrainer,
+    SoftmaxDPOConfig,
+    SoftmaxDPOTrainer,
+    TrajectoryDataset,
+    load_adapter,
+    lora_config,
+)
+from prefrec.training.datasets import encode_preferences
 from slow import slow_logps
 from tiny_run import write_model
 from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model, trainable
@@ -137,3 +150,102 @@ def test_an_adapter_names_its_base_as_others_know_it(sft, tmp_path):
     trainer.save_model(tmp_path / "adapter")
     assert PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == EMBEDDED_HUB_ID
     assert not (tmp_path / "adapter" / "README.md").exists()  # PEFT's has the path on this machine
+
+
+def test_a_card_of_ones_own_is_kept(sft, tmp_path):
+    trainer = sft(peft_config=lora_config(4))
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    trainer.save_model()
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine"
+
+
+def test_the_reference_in_a_saved_folder_names_its_base_as_others_know_it(sdpo, tmp_path):
+    model = get_peft_model(_saved(tmp_path / f"{models.EMBEDDED}-0123456789ab"), lora_config(4))
+    sdpo(model).save_model(tmp_path / "out")
+    assert PeftConfig.from_pretrained(tmp_path / "out" / "ref").base_model_name_or_path == EMBEDDED_HUB_ID
+
+
+def test_a_local_function_as_loss_is_saved_by_its_name(sdpo, tmp_path):
+    """It cannot be pickled, as transformers pickles the settings beside weights."""
+    trainer = sdpo(loss_type=lambda policy_logps, ref_logps, beta: softmax_dpo_loss(policy_logps, ref_logps, beta))
+    trainer.save_model(tmp_path / "out")
+    assert callable(trainer.args.loss_type)
+    saved = torch.load(tmp_path / "out" / "training_args.bin", weights_only=False)
+    assert "<lambda>" in saved.loss_type
+
+
+@each_kind
+def test_an_evaluation_by_another_name_has_its_own_metrics_and_leaves_the_next_alone(sdpo, sft, kind, config, rows):
+    make = sft if kind is SFTTrainer else sdpo
+    one, other = COMPLETIONS if kind is SFTTrainer else RAGGED, rows[2:4]
+    trainer = make(evaluate=one, train=True)
+    first = trainer.evaluate()
+    found = trainer.evaluate(other, metric_key_prefix="test")
+    again = trainer.evaluate()
+    compared = {"loss", "logps/chosen"} | ({"rewards/margins"} if kind is SoftmaxDPOTrainer else set())
+    want = trainer.evaluate(other)
+    for name in compared:
+        assert again[f"eval_{name}"] == pytest.approx(first[f"eval_{name}"], abs=1e-6)
+        assert found[f"test_{name}"] == pytest.approx(want[f"eval_{name}"], abs=1e-6)
+        assert found[f"test_{name}"] != pytest.approx(first[f"eval_{name}"], abs=1e-4)
+
+
+@each_kind
+def test_predictions_are_in_the_order_of_the_rows(sdpo, sft, bpe_tokenizer, kind, config, rows):
+    trainer = (sft if kind is SFTTrainer else sdpo)(per_device_eval_batch_size=2)
+    asked = COMPLETIONS[:5] if kind is SFTTrainer else RAGGED
+    out = trainer.predict(asked)
+    sets = trainer.build_dataset(asked).choice_sets
+    slow = [slow_logps(trainer.model.eval(), choices).detach() for choices in sets]
+    np.testing.assert_allclose(out.predictions, pad_sequence(slow, True, -np.inf).numpy(), rtol=1e-4)
+    assert out.metrics["test_loss"] > 0
+
+
+def test_what_is_no_evaluation_data_is_said(sft, sdpo, bpe_tokenizer):
+    message = "eval_dataset is a dictionary of a, b: give one of them, and evaluate further ones by"
+    with pytest.raises(ConfigError, match=message):
+        sdpo(evaluate={"a": PREFERENCES, "b": RAGGED})
+    with pytest.raises(ConfigError, match="train_dataset is a dictionary of train: give one of them"):
+        sft(rows={"train": COMPLETIONS})
+    encoder = TrajectoryEncoder(load_template("history"), PromptEncoder(bpe_tokenizer))
+    histories = TrajectoryDataset([["Heat", "Babe", "Emma"]] * 4, [encoder], titles=4)
+    with pytest.raises(ConfigError, match="a TrajectoryDataset is for training: evaluate rows, or a ChoiceDataset"):
+        sft(rows=histories, evaluate=histories)
+
+
+def test_answers_after_the_first_are_no_targets_of_sft(sft):
+    sets = encode_preferences(PREFERENCES, sft().encoder)
+    with pytest.raises(ConfigError, match="train_dataset: example 0 has several answers, but SFT trains on one"):
+        sft(rows=ChoiceDataset(sets))
+    assert "eval_ndcg@10" in sft(evaluate=ChoiceDataset(sets)).evaluate()
+
+
+def test_a_model_without_weights_to_train_is_refused(sft, tmp_path):
+    adapted_model().save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ConfigError, match=r"no weights that can be trained: .*load_adapter\(model, folder, is_train"):
+        sft(load_adapter(small_model(), tmp_path / "adapter"))
+
+
+def test_settings_of_another_kind_are_refused(tmp_path, bpe_tokenizer):
+    of = {"train_dataset": PREFERENCES, "processing_class": bpe_tokenizer}
+    with pytest.raises(ConfigError, match=r"args is a SFTConfig: write args=SoftmaxDPOConfig\(…\)"):
+        SoftmaxDPOTrainer(small_model(), args=SFTConfig(**settings(tmp_path)), **of)
+    with pytest.raises(ConfigError, match="label_smoothing_factor is not supported: remove it"):
+        SFTConfig(**settings(tmp_path, label_smoothing_factor=0.1))
+    with pytest.raises(ConfigError, match="the trainer has no argument compute_loss_func"):
+        SFTTrainer(small_model(), train_dataset=COMPLETIONS, compute_loss_func=print)
+
+
+def test_the_bar_is_gone_after_an_error(sft, monkeypatch):
+    monkeypatch.setattr(console, "_force_terminal", True)
+    trainer = sft()
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            assert trainer._progress.bar is not None
+            raise KeyboardInterrupt
+
+    trainer.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer._progress.bar is None

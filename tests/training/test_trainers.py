@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch._dynamo import OptimizedModule
 from torch.testing import assert_close
 from transformers import OPTConfig, OPTForCausalLM, PhiConfig, PhiForCausalLM, TrainerCallback
@@ -321,9 +321,9 @@ def test_all_weights_without_a_stored_reference_are_refused(sdpo):
 
 def test_all_weights_keep_the_reference_of_before_the_first_step(sdpo):
     trainer = sdpo(small_model(), evaluate=PREFERENCES[:3], learning_rate=5e-4)
-    with pytest.raises(ConfigError, match="log-probabilities under the reference are not stored"):
-        trainer.evaluate()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(4), abs=1e-5)
     trainer.train()
+    assert losses(trainer)[0] == pytest.approx(math.log(4), abs=1e-5)
     kept = trainer.train_dataset.ref_logps.copy(), trainer.eval_dataset.ref_logps.copy()
     trainer.train()
     assert (trainer.train_dataset.ref_logps == kept[0]).all()
@@ -358,7 +358,7 @@ def test_rows_with_different_numbers_of_rejected_answers_count_as_each_alone(sdp
 
     def step(trainer, rows):
         trainer.model.zero_grad()
-        inputs, logs = trainer.collate([trainer.train_dataset[i] for i in rows]), {}
+        inputs, logs = trainer.collate([trainer.train_dataset[i] for i in rows]), {"loss": 0.0}
         value = trainer.training_step(trainer.model, inputs, torch.tensor(len(RAGGED)))
         grads = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
         trainer.log(logs)
@@ -387,6 +387,56 @@ def test_a_stored_reference_is_the_live_one(sdpo, tmp_path):
     live = sdpo(**of, folder=tmp_path / "live", precompute_ref_log_probs=False)
     assert stored.evaluate()["eval_loss"] == pytest.approx(live.evaluate()["eval_loss"], abs=1e-5)
     assert_close(trainable(stored.model), trainable(live.model), rtol=0, atol=2e-5)
+
+
+def test_a_dataset_keeps_nothing_of_a_trainer_that_used_it(sdpo, tmp_path):
+    """Its log-probabilities under one reference would be those of the next trainer's reference."""
+    rows = PreferenceDataset(encode_preferences(PREFERENCES, sdpo().encoder))
+    sdpo(rows=rows, folder=tmp_path / "1", train=True)
+    assert rows.ref_logps is None
+    for precompute in (True, False):
+        model, new = tiny_llama(seed=5), lora_config(4)
+        of = {"rows": rows, "evaluate": rows, "peft_config": new, "precompute_ref_log_probs": precompute}
+        second = sdpo(model, folder=tmp_path / "2", **of)
+        assert second.evaluate()["eval_loss"] == pytest.approx(math.log(4), abs=1e-5)
+        second.train()
+        assert losses(second)[0] == pytest.approx(math.log(4), abs=1e-5)
+
+
+def test_an_alignment_of_an_adapter_with_a_rank_per_layer_is_resumed(sdpo, tmp_path):
+    """Such a configuration would be refused in a folder from elsewhere."""
+
+    def model():
+        ranks = {"rank_pattern": {"q_proj": 8}, "target_modules": ["q_proj", "v_proj"]}
+        return get_peft_model(small_model(), LoraConfig(r=4, task_type="CAUSAL_LM", **ranks))
+
+    torch.manual_seed(5)
+    whole = sdpo(model(), save_strategy="steps", save_steps=3, train=True)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    resumed = sdpo(model())
+    resumed.train(resume_from_checkpoint=True)
+    assert_close(trainable(resumed.model), trainable(whole.model), rtol=0, atol=1e-6)
+
+
+PISSA = LoraConfig(r=4, init_lora_weights="pissa", target_modules=["q_proj", "v_proj"])
+
+
+@pytest.mark.parametrize("config", [PISSA, LoraConfig(r=4, bias="all", target_modules=["q_proj"])])
+def test_adapters_that_change_the_reference_are_refused(sdpo, sft, config):
+    with pytest.raises(ConfigError, match="so the reference would change with the policy: use LoRA with bias='none'"):
+        sdpo(small_model(), peft_config=config)
+    sft(peft_config=config)
+    sdpo(small_model(), peft_config=config, loss_type="softmax")  # it has no reference
+
+
+def test_negatives_of_a_dataset_and_of_the_settings_may_not_differ(sdpo):
+    rows = PreferenceDataset(encode_preferences(PREFERENCES, sdpo().encoder))
+    with pytest.raises(ConfigError, match=r"num_negatives is 1, but the PreferenceDataset has 3 .* to the dataset"):
+        sdpo(rows=rows, num_negatives=1)
+
+
+def test_rows_may_be_a_generator(sdpo):
+    assert len(sdpo(rows=(row for row in PREFERENCES)).train_dataset) == len(PREFERENCES)
 
 
 def test_a_second_alignment_starts_from_the_end_of_the_first(sdpo, tmp_path):

@@ -92,7 +92,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_model(
     name: str,
     *,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     attn_implementation: str = "auto",
     quantization: str = "none",
     layers: int | Sequence[int] | None = None,
@@ -103,7 +103,7 @@ def load_model(
 
     Args:
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
-        dtype: one of `DTYPES`, or `auto` (see `resolve_dtype`).
+        dtype: one of `DTYPES`, as a name or as torch's dtype, or `auto` (see `resolve_dtype`).
         attn_implementation: one of `ATTENTION`; `auto`: the choice of transformers (`sdpa` for most models).
         quantization: `nf4`: store the layers' matrices in 4 bits (`bitsandbytes`), on this process's GPU if there is
             one, to train adapters on them; products are computed in `dtype`. `nf4-double`: also store their scales in
@@ -117,7 +117,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    dtype = resolve_dtype(dtype)
+    dtype = resolve_dtype(str(dtype).removeprefix("torch."))
     for value, known, what in (
         (dtype, DTYPES, "dtype"),
         (attn_implementation, ATTENTION, "attn_implementation"),

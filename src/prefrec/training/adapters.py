@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -51,6 +52,8 @@ _SETTINGS: dict[str, Callable[[Any], bool]] = {
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
 REFERENCE_ADAPTER = "ref"
 """Name of the frozen adapter, as in TRL."""
+_INITS_OF_THE_ADAPTER_ALONE = (True, False, "gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights` that leave the base as it is."""
 
 
 def _are_layer_names(value: Any) -> bool:
@@ -80,7 +83,13 @@ def lora_config(
 
 @quiet_libraries()
 def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """Return `model` with a new adapter; raise ConfigError if its layers do not fit `target_modules`."""
+    """Return `model` with a new adapter; raise ConfigError if it does not fit the model, or is no adapter of layers.
+
+    `config` stays as it is, so that further models can be given the same one.
+    """
+    if config.is_prompt_learning:
+        raise ConfigError(f"peft_config: {config.peft_type.value} adds tokens to the prompt; use LoRA or IA3")
+    config = copy.deepcopy(config)
     targets = getattr(config, "target_modules", None)
     modules = [f".{name}" for name, _ in model.named_modules()]
     listed = sorted(targets) if isinstance(targets, list | set | tuple) else []
@@ -92,9 +101,29 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
             # Layers are saved by name, so that loading the adapter does not run a regular expression from a file.
             config.target_modules = {n for n, _ in model.named_modules() if re.fullmatch(targets, n)}
         return get_peft_model(model, config)
-    except (re.error, ValueError) as e:  # PEFT's message is not shown: it prints the entire module that does not fit
+    except (re.error, ValueError) as e:
+        if isinstance(e, ValueError) and "target" not in str(e).lower():
+            first = next(iter(str(e).splitlines()), "")
+            raise ConfigError(f"peft_config: {shorten(first, SHOWN, placeholder=' …')}") from e
+        # PEFT's message is not shown: it prints the entire module that does not fit.
         names = ", ".join(listed) or targets or "an empty list"
         raise ConfigError(_about_targets(model, f"cannot add an adapter to {names}")) from e
+
+
+def check_keeps_base(config: PeftConfig, *, is_new: bool) -> None:
+    """Raise ConfigError if an adapter changes the weights of the base, which the reference shares.
+
+    Args:
+        config: that of the adapter.
+        is_new: the adapter is still to be added to its base, which its initialisation may change.
+    """
+    bias, init = getattr(config, "bias", "none"), getattr(config, "init_lora_weights", True)
+    if config.is_prompt_learning or bias != "none" or (is_new and init not in _INITS_OF_THE_ADAPTER_ALONE):
+        raise ConfigError(
+            f"the adapter ({config.peft_type.value}, bias {bias}, init_lora_weights {init}) changes more than its "
+            "own weights, so the reference would change with the policy: use LoRA with bias='none' and "
+            "init_lora_weights=True, or pass a ref_model"
+        )
 
 
 def _about_targets(model: nn.Module, wrong: str) -> str:
@@ -107,7 +136,7 @@ def _about_targets(model: nn.Module, wrong: str) -> str:
 
 
 @quiet_libraries()
-def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
+def load_adapter(model: nn.Module, folder: str | Path, **kwargs: Any) -> PeftModel:
     """Load an adapter into a model; warn if the adapter's configuration names another base.
 
     Args:
@@ -118,6 +147,7 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     Raises:
         ModelError: the folder has no such adapter, or the adapter does not fit the model.
     """
+    folder = Path(folder)
     trained_on = check_adapter(folder).get("base_model_name_or_path")
     base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")
     bases = f" (trained on {trained_on}, loaded on {base})" if trained_on and base else ""
@@ -174,7 +204,10 @@ def add_reference_adapter(model: PeftModel, source: str | None = None) -> None:
         if REFERENCE_ADAPTER in model.peft_config:
             model.delete_adapter(REFERENCE_ADAPTER)
         weights = get_peft_model_state_dict(model, adapter_name=source)
-        model.add_adapter(REFERENCE_ADAPTER, model.peft_config[source])
+        config = copy.deepcopy(model.peft_config[source])
+        if hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = True  # others, such as PiSSA, would change the base a second time
+        model.add_adapter(REFERENCE_ADAPTER, config)
         set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
         model.set_adapter(active)
     for name, parameter in model.named_parameters():
@@ -184,7 +217,6 @@ def add_reference_adapter(model: PeftModel, source: str | None = None) -> None:
 
 def read_reference_adapter(model: PeftModel, folder: Path) -> None:
     """Read the weights of the adapter `ref` from a checkpoint; raise ModelError if they cannot be read."""
-    check_adapter(folder)
     with in_one_line(f"the adapter in {folder} cannot be read, or belongs to another base model"):
         weights = load_file(folder / "adapter_model.safetensors")
         set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)

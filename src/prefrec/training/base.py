@@ -44,7 +44,7 @@ from prefrec.lm.scoring import language_model
 from prefrec.prompts import PromptEncoder
 from prefrec.prompts.chat import Message
 from prefrec.prompts.trajectories import question
-from prefrec.training.adapters import add_adapter
+from prefrec.training.adapters import REFERENCE_ADAPTER, add_adapter
 from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
 from prefrec.training.sampler import StepSampler, longest_first
@@ -76,6 +76,8 @@ class ChoiceTrainer(Trainer):
         **options: Any,
     ) -> None:
         _refuse_unknown(options, self.config_class)
+        if args is not None and not isinstance(args, self.config_class):
+            raise ConfigError(f"args is a {type(args).__name__}: write args={self.config_class.__name__}(…)")
         self._peft_config = peft_config
         if train_dataset is None or (model is None and processing_class is None):
             raise ConfigError(
@@ -94,16 +96,17 @@ class ChoiceTrainer(Trainer):
             processing_class, max_length=args.max_length, chat=args.chat
         )
         self.prepare_loss(args)
+        self._progress = ProgressCallback(args.run_name or self.description)
         # For every batch since the last log line: name, row numbers, sums over each row's items, numbers of items.
         self._recorded: dict[str, list[tuple[str, Tensor, Tensor, Tensor]]] = {"train": [], "eval": []}
         super().__init__(
             model=None if model is None else self._prepared(model),
             args=args,
             data_collator=self.collate,
-            train_dataset=self.build_dataset(train_dataset),
-            eval_dataset=None if eval_dataset is None else self.build_dataset(eval_dataset),
+            train_dataset=self.build_dataset(_rows(train_dataset, "train_dataset")),
+            eval_dataset=None if eval_dataset is None else self.build_eval_dataset(eval_dataset),
             processing_class=processing_class,
-            callbacks=[ProgressCallback(args.run_name or self.description), *(callbacks or [])],
+            callbacks=[self._progress, *(callbacks or [])],
             **options,
         )
         self.remove_callback(PrinterCallback)
@@ -150,6 +153,11 @@ class ChoiceTrainer(Trainer):
             _disable_dropout(model)
         if self.args.bf16:
             leave_casting_to_autocast(model)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ConfigError(
+                "the model has no weights that can be trained: give peft_config, or load its adapter with "
+                "load_adapter(model, folder, is_trainable=True)"
+            )
         return model
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -186,6 +194,15 @@ class ChoiceTrainer(Trainer):
     def build_dataset(self, rows: Any) -> Any:
         """Return examples as a dataset of choice sets; such datasets are returned unchanged."""
         raise NotImplementedError
+
+    def build_eval_dataset(self, rows: Any) -> Any:
+        """Return examples to evaluate as a dataset of choice sets; the trainer's own datasets are returned unchanged.
+
+        Raise ConfigError if they are several datasets in a dictionary.
+        """
+        if any(rows is own for own in (self.__dict__.get("train_dataset"), self.__dict__.get("eval_dataset"))):
+            return rows
+        return self.build_dataset(_rows(rows, "eval_dataset"))
 
     def choice_loss(
         self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Any], weight: Tensor | float
@@ -284,9 +301,22 @@ class ChoiceTrainer(Trainer):
             entry = name, rows, sums, torch.ones_like(sums) if counts is None else counts
             self._recorded["train" if model.training else "eval"].append(entry)
 
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        self._recorded["eval"].clear()  # of an evaluation that was interrupted
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update(self._means("eval", f"{metric_key_prefix}_"))
+        self._require(math.isfinite(output.metrics.get(f"{metric_key_prefix}_loss", 0.0)), "the loss is")
+        return output
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        mode = "eval" if any(k.startswith("eval_") for k in logs) else "train"
-        prefix = "eval_" if mode == "eval" else ""
+        if "loss" in logs or "train_runtime" in logs:  # of training, also its last line
+            logs |= self._means("train", "")
+        # The trainer reads the loss for a log line anyway. Reading it in every step would synchronise a GPU.
+        self._require(math.isfinite(logs.get("loss", 0.0)), "the loss is")
+        super().log(logs, *args, **kwargs)
+
+    def _means(self, mode: str, prefix: str) -> dict[str, float]:
+        """Return the means of what was recorded since the last call, by name with a prefix."""
         recorded = [
             (name, *value)
             for name, *columns in self._recorded[mode]
@@ -299,14 +329,14 @@ class ChoiceTrainer(Trainer):
         sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
         for name, _, total, count in values:
             sums[name] = sums[name][0] + total, sums[name][1] + count
-        logs |= {f"{prefix}{name}": total / count for name, (total, count) in sums.items()}
         self._recorded[mode].clear()
-        # The trainer reads the loss for a log line anyway. Reading it in every step would synchronise a GPU.
-        self._require(math.isfinite(logs.get(f"{prefix}loss", 0.0)), "the loss is")
-        super().log(logs, *args, **kwargs)
+        return {f"{prefix}{name}": total / count for name, (total, count) in sums.items()}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        result = super().train(*args, **kwargs)
+        try:
+            result = super().train(*args, **kwargs)
+        finally:
+            self._progress.stop()
         self._require_finite_weights()
         return result
 
@@ -330,14 +360,24 @@ class ChoiceTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
         folder = Path(output_dir or str(self.args.output_dir))
-        file = folder / "adapter_config.json"
-        if file.is_file():  # PEFT names the base by its path in this machine's cache, here and in an empty card
-            (folder / "README.md").unlink(missing_ok=True)
-            config = json.loads(file.read_text(encoding="utf-8"))
-            config["base_model_name_or_path"] = base_id(config["base_model_name_or_path"] or "")
-            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        card = folder / "README.md"
+        own_card = card.read_bytes() if card.is_file() else None
+        own, self.args = self.args, self.args.to_save()
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = own
+        # PEFT names the base by its path in this machine's cache, in the configurations and in an empty card.
+        for file in (folder / "adapter_config.json", folder / REFERENCE_ADAPTER / "adapter_config.json"):
+            if file.is_file():
+                config = json.loads(file.read_text(encoding="utf-8"))
+                config["base_model_name_or_path"] = base_id(config["base_model_name_or_path"] or "")
+                file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+                if own_card is None:
+                    card.unlink(missing_ok=True)
+                else:
+                    card.write_bytes(own_card)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Create the optimiser, with a separate learning rate for item vectors."""
@@ -363,16 +403,23 @@ class ChoiceTrainer(Trainer):
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        if self.compute_metrics is not None:  # it may rely on the order of the rows
+        if self.compute_metrics is not None or eval_dataset.in_order:  # it may rely on the order of the rows
             return SequentialSampler(eval_dataset)
         return longest_first(range(len(eval_dataset)), self._lengths(eval_dataset))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        rows = self.eval_dataset if eval_dataset is None else self.build_dataset(eval_dataset)
+        rows = self.eval_dataset if eval_dataset is None else self.build_eval_dataset(eval_dataset)
         if rows is None:
             return super().get_eval_dataloader()
+        return super().get_eval_dataloader(self._numbered(rows))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        return super().get_test_dataloader(self._numbered(self.build_eval_dataset(test_dataset), in_order=True))
+
+    def _numbered(self, rows: Any, *, in_order: bool = False) -> _Numbered:
+        """Return examples with their numbers, and remember the largest number of answers."""
         self._width = max(len(choices.answers) for choices in rows.choice_sets)
-        return super().get_eval_dataloader(_Numbered(rows))
+        return _Numbered(rows, in_order)
 
     def _lengths(self, dataset: Any) -> list[int]:
         return [tokens_of(choices) for choices in dataset.choice_sets]
@@ -426,10 +473,10 @@ class ChoiceTrainer(Trainer):
 
 
 class _Numbered(Dataset[dict[str, Any]]):
-    """A dataset of choice sets and their row numbers."""
+    """A dataset of choice sets and their row numbers, which may have to be read in their order."""
 
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
+    def __init__(self, rows: Any, in_order: bool) -> None:
+        self.rows, self.in_order = rows, in_order
         self.choice_sets = rows.choice_sets
 
     def __len__(self) -> int:
@@ -459,12 +506,23 @@ def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str
 
 def _refuse_unknown(options: Mapping[str, Any], config: type[ChoiceTrainingArguments]) -> None:
     """Raise ConfigError for options that `transformers.Trainer` does not have."""
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"data_collator"}
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"data_collator", "compute_loss_func"}
     for name in options.keys() - known:
         if name in {f.name for f in fields(config)}:
             raise ConfigError(f"{name} is a field of {config.__name__}: write args={config.__name__}({name}=…)")
         listed = ", ".join(sorted(known))
         raise ConfigError(f"the trainer has no argument {name}: expected one of {listed}{did_you_mean(name, known)}")
+
+
+def _rows(rows: Any, name: str) -> Any:
+    """Return rows; raise ConfigError if they are several datasets in a dictionary."""
+    if isinstance(rows, Mapping):
+        names = ", ".join(map(str, rows))
+        raise ConfigError(
+            f"{name} is a dictionary of {names}: give one of them, and evaluate further ones by "
+            "`trainer.evaluate(rows, metric_key_prefix='eval_NAME')`"
+        )
+    return rows
 
 
 def leave_casting_to_autocast(model: nn.Module) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import torch
 from transformers import TrainingArguments
@@ -74,8 +75,14 @@ class ChoiceTrainingArguments(TrainingArguments):
             raise ConfigError(
                 f"train_sampling_strategy {self.train_sampling_strategy!r}: expected one of {', '.join(SAMPLING)}"
             )
+        if self.label_smoothing_factor:
+            raise ConfigError("label_smoothing_factor is not supported: remove it")
         if self.global_batch_size is not None:
             self.gradient_accumulation_steps = self._accumulation(self.global_batch_size)
+
+    def to_save(self) -> Self:
+        """Return the settings as they are saved beside weights."""
+        return self
 
     def _accumulation(self, global_batch_size: int) -> int:
         at_once = self.per_device_train_batch_size * self.world_size
@@ -158,6 +165,12 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
         if self.loss_weights is None or len(self.loss_weights) != len(self.loss_type):
             raise ValueError(f"{self.loss_type} is a list: give one name, or a weight per loss in loss_weights")
         return sum_of_losses([find_loss(name) for name in self.loss_type], self.loss_weights, **options)
+
+    def to_save(self) -> Self:
+        """Return the settings with the name of a loss in place of a function, which may be impossible to pickle."""
+        saved = copy(self)
+        saved.loss_type = loss_name(self.loss_type)
+        return saved
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings, with the name of a loss in place of a function, because loggers write JSON."""

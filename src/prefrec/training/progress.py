@@ -45,8 +45,12 @@ class ProgressCallback(TrainerCallback):
             reward = f", accuracy {logs['rewards/accuracies']:.2f}" if "rewards/accuracies" in logs else ""
             self.note = f" (loss {logs['loss']:.3f}{reward})"
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def stop(self) -> None:
+        """Remove the bar, if there is one."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stop()
         say(f"{self.description}{self.note}: {state.global_step} steps in {time.monotonic() - self.started:.0f} s")

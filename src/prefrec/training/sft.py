@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prefrec.errors import ConfigError
 from prefrec.lm.packing import PackedBatch
 from prefrec.lm.scoring import sum_by_choice
 from prefrec.prompts import Trajectory
@@ -30,8 +31,8 @@ class SFTTrainer(ChoiceTrainer):
         train_dataset: rows `prompt, completion` (a `datasets.Dataset` or a list of dicts), as text or as messages for
             the tokenizer's chat template; a `ChoiceDataset`; or a `TrajectoryDataset`, in which every title of a
             history is a target.
-        eval_dataset: the same, for `eval_loss`. A `ChoiceDataset` with further answers after the chosen one also
-            gives `eval_ndcg@10`.
+        eval_dataset: rows or a `ChoiceDataset`, for `eval_loss`. A `ChoiceDataset` with further answers after the
+            chosen one also gives `eval_ndcg@10`.
         processing_class: the tokenizer. Default: that of the model's folder.
         peft_config: train a new adapter of this kind instead of all weights.
         **options: arguments of `transformers.Trainer`, such as `model_init`, `optimizers` and `compute_metrics`. Its
@@ -50,9 +51,20 @@ class SFTTrainer(ChoiceTrainer):
     description = "SFT"
 
     def build_dataset(self, rows: Any) -> Any:
-        if isinstance(rows, ChoiceDataset | TrajectoryDataset):
+        if isinstance(rows, TrajectoryDataset):
             return rows
-        return ChoiceDataset(encode_completions(rows, self.encoder))
+        if not isinstance(rows, ChoiceDataset):
+            return ChoiceDataset(encode_completions(rows, self.encoder))
+        for number, choices in enumerate(rows.choice_sets):
+            if len(choices.answers) > 1:
+                raise ConfigError(f"train_dataset: example {number} has several answers, but SFT trains on one")
+        return rows
+
+    def build_eval_dataset(self, rows: Any) -> Any:
+        if isinstance(rows, TrajectoryDataset):
+            raise ConfigError("a TrajectoryDataset is for training: evaluate rows, or a ChoiceDataset")
+        # Further answers of an example are those among which the first one is ranked.
+        return rows if isinstance(rows, ChoiceDataset) else super().build_eval_dataset(rows)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         histories = [r["choices"] for r in rows]

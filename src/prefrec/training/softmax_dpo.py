@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,13 @@ from prefrec.losses import (
     softmax_dpo_loss,
     takes,
 )
-from prefrec.training.adapters import REFERENCE_ADAPTER, add_reference_adapter, read_reference_adapter, reference_of
+from prefrec.training.adapters import (
+    REFERENCE_ADAPTER,
+    add_reference_adapter,
+    check_keeps_base,
+    read_reference_adapter,
+    reference_of,
+)
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.config import SoftmaxDPOConfig
 from prefrec.training.datasets import PreferenceDataset, encode_preferences
@@ -51,8 +58,9 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             is moved to the training device, in evaluation mode. Default: the current weights of `model`.
         args: a `SoftmaxDPOConfig`. Default: its defaults.
         train_dataset, eval_dataset: rows `prompt, chosen, rejected` (a `datasets.Dataset` or a list of dicts), as
-            text or as messages, with any number of rejected answers; or a `PreferenceDataset`. A loss that takes
-            `scores` also needs that column: a list with a number for the chosen answer and for each rejected answer.
+            text or as messages, with any number of rejected answers; or a `PreferenceDataset`, which samples its own
+            negatives. A loss that takes `scores` also needs that column: a list with a number for the chosen answer
+            and for each rejected answer.
         peft_config: train a new adapter of this kind; the reference is the base without it.
         **options: further arguments, as for `SFTTrainer`.
 
@@ -89,6 +97,9 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         self.description = "S-DPO" if self.loss_function is softmax_dpo_loss else loss_name(args.loss_type).upper()
 
     def prepare_model(self, model: nn.Module) -> None:
+        for config in model.peft_config.values() if isinstance(model, PeftModel) else [self._peft_config]:
+            if config is not None and self._needs_reference and self.ref_model is None:
+                check_keeps_base(config, is_new=config is self._peft_config)
         if self.ref_model is None and isinstance(model, PeftModel):
             add_reference_adapter(model, self._reference_adapter)
         elif self._reference_adapter:
@@ -103,8 +114,20 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         return f"{super().about_rows()}, N = {count} rejected titles per example"
 
     def build_dataset(self, rows: Any) -> Any:
-        if not isinstance(rows, PreferenceDataset):
-            c, sets = self.args, encode_preferences(rows, self.encoder)
+        c = self.args
+        if isinstance(rows, PreferenceDataset):
+            if c.num_negatives is not None and rows.sizes[1] > c.num_negatives:
+                raise ConfigError(
+                    f"num_negatives is {c.num_negatives}, but the PreferenceDataset has {rows.sizes[1]} rejected "
+                    "answers per step: give num_negatives to the dataset"
+                )
+            # What is computed under the reference of this trainer must not reach another trainer with these rows.
+            rows = copy(rows)
+            if not rows.has_reference:
+                rows.ref_logps = None
+        else:
+            rows = list(rows)
+            sets = encode_preferences(rows, self.encoder)
             scores = [row.get("scores") for row in rows]
             scored = None if None in scores else scores
             rows = PreferenceDataset(
@@ -119,16 +142,16 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
         self._resumed = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
-        # Without an adapter, the reference is the model before its first step, which a second call cannot compute.
-        is_kept = self.ref_model is not None or isinstance(self.model, PeftModel)
-        if self._precomputes() and (is_kept or not self._stored):
+        if self._precomputes() and (self._is_reference_kept or not self._stored):
             self._resume_reference()
-            if not self.train_dataset.has_reference:
-                self._precompute(self.train_dataset, self.scorer)
-            if self.eval_dataset is not None and not self.eval_dataset.has_reference:
-                self._precompute(self.eval_dataset, self.eval_scorer)
-            self._stored = True
+            self._store_reference()
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # If all weights are trained, the model before its first step is the reference.
+        if self._precomputes() and not self._is_reference_kept and not self._stored:
+            self._store_reference()
+        return super().evaluate(eval_dataset, *args, **kwargs)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         collated = super().collate(rows)
@@ -203,6 +226,19 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             values = {f"rewards/rejected_{column}": out.rewards, f"logps/rejected_{column}": policy_logps}
             shown = {name: v[:, column].masked_fill(absent, 0.0) for name, v in values.items()}
             self.record(model, shown, extra, (~absent).long())
+
+    @property
+    def _is_reference_kept(self) -> bool:
+        """Whether the reference is in memory: without an adapter, it is the model before its first step."""
+        return self.ref_model is not None or isinstance(self.model, PeftModel)
+
+    def _store_reference(self) -> None:
+        """Compute log-probabilities of all examples under the reference, unless they were given."""
+        if not self.train_dataset.has_reference:
+            self._precompute(self.train_dataset, self.scorer)
+        if self.eval_dataset is not None and not self.eval_dataset.has_reference:
+            self._precompute(self.eval_dataset, self.eval_scorer)
+        self._stored = True
 
     def _resume_reference(self) -> None:
         """Read the adapter `ref` of a resumed run from its checkpoint, before the reference is computed."""
