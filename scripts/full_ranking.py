@@ -1,14 +1,15 @@
 """Write the results of full ranking, with a row per data set, from the ranks in finished runs.
 
-`python scripts/full_ranking.py NAME=RUN ...` writes lab/results/ranks/NAME.parquet for each run, which has a ranker
-`blend`, or a blend as its last ranker. Then it judges all files of ranks by the rules that lab/protocol declares, and
-writes lab/results/54-full-ranking.json and 61-s-dpo-beside-sft.json, a file per trial whose arms have ranks, README's
-table, and the pages. Without runs it does this from the files that are there.
+`python scripts/full_ranking.py NAME=RUN,RUN,... ...` writes lab/results/ranks/NAME.parquet for the first run of a
+data set, and NAME-1.parquet, NAME-2.parquet for its other seeds. Each has a ranker `blend`, or a blend as its last
+ranker. Then it judges all files of ranks by the rules that lab/protocol declares, and writes
+lab/results/54-full-ranking.json and 61-s-dpo-beside-sft.json, a file per trial whose arms have ranks, README's table,
+and the pages. Without runs it does this from the files that are there. NAME-random has random weights.
 
-NAME-1, NAME-2, … are other seeds of the data set NAME, and NAME-random has random weights.
 `control-NAME=RUN,RUN,…` are runs, one per seed, that were also aligned by SFT on the examples of S-DPO (`MORE_SFT`).
-`poor-NAME=RUN,RUN,…` are runs of a trial's positive control. Users and items are numbered in the files, so that no
-data set is passed on. `python scripts/full_ranking.py --print` prints all tables, and writes nothing.
+`poor-NAME=RUN,RUN,…` are runs of a trial's positive control, and `aged-NAME=RUN` is a run whose blend has the best
+baseline as its only part, beside the features of time. Users and items are numbered in the files, so that no data set
+is passed on. `python scripts/full_ranking.py --print` prints all tables, and writes nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ from rank_tables import (
     read_controls,
     seeds_table,
     signed,
+    time_tables,
+    with_time,
 )
 
 from prefrec.evaluation.targets import CLASSES
@@ -68,19 +71,35 @@ ASKED = (
     "In [trial E5](docs/experiments/62-trial-e5.md) S-DPO's reward, learnt with negatives from a blend of counts, is "
     "a part of that blend. The control has a second model of the same kind in its place."
 )
+RUNS = [
+    "for SEED in 0 1 2; do",
+    "  for NAME in movielens-100k-items lastfm goodreads amazon-office amazon-book; do",
+    "    python scripts/trial.py recipes/$NAME.yaml runs/e5-$NAME-$SEED --seed $SEED",
+    "  done",
+    "done",
+    "for SEED in 0 1 2; do",
+    "  python scripts/trial.py recipes/amazon-office.yaml runs/e5-amazon-office-log-$SEED --seed $SEED \\\n"
+    "      --set data.split=time",
+    "done",
+    "for SEED in 0 1; do",
+    "  python scripts/trial.py recipes/amazon-book.yaml runs/e5-amazon-book-log-$SEED --seed $SEED \\\n"
+    "      --set data.split=time",
+    "done",
+]
+"""Commands that make the runs of all splits."""
+MEASURED = (
+    "seeds() { echo runs/e5-$1-0,runs/e5-$1-1,runs/e5-$1-2; }\n"
+    "python scripts/full_ranking.py movielens-100k=$(seeds movielens-100k-items) lastfm=$(seeds lastfm) \\\n"
+    "    goodreads=$(seeds goodreads) amazon-office=$(seeds amazon-office) amazon-book=$(seeds amazon-book) \\\n"
+    "    amazon-office-log=$(seeds amazon-office-log) \\\n"
+    "    amazon-book-log=runs/e5-amazon-book-log-0,runs/e5-amazon-book-log-1"
+)
 COMMANDS = [
-    "for NAME in movielens-100k-items lastfm goodreads amazon-office amazon-book; do",
-    "  python scripts/trial.py recipes/$NAME.yaml runs/e5-$NAME",
-    "done",
-    "for NAME in amazon-office amazon-book; do",
-    "  python scripts/trial.py recipes/$NAME.yaml runs/e5-$NAME-log --set data.split=time",
-    "done",
+    *RUNS,
     "for NAME in goodreads movielens-100k-items lastfm amazon-office; do",
     "  python scripts/trial.py recipes/$NAME.yaml runs/e5-poor-$NAME --control",
     "done",
-    "python scripts/full_ranking.py movielens-100k=runs/e5-movielens-100k-items lastfm=runs/e5-lastfm \\\n"
-    "    goodreads=runs/e5-goodreads amazon-office=runs/e5-amazon-office amazon-book=runs/e5-amazon-book \\\n"
-    "    amazon-office-log=runs/e5-amazon-office-log amazon-book-log=runs/e5-amazon-book-log \\\n"
+    f"{MEASURED} \\\n"
     "    poor-goodreads=runs/e5-poor-goodreads poor-movielens-100k=runs/e5-poor-movielens-100k-items \\\n"
     "    poor-lastfm=runs/e5-poor-lastfm poor-amazon-office=runs/e5-poor-amazon-office",
 ]
@@ -329,8 +348,8 @@ def class_notes(measured: Sequence[Measured]) -> list[str]:
     return notes
 
 
-def table_section(measured: Sequence[Measured], protocol: Protocol) -> dict[str, Any]:
-    """Return the computed fields of the table's file."""
+def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequence[Measured] = ()) -> dict[str, Any]:
+    """Return the computed fields of the table's file; `aged` has the best baselines with features of time."""
     decided = judged(protocol, measured)
     level = protocol.level
     kept = {
@@ -343,6 +362,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol) -> dict[str,
     shown = [
         main_table(measured, kept),
         *(family_table(family, decided[family.name], protocol) for family in families),
+        *time_tables(with_time(measured, aged)),
         logs_table(measured),
         *map(class_table, measured),
     ]
@@ -439,7 +459,7 @@ def trial_section(measured: Sequence[Measured], trial: Trial) -> dict[str, Any] 
     absent = [TITLES[name] for name in trial.sets if name not in {m.name for m in there}]
     return {
         "question": trial.question.strip(),
-        "answer": trial_answer(families[0], decided[families[0].name], trial),
+        "answer": f"{trial_answer(families[0], decided[families[0].name], trial)} {control_verdict(poor)}".strip(),
         "notes": [
             log_sentence(there),
             *finding_notes(trial, decided),
@@ -459,20 +479,18 @@ def poor_notes(controls: Sequence[Measured]) -> list[str]:
     """Return whether the positive controls won: the first on its data set, the second on the others."""
     if not controls:
         return ["The positive control has no figures here."]
-    notes, verdicts = [], []
+    notes, verdicts = [], poor_verdicts(controls)
     first = [one for one in controls if one.name == FIRST_CONTROL]
     for one in first:
         declared, primary = (one.difference(*pair) for pair in POOR)
-        verdicts.append(declared.low > 0)
         notes.append(
             f"Positive control, a poor reference: on {TITLES[one.name]} its S-DPO − SFT, which was declared, is "
             f"{signed(declared)}, and its reward − second model in the blend is {signed(primary)}. "
-            f"It {'won' if verdicts[-1] else 'did not win'}."
+            f"It {'won' if verdicts[0] else 'did not win'}."
         )
     others = [one for one in controls if one.name != FIRST_CONTROL]
     if others:
         gaps = [one.difference(*POOR[1]) for one in others]
-        verdicts.append(2 * sum(gap.low > 0 for gap in gaps) > len(gaps))
         told = [f"{signed(gap)} on {TITLES[one.name]}" for one, gap in zip(others, gaps, strict=True)]
         notes.append(
             f"Second positive control, also with a poor reference, declared after the first: its reward − second "
@@ -481,6 +499,28 @@ def poor_notes(controls: Sequence[Measured]) -> list[str]:
     can = "can see an effect" if verdicts[-1] else "cannot say that an effect is absent"
     notes.append(f"By its {'second' if others else 'first'} control the trial {can}.")
     return notes
+
+
+def poor_verdicts(controls: Sequence[Measured]) -> list[bool]:
+    """Return whether the first positive control won on its data set, and the second on most of the others."""
+    verdicts, gaps = [], []
+    for one in controls:
+        if one.name == FIRST_CONTROL:
+            verdicts.append(one.difference(*POOR[0]).low > 0)
+        else:
+            gaps.append(one.difference(*POOR[1]))
+    return [*verdicts, *([2 * sum(gap.low > 0 for gap in gaps) > len(gaps)] if gaps else [])]
+
+
+def control_verdict(controls: Sequence[Measured]) -> str:
+    """Return a sentence on what a null of the trial means by its positive controls; "" without controls."""
+    verdicts = poor_verdicts(controls)
+    if not verdicts:
+        return ""
+    if verdicts[-1]:
+        return "Its positive control won, so the trial can see an effect."
+    which = "positive controls" if len(verdicts) > 1 else "positive control"
+    return f"Its {which} did not win, so the trial cannot say that an effect is absent."
 
 
 def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> str:
@@ -510,8 +550,11 @@ def trial_in_short(decided: Sequence[Decision], trial: Trial) -> str:
     said = [f"{words[finding]} on {number(sets)}" for finding, sets in found.items() if sets]
     findings = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
     splits = f"of the {number(decided)} splits" if len(decided) > 1 else "split"
-    verdict = f"So the presets {'include' if is_adopted(found, trial) else 'do without'} it."
-    return f"{ASKED} The difference between the two is {findings} {splits}. {verdict}"
+    verdict = f"The presets {'use' if is_adopted(found, trial) else 'do not use'} this reward."
+    control = control_verdict(read_controls("poor"))
+    return " ".join(
+        filter(None, [ASKED, f"The difference between the two is {findings} {splits}.", control, verdict])
+    )
 
 
 def is_adopted(found: Mapping[str, Sequence[str]], trial: Trial) -> bool:
@@ -552,19 +595,23 @@ def main(runs: Sequence[str]) -> None:
         paths = [Path(folder) for folder in folders.split(",")]
         if name.startswith("control-"):
             measure_control(name, paths, ("sft", "s-dpo", MORE_SFT))
+        elif name.startswith("aged-"):
+            measure_control(name, paths, ("blend",))
         elif name.startswith("poor-"):
             measure_control(name, paths, [*dict.fromkeys(ranker for pair in POOR for ranker in pair)])
         else:
-            measure(name, paths[0])
+            for seed, path in enumerate(paths):
+                measure(f"{name}-{seed}" if seed else name, path)
     measured, controls, protocol = read_all(), read_controls("control"), read_protocol(PROTOCOL)
-    table, control = table_section(measured, protocol), control_section(controls, protocol)
+    table = table_section(measured, protocol, read_controls("aged"))
+    control = control_section(controls, protocol)
     trials = {name: trial_section(measured, read_trial(RULES / f"{name}.yaml")) for name in TRIALS}
     if list(runs) == ["--print"]:
         for section in (table, control, *filter(None, trials.values())):
             for one in section["tables"]:
                 sys.stdout.write(f"{one['title']}:\n\n{experiments_page.markdown(one)}\n\n")
         return
-    write_section(SECTION, table, {})
+    write_section(SECTION, table | {"commands": [*RUNS, MEASURED]}, {})
     write_section(CONTROL_SECTION, control, {})
     for name, section in trials.items():
         if section:
@@ -594,10 +641,13 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
     said = f"We measured on {splits}. {unnamed(table['answer'])} {log_sentence(measured)}"
     main = table["tables"][0]
     rows = [[line[main["columns"].index(c)].replace("**", "") for c in SHOWN] for line in main["rows"]]
+    asked = [m.facts.get("evaluations", 1) for m in measured]
+    often = f"These runs had {NUMBERS[min(asked)]} to {NUMBERS[max(asked)]}. " if max(asked) > 1 else ""
     made = (
         f"NDCG@10 in full ranking, {seeds}, with 95% intervals over users and targets. ✱: p < "
-        f"{protocol.level} by a wild bootstrap over targets after Holm's correction (`lab/protocol/table.yaml`). "
-        f"Measured at `{table['commit']}` ([Results](docs/results.md))."
+        f"{protocol.level} by a wild bootstrap over targets after Holm's correction (`lab/protocol/table.yaml`). The "
+        "test counts the variance between seeds, too, which the intervals do not. The rules allow one evaluation of "
+        f"the test examples. {often}Measured at `{table['commit']}` ([Results](docs/results.md))."
     )
     wrapped = [experiments_page.wrapped(text) for text in (said, aligned, made)]
     return "\n\n".join([*wrapped[:2], experiments_page.markdown({"columns": SHOWN, "rows": rows}), wrapped[2]])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ TITLES = {
 }
 WITH_MODEL = ("sequential-tower-sft", "sequential-tower")
 """The rankers of lab/protocol/table.yaml whose difference is what a language model adds."""
+WITH_TIME = "with features of time"
+"""The best baseline in a blend whose only other features are those of time."""
 BOTH = "training and validation"
 OF_ITEMS = (LEAST_POPULAR, TITLE_LENGTH, ITEM_ONLY)
 """Rules of the audit that know the properties of items."""
@@ -372,6 +374,40 @@ def control_table(controls: Sequence[Measured], pairs: Sequence[tuple[str, str]]
         [TITLES[one.name], str(one.seeds), *(signed(one.difference(*pair)) for pair in pairs)] for one in controls
     ]
     return {"title": title, "columns": ["data", "seeds", *(f"{a} − {b}" for a, b in pairs)], "rows": rows}
+
+
+def with_time(measured: Sequence[Measured], controls: Sequence[Measured]) -> list[Measured]:
+    """Return the data sets that have a control, with its ranker, whose name is then `WITH_TIME`."""
+    found = []
+    by_name = {one.name: one for one in controls}
+    for m in measured:
+        if m.name in by_name:
+            control = by_name[m.name]
+            if not control.rows.equals(m.rows):
+                raise DataError(f"aged-{m.name}.parquet: its test examples are not those of {m.name}.parquet")
+            # Nothing in it depends on a seed.
+            values = np.repeat(control.each["blend"], m.seeds, axis=0)
+            found.append(replace(m, each={**m.each, WITH_TIME: values}))
+    return found
+
+
+def time_tables(measured: Sequence[Measured]) -> list[Table]:
+    """Return the table of the best baseline with features of time (`with_time`), if there are any."""
+    rows = []
+    for m in measured:
+        known, blend = m.difference(WITH_TIME, m.baseline), m.difference(m.blend, WITH_TIME)
+        means = [f"{m.mean(name):.4f}" for name in (m.baseline, WITH_TIME, m.blend)]
+        rows.append([TITLES[m.name], f"{m.baseline} {means[0]}", *means[1:], signed(known), signed(blend)])
+    columns = [
+        "data",
+        "best baseline",
+        WITH_TIME,
+        "blend",
+        "features of time add",
+        "the other parts of the blend add",
+    ]
+    title = "The best baseline with the blend's features of time (not tested)"
+    return [{"title": title, "columns": columns, "rows": rows}] if rows else []
 
 
 def divergences(reference: Floats, model: Floats) -> Floats:

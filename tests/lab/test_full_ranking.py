@@ -78,6 +78,21 @@ def test_sentences_name_the_data_sets_of_each_finding():
     assert read["rows"][0][1:] == [f"all: {LOGS}", "2", "0123456789"]
 
 
+def test_features_of_time_and_the_other_parts_add_up_to_the_gain_of_the_blend():
+    one = measured("lastfm", blend=0.3)
+    aged = replace(one, each={"blend": one.each["popularity"][:1] * 1.2})
+    section = full_ranking.table_section([one], TABLE, [aged])
+    (table,) = (table for table in section["tables"] if rank_tables.WITH_TIME in table["columns"])
+    (row,) = table["rows"]
+    own, known, blend = (float(cell.split()[-1]) for cell in row[1:4])
+    parts = [float(cell.split()[0]) for cell in row[4:]]
+    assert parts == pytest.approx([known - own, blend - known], abs=2e-4)
+    assert known == pytest.approx(1.2 * own, abs=2e-4)
+    other = replace(aged, rows=aged.rows.with_columns(user=pl.col("user") + 1))
+    with pytest.raises(DataError, match=r"aged-lastfm.*: its test examples are not those of lastfm"):
+        full_ranking.table_section([one], TABLE, [other])
+
+
 def test_ranks_without_a_language_model_leave_its_columns_and_family_out():
     section = full_ranking.table_section([measured("lastfm", blend=0.1)], TABLE)
     row = dict(zip(section["tables"][0]["columns"], section["tables"][0]["rows"][0], strict=True))
