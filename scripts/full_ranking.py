@@ -31,6 +31,7 @@ from rank_tables import (
     RANKS,
     ROOT,
     TITLES,
+    WITH_TIME,
     Measured,
     Table,
     all_rankers,
@@ -320,6 +321,21 @@ def log_sentence(measured: Sequence[Measured]) -> str:
     )
 
 
+def time_notes(measured: Sequence[Measured]) -> list[str]:
+    """Return what features of time add to the best baseline, and the blend's other parts to both."""
+    told = []
+    for m in measured:
+        known, rest = m.difference(WITH_TIME, m.baseline), m.difference(m.blend, WITH_TIME)
+        told.append(f"{TITLES[m.name]} {signed(known)} and {signed(rest)}")
+    if not told:
+        return []
+    return [
+        "The blend knows the age of items, and the best baseline of most splits does not. In the first figure the best "
+        "baseline gets the blend's features of time, and in the second the blend's other parts are added (not "
+        f"tested): {'; '.join(told)}."
+    ]
+
+
 def class_notes(measured: Sequence[Measured]) -> list[str]:
     """Return where, by class of target, the intervals of what is added do not contain 0."""
     pairs = {
@@ -374,6 +390,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequen
             *finding_notes(protocol, decided),
             *carried_notes(measured, decided, level),
             *class_notes(measured),
+            *time_notes(with_time(measured, aged)),
         ],
         "tables": shown + others,
         "page": [{"table": n} for n in range(len(shown))],
