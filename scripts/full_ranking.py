@@ -95,6 +95,22 @@ MEASURED = (
     "    amazon-office-log=$(seeds amazon-office-log) \\\n"
     "    amazon-book-log=runs/e5-amazon-book-log-0,runs/e5-amazon-book-log-1"
 )
+AGED = [
+    'aged() { prefrec run recipes/$1.yaml --out runs/aged-$2 --set sft=null --set "align=[]" \\\n'
+    '    --set "rankers=[{kind: blend, parts: [$3]}]" --set "evaluate.references=[popularity, $3]" ${4:+--set $4}; }',
+    'aged movielens-100k-items movielens-100k "window co-occurrence"',
+    'aged lastfm lastfm "window co-occurrence"',
+    'aged goodreads goodreads "window co-occurrence"',
+    'aged amazon-office amazon-office "title TF-IDF"',
+    'aged amazon-book amazon-book "transition graph"',
+    'aged amazon-office amazon-office-log "transition graph" data.split=time',
+]
+"""Commands that make the best baselines with features of time."""
+WITH_AGED = (
+    "aged-movielens-100k=runs/aged-movielens-100k aged-lastfm=runs/aged-lastfm \\\n"
+    "    aged-goodreads=runs/aged-goodreads aged-amazon-office=runs/aged-amazon-office \\\n"
+    "    aged-amazon-book=runs/aged-amazon-book aged-amazon-office-log=runs/aged-amazon-office-log"
+)
 COMMANDS = [
     *RUNS,
     "for NAME in goodreads movielens-100k-items lastfm amazon-office; do",
@@ -330,8 +346,8 @@ def time_notes(measured: Sequence[Measured]) -> list[str]:
     if not told:
         return []
     return [
-        "The blend knows the age of items, and the best baseline of most splits does not. In the first figure the best "
-        "baseline gets the blend's features of time, and in the second the blend's other parts are added (not "
+        "The blend knows the age of items, and the best baseline of most splits does not. In the first figure the "
+        "best baseline gets the blend's features of time, and in the second the blend's other parts are added (not "
         f"tested): {'; '.join(told)}."
     ]
 
@@ -628,7 +644,7 @@ def main(runs: Sequence[str]) -> None:
             for one in section["tables"]:
                 sys.stdout.write(f"{one['title']}:\n\n{experiments_page.markdown(one)}\n\n")
         return
-    write_section(SECTION, table | {"commands": [*RUNS, MEASURED]}, {})
+    write_section(SECTION, table | {"commands": [*RUNS, *AGED, f"{MEASURED} \\\n    {WITH_AGED}"]}, {})
     write_section(CONTROL_SECTION, control, {})
     for name, section in trials.items():
         if section:
