@@ -86,6 +86,19 @@ def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
     assert np.isfinite(ranker.score(inputs.data.test[:3])).all()
 
 
+@pytest.mark.parametrize("change", [{"templates": ["2"]}, {"layers": [0]}])
+def test_another_base_or_template_of_a_title_model_makes_the_blend_again(finished, recipe, change):
+    """The weights and the predictions are those of one model."""
+
+    def key(model):
+        inputs = replace(_inputs(finished, recipe), model=model)
+        before = {"zero-shot": LMStage("zero-shot", None, inputs.data, model)}
+        return BlendStage(inputs, BlendConfig(parts=["zero-shot", "popularity"]), finished, before).key
+
+    assert key(recipe.model) == key(recipe.model.model_copy())
+    assert key(recipe.model) != key(recipe.model.model_copy(update=change))
+
+
 def test_a_blend_of_two_title_models_ranks_without_one_of_them(finished, recipe, tmp_path):
     inputs = _inputs(finished, recipe)
 

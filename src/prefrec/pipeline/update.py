@@ -22,6 +22,7 @@ from prefrec.runs.contents import REFIT
 from prefrec.runs.stage import check_whole, read_state
 from prefrec.sections import SFT, UpdateSection
 from prefrec.stages.base import MADE_WITH, WEIGHTS, Loaded, RankerStage
+from prefrec.stages.inputs import adapter_key
 from prefrec.stages.language_model import LMStage
 
 GROUPS = {
@@ -49,7 +50,8 @@ def start_stage(recipe: Recipe, data: PreparedData, folder: Path) -> LMStage | N
         check_whole(weights.parent)
     if not weights.is_dir() and (key := read_state(folder / SFT).get(MADE_WITH, {}).get("start")):
         return LMStage("start", weights, data, recipe.model, key=key)  # the earlier run may be deleted by now
-    return LMStage("start", weights, data, recipe.model)
+    # The key of the SFT that starts from them names the base model itself.
+    return LMStage("start", weights, data, recipe.model, key=adapter_key(weights, data))
 
 
 NO_AUDIT = NoAudit("one model before and after the update is compared on the same candidate sets, so neither gains")

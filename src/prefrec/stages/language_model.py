@@ -33,7 +33,7 @@ class LMStage(RankerStage):
         data: prepared data.
         section: the base model and its prompts.
         made_with: inputs of the stage that trained the weights; they give the key.
-        key: if there are no such inputs. Default: a hash of the weights.
+        key: if there are no such inputs. Default: a hash of the weights, the base model and its prompts.
         first: for a refit, the model of the training log alone.
     """
 
@@ -65,7 +65,8 @@ class LMStage(RankerStage):
     def key(self) -> str:
         if self.made_with:
             return stage_key(**by_content(self.made_with))
-        return self._key or adapter_key(self.weights, self.data)
+        # Blends and other rankers that query the model keep its key alone, so that the key names the base, too.
+        return self._key or stage_key(weights=adapter_key(self.weights, self.data), model=self.model)
 
     @cached_property
     def model(self) -> Mapping[str, Any]:
