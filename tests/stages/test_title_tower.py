@@ -129,6 +129,19 @@ def test_sampled_items_and_seeds_change_the_key_and_the_defaults_do_not(finished
     assert key() == key(seed=0) == key(num_negatives=8)  # the run's seed; nothing is sampled
 
 
+def test_a_refit_tower_is_made_again_with_its_miner(finished, recipe):
+    """The miner of a refit can change alone, such as SASRec with other settings of its refit."""
+    config = TitleTowerConfig(vectors="tfidf", negatives_from="ranker", miner="counts")
+    first = TitleTowerStage(inputs_of(finished, recipe), config, finished, {})
+    first.key = "the tower of the training log"
+
+    def key(miner):
+        before = {"counts": BaselineStage(inputs_of(finished, recipe), miner)}
+        return TitleTowerStage(inputs_of(finished, recipe), config, finished, before, first).key
+
+    assert key("popularity") != key("item-kNN")
+
+
 def test_towers_with_negatives_of_a_blend_are_parts_of_another_also_after_a_refit(recipe, tmp_path, capsys):
     counts = ["co-occurrence", "window co-occurrence"]
     mined = SMALL | {"name": "reward", "negatives_from": "ranker", "miner": "counts", "num_negatives": 4}

@@ -35,8 +35,9 @@ class TitleTowerStage(RankerStage):
 
     @cached_property
     def key(self) -> str:
+        mined = {"miner": self.miner.key} if self.miner else {}
         if self.first:
-            return stage_key(data=self.inputs.data_key, refit=self.first.key)
+            return stage_key(data=self.inputs.data_key, refit=self.first.key, **mined)
         vectors = self.config.vectors
         shown = shown_items(self.inputs.model, self.inputs.data.catalogue)
         return stage_key(
@@ -46,7 +47,7 @@ class TitleTowerStage(RankerStage):
             vectors=vectors if vectors in (RANDOM, TFIDF) else base_digest(vectors),
             dtype=self.inputs.model.dtype,
             **({"item_text": stage_key(texts=shown)} if shown else {}),
-            **({"miner": self.miner.key} if self.miner else {}),
+            **mined,
         )
 
     def make(self) -> None:
