@@ -11,12 +11,16 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from fixed_rankers import FixedStage
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.run import run_recipe
 from prefrec.prompts import load_template
-from prefrec_systems.llara import PROJECTOR_FILE, load_llara
+from prefrec.rankers import RandomRanker
+from prefrec.stages.inputs import RunInputs
+from prefrec_systems.llara import PROJECTOR_FILE, LlaraAlignConfig, LlaraConfig, load_llara
 from prefrec_systems.llara import stage as stage_module
+from prefrec_systems.llara.stage import LlaraAlignStage, LlaraStage
 from prefrec_systems.sequential import load_sequential
 
 SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 1, "hidden_size": 8}
@@ -103,6 +107,20 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe_of, monkeypa
     other = {**SASREC, "learning_rate": 0.01}  # other vectors, another LLaRA, another reference
     run_recipe(recipe_of(LLARA, other_beta, first=other), finished, until="rankers")
     assert done == ["LLaRA-S-DPO", "LLaRA", "LLaRA-S-DPO"]
+
+
+def test_other_templates_make_it_again_beside_item_tokens(recipe, data, tmp_path):
+    """The recipe's own part of the key lacks them there, although LLaRA asks by them."""
+
+    def keys(*templates):
+        of_items = {"answers": "items", "templates": list(templates)}
+        inputs = RunInputs(data, "key", recipe.model.model_copy(update=of_items), recipe.lora, 0)
+        sasrec = FixedStage(RandomRanker(0, "SASRec"))
+        llara = LlaraStage(inputs, LlaraConfig(), tmp_path, {"SASRec": sasrec})
+        return llara.key, LlaraAlignStage(inputs, LlaraAlignConfig(), tmp_path, {"LLaRA": llara}).key
+
+    assert keys("1") == keys("1")
+    assert not {*keys("1")} & {*keys("2"), *keys("1", "2")}
 
 
 @pytest.mark.parametrize("shared", ["is_fsdp_enabled", "is_deepspeed_enabled"])

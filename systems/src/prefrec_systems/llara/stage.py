@@ -97,7 +97,20 @@ class LlaraStage(_LlaraStage):
 
     @cached_property
     def key(self) -> str:
-        return self.inputs.key(llara=self.config.decisive(), items=self.source.key, **start_key(self.start))
+        return self.inputs.key(
+            llara=self.config.decisive(), items=self.source.key, **start_key(self.start), **self.prompts
+        )
+
+    @property
+    def prompts(self) -> dict[str, list[str]]:
+        """The templates' texts, where the recipe's own part of the key lacks them: with item-ID tokens.
+
+        S-DPO on top of it need not repeat them, because its key holds that of this stage.
+        """
+        model = self.inputs.model
+        if model.answers != "items":
+            return {}
+        return {"templates": [load_template(name, domain=self.inputs.data.domain).source for name in model.templates]}
 
     def make(self) -> None:
         _train(self.started, self.config, self.folder, self.source)
