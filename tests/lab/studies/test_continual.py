@@ -5,11 +5,12 @@ import polars as pl
 import pytest
 import torch
 
+from prefrec.data.update import MARK, read_by_sft
 from prefrec.files import read_json
 from prefrec.intake import prepare
 from prefrec.recipe import Recipe
 from prefrec.stages.inputs import RunInputs
-from prefrec.stages.train import train_sft
+from prefrec.stages.train import train_sft, trained_items
 from prefrec_lab.studies import continual
 from prefrec_lab.studies.continual import BEFORE, CONTINUAL, MODELS, NEW, OLD, RETRAINED, UPDATED
 from prefrec_lab.study_tools.carry_out import carry_out
@@ -73,6 +74,22 @@ def test_periods_follow_each_other(parts, recipe):
     assert _pairs(parts.both.train) == _pairs(parts.old.train) | _pairs(parts.new.train)
     back = {u for u, t in log.select("user_id", "timestamp").iter_rows() if t >= min(new)}
     assert not {e.user_id for e in parts.old_test} & back
+
+
+def test_the_update_learns_as_prefrec_update_without_a_replay(parts, recipe):
+    """All items compete, histories of users who come back are whole, and only new interactions are marked."""
+    assert trained_items(parts.new) == trained_items(parts.both)
+    log = parts.new.train_interactions
+    assert log.drop(MARK).equals(parts.both.train_interactions)
+    is_old = [pair in _pairs(parts.old.train) for pair in log.filter(MARK).select("user_id", "item_id").iter_rows()]
+    assert {*log[MARK]} == {True, False}
+    assert not any(is_old)
+    read = read_by_sft(log, recipe.sft.titles)
+    assert {*read["user_id"]} == {*log.filter(MARK)["user_id"]}
+    back = {*read["user_id"]} & {*parts.old.train_interactions["user_id"]}
+    whole = log.filter(pl.col("user_id").is_in([*back]))
+    assert not whole[MARK].all()
+    assert read.filter(pl.col("user_id").is_in([*back])).equals(whole)
 
 
 def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, tmp_path):

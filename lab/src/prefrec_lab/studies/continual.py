@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, prepared_digest, read_prepared
+from prefrec.data.update import MARK
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.labels import metric_label
@@ -58,7 +59,7 @@ class Periods:
     """Data cut in time, and the rows under test. Training lists hold only items known by the end of their period."""
 
     old: PreparedData  # rows and interactions of the first period, without those under test
-    new: PreparedData  # rows of the second period, and their interactions
+    new: PreparedData  # rows of the second period, and all interactions, of which those of this period are marked
     both: PreparedData  # the two together
     new_test: list[RankingExample]  # rows of a third period
     old_test: list[RankingExample]  # last rows, in the first period, of users who do not come back in the second
@@ -128,12 +129,15 @@ def periods_of(recipe: Recipe, data: PreparedData) -> Periods:
     pairs = zip(data.train_interactions["user_id"], data.train_interactions["item_id"], strict=True)
     old_log = data.train_interactions.filter(pl.Series([p not in held for p in pairs], dtype=pl.Boolean))
     new_log = log_of(data.validation, old_log)
-    both_log = pl.concat([old_log, new_log]).sort("user_id", "timestamp", maintain_order=True)
+    # As in `update_split` with `replay: 0`: old interactions are no targets, but they compete and are in histories.
+    logs = [log.with_columns(pl.lit(is_new).alias(MARK)) for log, is_new in ((old_log, False), (new_log, True))]
+    marked_log = pl.concat(logs).sort("user_id", "timestamp", maintain_order=True)
+    both_log = marked_log.drop(MARK)
     old_rows = trained_items_only(old_rows, data, old_log, recipe.data.seed)
     new_rows = trained_items_only(data.validation, data, both_log, recipe.data.seed)
     return Periods(
         replace(data, train=old_rows, train_interactions=old_log),
-        replace(data, train=new_rows, train_interactions=new_log),
+        replace(data, train=new_rows, train_interactions=marked_log),
         replace(data, train=[*old_rows, *new_rows], train_interactions=both_log),
         new_test,
         old_test,
@@ -246,7 +250,9 @@ def _trained(
     recipe: Recipe, data: PreparedData, whole: str, name: str, folder: Path, start: RankerStage | None = None
 ) -> RankerStage:
     """Return the last model of the recipe's stages on one part of the data, whose key as a whole is `whole`."""
-    key = stage_key(data=whole, part=name, rows=recipe.evaluate.rows, lists="trained items")
+    # An update made when its log was that of the second period alone is out of date.
+    marked = {"log": "marked"} if MARK in data.train_interactions.columns else {}
+    key = stage_key(data=whole, part=name, rows=recipe.evaluate.rows, lists="trained items", **marked)
     inputs = RunInputs(data, key, recipe.model, recipe.lora, recipe.seed)
     plan = Plan(recipe, inputs, _folder(folder, name), start)
     for stage in plan.stages(plan.until(ALIGN)):
@@ -283,8 +289,9 @@ def _period_note(parts: Periods) -> str:
 
 
 _NOTE = (
-    "Updated: SFT and S-DPO of the existing model on new rows only. Trained again: from the base, on as many rows of "
-    "both periods as the other two used together. 95% intervals over users."
+    "Updated: what `prefrec update` does with `replay: 0`. SFT goes on with the histories of users who have new "
+    "interactions, and S-DPO with new rows only. Trained again: from the base, on as many rows of both periods as "
+    "the other two used together. 95% intervals over users."
 )
 _EFFORT_NOTE = "Wall time of the training stages, mean over the seeds. An update needs the first model’s time, too."
 _NOTES = (
