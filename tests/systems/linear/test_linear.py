@@ -1,5 +1,7 @@
 """ALS solves a user's normal equations."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from drawn_logs import make_log
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
+from prefrec.runs.stage import stage_key
 from prefrec_systems.linear.ranker import ALSConfig, ALSRanker, check_implicit
+from prefrec_systems.linear.stage import ALSStage
 
 ITEMS = [f"i{n}" for n in range(7)]
 
@@ -31,11 +35,21 @@ def test_als_solves_the_history_as_a_user() -> None:
     ranker = ALSRanker.fit(log, config)
     items = np.asarray(ranker.model.item_factors, dtype=float)
     shown = items[[1, 4]]
-    left = items.T @ items + 0.1 * np.eye(3) + 3.0 * shown.T @ shown
-    user = np.linalg.solve(left, 4.0 * shown.sum(axis=0))
+    left = (
+        items.T @ items + 0.1 * np.eye(3) + 4.0 * shown.T @ shown
+    )  # 1 for every item, and alpha more for those of the history
+    user = np.linalg.solve(left, 5.0 * shown.sum(axis=0))
     scores = ranker.score(EXAMPLES)
     assert scores[0, :2] == pytest.approx(items[[0, 2]] @ user, rel=1e-3)
     assert np.array_equal(scores, ALSRanker.fit(log, config).score(EXAMPLES))
+
+
+def test_scores_of_another_weight_are_not_used() -> None:
+    """An interaction's weight was alpha; predictions of that time have the key of the settings alone."""
+    inputs: Any = SimpleNamespace(data_key="data", seed=0)
+    config = ALSConfig()
+    older = stage_key(**config.model_dump(exclude={"name"}), data="data", seed=0)
+    assert ALSStage(inputs, config, Path(), {}).key != older
 
 
 def test_what_als_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ class ALSRanker:
         model = AlternatingLeastSquares(
             factors=config.factors,
             regularization=config.regularisation,
-            alpha=config.alpha,
+            alpha=1 + config.alpha,  # implicit takes the confidence itself, which is 1 without an interaction
             iterations=config.iterations,
             random_state=seed,
             num_threads=1,  # with threads, the order of sums is not deterministic

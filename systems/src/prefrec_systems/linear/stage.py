@@ -15,7 +15,9 @@ class ALSStage(FittedStage):
 
     @property
     def key(self) -> str:
-        return stage_key(**self.config.model_dump(exclude={"name"}), data=self.inputs.data_key, seed=self.inputs.seed)
+        settings = self.config.model_dump(exclude={"name"})
+        # Predictions of the time when the weight was alpha must not be used.
+        return stage_key(**settings, weight="1 + alpha", data=self.inputs.data_key, seed=self.inputs.seed)
 
     def fit(self) -> ALSRanker:
         return ALSRanker.fit(self.inputs.data.train_interactions, self.config, self.inputs.seed)
