@@ -13,7 +13,7 @@ import torch
 
 from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.errors import DataError, ModelError
 from prefrec.rankers import Ranker
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.matrices import item_scores, mean_ndcg
@@ -237,7 +237,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "prefrec.towers.tower_training.F.cross_entropy", lambda scores, targets: scores.sum() * np.nan
     )
-    with pytest.raises(ConfigError, match=r"training diverged in epoch 1 .*: lower learning_rate \(0\.02\)"):
+    with pytest.raises(ModelError, match=r"training diverged in epoch 1 .*: lower learning_rate \(0\.02\)"):
         trained(tmp_path / "nan")
     log = DATA.train_interactions.unique("user_id", maintain_order=True)
     monkeypatch.setattr(f"{__name__}.DATA", replace(DATA, train_interactions=log))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from prefrec.console import say, track
 from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import DataError, ModelError
 from prefrec.files import write_text, write_whole
 from prefrec.lm.models import default_device
 from prefrec.rankers.matrices import blocks, mean_ndcg
@@ -71,7 +71,7 @@ def train_tower(
 
     Raises:
         DataError: there is nothing to train on, or no validation example to choose the epoch.
-        ConfigError: a loss is not finite.
+        ModelError: a loss is not finite.
     """
     rows = data.examples("validation", ROWS) if epochs is None else []
     if epochs is None and not rows:
@@ -236,7 +236,7 @@ class _Training:
             scores, codes = scores.gather(1, listed), torch.zeros_like(codes)
         loss = F.cross_entropy(scores, codes)
         if not math.isfinite(value := loss.item()):
-            raise ConfigError(
+            raise ModelError(
                 f"{self.config.name}: training diverged in epoch {len(self.progress.log) + 1} (the loss is not "
                 f"finite): lower learning_rate ({self.config.learning_rate:g})"
             )

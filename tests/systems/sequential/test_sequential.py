@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefrec.data import PreparedData, RankingExample
-from prefrec.errors import ConfigError
+from prefrec.errors import ModelError
 from prefrec.evaluation import metrics_for, target_ranks
 from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers import Ranker
@@ -196,7 +196,7 @@ def test_a_diverged_training_stops_and_leaves_the_last_good_epoch(data, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(SequentialModel, "loss", loss)
         patch.setattr(train, "last_scores", scored)
-        with pytest.raises(ConfigError, match=r"diverged in epoch 2 .* lower learning_rate \(0.02\)$"):
+        with pytest.raises(ModelError, match=r"diverged in epoch 2 .* lower learning_rate \(0.02\)$"):
             train_sequential(data, _config("SASRec", epochs=3), out, seed=0)
     state = torch.load(out / "work" / "0" / "checkpoint.pt", weights_only=True)["state"]
     assert (len(state["log"]), state["best_epoch"]) == (1, 0)

@@ -36,9 +36,8 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
             chooses.
 
     Raises:
-        ModelError: the encoder does not exist.
         DataError: there is nothing to train on, or no validation example to choose the epoch.
-        ConfigError: a loss or a score is not finite.
+        ModelError: the encoder does not exist, or a loss or a score is not finite.
     """
     task = task_of(data, new_items=True, is_refit=epochs is not None)
     work = out / "work"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prefrec.console import say, track
 from prefrec.data import PreparedData
-from prefrec.errors import ConfigError
+from prefrec.errors import ModelError
 from prefrec.files import write_text, write_whole
 from prefrec.lm.models import default_device
 from prefrec.rankers.matrices import mean_ndcg
@@ -55,7 +55,7 @@ def train_sequential(
 
     Raises:
         DataError: there is nothing to train on, or no validation example to choose the epoch.
-        ConfigError: a loss or a score is not finite.
+        ModelError: a loss or a score is not finite.
     """
     task = task_of(data, new_items=False, is_refit=epochs is not None)
     config = for_epochs(config, epochs)
@@ -200,10 +200,10 @@ class Training:
         return mean_ndcg(scores, self.task.targets)
 
     def _check(self, name: str, finite: bool) -> None:
-        """Raise ConfigError if training has diverged; the checkpoint of the last good epoch stays."""
+        """Raise ModelError if training has diverged; the checkpoint of the last good epoch stays."""
         if not finite:
             rates = [(group["name"], group["lr"]) for group in self.optimizer.param_groups]
-            raise ConfigError(
+            raise ModelError(
                 f"{name}: training diverged in epoch {len(self.state.log) + 1} (a loss or a score is not finite): "
                 f"lower {' and '.join(f'{rate} ({value:g})' for rate, value in rates)}"
             )
