@@ -1,5 +1,7 @@
 """The Pareto front against a slow twin, and seconds that add up."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +9,10 @@ from hypothesis import strategies as st
 from prefrec.evaluation import Interval
 from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
+from prefrec.recipe import Recipe
 from prefrec_lab.studies import cost
 from prefrec_lab.studies.alignments import vary_loss
-from prefrec_lab.studies.cost import COST, pareto, training_seconds
+from prefrec_lab.studies.cost import COST, pareto, stages_of, training_seconds
 from prefrec_lab.study_tools.carry_out import carry_out
 from prefrec_lab.study_tools.study import with_alignments
 
@@ -49,6 +52,16 @@ def test_seconds_are_those_of_all_stages_before(summary, place):
     assert seconds["dmpo"] == pytest.approx(sft + dmpo, abs=0.06)
     assert list(seconds) == ["sft", "dpo", "dmpo"]
     assert training_seconds(open_run(folder), "nothing") is None
+
+
+def test_an_alignment_may_start_from_an_earlier_one(base):
+    raw = base.model_dump(mode="json")
+    raw["align"] = [raw["align"][0] | {"name": name} for name in "abc"]
+    raw["align"][1]["start"], raw["align"][2]["start"] = "a", "b"
+    run = SimpleNamespace(recipe=Recipe.model_validate(raw))
+    assert [stages_of(run, name) for name in ("sft", "a", "c")] == [["sft"], ["sft", "a"], ["sft", "a", "b", "c"]]
+    run = SimpleNamespace(recipe=Recipe.model_validate(raw | {"sft": None}))
+    assert [stages_of(run, name) for name in ("a", "b")] == [["a"], ["a", "b"]]
 
 
 def test_memory_is_the_most_of_any_stage(summary, place):

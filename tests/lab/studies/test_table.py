@@ -43,6 +43,13 @@ def test_what_a_system_adds_to_the_one_it_builds_on(summary, place):
     assert built_on(base_recipe(TABLE)) == built
 
 
+def test_an_alignment_builds_on_the_one_that_it_starts_from():
+    raw = base_recipe(TABLE).model_dump(mode="json")
+    raw["align"][1]["start"] = "dpo"
+    built = built_on(Recipe.model_validate(raw))
+    assert (built["dpo"], built["s-dpo"]) == ("sft", "dpo")
+
+
 def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
     assert "full-catalogue" not in summary["tables"]
     folder = tmp_path / "run"

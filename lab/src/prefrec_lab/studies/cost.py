@@ -102,8 +102,10 @@ def training_memory(run: Run, name: str, *, own: bool = False) -> float | None:
 
 def stages_of(run: Run, name: str) -> list[str]:
     """Return the stages that a model continues from, then its own."""
-    before = [s for s in (start_of(run.recipe),) if s in run.stages]
-    return list(dict.fromkeys([*before, name] if name not in before else before[: before.index(name) + 1]))
+    stages = [name]
+    while (align := run.recipe.alignment(stages[0])) and (before := run.recipe.start_of(align)):
+        stages.insert(0, before)
+    return stages
 
 
 def _of_stages(

@@ -20,7 +20,6 @@ from prefrec.sections import RANKERS, SFT, ZERO_SHOT
 from prefrec.stages.encoders import shows_candidates
 from prefrec_lab.studies.cost import training_seconds
 from prefrec_lab.study_tools.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
-from prefrec_lab.study_tools.opened import start_of
 from prefrec_lab.study_tools.plots import dots
 from prefrec_lab.study_tools.study import Outcome, Study, Table, as_it_is
 from prefrec_lab.study_tools.tables import difference_cell, plain_table, results_table
@@ -96,7 +95,7 @@ def ranking_facts(measured: Measured) -> list[str]:
 def built_on(recipe: Recipe) -> dict[str, str]:
     """Return system → the one that it starts from, or whose answers it reorders, if there is one."""
     bases = {SFT: ZERO_SHOT} if recipe.sft and recipe.evaluate.zero_shot else {}
-    bases |= {a.name: start_of(recipe) for a in recipe.align}
+    bases |= {a.name: recipe.start_of(a) or ZERO_SHOT for a in recipe.align}
     for config in recipe.rankers:
         base = getattr(config, "retriever", None) or getattr(config, "reference", None)
         if config.kind in ("llara", "tallrec"):
