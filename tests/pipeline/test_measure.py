@@ -13,9 +13,12 @@ from prefrec.data import seen_items
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import FULL_RANKING, evaluate_full, metrics_for, user_spread
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers
+from prefrec.pipeline.measure import best_baseline, comparison_pairs, evaluate_rankers, logs_read
 from prefrec.rankers import CatalogueRanker, ItemKNNRanker, PopularityRanker, RandomRanker, pad_scores
+from prefrec.rankers.blend import BlendConfig
 from prefrec.sections import EvaluateSection
+from prefrec.stages.blend import BlendStage
+from prefrec.stages.inputs import RunInputs
 from prefrec.stages.language_model import lm_ranker
 
 
@@ -41,6 +44,29 @@ def test_pairs():
     rankers = ["SASRec", "a", "b", "c"]
     pairs = comparison_pairs(rankers[1:], rankers, "item-kNN")
     assert pairs == [("b", "a"), ("c", "b"), *((name, "item-kNN") for name in rankers)]
+
+
+def test_the_logs_of_rankers_that_query_a_blend(recipe, data, tmp_path):
+    """What is queried counts validation interactions at any depth, and what is only learnt from does not."""
+
+    class Asking(FixedStage):
+        queries = True
+
+        def __init__(self, name, needed):
+            super().__init__(RandomRanker(0, name))
+            self.before = {needed.name: needed}
+
+    inputs = RunInputs(data, "key", recipe.model, recipe.lora, 0)
+    blend = BlendStage(inputs, BlendConfig(parts=["popularity"]), tmp_path, {})
+    asking = Asking("asking", blend)
+    learning = Asking("learning", blend)
+    learning.queries = False
+    stages = [blend, asking, Asking("far", asking), learning]
+    section = EvaluateSection(references=["popularity"])
+    both, part = "training and validation", "training, and its counts and baselines validation, too"
+    want = {"popularity": both, "blend": part, "asking": part, "far": part, "learning": "training"}
+    assert logs_read(data, section, stages, is_refit=False) == want
+    assert {*logs_read(data, section, stages, is_refit=True).values()} == {both}
 
 
 def test_the_best_baseline_is_by_ndcg_and_the_first_of_equals():

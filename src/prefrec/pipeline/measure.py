@@ -103,9 +103,16 @@ def logs_read(
     for stage in stages:
         if stage.model is None or stage.weights is not None:
             counts = f"{TRAINING}, and its counts and baselines validation, too"
-            alone = counts if is_longer and isinstance(stage, BlendStage) else TRAINING
+            alone = counts if is_longer and _asks_blend(stage) else TRAINING
             logs[stage.name] = BOTH if is_longer and is_refit else alone
     return logs
+
+
+def _asks_blend(stage: RankerStage) -> bool:
+    """Return True if a ranker is a blend, or queries one when it scores."""
+    if isinstance(stage, BlendStage):
+        return True
+    return stage.queries and any(_asks_blend(needed) for needed in stage.before.values())
 
 
 def comparison_pairs(lms: Sequence[str], models: Sequence[str], best: str | None) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks
 from prefrec.data import read_prepared
 from prefrec.evaluation import metrics_for
+from prefrec.pipeline.measure import logs_read
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.stages.baseline import BaselineStage
@@ -55,6 +56,12 @@ def test_a_blend_inside_ranks_validation_examples_without_their_targets(run_with
     for entry in (two.on("validation"), two.on("validation").full, two.full.on("validation")):
         np.testing.assert_allclose(entry.load(8).ranker.score(rows), out_of_fold, rtol=1e-5)
     np.testing.assert_allclose(two.load(8).ranker.score(rows), own, rtol=1e-5)
+
+
+def test_the_table_says_that_a_blend_inside_counts_validation_interactions(run_with_rankers):
+    run = open_run(run_with_rankers)
+    logs = logs_read(run.data, run.recipe.evaluate, [run.stage("two"), run.stage("fused")], False)
+    assert logs["two"] == logs["fused"] == "training, and its counts and baselines validation, too"
 
 
 def test_a_pair_without_a_blend_is_the_same_for_both_splits(recipe, data):
