@@ -46,6 +46,13 @@ def test_pairs():
     assert pairs == [("b", "a"), ("c", "b"), *((name, "item-kNN") for name in rankers)]
 
 
+def test_alignments_are_compared_with_the_model_that_they_started_from():
+    starts = {"dpo": "sft", "s-dpo": "sft"}
+    pairs = [("sft", "zero-shot"), ("dpo", "sft"), ("s-dpo", "dpo"), ("s-dpo", "sft")]
+    assert comparison_pairs(["zero-shot", "sft", "dpo", "s-dpo"], [], None, starts) == pairs
+    assert comparison_pairs(["dpo", "s-dpo"], [], None, starts) == [("s-dpo", "dpo")]  # sft was not evaluated
+
+
 def test_the_logs_of_rankers_that_query_a_blend(recipe, data, tmp_path):
     """What is queried counts validation interactions at any depth, and what is only learnt from does not."""
 

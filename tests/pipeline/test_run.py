@@ -121,6 +121,8 @@ def test_numbers_are_those_of_the_predictions(finished, recipe):
     assert again.to_json()["metrics"] == metrics["evaluation"]["metrics"]
     assert (metrics["split"], metrics["evaluation"]["n"]) == (recipe.evaluate.split, recipe.evaluate.rows)
     assert metrics["generation"]["n"] == recipe.evaluate.generate_rows
+    compared = {(c["ranker"], c["against"]) for c in metrics["evaluation"]["comparisons"]}
+    assert {("dpo", "sft"), ("s-dpo", "dpo"), ("s-dpo", "sft")} <= compared
     ranks = predictions.filter(pl.col("ranker") == "s-dpo")["rank"].to_numpy()
     assert metrics["evaluation"]["metrics"]["s-dpo"]["hr@1"]["mean"] == pytest.approx(np.mean(ranks == 1))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import polars as pl
@@ -38,6 +40,7 @@ def evaluate_rankers(
     audit: Audit | None = None,
     logs: Mapping[str, str] | None = None,
     baselines: FittedBaselines | None = None,
+    starts: Mapping[str, str] = MappingProxyType({}),
 ) -> Results:
     """Query the baselines and every stage (`predict_all`), and compare them (`comparison_pairs`).
 
@@ -50,6 +53,7 @@ def evaluate_rankers(
         audit: of the candidate sets under test. Default: make it first.
         logs: ranker → the interactions that it has read. Default: not known.
         baselines: those of the data. Default: fit them.
+        starts: language model → the one that it started from, as for `comparison_pairs`.
     """
     audit = audit or audit_under_test(data, section, seed)
     fitted = (baselines or FittedBaselines(data, seed)).before(section.split, section.references)
@@ -58,7 +62,8 @@ def evaluate_rankers(
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     items = item_classes(data, section.split)
     repeated = repeated_targets(data, data.examples(section.split, section.rows))
-    evaluation = _measure(silent, data, section, stages, ks=section.ks, audit=audit, items=items, repeated=repeated)
+    shared: dict[str, Any] = {"items": items, "repeated": repeated, "starts": starts}
+    evaluation = _measure(silent, data, section, stages, ks=section.ks, audit=audit, **shared)
     logs = {name: log for name, log in (logs or {}).items() if name in evaluation.metrics}
     full: Evaluation | None = None
     beyond: dict[str, dict[str, float]] = {}
@@ -69,8 +74,7 @@ def evaluate_rankers(
             whole |= dict.fromkeys(stage.ablations, stage.name)
         answers = predict_full(data, section, fitted, [*stages, *whole], cache / "full_catalogue", seed=seed)
         less = {part.name: name for part, name in whole.items()}
-        given: dict[str, Any] = {"audit": FULL_RANKING, "items": items, "repeated": repeated, "less": less}
-        full = _measure(answers, data, section, stages, ks=[10], **given)
+        full = _measure(answers, data, section, stages, ks=[10], audit=FULL_RANKING, less=less, **shared)
         full = replace(full, logs=logs)
         shown = answers.filter(pl.col("ranker").is_in(full.rankers))
         beyond = beyond_accuracy(shown, data.train_interactions, data.catalogue)
@@ -79,7 +83,7 @@ def evaluate_rankers(
         section.split,
         replace(evaluation, logs=logs),
         full,
-        _generation(predictions, data, section, stages, audit),
+        _generation(predictions, data, section, stages, audit, starts),
         beyond,
         by_user=by_user,
         predictions=predictions,
@@ -115,13 +119,26 @@ def _asks_blend(stage: RankerStage) -> bool:
     return stage.queries and any(_asks_blend(needed) for needed in stage.before.values())
 
 
-def comparison_pairs(lms: Sequence[str], models: Sequence[str], best: str | None) -> list[tuple[str, str]]:
-    """Return the pairs to compare: each language model with the one before, each model with the best baseline.
+def comparison_pairs(
+    lms: Sequence[str], models: Sequence[str], best: str | None, starts: Mapping[str, str] = MappingProxyType({})
+) -> list[tuple[str, str]]:
+    """Return the pairs to compare: each language model with others (below), each model with the best baseline.
 
-    `lms` are in the order of training; `models` are all rankers that are not baselines.
+    A language model is compared with the one before, and with the one that it started from if that is another.
+
+    Args:
+        lms: language models in the order of training.
+        models: all rankers that are not baselines.
+        best: the best baseline; None: there is none.
+        starts: language model → the one that it started from. Default: the one before.
     """
-    chain = list(zip(lms[1:], lms[:-1], strict=True))
-    return chain + [(name, best) for name in models if best is not None]
+    pairs: list[tuple[str, str]] = []
+    for before, name in pairwise(lms):
+        pairs.append((name, before))
+        start = starts.get(name, before)
+        if start != before and start in lms:
+            pairs.append((name, start))
+    return pairs + [(name, best) for name in models if best is not None]
 
 
 def best_baseline(predictions: pl.DataFrame, references: Sequence[str]) -> str | None:
@@ -142,6 +159,7 @@ def _measure(
     audit: Audit | NoAudit,
     items: pl.DataFrame,
     repeated: Sequence[bool] | None,
+    starts: Mapping[str, str],
     less: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Return metrics and comparisons: those of `comparison_pairs`, and each blend with itself without one part.
@@ -153,7 +171,7 @@ def _measure(
     best = best_baseline(predictions, section.references)
     lms = [stage.name for stage in stages if stage.model and stage.name in names]
     compared = [name for name in names if name not in section.references and name not in less]
-    compare = comparison_pairs(lms, compared, best)
+    compare = comparison_pairs(lms, compared, best, starts)
     compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.known_interactions(section.split)["item_id"])
     evaluation = evaluate_predictions(
@@ -183,6 +201,7 @@ def _generation(
     section: EvaluateSection,
     stages: Sequence[RankerStage],
     audit: Audit,
+    starts: Mapping[str, str],
 ) -> Evaluation | None:
     """Return the metrics of generated text, by our judge and by the S-DPO authors'; None without generated text."""
     generated = predictions.filter(pl.col("generated").is_not_null())
@@ -191,7 +210,7 @@ def _generation(
     generated = generated.with_columns(substring=judge_substrings(generated, data.catalogue))
     writers = set(generated["ranker"])
     models = [stage.name for stage in stages if stage.model]
-    pairs = comparison_pairs([name for name in models if name in writers], [], None)
+    pairs = comparison_pairs([name for name in models if name in writers], [], None, starts)
     whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, audit=audit)
     shown = [metric for pair in TEXT_METRICS.values() for metric in pair]
     kept = {r: {m: of[m] for m in shown} for r, of in whole.metrics.items()}

@@ -182,6 +182,7 @@ def _evaluate(plan: Plan, data: PreparedData, stages: Sequence[RankerStage], aud
         audit=audit,
         logs=logs_read(data, recipe.evaluate, stages, is_refit),
         baselines=plan.inputs.baselines,
+        starts={align.name: recipe.start_of(align) or ZERO_SHOT for align in recipe.align},
     )
     results = replace(
         results,
