@@ -73,6 +73,7 @@ def test_the_logs_of_rankers_that_query_a_blend(recipe, data, tmp_path):
     both, part = "training and validation", "training, and its counts and baselines validation, too"
     want = {"popularity": both, "blend": part, "asking": part, "far": part, "learning": "training"}
     assert logs_read(data, section, stages, is_refit=False) == want
+    assert logs_read(data, section, stages, is_refit=False, counted="validation") == want | {"popularity": "training"}
     assert {*logs_read(data, section, stages, is_refit=True).values()} == {both}
 
 

@@ -40,6 +40,7 @@ def evaluate_rankers(
     audit: Audit | None = None,
     logs: Mapping[str, str] | None = None,
     baselines: FittedBaselines | None = None,
+    counted: str | None = None,
     starts: Mapping[str, str] = MappingProxyType({}),
 ) -> Results:
     """Query the baselines and every stage (`predict_all`), and compare them (`comparison_pairs`).
@@ -53,10 +54,11 @@ def evaluate_rankers(
         audit: of the candidate sets under test. Default: make it first.
         logs: ranker → the interactions that it has read. Default: not known.
         baselines: those of the data. Default: fit them.
+        counted: baselines count what is known before the examples of this split. Default: the split under test.
         starts: language model → the one that it started from, as for `comparison_pairs`.
     """
     audit = audit or audit_under_test(data, section, seed)
-    fitted = (baselines or FittedBaselines(data, seed)).before(section.split, section.references)
+    fitted = (baselines or FittedBaselines(data, seed)).before(counted or section.split, section.references)
     predictions = predict_all(data, section, fitted, stages, cache, seed=seed)
     # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
@@ -95,15 +97,20 @@ TRAINING, BOTH = "training", "training and validation"
 
 
 def logs_read(
-    data: PreparedData, section: EvaluateSection, stages: Sequence[RankerStage], is_refit: bool
+    data: PreparedData,
+    section: EvaluateSection,
+    stages: Sequence[RankerStage],
+    is_refit: bool,
+    counted: str | None = None,
 ) -> dict[str, str]:
     """Return ranker → the interactions that it has read before the examples under test.
 
-    Baselines count what is known then. Other rankers have only read the training log, unless they were refit. A model
-    without training reads none, and is absent.
+    Baselines count what is known then, or before the examples of the split `counted`. Other rankers have only read
+    the training log, unless they were refit. A model without training reads none, and is absent.
     """
     is_longer = section.split == "test" and not data.validation_interactions.is_empty()
-    logs: dict[str, str] = dict.fromkeys([*section.references], BOTH if is_longer else TRAINING)
+    is_counted = is_longer and counted in (None, section.split)
+    logs: dict[str, str] = dict.fromkeys([*section.references], BOTH if is_counted else TRAINING)
     for stage in stages:
         if stage.model is None or stage.weights is not None:
             counts = f"{TRAINING}, and its counts and baselines validation, too"

@@ -52,6 +52,7 @@ def run_recipe(
     *,
     until: str = "report",
     under_test: Callable[[PreparedData], PreparedData] | None = None,
+    equal_logs: bool = False,
 ) -> Run:
     """Run a recipe, and return the run.
 
@@ -63,6 +64,8 @@ def run_recipe(
         folder: of the run; it is created.
         until: the last stage: one of `STAGES`, or the name of a ranker, which is made with its dependencies.
         under_test: replaces the data of the evaluation, for example by data with fewer test examples.
+        equal_logs: without `refit`, let baselines count the training log alone, as trained rankers do. Parts of a
+            blend still count what is known before test examples.
 
     Returns:
         The run, as `open_run` would open it.
@@ -102,7 +105,7 @@ def run_recipe(
         results = None
         if measured:
             rows, audit = (under_test(data), None) if under_test else (data, audit)
-            results = _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit)
+            results = _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit, equal_logs)
             plan.end_evaluation()
         contents = read_run(folder, data, results)
         if until == "report" and is_first():
@@ -170,9 +173,13 @@ def _check_until(recipe: Recipe, until: str) -> None:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(stages)}{near}")
 
 
-def _evaluate(plan: Plan, data: PreparedData, stages: Sequence[RankerStage], audit: Audit | None) -> Results:
+def _evaluate(
+    plan: Plan, data: PreparedData, stages: Sequence[RankerStage], audit: Audit | None, equal_logs: bool
+) -> Results:
     say("[bold]evaluate[/bold]")
     recipe, folder, is_refit = plan.recipe, plan.folder, len(plan.logs) > 1
+    # Before validation examples, the training log is what is known.
+    counted = "validation" if equal_logs and not is_refit else recipe.evaluate.split
     results = evaluate_rankers(
         data,
         recipe.evaluate,
@@ -180,8 +187,9 @@ def _evaluate(plan: Plan, data: PreparedData, stages: Sequence[RankerStage], aud
         folder / "predictions",
         seed=recipe.seed,
         audit=audit,
-        logs=logs_read(data, recipe.evaluate, stages, is_refit),
+        logs=logs_read(data, recipe.evaluate, stages, is_refit, counted),
         baselines=plan.inputs.baselines,
+        counted=counted,
         starts={align.name: recipe.start_of(align) or ZERO_SHOT for align in recipe.align},
     )
     results = replace(

@@ -7,8 +7,17 @@ import pytest
 from prefrec.evaluation import metrics_for
 from prefrec.intake import prepare
 from prefrec.pipeline.opened import open_run
+from prefrec.rankers.baselines import PopularityRanker
 from prefrec.recipe import Recipe
-from prefrec_lab.studies.cold_start import COLD_ITEM, COLD_START, COLD_USER, WARM, cold_recipe, cold_rows
+from prefrec_lab.studies.cold_start import (
+    COLD_ITEM,
+    COLD_START,
+    COLD_USER,
+    WARM,
+    cold_recipe,
+    cold_rows,
+    examples_behind,
+)
 from prefrec_lab.study_tools.carry_out import carry_out
 from tiny_run import ITEMS
 
@@ -59,6 +68,19 @@ def test_rows_of_each_kind(late, n):
     assert (absent, warm) == (min(n, all_absent), min(n, all_warm))
     if n == 1000:
         assert chosen == data.test
+
+
+def test_baselines_count_what_the_models_have_learnt(summary, place):
+    run = open_run(place / "cold" / "runs" / "cold-start-seed-0")
+    assert not run.data.validation_interactions.is_empty()
+    assert {*run.results.evaluation.logs.values()} == {"training"}
+    assert "All rankers have read the same log: training." in summary["notes"]
+    answers, counted = run.predictions().filter(ranker="popularity"), {}
+    rows = examples_behind(run, answers)
+    for log in ("validation", "test"):
+        counted[log] = PopularityRanker.fit(run.data.known_interactions(log)).score(rows)
+    np.testing.assert_allclose(answers["scores"].to_list(), counted["validation"])
+    assert not np.allclose(counted["validation"], counted["test"])
 
 
 def test_groups_hold_what_the_run_said(summary, place):

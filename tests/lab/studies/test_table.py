@@ -2,13 +2,14 @@
 
 from shutil import copytree
 
+import numpy as np
 import pytest
 
 from baselines import UNDATED_BASELINES
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
-from prefrec.rankers.baselines import BASELINES
+from prefrec.rankers.baselines import BASELINES, PopularityRanker
 from prefrec.recipe import Recipe
 from prefrec_lab.studies.table import TABLE, built_on
 from prefrec_lab.study_tools.carry_out import analyse_runs, base_recipe, carry_out
@@ -48,6 +49,19 @@ def test_an_alignment_builds_on_the_one_that_it_starts_from():
     raw["align"][1]["start"] = "dpo"
     built = built_on(Recipe.model_validate(raw))
     assert (built["dpo"], built["s-dpo"]) == ("sft", "dpo")
+
+
+def test_baselines_count_what_the_systems_have_learnt(summary, place):
+    run = open_run(place / "runs" / "table-seed-0")
+    assert not run.data.validation_interactions.is_empty()
+    assert {*run.results.evaluation.logs.values()} == {"training"}
+    assert "All rankers have read the same log: training." in summary["notes"]
+    answers, counted = run.predictions().filter(ranker="popularity").sort("row"), {}
+    for log in ("validation", "test"):
+        ranker = PopularityRanker.fit(run.data.known_interactions(log))
+        counted[log] = ranker.score(run.data.examples("test", len(answers)))
+    np.testing.assert_allclose(answers["scores"].to_list(), counted["validation"])
+    assert not np.allclose(counted["validation"], counted["test"])
 
 
 def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):

@@ -40,7 +40,7 @@ from prefrec_lab.study_tools.study import (
     varied_alignment,
     with_alignments,
 )
-from prefrec_lab.study_tools.tables import facts_of, grouped_table
+from prefrec_lab.study_tools.tables import facts_of, grouped_table, logs_read_note
 from prefrec_lab.study_tools.trained_lists import trained_items_only
 from prefrec_systems.morec.config import MoRecConfig
 
@@ -70,7 +70,7 @@ def make(base: Recipe, folder: Path) -> Run:
     run_recipe(recipe, folder, until="prepare")
     change_data(folder, partial(without_new_items, seed=base.data.seed))
     under_test = partial(cold_rows, n=rows, seed=base.data.seed)
-    return run_recipe(recipe, folder, until="evaluate", under_test=under_test)
+    return run_recipe(recipe, folder, until="evaluate", under_test=under_test, equal_logs=True)
 
 
 def cold_recipe(base: Recipe) -> Recipe:
@@ -154,7 +154,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
         if g in kinds
         for s in facts_of(kinds[g], models, quantities=[metric])
     ]
-    return Outcome(tables, _drawings(kinds, models, metric), facts, whole.n, whole.users, list(_NOTES))
+    notes = [*_NOTES, *logs_read_note(run)]
+    return Outcome(tables, _drawings(kinds, models, metric), facts, whole.n, whole.users, notes)
 
 
 def _require_long_histories(recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ from prefrec_lab.studies.cost import training_seconds
 from prefrec_lab.study_tools.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.study_tools.plots import dots
 from prefrec_lab.study_tools.study import Outcome, Study, Table, as_it_is
-from prefrec_lab.study_tools.tables import difference_cell, plain_table, results_table
+from prefrec_lab.study_tools.tables import difference_cell, logs_read_note, plain_table, results_table
 from prefrec_systems.retrieve import RetrieveThenRankConfig
 
 
@@ -43,7 +43,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     pairs = {name: base for name, base in built_on(first.recipe).items() if {name, base} <= values.keys()}
     gains = [gains_table(values, users, pairs)] if pairs else []
     tables = [main, *gains, *full_catalogue_tables(first), audit_table(audit)]
-    return Outcome(tables, drawings, facts, measured.n, measured.users, notes_of(first.recipe))
+    return Outcome(tables, drawings, facts, measured.n, measured.users, notes_of(first))
 
 
 def kind_of(run: Run, name: str) -> str:
@@ -143,12 +143,11 @@ def audit_table(audit: Audit) -> Table:
     return plain_table("audit", "What shortcuts reach", "Shortcut", pl.DataFrame(rows), audit.verdict)
 
 
-def notes_of(recipe: Recipe) -> list[str]:
-    """Return sentences on what the systems of a recipe share, and what they do not."""
-    notes = [
-        "All systems learn from the training part of one split, each from as many rows as its recipe says, and rank "
-        "the same lists."
-    ]
+def notes_of(run: Run) -> list[str]:
+    """Return sentences on what the systems of a run share, and what they do not."""
+    recipe = run.recipe
+    notes = ["All systems rank the same lists. Each learns from as many rows as its recipe says."]
+    notes += logs_read_note(run)
     if recipe.sft and not shows_candidates(recipe.model, recipe.data.domain or "generic"):
         main = [label(n) for n in recipe.lm_rankers if n != ZERO_SHOT]
         notes.append(f"{', '.join(main)} have read whole histories, of which every title was a target.")
@@ -178,5 +177,6 @@ TABLE = Study(
     as_it_is,
     analyse,
     reads_any_run=True,
+    equal_logs=True,
     base="table.yaml",
 )

@@ -145,7 +145,8 @@ def _check_data(study: Study, recipe: Recipe, folder: Path) -> None:
 
 
 def _made(study: Study, recipe: Recipe, folder: Path) -> Run:
-    return run_recipe(_ready(study, recipe, folder), folder, until="evaluate")
+    ready = _ready(study, recipe, folder)
+    return run_recipe(ready, folder, until="evaluate", equal_logs=study.equal_logs)
 
 
 def analyse_runs(study: Study, folders: Sequence[Path], out: Path) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class Study:
     # makes a run in its folder if that is more than to run what `vary` returns; such runs are not shared with other
     # studies
     make: Callable[[Recipe, Path], Run] | None = None
+    # whether baselines count the log that the models have learnt, also before test examples (`run_recipe`)
+    equal_logs: bool = False
     many_data: bool = False  # whether it compares several data sets, with a run for each
     base: str = BASE  # file of this package with the recipe to start from, unless the user names another
     overrides: tuple[str, ...] = ()  # `FIELD=VALUE` settings of that recipe, applied before those of the user

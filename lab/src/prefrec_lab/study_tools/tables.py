@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from prefrec.evaluation import Interval, PairedDifference
-from prefrec.report.tables import Cell, Grid
+from prefrec.pipeline.opened import Run
+from prefrec.report.tables import Cell, Grid, logs_notes
 from prefrec.report.wording import includes_zero, interval_ends, label, metric_label, number, signed, with_interval
 from prefrec_lab.study_tools.measure import Measured, holm
 from prefrec_lab.study_tools.study import Table
@@ -18,6 +19,12 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 ALPHA = 0.05
 """Level of the test that Holm's correction keeps over all comparisons of a quantity."""
+
+
+def logs_read_note(run: Run) -> list[str]:
+    """Return the sentence that says which interactions a run's rankers have read; [] if that is not known."""
+    evaluation = run.results.evaluation
+    return [f"{note}." for note in logs_notes(evaluation.logs)] if evaluation else []
 
 
 def results_table(
