@@ -22,6 +22,7 @@ from prefrec.recipe import Recipe
 from prefrec.runs.contents import read_run
 from prefrec.runs.results import BEST, METRICS, Results, write_results
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage
+from prefrec.stages.inputs import adapter_key
 from reliability import damage
 from sealed import flip
 from served_run import write_run
@@ -76,10 +77,13 @@ def test_such_a_stage_is_made_again_by_a_run(tmp_path, content):
 
 def test_an_update_of_a_damaged_run_does_not_start(run):
     recipe = Recipe.model_validate(open_run(run).recipe.model_dump(mode="json") | {"update": {"run": str(run)}})
-    assert start_stage(recipe, open_run(run).data, run) is not None
+    data = open_run(run).data
+    start = start_stage(recipe, data, run)
+    # The key of SFT has the base model itself, so that earlier updates need no new training.
+    assert start.key == adapter_key(run / "sft/adapter", data)
     flip(run / "sft/adapter/adapter_model.safetensors")
     with pytest.raises(DataError, match="sft is damaged"):
-        start_stage(recipe, open_run(run).data, run)
+        start_stage(recipe, data, run)
 
 
 @pytest.mark.parametrize("file", ["held_out.parquet", "protocol.json", STAGE_FILE])
