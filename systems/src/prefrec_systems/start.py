@@ -17,8 +17,8 @@ START: Any = Field(None, description="Earlier language model to start from, such
 
 
 def from_start(inputs: RunInputs, start: RankerStage | None) -> RunInputs:
-    """Return the inputs with the model of `start` as their base; `inputs` if it is None."""
-    if start is None:
+    """Return the inputs with the model of `start` as their base; `inputs` if it is None, or the base itself."""
+    if start is None or start.weights is None:
         return inputs
     whole = {"name": str(start.weights), "layers": None, "random_weights": False}
     return replace(inputs, model=inputs.model.model_copy(update=whole))

@@ -22,6 +22,7 @@ from prefrec_systems.llara import PROJECTOR_FILE, LlaraAlignConfig, LlaraConfig,
 from prefrec_systems.llara import stage as stage_module
 from prefrec_systems.llara.stage import LlaraAlignStage, LlaraStage
 from prefrec_systems.sequential import load_sequential
+from prefrec_systems.start import from_start
 
 SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 1, "hidden_size": 8}
 ROWS = {"rows": 16, "global_batch_size": 8, "learning_rate": 5e-3, "save_steps": 1}
@@ -143,3 +144,8 @@ def test_it_starts_from_the_whole_model_of_sft(recipe, alone, tmp_path):
         alone(SASREC, *started, **whole | {"lora": recipe.lora.model_dump()})
     with pytest.raises(ValidationError, match=r"LLaRA-S-DPO.start: it must be that of LLaRA: set it to sft"):
         alone(SASREC, started[0], ALIGNED, **whole)
+
+
+def test_a_start_from_zero_shot_is_one_from_the_base():
+    inputs = SimpleNamespace()
+    assert from_start(inputs, SimpleNamespace(weights=None)) is inputs
