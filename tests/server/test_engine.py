@@ -22,6 +22,7 @@ from prefrec.recommend.explain import leave_one_out
 from prefrec.recommend.questions import RulesError, Selection
 from prefrec.recommend.rules import Rules
 from prefrec.recommender import Recommender
+from prefrec.stages.base import Loaded
 from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest, SimilarRequest
 from prefrec_server.engine import Engine, UnknownRankerError
 from prefrec_server.scorer import Scorer, load_rankers
@@ -298,6 +299,22 @@ def test_a_ranker_of_lists_alone_is_not_asked_about_the_catalogue(composed, monk
     monkeypatch.setitem(others, "popularity", ListsAlone(others["popularity"]))
     with pytest.raises(DataError, match="popularity cannot recommend from all items: send candidates"):
         composed.recommend(RecommendRequest(history=HISTORY, ranker="popularity"))
+
+
+@pytest.mark.parametrize("names", [["popularity"], ["popularity", "item-kNN"]], ids=["alone", "first"])
+def test_a_ranker_of_lists_alone_can_be_the_default(run, monkeypatch, names):
+    class Listed(Loaded):
+        @property
+        def full(self):
+            return None if self.name == "popularity" else super().full
+
+    monkeypatch.setattr("prefrec_server.server.Loaded", Listed)
+    engine = open_engine(run, names)
+    assert engine.rankers == names
+    assert _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))).ranker == "popularity"
+    with pytest.raises(DataError, match="popularity cannot recommend from all items: send candidates"):
+        engine.recommend(RecommendRequest(history=HISTORY))
+    engine.close()
 
 
 def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):

@@ -163,7 +163,7 @@ class Engine:
         self, ranker: str, history: Sequence[Item], target: Item, candidates: Sequence[Item]
     ) -> Prepared[bodies.ExplainAnswer]:
         """Prepare an explanation by a ranker that is not a language model."""
-        if not candidates and self._scorer.others[ranker].full is None:
+        if not candidates and not self._recommends(ranker):
             raise DataError(f"{ranker} can only explain scores among candidates: send candidates")
         listed = tuple(item.item_id for item in candidates) or tuple(self.items.catalogue.ids)
         example = RankingExample("-", tuple(item.item_id for item in history), listed, target.item_id)
@@ -179,7 +179,7 @@ class Engine:
         Raise errors of `rank`, UnknownUserError or RulesError.
         """
         ranker = self._ranker(request.ranker)
-        if ranker not in self.models and self._scorer.others[ranker].full is None:
+        if not self._recommends(ranker):
             raise DataError(f"{ranker} cannot recommend from all items: send candidates to /v1/rank")
         history, seen = self._history(request)
         repeats = self.data.keeps_repeats
@@ -262,7 +262,10 @@ class Engine:
             say(f"Loading and trying {escape(ranker)} ({number} of {len(rankers)}) …")
             request = bodies.RankRequest(history=names, candidates=names, ranker=ranker)
             self.submit(self.rank(request), timeout=600).result()
-        self.submit(self.recommend(bodies.RecommendRequest(history=names[:1], k=1)), timeout=600).result()
+        # The default may be a ranker that only ranks candidates.
+        if able := next((name for name in self.rankers if self._recommends(name)), None):
+            asked = bodies.RecommendRequest(history=names[:1], k=1, ranker=able)
+            self.submit(self.recommend(asked), timeout=600).result()
 
     def close(self, timeout: float | None = None) -> None:
         """Answer the requests in the queue, end both threads, and let go of the run."""
@@ -284,6 +287,10 @@ class Engine:
         if name is not None and name not in self.rankers:
             raise UnknownRankerError(f"no ranker {name!r}: expected one of {', '.join(self.rankers)}")
         return name or self.rankers[0]
+
+    def _recommends(self, ranker: str) -> bool:
+        """Return True if a ranker can rank the full catalogue."""
+        return ranker in self.models or self._scorer.others[ranker].full is not None
 
     def _tokens(self, question: Asked) -> int:
         if isinstance(question, RankingExample):
