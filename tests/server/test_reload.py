@@ -4,19 +4,26 @@ import asyncio
 import gc
 import os
 import signal
+import threading
 import weakref
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline.opened import open_run
-from prefrec_server import reload
+from prefrec_server import reload, server
 from prefrec_server.app import Settings, create_app
+from prefrec_server.engine import Engine
 from prefrec_server.reload import Opened, Reloading, state_of
 from prefrec_server.server import open_engine
+
+
+class Held:
+    """What only the one who opens a run holds."""
 
 
 class Place:
@@ -24,6 +31,7 @@ class Place:
 
     def __init__(self, folder):
         self.folder, self.log, self.release = folder / "served", [], asyncio.Event()
+        self.held = []
         for name in ("first", "second"):
             (folder / name).mkdir()
         self.point("first")
@@ -36,6 +44,8 @@ class Place:
     def open(self):
         name = self.folder.resolve().name
         if name == "broken":
+            held = Held()  # as a run that was opened before the error
+            self.held.append(weakref.ref(held))
             raise DataError("it is damaged")
 
         @asynccontextmanager
@@ -132,13 +142,18 @@ def test_a_run_that_cannot_be_opened_leaves_the_one_before_and_is_tried_once(pla
             place.point("broken")
             await _until(lambda: "refused" in place.log)
             await asyncio.sleep(0.1)
+            assert [held() for held in place.held] == [None]
             assert await _get(app) == "first"
             place.point("second")
             await _until(lambda: "served" in place.log)
             assert await _get(app) == "second"
         assert place.log.count("refused") == 1
 
-    asyncio.run(live())
+    gc.disable()  # so that no other collection comes first
+    try:
+        asyncio.run(live())
+    finally:
+        gc.enable()
     said = " ".join(capfd.readouterr().err.split())
     assert "→ broken is not served: it is damaged; still serving first" in said
     assert "Now serving second; before: first" in said
@@ -187,6 +202,28 @@ def test_a_closed_engine_lets_go_of_models_and_data(run_with_rankers):
     del client, engine
     gc.collect()
     assert [thing() for thing in held] == [None] * len(held)
+
+
+def test_an_engine_whose_rankers_fail_is_closed(run, monkeypatch):
+    held = []
+
+    def fail(self, rankers):
+        held.append(weakref.ref(self))
+        raise ModelError("it is damaged")
+
+    monkeypatch.setattr(Engine, "warm_up", fail)
+    with pytest.raises(ModelError, match="it is damaged"):
+        open_engine(run, ["popularity"])
+    gc.collect()
+    assert [engine() for engine in held] == [None]
+
+
+def test_an_engine_without_an_application_is_closed(adapted_run, monkeypatch):
+    before = {*threading.enumerate()}
+    monkeypatch.setattr(server, "create_app", Mock(side_effect=ConfigError("it is damaged")))
+    with pytest.raises(ConfigError, match="it is damaged"):
+        server.serve_run(adapted_run, ["popularity"], host="127.0.0.1", port=0)
+    assert not [t.name for t in {*threading.enumerate()} - before if t.name == "prefrec-batcher"]
 
 
 def test_every_answer_names_the_folder_of_its_run(engine):

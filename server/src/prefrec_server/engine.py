@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -274,6 +275,15 @@ class Engine:
         # FastAPI never forgets the handlers of an application, and these hold the engine.
         for held in ("data", "items", "encoder", "examples", "_scorer", "_popular", "_users"):
             self.__dict__.pop(held, None)
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Close the engine if what is done in the context fails: its threads would hold the run in memory."""
+        try:
+            yield
+        except Exception:
+            self.close()
+            raise
 
     @cached_property
     def _popular(self) -> Popular | None:

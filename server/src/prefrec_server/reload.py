@@ -146,15 +146,10 @@ class Reloading:
         """Open the run, and let it answer all requests that arrive from now on."""
         say(f"Opening {escape(shown(self._folder))} …")
         self._state = state_of(self._folder)
-        try:
-            opened = await _in_thread(self._open)
-            await opened.start()
-        except Exception as e:  # noqa: BLE001  # whatever is wrong with the next run, this one must go on
-            warn(
-                f"{escape(shown(self._folder))} is not served: {escape(f'{e}' or type(e).__name__)}; "
-                f"still serving {escape(self.current.sentence)}"
-            )
-            self._on_reload("refused")
+        opened = await self._next()
+        if opened is None:
+            await asyncio.sleep(0)  # until then, asyncio holds the error
+            gc.collect()  # the error and what was opened so far hold each other
             return
         before, self.current = self.current, opened
         self._on_reload("served")
@@ -165,6 +160,20 @@ class Reloading:
         await before.end()
         del before
         gc.collect()  # two runs in memory are enough
+
+    async def _next(self) -> Opened | None:
+        """Return the run, opened and started; None with a warning if that fails."""
+        try:
+            opened = await _in_thread(self._open)
+            await opened.start()
+        except Exception as e:  # noqa: BLE001  # whatever is wrong with the next run, this one must go on
+            warn(
+                f"{escape(shown(self._folder))} is not served: {escape(f'{e}' or type(e).__name__)}; "
+                f"still serving {escape(self.current.sentence)}"
+            )
+            self._on_reload("refused")
+            return None
+        return opened
 
 
 async def _in_thread(make: Callable[[], Opened]) -> Opened:
@@ -192,8 +201,13 @@ async def _in_thread(make: Callable[[], Opened]) -> Opened:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, opened, error)
 
-    threading.Thread(target=work, name="prefrec-reload", daemon=True).start()
-    return await result
+    thread = threading.Thread(target=work, name="prefrec-reload", daemon=True)
+    thread.start()
+    try:
+        return await result
+    except Exception:
+        thread.join()  # it has only to end; until then it holds the error, and so what was opened
+        raise
 
 
 def shown(folder: Path, at: Path | None = None) -> str:

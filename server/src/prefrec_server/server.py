@@ -107,9 +107,10 @@ def serve_run(
             run = open_run(at)
             engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
             name, model = run.recipe.name, Path(run.recipe.model.name).name
-            page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
-            settings = Settings(name, model, deadline, api_key, hosts, page, telemetry, access_log, at.name)
-            app = create_app(engine, settings)
+            with engine.closed_on_error():
+                page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
+                settings = Settings(name, model, deadline, api_key, hosts, page, telemetry, access_log, at.name)
+                app = create_app(engine, settings)
             best = run.results.best
             if best and best.ranker == engine.rankers[0]:
                 say(f"{escape(best.sentence)}.")
@@ -184,8 +185,9 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         if name in made and (full := parts[name].full):
             full.load(BATCH_SIZE)
     engine = Engine(scorer, run.data, encoder, split, served, room=max_tokens, **queue)
-    # Baselines are fitted when they are first queried.
-    engine.warm_up([name for name in served if name not in baselines])
+    with engine.closed_on_error():
+        # Baselines are fitted when they are first queried.
+        engine.warm_up([name for name in served if name not in baselines])
     return engine
 
 
