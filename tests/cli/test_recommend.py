@@ -85,6 +85,17 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     assert "user 'a' has more than one line; keep one line per user" in " ".join(told.split())
 
 
+@pytest.mark.parametrize("option", ["--users", "--history-file"])
+def test_nobody_gets_an_empty_answer(adapted_run, tmp_path, option):
+    empty, out = tmp_path / "empty.csv", tmp_path / "top.csv"
+    empty.write_text("user_id,history\n" if option == "--history-file" else "")
+    asked = ("recommend", adapted_run, option, empty)
+    assert json.loads(succeed(*asked, "--json")) == []
+    assert "user_id" in succeed(*asked)
+    assert f"0 users, 0 rows: {out}" in succeed(*asked, "--out", out)
+    assert out.read_text() == "user_id,rank,item_id,title,score\n"
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

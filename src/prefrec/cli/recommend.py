@@ -56,6 +56,7 @@ def recommend(
     """
     # Imported here, so that --help need not wait for torch and transformers.
     from prefrec.evaluation.labels import as_table
+    from prefrec.recommend.answers import ANSWERS
     from prefrec.recommender import Recommender
 
     if candidate and (not history or section.model_fields_set or out):
@@ -79,7 +80,7 @@ def recommend(
         counts = [(block["user_id"].n_unique(), len(block)) for block in blocks]
         print(f"{sum(n for n, _ in counts)} users, {sum(n for _, n in counts)} rows: {out}")
         return
-    answers = pl.concat(blocks)
+    answers = pl.concat([pl.DataFrame(schema=ANSWERS), *blocks])  # also without blocks, if there is nobody to answer
     if as_json:
         o.print_json(answers.to_dicts())
     else:
