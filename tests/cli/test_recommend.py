@@ -85,6 +85,11 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     assert "user 'a' has more than one line; keep one line per user" in " ".join(told.split())
 
 
+def test_an_id_may_be_longer_than_a_file_name(adapted_run):
+    asked = ("recommend", adapted_run, "--users", "u01", "--k", 1, "--json")
+    assert succeed(*asked, "--deny", "i" * 300) == succeed(*asked)
+
+
 @pytest.mark.parametrize("option", ["--users", "--history-file"])
 def test_nobody_gets_an_empty_answer(adapted_run, tmp_path, option):
     empty, out = tmp_path / "empty.csv", tmp_path / "top.csv"
@@ -101,6 +106,7 @@ def test_nobody_gets_an_empty_answer(adapted_run, tmp_path, option):
     [
         (("--all-users", "--users", "u01"), 2, "Exactly 1 of {--all-users, --users, --history, --history-file}"),
         (("--users", "u1,u2"), 1, "gets the items that are popular now; --users takes one id: repeat it"),
+        (("--users", "u" * 300), 1, "is not in the run's log"),
         (("--users", "u01", "--k", "0"), 2, '"0" for --k. Must be >= 1'),
         (("--users", "u01", "--k", "2.5"), 2, '--k: unable to convert "2.5" into int'),
         (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,7 +92,8 @@ def ids_of(given: Sequence[str]) -> list[str]:
     """Return ids; a file is replaced by the ids in its lines."""
     ids: list[str] = []
     for text in given:
-        ids += read_text(Path(text)).splitlines() if Path(text).is_file() else [text]
+        # `Path.is_file` raises an error for a text that is too long for a name.
+        ids += read_text(Path(text)).splitlines() if os.path.isfile(text) else [text]
     return [item.strip() for item in ids if item.strip()]
 
 
