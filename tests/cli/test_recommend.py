@@ -33,6 +33,8 @@ def test_candidates_in_the_order_of_the_ranker(adapted_run):
     want = Recommender.from_run(adapted_run).rank(["Red Emma", "i3"], ["Old Heat", "i7", "Wild Night"])
     assert [(row["title"], row["score"]) for row in rows] == [(r.title, r.score) for r in want]
     assert "Old Heat" in succeed(*asked)
+    best = json.loads(succeed(*asked, "--candidate", "i7", "--candidate", "WILD NIGHT", "--k", 2, "--json"))
+    assert best == rows[:2]
 
 
 def test_all_users_under_rules(adapted_run, tmp_path):

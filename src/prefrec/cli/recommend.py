@@ -38,7 +38,10 @@ def recommend(
         o.Texts,
         Parameter(help="With --history: rank these titles or ids instead. Repeatable."),
     ] = None,
-    k: Annotated[int, Parameter(validator=Number(gte=1), help="Items per user.")] = 10,
+    k: Annotated[
+        int | None,
+        Parameter(validator=Number(gte=1), help="Items per user. Default: 10; with --candidate all."),
+    ] = None,
     out: Annotated[Path | None, Parameter(help="File to write, .parquet or .csv. Default: print.")] = None,
     ranker: Annotated[str | None, Parameter(help="Any ranker of the run. Default: the best.")] = None,
     as_json: o.AsJson = False,
@@ -63,7 +66,7 @@ def recommend(
     if candidate and (not history or section.model_fields_set or out):
         raise CycloptsError("--candidate needs --history, and no rules or --out")
     if candidate and history:
-        ranking = Recommender.from_run(run, ranker).rank(history, candidate).frame()
+        ranking = Recommender.from_run(run, ranker).rank(history, candidate).frame()[:k]
         print(as_table(ranking)) if not as_json else o.print_json(ranking.to_dicts())
         return
     if out:
@@ -73,7 +76,7 @@ def recommend(
     rules = section.model_dump() | {"deny": ids_of(section.deny), "allow": section.allow and ids_of(section.allow)}
     asked: dict[str, Any] = {"users": users and ids_of(users), "histories": histories, **rules}
     try:
-        blocks = recommender.recommend_blocks(out, k, **asked)
+        blocks = recommender.recommend_blocks(out, k or 10, **asked)
     except UnknownUserError as e:
         raise DataError(f"{e}; --users takes one id: repeat it for more") from e
     if out and not as_json:
