@@ -1,6 +1,7 @@
 """`prefrec recommend`: one history, some users, all users; printed, as JSON and as Parquet."""
 
 import json
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
@@ -85,6 +86,17 @@ def test_some_users_and_histories_of_a_file(adapted_run, tmp_path):
     (tmp_path / "twice.csv").write_text("user_id,history\na,i1 i2\nb,i3\na,i9\n")
     told = refused("recommend", adapted_run, "--history-file", tmp_path / "twice.csv", "--k", 2)
     assert "user 'a' has more than one line; keep one line per user" in " ".join(told.split())
+
+
+def test_numbers_in_a_file_of_histories_are_ids(adapted_run, tmp_path, monkeypatch):
+    """A text would be looked up as a title first."""
+    asked = Mock(return_value=iter(()))
+    monkeypatch.setattr(Recommender, "recommend_blocks", asked)
+    pl.DataFrame({"history": [[7], [8, 9]]}).write_parquet(tmp_path / "new.parquet")
+    pl.DataFrame({"history": ['[7, "Red Eye"]', "7 8"]}).write_csv(tmp_path / "new.csv")
+    for name, want in (("new.parquet", [[7], [8, 9]]), ("new.csv", [[7, "Red Eye"], ["7", "8"]])):
+        succeed("recommend", adapted_run, "--history-file", tmp_path / name)
+        assert asked.call_args.kwargs["histories"] == {"1": want[0], "2": want[1]}
 
 
 def test_an_id_may_be_longer_than_a_file_name(adapted_run):

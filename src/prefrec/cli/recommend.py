@@ -16,7 +16,7 @@ from prefrec.data import UnknownUserError
 from prefrec.errors import DataError
 from prefrec.files import check_destination
 from prefrec.intake.readers import pick_columns, read_table, read_text
-from prefrec.intake.sources.base import check_one_line, parse_lists
+from prefrec.intake.sources.base import check_one_line, read_lists
 from prefrec.recommend.rules import Rules
 
 WHO = Group("Users", validator=LimitedChoice(1))
@@ -32,7 +32,8 @@ def recommend(
     ] = None,
     history: Annotated[o.History, Parameter(group=WHO)] = None,
     history_file: Annotated[
-        Path | None, Parameter(group=WHO, help="Table with `history` (a list) and optionally `user_id`.")
+        Path | None,
+        Parameter(group=WHO, help="Table with `history` (a list of titles or ids) and optionally `user_id`."),
     ] = None,
     candidate: Annotated[
         o.Texts,
@@ -100,10 +101,13 @@ def ids_of(given: Sequence[str]) -> list[str]:
     return [item.strip() for item in ids if item.strip()]
 
 
-def _histories(path: Path) -> dict[str, list[str]]:
-    """Return user → history; without user ids, users are numbered by row, from 1."""
+def _histories(path: Path) -> dict[str, list[str | int]]:
+    """Return user → history; without user ids, users are numbered by row, from 1.
+
+    Numbers remain numbers, because they are ids, and texts are first looked up as titles.
+    """
     names = {"user_id": "user_id", "history": "history"}
     frame = pick_columns(read_table(path), names, path, optional=["user_id"])
     users = frame["user_id"] if "user_id" in frame.columns else pl.Series(range(1, len(frame) + 1)).cast(pl.String)
     check_one_line(users, path)
-    return dict(zip(users, parse_lists(frame["history"], path, "history").to_list(), strict=True))
+    return dict(zip(users, read_lists(frame["history"], path, "history"), strict=True))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prefrec.data import read_prepared, write_prepared
 from prefrec.errors import DataError
 from prefrec.intake import PrepareConfig, prepare
-from prefrec.intake.sources.base import parse_lists
+from prefrec.intake.sources.base import parse_lists, read_lists
 from prefrec.intake.sources.files import fold_skips, parse_skipped
 from read_sources import files
 
@@ -24,6 +24,12 @@ FORMS = [[["1", " 2"], [], None], [[1, 2], [], None], ["1 2", "", None], ['["1",
 def test_lists_in_every_form(given_as):
     found = parse_lists(pl.Series(given_as), PATH, "shown")
     assert (found.dtype, found.to_list()) == (pl.List(pl.String), [["1", "2"], [], []])
+
+
+@pytest.mark.parametrize("given_as", [[[1, 7], []], [[1.0, 7.0], []], ["[1, 7]", ""]], ids=repr)
+def test_numbers_in_lists_remain_numbers(given_as):
+    assert read_lists(pl.Series(given_as), PATH, "history") == [[1, 7], []]
+    assert read_lists(pl.Series(['["1", 7]', "1 7"]), PATH, "history") == [["1", 7], ["1", "7"]]
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,13 @@ def user_attributes(users: pl.DataFrame, path: Path, called: str = "user_id") ->
 
 
 def parse_lists(values: pl.Series, path: Path, called: str, at_least: int = 0) -> pl.Series:
-    """Return lists of item ids as text; an empty field is an empty list.
+    """Return lists of item ids as text; arguments, forms and errors are as for `read_lists`."""
+    lists = [[*map(str, ids)] for ids in read_lists(values, path, called, at_least)]
+    return pl.Series(values.name, lists, dtype=pl.List(pl.String))
+
+
+def read_lists(values: pl.Series, path: Path, called: str, at_least: int = 0) -> list[list[str | int]]:
+    """Return lists of item ids, of which numbers remain numbers; an empty field is an empty list.
 
     A value may be a list, a list as JSON, Python or numpy print it, or ids separated by spaces or commas. Raise
     DataError about the first value that is not a list of at least `at_least` ids. `called` is the column's name in
@@ -144,19 +150,27 @@ def parse_lists(values: pl.Series, path: Path, called: str, at_least: int = 0) -
     lists = [_ids(value) for value in values.to_list()]
     bad = pl.Series([ids is None or len(ids) < at_least for ids in lists], dtype=pl.Boolean)
     refuse_bad(values, bad, path, called, "a list of item ids, such as [1, 2, 3] or 1 2 3")
-    return pl.Series(values.name, lists, dtype=pl.List(pl.String))
+    return [ids or [] for ids in lists]
 
 
-def _ids(value: Any) -> list[str] | None:
+def _ids(value: Any) -> list[str | int] | None:
     if value is None:
         return []
     if isinstance(value, str):
         value = _parsed(value.strip())
     if not isinstance(value, list):
         return None
-    ids = [str(int(v)) if isinstance(v, float) and v.is_integer() else v for v in value]
-    texts = [str(v).strip() for v in ids if isinstance(v, str | int) and not isinstance(v, bool)]
-    return texts if len(texts) == len(ids) and all(texts) else None
+    ids: list[str | int] = []
+    for item in value:
+        if isinstance(item, str) and item.strip():
+            ids.append(item.strip())
+        elif isinstance(item, int) and not isinstance(item, bool):
+            ids.append(item)
+        elif isinstance(item, float) and item.is_integer():
+            ids.append(int(item))
+        else:
+            return None
+    return ids
 
 
 def _parsed(text: str) -> Any:
