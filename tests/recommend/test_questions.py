@@ -131,6 +131,8 @@ def test_ids_of_users_are_texts_or_whole_numbers():
             user_ids(users)
     with pytest.raises(DataError, match=r"user: .* not list; recommend_all\(users=\[…\]\) answers several users"):
         user_ids(["1", "2"], "user")
+    with pytest.raises(DataError, match=r"user: the id 'u\\udcff' is not valid UTF-8"):
+        user_ids("u\udcff", "user")
 
 
 @pytest.mark.parametrize(

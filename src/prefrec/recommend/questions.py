@@ -235,7 +235,8 @@ def _is_plain(where: str) -> bool:
 def user_ids(given: Any, field: str = "users") -> list[str]:
     """Return ids of users as texts; a single one becomes a list of one.
 
-    Raise DataError, which names the field, if one of them is neither text nor a whole number.
+    Raise DataError, which names the field, if one of them is neither text nor a whole number, or has bytes that are
+    not UTF-8.
     """
     single = isinstance(given, str | Integral)
     users = [given] if single or field == "user" or not isinstance(given, Iterable) else [*given]
@@ -243,7 +244,13 @@ def user_ids(given: Any, field: str = "users") -> list[str]:
         if not isinstance(user, str | Integral) or isinstance(user, bool):
             several = "; recommend_all(users=[…]) answers several users" if field == "user" else ""
             raise DataError(f"{field}: a user's id is text or a whole number, not {type(user).__name__}{several}")
-    return [str(user) for user in users]
+    ids = [str(user) for user in users]
+    for user in ids:
+        try:
+            user.encode()
+        except UnicodeEncodeError as e:  # of the command line, where such a byte becomes half of a character
+            raise DataError(f"{field}: the id {user!r} is not valid UTF-8") from e
+    return ids
 
 
 def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, tuple[list[str], list[str]]]:
