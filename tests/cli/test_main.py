@@ -1,5 +1,8 @@
 """The command as a whole: help that teaches, the version, exit codes, errors without and with traceback."""
 
+import contextlib
+import io
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import prefrec as package
 from command import prefrec, refused, succeed
 from prefrec import cli
 from prefrec.cli import ELSEWHERE
+from prefrec.cli._options import print_json
 from prefrec.pipeline import prepare as prepare_module
 from tiny_run import write_recipe
 
@@ -122,6 +126,21 @@ def test_an_error_is_one_message_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     told = f"error: recipe {tmp_path}/none.yaml: No such file or directory; a clone has examples in `recipes/`\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+def test_standard_output_may_lack_the_lines_of_tables_and_accents(adapted_run, monkeypatch):
+    """As with PYTHONIOENCODING=ascii, or in a shell without a locale."""
+    asked = ["prefrec", "recommend", str(adapted_run), "--history", "i7", "--ranker", "popularity"]
+    monkeypatch.setattr(sys, "argv", asked)
+    written = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with contextlib.redirect_stdout(written):
+        cli.main()
+    assert b"\\u2502 rank" in written.buffer.getvalue()
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with contextlib.redirect_stdout(strict):
+        print_json({"title": "Café"})
+    strict.flush()
+    assert json.loads(strict.buffer.getvalue()) == {"title": "Café"}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this needs /dev/full")

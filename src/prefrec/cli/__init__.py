@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from inspect import cleandoc
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -111,6 +112,9 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b.*")
+    if isinstance(sys.stdout, TextIOWrapper):
+        # An encoding such as ASCII lacks the lines of tables, and characters of titles.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # only the first process of a job prints results
     try:

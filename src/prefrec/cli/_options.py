@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -59,8 +60,13 @@ AsJson = Annotated[bool, Parameter("--json", help="Print JSON.")]
 
 
 def print_json(value: Any) -> None:
-    """Print JSON to standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print JSON to standard output, in its encoding."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print(text)
 
 
 def fill(section: type[Section], **values: Any) -> Section:
