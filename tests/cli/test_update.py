@@ -154,6 +154,11 @@ def test_the_update_is_a_recipe_and_stays_when_the_run_is_deleted(run, updated, 
     assert len(Recommender.from_run(copy).recommend(user="fresh", k=3)) == 3
 
 
+def test_a_run_can_be_updated_from_inside_its_folder(run, updated, files, monkeypatch):
+    monkeypatch.chdir(run)
+    assert succeed("update", ".", *files, "--set", "sft.epochs=1") == updated[1]
+
+
 def test_an_interrupted_update_goes_on(run, files, tmp_path, monkeypatch):
     whole = ProgressCallback.on_step_end
     command = ("update", run, *files, "--out", tmp_path / "out", "--set", "sft.eval_rows=0")

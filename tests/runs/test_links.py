@@ -1,11 +1,12 @@
 """The link to the run that is served, and which runs beside it are deleted."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from prefrec.errors import ConfigError
-from prefrec.runs.links import point, prune, runs_of, target_of
+from prefrec.runs.links import named, point, prune, runs_of, target_of
 from prefrec.runs.lock import in_use, run_lock
 
 
@@ -49,6 +50,17 @@ def test_a_folder_is_not_replaced_by_a_link(link, tmp_path):
         point(tmp_path / "shop.3", tmp_path / "shop.1")
     with pytest.raises(ConfigError, match=r"shop.3 is not a link to a run: move it"):
         prune(tmp_path / "shop.3", 1)
+
+
+def test_a_folder_without_a_name_is_not_replaced_by_a_link(link, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "shop.3")
+    for given in (".", "..", "/"):
+        with pytest.raises(ConfigError, match="is not a link to a run"):
+            point(Path(given), tmp_path / "shop.1")
+        with pytest.raises(ConfigError, match="is not a link to a run"):
+            prune(Path(given), 1)
+    assert named(Path(".")) == tmp_path / "shop.3"
+    assert named(Path("shop.3")) == Path("shop.3")
 
 
 def test_runs_of_a_link_begin_with_its_name_and_the_newest_evaluation_is_first(link, tmp_path):

@@ -14,6 +14,7 @@ from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.pipeline.opened import open_run
 from prefrec.recipe import checked_recipe, map_files, set_field
+from prefrec.runs.links import named
 from prefrec.runs.remote import address_of
 from prefrec.runs.stage import stage_key
 from prefrec.sections import SFT
@@ -55,7 +56,8 @@ def update(
         set_field(raw, field)
     recipe = checked_recipe(raw)
     digest = stage_key(**map_files(recipe.data, content_digest))[:8]
-    folder = out or run.with_name(f"{run.name.partition('.updated-')[0]}.updated-{digest}")
+    earlier_name = named(run).name.partition(".updated-")[0]
+    folder = out or named(run).with_name(f"{earlier_name}.updated-{digest}")
     if folder.resolve() == run.resolve():
         raise ConfigError(f"{folder} is the run to update; name another folder with --out")
     carry_out(recipe, folder, "report", as_json)

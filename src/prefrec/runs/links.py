@@ -19,11 +19,19 @@ _RECIPE, _PRUNED = "recipe.yaml", ".pruned"
 def check_link(link: Path) -> None:
     """Raise ConfigError if something other than a link is where a link should be."""
     if link.exists() and not link.is_symlink():
+        link = named(link)
+        if not link.name:
+            raise ConfigError(f"{link} is not a link to a run")
         first = link.with_name(f"{link.name}.first")
         raise ConfigError(
             f"{link} is not a link to a run: move it (`mv {link} {first}`), and link to it (`prefrec switch {link} "
             f"{first}`)"
         )
+
+
+def named(folder: Path) -> Path:
+    """Return a path of the same folder that ends in its name, which `.` and `..` lack, as the root does."""
+    return folder if folder.name not in ("", "..") else Path(os.path.abspath(folder))
 
 
 def target_of(link: Path) -> Path | None:
