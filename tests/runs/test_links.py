@@ -69,6 +69,19 @@ def test_runs_of_a_link_begin_with_its_name_and_the_newest_evaluation_is_first(l
     assert [run.name for run in runs_of(link)] == ["shop.1", "shop.4", "shop.3", "shop.2"]
 
 
+def test_a_name_is_no_pattern(link, tmp_path):
+    """As a pattern it would also find the runs of `shop`."""
+    folder = tmp_path / "sho[p].1"
+    folder.mkdir()
+    (folder / "recipe.yaml").touch()
+    left = tmp_path / ".shop.0.pruned"
+    left.mkdir()
+    point(tmp_path / "sho[p]", folder)
+    assert runs_of(tmp_path / "sho[p]") == [folder]
+    prune(tmp_path / "sho[p]", 0)
+    assert left.is_dir()
+
+
 @pytest.mark.parametrize(
     ("keep", "deleted"), [(0, ["shop.1", "shop.3", "shop.4"]), (1, ["shop.1", "shop.3"]), (3, [])]
 )

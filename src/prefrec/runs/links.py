@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from glob import escape
 from pathlib import Path
 
 from prefrec.errors import ConfigError, PrefrecError
@@ -55,7 +56,7 @@ def runs_of(link: Path) -> list[Path]:
         seal = folder / SEAL
         return (seal if seal.is_file() else folder / _RECIPE).stat().st_mtime_ns
 
-    beside = [p for p in link.parent.glob(f"{link.name}.*") if (p / _RECIPE).is_file() and not p.is_symlink()]
+    beside = [p for p in link.parent.glob(f"{escape(link.name)}.*") if (p / _RECIPE).is_file() and not p.is_symlink()]
     return sorted(beside, key=lambda folder: (time_of(folder), folder.name), reverse=True)
 
 
@@ -78,7 +79,7 @@ def prune(link: Path, keep: int, *, dry_run: bool = False) -> dict[Path, str]:
         check_link(link)
         raise ConfigError(f"{link} leads to no run, so nothing is deleted: `prefrec switch {link} RUN`")
     linked = {p.resolve(): p.name for p in link.parent.iterdir() if p.is_symlink()} | {served: link.name}
-    for left in [] if dry_run else link.parent.glob(f".{link.name}.*{_PRUNED}"):
+    for left in [] if dry_run else link.parent.glob(f".{escape(link.name)}.*{_PRUNED}"):
         shutil.rmtree(left)  # a deletion that was interrupted
     outcome: dict[Path, str] = {}
     for folder in runs_of(link):
