@@ -131,6 +131,12 @@ def test_a_key_that_is_empty_or_fits_into_no_header_is_refused_at_once(
     assert f"error: the API key {message}" in refused(*asked)
 
 
+@pytest.mark.parametrize("given", ["inf", "nan", "86401.0", "0.0"])
+def test_a_deadline_that_is_no_time_is_refused_at_once(adapted_run, given):
+    told = refused("serve", adapted_run, "--deadline", given, code=2)
+    assert f'Invalid value "{given}" for --deadline. Must be ' in told
+
+
 def test_until_the_model_is_loaded_nobody_is_kept_waiting(adapted_run, monkeypatch):
     """A probe is refused at once."""
     from prefrec_server import server

@@ -31,7 +31,7 @@ def serve(
         int | None, Parameter(validator=Number(gte=1), help="Most requests per pass. Default: all.")
     ] = None,
     deadline: Annotated[
-        float, Parameter(validator=Number(gte=0.1), help="Seconds until a request gets status 504.")
+        float, Parameter(validator=Number(gte=0.1, lte=86400), help="Seconds until a request gets status 504.")
     ] = 30.0,
     access_log: Annotated[
         bool, Parameter(help="Print a line per request, without addresses, queries and bodies.")
