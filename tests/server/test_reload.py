@@ -226,8 +226,10 @@ def test_an_engine_without_an_application_is_closed(adapted_run, monkeypatch):
     assert not [t.name for t in {*threading.enumerate()} - before if t.name == "prefrec-batcher"]
 
 
-def test_every_answer_names_the_folder_of_its_run(engine):
+def test_every_answer_names_the_folder_of_its_run(engine, monkeypatch):
     app = create_app(engine, Settings("tiny", "llama", folder="shop.30 é"))
-    client = TestClient(app)
-    for path in ("/healthz", "/v1/run", "/nowhere"):
+    client = TestClient(app, raise_server_exceptions=False)
+    monkeypatch.setattr(engine, "example", lambda row: 1 / 0)
+    assert client.get("/v1/example").status_code == 500
+    for path in ("/healthz", "/v1/run", "/nowhere", "/v1/example"):
         assert client.get(path).headers["x-prefrec-run"] == "shop.30%20%C3%A9"

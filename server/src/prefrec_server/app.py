@@ -29,7 +29,7 @@ from prefrec.recommend.rules import MAX_NAME
 from prefrec_server import bodies
 from prefrec_server.batcher import RETRY_AFTER, DeadlineError, QueueFullError, StoppedError
 from prefrec_server.engine import Engine, Prepared, UnknownRankerError
-from prefrec_server.middleware import HEADERS, REQUEST_ID, Guard, Telemetry, problem
+from prefrec_server.middleware import REQUEST_ID, Guard, Telemetry, headers_of, problem
 
 Body = TypeVar("Body")
 NAME_KINDS = ("constrained-str", "ById")
@@ -115,7 +115,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     settings.telemetry.waiting.set_function(lambda: engine.batcher.waiting)
     _add_open_routes(app, engine, settings.page)
     app.include_router(_api(engine, settings))
-    _answer_errors(app)
+    _answer_errors(app, settings.folder)
     guard: Any = {"telemetry": settings.telemetry, "hosts": settings.hosts, "access_log": settings.access_log}
     app.add_middleware(Guard, folder=settings.folder, **guard)
     return app
@@ -233,8 +233,8 @@ def _key(api_key: str | None) -> list[Any]:
     return [Depends(check)]
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Turn every error into a `ProblemAnswer`."""
+def _answer_errors(app: FastAPI, folder: str) -> None:
+    """Turn every error into a `ProblemAnswer`; `folder` is the name of the run's folder."""
 
     @app.exception_handler(PrefrecError)
     async def expected(request: Request, error: PrefrecError) -> JSONResponse:
@@ -278,5 +278,5 @@ def _answer_errors(app: FastAPI) -> None:
         trace = "".join(traceback.format_exception(error))
         console.print(f"error: request {number}:\n{trace}", highlight=False, markup=False)
         # Starlette sends this response outside of all middleware, so the headers are added here.
-        headers = HEADERS | {REQUEST_ID: number}
+        headers = headers_of(folder) | {REQUEST_ID: number}
         return problem(500, "internal", f"the server failed; its log has the reason at request {number}", headers)

@@ -46,6 +46,11 @@ _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
+def headers_of(folder: str) -> dict[str, str]:
+    """Return the headers of every answer by the run in a folder of this name."""
+    return HEADERS | {RUN_FOLDER: quote(folder)}
+
+
 class Telemetry:
     """Metrics of one server, in their own registry."""
 
@@ -104,7 +109,7 @@ class Guard:
         folder: str = "",
     ) -> None:
         self.app, self.telemetry, self.hosts, self.access_log = app, telemetry, hosts, access_log
-        self._headers = HEADERS | {RUN_FOLDER: quote(folder)}
+        self._headers = headers_of(folder)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
