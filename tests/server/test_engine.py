@@ -14,8 +14,9 @@ from baselines import SERVED_BASELINES
 from fixed_rankers import ListsAlone
 from prefrec.data import RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.lm.items import ItemEncoder, add_items
 from prefrec.pipeline.opened import open_run
-from prefrec.prompts import ChoiceSet
+from prefrec.prompts import ChoiceSet, load_template
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.recommend.explain import leave_one_out
@@ -29,7 +30,8 @@ from prefrec_server.scorer import Scorer, load_rankers
 from prefrec_server.server import open_engine
 from served_run import HOSTILE, dated, with_model
 from slow import slow_logps, slow_logps_within
-from tiny import tiny_llama
+from tiny import VOCABULARY, tiny_llama
+from tiny_lists import CATALOGUE, IDS
 
 HISTORY = ["Red Emma", "i7", "Old Night"]
 SHOWN = ["Red Emma", "Red Eye", "Old Night"]
@@ -165,6 +167,18 @@ def test_what_the_prompt_has_no_room_for_is_not_explained(engine, run):
     assert [i.position for i in answer.influences] == list(range(48 - len(want), 48))
     assert [i.item_id for i in answer.influences] == [item for item, _ in want]
     np.testing.assert_allclose([i.effect for i in answer.influences], [e for _, e in want], atol=1e-3)
+
+
+def test_each_history_of_item_tokens_tells_whether_it_is_shortened(bpe_tokenizer):
+    """Although many are read in one call."""
+    model = tiny_llama(tie_word_embeddings=True)
+    add_items(model, IDS, torch.eye(len(IDS)))
+    encoder = ItemEncoder(CATALOGUE, bpe_tokenizer, VOCABULARY, max_length=8)  # five items, begin, answer and end
+    settings = {"encoder": encoder, "objective": "catalogue"}
+    lm = LMRanker("items", model, bpe_tokenizer, CATALOGUE, load_template("history"), **settings)
+    scorer, selection = Scorer({"items": model}, {"items": None}, lm, CATALOGUE), Selection(CATALOGUE, Rules(), 3)
+    questions = [selection.question(IDS[:n], []) for n in (5, 6, 0, 9)]
+    assert [is_short for _, is_short in scorer.recommend("items", questions)] == [False, True, False, True]
 
 
 def test_what_cannot_be_asked_is_refused(engine):

@@ -163,8 +163,15 @@ class Scorer:
                 for question, logps in zip(questions, known, strict=True):
                     before = self._shortened
                     best = best_items(self.catalogue, question, MAX_CALLS, logps)
-                    answers.append((best, self._shortened > before))
+                    # Histories of item-ID tokens are encoded together, before the first answer.
+                    is_short = self._shortened > before if logps is None else self._is_too_long(question.history)
+                    answers.append((best, is_short))
         return answers
+
+    def _is_too_long(self, history: Sequence[str]) -> bool:
+        """Return True if a history of item-ID tokens does not fit into the prompt."""
+        titles = self.items.titles_of(history)
+        return self.lm.encoder.fit(self.lm.template, titles, (), ())[1] > 0
 
     @property
     def _shortened(self) -> int:
