@@ -131,6 +131,21 @@ def test_rules_that_are_refused(client, change, status, code, message):
     assert message in _error(client.post("/v1/recommend", json=change), status, code)["message"]
 
 
+MANY = {f"{n:x}": 0 for n in range(20_000)}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"allow": [1] * 80_000}, {"deny": [1] * 80_000}, {"boost": {"title": MANY}}, MANY],
+    ids=["allow", "deny", "boost", "fields"],
+)
+def test_a_body_with_many_errors_is_refused_in_one(client, body):
+    """Each error of its own takes time in which no other request is answered."""
+    for path, needed in (("/v1/recommend", {}), ("/v1/similar", {"item": "i2"})):
+        problem = _error(client.post(path, json=needed | body), 422, "invalid")
+        assert re.match(r"body: \d+ values or fields are wrong", problem["message"])
+
+
 @pytest.mark.parametrize(
     "where",
     [
