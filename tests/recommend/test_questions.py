@@ -8,16 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.data import Catalogue
+from drawn_logs import make_log
+from prefrec.data import Catalogue, PreparedData, UnknownUserError
 from prefrec.errors import DataError
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.catalogue import Recommendation
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import (
+    LoggedUsers,
     RulesError,
     Selection,
     answer_all,
     best_items,
+    logged_users,
     similar_items,
     user_ids,
 )
@@ -30,6 +33,7 @@ ITEMS = pl.DataFrame(
     orient="row",
 )
 CATALOGUE = Catalogue(ITEMS)
+USERS = ["10", "9", "b", "B", "é", "𝄞", "ﬁ"]
 
 
 class ByNumber:
@@ -133,6 +137,29 @@ def test_ids_of_users_are_texts_or_whole_numbers():
         user_ids(["1", "2"], "user")
     with pytest.raises(DataError, match=r"user: the id 'u\\udcff' is not valid UTF-8"):
         user_ids("u\udcff", "user")
+
+
+@given(
+    learnt=st.lists(
+        st.tuples(st.sampled_from(USERS), st.sampled_from(CATALOGUE.ids), st.integers(0, 3)), max_size=30
+    ),
+    later=st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(CATALOGUE.ids), st.integers(0, 9)), max_size=9),
+)
+def test_users_are_found_as_in_the_whole_log(learnt, later):
+    log, held_out = make_log(learnt), make_log(later)
+    settings = {"config": {"history_length": 2}}
+    data = PreparedData(CATALOGUE, [], [], [], log, settings, held_out_interactions=held_out)
+    users = LoggedUsers(data)
+    assert users.ids == sorted({user for user, *_ in (*learnt, *later)})
+    for user in USERS:
+        if user in users.ids:
+            assert users.query(user) == logged_users(data, [user])[user]
+            continue
+        with pytest.raises(UnknownUserError) as found:
+            users.query(user)
+        with pytest.raises(UnknownUserError) as want:
+            logged_users(data, [user])
+        assert str(found.value) == str(want.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
+from prefrec.recommend import questions
 from prefrec.recommend.explain import leave_one_out
 from prefrec.recommend.questions import RulesError, Selection
 from prefrec.recommend.rules import Rules
@@ -329,6 +331,18 @@ def test_a_ranker_of_lists_alone_can_be_the_default(run, monkeypatch, names):
     with pytest.raises(DataError, match="popularity cannot recommend from all items: send candidates"):
         engine.recommend(RecommendRequest(history=HISTORY))
     engine.close()
+
+
+def test_the_log_is_read_once_for_all_users(run, monkeypatch):
+    read = Mock(side_effect=questions.history_lists)
+    monkeypatch.setattr(questions, "history_lists", read)
+    engine = open_engine(run, ["popularity"])
+    for user in ("u01", "u03", "u01"):
+        (asked,) = engine.recommend(RecommendRequest(user_id=user)).questions
+        (want,) = questions.logged_users(run.data, [user]).values()
+        assert (asked.history, asked.seen) == want
+    engine.close()
+    assert read.call_count == 1 + 3  # three times for the twin
 
 
 def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):

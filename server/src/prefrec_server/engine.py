@@ -25,7 +25,7 @@ from prefrec.rankers.catalogue import Recommendation
 from prefrec.recommend.explain import Reasons, without_each
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
-from prefrec.recommend.questions import Question, Selection, logged_users
+from prefrec.recommend.questions import LoggedUsers, Question, Selection
 from prefrec.recommend.rules import ById, Item, ItemName, ItemRules, Rules
 from prefrec.stages.encoders import Encoder
 from prefrec_server import bodies
@@ -206,7 +206,7 @@ class Engine:
         seen = [item.item_id for item in history]
         if request.user_id is None:
             return history, seen
-        ((shown, log),) = logged_users(self.data, [request.user_id]).values()
+        shown, log = self._logged.query(request.user_id)
         return [*map(self.items.item, shown), *history], [*log, *seen]
 
     def _check_size(self, shown: int, listed: int) -> None:
@@ -241,8 +241,8 @@ class Engine:
 
     def users(self, query: str, limit: int) -> list[str]:
         """Return at most `limit` users of the log whose ids begin with `query`, sorted."""
-        begin = bisect_left(self._users, query)
-        return [user for user in self._users[begin : begin + limit] if user.startswith(query)]
+        begin = bisect_left(self._logged.ids, query)
+        return [user for user in self._logged.ids[begin : begin + limit] if user.startswith(query)]
 
     def example(self, row: int) -> bodies.ExampleAnswer:
         """Return an example of the split; after the last one comes the first. Raise DataError if there is none."""
@@ -273,7 +273,7 @@ class Engine:
         self.batcher.close(timeout)
         self._encoders.shutdown(wait=False)
         # FastAPI never forgets the handlers of an application, and these hold the engine.
-        for held in ("data", "items", "encoder", "examples", "_scorer", "_popular", "_users"):
+        for held in ("data", "items", "encoder", "examples", "_scorer", "_popular", "_logged"):
             self.__dict__.pop(held, None)
 
     @contextmanager
@@ -290,8 +290,8 @@ class Engine:
         return Popular.of(self.data)
 
     @cached_property
-    def _users(self) -> list[str]:
-        return sorted({user for log in self.data.logs for user in log["user_id"].unique()})
+    def _logged(self) -> LoggedUsers:
+        return LoggedUsers(self.data)
 
     def _ranker(self, name: str | None) -> str:
         if name is not None and name not in self.rankers:

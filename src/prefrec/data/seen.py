@@ -80,8 +80,13 @@ def history_lists(data: PreparedData, users: Collection[str] | None = None) -> p
     lists = asked.join(lists, on="user_id", how="left", maintain_order="left")
     unknown = lists.filter(pl.col("items").is_null())
     if len(unknown):
-        raise UnknownUserError(f"user {unknown['user_id'][0]!r} is not in the run's log")
+        raise unknown_user(unknown["user_id"][0])
     return lists
+
+
+def unknown_user(user: str) -> UnknownUserError:
+    """Return the error about a user who is not in the log."""
+    return UnknownUserError(f"user {user!r} is not in the run's log")
 
 
 def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list[str]]:

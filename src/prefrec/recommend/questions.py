@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, RankingExample, UnknownUserError
-from prefrec.data.seen import history_lists
+from prefrec.data.seen import history_lists, unknown_user
 from prefrec.errors import DataError
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
@@ -262,14 +263,36 @@ def logged_users(data: PreparedData, users: Collection[str] | None = None) -> di
     return {user: (items[-last:], items) for user, items in lists.iter_rows()}
 
 
+_INSTEAD = "recommend with a history in place of the user; an empty one gets the items that are popular now"
+
+
 def logged_lists(data: PreparedData, users: Collection[str] | None = None) -> pl.DataFrame:
     """Return the columns `user_id` and `items`, all of a user; arguments and errors are as for `logged_users`."""
     try:
         return history_lists(data, users)
     except UnknownUserError as e:
-        raise UnknownUserError(
-            f"{e}: recommend with a history in place of the user; an empty one gets the items that are popular now"
-        ) from None
+        raise UnknownUserError(f"{e}: {_INSTEAD}") from None
+
+
+class LoggedUsers:
+    """What `logged_users` returns, for many questions about one user each: it reads the whole log for each of them.
+
+    Attributes:
+        ids: ids of all users of the log, sorted.
+    """
+
+    def __init__(self, data: PreparedData) -> None:
+        lists = history_lists(data)
+        self.ids: list[str] = lists["user_id"].to_list()
+        self._items, self._last = lists["items"], data.history_length
+
+    def query(self, user: str) -> tuple[list[str], list[str]]:
+        """Return the most recent items of a user, and all; errors are those of `logged_users`."""
+        place = bisect_left(self.ids, user)
+        if self.ids[place : place + 1] != [user]:
+            raise UnknownUserError(f"{unknown_user(user)}: {_INSTEAD}")
+        items = self._items[place].to_list()
+        return items[-self._last :], items
 
 
 def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
