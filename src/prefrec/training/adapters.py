@@ -83,7 +83,7 @@ def lora_config(
 
 @quiet_libraries()
 def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """Return `model` with a new adapter; raise ConfigError if it does not fit the model, or is no adapter of layers.
+    """Return `model` with a new adapter; raise ConfigError if it does not fit, or adds tokens to the prompt.
 
     `config` stays as it is, so that further models can be given the same one.
     """
