@@ -338,18 +338,23 @@ def log_sentence(measured: Sequence[Measured]) -> str:
 
 
 def time_notes(measured: Sequence[Measured]) -> list[str]:
-    """Return what features of time add to the best baseline, and the blend's other parts to both."""
-    told = []
+    """Return on which splits features of time alone give the best baseline half of the blend's gain, or harm it."""
+    half, worse = [], []
     for m in measured:
-        known, rest = m.difference(WITH_TIME, m.baseline), m.difference(m.blend, WITH_TIME)
-        told.append(f"{TITLES[m.name]} {signed(known)} and {signed(rest)}")
-    if not told:
-        return []
-    return [
-        "The blend knows the age of items, and the best baseline of most splits does not. In the first figure the "
-        "best baseline gets the blend's features of time, and in the second the blend's other parts are added (not "
-        f"tested): {'; '.join(told)}."
-    ]
+        known, whole = m.difference(WITH_TIME, m.baseline), m.difference(m.blend, m.baseline)
+        if 0 < whole.mean <= 2 * known.mean:
+            half.append(TITLES[m.name])
+        elif known.high < 0:
+            worse.append(TITLES[m.name])
+    notes = []
+    if half:
+        notes.append(
+            "The blend knows the age of items. With the same features of time, and no other part, the best baseline "
+            f"has at least half of the blend's gain in {'; '.join(half)} (not tested)."
+        )
+    if worse:
+        notes.append(f"Features of time alone make the best baseline worse in {'; '.join(worse)} (not tested).")
+    return notes
 
 
 def class_notes(measured: Sequence[Measured]) -> list[str]:
