@@ -2,6 +2,7 @@
 
     python scripts/popularity_trial.py RUNS --seed 0 --path lastfm=DATA --split validation    # writes no result
     python scripts/popularity_trial.py RUNS --seed 0 --path lastfm=DATA --split test          # once, at the end
+    python scripts/popularity_trial.py RUNS-CONTROL --seed 0 --path lastfm=DATA --control     # the positive control
 
 RUNS gets a run per data set. A run that was stopped goes on. `--path` names the folder of a data set, once for each.
 All rankers rank the whole catalogue. The rivals of an aligned model start from log π of SFT continued. One subtracts
@@ -45,6 +46,8 @@ K, POOL, STEPS = 10, 100, 30
 LAMBDAS = (-4.0, 4.0)
 GAIN, POPULARITY, GINI, COVERAGE, SETTING = "ndcg@10", "popularity", "gini", "coverage", "setting"
 """Columns of the kept answers. All but the first describe all lists of a ranker, and are the same in each row."""
+CONTROL = "control"
+"""Name of the positive control's answers, in place of a split."""
 Floats = NDArray[np.float32]
 Gains = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -246,6 +249,28 @@ def answers_of(run: Run, trial: Mapping[str, Any], splits: Sequence[str]) -> dic
     return found
 
 
+def control_answers(run: Run, trial: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the answers of the positive control to validation examples: a row per model and example."""
+    models = ["sft", *(arm["name"] for arm in trial["positive_control"]["align"])]
+    one = asked(run, models, "validation", trial["examples"])
+    ids = {"user_id": [e.user_id for e in one.examples], "target": [e.target for e in one.examples]}
+    frames = [pl.DataFrame({"ranker": name, **ids, GAIN: one.gains(scores)}) for name, scores in one.scores.items()]
+    return pl.concat(frames)
+
+
+def control_table(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of the positive control."""
+    rows = []
+    for name in trial["sets"]:
+        answers = Answers.to("e4", CONTROL, set=name)
+        sft, more, aligned = (answers.column(ranker, GAIN) for ranker in ("sft", trial["control"], "uniform-1"))
+        means = [f"{gains.mean():.4f}" for gains in (sft, more, aligned)]
+        rows.append([TITLES[name], *means, answers.gap(aligned, sft), answers.gap(aligned, more)])
+    columns = ["data", "sft", trial["control"], "uniform-1", "uniform-1 − sft", f"uniform-1 − {trial['control']}"]
+    title = "The positive control: SFT on 300 histories, NDCG@10 on validation examples"
+    return {"title": title, "columns": columns, "rows": rows}
+
+
 def tested_arms(answers: Answers, trial: Mapping[str, Any]) -> list[str]:
     """Return, of each kind of negatives, the arm with the best NDCG@10 on validation examples over all seeds."""
     arms = []
@@ -293,7 +318,8 @@ def measured(trial: Mapping[str, Any], split: str) -> dict[str, Any]:
     seeds = seeds_in_words(answers.seeds)
     comparisons = sum(len(tested) for tested in families.values())
     n = f"{split} examples: {', '.join(sizes)}; {seeds}; {comparisons} comparisons in two families"
-    return {"n": n, "tables": [*judged, *tables]}
+    controls = [control_table(trial)] if Answers.exist("e4", CONTROL) else []
+    return {"n": n, "tables": [*judged, *tables, *controls]}
 
 
 def main() -> None:
@@ -301,22 +327,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="folder with a run per data set")
     parser.add_argument("--path", dest="paths", action="append", default=[], help="NAME=FOLDER of a data set")
-    parser.add_argument("--split", choices=["validation", "test"], required=True)
+    parser.add_argument("--split", choices=["validation", "test"], default="validation")
+    parser.add_argument("--control", action="store_true", help="the positive control, on validation examples")
     parser.add_argument("--seed", type=int, default=0, help="seed of the runs")
     arguments = parser.parse_args()
     trial: dict[str, Any] = yaml.safe_load(TRIAL.read_text(encoding="utf-8"))
     paths = dict(one.partition("=")[::2] for one in arguments.paths)
     # λ and arms are chosen on validation examples, so these are answered in any case.
-    splits = list(dict.fromkeys(["validation", arguments.split]))
+    splits = [CONTROL] if arguments.control else list(dict.fromkeys(["validation", arguments.split]))
     kept: dict[str, list[pl.DataFrame]] = {split: [] for split in splits}
+    changed = trial["recipe"] | (trial["positive_control"] if arguments.control else {})
     for name, recipe in trial["sets"].items():
         changes = [f"data.path={paths[name]}"] if name in paths else []
-        folder = arguments.runs / name
-        run = make_run(RECIPES / f"{recipe}.yaml", folder, trial["recipe"], arguments.seed, changes)
-        for split, answers in answers_of(run, trial, splits).items():
+        run = make_run(RECIPES / f"{recipe}.yaml", arguments.runs / name, changed, arguments.seed, changes)
+        found = {CONTROL: control_answers(run, trial)} if arguments.control else answers_of(run, trial, splits)
+        for split, answers in found.items():
             kept[split].append(answers.with_columns(set=pl.lit(name)))
     for split, frames in kept.items():
         keep_answers(pl.concat(frames), "e4", split, arguments.seed)
+    if arguments.control:
+        tell({"tables": [control_table(trial)]}, None)
+        return
     tell(measured(trial, arguments.split), RESULT if arguments.split == "test" else None)
 
 

@@ -83,6 +83,11 @@ class Answers:
             frames.append(frame.filter(**only) if only else frame)
         return cls(frames)
 
+    @staticmethod
+    def exist(trial: str, split: str) -> bool:
+        """Return True if answers of a trial to a split are kept."""
+        return any(ANSWERS.glob(f"{trial}-{split}-*.parquet"))
+
     def column(self, name: str, column: str) -> NDArray[Any]:
         """Return a column [K, B] of a ranker."""
         return np.stack([frame.filter(ranker=name)[column].to_numpy() for frame in self._frames])
