@@ -108,7 +108,9 @@ def test_validation_prints_and_test_writes(recipe, monkeypatch, tmp_path, capsys
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     few = {"rows": 24, "learning_rate": 5e-3, "num_negatives": 2, "eval_rows": 0}
     arms = [arm | few for arm in TRIAL["recipe"]["align"]]
+    control = {"sft": {"rows": 4}, "align": [arm | few for arm in TRIAL["positive_control"]["align"]]}
     declared = TRIAL | {"sets": {"lastfm": "tiny"}, "recipe": TRIAL["recipe"] | {"align": arms}}
+    declared["positive_control"] = control
     (tmp_path / "e4.yaml").write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
     monkeypatch.setattr(popularity_trial, "TRIAL", tmp_path / "e4.yaml")
     monkeypatch.setattr(popularity_trial, "RECIPES", tmp_path)
@@ -125,6 +127,12 @@ def test_validation_prints_and_test_writes(recipe, monkeypatch, tmp_path, capsys
     assert [row[0].split("-")[0] for row in family["rows"]] == ["lastfm: popular", "lastfm: in"]
     assert [row[0] for row in of_set["rows"]][:4] == ["popularity", "window co-occurrence", "sft", "sft-more"]
     assert len(of_set["rows"]) == 4 + 6 + 4
+    monkeypatch.setattr(sys, "argv", ["popularity_trial.py", str(tmp_path / "control"), "--control"])
+    capsys.readouterr()
+    popularity_trial.main()
+    assert "| uniform-1 − sft | uniform-1 − sft-more |" in capsys.readouterr().out
+    *_, of_control = popularity_trial.measured(declared, "test")["tables"]
+    assert [row[0] for row in of_control["rows"]] == ["LastFM by date, leave-last-out"]
     # The tested arm of a kind is the best one on validation examples over all seeds; a second seed changes it.
     first = pl.read_parquet(tmp_path / "e4-validation-0.parquet")
     changed = pl.when(ranker="popular-0.3").then(pl.lit(2.0)).otherwise(pl.col("ndcg@10"))
