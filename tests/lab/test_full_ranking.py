@@ -199,19 +199,18 @@ def test_the_decision_of_a_trial_follows_its_rule(gains, decision):
     all_sets = [measured(name, **of) for name in TRIAL.sets]
     decided = full_ranking.judged(TRIAL, all_sets)[TRIAL.families[0].name]
     assert decision in full_ranking.trial_answer(TRIAL.families[0], decided, TRIAL)
-    kept = "include it" if gains > 0 else "do without it"
-    assert full_ranking.trial_in_short(decided, TRIAL).endswith(
-        f"on seven of the seven splits. So the presets {kept}."
-    )
+    kept = "use" if gains > 0 else "do not use"
+    said = full_ranking.trial_in_short(decided, TRIAL)
+    assert "on seven of the seven splits. " in said
+    assert said.endswith(f"The presets {kept} this reward.")
 
 
 def test_readme_says_on_how_many_splits_a_trial_made_a_difference():
     gains = {"lastfm": 0.3, "goodreads": 0.0, "amazon-book": 0.0}
     sets = [measured(name, **{"with-reward": gain, "with-second-model": 0.0}) for name, gain in gains.items()]
     said = full_ranking.trial_in_short(full_ranking.judged(TRIAL, sets)[TRIAL.families[0].name], TRIAL)
-    assert said.endswith(
-        "is significantly above 0 on one and within ±3% on two of the three splits. So the presets do without it."
-    )
+    assert "is significantly above 0 on one and within ±3% on two of the three splits. " in said
+    assert said.endswith("The presets do not use this reward.")
 
 
 @pytest.mark.parametrize(("reward", "won"), [(0.3, True), (0.0, False)])
@@ -226,6 +225,8 @@ def test_the_second_positive_control_decides_beside_the_first(reward, won):
     _, second, verdict = full_ranking.poor_notes([*both, control("amazon-office", 0.0)])
     assert ("It won." in second) is won
     assert ("can see an effect" in verdict) is won
+    assert ("can see an effect" in full_ranking.control_verdict(both)) is won
+    assert full_ranking.control_verdict([]) == ""
     assert "Goodreads" not in second
 
 
