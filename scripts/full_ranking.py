@@ -389,6 +389,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequen
     """Return the computed fields of the table's file; `aged` has the best baselines with features of time."""
     decided = judged(protocol, measured)
     level = protocol.level
+    timed = with_time(measured, aged)
     kept = {
         (d.data, d.ranker, d.against)
         for decisions in decided.values()
@@ -399,7 +400,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequen
     shown = [
         main_table(measured, kept),
         *(family_table(family, decided[family.name], protocol) for family in families),
-        *time_tables(with_time(measured, aged)),
+        *time_tables(timed),
         logs_table(measured),
         *map(class_table, measured),
     ]
@@ -411,7 +412,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequen
             *finding_notes(protocol, decided),
             *carried_notes(measured, decided, level),
             *class_notes(measured),
-            *time_notes(with_time(measured, aged)),
+            *time_notes(timed),
         ],
         "tables": shown + others,
         "page": [{"table": n} for n in range(len(shown))],
@@ -475,14 +476,16 @@ def control_answer(controls: Sequence[Measured], protocol: Protocol) -> str:
     )
 
 
-def trial_section(measured: Sequence[Measured], trial: Trial) -> dict[str, Any] | None:
-    """Return the computed fields of a trial's file; None if no data set has ranks of its arms."""
+def trial_section(measured: Sequence[Measured], trial: Trial, poor: Sequence[Measured] = ()) -> dict[str, Any] | None:
+    """Return the computed fields of a trial's file; None if no data set has ranks of its arms.
+
+    `poor` are the positive controls.
+    """
     decided = judged(trial, measured)
     families = [family for family in trial.families if family.name in decided]
     if not families:
         return None
     there = [m for m in measured if {families[0].ranker, families[0].against} <= m.each.keys()]
-    poor = read_controls("poor")
     tables = [
         arms_table(there, trial),
         *(family_table(family, decided[family.name], trial) for family in families),
@@ -547,7 +550,10 @@ def poor_verdicts(controls: Sequence[Measured]) -> list[bool]:
             verdicts.append(one.difference(*POOR[0]).low > 0)
         else:
             gaps.append(one.difference(*POOR[1]))
-    return [*verdicts, *([2 * sum(gap.low > 0 for gap in gaps) > len(gaps)] if gaps else [])]
+    if gaps:
+        above = [gap for gap in gaps if gap.low > 0]
+        verdicts.append(2 * len(above) > len(gaps))
+    return verdicts
 
 
 def control_verdict(controls: Sequence[Measured]) -> str:
@@ -581,18 +587,19 @@ def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> s
     )
 
 
-def trial_in_short(decided: Sequence[Decision], trial: Trial) -> str:
-    """Return README's sentences on a trial, of its primary family: what was compared, the findings, what follows."""
+def trial_in_short(decided: Sequence[Decision], trial: Trial, poor: Sequence[Measured] = ()) -> str:
+    """Return README's sentences on a trial, of its primary family: what was compared, the findings, what follows.
+
+    `poor` are the positive controls.
+    """
     words = FINDINGS | {"equivalent": f"within ±{trial.equivalence:.0%}"}
     found = by_finding(decided, trial)
     said = [f"{words[finding]} on {number(sets)}" for finding, sets in found.items() if sets]
     findings = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
     splits = f"of the {number(decided)} splits" if len(decided) > 1 else "split"
     verdict = f"The presets {'use' if is_adopted(found, trial) else 'do not use'} this reward."
-    control = control_verdict(read_controls("poor"))
-    return " ".join(
-        filter(None, [ASKED, f"The difference between the two is {findings} {splits}.", control, verdict])
-    )
+    sentences = [ASKED, f"The difference between the two is {findings} {splits}.", control_verdict(poor), verdict]
+    return " ".join(filter(None, sentences))
 
 
 def is_adopted(found: Mapping[str, Sequence[str]], trial: Trial) -> bool:
@@ -643,7 +650,8 @@ def main(runs: Sequence[str]) -> None:
     measured, controls, protocol = read_all(), read_controls("control"), read_protocol(PROTOCOL)
     table = table_section(measured, protocol, read_controls("aged"))
     control = control_section(controls, protocol)
-    trials = {name: trial_section(measured, read_trial(RULES / f"{name}.yaml")) for name in TRIALS}
+    poor = read_controls("poor")
+    trials = {name: trial_section(measured, read_trial(RULES / f"{name}.yaml"), poor) for name in TRIALS}
     if list(runs) == ["--print"]:
         for section in (table, control, *filter(None, trials.values())):
             for one in section["tables"]:
@@ -661,7 +669,7 @@ def main(runs: Sequence[str]) -> None:
     begin, end = (readme.index(mark) for mark in MARKS)
     plan = read_trial(RULES / "e5.yaml")
     primary = decide(plan, plan.families[0], [m.ranked for m in measured])
-    aligned = trial_in_short(primary, plan) if primary else control_answer(controls, protocol)
+    aligned = trial_in_short(primary, plan, poor) if primary else control_answer(controls, protocol)
     text = readme_block(measured, protocol, table, aligned)
     README.write_text(f"{readme[: begin + len(MARKS[0])]}\n{text}\n{readme[end:]}", encoding="utf-8")
     experiments_page.main()

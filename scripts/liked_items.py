@@ -4,7 +4,7 @@
     python scripts/liked_items.py RECIPE RUN --seed 0 --split test           # once, when all is settled
 
 RECIPE is recipes/movielens-100k-ratings.yaml; RUN is the folder of the run. One that was stopped goes on. Each score
-ranks the whole catalogue, once for next items that the user rated 5, and once for those rated 1 or 2. Mixtures are
+ranks the whole catalogue for two kinds of examples: the user rated the next item 5, or 1 or 2. Mixtures are
 conditional logits, learnt on validation examples. With `--split validation` the users are halved, and the mixture for
 one half is learnt on the other. Gains on test examples are kept in lab/results/answers, and the tables are made from
 those of all seeds.

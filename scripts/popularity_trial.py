@@ -5,10 +5,10 @@
     python scripts/popularity_trial.py RUNS-CONTROL --seed 0 --path lastfm=DATA --control     # the positive control
 
 RUNS gets a run per data set. A run that was stopped goes on. `--path` names the folder of a data set, once for each.
-All rankers rank the whole catalogue. The rivals of an aligned model start from log π of SFT continued. One subtracts
-λ·log popularity until its ten first items are as popular as those of the model, the other is maximal marginal
-relevance with a strength at which they are as unequally spread; both are set on validation examples. Answers are kept
-in lab/results/answers, and the tables are made from those of all seeds.
+All rankers rank the whole catalogue. An aligned model has two rivals, which change log π of SFT continued. One
+subtracts λ·log popularity, with the λ at which its first ten items are as popular as those of the model. The other is
+maximal marginal relevance, with the strength at which its items are spread as unequally. Both are set on validation
+examples. Answers are kept in lab/results/answers, and the tables are made from those of all seeds.
 """
 
 from __future__ import annotations
@@ -120,6 +120,11 @@ class Asked:
     def gains(self, scores: Floats) -> Gains:
         """Return NDCG@10 [B] of the targets; ties share the mean of their ranks' gains."""
         return metrics_for([K])[f"ndcg@{K}"](*target_ranks(scores, np.zeros(len(scores), dtype=int)))
+
+    def answers(self, columns: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
+        """Return a row per ranker and example; `columns` are those of each ranker, arrays [B] or single values."""
+        ids = {"user_id": [e.user_id for e in self.examples], "target": [e.target for e in self.examples]}
+        return pl.concat(pl.DataFrame({"ranker": name, **ids, **own}) for name, own in columns.items())
 
     def without_popularity(self, model: str, weight: float) -> Floats:
         """Return the scores [B, C] of a model minus `weight` times the log of popularity."""
@@ -240,12 +245,11 @@ def answers_of(run: Run, trial: Mapping[str, Any], splits: Sequence[str]) -> dic
         for arms in trial["kinds"].values():
             for arm in arms:
                 rankers |= rivals(trial["control"], arm, learn, one)
-        ids = {"user_id": [e.user_id for e in one.examples], "target": [e.target for e in one.examples]}
-        frames = []
+        columns = {}
         for name, own in rankers.items():
-            columns = {GAIN: own.gains, **own.of_lists, SETTING: np.nan if own.setting is None else own.setting}
-            frames.append(pl.DataFrame({"ranker": name, **ids, **columns}))
-        found[split] = pl.concat(frames)
+            setting = np.nan if own.setting is None else own.setting
+            columns[name] = {GAIN: own.gains, **own.of_lists, SETTING: setting}
+        found[split] = one.answers(columns)
     return found
 
 
@@ -253,9 +257,7 @@ def control_answers(run: Run, trial: Mapping[str, Any]) -> pl.DataFrame:
     """Return the answers of the positive control to validation examples: a row per model and example."""
     models = ["sft", *(arm["name"] for arm in trial["positive_control"]["align"])]
     one = asked(run, models, "validation", trial["examples"])
-    ids = {"user_id": [e.user_id for e in one.examples], "target": [e.target for e in one.examples]}
-    frames = [pl.DataFrame({"ranker": name, **ids, GAIN: one.gains(scores)}) for name, scores in one.scores.items()]
-    return pl.concat(frames)
+    return one.answers({name: {GAIN: one.gains(scores)} for name, scores in one.scores.items()})
 
 
 def control_table(trial: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +269,8 @@ def control_table(trial: Mapping[str, Any]) -> dict[str, Any]:
         means = [f"{gains.mean():.4f}" for gains in (sft, more, aligned)]
         rows.append([TITLES[name], *means, answers.gap(aligned, sft), answers.gap(aligned, more)])
     columns = ["data", "sft", trial["control"], "uniform-1", "uniform-1 − sft", f"uniform-1 − {trial['control']}"]
-    title = "The positive control: SFT on 300 histories, NDCG@10 on validation examples"
+    histories = trial["positive_control"]["sft"]["rows"]
+    title = f"The positive control: SFT on {histories} histories, NDCG@10 on validation examples"
     return {"title": title, "columns": columns, "rows": rows}
 
 

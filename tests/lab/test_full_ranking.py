@@ -165,8 +165,7 @@ def test_a_part_that_some_seeds_left_out_adds_nothing_there():
     assert each["blend without sft"][0].tolist() != each["blend"][0].tolist()
 
 
-def test_a_trial_has_its_families_groups_and_declared_decision(monkeypatch):
-    monkeypatch.setattr(full_ranking, "read_controls", lambda kind: [])
+def test_a_trial_has_its_families_groups_and_declared_decision():
     assert full_ranking.trial_section([measured("lastfm", blend=0.1)], TRIAL) is None
     one = measured("lastfm", **{"blend": 0.1, "with-reward": 0.3, "with-second-model": 0.0, "without": 0.0})
     dose = {"s-dpo": {"first loss": 2.77, "last loss": 2.5, "preferences in order": 0.6, "KL": 0.7, "minutes": 3.04}}
