@@ -56,7 +56,10 @@ def runs_of(link: Path) -> list[Path]:
         seal = folder / SEAL
         return (seal if seal.is_file() else folder / _RECIPE).stat().st_mtime_ns
 
-    beside = [p for p in link.parent.glob(f"{escape(link.name)}.*") if (p / _RECIPE).is_file() and not p.is_symlink()]
+    beside = []
+    for folder in link.parent.glob(f"{escape(link.name)}.*"):
+        if (folder / _RECIPE).is_file() and not folder.is_symlink():
+            beside.append(folder)
     return sorted(beside, key=lambda folder: (time_of(folder), folder.name), reverse=True)
 
 

@@ -105,7 +105,7 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
         if isinstance(e, ValueError) and "target" not in str(e).lower():
             first = next(iter(str(e).splitlines()), "")
             raise ConfigError(f"peft_config: {shorten(first, SHOWN, placeholder=' …')}") from e
-        # PEFT's message is not shown: it prints the entire module that does not fit.
+        # PEFT would print the entire module that does not fit, so its message is left out.
         names = ", ".join(listed) or targets or "an empty list"
         raise ConfigError(_about_targets(model, f"cannot add an adapter to {names}")) from e
 

@@ -200,7 +200,8 @@ class ChoiceTrainer(Trainer):
 
         Raise ConfigError if they are several datasets in a dictionary.
         """
-        if any(rows is own for own in (self.__dict__.get("train_dataset"), self.__dict__.get("eval_dataset"))):
+        trained, evaluated = getattr(self, "train_dataset", None), getattr(self, "eval_dataset", None)
+        if rows is trained or rows is evaluated:
             return rows
         return self.build_dataset(_rows(rows, "eval_dataset"))
 

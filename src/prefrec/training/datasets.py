@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 from numbers import Real
 from textwrap import shorten
 from typing import Any, Literal, Self
@@ -102,10 +102,8 @@ class PreferenceDataset(EncodedRows):
                 f"num_negatives is {num_negatives}, but example {int(available.argmin())} has only {least} rejected "
                 "answers: lower num_negatives, prepare larger candidate sets, or remove num_negatives to use all"
             )
-        for name, columns in (("scores", scores), ("ref_logps", ref_logps)):
-            wrong = [] if columns is None else _other_lengths(columns, choice_sets)
-            if wrong:
-                raise DataError(f"{name} of example {wrong[0]} is not one number per answer")
+        _check_lengths("scores", scores, choice_sets)
+        _check_lengths("ref_logps", ref_logps, choice_sets)
         self.sizes = (least, int(available.max())) if num_negatives is None else (num_negatives, num_negatives)
         self.seed = seed
         self.epoch = 0
@@ -144,15 +142,13 @@ class PreferenceDataset(EncodedRows):
         return [0, *rng.choice(np.arange(1, 1 + rejected), self.sizes[1], replace=False).tolist()]
 
 
-def _other_lengths(columns: Sequence[Sequence[float]], choice_sets: Sequence[ChoiceSet]) -> list[int]:
-    """Return the numbers of the examples that do not have as many values as answers."""
-    if len(columns) != len(choice_sets):
-        return [min(len(columns), len(choice_sets))]
-    wrong = []
-    for number, (values, choices) in enumerate(zip(columns, choice_sets, strict=True)):
-        if len(values) != len(choices.answers):
-            wrong.append(number)
-    return wrong
+def _check_lengths(name: str, rows: Sequence[Sequence[float]] | None, choice_sets: Sequence[ChoiceSet]) -> None:
+    """Raise DataError about the first example without a number for each of its answers."""
+    if rows is None:
+        return
+    for example, (values, choices) in enumerate(zip_longest(rows, choice_sets)):
+        if values is None or choices is None or len(values) != len(choices.answers):
+            raise DataError(f"{name} of example {example} is not one number per answer")
 
 
 def padded(rows: Sequence[Sequence[float]]) -> NDArray[np.float32]:

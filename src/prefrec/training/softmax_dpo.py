@@ -97,9 +97,12 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         self.description = "S-DPO" if self.loss_function is softmax_dpo_loss else loss_name(args.loss_type).upper()
 
     def prepare_model(self, model: nn.Module) -> None:
-        for config in model.peft_config.values() if isinstance(model, PeftModel) else [self._peft_config]:
-            if config is not None and self._needs_reference and self.ref_model is None:
-                check_keeps_base(config, is_new=config is self._peft_config)
+        if self._needs_reference and self.ref_model is None:
+            if isinstance(model, PeftModel):
+                for config in model.peft_config.values():
+                    check_keeps_base(config, is_new=False)
+            elif self._peft_config is not None:
+                check_keeps_base(self._peft_config, is_new=True)
         if self.ref_model is None and isinstance(model, PeftModel):
             add_reference_adapter(model, self._reference_adapter)
         elif self._reference_adapter:
@@ -229,7 +232,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     @property
     def _is_reference_kept(self) -> bool:
-        """Whether the reference is in memory: without an adapter, it is the model before its first step."""
+        """Whether the reference stays in memory. Without an adapter, it is the model before its first step."""
         return self.ref_model is not None or isinstance(self.model, PeftModel)
 
     def _store_reference(self) -> None:
