@@ -54,7 +54,7 @@ def test_alignments_are_compared_with_the_model_that_they_started_from():
 
 
 def test_the_logs_of_rankers_that_query_a_blend(recipe, data, tmp_path):
-    """What is queried counts validation interactions at any depth, and what is only learnt from does not."""
+    """A ranker that asks a blend counts validation interactions, too; one that has only learnt from it does not."""
 
     class Asking(FixedStage):
         queries = True

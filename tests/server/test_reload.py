@@ -23,7 +23,7 @@ from prefrec_server.server import open_engine
 
 
 class Held:
-    """What only the one who opens a run holds."""
+    """Stands for what a run holds in memory; nothing but the opened run refers to it."""
 
 
 class Place:

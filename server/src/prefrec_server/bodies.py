@@ -13,7 +13,7 @@ from prefrec.recommend.rules import Count, Item, ItemName, ItemRules, Name, Rule
 MAX_BODY = 1 << 18
 """Most bytes of a request's body."""
 MAX_ERRORS = 1000
-"""Most errors of a body that are told one by one."""
+"""A body with more errors than this is refused with one message."""
 MAX_HISTORY = 200
 MAX_EXPLAINED = 50
 """Most history items of an explanation: each is another prompt to score."""
@@ -30,7 +30,7 @@ class _Body(Strict):
     @model_validator(mode="wrap")
     @classmethod
     def _tell_few_errors(cls, sent: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Tell of a body with many errors in one.
+        """Raise one error in place of more than `MAX_ERRORS`.
 
         FastAPI makes objects of each error, and answers no other request meanwhile: for 80,000 it takes a second.
         """

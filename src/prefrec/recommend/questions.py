@@ -275,7 +275,7 @@ def logged_lists(data: PreparedData, users: Collection[str] | None = None) -> pl
 
 
 class LoggedUsers:
-    """What `logged_users` returns, for many questions about one user each: it reads the whole log for each of them.
+    """The histories of all users of a log, which is read once; `logged_users` reads it for each question.
 
     Attributes:
         ids: ids of all users of the log, sorted.

@@ -33,7 +33,7 @@ class LMStage(RankerStage):
         data: prepared data.
         section: the base model and its prompts.
         made_with: inputs of the stage that trained the weights; they give the key.
-        key: if there are no such inputs. Default: a hash of the weights, the base model and its prompts.
+        key: the key of a model without such inputs. Default: a hash of the weights, the base model and its prompts.
         first: for a refit, the model of the training log alone.
     """
 
