@@ -2,13 +2,13 @@
 
     python scripts/budget_answers.py [RUN] [--test EXAMPLES]
 
-RUN is the folder of one budget, with its arms. Its answers go to lab/results/answers/e1-SPLIT-USERS.parquet, without
-titles, or to e1-SPLIT-USERS-EXAMPLES.parquet if its arms do not have the study's dose. The tables are computed from
-all such files. A control is beside the arms: SFT also answers validation
-examples with the history of another user. What it gets then, it knows without the user.
+RUN is the folder of one budget, with its arms. Its answers go to lab/results/answers, without titles, to
+e1-SPLIT-USERS-EXAMPLES-SEED.parquet: USERS is the number of users whose histories SFT has read, EXAMPLES that of the
+examples that each arm has read. The tables are computed from all such files. A control is beside the arms: SFT also
+answers validation examples with the history of another user. What it gets then, it knows without the user.
 
 --test: the SFT model and the arms that are best on the validation examples then answer so many test examples, in
-RUN-test.
+RUN-test. The first seed chooses these arms, so a run of another seed has no others, and answers test examples alone.
 
 questions-QUESTIONS-LAYERS.parquet and listed-LAYERS.parquet are of the first plan, with a list of candidates in the
 prompt. The code that made them is at the commits that experiment 40 names.
@@ -19,20 +19,22 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import experiments_page
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from rank_tables import divergences, shown, signed
-from trial import ANSWERS, tell
+from trial import ANSWERS, seeds_in_words, tell
 
 from prefrec.data import RankingExample
 from prefrec.evaluation import metrics_for, predict
 from prefrec.evaluation.intervals import Means, holm, mean_interval
 from prefrec.evaluation.predictions import ranks_of
+from prefrec.evaluation.wild import wild_test
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import checked_recipe
@@ -71,14 +73,45 @@ def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
 def answers_of(run: Run, split: str) -> Path:
     """Return the file of a run's answers."""
     assert run.recipe.sft is not None
-    name, rows = name_of(run.recipe.sft.rows), run.recipe.align[0].rows
-    return ANSWERS / f"e1-{split}-{name if rows == DOSE.rows else f'{name}-{rows}'}.parquet"
+    users, rows = name_of(run.recipe.sft.rows), run.recipe.align[0].rows
+    return ANSWERS / f"e1-{split}-{users}-{rows}-{run.recipe.seed}.parquet"
 
 
-def budget_of(path: Path) -> str:
-    """Return what a file of answers is about: `200 histories`, or `all histories, 1,000 examples an arm`."""
-    _, _, users, *dose = path.stem.split("-")
-    return f"{users} histories" + "".join(f", {int(rows):,} examples an arm" for rows in dose)
+@dataclass(frozen=True, order=True)
+class Budget:
+    """What the runs of all seeds have in common.
+
+    Attributes:
+        users: number of users whose histories SFT reads, in words.
+        rows: number of examples that each arm reads.
+    """
+
+    users: str
+    rows: int
+
+    def __str__(self) -> str:
+        """`200 histories`, or `all histories, 1,000 examples an arm` if that is not the study's dose."""
+        dose = "" if self.of_study else f", {self.rows:,} examples an arm"
+        return f"{self.users} histories{dose}"
+
+    @property
+    def of_study(self) -> bool:
+        """Whether the arms have the study's dose."""
+        return self.rows == DOSE.rows
+
+    def answers(self, split: str) -> list[pl.DataFrame]:
+        """Read the answers to a split, a frame for each seed, without the random ranker."""
+        paths = sorted(ANSWERS.glob(f"e1-{split}-{self.users}-{self.rows}-*.parquet"))
+        return [pl.read_parquet(path).filter(pl.col("ranker") != "random") for path in paths]
+
+
+def budgets_of(split: str) -> list[Budget]:
+    """Return the budgets with answers to a split, that of all histories first."""
+    found = set()
+    for path in ANSWERS.glob(f"e1-{split}-*.parquet"):
+        _, _, users, rows, _ = path.stem.split("-")
+        found.add(Budget(users, int(rows)))
+    return sorted(found, reverse=True)
 
 
 def keep(run: Run) -> Path:
@@ -144,21 +177,26 @@ def answer_test(run: Run, examples: int) -> Run:
     return run_recipe(checked_recipe(raw), folder, until="evaluate")
 
 
-def answered(path: Path) -> pl.DataFrame:
-    """Return a file of answers with its rankers in order, without the random one."""
-    return pl.read_parquet(path).filter(pl.col("ranker") != "random")
-
-
-def means_of(answers: pl.DataFrame) -> Means:
-    """Return the means of (ranker, quantity)."""
-    first = answers.filter(ranker=SFT)
+def means_of(seeds: Sequence[pl.DataFrame]) -> Means:
+    """Return the means of (ranker, quantity); an example's value is its mean over the seeds."""
+    first = seeds[0].filter(ranker=SFT)
     columns = {}
-    for (name,), own in answers.group_by("ranker", maintain_order=True):
-        assert own["row"].equals(first["row"])
-        for quantity in {GENERATED, VALID, LIKELY, NDCG, MOVED} & {*own.columns}:
-            if own[quantity].is_not_nan().all():
-                columns[name, quantity] = own[quantity].to_numpy()
+    for name in seeds[0]["ranker"].unique(maintain_order=True).to_list():
+        for quantity in {GENERATED, VALID, LIKELY, NDCG, MOVED} & {*seeds[0].columns}:
+            values = by_seed(seeds, name, quantity)
+            if np.isfinite(values).all():
+                columns[name, quantity] = values.mean(axis=0)
     return Means(columns, first["user_id"].to_list(), first["target"].to_list())
+
+
+def by_seed(seeds: Sequence[pl.DataFrame], ranker: str, quantity: str) -> NDArray[np.float64]:
+    """Return the values [K, B] of a ranker with each of K seeds, which have answered the same B examples."""
+    values = []
+    for answers in seeds:
+        own = answers.filter(ranker=ranker)
+        assert own["row", "user_id", "target"].equals(seeds[0].filter(ranker=SFT)["row", "user_id", "target"])
+        values.append(own[quantity].to_numpy())
+    return np.stack(values).astype(np.float64)
 
 
 def ranked(means: Means, title: str, head: dict[str, str]) -> dict[str, Any]:
@@ -189,40 +227,46 @@ def known(means: Means, title: str) -> dict[str, Any]:
     return {"title": title, "columns": ["difference", "HR@1", "NDCG@10"], "rows": rows}
 
 
-def declared(families: Sequence[Sequence[tuple[Path, str]]], title: str) -> dict[str, Any]:
+def declared(families: Sequence[Sequence[tuple[Budget, str]]], split: str, title: str) -> dict[str, Any]:
     """Return the table of declared differences, with Holm's correction over each family.
 
     Args:
-        families: the differences of a family, each with the answers to be compared and the objective with which
-            S-DPO is compared.
+        families: the differences of a family, each with its budget and the objective with which S-DPO is compared.
+        split: of the examples that are compared. The first seed's validation examples choose the arms.
         title: of the table.
     """
     rows: list[list[Any]] = []
     for family in families:
-        gaps = {}
-        for path, other in family:
-            _, _, budget = path.stem.split("-", 2)
-            best = best_arms(answered(ANSWERS / f"e1-validation-{budget}.parquet"))
-            means = means_of(answered(path))
-            pair = best[OURS], best[other]
-            one, two = (means.difference((pair[0], q), (pair[1], q)) for q in (LIKELY, NDCG))
-            gaps[f"{budget_of(path)}: {OURS} − {other}"] = (*pair, one, two)
-        corrected = holm([gap[2].p_value for gap in gaps.values()])
-        for (name, (*pair, one, two)), p in zip(gaps.items(), corrected, strict=True):
-            finding = "above" if one.low > 0 else "below"
-            finding = f"{finding} 0" if p < LEVEL else "equivalent" if is_equivalent(one) else "open"
-            rows.append([name, *pair, signed(one), f"{one.p_value:.3f}", f"{p:.3f}", finding, signed(two)])
+        found = []
+        for budget, other in family:
+            best = best_arms(budget.answers("validation")[0])
+            first, second = best[OURS], best[other]
+            seeds = budget.answers(split)
+            means = means_of(seeds)
+            gaps = [means.difference((first, quantity), (second, quantity)) for quantity in (LIKELY, NDCG)]
+            one = seeds[0].filter(ranker=first)
+            values = by_seed(seeds, first, LIKELY) - by_seed(seeds, second, LIKELY)
+            test = wild_test(values, one["user_id"].to_list(), one["target"].to_list())
+            found.append(([f"{budget}: {OURS} − {other}", first, second], gaps, test.p_value))
+        corrected = holm([p for _, _, p in found])
+        for (names, (hits, gains), p), p_holm in zip(found, corrected, strict=True):
+            finding = "above 0" if hits.mean > 0 else "below 0"
+            if p_holm >= LEVEL:
+                finding = "equivalent" if is_equivalent(hits) else "open"
+            rows.append([*names, signed(hits), f"{p:.3f}", f"{p_holm:.3f}", finding, signed(gains)])
     columns = ["difference", "first", "second", "HR@1", "p", "p after Holm", f"finding (±{EQUIVALENT:g})", "NDCG@10"]
     return {"title": title, "columns": columns, "rows": rows}
 
 
-def tables_of(files: Sequence[Path], split: str) -> list[dict[str, Any]]:
-    """Return the tables of each file of answers: of all rankers, and of what SFT adds to rules."""
+def tables_of(budgets: Sequence[Budget], split: str) -> list[dict[str, Any]]:
+    """Return the tables of each budget: of all rankers, and of what SFT adds to rules."""
     found = []
-    for path in files:
-        answers = answered(path)
-        means = means_of(answers)
-        title = f"SFT on {budget_of(path)}, {answers['row'].n_unique():,} {split} examples"
+    for budget in budgets:
+        seeds = budget.answers(split)
+        means = means_of(seeds)
+        title = f"SFT on {budget}, {seeds[0]['row'].n_unique():,} {split} examples"
+        if len(seeds) > 1:
+            title += f", {seeds_in_words(len(seeds))}"
         found += [ranked(means, title, RANKED), known(means, f"{title}: against rules")]
     return found
 
@@ -235,22 +279,22 @@ def all_tables() -> list[dict[str, Any]]:
     found, larger = [], []
     for split in ("test", "validation"):
         title = f"The declared differences, {split} examples"
-        files = sorted(ANSWERS.glob(f"e1-{split}-*.parquet"), reverse=True)
-        of_study = [path for path in files if path.stem.count("-") == 2]
+        budgets = budgets_of(split)
+        of_study = [budget for budget in budgets if budget.of_study]
         if of_study:
-            families = [[(path, other) for path in of_study] for other in (MORE, SOFTMAX)]
-            found.append(declared(families, title))
+            families = [[(budget, other) for budget in of_study] for other in (MORE, SOFTMAX)]
+            found.append(declared(families, split, title))
         found += tables_of(of_study, split)
-        for path in files:
-            if path not in of_study:
-                larger.append(declared([[(path, other) for other in (MORE, SOFTMAX, DPO)]], f"{title}, larger dose"))
-                larger += tables_of([path], split)
+        for budget in budgets:
+            if not budget.of_study:
+                family = [(budget, other) for other in (MORE, SOFTMAX, DPO)]
+                larger += [declared([family], split, f"{title}, larger dose"), *tables_of([budget], split)]
     for path in sorted(ANSWERS.glob("questions-*.parquet")):
-        answers = answered(path)
+        answers = pl.read_parquet(path).filter(pl.col("ranker") != "random")
         _, rows, layers = path.stem.split("-")
         title = f"A list in the prompt: SFT of {int(rows):,} questions, {layers} layers"
         title = f"{title}, {answers['row'].n_unique():,} validation examples"
-        means = means_of(answers)
+        means = means_of([answers])
         found += [ranked(means, title, ASKED), known(means, f"{title}: against rules")]
     found += [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
     return found + larger

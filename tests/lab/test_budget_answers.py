@@ -6,12 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from prefrec.data import RankingExample
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import budget_answers
-from budget_answers import RANKED, SWAPPED, best_arms, declared, divergence, known, means_of, ranked, swapped
+from budget_answers import (
+    RANKED,
+    SWAPPED,
+    Budget,
+    best_arms,
+    budgets_of,
+    by_seed,
+    declared,
+    divergence,
+    known,
+    means_of,
+    ranked,
+    swapped,
+)
 
 
 def test_a_swapped_history_is_that_of_the_next_other_user():
@@ -43,7 +57,7 @@ def test_the_best_arm_of_each_objective_has_the_highest_hit_rate():
 def test_sft_is_compared_with_rules():
     values = answers(popularity=[1, 1], sft=[0, 1]).with_columns(kl=pl.lit(float("nan")))
     values = pl.concat([values, values.filter(ranker="sft").with_columns(ranker=pl.lit(SWAPPED), kl=pl.lit(0.25))])
-    means = means_of(values)
+    means = means_of([values])
     table = ranked(means, "title", RANKED)
     assert table["columns"] == ["model", "HR@1", "NDCG@10", "KL to SFT"]
     cells = {row[0]: row[1:] for row in table["rows"]}
@@ -54,33 +68,58 @@ def test_sft_is_compared_with_rules():
     assert gaps["SFT − histories of other users"].startswith("+0.0000")
 
 
+def test_the_value_of_an_example_is_its_mean_over_the_seeds():
+    seeds = [answers(sft=[1, 1]), answers(sft=[0, 1])]
+    np.testing.assert_array_equal(means_of(seeds).values["sft", "hr@1"], [0.5, 1, 0.5, 1])
+    np.testing.assert_array_equal(by_seed(seeds, "sft", "hr@1"), [[1, 1, 1, 1], [0, 1, 0, 1]])
+    with pytest.raises(AssertionError):
+        means_of([seeds[0], seeds[1].with_columns(target=pl.lit("another"))])
+
+
+ARMS = {"sft": [0, 0], "softmax": [0, 1], "sft_more": [0, 0]}
+
+
 def test_arms_chosen_on_validation_are_compared_on_test_examples(tmp_path, monkeypatch):
     monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
-    arms = {"sft": [0, 0], "softmax": [0, 1], "sft_more": [0, 0]}
-    for users in ("200", "all"):
-        answers(8, **arms, s_dpo_low=[0, 0], s_dpo_high=[0, 1]).write_parquet(
-            tmp_path / f"e1-validation-{users}.parquet"
-        )
-        tested = answers(8, **arms, s_dpo_low=[1, 1], s_dpo_high=[0, 1])
+    budgets = [Budget("all", 300), Budget("200", 300)]
+    for budget in budgets:
+        name = f"{budget.users}-{budget.rows}-0.parquet"
+        answers(8, **ARMS, s_dpo_low=[0, 0], s_dpo_high=[0, 1]).write_parquet(tmp_path / f"e1-validation-{name}")
+        tested = answers(8, **ARMS, s_dpo_low=[1, 1], s_dpo_high=[0, 1])
         tested = tested.with_columns(pl.when(pl.col("row") == 0).then(0.0).otherwise(pl.col("hr@1")).alias("hr@1"))
-        tested.write_parquet(tmp_path / f"e1-test-{users}.parquet")
-    files = [tmp_path / f"e1-test-{users}.parquet" for users in ("200", "all")]
+        tested.write_parquet(tmp_path / f"e1-test-{name}")
+    assert budgets_of("test") == budgets
     others = ("SFT continued", "softmax")
-    rows = declared([[(path, other) for path in files] for other in others], "test")["rows"]
+    rows = declared([[(budget, other) for budget in budgets] for other in others], "test", "title")["rows"]
     assert [row[0] for row in rows] == [
-        f"{users} histories: S-DPO − {other}" for other in others for users in ("200", "all")
+        f"{budget} histories: S-DPO − {x}" for x in others for budget in ("all", "200")
     ]
     assert all(row[1] == "s-dpo-high" for row in rows)
     assert [row[6] for row in rows] == ["above 0", "above 0", "equivalent", "equivalent"]
     assert all(float(row[5]) >= float(row[4]) for row in rows)
 
 
+def test_a_seed_that_says_the_opposite_takes_the_finding_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
+    first, second = answers(8, **ARMS, s_dpo=[0, 1]), answers(8, **ARMS | {"sft_more": [0, 1]}, s_dpo=[0, 0])
+    for split in ("validation", "test"):
+        first.write_parquet(tmp_path / f"e1-{split}-all-300-0.parquet")
+    family = [(Budget("all", 300), "SFT continued")]
+    assert declared([family], "test", "title")["rows"][0][6] == "above 0"
+    # A further seed has no validation examples: the first one has chosen the arms.
+    second.write_parquet(tmp_path / "e1-test-all-300-1.parquet")
+    row = declared([family], "test", "title")["rows"][0]
+    assert row[3].startswith("+0.0000")
+    assert float(row[4]) > 0.9
+    assert "SFT on all histories, 16 test examples, 2 seeds" in [t["title"] for t in budget_answers.all_tables()]
+
+
 def test_a_larger_dose_has_tables_and_a_family_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
-    arms = {"sft": [0, 0], "softmax": [0, 1], "sft_more": [0, 0], "dpo": [0, 1], "s_dpo": [0, 1]}
+    arms = ARMS | {"dpo": [0, 1], "s_dpo": [0, 1]}
     for split in ("validation", "test"):
-        answers(8, **arms).write_parquet(tmp_path / f"e1-{split}-all.parquet")
-        answers(4, **arms).write_parquet(tmp_path / f"e1-{split}-all-1000.parquet")
+        answers(8, **arms).write_parquet(tmp_path / f"e1-{split}-all-300-0.parquet")
+        answers(4, **arms).write_parquet(tmp_path / f"e1-{split}-all-1000-0.parquet")
     titles = {table["title"]: [row[0] for row in table["rows"]] for table in budget_answers.all_tables()}
     study = titles["The declared differences, test examples"]
     assert study == ["all histories: S-DPO − SFT continued", "all histories: S-DPO − softmax"]
