@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import yaml
 from numpy.typing import NDArray
-from trial import Answers, declared_table, evenly_spread, keep_answers, make_run, seeds_in_words, tell
+from trial import RULES, Answers, declared_table, evenly_spread, keep_answers, make_run, seeds_in_words, tell
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
@@ -70,10 +70,10 @@ def rated(data: PreparedData, split: str, least: float, most: float, rows: int) 
 
 
 def asked(run: Run, models: Sequence[str], split: str, examples: Sequence[RankingExample]) -> Asked:
-    """Return the scores of the models, their rewards, and the user-centred item mean."""
+    """Return the scores of the rules and of the models, rewards of the models, and the user-centred item mean."""
     rows = sampled(run.data, examples, len(run.data.catalogue), np.random.default_rng(0))
     scores = {}
-    for name in models:
+    for name in (*RULES, *models):
         say(f"{run.folder.name}: {name} ranks {len(rows):,} {split} examples")
         scores[name] = checked_scores(run.stage(name).on(split).load(run.recipe.evaluate.batch_size), rows)
     for name in models[1:]:
@@ -106,7 +106,7 @@ def ranked(run: Run, trial: Mapping[str, Any], split: str) -> pl.DataFrame:
         one = learn
         if (kind, split) != ("liked", "validation"):
             one = asked(run, models, split, rated(run.data, split, least, most, trial["examples"]))
-        scores = {name: one.scores[name] for name in (MEAN, *models)}
+        scores = {name: one.scores[name] for name in (MEAN, *RULES, *models)}
         for name, parts in trial["mixtures"].items():
             scores[name] = mixed(learn, one, parts, is_crossed=split == "validation")
         ids = {"user_id": [e.user_id for e in one.examples], "target": [e.target for e in one.examples]}

@@ -111,9 +111,9 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     monkeypatch.setattr(sys, "argv", [*command, "test"])
     liked_items.main()
     means, differences = json.loads((tmp_path / "67.json").read_text(encoding="utf-8"))["tables"]
-    assert [row[0] for row in means["rows"]] == [
-        "mean", "sft", *(arm["name"] for arm in declared["recipe"]["align"]), *declared["mixtures"]
-    ]  # fmt: skip
+    arms = [arm["name"] for arm in declared["recipe"]["align"]]
+    rankers = ["mean", "popularity", "window co-occurrence", "sft", *arms, *declared["mixtures"]]
+    assert [row[0] for row in means["rows"]] == rankers
     assert [row[0] for row in differences["rows"]] == [" − ".join(pair) for pair in declared["differences"]]
     assert experiments_page.markdown(means) in capsys.readouterr().out
     kept = pl.read_parquet(tmp_path / "e3-test-0.parquet")
