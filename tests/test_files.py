@@ -11,7 +11,7 @@ import pytest
 
 from command import refused, succeed
 from prefrec.errors import StorageError
-from prefrec.files import check_destination, write_json, write_together
+from prefrec.files import check_destination, content_digest, write_json, write_together
 from tiny_run import write_shop
 
 
@@ -113,3 +113,24 @@ def test_a_path_that_is_no_utf8_is_named(adapted_run, tmp_path, monkeypatch):
     monkeypatch.chdir(run)
     assert told.format("") not in (said := refused("report", "."))
     assert "the path has bytes that are not UTF-8" in said
+
+
+@pytest.mark.parametrize("name", ["log-1.csv", "log-*.csv", "d*/log-1.csv", "**/*.csv", "days"])
+def test_the_digest_of_files_does_not_depend_on_where_the_folder_is(tmp_path, name):
+    for folder in ("here", "there"):
+        for day in ("", "days/"):
+            path = tmp_path / folder / f"{day}log-1.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("u,i")
+    ours, theirs = tmp_path / "here", tmp_path / "there"
+    assert content_digest(ours / name) == content_digest(theirs / name) is not None
+    (theirs / "days/log-1.csv").write_text("u,j")
+    (theirs / "log-1.csv").write_text("u,j")
+    assert content_digest(ours / name) != content_digest(theirs / name)
+
+
+def test_the_digest_of_a_pattern_depends_on_the_names_that_it_finds(tmp_path):
+    (tmp_path / "a.csv").write_text("u,i")
+    before = content_digest(tmp_path / "*")
+    (tmp_path / "a.csv").rename(tmp_path / "a.tsv")
+    assert content_digest(tmp_path / "*") != before

@@ -214,6 +214,18 @@ def test_each_knob_is_its_formula(link, has_reference):
         assert found.rewards[row].tolist() == pytest.approx([0.7 * ratio for ratio in ratios])
 
 
+@pytest.mark.parametrize("link", ["softmax", "pairwise", "mean"])
+def test_an_example_without_rejected_answers_has_no_loss_and_no_gradient(link):
+    policy = torch.randn(2, 4, requires_grad=True)
+    margin = torch.zeros(2, 4)
+    margin[0, 1:] = -torch.inf
+    found = losses.preference_loss(policy, None, 1.0, margin=margin, link=link)
+    found.losses.sum().backward()
+    assert found.losses[0] == 0 < found.losses[1]
+    assert (policy.grad[0] == 0).all()
+    assert (policy.grad[1] != 0).all()
+
+
 def test_an_unknown_link_is_named():
     with pytest.raises(ValueError, match="link 'hinge' is unknown: expected softmax, pairwise or mean"):
         losses.preference_loss(*drawn()[:2], 1.0, link="hinge")
@@ -319,6 +331,22 @@ def test_rows_of_one_size_are_passed_on_as_they_are():
     joint_softmax = LOSSES["joint_softmax"]
     out = loss_by_size(joint_softmax, policy, ref, 0.7, [5, 5, 5], scores=scores)
     assert out.losses.equal(joint_softmax(policy, ref, 0.7, scores=scores).losses)
+
+
+def test_rows_of_one_size_may_be_padded():
+    policy, ref, _ = drawn()
+    out, want = loss_by_size(dpo_loss, policy, ref, 0.7, [4] * len(policy)), dpo_loss(policy[:, :4], ref[:, :4], 0.7)
+    assert_close(out.losses, want.losses)
+    assert_close(out.rewards[:, :4], want.rewards)
+    assert out.rewards[:, 4:].isneginf().all()
+
+
+def test_a_loss_of_one_argument_is_named():
+    def plain(policy_logps):
+        return policy_logps.mean()
+
+    with pytest.raises(TypeError, match=r"plain takes 1 argument; a loss takes \(policy_logps, ref_logps, beta\)"):
+        needs_reference(plain)
 
 
 def test_rows_of_different_sizes_need_no_reference_for_a_loss_without_one():

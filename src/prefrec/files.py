@@ -16,7 +16,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from glob import glob
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +141,17 @@ def cache_dir() -> Path:
 
 
 def content_digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file, or of the files of a folder or a pattern; None if there are none."""
+    """Return the SHA-256 of a file, or of the files of a folder or a pattern; None if there are none.
+
+    The names of files count from the folder, or from the part of a pattern that names one.
+    """
     if path.is_file():
         return file_digest(path)
     digests = {name: file_digest(path / name) for name in folder_files(path, "*")}
-    digests |= {f: file_digest(Path(f)) for f in sorted(glob(str(path), recursive=True)) if Path(f).is_file()}
+    folder = next((parent for parent in path.parents if not has_magic(str(parent))), path)
+    for name in sorted(glob(str(path), recursive=True)):
+        if Path(name).is_file():
+            digests[Path(name).relative_to(folder).as_posix()] = file_digest(Path(name))
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest() if digests else None
 
 

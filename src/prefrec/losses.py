@@ -80,6 +80,8 @@ def preference_loss(
         losses = _mean(F.softplus(logits[:, 1:] - logits[:, :1]), kept)
     elif link == "mean":
         losses = F.softplus(_mean(logits[:, 1:], kept) - logits[:, 0])
+        if kept is not None:  # no rejected answer, no loss, as with the other links
+            losses = losses.masked_fill(~kept.any(dim=1), 0.0)
     else:
         raise ValueError(f"link {link!r} is unknown: expected softmax, pairwise or mean")
     return PreferenceLoss(losses, rewards)
@@ -274,8 +276,13 @@ def sum_of_losses(losses: Sequence[Loss], weights: Sequence[float], **options: f
 
 def needs_reference(loss: Loss) -> bool:
     """Return False if a loss is reference-free: its second parameter, `ref_logps`, has the default None."""
-    _, ref_logps, *_ = inspect.signature(loss).parameters.values()
-    return ref_logps.default is not None
+    parameters = [*inspect.signature(loss).parameters.values()]
+    if len(parameters) < 2:
+        raise LossError(
+            f"loss {loss_name(loss)} takes {len(parameters)} argument{'s' * (len(parameters) != 1)}; a loss takes "
+            "(policy_logps, ref_logps, beta)"
+        )
+    return parameters[1].default is not None
 
 
 def loss_by_size(
@@ -298,7 +305,7 @@ def loss_by_size(
     Raises:
         LossError: the loss returned something other than a `PreferenceLoss`.
     """
-    if len(set(sizes)) == 1:
+    if {*sizes} == {policy_logps.shape[1]}:
         return _checked_loss(loss, loss(policy_logps, ref_logps, beta, **columns), (len(sizes), sizes[0]))
     losses, rewards, order = [], [], []
     for size in sorted(set(sizes)):
@@ -314,7 +321,7 @@ def loss_by_size(
 
 
 class LossError(TypeError):
-    """A loss returned something other than a `PreferenceLoss`; the message says what is expected."""
+    """A loss takes or returns something else than the trainer expects; the message says what it expects."""
 
 
 def _checked_loss(loss: Loss, out: PreferenceLoss, shape: tuple[int, int]) -> PreferenceLoss:
@@ -369,7 +376,7 @@ def _taken(loss: Loss, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mean(values: Tensor, kept: Tensor | None) -> Tensor:
-    """Return the mean [B] of the `kept` values [B, N]; None: of all values."""
+    """Return the mean [B] of the `kept` values [B, N], 0 if none is kept; None: of all values."""
     if kept is None:
         return values.mean(dim=1)
-    return values.masked_fill(~kept, 0.0).sum(dim=1) / kept.sum(dim=1)
+    return values.masked_fill(~kept, 0.0).sum(dim=1) / kept.sum(dim=1).clamp_min(1)

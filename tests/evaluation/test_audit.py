@@ -72,6 +72,13 @@ def _printed(audit: Audit) -> str:
     return out.getvalue()
 
 
+def test_an_audit_of_sets_without_negatives_can_be_read_back():
+    alone = [replace(e, candidates=(e.target,)) for e in TEST[:40]]
+    audit = audit_lists(alone, LEARN, CATALOGUE, LOG)
+    assert np.isnan(audit.diagnosis.new_negatives)
+    assert np.isnan(_there_and_back(audit).diagnosis.new_negatives)
+
+
 def test_clean_lists_have_no_leak_and_few_false_alarms():
     first, second = _audit(TEST, LEARN, LOG), _audit(*_clean(1))
     assert len(first.leaks) + len(second.leaks) <= 1

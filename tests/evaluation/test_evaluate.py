@@ -205,3 +205,10 @@ def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
     assert list(evaluate_predictions(frame, known_items=set("abcdef"), audit=NONE).groups) == ["warm"]
     assert evaluate_predictions(frame, audit=NONE).groups == {}
+
+
+def test_two_predictions_of_a_row_by_one_ranker_are_refused(examples):
+    found = evaluate([A, B], examples, CATALOGUE, audit=NONE).predictions
+    twice = pl.concat([found, found.filter(ranker="b")])
+    with pytest.raises(DataError, match=r"ranker 'b' has several predictions of row 0; .*rename the ranker of one"):
+        evaluate_predictions(twice, audit=NONE)

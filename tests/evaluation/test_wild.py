@@ -28,7 +28,7 @@ def _slow_test(values: np.ndarray, users: np.ndarray, targets: np.ndarray) -> tu
         changed = values * signs[targets]
         drawn.append(changed.mean() / math.sqrt(_slow_variance(changed, users, targets)))
     more = sum(abs(t) >= abs(found) * (1 - 1e-9) for t in drawn)
-    return found, (1 + more) / (1 + len(drawn))
+    return found, more / len(drawn)
 
 
 @pytest.mark.parametrize("one_row_a_user", [True, False])
@@ -122,3 +122,11 @@ def test_bad_calls_are_refused():
         wild_test([1.0, 2.0], ["u", "u"], ["a", "b"])
     with pytest.raises(ValueError, match=r"\(1, 2\), 3 users"):
         wild_test([1.0, 2.0], ["u", "u", "u"], ["a", "b"])
+    with pytest.raises(ValueError, match="1 of 3 rows have no finite value, the first is row 1"):
+        wild_test([[1.0, 2.0, 3.0], [1.0, np.nan, 3.0]], ["u", "v", "w"], ["a", "b", "c"])
+
+
+def test_with_all_signs_the_p_value_of_one_sided_differences_is_exact():
+    """Only the signs as they are reach the statistic of five positive targets; all changed, they are its opposite."""
+    found = wild_test([1.0, 2.0, 3.0, 4.0, 5.0], list("uvwxy"), list("abcde"))
+    assert (found.p_above, found.p_value) == (1 / 32, 2 / 32)

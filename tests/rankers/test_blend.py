@@ -186,6 +186,12 @@ def test_a_part_is_named_once():
         BlendConfig(parts=["sft", "sft"])
 
 
+def test_a_part_does_not_have_the_name_of_all_item_features():
+    """`without time` would leave out both."""
+    with pytest.raises(ValueError, match="'time' is the name of the item features: give the ranker another name"):
+        BlendConfig(parts=["time", "sft"])
+
+
 NOISE = [Table("noise", 0.0, 3), Table("more noise", 0.0, 4)]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import DataError
 from prefrec.evaluation.diagnosis import row_ndcg
 from prefrec.rankers.baselines import BY_TIME, ItemFeatureRanker
 from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
@@ -77,6 +78,14 @@ def test_one_time_far_ahead_does_not_change_what_is_recent(ahead):
         of_both = [ItemFeatureRanker.fit(name, log, CATALOGUE).score(asked) for log in (clean, spoilt)]
         np.testing.assert_allclose(*of_both, atol=1e-4)
     assert (ItemFeatureRanker.fit("popularity of 30 days", spoilt, CATALOGUE).score(asked) > 0).all()
+
+
+def test_a_candidate_outside_the_catalogue_is_named():
+    index = {item: n for n, item in enumerate(IDS)}
+    features = ItemFeatures(ItemHistory.of(_log([("10", 1)]), CATALOGUE), index, time_features(True))
+    row = RankingExample("u", (), ("9", "XX"), "9", START)
+    with pytest.raises(DataError, match="candidate 'XX' is not in the catalogue of 4 items"):
+        features([row])
 
 
 def test_mean_ratings_are_the_items_or_all():

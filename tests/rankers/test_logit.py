@@ -55,6 +55,15 @@ def test_a_feature_without_variation_weighs_nothing():
     assert np.isfinite(logit.utility(features)).all()
 
 
+def test_a_feature_far_from_zero_has_its_weight():
+    features, targets = _choices(2000, [0.8, 0.0])
+    near = fit_logit(features, targets, NAMES)
+    features[..., 0] -= 20_000
+    far = fit_logit(features, targets, NAMES)
+    np.testing.assert_allclose(far.scale, near.scale, rtol=1e-3)
+    np.testing.assert_allclose(far.weights, near.weights, rtol=1e-2, atol=1e-3)
+
+
 def test_a_row_whose_target_is_left_out_teaches_nothing():
     features, targets = _choices(50, [0.8, 0.0])
     features[0, targets[0]] = np.nan

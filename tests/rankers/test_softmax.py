@@ -65,6 +65,12 @@ def test_a_score_that_is_no_number_is_refused():
         _sample(Fixed(np.nan), _examples(3), 1)
 
 
+@pytest.mark.parametrize("score", [np.inf, 1e39])
+def test_a_score_that_an_answer_cannot_hold_is_refused(score):
+    with pytest.raises(ModelError, match=r"'fixed': 3 of 3 examples have scores above 3\.40282e\+38"):
+        _sample(Fixed(values=dict.fromkeys(VALUES, score)), _examples(3), 1)
+
+
 def test_log_probs_of_answers_are_those_of_the_softmax_over_all_items():
     rows = [RankingExample(f"u{i}", (IDS[0],), (IDS[3], IDS[1], IDS[2]), IDS[1]) for i in range(3)]
     whole = np.log(np.exp([*VALUES.values()]) / np.exp([*VALUES.values()]).sum())

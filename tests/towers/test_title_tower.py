@@ -27,6 +27,7 @@ from prefrec.towers.title_tower import (
     TitleTowerRanker,
     as_ranker,
     chosen_epochs,
+    first_equal,
     load_tower,
     whitened,
 )
@@ -132,6 +133,11 @@ def test_items_without_interactions_with_the_same_title_tie_and_learnt_ones_do_n
     same = [np.array_equal(ranker.vectors[first], ranker.vectors[other]) for other in others]
     assert same == [True, False, False]
     assert ranker.bias[[first, *others]].astype(bool).tolist() == [False, False, True, True]
+
+
+def test_the_first_equal_row_of_each_row():
+    rows = torch.tensor([[1.0, 2.0], [3.0, 2.0], [1.0, 2.0], [3.0, 2.0], [0.0, 0.0]])
+    assert first_equal(rows).tolist() == [0, 1, 0, 1, 4]
 
 
 def test_dropped_vectors_leave_the_titles_alone():
@@ -302,6 +308,13 @@ def test_with_sampled_items_the_loss_is_the_softmax_of_those(tmp_path):
     taken = dict(DATA.train_interactions.group_by("user_id").agg("item_id").iter_rows())
     for e in drawn["train"]:
         assert not {*e.candidates} & {*taken[e.user_id], *NEW} - {e.target}
+
+
+def test_sampled_items_need_a_validation_target_of_the_log(tmp_path):
+    new = [replace(e, target=ITEMS[-1]) for e in DATA.validation]
+    config = TitleTowerConfig(**SMALL | {"negatives_from": "uniform", "num_negatives": 3})
+    with pytest.raises(DataError, match="no target of a validation example has training interactions"):
+        train_tower(replace(DATA, validation=new), TITLES, config, tmp_path, seed=0, draw=uniform)
 
 
 def test_the_reward_is_what_the_sampler_does_not_know(tmp_path):

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.evaluation.intervals import Interval, Means, Result
+from prefrec.evaluation.intervals import Interval, Means, Number, Result
 from prefrec.evaluation.metrics import Floats, expectation, ndcg, target_ranks
 from prefrec.evaluation.shortcuts import neighbours
 from prefrec.rankers.base import Ranker
@@ -30,7 +30,8 @@ class Diagnosis(Result):
     Attributes:
         n, targets: numbers of examples under test and of distinct targets.
         new_rows, new_targets: share of examples whose target has no training interaction, and number of such targets.
-        new_negatives, new_items: share of negatives, and of the catalogue's items, without training interactions.
+        new_negatives, new_items: share of negatives, and of the catalogue's items, without training interactions; NaN
+            without negatives.
         top_share: share of examples with one of the `TOP` most frequent targets.
         successors: distinct items that follow an item in training histories, mean over items.
         alike, alike_random: mean TF-IDF cosine of the titles of an item and its successor, and of two random items.
@@ -42,7 +43,7 @@ class Diagnosis(Result):
     targets: int
     new_rows: float
     new_targets: int
-    new_negatives: float
+    new_negatives: Number
     new_items: float
     top_share: float
     successors: float
@@ -97,12 +98,13 @@ def diagnose(
     pairs = np.array(list(steps), dtype=np.int64).reshape(-1, 2)
     times = np.array(list(steps.values()), dtype=np.float64)
     rule, gain = _history_gain(examples, rules)
+    is_new = [item not in known for e in examples for item in e.candidates if item != e.target]
     return Diagnosis(
         len(examples),
         len(counts),
         float(new["count"].sum() / len(examples)),
         len(new),
-        float(np.mean([i not in known for e in examples for i in e.candidates if i != e.target])),
+        sum(is_new) / len(is_new) if is_new else float("nan"),
         1 - len(known & set(catalogue.ids)) / max(len(catalogue), 1),
         float(counts["count"][:TOP].sum() / len(examples)),
         len(pairs) / max(len(np.unique(pairs[:, 0])), 1),

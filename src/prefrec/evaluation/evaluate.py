@@ -166,7 +166,8 @@ def evaluate_predictions(
 ) -> Evaluation:
     """Return the evaluation of a frame of predictions.
 
-    A ranker that scored only some examples is measured on these; a comparison uses the examples that both scored.
+    A ranker may have scored only some of the examples of the one that scored most. It is measured on these, and a
+    comparison uses the examples that both scored.
 
     Args:
         predictions: frame of `PREDICTION_SCHEMA`.
@@ -283,7 +284,7 @@ def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Return ranker → predictions, sorted by row.
 
     Candidates may be in any order, and a ranker may have fewer rows than another. Raise DataError if rankers have
-    different users, targets or candidates in a row.
+    different users, targets or candidates in a row, or if a ranker has two predictions of a row.
     """
     parts = predictions.partition_by("ranker", maintain_order=True)
     if not parts:
@@ -291,6 +292,13 @@ def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
     groups = {part["ranker"][0]: part.sort("row") for part in parts}
     key = ["row", "user_id", "target"]
     first = max(groups, key=lambda name: len(groups[name]))
+    for name, part in groups.items():
+        repeated = part.filter(pl.col("row").is_duplicated())["row"]
+        if len(repeated):
+            raise DataError(
+                f"ranker {name!r} has several predictions of row {repeated[0]}; where predictions of two runs are "
+                "joined, rename the ranker of one"
+            )
     for name, part in groups.items():
         others = groups[first].filter(pl.col("row").is_in(part["row"].implode()))
         same_rows = part.select(key).equals(others.select(key))

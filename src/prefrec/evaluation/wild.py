@@ -65,13 +65,17 @@ def wild_test(
         seed: of the draws.
 
     Raises:
-        ValueError: shapes do not fit, or there are fewer than two users or targets.
+        ValueError: shapes do not fit, a value is not finite, or there are fewer than two users or targets.
     """
     by_seed = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if by_seed.shape[1] != len(users) or len(users) != len(targets):
         raise ValueError(
             f"expected values [K, B], got {by_seed.shape}, {len(users)} users and {len(targets)} targets"
         )
+    # A comparison with NaN is False, so a missing value would make each p-value the smallest.
+    missing = np.flatnonzero(~np.isfinite(by_seed).all(axis=0))
+    if len(missing):
+        raise ValueError(f"{len(missing)} of {len(users)} rows have no finite value, the first is row {missing[0]}")
     sums = _Sums(by_seed.mean(axis=0), label_codes(users), label_codes(targets))
     count, rng = len(by_seed), np.random.default_rng(seed)
     of_seeds = float(by_seed.mean(axis=1).var(ddof=1)) / count if count > 1 else 0.0
@@ -90,7 +94,9 @@ def wild_test(
             means = means + math.sqrt(of_seeds) * rng.normal(size=len(means))
             variances = variances + of_seeds * rng.chisquare(count - 1, len(means)) / (count - 1)
         drawn.append(means / np.sqrt(np.maximum(variances, 1e-300)))
-    return WildTest(mean, error, *_shares(np.concatenate(drawn), mean / error))
+    # All signs include those that change nothing. Among random ones, the draw that was found counts as one more.
+    found_again = 0 if signs is not None and count == 1 else 1
+    return WildTest(mean, error, *_shares(np.concatenate(drawn), mean / error, found_again))
 
 
 def equivalence(
@@ -115,15 +121,19 @@ def equivalence(
     return max(low.p_above, high.p_below)
 
 
-def _shares(drawn: Floats, found: float) -> tuple[float, float, float]:
-    """Return the two-sided p-value and both one-sided ones: shares of draws at least as extreme, `found` included."""
+def _shares(drawn: Floats, found: float, found_again: int) -> tuple[float, float, float]:
+    """Return the two-sided p-value and both one-sided ones: shares of draws at least as extreme as `found`.
+
+    `found_again` is 1 if `found` is not among the draws, and 0 if it is.
+    """
     # The draw without any change of sign equals `found` up to rounding.
     least = abs(found) * (1 - 1e-9)
     slack = 1e-9 * abs(found)
     above = (drawn >= found - slack).sum()
     below = (drawn <= found + slack).sum()
     more = (np.abs(drawn) >= least).sum()
-    return tuple(float((1 + n) / (1 + len(drawn))) for n in (more, above, below))  # type: ignore[return-value]
+    total = found_again + len(drawn)
+    return tuple(float((found_again + n) / total) for n in (more, above, below))  # type: ignore[return-value]
 
 
 def all_signs(targets: int) -> Floats:

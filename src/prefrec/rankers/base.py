@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ModelError
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The highest score that an answer can hold."""
+
 
 @runtime_checkable
 class Ranker(Protocol):
@@ -114,8 +117,12 @@ class ListRanker(Ranker, Protocol):
 
 
 def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-    """Return the ranker's scores [B, C]; raise ModelError if one is NaN."""
+    """Return the ranker's scores [B, C]; raise ModelError if one is NaN, or above the largest number of float32."""
     scores = ranker.score(examples)
-    if bad := int(np.isnan(scores).any(axis=1).sum()):
+    # The largest of a row is NaN if one is. Answers hold scores in float32, where a larger one would be infinite.
+    highest = scores.max(axis=1, initial=-np.inf)
+    if bad := int(np.isnan(highest).sum()):
         raise ModelError(f"ranker {ranker.name!r}: {bad} of {len(scores)} examples have NaN scores")
+    if bad := int((highest > LARGEST).sum()):
+        raise ModelError(f"ranker {ranker.name!r}: {bad} of {len(scores)} examples have scores above {LARGEST:g}")
     return scores

@@ -64,6 +64,8 @@ class BlendConfig(RankerConfig):
     def _each_once(self) -> Self:
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
+        if TIME in self.parts:
+            raise ValueError(f"parts: {TIME!r} is the name of the item features: give the ranker another name")
         if common := {*self.parts}.intersection(self.attribute_names):
             raise ValueError(f"parts: {common.pop()!r} is the name of an attribute: give the ranker another name")
         return self

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.data.times import log_end
+from prefrec.errors import DataError
 from prefrec.rankers.matrices import SharedItems, blocks, pad_codes
 
 DAY = 86_400
@@ -149,6 +150,9 @@ class ItemFeatures:
 
     def _of_rows(self, examples: Sequence[RankingExample], times: NDArray[np.int64]) -> NDArray[np.float32]:
         codes = pad_codes([e.candidates for e in examples], self.index)
+        if codes.max(initial=-1) == len(self.index):
+            item = next(item for e in examples for item in e.candidates if item not in self.index)
+            raise DataError(f"candidate {item!r} is not in the catalogue of {len(self.index):,} items")
         is_shared = codes.strides[0] == 0
         # Each feature is contiguous in memory, which makes sums over candidates quick.
         out = np.empty((len(self.features), *codes.shape), dtype=np.float32).transpose(1, 2, 0)

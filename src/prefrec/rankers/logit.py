@@ -149,10 +149,12 @@ def _standardised(
     for number in range(size):
         own = np.where(real, features[..., number], np.float32(0))
         mean[number] = own.sum(dtype=np.float64) / count
-        variance = np.square(own).sum(dtype=np.float64) / count - mean[number] ** 2
+        # The squares of a feature far from 0 would cancel, so they are those of its distance from the mean.
+        centred = np.where(real, own - np.float32(mean[number]), np.float32(0))
+        variance = np.square(centred).sum(dtype=np.float64) / count
         is_constant = variance <= 1e-12  # a constant feature keeps weight 0
         scale[number] = 1.0 if is_constant else np.sqrt(variance)
-        x[number] = 0 if is_constant else (own - np.float32(mean[number])) / np.float32(scale[number])
+        x[number] = 0 if is_constant else centred / np.float32(scale[number])
     return x, mean, scale
 
 

@@ -119,7 +119,13 @@ def whitened(vectors: Tensor, width: int) -> Tensor:
     variances, axes = torch.linalg.eigh(spread.T @ spread / max(1, len(spread)))
     kept = torch.arange(len(variances)).flip(0)[: int((variances > 1e-9 * variances.max()).sum())]
     white = spread @ (axes[:, kept] / variances[kept].sqrt())
-    return (white / white[:, :width].norm(dim=1).mean().clamp_min(1e-12)).float()
+    return (white / white[:, :width].norm(dim=1).mean().clamp_min(1e-12)).float()[first_equal(vectors)]
+
+
+def first_equal(rows: Tensor) -> Tensor:
+    """Return the index [I] of the first row that equals each of the rows [I, D]."""
+    first: dict[bytes, int] = {}
+    return torch.tensor([first.setdefault(row.tobytes(), n) for n, row in enumerate(rows.cpu().numpy())])
 
 
 class TitleTower(nn.Module):
@@ -237,7 +243,8 @@ def as_ranker(tower: TitleTower, name: str, ids: Sequence[str], titles: Tensor, 
     """
     bias = torch.zeros(len(ids))
     bias[learnt] = tower.bias.cpu()
-    vectors = titles @ tower.project.cpu().T
+    # On some processors a product of matrices rounds equal rows in different ways. Equal titles must tie.
+    vectors = (titles @ tower.project.cpu().T)[first_equal(titles)]
     vectors[learnt] += tower.own.cpu()
     arrays = (t.double().cpu().numpy() for t in (vectors, bias, SCALE * tower.predict, tower.log_weights.exp()))
     return TitleTowerRanker(name, ids, *arrays)

@@ -77,6 +77,11 @@ def train_tower(
     if epochs is None and not rows:
         raise DataError(f"{config.name}: there are no validation examples, which choose the epoch")
     training = _Training(data, titles, config, rows, out / "work", seed, draw)
+    if epochs is None and not training.rows:
+        raise DataError(
+            f"{config.name}: no target of a validation example has training interactions, so none can choose the "
+            "epoch with sampled negatives; use negatives_from: all"
+        )
     progress = training.run(config.epochs if epochs is None else epochs)
     about = {"config": config.model_dump(), "best": progress.best, "best_epoch": progress.best_epoch}
     save_tower(training.ranker(progress.weights), about, out)
