@@ -6,9 +6,9 @@ on one core.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,13 @@ def tables(data: Path) -> list[dict[str, Any]]:
     return [*made, {"title": "Audit: properties of the data", "columns": columns, "rows": described}]
 
 
-def main(data: Path) -> None:
+def main() -> None:
     """Write the tables into the section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the data sets")
+    arguments = parser.parse_args()
     section = json.loads(SECTION.read_text(encoding="utf-8"))
-    section["tables"] = tables(data)
+    section["tables"] = tables(arguments.data)
     git = ["git", "-C", str(ROOT), "log", "-1", "--format=%h %cs"]
     done = subprocess.run(git, capture_output=True, text=True, check=True)
     section["commit"], section["date"] = done.stdout.split()
@@ -119,4 +122,4 @@ def main(data: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -64,7 +64,7 @@ MANY = 900
 STATUSES = ("current", "superseded", "void")
 HEAD = """# Experiments
 
-Every figure that this project quotes comes from a result below. Each result has a page with its question, answer,
+What this project claims rests on the results below. Each result has a page with its question, answer,
 table, conditions and command. `lab/results` holds all figures, and `python scripts/experiments_page.py` writes the
 pages from it.
 

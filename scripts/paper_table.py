@@ -7,7 +7,7 @@ Users and items are numbered in the files, so that no data set is passed on.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,10 +169,13 @@ def _difference(c: Comparison) -> str:
     return f"{c.mean:+.3f} [{c.low:+.3f}, {c.high:+.3f}]{mark}".replace("-", "−")
 
 
-def main(runs: Sequence[str]) -> None:
+def main() -> None:
     """Collect the runs, if there are any, and write the section and the pages."""
-    if runs:
-        collect([Path(r) for r in runs])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folder of a finished run")
+    arguments = parser.parse_args()
+    if arguments.runs:
+        collect(arguments.runs)
     lists, full, facts = measured()
     tables = [main_table(lists, full, facts), gains_table(lists, full)]
     experiments_page.save((read_json(SECTION) or {"id": 14}) | {"tables": tables}, SECTION)
@@ -180,4 +183,4 @@ def main(runs: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
