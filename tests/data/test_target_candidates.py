@@ -71,6 +71,20 @@ def test_each_item_is_the_target_of_one_in_size_of_its_lists(tmp_path):
     assert {len(e.candidates) for e in data.train} == {SIZE}
 
 
+def test_items_that_most_users_touched_are_the_target_of_one_in_size_of_their_lists_too():
+    """Three users in four touched the first ten items, which can be negatives of the others alone."""
+    owners, targets = np.arange(2_000), np.random.default_rng(0).integers(60, size=2_000)
+    touched = (owners[:, None] + np.arange(60)) % 4 > 0
+    touched[:, 10:] = False
+    touched[owners, targets] = True
+    users, pairs = pl.Series([f"u{u}" for u in owners]), pair_keys(np.nonzero(touched), 60)
+    lists = SampledCandidates(users, np.ones(60), pairs, "test", 0, SIZE)
+    drawn = target_candidates(lists, owners, targets, known=np.ones(60, dtype=bool))(owners, owners, owners, targets)
+    shares = np.bincount(targets, minlength=60) / np.bincount(np.ravel(drawn), minlength=60)
+    assert shares[:10].mean() == pytest.approx(1 / SIZE, abs=0.02)
+    assert shares[10:].mean() == pytest.approx(1 / SIZE, abs=0.02)
+
+
 def test_the_seed_decides_and_training_rows_keep_uniform_lists(tmp_path):
     one, two = (drifting_shop(tmp_path, candidates={"kind": "targets", "size": SIZE}) for _ in range(2))
     uniform = drifting_shop(tmp_path, candidates={"kind": "uniform", "size": SIZE})
