@@ -121,6 +121,19 @@ def test_fixed_negatives_stay_and_redrawn_ones_change():
         assert (choices.answers[0], len(set(choices.answers))) == ((10,), 4)
 
 
+@pytest.mark.parametrize("negatives", ["fixed", "per_epoch"])
+def test_draws_differ_between_examples_and_between_seeds(negatives):
+    """The answers of all examples are the same."""
+
+    def drawn(seed):
+        dataset = PreferenceDataset(SETS, num_negatives=3, negatives=negatives, seed=seed)
+        return [dataset[i]["choices"].answers for i in range(len(dataset))]
+
+    assert len(set(drawn(1))) > 3
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
 def test_examples_show_candidates_and_answer_targets(encoder, bpe_tokenizer):
     catalogue = Catalogue(pl.DataFrame({"item_id": [*"1234"], "title": ["Heat", "Babe", "Emma", "Alien"]}))
     example, template = RankingExample("u", ("4",), ("2", "1", "3"), "1"), load_template("movies/1")
