@@ -175,3 +175,18 @@ def test_examples_of_a_refit_data_set_are_written_and_read(tmp_path):
     longer = with_validation(_prepared(tmp_path))
     write_prepared(replace(longer), tmp_path / "out")
     assert list(read_prepared(tmp_path / "out").train) == list(longer.train)
+
+
+def test_examples_with_too_few_items_before_their_basket_are_dropped_and_counted(tmp_path):
+    """The validation targets of three users come after one, two and three items, and `min_history` is 2."""
+    baskets = {"one": ["a", "bc", "d"], "two": ["a", "b", "c", "d"], "three": ["abc", "d", "e"]}
+    rows = [(u, i, time) for u, own in baskets.items() for time, basket in enumerate(own) for i in basket]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
+    items = [*"abcdefgh"]
+    pl.DataFrame({"item_id": items, "title": items}).write_csv(tmp_path / "items.csv")
+    files = {"source": "files", "interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
+    settings = {"repeats": "keep", "min_history": 2, "candidates": {"kind": "uniform", "size": 3}}
+    data = prepare(PrepareConfig.model_validate(files | settings))
+    assert {e.user_id for e in data.validation} == {"two", "three"}
+    assert {e.user_id for e in data.test} == {"one", "two", "three"}
+    assert data.protocol["split_facts"]["examples_too_short"] == 1
