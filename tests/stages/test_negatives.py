@@ -27,7 +27,7 @@ from prefrec.stages.baseline import BaselineStage
 from prefrec.stages.blend import BlendStage
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.language_model import lm_ranker
-from prefrec.stages.negatives import NEGATIVES_FILE, answer_scores, negative_rows
+from prefrec.stages.negatives import NEGATIVES_FILE, answer_scores, negative_rows, rows_with_room
 from prefrec.stages.train import train_align
 from prefrec.stages.training_rows import alignment_rows
 from prefrec.training.negatives import false_negatives, resample_negatives
@@ -87,6 +87,26 @@ def test_the_share_of_negatives_that_the_user_takes_later_is_printed(inputs, sec
     assert sum(map(len, later)) > 0
     negative_rows(inputs, section(negatives_from="uniform"), inputs.data.train[:9], None, None, tmp_path)
     assert "s-dpo: 2.2% of these negatives are items that the user interacts with later" in capsys.readouterr().err
+
+
+def test_rows_without_enough_free_items_are_skipped_and_counted(data, section, capsys):
+    """Lists have five negatives; one user has taken all items but four, another all but five."""
+    few, enough, other = ({e.user_id: e for e in data.train}[user] for user in ("u01", "u02", "u03"))
+    log = data.train_interactions.filter(~pl.col("user_id").is_in([few.user_id, enough.user_id]))
+    for e, free in ((few, 4), (enough, 5)):
+        own = [*e.history, e.target]
+        own += [i for i in data.catalogue.ids if i not in own][: len(data.catalogue) - free - len(own)]
+        more = {"user_id": [e.user_id] * len(own), "item_id": own, "timestamp": range(len(own))}
+        log = pl.concat([log, pl.DataFrame(more).cast(log.schema).select(log.columns)])
+    full, rows = replace(data, train_interactions=log), [few, enough, other]
+    assert rows_with_room(rows, full, section(negatives_from="uniform")) == [enough, other]
+    told = " ".join(capsys.readouterr().err.split())
+    skipped = (
+        "s-dpo: 1 of 3 examples are skipped: their users have fewer than 5 unseen items to sample negatives from"
+    )
+    assert skipped in told
+    assert rows_with_room(rows, full, section(negatives_from="in-batch")) == rows
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("how", ["in-batch", "hard"])

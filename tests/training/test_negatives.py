@@ -1,6 +1,8 @@
 """Lists drawn again: what they hold, what they never hold, and that each way prefers what it says."""
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
-from prefrec.training.negatives import resample_negatives
+from prefrec.training.negatives import resample_negatives, with_room
 
 WAYS = ("uniform", "popularity", "in-batch", "hard", "reference", "ranker")
 ITEMS = [f"i{i}" for i in range(60)]
@@ -118,6 +120,31 @@ def test_hard_negatives_are_the_highest_of_the_pool():
         others = sorted((i for i in pool.candidates if i != pool.target), key=lambda i: -int(i[1:]))
         assert set(after.candidates) == {after.target, *others[:5]}
         assert [i for i in pool.candidates if i in after.candidates] == list(after.candidates)
+
+
+def _with_free(counts: list[int], protocol: dict[str, Any]) -> PreparedData:
+    """A row of each user, who has taken all but so many of ten items."""
+    items = ITEMS[:10]
+    taken = {f"u{free}": items[: 10 - free] for free in counts}
+    rows = [RankingExample(user, tuple(own[:2]), (own[2], "i9"), own[2]) for user, own in taken.items()]
+    catalogue = Catalogue(pl.DataFrame({"item_id": items, "title": items}))
+    log = _log([(user, item) for user, own in taken.items() for item in own])
+    return PreparedData(catalogue, rows, [], [], log, protocol)
+
+
+def test_rows_with_too_few_free_items_are_left_out():
+    data = _with_free([3, 4, 5], {})
+    assert [e.user_id for e in with_room(data.train, data, 4)] == ["u4", "u5"]
+    shown = [replace(e, history=(*e.history, "i9")) for e in data.train]
+    assert [e.user_id for e in with_room(shown, data, 4)] == ["u5"]
+    wanted = [replace(e, candidates=("i9", "i0"), target="i9") for e in data.train]
+    assert [e.user_id for e in with_room(wanted, data, 4)] == ["u5"]
+
+
+def test_where_repeats_are_kept_all_items_but_the_target_are_free():
+    data = _with_free([3, 4, 5], {"config": {"repeats": "keep"}})
+    assert with_room(data.train, data, 9) == data.train
+    assert with_room(data.train, data, 10) == []
 
 
 def test_too_little_to_draw_from_is_said():
