@@ -224,6 +224,26 @@ def test_the_last_part_stays():
     assert len(selected.units) == 1
 
 
+@pytest.mark.parametrize(
+    ("adds", "left_out"),
+    [
+        ({"one": (0.9, 1.0), "other": (5.0, 1.0)}, ["one"]),
+        ({"one": (1.1, 1.0), "other": (5.0, 1.0)}, []),
+        ({"one": (0.10, 0.20), "other": (0.05, 0.01)}, ["one"]),
+    ],
+    ids=["within an error", "above an error", "least per error"],
+)
+def test_a_part_is_left_out_if_it_adds_at_most_a_standard_error(monkeypatch, adds, left_out):
+    """What each part adds, and its standard error, are given."""
+    power = {name: 2.0**n for n, name in enumerate(adds)}
+    given_by_power = {power[name]: given for name, given in adds.items()}
+    monkeypatch.setattr(blends, "cross_fitted_logps", lambda _, names, __: np.array(sum(map(power.get, names))))
+    monkeypatch.setattr(blends, "_mean_by_user", lambda difference, _: given_by_power[float(difference)])
+    features, targets = np.zeros((1, 3, 2), dtype=np.float32), np.zeros(1, dtype=np.int64)
+    found = blends.select_parts(features, targets, [*adds], 2, ROWS[:1])
+    assert found == {name: adds[name] for name in left_out}
+
+
 def test_cross_fitted_log_probabilities_equal_a_loop_over_folds():
     features = np.stack([part.score(ROWS[:60]) for part in (GOOD, WEAK)], axis=2).astype(np.float32)
     features[3, 0] = np.nan  # its target is ignored
