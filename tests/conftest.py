@@ -15,7 +15,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import tiny
+from study_base import base as base
 from tiny import CORPUS, tiny_llama
+from tiny_run import data as data
+from tiny_run import rated as rated
+from tiny_run import rated_recipe as rated_recipe
+from tiny_run import recipe as recipe
 from workplace import place as place
 
 torch.set_num_threads(1)
@@ -109,6 +114,15 @@ def shared_data() -> Path:
 @pytest.fixture
 def model() -> LlamaForCausalLM:
     return tiny_llama()
+
+
+@pytest.fixture(scope="session")
+def adapter(recipe, data, tmp_path_factory) -> Path:
+    """The folder of an adapter after a few steps of SFT on `recipe`; to be read only."""
+    from prefrec.stages.inputs import RunInputs
+    from prefrec.stages.train import train_sft  # imports PEFT, too
+
+    return train_sft(RunInputs(data, "", recipe.model, recipe.lora, 0), recipe.sft, tmp_path_factory.mktemp("sft"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe, load_recipe
 from prefrec.stages.encoders import prompt_encoder
 from prefrec.training.weights import load_weights
-from tiny_run import recipe as recipe
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "head_alignment.py"
 

@@ -13,7 +13,6 @@ from prefrec.data import RankingExample
 from prefrec.data.feedback import centred_mean_scores
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe
-from tiny_run import recipe as recipe
 from tiny_run import write_rated_log
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

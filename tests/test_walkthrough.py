@@ -9,7 +9,6 @@ import pytest
 
 from prefrec import cli
 from prefrec.stages import train
-from tiny_run import recipe as recipe
 from tiny_run import write_recipe
 
 PAGE = Path(__file__).parents[1] / "docs/walkthrough.md"

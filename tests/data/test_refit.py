@@ -10,7 +10,6 @@ from prefrec.data.refit import continued, with_validation
 from prefrec.data.types import TESTED
 from prefrec.data.update import MARK
 from prefrec.intake import prepare
-from tiny_run import recipe as recipe
 
 PAIR = ["user_id", "item_id"]
 

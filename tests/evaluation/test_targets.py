@@ -6,8 +6,6 @@ import polars as pl
 import pytest
 
 from prefrec.evaluation.targets import CLASSES, COUNTS, item_classes, target_classes
-from tiny_run import data as data
-from tiny_run import recipe as recipe
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -14,7 +14,6 @@ import yaml
 from prefrec.data.seen import seen_items
 from prefrec.rankers import CatalogueRanker
 from prefrec.recipe import checked_recipe
-from tiny_run import recipe as recipe
 from tiny_run import write_rated_log
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -12,7 +12,6 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe, checked_recipe, load_recipe
 from prefrec_lab.protocol import read_trial
-from tiny_run import recipe as recipe
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import full_ranking

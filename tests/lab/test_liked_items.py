@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from prefrec.recipe import checked_recipe
-from tiny_run import recipe as recipe
 from tiny_run import write_rated_log
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

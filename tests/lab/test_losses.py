@@ -25,10 +25,7 @@ from prefrec_lab.losses import (
     softmax_logq_loss,
     weighted_sft_loss,
 )
-from small_stages import rated as rated
-from small_stages import rated_recipe as rated_recipe
 from tiny_run import RATED
-from tiny_run import recipe as recipe
 
 
 def marginal_plackett_luce(weights: list[float], preferred: list[int]) -> float:

@@ -13,7 +13,6 @@ from scipy import sparse
 
 from prefrec.data import RankingExample
 from prefrec.recipe import checked_recipe
-from tiny_run import recipe as recipe
 from tiny_run import write_rated_log
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -119,3 +119,25 @@ def recipe(tmp_path_factory, bpe_tokenizer) -> Recipe:
 def data(recipe) -> PreparedData:
     """The data of that recipe."""
     return prepare(recipe.data)
+
+
+@pytest.fixture(scope="session")
+def rated_recipe(recipe, tmp_path_factory) -> Recipe:
+    """The tiny recipe on a log of 40 users with 25 items each, ratings from 1 to 5, and three items shown."""
+    path = tmp_path_factory.mktemp("rated") / "log.parquet"
+    rng, rows = np.random.default_rng(0), []
+    for user in range(40):
+        items = rng.permutation(ITEMS).tolist()
+        for n in range(25):
+            shown = [f"i{i}" for i in rng.choice(items[25:], 3, replace=False)]
+            rows.append((f"u{user:02}", f"i{items[n]}", n, float(1 + items[n] % 5), shown))
+    schema = ["user_id", "item_id", "timestamp", "rating", "shown"]
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(path)
+    raw = recipe.model_dump(mode="json")
+    raw["data"] |= {"interactions": str(path), "split": "time-share", "columns": {"impressions": "shown"}}
+    return Recipe.model_validate(raw | {"align": [raw["align"][1] | RATED], "sft": raw["sft"] | {"epochs": 1}})
+
+
+@pytest.fixture(scope="session")
+def rated(rated_recipe) -> PreparedData:
+    return prepare(rated_recipe.data)

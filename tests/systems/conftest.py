@@ -9,8 +9,6 @@ import pytest
 from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
 from prefrec.recipe import Recipe
-from tiny_run import data as data
-from tiny_run import recipe as recipe
 
 
 @pytest.fixture(scope="session")

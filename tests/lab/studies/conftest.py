@@ -7,7 +7,6 @@ import pytest
 from prefrec.data import PreparedData
 from prefrec.intake import prepare
 from prefrec_lab.study_tools.carry_out import carry_out
-from study_base import base as base
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,0 @@
-"""The tiny base recipe."""
-
-from study_base import base as base
