@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from prefrec.runs.stage import last_checkpoint
 from prefrec.sections import AlignSection, ItemsSection, SFTSection
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.language_model import lm_ranker
-from prefrec.stages.train import batch_sizes, train_align, train_sft, trained_items
+from prefrec.stages.train import batch_sizes, sft_trainer, train_align, train_sft, trained_items
 from prefrec.stages.training_rows import alignment_rows, is_packed, training_rows, validation_rows
 from prefrec.training.keep_best import KeepBest, read_best, save_weights
 from tiny import tiny_llama
@@ -153,7 +154,21 @@ def test_a_title_of_the_log_competes_with_those_of_the_log(sft, on_histories, da
     (_, within), (_, among_all) = (_log(f, "eval_logps/chosen")[0] for f in (tmp_path, tmp_path / "tokens"))
     assert within == pytest.approx(-np.log(len(data.catalogue)), abs=1.5)
     assert among_all < 2 * within
-    assert trained_items(data) == [i for i in data.catalogue.ids if i in set(data.train_interactions["item_id"])]
+
+
+def _titles_in(softmax):
+    return int((np.diff(softmax.trie.child_starts) == 0).sum())
+
+
+def test_items_outside_the_training_log_compete_in_evaluations_alone(recipe, data, on_histories, tmp_path):
+    """Three of the 60 items, one of them a target of validation."""
+    target = data.validation[0].target
+    gone = {target, *[i for i in data.catalogue.ids if i != target][:2]}
+    fewer = replace(data, train_interactions=data.train_interactions.filter(~pl.col("item_id").is_in(gone)))
+    assert trained_items(fewer) == [i for i in data.catalogue.ids if i not in gone]
+    inputs = RunInputs(fewer, "", on_histories, recipe.lora, 0)
+    trainer = sft_trainer(inputs, recipe.sft, tmp_path)
+    assert (_titles_in(trainer.train_dataset.within), _titles_in(trainer.eval_dataset.within)) == (57, 60)
 
 
 @pytest.fixture
