@@ -198,6 +198,8 @@ def test_what_cannot_be_asked_is_refused(engine):
         request = ExplainRequest(history=names[:history], candidates=names[:candidates], item="i0")
         with pytest.raises(DataError, match=rf"{history} history items × {candidates} candidates .*fewer candidates"):
             engine.explain(request)
+    with pytest.raises(DataError, match=r"the user's log and the history have 54 items; an explanation takes 50"):
+        engine.explain(ExplainRequest(history=names[:50], item="i0", user_id="u03"))
 
 
 @settings(max_examples=15, deadline=None)
