@@ -16,6 +16,7 @@ from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import Audit, audit_lists, audit_prepared
+from prefrec.evaluation import audit as audits
 from prefrec.evaluation.faults import protocol_faults
 from prefrec.evaluation.shortcuts import encode_sets, favours_popular
 from prefrec.intake import PrepareConfig, prepare
@@ -403,9 +404,11 @@ def test_a_planted_fault_of_the_protocol_is_named(fault):
     assert Audit.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
-def _drifting(seed: int, size: int = 800) -> tuple[list[RankingExample], pl.DataFrame, Catalogue]:
+def _drifting(
+    seed: int, size: int = 800, of_kind: float = 1 / 6
+) -> tuple[list[RankingExample], pl.DataFrame, Catalogue]:
     """A shop that drifts mildly: targets are a little more often young, rare and of long titles than negatives."""
-    # Titles name one of twenty kinds, and a user's target is of the kind of the last item in a sixth of the rows.
+    # Titles name one of twenty kinds. In the share `of_kind` of the rows, the target is of the kind of the last item.
     rng = np.random.default_rng(seed)
     kinds = rng.integers(20, size=size)
     lengths, counts = rng.integers(1, 40, size), rng.permutation(np.repeat(np.arange(1, 11), size // 10))
@@ -420,7 +423,7 @@ def _drifting(seed: int, size: int = 800) -> tuple[list[RankingExample], pl.Data
     rows = []
     for u in range(1100):
         last = int(rng.integers(size))
-        own = np.where(kinds == kinds[last], 1.0, 0.0) if rng.random() < 1 / 6 else shares.copy()
+        own = np.where(kinds == kinds[last], 1.0, 0.0) if rng.random() < of_kind else shares.copy()
         own[last] = 0
         target = int(rng.choice(size, p=own / own.sum()))
         free = [i for i in rng.permutation(size)[: SIZE + 1].tolist() if i not in (last, target)]
@@ -443,6 +446,23 @@ def test_a_mild_drift_that_no_single_shortcut_shows_is_found():
     assert "Item properties separate targets from negatives" in found.verdict
     remedy = "Remedy: use full ranking (evaluate.full_rows: null), or sample negatives from the targets"
     assert remedy in found.verdict
+
+
+def test_lists_that_a_rule_with_the_user_solves_much_better_are_not_solved_without_the_user():
+    """The properties of items beat popularity, and titles like the last one beat both."""
+    rows, log, catalogue = _drifting(0, of_kind=2 / 5)
+    found = audit_lists(rows[100:], rows[:100], catalogue, log)
+    item_only, text = found.row("item only"), found.row("title TF-IDF")
+    assert item_only.gain.low > 0
+    assert text.ndcg.low > item_only.ndcg.high
+    assert not found.solving
+    assert not found.leaks
+
+
+def test_the_luckiest_draw_has_the_most_hits():
+    none, all_hit = np.zeros(5), np.ones(5)
+    assert audits._luckiest([none, all_hit]) is all_hit
+    assert audits._luckiest([all_hit, none]) is all_hit
 
 
 def _fashion(seed: int) -> tuple[list[RankingExample], list[RankingExample], pl.DataFrame, Catalogue]:
