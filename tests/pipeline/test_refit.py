@@ -82,7 +82,9 @@ def finished(recipe, tmp_path_factory) -> Path:
 def _digests(folder: Path) -> dict[str, str]:
     """File → digest, of what stages on the training log and on validation examples have left."""
     patterns = ("sft/adapter/*", "align/*/adapter/*", "rankers/*/*", "predictions/validation/*", "best.json")
-    files = [file for pattern in patterns for file in folder.glob(pattern)]
+    found = {pattern: [*folder.glob(pattern)] for pattern in patterns}
+    assert all(found.values()), found
+    files = [file for of_pattern in found.values() for file in of_pattern]
     return {str(f.relative_to(folder)): file_digest(f) for f in files if f.name != "stage.json"}
 
 
