@@ -101,6 +101,21 @@ def test_errors_are_said_in_the_words_of_python(shop, columns, message):
     assert "parquet" not in str(caught.value)
 
 
+def test_data_settings_of_set_hold_for_the_guess_too(shop, tmp_path):
+    log, items = shop
+    log = log.with_columns(Uhr=pl.col("bestellt am"))
+    (tmp_path / "goods.csv").write_bytes(items.write_csv().replace("Red Alien", "Café").encode("cp1252"))
+    told = r'try set=\{"data\.encoding": "cp1252"\} and check the accents'
+    with pytest.raises(DataError, match=told):
+        prefrec.fit(log, tmp_path / "goods.csv", COUNTS)
+    with pytest.raises(DataError, match=r'choose set=\{"data\.duplicate_titles": "merge"\} \(they are the same item'):
+        prefrec.fit(log, items, COUNTS, set={"data.duplicate_titles": "error"})
+    changes = {"data.encoding": "cp1252", "data.columns.timestamp": "Uhr"}
+    rec = prefrec.fit(log, tmp_path / "goods.csv", COUNTS, set=changes, out=tmp_path / "run")
+    assert "Café" in rec.data.catalogue.titles.values()
+    assert _columns(tmp_path / "run")["timestamp"] == "Uhr"
+
+
 def test_a_table_without_users_or_items_says_which_argument_lacks_them(shop):
     log, items = shop
     with pytest.raises(DataError, match=r'^interactions: .* looks like a user. Name it with columns={"user_id": …}$'):

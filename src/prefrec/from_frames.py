@@ -79,6 +79,9 @@ def fit(
     raw["data"]["columns"] = {**raw["data"].get("columns", {}), **named.get("columns", {})}
     with _in_python({}):
         _recipe(raw, set or {}, dict.fromkeys(_TABLES, "-") | {"source": "files"})  # errors of the recipe come first
+    for name, value in (set or {}).items():
+        if name.startswith("data."):  # the guess must read the files with these settings too
+            set_value(raw, name, value)
     given = {"interactions": _table("interactions", interactions), "items": _table("items", items)}
     if out:
         return _trained(given, raw, set or {}, Path(out).resolve())
@@ -199,8 +202,10 @@ def _in_python(frames: Mapping[Path, str]) -> Iterator[None]:
         raise
 
 
-_OPTION = re.compile(r"--([a-z][a-z-]*(?:\.[a-z-]+)?)( none| drop)?(?: \(`[^`]*` in a recipe\))?(?!\w)")
-"""An option in a message, with a value and the field of a recipe, if the message names them."""
+_OPTION = re.compile(
+    r"--([a-z][a-z-]*(?:\.[a-z-]+)?)(?: (none|drop|[\w-]+(?= \()))?(?: \(`[^`]*` in a recipe\))?(?!\w)"
+)
+"""An option in a message, with a value of one word and the field of a recipe, if the message names them."""
 
 
 def _python_words(text: str, frames: Mapping[Path, str]) -> str:
@@ -211,7 +216,8 @@ def _python_words(text: str, frames: Mapping[Path, str]) -> str:
 
     def argument(option: re.Match[str]) -> str:
         section, _, inner = option[1].replace("-", "_").rpartition(".")
-        value = {" none": "None", " drop": '"drop"'}.get(option[2], "…")
+        word = option[2] or "…"
+        value = {"none": "None", "…": "…"}.get(word, word if word.isdecimal() else f'"{word}"')
         if section == "columns":
             return f'columns={{"{ours.get(inner, inner)}": {value}}}'
         field = f"{section}.{inner}" if section else inner
