@@ -124,6 +124,9 @@ def test_counters_stay_counters(first):
         (lambda u, k: 20200101 + k // 4, "100%", True),
         (lambda u, k: 1_600_000_000 + max(k, 3), "50%", False),
         (lambda u, k: 1_600_000_000 + k, None, False),
+        (lambda u, k: 1_600_000_000_500 + u, "100%", False),
+        (lambda u, k: 1_600_000_000_500 + max(k, 3), "50%", False),
+        (lambda u, k: 1_600_000_000_500 + k, None, False),
     ],
 )
 def test_the_share_of_ties_is_told(tmp_path, capsys, times, share, days):

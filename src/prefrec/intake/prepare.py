@@ -15,7 +15,7 @@ from prefrec.console import warn
 from prefrec.data import splits
 from prefrec.data.candidates import SampledCandidates
 from prefrec.data.rows import LazyExamples, RankingExample
-from prefrec.data.times import LONE_GAP, SUBSECOND, log_end, most_lone
+from prefrec.data.times import LONE_GAP, SUBSECOND, log_end, most_lone, time_columns
 from prefrec.data.types import COUNTED, FORMAT_VERSION, SPLITS, Catalogue, PreparedData
 from prefrec.errors import ConfigError, DataError, without_secrets
 from prefrec.intake.config import PrepareConfig
@@ -102,9 +102,11 @@ class Preparation:
     def sort(self) -> None:
         """Sort the interactions. Raise DataError if the catalogue is too small for the candidate sets."""
         config, source, ids = self.config, self.source, self.catalogue.ids
+        # Sequences have whole seconds only, so ties of a log with finer times are counted before.
+        fine = _tied_share(self.log) if SUBSECOND in self.log.columns else None
         self.sequences = splits.order(self.log, config.seed, config.latest_per_user)
         self.log = self.log.clear()
-        self.notes += _tie_note(source, self.sequences)
+        self.notes += _tie_note(source, self.sequences, fine)
         self.users = _known_users(config, source, self.sequences.users)
         self.counts |= {
             "users": len(self.sequences.users),
@@ -272,11 +274,21 @@ def _count_users(rows: Sequence[RankingExample]) -> int:
     return int(np.count_nonzero(np.diff(starts)))
 
 
-def _tie_note(source: Source, sequences: splits.Sequences) -> list[str]:
-    """Return a note with the fraction of interactions whose order is ambiguous, if it is 5% or more."""
-    if source.given or SUBSECOND in source.interactions.columns or (share := sequences.tied.mean()) < _FEW_TIES:
+def _tied_share(log: pl.DataFrame) -> float:
+    """Return the fraction of interactions that have the very time of another interaction of their user."""
+    counts = log.group_by("user_id", *time_columns(log)).len()["len"]
+    return int(counts.filter(counts > 1).sum()) / len(log)
+
+
+def _tie_note(source: Source, sequences: splits.Sequences, fine: float | None) -> list[str]:
+    """Return a note with the fraction of interactions whose order is ambiguous, if it is 5% or more.
+
+    `fine` is this fraction if times are finer than the seconds of `sequences`.
+    """
+    if source.given or (share := sequences.tied.mean() if fine is None else fine) < _FEW_TIES:
         return []
-    days = " (all times are whole days)" if not (sequences.timestamps % 86_400).any() else ""
+    is_days = fine is None and not (sequences.timestamps % 86_400).any()
+    days = " (all times are whole days)" if is_days else ""
     note = f"{share:.0%} of interactions are at the same time as another of their user{days}: their order is random"
     if share > 1 - _FEW_TIES:
         name = "--columns.timestamp (`columns.timestamp` in a recipe)"
