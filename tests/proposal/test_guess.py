@@ -95,14 +95,40 @@ def test_named_columns_are_kept(tmp_path):
             "user,what,date\nu,1,31 of May\nu,2,1 of June\nv,2,5 of June\n",
             r"log\.csv: none of the other columns \['user', 'date'\] looks like a timestamp.*--columns\.timestamp",
         ),
+        (
+            "user,what,date\nu,1,2024-05-01\nu,2,2024-05-02\n",
+            r"log\.csv: column user has only one user, 'u'; .* Name another column with --columns\.user$",
+        ),
+        (
+            "user,what,date\nu,1,2024-05-01\nv,2,2024-05-02\n",
+            r"log\.csv: column user has another user on each line; .*--columns\.user$",
+        ),
+        ("user,what,date\n", r"log\.csv: the log is empty; expected one line per interaction"),
     ],
-    ids=["no shared ids", "no user", "unreadable times"],
+    ids=["no shared ids", "no user", "unreadable times", "one user", "one line each", "empty"],
 )
 def test_what_cannot_be_guessed_is_named(tmp_path, log, message):
     (tmp_path / "log.csv").write_text(log)
     (tmp_path / "items.csv").write_text("id,title\n1,A\n2,B\n")
     with pytest.raises(DataError, match=message):
         _guess(tmp_path / "log.csv", tmp_path / "items.csv")
+
+
+def test_a_catalogue_without_items_is_called_empty(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    items.write_text("item,title,c\n")
+    with pytest.raises(DataError, match=r"items\.csv: the catalogue has no items"):
+        _guess(log, items)
+
+
+def test_parts_may_have_columns_of_different_types(tmp_path):
+    """Nobody uses the column of tags, which is a list in one part, a text in the next, and a duration in the last."""
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    want, table, folder = _guess(log, items)[0], pl.read_csv(log), tmp_path / "parts"
+    folder.mkdir()
+    for n, tags in enumerate((pl.lit(["a"]), pl.lit("a"), pl.duration(days=1))):
+        table[100 * n : 100 * (n + 1)].with_columns(tags=tags).write_parquet(folder / f"{n}.parquet")
+    assert _guess(folder, items)[0] == want
 
 
 def test_parquet_of_pandas_json_lines_and_recbole(tmp_path):

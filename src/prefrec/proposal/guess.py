@@ -98,10 +98,17 @@ def guess(
     like users, items or titles.
     """
     read = _reader()
-    table = pl.concat([read(file, encoding) for file in files_of(log, items)], how="diagonal_relaxed")
-    if may_hold_lists and holds_lists(table, given):
+    tables = [read(file, encoding) for file in files_of(log, items)]
+    if may_hold_lists and any(holds_lists(table, given) for table in tables):
         return _guess_windows(log, items, given, encoding, longest)
-    texts = [_texts(table), _texts(read(items, encoding))]
+    # A column may have another type in each part, so parts are joined as texts.
+    whole = pl.concat([_texts(table) for table in tables], how="diagonal")
+    catalogue = read(items, encoding)
+    if not any(map(len, tables)):
+        raise DataError(f"{log}: the log is empty; expected one line per interaction")
+    if catalogue.is_empty():
+        raise DataError(f"{items}: the catalogue has no items; expected one item per line")
+    texts = [whole, _texts(catalogue)]
     columns = _columns(texts, (log, items), given)
     names = {field: setting.value for field, setting in columns.items()}
     base: dict[str, Any] = {"source": "files", "interactions": log, "items": items}
@@ -287,9 +294,21 @@ def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
         return Setting(field, None, "no column looks like ratings")
     if field == "timestamp" and not any(name_fit(field, column) for column in frame.columns):
         return Setting(field, FILE_ORDER, "check: no column has times; are the lines in temporal order?")
-    seen = f"none of the other columns {frame.columns} looks like a {field}"
+    lone = _lone_users(frame) if field == "user" else ""
+    seen = lone or f"none of the other columns {frame.columns} looks like a {field}"
     more = ", or set the format of its times with --columns.timestamp-format" if field == "timestamp" else ""
-    raise DataError(f"{path}: {seen}. Name it with --columns.{field}{more}")
+    raise DataError(f"{path}: {seen}. Name {'another column' if lone else 'it'} with --columns.{field}{more}")
+
+
+def _lone_users(frame: pl.DataFrame) -> str:
+    """Return why a column that is named like users cannot be one; "" if there is no such column."""
+    for column in frame.columns:
+        values = frame[column].drop_nulls()
+        if name_fit("user", column) and len(values) and values.n_unique() in (1, len(values)):
+            if values.n_unique() == 1:
+                return f"column {column} has only one user, {values[0]!r}; expected the log of several users"
+            return f"column {column} has another user on each line; expected users with several interactions"
+    return ""
 
 
 def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None:
@@ -331,7 +350,10 @@ def _dates(column: str, values: pl.Series) -> float:
 
 
 def _texts(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the columns as text, with null for empty fields; columns of lists, records and bytes are dropped."""
-    texts = frame.select(~(cs.nested() | cs.binary())).cast(pl.String)
+    """Return the columns as text, with null for empty fields.
+
+    Columns that have no text form (lists, records, bytes, durations) are dropped.
+    """
+    texts = frame.select(~(cs.nested() | cs.binary() | cs.duration())).cast(pl.String)
     texts = texts.select(pl.all().str.strip_chars().str.strip_suffix(".0"))  # pandas writes ids as 12.0
     return texts.select(pl.when(pl.all() != "").then(pl.all()))
