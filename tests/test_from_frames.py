@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import uuid
 from dataclasses import replace
 from functools import partial
 from unittest.mock import MagicMock
@@ -140,6 +141,33 @@ def test_a_pandas_column_of_mixed_types_is_named_with_its_remedy(shop, values, t
         prefrec.fit(mixed, items, COUNTS)
     with pytest.raises(DataError, match=f"^items, {told}"):
         prefrec.fit(log, items.assign(Kunde=mixed["Kunde"]), COUNTS)
+
+
+@pytest.mark.parametrize("values", [[uuid.uuid4()], [{}]], ids=["objects", "empty records"])
+def test_a_column_that_cannot_be_stored_is_named_with_its_remedy(shop, values):
+    log, items = shop
+    told = r"column 'Kunde': values of the type \w+.* cannot be stored; convert them .* or drop the column$"
+    with pytest.raises(DataError, match=f"^interactions, {told}"):
+        prefrec.fit(log.with_columns(Kunde=pl.Series(values * len(log))), items, COUNTS)
+    with pytest.raises(DataError, match=f"^items, {told}"):
+        prefrec.fit(log, items.with_columns(Kunde=pl.Series(values * len(items))).lazy(), COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"recipe": {"data": None}}, "data: expected a dict of settings, got None"),
+        ({"recipe": {"data": []}}, r"data: expected a dict of settings, got \[\]"),
+        ({"recipe": {"data": {"columns": None}}}, r"data\.columns: expected a dict of settings, got None"),
+        ({"align": [1]}, r"align: expected a list of dicts of settings, .* got \[1\]; correct it"),
+        ({"align": {"loss": "dpo"}}, "align: expected a list of dicts"),
+        ({"align": "s-dpo"}, "align: expected a list of dicts"),
+        ({"columns": {"user_id": "Kunde", "user": "Kundin"}}, "columns: 'user_id' and 'user' are two names of one"),
+    ],
+)
+def test_malformed_arguments_are_named(shop, arguments, told):
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        prefrec.fit(*shop, **{"recipe": COUNTS} | arguments)
 
 
 def test_a_table_that_is_no_frame_is_refused_as_a_whole(shop):

@@ -8,6 +8,7 @@ import shutil
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from tempfile import mkdtemp
@@ -73,10 +74,10 @@ def fit(
     raw = _values(recipe)
     raw.setdefault("name", Path(out).name if out else "fit")
     if align != "recipe":
-        raw["align"] = [dict(section) for section in align or ()]
-    named = {"columns": _columns(columns or {})} if columns else {}
-    raw["data"] = {name: value for name, value in raw.get("data", {}).items() if name not in ("source", "path")}
-    raw["data"]["columns"] = {**raw["data"].get("columns", {}), **named.get("columns", {})}
+        raw["align"] = _alignments(align)
+    own = _section(raw, "data")
+    raw["data"] = {name: value for name, value in own.items() if name not in ("source", "path")}
+    raw["data"]["columns"] = _section(own, "columns", "data.columns") | _columns(columns or {})
     with _in_python({}):
         _recipe(raw, set or {}, dict.fromkeys(_TABLES, "-") | {"source": "files"})  # errors of the recipe come first
     for name, value in (set or {}).items():
@@ -149,6 +150,27 @@ def _values(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return loaded.model_dump(mode="json") | {"data": loaded.data.model_dump(mode="json", exclude_unset=True)}
 
 
+def _section(values: Mapping[str, Any], name: str, called: str = "") -> dict[str, Any]:
+    """Return a section of a recipe's values, empty if it is absent; raise ConfigError if it is not a dict."""
+    section = values.get(name, {})
+    if not isinstance(section, Mapping):
+        raise ConfigError(
+            f"{called or name}: expected a dict of settings, got {section!r}; correct it or leave it out"
+        )
+    return dict(section)
+
+
+def _alignments(given: Any) -> list[dict[str, Any]]:
+    """Return the alignments that `fit` was given; raise ConfigError if they are not a list of dicts."""
+    sections = [] if given is None else given
+    if not isinstance(sections, Sequence) or not all(isinstance(section, Mapping) for section in sections):
+        raise ConfigError(
+            f'align: expected a list of dicts of settings, such as [{{"num_negatives": 3}}], got {given!r}; correct '
+            "it, or leave it out for the alignments of the recipe"
+        )
+    return [dict(section) for section in sections]
+
+
 def _columns(given: Mapping[str, str | None]) -> dict[str, str | None]:
     """Return field of `ColumnNames` → column; raise ConfigError for a name that is not one of ours."""
     known = [*_OURS, *(field for field in ColumnNames.model_fields if field not in _OURS.values())]
@@ -156,6 +178,9 @@ def _columns(given: Mapping[str, str | None]) -> dict[str, str | None]:
     if unknown := [name for name in given if _OURS.get(name, name) not in ColumnNames.model_fields]:
         near = did_you_mean(unknown[0], known)
         raise ConfigError(f"columns: {unknown[0]!r} is not one of our columns {', '.join(known)}{near}")
+    for ours, field in _OURS.items():
+        if ours in given and field in given:
+            raise ConfigError(f"columns: {ours!r} and {field!r} are two names of one column; keep one of them")
     return fields
 
 
@@ -165,15 +190,29 @@ def _table(name: str, given: Any) -> pl.DataFrame | Path:
         path = Path(given)
         return path if ADDRESS.search(path.as_posix()) else path.resolve()
     if isinstance(given, pl.LazyFrame):
-        return given.collect()
+        given = given.collect()
     try:
-        return given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
+        table = given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
     except _NOT_A_FRAME as e:
         _check_columns(name, given)
         raise DataError(
             f"{name}: expected a polars or pandas frame, columns by name, or a path, got {type(given).__name__}: "
             f"{first_words(e)}"
         ) from None
+    _check_types(name, table)
+    return table
+
+
+def _check_types(name: str, table: pl.DataFrame) -> None:
+    """Raise DataError about the first column with a type that Parquet cannot hold, if there is one."""
+    for column in table.columns:
+        try:
+            table.select(column).clear().write_parquet(BytesIO())
+        except pl.exceptions.PolarsError:
+            raise DataError(
+                f"{name}, column {column!r}: values of the type {table.schema[column]} cannot be stored; convert "
+                "them to texts or numbers, for example with str, or drop the column"
+            ) from None
 
 
 def _check_columns(name: str, given: Any) -> None:
