@@ -133,6 +133,17 @@ def test_floating_point_ids_are_those_of_whole_numbers():
         check_ids(pl.DataFrame({"user_id": [1.0, 1e20]}), "user_id", Path("log.parquet"))
 
 
+@pytest.mark.parametrize(("kind", "bits"), [(pl.Float32, 24), (pl.Float64, 53)])
+def test_floating_point_ids_end_where_they_are_no_longer_exact(kind, bits):
+    frame = pl.DataFrame({"user_id": [2**bits - 1, 2**bits + 1]}, {"user_id": pl.Int64}).cast(kind)
+    assert check_ids(frame[:1], "user_id", Path("log.parquet"))["user_id"].to_list() == [str(2**bits - 1)]
+    told = (
+        rf"log\.parquet, row 1: user_id .* is not an id \(1 rows\): {kind.__name__} is not exact from 2\*\*{bits} on"
+    )
+    with pytest.raises(DataError, match=told):
+        check_ids(frame, "user_id", Path("log.parquet"))
+
+
 SECONDS = int(datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
 
 

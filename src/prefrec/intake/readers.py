@@ -46,8 +46,8 @@ _COMPRESSED = (_GZIP, b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x5e", b"\x78\x9c"
 _LOOKED_AT = 200
 # A number with a decimal comma, with or without points between thousands.
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+$"
-# Float64 represents every integer up to this one.
-_EXACT = 2**53
+# Bits of a floating-point number: two integers from 2 to this power on may be the same number.
+_EXACT, _EXACT_32 = 53, 24
 # Most columns, and characters of a name, in a message: the header of a binary file can be the whole file.
 _NAMES, _NAME_CHARS = 30, 60
 REMEDY = "correct or drop these rows"
@@ -232,11 +232,12 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
     called = called or column
     if frame.schema[column].is_float():  # pandas writes item 12 as 12.0
         values = frame[column].fill_nan(None)
-        large = (values.abs() > _EXACT).fill_null(False)
+        bits = _EXACT_32 if values.dtype == pl.Float32 else _EXACT
+        large = (values.abs() >= 2**bits).fill_null(False)
         if large.any():
             raise DataError(
                 f"{path}, {first_line(large, path)}: {called} {first_of(values, large)!r} is not an id "
-                f"({large.sum()} rows): floating point is not exact above 2**53; write ids as text or integers"
+                f"({large.sum()} rows): {values.dtype} is not exact from 2**{bits} on; write ids as text or integers"
             )
         all_whole = (values == values.floor()).fill_null(True).all()
         frame = frame.with_columns((values.cast(pl.Int64) if all_whole else values).alias(column))
