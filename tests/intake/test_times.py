@@ -1,17 +1,21 @@
 """The time of a question, and what is known before it."""
 
+import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
-from prefrec.intake.config import PrepareConfig
+from prefrec.intake.config import ColumnNames, PrepareConfig
 from prefrec.intake.prepare import prepare
+from prefrec.intake.sources import Source
 from prefrec.intake.times import parse_timestamps
+from read_sources import files
 
 DAY = 86_400
 
@@ -108,6 +112,65 @@ def test_missing_times_become_null_only_if_they_may_be_dropped(case):
         last = pl.DataFrame({"t": [*values[:3], "soon" if isinstance(wrong, str) else float("inf")]}, strict=False)
         with pytest.raises(DataError, match=r"line 5, column t: .* \(1 of 4 rows\); (?!.*--missing-times)"):
             parse_timestamps(last, "t", path, form="%d.%m.%Y %H:%M" if case == "a format" else None, missing="drop")
+
+
+def test_digits_of_a_second_are_read_as_python_writes_them():
+    texts = pl.DataFrame({"t": ["31.01.2020 12:00:00.250000", "31.01.2020 12:00:00.5"]})
+    frame, _ = parse_timestamps(texts, "t", Path("log.csv"), form="%d.%m.%Y %H:%M:%S.%f")
+    assert frame.to_dict(as_series=False) == {"t": [NOON] * 2, "subsecond": [250_000, 500_000]}
+
+
+@pytest.mark.parametrize(("form", "hint"), [("%d.%m.%Y %H:%M %Z", "%z"), ("%d.%m.%Y %H:%M:%S,%f", "%3f, %6f or %9f")])
+def test_formats_that_would_be_read_as_other_times_are_refused(form, hint):
+    with pytest.raises(ValidationError, match=f"timestamp_format\n.*{hint}"):
+        ColumnNames(timestamp_format=form)
+
+
+def _parts(folder, *parts) -> Source:
+    """A log in parts with these times, of users who take one item after the other."""
+    (folder / "parts").mkdir(exist_ok=True)
+    for n, times in enumerate(parts):
+        taken = [(f"u{k % 3}", f"i{k % 9}", time) for k, time in enumerate(times)]
+        log = pl.DataFrame(taken, ["user_id", "item_id", "timestamp"], orient="row")
+        log.write_parquet(folder / "parts" / f"{n}.parquet")
+    items = pl.DataFrame({"item_id": [f"i{i}" for i in range(9)], "title": list("ABCDEFGHI")})
+    items.write_csv(folder / "items.csv")
+    return files(folder / "parts", folder / "items.csv")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (
+            range(5),
+            range(33_000, 33_005),
+            "days of a spreadsheet (since 1900), but those of parts/0.parquet as seconds",
+        ),
+        ([NOON, NOON], [NOON * 1000], "milliseconds, but those of parts/0.parquet as seconds"),
+        (["13/01/2020"], ["01/13/2020"], "%m/%d/%Y, but those of parts/0.parquet as %d/%m/%Y"),
+        ([NOON], [date(2020, 1, 31)], "dates, but those of parts/0.parquet as seconds"),
+    ],
+)
+def test_parts_whose_times_may_be_of_two_scales_are_refused(tmp_path, monkeypatch, first, second, told):
+    monkeypatch.chdir(tmp_path)
+    way_out = "; write all parts in one form or as one file, or, if all are texts, set their format with --columns"
+    with pytest.raises(
+        DataError, match=re.escape(f"parts/1.parquet, column timestamp: times read as {told}{way_out}")
+    ):
+        _parts(Path(), first, second)
+
+
+def test_parts_of_one_scale_are_read_and_noted_once(tmp_path):
+    assert _parts(tmp_path, [NOON * 1000], [NOON * 1000 + 1], [0]).notes == ["parts: times read as milliseconds"]
+    log = _parts(tmp_path, ["2020-01-31T12:00:00"], [date(2020, 1, 31)], []).interactions
+    assert log["timestamp"].to_list() == [NOON, MIDNIGHT]
+
+
+def test_numbers_of_lines_are_never_days_of_a_spreadsheet(tmp_path, monkeypatch):
+    monkeypatch.setattr("prefrec.intake.times._EXCEL_DAYS", (4, 9))
+    _parts(tmp_path, *[[NOON] * 5] * 2)
+    log = files(tmp_path / "parts", tmp_path / "items.csv", timestamp="file-order").interactions
+    assert log["timestamp"].to_list() == [*range(10)]
 
 
 @pytest.mark.parametrize("first", [20_000_000, 30_000])

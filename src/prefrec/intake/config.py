@@ -62,6 +62,19 @@ class ColumnNames(Section):
     )
     title: str = Field("title", description="Catalogue column with the title.")
 
+    @field_validator("timestamp_format")
+    @classmethod
+    def _check_format(cls, form: str | None) -> str | None:
+        """Refuse what polars would read in silence as another time."""
+        directives = (form or "").replace("%%", "")
+        if "%Z" in directives:
+            raise ValueError("names of time zones (%Z) are not read; write offsets such as +0200 and name them %z")
+        if "%f" in directives.replace(".%f", ""):
+            raise ValueError(
+                "%f is read only after a point, as in %S.%f; elsewhere name the number of digits: %3f, %6f or %9f"
+            )
+        return form
+
 
 class CandidateConfig(Section):
     """How the candidate set of each example is made."""

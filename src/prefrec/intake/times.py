@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -30,15 +31,47 @@ _EMPTY = ("", "nan", "nat")
 _LOOKED_AT = 200
 # 1970, and 1990 to 2060, in days since the end of 1899. Smaller numbers may be counters.
 _EXCEL_1970, _EXCEL_DAYS = 25_569, (32_874, 58_440)
+# Names of the forms of times that are the usual ones, or that are the same scale.
+_SECONDS, _DATED, _ISO_TEXT = "seconds", "dates", "ISO 8601 text"
 # Units of a time since 1970, from coarse to fine: name, units per second.
-_UNITS = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
+_UNITS = ((_SECONDS, 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
 # Smallest milliseconds, microseconds and nanoseconds. Each is a time in 1973.
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)
 # Largest time that fits into 64 bits, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
 _LATEST = 2.0**63
 _ISO = r"^\d{4}-\d"
-Read = tuple[pl.DataFrame, list[str]]
-"""A log with times in seconds since 1970, and notes on how they were read."""
+
+
+class Times(NamedTuple):
+    """A log with times in seconds since 1970, and the form in which they were read.
+
+    The form is "" if the file does not tell it, because it has no times but zero, or if a setting has fixed it.
+    """
+
+    frame: pl.DataFrame
+    form: str
+
+
+def time_notes(form: str, path: Path) -> list[str]:
+    """Return a note on the form in which times were read, if it is not the usual one."""
+    return [] if form in ("", _SECONDS, _DATED) else [f"{file_name(path)}: times read as {form}"]
+
+
+def check_forms(forms: Mapping[str, Path], called: str) -> None:
+    """Raise DataError if the parts of a log have times in two forms, which might be two scales.
+
+    Args:
+        forms: form of `Times` → the first part that was read in it.
+        called: name of the column of times, for messages.
+    """
+    # Date types and ISO 8601 texts cannot be mistaken for anything else, so they may stand side by side.
+    known = {_DATED if form == _ISO_TEXT else form: (form, path) for form, path in forms.items() if form}
+    if len(known) > 1:
+        (form, path), (other, second) = [*known.values()][:2]
+        raise DataError(
+            f"{second}, column {called}: times read as {other}, but those of {path} as {form}; write all parts in "
+            f"one form or as one file, or, if all are texts, {_NAME_IT}"
+        )
 
 
 def date_forms(values: pl.Series) -> list[str]:
@@ -56,6 +89,7 @@ def _has_usual_years(moments: pl.Series) -> bool:
 
 def _moments(values: pl.Series, form: str) -> pl.Series:
     """Parse texts by a strptime format; return times in UTC, null where a text does not fit."""
+    form = form.replace(".%f", "%.f")  # polars takes the digits of Python's %f for nanoseconds
     try:
         zone = "UTC" if "%z" in form else None
         return values.str.to_datetime(form, time_unit="us", strict=False, time_zone=zone).dt.replace_time_zone(None)
@@ -70,7 +104,20 @@ def parse_timestamps(
     called: str | None = None,
     form: str | None = None,
     missing: Literal["error", "drop"] | None = None,
-) -> Read:
+) -> tuple[pl.DataFrame, list[str]]:
+    """Return the frame of `read_times`, and notes on how the times were read; arguments and errors are the same."""
+    frame, read_as = read_times(frame, column, path, called, form, missing)
+    return frame, time_notes(read_as, path)
+
+
+def read_times(
+    frame: pl.DataFrame,
+    column: str,
+    path: Path,
+    called: str | None = None,
+    form: str | None = None,
+    missing: Literal["error", "drop"] | None = None,
+) -> Times:
     """Convert a column of times to Int64 seconds since 1970.
 
     If any time is finer than a second, the frame also gets a column `SUBSECOND`.
@@ -84,9 +131,6 @@ def parse_timestamps(
         missing: with `drop`, times that are empty or NaN become null; with `error`, the message about them names
             the setting that drops them. Default: an error.
 
-    Returns:
-        The frame, and notes on how the times were read.
-
     Raises:
         DataError: a time is missing, NaN or unreadable, two units are mixed, or a text may be two dates, such as
             03/04/2025.
@@ -96,7 +140,7 @@ def parse_timestamps(
     is_missing = _is_missing(raw)
     raw = raw.to_frame().select(pl.when(~is_missing).then(raw)).to_series().alias(column)
     if missing == "drop" and is_missing.all():
-        return frame.with_columns(pl.lit(None, pl.Int64).alias(column)), []
+        return Times(frame.with_columns(pl.lit(None, pl.Int64).alias(column)), "")
 
     def refuse(bad: pl.Series, expected: str, remedy: str) -> None:
         if missing == "drop":  # the rows are dropped later, so that messages name the lines of the file
@@ -106,16 +150,15 @@ def parse_timestamps(
             remedy = f"{'correct these rows' if only_missing else remedy}, or {_DROP}"
         refuse_bad(frame[column], bad, path, called, expected, remedy)
 
-    def dated(moments: pl.Series, expected: str, remedy: str = REMEDY, read_as: str = "") -> Read:
+    def dated(moments: pl.Series, expected: str, remedy: str = REMEDY, read_as: str = "") -> Times:
         refuse(moments.is_null(), expected, remedy)
-        notes = [f"{file_name(path)}: times read as {read_as}"] if read_as else []
-        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
+        return Times(_with_times(frame, column, moments.dt.epoch("us"), 10**6), read_as if len(frame) else "")
 
     if form:
         moments = _moments(cast_column(raw, pl.String, path, called, "dates"), form)
         return dated(moments, f"a date in the format {form}", _OTHER_FORMAT)
     if raw.dtype in (pl.Date, pl.Datetime):
-        return dated(raw.cast(pl.Datetime("us")), "a date")
+        return dated(raw.cast(pl.Datetime("us")), "a date", read_as=_DATED)
     expected = "seconds since 1970 or an ISO 8601 date"
     values = cast_column(raw, pl.Float64, path, called, "dates or seconds since 1970")
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
@@ -129,7 +172,7 @@ def parse_timestamps(
         moments = dates.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         if moments.is_null().all():
             moments = dates.str.to_date(strict=False).cast(pl.Datetime("us"))
-        return dated(moments, expected, f"correct or drop these rows, or {_NAME_IT}", "ISO 8601 text")
+        return dated(moments, expected, f"correct or drop these rows, or {_NAME_IT}", _ISO_TEXT)
     bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     refuse(bad, expected, REMEDY)
     if written := _written_dates(values):
@@ -139,8 +182,7 @@ def parse_timestamps(
     is_whole = (whole.cast(pl.Float64) == values) | values.is_null()
     numbers = whole if is_whole.all(ignore_nulls=False) else values
     unit, per_second = _unit(raw, values, path, called)
-    notes = [] if per_second == 1 else [f"{file_name(path)}: times read as {unit}"]
-    return _with_times(frame, column, numbers, per_second), notes
+    return Times(_with_times(frame, column, numbers, per_second), unit)
 
 
 def _is_missing(raw: pl.Series) -> pl.Series:
@@ -184,11 +226,14 @@ def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
 
 
 def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[str, int]:
-    """Return the unit of these times and its number per second. Raise DataError if units are mixed."""
+    """Return the unit of these times ("" if all are zero) and its number per second.
+
+    Raise DataError if units are mixed.
+    """
     unit = pl.Series(np.searchsorted(_UNIT_BOUNDS, values.abs().to_numpy()))
     nonzero = values != 0  # zero is 1970 in every unit
     if not nonzero.any():
-        return _UNITS[0]
+        return "", 1
     first_unit = int(first_of(unit, nonzero))
     differs = nonzero & (unit != first_unit)
     if differs.any():

@@ -26,7 +26,7 @@ from prefrec.intake.sources.base import (
     parse_lists,
     user_attributes,
 )
-from prefrec.intake.times import parse_timestamps
+from prefrec.intake.times import check_forms, read_times, time_notes
 
 _NO_RATING = (
     "correct or empty these fields, or ignore the column with --columns.rating none (`columns.rating: null` in a "
@@ -62,7 +62,7 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     # Ids as text take most of the memory of a log. Lists of ids need text.
     ids = pl.String() if columns.impressions or columns.skipped else readers.IDS
     parts: list[pl.DataFrame] = []
-    notes: list[str] = []
+    forms: dict[str, Path] = {}
 
     def shrink(table: pl.LazyFrame) -> pl.LazyFrame:
         present = table.collect_schema().names()
@@ -76,16 +76,19 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
         log = readers.pick_columns(table, wanted, path, optional, _FIELDS)
-        log, times = parse_timestamps(
-            log, "timestamp", path, columns.timestamp, columns.timestamp_format, config.missing_times
-        )
+        if columns.timestamp != FILE_ORDER:  # numbers of lines could be taken for days of a spreadsheet
+            log, form = read_times(
+                log, "timestamp", path, columns.timestamp, columns.timestamp_format, config.missing_times
+            )
+            forms.setdefault(form, path)
         if "rating" in log.columns:
             log = readers.parse_numbers(log, "rating", path, columns.rating, _NO_RATING)
         if columns.impressions:
             log = log.with_columns(parse_lists(log["impressions"], path, columns.impressions))
         log = log.with_columns(pl.col("user_id", "item_id").cast(ids))
         parts.append(parse_skipped(log, path, columns.skipped) if columns.skipped else log)
-        notes += times
+    check_forms(forms, columns.timestamp)
+    notes = [note for form in forms for note in time_notes(form, log_path)]
     log = pl.concat(parts, how="diagonal").with_columns(cs.by_name(SUBSECOND, require_all=False).fill_null(0))
     if untimed := log["timestamp"].null_count():
         if untimed == len(log):
