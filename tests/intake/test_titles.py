@@ -1,9 +1,13 @@
 """Titles: articles, years, alternative titles, duplicates."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 
+from prefrec.data import Catalogue
 from prefrec.errors import DataError
+from prefrec.intake.sources.base import clean_catalogue
 from prefrec.intake.titles import id_order, movie_title, movie_titles, resolve_duplicates
 
 
@@ -60,6 +64,36 @@ def test_duplicates_merge_into_the_smallest_id():
 def test_duplicates_number_without_taking_a_title_that_exists():
     items, renamed, _ = resolve_duplicates(ITEMS, "number")
     assert (items["title"].to_list(), renamed) == (["Hope", "Hope (3)", "Hope (2)", "Air"], {})
+
+
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [
+        ("\u202a Foo\u202c", "Foo"),
+        ("\x00 Bar", "Bar"),
+        ("Foo \u2066 bar \u2069", "Foo bar"),
+        ("Two\nlines\x85end\x1cnow", "Two lines end now"),
+    ],
+)
+def test_no_spaces_are_left_where_unsafe_characters_were(given, title):
+    frame = pl.DataFrame({"item_id": ["1"], "title": [given]})
+    assert clean_catalogue(frame, Path("items.csv"))["title"].to_list() == [title]
+    assert Catalogue(frame).titles == {"1": title}
+    assert Catalogue(frame.with_columns(title=pl.lit("a  b "))).titles == {"1": "a  b "}  # nothing unsafe, as it is
+
+
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [
+        ("AT&amp;T &lt;b&gt; &#8217;", "AT&T <b> ’"),
+        ("A&amp;lt;B", "A&lt;B"),
+        ("&notanentity; &copyright; &copy 2", "&notanentity; &copyright; &copy 2"),
+        ("R&D; &eacute; &#x41; &nosuch;", "R&D; é A &nosuch;"),
+    ],
+)
+def test_exact_html_entities_are_decoded_once(given, title):
+    frame = pl.DataFrame({"item_id": ["1"], "title": [given]})
+    assert clean_catalogue(frame, Path("items.csv"))["title"].to_list() == [title]
 
 
 @pytest.mark.parametrize("other", ["Cafe\u0301", "\uff23afé", "CAFÉ  "])

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data.rows import RankingExample, spread, take
-from prefrec.data.titles import UNSAFE
+from prefrec.data.titles import UNSAFE, clean_titles
 from prefrec.equality import ByValue
 from prefrec.errors import DataError
 
@@ -51,13 +51,15 @@ class Window:
 class Catalogue(ByValue):
     """The items and their titles: a polars frame with `item_id: str`, `title: str` and further columns.
 
-    `UNSAFE` characters are removed from titles.
+    Titles with `UNSAFE` characters are cleaned (`clean_titles`).
     """
 
     frame: pl.DataFrame
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frame", self.frame.with_columns(pl.col("title").str.replace_all(UNSAFE, "")))
+        title = pl.col("title")
+        safe = pl.when(title.str.contains(UNSAFE)).then(clean_titles(title)).otherwise(title)
+        object.__setattr__(self, "frame", self.frame.with_columns(safe.alias("title")))
 
     @cached_property
     def titles(self) -> dict[str, str]:

@@ -213,3 +213,10 @@ def test_rows_can_be_split_as_one_log(tmp_path):
     assert prepared(folder, split="leave-last-out").protocol["split"] == "leave-last-out"
     with pytest.raises(DataError, match="split time needs the times of all examples"):
         prepared(folder, split="time", columns={"timestamp": "file-order"})
+
+
+def test_titles_are_decoded_once(tmp_path):
+    folder = write_rows(tmp_path, draw_log(1))
+    titles = {str(i): f"A&amp;lt;B &copyright {i}" for i in range(70)}
+    (folder / "id2name4Rec.json").write_text(json.dumps(titles))
+    assert prepared(folder).catalogue.titles["1"] == "A&lt;B &copyright 1"

@@ -8,12 +8,14 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from html import unescape
+from html.entities import html5
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import polars.selectors as cs
 
+from prefrec.data.titles import clean_titles
 from prefrec.data.types import Catalogue, PreparedData, Window
 from prefrec.errors import DataError
 from prefrec.intake.readers import as_text, check_ids, refuse_bad
@@ -184,34 +186,47 @@ def _parsed(text: str) -> Any:
 
 
 def titled(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
-    """Return the items that have a visible title, with stripped titles.
+    """Return the items that have a visible title, with `clean_titles`.
 
     HTML entities such as `&amp;` are decoded, also in further columns. Raise DataError if the titles (`called` in the
     file) are not text.
     """
     items = items.with_columns(as_text(items, "title", path, called))
     texts = cs.string() - cs.by_name("item_id")
-    items = items.with_columns(texts.map_elements(_without_entities, return_dtype=pl.String))
-    items = items.with_columns(pl.col("title").str.strip_chars())
+    items = items.with_columns(texts.map_elements(without_entities, return_dtype=pl.String))
+    items = items.with_columns(clean_titles(pl.col("title")))
     return items.filter(pl.col("title").str.replace_all(INVISIBLE, "") != "")
 
 
-def _without_entities(text: str) -> str:
-    return re.sub(r"&#?\w+;", lambda entity: unescape(entity[0]), text)
+def without_entities(text: str) -> str:
+    """Decode HTML entities: numbers, and exact names. `unescape` would also decode the beginning of `&notes;`."""
+    return re.sub(r"&(?:#\w+|(\w+));", _decoded, text)
+
+
+def _decoded(entity: re.Match[str]) -> str:
+    return html5.get(f"{entity[1]};", entity[0]) if entity[1] else unescape(entity[0])
 
 
 def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
-    """Return `item_id, title, …` with stripped titles and each id once; items without a title are dropped.
+    """Return the items of `noted_catalogue` without its notes; arguments and errors are the same."""
+    return noted_catalogue(items, path, called)[0]
 
-    Raise DataError if the titles (`called` in the file) are not text, an id has two titles, or no item has a title.
+
+def noted_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> tuple[pl.DataFrame, list[str]]:
+    """Return `item_id, title, …` with `clean_titles` and each id once, and notes; items without a title are dropped.
+
+    Of lines with the same id and title, the first is kept; a note counts those with other values that are lost. Raise
+    DataError if the titles (`called` in the file) are not text, an id has two titles, or no item has a title.
     """
     if items.is_empty():
         raise DataError(f"{path}: the catalogue has no items; expected one item per line")
     items = titled(items, path, called)
     if items.is_empty():
         raise DataError(f"{path}: no item has a title (column {called}); name the right column, or add titles")
-    items = items.with_columns(pl.col("title").str.replace_all(r"\s+", " "))
+    comparable = items.select(~cs.nested()).columns
+    different = items.select(comparable).n_unique()
     items = items.unique(subset=["item_id", "title"], keep="first", maintain_order=True)
+    lost = different - len(items)
     twice = items.filter(pl.col("item_id").is_duplicated())
     if len(twice):
         item = twice["item_id"][0]
@@ -220,7 +235,8 @@ def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> p
             f"{path}: item {item!r} has {len(titles)} titles: {' / '.join(map(repr, titles[:3]))} "
             f"({twice['item_id'].n_unique()} such items); keep one line per item"
         )
-    return items
+    again = f"{lost:,} catalogue lines repeat the id and title of an earlier line with other values, and were dropped"
+    return items, [again] if lost else []
 
 
 def check_log(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -151,8 +150,7 @@ def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
         item_column = usual[0] if usual else columns.item
         names = {"item_id": columns.catalogue_item or item_column, "title": columns.title}
         table = readers.pick_columns(table, names, path, options=CATALOGUE_FIELDS)
-    decoded = readers.as_text(table, "title", path, columns.title).map_elements(html.unescape, return_dtype=pl.String)
-    return clean_catalogue(table.with_columns(decoded), path, columns.title)
+    return clean_catalogue(table, path, columns.title)
 
 
 def _renamed(row: Row, renamed: Mapping[str, str]) -> Row:
