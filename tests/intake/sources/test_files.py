@@ -252,3 +252,13 @@ def test_html_entities_are_read_as_characters(paths):
     frame = files(**paths).catalogue.frame
     assert (frame["title"][0], frame["brand"][0]) == ('A & B\'s "x" AT&T R&D', "H&M")
     assert frame["item_id"].to_list() == items["item_id"].to_list()
+
+
+def test_lines_of_the_catalogue_that_are_lost_are_counted(paths):
+    items = pl.read_csv(paths["items"]).with_columns(price=pl.lit(5))
+    again = items[:3].with_columns(price=pl.Series([5, 9, 7], dtype=pl.Int32))
+    pl.concat([items, again]).write_csv(paths["items"])
+    source = files(**paths)
+    told = "2 catalogue lines repeat the id and title of an earlier line with other values, and were dropped"
+    assert source.notes == [told]
+    assert source.catalogue.frame["price"].to_list() == [5] * len(items)

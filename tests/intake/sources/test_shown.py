@@ -105,3 +105,20 @@ def test_merged_titles_are_merged_among_impressions(shop):
     source = files(**paths, impressions="shown", duplicate_titles="merge")
     shown = {(i, *sorted(s)) for i, s in source.interactions.select("item_id", "impressions").iter_rows()}
     assert {("i3", "i4"), ("i4", "i3"), ("i1", "i3", "i4")} <= shown
+
+
+def test_what_was_shown_beside_a_skip_is_kept(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},Thing {i}\n" for i in range(6)))
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,shown,skip\nu,2,1,3 4,1\nu,1,2,5,0\nu,0,3,,0\n")
+    columns = {"impressions": "shown", "skipped": "skip"}
+    source = files(tmp_path / "log.csv", tmp_path / "items.csv", **columns)
+    shown = dict(source.interactions.select("item_id", "impressions").iter_rows())
+    assert {item: {*of_item} for item, of_item in shown.items()} == {"1": {"2", "3", "4", "5"}, "0": set()}
+
+
+def test_a_log_of_skips_only_names_the_column(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\n1,A\n2,B\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,skip\nu,1,1,1\nu,2,2,yes\n")
+    told = r"log\.csv, column skip: all lines are marked as skips, .* with --columns\.skipped \(`columns\.skipped`"
+    with pytest.raises(DataError, match=told):
+        files(tmp_path / "log.csv", tmp_path / "items.csv", skipped="skip")

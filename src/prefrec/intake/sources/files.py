@@ -21,8 +21,8 @@ from prefrec.intake.sources.base import (
     Source,
     SourceKind,
     check_log,
-    clean_catalogue,
     merge_duplicates,
+    noted_catalogue,
     parse_lists,
     user_attributes,
 )
@@ -101,7 +101,14 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
         log = log.drop_nulls("timestamp")
     if "rating" in log.columns and (empty := log["rating"].null_count()):
         notes.append(f"{empty} of {len(log)} interactions have no rating")
-    log = fold_skips(log) if columns.skipped else log
+    if columns.skipped:
+        log = fold_skips(log)
+        if log.is_empty():
+            raise DataError(
+                f"{log_path}, column {columns.skipped}: all lines are marked as skips, so no interaction is left. "
+                "Name the column that marks only skips with --columns.skipped (`columns.skipped` in a recipe), or "
+                "leave this setting out"
+            )
     names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
     table = read_table(items_path, config.encoding)
     names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
@@ -109,7 +116,8 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     # Parquet has types, also that of a frame given to `fit`: its texts are meant as texts.
     has_types = items_path.suffix in PARQUET or readers.ADDRESS.search(items_path.as_posix())
     catalogue = catalogue if has_types else _with_numbers(catalogue)
-    catalogue = clean_catalogue(catalogue, items_path, columns.title)
+    catalogue, repeated = noted_catalogue(catalogue, items_path, columns.title)
+    notes += repeated
     log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
     log, catalogue, merged = merge_duplicates(log, catalogue, config.duplicate_titles or "error")
     if "impressions" in log.columns:
@@ -158,20 +166,27 @@ def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
 def fold_skips(log: pl.DataFrame) -> pl.DataFrame:
     """Remove skips from the log, and add each skipped item to the impressions of the user's next interaction.
 
-    If no interaction follows, the item is added to the last one. Skips of users without interactions are dropped.
+    The skip's own impressions were shown at the same time, so they are added too. If no interaction follows, they are
+    added to the last one. Skips of users without interactions are dropped.
     """
     fine = pl.col(SUBSECOND) if SUBSECOND in log.columns else pl.lit(0)
     log = log.with_columns(moment=pl.col("timestamp") * 10**6 + fine).sort("moment", maintain_order=True)
     kept = log.filter(~pl.col("skipped")).drop("skipped").with_row_index("row")
-    skips = log.filter(pl.col("skipped")).select("user_id", "moment", skip="item_id")
+    shown = [pl.col("impressions")] if "impressions" in log.columns else []
+    skipped = pl.concat_list(*shown, pl.col("item_id"))
+    skips = log.filter(pl.col("skipped")).select("user_id", "moment", skip=skipped)
     rows = kept.select("user_id", "moment", "row")
     # Both sides are sorted by time, as `join_asof` requires; its own check ignores groups.
     ahead = skips.join_asof(rows, on="moment", by="user_id", strategy="forward", check_sortedness=False)
     behind = ahead.filter(pl.col("row").is_null()).drop("row")
     behind = behind.join_asof(rows, on="moment", by="user_id", strategy="backward", check_sortedness=False)
-    of_row = pl.concat([ahead, behind]).drop_nulls("row").group_by("row", maintain_order=True).agg("skip")
+    of_row = (
+        pl.concat([ahead, behind])
+        .drop_nulls("row")
+        .group_by("row", maintain_order=True)
+        .agg(pl.col("skip").explode())
+    )
     joined = kept.join(of_row, on="row", how="left", maintain_order="left")
-    shown = [pl.col("impressions")] if "impressions" in log.columns else []
     impressions = pl.concat_list(*shown, pl.col("skip").fill_null([])).alias("impressions")
     return joined.with_columns(impressions).drop("row", "moment", "skip")
 
