@@ -104,3 +104,15 @@ def test_real_windows(shared_data):
     users = [{e.user_id for e in part} for part in (data.train, data.validation, data.test)]
     assert len(set.union(*users)) == sum(map(len, users))  # no user is in two parts
     assert not users[2] & set(data.train_interactions["user_id"].to_list())
+
+
+def test_spellings_with_html_entities_are_one_book(tmp_path):
+    rows = [
+        {"history": [f"A{g}", "Salt &amp; Sea" if g % 2 else "Salt & Sea"], "target": f"C{g}", "group": g}
+        for g in range(20)
+    ]
+    text = "\n".join(map(json.dumps, rows))
+    (tmp_path / "windows_train.jsonl").write_text(text)
+    (tmp_path / "windows_valid_recovered.jsonl").write_text(text)
+    titles = [*goodreads_windows(tmp_path).catalogue.titles.values()]
+    assert (titles.count("Salt & Sea"), len(titles)) == (1, 41)

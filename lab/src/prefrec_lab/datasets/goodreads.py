@@ -23,6 +23,7 @@ from prefrec.intake.sources.base import (
     clean_catalogue,
     merge_duplicates,
     titled,
+    without_entities,
 )
 from prefrec.intake.sources.windows import Row, make_windows, refuse_short
 from prefrec_lab.datasets.titles import is_blank
@@ -75,9 +76,9 @@ def goodreads_windows(config: PrepareConfig) -> Source:
     `config.path` has `windows_train.jsonl` and `windows_valid_recovered.jsonl`, one JSON object per line: `history`
     (titles), `target` (title), `group`. A group is roughly a user, and the order of its windows is unknown. Some
     groups span both files, so each group is assigned to one part and the files' own split is ignored. Titles that
-    differ only in case or spacing are one book. Ids are numbered in a meaningless order, because the order of
-    appearance would reveal the next book. Windows with the target in the history, or with fewer than `min_history`
-    titles, are dropped.
+    differ only in case, spacing or HTML entities are one book. Ids are numbered in a meaningless order, because the
+    order of appearance would reveal the next book. Windows with the target in the history, or with fewer than
+    `min_history` titles, are dropped.
     """
     folder, min_history = config.required("path"), config.min_history
     rows = list(_window_rows(folder))
@@ -137,10 +138,11 @@ def _window_rows(folder: Path) -> Iterator[tuple[list[str], str, str]]:
     """Yield history, target and group of each window."""
     for path in (folder / "windows_train.jsonl", folder / "windows_valid_recovered.jsonl"):
         for line, (history, target, group) in enumerate(read_json_rows(path, _WINDOW).iter_rows(), start=1):
-            titles = [*(history or [None]), target]
-            if group is None or not all(title and not is_blank(title) for title in titles):
+            # Decoded here, because two spellings of one title would otherwise become two books.
+            titles = [without_entities(title or "") for title in (*(history or [None]), target)]
+            if group is None or any(is_blank(title) for title in titles):
                 raise DataError(f"{path}, line {line}: expected history (titles), target (title) and group")
-            yield history, target, group
+            yield titles[:-1], titles[-1], group
 
 
 def _split_groups(groups: Mapping[str, list[Row]], config: PrepareConfig) -> tuple[pl.DataFrame, GivenSplit]:
