@@ -43,6 +43,69 @@ def test_tab_separated_and_recbole_headers(tmp_path, name):
     assert read_table(path).rows(named=True) == [{"user_id": "1", "title": '"Weird Al" Yankovic'}]
 
 
+@pytest.mark.parametrize("name", ["LOG.CSV", "LOG.CSV.GZ", "LOG.PARQUET", "LOG.JSONL.GZ"])
+def test_suffixes_may_be_in_capitals(tmp_path, name):
+    path, frame = tmp_path / name, pl.DataFrame({"user_id": ["u", "v"]})
+    frame.write_csv(tmp_path / "csv")
+    frame.write_ndjson(tmp_path / "jsonl")
+    frame.write_parquet(tmp_path / "parquet")
+    content = (tmp_path / name.split(".")[1].lower()).read_bytes()
+    path.write_bytes(gzip.compress(content) if name.endswith("GZ") else content)
+    assert read_table(path).equals(frame)
+    if "PARQUET" in name:
+        with pytest.raises(DataError, match=r"LOG\.PARQUET, row 1: user_id 1e\+20"):
+            check_ids(pl.DataFrame({"user_id": [1.0, 1e20]}), "user_id", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "user_id,time,time\nu,1,2\n"),
+        ("a.csv", '"time", time,user_id\n1,2,u\n'),
+        ("a.tsv", "time\tuser_id\ttime\n1\tu\t2\n"),
+        ("a.inter", "time:float\tuser_id:token\ttime:token\n1\tu\t2\n"),
+    ],
+)
+def test_two_columns_of_the_same_name_are_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="two columns are called 'time'; rename one in the header"):
+        read_table(tmp_path / name)
+    (tmp_path / "unnamed.csv").write_text(",,user_id\n0,1,u\n")
+    assert read_table(tmp_path / "unnamed.csv")["user_id"].to_list() == ["u"]
+
+
+def test_a_blank_first_line_is_not_an_empty_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n  \nuser_id\n1\n")
+    with pytest.raises(DataError, match=r"a\.csv: line 1 is blank; expected a header"):
+        read_table(path)
+    for name, text in (("a.csv", " \n\n"), ("a.jsonl", ""), ("a.jsonl", "\n"), ("a.jsonl", "\ufeff")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=f"{name}: the file is empty; expected"):
+            read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("a.csv", 'title,user_id\n"a\nb\n""c""",u\nd,\n', 5),
+        ("a.csv.gz", 'title;user_id\r\n"a, b\r\nc";u\r\nd;\r\n', 4),
+        ("a.csv", "title,user_id\n\x93a\x94,u\nd,\n", 3),
+        ("a.tsv", 'title\tuser_id\n"a\tu\n"b\t\n', 3),
+        ("ratings.dat", "1::2::3::4\n::2::3::4\n", 2),
+        ("ratings.dat", "user_id::b\n1::2\n::4\n", 3),
+        ("id2name.txt", "1::a\n::b\n", 2),
+    ],
+)
+def test_messages_name_the_line_of_the_file(tmp_path, name, text, line):
+    content = text.encode("latin-1")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    frame = read_table(tmp_path / name, "cp1252")
+    column = "user_id" if "user_id" in frame.columns else "item_id"
+    with pytest.raises(DataError, match=rf"{name}, line {line}: {column} is empty"):
+        check_ids(frame, column, tmp_path / name)
+
+
 def test_missing_file_names_a_near_one(tmp_path):
     (tmp_path / "ratings.csv").touch()
     with pytest.raises(DataError, match=r"rating\.csv: no such file\. Did you mean 'ratings\.csv'\?"):
@@ -67,6 +130,10 @@ def test_json_lines_are_a_table(tmp_path):
     lines = b'{"user_id": 1, "title": "Hope"}\n{"title": null, "user_id": 2}\n'
     for name, data in (("a.jsonl", lines), ("a.jsonl.gz", gzip.compress(lines)), ("a.json", b'[{"user_id": 1}]')):
         (tmp_path / name).write_bytes(data)
+    for name, encoding in (("bom.jsonl", "utf-8-sig"), ("bom.json", "utf-8-sig"), ("wide.jsonl", "utf-16")):
+        text = '[{"user_id": 1}]' if name == "bom.json" else '{"user_id": 1}\n'
+        (tmp_path / name).write_text(text, encoding=encoding)
+        assert read_table(tmp_path / name).rows() == [(1,)]
     rows = [{"user_id": 1, "title": "Hope"}, {"user_id": 2, "title": None}]
     for name, want in (("a.jsonl", rows), ("a.jsonl.gz", rows), ("a.json", [{"user_id": 1}])):
         assert read_table(tmp_path / name).rows(named=True) == want

@@ -10,9 +10,9 @@ import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import polars as pl
 
@@ -44,6 +44,8 @@ _GZIP = b"\x1f\x8b"
 _COMPRESSED = (_GZIP, b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 # Number of characters in which the field separator is searched.
 _LOOKED_AT = 200
+# Number of bytes in which the form of JSON is searched.
+_BEGIN = 1000
 # A number with a decimal comma, with or without points between thousands.
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+$"
 # Bits of a floating-point number: two integers from 2 to this power on may be the same number.
@@ -60,7 +62,7 @@ IDS = pl.Categorical(pl.Categories("prefrec"))
 def read_bytes(path: Path) -> bytes:
     """Read a file, decompressed if its name ends in `.gz`. Raise DataError if it is missing, a folder or damaged."""
     with _open(path) as file:
-        if path.suffix != ".gz":
+        if not _is_gzip(path):
             return file.read()
         most = most_unpacked(path)
         content = file.read(most + 1)
@@ -103,8 +105,8 @@ def read_table(
     """Read a CSV, TSV, RecBole atomic (`.inter`, `.item`), JSON lines or Parquet file; the suffix decides.
 
     Text files may be compressed (`.gz`). All their columns are strings, so ids such as `007` keep their zeros.
-    RecBole's `name:type` headers become `name`. In a field that does not begin with a quotation mark, quotation marks
-    are text.
+    RecBole's `name:type` headers become `name`. In a field that does not begin with a quotation mark, and in all of a
+    tab-separated file, quotation marks are text: RecBole has titles such as `"Weird Al" Yankovic`.
 
     Args:
         path: the file, or the address of Parquet files, such as `s3://bucket/*.parquet`.
@@ -126,12 +128,12 @@ def read_table(
             remedy = "check the address and the credentials"
             raise DataError(f"{path}: not a readable Parquet file ({reason}); {remedy} in the environment") from None
     _check_file(path)
-    if path.suffix in PARQUET:
+    if is_parquet(path):
         try:
             return read_parquet(path, shrink)
         except UNREADABLE as e:
             raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
-    suffix = (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
+    suffix = _suffix(path)
     if suffix in _EXCEL:
         raise DataError(f"{path}: Excel files are not supported; save the table as CSV or Parquet")
     if suffix in _PICKLES:  # as in LLaRA's data
@@ -144,7 +146,7 @@ def read_table(
     if _JSON.match(text):
         raise DataError(f"{path}: the file contains JSON; rename it so that it ends in .jsonl")
     if text[:1].isdecimal():
-        header = header or _BARE.get(path.name.removesuffix(".gz"))
+        header = header or _BARE.get(_plain_name(path))
     if "::" in text[:_LOOKED_AT].split("\n", 1)[0]:  # MovieLens-1M and LLaRA
         text = text.replace("::", "\t")
     elif header and "|" in text[:_LOOKED_AT]:
@@ -152,16 +154,60 @@ def read_table(
     if header:
         text = "\t".join(header) + "\n" + text
     names = text.split("\n", 1)[0].rstrip("\r")
-    if not names.strip():
+    if not text:
         raise DataError(f"{path}: the file is empty; expected a header line with column names")
-    expected = "\t" if suffix in _TAB_SUFFIXES else ","
-    separator = max((expected, "\t", ",", ";", "|"), key=names.count)  # the first of those with the most occurrences
+    if not names.strip():
+        raise DataError(f"{path}: line 1 is blank; expected a header with column names there: drop the blank lines")
+    separator = _separator(names, suffix)
+    _refuse_twice([name for name in map(_without_type, _header(text, separator)) if name], path)
     frame = _parse_csv(text, path, separator, 1 if header is None else 0)
-    plain = [c.split(":", 1)[0].strip() for c in frame.columns]
-    twice = next((c for n, c in enumerate(plain) if c in plain[:n]), None)
+    plain = [*map(_without_type, frame.columns)]
+    _refuse_twice(plain, path)
+    return frame.rename(dict(zip(frame.columns, plain, strict=True)))
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether a file is Parquet, by its suffix."""
+    return path.suffix.lower() in PARQUET
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _plain_name(path: Path) -> str:
+    """Return the name of a file in lower case, without `.gz`."""
+    return path.name.lower().removesuffix(".gz")
+
+
+def _suffix(path: Path) -> str:
+    return Path(_plain_name(path)).suffix
+
+
+def _separator(names: str, suffix: str) -> str:
+    """Return the field separator of a table whose first line is `names`."""
+    expected = "\t" if suffix in _TAB_SUFFIXES else ","
+    return max((expected, "\t", ",", ";", "|"), key=names.count)  # the first of those with the most occurrences
+
+
+def _header(text: str, separator: str) -> list[str]:
+    """Return the names in a table's header as they are: polars would rename the second of two equal ones."""
+    lines = (line[0] for line in re.finditer(r".*\n?", text))
+    try:
+        return next(csv.reader(lines, delimiter=separator, quoting=_quoting(separator)), [])
+    except csv.Error:  # what is wrong is said when the table is parsed
+        return []
+
+
+def _without_type(name: str) -> str:
+    """Return a column name without RecBole's type."""
+    return name.split(":", 1)[0].strip()
+
+
+def _refuse_twice(names: list[str], path: Path) -> None:
+    twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
     if twice is not None:
         raise DataError(f"{path}: two columns are called {_shown([twice])}; rename one in the header")
-    return frame.rename(dict(zip(frame.columns, plain, strict=True)))
 
 
 def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
@@ -172,9 +218,15 @@ def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.Da
     is missing, damaged or not JSON of this form.
     """
     with _open(path) as file:
-        begin = file.read(1000).lstrip()
+        begin = file.read(_BEGIN)
+    # polars knows no byte order mark, so the text without it is read from memory.
+    marked = read_text(path).encode() if begin.startswith((*_MARKS,)) else None
+    begin = begin if marked is None else marked[:_BEGIN]
+    if len(begin) < _BEGIN and not begin.strip():
+        raise DataError(f"{path}: the file is empty; expected one JSON object per line")
+    begin = begin.lstrip()
     if begin.startswith(_COMPRESSED):
-        what = "compressed twice" if path.suffix == ".gz" else "compressed, but its name does not end in .gz"
+        what = "compressed twice" if _is_gzip(path) else "compressed, but its name does not end in .gz"
         raise DataError(f"{path}: the content is {what}; unpack it, or rename it")
     is_array, is_python = begin[:1] == b"[", re.match(rb"\{\s*u?'", begin) is not None
     try:
@@ -182,10 +234,11 @@ def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.Da
             lines = read_text(path).splitlines()
             return pl.from_dicts([ast.literal_eval(line) for line in lines if line], schema)
         if is_array:
-            return pl.read_json(read_bytes(path), schema=schema, infer_schema_length=None)
+            return pl.read_json(marked or read_bytes(path), schema=schema, infer_schema_length=None)
         # Not the path, in which polars would expand characters such as *. polars unpacks what looks compressed.
-        if path.suffix == ".gz":
-            return pl.scan_ndjson(io.BytesIO(read_bytes(path)), schema=schema, infer_schema_length=None).collect()
+        if marked or _is_gzip(path):
+            content = io.BytesIO(marked or read_bytes(path))
+            return pl.scan_ndjson(content, schema=schema, infer_schema_length=None).collect()
         with path.open("rb") as file:
             return pl.scan_ndjson(file, schema=schema, infer_schema_length=None).collect()
     except DataError:
@@ -318,9 +371,31 @@ def first_of(values: pl.Series, marked: pl.Series) -> Any:
 def first_line(bad: pl.Series, path: Path) -> str:
     """Return the location of the first true value: `line 7`, or for Parquet `row 5` (counted from 0)."""
     index = int(bad.arg_true()[0])
-    if path.suffix in PARQUET:
-        return f"row {index}"
-    return f"line {index + (1 if path.name.removesuffix('.gz').endswith(_HEADERLESS) else 2)}"
+    return f"row {index}" if is_parquet(path) else f"line {_line(path, index)}"
+
+
+def _line(path: Path, row: int) -> int:
+    """Return the line of a text file on which a row (from 0) begins.
+
+    The file is read once more, because quoted fields may have several lines.
+    """
+    name = _plain_name(path)
+    if name.endswith(_HEADERLESS):
+        return row + 1
+    with suppress(DataError, csv.Error), _open(path) as file:
+        first = file.readline().removeprefix(codecs.BOM_UTF8)
+        if name in _BARE and first[:1].isdigit():
+            return row + 1
+        names = first.decode("latin-1")
+        separator = _separator(names, _suffix(path))
+        if separator != "\t" and "::" not in names and not first.startswith((*_MARKS,)):
+            file.seek(0)
+            # Latin-1 reads the bytes of every encoding, and the separators and quotation marks of nearly all.
+            reader = csv.reader(io.TextIOWrapper(file, "latin-1", newline="\n"), delimiter=separator)
+            for before, _ in enumerate(reader):  # with the header
+                if before == row:
+                    return reader.line_num + 1
+    return row + 2
 
 
 @contextmanager
@@ -328,7 +403,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading, decompressed if its name ends in `.gz`."""
     _check_file(path)
     try:
-        with cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb") as file:
+        with cast(IO[bytes], gzip.open(path, "rb")) if _is_gzip(path) else path.open("rb") as file:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
         what = f"the gzip file is truncated or damaged ({e}); download it again"
@@ -403,6 +478,10 @@ def _without_blank_end(text: str) -> str:
     return end + text[len(end) :].split("\n", 1)[0] + "\n" if end else ""
 
 
+def _quoting(separator: str) -> Literal[0, 3]:
+    return csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+
+
 def _parse_csv(text: str, path: Path, separator: str, first: int) -> pl.DataFrame:
     """Parse a table whose header is on line `first`."""
     quote = None if separator == "\t" else '"'
@@ -421,7 +500,7 @@ def _parse_slowly(text: str, path: Path, separator: str, first: int, problem: st
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=separator,
-        quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
+        quoting=_quoting(separator),
         strict=True,
     )
     rows: list[list[str | None]] = []

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
-from prefrec.data.parquet import PARQUET
 from prefrec.data.times import SUBSECOND
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
@@ -114,7 +113,7 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
     catalogue = readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS)
     # Parquet has types, also that of a frame given to `fit`: its texts are meant as texts.
-    has_types = items_path.suffix in PARQUET or readers.ADDRESS.search(items_path.as_posix())
+    has_types = readers.is_parquet(items_path) or readers.ADDRESS.search(items_path.as_posix())
     catalogue = catalogue if has_types else _with_numbers(catalogue)
     catalogue, repeated = noted_catalogue(catalogue, items_path, columns.title)
     notes += repeated
