@@ -83,6 +83,7 @@ def test_a_blank_first_line_is_not_an_empty_file(tmp_path):
         (tmp_path / name).write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=f"{name}: the file is empty; expected"):
             read_table(tmp_path / name)
+    assert read_json_rows(tmp_path / "a.jsonl", {"a": pl.String}).schema == {"a": pl.String}
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.Da
 
     The file may be compressed (`.gz`). Lines may also be Python dicts, as in older files of Amazon and Steam.
     `schema` are the columns to read and their types; by default all, with inferred types. Raise DataError if the file
-    is missing, damaged or not JSON of this form.
+    is missing, damaged or not JSON of this form, or if it is empty and there is no schema.
     """
     with _open(path) as file:
         begin = file.read(_BEGIN)
@@ -223,6 +223,8 @@ def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.Da
     marked = read_text(path).encode() if begin.startswith((*_MARKS,)) else None
     begin = begin if marked is None else marked[:_BEGIN]
     if len(begin) < _BEGIN and not begin.strip():
+        if schema is not None:  # then the columns are known without a line
+            return pl.DataFrame(schema=schema)
         raise DataError(f"{path}: the file is empty; expected one JSON object per line")
     begin = begin.lstrip()
     if begin.startswith(_COMPRESSED):
