@@ -141,7 +141,7 @@ def cache_dir() -> Path:
 
 
 def content_digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file, or of the files of a folder or a pattern; None if there are none.
+    """Return the SHA-256 of a file, or of the files of a folder or a pattern; None if no file is found.
 
     The names of files count from the folder, or from the part of a pattern that names one.
     """

@@ -163,7 +163,8 @@ def _section(values: Mapping[str, Any], name: str, called: str = "") -> dict[str
 def _alignments(given: Any) -> list[dict[str, Any]]:
     """Return the alignments that `fit` was given; raise ConfigError if they are not a list of dicts."""
     sections = [] if given is None else given
-    if not isinstance(sections, Sequence) or not all(isinstance(section, Mapping) for section in sections):
+    is_list = isinstance(sections, Sequence)
+    if not is_list or not all(isinstance(section, Mapping) for section in sections):
         raise ConfigError(
             f'align: expected a list of dicts of settings, such as [{{"num_negatives": 3}}], got {given!r}; correct '
             "it, or leave it out for the alignments of the recipe"

@@ -14,7 +14,7 @@ from prefrec.errors import DataError
 from prefrec.intake.config import ColumnNames, PrepareConfig
 from prefrec.intake.prepare import prepare
 from prefrec.intake.sources import Source
-from prefrec.intake.times import parse_timestamps
+from prefrec.intake.times import parse_timestamps, time_notes
 from read_sources import files
 
 DAY = 86_400
@@ -73,9 +73,10 @@ AS_NUMBERS = {"20200131": NOON - DAY // 2, "202001311200": NOON, "20200131120000
 @pytest.mark.parametrize("written", AS_NUMBERS)
 @pytest.mark.parametrize("kind", [str, float])
 def test_dates_as_numbers_are_dates(written, kind):
-    frame, notes = parse_timestamps(pl.DataFrame({"t": [kind(written), kind(written)]}), "t", Path("log.csv"))
+    path = Path("log.csv")
+    frame, form = parse_timestamps(pl.DataFrame({"t": [kind(written), kind(written)]}), "t", path)
     assert frame.to_dict(as_series=False) == {"t": [AS_NUMBERS[written]] * 2}
-    assert notes[0].startswith("log.csv: times read as da")
+    assert time_notes(form, path)[0].startswith("log.csv: times read as da")
 
 
 def test_a_day_that_there_is_not_is_refused_among_dates():
@@ -176,8 +177,9 @@ def test_numbers_of_lines_are_never_days_of_a_spreadsheet(tmp_path, monkeypatch)
 @pytest.mark.parametrize("first", [20_000_000, 30_000])
 def test_counters_stay_counters(first):
     numbers = [*range(first, first + 30_000, 7)]
-    frame, notes = parse_timestamps(pl.DataFrame({"t": numbers}), "t", Path("log.csv"))
-    assert (frame["t"].to_list(), notes) == (numbers, [])
+    path = Path("log.csv")
+    frame, form = parse_timestamps(pl.DataFrame({"t": numbers}), "t", path)
+    assert (frame["t"].to_list(), time_notes(form, path)) == (numbers, [])
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,10 @@ def test_duplicates_number_without_taking_a_title_that_exists():
     assert (items["title"].to_list(), renamed) == (["Hope", "Hope (3)", "Hope (2)", "Air"], {})
 
 
+def _one_item(title: str) -> pl.DataFrame:
+    return pl.DataFrame({"item_id": ["1"], "title": [title]})
+
+
 @pytest.mark.parametrize(
     ("given", "title"),
     [
@@ -76,7 +80,7 @@ def test_duplicates_number_without_taking_a_title_that_exists():
     ],
 )
 def test_no_spaces_are_left_where_unsafe_characters_were(given, title):
-    frame = pl.DataFrame({"item_id": ["1"], "title": [given]})
+    frame = _one_item(given)
     assert clean_catalogue(frame, Path("items.csv"))["title"].to_list() == [title]
     assert Catalogue(frame).titles == {"1": title}
     assert Catalogue(frame.with_columns(title=pl.lit("a  b "))).titles == {"1": "a  b "}  # nothing unsafe, as it is
@@ -92,8 +96,7 @@ def test_no_spaces_are_left_where_unsafe_characters_were(given, title):
     ],
 )
 def test_exact_html_entities_are_decoded_once(given, title):
-    frame = pl.DataFrame({"item_id": ["1"], "title": [given]})
-    assert clean_catalogue(frame, Path("items.csv"))["title"].to_list() == [title]
+    assert clean_catalogue(_one_item(given), Path("items.csv"))["title"].to_list() == [title]
 
 
 @pytest.mark.parametrize("other", ["Cafe\u0301", "\uff23afé", "CAFÉ  "])

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share with those of stages."""
+"""Fixtures for the tests of whole runs; those of stages use them, too."""
 
 from small_stages import entries as entries
 from small_stages import stop_after as stop_after

@@ -234,7 +234,7 @@ def test_the_last_part_stays():
     ids=["within an error", "above an error", "least per error"],
 )
 def test_a_part_is_left_out_if_it_adds_at_most_a_standard_error(monkeypatch, adds, left_out):
-    """What each part adds, and its standard error, are given."""
+    """The test sets the gain of each part and its standard error."""
     power = {name: 2.0**n for n, name in enumerate(adds)}
     given_by_power = {power[name]: given for name, given in adds.items()}
     monkeypatch.setattr(blends, "cross_fitted_logps", lambda _, names, __: np.array(sum(map(power.get, names))))

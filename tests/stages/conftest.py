@@ -1,4 +1,4 @@
-"""What the tests of stages share with those of whole runs."""
+"""Fixtures for the tests of stages; those of whole runs use them, too."""
 
 from small_stages import entries as entries
 from small_stages import stop_after as stop_after

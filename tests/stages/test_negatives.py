@@ -95,7 +95,8 @@ def test_rows_without_enough_free_items_are_skipped_and_counted(data, section, c
     log = data.train_interactions.filter(~pl.col("user_id").is_in([few.user_id, enough.user_id]))
     for e, free in ((few, 4), (enough, 5)):
         own = [*e.history, e.target]
-        own += [i for i in data.catalogue.ids if i not in own][: len(data.catalogue) - free - len(own)]
+        others = [item for item in data.catalogue.ids if item not in own]
+        own += others[: len(others) - free]
         more = {"user_id": [e.user_id] * len(own), "item_id": own, "timestamp": range(len(own))}
         log = pl.concat([log, pl.DataFrame(more).cast(log.schema).select(log.columns)])
     full, rows = replace(data, train_interactions=log), [few, enough, other]

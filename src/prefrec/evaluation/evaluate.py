@@ -286,19 +286,18 @@ def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
     Candidates may be in any order, and a ranker may have fewer rows than another. Raise DataError if rankers have
     different users, targets or candidates in a row, or if a ranker has two predictions of a row.
     """
+    repeated = predictions.filter(pl.struct("ranker", "row").is_duplicated())
+    if len(repeated):
+        raise DataError(
+            f"ranker {repeated['ranker'][0]!r} has several predictions of row {repeated['row'][0]}; where "
+            "predictions of two runs are joined, rename the ranker of one"
+        )
     parts = predictions.partition_by("ranker", maintain_order=True)
     if not parts:
         raise DataError("nothing to evaluate: the predictions have no rows; predict at least one example")
     groups = {part["ranker"][0]: part.sort("row") for part in parts}
     key = ["row", "user_id", "target"]
     first = max(groups, key=lambda name: len(groups[name]))
-    for name, part in groups.items():
-        repeated = part.filter(pl.col("row").is_duplicated())["row"]
-        if len(repeated):
-            raise DataError(
-                f"ranker {name!r} has several predictions of row {repeated[0]}; where predictions of two runs are "
-                "joined, rename the ranker of one"
-            )
     for name, part in groups.items():
         others = groups[first].filter(pl.col("row").is_in(part["row"].implode()))
         same_rows = part.select(key).equals(others.select(key))

@@ -161,9 +161,7 @@ def read_table(
     separator = _separator(names, suffix)
     _refuse_twice([name for name in map(_without_type, _header(text, separator)) if name], path)
     frame = _parse_csv(text, path, separator, 1 if header is None else 0)
-    plain = [*map(_without_type, frame.columns)]
-    _refuse_twice(plain, path)
-    return frame.rename(dict(zip(frame.columns, plain, strict=True)))
+    return frame.rename(_without_type)
 
 
 def is_parquet(path: Path) -> bool:

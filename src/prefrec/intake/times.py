@@ -65,7 +65,10 @@ def check_forms(forms: Mapping[str, Path], called: str) -> None:
         called: name of the column of times, for messages.
     """
     # Date types and ISO 8601 texts cannot be mistaken for anything else, so they may stand side by side.
-    known = {_DATED if form == _ISO_TEXT else form: (form, path) for form, path in forms.items() if form}
+    known = dict[str, tuple[str, Path]]()
+    for form, path in forms.items():
+        if form:
+            known[_DATED if form == _ISO_TEXT else form] = form, path
     if len(known) > 1:
         (form, path), (other, second) = [*known.values()][:2]
         raise DataError(
@@ -98,19 +101,6 @@ def _moments(values: pl.Series, form: str) -> pl.Series:
 
 
 def parse_timestamps(
-    frame: pl.DataFrame,
-    column: str,
-    path: Path,
-    called: str | None = None,
-    form: str | None = None,
-    missing: Literal["error", "drop"] | None = None,
-) -> tuple[pl.DataFrame, list[str]]:
-    """Return the frame of `read_times`, and notes on how the times were read; arguments and errors are the same."""
-    frame, read_as = read_times(frame, column, path, called, form, missing)
-    return frame, time_notes(read_as, path)
-
-
-def read_times(
     frame: pl.DataFrame,
     column: str,
     path: Path,

@@ -301,7 +301,7 @@ def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
 
 
 def _lone_users(frame: pl.DataFrame) -> str:
-    """Return why a column that is named like users cannot be one; "" if there is no such column."""
+    """Explain why a column whose name suggests users does not hold them; "" if no column has such a name."""
     for column in frame.columns:
         values = frame[column].drop_nulls()
         if name_fit("user", column) and len(values) and values.n_unique() in (1, len(values)):

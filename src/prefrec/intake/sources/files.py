@@ -25,7 +25,7 @@ from prefrec.intake.sources.base import (
     parse_lists,
     user_attributes,
 )
-from prefrec.intake.times import check_forms, read_times, time_notes
+from prefrec.intake.times import check_forms, parse_timestamps, time_notes
 
 _NO_RATING = (
     "correct or empty these fields, or ignore the column with --columns.rating none (`columns.rating: null` in a "
@@ -76,7 +76,7 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
             table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
         log = readers.pick_columns(table, wanted, path, optional, _FIELDS)
         if columns.timestamp != FILE_ORDER:  # numbers of lines could be taken for days of a spreadsheet
-            log, form = read_times(
+            log, form = parse_timestamps(
                 log, "timestamp", path, columns.timestamp, columns.timestamp_format, config.missing_times
             )
             forms.setdefault(form, path)

@@ -27,7 +27,7 @@ from prefrec.intake.sources.base import (
     name_before,
     parse_lists,
 )
-from prefrec.intake.times import parse_timestamps
+from prefrec.intake.times import parse_timestamps, time_notes
 from prefrec.intake.titles import resolve_duplicates
 
 _TITLES_JSON = TypeAdapter(dict[str, str])
@@ -243,7 +243,8 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
     if "target" in names:
         frame = readers.check_ids(frame, "target", path, names["target"])
     if "timestamp" in names:
-        frame, notes = parse_timestamps(frame, "timestamp", path, names["timestamp"], columns.timestamp_format)
+        frame, form = parse_timestamps(frame, "timestamp", path, names["timestamp"], columns.timestamp_format)
+        notes = time_notes(form, path)
     else:
         frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
         notes = [f"{readers.file_name(path)}: no times; examples are in the order of the file"]
