@@ -205,9 +205,8 @@ def test_floating_point_ids_are_those_of_whole_numbers():
 def test_floating_point_ids_end_where_they_are_no_longer_exact(kind, bits):
     frame = pl.DataFrame({"user_id": [2**bits - 1, 2**bits + 1]}, {"user_id": pl.Int64}).cast(kind)
     assert check_ids(frame[:1], "user_id", Path("log.parquet"))["user_id"].to_list() == [str(2**bits - 1)]
-    told = (
-        rf"log\.parquet, row 1: user_id .* is not an id \(1 rows\): {kind.__name__} is not exact from 2\*\*{bits} on"
-    )
+    reason = rf"floating point of the type {kind.__name__} is not exact from 2\*\*{bits} on"
+    told = rf"log\.parquet, row 1: user_id .* is not an id \(1 rows\): {reason}"
     with pytest.raises(DataError, match=told):
         check_ids(frame, "user_id", Path("log.parquet"))
 

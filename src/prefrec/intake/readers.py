@@ -161,7 +161,9 @@ def read_table(
     separator = _separator(names, suffix)
     _refuse_twice([name for name in map(_without_type, _header(text, separator)) if name], path)
     frame = _parse_csv(text, path, separator, 1 if header is None else 0)
-    return frame.rename(_without_type)
+    plain = [*map(_without_type, frame.columns)]
+    _refuse_twice(plain, path)  # the names of `:token,:float`, which are empty, are the same only without their types
+    return frame.rename(dict(zip(frame.columns, plain, strict=True)))
 
 
 def is_parquet(path: Path) -> bool:
@@ -290,7 +292,8 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
         if large.any():
             raise DataError(
                 f"{path}, {first_line(large, path)}: {called} {first_of(values, large)!r} is not an id "
-                f"({large.sum()} rows): {values.dtype} is not exact from 2**{bits} on; write ids as text or integers"
+                f"({large.sum()} rows): floating point of the type {values.dtype} is not exact from 2**{bits} on; "
+                "write ids as text or integers"
             )
         all_whole = (values == values.floor()).fill_null(True).all()
         frame = frame.with_columns((values.cast(pl.Int64) if all_whole else values).alias(column))
