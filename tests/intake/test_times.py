@@ -18,6 +18,7 @@ from prefrec.intake.times import parse_timestamps, time_notes
 from read_sources import files
 
 DAY = 86_400
+DAYS = "days of a spreadsheet (since 1900)"
 
 
 def _shop(folder, times) -> PreparedData:
@@ -142,11 +143,8 @@ def _parts(folder, *parts) -> Source:
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        (
-            range(5),
-            range(33_000, 33_005),
-            "days of a spreadsheet (since 1900), but those of parts/0.parquet as seconds",
-        ),
+        ([NOON], range(33_000, 33_005), f"{DAYS}, but those of parts/0.parquet as seconds"),
+        ([5, 6], [33_000, 33_000.5], f"{DAYS}, but those of parts/0.parquet as seconds"),
         ([NOON, NOON], [NOON * 1000], "milliseconds, but those of parts/0.parquet as seconds"),
         (["13/01/2020"], ["01/13/2020"], "%m/%d/%Y, but those of parts/0.parquet as %d/%m/%Y"),
         ([NOON], [date(2020, 1, 31)], "dates, but those of parts/0.parquet as seconds"),
@@ -154,7 +152,7 @@ def _parts(folder, *parts) -> Source:
 )
 def test_parts_whose_times_may_be_of_two_scales_are_refused(tmp_path, monkeypatch, first, second, told):
     monkeypatch.chdir(tmp_path)
-    way_out = "; write all parts in one form or as one file, or, if all are texts, set their format with --columns"
+    way_out = "; write all parts in one form, or, if all are texts, set their format with --columns"
     with pytest.raises(
         DataError, match=re.escape(f"parts/1.parquet, column timestamp: times read as {told}{way_out}")
     ):
@@ -165,6 +163,17 @@ def test_parts_of_one_scale_are_read_and_noted_once(tmp_path):
     assert _parts(tmp_path, [NOON * 1000], [NOON * 1000 + 1], [0]).notes == ["parts: times read as milliseconds"]
     log = _parts(tmp_path, ["2020-01-31T12:00:00"], [date(2020, 1, 31)], []).interactions
     assert log["timestamp"].to_list() == [NOON, MIDNIGHT]
+
+
+@pytest.mark.parametrize("first", [range(5), range(60_000, 60_005)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_parts_are_read_as_one_file_of_them_would_be(tmp_path, first, turned):
+    parts = [first, range(33_000, 33_005)][:: -1 if turned else 1]
+    source = _parts(tmp_path, *parts)
+    assert source.interactions["timestamp"].to_list() == [time for part in parts for time in part]
+    assert source.notes == []
+    of_days = _parts(tmp_path, range(33_000, 33_005), range(43_000, 43_005))
+    assert of_days.notes == [f"parts: times read as {DAYS}"]
 
 
 def test_numbers_of_lines_are_never_days_of_a_spreadsheet(tmp_path, monkeypatch):

@@ -355,7 +355,7 @@ def updated(finished, recipe, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("update")
     log = pl.read_csv(recipe.data.interactions)
     users = log["user_id"].unique(maintain_order=True)[10:30].to_list()
-    more = [(user, f"i{(7 * n + k) % 60}", 60_000 + k) for n, user in enumerate(users) for k in range(2)]
+    more = [(user, f"i{(7 * n + k) % 60}", 50_000 + k) for n, user in enumerate(users) for k in range(2)]
     pl.DataFrame(more, schema=log.columns, orient="row").write_csv(folder / "more.csv")
     raw = recipe.model_dump(mode="json")
     raw["data"]["more_interactions"] = [str(folder / "more.csv")]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from prefrec.data.times import SUBSECOND
 from prefrec.errors import DataError
@@ -33,6 +34,9 @@ _LOOKED_AT = 200
 _EXCEL_1970, _EXCEL_DAYS = 25_569, (32_874, 58_440)
 # Names of the forms of times that are the usual ones, or that are the same scale.
 _SECONDS, _DATED, _ISO_TEXT = "seconds", "dates", "ISO 8601 text"
+_SPREADSHEET = "days of a spreadsheet (since 1900)"
+# Times below this, in 1973, may be counters.
+_COUNTERS = 10**8
 # Units of a time since 1970, from coarse to fine: name, units per second.
 _UNITS = ((_SECONDS, 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
 # Smallest milliseconds, microseconds and nanoseconds. Each is a time in 1973.
@@ -52,13 +56,59 @@ class Times(NamedTuple):
     form: str
 
 
+Part = tuple[Path, Times]
+"""A file and the part of a log in it."""
+
+
 def time_notes(form: str, path: Path) -> list[str]:
     """Return a note on the form in which times were read, if it is not the usual one."""
     return [] if form in ("", _SECONDS, _DATED) else [f"{file_name(path)}: times read as {form}"]
 
 
-def check_forms(forms: Mapping[str, Path], called: str) -> None:
-    """Raise DataError if the parts of a log have times in two forms, which might be two scales.
+def join_parts(parts: Sequence[Part], column: str, path: Path, called: str) -> tuple[pl.DataFrame, list[str]]:
+    """Join the parts of a log; return it with `time_notes`.
+
+    Args:
+        parts: files, and the part in each.
+        column: that of times.
+        path, called: the log, and the name of the column in it, for notes and messages.
+
+    Raises:
+        DataError: parts have times in two forms, which might be two scales.
+    """
+    frames = []
+    forms = dict[str, Path]()
+    for file, part in _as_counters(parts, column):
+        frames.append(part.frame)
+        forms.setdefault(part.form, file)
+    _check_forms(forms, called)
+    notes = [note for form in forms for note in time_notes(form, path)]
+    log = pl.concat(frames, how="diagonal")
+    return log.with_columns(cs.by_name(SUBSECOND, require_all=False).fill_null(0)), notes
+
+
+def _as_counters(parts: Sequence[Part], column: str) -> list[Part]:
+    """Return the parts of a log with counters that look like days of a spreadsheet as counters.
+
+    All counters of a part may look so. The other parts tell: if they have small numbers beyond these days, then one
+    file of all parts would have counters, too.
+    """
+    others = [part.frame[column] for _, part in parts if part.form == _SECONDS]
+    counted = bool(others) and all((times.abs() < _COUNTERS).all() for times in others)
+    found = []
+    for file, part in parts:
+        if counted and part.form == _SPREADSHEET and _are_whole_days(part.frame, column):
+            part = Times(part.frame.with_columns(pl.col(column) // 86_400 + _EXCEL_1970), _SECONDS)
+        found.append((file, part))
+    return found
+
+
+def _are_whole_days(frame: pl.DataFrame, column: str) -> bool:
+    return SUBSECOND not in frame.columns and (frame[column] % 86_400 == 0).all()
+
+
+def _check_forms(forms: Mapping[str, Path], called: str) -> None:
+    """Raise DataError if a log has times in two forms.
 
     Args:
         forms: form of `Times` → the first part that was read in it.
@@ -73,7 +123,7 @@ def check_forms(forms: Mapping[str, Path], called: str) -> None:
         (form, path), (other, second) = [*known.values()][:2]
         raise DataError(
             f"{second}, column {called}: times read as {other}, but those of {path} as {form}; write all parts in "
-            f"one form or as one file, or, if all are texts, {_NAME_IT}"
+            f"one form, or, if all are texts, {_NAME_IT}"
         )
 
 
@@ -204,7 +254,7 @@ def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
     """
     if len(values) and values.is_between(*_EXCEL_DAYS).all():
         seconds = ((values - _EXCEL_1970) * 86_400).round().cast(pl.Int64)
-        return pl.from_epoch(seconds, "s").cast(pl.Datetime("us")), "days of a spreadsheet (since 1900)"
+        return pl.from_epoch(seconds, "s").cast(pl.Datetime("us")), _SPREADSHEET
     for form, least in _WRITTEN.items():
         alike = values.is_between(1900 * least, 2100 * least) & (values == values.floor())
         if alike.any():

@@ -25,7 +25,7 @@ from prefrec.intake.sources.base import (
     parse_lists,
     user_attributes,
 )
-from prefrec.intake.times import check_forms, parse_timestamps, time_notes
+from prefrec.intake.times import Part, Times, join_parts, parse_timestamps
 
 _NO_RATING = (
     "correct or empty these fields, or ignore the column with --columns.rating none (`columns.rating: null` in a "
@@ -60,8 +60,8 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     optional = ("rating",) if columns.rating == "rating" else ()
     # Ids as text take most of the memory of a log. Lists of ids need text.
     ids = pl.String() if columns.impressions or columns.skipped else readers.IDS
-    parts: list[pl.DataFrame] = []
-    forms: dict[str, Path] = {}
+    parts: list[Part] = []
+    lines = 0
 
     def shrink(table: pl.LazyFrame) -> pl.LazyFrame:
         present = table.collect_schema().names()
@@ -73,22 +73,23 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     for path in (file for log in (log_path, *config.more_interactions) for file in files_of(log, items_path)):
         table = read_table(path, config.encoding, shrink=shrink)
         if columns.timestamp == FILE_ORDER:
-            table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
+            table = table.with_columns((pl.int_range(pl.len()) + lines).alias(FILE_ORDER))
+        lines += len(table)
         log = readers.pick_columns(table, wanted, path, optional, _FIELDS)
+        form = ""
         if columns.timestamp != FILE_ORDER:  # numbers of lines could be taken for days of a spreadsheet
             log, form = parse_timestamps(
                 log, "timestamp", path, columns.timestamp, columns.timestamp_format, config.missing_times
             )
-            forms.setdefault(form, path)
         if "rating" in log.columns:
             log = readers.parse_numbers(log, "rating", path, columns.rating, _NO_RATING)
         if columns.impressions:
             log = log.with_columns(parse_lists(log["impressions"], path, columns.impressions))
         log = log.with_columns(pl.col("user_id", "item_id").cast(ids))
-        parts.append(parse_skipped(log, path, columns.skipped) if columns.skipped else log)
-    check_forms(forms, columns.timestamp)
-    notes = [note for form in forms for note in time_notes(form, log_path)]
-    log = pl.concat(parts, how="diagonal").with_columns(cs.by_name(SUBSECOND, require_all=False).fill_null(0))
+        if columns.skipped:
+            log = parse_skipped(log, path, columns.skipped)
+        parts.append((path, Times(log, form)))
+    log, notes = join_parts(parts, "timestamp", log_path, columns.timestamp)
     if untimed := log["timestamp"].null_count():
         if untimed == len(log):
             raise DataError(
