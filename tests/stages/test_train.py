@@ -1,6 +1,7 @@
 """The training stages on prepared rows: which rows, what is left behind, and going on after a stop."""
 
 import json
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,44 @@ def test_the_best_epoch_is_kept(request, scripted, on_histories, tmp_path, stage
     assert not _equal(kept, tmp_path / "epoch-3")
     # Only targets are scored if the loss decides.
     assert bool(_log(tmp_path / "out", "eval_ndcg@10")) == (metric == "eval_ndcg@10")
+
+
+@pytest.mark.parametrize(
+    ("stage", "patience", "losses", "best"),
+    [("sft", 9, (3.0, 2.0, 2.5), 2), ("sft", 1, (2.0, 2.5, 1.5), 1), ("align", None, (3.0, 2.0, 2.5), 2)],
+)
+def test_the_best_epoch_stays_after_a_kill_at_the_end(
+    request, scripted, on_histories, tmp_path, stage, patience, losses, best
+):
+    """Once the weights are in place, `stage.json` may not have been written yet. Training then counts as done."""
+    settings = {"epochs": 3, "eval_rows": 12, "learning_rate": 0.03, "rows": 16, "save_steps": 2}
+    if stage == "align":
+        settings |= {"load_best_model_at_end": True}
+    else:
+        settings |= {"model": on_histories, "patience": patience, "metric_for_best_model": "loss"}
+    run, out = request.getfixturevalue(stage), tmp_path / "out"
+    with scripted("eval_loss", losses):
+        kept = run(out, **settings)
+        evaluations = _log(out, "eval_loss")
+        assert run(out, **settings) == kept
+    assert read_best(kept)["epoch"] == best
+    assert _equal(kept, tmp_path / f"epoch-{best}")
+    assert _log(out, "eval_loss") == evaluations
+
+
+def test_weights_of_a_damaged_result_do_not_count_as_chosen(sft, stop_after, on_histories, tmp_path):
+    """The stage runs again from the start, and is interrupted after a checkpoint but before an evaluation."""
+    settings = {"model": on_histories, "epochs": 2, "eval_rows": 8, "save_steps": 1}
+    kept = sft(tmp_path / "out", **settings)
+    for left in tmp_path.glob("out/checkpoint-*"):
+        shutil.rmtree(left)
+    weights = kept / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    with stop_after(2):
+        sft(tmp_path / "out", **settings)
+    assert last_checkpoint(tmp_path / "out").name == "checkpoint-1"
+    assert (sft(tmp_path / "out", **settings) / "adapter_model.safetensors").read_bytes() == before
 
 
 def test_the_last_epoch_is_kept_where_no_best_is_asked_for(align, tmp_path):

@@ -332,16 +332,20 @@ def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:
     Training resumes from the last checkpoint, if there is one. Checkpoints stay until the stage is finished.
     """
     checkpoint = last_checkpoint(out)
+    best, weights = out / BEST, out / WEIGHTS
+    if from_first(checkpoint and not best.is_dir() and read_best(weights)):
+        return weights  # a kill came after the chosen weights were moved: the log and they are complete
     if checkpoint is not None:
         say(f"Resuming from {checkpoint}")
+    elif trainer.is_world_process_zero():
+        shutil.rmtree(weights, ignore_errors=True)  # of a damaged result: they must not count as chosen later
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    best, weights = out / BEST, out / WEIGHTS
+    if trainer.is_world_process_zero():
+        write_json(out / "log.json", trainer.state.log_history)
     if from_first(read_best(best)) is None:
         save_weights(trainer, weights)
     elif trainer.is_world_process_zero():
         shutil.rmtree(weights, ignore_errors=True)
         best.rename(weights)
-    if trainer.is_world_process_zero():
-        write_json(out / "log.json", trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     return weights
