@@ -272,6 +272,16 @@ def test_the_last_epoch_is_kept_where_no_best_is_asked_for(align, tmp_path):
     assert read_best(align(tmp_path / "last", **settings)) is None
 
 
+@pytest.mark.parametrize("best", [False, True])
+def test_without_validation_examples_an_alignment_keeps_the_last_epoch(recipe, data, tmp_path, best):
+    changes = {"rows": 8, "eval_rows": 12, "eval_steps": 1, "load_best_model_at_end": best}
+    section = AlignSection.model_validate(recipe.align[1].model_dump() | changes)
+    inputs = RunInputs(replace(data, validation=[]), "", recipe.model, recipe.lora, 0)
+    kept = train_align(inputs, section, None, tmp_path)
+    assert read_best(kept) is None
+    assert _log(tmp_path, "eval_loss") == []
+
+
 def test_training_ends_after_epochs_without_a_new_best(sft, scripted, on_histories, tmp_path):
     with scripted("eval_ndcg@10", (0.3, 0.4, 0.2)):
         ended = sft(tmp_path / "out", model=on_histories, epochs=6, patience=1, eval_rows=20)

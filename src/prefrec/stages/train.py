@@ -190,7 +190,8 @@ def align_trainer(
             groups=sequences,
         ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
-    often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
+    questions = validation_rows(data, section, seed) if section.eval_rows else []
+    often = "no" if not questions else "epoch" if section.load_best_model_at_end else "steps"
     base = load_start(inputs, start, vectors)
     preferences = dataset(rows)
     config = training.SoftmaxDPOConfig(
@@ -204,11 +205,11 @@ def align_trainer(
         base,
         args=config,
         train_dataset=preferences,
-        eval_dataset=dataset(validation_rows(data, section, seed), held_out=True) if section.eval_rows else None,
+        eval_dataset=dataset(questions, held_out=True) if questions else None,
         processing_class=encoder.tokenizer,
         peft_config=new_adapter(inputs.lora, start),
     )
-    if section.load_best_model_at_end:
+    if section.load_best_model_at_end and questions:
         trainer.add_callback(KeepBest(trainer))
     return trainer
 
