@@ -1,5 +1,6 @@
 """Runs at addresses are copied into the cache, and answer as the run does."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import fsspec
 import pytest
 
 from command import refused, succeed
-from prefrec.errors import DataError
+from prefrec.errors import DataError, StorageError
 from prefrec.pipeline.opened import open_run
 from prefrec.recommender import Recommender
 from prefrec.runs import remote
@@ -92,9 +93,28 @@ def test_an_interrupted_copy_is_no_run(address, cache):
     assert not list(cache.glob("*/*"))
 
 
+def test_a_refusal_of_the_address_does_not_name_the_cache(address):
+    refusal = PermissionError(errno.EACCES, "Access Denied")
+    with (
+        patch.object(fsspec.filesystem("memory"), "get", side_effect=refusal),
+        pytest.raises(DataError, match=r"memory://bucket/shop cannot be read \(.*Access Denied\); check the address"),
+    ):
+        local_run(address)
+
+
+def test_a_full_disk_is_not_a_fault_of_the_address(address, cache):
+    with (
+        patch.object(fsspec.filesystem("memory"), "get", side_effect=OSError(errno.ENOSPC, "full")),
+        pytest.raises(StorageError, match=rf"^{cache}.* cannot be written: No space left on device; free some space"),
+    ):
+        local_run(address)
+
+
 def test_what_is_no_run_or_no_file_system_is_said(address):
     asked = ("--history", "i1")
-    assert "memory://bucket: there is no run (no recipe.yaml)" in refused("recommend", "memory://bucket", *asked)
+    nothing = refused("recommend", "memory://bucket", *asked)
+    assert "memory://bucket: there is no run (no recipe.yaml)" in nothing
+    assert "cannot be read" not in nothing
     assert "nowhere://a/b cannot be read (Protocol not known" in refused("recommend", "nowhere://a/b", *asked)
     assert "copy the run to a folder first" in refused("update", address)
 

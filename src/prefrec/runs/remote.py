@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 
 from prefrec.console import say
-from prefrec.errors import DataError, first_words, without_parts_of, without_secrets
+from prefrec.errors import DataError, PrefrecError, first_words, without_parts_of, without_secrets
 from prefrec.files import cache_dir, drafting, writing
 from prefrec.intake.readers import ADDRESS
 from prefrec.runs.stage import CHECKPOINT, stage_key
@@ -41,14 +41,20 @@ def local_run(place: str | Path) -> Path:
         return Path(place)
     try:
         return _copy_of(address)
+    except PrefrecError:  # also an OSError or a ValueError, and it says what is wrong
+        raise
     except ImportError as e:
         raise DataError(f"{without_secrets(address)}: {e}") from e
     except (OSError, ValueError) as e:
-        reason = without_parts_of(address, first_words(e))
-        raise DataError(
-            f"{without_secrets(address)} cannot be read ({reason}); check the address, and the credentials in the "
-            "environment"
-        ) from None
+        raise _unreadable(address, e) from None
+
+
+def _unreadable(address: str, error: Exception) -> DataError:
+    reason = without_parts_of(address, first_words(error))
+    return DataError(
+        f"{without_secrets(address)} cannot be read ({reason}); check the address, and the credentials in the "
+        "environment"
+    )
 
 
 def _copy_of(address: str) -> Path:
@@ -75,7 +81,10 @@ def _copy_of(address: str) -> Path:
             targets = [draft / name for name in files]
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
-            system.get([f"{root}/{name}" for name in files], [str(target) for target in targets])
+            try:
+                system.get([f"{root}/{name}" for name in files], [str(target) for target in targets])
+            except PermissionError as e:  # of the address: the folders of the targets have just been created
+                raise _unreadable(address, e) from None
             draft.rename(folder)
     return folder
 
