@@ -13,6 +13,7 @@ from prefrec.data import RankingExample
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.preferences import Preferences
 from prefrec.pipeline.measure_preferences import SWAPS, Answers, measure, run_preferences, swapped_histories
+from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe
 from prefrec.runs.results import PREFERENCES
@@ -132,6 +133,33 @@ def test_an_alignment_s_reference_is_what_it_went_on_from():
     found = measure(answers(logps, kinds), "sft", {"one": "sft", "two": "one"})
     assert [found.metrics[f"{name}: reward"]["auc"].mean for name in ("one", "two")] == [1.0, 0.0]
     assert ("one: reward", "two: reward") in {(d.ranker, d.against) for d in found.differences}
+
+
+def test_a_reward_is_measured_only_against_a_model_that_is_asked():
+    kinds = np.array([[1, -1], [1, -1]])
+    logps = {"sft": np.zeros((2, 2)), "one": 3.0 * kinds, "two": 2.0 * kinds}
+    swapped = {name: np.zeros((1, 2, 2)) for name in logps}
+    asked = answers(logps, kinds, np.array([True, False]), swapped={n: s[:, :1] for n, s in swapped.items()})
+    found = measure(asked, "sft", {"one": None, "two": "sft"})
+    assert [name for name in found.metrics if name.startswith("one")] == ["one: log π"]
+    assert "two: reward" in found.metrics
+    assert [*found.weights] == ["two: user-centred item mean + λ·reward"]
+    assert ("one: log π", "sft: log π") in {(d.ranker, d.against) for d in found.differences}
+    assert "one: log π" in measure(asked, "sft", {"one": None}).metrics
+
+
+def test_an_alignment_with_a_reference_of_its_own_has_no_reward(finished, rated_recipe, rated, tmp_path, capsys):
+    """Its training and its reward as a ranker are about that reference, not about the model that it starts from."""
+    raw = rated_recipe.model_dump(mode="json")
+    raw["align"][0] |= {"reference": "SASRec"}
+    raw["rankers"] = [*raw["rankers"], {"kind": "sequential"}]
+    plan = open_run(finished).plan
+    stages = [plan.stage(name) for name in ("sft", "s-dpo")]
+    found = run_preferences(Recipe.model_validate(raw), rated, stages, finished / "preferences")
+    assert "s-dpo: log π" in found.metrics
+    assert "s-dpo: reward" not in found.metrics
+    told = "the reward of s-dpo is not measured, because its reference is another ranker (SASRec)"
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_item_s_worth_for_all_users_stays_under_swapped_histories_and_taste_does_not():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
@@ -93,7 +94,14 @@ def run_preferences(
         return None
     sft = next((stage for stage in stages if stage.name == SFT), None) if recipe.sft else None
     start = sft or LMStage(ZERO_SHOT, None, data, recipe.model)
-    references = {a.name: a.start or start.name for a in recipe.align}
+    references: dict[str, str | None] = {}
+    for align in recipe.align:
+        references[align.name] = None if align.reference else align.start or start.name
+        if align.reference:
+            say(
+                f"preferences: the reward of {escape(align.name)} is not measured, because its reference is another "
+                f"ranker ({escape(align.reference)}), not a model whose log π is measured here"
+            )
     aligned = [stage for stage in stages if stage.name in references]
     # Questions are also about validation users, whose opinions a refit has learnt.
     models = [stage.on("validation") for stage in (start, *aligned)]
@@ -101,7 +109,7 @@ def run_preferences(
     return measure(answers, start.name, {stage.name: references[stage.name] for stage in aligned})
 
 
-def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Preferences:
+def measure(answers: Answers, first: str, aligned: Mapping[str, str | None]) -> Preferences:
     """Return metrics on questions under test, of each model's log π, reward and mixture, and of `answers.references`.
 
     The reward is log π − log π_ref. Mixtures need validation questions, which choose their weights (`best_weight`).
@@ -110,7 +118,8 @@ def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Prefere
     Args:
         answers: scores of all questions.
         first: name of the model before any alignment.
-        aligned: name of each aligned model → name of its reference.
+        aligned: name of each aligned model → name of its reference; None: it is not among the models, so that the
+            model has no reward here.
     """
     start = f"{first}: {LOGPS}"
     rows = answers.tested
@@ -124,8 +133,8 @@ def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Prefere
         weights |= {f"{name}: {kind}": weight for kind, weight in chosen.items()}
         rivals = {LOGPS: [start], REWARD: [start, CENTRED, f"{name}: {SWAPPED}"], WITH_CENTRED: [CENTRED]}
         compare += [(f"{name}: {kind}", other) for kind in by_kind for other in rivals.get(kind, [])]
-    main, *others = (f"{name}: {REWARD}" for name in aligned)
-    compare += [(main, other) for other in others]
+    rewards = [f"{name}: {REWARD}" for name, reference in aligned.items() if reference]
+    compare += [(rewards[0], other) for other in rewards[1:]]
     kinds = (answers.liked[rows], answers.disliked[rows])
     validation = int(answers.validation.sum())
     users = np.array(answers.users)[rows].tolist()
@@ -137,11 +146,13 @@ def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Prefere
     return result
 
 
-def _model_scores(answers: Answers, name: str, reference: str) -> tuple[dict[str, Floats], dict[str, float]]:
+def _model_scores(answers: Answers, name: str, reference: str | None) -> tuple[dict[str, Floats], dict[str, float]]:
     """Return the scores of a model on questions under test, by kind, and the weights of its mixtures."""
     logps = answers.logps[name]
-    reward = logps - answers.logps[reference]
     rows = answers.tested
+    if reference is None:
+        return {LOGPS: logps[rows]}, {}
+    reward = logps - answers.logps[reference]
     chooses = answers.validation
     scores = {LOGPS: logps[rows], REWARD: reward[rows]}
     weights: dict[str, float] = {}
