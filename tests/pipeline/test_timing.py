@@ -1,5 +1,6 @@
 """Timing of a few steps: counted by a clock that strikes once a reading, with nothing left behind."""
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -76,6 +77,11 @@ def test_a_question_takes_its_share_of_a_call(planned, tmp_path, ticks, data):
     assert time_questions(plan.recipe, data, model) == (pytest.approx(1 / asked), 1.0)
     plan = planned(evaluate={"full_rows": 0})
     assert time_questions(plan.recipe, data, model) == (pytest.approx(1 / asked), pytest.approx(1 / asked))
+
+
+def test_without_examples_there_are_no_questions_to_time(planned, data):
+    nothing = replace(data, validation=[], test=[])
+    assert time_questions(planned().recipe, nothing, None) == (0.0, 0.0)
 
 
 def test_with_item_id_tokens_no_title_is_encoded_and_all_items_cost_as_a_list(planned, tmp_path, ticks, monkeypatch):

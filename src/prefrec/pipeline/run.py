@@ -95,10 +95,10 @@ def run_recipe(
         plan = planned(recipe, data, folder)
         if trained_sections(recipe) and plan.stale():
             check_titles(data, recipe.model)
-        if cost := price(plan, until):
-            say(escape(str(cost)))
         key = plan.inputs.data_key
         audit = audit_under_test(data, recipe.evaluate, recipe.seed, key=key, folder=folder) if measured else None
+        if cost := price(plan, until):
+            say(escape(str(cost)))
         wanted = plan.until(RANKERS if measured else until)
         for stage in plan.stages(wanted):
             stage.run()

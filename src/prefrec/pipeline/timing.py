@@ -86,8 +86,10 @@ class _Steps(TrainerCallback):
 
 
 def time_questions(recipe: Recipe, data: PreparedData, model: Any) -> tuple[float, float]:
-    """Return the seconds of a question about a candidate set, and of one about all items."""
+    """Return the seconds of a question about a candidate set, and of one about all items; 0 without examples."""
     rows = [*(data.validation or data.test)[:SHARED]]
+    if not rows:
+        return 0.0, 0.0
     if recipe.lora is None:  # trained in float32, and loaded in the recipe's dtype
         model.to(DTYPES[resolve_dtype(recipe.model.dtype)])
     ranker = as_ranker("timed", model, data, recipe.model, batch_size=recipe.evaluate.batch_size)
