@@ -209,6 +209,13 @@ def test_a_preset_gives_what_a_recipe_leaves_out(tmp_path):
         _load(tmp_path, "name: a\npreset: quick\n")
 
 
+@pytest.mark.parametrize("align", ["5", "true", "s-dpo", "{name: s-dpo}"])
+def test_an_align_that_is_no_list_is_named_and_nothing_else_is_said(tmp_path, capsys, align):
+    with pytest.raises(ConfigError, match=r"r\.yaml: align: "):
+        _load(tmp_path, f"name: a\npreset: fast\nalign: {align}\n")
+    assert "left out" not in capsys.readouterr().err
+
+
 def test_the_best_epoch_of_an_alignment_depends_on_its_validation_rows():
     kept = {"load_best_model_at_end": True, "eval_rows": 9}
     decided = AlignSection(**kept).decisive()

@@ -258,6 +258,9 @@ def without_lost_parts(
     if RANKERS not in values or raw.get(RANKERS) != values[RANKERS]:
         return raw  # these are the user's own, so a missing ranker is an error
 
+    if not isinstance(raw.get("align") or [], list):
+        return raw  # the check of the recipe says what is wrong
+
     def models(of: Mapping[str, Any]) -> set[str]:
         names = {_entry_name(align, "align") for align in of.get("align") or ()}
         return names if of.get(SFT) is None else {SFT, *names}
