@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from prefrec import Recommender
 from prefrec.errors import ConfigError, DataError
@@ -117,6 +118,16 @@ def test_the_name_of_a_file_of_answers_says_its_form(run, tmp_path):
     assert (tmp_path / "top.csv").read_text().startswith("user_id,rank,item_id,title,score\n")
     with pytest.raises(ConfigError, match=r"top.json: answers are written as Parquet or CSV"):
         rec.recommend_all(tmp_path / "top.json", k=2)
+
+
+def test_no_name_of_a_recipe_leads_out_of_the_folder(run, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "log.json").write_text('[{"step": 1, "loss": 0.5}]')
+    raw = open_run(run).recipe.model_dump(mode="json")
+    before = [stage.name for stage in read_run(run).stages]
+    raw["align"].append(raw["align"][0] | {"name": "s-dpo/../../../outside"})
+    (run / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    assert [stage.name for stage in read_run(run).stages] == before
 
 
 @pytest.fixture

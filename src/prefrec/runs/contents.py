@@ -205,9 +205,11 @@ def _named(recipe: dict[str, Any], section: str) -> list[str]:
 def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[StageLog]:
     """Return the training stages, and add those of the recipe that the folder lacks to `missing`."""
     there = sorted(p.name for p in folder.glob("align/*") if p.is_dir() and not is_previous(p.name))
-    names = dict.fromkeys([*_named(recipe, "align"), *there])
+    names = list(dict.fromkeys([*_named(recipe, "align"), *there]))
     wanted = [("sft", "sft", "sft")] if recipe.get("sft") or (folder / "sft").is_dir() else []
-    wanted += [(f"align/{name}", name, "align") for name in names if not name.startswith(".")]
+    # The recipe is untrusted: a name with a slash could lead out of the folder.
+    names = [name for name in names if not name.startswith(".") and "/" not in name]
+    wanted += [(f"align/{name}", name, "align") for name in names]
     if recipe.get(REFIT):
         # Without new interactions there is nothing to refit.
         again = [(f"{REFIT}/{part}", f"{name} {REFIT}", kind) for part, name, kind in wanted]
