@@ -11,8 +11,10 @@ from prefrec.errors import ConfigError
 from prefrec.export.ranker import export_ranker
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
+from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.run import run_recipe, survey
 from prefrec.recipe import Recipe, dump_recipe
+from prefrec.runs.stage import stage
 from prefrec.stages.inputs import RunInputs
 from prefrec_server.server import open_engine
 
@@ -174,6 +176,17 @@ def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_
     raw["data"]["history_length"] = 3
     run_recipe(Recipe.model_validate(raw), tmp_path / "run", until="prepare")
     assert open_run(tmp_path / "run").changed("sft") == ["data"]
+
+
+def test_an_address_with_credentials_is_not_named_as_changed(tmp_path):
+    """`stage.json` keeps addresses without their secrets."""
+    address = "http://me:S3cr3t@h.org/log.parquet?t=S3cr3t"
+    raw = {"name": "x", "data": {"source": "files", "interactions": address, "items": "items.csv"}}
+    with stage(tmp_path / "data", "k", "prepare", PrepareStage(Recipe.model_validate(raw), tmp_path).settings):
+        pass
+    raw["data"]["history_length"] = 3
+    changed = PrepareStage(Recipe.model_validate(raw), tmp_path / "data")
+    assert changed.changed() == ["data.history_length"]
 
 
 def test_a_base_that_was_copied_is_not_another_and_one_that_is_gone_is_not_compared(beside, whole, tmp_path):

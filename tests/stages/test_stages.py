@@ -11,6 +11,7 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.config import RankerConfig
 from prefrec.recipe import Recipe, checked_recipe, load_recipe
+from prefrec.runs.stage import stage
 from prefrec.stages import STAGES, kind_names, stage_class
 from prefrec.stages.base import RankerStage
 
@@ -25,6 +26,33 @@ class Shorter(RankerConfig):
 
     def needs(self):
         return {"after": self.after}
+
+
+class Asked(RankerConfig):
+    """Settings with an address."""
+
+    kind: Literal["asked"] = "asked"
+    name: str = "asked"
+    url: str = "https://h.org/v1?key=S3cr3t"
+    rows: int = 1
+
+
+class AskedStage(RankerStage):
+    key = "now"
+
+    def make(self):
+        """Write nothing."""
+
+    def load(self, batch_size):
+        raise NotImplementedError
+
+
+def test_an_address_with_secrets_is_not_named_as_changed(tmp_path):
+    """`stage.json` keeps addresses without their secrets."""
+    folder = tmp_path / "asked"
+    with stage(folder, "before", "asked", Asked().model_dump(mode="json")):
+        pass
+    assert AskedStage(None, Asked(rows=2), folder, {}).changed() == ["asked.rows"]
 
 
 class ShorterRanker:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from prefrec.console import say
 from prefrec.data import PreparedData, prepared_digest, read_prepared, write_prepared
+from prefrec.errors import without_secrets
 from prefrec.files import content_digest
 from prefrec.intake import prepare
 from prefrec.pipeline.update import is_refit, split_change
@@ -48,7 +49,7 @@ class PrepareStage(Stage):
 
     def changed(self, otherwise: Any = ()) -> list[str]:
         recorded = read_state(self.folder).get("config")
-        return differences(recorded, self.settings, "data") or ["files of the data"]
+        return differences(recorded, without_secrets(self.settings), "data") or ["files of the data"]
 
     @property
     def is_up_to_date(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from prefrec.console import say
+from prefrec.errors import without_secrets
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.config import RankerConfig
 from prefrec.runs.contents import REFIT
@@ -91,7 +92,7 @@ class Stage(ABC):
             return []
         if self.made_with:
             return _changed_inputs(state.get(MADE_WITH), self.made_with)
-        return differences(state.get("config"), self.settings, self.name) or list(otherwise)
+        return differences(state.get("config"), without_secrets(self.settings), self.name) or list(otherwise)
 
     def why(self, otherwise: Sequence[str] = ()) -> str:
         """Return why it has to run; "" if its result is up to date, in its folder or set aside.
