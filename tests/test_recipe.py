@@ -127,6 +127,22 @@ def test_data_paths_are_whole_so_that_the_run_can_name_them(tmp_path, monkeypatc
     assert load_recipe(kept).data == found[0]
 
 
+def test_the_run_to_update_is_relative_to_the_recipe(tmp_path, monkeypatch):
+    """A recipe of before is read, too: its path was relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("shop/run", "new", "run"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("shop", "new"):
+        (tmp_path / name / "r.yaml").write_text("{name: a, sft: {}, update: {run: run}}")
+    recipe = load_recipe(Path("shop/r.yaml"))
+    assert recipe.update.run == tmp_path / "shop" / "run"
+    (tmp_path / "kept.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(Path("kept.yaml")).update == recipe.update
+    assert load_recipe(Path("new/r.yaml")).update.run == tmp_path / "run"
+    (tmp_path / "run").rmdir()
+    assert load_recipe(Path("new/r.yaml")).update.run == tmp_path / "new" / "run"
+
+
 LISTED = "{name: a, sft: {}, align: [{loss: dpo, name: dpo}, {}], rankers: [{kind: sequential}, {kind: llara}]}"
 
 

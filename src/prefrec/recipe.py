@@ -210,7 +210,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     A file with `preset: NAME` holds only what differs from that preset (`with_preset`).
 
     Args:
-        path: the file. Paths of data in it are relative to its folder.
+        path: the file. Paths in it, of data and of a run to update, are relative to its folder.
         overrides: fields to set, such as `sft.rows=100` (`set_field`).
 
     Raises:
@@ -236,7 +236,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except ConfigError as e:
         raise ConfigError(f"recipe {path}: {e}") from e
     files = map_files(recipe.data, lambda file: (path.parent / file).resolve())
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
+    update = recipe.update
+    if update:
+        # Up to 0.2.0 the path was relative to the working directory, and recipes kept in runs still have it.
+        near, earlier = (path.parent / update.run).resolve(), update.run.resolve()
+        is_earlier = earlier.is_dir() and not near.is_dir()
+        update = update.model_copy(update={"run": earlier if is_earlier else near})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=files), "update": update})
 
 
 def with_preset(raw: dict[str, Any], values: dict[str, Any] | None = None) -> dict[str, Any]:

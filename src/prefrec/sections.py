@@ -379,7 +379,7 @@ class EvaluateSection(Section):
 class UpdateSection(Section):
     """An earlier run whose SFT weights are trained further on a longer log."""
 
-    run: Path = Field(description="Folder of the run to continue.")
+    run: Path = Field(description="Folder of the run to continue, relative to the recipe.")
     replay: float = Field(
         1.0, ge=0, le=1000, description="Old interactions to replay per new interaction; whole users are sampled."
     )
