@@ -293,6 +293,20 @@ def test_a_name_that_is_kept_for_another(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"align": [{"name": "rankers", "rows": 8}]}, r"align\.rankers\.name"),
+        ({"rankers": [{"kind": "tallrec", "name": "evaluate", "rows": 8}]}, r"rankers\.evaluate\.name"),
+    ],
+)
+def test_a_name_that_until_means_otherwise(recipe, tmp_path, sections, field):
+    changed = Recipe.model_validate(recipe.model_dump(mode="json") | sections)
+    with pytest.raises(ConfigError, match=rf"^{field}: .*`--until \w+` means that part; choose another name"):
+        run_recipe(changed, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_reference_rows_alone(run, recipe):
     folder = run(Recipe(name="rows", data=recipe.data, evaluate={"zero_shot": False}), until="report")
     assert list(json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"])[-1] == "item only"

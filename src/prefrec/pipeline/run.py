@@ -74,8 +74,14 @@ def run_recipe(
         ConfigError: a stage is unknown, has a reserved name or no examples, or another run works in the folder.
     """
     _check_until(recipe, until)
-    for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
-        refuse_name(name)
+    for section, entries in ((ALIGN, recipe.align), (RANKERS, recipe.rankers)):
+        for entry in entries:
+            refuse_name(entry.name)
+            if entry.name in STAGES:
+                raise ConfigError(
+                    f"{section}.{entry.name}.name: a part of each run is called {entry.name!r}, and `--until "
+                    f"{entry.name}` means that part; choose another name"
+                )
     if recipe.lm_rankers and until != "prepare":
         for name in _models(recipe):
             check_name(name)
