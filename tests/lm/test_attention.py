@@ -10,6 +10,7 @@ from flex import uncompiled
 from prefrec.lm.catalogue import catalogue_logps
 from prefrec.lm.masks import FLEX
 from prefrec.lm.packing import pack
+from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import choice_logps
 from prefrec.lm.search import top_k
 from prefrec.lm.trie import Trie
@@ -73,6 +74,18 @@ def test_flex_attention_has_the_scores_and_gradients_of_sdpa(name, flex_gradient
     want = logps_and_gradient(made(name))
     with uncompiled():
         assert_alike(logps_and_gradient(made(name, FLEX)), want)
+
+
+def test_prompts_that_could_share_a_row_have_the_scores_of_sdpa():
+    """Each prompt is that of the same user with one item more, so it goes on before the end of the one before."""
+    histories = (10,), (10, 11), (10, 11, 12)
+    answers = ((20, 21, 2), (22, 2)), ((23, 2), (24, 25, 2)), ((26, 2), (27, 28, 2))
+    sets = [ChoiceSet((3, 4, *h, 9), a) for h, a in zip(histories, answers, strict=True)]
+    shared = ChoiceScorer(made("llama"), 0, layout="packed", share=True)
+    flex = ChoiceScorer(made("llama", FLEX), 0, layout="packed", share=True)
+    assert len(shared.pack(sets)[0].input_ids) == 1
+    with uncompiled():
+        torch.testing.assert_close(flex.score(sets), shared.score(sets), rtol=0, atol=1e-4)
 
 
 def test_a_catalogue_read_by_flex_attention():

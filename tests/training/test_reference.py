@@ -269,6 +269,16 @@ def test_the_key_of_the_reference_has_weights_configuration_and_tokens():
     assert len(keys) == 3 + len(tokens)
 
 
+def test_files_of_shared_rows_that_flex_attention_read_wrongly_are_not_found(monkeypatch):
+    """The key once had nothing but the name of the kernel."""
+    model, hashed, sha256 = adapted_model(), [], reference.hashlib.sha256
+    model.get_base_model().set_attn_implementation("flex_attention")
+    monkeypatch.setattr(reference.hashlib, "sha256", lambda data: hashed.append(data) or sha256(data))
+    key_of(model, layout="packed")
+    assert b"'flex_attention, own rows'" in hashed[0]
+    assert b"'flex_attention'" not in hashed[0]
+
+
 def test_the_key_of_the_reference_has_how_it_is_computed():
     def key(attention=None):
         model = adapted_model()

@@ -45,6 +45,7 @@ def attention_masks(
         config: the model's configuration.
         allowed: bool [R, 1, Q, K], True where a query may attend to a key. For `flex_attention`, the queries that may
             attend to a key must be adjacent, as for answers or trie nodes (in preorder) that branch from a prompt.
+            In a row that several choice sets share (`prefrec.lm.packing.alike`) they are not.
         position_ids: [R, K] position ids of the keys; the queries are the last Q of them.
         dtype: dtype of additive masks.
     """
@@ -120,9 +121,9 @@ def _near(kind: str, query: Tensor, key: Tensor, size: Any) -> Tensor:
 def _block_mask(kind: str, config: Any, allowed: Tensor, position_ids: Tensor) -> BlockMask:
     """Return a mask that FlexAttention's kernel computes from a few vectors per row, without an [R, Q, K] matrix.
 
-    The queries that may attend to a key are contiguous: for a prompt token, from itself to the end of the last
-    answer; for an answer token, from itself to the end of its answer. Only the first query and the end of this range
-    are stored, [R, K] each; they are equal if no query may attend to the key.
+    The queries that may attend to a key must be contiguous. In a row of one choice set they are: for a prompt token,
+    from itself to the end of the last answer; for an answer token, from itself to the end of its answer. Only the
+    first query and the end of this range are stored, [R, K] each; they are equal if no query may attend to the key.
     """
     rows, _, queries, keys = allowed.shape
     first = allowed[:, 0].to(torch.uint8).argmax(dim=-2)

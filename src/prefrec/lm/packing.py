@@ -135,7 +135,7 @@ def pack_passes(
             no limit.
         within: restrict the softmax to this catalogue. Default: all tokens.
         share: let successive choice sets whose prompts have a common beginning share a row (`alike`). This needs the
-            packed layout without `max_tokens`.
+            packed layout without `max_tokens`. FlexAttention reads such rows wrongly.
 
     Raises:
         ValueError: as for `pack`, or an answer is not in the catalogue.

@@ -15,6 +15,7 @@ from prefrec.lm.architectures import BRANCHING, layout_for
 from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.layout import verified_layout
+from prefrec.lm.masks import FLEX, attention_implementation
 from prefrec.lm.packing import Layout, LayoutChoice, PackedBatch, alike, pack_passes, pack_trajectories, tokens_of
 from prefrec.lm.scoring import answer_token_logps, choice_logps, language_model
 from prefrec.prompts import ChoiceSet, Trajectory
@@ -37,7 +38,7 @@ class ChoiceScorer:
         max_tokens: tokens per pass, including padding. Default: no limit.
         within: restrict the softmax to this catalogue. Default: all tokens.
         name: name for warnings.
-        share: let successive choice sets with similar prompts share a row.
+        share: let successive choice sets with similar prompts share a row. Under FlexAttention, each has its own.
         is_sharded: the weights are distributed over processes, so no trial pass is possible outside of training.
     """
 
@@ -58,7 +59,8 @@ class ChoiceScorer:
         self.max_tokens = max_tokens
         self.within = within
         self.name = name
-        self.share = share
+        # FlexAttention's mask holds one range of queries per key. In a shared row, the queries of a key have gaps.
+        self.share = share and attention_implementation(language_model(model).config) != FLEX
         self.is_sharded = is_sharded
         self.layout: Layout
         self._is_verified = layout != "auto"

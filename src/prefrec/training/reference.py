@@ -20,7 +20,7 @@ from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.files import write_whole
 from prefrec.lm.attention import compute_dtype
-from prefrec.lm.masks import attention_implementation
+from prefrec.lm.masks import FLEX, attention_implementation
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import language_model
 from prefrec.prompts import ChoiceSet
@@ -91,7 +91,10 @@ def reference_key(
         dtype = compute_dtype(core, scorer.device)
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
     scaling = [layer.scaling[REFERENCE_ADAPTER] for layer in layers if REFERENCE_ADAPTER in layer.scaling]
-    computed = torch.get_float32_matmul_precision(), attention_implementation(core.config)
+    kernel = attention_implementation(core.config)
+    # Versions up to 0.2.0 let FlexAttention read shared rows, and read them wrongly. Their files must not be found.
+    kernel += ", own rows" if kernel == FLEX else ""
+    computed = torch.get_float32_matmul_precision(), kernel
     digest = hashlib.sha256(f"{scorer.layout} {dtype} {computed} {scaling}".encode())
     digest.update(json.dumps(core.config.to_diff_dict(), sort_keys=True, default=str).encode())
     if (within := scorer.within) is not None:
