@@ -12,6 +12,7 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation.metrics import ndcg, target_ranks
 from prefrec.rankers.baselines import NO_REPEATS, baseline_rankers, unable
 from prefrec.rankers.buy_again import HALF_LIVES, MOST_ROWS, BuyAgainRanker
+from prefrec.rankers.matrices import SharedItems
 
 ITEMS = tuple("abcdefgh")
 histories = st.lists(st.sampled_from(ITEMS[:6]), max_size=12).map(tuple)
@@ -97,6 +98,15 @@ def test_buy_again_is_fitted_only_to_logs_with_repeats():
     change = RankingExample("u", tuple("aaaaabb"), ("b",), "b")
     (ranker,) = baseline_rankers(twice, catalogue, names=["buy again"], validation=[change])
     assert ranker.half_life == BuyAgainRanker.fit([change]).half_life < math.inf
+
+
+def test_shared_items_do_not_remember_the_histories():
+    """A server asks the same items for ever."""
+    items = SharedItems(ITEMS)
+    for n in range(3):
+        (scores,) = BuyAgainRanker().score([RankingExample("u", ITEMS[n : n + 2], items, "a")])
+        assert scores.tolist() == [float(n <= place < n + 2) for place in range(len(ITEMS))]
+    assert len(items._known) == 0
 
 
 def test_buy_again_ranks_own_items_and_leaves_the_others_tied():

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from prefrec.data import RankingExample
-from prefrec.rankers.matrices import item_scores, mean_ndcg, pad_codes, score_by_rows
+from prefrec.rankers.matrices import SharedItems, item_scores, mean_ndcg, pad_codes, score_by_rows
 
 INDEX = {"a": 0, "b": 1, "c": 2}
 ALL = ("c", "a", "x", "b")
@@ -30,6 +30,19 @@ def test_codes_scores_and_products_equal_loops(rows):
             assert values[b, c] == (-np.inf if item is None else {"a": 5.0, "c": 7.0}.get(item, 0.0))
             want = known[b, INDEX[item]] if item in INDEX else 0.0
             assert products[b, c] == (-np.inf if item is None else want)
+
+
+def test_shared_items_remember_no_index_of_a_single_call():
+    """A server asks the same items for ever."""
+    items = SharedItems(ALL)
+    rows = [RankingExample("u", (), items, "a")]
+    for _ in range(3):
+        values = item_scores(rows, {"a": 5.0, "c": 7.0})
+    assert values.tolist() == [[7, 5, 0, 0]]
+    assert len(items._known) == 0
+    for _ in range(3):
+        pad_codes([items], INDEX)
+    assert len(items._known) == 1
 
 
 def test_ndcg_counts_ties_as_above():

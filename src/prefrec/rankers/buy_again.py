@@ -46,7 +46,7 @@ class BuyAgainRanker:
         owned = dict.fromkeys(item for e in examples for item in e.history)
         index = {item: n for n, item in enumerate(owned)}
         weights = history_matrix([e.history for e in examples], index, self.half_life)
-        return score_by_rows(weights, lambda block: block, examples, index)
+        return score_by_rows(weights, lambda block: block, examples, index, is_kept=False)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         ages = np.arange(len(history))[::-1]

@@ -49,13 +49,18 @@ def pad_scores(rows: Sequence[Sequence[float] | NDArray[np.floating]]) -> NDArra
     return _padded(rows, np.float64, -np.inf)
 
 
-def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[np.int64]:
+def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int], *, is_kept: bool = True) -> NDArray[np.int64]:
     """Return codes [B, L] of the items in `rows`: -1 in empty columns, len(index) for items not in `index`.
 
     If all rows are the same tuple, as in full ranking, it is read once, and the result is a view of one row.
+
+    Args:
+        rows: B rows of items.
+        index: item → code.
+        is_kept: the caller keeps the index for further calls, so `SharedItems` remember it and their codes.
     """
     if rows and all(row is rows[0] for row in rows):
-        codes = rows[0].codes(index) if isinstance(rows[0], SharedItems) else _codes(rows[0], index)
+        codes = rows[0].codes(index) if is_kept and isinstance(rows[0], SharedItems) else _codes(rows[0], index)
         return np.broadcast_to(codes, (len(rows), len(codes)))
     return _padded([_codes(row, index) for row in rows], np.int64, -1)
 
@@ -67,7 +72,7 @@ def _codes(items: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
 
 def item_scores(examples: Sequence[RankingExample], values: Mapping[str, float]) -> NDArray[np.float64]:
     """Return the value [B, C] of each candidate: 0 for an item without a value, -inf in empty columns."""
-    codes = pad_codes([e.candidates for e in examples], {item: i for i, item in enumerate(values)})
+    codes = pad_codes([e.candidates for e in examples], {item: i for i, item in enumerate(values)}, is_kept=False)
     # The code -1 of empty columns reads the last value.
     return np.array([*values.values(), 0.0, -np.inf])[codes]
 
@@ -153,7 +158,12 @@ def quick_factor(matrix: sparse.csr_array) -> sparse.csr_array | NDArray[np.floa
 
 
 def score_by_rows(
-    weights: Any, of_items: Callable[[Any], Any], examples: Sequence[RankingExample], index: dict[str, int]
+    weights: Any,
+    of_items: Callable[[Any], Any],
+    examples: Sequence[RankingExample],
+    index: dict[str, int],
+    *,
+    is_kept: bool = True,
 ) -> NDArray[np.float64]:
     """Return scores [B, C] = of_items(weights)[b, candidates of example b], computed in blocks of rows.
 
@@ -164,8 +174,9 @@ def score_by_rows(
         of_items: returns the scores of all items, sparse or dense [b, I], for some rows of `weights`.
         examples: B examples.
         index: item_id → column of these scores.
+        is_kept: as for `pad_codes`.
     """
-    codes = pad_codes([e.candidates for e in examples], index)
+    codes = pad_codes([e.candidates for e in examples], index, is_kept=is_kept)
     is_shared = len(codes) > 0 and codes.strides[0] == 0
     is_known = is_shared and bool((codes[0] < len(index)).all())
     scores = np.zeros(codes.shape)
