@@ -144,7 +144,7 @@ def load_model(
     if quantization != "none":
         _compute_alike(model)
     if layers is not None:
-        _keep_layers(model, range(layers) if isinstance(layers, int) else layers)
+        _keep_layers(model, layers)
     if random_weights:
         model = AutoModelForCausalLM.from_config(model.config).to(DTYPES[dtype])
     use_onednn(model)
@@ -321,14 +321,15 @@ def _nf4(folder: str, config: PreTrainedConfig, dtype: torch.dtype, double: bool
     return {"quantization_config": form, "device_map": {"": default_device()}}
 
 
-def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
+def _keep_layers(model: PreTrainedModel, layers: int | Sequence[int]) -> None:
     config = model.config.get_text_config()
     count = config.num_hidden_layers
+    kept = range(layers) if isinstance(layers, int) else list(layers)
     if list(kept) != sorted(set(kept)) or not kept or not 0 <= kept[0] <= kept[-1] < count:
-        shown = len(kept) if isinstance(kept, range) else list(kept)
-        raise ModelError(
-            f"layers: got {shown}, but the model has {count} layers: give 0-based indices in ascending order"
-        )
+        way_out = "0-based indices in ascending order"
+        if isinstance(layers, int):
+            way_out = f"a number from 1 to {count}, or a list of {way_out}"
+        raise ModelError(f"layers: got {layers}, but the model has {count} layers: give {way_out}")
     children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
     for parent, name, stack in children:
         if isinstance(stack, ModuleList) and len(stack) == count:
