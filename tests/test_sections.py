@@ -4,6 +4,7 @@ from dataclasses import fields
 from inspect import Parameter, signature
 
 import pytest
+from pydantic import ValidationError
 
 from prefrec.lm.items import load_item_model
 from prefrec.lm.models import load_model
@@ -67,3 +68,8 @@ def test_loading_and_asking():
     asked = section | EvaluateSection().model_dump(include={"batch_size"})
     assert_same(asked, defaults(LMRanker), ("objective", "max_length", "chat", "batch_size"))
     assert_same(LoraSection().model_dump(), defaults(lora_config), ("r", "alpha", "dropout", "targets"))
+
+
+def test_random_weights_are_not_quantised():
+    with pytest.raises(ValidationError, match=r"quantization: nf4 stores .* or random_weights to false"):
+        ModelSection(random_weights=True, quantization="nf4")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from prefrec.data.feedback import RatedBy, Thresholds
-from prefrec.lm.models import EMBEDDED
+from prefrec.lm.models import EMBEDDED, random_and_quantized
 from prefrec.losses import ALIASES, LOSSES, OPTIONS, find_loss, needs_reference, trait, with_options
 from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.baselines import BASELINES
@@ -114,6 +114,12 @@ class ModelSection(Section):
     quantization: Literal["none", "nf4", "nf4-double"] = Field(
         "none", description="nf4: load the frozen base in 4 bits (QLoRA). nf4-double: also quantise the scales."
     )
+
+    @model_validator(mode="after")
+    def _not_random_and_quantized(self) -> Self:
+        if self.random_weights and self.quantization != "none":
+            raise ValueError(random_and_quantized(self.quantization))
+        return self
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that affect results."""

@@ -71,6 +71,12 @@ def test_random_weights_have_the_models_form_alone(folder):
     assert not torch.allclose(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[0].mlp.up_proj.weight)
 
 
+@pytest.mark.parametrize("form", ["nf4", "nf4-double"])
+def test_random_weights_are_not_quantised(folder, form):
+    with pytest.raises(ModelError, match=f"quantization: {form} stores .* random_weights: true draws new ones: set"):
+        load_model(str(folder), random_weights=True, quantization=form)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_local_folder_loads_in_evaluation_mode(folder, dtype):
     model = load_model(str(folder), dtype=dtype)

@@ -127,6 +127,8 @@ def load_model(
             raise ModelError(
                 f"unknown {what} {value!r}: expected one of {', '.join(known)}{did_you_mean(value, known)}"
             )
+    if random_weights and quantization != "none":
+        raise ModelError(random_and_quantized(quantization))
     folder = resolve(name)
     options = SAFE | ({} if attn_implementation == "auto" else {"attn_implementation": attn_implementation})
     with in_one_line(f"no causal language model could be read from {folder!r}"):
@@ -150,6 +152,14 @@ def load_model(
     use_onednn(model)
     model.eval()
     return model
+
+
+def random_and_quantized(quantization: str) -> str:
+    """Return what is wrong with random weights in 4 bits, for the error."""
+    return (
+        f"quantization: {quantization} stores the weights of a checkpoint, but random_weights: true draws new ones: "
+        "set quantization to none, or random_weights to false"
+    )
 
 
 def vocabulary_size(name: str) -> int:
