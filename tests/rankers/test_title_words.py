@@ -2,6 +2,7 @@
 
 import math
 import re
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers import TitleTfidfRanker
+from prefrec.rankers.words import tfidf
 
 WORDS = ["Alien", "alien", "Heat", "the", "3", "É", "été", "x-ray", "2001", "Heat,"]
 TITLES = st.lists(st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join), min_size=1, max_size=7)
@@ -40,3 +42,16 @@ def test_scores_equal_their_slow_twin(titles, history, half_life):
 
     want = [slow_score(c) for c in candidates]
     np.testing.assert_allclose(scores, want, atol=1e-12)
+
+
+def test_a_long_word_does_not_lengthen_the_others():
+    """Text without spaces is one word. An array of strings would hold 60 MB here."""
+    titles = [f"word{n} and{n}" for n in range(1500)] + ["é" * 5000]
+    tracemalloc.start()
+    try:
+        vectors = tfidf(titles)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert vectors.shape == (1501, 3001)
+    assert peak < 10e6

@@ -20,7 +20,10 @@ def tfidf(texts: Sequence[str]) -> sparse.csr_array:
     digits, raw counts, idf = ln((1 + T) / (1 + texts with the word)) + 1.
     """
     words = [_WORD.findall(text.lower()) for text in texts]
-    vocabulary, columns = np.unique([w for text in words for w in text], return_inverse=True)
+    found = [w for text in words for w in text]
+    # An array of strings would give every word the room of the longest one.
+    vocabulary = {word: column for column, word in enumerate(sorted(set(found)))}
+    columns = np.fromiter(map(vocabulary.__getitem__, found), np.int64, len(found))
     ends = np.cumsum([0, *map(len, words)])
     counts = sparse.csr_array((np.ones(len(columns)), columns, ends), shape=(len(texts), len(vocabulary)))
     counts.sum_duplicates()
