@@ -149,6 +149,39 @@ def test_title_models_reorder_nothing_if_no_target_is_among_the_best():
     assert model.asked == []
 
 
+class Silent(Table):
+    """Scores no candidate of some users."""
+
+    def __init__(self, users) -> None:
+        super().__init__("silent", 0.0, 5)
+        self.users = users
+
+    def score(self, examples) -> np.ndarray:
+        is_silent = np.array([e.user_id in self.users for e in examples])
+        return np.where(is_silent[:, None], -np.inf, super().score(examples))
+
+
+def test_title_models_are_not_asked_where_the_blend_can_score_nothing():
+    learnt = learn_weights([WEAK], TIMES, ROWS)
+    one, other = {e.user_id for e in ROWS[::3]}, {e.user_id for e in ROWS}
+    blend = BlendRanker("blend", [Silent(one)], TIMES, replace(learnt, units={"silent": None}))
+    heard = [e for e in ROWS if e.user_id not in one]
+    model = Table("titles", 3.0, 3)
+    found = learn_rerank(blend, [model], ROWS)
+    assert found == learn_rerank(blend, [model], heard)
+    assert set(model.asked) == {blends.RERANKED}
+    scores = RerankedBlend(blend, [model], (found.reranked,)).score(ROWS)
+    assert np.isneginf(scores[::3]).all()
+    np.testing.assert_array_equal(
+        scores[[e.user_id not in one for e in ROWS]],
+        RerankedBlend(blend, [model], (found.reranked,)).score(heard),
+    )
+    blend, model = BlendRanker("blend", [Silent(other)], TIMES, blend.weights), Table("titles", 3.0, 3)
+    assert learn_rerank(blend, [model], ROWS) == blend.weights
+    assert np.isneginf(RerankedBlend(blend, [model], (found.reranked,)).score(ROWS[:2])).all()
+    assert model.asked == []
+
+
 def test_without_one_of_two_title_models_the_weights_are_those_of_the_other_alone():
     blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
     one, other = Table("titles", 3.0, 3), Table("more titles", 1.0, 4)

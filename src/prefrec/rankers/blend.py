@@ -303,21 +303,24 @@ def rerank_features(
 ) -> Features:
     """Return the blend's utility and the models' scores [B, R, 1 + M] of the best candidates; NaN in empty columns.
 
-    Candidates in `best` [B, R] are sorted in place, so that empty columns are at the end.
+    Candidates in `best` [B, R] are sorted in place, so that empty columns are at the end. If the blend can score none
+    of an example's candidates, all its columns are empty.
     """
     utility = np.take_along_axis(scores, best, axis=1)
     order = np.argsort(~np.isfinite(utility), axis=1, kind="stable")
     best[:] = np.take_along_axis(best, order, axis=1)
     utility = np.take_along_axis(utility, order, axis=1)
+    real = np.isfinite(utility)
+    rows = np.flatnonzero(real.any(axis=1))
     reranked = []
-    for e, columns, real in zip(examples, best, np.isfinite(utility), strict=True):
-        listed = tuple(e.candidates[c] for c in columns[real])
+    for e, columns, is_real in zip(take(examples, rows), best[rows], real[rows], strict=True):
+        listed = tuple(e.candidates[c] for c in columns[is_real])
         reranked.append(replace(e, candidates=listed, target=listed[0]))
     features = np.full((*utility.shape, 1 + len(models)), np.nan, dtype=np.float32)
-    features[..., 0] = np.where(np.isfinite(utility), utility, np.nan)
-    for number, model in enumerate(models):
+    features[..., 0] = np.where(real, utility, np.nan)
+    for number, model in enumerate(models if reranked else ()):
         values = checked_scores(model, reranked)
-        features[:, : values.shape[1], 1 + number] = np.where(np.isfinite(values), values, np.nan)
+        features[rows, : values.shape[1], 1 + number] = np.where(np.isfinite(values), values, np.nan)
     return features
 
 
@@ -442,7 +445,9 @@ def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequenc
     scores = blend.score(examples)
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
     best = best_columns(scores)
-    rows = np.flatnonzero((best == targets[:, None]).any(axis=1))
+    # A target that the blend cannot score can be in `best` nevertheless, if other candidates are few.
+    is_scored = np.isfinite(scores[np.arange(len(scores)), targets])
+    rows = np.flatnonzero((best == targets[:, None]).any(axis=1) & is_scored)
     if not len(rows):
         return blend.weights
     best = best[rows]
