@@ -55,6 +55,23 @@ def test_a_feature_without_variation_weighs_nothing():
     assert np.isfinite(logit.utility(features)).all()
 
 
+@pytest.mark.parametrize("size", [7e-5, 7.0, 7e8])
+def test_a_feature_that_only_rounding_varies_weighs_nothing(size):
+    features, targets = _choices(50, [0.8, 0.0])
+    features[..., 1] = size
+    features[::2, :3, 1] = np.nextafter(np.float32(size), np.float32(np.inf))
+    assert fit_logit(features, targets, NAMES).weights[1] == 0
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-7, 1e7])
+def test_the_unit_of_a_feature_does_not_change_its_weight(scale):
+    features, targets = _choices(200, [0.8, -0.05])
+    plain = fit_logit(features, targets, NAMES)
+    assert (plain.weights != 0).all()
+    scaled = fit_logit(features * np.float32(scale), targets, NAMES)
+    np.testing.assert_allclose(scaled.weights, plain.weights, rtol=1e-3)
+
+
 def test_a_feature_far_from_zero_has_its_weight():
     features, targets = _choices(2000, [0.8, 0.0])
     near = fit_logit(features, targets, NAMES)

@@ -17,6 +17,8 @@ feature is contiguous in memory.
 
 MOST_STEPS, CONVERGED = 50, 1e-7
 """Steps of Newton's method, and the expected decrease of the loss at which it ends."""
+CONSTANT = 1e-6
+"""Largest standard deviation of a constant feature, as a share of its largest absolute value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,8 @@ def _standardised(
         # The squares of a feature far from 0 would cancel, so they are those of its distance from the mean.
         centred = np.where(real, own - np.float32(mean[number]), np.float32(0))
         variance = np.square(centred).sum(dtype=np.float64) / count
-        is_constant = variance <= 1e-12  # a constant feature keeps weight 0
+        # A constant feature keeps weight 0. Rounding to float32 varies it by a share of its own size.
+        is_constant = variance <= (CONSTANT * float(max(own.max(), -own.min()))) ** 2
         scale[number] = 1.0 if is_constant else np.sqrt(variance)
         x[number] = 0 if is_constant else centred / np.float32(scale[number])
     return x, mean, scale
