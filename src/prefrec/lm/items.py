@@ -4,10 +4,10 @@ An item's vector is a projection of its title vector plus a per-item vector:
 
     v_i = W·t_i + keep·e_i        logit_i = (P·hidden)·v_i + b_i
 
-`keep` is 0 for a random fraction of the items in each training step, so the model learns to rank new items by their
-titles. Item i is token V + i for a vocabulary of V words. A history is therefore a prompt, and an item is an answer
-of one token; packing, scoring, losses and trainers work as with words. Related methods are E4SRec (arXiv 2312.02443)
-and LLaRA (2312.02445).
+In training, `keep` is 0 for a random fraction of the items, drawn anew each time that vectors are computed, so the
+model learns to rank new items by their titles. Item i is token V + i for a vocabulary of V words. A history is
+therefore a prompt, and an item is an answer of one token; packing, scoring, losses and trainers work as with words.
+Related methods are E4SRec (arXiv 2312.02443) and LLaRA (2312.02445).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class ItemTable(nn.Module):
         ids: item ids.
         titles: [I, T] title vectors, which are not trained.
         width: hidden size D of the language model.
-        vector_dropout: probability of dropping an item's own vector in a training step (title-only dropout).
+        vector_dropout: probability of dropping an item's own vector in training (title-only dropout), drawn anew each
+            time that vectors are computed.
         dropout: dropout probability on input vectors, and on hidden states before the output vectors.
     """
 
