@@ -86,3 +86,10 @@ def test_validation_rows_choose_the_settings_with_the_highest_ndcg(cells, monkey
     want, chosen = fitted(best), WindowCooccurrenceRanker.fit(frame(logs), validation=rows)
     assert chosen.half_life == best[2]
     np.testing.assert_array_equal(chosen.score(rows), want.score(rows))
+
+
+def test_an_empty_log_leaves_all_items_tied_and_the_settings_as_they_are():
+    rows = [RankingExample("u", ("i1", "i2"), ("i3", "i4"), "i3")]
+    ranker = WindowCooccurrenceRanker.fit(frame([]), decay=7.0, half_life=3.0, validation=rows)
+    assert ranker.settings == {"decay": 7.0, "exponents": (0.5, 0.5), "half_life": 3.0}
+    assert ranker.score(rows).tolist() == [[0, 0]]

@@ -83,7 +83,7 @@ class WindowCooccurrenceRanker:
             return sparse.csr_array(one_way + one_way.T)
 
         grid = dict.fromkeys([(decay, exponents, half_life), *GRID])
-        if validation:
+        if validation and index:  # an empty log has no pairs to choose by
             by_decay = groupby(grid, key=itemgetter(0))
             reached = [_ndcgs(pairs(d), popularity, index, validation, [*own]) for d, own in by_decay]
             decay, exponents, half_life = max(zip(chain(*reached), grid, strict=True), key=itemgetter(0))[1]
