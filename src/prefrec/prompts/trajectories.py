@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from prefrec.errors import TemplateError
 from prefrec.prompts.encoding import ChoiceSet, PromptEncoder
 from prefrec.prompts.templates import PromptTemplate
 
 _FIRST, _SECOND = "the-first-title", "the-second-title"
+# Changes of case, escaping, cuts, sorting and the removal of repeated titles would all alter this history.
+_LONG_TITLE = "{}, aN <unusual> & “quoted” Title: " + "with 'many' Words " * 20 + "(1995)"
+_LONG_HISTORY = [_LONG_TITLE.format(7 * n % 20) for n in range(1, 41)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class TrajectoryEncoder:
         self.encoder = encoder
         head, _, rest = template.render([_FIRST, _SECOND], []).partition(_FIRST)
         joint, _, tail = rest.partition(_SECOND)
+        self._template, self._is_regular = template.name, _is_regular(template, head, joint, tail)
         opening, closing = encoder.frame
         self._texts = opening + head, joint, tail + closing
         between, last = (encoder.ids(text, after=_FIRST) for text in (joint, tail + closing))
@@ -65,9 +70,20 @@ class TrajectoryEncoder:
         self._joint_ids = cache(encoder.detail_ids)
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
-        """Encode titles, oldest first. Raise ValueError if there are none."""
+        """Encode titles, oldest first.
+
+        Raises:
+            ValueError: there are none.
+            TemplateError: the template writes histories in such a way that the trajectory would be another text.
+        """
         if not titles:
             raise ValueError("a trajectory needs at least one title")
+        if not self._is_regular:
+            raise TemplateError(
+                f"template {self._template}: SFT learns from every title of a history, but the template changes, "
+                "numbers, reorders or leaves out titles, or its separators differ: write each title unchanged, in "
+                "order and with one separator, or show the candidates"
+            )
         head, joint, tail = self._texts
         before = ["", *self.encoder.shown(titles[:-1])]
         texts = [head, *[joint] * (len(titles) - 2), tail][: len(titles)]
@@ -81,3 +97,9 @@ class TrajectoryEncoder:
         head, joint, tail = self._texts
         contexts = [head, _FIRST + joint, _FIRST + tail]
         return list(dict.fromkeys(a for text in contexts for a in self.encoder.answers_after(text, titles)))
+
+
+def _is_regular(template: PromptTemplate, head: str, joint: str, tail: str) -> bool:
+    """Return True if the template writes every history as head, titles with `joint` between them, and tail."""
+    histories = (_LONG_HISTORY[:n] for n in (1, 3, len(_LONG_HISTORY)))
+    return all(template.render(titles, []) == head + joint.join(titles) + tail for titles in histories)
