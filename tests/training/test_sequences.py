@@ -9,6 +9,7 @@ from prefrec.data import Catalogue
 from prefrec.errors import DataError, TokenizerError
 from prefrec.prompts import PromptEncoder, TrajectoryEncoder, load_template
 from prefrec.training import TrajectoryDataset, user_histories
+from prefrec.training.sequences import LEAST
 from tiny import bpe_tokenizer
 
 ENCODER = PromptEncoder(bpe_tokenizer())
@@ -21,14 +22,22 @@ def texts(data: TrajectoryDataset) -> list[list[str]]:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(2, 60), min_size=1, max_size=4), st.integers(3, 20), st.integers(0, 5))
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=4), st.integers(2, 20), st.integers(0, 5))
 def test_all_titles_stand_in_the_rows_once_and_in_order(lengths: list[int], titles: int, epoch: int) -> None:
     data = TrajectoryDataset([NAMES[:n] for n in lengths], [HISTORY], titles=titles)
     data.set_epoch(epoch)
     rows = texts(data)
-    assert len(rows) == len(data) == sum(-(-n // titles) for n in lengths)
+    assert len(rows) == len(data) == sum(min(-(-n // titles), n // LEAST) for n in lengths)
     assert [t for row in rows for t in row] == [t for n in lengths for t in NAMES[:n]]
-    assert max(map(len, rows)) <= 1.5 * titles + 1
+    assert LEAST <= min(map(len, rows)) <= max(map(len, rows)) <= 1.5 * titles + 1
+
+
+@pytest.mark.parametrize("titles", range(2, 8))
+def test_no_row_has_a_title_alone(titles: int) -> None:
+    data = TrajectoryDataset([NAMES[:n] for n in range(2, 30)], [HISTORY], titles=titles, drop=0.5)
+    for epoch in range(5):
+        data.set_epoch(epoch)
+        assert min(map(len, texts(data))) >= LEAST
 
 
 def test_each_epoch_has_cuts_of_its_own() -> None:

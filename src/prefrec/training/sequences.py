@@ -23,9 +23,9 @@ LEAST = 2
 class TrajectoryDataset(EncodedRows):
     """A dataset of rows with about `titles` titles each, for SFT.
 
-    A user's history of n titles becomes ceil(n / titles) rows. Every epoch cuts it at other positions and drops each
-    title with probability `drop`, so that a title does not always follow the same one. The random choices depend only
-    on seed, epoch and user.
+    A user's history of n titles becomes ceil(n / titles) rows, or fewer if one would have less than `LEAST` titles.
+    Every epoch cuts it at other positions and drops each title with probability `drop`, so that a title does not
+    always follow the same one. The random choices depend only on seed, epoch and user.
 
     Args:
         histories: titles of each user, oldest first; users with fewer than `LEAST` titles are dropped.
@@ -55,7 +55,7 @@ class TrajectoryDataset(EncodedRows):
         self.drop = drop
         self.max_length = max_length
         self.seed = seed
-        self._counts = [-(-len(h) // titles) for h in self.histories]
+        self._counts = [min(-(-len(h) // titles), len(h) // LEAST) for h in self.histories]
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -79,6 +79,9 @@ class TrajectoryDataset(EncodedRows):
         rng = np.random.default_rng((self.seed, self.epoch, user))
         shift = rng.uniform(-0.5, 0.5)
         inner = np.floor((np.arange(1, count) + shift) * len(history) / count).astype(int)
+        # A row of one title has no title to learn from. With `titles` of 7 or more, all cuts lie within these bounds.
+        least = LEAST * np.arange(1, count)
+        inner = np.clip(inner, least, len(history) - least[::-1])
         cuts = [0, *inner.tolist(), len(history)]
         for start, end in pairwise(cuts):
             kept = start + np.flatnonzero(rng.random(end - start) >= self.drop)
