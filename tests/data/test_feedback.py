@@ -58,6 +58,16 @@ def test_a_history_ends_anywhere_before_the_block_of_its_row():
     assert len(rows) == 100 - 1  # no history is left before the first item
 
 
+def test_an_item_rejected_twice_is_one_candidate():
+    log = pl.DataFrame({"user_id": ["u"] * 5, "item_id": [*"abbcb"], "rating": [3.0, 1.0, 1.0, 5.0, 1.0]})
+    (row,) = rejected_rows(with_opinions(log, log, Thresholds()), "rated", 30, history_length=200)
+    assert sorted(row.candidates) == ["b", "c"]
+    shown = [None, ["x", "y", "x"]]
+    log = pl.DataFrame({"user_id": ["u"] * 2, "item_id": ["a", "b"], "impressions": shown})
+    (row,) = rejected_rows(log, "impressions", 30)
+    assert sorted(row.candidates) == ["b", "x", "y"]
+
+
 def test_a_user_s_draws_do_not_depend_on_others():
     rows = [(u, f"i{n}", n, 5.0 if n % 2 else 1.0) for u in ("a", "b") for n in range(40)]
     log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "rating"], orient="row")

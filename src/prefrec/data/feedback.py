@@ -115,7 +115,7 @@ def rejected_rows(
         rng = _user_rng(user, seed)
         for end, item, others in choices(items, values, max(0, min_history - len(before)), rng):
             past = [*before, *items[:end]]
-            rejected = [i for i in others if i != item and i not in past]
+            rejected = [i for i in dict.fromkeys(others) if i != item and i not in past]
             if rejected and len(past) >= min_history:
                 candidates = [item, *(rejected[i] for i in rng.permutation(len(rejected))[:negatives].tolist())]
                 shuffled = tuple(candidates[i] for i in rng.permutation(len(candidates)).tolist())
