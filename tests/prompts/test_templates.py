@@ -126,6 +126,12 @@ def test_items_are_shown_by_their_columns():
     assert item_texts("{{ shown }}", ITEMS.select("title", shown=pl.Series(texts))) == texts
 
 
+def test_numbers_that_are_missing_are_empty():
+    items = pl.DataFrame({"title": ["Heat", "Emma"], "year": [1995.0, float("nan")]})
+    assert item_texts("{{ title }}{% if year %} ({{ year }}){% endif %}", items) == ["Heat (1995)", "Emma"]
+    assert item_texts("{{ title }} {{ year }}", items) == ["Heat 1995", "Emma "]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

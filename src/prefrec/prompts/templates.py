@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,6 +158,8 @@ def item_texts(source: str, items: pl.DataFrame) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if isinstance(value, float) and value.is_integer():  # numbers from text files are floating point
         return int(value)
     return re.sub(UNSAFE, " ", value) if isinstance(value, str) else value
