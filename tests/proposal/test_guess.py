@@ -63,6 +63,16 @@ def test_columns_by_their_content(tmp_path):
     assert {why[f][:6] for f in ("user", "item", "timestamp", "title")} == {"check:"}
 
 
+def test_a_column_without_values_is_nothing(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "ordered_at", "score", "via"], ["item", "title", "c"])
+    pl.read_csv(log).with_columns(rating=pl.lit(""), time=pl.lit("")).write_csv(log)
+    found, why = _guess(log, items)
+    assert (found["rating"], found["timestamp"], why["rating"]) == ("score", "ordered_at", "sure: numbers")
+    pl.read_csv(log).drop("ordered_at").write_csv(log)
+    with pytest.raises(DataError, match=r"none of the other columns .*'time'.* looks like a timestamp"):
+        _guess(log, items)
+
+
 def test_no_times_are_the_order_of_the_lines(tmp_path):
     found, why = _guess(*_write(tmp_path, ["user", "item", "n", "stars", "via"], ["item", "title", "c"], start=0))
     assert (found["timestamp"], found["split"]) == ("file-order", "leave-last-out")

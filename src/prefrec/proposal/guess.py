@@ -314,6 +314,8 @@ def _lone_users(frame: pl.DataFrame) -> str:
 def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None:
     """Return a score and the reason for it; None if the column cannot be this field."""
     named, count, different = name_fit(field, column), len(values), values.n_unique()
+    if not count:
+        return None
     sure = "sure" if named else "check"
     if field == "timestamp":
         if dates := _dates(column, values):
