@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.errors import DataError
-from prefrec.training.negatives import resample_negatives, with_room
+from prefrec.errors import ConfigError, DataError
+from prefrec.training.negatives import false_negatives, resample_negatives, with_room
 
 WAYS = ("uniform", "popularity", "in-batch", "hard", "reference", "ranker")
 ITEMS = [f"i{i}" for i in range(60)]
@@ -152,3 +152,19 @@ def test_too_little_to_draw_from_is_said():
     with pytest.raises(DataError, match="in-batch negatives: the 2 examples have only 0 targets that user 'u0'"):
         _redrawn(data, "in-batch")
     assert resample_negatives([], data, "uniform", seed=0) == []
+
+
+@pytest.mark.parametrize(("how", "missing"), [("reference", "sampler"), ("ranker", "sampler"), ("hard", "miner")])
+def test_a_model_that_is_not_given_is_named(how, missing):
+    with pytest.raises(ConfigError, match=f"^{missing}: {how} negatives"):
+        _redrawn(_data(), how, **{missing: None})
+
+
+def test_negatives_are_false_if_they_are_taken_after_the_row_s_own_target():
+    """The user takes `a` three times; `x` comes between the first two, `y` after them."""
+    catalogue = Catalogue(pl.DataFrame({"item_id": [*"abcxy"], "title": [*"abcxy"]}))
+    data = PreparedData(catalogue, [], [], [], _log([("u", i) for i in "axbayca"]), {"config": {"repeats": "keep"}})
+    # A history may end a few interactions before the target: the other ones have the target's time.
+    shares = {(): 1.0, ("x", "b"): 0.5, ("a", "x"): 0.5, ("y", "c"): 0.0}
+    for history, share in shares.items():
+        assert false_negatives([RankingExample("u", history, ("a", "x", "y"), "a")], data) == share

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prefrec.console import track
 from prefrec.data import PreparedData, RankingExample, Window
 from prefrec.data.candidates import draw_candidates, popularity_weights
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 
 DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference", "ranker"]
 """The way to sample negatives.
@@ -58,22 +58,28 @@ def resample_negatives(
             with `repeats: keep`.
 
     Raises:
+        ConfigError: the sampler or the miner is missing.
         DataError: there are not enough items to sample from.
     """
+    if how in ("reference", "ranker") and sampler is None:
+        raise ConfigError(f"sampler: {how} negatives are sampled by a model: pass its sampler")
+    if how == "hard" and miner is None:
+        raise ConfigError("miner: hard negatives are those that a model scores highest: pass its scores")
     if not rows:
         return []
     log = excluded
     if log is None:
         log = data.train_interactions.clear() if data.keeps_repeats else data.train_interactions
     size = max(len(e.candidates) for e in rows) if size is None else size
-    if how == "in-batch" or (how in ("reference", "ranker") and sampler is not None):
+    if how in ("in-batch", "reference", "ranker"):
         of_users = _items_of(log, rows)
         without = []
         for e in rows:
             history = () if data.keeps_repeats else e.history
             without.append(of_users[e.user_id].union((e.target,), history))
-        if how == "in-batch" or sampler is None:
+        if how == "in-batch":
             return _in_batch(rows, without, size, seed)
+        assert sampler is not None  # of the check above
         return _sampled(rows, sampler, without, size, seed)
     shown = [] if data.keeps_repeats else [(e.user_id, i) for e in rows for i in e.history]
     pair = {"user_id": pl.String, "item_id": pl.String}
@@ -114,9 +120,20 @@ def false_negatives(rows: Sequence[RankingExample], data: PreparedData) -> float
             items[user].append(item)
     for e in (*data.validation, *data.test):
         items.setdefault(e.user_id, []).append(e.target)
-    later = [set(past[past.index(e.target) + 1 :]) if e.target in (past := items[e.user_id]) else set() for e in rows]
+    later = [_after_target(e, items[e.user_id]) for e in rows]
     are_false = [i in after for e, after in zip(rows, later, strict=True) for i in e.candidates if i != e.target]
     return sum(are_false) / max(1, len(are_false))
+
+
+def _after_target(example: RankingExample, past: list[str]) -> set[str]:
+    """Return the items that a user takes after an example's target; `past`: all that the user takes, in order."""
+    places = [place for place, item in enumerate(past) if item == example.target]
+    if len(places) > 1:  # `repeats: keep`: the target is the first one after the example's history
+        history = list(example.history)
+        ends = (end for end in range(len(history), len(past)) if past[end - len(history) : end] == history)
+        begin = next(ends, 0)
+        places = [place for place in places if place >= begin] or places
+    return set(past[places[0] + 1 :]) if places else set()
 
 
 def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: int) -> list[RankingExample]:
