@@ -168,3 +168,16 @@ def test_scores_and_reference_follow_their_answers(negatives):
             assert row["ref_logps"].tolist() == want
             assert len(set(want)) == 4
             assert want[0] == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
+        ({"num_negatives": -1}, "num_negatives must be at least 1, got -1"),
+        ({"negatives": "per-epoch"}, "negatives must be one of fixed, per_epoch, got 'per-epoch'"),
+    ],
+)
+def test_settings_of_the_negatives_that_are_not_valid_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        PreferenceDataset(SETS, **changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import torch
 from transformers import TrainingArguments
@@ -13,6 +13,7 @@ from prefrec.errors import ConfigError
 from prefrec.lm.packing import LayoutChoice
 from prefrec.losses import OPTIONS, Loss, find_loss, loss_name, sum_of_losses, with_options
 from prefrec.prompts import MAX_LENGTH
+from prefrec.training.datasets import check_negatives
 from prefrec.training.defaults import (
     BETA,
     CHAT,
@@ -149,11 +150,9 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             raise ConfigError(f"loss_type: {e}") from e
         if not self.beta > 0:
             raise ConfigError(f"beta must be positive, got {self.beta}")
-        for name in ("num_negatives", "max_tokens_per_pass"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.negatives not in (drawn := get_args(NegativesDrawn)):
-            raise ConfigError(f"negatives must be one of {', '.join(drawn)}, got {self.negatives!r}")
+        check_negatives(self.num_negatives, self.negatives)
+        if self.max_tokens_per_pass is not None and self.max_tokens_per_pass < 1:
+            raise ConfigError(f"max_tokens_per_pass must be at least 1, got {self.max_tokens_per_pass}")
 
     def loss(self) -> Loss:
         """Return the loss with its settings."""
@@ -162,6 +161,8 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             if self.loss_weights is not None:
                 raise ValueError("loss_weights are for a list of losses: remove them")
             return with_options(find_loss(self.loss_type), **options)
+        if not self.loss_type:
+            raise ValueError("the list is empty: give at least one loss")
         if self.loss_weights is None or len(self.loss_weights) != len(self.loss_type):
             raise ValueError(f"{self.loss_type} is a list: give one name, or a weight per loss in loss_weights")
         return sum_of_losses([find_loss(name) for name in self.loss_type], self.loss_weights, **options)

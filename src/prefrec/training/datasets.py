@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise, zip_longest
 from numbers import Real
 from textwrap import shorten
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class PreferenceDataset(EncodedRows):
     Raises:
         DataError: there are no examples, one has no rejected answer, or `scores` or `ref_logps` is not one number per
             answer.
-        ConfigError: an example has fewer than N rejected answers.
+        ConfigError: an example has fewer than N rejected answers, or `num_negatives` or `negatives` is not valid.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class PreferenceDataset(EncodedRows):
         ref_logps: Sequence[Sequence[float]] | None = None,
         groups: Sequence[int] | None = None,
     ) -> None:
+        check_negatives(num_negatives, negatives)
         if not choice_sets:
             raise DataError("the dataset has no examples; give at least one")
         available = np.array([len(c.answers) - 1 for c in choice_sets])
@@ -140,6 +141,14 @@ class PreferenceDataset(EncodedRows):
             return [*range(1 + rejected)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         return [0, *rng.choice(np.arange(1, 1 + rejected), self.sizes[1], replace=False).tolist()]
+
+
+def check_negatives(num_negatives: int | None, negatives: str) -> None:
+    """Raise ConfigError if there are no negatives to sample, or no such way to sample them."""
+    if num_negatives is not None and num_negatives < 1:
+        raise ConfigError(f"num_negatives must be at least 1, got {num_negatives}")
+    if negatives not in (drawn := get_args(NegativesDrawn)):
+        raise ConfigError(f"negatives must be one of {', '.join(drawn)}, got {negatives!r}")
 
 
 def _check_lengths(name: str, rows: Sequence[Sequence[float]] | None, choice_sets: Sequence[ChoiceSet]) -> None:
