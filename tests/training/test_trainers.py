@@ -294,6 +294,12 @@ def test_a_loss_without_its_scores_is_an_error(sdpo):
         sdpo(rows=[*SCORED, PREFERENCES[0]], loss_type="joint_softmax")
 
 
+def test_scores_may_be_arrays(sdpo):
+    rows = [row | {"scores": np.array(row["scores"])} for row in SCORED]
+    lists, arrays = (sdpo(rows=scored, loss_type="joint_softmax").train_dataset for scored in (SCORED, rows))
+    assert [[*scores] for scores in arrays.scores] == lists.scores
+
+
 def test_settings_of_a_loss_reach_it(sdpo, tmp_path):
     """Lengths are numbers of tokens, the end token included."""
     simpo = ALL_LOSSES["simpo"]

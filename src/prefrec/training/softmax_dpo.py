@@ -132,7 +132,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             rows = list(rows)
             sets = encode_preferences(rows, self.encoder)
             scores = [row.get("scores") for row in rows]
-            scored = None if None in scores else scores
+            scored = None if any(s is None for s in scores) else scores
             rows = PreferenceDataset(
                 sets, num_negatives=c.num_negatives, negatives=c.negatives, seed=c.seed, scores=scored
             )
