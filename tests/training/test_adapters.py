@@ -190,6 +190,13 @@ def test_what_is_wrong_beside_the_layers_is_told_by_peft():
         add_adapter(tiny_llama(), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
 
 
+@pytest.mark.parametrize("alpha", [0, -1])
+def test_the_scale_is_positive(alpha):
+    assert lora_config(r=3).lora_alpha == 6
+    with pytest.raises(ConfigError, match=f"lora.alpha must be positive, got {alpha}"):
+        lora_config(r=3, alpha=alpha)
+
+
 def test_a_copy_of_an_adapter_leaves_the_base_as_it_is():
     """PiSSA takes the adapter's product off the base's weights when it is initialised."""
     config = LoraConfig(r=4, init_lora_weights="pissa", target_modules=["q_proj", "v_proj"])

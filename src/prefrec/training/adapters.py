@@ -73,12 +73,16 @@ def lora_config(
         dropout: dropout probability on the adapter's input.
         targets: names of layers, `all-linear` (all but the head), or a regular expression of full names such as
             `model.layers.0.mlp.up_proj`.
+
+    Raises:
+        ConfigError: alpha is not positive.
     """
+    if alpha is not None and alpha <= 0:
+        raise ConfigError(f"lora.alpha must be positive, got {alpha}")
     if isinstance(targets, str) and targets != ALL_LINEAR and _LAYER_NAME.fullmatch(targets):
         targets = [targets]  # PEFT takes a plain text for a regular expression of the whole name
-    return LoraConfig(
-        task_type="CAUSAL_LM", r=r, lora_alpha=alpha or 2 * r, lora_dropout=dropout, target_modules=targets
-    )
+    alpha = 2 * r if alpha is None else alpha
+    return LoraConfig(task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
 
 
 @quiet_libraries()
