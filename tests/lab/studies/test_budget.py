@@ -2,6 +2,7 @@
 
 import pytest
 
+from prefrec.errors import ConfigError
 from prefrec.evaluation import Interval
 from prefrec.intake import prepare
 from prefrec.pipeline.opened import open_run
@@ -55,6 +56,20 @@ def test_the_shipped_recipe_shows_no_candidates_and_reads_whole_histories():
     assert recipe.data.candidates.size > max(a.num_negatives for a in recipe.align)
     assert recipe.evaluate.split == "validation"
     assert not load_template(recipe.model.templates[0], domain="movies").shows_candidates
+
+
+@pytest.mark.parametrize(
+    ("field", "changes", "message"),
+    [
+        ("sft", None, r"^sft: .*no SFT: add sft$"),
+        ("evaluate", {"ks": [3]}, r"^evaluate\.ks: the study compares by HR@1: add 1$"),
+    ],
+)
+def test_what_the_study_cannot_measure_is_refused(base, field, changes, message):
+    raw = base.model_dump(mode="json")
+    raw[field] = None if changes is None else raw[field] | changes
+    with pytest.raises(ConfigError, match=message):
+        budget_recipe(type(base).model_validate(raw), None)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prefrec.data.update import MARK, read_by_sft
+from prefrec.errors import ConfigError
 from prefrec.files import read_json
 from prefrec.intake import prepare
 from prefrec.recipe import Recipe
@@ -47,6 +48,12 @@ def parts(recipe):
 @pytest.fixture(scope="module")
 def summary(timed, place):
     return carry_out(CONTINUAL, timed, [0], place / "continual-study")
+
+
+def test_data_with_repeats_are_refused(timed):
+    raw = timed.model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"^data\.repeats: .*set it to drop$"):
+        continual.continual_recipe(Recipe.model_validate(raw | {"data": raw["data"] | {"repeats": "keep"}}))
 
 
 def _pairs(rows):

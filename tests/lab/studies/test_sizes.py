@@ -4,8 +4,10 @@ from collections import Counter
 
 import pytest
 
+from prefrec.errors import ConfigError
+from prefrec.recipe import Recipe
 from prefrec_lab.studies import sizes
-from prefrec_lab.studies.sizes import DATA_SIZE, MODEL_SIZE, some_users
+from prefrec_lab.studies.sizes import DATA_SIZE, MODEL_SIZE, data_sizes, some_users
 from prefrec_lab.study_tools.carry_out import carry_out
 
 
@@ -32,3 +34,29 @@ def test_the_whole_study(study, varied, base, tmp_path, monkeypatch):
     assert any(f.startswith("SFT. HR@1: the largest difference from all") for f in summary["facts"])
     assert any(f.startswith("all. HR@1: the largest difference from popularity") for f in summary["facts"])
     assert any(f.startswith("all. HR@1: the largest difference from SFT") for f in summary["facts"])
+
+
+@pytest.fixture
+def without_sft(base):
+    raw = base.model_dump(mode="json")
+    return Recipe.model_validate(raw | {"sft": None, "evaluate": raw["evaluate"] | {"zero_shot": True}})
+
+
+def test_a_recipe_without_sft_has_no_rows_of_sft_to_vary(without_sft):
+    with pytest.raises(ConfigError, match=r"^sft: .*no SFT: add sft$"):
+        data_sizes(without_sft)
+
+
+def test_the_start_is_refused_before_training_if_it_is_not_evaluated(without_sft, tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "run_recipe", None)
+    evaluate = without_sft.evaluate.model_copy(update={"zero_shot": False})
+    with pytest.raises(ConfigError, match=r"^evaluate\.zero_shot: .*set it to true, or add sft$"):
+        carry_out(MODEL_SIZE, without_sft.model_copy(update={"evaluate": evaluate}), [0], tmp_path)
+
+
+def test_facts_name_the_start(without_sft, tmp_path, monkeypatch):
+    for size in ("2", "4", "8"):
+        monkeypatch.delitem(sizes.LAYERS, size)
+    summary = carry_out(MODEL_SIZE, without_sft, [0], tmp_path)
+    assert any(f.startswith("zero-shot. HR@1: the largest difference from all") for f in summary["facts"])
+    assert not any(f.startswith("SFT.") for f in summary["facts"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefrec.errors import ConfigError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
@@ -61,7 +62,7 @@ def arms(base: Recipe, dose: Dose) -> list[AlignSection]:
 
     All other settings are those of the base recipe's S-DPO. SFT also goes on at its own rate.
     """
-    one, sft = varied_alignment(base), base.sft
+    one = varied_alignment(base)
     found = []
     for rate in dose.rates:
         given: dict[str, Any] = {"learning_rate": rate}
@@ -70,8 +71,8 @@ def arms(base: Recipe, dose: Dose) -> list[AlignSection]:
         found.append(variant(one, f"softmax-{at}", loss="softmax", **given))
         found.append(variant(one, f"dpo-{at}", loss="dpo", num_negatives=1, **given))
         found.append(variant(one, f"{CONTROL}-{at}", loss="sft", num_negatives=1, **given))
-    own_rate = sft.learning_rate if sft else one.learning_rate
-    found.append(variant(one, CONTROL, loss="sft", num_negatives=1, learning_rate=own_rate))
+    assert base.sft is not None  # of `budget_recipe`
+    found.append(variant(one, CONTROL, loss="sft", num_negatives=1, learning_rate=base.sft.learning_rate))
     return found
 
 
@@ -80,7 +81,14 @@ def budget_recipe(base: Recipe, users: int | None, dose: Dose | None = None) -> 
 
     All arms read the same examples, as many as the dose says (default: `DOSE`). SFT has read some of them: after all
     histories there are no others.
+
+    Raises:
+        ConfigError: the recipe has no SFT, or does not measure the hit rate.
     """
+    if base.sft is None:
+        raise ConfigError("sft: the study varies the histories that SFT reads, but the recipe has no SFT: add sft")
+    if 1 not in base.evaluate.ks:
+        raise ConfigError(f"evaluate.ks: the study compares by {metric_label(HIT_RATE)}: add 1")
     dose = dose or DOSE
     raw = base.model_dump(mode="json")
     raw["sft"] |= {"rows": users}

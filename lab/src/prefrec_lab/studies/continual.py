@@ -69,7 +69,7 @@ def make(base: Recipe, folder: Path) -> Run:
     """Train three models of one recipe and query them on new and old examples; finished stages are skipped.
 
     Raises:
-        ConfigError: the source has a split of its own, and so cannot be cut in time.
+        ConfigError: the source has a split of its own, and so cannot be cut in time; or the data keep repeats.
         DataError: every user of the first period comes back.
     """
     recipe = continual_recipe(base)
@@ -94,10 +94,12 @@ def continual_recipe(base: Recipe) -> Recipe:
     """Return the recipe on data cut in time, with one S-DPO on rows of all places in a history and no `rankers`.
 
     Raises:
-        ConfigError: the source has a split of its own.
+        ConfigError: the source has a split of its own, or the data keep repeats.
     """
     if base.data.kind.given:
         raise ConfigError(f"data.source: {base.data.source} has a split of its own and cannot be cut in time")
+    if base.data.repeats == "keep":
+        raise ConfigError("data.repeats: the study would lose the repeats of the second period: set it to drop")
     alone = base.model_copy(update={"rankers": []})
     recipe = on_all_positions(with_alignments(alone, [variant(varied_alignment(base), "s-dpo")]))
     raw = recipe.model_dump(mode="json")

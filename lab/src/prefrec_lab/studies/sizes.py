@@ -13,10 +13,12 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import PreparedData
+from prefrec.errors import ConfigError
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe, checked_recipe
+from prefrec.report.wording import label
 from prefrec_lab.study_tools.measure import measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.study_tools.opened import change_data, start_of
 from prefrec_lab.study_tools.plots import Series, lines, slug
@@ -32,12 +34,16 @@ LAYERS: dict[str, int | None] = {"1": 1, "2": 2, "4": 4, "8": 8, ALL: None}
 
 
 def data_sizes(base: Recipe) -> dict[str, tuple[Recipe, int | None]]:
-    """Return size → the recipe with as many times its SFT's epochs, and the training rows to keep."""
+    """Return size → the recipe with as many times its SFT's epochs, and the training rows to keep.
+
+    Raises:
+        ConfigError: the recipe has no SFT.
+    """
+    if base.sft is None:
+        raise ConfigError("sft: the study varies how many rows SFT reads, but the recipe has no SFT: add sft")
     raw = base.model_dump(mode="json")
-    epochs = base.sft.epochs if base.sft else 1
-    sft = raw["sft"] or {}
     return {
-        size: (checked_recipe(raw | {"sft": sft | {"epochs": epochs * times}}), rows)
+        size: (checked_recipe(raw | {"sft": raw["sft"] | {"epochs": base.sft.epochs * times}}), rows)
         for size, (rows, times) in ROWS.items()
     }
 
@@ -52,7 +58,16 @@ def model_sizes(base: Recipe) -> dict[str, tuple[Recipe, int | None]]:
 
 
 def make(sizes: Callable[[Recipe], Mapping[str, tuple[Recipe, int | None]]], base: Recipe, folder: Path) -> Run:
-    """Make a run of each size in FOLDER/SIZE; return that of the largest."""
+    """Make a run of each size in FOLDER/SIZE; return that of the largest.
+
+    Raises:
+        ConfigError: the model that alignments start from is not evaluated.
+    """
+    if start_of(base) not in base.lm_rankers:
+        raise ConfigError(
+            "evaluate.zero_shot: the study compares with the model that alignments start from: set it to true, or "
+            "add sft"
+        )
     for size, (recipe, rows) in sizes(base).items():
         part = folder / size
         run_recipe(recipe, part, until="prepare")
@@ -76,7 +91,10 @@ def some_users(data: PreparedData, rows: int | None, seed: int) -> PreparedData:
 
 
 def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_label: str) -> Outcome:
-    """Compare each size's rankers with its last baseline and its SFT, and SFT with that of the largest size."""
+    """Compare each size's rankers with its last baseline and its start, and the start with that of the largest size.
+
+    The start is the model that alignments start from: SFT, or zero-shot without SFT.
+    """
     parts = {size: [open_run(run.folder.parent / size) for run in runs] for size in sizes}
     predictions = {size: ranker_predictions(own) for size, own in parts.items()}
     recipe = runs[0].recipe
@@ -94,7 +112,7 @@ def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_labe
     drawing = lines(slug(metric), metric_label(metric), series, x_label=x_label, hint=hint)
     note = "Paired, with 95% intervals over users."
     table = grouped_table(measured, metric, name="table", title=f"by {x_label}", group="size", note=note)
-    facts = [f"SFT. {s}" for s in facts_of(across, quantities=[metric])]
+    facts = [f"{label(start)}. {s}" for s in facts_of(across, quantities=[metric])]
     facts += [
         f"{size}. {s}"
         for size, own in (*measured.items(), *gains.items())
