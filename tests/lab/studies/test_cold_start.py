@@ -49,7 +49,7 @@ def summary(late, place):
     return carry_out(COLD_START, late, [0], place / "cold")
 
 
-@pytest.mark.parametrize("n", [3, 9, 1000])
+@pytest.mark.parametrize("n", [1, 3, 5, 9, 1000])
 def test_rows_of_each_kind(late, n):
     data = prepare(cold_recipe(late).data)
     known, chosen = set(data.train_interactions["item_id"].to_list()), cold_rows(data, n, 0).test
@@ -64,7 +64,7 @@ def test_rows_of_each_kind(late, n):
     (lengths, absent, warm), (all_lengths, all_absent, all_warm) = count(chosen), count(data.test)
     assert min(all_lengths) > 0
     assert all_absent > 3
-    assert lengths == [min(of, -(-n // 3)) for of in all_lengths]
+    assert lengths == [min(of, (n + 2 - place) // 3) for place, of in enumerate(all_lengths)]
     assert (absent, warm) == (min(n, all_absent), min(n, all_warm))
     if n == 1000:
         assert chosen == data.test

@@ -119,8 +119,11 @@ def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
             "training: there is no cold start to study in these data"
         )
     kept: set[int] = set()
+    cold_users = sorted(kind for kind in kinds if kind.startswith("user"))
     for kind in sorted(kinds):
-        share = n if not kind.startswith("user") else -(-n // FEW)
+        share = n
+        if kind in cold_users:
+            share = n // len(cold_users) + (cold_users.index(kind) < n % len(cold_users))
         kept |= set(rng.permutation(kinds[kind])[:share].tolist())
     rows = [data.test[i] for i in sorted(kept)]
     return replace(data, test=rows)
