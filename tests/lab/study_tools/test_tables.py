@@ -5,7 +5,7 @@ import pytest
 
 from prefrec.report.wording import interval_ends, number
 from prefrec_lab.study_tools.measure import measure
-from prefrec_lab.study_tools.tables import results_table
+from prefrec_lab.study_tools.tables import facts_of, results_table
 
 USERS = [f"u{i}" for i in range(40)]
 
@@ -37,3 +37,10 @@ def test_both_forms_hold_the_same_numbers(measured):
     (row,) = table.frame.filter(variant="good", quantity="mrr").to_dicts()
     assert row["difference"] == pytest.approx(0.15)
     assert row["against"] == "s-dpo"
+
+
+def test_a_seed_without_a_difference_is_neither_higher_nor_lower():
+    base = np.zeros((3, 40))
+    lower = base - np.array([[0.0], [0.1], [0.1]])
+    measured = measure({"a": {"hr@1": base}, "b": {"hr@1": lower}}, USERS, baseline="a")
+    assert any("b (lower in 2 of 3 seeds)" in fact for fact in facts_of(measured))

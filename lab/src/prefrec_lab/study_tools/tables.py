@@ -200,7 +200,7 @@ def _signs(measured: Measured, variant: str, quantity: str) -> str:
     means = measured.by_seed
     gaps = [a - b for a, b in zip(means[variant][quantity], means[str(measured.baseline)][quantity], strict=True)]
     higher = sum(gaps) > 0
-    same = sum((gap > 0) == higher for gap in gaps)
+    same = sum(gap > 0 if higher else gap < 0 for gap in gaps)
     return ("higher" if higher else "lower") + (f" in {same} of {len(gaps)} seeds" if len(gaps) > 1 else "")
 
 
