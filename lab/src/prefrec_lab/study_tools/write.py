@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Pat
 
     If there are several processes, the first one writes.
     """
+    outcome = _with_true_seeds(runs, outcome)
     summary = _summary(study, runs, outcome, folder)
     if not is_first():
         return summary
     folder.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        name = f"seed-{run.recipe.seed}" if len({r.recipe.seed for r in runs}) == len(runs) else run.folder.name
+    for name, run in zip(_names(runs), runs, strict=True):
         write_text(folder / f"{name}.recipe.yaml", dump_recipe(run.recipe))
     for table in outcome.tables:
         write_whole(folder / f"{table.name}.csv", table.frame.write_csv)
@@ -54,6 +55,33 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """Return the audits' verdicts on the candidate sets of these runs, without repetitions."""
     evaluations = [run.results.evaluation for run in runs]
     return list(dict.fromkeys(found.audit.verdict if found else UNAUDITED for found in evaluations))
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return a name for each run: its seed, or its folder if two have the same seed; equal names are numbered."""
+    if len({run.recipe.seed for run in runs}) == len(runs):
+        return [f"seed-{run.recipe.seed}" for run in runs]
+    names: list[str] = []
+    for run in runs:
+        name, number = run.folder.name, 1
+        while name in names:
+            number += 1
+            name = f"{run.folder.name}-{number}"
+        names.append(name)
+    return names
+
+
+def _with_true_seeds(runs: Sequence[Run], outcome: Outcome) -> Outcome:
+    """Name the seeds' columns of the tables by the seeds of the runs, if each run has its own column."""
+    seeds = [run.recipe.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        return outcome
+    names = {f"seed_{place}": f"seed_{seed}" for place, seed in enumerate(seeds)}
+    tables = []
+    for table in outcome.tables:
+        columns = {c for c in table.frame.columns if c.startswith("seed_")}
+        tables.append(replace(table, frame=table.frame.rename(names)) if columns == names.keys() else table)
+    return replace(outcome, tables=tables)
 
 
 def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
