@@ -51,6 +51,16 @@ class ByNumber:
         return np.array([row + [-np.inf] * (width - len(row)) for row in rows], float)
 
 
+class OfCatalogue:
+    """Scores items as `ByNumber` does, and answers equal scores in the order of the catalogue, as a search does."""
+
+    def recommend(self, history, k, *, without=(), max_calls=None, logps=None):
+        kept = [item for item in ITEMS["item_id"] if item not in without]
+        found = sorted(kept, key=lambda item: -(int(item[1:]) % 7))[:k]
+        scores = np.array([int(item[1:]) % 7 for item in found], np.float32)
+        return Recommendation(found, scores, True, "search")
+
+
 def popular_by(ids):
     """A popularity in this order."""
     return Popular("popularity", ids, np.arange(len(ids), 0.0, -1))
@@ -107,6 +117,7 @@ def test_answers_equal_a_loop_over_all_items(seen, k, popular, rules):
     answers = answer_all(ByNumber(), questions)
     want = [slow(rules, ["i1"], seen, k, popular), slow(rules, [], set(), k, popular)]
     assert [a.item_ids for a in answers] == want
+    assert [best_items(OfCatalogue(), question, None, None).item_ids for question in questions] == want
     for answer in answers[: 1 if popular else 2]:
         assert answer.logps.tolist() == [int(i[1:]) % 7 for i in answer.item_ids]
 
@@ -272,6 +283,26 @@ def test_a_limit_per_group_asks_deeper_until_it_is_met():
     ranker = Deep(ids)
     assert best_items(ranker, Selection(catalogue, Rules(), 4).question(["x"], ()), None, None).item_ids == ids[:4]
     assert [asked[1] for asked in ranker.depths] == [4]
+
+
+def test_a_search_is_asked_deeper_until_all_ties_of_the_last_place_are_known():
+    ids = [f"i{n}" for n in range(12)]
+    asked = []
+
+    class Equal(OfCatalogue):
+        exact = True
+
+        def recommend(self, history, k, **given):
+            asked.append(k)
+            return Recommendation(ids[:k], np.zeros(len(ids[:k]), np.float32), self.exact, "search")
+
+    question = Selection(CATALOGUE, Rules(), 2, popular_by(ids[::-1])).question(["i1"], ())
+    assert best_items(Equal(), question, None, None).item_ids == ["i11", "i10"]
+    assert asked == [3, 12, 48]
+    asked.clear()
+    Equal.exact = False  # calls have run out, and would again
+    assert best_items(Equal(), question, 5, None).item_ids == ["i2", "i1"]
+    assert asked == [3]
 
 
 def test_boosts_ask_a_ranker_as_deep_as_a_boosted_item_can_come_from():

@@ -299,18 +299,34 @@ def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | Non
     """Return the best items of the catalogue; arguments and errors are as for `CatalogueRanker.recommend`."""
     if (popular := question.by_popularity) is not None:
         return popular
-    selection, without = question.selection, question.without
+    selection = question.selection
     k, factors = selection.k, selection.factors
     wanted = k * 4 if selection.groups else k
     while True:
         # One more than there are items is as good as any greater number.
         depth = wanted if factors is None else min(boosted_depth(wanted, factors), len(factors) + 1)
-        best = ranker.recommend(question.history, depth, without=without, max_calls=max_calls, logps=logps)
-        has_all = len(best.item_ids) < depth
+        best, has_all = _with_ties(ranker, question, depth, max_calls, logps)
         answer = question.answer(best, None if has_all else wanted)
         if len(answer.item_ids) == k or has_all:
             return answer
         wanted *= 4
+
+
+def _with_ties(
+    ranker: CatalogueRanker, question: Question, depth: int, max_calls: int | None, logps: Any
+) -> tuple[Recommendation, bool]:
+    """Return the `depth` best items and those that score the same as the last of them, and whether they are all."""
+    without, by_catalogue = question.without, question.selection.popular is None
+    asked = depth if by_catalogue else depth + 1
+    while True:
+        best = ranker.recommend(question.history, asked, without=without, max_calls=max_calls, logps=logps)
+        if by_catalogue or len(best.item_ids) < asked:
+            return best, len(best.item_ids) < asked
+        # The ranker cuts equal scores in the order of the catalogue, but the more popular item comes first.
+        is_in = best.logps >= best.logps[depth - 1]
+        if not is_in[-1] or not best.exact:  # a search that was ended early finds no more
+            return _picked(best, np.flatnonzero(is_in)), False
+        asked *= 4
 
 
 def similar_items(ranker: Ranker, question: Question) -> Recommendation:
