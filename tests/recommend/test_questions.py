@@ -340,6 +340,16 @@ def test_boosts_of_texts_numbers_and_unknown_values():
     assert Selection(CATALOGUE, Rules(), 3).factors is None
 
 
+def test_boosts_tell_neighbouring_large_ids_apart():
+    ids, large = ["a", "b", "c"], 2**53
+    frame = pl.DataFrame({"item_id": ids, "title": ids, "code": [large, large + 1, 7]})
+    boost = {"code": {str(large + 1): 2, "7.0": 3, "7.5": 9, "1e400": 9, "nan": 9, "x": 9}}
+    selection = Selection(Catalogue(frame), Rules(boost=boost), 3)
+    assert selection.factors.tolist() == [1, 2, 3]
+    assert selection.unmatched == [("code", name) for name in ("7.5", "1e400", "nan", "x")]
+    assert Selection(Catalogue(frame), Rules(boost={"code": {}}), 3).factors.tolist() == [1, 1, 1]
+
+
 def test_an_empty_history_is_answered_by_popularity_without_the_ranker():
     popular = popular_by(["i3", "i1", "i2", "i0"])
     ranker = Deep([])

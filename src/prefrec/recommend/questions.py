@@ -169,10 +169,17 @@ class Selection:
         factors = np.ones(len(frame))
         for column, by_value in boost.items():
             _check_column(f"boost {column!r}", column, frame)
-            # Names of values are texts in JSON, where 1990 and 1990.0 are the same number.
-            kind = pl.Float64 if frame.schema[column].is_numeric() else pl.String
-            values, texts = frame[column].cast(kind), pl.Series([*by_value])
-            named = pl.DataFrame({"value": texts.cast(kind, strict=False), "factor": [*by_value.values()]})
+            kind, texts = frame.schema[column], pl.Series([*by_value], dtype=pl.String)
+            if not kind.is_integer():
+                kind = pl.Float64() if kind.is_numeric() else pl.String()
+            values, wanted = frame[column].cast(kind), texts.cast(kind, strict=False)
+            if kind.is_integer():
+                # Names of values are texts in JSON, where 1990 and 1990.0 are the same number. Only those that are
+                # not written as integers are read as numbers of floating point, which would confuse large ids.
+                numbers = texts.cast(pl.Float64, strict=False)
+                whole = numbers.set(numbers != numbers.floor(), None).cast(kind, strict=False)
+                wanted = wanted.fill_null(whole)
+            named = pl.DataFrame({"value": wanted, "factor": [*by_value.values()]})
             named = named.cast({"factor": pl.Float64})  # a column may be given without values
             is_known = named["value"].is_in(values.drop_nulls().unique().implode())
             self.unmatched += [(column, text) for text in texts.filter(~is_known.fill_null(False))]
