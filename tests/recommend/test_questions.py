@@ -199,6 +199,10 @@ PLAIN = [
     "title in ('a (b', 'it''s') or not (year > 1990)",
     "title <> 'ABS(1)' AND (\"year\" > 1 OR `genre` IS NULL)",
     "year > 1990 or (genre = 'Comedy' and(year > 1985))",
+    "year between (1985) and (1995)",
+    "title like ('Title 1%') or title ilike('title 2%')",
+    "case when (year > 1990) then (genre = 'Comedy') else (year > 1985) end",
+    "case(genre) when('Comedy') then(true) else(false) end",
 ]
 HIDDEN = [
     "abs(year) > 1", "ABS (year) > 1", '"abs"(year) > 1', "`abs`(year) > 1", "tags[1](2) = 1", "year > 1 -- x",
@@ -217,6 +221,13 @@ def test_conditions_without_functions_are_plain(where):
 def test_functions_and_what_could_hide_them_are_refused(where):
     with pytest.raises(RulesError, match="where: functions, comments, backslashes"):
         Selection(CATALOGUE, Rules(where=where), 3, functions=False)
+
+
+@pytest.mark.parametrize("word", ["between", "like", "ilike", "is", "case", "when", "then", "else"])
+def test_keywords_before_a_parenthesis_call_nothing(word):
+    for call in ("(title)", "(title, 'x')", "()", " (year) > 1"):
+        with pytest.raises(RulesError, match=r"^where .*; the catalogue has the columns"):
+            Selection(CATALOGUE, Rules(where=f"{word}{call}"), 3, functions=False)
 
 
 def test_functions_are_allowed_in_python():

@@ -227,6 +227,8 @@ def _whole(k: Any) -> int:
     return int(k)
 
 
+_KEYWORDS = {"in", "and", "or", "not", "between", "like", "ilike", "is", "case", "when", "then", "else"}
+"""Words of SQL before a parenthesis that call nothing: no function has such a name."""
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`""")
 
 
@@ -237,7 +239,7 @@ def _is_plain(where: str) -> bool:
     bare = _QUOTED.sub(lambda quoted: "'" if quoted[0].startswith("'") else "name", where)
     called = {word.lower() for word in re.findall(r"([\w\"`\]]+)\s*\(", bare)}
     hidden = re.search(r"[\\$]", where) or re.search(r"--|/\*|#|[\w&@]'", bare)
-    return not hidden and called <= {"in", "and", "or", "not"}
+    return not hidden and called <= _KEYWORDS
 
 
 def user_ids(given: Any, field: str = "users") -> list[str]:
