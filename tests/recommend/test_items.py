@@ -1,5 +1,7 @@
 """Names of items as clients write them."""
 
+from time import process_time
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -116,6 +118,10 @@ def test_a_bare_title_has_words_alone(title):
 def test_history_and_candidates_are_told_apart_and_no_candidate_is_named_twice(index):
     past, choices = index.resolve_lists(["Emma", "Alien", "Emma"], ["3", "2"])
     assert ([i.item_id for i in past], [i.item_id for i in choices]) == (["1984", "2", "1984"], ["3", "2"])
+    many = _index(map(str, range(20_000)), map(str, range(20_000)))
+    start = process_time()
+    many.resolve_lists([], many.catalogue.ids)
+    assert process_time() - start < 5  # a comparison of all pairs takes minutes
     with pytest.raises(DataError, match="'Alien' occurs twice among the candidates"):
         index.resolve_lists(["Emma"], ["Alien", "Aliens", "2"])
 

@@ -100,8 +100,11 @@ class ItemIndex:
         """Return the items of both lists; raise as in `resolve`, and DataError if a candidate is named twice."""
         items = self.resolve([*history, *candidates])
         past, choices = items[: len(history)], items[len(history) :]
-        if twice := next((item for n, item in enumerate(choices) if item in choices[:n]), None):
-            raise DataError(f"{twice.title!r} occurs twice among the candidates; give every item once")
+        before: set[Item] = set()
+        for item in choices:
+            if item in before:
+                raise DataError(f"{item.title!r} occurs twice among the candidates; give every item once")
+            before.add(item)
         return past, choices
 
     def search(self, text: str, limit: int) -> list[Item]:
