@@ -117,6 +117,20 @@ def test_data_settings_of_set_hold_for_the_guess_too(shop, tmp_path):
     assert _columns(tmp_path / "run")["timestamp"] == "Uhr"
 
 
+def test_no_files_of_the_recipes_data_are_read(shop, tmp_path):
+    log, items = shop
+    files = {"interactions": "other.csv", "items": "other.csv", "more_interactions": ["other.csv"]}
+    given = COUNTS | {"data": {"source": "files", **files, "users": "other.csv"}}
+    prefrec.fit(log, items, given, out=tmp_path / "run")
+    made = open_run(tmp_path / "run").recipe.data
+    assert (made.more_interactions, made.users) == ([], None)
+    log[:200].write_csv(tmp_path / "early.csv")
+    log[200:].write_csv(tmp_path / "late.csv")
+    set_by = {"data.more_interactions": [str(tmp_path / "late.csv")]}
+    both = prefrec.fit(tmp_path / "early.csv", items, given, set=set_by)
+    assert both.data.train_interactions.height > 200
+
+
 def test_a_table_without_users_or_items_says_which_argument_lacks_them(shop):
     log, items = shop
     with pytest.raises(DataError, match=r'^interactions: .* looks like a user. Name it with columns={"user_id": …}$'):

@@ -32,6 +32,8 @@ from prefrec.recommender import Recommender
 from prefrec.strict_yaml import read_yaml
 
 _TABLES = ("interactions", "items")
+_SOURCE = ("source", "path", "more_interactions", "users", "row_files")
+"""Fields of a recipe's data that belong to its log and catalogue, and so not to others."""
 _OURS = {"user_id": "user", "item_id": "item"}
 """Names of our columns → fields of `ColumnNames`; the other fields have the names of their columns."""
 _NOT_A_FRAME = (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError)
@@ -57,7 +59,7 @@ def fit(
             file, folder or pattern (CSV, TSV, Parquet, JSON lines, `.gz`).
         items: catalogue with an item, its title and any other columns, in any of the same forms.
         recipe: name of a preset, path of a YAML file, or a dict of a recipe's values (`preset` names the base that
-            the other values change). Log and catalogue replace its data source.
+            the other values change). Log and catalogue replace its data source, with all of its files.
         columns: our column → yours, such as `{"user_id": "customer", "title": "name"}`. Default: guessed.
         align: alignments in place of the recipe's; None means no alignment. Default: those of the recipe.
         set: changes to the recipe by dotted name, such as `{"sft.epochs": 1}`, as with `--set`.
@@ -76,7 +78,7 @@ def fit(
     if align != "recipe":
         raw["align"] = _alignments(align)
     own = _section(raw, "data")
-    raw["data"] = {name: value for name, value in own.items() if name not in ("source", "path")}
+    raw["data"] = {name: value for name, value in own.items() if name not in _SOURCE}
     raw["data"]["columns"] = _section(own, "columns", "data.columns") | _columns(columns or {})
     with _in_python({}):
         _recipe(raw, set or {}, dict.fromkeys(_TABLES, "-") | {"source": "files"})  # errors of the recipe come first
