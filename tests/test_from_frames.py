@@ -131,6 +131,12 @@ def test_no_files_of_the_recipes_data_are_read(shop, tmp_path):
     assert both.data.train_interactions.height > 200
 
 
+def test_a_run_is_named_after_its_folder_without_what_names_do_not_allow(shop, tmp_path):
+    for folder, name in (("my run", "myrun"), ("-", "fit")):
+        prefrec.fit(*shop, COUNTS, out=tmp_path / folder)
+        assert open_run(tmp_path / folder).recipe.name == name
+
+
 def test_a_table_without_users_or_items_says_which_argument_lacks_them(shop):
     log, items = shop
     with pytest.raises(DataError, match=r'^interactions: .* looks like a user. Name it with columns={"user_id": …}$'):

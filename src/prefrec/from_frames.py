@@ -27,6 +27,7 @@ from prefrec.pipeline.run import run_recipe
 from prefrec.presets import preset
 from prefrec.proposal.guess import Guess, guess
 from prefrec.proposal.suggest import fitting_preset, longest_history
+from prefrec.rankers.config import fit_for_a_name
 from prefrec.recipe import Recipe, checked_recipe, load_recipe, set_value, with_preset, without_lost_parts
 from prefrec.recommender import Recommender
 from prefrec.strict_yaml import read_yaml
@@ -74,7 +75,7 @@ def fit(
         ConfigError: the recipe is invalid.
     """
     raw = _values(recipe)
-    raw.setdefault("name", Path(out).name if out else "fit")
+    raw.setdefault("name", (out and fit_for_a_name(Path(out).resolve().name)) or "fit")
     if align != "recipe":
         raw["align"] = _alignments(align)
     own = _section(raw, "data")

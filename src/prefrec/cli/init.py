@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from prefrec.intake import ColumnNames
 from prefrec.presets import PresetName
 from prefrec.proposal.guess import guess
 from prefrec.proposal.suggest import fitting_preset, longest_history, yaml_line
+from prefrec.rankers.config import fit_for_a_name
 
 
 def init(
@@ -44,7 +44,7 @@ def init(
     if out and out.exists():
         raise ConfigError(f"{out} already exists: name another file with --out, or delete it")
     found = guess(interactions, items, columns, encoding, longest_history(preset))
-    name = re.sub(r"^[\W_]+|[^\w.-]", "", (out or interactions).name.split(".")[0], flags=re.ASCII) or "own"
+    name = fit_for_a_name((out or interactions).name.split(".")[0]) or "own"
     lines = [yaml_line("name", name), "", "data:"]
     for field, value in found.source.items():
         near = os.path.relpath(value, out.parent if out else ".") if isinstance(value, Path) else value

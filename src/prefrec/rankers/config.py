@@ -15,6 +15,11 @@ NAME = r"^[A-Za-z0-9][\w.-]*$"
 """Pattern of the names of runs and rankers, which are also names of files and folders."""
 
 
+def fit_for_a_name(text: str) -> str:
+    """Return a text without what `NAME` does not allow; it may become empty."""
+    return re.sub(r"^[\W_]+|[^\w.-]", "", text, flags=re.ASCII)
+
+
 class RankerConfig(Section):
     """Fields of every kind of ranker, and what it needs. Each kind sets defaults for both fields."""
 
