@@ -388,10 +388,11 @@ def test_refused(rec, asked, message):
         ({"k": 0}, "k: expected a whole number of at least 1, got 0"),
         ({"users": [["u01"]]}, "users: a user's id is text or a whole number, not list"),
         ({"histories": {1.5: ["i1"]}}, "histories: a user's id is text or a whole number, not float"),
+        ({"users": [], "histories": {"me": ["i1"]}}, "users, histories: give one of them"),
     ],
 )
 def test_refused_for_all_users(rec, tmp_path, asked, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message):
         rec.recommend_all(tmp_path / "out.csv", **asked)
     assert [*tmp_path.iterdir()] == []
 

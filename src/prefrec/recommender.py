@@ -397,6 +397,8 @@ class Recommender:
         Arguments are as for `recommend_all`. The file `out` is complete when all blocks have been read.
         """
         self._check_process()
+        if users is not None and histories is not None:
+            raise ConfigError("users, histories: give one of them")
         is_csv = _is_csv(out)
         selection = self._selection(k, **rules)
         if histories is None:
