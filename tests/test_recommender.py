@@ -277,6 +277,17 @@ def test_a_pickle_or_copy_opens_the_folder_again(run, exported, tmp_path, monkey
         clone(Recommender(run.data, rec.stage))
 
 
+def test_a_relative_folder_is_found_from_another_working_directory(run, exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(run.folder.parent)
+    of_run = Recommender.from_run(run.folder.name, "fused")
+    monkeypatch.chdir(tmp_path)
+    of_export = Recommender.from_pretrained(exported.name)
+    monkeypatch.chdir("/")
+    for rec in (of_run, of_export):
+        again = copy.deepcopy(rec)
+        assert rec.recommend("i7", 3) == again.recommend("i7", 3)
+
+
 def test_a_pickle_of_another_result_is_refused(copied):
     pickled = pickle.dumps(Recommender.from_run(copied, "item-kNN"))
     _other_items(copied)

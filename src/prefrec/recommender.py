@@ -149,7 +149,7 @@ class Recommender:
             DataError: the run cannot be read, or has no such ranker.
             ConfigError: the results of the run come from a different recipe.
         """
-        opened = run if isinstance(run, Run) else open_run(Path(run))
+        opened = run if isinstance(run, Run) else open_run(_lasting(run))
         folder = opened.folder if isinstance(run, Run) else run
         stage = opened.stage(ranker or opened.default())
         return cls(
@@ -172,7 +172,8 @@ class Recommender:
             ModelError: the repository cannot be read.
             DataError: the folder is not an export, or is damaged.
         """
-        path = Path(folder)
+        path = _lasting(folder)
+        place: str | Path = path if path.is_dir() else folder
         if not path.is_dir():
             from huggingface_hub import snapshot_download
 
@@ -198,7 +199,7 @@ class Recommender:
             raise DataError(
                 f"{path} was not written by `prefrec export`, or is damaged: export the ranker again ({e})"
             ) from e
-        opened: Any = {"check": partial(_check_export, path, about), "reopen": partial(cls.from_pretrained, folder)}
+        opened: Any = {"check": partial(_check_export, path, about), "reopen": partial(cls.from_pretrained, place)}
         if parts is not None:
             return cls(data, stage, str(folder), **opened)
         model.name = model.name or str(path)
@@ -581,6 +582,12 @@ def _reopened(reopen: Callable[[], Recommender], key: str) -> Recommender:
             f"{recommender.source}: {recommender.stage.name} changed after the recommender was pickled: open it again"
         )
     return recommender
+
+
+def _lasting(place: str | Path) -> Path:
+    """Return a folder as an absolute path, for the working directory may change before it is read again."""
+    path = Path(place)
+    return path.absolute() if path.is_dir() else path
 
 
 def _about(path: Path) -> dict[str, Any]:
