@@ -50,6 +50,10 @@ def test_all_users_under_rules(adapted_run, tmp_path):
     assert frame["title"].str.contains("^(Red|Old) ").all()
 
 
+def test_the_help_says_what_a_boost_looks_like():
+    assert "--boost COLUMN=VALUE=FACTOR" in " ".join(succeed("recommend", "--help-all").split())
+
+
 def test_boosts_are_those_of_python(adapted_run):
     rec, boost = Recommender.from_run(adapted_run), {"item_id": {"i7": 30, "i9": 30}, "title": {"Red=Emma": 2}}
     plain = rec.recommend(user="u01", k=60)
@@ -130,7 +134,13 @@ def test_nobody_gets_an_empty_answer(adapted_run, tmp_path, option):
             1,
             "--boost: Input should be greater than or",
         ),
-        (("--users", "u01", "--boost", "title"), 1, "--boost: "),
+        (
+            ("--users", "u01", "--boost", "title"),
+            1,
+            "--boost title: expected COLUMN=VALUE=FACTOR, such as brand=Acme=2",
+        ),
+        (("--users", "u01", "--boost", "title=2"), 1, "--boost title=2: expected COLUMN=VALUE=FACTOR"),
+        (("--users", "u01", "--boost", "title==2"), 1, "--boost title==2: expected COLUMN=VALUE=FACTOR"),
         (("--users", "u01", "--boost", "brand=Acme=2"), 1, "boost 'brand': the catalogue has no such column"),
         (("--history-file", "none.csv"), 1, "none.csv"),
         (("--history", "i1", "--candidate", "i3", "--deny", "i4"), 2, "needs --history, and no rules or --out"),
