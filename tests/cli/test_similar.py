@@ -25,5 +25,7 @@ def test_similar_items_are_those_of_python(run_with_rankers, ranker):
     assert all(row.title in printed for row in want)
 
 
-def test_an_unknown_item_is_named(run_with_rankers):
-    assert "no item with title or id 'Nothing'" in refused("similar", run_with_rankers, "Nothing")
+@pytest.mark.parametrize("name", ["Nothing", "-30-"])
+def test_an_unknown_item_is_named(run_with_rankers, name):
+    told = f"no item with title or id {name!r}"
+    assert told in refused("similar", run_with_rankers, name, "--k", 4)

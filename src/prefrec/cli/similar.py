@@ -14,7 +14,7 @@ from prefrec.recommend.rules import ItemRules
 
 def similar(
     run: o.RunFolder,
-    item: Annotated[str, Parameter(help="Title or item id.")],
+    item: Annotated[str, Parameter(allow_leading_hyphen=True, help="Title or item id.")],
     /,
     *,
     k: Annotated[int, Parameter(validator=Number(gte=1), help="Number of items.")] = 10,
