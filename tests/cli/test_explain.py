@@ -53,3 +53,5 @@ def test_a_history_and_a_user_are_explained_as_in_python(run_with_rankers, ranke
 def test_what_is_missing_is_named(adapted_run):
     assert "give either --row, or --history or --user" in refused("explain", adapted_run, "--item", "Red Eye")
     assert "name the item to explain with --item" in refused("explain", adapted_run, "--user", "u03")
+    asked = ("--user", "u03", "--item", "Red Eye", "--split", "train")
+    assert "--split is the split of --row" in refused("explain", adapted_run, *asked)

@@ -28,7 +28,7 @@ def explain(
         int | None,
         Parameter(validator=Number(gte=0), help="Explain this example of the split, from 0: by default its target."),
     ] = None,
-    split: Annotated[str, Parameter(help="With --row: train, validation or test.")] = "test",
+    split: Annotated[str | None, Parameter(help="With --row: train, validation or test. Default: test.")] = None,
     ranker: o.RunRanker = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -43,8 +43,11 @@ def explain(
     """
     if (row is None) == (history is None and user is None):
         raise ConfigError("give either --row, or --history or --user")
+    if row is None and split is not None:
+        raise ConfigError("--split is the split of --row: give a row of it, or leave it out")
     if row is None and item is None:
         raise ConfigError("name the item to explain with --item")
+    split = split or "test"
     recommender = Recommender.from_run(run, ranker)
     about: dict[str, Any] = {}
     shown: list[Any] = list(history or ())
