@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import stat
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jinja2
 import numpy as np
@@ -21,6 +23,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks
 from prefrec.evaluation.predictions import prediction_frame
+from prefrec.export import parts
 from prefrec.export import ranker as export
 from prefrec.export.ranker import export_ranker, model_card
 from prefrec.files import write_json
@@ -173,6 +176,35 @@ def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monke
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, rtol=1e-4, atol=1e-3)
     assert merged.config.tie_word_embeddings == (targets == ["q_proj"])
+
+
+def _with_own_template(run, folder):
+    """The run with the path of a template of its own, which is deleted after the export."""
+    folder.mkdir()
+    (folder / "own.jinja2").write_text(OWN)
+    return with_model(run, templates=[str(folder / "own.jinja2"), "history"])
+
+
+def test_the_recipe_of_parts_has_no_paths(run, tmp_path):
+    own = _with_own_template(run, tmp_path / "place")
+    folder = export_ranker(own, "window co-occurrence", tmp_path / "out")
+    shutil.rmtree(tmp_path / "place")
+    written = yaml.safe_load((folder / "recipe.yaml").read_text())["model"]
+    assert written["templates"] == ["own.jinja2", "history"]
+    assert written["name"] == Path(run.recipe.model.name).name != run.recipe.model.name
+    assert len(Recommender.from_pretrained(folder).recommend(HISTORY, 3)) == 3
+
+
+def test_parts_with_items_as_tokens_need_no_template_of_the_run(run, tmp_path, monkeypatch):
+    own = with_model(_with_own_template(run, tmp_path / "place"), answers="items", objective="catalogue")
+    evaluate = own.recipe.evaluate.model_copy(update={"zero_shot": False, "generate_rows": 0})
+    own = replace(own, recipe=own.recipe.model_copy(update={"lora": None, "evaluate": evaluate}))
+    folder = export_ranker(own, "window co-occurrence", tmp_path / "out")
+    opened = Mock()
+    monkeypatch.setattr(parts, "planned", opened)
+    Recommender.from_pretrained(folder)
+    model = opened.call_args.args[0].model
+    assert (model.templates, model.name) == (["history"], run.recipe.model.name)
 
 
 def test_refusals_leave_nothing(run, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from prefrec.pipeline.opened import Run
 from prefrec.pipeline.plan import Plan, planned
 from prefrec.recipe import dump_recipe, load_recipe, map_files
 from prefrec.runs.stage import read_state, stage_key
+from prefrec.sections import ModelSection
 from prefrec.stages.base import RankerStage
 
 RECIPE, DATA, PROMPT = "recipe.yaml", "data", "prompt.jinja2"
@@ -41,7 +42,8 @@ def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
     """
     queried = queried_stages(run.plan, ranker)
     paths = map_files(run.recipe.data, lambda file: Path(file.name))
-    recipe = run.recipe.model_copy(update={"data": run.recipe.data.model_copy(update=paths), "update": None})
+    changes = {"data": run.recipe.data.model_copy(update=paths), "model": _unplaced(run.recipe.model), "update": None}
+    recipe = run.recipe.model_copy(update=changes)
     write_text(out / RECIPE, dump_recipe(recipe))
     data = without_names(run.data)
     write_prepared(data, out / DATA)
@@ -63,10 +65,18 @@ def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
     return queried
 
 
+def _unplaced(model: ModelSection) -> ModelSection:
+    """Return the section with names in place of the paths of a base and of templates, which `open_parts` ignores."""
+    name = Path(model.name).name if Path(model.name).expanduser().is_dir() else model.name
+    templates = [Path(file).name if Path(file).is_file() else file for file in model.templates]
+    return model.model_copy(update={"name": name, "templates": templates})
+
+
 def open_parts(folder: Path, ranker: str, base: str) -> tuple[PreparedData, RankerStage]:
     """Return the data and the ranker in a folder of `write_parts`; `base` is the base of its language models."""
     recipe, data = load_recipe(folder / RECIPE), read_prepared(folder / DATA)
-    templates = [str(folder / PROMPT)] if recipe.model.answers == "titles" else recipe.model.templates
+    # Item-ID tokens need no template, and the run may have had one of its own.
+    templates = [str(folder / PROMPT)] if recipe.model.answers == "titles" else ModelSection().templates
     model = recipe.model.model_copy(update={"name": base, "templates": templates})
     recipe = recipe.model_copy(update={"model": model})
     return data, planned(recipe, data, folder).stage(ranker)
