@@ -163,7 +163,9 @@ def test_numbers_and_settings_are_in_it(run):
         assert part in page.text
     assert "This run is incomplete" not in page.text
     assert page.all("img") == []
-    assert "pip install matplotlib, then prefrec report" in " ".join(page.text.split())
+    text = " ".join(page.text.split())
+    assert "pip install matplotlib, then prefrec report" in text
+    assert "prefrec report with this run’s folder makes this page again" in text
 
 
 @pytest.mark.parametrize(
