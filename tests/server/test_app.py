@@ -232,6 +232,11 @@ def test_a_body_that_is_not_said_to_be_json(client):
     assert "send the header content-type: application/json" in problem["message"]
 
 
+def test_a_body_that_is_not_utf_8(client):
+    sent = {"content": b'{"history": ["\xff"]}', "headers": {"content-type": "application/json"}}
+    assert _error(client.post("/v1/rank", **sent), 400, "no_json")["message"] == "the body is not JSON in UTF-8"
+
+
 def test_a_body_that_is_too_long_is_not_read(client):
     endless = (b" " * (MAX_BODY // 8) for _ in range(10))
     for sent in (
@@ -254,7 +259,9 @@ def test_state_and_errors_of_routing(client):
     for path in ("/v1/nothing", "/../../etc/passwd", "/", "/docs"):
         problem = _error(client.get(path), 404, "not_found")
         assert "/openapi.json describes the API, and with --ui the web page is at /" in problem["message"]
-    _error(client.get("/v1/rank"), 405, "method_not_allowed")
+    told = "send {}; /openapi.json describes the API"
+    assert _error(client.get("/v1/rank"), 405, "method_not_allowed")["message"] == told.format("POST")
+    assert _error(client.post("/v1/run"), 405, "method_not_allowed")["message"] == told.format("GET")
     _error(client.get("/v1/items", params={"limit": 1000}), 422, "invalid")
 
 

@@ -269,7 +269,11 @@ def _answer_errors(app: FastAPI, folder: str) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         codes = {400: "no_json", 401: "unauthorised", 404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "error")
-        message = NO_PATH if error.status_code == 404 else str(error.detail)
+        # Starlette's own texts say neither what is wrong with a body nor which method is right.
+        known = {400: "the body is not JSON in UTF-8", 404: NO_PATH}
+        if allowed := (error.headers or {}).get("Allow"):
+            known[405] = f"send {allowed}; /openapi.json describes the API"
+        message = known.get(error.status_code, str(error.detail))
         return problem(error.status_code, code, message, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
