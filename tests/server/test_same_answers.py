@@ -1,6 +1,7 @@
 """Every ranker of the table gives one answer to one history: alone, in a list, for all users, and over HTTP."""
 
 from datetime import UTC, datetime
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -67,7 +68,7 @@ def _run(folder, raw, **changes):
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory, bpe_tokenizer):
-    """Name → a recommender, and a function that asks a server."""
+    """Name → a recommender, and a function that asks a server, for the lines alone or at a path for whole answers."""
     folder = tmp_path_factory.mktemp("doors")
     shop, model = _dated(folder / "shop"), write_model(folder / "model", bpe_tokenizer)
     raw = tiny_recipe(shop, model)
@@ -81,13 +82,17 @@ def doors(tmp_path_factory, bpe_tokenizer):
     recommenders = {"items": Recommender.from_run(items.folder, "sft")}
     recommenders |= {name: Recommender.from_run(run.folder, name) for name in rankers}
 
-    def ask(name, told=None, **body):
-        answer = clients[name].post("/v1/recommend", json=body | {"ranker": recommenders[name].stage.name})
+    def post(name, path, **body):
+        answer = clients[name].post(path, json=body | {"ranker": recommenders[name].stage.name})
         assert answer.status_code == 200, answer.text
-        assert told in (None, answer.json()["ranker"])
-        return [(row["item_id"], row["score"]) for row in answer.json()["ranking"]]
+        return answer.json()
 
-    yield lambda name: (recommenders[name], lambda **body: ask(name, **body))
+    def ask(name, told=None, **body):
+        answer = post(name, "/v1/recommend", **body)
+        assert told in (None, answer["ranker"])
+        return [(row["item_id"], row["score"]) for row in answer["ranking"]]
+
+    yield lambda name, path=None: (recommenders[name], partial(post, name, path) if path else partial(ask, name))
     for engine in {*engines.values()}:
         engine.close()
 
@@ -156,6 +161,21 @@ def test_an_empty_history_gets_recent_popularity(doors, name):
     frame = rec.recommend_all(k=5, histories={1: [], 2: ["7"]}, deny=["3", "4"])
     assert frame.filter(user_id="1").select("item_id", "score").rows() == want
     assert ask(told=popular.name, k=5, deny=["3", "4"]) == want
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/similar"])
+def test_what_rules_name_and_no_item_has_is_told(doors, path, capsys):
+    rec, ask = doors("blend", path)
+    about = {"item": "2"} if path == "/v1/similar" else {"history": ["2"]}
+    boost = {"title": {"Red Emma": 2, "Nothing": 2}}
+    rules = {"allow": [*IDS[:9], "888"], "deny": ["999", "3", "999"], "boost": boost}
+    assert ask(**about, **rules)["unmatched"] == ["allow: 888", "deny: 999", "boost: title=Nothing"]
+    assert ask(**about)["unmatched"] == []
+    rec.recommend(["2"], **rules)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "allow: no item has the title or id '888'" in told
+    assert "deny: no item has the title or id '999'" in told
+    assert "boost: no item has the title 'Nothing'" in told
 
 
 @pytest.mark.parametrize("name", ["blend", "reranked", "two"])

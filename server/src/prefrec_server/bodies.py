@@ -21,6 +21,13 @@ MAX_EXPLAINED_PAIRS = 1000
 """Most history items × candidates of an explanation: the number of titles to score."""
 MAX_CANDIDATES = MAX_TOP = 100
 MAX_FOUND = 50
+Unmatched = Annotated[
+    list[str],
+    Field(
+        description="What `allow`, `deny` and `boost` name and no item has, such as `deny: i999` or "
+        "`boost: brand=Acme`."
+    ),
+]
 Candidates = Annotated[list[ItemName], Field(max_length=MAX_CANDIDATES)]
 
 
@@ -124,6 +131,7 @@ class RecommendAnswer(RankAnswer):
     """
 
     exact: bool = Field(description="True if no other item of the catalogue scores higher.")
+    unmatched: Unmatched
 
 
 class SimilarItem(Item):
@@ -139,6 +147,7 @@ class SimilarAnswer(Strict):
     by: str = Field(description="Notion of similarity: that of the ranker, or item-kNN + title TF-IDF.")
     item: Item
     similar: list[SimilarItem]
+    unmatched: Unmatched
 
 
 class Influence(Item):

@@ -195,7 +195,12 @@ class Engine:
             items = [self.items.item(i) for i in best.item_ids]
             ranking = _ranking(items, best.logps.astype(np.float64), name in self.models)
             return bodies.RecommendAnswer(
-                ranker=name, history=history, history_shortened=shortened, ranking=ranking, exact=best.exact
+                ranker=name,
+                history=history,
+                history_shortened=shortened,
+                ranking=ranking,
+                exact=best.exact,
+                unmatched=_unmatched(selection),
             )
 
         return Prepared(ranker, [question], answer)
@@ -235,7 +240,7 @@ class Engine:
                 bodies.SimilarItem(**dict(self.items.item(i)), rank=rank, score=float(score))
                 for rank, (i, score) in enumerate(zip(best.item_ids, best.logps, strict=True), 1)
             ]
-            return bodies.SimilarAnswer(by=by, item=item, similar=lines)
+            return bodies.SimilarAnswer(by=by, item=item, similar=lines, unmatched=_unmatched(selection))
 
         return Prepared(ranker, [question], answer)
 
@@ -318,6 +323,16 @@ class Engine:
         if question_type is Why:
             return self._scorer.explain(ranker, questions)
         return self._scorer.score(ranker, questions)
+
+
+def _unmatched(selection: Selection) -> list[str]:
+    """Return what the rules name and no item has, each once."""
+    rules, known = selection.rules, selection.catalogue.index
+    unmatched = []
+    for rule, ids in (("allow", rules.allow or ()), ("deny", rules.deny)):
+        unmatched += [f"{rule}: {item}" for item in ids if item not in known]
+    unmatched += [f"boost: {column}={value}" for column, value in selection.unmatched]
+    return list(dict.fromkeys(unmatched))
 
 
 def _explanation(
