@@ -3,9 +3,9 @@
     python scripts/budget_answers.py [RUN] [--test EXAMPLES]
 
 RUN is the folder of one budget, with its arms. Its answers go to lab/results/answers, without titles, to
-e1-SPLIT-USERS-EXAMPLES-SEED.parquet: USERS is the number of users whose histories SFT has read, EXAMPLES that of the
-examples that each arm has read. The tables are computed from all such files. A control is beside the arms: SFT also
-answers validation examples with the history of another user. What it gets then, it knows without the user.
+e1-DATA-SPLIT-USERS-EXAMPLES-SEED.parquet: USERS is the number of users whose histories SFT has read, EXAMPLES that of
+the examples that each arm has read. The tables are computed from all such files. A control is beside the arms: SFT
+also answers validation examples with the history of another user. What it gets then, it knows without the user.
 
 --test: the SFT model and the arms that are best on the validation examples then answer so many test examples, in
 RUN-test. The first seed chooses these arms, so a run of another seed has no others, and answers test examples alone.
@@ -48,6 +48,9 @@ GENERATED, VALID, LIKELY, NDCG, MOVED = "gen_hr@1", "valid_ratio", "hr@1", "ndcg
 RANKED = {LIKELY: "HR@1", NDCG: "NDCG@10", MOVED: "KL to SFT"}
 ASKED = {GENERATED: "HR@1, generated", VALID: "valid ratio", LIKELY: "HR@1 by likelihood", NDCG: "NDCG@10"}
 LEVEL = 0.05
+DATA = {"movielens": "", "lastfm": "LastFM"}
+"""How names of files tell the data set → how titles do, where it is not the study's own."""
+
 OURS, MORE, SOFTMAX, DPO = "S-DPO", "SFT continued", "softmax", "DPO"
 OBJECTIVES = {OURS: "s-dpo", SOFTMAX: "softmax", DPO: "dpo", MORE: CONTROL}
 """Name of an objective → how the names of its arms begin."""
@@ -73,8 +76,8 @@ def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
 def answers_of(run: Run, split: str) -> Path:
     """Return the file of a run's answers."""
     assert run.recipe.sft is not None
-    users, rows = name_of(run.recipe.sft.rows), run.recipe.align[0].rows
-    return ANSWERS / f"e1-{split}-{users}-{rows}-{run.recipe.seed}.parquet"
+    data, users, rows = run.recipe.data.source, name_of(run.recipe.sft.rows), run.recipe.align[0].rows
+    return ANSWERS / f"e1-{data.split('-')[0]}-{split}-{users}-{rows}-{run.recipe.seed}.parquet"
 
 
 @dataclass(frozen=True, order=True)
@@ -82,10 +85,12 @@ class Budget:
     """What the runs of all seeds have in common.
 
     Attributes:
+        data: key of `DATA`.
         users: number of users whose histories SFT reads, in words.
         rows: number of examples that each arm reads.
     """
 
+    data: str
     users: str
     rows: int
 
@@ -101,16 +106,16 @@ class Budget:
 
     def answers(self, split: str) -> list[pl.DataFrame]:
         """Read the answers to a split, a frame for each seed, without the random ranker."""
-        paths = sorted(ANSWERS.glob(f"e1-{split}-{self.users}-{self.rows}-*.parquet"))
+        paths = sorted(ANSWERS.glob(f"e1-{self.data}-{split}-{self.users}-{self.rows}-*.parquet"))
         return [pl.read_parquet(path).filter(pl.col("ranker") != "random") for path in paths]
 
 
-def budgets_of(split: str) -> list[Budget]:
-    """Return the budgets with answers to a split, that of all histories first."""
+def budgets_of(data: str, split: str) -> list[Budget]:
+    """Return the budgets of a data set with answers to a split, that of all histories first."""
     found = set()
-    for path in ANSWERS.glob(f"e1-{split}-*.parquet"):
-        _, _, users, rows, _ = path.stem.split("-")
-        found.add(Budget(users, int(rows)))
+    for path in ANSWERS.glob(f"e1-{data}-{split}-*.parquet"):
+        _, _, _, users, rows, _ = path.stem.split("-")
+        found.add(Budget(data, users, int(rows)))
     return sorted(found, reverse=True)
 
 
@@ -258,13 +263,18 @@ def declared(families: Sequence[Sequence[tuple[Budget, str]]], split: str, title
     return {"title": title, "columns": columns, "rows": rows}
 
 
+def of_data(data: str) -> str:
+    """Return how a title names a data set, at its end."""
+    return f", {DATA[data]}" if DATA[data] else ""
+
+
 def tables_of(budgets: Sequence[Budget], split: str) -> list[dict[str, Any]]:
     """Return the tables of each budget: of all rankers, and of what SFT adds to rules."""
     found = []
     for budget in budgets:
         seeds = budget.answers(split)
         means = means_of(seeds)
-        title = f"SFT on {budget}, {seeds[0]['row'].n_unique():,} {split} examples"
+        title = f"SFT on {budget}, {seeds[0]['row'].n_unique():,} {split} examples{of_data(budget.data)}"
         if len(seeds) > 1:
             title += f", {seeds_in_words(len(seeds))}"
         found += [ranked(means, title, RANKED), known(means, f"{title}: against rules")]
@@ -272,23 +282,25 @@ def tables_of(budgets: Sequence[Budget], split: str) -> list[dict[str, Any]]:
 
 
 def all_tables() -> list[dict[str, Any]]:
-    """Return the tables of all files of answers: the study's dose, the first plan, and then the larger dose.
+    """Return the tables of all files of answers: the study's dose, the first plan, the larger dose, and other data.
 
     The study's families are over its budgets; that of the larger dose is over the objectives.
     """
-    found, larger = [], []
-    for split in ("test", "validation"):
-        title = f"The declared differences, {split} examples"
-        budgets = budgets_of(split)
-        of_study = [budget for budget in budgets if budget.of_study]
-        if of_study:
-            families = [[(budget, other) for budget in of_study] for other in (MORE, SOFTMAX)]
-            found.append(declared(families, split, title))
-        found += tables_of(of_study, split)
-        for budget in budgets:
-            if not budget.of_study:
-                family = [(budget, other) for other in (MORE, SOFTMAX, DPO)]
-                larger += [declared([family], split, f"{title}, larger dose"), *tables_of([budget], split)]
+    found, larger, others = [], [], []
+    for data in DATA:
+        for split in ("test", "validation"):
+            title = f"The declared differences, {split} examples{of_data(data)}"
+            budgets = budgets_of(data, split)
+            of_study = [budget for budget in budgets if budget.of_study]
+            tables = []
+            if of_study:
+                families = [[(budget, other) for budget in of_study] for other in (MORE, SOFTMAX)]
+                tables = [declared(families, split, title), *tables_of(of_study, split)]
+            (others if DATA[data] else found).extend(tables)
+            for budget in budgets:
+                if not budget.of_study:
+                    family = [(budget, other) for other in (MORE, SOFTMAX, DPO)]
+                    larger += [declared([family], split, f"{title}, larger dose"), *tables_of([budget], split)]
     for path in sorted(ANSWERS.glob("questions-*.parquet")):
         answers = pl.read_parquet(path).filter(pl.col("ranker") != "random")
         _, rows, layers = path.stem.split("-")
@@ -297,7 +309,7 @@ def all_tables() -> list[dict[str, Any]]:
         means = means_of([answers])
         found += [ranked(means, title, ASKED), known(means, f"{title}: against rules")]
     found += [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
-    return found + larger
+    return found + larger + others
 
 
 def main() -> None:

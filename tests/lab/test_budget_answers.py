@@ -81,14 +81,15 @@ ARMS = {"sft": [0, 0], "softmax": [0, 1], "sft_more": [0, 0]}
 
 def test_arms_chosen_on_validation_are_compared_on_test_examples(tmp_path, monkeypatch):
     monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
-    budgets = [Budget("all", 300), Budget("200", 300)]
+    budgets = [Budget("movielens", "all", 300), Budget("movielens", "200", 300)]
     for budget in budgets:
         name = f"{budget.users}-{budget.rows}-0.parquet"
-        answers(8, **ARMS, s_dpo_low=[0, 0], s_dpo_high=[0, 1]).write_parquet(tmp_path / f"e1-validation-{name}")
+        tried = answers(8, **ARMS, s_dpo_low=[0, 0], s_dpo_high=[0, 1])
+        tried.write_parquet(tmp_path / f"e1-movielens-validation-{name}")
         tested = answers(8, **ARMS, s_dpo_low=[1, 1], s_dpo_high=[0, 1])
         tested = tested.with_columns(pl.when(pl.col("row") == 0).then(0.0).otherwise(pl.col("hr@1")).alias("hr@1"))
-        tested.write_parquet(tmp_path / f"e1-test-{name}")
-    assert budgets_of("test") == budgets
+        tested.write_parquet(tmp_path / f"e1-movielens-test-{name}")
+    assert budgets_of("movielens", "test") == budgets
     others = ("SFT continued", "softmax")
     rows = declared([[(budget, other) for budget in budgets] for other in others], "test", "title")["rows"]
     assert [row[0] for row in rows] == [
@@ -103,11 +104,11 @@ def test_a_seed_that_says_the_opposite_takes_the_finding_away(tmp_path, monkeypa
     monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
     first, second = answers(8, **ARMS, s_dpo=[0, 1]), answers(8, **ARMS | {"sft_more": [0, 1]}, s_dpo=[0, 0])
     for split in ("validation", "test"):
-        first.write_parquet(tmp_path / f"e1-{split}-all-300-0.parquet")
-    family = [(Budget("all", 300), "SFT continued")]
+        first.write_parquet(tmp_path / f"e1-movielens-{split}-all-300-0.parquet")
+    family = [(Budget("movielens", "all", 300), "SFT continued")]
     assert declared([family], "test", "title")["rows"][0][6] == "above 0"
     # A further seed has no validation examples: the first one has chosen the arms.
-    second.write_parquet(tmp_path / "e1-test-all-300-1.parquet")
+    second.write_parquet(tmp_path / "e1-movielens-test-all-300-1.parquet")
     row = declared([family], "test", "title")["rows"][0]
     assert row[3].startswith("+0.0000")
     assert float(row[4]) > 0.9
@@ -118,8 +119,8 @@ def test_a_larger_dose_has_tables_and_a_family_of_its_own(tmp_path, monkeypatch)
     monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
     arms = ARMS | {"dpo": [0, 1], "s_dpo": [0, 1]}
     for split in ("validation", "test"):
-        answers(8, **arms).write_parquet(tmp_path / f"e1-{split}-all-300-0.parquet")
-        answers(4, **arms).write_parquet(tmp_path / f"e1-{split}-all-1000-0.parquet")
+        answers(8, **arms).write_parquet(tmp_path / f"e1-movielens-{split}-all-300-0.parquet")
+        answers(4, **arms).write_parquet(tmp_path / f"e1-movielens-{split}-all-1000-0.parquet")
     titles = {table["title"]: [row[0] for row in table["rows"]] for table in budget_answers.all_tables()}
     study = titles["The declared differences, test examples"]
     assert study == ["all histories: S-DPO − SFT continued", "all histories: S-DPO − softmax"]
@@ -128,6 +129,19 @@ def test_a_larger_dose_has_tables_and_a_family_of_its_own(tmp_path, monkeypatch)
     ]
     assert "SFT on all histories, 16 test examples" in titles
     assert "SFT on all histories, 1,000 examples an arm, 8 test examples" in titles
+
+
+def test_other_data_have_tables_and_families_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget_answers, "ANSWERS", tmp_path)
+    for data, users in (("movielens", 8), ("lastfm", 4)):
+        for split in ("validation", "test"):
+            answers(users, **ARMS, s_dpo=[0, 1]).write_parquet(tmp_path / f"e1-{data}-{split}-all-300-0.parquet")
+    titles = [table["title"] for table in budget_answers.all_tables()]
+    assert titles[:2] == ["The declared differences, test examples", "SFT on all histories, 16 test examples"]
+    own = [title for title in titles if "LastFM" in title]
+    assert own[0] == "The declared differences, test examples, LastFM"
+    assert own[1] == "SFT on all histories, 8 test examples, LastFM"
+    assert len(own) == len(titles) / 2
 
 
 def test_how_far_an_arm_has_moved_is_the_divergence_of_its_probabilities_of_the_list():
