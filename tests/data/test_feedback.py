@@ -123,6 +123,16 @@ def test_questions_by_hand():
     assert [q.user_id for q in preference_questions(learn, judged, {"u", "v", "w"})] == ["u", "w"]
 
 
+def test_an_item_that_was_judged_twice_is_one_candidate_with_the_first_opinion():
+    learn = pl.DataFrame({"user_id": [*"u"], "item_id": [*"a"], "rating": [5.0]})
+    ratings = [3.0, 5.0, 5.0, 1.0, 1.0, 5.0]
+    held_out = pl.DataFrame({"user_id": [*"uuuuuu"], "item_id": [*"eefegg"], "rating": ratings})
+    judged = with_opinions(held_out, learn, Thresholds())
+    (question,) = preference_questions(learn, judged, {"u"})
+    assert dict(zip(question.candidates, question.liked, strict=True)) == {"e": True, "f": True, "g": False}
+    assert len(question.candidates) == 3
+
+
 def test_scores_of_references_by_hand():
     learn = pl.DataFrame({"user_id": [*"uvwu"], "item_id": [*"aaab"], "rating": [5.0, 3.0, None, 1.0]})
     (found,) = feedback.mean_rating_scores(learn, [RankingExample("u", (), ("a", "b", "new"), "a")], shrink=2.0)

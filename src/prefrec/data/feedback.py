@@ -161,15 +161,19 @@ def preference_questions(
         learn: training interactions; the last ones of a user are the history.
         held_out: later interactions from `with_opinions`; questions have the same order of users.
         users: ids of users.
-        of_each: maximum number of liked items, and of disliked items, per question. The earliest are used.
+        of_each: maximum number of liked items, and of disliked items, per question. The earliest are used. An item
+            that the user judged several times, as with `repeats: keep`, has the first opinion.
         history_length: longest history, in items.
         seed: random seed of the order of candidates.
     """
     questions = []
     chosen = held_out.filter(pl.col("user_id").is_in(list(users)))
     for user, before, items, opinions in _sequences(chosen, "opinion", learn):
-        judged = list(zip(items, opinions, strict=True))
-        kinds = [[item for item, opinion in judged if opinion == sign][:of_each] for sign in (1, -1)]
+        judged: dict[str, int] = {}
+        for item, opinion in zip(items, opinions, strict=True):
+            if opinion:
+                judged.setdefault(item, opinion)
+        kinds = [[item for item, opinion in judged.items() if opinion == sign][:of_each] for sign in (1, -1)]
         if all(kinds):
             flagged = [(item, liked) for kind, liked in zip(kinds, (True, False), strict=True) for item in kind]
             order = _user_rng(user, seed).permutation(len(flagged)).tolist()
