@@ -84,12 +84,15 @@ def test_without_examples_there_are_no_questions_to_time(planned, data):
     assert time_questions(planned().recipe, nothing, None) == (0.0, 0.0)
 
 
-def test_with_item_id_tokens_no_title_is_encoded_and_all_items_cost_as_a_list(planned, tmp_path, ticks, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_with_item_id_tokens_no_title_is_encoded_and_all_items_cost_as_a_list(
+    planned, tmp_path, ticks, monkeypatch, dtype
+):
     def encode(*args):
         raise AssertionError("titles were encoded")
 
     monkeypatch.setattr("prefrec.stages.train.item_vectors", encode)
-    plan = planned(**ITEMS)
+    plan = planned(**ITEMS | {"model": {"answers": "items", "dtype": dtype}})
     _, model = time_training(plan.stage("s-dpo"), 32, tmp_path / "s-dpo")
     listed, full = time_questions(plan.recipe, plan.inputs.data, model)
     assert listed == full

@@ -234,6 +234,13 @@ def item_table(model: Any) -> ItemTable | None:
     return embedding.table if isinstance(embedding, ItemEmbedding) else None
 
 
+def cast_layers(model: Any, dtype: str) -> None:
+    """Cast the layers of a transformers model to `dtype`, a name as for `load_model`. Items stay in float32."""
+    model.to(DTYPES[resolve_dtype(dtype)])
+    if (table := item_table(model)) is not None:
+        table.float()
+
+
 @torch.no_grad()
 def next_item_logps(model: Any, histories: Sequence[Sequence[int]]) -> Tensor:
     """Return the log-probabilities [B, I] of all items after B histories, in float32, with one call of the model.
@@ -303,10 +310,9 @@ def load_item_model(folder: Path, *, dtype: str = "auto") -> Any:
         state = load_file(folder / _WEIGHTS_FILE)
         model = AutoModelForCausalLM.from_config(config)
         titles = next(tensor for name, tensor in state.items() if name.endswith("table.titles"))
-        table = add_items(model, ids, titles)
+        add_items(model, ids, titles)
         model.load_state_dict(state)
-    model.to(DTYPES[resolve_dtype(dtype)])
-    table.float()
+    cast_layers(model, dtype)
     use_onednn(model)
     return model.eval()
 

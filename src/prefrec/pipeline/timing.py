@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from prefrec.data import PreparedData, RankingExample
-from prefrec.lm.models import DTYPES, resolve_dtype
+from prefrec.lm.items import cast_layers
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.lm import SHARED
 from prefrec.recipe import Recipe
@@ -91,7 +91,7 @@ def time_questions(recipe: Recipe, data: PreparedData, model: Any) -> tuple[floa
     if not rows:
         return 0.0, 0.0
     if recipe.lora is None:  # trained in float32, and loaded in the recipe's dtype
-        model.to(DTYPES[resolve_dtype(recipe.model.dtype)])
+        cast_layers(model, recipe.model.dtype)
     ranker = as_ranker("timed", model, data, recipe.model, batch_size=recipe.evaluate.batch_size)
     listed = _each(ranker.score, rows)
     if ranker.has_items or recipe.evaluate.full_rows == 0:
