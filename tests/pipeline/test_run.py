@@ -17,6 +17,7 @@ from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe
+from prefrec.recommender import Recommender
 from prefrec.report import write_report
 from prefrec.runs.contents import read_run
 from prefrec.runs.results import BEST, METRICS, write_results
@@ -96,6 +97,20 @@ def _made_again(before: dict[str, int], after: dict[str, int]) -> set[str]:
     changed = {Path(f) for f in after if after[f] != before.get(f)}
     stages = {str(f.parent).removesuffix("/adapter") for f in changed if "adapter" in f.parts}
     return stages | {str(f.with_suffix("")) for f in changed if "adapter" not in f.parts}
+
+
+@pytest.mark.parametrize("answers", ["titles", "items"])
+def test_a_run_in_bfloat16_is_priced_trained_measured_and_answers(run, recipe, monkeypatch, answers):
+    """Computers with fast 16-bit products take bfloat16 by themselves; the other tests compute in float32."""
+    monkeypatch.setattr("prefrec.pipeline.price.WORTH", 1)
+    raw = recipe.model_dump(mode="json")
+    raw |= {"lora": None, "refit": True, "rankers": [{"kind": "blend", "parts": ["popularity", "s-dpo"]}]}
+    raw["model"] |= {"dtype": "bfloat16", "answers": answers}
+    raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0}
+    folder = run(Recipe.model_validate(raw))
+    for ranker in ("sft", "s-dpo", "blend"):
+        best = Recommender.from_run(folder, ranker).recommend(["Red Alien"], k=3)
+        assert np.isfinite([row.score for row in best]).all()
 
 
 def test_every_stage_leaves_what_the_next_needs(finished, recipe):

@@ -13,7 +13,15 @@ PATIENCE = 550.0
 """Seconds that a child may take; below the limit of a test."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["prefrec.cli.run", "prefrec.cli.prepare", "prefrec.training", "peft"])
+_context.set_forkserver_preload(
+    [
+        "prefrec.cli.run",
+        "prefrec.cli.prepare",
+        "prefrec.cli._carry_out",
+        "prefrec.stages.train",
+        "prefrec.pipeline.run",
+    ]
+)
 
 
 class Child:
