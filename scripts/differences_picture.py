@@ -48,8 +48,14 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> str:
-    """Return the SVG of groups of differences on one axis; an interval without 0 is green."""
+def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]], note: str = "") -> str:
+    """Return the SVG of groups of differences on one axis; an interval without 0 is green.
+
+    Args:
+        title: at the top, with at most about 70 letters.
+        groups: name and differences of each group.
+        note: a line below the title.
+    """
     every = [d for _, differences in groups for d in differences]
     low, high = min(0.0, *(d.low for d in every)), max(0.0, *(d.high for d in every))
     margin = 0.03 * (high - low)
@@ -58,7 +64,7 @@ def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> s
     def x(value: float) -> float:
         return SIDE + (WIDTH - 2 * SIDE) * (value - low) / (high - low)
 
-    top = 32
+    top = 32 + LINE * bool(note)
     bottom = top + sum(28 * bool(name) + sum(map(_height, differences)) for name, differences in groups)
     height = bottom + 30
     told = "; ".join(f"{d.label} {d.text}" for d in every)
@@ -69,6 +75,8 @@ def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> s
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         _text(SIDE, 20, title, bold=True),
     ]
+    if note:
+        parts.append(_text(SIDE, 20 + LINE, note, colour=QUIET))
     marks = ticks(low, high)
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
     for mark in marks:

@@ -173,7 +173,7 @@ class Result:
             return ""
         if len(groups) == 1:
             return picture(groups[0][0], [("", groups[0][1])])
-        return picture(f"{self.fields['title']}: differences with 95% intervals", groups)
+        return picture(self.fields["title"], groups, note="Differences with 95% intervals")
 
 
 def pages(results: Path = RESULTS) -> dict[str, str]:

@@ -261,6 +261,12 @@ def test_a_picture_shows_each_difference_with_its_interval(tmp_path, pages_of_re
     assert f'd="M{low:.1f} 60 H{high:.1f}"' in drawn
     assert f'<circle cx="{mean:.1f}" cy="60"' in drawn
     assert drawn.count("<circle") == 1
+    assert "Differences with 95% intervals" not in drawn
+    views = [{"table": 0, "columns": ["HR@1"], "title": name} for name in ("first", "second")]
+    write_result(tmp_path, picture=views)
+    drawn = pages_of_results["pages"](tmp_path)["docs/experiments/01-a.svg"]
+    assert ">Differences with 95% intervals</text>" in drawn
+    assert f'<circle cx="{mean:.1f}" cy="{60 + 18 + 28}"' in drawn
 
 
 def test_saved_results_are_read_back_with_a_row_on_a_line(tmp_path, pages_of_results):
