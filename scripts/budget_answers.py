@@ -48,8 +48,8 @@ GENERATED, VALID, LIKELY, NDCG, MOVED = "gen_hr@1", "valid_ratio", "hr@1", "ndcg
 RANKED = {LIKELY: "HR@1", NDCG: "NDCG@10", MOVED: "KL to SFT"}
 ASKED = {GENERATED: "HR@1, generated", VALID: "valid ratio", LIKELY: "HR@1 by likelihood", NDCG: "NDCG@10"}
 LEVEL = 0.05
-DATA = {"movielens": "", "lastfm": "LastFM"}
-"""How names of files tell the data set → how titles do, where it is not the study's own."""
+STUDY_DATA, OTHER_DATA = "movielens", {"lastfm": "LastFM"}
+"""The data set of the study in names of files; other data sets, with their names in titles."""
 
 OURS, MORE, SOFTMAX, DPO = "S-DPO", "SFT continued", "softmax", "DPO"
 OBJECTIVES = {OURS: "s-dpo", SOFTMAX: "softmax", DPO: "dpo", MORE: CONTROL}
@@ -85,7 +85,7 @@ class Budget:
     """What the runs of all seeds have in common.
 
     Attributes:
-        data: key of `DATA`.
+        data: the data set, as in names of files.
         users: number of users whose histories SFT reads, in words.
         rows: number of examples that each arm reads.
     """
@@ -264,8 +264,8 @@ def declared(families: Sequence[Sequence[tuple[Budget, str]]], split: str, title
 
 
 def of_data(data: str) -> str:
-    """Return how a title names a data set, at its end."""
-    return f", {DATA[data]}" if DATA[data] else ""
+    """Return the end of a title, which names the data set if it is not that of the study."""
+    return f", {OTHER_DATA[data]}" if data in OTHER_DATA else ""
 
 
 def tables_of(budgets: Sequence[Budget], split: str) -> list[dict[str, Any]]:
@@ -281,26 +281,29 @@ def tables_of(budgets: Sequence[Budget], split: str) -> list[dict[str, Any]]:
     return found
 
 
-def all_tables() -> list[dict[str, Any]]:
-    """Return the tables of all files of answers: the study's dose, the first plan, the larger dose, and other data.
+def tables_of_data(data: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the tables of a data set: those of the study's dose, and those of the larger dose.
 
-    The study's families are over its budgets; that of the larger dose is over the objectives.
+    The families of the study's dose are over its budgets; that of the larger dose is over the objectives.
     """
-    found, larger, others = [], [], []
-    for data in DATA:
-        for split in ("test", "validation"):
-            title = f"The declared differences, {split} examples{of_data(data)}"
-            budgets = budgets_of(data, split)
-            of_study = [budget for budget in budgets if budget.of_study]
-            tables = []
-            if of_study:
-                families = [[(budget, other) for budget in of_study] for other in (MORE, SOFTMAX)]
-                tables = [declared(families, split, title), *tables_of(of_study, split)]
-            (others if DATA[data] else found).extend(tables)
-            for budget in budgets:
-                if not budget.of_study:
-                    family = [(budget, other) for other in (MORE, SOFTMAX, DPO)]
-                    larger += [declared([family], split, f"{title}, larger dose"), *tables_of([budget], split)]
+    usual, larger = [], []
+    for split in ("test", "validation"):
+        title = f"The declared differences, {split} examples{of_data(data)}"
+        budgets = budgets_of(data, split)
+        of_study = [budget for budget in budgets if budget.of_study]
+        if of_study:
+            families = [[(budget, other) for budget in of_study] for other in (MORE, SOFTMAX)]
+            usual += [declared(families, split, title), *tables_of(of_study, split)]
+        for budget in budgets:
+            if not budget.of_study:
+                family = [(budget, other) for other in (MORE, SOFTMAX, DPO)]
+                larger += [declared([family], split, f"{title}, larger dose"), *tables_of([budget], split)]
+    return usual, larger
+
+
+def all_tables() -> list[dict[str, Any]]:
+    """Return all tables: of the study's dose, of the first plan, of the larger dose, and of other data."""
+    found, larger = tables_of_data(STUDY_DATA)
     for path in sorted(ANSWERS.glob("questions-*.parquet")):
         answers = pl.read_parquet(path).filter(pl.col("ranker") != "random")
         _, rows, layers = path.stem.split("-")
@@ -309,7 +312,11 @@ def all_tables() -> list[dict[str, Any]]:
         means = means_of([answers])
         found += [ranked(means, title, ASKED), known(means, f"{title}: against rules")]
     found += [listing(pl.read_parquet(path)) for path in sorted(ANSWERS.glob("listed-*.parquet"))]
-    return found + larger + others
+    found += larger
+    for data in OTHER_DATA:
+        usual, larger = tables_of_data(data)
+        found += [*usual, *larger]
+    return found
 
 
 def main() -> None:
