@@ -24,11 +24,12 @@ Own = Annotated[Section, Parameter(name="*", negative_bool="no-")]
 def untouched(section: type[Section]) -> Section:
     """Return a section without set fields, and let options of its mappings be repeated: `--boost brand=Acme=2`."""
     for field in section.model_fields.values():
-        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if get_origin(kind) is dict]
-        if kinds:
-            is_nested = get_origin(get_args(kinds[0])[1]) is dict
-            form = "COLUMN=VALUE=FACTOR" if is_nested else "KEY=VALUE"
-            field.metadata.append(Parameter(accepts_keys=False, n_tokens=-1, metavar=form))
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if get_origin(kind) is dict:
+                is_nested = get_origin(get_args(kind)[1]) is dict
+                form = "COLUMN=VALUE=FACTOR" if is_nested else "KEY=VALUE"
+                field.metadata.append(Parameter(accepts_keys=False, n_tokens=-1, metavar=form))
+                break  # the values of a nested mapping are mappings, too
     return section()
 
 

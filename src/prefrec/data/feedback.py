@@ -169,13 +169,16 @@ def preference_questions(
     questions = []
     chosen = held_out.filter(pl.col("user_id").is_in(list(users)))
     for user, before, items, opinions in _sequences(chosen, "opinion", learn):
-        judged: dict[str, int] = {}
+        likes: list[str] = []
+        dislikes: list[str] = []
+        judged: set[str] = set()
         for item, opinion in zip(items, opinions, strict=True):
-            if opinion:
-                judged.setdefault(item, opinion)
-        kinds = [[item for item, opinion in judged.items() if opinion == sign][:of_each] for sign in (1, -1)]
-        if all(kinds):
-            flagged = [(item, liked) for kind, liked in zip(kinds, (True, False), strict=True) for item in kind]
+            if opinion and item not in judged:
+                judged.add(item)
+                (likes if opinion > 0 else dislikes).append(item)
+        likes, dislikes = likes[:of_each], dislikes[:of_each]
+        if likes and dislikes:
+            flagged = [*((item, True) for item in likes), *((item, False) for item in dislikes)]
             order = _user_rng(user, seed).permutation(len(flagged)).tolist()
             candidates, liked = zip(*(flagged[i] for i in order), strict=True)
             questions.append(PreferenceQuestion(user, tuple(before[-history_length:]), candidates, liked))

@@ -20,7 +20,8 @@ from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
 from prefrec.export.parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
 from prefrec.files import SEAL, digests, drafting, folder_files, share, storage_error, write_json, writing
-from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
+from prefrec.lm.items import cast_layers
+from prefrec.lm.models import EMBEDDED, base_id, load_tokenizer
 from prefrec.losses import find_loss, trait
 from prefrec.pipeline.opened import Run
 from prefrec.prompts import load_template
@@ -177,7 +178,7 @@ def _write_merged(run: Run, adapter: Path | None, out: Path) -> None:
     if isinstance(model, PeftModel):
         _untie_adapted(model)
         model = model.merge_and_unload(safe_merge=True)
-    model = model.to(DTYPES[resolve_dtype(section.dtype)])
+    cast_layers(model, section.dtype)
     model.save_pretrained(out)
 
 

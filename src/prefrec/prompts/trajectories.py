@@ -73,7 +73,7 @@ class TrajectoryEncoder:
         """Encode titles, oldest first.
 
         Raises:
-            ValueError: there are none.
+            ValueError: `titles` is empty.
             TemplateError: the template writes histories in such a way that the trajectory would be another text.
         """
         if not titles:

@@ -129,9 +129,11 @@ def _after_target(example: RankingExample, past: list[str]) -> set[str]:
     """Return the items that a user takes after an example's target; `past`: all that the user takes, in order."""
     places = [place for place, item in enumerate(past) if item == example.target]
     if len(places) > 1:  # `repeats: keep`: the target is the first one after the example's history
-        history = list(example.history)
-        ends = (end for end in range(len(history), len(past)) if past[end - len(history) : end] == history)
-        begin = next(ends, 0)
+        history, begin = list(example.history), 0
+        for end in range(len(history), len(past)):
+            if past[end - len(history) : end] == history:
+                begin = end
+                break
         places = [place for place in places if place >= begin] or places
     return set(past[places[0] + 1 :]) if places else set()
 
