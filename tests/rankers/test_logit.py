@@ -39,9 +39,19 @@ def test_equals_a_slow_twin():
             total -= utility[target] - np.log(np.exp(utility).sum())
         return total
 
+    def hessian(w: np.ndarray) -> np.ndarray:
+        total = 2.0 * np.eye(2)
+        for row in features:
+            candidates = np.stack([(x - mean) / scale for x in row.astype(np.float64) if np.isfinite(x).all()])
+            share = np.exp(candidates @ w) / np.exp(candidates @ w).sum()
+            for x, p in zip(candidates - share @ candidates, share, strict=True):
+                total += p * np.outer(x, x)
+        return total
+
     slow = minimize(loss, np.zeros(2), tol=1e-10)
     np.testing.assert_allclose(logit.weights, slow.x, atol=2e-5)
-    np.testing.assert_allclose(logit.errors, np.sqrt(np.diag(slow.hess_inv)), rtol=0.1)
+    # The optimiser's own `hess_inv` depends on its path, and so on the kernels of the CPU.
+    np.testing.assert_allclose(logit.errors, np.sqrt(np.diag(np.linalg.inv(hessian(slow.x)))), rtol=1e-4)
     utility = logit.utility(features)
     assert np.isneginf(utility[3, 4:]).all()
     np.testing.assert_allclose(utility[0, 1], (features[0, 1] - mean) / scale @ logit.weights, atol=1e-4)
