@@ -23,7 +23,8 @@ def prune(
     """Delete runs beside a link that are no longer needed.
 
     The runs of a link are the run folders beside it whose names begin with LINK and a dot. Kept are the one that LINK
-    leads to, the newest others, and those that another link leads to or that a server or a command uses.
+    leads to, the newest others with a finished evaluation, those that another link leads to or that a server or a
+    command uses, and those that were begun after the last finished evaluation.
 
     Example: prefrec prune runs/shop --keep 2 --dry-run
     """

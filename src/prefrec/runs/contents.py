@@ -143,6 +143,14 @@ def read_run(folder: Path, data: PreparedData | None = None, results: Results | 
     return RunContents(folder, recipe, text, environment, data, stages, missing, machines, fusions, outdated, results)
 
 
+def is_evaluated(folder: Path) -> bool:
+    """Return True if the evaluation of a run has finished, and nothing that it depends on has changed since."""
+    missing: list[str] = []
+    _, recipe = read_part(folder, "recipe.yaml", missing, _read_recipe) or ("", {})
+    results = read_results(folder, missing)
+    return results.evaluation is not None and not _outdated(folder, recipe, results)
+
+
 def _outdated(folder: Path, recipe: dict[str, Any], results: Results) -> str:
     """Return what changed since the evaluation; "" if nothing did, or the results do not say what they depend on."""
     if results.made_of is None:
