@@ -223,6 +223,20 @@ def test_functions_and_what_could_hide_them_are_refused(where):
         Selection(CATALOGUE, Rules(where=where), 3, functions=False)
 
 
+def test_a_condition_is_not_true_for_nan():
+    ids = ["a", "b", "c", "d"]
+    frame = pl.DataFrame({"item_id": ids, "title": ids, "price": [5.0, float("nan"), 20.0, None]})
+    frame = frame.with_columns(pl.col("price").cast(pl.Float32).alias("weight"))
+
+    def kept(where):
+        return {*ids} - Selection(Catalogue(frame), Rules(where=where), 3).excluded
+
+    assert kept("price > 10") == kept("weight > 10") == {"c"}
+    assert kept("price < 10") == {"a"}
+    assert kept("price is not null") == {"a", "c"}
+    assert kept("price <> 5") == {"c"}
+
+
 @pytest.mark.parametrize("word", ["between", "like", "ilike", "is", "case", "when", "then", "else"])
 def test_keywords_before_a_parenthesis_call_nothing(word):
     for call in ("(title)", "(title, 'x')", "()", " (year) > 1"):

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from prefrec.data.rows import RankingExample, spread, take
 from prefrec.data.titles import UNSAFE, clean_titles
@@ -51,7 +52,8 @@ class Window:
 class Catalogue(ByValue):
     """The items and their titles: a polars frame with `item_id: str`, `title: str` and further columns.
 
-    Titles with `UNSAFE` characters are cleaned (`clean_titles`).
+    Titles with `UNSAFE` characters are cleaned (`clean_titles`). NaN becomes null, because it is how pandas writes an
+    absent number, and because polars compares it as the largest one: `price > 10` would be true for it.
     """
 
     frame: pl.DataFrame
@@ -59,7 +61,8 @@ class Catalogue(ByValue):
     def __post_init__(self) -> None:
         title = pl.col("title")
         safe = pl.when(title.str.contains(UNSAFE)).then(clean_titles(title)).otherwise(title)
-        object.__setattr__(self, "frame", self.frame.with_columns(safe.alias("title")))
+        frame = self.frame.with_columns(safe.alias("title"), cs.float().fill_nan(None))
+        object.__setattr__(self, "frame", frame)
 
     @cached_property
     def titles(self) -> dict[str, str]:

@@ -95,6 +95,9 @@ def test_further_columns_of_the_catalogue_are_kept(shop, tmp_path):
         (["4006381333931", "0", "-5", None], [4006381333931.0, 0.0, -5.0, None]),
         (["1990.0", "0.5", "+3", ".5"], [1990.0, 0.5, 3.0, 0.5]),
         (["0,5", "1.234,50", "10,25", "7"], [0.5, 1234.5, 10.25, 7.0]),
+        (["1.10", "1.1", "2.0", "1.2"], None),
+        (["1,10", "1,1", "2,0", "1,2"], None),
+        (["1.10", "5", "5.0", "7.25"], [1.1, 5.0, 5.0, 7.25]),
         (["1e-05", "1E+16", "1.5E7", "0.30000000000000004"], [1e-05, 1e16, 1.5e7, 0.30000000000000004]),
     ],
 )
@@ -105,6 +108,15 @@ def test_only_plain_numbers_of_a_text_file_become_numbers(shop, tmp_path, given,
     catalogue.write_csv(items, separator="\t")
     frame = files(**(paths | {"items": items})).catalogue.frame
     assert frame["code"][:4].to_list() == (kept or given)
+
+
+def test_a_number_in_two_forms_is_named(shop, tmp_path):
+    items = tmp_path / "versions.csv"
+    items.write_text("item_id,title,version\n" + "".join(f"i{n},Thing {n},1.{n + 1}\n" for n in range(99)))
+    assert files(**(shop() | {"items": items})).notes[-1] == (
+        "versions.csv, column version: read as texts, because 1.1 and 1.10 are one number; if they are numbers and "
+        "not codes, write them in one form"
+    )
 
 
 def test_texts_of_a_parquet_catalogue_stay_texts(shop, tmp_path):

@@ -115,7 +115,9 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
     catalogue = readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS)
     # Parquet has types, also that of a frame given to `fit`: its texts are meant as texts.
     has_types = readers.is_parquet(items_path) or readers.ADDRESS.search(items_path.as_posix())
-    catalogue = catalogue if has_types else _with_numbers(catalogue)
+    if not has_types:
+        catalogue, codes = _with_numbers(catalogue, items_path)
+        notes += codes
     catalogue, repeated = noted_catalogue(catalogue, items_path, columns.title)
     notes += repeated
     log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
@@ -141,17 +143,40 @@ def files_of(path: Path, catalogue: Path) -> list[Path]:
     return paths
 
 
-def _with_numbers(items: pl.DataFrame) -> pl.DataFrame:
-    """Convert further columns of the catalogue that contain only numbers and no `_CODE`: text files are untyped."""
+def _with_numbers(items: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, list[str]]:
+    """Convert further columns of the catalogue that contain only numbers, because text files are untyped.
+
+    Columns with a `_CODE`, or with one number in two forms such as the versions 1.10 and 1.1, remain texts.
+
+    Returns:
+        The catalogue, and a note about each column with a number in two forms.
+    """
     texts = [c for c in items.columns if c not in ("item_id", "title") and items.schema[c] == pl.String]
     texts = [c for c in texts if not items[c].str.contains(_CODE).any()]
     numbers = items.select(readers.with_points(items[c]).cast(pl.Float64, strict=False) for c in texts)
-    converted = []
+    converted, notes = [], []
     for column in numbers:
         empty = items[column.name].null_count()
-        if column.null_count() == empty < len(items):
+        if not column.null_count() == empty < len(items):
+            continue
+        if twice := _two_forms(items[column.name]):
+            notes.append(
+                f"{readers.file_name(path)}, column {column.name}: read as texts, because {' and '.join(twice)} are "
+                "one number; if they are numbers and not codes, write them in one form"
+            )
+        else:
             converted.append(column)
-    return items.with_columns(converted)
+    return items.with_columns(converted), notes
+
+
+def _two_forms(texts: pl.Series) -> list[str]:
+    """Return two texts that differ only in zeros at the end of a decimal fraction, such as 1.10 and 1.1; else []."""
+    fractions = texts.filter(texts.str.contains(r"[.,]\d").fill_null(False)).unique(maintain_order=True)
+    same = fractions.str.replace(r"([.,]\d+?)0+$", "$1")
+    twice = same.is_duplicated()
+    if not twice.any():
+        return []
+    return fractions.filter(same == same.filter(twice)[0])[:2].to_list()
 
 
 def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
