@@ -5,7 +5,6 @@ The names below are imported on first use, so that `import prefrec` stays fast.
 
 from __future__ import annotations
 
-from importlib import import_module
 from logging import ERROR, getLogger
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,9 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'prefrec' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    from prefrec.extras import imported
+
+    return getattr(imported(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

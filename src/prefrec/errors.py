@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 T = TypeVar("T")
@@ -56,6 +57,12 @@ def nearest(name: object, known: Iterable[str], cutoff: float = 0.6) -> str | No
 def first_words(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's name."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_finite(what: str, *logps: Any) -> None:
+    """Raise ModelError if an array of log-probabilities has NaN or infinity, because such values cannot be ranked."""
+    if not all((abs(some) < math.inf).all() for some in logps):
+        raise ModelError(f"{what}: a log-probability is not finite; use another dtype, or train again")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:
+    # Functions import torch when they compute: recipes name losses, and are read without it.
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,9 @@ def preference_loss(
     Raises:
         ValueError: shapes differ, there is no rejected column, or beta is not positive.
     """
+    import torch
+    import torch.nn.functional as F
+
     check_logps(policy_logps, ref_logps, beta)
     ratios = policy_logps if ref_logps is None else policy_logps - ref_logps
     rewards = beta * ratios
@@ -251,6 +254,8 @@ def sum_of_losses(losses: Sequence[Loss], weights: Sequence[float], **options: f
     Raises:
         ValueError: no loss has an option that is given.
     """
+    import torch
+
     for name, value in options.items():
         if value is not None and not any(takes(loss, name) for loss in losses):
             raise ValueError(f"none of the losses has {name}: remove this setting")
@@ -305,6 +310,9 @@ def loss_by_size(
     Raises:
         LossError: the loss returned something other than a `PreferenceLoss`.
     """
+    import torch
+    import torch.nn.functional as F
+
     if {*sizes} == {policy_logps.shape[1]}:
         return _checked_loss(loss, loss(policy_logps, ref_logps, beta, **columns), (len(sizes), sizes[0]))
     losses, rewards, order = [], [], []
@@ -326,6 +334,8 @@ class LossError(TypeError):
 
 def _checked_loss(loss: Loss, out: PreferenceLoss, shape: tuple[int, int]) -> PreferenceLoss:
     """Return a loss's result; raise LossError unless it has a loss per example and a reward per answer, `shape`."""
+    from torch import Tensor
+
     losses, rewards = getattr(out, "losses", None), getattr(out, "rewards", None)
     given = f"a {type(out).__name__}"
     if isinstance(losses, Tensor) and isinstance(rewards, Tensor):
@@ -345,7 +355,7 @@ def effective_negatives(rewards: Tensor) -> Tensor:
     Args:
         rewards: [B, 1+N], chosen answer in column 0.
     """
-    weights = torch.softmax(rewards[:, 1:], dim=1)
+    weights = rewards[:, 1:].softmax(dim=1)
     return 1.0 / weights.square().sum(dim=1)
 
 

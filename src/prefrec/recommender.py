@@ -25,15 +25,13 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.data.parquet import PARQUET, read_parquet
 from prefrec.data.store import read_items
 from prefrec.data.types import LOG_SCHEMA
-from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.errors import ConfigError, DataError, ModelError, check_finite
 from prefrec.export.parts import ABOUT, EXPORTED, ITEMS, PROMPT, RECIPE, about_key, open_parts
 from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, read_whole, write_whole
-from prefrec.lm.catalogue import check_finite
-from prefrec.lm.models import resolve
+from prefrec.lm.names import resolve
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
-from prefrec.rankers.base import ListRanker
-from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.rankers.base import ListRanker, Ranker
+from prefrec.rankers.config import BATCH_SIZE
 from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Rows, Similar
 from prefrec.recommend.explain import reasons
 from prefrec.recommend.items import ItemIndex
@@ -487,7 +485,9 @@ class Recommender:
         if full is None:
             raise ConfigError(f"{self.stage.name} cannot rank the full catalogue: give it candidates")
         if self.stage.model:  # a language model is the same for both kinds of queries, so it is loaded once
-            return cast(Ranker, self._once("catalogue", lambda: CatalogueRanker(cast(LMRanker, self._on_candidates))))
+            from prefrec.rankers.catalogue import CatalogueRanker  # here, because it needs torch
+
+            return cast(Ranker, self._once("catalogue", lambda: CatalogueRanker(cast(Any, self._on_candidates))))
         return cast(Ranker, self._once("catalogue", lambda: self._load(full)))
 
     @property

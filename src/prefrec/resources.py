@@ -1,21 +1,31 @@
-"""Peak memory of this process, and the processor's description on Linux."""
+"""Device and peak memory of this process, and the processor's description on Linux."""
 
 from __future__ import annotations
 
 import resource
 import sys
 from pathlib import Path
-
-import torch
+from typing import Any
 
 PROC = Path("/proc")
 """Linux's files about processes."""
 
 
+def loaded_torch() -> Any:
+    """Return the module torch, or None if nothing has imported it, so that nothing has used a GPU."""
+    return sys.modules.get("torch")
+
+
+def used_device() -> str:
+    """Return `cuda` if this process has computed on a GPU, otherwise `cpu`."""
+    torch = loaded_torch()
+    return "cuda" if torch is not None and torch.cuda.is_initialized() else "cpu"
+
+
 def reset_peak(device: str) -> None:
     """Reset the peak memory to the current usage."""
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        loaded_torch().cuda.reset_peak_memory_stats()
         return
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: VmHWM := VmRSS
@@ -26,7 +36,7 @@ def reset_peak(device: str) -> None:
 def peak_bytes(device: str) -> int:
     """Return the peak memory in bytes since `reset_peak`: of the process (resident), or of torch on the GPU."""
     if device == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return int(loaded_torch().cuda.max_memory_allocated())
     if peak := numbers(Path("/proc/self/status")).get("VmHWM:"):
         return 1024 * peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

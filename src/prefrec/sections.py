@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from prefrec.data.feedback import RatedBy, Thresholds
-from prefrec.lm.models import EMBEDDED, random_and_quantized
+from prefrec.lm.names import EMBEDDED, random_and_quantized
 from prefrec.losses import ALIASES, LOSSES, OPTIONS, find_loss, needs_reference, trait, with_options
 from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.baselines import BASELINES
-from prefrec.rankers.config import NAME
-from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.rankers.config import BATCH_SIZE, NAME
 from prefrec.settings import Section
 from prefrec.training.defaults import (
     ALL_LINEAR,

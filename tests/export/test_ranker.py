@@ -28,7 +28,7 @@ from prefrec.export import ranker as export
 from prefrec.export.ranker import export_ranker, model_card
 from prefrec.files import write_json
 from prefrec.lm.items import add_items, save_item_model
-from prefrec.lm.models import EMBEDDED, EMBEDDED_HUB_ID, base_id
+from prefrec.lm.names import EMBEDDED, EMBEDDED_HUB_ID, base_id
 from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.recommend.popular import Popular

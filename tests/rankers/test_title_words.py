@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers import TitleTfidfRanker
-from prefrec.rankers.words import tfidf
+from prefrec.rankers.words import tfidf, tfidf_svd
 
 WORDS = ["Alien", "alien", "Heat", "the", "3", "É", "été", "x-ray", "2001", "Heat,"]
 TITLES = st.lists(st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join), min_size=1, max_size=7)
@@ -55,3 +55,27 @@ def test_a_long_word_does_not_lengthen_the_others():
         tracemalloc.stop()
     assert vectors.shape == (1501, 3001)
     assert peak < 10e6
+
+
+def test_fewer_dimensions_are_the_exact_svd_up_to_signs():
+    """Products of vectors are those of the best approximation of this rank."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice([f"word{n}" for n in range(40)], 4)) for _ in range(90)]
+    left, sizes, right = np.linalg.svd(tfidf(texts).toarray(), full_matrices=False)
+    found = tfidf_svd(texts, 20)
+    assert found.shape == (90, 20)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=0), sizes[:20], rtol=2e-3)
+    best = (left[:, :20] * sizes[:20]) @ right[:20]
+    np.testing.assert_allclose(found @ found.T, best @ best.T, atol=0.05)
+    assert (found[np.abs(found).argmax(axis=0), np.arange(20)] > 0).all()
+    np.testing.assert_array_equal(found, tfidf_svd(texts, 20))
+
+
+def test_equal_texts_have_equal_vectors_and_few_words_few_dimensions():
+    texts = ["Red Alien", "Blue Alien", "Red Alien", "", "Blue"]
+    found = tfidf_svd(texts, 256)
+    assert found.shape == (5, 3)
+    np.testing.assert_array_equal(found[0], found[2])
+    assert not found[3].any()
+    words = tfidf(texts).toarray()
+    np.testing.assert_allclose(found @ found.T, words @ words.T, atol=1e-6)

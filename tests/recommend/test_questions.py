@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, UnknownUserError
 from prefrec.errors import DataError
+from prefrec.rankers.base import Recommendation
 from prefrec.rankers.baselines import PopularityRanker
-from prefrec.rankers.catalogue import Recommendation
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import (
     LoggedUsers,

@@ -12,8 +12,9 @@ from prefrec.lm.items import ItemEncoder, add_items
 from prefrec.prompts import PromptEncoder
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.sections import ItemsSection
-from prefrec.stages import encoders
-from prefrec.stages.encoders import fit_items, item_vectors, prompt_encoder, title_vectors
+from prefrec.stages.encoders import COOCCURRENCE_LENGTH, fit_items, item_vectors, prompt_encoder, title_vectors
+from prefrec.stages.item_texts import shown_items, shows_candidates
+from prefrec.stages.title_vectors import TFIDF_SIZE, _encoded
 from prefrec.towers import title_store
 from prefrec.towers.title_encoder import TitleEncoder
 from tiny import VOCABULARY, tiny_llama
@@ -30,7 +31,7 @@ def model(recipe):
     [(["1"], "titles", True), (["history", "1"], "titles", False), (["1"], "items", False)],
 )
 def test_whether_the_first_prompt_shows_candidates(model, templates, answers, shown):
-    assert encoders.shows_candidates(model(templates=templates, answers=answers), "movies") is shown
+    assert shows_candidates(model(templates=templates, answers=answers), "movies") is shown
 
 
 def test_the_encoder_is_that_of_the_answers(model, data):
@@ -44,7 +45,7 @@ def test_the_encoder_is_that_of_the_answers(model, data):
 
 def test_title_vectors_by_tfidf_tell_titles_by_their_words(model, data):
     vectors = title_vectors(data, model(items=ItemsSection(vectors="tfidf")))
-    assert vectors.shape == (len(TITLES), min(encoders.TFIDF_SIZE, len(FIRST) + len(SECOND)))
+    assert vectors.shape == (len(TITLES), min(TFIDF_SIZE, len(FIRST) + len(SECOND)))
     near = torch.nn.functional.normalize(vectors, dim=1) @ torch.nn.functional.normalize(vectors, dim=1).T
     same_end = [i for i, t in enumerate(TITLES) if i and t.split()[1] == TITLES[0].split()[1]]
     others = [i for i, t in enumerate(TITLES) if not set(t.split()) & set(TITLES[0].split())]
@@ -66,7 +67,7 @@ def test_items_start_near_items_that_histories_put_near_them(model, data):
     places = vectors[:, titles.shape[1] :]
     assert torch.equal(places, item_vectors(data, section)[:, titles.shape[1] :])
     assert places.shape == (len(TITLES), 6)
-    torch.testing.assert_close(places.norm(dim=1).max(), torch.tensor(encoders.COOCCURRENCE_LENGTH))
+    torch.testing.assert_close(places.norm(dim=1).max(), torch.tensor(COOCCURRENCE_LENGTH))
     assert (places[3] == 0).all()
     fitted = WindowCooccurrenceRanker.fit(data.train_interactions)
     rows = [data.catalogue.ids.index(i) for i in fitted.index]
@@ -97,7 +98,7 @@ def dated(data):
 def test_titles_of_a_history_have_their_details(model, data):
     encoder = prompt_encoder(model(item_text="{{ title }} ({{ year }})", chat=True), dated(data).catalogue)
     assert encoder.shown(TITLES[:2]) == [f"{TITLES[0]} (1900)", f"{TITLES[1]} (1901)"]
-    assert prompt_encoder(model(), data.catalogue).details == encoders.shown_items(model(), data.catalogue) == {}
+    assert prompt_encoder(model(), data.catalogue).details == shown_items(model(), data.catalogue) == {}
     items = model(answers="items", item_text="{{ year }}: {{ title }}", items=ItemsSection(vectors="tfidf"))
     plain, read = (title_vectors(dated(data), m) for m in (items.model_copy(update={"item_text": None}), items))
     assert plain.shape != read.shape  # the years are words too
@@ -115,10 +116,10 @@ def test_titles_are_encoded_once_for_all_models_and_runs(model, data, monkeypatc
     count = lambda self, titles, **more: counted.append(len(titles)) or encode(self, titles, **more)  # noqa: E731
     monkeypatch.setattr(TitleEncoder, "encode", count)
     monkeypatch.setattr(title_store, "cache_dir", lambda: tmp_path)
-    encoders._encoded.cache_clear()
+    _encoded.cache_clear()
     first = title_vectors(data, model())
     assert torch.equal(first, title_vectors(data, model()))
-    encoders._encoded.cache_clear()  # as in another run
+    _encoded.cache_clear()  # as in another run
     assert torch.equal(first, title_vectors(data, model()))
     frame = data.catalogue.frame.with_columns(title=pl.Series(["A title that is new", *TITLES[1:]]))
     vectors = title_vectors(dataclasses.replace(data, catalogue=type(data.catalogue)(frame)), model())

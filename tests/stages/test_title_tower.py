@@ -73,7 +73,7 @@ def test_vectors_are_those_of_the_titles_or_random(finished, recipe, monkeypatch
 
     def text_vectors(name, texts, dtype):
         asked.append((name, list(texts)))
-        return torch.zeros(len(texts), 3)
+        return np.zeros((len(texts), 3), np.float32)
 
     for vectors in ("tfidf", "random"):
         config = TitleTowerConfig(vectors=vectors)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def test_what_was_encoded_before_a_stop_is_kept(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(title_encoder, "_TITLES_AT_A_TIME", 4)
     store = TitleStore("key", tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        Counting(2).encode(TITLES, keep=store.write)
+        Counting(2).encode(TITLES, keep=lambda titles, vectors: store.write(titles, vectors.numpy()))
     kept = store.read([*TITLES, "another"])
     assert sorted(map(len, kept)) == [4, 5, 6, 7, 8, 9, 10, 11]
     assert all(vector.tolist() == [len(title), 1.0] for title, vector in kept.items())
@@ -46,7 +47,7 @@ def test_what_was_encoded_before_a_stop_is_kept(tmp_path: Path, monkeypatch: pyt
 
 def test_a_damaged_file_is_as_if_it_was_not_there(tmp_path: Path) -> None:
     store = TitleStore("key", tmp_path)
-    store.write(["a"], torch.ones(1, 3))
+    store.write(["a"], np.ones((1, 3)))
     (store.folder / "damaged.parquet").write_bytes(b"PAR1")
     assert store.read(["a", "b"])["a"].tolist() == [1.0, 1.0, 1.0]
 
@@ -54,9 +55,9 @@ def test_a_damaged_file_is_as_if_it_was_not_there(tmp_path: Path) -> None:
 def test_the_oldest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = TitleStore("key", tmp_path)
     for n, name in enumerate("abc"):
-        store.write([name], torch.ones(1, 3))
+        store.write([name], np.ones((1, 3)))
         for path in store.folder.glob("*.parquet"):
             os.utime(path, (n, n)) if path.stat().st_mtime > 10 else None
     monkeypatch.setattr(title_store, "MOST_BYTES", 2 * next(store.folder.glob("*")).stat().st_size)
-    store.write(["d"], torch.ones(1, 3))
+    store.write(["d"], np.ones((1, 3)))
     assert sorted(store.read([*"abcd"])) == ["c", "d"]

@@ -11,7 +11,8 @@ import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 from prefrec.errors import ConfigError, ModelError
-from prefrec.lm.models import EMBEDDED_HUB_ID, canonical_name, load_model
+from prefrec.lm.models import load_model
+from prefrec.lm.names import EMBEDDED_HUB_ID, canonical_name
 from prefrec.rankers.lm import load_lm
 from prefrec.training.adapters import add_adapter, add_reference_adapter, load_adapter, lora_config, reference_of
 from tiny import tiny_llama

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from prefrec.console import console
 from prefrec.errors import ConfigError
 from prefrec.lm import models
-from prefrec.lm.models import EMBEDDED_HUB_ID
+from prefrec.lm.names import EMBEDDED_HUB_ID
 from prefrec.losses import softmax_dpo_loss
 from prefrec.prompts import PromptEncoder, TrajectoryEncoder, load_template
 from prefrec.training import (

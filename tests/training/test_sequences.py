@@ -9,7 +9,7 @@ from prefrec.data import Catalogue
 from prefrec.errors import DataError, TokenizerError
 from prefrec.prompts import PromptEncoder, TrajectoryEncoder, load_template
 from prefrec.training import TrajectoryDataset, user_histories
-from prefrec.training.sequences import LEAST
+from prefrec.training.defaults import LEAST
 from tiny import bpe_tokenizer
 
 ENCODER = PromptEncoder(bpe_tokenizer())

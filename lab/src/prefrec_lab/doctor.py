@@ -20,7 +20,8 @@ from packaging.requirements import Requirement
 from prefrec.cpu.linear import SWITCH, has_onednn, linear_backend, multiply
 from prefrec.errors import ModelError
 from prefrec.files import cache_dir
-from prefrec.lm.models import DTYPES, embedded_gguf
+from prefrec.lm.models import DTYPES
+from prefrec.lm.names import embedded_gguf
 from prefrec_lab.machine import free_bytes, time_product, time_square, usable_cores
 
 PACKAGES = ("prefrec", "torch", "transformers", "peft", "accelerate", "numpy", "polars", "bitsandbytes")

@@ -21,7 +21,7 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet
-from prefrec.rankers.catalogue import Recommendation
+from prefrec.rankers.base import Recommendation
 from prefrec.recommend.explain import Reasons, without_each
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular

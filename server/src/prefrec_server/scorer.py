@@ -15,11 +15,12 @@ from peft import PeftModel
 from torch import nn
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.lm.catalogue import check_finite
+from prefrec.errors import check_finite
 from prefrec.lm.models import load_model
 from prefrec.rankers import LMRanker, Ranker
-from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
-from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.rankers.base import Recommendation
+from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker
+from prefrec.rankers.config import BATCH_SIZE
 from prefrec.recommend.explain import Reasons, reasons
 from prefrec.recommend.questions import Question, answer_all, best_items, similar_items
 from prefrec.recommend.similar import log_similarity, own_similarity

@@ -27,7 +27,7 @@ from prefrec.lm.models import default_device, hold_weights
 from prefrec.lm.scoring import language_model
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.rankers.baselines import servable
-from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.rankers.config import BATCH_SIZE
 from prefrec.runs.lock import in_use
 from prefrec.runs.remote import local_run
 from prefrec.stages import stage_class

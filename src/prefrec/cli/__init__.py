@@ -21,6 +21,7 @@ from prefrec import __version__
 from prefrec.cli._parsing import Help, as_values, shown_default
 from prefrec.console import console
 from prefrec.errors import PrefrecError, did_you_mean, out_of_memory, without_secrets
+from prefrec.extras import missing_extra
 from prefrec.processes import is_first, leave
 
 VERBS = (
@@ -137,7 +138,10 @@ def main() -> None:
         _fail(without_secrets(str(told)), 1, debug)
     except (MemoryError, RuntimeError, ImportError) as e:
         # The error of cyclopts about a verb's module has the reason as its cause.
-        reason = out_of_memory(e.__cause__ if isinstance(e.__cause__, ImportError) else e)
+        cause = e.__cause__ if isinstance(e.__cause__, ImportError) else e
+        if missing := missing_extra(cause):
+            _fail(missing, 1, debug)
+        reason = out_of_memory(cause)
         if debug or not reason:
             raise
         remedy = "free some, raise the limit (`ulimit -v`), or lower batch sizes or the model's size in the recipe"

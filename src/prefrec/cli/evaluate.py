@@ -24,8 +24,6 @@ from prefrec.runs.stage import STAGE_FILE, check_whole, read_state
 from prefrec.sections import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.stages.base import MADE_WITH
 from prefrec.stages.language_model import LMStage
-from prefrec.training.adapters import check_adapter
-from prefrec.training.weights import is_adapter
 
 # The other fields need the rest of a recipe.
 Base = Annotated[ModelSection, Parameter(negative_bool="no-", parse="^(?!answers$|items$)")]
@@ -74,6 +72,9 @@ def as_trained(model: ModelSection, weights: Path) -> ModelSection:
     Print a warning for each field that overrides another value. Weights without recorded settings get `model`. Raise
     ModelError if an adapter must not be read, DataError if the weights of a stage are damaged.
     """
+    from prefrec.training.adapters import check_adapter  # here, because it needs torch
+    from prefrec.training.weights import is_adapter
+
     if is_adapter(weights):
         check_adapter(weights)
     if (weights.parent / STAGE_FILE).exists():

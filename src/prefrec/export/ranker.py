@@ -21,7 +21,8 @@ from prefrec.errors import ConfigError
 from prefrec.export.parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
 from prefrec.files import SEAL, digests, drafting, folder_files, share, storage_error, write_json, writing
 from prefrec.lm.items import cast_layers
-from prefrec.lm.models import EMBEDDED, base_id, load_tokenizer
+from prefrec.lm.models import load_tokenizer
+from prefrec.lm.names import EMBEDDED, base_id
 from prefrec.losses import find_loss, trait
 from prefrec.pipeline.opened import Run
 from prefrec.prompts import load_template
@@ -32,7 +33,7 @@ from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
 from prefrec.sections import SFT, ZERO_SHOT, ModelSection
-from prefrec.stages.encoders import shown_items, shows_candidates
+from prefrec.stages.item_texts import shown_items, shows_candidates
 from prefrec.training.adapters import check_adapter, warn_of_other_base
 from prefrec.training.weights import is_adapter, load_weights
 
@@ -213,7 +214,7 @@ def model_card(
     composed = ranker not in recipe.lm_rankers
     has_base = not composed or bool({*parts} & {*recipe.lm_rankers})
     stage = next((s for s in contents.stages if s.name == ranker), None)
-    # A hub id, with or without an owner, as `prefrec.lm.models.resolve` accepts it.
+    # A hub id, with or without an owner, as `prefrec.lm.names.resolve` accepts it.
     on_hub = base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
     is_text = recipe.model.answers == "titles" and not composed
     alignment, evaluation = recipe.alignment(ranker), contents.results.evaluation

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prefrec.errors import ModelError
+from prefrec.errors import check_finite
 from prefrec.lm.architectures import layout_for
 from prefrec.lm.attention import quick_masks
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
@@ -153,12 +153,6 @@ def _logps_within(within: CatalogueSoftmax, logits: Tensor, nodes: Ints, index: 
     out = torch.zeros(len(targets), device=device)
     out[several.to(device)] = within.token_logps(logits[branches.to(device)], *cast(Any, inputs))
     return out
-
-
-def check_finite(what: str, *logps: NDArray[Any]) -> None:
-    """Raise ModelError if any log-probability is NaN or infinite, because such values cannot be ranked."""
-    if not all(np.isfinite(some).all() for some in logps):
-        raise ModelError(f"{what}: a log-probability is not finite; use another dtype, or train again")
 
 
 class TrieReader(ABC):

@@ -12,11 +12,11 @@ from prefrec.errors import NO_EXAMPLES, ConfigError
 from prefrec.prompts import load_template
 from prefrec.recipe import Recipe
 from prefrec.sections import SFT, LoraSection, ModelSection
-from prefrec.stages.encoders import prompt_encoder, shows_candidates
+from prefrec.stages.item_texts import shows_candidates
 from prefrec.stages.negatives import check_room
 from prefrec.stages.training_rows import alignment_pool
+from prefrec.training.defaults import LEAST
 from prefrec.training.section import TrainSection
-from prefrec.training.sequences import LEAST
 
 
 def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
@@ -54,6 +54,8 @@ def available_rows(recipe: Recipe, data: PreparedData) -> dict[str, int]:
 
 def check_titles(data: PreparedData, model: ModelSection) -> None:
     """Raise TokenizerError if a title does not fit into `max_length` even without history and candidates."""
+    from prefrec.stages.encoders import prompt_encoder  # here, because it needs torch
+
     template = load_template(model.templates[0], domain=data.domain)
     prompt_encoder(model, data.catalogue).encode(template, (), (), data.catalogue.titles_of(data.catalogue.ids))
 

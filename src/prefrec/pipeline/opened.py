@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.markup import escape
@@ -15,7 +15,6 @@ from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import DataError, PrefrecError
 from prefrec.pipeline.plan import Plan, planned
-from prefrec.rankers import LMRanker
 from prefrec.recipe import Recipe, load_recipe, reached
 from prefrec.runs.contents import RunContents, StageLog, read_run
 from prefrec.runs.remote import local_run
@@ -24,6 +23,9 @@ from prefrec.runs.stage import read_state
 from prefrec.sections import ALIGN, SFT, ZERO_SHOT
 from prefrec.stages.base import WEIGHTS, RankerStage
 from prefrec.stages.language_model import lm_ranker
+
+if TYPE_CHECKING:
+    from prefrec.rankers import LMRanker
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from prefrec.processes import is_first
 from prefrec.recipe import Recipe, map_files
 from prefrec.runs.stage import read_state, stage_key
 from prefrec.stages.base import Stage, differences
-from prefrec.stages.encoders import shown_items
+from prefrec.stages.item_texts import shown_items
 
 
 class PrepareStage(Stage):

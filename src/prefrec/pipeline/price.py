@@ -15,7 +15,7 @@ from prefrec import processes
 from prefrec.console import quiet, quiet_libraries
 from prefrec.data import PreparedData
 from prefrec.errors import PrefrecError
-from prefrec.lm.models import is_downloaded
+from prefrec.lm.names import is_downloaded
 from prefrec.pipeline.best import ROWS, slow_rows
 from prefrec.pipeline.checks import available_rows
 from prefrec.pipeline.plan import Plan, stage_names
@@ -80,7 +80,7 @@ def price(plan: Plan, until: str = "report") -> Price | None:
     steps = [stage.config.epochs * rows[stage.label] / stage.config.global_batch_size for stage in due]
     if sum(steps) < WORTH:
         return None
-    from prefrec.pipeline.timing import time_questions, time_training  # here, because PEFT takes seconds to import
+    from prefrec.pipeline.timing import time_questions, time_training  # here, because it needs torch
 
     paces: dict[str, Pace] = {}
     model: Any = None

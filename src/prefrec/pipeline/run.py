@@ -14,8 +14,9 @@ from prefrec.console import quiet_warnings, say
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.evaluation import Audit
-from prefrec.files import make_folder, write_json, write_text
-from prefrec.lm.models import check_name
+from prefrec.extras import need
+from prefrec.files import make_folder, read_json, write_json, write_text
+from prefrec.lm.names import check_name
 from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.checks import (
@@ -83,6 +84,7 @@ def run_recipe(
                     f"{entry.name}` means that part; choose another name"
                 )
     if recipe.lm_rankers and until != "prepare":
+        need("lm", f"a language model ({', '.join(recipe.lm_rankers)})")
         for name in _models(recipe):
             check_name(name)
     make_folder(folder)
@@ -90,7 +92,7 @@ def run_recipe(
     with quiet_warnings(), run_lock(folder), earlier:
         if is_first():
             write_text(folder / "recipe.yaml", dump_recipe(recipe))
-            write_json(folder / "environment.json", machine() | {"seed": recipe.seed})
+            _write_environment(folder, recipe.seed)
         data = PrepareStage(recipe, folder / "data").prepared()
         if until == "prepare":
             return Run.of(read_run(folder, data), recipe, data)
@@ -113,10 +115,18 @@ def run_recipe(
             rows, audit = (under_test(data), None) if under_test else (data, audit)
             results = _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit, equal_logs)
             plan.end_evaluation()
+        if is_first():
+            _write_environment(folder, recipe.seed)  # again, with what the stages have loaded
         contents = read_run(folder, data, results)
         if until == "report" and is_first():
             write_report(contents)
         return Run.of(contents, recipe, data, plan)
+
+
+def _write_environment(folder: Path, seed: int) -> None:
+    """Write versions and machine. Those of libraries that only an earlier command has loaded stay noted."""
+    file = folder / "environment.json"
+    write_json(file, read_json(file) | machine() | {"seed": seed})
 
 
 def _models(recipe: Recipe) -> list[str]:

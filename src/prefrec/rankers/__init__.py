@@ -3,10 +3,10 @@
 Language models are imported on first use, because torch and transformers take seconds to import.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prefrec.rankers.base import FittedRanker, GeneratingRanker, Ranker
+from prefrec.extras import imported
+from prefrec.rankers.base import FittedRanker, GeneratingRanker, Ranker, Recommendation
 from prefrec.rankers.baselines import (
     CooccurrenceRanker,
     ItemKNNRanker,
@@ -19,10 +19,10 @@ from prefrec.rankers.matrices import pad_scores
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
 if TYPE_CHECKING:
-    from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+    from prefrec.rankers.catalogue import CatalogueRanker
     from prefrec.rankers.lm import LMRanker, load_lm
 
-_LATE = {"CatalogueRanker": "catalogue", "LMRanker": "lm", "Recommendation": "catalogue", "load_lm": "lm"}
+_LATE = {"CatalogueRanker": "catalogue", "LMRanker": "lm", "load_lm": "lm"}
 
 __all__ = [
     "CatalogueRanker",
@@ -46,4 +46,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    return getattr(imported(f"{__name__}.{_LATE[name]}"), name)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.equality import ByValue
 from prefrec.errors import ModelError
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -114,6 +116,51 @@ class ListRanker(Ranker, Protocol):
     """A ranker whose score of an item depends on the other candidates, because it reranks the best of them."""
 
     is_of_list: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation(ByValue):
+    """The best items for one history, best first; ties are in the catalogue's order."""
+
+    item_ids: list[str]  # [≤ K]
+    logps: NDArray[np.float32]  # [≤ K] log-probabilities of their titles
+    exact: bool  # True if no other item scores higher
+    method: Literal["exact", "search", "popularity"]
+
+
+@runtime_checkable
+class SearchRanker(Ranker, Protocol):
+    """A ranker that finds the best items of its catalogue itself: a language model that searches the titles."""
+
+    @property
+    def lm(self) -> Any:
+        """The language model, a `PromptedRanker`."""
+        ...
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int,
+        *,
+        without: Collection[str] = (),
+        max_calls: int | None = None,
+        logps: NDArray[np.float32] | None = None,
+    ) -> Recommendation:
+        """Return the k best items for a history, as `CatalogueRanker.recommend` does."""
+        ...
+
+
+@runtime_checkable
+class PromptedRanker(Ranker, Protocol):
+    """A language model that reads a history as the text or the tokens of a prompt."""
+
+    catalogue: Catalogue
+    encoder: Any
+    template: Any
+
+    def choice_logps(self, choice_sets: Sequence[Any]) -> NDArray[np.float32]:
+        """Return log-probabilities [B, C] of the answers of encoded examples."""
+        ...
 
 
 def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[np.float64]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from rich.markup import escape
 from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
-from prefrec.equality import ByValue
 from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue import TrieLayout, TrieReader, catalogue_logps, trie_layout, trie_reader
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
@@ -24,8 +22,9 @@ from prefrec.lm.scoring import language_model
 from prefrec.lm.search import TopK, rescored, sample, top_k
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
+from prefrec.rankers.base import Recommendation
 from prefrec.rankers.lm import LMRanker
-from prefrec.rankers.matrices import pad_scores
+from prefrec.rankers.matrices import best_items, pad_scores
 
 Method = Literal["auto", "exact", "search"]
 """`exact` scores every title, `search` finds the best ones; `auto` is `exact` up to `EXACT_NODES`."""
@@ -35,16 +34,6 @@ SPARE = 10
 """Items beyond the k best that are scored again in 16 bits, where rounding may have ranked a top item too low."""
 # Threads with simultaneous first requests choose the layout once.
 _CHOOSING = Lock()
-
-
-@dataclass(frozen=True, eq=False)
-class Recommendation(ByValue):
-    """The best items for one history, best first; ties are in the catalogue's order."""
-
-    item_ids: list[str]  # [≤ K]
-    logps: NDArray[np.float32]  # [≤ K] log-probabilities of their titles
-    exact: bool  # True if no other item scores higher
-    method: Literal["exact", "search", "popularity"]
 
 
 class CatalogueRanker:
@@ -201,14 +190,3 @@ class CatalogueRanker:
                 if self._layout != "cached":
                     warn(f"{self.name}: scoring the trie in the slower layout `{self._layout}`: {escape(reason)}")
             return self._layout
-
-
-def best_items(scores: NDArray[np.floating[Any]], k: int, without: Sequence[int]) -> NDArray[np.int64]:
-    """Return the indices of the k highest scores, ties in order, without the indices in `without`."""
-    scores = scores.copy()
-    scores[without] = -np.inf
-    k = min(k, len(scores) - len(without))
-    if not k:
-        return np.empty(0, dtype=np.int64)
-    indices = np.flatnonzero(scores >= np.partition(scores, -k)[-k])  # more than k if there are ties
-    return indices[np.argsort(-scores[indices], kind="stable")][:k]

@@ -14,6 +14,9 @@ from prefrec.settings import Section
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 """Pattern of the names of runs and rankers, which are also names of files and folders."""
 
+BATCH_SIZE = 8
+"""Default of the examples per pass of a ranker."""
+
 
 def fit_for_a_name(text: str) -> str:
     """Return a text without what `NAME` does not allow; it may become empty."""

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
-from prefrec.lm.catalogue import check_finite
+from prefrec.errors import check_finite
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import item_table, next_item_logps, padded_length
 from prefrec.lm.models import hold_weights, load_tokenizer
@@ -25,6 +25,7 @@ from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import language_model
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.encoding import TOKENIZING
+from prefrec.rankers.config import BATCH_SIZE
 from prefrec.rankers.matrices import pad_codes, pad_scores
 from prefrec.training.datasets import encode_examples
 from prefrec.training.sampler import own_batches
@@ -33,8 +34,8 @@ from prefrec.training.weights import load_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH_SIZE, MAX_TOKENS_PER_PASS = 8, 8192
-"""Defaults: examples per batch, and tokens per pass through the model."""
+MAX_TOKENS_PER_PASS = 8192
+"""Default: tokens per pass through the model."""
 SHARED = 32
 """Most histories of item-ID tokens per call; more are not faster on a CPU."""
 MAX_NEW_TOKENS = 20

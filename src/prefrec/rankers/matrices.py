@@ -204,3 +204,14 @@ def blocks(n: int, width: int) -> Iterator[slice]:
     step = max(1, CELLS_AT_A_TIME // max(width, 1))
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))
+
+
+def best_items(scores: NDArray[np.floating[Any]], k: int, without: Sequence[int]) -> NDArray[np.int64]:
+    """Return the indices of the k highest scores, ties in order, without the indices in `without`."""
+    scores = scores.copy()
+    scores[without] = -np.inf
+    k = min(k, len(scores) - len(without))
+    if not k:
+        return np.empty(0, dtype=np.int64)
+    indices = np.flatnonzero(scores >= np.partition(scores, -k)[-k])  # more than k if there are ties
+    return indices[np.argsort(-scores[indices], kind="stable")][:k]

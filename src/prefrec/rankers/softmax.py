@@ -14,8 +14,7 @@ from prefrec.data import RankingExample
 from prefrec.data.rows import take
 from prefrec.rankers.base import Ranker, checked_scores
 from prefrec.rankers.blend import FOLDS, user_folds
-from prefrec.rankers.catalogue import best_items
-from prefrec.rankers.matrices import blocks
+from prefrec.rankers.matrices import best_items, blocks
 
 
 class FoldRanker:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
-from prefrec.rankers.base import PartedRanker, Ranker, SumRanker, checked_scores
-from prefrec.rankers.lm import LMRanker
+from prefrec.rankers.base import PartedRanker, PromptedRanker, Ranker, SumRanker, checked_scores
 
 Titles = Sequence[str]
 Method = Literal["contributions", "leave-one-out"]
@@ -59,7 +58,7 @@ def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
         TokenizerError: the prompt does not fit even without a history.
         ModelError: a score is NaN.
     """
-    if isinstance(ranker, LMRanker):
+    if isinstance(ranker, PromptedRanker):
         return _of_language_model(ranker, example)
     target = example.target
     if isinstance(ranker, SumRanker):
@@ -84,12 +83,12 @@ def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
     return Reasons("leave-one-out", score, effects, parts={name: part.tolist() for name, part in parts.items()})
 
 
-def leave_one_out(ranker: LMRanker, example: RankingExample) -> list[tuple[str, float]]:
+def leave_one_out(ranker: PromptedRanker, example: RankingExample) -> list[tuple[str, float]]:
     """Return how much each history item adds to the log-probability of the target's title, in nats (`reasons`)."""
     return _of_language_model(ranker, example).effects
 
 
-def _of_language_model(ranker: LMRanker, example: RankingExample) -> Reasons:
+def _of_language_model(ranker: PromptedRanker, example: RankingExample) -> Reasons:
     """Return the effects of the history items that fit into the ranker's `max_length`."""
     titles, target = ranker.catalogue.titles_of, example.target
     # Score all candidates, as the ranker does: rounding can depend on what is scored together.

@@ -21,8 +21,7 @@ from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, RankingExample, UnknownUserError
 from prefrec.data.seen import history_lists, unknown_user
 from prefrec.errors import DataError
-from prefrec.rankers.base import Ranker
-from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+from prefrec.rankers.base import Ranker, Recommendation, SearchRanker
 from prefrec.rankers.matrices import SharedItems
 from prefrec.recommend.best import Best, best_of, boosted, boosted_depth
 from prefrec.recommend.popular import Popular
@@ -304,7 +303,7 @@ class LoggedUsers:
         return items[-self._last :], items
 
 
-def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
+def best_items(ranker: SearchRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
     """Return the best items of the catalogue; arguments and errors are as for `CatalogueRanker.recommend`."""
     if (popular := question.by_popularity) is not None:
         return popular
@@ -322,7 +321,7 @@ def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | Non
 
 
 def _with_ties(
-    ranker: CatalogueRanker, question: Question, depth: int, max_calls: int | None, logps: Any
+    ranker: SearchRanker, question: Question, depth: int, max_calls: int | None, logps: Any
 ) -> tuple[Recommendation, bool]:
     """Return the `depth` best items and those that score the same as the last of them, and whether they are all."""
     without, by_catalogue = question.without, question.selection.popular is None
@@ -368,7 +367,7 @@ def answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommenda
     For rankers other than language models, `logps` are their scores. An empty history is answered by popularity,
     unless the ranker ignores histories. Raise ModelError if a score is NaN.
     """
-    if isinstance(ranker, CatalogueRanker):
+    if isinstance(ranker, SearchRanker):
         share = processes.share([*enumerate(questions)])
         known = ranker.lm.item_logps([question.history for _, question in share])
         queries = zip(track(share, f"{ranker.name}: ranking the catalogue"), known, strict=True)

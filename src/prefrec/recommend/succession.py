@@ -23,7 +23,7 @@ from prefrec.evaluation.metrics import Floats, metrics_for
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.best import ROWS, SLOW_ROWS
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.rankers.config import BATCH_SIZE
 from prefrec.recipe import reached
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import Selection, answer_all

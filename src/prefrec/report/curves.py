@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
+from prefrec.extras import is_installed
 from prefrec.losses import COLUMNS, find_loss, needs_reference, takes
 from prefrec.report.svg import INK, PALETTE, as_image, can_plot, new_figure
 from prefrec.report.wording import label, number
@@ -66,7 +66,7 @@ def stage_colours(stages: Sequence[StageLog]) -> dict[str, str]:
 def start_loss(stage: StageLog) -> float | None:
     """Return the loss of a policy equal to its reference, such as ln(1+N) for S-DPO.
 
-    None for losses without a reference, and for those that depend on more than the log-probabilities.
+    None for losses without a reference, for those that depend on more than the log-probabilities, and without torch.
     """
     name = stage.setting("loss") or stage.setting("loss_type") or LOSS
     negatives = stage.setting("num_negatives")
@@ -77,6 +77,10 @@ def start_loss(stage: StageLog) -> float | None:
     is_known = isinstance(negatives, int) and negatives > 0 and needs_reference(loss)
     if not is_known or any(takes(loss, column) for column in COLUMNS):
         return None
+    if not is_installed("lm"):
+        return None
+    import torch
+
     equal = torch.zeros(1, 1 + negatives)
     return loss(equal, equal, 1.0).losses.item()
 

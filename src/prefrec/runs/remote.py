@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from prefrec.console import say
 from prefrec.errors import DataError, PrefrecError, first_words, without_parts_of, without_secrets
+from prefrec.extras import need
 from prefrec.files import cache_dir, drafting, writing
 from prefrec.intake.readers import ADDRESS
 from prefrec.runs.stage import CHECKPOINT, stage_key
@@ -58,6 +59,7 @@ def _unreadable(address: str, error: Exception) -> DataError:
 
 
 def _copy_of(address: str) -> Path:
+    need("s3", "a run at an address")
     import fsspec  # here, because it takes long to import, and few need it
 
     system, root = fsspec.url_to_fs(address)

@@ -18,17 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.markup import escape
 from safetensors import SafetensorError, safe_open
 
 from prefrec import processes
 from prefrec.console import say, warn
-from prefrec.cpu.linear import linear_backend
 from prefrec.errors import ConfigError, DataError, without_secrets
 from prefrec.files import altered, clear_draft, digests, folder_files, read_json, share, sync, write_json
-from prefrec.lm.models import default_device
-from prefrec.resources import peak_bytes, processor_says, reset_peak
+from prefrec.resources import loaded_torch, peak_bytes, processor_says, reset_peak, used_device
 
 STAGE_FILE = "stage.json"
 PREVIOUS, KEPT = ".previous", 3
@@ -125,8 +122,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     note: dict[str, Any] = {"key": key, "kind": kind, "config": without_secrets(config), **more, "finished": False}
     note |= {name: state.get(name, 0) for name in ("seconds", "cpu_seconds", "peak_bytes")}
     write_json(folder / STAGE_FILE, note)
-    device = default_device().type
-    reset_peak(device)
+    reset_peak(used_device())
     start, cpu_start = time.monotonic(), time.process_time()
     processes.wait()
     try:
@@ -137,7 +133,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
-        note["peak_bytes"] = max(note["peak_bytes"], peak_bytes(device))
+        note["peak_bytes"] = max(note["peak_bytes"], peak_bytes(used_device()))
         if read_state(folder).get("key") == key:
             # If the stage failed, an error of a full disk must not hide its error.
             with nullcontext() if note["finished"] else suppress(OSError):
@@ -172,19 +168,34 @@ def is_previous(name: str) -> bool:
 
 
 def machine() -> dict[str, Any]:
-    """Return versions and machine: with the recipe, everything that is needed to reproduce a result."""
-    packages = ("prefrec", "transformers", "peft", "polars", "numpy")
+    """Return versions and machine: with the recipe, everything that is needed to reproduce a result.
+
+    Torch and its libraries are named if this process has loaded them.
+    """
     processor = processor_says("model name")
     return {
-        **{name: version(name) for name in packages},
-        "torch": str(torch.__version__),  # with the build, such as +cpu or +cu130
+        **{name: version(name) for name in ("prefrec", "polars", "numpy", "scipy")},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": f"{processor} × {os.cpu_count()}" if processor else platform.processor(),
+        **_of_torch(),
+        "commit": _commit(),
+    }
+
+
+def _of_torch() -> dict[str, Any]:
+    """Return versions and settings of torch and its libraries; {} if this process has not loaded torch."""
+    torch = loaded_torch()
+    if torch is None:
+        return {}
+    from prefrec.cpu.linear import linear_backend
+
+    return {
+        **{name: version(name) for name in ("transformers", "peft")},
+        "torch": str(torch.__version__),  # with the build, such as +cpu or +cu130
         "threads": torch.get_num_threads(),
         "linear": linear_backend(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
     }
 
 
@@ -298,7 +309,7 @@ def _is_readable(file: Path) -> bool:
     """Return False if a file of a checkpoint is truncated, or a torch archive with wrong checksums."""
     try:
         if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt"):
+            with safe_open(file, framework="np"):
                 return True
         if file.suffix in (".pt", ".pth", ".bin"):
             with zipfile.ZipFile(file) as archive:

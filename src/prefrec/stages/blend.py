@@ -41,8 +41,8 @@ from prefrec.runs.stage import stage_key
 from prefrec.stages.alignment import RewardStage
 from prefrec.stages.base import RankerStage, View
 from prefrec.stages.baseline import AttributeStage, CountedBaselineStage
-from prefrec.stages.encoders import shows_candidates
 from prefrec.stages.inputs import RunInputs
+from prefrec.stages.item_texts import shows_candidates
 
 MOST_CANDIDATES = 2000
 """Negatives per example to learn weights from. A sample keeps the weights consistent (McFadden 1978)."""

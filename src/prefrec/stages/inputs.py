@@ -12,11 +12,11 @@ from typing import Any
 from prefrec.data import PreparedData
 from prefrec.data.refit import with_validation
 from prefrec.files import content_digest
-from prefrec.lm.models import base_digest
+from prefrec.lm.names import base_digest
 from prefrec.prompts import load_template
 from prefrec.rankers.base import Ranker
+from prefrec.rankers.config import BATCH_SIZE
 from prefrec.rankers.fitted_baselines import FittedBaselines
-from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.stage import stage_key
 from prefrec.sections import LoraSection, ModelSection
 from prefrec.stages.lazy import LazyRanker, Loadable

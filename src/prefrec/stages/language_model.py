@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from prefrec.data import PreparedData
+from prefrec.extras import need
 from prefrec.prompts import load_template
-from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
+from prefrec.rankers.config import BATCH_SIZE
 from prefrec.runs.stage import stage_key
 from prefrec.sections import ModelSection
 from prefrec.stages.base import WEIGHTS, RankerStage, View
-from prefrec.stages.encoders import fit_items, prompt_encoder, shown_items
 from prefrec.stages.inputs import RunInputs, adapter_key, by_content, model_key
+from prefrec.stages.item_texts import shown_items
+
+if TYPE_CHECKING:
+    # To plan a run needs no torch. What loads a model imports it.
+    from torch import nn
+
+    from prefrec.rankers.lm import LMRanker
 
 _SHARED = {"data", "seed", "model", "digests", "lora", "start"}
 """Inputs of all language models of a run; the others are settings of their own training."""
@@ -84,6 +88,8 @@ class LMStage(RankerStage):
 
     def load_full(self, batch_size: int) -> Ranker:
         """Load the model for full ranking, where its prompts show no candidates."""
+        from prefrec.rankers.catalogue import CatalogueRanker
+
         return CatalogueRanker(self.load(batch_size))
 
     @cached_property
@@ -157,6 +163,10 @@ def lm_ranker(
     name: str, weights: Path | None, data: PreparedData, model: ModelSection, batch_size: int = BATCH_SIZE
 ) -> LMRanker:
     """Load a language model, with an adapter or other weights if given, as a ranker of the items of `data`."""
+    need("lm", f"the language model {name}")
+    from prefrec.rankers.lm import load_lm
+    from prefrec.stages.encoders import fit_items
+
     lm, _ = load_lm(model.name, weights, **model.loading())
     fit_items(lm, data, model)
     return as_ranker(name, lm, data, model, batch_size=batch_size)
@@ -164,6 +174,9 @@ def lm_ranker(
 
 def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection, **sizes: int) -> LMRanker:
     """Return a loaded model as a ranker of the items of `data`; `sizes` are batch sizes of `LMRanker`."""
+    from prefrec.rankers.lm import LMRanker
+    from prefrec.stages.encoders import prompt_encoder
+
     encoder = prompt_encoder(model, data.catalogue)
     template = load_template(model.templates[0], domain=data.domain)
     settings: Any = {"objective": model.objective, "encoder": encoder, **sizes}

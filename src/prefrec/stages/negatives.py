@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import polars as pl
@@ -23,14 +23,17 @@ from prefrec.data.parquet import UNREADABLE, read_parquet
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_whole
 from prefrec.losses import find_loss, takes, trait
-from prefrec.rankers import CatalogueRanker, Ranker
-from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.rankers.base import Ranker
+from prefrec.rankers.config import BATCH_SIZE
 from prefrec.rankers.softmax import softmax_sample
 from prefrec.sections import AlignSection
 from prefrec.stages.base import RankerStage
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.language_model import lm_ranker
 from prefrec.training.negatives import Sampler, false_negatives, resample_negatives, with_room
+
+if TYPE_CHECKING:
+    from prefrec.rankers.catalogue import CatalogueRanker
 
 SAMPLED = ("reference", "ranker")
 """Sources that sample from a model's probabilities; `exclude_later` is theirs."""
@@ -78,6 +81,8 @@ def negative_rows(
     elif miner is not None:
         chooser = miner.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):
+        from prefrec.rankers.catalogue import CatalogueRanker  # here, because it needs torch
+
         lm = CatalogueRanker(lm_ranker("negatives", start, inputs.data, inputs.model))
         chooser = lm.score
         sampler = partial(_sampled_after, lm)

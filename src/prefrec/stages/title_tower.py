@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prefrec.console import say
 from prefrec.data import RankingExample
-from prefrec.lm.models import base_digest
+from prefrec.lm.names import base_digest
 from prefrec.processes import is_first
 from prefrec.rankers import Ranker
 from prefrec.rankers.baselines import PopularityRanker
@@ -18,7 +18,8 @@ from prefrec.rankers.softmax import softmax_sample
 from prefrec.rankers.words import TFIDF
 from prefrec.runs.stage import stage_key
 from prefrec.stages.base import RankerStage
-from prefrec.stages.encoders import shown_items, text_vectors
+from prefrec.stages.item_texts import shown_items
+from prefrec.stages.title_vectors import text_vectors
 from prefrec.towers.title_tower import RANDOM, TitleTowerConfig, chosen_epochs, load_tower
 from prefrec.towers.tower_training import train_tower
 
@@ -95,9 +96,9 @@ class TitleTowerStage(RankerStage):
         """Return the title vectors [I, T] of all items."""
         catalogue = self.inputs.data.catalogue
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # also for the SVD of TF-IDF, which is randomised
+            torch.manual_seed(self.seed)
             if self.config.vectors == RANDOM:
                 return torch.randn(len(catalogue), RANDOM_WIDTH)
             shown = shown_items(self.inputs.model, catalogue)
             texts = [shown.get(title, title) for title in catalogue.titles.values()]
-            return text_vectors(self.config.vectors, texts, self.inputs.model.dtype)
+            return torch.from_numpy(text_vectors(self.config.vectors, texts, self.inputs.model.dtype))

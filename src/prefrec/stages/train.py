@@ -29,8 +29,9 @@ from prefrec.rankers.softmax import answer_log_probs
 from prefrec.runs.stage import last_checkpoint
 from prefrec.sections import AlignSection, LoraSection, ModelSection, SFTSection
 from prefrec.stages.base import WEIGHTS, RankerStage
-from prefrec.stages.encoders import Encoder, fit_items, item_vectors, prompt_encoder, shows_candidates
+from prefrec.stages.encoders import Encoder, fit_items, item_vectors, prompt_encoder
 from prefrec.stages.inputs import RunInputs
+from prefrec.stages.item_texts import shows_candidates
 from prefrec.stages.negatives import answer_scores, load_ranker, negative_rows
 from prefrec.stages.training_rows import (
     alignment_rows,
@@ -42,9 +43,9 @@ from prefrec.stages.training_rows import (
 )
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.batch import room_for, rows_per_pass
+from prefrec.training.defaults import LEAST
 from prefrec.training.keep_best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.section import TrainSection
-from prefrec.training.sequences import LEAST
 from prefrec.training.weights import is_adapter, load_weights
 
 _PASSED_ON = {"learning_rate", "global_batch_size", "max_grad_norm", "weight_decay", "disable_dropout"}

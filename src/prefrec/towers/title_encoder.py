@@ -13,7 +13,8 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefrec.console import quiet_libraries, say, track
 from prefrec.errors import ModelError
-from prefrec.lm.models import DTYPES, SAFE, default_device, in_one_line, load_tokenizer, resolve, resolve_dtype
+from prefrec.lm.models import DTYPES, SAFE, default_device, in_one_line, load_tokenizer, resolve_dtype
+from prefrec.lm.names import resolve
 from prefrec.training.sampler import longest_first
 
 _TITLES_AT_A_TIME = 128

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from prefrec.errors import StorageError
 from prefrec.files import cache_dir, write_whole
@@ -29,20 +29,19 @@ class TitleStore:
         self.root = folder or cache_dir() / "titles"
         self.folder = self.root / key[:32]
 
-    def read(self, titles: Sequence[str]) -> dict[str, Tensor]:
+    def read(self, titles: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return title → vector [H], of the titles in the cache."""
-        wanted, known = pl.Series(sorted(set(titles)), dtype=pl.String), dict[str, Tensor]()
+        wanted, known = pl.Series(sorted(set(titles)), dtype=pl.String), dict[str, NDArray[np.float32]]()
         for path in self.folder.glob("*.parquet"):
             with suppress(pl.exceptions.PolarsError, OSError):
                 stored = pl.read_parquet(path).filter(pl.col("title").is_in(wanted.implode()))
-                vectors = torch.from_numpy(stored["vector"].to_numpy().copy())
-                known |= zip(stored["title"].to_list(), vectors, strict=True)
+                known |= zip(stored["title"].to_list(), stored["vector"].to_numpy(), strict=True)
         return known
 
-    def write(self, titles: Sequence[str], vectors: Tensor) -> None:
+    def write(self, titles: Sequence[str], vectors: NDArray[np.floating]) -> None:
         """Write the vectors [T, H] of T titles."""
         form = pl.Array(pl.Float32, vectors.shape[1])
-        table = pl.DataFrame({"title": titles, "vector": pl.Series(vectors.float().numpy(), dtype=form)})
+        table = pl.DataFrame({"title": titles, "vector": pl.Series(vectors.astype(np.float32), dtype=form)})
         with suppress(StorageError, OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / f"{secrets.token_hex(8)}.parquet", table.write_parquet)

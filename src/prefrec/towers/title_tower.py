@@ -29,7 +29,7 @@ from prefrec.cpu.rows import take_rows
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, ModelError
 from prefrec.files import read_whole, write_text, write_whole
-from prefrec.lm.models import MINILM, check_name
+from prefrec.lm.names import MINILM, check_name
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import score_by_rows
 from prefrec.rankers.words import TFIDF

@@ -3,8 +3,9 @@
 The names below load on first use, since transformers and PEFT take seconds.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from prefrec.extras import imported
 
 if TYPE_CHECKING:
     from prefrec.training.adapters import load_adapter as load_adapter
@@ -40,4 +41,4 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(imported(f"{__name__}.{_HOMES[name]}"), name)

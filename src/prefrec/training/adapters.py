@@ -29,7 +29,8 @@ from transformers.pytorch_utils import Conv1D
 from prefrec.console import quiet_libraries, warn
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.lora import use_quick_lora
-from prefrec.lm.models import SHOWN, canonical_name, in_one_line
+from prefrec.lm.models import SHOWN, in_one_line
+from prefrec.lm.names import canonical_name
 from prefrec.lm.scoring import language_model
 from prefrec.training.defaults import ALL_LINEAR, RANK
 

@@ -37,7 +37,8 @@ from prefrec.lm.items import item_table
 from prefrec.lm.liger import use_liger
 from prefrec.lm.lora import use_quick_lora
 from prefrec.lm.masks import FLEX, attention_implementation
-from prefrec.lm.models import base_id, is_quantized, load_model, load_tokenizer
+from prefrec.lm.models import is_quantized, load_model, load_tokenizer
+from prefrec.lm.names import base_id
 from prefrec.lm.packing import PackedBatch, tokens_of
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import language_model

@@ -14,3 +14,5 @@ ALL_LINEAR, RANK = "all-linear", 16
 NegativesDrawn = Literal["fixed", "per_epoch"]
 NEGATIVES: NegativesDrawn = "fixed"
 CHAT, DISABLE_DROPOUT, PRECOMPUTE_REFERENCE = False, True, True
+LEAST = 2
+"""Least titles of a history that SFT trains on."""

@@ -15,9 +15,7 @@ from prefrec.errors import DataError, TokenizerError
 from prefrec.lm.items import ItemTrajectoryEncoder
 from prefrec.prompts import Trajectory, TrajectoryEncoder
 from prefrec.training.datasets import EncodedRows
-
-LEAST = 2
-"""Minimum number of titles per training row."""
+from prefrec.training.defaults import LEAST
 
 
 class TrajectoryDataset(EncodedRows):

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from prefrec.lm.models import EMBEDDED
+from prefrec.lm.names import EMBEDDED
 
 Section = Literal["growth", "ranking", "catalogue", "steps"]
 SECTIONS: tuple[Section, ...] = ("growth", "ranking", "catalogue", "steps")

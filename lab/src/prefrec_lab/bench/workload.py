@@ -16,7 +16,8 @@ from prefrec.cpu.linear import restore_linear, use_onednn
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared
 from prefrec.errors import ConfigError, DataError
 from prefrec.intake import PrepareConfig, prepare
-from prefrec.lm.models import DTYPES, EMBEDDED, load_model, load_tokenizer, resolve
+from prefrec.lm.models import DTYPES, load_model, load_tokenizer
+from prefrec.lm.names import EMBEDDED, resolve
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 from prefrec_lab.bench.settings import BenchSettings
 

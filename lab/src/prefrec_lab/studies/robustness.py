@@ -19,7 +19,7 @@ from prefrec.pipeline.opened import Run
 from prefrec.report.tables import Cell, Grid
 from prefrec.report.wording import label
 from prefrec.sections import ModelSection
-from prefrec.stages.encoders import shows_candidates
+from prefrec.stages.item_texts import shows_candidates
 from prefrec_lab.studies.alignments import dpo_and_s_dpo
 from prefrec_lab.study_tools.measure import Measured, measure, ranking_values, same_rows
 from prefrec_lab.study_tools.opened import ask

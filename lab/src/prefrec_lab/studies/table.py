@@ -17,7 +17,7 @@ from prefrec.report.tables import Grid
 from prefrec.report.wording import clock, includes_zero, label, with_interval
 from prefrec.runs.stage import STAGE_FILE
 from prefrec.sections import RANKERS, SFT, ZERO_SHOT
-from prefrec.stages.encoders import shows_candidates
+from prefrec.stages.item_texts import shows_candidates
 from prefrec_lab.studies.cost import training_seconds
 from prefrec_lab.study_tools.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.study_tools.plots import dots

@@ -7,9 +7,10 @@ from typing import Any
 
 from prefrec.files import content_digest
 from prefrec.intake.readers import read_table
-from prefrec.lm.models import base_digest
+from prefrec.lm.names import base_digest
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.lm import BATCH_SIZE, load_lm
+from prefrec.rankers.config import BATCH_SIZE
+from prefrec.rankers.lm import load_lm
 from prefrec.runs.stage import stage_key
 from prefrec.sections import ModelSection
 from prefrec.stages.base import RankerStage

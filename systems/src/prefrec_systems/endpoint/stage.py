@@ -6,7 +6,8 @@ from functools import cached_property
 
 from prefrec import processes
 from prefrec.errors import ModelError
-from prefrec.lm.models import base_digest, load_tokenizer
+from prefrec.lm.models import load_tokenizer
+from prefrec.lm.names import base_digest
 from prefrec.prompts import PromptTemplate, load_template
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key

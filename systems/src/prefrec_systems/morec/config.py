@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from prefrec.lm.models import EMBEDDED
+from prefrec.lm.names import EMBEDDED
 from prefrec.rankers.config import RankerConfig
 from prefrec_systems.sequential.config import NextItemSection
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from prefrec.lm.models import base_digest
+from prefrec.lm.names import base_digest
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
 from prefrec.runs.stage import stage_key
