@@ -12,10 +12,11 @@ import pytest
 from fixed_rankers import Fixed, FixedStage
 from prefrec.data import RankingExample, has_dates, read_prepared, seen_items
 from prefrec.errors import ConfigError, DataError
+from prefrec.evaluation import rank_catalogue
 from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.score import predict_all, predict_full
+from prefrec.pipeline.score import predict_all, predict_full, predict_stages
 from prefrec.rankers import baselines, fitted_baselines
 from prefrec.rankers.baselines import PopularityRanker, RandomRanker
 from prefrec.rankers.blend import (
@@ -29,6 +30,7 @@ from prefrec.rankers.blend import (
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_scores
+from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.recipe import Recipe
 from prefrec.recommender import Recommender
 from prefrec.stages import blend, lazy
@@ -392,6 +394,48 @@ def test_scores_are_kept_for_an_evaluation_alone_and_within_bounds(monkeypatch):
     late.score([*second, *first])
     late.score(second)
     assert len(asked) == 7
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 3, 1000])
+def test_blends_that_share_parts_query_them_once_for_each_block(
+    finished, recipe, tmp_path, monkeypatch, rows_per_block
+):
+    """The predictions equal those of whole blends, which score all examples one after the other."""
+    inputs = _inputs(finished, recipe)
+    data, parts = inputs.data, ["title TF-IDF", "window co-occurrence", "popularity"]
+    before = {name: BaselineStage(inputs, name) for name in parts}
+    stage = BlendStage(inputs, BlendConfig(parts=parts), tmp_path / "blend", before)
+    stage.folder.mkdir()
+    stage.make()
+    rows = data.examples("test", None)
+    seen = seen_items(data, rows)
+    known = set(data.known_interactions("test")["item_id"])
+    stages = [stage, *stage.ablations]
+    apart = []
+    for one in stages:
+        ranker = one.load(4)
+        ranker.use_predictions({})
+        apart.append(rank_catalogue(ranker, rows, data.catalogue, seen, known))
+    stage.forget()
+    inputs.forget(rankers=True)
+    per_example = 4 * len(data.catalogue)
+    monkeypatch.setattr("prefrec.rankers.matrices.CELLS_AT_A_TIME", rows_per_block * per_example)
+    monkeypatch.setattr(lazy, "MOST_KEPT", 1)
+    asked = []
+    whole = WindowCooccurrenceRanker.score
+
+    def count(self, examples):
+        asked.append(len(examples))
+        return whole(self, examples)
+
+    monkeypatch.setattr(WindowCooccurrenceRanker, "score", count)
+    together = predict_stages(data, recipe.evaluate, stages, rows, tmp_path / "cache", seed=0, seen=seen)
+    assert sum(asked) == len(rows)
+    assert max(asked) <= rows_per_block
+    for one, other in zip(together, apart, strict=True):
+        ranks = ["ranker", "row", "target", "candidates", "rank", "tied", "listed", "class_rank"]
+        assert one.select(ranks).equals(other.select(ranks))
+        np.testing.assert_allclose(one["scores"].explode(), other["scores"].explode(), rtol=1e-5)
 
 
 def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):

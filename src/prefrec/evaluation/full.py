@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -44,49 +45,92 @@ def rank_catalogue(
         shared: whether all examples of a block get the same tuple of all items. False: each gets only its unseen
             items, for rankers whose score of an item depends on the other candidates.
     """
+    (frame,) = rank_together([ranker], examples, catalogue, seen, known_items, shared=shared)
+    return frame
+
+
+def rank_together(
+    rankers: Sequence[Ranker],
+    examples: Sequence[RankingExample],
+    catalogue: Catalogue,
+    seen: Sequence[Collection[str]],
+    known_items: Collection[str] = (),
+    *,
+    shared: bool = True,
+) -> list[pl.DataFrame]:
+    """Return what `rank_catalogue` does for each of several rankers, all of which score a block before the next one.
+
+    Rankers that query the same others, such as a blend and the blends without a part, then do so with the same
+    block one after the other, so that its scores are computed once and not kept for longer.
+    """
     column = catalogue.index
     known = np.isin(catalogue.ids, list(known_items))
-    frames = []
-    if isinstance(ranker, LearningRanker):
-        ranker = ranker.learn([replace(e, candidates=tuple(column)) for e in examples])
+    items = tuple(column)
+    asked: list[Ranker] = []
+    for ranker in rankers:
+        if isinstance(ranker, LearningRanker):
+            ranker = ranker.learn([replace(e, candidates=items) for e in examples])
+        asked.append(ranker)
+    frames: list[list[pl.DataFrame]] = [[] for _ in rankers]
     for rows in blocks(len(examples), 4 * len(column)):  # several arrays of this size are in memory
         block = list(examples[rows])
-        scores = _scores(ranker, block, seen[rows], column, shared)
+        questions = _Questions.of(block, seen[rows], column, shared)
         targets = np.array([column[e.target] for e in block])
-        try:
-            ranks = target_ranks(scores, targets)
-        except ValueError as e:
-            raise ModelError(f"ranker {ranker.name!r}: {e}") from None
-        best = _best(ranker.name, block, list(column), scores, ranks)
-        frames.append(best.with_columns(_among_class(scores, targets, known)))
-    return pl.concat(frames).with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"))
+        for ranker, own in zip(asked, frames, strict=True):
+            scores = questions.scores(ranker, column)
+            try:
+                ranks = target_ranks(scores, targets)
+            except ValueError as e:
+                raise ModelError(f"ranker {ranker.name!r}: {e}") from None
+            best = _best(ranker.name, block, items, scores, ranks)
+            own.append(best.with_columns(_among_class(scores, targets, known)))
+    return [pl.concat(own).with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row")) for own in frames]
 
 
-def _scores(
-    ranker: Ranker,
-    rows: Sequence[RankingExample],
-    seen: Sequence[Collection[str]],
-    column: dict[str, int],
-    shared: bool,
-) -> NDArray[np.float64]:
-    """Return scores [B, I] of all items, -inf for seen ones; `column` is item → its column."""
-    excluded = [{*known} - {e.target} for e, known in zip(rows, seen, strict=True)]
-    if shared:
-        lists = [tuple(column)] * len(rows)
-    else:
-        lists = [tuple(item for item in column if item not in hidden) for hidden in excluded]
-    questions = [replace(e, candidates=listed) for e, listed in zip(rows, lists, strict=True)]
-    result = np.asarray(ranker.score(questions))
-    expected = (len(rows), max(map(len, lists)))
-    if result.shape != expected:
-        raise ModelError(f"ranker {ranker.name!r}: expected scores of shape {expected}, got {result.shape}")
-    scores = np.array(result, dtype=np.float64) if shared else np.full((len(rows), len(column)), -np.inf)
-    for b, (hidden, listed) in enumerate(zip(excluded, lists, strict=True)):
-        if shared:
-            scores[b, [column[i] for i in hidden if i in column]] = -np.inf
-        else:
-            scores[b, [column[i] for i in listed]] = result[b, : len(listed)]
-    return scores
+@dataclass(frozen=True)
+class _Questions:
+    """A block of examples in full ranking.
+
+    Attributes:
+        examples: [B] with all items as candidates, or with those that are not hidden.
+        hidden: rows and columns of the items that are no candidates, if all examples have the same tuple of items.
+    """
+
+    examples: list[RankingExample]
+    hidden: tuple[list[int], list[int]] | None
+
+    @classmethod
+    def of(
+        cls,
+        block: Sequence[RankingExample],
+        seen: Sequence[Collection[str]],
+        column: Mapping[str, int],
+        shared: bool,
+    ) -> Self:
+        """Return the questions about a block of examples; `column` is item → its column, of all items."""
+        items = tuple(column)
+        excluded = [{*known} - {e.target} for e, known in zip(block, seen, strict=True)]
+        if not shared:
+            lists = [tuple(item for item in items if item not in left_out) for left_out in excluded]
+            return cls([replace(e, candidates=listed) for e, listed in zip(block, lists, strict=True)], None)
+        places = [(row, column[i]) for row, left_out in enumerate(excluded) for i in left_out if i in column]
+        hidden = [row for row, _ in places], [place for _, place in places]
+        return cls([replace(e, candidates=items) for e in block], hidden)
+
+    def scores(self, ranker: Ranker, column: Mapping[str, int]) -> NDArray[np.float64]:
+        """Return a ranker's scores [B, I] of all items, -inf for those that are no candidates."""
+        result = np.asarray(ranker.score(self.examples))
+        expected = (len(self.examples), max(len(e.candidates) for e in self.examples))
+        if result.shape != expected:
+            raise ModelError(f"ranker {ranker.name!r}: expected scores of shape {expected}, got {result.shape}")
+        if self.hidden is not None:
+            scores = np.array(result, dtype=np.float64)
+            scores[self.hidden] = -np.inf
+            return scores
+        scores = np.full((len(self.examples), len(column)), -np.inf)
+        for row, own, e in zip(scores, result, self.examples, strict=True):
+            row[[column[i] for i in e.candidates]] = own[: len(e.candidates)]
+        return scores
 
 
 def _best(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
@@ -13,6 +15,7 @@ from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.data.rows import spread
 from prefrec.errors import NO_EXAMPLES, ConfigError, DataError
 from prefrec.evaluation import judge_texts, predict, rank_catalogue, read_predictions
+from prefrec.evaluation.full import rank_together
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.files import keep, kept_key
 from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
@@ -114,49 +117,125 @@ def predict_stages(
         seen: [B] items that each example's user has interacted with. If given, rank the full catalogue without
             them in place of the candidate sets.
     """
-    if seen is None:
-        trained: set[str] = set()
-        lists = [(e.user_id, e.history, e.candidates, e.target) for e in examples]
-        rows_key = stage_key(rows=lists, seed=seed, ties="mean")
-        size = f"{max((len(e.candidates) for e in examples), default=0)} candidates"
-    else:
-        trained = set(data.known_interactions(section.split)["item_id"])
-        questions = [(e.user_id, e.history, sorted(known), e.target) for e, known in zip(examples, seen, strict=True)]
-        rows_key = stage_key(full=questions, items=data.catalogue.ids, known=sorted(trained))
-        size = f"all {len(data.catalogue):,} items"
-
-    def answer(ranker: Ranker, shared: bool) -> pl.DataFrame:
-        if seen is None:
-            return predict(ranker, examples, data.catalogue, generate=False)
-        return rank_catalogue(ranker, examples, data.catalogue, seen, trained, shared=shared)
-
-    # The examples to generate text for are spread over users, like the examples under test.
-    with_text = spread(examples, section.generate_rows)
+    asked = _Asked.of(data, section, examples, cache, seed, seen)
     frames: list[pl.DataFrame] = []
     answers: dict[str, pl.DataFrame] = {}
-    for stage in stages:
+    for group in _together(stages, seen is not None):
+        asked.answer(group, answers)
+        for stage in group:
+            frames.append(read_predictions(asked.path(stage)))
+            answers.setdefault(stage.key, frames[-1])
+    return frames
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Examples that stages are queried about, and the folder of their predictions.
+
+    Attributes:
+        rows_key: of the examples and their candidates.
+        size: of the candidate sets, for messages.
+        seen: as in `predict_stages`.
+        trained: in full ranking, the items with known interactions.
+        with_text: indices of the examples to generate text for, spread over users like the examples under test.
+    """
+
+    data: PreparedData
+    batch_size: int
+    examples: Sequence[RankingExample]
+    cache: Path
+    rows_key: str
+    size: str
+    seen: Sequence[Collection[str]] | None
+    trained: Collection[str]
+    with_text: Sequence[int]
+
+    @classmethod
+    def of(
+        cls,
+        data: PreparedData,
+        section: EvaluateSection,
+        examples: Sequence[RankingExample],
+        cache: Path,
+        seed: int,
+        seen: Sequence[Collection[str]] | None,
+    ) -> Self:
+        """Return the examples with their key; the arguments are those of `predict_stages`."""
+        if seen is None:
+            trained: set[str] = set()
+            lists = [(e.user_id, e.history, e.candidates, e.target) for e in examples]
+            rows_key = stage_key(rows=lists, seed=seed, ties="mean")
+            size = f"{max((len(e.candidates) for e in examples), default=0)} candidates"
+        else:
+            trained = set(data.known_interactions(section.split)["item_id"])
+            pairs = zip(examples, seen, strict=True)
+            questions = [(e.user_id, e.history, sorted(known), e.target) for e, known in pairs]
+            rows_key = stage_key(full=questions, items=data.catalogue.ids, known=sorted(trained))
+            size = f"all {len(data.catalogue):,} items"
+        with_text = spread(examples, section.generate_rows)
+        return cls(data, section.batch_size, examples, cache, rows_key, size, seen, trained, with_text)
+
+    def path(self, stage: RankerStage) -> Path:
+        """Return the file of a stage's predictions."""
+        return self.cache / f"{stage.name}.parquet"
+
+    def key(self, stage: RankerStage, generate: Sequence[int]) -> str:
+        """Return the key of a stage's predictions, with texts for the examples of these indices."""
         model = {"model": stage.model} if stage.model else {}
-        key, key_without_texts = (
-            stage_key(rows=rows_key, entry=stage.key, generate=generate, **model) for generate in (with_text, [])
-        )
-        path = cache / f"{stage.name}.parquet"
-        known = processes.from_first(kept_key(path) if processes.is_first() else None)
-        if known != key:
-            ranker = stage.load(section.batch_size)
+        return stage_key(rows=self.rows_key, entry=stage.key, generate=generate, **model)
+
+    def answer(self, group: Sequence[RankerStage], answers: dict[str, pl.DataFrame]) -> None:
+        """Write the predictions of a group of stages (`_together`) that are not yet there, and add them to `answers`.
+
+        `answers` are the predictions of earlier stages, by key.
+        """
+        loaded: list[tuple[RankerStage, Ranker]] = []
+        due: list[tuple[RankerStage, Ranker]] = []
+        for stage in group:
+            known = processes.from_first(kept_key(self.path(stage)) if processes.is_first() else None)
+            if known == self.key(stage, self.with_text):
+                continue
+            ranker = stage.load(self.batch_size)
             if isinstance(ranker, ComposedRanker):
                 ranker.use_predictions(answers)
-            if known != key_without_texts:
-                say(f"{stage.name}: scoring {len(examples)} examples of {size}")
-                answers[stage.key] = answer(ranker, not stage.is_slow)
-                # Scores are written before texts are generated, so that a failure there does not lose them.
-                _keep(path, key_without_texts, answers[stage.key])
-                processes.wait()
-            if with_text:
-                _keep(path, key, _with_texts(read_predictions(path), ranker, data, examples, with_text))
-                processes.wait()
-        frames.append(read_predictions(path))
-        answers.setdefault(stage.key, frames[-1])
-    return frames
+            loaded.append((stage, ranker))
+            if known != self.key(stage, []):
+                say(f"{stage.name}: scoring {len(self.examples)} examples of {self.size}")
+                due.append((stage, ranker))
+        made = self.predictions([ranker for _, ranker in due], shared=not group[0].is_slow)
+        for (stage, _), frame in zip(due, made, strict=True):
+            # Scores are written before texts are generated, so that a failure there does not lose them.
+            _keep(self.path(stage), self.key(stage, []), frame)
+            answers[stage.key] = frame
+            processes.wait()
+        for stage, ranker in loaded if self.with_text else ():
+            frame = read_predictions(self.path(stage))
+            texts = _with_texts(frame, ranker, self.data, self.examples, self.with_text)
+            _keep(self.path(stage), self.key(stage, self.with_text), texts)
+            processes.wait()
+
+    def predictions(self, rankers: Sequence[Ranker], *, shared: bool) -> list[pl.DataFrame]:
+        """Return the predictions of each ranker; `shared` as for `rank_catalogue`."""
+        examples, catalogue = self.examples, self.data.catalogue
+        if self.seen is None:
+            return [predict(ranker, examples, catalogue, generate=False) for ranker in rankers]
+        return rank_together(rankers, examples, catalogue, self.seen, self.trained, shared=shared)
+
+
+def _together(stages: Sequence[RankerStage], is_full: bool) -> list[list[RankerStage]]:
+    """Return stages in groups that score each block of examples in turn: in full ranking, those that query others.
+
+    All others are loaded one after the other, because each may be a model that fills the memory.
+    """
+    groups: list[list[RankerStage]] = []
+    is_joined = False
+    for stage in stages:
+        was_joined, is_joined = is_joined, is_full and stage.queries and not stage.is_slow
+        if was_joined and is_joined:
+            groups[-1].append(stage)
+        else:
+            groups.append([stage])
+    return groups
 
 
 def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:

@@ -134,7 +134,7 @@ class RankerStage(Stage):
     Config: ClassVar[type[RankerConfig]]
     config: Any
     served: ClassVar[bool] = False
-    queries: ClassVar[bool] = False
+    queries: bool = False
     learns: ClassVar[bool] = True
     inputs: RunInputs
     before: Mapping[str, RankerStage]
@@ -251,6 +251,9 @@ class View(RankerStage):
     def __init__(self, of: RankerStage) -> None:
         self.of = of
         self.name, self.first = of.name, of.first
+        self.queries = of.queries
+        if of.queries:
+            self.before = of.before
 
     @property
     def key(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -14,8 +15,8 @@ from prefrec.data import RankingExample
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.matrices import pad_scores
 
-MOST_KEPT = 200_000_000
-"""Scores of a ranker to keep in memory, for other blends that query it, too."""
+MOST_KEPT = 8_000_000
+"""Scores of a ranker to keep in memory, 32 MB, for other blends that query it about the same examples next."""
 
 
 class Loadable(Protocol):
@@ -33,11 +34,20 @@ class Loadable(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """A block of examples [B], their times [B], which do not count when examples are compared, and scores [B, C]."""
+
+    examples: list[RankingExample]
+    times: list[int | None]
+    scores: NDArray[np.float32]
+
+
 class LazyRanker:
     """The ranker of a stage, which is loaded only to score examples without known predictions.
 
-    An evaluation begins with `use_predictions`. From then on, scores of a block of examples are kept for the next
-    blend.
+    An evaluation begins with `use_predictions`. From then on, scores of the latest blocks of examples are kept for
+    the next blend.
     """
 
     def __init__(self, stage: Loadable, batch_size: int) -> None:
@@ -45,14 +55,14 @@ class LazyRanker:
         self.stage = stage
         self.batch_size = batch_size
         self.predictions: list[dict[str, float]] = []
-        self.kept: dict[tuple[Any, ...], NDArray[np.float32]] | None = None
+        self.kept: list[_Scored] | None = None
 
     def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Keep the stage's predictions, which may be of other examples than the next ones."""
         frame = answers.get(self.stage.key)
         rows = [] if frame is None else frame.select("candidates", "scores").iter_rows()
         self.predictions = [dict(zip(*row, strict=True)) for row in rows]
-        self.kept = {} if self.kept is None else self.kept
+        self.kept = [] if self.kept is None else self.kept
 
     def forget(self) -> None:
         """Forget all predictions and scores, because an evaluation has ended. A ranker that is loaded stays so."""
@@ -65,12 +75,15 @@ class LazyRanker:
             return pad_scores([[scores[c] for c in e.candidates] for scores, e in rows])
         if self.kept is None:  # a server must not keep the scores of all requests
             return self._ranker.score(examples)
-        block = tuple((e, e.time) for e in examples)
-        if block not in self.kept:
-            if sum(scores.size for scores in self.kept.values()) > MOST_KEPT:
-                self.kept.clear()
-            self.kept[block] = self._ranker.score(examples).astype(np.float32)
-        return self.kept[block].astype(np.float64)
+        times = [e.time for e in examples]
+        for block in reversed(self.kept):
+            # Lists of the same objects are compared quickly, however many candidates each of them has.
+            if block.times == times and block.examples == examples:
+                return block.scores.astype(np.float64)
+        self.kept.append(_Scored(list(examples), times, self._ranker.score(examples).astype(np.float32)))
+        while len(self.kept) > 1 and sum(block.scores.size for block in self.kept) > MOST_KEPT:
+            del self.kept[0]
+        return self.kept[-1].scores.astype(np.float64)
 
     def _has_predicted(self, examples: Sequence[RankingExample]) -> bool:
         if len(self.predictions) != len(examples):
