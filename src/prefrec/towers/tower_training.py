@@ -1,15 +1,11 @@
-"""Train a title tower: all items of training sequences but the first are targets; validation chooses the epoch.
-
-A target competes with all learnt items, or with sampled ones: then the loss is that of S-DPO with the score as the
-reward. It converges to log p − log q, where q is what the items were sampled from.
-"""
+"""Train a title tower: all items of training sequences but the first are targets; validation chooses the epoch."""
 
 from __future__ import annotations
 
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import logsumexp
 from torch import Tensor
 
 from prefrec.console import say, track
-from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
+from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import DataError, ModelError
 from prefrec.files import write_text, write_whole
 from prefrec.lm.models import default_device
@@ -38,8 +33,6 @@ from prefrec.towers.title_tower import (
 ROWS = 2000
 """Most validation examples that choose the epoch."""
 CHECKPOINT = "checkpoint.pt"
-Draw = Callable[[list[RankingExample], Sequence[str], str], Sequence[RankingExample]]
-"""Examples, ids of items and the split → the examples, whose candidates are sampled items and the target."""
 
 
 def train_tower(
@@ -50,14 +43,12 @@ def train_tower(
     *,
     seed: int,
     epochs: int | None = None,
-    draw: Draw | None = None,
 ) -> Path:
     """Train a title tower and return its folder.
 
     After each epoch, all items that a validation user has not seen are ranked; the epoch with the highest NDCG@10 is
-    kept. With sampled items it is the epoch with the lowest validation loss, on items sampled in the same way: a
-    reward alone need not rank well. Interrupted training resumes after the last finished epoch. On the CPU, the same
-    data, vectors, configuration and seed give the same weights.
+    kept. Interrupted training resumes after the last finished epoch. On the CPU, the same data, vectors,
+    configuration and seed give the same weights.
 
     Args:
         data: prepared data.
@@ -67,7 +58,6 @@ def train_tower(
         seed: of the order of targets, and of dropout.
         epochs: number of epochs, for data whose validation examples were added to training. Default: validation
             chooses.
-        draw: samples the items that compete with targets. Default: all learnt items do.
 
     Raises:
         DataError: there is nothing to train on, or no validation example to choose the epoch.
@@ -76,12 +66,7 @@ def train_tower(
     rows = data.examples("validation", ROWS) if epochs is None else []
     if epochs is None and not rows:
         raise DataError(f"{config.name}: there are no validation examples, which choose the epoch")
-    training = _Training(data, titles, config, rows, out / "work", seed, draw)
-    if epochs is None and not training.rows:
-        raise DataError(
-            f"{config.name}: no target of a validation example has training interactions, so none can choose the "
-            "epoch with sampled negatives; use negatives_from: all"
-        )
+    training = _Training(data, titles, config, rows, out / "work", seed)
     progress = training.run(config.epochs if epochs is None else epochs)
     about = {"config": config.model_dump(), "best": progress.best, "best_epoch": progress.best_epoch}
     save_tower(training.ranker(progress.weights), about, out)
@@ -96,7 +81,7 @@ class Progress:
 
     Attributes:
         log: numbers of each epoch.
-        best: highest NDCG@10 on validation examples, or with sampled items minus the lowest loss; NaN without them.
+        best: highest NDCG@10 on validation examples; NaN without them.
         best_epoch: its epoch, from 0; without validation examples, the last one.
         weights: of the best epoch.
     """
@@ -139,18 +124,6 @@ class Targets:
         return torch.where(before >= self.starts[positions][:, None], self.codes[before.clamp_min(0)], -1)
 
 
-def target_examples(data: PreparedData, targets: Targets) -> list[RankingExample]:
-    """Return the targets as examples without other candidates, with histories as long as those of prompts."""
-    log, longest = data.train_interactions, data.history_length
-    users, items = log["user_id"].to_list(), log["item_id"].to_list()
-    times: list[int | None] = log["timestamp"].to_list() if has_dates(log) else [None] * len(log)
-    examples = []
-    for at in targets.positions.tolist():
-        history = items[max(int(targets.starts[at]), at - longest) : at]
-        examples.append(RankingExample(users[at], tuple(history), (items[at],), items[at], times[at]))
-    return examples
-
-
 class _Training:
     """One training, which resumes from the checkpoint in the folder `work` if there is one."""
 
@@ -162,7 +135,6 @@ class _Training:
         rows: list[RankingExample],
         work: Path,
         seed: int,
-        draw: Draw | None = None,
     ) -> None:
         self.config, self.work, self.seed = config, work, seed
         self.ids, index = data.catalogue.ids, data.catalogue.index
@@ -170,14 +142,6 @@ class _Training:
         self.learnt = torch.tensor([index[item] for item in self.ids if item in learnt])
         code = {self.ids[i]: n for n, i in enumerate(self.learnt.tolist())}
         self.targets = Targets.of(data, code)
-        self.negatives: Tensor | None = None
-        if draw:
-            ids = [self.ids[i] for i in self.learnt.tolist()]
-            drawn = draw(target_examples(data, self.targets), ids, "train")
-            listed = [[code[item] for item in e.candidates if item != e.target] for e in drawn]
-            self.negatives = torch.tensor(listed)
-            rows = [e for e in rows if e.target in code]
-            rows = [*draw(rows, ids, "validation")] if rows else []
         self.rows, self.seen = rows, seen_items(data, rows)
         self.titles = whitened(titles.float(), config.width)
         self.device = default_device()
@@ -199,9 +163,8 @@ class _Training:
         for _ in track(self._steps(epochs), name, total=(epochs - len(progress.log)) * steps):
             pass
         count = f"{progress.best_epoch + 1} epoch{'s' if progress.best_epoch else ''}"
-        metric, best = ("NDCG@10", progress.best) if self.negatives is None else ("loss", -progress.best)
-        told = f"validation {metric} {best:.4f} after {count}" if self.rows else f"{count}, as validation chose"
-        say(f"{name}: {told}")
+        reached = f"validation NDCG@10 {progress.best:.4f} after {count}"
+        say(f"{name}: {reached if self.rows else f'{count}, as validation chose'}")
         return progress
 
     def ranker(self, weights: dict[str, Tensor] | None = None) -> TitleTowerRanker:
@@ -226,7 +189,7 @@ class _Training:
             self._end_epoch(float(np.mean(losses)))
 
     def _step(self, chosen: Tensor, rate: float) -> float:
-        """Take a step for some targets; return the loss, −log softmax over all learnt items or the sampled ones.
+        """Take a step for some targets; return the loss, −log softmax over all learnt items.
 
         `rate` is relative to the initial learning rate.
         """
@@ -235,11 +198,7 @@ class _Training:
             group["lr"] = rate * self.config.learning_rate
         histories = self.targets.histories(positions, self.config.last)
         scores = self.tower(histories.to(self.device))
-        codes = self.targets.codes[positions].to(self.device)
-        if self.negatives is not None:
-            listed = torch.cat([codes[:, None], self.negatives[chosen].to(self.device)], dim=1)
-            scores, codes = scores.gather(1, listed), torch.zeros_like(codes)
-        loss = F.cross_entropy(scores, codes)
+        loss = F.cross_entropy(scores, self.targets.codes[positions].to(self.device))
         if not math.isfinite(value := loss.item()):
             raise ModelError(
                 f"{self.config.name}: training diverged in epoch {len(self.progress.log) + 1} (the loss is not "
@@ -254,11 +213,8 @@ class _Training:
         """Validate, and write the checkpoint with the best weights: without validation examples, the latest."""
         progress, line = self.progress, {"epoch": len(self.progress.log), "loss": loss}
         reached = math.nan
-        if self.rows and self.negatives is None:
+        if self.rows:
             reached = line["ndcg@10"] = self._ndcg()
-        elif self.rows:
-            line["validation_loss"] = self._loss()
-            reached = -line["validation_loss"]
         if not self.rows or progress.best_epoch < 0 or reached > progress.best:
             progress.best, progress.best_epoch = reached, len(progress.log)
             progress.weights = {name: t.detach().cpu().clone() for name, t in self.tower.state_dict().items()}
@@ -266,12 +222,6 @@ class _Training:
         states: dict[str, Any] = {"tower": self.tower.state_dict(), "optimizer": self.optimizer.state_dict()}
         self.work.mkdir(parents=True, exist_ok=True)
         write_whole(self.work / CHECKPOINT, lambda p: torch.save(states | {"progress": vars(progress)}, p))
-
-    def _loss(self) -> float:
-        """Return the mean loss of the validation examples on their sampled items."""
-        scores = self.ranker().score(self.rows)
-        targets = scores[np.arange(len(scores)), [e.target_index for e in self.rows]]
-        return float((logsumexp(scores, axis=1) - targets).mean())
 
     def _ndcg(self) -> float:
         """Return NDCG@10 of the validation examples, among all items that their users have not seen."""
