@@ -28,7 +28,8 @@ from prefrec.recommender import Recommender
 from prefrec.stages.base import Loaded
 from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest, SimilarRequest
 from prefrec_server.engine import Engine, UnknownRankerError
-from prefrec_server.scorer import Scorer, load_rankers
+from prefrec_server.models import load_rankers
+from prefrec_server.scorer import Scorer
 from prefrec_server.server import open_engine
 from served_run import HOSTILE, dated, with_model
 from slow import slow_logps, slow_logps_within

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from scipy.special import softmax
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
-from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.base import Recommendation
 from prefrec.recommend.explain import Reasons, without_each
@@ -27,10 +26,12 @@ from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import LoggedUsers, Question, Selection
 from prefrec.recommend.rules import ById, Item, ItemName, ItemRules, Rules
-from prefrec.stages.encoders import Encoder
 from prefrec_server import bodies
 from prefrec_server.batcher import Batcher
 from prefrec_server.scorer import Alike, Scorer, Scores, Why
+
+if TYPE_CHECKING:
+    from prefrec.stages.encoders import Encoder
 
 Body = TypeVar("Body")
 Asked = ChoiceSet | RankingExample | Question | Why | Alike
@@ -312,6 +313,8 @@ class Engine:
             return 8 * (len(question.history) + len(question.candidates))  # about as many as titles have
         if isinstance(question, Question | Why | Alike):
             return self._scorer.catalogue_tokens
+        from prefrec.lm.packing import tokens_of  # here, because it needs torch
+
         return tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from peft import PeftModel
-from torch import nn
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import check_finite
-from prefrec.lm.models import load_model
-from prefrec.rankers import LMRanker, Ranker
-from prefrec.rankers.base import Recommendation
-from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker
+from prefrec.rankers.base import Ranker, Recommendation
 from prefrec.rankers.config import BATCH_SIZE
 from prefrec.recommend.explain import Reasons, reasons
 from prefrec.recommend.questions import Question, answer_all, best_items, similar_items
 from prefrec.recommend.similar import log_similarity, own_similarity
+from prefrec.resources import loaded_torch
 from prefrec.stages.base import Loaded, RankerStage
-from prefrec.training.adapters import load_adapter
-from prefrec.training.weights import is_adapter, load_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prefrec.rankers import CatalogueRanker, LMRanker
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,8 @@ class Scorer:
         self.adapters = dict(adapters)
         self.items = catalogue
         if lm is not None:
+            from prefrec.rankers.catalogue import CatalogueRanker  # here, because it needs torch
+
             self.lm, self.catalogue = lm, CatalogueRanker(lm)
 
     @property
@@ -90,6 +89,8 @@ class Scorer:
         """Approximate number of tokens of a question about all items."""
         if not self.models or self.lm.has_items:
             return 128  # 16 histories share a pass on a CPU; more are not faster
+        from prefrec.rankers.catalogue import EXACT_NODES
+
         within, items = self.lm.within, len(self.lm.catalogue)
         # Titles share prefixes, so each adds about four tokens.
         return min(EXACT_NODES, 4 * items if within is None else len(within.trie.inner))
@@ -117,7 +118,7 @@ class Scorer:
         Raise ModelError if a score is NaN.
         """
         stage = self.others[ranker]
-        with torch.no_grad():
+        with _no_gradients():
             full = stage.full or stage
             return [reasons((stage if q.is_listed else full).load(BATCH_SIZE), q.example) for q in questions]
 
@@ -151,7 +152,7 @@ class Scorer:
         Raise ModelError if a score is NaN, or a log-probability is not finite.
         """
         other, answers = self.others.get(ranker), []
-        with torch.no_grad():
+        with _no_gradients():
             if other and other.full:
                 full = other.full.load(BATCH_SIZE)
                 for question in questions:
@@ -186,6 +187,8 @@ class Scorer:
     @contextmanager
     def active(self, ranker: str) -> Iterator[nn.Module]:
         """Yield the model of a ranker with its adapter active, and set it as the model of `lm`."""
+        from peft import PeftModel
+
         model, adapter = self.models[ranker], self.adapters[ranker]
         self.lm.model = model
         if not isinstance(model, PeftModel):
@@ -213,30 +216,7 @@ class SharedLM:
             return self.ranker.score(examples)
 
 
-def load_rankers(
-    base: str, dtype: str, weights: Mapping[str, Path | None], **options: Any
-) -> tuple[dict[str, nn.Module], dict[str, str | None]]:
-    """Return `models` and `adapters` for `Scorer`: one base for all adapters, and each whole model.
-
-    Args:
-        base: name of the base model.
-        dtype: compute dtype.
-        weights: ranker → folder of its adapter or of its whole model; None: the base model.
-        **options: for `load_model`.
-
-    Raises:
-        ModelError: base or weights cannot be read, or are not stored as safetensors.
-    """
-    whole = [name for name, folder in weights.items() if folder is not None and not is_adapter(folder)]
-    models = {name: load_weights(base, weights[name], dtype=dtype, **options) for name in whole}
-    adapted = {name: folder for name, folder in weights.items() if name not in whole}
-    names: dict[str, str | None] = dict.fromkeys(weights)
-    if adapted:
-        model: nn.Module = load_model(base, dtype=dtype, **options)
-        for i, (ranker, folder) in enumerate(adapted.items()):
-            if folder is not None:
-                names[ranker] = f"ranker{i}"
-                # In the precision of the base: the same numbers as with autocast in training, without its casts.
-                model = load_adapter(model, folder, adapter_name=f"ranker{i}", autocast_adapter_dtype=False)
-        models |= dict.fromkeys(adapted, model)
-    return {name: models[name].eval() for name in weights}, names
+def _no_gradients() -> AbstractContextManager[Any]:
+    """Return torch's context without gradients, or an empty one if no ranker has loaded torch."""
+    torch = loaded_torch()
+    return nullcontext() if torch is None else torch.no_grad()

@@ -22,9 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError, DataError
-from prefrec.lm.items import item_table
-from prefrec.lm.models import default_device, hold_weights
-from prefrec.lm.scoring import language_model
+from prefrec.extras import need
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.rankers.baselines import servable
 from prefrec.rankers.config import BATCH_SIZE
@@ -32,15 +30,13 @@ from prefrec.runs.lock import in_use
 from prefrec.runs.remote import local_run
 from prefrec.stages import stage_class
 from prefrec.stages.base import Loaded, RankerStage
-from prefrec.stages.encoders import prompt_encoder
-from prefrec.stages.language_model import as_ranker
 from prefrec_server.app import Settings, check_key, create_app
 from prefrec_server.batcher import RETRY_AFTER
 from prefrec_server.engine import Engine
 from prefrec_server.middleware import HEADERS, Telemetry, problem
 from prefrec_server.page import page_files
 from prefrec_server.reload import Opened, Reloading, shown
-from prefrec_server.scorer import Scorer, load_rankers
+from prefrec_server.scorer import Scorer
 
 MAX_CONNECTIONS = 768
 """Most connections; requests on additional ones get 503. Often a process may only open 1,024 files."""
@@ -48,8 +44,8 @@ PROBES, PROBE_CONNECTIONS = ("/healthz", "/readyz"), 64
 """Paths that additional connections can still request, and the number of these connections."""
 MAX_IDLE = 512
 """Most connections without a request; beyond that, the oldest are closed."""
-PASS_TOKENS = {"cpu": 2048}
-"""Device → padded tokens per pass; 4,096 on others. Larger passes exceed a CPU's caches."""
+NO_PASS = 2048
+"""Room for questions, in tokens, of a server without language models."""
 HEADER_SECONDS, READ_SECONDS, LAST_SECONDS = 10.0, 10.0, 1.0
 """Seconds for a connection's first headers to arrive, for a response to be read, and for the last one at the end."""
 
@@ -132,7 +128,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         run: the run.
         rankers: names of rankers; the first is the default. If none are given: the best ranker on validation
             examples, the language models from the last stage to the first, other rankers, and baselines.
-        max_tokens: most tokens per pass, padding included. Default: see `PASS_TOKENS`.
+        max_tokens: most tokens per pass of a language model, padding included. Default: see `default_pass`.
         **queue: options of `Batcher`.
 
     Raises:
@@ -140,7 +136,6 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         ConfigError: a ranker was made with another recipe.
         ModelError: a model or adapter cannot be read.
     """
-    section, device = run.recipe.model, default_device()
     lms, can = run.models[::-1], servable(run.data.train_interactions)
     baselines = [name for name in run.recipe.evaluate.references if name in can]
     made = [config.name for config in run.recipe.rankers]
@@ -151,20 +146,17 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms
     stages = {name: run.stage(name) for name in lms}
     weights = {name: stage.weights for name, stage in stages.items()}
-    max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
+    encoder = None
     if weights:
-        say(f"Loading {escape(section.name)} for {', '.join(map(escape, weights))} …")
-    models, adapters = load_rankers(section.name, weights=weights, **section.loading()) if weights else ({}, {})
-    for model in set(models.values()):
-        if (table := item_table(language_model(model))) is not None:
-            table.merge_titles()
-        hold_weights(model)
-    lm = encoder = None
-    if models:
-        lm = as_ranker(*next(iter(models.items())), run.data, section, max_tokens_per_pass=max_tokens)
-        # A separate tokenizer: the thread that encodes requests must not share one with the worker.
-        encoder = prompt_encoder(section, run.data.catalogue)
-    scorer = Scorer(models, adapters, lm, run.data.catalogue)
+        need("lm", f"serving {', '.join(weights)}")
+        from prefrec_server.models import default_pass, load_models  # here, because they need torch
+
+        say(f"Loading {escape(run.recipe.model.name)} for {', '.join(map(escape, weights))} …")
+        max_tokens = max_tokens or default_pass()
+        scorer, encoder = load_models(run, weights, max_tokens)
+    else:
+        max_tokens = max_tokens or NO_PASS
+        scorer = Scorer({}, {}, None, run.data.catalogue)
     split = run.recipe.evaluate.split
     parts: dict[str, RankerStage] = {name: scorer.part(stage) for name, stage in stages.items()}
     parts |= {name: Loaded(run.stage(name)) for name in baselines}
