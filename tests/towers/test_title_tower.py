@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from drawn_logs import make_log
+from drawn_towers import random_tower, slow_scores
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError, ModelError
 from prefrec.rankers import Ranker
 from prefrec.rankers.matrices import item_scores, mean_ndcg
 from prefrec.towers import tower_training
+from prefrec.towers.network import SCALE, TitleTower
 from prefrec.towers.title_tower import (
-    SCALE,
     TOWER_FILES,
-    TitleTower,
     TitleTowerConfig,
     TitleTowerRanker,
     as_ranker,
@@ -61,7 +60,7 @@ class ItemValues:
 
 
 DATA = make_data()
-TITLES = torch.randn(len(ITEMS), 9, generator=torch.Generator().manual_seed(0))
+TITLES = np.random.default_rng(0).standard_normal((len(ITEMS), 9), np.float32)
 TITLES[-2:] = TITLES[0]  # new items with the title of another one
 
 
@@ -75,41 +74,8 @@ def ranker(tmp_path_factory) -> TitleTowerRanker:
     return trained(tmp_path_factory.mktemp("tower"))
 
 
-def random_tower(count: int = 5) -> TitleTower:
-    torch.manual_seed(1)
-    tower = TitleTower(TITLES[:count], TitleTowerConfig(**SMALL | {"dropout": 0.0, "vector_dropout": 0.0}))
-    for weight in tower.parameters():
-        torch.nn.init.normal_(weight)
-    return tower
-
-
-def slow_scores(tower: TitleTower, history: list[int]) -> list[float]:
-    """The scores of all items after a history of codes, newest first, by loops over items and dimensions."""
-    weights = {name: t.detach().double().numpy() for name, t in tower.named_parameters()}
-    titles = tower.titles.double().numpy()
-    width = len(weights["project"])
-    vectors = [
-        [sum(weights["project"][d, k] * t for k, t in enumerate(title)) + weights["own"][i, d] for d in range(width)]
-        for i, title in enumerate(titles)
-    ]
-    ages = [math.exp(w) for w in weights["log_weights"][: len(history)]]
-    mean = [sum(a * vectors[i][d] for a, i in zip(ages, history, strict=True)) / sum(ages) for d in range(width)]
-    state = [SCALE * sum(weights["predict"][d, k] * mean[k] for k in range(width)) for d in range(width)]
-    products = [sum(v * s for v, s in zip(vector, state, strict=True)) for vector in vectors]
-    return [product + b for product, b in zip(products, weights["bias"], strict=True)]
-
-
-def test_scores_equal_a_loop_over_items():
-    tower = random_tower()
-    histories = torch.tensor([[3, 0, 1], [2, -1, -1], [4, 4, -1]])
-    want = [slow_scores(tower, [i for i in row if i >= 0]) for row in histories.tolist()]
-    np.testing.assert_allclose(tower.eval()(histories).detach(), want, rtol=1e-4, atol=1e-4)
-    empty = tower(torch.full((1, 3), -1))
-    np.testing.assert_allclose(empty[0].detach(), tower.bias.detach(), rtol=1e-6)
-
-
 def test_the_ranker_scores_as_the_tower_and_new_items_by_their_title_alone():
-    tower, learnt = random_tower(), torch.tensor([0, 1, 2, 3, 4])
+    tower, learnt = random_tower(TITLES[:5], 6, 3), np.arange(5)
     ids = ITEMS[:7]
     ranker = as_ranker(tower, "tower", ids, TITLES[:7], learnt)
     history = ("elsewhere", ITEMS[1], ITEMS[0], ITEMS[3])
@@ -117,11 +83,12 @@ def test_the_ranker_scores_as_the_tower_and_new_items_by_their_title_alone():
     (scores,) = ranker.score([example])
     np.testing.assert_allclose(scores[:5], slow_scores(tower, [3, 0, 1]), rtol=1e-5, atol=1e-5)
     assert scores[7] == 0
-    vectors = tower.titles @ tower.project.T + tower.own
-    ages = tower.log_weights.exp()
-    state = SCALE * tower.predict @ ((ages[:, None] * vectors[[3, 0, 1]]).sum(0) / ages.sum())
-    title_part = (TITLES[5:7] @ tower.project.T) @ state
-    np.testing.assert_allclose(scores[5:7], title_part.detach(), rtol=1e-4, atol=1e-4)
+    weights = tower.weights
+    vectors = tower.titles @ weights["project"].T + weights["own"]
+    ages = np.exp(weights["log_weights"])
+    state = SCALE * weights["predict"] @ ((ages[:, None] * vectors[[3, 0, 1]]).sum(0) / ages.sum())
+    title_part = (TITLES[5:7] @ weights["project"].T) @ state
+    np.testing.assert_allclose(scores[5:7], title_part, rtol=1e-4, atol=1e-4)
 
 
 def test_items_without_interactions_with_the_same_title_tie_and_learnt_ones_do_not(ranker):
@@ -132,19 +99,8 @@ def test_items_without_interactions_with_the_same_title_tie_and_learnt_ones_do_n
 
 
 def test_the_first_equal_row_of_each_row():
-    rows = torch.tensor([[1.0, 2.0], [3.0, 2.0], [1.0, 2.0], [3.0, 2.0], [0.0, 0.0]])
+    rows = np.array([[1.0, 2.0], [3.0, 2.0], [1.0, 2.0], [3.0, 2.0], [0.0, 0.0]], np.float32)
     assert first_equal(rows).tolist() == [0, 1, 0, 1, 4]
-
-
-def test_dropped_vectors_leave_the_titles_alone():
-    tower = random_tower().train()
-    tower.vector_dropout = 1.0
-    histories = torch.tensor([[3, 0, 1], [2, 4, -1]])
-    dropped = tower(histories)
-    with torch.no_grad():
-        tower.own.zero_()
-        tower.bias.zero_()
-    torch.testing.assert_close(dropped, tower.eval()(histories))
 
 
 def test_answers_do_not_depend_on_the_other_questions(ranker):
@@ -160,18 +116,18 @@ def test_answers_do_not_depend_on_the_other_questions(ranker):
 
 def test_it_learns_the_walks(ranker):
     targets, white = [e.target_index for e in DATA.test], whitened(TITLES, 6)
-    untrained = as_ranker(TitleTower(white, TitleTowerConfig(**SMALL)), "x", ITEMS, white, torch.arange(len(ITEMS)))
+    untrained = as_ranker(TitleTower(white, 6, 3), "x", ITEMS, white, np.arange(len(ITEMS)))
     reached = [mean_ndcg(r.score(DATA.test), targets) for r in (ranker, untrained)]
     assert reached[0] > reached[1] + 0.2
 
 
 def test_whitened_vectors_are_uncorrelated_and_lose_empty_dimensions():
-    raw = torch.cat([TITLES, TITLES[:, :1] * 2, torch.ones(len(TITLES), 1)], dim=1)
-    white = whitened(raw, 4).double()
+    raw = np.concatenate([TITLES, TITLES[:, :1] * 2, np.ones((len(TITLES), 1), np.float32)], axis=1)
+    white = whitened(raw, 4).astype(np.float64)
     covariance = white.T @ white
     assert white.shape == TITLES.shape
-    torch.testing.assert_close(covariance, torch.eye(9).double() * covariance[0, 0], rtol=1e-4, atol=1e-4)
-    assert float(white[:, :4].norm(dim=1).mean()) == pytest.approx(1)
+    np.testing.assert_allclose(covariance, np.eye(9) * covariance[0, 0], rtol=1e-4, atol=1e-4)
+    assert np.linalg.norm(white[:, :4], axis=1).mean() == pytest.approx(1)
 
 
 def test_histories_are_the_latest_items_before_each_target():
@@ -197,11 +153,11 @@ def test_the_seed_decides_the_weights(ranker, tmp_path):
 def test_it_resumes_after_the_last_finished_epoch(ranker, tmp_path, monkeypatch):
     step, steps = tower_training._Training._step, []
 
-    def stop(self, positions, rate):
+    def stop(self, positions, rate, rng):
         steps.append(len(self.progress.log))
         if steps[-1] == 2:
             raise KeyboardInterrupt
-        return step(self, positions, rate)
+        return step(self, positions, rate, rng)
 
     monkeypatch.setattr(tower_training._Training, "_step", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -215,7 +171,7 @@ def test_it_resumes_after_the_last_finished_epoch(ranker, tmp_path, monkeypatch)
 def test_the_learning_rate_falls_to_zero_over_the_epochs(tmp_path, monkeypatch):
     rates, step = [], tower_training._Training._step
     monkeypatch.setattr(
-        tower_training._Training, "_step", lambda self, at, rate: rates.append(rate) or step(self, at, rate)
+        tower_training._Training, "_step", lambda self, at, rate, rng: rates.append(rate) or step(self, at, rate, rng)
     )
     trained(tmp_path / "whole")
     assert rates == pytest.approx([1 - n / len(rates) for n in range(len(rates))])
@@ -236,9 +192,7 @@ def test_a_known_number_of_epochs_needs_no_validation_examples(ranker, tmp_path,
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "prefrec.towers.tower_training.F.cross_entropy", lambda scores, targets: scores.sum() * np.nan
-    )
+    monkeypatch.setattr(TitleTower, "loss", lambda self, *given: (math.nan, {}))
     with pytest.raises(ModelError, match=r"training diverged in epoch 1 .*: lower learning_rate \(0\.02\)"):
         trained(tmp_path / "nan")
     log = DATA.train_interactions.unique("user_id", maintain_order=True)

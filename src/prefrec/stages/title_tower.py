@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from prefrec.lm.names import base_digest
 from prefrec.processes import is_first
-from prefrec.rankers import Ranker
+from prefrec.rankers.base import Ranker
 from prefrec.rankers.words import TFIDF
 from prefrec.runs.stage import stage_key
 from prefrec.stages.base import RankerStage
 from prefrec.stages.item_texts import shown_items
 from prefrec.stages.title_vectors import text_vectors
+from prefrec.towers.network import Floats
 from prefrec.towers.title_tower import RANDOM, TitleTowerConfig, chosen_epochs, load_tower
 from prefrec.towers.tower_training import train_tower
 
@@ -53,13 +53,12 @@ class TitleTowerStage(RankerStage):
     def load(self, batch_size: int) -> Ranker:
         return load_tower(self.folder, self.name)
 
-    def titles(self) -> Tensor:
+    def titles(self) -> Floats:
         """Return the title vectors [I, T] of all items."""
         catalogue = self.inputs.data.catalogue
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.inputs.seed)
-            if self.config.vectors == RANDOM:
-                return torch.randn(len(catalogue), RANDOM_WIDTH)
-            shown = shown_items(self.inputs.model, catalogue)
-            texts = [shown.get(title, title) for title in catalogue.titles.values()]
-            return torch.from_numpy(text_vectors(self.config.vectors, texts, self.inputs.model.dtype))
+        if self.config.vectors == RANDOM:
+            rng = np.random.default_rng(self.inputs.seed)
+            return rng.standard_normal((len(catalogue), RANDOM_WIDTH), np.float32)
+        shown = shown_items(self.inputs.model, catalogue)
+        texts = [shown.get(title, title) for title in catalogue.titles.values()]
+        return text_vectors(self.config.vectors, texts, self.inputs.model.dtype)

@@ -17,29 +17,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
-from torch import Tensor, nn
 
-from prefrec.cpu.rows import take_rows
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, ModelError
+from prefrec.extras import need
 from prefrec.files import read_whole, write_text, write_whole
-from prefrec.lm.names import MINILM, check_name
+from prefrec.lm.names import check_name
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import score_by_rows
 from prefrec.rankers.words import TFIDF
+from prefrec.towers.network import SCALE, Floats, TitleTower
 
 RANDOM = "random"
 """Name of random vectors in place of an encoder's, as a control."""
 TOWER_FILES = ("tower.safetensors", "tower.json")
 """Files that `load_tower` reads."""
-SCALE = 8.0
-"""Constant factor s of the scores. With a larger P in its place, AdamW's steps would be small relative to P."""
 
 
 class TitleTowerConfig(RankerConfig):
@@ -48,9 +45,9 @@ class TitleTowerConfig(RankerConfig):
     kind: Literal["title-tower"] = "title-tower"
     name: str = Field("title-tower", description="Name in tables, and of the ranker's folder.")
     vectors: str = Field(
-        MINILM,
-        description="Where title vectors come from: all-minilm-l6-v2, tfidf, random (a control), or the name of "
-        "another encoder.",
+        TFIDF,
+        description="Where title vectors come from: tfidf (words of the titles), all-minilm-l6-v2 or the name of "
+        "another encoder (they need the extra lm), or random (a control).",
     )
     width: int = Field(64, ge=1, description="Width of item vectors.")
     last: int = Field(10, ge=1, description="Read the last N items of a history.")
@@ -80,62 +77,28 @@ class TitleTowerConfig(RankerConfig):
                 "remove this entry, or prepare data with validation examples"
             )
         if self.vectors not in (RANDOM, TFIDF):
+            need("lm", f"rankers.{self.name}.vectors: {self.vectors}")
             check_name(self.vectors)  # before other stages have trained for minutes
 
 
-def whitened(vectors: Tensor, width: int) -> Tensor:
+def whitened(vectors: Floats, width: int) -> Floats:
     """Return vectors [I, T'] of uncorrelated dimensions of equal variance, those of most variance in `vectors` first.
 
     Dimensions without variance are dropped. The first `width` dimensions have a mean norm of 1.
     """
-    spread = vectors.double() - vectors.double().mean(dim=0)
-    variances, axes = torch.linalg.eigh(spread.T @ spread / max(1, len(spread)))
-    kept = torch.arange(len(variances)).flip(0)[: int((variances > 1e-9 * variances.max()).sum())]
-    white = spread @ (axes[:, kept] / variances[kept].sqrt())
-    return (white / white[:, :width].norm(dim=1).mean().clamp_min(1e-12)).float()[first_equal(vectors)]
+    spread = vectors.astype(np.float64)
+    spread -= spread.mean(axis=0)
+    variances, axes = np.linalg.eigh(spread.T @ spread / max(1, len(spread)))
+    kept = np.arange(len(variances))[::-1][: int((variances > 1e-9 * variances.max()).sum())]
+    white = spread @ (axes[:, kept] / np.sqrt(variances[kept]))
+    length = np.linalg.norm(white[:, :width], axis=1).mean()
+    return (white / max(float(length), 1e-12)).astype(np.float32)[first_equal(vectors)]
 
 
-def first_equal(rows: Tensor) -> Tensor:
+def first_equal(rows: Floats) -> NDArray[np.int64]:
     """Return the index [I] of the first row that equals each of the rows [I, D]."""
     first: dict[bytes, int] = {}
-    return torch.tensor([first.setdefault(row.tobytes(), n) for n, row in enumerate(rows.cpu().numpy())])
-
-
-class TitleTower(nn.Module):
-    """The weights of a title tower, which has n learnt items.
-
-    Args:
-        titles: [n, T] title vectors of these items, which are not trained.
-        config: settings of the model.
-    """
-
-    titles: Tensor
-
-    def __init__(self, titles: Tensor, config: TitleTowerConfig) -> None:
-        super().__init__()
-        count, width = len(titles), config.width
-        self.register_buffer("titles", titles, persistent=False)
-        # At first, a score is the cosine of the candidate's title and those of the history.
-        self.project = nn.Parameter(torch.eye(width, titles.shape[1]))
-        self.predict = nn.Parameter(torch.eye(width))
-        self.own = nn.Parameter(torch.zeros(count, width))
-        self.bias = nn.Parameter(torch.zeros(count))
-        self.log_weights = nn.Parameter(-torch.arange(1.0, config.last + 1).log())
-        self.dropout = nn.Dropout(config.dropout)
-        self.vector_dropout = config.vector_dropout
-
-    def forward(self, histories: Tensor) -> Tensor:
-        """Return the scores [B, n] of all items after histories [B, L] of item codes, newest first; −1 is empty."""
-        keep = torch.ones(len(self.own), 1, device=self.own.device)
-        if self.training and self.vector_dropout:
-            keep = (torch.rand_like(keep) >= self.vector_dropout).float()
-        vectors = self.titles @ self.project.T + keep * self.own
-        is_item = histories >= 0
-        weights = self.log_weights.exp() * is_item
-        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
-        read = self.dropout(take_rows(vectors, histories.clamp_min(0)))
-        states = SCALE * torch.einsum("bl,bld->bd", weights, read) @ self.predict.T
-        return states @ vectors.T + keep[:, 0] * self.bias
+    return np.array([first.setdefault(row.tobytes(), n) for n, row in enumerate(rows)], dtype=np.int64)
 
 
 class TitleTowerRanker:
@@ -203,8 +166,9 @@ class TitleTowerRanker:
         return sparse.csr_array((np.array(values), np.array(columns, dtype=np.int64), ends), shape=shape)
 
 
-@torch.no_grad()
-def as_ranker(tower: TitleTower, name: str, ids: Sequence[str], titles: Tensor, learnt: Tensor) -> TitleTowerRanker:
+def as_ranker(
+    tower: TitleTower, name: str, ids: Sequence[str], titles: Floats, learnt: NDArray[np.int64]
+) -> TitleTowerRanker:
     """Return a tower as a ranker of all items.
 
     Args:
@@ -214,19 +178,20 @@ def as_ranker(tower: TitleTower, name: str, ids: Sequence[str], titles: Tensor, 
         titles: [I, T] title vectors of all items.
         learnt: [n] indices of the tower's items among them.
     """
-    bias = torch.zeros(len(ids))
-    bias[learnt] = tower.bias.cpu()
+    weights = tower.weights
+    bias = np.zeros(len(ids), np.float32)
+    bias[learnt] = weights["bias"]
     # On some processors a product of matrices rounds equal rows in different ways. Equal titles must tie.
-    vectors = (titles @ tower.project.cpu().T)[first_equal(titles)]
-    vectors[learnt] += tower.own.cpu()
-    arrays = (t.double().cpu().numpy() for t in (vectors, bias, SCALE * tower.predict, tower.log_weights.exp()))
-    return TitleTowerRanker(name, ids, *arrays)
+    vectors = (titles @ weights["project"].T)[first_equal(titles)]
+    vectors[learnt] += weights["own"]
+    arrays = (vectors, bias, SCALE * weights["predict"], np.exp(weights["log_weights"]))
+    return TitleTowerRanker(name, ids, *(array.astype(np.float64) for array in arrays))
 
 
 def save_tower(ranker: TitleTowerRanker, about: dict[str, Any], folder: Path) -> None:
     """Write a ranker and what is known `about` its training to `TOWER_FILES` in `folder`."""
     arrays = {name: getattr(ranker, name) for name in ("vectors", "bias", "predict", "weights")}
-    tensors = {name: torch.from_numpy(array).float().contiguous() for name, array in arrays.items()}
+    tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     weights, description = (folder / name for name in TOWER_FILES)
     write_whole(weights, lambda p: save_file(tensors, p))
     write_text(description, json.dumps({**about, "items": [*ranker.index]}, ensure_ascii=False))
@@ -237,7 +202,7 @@ def load_tower(folder: Path, name: str) -> TitleTowerRanker:
     try:
         ids = json.loads(read_whole(folder / TOWER_FILES[1]))["items"]
         state = load_file(folder / TOWER_FILES[0])
-        arrays = [state[key].double().numpy() for key in ("vectors", "bias", "predict", "weights")]
+        arrays = [state[key].astype(np.float64) for key in ("vectors", "bias", "predict", "weights")]
         width = arrays[0].shape[1]
         if arrays[0].shape[0] != len(ids) or arrays[1].shape != (len(ids),) or arrays[2].shape != (width, width):
             raise ValueError("the weights do not fit the items")

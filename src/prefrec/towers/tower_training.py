@@ -8,21 +8,19 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from prefrec.console import say, track
 from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import DataError, ModelError
 from prefrec.files import write_text, write_whole
-from prefrec.lm.models import default_device
 from prefrec.rankers.matrices import blocks, mean_ndcg
+from prefrec.towers.network import AdamW, Dropped, Floats, TitleTower
 from prefrec.towers.title_tower import (
-    TitleTower,
     TitleTowerConfig,
     TitleTowerRanker,
     as_ranker,
@@ -32,12 +30,13 @@ from prefrec.towers.title_tower import (
 
 ROWS = 2000
 """Most validation examples that choose the epoch."""
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = "checkpoint.safetensors"
+Indices = NDArray[np.int64]
 
 
 def train_tower(
     data: PreparedData,
-    titles: Tensor,
+    titles: Floats,
     config: TitleTowerConfig,
     out: Path,
     *,
@@ -47,8 +46,8 @@ def train_tower(
     """Train a title tower and return its folder.
 
     After each epoch, all items that a validation user has not seen are ranked; the epoch with the highest NDCG@10 is
-    kept. Interrupted training resumes after the last finished epoch. On the CPU, the same data, vectors,
-    configuration and seed give the same weights.
+    kept. Interrupted training resumes after the last finished epoch. The same data, vectors, configuration
+    and seed give the same weights, up to rounding of the processor.
 
     Args:
         data: prepared data.
@@ -89,7 +88,7 @@ class Progress:
     log: list[dict[str, float]] = field(default_factory=list)
     best: float = math.nan
     best_epoch: int = -1
-    weights: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Floats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,26 +101,26 @@ class Targets:
         positions: [P] positions of the targets: all but each user's first interaction.
     """
 
-    codes: Tensor
-    starts: Tensor
-    positions: Tensor
+    codes: Indices
+    starts: Indices
+    positions: Indices
 
     @classmethod
     def of(cls, data: PreparedData, index: dict[str, int]) -> Targets:
         """Return the targets of the training interactions; raise DataError if there are none."""
         log = data.train_interactions
-        codes = torch.tensor([index[item] for item in log["item_id"].to_list()])
-        lengths = torch.tensor(log["user_id"].rle().struct.field("len").to_list())
-        starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-        at = torch.arange(len(codes))
+        codes = np.array([index[item] for item in log["item_id"].to_list()], dtype=np.int64)
+        lengths = log["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
+        starts = np.repeat(lengths.cumsum() - lengths, lengths)
+        at = np.arange(len(codes))
         if not (at > starts).any():
             raise DataError("no user has two training interactions: there is no next item to learn from")
         return cls(codes, starts, at[at > starts])
 
-    def histories(self, positions: Tensor, last: int) -> Tensor:
+    def histories(self, positions: Indices, last: int) -> Indices:
         """Return the item codes [B, last] before positions [B], newest first; −1 in empty columns."""
-        before = positions[:, None] - 1 - torch.arange(last)
-        return torch.where(before >= self.starts[positions][:, None], self.codes[before.clamp_min(0)], -1)
+        before = positions[:, None] - 1 - np.arange(last)
+        return np.where(before >= self.starts[positions][:, None], self.codes[np.maximum(before, 0)], -1)
 
 
 class _Training:
@@ -130,7 +129,7 @@ class _Training:
     def __init__(
         self,
         data: PreparedData,
-        titles: Tensor,
+        titles: Floats,
         config: TitleTowerConfig,
         rows: list[RankingExample],
         work: Path,
@@ -139,22 +138,16 @@ class _Training:
         self.config, self.work, self.seed = config, work, seed
         self.ids, index = data.catalogue.ids, data.catalogue.index
         learnt = set(data.train_interactions["item_id"])
-        self.learnt = torch.tensor([index[item] for item in self.ids if item in learnt])
+        self.learnt = np.array([index[item] for item in self.ids if item in learnt], dtype=np.int64)
         code = {self.ids[i]: n for n, i in enumerate(self.learnt.tolist())}
         self.targets = Targets.of(data, code)
         self.rows, self.seen = rows, seen_items(data, rows)
-        self.titles = whitened(titles.float(), config.width)
-        self.device = default_device()
-        self.tower = TitleTower(self.titles[self.learnt], config).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.tower.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.titles = whitened(titles, config.width)
+        self.tower = TitleTower(self.titles[self.learnt], config.width, config.last)
+        self.optimizer = AdamW(self.tower.weights, config.weight_decay)
         self.progress = Progress()
         if (work / CHECKPOINT).is_file():
-            saved = torch.load(work / CHECKPOINT, weights_only=True, map_location="cpu")
-            self.tower.load_state_dict(saved["tower"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.progress = Progress(**saved["progress"])
+            self._resume()
 
     def run(self, epochs: int) -> Progress:
         """Train to the end: `epochs` epochs, or until validation does not improve."""
@@ -167,47 +160,41 @@ class _Training:
         say(f"{name}: {reached if self.rows else f'{count}, as validation chose'}")
         return progress
 
-    def ranker(self, weights: dict[str, Tensor] | None = None) -> TitleTowerRanker:
+    def ranker(self, weights: dict[str, Floats] | None = None) -> TitleTowerRanker:
         """Return the tower as a ranker, with these weights or its present ones."""
         if weights:
-            self.tower.load_state_dict(weights)
+            self.tower.weights.update(weights)
         return as_ranker(self.tower, self.config.name, self.ids, self.titles, self.learnt)
 
     def _steps(self, epochs: int) -> Iterator[None]:
         log, progress = self.progress.log, self.progress
         while len(log) < epochs and not (self.rows and len(log) - 1 - progress.best_epoch >= self.config.patience):
-            losses = list[float]()
-            with torch.random.fork_rng():
-                torch.manual_seed(int(np.random.SeedSequence([self.seed, len(log)]).generate_state(1)[0]))
-                self.tower.train()
-                order = torch.randperm(len(self.targets.positions))
-                batches = order.split(self.config.batch_size)
-                for number, chosen in enumerate(batches):
-                    done = (len(log) + number / len(batches)) / self.config.epochs
-                    losses.append(self._step(chosen, 1 - done))
-                    yield
+            losses, rng = list[float](), np.random.default_rng([self.seed, len(log)])
+            order, size = rng.permutation(len(self.targets.positions)), self.config.batch_size
+            starts = range(0, len(order), size)
+            for number, start in enumerate(starts):
+                done = (len(log) + number / len(starts)) / self.config.epochs
+                losses.append(self._step(order[start : start + size], 1 - done, rng))
+                yield
             self._end_epoch(float(np.mean(losses)))
 
-    def _step(self, chosen: Tensor, rate: float) -> float:
+    def _step(self, chosen: Indices, rate: float, rng: np.random.Generator) -> float:
         """Take a step for some targets; return the loss, −log softmax over all learnt items.
 
-        `rate` is relative to the initial learning rate.
+        `rate` is relative to the initial learning rate. `rng` draws what is dropped.
         """
-        positions = self.targets.positions[chosen]
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.config.learning_rate
-        histories = self.targets.histories(positions, self.config.last)
-        scores = self.tower(histories.to(self.device))
-        loss = F.cross_entropy(scores, self.targets.codes[positions].to(self.device))
-        if not math.isfinite(value := loss.item()):
+        config, positions = self.config, self.targets.positions[chosen]
+        histories = self.targets.histories(positions, config.last)
+        read = (*histories.shape, config.width)
+        dropped = Dropped.draw(rng, len(self.learnt), read, config.vector_dropout, config.dropout)
+        loss, gradients = self.tower.loss(histories, self.targets.codes[positions], dropped)
+        if not math.isfinite(loss):
             raise ModelError(
-                f"{self.config.name}: training diverged in epoch {len(self.progress.log) + 1} (the loss is not "
-                f"finite): lower learning_rate ({self.config.learning_rate:g})"
+                f"{config.name}: training diverged in epoch {len(self.progress.log) + 1} (the loss is not finite): "
+                f"lower learning_rate ({config.learning_rate:g})"
             )
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return value
+        self.optimizer.step(gradients, rate * config.learning_rate)
+        return loss
 
     def _end_epoch(self, loss: float) -> None:
         """Validate, and write the checkpoint with the best weights: without validation examples, the latest."""
@@ -217,11 +204,34 @@ class _Training:
             reached = line["ndcg@10"] = self._ndcg()
         if not self.rows or progress.best_epoch < 0 or reached > progress.best:
             progress.best, progress.best_epoch = reached, len(progress.log)
-            progress.weights = {name: t.detach().cpu().clone() for name, t in self.tower.state_dict().items()}
+            progress.weights = {name: weight.copy() for name, weight in self.tower.weights.items()}
         progress.log.append(line)
-        states: dict[str, Any] = {"tower": self.tower.state_dict(), "optimizer": self.optimizer.state_dict()}
+        self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        """Write the weights, those of the best epoch, the state of the optimiser, and the progress."""
+        progress, states = self.progress, dict[str, Floats]()
+        for name, weight in self.tower.weights.items():
+            first, second = self.optimizer.moments[name]
+            states |= {name: weight, f"best.{name}": progress.weights[name]}
+            states |= {f"first.{name}": first, f"second.{name}": second}
+        numbers = {"log": progress.log, "best": progress.best, "best_epoch": progress.best_epoch}
+        about = {"progress": json.dumps(numbers), "steps": str(self.optimizer.steps)}
         self.work.mkdir(parents=True, exist_ok=True)
-        write_whole(self.work / CHECKPOINT, lambda p: torch.save(states | {"progress": vars(progress)}, p))
+        write_whole(self.work / CHECKPOINT, lambda p: save_file(states, p, metadata=about))
+
+    def _resume(self) -> None:
+        """Read what `_write_checkpoint` wrote."""
+        with safe_open(self.work / CHECKPOINT, framework="np") as saved:
+            about = saved.metadata()
+            state = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  # it is not a dict
+        weights, moments = self.tower.weights, self.optimizer.moments
+        best = {name: state[f"best.{name}"] for name in weights}
+        for name in weights:
+            weights[name][...] = state[name]
+            moments[name] = (state[f"first.{name}"], state[f"second.{name}"])
+        self.optimizer.steps = int(about["steps"])
+        self.progress = Progress(**json.loads(about["progress"]), weights=best)
 
     def _ndcg(self) -> float:
         """Return NDCG@10 of the validation examples, among all items that their users have not seen."""
