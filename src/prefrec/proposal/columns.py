@@ -1,0 +1,161 @@
+"""Guess the role of each column of a log and a catalogue, by names and contents."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import polars.selectors as cs
+
+from prefrec.errors import DataError
+from prefrec.intake.config import ColumnNames
+from prefrec.intake.readers import FILE_ORDER, with_points
+from prefrec.intake.times import date_forms, parse_timestamps
+from prefrec.proposal.words import name_fit
+
+_OF_ITEMS = ("catalogue_item", "title")
+_PLAUSIBLE = (631_152_000, 2_208_988_800)
+"""1990 and 2040 in seconds since 1970."""
+_NUMBER = r"^[+-]?\d+(\.\d+)?$"
+_LOOKED_AT = 1000
+
+
+class Setting(NamedTuple):
+    """A dotted field of `PrepareConfig`, its value, and the reason: `sure: …`, `check: …` or a fact."""
+
+    field: str
+    value: Any
+    why: str
+
+
+def guess_columns(texts: list[pl.DataFrame], paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
+    """Return field → column, for a log and a catalogue with columns of text."""
+    columns = {f: Setting(f, c, "as named") for f, c in given.model_dump(include=given.model_fields_set).items()}
+
+    def free(field: str) -> pl.DataFrame:
+        at = field in _OF_ITEMS
+        used = {s.value for f, s in columns.items() if (f in _OF_ITEMS) == at and f != field}
+        return texts[at].select(c for c in texts[at].columns if c not in used)
+
+    if not {"item", "catalogue_item"} <= columns.keys():
+        columns = _ids(free("item"), free("catalogue_item"), paths, given) | columns
+    for field in ("timestamp", "rating", "user", "title"):
+        columns[field] = columns.get(field) or _best(field, free(field), paths[field in _OF_ITEMS])
+    timestamp = columns["timestamp"].value
+    if given.timestamp_format is None and timestamp in texts[0].columns:
+        columns |= _form(texts[0][timestamp])
+    return {field: columns[field] for field in ColumnNames.model_fields if field in columns}
+
+
+def _form(times: pl.Series) -> dict[str, Setting]:
+    """Return the format of times that are texts in one of `FORMS`; nothing for other times."""
+    if times.str.contains(_NUMBER).any() or not (forms := date_forms(times)):
+        return {}
+    why = f"such as {times.drop_nulls()[0]}"
+    if len(forms) > 1:
+        why = f"check: {' and '.join(forms)} both fit {times.drop_nulls()[0]}"
+    return {"timestamp_format": Setting("timestamp_format", forms[0], why)}
+
+
+def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
+    """Return the two columns that hold item ids, judging by their names and the fraction of common values."""
+    best = (0.0, 0.0, "", "")
+    for column in log.columns:
+        used = {*log[column].drop_nulls().unique()}
+        for other in items.columns:
+            ids = {*(values := items[other].drop_nulls())}
+            overlap, coverage = (len(used & ids) / max(len(either), 1) for either in (used, ids))
+            # Whole numbers may be ids of anything. Item ids cover more of the catalogue.
+            score = overlap + coverage / 4 + name_fit("item", column) / 2 + name_fit("id", other) / 4
+            score -= (name_fit("user", column) + name_fit("title", column) + name_fit("title", other)) / 2
+            score += 9 * ((column == given.item) + (other == given.catalogue_item))
+            if overlap >= 0.5 and len(ids) >= 0.95 * len(values):
+                best = max(best, (score, overlap, column, other))
+    _, overlap, column, other = best
+    if not column:
+        raise DataError(
+            f"{paths[0]}: no column of {log.columns} has the same ids as a column of {items.columns} in {paths[1]}. "
+            "Name both with --columns.item and --columns.catalogue-item"
+        )
+    sure = "sure" if name_fit("item", column) and overlap > 0.9 else "check"
+    item = Setting("item", column, f"{sure}: {overlap:.0%} of its values are in {paths[1].name}")
+    return {"item": item, "catalogue_item": Setting("catalogue_item", other, "the same ids")}
+
+
+def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
+    """Return the column that fits best, the first of equal ones; raise DataError if a required field has none."""
+    fits = [(*fit, column) for column in frame.columns if (fit := _fit(field, column, frame[column].drop_nulls()))]
+    if fits:
+        _, why, column = max(fits, key=lambda fit: fit[0])
+        return Setting(field, column, why)
+    if field == "rating":
+        return Setting(field, None, "no column looks like ratings")
+    if field == "timestamp" and not any(name_fit(field, column) for column in frame.columns):
+        return Setting(field, FILE_ORDER, "check: no column has times; are the lines in temporal order?")
+    lone = _lone_users(frame) if field == "user" else ""
+    seen = lone or f"none of the other columns {frame.columns} looks like a {field}"
+    more = ", or set the format of its times with --columns.timestamp-format" if field == "timestamp" else ""
+    raise DataError(f"{path}: {seen}. Name {'another column' if lone else 'it'} with --columns.{field}{more}")
+
+
+def _lone_users(frame: pl.DataFrame) -> str:
+    """Explain why a column whose name suggests users does not hold them; "" if no column has such a name."""
+    for column in frame.columns:
+        values = frame[column].drop_nulls()
+        if name_fit("user", column) and len(values) and values.n_unique() in (1, len(values)):
+            if values.n_unique() == 1:
+                return f"column {column} has only one user, {values[0]!r}; expected the log of several users"
+            return f"column {column} has another user on each line; expected users with several interactions"
+    return ""
+
+
+def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None:
+    """Return a score and the reason for it; None if the column cannot be this field."""
+    named, count, different = name_fit(field, column), len(values), values.n_unique()
+    if not count:
+        return None
+    sure = "sure" if named else "check"
+    if field == "timestamp":
+        if dates := _dates(column, values):
+            return 2 + named + dates, f"{sure}: dates"
+        if named and values.head(_LOOKED_AT).str.contains(_NUMBER).all():
+            return named, "check: numbers, not dates"
+    elif field == "rating" and named and not with_points(values).cast(pl.Float64, strict=False).has_nulls():
+        return named, f"{sure}: numbers"
+    elif field == "user" and 1 < different < count:
+        # A number may be a user's id even if it could also be a time.
+        is_number = values.head(_LOOKED_AT).str.contains(_NUMBER).all()
+        if _dates(column, values) and (name_fit("timestamp", column) or not is_number):
+            return None
+        score = 2 * named + name_fit("id", column) / 10 + different / count
+        return score, f"{sure}: {different:,} users, {count / different:.1f} lines each"
+    elif field == "title" and different > count / 2:
+        is_text = values.str.contains(r"\p{L}") & ~values.str.contains("://")
+        if is_text.sum() > 0.9 * count:
+            return 2 * named + different / count, f"{sure}: text, such as {values[0]!r:.60}"
+    return None
+
+
+def _dates(column: str, values: pl.Series) -> float:
+    """Return a number above 0 if the values are dates, higher if their format is certain; else 0."""
+    sample = values.head(_LOOKED_AT)
+    if not len(sample):
+        return 0.0
+    if not sample.str.contains(_NUMBER).any() and date_forms(sample):
+        return 0.01
+    with suppress(DataError):
+        times = parse_timestamps(sample.to_frame(), column, Path())[0][column]
+        return 0.02 * bool(times.is_between(*_PLAUSIBLE).all())
+    return 0.0
+
+
+def as_texts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the columns as text, with null for empty fields.
+
+    Columns that have no text form (lists, records, bytes, durations) are dropped.
+    """
+    texts = frame.select(~(cs.nested() | cs.binary() | cs.duration())).cast(pl.String)
+    texts = texts.select(pl.all().str.strip_chars().str.strip_suffix(".0"))  # pandas writes ids as 12.0
+    return texts.select(pl.when(pl.all() != "").then(pl.all()))
