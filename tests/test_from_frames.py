@@ -142,6 +142,10 @@ def test_a_table_without_users_or_items_says_which_argument_lacks_them(shop):
     with pytest.raises(DataError, match=r'^interactions: .* looks like a user. Name it with columns={"user_id": …}$'):
         prefrec.fit(log.select("Artikel", "bestellt am"), items, COUNTS)
     with pytest.raises(DataError, match=r'Name both with columns={"item_id": …} and columns={"catalogue_item": …}$'):
+        prefrec.fit(log, items.select("Bezeichnung", nr="Artikel" + pl.col("Artikel")), COUNTS)
+    with pytest.raises(
+        DataError, match=r"^interactions: none of the log's 60 items .* use the same ids in both files"
+    ):
         prefrec.fit(log, items.with_columns(Artikel="Artikel" + pl.col("Artikel")), COUNTS)
     with pytest.raises(DataError, match=r"^interactions, row 0, column history: .* change columns={"):
         prefrec.fit(log.rename({"bestellt am": "history"}), items, COUNTS, columns={"timestamp": "history"} | NO_FORM)

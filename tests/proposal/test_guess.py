@@ -1,6 +1,8 @@
 """Guessed columns and protocols, on logs with names and contents of many kinds."""
 
 import json
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,67 @@ def test_missing_times_are_proposed_to_be_dropped(tmp_path):
     assert why["missing_times"].endswith("interactions had no time and were dropped")
     assert why["missing_times"].startswith("1 of ")
     assert len(_prepared(log, items, found).test) == 30
+
+
+def _numbered(folder: Path, in_log: Callable[[int], Any], in_catalogue: Callable[[int], Any]) -> tuple[Path, Path]:
+    """80 users and 120 items that are numbered from 1, so that numbers of users are also numbers of items."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"user_id": user + 1, "item_id": in_log(int(item) + 1), "timestamp": 1_400_000_000 + DAY * n}
+        for user in range(80)
+        for n, item in enumerate(rng.permutation(120)[:10])
+    ]
+    items = [{"item_id": in_catalogue(i + 1), "title": f"Thing {i}"} for i in range(120)]
+    pl.DataFrame(rows).write_parquet(folder / "log.parquet")
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
+    return folder / "log.parquet", folder / "items.parquet"
+
+
+@pytest.mark.parametrize(
+    ("in_log", "in_catalogue", "message"),
+    [
+        (
+            lambda i: f"{i:04}",
+            str,
+            r"'0102' in the log may be '102' in the catalogue; use the same ids in both files",
+        ),
+        (str, lambda i: f"{i:04}", r"'102' in the log may be '0102' in the catalogue; use the same ids"),
+        (lambda i: Decimal(f"{i}.00"), int, r"such as '102\.00'\).*; use the same ids in both files"),
+        (lambda i: i + 5000, int, r"none of the log's 120 items.*such as '1'\); use the same ids in both files"),
+    ],
+    ids=["zeros in the log", "zeros in the catalogue", "decimals", "other items"],
+)
+def test_users_never_pass_for_items(tmp_path, in_log, in_catalogue, message):
+    files = _numbered(tmp_path, in_log, in_catalogue)
+    with pytest.raises(DataError, match=message):
+        _guess(*files)
+
+
+def test_ids_with_zeros_are_not_dropped_as_missing_titles(tmp_path):
+    """Items from 100 on are the same in both files; the others would be dropped."""
+    files = _numbered(tmp_path, str, lambda i: f"{i:03}")
+    found, why = _guess(*files)
+    assert [found[f] for f in ("user", "item", "missing_titles")] == ["user_id", "item_id", "error"]
+    assert why["missing_titles"].startswith("check: 80% of the interactions are with items without a title; '68' in")
+    with pytest.raises(DataError, match=r"'68' in the log may be '068' in the catalogue.*--missing-titles drop"):
+        _prepared(*files, found)
+
+
+def test_most_of_a_log_is_not_dropped_for_missing_titles(tmp_path):
+    files = _numbered(tmp_path, lambda i: f"sku{i if i > 40 else i + 1000}", lambda i: f"sku{i}")
+    assert _guess(*files)[0]["missing_titles"] == "drop"
+    files = _numbered(tmp_path, lambda i: f"sku{i if i > 80 else i + 1000}", lambda i: f"sku{i}")
+    found, why = _guess(*files)
+    assert found["missing_titles"] == "error"
+    assert "are ids the same in both files?" in why["missing_titles"]
+
+
+def test_ratings_and_times_never_pass_for_items(tmp_path):
+    """Each rating is also the number of an item, but the ids of `sku` are not in this catalogue."""
+    log, items = _write(tmp_path, ["customer", "sku", "time", "stars", "via"], ["id", "title", "c"])
+    pl.read_csv(log).with_columns(pl.col("sku") + 1000).write_csv(log)
+    with pytest.raises(DataError, match=r"no column of .* has the same ids as a column of \['id', 'title', 'c'\]"):
+        _guess(log, items)
 
 
 def _tables(folder: Path, log: Any, items: Any, separator: str = ";") -> tuple[Path, Path]:

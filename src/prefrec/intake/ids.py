@@ -1,4 +1,4 @@
-"""Warn of ids that look like several spellings of one, or like missing ones. Ids themselves are never changed."""
+"""Tell of ids that look like several spellings of one, or like missing ones. Ids themselves are never changed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ MISSING = ("null", "nan", "none", "nil", "na", "n/a", "<na>", "nat", "undefined"
 """Texts that programs write where there is no id, in lower case."""
 
 _INVISIBLE = r"[\p{Cc}\p{Cf}]"
+_PADDED = r"^0*(\d+?)(?:\.0+)?$"
+"""A whole number, perhaps with leading zeros or a fraction of zeros, as in 007 and 7.00."""
 
 
 def warn_of_ids(log: pl.DataFrame, items: pl.Series) -> None:
@@ -43,3 +45,21 @@ def _warn_of_spellings(ids: pl.Series, what: str) -> None:
         more = f" (and {len(alike) - 1:,} more)" if len(alike) > 1 else ""
         why = "differ only in .0, invisible characters or the form of letters"
         warn(escape(f"the {what}s {some}{more} {why}, and count as several; write each id in one way"))
+
+
+def other_spelling(unknown: pl.Series, known: pl.Series) -> str:
+    """Return a clause on how `known` spells the first of the ids `unknown`, if it spells at least half of them.
+
+    Spellings of one id differ in leading zeros, a fraction of zeros or the case of letters. "" if fewer are spelled
+    differently.
+    """
+    forms = pl.DataFrame([known.alias("known"), _plain(known).alias("form")]).unique("form", maintain_order=True)
+    ids = unknown.unique(maintain_order=True)
+    spelled = pl.DataFrame([ids.alias("id"), _plain(ids).alias("form")]).join(forms, on="form", maintain_order="left")
+    if not len(spelled) or 2 * len(spelled) < len(ids):
+        return ""
+    return f"{spelled['id'][0]!r} in the log may be {spelled['known'][0]!r} in the catalogue"
+
+
+def _plain(ids: pl.Series) -> pl.Series:
+    return ids.cast(pl.String).str.to_lowercase().str.replace(_PADDED, "$1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,19 +61,19 @@ def _form(times: pl.Series) -> dict[str, Setting]:
 
 
 def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
-    """Return the two columns that hold item ids, judging by their names and the fraction of common values."""
+    """Return the two columns that hold item ids: exact names decide, else names and common values."""
+    named = _named_alike(log, items, given)
     best = (0.0, 0.0, "", "")
-    for column in log.columns:
+    for column, other in named or product(_possible_items(log, given), items.columns):
         used = {*log[column].drop_nulls().unique()}
-        for other in items.columns:
-            ids = {*(values := items[other].drop_nulls())}
-            overlap, coverage = (len(used & ids) / max(len(either), 1) for either in (used, ids))
-            # Whole numbers may be ids of anything. Item ids cover more of the catalogue.
-            score = overlap + coverage / 4 + name_fit("item", column) / 2 + name_fit("id", other) / 4
-            score -= (name_fit("user", column) + name_fit("title", column) + name_fit("title", other)) / 2
-            score += 9 * ((column == given.item) + (other == given.catalogue_item))
-            if overlap >= 0.5 and len(ids) >= 0.95 * len(values):
-                best = max(best, (score, overlap, column, other))
+        ids = {*items[other].drop_nulls()}
+        overlap, coverage = (len(used & ids) / max(len(either), 1) for either in (used, ids))
+        # Whole numbers may be ids of anything. Item ids cover more of the catalogue.
+        score = overlap + coverage / 4 + name_fit("item", column) / 2 + name_fit("id", other) / 4
+        score -= (name_fit("user", column) + name_fit("title", column) + name_fit("title", other)) / 2
+        score += 9 * ((column == given.item) + (other == given.catalogue_item))
+        if named or (overlap >= 0.5 and _is_unique(items[other])):
+            best = max(best, (score, overlap, column, other))
     _, overlap, column, other = best
     if not column:
         raise DataError(
@@ -82,6 +83,35 @@ def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given
     sure = "sure" if name_fit("item", column) and overlap > 0.9 else "check"
     item = Setting("item", column, f"{sure}: {overlap:.0%} of its values are in {paths[1].name}")
     return {"item": item, "catalogue_item": Setting("catalogue_item", other, "the same ids")}
+
+
+def _named_alike(log: pl.DataFrame, items: pl.DataFrame, given: ColumnNames) -> list[tuple[str, str]]:
+    """Return the pairs of columns of item ids that have one name, such as `item_id`, in both files.
+
+    Their values need not be equal: if `7` is written `007` in one file, or another file was given by mistake, reading
+    the files ends with an error that says so. Without this rule, numbers of users would pass for those of items.
+    """
+    if {"item", "catalogue_item"} & given.model_fields_set:
+        return []
+    shared = [column for column in _possible_items(log, given) if column in items.columns]
+    return [
+        (column, column)
+        for column in shared
+        if name_fit("item", column) and not name_fit("title", column) and _is_unique(items[column])
+    ]
+
+
+def _possible_items(log: pl.DataFrame, given: ColumnNames) -> list[str]:
+    """Return the columns of a log but those named like users, times or ratings, if another is named like items."""
+    named = [c for c in log.columns if any(name_fit(role, c) for role in ("user", "timestamp", "rating"))]
+    others = [column for column in log.columns if column not in named or column == given.item]
+    return others if any(name_fit("item", column) for column in others) else log.columns
+
+
+def _is_unique(ids: pl.Series) -> bool:
+    """Return whether at most one in 20 values repeats another one."""
+    values = ids.drop_nulls()
+    return values.n_unique() >= 0.95 * len(values)
 
 
 def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:

@@ -27,6 +27,8 @@ _NEEDED = {
     "without a title": ("missing_titles", "drop"),
     "were numbered": ("duplicate_titles", "number"),
 }
+_MOST_LOST = 0.5
+"""Share of interactions with items without a title, up to which `init` proposes to drop them."""
 _MOST_CANDIDATES = 20
 # Quantile of items per user that limits the number of candidates. Users with more items may have no examples.
 _WITH_ROOM = 0.99
@@ -140,7 +142,29 @@ def _lenient(values: dict[str, Any]) -> PrepareConfig:
 
 def _needed(source: Source) -> list[Setting]:
     """Return the settings without which the reader would reject the files, judging by its notes."""
-    return [Setting(*setting, note) for mark, setting in _NEEDED.items() for note in source.notes if mark in note]
+    settings = []
+    for mark, (field, value) in _NEEDED.items():
+        for note in source.notes:
+            if mark in note:
+                is_untitled = field == "missing_titles"
+                settings.append(_untitled(note, source) if is_untitled else Setting(field, value, note))
+    return settings
+
+
+def _untitled(note: str, source: Source) -> Setting:
+    """Return the setting about interactions with items without a title, which a note of the reader counts.
+
+    They are not left out if they are most of the log, or if the catalogue seems to have their items in another
+    spelling: then it is more likely that the two files do not fit together.
+    """
+    counted, _, spelling = note.partition(": ")
+    lost = int(counted.split()[0])
+    share = lost / (lost + len(source.interactions))
+    if share <= _MOST_LOST and not spelling:
+        return Setting("missing_titles", "drop", note)
+    seen = spelling or "are ids the same in both files?"
+    why = f"check: {share:.0%} of the interactions are with items without a title; {seen} (drop: leave these out)"
+    return Setting("missing_titles", "error", why)
 
 
 def _reader() -> Callable[..., pl.DataFrame]:

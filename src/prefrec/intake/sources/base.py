@@ -18,6 +18,7 @@ import polars.selectors as cs
 from prefrec.data.titles import clean_titles
 from prefrec.data.types import Catalogue, PreparedData, Window
 from prefrec.errors import DataError
+from prefrec.intake.ids import other_spelling
 from prefrec.intake.readers import as_text, check_ids, refuse_bad
 from prefrec.intake.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
 
@@ -251,22 +252,24 @@ def check_log(
         raise DataError(f"{path}: the log is empty; expected one line per interaction")
     ids = list(item_ids)
     known = interactions["item_id"].is_in(ids)
+    unknown = interactions.filter(~known)["item_id"]
+    spelling = other_spelling(unknown, pl.Series(ids, dtype=pl.String))
+    hint = f": {spelling}" if spelling else ""
     if not known.any():
         where = f"among the catalogue's {len(ids):,} items with a title (such as {ids[0]!r})" if ids else ""
         raise DataError(
             f"{path}: none of the log's {interactions['item_id'].n_unique():,} items (such as "
-            f"{interactions['item_id'][0]!r}) is {where or 'in the catalogue'}; use the same ids in both files, "
-            "and check the column names"
+            f"{interactions['item_id'][0]!r}) is {where or 'in the catalogue'}{hint}; use the same ids in both "
+            "files, and check the column names"
         )
-    unknown = interactions.filter(~known)["item_id"]
     if len(unknown) and missing == "error":
         items = unknown.unique(maintain_order=True).to_list()
         raise DataError(
             f"{path}: {len(items)} items of the log have no title in the catalogue (first: "
-            f"{', '.join(map(repr, items[:3]))}; {len(unknown)} interactions). Add their titles, or drop "
-            "these interactions with --missing-titles drop (`missing_titles: drop` in a recipe)"
+            f"{', '.join(map(repr, items[:3]))}; {len(unknown)} interactions){hint}. Add their titles, or "
+            "drop these interactions with --missing-titles drop (`missing_titles: drop` in a recipe)"
         )
-    notes = [f"{len(unknown)} interactions with items without a title were dropped"] if len(unknown) else []
+    notes = [f"{len(unknown)} interactions with items without a title were dropped{hint}"] if len(unknown) else []
     return (interactions.filter(known) if notes else interactions), notes
 
 
