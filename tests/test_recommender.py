@@ -452,7 +452,8 @@ def test_every_method_takes_the_rules_by_name(rec):
     assert by_name == {*Rules.model_fields}
     assert {*get_type_hints(ItemRuleArguments)} == {*ItemRules.model_fields}
     assert by_name < {*inspect.signature(rec.recommend).parameters}
-    for ask in (rec.recommend_all, rec.recommend_blocks, partial(rec.similar, "i7")):
+    related = [partial(ask, "i7") for ask in (rec.similar, rec.also_bought)]
+    for ask in (rec.recommend_all, rec.recommend_blocks, *related):
         with pytest.raises(ConfigError, match=r"wher: Extra inputs are not permitted.*did you mean where"):
             ask(wher="title = 'x'")
     with pytest.raises(TypeError, match="exclude_seen"):

@@ -32,7 +32,7 @@ from prefrec.lm.names import resolve
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.rankers.base import ListRanker, Ranker
 from prefrec.rankers.config import BATCH_SIZE
-from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Rows, Similar
+from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Related, Rows
 from prefrec.recommend.explain import reasons
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
@@ -42,11 +42,10 @@ from prefrec.recommend.questions import (
     best_blocks,
     logged_lists,
     logged_users,
-    similar_items,
     user_ids,
 )
-from prefrec.recommend.rules import ById, Item, Rules
-from prefrec.recommend.similar import log_similarity, own_similarity
+from prefrec.recommend.related import related_by_data, related_by_ranker, related_items
+from prefrec.recommend.rules import ById, Item, Relation, Rules
 from prefrec.runs.remote import address_of
 from prefrec.runs.results import Results
 from prefrec.runs.stage import stage_key
@@ -66,7 +65,7 @@ Boost = Mapping[str, Mapping[Any, float]]
 
 
 class ItemRuleArguments(TypedDict, total=False):
-    """Rules of `Recommender.similar`. `Recommender.recommend` says what each of them does."""
+    """Rules of `Recommender.also_bought` and `similar`. `Recommender.recommend` says what each of them does."""
 
     where: str | None
     allow: Items | None
@@ -270,35 +269,49 @@ class Recommender:
         answers = self._best(queries, selection)
         return answers if is_batch else answers[0]
 
-    def similar(
-        self,
-        item: AnyItem,
-        k: int = 10,
-        **rules: Unpack[ItemRuleArguments],
-    ) -> Similar:
-        """Return the items that are most similar to an item, and the name of the notion of similarity (`by`).
+    def also_bought(self, item: AnyItem, k: int = 10, **rules: Unpack[ItemRuleArguments]) -> Related:
+        """Return what customers of an item also had, and the name of what ranked it (`by`).
 
-        The notion is that of the ranker, if it has one: the cosine of the item vectors of title towers and item-ID
-        tokens, and the item-to-item scores of window co-occurrence, item-kNN, title TF-IDF, EASE and co-occurrence.
-        Otherwise it is the cosine in the log (item-kNN) plus the cosine of titles (TF-IDF).
+        These are complements, such as a lamp for a tent. They are ranked by the ranker, if its score is a sum over
+        history items that comes from the log (window co-occurrence, item-kNN, EASE, co-occurrence), otherwise by
+        item-kNN.
 
         Args:
             item: the item.
-            k: number of items; fewer if fewer have a similarity above 0.
+            k: number of items; fewer if fewer have a score above 0.
+            **rules: `where`, `allow`, `deny`, `at_most`, `per` and `boost`, as for `recommend`.
+
+        Raises:
+            DataError: an exported language model has no log.
+        """
+        return self._related("also_bought", item, k, rules)
+
+    def similar(self, item: AnyItem, k: int = 10, **rules: Unpack[ItemRuleArguments]) -> Related:
+        """Return the items that are most similar to an item, and the name of what ranked them (`by`).
+
+        These are substitutes, such as another tent. They are ranked by the cosine of item vectors, if the ranker has
+        some (title towers, item-ID tokens), otherwise by that of titles (title TF-IDF).
+
+        Args:
+            item: the item.
+            k: number of items; fewer if fewer have a score above 0.
             **rules: `where`, `allow`, `deny`, `at_most`, `per` and `boost`, as for `recommend`.
         """
+        return self._related("similar", item, k, rules)
+
+    def _related(self, relation: Relation, item: AnyItem, k: int, rules: ItemRuleArguments) -> Related:
         selection = self._selection(k, exclude_seen=True, **rules)
         ((known,),) = self._ids([item])
-        by = cast(Ranker, self._once("similar", self._similarity))
-        best = similar_items(by, selection.question([known], [known]))
-        return Similar(self._ranked(best.item_ids, best.logps), by.name)
+        by = cast(Ranker, self._once(relation, lambda: self._related_ranker(relation)))
+        best = related_items(by, selection.question([known], [known]))
+        return Related(self._ranked(best.item_ids, best.logps), by.name)
 
-    def _similarity(self) -> Ranker:
-        # A language model that answers with titles has no item vectors, and takes seconds to load.
-        has_vectors = self.stage.model is None or self.stage.model["answers"] == "items"
-        ranker = self._on_candidates if has_vectors else None
-        own = ranker and own_similarity(ranker)
-        return own or log_similarity(self.data.known_interactions("test"), self.data.catalogue)
+    def _related_ranker(self, relation: Relation) -> Ranker:
+        # A language model takes seconds to load, and has only item vectors, if its answers are items.
+        model = self.stage.model
+        is_asked = model is None or (relation == "similar" and model["answers"] == "items")
+        own = related_by_ranker(relation, self._on_candidates) if is_asked else None
+        return own or related_by_data(relation, self.data)
 
     def rank(self, history: Items, candidates: Items) -> Rows[Ranked]:
         """Rank candidates after a history, best first.

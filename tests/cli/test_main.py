@@ -20,14 +20,14 @@ from prefrec.cli._options import print_json
 from prefrec.pipeline import prepare as prepare_module
 from tiny_run import write_recipe
 
-VERBS = ("init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend", "similar",
-         "explain", "report", "export", "chat", "lab", "serve")  # fmt: skip
+VERBS = ("init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend",
+         "also-bought", "similar", "explain", "report", "export", "chat", "lab", "serve")  # fmt: skip
 LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 
 def test_help_names_every_verb():
     out = succeed("--help")
-    assert re.findall(r"^│ (\w+) {2,}\S", out.partition("Commands")[2], re.MULTILINE) == [*VERBS]
+    assert re.findall(r"^│ (\w[\w-]*) {2,}\S", out.partition("Commands")[2], re.MULTILINE) == [*VERBS]
     assert "prefrec run recipes/demo.yaml" in out
 
 

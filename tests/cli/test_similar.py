@@ -1,4 +1,4 @@
-"""`prefrec similar`: the same items as in Python, under rules."""
+"""`prefrec also-bought` and `similar`: the same items as in Python, under rules."""
 
 import json
 
@@ -8,12 +8,21 @@ from command import refused, succeed
 from prefrec.recommender import Recommender
 
 
-@pytest.mark.parametrize("ranker", ["EASE", "fused"])
-def test_similar_items_are_those_of_python(run_with_rankers, ranker):
-    asked = ("similar", run_with_rankers, "red emma", "--k", 4, "--ranker", ranker, "--deny", "i3")
+@pytest.mark.parametrize(
+    ("verb", "ranker", "by"),
+    [
+        ("also-bought", "EASE", "EASE"),
+        ("also-bought", "fused", "item-kNN"),
+        ("similar", "EASE", "title TF-IDF"),
+        ("similar", "fused", "title TF-IDF"),
+    ],
+)
+def test_related_items_are_those_of_python(run_with_rankers, verb, ranker, by):
+    asked = (verb, run_with_rankers, "red emma", "--k", 4, "--ranker", ranker, "--deny", "i3")
     answer = json.loads(succeed(*asked, "--json"))
-    want = Recommender.from_run(run_with_rankers, ranker).similar("i2", 4, deny=["i3"])
-    assert answer["by"] == want.by == ("EASE" if ranker == "EASE" else "item-kNN + title TF-IDF")
+    rec = Recommender.from_run(run_with_rankers, ranker)
+    want = (rec.similar if verb == "similar" else rec.also_bought)("i2", 4, deny=["i3"])
+    assert answer["by"] == want.by == by
     assert answer["items"] == want.frame().to_dicts()
     assert len(want) == 4
     last = want[3].item_id
@@ -25,7 +34,8 @@ def test_similar_items_are_those_of_python(run_with_rankers, ranker):
     assert all(row.title in printed for row in want)
 
 
+@pytest.mark.parametrize("verb", ["also-bought", "similar"])
 @pytest.mark.parametrize("name", ["Nothing", "-30-"])
-def test_an_unknown_item_is_named(run_with_rankers, name):
+def test_an_unknown_item_is_named(run_with_rankers, verb, name):
     told = f"no item with title or id {name!r}"
-    assert told in refused("similar", run_with_rankers, name, "--k", 4)
+    assert told in refused(verb, run_with_rankers, name, "--k", 4)

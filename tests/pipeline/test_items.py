@@ -18,7 +18,7 @@ from prefrec.sections import AlignSection, SFTSection
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.language_model import lm_ranker
 from prefrec.stages.train import train_align, train_sft
-from prefrec_server.bodies import SimilarRequest
+from prefrec_server.bodies import RelatedRequest
 from prefrec_server.server import open_engine
 
 ITEMS = {"vectors": "tfidf", "learning_rate": 0.02, "dropout": 0.2, "vector_dropout": 0.3}
@@ -124,7 +124,7 @@ def test_similar_items_are_near_in_the_vectors_of_the_model(finished):
     assert [row.item_id for row in answer] == [f"i{i}" for i in near]
     np.testing.assert_allclose([row.score for row in answer], cosines[near], rtol=1e-4)
     engine = open_engine(open_run(finished), ["s-dpo"])
-    asked = engine.similar(SimilarRequest(item="i5", k=4))
+    asked = engine.related("similar", RelatedRequest(item="i5", k=4))
     served = asked.answer(engine.submit(asked, 60).result(60))
     engine.close()
-    assert (served.by, [line.item_id for line in served.similar]) == (answer.by, [row.item_id for row in answer])
+    assert (served.by, [line.item_id for line in served.items]) == (answer.by, [row.item_id for row in answer])

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from prefrec.recommend.answers import Effect, Explanation, Ranked, Rows, Similar
+from prefrec.recommend.answers import Effect, Explanation, Ranked, Related, Rows
 from prefrec.recommend.explain import Reasons
 
 RANKED = [Ranked(1, "i7", "Heat", 0.5), Ranked(2, "i3", "Alien", 0.25)]
@@ -23,7 +23,7 @@ def test_rows_are_a_frame_in_their_order():
 
 
 def test_similar_items_say_by_what_above_their_table():
-    similar = Similar(RANKED, "EASE")
+    similar = Related(RANKED, "EASE")
     assert (similar.by, [*similar]) == ("EASE", RANKED)
     assert repr(similar) == f"by EASE\n{Rows(RANKED)!r}"
 

@@ -21,9 +21,9 @@ from prefrec.recommend.questions import (
     answer_all,
     best_items,
     logged_users,
-    similar_items,
     user_ids,
 )
+from prefrec.recommend.related import related_items
 from prefrec.recommend.rules import Rules
 
 GENRES = ["Comedy", "Drama", None, "Comedy"] * 3
@@ -399,14 +399,14 @@ def test_rankers_that_ignore_histories_answer_an_empty_one_themselves():
 
 def test_similar_items_have_a_similarity_above_0():
     (item,) = ["i7"]  # 0 modulo 7, as i0 is
-    found = similar_items(ByNumber(), Selection(CATALOGUE, Rules(), 12).question([item], {item}))
+    found = related_items(ByNumber(), Selection(CATALOGUE, Rules(), 12).question([item], {item}))
     assert found.item_ids == ["i6", "i5", "i4", "i11", "i3", "i10", "i2", "i9", "i1", "i8"]
     assert found.logps.tolist() == [6, 5, 4, 4, 3, 3, 2, 2, 1, 1]
 
 
 def test_a_boost_brings_no_item_among_similar_ones_that_is_not_similar():
     boost = {"item_id": {"i0": 100, "i8": 100}}  # 0 and 1 modulo 7
-    found = similar_items(ByNumber(), Selection(CATALOGUE, Rules(boost=boost), 3).question(["i7"], {"i7"}))
+    found = related_items(ByNumber(), Selection(CATALOGUE, Rules(boost=boost), 3).question(["i7"], {"i7"}))
     assert (found.item_ids, found.logps.tolist()) == (["i8", "i6", "i5"], [1, 6, 5])
 
 

@@ -73,11 +73,12 @@ def test_explain(client):
     assert [i["title"] for i in answer.json()["influences"]] == ["Red Emma", "Red Eye"]
 
 
-def test_similar(client):
-    answer = client.post("/v1/similar", json={"item": "Red Emma", "k": 2, "ranker": "sft"}).json()
-    assert (answer["by"], answer["item"]["item_id"]) == ("item-kNN + title TF-IDF", "i2")
-    assert [line["rank"] for line in answer["similar"]] == [1, 2]
-    _error(client.post("/v1/similar", json={"item": "Nothing"}), 404, "unknown_item")
+@pytest.mark.parametrize(("path", "by"), [("also-bought", "item-kNN"), ("similar", "title TF-IDF")])
+def test_related_items(client, path, by):
+    answer = client.post(f"/v1/{path}", json={"item": "Red Emma", "k": 2, "ranker": "sft"}).json()
+    assert (answer["by"], answer["item"]["item_id"]) == (by, "i2")
+    assert [line["rank"] for line in answer["items"]] == [1, 2]
+    _error(client.post(f"/v1/{path}", json={"item": "Nothing"}), 404, "unknown_item")
 
 
 def test_recommend(client):
@@ -141,7 +142,7 @@ MANY = {f"{n:x}": 0 for n in range(20_000)}
 )
 def test_a_body_with_many_errors_is_refused_in_one(client, body):
     """Each error of its own takes time in which no other request is answered."""
-    for path, needed in (("/v1/recommend", {}), ("/v1/similar", {"item": "i2"})):
+    for path, needed in (("/v1/recommend", {}), ("/v1/similar", {"item": "i2"}), ("/v1/also-bought", {"item": "i2"})):
         problem = _error(client.post(path, json=needed | body), 422, "invalid")
         assert re.match(r"body: \d+ values or fields are wrong", problem["message"])
 

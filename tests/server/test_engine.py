@@ -26,7 +26,7 @@ from prefrec.recommend.questions import RulesError, Selection
 from prefrec.recommend.rules import Rules
 from prefrec.recommender import Recommender
 from prefrec.stages.base import Loaded
-from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest, SimilarRequest
+from prefrec_server.bodies import ExplainRequest, RankRequest, RecommendRequest, RelatedRequest
 from prefrec_server.engine import Engine, UnknownRankerError
 from prefrec_server.models import load_rankers
 from prefrec_server.scorer import Scorer
@@ -281,16 +281,17 @@ def test_other_rankers_answer_as_in_python(composed, run_with_rankers, name):
 
 
 @pytest.mark.parametrize("name", ["fused", "s-dpo", "window co-occurrence"])
-def test_similar_items_are_those_of_python(composed, run_with_rankers, name):
+@pytest.mark.parametrize("relation", ["also_bought", "similar"])
+def test_related_items_are_those_of_python(composed, run_with_rankers, relation, name):
     rec = Recommender.from_run(run_with_rankers, name)
     rules = {"deny": ["i3"], "boost": {"item_id": {f"i{n}": 3 for n in range(0, 60, 5)}}}
-    answer = _ask(composed, composed.similar(SimilarRequest(item="red emma", k=5, ranker=name, **rules)))
-    want = rec.similar("i2", 5, **rules)
+    answer = _ask(composed, composed.related(relation, RelatedRequest(item="red emma", k=5, ranker=name, **rules)))
+    want = getattr(rec, relation)("i2", 5, **rules)
     assert (answer.by, answer.item.item_id) == (want.by, "i2")
-    assert [(s.rank, s.item_id) for s in answer.similar] == [(r.rank, r.item_id) for r in want]
-    np.testing.assert_allclose([s.score for s in answer.similar], [r.score for r in want])
+    assert [(s.rank, s.item_id) for s in answer.items] == [(r.rank, r.item_id) for r in want]
+    np.testing.assert_allclose([s.score for s in answer.items], [r.score for r in want])
     with pytest.raises(RulesError, match="functions"):
-        composed.similar(SimilarRequest(item="i2", where="length(title) > 2"))
+        composed.related(relation, RelatedRequest(item="i2", where="length(title) > 2"))
 
 
 def test_a_fusion_asks_the_models_that_are_loaded(run_with_rankers, monkeypatch):

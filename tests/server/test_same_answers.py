@@ -163,10 +163,10 @@ def test_an_empty_history_gets_recent_popularity(doors, name):
     assert ask(told=popular.name, k=5, deny=["3", "4"]) == want
 
 
-@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/similar"])
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/also-bought", "/v1/similar"])
 def test_what_rules_name_and_no_item_has_is_told(doors, path, capsys):
     rec, ask = doors("blend", path)
-    about = {"item": "2"} if path == "/v1/similar" else {"history": ["2"]}
+    about = {"history": ["2"]} if path == "/v1/recommend" else {"item": "2"}
     boost = {"title": {"Red Emma": 2, "Nothing": 2}}
     rules = {"allow": [*IDS[:9], "888"], "deny": ["999", "3", "999"], "boost": boost}
     assert ask(**about, **rules)["unmatched"] == ["allow: 888", "deny: 999", "boost: title=Nothing"]

@@ -175,9 +175,13 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     async def recommend(body: bodies.RecommendRequest, request: Request) -> bodies.RecommendAnswer:
         return await answer(request, lambda: engine.recommend(body))
 
-    @api.post("/v1/similar", summary="Find the items that are similar to an item, under rules")
-    async def similar(body: bodies.SimilarRequest, request: Request) -> bodies.SimilarAnswer:
-        return await answer(request, lambda: engine.similar(body))
+    @api.post("/v1/also-bought", summary="Find what customers of an item also had (complements), under rules")
+    async def also_bought(body: bodies.RelatedRequest, request: Request) -> bodies.RelatedAnswer:
+        return await answer(request, lambda: engine.related("also_bought", body))
+
+    @api.post("/v1/similar", summary="Find the items that are like an item (substitutes), under rules")
+    async def similar(body: bodies.RelatedRequest, request: Request) -> bodies.RelatedAnswer:
+        return await answer(request, lambda: engine.related("similar", body))
 
     @api.post("/v1/explain", summary="Explain an item's score by the items of the history")
     async def explain(body: bodies.ExplainRequest, request: Request) -> bodies.ExplainAnswer:

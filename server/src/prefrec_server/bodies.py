@@ -94,8 +94,8 @@ class RecommendRequest(AfterUser, Rules):
     k: Count = Field(10, le=MAX_TOP, description="Number of items to recommend.")
 
 
-class SimilarRequest(ItemRules, _Body):
-    """Find the items of the catalogue that are most similar to `item`."""
+class RelatedRequest(ItemRules, _Body):
+    """Find the items of the catalogue that are most related to `item`."""
 
     ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run). Default: the first one served.")
     item: ItemName = Field(description="Title or item id.")
@@ -134,19 +134,22 @@ class RecommendAnswer(RankAnswer):
     unmatched: Unmatched
 
 
-class SimilarItem(Item):
-    """A line of a list of similar items."""
+class RelatedItem(Item):
+    """A line of a list of related items."""
 
     rank: int = Field(description="Rank, from 1.")
-    score: float = Field(description="Similarity, above 0.")
+    score: float = Field(description="Score of `by`, above 0.")
 
 
-class SimilarAnswer(Strict):
-    """The most similar items that the rules allow, best first; fewer than `k` if fewer are similar at all."""
+class RelatedAnswer(Strict):
+    """The most related items that the rules allow, best first; fewer than `k` if fewer are related at all."""
 
-    by: str = Field(description="Notion of similarity: that of the ranker, or item-kNN + title TF-IDF.")
+    by: str = Field(
+        description="What ranked them: the ranker, or for rankers without a notion of the relation item-kNN "
+        "(/v1/also-bought) and title TF-IDF (/v1/similar)."
+    )
     item: Item
-    similar: list[SimilarItem]
+    items: list[RelatedItem]
     unmatched: Unmatched
 
 

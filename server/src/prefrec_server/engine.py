@@ -25,17 +25,17 @@ from prefrec.recommend.explain import Reasons, without_each
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import LoggedUsers, Question, Selection
-from prefrec.recommend.rules import ById, Item, ItemName, ItemRules, Rules
+from prefrec.recommend.rules import ById, Item, ItemName, ItemRules, Relation, Rules
 from prefrec_server import bodies
 from prefrec_server.batcher import Batcher
-from prefrec_server.scorer import Alike, Scorer, Scores, Why
+from prefrec_server.scorer import Beside, Scorer, Scores, Why
 
 if TYPE_CHECKING:
     from prefrec.stages.encoders import Encoder
 
 Body = TypeVar("Body")
-Asked = ChoiceSet | RankingExample | Question | Why | Alike
-"""A question: about candidates, to a language model or another ranker; about all items, reasons or similar items."""
+Asked = ChoiceSet | RankingExample | Question | Why | Beside
+"""A question: about candidates, to a language model or another ranker; about all items, reasons or related items."""
 
 
 class UnknownRankerError(DataError):
@@ -227,21 +227,21 @@ class Engine:
                 f"most {pairs // listed} history items, or fewer candidates"
             )
 
-    def similar(self, request: bodies.SimilarRequest) -> Prepared[bodies.SimilarAnswer]:
-        """Prepare a list of similar items (`prefrec.recommend.similar`); raise errors of `recommend`."""
+    def related(self, relation: Relation, request: bodies.RelatedRequest) -> Prepared[bodies.RelatedAnswer]:
+        """Prepare a list of related items (`prefrec.recommend.related`); raise errors of `recommend`."""
         ranker = self._ranker(request.ranker)
         (item,) = self.items.resolve([request.item])
         rules = Rules.model_validate(request.model_dump(include={*ItemRules.model_fields}))
         selection = Selection(self.items.catalogue, rules, request.k, self._popular, functions=False)
-        question = Alike(selection.question([item.item_id], [item.item_id]))
+        question = Beside(relation, selection.question([item.item_id], [item.item_id]))
 
-        def answer(outcomes: list[tuple[Recommendation, str]]) -> bodies.SimilarAnswer:
-            ((best, by),) = outcomes
+        def answer(found: list[tuple[Recommendation, str]]) -> bodies.RelatedAnswer:
+            ((best, by),) = found
             lines = [
-                bodies.SimilarItem(**dict(self.items.item(i)), rank=rank, score=float(score))
+                bodies.RelatedItem(**dict(self.items.item(i)), rank=rank, score=float(score))
                 for rank, (i, score) in enumerate(zip(best.item_ids, best.logps, strict=True), 1)
             ]
-            return bodies.SimilarAnswer(by=by, item=item, similar=lines, unmatched=_unmatched(selection))
+            return bodies.RelatedAnswer(by=by, item=item, items=lines, unmatched=_unmatched(selection))
 
         return Prepared(ranker, [question], answer)
 
@@ -311,7 +311,7 @@ class Engine:
     def _tokens(self, question: Asked) -> int:
         if isinstance(question, RankingExample):
             return 8 * (len(question.history) + len(question.candidates))  # about as many as titles have
-        if isinstance(question, Question | Why | Alike):
+        if isinstance(question, Question | Why | Beside):
             return self._scorer.catalogue_tokens
         from prefrec.lm.packing import tokens_of  # here, because it needs torch
 
@@ -321,8 +321,8 @@ class Engine:
         ranker, question_type = kind
         if question_type is Question:
             return self._scorer.recommend(ranker, questions)
-        if question_type is Alike:
-            return self._scorer.similar(ranker, questions, self.data)
+        if question_type is Beside:
+            return self._scorer.related(ranker, questions, self.data)
         if question_type is Why:
             return self._scorer.explain(ranker, questions)
         return self._scorer.score(ranker, questions)

@@ -15,8 +15,9 @@ from prefrec.errors import check_finite
 from prefrec.rankers.base import Ranker, Recommendation
 from prefrec.rankers.config import BATCH_SIZE
 from prefrec.recommend.explain import Reasons, reasons
-from prefrec.recommend.questions import Question, answer_all, best_items, similar_items
-from prefrec.recommend.similar import log_similarity, own_similarity
+from prefrec.recommend.questions import Question, answer_all, best_items
+from prefrec.recommend.related import related_by_data, related_by_ranker, related_items
+from prefrec.recommend.rules import Relation
 from prefrec.resources import loaded_torch
 from prefrec.stages.base import Loaded, RankerStage
 
@@ -38,9 +39,10 @@ class Why:
 
 
 @dataclass(frozen=True)
-class Alike:
-    """A question for items that are similar to the one in its history."""
+class Beside:
+    """A question for items that are related to the one in its history."""
 
+    relation: Relation
     question: Question
 
 
@@ -72,8 +74,8 @@ class Scorer:
     ) -> None:
         self.models = {name: model.eval() for name, model in models.items()}
         self.others: dict[str, RankerStage] = {}
-        self._similarities: dict[str, Ranker] = {}
-        self._log_similarity: Ranker | None = None
+        self._related: dict[tuple[Relation, str], Ranker] = {}
+        self._by_data: dict[Relation, Ranker] = {}
         self.before_call: Callable[[], None] = lambda: None
         for model in set(self.models.values()):
             model.register_forward_pre_hook(lambda *_: self.before_call())
@@ -122,29 +124,26 @@ class Scorer:
             full = stage.full or stage
             return [reasons((stage if q.is_listed else full).load(BATCH_SIZE), q.example) for q in questions]
 
-    def similar(
-        self, ranker: str, questions: Sequence[Alike], data: PreparedData
+    def related(
+        self, ranker: str, questions: Sequence[Beside], data: PreparedData
     ) -> list[tuple[Recommendation, str]]:
-        """Return the most similar items per question, and the name of the notion of similarity."""
-        if ranker not in self._similarities:
-            self._similarities[ranker] = self._similarity(ranker) or self._by_log(data)
-        by = self._similarities[ranker]
-        return [(similar_items(by, asked.question), by.name) for asked in questions]
+        """Return the most related items per question, and the name of what ranked them."""
+        answers = []
+        for asked in questions:
+            key = asked.relation, ranker
+            if key not in self._related:
+                self._related[key] = self._related_ranker(asked.relation, ranker, data)
+            by = self._related[key]
+            answers.append((related_items(by, asked.question), by.name))
+        return answers
 
-    def _similarity(self, ranker: str) -> Ranker | None:
-        """Return the ranker's own notion of similarity, if it has one."""
-        if ranker in self.others:
-            return own_similarity(self.others[ranker].load(BATCH_SIZE))
-        with self.active(ranker):
-            found = own_similarity(self.lm)
-        if found:
-            found.name = f"item vectors of {ranker}"
-        return found
-
-    def _by_log(self, data: PreparedData) -> Ranker:
-        if self._log_similarity is None:
-            self._log_similarity = log_similarity(data.known_interactions("test"), self.items)
-        return self._log_similarity
+    def _related_ranker(self, relation: Relation, ranker: str, data: PreparedData) -> Ranker:
+        asked = self.others[ranker].load(BATCH_SIZE) if ranker in self.others else SharedLM(ranker, self, self.lm)
+        if own := related_by_ranker(relation, asked):
+            return own
+        if relation not in self._by_data:  # once for all rankers
+            self._by_data[relation] = related_by_data(relation, data)
+        return self._by_data[relation]
 
     def recommend(self, ranker: str, questions: Sequence[Question]) -> list[tuple[Recommendation, bool]]:
         """Return the best items of the catalogue per question, and whether the history was shortened to fit.
@@ -214,6 +213,11 @@ class SharedLM:
         """Return log-probabilities [B, C] of the candidates; −inf in empty columns."""
         with self.scorer.active(self.name):
             return self.ranker.score(examples)
+
+    def item_vectors(self) -> tuple[Sequence[str], NDArray[np.float32]] | None:
+        """Return ids [I] and vectors [I, D] of item-ID tokens; None without these."""
+        with self.scorer.active(self.name):
+            return self.scorer.lm.item_vectors()
 
 
 def _no_gradients() -> AbstractContextManager[Any]:

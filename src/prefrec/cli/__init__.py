@@ -25,8 +25,8 @@ from prefrec.extras import missing_extra
 from prefrec.processes import is_first, leave
 
 VERBS = (
-    "init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend", "similar",
-    "explain", "report", "export",
+    "init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend",
+    "also-bought", "similar", "explain", "report", "export",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points that add verbs: NAME = "module:function", or GROUP.NAME for a verb of a group."""
@@ -36,9 +36,10 @@ HELP = (
     "Train, measure and serve language-model recommenders on your own interaction log and item titles.\n\n"
     "`init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` continues a run with new "
     "interactions. `switch` lets a link lead to the run to serve, if it is not worse, and `prune` deletes earlier "
-    "runs. `recommend` and `similar` answer, `explain` shows what moved a score, `report` writes a web page, `serve` "
-    "answers over HTTP, and `export` writes a model for other software. Without a recipe, `prepare` makes ranking "
-    "examples from a log, `audit` checks them for leaks, and `evaluate` measures adapters on them.\n\n"
+    "runs. `recommend`, `also-bought` and `similar` answer, `explain` shows what moved a score, `report` writes a "
+    "web page, `serve` answers over HTTP, and `export` writes a model for other software. Without a recipe, "
+    "`prepare` makes ranking examples from a log, `audit` checks them for leaks, and `evaluate` measures adapters "
+    "on them.\n\n"
     "`prefrec COMMAND --help` shows options of a command, `--help-all` all of them. `--debug`, anywhere, shows the "
     "traceback of an error.\n\n"
     "A first run: `prefrec init --help`, or in a clone `prefrec run recipes/demo.yaml`"
@@ -49,7 +50,8 @@ HELP_FLAGS = ("--help", "-h", "--help-all")
 @cache
 def homes() -> dict[str, str]:
     """Return verb → "module:function", with verbs of other packages last."""
-    ours = {verb: f"{__name__}.{verb}:{verb}" for verb in VERBS}
+    modules = {verb: verb.replace("-", "_") for verb in VERBS}
+    ours = {verb: f"{__name__}.{module}:{module}" for verb, module in modules.items()}
     others = sorted(entry_points(group=COMMANDS), key=lambda e: e.name)
     return ours | {e.name: e.value for e in others if e.name not in ours}
 

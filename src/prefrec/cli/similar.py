@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -9,7 +10,7 @@ from cyclopts.validators import Number
 
 from prefrec.cli import _options as o
 from prefrec.cli.recommend import ids_of
-from prefrec.recommend.rules import ItemRules
+from prefrec.recommend.rules import ItemRules, Relation
 
 
 def similar(
@@ -22,19 +23,33 @@ def similar(
     as_json: o.AsJson = False,
     section: o.Own[ItemRules] = o.untouched(ItemRules),
 ) -> None:
-    """List the items that are most similar to an item, with filters and boosts.
+    """List the items that are most similar to an item (substitutes), with filters and boosts.
 
-    Similarity is that of the ranker, if it has one: the cosine of the item vectors of title towers and item-ID
-    tokens, and the item-to-item scores of counts and EASE. Otherwise it is the cosine in the log (item-kNN) plus the
-    cosine of titles (TF-IDF).
+    They are ranked by the cosine of item vectors, if the ranker has some (title towers, item-ID tokens), otherwise
+    by that of titles (title TF-IDF). What goes with an item is found by `prefrec also-bought`.
 
-    Example: prefrec similar runs/demo Alien --k 5 --ranker EASE
+    Example: prefrec similar runs/demo Alien --k 5 --ranker s-dpo
     """
+    print_related("similar", run, ranker, item, k, section, as_json)
+
+
+def print_related(
+    relation: Relation,
+    run: Path,
+    ranker: str | None,
+    item: str,
+    k: int,
+    rules: ItemRules,
+    as_json: bool,
+) -> None:
+    """Print the items that have a relation to an item, and what ranked them."""
     # Imported here, so that --help need not wait for torch and transformers.
     from prefrec.recommender import Recommender
 
-    rules = section.model_dump() | {"deny": ids_of(section.deny), "allow": section.allow and ids_of(section.allow)}
-    answer = Recommender.from_run(run, ranker).similar(item, k, **rules)
+    given = rules.model_dump() | {"deny": ids_of(rules.deny), "allow": rules.allow and ids_of(rules.allow)}
+    recommender = Recommender.from_run(run, ranker)
+    ask = recommender.also_bought if relation == "also_bought" else recommender.similar
+    answer = ask(item, k, **given)
     if as_json:
         o.print_json({"by": answer.by, "items": answer.frame().to_dicts()})
     else:

@@ -56,8 +56,8 @@ class Rows(list[Row]):
         return as_table(self.frame(), "_repr_html_")
 
 
-class Similar(Rows[Ranked]):
-    """The items that are most similar to an item, best first; `by` names the notion of similarity."""
+class Related(Rows[Ranked]):
+    """The items that are most related to an item, best first; `by` names what ranked them."""
 
     def __init__(self, rows: Iterable[Ranked], by: str) -> None:
         super().__init__(rows)

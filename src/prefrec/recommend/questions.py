@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from prefrec import processes
 from prefrec.console import track
-from prefrec.data import Catalogue, PreparedData, RankingExample, UnknownUserError
+from prefrec.data import Catalogue, PreparedData, UnknownUserError
 from prefrec.data.seen import history_lists, unknown_user
 from prefrec.errors import DataError
 from prefrec.rankers.base import Ranker, Recommendation, SearchRanker
@@ -335,30 +335,6 @@ def _with_ties(
         if not is_in[-1] or not best.exact:  # a search that was ended early finds no more
             return _picked(best, np.flatnonzero(is_in)), False
         asked *= 4
-
-
-def similar_items(ranker: Ranker, question: Question) -> Recommendation:
-    """Return the items whose similarity to the item of a question is above 0, best first.
-
-    Args:
-        ranker: ranks by similarity to the last item of a history (`prefrec.recommend.similar`).
-        question: its history is the item.
-    """
-    (best,) = answer_all(_Above0(ranker), [question])
-    return best
-
-
-class _Above0:
-    """A ranker without a score for items whose score is 0 or less, so that they are not answered."""
-
-    def __init__(self, ranker: Ranker) -> None:
-        self.name = ranker.name
-        self._ranker = ranker
-
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates above 0, -inf for the others."""
-        scores = self._ranker.score(examples)
-        return np.where(scores <= 0, -np.inf, scores)
 
 
 def answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommendation]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 from pydantic_core import PydanticCustomError
 
+Relation = Literal["also_bought", "similar"]
+"""How items are related to an item.
+
+also_bought: customers who had the item had them, too, such as a lamp for a tent. The log decides.
+similar: they can take the item's place, such as another tent. Titles and item vectors decide.
+"""
 MAX_NAME = 512
 """Maximum characters of a title or id."""
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
