@@ -1,0 +1,55 @@
+"""Print what numeric tests run on: versions, CPU, and the kernels of torch and of numpy's and scipy's BLAS.
+
+    python scripts/kernels.py           the facts
+    python scripts/kernels.py --other   a value of OPENBLAS_CORETYPE that chooses other kernels on this CPU, or nothing
+
+Results differ by rounding between kernels, so tests that hold with one can fail on another CPU.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg  # loads the BLAS of scipy, which has a library of its own
+import threadpoolctl
+import torch
+
+AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")
+"""Kernels of OpenBLAS that need AVX-512."""
+
+
+def other_kernel(used: str, vectors: list[str]) -> str:
+    """Return an x86 kernel of OpenBLAS that is not the one in use, from the vector instructions of the CPU."""
+    if used in AVX512:
+        return "Haswell"
+    return "SkylakeX" if "avx512f" in vectors else "Sandybridge"
+
+
+def cpu() -> tuple[str, list[str]]:
+    """Return the name of the CPU, and its vector instructions; none are known but of x86 under Linux."""
+    info = Path("/proc/cpuinfo")
+    lines = [line.partition(":") for line in info.read_text().splitlines()] if info.is_file() else []
+    facts = {name.strip(): value.strip() for name, _, value in lines}
+    vectors = [flag for flag in facts.get("flags", "").split() if flag.startswith(("avx", "amx", "fma"))]
+    return facts.get("model name", platform.machine()), vectors
+
+
+def main() -> None:
+    """Print the facts, or another kernel."""
+    name, vectors = cpu()
+    blas = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    if "--other" in sys.argv[1:]:
+        used = {pool["architecture"] for pool in blas if pool["internal_api"] == "openblas"}
+        print(other_kernel(used.pop(), vectors) if len(used) == 1 and vectors else "")
+        return
+    print(f"Python {platform.python_version()} on {name}: {' '.join(vectors)}")
+    print(f"torch {torch.__version__}: {torch.backends.cpu.get_cpu_capability()} kernels")
+    print(f"numpy {np.__version__} and scipy {scipy.__version__}:", end=" ")
+    print("; ".join(f"{p['internal_api']} {p['version']}, {p.get('architecture', 'unknown')} kernels" for p in blas))
+
+
+if __name__ == "__main__":
+    main()
