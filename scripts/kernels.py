@@ -1,7 +1,7 @@
 """Print what numeric tests run on: versions, CPU, and the kernels of torch and of numpy's and scipy's BLAS.
 
     python scripts/kernels.py           the facts
-    python scripts/kernels.py --other   a value of OPENBLAS_CORETYPE that chooses other kernels on this CPU, or nothing
+    python scripts/kernels.py --other   a value of OPENBLAS_CORETYPE that chooses other kernels on this CPU, if any
 
 Results differ by rounding between kernels, so tests that hold with one can fail on another CPU.
 """
@@ -37,19 +37,25 @@ def cpu() -> tuple[str, list[str]]:
     return facts.get("model name", platform.machine()), vectors
 
 
-def main() -> None:
-    """Print the facts, or another kernel."""
+def facts() -> str:
+    """Return what numeric tests run on, in three lines."""
     name, vectors = cpu()
-    blas = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-    if "--other" in sys.argv[1:]:
-        used = {pool["architecture"] for pool in blas if pool["internal_api"] == "openblas"}
-        print(other_kernel(used.pop(), vectors) if len(used) == 1 and vectors else "")
-        return
-    print(f"Python {platform.python_version()} on {name}: {' '.join(vectors)}")
-    print(f"torch {torch.__version__}: {torch.backends.cpu.get_cpu_capability()} kernels")
-    print(f"numpy {np.__version__} and scipy {scipy.__version__}:", end=" ")
-    print("; ".join(f"{p['internal_api']} {p['version']}, {p.get('architecture', 'unknown')} kernels" for p in blas))
+    pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    blas = [f"{p['internal_api']} {p['version']}, {p.get('architecture', 'unknown')} kernels" for p in pools]
+    return (
+        f"Python {platform.python_version()} on {name}: {' '.join(vectors)}\n"
+        f"torch {torch.__version__}: {torch.backends.cpu.get_cpu_capability()} kernels\n"
+        f"numpy {np.__version__} and scipy {scipy.__version__}: {'; '.join(blas)}"
+    )
+
+
+def other() -> str:
+    """Return a kernel of OpenBLAS that is not in use; "" if there is no OpenBLAS, or the CPU is not x86."""
+    pools = threadpoolctl.threadpool_info()
+    used = {pool["architecture"] for pool in pools if pool["internal_api"] == "openblas"}
+    vectors = cpu()[1]
+    return other_kernel(used.pop(), vectors) if len(used) == 1 and vectors else ""
 
 
 if __name__ == "__main__":
-    main()
+    print(other() if "--other" in sys.argv[1:] else facts(), flush=True)  # noqa: T201

@@ -10,7 +10,7 @@ import pytest
 from fixed_rankers import CATALOGUE, Fixed
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.evaluation import Evaluation, audit_lists, evaluate, evaluate_predictions
+from prefrec.evaluation import Evaluation, audit_lists, evaluate, evaluate_predictions, rank_catalogue
 from prefrec.evaluation.intervals import holm, mean_interval, paired_difference
 from verdicts import NONE
 
@@ -103,6 +103,19 @@ def test_misbehaving_rankers_are_named(examples):
     broken.answer = np.zeros((4, 2))
     with pytest.raises(ModelError, match=r"'broken': expected scores of shape \(4, 3\), got \(4, 2\)"):
         evaluate([broken], examples, CATALOGUE, audit=NONE)
+    for answer, message in (
+        (np.full((4, 3), np.inf), r"a score is \+inf"),
+        (np.full((4, 3), "1.5"), "expected scores that are numbers, got the type <U3"),
+        (np.ma.masked_array(np.zeros((4, 3)), mask=True), "scores are a masked array"),
+    ):
+        broken.answer = answer
+        with pytest.raises(ModelError, match=f"'broken': {message}"):
+            evaluate([broken], examples, CATALOGUE, audit=NONE)
+        broken.answer = np.ma.repeat(answer, 2, axis=1) if np.ma.isMA(answer) else np.repeat(answer, 2, axis=1)
+        with pytest.raises(ModelError, match=f"'broken': {message}"):
+            rank_catalogue(broken, examples, CATALOGUE, [()] * 4)
+    with pytest.raises(ConfigError, match=r"ks: cut-offs must be whole numbers of at least 1, got \[2.5\]"):
+        evaluate([broken], examples, CATALOGUE, ks=(2.5,), audit=NONE)  # before it scores
     with pytest.raises(ModelError, match="'short': 1 texts for 4 examples"):
         evaluate([Short("short", "abcdef")], examples, CATALOGUE, audit=NONE)
     with pytest.raises(ConfigError, match="two rankers have the same name: a, a"):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ir_measures import RR, R, Success, nDCG
 
+from prefrec.errors import ConfigError
 from prefrec.evaluation import metrics
 from prefrec.evaluation.metrics import expected_hits, expected_metrics, metrics_for, target_ranks
 
@@ -141,9 +142,10 @@ def test_cut_offs_are_sorted_and_count_once():
     assert list(metrics_for((5, 2, 1, 2))) == ["hr@1", "hr@2", "hr@5", "ndcg@2", "ndcg@5", "mrr"]
 
 
-def test_cut_offs_start_at_one():
-    with pytest.raises(ValueError, match="at least 1"):
-        metrics_for((0, 5))
+@pytest.mark.parametrize("ks", [(0, 5), (2.5,), (True,), ("5",)])
+def test_cut_offs_are_whole_numbers_from_one(ks):
+    with pytest.raises(ConfigError, match="ks: cut-offs must be whole numbers of at least 1"):
+        metrics_for(ks)
 
 
 def test_expected_metrics_are_means_over_all_ranks():

@@ -147,6 +147,11 @@ def test_full_ranking_of_objects_names_what_is_wrong(data):
         evaluate_full([able, able], data)
     with pytest.raises(ConfigError, match="cannot compare with bale: the rankers are able; did you mean able"):
         evaluate_full([able], data, compare="bale")
+    for rows in (-1, 0, 2.5, True):
+        with pytest.raises(ConfigError, match="rows: expected a whole number of at least 1, or None for all"):
+            evaluate_full([able], data, rows=rows)
+    with pytest.raises(ConfigError, match="split: expected validation or test, got 'train'; rankers have learnt"):
+        evaluate_full([able], data, split="train")
     for rankers, on in (([], data), ([able], replace(data, test=[]))):
         with pytest.raises(DataError, match=f"nothing to evaluate: {len(rankers)} rankers, {len(on.test)} test ex"):
             evaluate_full(rankers, on)

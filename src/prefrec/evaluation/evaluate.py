@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
+from numbers import Integral
 
 import numpy as np
 import polars as pl
@@ -22,7 +23,7 @@ from prefrec.evaluation.full import rank_catalogue
 from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
 from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns, corrected
-from prefrec.evaluation.predictions import judge_texts, prediction_frame, ranks_of
+from prefrec.evaluation.predictions import checked_scores, judge_texts, prediction_frame, ranks_of
 from prefrec.evaluation.targets import CLASSES, COUNTS, REPEATS, item_classes, repeated_targets
 from prefrec.evaluation.verdict import FULL_RANKING, Audit, NoAudit
 from prefrec.rankers.base import GeneratingRanker, ListRanker, Ranker
@@ -56,12 +57,14 @@ def evaluate(
             ranker with the one before it.
 
     Raises:
-        ConfigError: two rankers share a name, or `compare` names an unknown one.
+        ConfigError: two rankers share a name, `compare` names an unknown one, or a cut-off is not a whole number
+            from 1.
         DataError: there are no rankers or no examples.
         ModelError: as `predict`.
     """
     names = _names(rankers)
     named_pairs(compare, names)
+    metrics_for(ks)
     if not names or not examples:
         raise DataError(
             f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples; give at least one of each"
@@ -95,12 +98,18 @@ def evaluate_full(
         compare: as in `evaluate`.
 
     Raises:
-        ConfigError: two rankers share a name, or `compare` names an unknown one.
+        ConfigError: two rankers share a name, `compare` names an unknown one, or a setting has another value than
+            those above.
         DataError: there are no rankers, or no examples of the split.
-        ModelError: scores do not fit the examples, or one is NaN.
+        ModelError: as `predict`.
     """
+    if split not in ("validation", "test"):
+        raise ConfigError(f"split: expected validation or test, got {split!r}; rankers have learnt from the others")
+    if rows is not None and (not isinstance(rows, Integral) or isinstance(rows, bool) or rows < 1):
+        raise ConfigError(f"rows: expected a whole number of at least 1, or None for all examples, got {rows!r}")
     names, examples = _names(rankers), data.examples(split, rows)
     named_pairs(compare, names)
+    metrics_for(ks)
     if not names or not examples:
         raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} {split} examples; {NO_EXAMPLES}")
     seen = seen_items(data, examples)
@@ -133,15 +142,10 @@ def predict(
 ) -> pl.DataFrame:
     """Return one ranker's predictions (`PREDICTION_SCHEMA`), with `generate` also its texts if it can generate.
 
-    Raise ModelError if the scores or texts do not fit the examples, or a score is NaN.
+    Raise ModelError if the scores or texts do not fit the examples, or a score is NaN, +inf or not a number.
     """
-    scores = np.asarray(ranker.score(examples), dtype=np.float64)
+    scores = checked_scores(ranker, examples).astype(np.float64)
     target_index = np.array([e.target_index for e in examples], dtype=np.int64)
-    width = max((len(e.candidates) for e in examples), default=0)
-    if scores.shape != (len(examples), width):
-        raise ModelError(
-            f"ranker {ranker.name!r}: expected scores of shape {(len(examples), width)}, got {scores.shape}"
-        )
     try:
         ranks = target_ranks(scores, target_index)
     except ValueError as e:

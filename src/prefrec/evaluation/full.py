@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.evaluation.metrics import target_ranks
-from prefrec.evaluation.predictions import prediction_frame
+from prefrec.evaluation.predictions import checked_scores, prediction_frame
 from prefrec.rankers.base import LearningRanker, Ranker
 from prefrec.rankers.matrices import blocks
 
@@ -119,10 +119,7 @@ class _Questions:
 
     def scores(self, ranker: Ranker, column: Mapping[str, int]) -> NDArray[np.float64]:
         """Return a ranker's scores [B, I] of all items, -inf for those that are no candidates."""
-        result = np.asarray(ranker.score(self.examples))
-        expected = (len(self.examples), max(len(e.candidates) for e in self.examples))
-        if result.shape != expected:
-            raise ModelError(f"ranker {ranker.name!r}: expected scores of shape {expected}, got {result.shape}")
+        result = checked_scores(ranker, self.examples)
         if self.hidden is not None:
             scores = np.array(result, dtype=np.float64)
             scores[self.hidden] = -np.inf

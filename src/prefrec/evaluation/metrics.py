@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from prefrec.errors import ConfigError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -88,9 +91,12 @@ def reciprocal_rank(ranks: Ints) -> Floats:
 
 
 def metrics_for(ks: Sequence[int]) -> dict[str, Metric]:
-    """Return the metrics for cut-offs `ks`: `hr@K`, `ndcg@K` for K > 1 (NDCG@1 is HR@1), and `mrr`."""
-    if any(k < 1 for k in ks):
-        raise ValueError(f"cut-offs must be at least 1, got {list(ks)}")
+    """Return the metrics for cut-offs `ks`: `hr@K`, `ndcg@K` for K > 1 (NDCG@1 is HR@1), and `mrr`.
+
+    Raise ConfigError if a cut-off is not a whole number from 1.
+    """
+    if any(not isinstance(k, Integral) or isinstance(k, bool) or k < 1 for k in ks):
+        raise ConfigError(f"ks: cut-offs must be whole numbers of at least 1, got {list(ks)}")
     cuts = sorted(set(ks))
     gains: dict[str, Callable[[Ints], Floats]] = {f"hr@{k}": partial(hit_rate, k=k) for k in cuts}
     gains |= {f"ndcg@{k}": partial(ndcg, k=k) for k in cuts if k > 1}

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.data.parquet import UNREADABLE, read_parquet
-from prefrec.errors import DataError, first_words
+from prefrec.errors import DataError, ModelError, first_words
 from prefrec.prompts.answers import valid_choice
+from prefrec.rankers.base import Ranker
 
 PREDICTION_SCHEMA = pl.Schema(
     [
@@ -105,3 +106,22 @@ def read_predictions(path: Path) -> pl.DataFrame:
         return read_parquet(path).select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a predictions file ({first_words(e)}); run `prefrec evaluate` again") from None
+
+
+def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[Any]:
+    """Return a ranker's scores [B, C] of the candidates of examples.
+
+    Raise ModelError if they do not have this shape or are not numbers, or one is +inf. `target_ranks` refuses NaN.
+    """
+    result = ranker.score(examples)
+    scores, said = np.asarray(result), f"ranker {ranker.name!r}: "
+    expected = (len(examples), max((len(e.candidates) for e in examples), default=0))
+    if scores.shape != expected:
+        raise ModelError(f"{said}expected scores of shape {expected}, got {scores.shape}")
+    if isinstance(result, np.ma.MaskedArray):
+        raise ModelError(f"{said}scores are a masked array, whose mask would be lost; return .filled(-np.inf)")
+    if scores.dtype.kind not in "biuf":
+        raise ModelError(f"{said}expected scores that are numbers, got the type {scores.dtype}")
+    if np.isposinf(scores).any():
+        raise ModelError(f"{said}a score is +inf, which cannot be ordered; use finite numbers")
+    return scores
