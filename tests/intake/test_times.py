@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -212,3 +212,18 @@ def test_the_share_of_ties_is_told(tmp_path, capsys, times, share, days):
         assert notes[0].startswith(f"{share} of interactions are at the same time as another of their user")
         assert ("(all times are whole days)" in notes[0]) == days
     assert warned == (share == "100%")
+
+
+@pytest.mark.parametrize(("since", "told"), [(1601, "a FILETIME"), (1, ".NET ticks")])
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_scales_of_windows_are_refused_with_their_conversion(since, told, kind):
+    moments = [datetime(year, 5, 17, 12) for year in (1999, 2013, 2041)]
+    steps = [(moment - datetime(since, 1, 1)) // timedelta(microseconds=1) * 10 for moment in moments]
+    to_1970 = (datetime(1970, 1, 1) - datetime(since, 1, 1)).days * 86_400 * 10**7
+    frame = pl.DataFrame({"t": pl.Series(steps).cast(kind)})
+    with pytest.raises(DataError, match=rf"column t: .* looks like {told} .*: \(time - {to_1970}\) // 10000000"):
+        parse_timestamps(frame, "t", Path("log.csv"))
+    seconds = [(step - to_1970) // 10**7 for step in steps]
+    assert parse_timestamps(pl.DataFrame({"t": seconds}), "t", Path("log.csv")).frame["t"].to_list() == [
+        int(moment.replace(tzinfo=UTC).timestamp()) for moment in moments
+    ]

@@ -41,6 +41,11 @@ _COUNTERS = 10**8
 _UNITS = ((_SECONDS, 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
 # Smallest milliseconds, microseconds and nanoseconds. Each is a time in 1973.
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)
+# Scales of Windows, in steps of 100 nanoseconds → the steps from their origin to 1970. Read as nanoseconds,
+# the years of `_WINDOWS_YEARS` would be months of 1974, or of 1989 and 1990.
+_WINDOWS = {"a FILETIME (since 1601)": 116_444_736 * 10**9, ".NET ticks (since the year 1)": 621_355_968 * 10**9}
+# 1995 to 2060, in steps of 100 nanoseconds since 1970.
+_WINDOWS_YEARS = (788_918_400 * 10**7, 2_871_763_200 * 10**7)
 # Largest time that fits into 64 bits, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
 _LATEST = 2.0**63
 _ISO = r"^\d{4}-\d"
@@ -215,6 +220,7 @@ def parse_timestamps(
         return dated(moments, expected, f"correct or drop these rows, or {_NAME_IT}", _ISO_TEXT)
     bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     refuse(bad, expected, REMEDY)
+    _check_windows(raw, values, path, called)
     if written := _written_dates(values):
         moments, form = written
         return dated(moments, f"one of {form}, as other values are", read_as=form)
@@ -223,6 +229,18 @@ def parse_timestamps(
     numbers = whole if is_whole.all(ignore_nulls=False) else values
     unit, per_second = _unit(raw, values, path, called)
     return Times(_with_times(frame, column, numbers, per_second), unit)
+
+
+def _check_windows(raw: pl.Series, values: pl.Series, path: Path, called: str) -> None:
+    """Raise DataError if all times are of a scale of Windows, which would be read as nanoseconds since 1970."""
+    known = values.drop_nulls()
+    for scale, to_1970 in _WINDOWS.items():
+        first, last = (to_1970 + steps for steps in _WINDOWS_YEARS)
+        if len(known) and known.is_between(first, last).all():
+            raise DataError(
+                f"{path}, column {called}: {raw.drop_nulls()[0]!r} looks like {scale} in steps of 100 nanoseconds; "
+                f"convert the times to seconds since 1970: (time - {to_1970}) // {10**7}"
+            )
 
 
 def _is_missing(raw: pl.Series) -> pl.Series:
