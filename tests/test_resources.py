@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from prefrec.resources import processor_says
+from prefrec.resources import memory_bytes, processor_says
 
 COME_AND_GO = """
 import torch
@@ -38,3 +38,13 @@ def test_the_first_processor_tells(tmp_path):
     for names, told in ((("model name",), "A: 7"), (("Features", "flags"), "avx2 fma"), (("vendor_id",), "")):
         assert processor_says(*names, proc=tmp_path) == told
     assert processor_says("flags", proc=tmp_path / "elsewhere") == ""
+
+
+def test_a_container_has_the_memory_of_its_limit(tmp_path):
+    whole = memory_bytes(limits=())
+    assert whole > 1 << 28
+    limit, none, missing = tmp_path / "memory.max", tmp_path / "none", tmp_path / "missing"
+    limit.write_text("134217728\n")
+    none.write_text("max\n")
+    assert memory_bytes((none, missing, limit)) == 134_217_728
+    assert memory_bytes((none, missing)) == whole

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PROC = Path("/proc")
 """Linux's files about processes."""
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Linux's files with the memory that a container may use, in versions 2 and 1."""
 
 
 def loaded_torch() -> Any:
@@ -41,6 +45,13 @@ def peak_bytes(device: str) -> int:
         return 1024 * peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def memory_bytes(limits: Sequence[Path] = CGROUP_LIMITS) -> int:
+    """Return the memory of this machine in bytes, or of its container if that has less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    texts = [line.strip() for file in limits for line in lines_of(file)]
+    return min([total, *(int(text) for text in texts if text.isdigit())])  # "max": there is no limit
 
 
 def processor_says(*names: str, proc: Path = PROC) -> str:

@@ -3,10 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from scipy import sparse
 
 from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
-from prefrec.rankers import baseline_rankers, baselines, ease
+from prefrec.rankers import baseline_rankers, ease
 from prefrec.rankers.baselines import servable
 from prefrec.rankers.ease import EASERanker
 from prefrec.rankers.matrices import mean_ndcg
@@ -27,7 +28,7 @@ def test_ease_is_a_ridge_regression_of_each_item_on_the_others():
         others = [i for i in range(len(ITEMS)) if i != item]
         a, b = MATRIX[:, others], MATRIX[:, item]
         ridge = np.linalg.solve(a.T @ a + 3.0 * np.eye(len(others)), a.T @ b)
-        assert scores[0, column] == pytest.approx(ridge[others.index(1)] + ridge[others.index(4)])
+        assert scores[0, column] == pytest.approx(ridge[others.index(1)] + ridge[others.index(4)], rel=1e-4)
     assert (scores[0, 2], scores[1].tolist()) == (0, [0, 0, -np.inf])
 
 
@@ -48,14 +49,44 @@ def test_validation_chooses_the_penalty_with_the_highest_ndcg(monkeypatch):
     np.testing.assert_array_equal(again.weights, EASERanker.fit(longer, best).weights)
 
 
+def test_float32_equals_a_twin_in_float64_of_a_popular_log(monkeypatch):
+    """Popular items make the matrix ill-conditioned: its largest eigenvalue is thousands of times the penalty."""
+    rng = np.random.default_rng(7)
+    matrix = (rng.random((4000, 90)) < np.linspace(0.02, 0.9, 90)).astype(np.float64)
+    gram = matrix.T @ matrix
+    assert np.linalg.eigvalsh(gram)[-1] > 1000 * 50
+    inverse = np.linalg.inv(gram + 50 * np.eye(90))
+    want = -inverse / np.diag(inverse)
+    np.fill_diagonal(want, 0)
+    for cells in (90 * 7, 8_000_000):  # in blocks of seven rows, and at once
+        monkeypatch.setattr("prefrec.rankers.matrices.CELLS_AT_A_TIME", cells)
+        found = ease._weights(sparse.csr_array(matrix.astype(np.float32)), 50.0)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, want, atol=1e-4 * np.abs(want).max())
+
+
+def test_items_that_no_user_connects_score_exactly_zero():
+    log = make_log([("a", "i0", 0), ("a", "i1", 1), ("b", "i2", 0), ("b", "i3", 1), ("c", "i0", 0)])
+    (scores,) = EASERanker.fit(log).score([RankingExample("u", ("i0",), ("i1", "i2", "i3"), "i1")])
+    assert scores[0] > 0
+    assert scores[1:].tolist() == [0, 0]
+
+
 def test_a_log_of_many_items_has_no_ease_and_says_so(monkeypatch, capsys):
     catalogue = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": ITEMS}))
     assert "EASE" in servable(LOG)
     assert [r.name for r in baseline_rankers(LOG, catalogue, names=["EASE"])] == ["EASE"]
-    monkeypatch.setattr(baselines, "MOST_ITEMS", 6)
+    monkeypatch.setattr(ease, "memory_bytes", lambda: 4 * 4 * 6 * 6)  # a quarter of it holds 6 × 6 numbers
     assert "EASE" not in servable(LOG)
     assert [r.name for r in baseline_rankers(LOG, catalogue, names=["popularity", "EASE"])] == ["popularity"]
     out, err = capsys.readouterr()
-    assert "EASE is left out: it inverts an item × item matrix, of at most 6 items, not 7" in (out + err).replace(
-        "\n", " "
-    )
+    told = " ".join((out + err).split())
+    assert "EASE is left out: it inverts a matrix of 7 × 7 items, which takes 0.0 GB, more than a quarter of" in told
+    monkeypatch.setattr(ease, "memory_bytes", lambda: 4 * 4 * 7 * 7)
+    assert "EASE" in servable(LOG)
+
+
+def test_a_laptop_of_8_gb_has_ease_of_20_000_items(monkeypatch):
+    monkeypatch.setattr(ease, "memory_bytes", lambda: 7_700_000_000)
+    assert ease.too_large(20_000) is None
+    assert "takes 2.5 GB, more than a quarter of this machine's memory of 7.7 GB" in ease.too_large(25_000)

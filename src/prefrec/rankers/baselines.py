@@ -22,7 +22,7 @@ from prefrec.console import say
 from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.buy_again import BuyAgainRanker
-from prefrec.rankers.ease import MOST_ITEMS, EASERanker
+from prefrec.rankers.ease import EASERanker, too_large
 from prefrec.rankers.item_features import DAYS, Feature, ItemFeatures, ItemHistory
 from prefrec.rankers.item_only import ItemOnlyRanker
 from prefrec.rankers.matrices import (
@@ -264,15 +264,14 @@ LIMITED = {*TIMED, BuyAgainRanker.name, EASERanker.name}
 
 
 def unable(log: pl.DataFrame, names: Collection[str] = BASELINES) -> dict[str, str]:
-    """Return name → reason of those of these baselines that cannot be fitted to a log."""
+    """Return name → reason of those of these baselines that cannot be fitted to a log on this machine."""
     reasons = {} if has_dates(log) else {name: NO_DATES for name in TIMED if name in names}
     if BuyAgainRanker.name in names:
         pairs = log.head(FIRST_ROWS).select("user_id", "item_id")
         if pairs.n_unique() == len(pairs):
             reasons[BuyAgainRanker.name] = NO_REPEATS
-    items = log["item_id"].n_unique() if EASERanker.name in names else 0
-    if items > MOST_ITEMS:
-        reasons[EASERanker.name] = f"inverts an item × item matrix, of at most {MOST_ITEMS:,} items, not {items:,}"
+    if EASERanker.name in names and (reason := too_large(log["item_id"].n_unique())):
+        reasons[EASERanker.name] = reason
     return reasons
 
 
@@ -294,7 +293,7 @@ def baseline_rankers(
 
     Args:
         train_interactions: frame `user_id, item_id, timestamp`. Without dates, baselines that need dates are skipped,
-            and without repeats *buy again* is; with more than `MOST_ITEMS` items EASE is, with a note.
+            and without repeats *buy again* is; EASE is, with a note, if its matrix is too large for this machine.
         catalogue: all items.
         seed: of `random`, and of the folds of `item only`.
         names: names of the baselines. Default: all.

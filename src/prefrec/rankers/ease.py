@@ -13,15 +13,40 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from prefrec.data import RankingExample
-from prefrec.rankers.matrices import history_matrix, history_terms, mean_ndcg, score_by_rows, user_item_matrix
+from prefrec.errors import ModelError
+from prefrec.rankers.matrices import (
+    blocks,
+    history_matrix,
+    history_terms,
+    mean_ndcg,
+    score_by_rows,
+    user_item_matrix,
+)
+from prefrec.resources import memory_bytes
 
-MOST_ITEMS = 12_000
-"""Most items of a training log for EASE as a baseline: their inverse takes a minute and 3 GB.
+SHARE = 4
+"""The item × item matrix may take one part in so many of the machine's memory.
 
-The limit does not depend on the machine's free memory, so that the same recipe has the same rows everywhere.
+A run keeps two matrices, of the log before validation examples and of the log before test examples.
 """
 GRID = (250.0, 50.0, 1000.0)
 """L2 penalties to choose from."""
+
+
+def matrix_bytes(items: int) -> int:
+    """Return the size of the item × item matrix in float32."""
+    return 4 * items * items
+
+
+def too_large(items: int) -> str | None:
+    """Return why EASE is left out for so many items on this machine; None if its matrix fits (`SHARE`)."""
+    has, needs = memory_bytes(), matrix_bytes(items)
+    if needs <= has // SHARE:
+        return None
+    return (
+        f"inverts a matrix of {items:,} × {items:,} items, which takes {needs / 1e9:.1f} GB, more than a quarter of "
+        f"this machine's memory of {has / 1e9:.1f} GB"
+    )
 
 
 @dataclass(eq=False)
@@ -32,7 +57,7 @@ class EASERanker:
     Items without training interactions score 0.
     """
 
-    weights: NDArray[np.float64]  # [I, I]
+    weights: NDArray[np.float32]  # [I, I]
     index: dict[str, int]
     regularisation: float = GRID[0]
     name: str = "EASE"
@@ -45,7 +70,7 @@ class EASERanker:
         *,
         validation: Sequence[RankingExample] = (),
     ) -> Self:
-        """Invert an items × items matrix, which takes 24 bytes per pair of items.
+        """Invert an items × items matrix in float32 and in place, which takes `matrix_bytes`.
 
         Args:
             train_interactions: frame with `user_id` and `item_id`.
@@ -54,15 +79,15 @@ class EASERanker:
                 their targets. The given value wins ties. Default: use the given value.
         """
         matrix, index = user_item_matrix(train_interactions)
-        gram = sparse.csr_array(matrix.T @ matrix)
+        matrix = matrix.astype(np.float32)
         if validation:
             targets = [e.target_index for e in validation]
             reached: dict[float, float] = {}
             for penalty in dict.fromkeys([regularisation, *GRID]):
-                tried = cls(_weights(gram, penalty), index, penalty)
-                reached[penalty] = mean_ndcg(tried.score(validation), targets)
+                # No name holds the matrix of a penalty while that of the next one is made.
+                reached[penalty] = mean_ndcg(cls(_weights(matrix, penalty), index).score(validation), targets)
             regularisation = max(reached, key=reached.__getitem__)
-        return cls(_weights(gram, regularisation), index, regularisation)
+        return cls(_weights(matrix, regularisation), index, regularisation)
 
     @property
     def settings(self) -> dict[str, float]:
@@ -70,21 +95,40 @@ class EASERanker:
         return {"regularisation": self.regularisation}
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        histories = history_matrix([e.history for e in examples], self.index)
+        # In float64, each product would begin with a copy of the weights in float64.
+        histories = history_matrix([e.history for e in examples], self.index).astype(np.float32)
         return score_by_rows(histories, lambda block: block @ self.weights, examples, self.index)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
-        return history_terms(history, item, self.index, lambda column: self.weights[:, column])
+        return history_terms(history, item, self.index, lambda column: self.weights[:, column].astype(np.float64))
 
 
-def _weights(gram: sparse.csr_array, regularisation: float) -> NDArray[np.float64]:
-    """Return B [I, I] of the item × item matrix XᵀX."""
-    regular = gram.toarray(order="F")  # as LAPACK wants it, without a copy
-    regular[np.diag_indices_from(regular)] += regularisation
+def _weights(matrix: sparse.csr_array, regularisation: float) -> NDArray[np.float32]:
+    """Return B [I, I] of the user × item matrix X [U, I] in float32. All steps work on one array in place."""
+    size = matrix.shape[1]
+    weights = np.empty((size, size), dtype=np.float32)
+    items = matrix.T.tocsr()
+    for rows in blocks(size, size):
+        weights[rows] = (items[rows] @ matrix).toarray()
+    diagonal = np.einsum("ii->i", weights)  # a view
+    diagonal += regularisation
     # The matrix is symmetric and positive definite: by its Cholesky factor, the inverse takes half of the time.
-    factor, _ = lapack.dpotrf(regular, lower=1, overwrite_a=1)
-    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
-    weights: NDArray[np.float64] = np.tril(inverse, -1)
-    weights += weights.T
-    weights /= -np.diag(inverse)
+    # LAPACK works on columns. The lower triangle of the transpose is the upper one of `weights`.
+    columns, failed = lapack.spotrf(weights.T, lower=1, overwrite_a=1)
+    if not failed:
+        columns, failed = lapack.spotri(columns, lower=1, overwrite_c=1)
+    if failed:
+        raise ModelError(f"EASE: with the penalty {regularisation:g}, XᵀX + λI has no inverse in float32")
+    weights = columns.T
+    _mirror(weights)
+    weights /= -np.diag(weights).copy()
+    np.fill_diagonal(weights, 0)
     return weights
+
+
+def _mirror(matrix: NDArray[np.float32]) -> None:
+    """Copy the upper triangle of a matrix [I, I] to its lower one, without a copy of the whole."""
+    for rows in blocks(len(matrix), len(matrix)):
+        square = np.triu(matrix[rows, rows])
+        matrix[rows, rows] = square + np.triu(square, 1).T
+        matrix[rows.stop :, rows] = matrix[rows, rows.stop :].T

@@ -182,7 +182,7 @@ def score_by_rows(
     scores = np.zeros(codes.shape)
     for rows in blocks(len(examples), len(index)):
         sums = of_items(weights[rows])
-        dense = sums.toarray() if sparse.issparse(sums) else sums
+        dense = (sums.toarray() if sparse.issparse(sums) else sums).astype(np.float64, copy=False)
         # An additional column for the candidates outside `index`.
         known = dense if is_known else np.hstack([dense, np.zeros((len(dense), 1))])
         if is_shared:
