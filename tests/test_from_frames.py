@@ -177,6 +177,14 @@ def test_a_column_that_cannot_be_stored_is_named_with_its_remedy(shop, values):
         prefrec.fit(log, items.with_columns(Kunde=pl.Series(values * len(items))).lazy(), COUNTS)
 
 
+def test_periods_of_pandas_are_refused_with_their_conversion(shop):
+    log, items = shop
+    periods = pl.Series([0] * len(log)).ext.to(pl.Extension("pandas.period", pl.Int64, '{"freq": "M"}'))
+    told = r"interactions, column 'Tag': values of the type pandas.period cannot be read.*\.dt\.to_timestamp\(\)"
+    with pytest.raises(DataError, match=told):
+        prefrec.fit(log.with_columns(Tag=periods), items, COUNTS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -208,8 +208,13 @@ def _table(name: str, given: Any) -> pl.DataFrame | Path:
 
 
 def _check_types(name: str, table: pl.DataFrame) -> None:
-    """Raise DataError about the first column with a type that Parquet cannot hold, if there is one."""
+    """Raise DataError about the first column with a type that cannot be stored or read, if there is one."""
     for column in table.columns:
+        if isinstance(kind := table.schema[column], pl.BaseExtension):  # polars cannot convert its values
+            raise DataError(
+                f"{name}, column {column!r}: values of the type {kind.ext_name()} cannot be read; convert them, "
+                "for example periods with .dt.to_timestamp(), others with .astype(str)"
+            )
         try:
             table.select(column).clear().write_parquet(BytesIO())
         except pl.exceptions.PolarsError:
