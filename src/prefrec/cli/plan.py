@@ -9,9 +9,8 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from prefrec.cli import _options as o
-from prefrec.pipeline.price import Price
-from prefrec.pipeline.run import expected, survey
-from prefrec.recipe import load_recipe
+from prefrec.pipeline.run import ease_memory, expected, survey
+from prefrec.recipe import Recipe, load_recipe
 from prefrec.report.tables import Cell, Grid, Printed
 from prefrec.report.wording import clock
 
@@ -27,25 +26,29 @@ def plan(
     """List the stages of a recipe's run, and why each has to run.
 
     Time and memory are from the last time that the stage ran in this folder. What is due is estimated
-    from a few steps of each language model, which are measured now.
+    from a few steps of each language model, which are measured now. The memory of EASE's matrices is
+    computed, and if they are too large for this machine, the plan says so.
 
     Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
     """
     loaded = load_recipe(recipe, override or [])
     folder = out or Path("runs") / loaded.name
-    print_plan(survey(loaded, folder), as_json, None if as_json else expected(loaded, folder))
+    print_plan(loaded, folder, survey(loaded, folder), as_json)
 
 
-def print_plan(stages: list[dict[str, Any]], as_json: bool, price: Price | None = None) -> None:
-    """Print the stages that `survey` returns, and the price of those that have to run."""
+def print_plan(recipe: Recipe, folder: Path, stages: list[dict[str, Any]], as_json: bool) -> None:
+    """Print the stages that `survey` returns; for people also the price of those that have to run, and EASE's."""
     if as_json:
         o.print_json(stages)
         return
+    price = expected(recipe, folder)
     rows = [(s["stage"], [Cell(text) for text in _texts(s)], "") for s in stages]
     left = sum(bool(s["why"]) for s in stages)
     note = f"{left} of {len(stages)} stages have to run" if left else "all stages are up to date"
     prepared = not stages[0]["why"]
     note += f"\n{price}" if price else "" if prepared else "\nRun it with --until prepare to see the expected time"
+    if memory := ease_memory(recipe, folder):
+        note += f"\n{memory}"
     Console().print(Printed(Grid(["due", "needs", "last time", "memory"], rows), "stage", note))
 
 

@@ -34,12 +34,12 @@ def run(
     # Imported here, so that --help need not wait for torch and transformers.
     from prefrec.cli._carry_out import carry_out
     from prefrec.cli.plan import print_plan
-    from prefrec.pipeline.run import expected, survey
+    from prefrec.pipeline.run import survey
     from prefrec.recipe import load_recipe
 
     loaded = load_recipe(recipe, [*(override or []), *(["evaluate.on_leak=stop"] if strict else [])])
     folder = out or Path("runs") / loaded.name
     if dry_run:
-        print_plan(survey(loaded, folder, until), as_json, None if as_json else expected(loaded, folder))
+        print_plan(loaded, folder, survey(loaded, folder, until), as_json)
     else:
         carry_out(loaded, folder, until, as_json)

@@ -34,6 +34,8 @@ from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.price import Price, price
 from prefrec.pipeline.update import measure_update
 from prefrec.processes import is_first
+from prefrec.rankers.blend import BlendConfig
+from prefrec.rankers.ease import EASERanker, matrix_bytes, too_large
 from prefrec.recipe import Recipe, dump_recipe, reached
 from prefrec.report import write_report
 from prefrec.runs.contents import REFIT, read_run, result_inputs
@@ -174,6 +176,22 @@ def expected(recipe: Recipe, folder: Path) -> Price | None:
     """Return the estimated cost of the stages that have to run (`price`); None before the data are prepared."""
     prepare = PrepareStage(recipe, folder / "data")
     return price(planned(recipe, prepare.read(), folder)) if prepare.is_up_to_date else None
+
+
+def ease_memory(recipe: Recipe, folder: Path) -> str | None:
+    """Return what EASE's matrices will take, or why EASE is left out on this machine.
+
+    None if the recipe does not ask for EASE, or the data are not prepared.
+    """
+    blends = [ranker for ranker in recipe.rankers if isinstance(ranker, BlendConfig)]
+    names = [*recipe.evaluate.references, *(part for blend in blends for part in blend.parts)]
+    prepare = PrepareStage(recipe, folder / "data")
+    if EASERanker.name not in names or not prepare.is_up_to_date:
+        return None
+    items = prepare.read().known_interactions("test")["item_id"].n_unique()
+    if reason := too_large(items):
+        return f"EASE will be left out: it {reason}"
+    return f"EASE will keep two matrices of {items:,} × {items:,} items: {2 * matrix_bytes(items) / 1e9:.1f} GB"
 
 
 def _surveyed(name: str, folder: Path, why: str, needs: Sequence[str]) -> dict[str, Any]:
