@@ -58,11 +58,11 @@ audit: setup
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src server systems lab scripts
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
-# LOAD takes the options of `python scripts/load.py --help`.
+# LOAD takes the options of `python -m prefrec_lab.bench.load --help`.
 RUN ?= runs/demo
 LOAD ?= --out $(RUN)/load.json
 load: setup
-	$(BIN)/python scripts/load.py $(RUN) $(LOAD)
+	$(BIN)/python -m prefrec_lab.bench.load $(RUN) $(LOAD)
 
 # What runs before each commit.
 check: setup

@@ -15,13 +15,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from textwrap import TextWrapper
 from typing import Any
 
 from differences_picture import Difference, parsed, picture
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "lab" / "results"
+from prefrec_lab.results import RESULTS, ROOT, markdown, wrapped
+
 INDEX = "EXPERIMENTS.md"
 LOGS = "docs/engineering.md"
 FIELDS = {
@@ -219,18 +218,6 @@ def _read(file: Path) -> dict[str, Any]:
     return fields
 
 
-def save(fields: Mapping[str, Any], file: Path) -> None:
-    """Write a file of results, with a row of a table on a line."""
-    text = json.dumps(fields, indent=1, ensure_ascii=False)
-
-    def joined(found: re.Match[str]) -> str:
-        return found[1] + json.dumps(json.loads(found[2]), ensure_ascii=False)
-
-    string = r'"(?:[^"\\]|\\.)*"'
-    lists = rf'(\n {{3,}}(?:"\w+": )?)(\[\s*{string}(?:,\s*{string})*\s*\])'
-    file.write_text(re.sub(lists, joined, text) + "\n", encoding="utf-8")
-
-
 def _shown(tables: Sequence[dict[str, Any]], view: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the rows and columns of a table that the page shows."""
     table = tables[view["table"]]
@@ -307,13 +294,6 @@ def _tables(tables: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f'<details markdown="1">\n{summary}\n\n{markdown(table)}\n\n</details>'
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """Return a table in Markdown."""
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in (table["columns"], *table["rows"])]
-    head, *rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([head, "|---" * len(table["columns"]) + "|", *rows])
-
-
 def linked(text: str, page_at: str, results: Sequence[Result]) -> str:
     """Return a text in which each `experiment NN` leads to that experiment; tables and code stay as they are."""
     if text.startswith(("|", "```", "#", "![", "<")):
@@ -342,22 +322,6 @@ def _made(result: Result) -> Iterator[str]:
         is_said = fields.get("now") or commands[0].startswith("git checkout")
         checkout = [] if is_said else [f"git checkout {re.split('[,; ]', fields['commit'])[0]}"]
         yield "\n".join(["```sh", *checkout, *commands, "```"])
-
-
-def _filled(text: str, first: str = "", later: str = "") -> str:
-    """Return a text in lines of at most 118 characters, which break at spaces only."""
-    wrapper = TextWrapper(118, initial_indent=first, subsequent_indent=later)
-    wrapper.break_on_hyphens = wrapper.break_long_words = False
-    return wrapper.fill(text)
-
-
-def wrapped(part: str) -> str:
-    """Return a paragraph in lines of at most 118 characters; tables, code, pictures and lists stay as they are."""
-    if part.startswith(("|", "```", "#", "![", "<")):
-        return part
-    if part.startswith("- "):
-        return "\n".join(_filled(line[2:], "- ", "  ") for line in part.split("\n"))
-    return _filled(part, later="> " if part.startswith("> ") else "")
 
 
 def first_sentence(text: str) -> str:

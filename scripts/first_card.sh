@@ -20,7 +20,7 @@ DATA=${DATA:-../data/lastfm-sdpo}        # docs/datasets.md says how to make it
 MINUTES=${MINUTES:-13}                   # of the bench, and of the run
 CLIENTS=${CLIENTS:-1,8,64}               # of the load
 PARTS=${PARTS:-predicted memory bench model run load}
-MEMORY=${MEMORY:-card}                   # of scripts/memory_forecast.py: card, or trial
+MEMORY=${MEMORY:-card}                   # of prefrec_lab.trials.memory_forecast: card, or trial
 QUANTIZATION=${QUANTIZATION:-nf4}        # of the run's base
 
 mkdir -p "$OUT"
@@ -47,7 +47,7 @@ part() { # NAME SECONDS COMMAND…
 for n in $(echo "$NEGATIVES" | tr , ' '); do
     part "predicted-$n" 120 prefrec lab doctor --model "$SHAPE" --negatives "$n" --card "$CARD" --json
 done
-part memory 240 python scripts/memory_forecast.py "$MEMORY"
+part memory 240 python -m prefrec_lab.trials.memory_forecast "$MEMORY"
 # An N at a time into one folder, so that what no time is left for is the largest N; the last one's output has all.
 count=$(echo "$NEGATIVES" | tr , '\n' | wc -l)
 for n in $(echo "$NEGATIVES" | tr , ' '); do
@@ -69,7 +69,7 @@ part run $((60 * MINUTES)) prefrec run recipes/paper-lastfm.yaml --out "$OUT/pap
     --set sft.rows="$ROWS" --set sft.epochs=1 --set sft.eval_rows="$EVALUATED" \
     --set align.s-dpo.rows="$ROWS" --set align.s-dpo.epochs=1 --set align.s-dpo.eval_rows="$EVALUATED" \
     --set evaluate.rows="$EVALUATED"
-part load 240 python scripts/load.py "$OUT/paper-lastfm" --clients "$CLIENTS" --seconds 10 --warm-up 2 --rows 100 \
+part load 240 python -m prefrec_lab.bench.load "$OUT/paper-lastfm" --clients "$CLIENTS" --seconds 10 --warm-up 2 --rows 100 \
     --out "$OUT/load.json"
 
 echo

@@ -269,15 +269,6 @@ def test_a_picture_shows_each_difference_with_its_interval(tmp_path, pages_of_re
     assert f'<circle cx="{mean:.1f}" cy="{60 + 18 + 28}"' in drawn
 
 
-def test_saved_results_are_read_back_with_a_row_on_a_line(tmp_path, pages_of_results):
-    fields = json.loads((ROOT / "lab/results/52-head-alignment.json").read_text(encoding="utf-8"))
-    fields["tables"][0]["rows"][0][0] = 'a "quoted" \\ name, [x]'
-    pages_of_results["save"](fields, tmp_path / "a.json")
-    text = (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert json.loads(text) == fields
-    assert max(text.count("\n"), 1) < 300
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_the_pages_exist_with_their_options(page):
     app = command_line()

@@ -2,8 +2,6 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ from scipy import stats
 
 from prefrec.evaluation import intervals
 from prefrec.evaluation.intervals import Interval, Means, holm, mean_interval, paired_difference, within
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import interval_coverage as simulations
+from prefrec_lab.trials import interval_coverage as simulations
 
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30)
 
@@ -105,7 +101,7 @@ def test_many_rows_of_one_user_are_not_many_users():
 @pytest.mark.parametrize("name", ["pareto 1.1 rows a user", "63 targets"])
 @pytest.mark.parametrize("paired", [False, True])
 def test_intervals_cover_the_truth(name, paired):
-    """The small version of `scripts/interval_coverage.py`."""
+    """The small version of `prefrec_lab.trials.interval_coverage`."""
     covered, _ = simulations.coverage(simulations.DESIGNS[name], 250, paired=paired, truth_draws=250)
     assert covered >= 0.915  # 2.5 standard errors below 0.95
 

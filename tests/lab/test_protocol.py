@@ -1,8 +1,5 @@
 """The rules of the table: the file that declares them, and what they say of drawn differences."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
@@ -11,10 +8,7 @@ from prefrec.errors import DataError
 from prefrec.evaluation.intervals import holm
 from prefrec.evaluation.wild import wild_test
 from prefrec_lab.protocol import Family, Ranked, decide, read_protocol
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import full_ranking
-import rank_tables
+from prefrec_lab.trials import full_ranking, rank_tables
 
 DECLARED = read_protocol(full_ranking.PROTOCOL)
 QUICK = DECLARED.model_copy(update={"test": DECLARED.test.model_copy(update={"draws": 499})})

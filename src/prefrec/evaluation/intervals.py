@@ -8,7 +8,7 @@ clustered both ways (Cameron, Gelbach and Miller 2011):
 Each term is a jackknife variance, V(clusters) = (G − 1)/G · Σ_g d_g², where d_g is the change of the mean without
 cluster g. An interval is mean ± t·√V, with ν = 2 / (Σ d⁴ / (Σ d²)² − 1/G) degrees of freedom, at most G − 1
 (Satterthwaite, with the observed kurtosis of the clusters). If a few users have most of the rows, intervals are
-therefore wide. `scripts/interval_coverage.py` simulates how often the intervals cover the truth.
+therefore wide. `prefrec_lab.trials.interval_coverage` simulates how often the intervals cover the truth.
 
 The interval over users and targets answers what would be found with other users and other items of the same kind;
 that over users alone, V = V(users), what would be found with more users of these very items. The second is the custom

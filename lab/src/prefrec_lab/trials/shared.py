@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import numpy as np
 import polars as pl
 import yaml
 from numpy.typing import NDArray
-from rank_tables import signed
 
 from prefrec.data import RankingExample
 from prefrec.evaluation.intervals import holm, paired_difference
@@ -23,8 +21,10 @@ from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import load_recipe
 from prefrec_lab.ranks import coded
+from prefrec_lab.results import RESULTS, markdown, save
+from prefrec_lab.trials.rank_tables import signed
 
-ANSWERS = experiments_page.RESULTS / "answers"
+ANSWERS = RESULTS / "answers"
 """Folder of the answers that are kept, a row per ranker and example: TRIAL-SPLIT-SEED.parquet."""
 RULES = ("popularity", "window co-occurrence")
 """Rankers that read no titles, beside the models of a trial; the first one ignores the user."""
@@ -142,9 +142,9 @@ def make_run(recipe: Path, folder: Path, changed: Mapping[str, Any], seed: int, 
 def tell(found: Mapping[str, Any], result: Path | None) -> None:
     """Print the tables of a trial, and put its computed fields into the file of its result, if one is named."""
     for table in found["tables"]:
-        sys.stdout.write(f"{table['title']}:\n\n{experiments_page.markdown(table)}\n\n")
+        sys.stdout.write(f"{table['title']}:\n\n{markdown(table)}\n\n")
     if result is not None:
-        experiments_page.save((read_json(result) or {}) | found, result)
+        save({**(read_json(result) or {}), **found}, result)
 
 
 def evenly_spread(examples: Sequence[RankingExample], most: int) -> list[RankingExample]:

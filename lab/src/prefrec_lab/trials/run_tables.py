@@ -1,6 +1,7 @@
-"""Print the tables of runs as JSON, in the form of `lab/results`: `python scripts/run_tables.py runs/demo`.
+"""Print the tables of runs as JSON, in the form of lab/results.
 
-Several runs are seeds of one recipe. The last tables then pool their examples, and resample users with all examples.
+`python -m prefrec_lab.trials.run_tables RUN ...` reads finished runs, which are seeds of one recipe. With several,
+the last tables pool their examples, and resample users with all examples.
 """
 
 from __future__ import annotations

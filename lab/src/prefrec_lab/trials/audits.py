@@ -1,7 +1,7 @@
 """Audit seven splits with two kinds of candidate sets, and write lab/results/55-audits.json.
 
-`python scripts/audits.py DATA` reads the data sets in the folder DATA, with the settings of `recipes/`. Half an hour
-on one core.
+`python -m prefrec_lab.trials.audits DATA` reads the data sets in the folder DATA, with the settings of `recipes/`. It
+takes half an hour on one core.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import yaml
-from rank_tables import shown
 
 from prefrec.evaluation import Audit, audit_prepared
 from prefrec.evaluation.audit import WITH_USER
@@ -22,9 +20,10 @@ from prefrec.evaluation.diagnosis import Diagnosis
 from prefrec.evaluation.verdict import ITEM_ONLY, AuditRow
 from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers.baselines import PopularityRanker
+from prefrec_lab.results import RESULTS, ROOT, save
+from prefrec_lab.trials.rank_tables import shown
 
-ROOT = Path(__file__).parent.parent
-SECTION = ROOT / "lab/results/55-audits.json"
+SECTION = RESULTS / "55-audits.json"
 SETS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Amazon Office windows": ("amazon-office", "amazon-office", {}),
     "Amazon Office, cut by time": ("amazon-office", "amazon-office", {"split": "time"}),
@@ -117,8 +116,7 @@ def main() -> None:
     git = ["git", "-C", str(ROOT), "log", "-1", "--format=%h %cs"]
     done = subprocess.run(git, capture_output=True, text=True, check=True)
     section["commit"], section["date"] = done.stdout.split()
-    experiments_page.save(section, SECTION)
-    experiments_page.main()
+    save(section, SECTION)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,14 @@ import yaml
 from scipy import sparse
 
 from prefrec.data import RankingExample
+from prefrec.evaluation.by_user import gini
 from prefrec.recipe import checked_recipe
+from prefrec_lab.trials import popularity
+from prefrec_lab.trials.popularity import Asked, Log, matched
 from tiny_run import write_rated_log
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import popularity_trial
-from popularity_trial import Asked, Log, matched
-
-from prefrec.evaluation.by_user import gini
-
-ROOT = Path(__file__).parents[2]
-TRIAL = yaml.safe_load(popularity_trial.TRIAL.read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[3]
+TRIAL = yaml.safe_load(popularity.TRIAL.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", TRIAL["sets"].values())
@@ -95,7 +92,7 @@ def test_a_matched_rule_has_the_same_popularity(one):
 
 def test_gains_of_a_list_are_those_of_its_scores(one):
     scores = one.scores["model"]
-    assert popularity_trial.gains_of(one.lists(scores)) == pytest.approx(one.gains(scores))
+    assert popularity.gains_of(one.lists(scores)) == pytest.approx(one.gains(scores))
 
 
 def test_validation_prints_and_test_writes(recipe, monkeypatch, tmp_path, capsys):
@@ -111,32 +108,32 @@ def test_validation_prints_and_test_writes(recipe, monkeypatch, tmp_path, capsys
     declared = TRIAL | {"sets": {"lastfm": "tiny"}, "recipe": TRIAL["recipe"] | {"align": arms}}
     declared["positive_control"] = control
     (tmp_path / "e4.yaml").write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
-    monkeypatch.setattr(popularity_trial, "TRIAL", tmp_path / "e4.yaml")
-    monkeypatch.setattr(popularity_trial, "RECIPES", tmp_path)
-    monkeypatch.setattr(popularity_trial, "RESULT", tmp_path / "68.json")
-    monkeypatch.setattr("trial.ANSWERS", tmp_path)
-    command = ["popularity_trial.py", str(tmp_path / "runs"), "--split"]
+    monkeypatch.setattr(popularity, "TRIAL", tmp_path / "e4.yaml")
+    monkeypatch.setattr(popularity, "RECIPES", tmp_path)
+    monkeypatch.setattr(popularity, "RESULT", tmp_path / "68.json")
+    monkeypatch.setattr("prefrec_lab.trials.shared.ANSWERS", tmp_path)
+    command = ["popularity", str(tmp_path / "runs"), "--split"]
     monkeypatch.setattr(sys, "argv", [*command, "validation"])
-    popularity_trial.main()
+    popularity.main()
     assert "− popularity as popular-" in capsys.readouterr().out
     assert not (tmp_path / "68.json").exists()
     monkeypatch.setattr(sys, "argv", [*command, "test"])
-    popularity_trial.main()
+    popularity.main()
     family, _, of_set = json.loads((tmp_path / "68.json").read_text(encoding="utf-8"))["tables"]
     assert [row[0].split("-")[0] for row in family["rows"]] == ["lastfm: popular", "lastfm: in"]
     assert [row[0] for row in of_set["rows"]][:4] == ["popularity", "window co-occurrence", "sft", "sft-more"]
     assert len(of_set["rows"]) == 4 + 6 + 4
-    monkeypatch.setattr(sys, "argv", ["popularity_trial.py", str(tmp_path / "control"), "--control"])
+    monkeypatch.setattr(sys, "argv", ["popularity", str(tmp_path / "control"), "--control"])
     capsys.readouterr()
-    popularity_trial.main()
+    popularity.main()
     assert "| uniform-1 − sft | uniform-1 − sft-more |" in capsys.readouterr().out
-    *_, of_control = popularity_trial.measured(declared, "test")["tables"]
+    *_, of_control = popularity.measured(declared, "test")["tables"]
     assert [row[0] for row in of_control["rows"]] == ["LastFM by date, leave-last-out"]
     # The tested arm of a kind is the best one on validation examples over all seeds; a second seed changes it.
     first = pl.read_parquet(tmp_path / "e4-validation-0.parquet")
     changed = pl.when(ranker="popular-0.3").then(pl.lit(2.0)).otherwise(pl.col("ndcg@10"))
     first.with_columns(changed.alias("ndcg@10")).write_parquet(tmp_path / "e4-validation-1.parquet")
     shutil.copy(tmp_path / "e4-test-0.parquet", tmp_path / "e4-test-1.parquet")
-    found = popularity_trial.measured(declared, "test")
+    found = popularity.measured(declared, "test")
     assert "; 2 seeds; " in found["n"]
     assert found["tables"][0]["rows"][0][0] == "lastfm: popular-0.3 − popularity as popular-0.3"

@@ -1,6 +1,6 @@
 """Measure how long `recommend_all` takes for many users: before a change, after it, and by implicit, in one run.
 
-    python scripts/batch_speed.py runs/counts --users 100000 --repeats 3 --implicit --save
+    python -m prefrec_lab.bench.batch_speed runs/counts --users 100000 --repeats 3 --implicit --save
 
 The users are resampled: each has a random nine tenths of the log of a random user of the run. Each measurement is a
 process of its own with two threads at most; it loads the ranker, answers 10 users, and then times all. The rankers
@@ -27,14 +27,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent
-RESULT = experiments_page.RESULTS / "65-answers-for-all-users.json"
+from prefrec_lab.results import RESULTS, ROOT, save
+
+RESULT = RESULTS / "65-answers-for-all-users.json"
 RANKERS = ["window co-occurrence", "transition graph", "item-kNN", "EASE", "title TF-IDF", "blend"]
 KEPT = 0.9
 """Share of a drawn user's items that a resampled user has."""
@@ -60,8 +60,7 @@ def time_ours(run: str, ranker: str, users: int) -> dict[str, Any]:
     opened = open_run(Path(run))
     log = resampled(opened.data.known_interactions("test"), users)
     data = replace(opened.data, train_interactions=log, held_out_interactions=None)
-    opened_ranker = opened.stage(ranker) if hasattr(opened, "stage") else opened.entry(ranker)
-    recommender = Recommender(data, opened_ranker)
+    recommender = Recommender(data, opened.stage(ranker))
     recommender.recommend_all(users=[f"u{n}" for n in range(10)])
     with tempfile.TemporaryDirectory() as folder:
         start, used = time.perf_counter(), time.process_time()
@@ -96,10 +95,11 @@ def time_implicit(run: str, ranker: str, users: int) -> dict[str, Any]:
 
 def measured(tree: Path, what: str, run: str, ranker: str, users: int) -> dict[str, Any]:
     """Return the measurement of a worker process that imports prefrec from `tree`."""
-    parts = [tree / part for part in ("src", "server/src", "systems/src", "lab/src")]
+    parts = [*(tree / part for part in ("src", "server/src", "systems/src")), ROOT / "lab/src"]
     path = os.pathsep.join(map(str, [*parts, os.environ.get("PYTHONPATH", "")]))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "2")
-    command = [sys.executable, __file__, run, "--worker", what, "--rankers", ranker, "--users", str(users)]
+    command = [sys.executable, "-m", "prefrec_lab.bench.batch_speed", run, "--worker", what]
+    command += ["--rankers", ranker, "--users", str(users)]
     done = subprocess.run(
         command, env=os.environ | threads | {"PYTHONPATH": path}, stdout=subprocess.PIPE, check=True, text=True
     )
@@ -138,9 +138,9 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
         if given.implicit:
             row.append(f"{statistics.median(cpu) / statistics.median(times(IMPLICIT, 'cpu')):.1f}")
         if given.before:
-            old = times(ranker, "seconds", "before") if ranker in rankers else []
-            ratio = statistics.median(old) / statistics.median(seconds) if old else 0.0
-            row += [_range(old), f"{ratio:.1f}"] if old else ["–", "–"]
+            before = times(ranker, "seconds", "before") if ranker in rankers else []
+            ratio = statistics.median(before) / statistics.median(seconds) if before else 0.0
+            row += [_range(before), f"{ratio:.1f}"] if before else ["–", "–"]
         rows.append(row)
     return {"title": f"The ten best items for each of {users:,} users", "columns": columns, "rows": rows}
 
@@ -189,7 +189,7 @@ def main() -> None:
         shown.add_row(*row)
     Console(width=120).print(shown)
     if given.save:
-        experiments_page.save(json.loads(RESULT.read_text(encoding="utf-8")) | about | {"tables": [table]}, RESULT)
+        save(json.loads(RESULT.read_text(encoding="utf-8")) | about | {"tables": [table]}, RESULT)
 
 
 if __name__ == "__main__":

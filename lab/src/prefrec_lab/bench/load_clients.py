@@ -1,4 +1,4 @@
-"""The clients of `scripts/load.py`, as a locustfile: each queries one entry point repeatedly, without a pause.
+"""The clients of `prefrec_lab.bench.load`, as a locustfile: each queries one entry point repeatedly, without a pause.
 
 Environment: LOAD_ASK (rank or recommend), LOAD_QUESTIONS (JSON file with bodies to ask), LOAD_RESULT (JSON file to
 write), LOAD_WARM_UP (seconds from the start that do not count).
@@ -48,7 +48,6 @@ class Client(FastHttpUser):
                     _seconds.append(ended - began)
 
 
-@events.quitting.add_listener
 def _write(environment: Any, **_: Any) -> None:
     found = {
         "answered": _answered[0],
@@ -57,3 +56,6 @@ def _write(environment: Any, **_: Any) -> None:
         "span": _span[1] - _span[0] if _span else 0.0,
     }
     Path(os.environ["LOAD_RESULT"]).write_text(json.dumps(found), encoding="utf-8")
+
+
+events.quitting.add_listener(_write)

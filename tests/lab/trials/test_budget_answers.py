@@ -1,18 +1,14 @@
 """Trial E1's tables: which arms are compared, by which values, and histories of other users."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from prefrec.data import RankingExample
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import budget_answers
-from budget_answers import (
+from prefrec_lab.trials import budget_answers
+from prefrec_lab.trials.budget_answers import (
     RANKED,
     SWAPPED,
     Budget,

@@ -1,9 +1,7 @@
 """Results of full ranking: their tables are those of the kept ranks, and sentences follow from the findings."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,16 +9,14 @@ import pytest
 
 from prefrec.errors import DataError
 from prefrec_lab.protocol import read_protocol, read_trial
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import full_ranking
-import rank_tables
-import study_pages
+from prefrec_lab.results import PROTOCOLS
+from prefrec_lab.study_tools import keep
+from prefrec_lab.trials import full_ranking, rank_tables
 
 ROOT = full_ranking.ROOT
 QUICK = {"test": read_protocol(full_ranking.PROTOCOL).test.model_copy(update={"draws": 199})}
 TABLE = read_protocol(full_ranking.PROTOCOL).model_copy(update=QUICK)
-TRIAL = read_trial(full_ranking.RULES / "e5.yaml").model_copy(update=QUICK)
+TRIAL = read_trial(PROTOCOLS / "e5.yaml").model_copy(update=QUICK)
 LOGS = "training and validation"
 
 
@@ -43,7 +39,7 @@ def test_the_table_of_results_is_that_of_the_kept_ranks():
     kept = json.loads(full_ranking.SECTION.read_text(encoding="utf-8"))
     made = rank_tables.main_table(full_ranking.read_all(), set())
     unmarked = [[cell.removesuffix(" ✱") for cell in row] for row in kept["tables"][0]["rows"]]
-    assert unmarked == made["rows"], "run python scripts/full_ranking.py"
+    assert unmarked == made["rows"], "run python -m prefrec_lab.trials.full_ranking"
     assert kept["tables"][0]["columns"] == made["columns"]
 
 
@@ -257,13 +253,13 @@ def test_a_study_is_put_into_the_results_and_what_people_wrote_is_kept(tmp_path)
     summary |= {"data": "d", "candidates": 20, "split": "validation", "intervals": "95%", "verdicts": ["No leak."]}
     summary["environment"] = {"commit": "0123456789ab", "processor": "cpu", "threads": 1}
     (folder / "study.json").write_text(json.dumps(summary))
-    first = json.loads(study_pages.put(folder, studies=tmp_path).read_text())
-    assert (first["answer"], first["status"], first["n"]) == (study_pages.MISSING, "current", "5 examples of 4 users")
+    first = json.loads(keep.put(folder, studies=tmp_path).read_text())
+    assert (first["answer"], first["status"], first["n"]) == (keep.MISSING, "current", "5 examples of 4 users")
     columns = ["Loss", "N", "HR@5", "HR@5: − SFT’s", "NDCG@10", "NDCG@10: − SFT’s"]
     assert first["tables"][0]["columns"] == columns
     assert first["tables"][0]["rows"] == [["a | b", "1", "0.1", "–", "0.2", "+0.1 [+0.0, +0.2]"]]
     assert first["tables"][1] == {"title": "More", "columns": ["x", "y"], "rows": [["1", "2"]]}
     assert first["page"] == [{"table": 0, "columns": [c for c in columns if c != "HR@5"]}]
     (tmp_path / "ablation.json").write_text(json.dumps(first | {"answer": "All alike."}))
-    again = json.loads(study_pages.put(folder, studies=tmp_path).read_text())
+    again = json.loads(keep.put(folder, studies=tmp_path).read_text())
     assert again == first | {"answer": "All alike."}

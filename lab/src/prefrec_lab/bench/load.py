@@ -1,6 +1,6 @@
 """Measure requests per second of `prefrec serve` with many clients, compared with one request at a time.
 
-    python scripts/load.py runs/demo --clients 1,8,64 --seconds 30 --out load.json
+    python -m prefrec_lab.bench.load runs/demo --clients 1,8,64 --seconds 30 --out load.json
 
 Two servers of the run are started on loopback: one with default settings, and one with `--max-batch 1`. At each
 number of clients they take turns under Locust, whose clients send test examples of the run without a pause. Standard
@@ -131,7 +131,7 @@ def _numbers(text: str) -> list[int]:
 
 @contextmanager
 def _serving(asked: argparse.Namespace, log: Path, name: str, options: Sequence[str]) -> Iterator[Server]:
-    """A server of the run in a process of its own, until the block ends; `log` gets what it says."""
+    """Run a server of the run in a process of its own, until the block ends; `log` gets what it says."""
     command = [sys.executable, "-c", "from prefrec.cli import main; main()", "serve", str(asked.run), "--port", "0"]
     command += ["--deadline", str(asked.deadline), *(["--ranker", asked.ranker] if asked.ranker else [])]
     environment = {k: v for k, v in os.environ.items() if k != "PREFREC_API_KEY"}
@@ -201,7 +201,7 @@ def _load(server: Server, clients: int, asked: argparse.Namespace, questions: Pa
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least this share of the values do not exceed."""
+    """Return the smallest value that at least this share of the values do not exceed."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 

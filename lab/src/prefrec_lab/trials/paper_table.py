@@ -1,8 +1,8 @@
-"""Write the paper's table, all systems on the same examples: lab/results/14-systems-of-the-paper.json and its page.
+"""Write the paper's table, all systems on the same examples: lab/results/14-systems-of-the-paper.json.
 
-`python scripts/paper_table.py RUN ...` joins finished runs of the same questions, whose models differ, writes the
-ranks of each row to lab/results/ranks, and the tables from them. Without runs it makes the tables from these files.
-Users and items are numbered in the files, so that no data set is passed on.
+`python -m prefrec_lab.trials.paper_table RUN ...` joins finished runs of the same questions, whose models differ,
+writes the ranks of each row to lab/results/ranks, and the tables from them. Without runs it makes the tables from
+these files. Users and items are numbered in the files, so that no data set is passed on.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import polars as pl
-from rank_tables import shown
 
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
@@ -24,9 +22,9 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import predict_full
 from prefrec.runs.results import METRICS
 from prefrec_lab.ranks import coded, evaluate_ranks, row_facts, write_ranks
+from prefrec_lab.results import RESULTS, save
+from prefrec_lab.trials.rank_tables import shown
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "lab/results"
 SECTION = RESULTS / "14-systems-of-the-paper.json"
 LISTS, FULL, FACTS = (RESULTS / "ranks" / f"paper-{n}" for n in ("lists.parquet", "full.parquet", "table.json"))
 BASELINES = "baseline"
@@ -47,7 +45,8 @@ RENAMED = {"sft": "SFT", "dpo": "DPO", "s-dpo": "S-DPO"}
 
 def collect(folders: Sequence[Path]) -> None:
     """Write the ranks of all rankers of the runs; raise DataError if the runs asked other questions."""
-    lists, full, facts = [], [], {}
+    lists, full = [], []
+    facts: dict[str, Any] = {}
     asked: pl.DataFrame | None = None
     for folder in folders:
         run = open_run(folder)
@@ -178,8 +177,7 @@ def main() -> None:
         collect(arguments.runs)
     lists, full, facts = measured()
     tables = [main_table(lists, full, facts), gains_table(lists, full)]
-    experiments_page.save((read_json(SECTION) or {"id": 14}) | {"tables": tables}, SECTION)
-    experiments_page.main()
+    save((read_json(SECTION) or {"id": 14}) | {"tables": tables}, SECTION)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trial E3 (lab/protocol/e3.yaml): make the run of a seed, measure it, and write lab/results/67-liked-items.json.
 
-    python scripts/liked_items.py RECIPE RUN --seed 0 --split validation     # prints the table, and writes nothing
-    python scripts/liked_items.py RECIPE RUN --seed 0 --split test           # once, when all is settled
+    python -m prefrec_lab.trials.liked_items RECIPE RUN --seed 0 --split validation   # prints the table alone
+    python -m prefrec_lab.trials.liked_items RECIPE RUN --seed 0 --split test         # once, when all is settled
 
 RECIPE is recipes/movielens-100k-ratings.yaml; RUN is the folder of the run. One that was stopped goes on. Each score
 ranks the whole catalogue for two kinds of examples: the user rated the next item 5, or 1 or 2. Mixtures are
@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import numpy as np
 import polars as pl
 import yaml
 from numpy.typing import NDArray
-from trial import RULES, Answers, declared_table, evenly_spread, keep_answers, make_run, seeds_in_words, tell
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
@@ -36,9 +34,20 @@ from prefrec.rankers.blend import folds_of
 from prefrec.rankers.logit import Logit, fit_logit, utility_by_fold
 from prefrec.rankers.matrices import pad_scores
 from prefrec.stages.blend import sampled
+from prefrec_lab.results import PROTOCOLS, RESULTS
+from prefrec_lab.trials.shared import (
+    RULES,
+    Answers,
+    declared_table,
+    evenly_spread,
+    keep_answers,
+    make_run,
+    seeds_in_words,
+    tell,
+)
 
-TRIAL = Path(__file__).parents[1] / "lab/protocol/e3.yaml"
-RESULT = experiments_page.RESULTS / "67-liked-items.json"
+TRIAL = PROTOCOLS / "e3.yaml"
+RESULT = RESULTS / "67-liked-items.json"
 GAIN = "ndcg@10"
 MEAN, SFT, REWARD, HALVES = "mean", "sft", " reward", 2
 Scores = NDArray[np.float64]
@@ -77,7 +86,7 @@ def asked(run: Run, models: Sequence[str], split: str, examples: Sequence[Rankin
         say(f"{run.folder.name}: {name} ranks {len(rows):,} {split} examples")
         scores[name] = checked_scores(run.stage(name).on(split).load(run.recipe.evaluate.batch_size), rows)
     for name in models[1:]:
-        # −inf − −inf is no number, but there is no candidate either.
+        # −inf − −inf is not a number, but there is no candidate either.
         reward = np.subtract(scores[name], scores[SFT], where=np.isfinite(scores[SFT]), out=scores[SFT].copy())
         scores[name + REWARD] = reward
     scores[MEAN] = pad_scores(centred_mean_scores(run.data.train_interactions, rows))

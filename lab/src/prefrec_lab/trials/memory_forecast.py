@@ -1,8 +1,10 @@
-"""Compare the memory of training with `prefrec_lab.forecast`: `python scripts/memory_forecast.py` prints a table.
+"""Compare the memory of training with `prefrec_lab.forecast`.
+
+`python -m prefrec_lab.trials.memory_forecast` prints the table of lab/results/56-memory-forecast.json.
 
 Each measurement is two steps of `SoftmaxDPOTrainer` in its own process, on a random Llama and random examples, with
 torch's linear layers. Memory is the peak of the process minus its memory before the model is made; on a GPU, it is
-the peak that torch allocates. `python scripts/memory_forecast.py card` measures Llama-2-7B on a GPU.
+the peak that torch allocates. `python -m prefrec_lab.trials.memory_forecast card` measures Llama-2-7B on a GPU.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ def measure(device: str, width: int, layers: int, rows: int, negatives: int, dty
 def compare(device: str, width: int, layers: int, rows: int, negatives: int, dtype: str) -> list[str]:
     """Return a line of the table, by a training in another process."""
     case = [str(value) for value in (width, layers, rows, negatives, dtype)]
-    run = [sys.executable, __file__, "one", device, *case]
+    run = [sys.executable, "-m", "prefrec_lab.trials.memory_forecast", "one", device, *case]
     where = {**os.environ, **ALLOCATOR, "PREFREC_LINEAR": "torch"}
     found = int(subprocess.run(run, env=where, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
     told = cost(llama(width, layers), rows, negatives=negatives, rank=RANK, dtype=dtype).peak
@@ -91,8 +93,9 @@ def compare(device: str, width: int, layers: int, rows: int, negatives: int, dty
 def main() -> None:
     """Print JSON: each line is width × layers, rows, N, dtype, MiB predicted and measured, and their quotient."""
     if sys.argv[1:2] == ["one"]:
-        device, *sizes, dtype = sys.argv[2:]
-        sys.stdout.write(f"{measure(device, *map(int, sizes), dtype)}\n")
+        device, width, layers, rows, negatives, dtype = sys.argv[2:]
+        used = measure(device, int(width), int(layers), int(rows), int(negatives), dtype)
+        sys.stdout.write(f"{used}\n")
         return
     device, cases = WHERE[" ".join(sys.argv[1:])]
     for case in cases:

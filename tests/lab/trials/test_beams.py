@@ -4,7 +4,6 @@ import json
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,14 +13,12 @@ import yaml
 from prefrec.data.seen import seen_items
 from prefrec.rankers import CatalogueRanker
 from prefrec.recipe import checked_recipe
+from prefrec_lab.trials import beams
+from prefrec_lab.trials.beams import EXACT, chosen_arms, gains, hits, training_examples
+from prefrec_lab.trials.shared import Answers
 from tiny_run import write_rated_log
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import beam_trial
-from beam_trial import EXACT, chosen_arms, gains, hits, training_examples
-from trial import Answers
-
-TRIAL = yaml.safe_load(beam_trial.TRIAL.read_text(encoding="utf-8"))
+TRIAL = yaml.safe_load(beams.TRIAL.read_text(encoding="utf-8"))
 
 
 def test_the_declared_recipe_is_one_and_its_differences_are_of_its_arms():
@@ -50,15 +47,15 @@ def trial(recipe, tmp_path_factory) -> dict:
 @pytest.fixture(scope="module")
 def run(trial, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "seed-0"
-    beam_trial.run_changed(beam_trial.TRIAL, {**trial["run"], "seed": 0}, folder, [], until="sft")
-    return beam_trial.open_run(folder)
+    beams.run_changed(beams.TRIAL, {**trial["run"], "seed": 0}, folder, [], until="sft")
+    return beams.open_run(folder)
 
 
 def test_negatives_are_unseen_and_those_of_their_kind(run, trial):
     of_kind = {
         kind: training_examples(run, trial, {"negatives": kind}) for kind in (None, "uniform", "beams", "hardest")
     }
-    found = beam_trial.with_beams(run, [], trial["width"])
+    found = beams.with_beams(run, [], trial["width"])
     log = run.data.train_interactions.group_by("user_id").agg("item_id")
     known = {user: {*items} for user, items in log.iter_rows()}
     for rows in of_kind.values():
@@ -76,11 +73,11 @@ def test_negatives_are_unseen_and_those_of_their_kind(run, trial):
 
 @pytest.mark.parametrize("objective", ["tokens", "catalogue"])
 def test_ranks_are_those_of_exact_ranking(run, trial, objective):
-    model = beam_trial.model_of(run, {"objective": objective})
+    model = beams.model_of(run, {"objective": objective})
     assert model.objective == objective
-    lm = beam_trial.lm_ranker("sft", run.adapter("sft"), run.data, model)
+    lm = beams.lm_ranker("sft", run.adapter("sft"), run.data, model)
     rows = run.data.split("test")[:6]
-    answers = beam_trial.answer(lm, run.data, rows, trial | {"found": 20})
+    answers = beams.answer(lm, run.data, rows, trial | {"found": 20})
     for row, seen, told in zip(rows, seen_items(run.data, rows), answers.iter_rows(named=True), strict=True):
         best = CatalogueRanker(lm).recommend(row.history, 20, without=seen - {row.target}).item_ids
         assert told[EXACT] == (1 + best.index(row.target) if row.target in best else 0)
@@ -116,21 +113,21 @@ def names(table: dict) -> list[str]:
 
 def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, capsys):
     (tmp_path / "e2.yaml").write_text(yaml.safe_dump(trial, sort_keys=False), encoding="utf-8")
-    monkeypatch.setattr(beam_trial, "TRIAL", tmp_path / "e2.yaml")
-    monkeypatch.setattr(beam_trial, "RESULT", tmp_path / "70.json")
-    monkeypatch.setattr("trial.ANSWERS", tmp_path)
-    command = ["beam_trial.py", str(run.folder), "--split"]
+    monkeypatch.setattr(beams, "TRIAL", tmp_path / "e2.yaml")
+    monkeypatch.setattr(beams, "RESULT", tmp_path / "70.json")
+    monkeypatch.setattr("prefrec_lab.trials.shared.ANSWERS", tmp_path)
+    command = ["beams", str(run.folder), "--split"]
     monkeypatch.setattr(sys, "argv", [*command, "validation", "--arms", "sft", "sft-more-1e-5"])
-    beam_trial.main()
+    beams.main()
     first = (run.folder / "beams/sft-more-1e-5/validation.parquet").stat().st_mtime_ns
     assert not list(tmp_path.glob("e2-*.parquet"))
     monkeypatch.setattr(sys, "argv", [*command, "validation"])
-    beam_trial.main()
+    beams.main()
     assert (run.folder / "beams/sft-more-1e-5/validation.parquet").stat().st_mtime_ns == first
     assert "sft, histories of other users" in capsys.readouterr().out
     assert not (tmp_path / "70.json").exists()
     monkeypatch.setattr(sys, "argv", [*command, "test"])
-    beam_trial.main()
+    beams.main()
     result = json.loads((tmp_path / "70.json").read_text(encoding="utf-8"))
     by_beams, exact, lost, apart, shown, dose, known, means, validation = result["tables"]
     assert result["n"].endswith("1 seed; 6 comparisons in two families")

@@ -1,8 +1,8 @@
 """Trial E4 (lab/protocol/e4.yaml): make the runs of a seed, measure them, and write lab/results/68-popularity.json.
 
-    python scripts/popularity_trial.py RUNS --seed 0 --path lastfm=DATA --split validation    # writes no result
-    python scripts/popularity_trial.py RUNS --seed 0 --path lastfm=DATA --split test          # once, at the end
-    python scripts/popularity_trial.py RUNS-CONTROL --seed 0 --path lastfm=DATA --control     # the positive control
+    python -m prefrec_lab.trials.popularity RUNS --seed 0 --path lastfm=DATA --split validation   # writes no result
+    python -m prefrec_lab.trials.popularity RUNS --seed 0 --path lastfm=DATA --split test          # once, at the end
+    python -m prefrec_lab.trials.popularity RUNS-CONTROL --seed 0 --path lastfm=DATA --control  # the positive control
 
 RUNS gets a run per data set. A run that was stopped goes on. `--path` names the folder of a data set, once for each.
 All rankers rank the whole catalogue. An aligned model has two rivals, which change log π of SFT continued. One
@@ -20,14 +20,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import numpy as np
 import polars as pl
 import yaml
 from numpy.typing import NDArray
-from rank_tables import TITLES
 from scipy import sparse
-from trial import RULES, Answers, Tested, declared_table, evenly_spread, keep_answers, make_run, seeds_in_words, tell
 
 from prefrec.console import say
 from prefrec.data import RankingExample
@@ -37,10 +34,22 @@ from prefrec.evaluation.metrics import target_ranks
 from prefrec.pipeline.opened import Run
 from prefrec.rankers.base import checked_scores
 from prefrec.stages.blend import sampled
+from prefrec_lab.results import PROTOCOLS, RESULTS, ROOT
+from prefrec_lab.trials.rank_tables import TITLES
+from prefrec_lab.trials.shared import (
+    RULES,
+    Answers,
+    Tested,
+    declared_table,
+    evenly_spread,
+    keep_answers,
+    make_run,
+    seeds_in_words,
+    tell,
+)
 
-ROOT = Path(__file__).parents[1]
-TRIAL, RECIPES = ROOT / "lab/protocol/e4.yaml", ROOT / "recipes"
-RESULT = experiments_page.RESULTS / "68-popularity.json"
+TRIAL, RECIPES = PROTOCOLS / "e4.yaml", ROOT / "recipes"
+RESULT = RESULTS / "68-popularity.json"
 K, POOL, STEPS = 10, 100, 30
 """Length of a list; how many items MMR chooses from; steps of a bisection."""
 LAMBDAS = (-4.0, 4.0)

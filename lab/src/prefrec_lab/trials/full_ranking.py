@@ -1,15 +1,15 @@
 """Write the results of full ranking, with a row per data set, from the ranks in finished runs.
 
-`python scripts/full_ranking.py NAME=RUN,RUN,... ...` writes lab/results/ranks/NAME.parquet for the first run of a
-data set, and NAME-1.parquet, NAME-2.parquet for its other seeds. Each has a ranker `blend`, or a blend as its last
-ranker. Then it judges all files of ranks by the rules that lab/protocol declares, and writes
-lab/results/54-full-ranking.json and 61-s-dpo-beside-sft.json, a file per trial whose arms have ranks, README's table,
-and the pages. Without runs it does this from the files that are there. NAME-random has random weights.
+`python -m prefrec_lab.trials.full_ranking NAME=RUN,RUN,... ...` writes lab/results/ranks/NAME.parquet for the first
+run of a data set, and NAME-1.parquet, NAME-2.parquet for its other seeds. Each has a ranker `blend`, or a blend as
+its last ranker. Then it judges all files of ranks by the rules that lab/protocol declares, and writes
+lab/results/54-full-ranking.json and 61-s-dpo-beside-sft.json, a file per trial whose arms have ranks, and README's
+table. Without runs it does this from the files that are there. NAME-random has random weights.
 
 `control-NAME=RUN,RUN,…` are runs, one per seed, that were also aligned by SFT on the examples of S-DPO (`MORE_SFT`).
 `poor-NAME=RUN,RUN,…` are runs of a trial's positive control, and `aged-NAME=RUN` is a run whose blend has the best
 baseline as its only part, beside the features of time. Users and items are numbered in the files, so that no data set
-is passed on. `python scripts/full_ranking.py --print` prints all tables, and writes nothing.
+is passed on. `python -m prefrec_lab.trials.full_ranking --print` prints all tables, and writes nothing.
 """
 
 from __future__ import annotations
@@ -25,16 +25,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import numpy as np
 import polars as pl
-from rank_tables import (
-    RANKS,
-    ROOT,
+
+from prefrec.evaluation.targets import CLASSES
+from prefrec.files import read_json, write_json
+from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.score import predict_full
+from prefrec.runs.results import METRICS
+from prefrec.stages.alignment import AlignStage
+from prefrec_lab.protocol import Decision, Family, Protocol, Trial, decide, read_protocol, read_trial
+from prefrec_lab.ranks import coded, row_facts, write_ranks
+from prefrec_lab.results import PROTOCOLS, RANKS, RESULTS, ROOT, Table, markdown, save, wrapped
+from prefrec_lab.trials.rank_tables import (
     TITLES,
     WITH_TIME,
     Measured,
-    Table,
     all_rankers,
     class_table,
     control_table,
@@ -52,21 +58,11 @@ from rank_tables import (
     with_time,
 )
 
-from prefrec.evaluation.targets import CLASSES
-from prefrec.files import read_json, write_json
-from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.score import predict_full
-from prefrec.runs.results import METRICS
-from prefrec.stages.alignment import AlignStage
-from prefrec_lab.protocol import Decision, Family, Protocol, Trial, decide, read_protocol, read_trial
-from prefrec_lab.ranks import coded, row_facts, write_ranks
-
 README = ROOT / "README.md"
-RULES = ROOT / "lab/protocol"
-PROTOCOL = RULES / "table.yaml"
-SECTION = experiments_page.RESULTS / "54-full-ranking.json"
-CONTROL_SECTION = experiments_page.RESULTS / "61-s-dpo-beside-sft.json"
-TRIALS = {"e5": experiments_page.RESULTS / "62-trial-e5.json"}
+PROTOCOL = PROTOCOLS / "table.yaml"
+SECTION = RESULTS / "54-full-ranking.json"
+CONTROL_SECTION = RESULTS / "61-s-dpo-beside-sft.json"
+TRIALS = {"e5": RESULTS / "62-trial-e5.json"}
 """Name of a file in lab/protocol → the file of its results."""
 TITLE = "Trial E5: S-DPO's reward with negatives of a blend"
 ASKED = (
@@ -79,6 +75,7 @@ FEW_TARGETS = (
     "true 0 in 8% to 10% of simulations in place of 5%"
 )
 RUNS = [
+    "git checkout 7a9ac3d0",
     "for SEED in 0 1 2; do",
     "  for NAME in movielens-100k-items lastfm goodreads amazon-office amazon-book; do",
     "    python scripts/trial.py recipes/$NAME.yaml runs/e5-$NAME-$SEED --seed $SEED",
@@ -93,7 +90,7 @@ RUNS = [
     "      --set data.split=time",
     "done",
 ]
-"""Commands that make the runs of all splits."""
+"""Commands that make the runs of all splits, at the last commit that has all arms of trial E5."""
 MEASURED = (
     "seeds() { echo runs/e5-$1-0,runs/e5-$1-1,runs/e5-$1-2; }\n"
     "python scripts/full_ranking.py movielens-100k=$(seeds movielens-100k-items) lastfm=$(seeds lastfm) \\\n"
@@ -637,11 +634,11 @@ def dose_table(measured: Sequence[Measured]) -> Table:
 
 def write_section(path: Path, computed: dict[str, Any], new: dict[str, Any]) -> None:
     """Write the computed fields of a file of results, and keep the others; `new` are those of a new file."""
-    experiments_page.save((read_json(path) or new) | computed, path)
+    save((read_json(path) or new) | computed, path)
 
 
 def main() -> None:
-    """Measure the runs, then write the results and the pages."""
+    """Measure the runs, then write the results and README's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="NAME=RUN,RUN,...", help="a data set and its runs, one per seed")
     parser.add_argument("--print", dest="is_printed", action="store_true", help="print all tables, and write nothing")
@@ -664,11 +661,11 @@ def main() -> None:
     table = table_section(measured, protocol, read_controls("aged"))
     control = control_section(controls, protocol)
     poor = read_controls("poor")
-    trials = {name: trial_section(measured, read_trial(RULES / f"{name}.yaml"), poor) for name in TRIALS}
+    trials = {name: trial_section(measured, read_trial(PROTOCOLS / f"{name}.yaml"), poor) for name in TRIALS}
     if arguments.is_printed:
-        for section in (table, control, *filter(None, trials.values())):
-            for one in section["tables"]:
-                sys.stdout.write(f"{one['title']}:\n\n{experiments_page.markdown(one)}\n\n")
+        for shown in (table, control, *filter(None, trials.values())):
+            for one in shown["tables"]:
+                sys.stdout.write(f"{one['title']}:\n\n{markdown(one)}\n\n")
         return
     write_section(SECTION, table | {"commands": [*RUNS, *AGED, f"{MEASURED} \\\n    {WITH_AGED}"]}, {})
     write_section(CONTROL_SECTION, control, {})
@@ -676,16 +673,15 @@ def main() -> None:
         if section:
             machine = f"{platform.processor() or 'x86_64'}, one core"
             new = {"id": int(TRIALS[name].name[:2]), "title": TITLE, "group": "alignment", "status": "current"}
-            new |= {"machine": machine, "now": True}
+            new["machine"] = machine
             write_section(TRIALS[name], section | {"commands": COMMANDS}, new)
     readme = README.read_text(encoding="utf-8")
     begin, end = (readme.index(mark) for mark in MARKS)
-    plan = read_trial(RULES / "e5.yaml")
+    plan = read_trial(PROTOCOLS / "e5.yaml")
     primary = decide(plan, plan.families[0], [m.ranked for m in measured])
     aligned = trial_in_short(primary, plan, poor) if primary else control_answer(controls, protocol)
     text = readme_block(measured, protocol, table, aligned)
     README.write_text(f"{readme[: begin + len(MARKS[0])]}\n{text}\n{readme[end:]}", encoding="utf-8")
-    experiments_page.main()
 
 
 def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[str, Any], aligned: str) -> str:
@@ -710,8 +706,8 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
         f"The rules allow one evaluation of the test examples. {often}"
         f"Measured at `{table['commit']}` ([Results](docs/results.md))."
     )
-    wrapped = [experiments_page.wrapped(text) for text in (said, aligned, made)]
-    return "\n\n".join([*wrapped[:2], experiments_page.markdown({"columns": SHOWN, "rows": rows}), wrapped[2]])
+    wrapped = [wrapped(text) for text in (said, aligned, made)]
+    return "\n\n".join([*wrapped[:2], markdown({"columns": SHOWN, "rows": rows}), wrapped[2]])
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ import pytest
 import yaml
 
 from prefrec.recipe import checked_recipe
+from prefrec_lab.results import markdown
+from prefrec_lab.trials import liked_items
 from tiny_run import write_rated_log
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import experiments_page
-import liked_items
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRIAL = yaml.safe_load(liked_items.TRIAL.read_text(encoding="utf-8"))
 
 
@@ -101,7 +99,7 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     (tmp_path / "e3.yaml").write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
     monkeypatch.setattr(liked_items, "TRIAL", tmp_path / "e3.yaml")
     monkeypatch.setattr(liked_items, "RESULT", tmp_path / "67.json")
-    monkeypatch.setattr("trial.ANSWERS", tmp_path)
+    monkeypatch.setattr("prefrec_lab.trials.shared.ANSWERS", tmp_path)
     command = ["liked_items.py", str(path), str(run.folder), "--split"]
     monkeypatch.setattr(sys, "argv", [*command, "validation"])
     liked_items.main()
@@ -114,7 +112,7 @@ def test_validation_prints_and_test_writes(run, trial, monkeypatch, tmp_path, ca
     rankers = ["mean", "popularity", "window co-occurrence", "sft", *arms, *declared["mixtures"]]
     assert [row[0] for row in means["rows"]] == rankers
     assert [row[0] for row in differences["rows"]] == [" − ".join(pair) for pair in declared["differences"]]
-    assert experiments_page.markdown(means) in capsys.readouterr().out
+    assert markdown(means) in capsys.readouterr().out
     kept = pl.read_parquet(tmp_path / "e3-test-0.parquet")
     assert set(kept["kind"]) == {"liked", "disliked"}
     # A second seed with twice the gains: tables show the mean of both.

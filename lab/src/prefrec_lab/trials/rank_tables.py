@@ -1,4 +1,4 @@
-"""Tables from the ranks in lab/results/ranks, for `scripts/full_ranking.py`.
+"""Tables from the ranks in lab/results/ranks, for `prefrec_lab.trials.full_ranking`.
 
 A file NAME.parquet has the rank of the target of each test example by each ranker, and NAME.json what the ranks do
 not hold. NAME-1, NAME-2, … are other seeds of the data set NAME, and NAME-random has random weights.
@@ -28,9 +28,8 @@ from prefrec.evaluation.verdict import ITEM_ONLY, LEAST_POPULAR, TITLE_LENGTH
 from prefrec.files import read_json
 from prefrec_lab.protocol import Decision, Family, Protocol, Ranked
 from prefrec_lab.ranks import evaluate_ranks, read_ranks
+from prefrec_lab.results import RANKS, Table
 
-ROOT = Path(__file__).parent.parent
-RANKS = ROOT / "lab/results/ranks"
 TITLES = {
     "movielens-100k": "MovieLens-100K, leave-last-out",
     "lastfm": "LastFM by date, leave-last-out",
@@ -47,7 +46,6 @@ WITH_TIME = "with features of time"
 BOTH = "training and validation"
 OF_ITEMS = (LEAST_POPULAR, TITLE_LENGTH, ITEM_ONLY)
 """Rules of the audit that know the properties of items."""
-Table = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Measured:
         return float(self.gains.mean(ranker).mean)
 
     def difference(self, ranker: str, against: str) -> PairedDifference:
-        """The paired difference of two rankers in NDCG@10."""
+        """Return the paired difference of two rankers in NDCG@10."""
         return self.gains.difference(ranker, against)
 
 
@@ -288,7 +286,7 @@ def family_table(family: Family, decided: Sequence[Decision], protocol: Protocol
 def class_table(m: Measured) -> Table:
     """Return what the language model adds, and the blend beside the best baseline, by class of target.
 
-    A class is a condition on the target: the table shows where a difference comes from, and is no test of it.
+    A class is a condition on the target: the table shows where a difference comes from, and does not test it.
     """
     pairs = [*([m.model_pair] if m.model_pair else []), (m.blend, m.baseline)]
     rankers = list(dict.fromkeys(name for pair in reversed(pairs) for name in reversed(pair)))

@@ -1,8 +1,6 @@
 """Trial E5: its declared plan can be read, and the ranks of a run are kept for the table."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,10 +9,7 @@ from prefrec.errors import DataError
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe
 from prefrec_lab.protocol import read_trial
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import full_ranking
-import rank_tables
+from prefrec_lab.trials import full_ranking, rank_tables
 
 ROOT = full_ranking.ROOT
 PLAN = ROOT / "lab/protocol/e5.yaml"

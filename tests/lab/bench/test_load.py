@@ -1,29 +1,30 @@
-"""scripts/load.py: its servers, real clients, and what becomes of their answers."""
+"""`prefrec_lab.bench.load`: its servers, real clients, and what becomes of their answers."""
 
 import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "load.py"
-
-
-@pytest.fixture(scope="module")
-def load():
-    spec = importlib.util.spec_from_file_location("load", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["load"] = module
-    spec.loader.exec_module(module)
-    return module
+from prefrec_lab.bench import load
 
 
 @pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="locust is not installed")
 def test_many_clients_are_answered_by_all_servers(adapted_run, tmp_path):
     out = tmp_path / "load.json"
-    command = [sys.executable, SCRIPT, adapted_run, "--clients", "3", "--seconds", "1", "--warm-up", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefrec_lab.bench.load",
+        adapted_run,
+        "--clients",
+        "3",
+        "--seconds",
+        "1",
+        "--warm-up",
+        "0",
+    ]
     printed = subprocess.check_output([*command, "--rows", "8", "--out", out], text=True)
     result, names = json.loads(out.read_text()), ["batched", "one at a time"]
     loads = result["loads"]
@@ -43,5 +44,5 @@ def test_many_clients_are_answered_by_all_servers(adapted_run, tmp_path):
 @pytest.mark.parametrize(
     ("values", "share", "quantile"), [([], 0.5, None), ([1, 2], 0.5, 1), (list(range(1, 201)), 0.99, 198)]
 )
-def test_quantiles(load, values, share, quantile):
+def test_quantiles(values, share, quantile):
     assert load._quantile(values, share) == quantile

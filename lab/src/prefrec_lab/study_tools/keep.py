@@ -1,8 +1,9 @@
-"""Put finished studies into lab/results/studies, and write their pages: `python scripts/study_pages.py FOLDER …`.
+"""Put finished studies into lab/results/studies: `python -m prefrec_lab.study_tools.keep FOLDER …`.
 
 FOLDER is what `prefrec lab study NAME` wrote. `FOLDER=NAME` names the result differently from the study, for a study
 on several data sets. The file of results has all tables of the study. Its page shows the first of them, without the
-columns of `HIDDEN`. Answer, status and what else people wrote are kept when a study is put in again.
+columns of `HIDDEN`. Answer, status and what else people wrote are kept when a study is put in again. `python
+scripts/experiments_page.py` writes the pages afterwards.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import experiments_page
+from prefrec_lab.results import RESULTS, save
 
-STUDIES = experiments_page.RESULTS / "studies"
+STUDIES = RESULTS / "studies"
 MISSING = "What was found is not written yet."
 HIDDEN = re.compile(
     r"loss|rows|seconds|seconds in all|own (seconds|peak GiB)|β|HR@1 −.*|HR@5|HR@10|NDCG@5|MRR"
@@ -57,7 +58,7 @@ def put(study: Path, name: str = "", studies: Path = STUDIES) -> Path:
         "now": True,
     }
     studies.mkdir(parents=True, exist_ok=True)
-    experiments_page.save(kept | new, file)
+    save(kept | new, file)
     return file
 
 
@@ -89,5 +90,4 @@ def _distinct(columns: list[str]) -> list[str]:
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         folder, _, called = argument.partition("=")
-        print(put(Path(folder), called))  # noqa: T201
-    experiments_page.main()
+        sys.stdout.write(f"{put(Path(folder), called)}\n")

@@ -1,6 +1,6 @@
 """Trial E1: keep the answers of a run of `prefrec lab study budget`, and write the tables of lab/results/40.
 
-    python scripts/budget_answers.py [RUN] [--test EXAMPLES]
+    python -m prefrec_lab.trials.budget_answers [RUN] [--test EXAMPLES]
 
 RUN is the folder of one budget, with its arms. Its answers go to lab/results/answers, without titles, to
 e1-DATA-SPLIT-USERS-EXAMPLES-SEED.parquet: USERS is the number of users whose histories SFT has read, EXAMPLES that of
@@ -23,12 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rank_tables import divergences, shown, signed
-from trial import ANSWERS, seeds_in_words, tell
 
 from prefrec.data import RankingExample
 from prefrec.evaluation import metrics_for, predict
@@ -40,9 +37,12 @@ from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import checked_recipe
 from prefrec.sections import ALIGN, SFT
 from prefrec_lab.ranks import coded
+from prefrec_lab.results import RESULTS
 from prefrec_lab.studies.budget import CONTROL, DOSE, EQUIVALENT, is_equivalent, name_of
+from prefrec_lab.trials.rank_tables import divergences, shown, signed
+from prefrec_lab.trials.shared import ANSWERS, seeds_in_words, tell
 
-RESULT = experiments_page.RESULTS / "40-paper-protocol.json"
+RESULT = RESULTS / "40-paper-protocol.json"
 SWAPPED = "sft, histories of other users"
 GENERATED, VALID, LIKELY, NDCG, MOVED = "gen_hr@1", "valid_ratio", "hr@1", "ndcg@10", "kl"
 RANKED = {LIKELY: "HR@1", NDCG: "NDCG@10", MOVED: "KL to SFT"}

@@ -1,8 +1,9 @@
-"""Simulate how often intervals contain the truth: `python scripts/interval_coverage.py [TRIALS]` prints a table.
+"""Simulate how often intervals contain the truth, for lab/results/60-interval-coverage.json.
 
-Rows have effects of users and of targets. Heavy-tailed designs give a few users most of the rows, or a few targets.
-`python scripts/interval_coverage.py --shops [TRIALS]` prints a table of designs that are resampled from the kept
-ranks of shops (`SHOPS`), and how often the test of the table (`prefrec.evaluation.wild`) rejects the truth there.
+`python -m prefrec_lab.trials.interval_coverage [TRIALS]` prints a table. Rows have effects of users and of targets.
+Heavy-tailed designs give a few users most of the rows, or a few targets. With `--shops` the table is of designs that
+are resampled from the kept ranks of shops (`SHOPS`), and says how often the test of
+the table (`prefrec.evaluation.wild`) rejects the truth there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,11 +21,11 @@ from prefrec.evaluation.intervals import label_codes
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.evaluation.wild import wild_test
 from prefrec_lab.ranks import read_ranks
+from prefrec_lab.results import RANKS
 
 Floats = NDArray[np.float64]
 LONGEST = 300
 """Most rows of a user."""
-RANKS = Path(__file__).parent.parent / "lab/results/ranks"
 SHOPS = {
     "amazon-office": "title TF-IDF",
     "amazon-book": "transition graph",

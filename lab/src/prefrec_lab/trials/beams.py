@@ -1,7 +1,7 @@
 """Trial E2 (lab/protocol/e2.yaml): train its arms, answer by beams and exactly, and write lab/results/70-beams.json.
 
-    python scripts/beam_trial.py RUN --set data.path=DATA --split validation    # prints, and writes no result
-    python scripts/beam_trial.py RUN --set data.path=DATA --split test          # once, when all is settled
+    python -m prefrec_lab.trials.beams RUN --set data.path=DATA --split validation    # prints, and writes no result
+    python -m prefrec_lab.trials.beams RUN --set data.path=DATA --split test          # once, when all is settled
 
 RUN is the folder of a run, whose SFT model all arms start from; RUN/beams gets the arms. What is trained or answered
 already is left as it is. With `--arms`, only these are trained and answered, so that two processes can share the
@@ -16,13 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import experiments_page
 import numpy as np
 import polars as pl
 import yaml
-from budget_answers import swapped
 from numpy.typing import NDArray
-from trial import RULES, Answers, declared_table, evenly_spread, keep_answers, run_changed, seeds_in_words, tell
 
 from prefrec import training
 from prefrec.console import say, track
@@ -45,9 +42,21 @@ from prefrec.stages.language_model import lm_ranker
 from prefrec.stages.train import catalogue_softmax, load_start, train_to_weights, trained_items
 from prefrec.training.negatives import resample_negatives
 from prefrec_lab.beams import Titles
+from prefrec_lab.results import PROTOCOLS, RESULTS
+from prefrec_lab.trials.budget_answers import swapped
+from prefrec_lab.trials.shared import (
+    RULES,
+    Answers,
+    declared_table,
+    evenly_spread,
+    keep_answers,
+    run_changed,
+    seeds_in_words,
+    tell,
+)
 
-TRIAL = Path(__file__).parents[1] / "lab/protocol/e2.yaml"
-RESULT = experiments_page.RESULTS / "70-beams.json"
+TRIAL = PROTOCOLS / "e2.yaml"
+RESULT = RESULTS / "70-beams.json"
 SWAPPED = "sft, histories of other users"
 MASKED = "sft, masked answers"
 LAST = 1 << 30
