@@ -6,9 +6,9 @@ import yaml
 
 from prefrec.errors import DataError
 from prefrec.evaluation.intervals import holm
-from prefrec.evaluation.wild import wild_test
 from prefrec_lab.protocol import Family, Ranked, decide, read_protocol
 from prefrec_lab.trials import full_ranking, rank_tables
+from prefrec_lab.wild import wild_test
 
 DECLARED = read_protocol(full_ranking.PROTOCOL)
 QUICK = DECLARED.model_copy(update={"test": DECLARED.test.model_copy(update={"draws": 499})})
@@ -51,12 +51,12 @@ def test_rules_that_are_not_understood_are_refused(tmp_path, change):
 def test_a_family_is_corrected_over_its_data_sets():
     ranked = [_ranked("a", 0.2), _ranked("bb", 0.0), _ranked("ccc", -0.2), _ranked("dddd", 0.02, spread=1.5)]
     found = decide(QUICK, FAMILY, ranked)
-    assert [d.finding(QUICK.level) for d in found] == ["above", "equivalent", "below", "open"]
+    assert [d.found.word for d in found] == ["above", "equivalent", "below", "open"]
     alone = [
         wild_test(r.gains["model"] - r.gains["popularity"], r.users, r.targets, draws=499).p_value for r in ranked
     ]
-    assert [d.p for d in found] == alone
-    assert [d.adjusted for d in found] == holm(alone)
+    assert [d.found.p for d in found] == alone
+    assert [d.found.adjusted for d in found] == holm(alone)
     assert [(d.ranker, d.against, d.seeds) for d in found] == [("model", "popularity", 3)] * 4
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prefrec.errors import DataError
-from prefrec.evaluation.intervals import Labels, PairedDifference, holm, paired_difference
-from prefrec.evaluation.wild import equivalence, wild_test
+from prefrec.evaluation.intervals import Labels
+from prefrec_lab.findings import Finding, Share, Tested, judge
 
 Rules = TypeVar("Rules", bound="Protocol")
 Gains = NDArray[np.float64]
@@ -134,9 +134,7 @@ class Decision:
     Attributes:
         family, data, ranker, against: what is compared.
         seeds: number of seeds.
-        difference: with both intervals; its p-value is that of the t-test.
-        p, adjusted: p-value of the protocol's test, and after its correction over the data sets of the family.
-        equivalent, adjusted_equivalent: the same of the equivalence test.
+        found: the difference, with the p-values of the protocol's tests; Holm's correction is over the data sets.
     """
 
     family: str
@@ -144,34 +142,20 @@ class Decision:
     ranker: str
     against: str
     seeds: int
-    difference: PairedDifference
-    p: float
-    adjusted: float
-    equivalent: float
-    adjusted_equivalent: float
-
-    def finding(self, level: float) -> str:
-        """Return `above`, `below`, `equivalent` or `open`."""
-        if self.adjusted < level:
-            return "above" if self.difference.mean > 0 else "below"
-        return "equivalent" if self.adjusted_equivalent < level else "open"
+    found: Finding
 
 
 def decide(protocol: Protocol, family: Family, ranked: Sequence[Ranked]) -> list[Decision]:
     """Return the decisions of a family, one per data set that has both of its rankers."""
-    draws, seed, margin = protocol.test.draws, protocol.test.seed, protocol.equivalence
-    found, differences, p, equivalent = [], [], [], []
+    pairs, tested = [], []
     for one in ranked:
-        if (pair := one.pair(family)) is None:
-            continue
-        first, second = (one.gains[name] for name in pair)
-        rows, users, targets = first - second, one.users, one.targets
-        found.append((one.data, pair, len(first)))
-        differences.append(paired_difference(first.mean(axis=0), second.mean(axis=0), users, targets))
-        p.append(wild_test(rows, users, targets, draws=draws, seed=seed).p_value)
-        equivalent.append(equivalence(rows, second, users, targets, margin=margin, draws=draws, seed=seed))
-    numbers = zip(found, differences, p, holm(p), equivalent, holm(equivalent), strict=True)
+        if (pair := one.pair(family)) is not None:
+            first, second = (one.gains[name] for name in pair)
+            pairs.append(pair)
+            tested.append(Tested(one.data, first, second, one.users, one.targets))
+    margin, test = Share(protocol.equivalence), protocol.test
+    found = judge(tested, level=protocol.level, margin=margin, draws=test.draws, seed=test.seed)
     return [
-        Decision(family.name, data, ranker, against, seeds, difference, own, adjusted, same, adjusted_same)
-        for (data, (ranker, against), seeds), difference, own, adjusted, same, adjusted_same in numbers
+        Decision(family.name, t.name, *pair, len(t.first), one)
+        for t, pair, one in zip(tested, pairs, found, strict=True)
     ]

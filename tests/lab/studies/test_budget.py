@@ -9,7 +9,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.prompts import load_template
 from prefrec.stages.training_rows import alignment_rows
 from prefrec_lab.studies import budget
-from prefrec_lab.studies.budget import BUDGET, CONTROL, DOSE, Dose, arms, budget_recipe, is_equivalent
+from prefrec_lab.studies.budget import BUDGET, CONTROL, DOSE, MARGIN, Dose, arms, budget_recipe
 from prefrec_lab.study_tools.carry_out import base_recipe, carry_out
 
 
@@ -76,7 +76,7 @@ def test_what_the_study_cannot_measure_is_refused(base, field, changes, message)
     ("low", "high", "expected"), [(-0.009, 0.009, True), (-0.02, 0.0, False), (0.001, 0.011, False)]
 )
 def test_equivalent_is_an_interval_within_the_margin(low, high, expected):
-    assert is_equivalent(Interval((low + high) / 2, low, high, 9, 9)) is expected
+    assert MARGIN.contains(Interval((low + high) / 2, low, high, 9, 9)) is expected
 
 
 def test_the_whole_study(base, tmp_path, monkeypatch):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from prefrec.errors import ConfigError
-from prefrec.evaluation import Interval
 from prefrec.evaluation.labels import metric_label
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe, checked_recipe
 from prefrec.report.wording import label
 from prefrec.sections import AlignSection
+from prefrec_lab.findings import Band
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.study_tools.measure import Values, measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.study_tools.plots import Series, lines, slug
@@ -53,8 +53,8 @@ CONTROL = "sft-more"
 HIT_RATE = "hr@1"
 """The declared metric: whether the target has the highest likelihood among the candidates."""
 
-EQUIVALENT = 0.01
-"""A difference is equivalent to none if its interval lies within ± this."""
+MARGIN = Band(0.01)
+"""The declared margin: a difference is equivalent to none if its interval lies within it."""
 
 
 def arms(base: Recipe, dose: Dose) -> list[AlignSection]:
@@ -123,9 +123,9 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     compared = [name for name in models if not name.startswith(CONTROL)]
     gaps = {name: [own.differences[name][HIT_RATE] for own in measured.values()] for name in compared}
     heading = f"{metric_label(HIT_RATE)}, − SFT continued"
-    hint = f"Above 0: better than SFT on as many examples. Bars: 95% intervals over users. Dashed: ±{EQUIVALENT:g}."
+    hint = f"Above 0: better than SFT on as many examples. Bars: 95% intervals over users. Dashed: ±{MARGIN.width:g}."
     series = [Series(name, read, own) for name, own in gaps.items()]
-    level = {"equivalent from": -EQUIVALENT, "equivalent to": EQUIVALENT}
+    level = {"equivalent from": -MARGIN.width, "equivalent to": MARGIN.width}
     x_label = "histories read by SFT"
     drawing = lines(slug(HIT_RATE), heading, series, x_label=x_label, log=True, hint=hint, level=level)
     tables = [
@@ -139,10 +139,10 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     for name, differences in gaps.items():
         within = []
         for users, gap in zip(read, differences, strict=True):
-            if is_equivalent(gap):
+            if MARGIN.contains(gap):
                 within.append(f"{users:,}")
         if within:
-            told = f"{label(name)} − SFT continued is equivalent (within ±{EQUIVALENT:g})"
+            told = f"{label(name)} − SFT continued is equivalent (within ±{MARGIN.width:g})"
             facts.append(f"{told} with {', '.join(within)} histories.")
     return Outcome(tables, [drawing], facts, last.n, last.users)
 
@@ -154,11 +154,6 @@ def best_control(values: Values) -> str:
     """
     controls = [name for name in values if name.startswith(CONTROL)]
     return max(controls, key=lambda name: values[name][HIT_RATE].mean())
-
-
-def is_equivalent(gap: Interval) -> bool:
-    """Return True if the interval lies within ± `EQUIVALENT`."""
-    return gap.low > -EQUIVALENT and gap.high < EQUIVALENT
 
 
 BUDGET = Study(

@@ -29,16 +29,16 @@ from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
 from prefrec.evaluation import metrics_for, predict
-from prefrec.evaluation.intervals import Means, holm, mean_interval
+from prefrec.evaluation.intervals import Means, mean_interval
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.evaluation.wild import wild_test
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import checked_recipe
 from prefrec.sections import ALIGN, SFT
+from prefrec_lab.findings import Tested, judge
 from prefrec_lab.ranks import coded
 from prefrec_lab.results import RESULTS
-from prefrec_lab.studies.budget import CONTROL, DOSE, EQUIVALENT, is_equivalent, name_of
+from prefrec_lab.studies.budget import CONTROL, DOSE, MARGIN, name_of
 from prefrec_lab.trials.rank_tables import divergences, shown, signed
 from prefrec_lab.trials.shared import ANSWERS, seeds_in_words, tell
 
@@ -242,24 +242,31 @@ def declared(families: Sequence[Sequence[tuple[Budget, str]]], split: str, title
     """
     rows: list[list[Any]] = []
     for family in families:
-        found = []
+        tested, names, gains = [], [], []
         for budget, other in family:
             best = best_arms(budget.answers("validation")[0])
             first, second = best[OURS], best[other]
             seeds = budget.answers(split)
-            means = means_of(seeds)
-            gaps = [means.difference((first, quantity), (second, quantity)) for quantity in (LIKELY, NDCG)]
-            one = seeds[0].filter(ranker=first)
-            values = by_seed(seeds, first, LIKELY) - by_seed(seeds, second, LIKELY)
-            test = wild_test(values, one["user_id"].to_list(), one["target"].to_list())
-            found.append(([f"{budget}: {OURS} − {other}", first, second], gaps, test.p_value))
-        corrected = holm([p for _, _, p in found])
-        for (names, (hits, gains), p), p_holm in zip(found, corrected, strict=True):
-            finding = "above 0" if hits.mean > 0 else "below 0"
-            if p_holm >= LEVEL:
-                finding = "equivalent" if is_equivalent(hits) else "open"
-            rows.append([*names, signed(hits), f"{p:.3f}", f"{p_holm:.3f}", finding, signed(gains)])
-    columns = ["difference", "first", "second", "HR@1", "p", "p after Holm", f"finding (±{EQUIVALENT:g})", "NDCG@10"]
+            names.append([f"{budget}: {OURS} − {other}", first, second])
+            gains.append(means_of(seeds).difference((first, NDCG), (second, NDCG)))
+            rows_of = seeds[0].filter(ranker=first)
+            users, items = rows_of["user_id"].to_list(), rows_of["target"].to_list()
+            ours, theirs = (by_seed(seeds, name, LIKELY) for name in (first, second))
+            tested.append(Tested(other, ours, theirs, users, items))
+        for name, of_ndcg, one in zip(names, gains, judge(tested, level=LEVEL, margin=MARGIN), strict=True):
+            finding = f"{one.word} 0" if one.word in ("above", "below") else one.word
+            p_values = (f"{one.p:.3f}", f"{one.adjusted:.3f}")
+            rows.append([*name, signed(one.difference), *p_values, finding, signed(of_ndcg)])
+    columns = [
+        "difference",
+        "first",
+        "second",
+        "HR@1",
+        "p",
+        "p after Holm",
+        f"finding (±{MARGIN.width:g})",
+        "NDCG@10",
+    ]
     return {"title": title, "columns": columns, "rows": rows}
 
 

@@ -253,7 +253,7 @@ def by_finding(decided: Sequence[Decision], protocol: Protocol) -> dict[str, lis
     """Return finding → titles of the data sets with it."""
     found: dict[str, list[str]] = {finding: [] for finding in FINDINGS}
     for d in decided:
-        found[d.finding(protocol.level)].append(TITLES[d.data])
+        found[d.found.word].append(TITLES[d.data])
     return found
 
 
@@ -302,8 +302,8 @@ def carried_notes(measured: Sequence[Measured], decided: Mapping[str, Sequence[D
     notes = []
     for name, decisions in decided.items():
         for d in decisions:
-            gap = d.difference
-            if d.finding(level) not in ("above", "below") or gap.low > 0 or gap.high < 0:
+            gap = d.found.difference
+            if d.found.word not in ("above", "below") or gap.low > 0 or gap.high < 0:
                 continue
             one = by_name[d.data]
             targets = one.rows["target"].to_numpy()
@@ -397,7 +397,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequen
         (d.data, d.ranker, d.against)
         for decisions in decided.values()
         for d in decisions
-        if d.finding(level) in ("above", "below")
+        if d.found.word in ("above", "below")
     }
     families = [family for family in protocol.families if family.name in decided]
     shown = [

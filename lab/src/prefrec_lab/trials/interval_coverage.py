@@ -3,7 +3,7 @@
 `python -m prefrec_lab.trials.interval_coverage [TRIALS]` prints a table. Rows have effects of users and of targets.
 Heavy-tailed designs give a few users most of the rows, or a few targets. With `--shops` the table is of designs that
 are resampled from the kept ranks of shops (`SHOPS`), and says how often the test of
-the table (`prefrec.evaluation.wild`) rejects the truth there.
+the table (`prefrec_lab.wild`) rejects the truth there.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from prefrec.evaluation import mean_interval, metrics_for, paired_difference
 from prefrec.evaluation.intervals import label_codes
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.evaluation.wild import wild_test
 from prefrec_lab.ranks import read_ranks
 from prefrec_lab.results import RANKS
+from prefrec_lab.wild import wild_test
 
 Floats = NDArray[np.float64]
 LONGEST = 300

@@ -34,12 +34,12 @@ from prefrec.evaluation.metrics import target_ranks
 from prefrec.pipeline.opened import Run
 from prefrec.rankers.base import checked_scores
 from prefrec.stages.blend import sampled
+from prefrec_lab.findings import Tested
 from prefrec_lab.results import PROTOCOLS, RESULTS, ROOT
 from prefrec_lab.trials.rank_tables import TITLES
 from prefrec_lab.trials.shared import (
     RULES,
     Answers,
-    Tested,
     declared_table,
     evenly_spread,
     keep_answers,

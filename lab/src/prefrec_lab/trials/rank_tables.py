@@ -265,13 +265,13 @@ def family_table(family: Family, decided: Sequence[Decision], protocol: Protocol
     rows = [
         [
             TITLES[d.data],
-            f"{d.difference.n:,} ({d.difference.items:,})",
+            f"{d.found.difference.n:,} ({d.found.difference.items:,})",
             str(d.seeds),
             f"{d.ranker} − {d.against}",
-            signed(d.difference),
-            ends(d.difference.user_low, d.difference.user_high),
-            *(f"{p:.4f}" for p in (d.p, d.adjusted, d.adjusted_equivalent)),
-            d.finding(protocol.level),
+            signed(d.found.difference),
+            ends(d.found.difference.user_low, d.found.difference.user_high),
+            *(f"{p:.4f}" for p in (d.found.p, d.found.adjusted, d.found.adjusted_equivalent)),
+            d.found.word,
         ]
         for d in decided
         if d.family == family.name

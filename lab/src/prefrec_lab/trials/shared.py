@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import yaml
 from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
-from prefrec.evaluation.intervals import holm, paired_difference
-from prefrec.evaluation.wild import equivalence, wild_test
+from prefrec.evaluation.intervals import paired_difference
 from prefrec.files import read_json
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import load_recipe
+from prefrec_lab.findings import Share, Tested, judge
 from prefrec_lab.ranks import coded
 from prefrec_lab.results import RESULTS, markdown, save
 from prefrec_lab.trials.rank_tables import signed
@@ -28,25 +27,6 @@ ANSWERS = RESULTS / "answers"
 """Folder of the answers that are kept, a row per ranker and example: TRIAL-SPLIT-SEED.parquet."""
 RULES = ("popularity", "window co-occurrence")
 """Rankers that read no titles, beside the models of a trial; the first one ignores the user."""
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A declared difference of two scores on the same examples.
-
-    Attributes:
-        name: of the difference.
-        first: [K, B] values of K seeds; the difference is `first` − `second`.
-        second: [K, B].
-        users: [B] users of the examples.
-        items: [B] targets of the examples.
-    """
-
-    name: str
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
-    users: Sequence[str]
-    items: Sequence[str]
 
 
 class Answers:
@@ -115,17 +95,11 @@ def declared_table(tested: Sequence[Tested], trial: Mapping[str, Any], title: st
 
     The trial gives `level` and `equivalence`. Holm's correction is over the family.
     """
-    p = [wild_test(one.first - one.second, one.users, one.items).p_value for one in tested]
     margin = trial["equivalence"]
-    same = [equivalence(one.first - one.second, one.second, one.users, one.items, margin=margin) for one in tested]
     rows = []
-    for one, *p_values in zip(tested, p, holm(p), holm(same), strict=True):
-        _, corrected, close = p_values
-        found = "equivalent" if close < trial["level"] else "open"
-        if corrected < trial["level"]:
-            found = "above" if (one.first - one.second).mean() > 0 else "below"
-        difference = gap(one.first, one.second, one.users, one.items)
-        rows.append([one.name, difference, *(f"{value:.4f}" for value in p_values), found])
+    for one, found in zip(tested, judge(tested, level=trial["level"], margin=Share(margin)), strict=True):
+        p_values = (found.p, found.adjusted, found.adjusted_equivalent)
+        rows.append([one.name, signed(found.difference), *(f"{value:.4f}" for value in p_values), found.word])
     columns = ["difference", "NDCG@10", "p", "p after Holm", f"p of ±{margin:.0%} after Holm", "finding"]
     return {"title": title, "columns": columns, "rows": rows}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prefrec.evaluation.intervals import paired_difference
-from prefrec.evaluation.wild import all_signs, equivalence, wild_test
+from prefrec_lab.wild import all_signs, equivalence, wild_test
 
 
 def _slow_variance(values: np.ndarray, users: np.ndarray, targets: np.ndarray) -> float:
