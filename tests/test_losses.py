@@ -173,7 +173,7 @@ def test_rows_of_different_sizes_are_those_of_each_row_alone(name):
     assert (grad[absent] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["bpr", "softmax", "sft", "softmax_logq", "joint_softmax", "simpo", "weighted_sft"])
+@pytest.mark.parametrize("name", ["bpr", "softmax", "sft", "softmax_logq", "simpo", "weighted_sft"])
 def test_reference_free_losses_ignore_the_reference(name):
     policy = torch.randn(3, 5)
     loss = ALL_LOSSES[name]
@@ -231,19 +231,10 @@ def test_an_unknown_link_is_named():
         losses.preference_loss(*drawn()[:2], 1.0, link="hinge")
 
 
-def test_joint_softmax_adds_the_scores_of_a_frozen_ranker():
-    policy, _, weights = drawn()
-    found = losses.joint_softmax_loss(policy, None, 0.7, scores=weights.log())
-    for row, (p, of_ranker) in enumerate(rows_of(policy, weights)):
-        products = [math.exp(0.7 * x) * w for x, w in zip(p, of_ranker, strict=True)]
-        assert found.losses[row].item() == pytest.approx(-math.log(products[0] / sum(products)))
-    assert_close(found.rewards, 0.7 * policy)
-
-
 @pytest.mark.parametrize(
     ("name", "defaults"),
     [("recpo", {"margin": 2.0}), ("dynamicpo", {"margin": 6.0})]
-    + [(name, {"beta": 1.0}) for name in ("softmax_logq", "joint_softmax", "weighted_sft")]
+    + [(name, {"beta": 1.0}) for name in ("softmax_logq", "weighted_sft")]
     + [("simpo", {"beta": 2.0, "margin": 1.0, "sft_weight": 0.0})],
 )
 def test_defaults_are_those_of_the_papers(name, defaults):
@@ -307,9 +298,7 @@ def test_losses_of_other_packages_are_found_by_name(monkeypatch):
     monkeypatch.setattr(EntryPoint, "load", lambda entry: (entry.name, entry.group))
     assert find_loss("summed") == ("summed", "prefrec.losses")
     assert find_loss("dpo") is dpo_loss
-    message = (
-        r"'sum' is unknown: expected one of softmax_dpo, dpo, .*joint_softmax, summed, other; did you mean summed\?$"
-    )
+    message = r"'sum' is unknown: expected one of softmax_dpo, dpo, .*sft, summed, other; did you mean summed\?$"
     with pytest.raises(ValueError, match=message):
         find_loss("sum")
     names |= {"nca": "of_lab:nca_loss"}
@@ -328,9 +317,9 @@ def test_rows_of_one_size_are_passed_on_as_they_are():
     policy, ref, scores = torch.randn(3, 5), torch.randn(3, 5), torch.rand(3, 5)
     out, want = loss_by_size(dpo_loss, policy, ref, 0.7, [5, 5, 5]), dpo_loss(policy, ref, 0.7)
     assert_close((out.losses, out.rewards), (want.losses, want.rewards))
-    joint_softmax = LOSSES["joint_softmax"]
-    out = loss_by_size(joint_softmax, policy, ref, 0.7, [5, 5, 5], scores=scores)
-    assert out.losses.equal(joint_softmax(policy, ref, 0.7, scores=scores).losses)
+    softmax_logq = LAB_LOSSES["softmax_logq"]
+    out = loss_by_size(softmax_logq, policy, ref, 0.7, [5, 5, 5], scores=scores)
+    assert out.losses.equal(softmax_logq(policy, ref, 0.7, scores=scores).losses)
 
 
 def test_rows_of_one_size_may_be_padded():

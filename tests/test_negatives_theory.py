@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefrec.losses import joint_softmax_loss, softmax_dpo_loss, softmax_loss
+from prefrec.losses import softmax_dpo_loss, softmax_loss
 from prefrec_lab.losses import softmax_logq_loss
 
 ITEMS, NEGATIVES, BATCH, STEPS = 30, 7, 2048, 400
@@ -66,15 +66,6 @@ def test_the_reward_with_negatives_of_another_ranker_is_what_that_ranker_does_no
     known = torch.softmax(q.log() + reward, 0)
     assert kl(p, q) > 0.3
     assert kl(p, known) < 5e-3
-
-
-def test_beside_a_frozen_ranker_a_model_converges_to_what_this_ranker_lacks() -> None:
-    """With uniform negatives, the product of both is the distribution of the data."""
-    p, known = tables()
-    uniform = torch.full((ITEMS,), 1 / ITEMS)
-    model = converged(lambda policy, s, beta: joint_softmax_loss(policy, scores=s), p, known, uniform, 1.0)
-    assert kl(p, known) > 0.3
-    assert kl(p, torch.softmax(known.log() + model.log(), 0)) < 2e-3
 
 
 def test_the_softmax_corrected_by_log_q_gives_the_data_back_for_any_sampler() -> None:

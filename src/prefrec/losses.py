@@ -104,8 +104,7 @@ def trait(loss: Loss, name: str) -> Any:
     """Return a trait of a loss, None if it has none of this name.
 
     `arxiv`: number of its paper. `needs_logq`: its `scores` are log-probabilities of sampling each answer.
-    `needs_liked`: the other liked items are among the answers of an example from the log. `needs_ranker`: its
-    `scores` are log-probabilities of each answer under another ranker.
+    `needs_liked`: the other liked items are among the answers of an example from the log.
     """
     return getattr(loss, name, None)
 
@@ -147,18 +146,6 @@ def softmax_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: fl
     return preference_loss(policy_logps, None, beta)
 
 
-@having(needs_ranker=True)
-def joint_softmax_loss(
-    policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
-) -> PreferenceLoss:
-    """Return the softmax loss of s_j + β log π_j, a product of experts (Hinton, 2002) of which one is frozen.
-
-    Scores are log-probabilities under the frozen ranker. With uniform negatives and β = 1, π converges to what this
-    ranker lacks, p / exp(s), up to a constant.
-    """
-    return preference_loss(policy_logps, None, beta, margin=scores)
-
-
 def sft_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the SFT loss −log π_0, a control for alignment on the same examples; `beta` only scales the rewards.
 
@@ -183,7 +170,6 @@ LOSSES: dict[str, Loss] = {
     "bpr": bpr_loss,
     "softmax": softmax_loss,
     "sft": sft_loss,
-    "joint_softmax": joint_softmax_loss,
 }
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 

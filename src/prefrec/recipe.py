@@ -180,7 +180,7 @@ class Recipe(Section):
         align = self.alignment(name.removesuffix(REWARD)) if name.endswith(REWARD) else None
         if align is None:
             return [name]
-        reference = align.reference or self.start_of(align)
+        reference = self.start_of(align)
         return [align.name, reference] if reference else [align.name]
 
 

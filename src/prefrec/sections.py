@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from prefrec.data.feedback import RatedBy, Thresholds
 from prefrec.lm.names import EMBEDDED, random_and_quantized
-from prefrec.losses import ALIASES, LOSSES, OPTIONS, find_loss, needs_reference, trait, with_options
+from prefrec.losses import ALIASES, LOSSES, OPTIONS, find_loss, trait, with_options
 from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.baselines import BASELINES
 from prefrec.rankers.config import BATCH_SIZE, NAME
@@ -207,13 +207,7 @@ class AlignSection(RowsSection):
         description="hard, ranker: the ranker that mines negatives, such as SASRec or a blend. A blend counts other "
         "users' interactions alone. Default for hard: the starting model.",
     )
-    # Omitted from dumps when unset, so that results of recipes without this field stay valid; so is the temperature.
-    reference: str | None = Field(
-        None,
-        exclude_if=lambda reference: reference is None,
-        description="Ranker that is the reference in place of the starting model, such as a blend: the log-softmax "
-        "of its scores. For joint_softmax, the frozen ranker. A blend counts other users' interactions alone.",
-    )
+    # Omitted from dumps when unset, so that results of recipes without this field stay valid.
     negatives_temperature: float = Field(
         1.0,
         gt=0,
@@ -278,8 +272,7 @@ class AlignSection(RowsSection):
     @property
     def rankers(self) -> dict[str, str]:
         """Setting → name of the ranker that the alignment queries for it."""
-        named = {"miner": self.miner, "reference": self.reference}
-        return {setting: name for setting, name in named.items() if name}
+        return {"miner": self.miner} if self.miner else {}
 
     @property
     def is_from_log(self) -> bool:
@@ -324,10 +317,6 @@ class AlignSection(RowsSection):
             )
         if self.miner and self.negatives_from not in ("hard", "ranker"):
             raise ValueError(f"miner: {self.miner} is only used with negatives_from: hard or ranker; remove it")
-        if trait(loss, "needs_ranker") and not self.reference:
-            raise ValueError(f"reference: {self.loss} needs the name of a ranker, such as that of a blend")
-        if self.reference and not (trait(loss, "needs_ranker") or needs_reference(loss)):
-            raise ValueError(f"reference: {self.loss} has no reference; remove it, or choose softmax_dpo or another")
         if self.negatives_from == "ranker" and not self.miner:
             raise ValueError("miner: negatives_from: ranker needs the name of a ranker, such as that of a blend")
         if self.load_best_model_at_end and not self.eval_rows:

@@ -13,7 +13,6 @@ from prefrec.data import RankingExample
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.preferences import Preferences
 from prefrec.pipeline.measure_preferences import SWAPS, Answers, measure, run_preferences, swapped_histories
-from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.recipe import Recipe
 from prefrec.runs.results import PREFERENCES
@@ -146,20 +145,6 @@ def test_a_reward_is_measured_only_against_a_model_that_is_asked():
     assert [*found.weights] == ["two: user-centred item mean + λ·reward"]
     assert ("one: log π", "sft: log π") in {(d.ranker, d.against) for d in found.differences}
     assert "one: log π" in measure(asked, "sft", {"one": None}).metrics
-
-
-def test_an_alignment_with_a_reference_of_its_own_has_no_reward(finished, rated_recipe, rated, tmp_path, capsys):
-    """Its training and its reward as a ranker are about that reference, not about the model that it starts from."""
-    raw = rated_recipe.model_dump(mode="json")
-    raw["align"][0] |= {"reference": "SASRec"}
-    raw["rankers"] = [*raw["rankers"], {"kind": "sequential"}]
-    plan = open_run(finished).plan
-    stages = [plan.stage(name) for name in ("sft", "s-dpo")]
-    found = run_preferences(Recipe.model_validate(raw), rated, stages, finished / "preferences")
-    assert "s-dpo: log π" in found.metrics
-    assert "s-dpo: reward" not in found.metrics
-    told = "the reward of s-dpo is not measured, because its reference is another ranker (SASRec)"
-    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_item_s_worth_for_all_users_stays_under_swapped_histories_and_taste_does_not():

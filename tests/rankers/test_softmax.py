@@ -9,7 +9,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import ModelError
 from prefrec.rankers.blend import FOLDS, user_folds
 from prefrec.rankers.matrices import pad_scores
-from prefrec.rankers.softmax import FoldRanker, answer_log_probs, softmax_sample
+from prefrec.rankers.softmax import FoldRanker, softmax_sample
 from tiny_lists import CATALOGUE
 
 IDS = CATALOGUE.ids
@@ -69,24 +69,6 @@ def test_a_score_that_is_no_number_is_refused():
 def test_a_score_that_an_answer_cannot_hold_is_refused(score):
     with pytest.raises(ModelError, match=r"'fixed': 3 of 3 examples have scores above 3\.40282e\+38"):
         _sample(Fixed(values=dict.fromkeys(VALUES, score)), _examples(3), 1)
-
-
-def test_log_probs_of_answers_are_those_of_the_softmax_over_all_items():
-    rows = [RankingExample(f"u{i}", (IDS[0],), (IDS[3], IDS[1], IDS[2]), IDS[1]) for i in range(3)]
-    whole = np.log(np.exp([*VALUES.values()]) / np.exp([*VALUES.values()]).sum())
-    found = answer_log_probs(Fixed(), IDS, rows)
-    np.testing.assert_allclose(found, [[whole[1], whole[3], whole[2]]] * 3)
-
-
-def test_an_item_without_a_score_is_as_likely_as_the_least_likely_one():
-    values = {i: v + 5 for i, v in VALUES.items()} | {IDS[-1]: -np.inf}
-    (found,) = answer_log_probs(
-        Fixed(values=values), IDS, [RankingExample("u", (), (IDS[1], IDS[-1], IDS[0]), IDS[1])]
-    )
-    assert found[1] == found[2] == pytest.approx(found[0] + values[IDS[0]] - values[IDS[1]])
-    nothing = dict.fromkeys(IDS, -np.inf)
-    (found,) = answer_log_probs(Fixed(values=nothing), IDS, [RankingExample("u", (), tuple(IDS[:2]), IDS[1])])
-    assert found == pytest.approx([-np.log(len(IDS))] * 2)
 
 
 def test_an_example_is_scored_without_its_fold_and_each_fold_is_loaded_once():

@@ -21,7 +21,7 @@ DEVICE_4 = {"per_device_train_batch_size": 4}
         ({"global_batch_size": 2, **DEVICE_4}, "not a multiple"),
         ({"global_batch_size": 8, **DEVICE_4, "gradient_accumulation_steps": 3}, "contradict each other"),
         ({"train_sampling_strategy": "batch_rebalance"}, "expected one of group_by_length, random, sequential"),
-        ({"loss_type": "magic"}, "expected one of softmax_dpo, .*, joint_softmax"),
+        ({"loss_type": "magic"}, "expected one of softmax_dpo, .*, sft"),
         ({"loss_type": "sdpoo"}, r"^loss_type: loss 'sdpoo' is unknown: .*; did you mean s-dpo\?$"),
         ({"loss_type": [], "loss_weights": []}, "^loss_type: the list is empty: give at least one loss$"),
         ({"beta": 0.0}, "beta must be positive"),

@@ -290,13 +290,13 @@ def test_every_loss_trains_and_reports_on_held_out_rows(sdpo, loss):
 
 
 def test_a_loss_without_its_scores_is_an_error(sdpo):
-    with pytest.raises(ConfigError, match="loss joint_softmax needs `scores` in each row: one number per answer"):
-        sdpo(rows=[*SCORED, PREFERENCES[0]], loss_type="joint_softmax")
+    with pytest.raises(ConfigError, match="loss softmax_logq needs `scores` in each row: one number per answer"):
+        sdpo(rows=[*SCORED, PREFERENCES[0]], loss_type="softmax_logq")
 
 
 def test_scores_may_be_arrays(sdpo):
     rows = [row | {"scores": np.array(row["scores"])} for row in SCORED]
-    lists, arrays = (sdpo(rows=scored, loss_type="joint_softmax").train_dataset for scored in (SCORED, rows))
+    lists, arrays = (sdpo(rows=scored, loss_type="softmax_logq").train_dataset for scored in (SCORED, rows))
     assert [[*scores] for scores in arrays.scores] == lists.scores
 
 

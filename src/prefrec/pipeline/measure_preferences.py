@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
@@ -94,14 +93,7 @@ def run_preferences(
         return None
     sft = next((stage for stage in stages if stage.name == SFT), None) if recipe.sft else None
     start = sft or LMStage(ZERO_SHOT, None, data, recipe.model)
-    references: dict[str, str | None] = {}
-    for align in recipe.align:
-        references[align.name] = None if align.reference else align.start or start.name
-        if align.reference:
-            say(
-                f"preferences: the reward of {escape(align.name)} is not measured, because its reference is another "
-                f"ranker ({escape(align.reference)}), not a model whose log π is measured here"
-            )
+    references = {align.name: align.start or start.name for align in recipe.align}
     aligned = [stage for stage in stages if stage.name in references]
     # Questions are also about validation users, whose opinions a refit has learnt.
     models = [stage.on("validation") for stage in (start, *aligned)]

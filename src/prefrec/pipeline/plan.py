@@ -167,9 +167,7 @@ class Plan:
         return self.on_log(before) if before else self.start
 
     def _reference(self, align: AlignSection) -> RankerStage:
-        """Return the stage of an alignment's reference: the ranker that it names, or the model it starts from."""
-        if align.reference:
-            return self.on_log(align.reference)
+        """Return the stage of an alignment's reference, the model that it starts from."""
         return self._start(align) or LMStage(ZERO_SHOT, None, self.inputs.data, self.recipe.model)
 
     def _check(self, stage: RankerStage) -> None:

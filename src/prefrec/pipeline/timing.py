@@ -46,8 +46,6 @@ def time_training(stage: RankerStage, rows: int, folder: Path) -> tuple[Pace, An
         few |= {"load_best_model_at_end": False, "trajectories": is_packed(inputs.data, section)}
         if section.drawn_from:  # the ranker that they are drawn from may not be trained yet
             few |= {"negatives_from": "uniform", "miner": None}
-        if section.reference:
-            few |= {"reference": None, "loss": "softmax_dpo"}
         trainer = align_trainer(inputs, section.model_copy(update=few), None, folder, vectors=vectors)
     else:
         trainer = sft_trainer(inputs, section.model_copy(update=few), folder, vectors=vectors)

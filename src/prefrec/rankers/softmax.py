@@ -1,4 +1,4 @@
-"""The softmax of any ranker: items sampled from it, log-probabilities, and rankers fitted without a fold's users."""
+"""The softmax of any ranker: items sampled from it, and rankers fitted without a fold's users."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def softmax_sample(
     index = {item: code for code, item in enumerate(ids)}
     generators, excluded = list(rngs), list(without)
     sampled: list[list[str]] = [[] for _ in examples]
-    for row, own in _scores_of_all(ranker, ids, examples, "sampling"):
+    for row, own in _scores_of_all(ranker, ids, examples):
         # Gumbel top-k is a sample without replacement.
         noisy = own / temperature + generators[row].gumbel(size=len(ids))
         unable = np.flatnonzero(np.isneginf(own)).tolist()
@@ -77,38 +77,15 @@ def softmax_sample(
     return sampled
 
 
-def answer_log_probs(ranker: Ranker, ids: Sequence[str], examples: Sequence[RankingExample]) -> list[list[float]]:
-    """Return log-probabilities of each example's target and of its other candidates, by the softmax over all items.
-
-    An item that the ranker cannot score has the probability of the least likely one.
-
-    Args:
-        ranker: scores the items.
-        ids: [I] ids of all items, candidates included.
-        examples: [B] examples.
-
-    Returns:
-        [B] lists, the target first. Raise ModelError if a score is NaN.
-    """
-    index = {item: code for code, item in enumerate(ids)}
-    found: list[list[float]] = [[] for _ in examples]
-    for row, own in _scores_of_all(ranker, ids, examples, "log-probs of the reference"):
-        able = own[~np.isneginf(own)]
-        filled = np.where(np.isneginf(own), able.min() if len(able) else 0.0, own)
-        log_probs = filled - np.logaddexp.reduce(filled)
-        found[row] = log_probs[[index[item] for item in examples[row].target_first]].tolist()
-    return found
-
-
 def _scores_of_all(
-    ranker: Ranker, ids: Sequence[str], examples: Sequence[RankingExample], doing: str
+    ranker: Ranker, ids: Sequence[str], examples: Sequence[RankingExample]
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield the number of each example with its scores [I] of all items, in blocks that fit into memory."""
     ids = tuple(ids)
     # One fold after the other, because `FoldRanker` keeps one.
     order = np.argsort(user_folds(examples, FOLDS), kind="stable")
     # Small blocks, because a blend has an array of this size for each of its parts.
-    for block in track([*blocks(len(examples), 8 * len(ids))], f"{ranker.name}: {doing}"):
+    for block in track([*blocks(len(examples), 8 * len(ids))], f"{ranker.name}: sampling"):
         rows = order[block].tolist()
         scores = checked_scores(ranker, [replace(examples[row], candidates=ids) for row in rows])
         yield from zip(rows, scores, strict=True)

@@ -27,9 +27,8 @@ class AlignStage(TrainedLMStage):
         inputs: shared inputs of the run.
         config: settings of the alignment.
         folder: of the stage.
-        start: the model to start from, which is also the reference, unless `config` names another. None: the base
-            model.
-        rankers: setting of `config`, `miner` or `reference`, → the ranker that it names.
+        start: the model to start from, which is also the reference. None: the base model.
+        rankers: `miner` → the ranker that `config` names for it.
         references: folder for the reference's log-probabilities, which alignments can share. None: `folder`.
         first: for a refit, the alignment on the training log.
     """
@@ -77,7 +76,7 @@ class RewardStage(RankerStage):
     Args:
         name: of the ranker.
         aligned: the aligned model.
-        reference: the model that it started from, or the ranker that the alignment names as its reference.
+        reference: the model that it started from.
         beta: β of the alignment.
         first: for a refit, the reward of the alignment on the training log.
     """

@@ -162,7 +162,7 @@ def answer_scores(
     are no ratings.
     """
     loss = find_loss(section.loss)
-    if not takes(loss, "scores") or trait(loss, "needs_ranker"):
+    if not takes(loss, "scores"):
         return None
     answers = [e.target_first for e in rows]
     if trait(loss, "needs_logq"):

@@ -22,17 +22,16 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items
 from prefrec.lm.models import default_device, resolve_dtype
 from prefrec.lm.packing import tokens_of
-from prefrec.losses import OPTIONS, find_loss, trait
+from prefrec.losses import OPTIONS
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
-from prefrec.rankers.softmax import answer_log_probs
 from prefrec.runs.stage import last_checkpoint
 from prefrec.sections import AlignSection, LoraSection, ModelSection, SFTSection
 from prefrec.stages.base import WEIGHTS, RankerStage
 from prefrec.stages.encoders import Encoder, fit_items, item_vectors, prompt_encoder
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.item_texts import shows_candidates
-from prefrec.stages.negatives import answer_scores, load_ranker, negative_rows
+from prefrec.stages.negatives import answer_scores, negative_rows
 from prefrec.stages.training_rows import (
     alignment_rows,
     is_packed,
@@ -126,7 +125,6 @@ def train_align(
     out: Path,
     *,
     miner: RankerStage | None = None,
-    reference: RankerStage | None = None,
     references: Path | None = None,
 ) -> Path:
     """Align a model on chosen and rejected titles; return the folder of the weights.
@@ -136,14 +134,12 @@ def train_align(
     Args:
         inputs: shared inputs of the run.
         section: settings of the alignment.
-        start: folder of the initial weights, which are also the reference unless another is given; None: the base
-            model.
+        start: folder of the initial weights, which are also the reference; None: the base model.
         out: folder of the stage.
         miner: ranker that mines the negatives, if the section names one.
-        reference: ranker that is the reference, if the section names one.
         references: folder for the starting model's log-probabilities, which alignments can share. Default: `out`.
     """
-    trainer = align_trainer(inputs, section, start, out, miner=miner, reference=reference, references=references)
+    trainer = align_trainer(inputs, section, start, out, miner=miner, references=references)
     return train_to_weights(trainer, out)
 
 
@@ -154,7 +150,6 @@ def align_trainer(
     out: Path,
     *,
     miner: RankerStage | None = None,
-    reference: RankerStage | None = None,
     references: Path | None = None,
     vectors: Tensor | None = None,
 ) -> training.SoftmaxDPOTrainer:
@@ -174,12 +169,6 @@ def align_trainer(
         # Each answer must be among the titles that compete; a candidate set can hold items outside the log.
         ids = data.catalogue.ids if held_out else [i for i in data.catalogue.ids if i in listed]
         scores = answer_scores(examples, data, section, held_out=held_out)
-        known = None
-        if reference is not None:
-            ranker = load_ranker(section, reference, "validation" if held_out else "train")
-            known = answer_log_probs(ranker, data.catalogue.ids, examples)
-        if trait(find_loss(section.loss), "needs_ranker"):
-            scores = known
         return training.PreferenceDataset(
             _encode(examples, data, model, encoder, "target-first", sequences),
             # Examples from the log may have fewer than `num_negatives` rejected items.
@@ -187,7 +176,6 @@ def align_trainer(
             negatives=section.negatives,
             seed=seed,
             scores=scores,
-            ref_logps=known,
             groups=sequences,
         ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
