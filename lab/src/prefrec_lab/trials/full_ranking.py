@@ -706,8 +706,8 @@ def readme_block(measured: Sequence[Measured], protocol: Protocol, table: dict[s
         f"The rules allow one evaluation of the test examples. {often}"
         f"Measured at `{table['commit']}` ([Results](docs/results.md))."
     )
-    wrapped = [wrapped(text) for text in (said, aligned, made)]
-    return "\n\n".join([*wrapped[:2], markdown({"columns": SHOWN, "rows": rows}), wrapped[2]])
+    parts = [wrapped(text) for text in (said, aligned, made)]
+    return "\n\n".join([*parts[:2], markdown({"columns": SHOWN, "rows": rows}), parts[2]])
 
 
 if __name__ == "__main__":

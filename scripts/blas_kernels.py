@@ -1,7 +1,7 @@
 """Print what numeric tests run on: versions, CPU, and the kernels of torch and of numpy's and scipy's BLAS.
 
-    python scripts/kernels.py           the facts
-    python scripts/kernels.py --other   a value of OPENBLAS_CORETYPE that chooses other kernels on this CPU, if any
+    python scripts/blas_kernels.py          the facts
+    python scripts/blas_kernels.py --other  a value of OPENBLAS_CORETYPE for other kernels on this CPU, if any
 
 Results differ by rounding between kernels, so tests that hold with one can fail on another CPU.
 """
