@@ -80,7 +80,9 @@ def test_seen_items_equal_the_slow_twin(name, log, min_history, length, seed, ke
 def test_prepared_data_know_the_past(shop, tmp_path, options, hidden):
     """`hidden`: without held-out interactions some of it would be taken for unseen."""
     paths = shop(users=24, items=80, length=16)
-    log = pl.read_csv(paths["interactions"]).sort("user_id", "timestamp")
+    log = pl.read_csv(paths["interactions"]).with_columns(pl.col("timestamp") + 1_500_000_000)
+    log = log.sort("user_id", "timestamp")
+    log.write_csv(paths["interactions"])
     config = PrepareConfig(source="files", candidates={"size": 5}, history_length=2, **options, **paths)
     write_prepared(prepare(config), tmp_path / "data")
     data = read_prepared(tmp_path / "data")

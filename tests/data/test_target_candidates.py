@@ -51,6 +51,20 @@ def test_blind_rules_find_targets_of_uniform_lists_and_are_at_chance_in_lists_of
         assert all(least < rate < most for rate in (newest, rarest, common)), (kind, newest, rarest, common)
 
 
+def test_the_note_on_candidates_speaks_of_ages_only_where_there_are_dates(tmp_path):
+    dated = " ".join(drifting_shop(tmp_path).protocol["notes"])
+    assert "never-sold items are more than twice as common" in dated
+    assert "an item's age would reveal the target" in dated
+    # Each user's lines are in temporal order, too, if the lines of the whole log are.
+    log = pl.read_csv(tmp_path / "log.csv").sort("timestamp").with_row_index("n")
+    log.select("user_id", "item_id", timestamp="n").write_csv(tmp_path / "log.csv")
+    files = {"source": "files", "interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
+    counted = " ".join(prepare(PrepareConfig(**files, split="user", candidates={"size": SIZE})).protocol["notes"])
+    assert "items without training interactions are more than twice as common" in counted
+    assert "never-sold" not in counted
+    assert "age would" not in counted
+
+
 def test_each_item_is_the_target_of_one_in_size_of_its_lists(tmp_path):
     data = drifting_shop(tmp_path, candidates={"kind": "targets", "size": SIZE})
     known = set(data.train_interactions["item_id"])

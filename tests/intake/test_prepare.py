@@ -6,10 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from prefrec.data import PreparedData
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 from prefrec.intake import PrepareConfig, prepare
 
 
@@ -147,3 +148,24 @@ def test_users_must_be_those_of_the_log(shop, tmp_path, capsys):
     users.write_text("user_id,plan\n0,free\n1,paid\n")
     with pytest.raises(DataError, match=r"users\.csv: none of its 2 users .* is among the 8 users of the log"):
         shop_data(shop(), users=users)
+
+
+@pytest.mark.parametrize(
+    ("start", "timestamp", "what"),
+    [
+        (0, "timestamp", "numbers that are too small for dates, such as positions"),
+        (1_500_000_000, "file-order", "the order of the lines"),
+    ],
+)
+def test_positions_and_the_order_of_lines_are_not_split_by_time(tmp_path, start, timestamp, what):
+    """The log is sorted by user, so that its last lines are those of the last users."""
+    rows = [(f"u{u}", f"i{(u + n) % 40}", start + n) for u in range(30) for n in range(10)]
+    pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
+    items = [{"item_id": f"i{n}", "title": f"Thing {n}"} for n in range(40)]
+    pl.DataFrame(items).write_csv(tmp_path / "items.csv")
+    files = {"source": "files", "interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
+    columns = {"timestamp": timestamp}
+    config = PrepareConfig(**files, columns=columns, split="time")
+    with pytest.raises(ConfigError, match=f"split time needs dates, .* are {what}: .*choose --split leave-last-out"):
+        prepare(config)
+    assert len(prepare(PrepareConfig(**files, columns=columns, split="leave-last-out")).test) == 30

@@ -19,7 +19,7 @@ from tiny_run import ITEMS
 def log(tmp_path_factory):
     """20 of the shop's items for each of 30 users, at times of their own; and the path of the file."""
     rng = np.random.default_rng(0)
-    times = rng.permutation(30 * 20).tolist()
+    times = (1_500_000_000 + rng.permutation(30 * 20)).tolist()
     taken = [(f"u{user}", f"i{item}") for user in range(30) for item in rng.permutation(ITEMS)[:20].tolist()]
     rows = [(*pair, time) for pair, time in zip(taken, times, strict=True)]
     path = tmp_path_factory.mktemp("log") / "log.csv"

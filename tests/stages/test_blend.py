@@ -58,7 +58,7 @@ def finished(recipe, tmp_path_factory):
 def test_weights_are_written_and_the_blend_is_in_both_tables(finished):
     weights = Weights.from_json(json.loads((finished / "rankers/blend/blend.json").read_text()))
     assert weights.logits[""].names == ("title TF-IDF", "window co-occurrence", "popularity")
-    assert set(weights.logits) == {"", "title TF-IDF", "window co-occurrence", "time"}
+    assert set(weights.logits) == {"", "title TF-IDF", "window co-occurrence", "item popularity"}
     assert weights.reranked.names == ("blend", "zero-shot")  # a title model reorders the best
     metrics = json.loads((finished / "metrics.json").read_text())
     for block in ("evaluation", "full_catalogue"):
@@ -69,7 +69,7 @@ def test_weights_are_written_and_the_blend_is_in_both_tables(finished):
 def test_the_table_says_what_each_part_adds(finished):
     full = json.loads((finished / "metrics.json").read_text())["full_catalogue"]
     added = {c["against"] for c in full["comparisons"] if c["ranker"] == "blend"} - {full["best_reference"]}
-    assert added == {f"blend without {part}" for part in (*PARTS, "time")}
+    assert added == {f"blend without {part}" for part in (*PARTS, "item popularity")}
     assert not any("without" in name for name in full["metrics"])
     assert not any("without" in name for group in full["groups"].values() for name in group["metrics"])
 
@@ -155,7 +155,7 @@ def test_a_title_model_that_has_nothing_to_learn_from_reorders_nothing(
     rec = Recommender(inputs.data, stage)
     history = inputs.data.test[0].history
     assert len(rec.recommend(history, 5)) == 5
-    assert {*rec.explain(history, "i3")[0].parts} == {"noise", "time"}
+    assert {*rec.explain(history, "i3")[0].parts} == {"noise", "item popularity"}
 
 
 def test_two_blends_load_a_common_part_once_and_share_its_scores(finished, recipe, tmp_path):
@@ -295,7 +295,7 @@ def test_a_blend_without_a_part_counts_no_validation_targets_for_validation_rows
     made = BlendStage(inputs, BlendConfig(parts=parts), tmp_path, {n: BaselineStage(inputs, n) for n in parts})
     made.make()
     weights, rows = Weights.from_json(json.loads((tmp_path / "blend.json").read_text())), inputs.data.validation
-    for excluded in (*parts, "time"):
+    for excluded in (*parts, "item popularity"):
         less = made.without[excluded]
         for split, loaded in (("validation", less.on("validation").load(4)), ("test", less.load(4))):
             fast, _ = made.parts.rankers(split, 4)
@@ -568,10 +568,10 @@ def test_a_part_that_the_log_does_not_allow_is_left_out_and_told(finished, recip
     def entry(*parts):
         return BlendStage(inputs, BlendConfig(parts=parts), tmp_path, before)
 
-    assert entry("popularity", "EASE").without.keys() == {"popularity", "EASE", "time"}
+    assert entry("popularity", "EASE").without.keys() == {"popularity", "EASE", "item popularity"}
     monkeypatch.setattr(ease, "memory_bytes", lambda: 0)
     smaller = entry("popularity", "EASE", "newest first")
-    assert smaller.without.keys() == {"popularity", "time"}
+    assert smaller.without.keys() == {"popularity", "item popularity"}
     smaller.make()
     told = " ".join("".join(capsys.readouterr()).split())
     assert "blend: EASE is left out: it inverts a matrix of" in told
@@ -608,8 +608,8 @@ def test_a_selected_blend_has_another_key_and_shows_what_its_parts_add(finished,
         entry.make()
     left_out = Weights.from_json(json.loads((tmp_path / "True/blend.json").read_text())).left_out
     assert "random" in left_out
-    assert [e.name for e in whole.ablations] == [f"blend without {part}" for part in (*parts, "time")]
-    kept = [part for part in (*parts, "time") if part not in left_out]
+    assert [e.name for e in whole.ablations] == [f"blend without {part}" for part in (*parts, "item popularity")]
+    kept = [part for part in (*parts, "item popularity") if part not in left_out]
     assert [e.name for e in selected.ablations] == [f"blend without {part}" for part in kept]
     rows = inputs.data.test[:3]
     without = selected.without["random"].load(4)

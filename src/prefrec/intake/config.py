@@ -131,8 +131,8 @@ class PrepareConfig(Section):
     )
     split: SplitName | None = Field(
         None,
-        description="leave-last-out: test on each user's last item. time: cut all users at two points in time. "
-        "user: test on later users, as in the papers. time-share: train on the first 80% of each "
+        description="leave-last-out: test on each user's last item. time: cut all users at two points in time; "
+        "needs dates. user: test on later users, as in the papers. time-share: train on the first 80% of each "
         "user's interactions; validate on the rest of a fifth of the users, test on the others. "
         "given: the data's own split. Default: given if there is one, otherwise leave-last-out.",
     )

@@ -16,7 +16,7 @@ from prefrec.data import splits
 from prefrec.data.candidates import SampledCandidates
 from prefrec.data.rows import LazyExamples, RankingExample
 from prefrec.data.times import LONE_GAP, SUBSECOND, log_end, most_lone, time_columns
-from prefrec.data.types import COUNTED, FORMAT_VERSION, SPLITS, Catalogue, PreparedData
+from prefrec.data.types import COUNTED, FORMAT_VERSION, SPLITS, Catalogue, PreparedData, has_dates
 from prefrec.errors import ConfigError, DataError, without_secrets
 from prefrec.intake.config import PrepareConfig
 from prefrec.intake.cuts import Change, Cut, GivenCut, OwnCut, Parts, log_keys
@@ -27,9 +27,11 @@ from prefrec.intake.sources.base import Source
 # Fraction of tied interactions below which no note is made.
 _FEW_TIES = 0.05
 _CHOSEN = (
-    "never-sold items are more than twice as common among targets as in the catalogue, so negatives are the targets "
-    "of other examples (candidates.kind targets); with uniform negatives, an item's age would reveal the target"
+    "{items} are more than twice as common among targets as in the catalogue, so negatives are the targets of other "
+    "examples (candidates.kind targets); with uniform negatives, {fact} would reveal the target"
 )
+_OF_DATES = {"items": "never-sold items", "fact": "an item's age"}
+_OF_ORDER = {"items": "items without training interactions", "fact": "an item's number of interactions"}
 
 
 def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bool = False) -> PreparedData:
@@ -65,6 +67,7 @@ class Preparation:
         sequences: the same, sorted (`sort`).
         sampler: samples candidates that their users have not touched (`sort`).
         users: attributes of users, or None (`sort`).
+        has_dates: whether times are dates rather than counters (`filter`).
     """
 
     source: Source
@@ -73,6 +76,7 @@ class Preparation:
     sequences: splits.Sequences
     sampler: SampledCandidates
     users: pl.DataFrame | None
+    has_dates: bool
 
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config
@@ -92,6 +96,9 @@ class Preparation:
         """Choose the interactions and items to use. Raise DataError if no interaction is left."""
         source, config = self.source, self.config
         warn_of_ids(source.interactions, source.catalogue.frame["item_id"])
+        if config.split_name == "time":
+            _check_dates(config, source.interactions)
+        self.has_dates = has_dates(source.interactions)
         log, self.counts = _filter_log(source.interactions, config)
         self.log = splits.before_tests(log, config.fold)
         self.catalogue = _used_items(source, self.log, config)
@@ -152,7 +159,7 @@ class Preparation:
                 f"{unused} catalogue items without interactions were dropped; `unseen_items` keeps new items"
             )
         if (config.candidates.kind, kind) == ("auto", "targets"):
-            notes.append(_CHOSEN)
+            notes.append(_CHOSEN.format(**(_OF_DATES if self.has_dates else _OF_ORDER)))
         return {
             "format_version": FORMAT_VERSION,
             "prefrec": version("prefrec"),
@@ -305,6 +312,23 @@ def _time_note(config: PrepareConfig, source: Source) -> list[str]:
     times = source.interactions["timestamp"].to_numpy()
     counted = ": too small for dates; they only give an order" if times.max() < COUNTED else ""
     return [f"times from {_day(times.min())} to {_day(times.max())}{counted}"]
+
+
+def _check_dates(config: PrepareConfig, log: pl.DataFrame) -> None:
+    """Raise ConfigError if a log to be split by time has no dates.
+
+    Numbers of lines and positions order the interactions of one user, but not those of different users: a split by
+    them would test the users at the end of the file, or those with the longest histories.
+    """
+    if has_dates(log):
+        return
+    is_order = config.columns.timestamp == FILE_ORDER
+    times = "the order of the lines" if is_order else "numbers that are too small for dates, such as positions"
+    raise ConfigError(
+        f"split time needs dates, but the times of this log are {times}: name a column of dates with "
+        "--columns.timestamp (`columns.timestamp` in a recipe), or choose --split leave-last-out, time-share or user "
+        "(`split` in a recipe)"
+    )
 
 
 def _doubt_notes(config: PrepareConfig, log: pl.DataFrame) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data.parquet import Shrink
+from prefrec.data.types import has_dates
 from prefrec.errors import DataError
 from prefrec.intake import readers
 from prefrec.intake.config import ColumnNames, PrepareConfig
@@ -188,13 +189,14 @@ def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
     n_items = log["item_id"].n_unique()
     shortest = 3 if (lengths >= 5).mean() >= 0.5 else 1
     long_enough = (lengths >= shortest + 2).mean()
-    early, late = (rows["item_id"] for rows in (log.head(len(log) * 8 // 10), log.tail(len(log) // 10)))
-    new = 1 - late.is_in(early.unique().to_list()).sum() / max(len(late), 1)
+    early, last = (rows["item_id"] for rows in (log.head(len(log) * 8 // 10), log.tail(len(log) // 10)))
+    new = 1 - last.is_in(early.unique().to_list()).sum() / max(len(last), 1)
+    late = f"{new:.0%} of the last tenth of the log are new items"
     # With a split by time and uniform negatives, popularity and the order of ids rank candidates well.
-    split = Setting("split", "leave-last-out", f"or time: {new:.0%} of the last tenth of the log are new items")
+    split = Setting("split", "leave-last-out", f"or time: {late}" if has_dates(log) else "each user's next item")
     if long_enough < 0.1:
         why = f"only {long_enough:.0%} of users have the {shortest + 2} items that leave-last-out needs"
-        split = Setting("split", "time", why)
+        split = Setting("split", "time" if has_dates(log) else "user", why)
     usual = 0 if keeps else int(np.quantile(lengths, _WITH_ROOM, method="lower"))
     size = max(2, min(_MOST_CANDIDATES, n_items - usual))
     few = f" (there are {n_items} items, and a user may have {usual} of them)" if size < _MOST_CANDIDATES else ""

@@ -20,12 +20,11 @@ from prefrec.errors import ConfigError
 from prefrec.rankers.attributes import Comparison, attribute_name, check_attribute
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.item_features import POPULARITY, TIME, feature_part
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
 
 BLEND_FILE = "blend.json"
 """File of the learnt weights, in the folder of the stage."""
-TIME = "time"
-"""Name of the item features (`time_features`) as a part, for the blend without them."""
 RERANKED = 50
 """Number of a blend's best items that title models rerank."""
 FOLDS = 4
@@ -64,8 +63,9 @@ class BlendConfig(RankerConfig):
     def _each_once(self) -> Self:
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
-        if TIME in self.parts:
-            raise ValueError(f"parts: {TIME!r} is the name of the item features: give the ranker another name")
+        for name in (POPULARITY, TIME):
+            if name in self.parts:
+                raise ValueError(f"parts: {name!r} is the name of item features: give the ranker another name")
         if common := {*self.parts}.intersection(self.attribute_names):
             raise ValueError(f"parts: {common.pop()!r} is the name of an attribute: give the ranker another name")
         return self
@@ -165,9 +165,9 @@ class BlendRanker:
     Args:
         name: name in tables.
         parts: rankers to blend; those that were left out are not queried.
-        times: item features.
+        times: item features; those that were left out do not count.
         weights: learnt weights.
-        excluded: name of a part, or `TIME`, to blend without. Default: none.
+        excluded: name of a part, `POPULARITY` or `TIME`, to blend without. Default: none.
         out_of_fold: score each user with weights learnt from the other folds.
     """
 
@@ -183,7 +183,9 @@ class BlendRanker:
         self.name = name
         kept = weights.units.keys() - {excluded}
         self.parts = [part for part in parts if part.name in kept]
-        self.times = None if excluded == TIME else times
+        self.times = times
+        left_out = {excluded, *weights.left_out}
+        self.of_items = [n for n, feature in enumerate(times.names) if feature_part(feature) not in left_out]
         self.weights = weights
         whole = weights.logits[excluded if excluded in weights.logits else ""]
         self.logits = weights.folds if out_of_fold else (whole,)
@@ -191,14 +193,20 @@ class BlendRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
         columns = [scaled(checked_scores(part, examples), self.weights.units[part.name]) for part in self.parts]
-        times = None if self.times is None else self.times(examples)
+        columns += self._item_columns(examples)
         if len(self.logits) > 1:
-            return utilities(self.logits, _joined(columns, times), examples)
-        of_items = [] if times is None else [times[..., number] for number in range(times.shape[2])]
-        return self.logits[0].utility_of([*columns, *of_items])
+            return utilities(self.logits, _joined(columns), examples)
+        return self.logits[0].utility_of(columns)
+
+    def _item_columns(self, examples: Sequence[RankingExample]) -> list[NDArray[np.float32]]:
+        """Return the item features that count, [B, C] each."""
+        if not self.of_items:
+            return []
+        times = self.times(examples)
+        return [times[..., number] for number in self.of_items]
 
     def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
-        """Return part, or `TIME` → its term [B] in the utility of `item`, up to a constant."""
+        """Return part, `POPULARITY` or `TIME` → its term [B] in the utility of `item`, up to a constant."""
         logit = self.logits[0]
         rows = np.arange(len(examples))
         columns = [e.candidates.index(item) for e in examples]
@@ -207,9 +215,11 @@ class BlendRanker:
         for part, weight in zip(self.parts, per_unit, strict=False):
             scores = checked_scores(part, examples)[rows, columns]
             terms[part.name] = weight * scaled(scores, self.weights.units[part.name]).astype(np.float64)
-        if self.times is not None:
-            times = self.times(examples)[rows, columns].astype(np.float64)
-            terms[TIME] = times @ per_unit[len(self.parts) :]
+        of_items = zip(self.of_items, self._item_columns(examples), per_unit[len(self.parts) :], strict=True)
+        for number, values, weight in of_items:
+            name = feature_part(self.times.names[number])
+            term = weight * values[rows, columns].astype(np.float64)
+            terms[name] = terms[name] + term if name in terms else term
         return terms
 
     def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
@@ -327,31 +337,30 @@ def rerank_features(
 def learn_weights(
     parts: Sequence[Ranker], times: Times, examples: Sequence[RankingExample], *, select: bool = False
 ) -> Weights:
-    """Return the weights of a blend, learnt on these examples with all parts, and without each part or `TIME`.
+    """Return the weights of a blend, learnt on these examples with all parts, and without each of them.
 
-    With `select`, parts that do not help are left out (`select_parts`).
+    Item features are the parts `POPULARITY` and `TIME`. With `select`, parts that do not help are left out
+    (`select_parts`).
     """
     scores = {part.name: checked_scores(part, examples) for part in parts}
     units = {name: unit_of(values) for name, values in scores.items()}
-    features = _joined([scaled(values, units[name]) for name, values in scores.items()], times(examples))
+    items = times(examples)
+    columns = [scaled(values, units[name]) for name, values in scores.items()]
+    features = _joined([*columns, *(items[..., number] for number in range(items.shape[2]))])
     names = [*scores, *times.names]
+    part_of = [*scores, *map(feature_part, times.names)]
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
-    left_out = select_parts(features, targets, names, len(scores), examples) if select else {}
+    left_out = select_parts(features, targets, part_of, len(scores), examples) if select else {}
     if left_out:
-        # A part may have the name of an item feature, such as popularity.
-        stay = [n for n, name in enumerate(names) if n >= len(scores) or name not in left_out]
+        stay = [n for n, part in enumerate(part_of) if part not in left_out]
         features = _columns(features, stay)
-        names = [names[n] for n in stay]
+        names, part_of = ([of[n] for n in stay] for of in (names, part_of))
         units = {name: unit for name, unit in units.items() if name not in left_out}
     whole = fit_logit(features, targets, names)
     logits = {"": whole}
-    for excluded in (*units, TIME) if len(names) > 1 else ():
-        kept = []
-        for n, name in enumerate(names):
-            # A part may have the name of an item feature, so that the name alone does not say which is excluded.
-            is_excluded = name == excluded if n < len(units) else excluded == TIME
-            if not is_excluded:
-                kept.append(n)
+    kept_parts = dict.fromkeys(part_of)
+    for excluded in kept_parts if len(kept_parts) > 1 else ():
+        kept = [n for n, part in enumerate(part_of) if part != excluded]
         start = whole.weights[kept]
         logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
     folds = cross_fitted(whole, features, targets, examples)
@@ -361,39 +370,44 @@ def learn_weights(
 def select_parts(
     features: Features,
     targets: NDArray[np.int64],
-    names: Sequence[str],
-    parts: int,
+    part_of: Sequence[str],
+    rankers: int,
     examples: Sequence[RankingExample],
 ) -> dict[str, tuple[float, float]]:
     """Return the parts to leave out, by backward elimination → what each adds to an example, and its standard error.
 
     The part that adds least to the log-likelihood of the examples, per standard error, is left out if that is at most
     one standard error; and so on with the others. Likelihoods are cross-fitted: those of a user are of weights learnt
-    from other users. Errors are clustered by user. At least one part stays.
+    from other users. Errors are clustered by user. At least one ranker stays, because item features alone would give
+    all users the same answer.
 
     Args:
-        features: [B, C, F], those of the parts first.
+        features: [B, C, F], those of the rankers first.
         targets: [B] column of each example's target.
-        names: [F] names of the features.
-        parts: number of parts.
+        part_of: [F] name of the part of each feature; item features may share one.
+        rankers: number of rankers.
         examples: [B] examples.
     """
     features = _sampled_columns(features, targets)
-    kept = list(range(len(names)))
+    kept = list(range(len(part_of)))
     left_out: dict[str, tuple[float, float]] = {}
-    logps = cross_fitted_logps(features, names, examples)
-    while sum(n < parts for n in kept) > 1:
-        without = {n: [other for other in kept if other != n] for n in kept if n < parts}
+    logps = cross_fitted_logps(features, part_of, examples)
+    while True:
+        has_one_ranker = sum(n < rankers for n in kept) == 1
+        removable = dict.fromkeys(part_of[n] for n in kept if n >= rankers or not has_one_ranker)
+        if not removable:
+            break
+        without = {part: [n for n in kept if part_of[n] != part] for part in removable}
         less = {
-            n: cross_fitted_logps(_columns(features, some), [names[i] for i in some], examples)
-            for n, some in without.items()
+            part: cross_fitted_logps(_columns(features, some), [part_of[n] for n in some], examples)
+            for part, some in without.items()
         }
-        gains = {n: _mean_by_user(logps - other, examples) for n, other in less.items()}
-        weakest = min(gains, key=lambda n: gains[n][0] / max(gains[n][1], 1e-12))
+        gains = {part: _mean_by_user(logps - other, examples) for part, other in less.items()}
+        weakest = min(gains, key=lambda part: gains[part][0] / max(gains[part][1], 1e-12))
         gain, error = gains[weakest]
         if gain > error:
             break
-        left_out[names[weakest]] = gain, error
+        left_out[weakest] = gain, error
         kept = without[weakest]
         logps = less[weakest]
     return left_out
@@ -480,10 +494,9 @@ def weights_sentence(name: str, weights: Weights) -> str:
     return f"{name}: weights learnt on {whole.n:,} validation examples: {terms(whole)}{more}"
 
 
-def _joined(columns: Sequence[NDArray[np.float32]], times: Features | None) -> Features:
-    """Return features [B, C, F] of columns [B, C], and of the times of items [B, C, T] after them."""
-    by_feature = [*columns, *([] if times is None else times.transpose(2, 0, 1))]
-    return np.stack(by_feature).transpose(1, 2, 0)
+def _joined(columns: Sequence[NDArray[np.float32]]) -> Features:
+    """Return features [B, C, F] of columns [B, C]."""
+    return np.stack(columns).transpose(1, 2, 0)
 
 
 def _plain(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:

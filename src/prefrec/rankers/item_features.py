@@ -23,6 +23,8 @@ NEAR = 7
 """Days before and after the time of an example whose interactions `blind_features` count."""
 YOUNG = 30
 """Days after its first interaction that an item counts as young."""
+POPULARITY, TIME = "item popularity", "time"
+"""Names of the item features as parts of a blend: popularity so far, and all that need dates (`feature_part`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +175,7 @@ class ItemFeatures:
 
 
 def time_features(has_dates: bool) -> dict[str, Feature]:
-    """Return the item features of a blend: popularity so far, recent popularity and age.
+    """Return the item features of a blend: popularity so far, and with dates recent popularity and age.
 
     Age is −log1p(days), and an item without interactions has age 0. There is no flag for such items, because
     validation examples have too few of them to learn its weight.
@@ -186,6 +188,11 @@ def time_features(has_dates: bool) -> dict[str, Feature]:
     features["−log age"] = lambda h, t: -np.log1p(h.age(t))
     features[f"younger than {YOUNG} days"] = lambda h, t: (h.age(t) < YOUNG).astype(np.float32)
     return features
+
+
+def feature_part(name: str) -> str:
+    """Return the part of a blend to which a feature of `time_features` belongs: `POPULARITY` or `TIME`."""
+    return POPULARITY if name == "popularity" else TIME
 
 
 def blind_features(catalogue: Catalogue, log: pl.DataFrame) -> dict[str, Feature]:

@@ -23,7 +23,6 @@ from prefrec.rankers.blend import (
     BLEND_FILE,
     FOLDS,
     RERANKED,
-    TIME,
     BlendConfig,
     BlendRanker,
     RerankedBlend,
@@ -33,7 +32,7 @@ from prefrec.rankers.blend import (
     learn_weights,
     weights_sentence,
 )
-from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
+from prefrec.rankers.item_features import POPULARITY, TIME, ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes
 from prefrec.rankers.reward import RewardRanker
 from prefrec.rankers.softmax import FoldRanker
@@ -92,6 +91,7 @@ class BlendStage(RankerStage):
             return stage_key(refit=self.first.key, parts=parts)
         return stage_key(
             blend=sorted(self.config.parts),
+            item_features=[POPULARITY, TIME],
             rows=self.config.rows,
             parts=parts,
             data=self.inputs.data_key,
@@ -114,7 +114,7 @@ class BlendStage(RankerStage):
         return self.load_without("", "validation", batch_size)
 
     def load_without(self, excluded: str, split: str, batch_size: int) -> Ranker:
-        """Load the blend for examples of a split, without a part, or without `TIME`; "": the whole blend.
+        """Load the blend for examples of a split, without a part, `POPULARITY` or `TIME`; "": the whole blend.
 
         Each validation example is scored with weights learnt from other users. Only the whole blend has such weights.
         """
@@ -149,8 +149,9 @@ class BlendStage(RankerStage):
 
     @cached_property
     def without(self) -> dict[str, RankerStage]:
-        """Part, or `TIME` → the blend without it. The difference is what the part adds."""
-        return {part: WithoutPart(self, part) for part in (*self.parts.names, TIME)}
+        """Part, `POPULARITY` or `TIME` → the blend without it. The difference is what the part adds."""
+        of_items = (POPULARITY, TIME) if self.inputs.data.has_dates else (POPULARITY,)
+        return {part: WithoutPart(self, part) for part in (*self.parts.names, *of_items)}
 
     @property
     def ablations(self) -> list[RankerStage]:
@@ -205,7 +206,7 @@ class BlendStage(RankerStage):
 
 
 class WithoutPart(View):
-    """A blend without one of its parts, or without `TIME`."""
+    """A blend without one of its parts, `POPULARITY` or `TIME`."""
 
     of: BlendStage
 
