@@ -24,7 +24,7 @@ from rich.table import Table
 
 from generated_requests import PATHS, ask
 from prefrec.console import say, track
-from reliability import answers, clocks, crashes, disks, parts
+from reliability import answers, clocks, crashes, disks, memory, parts
 from reliability.children import call
 from reliability.corpus import CASES, Place, make_place, verdict
 from reliability.damage import damage_files
@@ -66,6 +66,7 @@ SHARES = {
     "mixed": ("a run replaced under an open recommender", 1),
     "threads": ("16 threads on one recommender", 1),
     "clients": ("clients that do not read or do not end", 2),
+    "memory": ("a run on 20,000 items, its peak memory", 3),
     "configs": ("hostile configurations", 2),
     "inputs": ("malformed inputs", 2),
     "bytes": ("bytes of any kind (hypothesis)", 2),
@@ -139,6 +140,7 @@ def soak(minutes: float, folder: Path, seed: int, only: Collection[str] = tuple(
     do("mixed", lambda part: _mixed(part, folder / "mixed", seed, until("mixed")))
     do("threads", lambda part: parts.threads(part, folder / "threads", until("threads")))
     do("clients", lambda part: parts.clients(part, place().run, folder / "clients", until("clients")))
+    do("memory", lambda part: memory.within_memory(part, folder / "memory"))
     do("configs", lambda part: parts.configs(part, folder / "configs", seed, until("configs")))
     do("inputs", lambda part: _corpus(part, place(), folder))
     do("bytes", lambda part: _bytes(part, folder, seed, until("bytes")))
