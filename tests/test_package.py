@@ -15,7 +15,11 @@ import prefrec_server
 import prefrec_systems
 
 PACKAGES = (prefrec, prefrec_server, prefrec_systems, prefrec_lab)
-MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}."))
+LOCUSTFILE = "prefrec_lab.bench.load_clients"
+"""Importing locust lets gevent replace the threads and sockets of the whole process, which harms all later tests."""
+MODULES = sorted(
+    m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}.") if m.name != LOCUSTFILE
+)
 PARTS = ("data", "intake", "intake.sources", "prompts", "training", "rankers", "evaluation", "report")
 EXPORTING = ("prefrec", *(f"prefrec.{part}" for part in PARTS))
 

@@ -3,11 +3,12 @@
 from collections import defaultdict
 from dataclasses import replace
 
+import polars as pl
 import pytest
 
 from prefrec.data import LazyExamples, read_prepared, seen_items, write_prepared
 from prefrec.data.refit import continued, with_validation
-from prefrec.data.types import TESTED
+from prefrec.data.types import COUNTED, TESTED
 from prefrec.data.update import MARK
 from prefrec.intake import prepare
 
@@ -18,7 +19,12 @@ PAIR = ["user_id", "item_id"]
 def data(request, recipe, tmp_path_factory):
     """Prepared data of each split, as a run reads them."""
     folder = tmp_path_factory.mktemp("data")
-    config = recipe.data.model_copy(update={"split": request.param, "min_history": 2, "max_test_rows": 12})
+    changes = {"split": request.param, "min_history": 2, "max_test_rows": 12}
+    if request.param == "time":  # it needs dates, and the times of that log are counters
+        dated = pl.col("timestamp") + COUNTED
+        pl.read_csv(recipe.data.interactions).with_columns(dated).write_csv(folder / "dated.csv")
+        changes["interactions"] = folder / "dated.csv"
+    config = recipe.data.model_copy(update=changes)
     write_prepared(prepare(config), folder)
     return read_prepared(folder)
 
