@@ -97,7 +97,8 @@ class PrepareConfig(Section):
     source: str = Field(
         "movielens-100k",
         description="Reader of the data. files: your own log and catalogue. windows: ready-made examples. "
-        "movielens-100k: without a path, the copy in package recbole. movielens-csv: ratings.csv and "
+        "sequences: a line of items per user, or a JSON object of user → items, as published benchmarks "
+        "have them. movielens-100k: without a path, the copy in package recbole. movielens-csv: ratings.csv and "
         "movies.csv. With prefrec-lab also lastfm-hetrec, lastfm-published (leaks), published-json "
         "(train, val and test JSON of the S-DPO scripts), goodreads and goodreads-windows. Other "
         "packages may add more.",
@@ -105,12 +106,13 @@ class PrepareConfig(Section):
     path: Path | None = Field(None, description="Folder of the source. Default: the embedded MovieLens-100K.")
     interactions: Path | None = Field(
         None,
-        description="files, goodreads: the log (.csv, .tsv, .parquet, RecBole .inter; .gz too). files also takes "
-        "a folder, a pattern or an address of Parquet files.",
+        description="files, goodreads, sequences: the log (.csv, .tsv, .parquet, RecBole .inter; .gz too; text or "
+        "JSON for sequences). files also takes a folder, a pattern or an address of Parquet files.",
     )
     more_interactions: list[Path] = Field([], description="files: later parts of the log, with the same columns.")
     items: Path | None = Field(
-        None, description="files, goodreads, windows: the catalogue with titles. lastfm-published: artists.dat."
+        None,
+        description="files, goodreads, windows, sequences: the catalogue with titles. lastfm-published: artists.dat.",
     )
     row_files: dict[Literal["train", "validation", "test"], Path] | None = Field(
         None,
@@ -121,10 +123,10 @@ class PrepareConfig(Section):
         None, description="files: table of user attributes. Studies group users by them; prompts do not use them."
     )
     columns: ColumnNames = Field(
-        default_factory=lambda: ColumnNames(), description="files, windows: names of the columns."
+        default_factory=lambda: ColumnNames(), description="files, windows, sequences: names of the columns."
     )
     encoding: str = Field(
-        "utf-8", description="files, windows, movielens-csv: encoding of text files that are not UTF-8."
+        "utf-8", description="files, windows, sequences, movielens-csv: encoding of text files that are not UTF-8."
     )
     domain: Literal["movies", "music", "books", "generic"] | None = Field(
         None, description="Domain of the prompt templates. Default: the source's domain."
@@ -185,11 +187,11 @@ class PrepareConfig(Section):
     duplicate_titles: DuplicateTitles | None = Field(
         None,
         description="What to do with ids that share a title. error: stop. merge: make them one item. number: call "
-        "the second 'Title (2)'. Default: error for files, merge for goodreads, number for windows.",
+        "the second 'Title (2)'. Default: error for files, merge for goodreads, number for windows and sequences.",
     )
     missing_titles: Literal["error", "drop"] = Field(
         "error",
-        description="files, goodreads, windows, movielens-*: stop at items without a title, or drop their "
+        description="files, goodreads, windows, sequences, movielens-*: stop at items without a title, or drop their "
         "interactions.",
     )
     # Excluded from dumps if it is not set, so that stage keys are the same as without this field.

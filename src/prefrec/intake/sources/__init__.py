@@ -17,6 +17,7 @@ _OURS = {
     "movielens-csv": "movielens:CSV",
     "windows": "windows:WINDOWS",
     "files": "files:FILES",
+    "sequences": "sequences:SEQUENCES",
 }
 
 

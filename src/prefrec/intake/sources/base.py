@@ -9,17 +9,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from html import unescape
 from html.entities import html5
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import polars.selectors as cs
+from pydantic import TypeAdapter, ValidationError
 
 from prefrec.data.titles import clean_titles
 from prefrec.data.types import Catalogue, PreparedData, Window
 from prefrec.errors import DataError
 from prefrec.intake.ids import other_spelling
-from prefrec.intake.readers import as_text, check_ids, refuse_bad
+from prefrec.intake.readers import as_text, check_ids, pick_columns, read_table, read_text, refuse_bad
 from prefrec.intake.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _PART_ENDINGS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 # Column of the catalogue → field of `ColumnNames`.
 CATALOGUE_FIELDS = {"item_id": "catalogue_item", "title": "title"}
+_TITLES_JSON = TypeAdapter(dict[str, str | dict[str, Any]])
 _ID = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"\[\]()]+)""")
 
 
@@ -206,6 +209,53 @@ def without_entities(text: str) -> str:
 
 def _decoded(entity: re.Match[str]) -> str:
     return html5.get(f"{entity[1]};", entity[0]) if entity[1] else unescape(entity[0])
+
+
+def read_catalogue(path: Path, config: PrepareConfig) -> pl.DataFrame:
+    """Return the catalogue of `clean_catalogue` from a table, or from a JSON object by item id.
+
+    The values of the JSON object are titles, or objects with a title and further columns, as in LC-Rec's and LETTER's
+    `*.item.json`.
+    """
+    columns = config.columns
+    if name_before(path, [".json"]):
+        table = check_ids(_catalogue_of_json(path, config.encoding, columns.title), "item_id", path)
+    else:
+        table = read_table(path, config.encoding)
+        usual = [c for c in (columns.item, "item_id", "id") if c in table.columns]
+        item_column = usual[0] if usual else columns.item
+        names = {"item_id": columns.catalogue_item or item_column, "title": columns.title}
+        names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
+        table = pick_columns(table, names, path, options=CATALOGUE_FIELDS)
+    return clean_catalogue(table, path, columns.title)
+
+
+def _catalogue_of_json(path: Path, encoding: str, title: str) -> pl.DataFrame:
+    """Return `item_id, title` and the text columns of a JSON object of id → title or id → object with a title."""
+    try:
+        values = _TITLES_JSON.validate_json(read_text(path, encoding))
+    except ValidationError as e:
+        problem = e.errors()[0]["msg"]
+        raise DataError(
+            f'{path}: expected one JSON object of id → title, such as {{"1": "Calculator"}}, or of id → object with '
+            f'a title, such as {{"1": {{"title": "Calculator", "brand": "Casio"}}}} ({problem})'
+        ) from None
+    rows = [{title: value} if isinstance(value, str) else value for value in values.values()]
+    for item, row in zip(values, rows, strict=True):
+        if title not in row:
+            raise DataError(
+                f"{path}: item {item!r} has no field {title!r} (it has {', '.join(row) or 'no fields'}); name the "
+                "field with --columns.title (`columns.title` in a recipe)"
+            )
+    names = [name for name in dict.fromkeys(chain.from_iterable(rows)) if name not in (title, "item_id")]
+    table = {"item_id": [*values], "title": [_json_text(row[title]) for row in rows]}
+    return pl.DataFrame(table | {name: [_json_text(row.get(name)) for row in rows] for name in names})
+
+
+def _json_text(value: Any) -> str | None:
+    """Return a JSON value as text: the elements of a list are joined by commas, and null and "" are null."""
+    texts = [str(v).strip() for v in (value if isinstance(value, list) else [value]) if v is not None]
+    return ", ".join(text for text in texts if text) or None
 
 
 def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
 
 from prefrec.data.times import SUBSECOND, time_columns
 from prefrec.data.types import LOG_SCHEMA, SPLITS, Catalogue, Window
@@ -17,26 +16,24 @@ from prefrec.intake import readers
 from prefrec.intake.config import ColumnNames, PrepareConfig
 from prefrec.intake.readers import FILE_ORDER
 from prefrec.intake.sources.base import (
-    CATALOGUE_FIELDS,
     GivenSplit,
     Source,
     SourceKind,
     check_log,
-    clean_catalogue,
     find_split_files,
     name_before,
     parse_lists,
+    read_catalogue,
 )
 from prefrec.intake.times import parse_timestamps, time_notes
 from prefrec.intake.titles import resolve_duplicates
 
-_TITLES_JSON = TypeAdapter(dict[str, str])
 _TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", ".jsonl", ".ndjson")
 _TITLES = (".json", ".item", ".csv", ".tsv", ".parquet", ".pq")
 # Beginnings of the names of title files. RecBole's `.item` may have any name.
 _TITLE_NAMES = ("id2name", "id2title", "item", "title", "catalog")
-# Default names of the column with an example's items. The second is RecBole's.
-_LISTS = ("item_ids", "item_id_list", "history")
+# Default names of the column with an example's items. The second is RecBole's, the last MiniOneRec's.
+_LISTS = ("item_ids", "item_id_list", "history", "history_item_id")
 # Our column → field of `ColumnNames`.
 _FIELDS = {"user_id": "user", "items": "item_list", "target": "item", "timestamp": "timestamp"}
 
@@ -67,7 +64,7 @@ def windows(config: PrepareConfig) -> Source:
     """
     files, titles = find_window_files(config.path, config.row_files or {}, config.items)
     train_file, min_history = files["train"], config.min_history
-    items, renamed, notes = resolve_duplicates(_read_titles(titles, config), config.duplicate_titles or "number")
+    items, renamed, notes = resolve_duplicates(read_catalogue(titles, config), config.duplicate_titles or "number")
     read = {part: read_rows(path, config.columns, config.encoding) for part, path in files.items()}
     rows = {part: [_renamed(row, renamed) for row in file.rows] for part, file in read.items()}
     notes += [note for file in read.values() for note in file.notes]
@@ -131,26 +128,6 @@ def find_window_files(
             f"{', '.join(p.name for p in candidates) or 'none'}. Name it with --items (`items` in a recipe)"
         )
     return files, candidates[0]
-
-
-def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
-    columns = config.columns
-    if name_before(path, [".json"]):
-        try:
-            titles = _TITLES_JSON.validate_json(readers.read_text(path, config.encoding))
-        except ValidationError as e:
-            problem = e.errors()[0]["msg"]
-            expected = f'{path}: expected one JSON object of id → title, such as {{"1": "Calculator"}}'
-            raise DataError(f"{expected} ({problem})") from None
-        table = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
-        table = readers.check_ids(table, "item_id", path)
-    else:
-        table = readers.read_table(path, config.encoding)
-        usual = [c for c in (columns.item, "item_id", "id") if c in table.columns]
-        item_column = usual[0] if usual else columns.item
-        names = {"item_id": columns.catalogue_item or item_column, "title": columns.title}
-        table = readers.pick_columns(table, names, path, options=CATALOGUE_FIELDS)
-    return clean_catalogue(table, path, columns.title)
 
 
 def _renamed(row: Row, renamed: Mapping[str, str]) -> Row:
