@@ -40,6 +40,7 @@ from prefrec.recommend.questions import (
     Selection,
     answer_all,
     best_blocks,
+    logged,
     logged_lists,
     logged_users,
     user_ids,
@@ -424,7 +425,7 @@ class Recommender:
     def _blocks(
         self, out: Path | None, is_csv: bool, selection: Selection, lists: pl.DataFrame, last: int
     ) -> Iterator[pl.DataFrame]:
-        """Yield the answers for the users of `lists`, whose `last` items (0: all) are the history."""
+        """Yield the answers for users of a frame like that of `logged_lists`, whose `last` items are the history."""
         parts = out and out.with_name(f".{out.name}.parts")
         rules = selection.rules.model_dump()
         about: Any = {"ranker": self.stage.key, "model": self.stage.model, "rules": rules, "k": selection.k}
@@ -433,7 +434,7 @@ class Recommender:
         kept: list[Path] = []
         for start in track(blocks, f"{self.stage.name}: {len(lists):,} users"):
             block = lists[start : start + size]
-            queries = {user: (items[-last:], items) for user, items in block.iter_rows()}
+            queries = {user: logged(items, touched, last) for user, items, touched in block.iter_rows()}
             part = parts and parts / f"{stage_key(**about, users=queries)}.parquet"
             yield self._part(part, queries, selection)
             kept += [part] if part else []
@@ -445,7 +446,7 @@ class Recommender:
             shutil.rmtree(parts, ignore_errors=True)
 
     def _given_lists(self, histories: Mapping[Any, Items]) -> pl.DataFrame:
-        """Return the columns `user_id` and `items` of histories by user."""
+        """Return histories by user as a frame like that of `logged_lists`."""
         users = user_ids(histories.keys(), "histories")
         named = [[_name(item) for item in _listed(history)] for history in histories.values()]
         # Each name is looked up once, since many histories have the same items.
@@ -457,8 +458,9 @@ class Recommender:
             raise DataError(
                 f"histories: two keys stand for user {twice!r}, as 1 and '1' do; keep one history per user"
             )
-        schema = pl.Schema({"user_id": pl.String(), "items": pl.List(pl.String())})
-        return pl.DataFrame({"user_id": [*rows], "items": [*rows.values()]}, schema)
+        listed = pl.List(pl.String())
+        schema = pl.Schema({"user_id": pl.String(), "items": listed, "touched": listed})
+        return pl.DataFrame({"user_id": [*rows], "items": [*rows.values()], "touched": [[]] * len(rows)}, schema)
 
     def _part(self, kept: Path | None, queries: Log, selection: Selection) -> pl.DataFrame:
         """Return the answers for some users, read from the file `kept` if it exists, otherwise written to it."""
@@ -538,12 +540,9 @@ class Recommender:
         """Return the query of a user of the log, or an empty one."""
         if user is None:
             return (), ()
-        (query,) = self._logged(user_ids(user, "user")).values()
-        return query
-
-    def _logged(self, users: list[str]) -> Log:
         self._check_log()
-        return logged_users(self.data, users)
+        (query,) = logged_users(self.data, user_ids(user, "user")).values()
+        return query
 
     def _check_log(self) -> None:
         """Raise DataError if there is no log of users."""

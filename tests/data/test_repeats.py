@@ -154,8 +154,10 @@ def test_a_core_counts_users_and_items_not_purchases(tmp_path):
     data = _prepared(tmp_path, user_core=12, item_core=4)
     log = pl.concat(log.select("user_id", "item_id") for log in data.logs).unique()
     whole = _prepared(tmp_path)
-    assert log.group_by("item_id").len()["len"].min() >= 4
-    assert log.group_by("user_id").len()["len"].min() >= 12
+    used = log.filter(pl.len().over("user_id") >= 12)
+    assert used.group_by("item_id").len()["len"].min() >= 4
+    assert {*data.train_interactions["user_id"]} <= {*used["user_id"]}
+    assert {*log["user_id"]} - {*used["user_id"]}  # the others are served, and nothing is learnt from them
     assert 0 < data.protocol["counts"]["interactions"] < whole.protocol["counts"]["interactions"]
 
 

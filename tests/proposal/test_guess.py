@@ -311,7 +311,7 @@ def test_lists_fit_the_items_that_are_kept(tmp_path):
     room = guess(*files, ColumnNames(), "utf-8", 30).room
     assert (found["candidates"]["size"], found["history_length"], room) == (15, 23, 1)
     data = _prepared(*files, found)
-    assert "1 users dropped: fewer than 14 unseen items (candidates.size)" in data.summary
+    assert "1 users without examples: fewer than 14 unseen items (candidates.size); they are answered" in data.summary
     assert len(data.test) == 200
     assert "all" not in {e.user_id for e in (*data.train, *data.validation, *data.test)}
 

@@ -155,13 +155,14 @@ def test_ids_of_users_are_texts_or_whole_numbers():
         st.tuples(st.sampled_from(USERS), st.sampled_from(CATALOGUE.ids), st.integers(0, 3)), max_size=30
     ),
     later=st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(CATALOGUE.ids), st.integers(0, 9)), max_size=9),
+    beside=st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(CATALOGUE.ids), st.none()), max_size=9),
 )
-def test_users_are_found_as_in_the_whole_log(learnt, later):
-    log, held_out = make_log(learnt), make_log(later)
+def test_users_are_found_as_in_the_whole_log(learnt, later, beside):
+    log, held_out, touched = make_log(learnt), make_log(later), make_log(beside)
     settings = {"config": {"history_length": 2}}
-    data = PreparedData(CATALOGUE, [], [], [], log, settings, held_out_interactions=held_out)
+    data = PreparedData(CATALOGUE, [], [], [], log, settings, None, held_out, touched=touched)
     users = LoggedUsers(data)
-    assert users.ids == sorted({user for user, *_ in (*learnt, *later)})
+    assert users.ids == sorted({user for user, *_ in (*learnt, *later, *beside)})
     for user in USERS:
         if user in users.ids:
             assert users.query(user) == logged_users(data, [user])[user]

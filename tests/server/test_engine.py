@@ -338,8 +338,8 @@ def test_a_ranker_of_lists_alone_can_be_the_default(run, monkeypatch, names):
 
 
 def test_the_log_is_read_once_for_all_users(run, monkeypatch):
-    read = Mock(side_effect=questions.history_lists)
-    monkeypatch.setattr(questions, "history_lists", read)
+    read = Mock(side_effect=questions.user_logs)
+    monkeypatch.setattr(questions, "user_logs", read)
     engine = open_engine(run, ["popularity"])
     for user in ("u01", "u03", "u01"):
         (asked,) = engine.recommend(RecommendRequest(user_id=user)).questions

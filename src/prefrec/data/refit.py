@@ -35,6 +35,7 @@ def with_validation(data: PreparedData) -> PreparedData:
         data,
         train=_training_examples(data, log),
         validation=[],
+        unmeasured=None,
         train_interactions=log.drop(PLACE),
         held_out_interactions=later,
     )
@@ -76,7 +77,8 @@ def _with_targets(
 def _training_examples(data: PreparedData, log: pl.DataFrame) -> Sequence[RankingExample]:
     """Return the training examples and those of validation, of a longer log.
 
-    Its column `PLACE` has the row of each interaction in the training log; it is empty for new interactions.
+    Candidates that are sampled on access also make examples of the targets that validation leaves out. The column
+    `PLACE` of the log has the row of each interaction in the training log; it is empty for new interactions.
     """
     train = data.train
     is_sampled = isinstance(train, LazyExamples) and isinstance(train.candidate_sets, SampledCandidates)
@@ -88,7 +90,7 @@ def _training_examples(data: PreparedData, log: pl.DataFrame) -> Sequence[Rankin
     is_new = log[PLACE].is_null().to_numpy()
     is_target = np.zeros(len(log), dtype=bool)
     is_target[~is_new] = was_target[log[PLACE].drop_nulls().to_numpy()]
-    indexed, targets = log.with_row_index("at"), data.targets(data.validation)
+    indexed, targets = log.with_row_index("at"), data.validation_targets
     at = np.isin(indexed["at"], indexed.join(targets, on=[*data.identity], how="semi")["at"])
     is_target |= is_new & at
     runs = log["user_id"].rle().struct

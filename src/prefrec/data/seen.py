@@ -1,33 +1,31 @@
-"""Items that the user of a held-out example saw before its target: training and earlier held-out interactions."""
+"""What is known of a user. Every entry point reads it here.
+
+| question | history | what is not answered | what rankers have learnt |
+|---|---|---|---|
+| a validation example | up to the target | touched before the target | the training interactions |
+| a test example | up to the target | touched before the target | training and validation interactions |
+| a client's, about a user | the whole log | touched at any time | training and validation interactions |
+
+The log of a user are the interactions that pass the filters (`PreparedData.logs`), with test targets, whether or not
+the user has examples. What is touched are all interactions of the source, also those that filters drop
+(`PreparedData.touched`). `PreparedData.known_interactions` are what rankers have learnt, or count, of all users.
+Limits of measured rows shorten none of these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from prefrec.data.rows import RankingExample
-from prefrec.data.splits import Sequences, Targets
 from prefrec.data.types import LOG_SCHEMA, PreparedData
 from prefrec.errors import DataError
 
 
 class UnknownUserError(DataError):
     """The log has no user with this id."""
-
-
-def held_out(sequences: Sequences, targets: Sequence[Targets], learn: NDArray[np.bool_]) -> pl.DataFrame:
-    """Return the interactions up to each user's last target, without those to learn from.
-
-    `learn` is a mask of the sequences' interactions. The result has the columns and the order of `sequences.frame`.
-    """
-    last = np.full(len(sequences.users), -1, dtype=np.int32)
-    for rows in targets:
-        np.maximum.at(last, rows[:, 0], rows[:, 1])
-    before = sequences.positions <= np.repeat(last, sequences.lengths)
-    return sequences.frame.filter(pl.Series(before & ~learn))
 
 
 def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[str]]:
@@ -42,21 +40,26 @@ def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[s
 def items_before(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[str]]:
     """Return the items [B] that the user of each validation or test example saw before the target.
 
-    These are the history, the user's training interactions, and the held-out interactions before the target. The
-    target is among them if the user saw it before.
+    These are the history, the user's training interactions, the held-out interactions before the target, and what
+    the user touched besides the log at an earlier time. The target is among them if the user saw it before.
     """
     users = {e.user_id for e in rows}
     learnt, held_out = _by_user(data.train_interactions, users), _by_user(data.held_out_interactions, users)
-    keys = {}
+    touched = _by_user(data.touched, users, "timestamp", "item_id")
+    places: dict[Any, tuple[int, int]] = {}
     if data.held_out_interactions is not None:
         later = data.held_out_interactions.filter(pl.col("user_id").is_in(list(users)))
-        places = later.with_columns(place=pl.int_range(pl.len()).over("user_id")).select(*data.identity, "place")
-        keys = {tuple(key): place for *key, place in places.iter_rows()}
+        place = pl.int_range(pl.len()).over("user_id")
+        numbered = later.select(*data.identity, place=place, time="timestamp")
+        places = {tuple(key): (number, time) for *key, number, time in numbered.iter_rows()}
     seen = []
     for e, target in zip(rows, data.targets(rows).iter_rows(), strict=True):
         # Training targets, and those of data without held-out interactions, are not in this log.
-        before = held_out.get(e.user_id, [])[: keys.get(target, 0)]
-        seen.append({*e.history, *learnt.get(e.user_id, ()), *before})
+        number, now = places.get(target, (0, None))
+        found = {*e.history, *learnt.get(e.user_id, ()), *held_out.get(e.user_id, [])[:number]}
+        if now is not None:
+            found.update(item for time, item in touched.get(e.user_id, ()) if time is not None and time < now)
+        seen.append(found)
     return seen
 
 
@@ -65,23 +68,33 @@ def user_histories(data: PreparedData, users: Collection[str] | None = None) -> 
 
     Raise UnknownUserError if a user is not in the log.
     """
-    return dict(history_lists(data, users).iter_rows())
+    return dict(user_logs(data, users).select("user_id", "items").iter_rows())
 
 
-def history_lists(data: PreparedData, users: Collection[str] | None = None) -> pl.DataFrame:
-    """Return a frame of `user_histories`: the columns `user_id` and `items`, a list."""
+def user_logs(data: PreparedData, users: Collection[str] | None = None) -> pl.DataFrame:
+    """Return what a client's question about these users (default: all users) is answered from.
+
+    The frame has the columns `user_id`, `items` (all items of the log, oldest first) and `touched` (items besides the
+    log, which are not answered either). Users are in the given order, by default sorted. A user of whom filters have
+    left nothing has no `items`. Raise UnknownUserError if a user is not known.
+    """
     log = pl.concat(log.select(*LOG_SCHEMA) for log in data.logs)
-    log = log if users is None else log.filter(pl.col("user_id").is_in(list(users)))
+    beside = log.clear() if data.touched is None else data.touched
+    if users is not None:
+        log, beside = (frame.filter(pl.col("user_id").is_in(list(users))) for frame in (log, beside))
     log = log.sort("user_id", "timestamp", maintain_order=True)
     lists = log.group_by("user_id", maintain_order=True).agg(items="item_id")
+    offered = pl.col("item_id").filter(pl.col("item_id").is_in(data.catalogue.ids))
+    touched = beside.group_by("user_id", maintain_order=True).agg(touched=offered)
+    lists = lists.join(touched, on="user_id", how="full", coalesce=True, maintain_order="left_right")
+    empty = pl.col("items", "touched").fill_null([])
     if users is None:
-        return lists
+        return lists.with_columns(empty).sort("user_id")
     asked = pl.DataFrame({"user_id": list(dict.fromkeys(users))}, schema={"user_id": pl.String})
-    lists = asked.join(lists, on="user_id", how="left", maintain_order="left")
-    unknown = lists.filter(pl.col("items").is_null())
+    unknown = asked.join(lists, on="user_id", how="anti", maintain_order="left")
     if len(unknown):
         raise unknown_user(unknown["user_id"][0])
-    return lists
+    return asked.join(lists, on="user_id", how="left", maintain_order="left").with_columns(empty)
 
 
 def unknown_user(user: str) -> UnknownUserError:
@@ -89,9 +102,11 @@ def unknown_user(user: str) -> UnknownUserError:
     return UnknownUserError(f"user {user!r} is not in the run's log")
 
 
-def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list[str]]:
-    """Return these users' items in the order of the log."""
+def _by_user(log: pl.DataFrame | None, users: Collection[str], *columns: str) -> dict[str, list[Any]]:
+    """Return these users' items in the order of the log, or tuples of these columns."""
     if log is None:
         return {}
-    chosen = log.filter(pl.col("user_id").is_in(list(users)))
-    return dict(chosen.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
+    value = pl.struct(columns) if columns else pl.col("item_id")
+    chosen = log.filter(pl.col("user_id").is_in(list(users))).select("user_id", value=value)
+    found = dict(chosen.group_by("user_id", maintain_order=True).agg("value").iter_rows())
+    return {user: [tuple(row.values()) for row in rows] for user, rows in found.items()} if columns else found

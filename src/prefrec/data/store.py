@@ -35,8 +35,11 @@ from prefrec.files import Writer, check_end, read_whole, write_together
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *SPLITS)
-# Tables that may be absent. Examples do not depend on users and held-out ones, which `prepared_digest` ignores.
-_OPTIONAL = ("users", "held_out", "touched")
+# Tables that may be absent. What users touched besides the log is in two: `touched` has those pairs that are no
+# candidates of training examples, `besides` has all and their times.
+_OPTIONAL = ("users", "held_out", "touched", "unmeasured", "besides")
+# The optional tables that models depend on. Nothing is learnt from users, nor from the rest of the held-out log.
+_DECISIVE = ("touched", "unmeasured", "besides")
 # Examples, or users, that are held in memory as text or keys at a time.
 _BLOCK = 10_000
 _READ = (1, 2, FORMAT_VERSION)
@@ -47,6 +50,8 @@ _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "held_out": LOG_SCHEMA,
     "users": {"user_id": pl.String},
     "touched": {"user_id": pl.String, "item_id": pl.String},
+    "unmeasured": LOG_SCHEMA,
+    "besides": LOG_SCHEMA,
     "drawn": {"interaction": pl.UInt32},
     **dict.fromkeys(SPLITS, EXAMPLE_SCHEMA),
 }
@@ -69,6 +74,7 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     touched = _touched(data.train, len(data.train_interactions))
     optional = {"users": data.users, "held_out": data.held_out_interactions, "touched": touched}
+    optional |= {"unmeasured": data.unmeasured, "besides": data.touched}
     tables = {"items": data.catalogue.frame, "interactions": data.train_interactions}
     tables |= {name: frame for name, frame in optional.items() if frame is not None}
     writers: dict[Path, Writer] = {folder / f"{n}.parquet": partial(_write_table, t) for n, t in tables.items()}
@@ -124,10 +130,11 @@ def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | No
 def prepared_digest(folder: Path) -> str:
     """Return the SHA-256 of everything in prepared data that models depend on: examples, items and domain.
 
-    Copying or moving the folder does not change it, nor do tables of users and held-out interactions.
+    Copying or moving the folder does not change it, nor do tables of users and held-out interactions, of which models
+    learn what the examples and `unmeasured` name.
     """
     digest = hashlib.sha256()
-    for name in (*_TABLES, "touched"):
+    for name in (*_TABLES, *_DECISIVE):
         path = folder / f"{name}.parquet"
         if name in _TABLES or path.exists():
             check_end(path)
@@ -175,8 +182,8 @@ def read_prepared(folder: Path) -> PreparedData:
         except (KeyError, TypeError):
             lacks = f"{folder / PROTOCOL}: the settings of the training examples are missing"
             raise DataError(f"{lacks}; prepare the data again") from None
-    users, held_out = tables.get("users"), tables.get("held_out")
-    return PreparedData(catalogue, parts["train"], parts["validation"], parts["test"], log, protocol, users, held_out)
+    more = [tables.get(name) for name in ("users", "held_out", "unmeasured", "besides")]
+    return PreparedData(catalogue, parts["train"], parts["validation"], parts["test"], log, protocol, *more)
 
 
 def _sampled(
@@ -226,7 +233,8 @@ def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame
     for column, kind in _SCHEMAS[name].items():
         if frame.schema.get(column) != kind:
             raise DataError(f"{path}: no column {column!r} of type {kind}; prepare the data again")
-        _refuse(frame[column].is_null(), path, f"{column} is empty")
+        if (name, column) != ("besides", "timestamp"):
+            _refuse(frame[column].is_null(), path, f"{column} is empty")
     if name in _ONCE:
         _refuse(frame[_ONCE[name]].is_duplicated(), path, f"another row has the same {_ONCE[name]}")
     if name in SPLITS:

@@ -103,9 +103,16 @@ class PreparedData(ByValue):
         protocol: source, split, candidates, seeds and counts, as plain JSON values.
         users: `user_id` and attributes such as age or gender, all text, one row per user, or None. They group users
             in studies and are not part of any prompt.
-        held_out_interactions: other interactions of the users of validation and test examples, up to each user's last
-            target, with the same columns. Nothing learns from them; `seen_items` reads them. None in data of an
-            earlier prefrec.
+        held_out_interactions: all other interactions of the log, with the same columns, also of users without
+            examples. Rankers learn the `validation_interactions` among them, and nothing the rest. None if there is
+            no such log.
+        unmeasured: `user_id, item_id, timestamp` of the targets of validation examples that the data leave out, by
+            `max_validation_rows` or for want of candidates. They are learnt like the others. None: there are none.
+        touched: `user_id, item_id, timestamp` of what users touched besides these logs, because filters dropped it.
+            It is never answered to them, and full ranking leaves out what was touched before the target. A time that
+            is not known is null. None: nothing was touched besides.
+
+    `prefrec.data.seen` says what of these is known of a user.
     """
 
     catalogue: Catalogue
@@ -116,6 +123,8 @@ class PreparedData(ByValue):
     protocol: dict[str, Any] = field(default_factory=dict)
     users: pl.DataFrame | None = None
     held_out_interactions: pl.DataFrame | None = None
+    unmeasured: pl.DataFrame | None = None
+    touched: pl.DataFrame | None = None
 
     @property
     def domain(self) -> str:
@@ -169,9 +178,9 @@ class PreparedData(ByValue):
         ]
         facts, repeats = self.protocol["split_facts"], counts.get("repeats_dropped")
         short, full = (facts.get(f"users_{why}") for why in ("too_short", "without_room"))
-        lines += [f"{short:,} users dropped: history too short"] if short else []
+        lines += [f"{short:,} users without examples: history too short; they are answered"] if short else []
         few = f"fewer than {candidates['size'] - 1} unseen items (candidates.size)"
-        lines += [f"{full:,} users dropped: {few}"] if full else []
+        lines += [f"{full:,} users without examples: {few}; they are answered"] if full else []
         if repeats:
             lines.append(f"{repeats:,} repeated interactions dropped; `repeats: keep` keeps them")
         if kept := counts.get("repeats_kept"):
@@ -220,15 +229,16 @@ class PreparedData(ByValue):
 
     @cached_property
     def validation_interactions(self) -> pl.DataFrame:
-        """The held-out interactions of validation users up to their last validation target.
+        """The held-out interactions of users up to their last validation target.
 
-        Test examples of an earlier run, which an update holds out to measure forgetting, are not among them.
+        Limits of measured rows do not shorten them: targets of examples that are left out count, too. Test examples
+        of an earlier run, which an update holds out to measure forgetting, are not among them.
         """
         later = self.held_out_interactions
         if later is None:
             return self.train_interactions.clear()
         same = [*self.identity]
-        targets = self.targets(self.validation).unique().with_columns(is_target=True)
+        targets = self.validation_targets.unique().with_columns(is_target=True)
         marked = later.join(targets, on=same, how="left", maintain_order="left")
         # Held-out interactions are in the order of users and time.
         still_to_come = pl.col("is_target").fill_null(False).reverse().cum_max().reverse().over("user_id")
@@ -236,17 +246,20 @@ class PreparedData(ByValue):
         tested = pl.DataFrame(self.protocol.get("split_facts", {}).get(TESTED, []), self.identity, orient="row")
         return known.join(tested, on=same, how="anti", maintain_order="left")
 
+    @property
+    def validation_targets(self) -> pl.DataFrame:
+        """The targets of validation examples, also of those that are left out: a frame of the `identity` columns."""
+        targets = self.targets(self.validation)
+        return targets if self.unmeasured is None else pl.concat([targets, self.unmeasured.select(*self.identity)])
+
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
         if name == "train" or not self.has_dates or self.held_out_interactions is None or self.keeps_repeats:
             return list(rows)  # with repeats, examples have their time already
-        times = (self._held_out_times.get((e.user_id, e.target)) for e in rows)
+        later = self.held_out_interactions.select(*LOG_SCHEMA)
+        asked = self.targets(rows).unique()  # the log may be far longer
+        known = {(user, item): time for user, item, time in later.join(asked, on=[*_PAIR], how="semi").iter_rows()}
+        times = (known.get((e.user_id, e.target)) for e in rows)
         return [e if e.time == time else replace(e, time=time) for e, time in zip(rows, times, strict=True)]
-
-    @cached_property
-    def _held_out_times(self) -> dict[tuple[str, str], int]:
-        """(user, item) → time of the held-out interactions."""
-        log = cast(pl.DataFrame, self.held_out_interactions)
-        return {(user, item): time for user, item, time in log.select("user_id", "item_id", "timestamp").iter_rows()}
 
 
 def has_dates(log: pl.DataFrame) -> bool:

@@ -13,7 +13,6 @@ from rich.markup import escape
 from prefrec.console import warn
 from prefrec.data import PreparedData, read_prepared, write_prepared
 from prefrec.data.rows import RankingExample
-from prefrec.data.types import TESTED
 from prefrec.files import write_text
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.plan import Plan, planned
@@ -105,11 +104,11 @@ def without_names(data: PreparedData) -> PreparedData:
         kept = [c for c in log.columns if c in ("user_id", "item_id", "timestamp")]
         return log.select(kept).with_columns(pl.col("user_id").replace_strict(numbers, return_dtype=pl.String))
 
-    later = None if data.held_out_interactions is None else renamed(data.held_out_interactions)
+    later = None if data.held_out_interactions is None else renamed(data.validation_interactions)
+    unmeasured = None if data.unmeasured is None else renamed(data.unmeasured)
     validation: list[RankingExample] = [replace(e, user_id=numbers[e.user_id]) for e in data.validation]
     config: dict[str, Any] = {"history_length": data.history_length}
     config |= {"repeats": "keep"} if data.keeps_repeats else {}
     shown: dict[str, Any] = {"domain": data.domain, "config": config, EXPORTED: True}
-    if tested := data.protocol.get("split_facts", {}).get(TESTED):
-        shown["split_facts"] = {TESTED: [(numbers[user], *key) for user, *key in tested if user in numbers]}
-    return PreparedData(data.catalogue, [], validation, [], renamed(data.train_interactions), shown, None, later)
+    learnt = renamed(data.train_interactions)
+    return PreparedData(data.catalogue, [], validation, [], learnt, shown, None, later, unmeasured)

@@ -157,7 +157,11 @@ class PrepareConfig(Section):
     )
     history_length: int = Field(10, ge=1, description="Longest history, in items.")
     min_history: int = Field(3, ge=1, description="Drop examples with a shorter history.")
-    min_rating: float | None = Field(None, description="Drop interactions with a lower rating. Default: keep all.")
+    min_rating: float | None = Field(
+        None,
+        description="Drop interactions with a lower rating. Default: keep all. Their items are not "
+        "recommended to the user.",
+    )
     validation_share: float = Field(
         0.08,
         ge=0,
@@ -202,10 +206,16 @@ class PrepareConfig(Section):
     )
     max_train_rows: int | None = Field(None, ge=1, description="Keep N random training examples. Default: all.")
     max_validation_rows: int | None = Field(
-        None, ge=1, description="Keep N validation examples, of random whole users. Default: all."
+        None,
+        ge=1,
+        description="Measure N validation examples, of random whole users. Default: all. The others are learnt and "
+        "served all the same.",
     )
     max_test_rows: int | None = Field(
-        None, ge=1, description="Keep N test examples, of random whole users. Default: all."
+        None,
+        ge=1,
+        description="Measure N test examples, of random whole users. Default: all. The others are served all the "
+        "same.",
     )
     seed: int = Field(0, ge=0, description="Random seed for ties, samples and candidates.")
 

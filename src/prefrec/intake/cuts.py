@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.console import track
-from prefrec.data import seen, splits
+from prefrec.data import splits
 from prefrec.data.candidates import (
     SampledCandidates,
     item_weights,
@@ -25,7 +25,7 @@ from prefrec.data.candidates import (
 )
 from prefrec.data.rows import CandidateSets, LazyExamples, RankingExample
 from prefrec.data.target_candidates import auto_kind, target_candidates
-from prefrec.data.types import SPLITS
+from prefrec.data.types import LOG_SCHEMA, SPLITS
 from prefrec.errors import DataError
 from prefrec.intake.config import PrepareConfig
 from prefrec.intake.sources.base import GivenSplit
@@ -47,7 +47,9 @@ class Cut(ABC):
         learn: which interactions of the sequences to learn from [n].
         learnt: their items.
         interactions: the interactions to learn from.
-        held_out: other interactions, up to each user's last target.
+        held_out: all other interactions.
+        unmeasured: targets of the validation examples that are left out (`kept_rows`), as interactions.
+        undated: `user_id, item_id, timestamp` of interactions that are not learnt and have no order. Times are empty.
         owners: user of each example, for validation and test.
         targets: target of each example, for validation and test.
         facts: counts for the protocol, such as of dropped users.
@@ -58,6 +60,8 @@ class Cut(ABC):
     learnt: NDArray[np.int32]
     interactions: pl.DataFrame
     held_out: pl.DataFrame
+    unmeasured: pl.DataFrame
+    undated: pl.DataFrame
     owners: dict[str, NDArray[Any]]
     targets: dict[str, NDArray[Any]]
     facts: dict[str, Any]
@@ -158,9 +162,14 @@ class OwnCut(Cut):
     def _place(self, split: splits.Split) -> None:
         """Find where the examples of a split are in the sequences, and what is held out."""
         rows, facts = _kept_rows(self.config, split.rows, self.sampler)
+        left_out = _left_out(split.rows["validation"], rows["validation"])
         split.rows.clear()  # a row takes 8 bytes, its position 4
         self.learn, self.facts = split.learn, split.facts | facts
-        self.held_out = seen.held_out(self.sequences, [rows[part] for part in SPLITS[1:]], split.learn)
+        self.held_out = self.sequences.frame.filter(pl.Series(~split.learn))
+        self.undated = self.held_out.select(*LOG_SCHEMA).clear()
+        self.unmeasured = self.sequences.frame.select(*LOG_SCHEMA)[
+            self.sequences.offsets[left_out[:, 0]] + left_out[:, 1]
+        ]
         self.items = indices(self.sequences.items, self.ids)
         # On disk, a training example is only the position of its target in the training interactions.
         self.offsets = dict.fromkeys(SPLITS, self.sequences.offsets)
@@ -214,12 +223,15 @@ class GivenCut(Cut):
         self.learn = np.isin(pairs, log_keys(given.learn, sequences.users, ids))
         self.learnt = self.items[self.learn]
         self.interactions = sequences.frame.filter(pl.Series(self.learn))
-        self.held_out = self.interactions.clear()  # without an order, it is unknown what came before an example
-        if given.ordered:
-            owners, targets = (np.concatenate([*of_split.values()]) for of_split in (self.owners, self.targets))
-            later = np.isin(pairs, owners * len(ids) + targets)
-            rows = np.column_stack([pairs[later] // len(ids), sequences.positions[later]])
-            self.held_out = seen.held_out(sequences, [rows], self.learn)
+        others = sequences.frame.filter(pl.Series(~self.learn))
+        left_out = _left_out(coded["validation"], self.coded["validation"])
+        self.held_out, self.undated = others, others.select(*LOG_SCHEMA).clear()
+        self.unmeasured = sequences.frame.select(*LOG_SCHEMA).filter(
+            pl.Series(np.isin(pairs, left_out[:, 0] * len(ids) + left_out[:, 2]))
+        )
+        if not given.ordered:  # then it is unknown what came before an example
+            self.undated = others.select("user_id", "item_id", timestamp=pl.lit(None, pl.Int64))
+            self.held_out, self.unmeasured = others.clear(), self.unmeasured.clear()
 
     def build(self, part: str, sets: CandidateSets) -> list[RankingExample]:
         """Return the examples of a part."""
@@ -246,6 +258,13 @@ def _kept_rows(
             sampler.check(short)
         kept[part] = roomy[sample_rows(config, part, roomy[:, 0])]
     return kept, {"users_without_room": len(short)} if len(short) else {}
+
+
+def _left_out(rows: NDArray[Any], kept: NDArray[Any]) -> NDArray[Any]:
+    """Return the examples, with their users and positions in the first two columns, that are not among the kept."""
+    users, places = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
+    length = 1 + int(places.max(initial=0))
+    return rows[~np.isin(users * length + places, kept[:, 0].astype(np.int64) * length + kept[:, 1])]
 
 
 def _only_target(_: Any, owners: Any, positions: Any, targets: NDArray[np.int32]) -> list[list[int]]:

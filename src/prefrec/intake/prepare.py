@@ -16,10 +16,11 @@ from prefrec.data import splits
 from prefrec.data.candidates import SampledCandidates
 from prefrec.data.rows import LazyExamples, RankingExample
 from prefrec.data.times import LONE_GAP, SUBSECOND, log_end, most_lone, time_columns
-from prefrec.data.types import COUNTED, FORMAT_VERSION, SPLITS, Catalogue, PreparedData, has_dates
+from prefrec.data.types import COUNTED, FORMAT_VERSION, LOG_SCHEMA, SPLITS, Catalogue, PreparedData, has_dates
 from prefrec.errors import ConfigError, DataError, without_secrets
 from prefrec.intake.config import PrepareConfig
 from prefrec.intake.cuts import Change, Cut, GivenCut, OwnCut, Parts, log_keys
+from prefrec.intake.filters import filter_log, touched_besides
 from prefrec.intake.ids import warn_of_ids
 from prefrec.intake.readers import FILE_ORDER
 from prefrec.intake.sources.base import Source
@@ -64,7 +65,10 @@ class Preparation:
         notes: notes for the protocol.
         catalogue: the items that are used (`filter`).
         log: the interactions that are used (`filter`); empty after `sort`.
-        sequences: the same, sorted (`sort`).
+        served: interactions of users whom `user_core` drops, which are only histories for clients (`filter`).
+        dropped: interactions that filters drop (`filter`); empty after `sort`.
+        touched: the items in them (`touched_besides`), or None (`sort`).
+        sequences: the log, sorted (`sort`).
         sampler: samples candidates that their users have not touched (`sort`).
         users: attributes of users, or None (`sort`).
         has_dates: whether times are dates rather than counters (`filter`).
@@ -73,6 +77,9 @@ class Preparation:
     source: Source
     catalogue: Catalogue
     log: pl.DataFrame
+    served: pl.DataFrame
+    dropped: list[pl.DataFrame]
+    touched: pl.DataFrame | None
     sequences: splits.Sequences
     sampler: SampledCandidates
     users: pl.DataFrame | None
@@ -99,20 +106,22 @@ class Preparation:
         if config.split_name == "time":
             _check_dates(config, source.interactions)
         self.has_dates = has_dates(source.interactions)
-        log, self.counts = _filter_log(source.interactions, config)
-        self.log = splits.before_tests(log, config.fold)
+        found = filter_log(source, config)
+        self.log, self.served, self.dropped, self.counts = found.log, found.served, found.dropped, found.counts
         self.catalogue = _used_items(source, self.log, config)
         self.notes += _time_note(config, source) + _doubt_notes(config, self.log)
         touched = source.interactions if source.touched is None else source.touched
-        self.source = replace(source, interactions=log.clear(), touched=touched.select("user_id", "item_id"))
+        self.source = replace(source, interactions=self.log.clear(), touched=touched.select("user_id", "item_id"))
 
     def sort(self) -> None:
         """Sort the interactions. Raise DataError if the catalogue is too small for the candidate sets."""
         config, source, ids = self.config, self.source, self.catalogue.ids
         # Sequences have whole seconds only, so ties of a log with finer times are counted before.
         fine = _tied_share(self.log) if SUBSECOND in self.log.columns else None
-        self.sequences = splits.order(self.log, config.seed, config.latest_per_user)
+        self.sequences, self.served = self._ordered(self.log), self._ordered(self.served).frame
         self.log = self.log.clear()
+        known = [*self.sequences.users, *self.served["user_id"].unique().cast(pl.String)]
+        self.touched, self.dropped = touched_besides(self.dropped, ids, known), []
         self.notes += _tie_note(source, self.sequences, fine)
         self.users = _known_users(config, source, self.sequences.users)
         self.counts |= {
@@ -134,6 +143,14 @@ class Preparation:
         self.sampler = SampledCandidates(self.sequences.users, np.ones(len(ids)), keys, "", config.seed, size)
         self.source = replace(source, touched=None)
 
+    def _ordered(self, log: pl.DataFrame) -> splits.Sequences:
+        """Return the log by user and time; what `latest_per_user` takes away is added to `dropped`."""
+        ordered = splits.order(log, self.config.seed, self.config.latest_per_user)
+        if len(ordered.frame) < len(log):
+            moment = [*LOG_SCHEMA]
+            self.dropped.append(log.select(moment).join(ordered.frame, on=moment, how="anti"))
+        return ordered
+
     def cut(self, change: Change | None) -> Cut:
         """Return the log cut into parts: by the source's own split, or by that of the configuration and `change`."""
         given, ids = self.source.given, self.catalogue.ids
@@ -144,12 +161,19 @@ class Preparation:
     def data(self, cut: Cut, as_codes: bool) -> PreparedData:
         """Return the data with the candidates of all examples."""
         kind, parts = cut.examples()
-        logs = [cut.interactions, cut.held_out]
+        held_out, touched = cut.held_out, cut.undated
+        if len(self.served):
+            held_out = pl.concat([held_out, self.served]).sort("user_id", maintain_order=True)
+        if self.touched is not None:
+            touched = pl.concat([self.touched, touched])
+        logs = [cut.interactions, held_out, cut.unmeasured, touched]
         if not as_codes:
             logs = [log.with_columns(pl.col("user_id", "item_id").cast(pl.String)) for log in logs]
         protocol = self._protocol(kind, count_rows(cut.interactions, self.catalogue, parts), cut.facts)
         train, validation, test = (parts[part] for part in SPLITS)
-        return PreparedData(self.catalogue, train, validation, test, logs[0], protocol, self.users, logs[1])
+        learnt, held_out, *optional = logs
+        more = [log if len(log) else None for log in optional]
+        return PreparedData(self.catalogue, train, validation, test, learnt, protocol, self.users, held_out, *more)
 
     def _protocol(self, kind: str, counts: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """Return the protocol of data whose candidates are of this kind."""
@@ -217,35 +241,6 @@ def _known_users(config: PrepareConfig, source: Source, users: pl.Series) -> pl.
         if len(known) < len(users):
             warn(f"{config.users} has attributes for only {len(known):,} of the log's {len(users):,} users")
     return None if known.is_empty() else known
-
-
-def _filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return the interactions that pass all filters, and the counts of each filter."""
-    counts = {"interactions_read": len(log)}
-    if config.min_rating is not None:
-        if "rating" not in log.columns:
-            raise ConfigError(
-                "min_rating is set, but the log has no ratings: name the column with --columns.rating "
-                "(`columns.rating` in a recipe)"
-            )
-        log = log.filter(pl.col("rating") >= config.min_rating)  # unrated ones are dropped
-        counts["interactions_with_min_rating"] = len(log)
-    first = splits.first_only(log)
-    kept = splits.core(first, config.user_core, config.item_core)
-    if config.repeats == "keep":
-        first = splits.first_only(log, keep_repeats=True)
-        distinct, kept = len(kept), first.join(kept, on=["user_id", "item_id"], how="semi", maintain_order="left")
-        counts["repeats_kept"] = len(kept) - distinct
-    counts |= {"repeats_dropped": len(log) - len(first), "dropped_by_core": len(first) - len(kept)}
-    if len(kept) < len(first):
-        for ids in ("user_id", "item_id"):
-            counts[f"{ids[:4]}s_dropped_by_core"] = first[ids].n_unique() - kept[ids].n_unique()
-    if kept.is_empty():
-        raise DataError(
-            f"the filters drop all {counts['interactions_read']} interactions: lower min_rating "
-            f"({config.min_rating}), user_core ({config.user_core}) or item_core ({config.item_core})"
-        )
-    return kept, counts
 
 
 def _used_items(source: Source, log: pl.DataFrame, config: PrepareConfig) -> Catalogue:

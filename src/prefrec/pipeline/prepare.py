@@ -38,6 +38,8 @@ class PrepareStage(Stage):
         if update:
             more["update"] = [prepared_digest(update.run / "data"), update.replay, update.rows]
             more |= {"learnt": "validation, too"} if is_refit(update.run) else {}
+        # Earlier data lack the newest interactions of users without examples, and what filters dropped.
+        more["log"] = "whole"
         return stage_key(config=config.model_dump(mode="json") | map_files(config, content_digest), **more)
 
     def make(self) -> None:

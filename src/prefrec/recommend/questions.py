@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, UnknownUserError
-from prefrec.data.seen import history_lists, unknown_user
+from prefrec.data.seen import unknown_user, user_logs
 from prefrec.errors import DataError
 from prefrec.rankers.base import Ranker, Recommendation, SearchRanker
 from prefrec.rankers.matrices import SharedItems
@@ -262,24 +262,28 @@ def user_ids(given: Any, field: str = "users") -> list[str]:
     return ids
 
 
-def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, tuple[list[str], list[str]]]:
-    """Return user → the most recent items (as many as in evaluation), and all items of the log.
-
-    `users` are ids of users, by default all. Raise UnknownUserError if a user is not in the log.
-    """
-    lists, last = logged_lists(data, users), data.history_length
-    return {user: (items[-last:], items) for user, items in lists.iter_rows()}
-
-
+Logged = tuple[list[str], list[str]]
+"""The most recent items of a user, as many as in evaluation, and all items that are not recommended again."""
 _INSTEAD = "recommend with a history in place of the user; an empty one gets the items that are popular now"
 
 
 def logged_lists(data: PreparedData, users: Collection[str] | None = None) -> pl.DataFrame:
-    """Return the columns `user_id` and `items`, all of a user; arguments and errors are as for `logged_users`."""
+    """Return the frame of `user_logs`; raise UnknownUserError, which says what to do, if a user is not in the log."""
     try:
-        return history_lists(data, users)
+        return user_logs(data, users)
     except UnknownUserError as e:
         raise UnknownUserError(f"{e}: {_INSTEAD}") from None
+
+
+def logged(items: list[str], touched: Sequence[str], last: int) -> Logged:
+    """Return the `last` items (0: all) of a user of `logged_lists`, and all that are not recommended again."""
+    return items[-last:], [*items, *touched]
+
+
+def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, Logged]:
+    """Return user → what `logged` does; arguments and errors are those of `logged_lists`."""
+    lists, last = logged_lists(data, users), data.history_length
+    return {user: logged(items, touched, last) for user, items, touched in lists.iter_rows()}
 
 
 class LoggedUsers:
@@ -290,17 +294,16 @@ class LoggedUsers:
     """
 
     def __init__(self, data: PreparedData) -> None:
-        lists = history_lists(data)
+        lists = logged_lists(data)
         self.ids: list[str] = lists["user_id"].to_list()
-        self._items, self._last = lists["items"], data.history_length
+        self._items, self._touched, self._last = lists["items"], lists["touched"], data.history_length
 
-    def query(self, user: str) -> tuple[list[str], list[str]]:
-        """Return the most recent items of a user, and all; errors are those of `logged_users`."""
+    def query(self, user: str) -> Logged:
+        """Return what `logged` does for a user; errors are those of `logged_lists`."""
         place = bisect_left(self.ids, user)
         if self.ids[place : place + 1] != [user]:
             raise UnknownUserError(f"{unknown_user(user)}: {_INSTEAD}")
-        items = self._items[place].to_list()
-        return items[-self._last :], items
+        return logged(self._items[place].to_list(), self._touched[place].to_list(), self._last)
 
 
 def best_items(ranker: SearchRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
