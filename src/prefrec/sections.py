@@ -41,7 +41,7 @@ ZERO_SHOT, SFT, ALIGN, RANKERS = "zero-shot", "sft", "align", "rankers"
 FromLog = Literal["rated", "impressions"]
 FROM_LOG: tuple[FromLog, ...] = get_args(FromLog)
 """Sources that make examples from the log itself, instead of sampling negatives for the data's examples."""
-NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", "hard", "ranker", FromLog]
+NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", "hard", FromLog]
 PARTS, REWARD = "parts", " reward"
 """Field of a blend, and the ending of a part's name: `s-dpo reward` is β·(log π − log π_ref) of `s-dpo`."""
 
@@ -195,25 +195,16 @@ class AlignSection(RowsSection):
         "reference",
         description="Where rejected answers come from. reference: sampled from the starting model, which makes "
         "S-DPO consistent at beta 1. list: the example's candidate set. uniform, popularity: sampled from the "
-        "catalogue. in-batch: targets of other examples. hard: ranked highest by the miner. ranker: sampled from "
-        "the softmax of the miner's scores. rated: the user's disliked items. impressions: items shown, not clicked.",
+        "catalogue. in-batch: targets of other examples. hard: ranked highest by the miner. rated: the user's "
+        "disliked items. impressions: items shown, not clicked.",
     )
     exclude_later: bool = Field(
         True,
-        description="reference, ranker: never reject an item that the user interacts with later in the training log.",
+        description="reference: never reject an item that the user interacts with later in the training log.",
     )
     miner: str | None = Field(
         None,
-        description="hard, ranker: the ranker that mines negatives, such as SASRec or a blend. A blend counts other "
-        "users' interactions alone. Default for hard: the starting model.",
-    )
-    # Omitted from dumps when unset, so that results of recipes without this field stay valid.
-    negatives_temperature: float = Field(
-        1.0,
-        gt=0,
-        le=1000,
-        exclude_if=lambda temperature: temperature == 1.0,
-        description="ranker: sample in proportion to exp(score / temperature).",
+        description="hard: the ranker that mines negatives, such as SASRec. Default: the starting model.",
     )
     liked: float = Field(5.0, description="rated: items with at least this rating are chosen.")
     disliked: float = Field(2.0, description="rated: items with at most this rating by the same user are rejected.")
@@ -260,8 +251,7 @@ class AlignSection(RowsSection):
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
         idle |= set() if self.is_packed else {"trajectories"}
         idle |= set() if self.miner else {"miner"}
-        idle |= set() if self.negatives_from in ("reference", "ranker") else {"exclude_later"}
-        idle |= set() if self.negatives_from == "ranker" else {"negatives_temperature"}
+        idle |= set() if self.negatives_from == "reference" else {"exclude_later"}
         idle = (
             idle - {"eval_rows"} | {"eval_steps"}
             if self.load_best_model_at_end
@@ -315,10 +305,8 @@ class AlignSection(RowsSection):
                 f"loss: {self.loss} needs negatives of known probability: negatives_from uniform, popularity or "
                 "in-batch (for reference, softmax_dpo at beta 1 is the same)"
             )
-        if self.miner and self.negatives_from not in ("hard", "ranker"):
-            raise ValueError(f"miner: {self.miner} is only used with negatives_from: hard or ranker; remove it")
-        if self.negatives_from == "ranker" and not self.miner:
-            raise ValueError("miner: negatives_from: ranker needs the name of a ranker, such as that of a blend")
+        if self.miner and self.negatives_from != "hard":
+            raise ValueError(f"miner: {self.miner} is only used with negatives_from: hard; remove it")
         if self.load_best_model_at_end and not self.eval_rows:
             raise ValueError("load_best_model_at_end: needs validation examples; set eval_rows, such as 2000")
         if self.disliked >= self.liked:

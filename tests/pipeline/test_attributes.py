@@ -102,14 +102,6 @@ def test_new_items_get_the_score_of_their_attributes_and_no_median(folder):
     np.testing.assert_array_equal(fast[2].score(asked), alone)
 
 
-def test_attributes_are_not_said_to_have_learnt_from_training_examples(folder, capsys):
-    run = open_run(folder)
-    ranker = run.plan.logs[0].on_log("blend").load_for_training(4)
-    assert "learnt from these examples" not in capsys.readouterr().err
-    rows = run.data.examples("train", 3)
-    assert np.isfinite(ranker.score(rows)).all()
-
-
 def test_all_doors_have_the_same_answers(folder, rec, tmp_path):
     user, histories = "u003", {"a": ["Thing 5", "i9"], "b": ["i7"], "c": []}
     everyone = rec.recommend_all(k=5)

@@ -58,10 +58,10 @@ def test_a_single_step_is_measured_itself(planned, tmp_path, ticks):
 
 
 def test_alignments_are_timed_before_their_miner_is_trained(planned, recipe, tmp_path, ticks):
-    blend = {"kind": "blend", "parts": ["popularity", "item-kNN"]}
+    sasrec = {"kind": "sequential", "model": "SASRec", "hidden_size": 8}
     own = recipe.align[1].model_dump(mode="json")
-    align = [own | {"name": "mined", "negatives_from": "ranker", "miner": "blend"}]
-    plan = planned(align=align, rankers=[blend])
+    align = [own | {"name": "mined", "negatives_from": "hard", "miner": "SASRec", "negatives_pool": 20}]
+    plan = planned(align=align, rankers=[sasrec])
     assert time_training(plan.stage("mined"), 32, tmp_path / "mined")[0].epoch > 0
     assert not (tmp_path / "rankers").exists()
 

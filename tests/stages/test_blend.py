@@ -3,14 +3,13 @@
 import json
 from dataclasses import replace
 from itertools import chain
-from zlib import crc32
 
 import numpy as np
 import polars as pl
 import pytest
 
 from fixed_rankers import Fixed, FixedStage
-from prefrec.data import RankingExample, has_dates, read_prepared, seen_items
+from prefrec.data import RankingExample, read_prepared, seen_items
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import rank_catalogue
 from prefrec.pipeline.checks import check_rows
@@ -20,7 +19,6 @@ from prefrec.pipeline.score import predict_all, predict_full, predict_stages
 from prefrec.rankers import ease, fitted_baselines
 from prefrec.rankers.baselines import PopularityRanker, RandomRanker
 from prefrec.rankers.blend import (
-    FOLDS,
     BlendConfig,
     BlendRanker,
     RerankedBlend,
@@ -28,7 +26,7 @@ from prefrec.rankers.blend import (
     learn_weights,
     weights_sentence,
 )
-from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
+from prefrec.rankers.item_features import time_features
 from prefrec.rankers.matrices import pad_scores
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.recipe import Recipe
@@ -36,7 +34,7 @@ from prefrec.recommender import Recommender
 from prefrec.stages import blend, lazy
 from prefrec.stages.alignment import RewardStage
 from prefrec.stages.baseline import BaselineStage, CountedBaselineStage
-from prefrec.stages.blend import BlendParts, BlendStage, LearntItems, outside_fold
+from prefrec.stages.blend import BlendParts, BlendStage, LearntItems
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.language_model import LMStage
 from prefrec.stages.lazy import LazyRanker
@@ -215,14 +213,6 @@ class Crossing(Ordered):
         return Ordered(self.name, -self.factor).ranker
 
 
-def test_parts_for_training_rows_are_those_for_validation_rows(finished, recipe):
-    inputs = _inputs(finished, recipe)
-    (part,), _ = BlendParts(inputs, [Crossing("als", 1.0)]).without_fold(0, ["als"], 4)
-    learnt = sorted(set(inputs.data.train_interactions["item_id"]))[:6]
-    scores = part.score([replace(inputs.data.test[0], candidates=tuple(learnt))])[0]
-    np.testing.assert_allclose(scores, [-float(item[1:]) for item in learnt])
-
-
 class SometimesSlow(FixedStage):
     is_slow = False
 
@@ -303,48 +293,6 @@ def test_a_blend_without_a_part_counts_no_validation_targets_for_validation_rows
             assert loaded.name == f"blend without {excluded}"
             assert np.array_equal(loaded.score(rows), twin.score(rows))
     assert not np.allclose(less.on("validation").load(4).score(rows), less.load(4).score(rows))
-
-
-def test_for_training_rows_a_blend_says_which_parts_learnt_from_them(finished, recipe, tmp_path, capsys):
-    inputs = _inputs(finished, recipe)
-    before = {
-        "popularity": BaselineStage(inputs, "popularity"),
-        "sft": Ordered("sft", 2.0),
-        "own": Ordered("own", 1.0),
-    }
-    made = BlendStage(inputs, BlendConfig(parts=[*before]), tmp_path, before)
-    made.make()
-    capsys.readouterr()
-    ranker, rows = made.load_for_training(4), inputs.data.train[:5]
-    told = " ".join(capsys.readouterr().err.split())
-    assert told == "blend: sft, own learnt from these examples themselves; only counts are those of other users"
-    assert ranker.name == "blend"
-    scores, log = ranker.score(rows), inputs.data.train_interactions
-    weights = Weights.from_json(json.loads((tmp_path / "blend.json").read_text()))
-    for row, found in zip(rows, scores, strict=True):
-        others = outside_fold(log, crc32(row.user_id.encode()) % FOLDS)
-        learnt = {*log["item_id"]}
-        parts = [PopularityRanker.fit(others)]
-        parts += [LearntItems(before[name].ranker, learnt) for name in ("sft", "own")]
-        features = time_features(has_dates(log))
-        times = ItemFeatures(ItemHistory.of(others, inputs.data.catalogue), inputs.data.catalogue.index, features)
-        np.testing.assert_allclose(
-            BlendRanker("twin", parts, times, weights).score([row])[0], found[: len(row.candidates)], rtol=1e-6
-        )
-    assert BlendStage(inputs, BlendConfig(parts=["popularity"]), tmp_path, before).load_for_training(4)
-    assert capsys.readouterr().err == ""  # popularity counts
-
-
-def test_other_users_are_those_of_other_folds_and_there_must_be_some():
-    users = [f"u{n}" for n in range(9)]
-    log = pl.DataFrame({"user_id": users * 2, "item_id": ["a", "b"] * 9, "timestamp": range(18)})
-    own = {user: crc32(user.encode()) % FOLDS for user in users}
-    assert len({*own.values()}) == FOLDS
-    for fold in range(FOLDS):
-        kept = outside_fold(log, fold)
-        assert kept.rows() == [row for row in log.rows() if own[row[0]] != fold]
-    with pytest.raises(DataError, match="there are too few users for that: choose other negatives"):
-        outside_fold(log.filter(pl.col("user_id") == "u0"), own["u0"])
 
 
 def test_known_predictions_answer_in_place_of_a_part_that_is_not_loaded():

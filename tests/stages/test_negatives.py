@@ -3,28 +3,19 @@
 import math
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
-from zlib import crc32
 
-import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import frame_to_examples, has_dates
+from prefrec.data import frame_to_examples
 from prefrec.errors import ConfigError
-from prefrec.files import read_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers import CatalogueRanker
-from prefrec.rankers.baselines import baseline_rankers
-from prefrec.rankers.blend import BlendConfig, BlendRanker, Weights
-from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.recipe import Recipe, checked_recipe
 from prefrec.runs.stage import stage_key
 from prefrec.sections import AlignSection
 from prefrec.stages import negatives
-from prefrec.stages.baseline import BaselineStage
-from prefrec.stages.blend import BlendStage
 from prefrec.stages.inputs import RunInputs
 from prefrec.stages.language_model import lm_ranker
 from prefrec.stages.negatives import NEGATIVES_FILE, answer_scores, negative_rows, rows_with_room
@@ -33,8 +24,6 @@ from prefrec.stages.training_rows import alignment_rows
 from prefrec.training.negatives import false_negatives, resample_negatives
 
 BLEND = {"kind": "blend", "parts": ["s-dpo", "popularity"]}
-REWARD = {"kind": "blend", "parts": ["s-dpo reward", "popularity"]}
-COUNTS = ["popularity", "co-occurrence", "window co-occurrence", "transition graph", "EASE"]
 SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 2, "hidden_size": 8}
 
 
@@ -56,9 +45,6 @@ def test_the_key_changes_with_what_matters():
     plain, other = (AlignSection(loss="recpo", **margin).decisive() for margin in ({}, {"margin": 2.0}))
     assert ("margin" in plain, stage_key(align=plain) == stage_key(align=other)) == (False, False)
     assert stage_key(align=AlignSection(negatives_from="hard", miner="SASRec").decisive()) not in keys
-    mined = [{}, {"negatives_temperature": 1.0}, {"negatives_temperature": 2.0}, {"exclude_later": False}]
-    drawn = [AlignSection(negatives_from="ranker", miner="blend", **more).decisive() for more in mined]
-    assert [drawn[0] == other for other in drawn] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch"])
@@ -151,9 +137,11 @@ def test_an_interrupted_stage_keeps_its_lists(inputs, data, section, tmp_path, m
     ("changes", "rankers", "message"),
     [
         ({"negatives_from": "hard", "miner": "SASRec"}, [], "there is no 'SASRec' in `rankers`"),
-        ({"negatives_from": "list", "miner": "SASRec"}, [SASREC], "SASRec is only used with negatives_from: hard or"),
-        ({"negatives_from": "ranker"}, [BLEND], "miner: negatives_from: ranker needs the name of a ranker"),
-        ({"negatives_from": "ranker", "miner": "blend"}, [REWARD], r"align\.s-dpo\.miner: blend depends on s-dpo"),
+        (
+            {"negatives_from": "list", "miner": "SASRec"},
+            [SASREC],
+            "SASRec is only used with negatives_from: hard; remove",
+        ),
         ({"negatives_from": "hard", "miner": "blend"}, [BLEND], r"align\.s-dpo\.miner: blend depends on s-dpo"),
     ],
 )
@@ -171,102 +159,3 @@ def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
     rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))
     miner = open_run(tmp_path).stage("SASRec").load(8)
     assert miner.score(rows).mean() > miner.score(alignment_rows(data, section(), 0)).mean()
-
-
-@pytest.fixture(scope="module")
-def counts(recipe, data, tmp_path_factory):
-    """The inputs of a run, and a blend of counts with the weights that validation examples gave."""
-    inputs = RunInputs(data, "k", recipe.model, recipe.lora, 0)
-    before = {name: BaselineStage(inputs, name) for name in COUNTS}
-    folder = tmp_path_factory.mktemp("counts")
-    blend = BlendStage(inputs, BlendConfig(parts=COUNTS), folder, before)
-    blend.make()
-    return SimpleNamespace(inputs=inputs, folder=folder, before=before, blend=blend)
-
-
-def _listed(rows, data):
-    return [replace(e, candidates=tuple(data.catalogue.ids)) for e in rows]
-
-
-def test_a_blend_counts_users_of_other_folds_alone_for_training_rows(counts):
-    """The slow twin fits the same blend, for each user's rows, to a log without the users of that fold."""
-    inputs, blend = counts.inputs, counts.blend
-    rows, log = _listed(inputs.data.train[:40], inputs.data), inputs.data.train_interactions
-    scores, weights = (
-        blend.load_for_training(8).score(rows),
-        Weights.from_json(read_json(counts.folder / "blend.json")),
-    )
-    chosen = baseline_rankers(log, inputs.data.catalogue, 0, COUNTS, inputs.data.validation)
-    settings = {ranker.name: ranker.settings for ranker in chosen if hasattr(ranker, "settings")}
-    for row, found in zip(rows, scores, strict=True):
-        own = crc32(row.user_id.encode()) % 4
-        others = log.filter(pl.col("user_id").map_elements(lambda u: crc32(u.encode()) % 4, pl.Int64) != own)
-        fits = baseline_rankers(others, inputs.data.catalogue, 0, COUNTS, inputs.data.validation, settings)
-        parts = sorted(fits, key=lambda part: COUNTS.index(part.name))
-        history = ItemHistory.of(others, inputs.data.catalogue)
-        features = time_features(has_dates(log))
-        times = ItemFeatures(history, inputs.data.catalogue.index, features)
-        np.testing.assert_allclose(BlendRanker("twin", parts, times, weights).score([row])[0], found, rtol=1e-6)
-
-
-def test_the_targets_of_a_row_are_not_in_the_counts_that_draw_its_negatives(counts):
-    """With them, a blend ranks targets higher; without, it scores a user with another log as before."""
-    inputs, blend = counts.inputs, counts.blend
-    rows = _listed(inputs.data.train, inputs.data)
-    targets = np.array([e.target_index for e in rows])
-
-    def ranks(ranker):
-        scores = ranker.score(rows)
-        return (scores >= scores[np.arange(len(rows)), targets][:, None]).sum(axis=1)
-
-    assert ranks(blend.load_for_training(8)).mean() > 1.1 * ranks(blend.on("validation").load(8)).mean()
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_the_rest_of_a_users_log_does_not_matter_for_the_users_rows(counts, nested, tmp_path):
-    """Nor in a blend that is a part of another one."""
-    inputs, user = counts.inputs, counts.inputs.data.train[0].user_id
-    own = _listed([e for e in inputs.data.train if e.user_id == user], inputs.data)
-    replaced = pl.when(pl.col("user_id") == user).then(pl.lit("i0")).otherwise(pl.col("item_id"))
-    log, outer = inputs.data.train_interactions, BlendConfig(name="outer", parts=["blend", "window co-occurrence"])
-    if nested:
-        BlendStage(inputs, outer, tmp_path, {**counts.before, "blend": counts.blend}).make()
-    scores = []
-    for one in (log, log.with_columns(item_id=replaced)):
-        # Without validation examples: the settings of counts would be chosen on the log of all users.
-        some = replace(inputs, data=replace(inputs.data, train_interactions=one, validation=[]))
-        blend = BlendStage(some, BlendConfig(parts=COUNTS), counts.folder, counts.before)
-        if nested:
-            blend = BlendStage(some, outer, tmp_path, {**counts.before, "blend": blend})
-        scores.append(blend.load_for_training(8).score(own))
-    assert np.array_equal(*scores)
-
-
-@pytest.mark.parametrize("exclude_later", [True, False])
-def test_a_blend_of_the_recipe_draws_negatives(counts, section, tmp_path, exclude_later):
-    inputs, blend = counts.inputs, counts.blend
-    rows, taken = inputs.data.train[:40], inputs.data.train_interactions.group_by("user_id").agg("item_id")
-    own = dict(taken.iter_rows())
-    one = section(
-        negatives_from="ranker", miner="blend", negatives_temperature=0.05, exclude_later=exclude_later, epochs=1
-    )
-    drawn = negative_rows(inputs, one, rows, None, blend, tmp_path)
-    listed = _listed(rows, inputs.data)
-    scores = blend.load_for_training(8).score(listed)
-    index, later = inputs.data.catalogue.index, 0
-    for row, e, before_it in zip(scores, drawn, rows, strict=True):
-        assert (e.user_id, e.history, e.target) == (before_it.user_id, before_it.history, before_it.target)
-        negatives = {*e.candidates} - {e.target}
-        assert len(e.candidates) == 4
-        assert not negatives & {*e.history}
-        later += len(negatives.intersection(own[e.user_id]))
-        free = [index[i] for i in inputs.data.catalogue.ids if i not in own[e.user_id]]
-        # At a low temperature, those that are drawn are among the best.
-        assert np.mean(row[[index[i] for i in negatives]]) > np.mean(row[free])
-    assert (later == 0) == exclude_later
-
-
-def test_a_miner_that_learnt_the_rows_itself_says_so(counts, section, tmp_path, capsys):
-    inputs, one = counts.inputs, section(negatives_from="ranker", miner="popularity")
-    negative_rows(inputs, one, inputs.data.train[:5], None, counts.before["popularity"], tmp_path)
-    assert "s-dpo: popularity learnt from these examples themselves" in " ".join(capsys.readouterr().err.split())

@@ -18,18 +18,17 @@ from prefrec.stages.language_model import LMStage
 
 ITEMS = {"vectors": "tfidf", "learning_rate": 0.02}
 COUNTS = ["co-occurrence", "window co-occurrence"]
-MINED = {"negatives_from": "ranker", "miner": "counts", "num_negatives": 3, "beta": 0.5, "rows": 40, "epochs": 2}
+ALIGN = {"negatives_from": "uniform", "num_negatives": 3, "beta": 0.5, "rows": 40, "epochs": 2}
 
 
 @pytest.fixture(scope="module")
 def items_recipe(recipe) -> Recipe:
-    """Item-ID tokens aligned on negatives of a blend of counts, whose reward another blend has; all refit."""
+    """Item-ID tokens aligned, whose reward a blend has; all refit."""
     raw = recipe.model_dump(mode="json")
     raw["model"] |= {"answers": "items", "items": ITEMS}
     raw["sft"] |= {"rows": None, "epochs": 1, "learning_rate": 1e-3}
-    raw |= {"lora": None, "align": [raw["align"][1] | MINED], "refit": True}
+    raw |= {"lora": None, "align": [raw["align"][1] | ALIGN], "refit": True}
     raw["rankers"] = [
-        {"kind": "blend", "name": "counts", "parts": COUNTS},
         {"kind": "blend", "parts": [*COUNTS, "sft", "s-dpo reward"]},
     ]
     raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0, "references": ["random"], "rows": 8}
@@ -100,7 +99,7 @@ def test_the_reward_changes_with_the_alignment_and_its_reference(finished, items
 
     align = items_recipe.align[0]
     assert key() == run.plan.stage("blend").key
-    other = [{"beta": 0.7}, {"negatives_temperature": 2.0}]
+    other = [{"beta": 0.7}, {"epochs": 1.0}]
     keys = {key(align=[align.model_copy(update=change)]) for change in other}
     keys |= {key(sft=items_recipe.sft.model_copy(update={"epochs": 2.0})), key()}
     assert len(keys) == 4

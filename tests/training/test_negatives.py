@@ -15,7 +15,7 @@ from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
 from prefrec.training.negatives import false_negatives, resample_negatives, with_room
 
-WAYS = ("uniform", "popularity", "in-batch", "hard", "reference", "ranker")
+WAYS = ("uniform", "popularity", "in-batch", "hard", "reference")
 ITEMS = [f"i{i}" for i in range(60)]
 
 
@@ -54,7 +54,7 @@ def _any_item(examples, k, rngs, without):
 
 
 def _redrawn(data, how, **more):
-    ways = {"hard": {"miner": _by_number}, "reference": {"sampler": _any_item}, "ranker": {"sampler": _any_item}}
+    ways = {"hard": {"miner": _by_number}, "reference": {"sampler": _any_item}}
     return resample_negatives(data.train, data, how, **({"seed": 0, "pool": 20} | ways.get(how, {}) | more))
 
 
@@ -154,7 +154,7 @@ def test_too_little_to_draw_from_is_said():
     assert resample_negatives([], data, "uniform", seed=0) == []
 
 
-@pytest.mark.parametrize(("how", "missing"), [("reference", "sampler"), ("ranker", "sampler"), ("hard", "miner")])
+@pytest.mark.parametrize(("how", "missing"), [("reference", "sampler"), ("hard", "miner")])
 def test_a_model_that_is_not_given_is_named(how, missing):
     with pytest.raises(ConfigError, match=f"^{missing}: {how} negatives"):
         _redrawn(_data(), how, **{missing: None})

@@ -200,15 +200,6 @@ class RankerStage(Stage):
         return self
 
     @property
-    def counts_others(self) -> bool:
-        """True if `load_for_training` counts the interactions of other users alone."""
-        return False
-
-    def load_for_training(self, batch_size: int) -> Ranker:
-        """Load the ranker for full ranking of training examples. It may have learnt from them (`counts_others`)."""
-        return (self.full or self).load(batch_size)
-
-    @property
     def has_out_of_fold(self) -> bool:
         """True if the ranker has learnt from validation examples or counts them: `load_out_of_fold` differs then."""
         return False
@@ -225,17 +216,6 @@ class RankerStage(Stage):
     def on(self, split: str) -> RankerStage:
         """Return the stage that answers the examples of a split, which its ranker must not have learnt from."""
         return (self.first or self).out_of_fold if split == "validation" else self
-
-    def load_unlearnt(self, split: str, batch_size: int) -> Ranker:
-        """Load the ranker for full ranking of a split's examples, without what it learnt from their users.
-
-        The split is `train` or `validation`. A ranker may have learnt from training examples all the same
-        (`counts_others`).
-        """
-        if split == "train":
-            return self.load_for_training(batch_size)
-        held_out = self.out_of_fold
-        return (held_out.full or held_out).load(batch_size)
 
     @property
     def ablations(self) -> list[RankerStage]:
@@ -278,13 +258,6 @@ class View(RankerStage):
     @property
     def full(self) -> RankerStage | None:
         return None if self.of.full is None else self
-
-    @property
-    def counts_others(self) -> bool:
-        return self.of.counts_others
-
-    def load_for_training(self, batch_size: int) -> Ranker:
-        return self.of.load_for_training(batch_size)
 
     @property
     def has_out_of_fold(self) -> bool:

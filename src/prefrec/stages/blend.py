@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json
 from prefrec.processes import is_first
 from prefrec.rankers import Ranker
@@ -21,13 +21,11 @@ from prefrec.rankers.base import ComposedRanker
 from prefrec.rankers.baselines import BASELINES, LIMITED, unable
 from prefrec.rankers.blend import (
     BLEND_FILE,
-    FOLDS,
     RERANKED,
     BlendConfig,
     BlendRanker,
     RerankedBlend,
     Weights,
-    folds_of,
     learn_rerank,
     learn_weights,
     weights_sentence,
@@ -35,7 +33,6 @@ from prefrec.rankers.blend import (
 from prefrec.rankers.item_features import POPULARITY, TIME, ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes
 from prefrec.rankers.reward import RewardRanker
-from prefrec.rankers.softmax import FoldRanker
 from prefrec.runs.stage import stage_key
 from prefrec.stages.alignment import RewardStage
 from prefrec.stages.base import RankerStage, View
@@ -61,7 +58,6 @@ class BlendStage(RankerStage):
     served = True
     queries = True
     has_out_of_fold = True
-    counts_others = True
     config: BlendConfig
 
     def __init__(
@@ -129,19 +125,6 @@ class BlendStage(RankerStage):
         if len(kept) < len(slow):
             return RerankedBlend(blend, kept, (weights.reranked_without[excluded],))
         return RerankedBlend(blend, kept, weights.reranked_folds if is_out_of_fold else (weights.reranked,))
-
-    def load_for_training(self, batch_size: int) -> Ranker:
-        """Load the blend for training examples, with counts of the users of other folds, and without title models."""
-        weights = self._weights()
-        learnt = [part.name for part in self.parts.stages if part.learns and not part.counts_others]
-        if learnt := [part for part in learnt if part in weights.units]:
-            names = ", ".join(learnt)
-            say(f"{self.name}: {names} learnt from these examples themselves; only counts are those of other users")
-
-        def load(fold: int) -> Ranker:
-            return BlendRanker(self.name, *self.parts.without_fold(fold, [*weights.units], batch_size), weights)
-
-        return FoldRanker(self.name, load)
 
     def forget(self) -> None:
         self.parts.rankers.cache_clear()
@@ -278,39 +261,6 @@ class BlendParts:
         without_candidates = shows_candidates(self.inputs.model, self.inputs.data.domain)
         asked = (part.full or part) if without_candidates or not part.is_slow else part
         return self.inputs.lazy(asked.out_of_fold if split == "validation" else asked, batch_size)
-
-    def without_fold(self, fold: int, names: Sequence[str], batch_size: int) -> tuple[list[Ranker], ItemFeatures]:
-        """Return the fast parts of these names and the item features for training examples of the users of a fold.
-
-        They count the training interactions of all other users.
-        """
-        data = self.inputs.data
-        log = data.train_interactions
-        others = outside_fold(log, fold)
-        fast, _ = self.rankers("validation", batch_size)
-        counts = [part.name for part in fast if part.name in BASELINES and part.name in names]
-        rankers: dict[str, Ranker] = {r.name: r for r in self.inputs.baselines.counting(others, counts)}
-        learnt = set(log["item_id"].unique())
-        for part in self.stages:
-            if part.counts_others:
-                rankers[part.name] = LearntItems(part.load_for_training(batch_size), learnt)
-        features = time_features(has_dates(log))
-        history = ItemHistory.of(others, data.catalogue)
-        parts = [rankers.get(part.name, part) for part in fast]
-        return parts, ItemFeatures(history, data.catalogue.index, features)
-
-
-def outside_fold(log: pl.DataFrame, fold: int) -> pl.DataFrame:
-    """Return the interactions of all users but those of a fold; raise DataError if there are none."""
-    users = log["user_id"].unique(maintain_order=True).to_list()
-    folds = folds_of(users, FOLDS).tolist()
-    kept = [user for user, own in zip(users, folds, strict=True) if own != fold]
-    if not kept:
-        raise DataError(
-            "negatives_from: ranker counts the interactions of other users, and there are too few users for that: "
-            "choose other negatives"
-        )
-    return log.filter(pl.col("user_id").is_in(kept))
 
 
 def split_features(data: PreparedData, split: str) -> ItemFeatures:

@@ -23,9 +23,7 @@ from prefrec.data.parquet import UNREADABLE, read_parquet
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_whole
 from prefrec.losses import find_loss, takes, trait
-from prefrec.rankers.base import Ranker
 from prefrec.rankers.config import BATCH_SIZE
-from prefrec.rankers.softmax import softmax_sample
 from prefrec.sections import AlignSection
 from prefrec.stages.base import RankerStage
 from prefrec.stages.inputs import RunInputs
@@ -35,8 +33,6 @@ from prefrec.training.negatives import Sampler, false_negatives, resample_negati
 if TYPE_CHECKING:
     from prefrec.rankers.catalogue import CatalogueRanker
 
-SAMPLED = ("reference", "ranker")
-"""Sources that sample from a model's probabilities; `exclude_later` is theirs."""
 NEGATIVES_FILE = "negatives.parquet"
 """Training examples of an alignment with sampled negatives, in the folder of its stage."""
 
@@ -51,15 +47,15 @@ def negative_rows(
 ) -> list[RankingExample]:
     """Return examples with negatives by `section.negatives_from`; an interrupted stage reads those in `out`.
 
-    With `reference` and `ranker`, a candidate set has 1 + `num_negatives` items; with other sources at least as many
-    as the largest set of `rows`.
+    With `reference`, a candidate set has 1 + `num_negatives` items; with other sources at least as many as the
+    largest set of `rows`.
 
     Args:
         inputs: shared inputs of the run.
         section: settings of the alignment.
         rows: examples to sample negatives for.
         start: folder of the weights of the starting model, which samples `reference` negatives. Default: the base.
-        miner: ranker of `ranker` negatives, and of `hard` ones. Default for these: the starting model.
+        miner: ranker of `hard` negatives. Default: the starting model.
         out: folder of the stage, which keeps the examples.
     """
     if section.drawn_from is None:
@@ -73,12 +69,7 @@ def negative_rows(
     size = 1 + section.num_negatives
     chooser = None
     sampler: Sampler | None = None
-    if section.drawn_from == "ranker":
-        assert miner is not None  # of the recipe's check
-        sampler = partial(
-            softmax_sample, load_ranker(section, miner), inputs.data.catalogue.ids, section.negatives_temperature
-        )
-    elif miner is not None:
+    if miner is not None:
         chooser = miner.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):
         from prefrec.rankers.catalogue import CatalogueRanker  # here, because it needs torch
@@ -87,10 +78,10 @@ def negative_rows(
         chooser = lm.score
         sampler = partial(_sampled_after, lm)
     # A model samples exactly the items that it needs. The other sources keep the size of the data's candidate sets.
-    if section.drawn_from not in SAMPLED:
+    if section.drawn_from != "reference":
         size = max([size, *(len(e.candidates) for e in rows)])
     settings: Any = {"seed": inputs.seed, "size": size, "pool": section.negatives_pool}
-    if section.drawn_from in SAMPLED and not section.exclude_later:
+    if section.drawn_from == "reference" and not section.exclude_later:
         settings["excluded"] = inputs.data.train_interactions.clear()
     drawn = resample_negatives(rows, inputs.data, section.drawn_from, miner=chooser, sampler=sampler, **settings)
     share = false_negatives(drawn, inputs.data)
@@ -106,16 +97,6 @@ def _sampled_after(lm: CatalogueRanker, rows: Sequence[RankingExample], *more: A
     return lm.sample([e.history for e in rows], *more)
 
 
-def load_ranker(section: AlignSection, stage: RankerStage, split: str = "train") -> Ranker:
-    """Load a ranker that an alignment queries about the examples of a split.
-
-    It prints that the ranker has learnt from the training examples if it has.
-    """
-    if split == "train" and not stage.counts_others:
-        say(f"{section.name}: {stage.name} learnt from these examples themselves, and they are likely for it")
-    return stage.load_unlearnt(split, BATCH_SIZE)
-
-
 def check_room(section: AlignSection, data: PreparedData) -> None:
     """Raise ConfigError if no user has enough unseen items to sample negatives from."""
     counts = data.train_interactions.group_by("user_id").agg(pl.col("item_id").n_unique())["item_id"]
@@ -126,7 +107,7 @@ def check_room(section: AlignSection, data: PreparedData) -> None:
     seen = int(cast(Any, counts.min()))
     if data.keeps_repeats:
         seen = 1
-    elif section.drawn_from in SAMPLED and not section.exclude_later:
+    elif section.drawn_from == "reference" and not section.exclude_later:
         seen = 1 + min(int(cast(Any, counts.max())) - 1, data.history_length)
     left = len(data.catalogue) - seen
     if left < number:
@@ -141,7 +122,7 @@ def rows_with_room(
 ) -> Sequence[RankingExample]:
     """Return the rows whose users have enough unseen items to sample negatives from; print how many do not."""
     needs_unseen = section.drawn_from in ("uniform", "popularity", "hard")
-    if not (needs_unseen or (section.drawn_from in SAMPLED and section.exclude_later)):
+    if not (needs_unseen or (section.drawn_from == "reference" and section.exclude_later)):
         return rows
     number = max([section.num_negatives, *(len(e.candidates) - 1 for e in rows[:1])])
     kept = with_room(rows, data, number)

@@ -1,4 +1,4 @@
-"""Negatives for alignment: resample candidate sets uniformly, by popularity, by a model or by another ranker."""
+"""Negatives for alignment: resample candidate sets uniformly, by popularity or by a model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from prefrec.data import PreparedData, RankingExample, Window
 from prefrec.data.candidates import draw_candidates, popularity_weights
 from prefrec.errors import ConfigError, DataError
 
-DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference", "ranker"]
+DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference"]
 """The way to sample negatives.
 
 `uniform`: all items equally. `popularity`: in proportion to training interactions + 1. `in-batch`: targets of other
-examples. `hard`: the items of a uniform pool that a model scores highest. `reference`, `ranker`: by the probabilities
-of the starting model or of another ranker.
+examples. `hard`: the items of a uniform pool that a model scores highest. `reference`: by the probabilities of the
+starting model.
 """
 Sampler = Callable[..., Iterable[list[str]]]
-"""Function `sampler(examples, k, rngs, without)` that samples k item ids for each example: see `softmax_sample` of
-`prefrec.rankers.softmax`.
+"""Function `sampler(examples, k, rngs, without)` that samples k item ids for each example.
+
+`rngs` has a generator for each example, and `without` the ids of items that it may not sample.
 """
 
 
@@ -53,7 +54,7 @@ def resample_negatives(
         size: candidates per example, including the target. Default: that of the largest candidate set.
         pool: number of items per example that `miner` scores, for `hard`.
         miner: returns the scores [B, C] of the candidates of B examples, such as `Ranker.score`, for `hard`.
-        sampler: sampler of negatives, for `reference` and `ranker`.
+        sampler: sampler of negatives, for `reference`.
         excluded: `user_id, item_id` of items that are not negatives. Default: the training interactions, or nothing
             with `repeats: keep`.
 
@@ -61,8 +62,8 @@ def resample_negatives(
         ConfigError: the sampler or the miner is missing.
         DataError: there are not enough items to sample from.
     """
-    if how in ("reference", "ranker") and sampler is None:
-        raise ConfigError(f"sampler: {how} negatives are sampled by a model: pass its sampler")
+    if how == "reference" and sampler is None:
+        raise ConfigError("sampler: reference negatives are sampled by a model: pass its sampler")
     if how == "hard" and miner is None:
         raise ConfigError("miner: hard negatives are those that a model scores highest: pass its scores")
     if not rows:
@@ -71,7 +72,7 @@ def resample_negatives(
     if log is None:
         log = data.train_interactions.clear() if data.keeps_repeats else data.train_interactions
     size = max(len(e.candidates) for e in rows) if size is None else size
-    if how in ("in-batch", "reference", "ranker"):
+    if how in ("in-batch", "reference"):
         of_users = _items_of(log, rows)
         without = []
         for e in rows:
