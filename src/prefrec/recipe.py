@@ -18,9 +18,7 @@ from prefrec.presets import preset
 from prefrec.rankers.baselines import BASELINES
 from prefrec.rankers.config import NAME, RankerConfig
 from prefrec.sections import (
-    PARTS,
     RANKERS,
-    REWARD,
     SEED,
     SFT,
     ZERO_SHOT,
@@ -95,12 +93,10 @@ class Recipe(Section):
                 "weights: set quantization to none, or give `lora` its settings"
             )
         before = self.lm_rankers
-        rewards = [f"{name}{REWARD}" for name in names["align"]]
         for ranker in self.rankers:
             for field, needed in ranker.needs().items():
-                known = [*BASELINES, *before] + (rewards if field == PARTS else [])
                 for name in needed:
-                    check_known(f"rankers.{ranker.name}.{field}", name, known)
+                    check_known(f"rankers.{ranker.name}.{field}", name, [*BASELINES, *before])
             ranker.check_recipe(self, before)
             before.append(ranker.name)
         for align in self.align:
@@ -164,7 +160,7 @@ class Recipe(Section):
         for a in self.align:
             needs[a.name] = list(dict.fromkeys([*([a.start] if a.start else first), *a.rankers.values()]))
         for ranker in self.rankers:
-            needs[ranker.name] = list(dict.fromkeys(n for name in asked_by(ranker) for n in self.queried(name)))
+            needs[ranker.name] = asked_by(ranker)
         return needs
 
     def alignment(self, name: str) -> AlignSection | None:
@@ -175,17 +171,9 @@ class Recipe(Section):
         """Return the name of the ranker that an alignment starts from; None: the base model."""
         return align.start or (SFT if self.sft else None)
 
-    def queried(self, name: str) -> list[str]:
-        """Return the ranker of this name; for a reward, the alignment and its reference."""
-        align = self.alignment(name.removesuffix(REWARD)) if name.endswith(REWARD) else None
-        if align is None:
-            return [name]
-        reference = self.start_of(align)
-        return [align.name, reference] if reference else [align.name]
-
 
 def asked_by(ranker: RankerConfig) -> list[str]:
-    """Return the names of rankers, baselines and rewards that a ranker names in its settings."""
+    """Return the names of rankers and baselines that a ranker names in its settings."""
     return list(dict.fromkeys(name for names in ranker.needs().values() for name in names))
 
 

@@ -42,8 +42,6 @@ FromLog = Literal["rated", "impressions"]
 FROM_LOG: tuple[FromLog, ...] = get_args(FromLog)
 """Sources that make examples from the log itself, instead of sampling negatives for the data's examples."""
 NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", "hard", FromLog]
-PARTS, REWARD = "parts", " reward"
-"""Field of a blend, and the ending of a part's name: `s-dpo reward` is β·(log π − log π_ref) of `s-dpo`."""
 
 
 class ItemsSection(Section):

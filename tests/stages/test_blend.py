@@ -32,7 +32,6 @@ from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.recipe import Recipe
 from prefrec.recommender import Recommender
 from prefrec.stages import blend, lazy
-from prefrec.stages.alignment import RewardStage
 from prefrec.stages.baseline import BaselineStage, CountedBaselineStage
 from prefrec.stages.blend import BlendParts, BlendStage, LearntItems
 from prefrec.stages.inputs import RunInputs
@@ -231,19 +230,6 @@ def test_a_slow_part_is_asked_about_lists_unless_its_prompt_shows_them(finished,
     (ranker,) = [*chain(*BlendParts(inputs, [stage]).rankers("test", 4))]
     want = of_lists if is_slow and template == "history" else of_all
     assert ranker.score(rows).tolist() == want.score(rows).tolist()
-
-
-def test_a_reward_as_a_part_asks_the_model_and_its_reference(finished, recipe):
-    inputs = _inputs(finished, recipe)
-    aligned, reference = Ordered("s-dpo", 5.0), Ordered("sft", 2.0)
-    reward, rows = RewardStage("s-dpo reward", aligned, reference, 0.5), inputs.data.test[:3]
-    fast, slow = BlendParts(inputs, [reference, reward]).rankers("test", 4)
-    assert ([part.name for part in fast], slow) == (["sft", "s-dpo reward"], [])
-    assert fast[1].ranker.reference is fast[0].ranker  # its scores are shared
-    numbers = np.array([[int(c[1:]) for c in e.candidates] for e in rows])
-    learnt = set(inputs.data.train_interactions["item_id"])
-    known = np.array([[c in learnt for c in e.candidates] for e in rows])
-    np.testing.assert_allclose(fast[1].score(rows)[known], 0.5 * (5 - 2) * numbers[known])
 
 
 def test_weights_are_learnt_on_sampled_candidates_of_some_rows(finished, recipe, tmp_path, monkeypatch, capsys):

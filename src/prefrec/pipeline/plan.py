@@ -14,9 +14,9 @@ from prefrec.rankers.baselines import BASELINES
 from prefrec.recipe import Recipe, asked_by, reached
 from prefrec.runs.contents import REFIT
 from prefrec.runs.stage import damaged, read_state
-from prefrec.sections import ALIGN, RANKERS, REWARD, SFT, ZERO_SHOT, AlignSection
+from prefrec.sections import ALIGN, RANKERS, SFT, ZERO_SHOT, AlignSection
 from prefrec.stages import stage_class
-from prefrec.stages.alignment import AlignStage, RewardStage
+from prefrec.stages.alignment import AlignStage
 from prefrec.stages.base import RankerStage
 from prefrec.stages.baseline import BaselineStage
 from prefrec.stages.inputs import RunInputs
@@ -127,7 +127,7 @@ class Plan:
         return ["data", "seed", *self.recipe.needs[stage.name]]
 
     def on_log(self, name: str) -> RankerStage:
-        """Return the stage of this name, or that of a baseline or a reward, on the log of this plan."""
+        """Return the stage of this name, or that of a baseline, on the log of this plan."""
         if name in self.loaded:
             return self.loaded[name]
         if name not in self._planned:
@@ -152,9 +152,6 @@ class Plan:
             rankers = {setting: self.on_log(ranker) for setting, ranker in section.rankers.items()}
             references = self.folder / REFERENCES
             return AlignStage(inputs, section, folder, self._start(section), rankers, references, first)
-        if name.endswith(REWARD) and (align := recipe.alignment(name.removesuffix(REWARD))):
-            reference = self._reference(align)
-            return RewardStage(name, self.on_log(align.name), reference, align.beta, first)
         if name not in self.names:
             return BaselineStage(inputs, name, first)
         config = next(ranker for ranker in recipe.rankers if ranker.name == name)
@@ -165,10 +162,6 @@ class Plan:
         """Return the stage of the model that an alignment starts from; None: the base model."""
         before = self.recipe.start_of(align)
         return self.on_log(before) if before else self.start
-
-    def _reference(self, align: AlignSection) -> RankerStage:
-        """Return the stage of an alignment's reference, the model that it starts from."""
-        return self._start(align) or LMStage(ZERO_SHOT, None, self.inputs.data, self.recipe.model)
 
     def _check(self, stage: RankerStage) -> None:
         """Raise DataError or ConfigError if the result of a stage is missing, damaged or out of date."""

@@ -136,7 +136,7 @@ def _evaluation(recipe: Recipe, data: PreparedData, listed: float, full: float) 
     seconds = len(recipe.lm_rankers) * (rows * listed + (ranked + compared) * full)
     for blend in recipe.rankers:
         if isinstance(blend, BlendConfig):
-            asked = [name for part in blend.parts for name in recipe.queried(part) if name in recipe.lm_rankers]
+            asked = [part for part in blend.parts if part in recipe.lm_rankers]
             learnt = min(validation, RERANK_ROWS) if is_slow else validation
             seconds += len(asked) * (test + compared + learnt) * full
     return seconds

@@ -41,8 +41,7 @@ class BlendConfig(RankerConfig):
     parts: list[str] = Field(
         ["title TF-IDF", "window co-occurrence", "transition graph"],
         min_length=1,
-        description="Baselines and earlier rankers to blend; `s-dpo reward` is the reward of the alignment s-dpo, "
-        "β·(log π − log π_ref). A language model that answers with titles is slow, so "
+        description="Baselines and earlier rankers to blend. A language model that answers with titles is slow, so "
         f"it only reranks the {RERANKED} best items of the others.",
     )
     attributes: dict[str, Comparison] = Field(

@@ -102,7 +102,7 @@ def _of_language_model(run: RunContents, full: Evaluation, best: str, found: dic
         baseline = full.best_reference
         gain = _difference(full, best, baseline)
         return f"; the language model adds {_per_100(gain)} to {label(str(baseline))}" if gain else ""
-    parts = [part for part in run.parts_of(best) if part.removesuffix(" reward") in run.language_models]
+    parts = [part for part in run.parts_of(best) if part in run.language_models]
     gains = {part: _difference(full, best, f"{best} without {part}") for part in parts}
     told = [f"the language model {label(part)} adds {_per_100(gain)}" for part, gain in gains.items() if gain]
     if models and not parts:

@@ -1,4 +1,4 @@
-"""Preference alignments as stages, and the reward of an alignment as a ranker."""
+"""Preference alignments as stages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from prefrec.rankers.base import Ranker
-from prefrec.rankers.reward import RewardRanker
 from prefrec.runs.contents import REFIT
-from prefrec.runs.stage import stage_key
 from prefrec.sections import ALIGN, RANKERS, AlignSection
 from prefrec.stages.base import RankerStage
 from prefrec.stages.inputs import RunInputs
-from prefrec.stages.language_model import TrainedLMStage, WithoutCandidates, started_from
+from prefrec.stages.language_model import TrainedLMStage, started_from
 
 
 class AlignStage(TrainedLMStage):
@@ -68,48 +65,3 @@ class AlignStage(TrainedLMStage):
             section = section.model_copy(update=fixed)
         start = self.start.weights if self.start else None
         train_align(self.inputs, section, start, self.folder, **self.rankers, references=self.references)
-
-
-class RewardStage(RankerStage):
-    """The reward of an aligned language model as a ranker. There is nothing to train.
-
-    Args:
-        name: of the ranker.
-        aligned: the aligned model.
-        reference: the model that it started from.
-        beta: β of the alignment.
-        first: for a refit, the reward of the alignment on the training log.
-    """
-
-    def __init__(
-        self, name: str, aligned: RankerStage, reference: RankerStage, beta: float, first: RankerStage | None = None
-    ) -> None:
-        self.name = name
-        self.aligned = aligned
-        self.reference = reference
-        self.beta = beta
-        self.first = first
-
-    @cached_property
-    def key(self) -> str:
-        return stage_key(reward=self.aligned.key, reference=self.reference.key, beta=self.beta)
-
-    @property
-    def model(self) -> Mapping[str, Any] | None:
-        return self.aligned.model
-
-    @property
-    def is_slow(self) -> bool:
-        return self.aligned.is_slow
-
-    def load(self, batch_size: int) -> Ranker:
-        return RewardRanker(self.name, self.aligned.load(batch_size), self.reference.load(batch_size), self.beta)
-
-    def load_full(self, batch_size: int) -> Ranker:
-        """Load the reward for full ranking, where prompts show no candidates."""
-        policy, before = (stage.full or stage for stage in (self.aligned, self.reference))
-        return RewardRanker(self.name, policy.load(batch_size), before.load(batch_size), self.beta)
-
-    @cached_property
-    def full(self) -> RankerStage:
-        return WithoutCandidates(self)

@@ -32,9 +32,7 @@ from prefrec.rankers.blend import (
 )
 from prefrec.rankers.item_features import POPULARITY, TIME, ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes
-from prefrec.rankers.reward import RewardRanker
 from prefrec.runs.stage import stage_key
-from prefrec.stages.alignment import RewardStage
 from prefrec.stages.base import RankerStage, View
 from prefrec.stages.baseline import AttributeStage, CountedBaselineStage
 from prefrec.stages.inputs import RunInputs
@@ -254,9 +252,6 @@ class BlendParts:
         return fast, slow
 
     def _ranker(self, part: RankerStage, split: str, batch_size: int) -> Ranker:
-        if isinstance(part, RewardStage):
-            policy, reference = (self._ranker(lm, split, batch_size) for lm in (part.aligned, part.reference))
-            return RewardRanker(part.name, policy, reference, part.beta)
         # A prompt that shows candidates has no room for so many.
         without_candidates = shows_candidates(self.inputs.model, self.inputs.data.domain)
         asked = (part.full or part) if without_candidates or not part.is_slow else part

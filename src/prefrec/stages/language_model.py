@@ -137,17 +137,13 @@ def started_from(start: RankerStage | None) -> dict[str, Any]:
 
 
 class WithoutCandidates(View):
-    """A language model in full ranking. Without candidates in the prompt, scores differ from those on candidate sets.
-
-    Args:
-        of: the stage of a language model, or of the reward of one.
-    """
+    """A language model in full ranking, whose prompts show no candidates, so that its scores differ."""
 
     model = None
 
-    of: Any
+    of: LMStage
 
-    def __init__(self, of: Any) -> None:
+    def __init__(self, of: LMStage) -> None:
         super().__init__(of)
         self.first = of.first and of.first.full
 
