@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from prefrec.data.types import COUNTED
 from prefrec.evaluation import metrics_for
 from prefrec.intake import prepare
 from prefrec.pipeline.opened import open_run
@@ -31,10 +32,10 @@ def late(base, tmp_path_factory):
     rng, log = np.random.default_rng(0), []
     for u in range(30):
         for n, item in enumerate(rng.choice(ITEMS - LATE_ITEMS, 9, replace=False).tolist()):
-            log.append((f"u{u:02}", f"i{item}", 100 * n + u))
+            log.append((f"u{u:02}", f"i{item}", COUNTED + 100 * n + u))
     for u in range(LATE_USERS):
         for n, item in enumerate(rng.choice(np.arange(40, ITEMS), 5, replace=False).tolist()):
-            log.append((f"late{u}", f"i{item}", 900 + 10 * n + u))
+            log.append((f"late{u}", f"i{item}", COUNTED + 900 + 10 * n + u))
     pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "log.csv")
     raw = base.model_dump(mode="json")
     raw["data"] |= {"interactions": str(folder / "log.csv")}

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 import torch
 
+from prefrec.data.types import COUNTED
 from prefrec.data.update import MARK, read_by_sft
 from prefrec.errors import ConfigError
 from prefrec.files import read_json
@@ -25,7 +26,8 @@ def timed(base, tmp_path_factory):
     spans = [*((0, 8) for _ in range(30)), *((0, 16) for _ in range(8)), *((10, 16) for _ in range(4))]
     for u, (start, end) in enumerate(spans):
         items, pace = rng.choice(ITEMS, end - start, replace=False).tolist(), 20 if start else 100
-        log += [(f"u{u:02}", f"i{item}", 100 * start + pace * n + u) for n, item in enumerate(items)]
+        times = (COUNTED + 100 * start + pace * n + u for n in range(len(items)))  # dates, and no counters
+        log += [(f"u{u:02}", f"i{item}", time) for item, time in zip(items, times, strict=True)]
     pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "log.csv")
     raw = base.model_dump(mode="json")
     raw["data"] |= {"interactions": str(folder / "log.csv")}

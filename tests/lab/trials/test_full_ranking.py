@@ -103,12 +103,14 @@ def test_a_difference_that_one_target_carries_is_told():
     one = replace(one, rows=rows)
     decided = full_ranking.judged(TABLE, [one])
     (decision,) = decided["title tower − random vectors"]
-    assert decision.difference.low < 0 < decision.difference.high
-    sure = replace(decision, adjusted=0.01)
+    difference = decision.found.difference
+    assert difference.low < 0 < difference.high
+    sure = replace(decision, found=replace(decision.found, word="above"))
     (note,) = full_ranking.carried_notes([one], {"title tower − random vectors": [sure]}, TABLE.level)
     assert "One target, with 150 of the 300 examples, carries +0.25" in note
     assert "without it the difference is +0.0095 [" in note
-    assert full_ranking.carried_notes([one], {"x": [replace(decision, adjusted=0.5)]}, TABLE.level) == []
+    unsure = replace(decision, found=replace(decision.found, word="open"))
+    assert full_ranking.carried_notes([one], {"x": [unsure]}, TABLE.level) == []
 
 
 def test_logs_that_differ_are_told():
