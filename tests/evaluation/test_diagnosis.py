@@ -63,8 +63,12 @@ def test_the_gain_of_the_history_is_that_of_the_best_rule(found):
     gain = found.history_gain
     assert found.history_rule == "taste"
     assert (gain.mean, gain.n, gain.users) == (pytest.approx((1 - 1 / np.log2(4)) * 2 / 4), 4, 4)
+    assert "adds +0.250 [no interval] NDCG@10" in found.sentences[-1]
+    many = [replace(row, user_id=f"{row.user_id}{n}") for n in range(5) for row in ROWS]
+    found = diagnose(many, CATALOGUE, LOG, [Reader("blind", 3), Reader("taste", 2)])
+    gain = found.history_gain
     assert gain.low < gain.mean < gain.high
-    assert "adds +0.250 [" in found.sentences[-1]
+    assert f"adds +0.250 [{gain.low:.3f}, {gain.high:.3f}] NDCG@10" in found.sentences[-1]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_numbers_by_hand(examples):
 
 
 def test_intervals_equal_the_single_functions(examples):
+    examples = [replace(e, user_id=f"{e.user_id}{n}") for n in range(9) for e in examples]
     result = evaluate([A, B], examples, CATALOGUE, audit=NONE)
     values, groups = result.values, ([e.user_id for e in examples], [e.target for e in examples])
     assert result.metrics["a"]["mrr"] == mean_interval(values["a"]["mrr"], *groups)
@@ -168,7 +169,7 @@ def test_rankers_may_have_answered_fewer_rows(examples):
     assert result.metrics["a"] == evaluate([A], examples, CATALOGUE, audit=NONE).metrics["a"]
     for metric in rest.measured:
         ours, theirs = result.difference("b", "a", metric), rest.difference("b", "a", metric)
-        assert (ours.mean, ours.low, ours.high, ours.n) == (theirs.mean, theirs.low, theirs.high, 3)
+        assert (ours.mean, ours.n) == (theirs.mean, 3)
         assert result.difference("c", "a", metric).n == 1
     assert {(c.ranker, c.against) for c in result.comparisons} == {("b", "a"), ("c", "a")}
     groups = {name: list(g.metrics) for name, g in result.groups.items()}

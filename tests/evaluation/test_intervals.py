@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from prefrec.evaluation import intervals
-from prefrec.evaluation.intervals import Interval, Means, holm, mean_interval, paired_difference, within
+from prefrec.evaluation.intervals import MIN_USERS, Interval, Means, holm, mean_interval, paired_difference, within
 from prefrec_lab.trials import interval_coverage as simulations
 
-ROWS = st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30)
+# As many users as an interval needs, and some of them have more rows.
+SHARES = st.integers(0, 1000).map(lambda n: n / 1000)
+ROWS = st.lists(st.tuples(st.integers(0, 6), SHARES, SHARES), min_size=20, max_size=40).map(
+    lambda rows: [(n if n < MIN_USERS else user, a, b) for n, (user, a, b) in enumerate(rows)]
+)
 
 
 def _slow_jackknife(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
@@ -29,8 +33,8 @@ def _slow_jackknife(values: np.ndarray, clusters: np.ndarray) -> tuple[float, fl
 def _drawn(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values, users and items of 60 rows, whose items matter."""
     rng = np.random.default_rng(seed)
-    users, items = rng.integers(0, 12, 60), np.minimum(rng.geometric(0.3, 60), 9)
-    return rng.random(60) + 0.3 * users / 12 + rng.normal(size=10)[items], users, items
+    users, items = rng.integers(0, 30, 60), np.minimum(rng.geometric(0.3, 60), 9)
+    return rng.random(60) + 0.3 * users / 30 + rng.normal(size=10)[items], users, items
 
 
 def test_over_users_the_variance_is_the_jackknifes():
@@ -43,8 +47,9 @@ def test_over_users_the_variance_is_the_jackknifes():
 
 
 @pytest.mark.parametrize(("seed", "swapped"), [(0, False), (3, False), (8, False), (0, True)])
-def test_over_users_and_items_the_variance_is_that_of_both_without_their_pairs(seed, swapped):
+def test_over_users_and_items_the_variance_is_that_of_both_without_their_pairs(monkeypatch, seed, swapped):
     """That of items, of both, or (swapped) of users is the largest."""
+    monkeypatch.setattr(intervals, "MIN_USERS", 2)  # the nine items are users if swapped
     values, *labels = _drawn(seed)
     users, items = labels[::-1] if swapped else labels
     parts = [_slow_jackknife(values, codes) for codes in (users, items, 100 * users + items)]
@@ -75,8 +80,7 @@ def test_an_interval_holds_its_mean_and_the_range_holds_the_interval(rows):
     interval = mean_interval(values, users)
     assert (interval.n, interval.users) == (len(rows), len(set(users)))
     assert interval.mean == pytest.approx(np.mean(values))
-    if interval.users > 1:
-        assert min(values) - 1e-9 <= interval.low <= interval.mean <= interval.high <= max(values) + 1e-9
+    assert min(values) - 1e-9 <= interval.low <= interval.mean <= interval.high <= max(values) + 1e-9
 
 
 @given(rows=ROWS)
@@ -84,11 +88,10 @@ def test_a_difference_is_antisymmetric(rows):
     users, a, b = zip(*rows, strict=True)
     there, back = paired_difference(a, b, users), paired_difference(b, a, users)
     assert there.mean == pytest.approx(-back.mean, abs=1e-12)
-    if there.users > 1:
-        assert there.low == pytest.approx(-back.high, abs=1e-9)
-        assert there.p_value == pytest.approx(back.p_value)
-        assert 0 <= there.p_value <= 1
-        assert (there.p_value < 0.05) == (there.low > 0 or there.high < 0)
+    assert there.low == pytest.approx(-back.high, abs=1e-9)
+    assert there.p_value == pytest.approx(back.p_value)
+    assert 0 <= there.p_value <= 1
+    assert (there.p_value < 0.05) == (there.low > 0 or there.high < 0)
 
 
 def test_many_rows_of_one_user_are_not_many_users():
@@ -156,6 +159,18 @@ def test_one_user_has_no_interval():
     assert math.isnan(paired_difference([1.0], [0.0], ["a"]).p_value)
     assert str(interval) == "0.6667 [no interval] n=3"
     assert str(Interval(0.25, 0.125, 0.5, 7, 2)) == "0.2500 [0.1250, 0.5000] n=7"
+
+
+@pytest.mark.parametrize("users", [2, 19, 20])
+def test_equal_differences_of_a_few_users_are_no_finding(users):
+    """The rows of few users may be equal by chance: p would be 0, with an empty interval."""
+    found = paired_difference(np.ones(2 * users), np.zeros(2 * users), np.arange(2 * users) % users)
+    mean = mean_interval(np.ones(2 * users), np.arange(2 * users) % users)
+    assert (found.mean, mean.mean, found.users) == (1.0, 1.0, users)
+    is_tested = users >= MIN_USERS
+    for number in (found.p_value, found.low, found.high, mean.low, mean.high):
+        assert math.isnan(number) is not is_tested
+    assert bool(intervals.too_few_users(users)) is not is_tested
 
 
 def test_constant_values_give_a_point():

@@ -125,11 +125,11 @@ def test_a_score_that_knows_no_user_has_half_over_users():
 
 def test_the_interval_over_users_is_that_of_users_left_out():
     rng = np.random.default_rng(1)
-    scores, items = rng.normal(size=(12, 5)), named(1, 12, 5)
-    liked = rng.random((12, 5)) < 0.5
+    scores, items = rng.normal(size=(24, 5)), named(1, 24, 5)
+    liked = rng.random((24, 5)) < 0.5
     told, left = within_item_auc(scores, liked, ~liked, items), []
-    for user in range(12):
-        kept = np.delete(np.arange(12), user)
+    for user in range(24):
+        kept = np.delete(np.arange(24), user)
         left.append(np.mean(slow_item_auc(scores[kept], liked[kept], ~liked[kept], [items[u] for u in kept])))
     half = half_length(*jackknife(np.array(left) - told.mean))
     assert (told.low, told.high) == pytest.approx((told.mean - half, told.mean + half))

@@ -28,7 +28,7 @@ from prefrec.report.curves import running_mean, start_loss
 from prefrec.report.examples import pick_examples
 from prefrec.report.headline import plain_words, users_served, verdict
 from prefrec.report.render import facts, render
-from prefrec.report.tables import folded, metrics_grid, shown_baselines
+from prefrec.report.tables import folded, metrics_grid, metrics_note, shown_baselines
 from prefrec.report.wording import clock, p_value, signed, with_interval
 from prefrec.runs.contents import StageLog, read_run
 from sealed import seal_stage, write_metrics
@@ -335,6 +335,22 @@ def test_a_gain_that_the_correction_does_not_leave_is_called_not_significant(run
     assert "popularity: significant after Holm’s correction for 5 comparisons (p = 0.049). " in said(0.049)
     assert "popularity: significant after Holm’s correction for 5 comparisons (p < 0.001). " in said(0.0004)
     assert "popularity: significant, without correction. " in said(math.nan)
+
+
+def test_a_few_users_have_no_test_and_the_report_says_so(run):
+    """Two users with equal gains once had p = 0 and an empty interval."""
+    contents = read_run(run)
+    lists = contents.results.evaluation
+    two = contents.results.predictions.with_columns(user_id="u" + (pl.col("row") % 2).cast(pl.String))
+    few = evaluate_predictions(_without_texts(two), compare="popularity", audit=lists.audit)
+    block = dataclasses.replace(few, best_reference="popularity")
+    said = verdict(_with(contents, evaluation=block))
+    assert "(no interval) over the best baseline, popularity: not tested. " in said
+    assert ". 2 users have no intervals and no tests (20 users needed). Audit: " in said
+    assert "20 users needed" not in verdict(_with(contents, evaluation=lists))
+    assert "\n2 users have no intervals and no tests" in metrics_note(block)
+    assert "20 users needed" not in metrics_note(lists)
+    assert repr(block).endswith(". 2 users have no intervals and no tests (20 users needed)")
 
 
 def _full_ranking(contents, compare, **changes):

@@ -51,13 +51,12 @@ from prefrec.errors import NO_EXAMPLES, DataError
 from prefrec.evaluation import shortcuts
 from prefrec.evaluation.diagnosis import diagnose, row_ndcg
 from prefrec.evaluation.faults import protocol_faults
-from prefrec.evaluation.intervals import Means
+from prefrec.evaluation.intervals import MIN_USERS, Means
 from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.shortcuts import EncodedSets
 from prefrec.evaluation.verdict import (
     ITEM_ONLY,
     LEAST_POPULAR,
-    MIN_USERS,
     ORDERLY,
     REWARDED,
     TITLE_LENGTH,

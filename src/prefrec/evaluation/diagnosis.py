@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.evaluation.intervals import Interval, Means, Number, Result
+from prefrec.evaluation.intervals import MIN_USERS, Interval, Means, Number, Result
 from prefrec.evaluation.metrics import Floats, expectation, ndcg, target_ranks
 from prefrec.evaluation.shortcuts import neighbours
 from prefrec.rankers.base import Ranker
@@ -69,13 +69,13 @@ class Diagnosis(Result):
     def sentences(self) -> list[str]:
         """The diagnosis in words."""
         gain = self.history_gain
+        ends = "no interval" if gain.users < MIN_USERS else f"{gain.low:.3f}, {gain.high:.3f}"
         return [
             f"{self.targets:,} distinct targets in {self.n:,} examples; the {TOP} most frequent are the targets of "
             f"{self.top_share:.1%} of the examples; {self.classes}.",
             f"An item has {self.successors:.1f} different successors on average. Titles of an item and its successor "
             f"have a TF-IDF cosine of {self.alike:.3f}, those of two random items {self.alike_random:.3f}.",
-            f"History beyond the last item adds {gain.mean:+.3f} [{gain.low:.3f}, {gain.high:.3f}] NDCG@10 to "
-            f"{self.history_rule}.",
+            f"History beyond the last item adds {gain.mean:+.3f} [{ends}] NDCG@10 to {self.history_rule}.",
         ]
 
 

@@ -12,7 +12,8 @@ therefore wide. `prefrec_lab.trials.interval_coverage` simulates how often the i
 
 The interval over users and targets answers what would be found with other users and other items of the same kind;
 that over users alone, V = V(users), what would be found with more users of these very items. The second is the custom
-of the field and much narrower where few targets have most of the rows. Results hold both.
+of the field and much narrower where few targets have most of the rows. Results hold both. Fewer users than
+`MIN_USERS` have no interval.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from scipy.special import stdtr, stdtrit
 
 from prefrec.equality import ByValue
 
+MIN_USERS = 20
+"""Users that an interval, a test or an audit needs. Values of fewer may be equal by chance; p would then be 0."""
 Labels = Sequence[Any] | NDArray[Any]
 """The user, or the target, of each row [B]."""
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -55,12 +58,12 @@ class Interval(Result):
 
     Attributes:
         mean: mean over all rows.
-        low, high: ends of the interval (95% by default); NaN with fewer than two users.
+        low, high: ends of the interval (95% by default); NaN with fewer than `MIN_USERS` users.
         n: number of rows.
         users: number of distinct users.
         items: number of distinct targets. 0: not known; the interval then holds for new users only.
-        user_low, user_high: ends of the interval over users alone; None with fewer than two users, and in files of
-            an earlier prefrec.
+        user_low, user_high: ends of the interval over users alone; None with fewer than `MIN_USERS` users,
+            and in files of an earlier prefrec.
     """
 
     mean: Number
@@ -81,7 +84,7 @@ class Interval(Result):
 class PairedDifference(Interval):
     """The mean of a − b over the same rows, with its interval and the two-sided p-value of the same t-test.
 
-    The p-value is NaN with fewer than two users.
+    The p-value is NaN with fewer than `MIN_USERS` users.
     """
 
     p_value: Number = math.nan
@@ -96,6 +99,14 @@ def within(least: float, value: Interval) -> Interval:
 
 Share = Annotated[Interval, AfterValidator(partial(within, 0.0))]
 """The mean of a metric. All metrics are between 0 and 1, so another value in JSON is damage."""
+
+
+def too_few_users(users: int) -> str:
+    """Return the sentence that so few users have no intervals; "" if there are enough of them."""
+    if users >= MIN_USERS:
+        return ""
+    counted = "one user has" if users == 1 else f"{users} users have"
+    return f"{counted} no intervals and no tests ({MIN_USERS} users needed)".capitalize()
 
 
 def plain(value: Any) -> Any:
@@ -190,7 +201,7 @@ class _Sample:
     def estimate(self, values: NDArray[np.float64], level: float) -> tuple[float, float, float, float]:
         """Return the mean, half of its interval, half of that over users alone, and the p-value of a mean of 0."""
         mean = float(values.mean())
-        if self.size[1] < 2:
+        if self.size[1] < MIN_USERS:
             return mean, math.nan, math.nan, math.nan
         estimates = [c.jackknife(values) for c in self._clusters]
         variance, freedom = _two_way(estimates)

@@ -14,7 +14,17 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import AfterValidator, ConfigDict
 
-from prefrec.evaluation.intervals import Means, Number, PairedDifference, Result, Share, holm, plain, within
+from prefrec.evaluation.intervals import (
+    Means,
+    Number,
+    PairedDifference,
+    Result,
+    Share,
+    holm,
+    plain,
+    too_few_users,
+    within,
+)
 from prefrec.evaluation.labels import as_table, metric_label, metric_text
 from prefrec.evaluation.verdict import Verdict
 
@@ -140,7 +150,10 @@ class Evaluation(Group):
 
     @property
     def _size(self) -> str:
-        return f"n = {self.n:,} examples of {self.users:,} users, with 95% intervals; chance HR@1 {self.chance:.3f}"
+        chance = f"chance HR@1 {self.chance:.3f}"
+        if few := too_few_users(self.users):
+            return f"n = {self.n:,} examples; {chance}. {few}"
+        return f"n = {self.n:,} examples of {self.users:,} users, with 95% intervals; {chance}"
 
     def difference(self, ranker: str, against: str, metric: str) -> PairedDifference:
         """Return the comparison of two rankers on a metric; raise KeyError if it was not made."""

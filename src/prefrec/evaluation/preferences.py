@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.evaluation.intervals import Interval, Means, Result, Share, half_length, jackknife
+from prefrec.evaluation.intervals import MIN_USERS, Interval, Means, Result, Share, half_length, jackknife
 from prefrec.evaluation.metrics import Floats as Floats
 from prefrec.evaluation.outcome import Gap, compare_columns
 
@@ -100,7 +100,8 @@ def within_item_auc(scores: Floats, liked: Mask, disliked: Mask, items: Sequence
 
     left = without_each(np.ones_like(won))
     # If one user is in all pairs, no pair is left without that user.
-    half = half_length(*jackknife(without_each(won) / left - auc)) if (left > 0).all() else math.nan
+    is_known = len(counted) >= MIN_USERS and (left > 0).all()
+    half = half_length(*jackknife(without_each(won) / left - auc)) if is_known else math.nan
     low, high = np.clip([auc - half, auc + half], 0, 1).tolist()
     return Interval(auc, low, high, len(pairs), len(counted))
 

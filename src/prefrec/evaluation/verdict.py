@@ -10,12 +10,10 @@ import polars as pl
 
 from prefrec.equality import ByValue
 from prefrec.evaluation.diagnosis import Diagnosis
-from prefrec.evaluation.intervals import Interval, PairedDifference, Result, plain
+from prefrec.evaluation.intervals import MIN_USERS, Interval, PairedDifference, Result, plain
 from prefrec.evaluation.labels import as_table, metric_text
 from prefrec.rankers.item_only import ItemOnlyRanker
 
-MIN_USERS = 20
-"""Users under test that are needed to find anything."""
 LEAST_POPULAR = "least popular first"
 ITEM_ONLY = ItemOnlyRanker.name
 TITLE_LENGTH = "title length"

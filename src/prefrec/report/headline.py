@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from prefrec.evaluation import Evaluation, PairedDifference
+from prefrec.evaluation.intervals import too_few_users
 from prefrec.evaluation.labels import metric_label
 from prefrec.evaluation.outcome import Comparison
 from prefrec.rankers.baselines import PopularityRanker
@@ -38,11 +39,14 @@ def verdict(run: RunContents) -> str:
         sentence += (
             f", {with_interval(gain)} over the best baseline, {label(gain.against)}: {_significance(gain, block)}"
         )
-    return f"{sentence}. {sampled.audit.headline}"
+    few = too_few_users(block.users)
+    return f"{sentence}. {f'{few}. ' if few else ''}{sampled.audit.headline}"
 
 
 def _significance(gain: Comparison, block: Evaluation) -> str:
     """Return whether a difference is significant after the correction for all comparisons of its table."""
+    if math.isnan(gain.p_value):
+        return "not tested"
     if math.isnan(gain.adjusted_p):  # not of the corrected metric
         return f"{'not ' * includes_zero(gain)}significant, without correction"
     family = sum(c.metric == gain.metric for c in block.comparisons)

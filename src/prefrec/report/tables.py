@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefrec.evaluation import Audit, Comparison, Evaluation, Group, Interval, PairedDifference
+from prefrec.evaluation.intervals import too_few_users
 from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.evaluation.outcome import FAMILY
 from prefrec.evaluation.preferences import Preferences
@@ -138,7 +139,8 @@ def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
     if full:
         among = "all items" if full.by_repeat else "all unseen items"
         note += f"\nfull ranking: {size_of(full)}, ranked among {among}"
-    return "\n".join([note, *logs_notes(evaluation.logs)])
+    few = too_few_users(evaluation.users)
+    return "\n".join([note, *([few] if few else []), *logs_notes(evaluation.logs)])
 
 
 def logs_notes(logs: Mapping[str, str]) -> list[str]:

@@ -38,9 +38,10 @@ def interval_ends(interval: Interval) -> str:
 
 
 def with_interval(interval: Interval) -> str:
-    """Return `0.412 [0.370, 0.450]`."""
+    """Return `0.412 [0.370, 0.450]`, or `0.412 (no interval)`."""
     sign = "+" if isinstance(interval, PairedDifference) else ""
-    return f"{number(interval.mean, sign=sign)} {interval_ends(interval)}"
+    ends = interval_ends(interval)
+    return f"{number(interval.mean, sign=sign)} {f'({ends})' if math.isnan(interval.low) else ends}"
 
 
 def p_value(p: float) -> str:

@@ -8,18 +8,18 @@ import pytest
 from prefrec.evaluation import PairedDifference, mean_interval, paired_difference
 from prefrec_lab.study_tools.measure import holm, measure
 
-USERS = [f"u{i // 2}" for i in range(30)]
+USERS = [f"u{i // 2}" for i in range(60)]
 
 
 @pytest.fixture
 def values():
     rng = np.random.default_rng(0)
-    return {name: {q: rng.random((3, 30)) for q in ("hr@1", "mrr")} for name in ("a", "b", "c")}
+    return {name: {q: rng.random((3, 60)) for q in ("hr@1", "mrr")} for name in ("a", "b", "c")}
 
 
 def test_intervals_are_those_of_the_mean_over_seeds(values):
     found = measure(values, USERS, baseline="b")
-    assert (found.n, found.users, found.baseline) == (30, 15, "b")
+    assert (found.n, found.users, found.baseline) == (60, 30, "b")
     for name, of in values.items():
         for quantity, v in of.items():
             want = mean_interval(v.mean(axis=0), USERS)

@@ -80,9 +80,9 @@ def test_arms_chosen_on_validation_are_compared_on_test_examples(tmp_path, monke
     budgets = [Budget("movielens", "all", 300), Budget("movielens", "200", 300)]
     for budget in budgets:
         name = f"{budget.users}-{budget.rows}-0.parquet"
-        tried = answers(8, **ARMS, s_dpo_low=[0, 0], s_dpo_high=[0, 1])
+        tried = answers(20, **ARMS, s_dpo_low=[0, 0], s_dpo_high=[0, 1])
         tried.write_parquet(tmp_path / f"e1-movielens-validation-{name}")
-        tested = answers(8, **ARMS, s_dpo_low=[1, 1], s_dpo_high=[0, 1])
+        tested = answers(20, **ARMS, s_dpo_low=[1, 1], s_dpo_high=[0, 1])
         tested = tested.with_columns(pl.when(pl.col("row") == 0).then(0.0).otherwise(pl.col("hr@1")).alias("hr@1"))
         tested.write_parquet(tmp_path / f"e1-movielens-test-{name}")
     assert budgets_of("movielens", "test") == budgets
