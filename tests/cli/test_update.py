@@ -221,6 +221,10 @@ def test_update_refuses_a_run_that_it_cannot_update(run, files, tmp_path):
     shutil.rmtree(copy / "sft")
     assert "no trained model 'sft'" in refused("update", copy, *files)
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(raw | {"sft": None}))
+    told = " ".join(refused("update", copy, *files).split())
+    assert "this run has no SFT whose training could continue" in told
+    assert "prefrec run RECIPE.yaml --out FOLDER" in told
     (copy / "recipe.yaml").write_text(yaml.safe_dump(raw | {"sft": None, "update": {"run": str(run)}}))
     assert "update: needs `sft` to continue" in refused("update", copy, *files)
 

@@ -73,6 +73,12 @@ def test_explain(client):
     assert [i["title"] for i in answer.json()["influences"]] == ["Red Emma", "Red Eye"]
 
 
+def test_docs_name_the_description_of_the_api(client):
+    answer = client.get("/docs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert "/openapi.json" in answer.text
+
+
 @pytest.mark.parametrize(("path", "by"), [("also-bought", "item-kNN"), ("similar", "title TF-IDF")])
 def test_related_items(client, path, by):
     answer = client.post(f"/v1/{path}", json={"item": "Red Emma", "k": 2, "ranker": "sft"}).json()
@@ -212,6 +218,13 @@ def test_unknown_items_come_with_near_ones(client):
     assert {"item_id": "i2", "title": "Red Emma"} in first["near"]
     assert second == {"given": "zzzz", "near": []}
 
+def test_no_base_model_is_named_where_no_language_model_is_served(run):
+    engine = open_engine(run, ["popularity"])
+    with _client(engine) as client:
+        found = client.get("/v1/run").json()
+    assert (found["model"], found["models"]) == ("", [])
+
+
 
 @pytest.mark.parametrize(
     ("path", "body", "message"),
@@ -257,7 +270,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(client, monkeypatch):
 def test_state_and_errors_of_routing(client):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
-    for path in ("/v1/nothing", "/../../etc/passwd", "/", "/docs"):
+    for path in ("/v1/nothing", "/../../etc/passwd", "/"):
         problem = _error(client.get(path), 404, "not_found")
         assert "/openapi.json describes the API, and with --ui the web page is at /" in problem["message"]
     told = "send {}; /openapi.json describes the API"

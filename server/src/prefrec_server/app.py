@@ -40,6 +40,12 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 }
 """Status → error response in the OpenAPI schema."""
 NO_PATH = "there is no such path; /openapi.json describes the API, and with --ui the web page is at /"
+API_IS_AT = (
+    "The HTTP API of prefrec.\n\n"
+    "/openapi.json describes every route, field and error of this server, and OpenAPI clients read it.\n"
+    "docs/reference/http.md in prefrec's sources is the same as a page, docs/serving.md has examples.\n"
+)
+"""Answer of /docs. FastAPI's own page would load scripts from another server, which the content policy forbids."""
 ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
     (UnknownItemsError, 404, "unknown_item"),
     (UnknownRankerError, 404, "unknown_ranker"),
@@ -108,7 +114,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         version=version("prefrec"),
         description=f"Rankings of the run {settings.name}.",
         lifespan=lifespan,
-        docs_url=None,  # its scripts would come from another server
+        docs_url=None,  # see `API_IS_AT`
         redoc_url=None,
         redirect_slashes=False,  # the redirect would lead to the host that the client names
     )
@@ -134,6 +140,10 @@ def _add_open_routes(app: FastAPI, engine: Engine, page: dict[str, tuple[str, by
         if not engine.batcher.alive:
             raise StoppedError("the server is stopping")
         return {"status": "ready"}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(API_IS_AT, media_type="text/plain; charset=utf-8")
 
     async def file(request: Request) -> Response:
         media_type, content = page[request.scope["route"].path]
@@ -204,7 +214,9 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     @api.get("/v1/run", summary="Describe the served run")
     async def run() -> bodies.RunAnswer:
         names = {"rankers": engine.rankers, "models": engine.models}
-        return bodies.RunAnswer(run=settings.name, model=settings.model, items=len(engine.items), **names)
+        # The recipe of a run without language models names a base model as well, by default.
+        model = settings.model if engine.models else ""
+        return bodies.RunAnswer(run=settings.name, model=model, items=len(engine.items), **names)
 
     @api.get("/v1/example", summary="Show an example of the split under test")
     async def example(row: Annotated[int, Query(ge=0, le=2**31)] = 0) -> bodies.ExampleAnswer:

@@ -201,7 +201,7 @@ class RunAnswer(Strict):
     """The served run."""
 
     run: str
-    model: str = Field(description="Name of the base model, as in the recipe.")
+    model: str = Field(description="Name of the base model, as in the recipe; empty if no language model is served.")
     rankers: list[str] = Field(description="Names of the rankers. The first is the default.")
     models: list[str] = Field(description="Names of the language models.")
     items: int = Field(description="Number of items in the catalogue.")

@@ -47,6 +47,12 @@ def update(
             f"{address}: an update needs the log and the weights of its run: copy the run to a folder first"
         )
     earlier = open_run(run)
+    if earlier.recipe.sft is None:
+        raise ConfigError(
+            f"{run}: this run has no SFT whose training could continue. Other rankers learn the whole log in little "
+            f"time: add the new files to `data.more_interactions` of {run / 'recipe.yaml'}, or replace the log, and "
+            "carry it out in a new folder (`prefrec run RECIPE.yaml --out FOLDER`)"
+        )
     earlier.stage(SFT)  # raise an error if it is missing, unfinished or damaged
     raw = earlier.recipe.model_dump(mode="json")
     raw["data"]["more_interactions"] += _new_files(raw["data"], interactions or [])
