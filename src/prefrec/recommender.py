@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from prefrec import processes
-from prefrec.console import quiet_warnings, track, warn
+from prefrec.console import quiet_warnings, say, track, warn
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.parquet import PARQUET, read_parquet
 from prefrec.data.store import read_items
@@ -104,6 +104,7 @@ class Recommender:
         reopen: opens the recommender again. Default: it cannot be pickled or copied.
         results: what the evaluation of its run has measured. Default: not known.
         popular: the recent popularity of the items. Default: that in the log.
+        for_new: opens the recommender that answers where seen items are excluded. Default: this one does.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Recommender:
         reopen: Callable[[], Recommender] | None = None,
         results: Results | None = None,
         popular: Popular | None = None,
+        for_new: Callable[[], Recommender] | None = None,
     ) -> None:
         self.data = data
         self.stage = stage
@@ -124,6 +126,7 @@ class Recommender:
         self.items = ItemIndex(data.catalogue)
         self._check = check
         self._reopen = reopen
+        self._for_new = for_new
         self._loaded: dict[str, Any] = {"popular": popular} if popular else {}
         self._process = os.getpid()
 
@@ -141,7 +144,9 @@ class Recommender:
 
         Args:
             run: folder written by `prefrec run`, its address, such as `s3://bucket/runs/shop`, or a run that is open.
-            ranker: name in the results table. Default: the best ranker on validation examples (`Run.default`).
+            ranker: name in the results table. Default: the best ranker on validation examples (`Run.default`). For
+                data that keep repeats, answers with `exclude_seen=True` are then by the best for items that are new
+                to the user (`Run.for_new`).
 
         Raises:
             DataError: the run cannot be read, or has no such ranker.
@@ -150,13 +155,15 @@ class Recommender:
         opened = run if isinstance(run, Run) else open_run(_lasting(run))
         folder = opened.folder if isinstance(run, Run) else run
         stage = opened.stage(ranker or opened.default())
+        for_new = None if ranker else opened.for_new
         return cls(
             opened.data,
             stage,
             str(folder),
             check=partial(opened.check_unchanged, stage, opened.states(stage.name)),
-            reopen=partial(cls.from_run, address_of(folder) or opened.folder.absolute(), stage.name),
+            reopen=partial(cls.from_run, address_of(folder) or opened.folder.absolute(), ranker and stage.name),
             results=opened.results,
+            for_new=partial(cls.from_run, opened, for_new) if for_new else None,
         )
 
     @classmethod
@@ -185,7 +192,8 @@ class Recommender:
             model = ModelSection(**about["model"])
             parts = about.get("parts")
             if parts is not None:
-                data, stage = open_parts(path, name, model.name)
+                for_new = about.get("for_new")
+                data, stages = open_parts(path, [name, *([for_new] if for_new else [])], model.name)
             else:
                 config = {"repeats": about.get("repeats", "drop")}
                 log = pl.DataFrame(schema=LOG_SCHEMA)
@@ -199,7 +207,9 @@ class Recommender:
             ) from e
         opened: Any = {"check": partial(_check_export, path, about), "reopen": partial(cls.from_pretrained, place)}
         if parts is not None:
-            return cls(data, stage, str(folder), **opened)
+            if for_new:
+                opened["for_new"] = partial(cls, data, stages[1], str(folder), check=opened["check"])
+            return cls(data, stages[0], str(folder), **opened)
         model.name = model.name or str(path)
         if model.answers == "titles":
             model.templates = [str(path / PROMPT)]
@@ -259,6 +269,8 @@ class Recommender:
         """
         rules: RuleArguments = {"where": where, "allow": allow, "deny": deny, "exclude_seen": exclude_seen}
         rules |= {"at_most": at_most, "per": per, "boost": boost}
+        if (asked := self._answering(exclude_seen)) is not self:
+            return asked.recommend(history, k, user=user, **rules)
         selection = self._selection(k, **rules)
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
@@ -412,6 +424,8 @@ class Recommender:
         self._check_process()
         if users is not None and histories is not None:
             raise ConfigError("users, histories: give one of them")
+        if (asked := self._answering(rules.get("exclude_seen"))) is not self:
+            return asked.recommend_blocks(out, k, users=users, histories=histories, **rules)
         is_csv = _is_csv(out)
         selection = self._selection(k, **rules)
         if histories is None:
@@ -567,6 +581,20 @@ class Recommender:
             warn(escape(f"boost: no item has the {column} {value!r}"))
         return selection
 
+    def _answering(self, exclude_seen: bool | None) -> Recommender:
+        """Return the recommender that answers under this rule: another one where only new items are asked for."""
+        if not exclude_seen or self._for_new is None:
+            return self
+        return cast(Recommender, self._once("for new", self._open_for_new))
+
+    def _open_for_new(self) -> Recommender:
+        assert self._for_new is not None
+        other = self._for_new()
+        say(
+            escape(f"{other.stage.name} answers, the best for items that are new to the user; else {self.stage.name}")
+        )
+        return other
+
     def _check_process(self) -> None:
         """Raise ConfigError in a fork of the process that opened the recommender."""
         if os.getpid() != self._process:
@@ -579,7 +607,10 @@ class Recommender:
     def _best(self, queries: Iterable[Query], selection: Selection) -> list[Rows[Ranked]]:
         questions = [selection.question(*items) for items in queries]
         answers = answer_all(self._on_catalogue, questions)
-        return [self._ranked(best.item_ids, best.logps) for best in answers]
+        rankings = [self._ranked(best.item_ids, best.logps) for best in answers]
+        for ranking in rankings:
+            ranking.ranker = self.stage.name
+        return rankings
 
     def _ranked(self, ids: Sequence[str], scores: Iterable[float]) -> Rows[Ranked]:
         rows = zip(ids, self.data.catalogue.titles_of(ids), scores, strict=True)

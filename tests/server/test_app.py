@@ -206,9 +206,23 @@ def test_items_run_and_example(client):
     first, _ = client.get("/v1/items", params={"query": "red em", "limit": 2}).json()["items"]
     assert first == {"item_id": "i2", "title": "Red Emma"}
     run, rankers = client.get("/v1/run").json(), ["s-dpo", "dpo", "sft", "zero-shot", *SERVED_BASELINES]
-    assert run == {"run": "tiny", "model": "llama", "rankers": rankers, "models": rankers[:4], "items": 60}
+    assert run == {
+        "run": "tiny",
+        "model": "llama",
+        "rankers": rankers,
+        "for_new": "s-dpo",
+        "models": rankers[:4],
+        "items": 60,
+    }
     example = client.get("/v1/example", params={"row": 41}).json()
     assert (example["row"], example["rows"], len(example["candidates"])) == (1, 40, 6)
+
+
+def test_no_base_model_is_named_where_no_language_model_is_served(run):
+    engine = open_engine(run, ["popularity"])
+    with _client(engine) as client:
+        found = client.get("/v1/run").json()
+    assert (found["model"], found["models"]) == ("", [])
 
 
 def test_unknown_items_come_with_near_ones(client):
@@ -217,13 +231,6 @@ def test_unknown_items_come_with_near_ones(client):
     assert first["given"] == "Red Ema"
     assert {"item_id": "i2", "title": "Red Emma"} in first["near"]
     assert second == {"given": "zzzz", "near": []}
-
-def test_no_base_model_is_named_where_no_language_model_is_served(run):
-    engine = open_engine(run, ["popularity"])
-    with _client(engine) as client:
-        found = client.get("/v1/run").json()
-    assert (found["model"], found["models"]) == ("", [])
-
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,30 @@ def test_rules_go_with_the_question(page):
     expect(page.locator("#right .ranking button", has_text="Red Emma")).to_be_visible()
 
 
+def test_the_default_for_new_titles_is_shown_where_seen_ones_are_excluded(browser, run):
+    engine = open_engine(run, ["sft", "popularity", "item-kNN"])
+    engine.for_new = "popularity"
+    with _served(engine, "tiny") as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.locator("header")).to_contain_text("for titles that are new to the user it is popularity")
+        page.locator("#rules summary").click()
+        excludes = page.get_by_label("Exclude titles that the user has seen")
+        excludes.uncheck()
+        expect(page.locator("#left select")).to_have_value("sft")
+        excludes.check()
+        expect(page.locator("#left select")).to_have_value("popularity")
+        with page.expect_request("**/v1/recommend") as asked:
+            page.get_by_role("button", name="Recommend").click()
+        body = asked.value.post_data_json
+        assert (body["exclude_seen"], body["ranker"]) == (True, "popularity")
+        page.locator("#left select").select_option("item-kNN")  # one that somebody has chosen stays
+        excludes.uncheck()
+        expect(page.locator("#left select")).to_have_value("item-kNN")
+        page.close()
+    engine.close()
+
+
 def test_a_boost_goes_with_the_question_and_moves_the_title(page):
     _add(page, "history", "red em", "Red Emma")
     page.get_by_role("button", name="Recommend").click()

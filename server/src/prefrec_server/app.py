@@ -213,7 +213,7 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
 
     @api.get("/v1/run", summary="Describe the served run")
     async def run() -> bodies.RunAnswer:
-        names = {"rankers": engine.rankers, "models": engine.models}
+        names: Any = {"rankers": engine.rankers, "for_new": engine.for_new, "models": engine.models}
         # The recipe of a run without language models names a base model as well, by default.
         model = settings.model if engine.models else ""
         return bodies.RunAnswer(run=settings.name, model=model, items=len(engine.items), **names)

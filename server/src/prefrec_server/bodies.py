@@ -203,6 +203,9 @@ class RunAnswer(Strict):
     run: str
     model: str = Field(description="Name of the base model, as in the recipe; empty if no language model is served.")
     rankers: list[str] = Field(description="Names of the rankers. The first is the default.")
+    for_new: str = Field(
+        description="Default of /v1/recommend with `exclude_seen: true`: the best for items that are new to the user."
+    )
     models: list[str] = Field(description="Names of the language models.")
     items: int = Field(description="Number of items in the catalogue.")
 

@@ -60,6 +60,7 @@ class Engine:
         encoder: encoder of prompts, which no other thread uses; None without language models.
         split: split whose examples can be shown.
         rankers: names of the rankers to serve; the first is the default.
+        for_new: the default where seen items are excluded. Default: the first.
         **queue: options of the `Batcher`.
     """
 
@@ -70,6 +71,7 @@ class Engine:
         encoder: Encoder | None,
         split: str,
         rankers: Sequence[str],
+        for_new: str | None = None,
         **queue: Any,
     ) -> None:
         self.data = data
@@ -78,6 +80,7 @@ class Engine:
             self.encoder, self.template = encoder, scorer.lm.template
         self.examples = data.split(split)
         self.rankers = list(rankers)
+        self.for_new = for_new or self.rankers[0]
         self.models = [name for name in rankers if name in scorer.adapters]
         self._scorer = scorer
         # One thread, because a fast tokenizer stores the settings of a call in itself: two simultaneous calls would
@@ -180,7 +183,7 @@ class Engine:
 
         Raise errors of `rank`, UnknownUserError or RulesError.
         """
-        ranker = self._ranker(request.ranker)
+        ranker = self._ranker(request.ranker or (self.for_new if request.exclude_seen else None))
         if not self._recommends(ranker):
             raise DataError(f"{ranker} cannot recommend from all items: send candidates to /v1/rank")
         history, seen = self._history(request)

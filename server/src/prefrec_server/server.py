@@ -127,7 +127,8 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     Args:
         run: the run.
         rankers: names of rankers; the first is the default. If none are given: the best ranker on validation
-            examples, the language models from the last stage to the first, other rankers, and baselines.
+            examples, the best for items that are new to the user, the language models from the last stage to the
+            first, other rankers, and baselines.
         max_tokens: most tokens per pass of a language model, padding included. Default: see `default_pass`.
         **queue: options of `Batcher`.
 
@@ -140,7 +141,9 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     baselines = [name for name in run.recipe.evaluate.references if name in can]
     made = [config.name for config in run.recipe.rankers]
     by_default = [config.name for config in run.recipe.rankers if stage_class(config.kind).served]
-    wanted = list(rankers) or list(dict.fromkeys([run.default(), *lms, *by_default[::-1], *baselines]))
+    for_new = None if rankers else run.for_new
+    defaults = () if rankers else filter(None, (run.default(), for_new))
+    wanted = list(rankers) or list(dict.fromkeys([*defaults, *lms, *by_default[::-1], *baselines]))
     named = [name for name in wanted if name not in (*made, *baselines)]
     # A ranker of another kind may depend on any of the language models.
     lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms
@@ -176,7 +179,9 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     for name in served:
         if name in made and (full := parts[name].full):
             full.load(BATCH_SIZE)
-    engine = Engine(scorer, run.data, encoder, split, served, room=max_tokens, **queue)
+    engine = Engine(
+        scorer, run.data, encoder, split, served, for_new if for_new in served else None, room=max_tokens, **queue
+    )
     with engine.closed_on_error():
         # Baselines are fitted when they are first queried.
         engine.warm_up([name for name in served if name not in baselines])

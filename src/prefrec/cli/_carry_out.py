@@ -38,7 +38,7 @@ def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
         print(f"{group} examples: {GROUPS[group]}\n")
         print_results(Results(evaluation=compared))
     if results.best:
-        print(f"{results.best.sentence}. serve, recommend and export use it unless --ranker names another.")
+        print(f"{results.best.sentence}. serve, recommend and export use the default unless --ranker names another.")
     if succession:
         print(f"{succession.sentence}.")
     print(f"Report: {folder / REPORT}" if until == "report" else f"Run: {folder}")

@@ -25,10 +25,13 @@ def export(
 
     Files have the layout of PEFT and transformers, with safetensors only. vLLM serves both; llama.cpp converts merged
     models. A blend or a baseline is written with its parts and the interactions that it counts, with numbers instead
-    of user ids. `prefrec.Recommender.from_pretrained` reads all of them.
+    of user ids. Without --ranker, the default for items that are new to the user is written with it, if that is a
+    different one. `prefrec.Recommender.from_pretrained` reads all of them.
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
     """
     with reader_lock(run):
         opened = open_run(run)
-        print(export_ranker(opened, ranker or opened.default(opened.models if merged else None), out, merged=merged))
+        for_new = None if ranker or merged else opened.for_new
+        ranker = ranker or opened.default(opened.models if merged else None)
+        print(export_ranker(opened, ranker, out, merged=merged, for_new=for_new))

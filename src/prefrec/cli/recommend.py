@@ -44,7 +44,10 @@ def recommend(
         Parameter(validator=Number(gte=1), help="Items per user. Default: 10; with --candidate all."),
     ] = None,
     out: Annotated[Path | None, Parameter(help="File to write, .parquet or .csv. Default: print.")] = None,
-    ranker: Annotated[str | None, Parameter(help="Any ranker of the run. Default: the best.")] = None,
+    ranker: Annotated[
+        str | None,
+        Parameter(help="Any ranker of the run. Default: the best; with --exclude-seen, the best for new items."),
+    ] = None,
     as_json: o.AsJson = False,
     section: o.Own[Rules] = o.untouched(Rules),
 ) -> None:

@@ -22,9 +22,9 @@ def switch(
 ) -> None:
     """Let a link lead to another run, if that run is whole and does not answer worse.
 
-    The default rankers of both runs answer the newest test examples. If the 95% interval of the difference in NDCG@10
-    is below 0, the link stays. `prefrec serve LINK` notices the change and opens the run. The same command with the
-    earlier run leads back.
+    The default rankers of both runs answer the newest test examples, and so do those for items that are new to the
+    user. If the 95% interval of a difference in NDCG@10 is below 0, the link stays. `prefrec serve LINK` notices the
+    change and opens the run. The same command with the earlier run leads back.
 
     Example: prefrec switch runs/shop runs/shop.2026-11-30
     """

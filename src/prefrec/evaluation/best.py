@@ -10,8 +10,10 @@ import numpy as np
 from prefrec.evaluation.intervals import Result
 from prefrec.evaluation.labels import metric_label
 from prefrec.evaluation.metrics import Floats
+from prefrec.evaluation.targets import NEW_TO_USER, REPEAT
 
 METRIC = "ndcg@10"
+_ITEMS = {REPEAT: "repeats", NEW_TO_USER: "items that are new to the user"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,8 @@ class Best(Result):
         rows: ranker → number of examples that it ranked. Slow rankers rank a sample.
         leads: ranker → mean difference to the best of the rankers with all examples, on the ranker's own examples.
         unranked: ranker → why it ranked no example and therefore cannot be the default.
+        by_repeat: for data that keep repeats, `repeat` and `new to the user` → the best on examples of that kind. For
+            those whose target is new to the user, items that the user has are not ranked.
     """
 
     ranker: str
@@ -33,6 +37,7 @@ class Best(Result):
     rows: dict[str, int]
     leads: dict[str, float]
     unranked: dict[str, str] = field(default_factory=dict)
+    by_repeat: dict[str, Best] = field(default_factory=dict)
 
     def among(self, names: Collection[str]) -> str | None:
         """Return the best of some rankers; None if none of them was measured."""
@@ -50,7 +55,16 @@ class Best(Result):
             both = min(self.rows[own], self.rows[after])
             where = "" if self.rows[own] == self.rows[after] else f" on the {both:,} that both ranked"
             text += f", {self.leads[own] - self.leads[after]:+.3f} over {after}, the next{where}"
-        return "; ".join([text, *(f"{name} cannot be the default: {why}" for name, why in self.unranked.items())])
+        told = [text, *(f"{name} cannot be the default: {why}" for name, why in self.unranked.items())]
+        told += [f"for {_ITEMS[kind]}, {best._lead}" for kind, best in self.by_repeat.items()]
+        if new := self.by_repeat.get(NEW_TO_USER):
+            told[-1] += f": {new.ranker} answers where the items that a user has are excluded"
+        return "; ".join(told)
+
+    @property
+    def _lead(self) -> str:
+        """The best ranker and its value."""
+        return f"{self.ranker} is best ({self.values[self.ranker]:.3f} on {self.rows[self.ranker]:,} examples)"
 
 
 def choose(values: dict[str, Floats], unranked: dict[str, str] | None = None) -> Best:

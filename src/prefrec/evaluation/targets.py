@@ -15,6 +15,8 @@ COUNTS = {"0": 0, "1–2": 1, "3–10": 3, "11–50": 11, "more than 50": 51}
 """Name of a group → the smallest number of known interactions of its items."""
 REPEAT, NEW_TO_USER = REPEATS = ("repeat", "new to the user")
 """Targets that the user had before, and the others."""
+FEWEST = 20
+"""Fewest examples of a group to compare rankers on; means over fewer say nothing."""
 
 
 def item_classes(data: PreparedData, split: str) -> pl.DataFrame:

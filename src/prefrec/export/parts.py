@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,13 @@ def about_key(about: dict[str, Any]) -> str:
     return stage_key(about=about | {"model": about["model"] | {"name": ""}})
 
 
-def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
-    """Write what a ranker of a run needs to answer to the folder `out`; return the names of the rankers in it.
+def write_parts(run: Run, rankers: Sequence[str], out: Path) -> list[str]:
+    """Write what rankers of a run need to answer to the folder `out`; return the names of the rankers in it.
 
-    The folder gets the recipe without paths of this machine, the weights of the stages that the ranker queries, the
+    The folder gets the recipe without paths of this machine, the weights of the stages that the rankers query, the
     items, and the interactions that baselines count. User ids are replaced by numbers. A warning says so.
     """
-    queried = queried_stages(run.plan, ranker)
+    queried = list(dict.fromkeys(name for ranker in rankers for name in queried_stages(run.plan, ranker)))
     paths = map_files(run.recipe.data, lambda file: Path(file.name))
     changes = {"data": run.recipe.data.model_copy(update=paths), "model": _unplaced(run.recipe.model), "update": None}
     recipe = run.recipe.model_copy(update=changes)
@@ -53,12 +54,11 @@ def write_parts(run: Run, ranker: str, out: Path) -> list[str]:
                 target = out / folder.relative_to(run.folder) / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / file, target)
-    rows = len(data.train_interactions)
-    users = data.train_interactions["user_id"].n_unique()
+    rows, users = len(data.train_interactions), data.train_interactions["user_id"].n_unique()
     warn(
         escape(
-            f"{ranker} needs the log: the export contains {rows:,} interactions of {users:,} users, with numbers "
-            "instead of user ids"
+            f"{' and '.join(rankers)}: the export contains the log, {rows:,} interactions of {users:,} users, with "
+            "numbers instead of user ids"
         )
     )
     return queried
@@ -71,14 +71,15 @@ def _unplaced(model: ModelSection) -> ModelSection:
     return model.model_copy(update={"name": name, "templates": templates})
 
 
-def open_parts(folder: Path, ranker: str, base: str) -> tuple[PreparedData, RankerStage]:
-    """Return the data and the ranker in a folder of `write_parts`; `base` is the base of its language models."""
+def open_parts(folder: Path, rankers: Sequence[str], base: str) -> tuple[PreparedData, list[RankerStage]]:
+    """Return the data and these rankers in a folder of `write_parts`; `base` is the base of its language models."""
     recipe, data = load_recipe(folder / RECIPE), read_prepared(folder / DATA)
     # Item-ID tokens need no template, and the run may have had one of its own.
     templates = [str(folder / PROMPT)] if recipe.model.answers == "titles" else ModelSection().templates
     model = recipe.model.model_copy(update={"name": base, "templates": templates})
     recipe = recipe.model_copy(update={"model": model})
-    return data, planned(recipe, data, folder).stage(ranker)
+    plan = planned(recipe, data, folder)
+    return data, [plan.stage(ranker) for ranker in rankers]
 
 
 def queried_stages(plan: Plan, ranker: str) -> list[str]:

@@ -13,9 +13,10 @@ import polars as pl
 from huggingface_hub import EvalResult, ModelCardData
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from rich.markup import escape
 from torch import nn
 
-from prefrec.console import quiet_libraries
+from prefrec.console import quiet_libraries, warn
 from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
 from prefrec.export.parts import ABOUT, ITEMS, PROMPT, about_key, write_parts
@@ -54,7 +55,7 @@ _environment = page_environment("prefrec.export").overlay(autoescape=False)  # M
 
 
 @quiet_libraries()
-def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
+def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False, for_new: str | None = None) -> Path:
     """Export a ranker of a run to a folder; return the folder.
 
     The folder has the weights, tokenizer, prompt, ids and titles of the items, and a model card; it is written
@@ -67,6 +68,8 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
         out: folder, which must be new or empty.
         merged: merge the adapter into the base in float32, and store the model in the recipe's dtype. Default: write
             the adapter.
+        for_new: name of another ranker of the run, which answers where the items that a user has are excluded. A
+            folder of a language model has no room for it, and a warning says so. Default: `ranker` answers.
 
     Raises:
         DataError: the run has no such ranker.
@@ -87,12 +90,27 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
         about: dict[str, Any] = {"ranker": ranker}
         parts: list[str] = []
         if stage.model is None:
-            parts = write_parts(run, ranker, draft)
-            about |= {"parts": parts, "model": {"name": model.name}}
+            parts = write_parts(run, [ranker, *([for_new] if for_new else [])], draft)
+            about |= {"parts": parts, "model": {"name": model.name}, **({"for_new": for_new} if for_new else {})}
         else:
+            if for_new:
+                warn(
+                    escape(
+                        f"the export has {ranker} alone, which also answers where the items that a user has are "
+                        f"excluded; {for_new} is better there: export it, too (--ranker '{for_new}')"
+                    )
+                )
             about |= _write_lm(run, stage.weights, draft, merged)
         contents = read_run(run.folder, run.data, run.results)
-        card = model_card(contents, run.recipe, ranker, base_id(model.name), merged=merged, parts=parts)
+        card = model_card(
+            contents,
+            run.recipe,
+            ranker,
+            base_id(model.name),
+            merged=merged,
+            parts=parts,
+            for_new=about.get("for_new"),
+        )
         texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
         texts |= {} if model.answers == "items" else {PROMPT: template.portable}
         for name, text in texts.items():
@@ -197,7 +215,14 @@ def _untie_adapted(model: PeftModel) -> None:
 
 
 def model_card(
-    contents: RunContents, recipe: Recipe, ranker: str, base: str, *, merged: bool, parts: Sequence[str] = ()
+    contents: RunContents,
+    recipe: Recipe,
+    ranker: str,
+    base: str,
+    *,
+    merged: bool,
+    parts: Sequence[str] = (),
+    for_new: str | None = None,
 ) -> str:
     """Return the card of an exported ranker as Markdown with the hub's YAML header.
 
@@ -210,6 +235,7 @@ def model_card(
         base: hub id or folder of the base model.
         merged: whether the export is a whole model.
         parts: names of the rankers in a folder of `write_parts`.
+        for_new: name of the ranker in it that answers where the items that a user has are excluded.
     """
     composed = ranker not in recipe.lm_rankers
     has_base = not composed or bool({*parts} & {*recipe.lm_rankers})
@@ -255,6 +281,7 @@ def model_card(
         settings={k: stage.setting(k) for k in SETTINGS} if stage else {},
         metrics=metrics_grid(evaluation) if evaluation else None,
         exported=label(ranker),
+        for_new=for_new and label(for_new),
         terms=TERMS.get(recipe.data.source.partition("-")[0]),
         versions=versions,
     )

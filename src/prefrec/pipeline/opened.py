@@ -14,6 +14,7 @@ from rich.markup import escape
 from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import DataError, PrefrecError
+from prefrec.evaluation.targets import NEW_TO_USER
 from prefrec.pipeline.plan import Plan, planned
 from prefrec.recipe import Recipe, load_recipe, reached
 from prefrec.runs.contents import RunContents, StageLog, read_run
@@ -71,6 +72,17 @@ class Run:
         if made_by and made_by.inputs.data is self.data and made_by.recipe is self.recipe:
             return made_by
         return planned(self.recipe, self.data, self.folder)
+
+    @property
+    def for_new(self) -> str | None:
+        """Name of the ranker to use in place of the default where the items that a user has are excluded.
+
+        That is the best on validation examples whose target is new to the user (`Best.by_repeat`). None: the default
+        answers these questions, too.
+        """
+        best = self.results.best
+        of_new = best.by_repeat.get(NEW_TO_USER) if best else None
+        return of_new.ranker if best and of_new and of_new.ranker != best.ranker else None
 
     def default(self, among: Collection[str] | None = None) -> str:
         """Return the ranker to use if the user names none: the best on validation examples, out of `among` if given.

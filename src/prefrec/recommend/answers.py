@@ -43,7 +43,13 @@ Row = TypeVar("Row", Ranked, Effect)
 
 
 class Rows(list[Row]):
-    """A list of rows that prints as a table, and as HTML in a notebook."""
+    """A list of rows that prints as a table, and as HTML in a notebook.
+
+    Attributes:
+        ranker: of an answer of `recommend`, name of the ranker that was asked.
+    """
+
+    ranker: str = ""
 
     def frame(self) -> pl.DataFrame:
         """Return the rows as a polars frame, which has the same columns without rows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from rich.markup import escape
 
 from prefrec import processes
 from prefrec.console import quiet_warnings, say, warn
-from prefrec.data import PreparedData, RankingExample, seen_items
+from prefrec.data import PreparedData, RankingExample
+from prefrec.data.seen import items_before
 from prefrec.errors import ConfigError, PrefrecError, StorageError
 from prefrec.evaluation.best import METRIC
 from prefrec.evaluation.intervals import Interval, Means, PairedDifference, Result
@@ -49,6 +51,8 @@ class Succession(Result):
         reason: why the answers are not compared; "" if they are.
         old, new: NDCG@10 of each, on all items of its own catalogue.
         difference: new minus old.
+        for_new: the same for answers without the items that a user has, if one of the runs has another ranker for
+            these (`Run.for_new`).
     """
 
     before: str
@@ -59,15 +63,22 @@ class Succession(Result):
     old: Interval | None = None
     new: Interval | None = None
     difference: PairedDifference | None = None
+    for_new: Succession | None = None
 
     @property
     def is_worse(self) -> bool:
-        """True if the interval of the difference is below 0."""
-        return self.difference is not None and self.difference.high < 0
+        """True if the interval of a difference is below 0."""
+        is_worse = self.difference is not None and self.difference.high < 0
+        return is_worse or (self.for_new is not None and self.for_new.is_worse)
 
     @property
     def sentence(self) -> str:
-        """Whether the default changes, and how the answers compare."""
+        """Whether the defaults change, and how the answers compare."""
+        of_new = f". For items that are new to the user: {self.for_new.sentence}" if self.for_new else ""
+        return self._own_sentence + of_new
+
+    @property
+    def _own_sentence(self) -> str:
         earlier, later = self.folders
         text = f"{self.after} is the default of {later}, as of {earlier}. "
         if self.after != self.before:
@@ -87,7 +98,9 @@ def compare_served(before: Run, after: Run, most: int = ROWS) -> Succession:
     The newest are those whose target is not in the log of the first run. If there are none, as when a recipe has
     changed but not the log, they are those that the first run has not learnt. Each ranker gets the histories as a
     server of its run would: without items that are not in its catalogue, and with its popularity for empty ones. A
-    target that is not in its catalogue is missed. The result is kept in `SUCCESSION` in the second run's folder.
+    target that is not in its catalogue is missed. If a run has another default for items that are new to the user,
+    both are also compared by their answers without the items that a user has, on targets that are new to the user.
+    The result is kept in `SUCCESSION` in the second run's folder.
 
     Args:
         before: the run that is served.
@@ -97,32 +110,55 @@ def compare_served(before: Run, after: Run, most: int = ROWS) -> Succession:
     Raises:
         DataError, ConfigError, ModelError: a default ranker is missing, damaged or made with another recipe.
     """
-    names = before.default(), after.default()
-    runs = [(run, run.stage(name)) for run, name in zip((before, after), names, strict=True)]
-    if any(_is_slow(run, stage) for run, stage in runs):
+    runs = [(run, run.stage(run.default())) for run in (before, after)]
+    of_new = [(run, run.stage(run.for_new or stage.name)) for run, stage in runs]
+    has_shelves = any(run.for_new for run, _ in runs)
+    asked = [*runs, *of_new] if has_shelves else runs
+    if any(_is_slow(run, stage) for run, stage in asked):
         most = min(most, SLOW_ROWS)
-    key = stage_key(entries=[[stage.key, stage.model] for _, stage in runs], most=most, test=_targets(after.data))
+    key = stage_key(entries=[[stage.key, stage.model] for _, stage in asked], most=most, test=_targets(after.data))
     folders = before.folder.resolve().name, after.folder.resolve().name
     kept = read_json(after.folder / SUCCESSION)
     if kept.get("key") == key and kept.get("folders") == [*folders]:
         return Succession.from_json({name: value for name, value in kept.items() if name != "key"})
-    result = Succession(*names, folders)
     rows, group = _rows(before, after, most)
-    unable = [name for name, (_, stage) in zip(names, runs, strict=True) if stage.full is None]
-    if unable:
-        result = replace(result, reason=f"{unable[0]} cannot rank the whole catalogue")
-    elif not rows:
-        result = replace(result, reason=f"{folders[0]} has learnt all test examples of {folders[1]}")
-    else:
-        seen = seen_items(after.data, rows)
-        say(f"{' and '.join(names)}: answering {len(rows)} histories as {' and '.join(folders)} would")
-        values = {n: _ndcg(run, stage, rows, seen) for n, (run, stage) in enumerate(runs)}
-        means = Means(values, [e.user_id for e in rows], [e.target for e in rows])
-        result = replace(result, group=group, old=means.mean(0), new=means.mean(1), difference=means.difference(1, 0))
+    reason = "" if rows else f"{folders[0]} has learnt all test examples of {folders[1]}"
+    seen = items_before(after.data, rows)
+    result = _compared(runs, folders, rows, seen, group, reason)
+    if has_shelves:
+        is_new = [example.target not in known for example, known in zip(rows, seen, strict=True)]
+        rows, seen = list(compress(rows, is_new)), list(compress(seen, is_new))
+        reason = reason or ("" if rows else "no target is new to its user")
+        compared = _compared(
+            of_new, folders, rows, seen, f"{group}, with targets that are new to the user", reason, True
+        )
+        result = replace(result, for_new=compared)
     if processes.is_first():
         with suppress(StorageError):  # a run that can only be read
             write_json(after.folder / SUCCESSION, result.to_json() | {"key": key})
     return result
+
+
+def _compared(
+    runs: Sequence[tuple[Run, RankerStage]],
+    folders: tuple[str, str],
+    rows: Sequence[RankingExample],
+    seen: Sequence[Collection[str]],
+    group: str,
+    reason: str,
+    exclude_seen: bool | None = None,
+) -> Succession:
+    """Return the comparison of a ranker of each run; `reason` says why there are no examples."""
+    names = [stage.name for _, stage in runs]
+    unable = [f"{stage.name} cannot rank the whole catalogue" for _, stage in runs if stage.full is None]
+    result = Succession(names[0], names[1], folders, reason=(unable or [reason])[0])
+    if result.reason:
+        return result
+    say(f"{' and '.join(names)}: answering {len(rows)} histories as {' and '.join(folders)} would")
+    rules = Rules(exclude_seen=exclude_seen)
+    values = {n: _ndcg(run, stage, rows, seen, rules) for n, (run, stage) in enumerate(runs)}
+    means = Means(values, [e.user_id for e in rows], [e.target for e in rows])
+    return replace(result, group=group, old=means.mean(0), new=means.mean(1), difference=means.difference(1, 0))
 
 
 def _targets(data: PreparedData) -> list[tuple[Any, ...]]:
@@ -153,12 +189,17 @@ def _rows(before: Run, after: Run, most: int) -> tuple[list[RankingExample], str
     return [], ""
 
 
-def _ndcg(run: Run, stage: RankerStage, rows: Sequence[RankingExample], seen: Sequence[Collection[str]]) -> Floats:
-    """Return NDCG@10 [B] of the answers that a run would serve after the histories of some examples."""
+def _ndcg(
+    run: Run, stage: RankerStage, rows: Sequence[RankingExample], seen: Sequence[Collection[str]], rules: Rules
+) -> Floats:
+    """Return NDCG@10 [B] of the answers that a run would serve after the histories of some examples.
+
+    `seen` are the items [B] that the user had before, which the rules or the data may exclude.
+    """
     assert stage.full is not None
     catalogue = run.data.catalogue
     known = catalogue.index
-    selection = Selection(catalogue, Rules(), K, Popular.of(run.data), repeats=run.data.keeps_repeats)
+    selection = Selection(catalogue, rules, K, Popular.of(run.data), repeats=run.data.keeps_repeats)
     questions: list[Any] = []
     for example, other in zip(rows, seen, strict=True):
         history = [item for item in example.history if item in known]
@@ -190,7 +231,7 @@ def switch(link: Path, folder: Path, *, force: bool = False) -> Succession | Non
     """
     check_link(link)
     after, served, found = open_run(folder.resolve()), target_of(link), None
-    for name in dict.fromkeys([after.default(), *after.models]):
+    for name in dict.fromkeys(filter(None, (after.default(), after.for_new, *after.models))):
         after.stage(name)
     if served and served != after.folder:
         try:

@@ -54,6 +54,7 @@ def render(run: RunContents) -> str:
         audit=evaluation.audit if evaluation else None,
         diagnosis=_diagnosis(evaluation),
         tables=_tables(run, evaluation) if evaluation else None,
+        defaults=tables.default_grid(results.best) if results.best else None,
         preferences=tables.preference_grids(results.preferences) if results.preferences else None,
         stages=tables.stages_grid(run.stages),
         training=curves.training_plots(run.stages),

@@ -12,16 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from prefrec.evaluation import Audit, Comparison, Evaluation, Group, Interval, PairedDifference
+from prefrec.evaluation.best import Best
 from prefrec.evaluation.intervals import too_few_users
 from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
 from prefrec.evaluation.outcome import FAMILY
 from prefrec.evaluation.preferences import Preferences
+from prefrec.evaluation.targets import FEWEST
 from prefrec.rankers.baselines import BASELINES, PopularityRanker
 from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
 from prefrec.runs.contents import StageLog
 
-FEWEST = 20
-"""Fewest examples of a group to show; means over fewer are meaningless."""
 MARK, WEAK_MARK = "✱", "∘"
 """Marks of a difference with p < 0.05: after correction for multiple comparisons, and only before it."""
 VERDICT_STYLES = {"bad": "bold red", "solved": "bold yellow", "good": "green", "": "yellow"}
@@ -175,6 +175,27 @@ def targets_grids(
                 ]
                 grids.append((f"Targets by {title}{where}", _grid(evaluation.rankers, columns)))
     return grids
+
+
+def default_grid(best: Best) -> Grid | None:
+    """Return the values by which the default was chosen: for all targets, for repeats, and for those new to the user.
+
+    The chosen ranker of each column has the style `best`. Return None if it was not chosen by kind of target.
+    """
+    if not best.by_repeat:
+        return None
+    chosen = {"all": best, **best.by_repeat}
+    most = {kind: max(of.rows.values()) for kind, of in chosen.items()}
+
+    def cell(kind: str, ranker: str) -> Cell:
+        of = chosen[kind]
+        if ranker not in of.values:
+            return Cell("–")
+        fewer = (f"n = {of.rows[ranker]:,}",) if of.rows[ranker] < most[kind] else ()
+        return Cell(number(of.values[ranker]), fewer, "best" if ranker == of.ranker else "")
+
+    columns = [f"{metric_label(best.metric)}, {kind} (n = {most[kind]:,})" for kind in chosen]
+    return Grid(columns, [(label(r), [cell(kind, r) for kind in chosen], "") for r in best.values])
 
 
 def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = None) -> Grid:

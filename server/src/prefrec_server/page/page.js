@@ -400,6 +400,12 @@ byId("example").addEventListener("click", () => {
     await rankCandidates();
   });
 });
+// The left list stays with the default ranker, which is another one where seen titles are excluded.
+byId("exclude-seen").addEventListener("change", ({ target }) => {
+  const { default: usual, forNew } = target.dataset;
+  const [before, now] = target.checked ? [usual, forNew] : [forNew, usual];
+  if (selectOf("left").value === before) selectOf("left").value = now;
+});
 for (const side of SIDES) selectOf(side).addEventListener("change", () => state.request && rank(state.request));
 picker("history");
 picker("candidates");
