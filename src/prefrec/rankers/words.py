@@ -48,7 +48,7 @@ def tfidf_svd(texts: Sequence[str], size: int) -> NDArray[np.float32]:
     kept, width = min(size, *words.shape), min(size + _SPARE, *words.shape)
     basis = np.linalg.qr(words @ np.random.default_rng(0).standard_normal((words.shape[1], width)))[0]
     for _ in range(_ROUNDS):
-        basis = np.linalg.qr(words @ np.linalg.qr(words.T @ basis)[0])[0]
+        basis = np.linalg.qr(words @ (words.T @ basis))[0]
     onto, triangle = np.linalg.qr(words.T @ basis)
     directions = onto @ np.linalg.svd(triangle.T)[2][:kept].T
     # A sparse product adds up each row alone, so that equal texts stay equal.
