@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RUNTIME = ("quant",)
+RUNTIME = ("lm", "plots", "quant")
 """Extras whose packages prefrec imports; tools for developers are taken as they come."""
 
 

@@ -1,29 +1,25 @@
-"""What several tests need: tiny models whose weights show mask bugs, small tokenizers, small data."""
+"""Which tests run, and what all of them need; fixtures of language models are in `lm_fixtures`."""
 
 import gc
 import os
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
 
 import pytest
-import torch
 from hypothesis import Phase, settings
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-import tiny
-from study_base import base as base
-from tiny import CORPUS, tiny_llama
-from tiny_run import data as data
-from tiny_run import rated as rated
-from tiny_run import rated_recipe as rated_recipe
-from tiny_run import recipe as recipe
-from workplace import place as place
+import needs_torch
 
-torch.set_num_threads(1)
+if needs_torch.IS_INSTALLED:
+    from lm_fixtures import *  # noqa: F403
+else:
+    from needs_torch import absent
+
+    for name in needs_torch.FIXTURES:
+        globals()[name] = absent(name)
+
 # A mutant is noticed by the first example that fails; to make that one small takes a minute.
 settings.register_profile("mutants", settings.get_profile("ci"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("ci")  # the same examples on every machine; `make soak` draws new ones
@@ -45,10 +41,11 @@ def is_slow(path: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even import what `make check` leaves out."""
+    """Do not even import what `make check` leaves out, and without torch what needs it."""
     here = Path(__file__).parent
     asked = config.option.markexpr == "not slow" and collection_path != here
-    return True if asked and is_slow(collection_path) else None
+    is_out = asked and is_slow(collection_path)
+    return True if is_out or needs_torch.is_missing_for(collection_path) else None
 
 
 LONGEST = ("test_processes.py", "test_examples.py", "test_docs.py", "test_nothing_lost.py")
@@ -86,14 +83,6 @@ def plots(no_plots):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_dtype():
-    """The dtype `auto` is float32, on a busy processor too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prefrec.lm.models._product_seconds", lambda dtype: 1.0)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
 def own_titles(tmp_path_factory):
     """Vectors of titles are kept for this session alone."""
     folder = tmp_path_factory.mktemp("titles")
@@ -109,52 +98,3 @@ def shared_data() -> Path:
         where = "the folder that PREFREC_SHARED_DATA names (default: ../shared/data)"
         pytest.skip(f"needs the public data sets in {where}; there is no {SHARED_DATA}")
     return SHARED_DATA
-
-
-@pytest.fixture
-def model() -> LlamaForCausalLM:
-    return tiny_llama()
-
-
-@pytest.fixture(scope="session")
-def adapter(recipe, data, tmp_path_factory) -> Path:
-    """The folder of an adapter after a few steps of SFT on `recipe`; to be read only."""
-    from prefrec.stages.inputs import RunInputs
-    from prefrec.stages.train import train_sft  # imports PEFT, too
-
-    return train_sft(RunInputs(data, "", recipe.model, recipe.lora, 0), recipe.sft, tmp_path_factory.mktemp("sft"))
-
-
-@pytest.fixture(scope="session")
-def adapted_run(tmp_path_factory, bpe_tokenizer) -> Path:
-    """A run with random adapters; to be read only."""
-    from served_run import write_run  # PEFT, which it imports, takes a second
-
-    return write_run(tmp_path_factory.mktemp("adapted"), bpe_tokenizer)
-
-
-@pytest.fixture(scope="session")
-def run_with_rankers(adapted_run, tmp_path_factory) -> Path:
-    """A copy of it with a fusion and a retriever; to be read only."""
-    from served_run import add_rankers
-
-    return add_rankers(shutil.copytree(adapted_run, tmp_path_factory.mktemp("rankers") / "run"))
-
-
-@pytest.fixture(scope="session")
-def bpe_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as GPT-2, Llama 3 and SmolLM use it."""
-    return tiny.bpe_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
-    """SentencePiece-like BPE with ▁ for spaces and byte fallback, as Llama 2 and Mistral use it."""
-    raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    first, last = [decoders.Replace("▁", " "), decoders.ByteFallback()], [decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    raw.decoder = decoders.Sequence(first + last)
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=450, special_tokens=special, show_progress=False)
-    raw.train_from_iterator([f"▁{word}" for line in CORPUS for word in line.split()], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", bos_token="<s>", unk_token="<unk>")
