@@ -27,6 +27,7 @@ from prefrec.data.store import read_items
 from prefrec.data.types import LOG_SCHEMA
 from prefrec.errors import ConfigError, DataError, ModelError, check_finite
 from prefrec.export.parts import ABOUT, EXPORTED, ITEMS, PROMPT, RECIPE, about_key, open_parts
+from prefrec.extras import need
 from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, read_whole, write_whole
 from prefrec.lm.names import resolve
 from prefrec.pipeline.opened import Run, open_run
@@ -180,6 +181,7 @@ class Recommender:
         path = _lasting(folder)
         place: str | Path = path if path.is_dir() else folder
         if not path.is_dir():
+            need("lm", f"{folder} is not a folder, and a repository of the hub")
             from huggingface_hub import snapshot_download
 
             try:
