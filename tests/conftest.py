@@ -41,11 +41,17 @@ def is_slow(path: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even import what `make check` leaves out, and without torch what needs it."""
+    """Do not even import what `make check` leaves out."""
     here = Path(__file__).parent
     asked = config.option.markexpr == "not slow" and collection_path != here
-    is_out = asked and is_slow(collection_path)
-    return True if is_out or needs_torch.is_missing_for(collection_path) else None
+    return True if asked and is_slow(collection_path) else None
+
+
+if not needs_torch.IS_INSTALLED:
+
+    def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+        """Skip files that cannot be imported here."""
+        return needs_torch.CoreModule.from_parent(parent, path=module_path)
 
 
 LONGEST = ("test_processes.py", "test_examples.py", "test_docs.py", "test_nothing_lost.py")

@@ -54,4 +54,4 @@ def imported(module: str) -> Any:
 
 
 def _sentence(extra: str, feature: str) -> str:
-    return f"{feature} needs {PACKAGES[extra][0]}, which is not installed: pip install 'prefrec[{extra}]'"
+    return f"{feature} needs {PACKAGES[extra][0]}, which is not installed: pip install '.[{extra}]' in a clone"

@@ -6,6 +6,8 @@ from pydantic import ValidationError
 from prefrec.intake import PrepareConfig, sources
 from prefrec.settings import config_error
 
+pytest.importorskip("prefrec_lab", reason="cases name sources of prefrec-lab")
+
 
 def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch):
     monkeypatch.setattr(sources, "entry_points", lambda group: [])

@@ -1,15 +1,20 @@
 """A language model as a ranker."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from prefrec.data import Catalogue
 from prefrec.prompts import load_template
-from prefrec.rankers import LMRanker
 from tiny_lists import CATALOGUE
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+    from prefrec.rankers import LMRanker
 
 
 @pytest.fixture
@@ -17,6 +22,8 @@ def lm_of(model: LlamaForCausalLM, bpe_tokenizer: PreTrainedTokenizerBase) -> Ca
     """Makes rankers of the tiny model; a test says what is different by keywords."""
 
     def make(*, template: str = "movies/1", catalogue: Catalogue = CATALOGUE, **settings: Any) -> LMRanker:
+        from prefrec.rankers import LMRanker  # needs torch
+
         of = (settings.pop("model", model), bpe_tokenizer, catalogue, load_template(template))
         return LMRanker("lm", *of, **{"objective": "tokens"} | settings)
 

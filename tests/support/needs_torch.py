@@ -1,10 +1,7 @@
-"""Tests in an environment without torch: those whose modules import it are left out, and its fixtures skip."""
+"""Tests in an environment without the extra lm: files that need its packages are skipped, and so are its fixtures."""
 
-import re
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +11,7 @@ FIXTURES = (
     *("run_with_rankers", "bpe_tokenizer", "sentencepiece_tokenizer"),
 )
 """Fixtures of `lm_fixtures`."""
-_IMPORTED = re.compile(r"^(?:from|import) ([\w.]+)(?: import ([\w, ]+))?", re.MULTILINE)
+REASON = "needs more than the core: pip install '.[lm]'"
 
 
 def absent(name: str) -> Callable[..., object]:
@@ -22,35 +19,25 @@ def absent(name: str) -> Callable[..., object]:
 
     @pytest.fixture(name=name, scope="session")
     def skip() -> None:
-        pytest.skip("needs torch: pip install 'prefrec[lm]'")
+        pytest.skip(REASON)
 
     return skip
 
 
-def is_missing_for(path: Path) -> bool:
-    """True for a file of tests that cannot be imported here, because torch or another package is absent."""
-    return not IS_INSTALLED and path.suffix == ".py" and path.name.startswith("test_") and _needs_more(path)
+class CoreModule(pytest.Module):
+    """A file of tests that is skipped if it imports a package that is not installed."""
+
+    def _getobj(self) -> object:
+        try:
+            return super()._getobj()
+        except self.CollectError as e:
+            if _missing(e) not in ("", "prefrec"):
+                pytest.skip(REASON, allow_module_level=True)
+            raise
 
 
-@cache
-def _needs_more(path: Path) -> bool:
-    """True if a file, or one of this repository that it imports, imports a package that is not installed."""
-    for module, names in _IMPORTED.findall(path.read_text(encoding="utf-8")):
-        inner = [f"{module}.{name.strip()}" for name in names.split(",") if name]
-        for imported in (module, *inner):
-            origin = _origin(imported)
-            if origin is None and imported == module:
-                return True
-            if origin and "site-packages" not in origin and Path(origin).suffix == ".py" and origin != str(path):
-                is_ours = module.split(".")[0].startswith("prefrec") or Path(origin).parent.name == "support"
-                if is_ours and _needs_more(Path(origin)):
-                    return True
-    return False
-
-
-def _origin(module: str) -> str | None:
-    try:
-        spec = find_spec(module)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return (spec.origin or "built-in") if spec else None
+def _missing(error: BaseException | None) -> str:
+    """The package whose absence caused an error; "" if the cause was another one."""
+    while error and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    return (error.name or "").partition(".")[0] if error else ""

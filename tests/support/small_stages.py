@@ -6,7 +6,6 @@ from unittest import mock
 import pytest
 
 from prefrec.stages.language_model import LMStage
-from prefrec.training.progress import ProgressCallback
 
 
 @pytest.fixture
@@ -18,6 +17,7 @@ def entries(adapter, data, recipe):
 @pytest.fixture
 def stop_after():
     """A context in which training must stop: of a stage or any, right after step n, before a checkpoint of it."""
+    from prefrec.training.progress import ProgressCallback  # needs torch
 
     @contextmanager
     def stop(step, stage=None):

@@ -1,22 +1,24 @@
 """A whole run in small: a made-up log with titles, a saved model, and the recipe that puts them together."""
 
+from __future__ import annotations
+
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pytest
 import yaml
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from prefrec.data import PreparedData
 from prefrec.data.parquet import read_parquet
 from prefrec.intake import prepare
 from prefrec.recipe import Recipe
-from tiny import small_llama
+
+if TYPE_CHECKING:  # tests of the core take titles and logs from here
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 USERS, ITEMS, LENGTH = 40, 60, 9
 FIRST = ("Red", "Old", "Lost", "Last", "Cold", "Wild")
@@ -58,6 +60,8 @@ def write_rated_log(folder: Path) -> Path:
 
 def write_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     """A saved two-layer Llama with its tokenizer, as a local model folder."""
+    from tiny import small_llama
+
     small_llama().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -104,6 +108,8 @@ def read_tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def adapter_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a saved adapter."""
+    from safetensors.torch import load_file
+
     return load_file(folder / "adapter_model.safetensors")
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from prefrec.cli import _options as o
-from prefrec.export.ranker import export_ranker
 from prefrec.pipeline.opened import open_run
 from prefrec.runs.lock import reader_lock
 
@@ -30,6 +29,8 @@ def export(
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
     """
+    from prefrec.export.ranker import export_ranker  # here, because it needs torch
+
     with reader_lock(run):
         opened = open_run(run)
         for_new = None if ranker or merged else opened.for_new
