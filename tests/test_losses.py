@@ -308,7 +308,7 @@ def test_losses_of_other_packages_are_found_by_name(monkeypatch):
 @pytest.mark.parametrize("name", LAB_LOSSES)
 def test_a_loss_of_the_lab_is_named_where_the_lab_is_not_installed(name, monkeypatch):
     monkeypatch.setattr(losses, "entry_points", lambda group: [])
-    message = rf"loss '{name}' is unknown: .*; {name} comes with prefrec-lab: `pip install \./lab` in a clone$"
+    message = rf"loss '{name}' is unknown: .*; others come with prefrec-lab: `pip install \./lab` in a clone$"
     with pytest.raises(ValueError, match=message):
         find_loss(name)
 

@@ -178,11 +178,6 @@ ALIASES = {"s-dpo": "softmax_dpo", "sigmoid": "dpo", "nca_pair": "nca"}
 
 GROUP = "prefrec.losses"
 """Entry-point group for losses of other packages: NAME = "module:function"."""
-_OF_LAB = (
-    *("mult_dpo", "recpo", "dynamicpo", "expected_reward", "weighted_sft"),
-    *("ipo", "robust", "nca", "simpo", "softmax_logq"),
-)
-"""Losses of prefrec-lab, for the error where it is not installed."""
 
 
 def find_loss(loss: str | Loss) -> Loss:
@@ -201,8 +196,8 @@ def find_loss(loss: str | Loss) -> Loss:
         known = [*LOSSES, *others]
         near = difflib.get_close_matches(loss, [*known, *ALIASES], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        if name in _OF_LAB:
-            hint = f"; {loss} comes with prefrec-lab: `pip install ./lab` in a clone"
+        if not others:
+            hint += "; others come with prefrec-lab: `pip install ./lab` in a clone"
         raise ValueError(f"loss {loss!r} is unknown: expected one of {', '.join(known)}{hint}")
     found: Loss = others[name].load()
     return found

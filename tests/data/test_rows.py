@@ -83,7 +83,6 @@ def test_a_folder_holds_places_of_training_rows_and_draws_their_lists_again(shop
 
 
 def test_rows_that_were_changed_are_written_in_full(shop, tmp_path):
-    """As in folders of format version 1."""
     data = shop_data(shop())
     write_prepared(replace(data, train=data.train[::2]), tmp_path)
     assert not (tmp_path / "touched.parquet").exists()

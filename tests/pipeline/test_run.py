@@ -301,9 +301,9 @@ def test_there_and_back_trains_nothing_anew(run_again, finished, recipe):
 
 
 def test_a_name_that_is_kept_for_another(recipe, tmp_path):
-    named = {"kind": "tallrec", "name": "x.previous", "rows": 8}
+    named = {"kind": "tallrec", "name": "x.previous-1", "rows": 8}
     changed = Recipe.model_validate(recipe.model_dump(mode="json") | {"rankers": [named]})
-    with pytest.raises(ConfigError, match="previous' cannot name a stage"):
+    with pytest.raises(ConfigError, match="previous-1' cannot name a stage"):
         run_recipe(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

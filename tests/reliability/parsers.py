@@ -80,7 +80,7 @@ _LOG = _parquet(user_id=["u1", "u2"], item_id=["i1", "i2"], timestamp=[5, 6], ra
 _RECIPE = {"name": "x", "align": [{"name": "s-dpo", "beta": 1}], "sft": {"rows": 5}, "evaluate": {"ks": [1]}}
 _ROWS = _parquet(user_id=["u"], history=[["i1"]], candidates=[["i1", "i2"]], target=["i2"])
 _PREPARED = {
-    "protocol.json": b'{"format_version": 1, "domain": "movies"}',
+    "protocol.json": b'{"format_version": 3, "domain": "movies"}',
     "items.parquet": _parquet(item_id=["i1", "i2"], title=["Alien", "Heat"]),
     "interactions.parquet": _parquet(user_id=["u"], item_id=["i1"], timestamp=[5]),
     **{f"{part}.parquet": _ROWS for part in ("train", "validation", "test")},

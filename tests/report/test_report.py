@@ -485,13 +485,13 @@ def test_damaged_and_unfinished_parts_are_named(run):
     (run / "predictions.parquet").write_bytes(b"no parquet")
     state = json.loads((run / "align/s-dpo/stage.json").read_text())
     (run / "align/s-dpo/stage.json").write_text(json.dumps(state | {"finished": False}))
-    (run / "align/dpo.previous").mkdir()
+    (run / "align/dpo.previous-1").mkdir()
     text = _read(run).text
     for part in ("metrics.json", "sft/log.json", "recipe.yaml", "predictions.parquet"):
         assert f"{part} cannot be read" in text
     assert "align/s-dpo/ is not finished" in text
     assert "SFT → DPO → S-DPO (not finished)" in text
-    assert "dpo.previous" not in text
+    assert "dpo.previous-1" not in text
 
 
 def test_a_folder_without_any_part_is_refused(tmp_path):

@@ -21,5 +21,5 @@ def made_up(seed: int) -> PreparedData:
         ]
 
     log = make_log([(f"u{u}", str(i), t) for u in range(30) for t, i in enumerate(rng.permutation(30)[:5])])
-    protocol = {"format_version": 1, "domain": "generic"}
+    protocol = {"format_version": 3, "domain": "generic"}
     return PreparedData(catalogue, rows(50, "u"), [], rows(40, "w"), log, protocol)

@@ -42,7 +42,6 @@ _OPTIONAL = ("users", "held_out", "touched", "unmeasured", "besides")
 _DECISIVE = ("touched", "unmeasured", "besides")
 # Examples, or users, that are held in memory as text or keys at a time.
 _BLOCK = 10_000
-_READ = (1, 2, FORMAT_VERSION)
 # Required columns of each table.
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "items": ITEM_SCHEMA,
@@ -162,9 +161,9 @@ def read_prepared(folder: Path) -> PreparedData:
     except (ValueError, RecursionError) as e:
         raise DataError(f"{folder / PROTOCOL}: not valid JSON ({e}); run `prefrec prepare {folder}` again") from None
     written = protocol.get("format_version") if isinstance(protocol, dict) else None
-    if written not in _READ:
+    if written != FORMAT_VERSION:
         raise DataError(
-            f"{folder}: format version {written}, but this prefrec reads versions {_READ[0]} to {_READ[-1]}; "
+            f"{folder}: format version {written}, but this prefrec reads version {FORMAT_VERSION}; "
             "prepare the data again"
         )
     paths = {name: folder / f"{name}.parquet" for name in (*_TABLES, *_OPTIONAL)}

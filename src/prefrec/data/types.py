@@ -17,11 +17,7 @@ from prefrec.equality import ByValue
 from prefrec.errors import DataError
 
 FORMAT_VERSION = 3
-"""Version of the folder format that `prefrec prepare` writes.
-
-Version 1 stores the candidates of training examples. From version 2 on they are sampled, without the later
-interactions of the same user.
-"""
+"""Version of the folder format that `prefrec prepare` writes, and the only one that is read."""
 SPLITS = ("train", "validation", "test")
 COUNTED = 100_000_000
 """Seconds since 1970, a day in 1973. If all times are smaller, they are counters and not dates."""

@@ -163,8 +163,8 @@ def refuse_name(name: str) -> None:
 
 
 def is_previous(name: str) -> bool:
-    """Return True if a folder of this name has an earlier result (before 0.2.0, names had no number)."""
-    return bool(re.search(rf"{re.escape(PREVIOUS)}(-\d+)?$", name))
+    """Return True if a folder of this name has an earlier result."""
+    return bool(re.search(rf"{re.escape(PREVIOUS)}-\d+$", name))
 
 
 def machine() -> dict[str, Any]:
