@@ -27,7 +27,7 @@ settings.load_profile("ci")  # the same examples on every machine; `make soak` d
 SHARED_DATA = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-SLOW = ("cli", "fidelity", "lab", "pipeline", "reliability", "runs", "server", "stages", "systems", "training")
+SLOW = ("cli", "lab", "pipeline", "reliability", "runs", "server", "stages", "systems", "training")
 """Folders whose tests train models, run commands or start servers."""
 
 

@@ -1,8 +1,8 @@
-"""Compare the trainer with the authors' on the same examples: `python scripts/fidelity.py` writes docs/fidelity.md.
+"""Compare the trainer with the authors': `python -m prefrec_lab.fidelity` writes the tables of docs/fidelity.md.
 
-`tests/fidelity/authors-n*.npz` holds what the trainer of github.com/chenyuxin1999/S-DPO (commit f6dd7e8) computes in
+`lab/fidelity/authors-n*.npz` holds what the trainer of github.com/chenyuxin1999/S-DPO (commit f6dd7e8) computes in
 float32 from `problem`: a random Llama and rows of random tokens, both from frozen generators of numpy. Its code is
-not part of this repository. `tests/fidelity/trl.npz` holds what trainers of TRL compute (scripts/fidelity_trl.py).
+not part of this repository. `lab/fidelity/trl.npz` holds what trainers of TRL compute (`prefrec_lab.fidelity_trl`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,11 +27,11 @@ from prefrec.prompts import ChoiceSet
 from prefrec.training import PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec_lab.losses import simpo_loss
+from prefrec_lab.results import ROOT
 
-ROOT = Path(__file__).parent.parent
-VECTORS, PAGE = ROOT / "tests" / "fidelity", ROOT / "docs" / "fidelity.md"
+VECTORS, PAGE = ROOT / "lab" / "fidelity", ROOT / "docs" / "fidelity.md"
 TRL_VECTORS = VECTORS / "trl.npz"
-BEGIN, BEGIN_TRL, FINISH = "<!-- scripts/fidelity.py -->", "<!-- scripts/fidelity.py: TRL -->", "<!-- end -->"
+BEGIN, BEGIN_TRL, FINISH = "<!-- prefrec_lab.fidelity -->", "<!-- prefrec_lab.fidelity: TRL -->", "<!-- end -->"
 NEGATIVES = 3, 7
 ROWS, VOCABULARY, PAD, END = 40, 300, 0, 2
 BETA, GAMMA = 1.0, 0.5

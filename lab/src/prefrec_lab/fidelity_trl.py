@@ -1,6 +1,6 @@
-"""Store the results of TRL's trainers on `fidelity.pairs` in tests/fidelity/trl.npz (no arguments).
+"""Store the results of TRL's trainers on `fidelity.pairs`: `python -m prefrec_lab.fidelity_trl` writes trl.npz.
 
-`python scripts/fidelity.py` compares ours with it. TRL comes with prefrec-lab.
+`python -m prefrec_lab.fidelity` compares ours with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,19 @@ from datasets import Dataset, disable_progress_bars
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-from fidelity import BETA, GAMMA, PAIRS, TRL_VECTORS, Arrays, gradients, lora, moved, pairs, problem, tokenizer
+from prefrec_lab.fidelity import (
+    BETA,
+    GAMMA,
+    PAIRS,
+    TRL_VECTORS,
+    Arrays,
+    gradients,
+    lora,
+    moved,
+    pairs,
+    problem,
+    tokenizer,
+)
 
 COMMON: dict[str, Any] = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
 TRAINERS: dict[str, tuple[Any, Any, dict[str, Any], tuple[str, ...]]] = {
