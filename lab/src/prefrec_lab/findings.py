@@ -21,7 +21,7 @@ Word = Literal["above", "below", "equivalent", "open"]
 Values = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tested:
     """A declared difference of two scores on the same examples.
 

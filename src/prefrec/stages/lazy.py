@@ -34,7 +34,7 @@ class Loadable(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Scored:
     """A block of examples [B], their times [B], which do not count when examples are compared, and scores [B, C]."""
 

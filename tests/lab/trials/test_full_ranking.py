@@ -106,11 +106,11 @@ def test_a_difference_that_one_target_carries_is_told():
     difference = decision.found.difference
     assert difference.low < 0 < difference.high
     sure = replace(decision, found=replace(decision.found, word="above"))
-    (note,) = full_ranking.carried_notes([one], {"title tower − random vectors": [sure]}, TABLE.level)
+    (note,) = full_ranking.carried_notes([one], {"title tower − random vectors": [sure]})
     assert "One target, with 150 of the 300 examples, carries +0.25" in note
     assert "without it the difference is +0.0095 [" in note
     unsure = replace(decision, found=replace(decision.found, word="open"))
-    assert full_ranking.carried_notes([one], {"x": [unsure]}, TABLE.level) == []
+    assert full_ranking.carried_notes([one], {"x": [unsure]}) == []
 
 
 def test_logs_that_differ_are_told():

@@ -249,7 +249,7 @@ def judged_controls(protocol: Protocol, controls: Sequence[Measured]) -> list[De
     return decide(protocol, MORE, [m.ranked_alone for m in controls])
 
 
-def by_finding(decided: Sequence[Decision], protocol: Protocol) -> dict[str, list[str]]:
+def by_finding(decided: Sequence[Decision]) -> dict[str, list[str]]:
     """Return finding → titles of the data sets with it."""
     found: dict[str, list[str]] = {finding: [] for finding in FINDINGS}
     for d in decided:
@@ -257,9 +257,9 @@ def by_finding(decided: Sequence[Decision], protocol: Protocol) -> dict[str, lis
     return found
 
 
-def significance(decided: Sequence[Decision], protocol: Protocol) -> str:
+def significance(decided: Sequence[Decision]) -> str:
     """Return on which data sets a difference is significant, for the end of a sentence."""
-    found = by_finding(decided, protocol)
+    found = by_finding(decided)
     above = f"significant in {number(found['above'])}{named(found['above'])}"
     below = (
         f", and significantly below 0 in {number(found['below'])}{named(found['below'])}" if found["below"] else ""
@@ -288,12 +288,12 @@ def finding_notes(protocol: Protocol, decided: dict[str, list[Decision]]) -> lis
     words = FINDINGS | {"equivalent": f"equivalent within ±{margin} of the ranker compared with"}
     notes = []
     for name, decisions in decided.items():
-        said = [f"{words[f]} in {'; '.join(sets)}" for f, sets in by_finding(decisions, protocol).items() if sets]
+        said = [f"{words[f]} in {'; '.join(sets)}" for f, sets in by_finding(decisions).items() if sets]
         notes.append(f"*{name}*: {'. '.join(said)}.".replace(". open", ". Open").replace(". eq", ". Eq"))
     return notes
 
 
-def carried_notes(measured: Sequence[Measured], decided: Mapping[str, Sequence[Decision]], level: float) -> list[str]:
+def carried_notes(measured: Sequence[Measured], decided: Mapping[str, Sequence[Decision]]) -> list[str]:
     """Return, for each significant difference whose interval contains 0, how much of it one target carries.
 
     The interval is wide where few targets carry the variance; the wild bootstrap can then reject too often.
@@ -391,7 +391,6 @@ def class_notes(measured: Sequence[Measured]) -> list[str]:
 def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequence[Measured] = ()) -> dict[str, Any]:
     """Return the computed fields of the table's file; `aged` has the best baselines with features of time."""
     decided = judged(protocol, measured)
-    level = protocol.level
     timed = with_time(measured, aged)
     kept = {
         (d.data, d.ranker, d.against)
@@ -414,7 +413,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequen
             log_sentence(measured),
             *finding_notes(protocol, decided),
             f"{FEW_TARGETS} ([60](experiments/60-interval-coverage.md)).",
-            *carried_notes(measured, decided, level),
+            *carried_notes(measured, decided),
             *class_notes(measured),
             *time_notes(timed),
         ],
@@ -448,8 +447,8 @@ def table_answer(measured: Sequence[Measured], protocol: Protocol, decided: dict
     best, model = (decided.get(family.name, []) for family in protocol.families[:2])
     return (
         f"The mean NDCG@10 of the blend is above that of the best baseline in {count}; the difference is "
-        f"{significance(best, protocol)}. What the language model adds to the other parts is "
-        f"{significance(model, protocol)}."
+        f"{significance(best)}. What the language model adds to the other parts is "
+        f"{significance(model)}."
     )
 
 
@@ -469,7 +468,7 @@ def control_section(controls: Sequence[Measured], protocol: Protocol) -> dict[st
 
 def control_answer(controls: Sequence[Measured], protocol: Protocol) -> str:
     """Return what S-DPO adds to as many steps of SFT, in two sentences."""
-    found = by_finding(judged_controls(protocol, controls), protocol)
+    found = by_finding(judged_controls(protocol, controls))
     same, others = found.pop("equivalent"), [name for sets in found.values() for name in sets]
     rest = f" On {'; '.join(others)} it was not shown to be equivalent." if others else ""
     return (
@@ -508,7 +507,7 @@ def trial_section(measured: Sequence[Measured], trial: Trial, poor: Sequence[Mea
         "notes": [
             log_sentence(there),
             *finding_notes(trial, decided),
-            *carried_notes(measured, decided, trial.level),
+            *carried_notes(measured, decided),
             *([f"Without ranks: {'; '.join(absent)}."] if absent else []),
             *poor_notes(poor),
             f"Decided before the runs: {trial.decision.strip()}",
@@ -573,7 +572,7 @@ def control_verdict(controls: Sequence[Measured]) -> str:
 
 def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> str:
     """Return the findings of the primary family in two sentences."""
-    found = by_finding(decided, trial)
+    found = by_finding(decided)
     said = [
         f"{FINDINGS[finding]} on {number(sets)} split{'s' * (len(sets) > 1)}"
         for finding, sets in found.items()
@@ -597,7 +596,7 @@ def trial_in_short(decided: Sequence[Decision], trial: Trial, poor: Sequence[Mea
     `poor` are the positive controls.
     """
     words = FINDINGS | {"equivalent": f"within ±{trial.equivalence:.0%}"}
-    found = by_finding(decided, trial)
+    found = by_finding(decided)
     said = [f"{words[finding]} on {number(sets)}" for finding, sets in found.items() if sets]
     findings = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
     splits = f"of the {number(decided)} splits" if len(decided) > 1 else "split"

@@ -146,7 +146,7 @@ def coverage(
     return both, alone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shop:
     """A difference of two rankers on the test rows of a shop, in the order of the targets.
 

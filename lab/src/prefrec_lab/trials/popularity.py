@@ -62,7 +62,7 @@ Gains = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Log:
     """Counts and users of items in the training log, by item code.
 
@@ -95,7 +95,7 @@ class Log:
         return {POPULARITY: float(shown), GINI: gini(times), COVERAGE: float((times > 0).mean())}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asked:
     """Examples of one split, with every model's scores of the items that the user has not seen.
 
@@ -153,7 +153,7 @@ class Asked:
         return Mmr(pool, relevance, alike)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mmr:
     """Maximal marginal relevance (Carbonell and Goldstein 1998) among the best items of a model.
 

@@ -48,7 +48,7 @@ OF_ITEMS = (LEAST_POPULAR, TITLE_LENGTH, ITEM_ONLY)
 """Rules of the audit that know the properties of items."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """NDCG@10 of a data set's rankers on each test example, and what else its row shows.
 
