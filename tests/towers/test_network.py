@@ -25,22 +25,22 @@ def small_tower() -> TitleTower:
 
 
 def drawn(rng: np.random.Generator) -> Dropped:
-    return Dropped.draw(rng, ITEMS, (*HISTORIES.shape, WIDTH), own=0.3, dropout=0.4)
+    return Dropped.draw(rng, ITEMS, WIDTH, own=0.3, dropout=0.4)
 
 
 def test_the_loss_equals_a_loop_over_items():
     tower, dropped = small_tower(), drawn(np.random.default_rng(0))
     want = []
-    for history, target, factors in zip(HISTORIES.tolist(), TARGETS, dropped.read, strict=True):
-        kept = [item for item in history if item >= 0]
-        scores = slow_scores(tower, kept, dropped.keep, factors[: len(kept)])
-        want.append(logsumexp(scores) - scores[target])
+    for history, target in zip(HISTORIES.tolist(), TARGETS, strict=True):
+        scores = slow_scores(tower, [item for item in history if item >= 0], dropped.keep, dropped.read)
+        assert logsumexp(scores) == pytest.approx(0, abs=1e-9)
+        want.append(-scores[target])
     assert tower.loss(HISTORIES, TARGETS, dropped)[0] == pytest.approx(np.mean(want), rel=1e-5)
 
 
 def test_a_gradient_step_goes_down_by_its_square():
     """The loss along the gradient falls by the step times the sum of squares."""
-    tower, dropped, step = small_tower(), drawn(np.random.default_rng(3)), 2e-3
+    tower, dropped, step = small_tower(), drawn(np.random.default_rng(3)), 2e-4
     before, gradients = tower.loss(HISTORIES, TARGETS, dropped)
     for name, gradient in gradients.items():
         moved = small_tower()
@@ -69,7 +69,7 @@ def test_losses_and_weights_are_those_of_torch(monkeypatch, cells):
 
 
 def test_what_is_dropped_has_its_share_and_keeps_the_mean():
-    dropped = Dropped.draw(np.random.default_rng(0), 4000, (50, 10, 20), own=0.3, dropout=0.2)
+    dropped = Dropped.draw(np.random.default_rng(0), 4000, 20, own=0.3, dropout=0.2)
     assert set(np.unique(dropped.keep)) == {0, 1}
     assert dropped.keep.mean() == pytest.approx(0.7, abs=0.03)
     assert sorted(np.unique(dropped.read)) == [0, 1.25]
@@ -77,7 +77,7 @@ def test_what_is_dropped_has_its_share_and_keeps_the_mean():
 
 
 def test_dropped_items_are_known_by_their_titles_alone():
-    tower, read = small_tower(), np.ones((*HISTORIES.shape, WIDTH), np.float32)
+    tower, read = small_tower(), np.ones((ITEMS, WIDTH), np.float32)
     loss, gradients = tower.loss(HISTORIES, TARGETS, Dropped(np.zeros(ITEMS, np.float32), read))
     assert not gradients["own"].any()
     assert not gradients["bias"].any()

@@ -16,7 +16,7 @@ from prefrec.errors import DataError, ModelError
 from prefrec.rankers import Ranker
 from prefrec.rankers.matrices import item_scores, mean_ndcg
 from prefrec.towers import tower_training
-from prefrec.towers.network import SCALE, TitleTower
+from prefrec.towers.network import TitleTower
 from prefrec.towers.title_tower import (
     TOWER_FILES,
     TitleTowerConfig,
@@ -75,27 +75,26 @@ def ranker(tmp_path_factory) -> TitleTowerRanker:
 
 
 def test_the_ranker_scores_as_the_tower_and_new_items_by_their_title_alone():
-    tower, learnt = random_tower(TITLES[:5], 6, 3), np.arange(5)
+    tower, whole = random_tower(TITLES[:5], 6, 3), random_tower(TITLES[:7], 6, 3)
+    for name, weight in tower.weights.items():
+        weight *= 0.5  # so that no probability is too small for float32
+        # To the twin, new items are learnt ones without a vector, a bias and a weight of their own.
+        whole.weights[name][...] = np.concatenate([weight, 0 * weight[:2]]) if len(weight) == 5 else weight
     ids = ITEMS[:7]
-    ranker = as_ranker(tower, "tower", ids, TITLES[:7], learnt)
-    history = ("elsewhere", ITEMS[1], ITEMS[0], ITEMS[3])
-    example = RankingExample("u", history, (*ids, "elsewhere"), ids[0])
-    (scores,) = ranker.score([example])
-    np.testing.assert_allclose(scores[:5], slow_scores(tower, [3, 0, 1]), rtol=1e-5, atol=1e-5)
-    assert scores[7] == 0
-    weights = tower.weights
-    vectors = tower.titles @ weights["project"].T + weights["own"]
-    ages = np.exp(weights["log_weights"])
-    state = SCALE * weights["predict"] @ ((ages[:, None] * vectors[[3, 0, 1]]).sum(0) / ages.sum())
-    title_part = (TITLES[5:7] @ weights["project"].T) @ state
-    np.testing.assert_allclose(scores[5:7], title_part, rtol=1e-4, atol=1e-4)
+    ranker = as_ranker(tower, "tower", ids, TITLES[:7], np.arange(5))
+    for history, codes in (("elsewhere", 1, 0, 3), [3, 0, 1]), ((), []), ((6, 1), [1, 6]):
+        known = tuple(item if isinstance(item, str) else ITEMS[item] for item in history)
+        (scores,) = ranker.score([RankingExample("u", known, (*ids, "elsewhere"), ids[0])])
+        want = np.array(slow_scores(whole, codes)) + math.log(len(ids))
+        np.testing.assert_allclose(scores[:7], want, rtol=1e-4, atol=1e-4)
+        assert scores[7] == 0
 
 
 def test_items_without_interactions_with_the_same_title_tie_and_learnt_ones_do_not(ranker):
     first, *others = (ranker.index[item] for item in (NEW[0], NEW[1], ITEMS[0], ITEMS[1]))
-    same = [np.array_equal(ranker.vectors[first], ranker.vectors[other]) for other in others]
+    same = [np.array_equal(ranker.mixture.vectors[first], ranker.mixture.vectors[other]) for other in others]
     assert same == [True, False, False]
-    assert ranker.bias[[first, *others]].astype(bool).tolist() == [False, False, True, True]
+    assert ranker.mixture.bias[[first, *others]].astype(bool).tolist() == [False, False, True, True]
 
 
 def test_the_first_equal_row_of_each_row():
@@ -111,7 +110,7 @@ def test_answers_do_not_depend_on_the_other_questions(ranker):
     assert together.shape == (len(rows), len(ITEMS))
     assert np.isneginf(together[-1, 2:]).all()
     for row, e in zip(together, rows, strict=True):
-        np.testing.assert_allclose(ranker.score([e])[0], row[: len(e.candidates)], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(ranker.score([e])[0], row[: len(e.candidates)], rtol=1e-4, atol=1e-4)
 
 
 def test_it_learns_the_walks(ranker):
@@ -146,8 +145,8 @@ def test_histories_are_the_latest_items_before_each_target():
 
 def test_the_seed_decides_the_weights(ranker, tmp_path):
     again, other = trained(tmp_path / "again"), trained(tmp_path / "other", seed=1)
-    assert np.array_equal(again.vectors, ranker.vectors)
-    assert not np.array_equal(other.vectors, ranker.vectors)
+    assert np.array_equal(again.mixture.vectors, ranker.mixture.vectors)
+    assert not np.array_equal(other.mixture.vectors, ranker.mixture.vectors)
 
 
 def test_it_resumes_after_the_last_finished_epoch(ranker, tmp_path, monkeypatch):
@@ -163,7 +162,7 @@ def test_it_resumes_after_the_last_finished_epoch(ranker, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path)
     monkeypatch.setattr(tower_training._Training, "_step", lambda self, *at: steps.append("again") or step(self, *at))
-    assert np.array_equal(trained(tmp_path).vectors, ranker.vectors)
+    assert np.array_equal(trained(tmp_path).mixture.vectors, ranker.mixture.vectors)
     assert steps.count("again") == 2 * (steps.count(0))  # two of four epochs
     assert {p.name for p in tmp_path.iterdir()} == {*TOWER_FILES, "log.json"}
 
@@ -185,7 +184,7 @@ def test_a_known_number_of_epochs_needs_no_validation_examples(ranker, tmp_path,
     epochs = chosen_epochs(tmp_path / "first")
     monkeypatch.setattr(f"{__name__}.DATA", replace(DATA, validation=[]))
     again = trained(tmp_path / "again", patience=1, epochs=epochs)
-    assert np.array_equal(again.vectors, first.vectors)
+    assert np.array_equal(again.mixture.vectors, first.mixture.vectors)
     assert chosen_epochs(tmp_path / "again") == epochs
     with pytest.raises(DataError, match="tower: there are no validation examples"):
         trained(tmp_path / "none", name="tower")
@@ -209,3 +208,15 @@ def test_a_damaged_tower_is_an_error(ranker, tmp_path):
         load_tower(tmp_path, "tower")
     with pytest.raises(ModelError, match="has no title tower"):
         load_tower(tmp_path / "elsewhere", "tower")
+
+
+def test_a_batch_has_runs_of_a_users_targets():
+    log = make_log([(f"u{user}", ITEMS[n % 22], n) for user in range(5) for n in range(12 + user)])
+    targets = Targets.of(replace(DATA, train_interactions=log), DATA.catalogue.index)
+    order = targets.shuffled(np.random.default_rng(0))
+    assert sorted(order.tolist()) == [*range(len(targets.positions))]
+    breaks = np.flatnonzero(np.diff(order) != 1) + 1
+    sizes = np.diff(np.r_[0, breaks, len(order)])
+    assert sizes.max() <= 2 * tower_training.RUN  # two runs may meet by chance
+    assert len(sizes) > 5
+    assert order.tolist() != targets.shuffled(np.random.default_rng(1)).tolist()

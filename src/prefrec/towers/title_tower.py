@@ -2,11 +2,14 @@
 
 An item's vector is a projection of its title vector plus a vector of its own:
 
-    v_i = W·t_i + keep·e_i        score_i = s · v_i · P (Σ_a w_a v_a / Σ_a w_a) + keep·b_i
+    v_i = W·t_i + keep·e_i
 
-v_a is the vector of the history item of age a, with a learnt weight w_a for each age. `keep` is 0 for a random
-fraction of the items in each training step, so that the model learns to rank items by their titles. An item without
-training interactions has e_i = 0 and b_i = 0: it is ranked by its title alone.
+`keep` is 0 for a random fraction of the items in each training step, so that the model learns to rank items by their
+titles. An item without training interactions has e_i = 0 and b_i = 0: it is ranked by its title alone.
+
+The answer to a history is a mixture: what follows each of its latest items, and what follows their mean
+(`prefrec.towers.network`). So one item of a history can name its accessory whatever else was bought, as counts of
+co-occurrence do.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +32,14 @@ from prefrec.extras import need
 from prefrec.files import read_whole, write_text, write_whole
 from prefrec.lm.names import check_name
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.matrices import score_by_rows
+from prefrec.rankers.matrices import blocks, score_by_rows
 from prefrec.rankers.words import TFIDF
-from prefrec.towers.network import SCALE, Floats, TitleTower
+from prefrec.towers.network import SCALE, Floats, Indices, TitleTower, mixture_shares
 
 RANDOM = "random"
 """Name of random vectors in place of an encoder's, as a control."""
+FORM = "mixture"
+"""Form of the model, so that a tower of another form is trained again."""
 TOWER_FILES = ("tower.safetensors", "tower.json")
 """Files that `load_tower` reads."""
 
@@ -58,7 +63,7 @@ class TitleTowerConfig(RankerConfig):
         lt=1,
         description="Probability of dropping an item's own vector in a training step (title-only dropout).",
     )
-    epochs: int = Field(6, ge=1, description="Most epochs to train.")
+    epochs: int = Field(8, ge=1, description="Most epochs to train.")
     patience: int = Field(3, ge=1, description="Stop after N epochs without a better validation NDCG@10.")
     batch_size: int = Field(512, ge=1, description="Targets per optimiser step.")
     learning_rate: float = Field(
@@ -67,8 +72,8 @@ class TitleTowerConfig(RankerConfig):
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
 
     def decisive(self) -> dict[str, Any]:
-        """Return the settings that affect results, without the title vectors, whose content counts."""
-        return self.model_dump(exclude={"kind", "name", "vectors"})
+        """Return what affects results, without the title vectors, whose content counts."""
+        return {"form": FORM, **self.model_dump(exclude={"kind", "name", "vectors"})}
 
     def check_data(self, data: PreparedData) -> None:
         if not data.validation:
@@ -101,69 +106,108 @@ def first_equal(rows: Floats) -> NDArray[np.int64]:
     return np.array([first.setdefault(row.tobytes(), n) for n, row in enumerate(rows)], dtype=np.int64)
 
 
+class Mixture(NamedTuple):
+    """The arrays of a trained tower, for all I items of a catalogue; the names are those of `TitleTower`.
+
+    Attributes:
+        vectors: [I, D] item vectors.
+        bias: [I] of the items.
+        predict: [D, D] S · P.
+        predict_mean: [D, D] S · P_m.
+        log_weights: [L] of an item's age.
+        item_weights: [I] of the item; 0 for items that were not learnt.
+        mean_weights: [L] of the mean, by the length of the history.
+        mean_ages: [L] log w of an item's age in the mean.
+        norms: [I] log Σ_c exp(S v_i·P v_c + b_c), by which the scores after item i become log-probabilities.
+    """
+
+    vectors: Floats
+    bias: Floats
+    predict: Floats
+    predict_mean: Floats
+    log_weights: Floats
+    item_weights: Floats
+    mean_weights: Floats
+    mean_ages: Floats
+    norms: Floats
+
+    def check(self, items: int) -> None:
+        """Raise ValueError if the shapes do not fit this number of items or each other."""
+        width, last = self.vectors.shape[1], len(self.log_weights)
+        fitting = ((items, width), (items,), *[(width, width)] * 2, (last,), (items,), *[(last,)] * 2, (items,))
+        if tuple(array.shape for array in self) != fitting:
+            raise ValueError("the weights do not fit the items")
+
+
 class TitleTowerRanker:
     """A trained title tower as a ranker.
 
-    Items outside the catalogue are skipped in histories, and score 0. After an empty history, items score their bias.
+    A score is log(I · p), with the probability p of the item among all I items: 0 for an item that is as probable as
+    a random one. Items outside the catalogue are skipped in histories, and score 0. After an empty history, items are
+    in the order of their biases.
 
     Args:
         name: name in tables.
         ids: [I] ids of the catalogue's items.
-        vectors: [I, D] their vectors.
-        bias: [I] their biases.
-        predict: [D, D] s · P.
-        weights: [L] weight of each age, the newest item's first.
+        mixture: the weights.
     """
 
-    def __init__(
-        self,
-        name: str,
-        ids: Sequence[str],
-        vectors: NDArray[np.floating],
-        bias: NDArray[np.floating],
-        predict: NDArray[np.floating],
-        weights: NDArray[np.floating],
-    ) -> None:
-        self.name = name
+    def __init__(self, name: str, ids: Sequence[str], mixture: Mixture) -> None:
+        self.name, self.mixture = name, mixture
         self.index = {item: code for code, item in enumerate(ids)}
-        self.vectors, self.bias, self.predict, self.weights = vectors, bias, predict, weights
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        states = (self._history_weights(examples) @ self.vectors) @ self.predict.T
-        return score_by_rows(states, lambda block: block @ self.vectors.T + self.bias, examples, self.index)
-
-    def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
-        """Return the term [L] of each history item in the score of `item`; its bias is the rest."""
-        terms = np.zeros(len(history))
-        if item in self.index:
-            state = self.predict.T @ self.vectors[self.index[item]]
-            pairs = [
-                (n, w)
-                for n, w in zip(range(len(history))[::-1], self.weights, strict=False)
-                if history[n] in self.index
-            ]
-            total = sum(w for _, w in pairs)
-            for n, w in pairs:
-                terms[n] = w / total * self.vectors[self.index[history[n]]] @ state
-        return terms
+        return score_by_rows(self._histories(examples), self._of_items, examples, self.index)
 
     def item_vectors(self) -> tuple[list[str], NDArray[np.floating]]:
         """Return ids [I] and vectors [I, D] of items."""
-        return [*self.index], self.vectors
+        return [*self.index], self.mixture.vectors
 
-    def _history_weights(self, examples: Sequence[RankingExample]) -> sparse.csr_array:
-        """Return weights [B, I] of the items in each history, which sum to 1."""
-        columns, values, ends = list[int](), list[float](), [0]
-        for e in examples:
-            codes = [self.index.get(item, -1) for item in reversed(e.history[-len(self.weights) :])]
-            pairs = [(code, w) for code, w in zip(codes, self.weights, strict=False) if code >= 0]
-            total = sum(w for _, w in pairs)
-            columns += [code for code, _ in pairs]
-            values += [w / total for _, w in pairs]
-            ends.append(len(columns))
-        shape = (len(examples), len(self.index))
-        return sparse.csr_array((np.array(values), np.array(columns, dtype=np.int64), ends), shape=shape)
+    def _histories(self, examples: Sequence[RankingExample]) -> Indices:
+        """Return the codes [B, L] of the latest items, newest first; −1 in empty columns."""
+        last = len(self.mixture.log_weights)
+        out = np.full((len(examples), last), -1, dtype=np.int64)
+        for row, e in zip(out, examples, strict=True):
+            known = [self.index[item] for item in e.history[-last:] if item in self.index]
+            row[: len(known)] = known[::-1]
+        return out
+
+    def _of_items(self, histories: Indices) -> Floats:
+        """Return the scores [B, I] of all items after histories [B, L]."""
+        out = np.empty((len(histories), len(self.index)), np.float32)
+        for rows in blocks(len(histories), len(self.index) * (histories.shape[1] + 1)):
+            self._add_probabilities(histories[rows], out[rows])
+        np.maximum(out, np.finfo(np.float32).tiny, out=out)
+        np.log(out, out=out)
+        out += np.float32(np.log(len(self.index)))
+        return out
+
+    def _add_probabilities(self, histories: Indices, out: Floats) -> None:
+        """Write the probabilities [B, I] of all items after histories [B, L] to `out`."""
+        mixture, is_item = self.mixture, histories >= 0
+        lengths = np.maximum(is_item.sum(axis=1) - 1, 0)
+        codes = np.maximum(histories, 0)
+        of_items = mixture.log_weights + mixture.item_weights[codes]
+        shares = mixture_shares(is_item, of_items, mixture.mean_weights[lengths])
+        # The probabilities after an item are the same in all histories that have it.
+        items, places = np.unique(histories[is_item], return_inverse=True)
+        after = (mixture.vectors[items] @ mixture.predict.T) @ mixture.vectors.T
+        after += mixture.bias
+        after -= mixture.norms[items, None]
+        np.exp(after, out=after)
+        ends = np.concatenate([[0], np.cumsum(is_item.sum(axis=1))])
+        shape = (len(histories), len(items))
+        np.copyto(out, sparse.csr_array((shares[:, :-1][is_item], places, ends), shape=shape) @ after)
+        ages = np.exp(mixture.mean_ages) * is_item
+        ages /= np.maximum(ages.sum(axis=1, keepdims=True), 1e-12)
+        means = np.einsum("bl,bld->bd", ages, mixture.vectors[codes])
+        by_mean = (means @ mixture.predict_mean.T) @ mixture.vectors.T
+        by_mean += mixture.bias
+        by_mean -= by_mean.max(axis=1, keepdims=True)
+        np.exp(by_mean, out=by_mean)
+        by_mean *= (shares[:, -1] / by_mean.sum(axis=1))[:, None]
+        out += by_mean
 
 
 def as_ranker(
@@ -178,20 +222,43 @@ def as_ranker(
         titles: [I, T] title vectors of all items.
         learnt: [n] indices of the tower's items among them.
     """
-    weights = tower.weights
-    bias = np.zeros(len(ids), np.float32)
-    bias[learnt] = weights["bias"]
+    weights, scale = tower.weights, np.float32(SCALE)
+    bias, item_weights = np.zeros((2, len(ids)), np.float32)
+    bias[learnt], item_weights[learnt] = weights["bias"], weights["item_weights"]
     # On some processors a product of matrices rounds equal rows in different ways. Equal titles must tie.
     vectors = (titles @ weights["project"].T)[first_equal(titles)]
     vectors[learnt] += weights["own"]
-    arrays = (vectors, bias, SCALE * weights["predict"], np.exp(weights["log_weights"]))
-    return TitleTowerRanker(name, ids, *(array.astype(np.float64) for array in arrays))
+    predict = scale * weights["predict"]
+    mixture = Mixture(
+        vectors,
+        bias,
+        predict,
+        scale * weights["predict_mean"],
+        weights["log_weights"].copy(),
+        item_weights,
+        weights["mean_weights"].copy(),
+        weights["mean_ages"].copy(),
+        _norms(vectors @ predict.T, vectors, bias),
+    )
+    return TitleTowerRanker(name, ids, mixture)
+
+
+def _norms(queries: Floats, vectors: Floats, bias: Floats) -> Floats:
+    """Return log Σ_c exp(queries · vectorsᵀ + bias) [I] of queries [I, D]."""
+    out = np.empty(len(queries), np.float32)
+    for rows in blocks(len(queries), len(vectors)):
+        scores = queries[rows] @ vectors.T
+        scores += bias
+        highest = scores.max(axis=1, keepdims=True)
+        scores -= highest
+        np.exp(scores, out=scores)
+        out[rows] = highest[:, 0] + np.log(scores.sum(axis=1))
+    return out
 
 
 def save_tower(ranker: TitleTowerRanker, about: dict[str, Any], folder: Path) -> None:
     """Write a ranker and what is known `about` its training to `TOWER_FILES` in `folder`."""
-    arrays = {name: getattr(ranker, name) for name in ("vectors", "bias", "predict", "weights")}
-    tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    tensors = {name: np.ascontiguousarray(array) for name, array in ranker.mixture._asdict().items()}
     weights, description = (folder / name for name in TOWER_FILES)
     write_whole(weights, lambda p: save_file(tensors, p))
     write_text(description, json.dumps({**about, "items": [*ranker.index]}, ensure_ascii=False))
@@ -202,13 +269,11 @@ def load_tower(folder: Path, name: str) -> TitleTowerRanker:
     try:
         ids = json.loads(read_whole(folder / TOWER_FILES[1]))["items"]
         state = load_file(folder / TOWER_FILES[0])
-        arrays = [state[key].astype(np.float64) for key in ("vectors", "bias", "predict", "weights")]
-        width = arrays[0].shape[1]
-        if arrays[0].shape[0] != len(ids) or arrays[1].shape != (len(ids),) or arrays[2].shape != (width, width):
-            raise ValueError("the weights do not fit the items")
+        mixture = Mixture(**{key: state[key] for key in Mixture._fields})
+        mixture.check(len(ids))
     except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"{folder} has no title tower, or a damaged one: {e}; train it again") from e
-    return TitleTowerRanker(name, ids, *arrays)
+    return TitleTowerRanker(name, ids, mixture)
 
 
 def chosen_epochs(folder: Path) -> int:
