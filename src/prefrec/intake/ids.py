@@ -1,4 +1,7 @@
-"""Tell of ids that look like several spellings of one, or like missing ones. Ids themselves are never changed."""
+"""Tell of ids that look like several spellings of one, like missing ones, or like accounts that many people share.
+
+Ids themselves are never changed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,14 @@ from prefrec.console import warn
 MISSING = ("null", "nan", "none", "nil", "na", "n/a", "<na>", "nat", "undefined")
 """Texts that programs write where there is no id, in lower case."""
 
+_GUESTS = r"(?i)^(gast|g(ä|ae)ste?|guests?|invit[eé]|invitado|anonym|an[oó]nimo|unknown|unbekannt|inconnu|laufkund)"
+"""Beginnings of ids that shops give to all customers without an account."""
+_TIMES, _MANY, _MANY_GUESTS = 3, 0.01, 0.002
+"""A user has too many interactions for one person from three times the 99th percentile and 1% of the log on.
+
+An id that `_GUESTS` matches has too many from three times the median and 0.2% of the log on.
+"""
+
 _INVISIBLE = r"[\p{Cc}\p{Cf}]"
 _PADDED = r"^0*(\d+?)(?:\.0+)?$"
 """A whole number, perhaps with leading zeros or a fraction of zeros, as in 007 and 7.00."""
@@ -19,17 +30,37 @@ def warn_of_ids(log: pl.DataFrame, items: pl.Series) -> None:
     """Warn of ids of a log's users and of a catalogue's items that are probably not meant.
 
     Two ids that differ only in `.0`, invisible characters or the form of accents (Unicode's NFC and NFD) stay two; a
-    user `null` or `NaN` stays one.
+    user `null` or `NaN` stays one, and so does an account that many people seem to share.
     """
     users = log["user_id"].unique().cast(pl.String)
     for ids, what in ((users, "user"), (items.cast(pl.String), "item")):
         _warn_of_spellings(ids, what)
+    _warn_of_crowds(log["user_id"])
     if (words := users.filter(users.str.to_lowercase().is_in(MISSING))).is_empty():
         return
     counts = log["user_id"].value_counts().filter(pl.col("user_id").cast(pl.String).is_in(words.to_list()))
     for user, count in counts.with_columns(pl.col("user_id").cast(pl.String)).sort("user_id").iter_rows():
         share = f"{count:,} interactions ({count / len(log):.1%} of the log)"
         warn(escape(f"the user {user!r} has {share}: if the id is missing there, drop these rows from the log"))
+
+
+def _warn_of_crowds(owners: pl.Series) -> None:
+    """Warn of users with too many interactions for one person."""
+    counts = owners.value_counts(sort=True).with_columns(pl.col("user_id").cast(pl.String))
+    count, user = pl.col("count"), pl.col("user_id")
+    is_crowd = (count >= _TIMES * count.quantile(0.99, "higher")) & (count >= _MANY * len(owners))
+    are_guests = (
+        user.str.contains(_GUESTS) & (count >= _TIMES * count.median()) & (count >= _MANY_GUESTS * len(owners))
+    )
+    crowds = counts.filter((is_crowd | are_guests) & ~user.str.to_lowercase().is_in(MISSING))
+    for name, most in crowds.iter_rows():
+        share = f"{most:,} interactions ({most / len(owners):.1%} of the log, {most / counts['count'].median():.0f}"
+        warn(
+            escape(
+                f"the user {name!r} has {share} times the median of users): if many people share this account, empty "
+                "its ids in the log and set --missing-users drop (`missing_users: drop` in a recipe)"
+            )
+        )
 
 
 def _warn_of_spellings(ids: pl.Series, what: str) -> None:
