@@ -200,6 +200,47 @@ def test_missing_times_are_proposed_to_be_dropped(tmp_path):
     assert len(_prepared(log, items, found).test) == 30
 
 
+def test_guests_are_proposed_to_be_dropped(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    assert "missing_users" not in _guess(log, items)[0]
+    text = log.read_text()
+    first = text.splitlines()[1]
+    log.write_text(text.replace(first, "," + first.partition(",")[2], 1))
+    found, why = _guess(log, items)
+    assert found["missing_users"] == "drop"
+    assert why["missing_users"].endswith("interactions had no user and were dropped")
+    assert len(_prepared(log, items, found).test) == 30
+
+
+def test_negative_quantities_are_proposed_as_returns(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    plain = pl.read_csv(log).with_columns(Menge=pl.lit(2))
+    plain.write_csv(log)
+    assert "quantity" not in _guess(log, items)[0]
+    back = plain[:1].with_columns(time=pl.col("time") + 1, Menge=-2)
+    pl.concat([plain, back]).write_csv(log)
+    found, why = _guess(log, items)
+    assert (found["quantity"], why["quantity"]) == ("Menge", "sure: 1 negative ones are returns")
+    data = _prepared(log, items, found)
+    assert "1 of 301 lines are returns" in "".join(data.summary)
+
+
+@pytest.mark.parametrize(("follows", "meaning"), [(True, "return"), (False, "drop")])
+def test_kinds_of_lines_are_proposed_by_their_names_and_places(tmp_path, follows, meaning):
+    """A line that is called a return follows its purchase, or is the purchase itself."""
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    plain = pl.read_csv(log).with_columns(Belegart=pl.lit("Verkauf"))
+    plain.write_csv(log)
+    assert "kind" not in _guess(log, items)[0]
+    last = plain[-1:].with_columns(Belegart=pl.lit("Retoure"), time=pl.col("time") + 1)
+    pl.concat([plain if follows else plain[:-1], last]).write_csv(log)
+    found, why = _guess(log, items)
+    assert found["kind"] == "Belegart"
+    assert found["kinds"] == {"Retoure": meaning, "Verkauf": "buy"}
+    assert why["kinds"].startswith(f"check: {100 * follows}% of 'Retoure' have a purchase")
+    assert _prepared(log, items, found).test
+
+
 def _numbered(folder: Path, in_log: Callable[[int], Any], in_catalogue: Callable[[int], Any]) -> tuple[Path, Path]:
     """80 users and 120 items that are numbered from 1, so that numbers of users are also numbers of items."""
     rng = np.random.default_rng(0)

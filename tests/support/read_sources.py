@@ -14,7 +14,7 @@ def read(source: str, **settings: Any) -> Source:
     return found
 
 
-SETTINGS = ("encoding", "duplicate_titles", "missing_titles", "missing_times", "users")
+SETTINGS = ("encoding", "duplicate_titles", "missing_titles", "missing_times", "missing_users", "kinds", "users")
 
 
 def files(interactions: Path, items: Path, **given: Any) -> Source:

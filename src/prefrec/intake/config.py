@@ -15,7 +15,7 @@ from prefrec.settings import Section
 # Fields that only some sources accept. For other sources they must have their default value.
 _NOT_FOR_ALL = (
     "interactions", "more_interactions", "items", "users", "columns", "encoding", "row_files", "validation_share",
-    "duplicate_titles", "missing_titles", "missing_times", "read_only",
+    "duplicate_titles", "missing_titles", "missing_times", "missing_users", "kinds", "read_only",
 )  # fmt: skip
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
@@ -46,6 +46,19 @@ class ColumnNames(Section):
         "rating",
         description="Log column with the rating. Needed for min_rating and rated negatives only. null: read no "
         "ratings.",
+    )
+    # Excluded from dumps if they are not set, so that stage keys are the same as without these fields.
+    quantity: str | None = Field(
+        None,
+        exclude_if=lambda column: column is None,
+        description="files: log column with the quantity. A negative one is a return, which takes back the user's "
+        "latest earlier purchases of the item. Default: none.",
+    )
+    kind: str | None = Field(
+        None,
+        exclude_if=lambda column: column is None,
+        description="files: log column with the kind of each line, such as sale or return; kinds says what each is. "
+        "Default: none.",
     )
     impressions: str | None = Field(
         None,
@@ -198,11 +211,22 @@ class PrepareConfig(Section):
         description="files, goodreads, windows, sequences, movielens-*: stop at items without a title, or drop their "
         "interactions.",
     )
-    # Excluded from dumps if it is not set, so that stage keys are the same as without this field.
+    # Excluded from dumps if they are not set, so that stage keys are the same as without these fields.
     missing_times: Literal["error", "drop"] = Field(
         "error",
         exclude_if=lambda missing: missing == "error",
         description="files: stop at interactions without a time, or drop them.",
+    )
+    missing_users: Literal["error", "drop"] = Field(
+        "error",
+        exclude_if=lambda missing: missing == "error",
+        description="files: stop at interactions without a user, such as purchases of guests, or drop them.",
+    )
+    kinds: dict[str, Literal["buy", "return", "drop"]] = Field(
+        {},
+        exclude_if=lambda kinds: not kinds,
+        description="files: value of columns.kind → what the line is. buy: an interaction. return: takes back an "
+        "earlier one. drop: neither, such as a cancelled order; the user is not offered its item. Name all values.",
     )
     max_train_rows: int | None = Field(None, ge=1, description="Keep N random training examples. Default: all.")
     max_validation_rows: int | None = Field(
@@ -256,6 +280,8 @@ class PrepareConfig(Section):
                     hint = "name the source that uses it with --source, such as files (`source: files` in a recipe)"
                     raise ValueError(f"{field}: {hint}; without one, it is {source}")
                 raise ValueError(f"{field}: source {source} does not use it; remove this setting")
+        if bool(self.kinds) != (self.columns.kind is not None):
+            raise ValueError("kinds, columns.kind: name the column and what its values mean, or neither")
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
         if self.fold and self.split_name != "time":

@@ -69,6 +69,8 @@ def filter_log(source: Source, config: PrepareConfig) -> Filtered:
     if source.touched is not None:
         undated = source.touched.select("user_id", "item_id", timestamp=pl.lit(None, pl.Int64))
         found.dropped.append(undated.join(log, on=["user_id", "item_id"], how="anti"))
+    if source.besides is not None:
+        found.dropped.append(source.besides.join(log, on=["user_id", "item_id"], how="anti"))
     if config.min_rating is not None:
         if "rating" not in log.columns:
             raise ConfigError(

@@ -110,8 +110,10 @@ class Preparation:
         self.log, self.served, self.dropped, self.counts = found.log, found.served, found.dropped, found.counts
         self.catalogue = _used_items(source, self.log, config)
         self.notes += _time_note(config, source) + _doubt_notes(config, self.log)
-        touched = source.interactions if source.touched is None else source.touched
-        self.source = replace(source, interactions=self.log.clear(), touched=touched.select("user_id", "item_id"))
+        touched = [source.interactions] if source.touched is None else [source.touched]
+        touched += [] if source.besides is None else [source.besides]
+        pairs = pl.concat(log.select("user_id", "item_id") for log in touched)
+        self.source = replace(source, interactions=self.log.clear(), touched=pairs, besides=None)
 
     def sort(self) -> None:
         """Sort the interactions. Raise DataError if the catalogue is too small for the candidate sets."""
@@ -208,11 +210,14 @@ def _with_codes(source: Source, config: PrepareConfig) -> Source:
             f"{config.path or config.interactions or config.source}: no interaction has both an item and a time; "
             "check that the files belong together"
         )
+    users = log["user_id"].unique()
+    if source.besides is not None:
+        users = pl.concat([users, source.besides["user_id"].unique()])
     ids = {
-        "user_id": pl.Enum(log["user_id"].unique().cast(pl.String).sort()),
+        "user_id": pl.Enum(users.cast(pl.String).unique().sort()),
         "item_id": pl.Enum(source.catalogue.frame["item_id"].sort()),
     }
-    given, touched = source.given, source.touched
+    given, touched, besides = source.given, source.touched, source.besides
 
     def coded(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(pl.col(column).cast(kind, strict=False) for column, kind in ids.items())
@@ -222,6 +227,7 @@ def _with_codes(source: Source, config: PrepareConfig) -> Source:
         interactions=coded(log),
         # Other users and items than those of the log have no examples.
         touched=None if touched is None else coded(touched.select(*ids)).drop_nulls(),
+        besides=None if besides is None else coded(besides).drop_nulls("item_id"),
         given=given and replace(given, learn=coded(given.learn)),
     )
 

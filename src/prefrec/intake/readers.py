@@ -53,6 +53,7 @@ _EXACT, _EXACT_32 = 53, 24
 # Most columns, and characters of a name, in a message: the header of a binary file can be the whole file.
 _NAMES, _NAME_CHARS = 30, 60
 REMEDY = "correct or drop these rows"
+_DROP_USERS = "--missing-users drop (`missing_users: drop` in a recipe)"
 ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9]+):/+(.+)")
 """An address such as `s3://bucket/key`, as it looks in a path: with one slash, and after the folder of a recipe."""
 IDS = pl.Categorical(pl.Categories("prefrec"))
@@ -257,6 +258,7 @@ def pick_columns(
     path: Path,
     optional: Iterable[str] = (),
     options: Mapping[str, str] | None = None,
+    missing_users: Literal["error", "drop"] | None = None,
 ) -> pl.DataFrame:
     """Select and rename columns, and convert ids to text; raise DataError as `check_ids`, or if a column is missing.
 
@@ -266,6 +268,7 @@ def pick_columns(
         path: the file, for messages.
         optional: our names of columns that may be absent.
         options: our name → field of `ColumnNames` that sets the name, for messages.
+        missing_users: as `missing` of `check_ids`, for `user_id`.
     """
     present = {ours: theirs for ours, theirs in wanted.items() if theirs in frame.columns}
     for ours, theirs in wanted.items():
@@ -274,15 +277,27 @@ def pick_columns(
     frame = frame.select(pl.col(theirs).alias(ours) for ours, theirs in present.items())
     for column in ("user_id", "item_id"):
         if column in present:
-            frame = check_ids(frame, column, path, present[column])
+            frame = check_ids(frame, column, path, present[column], missing_users if column == "user_id" else None)
     return frame
 
 
-def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.DataFrame:
+def check_ids(
+    frame: pl.DataFrame,
+    column: str,
+    path: Path,
+    called: str | None = None,
+    missing: Literal["error", "drop"] | None = None,
+) -> pl.DataFrame:
     """Return `frame` with a column of ids as stripped strings; clean `IDS` stay as they are.
 
-    `called` is the column's name in the file, for messages. Raise DataError if an id is missing or too large a
-    number, or if the column contains lists or records.
+    Args:
+        frame, column: the table and its column of ids.
+        path, called: the file and the name of the column in it, for messages.
+        missing: with `drop`, missing ids become null; with `error`, the message about them names the setting that
+            drops them. Default: an error.
+
+    Raises:
+        DataError: an id is missing or too large a number, or the column contains lists or records.
     """
     called = called or column
     if frame.schema[column].is_float():  # pandas writes item 12 as 12.0
@@ -305,11 +320,12 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
     stripped = text.str.strip_chars()  # used only if it differs, so that a long log is in memory once
     frame = frame.with_columns(text if (stripped == text).all() else stripped)
     bad = frame[column].is_null() | (frame[column] == "")
-    if bad.any():
-        raise DataError(
-            f"{path}, {first_line(bad, path)}: {called} is empty ({bad.sum()} rows); fill or drop these rows"
-        )
-    return frame
+    if not bad.any():
+        return frame
+    if missing == "drop":
+        return frame.with_columns(pl.when(~bad).then(column).alias(column))
+    remedy = f"fill or drop these rows{f', with {_DROP_USERS}' if missing else ''}"
+    raise DataError(f"{path}, {first_line(bad, path)}: {called} is empty ({bad.sum()} rows); {remedy}")
 
 
 def as_text(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.Series:

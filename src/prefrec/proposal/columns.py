@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -14,13 +15,16 @@ from prefrec.errors import DataError
 from prefrec.intake.config import ColumnNames
 from prefrec.intake.readers import FILE_ORDER, with_points
 from prefrec.intake.times import date_forms, parse_timestamps
-from prefrec.proposal.words import name_fit
+from prefrec.proposal.words import means_return, name_fit
 
 _OF_ITEMS = ("catalogue_item", "title")
 _PLAUSIBLE = (631_152_000, 2_208_988_800)
 """1990 and 2040 in seconds since 1970."""
 _NUMBER = r"^[+-]?\d+(\.\d+)?$"
 _LOOKED_AT = 1000
+_MOST_KINDS = 12
+_FOLLOW = 0.5
+"""Share of the lines of a kind that follow a purchase, from which they are returns of it."""
 
 
 class Setting(NamedTuple):
@@ -44,10 +48,48 @@ def guess_columns(texts: list[pl.DataFrame], paths: tuple[Path, Path], given: Co
         columns = _ids(free("item"), free("catalogue_item"), paths, given) | columns
     for field in ("timestamp", "rating", "user", "title"):
         columns[field] = columns.get(field) or _best(field, free(field), paths[field in _OF_ITEMS])
+    columns = _returns(free("quantity")) | columns
     timestamp = columns["timestamp"].value
     if given.timestamp_format is None and timestamp in texts[0].columns:
         columns |= _form(texts[0][timestamp])
     return {field: columns[field] for field in ColumnNames.model_fields if field in columns}
+
+
+def _returns(log: pl.DataFrame) -> dict[str, Setting]:
+    """Return the column of quantities, if some are negative, and that of kinds of lines, if some name returns."""
+    found = {}
+    for column in log.columns:
+        values = log[column].drop_nulls()
+        if "quantity" not in found and name_fit("quantity", column):
+            numbers = with_points(values).cast(pl.Float64, strict=False)
+            if not numbers.has_nulls() and (negative := int((numbers < 0).sum())):
+                found["quantity"] = Setting("quantity", column, f"sure: {negative:,} negative ones are returns")
+        few = 1 < values.n_unique() <= _MOST_KINDS
+        named = [repr(kind) for kind in values.unique().sort() if means_return(kind)] if few else []
+        if named and "kind" not in found and name_fit("kind", column):
+            why = f"check: {' and '.join(named)} look like returns or cancelled orders"
+            found["kind"] = Setting("kind", column, why)
+    return found
+
+
+def kinds_of(log: pl.DataFrame, columns: Mapping[str, Setting]) -> Setting:
+    """Return the setting `kinds` for the column of kinds of lines.
+
+    What is named like a return takes an earlier purchase back if most such lines follow a line of the same user and
+    item. Otherwise the lines are the purchases themselves, marked later, and no purchase.
+    """
+    user, item, kind = (columns[field].value for field in ("user", "item", "kind"))
+    texts = log[kind].fill_null("")
+    kinds = dict.fromkeys(texts.unique().sort().to_list(), "buy")
+    named = [value for value in kinds if means_return(value)]
+    purchases = log.filter(~texts.is_in(named)).select(user, item).unique()
+    shares = []
+    for value in named:
+        lines = log.filter(texts == value)
+        follow = len(lines.join(purchases, on=[user, item], how="semi")) / len(lines)
+        kinds[value] = "return" if follow >= _FOLLOW else "drop"
+        shares.append(f"{follow:.0%} of {value!r} have a purchase of their user and item")
+    return Setting("kinds", kinds, f"check: {'; '.join(shares) or 'no value is named like a return'}")
 
 
 def _form(times: pl.Series) -> dict[str, Setting]:

@@ -19,11 +19,12 @@ from prefrec.intake.sources import source_kind
 from prefrec.intake.sources.base import GivenSplit, Source
 from prefrec.intake.sources.files import files, files_of
 from prefrec.intake.sources.windows import holds_lists, windows
-from prefrec.proposal.columns import Setting, as_texts, guess_columns
+from prefrec.proposal.columns import Setting, as_texts, guess_columns, kinds_of
 from prefrec.proposal.words import name_fit, topic
 
 # Part of a reader's note → the setting without which the reader would reject the files.
 _NEEDED = {
+    "had no user": ("missing_users", "drop"),
     "had no time": ("missing_times", "drop"),
     "without a title": ("missing_titles", "drop"),
     "were numbered": ("duplicate_titles", "number"),
@@ -99,8 +100,11 @@ def guess(
     columns = guess_columns(texts, (log, items), given)
     names = {field: setting.value for field, setting in columns.items()}
     base: dict[str, Any] = {"source": "files", "interactions": log, "items": items}
-    source = files(_lenient(base | {"encoding": encoding, "columns": names}), read)
     settings = [setting._replace(field=f"columns.{field}") for field, setting in columns.items()]
+    kinds = [kinds_of(whole, columns)] if "kind" in columns else []
+    settings += kinds
+    more = {setting.field: setting.value for setting in kinds} | {"encoding": encoding, "columns": names}
+    source = files(_lenient(base | more), read)
     why = f"from the name of column {names['item']}"
     settings += [Setting("domain", about, why)] if (about := topic(names["item"])) else []
     protocol, room = _protocol(source, longest)

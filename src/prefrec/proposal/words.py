@@ -22,8 +22,13 @@ _WORDS = {
     "score/punkte/note/nota/puntuacion overall",
     "title": "title/titel/*titel/titre/titulo name/*name/nom/nombre label/bezeichnung/*bezeichnung/libelle "
     "description/beschreibung/descripcion",
+    "quantity": "quantity/menge/quantite/cantidad qty anzahl units/stuck/stueck/unites/unidades pieces",
+    "kind": "kind/type/typ/tipo/*art event/ereignis transaction/transaktion/transaccion document/beleg "
+    "action/aktion/accion/vorgang status/statut/estado",
     "id": "id sku asin isbn code/kode/codigo key/schlussel number/nummer/*nummer/numero nr/no",
 }
+_RETURNS = "return retour ruckgabe rueckgabe refund erstattung rembours devol storno cancel annul anul"
+"""Beginnings of words for returns and cancelled orders."""
 _TOPICS = {
     "movies": "movie film pelicula",
     "books": "book buch livre libro isbn",
@@ -36,6 +41,11 @@ def name_fit(role: str, column: str) -> float:
     words, parts = _WORDS[role].split(), _parts(column)
     fits = [n for n, word in enumerate(words) if any(_fits(p, w) for p in parts for w in word.split("/"))]
     return 1 - fits[0] / (2 * len(words)) if fits else 0.0
+
+
+def means_return(value: str) -> bool:
+    """Return whether a kind of lines, such as `Retoure`, is named like a return or a cancelled order."""
+    return any(part.startswith(word) for part in _parts(value) for word in _RETURNS.split())
 
 
 def topic(column: str) -> str | None:

@@ -225,6 +225,32 @@ def test_rows_without_a_time_are_dropped_if_told_and_counted(tmp_path):
         read_log(missing_times="drop")
 
 
+def test_rows_without_a_user_are_dropped_if_told_and_counted(tmp_path):
+    """One purchase of a guest once stopped the night, without a way to go on."""
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,7,5\n,8,6\n 2 ,7,7\n")
+    (tmp_path / "items.csv").write_text("item_id,title\n7,Hope\n8,Air\n")
+    paths = {"interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
+    way_out = r"fill or drop these rows, with --missing-users drop \(`missing_users: drop` in a recipe\)$"
+    with pytest.raises(DataError, match=r"log\.csv, line 3: user_id is empty \(1 rows\); " + way_out):
+        files(**paths)
+    source = files(**paths, missing_users="drop")
+    assert source.interactions.rows() == [("1", "7", 5), ("2", "7", 7)]
+    assert source.notes == ["1 of 3 interactions had no user and were dropped"]
+    # Messages on other columns name the lines of the file.
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n,7,5\n1,8,six\n")
+    with pytest.raises(DataError, match=r"log\.csv, line 3, column timestamp: 'six'"):
+        files(**paths, missing_users="drop")
+    pl.DataFrame({"user_id": [1.0, None, float("nan")], "item_id": [7, 8, 7], "timestamp": [5, 6, 7]}).write_parquet(
+        tmp_path / "log.parquet"
+    )
+    paths["interactions"] = tmp_path / "log.parquet"
+    assert files(**paths, missing_users="drop").interactions["user_id"].to_list() == ["1"]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n,7,5\n")
+    paths["interactions"] = tmp_path / "log.csv"
+    with pytest.raises(DataError, match=r"column user_id: no interaction has a user\. Name .* with --columns\.user "):
+        files(**paths, missing_users="drop")
+
+
 def test_ratings_may_be_empty_and_left_unread(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n1,7, 5,\n1,8,6, 4\n1,9,7,NaN\n")
     (tmp_path / "items.csv").write_text("item_id,title\n7,Hope\n8,Air\n9,Heat\n")

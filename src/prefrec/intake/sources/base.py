@@ -62,7 +62,10 @@ class Source:
             of str). Impressions are items that were shown at that time but not clicked.
         notes: changes made on reading, for people.
         given: the source's own split, or None.
-        touched: `user_id, item_id` of all items that a user is known to have seen. None: those of `interactions`.
+        touched: `user_id, item_id` of all items that a user is known to have seen. None: those of `interactions`
+            and `besides`.
+        besides: `user_id, item_id, timestamp` of what users touched without an interaction, such as purchases that
+            they have returned. None: nothing.
         users: attributes of users (`user_attributes`), or None.
         counts: whether `rating` is a play count and not an opinion.
     """
@@ -74,6 +77,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     given: GivenSplit | None = None
     touched: pl.DataFrame | None = None
+    besides: pl.DataFrame | None = None
     users: pl.DataFrame | None = None
     counts: bool = False
 

@@ -13,8 +13,9 @@ from prefrec.data.times import SUBSECOND
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
 from prefrec.intake import readers
-from prefrec.intake.config import PrepareConfig
+from prefrec.intake.config import ColumnNames, PrepareConfig
 from prefrec.intake.readers import FILE_ORDER
+from prefrec.intake.returns import parse_kinds, settle
 from prefrec.intake.sources.base import (
     CATALOGUE_FIELDS,
     Source,
@@ -32,7 +33,9 @@ _NO_RATING = (
     "recipe)"
 )
 # Column of the log → field of `ColumnNames`.
-_FIELDS = {"user_id": "user", "item_id": "item"} | {c: c for c in ("timestamp", "rating", "impressions", "skipped")}
+_FIELDS = {"user_id": "user", "item_id": "item"} | {
+    column: column for column in ("timestamp", "rating", "quantity", "kind", "impressions", "skipped")
+}
 # Values of the column `skipped`.
 _YES, _NO = ("true", "1", "yes", "t"), ("false", "0", "no", "f", "")
 # Texts that float conversion takes for numbers but that name something: 0101 would become 101, 1E3 would become 1000,
@@ -45,13 +48,37 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
 
     The rating column may be absent if it has its default name. An empty rating is null. An interaction marked in
     `skipped` is removed from the log, and its item is added to the `impressions` of the user's next interaction.
-    Further columns of the catalogue are kept, for the rules of recommendations.
+    Returns are settled (`settle`). Further columns of the catalogue are kept, for the rules of recommendations.
 
     Args:
         config: `interactions`, `items` and perhaps `users` are the files. All columns of `users` except the user id
             (named as in the log, or `user_id`) are attributes.
         read_table: reads the log and the catalogue.
     """
+    columns, log_path = config.columns, config.required("interactions")
+    log, notes = _log(config, read_table)
+    catalogue, more = _catalogue(config, read_table)
+    notes += more
+    log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
+    log, catalogue, merged = merge_duplicates(log, catalogue, config.duplicate_titles or "error")
+    besides, returns = None, list[str]()
+    if columns.quantity or columns.kind:
+        log, besides, returns = settle(log)
+        if log.is_empty():
+            raise DataError(
+                f"{log_path}: no purchase is left without returns and lines that are none; check the columns of "
+                "quantity and kind, and `kinds` in the recipe"
+            )
+    if "impressions" in log.columns:
+        log, untitled = _known_impressions(log, catalogue)
+        merged = [*merged, *untitled]
+    users = None if config.users is None else _users(config.users, columns.user, config.encoding)
+    notes += dropped + merged + returns
+    return Source("files", "generic", Catalogue(catalogue), log, notes, besides=besides, users=users)
+
+
+def _log(config: PrepareConfig, read_table: Callable[..., pl.DataFrame]) -> tuple[pl.DataFrame, list[str]]:
+    """Return the log of all files with our names of columns, and notes."""
     columns = config.columns
     log_path = config.required("interactions")
     items_path = config.required("items")
@@ -75,30 +102,17 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + lines).alias(FILE_ORDER))
         lines += len(table)
-        log = readers.pick_columns(table, wanted, path, optional, _FIELDS)
+        log = readers.pick_columns(table, wanted, path, optional, _FIELDS, config.missing_users)
         form = ""
         if columns.timestamp != FILE_ORDER:  # numbers of lines could be taken for days of a spreadsheet
             log, form = parse_timestamps(
                 log, "timestamp", path, columns.timestamp, columns.timestamp_format, config.missing_times
             )
-        if "rating" in log.columns:
-            log = readers.parse_numbers(log, "rating", path, columns.rating, _NO_RATING)
-        if columns.impressions:
-            log = log.with_columns(parse_lists(log["impressions"], path, columns.impressions))
-        log = log.with_columns(pl.col("user_id", "item_id").cast(ids))
-        if columns.skipped:
-            log = parse_skipped(log, path, columns.skipped)
+        log = _parsed(log, path, config).with_columns(pl.col("user_id", "item_id").cast(ids))
         parts.append((path, Times(log, form)))
     log, notes = join_parts(parts, "timestamp", log_path, columns.timestamp)
-    if untimed := log["timestamp"].null_count():
-        if untimed == len(log):
-            raise DataError(
-                f"{log_path}, column {columns.timestamp}: no interaction has a time. Name the right column, or "
-                f"{FILE_ORDER} if the lines are in temporal order, with --columns.timestamp (`columns.timestamp` in "
-                "a recipe)"
-            )
-        notes.append(f"{untimed} of {len(log)} interactions had no time and were dropped")
-        log = log.drop_nulls("timestamp")
+    log, dropped = _without_missing(log, log_path, columns)
+    notes += dropped
     if "rating" in log.columns and (empty := log["rating"].null_count()):
         notes.append(f"{empty} of {len(log)} interactions have no rating")
     if columns.skipped:
@@ -109,24 +123,56 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
                 "Name the column that marks only skips with --columns.skipped (`columns.skipped` in a recipe), or "
                 "leave this setting out"
             )
+    return log, notes
+
+
+def _parsed(log: pl.DataFrame, path: Path, config: PrepareConfig) -> pl.DataFrame:
+    """Return a part of the log with parsed values of its columns but ids and times."""
+    columns = config.columns
+    if "rating" in log.columns:
+        log = readers.parse_numbers(log, "rating", path, columns.rating, _NO_RATING)
+    if columns.quantity:
+        log = readers.parse_numbers(log, "quantity", path, columns.quantity, readers.REMEDY)
+    if columns.kind:
+        log = parse_kinds(log, path, columns.kind, config.kinds)
+    if columns.impressions:
+        log = log.with_columns(parse_lists(log["impressions"], path, columns.impressions))
+    return parse_skipped(log, path, columns.skipped) if columns.skipped else log
+
+
+def _without_missing(log: pl.DataFrame, path: Path, columns: ColumnNames) -> tuple[pl.DataFrame, list[str]]:
+    """Return the log without the interactions that have no user or no time, and notes; DataError if none is left."""
+    notes = []
+    for ours, called, what, more in (
+        ("user_id", columns.user, "user", ""),
+        ("timestamp", columns.timestamp, "time", f", or {FILE_ORDER} if the lines are in temporal order,"),
+    ):
+        if missing := log[ours].null_count():
+            if missing == len(log):
+                field = _FIELDS[ours]
+                raise DataError(
+                    f"{path}, column {called}: no interaction has a {what}. Name the right column{more} with "
+                    f"--columns.{field} (`columns.{field}` in a recipe)"
+                )
+            notes.append(f"{missing} of {len(log)} interactions had no {what} and were dropped")
+            log = log.drop_nulls(ours)
+    return log, notes
+
+
+def _catalogue(config: PrepareConfig, read_table: Callable[..., pl.DataFrame]) -> tuple[pl.DataFrame, list[str]]:
+    """Return the catalogue with our names of columns, and notes."""
+    columns, path = config.columns, config.required("items")
     names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
-    table = read_table(items_path, config.encoding)
+    table = read_table(path, config.encoding)
     names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
-    catalogue = readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS)
+    catalogue = readers.pick_columns(table, names, path, options=CATALOGUE_FIELDS)
+    codes = list[str]()
     # Parquet has types, also that of a frame given to `fit`: its texts are meant as texts.
-    has_types = readers.is_parquet(items_path) or readers.ADDRESS.search(items_path.as_posix())
+    has_types = readers.is_parquet(path) or readers.ADDRESS.search(path.as_posix())
     if not has_types:
-        catalogue, codes = _with_numbers(catalogue, items_path)
-        notes += codes
-    catalogue, repeated = noted_catalogue(catalogue, items_path, columns.title)
-    notes += repeated
-    log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
-    log, catalogue, merged = merge_duplicates(log, catalogue, config.duplicate_titles or "error")
-    if "impressions" in log.columns:
-        log, untitled = _known_impressions(log, catalogue)
-        merged = [*merged, *untitled]
-    users = None if config.users is None else _users(config.users, columns.user, config.encoding)
-    return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=users)
+        catalogue, codes = _with_numbers(catalogue, path)
+    catalogue, repeated = noted_catalogue(catalogue, path, columns.title)
+    return catalogue, codes + repeated
 
 
 def files_of(path: Path, catalogue: Path) -> list[Path]:
@@ -238,6 +284,6 @@ def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
 
 _TAKES = (
     "interactions", "more_interactions", "items", "users", "columns", "encoding", "duplicate_titles",
-    "missing_titles", "missing_times",
+    "missing_titles", "missing_times", "missing_users", "kinds",
 )  # fmt: skip
 FILES = SourceKind(files, _TAKES)
