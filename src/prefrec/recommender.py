@@ -359,7 +359,8 @@ class Recommender:
 
         The effects of a ranker whose score is a sum over history items (window co-occurrence, item-kNN, title TF-IDF,
         EASE, co-occurrence, title towers) are exact. Those of others are by leave-one-out: the score with the item,
-        minus the score without it; for a language model in nats. Effects of a blend are also given by its parts.
+        minus the score without it; for a language model in nats. They are measured for the last 50 history items, and
+        the score is that of the whole history. Effects of a blend are also given by its parts.
 
         Args:
             history: items, oldest first.
@@ -384,7 +385,7 @@ class Recommender:
         shares = [{name: part[n] for name, part in found.parts.items()} for n in range(len(found.effects))]
         pairs = zip(found.effects, shares, strict=True)
         effects = [Effect(i, titles[i], effect, parts) for (i, effect), parts in pairs]
-        unread = len(past) - len(effects)
+        unread = len(past) - len(effects) - found.not_explained
         return Explanation(effects, self.stage.name, (target, titles[target]), found, unread)
 
     def recommend_all(

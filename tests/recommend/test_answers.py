@@ -45,6 +45,7 @@ def test_an_explanation_is_plain_values():
         "score": 1.23456,
         "method": "contributions",
         "rest": 0.5,
+        "not_explained": 0,
         "not_read": 2,
         "history": [{"item_id": "i1", "title": "Emma", "effect": 0.5, "parts": {"words": 0.5, "counts": 0.0}}],
     }
@@ -64,3 +65,5 @@ def test_the_caption_says_what_effects_are():
         assert [line.split()[3] for line in rows.splitlines() if "i1" in line] == ["Emma"]
     older = "; 3 older items are not read"
     assert repr(explanation(effects, 3)).partition("\n")[0].endswith(f"add up to it{older}")
+    left = f"; the effects of 7 older items are not measured{older}"
+    assert repr(explanation(effects, 3, not_explained=7)).partition("\n")[0].endswith(left)

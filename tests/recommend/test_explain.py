@@ -8,7 +8,7 @@ import torch
 from prefrec.data import RankingExample
 from prefrec.errors import DataError, TokenizerError
 from prefrec.rankers import LMRanker
-from prefrec.recommend.explain import leave_one_out
+from prefrec.recommend.explain import leave_one_out, reasons
 from slow import slow_logps
 from tiny_lists import CATALOGUE
 
@@ -44,6 +44,13 @@ def test_items_that_were_not_read_are_left_out(lm_of):
     longest = free.encoder.encode(free.template, of(EXAMPLE.history[2:]), of(EXAMPLE.candidates), of(["i17"]))
     short = lm_of(max_length=longest.length)
     _equal(leave_one_out(short, EXAMPLE), _slow_twin(short, EXAMPLE.history[2:]))
+
+
+def test_the_last_items_are_explained_by_scores_of_the_whole_history(lm_of, monkeypatch):
+    monkeypatch.setattr("prefrec.recommend.explain.EXPLAINED", 2)
+    lm = lm_of()
+    _equal(leave_one_out(lm, EXAMPLE), _slow_twin(lm, EXAMPLE.history)[2:])
+    assert reasons(lm, EXAMPLE).not_explained == 2
 
 
 def test_what_cannot_be_asked(lm_of):

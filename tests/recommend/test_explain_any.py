@@ -72,6 +72,16 @@ def _explained_by_leaving_out(ranker):
     assert max(abs(effect) for _, effect in found.effects) > 0.1
 
 
+def test_leaving_out_measures_the_last_items_of_the_whole_history(monkeypatch):
+    monkeypatch.setattr("prefrec.recommend.explain.EXPLAINED", 2)
+    ranker = TransitionGraphRanker.fit(LOG, CATALOGUE)
+    found = reasons(ranker, EXAMPLE)
+    without = [_score(ranker, HISTORY[:n] + HISTORY[n + 1 :]) for n in (4, 5)]
+    assert ([item for item, _ in found.effects], found.not_explained) == ([*HISTORY[4:]], 4)
+    np.testing.assert_allclose([effect for _, effect in found.effects], _score(ranker, HISTORY) - np.array(without))
+    assert (len(reasons(SUMS["window"], EXAMPLE).effects), reasons(SUMS["window"], EXAMPLE).not_explained) == (6, 0)
+
+
 def _logit(names):
     count = len(names)
     mean, scale = RNG.normal(size=count), 0.5 + RNG.random(count)

@@ -194,13 +194,37 @@ def test_what_cannot_be_asked_is_refused(engine):
             engine.rank(request)
     with pytest.raises(DataError, match="'Red Emma' is not among the candidates"):
         engine.explain(ExplainRequest(history=HISTORY, candidates=CANDIDATES, item="Red Emma"))
-    names = [f"i{n}" for n in range(60)] * 2
-    for history, candidates in ((50, 21), (11, 100)):
-        request = ExplainRequest(history=names[:history], candidates=names[:candidates], item="i0")
-        with pytest.raises(DataError, match=rf"{history} history items × {candidates} candidates .*fewer candidates"):
-            engine.explain(request)
-    with pytest.raises(DataError, match=r"the user's log and the history have 54 items; an explanation takes 50"):
-        engine.explain(ExplainRequest(history=names[:50], item="i0", user_id="u03"))
+
+
+@pytest.mark.parametrize("ranker", ["item-kNN", "transition graph"])
+def test_a_history_as_long_as_init_proposes_is_explained(run, ranker):
+    """By leave-one-out, effects of the last 50 items, on the score of the whole history."""
+    log = [f"i{n}" for n in range(60)]
+    asked = ExplainRequest(history=log[:50], item="i3", user_id="u03", ranker=ranker)
+    engine, rec = open_engine(run, [ranker]), Recommender.from_run(run, ranker)
+    answer = _ask(engine, engine.explain(asked))
+    want = rec.explain(log[:50], "i3", user="u03")
+    engine.close()
+    before = len(answer.history) - 50
+    assert before > 0
+    assert answer.not_explained == want.not_explained == (before if answer.method == "leave-one-out" else 0)
+    assert not answer.history_shortened
+    assert [i.position for i in answer.influences] == list(range(answer.not_explained, len(answer.history)))
+    np.testing.assert_allclose([i.effect for i in answer.influences], [e.effect for e in want], atol=1e-3)
+    (line,) = [line for line in rec.rank([*answer.history], log) if line.item_id == "i3"]
+    assert answer.score == pytest.approx(line.score)
+
+
+def test_a_language_model_explains_fewer_items_among_many_candidates(engine, monkeypatch):
+    asked = ExplainRequest(history=HISTORY, candidates=CANDIDATES, item=CANDIDATES[0], ranker="sft")
+    every = _ask(engine, engine.explain(asked))
+    monkeypatch.setattr("prefrec_server.bodies.MAX_EXPLAINED_PAIRS", 2 * len(CANDIDATES) + 1)
+    answer = _ask(engine, engine.explain(asked))
+    assert (every.not_explained, answer.not_explained, answer.history_shortened) == (0, 1, False)
+    assert [i.position for i in answer.influences] == [1, 2]
+    np.testing.assert_allclose(
+        [i.effect for i in answer.influences], [i.effect for i in every.influences[1:]], rtol=1e-3
+    )
 
 
 @settings(max_examples=15, deadline=None)

@@ -212,7 +212,8 @@ def test_a_user_of_the_log_gets_recommendations_and_reasons(page, run):
     expect(page.locator("#right .ranking li")).to_have_count(10)
     with page.expect_request("**/v1/explain") as explained:
         page.locator("#right .ranking button").first.click()
-    assert len(explained.value.post_data_json["history"]) > 1
+    assert (explained.value.post_data_json["user_id"], explained.value.post_data_json["history"]) == (user, [])
+    expect(page.locator("#why-right .reasons li").nth(1)).to_be_visible()
 
 
 @pytest.mark.skipif("PREFREC_SHOWN" not in os.environ, reason="PREFREC_SHOWN names no run to picture")

@@ -15,10 +15,8 @@ MAX_BODY = 1 << 18
 MAX_ERRORS = 1000
 """A body with more errors than this is refused with one message."""
 MAX_HISTORY = 200
-MAX_EXPLAINED = 50
-"""Most history items of an explanation: each is another prompt to score."""
 MAX_EXPLAINED_PAIRS = 1000
-"""Most history items × candidates of an explanation: the number of titles to score."""
+"""Most history items × candidates whose effects a language model measures: the number of titles to score."""
 MAX_CANDIDATES = MAX_TOP = 100
 MAX_FOUND = 50
 Unmatched = Annotated[
@@ -75,11 +73,6 @@ class AfterUser(_Request):
 class ExplainRequest(AfterUser):
     """Explain what each item of the history adds to the score of `item`."""
 
-    history: list[ItemName] = Field(
-        [],
-        max_length=MAX_EXPLAINED,
-        description="Titles or item ids, oldest first. With `user_id`, they come after the user's items in the log.",
-    )
     candidates: Candidates = Field(
         [],
         description="Items among which it is scored. If empty, all are, and prompts show no candidates, as for "
@@ -180,8 +173,12 @@ class ExplainAnswer(Strict):
     )
     history: list[Item] = Field(description="The history, with names resolved to items.")
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
+    not_explained: int = Field(
+        description="Number of older history items that count for the score, and whose effects are not measured. "
+        "Leave-one-out measures those of the last 50 items, or fewer with more than 20 candidates."
+    )
     influences: list[Influence] = Field(
-        description="Effect of each history item that is read, in the order of the history."
+        description="Effect of each history item that is read and explained, in the order of the history."
     )
 
 

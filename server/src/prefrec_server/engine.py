@@ -21,7 +21,7 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.base import Recommendation
-from prefrec.recommend.explain import Reasons, without_each
+from prefrec.recommend.explain import EXPLAINED, Reasons, without_each
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import LoggedUsers, Question, Selection
@@ -136,12 +136,11 @@ class Engine:
         """Prepare an explanation (`prefrec.recommend.explain`) of the score of an item.
 
         For a language model, the questions are the history in the prompt, whole and without each of its items. Raise
-        errors of `recommend`, and DataError if the item is not among the candidates or there is too much to score.
+        errors of `recommend`, and DataError if the item is not among the candidates.
         """
         ranker = self._ranker(request.ranker)
         history, _ = self._history(request)
         candidates = self.items.resolve(request.candidates)
-        self._check_size(len(history), len(candidates))
         self.items.resolve_lists((), request.candidates)  # raises an error if one is given twice
         (target,) = self.items.resolve([request.item])
         if candidates and target not in candidates:
@@ -149,8 +148,10 @@ class Engine:
         if ranker not in self.models:
             return self._explain_by(ranker, history, target, candidates)
         answers = candidates or [target]
-        first, questions = without_each(self.encoder, self.template, *_titles(history, candidates, answers))
-        column = answers.index(target)
+        most = min(EXPLAINED, bodies.MAX_EXPLAINED_PAIRS // len(answers))
+        titles = _titles(history, candidates, answers)
+        unread, questions = without_each(self.encoder, self.template, *titles, most=most)
+        first, column = len(history) - (len(questions) - 1), answers.index(target)
 
         def answer(scores: Scores) -> bodies.ExplainAnswer:
             table = np.stack(scores)
@@ -158,9 +159,9 @@ class Engine:
             effects = list(
                 zip([item.item_id for item in history[first:]], (logps[0] - logps[1:]).tolist(), strict=True)
             )
-            found = Reasons("leave-one-out", float(logps[0]), effects)
+            found = Reasons("leave-one-out", float(logps[0]), effects, not_explained=first - unread)
             # Without candidates, the item has no competitors and therefore no share.
-            return _explanation(ranker, target, history, first, found, shares.tolist() if candidates else None)
+            return _explanation(ranker, target, history, found, shares.tolist() if candidates else None)
 
         return Prepared(ranker, questions, answer)
 
@@ -174,7 +175,7 @@ class Engine:
         example = RankingExample("-", tuple(item.item_id for item in history), listed, target.item_id)
 
         def answer(found: list[Reasons]) -> bodies.ExplainAnswer:
-            return _explanation(ranker, target, history, 0, found[0])
+            return _explanation(ranker, target, history, found[0])
 
         return Prepared(ranker, [Why(example, bool(candidates))], answer)
 
@@ -217,18 +218,6 @@ class Engine:
             return history, seen
         shown, log = self._logged.query(request.user_id)
         return [*map(self.items.item, shown), *history], [*log, *seen]
-
-    def _check_size(self, shown: int, listed: int) -> None:
-        """Raise DataError if an explanation has too much to score."""
-        most = bodies.MAX_EXPLAINED
-        if shown > most:
-            raise DataError(f"the user's log and the history have {shown} items; an explanation takes {most}")
-        if shown * listed > bodies.MAX_EXPLAINED_PAIRS:
-            pairs = bodies.MAX_EXPLAINED_PAIRS
-            raise DataError(
-                f"{shown} history items × {listed} candidates exceed the limit of {pairs} titles to score: send at "
-                f"most {pairs // listed} history items, or fewer candidates"
-            )
 
     def related(self, relation: Relation, request: bodies.RelatedRequest) -> Prepared[bodies.RelatedAnswer]:
         """Prepare a list of related items (`prefrec.recommend.related`); raise errors of `recommend`."""
@@ -345,14 +334,14 @@ def _explanation(
     ranker: str,
     target: Item,
     history: Sequence[Item],
-    first: int,
     found: Reasons,
     shares: Sequence[float] | None = None,
 ) -> bodies.ExplainAnswer:
-    """Return the answer about a history of which the items from `first` on are read.
+    """Return the answer about a history, the last items of which have effects.
 
-    `shares` are those of the item among the candidates, with the whole history and without each item that is read.
+    `shares` are those of the item among the candidates, with the whole history and without each of these items.
     """
+    first = len(history) - len(found.effects)
     influences = []
     for n, (item, (_, effect)) in enumerate(zip(history[first:], found.effects, strict=True)):
         parts = {name: of_part[n] for name, of_part in found.parts.items()}
@@ -368,7 +357,8 @@ def _explanation(
         rest=found.rest,
         share=shares[0] if shares else None,
         history=list(history),
-        history_shortened=first > 0,
+        history_shortened=first > found.not_explained,
+        not_explained=found.not_explained,
         influences=influences,
     )
 

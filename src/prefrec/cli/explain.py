@@ -35,7 +35,8 @@ def explain(
     """Show what each history item adds to the score of an item.
 
     For counts, EASE and title towers, effects are exact terms of the score. For other rankers, an effect is the score
-    with the whole history, minus the score without the item. A blend's effects are also shown by part.
+    with the whole history, minus the score without the item, and is measured for the last 50 items. A blend's effects
+    are also shown by part.
 
     Example: prefrec explain runs/demo --user 42 --item Alien
 

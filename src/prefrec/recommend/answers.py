@@ -74,7 +74,7 @@ class Related(Rows[Ranked]):
 
 
 class Explanation(Rows[Effect]):
-    """The effects of the history items that a ranker reads, oldest first.
+    """The effects of the history items that a ranker reads, oldest first; by leave-one-out those of the last 50.
 
     Args:
         effects: the rows.
@@ -88,6 +88,7 @@ class Explanation(Rows[Effect]):
         method: `contributions` if the effects and `rest` add up to the score, otherwise `leave-one-out`
             (`prefrec.recommend.explain.Method`).
         rest: part of the score that does not depend on the history; None for leave-one-out.
+        not_explained: number of older items that count for the score, and whose effects are not measured.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Explanation(Rows[Effect]):
         self.ranker, self.not_read = ranker, not_read
         self.item_id, self.title = item
         self.score, self.method, self.rest = reasons.score, reasons.method, reasons.rest
+        self.not_explained = reasons.not_explained
 
     def frame(self) -> pl.DataFrame:
         """Return the rows as a polars frame, with a column per part of a blend."""
@@ -105,7 +107,7 @@ class Explanation(Rows[Effect]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        names = ("ranker", "item_id", "title", "score", "method", "rest", "not_read")
+        names = ("ranker", "item_id", "title", "score", "method", "rest", "not_explained", "not_read")
         return {name: getattr(self, name) for name in names} | {"history": [asdict(effect) for effect in self]}
 
     def __repr__(self) -> str:
@@ -116,5 +118,6 @@ class Explanation(Rows[Effect]):
         how = f"the effects{rest} add up to it"
         if self.method == "leave-one-out":
             how = "effect: the score with the item − without it, oldest item first"
+        left = f"; the effects of {self.not_explained} older items are not measured" if self.not_explained else ""
         unread = f"; {self.not_read} older items are not read" if self.not_read else ""
-        return f"{self.ranker}: {self.title} has the score {self.score:.4g}; {how}{unread}"
+        return f"{self.ranker}: {self.title} has the score {self.score:.4g}; {how}{left}{unread}"

@@ -13,6 +13,8 @@ from prefrec.data import RankingExample
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.base import PartedRanker, PromptedRanker, Ranker, SumRanker, checked_scores
 
+EXPLAINED = 50
+"""Most effects of an explanation by leave-one-out, those of the last history items: each needs another scoring."""
 Titles = Sequence[str]
 Method = Literal["contributions", "leave-one-out"]
 """The definition of an effect.
@@ -30,9 +32,11 @@ class Reasons:
     Attributes:
         method: how effects are defined.
         score: of the item after the whole history, as in a ranking.
-        effects: (item id, effect), oldest item first, of the history items that the ranker reads.
+        effects: (item id, effect), oldest item first, of the history items that the ranker reads; by leave-one-out,
+            of the last `EXPLAINED` of them.
         rest: of a sum, what does not depend on the history, such as an item's bias; None for leave-one-out.
         parts: for a blend, part → its share in each effect. The shares of all parts add up to the effects.
+        not_explained: number of older items that count for the score, and whose effects are not measured.
     """
 
     method: Method
@@ -40,6 +44,7 @@ class Reasons:
     effects: list[tuple[str, float]]
     rest: float | None = None
     parts: Mapping[str, list[float]] = field(default_factory=dict)
+    not_explained: int = 0
 
 
 def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
@@ -70,7 +75,7 @@ def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
         return Reasons("contributions", score, effects, rest if abs(rest) > rounding else 0.0)
     if target not in example.candidates:
         example = replace(example, candidates=(*example.candidates, target))
-    rows = [example, *(replace(example, history=rest) for rest in _without_each(example.history))]
+    rows = [example, *(replace(example, history=rest) for rest in _without_each(example.history, EXPLAINED))]
     parts: dict[str, NDArray[np.float64]] = {}
     if isinstance(ranker, PartedRanker):
         score = float(checked_scores(ranker, rows[:1])[0, example.target_index])
@@ -79,8 +84,10 @@ def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
     else:
         scores = checked_scores(ranker, rows)[:, example.target_index]
         score, effects_of = float(scores[0]), _effects(scores)
-    effects = list(zip(example.history, effects_of.tolist(), strict=True))
-    return Reasons("leave-one-out", score, effects, parts={name: part.tolist() for name, part in parts.items()})
+    not_explained = len(example.history) - len(effects_of)
+    effects = list(zip(example.history[not_explained:], effects_of.tolist(), strict=True))
+    shares = {name: part.tolist() for name, part in parts.items()}
+    return Reasons("leave-one-out", score, effects, parts=shares, not_explained=not_explained)
 
 
 def leave_one_out(ranker: PromptedRanker, example: RankingExample) -> list[tuple[str, float]]:
@@ -89,15 +96,16 @@ def leave_one_out(ranker: PromptedRanker, example: RankingExample) -> list[tuple
 
 
 def _of_language_model(ranker: PromptedRanker, example: RankingExample) -> Reasons:
-    """Return the effects of the history items that fit into the ranker's `max_length`."""
+    """Return the effects of the last history items that fit into the ranker's `max_length`."""
     titles, target = ranker.catalogue.titles_of, example.target
     # Score all candidates, as the ranker does: rounding can depend on what is scored together.
     answers = example.candidates if target in example.candidates else (target,)
     texts = (titles(ids) for ids in (example.history, example.candidates, answers))
-    unread, sets = without_each(ranker.encoder, ranker.template, *texts)
+    unread, sets = without_each(ranker.encoder, ranker.template, *texts, most=EXPLAINED)
     logps = ranker.choice_logps(sets)[:, answers.index(target)].astype(np.float64)
-    effects = list(zip(example.history[unread:], _effects(logps).tolist(), strict=True))
-    return Reasons("leave-one-out", float(logps[0]), effects)
+    first = len(example.history) - (len(sets) - 1)
+    effects = list(zip(example.history[first:], _effects(logps).tolist(), strict=True))
+    return Reasons("leave-one-out", float(logps[0]), effects, not_explained=first - unread)
 
 
 def _effects(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -106,21 +114,29 @@ def _effects(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return effects
 
 
-def _without_each(history: Sequence[str]) -> list[tuple[str, ...]]:
-    return [(*history[:i], *history[i + 1 :]) for i in range(len(history))]
+def _without_each(history: Sequence[str], most: int) -> list[tuple[str, ...]]:
+    """Return the history without each of its last `most` items, the oldest of these first."""
+    return [(*history[:i], *history[i + 1 :]) for i in range(max(0, len(history) - most), len(history))]
 
 
 def without_each(
-    encoder: PromptEncoder, template: PromptTemplate, history: Titles, candidates: Titles, answers: Titles
+    encoder: PromptEncoder,
+    template: PromptTemplate,
+    history: Titles,
+    candidates: Titles,
+    answers: Titles,
+    *,
+    most: int,
 ) -> tuple[int, list[ChoiceSet]]:
-    """Return the number of oldest titles that do not fit, and the encoded example: whole, then without each title.
+    """Return the number of oldest titles that do not fit, and the encoded example: whole, then without a title.
 
-    Raise TokenizerError if the prompt does not fit even without a history.
+    That title is each of the last `most` that fit, the oldest of these first. Raise TokenizerError if the prompt does
+    not fit even without a history.
     """
     whole, unread = encoder.fit(template, history, candidates, answers)
     # A template may show only the last titles. The others have no effect and are skipped.
     while unread < len(history) and encoder.encode(template, history[unread + 1 :], candidates, answers) == whole:
         unread += 1
     # Remove from the titles that fit: a shorter history would otherwise have room for titles that were dropped.
-    rest = _without_each(history[unread:])
+    rest = _without_each(history[unread:], most)
     return unread, [whole, *(encoder.encode(template, titles, candidates, answers) for titles in rest)]

@@ -23,6 +23,6 @@ CASES = [
     posted("/v1/rank", b'{"history": [NaN], "candidates": ["i4"]}', "NaN", "body.history.0"),
     posted("/v1/rank", b'{"history": [], "candidates": [' + b"1" * 5000 + b"]}", "a number without end", "body"),
     posted("/v1/explain", ASKED | {"item": "i9"}, "an item that is no candidate", "is not among the candidates"),
-    posted("/v1/explain", {"history": ["i3"] * 51, "item": "i9"}, "a history too long", "body.history: List should have at most 50 items"),
+    posted("/v1/explain", {"history": ["i3"] * 201, "item": "i9"}, "a history too long", "body.history: List should have at most 200 items"),
     posted("/v1/recommend", {"history": ["i3"], "k": 0}, "no place", "body.k: Input should be greater than or equal to 1"),
 ]  # fmt: skip

@@ -1,9 +1,6 @@
 // The page of a served run. Titles come from data, so they are only set as text, never as markup.
 
 const SEARCH_AFTER_MS = 120;
-// Limits of the server for explanations; rankings allow longer histories.
-const MAX_EXPLAINED = 50;
-const MAX_EXPLAINED_PAIRS = 1000; // history items × candidates
 const SIDES = ["left", "right"];
 const byId = (id) => document.getElementById(id);
 // `request` is the request to repeat with another ranker, `shown` the request whose rankings are on the page.
@@ -250,7 +247,7 @@ async function rank({ path, question, target }) {
     const [left, right] = await queryRankers(path, question, rankers, SIDES, newest);
     if (!newest()) return;
     const inList = document.activeElement.closest(".ranking") !== null;
-    request.history = question.user_id ? ids(left.history) : question.history; // explanations take a history, not a user
+    request.history = question.user_id ? left.history : question.history;
     state.shown = request;
     drawRanking("left", left, [], request);
     drawRanking("right", right, left.ranking, request);
@@ -289,23 +286,22 @@ function drawReasons(side, { label, isModel }, answer) {
 async function explain(line) {
   if (state.busy === "results") return; // a new ranking is loading
   const { question, rankers, history } = state.shown;
-  const { candidates = [] } = question; // prompts of recommendations show no candidates
+  const { user_id, candidates = [] } = question; // prompts of recommendations show no candidates
   if (history.length === 0) return say("There is no history to explain.", true);
-  const most = Math.min(MAX_EXPLAINED, Math.floor(MAX_EXPLAINED_PAIRS / Math.max(1, candidates.length)));
-  const part = history.length > most ? `the last ${most} of the ${history.length} titles of the history` : "";
   await busy("Scoring without each title of the history …", "why", async (newest) => {
-    const request = { history: history.slice(-most), candidates, item: { item_id: line.item_id } };
+    const request = { ...(user_id && { user_id }), history: question.history, candidates, item: { item_id: line.item_id } };
     const answers = {};
     await queryRankers("/v1/explain", request, rankers, SIDES, newest, (side, answer) => (answers[side] = answer));
     if (!newest()) return;
     byId("why-title").textContent = `Why “${line.title}”?`;
-    byId("why-part").textContent = `Computed with ${part} only, so the score can differ from the ranking’s.`;
-    byId("why-part").hidden = part === "";
+    const left = Math.max(...SIDES.map((side) => answers[side].not_explained));
+    byId("why-part").textContent = `The effects of the ${left} oldest titles of the history are not measured.`;
+    byId("why-part").hidden = left === 0;
     SIDES.forEach((side) => drawReasons(side, rankers[side], answers[side]));
     byId("why").hidden = false;
     byId("why").focus({ preventScroll: true });
     byId("why").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-    say(`The explanation of ${line.title} is below the ranking${part && `, computed with ${part}`}.`);
+    say(`The explanation of ${line.title} is below the ranking.`);
   });
 }
 
