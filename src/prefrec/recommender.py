@@ -38,6 +38,7 @@ from prefrec.recommend.explain import reasons
 from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import (
+    Query,
     Selection,
     answer_all,
     best_blocks,
@@ -60,8 +61,6 @@ AnyItem = str | int | Ranked | Effect | ById | Item
 """An item in a call: its title, its id as text or number, or a row of an answer."""
 Items = AnyItem | Iterable[AnyItem]
 """Items in a call; a single item is a list of one."""
-Query = tuple[Sequence[str], Sequence[str]]
-"""The history to query, and all items that the user has seen."""
 Boost = Mapping[str, Mapping[Any, float]]
 """Column of the catalogue → value → factor."""
 
@@ -276,11 +275,11 @@ class Recommender:
         selection = self._selection(k, **rules)
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
-        last, seen = self._log_of(user)
+        last, seen, times = self._log_of(user)
         queries = []
         for one in batch if is_batch else [history]:
             (past,) = self._ids(one)
-            queries.append(([*last, *past], [*seen, *past]))
+            queries.append(Query([*last, *past], [*seen, *past], times))
         answers = self._best(queries, selection)
         return answers if is_batch else answers[0]
 
@@ -376,11 +375,12 @@ class Recommender:
             raise DataError("item: name the item to explain")
         past, choices = self._ids(history, candidates)
         ((target,),) = self._ids([item])
-        past = (*self._log_of(user)[0], *past)
+        last, _, times = self._log_of(user)
+        past = (*last, *past)
         is_listed = bool(choices) or self.stage.model is not None
         ranker = self._on_candidates if is_listed else self._on_catalogue
         listed = choices if is_listed else tuple(self.data.catalogue.ids)
-        found = reasons(ranker, RankingExample("-", past, listed, target))
+        found = reasons(ranker, RankingExample("-", past, listed, target, history_times=tuple(times)))
         titles = self.data.catalogue.titles
         shares = [{name: part[n] for name, part in found.parts.items()} for n in range(len(found.effects))]
         pairs = zip(found.effects, shares, strict=True)
@@ -451,7 +451,7 @@ class Recommender:
         kept: list[Path] = []
         for start in track(blocks, f"{self.stage.name}: {len(lists):,} users"):
             block = lists[start : start + size]
-            queries = {user: logged(items, touched, last) for user, items, touched in block.iter_rows()}
+            queries = {user: logged(items, times, touched, last) for user, items, times, touched in block.iter_rows()}
             part = parts and parts / f"{stage_key(**about, users=queries)}.parquet"
             yield self._part(part, queries, selection)
             kept += [part] if part else []
@@ -476,8 +476,8 @@ class Recommender:
                 f"histories: two keys stand for user {twice!r}, as 1 and '1' do; keep one history per user"
             )
         listed = pl.List(pl.String())
-        schema = pl.Schema({"user_id": pl.String(), "items": listed, "touched": listed})
-        return pl.DataFrame({"user_id": [*rows], "items": [*rows.values()], "touched": [[]] * len(rows)}, schema)
+        frame = pl.DataFrame({"user_id": [*rows], "items": [*rows.values()]}, {"user_id": pl.String, "items": listed})
+        return frame.with_columns(times=pl.lit([], pl.List(pl.Int64())), touched=pl.lit([], listed))
 
     def _part(self, kept: Path | None, queries: Log, selection: Selection) -> pl.DataFrame:
         """Return the answers for some users, read from the file `kept` if it exists, otherwise written to it."""
@@ -556,7 +556,7 @@ class Recommender:
     def _log_of(self, user: str | int | None) -> Query:
         """Return the query of a user of the log, or an empty one."""
         if user is None:
-            return (), ()
+            return Query((), ())
         self._check_log()
         (query,) = logged_users(self.data, user_ids(user, "user")).values()
         return query

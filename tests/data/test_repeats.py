@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from habits import write_grocery
 from prefrec.data import PreparedData, prepared_digest, read_prepared, seen_items, write_prepared
 from prefrec.data.refit import continued, with_validation
-from prefrec.data.seen import items_before
+from prefrec.data.seen import items_before, user_logs
 from prefrec.errors import DataError
 from prefrec.intake import PrepareConfig, prepare
 
@@ -50,6 +50,40 @@ def test_histories_are_what_the_user_bought_at_earlier_times(tmp_path, split):
         assert whole - Counter(e.history) == Counter()
         again += e.target in {item for _, item in before}
     assert again > len(data.test) / 4
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_histories_have_the_times_of_their_items(tmp_path, split):
+    data, own = _prepared(tmp_path, split), _by_user(_log(tmp_path))
+    write_prepared(data, tmp_path / "out")
+    read = read_prepared(tmp_path / "out")
+    for part in ("validation", "test"):
+        for e in data.examples(part, None):
+            before = sorted(time for time, _ in own[e.user_id] if time < e.time)
+            assert e.history_times == tuple(before[-len(e.history) :])
+            assert {*zip(e.history_times, e.history, strict=True)} <= {*own[e.user_id]}
+        assert [e.history_times for e in read.examples(part, 20)] == [
+            e.history_times for e in data.examples(part, 20)
+        ]
+    e = data.examples("test", 1)[0]
+    none = data.train_interactions.clear()
+    without = replace(data, test=[e], held_out_interactions=none, train_interactions=data.train_interactions.head(1))
+    assert without.examples("test", 1)[0].history_times == ()  # the log does not have them
+    users = user_logs(data)
+    for user, items, times in users.select("user_id", "items", "times").iter_rows():
+        assert {*zip(times, items, strict=True)} <= {*own[user]}
+        assert times == sorted(times)
+
+
+def test_histories_have_no_times_without_dates_or_repeats(tmp_path):
+    dropped = _prepared(tmp_path, repeats="drop")
+    log = _log(tmp_path).with_columns(pl.col("timestamp") // 86_400)
+    log.write_csv(tmp_path / "counted.csv")
+    counted = _prepared(tmp_path, interactions=tmp_path / "counted.csv")
+    for data in (dropped, counted):
+        assert all(e.history_times == () for e in data.examples("test", None))
+        assert not user_logs(data)["times"].list.len().sum()
+        assert user_logs(data)["items"].list.len().min() > 0
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -10,12 +10,14 @@ import pytest
 import prefrec
 from command import succeed
 from habits import grocery
+from prefrec.data import RankingExample
 from prefrec.data.seen import items_before
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.evaluation.targets import NEW_TO_USER, REPEAT
 from prefrec.pipeline import best as module
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers.baselines import PopularityRanker
+from prefrec.recommend.questions import logged_users
 from prefrec.recommend.succession import _rows, compare_served
 from prefrec.recommender import Recommender
 from prefrec_server.bodies import RecommendRequest
@@ -67,6 +69,7 @@ def test_repeat_and_new_targets_are_measured_apart(folder):
     assert reached("buy again", full["by_repeat"][NEW_TO_USER]) < 0.01
     assert reached("popularity", full["by_repeat"][REPEAT]) < reached("buy again", full["by_repeat"][REPEAT])
     assert min(reached("buy again"), reached("blend")) > reached("popularity")
+    assert "blend without own past" in json.dumps(full["comparisons"])
     page = (folder / "report.html").read_text()
     assert "Targets by repeats, full ranking" in page
     assert "ranked among all items" in page
@@ -209,6 +212,23 @@ def test_items_that_a_user_has_are_recommended_unless_a_rule_excludes_them(rec):
     assert block["item_id"].to_list() == usual
     without = rec.recommend_all(k=10, users="u0003", exclude_seen=True)
     assert seen.isdisjoint(without["item_id"])
+
+
+def test_answers_for_users_know_the_times_of_their_purchases(rec):
+    """As a question about the user's history does not: it takes purchases to be as far apart as they usually are."""
+    query = logged_users(rec.data, ["u0003"])["u0003"]
+    assert len(query.times) == len(query.history)
+    ids = tuple(rec.data.catalogue.ids)
+    example = RankingExample("-", tuple(query.history), ids, ids[0], history_times=tuple(query.times))
+    (want,) = rec.stage.full.load(8).score([example])
+    answer = rec.recommend(user="u0003", k=5)
+    everyone = rec.recommend_all(k=5, users=["u0003"])
+    for rows in (zip(*((line.item_id, line.score) for line in answer), strict=True), everyone["item_id", "score"]):
+        found, scores = map(list, rows)
+        np.testing.assert_allclose(scores, [want[ids.index(item)] for item in found], rtol=1e-5)
+    assert rec.explain((), found[0], user="u0003").score == pytest.approx(scores[0], rel=1e-5)
+    without = [line.score for line in rec.recommend([*query.history], k=5)]
+    assert not np.allclose(without, scores, rtol=1e-3)
 
 
 def test_runs_are_compared_by_answers_that_may_hold_what_a_user_has(folder, tmp_path):

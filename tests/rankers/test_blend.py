@@ -219,10 +219,10 @@ def test_a_part_is_named_once():
         BlendConfig(parts=["sft", "sft"])
 
 
-@pytest.mark.parametrize("name", ["time", "item popularity"])
-def test_a_part_does_not_have_the_name_of_item_features(name):
+@pytest.mark.parametrize("name", ["time", "item popularity", "own past"])
+def test_a_part_does_not_have_the_name_of_features(name):
     """`without time` would leave out both."""
-    with pytest.raises(ValueError, match=f"'{name}' is the name of item features: give the ranker another name"):
+    with pytest.raises(ValueError, match=f"'{name}' is the name of features: give the ranker another name"):
         BlendConfig(parts=[name, "sft"])
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,3 +66,22 @@ def test_items_that_the_template_hides_are_not_listed(lm_of, tmp_path):
     template.write_text("Seen: {{ history[-2:] | join(', ') }}. Of {{ candidates | join(', ') }} next:")
     lm = lm_of(template=str(template))
     _equal(leave_one_out(lm, EXAMPLE), _slow_twin(lm, ("i30", "i44")))
+
+
+def test_an_item_is_left_out_with_its_time():
+    asked = []
+
+    class Asking:
+        name = "asking"
+
+        def score(self, examples):
+            asked.extend((e.history, e.history_times) for e in examples)
+            return np.zeros((len(examples), len(EXAMPLE.candidates)))
+
+    reasons(Asking(), replace(EXAMPLE, history=("i1", "i9", "i1"), history_times=(5, 7)))
+    assert asked[-4:] == [
+        (("i1", "i9", "i1"), (5, 7)),
+        (("i9", "i1"), (7,)),
+        (("i1", "i1"), (5,)),
+        (("i1", "i9"), (5, 7)),  # the last item has no time
+    ]

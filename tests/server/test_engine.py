@@ -22,7 +22,7 @@ from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.recommend import questions
 from prefrec.recommend.explain import leave_one_out
-from prefrec.recommend.questions import RulesError, Selection
+from prefrec.recommend.questions import Query, RulesError, Selection
 from prefrec.recommend.rules import Rules
 from prefrec.recommender import Recommender
 from prefrec.stages.base import Loaded
@@ -368,9 +368,21 @@ def test_the_log_is_read_once_for_all_users(run, monkeypatch):
     for user in ("u01", "u03", "u01"):
         (asked,) = engine.recommend(RecommendRequest(user_id=user)).questions
         (want,) = questions.logged_users(run.data, [user]).values()
-        assert (asked.history, asked.seen) == want
+        assert (asked.history, asked.seen, asked.times) == want
     engine.close()
     assert read.call_count == 1 + 3  # three times for the twin
+
+
+def test_questions_about_users_have_the_times_of_their_log(run):
+    """Items of the request have none: they are newer."""
+    engine = open_engine(run, ["popularity"])
+    logged = Query(["i1", "i2"], ["i9", "i1", "i2"], [5, 7])
+    engine.__dict__["_logged"] = Mock(query=lambda user: logged)
+    (asked,) = engine.recommend(RecommendRequest(user_id="u", history=["i3"])).questions
+    assert (asked.history, asked.times) == (["i1", "i2", "i3"], [5, 7])
+    (why,) = engine.explain(ExplainRequest(user_id="u", history=["i3"], item="i4")).questions
+    assert (why.example.history, why.example.history_times) == (("i1", "i2", "i3"), (5, 7))
+    engine.close()
 
 
 def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):

@@ -235,12 +235,12 @@ def test_a_slow_part_is_asked_about_lists_unless_its_prompt_shows_them(finished,
 def test_weights_are_learnt_on_sampled_candidates_of_some_rows(finished, recipe, tmp_path, monkeypatch, capsys):
     learnt = []
 
-    def learn(parts, times, examples, *, select):
+    def learn(parts, times, examples, *, select, past):
         learnt.append(([part.name for part in parts], examples, select))
         counted = PopularityRanker.fit(data.train_interactions)  # without validation targets
         np.testing.assert_array_equal(parts[0].score(examples), counted.score(examples))
         np.testing.assert_array_equal(times(examples), blend.split_features(data, "validation")(examples))
-        return learn_weights(parts, times, examples, select=select)
+        return learn_weights(parts, times, examples, select=select, past=past)
 
     monkeypatch.setattr(blend, "MOST_CANDIDATES", 8)
     monkeypatch.setattr(blend, "learn_weights", learn)

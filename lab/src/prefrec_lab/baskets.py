@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -83,7 +84,7 @@ def baskets_of(data: PreparedData, split: str) -> tuple[list[Basket], list[set[s
     for group, known in zip(complete, seen_items(data, [group[0] for group in complete]), strict=True):
         if targets := dict.fromkeys(row.target for row in group if row.target not in known):
             first = group[0]
-            baskets.append([RankingExample(first.user_id, first.history, (t,), t, first.time) for t in targets])
+            baskets.append([replace(first, candidates=(t,), target=t) for t in targets])
             seen.append(known)
     if not baskets:
         raise DataError(

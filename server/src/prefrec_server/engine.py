@@ -139,14 +139,14 @@ class Engine:
         errors of `recommend`, and DataError if the item is not among the candidates.
         """
         ranker = self._ranker(request.ranker)
-        history, _ = self._history(request)
+        history, _, times = self._history(request)
         candidates = self.items.resolve(request.candidates)
         self.items.resolve_lists((), request.candidates)  # raises an error if one is given twice
         (target,) = self.items.resolve([request.item])
         if candidates and target not in candidates:
             raise DataError(f"the item {target.title!r} is not among the candidates")
         if ranker not in self.models:
-            return self._explain_by(ranker, history, target, candidates)
+            return self._explain_by(ranker, history, times, target, candidates)
         answers = candidates or [target]
         most = min(EXPLAINED, bodies.MAX_EXPLAINED_PAIRS // len(answers))
         titles = _titles(history, candidates, answers)
@@ -166,13 +166,19 @@ class Engine:
         return Prepared(ranker, questions, answer)
 
     def _explain_by(
-        self, ranker: str, history: Sequence[Item], target: Item, candidates: Sequence[Item]
+        self,
+        ranker: str,
+        history: Sequence[Item],
+        times: Sequence[int],
+        target: Item,
+        candidates: Sequence[Item],
     ) -> Prepared[bodies.ExplainAnswer]:
         """Prepare an explanation by a ranker that is not a language model."""
         if not candidates and not self._recommends(ranker):
             raise DataError(f"{ranker} can only explain scores among candidates: send candidates")
         listed = tuple(item.item_id for item in candidates) or tuple(self.items.catalogue.ids)
-        example = RankingExample("-", tuple(item.item_id for item in history), listed, target.item_id)
+        past = tuple(item.item_id for item in history)
+        example = RankingExample("-", past, listed, target.item_id, history_times=tuple(times))
 
         def answer(found: list[Reasons]) -> bodies.ExplainAnswer:
             return _explanation(ranker, target, history, found[0])
@@ -187,12 +193,12 @@ class Engine:
         ranker = self._ranker(request.ranker or (self.for_new if request.exclude_seen else None))
         if not self._recommends(ranker):
             raise DataError(f"{ranker} cannot recommend from all items: send candidates to /v1/rank")
-        history, seen = self._history(request)
+        history, seen, times = self._history(request)
         repeats = self.data.keeps_repeats
         selection = Selection(
             self.items.catalogue, request, request.k, self._popular, repeats=repeats, functions=False
         )
-        question = selection.question([item.item_id for item in history], seen)
+        question = selection.question([item.item_id for item in history], seen, times)
 
         def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
             ((best, shortened),) = outcomes
@@ -210,14 +216,14 @@ class Engine:
 
         return Prepared(ranker, [question], answer)
 
-    def _history(self, request: bodies.AfterUser) -> tuple[list[Item], list[str]]:
-        """Return the history of a request, after the user's in the log, and all items that the user has seen."""
+    def _history(self, request: bodies.AfterUser) -> tuple[list[Item], list[str], Sequence[int]]:
+        """Return the history of a request, after the user's in the log, all seen items, and the times of the log."""
         history = self.items.resolve(request.history)
         seen = [item.item_id for item in history]
         if request.user_id is None:
-            return history, seen
-        shown, log = self._logged.query(request.user_id)
-        return [*map(self.items.item, shown), *history], [*log, *seen]
+            return history, seen, ()
+        shown, log, times = self._logged.query(request.user_id)
+        return [*map(self.items.item, shown), *history], [*log, *seen], times
 
     def related(self, relation: Relation, request: bodies.RelatedRequest) -> Prepared[bodies.RelatedAnswer]:
         """Prepare a list of related items (`prefrec.recommend.related`); raise errors of `recommend`."""

@@ -26,6 +26,8 @@ class RankingExample:
         candidates: item ids; the target occurs exactly once.
         target: item id of the next interaction.
         time: time of the target in seconds since 1970, if the data have dates.
+        history_times: times of the first items of the history, in seconds since 1970. Items without one are newer.
+            Empty if the data have no dates or no repeats, because only features of repeats read them.
     """
 
     user_id: str
@@ -33,6 +35,7 @@ class RankingExample:
     candidates: tuple[str, ...]
     target: str
     time: int | None = field(default=None, compare=False)
+    history_times: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def target_first(self) -> tuple[str, ...]:

@@ -74,20 +74,22 @@ def user_histories(data: PreparedData, users: Collection[str] | None = None) -> 
 def user_logs(data: PreparedData, users: Collection[str] | None = None) -> pl.DataFrame:
     """Return what a client's question about these users (default: all users) is answered from.
 
-    The frame has the columns `user_id`, `items` (all items of the log, oldest first) and `touched` (items besides the
-    log, which are not answered either). Users are in the given order, by default sorted. A user of whom filters have
-    left nothing has no `items`. Raise UnknownUserError if a user is not known.
+    The frame has the columns `user_id`, `items` (all items of the log, oldest first), `times` (their times, empty
+    unless `PreparedData.has_history_times`) and `touched` (items besides the log, which are not answered either).
+    Users are in the given order, by default sorted. A user of whom filters have left nothing has no `items`. Raise
+    UnknownUserError if a user is not known.
     """
     log = pl.concat(log.select(*LOG_SCHEMA) for log in data.logs)
     beside = log.clear() if data.touched is None else data.touched
     if users is not None:
         log, beside = (frame.filter(pl.col("user_id").is_in(list(users))) for frame in (log, beside))
     log = log.sort("user_id", "timestamp", maintain_order=True)
-    lists = log.group_by("user_id", maintain_order=True).agg(items="item_id")
+    times = pl.col("timestamp") if data.has_history_times else pl.col("timestamp").head(0)
+    lists = log.group_by("user_id", maintain_order=True).agg(items="item_id", times=times)
     offered = pl.col("item_id").filter(pl.col("item_id").is_in(data.catalogue.ids))
     touched = beside.group_by("user_id", maintain_order=True).agg(touched=offered)
     lists = lists.join(touched, on="user_id", how="full", coalesce=True, maintain_order="left_right")
-    empty = pl.col("items", "touched").fill_null([])
+    empty = pl.col("items", "times", "touched").fill_null([])
     if users is None:
         return lists.with_columns(empty).sort("user_id")
     asked = pl.DataFrame({"user_id": list(dict.fromkeys(users))}, schema={"user_id": pl.String})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -197,7 +198,7 @@ class PreparedData(ByValue):
         """Return n examples of a split, spread over its users (`spread`).
 
         Examples keep the order of the split. Validation and test examples have a `time` if the data have dates, or
-        keep repeats.
+        keep repeats, and `history_times` with both (`has_history_times`).
 
         Args:
             name: `train`, `validation` or `test`.
@@ -211,6 +212,11 @@ class PreparedData(ByValue):
     def has_dates(self) -> bool:
         """Whether the times of the log are dates rather than counters."""
         return has_dates(self.train_interactions)
+
+    @property
+    def has_history_times(self) -> bool:
+        """Whether histories have times: the data keep repeats, and their times are dates."""
+        return self.keeps_repeats and self.has_dates
 
     def known_interactions(self, split: str) -> pl.DataFrame:
         """Return the interactions that are known before the examples of a split.
@@ -249,13 +255,27 @@ class PreparedData(ByValue):
         return targets if self.unmeasured is None else pl.concat([targets, self.unmeasured.select(*self.identity)])
 
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
-        if name == "train" or not self.has_dates or self.held_out_interactions is None or self.keeps_repeats:
-            return list(rows)  # with repeats, examples have their time already
+        if name == "train" or not self.has_dates or self.held_out_interactions is None:
+            return list(rows)
+        if self.keeps_repeats:  # then examples have their time already
+            return [replace(e, history_times=self._times_before(e)) for e in rows]
         later = self.held_out_interactions.select(*LOG_SCHEMA)
         asked = self.targets(rows).unique()  # the log may be far longer
         known = {(user, item): time for user, item, time in later.join(asked, on=[*_PAIR], how="semi").iter_rows()}
         times = (known.get((e.user_id, e.target)) for e in rows)
         return [e if e.time == time else replace(e, time=time) for e, time in zip(rows, times, strict=True)]
+
+    def _times_before(self, example: RankingExample) -> tuple[int, ...]:
+        """Return the times of an example's history; empty if the log lacks some of it."""
+        times, length = self._logged_times.get(example.user_id, []), len(example.history)
+        end = 0 if example.time is None else bisect_left(times, example.time)
+        return tuple(times[end - length : end]) if length <= end else ()
+
+    @cached_property
+    def _logged_times(self) -> dict[str, list[int]]:
+        """User → times of all interactions, ascending."""
+        log = pl.concat(log.select("user_id", "timestamp") for log in self.logs)
+        return dict(log.group_by("user_id").agg(pl.col("timestamp").sort()).iter_rows())
 
 
 def has_dates(log: pl.DataFrame) -> bool:

@@ -123,7 +123,7 @@ def row_ndcg(scores: Floats, target_index: ArrayLike) -> Floats:
 def _history_gain(examples: Sequence[RankingExample], rules: Sequence[Ranker]) -> tuple[str, Interval]:
     """Return the best rule by NDCG@10, and how much it gains by the history before the last item."""
     index = [e.target_index for e in examples]
-    short = [replace(e, history=e.history[-1:]) for e in examples]
+    short = [replace(e, history=e.history[-1:], history_times=()) for e in examples]
     values = {rule.name: row_ndcg(rule.score(examples), index) for rule in rules}
     best = max(rules, key=lambda rule: float(values[rule.name].mean()))
     both = {"whole": values[best.name], "last": row_ndcg(best.score(short), index)}

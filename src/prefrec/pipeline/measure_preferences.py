@@ -228,7 +228,7 @@ def swapped_histories(rows: Sequence[RankingExample], seed: int = 0) -> list[Ran
         for n, row in enumerate(rows):
             history = rows[other[n]].history
             kept = tuple(i for i in history if i not in row.candidates)
-            swapped.append(replace(row, history=kept or history))
+            swapped.append(replace(row, history=kept or history, history_times=()))
     return swapped
 
 

@@ -123,5 +123,5 @@ def _within(rows: Sequence[RankingExample], items: Collection[str]) -> list[Rank
         if example.target in items:
             history = tuple(item for item in example.history if item in items)
             candidates = tuple(item for item in example.candidates if item in items)
-            kept.append(replace(example, history=history, candidates=candidates))
+            kept.append(replace(example, history=history, candidates=candidates, history_times=()))
     return kept

@@ -22,6 +22,8 @@ from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.item_features import POPULARITY, TIME, feature_part
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
+from prefrec.rankers.own_past import NAMES as OF_PAST
+from prefrec.rankers.own_past import PAST, OwnPast
 
 BLEND_FILE = "blend.json"
 """File of the learnt weights, in the folder of the stage."""
@@ -62,9 +64,9 @@ class BlendConfig(RankerConfig):
     def _each_once(self) -> Self:
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
-        for name in (POPULARITY, TIME):
+        for name in (POPULARITY, TIME, PAST):
             if name in self.parts:
-                raise ValueError(f"parts: {name!r} is the name of item features: give the ranker another name")
+                raise ValueError(f"parts: {name!r} is the name of features: give the ranker another name")
         if common := {*self.parts}.intersection(self.attribute_names):
             raise ValueError(f"parts: {common.pop()!r} is the name of an attribute: give the ranker another name")
         return self
@@ -161,13 +163,17 @@ class Times(Protocol):
 class BlendRanker:
     """Score of a candidate = Σ weight × feature; features are the parts' scores and `time_features`.
 
+    With `past`, items that the user has get the features of `OwnPast` in addition, and all other weights change by an
+    amount that is learnt for these items alone.
+
     Args:
         name: name in tables.
         parts: rankers to blend; those that were left out are not queried.
         times: item features; those that were left out do not count.
         weights: learnt weights.
-        excluded: name of a part, `POPULARITY` or `TIME`, to blend without. Default: none.
+        excluded: name of a part, `POPULARITY`, `TIME` or `PAST`, to blend without. Default: none.
         out_of_fold: score each user with weights learnt from the other folds.
+        past: features of the user's own items, where the data keep repeats.
     """
 
     def __init__(
@@ -178,6 +184,7 @@ class BlendRanker:
         weights: Weights,
         excluded: str = "",
         out_of_fold: bool = False,
+        past: OwnPast | None = None,
     ) -> None:
         self.name = name
         kept = weights.units.keys() - {excluded}
@@ -188,14 +195,18 @@ class BlendRanker:
         self.weights = weights
         whole = weights.logits[excluded if excluded in weights.logits else ""]
         self.logits = weights.folds if out_of_fold else (whole,)
+        self.past = None if excluded == PAST else past
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
         columns = [scaled(checked_scores(part, examples), self.weights.units[part.name]) for part in self.parts]
         columns += self._item_columns(examples)
-        if len(self.logits) > 1:
-            return utilities(self.logits, _joined(columns), examples)
-        return self.logits[0].utility_of(columns)
+        logits = [first_features(logit, len(columns)) for logit in self.logits]
+        is_one = len(logits) == 1
+        utility = logits[0].utility_of(columns) if is_one else utilities(logits, _joined(columns), examples)
+        if self.past is not None:
+            self._add_past(utility, columns, examples, self.past)
+        return utility
 
     def _item_columns(self, examples: Sequence[RankingExample]) -> list[NDArray[np.float32]]:
         """Return the item features that count, [B, C] each."""
@@ -204,20 +215,37 @@ class BlendRanker:
         times = self.times(examples)
         return [times[..., number] for number in self.of_items]
 
+    def _add_past(
+        self,
+        utility: NDArray[np.float64],
+        features: Sequence[NDArray[np.float32]],
+        examples: Sequence[RankingExample],
+        past: OwnPast,
+    ) -> None:
+        """Add to utilities [B, C] what the features of own items, and the other ones [B, C] of these items, add."""
+        rows, columns, own = past.cells(examples)
+        more = np.column_stack([own, *(feature[rows, columns] for feature in features)])
+        size = len(features)
+        per_unit = np.stack([logit.weights[size:] / logit.scale[size:] for logit in self.logits])
+        added = (more * per_unit[user_folds(examples, len(self.logits))[rows]]).sum(axis=1)
+        utility[rows, columns] += np.nan_to_num(added)  # an empty score has -inf already
+
     def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
-        """Return part, `POPULARITY` or `TIME` → its term [B] in the utility of `item`, up to a constant."""
-        logit = self.logits[0]
+        """Return part, `POPULARITY`, `TIME` or `PAST` → its term [B] in the utility of `item`, up to a constant."""
         rows = np.arange(len(examples))
         columns = [e.candidates.index(item) for e in examples]
-        per_unit = logit.weights / logit.scale
-        terms: dict[str, NDArray[np.float64]] = {}
-        for part, weight in zip(self.parts, per_unit, strict=False):
-            scores = checked_scores(part, examples)[rows, columns]
-            terms[part.name] = weight * scaled(scores, self.weights.units[part.name]).astype(np.float64)
-        of_items = zip(self.of_items, self._item_columns(examples), per_unit[len(self.parts) :], strict=True)
-        for number, values, weight in of_items:
-            name = feature_part(self.times.names[number])
-            term = weight * values[rows, columns].astype(np.float64)
+        units = self.weights.units
+        values = [scaled(checked_scores(part, examples)[rows, columns], units[part.name]) for part in self.parts]
+        values += [feature[rows, columns] for feature in self._item_columns(examples)]
+        part_of = [*(part.name for part in self.parts), *(feature_part(self.times.names[n]) for n in self.of_items)]
+        table, size = np.column_stack(values).astype(np.float64), len(part_of)
+        per_unit = self.logits[0].weights / self.logits[0].scale
+        weighted, terms = table * per_unit[:size], dict[str, NDArray[np.float64]]()
+        if self.past is not None:
+            own = self.past.of_item(examples, item)
+            weighted += own[:, :1] * table * per_unit[size + len(OF_PAST) :]
+            terms[PAST] = own @ per_unit[size : size + len(OF_PAST)]
+        for name, term in zip(part_of, weighted.T, strict=True):
             terms[name] = terms[name] + term if name in terms else term
         return terms
 
@@ -264,6 +292,22 @@ class RerankedBlend:
     def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the blend."""
         self.blend.use_predictions(answers)
+
+
+def first_features(logit: Logit, count: int) -> Logit:
+    """Return the logit of the first features alone, with their weights."""
+    mean, scale, weights, errors = (v[:count] for v in (logit.mean, logit.scale, logit.weights, logit.errors))
+    return Logit(logit.names[:count], mean, scale, weights, errors, logit.n)
+
+
+def with_past(features: Features, examples: Sequence[RankingExample], past: OwnPast) -> Features:
+    """Return features [B, C, F + P + F]: the given ones, the past of own items, and the given ones of own items."""
+    size = features.shape[2]
+    out = np.zeros((2 * size + len(OF_PAST), *features.shape[:2]), dtype=np.float32).transpose(1, 2, 0)
+    out[..., :size] = features
+    rows, columns, own = past.cells(examples)
+    out[rows, columns, size:] = np.hstack([own, features[rows, columns]])
+    return out
 
 
 def user_folds(examples: Sequence[RankingExample], count: int) -> NDArray[np.int64]:
@@ -334,12 +378,17 @@ def rerank_features(
 
 
 def learn_weights(
-    parts: Sequence[Ranker], times: Times, examples: Sequence[RankingExample], *, select: bool = False
+    parts: Sequence[Ranker],
+    times: Times,
+    examples: Sequence[RankingExample],
+    *,
+    select: bool = False,
+    past: OwnPast | None = None,
 ) -> Weights:
     """Return the weights of a blend, learnt on these examples with all parts, and without each of them.
 
     Item features are the parts `POPULARITY` and `TIME`. With `select`, parts that do not help are left out
-    (`select_parts`).
+    (`select_parts`). With `past`, own items have features and weights of their own, the part `PAST`.
     """
     scores = {part.name: checked_scores(part, examples) for part in parts}
     units = {name: unit_of(values) for name, values in scores.items()}
@@ -355,11 +404,18 @@ def learn_weights(
         features = _columns(features, stay)
         names, part_of = ([of[n] for n in stay] for of in (names, part_of))
         units = {name: unit for name, unit in units.items() if name not in left_out}
+    base = len(names)
+    if past is not None:
+        features = with_past(features, examples, past)
+        names += [*OF_PAST, *(f"own × {name}" for name in names)]
+        part_of += [*[PAST] * len(OF_PAST), *part_of]
     whole = fit_logit(features, targets, names)
     logits = {"": whole}
     kept_parts = dict.fromkeys(part_of)
     for excluded in kept_parts if len(kept_parts) > 1 else ():
         kept = [n for n, part in enumerate(part_of) if part != excluded]
+        if excluded == PAST:  # then own items have no weights apart either
+            kept = [*range(base)]
         start = whole.weights[kept]
         logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
     folds = cross_fitted(whole, features, targets, examples)

@@ -31,6 +31,11 @@ class HistoryQuery(Protocol):
         ...
 
     @property
+    def times(self) -> Sequence[int]:
+        """Times of the first items of the history (`RankingExample.history_times`)."""
+        ...
+
+    @property
     def seen(self) -> Collection[str]:
         """Ids of items that are not recommended, although the rules allow them."""
         ...
@@ -121,7 +126,7 @@ def _scores(
     # Users and targets are placeholders: an answer depends on its history alone, whatever else is asked.
     lists = [_listed(items, is_open[row]) if of_list else items for row in by_ranker]
     examples = [
-        RankingExample("-", tuple(block[row].history), listed, listed[0])
+        RankingExample("-", tuple(block[row].history), listed, listed[0], history_times=tuple(block[row].times))
         for row, listed in zip(by_ranker.tolist(), lists, strict=True)
     ]
     if examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from prefrec.data import RankingExample
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.base import PartedRanker, PromptedRanker, Ranker, SumRanker, checked_scores
 
+T = TypeVar("T")
 EXPLAINED = 50
 """Most effects of an explanation by leave-one-out, those of the last history items: each needs another scoring."""
 Titles = Sequence[str]
@@ -75,7 +76,10 @@ def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
         return Reasons("contributions", score, effects, rest if abs(rest) > rounding else 0.0)
     if target not in example.candidates:
         example = replace(example, candidates=(*example.candidates, target))
-    rows = [example, *(replace(example, history=rest) for rest in _without_each(example.history, EXPLAINED))]
+    rows = [example]
+    for place in range(max(0, len(example.history) - EXPLAINED), len(example.history)):
+        history, times = _without(example.history, place), _without(example.history_times, place)
+        rows.append(replace(example, history=history, history_times=times))
     parts: dict[str, NDArray[np.float64]] = {}
     if isinstance(ranker, PartedRanker):
         score = float(checked_scores(ranker, rows[:1])[0, example.target_index])
@@ -114,9 +118,14 @@ def _effects(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return effects
 
 
+def _without(values: Sequence[T], place: int) -> tuple[T, ...]:
+    """Return the values without the one at a place; all, if there are fewer."""
+    return (*values[:place], *values[place + 1 :])
+
+
 def _without_each(history: Sequence[str], most: int) -> list[tuple[str, ...]]:
     """Return the history without each of its last `most` items, the oldest of these first."""
-    return [(*history[:i], *history[i + 1 :]) for i in range(max(0, len(history) - most), len(history))]
+    return [_without(history, place) for place in range(max(0, len(history) - most), len(history))]
 
 
 def without_each(

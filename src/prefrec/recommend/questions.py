@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,14 @@ from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import Rules
 
 
+class Query(NamedTuple):
+    """The history to query, all items that the user has seen, and times of the history (`Question.times`)."""
+
+    history: Sequence[str]
+    seen: Sequence[str]
+    times: Sequence[int] = ()
+
+
 @dataclass(frozen=True)
 class Question:
     """A query for the best items after a history, under the rules of a selection.
@@ -36,11 +44,13 @@ class Question:
         history: item ids, oldest first.
         seen: ids of items that are not recommended, although the rules allow them.
         selection: the rules.
+        times: times of the first items of the history (`RankingExample.history_times`).
     """
 
     history: Sequence[str]
     seen: Collection[str]
     selection: Selection
+    times: Sequence[int] = ()
 
     @property
     def without(self) -> Collection[str]:
@@ -186,9 +196,9 @@ class Selection:
             factors *= values.replace_strict(named["value"], named["factor"], default=1.0).to_numpy()
         return factors
 
-    def question(self, history: Sequence[str], seen: Collection[str]) -> Question:
-        """Return a question under these rules; `seen` are the items that the user has seen."""
-        return Question(history, seen if self.excludes_seen else (), self)
+    def question(self, history: Sequence[str], seen: Collection[str], times: Sequence[int] = ()) -> Question:
+        """Return a question under these rules; the arguments are the fields of `Query`."""
+        return Question(history, seen if self.excludes_seen else (), self, times)
 
     @cached_property
     def items(self) -> SharedItems:
@@ -262,8 +272,6 @@ def user_ids(given: Any, field: str = "users") -> list[str]:
     return ids
 
 
-Logged = tuple[list[str], list[str]]
-"""The most recent items of a user, as many as in evaluation, and all items that are not recommended again."""
 _INSTEAD = "recommend with a history in place of the user; an empty one gets the items that are popular now"
 
 
@@ -275,15 +283,15 @@ def logged_lists(data: PreparedData, users: Collection[str] | None = None) -> pl
         raise UnknownUserError(f"{e}: {_INSTEAD}") from None
 
 
-def logged(items: list[str], touched: Sequence[str], last: int) -> Logged:
-    """Return the `last` items (0: all) of a user of `logged_lists`, and all that are not recommended again."""
-    return items[-last:], [*items, *touched]
+def logged(items: list[str], times: list[int], touched: list[str], last: int) -> Query:
+    """Return the query after the `last` items (0: all) of a user of `logged_lists`."""
+    return Query(items[-last:], [*items, *touched], times[-last:])
 
 
-def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, Logged]:
+def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, Query]:
     """Return user → what `logged` does; arguments and errors are those of `logged_lists`."""
     lists, last = logged_lists(data, users), data.history_length
-    return {user: logged(items, touched, last) for user, items, touched in lists.iter_rows()}
+    return {user: logged(items, times, touched, last) for user, items, times, touched in lists.iter_rows()}
 
 
 class LoggedUsers:
@@ -296,14 +304,15 @@ class LoggedUsers:
     def __init__(self, data: PreparedData) -> None:
         lists = logged_lists(data)
         self.ids: list[str] = lists["user_id"].to_list()
-        self._items, self._touched, self._last = lists["items"], lists["touched"], data.history_length
+        self._lists, self._last = lists, data.history_length
 
-    def query(self, user: str) -> Logged:
+    def query(self, user: str) -> Query:
         """Return what `logged` does for a user; errors are those of `logged_lists`."""
         place = bisect_left(self.ids, user)
         if self.ids[place : place + 1] != [user]:
             raise UnknownUserError(f"{unknown_user(user)}: {_INSTEAD}")
-        return logged(self._items[place].to_list(), self._touched[place].to_list(), self._last)
+        _, items, times, touched = self._lists.row(place)
+        return logged(items, times, touched, self._last)
 
 
 def best_items(ranker: SearchRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:

@@ -202,9 +202,10 @@ def _ndcg(
     selection = Selection(catalogue, rules, K, Popular.of(run.data), repeats=run.data.keeps_repeats)
     questions: list[Any] = []
     for example, other in zip(rows, seen, strict=True):
+        is_whole = known.keys() >= {*example.history}
         history = [item for item in example.history if item in known]
         without = {item for item in (*example.history, *other) if item in known} - {example.target}
-        questions.append(selection.question(history, without))
+        questions.append(selection.question(history, without, example.history_times if is_whole else ()))
     answers = answer_all(stage.full.load(BATCH_SIZE), questions)
     ranks = [
         answer.item_ids.index(example.target) + 1 if example.target in answer.item_ids else K + 1

@@ -32,6 +32,7 @@ from prefrec.rankers.blend import (
 )
 from prefrec.rankers.item_features import POPULARITY, TIME, ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes
+from prefrec.rankers.own_past import PAST, OwnPast
 from prefrec.runs.stage import stage_key
 from prefrec.stages.base import RankerStage, View
 from prefrec.stages.baseline import AttributeStage, CountedBaselineStage
@@ -92,6 +93,7 @@ class BlendStage(RankerStage):
             validation=[(e.user_id, e.target) for e in self.inputs.data.validation],
             seed=self.inputs.seed,
             **({"select": True} if self.config.select else {}),
+            **({"past": True} if self.inputs.data.keeps_repeats else {}),
             **({"attributes": sorted(self.config.attribute_names)} if self.config.attributes else {}),
         )
 
@@ -108,7 +110,7 @@ class BlendStage(RankerStage):
         return self.load_without("", "validation", batch_size)
 
     def load_without(self, excluded: str, split: str, batch_size: int) -> Ranker:
-        """Load the blend for examples of a split, without a part, `POPULARITY` or `TIME`; "": the whole blend.
+        """Load the blend for examples of a split, without a part or a group of features; "": the whole blend.
 
         Each validation example is scored with weights learnt from other users. Only the whole blend has such weights.
         """
@@ -116,7 +118,8 @@ class BlendStage(RankerStage):
         fast, slow = self.parts.rankers(split, batch_size)
         weights = self._weights()
         is_out_of_fold = split == "validation" and not excluded
-        blend = BlendRanker(name, fast, self.parts.times(split), weights, excluded, is_out_of_fold)
+        past = self.parts.past(split)
+        blend = BlendRanker(name, fast, self.parts.times(split), weights, excluded, is_out_of_fold, past)
         kept = [model for model in slow if model.name != excluded]
         if not (kept and weights.reranked):
             return blend
@@ -127,12 +130,14 @@ class BlendStage(RankerStage):
     def forget(self) -> None:
         self.parts.rankers.cache_clear()
         self.parts.times.cache_clear()
+        self.parts.past.cache_clear()
 
     @cached_property
     def without(self) -> dict[str, RankerStage]:
-        """Part, `POPULARITY` or `TIME` → the blend without it. The difference is what the part adds."""
-        of_items = (POPULARITY, TIME) if self.inputs.data.has_dates else (POPULARITY,)
-        return {part: WithoutPart(self, part) for part in (*self.parts.names, *of_items)}
+        """Part, `POPULARITY`, `TIME` or `PAST` → the blend without it. The difference is what the part adds."""
+        data = self.inputs.data
+        features = (POPULARITY, *([TIME] if data.has_dates else []), *([PAST] if data.keeps_repeats else []))
+        return {part: WithoutPart(self, part) for part in (*self.parts.names, *features)}
 
     @property
     def ablations(self) -> list[RankerStage]:
@@ -165,7 +170,7 @@ class BlendStage(RankerStage):
         rng = np.random.default_rng([self.inputs.seed, 6])
         rows = data.examples("validation", self.config.rows)
         fast, slow = self.parts.rankers("validation", self.inputs.batch_size)
-        times = self.parts.times("validation")
+        times, past = self.parts.times("validation"), self.parts.past("validation")
         for part, reason in self._unable().items():
             say(f"{self.name}: {part} is left out: it {reason}")
         say(f"{self.name}: learning weights on {len(rows):,} validation examples")
@@ -173,10 +178,13 @@ class BlendStage(RankerStage):
             if isinstance(ranker, ComposedRanker):
                 # From now on it keeps scores, because other blends learn from the same examples.
                 ranker.use_predictions({})
-        weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng), select=self.config.select)
+        # Weights apart for own items double the features, so half of the candidates take as much memory.
+        most = MOST_CANDIDATES if past is None else MOST_CANDIDATES // 2
+        sample = sampled(data, rows, most, rng)
+        weights = learn_weights(fast, times, sample, select=self.config.select, past=past)
         if slow:
             sample = sampled(data, data.examples("validation", RERANK_ROWS), len(data.catalogue), rng)
-            weights = learn_rerank(BlendRanker(self.name, fast, times, weights), slow, sample)
+            weights = learn_rerank(BlendRanker(self.name, fast, times, weights, past=past), slow, sample)
             if not weights.reranked:
                 names = ", ".join(model.name for model in slow)
                 warn(
@@ -187,7 +195,7 @@ class BlendStage(RankerStage):
 
 
 class WithoutPart(View):
-    """A blend without one of its parts, `POPULARITY` or `TIME`."""
+    """A blend without one of its parts, `POPULARITY`, `TIME` or `PAST`."""
 
     of: BlendStage
 
@@ -237,6 +245,7 @@ class BlendParts:
         self.names = [stage.name for stage in stages]
         self.rankers = cache(self._rankers)
         self.times = cache(partial(split_features, inputs.data))
+        self.past = cache(partial(split_past, inputs.data))
 
     def _rankers(self, split: str, batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
         """Return the parts that score all items, and the title models, which are slow."""
@@ -263,6 +272,11 @@ def split_features(data: PreparedData, split: str) -> ItemFeatures:
     features = time_features(has_dates(data.train_interactions))
     history = ItemHistory.of(data.known_interactions(split), data.catalogue)
     return ItemFeatures(history, data.catalogue.index, features)
+
+
+def split_past(data: PreparedData, split: str) -> OwnPast | None:
+    """Return the features of own items, by the gaps that are known before a split; None without repeats."""
+    return OwnPast.of(data.known_interactions(split)) if data.keeps_repeats else None
 
 
 class LearntItems:

@@ -69,7 +69,7 @@ def swapped(rows: Sequence[RankingExample]) -> list[RankingExample]:
     for at, own in enumerate(rows):
         later = (*rows[at + 1 :], *rows[:at])
         other = next(e for e in later if e.user_id != own.user_id)
-        found.append(replace(own, history=other.history))
+        found.append(replace(own, history=other.history, history_times=other.history_times))
     return found
 
 
