@@ -18,7 +18,9 @@ from verdicts import NONE
 
 ITEMS = [f"i{i}" for i in range(8)]
 LOGS = st.lists(st.permutations(ITEMS).flatmap(lambda order: st.integers(0, 8).map(lambda n: order[:n])), max_size=6)
-SETTINGS = st.sampled_from([(80, 20.0, (0.5, 0.5), 2.0), (2, 1.5, (0.25, 1.0), 0.7), (3, 9.0, (0.0, 0.0), 50.0)])
+SETTINGS = st.sampled_from(
+    [(80, 20.0, (0.5, 0.5), 2.0, 1.0), (2, 1.5, (0.25, 1.0), 0.7, 0.2), (3, 9.0, (0.0, 0.0), 50.0, 0.5)]
+)
 
 
 def frame(logs: list[list[str]]) -> pl.DataFrame:
@@ -27,12 +29,12 @@ def frame(logs: list[list[str]]) -> pl.DataFrame:
     return make_log([(user, item, t) for t, user, item in rows])
 
 
-def slow_score(logs, history, candidate, reach, decay, exponents, half_life):
+def slow_score(logs, history, candidate, reach, decay, exponents, half_life, backward):
     total = 0.0
     for age, item in enumerate(reversed(history)):
         both = [items for items in logs if item != candidate and item in items and candidate in items]
-        apart = [abs(items.index(item) - items.index(candidate)) for items in both]
-        near = sum(math.exp(-(d - 1) / decay) for d in apart if d <= reach)
+        apart = [items.index(candidate) - items.index(item) for items in both]
+        near = sum(math.exp(-(abs(d) - 1) / decay) * (1 if d > 0 else backward) for d in apart if abs(d) <= reach)
         for of, exponent in zip((item, candidate), exponents, strict=True):
             near /= max(1, sum(of in items for items in logs)) ** exponent
         total += 2 ** (-age / half_life) * near
@@ -41,7 +43,7 @@ def slow_score(logs, history, candidate, reach, decay, exponents, half_life):
 
 @given(LOGS, st.lists(st.sampled_from([*ITEMS, "new"]), max_size=5), SETTINGS)
 def test_scores_equal_their_slow_twin(logs, history, settings):
-    named = dict(zip(("reach", "decay", "exponents", "half_life"), settings, strict=True))
+    named = dict(zip(("reach", "decay", "exponents", "half_life", "backward"), settings, strict=True))
     ranker = WindowCooccurrenceRanker.fit(frame(logs), **named)
     candidates = (*ITEMS, "unseen")
     (scores,) = ranker.score([RankingExample("x", tuple(history), candidates, "i0")])
@@ -64,32 +66,34 @@ def test_validation_rows_choose_the_settings_with_the_highest_ndcg(cells, monkey
     rng = np.random.default_rng(3)
     logs = [[f"i{(start + k) % 30}" for k in range(12)] for start in range(30)]
     logs += [[f"i{i}" for i in rng.permutation(30)[:12]] for _ in range(20)]
-    lists = [("new", items[0], *rng.permutation(items[4:])[: 3 + n % 5]) for n, items in enumerate(logs)]
-    rows = [RankingExample("u", tuple(of[3:0:-1]), shown, of[0]) for of, shown in zip(logs, lists, strict=True)]
-    rows.append(RankingExample("u", (), ("i1", "i2"), "i1"))
-    rows.append(RankingExample("u", ("new", "i3", "i3"), ("i4", "i2"), "i2"))
+    everything = tuple(f"i{i}" for i in range(30))
+    rows = [RankingExample("u", tuple(of[3:0:-1]), everything, of[0]) for of in logs]
+    rows.append(RankingExample("u", (), everything, "i1"))
+    rows.append(RankingExample("u", ("new", "i3", "i3"), everything, "i2"))
+    rows.append(RankingExample("u", ("i3", "i2"), everything, "i2"))  # again, so that it stays among the candidates
+    rows.append(RankingExample("u", ("i3",), (*everything, "new"), "new"))  # not in the log: it is never found
 
     def ndcg(scores, row) -> float:
+        kept = [s for item, s in zip(row.candidates, scores, strict=False) if item not in row.history]
         target = scores[row.target_index]
-        rank = sum(score >= target for score in scores)  # of equal scores the target comes last
-        return 1 / math.log2(rank + 1) if rank <= 10 else 0.0
+        rank = sum(s >= target for s in kept) + (row.target in row.history)  # of equal scores the target comes last
+        return 1 / math.log2(rank + 1) if rank <= 10 and row.target != "new" else 0.0
 
     def fitted(settings) -> WindowCooccurrenceRanker:
-        named = dict(zip(("decay", "exponents", "half_life"), settings, strict=True))
-        return WindowCooccurrenceRanker.fit(frame(logs), **named)
+        return WindowCooccurrenceRanker.fit(frame(logs), **settings._asdict())
 
-    scores = {settings: fitted(settings).score(rows).tolist() for settings in GRID}
-    reached = {settings: round(sum(map(ndcg, of, rows)) / len(rows), 12) for settings, of in scores.items()}
-    best = max(reached, key=reached.get)
+    scores = {settings: fitted(settings).score(rows) for settings in GRID}
+    reached = {settings: round(sum(map(ndcg, of, rows)) / len(rows), 9) for settings, of in scores.items()}
     assert len(set(reached.values())) > 5
     assert reached[GRID[0]] < max(reached.values())
-    want, chosen = fitted(best), WindowCooccurrenceRanker.fit(frame(logs), validation=rows)
-    assert chosen.half_life == best[2]
-    np.testing.assert_array_equal(chosen.score(rows), want.score(rows))
+    chosen = WindowCooccurrenceRanker.fit(frame(logs), validation=rows)
+    assert reached[chosen.chosen] == max(reached.values())
+    assert chosen.settings == chosen.chosen._asdict()
+    np.testing.assert_array_equal(chosen.score(rows), scores[chosen.chosen])
 
 
 def test_an_empty_log_leaves_all_items_tied_and_the_settings_as_they_are():
     rows = [RankingExample("u", ("i1", "i2"), ("i3", "i4"), "i3")]
     ranker = WindowCooccurrenceRanker.fit(frame([]), decay=7.0, half_life=3.0, validation=rows)
-    assert ranker.settings == {"decay": 7.0, "exponents": (0.5, 0.5), "half_life": 3.0}
+    assert ranker.settings == {"decay": 7.0, "exponents": (0.5, 0.5), "half_life": 3.0, "backward": 1.0}
     assert ranker.score(rows).tolist() == [[0, 0]]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain, groupby, product
-from operator import itemgetter
-from typing import Any, Self
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -19,18 +19,39 @@ from prefrec.rankers.matrices import (
     blocks,
     history_matrix,
     history_terms,
-    pad_codes,
     quick_factor,
     score_by_rows,
     user_item_matrix,
 )
 
-Settings = tuple[float, tuple[float, float], float]
-"""Decay, exponents and half-life."""
+ROWS = 2000
+"""Most validation examples that choose the settings."""
+
+
+class Settings(NamedTuple):
+    """Settings of the rule, which validation examples choose.
+
+    Attributes:
+        decay: distance over which a pair's weight falls by a factor of e.
+        exponents: a and b, which reduce the weight of popular history items and of popular candidates.
+        half_life: number of history items after which the weight is halved.
+        backward: weight of a candidate that comes before the history item, relative to one that comes after it.
+    """
+
+    decay: float = 20.0
+    exponents: tuple[float, float] = (0.5, 0.5)
+    half_life: float = 2.0
+    backward: float = 1.0
+
+
+DEFAULT = Settings()
 GRID: tuple[Settings, ...] = tuple(
-    product((20.0, 10.0, 40.0), ((0.5, 0.5), (0.5, 0.4), (0.25, 0.25)), (2.0, 1.0, 5.0, 20.0))
+    Settings(decay, (a, b), half_life, backward)
+    for decay, half_life, a, b, backward in product(
+        (20.0, 6.0), (2.0, 1.0, 5.0, 20.0), (0.5, 0.25), (0.5, 0.25, 0.1), (1.0, 0.5, 0.2)
+    )
 )
-"""Settings to choose from."""
+"""Settings to choose from. Those with the same decay are consecutive, and among them those with the same history."""
 _PAIRS_AT_A_TIME = 8_000_000
 """Pairs of neighbours held in memory before they are summed."""
 
@@ -39,17 +60,15 @@ _PAIRS_AT_A_TIME = 8_000_000
 class WindowCooccurrenceRanker:
     """Score of candidate c = Σ over history items i of 2^(−age_i / half_life) · M[i, c] / (pop_i^a · pop_c^b).
 
-    M[i, j] = Σ exp(−(d − 1) / decay) over all pairs of a user's training items i and j with distance d ≤ `reach`, in
-    either order. pop_i is the number of training users of i, and the newest item has age 0. Items without training
-    interactions score 0.
+    M[i, c] = Σ exp(−(d − 1) / decay) over all pairs of a user's training items in which c follows i at a distance
+    d ≤ `reach`, plus `backward` times the same for pairs in which c comes before i. pop_i is the number of training
+    users of i, and the newest item has age 0. Items without training interactions score 0.
     """
 
     similarity: sparse.csr_array
     index: dict[str, int]
-    half_life: float = 2.0
+    chosen: Settings = DEFAULT
     name: str = "window co-occurrence"
-    decay: float = 20.0
-    exponents: tuple[float, float] = (0.5, 0.5)
 
     @classmethod
     def fit(
@@ -57,9 +76,10 @@ class WindowCooccurrenceRanker:
         train_interactions: pl.DataFrame,
         *,
         reach: int = 80,
-        decay: float = 20.0,
-        exponents: tuple[float, float] = (0.5, 0.5),
-        half_life: float = 2.0,
+        decay: float = DEFAULT.decay,
+        exponents: tuple[float, float] = DEFAULT.exponents,
+        half_life: float = DEFAULT.half_life,
+        backward: float = DEFAULT.backward,
         validation: Sequence[RankingExample] = (),
     ) -> Self:
         """Keep a sparse matrix of similarities [I, I].
@@ -67,11 +87,12 @@ class WindowCooccurrenceRanker:
         Args:
             train_interactions: frame with `user_id` and `item_id`; each user's interactions are in order.
             reach: largest distance of two items in a user's history.
-            decay: distance over which a pair's weight falls by a factor of e.
-            exponents: a and b, which reduce the weight of popular history items and of popular candidates.
-            half_life: number of history items after which the weight is halved.
-            validation: examples that choose decay, exponents and half-life by NDCG@10, among the given values and
-                `GRID`. The log must not contain their targets. Default: use the given values.
+            decay: see `Settings`, as for the next three.
+            exponents: see `Settings`.
+            half_life: see `Settings`.
+            backward: see `Settings`.
+            validation: examples that choose the settings, among the given ones and `GRID`, by NDCG@10 among all
+                items that are not in the history. The log must not contain their targets. Default: use those given.
         """
         matrix, index = user_item_matrix(train_interactions)
         popularity = np.asarray(matrix.sum(axis=0))
@@ -79,22 +100,29 @@ class WindowCooccurrenceRanker:
         # In the grid, settings with the same decay are consecutive, so a cache of one is enough.
         @lru_cache(maxsize=1)
         def pairs(decay: float) -> sparse.csr_array:
-            one_way = _near_pairs(train_interactions, index, reach, decay)
-            return sparse.csr_array(one_way + one_way.T)
+            return _near_pairs(train_interactions, index, reach, decay)
 
-        grid = dict.fromkeys([(decay, exponents, half_life), *GRID])
+        chosen = Settings(decay, exponents, half_life, backward)
         if validation and index:  # an empty log has no pairs to choose by
-            by_decay = groupby(grid, key=itemgetter(0))
-            reached = [_ndcgs(pairs(d), popularity, index, validation, [*own]) for d, own in by_decay]
-            decay, exponents, half_life = max(zip(chain(*reached), grid, strict=True), key=itemgetter(0))[1]
-        history, candidate = (sparse.diags_array(popularity**-power) for power in exponents)
-        similarity = sparse.csr_array(history @ pairs(decay) @ candidate)
-        return cls(similarity, index, half_life, decay=decay, exponents=exponents)
+            grid = dict.fromkeys([chosen, *GRID])
+            by_decay = groupby(grid, key=attrgetter("decay"))
+            rows = validation[:ROWS]
+            reached = chain(*(_ndcgs(pairs(d), popularity, index, rows, [*own]) for d, own in by_decay))
+            chosen = max(zip(reached, grid, strict=True), key=itemgetter(0))[1]
+        forward = pairs(chosen.decay)
+        history, candidate = (sparse.diags_array(popularity**-power) for power in chosen.exponents)
+        similarity = history @ (forward + chosen.backward * forward.T) @ candidate
+        return cls(sparse.csr_array(similarity), index, chosen)
+
+    @property
+    def half_life(self) -> float:
+        """Number of history items after which the weight is halved."""
+        return self.chosen.half_life
 
     @property
     def settings(self) -> dict[str, Any]:
         """Arguments of `fit` that give another log the chosen settings."""
-        return {"decay": self.decay, "exponents": self.exponents, "half_life": self.half_life}
+        return self.chosen._asdict()
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
@@ -112,7 +140,7 @@ class WindowCooccurrenceRanker:
 
 
 def _ndcgs(
-    pairs: sparse.csr_array,
+    forward: sparse.csr_array,
     popularity: NDArray[np.float64],
     index: dict[str, int],
     rows: Sequence[RankingExample],
@@ -120,27 +148,25 @@ def _ndcgs(
 ) -> list[float]:
     """Return mean NDCG@10 of examples for each of these settings, which share the decay; the target loses ties.
 
-    The pairs of histories and candidates are looked up once for all settings.
+    All items but those of the history are ranked. A target without training interactions is never found. The products
+    with the pairs are computed once for all settings that differ in the candidates' exponent and `backward`.
     """
-    sums = np.zeros(len(settings))
-    widest = max(len(e.history) for e in rows) * max(len(e.candidates) for e in rows)
-    for block in blocks(len(rows), widest):
-        of_block = rows[block]
-        items = pad_codes([e.history[::-1] for e in of_block], index)
-        codes = pad_codes([e.candidates for e in of_block], index)
-        known_items, known = (items >= 0) & (items < len(index)), codes < len(index)
-        items, places = np.where(known_items, items, 0), np.where(known, codes, 0)
-        shape = (len(of_block), items.shape[1], codes.shape[1])
-        from_item, to_item = (
-            np.broadcast_to(at, shape).reshape(len(of_block), -1) for at in (items[..., None], places[:, None])
-        )
-        near = pairs[from_item, to_item].toarray().reshape(shape)
-        targets = [e.target_index for e in of_block]
-        for number, (_, (a, b), half_life) in enumerate(settings):
-            weights = np.where(known_items, popularity[items] ** -a, 0.0) * 2.0 ** (-np.arange(shape[1]) / half_life)
-            scores = np.einsum("bh,bhc->bc", weights, near) * np.where(known, popularity[places] ** -b, 0.0)
-            scores[codes < 0] = -np.inf
-            ranks = (scores >= scores[np.arange(len(of_block)), targets][:, None]).sum(axis=1)
+    backward, sums = sparse.csr_array(forward.T), np.zeros(len(settings))
+    found = [e for e in rows if e.target in index]
+    for block in blocks(len(found), len(index)):
+        of_block = found[block]
+        targets = np.array([index[e.target] for e in of_block])
+        seen = [[index[i] for i in {*e.history} - {e.target} if i in index] for e in of_block]
+        hidden = np.repeat(np.arange(len(seen)), [*map(len, seen)]), np.fromiter(chain(*seen), np.int64)
+        known: tuple[Any, ...] = ()
+        for number, (_, (a, b), half_life, weight) in enumerate(settings):
+            if known[:1] != ((a, half_life),):
+                history = history_matrix([e.history for e in of_block], index, half_life)
+                history = history @ sparse.diags_array(popularity**-a)
+                known = (a, half_life), *((history @ part).toarray() for part in (forward, backward))
+            scores = (known[1] + weight * known[2]) * popularity**-b
+            scores[hidden] = -np.inf
+            ranks = (scores >= scores[np.arange(len(scores)), targets][:, None]).sum(axis=1)
             sums[number] += np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).sum()
     return [*(sums / len(rows))]
 
