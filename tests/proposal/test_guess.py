@@ -186,6 +186,17 @@ def test_settings_that_the_reader_needs(tmp_path):
     assert len(_prepared(log, items, found).test) == 30
 
 
+@pytest.mark.parametrize(("unsold", "kept"), [(0, None), (26, True), (60, True), (61, False)])
+def test_new_items_of_the_catalogue_are_proposed_to_be_kept(tmp_path, unsold, kept):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    items.write_text(items.read_text() + "".join(f"{100 + n},New thing {n},red\n" for n in range(unsold)))
+    found, why = _guess(log, items)
+    assert found.get("unseen_items") is kept
+    if kept is not None:
+        assert f"{unsold} of {60 + unsold} items have no interactions yet" in why["unseen_items"]
+    assert len(_prepared(log, items, found).catalogue) == 60 + (unsold if kept else 0)
+
+
 def test_missing_times_are_proposed_to_be_dropped(tmp_path):
     log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
     text = log.read_text()

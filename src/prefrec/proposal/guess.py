@@ -31,6 +31,11 @@ _NEEDED = {
 }
 _MOST_LOST = 0.5
 """Share of interactions with items without a title, up to which `init` proposes to drop them."""
+_MOST_NEW = 0.5
+"""Share of catalogue items without interactions, up to which `init` takes them for new and proposes to keep them.
+
+If most are without, the catalogue is rather an archive, or the log is a small part of what was sold.
+"""
 _MOST_CANDIDATES = 20
 # Quantile of items per user that limits the number of candidates. Users with more items may have no examples.
 _WITH_ROOM = 0.99
@@ -110,7 +115,8 @@ def guess(
     protocol, room = _protocol(source, longest)
     text = _item_text(texts[1], [*names.values()])
     attributes = _attributes(source.catalogue.frame)
-    return Guess(base, [*settings, *_needed(source), *protocol], text, room, len(source.interactions), attributes)
+    settings += [*_needed(source), *_unseen(source)]
+    return Guess(base, [*settings, *protocol], text, room, len(source.interactions), attributes)
 
 
 def _guess_windows(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> Guess:
@@ -170,6 +176,18 @@ def _untitled(note: str, source: Source) -> Setting:
     seen = spelling or "are ids the same in both files?"
     why = f"check: {share:.0%} of the interactions are with items without a title; {seen} (drop: leave these out)"
     return Setting("missing_titles", "error", why)
+
+
+def _unseen(source: Source) -> list[Setting]:
+    """Return the setting about catalogue items without interactions, which are new, or are no longer sold."""
+    seen = source.interactions["item_id"].unique().to_list()
+    unseen, items = int((~source.catalogue.frame["item_id"].is_in(seen)).sum()), len(source.catalogue)
+    if not unseen:
+        return []
+    counted = f"{unseen:,} of {items:,} items have no interactions yet"
+    if unseen / items <= _MOST_NEW:
+        return [Setting("unseen_items", True, f"{counted}; false: never recommend them")]
+    return [Setting("unseen_items", False, f"check: {counted}; true: recommend them, too")]
 
 
 def _reader() -> Callable[..., pl.DataFrame]:
