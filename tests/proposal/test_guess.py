@@ -211,6 +211,15 @@ def test_missing_times_are_proposed_to_be_dropped(tmp_path):
     assert len(_prepared(log, items, found).test) == 30
 
 
+def test_repeated_ids_of_a_catalogue_are_named(tmp_path):
+    """The message once said that no column had the ids of the log."""
+    log, items = _write(tmp_path, ["user", "item_id", "time", "stars", "via"], ["item_id", "title", "c"])
+    twice = pl.read_csv(items)
+    pl.concat([twice, twice.with_columns(c=pl.lit("green"))]).write_csv(items)
+    with pytest.raises(DataError, match=r"items\.csv: column 'item_id' .* 60 of its 120 lines .*, such as '0'; keep"):
+        _guess(log, items)
+
+
 def test_guests_are_proposed_to_be_dropped(tmp_path):
     log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
     assert "missing_users" not in _guess(log, items)[0]

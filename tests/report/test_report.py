@@ -337,6 +337,23 @@ def test_a_gain_that_the_correction_does_not_leave_is_called_not_significant(run
     assert "popularity: significant, without correction. " in said(math.nan)
 
 
+def test_a_report_has_no_absolute_paths(run):
+    """Paths of the machine name its users and projects; the names of files stay."""
+    recipe = RECIPE | {"data": {"interactions": "/home/ann & bob/shop/log.csv", "items": "shop/items.csv"}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    protocol = read_json(run / "data" / "protocol.json")
+    contents = read_run(run)
+    assert contents.data is not None
+    contents.data.protocol["config"] = {"interactions": "/home/ann & bob/shop/log.csv", "more": ["/mnt/late.csv"]}
+    contents = dataclasses.replace(contents, missing=[*contents.missing, f"{run}/sft is damaged"])
+    page = render(contents)
+    assert not re.search(r"/home|ann|bob|/mnt/", page)
+    assert str(run) not in page
+    for kept in ("…/log.csv", "…/late.csv", "shop/items.csv", f"…/{run.name}/sft is damaged"):
+        assert kept in page
+    assert protocol["source"] in page
+
+
 def test_a_few_users_have_no_test_and_the_report_says_so(run):
     """Two users with equal gains once had p = 0 and an empty interval."""
     contents = read_run(run)

@@ -544,10 +544,25 @@ def test_a_selected_blend_has_another_key_and_shows_what_its_parts_add(finished,
     assert "random" in left_out
     assert [e.name for e in whole.ablations] == [f"blend without {part}" for part in (*parts, "item popularity")]
     kept = [part for part in (*parts, "item popularity") if part not in left_out]
-    assert [e.name for e in selected.ablations] == [f"blend without {part}" for part in kept]
+    assert [e.name for e in selected.ablations] == [f"blend without {part}" for part in kept if len(kept) > 1]
     rows = inputs.data.test[:3]
     without = selected.without["random"].load(4)
     assert np.array_equal(without.score(rows), selected.load(4).score(rows))
+
+
+def test_a_blend_with_one_part_left_is_not_compared_with_nothing(finished, recipe, tmp_path, monkeypatch):
+    """The blend without its only part has no scores; the evaluation of such a run once failed."""
+    inputs = _inputs(finished, recipe)
+    parts = ["title TF-IDF", "random"]
+    made = BlendStage(
+        inputs, BlendConfig(parts=parts), tmp_path, {name: BaselineStage(inputs, name) for name in parts}
+    )
+    made.make()
+    weights = made._weights()
+    assert len(made.ablations) == 3
+    left_out = dict.fromkeys([*made.without][1:], (0.0, 0.0))
+    monkeypatch.setattr(made, "_weights", lambda: replace(weights, left_out=left_out))
+    assert made.ablations == []
 
 
 def test_a_baseline_is_fitted_once_for_all_blends_of_a_log(finished, recipe, monkeypatch):

@@ -70,6 +70,7 @@ def test_text_of_a_message_never_becomes_a_special_token(encoder, bpe_tokenizer)
     ("row", "message"),
     [
         ({"prompt": [], "chosen": "a", "rejected": ["b"]}, "row 0: `prompt` must be a text, or messages whose"),
+        ({"prompt": " ", "chosen": "a", "rejected": ["b"]}, "row 0: `prompt` must be a text, or messages whose"),
         ({"prompt": [{"role": "user", "content": [{"type": "text"}]}], "chosen": "a", "rejected": ["b"]}, "`prompt`"),
         ({"prompt": TALK, "chosen": said("a") * 2, "rejected": ["b"]}, "row 0: `chosen`"),
         ({"prompt": "p", "rejected": ["b"]}, "row 0: `chosen` must be a text, or messages whose content"),

@@ -105,7 +105,7 @@ def _form(times: pl.Series) -> dict[str, Setting]:
 def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
     """Return the two columns that hold item ids: exact names decide, else names and common values."""
     named = _named_alike(log, items, given)
-    best = (0.0, 0.0, "", "")
+    best, repeated = (0.0, 0.0, "", ""), ""
     for column, other in named or product(_possible_items(log, given), items.columns):
         used = {*log[column].drop_nulls().unique()}
         ids = {*items[other].drop_nulls()}
@@ -116,7 +116,17 @@ def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given
         score += 9 * ((column == given.item) + (other == given.catalogue_item))
         if named or (overlap >= 0.5 and _is_unique(items[other])):
             best = max(best, (score, overlap, column, other))
+        elif overlap >= 0.5 and name_fit("item", column) and (column == other or name_fit("id", other)):
+            repeated = other
     _, overlap, column, other = best
+    if not column and repeated:
+        values = items[repeated].drop_nulls()
+        more, example = len(values) - values.n_unique(), values.filter(values.is_duplicated())[0]
+        raise DataError(
+            f"{paths[1]}: column {repeated!r} has ids of the log, but {more:,} of its {len(values):,} lines repeat "
+            f"one, such as {example!r}; keep one line per item, or name the columns of ids with --columns.item and "
+            "--columns.catalogue-item"
+        )
     if not column:
         raise DataError(
             f"{paths[0]}: no column of {log.columns} has the same ids as a column of {items.columns} in {paths[1]}. "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from prefrec.errors import without_secrets
 from prefrec.evaluation import Audit, Evaluation
@@ -44,7 +45,7 @@ def render(run: RunContents) -> str:
     """Return the report as HTML."""
     results = run.results
     evaluation = results.evaluation
-    return _environment.get_template("report.html.jinja2").render(
+    page = _environment.get_template("report.html.jinja2").render(
         name=str(run.recipe.get("name") or run.folder.resolve().name),
         run=run,
         facts=facts(run),
@@ -65,6 +66,28 @@ def render(run: RunContents) -> str:
         protocol=_protocol(run.data.protocol) if run.data else None,
         elsewhere=other_machines(run),
     )
+    return _without_folders(page, run)
+
+
+def _without_folders(page: str, run: RunContents) -> str:
+    """Return a page with the names of files and folders in place of their absolute paths on this machine.
+
+    A report is sent to others, and paths tell names of users and of projects.
+    """
+    paths = {str(run.folder), str(run.folder.resolve())}
+    values: list[Any] = [run.recipe, run.data.protocol if run.data else {}]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+        elif isinstance(value, str):
+            paths.add(value)
+    for path in sorted((p for p in paths if Path(p).is_absolute()), key=len, reverse=True):
+        if name := Path(path).name:
+            page = page.replace(str(markupsafe.escape(path)), str(markupsafe.escape(f"…/{name}")))
+    return page
 
 
 def _diagnosis(evaluation: Evaluation | None) -> list[str]:

@@ -142,7 +142,9 @@ class BlendStage(RankerStage):
     @property
     def ablations(self) -> list[RankerStage]:
         left_out = self._weights().left_out
-        return [less for part, less in self.without.items() if part not in left_out]
+        blends = [less for part, less in self.without.items() if part not in left_out]
+        # Without its only part a blend scores nothing.
+        return blends if len(blends) > 1 else []
 
     def _weights(self) -> Weights:
         return Weights.from_json(read_json((self.first or self).folder / BLEND_FILE))

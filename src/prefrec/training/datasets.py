@@ -287,7 +287,7 @@ def _prompt(row: Mapping[str, Any], index: int) -> str | list[Message]:
 
 def _text(row: Mapping[str, Any], column: str, index: int) -> str:
     value = row.get(column) if column == "prompt" else _content(row.get(column))
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip():
         columns = ", ".join(map(str, row))
         shown = shorten(repr(value), SHOWN, placeholder=" …")
         raise DataError(
