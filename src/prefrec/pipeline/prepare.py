@@ -13,7 +13,7 @@ from prefrec.data import PreparedData, prepared_digest, read_prepared, write_pre
 from prefrec.errors import without_secrets
 from prefrec.files import content_digest
 from prefrec.intake import prepare
-from prefrec.pipeline.update import is_refit, split_change
+from prefrec.pipeline.update import is_refit, split_change, warn_of_changes
 from prefrec.processes import is_first
 from prefrec.recipe import Recipe, map_files
 from prefrec.runs.stage import read_state, stage_key
@@ -46,6 +46,8 @@ class PrepareStage(Stage):
         config, update = self.recipe.data, self.recipe.update
         if is_first():
             prepared = prepare(config, split_change(update, config.seed) if update else None, as_codes=True)
+            if update:
+                warn_of_changes(read_prepared(update.run / "data"), prepared)
             write_prepared(prepared, self.folder)
             say(escape("\n".join(f"• {line}" for line in prepared.summary)))
 

@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+from rich.markup import escape
 
-from prefrec.console import say
+from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, read_prepared
 from prefrec.data.rows import spread
+from prefrec.data.times import log_end
+from prefrec.data.types import LOG_SCHEMA
 from prefrec.data.update import update_split
 from prefrec.evaluation import Evaluation, NoAudit, evaluate_predictions
 from prefrec.files import content_digest
@@ -25,6 +28,10 @@ from prefrec.stages.base import MADE_WITH, WEIGHTS, Loaded, RankerStage
 from prefrec.stages.inputs import adapter_key
 from prefrec.stages.language_model import LMStage
 
+OLD = 180 * 86_400
+"""Seconds before the end of a log from which a new interaction is old."""
+_MANY = 0.1
+"""Share of new interactions from which old ones are told: a few may be late."""
 GROUPS = {
     "old": "test examples of the old run that the update did not train on",
     "newest": "test examples whose targets the old run does not know",
@@ -39,6 +46,40 @@ def split_change(update: UpdateSection, seed: int) -> Change:
     if is_refit(update.run):
         learnt = pl.concat([learnt, data.validation_interactions], how="diagonal")
     return partial(update_split, learnt=learnt, held_out=data.targets(held_out), replay=update.replay, seed=seed)
+
+
+def warn_of_changes(earlier: PreparedData, later: PreparedData) -> None:
+    """Warn of what is new in an update's data and probably not meant.
+
+    These are new interactions much older than the end of the earlier log, as of a wrong file or year, and items whose
+    titles have changed, as where ids are given out again.
+    """
+    if earlier.has_dates and later.has_dates:
+        known, whole = (
+            pl.concat(log.select(pl.col(c).cast(kind) for c, kind in LOG_SCHEMA.items()) for log in data.logs)
+            for data in (earlier, later)
+        )
+        new = whole.join(known, on=[*LOG_SCHEMA], how="anti")["timestamp"]
+        end = log_end(known["timestamp"].sort().to_numpy())
+        old = int((new < end - OLD).sum())
+        if old >= _MANY * len(new) > 0:
+            warn(
+                f"update: {old:,} of {len(new):,} new interactions are more than {OLD // 86_400} days older than the "
+                "end of the log before; check that they are the file and the times that you meant"
+            )
+    old_titles, titles = earlier.catalogue.titles, later.catalogue.titles
+    changed = [item for item in titles if old_titles.get(item, titles[item]) != titles[item]]
+    if changed:
+        first, both = changed[0], len(titles.keys() & old_titles.keys())
+        others = {title: item for item, title in old_titles.items()}
+        exchanged = sum(others.get(titles[item], item) != item for item in changed)
+        more = f", and {exchanged:,} of the titles were those of other items: are ids exchanged?" if exchanged else ""
+        warn(
+            escape(
+                f"update: {len(changed):,} of {both:,} items have another title than in the run before, such as "
+                f"{first!r} (before {old_titles[first]!r}, now {titles[first]!r}){more}"
+            )
+        )
 
 
 def start_stage(recipe: Recipe, data: PreparedData, folder: Path) -> LMStage | None:
