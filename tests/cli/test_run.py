@@ -46,7 +46,10 @@ def test_the_recipe_in_the_folder_runs_again_and_says_what_is_unchanged(finished
     metrics, best = (json.loads((folder / name).read_text()) for name in ("metrics.json", "best.json"))
     assert value == {"run": str(folder), "metrics": metrics, "best": best}
     said = " ".join(prefrec("run", recipe, "--out", folder).out.split())
-    assert f"{Best.from_json(best).sentence}. serve, recommend and export use it" in said
+    assert (
+        f"{Best.from_json(best).sentence}. serve, recommend and export use the default unless --ranker names another."
+        in said
+    )
     unchanged = [line for line in done.err.splitlines() if "unchanged" in line]
     assert unchanged == [f"{name}: unchanged" for name in ("prepare", "sft", "dpo", "s-dpo")]
     assert adapter.stat().st_mtime_ns == stamp

@@ -14,8 +14,7 @@ from transformers import TrainerCallback
 
 from prefrec.console import console
 from prefrec.errors import ConfigError
-from prefrec.lm import models
-from prefrec.lm.names import EMBEDDED_HUB_ID
+from prefrec.lm.names import EMBEDDED, EMBEDDED_HUB_ID
 from prefrec.losses import softmax_dpo_loss
 from prefrec.prompts import PromptEncoder, TrajectoryEncoder, load_template
 from prefrec.training import (
@@ -146,7 +145,7 @@ def test_the_hub_gets_weights_and_the_card_of_transformers(sdpo, tmp_path, monke
 
 
 def test_an_adapter_names_its_base_as_others_know_it(sft, tmp_path):
-    trainer = sft(_saved(tmp_path / f"{models.EMBEDDED}-0123456789ab"), peft_config=lora_config(4))
+    trainer = sft(_saved(tmp_path / f"{EMBEDDED}-0123456789ab"), peft_config=lora_config(4))
     trainer.save_model(tmp_path / "adapter")
     assert PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == EMBEDDED_HUB_ID
     assert not (tmp_path / "adapter" / "README.md").exists()  # PEFT's has the path on this machine
@@ -160,7 +159,7 @@ def test_a_card_of_ones_own_is_kept(sft, tmp_path):
 
 
 def test_the_reference_in_a_saved_folder_names_its_base_as_others_know_it(sdpo, tmp_path):
-    model = get_peft_model(_saved(tmp_path / f"{models.EMBEDDED}-0123456789ab"), lora_config(4))
+    model = get_peft_model(_saved(tmp_path / f"{EMBEDDED}-0123456789ab"), lora_config(4))
     sdpo(model).save_model(tmp_path / "out")
     assert PeftConfig.from_pretrained(tmp_path / "out" / "ref").base_model_name_or_path == EMBEDDED_HUB_ID
 
