@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo wheel sbom check test test-core test-lowest test-latest constraints soak mutants lint audit load format docs clean
+.PHONY: help setup demo wheel sbom check test test-long test-all test-core test-lowest test-latest constraints soak mutants lint audit load format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, a few minutes"
 	@echo "make check  the inner loop: lint, types, and the tests that are not slow"
-	@echo "make test   lint, type-check and test"
+	@echo "make test   lint, types, and all but the longest tests: seven minutes on two free cores"
+	@echo "make test-all   make test, then the longest tests: whole studies, kills, several processes, wheels"
 	@echo "make test-core   the tests that need no torch, where only the core is installed"
 	@echo "make test-lowest, make test-latest   the tests with the lowest and the latest versions that pyproject.toml allows"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
@@ -74,7 +75,13 @@ check: setup
 # A file of tests goes to one process with its fixtures; a thread each, so that they do not wait for one another.
 TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --durations 15 $(TEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" -rs --durations 15 $(TEST)
+
+# What `make test` leaves out.
+test-long: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -rs --durations 15 $(TEST)
+
+test-all: test test-long
 
 # The core, as `pip install .` gives it, and MovieLens-100K. Files that need more than the core are skipped.
 CORE_TESTS := tests/test_core.py $(addprefix tests/,data evaluation intake prompts proposal rankers recommend report towers)

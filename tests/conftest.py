@@ -27,6 +27,7 @@ settings.load_profile("ci")  # the same examples on every machine; `make soak` d
 SHARED_DATA = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+HERE = Path(__file__).parent
 SLOW = ("cli", "lab", "pipeline", "reliability", "runs", "server", "stages", "systems", "training")
 """Folders whose tests train models, run commands or start servers."""
 
@@ -35,16 +36,35 @@ FAST = ("test_errors.py", "test_losses.py", "test_resources.py")
 """The other files beside this one are slow, too."""
 
 
+LONG = (
+    *("cli/test_same_again.py", "pipeline/test_quantized.py", "training/test_quantization.py"),
+    *("lab/bench", "lab/cli", "lab/studies", "lab/study_tools", "lab/trials"),
+    *("reliability/test_answers.py", "reliability/test_fuzz.py", "reliability/test_hostile.py"),
+    *("reliability/test_memory.py", "reliability/test_nothing_lost.py", "reliability/test_soak.py"),
+    *("reliability/test_three_nights.py", "test_core.py", "test_examples.py", "test_negatives_theory.py"),
+    *("test_plugins.py", "test_processes.py", "test_ray.py", "test_site.py", "test_threads.py", "test_wheel.py"),
+)
+"""Folders and files that `make test` leaves out and `make test-all` runs.
+
+These are whole trials and studies, kills, several processes, Ray, the site, wheels and simulations. `make test-core`
+runs `test_core.py`, too. Single tests of the same kind elsewhere have the marker `long`.
+"""
+
+
 def is_slow(path: Path) -> bool:
-    first, *more = path.relative_to(Path(__file__).parent).parts
+    first, *more = path.relative_to(HERE).parts
     return first in SLOW if more or path.is_dir() else first not in FAST
 
 
+def is_long(path: Path) -> bool:
+    inside = path.relative_to(HERE)
+    return any(part.as_posix() in LONG for part in (inside, *inside.parents))
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even import what `make check` leaves out."""
-    here = Path(__file__).parent
-    asked = config.option.markexpr == "not slow" and collection_path != here
-    return True if asked and is_slow(collection_path) else None
+    """Do not even import what `make check` and `make test` leave out."""
+    left_out = {"not slow": is_slow, "not long": is_long}.get(config.option.markexpr)
+    return True if left_out and collection_path != HERE and left_out(collection_path) else None
 
 
 if not needs_torch.IS_INSTALLED:
@@ -59,10 +79,12 @@ LONGEST = ("test_processes.py", "test_examples.py", "test_docs.py", "test_nothin
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out as slow, and put the longest files first."""
+    """Mark what `make check` leaves out as slow and what `make test` does as long; put the longest files first."""
     for item in items:
-        if is_slow(item.path) or any(map(item.get_closest_marker, ("real_model", "shared_data"))):
+        if is_slow(item.path) or any(map(item.get_closest_marker, ("real_model", "shared_data", "long"))):
             item.add_marker(pytest.mark.slow)
+        if is_long(item.path):
+            item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

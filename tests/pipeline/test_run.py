@@ -99,6 +99,7 @@ def _made_again(before: dict[str, int], after: dict[str, int]) -> set[str]:
     return stages | {str(f.with_suffix("")) for f in changed if "adapter" not in f.parts}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answers", ["titles", "items"])
 def test_a_run_in_bfloat16_is_priced_trained_measured_and_answers(run, recipe, monkeypatch, answers):
     """Computers with fast 16-bit products take bfloat16 by themselves; the other tests compute in float32."""
@@ -192,6 +193,7 @@ def test_another_evaluation_trains_nothing(run_again, recipe):
     assert run_again(_changed(recipe, evaluate=evaluation | {"ks": [2]}))[1] == set()
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_and_ends_alike(run, finished, stop_after):
     with stop_after(3, "s-dpo"):
         run()

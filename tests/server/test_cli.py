@@ -52,6 +52,7 @@ def _ask(url):
     return json.loads(_get(f"{url}/v1/rank", json.dumps(question).encode(), **{"Content-Type": "application/json"}))
 
 
+@pytest.mark.long
 def test_it_answers_many_by_its_own_names_and_ends_well(server):
     process, url = server("--ranker", "sft", "--ranker", "s-dpo", "--deadline", "300")
     assert json.loads(_get(f"{url}/v1/run", Host="localhost:1"))["rankers"] == ["sft", "s-dpo"]
@@ -103,6 +104,7 @@ def test_a_thread_that_still_opens_a_run_does_not_abort_the_process(ending):
     assert (done.returncode, done.stderr) == (0, "Serving\n")
 
 
+@pytest.mark.long
 def test_the_key_comes_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("PREFREC_API_KEY", "sesame")
     process, url = server("--ranker", "zero-shot", "--ui")

@@ -85,6 +85,7 @@ def test_dropout_is_the_same_in_both_phases(sdpo):
             torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True, "precompute_ref_log_probs": False}])
 def test_training_in_passes_ends_with_the_same_weights(sdpo, tmp_path, changes):
     """With accumulation, unequal numbers of passes, and the reference under the same budget."""

@@ -269,6 +269,7 @@ def server(folder, tmp_path_factory):
         yield url
 
 
+@pytest.mark.long
 def test_a_server_answers_as_the_model_does_here(server, folder, model, bpe_tokenizer):
     local = LocalChat(tiny_llama(max_position_embeddings=2048), bpe_tokenizer, max_new_tokens=12, max_length=200)
     client = OpenAIClient(ServerSettings(url=server, model=str(folder), retries=0))

@@ -21,6 +21,7 @@ from servers import completions_server
 CHAT = {"kind": "chat-rec", "retriever": "popularity", "keep": 3, "max_new_tokens": 6, "max_length": 2000}
 
 
+@pytest.mark.long
 def test_the_table_has_them_and_a_served_model_scores_as_the_same_model_here(recipe, alone, tmp_path):
     as_served = {"model": recipe.model.model_dump(mode="json") | {"objective": "tokens"}}
     with completions_server(recipe.model.name, tmp_path / "log") as url:
