@@ -159,7 +159,10 @@ def test_test_examples_are_answered_by_what_has_learnt_validation_items(finished
     run = open_run(finished)
     late, trained = {*LATE}, {*run.data.train_interactions["item_id"]}
     assert not late & trained
-    learnt_by = {"SASRec": lambda r: {*r.ids}, "title-tower": lambda r: {i for i, n in r.index.items() if r.bias[n]}}
+    learnt_by = {
+        "SASRec": lambda r: {*r.ids},
+        "title-tower": lambda r: {i for i, n in r.index.items() if r.mixture.bias[n]},
+    }
     for name, items in learnt_by.items():
         entry = run.stage(name)
         assert items(entry.load(8)) == trained | late
