@@ -9,6 +9,7 @@ import pytest
 from command import prefrec
 from prefrec.errors import ConfigError
 from prefrec.export.ranker import export_ranker
+from prefrec.pipeline import run
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.prepare import PrepareStage
@@ -245,7 +246,10 @@ def test_the_plan_tells_what_ease_takes_or_that_it_does_not_fit(recipe, tmp_path
     run_recipe(asked, tmp_path / "run", until="prepare")
     items = PrepareStage(asked, tmp_path / "run/data").read().known_interactions("test")["item_id"].n_unique()
     assert f"EASE will keep two matrices of {items} × {items} items: 0.0 GB" in printed()
-    monkeypatch.setattr(ease, "memory_bytes", lambda: 16 * items**2 - 1)
+    with monkeypatch.context() as little:
+        little.setattr(run, "memory_bytes", lambda: 16 * items**2 - 1)
+        assert "GB of this machine: leave it out of the recipe" in printed()
+    monkeypatch.setattr(ease, "MOST_BYTES", 4 * items**2 - 1)
     assert f"EASE will be left out: it inverts a matrix of {items} × {items} items" in printed()
     raw["evaluate"]["references"] = ["popularity"]
     assert ease_memory(Recipe.model_validate(raw), tmp_path / "run") is None

@@ -114,7 +114,7 @@ def test_counts_of_other_logs_have_the_chosen_settings(data, inversions):
 def test_what_the_training_log_cannot_have_is_absent_there_alone(data, monkeypatch):
     few, many = (data.known_interactions(split)["item_id"].n_unique() for split in ("validation", "test"))
     assert few == many, "the longer log has more items: EASE would be absent there"
-    monkeypatch.setattr(ease, "memory_bytes", lambda: ease.SHARE * ease.matrix_bytes(few - 1))
+    monkeypatch.setattr(ease, "MOST_BYTES", ease.matrix_bytes(few - 1))
     fitted = FittedBaselines(data, 0)
     for split in ("validation", "test"):
         names = [r.name for r in fitted.before(split, [*NAMES, "popularity"])]

@@ -503,7 +503,7 @@ def test_a_part_that_the_log_does_not_allow_is_left_out_and_told(finished, recip
         return BlendStage(inputs, BlendConfig(parts=parts), tmp_path, before)
 
     assert entry("popularity", "EASE").without.keys() == {"popularity", "EASE", "item popularity"}
-    monkeypatch.setattr(ease, "memory_bytes", lambda: 0)
+    monkeypatch.setattr(ease, "MOST_BYTES", 0)
     smaller = entry("popularity", "EASE", "newest first")
     assert smaller.without.keys() == {"popularity", "item popularity"}
     smaller.make()
@@ -524,7 +524,7 @@ def test_the_log_before_test_examples_decides_which_parts_a_blend_can_have(finis
     inputs = RunInputs(data, "key", recipe.model, recipe.lora, 0, 4)
     before = {name: BaselineStage(inputs, name) for name in ("EASE", "popularity")}
     few = data.train_interactions["item_id"].n_unique()
-    monkeypatch.setattr(ease, "memory_bytes", lambda: ease.SHARE * ease.matrix_bytes(few))
+    monkeypatch.setattr(ease, "MOST_BYTES", ease.matrix_bytes(few))
     made = BlendStage(inputs, BlendConfig(parts=[*before]), tmp_path, before)
     assert made.parts.names == ["popularity"]
 

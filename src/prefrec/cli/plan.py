@@ -27,7 +27,7 @@ def plan(
 
     Time and memory are from the last time that the stage ran in this folder. What is due is estimated
     from a few steps of each language model, which are measured now. The memory of EASE's matrices is
-    computed, and if they are too large for this machine, the plan says so.
+    computed; if they take more than half of this machine's, the plan says so.
 
     Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
     """

@@ -38,6 +38,7 @@ from prefrec.rankers.blend import BlendConfig
 from prefrec.rankers.ease import EASERanker, matrix_bytes, too_large
 from prefrec.recipe import Recipe, dump_recipe, reached
 from prefrec.report import write_report
+from prefrec.resources import memory_bytes
 from prefrec.runs.contents import REFIT, read_run, result_inputs
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.results import Results, write_results
@@ -179,7 +180,7 @@ def expected(recipe: Recipe, folder: Path) -> Price | None:
 
 
 def ease_memory(recipe: Recipe, folder: Path) -> str | None:
-    """Return what EASE's matrices will take, or why EASE is left out on this machine.
+    """Return what EASE's matrices will take, and whether this machine has it; or why EASE is left out.
 
     None if the recipe does not ask for EASE, or the data are not prepared.
     """
@@ -191,7 +192,9 @@ def ease_memory(recipe: Recipe, folder: Path) -> str | None:
     items = prepare.read().known_interactions("test")["item_id"].n_unique()
     if reason := too_large(items):
         return f"EASE will be left out: it {reason}"
-    return f"EASE will keep two matrices of {items:,} × {items:,} items: {2 * matrix_bytes(items) / 1e9:.1f} GB"
+    needs, has = 2 * matrix_bytes(items), memory_bytes()
+    scarce = f", of the {has / 1e9:.1f} GB of this machine: leave it out of the recipe" if 2 * needs > has else ""
+    return f"EASE will keep two matrices of {items:,} × {items:,} items: {needs / 1e9:.1f} GB{scarce}"
 
 
 def _surveyed(name: str, folder: Path, why: str, needs: Sequence[str]) -> dict[str, Any]:

@@ -264,7 +264,7 @@ LIMITED = {*TIMED, BuyAgainRanker.name, EASERanker.name}
 
 
 def unable(log: pl.DataFrame, names: Collection[str] = BASELINES) -> dict[str, str]:
-    """Return name → reason of those of these baselines that cannot be fitted to a log on this machine."""
+    """Return name → reason of those of these baselines that cannot be fitted to a log."""
     reasons = {} if has_dates(log) else {name: NO_DATES for name in TIMED if name in names}
     if BuyAgainRanker.name in names:
         pairs = log.head(FIRST_ROWS).select("user_id", "item_id")
@@ -293,7 +293,7 @@ def baseline_rankers(
 
     Args:
         train_interactions: frame `user_id, item_id, timestamp`. Without dates, baselines that need dates are skipped,
-            and without repeats *buy again* is; EASE is, with a note, if its matrix is too large for this machine.
+            and without repeats *buy again* is; EASE is, with a note, if its matrix is too large.
         catalogue: all items.
         seed: of `random`, and of the folds of `item only`.
         names: names of the baselines. Default: all.
