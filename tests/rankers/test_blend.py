@@ -16,6 +16,7 @@ from prefrec.rankers import blend as blends
 from prefrec.rankers.blend import BlendConfig, BlendRanker, RerankedBlend, Weights, learn_rerank, learn_weights
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.logit import fit_logit
+from prefrec.rankers.matrices import mean_ndcg
 
 ITEMS = [f"i{n}" for n in range(80)]
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": ITEMS}))
@@ -73,8 +74,9 @@ def test_a_blend_scores_by_its_weights(weights):
 
 
 @pytest.mark.parametrize("select", [False, True])
-def test_a_part_may_have_the_name_of_an_item_feature(weights, select):
+def test_a_part_may_have_the_name_of_an_item_feature(weights, select, monkeypatch):
     """A log without dates has the feature popularity, and popularity can be a part."""
+    monkeypatch.setattr(blends, "RIDGES", (1.0,))  # so that the twin, which has fewer parts, is shrunk as much
     assert TIMES.names == ["popularity"]
     named = Table("popularity", WEAK.gain, 2)
     learnt = learn_weights([GOOD, named], TIMES, ROWS, select=select)
@@ -310,6 +312,48 @@ def test_a_part_is_left_out_if_it_adds_at_most_a_standard_error(monkeypatch, add
     features, targets = np.zeros((1, 3, 2), dtype=np.float32), np.zeros(1, dtype=np.int64)
     found = blends.select_parts(features, targets, [*adds], 2, ROWS[:1])
     assert found == {name: adds[name] for name in left_out}
+
+
+def _drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[RankingExample]]:
+    """Return features [count, 40, 11], targets and examples of as many users: only the second feature matters."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 40, 11)).astype(np.float32)
+    targets = (1.5 * features[..., 1] + rng.gumbel(size=(count, 40))).argmax(axis=1)
+    return features, targets, [RankingExample(f"u{n}", (), ("i",), "i") for n in range(count)]
+
+
+def test_a_blend_of_few_examples_is_as_good_as_its_best_part():
+    test, targets, _ = _drawn(2000, 99)
+    best = mean_ndcg(test[..., 1].astype(np.float64), targets)
+    names, below, below_without = ["f"] * 11, [], []
+    for seed in range(4):
+        features, learnt_from, rows = _drawn(60, seed)
+        found = blends.Shrinkage.learnt(features, learnt_from, 3, rows)
+        assert found.best_first[0] == 1
+        assert found.ridge > 1
+        for to, fit in ((below, found.fit), (below_without, fit_logit)):
+            to.append(best - mean_ndcg(fit(features, learnt_from, names).utility(test), targets))
+    assert np.mean(below) < 0.01 < 0.02 < np.mean(below_without)
+
+
+def test_many_examples_are_hardly_shrunk():
+    features, targets, rows = _drawn(1500, 0)
+    targets = (features @ np.linspace(1, 0.2, 11) + np.random.default_rng(1).gumbel(size=(1500, 40))).argmax(axis=1)
+    found = blends.Shrinkage.learnt(features, targets, 3, rows)
+    assert found.ridge == blends.RIDGES[0]
+    plain = fit_logit(features, targets, ["f"] * 11)
+    np.testing.assert_allclose(found.fit(features, targets, plain.names).weights, plain.weights, atol=0.01)
+
+
+def test_without_the_best_part_weights_are_shrunk_to_the_next_one():
+    found = blends.Shrinkage(10.0, (2, 0, 1))
+    assert found.kept([0, 1, 3]).best_first == (0, 1)
+    assert found.kept([1, 2, 3]).best_first == (1, 0)
+    assert found.kept([3]).best_first == (0,)
+    features, targets, _ = _drawn(50, 3)
+    strong = blends.Shrinkage(1e6, (1,)).fit(features, targets, ["f"] * 11)
+    alone = fit_logit(features[..., 1:2], targets, ["f"])
+    np.testing.assert_allclose(strong.weights, np.eye(11)[1] * alone.weights, atol=1e-3)
 
 
 def test_cross_fitted_log_probabilities_equal_a_loop_over_folds():

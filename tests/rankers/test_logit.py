@@ -25,15 +25,17 @@ def test_the_weights_are_those_that_made_the_choices():
     assert (error < [0.05, 0.005]).all()
 
 
-def test_equals_a_slow_twin():
+@pytest.mark.parametrize("towards", [None, [0.5, -2.0]])
+def test_equals_a_slow_twin(towards):
     features, targets = _choices(40, [0.8, -0.05], seed=1)
     features[3, 4:] = np.nan  # a shorter row
-    logit = fit_logit(features, targets, NAMES, ridge=2.0)
+    logit = fit_logit(features, targets, NAMES, ridge=2.0, towards=towards)
+    goal = np.array(towards or [0.0, 0.0])
     real = features[np.isfinite(features).all(axis=2)].astype(np.float64)
     mean, scale = real.mean(axis=0), real.std(axis=0)
 
     def loss(w: np.ndarray) -> float:
-        total = (w @ w).item()  # ridge/2 of 2
+        total = ((w - goal) @ (w - goal)).item()  # ridge/2 of 2
         for row, target in zip(features, targets, strict=True):
             utility = [((x - mean) / scale) @ w for x in row.astype(np.float64) if np.isfinite(x).all()]
             total -= utility[target] - np.log(np.exp(utility).sum())

@@ -31,8 +31,10 @@ RERANKED = 50
 """Number of a blend's best items that title models rerank."""
 FOLDS = 4
 """Number of folds of users. A fold is scored with weights learnt on the others, to measure the blend."""
+RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
+"""Strengths of shrinkage to choose from, in units of examples."""
 SELECTED_ON = 500
-"""Candidates per example, beside the target, of the likelihoods that select parts."""
+"""Candidates per example, beside the target, of the likelihoods that select parts and the strength of shrinkage."""
 
 
 class BlendConfig(RankerConfig):
@@ -327,8 +329,78 @@ def utilities(logits: Sequence[Logit], features: Features, examples: Sequence[Ra
     return utility_by_fold(logits, features, user_folds(examples, len(logits)))
 
 
+@dataclass(frozen=True)
+class Shrinkage:
+    """A penalty that shrinks the weights of a blend to those of its best part alone, the more the fewer examples.
+
+    Without it, a blend of a hundred examples has more weights than they can tell, and loses to its best part. A
+    penalty towards 0 would not help: it makes all parts weak, and not the best one strong. The best part and the
+    strength are chosen on all examples, also for the weights by fold.
+
+    Attributes:
+        ridge: strength of the penalty (`fit_logit`): the greatest of `RIDGES` whose cross-fitted likelihood is within
+            a standard error of the highest.
+        best_first: places of the features of rankers, the one that is best alone first.
+    """
+
+    ridge: float
+    best_first: tuple[int, ...]
+
+    @classmethod
+    def learnt(
+        cls, features: Features, targets: NDArray[np.int64], rankers: int, examples: Sequence[RankingExample]
+    ) -> Self:
+        """Choose the strength. The first features [B, C, F] are those of the rankers, of which one is the best."""
+        features = _sampled_columns(features, targets)
+        logps = {n: cross_fitted_logps(_columns(features, [n]), [""], examples).sum() for n in range(rankers)}
+        best_first = tuple(sorted(logps, key=logps.__getitem__, reverse=True))
+        names = [""] * features.shape[2]
+        tried = {ridge: cross_fitted_logps(features, names, examples, cls(ridge, best_first).fit) for ridge in RIDGES}
+        highest = max(tried.values(), key=np.sum)
+        losses = {ridge: _mean_by_user(highest - logps, examples) for ridge, logps in tried.items()}
+        return cls(max(ridge for ridge, (loss, error) in losses.items() if loss <= error), best_first)
+
+    def fit(
+        self,
+        features: Features,
+        targets: NDArray[np.int64],
+        names: Sequence[str],
+        *,
+        start: NDArray[np.float64] | None = None,
+    ) -> Logit:
+        """Return the weights of features; the best part is the first of `best_first`."""
+        best = self.best_first[0]
+        towards = np.zeros(features.shape[2])
+        towards[best] = fit_logit(_columns(features, [best]), targets, [names[best]]).weights[0]
+        return fit_logit(features, targets, names, ridge=self.ridge, towards=towards, start=start)
+
+    def kept(self, kept: Sequence[int]) -> Self:
+        """Return the shrinkage of some of the features; without a ranker, the first feature stands for the best."""
+        place = {n: at for at, n in enumerate(kept)}
+        return replace(self, best_first=tuple(place[n] for n in self.best_first if n in place) or (0,))
+
+
+class Fit(Protocol):
+    """A function that learns weights, such as `fit_logit`."""
+
+    def __call__(
+        self,
+        features: Features,
+        targets: NDArray[np.int64],
+        names: Sequence[str],
+        *,
+        start: NDArray[np.float64] | None = None,
+    ) -> Logit:
+        """Return the weights of features [B, C, F]."""
+        ...
+
+
 def cross_fitted(
-    whole: Logit, features: Features, targets: NDArray[np.int64], examples: Sequence[RankingExample]
+    whole: Logit,
+    features: Features,
+    targets: NDArray[np.int64],
+    examples: Sequence[RankingExample],
+    fit: Fit = fit_logit,
 ) -> tuple[Logit, ...]:
     """Return the weights learnt without the users of each of `FOLDS` folds; 0 if no examples are left."""
     folds = user_folds(examples, FOLDS)
@@ -337,7 +409,7 @@ def cross_fitted(
         others = folds != number
         is_usable = np.isfinite(features[others, targets[others]]).all(axis=1).any()
         without = (
-            fit_logit(features[others], targets[others], whole.names, start=whole.weights)
+            fit(features[others], targets[others], whole.names, start=whole.weights)
             if is_usable
             else replace(whole, weights=np.zeros_like(whole.weights))
         )
@@ -409,7 +481,8 @@ def learn_weights(
         features = with_past(features, examples, past)
         names += [*OF_PAST, *(f"own × {name}" for name in names)]
         part_of += [*[PAST] * len(OF_PAST), *part_of]
-    whole = fit_logit(features, targets, names)
+    shrinkage = Shrinkage.learnt(features, targets, len(units), examples)
+    whole = shrinkage.fit(features, targets, names)
     logits = {"": whole}
     kept_parts = dict.fromkeys(part_of)
     for excluded in kept_parts if len(kept_parts) > 1 else ():
@@ -417,8 +490,9 @@ def learn_weights(
         if excluded == PAST:  # then own items have no weights apart either
             kept = [*range(base)]
         start = whole.weights[kept]
-        logits[excluded] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
-    folds = cross_fitted(whole, features, targets, examples)
+        fit = shrinkage.kept(kept).fit
+        logits[excluded] = fit(features[..., kept], targets, [names[n] for n in kept], start=start)
+    folds = cross_fitted(whole, features, targets, examples, shrinkage.fit)
     return Weights(units, logits, folds=folds, left_out=left_out)
 
 
@@ -469,14 +543,14 @@ def select_parts(
 
 
 def cross_fitted_logps(
-    features: Features, names: Sequence[str], examples: Sequence[RankingExample]
+    features: Features, names: Sequence[str], examples: Sequence[RankingExample], fit: Fit = fit_logit
 ) -> NDArray[np.float64]:
     """Return log-probabilities [B] of the first candidates, by weights learnt from the users of other folds.
 
     An example whose target is ignored has 0.
     """
     targets = np.zeros(len(features), dtype=np.int64)
-    logits = cross_fitted(fit_logit(features, targets, names), features, targets, examples)
+    logits = cross_fitted(fit(features, targets, names), features, targets, examples, fit)
     utility = utilities(logits, features, examples)
     is_usable = np.isfinite(utility[:, 0])
     return np.where(is_usable, np.where(is_usable, utility[:, 0], 0) - logsumexp(utility, axis=1), 0)

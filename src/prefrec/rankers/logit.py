@@ -73,18 +73,21 @@ def fit_logit(
     names: Sequence[str],
     *,
     ridge: float = 1.0,
+    towards: NDArray[np.float64] | None = None,
     start: NDArray[np.float64] | None = None,
 ) -> Logit:
-    """Return the weights that maximise Σ_b log softmax(utility)[b, target] − ridge/2 · Σ weight² (McFadden 1974).
+    """Return the weights that maximise Σ_b log softmax(utility)[b, target] − ridge/2 · |weights − towards|².
 
-    Features are standardised over all candidates, so that `ridge` penalises all weights alike. An example whose
-    target is ignored does not count.
+    This is a conditional logit (McFadden 1974) whose weights are shrunk, by default to 0. Features are standardised
+    over all candidates, so that `ridge` penalises all weights alike. An example whose target is ignored does not
+    count.
 
     Args:
         features: [B, C, F].
         targets: [B] column of each example's target.
         names: [F] names of the features.
         ridge: L2 penalty on the weights, in units of examples.
+        towards: [F] weights to which the penalty shrinks. Default: 0.
         start: [F] initial weights, which save time and change nothing else.
 
     Raises:
@@ -98,6 +101,7 @@ def fit_logit(
     x, mean, scale = _standardised(features[usable], real)
     gained = x[:, np.arange(len(targets)), targets].sum(axis=1, dtype=np.float64)
     flat, empty = x.reshape(len(x), real.size), ~real
+    goal = np.zeros(len(x)) if towards is None else np.asarray(towards, dtype=np.float64)
 
     def probabilities(w: NDArray[np.float64]) -> tuple[NDArray[np.float32], float]:
         """Return the probabilities [B, C] of the candidates, and the loss."""
@@ -108,13 +112,13 @@ def fit_logit(
         np.exp(shares, out=shares)
         total = shares.sum(axis=1, keepdims=True)
         np.divide(shares, total, out=utility, casting="same_kind")
-        return utility, float((np.log(total) + highest).sum()) - w @ gained + ridge / 2 * (w @ w)
+        return utility, float((np.log(total) + highest).sum()) - w @ gained + ridge / 2 * ((w - goal) @ (w - goal))
 
     weights = np.zeros(len(x)) if start is None else np.asarray(start, dtype=np.float64)
     p, loss = probabilities(weights)
     for _ in range(MOST_STEPS):
         expected, hessian = _moments(x, p, ridge)
-        gradient = expected - gained + ridge * weights
+        gradient = expected - gained + ridge * (weights - goal)
         step = np.linalg.solve(hessian, gradient)
         if gradient @ step < CONVERGED:
             break

@@ -22,6 +22,7 @@ from prefrec.rankers.baselines import BASELINES, LIMITED, unable
 from prefrec.rankers.blend import (
     BLEND_FILE,
     RERANKED,
+    RIDGES,
     BlendConfig,
     BlendRanker,
     RerankedBlend,
@@ -87,6 +88,7 @@ class BlendStage(RankerStage):
         return stage_key(
             blend=sorted(self.config.parts),
             item_features=[POPULARITY, TIME],
+            shrinkage=RIDGES,
             rows=self.config.rows,
             parts=parts,
             data=self.inputs.data_key,
