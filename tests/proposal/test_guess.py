@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -390,3 +391,24 @@ def test_repeats_are_kept_where_users_buy_again(tmp_path):
     assert _prepared(*files.values(), found).keeps_repeats
     log.unique(["user_id", "item_id"]).write_csv(files["interactions"])
     assert "repeats" not in _guess(*files.values())[0]
+
+
+def test_dates_of_items_are_no_attributes(tmp_path):
+    """Whatever their form; a year, a price and a code that could be a day of a spreadsheet are attributes."""
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "name", "colour"])
+    days = [date(2020, 1, 1) + timedelta(days=7 * (n % 12)) for n in range(60)]
+    columns = {
+        "launched": days,
+        "listed": [f"{day:%d.%m.%Y}" for day in days],
+        "changed": [f"{day}T09:15:00" if n % 5 else None for n, day in enumerate(days)],
+        "sale date": [int(f"{day:%Y%m%d}") for day in days],
+        "year": [f"{1990 + n % 9}" for n in range(60)],
+        "price": [n * 1.5 for n in range(60)],
+        "category_id": [43_000 + n % 12 for n in range(60)],
+    }
+    expected = {"colour": "same", "year": "same", "price": "near", "category_id": "same"}
+    frame = pl.read_csv(items).with_columns(pl.Series(name, values) for name, values in columns.items())
+    frame.write_csv(items)
+    assert guess(log, items, ColumnNames(), "utf-8", 30).attributes == expected
+    frame.write_parquet(items := tmp_path / "items.parquet")
+    assert guess(log, items, ColumnNames(), "utf-8", 30).attributes == expected

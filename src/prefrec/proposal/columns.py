@@ -208,8 +208,7 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
         return named, f"{sure}: numbers"
     elif field == "user" and 1 < different < count:
         # A number may be a user's id even if it could also be a time.
-        is_number = values.head(_LOOKED_AT).str.contains(_NUMBER).all()
-        if _dates(column, values) and (name_fit("timestamp", column) or not is_number):
+        if holds_dates(column, values):
             return None
         score = 2 * named + name_fit("id", column) / 10 + different / count
         return score, f"{sure}: {different:,} users, {count / different:.1f} lines each"
@@ -218,6 +217,12 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
         if is_text.sum() > 0.9 * count:
             return 2 * named + different / count, f"{sure}: text, such as {values[0]!r:.60}"
     return None
+
+
+def holds_dates(column: str, values: pl.Series) -> bool:
+    """Return True if these texts [n] are dates. Numbers count as dates only in a column that is named like times."""
+    is_number = values.head(_LOOKED_AT).str.contains(_NUMBER).all()
+    return _dates(column, values) > 0 and (name_fit("timestamp", column) > 0 or not is_number)
 
 
 def _dates(column: str, values: pl.Series) -> float:

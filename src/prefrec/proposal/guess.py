@@ -19,7 +19,7 @@ from prefrec.intake.sources import source_kind
 from prefrec.intake.sources.base import GivenSplit, Source
 from prefrec.intake.sources.files import files, files_of
 from prefrec.intake.sources.windows import holds_lists, windows
-from prefrec.proposal.columns import Setting, as_texts, guess_columns, kinds_of
+from prefrec.proposal.columns import Setting, as_texts, guess_columns, holds_dates, kinds_of
 from prefrec.proposal.words import name_fit, topic
 
 # Part of a reader's note → the setting without which the reader would reject the files.
@@ -247,16 +247,18 @@ def _attributes(items: pl.DataFrame) -> dict[str, str]:
     """Return the first columns of a catalogue that look like attributes → `near` for numbers, `same` for others.
 
     Items must share values, unless these are numbers. Numbers that name something, such as a `category_id`, and a few
-    different ones count as categories.
+    different ones count as categories. Dates are no attributes: that two items have the same one means little.
     """
     found = dict[str, str]()
     for column in items.columns:
         kind, values = items.schema[column], items[column].drop_nulls()
         if column in ("item_id", "title") or kind.is_nested() or not column.isprintable():
             continue
+        if kind.is_temporal() or holds_dates(column, values.cast(pl.String, strict=False)):
+            continue
         different = values.n_unique()
         if kind.is_numeric() and different > _FEW and not name_fit("id", column):
             found[column] = "near"
-        elif 1 < different < len(items) / 2 and not kind.is_temporal():
+        elif 1 < different < len(items) / 2:
             found[column] = "same"
     return dict([*found.items()][:_MOST_ATTRIBUTES])
