@@ -193,6 +193,7 @@ def test_counters_stay_counters(first):
 
 @pytest.mark.parametrize(
     ("times", "share", "days"),
+    # `20200101 + k // 4` are two days with a basket of four items each.
     [
         (lambda u, k: 1_600_000_000 + u, "100%", False),
         (lambda u, k: 20200101 + k // 4, "100%", True),
@@ -204,14 +205,17 @@ def test_counters_stay_counters(first):
     ],
 )
 def test_the_share_of_ties_is_told(tmp_path, capsys, times, share, days):
-    notes = [n for n in _shop(tmp_path, times).protocol["notes"] if "their order is random" in n]
+    data = _shop(tmp_path, times)
+    notes = [n for n in data.protocol["notes"] if "their order is random" in n]
     warned = "set another time column with --columns.timestamp" in capsys.readouterr().err.replace("\n", " ")
     if share is None:
         assert notes == []
     else:
         assert notes[0].startswith(f"{share} of interactions are at the same time as another of their user")
         assert ("(all times are whole days)" in notes[0]) == days
-    assert warned == (share == "100%")
+    of_one_time = share == "100%" and not days
+    assert warned == of_one_time
+    assert any("They count as baskets (4.0 items on average)" in note for note in notes) == days
 
 
 @pytest.mark.parametrize(("since", "told"), [(1601, "a FILETIME"), (1, ".NET ticks")])

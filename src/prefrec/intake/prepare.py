@@ -291,14 +291,22 @@ def _tied_share(log: pl.DataFrame) -> float:
 def _tie_note(source: Source, sequences: splits.Sequences, fine: float | None) -> list[str]:
     """Return a note with the fraction of interactions whose order is ambiguous, if it is 5% or more.
 
-    `fine` is this fraction if times are finer than the seconds of `sequences`.
+    If hardly any order is left, users with several times have baskets, and otherwise the times are of another kind
+    than of interactions, of which this function warns. `fine` is the fraction if times are finer than the seconds of
+    `sequences`.
     """
     if source.given or (share := sequences.tied.mean() if fine is None else fine) < _FEW_TIES:
         return []
     is_days = fine is None and not (sequences.timestamps % 86_400).any()
     days = " (all times are whole days)" if is_days else ""
     note = f"{share:.0%} of interactions are at the same time as another of their user{days}: their order is random"
-    if share > 1 - _FEW_TIES:
+    if share <= 1 - _FEW_TIES:
+        return [note]
+    baskets = len(np.unique(sequences.moments))
+    if baskets >= 2 * len(sequences.users):
+        size = len(sequences.items) / baskets
+        note += f". They count as baskets ({size:.1f} items on average): a history may have items of its target's own"
+    else:
         name = "--columns.timestamp (`columns.timestamp` in a recipe)"
         warn(f"{note}; set another time column with {name}, or {FILE_ORDER} if the lines are in temporal order")
     return [note]
