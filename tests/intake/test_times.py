@@ -21,14 +21,14 @@ DAY = 86_400
 DAYS = "days of a spreadsheet (since 1900)"
 
 
-def _shop(folder, times) -> PreparedData:
+def _shop(folder, times, **options) -> PreparedData:
     """Six users take eight items each, at `times` of user and place."""
     rows = [(f"u{u}", f"i{(u + k) % 9}", times(u, k)) for u in range(6) for k in range(8)]
     pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "log.csv")
     items = pl.DataFrame({"item_id": [f"i{i}" for i in range(9)], "title": list("ABCDEFGHI")})
     items.write_csv(folder / "items.csv")
     files = {"interactions": folder / "log.csv", "items": folder / "items.csv"}
-    return prepare(PrepareConfig(source="files", candidates={"size": 2}, **files))
+    return prepare(PrepareConfig(source="files", candidates={"size": 2}, **files, **options))
 
 
 @pytest.fixture
@@ -216,6 +216,19 @@ def test_the_share_of_ties_is_told(tmp_path, capsys, times, share, days):
     of_one_time = share == "100%" and not days
     assert warned == of_one_time
     assert any("They count as baskets (4.0 items on average)" in note for note in notes) == days
+
+
+@pytest.mark.parametrize(
+    ("repeats", "shown", "said"),
+    [
+        ("drop", 7, "a history may have items of its target's own"),
+        ("keep", 4, "histories of validation and test examples end before their target's"),
+    ],
+)
+def test_the_note_on_baskets_says_where_histories_end(tmp_path, repeats, shown, said):
+    data = _shop(tmp_path, lambda u, k: 20200101 + k // 4, repeats=repeats)
+    assert {len(e.history) for e in data.test} == {shown}
+    assert [note for note in data.protocol["notes"] if note.endswith(said)]
 
 
 @pytest.mark.parametrize(("since", "told"), [(1601, "a FILETIME"), (1, ".NET ticks")])

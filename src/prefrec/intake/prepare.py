@@ -124,7 +124,7 @@ class Preparation:
         self.log = self.log.clear()
         known = [*self.sequences.users, *self.served["user_id"].unique().cast(pl.String)]
         self.touched, self.dropped = touched_besides(self.dropped, ids, known), []
-        self.notes += _tie_note(source, self.sequences, fine)
+        self.notes += _tie_note(config, source, self.sequences, fine)
         self.users = _known_users(config, source, self.sequences.users)
         self.counts |= {
             "users": len(self.sequences.users),
@@ -288,7 +288,7 @@ def _tied_share(log: pl.DataFrame) -> float:
     return int(counts.filter(counts > 1).sum()) / len(log)
 
 
-def _tie_note(source: Source, sequences: splits.Sequences, fine: float | None) -> list[str]:
+def _tie_note(config: PrepareConfig, source: Source, sequences: splits.Sequences, fine: float | None) -> list[str]:
     """Return a note with the fraction of interactions whose order is ambiguous, if it is 5% or more.
 
     If hardly any order is left, users with several times have baskets, and otherwise the times are of another kind
@@ -305,7 +305,11 @@ def _tie_note(source: Source, sequences: splits.Sequences, fine: float | None) -
     baskets = len(np.unique(sequences.moments))
     if baskets >= 2 * len(sequences.users):
         size = len(sequences.items) / baskets
-        note += f". They count as baskets ({size:.1f} items on average): a history may have items of its target's own"
+        note += f". They count as baskets ({size:.1f} items on average): "
+        if config.repeats == "keep":
+            note += "histories of validation and test examples end before their target's"
+        else:
+            note += "a history may have items of its target's own"
     else:
         name = "--columns.timestamp (`columns.timestamp` in a recipe)"
         warn(f"{note}; set another time column with {name}, or {FILE_ORDER} if the lines are in temporal order")
