@@ -97,7 +97,8 @@ def test_a_returned_item_is_neither_in_a_history_nor_offered(tmp_path):
     config = {"source": "files", "interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
     config |= {"columns": {"quantity": "qty"}, "min_history": 1, "candidates": {"size": 2}}
     data = prepare(PrepareConfig.model_validate(config))
-    known = {user: (items, touched) for user, items, touched in user_logs(data).iter_rows()}
+    rows = user_logs(data).select("user_id", "items", "touched").iter_rows()
+    known = {user: (items, touched) for user, items, touched in rows}
     assert known["u"] == ([*"acde"], ["b"])
     assert known["x"] == ([], ["c"])
     assert known["w"] == ([*"abcde"], [])
