@@ -210,17 +210,17 @@ def test_a_table_that_is_no_frame_is_refused_as_a_whole(shop):
             prefrec.fit(log, wrong, COUNTS)
 
 
-def test_without_an_alignment_a_presets_blend_leaves_its_part_out(tmp_path, capsys):
-    (tmp_path / "shop.yaml").write_text("name: shop\npreset: fast\nalign: []\n")
+def test_without_a_language_model_a_presets_blend_leaves_its_part_out(tmp_path, capsys):
+    (tmp_path / "shop.yaml").write_text("name: shop\npreset: fast\nsft: null\n")
     (blend,) = (r for r in load_recipe(tmp_path / "shop.yaml").rankers if r.kind == "blend")
-    assert "s-dpo" not in blend.parts
+    assert "sft" not in blend.parts
     assert "EASE" in blend.parts
-    assert "blend: s-dpo is left out" in capsys.readouterr().err
+    assert "blend: sft is left out" in capsys.readouterr().err
     (tmp_path / "shop.yaml").write_text("name: shop\npreset: titles\n")
     (blend,) = (r for r in load_recipe(tmp_path / "shop.yaml", ["sft=null"]).rankers if r.kind == "blend")
     assert "sft" not in blend.parts
     own = "rankers: [{kind: blend, parts: [EASE, s-dpo]}]"
-    (tmp_path / "shop.yaml").write_text(f"name: shop\npreset: fast\nalign: []\n{own}\n")
+    (tmp_path / "shop.yaml").write_text(f"name: shop\npreset: fast\n{own}\n")
     with pytest.raises(ConfigError, match="no earlier ranker is called 's-dpo'"):
         load_recipe(tmp_path / "shop.yaml")
 
@@ -229,12 +229,14 @@ def test_fit_without_an_alignment(shop, tmp_path, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr("prefrec.from_frames.run_recipe", lambda recipe, folder: ran.append(recipe))
     monkeypatch.setattr("prefrec.from_frames.Recommender", MagicMock())
-    prefrec.fit(*shop, align=None, out=tmp_path / "none")
-    assert capsys.readouterr().err.count("blend: s-dpo is left out") == 1
-    prefrec.fit(*shop, align=[{"name": "mine", "num_negatives": 3}], set={"rankers": []}, out=tmp_path / "mine")
-    prefrec.fit(*shop, out=tmp_path / "preset")
-    assert [[a.name for a in recipe.align] for recipe in ran] == [[], ["mine"], ["s-dpo"]]
-    assert ran[0].sft is not None
+    blend = [{"kind": "blend", "parts": ["EASE", "s-dpo"]}]
+    aligned = {"preset": "fast", "align": [{"name": "s-dpo"}]}
+    prefrec.fit(*shop, aligned, align=None, out=tmp_path / "none")
+    prefrec.fit(*shop, "fast", align=[{"name": "mine", "num_negatives": 3}], out=tmp_path / "mine")
+    prefrec.fit(*shop, aligned | {"rankers": blend}, out=tmp_path / "recipe")
+    prefrec.fit(*shop, out=tmp_path / "default")
+    assert [[a.name for a in recipe.align] for recipe in ran] == [[], ["mine"], ["s-dpo"], []]
+    assert [r.sft is not None for r in ran] == [True, True, True, False]
     assert ran[0].sft.global_batch_size == 8  # the preset's: only large logs get batches of 32
 
 

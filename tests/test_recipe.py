@@ -221,7 +221,7 @@ def test_a_preset_gives_what_a_recipe_leaves_out(tmp_path):
     own = {"sft": paper["sft"] | {"epochs": 2}, "lora": None, "model": paper["model"] | {"quantization": "none"}}
     assert recipe == checked_recipe(paper | {"name": "a"} | own)
     assert load_recipe(tmp_path / "r.yaml", ["align.s-dpo.rows=8"]).align[0].rows == 8
-    with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
+    with pytest.raises(ConfigError, match="preset 'quick': expected one of baselines, fast, titles, paper"):
         _load(tmp_path, "name: a\npreset: quick\n")
 
 

@@ -525,5 +525,5 @@ def test_fit_names_what_is_wrong():
         prefrec.fit(5, empty, "fast")
     with pytest.raises(ConfigError, match=r"set 'sft\.\.epochs': expected a field such as sft.rows"):
         prefrec.fit(empty, empty, "fast", set={"sft..epochs": 1})
-    with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
+    with pytest.raises(ConfigError, match="preset 'quick': expected one of baselines, fast, titles, paper"):
         prefrec.fit(empty, empty, "quick")

@@ -44,7 +44,7 @@ _NOT_A_FRAME = (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError)
 def fit(
     interactions: Any,
     items: Any,
-    recipe: str | Path | Mapping[str, Any] = "fast",
+    recipe: str | Path | Mapping[str, Any] = "baselines",
     *,
     columns: Mapping[str, str | None] | None = None,
     align: Literal["recipe"] | Sequence[Mapping[str, Any]] | None = "recipe",
@@ -60,7 +60,8 @@ def fit(
             file, folder or pattern (CSV, TSV, Parquet, JSON lines, `.gz`).
         items: catalogue with an item, its title and any other columns, in any of the same forms.
         recipe: name of a preset, path of a YAML file, or a dict of a recipe's values (`preset` names the base that
-            the other values change). Log and catalogue replace its data source, with all of its files.
+            the other values change). The default `baselines` has no language model; `fast` adds one (extra
+            `lm`). Log and catalogue replace the recipe's data source, with all of its files.
         columns: our column → yours, such as `{"user_id": "customer", "title": "name"}`. Default: guessed.
         align: alignments in place of the recipe's; None means no alignment. Default: those of the recipe.
         set: changes to the recipe by dotted name, such as `{"sft.epochs": 1}`, as with `--set`.

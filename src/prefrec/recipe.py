@@ -247,25 +247,18 @@ def without_lost_parts(
 ) -> dict[str, Any]:
     """Return a raw recipe whose blends, those of a preset with these `values`, blend only rankers that are left.
 
-    Without `sft` or `align`, a preset's blend would name rankers that do not exist. `tell` is told what is left out.
+    Without `sft`, a preset's blend would name a ranker that does not exist. `tell` is told what is left out.
     """
     if RANKERS not in values or raw.get(RANKERS) != values[RANKERS]:
         return raw  # these are the user's own, so a missing ranker is an error
-
-    if not isinstance(raw.get("align") or [], list):
-        return raw  # the check of the recipe says what is wrong
-
-    def models(of: Mapping[str, Any]) -> set[str]:
-        names = {_entry_name(align, "align") for align in of.get("align") or ()}
-        return names if of.get(SFT) is None else {SFT, *names}
-
-    lost = models(values) - models(raw)
+    if raw.get(SFT) is not None:
+        return raw
     rankers = []
     for ranker in raw[RANKERS]:
-        if gone := [part for part in ranker.get("parts", ()) if part in lost]:
+        if SFT in ranker.get("parts", ()):
             name = _entry_name(ranker, RANKERS)
-            tell(f"{name}: {', '.join(gone)} is left out, because the recipe does not train it")
-            ranker = ranker | {"parts": [part for part in ranker["parts"] if part not in lost]}
+            tell(f"{name}: {SFT} is left out, because the recipe does not train it")
+            ranker = ranker | {"parts": [part for part in ranker["parts"] if part != SFT]}
         rankers.append(ranker)
     return raw | {RANKERS: rankers}
 

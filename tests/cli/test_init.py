@@ -40,10 +40,11 @@ def test_the_recipe_runs_as_it_is(shop, tmp_path, name):
 
 
 def test_a_large_log_gets_larger_batches_and_fewer_epochs(shop, monkeypatch):
-    small = yaml.safe_load(succeed("init", *shop))
+    fast = ("init", *shop, "--preset", "fast")
+    small = yaml.safe_load(succeed(*fast))
     assert (small["sft"]["per_device_batch_size"], small["sft"]["learning_rate"]) == (8, 3e-4)
     monkeypatch.setattr(suggest, "LARGE", 1)
-    large = yaml.safe_load(succeed("init", *shop))
+    large = yaml.safe_load(succeed(*fast))
     changed = {"epochs": 2, "global_batch_size": 32, "per_device_batch_size": 32, "learning_rate": 6e-4}
     assert large == small | {"sft": small["sft"] | changed}
     assert "batch_size: 32" not in succeed("init", *shop, "--preset", "titles")
@@ -53,7 +54,7 @@ def test_columns_of_the_items_are_offered_to_the_model(shop, tmp_path):
     goods = (tmp_path / "goods.csv").read_text().splitlines()
     more = ["brand,a link,price,year", *(f"B{n % 5},x,{n}.99,{1990 + n % 9}" for n in range(len(goods) - 1))]
     (tmp_path / "goods.csv").write_text("\n".join(f"{a},{b}" for a, b in zip(goods, more, strict=True)))
-    text = succeed("init", *shop)
+    text = succeed("init", *shop, "--preset", "fast")
     assert text.count("  # item_text: '{{ title }} ({{ brand }}, {{ year }})' #") == 1
     (tmp_path / "shop.yaml").write_text(text.replace("# item_text", "item_text"))
     assert load_recipe(tmp_path / "shop.yaml").model.item_text == "{{ title }} ({{ brand }}, {{ year }})"
@@ -71,7 +72,16 @@ def test_standard_output_holds_the_recipe_alone(shop, tmp_path):
     assert "    user: customer              # as named\n" in done.out
     # Times that only count are doubtful, and people see that beside a redirected recipe.
     assert "    timestamp: ordered at       # check: numbers, not dates\n" in done.out
-    assert done.err == "warning: columns.timestamp: ordered at: check: numbers, not dates\n"
+    assert done.err.startswith("warning: columns.timestamp: ordered at: check: numbers, not dates\n")
+
+
+def test_the_default_has_no_language_model_and_says_what_one_costs_and_adds(shop):
+    done = prefrec("init", *shop)
+    assert {"model", "sft", "align"}.isdisjoint(yaml.safe_load(done.out))
+    assert yaml.safe_load(done.out)["rankers"] == preset("baselines")["rankers"]
+    assert "--preset fast adds one: it needs the extra lm (torch) and minutes to train" in done.err
+    assert "+1.0% [−0.6, +2.6]" in done.err
+    assert "--preset fast" not in prefrec("init", *shop, "--preset", "fast").err
 
 
 def test_what_is_refused(shop, tmp_path):

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.markup import escape
 
 from prefrec.cli import _options as o
-from prefrec.console import warn
+from prefrec.console import say, warn
 from prefrec.errors import ConfigError
 from prefrec.files import check_destination, write_text
 from prefrec.intake import ColumnNames
@@ -19,6 +19,11 @@ from prefrec.proposal.guess import guess
 from prefrec.proposal.suggest import fitting_preset, longest_history, yaml_line
 from prefrec.rankers.config import fit_for_a_name
 
+LANGUAGE_MODEL = (
+    "The preset has no language model. --preset fast adds one: it needs the extra lm (torch) and minutes to train. "
+    "Pooled over five data sets, it has added +1.0% [−0.6, +2.6] to the NDCG@10 of a blend."
+)
+
 
 def init(
     *,
@@ -26,8 +31,8 @@ def init(
     items: Annotated[Path, Parameter(help="Catalogue with titles, in any of the same formats.")],
     preset: Annotated[
         PresetName,
-        Parameter(help="fast: minutes; titles: an hour; baselines: no language model, a minute; paper: 7B."),
-    ] = "fast",
+        Parameter(help="baselines: no language model, a minute; fast: one, minutes; titles: an hour; paper: 7B."),
+    ] = "baselines",
     encoding: Annotated[str, Parameter(help="Encoding of text files that are not UTF-8.")] = "utf-8",
     out: Annotated[Path | None, Parameter(help="File to write. Default: standard output.")] = None,
     columns: ColumnNames = o.untouched(ColumnNames),
@@ -60,3 +65,5 @@ def init(
     if out:
         write_text(out, text)
     print(f"Recipe: {out}" if out else text, end="\n" if out else "")
+    if preset == "baselines":
+        say(escape(LANGUAGE_MODEL))

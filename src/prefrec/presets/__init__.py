@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.strict_yaml import read_yaml
 
-PresetName = Literal["fast", "titles", "paper", "baselines"]
+PresetName = Literal["baselines", "fast", "titles", "paper"]
 
 
 def preset_text(name: PresetName) -> str:
