@@ -31,7 +31,9 @@ SHIPPED = [
 
 def made_up() -> PreparedData:
     """Three users and four items."""
-    items = Catalogue(pl.DataFrame({"item_id": list("abcd"), "title": ["Alien", "Brazil", "Charade", "Dune"]}))
+    titles = ["Alien", "Brazil", "Charade", "Dune"]
+    more = dict.fromkeys(("brand", "categories", "description"), titles)  # what a recipe's item_text reads
+    items = Catalogue(pl.DataFrame({"item_id": list("abcd"), "title": titles, **more}))
     rows = [RankingExample(f"u{n}", ("a",), ("b", "c", "d"), "bcd"[n]) for n in range(3)]
     log = [(e.user_id, i, n) for e in rows for n, i in enumerate((*e.history, e.target))]
     schema = ["user_id", "item_id", "timestamp"]
