@@ -340,9 +340,9 @@ def test_many_examples_are_hardly_shrunk():
     features, targets, rows = _drawn(1500, 0)
     targets = (features @ np.linspace(1, 0.2, 11) + np.random.default_rng(1).gumbel(size=(1500, 40))).argmax(axis=1)
     found = blends.Shrinkage.learnt(features, targets, 3, rows)
-    assert found.ridge == blends.RIDGES[0]
+    assert found.ridge <= 10  # the greatest within a standard error of the best, so not always the smallest
     plain = fit_logit(features, targets, ["f"] * 11)
-    np.testing.assert_allclose(found.fit(features, targets, plain.names).weights, plain.weights, atol=0.01)
+    np.testing.assert_allclose(found.fit(features, targets, plain.names).weights, plain.weights, atol=0.03)
 
 
 def test_without_the_best_part_weights_are_shrunk_to_the_next_one():
