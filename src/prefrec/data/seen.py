@@ -45,7 +45,7 @@ def items_before(data: PreparedData, rows: Sequence[RankingExample]) -> list[set
     """
     users = {e.user_id for e in rows}
     learnt, held_out = _by_user(data.train_interactions, users), _by_user(data.held_out_interactions, users)
-    touched = _by_user(data.touched, users, "timestamp", "item_id")
+    touched = _touched_by_user(data, users)
     places: dict[Any, tuple[int, int]] = {}
     if data.held_out_interactions is not None:
         later = data.held_out_interactions.filter(pl.col("user_id").is_in(list(users)))
@@ -58,7 +58,7 @@ def items_before(data: PreparedData, rows: Sequence[RankingExample]) -> list[set
         number, now = places.get(target, (0, None))
         found = {*e.history, *learnt.get(e.user_id, ()), *held_out.get(e.user_id, [])[:number]}
         if now is not None:
-            found.update(item for time, item in touched.get(e.user_id, ()) if time is not None and time < now)
+            found.update(item for item, time in touched.get(e.user_id, ()) if time < now)
         seen.append(found)
     return seen
 
@@ -104,11 +104,18 @@ def unknown_user(user: str) -> UnknownUserError:
     return UnknownUserError(f"user {user!r} is not in the run's log")
 
 
-def _by_user(log: pl.DataFrame | None, users: Collection[str], *columns: str) -> dict[str, list[Any]]:
-    """Return these users' items in the order of the log, or tuples of these columns."""
+def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list[str]]:
+    """Return these users' items in the order of the log."""
     if log is None:
         return {}
-    value = pl.struct(columns) if columns else pl.col("item_id")
-    chosen = log.filter(pl.col("user_id").is_in(list(users))).select("user_id", value=value)
-    found = dict(chosen.group_by("user_id", maintain_order=True).agg("value").iter_rows())
-    return {user: [tuple(row.values()) for row in rows] for user, rows in found.items()} if columns else found
+    chosen = log.filter(pl.col("user_id").is_in(list(users)))
+    return dict(chosen.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
+
+
+def _touched_by_user(data: PreparedData, users: Collection[str]) -> dict[str, list[tuple[str, int]]]:
+    """Return the items that these users touched besides the log, with their times; none without one."""
+    if data.touched is None:
+        return {}
+    chosen = data.touched.filter(pl.col("user_id").is_in(list(users))).drop_nulls("timestamp")
+    lists = chosen.group_by("user_id").agg("item_id", "timestamp")
+    return {user: list(zip(items, times, strict=True)) for user, items, times in lists.iter_rows()}

@@ -151,6 +151,10 @@ def _ndcgs(
     All items but those of the history are ranked. A target without training interactions is never found. The products
     with the pairs are computed once for all settings that differ in the candidates' exponent and `backward`.
     """
+
+    def of_history(numbered: tuple[int, Settings]) -> tuple[float, float]:
+        return numbered[1].exponents[0], numbered[1].half_life
+
     backward, sums = sparse.csr_array(forward.T), np.zeros(len(settings))
     found = [e for e in rows if e.target in index]
     for block in blocks(len(found), len(index)):
@@ -158,16 +162,15 @@ def _ndcgs(
         targets = np.array([index[e.target] for e in of_block])
         seen = [[index[i] for i in {*e.history} - {e.target} if i in index] for e in of_block]
         hidden = np.repeat(np.arange(len(seen)), [*map(len, seen)]), np.fromiter(chain(*seen), np.int64)
-        known: tuple[Any, ...] = ()
-        for number, (_, (a, b), half_life, weight) in enumerate(settings):
-            if known[:1] != ((a, half_life),):
-                history = history_matrix([e.history for e in of_block], index, half_life)
-                history = history @ sparse.diags_array(popularity**-a)
-                known = (a, half_life), *((history @ part).toarray() for part in (forward, backward))
-            scores = (known[1] + weight * known[2]) * popularity**-b
-            scores[hidden] = -np.inf
-            ranks = (scores >= scores[np.arange(len(scores)), targets][:, None]).sum(axis=1)
-            sums[number] += np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).sum()
+        for (a, half_life), own in groupby(enumerate(settings), key=of_history):
+            history = history_matrix([e.history for e in of_block], index, half_life)
+            history = history @ sparse.diags_array(popularity**-a)
+            after, before = ((history @ part).toarray() for part in (forward, backward))
+            for number, tried in own:
+                scores = (after + tried.backward * before) * popularity ** -tried.exponents[1]
+                scores[hidden] = -np.inf
+                ranks = (scores >= scores[np.arange(len(scores)), targets][:, None]).sum(axis=1)
+                sums[number] += np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).sum()
     return [*(sums / len(rows))]
 
 

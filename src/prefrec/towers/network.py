@@ -134,15 +134,11 @@ class TitleTower:
         places = np.zeros(histories.shape, dtype=np.int64)
         places[is_item] = found
         read = vectors[items] * dropped.read[items]
-        ages = np.exp(weights["mean_ages"]) * is_item
-        mean_shares = (ages / np.maximum(ages.sum(axis=1, keepdims=True), _SMALLEST)).astype(np.float32)
+        lengths, shares, mean_shares = history_shares(histories, weights)
         if len(items):
             means = np.einsum("bl,bld->bd", mean_shares, read[places])
         else:
             means = np.zeros((len(histories), vectors.shape[1]), np.float32)
-        lengths = np.maximum(is_item.sum(axis=1) - 1, 0)
-        of_items = weights["item_weights"][np.maximum(histories, 0)]
-        shares = mixture_shares(is_item, weights["log_weights"] + of_items, weights["mean_weights"][lengths])
         return _Read(items, places, read, mean_shares, means, shares, lengths)
 
     def _by_shares(self, histories: Indices, read: _Read, by_log: Floats) -> dict[str, Floats]:
@@ -154,12 +150,21 @@ class TitleTower:
         return {"log_weights": by_log[:, :-1].sum(axis=0), "item_weights": by_item, "mean_weights": by_length}
 
 
-def mixture_shares(is_item: NDArray[np.bool_], of_items: Floats, of_mean: Floats) -> Floats:
-    """Return π [B, L + 1], a softmax of the weights [B, L] of items and [B] of the mean; 0 in empty columns."""
-    raw = np.concatenate([np.where(is_item, of_items, -np.inf), of_mean[:, None]], axis=1)
+def history_shares(histories: Indices, weights: Mapping[str, Floats]) -> tuple[Indices, Floats, Floats]:
+    """Return what the weights of a tower make of histories [B, L] of codes, newest first, −1 in empty columns.
+
+    These are the index [B] of each length among `mean_weights`, π [B, L + 1], and the shares [B, L] in the mean. All
+    shares are 0 in empty columns.
+    """
+    is_item = histories >= 0
+    lengths = np.maximum(is_item.sum(axis=1) - 1, 0)
+    of_items = weights["log_weights"] + weights["item_weights"][np.maximum(histories, 0)]
+    raw = np.concatenate([np.where(is_item, of_items, -np.inf), weights["mean_weights"][lengths][:, None]], axis=1)
     raw = np.exp(raw - raw.max(axis=1, keepdims=True))
     shares: Floats = (raw / raw.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
+    ages = np.exp(weights["mean_ages"]) * is_item
+    mean_shares: Floats = (ages / np.maximum(ages.sum(axis=1, keepdims=True), _SMALLEST)).astype(np.float32)
+    return lengths, shares, mean_shares
 
 
 def _mixture_loss(

@@ -34,7 +34,7 @@ from prefrec.lm.names import check_name
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import blocks, score_by_rows
 from prefrec.rankers.words import TFIDF
-from prefrec.towers.network import SCALE, Floats, Indices, TitleTower, mixture_shares
+from prefrec.towers.network import SCALE, Floats, Indices, TitleTower, history_shares
 
 RANDOM = "random"
 """Name of random vectors in place of an encoder's, as a control."""
@@ -177,19 +177,16 @@ class TitleTowerRanker:
         """Return the scores [B, I] of all items after histories [B, L]."""
         out = np.empty((len(histories), len(self.index)), np.float32)
         for rows in blocks(len(histories), len(self.index) * (histories.shape[1] + 1)):
-            self._add_probabilities(histories[rows], out[rows])
+            self._write_probabilities(histories[rows], out[rows])
         np.maximum(out, np.finfo(np.float32).tiny, out=out)
         np.log(out, out=out)
         out += np.float32(np.log(len(self.index)))
         return out
 
-    def _add_probabilities(self, histories: Indices, out: Floats) -> None:
+    def _write_probabilities(self, histories: Indices, out: Floats) -> None:
         """Write the probabilities [B, I] of all items after histories [B, L] to `out`."""
         mixture, is_item = self.mixture, histories >= 0
-        lengths = np.maximum(is_item.sum(axis=1) - 1, 0)
-        codes = np.maximum(histories, 0)
-        of_items = mixture.log_weights + mixture.item_weights[codes]
-        shares = mixture_shares(is_item, of_items, mixture.mean_weights[lengths])
+        _, shares, mean_shares = history_shares(histories, mixture._asdict())
         # The probabilities after an item are the same in all histories that have it.
         items, places = np.unique(histories[is_item], return_inverse=True)
         after = (mixture.vectors[items] @ mixture.predict.T) @ mixture.vectors.T
@@ -199,9 +196,7 @@ class TitleTowerRanker:
         ends = np.concatenate([[0], np.cumsum(is_item.sum(axis=1))])
         shape = (len(histories), len(items))
         np.copyto(out, sparse.csr_array((shares[:, :-1][is_item], places, ends), shape=shape) @ after)
-        ages = np.exp(mixture.mean_ages) * is_item
-        ages /= np.maximum(ages.sum(axis=1, keepdims=True), 1e-12)
-        means = np.einsum("bl,bld->bd", ages, mixture.vectors[codes])
+        means = np.einsum("bl,bld->bd", mean_shares, mixture.vectors[np.maximum(histories, 0)])
         by_mean = (means @ mixture.predict_mean.T) @ mixture.vectors.T
         by_mean += mixture.bias
         by_mean -= by_mean.max(axis=1, keepdims=True)

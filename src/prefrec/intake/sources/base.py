@@ -227,11 +227,17 @@ def read_catalogue(path: Path, config: PrepareConfig) -> pl.DataFrame:
     else:
         table = read_table(path, config.encoding)
         usual = [c for c in (columns.item, "item_id", "id") if c in table.columns]
-        item_column = usual[0] if usual else columns.item
-        names = {"item_id": columns.catalogue_item or item_column, "title": columns.title}
-        names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
-        table = pick_columns(table, names, path, options=CATALOGUE_FIELDS)
+        table = pick_catalogue(
+            table, path, columns.catalogue_item or (usual[0] if usual else columns.item), columns.title
+        )
     return clean_catalogue(table, path, columns.title)
+
+
+def pick_catalogue(table: pl.DataFrame, path: Path, item: str, title: str) -> pl.DataFrame:
+    """Return a table of items with our names for the columns `item` and `title`, and all others but users' ids."""
+    names = {"item_id": item, "title": title}
+    names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
+    return pick_columns(table, names, path, options=CATALOGUE_FIELDS)
 
 
 def _catalogue_of_json(path: Path, encoding: str, title: str) -> pl.DataFrame:

@@ -17,13 +17,13 @@ from prefrec.intake.config import ColumnNames, PrepareConfig
 from prefrec.intake.readers import FILE_ORDER
 from prefrec.intake.returns import parse_kinds, settle
 from prefrec.intake.sources.base import (
-    CATALOGUE_FIELDS,
     Source,
     SourceKind,
     check_log,
     merge_duplicates,
     noted_catalogue,
     parse_lists,
+    pick_catalogue,
     user_attributes,
 )
 from prefrec.intake.times import Part, Times, join_parts, parse_timestamps
@@ -162,10 +162,8 @@ def _without_missing(log: pl.DataFrame, path: Path, columns: ColumnNames) -> tup
 def _catalogue(config: PrepareConfig, read_table: Callable[..., pl.DataFrame]) -> tuple[pl.DataFrame, list[str]]:
     """Return the catalogue with our names of columns, and notes."""
     columns, path = config.columns, config.required("items")
-    names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
     table = read_table(path, config.encoding)
-    names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
-    catalogue = readers.pick_columns(table, names, path, options=CATALOGUE_FIELDS)
+    catalogue = pick_catalogue(table, path, columns.catalogue_item or columns.item, columns.title)
     codes = list[str]()
     # Parquet has types, also that of a frame given to `fit`: its texts are meant as texts.
     has_types = readers.is_parquet(path) or readers.ADDRESS.search(path.as_posix())

@@ -41,7 +41,8 @@ def read_sequences(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
     Raise DataError if a line has no item, a user has two lines, or the file has no sequence.
     """
     users, items, positions = list[str](), list[str](), list[int]()
-    for user, sequence in _of_json(path, encoding) if name_before(path, [".json"]) else _of_lines(path, encoding):
+    read = _of_json if name_before(path, [".json"]) else _of_lines
+    for user, sequence in read(path, encoding):
         users += [user] * len(sequence)
         items += sequence
         positions += range(len(sequence))
