@@ -85,6 +85,11 @@ class Recipe(Section):
             self._check_alignment(align, names["align"][:i], names[RANKERS])
         if self.update and (self.sft is None or self.data.split_name == "given"):
             raise ValueError("update: needs `sft` to continue, and data without a predefined split")
+        if self.refit and not self.data.learn_validation:
+            raise ValueError(
+                "refit: learns validation interactions, but `data.learn_validation: false` says that nothing does; "
+                "set `refit: false`, or remove learn_validation"
+            )
         if self.model.answers == "items":
             self._check_items()
         if self.model.quantization != "none" and self.lora is None and (self.sft or self.align):

@@ -9,7 +9,8 @@
 The log of a user are the interactions that pass the filters (`PreparedData.logs`), with test targets, whether or not
 the user has examples. What is touched are all interactions of the source, also those that filters drop
 (`PreparedData.touched`). `PreparedData.known_interactions` are what rankers have learnt, or count, of all users.
-Limits of measured rows shorten none of these.
+Limits of measured rows shorten none of these. With `learn_validation: false`, rankers have learnt the training
+interactions alone, also before test examples and questions of clients.
 """
 
 from __future__ import annotations

@@ -221,8 +221,7 @@ class PreparedData(ByValue):
     def known_interactions(self, split: str) -> pl.DataFrame:
         """Return the interactions that are known before the examples of a split.
 
-        These are the training interactions. For `test`, those of validation users up to their last validation target
-        are added.
+        These are the training interactions. For `test`, the `validation_interactions` are added.
         """
         if split != "test" or self.held_out_interactions is None:
             return self.train_interactions
@@ -231,13 +230,14 @@ class PreparedData(ByValue):
 
     @cached_property
     def validation_interactions(self) -> pl.DataFrame:
-        """The held-out interactions of users up to their last validation target.
+        """What rankers may learn before test examples: held-out interactions up to a user's last validation target.
 
         Limits of measured rows do not shorten them: targets of examples that are left out count, too. Test examples
-        of an earlier run, which an update holds out to measure forgetting, are not among them.
+        of an earlier run, which an update holds out to measure forgetting, are not among them. With
+        `learn_validation: false` there are none.
         """
         later = self.held_out_interactions
-        if later is None:
+        if later is None or not self.protocol.get("config", {}).get("learn_validation", True):
             return self.train_interactions.clear()
         same = [*self.identity]
         targets = self.validation_targets.unique().with_columns(is_target=True)

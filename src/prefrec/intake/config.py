@@ -165,6 +165,14 @@ class PrepareConfig(Section):
         description="split time, user, time-share: validate and test on each user's last example or on all. "
         "Default: all for time, otherwise last.",
     )
+    # Excluded from dumps if it is not set, so that stage keys are the same as without this field.
+    learn_validation: bool = Field(
+        True,
+        exclude_if=lambda learn: learn,
+        description="Whether rankers may learn or count validation interactions before they answer test examples. "
+        "false: they know the training part alone, as in most papers, and the validation items of a user are only "
+        "in the histories of the user's own test examples. Needs `refit: false`.",
+    )
     candidates: CandidateConfig = Field(
         default_factory=lambda: CandidateConfig(), description="How candidate sets are made."
     )
