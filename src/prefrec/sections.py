@@ -373,6 +373,14 @@ class UpdateSection(Section):
 class RefitSection(Section):
     """Learning validation interactions, too, after everything was chosen on validation examples."""
 
+    # Omitted from dumps by default, so that results of recipes without this field stay valid.
+    rankers: Literal["all", "served"] = Field(
+        "all",
+        exclude_if=lambda rankers: rankers == "all",
+        description="Which rankers learn them. served: the default, which is chosen before, the best for items that "
+        "are new to the user, and what they need, without the parts that a blend has left out. This is quicker, but "
+        "the other rankers of the table have read less.",
+    )
     epochs: float | None = Field(
         None,
         gt=0,

@@ -72,9 +72,11 @@ def test_the_logs_of_rankers_that_query_a_blend(recipe, data, tmp_path):
     section = EvaluateSection(references=["popularity"])
     both, part = "training and validation", "training, and its counts and baselines validation, too"
     want = {"popularity": both, "blend": part, "asking": part, "far": part, "learning": "training"}
-    assert logs_read(data, section, stages, is_refit=False) == want
-    assert logs_read(data, section, stages, is_refit=False, counted="validation") == want | {"popularity": "training"}
-    assert {*logs_read(data, section, stages, is_refit=True).values()} == {both}
+    assert logs_read(data, section, stages) == want
+    assert logs_read(data, section, stages, counted="validation") == want | {"popularity": "training"}
+    for stage in stages:
+        stage.first = blend
+    assert {*logs_read(data, section, stages).values()} == {both}
 
 
 def test_the_best_baseline_is_by_ndcg_and_the_first_of_equals():

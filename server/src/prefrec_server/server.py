@@ -128,7 +128,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         run: the run.
         rankers: names of rankers; the first is the default. If none are given: the best ranker on validation
             examples, the best for items that are new to the user, the language models from the last stage to the
-            first, other rankers, and baselines.
+            first, other rankers, and baselines. If only what serves was refit (`Plan.served`), without the others.
         max_tokens: most tokens per pass of a language model, padding included. Default: see `default_pass`.
         **queue: options of `Batcher`.
 
@@ -143,10 +143,16 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     by_default = [config.name for config in run.recipe.rankers if stage_class(config.kind).served]
     for_new = None if rankers else run.for_new
     defaults = () if rankers else filter(None, (run.default(), for_new))
-    wanted = list(rankers) or list(dict.fromkeys([*defaults, *lms, *by_default[::-1], *baselines]))
+    more, plan = [*lms, *by_default[::-1]], run.plan
+    if not rankers and plan.served is not None and not plan.is_open:
+        idle = [name for name in more if name not in plan.served]
+        more = [name for name in more if name in plan.served]
+        if idle:
+            say(f"Without {escape(', '.join(idle))}, which did not learn the whole log; name them by --ranker")
+    wanted = list(rankers) or list(dict.fromkeys([*defaults, *more, *baselines]))
     named = [name for name in wanted if name not in (*made, *baselines)]
-    # A ranker of another kind may depend on any of the language models.
-    lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms
+    asked = {need for name in wanted if name in made for need in plan.queried(name)}
+    lms = [*named, *(name for name in lms if name in asked and name not in named)]
     stages = {name: run.stage(name) for name in lms}
     weights = {name: stage.weights for name, stage in stages.items()}
     encoder = None
@@ -163,7 +169,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     split = run.recipe.evaluate.split
     parts: dict[str, RankerStage] = {name: scorer.part(stage) for name, stage in stages.items()}
     parts |= {name: Loaded(run.stage(name)) for name in baselines}
-    plan = replace(run.plan, loaded=parts)  # a ranker that queries others asks those that are loaded
+    plan = replace(plan, loaded=parts)  # a ranker that queries others asks those that are loaded
     for name in made:
         if name not in wanted:
             continue

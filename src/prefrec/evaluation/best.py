@@ -45,6 +45,12 @@ class Best(Result):
         return max(known, key=known.__getitem__, default=None)
 
     @property
+    def defaults(self) -> list[str]:
+        """Names of the ranker that answers by default, and of the one for items that are new to the user."""
+        new = self.by_repeat.get(NEW_TO_USER)
+        return list(dict.fromkeys([self.ranker, *([new.ranker] if new else [])]))
+
+    @property
     def sentence(self) -> str:
         """Which ranker is the default, and why."""
         own, metric = self.ranker, metric_label(self.metric)

@@ -11,13 +11,14 @@ from typing import Any
 import polars as pl
 from rich.markup import escape
 
-from prefrec.console import warn
+from prefrec.console import say, warn
 from prefrec.data import PreparedData, read_prepared, write_prepared
 from prefrec.data.rows import RankingExample
 from prefrec.files import write_text
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.plan import Plan, planned
+from prefrec.pipeline.plan import planned
 from prefrec.recipe import dump_recipe, load_recipe, map_files
+from prefrec.runs.served import write_served
 from prefrec.runs.stage import read_state, stage_key
 from prefrec.sections import ModelSection
 from prefrec.stages.base import RankerStage
@@ -40,7 +41,7 @@ def write_parts(run: Run, rankers: Sequence[str], out: Path) -> list[str]:
     The folder gets the recipe without paths of this machine, the weights of the stages that the rankers query, the
     items, and the interactions that baselines count. User ids are replaced by numbers. A warning says so.
     """
-    queried = list(dict.fromkeys(name for ranker in rankers for name in queried_stages(run.plan, ranker)))
+    queried = list(dict.fromkeys(name for ranker in rankers for name in run.plan.queried(ranker)))
     paths = map_files(run.recipe.data, lambda file: Path(file.name))
     changes = {"data": run.recipe.data.model_copy(update=paths), "model": _unplaced(run.recipe.model), "update": None}
     recipe = run.recipe.model_copy(update=changes)
@@ -54,6 +55,10 @@ def write_parts(run: Run, rankers: Sequence[str], out: Path) -> list[str]:
                 target = out / folder.relative_to(run.folder) / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / file, target)
+    if run.plan.served is not None:
+        write_served(out, [name for name in queried if name in run.plan.served])
+    if left_out := [name for name in _named(run, rankers) if name not in queried]:
+        say(escape(f"without {', '.join(left_out)}, which {' and '.join(rankers)} left out and does not ask"))
     rows, users = len(data.train_interactions), data.train_interactions["user_id"].n_unique()
     warn(
         escape(
@@ -62,6 +67,13 @@ def write_parts(run: Run, rankers: Sequence[str], out: Path) -> list[str]:
         )
     )
     return queried
+
+
+def _named(run: Run, rankers: Sequence[str]) -> list[str]:
+    """Return the rankers of the run that these name in their settings, if they query them."""
+    asking = [ranker for ranker in rankers if ranker in run.plan.names and run.stage(ranker).queries]
+    named = [need for ranker in asking for need in run.recipe.needs[ranker] if need in run.plan.names]
+    return list(dict.fromkeys(named))
 
 
 def _unplaced(model: ModelSection) -> ModelSection:
@@ -80,16 +92,6 @@ def open_parts(folder: Path, rankers: Sequence[str], base: str) -> tuple[Prepare
     recipe = recipe.model_copy(update={"model": model})
     plan = planned(recipe, data, folder)
     return data, [plan.stage(ranker) for ranker in rankers]
-
-
-def queried_stages(plan: Plan, ranker: str) -> list[str]:
-    """Return the rankers of the run that a ranker queries and the ranker itself, each after those that it queries."""
-    if ranker not in plan.names:
-        return []
-    queried = []
-    for need in plan.recipe.needs[ranker] if plan.stage(ranker).queries else ():
-        queried += queried_stages(plan, need)
-    return list(dict.fromkeys([*queried, ranker]))
 
 
 def without_names(data: PreparedData) -> PreparedData:

@@ -100,13 +100,13 @@ def logs_read(
     data: PreparedData,
     section: EvaluateSection,
     stages: Sequence[RankerStage],
-    is_refit: bool,
     counted: str | None = None,
 ) -> dict[str, str]:
     """Return ranker → the interactions that it has read before the examples under test.
 
     Baselines count what is known then, or before the examples of the split `counted`. Other rankers have only read
-    the training log, unless they were refit. A model without training reads none, and is absent.
+    the training log, unless they were refit, so that they have a `first`. A model without training reads none, and is
+    absent.
     """
     is_longer = section.split == "test" and not data.validation_interactions.is_empty()
     is_counted = is_longer and counted in (None, section.split)
@@ -115,7 +115,7 @@ def logs_read(
         if stage.model is None or stage.weights is not None:
             counts = f"{TRAINING}, and its counts and baselines validation, too"
             alone = counts if is_longer and _asks_blend(stage) else TRAINING
-            logs[stage.name] = BOTH if is_longer and is_refit else alone
+            logs[stage.name] = BOTH if is_longer and stage.first else alone
     return logs
 
 

@@ -61,7 +61,9 @@ class Run:
 
     def adapter(self, name: str) -> Path:
         """Return the folder of a stage's weights, which answer test examples and clients."""
-        folder = self.plan.logs[-1].folder
+        plan = self.plan
+        is_first = plan.served is not None and name not in plan.served
+        folder = plan.logs[0 if is_first else -1].folder
         return (folder / name if name == SFT else folder / ALIGN / name) / WEIGHTS
 
     @cached_property

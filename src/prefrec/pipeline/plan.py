@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from prefrec.errors import ConfigError, DataError, did_you_mean
 from prefrec.pipeline.update import start_stage
 from prefrec.rankers.baselines import BASELINES
 from prefrec.recipe import Recipe, asked_by, reached
-from prefrec.runs.contents import REFIT
+from prefrec.runs.served import REFIT, read_served
 from prefrec.runs.stage import damaged, read_state
 from prefrec.sections import ALIGN, RANKERS, SFT, ZERO_SHOT, AlignSection
 from prefrec.stages import stage_class
@@ -31,7 +31,7 @@ REFERENCES = "reference"
 class Plan:
     """The stages of a recipe on its prepared data. To create a plan loads and trains nothing.
 
-    With `refit`, a second plan has the same stages on training and validation interactions.
+    With `refit`, a second plan has the same stages on training and validation interactions, or those that serve.
 
     Attributes:
         folder: of the run, or of its refit.
@@ -39,6 +39,7 @@ class Plan:
         loaded: name → stage that replaces that of the recipe, such as one whose ranker a server has loaded. More may
             be added before the stages that query them are planned.
         first: for the plan of a refit, the one of the training log.
+        served: names of the rankers that are refit. The others answer as they were made first. Default: all are.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class Plan:
     start: RankerStage | None = None
     loaded: Mapping[str, RankerStage] = field(default_factory=dict)
     first: Plan | None = None
+    served: Collection[str] | None = None
     _planned: dict[str, RankerStage] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -61,11 +63,21 @@ class Plan:
             return [self]
         # Loaded rankers answer test examples or clients, and are therefore those of the refit.
         first = replace(self, loaded={})
-        return [first, Plan(self.recipe, self.inputs.refit(), self.folder / REFIT, self.start, self.loaded, first)]
+        return [first, replace(self, inputs=self.inputs.refit(), folder=self.folder / REFIT, first=first)]
+
+    @property
+    def is_open(self) -> bool:
+        """True if only what serves is refit, and no evaluation has chosen yet what that is."""
+        return self.served is not None and read_served(self.folder) is None
+
+    @property
+    def at_most(self) -> Plan:
+        """This plan; while it `is_open`, with all rankers refit, because each of them may come to serve."""
+        return replace(self, served=None) if self.is_open else self
 
     def stages(self, names: Sequence[str]) -> list[RankerStage]:
         """Return the stages of these rankers in the order in which they run: those of the refit come last."""
-        return [plan.on_log(name) for plan in self.logs for name in names]
+        return list(dict.fromkeys(plan.on_log(name) for plan in self.logs for name in names))
 
     def until(self, until: str) -> list[str]:
         """Return the names of a ranker, or of all in a section, with their dependencies, which come first."""
@@ -74,9 +86,36 @@ class Plan:
     def stage(self, name: str) -> RankerStage:
         """Return the stage of this name, or that of a baseline, whose ranker answers test examples and clients.
 
-        With `refit`, it has learnt validation interactions, too, and its `first` answers validation examples.
+        With `refit`, it has learnt validation interactions, too, and its `first` answers validation examples; but
+        with `served`, the others are those that were made first.
         """
         return self.logs[-1].on_log(name)
+
+    def used(self, *names: str) -> list[str]:
+        """Return the rankers with all that they need, needs first, without what they have left out (`left_out`).
+
+        Names of baselines are ignored.
+        """
+        first = self.logs[0]
+        needs = {
+            name: [need for need in of if need in self.recipe.needs and need not in first.on_log(name).left_out]
+            for name, of in self.recipe.needs.items()
+        }
+        return reached(needs, *(name for name in names if name in needs))
+
+    def queried(self, ranker: str) -> list[str]:
+        """Return the rankers that a ranker queries and the ranker itself, each after those that it queries.
+
+        Without baselines, and without what it has left out.
+        """
+        if ranker not in self.names:
+            return []
+        stage = self.stage(ranker)
+        queried: list[str] = []
+        for need in self.recipe.needs[ranker] if stage.queries else ():
+            if need not in stage.left_out:
+                queried += self.queried(need)
+        return list(dict.fromkeys([*queried, ranker]))
 
     def open(self, name: str) -> RankerStage:
         """Return a finished stage, or that of a baseline.
@@ -130,6 +169,8 @@ class Plan:
         """Return the stage of this name, or that of a baseline, on the log of this plan."""
         if name in self.loaded:
             return self.loaded[name]
+        if self.first and self.served is not None and name in self.recipe.needs and name not in self.served:
+            return self.first.on_log(name)
         if name not in self._planned:
             first = self.first.on_log(name) if self.first else None
             stage = self._planned[name] = self._plan(name, first)
@@ -197,7 +238,10 @@ def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:
     """Return the plan of a run on its prepared data; `folder` is the run's."""
     key = prepared_digest(folder / "data")
     size = recipe.evaluate.batch_size
-    return Plan(recipe, RunInputs(data, key, recipe.model, recipe.lora, recipe.seed, size), folder)
+    inputs = RunInputs(data, key, recipe.model, recipe.lora, recipe.seed, size)
+    # As long as nothing is chosen, nothing is refit.
+    served = read_served(folder) or () if recipe.refit and recipe.refit.rankers == "served" else None
+    return Plan(recipe, inputs, folder, served=served)
 
 
 def stage_names(recipe: Recipe, until: str) -> list[str]:

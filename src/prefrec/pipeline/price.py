@@ -72,7 +72,8 @@ def price(plan: Plan, until: str = "report") -> Price | None:
         The price; None if fewer than `WORTH` steps are due, or a model is not downloaded or cannot be trained here.
     """
     measured = until in ("evaluate", "report")
-    recipe, data = plan.recipe, plan.inputs.data
+    recipe, data, is_open = plan.recipe, plan.inputs.data, plan.is_open
+    plan = plan.at_most
     wanted = reached(recipe.needs, *stage_names(recipe, RANKERS if measured else until))
     models = [name for name in recipe.lm_rankers if name in wanted]
     due = [stage for stage in plan.stages(models) if plan.why(stage)]
@@ -100,7 +101,10 @@ def price(plan: Plan, until: str = "report") -> Price | None:
     finally:
         model = None
         gc.collect()
-    costs = {stage.label: _training(stage, rows[stage.label], paces[stage.name], listed, full) for stage in due}
+    costs: dict[str, float] = {}
+    for stage in due:
+        label = f"{stage.label} (if it serves)" if is_open and stage.first else stage.label
+        costs[label] = _training(stage, rows[stage.label], paces[stage.name], listed, full)
     return Price(costs | {"evaluate": _evaluation(recipe, data, listed, full)} if measured else costs)
 
 

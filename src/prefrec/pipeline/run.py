@@ -10,10 +10,12 @@ from typing import Any
 
 from rich.markup import escape
 
+from prefrec import processes
 from prefrec.console import quiet_warnings, say
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.evaluation import Audit
+from prefrec.evaluation.best import Best
 from prefrec.extras import need
 from prefrec.files import make_folder, read_json, write_json, write_text
 from prefrec.lm.names import check_name
@@ -39,14 +41,17 @@ from prefrec.rankers.ease import EASERanker, matrix_bytes, too_large
 from prefrec.recipe import Recipe, dump_recipe, reached
 from prefrec.report import write_report
 from prefrec.resources import memory_bytes
-from prefrec.runs.contents import REFIT, read_run, result_inputs
+from prefrec.runs.contents import read_run, result_inputs
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.results import Results, write_results
+from prefrec.runs.served import REFIT, write_served
 from prefrec.runs.stage import machine, read_state, refuse_name
 from prefrec.sections import ALIGN, RANKERS, SFT, ZERO_SHOT
 from prefrec.stages.base import RankerStage
 from prefrec.strict_yaml import read_yaml
 
+IF_SERVED = "if it serves"
+"""Why a stage of a refit has to run while nothing is chosen."""
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
 
@@ -112,11 +117,20 @@ def run_recipe(
             say(escape(str(cost)))
         wanted = plan.until(RANKERS if measured else until)
         for stage in plan.stages(wanted):
-            stage.run()
+            if not stage.first:
+                stage.run()
+        rows, best = under_test(data) if under_test else data, None
+        if measured:
+            # Chosen before the refit, because the choice says what is refit.
+            best = _best(plan, rows)
+            plan = _serving(plan, best)
+        for stage in plan.stages(wanted):
+            if stage.first:
+                stage.run()
         results = None
         if measured:
-            rows, audit = (under_test(data), None) if under_test else (data, audit)
-            results = _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit, equal_logs)
+            audit = None if under_test else audit
+            results = _evaluate(plan, rows, [plan.stage(name) for name in plan.names], audit, equal_logs, best)
             plan.end_evaluation()
         if is_first():
             _write_environment(folder, recipe.seed)  # again, with what the stages have loaded
@@ -124,6 +138,30 @@ def run_recipe(
         if until == "report" and is_first():
             write_report(contents)
         return Run.of(contents, recipe, data, plan)
+
+
+def _best(plan: Plan, data: PreparedData) -> Best | None:
+    """Return the best ranker on validation examples, which answers by default."""
+    stages = [plan.logs[0].on_log(name) for name in plan.names]
+    cache = plan.folder / "predictions" / "validation"
+    return best_on_validation(plan.recipe, data, stages, cache, plan.inputs.baselines)
+
+
+def _serving(plan: Plan, best: Best | None) -> Plan:
+    """Return the plan in which what serves is refit, and write its names; the plan itself if all rankers are refit.
+
+    Without validation examples nothing is chosen, so that any ranker may serve.
+    """
+    if plan.served is None or len(plan.logs) == 1:
+        return plan
+    served = plan.used(*best.defaults) if best else plan.names
+    if is_first():
+        write_served(plan.folder, served)
+    processes.wait()
+    others = [name for name in plan.names if name not in served and plan.stage(name).makes_files]
+    if others:
+        say(escape(f"refit: only of what serves, so without {', '.join(others)} (`refit: true` refits all)"))
+    return replace(plan, served=served)
 
 
 def _write_environment(folder: Path, seed: int) -> None:
@@ -161,15 +199,18 @@ def survey(recipe: Recipe, folder: Path, until: str = "report") -> list[dict[str
             if name in recipe.lm_rankers and name != ZERO_SHOT:
                 again = stage_folder(recipe, folder / REFIT, name)
                 needs = [name, *(f"{need} {REFIT}" for need in recipe.needs[name])]
-                stages.append(_surveyed(f"{name} {REFIT}", again, "after prepare", needs))
+                why = IF_SERVED if recipe.refit and recipe.refit.rankers == "served" else "after prepare"
+                stages.append(_surveyed(f"{name} {REFIT}", again, why, needs))
         return stages
     plan = planned(recipe, prepare.read(), folder)
+    is_open, plan = plan.is_open, plan.at_most
     for stage in plan.stages(wanted):
         if stage.makes_files:
-            needed = recipe.needs[stage.name]
+            needed, why = recipe.needs[stage.name], plan.why(stage)
             if stage.first:
                 needed = [need.label for need in plan.needed(stage)]
-            stages.append(_surveyed(stage.label, stage.folder, plan.why(stage), needed))
+                why = IF_SERVED if is_open else why
+            stages.append(_surveyed(stage.label, stage.folder, why, needed))
     return stages
 
 
@@ -211,12 +252,17 @@ def _check_until(recipe: Recipe, until: str) -> None:
 
 
 def _evaluate(
-    plan: Plan, data: PreparedData, stages: Sequence[RankerStage], audit: Audit | None, equal_logs: bool
+    plan: Plan,
+    data: PreparedData,
+    stages: Sequence[RankerStage],
+    audit: Audit | None,
+    equal_logs: bool,
+    best: Best | None,
 ) -> Results:
     say("[bold]evaluate[/bold]")
-    recipe, folder, is_refit = plan.recipe, plan.folder, len(plan.logs) > 1
+    recipe, folder = plan.recipe, plan.folder
     # Before validation examples, the training log is what is known.
-    counted = "validation" if equal_logs and not is_refit else recipe.evaluate.split
+    counted = "validation" if equal_logs and len(plan.logs) == 1 else recipe.evaluate.split
     results = evaluate_rankers(
         data,
         recipe.evaluate,
@@ -224,7 +270,7 @@ def _evaluate(
         folder / "predictions",
         seed=recipe.seed,
         audit=audit,
-        logs=logs_read(data, recipe.evaluate, stages, is_refit, counted),
+        logs=logs_read(data, recipe.evaluate, stages, counted),
         baselines=plan.inputs.baselines,
         counted=counted,
         starts={align.name: recipe.start_of(align) or ZERO_SHOT for align in recipe.align},
@@ -234,7 +280,7 @@ def _evaluate(
         made_of=result_inputs(folder, read_yaml(dump_recipe(recipe)), plan.inputs.data_key),
         preferences=run_preferences(recipe, data, stages, folder / "preferences"),
         update=measure_update(recipe, data, stages, folder / "predictions" / "update"),
-        best=best_on_validation(recipe, data, stages, folder / "predictions" / "validation", plan.inputs.baselines),
+        best=best,
     )
     if is_first():
         write_results(folder, results)

@@ -21,7 +21,7 @@ from prefrec.files import content_digest
 from prefrec.intake.cuts import Change
 from prefrec.pipeline.score import predict_stages
 from prefrec.recipe import Recipe, load_recipe
-from prefrec.runs.contents import REFIT
+from prefrec.runs.served import REFIT, read_served
 from prefrec.runs.stage import check_whole, read_state
 from prefrec.sections import SFT, UpdateSection
 from prefrec.stages.base import MADE_WITH, WEIGHTS, Loaded, RankerStage
@@ -86,7 +86,7 @@ def start_stage(recipe: Recipe, data: PreparedData, folder: Path) -> LMStage | N
     """Return the weights that an update's SFT starts from; None if the recipe is not an update."""
     if recipe.update is None:
         return None
-    weights = trained_folder(recipe.update.run) / SFT / WEIGHTS
+    weights = trained_folder(recipe.update.run, SFT) / SFT / WEIGHTS
     if weights.is_dir():
         check_whole(weights.parent)
     if not weights.is_dir() and (key := read_state(folder / SFT).get(MADE_WITH, {}).get("start")):
@@ -123,7 +123,7 @@ def measure_update(
     after = [stage for stage in stages if stage.model][-1]
     aligned = load_recipe(recipe.update.run / "recipe.yaml").align
     folder, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
-    weights = trained_folder(recipe.update.run) / folder / WEIGHTS
+    weights = trained_folder(recipe.update.run, name) / folder / WEIGHTS
     check_whole(weights.parent)
     inputs = {**after.made_with, "weights": content_digest(weights)}
     before = LMStage(f"{name} before", weights, data, recipe.model, inputs)
@@ -138,16 +138,17 @@ def measure_update(
     return measured
 
 
-def is_refit(run: Path) -> bool:
-    """Return True if the rankers of a run have also learnt its validation interactions."""
-    if not (run / "recipe.yaml").is_file() or load_recipe(run / "recipe.yaml").refit is None:
+def is_refit(run: Path, ranker: str = SFT) -> bool:
+    """Return True if a ranker of a run has also learnt its validation interactions."""
+    section = load_recipe(run / "recipe.yaml").refit if (run / "recipe.yaml").is_file() else None
+    if section is None or (section.rankers == "served" and ranker not in (read_served(run) or ())):
         return False
     return not read_prepared(run / "data").validation_interactions.is_empty()
 
 
-def trained_folder(run: Path) -> Path:
-    """Return the folder with the stages that the rankers of a finished run come from: the run's, or its refit's."""
-    return run / REFIT if is_refit(run) else run
+def trained_folder(run: Path, ranker: str) -> Path:
+    """Return the folder with the stage that a ranker of a finished run comes from: the run's, or its refit's."""
+    return run / REFIT if is_refit(run, ranker) else run
 
 
 def _earlier(update: UpdateSection) -> tuple[PreparedData, list[RankingExample]]:

@@ -13,14 +13,13 @@ from prefrec.errors import DataError, without_secrets
 from prefrec.files import check_spelling, read_whole
 from prefrec.rankers.blend import BLEND_FILE, Weights, weights_sentence
 from prefrec.runs.results import METRICS, PREDICTIONS, Results, json_value, read_part, read_results
+from prefrec.runs.served import REFIT, only_served, read_served
 from prefrec.runs.stage import STAGE_FILE, check_whole, damaged, is_previous, read_state, stage_key
 from prefrec.strict_yaml import read_yaml
 
 EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/", METRICS, PREDICTIONS)
 """The parts of a run's folder."""
 
-REFIT = "refit"
-"""Folder of the stages that also learn validation interactions: it has `sft`, `align` and `rankers`, as a run has."""
 _STAGE_FOLDERS = ("sft", "align/*", "rankers/*")
 
 WITHOUT_BASE = {"als", "blend", "morec", "retrieve-then-rank", "sequential", "title-tower"}
@@ -190,7 +189,7 @@ def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     wanted = {"sft"} if recipe.get("sft") else set[str]()
     for section in ("align", "rankers"):
         wanted |= {f"{section}/{name}" for name in _named(recipe, section)}
-    wanted |= {f"{REFIT}/{part}" for part in wanted} if recipe.get(REFIT) else set()
+    wanted |= {f"{REFIT}/{part}" for part in wanted if _is_refit(folder, recipe, part.rpartition("/")[2])}
     wanted.add("data")
     patterns = ["data", *(f"{start}{pattern}" for start in ("", f"{REFIT}/") for pattern in _STAGE_FOLDERS)]
     states: dict[str, dict[str, Any]] = {}
@@ -201,6 +200,13 @@ def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
             if part in wanted and (state := read_state(path)):
                 states[part] = state
     return states
+
+
+def _is_refit(folder: Path, recipe: dict[str, Any], name: str) -> bool:
+    """Return True if a ranker of the raw recipe also learns validation interactions."""
+    if only_served(recipe):
+        return name in (read_served(folder) or ())
+    return bool(recipe.get(REFIT))
 
 
 def _named(recipe: dict[str, Any], section: str) -> list[str]:
@@ -220,7 +226,11 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
     wanted += [(f"align/{name}", name, "align") for name in names]
     if recipe.get(REFIT):
         # Without new interactions there is nothing to refit.
-        again = [(f"{REFIT}/{part}", f"{name} {REFIT}", kind) for part, name, kind in wanted]
+        again = [
+            (f"{REFIT}/{part}", f"{name} {REFIT}", kind)
+            for part, name, kind in wanted
+            if _is_refit(folder, recipe, name)
+        ]
         wanted += [stage for stage in again if (folder / stage[0]).is_dir()]
     stages = []
     for part, name, kind in wanted:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from prefrec.runs.contents import REFIT
+from prefrec.runs.served import REFIT
 from prefrec.sections import ALIGN, RANKERS, AlignSection
 from prefrec.stages.base import RankerStage
 from prefrec.stages.inputs import RunInputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from prefrec.console import say
 from prefrec.errors import without_secrets
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.config import RankerConfig
-from prefrec.runs.contents import REFIT
+from prefrec.runs.served import REFIT
 from prefrec.runs.stage import damaged, is_aside, is_finished, read_state, stage, stage_key
 from prefrec.stages.inputs import RunInputs, by_content
 
@@ -216,6 +216,11 @@ class RankerStage(Stage):
     def on(self, split: str) -> RankerStage:
         """Return the stage that answers the examples of a split, which its ranker must not have learnt from."""
         return (self.first or self).out_of_fold if split == "validation" else self
+
+    @property
+    def left_out(self) -> Collection[str]:
+        """Names of the rankers that it names in its settings and does not query, which its making decides."""
+        return ()
 
     @property
     def ablations(self) -> list[RankerStage]:

@@ -148,8 +148,20 @@ class BlendStage(RankerStage):
         # Without its only part a blend scores nothing.
         return blends if len(blends) > 1 else []
 
+    @property
+    def left_out(self) -> Collection[str]:
+        if not read_json(self._file):  # not made yet, or damaged, which is refused where it is opened
+            return ()
+        weights = self._weights()
+        slow = {part.name for part in self.parts.stages if part.is_slow}
+        return {*weights.left_out} | (set() if weights.reranked else slow)
+
     def _weights(self) -> Weights:
-        return Weights.from_json(read_json((self.first or self).folder / BLEND_FILE))
+        return Weights.from_json(read_json(self._file))
+
+    @property
+    def _file(self) -> Path:
+        return (self.first or self).folder / BLEND_FILE
 
     def _parts(self) -> list[RankerStage]:
         """Return the parts that can be fitted; baselines count what is known before the examples of a split."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefrec.data.refit import continued
-from prefrec.runs.contents import REFIT
+from prefrec.runs.served import REFIT
 from prefrec.sections import SFT, RefitSection, SFTSection
 from prefrec.stages.base import RankerStage
 from prefrec.stages.inputs import RunInputs
@@ -80,7 +80,9 @@ class SFTRefitStage(SFTStage):
 
     @cached_property
     def made_with(self) -> Mapping[str, Any]:
-        return self.inputs.stage_inputs(**started_from(self.first) | {REFIT: self.refit.model_dump()})
+        return self.inputs.stage_inputs(
+            **started_from(self.first) | {REFIT: self.refit.model_dump(exclude={"rankers"})}
+        )
 
     def make(self) -> None:
         from prefrec.stages.train import chosen_epochs, train_sft  # here, because PEFT takes seconds to import

@@ -60,7 +60,7 @@ def test_a_blend_inside_ranks_validation_examples_without_their_targets(run_with
 
 def test_the_table_says_that_a_blend_inside_counts_validation_interactions(run_with_rankers):
     run = open_run(run_with_rankers)
-    logs = logs_read(run.data, run.recipe.evaluate, [run.stage("two"), run.stage("fused")], False)
+    logs = logs_read(run.data, run.recipe.evaluate, [run.stage("two"), run.stage("fused")])
     assert logs["two"] == logs["fused"] == "training, and its counts and baselines validation, too"
 
 
