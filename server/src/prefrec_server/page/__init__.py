@@ -14,6 +14,12 @@ from prefrec_server.engine import Engine
 
 NEIGHBOURS = ("window co-occurrence", "item-kNN", "co-occurrence")
 """Rankers to compare with a language model when the page opens; the first one that is served is used."""
+TOGETHER = (*NEIGHBOURS, "EASE", "transition graph")
+"""Rankers, also as parts of a blend, whose scores say what is chosen together."""
+BY_TITLES = ("title TF-IDF",)
+"""Rankers whose scores say that titles are alike."""
+VERBS = {"movies": "watched", "music": "played", "books": "read"}
+"""Domain of the data → what customers did with the titles. Default: bought."""
 _environment = page_environment("prefrec_server.page", "prefrec.report")
 
 
@@ -35,8 +41,11 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[StageLog]
         items=len(frame),
         kinds=[(kind, [(r, label(r)) for r in rankers]) for kind, rankers in kinds if rankers],
         models=engine.models,
-        rankers=[label(ranker) for ranker in engine.rankers],
+        verb=VERBS.get(engine.data.domain, "bought"),
+        together=TOGETHER,
+        by_titles=BY_TITLES,
         default=engine.rankers[0],
+        default_label=label(engine.rankers[0]),
         for_new=engine.for_new,
         for_new_label=label(engine.for_new),
         sides=list(zip(("left", "right"), side_by_side(engine.rankers), strict=True)),
@@ -46,11 +55,11 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[StageLog]
         training=training_plots(stages),
     )
     folder, plots = files(__package__), files("prefrec.report") / "plots.css"
+    scripts = [file for file in folder.iterdir() if file.name.endswith(".js")]
     return {
         "/": ("text/html; charset=utf-8", html.encode()),
         "/page.css": ("text/css; charset=utf-8", plots.read_bytes() + (folder / "page.css").read_bytes()),
-        "/page.js": ("text/javascript; charset=utf-8", (folder / "page.js").read_bytes()),
-    }
+    } | {f"/{file.name}": ("text/javascript; charset=utf-8", file.read_bytes()) for file in scripts}
 
 
 def side_by_side(rankers: Sequence[str]) -> tuple[str, str]:
