@@ -38,10 +38,11 @@ def test_loss_equals_a_loop_over_targets(model):
     assert float(model.loss(batch)) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
+@pytest.mark.parametrize("logq", [True, False])
 @torch.no_grad()
-def test_sampled_loss_equals_a_loop_over_targets_and_draws(model):
+def test_sampled_loss_equals_a_loop_over_targets_and_draws(model, logq):
     (batch,) = batches(SEQUENCES, 5, 99, (0,))
-    model.negatives = 7
+    model.negatives, model.logq = 7, logq
     torch.manual_seed(3)
     loss = model.loss(batch)
     torch.manual_seed(3)
@@ -52,7 +53,7 @@ def test_sampled_loss_equals_a_loop_over_targets_and_draws(model):
             of = state(model, inputs[: t + 1].tolist())
             own = math.exp(float(of @ model.table.weight[targets[t]]))
             others = [math.exp(float(of @ model.table.weight[i])) for i in row if i != int(targets[t])]
-            losses.append(-math.log(own / (own + sum(others) * N / 7)))
+            losses.append(-math.log(own / (own + sum(others) * (N / 7 if logq else 1))))
     assert any(int(t) in row for row, targets in zip(drawn, batch.targets, strict=True) for t in targets)
     assert float(loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 

@@ -14,7 +14,7 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ModelError
 from prefrec.evaluation import metrics_for, target_ranks
 from prefrec.intake import PrepareConfig, prepare
-from prefrec.rankers import Ranker
+from prefrec.rankers import Ranker, matrices
 from prefrec_systems.sequential import SEQUENTIAL_MODELS, SequentialConfig, load_sequential, train
 from prefrec_systems.sequential.models import SequentialModel
 from prefrec_systems.sequential.task import task_of
@@ -100,6 +100,8 @@ def test_the_grid_is_a_product():
     for grid, message in bad:
         with pytest.raises(ValueError, match=message):
             _config("SASRec", grid=grid)
+    with pytest.raises(ValueError, match="logq: false changes the sampled softmax alone; set negatives"):
+        SequentialConfig(logq=False)
     with pytest.raises(ValueError, match="3 does not divide hidden_size 64"):
         SequentialConfig(n_heads=3)
 
@@ -155,6 +157,17 @@ def test_validation_chooses_epoch_and_cell(data, tmp_path):
     assert all(len(s) == min(40, s.index(max(s)) + 1 + 2) for s in scores.values())
     known = [e for e in data.validation if e.target != "i61"]
     assert _full_ndcg(load_sequential(out, data.catalogue), data, known) == pytest.approx(about["best"], abs=1e-6)
+
+
+def test_a_sample_of_many_validation_rows_chooses_the_epoch(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "MOST_ROWS", 7)
+    monkeypatch.setattr(matrices, "CELLS_AT_A_TIME", 120)  # two rows at a time
+    config, seed = _config("GRU4Rec", epochs=3), 4
+    out = train_sequential(data, config, tmp_path / "GRU4Rec", seed=seed)
+    known = [e for e in data.validation if e.target != "i61"]
+    sample = np.random.default_rng(seed).permutation(len(known))[:7]
+    ndcg = _full_ndcg(load_sequential(out, data.catalogue), data, [known[i] for i in sample])
+    assert _json(out, "model.json")["best"] == pytest.approx(ndcg, abs=1e-6)
 
 
 def test_a_stopped_training_goes_on_and_ends_alike(data, tmp_path, monkeypatch):

@@ -45,19 +45,36 @@ def pieces(sequence: Sequence[int], length: int, rng: np.random.Generator) -> li
     return [list(sequence[start : (end if start == 0 else start + length + 1)]) for start in cuts]
 
 
+GROUP = 25
+"""Batches whose pieces are sorted by length together."""
+
+
 def batches(sequences: Sequence[Sequence[int]], length: int, size: int, seed: tuple[int, ...]) -> list[Batch]:
     """Return the batches of one epoch, in random order.
+
+    Pieces of similar length share a batch, so that few columns are empty. Batches have about as many targets as
+    `size` pieces have on average, however long their own pieces are, so that each target counts alike.
 
     Args:
         sequences: item codes of each user, oldest first. Sequences of one item are ignored.
         length: most inputs of a piece.
-        size: pieces per batch.
+        size: pieces per batch, on average.
         seed: of the pieces and the order.
     """
     rng = np.random.default_rng(seed)
     rows = [p for s in sequences if len(s) > 1 for p in pieces(s, length, rng)]
-    order = rng.permutation(len(rows))
-    return [_batch([rows[i] for i in order[n : n + size]]) for n in range(0, len(order), size)]
+    order, found = rng.permutation(len(rows)), list[Batch]()
+    for start in range(0, len(order), GROUP * size):
+        group = sorted((rows[i] for i in order[start : start + GROUP * size]), key=len)
+        found += [_batch(part) for part in _equal_parts(group, -(-len(group) // size))]
+    return [found[i] for i in rng.permutation(len(found))]
+
+
+def _equal_parts(rows: Sequence[list[int]], n: int) -> list[list[list[int]]]:
+    """Cut rows into at most n parts of about as many targets each."""
+    ends = np.cumsum([len(row) - 1 for row in rows])
+    parts = (ends - 1) * n // ends[-1]
+    return [[rows[i] for i in np.flatnonzero(parts == part).tolist()] for part in np.unique(parts)]
 
 
 def _batch(rows: Sequence[Sequence[int]]) -> Batch:

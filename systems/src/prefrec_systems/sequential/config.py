@@ -46,8 +46,15 @@ class SequentialConfig(RankerConfig, NextItemSection):
     negatives: int | None = Field(
         None,
         ge=1,
+        exclude_if=lambda negatives: negatives is None,
         description="Train with a sampled softmax of N uniform negatives per sequence. Default: softmax over all "
         "items.",
+    )
+    logq: bool = Field(
+        True,
+        exclude_if=lambda logq: logq,
+        description="With negatives: add the logarithm of the number of items that a negative stands for to its "
+        "score. eSASRec and RecTools do not.",
     )
     grid: dict[str, list[float]] = Field(
         default_factory=dict,
@@ -67,6 +74,8 @@ class SequentialConfig(RankerConfig, NextItemSection):
             raise ValueError(
                 f"grid: {wrong[0]} is not a grid field, or has no values; fields are {', '.join(sorted(known))}"
             )
+        if not self.logq and self.negatives is None and "negatives" not in self.grid:
+            raise ValueError("logq: false changes the sampled softmax alone; set negatives, or remove logq")
         if self.grid:
             self.trials()
         return self
@@ -83,7 +92,7 @@ class SequentialConfig(RankerConfig, NextItemSection):
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that affect results."""
-        return self.model_dump(exclude={"kind", "name"} | ({"negatives"} if self.negatives is None else set()))
+        return self.model_dump(exclude={"kind", "name"})
 
     def trials(self) -> list[tuple[dict[str, float], SequentialConfig]]:
         """Return the cells of the grid in order: the fields that a cell sets, and its configuration."""

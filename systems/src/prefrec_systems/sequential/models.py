@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prefrec.cpu.rows import take_rows
 from prefrec_systems.sequential.batches import Batch
 from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
+from prefrec_systems.sequential.softmax import softmax_loss
 
 Module = TypeVar("Module", bound=nn.Module)
 STD = 0.02
@@ -119,13 +120,13 @@ class SequentialModel(nn.Module):
             "Caser": lambda: Convolutions(config),
         }
         self.layers = layers[config.model]()
-        self.negatives = config.negatives
+        self.negatives, self.logq = config.negatives, config.logq
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean over the targets of −log softmax(target), among all items or sampled ones."""
         if self.negatives is None:
             return full_softmax_loss(self, self.table.weight, batch)
-        return sampled_softmax_loss(self, self.table.weight, batch, self.negatives)
+        return sampled_softmax_loss(self, self.table.weight, batch, self.negatives, logq=self.logq)
 
     def all_items(self) -> Tensor:
         """Return the item vectors [I, d]."""
@@ -161,26 +162,29 @@ def full_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch) -> Tens
         batch: inputs and targets as codes.
     """
     states = model.states(take_rows(items, batch.inputs))[batch.mask]
-    return F.cross_entropy(states @ items.T, batch.targets[batch.mask])
+    return softmax_loss(states, items, batch.targets[batch.mask])
 
 
-def sampled_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch, negatives: int) -> Tensor:
+def sampled_softmax_loss(
+    model: NextItemModel, items: Tensor, batch: Batch, negatives: int, *, logq: bool = True
+) -> Tensor:
     """Return the mean over the targets of −log softmax(target) among the target and sampled items.
 
-    Negatives are sampled per piece, uniformly with replacement. Each represents I / K items, so log(I / K) is added
-    to its score, which makes the sum of exponentials unbiased (logQ correction; Bengio and Senécal 2008). Samples
-    that equal the target do not count.
+    Negatives are sampled per piece, uniformly with replacement. Samples that equal the target do not count.
 
     Args:
         model: the model.
         items: [I, d] item vectors by code.
         batch: inputs and targets as codes.
         negatives: K, number of samples per piece.
+        logq: whether log(I / K) is added to the scores of samples, since each represents I / K items. It makes the
+            sum of exponentials unbiased (logQ correction; Bengio and Senécal 2008). Without it, as in RecTools and
+            eSASRec, a target that the model already prefers to K items has little weight.
     """
     drawn = torch.randint(len(items), (len(batch.inputs), negatives), device=items.device)
     states = model.states(take_rows(items, batch.inputs))
     target = (states * take_rows(items, batch.targets)).sum(dim=-1, keepdim=True)
-    correction = math.log(len(items) / negatives)
+    correction = math.log(len(items) / negatives) if logq else 0.0
     others = states @ take_rows(items, drawn).transpose(1, 2) + correction  # [B, T, K]
     others = others.masked_fill(drawn[:, None] == batch.targets[..., None], -torch.inf)
     logits = torch.cat([target, others], dim=-1)[batch.mask]

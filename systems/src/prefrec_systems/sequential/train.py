@@ -22,7 +22,7 @@ from prefrec.data import PreparedData
 from prefrec.errors import ModelError
 from prefrec.files import write_text, write_whole
 from prefrec.lm.models import default_device
-from prefrec.rankers.matrices import mean_ndcg
+from prefrec.rankers.matrices import blocks, mean_ndcg
 from prefrec_systems.sequential.batches import batches
 from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
 from prefrec_systems.sequential.models import NextItemModel, SequentialModel
@@ -31,6 +31,8 @@ from prefrec_systems.sequential.task import Task, task_of
 Config = TypeVar("Config", bound=NextItemSection)
 METRIC = "ndcg@10"
 """Metric that chooses the epoch: on validation examples, ranking all items that the model knows."""
+MOST_ROWS = 5_000
+"""Validation examples that choose the epoch; of more, a random sample. Their ranking takes as long as an epoch."""
 MODEL_FILES = ("model.safetensors", "model.json")
 """Files that `load_sequential` reads."""
 CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
@@ -41,9 +43,9 @@ def train_sequential(
 ) -> Path:
     """Train a sequential recommender and return its folder.
 
-    After each epoch all training items are ranked for every validation example; the epoch and the cell of the grid
-    with the highest NDCG@10 are kept. Interrupted training resumes after the last finished epoch. On the CPU, the
-    same data, configuration and seed give the same weights.
+    After each epoch all training items are ranked for validation examples, at most `MOST_ROWS` of them; the epoch
+    and the cell of the grid with the highest NDCG@10 are kept. Interrupted training resumes after the last finished
+    epoch. On the CPU, the same data, configuration and seed give the same weights.
 
     Args:
         data: prepared data.
@@ -120,6 +122,7 @@ class Training:
         groups: list[dict[str, Any]] | None = None,
     ) -> None:
         self.task, self.config, self.work, self.seed = task, config, work, seed
+        self.rows = np.sort(np.random.default_rng(seed).permutation(len(task.targets))[:MOST_ROWS])
         self.device = default_device()
         self.model = model.to(self.device)
         groups = groups or [parameter_group("learning_rate", model, config)]
@@ -191,13 +194,18 @@ class Training:
         write_whole(self.work / CHECKPOINT, lambda p: torch.save(checkpoint, p))
 
     def _validated(self, name: str) -> float:
-        """Return NDCG@10 of the validation examples."""
+        """Return NDCG@10 of the validation examples in the sample."""
         self.model.eval()
         with torch.inference_mode():
             items = self.model.all_items().to(self.device)
-        scores = last_scores(self.model, items, self.task.histories, (self.task.histories >= 0).sum(axis=1))
-        self._check(name, bool(np.isfinite(scores).all()))
-        return mean_ndcg(scores, self.task.targets)
+        total = 0.0
+        for block in blocks(len(self.rows), len(items)):
+            rows = self.rows[block]
+            histories = self.task.histories[rows]
+            scores = last_scores(self.model, items, histories, (histories >= 0).sum(axis=1))
+            self._check(name, bool(np.isfinite(scores).all()))
+            total += len(rows) * mean_ndcg(scores, self.task.targets[rows])
+        return total / len(self.rows)
 
     def _check(self, name: str, finite: bool) -> None:
         """Raise ModelError if training has diverged; the checkpoint of the last good epoch stays."""
