@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ModelError
 from prefrec.evaluation import metrics_for, target_ranks
 from prefrec.intake import PrepareConfig, prepare
@@ -70,9 +70,12 @@ def _full_scores(asked, data: PreparedData, examples) -> np.ndarray:
 
 
 def _full_ndcg(asked, data: PreparedData, examples) -> float:
-    """NDCG@10 over the whole catalogue, by the evaluation's own functions."""
+    """NDCG@10 over the whole catalogue but what the user has seen, by the evaluation's own functions."""
     column = {item: n for n, item in enumerate(data.catalogue.ids)}
-    ranks = target_ranks(_full_scores(asked, data, examples), [column[e.target] for e in examples])
+    scores = _full_scores(asked, data, examples)
+    for row, seen in zip(scores, seen_items(data, examples), strict=True):
+        row[[column[item] for item in seen]] = -np.inf
+    ranks = target_ranks(scores, [column[e.target] for e in examples])
     return float(metrics_for((10,))["ndcg@10"](*ranks).mean())
 
 
@@ -85,6 +88,8 @@ def test_the_task_of_a_model_of_ids_leaves_new_items_out(data):
     rows = [e for e in data.validation if e.target != "i61"]
     assert [[task.ids[c] for c in row if c >= 0] for row in task.histories] == [list(e.history) for e in rows]
     assert [task.ids[c] for c in task.targets] == [e.target for e in rows]
+    logs = dict(data.train_interactions.group_by("user_id").agg("item_id").iter_rows())
+    assert [{task.ids[c] for c in codes} for codes in task.seen] == [set(logs[e.user_id]) for e in rows]
     everything = task_of(data, new_items=True)
     assert (everything.known, everything.ids[60:]) == (60, [COLD, "i61"])
     assert len(everything.targets) == len(rows) + 2

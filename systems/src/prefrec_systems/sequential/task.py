@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
-from prefrec.data import PreparedData
+from prefrec.data import PreparedData, seen_items
 from prefrec.errors import DataError
 from prefrec.rankers.matrices import pad_codes
 
@@ -23,6 +23,8 @@ class Task:
         sequences: item codes of each training user, oldest first.
         histories: [B, L] item codes of the validation histories, oldest first; -1 in empty columns at the end.
         targets: [B] item codes of the validation targets.
+        seen: [B] item codes that are not ranked, as in full ranking: those that the user saw before the target,
+            unless the data keep repeats.
         history_length: L, the longest history of validation and test examples.
     """
 
@@ -31,6 +33,7 @@ class Task:
     sequences: list[list[int]]
     histories: NDArray[np.int64]
     targets: NDArray[np.int64]
+    seen: list[list[int]]
     history_length: int
 
     def shares(self) -> Tensor:
@@ -61,14 +64,17 @@ def task_of(data: PreparedData, *, new_items: bool, is_refit: bool = False) -> T
     sequences = [[code[i] for i in items] for items in by_user.to_list()]
     if not any(len(s) > 1 for s in sequences):
         raise DataError("no user has two training interactions: there is no next item to learn from")
-    rows = [([i for i in e.history if i in code], e.target) for e in data.validation if e.target in code]
-    rows = [(history, target) for history, target in rows if history]
+    rows = [e for e in data.validation if e.target in code and any(i in code for i in e.history)]
     if not rows and not is_refit:
         raise DataError(
             f"none of {len(data.validation)} validation examples has a history and a target that the model knows, so "
             "they cannot choose the epoch: prepare more validation examples, or more training interactions"
         )
     length = max(len(e.history) for e in (*data.validation, *data.test))
-    histories = pad_codes([history for history, _ in rows], code)
-    targets = np.array([code[target] for _, target in rows], dtype=np.int64)
-    return Task(ids, known, sequences, histories, targets, length)
+    histories = pad_codes([[i for i in e.history if i in code] for e in rows], code)
+    targets = np.array([code[e.target] for e in rows], dtype=np.int64)
+    seen = [
+        [code[i] for i in items if i in code and i != e.target]
+        for e, items in zip(rows, seen_items(data, rows), strict=True)
+    ]
+    return Task(ids, known, sequences, histories, targets, seen, length)

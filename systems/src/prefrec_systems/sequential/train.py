@@ -30,7 +30,7 @@ from prefrec_systems.sequential.task import Task, task_of
 
 Config = TypeVar("Config", bound=NextItemSection)
 METRIC = "ndcg@10"
-"""Metric that chooses the epoch: on validation examples, ranking all items that the model knows."""
+"""Metric that chooses the epoch: on validation examples, ranking all items that the model knows but `Task.seen`."""
 MOST_ROWS = 5_000
 """Validation examples that choose the epoch; of more, a random sample. Their ranking takes as long as an epoch."""
 MODEL_FILES = ("model.safetensors", "model.json")
@@ -43,9 +43,9 @@ def train_sequential(
 ) -> Path:
     """Train a sequential recommender and return its folder.
 
-    After each epoch all training items are ranked for validation examples, at most `MOST_ROWS` of them; the epoch
-    and the cell of the grid with the highest NDCG@10 are kept. Interrupted training resumes after the last finished
-    epoch. On the CPU, the same data, configuration and seed give the same weights.
+    After each epoch the training items are ranked for validation examples, at most `MOST_ROWS` of them, as in full
+    ranking; the epoch and the cell of the grid with the highest NDCG@10 are kept. Interrupted training resumes after
+    the last finished epoch. On the CPU, the same data, configuration and seed give the same weights.
 
     Args:
         data: prepared data.
@@ -204,6 +204,8 @@ class Training:
             histories = self.task.histories[rows]
             scores = last_scores(self.model, items, histories, (histories >= 0).sum(axis=1))
             self._check(name, bool(np.isfinite(scores).all()))
+            for row, own in zip(rows, scores, strict=True):
+                own[self.task.seen[row]] = -np.inf
             total += len(rows) * mean_ndcg(scores, self.task.targets[rows])
         return total / len(self.rows)
 
