@@ -50,7 +50,7 @@ def test_pages_of_results_are_in_the_navigation_and_lead_to_their_data(site):
 
 def test_pages_lead_to_the_one_before_to_the_next_and_to_the_repository(site):
     page = (site / "sdpo" / "index.html").read_text(encoding="utf-8")
-    assert '<a href="../scoring/" class="md-footer__link md-footer__link--next"' in page
+    assert '<a href="../reproduce/" class="md-footer__link md-footer__link--next"' in page
     assert '<a href="../other-libraries/" class="md-footer__link md-footer__link--prev"' in page
     assert 'href="https://example.org/prefrec/source"' in page
 

@@ -1,4 +1,4 @@
-"""Compare the trainer with the authors': `python -m prefrec_lab.fidelity` writes the tables of docs/fidelity.md.
+"""Compare the trainer with the authors': `python -m prefrec_lab.fidelity` writes the tables of docs/reproduce.md.
 
 `lab/fidelity/authors-n*.npz` holds what the trainer of github.com/chenyuxin1999/S-DPO (commit f6dd7e8) computes in
 float32 from `problem`: a random Llama and rows of random tokens, both from frozen generators of numpy. Its code is
@@ -29,7 +29,7 @@ from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec_lab.losses import simpo_loss
 from prefrec_lab.results import ROOT
 
-VECTORS, PAGE = ROOT / "lab" / "fidelity", ROOT / "docs" / "fidelity.md"
+VECTORS, PAGE = ROOT / "lab" / "fidelity", ROOT / "docs" / "reproduce.md"
 TRL_VECTORS = VECTORS / "trl.npz"
 BEGIN, BEGIN_TRL, FINISH = "<!-- prefrec_lab.fidelity -->", "<!-- prefrec_lab.fidelity: TRL -->", "<!-- end -->"
 NEGATIVES = 3, 7
