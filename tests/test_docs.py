@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
@@ -238,8 +239,7 @@ QUICK = {**TOWER, "sft.epochs": 1, "model.layers": 1}
 def readme(tmp_path, monkeypatch):
     """Pairs (code, output it shows) of README, to run in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    _, *shown = blocks(README, "text")  # the first is what the demo prints
-    return list(zip(blocks(README, "python"), shown, strict=True))
+    return list(zip(blocks(README, "python"), blocks(README, "text"), strict=True))
 
 
 @pytest.fixture
@@ -324,6 +324,60 @@ def printed(capsys):
 def test_files_that_the_pages_name_exist(page):
     named = re.findall(r"`((?:tests|scripts|lab|systems|recipes|src)/[\w./-]+)`", page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_one_sentence_says_everywhere_what_prefrec_is():
+    (tagline,) = re.findall(r"^\*\*(.+)\*\*$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    site = re.search(r"^site_description: (.+)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["description"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["abstract"]
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert (site, package, cited, prefrec.__doc__.splitlines()[0]) == (tagline,) * 4
+    assert command_line().help.startswith(f"{tagline}\n")
+    assert f"**{tagline}**" in home
+
+
+def test_the_first_screen_of_the_readme_has_both_commands():
+    screen = README.read_text(encoding="utf-8").splitlines()[:25]
+    assert {"make demo", "make test"} <= {line.partition("  #")[0] for line in screen}
+    assert sum(line.startswith("- **You ") for line in screen) == 3
+    assert len(README.read_text(encoding="utf-8").split()) <= 900
+
+
+def test_figures_of_the_readme_are_those_of_the_results():
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    artist, office = (
+        json.loads((ROOT / "lab" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("01-lastfm-as-published", "55-audits")
+    )
+    rows = [row for table in artist["tables"] for row in table["rows"]]
+    (alone,) = {row[1].split()[0] for row in rows if row[0] == "next artist id after the last history item"}
+    assert f"HR@1 {float(alone):.2f}, where published S-DPO reaches about 0.66" in text
+    assert "S-DPO with Llama-2-7B: HR@1 about 0.66" in " ".join(artist["notes"])
+    without_user = re.search(r"Amazon Office windows: NDCG@10 (0\.\d+)", office["answer"])[1]
+    assert f"NDCG@10 is {float(without_user):.2f} without the user" in text
+
+
+def test_answers_on_the_page_for_sites_are_those_of_the_server():
+    bodies = pytest.importorskip("prefrec_server.bodies")
+    page = ROOT / "docs" / "on-your-site.md"
+    kinds = (bodies.RecommendRequest, bodies.RecommendAnswer), (bodies.RelatedRequest, bodies.RelatedAnswer)
+    sent = re.findall(r"-d '(.*)'", page.read_text(encoding="utf-8"))
+    for (request, answer), body, shown in zip(kinds, sent, blocks(page, "json"), strict=True):
+        asked, found = request.model_validate_json(body), answer.model_validate_json(shown)
+        assert len(getattr(found, "ranking", None) or found.items) == asked.k
+
+
+def test_trials_on_the_page_of_s_dpo_are_those_of_their_results():
+    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(E\d)\]\(experiments/([\w-]+)\.md\) \|.*\| (.*) \|$", page, re.MULTILINE)
+    assert [name for name, _, _ in rows] == ["E1", "E2", "E3", "E4", "E5"]
+    for name, file, found in rows:
+        answer = json.loads((ROOT / "lab" / "results" / f"{file}.json").read_text(encoding="utf-8"))["answer"]
+        numbers = re.findall(r"[+−]\d\.\d+", found)
+        assert numbers or name == "E5"
+        assert [number for number in numbers if number not in answer] == []
+        assert name != "E5" or found in answer
 
 
 def test_the_citation_names_this_version():

@@ -1,4 +1,4 @@
-"""prefrec: language-model recommenders aligned to user preferences with Softmax DPO, and evaluated rigorously.
+"""Train a recommender on your own log, and learn what each part of it is worth.
 
 The names below are imported on first use, so that `import prefrec` stays fast.
 """

@@ -33,7 +33,7 @@ COMMANDS = "prefrec.commands"
 ELSEWHERE = {"serve": "./server", "chat": "./systems", "lab": "./lab"}
 """Verb of a sister package → the package's folder in a clone."""
 HELP = (
-    "Train, measure and serve language-model recommenders on your own interaction log and item titles.\n\n"
+    "Train a recommender on your own log, and learn what each part of it is worth.\n\n"
     "`init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` continues a run with new "
     "interactions. `switch` lets a link lead to the run to serve, if it is not worse, and `prune` deletes earlier "
     "runs. `recommend`, `also-bought` and `similar` answer, `explain` shows what moved a score, `report` writes a "
