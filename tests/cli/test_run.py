@@ -27,10 +27,16 @@ def finished(place, tmp_path_factory):
 def test_run_prints_the_table_and_where_the_report_is(finished):
     folder, _, done = finished
     assert done.code == 0, done.err
-    for name in ("random", "popularity", "zero-shot", "sft", "dpo", "s-dpo", "hr@1", "full ranking", "valid"):
+    for name in ("popularity", "zero-shot", "sft", "dpo", "s-dpo", "full ranking"):
         assert re.search(rf"\b{name}\b", done.out.lower())
+    report = (folder / "report.html").read_text().lower()
+    for name in ("random", "hr@1", "valid", "co-occurrence"):
+        assert re.search(rf"\b{name}\b", report)
     assert done.out.lstrip().startswith("Audit:")  # the verdict comes first
     assert done.out.endswith(f"Report: {folder}/report.html\n")
+    assert "Next: mend the candidate sets as the audit says" in done.out  # which are also training examples
+    assert len(done.out.splitlines()) <= 35  # the report has all metrics, groups and differences
+    assert len(done.err.splitlines()) <= 45
     # What `prepare` would say of the data, once.
     assert len(re.findall(r"^• .*users.* items.* interactions", done.err, re.MULTILINE)) == 1
     stages = ["prepare", "sft", "dpo", "s-dpo", "evaluate"]

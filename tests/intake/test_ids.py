@@ -58,6 +58,20 @@ def test_an_account_that_many_people_share_is_named(capsys, dtype):
     assert told(capsys, ["a"] * 90 + ["b"] * 5, dtype=dtype) == ""  # two users say nothing of the usual number
 
 
+def test_many_shared_accounts_are_one_warning_that_counts_those_it_does_not_name(capsys):
+    regular = [f"u{n % 200}" for n in range(10_000)]  # 50 each
+    guests = [f"guest{n}" for n in range(40) for _ in range(160 + n)]
+    said = told(capsys, [*regular, *guests])
+    assert said.count("warning: ") == len(said.splitlines()) == 1
+    assert all(f"the user 'guest{n}' has {160 + n} interactions" in said for n in (39, 38, 37))
+    assert "'guest36'" not in said
+    rest = sum(160 + n for n in range(37))
+    assert (
+        f"37 more, with 160 to 196 interactions each, have {rest:,} ({rest / (10_000 + len(guests)):.1%} of" in said
+    )
+    assert "share these accounts, empty their ids" in said
+
+
 def test_prepare_warns_and_changes_no_id(shop, capsys):
     paths = shop()
     text = paths["interactions"].read_text()

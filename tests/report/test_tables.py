@@ -21,6 +21,8 @@ from prefrec.report.tables import (
     logs_notes,
     metrics_grid,
     metrics_note,
+    outcome_grid,
+    outcome_note,
     targets_grids,
 )
 from verdicts import NONE
@@ -150,3 +152,28 @@ def test_a_mean_over_fewer_rows_is_not_the_best():
     assert some.metrics["b"]["mrr"].mean > some.metrics["a"]["mrr"].mean
     assert (cells["a"].style, cells["b"].style) == ("best", "")
     assert "n = 9" in cells["b"].small
+
+
+def test_the_outcome_has_a_line_for_each_ranker_and_pair_and_counts_the_baselines_that_it_folds():
+    baselines = {"random": "fedcba", "popularity": "dcbafe", "item-kNN": "bacdef", "EASE": "cbadef"}
+    names = baselines | {"sft": "badcef", "s-dpo": "abcdef", "blend": "abdcef"}
+    frame = evaluate([Fixed(n, order) for n, order in names.items()], _rows(60), CATALOGUE, audit=NONE).predictions
+    pairs = [("s-dpo", "sft"), ("s-dpo", "item-kNN"), ("blend", "item-kNN"), ("blend", "blend without sft")]
+    less = frame.filter(pl.col("ranker") == "sft").with_columns(pl.lit("blend without sft").alias("ranker"))
+    block = evaluate_predictions(pl.concat([frame, less]), compare=pairs, audit=NONE)
+    block = replace(block, best_reference="item-kNN")
+    block.metrics.pop("blend without sft")  # as in a run, where it is only compared
+    grid, hidden = outcome_grid(block, ["ndcg@10", "hr@1"], ["popularity", "item-kNN"])
+    assert hidden == 2
+    assert [name for name, *_ in grid.rows] == ["popularity", "item-kNN", "SFT", "S-DPO", "blend", "S-DPO − SFT"]
+    gain = next(c for c in block.comparisons if (c.ranker, c.against, c.metric) == ("s-dpo", "sft", "ndcg@10"))
+    cells = {name: cells for name, cells, _ in grid.rows}
+    assert [cell.text for cell in cells["S-DPO − SFT"][:2]] == ["–", "–"]
+    assert cells["S-DPO − SFT"][2].text.startswith(f"{gain.mean:+.3f}".replace("-", "−"))
+    assert cells["SFT"][2].text == "–"  # it was not compared with the best baseline
+    assert cells["S-DPO"][2].text != "–"
+    shown = _shown(Printed(grid, "ranker"), width=80)
+    assert len(shown.splitlines()) == 2 + len(grid.rows)  # heading, rule, and one line for each
+    note = outcome_note(block, "ndcg@10")
+    assert "n = 60 examples of 60 users" in note
+    assert "difference: NDCG@10 over item-kNN, the best baseline" in note

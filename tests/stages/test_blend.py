@@ -24,7 +24,6 @@ from prefrec.rankers.blend import (
     RerankedBlend,
     Weights,
     learn_weights,
-    weights_sentence,
 )
 from prefrec.rankers.item_features import time_features
 from prefrec.rankers.matrices import pad_scores
@@ -260,9 +259,7 @@ def test_weights_are_learnt_on_sampled_candidates_of_some_rows(finished, recipe,
     assert len({c for e in examples for c in e.candidates[1:]}) <= 8
     assert 4 < np.mean([len(e.candidates) for e in examples]) <= 9
     told = " ".join(capsys.readouterr().err.split())
-    assert told.count("blend: learning weights on 6 validation examples") == 3
-    weights = Weights.from_json(json.loads((tmp_path / "blend.json").read_text()))
-    assert " ".join(weights_sentence("blend", weights).split()) in told
+    assert told.count("blend: 3 weights learnt on 6 validation examples") == 3  # the report has the weights
 
 
 def test_a_blend_without_a_part_counts_no_validation_targets_for_validation_rows(finished, recipe, tmp_path):

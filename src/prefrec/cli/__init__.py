@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, ValidationError
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnknownOptionError, ValidationError
 
 from prefrec import __version__
 from prefrec.cli._parsing import Help, as_values, shown_default
@@ -44,6 +44,8 @@ HELP = (
     "traceback of an error.\n\n"
     "A first run: `prefrec init --help`, or in a clone `prefrec run recipes/demo.yaml`"
 )
+GONE = {"run --dry-run": "`prefrec plan RECIPE` lists the stages of a run without running them"}
+"""Verb and option that an earlier version had → what there is in its place."""
 HELP_FLAGS = ("--help", "-h", "--help-all")
 
 
@@ -167,6 +169,10 @@ def _explained(error: CycloptsError) -> tuple[str, int]:
         from prefrec.cli._options import section_error
 
         return str(section_error(error)), 1
+    elif isinstance(error, UnknownOptionError) and (
+        gone := GONE.get(" ".join([*above[-1:], str(error.token.keyword)]))
+    ):
+        return f"{error.token.keyword} was removed: {gone}", 2
     else:
         message = str(error)
     return f"{message} (help: `{' '.join(['prefrec', *above, '--help'])}`)", 2

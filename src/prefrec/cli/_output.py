@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from prefrec.evaluation import Evaluation
 from prefrec.evaluation.labels import FULL_METRICS, HEADLINE_METRICS
-from prefrec.report.headline import users_served
+from prefrec.evaluation.outcome import FAMILY
+from prefrec.report.headline import decisive, outcome, users_served
 from prefrec.report.tables import (
     VERDICT_STYLES,
     Grid,
@@ -16,8 +18,12 @@ from prefrec.report.tables import (
     comparisons_note,
     differences_grid,
     groups_grid,
+    logs_notes,
     metrics_grid,
     metrics_note,
+    outcome_grid,
+    outcome_note,
+    shown_baselines,
     targets_grids,
 )
 from prefrec.runs.results import Results
@@ -34,6 +40,23 @@ BEYOND_NOTE = (
     "of the ten best items in full ranking. coverage: share of the catalogue in at least one top ten; novelty: −log2 "
     "of the share of users who interacted with an item; diversity: 1 − cosine of two titles of a top ten"
 )
+
+
+def print_outcome(results: Results) -> None:
+    """Print the audit, the verdict and a short table of an evaluation, if there was one. The report has the rest."""
+    block, evaluation = decisive(results), results.evaluation
+    if block is None or evaluation is None:
+        return
+    out = Console()
+    out.print(Text(evaluation.audit.verdict, VERDICT_STYLES[evaluation.audit.state]))
+    out.print(escape(outcome(results)))
+    wanted = FULL_METRICS if block is results.full_catalogue else HEADLINE_METRICS
+    metrics = sorted(wanted, key=lambda metric: metric != FAMILY)
+    grid, hidden = outcome_grid(block, metrics, shown_baselines(evaluation, results.full_catalogue))
+    note = [outcome_note(block, next((m for m in metrics if m in block.measured), block.measured[0]))]
+    note += logs_notes(block.logs)
+    note += [f"{hidden} more baselines were measured; the report has them"] if hidden else []
+    out.print(Printed(grid, "ranker", "\n".join(note)))
 
 
 def print_results(results: Results) -> None:

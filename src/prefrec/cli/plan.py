@@ -10,7 +10,7 @@ from rich.console import Console
 
 from prefrec.cli import _options as o
 from prefrec.pipeline.run import ease_memory, expected, survey
-from prefrec.recipe import Recipe, load_recipe
+from prefrec.recipe import load_recipe
 from prefrec.report.tables import Cell, Grid, Printed
 from prefrec.report.wording import clock
 
@@ -33,21 +33,17 @@ def plan(
     """
     loaded = load_recipe(recipe, override or [])
     folder = out or Path("runs") / loaded.name
-    print_plan(loaded, folder, survey(loaded, folder), as_json)
-
-
-def print_plan(recipe: Recipe, folder: Path, stages: list[dict[str, Any]], as_json: bool) -> None:
-    """Print the stages that `survey` returns; for people also the price of those that have to run, and EASE's."""
+    stages = survey(loaded, folder)
     if as_json:
         o.print_json(stages)
         return
-    price = expected(recipe, folder)
+    price = expected(loaded, folder)
     rows = [(s["stage"], [Cell(text) for text in _texts(s)], "") for s in stages]
     left = sum(bool(s["why"]) for s in stages)
     note = f"{left} of {len(stages)} stages have to run" if left else "all stages are up to date"
     prepared = not stages[0]["why"]
     note += f"\n{price}" if price else "" if prepared else "\nRun it with --until prepare to see the expected time"
-    if memory := ease_memory(recipe, folder):
+    if memory := ease_memory(loaded, folder):
         note += f"\n{memory}"
     Console().print(Printed(Grid(["due", "needs", "last time", "memory"], rows), "stage", note))
 

@@ -19,7 +19,6 @@ def run(
         str, Parameter(help="Last stage to run: prepare, sft, evaluate, report or a ranker's name.")
     ] = "report",
     override: o.Override = None,
-    dry_run: Annotated[bool, Parameter(help="Only print the stages, like `prefrec plan`.")] = False,
     strict: Annotated[
         bool, Parameter(help="Stop before training unless the audit finds the candidate sets fair.")
     ] = False,
@@ -33,13 +32,8 @@ def run(
     """
     # Imported here, so that --help need not wait for torch and transformers.
     from prefrec.cli._carry_out import carry_out
-    from prefrec.cli.plan import print_plan
-    from prefrec.pipeline.run import survey
     from prefrec.recipe import load_recipe
 
     loaded = load_recipe(recipe, [*(override or []), *(["evaluate.on_leak=stop"] if strict else [])])
     folder = out or Path("runs") / loaded.name
-    if dry_run:
-        print_plan(loaded, folder, survey(loaded, folder, until), as_json)
-    else:
-        carry_out(loaded, folder, until, as_json)
+    carry_out(loaded, folder, until, as_json)

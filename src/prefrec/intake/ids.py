@@ -21,6 +21,9 @@ _TIMES, _MANY, _MANY_GUESTS = 3, 0.01, 0.002
 An id that `_GUESTS` matches has too many from three times the median and 0.2% of the log on.
 """
 
+_NAMED = 3
+"""Number of such accounts that the warning names."""
+
 _INVISIBLE = r"[\p{Cc}\p{Cf}]"
 _PADDED = r"^0*(\d+?)(?:\.0+)?$"
 """A whole number, perhaps with leading zeros or a fraction of zeros, as in 007 and 7.00."""
@@ -45,7 +48,7 @@ def warn_of_ids(log: pl.DataFrame, items: pl.Series) -> None:
 
 
 def _warn_of_crowds(owners: pl.Series) -> None:
-    """Warn of users with too many interactions for one person."""
+    """Warn once of all users with too many interactions for one person: name the largest, count the others."""
     counts = owners.value_counts(sort=True).with_columns(pl.col("user_id").cast(pl.String))
     count, user = pl.col("count"), pl.col("user_id")
     is_crowd = (count >= _TIMES * count.quantile(0.99, "higher")) & (count >= _MANY * len(owners))
@@ -53,14 +56,27 @@ def _warn_of_crowds(owners: pl.Series) -> None:
         user.str.contains(_GUESTS) & (count >= _TIMES * count.median()) & (count >= _MANY_GUESTS * len(owners))
     )
     crowds = counts.filter((is_crowd | are_guests) & ~user.str.to_lowercase().is_in(MISSING))
-    for name, most in crowds.iter_rows():
-        share = f"{most:,} interactions ({most / len(owners):.1%} of the log, {most / counts['count'].median():.0f}"
-        warn(
-            escape(
-                f"the user {name!r} has {share} times the median of users): if many people share this account, empty "
-                "its ids in the log and set --missing-users drop (`missing_users: drop` in a recipe)"
-            )
+    if crowds.is_empty():
+        return
+    middle = counts["count"].median()
+    told = [
+        f"the user {name!r} has {most:,} interactions ({most / len(owners):.1%} of the log, "
+        f"{most / middle:.0f} times the median of users)"
+        for name, most in crowds.head(_NAMED).iter_rows()
+    ]
+    if rest := len(crowds) - len(told):
+        theirs = int(crowds["count"][_NAMED:].sum())
+        told.append(
+            f"{rest:,} more, with {crowds['count'][-1]:,} to {crowds['count'][_NAMED]:,} interactions each, have "
+            f"{theirs:,} ({theirs / len(owners):.1%} of the log)"
         )
+    which, ids = ("this account", "its ids") if len(crowds) == 1 else ("these accounts", "their ids")
+    warn(
+        escape(
+            f"{'; '.join(told)}: if many people share {which}, empty {ids} in the log and set --missing-users drop "
+            "(`missing_users: drop` in a recipe)"
+        )
+    )
 
 
 def _warn_of_spellings(ids: pl.Series, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -40,6 +41,7 @@ from prefrec.rankers.blend import BlendConfig
 from prefrec.rankers.ease import EASERanker, matrix_bytes, too_large
 from prefrec.recipe import Recipe, dump_recipe, reached
 from prefrec.report import write_report
+from prefrec.report.wording import clock
 from prefrec.resources import memory_bytes
 from prefrec.runs.contents import read_run, result_inputs
 from prefrec.runs.lock import reader_lock, run_lock
@@ -260,6 +262,7 @@ def _evaluate(
     best: Best | None,
 ) -> Results:
     say("[bold]evaluate[/bold]")
+    start = time.monotonic()
     recipe, folder = plan.recipe, plan.folder
     # Before validation examples, the training log is what is known.
     counted = "validation" if equal_logs and len(plan.logs) == 1 else recipe.evaluate.split
@@ -284,4 +287,5 @@ def _evaluate(
     )
     if is_first():
         write_results(folder, results)
+    say(f"evaluate: {clock(time.monotonic() - start)}")
     return results

@@ -200,7 +200,8 @@ class _Asked:
                 ranker.use_predictions(answers)
             loaded.append((stage, ranker))
             if known != self.key(stage, []):
-                say(f"{stage.name}: scoring {len(self.examples)} examples of {self.size}")
+                if stage.is_slow:  # others take seconds, and blends without a part are many
+                    say(f"{stage.name}: scoring {len(self.examples)} examples of {self.size}")
                 due.append((stage, ranker))
         made = self.predictions([ranker for _, ranker in due], shared=not group[0].is_slow)
         for (stage, _), frame in zip(due, made, strict=True):

@@ -22,12 +22,24 @@ def verdict(run: RunContents) -> str:
 
     It is about full ranking if all examples were ranked, otherwise about candidate sets; "" without results.
     """
-    sampled, full = run.results.evaluation, run.results.full_catalogue
-    if sampled is None:
+    sentence, sampled = outcome(run.results), run.results.evaluation
+    return f"{sentence} {sampled.audit.headline}" if sampled else ""
+
+
+def decisive(results: Results) -> Evaluation | None:
+    """Return full ranking if all examples were ranked, otherwise the candidate sets; None without results."""
+    sampled, full = results.evaluation, results.full_catalogue
+    return full if full and sampled and full.n == sampled.n else sampled
+
+
+def outcome(results: Results) -> str:
+    """Return the verdict without the audit's result; "" without results."""
+    block = decisive(results)
+    if block is None:
         return ""
-    block, where = (full, "in full ranking") if full and full.n == sampled.n else (sampled, "on candidate sets")
+    where = "in full ranking" if block is results.full_catalogue else "on candidate sets"
     metric = "ndcg@10" if "ndcg@10" in block.measured else block.measured[0]
-    best, is_chosen = _best(run.results, block, metric)
+    best, is_chosen = _best(results, block, metric)
     baseline = block.best_reference
     how = "is best on validation, with" if is_chosen else "has the highest"
     how += f" {metric_label(metric)}" + ("" if is_chosen else ",")
@@ -40,7 +52,7 @@ def verdict(run: RunContents) -> str:
             f", {with_interval(gain)} over the best baseline, {label(gain.against)}: {_significance(gain, block)}"
         )
     few = too_few_users(block.users)
-    return f"{sentence}. {f'{few}. ' if few else ''}{sampled.audit.headline}"
+    return f"{sentence}. {few}." if few else f"{sentence}."
 
 
 def _significance(gain: Comparison, block: Evaluation) -> str:

@@ -19,7 +19,16 @@ from prefrec.evaluation.outcome import FAMILY
 from prefrec.evaluation.preferences import Preferences
 from prefrec.evaluation.targets import FEWEST
 from prefrec.rankers.baselines import BASELINES, PopularityRanker
-from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
+from prefrec.report.wording import (
+    clock,
+    includes_zero,
+    interval_ends,
+    label,
+    metric_label,
+    number,
+    signed,
+    with_interval,
+)
 from prefrec.runs.contents import StageLog
 
 MARK, WEAK_MARK = "✱", "∘"
@@ -93,6 +102,51 @@ def folded(grid: Grid, shown: Sequence[str]) -> tuple[Grid, Grid | None]:
         return grid, None
     kept = [row for row in grid.rows if row not in rest]
     return Grid(grid.columns, kept), Grid(grid.columns, rest)
+
+
+def outcome_grid(block: Evaluation, metrics: Sequence[str], shown: Sequence[str]) -> tuple[Grid, int]:
+    """Return a short grid with one line a ranker, and the number of baselines that it leaves out (as `folded`).
+
+    It has the first metric with its interval, the means of the others, and the difference of the first one: of a
+    ranker over the best baseline, then of all other compared pairs but a blend and itself without a part.
+    """
+    first, *others = [m for m in metrics if m in block.measured] or block.measured[:1]
+    gains = {(c.ranker, c.against): c for c in block.comparisons if c.metric == first}
+    best = max(of[first].mean for of in block.metrics.values() if first in of)
+    rows = []
+    for ranker, of in block.metrics.items():
+        mean, gain = of.get(first), gains.pop((ranker, block.best_reference or ""), None)
+        fewer = f" (n = {mean.n:,})" if mean and mean.n != block.n else ""
+        style = "best" if mean and mean.mean == best else ""
+        cells = [Cell(with_interval(mean) + fewer if mean else "–", style=style)]
+        cells += [Cell(number(of[m].mean) if m in of else "–") for m in others]
+        rows.append((label(ranker), [*cells, _gain_cell(gain)], ""))
+    kept, rest = folded(Grid([], rows), shown)
+    empty = [Cell("–")] * (1 + len(others))
+    pairs = [
+        (f"{label(ranker)} − {label(against)}", [*empty, _gain_cell(gain)], "")
+        for (ranker, against), gain in gains.items()
+        if not against.startswith(f"{ranker} without ")
+    ]
+    columns = [*map(metric_label, [first, *others]), "difference"]
+    return Grid(columns, kept.rows + pairs), len(rest.rows) if rest else 0
+
+
+def outcome_note(block: Evaluation, metric: str) -> str:
+    """Return the note of `outcome_grid`: sizes, what the differences are of, and their marks."""
+    best = block.best_reference
+    over = f" over {label(best)}, the best baseline" if best else " of the pair"
+    family = sum(c.metric == FAMILY for c in block.comparisons)
+    marks = f"{MARK} p < 0.05 after Holm’s correction for {family} comparisons, {WEAK_MARK} without" if family else ""
+    compared = f"\ndifference: {metric_label(metric)}{over}. {marks}" if block.comparisons else ""
+    return f"{size_of(block)}; 95% intervals {WITH_INTERVALS}{compared}"
+
+
+def _gain_cell(gain: Comparison | None) -> Cell:
+    if gain is None:
+        return Cell("–")
+    cell = _difference_cell(gain)
+    return Cell(" ".join([cell.text, *cell.small]), style=cell.style)
 
 
 _DEAD = ({0.0}, {1.0})

@@ -15,6 +15,7 @@ from prefrec.console import say
 from prefrec.errors import without_secrets
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.config import RankerConfig
+from prefrec.report.wording import clock
 from prefrec.runs.served import REFIT
 from prefrec.runs.stage import damaged, is_aside, is_finished, read_state, stage, stage_key
 from prefrec.stages.inputs import RunInputs, by_content
@@ -80,6 +81,7 @@ class Stage(ABC):
         more = {MADE_WITH: self.made_with} if self.made_with else {}
         with stage(self.folder, self.key, self.kind, self.settings, **more):
             self.make()
+        say(f"{self.label}: {clock(read_state(self.folder).get('seconds'))}")
 
     def changed(self, otherwise: Sequence[str] = ()) -> list[str] | None:
         """Return the dotted names of inputs that changed since it was made; None: they were not recorded.

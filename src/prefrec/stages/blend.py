@@ -29,7 +29,6 @@ from prefrec.rankers.blend import (
     Weights,
     learn_rerank,
     learn_weights,
-    weights_sentence,
 )
 from prefrec.rankers.item_features import POPULARITY, TIME, ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes
@@ -103,7 +102,14 @@ class BlendStage(RankerStage):
         weights = self._learn()
         if is_first():
             write_json(self.folder / BLEND_FILE, weights.to_json())
-        say(weights_sentence(self.name, weights))
+        say(self._outcome(weights))
+
+    def _outcome(self, weights: Weights) -> str:
+        """Return how much was learnt, and from what; the report has the weights themselves."""
+        whole = weights.logits[""]
+        out = [*self._unable(), *weights.left_out]
+        left = f"; left out: {', '.join(out)}" if out else ""
+        return f"{self.name}: {len(whole.names)} weights learnt on {whole.n:,} validation examples{left}"
 
     def load(self, batch_size: int) -> Ranker:
         return self.load_without("", "test", batch_size)
@@ -189,7 +195,6 @@ class BlendStage(RankerStage):
         times, past = self.parts.times("validation"), self.parts.past("validation")
         for part, reason in self._unable().items():
             say(f"{self.name}: {part} is left out: it {reason}")
-        say(f"{self.name}: learning weights on {len(rows):,} validation examples")
         for ranker in fast:
             if isinstance(ranker, ComposedRanker):
                 # From now on it keeps scores, because other blends learn from the same examples.
