@@ -9,12 +9,10 @@ import pytest
 from command import prefrec
 from prefrec.errors import ConfigError
 from prefrec.export.ranker import export_ranker
-from prefrec.pipeline import run
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.prepare import PrepareStage
-from prefrec.pipeline.run import ease_memory, run_recipe, survey
-from prefrec.rankers import ease
+from prefrec.pipeline.run import run_recipe, survey
 from prefrec.recipe import Recipe, dump_recipe
 from prefrec.runs.stage import stage
 from prefrec.stages.inputs import RunInputs
@@ -231,28 +229,3 @@ def test_runs_of_before_answer_and_where_it_is_known_a_doubt_is_told(beside, cap
     assert "warning" not in capsys.readouterr().err
     assert replace(old, outdated="recipe changed since").stage("s-dpo").name == "s-dpo"
     assert "s-dpo may have been made with another recipe than the run has now: recipe" in capsys.readouterr().err
-
-
-def test_the_plan_tells_what_ease_takes_or_that_it_does_not_fit(recipe, tmp_path, monkeypatch):
-    raw = recipe.model_dump(mode="json") | {"sft": None, "align": []}
-    raw["evaluate"] |= {"references": ["popularity", "EASE"], "zero_shot": False}
-    asked = Recipe.model_validate(raw)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(dump_recipe(asked))
-
-    def printed():
-        return " ".join(prefrec("plan", path, "--out", tmp_path / "run").out.split())
-
-    assert "EASE" not in printed()  # nothing is prepared
-    run_recipe(asked, tmp_path / "run", until="prepare")
-    items = PrepareStage(asked, tmp_path / "run/data").read().known_interactions("test")["item_id"].n_unique()
-    assert f"EASE will keep two matrices of {items} × {items} items: 0.0 GB" in printed()
-    with monkeypatch.context() as little:
-        little.setattr(run, "memory_bytes", lambda: 16 * items**2 - 1)
-        assert "GB of this machine: leave it out of the recipe" in printed()
-    monkeypatch.setattr(ease, "MOST_BYTES", 4 * items**2 - 1)
-    assert f"EASE will be left out: it inverts a matrix of {items} × {items} items" in printed()
-    raw["evaluate"]["references"] = ["popularity"]
-    assert ease_memory(Recipe.model_validate(raw), tmp_path / "run") is None
-    raw["rankers"] = [{"kind": "blend", "parts": ["EASE"]}]
-    assert "EASE" in ease_memory(Recipe.model_validate(raw), tmp_path / "run")

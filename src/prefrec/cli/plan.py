@@ -9,7 +9,8 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from prefrec.cli import _options as o
-from prefrec.pipeline.run import ease_memory, expected, survey
+from prefrec.pipeline.peak import peak_sentence
+from prefrec.pipeline.run import expected, survey
 from prefrec.recipe import load_recipe
 from prefrec.report.tables import Cell, Grid, Printed
 from prefrec.report.wording import clock
@@ -26,8 +27,8 @@ def plan(
     """List the stages of a recipe's run, and why each has to run.
 
     Time and memory are from the last time that the stage ran in this folder. What is due is estimated
-    from a few steps of each language model, which are measured now. The memory of EASE's matrices is
-    computed; if they take more than half of this machine's, the plan says so.
+    from a few steps of each language model, which are measured now. The peak of memory of the
+    whole run is estimated from the numbers of users, items and rankers; if this machine has less, the plan says so.
 
     Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
     """
@@ -43,7 +44,7 @@ def plan(
     note = f"{left} of {len(stages)} stages have to run" if left else "all stages are up to date"
     prepared = not stages[0]["why"]
     note += f"\n{price}" if price else "" if prepared else "\nRun it with --until prepare to see the expected time"
-    if memory := ease_memory(loaded, folder):
+    if memory := peak_sentence(loaded, folder):
         note += f"\n{memory}"
     Console().print(Printed(Grid(["due", "needs", "last time", "memory"], rows), "stage", note))
 

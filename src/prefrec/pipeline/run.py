@@ -37,12 +37,9 @@ from prefrec.pipeline.prepare import PrepareStage
 from prefrec.pipeline.price import Price, price
 from prefrec.pipeline.update import measure_update
 from prefrec.processes import is_first
-from prefrec.rankers.blend import BlendConfig
-from prefrec.rankers.ease import EASERanker, matrix_bytes, too_large
 from prefrec.recipe import Recipe, dump_recipe, reached
 from prefrec.report import write_report
 from prefrec.report.wording import clock
-from prefrec.resources import memory_bytes
 from prefrec.runs.contents import read_run, result_inputs
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.results import Results, write_results
@@ -220,24 +217,6 @@ def expected(recipe: Recipe, folder: Path) -> Price | None:
     """Return the estimated cost of the stages that have to run (`price`); None before the data are prepared."""
     prepare = PrepareStage(recipe, folder / "data")
     return price(planned(recipe, prepare.read(), folder)) if prepare.is_up_to_date else None
-
-
-def ease_memory(recipe: Recipe, folder: Path) -> str | None:
-    """Return what EASE's matrices will take, and whether this machine has it; or why EASE is left out.
-
-    None if the recipe does not ask for EASE, or the data are not prepared.
-    """
-    blends = [ranker for ranker in recipe.rankers if isinstance(ranker, BlendConfig)]
-    names = [*recipe.evaluate.references, *(part for blend in blends for part in blend.parts)]
-    prepare = PrepareStage(recipe, folder / "data")
-    if EASERanker.name not in names or not prepare.is_up_to_date:
-        return None
-    items = prepare.read().known_interactions("test")["item_id"].n_unique()
-    if reason := too_large(items):
-        return f"EASE will be left out: it {reason}"
-    needs, has = 2 * matrix_bytes(items), memory_bytes()
-    scarce = f", of the {has / 1e9:.1f} GB of this machine: leave it out of the recipe" if 2 * needs > has else ""
-    return f"EASE will keep two matrices of {items:,} × {items:,} items: {needs / 1e9:.1f} GB{scarce}"
 
 
 def _surveyed(name: str, folder: Path, why: str, needs: Sequence[str]) -> dict[str, Any]:
