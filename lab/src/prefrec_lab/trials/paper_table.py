@@ -14,16 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, NoAudit, read_predictions
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.score import predict_full
 from prefrec.runs.results import METRICS
 from prefrec_lab.ranks import coded, evaluate_ranks, row_facts, write_ranks
 from prefrec_lab.results import RESULTS, save
 from prefrec_lab.trials.rank_tables import shown
+from prefrec_lab.trials.shared import whole_catalogue
 
 SECTION = RESULTS / "14-systems-of-the-paper.json"
 LISTS, FULL, FACTS = (RESULTS / "ranks" / f"paper-{n}" for n in ("lists.parquet", "full.parquet", "table.json"))
@@ -62,7 +61,7 @@ def collect(folders: Sequence[Path]) -> None:
         seed = f", seed {run.recipe.seed}" if run.recipe.seed else ""
         names = {old: new for old in wanted if (new := named.get(old, old) + seed) not in facts}
         lists.append(_renamed(frame, names))
-        full.append(_renamed(_whole(folder, data), names))
+        full.append(_renamed(whole_catalogue(folder), names))
         for old, new in names.items():
             facts[new] = {"kind": _kind(run.recipe, old), "seconds": _seconds(run, old)}
     facts_of_rows = row_facts(data, data.examples(section.split, section.rows), section.split)
@@ -70,19 +69,6 @@ def collect(folders: Sequence[Path]) -> None:
     write_ranks(coded(pl.concat(full)), facts_of_rows, FULL)
     audit = read_json(folders[0] / METRICS)["evaluation"]["audit"]
     write_json(FACTS, {"systems": facts, "verdict": audit["verdict"], "items": len(run.data.catalogue)})
-
-
-def _whole(folder: Path, data: PreparedData) -> pl.DataFrame:
-    """Return the run's predictions of full ranking, which are kept in its folder."""
-    run = open_run(folder)
-    section = run.recipe.evaluate
-    if section.full_rows == 0:
-        return read_predictions(folder / "predictions.parquet").clear()
-    references = run.plan.inputs.baselines.before(section.split, section.references)
-    stages = [run.stage(n) for n in run.plan.names]
-    return predict_full(
-        data, section, references, stages, folder / "predictions/full_catalogue", seed=run.recipe.seed
-    )
 
 
 def _renamed(frame: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:

@@ -13,10 +13,12 @@ import yaml
 from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
+from prefrec.evaluation import read_predictions
 from prefrec.evaluation.intervals import paired_difference
 from prefrec.files import read_json
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.score import predict_full
 from prefrec.recipe import load_recipe
 from prefrec_lab.findings import Share, Tested, judge
 from prefrec_lab.ranks import coded
@@ -137,3 +139,15 @@ def run_changed(
         run_recipe(load_recipe(path, changes), out, until=until)
     finally:
         path.unlink(missing_ok=True)
+
+
+def whole_catalogue(folder: Path) -> pl.DataFrame:
+    """Return a run's predictions of full ranking; those of trained rankers are kept in its folder."""
+    run = open_run(folder)
+    section = run.recipe.evaluate
+    if section.full_rows == 0:
+        return read_predictions(folder / "predictions.parquet").clear()
+    references = run.plan.inputs.baselines.before(section.split, section.references)
+    stages = [run.stage(name) for name in run.plan.names]
+    cache = folder / "predictions" / "full_catalogue"
+    return predict_full(run.data, section, references, stages, cache, seed=run.recipe.seed)
