@@ -8,6 +8,8 @@ those of `FIELDS`.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import posixpath
 import re
@@ -23,6 +25,9 @@ from prefrec_lab.results import RESULTS, ROOT, markdown, wrapped
 
 INDEX = "EXPERIMENTS.md"
 LOGS = "docs/engineering.md"
+TABLES = "docs/tables"
+FOLDED = 5
+"""Most tables besides the main one that a page holds, folded; more are files of their own."""
 FIELDS = {
     "id": "section number of an experiment",
     "title": "heading",
@@ -106,7 +111,7 @@ gone.
 """
 LOGS_HEAD = """# Engineering logs
 
-For contributors: measurements of speed, memory, load and tests. [Speed](speed.md), [Choose a model](choose.md) and
+For contributors: measurements of speed, memory, load and tests. [Speed](scale.md#speed), [Choose a model](choose.md) and
 [How prefrec is tested](testing.md) quote them. `python scripts/experiments_page.py` writes this page from
 `lab/results`; [Experiments](../EXPERIMENTS.md) says what holds for all of them.
 """
@@ -163,6 +168,16 @@ class Result:
         views = self.fields.get("page", [{"table": i} for i in range(len(tables))])
         return [_shown(tables, view, self.file.name) for view in views]
 
+    @property
+    def files(self) -> list[str]:
+        """The paths of its other tables as CSV, if they are too many for the page; else none."""
+        others = len(self.shown) - 1
+        return (
+            [f"{TABLES}/{self.name}-{n}.csv" for n in range(1, others + 1)]
+            if others > FOLDED and not self.is_log
+            else []
+        )
+
     @cached_property
     def drawn(self) -> str:
         """Its picture as SVG; empty if it names no differences."""
@@ -184,9 +199,18 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
             made[result.at] = page(result, found)
             if result.drawn:
                 made[result.picture_at] = result.drawn
+            made |= {path: as_csv(table) for path, table in zip(result.files, result.shown[1:], strict=False)}
         if result.key == "71":
             made[README] = with_beauty((ROOT / README).read_text(encoding="utf-8"), result.fields)
     return made
+
+
+def as_csv(table: Mapping[str, Any]) -> str:
+    """Return a table as CSV, without the marks of Markdown."""
+    text = io.StringIO()
+    rows = ([str(cell).replace("**", "") for cell in row] for row in [table["columns"], *table["rows"]])
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 README = "README.md"
@@ -282,7 +306,7 @@ def page(result: Result, others: Sequence[Result]) -> str:
         parts.append(f"![{_alt(fields)}]({Path(result.picture_at).name})")
     parts += [f"![{image['text']}]({image['file']})" for image in fields.get("images", [])]
     if result.shown:
-        parts += ["## The figures", *_tables(result.shown)]
+        parts += ["## The figures", *_tables(result)]
     if fields.get("notes"):
         parts += ["## What else was found", "\n".join(f"- {note}" for note in fields["notes"])]
     parts += ["## How it was measured", *_made(result)]
@@ -311,11 +335,19 @@ def _to(target: str, page_at: str) -> str:
     return f"{link}#{anchor}" if anchor else link
 
 
-def _tables(tables: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the main table, then the others, which open on a click."""
-    first, *others = tables
+def _tables(result: Result) -> Iterator[str]:
+    """Yield the main table, then the others: they open on a click, or if they are many, links lead to their files."""
+    first, *others = result.shown
     yield f"{first['title'].rstrip('.')}:"
     yield markdown(first)
+    if result.files:
+        links = [
+            f"- [{table['title'].rstrip('.')}]({_to(path, result.at)})"
+            for table, path in zip(others, result.files, strict=True)
+        ]
+        yield "Further tables, as CSV:"
+        yield "\n".join(links)
+        return
     for table in others:
         summary = f"<summary>{table['title'].rstrip('.')}</summary>"
         yield f'<details markdown="1">\n{summary}\n\n{markdown(table)}\n\n</details>'
@@ -392,7 +424,7 @@ def logs(results: Sequence[Result]) -> str:
         parts.append(fields["answer"])
         if fields["status"] != "current":
             parts.append(_status(result, results))
-        parts += _tables(result.shown)
+        parts += _tables(result)
         if fields.get("notes"):
             parts.append("\n".join(f"- {note}" for note in fields["notes"]))
         parts += _made(result)
@@ -402,7 +434,7 @@ def logs(results: Sequence[Result]) -> str:
 def main() -> None:
     """Write all pages, and remove generated ones that no result has any more."""
     made = pages()
-    for folder in ("docs/experiments", "docs/studies"):
+    for folder in ("docs/experiments", "docs/studies", TABLES):
         (ROOT / folder).mkdir(exist_ok=True)
     for path in stale(made):
         path.unlink()
@@ -413,7 +445,11 @@ def main() -> None:
 
 def stale(made: Mapping[str, str]) -> list[Path]:
     """Return pages and pictures of experiments that no result has any more."""
-    there = [*(ROOT / "docs/experiments").glob("*"), *(ROOT / "docs/studies").glob("*.svg")]
+    there = [
+        *(ROOT / "docs/experiments").glob("*"),
+        *(ROOT / "docs/studies").glob("*.svg"),
+        *(ROOT / TABLES).glob("*"),
+    ]
     return [path for path in there if path.relative_to(ROOT).as_posix() not in made]
 
 

@@ -164,6 +164,20 @@ def test_a_view_of_a_table_names_what_the_table_has(tmp_path, pages_of_results):
         shown(rows=["BPR"])
 
 
+def test_many_tables_are_files_that_the_page_leads_to(tmp_path, pages_of_results):
+    tables = [{"title": f"T{n}.", "columns": ["a, b", "HR@1"], "rows": [["**x**", str(n)]]} for n in range(8)]
+    write_result(tmp_path, tables=tables[:6])
+    made = pages_of_results["pages"](tmp_path)
+    assert made["docs/experiments/01-a.md"].count("<details") == 5
+    assert not any(name.endswith(".csv") for name in made)
+    write_result(tmp_path, tables=tables)
+    made = pages_of_results["pages"](tmp_path)
+    page = made["docs/experiments/01-a.md"]
+    assert (page.count("<details"), "| **x** | 0 |" in page, "| **x** | 1 |" in page) == (0, True, False)
+    assert "- [T7](../tables/01-a-7.csv)" in page
+    assert made["docs/tables/01-a-7.csv"] == '"a, b",HR@1\nx,7\n'
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -291,7 +305,7 @@ def test_the_tutorial_runs_and_its_audit_finds_the_planted_leak(tutorial, quick_
     printed = [
         " ".join("".join(output.get("text", [])).split()) for cell in found for output in cell.get("outputs", [])
     ]
-    assert any("is best on validation" in text for text in printed)
+    assert any("is the default: NDCG@10" in text for text in printed)
     left_out = next(text for text in printed if text.startswith("left out: "))
     assert "blend − blend without sft: " in left_out or "sft" in left_out.partition(" blend − ")[0]
     assert any(text.startswith("S-DPO − SFT: ") for text in printed)
