@@ -15,29 +15,43 @@ NUMBER = r"([+\-−]?\d+(?:\.\d+)?)"
 VALUE = re.compile(rf"{NUMBER} \[{NUMBER},\s*{NUMBER}\]")
 """A mean with the ends of its interval, as tables show it."""
 WIDTH, ROW, LINE, SIDE = 560, 40, 18, 8
-SIGNIFICANT, OPEN, INK, QUIET = "#00796b", "#6b7780", "#1d2529", "#5b676c"
+INK, QUIET = "#1d2529", "#5b676c"
+FINDINGS = {
+    "above": ("#00796b", "significantly above 0"),
+    "below": ("#b3372b", "significantly below 0"),
+    "equivalent": ("#1f6db3", "equivalent"),
+    "open": ("#8a949b", "open"),
+    "": ("#3c474d", "not tested"),
+}
+"""Finding by a declared rule, "" without one → its colour, and its words in the legend."""
 MAX_LABEL = 50
 """Characters of a label that fit beside the value; a longer one has a line of its own."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference, its interval, and the text that its cell has."""
+    """A difference, its interval, the text that its cell has, and the finding: a key of `FINDINGS`."""
 
     label: str
     mean: float
     low: float
     high: float
     text: str
+    finding: str = ""
 
 
-def parsed(label: str, cell: str) -> Difference | None:
-    """Return the difference that a cell of a table holds; None if it holds none."""
+def parsed(label: str, cell: str, finding: str = "") -> Difference | None:
+    """Return the difference that a cell of a table holds; None if it holds none.
+
+    A cell with ✱ is significant by the rule of its page. Other findings are `finding`, if it is one.
+    """
     found = VALUE.match(cell.replace("\u00a0", " "))
     if not found:
         return None
     mean, low, high = (float(number.replace("−", "-")) for number in found.groups())
-    return Difference(label, mean, low, high, cell)
+    if "✱" in cell:
+        finding = "above" if mean > 0 else "below"
+    return Difference(label, mean, low, high, cell, finding if finding in FINDINGS else "")
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -48,25 +62,34 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]], note: str = "") -> str:
-    """Return the SVG of groups of differences on one axis; an interval without 0 is green.
+def picture(
+    title: str,
+    groups: Sequence[tuple[str, Sequence[Difference]]],
+    note: str = "",
+    metric: str = "",
+    margin: float | None = None,
+) -> str:
+    """Return the SVG of groups of differences on one axis, coloured by their findings, with a legend.
 
     Args:
         title: at the top, with at most about 70 letters.
         groups: name and differences of each group.
         note: a line below the title.
+        metric: what the axis shows.
+        margin: differences within it count as equivalent; it is shaded.
     """
     every = [d for _, differences in groups for d in differences]
     low, high = min(0.0, *(d.low for d in every)), max(0.0, *(d.high for d in every))
-    margin = 0.03 * (high - low)
-    low, high = low - margin, high + margin
+    room = 0.03 * (high - low)
+    low, high = low - room, high + room
 
     def x(value: float) -> float:
         return SIDE + (WIDTH - 2 * SIDE) * (value - low) / (high - low)
 
     top = 32 + LINE * bool(note)
     bottom = top + sum(28 * bool(name) + sum(map(_height, differences)) for name, differences in groups)
-    height = bottom + 30
+    found = [finding for finding in FINDINGS if any(d.finding == finding for d in every)]
+    height = bottom + 30 + LINE * (bool(metric) + 1)
     told = "; ".join(f"{d.label} {d.text}" for d in every)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
@@ -77,6 +100,11 @@ def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]], note
     ]
     if note:
         parts.append(_text(SIDE, 20 + LINE, note, colour=QUIET))
+    if margin is not None:
+        left, right = x(max(-margin, low)), x(min(margin, high))
+        parts.append(
+            f'<rect x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="{bottom - top}" fill="#eef4f8"/>'
+        )
     marks = ticks(low, high)
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
     for mark in marks:
@@ -85,13 +113,16 @@ def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]], note
         number = "0" if is_zero else f"{mark:+.{digits}f}".replace("-", "−")
         middle = min(max(x(mark), 26.0), WIDTH - 26.0)
         parts.append(_text(middle, bottom + 18, number, anchor="middle", colour=QUIET))
+    if metric:
+        parts.append(_text(WIDTH / 2, bottom + 18 + LINE, metric, anchor="middle", colour=QUIET))
+    parts.append(_legend(found, margin, bottom + 18 + LINE * (bool(metric) + 1)))
     y = top
     for name, differences in groups:
         if name:
             parts.append(_text(SIDE, y + 20, name, bold=True, halo=True))
             y += 28
         for d in differences:
-            colour = SIGNIFICANT if d.low > 0 or d.high < 0 else OPEN
+            colour, _ = FINDINGS[d.finding]
             parts.append(_text(SIDE, y + 16, d.label, halo=True))
             y += _height(d) - ROW
             parts += [
@@ -101,6 +132,14 @@ def picture(title: str, groups: Sequence[tuple[str, Sequence[Difference]]], note
             ]
             y += ROW
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _legend(found: Sequence[str], margin: float | None, y: float) -> str:
+    """Return the line that says what the colours mean, and the shade."""
+    spans = [f'<tspan fill="{FINDINGS[f][0]}">● </tspan><tspan>{FINDINGS[f][1]}   </tspan>' for f in found]
+    if margin is not None:
+        spans.append(f"<tspan>shaded: ±{margin:g}</tspan>")
+    return f'<text x="{SIDE:.1f}" y="{y:.1f}" fill="{QUIET}" xml:space="preserve">{"".join(spans)}</text>'
 
 
 def _height(d: Difference) -> int:

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from differences_picture import FINDINGS as FINDINGS
 from differences_picture import Difference, parsed, picture
 
 from prefrec_lab.results import RESULTS, ROOT, markdown, wrapped
@@ -111,8 +112,8 @@ gone.
 """
 LOGS_HEAD = """# Engineering logs
 
-For contributors: measurements of speed, memory, load and tests. [Speed](scale.md#speed), [Choose a model](choose.md) and
-[How prefrec is tested](testing.md) quote them. `python scripts/experiments_page.py` writes this page from
+For contributors: measurements of speed, memory, load and tests. [Speed](scale.md#speed), [Choose a model](choose.md)
+and [How prefrec is tested](testing.md) quote them. `python scripts/experiments_page.py` writes this page from
 `lab/results`; [Experiments](../EXPERIMENTS.md) says what holds for all of them.
 """
 
@@ -185,9 +186,28 @@ class Result:
         groups = [(title, found) for title, found in groups if found]
         if not groups:
             return ""
+        metric, margin = self._axis()
         if len(groups) == 1:
-            return picture(groups[0][0], [("", groups[0][1])])
-        return picture(self.fields["title"], groups, note="Differences with 95% intervals")
+            return picture(groups[0][0], [("", groups[0][1])], metric=metric, margin=margin)
+        return picture(self.fields["title"], groups, "Differences with 95% intervals", metric, margin)
+
+    def _axis(self) -> tuple[str, float | None]:
+        """Return the metric of its picture, if all groups have the same, and the margin if a column names one."""
+        views = self.fields["picture"]
+        texts = [
+            " ".join([self.fields["tables"][v["table"]]["title"], v.get("title", ""), *v["columns"]]) for v in views
+        ]
+        metrics = {found[0] if (found := METRIC.search(text)) else "" for text in texts}
+        columns = [c for v in views for c in self.fields["tables"][v["table"]]["columns"]]
+        margins = {float(found[1]) for column in columns if (found := MARGIN.fullmatch(column))}
+        return metrics.pop() if len(metrics) == 1 else "", margins.pop() if len(margins) == 1 else None
+
+
+METRIC = re.compile(r"NDCG@10|HR@1\b|AUC")
+MARGIN = re.compile(r"finding \(±(0\.\d+)\)")
+SLUG = re.compile(r"(?<![\w-])(s-dpo|sft-more|sft|dpo|dmpo|bpr)(?![\w-])")
+NAMES = {"sft-more": "SFT continued"}
+"""Name of an arm → its words in a picture. Default: in capitals."""
 
 
 def pages(results: Path = RESULTS) -> dict[str, str]:
@@ -287,15 +307,19 @@ def _differences(tables: Sequence[dict[str, Any]], view: Mapping[str, Any]) -> t
     """Return the title of a group of a picture, and its differences."""
     table = tables[view["table"]]
     columns = view["columns"]
+    finding = next((n for n, column in enumerate(table["columns"]) if column.startswith("finding")), None)
     found = []
     for row in table["rows"]:
         if row[0] in view.get("omit", []) or ("rows" in view and row[0] not in view["rows"]):
             continue
         for column in columns:
             label = ", ".join(row[: view.get("labels", 1)] + ([column] if len(columns) > 1 else []))
-            cell = parsed(label, row[table["columns"].index(column)])
+            label = SLUG.sub(lambda slug: NAMES.get(slug[0], slug[0].upper()), label)
+            outcome = "" if finding is None else row[finding]
+            cell = parsed(label, row[table["columns"].index(column)], outcome)
             found += [cell] if cell else []
-    return view.get("title", columns[0]), found
+    title = SLUG.sub(lambda slug: NAMES.get(slug[0], slug[0].upper()), view.get("title", columns[0]))
+    return title, found
 
 
 def page(result: Result, others: Sequence[Result]) -> str:
