@@ -39,6 +39,7 @@ PROSE = {
     r"(?:has|have|had) 0\.\d+": "scores, reaches, is",
     r"(?<!were )not shown": "not significantly different; no gain was significant",
     r"asked once": "evaluated once",
+    r"(?:has|have|had) (?:not )?read (?:the|a) (?:same )?log": "trained on",
 }
 """Terms that are refused where people read: pages, recipes and results."""
 BREAK = re.compile(r"[\"']?\n\s*(?:#\s*|f?[\"'])?")

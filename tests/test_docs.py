@@ -221,6 +221,24 @@ def test_a_picture_shows_each_difference_with_its_interval(tmp_path, pages_of_re
     assert f'<circle cx="{mean:.1f}" cy="{60 + 18 + 28}"' in drawn
 
 
+def test_the_colour_of_a_difference_is_its_declared_finding(tmp_path, pages_of_results):
+    rows = [
+        ["s-dpo − sft", "−0.2 [−0.3, −0.1]", "open"],
+        ["x", "−0.2 [−0.3, −0.1] ✱", "open"],
+        ["y", "0.0 [−0.1, 0.1]", "equivalent"],
+    ]
+    table = {"title": "T", "columns": ["ranker", "HR@1", "finding (±0.15)"], "rows": rows}
+    write_result(tmp_path, tables=[table], picture=[{"table": 0, "columns": ["HR@1"], "title": "T"}])
+    drawn = pages_of_results["pages"](tmp_path)["docs/experiments/01-a.svg"]
+    colours = {finding: colour for finding, (colour, _) in pages_of_results["FINDINGS"].items()}
+    expected = [colours[finding] for finding in ("open", "below", "equivalent")]
+    assert re.findall(r'<circle [^>]*fill="(#\w+)"', drawn) == expected
+    assert ">S-DPO − SFT<" in drawn
+    assert ">HR@1</text>" in drawn
+    assert "shaded: ±0.15" in drawn
+    assert "significantly above 0" not in drawn, "the legend names what is there"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_the_pages_exist_with_their_options(page):
     app = command_line()
@@ -351,6 +369,15 @@ def test_one_sentence_says_everywhere_what_prefrec_is():
     assert f"**{tagline}**" in home
 
 
+def test_addresses_of_the_project_are_those_of_the_package():
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert f"git clone {urls['Source']} " in README.read_text(encoding="utf-8")
+    assert f"repo_url: {urls['Source']}\n" in site
+    domain = urls["Homepage"].split("/")[2]
+    assert f"security@{domain}" in (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+
+
 def test_the_first_screen_of_the_readme_has_both_commands():
     screen = README.read_text(encoding="utf-8").splitlines()[:25]
     assert {"make demo", "make test"} <= {line.partition("  #")[0] for line in screen}
@@ -397,7 +424,7 @@ def test_trials_on_the_page_of_s_dpo_are_those_of_their_results():
 def test_the_citation_names_this_version():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (cited["title"], cited["version"]) == ("prefrec", prefrec.__version__)
-    released = f"## [{cited['version']}] - {cited['date-released']}"
+    released = f"## [{cited['version']}] - {cited.get('date-released', 'unreleased')}"
     assert released in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 

@@ -379,7 +379,7 @@ class RefitSection(Section):
         exclude_if=lambda rankers: rankers == "all",
         description="Which rankers learn them. served: the default, which is chosen before, the best for items that "
         "are new to the user, and what they need, without the parts that a blend has left out. This is quicker, but "
-        "the other rankers of the table have read less.",
+        "the other rankers of the table were trained on less.",
     )
     epochs: float | None = Field(
         None,

@@ -152,7 +152,7 @@ def test_all_rankers_of_a_table_have_read_the_same_log(finished):
         assert {*logs} == {*metrics["evaluation"]["metrics"]} - {"zero-shot"}  # it has read none
         assert {*logs.values()} == {"training and validation"}
     report = (finished / "report.html").read_text(encoding="utf-8")
-    assert "All rankers have read the same log: training and validation." in report
+    assert "All rankers were trained on the same log: training and validation." in report
 
 
 def test_test_examples_are_answered_by_what_has_learnt_validation_items(finished):

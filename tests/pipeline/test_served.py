@@ -100,7 +100,7 @@ def test_the_table_is_whole_and_says_who_has_read_less(finished):
     want = {"popularity": both, "sft": less, "s-dpo": less, "title-tower": both, "blend": both}
     assert full["logs"] == want
     assert {*full["metrics"]} == {*want}
-    assert "not read the same log" in (finished / "report.html").read_text(encoding="utf-8")
+    assert "not trained on the same log" in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_second_run_trains_nothing(finished, recipe, made, tmp_path, monkeypatch):

@@ -125,9 +125,9 @@ def test_a_table_says_whether_its_rankers_have_read_the_same_log():
     found = evaluate([A, B], _rows(4), CATALOGUE, audit=NONE)
     assert "log" not in metrics_note(found)
     same = replace(found, logs={"a": "training", "b": "training"})
-    assert metrics_note(same).endswith("All rankers have read the same log: training")
+    assert metrics_note(same).endswith("All rankers were trained on the same log: training")
     (note,) = logs_notes({"popularity": "training and validation", "sft": "training"})
-    assert note.startswith("The rankers have not read the same log")
+    assert note.startswith("The rankers were not trained on the same log")
     assert note.endswith("training and validation: popularity; training: SFT")
 
 

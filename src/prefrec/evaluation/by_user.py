@@ -23,7 +23,7 @@ class UserSpread(Result):
         users: number of users.
         with_hit: share of users with at least one target in the top ten.
         deciles: [9] NDCG@10 that 10%, 20%, … 90% of users reach at most; that of a user is the mean of the examples.
-        gini: Gini coefficient of the users' NDCG@10: 0 if all users have the same, near 1 if few have all of it; NaN
+        gini: Gini index of the users' NDCG@10: 0 if all users have the same, near 1 if few have all of it; NaN
             if all have 0.
     """
 
@@ -51,7 +51,7 @@ def user_spread(predictions: pl.DataFrame) -> dict[str, UserSpread]:
 
 
 def gini(values: Floats) -> float:
-    """Return the Gini coefficient of values [B] that are at least 0: half the mean difference of two, over the mean.
+    """Return the Gini index of values [B] that are at least 0: half the mean difference of two, over the mean.
 
     NaN if all values are 0.
     """

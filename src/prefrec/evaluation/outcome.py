@@ -109,7 +109,8 @@ class Evaluation(Group):
             they were not split.
         by_repeat: `repeat` and `new to the user` → result on the examples whose target the user had before, or had
             not; {} if the data do not keep repeats.
-        logs: ranker → the interactions that it has read; {} if that is not known. A ranker that reads none is absent.
+        logs: ranker → the interactions that it was trained on; {} if that is not known. A ranker that reads none
+            is absent.
         values, predictions: values per example, and a frame of `PREDICTION_SCHEMA`. Neither is in the JSON.
     """
 

@@ -52,7 +52,7 @@ def evaluate_rankers(
         cache: folder for predictions, which are not made twice.
         seed: of the baselines.
         audit: of the candidate sets under test. Default: make it first.
-        logs: ranker → the interactions that it has read. Default: not known.
+        logs: ranker → the interactions that it was trained on. Default: not known.
         baselines: those of the data. Default: fit them.
         counted: baselines count what is known before the examples of this split. Default: the split under test.
         starts: language model → the one that it started from, as for `comparison_pairs`.
@@ -93,7 +93,7 @@ def evaluate_rankers(
 
 
 TRAINING, BOTH = "training", "training and validation"
-"""Interactions that a ranker has read."""
+"""Interactions that a ranker was trained on."""
 
 
 def logs_read(
@@ -102,7 +102,7 @@ def logs_read(
     stages: Sequence[RankerStage],
     counted: str | None = None,
 ) -> dict[str, str]:
-    """Return ranker → the interactions that it has read before the examples under test.
+    """Return ranker → the interactions that it was trained on before the examples under test.
 
     Baselines count what is known then, or before the examples of the split `counted`. Other rankers have only read
     the training log, unless they were refit, so that they have a `first`. A model without training reads none, and is

@@ -198,14 +198,14 @@ def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
 
 
 def logs_notes(logs: Mapping[str, str]) -> list[str]:
-    """Return the sentence that says which interactions the rankers have read; [] if that is not known."""
+    """Return the sentence that says which interactions the rankers were trained on; [] if that is not known."""
     read: dict[str, list[str]] = {}
     for ranker, log in logs.items():
         read.setdefault(log, []).append(label(ranker))
     if len(read) < 2:
-        return [f"All rankers have read the same log: {log}" for log in read]
+        return [f"All rankers were trained on the same log: {log}" for log in read]
     listed = "; ".join(f"{log}: {', '.join(names)}" for log, names in read.items())
-    return [f"The rankers have not read the same log, which `refit: true` in the recipe changes. {listed}"]
+    return [f"The rankers were not trained on the same log, which `refit: true` in the recipe changes. {listed}"]
 
 
 def targets_grids(

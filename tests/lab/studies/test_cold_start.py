@@ -75,7 +75,7 @@ def test_baselines_count_what_the_models_have_learnt(summary, place):
     run = open_run(place / "cold" / "runs" / "cold-start-seed-0")
     assert not run.data.validation_interactions.is_empty()
     assert {*run.results.evaluation.logs.values()} == {"training"}
-    assert "All rankers have read the same log: training." in summary["notes"]
+    assert "All rankers were trained on the same log: training." in summary["notes"]
     answers, counted = run.predictions().filter(ranker="popularity"), {}
     rows = examples_behind(run, answers)
     for log in ("validation", "test"):

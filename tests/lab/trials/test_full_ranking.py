@@ -62,17 +62,19 @@ def test_sentences_name_the_data_sets_of_each_finding():
     told = (
         "The mean NDCG@10 of the blend is above that of the best baseline in two of three splits; the difference "
         "is significant in one (LastFM by date, leave-last-out), and significantly below 0 in one (Amazon Book "
-        "windows). "
+        "windows); "
     )
     assert section["answer"].startswith(told)
     note = next(note for note in section["notes"] if note.startswith("*the language model adds*"))
     assert "significantly above 0 in LastFM by date, leave-last-out" in note
     assert "significantly below 0 in Amazon Book windows" in note
     assert "Equivalent within ±3% of the ranker compared with in Goodreads windows" in note
-    assert section["notes"][0] == "All rankers of a split had read the same log before they ranked test examples."
+    assert (
+        section["notes"][0] == "All rankers of a split were trained on the same log before they ranked test examples."
+    )
     marked = [row for row in section["tables"][0]["rows"] if row[-1].endswith("✱")]
     assert [row[0] for row in marked] == [rank_tables.TITLES[name] for name in ("lastfm", "amazon-book")]
-    (read,) = (table for table in section["tables"] if table["columns"][1] == "log read")
+    (read,) = (table for table in section["tables"] if table["columns"][1] == "trained on")
     assert read["rows"][0][1:] == [f"all: {LOGS}", "2", "0123456789"]
 
 

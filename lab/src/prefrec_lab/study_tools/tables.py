@@ -22,7 +22,7 @@ ALPHA = 0.05
 
 
 def logs_read_note(run: Run) -> list[str]:
-    """Return the sentence that says which interactions a run's rankers have read; [] if that is not known."""
+    """Return the sentence that says which interactions a run's rankers were trained on; [] if that is not known."""
     evaluation = run.results.evaluation
     return [f"{note}." for note in logs_notes(evaluation.logs)] if evaluation else []
 

@@ -3,9 +3,10 @@
     python -m prefrec_lab.trials.budget_answers [RUN] [--test EXAMPLES]
 
 RUN is the folder of one budget, with its arms. Its answers go to lab/results/answers, without titles, to
-e1-DATA-SPLIT-USERS-EXAMPLES-SEED.parquet: USERS is the number of users whose histories SFT has read, EXAMPLES that of
-the examples that each arm has read. The tables are computed from all such files. A control is beside the arms: SFT
-also answers validation examples with the history of another user. What it gets then, it knows without the user.
+e1-DATA-SPLIT-USERS-EXAMPLES-SEED.parquet: USERS is the number of users on whose histories SFT was trained, EXAMPLES
+that of the examples that each arm was trained on. The tables are computed from all such files. A control is beside
+the arms: SFT also answers validation examples with the history of another user. What it gets then, it knows without
+the user.
 
 --test: the SFT model and the arms that are best on the validation examples then answer so many test examples, in
 RUN-test. The first seed chooses these arms, so a run of another seed has no others, and answers test examples alone.

@@ -319,22 +319,22 @@ def carried_notes(measured: Sequence[Measured], decided: Mapping[str, Sequence[D
 
 
 def log_sentence(measured: Sequence[Measured]) -> str:
-    """Return whether all rankers had read the same log."""
+    """Return whether all rankers were trained on the same log."""
     known = [m for m in measured if logs_of(m)]
     # Splits without a validation period, such as one by user, have the log of training alone.
     same = [m for m in known if len(set(logs_of(m))) == 1]
     if len(same) == len(measured):
-        return "All rankers of a split had read the same log before they ranked test examples."
+        return "All rankers of a split were trained on the same log before they ranked test examples."
     if not known:
         return (
-            "The language model had read less than the baselines: these count the validation period, and it was "
-            "trained before. So the figures do not say what it adds if all parts have read the same log."
+            "The language model was trained on less than the baselines: these count the validation period, and it "
+            "was trained before. So the figures do not say what it adds if all parts are trained on the same log."
         )
     others = [TITLES[m.name] for m in measured if m not in same]
     runs = "the run is older: its" if len(others) == 1 else "the runs are older: their"
     return (
-        f"All rankers of a split had read the same log, except in {'; '.join(others)}. There {runs} language model "
-        "was trained before the validation period, which the baselines count."
+        f"All rankers of a split were trained on the same log, except in {'; '.join(others)}. There {runs} language "
+        "model was trained before the validation period, which the baselines count."
     )
 
 
@@ -439,13 +439,13 @@ def family_pictures(families: Sequence[Family], first: int) -> list[dict[str, An
 
 
 def table_answer(measured: Sequence[Measured], protocol: Protocol, decided: dict[str, list[Decision]]) -> str:
-    """Return the answer of the table in two sentences."""
+    """Return the answer of the table in one sentence, which the index shows whole."""
     higher = [m for m in measured if m.mean(m.blend) > m.mean(m.baseline)]
     count = "every split" if len(higher) == len(measured) else f"{number(higher)} of {number(measured)} splits"
     best, model = (decided.get(family.name, []) for family in protocol.families[:2])
     return (
         f"The mean NDCG@10 of the blend is above that of the best baseline in {count}; the difference is "
-        f"{significance(best)}. What the language model adds to the other parts is "
+        f"{significance(best)}; what the language model adds to the other parts is "
         f"{significance(model)}."
     )
 

@@ -233,7 +233,7 @@ def found_by_audit(facts: Mapping[str, Any]) -> str:
 
 
 def logs_of(m: Measured) -> dict[str, list[str]]:
-    """Return log → the rankers that had read it before they ranked test examples; {} if no run recorded it."""
+    """Return log → the rankers that were trained on it before they ranked test examples; {} if no run recorded it."""
     read_by: dict[str, list[str]] = {}
     for ranker, log in m.facts.get("logs", {}).items():
         if ranker in m.each:
@@ -242,7 +242,7 @@ def logs_of(m: Measured) -> dict[str, list[str]]:
 
 
 def logs_table(measured: Sequence[Measured]) -> Table:
-    """Return which log each ranker had read, and how often the test examples were evaluated."""
+    """Return which log each ranker was trained on, and how often the test examples were evaluated."""
     rows = []
     for m in measured:
         read_by = logs_of(m)
@@ -252,9 +252,9 @@ def logs_table(measured: Sequence[Measured]) -> Table:
             said = "; ".join(f"{log}: {', '.join(names)}" for log, names in read_by.items())
         unknown = f"not recorded; by its code, baselines: {BOTH}; language models and what learns from them: training"
         rows.append([TITLES[m.name], said or unknown, str(m.facts.get("evaluations", 1)), m.facts["commit"]])
-    columns = ["data", "log read", "evaluations of the test examples", "commit"]
+    columns = ["data", "trained on", "evaluations of the test examples", "commit"]
     return {
-        "title": "What each ranker had read, and evaluations of the test examples",
+        "title": "What each ranker was trained on, and evaluations of the test examples",
         "columns": columns,
         "rows": rows,
     }
