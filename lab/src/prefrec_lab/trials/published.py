@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from prefrec_lab.results import PROTOCOLS, RESULTS, Table, save
+from prefrec_lab.trials import calibration
 
 SECTION = RESULTS / "71-published-benchmarks.json"
 FIGURES = PROTOCOLS / "published.yaml"
@@ -98,6 +99,7 @@ def main() -> None:
     published = yaml.safe_load(FIGURES.read_text(encoding="utf-8"))
     fields = json.loads(SECTION.read_text(encoding="utf-8"))
     tables = [table(name, about, folder) for name, about in published.items()]
+    tables += json.loads(calibration.SECTION.read_text(encoding="utf-8"))["tables"]
     save(fields | {"tables": [*tables, differences(published, folder), costs(published, folder)]}, SECTION)
 
 
