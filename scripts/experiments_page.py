@@ -69,9 +69,8 @@ MANY = 900
 STATUSES = ("current", "superseded", "void")
 HEAD = """# Experiments
 
-What this project claims rests on the results below. Each result has a page with its question, answer,
-table, conditions and command. `lab/results` holds all figures, and `python scripts/experiments_page.py` writes the
-pages from it.
+What this project claims rests on the results below. Each has a page with its table, conditions and command, which
+`python scripts/experiments_page.py` writes from `lab/results`.
 
 *Current*: the claim holds as it is stated. *Superseded*: a later result answers the question better. *Void*: the
 design cannot answer the question; the page says why.
@@ -90,8 +89,7 @@ What holds unless a page says otherwise:
 REMOVED = """
 ## Removed results
 
-`git show a35b467:EXPERIMENTS.md` has them. Sections that are neither here nor above were replaced, or their code is
-gone.
+`git show a35b467:EXPERIMENTS.md` has them. Other sections were replaced, or their code is gone.
 
 <a id="section-13"></a>
 <a id="section-17"></a>
