@@ -13,9 +13,11 @@ from drawn_logs import make_log
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.rankers import blend as blends
-from prefrec.rankers.blend import BlendConfig, BlendRanker, RerankedBlend, Weights, learn_rerank, learn_weights
+from prefrec.rankers import blend_learning
+from prefrec.rankers.blend import BlendConfig, BlendRanker, RerankedBlend, Weights
+from prefrec.rankers.blend_learning import learn_rerank, learn_weights
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
-from prefrec.rankers.logit import fit_logit
+from prefrec.rankers.logit import Choices, fit_logit
 from prefrec.rankers.matrices import mean_ndcg
 
 ITEMS = [f"i{n}" for n in range(80)]
@@ -76,7 +78,9 @@ def test_a_blend_scores_by_its_weights(weights):
 @pytest.mark.parametrize("select", [False, True])
 def test_a_part_may_have_the_name_of_an_item_feature(weights, select, monkeypatch):
     """A log without dates has the feature popularity, and popularity can be a part."""
-    monkeypatch.setattr(blends, "RIDGES", (1.0,))  # so that the twin, which has fewer parts, is shrunk as much
+    monkeypatch.setattr(
+        blend_learning, "RIDGES", (1.0,)
+    )  # so that the twin, which has fewer parts, is shrunk as much
     assert TIMES.names == ["popularity"]
     named = Table("popularity", WEAK.gain, 2)
     learnt = learn_weights([GOOD, named], TIMES, ROWS, select=select)
@@ -305,12 +309,15 @@ def test_the_last_part_stays():
 )
 def test_a_part_is_left_out_if_it_adds_at_most_a_standard_error(monkeypatch, adds, left_out):
     """The test sets the gain of each part and its standard error."""
-    power = {name: 2.0**n for n, name in enumerate(adds)}
-    given_by_power = {power[name]: given for name, given in adds.items()}
-    monkeypatch.setattr(blends, "cross_fitted_logps", lambda _, names, __: np.array(sum(map(power.get, names))))
-    monkeypatch.setattr(blends, "_mean_by_user", lambda difference, _: given_by_power[float(difference)])
+    given_by_power = {2.0**n: given for n, given in enumerate(adds.values())}
+
+    def logps(_: Choices, kept: list[int], start: object = None) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(sum(2.0**n for n in kept)), np.zeros(len(kept))
+
+    monkeypatch.setattr(blend_learning, "cross_fitted_logps", logps)
+    monkeypatch.setattr(blend_learning, "_mean_by_user", lambda difference, _: given_by_power[float(difference)])
     features, targets = np.zeros((1, 3, 2), dtype=np.float32), np.zeros(1, dtype=np.int64)
-    found = blends.select_parts(features, targets, [*adds], 2, ROWS[:1])
+    found = blend_learning.select_parts(features, targets, [*adds], 2, ROWS[:1])
     assert found == {name: adds[name] for name in left_out}
 
 
@@ -328,52 +335,67 @@ def test_a_blend_of_few_examples_is_as_good_as_its_best_part():
     names, below, below_without = ["f"] * 11, [], []
     for seed in range(4):
         features, learnt_from, rows = _drawn(60, seed)
-        found = blends.Shrinkage.learnt(features, learnt_from, 3, rows)
+        found = blend_learning.Shrinkage.learnt(features, learnt_from, 3, rows)
         assert found.best_first[0] == 1
         assert found.ridge > 1
-        for to, fit in ((below, found.fit), (below_without, fit_logit)):
-            to.append(best - mean_ndcg(fit(features, learnt_from, names).utility(test), targets))
+        choices = Choices.of(features, learnt_from)
+        for to, fit in ((below, found.fit(choices)), (below_without, choices.fit())):
+            to.append(best - mean_ndcg(choices.logit(fit, names).utility(test), targets))
     assert np.mean(below) < 0.01 < 0.02 < np.mean(below_without)
 
 
 def test_many_examples_are_hardly_shrunk():
     features, targets, rows = _drawn(1500, 0)
     targets = (features @ np.linspace(1, 0.2, 11) + np.random.default_rng(1).gumbel(size=(1500, 40))).argmax(axis=1)
-    found = blends.Shrinkage.learnt(features, targets, 3, rows)
+    found = blend_learning.Shrinkage.learnt(features, targets, 3, rows)
     assert found.ridge <= 10  # the greatest within a standard error of the best, so not always the smallest
-    plain = fit_logit(features, targets, ["f"] * 11)
-    np.testing.assert_allclose(found.fit(features, targets, plain.names).weights, plain.weights, atol=0.03)
+    choices = Choices.of(features, targets)
+    np.testing.assert_allclose(found.fit(choices).weights, choices.fit().weights, atol=0.03)
 
 
 def test_without_the_best_part_weights_are_shrunk_to_the_next_one():
-    found = blends.Shrinkage(10.0, (2, 0, 1))
-    assert found.kept([0, 1, 3]).best_first == (0, 1)
-    assert found.kept([1, 2, 3]).best_first == (1, 0)
-    assert found.kept([3]).best_first == (0,)
     features, targets, _ = _drawn(50, 3)
-    strong = blends.Shrinkage(1e6, (1,)).fit(features, targets, ["f"] * 11)
-    alone = fit_logit(features[..., 1:2], targets, ["f"])
-    np.testing.assert_allclose(strong.weights, np.eye(11)[1] * alone.weights, atol=1e-3)
+    choices, strong = Choices.of(features, targets), blend_learning.Shrinkage(1e6, (1, 2, 0))
+    for kept, best in (([*range(11)], 1), ([0, 2, 3], 2), ([4, 7], 4)):
+        alone = fit_logit(features[..., [best]], targets, ["f"]).weights[0]
+        want = [alone if n == best else 0.0 for n in kept]
+        np.testing.assert_allclose(strong.fit(choices, kept).weights, want, atol=1e-3)
+
+
+def test_weights_by_fold_are_shrunk_to_the_best_part_without_the_fold():
+    features, targets, rows = _drawn(60, 3)
+    folds = blends.user_folds(rows, blends.FOLDS)
+    choices = Choices.of(features, targets, folds, blends.FOLDS)
+    strong = blend_learning.Shrinkage(1e6, (1, 2, 0))
+    found = strong.fit_without_each_fold(choices, strong.fit(choices))
+    for fold, fit in enumerate(found):
+        alone = fit_logit(features[folds != fold][..., [1]], targets[folds != fold], ["f"])
+        np.testing.assert_allclose(fit.weights[1] / choices.scale[1], alone.weights[0] / alone.scale[0], rtol=5e-3)
+        assert abs(np.delete(fit.weights, 1)).max() < 1e-3
 
 
 def test_cross_fitted_log_probabilities_equal_a_loop_over_folds():
-    features = np.stack([part.score(ROWS[:60]) for part in (GOOD, WEAK)], axis=2).astype(np.float32)
+    features = np.stack([part.score(ROWS[:60]) for part in (GOOD, WEAK, NOISE[0])], axis=2).astype(np.float32)
     features[3, 0] = np.nan  # its target is ignored
-    found = blends.cross_fitted_logps(features, ["good", "weak"], ROWS[:60])
-    folds = blends.user_folds(ROWS[:60], blends.FOLDS)
-    for number, fold in enumerate(folds):
-        logit = fit_logit(features[folds != fold], np.zeros((folds != fold).sum(), dtype=int), ["good", "weak"])
-        utility = logit.utility(features[[number]])[0]
-        real = utility[np.isfinite(utility)]
-        want = 0.0 if number == 3 else real[0] - np.log(np.exp(real).sum())
-        assert found[number] == pytest.approx(want, abs=1e-3)
+    targets, folds = np.zeros(60, dtype=int), blends.user_folds(ROWS[:60], blends.FOLDS)
+    choices = Choices.of(features, targets, folds, blends.FOLDS)
+    for kept in ([0, 1, 2], [0, 1]):
+        found, _ = blend_learning.cross_fitted_logps(choices, kept)
+        for number, fold in enumerate(folds):
+            others = features[folds != fold][..., kept]
+            utility = fit_logit(others, targets[folds != fold], ["f"] * len(kept)).utility(
+                features[[number]][..., kept]
+            )[0]
+            real = utility[np.isfinite(utility)]
+            want = 0.0 if number == 3 else real[0] - np.log(np.exp(real).sum())
+            assert found[number] == pytest.approx(want, abs=5e-3)  # others are standardised by their own deviation
 
 
 def test_columns_for_the_selection_hold_each_target_once(monkeypatch):
-    monkeypatch.setattr(blends, "SELECTED_ON", 5)
+    monkeypatch.setattr(blend_learning, "SELECTED_ON", 5)
     targets = np.array([e.target_index for e in ROWS])
     number = np.broadcast_to(np.arange(80.0, dtype=np.float32), (len(ROWS), 80))[..., None]
-    found = blends._sampled_columns(number, targets)[..., 0]
+    found = blend_learning._sampled_columns(number, targets)[..., 0]
     assert found.shape == (len(ROWS), 6)
     assert np.array_equal(found[:, 0], targets)
     drawn = np.nanmax(found[:, 1:], axis=0)
@@ -383,5 +405,5 @@ def test_columns_for_the_selection_hold_each_target_once(monkeypatch):
 
 def test_errors_of_means_are_clustered_by_user():
     rows = [replace(ROWS[0], user_id=user) for user in "aab"]
-    mean, error = blends._mean_by_user(np.array([1.0, 2.0, 6.0]), rows)
+    mean, error = blend_learning._mean_by_user(np.array([1.0, 2.0, 6.0]), rows)
     assert (mean, error) == pytest.approx((3.0, np.sqrt((1 - 3 + 2 - 3) ** 2 + (6 - 3) ** 2) / 3))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from prefrec.rankers.logit import fit_logit
+from prefrec.rankers import logit as logits
+from prefrec.rankers.logit import Choices, fit_logit
 
 NAMES = ["price", "age"]
 
@@ -100,3 +101,29 @@ def test_a_row_whose_target_is_left_out_teaches_nothing():
     features[:] = np.nan
     with pytest.raises(ValueError, match="no example has its target"):
         fit_logit(features, targets, NAMES)
+
+
+@pytest.mark.parametrize("cells", [1, 50, 10_000])
+def test_blocks_change_nothing(monkeypatch, cells):
+    """One fit of blocks of any size, of one feature, without one fold, equals the fit of what is left."""
+    features, targets = _choices(200, [0.8, -0.05])
+    features[5, targets[5]] = np.nan
+    folds = np.arange(200) % 3
+    monkeypatch.setattr(logits, "CELLS", cells)
+    choices = Choices.of(features, targets, folds, 3)
+    for kept in ([0, 1], [1]):
+        found = choices.fit_without_each_fold(choices.fit(kept, ridge=2.0), ridge=2.0)
+        for fold, fit in enumerate(found):
+            left = (folds != fold) & (np.arange(200) != 5)
+            want = fit_logit(features[left][..., kept], targets[left], ["f"] * len(kept), ridge=2.0)
+            assert fit.n == want.n
+            # The deviation by which a feature is divided is that of all examples, so the penalty differs a little.
+            np.testing.assert_allclose(fit.weights / choices.scale[kept], want.weights / want.scale, rtol=2e-3)
+            np.testing.assert_allclose(fit.errors / choices.scale[kept], want.errors / want.scale, rtol=2e-3)
+
+
+def test_without_examples_the_weights_are_those_to_which_they_are_shrunk():
+    features, targets = _choices(50, [0.8, -0.05])
+    choices = Choices.of(features, targets)
+    towards = np.array([0.3, -0.4])
+    np.testing.assert_allclose(choices.fit(towards=towards, without=0).weights, towards)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from prefrec.data import Catalogue, RankingExample
 from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers.baselines import PopularityRanker
-from prefrec.rankers.blend import BlendRanker, Weights, learn_weights
+from prefrec.rankers.blend import BlendRanker, Weights
+from prefrec.rankers.blend_learning import learn_weights
 from prefrec.rankers.buy_again import BuyAgainRanker
 from prefrec.rankers.item_features import DAY, POPULARITY, ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import SharedItems, mean_ndcg

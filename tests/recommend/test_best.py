@@ -16,7 +16,8 @@ from prefrec.rankers import matrices
 from prefrec.rankers.attributes import attribute_ranker
 from prefrec.rankers.base import ListRanker
 from prefrec.rankers.baselines import baseline_rankers
-from prefrec.rankers.blend import BlendRanker, learn_weights
+from prefrec.rankers.blend import BlendRanker
+from prefrec.rankers.blend_learning import learn_weights
 from prefrec.rankers.buy_again import BuyAgainRanker
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.transitions import TransitionGraphRanker

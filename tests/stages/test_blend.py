@@ -23,8 +23,8 @@ from prefrec.rankers.blend import (
     BlendRanker,
     RerankedBlend,
     Weights,
-    learn_weights,
 )
+from prefrec.rankers.blend_learning import learn_weights
 from prefrec.rankers.item_features import time_features
 from prefrec.rankers.matrices import pad_scores
 from prefrec.rankers.window import WindowCooccurrenceRanker

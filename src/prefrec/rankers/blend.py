@@ -1,4 +1,4 @@
-"""Blend rankers and item features by a conditional logit, learnt on validation examples."""
+"""Blend rankers and item features by the weights of a conditional logit (`blend_learning`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.special import logsumexp
 
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.rows import take
@@ -21,7 +20,7 @@ from prefrec.rankers.attributes import Comparison, attribute_name, check_attribu
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.item_features import POPULARITY, TIME, feature_part
-from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
+from prefrec.rankers.logit import Features, Logit, utility_by_fold
 from prefrec.rankers.own_past import NAMES as OF_PAST
 from prefrec.rankers.own_past import PAST, OwnPast
 
@@ -31,10 +30,6 @@ RERANKED = 50
 """Number of a blend's best items that title models rerank."""
 FOLDS = 4
 """Number of folds of users. A fold is scored with weights learnt on the others, to measure the blend."""
-RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
-"""Strengths of shrinkage to choose from, in units of examples."""
-SELECTED_ON = 500
-"""Candidates per example, beside the target, of the likelihoods that select parts and the strength of shrinkage."""
 
 
 class BlendConfig(RankerConfig):
@@ -205,7 +200,7 @@ class BlendRanker:
         columns += self._item_columns(examples)
         logits = [first_features(logit, len(columns)) for logit in self.logits]
         is_one = len(logits) == 1
-        utility = logits[0].utility_of(columns) if is_one else utilities(logits, _joined(columns), examples)
+        utility = logits[0].utility_of(columns) if is_one else utilities(logits, joined(columns), examples)
         if self.past is not None:
             self._add_past(utility, columns, examples, self.past)
         return utility
@@ -329,94 +324,6 @@ def utilities(logits: Sequence[Logit], features: Features, examples: Sequence[Ra
     return utility_by_fold(logits, features, user_folds(examples, len(logits)))
 
 
-@dataclass(frozen=True)
-class Shrinkage:
-    """A penalty that shrinks the weights of a blend to those of its best part alone, the more the fewer examples.
-
-    Without it, a blend of a hundred examples has more weights than they can tell, and loses to its best part. A
-    penalty towards 0 would not help: it makes all parts weak, and not the best one strong. The best part and the
-    strength are chosen on all examples, also for the weights by fold.
-
-    Attributes:
-        ridge: strength of the penalty (`fit_logit`): the greatest of `RIDGES` whose cross-fitted likelihood is within
-            a standard error of the highest.
-        best_first: places of the features of rankers, the one that is best alone first.
-    """
-
-    ridge: float
-    best_first: tuple[int, ...]
-
-    @classmethod
-    def learnt(
-        cls, features: Features, targets: NDArray[np.int64], rankers: int, examples: Sequence[RankingExample]
-    ) -> Self:
-        """Choose the strength. The first features [B, C, F] are those of the rankers, of which one is the best."""
-        features = _sampled_columns(features, targets)
-        logps = {n: cross_fitted_logps(_columns(features, [n]), [""], examples).sum() for n in range(rankers)}
-        best_first = tuple(sorted(logps, key=logps.__getitem__, reverse=True))
-        names = [""] * features.shape[2]
-        tried = {ridge: cross_fitted_logps(features, names, examples, cls(ridge, best_first).fit) for ridge in RIDGES}
-        highest = max(tried.values(), key=np.sum)
-        losses = {ridge: _mean_by_user(highest - logps, examples) for ridge, logps in tried.items()}
-        return cls(max(ridge for ridge, (loss, error) in losses.items() if loss <= error), best_first)
-
-    def fit(
-        self,
-        features: Features,
-        targets: NDArray[np.int64],
-        names: Sequence[str],
-        *,
-        start: NDArray[np.float64] | None = None,
-    ) -> Logit:
-        """Return the weights of features; the best part is the first of `best_first`."""
-        best = self.best_first[0]
-        towards = np.zeros(features.shape[2])
-        towards[best] = fit_logit(_columns(features, [best]), targets, [names[best]]).weights[0]
-        return fit_logit(features, targets, names, ridge=self.ridge, towards=towards, start=start)
-
-    def kept(self, kept: Sequence[int]) -> Self:
-        """Return the shrinkage of some of the features; without a ranker, the first feature stands for the best."""
-        place = {n: at for at, n in enumerate(kept)}
-        return replace(self, best_first=tuple(place[n] for n in self.best_first if n in place) or (0,))
-
-
-class Fit(Protocol):
-    """A function that learns weights, such as `fit_logit`."""
-
-    def __call__(
-        self,
-        features: Features,
-        targets: NDArray[np.int64],
-        names: Sequence[str],
-        *,
-        start: NDArray[np.float64] | None = None,
-    ) -> Logit:
-        """Return the weights of features [B, C, F]."""
-        ...
-
-
-def cross_fitted(
-    whole: Logit,
-    features: Features,
-    targets: NDArray[np.int64],
-    examples: Sequence[RankingExample],
-    fit: Fit = fit_logit,
-) -> tuple[Logit, ...]:
-    """Return the weights learnt without the users of each of `FOLDS` folds; 0 if no examples are left."""
-    folds = user_folds(examples, FOLDS)
-    logits = []
-    for number in range(FOLDS):
-        others = folds != number
-        is_usable = np.isfinite(features[others, targets[others]]).all(axis=1).any()
-        without = (
-            fit(features[others], targets[others], whole.names, start=whole.weights)
-            if is_usable
-            else replace(whole, weights=np.zeros_like(whole.weights))
-        )
-        logits.append(without)
-    return tuple(logits)
-
-
 def best_columns(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the columns [B, R] of the `RERANKED` best candidates of each example, in any order."""
     size = min(RERANKED, scores.shape[1])
@@ -449,164 +356,6 @@ def rerank_features(
     return features
 
 
-def learn_weights(
-    parts: Sequence[Ranker],
-    times: Times,
-    examples: Sequence[RankingExample],
-    *,
-    select: bool = False,
-    past: OwnPast | None = None,
-) -> Weights:
-    """Return the weights of a blend, learnt on these examples with all parts, and without each of them.
-
-    Item features are the parts `POPULARITY` and `TIME`. With `select`, parts that do not help are left out
-    (`select_parts`). With `past`, own items have features and weights of their own, the part `PAST`.
-    """
-    scores = {part.name: checked_scores(part, examples) for part in parts}
-    units = {name: unit_of(values) for name, values in scores.items()}
-    items = times(examples)
-    columns = [scaled(values, units[name]) for name, values in scores.items()]
-    features = _joined([*columns, *(items[..., number] for number in range(items.shape[2]))])
-    names = [*scores, *times.names]
-    part_of = [*scores, *map(feature_part, times.names)]
-    targets = np.array([e.target_index for e in examples], dtype=np.int64)
-    left_out = select_parts(features, targets, part_of, len(scores), examples) if select else {}
-    if left_out:
-        stay = [n for n, part in enumerate(part_of) if part not in left_out]
-        features = _columns(features, stay)
-        names, part_of = ([of[n] for n in stay] for of in (names, part_of))
-        units = {name: unit for name, unit in units.items() if name not in left_out}
-    base = len(names)
-    if past is not None:
-        features = with_past(features, examples, past)
-        names += [*OF_PAST, *(f"own × {name}" for name in names)]
-        part_of += [*[PAST] * len(OF_PAST), *part_of]
-    shrinkage = Shrinkage.learnt(features, targets, len(units), examples)
-    whole = shrinkage.fit(features, targets, names)
-    logits = {"": whole}
-    kept_parts = dict.fromkeys(part_of)
-    for excluded in kept_parts if len(kept_parts) > 1 else ():
-        kept = [n for n, part in enumerate(part_of) if part != excluded]
-        if excluded == PAST:  # then own items have no weights apart either
-            kept = [*range(base)]
-        start = whole.weights[kept]
-        fit = shrinkage.kept(kept).fit
-        logits[excluded] = fit(features[..., kept], targets, [names[n] for n in kept], start=start)
-    folds = cross_fitted(whole, features, targets, examples, shrinkage.fit)
-    return Weights(units, logits, folds=folds, left_out=left_out)
-
-
-def select_parts(
-    features: Features,
-    targets: NDArray[np.int64],
-    part_of: Sequence[str],
-    rankers: int,
-    examples: Sequence[RankingExample],
-) -> dict[str, tuple[float, float]]:
-    """Return the parts to leave out, by backward elimination → what each adds to an example, and its standard error.
-
-    The part that adds least to the log-likelihood of the examples, per standard error, is left out if that is at most
-    one standard error; and so on with the others. Likelihoods are cross-fitted: those of a user are of weights learnt
-    from other users. Errors are clustered by user. At least one ranker stays, because item features alone would give
-    all users the same answer.
-
-    Args:
-        features: [B, C, F], those of the rankers first.
-        targets: [B] column of each example's target.
-        part_of: [F] name of the part of each feature; item features may share one.
-        rankers: number of rankers.
-        examples: [B] examples.
-    """
-    features = _sampled_columns(features, targets)
-    kept = list(range(len(part_of)))
-    left_out: dict[str, tuple[float, float]] = {}
-    logps = cross_fitted_logps(features, part_of, examples)
-    while True:
-        has_one_ranker = sum(n < rankers for n in kept) == 1
-        removable = dict.fromkeys(part_of[n] for n in kept if n >= rankers or not has_one_ranker)
-        if not removable:
-            break
-        without = {part: [n for n in kept if part_of[n] != part] for part in removable}
-        less = {
-            part: cross_fitted_logps(_columns(features, some), [part_of[n] for n in some], examples)
-            for part, some in without.items()
-        }
-        gains = {part: _mean_by_user(logps - other, examples) for part, other in less.items()}
-        weakest = min(gains, key=lambda part: gains[part][0] / max(gains[part][1], 1e-12))
-        gain, error = gains[weakest]
-        if gain > error:
-            break
-        left_out[weakest] = gain, error
-        kept = without[weakest]
-        logps = less[weakest]
-    return left_out
-
-
-def cross_fitted_logps(
-    features: Features, names: Sequence[str], examples: Sequence[RankingExample], fit: Fit = fit_logit
-) -> NDArray[np.float64]:
-    """Return log-probabilities [B] of the first candidates, by weights learnt from the users of other folds.
-
-    An example whose target is ignored has 0.
-    """
-    targets = np.zeros(len(features), dtype=np.int64)
-    logits = cross_fitted(fit(features, targets, names), features, targets, examples, fit)
-    utility = utilities(logits, features, examples)
-    is_usable = np.isfinite(utility[:, 0])
-    return np.where(is_usable, np.where(is_usable, utility[:, 0], 0) - logsumexp(utility, axis=1), 0)
-
-
-def _sampled_columns(features: Features, targets: NDArray[np.int64]) -> Features:
-    """Return features [B, 1 + K, F]: those of the targets, and of at most `SELECTED_ON` random columns."""
-    count = features.shape[1]
-    columns = np.random.default_rng(0).choice(count, min(SELECTED_ON, count), replace=False)
-    out = np.empty((features.shape[2], len(features), 1 + len(columns)), dtype=np.float32).transpose(1, 2, 0)
-    out[:, 0] = features[np.arange(len(features)), targets]
-    out[:, 1:] = features[:, columns]
-    out[:, 1:][targets[:, None] == columns] = np.nan  # so that the target is there once
-    return out
-
-
-def _columns(features: Features, kept: Sequence[int]) -> Features:
-    """Return the features of these columns, each contiguous in memory."""
-    return np.ascontiguousarray(features.transpose(2, 0, 1)[kept]).transpose(1, 2, 0)
-
-
-def _mean_by_user(values: NDArray[np.float64], examples: Sequence[RankingExample]) -> tuple[float, float]:
-    """Return the mean of values [B], and its standard error over users."""
-    _, users = np.unique([e.user_id for e in examples], return_inverse=True)
-    mean = float(values.mean())
-    sums = np.bincount(users, weights=values - mean)
-    return mean, float(np.sqrt((sums**2).sum()) / len(values))
-
-
-def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:
-    """Return the blend's weights with those of title models, learnt on the examples whose target is among the best.
-
-    Without such examples the title models reorder nothing: the blend's own weights are returned.
-    """
-    scores = blend.score(examples)
-    targets = np.array([e.target_index for e in examples], dtype=np.int64)
-    best = best_columns(scores)
-    # A target that the blend cannot score can be in `best` nevertheless, if other candidates are few.
-    is_scored = np.isfinite(scores[np.arange(len(scores)), targets])
-    rows = np.flatnonzero((best == targets[:, None]).any(axis=1) & is_scored)
-    if not len(rows):
-        return blend.weights
-    best = best[rows]
-    sampled = take(examples, rows)
-    features = rerank_features(scores[rows], best, models, sampled)
-    columns = (best == targets[rows][:, None]).argmax(axis=1)
-    names = ["blend", *(model.name for model in models)]
-    whole = fit_logit(features, columns, names)
-    without = dict[str, Logit]()
-    for excluded in names[1:] if len(models) > 1 else ():
-        kept = [n for n, name in enumerate(names) if name != excluded]
-        without[excluded] = fit_logit(_columns(features, kept), columns, [names[n] for n in kept])
-    folds = cross_fitted(whole, features, columns, sampled)
-    return replace(blend.weights, reranked=whole, reranked_folds=folds, reranked_without=without)
-
-
 def weights_sentence(name: str, weights: Weights) -> str:
     """Return the weights per standard deviation of the features, with standard errors, in a sentence."""
 
@@ -623,7 +372,7 @@ def weights_sentence(name: str, weights: Weights) -> str:
     return f"{name}: weights learnt on {whole.n:,} validation examples: {terms(whole)}{more}"
 
 
-def _joined(columns: Sequence[NDArray[np.float32]]) -> Features:
+def joined(columns: Sequence[NDArray[np.float32]]) -> Features:
     """Return features [B, C, F] of columns [B, C]."""
     return np.stack(columns).transpose(1, 2, 0)
 

@@ -22,14 +22,12 @@ from prefrec.rankers.baselines import BASELINES, LIMITED, unable
 from prefrec.rankers.blend import (
     BLEND_FILE,
     RERANKED,
-    RIDGES,
     BlendConfig,
     BlendRanker,
     RerankedBlend,
     Weights,
-    learn_rerank,
-    learn_weights,
 )
+from prefrec.rankers.blend_learning import RIDGES, learn_rerank, learn_weights
 from prefrec.rankers.item_features import POPULARITY, TIME, ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.matrices import pad_codes
 from prefrec.rankers.own_past import PAST, OwnPast
