@@ -17,6 +17,7 @@ from prefrec.rankers.config import RankerConfig
 from prefrec.recipe import Recipe
 from prefrec.sections import (
     AlignSection,
+    AnswersSection,
     EvaluateSection,
     ItemsSection,
     LoraSection,
@@ -49,6 +50,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "align": AlignSection,
     "evaluate": EvaluateSection,
     "refit": RefitSection,
+    "answers": AnswersSection,
     "update": UpdateSection,
     "rankers": RankerConfig,
     **{f"rankers: {kind}": stage_class(kind).Config for kind in kind_names()},

@@ -23,6 +23,7 @@ from prefrec.sections import (
     SFT,
     ZERO_SHOT,
     AlignSection,
+    AnswersSection,
     EvaluateSection,
     LoraSection,
     ModelSection,
@@ -60,6 +61,12 @@ class Recipe(Section):
         exclude_if=lambda refit: refit is None,
         description="After all choices on validation examples, let every ranker also learn validation interactions "
         "before it answers test examples, is served, exported or updated. true: with the default settings.",
+    )
+    # Omitted from dumps by default, so that results of recipes without this field stay valid.
+    answers: AnswersSection = Field(
+        AnswersSection(),
+        exclude_if=lambda answers: answers == AnswersSection(),
+        description="Rules of answers by `recommend`, `serve` and exports. They change neither training nor metrics.",
     )
     update: UpdateSection | None = Field(
         None, description="Continue an earlier run with new interactions. `prefrec update` writes this section."

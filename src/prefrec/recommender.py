@@ -36,6 +36,7 @@ from prefrec.rankers.config import BATCH_SIZE
 from prefrec.recommend.answers import ANSWERS, Effect, Explanation, Ranked, Related, Rows
 from prefrec.recommend.explain import reasons
 from prefrec.recommend.items import ItemIndex
+from prefrec.recommend.new_items import NewItems
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import (
     Query,
@@ -80,6 +81,7 @@ class RuleArguments(ItemRuleArguments, total=False):
     """Rules of the methods that recommend."""
 
     exclude_seen: bool | None
+    new_every: int | None
 
 
 Log = Mapping[str, Query]
@@ -105,6 +107,7 @@ class Recommender:
         results: what the evaluation of its run has measured. Default: not known.
         popular: the recent popularity of the items. Default: that in the log.
         for_new: opens the recommender that answers where seen items are excluded. Default: this one does.
+        new_every: `answers.new_every` of the recipe.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Recommender:
         results: Results | None = None,
         popular: Popular | None = None,
         for_new: Callable[[], Recommender] | None = None,
+        new_every: int = 0,
     ) -> None:
         self.data = data
         self.stage = stage
@@ -127,6 +131,7 @@ class Recommender:
         self._check = check
         self._reopen = reopen
         self._for_new = for_new
+        self._new = NewItems(data, new_every)
         self._loaded: dict[str, Any] = {"popular": popular} if popular else {}
         self._process = os.getpid()
 
@@ -164,6 +169,7 @@ class Recommender:
             reopen=partial(cls.from_run, address_of(folder) or opened.folder.absolute(), ranker and stage.name),
             results=opened.results,
             for_new=partial(cls.from_run, opened, for_new) if for_new else None,
+            new_every=opened.recipe.answers.new_every,
         )
 
     @classmethod
@@ -194,7 +200,7 @@ class Recommender:
             parts = about.get("parts")
             if parts is not None:
                 for_new = about.get("for_new")
-                data, stages = open_parts(path, [name, *([for_new] if for_new else [])], model.name)
+                data, stages, answers = open_parts(path, [name, *([for_new] if for_new else [])], model.name)
             else:
                 config = {"repeats": about.get("repeats", "drop")}
                 log = pl.DataFrame(schema=LOG_SCHEMA)
@@ -208,8 +214,9 @@ class Recommender:
             ) from e
         opened: Any = {"check": partial(_check_export, path, about), "reopen": partial(cls.from_pretrained, place)}
         if parts is not None:
+            opened["new_every"] = answers.new_every
             if for_new:
-                opened["for_new"] = partial(cls, data, stages[1], str(folder), check=opened["check"])
+                opened["for_new"] = partial(cls, data, stages[1], str(folder), **opened | {"reopen": None})
             return cls(data, stages[0], str(folder), **opened)
         model.name = model.name or str(path)
         if model.answers == "titles":
@@ -246,6 +253,7 @@ class Recommender:
         at_most: int | None = None,
         per: str | None = None,
         boost: Boost | None = None,
+        new_every: int | None = None,
     ) -> Any:
         """Return the best items of the catalogue after a history.
 
@@ -264,12 +272,15 @@ class Recommender:
             boost: catalogue column → value → factor, such as `{"brand": {"Acme": 2}}`. With the factor 2 an item at
                 place 10 comes to place 5, with 0.5 to place 20. The factors of an item multiply. Scores remain those
                 of the ranker.
+            new_every: one place in every N goes to an item without interactions in the log: the best of them by the
+                ranker, or by titles if it does not tell them apart, whose score is then the similarity. 0: none.
+                Default: `answers.new_every` of the recipe.
 
         Returns:
             The items, best first; for a list of histories, a list of such answers.
         """
         rules: RuleArguments = {"where": where, "allow": allow, "deny": deny, "exclude_seen": exclude_seen}
-        rules |= {"at_most": at_most, "per": per, "boost": boost}
+        rules |= {"at_most": at_most, "per": per, "boost": boost, "new_every": new_every}
         if (asked := self._answering(exclude_seen)) is not self:
             return asked.recommend(history, k, user=user, **rules)
         selection = self._selection(k, **rules)
@@ -314,7 +325,7 @@ class Recommender:
         return self._related("similar", item, k, rules)
 
     def _related(self, relation: Relation, item: AnyItem, k: int, rules: ItemRuleArguments) -> Related:
-        selection = self._selection(k, exclude_seen=True, **rules)
+        selection = self._selection(k, exclude_seen=True, new_every=0, **rules)
         ((known,),) = self._ids([item])
         by = cast(Ranker, self._once(relation, lambda: self._related_ranker(relation)))
         best = related_items(by, selection.question([known], [known]))
@@ -490,7 +501,7 @@ class Recommender:
 
     def _frame(self, queries: Log, selection: Selection) -> pl.DataFrame:
         """Return the answers for some users, with the columns `ANSWERS`."""
-        if self.stage.model:
+        if self.stage.model or selection.for_new:
             answers = zip(queries, self._best(queries.values(), selection), strict=True)
             rows = [(user, *astuple(row)) for user, ranking in answers for row in ranking]
             return pl.DataFrame(rows, schema=ANSWERS, orient="row")
@@ -579,7 +590,7 @@ class Recommender:
             rules, repeats = Rules.model_validate(raw), self.data.keeps_repeats
         except ValidationError as e:
             raise settings_error(e, Rules) from e
-        selection = Selection(self.data.catalogue, rules, k, self._popular, repeats=repeats)
+        selection = Selection(self.data.catalogue, rules, k, self._popular, repeats=repeats, new=self._new)
         for column, value in selection.unmatched:
             warn(escape(f"boost: no item has the {column} {value!r}"))
         return selection

@@ -356,6 +356,17 @@ class EvaluateSection(Section):
     )
 
 
+class AnswersSection(Section):
+    """Rules of all answers of a run, which a request may change."""
+
+    new_every: int = Field(
+        0,
+        ge=0,
+        description="One place in every N goes to an item without interactions in the log, the best of them by the "
+        "ranker, or by titles if it does not tell them apart. 0: none.",
+    )
+
+
 class UpdateSection(Section):
     """An earlier run whose SFT weights are trained further on a longer log."""
 

@@ -62,6 +62,16 @@ def test_columns_of_the_items_are_offered_to_the_model(shop, tmp_path):
     assert "no column 'brnd' in the catalogue, which has item_id, title, brand, a link, price, year" in told
 
 
+def test_places_for_new_items_are_offered_where_there_are_some(shop, tmp_path):
+    assert "new_every" not in succeed("init", *shop)
+    goods = tmp_path / "goods.csv"
+    goods.write_text(goods.read_text() + "n1,New thing 1\nn2,New thing 2\n")
+    text = succeed("init", *shop)
+    (line,) = [line for line in text.splitlines() if "new_every" in line]
+    assert yaml.safe_load(line.removeprefix("# ")) == {"answers": {"new_every": 10}}
+    assert "answers" not in yaml.safe_load(text)
+
+
 def test_standard_output_holds_the_recipe_alone(shop, tmp_path):
     done = prefrec("init", *shop, "--columns.user", "customer")
     assert done.code == 0

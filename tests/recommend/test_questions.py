@@ -13,6 +13,7 @@ from prefrec.data import Catalogue, PreparedData, UnknownUserError
 from prefrec.errors import DataError
 from prefrec.rankers.base import Recommendation
 from prefrec.rankers.baselines import PopularityRanker
+from prefrec.recommend.new_items import NewItems
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import (
     LoggedUsers,
@@ -120,6 +121,80 @@ def test_answers_equal_a_loop_over_all_items(seen, k, popular, rules):
     assert [best_items(OfCatalogue(), question, None, None).item_ids for question in questions] == want
     for answer in answers[: 1 if popular else 2]:
         assert answer.logps.tolist() == [int(i[1:]) % 7 for i in answer.item_ids]
+
+
+NEW = ["i2", "i5", "i7", "i10"]
+"""Items without interactions; `ByNumber` tells them apart."""
+SOLD = PreparedData(CATALOGUE, [], [], [], make_log([("u", i, 0) for i in CATALOGUE.ids if i not in NEW]), {})
+
+
+def slow_with_new(rules, seen, k, popular, every):
+    """The best ids after i1, place by place, where at least every n-th is new."""
+    free = {name: rule for name, rule in rules.items() if name not in ("at_most", "per")}
+    main = slow(free, ["i1"], seen, 99, popular)
+    allowed = [item for item in NEW if item in rules.get("allow", NEW)]
+    fresh = slow(free | {"allow": allowed}, ["i1"], seen, 99, popular)
+    genre = dict(zip(ITEMS["item_id"], ITEMS["genre"], strict=True))
+    kept = []
+
+    def is_free(item):
+        same = [other for other in kept if genre[other] == genre[item]]
+        is_full = "at_most" in rules and genre[item] is not None and len(same) >= rules["at_most"]
+        return item not in kept and not is_full
+
+    for place in range(1, k + 1):
+        is_due = place // every > sum(item in NEW for item in kept)
+        kept += [item for item in [*(fresh if is_due else []), *main] if is_free(item)][:1]
+    return kept
+
+
+@given(
+    seen=st.sets(st.sampled_from(ITEMS["item_id"].to_list())),
+    k=st.integers(1, 13),
+    popular=st.none() | st.permutations(ITEMS["item_id"].to_list()).map(popular_by),
+    every=st.integers(1, 5),
+    rules=st.fixed_dictionaries(
+        {},
+        optional={
+            "exclude_seen": st.booleans(),
+            "allow": st.just(["i0", "i2", "i4", "i6", "i10", "gone"]),
+            "deny": st.just(["i7", "gone"]),
+            "at_most": st.integers(1, 2),
+            "boost": st.sampled_from([{"genre": {"Comedy": 2.5}}, {"genre": {"Drama": 4, "Comedy": 0.5}}]),
+        },
+    ),
+)
+def test_places_for_new_items_equal_a_loop_over_places(seen, k, popular, every, rules):
+    rules |= {"per": "genre"} if "at_most" in rules else {}
+    selection = Selection(CATALOGUE, Rules(**rules, new_every=every), k, popular, new=NewItems(SOLD))
+    question = selection.question(["i1"], seen)
+    want = slow_with_new(rules, seen, k, popular, every)
+    (answer,) = answer_all(ByNumber(), [question])
+    fresh = [item for item in NEW if item not in selection.excluded]
+    if (
+        len(fresh) != 1
+    ):  # the score of one item does not tell it apart, and its similarity of titles is another number
+        assert answer.logps.tolist() == [int(i[1:]) % 7 for i in answer.item_ids]
+    assert answer.item_ids == want
+    assert best_items(OfCatalogue(), question, None, None).item_ids == want
+
+
+def test_without_new_items_or_the_rule_answers_are_as_before():
+    plain = Selection(CATALOGUE, Rules(), 9).question(["i1"], [])
+    all_sold = PreparedData(CATALOGUE, [], [], [], make_log([("u", i, 0) for i in CATALOGUE.ids]), {})
+    by_request = Selection(CATALOGUE, Rules(new_every=0), 9, new=NewItems(SOLD, 2)).question(["i1"], [])
+    nothing_new = Selection(CATALOGUE, Rules(new_every=2), 9, new=NewItems(all_sold)).question(["i1"], [])
+    of_recipe = Selection(CATALOGUE, Rules(), 9, new=NewItems(SOLD, 2)).question(["i1"], [])
+    want, *same, other = answer_all(ByNumber(), [plain, by_request, nothing_new, of_recipe])
+    assert [answer.item_ids for answer in same] == [want.item_ids, want.item_ids]
+    assert other.item_ids != want.item_ids
+    assert sum(item in NEW for item in other.item_ids[:4]) == 2
+
+
+def test_only_a_log_tells_what_is_new():
+    exported = PreparedData(CATALOGUE, [], [], [], make_log([]), {})
+    with pytest.raises(RulesError, match="new_every: only a log tells which items are new"):
+        Selection(CATALOGUE, Rules(new_every=10), 10, new=NewItems(exported))
 
 
 def test_a_ranker_is_asked_once_about_what_may_be_recommended():

@@ -23,6 +23,7 @@ from prefrec.prompts import ChoiceSet
 from prefrec.rankers.base import Recommendation
 from prefrec.recommend.explain import EXPLAINED, Reasons, without_each
 from prefrec.recommend.items import ItemIndex
+from prefrec.recommend.new_items import NewItems
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import LoggedUsers, Question, Selection
 from prefrec.recommend.rules import ById, Item, ItemName, ItemRules, Relation, Rules
@@ -61,6 +62,7 @@ class Engine:
         split: split whose examples can be shown.
         rankers: names of the rankers to serve; the first is the default.
         for_new: the default where seen items are excluded. Default: the first.
+        new_every: one place in as many goes to a new item where a request does not say; 0: none.
         **queue: options of the `Batcher`.
     """
 
@@ -72,6 +74,7 @@ class Engine:
         split: str,
         rankers: Sequence[str],
         for_new: str | None = None,
+        new_every: int = 0,
         **queue: Any,
     ) -> None:
         self.data = data
@@ -81,6 +84,7 @@ class Engine:
         self.examples = data.split(split)
         self.rankers = list(rankers)
         self.for_new = for_new or self.rankers[0]
+        self._new = NewItems(data, new_every)
         self.models = [name for name in rankers if name in scorer.adapters]
         self._scorer = scorer
         # One thread, because a fast tokenizer stores the settings of a call in itself: two simultaneous calls would
@@ -196,7 +200,13 @@ class Engine:
         history, seen, times = self._history(request)
         repeats = self.data.keeps_repeats
         selection = Selection(
-            self.items.catalogue, request, request.k, self._popular, repeats=repeats, functions=False
+            self.items.catalogue,
+            request,
+            request.k,
+            self._popular,
+            repeats=repeats,
+            functions=False,
+            new=self._new,
         )
         question = selection.question([item.item_id for item in history], seen, times)
 
@@ -277,7 +287,7 @@ class Engine:
         self.batcher.close(timeout)
         self._encoders.shutdown(wait=False)
         # FastAPI never forgets the handlers of an application, and these hold the engine.
-        for held in ("data", "items", "encoder", "examples", "_scorer", "_popular", "_logged"):
+        for held in ("data", "items", "encoder", "examples", "_scorer", "_popular", "_logged", "_new"):
             self.__dict__.pop(held, None)
 
     @contextmanager

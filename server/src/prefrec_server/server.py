@@ -186,7 +186,15 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         if name in made and (full := parts[name].full):
             full.load(BATCH_SIZE)
     engine = Engine(
-        scorer, run.data, encoder, split, served, for_new if for_new in served else None, room=max_tokens, **queue
+        scorer,
+        run.data,
+        encoder,
+        split,
+        served,
+        for_new if for_new in served else None,
+        run.recipe.answers.new_every,
+        room=max_tokens,
+        **queue,
     )
     with engine.closed_on_error():
         # Baselines are fitted when they are first queried.

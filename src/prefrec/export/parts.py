@@ -20,7 +20,7 @@ from prefrec.pipeline.plan import planned
 from prefrec.recipe import dump_recipe, load_recipe, map_files
 from prefrec.runs.served import write_served
 from prefrec.runs.stage import read_state, stage_key
-from prefrec.sections import ModelSection
+from prefrec.sections import AnswersSection, ModelSection
 from prefrec.stages.base import RankerStage
 
 RECIPE, DATA, PROMPT = "recipe.yaml", "data", "prompt.jinja2"
@@ -83,15 +83,20 @@ def _unplaced(model: ModelSection) -> ModelSection:
     return model.model_copy(update={"name": name, "templates": templates})
 
 
-def open_parts(folder: Path, rankers: Sequence[str], base: str) -> tuple[PreparedData, list[RankerStage]]:
-    """Return the data and these rankers in a folder of `write_parts`; `base` is the base of its language models."""
+def open_parts(
+    folder: Path, rankers: Sequence[str], base: str
+) -> tuple[PreparedData, list[RankerStage], AnswersSection]:
+    """Return the data, these rankers and the rules of answers in a folder of `write_parts`.
+
+    `base` is the base of its language models.
+    """
     recipe, data = load_recipe(folder / RECIPE), read_prepared(folder / DATA)
     # Item-ID tokens need no template, and the run may have had one of its own.
     templates = [str(folder / PROMPT)] if recipe.model.answers == "titles" else ModelSection().templates
     model = recipe.model.model_copy(update={"name": base, "templates": templates})
     recipe = recipe.model_copy(update={"model": model})
     plan = planned(recipe, data, folder)
-    return data, [plan.stage(ranker) for ranker in rankers]
+    return data, [plan.stage(ranker) for ranker in rankers], recipe.answers
 
 
 def without_names(data: PreparedData) -> PreparedData:

@@ -100,6 +100,10 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False, for
                         f"excluded; {for_new} is better there: export it, too (--ranker '{for_new}')"
                     )
                 )
+            if run.recipe.answers.new_every:
+                warn(
+                    "answers.new_every does not hold for the export, which has no log that tells which items are new"
+                )
             about |= _write_lm(run, stage.weights, draft, merged)
         contents = read_run(run.folder, run.data, run.results)
         card = model_card(

@@ -51,6 +51,9 @@ def fitting_preset(name: PresetName, found: Guess) -> str:
         text = text.replace("\n  epochs: 4\n", _FEWER_EPOCHS)
         text = re.sub(r"\n  per_device_batch_size: 8\b.*", _LARGER_BATCHES, text)
         text = text.replace("\n  learning_rate: 3.0e-4\n", "\n  learning_rate: 6.0e-4\n")
+    if found.values.get("unseen_items"):
+        why = "remove the first # to give a tenth of the places to items without interactions"
+        text += f"\n# {yaml_line('answers', {'new_every': 10}, why)}\n"
     if found.item_text:
         line = yaml_line("item_text", found.item_text, "remove the first # to show items like this to the model")
         text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")

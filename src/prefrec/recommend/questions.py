@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -24,6 +25,7 @@ from prefrec.errors import DataError
 from prefrec.rankers.base import Ranker, Recommendation, SearchRanker
 from prefrec.rankers.matrices import SharedItems
 from prefrec.recommend.best import Best, best_of, boosted, boosted_depth
+from prefrec.recommend.new_items import NewItems, with_new
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import Rules
 
@@ -56,6 +58,28 @@ class Question:
     def without(self) -> Collection[str]:
         """Ids of all items that are not recommended."""
         return self.selection.excluded.union(self.seen)
+
+    def placed(self, rank: Callable[[Question], Recommendation]) -> Recommendation:
+        """Return the answer by a function that ranks a question, with places for new items if the rules say so."""
+        if not self.parts:
+            return rank(self)
+        main, fresh = map(rank, self.parts)
+        return self.joined(main, fresh)
+
+    @property
+    def parts(self) -> tuple[Question, Question] | None:
+        """The questions for a longer ranking and for new items alone; None if these get no places."""
+        if (selections := self.selection.for_new) is None:
+            return None
+        whole, new = selections
+        return replace(self, selection=whole), replace(self, selection=new)
+
+    def joined(self, main: Recommendation, fresh: Recommendation) -> Recommendation:
+        """Return the answer, of the answers to `parts`."""
+        own = self.selection
+        assert own.new is not None
+        limits: dict[str, Any] = {"groups": own.groups, "at_most": own.at_most}
+        return with_new(main, fresh, own.new.ids, every=own.new_every, k=own.k, **limits)
 
     @property
     def by_popularity(self) -> Recommendation | None:
@@ -119,6 +143,7 @@ class Selection:
         popular: popularity of the items. Default: not known.
         repeats: recommend items that the user has seen unless the rules exclude them.
         functions: allow functions in the condition `where`.
+        new: the items without interactions. Default: they get no places.
 
     Attributes:
         excluded: ids of items that the rules exclude.
@@ -126,6 +151,7 @@ class Selection:
         at_most: maximum number of items per group.
         factors: [I] boost of each item of the catalogue; None without boosts.
         unmatched: column and value of boosts that no item has.
+        new_every: one place in as many goes to a new item; 0: none.
 
     Raises:
         RulesError: `k` is not a whole number from 1, or the rules do not fit the catalogue, or exclude every item.
@@ -140,8 +166,10 @@ class Selection:
         *,
         repeats: bool = False,
         functions: bool = True,
+        new: NewItems | None = None,
     ) -> None:
         self.catalogue = catalogue
+        self.new = new
         self.rules = rules
         self.k = _whole(k)
         self.popular = popular
@@ -169,6 +197,11 @@ class Selection:
             _check_column(f"per {rules.per!r}", rules.per, frame)
         self.groups = dict(zip(frame["item_id"], frame[rules.per], strict=True)) if rules.per else {}
         self.at_most = rules.at_most or 0
+        self.new_every = (new.every if new else 0) if rules.new_every is None else rules.new_every
+        if self.new_every and not (new and new.has_log):
+            raise RulesError(
+                "new_every: only a log tells which items are new, and an exported language model has none: ask a run"
+            )
         self.unmatched: list[tuple[str, str]] = []
         self.factors = self._factors(rules.boost) if rules.boost else None
 
@@ -195,6 +228,26 @@ class Selection:
             named = named.filter(is_known).group_by("value").agg(pl.col("factor").product())
             factors *= values.replace_strict(named["value"], named["factor"], default=1.0).to_numpy()
         return factors
+
+    @cached_property
+    def for_new(self) -> tuple[Selection, Selection] | None:
+        """The rules for a longer ranking, and those for new items alone (`with_new`); None if these get no places."""
+        if not self.new_every or self.new is None:
+            return None
+        excluded = self.excluded.union(item for item in self.catalogue.ids if item not in self.new.ids)
+        if excluded.issuperset(self.catalogue.ids):
+            return None
+        places = self.k // self.new_every
+        # A new item may take a place in a group, so that an item of the ranking is left out for each of them.
+        return self._changed(self.k + places, self.excluded), self._changed(self.k, excluded)
+
+    def _changed(self, k: int, excluded: frozenset[str]) -> Selection:
+        """Return these rules for another number of items and other excluded ones, without places for new items."""
+        other = copy(self)
+        for name in ("items", "group_codes", "item_factors", "for_new"):
+            other.__dict__.pop(name, None)
+        other.k, other.excluded, other.new_every = k, excluded, 0
+        return other
 
     def question(self, history: Sequence[str], seen: Collection[str], times: Sequence[int] = ()) -> Question:
         """Return a question under these rules; the arguments are the fields of `Query`."""
@@ -317,6 +370,10 @@ class LoggedUsers:
 
 def best_items(ranker: SearchRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
     """Return the best items of the catalogue; arguments and errors are as for `CatalogueRanker.recommend`."""
+    return question.placed(lambda part: _best_items(ranker, part, max_calls, logps))
+
+
+def _best_items(ranker: SearchRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
     if (popular := question.by_popularity) is not None:
         return popular
     selection = question.selection
@@ -363,6 +420,23 @@ def answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommenda
             processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in queries])
         )
         return [by_number[number] for number in range(len(questions))]
+    placing = {number: parts for number, question in enumerate(questions) if (parts := question.parts)}
+    if not placing:
+        return _answer_all(ranker, questions)
+    # Questions of one call share their rules.
+    new = next(questions[number].selection.new for number in placing)
+    assert new is not None
+    mains = _answer_all(ranker, [placing[n][0] if n in placing else q for n, q in enumerate(questions)])
+    fresh = _answer_all(new.ranked_by(ranker), [part for _, part in placing.values()])
+    by_number = dict(zip(placing, fresh, strict=True))
+    return [
+        question.joined(main, by_number[number]) if number in placing else main
+        for number, (question, main) in enumerate(zip(questions, mains, strict=True))
+    ]
+
+
+def _answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommendation]:
+    """Return the best items for each question, without places for new items, by a ranker that does not search."""
     answers = []
     for _, group in groupby(questions, key=lambda question: id(question.selection)):
         alike = [*group]

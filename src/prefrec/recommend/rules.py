@@ -87,3 +87,8 @@ class Rules(ItemRules):
         description="Exclude the history and all items that the user has seen. Default: true, but false for data "
         "with `repeats: keep`.",
     )
+    new_every: Annotated[int, Field(ge=0), BeforeValidator(_no_text_or_truth)] | None = Field(
+        None,
+        description="One place in every N goes to an item without interactions in the log, the best of them by the "
+        "ranker, or by titles if it does not tell them apart. 0: none. Default: `answers.new_every` of the recipe.",
+    )

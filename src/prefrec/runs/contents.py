@@ -172,12 +172,12 @@ def result_inputs(folder: Path, recipe: dict[str, Any], data_key: str | None = N
     hashes.pop("data", None)  # changes if the same data come from other files
     with suppress(OSError, ValueError, AttributeError):
         hashes["data"] = data_key or prepared_digest(folder / "data")
-    # These settings and the recipe's name do not affect metrics.
+    # These settings, the recipe's name and its rules of answers do not affect metrics.
     idle = {"data": "users", "evaluate": "batch_size"}
     settings = {
         name: {k: v for k, v in section.items() if k != idle.get(name)} if isinstance(section, dict) else section
         for name, section in recipe.items()
-        if name != "name"
+        if name not in ("name", "answers")
     }
     with suppress(TypeError, ValueError, RecursionError):
         hashes |= {"recipe": stage_key(recipe=settings)} if settings else {}
