@@ -74,7 +74,7 @@ def test_the_preset_baselines_runs_whole(shop):
         (("explain", "runs/shop", "--row", "0"), "Red|Old|Lost"),
         (("report", "runs/shop"), "report.html"),
         (("audit", "runs/shop"), "random"),
-        (("evaluate", "runs/shop", "--no-zero-shot"), "title TF-IDF"),
+        (("evaluate-adapters", "runs/shop", "--no-zero-shot"), "title TF-IDF"),
     ],
     ids=lambda given: given[0] if isinstance(given, tuple) else "",
 )
@@ -83,7 +83,7 @@ def test_verbs_answer(shop, arguments, told):
     assert any(word in out for word in told.split("|")), out
 
 
-@pytest.mark.parametrize("verb", ["", "export", "evaluate", "init", "run"])
+@pytest.mark.parametrize("verb", ["", "export", "evaluate", "evaluate-adapters", "init", "run"])
 def test_help_needs_no_torch(tmp_path, verb):
     assert "Usage: prefrec" in succeed(*verb.split(), "--help", folder=tmp_path)
 

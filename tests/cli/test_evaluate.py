@@ -1,42 +1,55 @@
-"""`prefrec evaluate`: lists, and every title that was not seen."""
+"""`prefrec evaluate`: scores of any software on targets, from files."""
 
 import json
 
-from command import succeed
+import numpy as np
+import pytest
 
-ROWS = 5
+from command import refused, succeed
 
-
-def test_adapters_and_their_base_are_asked_as_in_training(place, tmp_path):
-    """Lists, the bare base included: no option names the model."""
-
-    def metrics(*options):
-        few = ("--rows", ROWS, "--generate-rows", 0, "--out", tmp_path, "--json")
-        adapter = ("--adapter", f"s-dpo={place.s_dpo / 'adapter'}")
-        found = json.loads(succeed("evaluate", place.data, *few, *adapter, *options))["evaluation"]["metrics"]
-        return {name: found[name] for name in ("zero-shot", "s-dpo")}
-
-    assert metrics() == metrics(*place.asked)
+USERS = 40
 
 
-def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
-    """On candidate sets and in full ranking, every model is compared with the best baseline."""
-    chosen = ("--adapter", f"s-dpo={place.s_dpo / 'adapter'}", "--out", tmp_path)
-    asked = (*chosen, *place.asked, "--full-rows", 12, "--generate-rows", 0)
-    out = " ".join(succeed("evaluate", place.data, *asked).split())
-    told = json.loads((tmp_path / "metrics.json").read_text())
-    full = told["full_catalogue"]
-    assert (told["evaluation"]["n"], full["n"]) == (40, 40)
-    assert {full["metrics"][name]["hr@10"]["n"] for name in ("s-dpo", "zero-shot")} == {12}
-    for block in (told["evaluation"], full):
-        pairs = {(c["ranker"], c["against"]) for c in block["comparisons"]}
-        best = block["best_reference"]
-        assert pairs == {("s-dpo", "zero-shot"), ("zero-shot", best), ("s-dpo", best)}
-        assert f"Models are compared with {best}, the baseline" in out
-    assert "full ranking: n = 40 examples of 40 users" in out
-    assert out.count("By user: ") == 1
-    assert {name: spread["users"] for name, spread in told["by_user"].items()}.items() >= {"s-dpo": 12}.items()
-    assert out.startswith("Audit:")  # above the first table
-    assert next(iter(told)) == "verdict"
-    few = ("--rows", ROWS, "--no-zero-shot", "--full-rows", 0)
-    assert "full ranking" not in succeed("evaluate", place.data, *few, "--out", tmp_path)
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """`good.run` finds most targets, `poor.csv` few; `test.qrels` has one target a user."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    good, poor, qrels = [], ["user,item,score"], []
+    for n in range(USERS):
+        order = rng.permutation(12)
+        qrels.append(f"u{n} 0 i{order[0]} 1")
+        good += [f"u{n} Q0 i{item} {place} {12 - place} x" for place, item in enumerate(order[: 6 + n % 4], 1)]
+        poor += [f"u{n},i{item},{place}" for place, item in enumerate(order)]
+    good.append("stranger Q0 i1 1 1.0 x")
+    for name, lines in {"good.run": good, "poor.csv": poor, "test.qrels": qrels}.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    return "--scores", "poor.csv", "--scores", "ours=good.run", "--targets", "test.qrels"
+
+
+def test_runs_are_measured_and_compared_with_the_first(files):
+    out = " ".join(succeed("evaluate", *files).split())
+    assert "n = 40 users; 95% intervals over users and targets" in out
+    assert "ours: 1 of the users with scores have no target, and are left out." in out
+    assert "ours − poor: NDCG@10 +1.000 [+1.000, +1.000]: significant in the one comparison (p < 0.001)." in out
+    assert "RECALL" not in out  # with one target it is the hit rate
+    found = json.loads(succeed("evaluate", *files, "--ks", "3", "--json"))
+    assert found["metrics"]["ours"]["ndcg@3"]["mean"] == 1
+    assert found["metrics"]["poor"]["hr@3"]["mean"] == 0
+    assert found["without_targets"] == {"poor": 0, "ours": 1}
+
+
+def test_several_targets_have_recall_and_intervals_over_users(files, tmp_path):
+    with (tmp_path / "test.qrels").open("a") as more:
+        more.write("u0 0 i100 2\nu99 0 i1 1\n")
+    out = " ".join(succeed("evaluate", *files).split())
+    assert "n = 41 users, 1 of them with several targets; 95% intervals over users" in out
+    assert "RECALL@10" in out
+    assert "poor: 1 of 41 users with targets have no score, and count with 0." in out
+
+
+def test_wrong_use_is_told(files):
+    told = refused("evaluate", "--scores", "good.run", "--scores", "good.run", "--targets", "test.qrels")
+    assert "two runs have the name 'good'; name them, as in --scores ours=FILE" in told
+    assert "--scores" in refused("evaluate", "--targets", "test.qrels", code=2)
+    assert "none.csv" in refused("evaluate", "--scores", "none.csv", "--targets", "test.qrels")

@@ -20,8 +20,8 @@ from prefrec.cli._options import print_json
 from prefrec.pipeline import prepare as prepare_module
 from tiny_run import write_recipe
 
-VERBS = ("init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend",
-         "also-bought", "similar", "explain", "report", "export", "chat", "lab", "serve")  # fmt: skip
+VERBS = ("init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "evaluate-adapters",
+         "recommend", "also-bought", "similar", "explain", "report", "export", "chat", "lab", "serve")  # fmt: skip
 LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 
@@ -83,7 +83,7 @@ def test_without_a_verb_the_help_is_shown_with_the_exit_code_of_wrong_usage(grou
 
 
 def test_the_last_of_a_repeated_option_holds(tmp_path):
-    told = refused("evaluate", tmp_path, "--rows", 0, "--rows", -1)
+    told = refused("evaluate-adapters", tmp_path, "--rows", 0, "--rows", -1)
     assert told == "error: --rows: Input should be greater than or equal to 1 (given: -1)\n"
 
 
@@ -112,7 +112,7 @@ def test_version():
     ("arguments", "message"),
     [
         (("run",), "RECIPE requires an argument"),
-        (("evaluate", "data", "--rwos", "3"), "Unknown option: --rwos. Did you mean --rows?"),
+        (("evaluate-adapters", "data", "--rwos", "3"), "Unknown option: --rwos. Did you mean --rows?"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, message):

@@ -106,7 +106,7 @@ def test_help_shows_defaults_and_choices():
         assert shown in told
 
 
-@pytest.mark.parametrize("verb", ["prepare", "evaluate"])
+@pytest.mark.parametrize("verb", ["prepare", "evaluate-adapters"])
 def test_help_shows_twelve_options_and_all_where_they_are_asked_for(verb):
     short, whole = (succeed(verb, asked) for asked in ("--help", "--help-all"))
     count, every = (len(re.findall(r"^│ +--\w", text, re.MULTILINE)) for text in (short, whole))
@@ -116,7 +116,7 @@ def test_help_shows_twelve_options_and_all_where_they_are_asked_for(verb):
 
 def test_evaluate_has_all_fields_of_its_sections():
     """But those that other parts of a recipe have to answer."""
-    arguments = command_line()["evaluate"].assemble_argument_collection().filter_by(parse=True)
+    arguments = command_line()["evaluate-adapters"].assemble_argument_collection().filter_by(parse=True)
     found = {name for argument in arguments for name in argument.names}
     own = {f"--{field}" for field in EvaluateSection.model_fields}
     asked = {f"--model.{field}" for field in ModelSection.model_fields}

@@ -92,7 +92,7 @@ def test_single_verbs_equal_the_run(place, finished, tmp_path):
     folder, _, _ = finished
     adapters = [f"--adapter={name}={folder / of / 'adapter'}" for name, of in (("sft", "sft"), ("x", "align/dpo"))]
     options = ("--rows", 20, "--out", tmp_path / "out", "--generate-rows", 4)
-    metrics = json.loads(succeed("evaluate", folder / "data", *adapters, *place.asked, *options, "--json"))
+    metrics = json.loads(succeed("evaluate-adapters", folder / "data", *adapters, *place.asked, *options, "--json"))
     of_run = json.loads((folder / "metrics.json").read_text())
     assert list(metrics["evaluation"]["metrics"])[-3:] == ["zero-shot", "sft", "x"]
     for name in ("zero-shot", "sft", "popularity", "random"):
@@ -107,5 +107,13 @@ def test_single_verbs_equal_the_run(place, finished, tmp_path):
 def test_evaluate_refuses_a_llara_adapter(place, tmp_path):
     shutil.copytree(place.s_dpo / "adapter", tmp_path / "adapter")
     (tmp_path / "adapter" / "projector.safetensors").write_bytes(b"")
-    asked = ("evaluate", place.data, *place.asked, "--out", tmp_path, "--adapter", f"a={tmp_path / 'adapter'}")
+    asked = (
+        "evaluate-adapters",
+        place.data,
+        *place.asked,
+        "--out",
+        tmp_path,
+        "--adapter",
+        f"a={tmp_path / 'adapter'}",
+    )
     assert "has more than a language model (projector.safetensors)" in refused(*asked)

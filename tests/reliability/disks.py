@@ -36,7 +36,7 @@ def writers(recipe: Path, run: Path) -> list[tuple[str, ...]]:
     model = ("--model.name", recipe.parent / "model", "--model.dtype", "float32", "--model.max-length", "400")
     small = (*model, "--rows", "8")
     commands = [("run", recipe, "--out", run, "--set", "sft.rows=24"), ("report", run)]
-    commands += [("prepare", run / "data", *shop_options(recipe)), ("evaluate", run / "data", *small)]
+    commands += [("prepare", run / "data", *shop_options(recipe)), ("evaluate-adapters", run / "data", *small)]
     commands += [("export", run, "--out", run / "exported")]
     return [tuple(map(str, command)) for command in commands]
 
@@ -136,7 +136,17 @@ def _verb(verb: str, recipe: Path, run: Path, out: Path) -> tuple[str, ...]:
     arguments = {
         "init": ("init", *files, "--out", out / "shop.yaml"),
         "prepare": ("prepare", out / "data", *shop_options(recipe)),
-        "evaluate": ("evaluate", run / "data", *model, "--rows", "8", "--adapter", adapter, "--out", out / "results"),
+        "evaluate": (
+            "evaluate-adapters",
+            run / "data",
+            *model,
+            "--rows",
+            "8",
+            "--adapter",
+            adapter,
+            "--out",
+            out / "results",
+        ),
         "report": ("report", run),
         "recommend": ("recommend", run, *every, out / "top.parquet"),
         "recommend as CSV": ("recommend", run, *every, out / "top.csv"),

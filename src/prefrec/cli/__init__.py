@@ -25,8 +25,8 @@ from prefrec.extras import missing_extra
 from prefrec.processes import is_first, leave
 
 VERBS = (
-    "init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "recommend",
-    "also-bought", "similar", "explain", "report", "export",
+    "init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "evaluate-adapters",
+    "recommend", "also-bought", "similar", "explain", "report", "export",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points that add verbs: NAME = "module:function", or GROUP.NAME for a verb of a group."""
@@ -38,8 +38,8 @@ HELP = (
     "interactions. `switch` lets a link lead to the run to serve, if it is not worse, and `prune` deletes earlier "
     "runs. `recommend`, `also-bought` and `similar` answer, `explain` shows what moved a score, `report` writes a "
     "web page, `serve` answers over HTTP, and `export` writes a model for other software. Without a recipe, "
-    "`prepare` makes ranking examples from a log, `audit` checks them for leaks, and `evaluate` measures adapters "
-    "on them.\n\n"
+    "`prepare` makes ranking examples from a log, `audit` checks them for leaks, and `evaluate-adapters` measures "
+    "adapters on them. `evaluate` measures the scores of any software.\n\n"
     "`prefrec COMMAND --help` shows options of a command, `--help-all` all of them. `--debug`, anywhere, shows the "
     "traceback of an error.\n\n"
     "A first run: `prefrec init --help`, or in a clone `prefrec run recipes/demo.yaml`"

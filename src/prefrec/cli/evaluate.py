@@ -1,112 +1,92 @@
-"""`prefrec evaluate`: evaluate adapters and baselines on prepared data, with intervals and an audit."""
+"""`prefrec evaluate`: measure the scores of any software, with intervals and paired differences."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from pydantic import ValidationError
+from rich.console import Console
 from rich.markup import escape
 
 from prefrec.cli import _options as o
-from prefrec.cli._output import print_results
-from prefrec.console import warn
-from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
-from prefrec.pipeline.measure import evaluate_rankers
-from prefrec.pipeline.score import check_names
-from prefrec.processes import is_first
-from prefrec.rankers.config import NAME
-from prefrec.runs.results import METRICS, write_results
-from prefrec.runs.stage import STAGE_FILE, check_whole, read_state
-from prefrec.sections import SEED, ZERO_SHOT, EvaluateSection, ModelSection
-from prefrec.stages.base import MADE_WITH
-from prefrec.stages.language_model import LMStage
-
-# The other fields need the rest of a recipe.
-Base = Annotated[ModelSection, Parameter(negative_bool="no-", parse="^(?!answers$|items$)")]
+from prefrec.evaluation.external import Scored, evaluate_scores
+from prefrec.evaluation.intervals import too_few_users
+from prefrec.evaluation.outcome import FAMILY
+from prefrec.intake.scored import read_scores, read_targets
+from prefrec.report.headline import significance
+from prefrec.report.tables import MARK, WEAK_MARK, WITH_INTERVALS, Printed, differences_grid, metrics_grid
+from prefrec.report.wording import label, metric_label, with_interval
 
 
 def evaluate(
-    data: o.DataFolder,
-    /,
     *,
-    adapter: Annotated[list[str] | None, Parameter(help="Adapter to evaluate: NAME=FOLDER. Repeatable.")] = None,
-    out: Annotated[Path | None, Parameter(help="Folder for the results. Default: DATA/evaluation.")] = None,
-    seed: o.Seed = SEED,
+    scores: Annotated[
+        list[str],
+        Parameter(help="Scores: FILE or NAME=FILE, a TREC run or a table. Repeatable; the first is compared with."),
+    ],
+    targets: Annotated[Path, Parameter(help="Targets: TREC qrels, or a log of test interactions.")],
+    ks: Annotated[
+        list[int] | None, Parameter(help="Further cut-offs of the metrics, besides 10. Repeatable.")
+    ] = None,
     as_json: o.AsJson = False,
-    section: o.Own[EvaluateSection] = o.untouched(EvaluateSection),
-    model: Base = o.untouched(ModelSection),
 ) -> None:
-    """Evaluate adapters and baselines, on the same candidate sets and in full ranking.
+    """Measure the scores of any software on targets, with intervals, and compare runs.
 
-    95% intervals are over users and targets. Each model is compared with the best baseline on the same examples, and
-    each language model with the one before it. Full ranking excludes items that the user has seen,
-    unless the data keep repeats.
+    A table has columns such as user_id, item_id and score (CSV, TSV, Parquet, JSON lines). NDCG, recall, HR and MRR
+    are those of trec_eval, in expectation over the order of equal scores. 95% intervals are over users and targets,
+    or over users if some have several targets. Each run is compared with the first one, with Holm's correction.
+    `prefrec evaluate-adapters` measures adapters on prepared data.
 
-    Example: prefrec evaluate runs/demo --adapter sft=runs/demo/sft/adapter --rows 500
+    Example: prefrec evaluate --scores implicit.run --scores ours=ours.csv --targets test.qrels
     """
-    prepared = read_prepared(data)
-    named = [_named(text) for text in adapter or []]
-    check_names([*section.references, *(name for name, _ in named)])
-    adapters = [(name, path, as_trained(model, path)) for name, path in named]
-    model = adapters[0][-1] if adapters else model  # the base is queried like the first adapter
-    stages = [LMStage(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
-    stages += [LMStage(name, path, prepared, settings) for name, path, settings in adapters]
-    folder = out or data / "evaluation"
-    results = evaluate_rankers(prepared, section, stages, folder / "predictions", seed=seed)
-    if is_first():  # all processes of a job have the results
-        write_results(folder, results)
+    files = [_named(text) for text in scores]
+    if twice := {name for name, _ in files if [n for n, _ in files].count(name) > 1}:
+        raise ConfigError(f"--scores: two runs have the name {min(twice)!r}; name them, as in --scores ours=FILE")
+    cuts = sorted({10, *(ks or [])})
+    found = evaluate_scores({name: read_scores(path) for name, path in files}, read_targets(targets), cuts)
     if as_json:
-        o.print_json(results.to_json()[METRICS])
-    else:
-        print_results(results)
-        print(f"Predictions: {folder / 'predictions.parquet'}")
-
-
-def as_trained(model: ModelSection, weights: Path) -> ModelSection:
-    """Return the settings that weights were trained with, overridden by fields set in `model`.
-
-    Print a warning for each field that overrides another value. Weights without recorded settings get `model`. Raise
-    ModelError if an adapter must not be read, DataError if the weights of a stage are damaged.
-    """
-    from prefrec.training.adapters import check_adapter  # here, because it needs torch
-    from prefrec.training.weights import is_adapter
-
-    if is_adapter(weights):
-        check_adapter(weights)
-    if (weights.parent / STAGE_FILE).exists():
-        check_whole(weights.parent)
-    try:
-        recorded = read_state(weights.parent)[MADE_WITH]["model"]
-        trained = ModelSection.model_validate(recorded)
-    except (KeyError, TypeError, ValidationError):  # not from prefrec, or from another version
-        return model
-    given = {field: getattr(model, field) for field in model.model_fields_set}
-    # `load_adapter` warns of another base.
-    for field in sorted((recorded.keys() | {"item_text"}) & given.keys() - {"name"}):
-        if (value := getattr(trained, field)) not in (given[field], "auto"):
-            name = f"--model.{field.replace('_', '-')}"
-            warn(
-                escape(
-                    f"{name} {given[field]}: {weights} was trained with {value}; omit {name} to evaluate it as it "
-                    "was trained"
-                )
-            )
-    return trained.model_copy(update=given)
+        counts = {name: getattr(found, name) for name in ("without_scores", "without_targets", "several")}
+        o.print_json(found.evaluation.to_json() | counts)
+        return
+    _print(found)
 
 
 def _named(text: str) -> tuple[str, Path]:
-    name, _, folder = text.partition("=")
-    if not re.match(NAME, name) or not folder:
-        raise ConfigError(f"--adapter {text!r}: expected NAME=FOLDER, such as sft=runs/demo/sft/adapter")
-    path = Path(folder)
-    more = [p.name for p in path.glob("*.safetensors") if "model" not in p.name]
-    if more:
-        raise ConfigError(
-            f"--adapter {name}: {path} has more than a language model ({', '.join(more)}), so it belongs to another "
-            "kind of ranker, such as LLaRA; evaluate it with `prefrec run` and a recipe with this kind in `rankers`"
-        )
-    return name, path
+    """Return name and file of `NAME=FILE` or `FILE`, whose name is that of the file without its suffix."""
+    name, given, path = text.partition("=")
+    return (name, Path(path)) if given and not Path(text).exists() else (Path(text).stem, Path(text))
+
+
+def _print(found: Scored) -> None:
+    """Print the table of the runs, what was not scored, and a sentence for each comparison."""
+    out, block = Console(), found.evaluation
+    # With one target a user, recall is the hit rate.
+    metrics = [m for m in block.measured if found.several or not m.startswith("recall@")]
+    over = "over users" if found.several else WITH_INTERVALS
+    more = f", {found.several:,} of them with several targets" if found.several else ""
+    note = f"n = {block.users:,} users{more}; 95% intervals {over}"
+    if few := too_few_users(block.users):
+        note += f"\n{few}"
+    out.print(Printed(metrics_grid(block, metrics=sorted(metrics, key=_order)), "run", note))
+    for name, count in found.without_scores.items():
+        if count:
+            out.print(
+                escape(f"{name}: {count:,} of {block.users:,} users with targets have no score, and count with 0.")
+            )
+        if left := found.without_targets[name]:
+            out.print(escape(f"{name}: {left:,} of the users with scores have no target, and are left out."))
+    if block.comparisons:
+        marks = f"{MARK} p < 0.05 after Holm’s correction for all runs, {WEAK_MARK} without correction"
+        out.print(Printed(differences_grid(block.comparisons, sorted(metrics, key=_order)), "difference", marks))
+    for gain in block.comparisons:
+        if gain.metric == FAMILY:
+            pair = f"{label(gain.ranker)} − {label(gain.against)}"
+            told = f"{metric_label(gain.metric)} {with_interval(gain)}: {significance(gain, block)}."
+            out.print(escape(f"{pair}: {told}"))
+
+
+def _order(metric: str) -> tuple[int, str]:
+    """Order metrics as tables of runs do: NDCG, hit rate, recall, MRR."""
+    return next(n for n, start in enumerate(("ndcg", "hr", "recall", "mrr")) if metric.startswith(start)), metric

@@ -101,11 +101,11 @@ def read_predictions(path: Path) -> pl.DataFrame:
     Raise DataError if the file is missing or not Parquet, or a column is missing or has another type.
     """
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; `prefrec evaluate` writes it")
+        raise DataError(f"{path}: there is no such file; `prefrec run` writes it")
     try:
         return read_parquet(path).select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
     except UNREADABLE as e:
-        raise DataError(f"{path}: not a predictions file ({first_words(e)}); run `prefrec evaluate` again") from None
+        raise DataError(f"{path}: not a predictions file ({first_words(e)}); run the recipe again") from None
 
 
 def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[Any]:

@@ -49,13 +49,13 @@ def outcome(results: Results) -> str:
         sentence += ", and is itself the best baseline"
     elif (gain := next(gains, None)) is not None:
         sentence += (
-            f", {with_interval(gain)} over the best baseline, {label(gain.against)}: {_significance(gain, block)}"
+            f", {with_interval(gain)} over the best baseline, {label(gain.against)}: {significance(gain, block)}"
         )
     few = too_few_users(block.users)
     return f"{sentence}. {few}." if few else f"{sentence}."
 
 
-def _significance(gain: Comparison, block: Evaluation) -> str:
+def significance(gain: Comparison, block: Evaluation) -> str:
     """Return whether a difference is significant after the correction for all comparisons of its table."""
     if math.isnan(gain.p_value):
         return "not tested"

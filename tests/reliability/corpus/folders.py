@@ -26,7 +26,7 @@ def _data(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
 def _adapter(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
     def arguments(place: Any, copy: Path) -> tuple[Any, ...]:
         out = ("--no-zero-shot", "--out", copy.parent / "out")
-        return ("evaluate", place.run / "data", *FEW, *place.asked, *out, "--adapter", f"a={copy}")
+        return ("evaluate-adapters", place.run / "data", *FEW, *place.asked, *out, "--adapter", f"a={copy}")
 
     return damaged(f"adapter: {name}", message, "run/sft/adapter", files, arguments)
 
@@ -34,7 +34,7 @@ def _adapter(name: str, message: str, files: Mapping[str, Content | None]) -> Ca
 def _model(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
     def arguments(place: Any, copy: Path) -> tuple[Any, ...]:
         asked = ("--model.name", copy, "--model.dtype", "float32", "--model.max-length", "400")
-        return ("evaluate", place.run / "data", *FEW, *asked, "--out", copy.parent / "out")
+        return ("evaluate-adapters", place.run / "data", *FEW, *asked, "--out", copy.parent / "out")
 
     return damaged(f"model: {name}", message, "model", files, arguments)
 
@@ -96,7 +96,7 @@ CASES = [
     _data("a column missing", "test.parquet: no column 'target' of type String; prepare the data again", {"test.parquet": _parquet(user_id=["u"], history=[["a"]], candidates=[["b"]])}),
     _data("a target not in its list", "test.parquet, row 0: the target is not among the candidates; prepare the data again", {"test.parquet": _rows(target=["i9"])}),
     _data("an item unknown", "test.parquet, row 0: item 'ghost' is not in items.parquet; prepare the data again", {"test.parquet": _rows(history=[["ghost"]])}),
-    command("adapter: not there", "none: expected a folder with adapter_config.json", lambda p, f: ("evaluate", p.run / "data", *FEW, *p.asked, "--no-zero-shot", "--out", f / "out", "--adapter", f"a={f / 'none'}")),
+    command("adapter: not there", "none: expected a folder with adapter_config.json", lambda p, f: ("evaluate-adapters", p.run / "data", *FEW, *p.asked, "--no-zero-shot", "--out", f / "out", "--adapter", f"a={f / 'none'}")),
     _adapter("no configuration", "expected a folder with adapter_config.json", {"adapter_config.json": None}),
     _adapter("of a kind that there is not", "adapter_config.json is not that of a LoRA adapter", {"adapter_config.json": '{"peft_type": "MAGIC", "task_type": "CAUSAL_LM"}'}),
     _adapter("no weights", "copy", {"adapter_model.safetensors": None}),
@@ -106,9 +106,9 @@ CASES = [
     _adapter("an expression that would be run", 'adapter_config.json has target_modules: ', {"adapter_config.json": json.dumps(LORA | {"target_modules": "(.*)*!"})}),
     _adapter("settings that would import a module", "adapter_config.json has megatron_config: ", {"adapter_config.json": json.dumps(LORA | {"megatron_config": {"a": 1}})}),
     _adapter("a rank without bound", "adapter_config.json has r: 1000000000; use a plain LoRA adapter", {"adapter_config.json": json.dumps(LORA | {"r": 10**9})}),
-    command("adapter: of a stage that changed", "sft is damaged or unfinished (adapter/adapter_model.safetensors)", lambda p, f: ("evaluate", p.run / "data", *FEW, *p.asked, "--no-zero-shot", "--out", f / "out", "--adapter", f"a={_changed_stage(p, f) / 'adapter'}")),
-    command("model: not there", "expected a local folder with config.json, a hub id such as", lambda p, f: ("evaluate", p.run / "data", *FEW, "--out", f / "out", "--model.name", f / "none")),
-    command("model: an adapter", "is an adapter, not a model: give its base as the model", lambda p, f: ("evaluate", p.run / "data", *FEW, "--out", f / "out", "--model.name", p.run / "sft" / "adapter")),
+    command("adapter: of a stage that changed", "sft is damaged or unfinished (adapter/adapter_model.safetensors)", lambda p, f: ("evaluate-adapters", p.run / "data", *FEW, *p.asked, "--no-zero-shot", "--out", f / "out", "--adapter", f"a={_changed_stage(p, f) / 'adapter'}")),
+    command("model: not there", "expected a local folder with config.json, a hub id such as", lambda p, f: ("evaluate-adapters", p.run / "data", *FEW, "--out", f / "out", "--model.name", f / "none")),
+    command("model: an adapter", "is an adapter, not a model: give its base as the model", lambda p, f: ("evaluate-adapters", p.run / "data", *FEW, "--out", f / "out", "--model.name", p.run / "sft" / "adapter")),
     _model("half a configuration", "copy", {"config.json": '{"model_type": "llama"'}),
     _model("of a kind that there is not", "copy", {"config.json": '{"model_type": "magic"}'}),
     _model("no weights", "copy", {"model.safetensors": None}),

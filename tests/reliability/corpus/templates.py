@@ -14,13 +14,13 @@ def _template(name: str, message: str, content: Content) -> Case:
     def give(place: Any, folder: Path) -> tuple[Any, ...]:
         path = write(folder / "own.jinja2", content)
         few = ("--rows", "1", "--references", "random", "--out", folder / "out")
-        return ("evaluate", place.run / "data", *few, *place.asked, "--model.templates", path)
+        return ("evaluate-adapters", place.run / "data", *few, *place.asked, "--model.templates", path)
 
     return command(f"template: {name}", message, give)
 
 
 CASES = [
-    command("template: not there", "no template 'none.jinja2': expected the path of a jinja2 file or one of books/1", lambda p, f: ("evaluate", p.run / "data", "--rows", "1", "--out", f, *p.asked, "--model.templates", "none.jinja2")),
+    command("template: not there", "no template 'none.jinja2': expected the path of a jinja2 file or one of books/1", lambda p, f: ("evaluate-adapters", p.run / "data", "--rows", "1", "--out", f, *p.asked, "--model.templates", "none.jinja2")),
     _template("empty", "own.jinja2: the file is empty", " \n"),
     _template("JSON", "own.jinja2: missing history and candidates; expected the placeholders {{ history }} and {{ candidates }}", '{"history": 1}'),
     _template("not UTF-8", "own.jinja2: not UTF-8 text", b"\xe9"),
