@@ -8,7 +8,7 @@ ABOUT = {
     "title": "A set",
     "figures": [
         {"model": "Better", "learns": "+val", "hr": 0.09, "ndcg": 0.05, "source": "a paper"},
-        {"model": "Worse", "learns": "+val", "hr": 0.08, "ndcg": 0.04, "source": "a paper"},
+        {"model": "Worse", "learns": "+val", "hr": 0.08, "ndcg": 0.04, "source": "a paper", "checked": True},
         {"model": "Other", "learns": "train", "hr": 0.1, "ndcg": 0.06, "source": "another"},
     ],
 }
@@ -17,7 +17,16 @@ ABOUT = {
 def write_run(folder, seed, ndcg):
     run = folder / f"set-val-{seed}"
     run.mkdir()
-    blend = {name: {"mean": mean, "low": mean - 0.01, "high": mean + 0.02} for name, mean in ndcg.items()}
+    blend = {
+        name: {
+            "mean": mean,
+            "low": mean - 0.01,
+            "high": mean + 0.02,
+            "user_low": mean - 0.002,
+            "user_high": mean + 0.003,
+        }
+        for name, mean in ndcg.items()
+    }
     pair = {"ranker": "blend", "against": "EASE", "metric": "ndcg@10", "mean": -0.001, "low": -0.003, "high": 0.002}
     full = {"metrics": {"blend": blend}, "comparisons": [pair | {"n": 1200}]}
     (run / "metrics.json").write_text(json.dumps({"full_catalogue": full}))
@@ -34,8 +43,10 @@ def test_published_figures_stand_beside_the_means_of_runs(tmp_path):
         "+val",
         "0.1300 [0.1200, 0.1500]",
         "0.0750 [0.0650, 0.0950]",
+        "[0.0730, 0.0780]",
         "2 seeds",
     ]
+    assert [row[-1] for row in made["rows"][:-1]] == ["another", "a paper ✓", "a paper"]
     assert table("unknown", ABOUT, tmp_path)["rows"] == made["rows"][:-1]
 
 

@@ -1,9 +1,10 @@
 """Write *Published benchmarks*: figures of papers beside those of runs of `recipes/`, in full ranking.
 
 `python -m prefrec_lab.trials.published RUNS` reads finished runs in folders NAME-LEARNS-SEED of RUNS, with the name
-of a recipe, `val`, and the seed, and what `/usr/bin/time -v` printed to NAME-LEARNS-SEED.log beside them. What a run
-knows before its test examples includes validation items, also with `refit: false`, because baselines always count
-them. So there are no runs for `train` yet.
+of a recipe, `val` or `train`, and the seed, and what `/usr/bin/time -v` printed to NAME-LEARNS-SEED.log beside them.
+Before test examples, rankers of a `train` run know the training part alone (`data.learn_validation: false`). The runs
+of the trial of texts (`prefrec_lab.trials.text`) and a run `paper-movielens-0` of recipes/paper-movielens-counts.yaml
+(`prefrec_lab.trials.uniform_lists`) stand in the same folder.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ from typing import Any
 
 import yaml
 
+from prefrec_lab.protocol import read_trial
 from prefrec_lab.results import PROTOCOLS, RESULTS, Table, save
-from prefrec_lab.trials import calibration
+from prefrec_lab.trials import calibration, text
+from prefrec_lab.trials.uniform_lists import list_table
 
 SECTION = RESULTS / "71-published-benchmarks.json"
 FIGURES = PROTOCOLS / "published.yaml"
+LISTS = "paper-movielens-0"
 RANKERS = ("popularity", "title TF-IDF", "window co-occurrence", "transition graph", "EASE", "title-tower", "blend")
 LEARNS = {"train": "train", "val": "+val"}
-COLUMNS = ["model", "trained on", "HR@10", "NDCG@10", "source"]
+COLUMNS = ["model", "trained on", "HR@10", "NDCG@10", "NDCG@10, over users alone", "source"]
+CHECKED = "✓"
+"""Mark of a published figure that we have read at its source."""
 
 
 def runs_of(folder: Path, name: str, learns: str) -> list[dict[str, Any]]:
@@ -35,7 +41,7 @@ def runs_of(folder: Path, name: str, learns: str) -> list[dict[str, Any]]:
 
 
 def own_rows(runs: list[dict[str, Any]], learns: str) -> Iterator[list[str]]:
-    """Yield a row per ranker: means over seeds, with the interval over users and targets of the first seed."""
+    """Yield a row per ranker: means over seeds, with the intervals of the first seed."""
     for ranker in RANKERS:
         if ranker not in runs[0]["metrics"]:
             continue
@@ -46,7 +52,13 @@ def own_rows(runs: list[dict[str, Any]], learns: str) -> Iterator[list[str]]:
             mean = statistics.mean(values)
             spread = mean - values[0]
             cells.append(f"{mean:.4f} [{first['low'] + spread:.4f}, {first['high'] + spread:.4f}]")
+        cells.append(f"[{first['user_low'] + spread:.4f}, {first['user_high'] + spread:.4f}]")
         yield [*cells, f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"]
+
+
+def source_of(figure: Mapping[str, Any]) -> str:
+    """Return the source of a published figure, with a mark if we have read the figure there."""
+    return f"{figure['source']} {CHECKED}" if figure.get("checked") else str(figure["source"])
 
 
 def table(name: str, about: Mapping[str, Any], folder: Path) -> Table:
@@ -55,7 +67,7 @@ def table(name: str, about: Mapping[str, Any], folder: Path) -> Table:
     for learns, words in LEARNS.items():
         of_papers = [f for f in about["figures"] if f["learns"] == words]
         rows += [
-            [f["model"], words, f"{f['hr']:.4f}", f"{f['ndcg']:.4f}", f["source"]]
+            [f["model"], words, f"{f['hr']:.4f}", f"{f['ndcg']:.4f}", "–", source_of(f)]
             for f in sorted(of_papers, key=lambda f: f["ndcg"])
         ]
         if runs := runs_of(folder, name, learns):
@@ -64,7 +76,7 @@ def table(name: str, about: Mapping[str, Any], folder: Path) -> Table:
 
 
 def differences(names: Mapping[str, Any], folder: Path) -> Table:
-    """Return blend − best baseline and blend − title tower of each benchmark, first seed, paired by test rows."""
+    """Return blend − best baseline, and − the blend without each part, of the first seed, paired by test rows."""
     rows = []
     for name in names:
         for learns, words in LEARNS.items():
@@ -82,9 +94,9 @@ def costs(names: Mapping[str, Any], folder: Path) -> Table:
     for name in names:
         for learns, words in LEARNS.items():
             for log in sorted(folder.glob(f"{name}-{learns}-[0-9]*.log"))[:1]:
-                text = log.read_text(encoding="utf-8")
-                user, system = (re.search(rf"{kind} time \(seconds\): ([\d.]+)", text) for kind in ("User", "System"))
-                peak = re.search(r"Maximum resident set size \(kbytes\): (\d+)", text)
+                told = log.read_text(encoding="utf-8")
+                user, system = (re.search(rf"{kind} time \(seconds\): ([\d.]+)", told) for kind in ("User", "System"))
+                peak = re.search(r"Maximum resident set size \(kbytes\): (\d+)", told)
                 if user and system and peak:
                     minutes = (float(user[1]) + float(system[1])) / 60
                     rows.append([name, words, f"{minutes:.1f}", f"{int(peak[1]) / 2**20:.1f}"])
@@ -100,7 +112,9 @@ def main() -> None:
     fields = json.loads(SECTION.read_text(encoding="utf-8"))
     tables = [table(name, about, folder) for name, about in published.items()]
     tables += json.loads(calibration.SECTION.read_text(encoding="utf-8"))["tables"]
-    save(fields | {"tables": [*tables, differences(published, folder), costs(published, folder)]}, SECTION)
+    tables += [differences(published, folder), costs(published, folder)]
+    tables += [*text.tables(read_trial(text.PLAN), folder), list_table(folder / LISTS)]
+    save(fields | {"tables": tables}, SECTION)
 
 
 if __name__ == "__main__":

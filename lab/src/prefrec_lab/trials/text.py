@@ -1,8 +1,8 @@
 """What the text of items is worth on published benchmarks (`lab/protocol/text.yaml`).
 
-`python -m prefrec_lab.trials.text recipe amazon-scientific > recipes/text-scientific.yaml` writes the recipe of a
-data set; `prefrec run` carries it out once per seed, with `--set seed=N`, into a folder text-NAME-N. Then
-`python -m prefrec_lab.trials.text table RUNS` writes the findings of the runs in these folders.
+`python -m prefrec_lab.trials.text amazon-scientific > recipes/text-scientific.yaml` writes the recipe of a data set;
+`prefrec run` carries it out once per seed, with `--set seed=N`, into a folder text-NAME-N of the folder that
+`prefrec_lab.trials.published` reads.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ import yaml
 
 from prefrec.evaluation import metrics_for
 from prefrec.evaluation.predictions import ranks_of
-from prefrec.files import write_json
 from prefrec.recipe import load_recipe
 from prefrec_lab.protocol import Gains, Ranked, Trial, decide, read_trial
-from prefrec_lab.results import PROTOCOLS, RESULTS, Table
+from prefrec_lab.results import PROTOCOLS, ROOT, Table
 
 PLAN = PROTOCOLS / "text.yaml"
-TABLES = RESULTS / "published-text.json"
-"""Tables of the findings, which `prefrec_lab.trials.published` adds to its page."""
-RECIPES = Path(__file__).resolve().parents[4] / "recipes"
+RECIPES = ROOT / "recipes"
 
 
 def trial_recipe(name: str, trial: Trial) -> dict[str, Any]:
@@ -73,16 +70,12 @@ def tables(trial: Trial, folder: Path) -> list[Table]:
 
 
 def main() -> None:
-    """Write a recipe to the output, or the tables of finished runs to a file."""
+    """Write the recipe of a data set to the output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["recipe", "table"])
-    parser.add_argument("of", help="name of a data set, or the folder of runs")
-    given = parser.parse_args()
     trial = read_trial(PLAN)
-    if given.what == "recipe":
-        sys.stdout.write(yaml.safe_dump(trial_recipe(given.of, trial), sort_keys=False))
-    else:
-        write_json(TABLES, {"tables": tables(trial, Path(given.of))})
+    parser.add_argument("name", choices=trial.sets)
+    recipe = trial_recipe(parser.parse_args().name, trial)
+    sys.stdout.write(yaml.safe_dump(recipe, sort_keys=False))
 
 
 if __name__ == "__main__":
