@@ -678,7 +678,7 @@ def main() -> None:
 
 
 def readme_block(measured: Sequence[Measured], table: dict[str, Any], aligned: str) -> str:
-    """Return README's findings: sentences, the last on alignment, and the table. The rest is on the page Results."""
+    """Return README's findings, the last on alignment. The rest is on the page Results."""
     sets = len({m.name.removesuffix("-log") for m in measured})
     main = table["tables"][0]
     rows = [
@@ -686,12 +686,12 @@ def readme_block(measured: Sequence[Measured], table: dict[str, Any], aligned: s
     ]
     gains = [as_number(row[3].split()[0]) / as_number(row[1].split()[-1]) for row in rows]
     said = (
-        f"We measured on {NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits, by NDCG@10 in full ranking, "
-        f"with 95% intervals over users and targets. {table['answer']} The difference is {min(gains):.0%} to "
+        f"We measured on {NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits, "
+        f"by NDCG@10 in full ranking. {table['answer']} The difference is {min(gains):.0%} to "
         f"{max(gains):.0%} of the best baseline's value."
     )
     held = "[Results](docs/results.md) has the tests and the limits of these figures."
-    return "\n\n".join([wrapped(said), wrapped(f"{aligned} {held}"), markdown({"columns": SHOWN, "rows": rows})])
+    return "\n\n".join([wrapped(said), wrapped(f"{aligned} {held}")])
 
 
 def as_number(text: str) -> float:
