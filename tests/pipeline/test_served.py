@@ -15,7 +15,7 @@ from prefrec.export.ranker import export_ranker
 from prefrec.pipeline import price, run
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import expected, run_recipe, survey
-from prefrec.rankers import blend
+from prefrec.rankers import blend_learning
 from prefrec.recipe import Recipe
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
@@ -55,7 +55,7 @@ def made():
                 whole(self)
 
             patch.setattr(stage, "make", make)
-        patch.setattr(blend, "select_parts", lambda *args: {"sft": (0.0, 0.1)})
+        patch.setattr(blend_learning, "select_parts", lambda *args: {"sft": (0.0, 0.1)})
         yield labels
 
 
