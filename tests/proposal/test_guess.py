@@ -262,6 +262,44 @@ def test_kinds_of_lines_are_proposed_by_their_names_and_places(tmp_path, follows
     assert _prepared(log, items, found).test
 
 
+EVENTS = ["view", "addtocart", "purchase"]
+
+
+def _with_events(log: Path) -> pl.DataFrame:
+    """Return the log with all its lines as views, of which every fourth is followed by a purchase."""
+    views = pl.read_csv(log).with_columns(event=pl.lit("view"))
+    later = pl.col("time") + 1
+    bought = views.gather_every(4).with_columns(later, event=pl.lit("purchase"))
+    return pl.concat([views, bought, bought[:10].with_columns(event=pl.lit("addtocart"))])
+
+
+def test_views_and_purchases_are_proposed_with_weights_and_targets(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    events = _with_events(log)
+    events.write_csv(log)
+    found, why = _guess(log, items)
+    pairs = {kind: {*events.filter(event=kind).select("user", "item").iter_rows()} for kind in EVENTS}
+    share = len(pairs["view"] & pairs["purchase"]) / len(pairs["view"])
+    assert found["kind"] == "event"
+    assert found["kinds"] == {"addtocart": 1.0, "purchase": "buy", "view": round(share, 2)}
+    assert found["targets"] == ["purchase"]
+    assert f"{share:.0%} of the pairs of user and item of 'view' have a purchase, too" in why["kinds"]
+    data = _prepared(log, items, found)
+    assert {(e.user_id, e.target) for e in data.test} <= {(str(u), str(i)) for u, i in pairs["purchase"]}
+
+
+def test_a_file_for_each_kind_is_proposed(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    events, folder = _with_events(log), tmp_path / "events"
+    folder.mkdir()
+    for kind, name in (("view", "views"), ("purchase", "orders")):
+        events.filter(event=kind).drop("event").write_csv(folder / f"{name}.csv")
+    found, _ = _guess(folder, items)
+    assert (found["kind"], found["targets"]) == ("file-name", ["orders"])
+    assert found["kinds"].keys() == {"views", "orders"}
+    assert _prepared(folder, items, found).test
+
+
 def _numbered(folder: Path, in_log: Callable[[int], Any], in_catalogue: Callable[[int], Any]) -> tuple[Path, Path]:
     """80 users and 120 items that are numbered from 1, so that numbers of users are also numbers of items."""
     rng = np.random.default_rng(0)

@@ -14,7 +14,16 @@ def read(source: str, **settings: Any) -> Source:
     return found
 
 
-SETTINGS = ("encoding", "duplicate_titles", "missing_titles", "missing_times", "missing_users", "kinds", "users")
+SETTINGS = (
+    "encoding",
+    "duplicate_titles",
+    "missing_titles",
+    "missing_times",
+    "missing_users",
+    "kinds",
+    "targets",
+    "users",
+)
 
 
 def files(interactions: Path, items: Path, **given: Any) -> Source:

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data.times import time_columns
-from prefrec.data.types import SPLITS
+from prefrec.data.types import IS_TARGET, SPLITS, WEIGHT
 from prefrec.errors import DataError
 
 Targets = NDArray[np.int32]
@@ -30,11 +30,13 @@ class Sequences:
     """All users' interactions, oldest first, as flat arrays.
 
     `items[offsets[u]:offsets[u + 1]]` is the sequence of user `u`; `frame` has the same rows in this order.
+    `is_target` says which interactions are of a kind that targets may have. Default: all are.
     """
 
     users: pl.Series
     offsets: NDArray[np.int64]
     frame: pl.DataFrame
+    is_target: NDArray[np.bool_] | None = None
 
     @property
     def items(self) -> pl.Series:
@@ -72,6 +74,12 @@ class Sequences:
         """Number of interactions of each user [U]."""
         return np.diff(self.offsets)
 
+    def asked(self, rows: Targets) -> Targets:
+        """Return the examples whose targets are of a kind that targets may have."""
+        if self.is_target is None:
+            return rows
+        return rows[self.is_target[self.offsets[rows[:, 0]] + rows[:, 1]]]
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -106,7 +114,7 @@ def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
     Item ids and the order of lines do not decide ties, because both reveal the target in some published data. Only
     each user's `latest` interactions are kept, by default all.
     """
-    kept = [c for c in ("rating", "impressions") if c in log.columns]
+    kept = [c for c in ("rating", "impressions", WEIGHT, IS_TARGET) if c in log.columns]
     times, rng = time_columns(log), np.random.default_rng([seed, 1])
 
     def ordered(log: pl.DataFrame) -> pl.DataFrame:
@@ -119,7 +127,10 @@ def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
     log = _by_blocks(log, ordered)
     runs = log["user_id"].rle().struct
     offsets = np.concatenate([[0], np.cumsum(runs.field("len").to_numpy(), dtype=np.int64)])
-    return Sequences(runs.field("value").cast(pl.String), offsets, log)
+    users, is_target = runs.field("value").cast(pl.String), None
+    if IS_TARGET in log.columns:
+        log, is_target = log.drop(IS_TARGET), log[IS_TARGET].to_numpy()
+    return Sequences(users, offsets, log, is_target)
 
 
 def _by_blocks(log: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
@@ -135,22 +146,26 @@ def _by_blocks(log: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame]
 def first_only(log: pl.DataFrame, keep_repeats: bool = False) -> pl.DataFrame:
     """Return each user's first interaction with each item, or with `keep_repeats` the first of each second.
 
-    Of several interactions at the same time, the one with the lowest rating is kept, so the order of the file does
-    not matter.
+    Of interactions of several kinds, the first of those that may be targets is kept, or else the first of the largest
+    weight: a purchase stands for the views before it. Of several interactions at the same time, the one with the
+    lowest rating is kept, so the order of the file does not matter.
     """
     times = time_columns(log)
     pair = ["user_id", "item_id"]
     same = [*pair, "timestamp"] if keep_repeats else pair
+    kinds = [c for c in (IS_TARGET, WEIGHT) if c in log.columns]
     nested = [c for c, kind in log.schema.items() if kind.is_nested()]
-    values = [c for c in log.columns if c not in (*pair, *times, *nested)]
-    by = [*pair, *times, *values]
+    values = [c for c in log.columns if c not in (*pair, *times, *nested, *kinds)]
+    by = [*same, *kinds, *(c for c in times if c not in same), *values]
     empty_last = [column in values for column in by]  # a plain True would not be faster
+    largest_first = [column in kinds for column in by]
     is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in same)
 
     # Rows that are equal in all of these columns can differ only in nested ones. A stable sort costs seven times as
     # much, so it is used only if there are nested columns.
     def first_rows(block: pl.DataFrame) -> pl.DataFrame:
-        return block.sort(by, nulls_last=empty_last, maintain_order=bool(nested)).filter(is_first)
+        ordered = block.sort(by, descending=largest_first, nulls_last=empty_last, maintain_order=bool(nested))
+        return ordered.filter(is_first)
 
     return _by_blocks(log, first_rows)
 
@@ -173,7 +188,9 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
     """Hold out each user's last interaction for test and the one before it for validation.
 
     All earlier interactions are targets of training examples. Users with fewer than `min_history` + 2 interactions
-    are dropped. Raise DataError if no user is left.
+    are dropped. If only some kinds may be targets, the last two of these kinds with enough history are held out, with
+    all that follows the first of them; users with fewer have training examples only. Raise DataError if no user is
+    left.
     """
     lengths = sequences.lengths
     kept = np.flatnonzero(lengths >= min_history + 2)
@@ -183,6 +200,8 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
             f"min_history={min_history} (longest: {lengths.max(initial=0)}); lower --min-history (`min_history` in a "
             "recipe) or use a longer log"
         )
+    if sequences.is_target is not None:
+        return _last_targets(sequences, kept, min_history)
     rows = {
         "train": _spans(kept, min_history, lengths[kept] - 2),
         "validation": np.stack([kept, lengths[kept] - 2], axis=1),
@@ -190,6 +209,29 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
     }
     learn = _first_interactions(sequences, kept, lengths[kept] - 2)
     return Split(rows, learn, sequences.frame, {"users_too_short": len(lengths) - len(kept)})
+
+
+def _last_targets(sequences: Sequences, kept: NDArray[np.int64], min_history: int) -> Split:
+    """Hold out the last two interactions of these users that may be targets, as `leave_last_out` does."""
+    lengths = sequences.lengths
+    asked = sequences.asked(_spans(kept, min_history, lengths[kept]))
+    users, first, counts = np.unique(asked[:, 0], return_index=True, return_counts=True)
+    last = (first + counts - 1)[counts >= 2]
+    if not len(last):
+        raise DataError(
+            "no user has two interactions of the kinds in `targets` that leave-last-out needs, each after "
+            f"{min_history} others (`min_history`): name more kinds in `targets`, or choose --split time or user "
+            "(`split` in a recipe)"
+        )
+    cuts = lengths.copy()
+    cuts[users[counts >= 2]] = asked[last - 1, 1]
+    rows = {
+        "train": asked[asked[:, 1] < cuts[asked[:, 0]]],
+        "validation": asked[last - 1],
+        "test": asked[last],
+    }
+    facts = {"users_too_short": len(lengths) - len(kept), "users_with_few_targets": len(kept) - len(last)}
+    return Split(rows, _first_interactions(sequences, kept, cuts[kept]), sequences.frame, facts)
 
 
 def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") -> Split:
@@ -206,7 +248,7 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     rows = {}
     for number, part in enumerate(SPLITS):
         chosen = (period == number) & (positions >= min_history)
-        rows[part] = _choose(np.stack([users[chosen], positions[chosen]], axis=1), part, windows)
+        rows[part] = _choose(sequences.asked(np.stack([users[chosen], positions[chosen]], axis=1)), part, windows)
     _refuse_empty(rows, min_history, f"cuts at {cuts.tolist()}")
     seen = np.unique(np.concatenate([r[:, 0] for r in rows.values()]))
     facts = {"cuts": cuts.tolist(), "users_too_short": len(sequences.users) - len(seen)}
@@ -234,7 +276,8 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     ranked = np.argsort(sequences.timestamps[sequences.offsets[:-1]], stable=True)
     sizes = [int(len(ranked) * share) for share in (_TRAIN, _VALIDATION)]
     groups = {SPLITS[i]: np.sort(group) for i, group in enumerate(np.split(ranked, np.cumsum(sizes)))}
-    rows = {p: _choose(_spans(users, min_history, lengths[users]), p, windows) for p, users in groups.items()}
+    rows = {p: sequences.asked(_spans(users, min_history, lengths[users])) for p, users in groups.items()}
+    rows = {p: _choose(of_part, p, windows) for p, of_part in rows.items()}
     _refuse_empty(rows, min_history, f"{len(ranked)} users")
     facts = {"users": {p: len(g) for p, g in groups.items()}, "users_too_short": int((lengths <= min_history).sum())}
     learn = _first_interactions(sequences, groups["train"], lengths[groups["train"]])
@@ -254,8 +297,9 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
     shuffled = np.random.default_rng([seed, 4]).permutation(kept)
     validation, test = np.split(shuffled, [round(len(kept) * _VALIDATION_USERS)])
     groups = {"validation": np.sort(validation), "test": np.sort(test)}
-    rows = {"train": _spans(kept, min_history, cuts[kept])}
-    rows |= {p: _choose(_spans(users, cuts[users], lengths[users]), p, windows) for p, users in groups.items()}
+    rows = {"train": sequences.asked(_spans(kept, min_history, cuts[kept]))}
+    for part, users in groups.items():
+        rows[part] = _choose(sequences.asked(_spans(users, cuts[users], lengths[users])), part, windows)
     _refuse_empty(rows, min_history, f"{len(lengths)} users")
     facts = {"users": {p: len(g) for p, g in groups.items()}, "users_too_short": len(lengths) - len(kept)}
     return Split(rows, _first_interactions(sequences, kept, cuts[kept]), sequences.frame, facts)

@@ -24,6 +24,10 @@ COUNTED = 100_000_000
 """Seconds since 1970, a day in 1973. If all times are smaller, they are counters and not dates."""
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+WEIGHT = "weight"
+"""Column of a log whose kinds of interactions have weights, from 0 to 1. Without it, all weights are 1."""
+IS_TARGET = "is_target"
+"""Column of a log that is being prepared: whether an interaction is of a kind that targets may have."""
 _PAIR = {"user_id": pl.String, "item_id": pl.String}
 _MOMENT = {**_PAIR, "timestamp": pl.Int64}
 TESTED = "tested"
@@ -94,9 +98,9 @@ class PreparedData(ByValue):
     Attributes:
         catalogue: items and titles.
         train, validation, test: ranking examples with candidates, as a list or as `LazyExamples`.
-        train_interactions: frame `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds,
-            Float64, list of str), sorted by user and time. A recommender may learn from all of it; it contains no
-            validation or test target. `impressions` are items that were shown but not clicked.
+        train_interactions: frame `user_id, item_id, timestamp[, rating][, impressions][, weight]` (str, str, Int64
+            seconds, Float64, list of str, Float64), sorted by user and time. A recommender may learn from all of it;
+            it contains no validation or test target. `impressions` are items that were shown but not clicked.
         protocol: source, split, candidates, seeds and counts, as plain JSON values.
         users: `user_id` and attributes such as age or gender, all text, one row per user, or None. They group users
             in studies and are not part of any prompt.
@@ -176,6 +180,8 @@ class PreparedData(ByValue):
         facts, repeats = self.protocol["split_facts"], counts.get("repeats_dropped")
         short, full = (facts.get(f"users_{why}") for why in ("too_short", "without_room"))
         lines += [f"{short:,} users without examples: history too short; they are answered"] if short else []
+        if few_targets := facts.get("users_with_few_targets"):
+            lines.append(f"{few_targets:,} users without measured examples: too few targets; they are learnt")
         few = f"fewer than {candidates['size'] - 1} unseen items (candidates.size)"
         lines += [f"{full:,} users without examples: {few}; they are answered"] if full else []
         if repeats:

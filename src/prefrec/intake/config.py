@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, did_you_mean
 from prefrec.intake.sources import SourceKind, source_kind
 from prefrec.intake.titles import DuplicateTitles
 from prefrec.settings import Section
@@ -15,8 +15,10 @@ from prefrec.settings import Section
 # Fields that only some sources accept. For other sources they must have their default value.
 _NOT_FOR_ALL = (
     "interactions", "more_interactions", "items", "users", "columns", "encoding", "row_files", "validation_share",
-    "duplicate_titles", "missing_titles", "missing_times", "missing_users", "kinds", "read_only",
+    "duplicate_titles", "missing_titles", "missing_times", "missing_users", "kinds", "targets", "read_only",
 )  # fmt: skip
+Kind = Literal["buy", "return", "drop"] | Annotated[float, Field(ge=0, le=1)]
+"""What a line of a log is: a purchase, its return, nothing, or another interaction with this weight."""
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
 
@@ -57,7 +59,8 @@ class ColumnNames(Section):
     kind: str | None = Field(
         None,
         exclude_if=lambda column: column is None,
-        description="files: log column with the kind of each line, such as sale or return; kinds says what each is. "
+        description="files: log column with the kind of each line, such as view, purchase or return; kinds says what "
+        "each is. file-name: the name of the line's file without its endings, such as views for views.csv.gz. "
         "Default: none.",
     )
     impressions: str | None = Field(
@@ -230,11 +233,19 @@ class PrepareConfig(Section):
         exclude_if=lambda missing: missing == "error",
         description="files: stop at interactions without a user, such as purchases of guests, or drop them.",
     )
-    kinds: dict[str, Literal["buy", "return", "drop"]] = Field(
+    kinds: dict[str, Kind] = Field(
         {},
         exclude_if=lambda kinds: not kinds,
-        description="files: value of columns.kind → what the line is. buy: an interaction. return: takes back an "
-        "earlier one. drop: neither, such as a cancelled order; the user is not offered its item. Name all values.",
+        description="files: value of columns.kind → what the line is. buy: an interaction. A number from 0 to 1: an "
+        "interaction of this weight, such as 0.1 for a view, where buy has 1; counts add up weights, and 0 is drop. "
+        "return: takes back an earlier buy. drop: neither, such as a cancelled order; the user is not offered its "
+        "item. Name all values.",
+    )
+    targets: list[str] = Field(
+        [],
+        exclude_if=lambda targets: not targets,
+        description="files: values of columns.kind that are asked for, such as purchase. Targets of examples are of "
+        "these kinds, histories have all kinds. Default: all.",
     )
     max_train_rows: int | None = Field(None, ge=1, description="Keep N random training examples. Default: all.")
     max_validation_rows: int | None = Field(
@@ -256,6 +267,22 @@ class PrepareConfig(Section):
     def _known_source(cls, source: str) -> str:
         source_kind(source)  # raises ValueError if it is unknown
         return source
+
+    @field_validator("kinds", mode="before")
+    @classmethod
+    def _known_kinds(cls, kinds: Any) -> Any:
+        """Refuse what is neither a word nor a weight in one message, where pydantic has one for each."""
+        for value, kind in kinds.items() if isinstance(kinds, dict) else ():
+            if kind in ("buy", "return", "drop"):
+                continue
+            try:
+                fits = 0 <= float(kind) <= 1
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
+                near = did_you_mean(kind, ["buy", "return", "drop"])
+                raise ValueError(f"{value}: expected buy, return, drop or a weight from 0 to 1, got {kind!r}{near}")
+        return kinds
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -290,6 +317,14 @@ class PrepareConfig(Section):
                 raise ValueError(f"{field}: source {source} does not use it; remove this setting")
         if bool(self.kinds) != (self.columns.kind is not None):
             raise ValueError("kinds, columns.kind: name the column and what its values mean, or neither")
+        if "return" in self.kinds.values() and "buy" not in self.kinds.values():
+            raise ValueError("kinds: a return takes back lines that are buy; name the kind of purchases as buy")
+        counted = [value for value, kind in self.kinds.items() if kind == "buy" or (isinstance(kind, float) and kind)]
+        if unknown := [value for value in self.targets if value not in counted]:
+            raise ValueError(
+                f"targets: {', '.join(map(repr, unknown))} is not among the interactions that kinds names "
+                f"({', '.join(map(repr, counted)) or 'none'})"
+            )
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
         if self.fold and self.split_name != "time":

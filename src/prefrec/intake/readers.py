@@ -22,6 +22,8 @@ from prefrec.files import check_spelling
 
 FILE_ORDER = "file-order"
 """Name of a time column that numbers the lines, for a file without times whose lines are in temporal order."""
+FILE_NAME = "file-name"
+"""Name of a column of kinds that holds the name of the file, for a log with a file for each kind of lines."""
 _TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _HEADERLESS = (".data", *_JSON_SUFFIXES)

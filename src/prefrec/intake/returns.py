@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
 import polars as pl
 
 from prefrec.data.times import time_columns
 from prefrec.data.types import LOG_SCHEMA
-from prefrec.errors import DataError
-from prefrec.intake import readers
 
 _NOTHING = 1e-9
 """Largest quantity that counts as nothing: fractions such as 0.3 − 0.1 − 0.2 leave a rest."""
-
-
-def parse_kinds(log: pl.DataFrame, path: Path, called: str, kinds: Mapping[str, str]) -> pl.DataFrame:
-    """Replace the column `kind` (`called` in the file) by what `kinds` makes of its values: buy, return or drop.
-
-    Raise DataError about the first value that `kinds` does not name.
-    """
-    texts = readers.as_text(log, "kind", path, called).fill_null("").str.strip_chars()
-    unknown = ~texts.is_in([*kinds])
-    if unknown.any():
-        shown = ", ".join(map(repr, texts.filter(unknown).unique(maintain_order=True)[:5]))
-        raise DataError(
-            f"{path}, {readers.first_line(unknown, path)}, column {called}: {shown} ({unknown.sum()} rows) is not in "
-            "`kinds` of the recipe; name it there as buy, return or drop"
-        )
-    return log.with_columns(texts.replace_strict(kinds, return_dtype=pl.String).alias("kind"))
 
 
 def settle(log: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
@@ -37,7 +18,8 @@ def settle(log: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
 
     A return is a line with a negative `quantity`, or whose `kind` is `return`. It takes back the user's latest
     earlier purchases of the item, up to its quantity. A purchase of which a part is left stays. A line without a
-    quantity has the quantity 1. Among lines of one time, purchases come first.
+    quantity has the quantity 1. Among lines of one time, purchases come first. Lines of the kind `other`, such as
+    views, stay whatever their quantity is.
 
     Args:
         log: with the columns `quantity` (Float64), `kind` (`parse_kinds`), or both.
@@ -48,7 +30,8 @@ def settle(log: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
     """
     kind = pl.col("kind") if "kind" in log.columns else pl.lit("buy")
     quantity = pl.col("quantity").fill_null(1.0) if "quantity" in log.columns else pl.lit(1.0)
-    is_return = (kind != "drop") & ((kind == "return") | (quantity < 0))
+    is_other = kind == "other"
+    is_return = (kind != "drop") & ~is_other & ((kind == "return") | (quantity < 0))
     is_purchase = (kind == "buy") & (quantity > 0)
     lines = log.select(
         "user_id",
@@ -56,13 +39,15 @@ def settle(log: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
         *time_columns(log),
         is_return=is_return,
         is_purchase=is_purchase,
+        is_other=is_other,
         units=quantity.abs(),
     ).with_row_index("row")
     returns = lines.filter("is_return")
     taken, unmatched = _taken_back(lines, returns)
-    is_gone, is_neither = pl.col("row").is_in(taken), ~pl.col("is_purchase") & ~pl.col("is_return")
+    is_gone = pl.col("row").is_in(taken)
+    is_neither = ~pl.col("is_purchase") & ~pl.col("is_return") & ~pl.col("is_other")
     besides = lines.filter(is_gone | is_neither).select(*LOG_SCHEMA)
-    kept = lines.select((pl.col("is_purchase") & ~is_gone).alias("kept"))["kept"]
+    kept = lines.select(((pl.col("is_purchase") & ~is_gone) | pl.col("is_other")).alias("kept"))["kept"]
     notes = []
     if len(returns):
         notes.append(

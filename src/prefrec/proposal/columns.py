@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import polars as pl
 import polars.selectors as cs
@@ -15,7 +13,9 @@ from prefrec.errors import DataError
 from prefrec.intake.config import ColumnNames
 from prefrec.intake.readers import FILE_ORDER, with_points
 from prefrec.intake.times import date_forms, parse_timestamps
-from prefrec.proposal.words import means_return, name_fit
+from prefrec.proposal.kinds import why_kinds
+from prefrec.proposal.setting import Setting
+from prefrec.proposal.words import name_fit
 
 _OF_ITEMS = ("catalogue_item", "title")
 _PLAUSIBLE = (631_152_000, 2_208_988_800)
@@ -23,16 +23,6 @@ _PLAUSIBLE = (631_152_000, 2_208_988_800)
 _NUMBER = r"^[+-]?\d+(\.\d+)?$"
 _LOOKED_AT = 1000
 _MOST_KINDS = 12
-_FOLLOW = 0.5
-"""Share of the lines of a kind that follow a purchase, from which they are returns of it."""
-
-
-class Setting(NamedTuple):
-    """A dotted field of `PrepareConfig`, its value, and the reason: `sure: …`, `check: …` or a fact."""
-
-    field: str
-    value: Any
-    why: str
 
 
 def guess_columns(texts: list[pl.DataFrame], paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
@@ -56,7 +46,7 @@ def guess_columns(texts: list[pl.DataFrame], paths: tuple[Path, Path], given: Co
 
 
 def _returns(log: pl.DataFrame) -> dict[str, Setting]:
-    """Return the column of quantities, if some are negative, and that of kinds of lines, if some name returns."""
+    """Return the column of quantities, if some are negative, and that of kinds of lines, if they have known names."""
     found = {}
     for column in log.columns:
         values = log[column].drop_nulls()
@@ -65,31 +55,9 @@ def _returns(log: pl.DataFrame) -> dict[str, Setting]:
             if not numbers.has_nulls() and (negative := int((numbers < 0).sum())):
                 found["quantity"] = Setting("quantity", column, f"sure: {negative:,} negative ones are returns")
         few = 1 < values.n_unique() <= _MOST_KINDS
-        named = [repr(kind) for kind in values.unique().sort() if means_return(kind)] if few else []
-        if named and "kind" not in found and name_fit("kind", column):
-            why = f"check: {' and '.join(named)} look like returns or cancelled orders"
+        if few and "kind" not in found and name_fit("kind", column) and (why := why_kinds(values.unique().sort())):
             found["kind"] = Setting("kind", column, why)
     return found
-
-
-def kinds_of(log: pl.DataFrame, columns: Mapping[str, Setting]) -> Setting:
-    """Return the setting `kinds` for the column of kinds of lines.
-
-    What is named like a return takes an earlier purchase back if most such lines follow a line of the same user and
-    item. Otherwise the lines are the purchases themselves, marked later, and no purchase.
-    """
-    user, item, kind = (columns[field].value for field in ("user", "item", "kind"))
-    texts = log[kind].fill_null("")
-    kinds = dict.fromkeys(texts.unique().sort().to_list(), "buy")
-    named = [value for value in kinds if means_return(value)]
-    purchases = log.filter(~texts.is_in(named)).select(user, item).unique()
-    shares = []
-    for value in named:
-        lines = log.filter(texts == value)
-        follow = len(lines.join(purchases, on=[user, item], how="semi")) / len(lines)
-        kinds[value] = "return" if follow >= _FOLLOW else "drop"
-        shares.append(f"{follow:.0%} of {value!r} have a purchase of their user and item")
-    return Setting("kinds", kinds, f"check: {'; '.join(shares) or 'no value is named like a return'}")
 
 
 def _form(times: pl.Series) -> dict[str, Setting]:

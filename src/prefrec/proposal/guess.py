@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from prefrec.data.parquet import Shrink
-from prefrec.data.types import has_dates
+from prefrec.data.splits import first_only
+from prefrec.data.types import IS_TARGET, has_dates
 from prefrec.errors import DataError
 from prefrec.intake import readers
 from prefrec.intake.config import ColumnNames, PrepareConfig
@@ -19,7 +20,9 @@ from prefrec.intake.sources import source_kind
 from prefrec.intake.sources.base import GivenSplit, Source
 from prefrec.intake.sources.files import files, files_of
 from prefrec.intake.sources.windows import holds_lists, windows
-from prefrec.proposal.columns import Setting, as_texts, guess_columns, holds_dates, kinds_of
+from prefrec.proposal.columns import as_texts, guess_columns, holds_dates
+from prefrec.proposal.kinds import kind_files, kinds_of
+from prefrec.proposal.setting import Setting
 from prefrec.proposal.words import name_fit, topic
 
 # Part of a reader's note → the setting without which the reader would reject the files.
@@ -91,22 +94,29 @@ def guess(
     like users, items or titles.
     """
     read = _reader()
-    tables = [read(file, encoding) for file in files_of(log, items)]
+    paths = files_of(log, items)
+    tables = [read(file, encoding) for file in paths]
     if may_hold_lists and any(holds_lists(table, given) for table in tables):
         return _guess_windows(log, items, given, encoding, longest)
     # A column may have another type in each part, so parts are joined as texts.
-    whole = pl.concat([as_texts(table) for table in tables], how="diagonal")
+    parts = [
+        as_texts(table).with_columns(pl.lit(readers.file_name(path).partition(".")[0]).alias(readers.FILE_NAME))
+        for path, table in zip(paths, tables, strict=True)
+    ]
+    whole = pl.concat(parts, how="diagonal")
     catalogue = read(items, encoding)
     if not any(map(len, tables)):
         raise DataError(f"{log}: the log is empty; expected one line per interaction")
     if catalogue.is_empty():
         raise DataError(f"{items}: the catalogue has no items; expected one item per line")
-    texts = [whole, as_texts(catalogue)]
+    texts = [whole.drop(readers.FILE_NAME), as_texts(catalogue)]
     columns = guess_columns(texts, (log, items), given)
+    if "kind" not in columns and (of_files := kind_files(paths)):
+        columns["kind"] = of_files
     names = {field: setting.value for field, setting in columns.items()}
     base: dict[str, Any] = {"source": "files", "interactions": log, "items": items}
     settings = [setting._replace(field=f"columns.{field}") for field, setting in columns.items()]
-    kinds = [kinds_of(whole, columns)] if "kind" in columns else []
+    kinds = kinds_of(whole, columns) if "kind" in columns else []
     settings += kinds
     more = {setting.field: setting.value for setting in kinds} | {"encoding": encoding, "columns": names}
     source = files(_lenient(base | more), read)
@@ -203,21 +213,25 @@ def _reader() -> Callable[..., pl.DataFrame]:
 def _protocol(source: Source, longest: int) -> tuple[list[Setting], int]:
     """Return the settings of examples and candidates, and the room for negatives (`Guess`)."""
     whole = source.interactions.sort("timestamp").unique([*_MOMENT], keep="first", maintain_order=True)
-    log = whole.unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    log = first_only(whole).sort("timestamp", maintain_order=True)
     repeated = 1 - len(log) / len(whole)
     keeps = repeated >= _REPEATED
     counted = whole if keeps else log
     lengths = counted.group_by("user_id").len()["len"].to_numpy()
     n_items = log["item_id"].n_unique()
     shortest = 3 if (lengths >= 5).mean() >= 0.5 else 1
-    long_enough = (lengths >= shortest + 2).mean()
+    long_enough, needed = (lengths >= shortest + 2).mean(), f"{shortest + 2} items"
+    if IS_TARGET in log.columns:
+        asked = log.group_by("user_id").agg(pl.len(), pl.col(IS_TARGET).sum())
+        long_enough = ((asked["len"] >= shortest + 2) & (asked[IS_TARGET] >= 2)).mean()
+        needed += ", two of them targets,"
     early, last = (rows["item_id"] for rows in (log.head(len(log) * 8 // 10), log.tail(len(log) // 10)))
     new = 1 - last.is_in(early.unique().to_list()).sum() / max(len(last), 1)
     late = f"{new:.0%} of the last tenth of the log are new items"
     # With a split by time and uniform negatives, popularity and the order of ids rank candidates well.
     split = Setting("split", "leave-last-out", f"or time: {late}" if has_dates(log) else "each user's next item")
     if long_enough < 0.1:
-        why = f"only {long_enough:.0%} of users have the {shortest + 2} items that leave-last-out needs"
+        why = f"only {long_enough:.0%} of users have the {needed} that leave-last-out needs"
         split = Setting("split", "time" if has_dates(log) else "user", why)
     usual = 0 if keeps else int(np.quantile(lengths, _WITH_ROOM, method="lower"))
     size = max(2, min(_MOST_CANDIDATES, n_items - usual))

@@ -29,6 +29,14 @@ _WORDS = {
 }
 _RETURNS = "return retour ruckgabe rueckgabe refund erstattung rembours devol storno cancel annul anul"
 """Beginnings of words for returns and cancelled orders."""
+_EVENTS = {
+    "purchase": "purchase buy bought order transaction sale sold checkout kauf verkauf bestell achat vente commande "
+    "compra venta pedido",
+    "other": "view pageview detail click impression visit watch addto cart basket wish favo bookmark like save "
+    "ansicht klick besuch warenkorb merk vue visite panier vista visita carrito cesta",
+    "undone": "remove unlike entfern supprim elimin",
+}
+"""Beginnings of words for kinds of interactions: purchases, others, and those that take something back."""
 _TOPICS = {
     "movies": "movie film pelicula",
     "books": "book buch livre libro isbn",
@@ -46,6 +54,15 @@ def name_fit(role: str, column: str) -> float:
 def means_return(value: str) -> bool:
     """Return whether a kind of lines, such as `Retoure`, is named like a return or a cancelled order."""
     return any(part.startswith(word) for part in _parts(value) for word in _RETURNS.split())
+
+
+def event(value: str) -> str | None:
+    """Return what a kind of lines is named like: `purchase`, `other` (a view or a cart), `undone`, or None."""
+    parts = _parts(value)
+    for kind in ("undone", "other", "purchase"):  # order_detail_view and remove_from_cart are no purchases
+        if any(part.startswith(word) for part in parts for word in _EVENTS[kind].split()):
+            return kind
+    return None
 
 
 def topic(column: str) -> str | None:

@@ -1,6 +1,7 @@
 """Baselines: rankers without a neural model.
 
-They learn from training interactions, a frame `user_id, item_id, timestamp`; items without interactions score 0.
+They learn from training interactions, a frame `user_id, item_id, timestamp[, weight]`; items without interactions
+score 0. Weights of kinds of interactions, such as 0.1 for views, multiply counts; in the formulas below they are 1.
 Title TF-IDF learns from titles instead. Window co-occurrence is in `window`, EASE in `ease`.
 """
 
@@ -20,6 +21,7 @@ from scipy import sparse
 
 from prefrec.console import say
 from prefrec.data import Catalogue, RankingExample, has_dates
+from prefrec.data.types import WEIGHT
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.buy_again import BuyAgainRanker
 from prefrec.rankers.ease import EASERanker, too_large
@@ -34,6 +36,7 @@ from prefrec.rankers.matrices import (
     quick_factor,
     score_by_rows,
     user_item_matrix,
+    weighted_pairs,
 )
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
@@ -64,9 +67,9 @@ class RandomRanker:
 
 @dataclass(eq=False)
 class PopularityRanker:
-    """Score of a candidate = number of training users who interacted with it."""
+    """Score of a candidate = number of training users who interacted with it, each with its largest weight."""
 
-    counts: dict[str, int]
+    counts: dict[str, float]
     name: str = "popularity"
 
     @classmethod
@@ -74,9 +77,9 @@ class PopularityRanker:
         """Count the distinct users of each item.
 
         Args:
-            train_interactions: frame with `user_id` and `item_id`.
+            train_interactions: frame with `user_id`, `item_id` and perhaps `weight`.
         """
-        counts = train_interactions.group_by("item_id").agg(pl.col("user_id").n_unique())
+        counts = weighted_pairs(train_interactions).group_by("item_id", maintain_order=True).agg(pl.col(WEIGHT).sum())
         return cls(dict(counts.iter_rows()))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
@@ -111,8 +114,8 @@ class ItemFeatureRanker:
 class CooccurrenceRanker:
     """Score of a candidate = number of training users who interacted with it and with the last item of the history.
 
-    count(l, c) = (XᵀX)[l, c] with X the binary user × item matrix. Without a history all scores are 0. A training
-    user's log contains the targets of that user's examples, so only held-out examples give fair metrics.
+    count(l, c) = (XᵀX)[l, c] with X the user × item matrix (`user_item_matrix`). Without a history all scores are 0.
+    A training user's log contains the targets of that user's examples, so only held-out examples give fair metrics.
     """
 
     matrix: sparse.csr_array
@@ -121,7 +124,7 @@ class CooccurrenceRanker:
 
     @classmethod
     def fit(cls, train_interactions: pl.DataFrame) -> Self:
-        """Keep the binary user × item matrix, from which `score` computes counts."""
+        """Keep the user × item matrix, from which `score` computes counts."""
         return cls(*user_item_matrix(train_interactions))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
@@ -160,7 +163,7 @@ class ItemKNNRanker:
         """
         matrix, index = user_item_matrix(train_interactions)
         items = matrix.T.tocsr()
-        norms = np.sqrt(np.diff(items.indptr))
+        norms = np.sqrt(items.power(2).sum(axis=1))
         parts = [sparse.csr_array((0, len(index)))]
         for rows in blocks(len(index), len(index)):
             similarity = sparse.csr_array(items[rows] @ matrix)

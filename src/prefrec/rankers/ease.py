@@ -53,8 +53,8 @@ def too_large(items: int) -> str | None:
 class EASERanker:
     """Score of candidate c = Σ over history items i of B[i, c], where B predicts each item from the others.
 
-    With P = (XᵀX + λI)⁻¹ for the binary user × item matrix X, B[i, c] = −P[i, c] / P[c, c], and 0 on the diagonal.
-    Items without training interactions score 0.
+    With P = (XᵀX + λI)⁻¹ for the user × item matrix X (`user_item_matrix`), B[i, c] = −P[i, c] / P[c, c], and 0 on
+    the diagonal. Items without training interactions score 0.
     """
 
     weights: NDArray[np.float32]  # [I, I]

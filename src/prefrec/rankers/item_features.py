@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.data.times import log_end
+from prefrec.data.types import WEIGHT
 from prefrec.errors import DataError
 from prefrec.rankers.matrices import SharedItems, blocks, pad_codes
 
@@ -35,25 +36,30 @@ class ItemHistory:
         codes: [I] catalogue indices of the items.
         items: [E] item of each interaction, as an index of `codes`.
         times: [E] times of the interactions in seconds, ascending.
+        weights: [E] their weights, with which `counts` counts them. Default: all are 1.
     """
 
     codes: NDArray[np.int64]
     items: NDArray[np.int64]
     times: NDArray[np.int64]
+    weights: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, log: pl.DataFrame, catalogue: Catalogue) -> Self:
         """Return the history of a log `user_id, item_id, timestamp`, without items outside the catalogue."""
         codes = pl.DataFrame({"item_id": catalogue.ids, "code": np.arange(len(catalogue))})
-        known = log.select("item_id", "timestamp").join(codes, on="item_id").sort("timestamp", maintain_order=True)
-        return cls(codes["code"].to_numpy(), known["code"].to_numpy(), known["timestamp"].to_numpy())
+        columns = [c for c in ("item_id", "timestamp", WEIGHT) if c in log.columns]
+        known = log.select(columns).join(codes, on="item_id").sort("timestamp", maintain_order=True)
+        weights = known[WEIGHT].to_numpy() if WEIGHT in columns else None
+        return cls(codes["code"].to_numpy(), known["code"].to_numpy(), known["timestamp"].to_numpy(), weights)
 
     def narrowed(self, codes: NDArray[np.int64]) -> Self:
         """Return the history of some items, given their catalogue indices [J]; call it on all items."""
         columns = np.full(len(self.codes), -1, dtype=np.int64)
         columns[codes] = np.arange(len(codes))
         kept = columns[self.items] >= 0
-        return type(self)(codes, columns[self.items[kept]], self.times[kept])
+        weights = None if self.weights is None else self.weights[kept]
+        return type(self)(codes, columns[self.items[kept]], self.times[kept], weights)
 
     def when(self, examples: Sequence[RankingExample]) -> NDArray[np.int64]:
         """Return the times [B] of examples; one without a time is `now`."""
@@ -100,13 +106,15 @@ class ItemHistory:
 
     def _by_span(self, begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return how often each item occurs [B, I] among interactions begin ≤ e < end; both increase together."""
-        size, a, b = len(self.codes), 0, 0
+        size, a, b, weights = len(self.codes), 0, 0, self.weights
         out = np.empty((len(end), size), dtype=np.float32)
-        counts = np.zeros(size, dtype=np.int64)
+        counts = np.zeros(size, dtype=np.int64 if weights is None else np.float64)
         for row in np.lexsort((begin, end)):  # each interaction enters the counts once and leaves them once
-            counts += np.bincount(self.items[b : end[row]], minlength=size)
-            counts -= np.bincount(self.items[a : begin[row]], minlength=size)
-            a, b, out[row] = begin[row], end[row], counts
+            enter, leave = slice(b, end[row]), slice(a, begin[row])
+            counts += np.bincount(self.items[enter], None if weights is None else weights[enter], size)
+            counts -= np.bincount(self.items[leave], None if weights is None else weights[leave], size)
+            # What is left of weights that have entered and left is a rounding error.
+            a, b, out[row] = begin[row], end[row], counts if weights is None else counts.round(6)
         return out
 
 

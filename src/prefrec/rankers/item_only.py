@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample
+from prefrec.data.types import WEIGHT
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, blind_features
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
 from prefrec.rankers.matrices import pad_codes
@@ -41,7 +42,11 @@ class ItemOnlyRanker:
 
     @classmethod
     def fit(cls, log: pl.DataFrame, catalogue: Catalogue, seed: int = 0) -> Self:
-        """Compute features from a log `user_id, item_id, timestamp[, rating]`. `learn` learns the weights later."""
+        """Compute features from a log `user_id, item_id, timestamp[, rating]`. `learn` learns the weights later.
+
+        Weights of kinds of interactions do not count: the question is what can be known of an item at all.
+        """
+        log = log.drop(WEIGHT, strict=False)
         return cls(
             ItemFeatures(ItemHistory.of(log, catalogue), catalogue.index, blind_features(catalogue, log)), seed
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import RankingExample
+from prefrec.data.types import WEIGHT
 
 CELLS_AT_A_TIME = 8_000_000
 """Most cells of a dense block of scores in memory."""
@@ -84,14 +85,28 @@ def _padded(rows: Sequence[Any], dtype: type, empty: float) -> NDArray[Any]:
     return out
 
 
+def weighted_pairs(log: pl.DataFrame) -> pl.DataFrame:
+    """Return `user_id, item_id, weight` of each pair of a user and an item in a log: the largest of its weights.
+
+    A log without the column `WEIGHT` has weights of 1.
+    """
+    if WEIGHT not in log.columns:
+        return log.select("user_id", "item_id").unique().with_columns(pl.lit(1.0).alias(WEIGHT))
+    # Sorted, because sums of weights depend on their order in the last digit.
+    return log.group_by("user_id", "item_id").agg(pl.col(WEIGHT).max()).sort("user_id", "item_id")
+
+
 def user_item_matrix(train_interactions: pl.DataFrame) -> tuple[sparse.csr_array, dict[str, int]]:
-    """Return the binary user × item matrix [U, I] and item_id → column, columns in order of item id."""
-    pairs = train_interactions.select("user_id", "item_id").unique()
+    """Return the user × item matrix [U, I] and item_id → column, columns in order of item id.
+
+    It is binary, or has the largest weight of a pair if interactions have weights.
+    """
+    pairs = weighted_pairs(train_interactions)
     items = pairs["item_id"].unique().sort().to_list()
     # Dense ranks of the sorted ids, from 0.
-    rows, columns = (pairs[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in pairs.columns)
+    rows, columns = (pairs[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user_id", "item_id"))
     shape = (pairs["user_id"].n_unique(), len(items))
-    matrix = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    matrix = sparse.csr_array((pairs[WEIGHT].to_numpy(), (rows, columns)), shape=shape)
     return matrix, {item: i for i, item in enumerate(items)}
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample
+from prefrec.data.types import WEIGHT
 from prefrec.rankers.matrices import DENSE_CELLS, history_matrix, score_by_rows
 from prefrec.rankers.words import tfidf
 
@@ -39,13 +40,19 @@ class TransitionGraphRanker:
 
     @classmethod
     def fit(cls, log: pl.DataFrame, catalogue: Catalogue) -> Self:
-        """Count transitions in each user's sequence; `log` is sorted by user and time."""
+        """Count transitions in each user's sequence; `log` is sorted by user and time.
+
+        If interactions have weights, a transition counts with the product of both.
+        """
         index = catalogue.index
-        next_item = pl.col("item_id").shift(-1).over("user_id")
-        pairs = log.select("item_id", next_item.alias("next")).drop_nulls()
-        pairs = pairs.filter(pl.all_horizontal(pl.all().is_in(catalogue.ids)))
-        before, after = ([index[i] for i in pairs[column].to_list()] for column in pairs.columns)
-        following = sparse.csr_array((np.ones(len(pairs)), (before, after)), shape=(len(index), len(index)))
+        next_item, both = pl.col("item_id").shift(-1).over("user_id"), pl.lit(1.0)
+        if WEIGHT in log.columns:
+            both = pl.col(WEIGHT) * pl.col(WEIGHT).shift(-1).over("user_id")
+        pairs = log.select("item_id", next_item.alias("next"), both.alias(WEIGHT)).drop_nulls()
+        pairs = pairs.filter(pl.all_horizontal(pl.col("item_id", "next").is_in(catalogue.ids)))
+        before, after = ([index[i] for i in pairs[column].to_list()] for column in ("item_id", "next"))
+        counts = pairs[WEIGHT].to_numpy()
+        following = sparse.csr_array((counts, (before, after)), shape=(len(index), len(index)))
         following.sum_duplicates()
         return cls(following, tfidf(list(catalogue.titles.values())), index)
 

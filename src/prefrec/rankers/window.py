@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.data import RankingExample
+from prefrec.data.types import WEIGHT
 from prefrec.rankers.matrices import (
     blocks,
     history_matrix,
@@ -175,17 +176,25 @@ def _ndcgs(
 
 
 def _near_pairs(log: pl.DataFrame, index: dict[str, int], reach: int, decay: float) -> sparse.csr_array:
-    """Return [I, I]: Σ exp(−(d − 1) / decay) over the pairs in which column follows row at distance d ≤ reach."""
-    log = log.select("item_id", user=pl.col("user_id").rank("dense")).sort("user", maintain_order=True)
+    """Return [I, I]: Σ exp(−(d − 1) / decay) over the pairs in which column follows row at distance d ≤ reach.
+
+    If interactions have weights, each term is multiplied by both.
+    """
+    kept = [c for c in ("item_id", WEIGHT) if c in log.columns]
+    log = log.select(*kept, user=pl.col("user_id").rank("dense")).sort("user", maintain_order=True)
     items = np.array([index[i] for i in log["item_id"].to_list()], dtype=np.int32)
     users = log["user"].to_numpy()
+    weight = log[WEIGHT].to_numpy() if WEIGHT in log.columns else None
     total = sparse.csr_array((len(index), len(index)))
     held: list[tuple[NDArray[Any], ...]] = []
     last = min(reach, len(items) - 1)
     for d in range(1, last + 1):
         same = users[:-d] == users[d:]
         before, after = items[:-d][same], items[d:][same]
-        held.append((np.full(len(before), np.exp(-(d - 1) / decay)), before, after))
+        near = np.full(len(before), np.exp(-(d - 1) / decay))
+        if weight is not None:
+            near *= weight[:-d][same] * weight[d:][same]
+        held.append((near, before, after))
         # All pairs of all distances together are `reach` times the log, so sum them in parts.
         if d == last or sum(len(w) for w, _, _ in held) >= _PAIRS_AT_A_TIME:
             weights, rows, columns = (np.concatenate(part) for part in zip(*held, strict=True))

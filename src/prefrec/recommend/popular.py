@@ -71,7 +71,7 @@ class Popular:
         """Return a table of all items with the columns `COUNT` and `PLACE`."""
         ids = items["item_id"].to_list()
         places = [self.position[item] for item in ids]
-        counts = self.counts_of(ids).astype(np.int64)
+        counts = np.rint(self.counts_of(ids)).astype(np.int64)  # interactions may have weights
         return items.with_columns(pl.Series(COUNT, counts), pl.Series(PLACE, places))
 
     def counts_of(self, items: Iterable[str]) -> NDArray[np.float32]:

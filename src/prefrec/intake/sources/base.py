@@ -58,8 +58,9 @@ class Source:
         name: the source's name in a recipe.
         domain: `movies`, `music`, `books` or `generic`.
         catalogue: items with titles, including all items of `interactions`.
-        interactions: `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds, Float64, list
-            of str). Impressions are items that were shown at that time but not clicked.
+        interactions: `user_id, item_id, timestamp[, rating][, impressions][, weight][, is_target]` (str, str, Int64
+            seconds, Float64, list of str, Float64, Boolean). Impressions are items that were shown at that time but
+            not clicked.
         notes: changes made on reading, for people.
         given: the source's own split, or None.
         touched: `user_id, item_id` of all items that a user is known to have seen. None: those of `interactions`

@@ -14,8 +14,9 @@ from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
 from prefrec.intake import readers
 from prefrec.intake.config import ColumnNames, PrepareConfig
-from prefrec.intake.readers import FILE_ORDER
-from prefrec.intake.returns import parse_kinds, settle
+from prefrec.intake.kinds import count_by_kind, parse_kinds
+from prefrec.intake.readers import FILE_NAME, FILE_ORDER
+from prefrec.intake.returns import settle
 from prefrec.intake.sources.base import (
     Source,
     SourceKind,
@@ -73,7 +74,7 @@ def files(config: PrepareConfig, read_table: Callable[..., pl.DataFrame] = reade
         log, untitled = _known_impressions(log, catalogue)
         merged = [*merged, *untitled]
     users = None if config.users is None else _users(config.users, columns.user, config.encoding)
-    notes += dropped + merged + returns
+    notes += dropped + merged + returns + count_by_kind(log)
     return Source("files", "generic", Catalogue(catalogue), log, notes, besides=besides, users=users)
 
 
@@ -92,7 +93,10 @@ def _log(config: PrepareConfig, read_table: Callable[..., pl.DataFrame]) -> tupl
 
     def shrink(table: pl.LazyFrame) -> pl.LazyFrame:
         present = table.collect_schema().names()
-        if {*wanted.values()} <= {*present, *optional}:  # otherwise keep all columns, for the error message
+        if {*wanted.values()} - {FILE_ORDER, FILE_NAME} <= {
+            *present,
+            *optional,
+        }:  # otherwise keep all columns, for the error message
             table = table.select(c for c in present if c in wanted.values())
         texts = cs.by_name(columns.user, columns.item, require_all=False) & (cs.string() | cs.integer())
         return table.with_columns(texts.cast(pl.String).cast(ids))
@@ -101,6 +105,8 @@ def _log(config: PrepareConfig, read_table: Callable[..., pl.DataFrame]) -> tupl
         table = read_table(path, config.encoding, shrink=shrink)
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + lines).alias(FILE_ORDER))
+        if columns.kind == FILE_NAME:
+            table = table.with_columns(pl.lit(readers.file_name(path).partition(".")[0]).alias(FILE_NAME))
         lines += len(table)
         log = readers.pick_columns(table, wanted, path, optional, _FIELDS, config.missing_users)
         form = ""
@@ -134,7 +140,7 @@ def _parsed(log: pl.DataFrame, path: Path, config: PrepareConfig) -> pl.DataFram
     if columns.quantity:
         log = readers.parse_numbers(log, "quantity", path, columns.quantity, readers.REMEDY)
     if columns.kind:
-        log = parse_kinds(log, path, columns.kind, config.kinds)
+        log = parse_kinds(log, path, columns.kind, config.kinds, config.targets)
     if columns.impressions:
         log = log.with_columns(parse_lists(log["impressions"], path, columns.impressions))
     return parse_skipped(log, path, columns.skipped) if columns.skipped else log
@@ -282,6 +288,6 @@ def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
 
 _TAKES = (
     "interactions", "more_interactions", "items", "users", "columns", "encoding", "duplicate_titles",
-    "missing_titles", "missing_times", "missing_users", "kinds",
+    "missing_titles", "missing_times", "missing_users", "kinds", "targets",
 )  # fmt: skip
 FILES = SourceKind(files, _TAKES)
