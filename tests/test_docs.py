@@ -399,6 +399,22 @@ def test_figures_of_the_readme_are_those_of_the_results():
     assert f"NDCG@10 is {float(without_user):.2f} without the user" in text
 
 
+def test_readme_has_both_columns_of_the_published_benchmarks():
+    """Each row has the best published model that was trained on the same, our best baseline and our blend."""
+    kept = json.loads((ROOT / "lab" / "results" / "71-published-benchmarks.json").read_text(encoding="utf-8"))
+    row = r"^\| (.+) \| (train|\+val) \| (.+) \| (.+) \| (.+) \|$"
+    found = re.findall(row, README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [row[1] for row in found] == ["train", "+val"] * 3
+    for number, (_, learns, published, baseline, blend) in enumerate(found):
+        rows = [row for row in kept["tables"][number // 2]["rows"] if row[1] == learns]
+        papers = [row[3] for row in rows if "prefrec" not in row[0]]
+        learnt = ("prefrec, title-tower", "**prefrec, blend**")
+        counts = [row[3].split()[0] for row in rows if "prefrec" in row[0] and row[0] not in learnt]
+        assert published == (max(papers) if papers else "–")
+        assert baseline == max(counts)
+        assert blend == next(row[3] for row in rows if row[0] == "**prefrec, blend**")
+
+
 def test_answers_on_the_page_for_sites_are_those_of_the_server():
     bodies = pytest.importorskip("prefrec_server.bodies")
     page = ROOT / "docs" / "on-your-site.md"

@@ -136,7 +136,6 @@ MORE = Family(
 )
 """Was in table.yaml when the files control-NAME.parquet were made."""
 MARKS = ("<!-- results -->", "<!-- /results -->")
-SHOWN = ["data", "best baseline", "blend", "blend − best baseline"]
 """Columns in README."""
 DOSE_ROWS = 300
 """Validation examples to measure how far an alignment has moved from its reference."""
@@ -681,10 +680,8 @@ def readme_block(measured: Sequence[Measured], table: dict[str, Any], aligned: s
     """Return README's findings, the last on alignment. The rest is on the page Results."""
     sets = len({m.name.removesuffix("-log") for m in measured})
     main = table["tables"][0]
-    rows = [
-        [line[main["columns"].index(c)].replace("**", "").removesuffix(" ✱") for c in SHOWN] for line in main["rows"]
-    ]
-    gains = [as_number(row[3].split()[0]) / as_number(row[1].split()[-1]) for row in rows]
+    best, gap = (main["columns"].index(name) for name in ("best baseline", "blend − best baseline"))
+    gains = [as_number(row[gap].split()[0]) / as_number(row[best].split()[-1]) for row in main["rows"]]
     said = (
         f"We measured on {NUMBERS[sets]} data sets, in {NUMBERS[len(measured)]} splits, "
         f"by NDCG@10 in full ranking. {table['answer']} The difference is {min(gains):.0%} to "
