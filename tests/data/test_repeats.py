@@ -226,3 +226,4 @@ def test_examples_with_too_few_items_before_their_basket_are_dropped_and_counted
     assert {e.user_id for e in data.validation} == {"two", "three"}
     assert {e.user_id for e in data.test} == {"one", "two", "three"}
     assert data.protocol["split_facts"]["examples_too_short"] == 1
+    assert "1 validation and test examples left out: too few items before their basket" in data.summary

@@ -17,6 +17,7 @@ from prefrec.data.rows import stored_rows, take, user_codes
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.data.types import examples_to_frame
 from prefrec.errors import DataError
+from prefrec.evaluation import audit_prepared
 from prefrec.intake import PrepareConfig, prepare
 from prefrec.training import trajectories
 
@@ -139,6 +140,17 @@ def test_items_without_interactions_are_kept_where_asked(paths):
     taken = pl.read_csv(paths["interactions"])["item_id"].value_counts()
     assert set(rare.catalogue.ids) == {"brand-new", *taken.filter(pl.col("count") >= 2)["item_id"]}
     assert len(rare.catalogue) < len(data.catalogue)  # what a filter takes out stays out
+
+
+@pytest.mark.parametrize("kind", ["uniform", "popularity", "targets"])
+def test_items_without_interactions_are_no_candidates(paths, kind):
+    """They cannot be targets, so a ranking rule that puts them last would not need to know the user."""
+    with paths["items"].open("a") as f:
+        f.write("".join(f"new-{n},A new title {n}\n" for n in range(40)))
+    data = shop_data(paths, unseen_items=True, candidates={"kind": kind, "size": 5})
+    had = {*pl.read_csv(paths["interactions"])["item_id"].cast(pl.String)}
+    assert {i for part in (data.validation, data.test) for e in part for i in e.candidates} <= had
+    assert audit_prepared(data).faults == []
 
 
 def test_histories_of_a_piece_begin_at_one_item(shop):

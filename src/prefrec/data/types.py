@@ -182,6 +182,8 @@ class PreparedData(ByValue):
         lines += [f"{short:,} users without examples: history too short; they are answered"] if short else []
         if few_targets := facts.get("users_with_few_targets"):
             lines.append(f"{few_targets:,} users without measured examples: too few targets; they are learnt")
+        if early := facts.get("examples_too_short"):
+            lines.append(f"{early:,} validation and test examples left out: too few items before their basket")
         few = f"fewer than {candidates['size'] - 1} unseen items (candidates.size)"
         lines += [f"{full:,} users without examples: {few}; they are answered"] if full else []
         if repeats:

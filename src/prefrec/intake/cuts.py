@@ -40,7 +40,8 @@ class Cut(ABC):
 
     Attributes:
         config: how examples are made.
-        sampler: samples uniform candidates. Its users are those of `sequences`, perhaps followed by others.
+        sampler: samples uniform candidates of validation and test examples. Its users are those of `sequences`,
+            perhaps followed by others.
         sequences: the log. `OwnCut` removes the columns of its frame.
         ids: item ids of the catalogue. Items are elsewhere indices into it.
         items: items of all sequences [n].
@@ -98,10 +99,11 @@ class Cut(ABC):
                 part: published_candidates(self.build(part, _only_target), self.ids, sampler.size) for part in SPLITS
             }
         weights = item_weights(self.config.candidates.kind, self.learnt, len(self.ids))
-        sampler = replace(sampler, weights=weights)
-        sets: dict[str, CandidateSets] = {"train": replace(sampler, split="train", touched=self._known_keys)}
+        # Training examples are sampled again when they are read, from all items.
+        train = replace(sampler, weights=weights, split="train", touched=self._known_keys)
+        sets: dict[str, CandidateSets] = {"train": train}
         for part in SPLITS[1:]:
-            sets[part] = of_part = replace(sampler, split=part)
+            sets[part] = of_part = replace(sampler, weights=weights * sampler.weights, split=part)
             if kind == "targets":
                 sets[part] = target_candidates(of_part, self.owners[part], self.targets[part], self._sold)
         return {part: self.build(part, sets[part]) for part in SPLITS}

@@ -142,7 +142,10 @@ class Preparation:
         if config.repeats == "keep":  # then a candidate may be an item that the user has
             touched = touched.clear()
         keys = log_keys(touched, self.sequences.users, ids)
-        self.sampler = SampledCandidates(self.sequences.users, np.ones(len(ids)), keys, "", config.seed, size)
+        weights = np.ones(len(ids))
+        if config.unseen_items:  # an item that nobody has had cannot be a target, so it would give itself away
+            weights = np.isin(ids, self.sequences.items.unique().to_list()).astype(np.float64)
+        self.sampler = SampledCandidates(self.sequences.users, weights, keys, "", config.seed, size)
         self.source = replace(source, touched=None)
 
     def _ordered(self, log: pl.DataFrame) -> splits.Sequences:
