@@ -94,11 +94,28 @@ def test_recommend(client):
     _error(client.post("/v1/recommend", json={"history": [], "k": 0}), 422, "invalid")
 
 
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/recommend"])
+def test_the_history_is_in_the_answer_on_request(client, path):
+    asked = QUESTION if path == "/v1/rank" else {"history": QUESTION["history"]}
+    plain, shown = (client.post(path, json=asked | more).json() for more in ({}, {"show_history": True}))
+    assert plain["history"] is None
+    assert [item["item_id"] for item in shown["history"]] == ["i2", "i7"]
+    assert plain | {"history": shown["history"]} == shown
+
+
 def test_recommend_to_a_user_under_rules(client, run):
     user = run.data.test[2].user_id
     taken = user_histories(run.data, [user])[user]
     where = "title like 'Red %' or (title in ('Old Heat'))"
-    asked = {"user_id": user, "k": 60, "where": where, "deny": ["i4"], "at_most": 1, "per": "title"}
+    asked = {
+        "user_id": user,
+        "k": 60,
+        "where": where,
+        "deny": ["i4"],
+        "at_most": 1,
+        "per": "title",
+        "show_history": True,
+    }
     answer = client.post("/v1/recommend", json=asked).json()
     assert [i["item_id"] for i in answer["history"]] == taken[-4:]
     titles = run.data.catalogue.titles

@@ -73,7 +73,7 @@ def test_every_user_is_answered_from_the_whole_log_by_http_and_by_the_command_li
     by_user = dict(pl.read_parquet(out).group_by("user_id").agg("item_id").iter_rows())
     assert {*by_user} == {*log}
     for user, items in log.items():
-        answer = _served(client, user_id=user)
+        answer = _served(client, user_id=user, show_history=True)
         assert [item["item_id"] for item in answer["history"]] == items[-LENGTH:]
         assert not {*_ids(answer)} & {*items}
         assert by_user[user] == _ids(answer)

@@ -55,7 +55,9 @@ def _slow(run, ranker, history, candidates, shown=None):
 
 @pytest.mark.parametrize("ranker", ["zero-shot", "dpo"])
 def test_rank_equals_the_slow_twin(engine, run, ranker):
-    answer = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=ranker)))
+    answer = _ask(
+        engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=ranker, show_history=True))
+    )
     want = _slow(run, ranker, SHOWN, CANDIDATES)
     assert answer.ranker == ranker
     assert [i.title for i in answer.history] == SHOWN

@@ -26,6 +26,9 @@ Unmatched = Annotated[
         "`boost: brand=Acme`."
     ),
 ]
+ShowHistory = Annotated[
+    bool, Field(description="Answer with the history, too, as items. With `user_id`, it begins with the user's log.")
+]
 Candidates = Annotated[list[ItemName], Field(max_length=MAX_CANDIDATES)]
 
 
@@ -57,6 +60,7 @@ class RankRequest(_Request):
     """Rank `candidates` by how likely they come next after `history`."""
 
     candidates: Candidates = Field(min_length=1, description="Titles or item ids to rank, each item once.")
+    show_history: ShowHistory = False
 
 
 class AfterUser(_Request):
@@ -85,6 +89,7 @@ class RecommendRequest(AfterUser, Rules):
     """Recommend the items of the catalogue that are most likely to come next after `history`."""
 
     k: Count = Field(10, le=MAX_TOP, description="Number of items to recommend.")
+    show_history: ShowHistory = False
 
 
 class RelatedRequest(ItemRules, _Body):
@@ -111,7 +116,9 @@ class RankAnswer(Strict):
     """The candidates, best first."""
 
     ranker: str
-    history: list[Item] = Field(description="The history, with names resolved to items.")
+    history: list[Item] | None = Field(
+        None, description="The history, with names resolved to items; null without `show_history`."
+    )
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
     ranking: list[RankedItem]
 

@@ -132,7 +132,12 @@ class Engine:
         def answer(scores: Scores) -> bodies.RankAnswer:
             order = np.argsort(-scores[0], kind="stable")
             ranking = _ranking([candidates[n] for n in order], scores[0][order], is_model)
-            return bodies.RankAnswer(ranker=ranker, history=history, history_shortened=dropped > 0, ranking=ranking)
+            return bodies.RankAnswer(
+                ranker=ranker,
+                history=history if request.show_history else None,
+                history_shortened=dropped > 0,
+                ranking=ranking,
+            )
 
         return Prepared(ranker, [question], answer)
 
@@ -217,7 +222,7 @@ class Engine:
             ranking = _ranking(items, best.logps.astype(np.float64), name in self.models)
             return bodies.RecommendAnswer(
                 ranker=name,
-                history=history,
+                history=history if request.show_history else None,
                 history_shortened=shortened,
                 ranking=ranking,
                 exact=best.exact,

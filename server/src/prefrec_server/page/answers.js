@@ -14,7 +14,7 @@ const MODELS = new Set(JSON.parse(words.models));
 let shown = null; // the request, its answer, and item id → explanation
 let explaining = null;
 
-const asks = () => ({ ...who(), ...rules(), k: SHOWN });
+const asks = () => ({ ...who(), ...rules(), k: SHOWN, show_history: true });
 
 // True if the answers on the page are those to the question on the page.
 export const isCurrent = () => JSON.stringify(asks()) === JSON.stringify(shown?.question);

@@ -191,7 +191,7 @@ async function showExample(newest) {
 
 export function compare() {
   const asked = who();
-  return rank({ path: "/v1/recommend", question: { ...asked, k: 10, ...rules() }, target: asked.user_id ? null : state.target });
+  return rank({ path: "/v1/recommend", question: { ...asked, k: 10, ...rules(), show_history: true }, target: asked.user_id ? null : state.target });
 }
 
 export function clearBench() {

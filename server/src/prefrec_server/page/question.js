@@ -19,7 +19,7 @@ export const titles = () => chosen.titles;
 // The titles before the candidates of a ranking, which names no customer.
 export async function history() {
   if (!chosen.user) return chosen.titles;
-  if (chosen.past === null) drawPast((await call("/v1/recommend", { user_id: chosen.user, k: 1 })).history);
+  if (chosen.past === null) drawPast((await call("/v1/recommend", { user_id: chosen.user, k: 1, show_history: true })).history);
   return chosen.past.slice(-MOST);
 }
 
