@@ -30,7 +30,7 @@ def test_files_are_prepared_as_a_log_with_ratings(tmp_path):
     (folder / "user_artists.dat").write_text(f"userID\tartistID\tweight\n{lines}\n", encoding="utf-8")
     write_counts(folder, tmp_path / "out")
     files = {"interactions": tmp_path / "out" / LOG, "items": tmp_path / "out" / ARTISTS}
-    data = prepare(PrepareConfig(source="files", **files, split="time-share", candidates={"size": 3})).data
+    data = prepare(PrepareConfig(source="files", **files, split="time-share", candidates={"size": 3}))
     ratings = pl.concat(data.logs)["rating"]
     assert len(ratings) == 30
     assert ratings.is_between(1, 5).all()
