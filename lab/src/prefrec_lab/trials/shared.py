@@ -106,12 +106,17 @@ def declared_table(tested: Sequence[Tested], trial: Mapping[str, Any], title: st
     return {"title": title, "columns": columns, "rows": rows}
 
 
-def make_run(recipe: Path, folder: Path, changed: Mapping[str, Any], seed: int, changes: Sequence[str]) -> Run:
-    """Make the models of a seed with the sections `changed` of a recipe, and return their run."""
+def make_run(
+    recipe: Path, folder: Path, changed: Mapping[str, Any], seed: int, changes: Sequence[str], until: str = "align"
+) -> Run:
+    """Make the models of a seed with the sections `changed` of a recipe, and return their run.
+
+    `until` is the last stage, as of `prefrec run`.
+    """
     raw: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     for section, change in changed.items():
         raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
-    run_changed(recipe, {**raw, "seed": seed}, folder, changes, until="align")
+    run_changed(recipe, {**raw, "seed": seed}, folder, changes, until=until)
     return open_run(folder)
 
 
