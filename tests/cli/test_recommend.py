@@ -122,7 +122,9 @@ def test_nobody_gets_an_empty_answer(adapted_run, tmp_path, option):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--all-users", "--users", "u01"), 2, "Exactly 1 of {--all-users, --users, --history, --history-file}"),
+        (("--all-users", "--users", "u01"), 2, "exactly one of --all-users, --users, --history and --history-file"),
+        ((), 2, "give exactly one of --all-users, --users, --history and --history-file"),
+        (("--user", "u01"), 2, "Unknown option: --user. Did you mean --users?"),
         (("--users", "u1,u2"), 1, "gets the items that are popular now; --users takes one id: repeat it"),
         (("--users", "u" * 300), 1, "is not in the run's log"),
         (("--users", "u01", "--k", "0"), 2, '"0" for --k. Must be >= 1'),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import polars as pl
 from cyclopts import CycloptsError, Group, Parameter
-from cyclopts.validators import LimitedChoice, Number
+from cyclopts.validators import Number
 
 from prefrec.cli import _options as o
 from prefrec.data import UnknownUserError
@@ -19,7 +19,7 @@ from prefrec.intake.readers import pick_columns, read_table, read_text
 from prefrec.intake.sources.base import check_one_line, read_lists
 from prefrec.recommend.rules import Rules
 
-WHO = Group("Users", validator=LimitedChoice(1))
+WHO = Group("Users")
 
 
 def recommend(
@@ -62,6 +62,9 @@ def recommend(
 
     Example: prefrec recommend runs/demo --history Alien --history Aliens --candidate Emma --candidate Babe
     """
+    # A validator of the group would hide that an option such as --user does not exist.
+    if sum(given is not None for given in (all_users or None, users, history, history_file)) != 1:
+        raise CycloptsError("give exactly one of --all-users, --users, --history and --history-file")
     # Imported here, so that --help need not wait for torch and transformers.
     from prefrec.evaluation.labels import as_table
     from prefrec.recommend.answers import ANSWERS
