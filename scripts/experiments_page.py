@@ -21,6 +21,7 @@ from typing import Any
 
 from differences_picture import FINDINGS as FINDINGS
 from differences_picture import Difference, parsed, picture
+from trials_table import PAGE, PICTURE, drawn, with_trials
 
 from prefrec_lab.results import RESULTS, ROOT, markdown, wrapped
 
@@ -55,6 +56,8 @@ FIELDS = {
     "notes": "list of findings beyond the answer",
     "more": "list of sentences that the page leaves out",
     "parts": "further experiments of the section, which the page leaves out",
+    "trial": "of a declared trial, for `scripts/trials_table.py`: name; dose, a list of {examples, passes, batch}; "
+    "rows, a list of {question, metric, differences}, where a difference is {at, control}, two cells of the tables",
 }
 GROUPS = {
     "model": "What a language model adds",
@@ -220,6 +223,10 @@ def pages(results: Path = RESULTS) -> dict[str, str]:
             made |= {path: as_csv(table) for path, table in zip(result.files, result.shown[1:], strict=False)}
         if result.key == "71":
             made[README] = with_benchmarks((ROOT / README).read_text(encoding="utf-8"), result.fields)
+    of_name = {result.fields["trial"]["name"]: result for result in found if "trial" in result.fields}
+    trials = [(result.at, result.fields) for _, result in sorted(of_name.items())]
+    if trials:
+        made |= {PICTURE: drawn(trials), PAGE: with_trials((ROOT / PAGE).read_text(encoding="utf-8"), trials)}
     return made
 
 

@@ -395,7 +395,7 @@ def test_figures_of_the_readme_are_those_of_the_results():
     (alone,) = {row[1].split()[0] for row in rows if row[0] == "next artist id after the last history item"}
     assert f"HR@1 {float(alone):.2f}, where published S-DPO reaches about 0.66" in text
     assert "S-DPO with Llama-2-7B: HR@1 about 0.66" in " ".join(artist["notes"])
-    without_user = re.search(r"Amazon Office windows: NDCG@10 (0\.\d+)", office["answer"])[1]
+    without_user = re.search(r"Amazon Office windows its NDCG@10 is (0\.\d+)", office["answer"])[1]
     assert f"NDCG@10 is {float(without_user):.2f} without the user" in text
 
 
@@ -423,18 +423,6 @@ def test_answers_on_the_page_for_sites_are_those_of_the_server():
     for (request, answer), body, shown in zip(kinds, sent, blocks(page, "json"), strict=True):
         asked, found = request.model_validate_json(body), answer.model_validate_json(shown)
         assert len(getattr(found, "ranking", None) or found.items) == asked.k
-
-
-def test_trials_on_the_page_of_s_dpo_are_those_of_their_results():
-    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| \[(E\d)\]\(experiments/([\w-]+)\.md\) \|.*\| (.*) \|$", page, re.MULTILINE)
-    assert [name for name, _, _ in rows] == ["E1", "E2", "E3", "E4", "E5"]
-    for name, file, found in rows:
-        answer = json.loads((ROOT / "lab" / "results" / f"{file}.json").read_text(encoding="utf-8"))["answer"]
-        numbers = re.findall(r"[+−]\d\.\d+", found)
-        assert numbers or name == "E5"
-        assert [number for number in numbers if number not in answer] == []
-        assert name != "E5" or found in answer
 
 
 def test_the_citation_names_this_version():
