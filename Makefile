@@ -4,6 +4,8 @@ PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
+# Empty means no: the processes of the tests compile sources and assertions once, also where a shell says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo wheel sbom check test test-long test-all test-core test-lowest test-latest constraints soak mutants lint audit load format docs clean
 

@@ -12,9 +12,7 @@ from hypothesis import Phase, settings
 
 import needs_torch
 
-if needs_torch.IS_INSTALLED:
-    from lm_fixtures import *  # noqa: F403
-else:
+if not needs_torch.IS_INSTALLED:
     from needs_torch import absent
 
     for name in needs_torch.FIXTURES:
@@ -47,7 +45,8 @@ LONG = (
 """Folders and files that `make test` leaves out and `make test-all` runs.
 
 These are whole trials and studies, kills, several processes, Ray, the site, wheels and simulations. `make test-core`
-runs `test_core.py`, too. Single tests of the same kind elsewhere have the marker `long`.
+runs `test_core.py`, too. Single tests of the same kind elsewhere have the marker `long`, as have, by
+`pytest_collection_modifyitems`, those that read the public data sets.
 """
 
 
@@ -59,6 +58,13 @@ def is_slow(path: Path) -> bool:
 def is_long(path: Path) -> bool:
     inside = path.relative_to(HERE)
     return any(part.as_posix() in LONG for part in (inside, *inside.parents))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the fixtures of language models, which take seconds, where tests run and not where they are handed out."""
+    hands_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if needs_torch.IS_INSTALLED and not hands_out:
+        config.pluginmanager.import_plugin("lm_fixtures")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -83,7 +89,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_slow(item.path) or any(map(item.get_closest_marker, ("real_model", "shared_data", "long"))):
             item.add_marker(pytest.mark.slow)
-        if is_long(item.path):
+        if is_long(item.path) or item.get_closest_marker("shared_data"):
             item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: item.path.name not in LONGEST)
 

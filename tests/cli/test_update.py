@@ -159,6 +159,7 @@ def test_a_run_can_be_updated_from_inside_its_folder(run, updated, files, monkey
     assert succeed("update", ".", *files, "--set", "sft.epochs=1") == updated[1]
 
 
+@pytest.mark.long
 def test_an_interrupted_update_goes_on(run, files, tmp_path, monkeypatch):
     whole = ProgressCallback.on_step_end
     command = ("update", run, *files, "--out", tmp_path / "out", "--set", "sft.eval_rows=0")

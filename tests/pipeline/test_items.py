@@ -88,6 +88,7 @@ def test_predictions_are_those_of_the_models(finished, items_recipe):
     assert ndcg["sft"] > ndcg["random"]  # each user walks through the items with a stride
 
 
+@pytest.mark.long
 def test_interrupted_training_ends_with_the_same_weights(sft, stop_after, tmp_path):
     """With dropout of vectors and states, whose draws go on where they were."""
     changes = {"epochs": 3, "save_steps": 5, "eval_rows": 8, "patience": 9}
@@ -99,6 +100,7 @@ def test_interrupted_training_ends_with_the_same_weights(sft, stop_after, tmp_pa
     assert _losses(tmp_path / "stopped") == _losses(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_interrupted_alignment_ends_with_the_same_weights(finished, items_recipe, data, stop_after, tmp_path):
     section = AlignSection.model_validate(items_recipe.align[0].model_dump() | {"epochs": 2, "rows": 16})
     inputs, start = RunInputs(data, "", items_recipe.model, None, 0), finished / "sft" / "adapter"

@@ -199,6 +199,7 @@ def test_the_settings_of_window_cooccurrence_are_chosen_before_validation_is_lea
     assert baseline.settings == run.stage("window co-occurrence").on("validation").load(8).settings
 
 
+@pytest.mark.long
 def test_a_kill_in_a_refit_stage_goes_on_and_ends_alike(finished, recipe, tmp_path, stop_after):
     folder = tmp_path / "run"
     run_recipe(recipe.model_copy(update={"refit": None}), folder, until="sft")

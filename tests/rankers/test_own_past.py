@@ -147,7 +147,7 @@ def test_a_blend_finds_what_is_due_where_its_part_does_not():
     assert reached(blend) > max(reached(plain), reached(part)) + 0.1
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_blend_gains_on_buy_again_in_a_shop_of_cycles(tmp_path, seed):
     """Users buy items again in cycles of days, which the times of histories in prepared data show."""
     shop = replenishing_shop(users=250, per_category=15, days=500, seed=seed)

@@ -96,7 +96,11 @@ server._run(Started(), None, "Serving")
 
 
 @pytest.mark.parametrize(
-    "ending", ["signal.raise_signal(signal.SIGTERM)", "raise KeyboardInterrupt"], ids=["terminated", "interrupted"]
+    "ending",
+    [
+        pytest.param("signal.raise_signal(signal.SIGTERM)", id="terminated"),
+        pytest.param("raise KeyboardInterrupt", id="interrupted", marks=pytest.mark.long),
+    ],
 )
 def test_a_thread_that_still_opens_a_run_does_not_abort_the_process(ending):
     script = WORK.format(ending=ending)

@@ -299,8 +299,11 @@ def test_the_same_seed_gives_the_same_adapter_whatever_was_drawn_before(sft, tmp
 
 @pytest.mark.parametrize(
     ("template", "changes"),
-    [("history", {}), ("1", {"eval_rows": 0}), ("history", {"lora": None, "learning_rate": 1e-3})],
-    ids=["history", "listed", "all weights"],
+    [
+        pytest.param("history", {}, id="history"),
+        pytest.param("1", {"eval_rows": 0}, id="listed", marks=pytest.mark.long),
+        pytest.param("history", {"lora": None, "learning_rate": 1e-3}, id="all weights", marks=pytest.mark.long),
+    ],
 )
 def test_interrupted_sft_ends_with_the_same_weights(sft, recipe, stop_after, tmp_path, template, changes):
     """Stopped before the first checkpoint, and again after the second."""
@@ -318,7 +321,10 @@ def test_interrupted_sft_ends_with_the_same_weights(sft, recipe, stop_after, tmp
     assert sorted(p.name for p in stopped.iterdir()) == ["adapter", "checkpoint-16", "log.json"]
 
 
-@pytest.mark.parametrize(("changes", "stopped_at"), [({"save_steps": 4}, 2), ({"epochs": 3.5, "save_steps": 99}, 4)])
+@pytest.mark.parametrize(
+    ("changes", "stopped_at"),
+    [({"save_steps": 4}, 2), pytest.param({"epochs": 3.5, "save_steps": 99}, 4, marks=pytest.mark.long)],
+)
 def test_an_evaluation_that_was_interrupted_is_made_again(sft, on_histories, tmp_path, changes, stopped_at):
     """At the end of an epoch, or of all; it may be that of the best epoch."""
     changes = {"model": on_histories, "epochs": 4, "patience": 9, "learning_rate": 0.05, "eval_rows": 20} | changes
@@ -340,7 +346,10 @@ def test_an_evaluation_that_was_interrupted_is_made_again(sft, on_histories, tmp
 
 @pytest.mark.parametrize(
     ("negatives", "keeps"),
-    [("fixed", {"eval_rows": 8, "load_best_model_at_end": True, "learning_rate": 0.03}), ("per_epoch", {})],
+    [
+        ("fixed", {"eval_rows": 8, "load_best_model_at_end": True, "learning_rate": 0.03}),
+        pytest.param("per_epoch", {}, marks=pytest.mark.long),
+    ],
 )
 def test_interrupted_alignment_ends_with_the_same_weights(sft, align, stop_after, tmp_path, negatives, keeps):
     changes = {"negatives": negatives, "epochs": 2, "rows": 16, "save_steps": 3} | keeps

@@ -221,7 +221,7 @@ def test_numbers_that_are_not_finite_end_training_at_once(sdpo, tmp_path, fault)
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*"))[-1] == "checkpoint-2"
 
 
-@pytest.mark.parametrize("stage", ["sft", "fixed", "per_epoch"])
+@pytest.mark.parametrize("stage", ["sft", pytest.param("fixed", marks=pytest.mark.long), "per_epoch"])
 def test_resumed_run_ends_with_the_same_weights(sft, sdpo, tmp_path, stage):
     changes = {"max_steps": -1, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5}
 

@@ -54,6 +54,7 @@ def _weights(run, name, file="adapter_model.safetensors"):
     return load_file(run / "rankers" / name / "adapter" / file)
 
 
+@pytest.mark.long
 def test_a_kill_before_the_projector_is_written_keeps_the_checkpoint(finished, recipe_of, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
