@@ -71,6 +71,26 @@ def test_paths_of_every_form_give_the_same_answers(shop, tmp_path, monkeypatch):
     assert prefrec.fit(pd.DataFrame(log.to_dict(as_series=False)), items, COUNTS).recommend("i2", 5) == want
 
 
+class _Stream:
+    """What a relation of DuckDB and frames of other libraries offer of themselves: a stream of Arrow, and no more."""
+
+    def __init__(self, frame):
+        self.table = frame.to_arrow()
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+@pytest.mark.parametrize("form", [pl.DataFrame.lazy, pl.DataFrame.to_pandas, pl.DataFrame.to_arrow, _Stream])
+def test_frames_of_other_libraries_give_the_same_recommender(shop, tmp_path, form):
+    same = [
+        prefrec.fit(*tables, COUNTS, out=tmp_path / name)
+        for name, tables in (("polars", shop), ("other", [form(frame) for frame in shop]))
+    ]
+    one, other = (rec.recommend_all(k=5) for rec in same)
+    assert one.equals(other)
+
+
 def test_columns_that_are_named_are_read(shop, tmp_path):
     log, items = shop
     log = log.with_columns(Kundin=pl.col("Kunde"), Kunde=pl.lit("u") + (pl.int_range(pl.len()) % 39).cast(str))
@@ -206,7 +226,7 @@ def test_a_table_that_is_no_frame_is_refused_as_a_whole(shop):
     log, items = shop
     twice = pd.concat([items.to_pandas()] * 2, axis=1)
     for wrong, kind in ((twice, "DataFrame"), (pd.Series([1, 2]), "Series"), ({"a": [1, "x"]}, "dict")):
-        with pytest.raises(DataError, match=f"^items: expected a polars or pandas frame, .* got {kind}: "):
+        with pytest.raises(DataError, match=f"^items: expected a frame of polars, pandas or Arrow, .* got {kind}: "):
             prefrec.fit(log, wrong, COUNTS)
 
 

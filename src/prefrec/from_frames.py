@@ -56,8 +56,9 @@ def fit(
     Columns, split and candidates are guessed as `prefrec init` guesses them, where the recipe does not name them.
 
     Args:
-        interactions: log with a user, an item and a time: a polars or pandas frame, columns by name, or the path of a
-            file, folder or pattern (CSV, TSV, Parquet, JSON lines, `.gz`).
+        interactions: log with a user, an item and a time: a frame of polars or pandas, or of anything that offers
+            itself as Arrow (a table of pyarrow, a relation of DuckDB), columns by name, or the path of a file, folder
+            or pattern (CSV, TSV, Parquet, JSON lines, `.gz`).
         items: catalogue with an item, its title and any other columns, in any of the same forms.
         recipe: name of a preset, path of a YAML file, or a dict of a recipe's values (`preset` names the base that
             the other values change). The default `baselines` has no language model; `fast` adds one (extra
@@ -201,8 +202,8 @@ def _table(name: str, given: Any) -> pl.DataFrame | Path:
     except _NOT_A_FRAME as e:
         _check_columns(name, given)
         raise DataError(
-            f"{name}: expected a polars or pandas frame, columns by name, or a path, got {type(given).__name__}: "
-            f"{first_words(e)}"
+            f"{name}: expected a frame of polars, pandas or Arrow, columns by name, or a path, "
+            f"got {type(given).__name__}: {first_words(e)}"
         ) from None
     _check_types(name, table)
     return table

@@ -114,3 +114,29 @@ def test_what_cannot_be_evaluated_is_refused():
         evaluate_scores({}, wanted)
     with pytest.raises(ConfigError, match="cut-offs"):
         evaluate_scores({"run": scores}, wanted, (0,))
+
+
+@pytest.mark.parametrize("form", [pl.DataFrame.to_pandas, pl.DataFrame.to_arrow])
+def test_frames_of_other_libraries_and_ids_as_numbers_are_read(form):
+    scores, wanted = _drawn(0)
+    numbers = pl.col("user_id", "item_id").str.slice(1).cast(pl.Int64)
+    plain = evaluate_scores({"run": scores}, wanted)
+    found = evaluate_scores({"run": form(scores.with_columns(numbers))}, form(wanted.with_columns(numbers)))
+    assert found.evaluation.metrics["run"]["ndcg@10"] == plain.evaluation.metrics["run"]["ndcg@10"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.rename({"score": "points"}), r"run: no column score among user_id, item_id, points; rename"),
+        (lambda f: f.with_columns(user_id=None), r"run, row 0: no user or no item \(180 rows\)"),
+        (lambda f: f.with_columns(score=pl.lit("high")), r"run, row 0: no finite number as its score"),
+        (lambda f: f.with_columns(score=float("inf")), r"run, row 0: no finite number as its score"),
+        (lambda f: pl.concat([f, f[2:4]]), r"run, row 180: an earlier pair again \(2 rows\)"),
+        (lambda f: 7, r"run: expected a frame of polars, pandas or Arrow, got int"),
+    ],
+)
+def test_unfit_frames_of_scores_are_refused(change, message):
+    scores, wanted = _drawn(0)
+    with pytest.raises(DataError, match=message):
+        evaluate_scores({"run": change(scores)}, wanted)

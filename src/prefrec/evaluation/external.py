@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError, DataError, first_words
 from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, metrics_for
 from prefrec.evaluation.outcome import Evaluation, compare_columns, corrected
@@ -45,30 +46,33 @@ class Scored:
     several: int
 
 
-def evaluate_scores(runs: Mapping[str, pl.DataFrame], targets: pl.DataFrame, ks: Sequence[int] = (10,)) -> Scored:
+def evaluate_scores(runs: Mapping[str, Any], targets: Any, ks: Sequence[int] = (10,)) -> Scored:
     """Evaluate the scores of one or more runs on the same targets.
 
     If each user has one target, intervals are over users and targets, otherwise over users.
 
     Args:
-        runs: name → frame with `user_id`, `item_id` (text) and `score`, each pair once.
+        runs: name → frame with `user_id`, `item_id` and `score`, each pair once: of polars, pandas, or anything that
+            offers itself as Arrow, such as a table of pyarrow or a relation of DuckDB.
         targets: frame with `user_id`, `item_id`, and `gain` > 0, each pair once.
         ks: cut-offs of HR, recall and NDCG.
 
     Raises:
         ConfigError: a cut-off is not a whole number from 1, or there is no run.
-        DataError: there are no targets, or a run has no score of any user with targets.
+        DataError: there are no targets, a run has no score of any user with targets, or a frame lacks a column, has a
+            value that is not a finite number, or has a pair twice.
     """
     metrics_for(ks)  # which refuses wrong cut-offs
     if not runs:
         raise ConfigError("nothing to evaluate: give the scores of at least one run")
-    wanted = _by_user(targets, "gain")
+    wanted = _by_user(_checked("targets", targets, "gain"), "gain")
     if not wanted:
         raise DataError("nothing to evaluate: the targets are empty")
     users = sorted(wanted)
     values: dict[tuple[str, str], Floats] = {}
     unscored, untargeted = {}, {}
-    for name, scores in runs.items():
+    for name, given in runs.items():
+        scores = _checked(name, given, "score")
         kept = scores.filter(pl.col("user_id").is_in(users))
         listed = _by_user(kept, "score")
         if not listed:
@@ -87,6 +91,28 @@ def evaluate_scores(runs: Mapping[str, pl.DataFrame], targets: pl.DataFrame, ks:
     comparisons = corrected(compare_columns(means, [(name, first) for name in others]))
     evaluation = Evaluation(means.table(), *means.size, {}, comparisons, float("nan"), NOT_AUDITED, items=means.items)
     return Scored(evaluation, unscored, untargeted, several)
+
+
+def _checked(name: str, given: Any, value: str) -> pl.DataFrame:
+    """Return `user_id`, `item_id` (text) and `value` of a frame of any library; raise DataError if it is unfit."""
+    try:
+        frame = given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as e:
+        raise DataError(
+            f"{name}: expected a frame of polars, pandas or Arrow, got {type(given).__name__}: {first_words(e)}"
+        ) from None
+    if missing := [column for column in ("user_id", "item_id", value) if column not in frame.columns]:
+        raise DataError(f"{name}: no column {', '.join(missing)} among {', '.join(frame.columns)}; rename yours")
+    ids, number = pl.col("user_id", "item_id").cast(pl.String), pl.col(value).cast(pl.Float64, strict=False)
+    frame = frame.select(ids, number)
+    for unfit, what in (
+        (frame["user_id"].is_null() | frame["item_id"].is_null(), "no user or no item"),
+        (~frame[value].is_finite().fill_null(False), f"no finite number as its {value}"),
+        (~frame.select(pl.struct("user_id", "item_id").is_first_distinct()).to_series(), "an earlier pair again"),
+    ):
+        if unfit.any():
+            raise DataError(f"{name}, row {unfit.arg_true()[0]}: {what} ({unfit.sum():,} rows); correct or drop them")
+    return frame
 
 
 def _by_user(frame: pl.DataFrame, value: str) -> dict[str, dict[str, float]]:

@@ -93,10 +93,8 @@ def _log(config: PrepareConfig, read_table: Callable[..., pl.DataFrame]) -> tupl
 
     def shrink(table: pl.LazyFrame) -> pl.LazyFrame:
         present = table.collect_schema().names()
-        if {*wanted.values()} - {FILE_ORDER, FILE_NAME} <= {
-            *present,
-            *optional,
-        }:  # otherwise keep all columns, for the error message
+        missing = {*wanted.values()} - {FILE_ORDER, FILE_NAME, *present, *optional}
+        if not missing:  # otherwise keep all columns, for the error message
             table = table.select(c for c in present if c in wanted.values())
         texts = cs.by_name(columns.user, columns.item, require_all=False) & (cs.string() | cs.integer())
         return table.with_columns(texts.cast(pl.String).cast(ids))
