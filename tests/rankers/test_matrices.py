@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 
 from prefrec.data import RankingExample
-from prefrec.rankers.matrices import SharedItems, item_scores, mean_ndcg, pad_codes, score_by_rows
+from prefrec.rankers.matrices import SharedItems, item_scores, mean_ndcg, pad_codes, score_by_rows, top_columns
 
 INDEX = {"a": 0, "b": 1, "c": 2}
 ALL = ("c", "a", "x", "b")
@@ -50,3 +52,22 @@ def test_ndcg_counts_ties_as_above():
     want = [1 / np.log2(3), 1 / np.log2(4), 1.0]
     assert mean_ndcg(scores, np.array([2, 0, 1])) == pytest.approx(np.mean(want))
     assert mean_ndcg(scores, np.array([2, 0, 1]), k=2) == pytest.approx((want[0] + want[2]) / 3)
+
+
+@given(
+    columns=st.integers(1, 700),
+    k=st.integers(1, 12),
+    values=st.integers(1, 400),  # few values make many ties
+    hidden=st.floats(0, 1),
+    seed=st.integers(0, 2**16),
+)
+def test_top_columns_have_the_highest_scores(columns, k, values, hidden, seed):
+    """Also among ties and candidates that are left out, with few columns and with many."""
+    rng, k = np.random.default_rng(seed), min(k, columns)
+    scores = rng.integers(0, values, (3, columns)).astype(float)
+    scores[rng.random(scores.shape) < hidden] = -np.inf
+    chosen = top_columns(scores, k)
+    assert chosen.shape == (3, k)
+    for row, own in zip(scores, chosen, strict=True):
+        assert len(set(own.tolist())) == k
+        assert sorted(row[own]) == sorted(row)[-k:]

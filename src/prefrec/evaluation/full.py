@@ -15,7 +15,7 @@ from prefrec.errors import ModelError
 from prefrec.evaluation.metrics import target_ranks
 from prefrec.evaluation.predictions import checked_scores, prediction_frame
 from prefrec.rankers.base import LearningRanker, Ranker
-from prefrec.rankers.matrices import blocks
+from prefrec.rankers.matrices import blocks, top_columns
 
 KEPT = 10
 """Items kept per example. Metrics need only the target's rank, and all candidates would be millions of ids."""
@@ -139,7 +139,7 @@ def _best(
 ) -> pl.DataFrame:
     """Return predictions with the best `KEPT` items of each row, best first."""
     kept = min(KEPT, scores.shape[1])
-    columns = np.argpartition(-scores, kept - 1, axis=1)[:, :kept]
+    columns = top_columns(scores, kept)
     order = np.argsort(-np.take_along_axis(scores, columns, 1), axis=1, kind="stable")
     columns = np.take_along_axis(columns, order, 1)
     best = np.take_along_axis(scores, columns, axis=1)

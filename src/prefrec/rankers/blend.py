@@ -21,6 +21,7 @@ from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.item_features import POPULARITY, TIME, feature_part
 from prefrec.rankers.logit import Features, Logit, utility_by_fold
+from prefrec.rankers.matrices import top_columns
 from prefrec.rankers.own_past import NAMES as OF_PAST
 from prefrec.rankers.own_past import PAST, OwnPast
 
@@ -326,8 +327,7 @@ def utilities(logits: Sequence[Logit], features: Features, examples: Sequence[Ra
 
 def best_columns(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the columns [B, R] of the `RERANKED` best candidates of each example, in any order."""
-    size = min(RERANKED, scores.shape[1])
-    return np.argpartition(-scores, size - 1, axis=1)[:, :size].astype(np.int64)
+    return top_columns(scores, min(RERANKED, scores.shape[1]))
 
 
 def rerank_features(

@@ -21,6 +21,9 @@ DENSE_CELLS = 32_000_000
 DENSE_SHARE = 0.05
 """Least share of cells that are not 0 from which products with a dense matrix are quicker than with a sparse one."""
 
+_GROUPED = 32
+"""Columns of a group in `top_columns`."""
+
 
 class SharedItems(tuple[str, ...]):
     """Candidates that many examples share, such as all items; each ranker looks up their codes once.
@@ -219,6 +222,25 @@ def blocks(n: int, width: int) -> Iterator[slice]:
     step = max(1, CELLS_AT_A_TIME // max(width, 1))
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))
+
+
+def top_columns(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.int64]:
+    """Return the columns [B, k] of the k highest of scores [B, C], k ≤ C, in any order.
+
+    The k groups of columns with the highest maxima have the k highest scores. To look for these groups first is many
+    times quicker than `argpartition` of all columns.
+    """
+    count, groups = scores.shape[1], scores.shape[1] // _GROUPED
+    if groups <= k:
+        return np.argpartition(-scores, k - 1, axis=1)[:, :k].astype(np.int64)
+    # Group g has the columns g, g + groups, g + 2 · groups, …; the last few columns are in none.
+    highest = scores[:, : groups * _GROUPED].reshape(len(scores), _GROUPED, groups).max(axis=1)
+    chosen = np.argpartition(-highest, k - 1, axis=1)[:, :k]
+    members = (chosen[:, :, None] + groups * np.arange(_GROUPED)).reshape(len(scores), -1)
+    rest = np.broadcast_to(np.arange(groups * _GROUPED, count), (len(scores), count - groups * _GROUPED))
+    columns = np.concatenate([members, rest], axis=1)
+    best = np.argpartition(-np.take_along_axis(scores, columns, axis=1), k - 1, axis=1)[:, :k]
+    return np.take_along_axis(columns, best, axis=1)
 
 
 def best_items(scores: NDArray[np.floating[Any]], k: int, without: Sequence[int]) -> NDArray[np.int64]:
