@@ -56,8 +56,8 @@ FIELDS = {
     "notes": "list of findings beyond the answer",
     "more": "list of sentences that the page leaves out",
     "parts": "further experiments of the section, which the page leaves out",
-    "trial": "of a declared trial, for `scripts/trials_table.py`: name; dose, a list of {examples, passes, batch}; "
-    "rows, a list of {question, metric, differences}, where a difference is {at, control}, two cells of the tables",
+    "trial": "of a declared trial, for `scripts/trials_table.py`: name; rows, a list of {question, metric, dose, "
+    "differences}. A dose is a list of {examples, passes, batch}, a difference {at, control}: two cells of tables",
 }
 GROUPS = {
     "model": "What a language model adds",

@@ -89,7 +89,7 @@ def table(trials: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
                 [
                     link,
                     own["question"],
-                    _dose(trial["dose"]),
+                    _dose(own["dose"]),
                     _range([one.mean for one in found], sign="+"),
                     _range([one.half for one in found]),
                     _range([one.margin for one in found]),

@@ -30,11 +30,11 @@ RESULT = {
     ],
     "trial": {
         "name": "E9",
-        "dose": [{"examples": 300, "passes": 1, "batch": 16}, {"examples": 1000, "passes": 2, "batch": 16}],
         "rows": [
             {
                 "question": "Does a help?",
                 "metric": "HR@1",
+                "dose": [{"examples": 300, "passes": 1, "batch": 16}, {"examples": 1000, "passes": 2, "batch": 16}],
                 "differences": [
                     {"at": [0, "a − b", "HR@1"], "control": [2, "set: b", "value"]},
                     {"at": [1, "set: a − b", "NDCG@10"], "control": [2, "other", "value"]},
