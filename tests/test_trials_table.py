@@ -72,6 +72,28 @@ def test_a_row_that_two_rows_could_be_is_refused():
         trials_table.shown(RESULT, {"at": [0, "a − b", "HR@1"], "control": [2, "set", "value"]})
 
 
+def test_figures_on_dislikes_are_those_of_the_tables():
+    """The answer and the notes of trial E6, and the table of the page on likes."""
+    fields = json.loads((ROOT / "lab/results/73-dislikes.json").read_text(encoding="utf-8"))
+    known = " ".join(cell for table in fields["tables"] for row in table["rows"] for cell in row)
+    page = (ROOT / "docs" / "preferences.md").read_text(encoding="utf-8")
+    own = page[page.index("**Fewer dislikes") : page.index("experiments/73-dislikes.md")]
+    for text in (fields["answer"], *fields["notes"], own):
+        assert [number for number in re.findall(r"[+−]?0\.\d{3,4}", text) if number not in known] == []
+    curves = {(row[0], row[1]): row for row in fields["tables"][0]["rows"]}
+    names = {
+        "SFT on liked items": "sft-on-liked",
+        "reward of S-DPO": "s-dpo",
+        "user-centred item mean": "mean",
+        "user-centred item mean + reward of S-DPO": "mean + s-dpo",
+        "item mean, without the user": "item mean",
+    }
+    rows = {row[0]: row[1:] for row in re.findall(r"^\| ([^|]+) \| (0\.\d+) \| (0\.\d+) \|$", own, re.MULTILINE)}
+    sets = ("movielens-100k", "lastfm-counts")
+    assert rows.pop("nothing") == tuple(curves[name, "mean"][3] for name in sets)
+    assert rows == {shown: tuple(curves[name, arm][5] for name in sets) for shown, arm in names.items()}
+
+
 def test_no_difference_of_the_first_trials_could_have_been_equivalent():
     """The page says so."""
     fields = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "lab/results").glob("*.json")]
@@ -86,7 +108,7 @@ def test_no_difference_of_the_first_trials_could_have_been_equivalent():
 def test_the_page_has_all_trials_and_their_values():
     page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[(E\d)\]\(experiments/([\w-]+)\.md\) \|(.*)\|$", page, re.MULTILINE)
-    assert {name for name, _, _ in rows} == {f"E{n}" for n in range(1, 6)}
+    assert {name for name, _, _ in rows} == {f"E{n}" for n in range(1, 7)}
     open_only = [row for name, _, row in rows if name in ("E1", "E2", "E3", "E4")]
     assert all(row.rstrip().endswith(" open") for row in open_only), "the page says that none is equivalent"
     # Slow twin, by hand: S-DPO with low-rated negatives against SFT on liked items, in trial E3.

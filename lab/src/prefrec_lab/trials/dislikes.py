@@ -193,9 +193,8 @@ class Measured:
         return rows
 
     def counts(self) -> str:
-        """Return how many examples and users were measured."""
-        liked, disliked, users = (len(own.users) for own in (self.liked, self.disliked, self.auc))
-        return f"{self.name}: {liked:,} liked and {disliked:,} disliked test targets, AUC of {users:,} users"
+        """Return how many targets were ranked."""
+        return f"{self.name} {len(self.liked.users):,} liked, {len(self.disliked.users):,} disliked"
 
 
 def measured(trial: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,9 +218,17 @@ def measured(trial: Mapping[str, Any]) -> dict[str, Any]:
         metric = "AUC" if family == AUC else "disliked targets, NDCG@10"
         tables.append({**table, "columns": [table["columns"][0], metric, *table["columns"][2:]]})
     rows = [[own.name, name, f"{own.auc.column(name, AUC).mean():.3f}"] for own in sets for name in own.auc.names]
-    tables.append({"title": "AUC of liked over disliked items", "columns": ["data", "score", "AUC"], "rows": rows})
+    users = " and ".join(f"{len(own.auc.users):,}" for own in sets)
+    tables.append(
+        {
+            "title": f"AUC of liked over disliked items, {users} users",
+            "columns": ["data", "score", "AUC"],
+            "rows": rows,
+        }
+    )
     seeds = seeds_in_words(sets[0].liked.seeds)
-    return {"n": f"{'; '.join(own.counts() for own in sets)}; {seeds}; {count} comparisons", "tables": tables}
+    targets = "; ".join(own.counts() for own in sets)
+    return {"n": f"test targets: {targets}; {seeds}; {count} comparisons", "tables": tables}
 
 
 def main() -> None:
