@@ -81,6 +81,29 @@ def test_every_user_is_answered_from_the_whole_log_by_http_and_by_the_command_li
     assert [line["item_id"] for line in json.loads(printed)] == by_user["u03"]
 
 
+def test_users_of_one_request_have_the_answers_of_a_request_each(client, log):
+    """In the order of the request, under its rules, also for a user who is named twice."""
+    users, rules = ["u03", *log, "u03"], {"deny": ["i1", "i2"], "show_history": True}
+    sent = {"k": K, "ranker": "item-kNN", "user_ids": users, **rules}
+    answer = client.post("/v1/recommend-users", json=sent)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["answers"] == [_served(client, user_id=user, **rules) for user in users]
+
+
+@pytest.mark.parametrize(
+    ("users", "status", "message"),
+    [
+        (["u03", "nobody"], 404, "nobody"),
+        ([], 422, "user_ids"),
+        (["u03"] * 101, 422, "user_ids"),
+    ],
+)
+def test_users_that_are_refused(client, users, status, message):
+    answer = client.post("/v1/recommend-users", json={"user_ids": users})
+    assert answer.status_code == status
+    assert message in answer.text
+
+
 def test_new_items_get_their_places_at_every_door(client, folder, log, tmp_path):
     succeed("export", folder, "--ranker", "item-kNN", "--out", tmp_path / "exported")
     exported, recommender = (

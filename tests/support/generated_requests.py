@@ -16,7 +16,18 @@ REFUSALS = {
 }
 """Check of schemathesis → statuses that it lets pass."""
 
-QUESTIONS = ("rank", "recommend", "also-bought", "similar", "explain", "items", "users", "run", "example")
+QUESTIONS = (
+    "rank",
+    "recommend",
+    "recommend-users",
+    "also-bought",
+    "similar",
+    "explain",
+    "items",
+    "users",
+    "run",
+    "example",
+)
 PATHS = (*(f"/v1/{name}" for name in QUESTIONS), "/healthz", "/readyz")
 
 

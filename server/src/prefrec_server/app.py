@@ -185,6 +185,10 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     async def recommend(body: bodies.RecommendRequest, request: Request) -> bodies.RecommendAnswer:
         return await answer(request, lambda: engine.recommend(body))
 
+    @api.post("/v1/recommend-users", summary="Recommend items to several users, under the same rules")
+    async def recommend_users(body: bodies.RecommendUsersRequest, request: Request) -> bodies.RecommendUsersAnswer:
+        return await answer(request, lambda: engine.recommend_users(body))
+
     @api.post("/v1/also-bought", summary="Find what customers of an item also had (complements), under rules")
     async def also_bought(body: bodies.RelatedRequest, request: Request) -> bodies.RelatedAnswer:
         return await answer(request, lambda: engine.related("also_bought", body))

@@ -19,6 +19,8 @@ MAX_EXPLAINED_PAIRS = 1000
 """Most history items × candidates whose effects a language model measures: the number of titles to score."""
 MAX_CANDIDATES = MAX_TOP = 100
 MAX_FOUND = 50
+MAX_USERS = 100
+"""Most users of a request."""
 Unmatched = Annotated[
     list[str],
     Field(
@@ -92,6 +94,15 @@ class RecommendRequest(AfterUser, Rules):
     show_history: ShowHistory = False
 
 
+class RecommendUsersRequest(Rules, _Body):
+    """Recommend to several users of the log, under the same rules."""
+
+    ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run). Default: the first one served.")
+    user_ids: list[Name] = Field(min_length=1, max_length=MAX_USERS, description="Users of the run's log.")
+    k: Count = Field(10, le=MAX_TOP, description="Number of items to recommend to each.")
+    show_history: ShowHistory = False
+
+
 class RelatedRequest(ItemRules, _Body):
     """Find the items of the catalogue that are most related to `item`."""
 
@@ -132,6 +143,12 @@ class RecommendAnswer(RankAnswer):
 
     exact: bool = Field(description="True if no other item of the catalogue scores higher.")
     unmatched: Unmatched
+
+
+class RecommendUsersAnswer(Strict):
+    """An answer for each user, in the order of the request."""
+
+    answers: list[RecommendAnswer]
 
 
 class RelatedItem(Item):

@@ -52,6 +52,10 @@ class Prepared(Generic[Body]):
     answer: Callable[[list[Any]], Body]
 
 
+_History = tuple[list[Item], list[str], Sequence[int]]
+"""Items of a history, all items that the user has seen, and the times of those in the log."""
+
+
 class Engine:
     """Answers requests about one run. One thread encodes the requests of all clients, another one scores them.
 
@@ -199,10 +203,26 @@ class Engine:
 
         Raise errors of `rank`, UnknownUserError or RulesError.
         """
+        prepared = self._recommended(request, [self._history(request)])
+        return Prepared(prepared.ranker, prepared.questions, lambda outcomes: prepared.answer(outcomes)[0])
+
+    def recommend_users(self, request: bodies.RecommendUsersRequest) -> Prepared[bodies.RecommendUsersAnswer]:
+        """Prepare recommendations to several users, which are scored together; raise errors of `recommend`."""
+        asked = [bodies.AfterUser(user_id=user) for user in request.user_ids]
+        prepared = self._recommended(request, [self._history(of_user) for of_user in asked])
+
+        def answer(outcomes: list[Any]) -> bodies.RecommendUsersAnswer:
+            return bodies.RecommendUsersAnswer(answers=prepared.answer(outcomes))
+
+        return Prepared(prepared.ranker, prepared.questions, answer)
+
+    def _recommended(
+        self, request: bodies.RecommendRequest | bodies.RecommendUsersRequest, histories: Sequence[_History]
+    ) -> Prepared[list[bodies.RecommendAnswer]]:
+        """Prepare a recommendation after each of these histories, under the rules of a request."""
         ranker = self._ranker(request.ranker or (self.for_new if request.exclude_seen else None))
         if not self._recommends(ranker):
             raise DataError(f"{ranker} cannot recommend from all items: send candidates to /v1/rank")
-        history, seen, times = self._history(request)
         repeats = self.data.keeps_repeats
         selection = Selection(
             self.items.catalogue,
@@ -213,25 +233,30 @@ class Engine:
             functions=False,
             new=self._new,
         )
-        question = selection.question([item.item_id for item in history], seen, times)
+        questions = [
+            selection.question([item.item_id for item in history], seen, times) for history, seen, times in histories
+        ]
 
-        def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
-            ((best, shortened),) = outcomes
-            name = self._popular.name if self._popular and best.method == "popularity" else ranker
-            items = [self.items.item(i) for i in best.item_ids]
-            ranking = _ranking(items, best.logps.astype(np.float64), name in self.models)
-            return bodies.RecommendAnswer(
-                ranker=name,
-                history=history if request.show_history else None,
-                history_shortened=shortened,
-                ranking=ranking,
-                exact=best.exact,
-                unmatched=_unmatched(selection),
-            )
+        def answer(outcomes: list[tuple[Recommendation, bool]]) -> list[bodies.RecommendAnswer]:
+            unmatched, answers = _unmatched(selection), []
+            for (best, shortened), (history, _, _) in zip(outcomes, histories, strict=True):
+                name = self._popular.name if self._popular and best.method == "popularity" else ranker
+                items = [self.items.item(i) for i in best.item_ids]
+                answers.append(
+                    bodies.RecommendAnswer(
+                        ranker=name,
+                        history=history if request.show_history else None,
+                        history_shortened=shortened,
+                        ranking=_ranking(items, best.logps.astype(np.float64), name in self.models),
+                        exact=best.exact,
+                        unmatched=unmatched,
+                    )
+                )
+            return answers
 
-        return Prepared(ranker, [question], answer)
+        return Prepared(ranker, questions, answer)
 
-    def _history(self, request: bodies.AfterUser) -> tuple[list[Item], list[str], Sequence[int]]:
+    def _history(self, request: bodies.AfterUser) -> _History:
         """Return the history of a request, after the user's in the log, all seen items, and the times of the log."""
         history = self.items.resolve(request.history)
         seen = [item.item_id for item in history]
