@@ -521,7 +521,7 @@ def test_the_example_is_the_same_each_time_and_whole():
 
 def test_fit_names_what_is_wrong():
     empty = pl.DataFrame()
-    with pytest.raises(DataError, match=r"interactions: expected a polars or pandas frame, .* got int"):
+    with pytest.raises(DataError, match=r"interactions: expected a frame of polars, pandas or Arrow, .* got int"):
         prefrec.fit(5, empty, "fast")
     with pytest.raises(ConfigError, match=r"set 'sft\.\.epochs': expected a field such as sft.rows"):
         prefrec.fit(empty, empty, "fast", set={"sft..epochs": 1})
