@@ -1,5 +1,7 @@
 """Padded rows and sparse products against loops, of lists of their own and of one shared tuple."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,18 +14,20 @@ from prefrec.rankers.matrices import SharedItems, item_scores, mean_ndcg, pad_co
 INDEX = {"a": 0, "b": 1, "c": 2}
 ALL = ("c", "a", "x", "b")
 SHARED = [RankingExample(f"u{n}", (), ALL, "a") for n in range(3)]
+FEW, TWICE = ([replace(e, candidates=listed) for e in SHARED] for listed in (("x", "c", "a"), ("a", "b", "c", "b")))
 OWN = [RankingExample("u", (), ("b", "x"), "b"), *SHARED[:1], RankingExample("v", (), ("a",), "a")]
 
 
-@pytest.mark.parametrize("rows", [SHARED, SHARED[:1], OWN, []])
-def test_codes_scores_and_products_equal_loops(rows):
+@pytest.mark.parametrize("is_sparse", [True, False])
+@pytest.mark.parametrize("rows", [SHARED, SHARED[:1], FEW, TWICE, OWN, []])
+def test_codes_scores_and_products_equal_loops(rows, is_sparse):
     width = max((len(e.candidates) for e in rows), default=0)
     weights = sparse.csr_array(np.arange(2.0 * len(rows)).reshape(len(rows), 2))
     factor = sparse.csr_array(np.array([[1.0, 0, 2], [0, 3, 1]]))
     known = (weights @ factor).toarray()
     codes = pad_codes([e.candidates for e in rows], INDEX)
     values = item_scores(rows, {"a": 5.0, "c": 7.0})
-    products = score_by_rows(weights, lambda some: some @ factor, rows, INDEX)
+    products = score_by_rows(weights, lambda some: some @ (factor if is_sparse else factor.toarray()), rows, INDEX)
     assert codes.shape == values.shape == products.shape == (len(rows), width)
     for b, e in enumerate(rows):
         for c in range(width):

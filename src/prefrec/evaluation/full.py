@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.evaluation.metrics import target_ranks
-from prefrec.evaluation.predictions import checked_scores, prediction_frame
+from prefrec.evaluation.predictions import PREDICTION_SCHEMA, checked_scores
 from prefrec.rankers.base import LearningRanker, Ranker
 from prefrec.rankers.matrices import blocks, top_columns
 
 KEPT = 10
 """Items kept per example. Metrics need only the target's rank, and all candidates would be millions of ids."""
+_COUNTS = ("rank", "tied", "listed", "class_rank", "class_tied", "class_listed")
 
 
 def rank_catalogue(
@@ -71,20 +72,18 @@ def rank_together(
         if isinstance(ranker, LearningRanker):
             ranker = ranker.learn([replace(e, candidates=items) for e in examples])
         asked.append(ranker)
-    frames: list[list[pl.DataFrame]] = [[] for _ in rankers]
+    found: list[list[_Answers]] = [[] for _ in rankers]
     for rows in blocks(len(examples), 4 * len(column)):  # several arrays of this size are in memory
         block = list(examples[rows])
         questions = _Questions.of(block, seen[rows], column, shared)
         targets = np.array([column[e.target] for e in block])
-        for ranker, own in zip(asked, frames, strict=True):
+        for ranker, own in zip(asked, found, strict=True):
             scores = questions.scores(ranker, column)
             try:
-                ranks = target_ranks(scores, targets)
+                own.append(_Answers.of(scores, targets, known))
             except ValueError as e:
                 raise ModelError(f"ranker {ranker.name!r}: {e}") from None
-            best = _best(ranker.name, block, items, scores, ranks)
-            own.append(best.with_columns(_among_class(scores, targets, known)))
-    return [pl.concat(own).with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row")) for own in frames]
+    return [_frame(ranker.name, examples, items, own) for ranker, own in zip(rankers, found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -130,33 +129,73 @@ class _Questions:
         return scores
 
 
-def _best(
-    name: str,
-    examples: Sequence[RankingExample],
-    ids: Sequence[str],
-    scores: NDArray[np.float64],
-    ranks: tuple[NDArray[np.int64], NDArray[np.int64]],
-) -> pl.DataFrame:
-    """Return predictions with the best `KEPT` items of each row, best first."""
-    kept = min(KEPT, scores.shape[1])
-    columns = top_columns(scores, kept)
-    order = np.argsort(-np.take_along_axis(scores, columns, 1), axis=1, kind="stable")
-    columns = np.take_along_axis(columns, order, 1)
-    best = np.take_along_axis(scores, columns, axis=1)
-    counts = np.isfinite(best).sum(axis=1)
-    shown = [
-        replace(e, candidates=tuple(ids[i] for i in row[:n]))
-        for e, row, n in zip(examples, columns.tolist(), counts.tolist(), strict=True)
-    ]
-    listed = pl.Series("listed", (scores > -np.inf).sum(axis=1), pl.UInt32)
-    return prediction_frame(name, shown, best, ranks).with_columns(listed)
+class _Answers(NamedTuple):
+    """What is kept of the scores of a block of examples.
+
+    Attributes:
+        columns: [B, K] the best items, best first.
+        scores: [B, K] their scores; -inf where fewer items are candidates.
+        counts: [B, 6] rank, ties and number of candidates of each target, and the same among the items of its class.
+    """
+
+    columns: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64], targets: NDArray[np.int64], known: NDArray[np.bool_]) -> Self:
+        """Rank the targets [B] by scores [B, I]; raise ValueError as `target_ranks` does."""
+        ranks, tied = target_ranks(scores, targets)
+        listed = (scores > -np.inf).sum(axis=1)
+        columns = top_columns(scores, min(KEPT, scores.shape[1]))
+        order = np.argsort(-np.take_along_axis(scores, columns, 1), axis=1, kind="stable")
+        columns = np.take_along_axis(columns, order, 1)
+        best = np.take_along_axis(scores, columns, axis=1)
+        whole = np.stack([ranks, tied, listed], axis=1)
+        return cls(columns, best, np.hstack([whole, _among_class(scores, targets, known, whole)]))
 
 
 def _among_class(
-    scores: NDArray[np.float64], targets: NDArray[np.int64], known: NDArray[np.bool_]
-) -> list[pl.Series]:
-    """Return rank, ties and number of candidates of each target among the items of its class."""
-    same = known[None, :] == known[targets][:, None]
-    ranks, tied = target_ranks(np.where(same, scores, -np.inf), targets)
-    columns = {"class_rank": ranks, "class_tied": tied, "class_listed": (same & (scores > -np.inf)).sum(axis=1)}
-    return [pl.Series(name, values, pl.UInt32) for name, values in columns.items()]
+    scores: NDArray[np.float64], targets: NDArray[np.int64], known: NDArray[np.bool_], whole: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return rank, ties and number of candidates [B, 3] of each target among the items of its class.
+
+    Only the items of the smaller class are counted. What is left of `whole`, the numbers among all items, is of the
+    other class.
+    """
+    is_small = known if 2 * known.sum() < len(known) else ~known
+    small = scores[:, is_small]
+    own = scores[np.arange(len(targets)), targets][:, None]
+    counts = np.stack([(small > own).sum(axis=1), (small == own).sum(axis=1), (small > -np.inf).sum(axis=1)], axis=1)
+    # A rank begins at 1, and a target is not tied with itself.
+    return np.where(is_small[targets][:, None], counts + np.array([1, -1, 0]), whole - counts)
+
+
+def _frame(
+    name: str, examples: Sequence[RankingExample], ids: Sequence[str], answers: Sequence[_Answers]
+) -> pl.DataFrame:
+    """Return the predictions of a ranker with the best `KEPT` items of each example, best first."""
+    columns, scores, counts = (np.concatenate(part) for part in zip(*answers, strict=True))
+    is_listed = np.isfinite(scores)
+    row = pl.Series("row", np.repeat(np.arange(len(scores)), is_listed.sum(axis=1)), pl.UInt32)
+    best = pl.DataFrame(
+        [
+            row,
+            pl.Series("candidates", ids, pl.String).gather(columns[is_listed]),
+            pl.Series("scores", scores[is_listed]),
+        ]
+    )
+    lists = best.group_by("row", maintain_order=True).agg("candidates", "scores")
+    whole = pl.DataFrame(
+        {
+            "ranker": [name] * len(examples),
+            "row": pl.int_range(len(examples), dtype=pl.UInt32, eager=True),
+            "user_id": [e.user_id for e in examples],
+            "target": [e.target for e in examples],
+            **dict(zip(_COUNTS, counts.T, strict=True)),
+        }
+    )
+    empty = pl.col("candidates", "scores").fill_null([])
+    absent = {column: pl.lit(None, PREDICTION_SCHEMA[column]) for column in ("generated", "choice")}
+    joined = whole.join(lists, on="row", how="left", maintain_order="left").with_columns(empty, **absent)
+    return joined.select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)

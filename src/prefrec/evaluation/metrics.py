@@ -50,7 +50,8 @@ def _target_scores(scores: Floats, index: Ints) -> Floats:
         raise ValueError(f"expected scores [B, C] and target_index [B], got {scores.shape} and {index.shape}")
     if ((index < 0) | (index >= scores.shape[1])).any():
         raise ValueError(f"target_index is outside the {scores.shape[1]} candidates")
-    nan_rows = np.flatnonzero(np.isnan(scores).any(axis=1))
+    # The largest score of a row is NaN if one of them is.
+    nan_rows = np.flatnonzero(np.isnan(scores.max(axis=1, initial=-np.inf)))
     if len(nan_rows):
         raise ValueError(f"{len(nan_rows)} of {len(scores)} rows have NaN scores, the first is row {nan_rows[0]}")
     targets = scores[np.arange(len(scores)), index]

@@ -122,6 +122,7 @@ def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArra
         raise ModelError(f"{said}scores are a masked array, whose mask would be lost; return .filled(-np.inf)")
     if scores.dtype.kind not in "biuf":
         raise ModelError(f"{said}expected scores that are numbers, got the type {scores.dtype}")
-    if np.isposinf(scores).any():
+    # The largest number that is not NaN, in one pass.
+    if scores.size and np.fmax.reduce(scores, axis=None) == np.inf:
         raise ModelError(f"{said}a score is +inf, which cannot be ordered; use finite numbers")
     return scores

@@ -196,18 +196,35 @@ def score_by_rows(
     """
     codes = pad_codes([e.candidates for e in examples], index, is_kept=is_kept)
     is_shared = len(codes) > 0 and codes.strides[0] == 0
-    is_known = is_shared and bool((codes[0] < len(index)).all())
+    unknown = np.flatnonzero(codes[0] == len(index)) if is_shared else ()
+    places = _places(codes[0], len(index)) if is_shared else None
     scores = np.zeros(codes.shape)
     for rows in blocks(len(examples), len(index)):
         sums = of_items(weights[rows])
+        if places is not None and sparse.issparse(sums):
+            parts = sums.data.astype(np.float64, copy=False), places[sums.indices], sums.indptr
+            sparse.csr_array(parts, shape=scores[rows].shape).toarray(out=scores[rows])
+            continue
         dense = (sums.toarray() if sparse.issparse(sums) else sums).astype(np.float64, copy=False)
-        # An additional column for the candidates outside `index`.
-        known = dense if is_known else np.hstack([dense, np.zeros((len(dense), 1))])
-        if is_shared:
-            np.take(known, codes[0], axis=1, out=scores[rows], mode="clip")  # the default mode would copy
+        if is_shared and len(index):
+            np.take(dense, codes[0], axis=1, out=scores[rows], mode="clip")  # the default mode would copy
+            scores[rows, unknown] = 0.0  # they have read the last item
         else:
+            # An additional column for the candidates outside `index`.
+            known = np.hstack([dense, np.zeros((len(dense), 1))])
             scores[rows] = np.take_along_axis(known, np.where(codes[rows] < 0, len(index), codes[rows]), axis=1)
     return scores if is_shared else np.where(codes < 0, -np.inf, scores)
+
+
+def _places(codes: NDArray[np.int64], count: int) -> NDArray[np.int64] | None:
+    """Return the place [I] of each item of an index of I = `count` among candidates with these codes [C].
+
+    None unless each item of the index is there once. Candidates outside the index have the code I.
+    """
+    known = np.flatnonzero(codes < count)
+    places = np.full(count, -1, dtype=np.int64)
+    places[codes[known]] = known
+    return places if len(known) == count and (places >= 0).all() else None
 
 
 def mean_ndcg(scores: NDArray[np.floating], targets: Sequence[int] | NDArray[np.int64], k: int = 10) -> float:
