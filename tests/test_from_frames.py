@@ -22,7 +22,7 @@ from prefrec.recipe import load_recipe
 from prefrec.stages import title_tower
 from tiny_run import read_tables, write_shop
 
-COUNTS = {"evaluate": {"references": ["popularity", "window co-occurrence"], "zero_shot": False}}
+COUNTS = {"evaluate": {"baselines": ["popularity", "window co-occurrence"], "zero_shot": False}}
 """A recipe without a language model."""
 NO_FORM = {"timestamp_format": "%d.%m.%Y"}
 """A format that the times of the shop do not have."""
@@ -302,7 +302,7 @@ def test_the_first_query_after_a_run_loads_no_ranker_again(shop, tmp_path, monke
 
 def test_baselines_train_no_language_model(shop, tmp_path, monkeypatch):
     monkeypatch.setattr("prefrec.rankers.lm.load_weights", lambda *_, **__: pytest.fail("a language model is loaded"))
-    changes = {"rankers.title-tower.vectors": "tfidf", "model.name": "not-there", "evaluate.references": []}
+    changes = {"rankers.title-tower.vectors": "tfidf", "model.name": "not-there", "evaluate.baselines": []}
     rec = prefrec.fit(*shop, "baselines", set=changes, out=tmp_path / "run")
     run = open_run(tmp_path / "run")
     assert (run.recipe.sft, run.recipe.align, run.models) == (None, [], [])

@@ -85,7 +85,7 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
 RECIPE = """name: days
 data: {source: days, candidates: {size: 3}}
 rankers: [{kind: first}]
-evaluate: {zero_shot: false, references: [popularity], full_rows: 0}
+evaluate: {zero_shot: false, baselines: [popularity], full_rows: 0}
 """
 
 

@@ -48,7 +48,7 @@ def recipe(tmp_path_factory, bpe_tokenizer):
     folder = tmp_path_factory.mktemp("ray")
     raw = tiny_recipe(write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer))
     raw["align"] = raw["align"][1:]
-    raw["evaluate"] |= {"generate_rows": 0, "full_rows": 4, "references": ["popularity"]}
+    raw["evaluate"] |= {"generate_rows": 0, "full_rows": 4, "baselines": ["popularity"]}
     return write_recipe(folder, raw)
 
 

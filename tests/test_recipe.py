@@ -40,8 +40,8 @@ WRONG = (
     "rankers: the name 'x' is used by another ranker",
     "{name: a, align: [{negatives_from: hard, negatives_pool: 19}]}",
     r"align\.s-dpo\.negatives_pool: 19 items are sampled per example, and the hardest 19 of them are used",
-    "{name: a, evaluate: {references: [popularity, popularity]}}",
-    r"evaluate\.references: each baseline may be named once, got popularity, popularity",
+    "{name: a, evaluate: {baselines: [popularity, popularity]}}",
+    r"evaluate\.baselines: each baseline may be named once, got popularity, popularity",
     "{name: a, sft: {}, rankers: [{kind: llara}]}",
     r"rankers\.LLaRA\.items_from: no earlier ranker is called 'SASRec': name one of random, .*",
     "{name: a, sft: {}, rankers: [{kind: llara, items_from: sft}]}",
@@ -52,8 +52,8 @@ WRONG = (
     r"rankers\.retrieve-then-rank\.retriever: 'zero-shot' only scores titles that it is given",
     "{name: a, rankers: [{kind: chat-rec, retriever: nope}, {kind: morec, name: nope}]}",
     r"rankers\.Chat-REC\.retriever: no earlier ranker is called 'nope': name one of random, .*, or put",
-    "{name: a, evaluate: {zero_shot: false, references: []}}",
-    "evaluate: there is no ranker to evaluate: turn zero_shot on, name references, or add sft or align",
+    "{name: a, evaluate: {zero_shot: false, baselines: []}}",
+    "evaluate: there is no ranker to evaluate: turn zero_shot on, name baselines, or add sft or align",
 )
 """Recipes, each with its message."""
 
@@ -192,7 +192,7 @@ def test_a_field_that_there_is_not(override, message):
         ("rankers: [{kind: blnd}]", r"each entry needs a kind, .*got 'blnd'; did you mean blend\?$"),
         ("rankers: [{kind: blend, parts: [populrity, sft]}]", r"called 'populrity': .*; did you mean popularity\?$"),
         ("data: {split: time-shar}", r"data\.split: .*; did you mean time-share\?$"),
-        ("evaluate: {references: [item knn]}", r"evaluate\.references\.0: .*; did you mean item-kNN\?$"),
+        ("evaluate: {baselines: [item knn]}", r"evaluate\.baselines\.0: .*; did you mean item-kNN\?$"),
         ("preset: fsat", r"preset 'fsat': expected one of .*; did you mean fast\?$"),
         ("sft: {xyz: 8}", r"Extra inputs are not permitted \(given: 8\)$"),
     ],
@@ -223,6 +223,15 @@ def test_a_preset_gives_what_a_recipe_leaves_out(tmp_path):
     assert load_recipe(tmp_path / "r.yaml", ["align.s-dpo.rows=8"]).align[0].rows == 8
     with pytest.raises(ConfigError, match="preset 'quick': expected one of baselines, fast, titles, paper"):
         _load(tmp_path, "name: a\npreset: quick\n")
+
+
+@pytest.mark.parametrize("name", ["baselines", "references"])
+def test_baselines_are_read_by_their_old_name(tmp_path, capsys, name):
+    recipe = _load(tmp_path, f"name: a\npreset: baselines\nevaluate: {{{name}: [popularity]}}\n")
+    assert recipe.evaluate.baselines == ["popularity"]
+    assert load_recipe(tmp_path / "r.yaml", [f"evaluate.{name}=[random]"]).evaluate.baselines == ["random"]
+    told = "evaluate.references: its name is evaluate.baselines now" in capsys.readouterr().err
+    assert told == (name == "references")
 
 
 @pytest.mark.parametrize("align", ["5", "true", "s-dpo", "{name: s-dpo}"])

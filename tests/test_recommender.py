@@ -479,7 +479,7 @@ def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
     log, items = pd.read_csv(place.shop["interactions"]), pl.read_csv(place.shop["items"])
     items = items.with_columns(aisle=pl.int_range(pl.len()) % 3)
     raw = tiny_recipe({"interactions": "", "items": ""}, place.model)
-    evaluate = {"rows": 4, "full_rows": 0, "zero_shot": False, "references": []}
+    evaluate = {"rows": 4, "full_rows": 0, "zero_shot": False, "baselines": []}
     raw |= {"sft": raw["sft"] | {"rows": 8}, "align": [], "evaluate": evaluate}
     rec = prefrec.fit(log, items, raw, set={"sft.epochs": 1}, out=tmp_path / "run")
     assert rec.stage.name == "sft"
@@ -494,7 +494,7 @@ def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
 def test_fit_leaves_no_folder_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    evaluate = {"references": ["popularity", "window co-occurrence"], "full_rows": 0}
+    evaluate = {"baselines": ["popularity", "window co-occurrence"], "full_rows": 0}
     recipe = {"preset": "fast", "sft": None, "align": [], "rankers": [], "evaluate": evaluate}
     prefrec.show_progress(False)
     try:

@@ -81,12 +81,12 @@ class Recipe(Section):
                 if name in used:
                     raise ValueError(f"{section}: the name {name!r} is used by another ranker; choose another name")
                 used.add(name)
-        references = self.evaluate.references
-        if len(set(references)) < len(references):
-            raise ValueError(f"evaluate.references: each baseline may be named once, got {', '.join(references)}")
-        if not (self.lm_rankers or references or self.rankers):
+        baselines = self.evaluate.baselines
+        if len(set(baselines)) < len(baselines):
+            raise ValueError(f"evaluate.baselines: each baseline may be named once, got {', '.join(baselines)}")
+        if not (self.lm_rankers or baselines or self.rankers):
             raise ValueError(
-                "evaluate: there is no ranker to evaluate: turn zero_shot on, name references, or add sft or align"
+                "evaluate: there is no ranker to evaluate: turn zero_shot on, name baselines, or add sft or align"
             )
         for i, align in enumerate(self.align):
             self._check_alignment(align, names["align"][:i], names[RANKERS])
@@ -228,9 +228,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
     preset_values = preset(raw["preset"]) if "preset" in raw else {}
-    raw = with_preset(raw)
+    raw = with_preset(_with_new_names(raw))
     for override in overrides:
         set_field(raw, override)
+    raw = _with_new_names(raw)
     try:
         recipe = checked_recipe(without_lost_parts(raw, preset_values))
     except ConfigError as e:
@@ -243,6 +244,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         is_earlier = earlier.is_dir() and not near.is_dir()
         update = update.model_copy(update={"run": earlier if is_earlier else near})
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=files), "update": update})
+
+
+def _with_new_names(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return a raw recipe in which `evaluate.references`, the name before 0.3.0, is `evaluate.baselines`."""
+    evaluate = raw.get("evaluate")
+    if not isinstance(evaluate, dict) or "references" not in evaluate:
+        return raw
+    say("evaluate.references: its name is evaluate.baselines now; it is read as that")
+    others = {name: value for name, value in evaluate.items() if name != "references"}
+    return raw | {"evaluate": others | {"baselines": evaluate["references"]}}
 
 
 def with_preset(raw: dict[str, Any], values: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -346,7 +346,7 @@ class EvaluateSection(Section):
         exclude_if=lambda ablations: ablations,
         description="In full ranking, also rank without each part of a blend, which says what the part adds.",
     )
-    references: list[BaselineName] = Field(list(BASELINES), description="Baselines of the table.")
+    baselines: list[BaselineName] = Field(list(BASELINES), description="Baselines of the table.")
     ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs K of HR@K and NDCG@K.")
     on_leak: Literal["warn", "stop"] = Field(
         "warn",

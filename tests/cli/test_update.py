@@ -41,7 +41,7 @@ def _raw(place, **changes):
     raw = place.recipe | {"align": []} | changes
     raw["model"] |= {"templates": ["history"]}
     raw["sft"] |= {"rows": None}
-    raw["evaluate"] = {"rows": 20, "ks": [1, 3], "zero_shot": False, "full_rows": 0, "references": ["popularity"]}
+    raw["evaluate"] = {"rows": 20, "ks": [1, 3], "zero_shot": False, "full_rows": 0, "baselines": ["popularity"]}
     return raw
 
 

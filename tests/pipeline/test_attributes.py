@@ -23,7 +23,7 @@ PARTS = ["window co-occurrence", "title TF-IDF"]
 ATTRIBUTES = {"category": "same", "price": "near", "colour": "same"}
 NAMES = ["same category", "near price", "same colour"]
 RECIPE = {
-    "evaluate": {"references": ["popularity", "window co-occurrence"], "zero_shot": False},
+    "evaluate": {"baselines": ["popularity", "window co-occurrence"], "zero_shot": False},
     "rankers": [{"kind": "blend", "parts": PARTS, "attributes": ATTRIBUTES, "select": True}],
     "refit": True,
 }

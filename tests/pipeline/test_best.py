@@ -40,7 +40,7 @@ def finished(recipe, tmp_path_factory):
     parts = ["title TF-IDF", "window co-occurrence"]
     raw["rankers"] = [{"kind": "blend", "parts": [*parts, "zero-shot"]}]
     raw["rankers"] += [{"kind": "blend", "name": "words", "parts": parts}]
-    raw["evaluate"] |= {"rows": 8, "generate_rows": 0, "references": ["random", "title TF-IDF", "item only"]}
+    raw["evaluate"] |= {"rows": 8, "generate_rows": 0, "baselines": ["random", "title TF-IDF", "item only"]}
     folder = tmp_path_factory.mktemp("best") / "run"
     run_recipe(Recipe.model_validate(raw), folder)
     return folder
@@ -107,7 +107,7 @@ def test_what_cannot_rank_the_whole_catalogue_is_no_default(chosen):
     found = chosen(without=["words", "blend"])
     assert {*found.values} == {"title TF-IDF", "zero-shot"}
     assert found.unranked == dict.fromkeys(["blend", "words"], "it does not rank the whole catalogue")
-    assert chosen(without=["words", "blend", "zero-shot"], references=["random"]) is None
+    assert chosen(without=["words", "blend", "zero-shot"], baselines=["random"]) is None
 
 
 @pytest.mark.parametrize(("full_rows", "slow"), [(None, 5), (3, 3), (0, 0)])
@@ -150,7 +150,7 @@ def test_each_ranker_is_asked_about_its_validation_rows(recipe, data, tmp_path, 
 
     needs = {"model": [], "words": ["popularity"], "mixed": ["model", "words"], "lists": []}
     evaluate = recipe.evaluate.model_copy(
-        update={"full_rows": full_rows, "generate_rows": 7, "references": ["random", "popularity", "item only"]}
+        update={"full_rows": full_rows, "generate_rows": 7, "baselines": ["random", "popularity", "item only"]}
     )
     given = SimpleNamespace(needs=needs, evaluate=evaluate, seed=recipe.seed)
     entries = [entry("model", is_slow=True), entry("words"), entry("mixed"), entry("lists", full=False)]
@@ -197,7 +197,7 @@ def test_popularity_is_served_where_candidate_sets_neutralise_it(tmp_path):
         titles,
         {
             "data": {"candidates": {"kind": "targets", "size": 10}},
-            "evaluate": {"zero_shot": False, "references": ["random", "popularity", "title TF-IDF"]},
+            "evaluate": {"zero_shot": False, "baselines": ["random", "popularity", "title TF-IDF"]},
         },
         out=tmp_path / "run",
     )

@@ -47,7 +47,7 @@ def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path
     section = recipe.evaluate.model_copy(update={"rows": 9, "full_rows": 4})
     fast = FixedStage(RandomRanker(3, "fast"), full=RandomRanker(3, "fast"))
     slow = entries[0]
-    fitted = FittedBaselines(data, 0).before(section.split, section.references)
+    fitted = FittedBaselines(data, 0).before(section.split, section.baselines)
     found = predict_full(data, section, fitted, [slow, fast], tmp_path, seed=0)
     rankers = [name for name in UNDATED_BASELINES if name != "random"]
     assert found["ranker"].unique(maintain_order=True).to_list() == [*rankers, slow.name, "fast"]

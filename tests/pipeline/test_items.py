@@ -31,7 +31,7 @@ def items_recipe(recipe) -> Recipe:
     raw |= {"lora": None, "align": raw["align"][1:]}
     raw["sft"] |= {"rows": None, "epochs": 4, "learning_rate": 1e-3, "disable_dropout": False}
     raw["align"][0] |= {"learning_rate": 1e-3}
-    raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0, "references": ["random"]}
+    raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0, "baselines": ["random"]}
     return Recipe.model_validate(raw)
 
 

@@ -31,7 +31,7 @@ def _recipe(folder: Path, learn_validation: bool) -> Recipe:
             "name": "shop",
             "data": {"source": "files", **files, "unseen_items": True, "learn_validation": learn_validation},
             "rankers": [tower, {"kind": "blend", "parts": [*COUNTED, "title-tower"]}],
-            "evaluate": {"zero_shot": False, "references": COUNTED},
+            "evaluate": {"zero_shot": False, "baselines": COUNTED},
         }
     )
 

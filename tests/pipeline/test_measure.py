@@ -69,7 +69,7 @@ def test_the_logs_of_rankers_that_query_a_blend(recipe, data, tmp_path):
     learning = Asking("learning", blend)
     learning.queries = False
     stages = [blend, asking, Asking("far", asking), learning]
-    section = EvaluateSection(references=["popularity"])
+    section = EvaluateSection(baselines=["popularity"])
     both, part = "training and validation", "training, and its counts and baselines validation, too"
     want = {"popularity": both, "blend": part, "asking": part, "far": part, "learning": "training"}
     assert logs_read(data, section, stages) == want
@@ -130,7 +130,7 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_full_ranking_of_objects_has_the_figures_of_a_run(evaluate, others, data, split):
     """All blocks of the table, for rankers without a stage: the same examples, candidates, intervals and groups."""
-    want = evaluate(others, references=["popularity", "item-kNN"], split=split).full_catalogue
+    want = evaluate(others, baselines=["popularity", "item-kNN"], split=split).full_catalogue
     log = data.known_interactions(split)
     rankers = [PopularityRanker.fit(log), ItemKNNRanker.fit(log), RandomRanker(5, "able")]
     pairs = list(dict.fromkeys((c.ranker, c.against) for c in want.comparisons))
@@ -183,7 +183,7 @@ def test_blends_without_a_part_are_ranked_unless_ablations_are_off(evaluate, oth
     name = "able without a part"
     less = RandomRanker(7, name)
     others[0].less = [FixedStage(less, full=less)]
-    full = evaluate(others[:1], ablations=ablations, references=[]).full_catalogue
+    full = evaluate(others[:1], ablations=ablations, baselines=[]).full_catalogue
     compared = {(c.ranker, c.against) for c in full.comparisons}
     assert compared == ({("able", name)} if ablations else set())
 
@@ -198,11 +198,11 @@ def test_ablations_are_not_read_where_they_are_off(evaluate, off):
             raise AssertionError("ablations were read")
 
     ranker = RandomRanker(7, "own")
-    assert "own" in evaluate([Unmade(ranker, full=ranker)], references=[], **off).evaluation.metrics
+    assert "own" in evaluate([Unmade(ranker, full=ranker)], baselines=[], **off).evaluation.metrics
 
 
 def test_zero_rows_turn_it_off(evaluate, tmp_path, entries):
-    scores = evaluate(entries[:1], full_rows=0, references=[])
+    scores = evaluate(entries[:1], full_rows=0, baselines=[])
     assert scores.full_catalogue is None
     assert scores.evaluation.best_reference is None
     assert scores.to_json()["metrics.json"]["full_catalogue"] is None

@@ -20,7 +20,7 @@ PARTS = ["popularity", "EASE", "item-kNN"]
 def _recipe(recipe: Recipe, **changes: object) -> Recipe:
     raw = recipe.model_dump(mode="json") | {"sft": None, "align": []}
     raw["rankers"] = [{"kind": "blend", "parts": PARTS}]
-    raw["evaluate"] |= {"references": ["popularity", "EASE"], "zero_shot": False, "rows": None}
+    raw["evaluate"] |= {"baselines": ["popularity", "EASE"], "zero_shot": False, "rows": None}
     return Recipe.model_validate(raw | changes)
 
 
@@ -62,7 +62,7 @@ def test_a_longer_list_of_rankers_and_more_rows_take_more(recipe, data):
     assert peak_of(plain, data).blend == 0
     assert peak_of(plain, data).evaluation < whole.evaluation
     raw = plain.model_dump(mode="json")
-    raw["evaluate"] |= {"references": ["popularity"], "rows": 3}
+    raw["evaluate"] |= {"baselines": ["popularity"], "rows": 3}
     few = peak_of(Recipe.model_validate(raw), data)
     assert few.ease == 0
     assert few.evaluation == EVALUATED + 3 * OF_ANSWER

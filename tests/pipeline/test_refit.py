@@ -66,8 +66,8 @@ def recipe(recipe, tmp_path_factory) -> Recipe:
         {"kind": "sequential", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "epochs": 2},
         {"kind": "blend", "parts": PARTS},
     ]
-    references = ["popularity", "window co-occurrence", "title TF-IDF"]
-    raw["evaluate"] |= {"full_rows": 3, "references": references, "generate_rows": 0}
+    baselines = ["popularity", "window co-occurrence", "title TF-IDF"]
+    raw["evaluate"] |= {"full_rows": 3, "baselines": baselines, "generate_rows": 0}
     return Recipe.model_validate(raw | {"refit": True})
 
 
@@ -406,7 +406,7 @@ def test_item_tokens_of_validation_items_are_learnt_by_the_refit(recipe, tmp_pat
     raw = recipe.model_dump(mode="json") | {"lora": None, "rankers": []}
     raw["model"] |= {"answers": "items", "items": {"vectors": "tfidf", "cooccurrence": 4}}
     raw["align"] = [{"name": "s-dpo", "rows": 8, "num_negatives": 3, "learning_rate": 5e-3}]
-    raw["evaluate"] |= {"zero_shot": False, "references": ["popularity"]}
+    raw["evaluate"] |= {"zero_shot": False, "baselines": ["popularity"]}
     raw["refit"] = {"epochs": 2}
     run_recipe(Recipe.model_validate(raw), tmp_path)
     run = open_run(tmp_path)

@@ -25,7 +25,7 @@ from prefrec_server.server import open_engine
 
 USERS = 160
 RECIPE = {
-    "evaluate": {"references": ["popularity", "buy again", "window co-occurrence"], "zero_shot": False},
+    "evaluate": {"baselines": ["popularity", "buy again", "window co-occurrence"], "zero_shot": False},
     "rankers": [{"kind": "blend", "parts": ["buy again", "window co-occurrence"]}],
     "refit": True,
 }

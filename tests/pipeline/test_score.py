@@ -71,7 +71,7 @@ def test_known_predictions_are_not_made_again(evaluate, entries, asked):
     first = evaluate(entries)
     assert asked == ["zero-shot", "sft"]
     again = evaluate(entries)
-    evaluate(entries, batch_size=3, ks=[2], references=["random"])
+    evaluate(entries, batch_size=3, ks=[2], baselines=["random"])
     assert (asked, again.evaluation) == (["zero-shot", "sft"], first.evaluation)
     assert again.predictions.equals(first.predictions)
 

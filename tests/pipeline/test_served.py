@@ -39,7 +39,7 @@ def recipe(recipe) -> Recipe:
         {"kind": "title-tower", "vectors": "tfidf", "width": 4, "epochs": 2, "batch_size": 8},
         {"kind": "blend", "parts": ["window co-occurrence", "title-tower", "sft"], "select": True},
     ]
-    raw["evaluate"] |= {"zero_shot": False, "references": ["popularity"], "full_rows": 5, "generate_rows": 0}
+    raw["evaluate"] |= {"zero_shot": False, "baselines": ["popularity"], "full_rows": 5, "generate_rows": 0}
     return Recipe.model_validate(raw)
 
 

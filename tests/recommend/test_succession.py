@@ -43,9 +43,9 @@ def runs(shops, tmp_path_factory):
     """Runs of baselines: of the first log, of the second, and of the second by popularity alone."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def run(name, shop, references):
+    def run(name, shop, baselines):
         raw = tiny_recipe(shop, folder / "model") | {"sft": None, "align": []}
-        raw["evaluate"] = {"rows": 20, "zero_shot": False, "full_rows": 0, "references": references}
+        raw["evaluate"] = {"rows": 20, "zero_shot": False, "full_rows": 0, "baselines": baselines}
         run_recipe(Recipe.model_validate(raw), folder / name)
         return folder / name
 

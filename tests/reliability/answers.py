@@ -36,7 +36,7 @@ def batches(run: Path, seed: int) -> Iterator[Case]:
 def names_of(run: Run) -> list[str]:
     """Names of a run's rankers: language models, further ones and baselines, but not random order."""
     further = [config.name for config in run.recipe.rankers]
-    baselines = [name for name in servable(run.data.train_interactions) if name in run.recipe.evaluate.references]
+    baselines = [name for name in servable(run.data.train_interactions) if name in run.recipe.evaluate.baselines]
     return [name for name in dict.fromkeys([*run.models, *further, *baselines]) if name != "random"]
 
 

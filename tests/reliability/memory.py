@@ -36,7 +36,7 @@ def large_shop(folder: Path, items: int, users: int) -> Path:
         "name": "large",
         "data": data | {"history_length": 10, "candidates": {"kind": "uniform", "size": 20}},
         "rankers": [{"kind": "blend", "parts": PARTS, "select": True}],
-        "evaluate": {"zero_shot": False, "references": ["popularity", *PARTS]},
+        "evaluate": {"zero_shot": False, "baselines": ["popularity", *PARTS]},
         "refit": True,
     }
     return write_recipe(folder, recipe)

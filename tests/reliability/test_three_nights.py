@@ -87,7 +87,7 @@ def shop(place, tmp_path):
     raw["model"] |= {"templates": ["history"]}
     raw["sft"] |= {"rows": None, "epochs": 1, "eval_rows": 0}
     baselines = ["popularity", "window co-occurrence"]
-    raw["evaluate"] = {"rows": 20, "ks": [1, 3], "zero_shot": False, "full_rows": 8, "references": baselines}
+    raw["evaluate"] = {"rows": 20, "ks": [1, 3], "zero_shot": False, "full_rows": 8, "baselines": baselines}
     last = pl.read_csv(place.shop["interactions"]).group_by("user_id", maintain_order=True).last()
     rows = []
     for user, item in last.select("user_id", "item_id").iter_rows():
@@ -124,7 +124,7 @@ def test_three_nights_without_a_failed_or_mixed_answer(shop, tmp_path):
         answered_by(second)
 
         # The third night: someone has dropped the best ranker from the recipe. The run is refused, but by force.
-        changed = "evaluate.references=[popularity]"
+        changed = "evaluate.baselines=[popularity]"
         out = succeed("update", link, "--out", third, "--set", changed, "--replay", "2")
         assert "The default changes: window co-occurrence in shop.2, " in out
         message = " ".join(refused("switch", link, third).split())

@@ -42,8 +42,8 @@ def folder(log, tmp_path_factory) -> Path:
     data = {"source": "files", "interactions": str(own / "log.csv"), "items": str(own / "items.csv")}
     data |= {"max_validation_rows": 25, "max_test_rows": 5, "unseen_items": True, "history_length": LENGTH}
     data |= {"candidates": {"size": 5, "kind": "uniform"}}
-    references = ["popularity", "item-kNN"]
-    evaluate = {"zero_shot": False, "references": references}
+    baselines = ["popularity", "item-kNN"]
+    evaluate = {"zero_shot": False, "baselines": baselines}
     recipe = {"name": "doors", "data": data, "evaluate": evaluate, "answers": {"new_every": 5}}
     (own / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     succeed("run", own / "recipe.yaml", "--out", own / "run")

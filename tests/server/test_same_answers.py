@@ -59,7 +59,7 @@ def _run(folder, raw, **changes):
         "rows": 4,
         "full_rows": 0,
         "generate_rows": 0,
-        "references": SERVED,
+        "baselines": SERVED,
         "zero_shot": raw["sft"] is None,
     }
     run_recipe(Recipe.model_validate(raw), folder)

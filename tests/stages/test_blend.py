@@ -417,7 +417,7 @@ def test_a_block_with_a_validation_target_is_answered_as_its_rows_alone(finished
 
 def test_an_evaluation_on_validation_examples_counts_no_targets(finished, recipe, tmp_path):
     run = open_run(finished)
-    entry, evaluate = run.stage("words"), {"split": "validation", "references": [], "rows": None, "generate_rows": 0}
+    entry, evaluate = run.stage("words"), {"split": "validation", "baselines": [], "rows": None, "generate_rows": 0}
     section = recipe.evaluate.model_copy(update=evaluate)
     for predict, split in ((predict_all, "lists"), (predict_full, "full")):
         found = predict(run.data, section, [], [entry], tmp_path / split, seed=0).sort("row")

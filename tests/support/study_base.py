@@ -14,5 +14,5 @@ def base(tmp_path_factory, bpe_tokenizer) -> Recipe:
     short = {"rows": 16, "eval_rows": 0, "epochs": 1}
     raw["sft"] |= short
     raw["align"] = [raw["align"][1] | short]
-    raw["evaluate"] = {"rows": 20, "full_rows": 0, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
+    raw["evaluate"] = {"rows": 20, "full_rows": 0, "zero_shot": False, "baselines": ["popularity"], "ks": [1, 3]}
     return Recipe.model_validate(raw)

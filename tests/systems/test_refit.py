@@ -25,7 +25,7 @@ def finished(alone, recipe, tmp_path_factory):
         {"kind": "tallrec", **TRAINED},
         {"kind": "llara", "items_from": "SASRec", **TRAINED},
     ]
-    evaluate = {"rows": 8, "zero_shot": False, "generate_rows": 0, "references": ["popularity"], "full_rows": 0}
+    evaluate = {"rows": 8, "zero_shot": False, "generate_rows": 0, "baselines": ["popularity"], "full_rows": 0}
     run_recipe(alone(*rankers, evaluate=evaluate, refit=True), folder)
     return folder
 

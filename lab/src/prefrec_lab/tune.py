@@ -115,7 +115,7 @@ class Search:
         """Return the recipe of a trial, which is evaluated on validation examples and the metric of the search."""
         raw = self.recipe_with(values).model_dump(mode="json")
         k = self.metric.partition("@")[2]
-        raw["evaluate"] |= {"split": "validation", "full_rows": 0, "generate_rows": 0, "references": []}
+        raw["evaluate"] |= {"split": "validation", "full_rows": 0, "generate_rows": 0, "baselines": []}
         raw["evaluate"] |= {"ks": [int(k)]} if k.isdigit() else {}
         raw["evaluate"]["zero_shot"] &= not (self.recipe.sft or self.recipe.align)
         raw["refit"] = None  # which answers test examples only

@@ -138,7 +138,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         ModelError: a model or adapter cannot be read.
     """
     lms, can = run.models[::-1], servable(run.data.train_interactions)
-    baselines = [name for name in run.recipe.evaluate.references if name in can]
+    baselines = [name for name in run.recipe.evaluate.baselines if name in can]
     made = [config.name for config in run.recipe.rankers]
     by_default = [config.name for config in run.recipe.rankers if stage_class(config.kind).served]
     for_new = None if rankers else run.for_new

@@ -50,7 +50,7 @@ def evaluate_adapters(
     """
     prepared = read_prepared(data)
     named = [_named(text) for text in adapter or []]
-    check_names([*section.references, *(name for name, _ in named)])
+    check_names([*section.baselines, *(name for name, _ in named)])
     adapters = [(name, path, as_trained(model, path)) for name, path in named]
     model = adapters[0][-1] if adapters else model  # the base is queried like the first adapter
     stages = [LMStage(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []

@@ -84,12 +84,12 @@ def _values(
     cache: Path,
 ) -> Values:
     """Return ranker → NDCG@10 [B] among the items not seen, NaN where it was not asked, and why some never were."""
-    more = {"split": "validation", "generate_rows": 0, "references": compared_baselines(recipe, data)}
+    more = {"split": "validation", "generate_rows": 0, "baselines": compared_baselines(recipe, data)}
     section = recipe.evaluate.model_copy(update=more)
     known = set(data.known_interactions("validation")["item_id"])
     values = {
         r.name: _ndcg(rank_catalogue(r, rows, data.catalogue, seen, known), range(len(rows)), len(rows))
-        for r in baselines.before(section.split, section.references)
+        for r in baselines.before(section.split, section.baselines)
     }
     sample = {(e.user_id, e.history, e.target) for e in data.examples("validation", slow_rows(recipe))}
     sampled = [at for at, e in enumerate(rows) if (e.user_id, e.history, e.target) in sample]
@@ -130,7 +130,7 @@ def slow_rows(recipe: Recipe) -> int:
 def compared_baselines(recipe: Recipe, data: PreparedData) -> list[str]:
     """Return the names of the table's baselines that can be the default: those that a server can ask."""
     able = {*servable(data.train_interactions)} - {RandomRanker.name}
-    return [name for name in recipe.evaluate.references if name in able]
+    return [name for name in recipe.evaluate.baselines if name in able]
 
 
 def _ndcg(predictions: pl.DataFrame, at: Sequence[int], count: int) -> Floats:

@@ -58,7 +58,7 @@ def evaluate_rankers(
         starts: language model → the one that it started from, as for `comparison_pairs`.
     """
     audit = audit or audit_under_test(data, section, seed)
-    fitted = (baselines or FittedBaselines(data, seed)).before(counted or section.split, section.references)
+    fitted = (baselines or FittedBaselines(data, seed)).before(counted or section.split, section.baselines)
     predictions = predict_all(data, section, fitted, stages, cache, seed=seed)
     # Generated texts are measured in a separate block, because only some examples have one.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
@@ -110,7 +110,7 @@ def logs_read(
     """
     is_longer = section.split == "test" and not data.validation_interactions.is_empty()
     is_counted = is_longer and counted in (None, section.split)
-    logs: dict[str, str] = dict.fromkeys([*section.references], BOTH if is_counted else TRAINING)
+    logs: dict[str, str] = dict.fromkeys([*section.baselines], BOTH if is_counted else TRAINING)
     for stage in stages:
         if stage.model is None or stage.weights is not None:
             counts = f"{TRAINING}, and its counts and baselines validation, too"
@@ -148,10 +148,10 @@ def comparison_pairs(
     return pairs + [(name, best) for name in models if best is not None]
 
 
-def best_baseline(predictions: pl.DataFrame, references: Sequence[str]) -> str | None:
+def best_baseline(predictions: pl.DataFrame, baselines: Sequence[str]) -> str | None:
     """Return the first baseline with the highest mean NDCG@10; None if there are no baselines."""
     ndcg = metrics_for([10])["ndcg@10"]
-    names = [n for n in predictions["ranker"].unique(maintain_order=True) if n in references]
+    names = [n for n in predictions["ranker"].unique(maintain_order=True) if n in baselines]
     reached = {n: float(ndcg(*ranks_of(predictions.filter(pl.col("ranker") == n))).mean()) for n in names}
     return max(names, key=reached.__getitem__, default=None)
 
@@ -175,9 +175,9 @@ def _measure(
     """
     less = less or {}
     names = predictions["ranker"].unique(maintain_order=True).to_list()
-    best = best_baseline(predictions, section.references)
+    best = best_baseline(predictions, section.baselines)
     lms = [stage.name for stage in stages if stage.model and stage.name in names]
-    compared = [name for name in names if name not in section.references and name not in less]
+    compared = [name for name in names if name not in section.baselines and name not in less]
     compare = comparison_pairs(lms, compared, best, starts)
     compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.known_interactions(section.split)["item_id"])

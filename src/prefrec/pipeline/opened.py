@@ -94,7 +94,7 @@ class Run:
         best = self.results.best
         if best and (name := best.among(best.values if among is None else among)):
             return name
-        known = self.plan.names or self.recipe.evaluate.references if among is None else [*among]
+        known = self.plan.names or self.recipe.evaluate.baselines if among is None else [*among]
         last = next((n for n in reversed(known) if n in self.models), (known or [""])[-1])
         unranked = best.unranked.get(last) if best else None
         why = self.outdated or unranked or "no validation examples compared the rankers; run `prefrec run`"

@@ -65,7 +65,7 @@ def peak_of(recipe: Recipe, data: PreparedData) -> Peak:
     ease = matrix_bytes(items) if _asks_ease(recipe) and not too_large(items) else 0
     learning = [_learning(blend, data) for blend in blends]
     # Full ranking also scores each blend without each of its parts.
-    rankers = len(recipe.evaluate.references) + len(recipe.needs)
+    rankers = len(recipe.evaluate.baselines) + len(recipe.needs)
     rankers += sum(len(blend.parts) + len(blend.attributes) for blend in blends)
     rows = len(data.examples(recipe.evaluate.split, recipe.evaluate.rows))
     return Peak(
@@ -78,7 +78,7 @@ def peak_of(recipe: Recipe, data: PreparedData) -> Peak:
 
 def _asks_ease(recipe: Recipe) -> bool:
     parts = (part for ranker in recipe.rankers if isinstance(ranker, BlendConfig) for part in ranker.parts)
-    return EASERanker.name in [*recipe.evaluate.references, *parts]
+    return EASERanker.name in [*recipe.evaluate.baselines, *parts]
 
 
 def _learning(blend: BlendConfig, data: PreparedData) -> int:

@@ -38,7 +38,7 @@ def predict_all(
 
     Raise ConfigError if two rankers share a name, DataError if there are no examples.
     """
-    check_names([*section.references, *(stage.name for stage in stages)])
+    check_names([*section.baselines, *(stage.name for stage in stages)])
     rows = data.examples(section.split, section.rows)
     if not rows:
         raise DataError(f"nothing to evaluate: the data have no {section.split} examples; {NO_EXAMPLES}")

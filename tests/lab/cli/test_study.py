@@ -17,7 +17,7 @@ LOSSES = ("dpo", "dpo-pairs", "dmpo", "bpr", "softmax", "s-dpo")
 @pytest.fixture(scope="module")
 def recipe(place, tmp_path_factory):
     short, raw = {"rows": 16, "eval_rows": 0, "epochs": 1}, place.recipe
-    evaluate = {"rows": 20, "full_rows": 0, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
+    evaluate = {"rows": 20, "full_rows": 0, "zero_shot": False, "baselines": ["popularity"], "ks": [1, 3]}
     sections = {"data": raw["data"] | {"max_validation_rows": 8}, "align": [raw["align"][1] | short]}
     sections |= {"sft": raw["sft"] | short, "evaluate": evaluate}
     return write_recipe(tmp_path_factory.mktemp("study-recipe"), raw, **sections)

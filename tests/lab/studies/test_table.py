@@ -19,7 +19,7 @@ from verdicts import NONE
 
 @pytest.fixture(scope="module")
 def summary(base, place):
-    every, raw = {"zero_shot": True, "references": list(BASELINES)}, base.model_dump(mode="json")
+    every, raw = {"zero_shot": True, "baselines": list(BASELINES)}, base.model_dump(mode="json")
     return carry_out(TABLE, Recipe.model_validate(raw | {"evaluate": raw["evaluate"] | every}), [0], place)
 
 

@@ -38,7 +38,7 @@ def test_ranks_of_a_run_are_kept_with_what_its_alignment_did(recipe, tmp_path, m
     raw["model"] |= {"answers": "items", "items": {"vectors": "tfidf"}}
     raw["sft"] |= {"rows": None, "epochs": 1, "learning_rate": 1e-3}
     raw |= {"lora": None, "refit": True}
-    raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0, "references": ["random"], "rows": 8, "ks": [1, 10]}
+    raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0, "baselines": ["random"], "rows": 8, "ks": [1, 10]}
     few = {"num_negatives": 3, "rows": 16, "global_batch_size": 8, "per_device_batch_size": 8}
     raw["align"] = [few | {"name": "s-dpo", "negatives_from": "uniform", "epochs": 1, "eval_rows": 8}]
     raw["rankers"] = [

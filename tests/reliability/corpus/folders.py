@@ -16,7 +16,7 @@ from reliability.corpus.case import Case, Content, command, damaged, write
 
 MEASURED = '{"kind": "measurement"}\n'
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
-FEW = ("--rows", "1", "--references", "random")
+FEW = ("--rows", "1", "--baselines", "random")
 
 
 def _data(name: str, message: str, files: Mapping[str, Content | None]) -> Case:

@@ -13,7 +13,7 @@ BOTH = "{{ history }} {{ candidates }}"
 def _template(name: str, message: str, content: Content) -> Case:
     def give(place: Any, folder: Path) -> tuple[Any, ...]:
         path = write(folder / "own.jinja2", content)
-        few = ("--rows", "1", "--references", "random", "--out", folder / "out")
+        few = ("--rows", "1", "--baselines", "random", "--out", folder / "out")
         return ("evaluate-adapters", place.run / "data", *few, *place.asked, "--model.templates", path)
 
     return command(f"template: {name}", message, give)

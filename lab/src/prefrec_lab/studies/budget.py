@@ -110,7 +110,7 @@ def make(base: Recipe, folder: Path) -> Run:
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Compare each arm with the best of those that continue SFT, for each budget."""
-    baselines, models = runs[0].recipe.evaluate.references, runs[0].recipe.lm_rankers
+    baselines, models = runs[0].recipe.evaluate.baselines, runs[0].recipe.lm_rankers
     measured = {}
     for users in BUDGETS:
         predictions = ranker_predictions([open_run(run.folder.parent / name_of(users)) for run in runs])

@@ -95,14 +95,14 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """
     recipe = runs[0].recipe
     sections = [a for a in recipe.align if a.loss == "softmax_dpo"]
-    if not sections or not recipe.evaluate.references:
+    if not sections or not recipe.evaluate.baselines:
         raise DataError(
             f"{runs[0].folder}: the study needs an alignment with loss softmax_dpo, and a baseline that judges its "
-            "negatives (evaluate.references)"
+            "negatives (evaluate.baselines)"
         )
     start = start_of(recipe)
     last = sections[-1].name
-    judge = recipe.evaluate.references[-1]
+    judge = recipe.evaluate.baselines[-1]
     names = [start, *(a.name for a in sections)]
     predictions = ranker_predictions(runs, [*names, judge])
     logps = {name: [_target_first(frame) for frame in frames] for name, frames in predictions.items()}

@@ -286,6 +286,6 @@ ROBUSTNESS = Study(
         "sft={rows: 200, titles: 40, epochs: 1, learning_rate: 1.0e-3, eval_rows: 0}",
         "align=[{rows: 200, latest_per_user: 3, num_negatives: 8, negatives_from: list, learning_rate: 1.0e-4, "
         "global_batch_size: 8, max_grad_norm: 1.0}]",
-        "evaluate={rows: 400, full_rows: 0, zero_shot: false, references: [random, popularity, co-occurrence]}",
+        "evaluate={rows: 400, full_rows: 0, zero_shot: false, baselines: [random, popularity, co-occurrence]}",
     ),
 )

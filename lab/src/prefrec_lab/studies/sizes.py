@@ -100,7 +100,7 @@ def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_labe
     recipe = runs[0].recipe
     start, users = start_of(recipe), users_of(predictions[ALL])
     values = {size: ranking_values(own, recipe.evaluate.ks) for size, own in predictions.items()}
-    rule = next(reversed(recipe.evaluate.references))
+    rule = next(reversed(recipe.evaluate.baselines))
     measured = {size: measure(own, users, baseline=rule) for size, own in values.items()}
     models = {size: {n: own[n] for n in recipe.lm_rankers} for size, own in values.items()}
     gains = {size: measure(own, users, baseline=start) for size, own in models.items()}

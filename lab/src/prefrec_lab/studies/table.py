@@ -49,7 +49,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 def kind_of(run: Run, name: str) -> str:
     """Return a ranker's kind: baseline, sequential recommender, language model, or the kind in the recipe."""
     recipe = run.recipe
-    if name in recipe.evaluate.references:
+    if name in recipe.evaluate.baselines:
         return "reference"
     return next((r.kind for r in recipe.rankers if r.name == name), "language model")
 

@@ -98,7 +98,7 @@ MEASURED = (
 )
 AGED = [
     'aged() { prefrec run recipes/$1.yaml --out runs/aged-$2 --set sft=null --set "align=[]" \\\n'
-    '    --set "rankers=[{kind: blend, parts: [$3]}]" --set "evaluate.references=[popularity, $3]" ${4:+--set $4}; }',
+    '    --set "rankers=[{kind: blend, parts: [$3]}]" --set "evaluate.baselines=[popularity, $3]" ${4:+--set $4}; }',
     'aged movielens-100k-items movielens-100k "window co-occurrence"',
     'aged lastfm lastfm "window co-occurrence"',
     'aged goodreads goodreads "window co-occurrence"',
@@ -157,9 +157,9 @@ def measure(name: str, folder: Path) -> None:
     stages = [run.stage(n) for n in run.plan.names]
     blend = "blend" if "blend" in run.plan.names else run.plan.names[-1]
     asked = [*stages, *(run.stage(blend).ablations if section.ablations else [])]
-    references = run.plan.inputs.baselines.before(section.split, section.references)
+    baselines = run.plan.inputs.baselines.before(section.split, section.baselines)
     cache = folder / "predictions/full_catalogue"
-    found = predict_full(data, section, references, asked, cache, seed=run.recipe.seed)
+    found = predict_full(data, section, baselines, asked, cache, seed=run.recipe.seed)
     path = RANKS / f"{name}.parquet"
     write_ranks(coded(found), row_facts(data, data.examples(section.split, section.rows), section.split), path)
     metrics = read_json(folder / METRICS)
@@ -170,7 +170,7 @@ def measure(name: str, folder: Path) -> None:
     write_json(
         path.with_suffix(".json"),
         {
-            "baselines": [r.name for r in references if r.name != "random"],
+            "baselines": [r.name for r in baselines if r.name != "random"],
             "sequential": [r.name for r in run.recipe.rankers if r.kind == "sequential"],
             "language_models": run.models,
             "blend": blend,

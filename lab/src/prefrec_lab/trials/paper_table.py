@@ -57,7 +57,7 @@ def collect(folders: Sequence[Path]) -> None:
         asked = one
         items = "item-ID tokens, " if run.recipe.model.answers == "items" else ""
         named = {n: items + RENAMED.get(n, n) for n in run.models}
-        wanted = [*named, *(r.name for r in run.recipe.rankers), *(section.references if not facts else [])]
+        wanted = [*named, *(r.name for r in run.recipe.rankers), *(section.baselines if not facts else [])]
         seed = f", seed {run.recipe.seed}" if run.recipe.seed else ""
         names = {old: new for old in wanted if (new := named.get(old, old) + seed) not in facts}
         lists.append(_renamed(frame, names))
@@ -76,7 +76,7 @@ def _renamed(frame: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
 
 
 def _kind(recipe: Any, name: str) -> str:
-    if name in recipe.evaluate.references:
+    if name in recipe.evaluate.baselines:
         return BASELINES
     return next((r.kind for r in recipe.rankers if r.name == name), "language model")
 

@@ -152,7 +152,7 @@ def whole_catalogue(folder: Path) -> pl.DataFrame:
     section = run.recipe.evaluate
     if section.full_rows == 0:
         return read_predictions(folder / "predictions.parquet").clear()
-    references = run.plan.inputs.baselines.before(section.split, section.references)
+    baselines = run.plan.inputs.baselines.before(section.split, section.baselines)
     stages = [run.stage(name) for name in run.plan.names]
     cache = folder / "predictions" / "full_catalogue"
-    return predict_full(run.data, section, references, stages, cache, seed=run.recipe.seed)
+    return predict_full(run.data, section, baselines, stages, cache, seed=run.recipe.seed)
