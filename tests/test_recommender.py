@@ -68,7 +68,7 @@ def test_rank_and_explain_equal_the_ranker(rec, run):
     assert [r.item_id for r in ranked] == [row.candidates[i] for i in np.argsort(-scores, kind="stable")]
     np.testing.assert_allclose([r.score for r in ranked], sorted(scores)[::-1], rtol=1e-5)
     effects = rec.explain(row.history, row.target, row.candidates)
-    assert [(e.item_id, pytest.approx(e.effect, abs=1e-4)) for e in effects] == leave_one_out(lm, row)
+    assert [(e.item_id, pytest.approx(e.effect, abs=1e-4)) for e in effects] == leave_one_out(lm, row, row.target)
     assert rec.rank(HISTORY, []) == []
 
 

@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from prefrec import processes
 from prefrec.console import quiet_warnings, say, track, warn
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, Query
 from prefrec.data.parquet import PARQUET, read_parquet
 from prefrec.data.store import read_items
 from prefrec.data.types import LOG_SCHEMA
@@ -39,7 +39,7 @@ from prefrec.recommend.items import ItemIndex
 from prefrec.recommend.new_items import NewItems
 from prefrec.recommend.popular import Popular
 from prefrec.recommend.questions import (
-    Query,
+    Past,
     Selection,
     answer_all,
     best_blocks,
@@ -84,8 +84,8 @@ class RuleArguments(ItemRuleArguments, total=False):
     new_every: int | None
 
 
-Log = Mapping[str, Query]
-"""User → query."""
+Log = Mapping[str, Past]
+"""User → past."""
 CHUNK, QUICK_CHUNK = 200, 5_000
 """Number of users of `recommend_all` whose answers are stored in one file: by language models, and by others."""
 _LOADING = RLock()
@@ -287,11 +287,11 @@ class Recommender:
         batch = [*history] if isinstance(history, list | tuple) else []
         is_batch = bool(batch) and all(isinstance(one, list | tuple) for one in batch)
         last, seen, times = self._log_of(user)
-        queries = []
+        pasts = []
         for one in batch if is_batch else [history]:
             (past,) = self._ids(one)
-            queries.append(Query([*last, *past], [*seen, *past], times))
-        answers = self._best(queries, selection)
+            pasts.append(Past([*last, *past], [*seen, *past], times))
+        answers = self._best(pasts, selection)
         return answers if is_batch else answers[0]
 
     def also_bought(self, item: AnyItem, k: int = 10, **rules: Unpack[ItemRuleArguments]) -> Related:
@@ -351,8 +351,7 @@ class Recommender:
         past, choices = self._ids(history, candidates)
         if not choices:
             return Rows()
-        # No ranker reads the target, so the first candidate is a placeholder.
-        (scores,) = self._on_candidates.score([RankingExample("-", past, choices, choices[0])])
+        (scores,) = self._on_candidates.score([Query(past, choices)])
         check_finite(self.stage.name, scores)
         order = np.argsort(-scores, kind="stable")
         return self._ranked([choices[i] for i in order], scores[order])
@@ -391,7 +390,7 @@ class Recommender:
         is_listed = bool(choices) or self.stage.model is not None
         ranker = self._on_candidates if is_listed else self._on_catalogue
         listed = choices if is_listed else tuple(self.data.catalogue.ids)
-        found = reasons(ranker, RankingExample("-", past, listed, target, history_times=tuple(times)))
+        found = reasons(ranker, Query(past, listed, history_times=tuple(times)), target)
         titles = self.data.catalogue.titles
         shares = [{name: part[n] for name, part in found.parts.items()} for n in range(len(found.effects))]
         pairs = zip(found.effects, shares, strict=True)
@@ -462,9 +461,9 @@ class Recommender:
         kept: list[Path] = []
         for start in track(blocks, f"{self.stage.name}: {len(lists):,} users"):
             block = lists[start : start + size]
-            queries = {user: logged(items, times, touched, last) for user, items, times, touched in block.iter_rows()}
-            part = parts and parts / f"{stage_key(**about, users=queries)}.parquet"
-            yield self._part(part, queries, selection)
+            pasts = {user: logged(items, times, touched, last) for user, items, times, touched in block.iter_rows()}
+            part = parts and parts / f"{stage_key(**about, users=pasts)}.parquet"
+            yield self._part(part, pasts, selection)
             kept += [part] if part else []
         processes.wait()
         if out and parts and processes.is_first():
@@ -490,23 +489,23 @@ class Recommender:
         frame = pl.DataFrame({"user_id": [*rows], "items": [*rows.values()]}, {"user_id": pl.String, "items": listed})
         return frame.with_columns(times=pl.lit([], pl.List(pl.Int64())), touched=pl.lit([], listed))
 
-    def _part(self, kept: Path | None, queries: Log, selection: Selection) -> pl.DataFrame:
+    def _part(self, kept: Path | None, pasts: Log, selection: Selection) -> pl.DataFrame:
         """Return the answers for some users, read from the file `kept` if it exists, otherwise written to it."""
         if kept and processes.from_first(kept_key(kept) is not None if processes.is_first() else None):
             return read_parquet(kept)
-        frame = self._frame(queries, selection)
+        frame = self._frame(pasts, selection)
         if kept and processes.is_first():
             keep(kept, frame.write_parquet)
         return frame
 
-    def _frame(self, queries: Log, selection: Selection) -> pl.DataFrame:
+    def _frame(self, pasts: Log, selection: Selection) -> pl.DataFrame:
         """Return the answers for some users, with the columns `ANSWERS`."""
         if self.stage.model or selection.for_new:
-            answers = zip(queries, self._best(queries.values(), selection), strict=True)
+            answers = zip(pasts, self._best(pasts.values(), selection), strict=True)
             rows = [(user, *astuple(row)) for user, ranking in answers for row in ranking]
             return pl.DataFrame(rows, schema=ANSWERS, orient="row")
-        users = pl.Series([*queries], dtype=pl.String)
-        questions = [selection.question(*query) for query in queries.values()]
+        users = pl.Series([*pasts], dtype=pl.String)
+        questions = [selection.question(*past) for past in pasts.values()]
         ids = selection.items
         items = {"item_id": pl.Series(ids), "title": pl.Series(self.data.catalogue.titles_of(ids))}
         frames, first = [pl.DataFrame(schema=ANSWERS)], 0
@@ -564,13 +563,13 @@ class Recommender:
             warn(escape(f"{rule}: no item has the title or id {first!r}{more}"))
         return [item for ids in matches for item in ids]
 
-    def _log_of(self, user: str | int | None) -> Query:
-        """Return the query of a user of the log, or an empty one."""
+    def _log_of(self, user: str | int | None) -> Past:
+        """Return the past of a user of the log, or an empty one."""
         if user is None:
-            return Query((), ())
+            return Past((), ())
         self._check_log()
-        (query,) = logged_users(self.data, user_ids(user, "user")).values()
-        return query
+        (past,) = logged_users(self.data, user_ids(user, "user")).values()
+        return past
 
     def _check_log(self) -> None:
         """Raise DataError if there is no log of users."""
@@ -618,8 +617,8 @@ class Recommender:
                 "each process"
             )
 
-    def _best(self, queries: Iterable[Query], selection: Selection) -> list[Rows[Ranked]]:
-        questions = [selection.question(*items) for items in queries]
+    def _best(self, pasts: Iterable[Past], selection: Selection) -> list[Rows[Ranked]]:
+        questions = [selection.question(*past) for past in pasts]
         answers = answer_all(self._on_catalogue, questions)
         rankings = [self._ranked(best.item_ids, best.logps) for best in answers]
         for ranking in rankings:

@@ -17,7 +17,7 @@ def test_json_holds_what_leave_one_out_says(adapted_run):
     asked = (answer["ranker"], answer["split"], answer["row"], answer["user_id"], answer["item_id"])
     assert asked == ("s-dpo", "test", 3, example.user_id, example.target)
     ranker = opened.ranker("s-dpo")
-    want = leave_one_out(ranker, example)
+    want = leave_one_out(ranker, example, example.target)
     assert [item["item_id"] for item in answer["history"]] == list(example.history)
     assert [item["effect"] for item in answer["history"]] == pytest.approx([d for _, d in want])
     (scores,) = ranker.score([example])

@@ -19,7 +19,7 @@ import yaml
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefrec.data import RankingExample
+from prefrec.data import Query, RankingExample
 from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks
 from prefrec.evaluation.predictions import prediction_frame
@@ -126,7 +126,7 @@ def test_the_code_of_the_card_ranks_as_the_run(run, tmp_path, monkeypatch, capsy
         plain = plain.replace("titles[:2], titles[2:5]", "titles[2:4], titles[4:7]")
         ours = ours.replace("\nprint", "\ntitles = titles[2:]\nprint", 1)
     ids = run.data.catalogue.ids[2 * run.recipe.model.chat :]
-    want = run.ranker("s-dpo").score([RankingExample("-", (*ids[:2],), (*ids[2:5],), ids[2])])[0]
+    want = run.ranker("s-dpo").score([Query((*ids[:2],), (*ids[2:5],))])[0]
     capsys.readouterr()
     exec(plain, {})
     printed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]

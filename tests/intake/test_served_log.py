@@ -118,7 +118,7 @@ def test_every_door_answers_from_the_whole_log(name, log):
     assert users.ids == sorted(histories)
     answers = recommender.recommend_all(k=3, exclude_seen=True)
     for user, own in histories.items():
-        last, seen, _ = users.query(user)
+        last, seen, _ = users.past(user)
         assert last == own[-LENGTH:]
         assert {*seen} == touched[user]
         alone = recommender.recommend(user=user, k=3, exclude_seen=True)
@@ -189,6 +189,6 @@ def test_an_update_serves_the_whole_log(log):
     users = LoggedUsers(data)
     assert users.ids == sorted(histories)
     for user, own in histories.items():
-        last, seen, _ = users.query(user)
+        last, seen, _ = users.past(user)
         assert last == own[-LENGTH:]
         assert {*seen} == touched[user]

@@ -10,7 +10,7 @@ import pytest
 import prefrec
 from command import succeed
 from habits import grocery
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.data.seen import items_before
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.evaluation.targets import NEW_TO_USER, REPEAT
@@ -216,18 +216,18 @@ def test_items_that_a_user_has_are_recommended_unless_a_rule_excludes_them(rec):
 
 def test_answers_for_users_know_the_times_of_their_purchases(rec):
     """As a question about the user's history does not: it takes purchases to be as far apart as they usually are."""
-    query = logged_users(rec.data, ["u0003"])["u0003"]
-    assert len(query.times) == len(query.history)
+    past = logged_users(rec.data, ["u0003"])["u0003"]
+    assert len(past.times) == len(past.history)
     ids = tuple(rec.data.catalogue.ids)
-    example = RankingExample("-", tuple(query.history), ids, ids[0], history_times=tuple(query.times))
-    (want,) = rec.stage.full.load(8).score([example])
+    query = Query(tuple(past.history), ids, history_times=tuple(past.times))
+    (want,) = rec.stage.full.load(8).score([query])
     answer = rec.recommend(user="u0003", k=5)
     everyone = rec.recommend_all(k=5, users=["u0003"])
     for rows in (zip(*((line.item_id, line.score) for line in answer), strict=True), everyone["item_id", "score"]):
         found, scores = map(list, rows)
         np.testing.assert_allclose(scores, [want[ids.index(item)] for item in found], rtol=1e-5)
     assert rec.explain((), found[0], user="u0003").score == pytest.approx(scores[0], rel=1e-5)
-    without = [line.score for line in rec.recommend([*query.history], k=5)]
+    without = [line.score for line in rec.recommend([*past.history], k=5)]
     assert not np.allclose(without, scores, rtol=1e-3)
 
 

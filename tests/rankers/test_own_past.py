@@ -66,7 +66,7 @@ histories = st.lists(st.text("abcd", min_size=1, max_size=12), min_size=1, max_s
 
 @given(histories, st.text("abcde", max_size=12))
 def test_features_in_steps_equal_their_slow_twin(others, history):
-    found = OwnPast.of(_log(others)).of_example(_example(history, range(len(history)), 99))  # these are no dates
+    found = OwnPast.of(_log(others)).of_query(_example(history, range(len(history)), 99))  # these are no dates
     numbered = [(other, range(len(other))) for other in others]
     want = _slow(numbered, history, range(len(history)), len(history), 1.0)
     assert found.keys() == want.keys()
@@ -91,7 +91,7 @@ def test_features_in_days_equal_their_slow_twin(others, own, unknown, has_time):
     days = [min(day, end) for day in days[:known]]
     days += [max([end - step * (len(history) - n), *days[-1:]]) for n in range(known, len(history))]
     times = [START + DAY * day for day in own[1][:known]]
-    found = OwnPast.of(log).of_example(_example(history, times, START + DAY * 40 if has_time else None))
+    found = OwnPast.of(log).of_query(_example(history, times, START + DAY * 40 if has_time else None))
     want = _slow(others, history, days, end, step)
     assert found.keys() == want.keys()
     for item, values in found.items():
@@ -112,7 +112,7 @@ def test_cells_are_the_candidates_of_the_history(candidates):
     cells = {(row, candidates[column]) for row, column in zip(found.rows, found.columns, strict=True)}
     assert cells == {(0, item) for item in {*"abca"} & {*candidates}}
     for column, values in zip(found.columns, found.values, strict=True):
-        np.testing.assert_allclose(values, past.of_example(rows[0])[candidates[column]], rtol=1e-6)
+        np.testing.assert_allclose(values, past.of_query(rows[0])[candidates[column]], rtol=1e-6)
         np.testing.assert_allclose(past.of_item(rows, candidates[column]), [values, [0] * len(NAMES)], rtol=1e-6)
 
 
@@ -199,7 +199,7 @@ def test_a_blend_with_own_items_equals_a_sum_over_its_features(learnt, excluded,
         logit = blend.logits[0] if not is_out_of_fold else blend.logits[_fold(example.user_id)]
         for column, item in enumerate(ITEMS):
             base = {"buy again": bought[row, column], "popularity": times([example])[0, column, 0]}
-            own = past.of_example(example).get(item, (0.0,) * len(NAMES))
+            own = past.of_query(example).get(item, (0.0,) * len(NAMES))
             of = base | dict(zip(NAMES, own, strict=True))
             of |= {f"own × {name}": own[0] * value for name, value in base.items()}
             pairs = zip(logit.names, logit.weights, logit.scale, strict=True)

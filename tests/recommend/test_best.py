@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from drawn_logs import make_log
-from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.data import Catalogue, PreparedData, Query, RankingExample
 from prefrec.rankers import matrices
 from prefrec.rankers.attributes import attribute_ranker
 from prefrec.rankers.base import ListRanker
@@ -161,7 +161,7 @@ def test_a_batch_has_the_answers_of_each_question_alone(name, dense_cells, monke
 
 def _slow(ranker, question, popular):
     kept = [i for i in ITEMS if i not in question.seen and i != "i3"]
-    (scores,) = ranker.score([RankingExample("-", tuple(question.history), tuple(kept), kept[0])]).astype(np.float32)
+    (scores,) = ranker.score([Query(tuple(question.history), tuple(kept))]).astype(np.float32)
     order = sorted(range(len(kept)), key=lambda n: (-scores[n], popular.position[kept[n]]))
     counts, answer, brands = Counter(), [], dict(zip(ITEMS, CATALOGUE.frame["brand"], strict=True))
     factors = {n: {"a": 1, "b": 2, "c": 0.5}[brands[kept[n]]] * (3 if kept[n] == "i7" else 1) for n in order}
@@ -203,7 +203,7 @@ def test_codes_of_shared_items_are_looked_up_once_for_each_index():
 
 
 def test_two_steps_equal_a_walk_of_the_first_ring(monkeypatch):
-    rows = [RankingExample("-", tuple(RNG.choice(ITEMS, 3)), tuple(ITEMS), ITEMS[0]) for _ in range(20)]
+    rows = [Query(tuple(RNG.choice(ITEMS, 3)), tuple(ITEMS)) for _ in range(20)]
     quick = TransitionGraphRanker.fit(LOG, CATALOGUE).score(rows)
     monkeypatch.setattr("prefrec.rankers.transitions.DENSE_CELLS", 0)
     np.testing.assert_array_equal(TransitionGraphRanker.fit(LOG, CATALOGUE).score(rows), quick)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.errors import DataError, TokenizerError
 from prefrec.rankers import LMRanker
 from prefrec.recommend.explain import leave_one_out, reasons
 from slow import slow_logps
 from tiny_lists import CATALOGUE
 
-EXAMPLE = RankingExample("u", ("i1", "i9", "i30", "i44"), ("i2", "i3", "i17", "i50"), "i17")
+QUERY, ITEM = Query(("i1", "i9", "i30", "i44"), ("i2", "i3", "i17", "i50")), "i17"
 
 
 def _slow_twin(ranker: LMRanker, history: tuple[str, ...]) -> list[tuple[str, float]]:
@@ -21,7 +21,7 @@ def _slow_twin(ranker: LMRanker, history: tuple[str, ...]) -> list[tuple[str, fl
 
     def score(items) -> float:
         of = CATALOGUE.titles_of
-        choices = ranker.encoder.encode(ranker.template, of(items), of(EXAMPLE.candidates), of([EXAMPLE.target]))
+        choices = ranker.encoder.encode(ranker.template, of(items), of(QUERY.candidates), of([ITEM]))
         with torch.no_grad():
             return float(slow_logps(ranker.model, choices)[0])
 
@@ -37,35 +37,35 @@ def _equal(got, want):
 @pytest.mark.parametrize("settings", [{}, {"chat": True}, {"template": "movies/continue"}, {"batch_size": 1}])
 def test_it_equals_the_slow_twin(lm_of, settings):
     lm = lm_of(**settings)
-    _equal(leave_one_out(lm, EXAMPLE), _slow_twin(lm, EXAMPLE.history))
+    _equal(leave_one_out(lm, QUERY, ITEM), _slow_twin(lm, QUERY.history))
 
 
 def test_items_that_were_not_read_are_left_out(lm_of):
     free, of = lm_of(), CATALOGUE.titles_of
-    longest = free.encoder.encode(free.template, of(EXAMPLE.history[2:]), of(EXAMPLE.candidates), of(["i17"]))
+    longest = free.encoder.encode(free.template, of(QUERY.history[2:]), of(QUERY.candidates), of(["i17"]))
     short = lm_of(max_length=longest.length)
-    _equal(leave_one_out(short, EXAMPLE), _slow_twin(short, EXAMPLE.history[2:]))
+    _equal(leave_one_out(short, QUERY, ITEM), _slow_twin(short, QUERY.history[2:]))
 
 
 def test_the_last_items_are_explained_by_scores_of_the_whole_history(lm_of, monkeypatch):
     monkeypatch.setattr("prefrec.recommend.explain.EXPLAINED", 2)
     lm = lm_of()
-    _equal(leave_one_out(lm, EXAMPLE), _slow_twin(lm, EXAMPLE.history)[2:])
-    assert reasons(lm, EXAMPLE).not_explained == 2
+    _equal(leave_one_out(lm, QUERY, ITEM), _slow_twin(lm, QUERY.history)[2:])
+    assert reasons(lm, QUERY, ITEM).not_explained == 2
 
 
 def test_what_cannot_be_asked(lm_of):
     with pytest.raises(DataError, match="item 'nobody' is not in the catalogue"):
-        leave_one_out(lm_of(), replace(EXAMPLE, target="nobody"))
+        leave_one_out(lm_of(), QUERY, "nobody")
     with pytest.raises(TokenizerError, match="even without a history, but max_length is 20"):
-        leave_one_out(lm_of(max_length=20), EXAMPLE)
+        leave_one_out(lm_of(max_length=20), QUERY, ITEM)
 
 
 def test_items_that_the_template_hides_are_not_listed(lm_of, tmp_path):
     template = tmp_path / "last.jinja2"
     template.write_text("Seen: {{ history[-2:] | join(', ') }}. Of {{ candidates | join(', ') }} next:")
     lm = lm_of(template=str(template))
-    _equal(leave_one_out(lm, EXAMPLE), _slow_twin(lm, ("i30", "i44")))
+    _equal(leave_one_out(lm, QUERY, ITEM), _slow_twin(lm, ("i30", "i44")))
 
 
 def test_an_item_is_left_out_with_its_time():
@@ -74,11 +74,11 @@ def test_an_item_is_left_out_with_its_time():
     class Asking:
         name = "asking"
 
-        def score(self, examples):
-            asked.extend((e.history, e.history_times) for e in examples)
-            return np.zeros((len(examples), len(EXAMPLE.candidates)))
+        def score(self, queries):
+            asked.extend((q.history, q.history_times) for q in queries)
+            return np.zeros((len(queries), len(QUERY.candidates)))
 
-    reasons(Asking(), replace(EXAMPLE, history=("i1", "i9", "i1"), history_times=(5, 7)))
+    reasons(Asking(), replace(QUERY, history=("i1", "i9", "i1"), history_times=(5, 7)), ITEM)
     assert asked[-4:] == [
         (("i1", "i9", "i1"), (5, 7)),
         (("i9", "i1"), (7,)),

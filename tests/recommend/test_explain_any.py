@@ -8,7 +8,7 @@ import pytest
 
 from drawn_logs import make_log
 from drawn_towers import tower_of
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query
 from prefrec.rankers.baselines import CooccurrenceRanker, ItemKNNRanker, PopularityRanker, TitleTfidfRanker
 from prefrec.rankers.blend import POPULARITY, BlendRanker, RerankedBlend, Weights
 from prefrec.rankers.ease import EASERanker
@@ -27,7 +27,7 @@ CATALOGUE = Catalogue(
 RNG = np.random.default_rng(3)
 LOG = make_log([(f"u{u}", ITEMS[i], n) for u in range(40) for n, i in enumerate(RNG.permutation(20)[:7])])
 HISTORY = ("i03", "i11", "new", "i07", "i03", "i15")
-EXAMPLE = RankingExample("-", HISTORY, tuple(CATALOGUE.ids), "i09")
+QUERY, ITEM = Query(HISTORY, tuple(CATALOGUE.ids)), "i09"
 SUMS = {
     "window": WindowCooccurrenceRanker.fit(LOG),
     "item-kNN": ItemKNNRanker.fit(LOG),
@@ -38,13 +38,13 @@ SUMS = {
 
 
 def _score(ranker, history, item="i09"):
-    return float(ranker.score([replace(EXAMPLE, history=tuple(history), candidates=(item,), target=item)])[0, 0])
+    return float(ranker.score([replace(QUERY, history=tuple(history), candidates=(item,))])[0, 0])
 
 
 @pytest.mark.parametrize("name", SUMS)
 def test_terms_of_a_sum_equal_scores_of_one_item_at_its_place(name):
     ranker = SUMS[name]
-    found = reasons(ranker, EXAMPLE)
+    found = reasons(ranker, QUERY, ITEM)
     # An unknown item has no similarity to any, but it counts for the age of others.
     alone = [_score(ranker, ["?"] * n + [item] + ["?"] * (5 - n)) for n, item in enumerate(HISTORY)]
     assert [item for item, _ in found.effects] == [*HISTORY]
@@ -53,19 +53,19 @@ def test_terms_of_a_sum_equal_scores_of_one_item_at_its_place(name):
     assert found.score == _score(ranker, HISTORY) == pytest.approx(sum(alone))
     assert found.rest == pytest.approx(0.0, abs=1e-7)  # EASE sums float32
     assert abs(found.score) > 0.001
-    assert reasons(ranker, replace(EXAMPLE, history=())).effects == []
-    unknown = reasons(ranker, replace(EXAMPLE, target="nothing"))
+    assert reasons(ranker, replace(QUERY, history=()), ITEM).effects == []
+    unknown = reasons(ranker, QUERY, "nothing")
     assert (unknown.score, {effect for _, effect in unknown.effects}) == (0.0, {0.0})
 
 
 def test_what_is_no_sum_is_explained_by_leaving_out():
     for ranker in (TransitionGraphRanker.fit(LOG, CATALOGUE), tower_of(CATALOGUE.ids, RNG.normal(size=(21, 4)))):
         _explained_by_leaving_out(ranker)
-    assert {effect for _, effect in reasons(PopularityRanker.fit(LOG), EXAMPLE).effects} == {0.0}
+    assert {effect for _, effect in reasons(PopularityRanker.fit(LOG), QUERY, ITEM).effects} == {0.0}
 
 
 def _explained_by_leaving_out(ranker):
-    found = reasons(ranker, EXAMPLE)
+    found = reasons(ranker, QUERY, ITEM)
     without = [_score(ranker, HISTORY[:n] + HISTORY[n + 1 :]) for n in range(6)]
     assert (found.method, found.rest, found.parts) == ("leave-one-out", None, {})
     np.testing.assert_allclose([effect for _, effect in found.effects], found.score - np.array(without), atol=1e-5)
@@ -75,11 +75,14 @@ def _explained_by_leaving_out(ranker):
 def test_leaving_out_measures_the_last_items_of_the_whole_history(monkeypatch):
     monkeypatch.setattr("prefrec.recommend.explain.EXPLAINED", 2)
     ranker = TransitionGraphRanker.fit(LOG, CATALOGUE)
-    found = reasons(ranker, EXAMPLE)
+    found = reasons(ranker, QUERY, ITEM)
     without = [_score(ranker, HISTORY[:n] + HISTORY[n + 1 :]) for n in (4, 5)]
     assert ([item for item, _ in found.effects], found.not_explained) == ([*HISTORY[4:]], 4)
     np.testing.assert_allclose([effect for _, effect in found.effects], _score(ranker, HISTORY) - np.array(without))
-    assert (len(reasons(SUMS["window"], EXAMPLE).effects), reasons(SUMS["window"], EXAMPLE).not_explained) == (6, 0)
+    assert (
+        len(reasons(SUMS["window"], QUERY, ITEM).effects),
+        reasons(SUMS["window"], QUERY, ITEM).not_explained,
+    ) == (6, 0)
 
 
 def _logit(names):
@@ -97,10 +100,10 @@ def blend():
 
 
 def test_effects_of_a_blend_are_differences_of_its_score_and_sums_of_its_parts(blend):
-    found = reasons(blend, EXAMPLE)
-    whole = float(blend.score([EXAMPLE])[0, EXAMPLE.target_index])
-    rows = [replace(EXAMPLE, history=HISTORY[:n] + HISTORY[n + 1 :]) for n in range(6)]
-    slow = whole - blend.score(rows)[:, EXAMPLE.target_index]
+    found = reasons(blend, QUERY, ITEM)
+    whole = float(blend.score([QUERY])[0, QUERY.candidates.index(ITEM)])
+    rows = [replace(QUERY, history=HISTORY[:n] + HISTORY[n + 1 :]) for n in range(6)]
+    slow = whole - blend.score(rows)[:, QUERY.candidates.index(ITEM)]
     np.testing.assert_allclose([effect for _, effect in found.effects], slow, atol=1e-5)
     assert (found.score, {*found.parts}) == (pytest.approx(whole), {*blend.weights.units, POPULARITY})
     np.testing.assert_allclose(np.sum([*found.parts.values()], axis=0), slow, atol=1e-5)
@@ -111,8 +114,8 @@ def test_effects_of_a_blend_are_differences_of_its_score_and_sums_of_its_parts(b
 def test_a_part_that_reranks_has_its_share_of_the_effects(blend):
     model, logit = SUMS["item-kNN"], _logit(["blend", "item-kNN"])
     reranked = RerankedBlend(blend, [model], (logit,))
-    found = reasons(reranked, EXAMPLE)
-    utility, knowing = reasons(blend, EXAMPLE), reasons(model, EXAMPLE)
+    found = reasons(reranked, QUERY, ITEM)
+    utility, knowing = reasons(blend, QUERY, ITEM), reasons(model, QUERY, ITEM)
     first, second = logit.weights / logit.scale
     for name, shares in utility.parts.items():
         np.testing.assert_allclose(found.parts[name], first * np.array(shares))
@@ -122,5 +125,5 @@ def test_a_part_that_reranks_has_its_share_of_the_effects(blend):
 
 
 def test_an_item_outside_the_candidates_is_scored_beside_them(blend):
-    found = reasons(blend, replace(EXAMPLE, candidates=("i01", "i02")))
-    np.testing.assert_allclose(found.score, reasons(blend, EXAMPLE).score, atol=1e-5)
+    found = reasons(blend, replace(QUERY, candidates=("i01", "i02")), ITEM)
+    np.testing.assert_allclose(found.score, reasons(blend, QUERY, ITEM).score, atol=1e-5)

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from drawn_logs import make_log
-from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.data import Catalogue, PreparedData, Query
 from prefrec.rankers.baselines import ItemKNNRanker, TitleTfidfRanker
 from prefrec.recommend.new_items import ByTitleIfEqual, NewItems
 from prefrec.recommend.questions import Selection, answer_all
@@ -39,7 +39,7 @@ def test_counts_put_new_items_in_the_order_of_their_titles():
     )
     assert after_tent.item_ids[1] == new_after_tent[0] == "n2"  # it shares the word tent
     assert {*new_after_lamp[:2]} == {"n1", "n3"}
-    titles = TitleTfidfRanker.fit(CATALOGUE).score([RankingExample("-", ("b",), ("n2",), "n2")])
+    titles = TitleTfidfRanker.fit(CATALOGUE).score([Query(("b",), ("n2",))])
     np.testing.assert_allclose(after_tent.logps[1], titles[0, 0], rtol=1e-5)
 
 
@@ -57,7 +57,7 @@ class Fixed:
 
 @pytest.mark.parametrize("same", [[0.0, 0.0, 0.0], [-np.inf] * 3, [2.5, 2.5, -np.inf]])
 def test_titles_decide_where_a_ranker_gives_all_new_items_the_same(same):
-    examples = [RankingExample("-", ("b",), ("n1", "n2", "n3"), "n1")] * 2
+    examples = [Query(("b",), ("n1", "n2", "n3"))] * 2
     by_title = TitleTfidfRanker.fit(CATALOGUE)
     scores = ByTitleIfEqual(Fixed([same, [1.0, 3.0, 2.0]]), by_title).score(examples)
     np.testing.assert_array_equal(scores[0], by_title.score(examples)[0])

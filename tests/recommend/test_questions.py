@@ -201,7 +201,7 @@ def test_a_ranker_is_asked_once_about_what_may_be_recommended():
     ranker, selection = ByNumber(), Selection(CATALOGUE, Rules(deny=["i5"]), 3)
     asked = [selection.question(["i1"], ["i1"]), selection.question([], ITEMS["item_id"].to_list())]
     first, second = answer_all(ranker, asked)
-    assert [(e.user_id, e.history, len(e.candidates)) for e in ranker.asked] == [("-", ("i1",), 11)]
+    assert [(e.user_id, e.history, len(e.candidates)) for e in ranker.asked] == [(None, ("i1",), 11)]
     assert len(first.item_ids) == 3
     assert (second.item_ids, second.exact, second.method) == ([], True, "exact")
 
@@ -240,10 +240,10 @@ def test_users_are_found_as_in_the_whole_log(learnt, later, beside):
     assert users.ids == sorted({user for user, *_ in (*learnt, *later, *beside)})
     for user in USERS:
         if user in users.ids:
-            assert users.query(user) == logged_users(data, [user])[user]
+            assert users.past(user) == logged_users(data, [user])[user]
             continue
         with pytest.raises(UnknownUserError) as found:
-            users.query(user)
+            users.past(user)
         with pytest.raises(UnknownUserError) as want:
             logged_users(data, [user])
         assert str(found.value) == str(want.value)

@@ -6,7 +6,7 @@ import pytest
 
 from drawn_logs import make_log
 from drawn_towers import tower_of
-from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.data import Catalogue, PreparedData, Query
 from prefrec.errors import DataError
 from prefrec.rankers.baselines import ItemKNNRanker, PopularityRanker, TitleTfidfRanker
 from prefrec.rankers.buy_again import BuyAgainRanker
@@ -25,7 +25,7 @@ LOG = make_log([(f"u{u}", ITEMS[i], n) for u in range(25) for n, i in enumerate(
 
 
 def _scores(ranker, *history):
-    return ranker.score([RankingExample("-", history, tuple(CATALOGUE.ids), history[-1])])[0]
+    return ranker.score([Query(history, tuple(CATALOGUE.ids))])[0]
 
 
 @pytest.mark.parametrize("item", ["i4", "new", "nothing"])
@@ -101,4 +101,4 @@ def test_complements_and_substitutes_are_two_answers():
 
 def test_an_item_without_a_vector_is_similar_to_none():
     by = VectorSimilarity("by", ["a", "b"], np.array([[0.0, 0.0], [1.0, 2.0]]))
-    assert by.score([RankingExample("-", ("a",), ("a", "b"), "a")]).tolist() == [[0.0, 0.0]]
+    assert by.score([Query(("a",), ("a", "b"))]).tolist() == [[0.0, 0.0]]

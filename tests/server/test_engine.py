@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from baselines import SERVED_BASELINES
 from fixed_rankers import ListsAlone
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.lm.items import ItemEncoder, add_items
 from prefrec.pipeline.opened import open_run
@@ -22,7 +22,7 @@ from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.recommend import questions
 from prefrec.recommend.explain import leave_one_out
-from prefrec.recommend.questions import Query, RulesError, Selection
+from prefrec.recommend.questions import Past, RulesError, Selection
 from prefrec.recommend.rules import Rules
 from prefrec.recommender import Recommender
 from prefrec.stages.base import Loaded
@@ -167,7 +167,7 @@ def test_what_the_prompt_has_no_room_for_is_not_explained(engine, run):
     row, history = run.data.test[0], ("i0", "i1", "i7", "i9") * 12
     asked = ExplainRequest(history=list(history), candidates=list(row.candidates), item=row.target, ranker="sft")
     answer = _ask(engine, engine.explain(asked))
-    want = leave_one_out(run.ranker("sft"), RankingExample("u", history, row.candidates, row.target))
+    want = leave_one_out(run.ranker("sft"), Query(history, row.candidates), row.target)
     assert answer.history_shortened
     assert [i.position for i in answer.influences] == list(range(48 - len(want), 48))
     assert [i.item_id for i in answer.influences] == [item for item, _ in want]
@@ -378,12 +378,12 @@ def test_the_log_is_read_once_for_all_users(run, monkeypatch):
 def test_questions_about_users_have_the_times_of_their_log(run):
     """Items of the request have none: they are newer."""
     engine = open_engine(run, ["popularity"])
-    logged = Query(["i1", "i2"], ["i9", "i1", "i2"], [5, 7])
-    engine.__dict__["_logged"] = Mock(query=lambda user: logged)
+    logged = Past(["i1", "i2"], ["i9", "i1", "i2"], [5, 7])
+    engine.__dict__["_logged"] = Mock(past=lambda user: logged)
     (asked,) = engine.recommend(RecommendRequest(user_id="u", history=["i3"])).questions
     assert (asked.history, asked.times) == (["i1", "i2", "i3"], [5, 7])
     (why,) = engine.explain(ExplainRequest(user_id="u", history=["i3"], item="i4")).questions
-    assert (why.example.history, why.example.history_times) == (("i1", "i2", "i3"), (5, 7))
+    assert (why.query.history, why.query.history_times) == (("i1", "i2", "i3"), (5, 7))
     engine.close()
 
 
@@ -426,7 +426,7 @@ def test_all_doors_agree_in_bfloat16(run):
     for row, scores, question in zip(rows[:2], want, questions, strict=False):
         why = _ask(engine, engine.explain(ExplainRequest(**question, item=row.target)))
         np.testing.assert_allclose(why.score, scores[row.target_index], atol=1e-3)
-        effects = [effect for _, effect in leave_one_out(lm, row)]
+        effects = [effect for _, effect in leave_one_out(lm, row, row.target)]
         np.testing.assert_allclose([i.effect for i in why.influences], effects, atol=1e-3)
         found = _ask(engine, engine.recommend(RecommendRequest(history=row.history, k=10)))
         for method in ("exact", "search"):

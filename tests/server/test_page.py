@@ -244,7 +244,7 @@ def test_candidates_are_ranked_after_the_history_of_a_customer(bench, run, serve
     with bench.expect_request("**/v1/rank") as asked:
         bench.get_by_role("button", name="Rank candidates").click()
     expect(bench.locator("#right .ranking li")).to_have_count(1)
-    past = served[1]._logged.query(user).history
+    past = served[1]._logged.past(user).history
     assert [item["item_id"] for item in asked.value.post_data_json["history"]] == [*past]
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from fixed_rankers import Fixed, FixedStage
-from prefrec.data import RankingExample, read_prepared, seen_items
+from prefrec.data import Query, RankingExample, read_prepared, seen_items
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import rank_catalogue
 from prefrec.pipeline.checks import check_rows
@@ -398,7 +398,7 @@ def test_validation_targets_count_for_test_rows_alone(finished, recipe):
 
 
 def test_a_block_with_a_validation_target_is_answered_as_its_rows_alone(finished, recipe):
-    """The names and targets of questions are placeholders, which a validation example may have, too."""
+    """Neither users nor targets are read."""
     inputs = _inputs(finished, recipe)
     before = {n: BaselineStage(inputs, n) for n in (*PARTS[:2], "popularity")}
     config, held = BlendConfig(parts=[*PARTS[:2], "popularity"]), inputs.data.validation[0]
@@ -475,17 +475,17 @@ def test_items_that_were_not_learnt_get_the_median(finished):
 
 
 def test_no_answer_is_that_to_another_history(finished):
-    """Questions without a user have the same name, and the same candidates."""
+    """Queries without a user have the same candidates."""
     data = read_prepared(finished / "data")
 
     class ByHistory:
         name = "lm"
 
-        def score(self, examples):
-            return np.array([[float(c in e.history) for c in e.candidates] for e in examples])
+        def score(self, queries):
+            return np.array([[float(c in q.history) for c in q.candidates] for q in queries])
 
     listed = tuple(data.catalogue.ids[:6])
-    one, other = (RankingExample("-", (item,), listed, listed[0]) for item in listed[1:3])
+    one, other = (Query((item,), listed) for item in listed[1:3])
     late = LazyRanker(FixedStage(ByHistory()), 4)
     for begin in (lambda: None, lambda: late.use_predictions({})):
         begin()

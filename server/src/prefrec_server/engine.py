@@ -17,7 +17,7 @@ from rich.markup import escape
 from scipy.special import softmax
 
 from prefrec.console import say
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, Query
 from prefrec.errors import DataError
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.base import Recommendation
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from prefrec.stages.encoders import Encoder
 
 Body = TypeVar("Body")
-Asked = ChoiceSet | RankingExample | Question | Why | Beside
+Asked = ChoiceSet | Query | Question | Why | Beside
 """A question: about candidates, to a language model or another ranker; about all items, reasons or related items."""
 
 
@@ -130,8 +130,7 @@ class Engine:
             question, dropped = self.encoder.fit(self.template, *_titles(history, candidates, candidates))
         else:
             shown, listed = (tuple(item.item_id for item in items) for items in (history, candidates))
-            # An example needs a target, but no ranker reads it: use the first candidate.
-            question = RankingExample("-", shown, listed, listed[0])
+            question = Query(shown, listed)
 
         def answer(scores: Scores) -> bodies.RankAnswer:
             order = np.argsort(-scores[0], kind="stable")
@@ -191,12 +190,12 @@ class Engine:
             raise DataError(f"{ranker} can only explain scores among candidates: send candidates")
         listed = tuple(item.item_id for item in candidates) or tuple(self.items.catalogue.ids)
         past = tuple(item.item_id for item in history)
-        example = RankingExample("-", past, listed, target.item_id, history_times=tuple(times))
+        query = Query(past, listed, history_times=tuple(times))
 
         def answer(found: list[Reasons]) -> bodies.ExplainAnswer:
             return _explanation(ranker, target, history, found[0])
 
-        return Prepared(ranker, [Why(example, bool(candidates))], answer)
+        return Prepared(ranker, [Why(query, target.item_id, bool(candidates))], answer)
 
     def recommend(self, request: bodies.RecommendRequest) -> Prepared[bodies.RecommendAnswer]:
         """Prepare a recommendation from the items of the catalogue that the request's rules allow.
@@ -262,7 +261,7 @@ class Engine:
         seen = [item.item_id for item in history]
         if request.user_id is None:
             return history, seen, ()
-        shown, log, times = self._logged.query(request.user_id)
+        shown, log, times = self._logged.past(request.user_id)
         return [*map(self.items.item, shown), *history], [*log, *seen], times
 
     def related(self, relation: Relation, request: bodies.RelatedRequest) -> Prepared[bodies.RelatedAnswer]:
@@ -347,7 +346,7 @@ class Engine:
         return ranker in self.models or self._scorer.others[ranker].full is not None
 
     def _tokens(self, question: Asked) -> int:
-        if isinstance(question, RankingExample):
+        if isinstance(question, Query):
             return 8 * (len(question.history) + len(question.candidates))  # about as many as titles have
         if isinstance(question, Question | Why | Beside):
             return self._scorer.catalogue_tokens

@@ -1,4 +1,4 @@
-"""The rankers of a server: language models score choice sets in bounded passes, other rankers score examples."""
+"""The rankers of a server: language models score choice sets in bounded passes, other rankers score queries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.data import Catalogue, PreparedData, Query
 from prefrec.errors import check_finite
 from prefrec.rankers.base import Ranker, Recommendation
 from prefrec.rankers.config import BATCH_SIZE
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Why:
-    """A question for the reasons of a score: that of the example's target, among its candidates.
+    """A question for the reasons of an item's score among the candidates of a query.
 
     If not `is_listed`, the candidates are the whole catalogue.
     """
 
-    example: RankingExample
+    query: Query
+    item: str
     is_listed: bool
 
 
@@ -100,11 +101,11 @@ class Scorer:
     def score(self, ranker: str, questions: Sequence[Any]) -> Scores:
         """Return the scores [C] of each question; for a language model, log-probabilities of the answers.
 
-        Questions are choice sets for a language model, and ranking examples for other rankers. Raise ModelError if a
+        Questions are choice sets for a language model, and queries for other rankers. Raise ModelError if a
         score is not finite.
         """
         if ranker in self.others:
-            sizes = [len(example.candidates) for example in questions]
+            sizes = [len(query.candidates) for query in questions]
             scores = self.others[ranker].load(BATCH_SIZE).score(questions)
         else:
             sizes = [len(choice_set.answers) for choice_set in questions]
@@ -122,7 +123,8 @@ class Scorer:
         stage = self.others[ranker]
         with _no_gradients():
             full = stage.full or stage
-            return [reasons((stage if q.is_listed else full).load(BATCH_SIZE), q.example) for q in questions]
+            rankers = [(stage if asked.is_listed else full).load(BATCH_SIZE) for asked in questions]
+            return [reasons(ranker, q.query, q.item) for ranker, q in zip(rankers, questions, strict=True)]
 
     def related(
         self, ranker: str, questions: Sequence[Beside], data: PreparedData
@@ -209,10 +211,10 @@ class SharedLM:
     scorer: Scorer
     ranker: LMRanker | CatalogueRanker
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return log-probabilities [B, C] of the candidates; −inf in empty columns."""
         with self.scorer.active(self.name):
-            return self.ranker.score(examples)
+            return self.ranker.score(queries)
 
     def item_vectors(self) -> tuple[Sequence[str], NDArray[np.float32]] | None:
         """Return ids [I] and vectors [I, D] of item-ID tokens; None without these."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from prefrec.data.query import Query
 from prefrec.data.rows import RankingExample
 from prefrec.errors import DataError
 
@@ -185,7 +186,7 @@ def preference_questions(
     return questions
 
 
-def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shrink: float = 5.0) -> list[list[float]]:
+def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[Query], shrink: float = 5.0) -> list[list[float]]:
     """Return, per example and candidate, the item's mean rating in training.
 
     Means are shrunk towards the mean m of all ratings: (Σ ratings + shrink·m) / (n + shrink).
@@ -198,7 +199,7 @@ def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shri
 
 
 def centred_mean_scores(
-    learn: pl.DataFrame, rows: Sequence[RankingExample], by: RatedBy = "value", shrink: float = 5.0
+    learn: pl.DataFrame, rows: Sequence[Query], by: RatedBy = "value", shrink: float = 5.0
 ) -> list[list[float]]:
     """Return, per example and candidate, the item's mean user-centred rating in training.
 

@@ -10,15 +10,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from prefrec.data.query import Query
+
 Row = TypeVar("Row")
 _BLOCK = 4096
 # Up to this number, examples are cached when they are first iterated over: small data are read repeatedly.
 _KEPT = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class RankingExample:
-    """A ranking question: with which of `candidates` does the user interact next?
+@dataclass(frozen=True, slots=True, init=False)
+class RankingExample(Query):
+    """A query whose answer is known: with which of `candidates` did the user interact next?
 
     Attributes:
         user_id: the user's id.
@@ -26,16 +28,24 @@ class RankingExample:
         candidates: item ids; the target occurs exactly once.
         target: item id of the next interaction.
         time: time of the target in seconds since 1970, if the data have dates.
-        history_times: times of the first items of the history, in seconds since 1970. Items without one are newer.
-            Empty if the data have no dates or no repeats, because only features of repeats read them.
+        history_times: as of `Query`.
     """
 
-    user_id: str
-    history: tuple[str, ...]
-    candidates: tuple[str, ...]
-    target: str
-    time: int | None = field(default=None, compare=False)
-    history_times: tuple[int, ...] = field(default=(), compare=False)
+    user_id: str = field(kw_only=True)
+    target: str = field(kw_only=True)
+
+    def __init__(
+        self,
+        user_id: str,
+        history: tuple[str, ...],
+        candidates: tuple[str, ...],
+        target: str,
+        time: int | None = None,
+        history_times: tuple[int, ...] = (),
+    ) -> None:
+        # By hand, because a user and a target come before a time that may be left out.
+        Query.__init__(self, history, candidates, time, history_times, user_id)
+        object.__setattr__(self, "target", target)
 
     @property
     def target_first(self) -> tuple[str, ...]:

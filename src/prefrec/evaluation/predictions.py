@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query, RankingExample
 from prefrec.data.parquet import UNREADABLE, read_parquet
 from prefrec.errors import DataError, ModelError, first_words
 from prefrec.prompts.answers import valid_choice
@@ -108,14 +108,14 @@ def read_predictions(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: not a predictions file ({first_words(e)}); run the recipe again") from None
 
 
-def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[Any]:
-    """Return a ranker's scores [B, C] of the candidates of examples.
+def checked_scores(ranker: Ranker, queries: Sequence[Query]) -> NDArray[Any]:
+    """Return a ranker's scores [B, C] of the candidates of queries.
 
     Raise ModelError if they do not have this shape or are not numbers, or one is +inf. `target_ranks` refuses NaN.
     """
-    result = ranker.score(examples)
+    result = ranker.score(queries)
     scores, said = np.asarray(result), f"ranker {ranker.name!r}: "
-    expected = (len(examples), max((len(e.candidates) for e in examples), default=0))
+    expected = (len(queries), max((len(q.candidates) for q in queries), default=0))
     if scores.shape != expected:
         raise ModelError(f"{said}expected scores of shape {expected}, got {scores.shape}")
     if isinstance(result, np.ma.MaskedArray):

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query
 from prefrec.errors import ConfigError, did_you_mean
 from prefrec.rankers.matrices import blocks, history_matrix, pad_codes, quick_factor, score_by_rows
 
@@ -95,12 +95,12 @@ class SameValueRanker:
         cells = (1 / np.sqrt(counts[rows]), (rows, columns))
         return cls(sparse.csr_array(cells, shape=(len(items), len(kinds)), dtype=np.float64), index, name)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        weights = history_matrix([e.history for e in examples], self.index, self.half_life)
+        weights = history_matrix([q.history for q in queries], self.index, self.half_life)
         shares = sparse.csr_array(_per_row(weights) @ weights @ self.vectors)
-        scores = score_by_rows(shares, lambda block: block @ self._factor, examples, self.index)
-        return _with_means(scores, shares @ self._mean, examples, self.index)
+        scores = score_by_rows(shares, lambda block: block @ self._factor, queries, self.index)
+        return _with_means(scores, shares @ self._mean, queries, self.index)
 
     @cached_property
     def _factor(self) -> Any:
@@ -139,17 +139,17 @@ class NearNumberRanker:
             numbers = np.log(np.maximum(numbers, numbers[numbers > 0].min()))
         return cls(numbers, {item: n for n, item in enumerate(known["item_id"])}, name)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        weights = history_matrix([e.history for e in examples], self.index, self.half_life)
+        weights = history_matrix([q.history for q in queries], self.index, self.half_life)
         is_known, means = weights.sum(axis=1) > 0, _per_row(weights) @ weights @ self.values
-        codes = pad_codes([e.candidates for e in examples], self.index)
+        codes = pad_codes([q.candidates for q in queries], self.index)
         numbers = np.append(self.values, [0.0, -np.inf])  # the code -1 of empty columns reads the last value
         scores = np.empty(codes.shape)
         for rows in blocks(len(codes), codes.shape[1]):
             np.abs(numbers[codes[rows]] - means[rows, None], out=scores[rows])
         scores = np.where(np.isinf(scores) | is_known[:, None], -scores, 0.0)
-        return _with_means(scores, np.where(is_known, -self._mean_distances(means), 0.0), examples, self.index)
+        return _with_means(scores, np.where(is_known, -self._mean_distances(means), 0.0), queries, self.index)
 
     def _mean_distances(self, means: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean of |x − m| over all items, for each m [B]."""
@@ -170,9 +170,9 @@ def _per_row(weights: sparse.csr_array) -> sparse.dia_array:
 def _with_means(
     scores: NDArray[np.float64],
     means: NDArray[np.float64],
-    examples: Sequence[RankingExample],
+    queries: Sequence[Query],
     index: dict[str, int],
 ) -> NDArray[np.float64]:
-    """Return scores [B, C] with the mean [B] of an example's row for candidates outside `index`."""
-    outside = pad_codes([e.candidates for e in examples], index) == len(index)
+    """Return scores [B, C] with the mean [B] of a query's row for candidates outside `index`."""
+    outside = pad_codes([q.candidates for q in queries], index) == len(index)
     return np.where(outside, means[:, None], scores) if outside.any() else scores

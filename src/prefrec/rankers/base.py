@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.data import Catalogue, PreparedData, Query, RankingExample
 from prefrec.equality import ByValue
 from prefrec.errors import ModelError
 
@@ -21,15 +21,15 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @runtime_checkable
 class Ranker(Protocol):
-    """Scores the candidates of ranking examples; higher is better.
+    """Scores the candidates of queries; higher is better.
 
     Popularity, a neural model, a language model and a remote endpoint all have this interface.
     """
 
     name: str
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates of B examples, in the order of each example's candidates.
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates of B queries, in the order of each query's candidates.
 
         Rows with fewer than C = max candidates are filled with -inf.
         """
@@ -53,8 +53,8 @@ class FittedRanker(ABC):
         """Learn from `data.train_interactions`, `data.catalogue` and `data.validation`, and return the ranker."""
 
     @abstractmethod
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates of B examples; `prefrec.rankers.pad_scores` pads shorter rows."""
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates of B queries; `prefrec.rankers.pad_scores` pads shorter rows."""
 
 
 @runtime_checkable
@@ -97,8 +97,8 @@ class VectorRanker(Ranker, Protocol):
 class PartedRanker(Ranker, Protocol):
     """A ranker whose scores are sums over parts, each of which reads the history, such as a blend."""
 
-    def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
-        """Return part → its term [B] in the score of `item`, a candidate of B examples, up to a constant."""
+    def terms(self, queries: Sequence[Query], item: str) -> dict[str, NDArray[np.float64]]:
+        """Return part → its term [B] in the score of `item`, a candidate of B queries, up to a constant."""
         ...
 
 
@@ -163,9 +163,9 @@ class PromptedRanker(Ranker, Protocol):
         ...
 
 
-def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+def checked_scores(ranker: Ranker, queries: Sequence[Query]) -> NDArray[np.float64]:
     """Return the ranker's scores [B, C]; raise ModelError if one is NaN, or above the largest number of float32."""
-    scores = ranker.score(examples)
+    scores = ranker.score(queries)
     # The largest of a row is NaN if one is. Answers hold scores in float32, where a larger one would be infinite.
     highest = scores.max(axis=1, initial=-np.inf)
     if bad := int(np.isnan(highest).sum()):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from prefrec.console import say
-from prefrec.data import Catalogue, RankingExample, has_dates
+from prefrec.data import Catalogue, Query, RankingExample, has_dates
 from prefrec.data.types import WEIGHT
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.buy_again import BuyAgainRanker
@@ -50,14 +50,15 @@ class RandomRanker:
     seed: int = 0
     name: str = "random"
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        return pad_scores([self._row(e) for e in examples])
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        return pad_scores([self._row(q) for q in queries])
 
-    def _row(self, example: RankingExample) -> list[float]:
-        key = "\x1f".join((str(self.seed), example.user_id, *example.history, ""))
+    def _row(self, query: Query) -> list[float]:
+        user = "-" if query.user_id is None else query.user_id
+        key = "\x1f".join((str(self.seed), user, *query.history, ""))
         prefix = blake2b(key.encode(), digest_size=8)
         scores = []
-        for candidate in example.candidates:
+        for candidate in query.candidates:
             digest = prefix.copy()
             digest.update(candidate.encode())
             # The upper 53 bits: the precision of a float.
@@ -82,8 +83,8 @@ class PopularityRanker:
         counts = weighted_pairs(train_interactions).group_by("item_id", maintain_order=True).agg(pl.col(WEIGHT).sum())
         return cls(dict(counts.iter_rows()))
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        return item_scores(examples, self.counts)
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        return item_scores(queries, self.counts)
 
 
 BY_TIME: dict[str, Feature] = {
@@ -105,8 +106,8 @@ class ItemFeatureRanker:
         """Compute the feature from a log `user_id, item_id, timestamp`."""
         return cls(name, ItemFeatures(ItemHistory.of(log, catalogue), catalogue.index, {name: BY_TIME[name]}))
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        values = self.features(examples)[..., 0].astype(np.float64)
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        values = self.features(queries)[..., 0].astype(np.float64)
         return np.where(np.isnan(values), -np.inf, values)
 
 
@@ -127,10 +128,10 @@ class CooccurrenceRanker:
         """Keep the user × item matrix, from which `score` computes counts."""
         return cls(*user_item_matrix(train_interactions))
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        lasts = history_matrix([e.history[-1:] for e in examples], self.index)
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        lasts = history_matrix([q.history[-1:] for q in queries], self.index)
         users = self.matrix.T.tocsr()
-        return score_by_rows(lasts, lambda block: block @ users @ self.matrix, examples, self.index)
+        return score_by_rows(lasts, lambda block: block @ users @ self.matrix, queries, self.index)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         def to_item(column: int) -> NDArray[np.float64]:
@@ -178,9 +179,9 @@ class ItemKNNRanker:
             parts.append(similarity)
         return cls(sparse.csr_array(sparse.vstack(parts, format="csr")), index)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        histories = history_matrix([e.history for e in examples], self.index)
-        return score_by_rows(histories, lambda block: block @ self._factor, examples, self.index)
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        histories = history_matrix([q.history for q in queries], self.index)
+        return score_by_rows(histories, lambda block: block @ self._factor, queries, self.index)
 
     @cached_property
     def _factor(self) -> Any:
@@ -213,9 +214,9 @@ class TitleTfidfRanker:
         vectors = tfidf(list(catalogue.titles.values()))
         return cls(vectors, {item: i for i, item in enumerate(catalogue.titles)}, half_life)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        weights = history_matrix([e.history for e in examples], self.index, self.half_life)
-        return score_by_rows(weights, lambda block: block @ self.vectors @ self._titles, examples, self.index)
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        weights = history_matrix([q.history for q in queries], self.index, self.half_life)
+        return score_by_rows(weights, lambda block: block @ self.vectors @ self._titles, queries, self.index)
 
     @cached_property
     def _titles(self) -> sparse.csr_array:

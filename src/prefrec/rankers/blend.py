@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, Self
 from zlib import crc32
 
@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, Query
 from prefrec.data.rows import take
 from prefrec.equality import ByValue
 from prefrec.errors import ConfigError
@@ -153,7 +153,7 @@ class Times(Protocol):
         """Names of the features [F]."""
         ...
 
-    def __call__(self, examples: Sequence[RankingExample]) -> Features:
+    def __call__(self, queries: Sequence[Query]) -> Features:
         """Return the features of the candidates [B, C, F]."""
         ...
 
@@ -195,52 +195,52 @@ class BlendRanker:
         self.logits = weights.folds if out_of_fold else (whole,)
         self.past = None if excluded == PAST else past
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
-        columns = [scaled(checked_scores(part, examples), self.weights.units[part.name]) for part in self.parts]
-        columns += self._item_columns(examples)
+        columns = [scaled(checked_scores(part, queries), self.weights.units[part.name]) for part in self.parts]
+        columns += self._item_columns(queries)
         logits = [first_features(logit, len(columns)) for logit in self.logits]
         is_one = len(logits) == 1
-        utility = logits[0].utility_of(columns) if is_one else utilities(logits, joined(columns), examples)
+        utility = logits[0].utility_of(columns) if is_one else utilities(logits, joined(columns), queries)
         if self.past is not None:
-            self._add_past(utility, columns, examples, self.past)
+            self._add_past(utility, columns, queries, self.past)
         return utility
 
-    def _item_columns(self, examples: Sequence[RankingExample]) -> list[NDArray[np.float32]]:
+    def _item_columns(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
         """Return the item features that count, [B, C] each."""
         if not self.of_items:
             return []
-        times = self.times(examples)
+        times = self.times(queries)
         return [times[..., number] for number in self.of_items]
 
     def _add_past(
         self,
         utility: NDArray[np.float64],
         features: Sequence[NDArray[np.float32]],
-        examples: Sequence[RankingExample],
+        queries: Sequence[Query],
         past: OwnPast,
     ) -> None:
         """Add to utilities [B, C] what the features of own items, and the other ones [B, C] of these items, add."""
-        rows, columns, own = past.cells(examples)
+        rows, columns, own = past.cells(queries)
         more = np.column_stack([own, *(feature[rows, columns] for feature in features)])
         size = len(features)
         per_unit = np.stack([logit.weights[size:] / logit.scale[size:] for logit in self.logits])
-        added = (more * per_unit[user_folds(examples, len(self.logits))[rows]]).sum(axis=1)
+        added = (more * per_unit[user_folds(queries, len(self.logits))[rows]]).sum(axis=1)
         utility[rows, columns] += np.nan_to_num(added)  # an empty score has -inf already
 
-    def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
+    def terms(self, queries: Sequence[Query], item: str) -> dict[str, NDArray[np.float64]]:
         """Return part, `POPULARITY`, `TIME` or `PAST` → its term [B] in the utility of `item`, up to a constant."""
-        rows = np.arange(len(examples))
-        columns = [e.candidates.index(item) for e in examples]
+        rows = np.arange(len(queries))
+        columns = [q.candidates.index(item) for q in queries]
         units = self.weights.units
-        values = [scaled(checked_scores(part, examples)[rows, columns], units[part.name]) for part in self.parts]
-        values += [feature[rows, columns] for feature in self._item_columns(examples)]
+        values = [scaled(checked_scores(part, queries)[rows, columns], units[part.name]) for part in self.parts]
+        values += [feature[rows, columns] for feature in self._item_columns(queries)]
         part_of = [*(part.name for part in self.parts), *(feature_part(self.times.names[n]) for n in self.of_items)]
         table, size = np.column_stack(values).astype(np.float64), len(part_of)
         per_unit = self.logits[0].weights / self.logits[0].scale
         weighted, terms = table * per_unit[:size], dict[str, NDArray[np.float64]]()
         if self.past is not None:
-            own = self.past.of_item(examples, item)
+            own = self.past.of_item(queries, item)
             weighted += own[:, :1] * table * per_unit[size + len(OF_PAST) :]
             terms[PAST] = own @ per_unit[size : size + len(OF_PAST)]
         for name, term in zip(part_of, weighted.T, strict=True):
@@ -268,22 +268,22 @@ class RerankedBlend:
         self.models = models
         self.logits = logits
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C], where reranked items are above all others; -inf in empty columns."""
-        scores = self.blend.score(examples)
+        scores = self.blend.score(queries)
         best = best_columns(scores)
-        utility = utilities(self.logits, rerank_features(scores, best, self.models, examples), examples)
+        utility = utilities(self.logits, rerank_features(scores, best, self.models, queries), queries)
         real = np.isfinite(utility)
         above = scores.max(axis=1, keepdims=True) + 1
         lifted = above + utility - np.where(real, utility, np.inf).min(axis=1, keepdims=True)
         np.put_along_axis(scores, best, np.where(real, lifted, -np.inf), axis=1)
         return scores
 
-    def terms(self, examples: Sequence[RankingExample], item: str) -> dict[str, NDArray[np.float64]]:
+    def terms(self, queries: Sequence[Query], item: str) -> dict[str, NDArray[np.float64]]:
         """Return part → its term [B] in the utility that reranks `item`, up to a constant."""
         per_unit = self.logits[0].weights / self.logits[0].scale
-        terms = {name: per_unit[0] * term for name, term in self.blend.terms(examples, item).items()}
-        alone = [replace(e, candidates=(item,), target=item) for e in examples]
+        terms = {name: per_unit[0] * term for name, term in self.blend.terms(queries, item).items()}
+        alone = [q.among((item,)) for q in queries]
         models = {m.name: w * checked_scores(m, alone)[:, 0] for m, w in zip(self.models, per_unit[1:], strict=True)}
         return terms | models
 
@@ -298,19 +298,19 @@ def first_features(logit: Logit, count: int) -> Logit:
     return Logit(logit.names[:count], mean, scale, weights, errors, logit.n)
 
 
-def with_past(features: Features, examples: Sequence[RankingExample], past: OwnPast) -> Features:
+def with_past(features: Features, queries: Sequence[Query], past: OwnPast) -> Features:
     """Return features [B, C, F + P + F]: the given ones, the past of own items, and the given ones of own items."""
     size = features.shape[2]
     out = np.zeros((2 * size + len(OF_PAST), *features.shape[:2]), dtype=np.float32).transpose(1, 2, 0)
     out[..., :size] = features
-    rows, columns, own = past.cells(examples)
+    rows, columns, own = past.cells(queries)
     out[rows, columns, size:] = np.hstack([own, features[rows, columns]])
     return out
 
 
-def user_folds(examples: Sequence[RankingExample], count: int) -> NDArray[np.int64]:
-    """Return the fold [B] of each example's user, from 0 to `count` − 1."""
-    return folds_of([e.user_id for e in examples], count)
+def user_folds(queries: Sequence[Query], count: int) -> NDArray[np.int64]:
+    """Return the fold [B] of each query's user, from 0 to `count` − 1."""
+    return folds_of(["-" if q.user_id is None else q.user_id for q in queries], count)
 
 
 def folds_of(users: Sequence[str], count: int) -> NDArray[np.int64]:
@@ -318,11 +318,11 @@ def folds_of(users: Sequence[str], count: int) -> NDArray[np.int64]:
     return np.array([crc32(user.encode()) % count for user in users], dtype=np.int64)
 
 
-def utilities(logits: Sequence[Logit], features: Features, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-    """Return utilities [B, C] of features [B, C, F], each example's by the logit of its user's fold."""
+def utilities(logits: Sequence[Logit], features: Features, queries: Sequence[Query]) -> NDArray[np.float64]:
+    """Return utilities [B, C] of features [B, C, F], each query's by the logit of its user's fold."""
     if len(logits) == 1:
         return logits[0].utility(features)
-    return utility_by_fold(logits, features, user_folds(examples, len(logits)))
+    return utility_by_fold(logits, features, user_folds(queries, len(logits)))
 
 
 def best_columns(scores: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -331,12 +331,12 @@ def best_columns(scores: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def rerank_features(
-    scores: NDArray[np.float64], best: NDArray[np.int64], models: Sequence[Ranker], examples: Sequence[RankingExample]
+    scores: NDArray[np.float64], best: NDArray[np.int64], models: Sequence[Ranker], queries: Sequence[Query]
 ) -> Features:
     """Return the blend's utility and the models' scores [B, R, 1 + M] of the best candidates; NaN in empty columns.
 
     Candidates in `best` [B, R] are sorted in place, so that empty columns are at the end. If the blend can score none
-    of an example's candidates, all its columns are empty.
+    of a query's candidates, all its columns are empty.
     """
     utility = np.take_along_axis(scores, best, axis=1)
     order = np.argsort(~np.isfinite(utility), axis=1, kind="stable")
@@ -345,9 +345,8 @@ def rerank_features(
     real = np.isfinite(utility)
     rows = np.flatnonzero(real.any(axis=1))
     reranked = []
-    for e, columns, is_real in zip(take(examples, rows), best[rows], real[rows], strict=True):
-        listed = tuple(e.candidates[c] for c in columns[is_real])
-        reranked.append(replace(e, candidates=listed, target=listed[0]))
+    for q, columns, is_real in zip(take(queries, rows), best[rows], real[rows], strict=True):
+        reranked.append(q.among(tuple(q.candidates[c] for c in columns[is_real])))
     features = np.full((*utility.shape, 1 + len(models)), np.nan, dtype=np.float32)
     features[..., 0] = np.where(real, utility, np.nan)
     for number, model in enumerate(models if reranked else ()):

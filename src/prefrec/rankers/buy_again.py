@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import RankingExample
+from prefrec.data import Query, RankingExample
 from prefrec.rankers.matrices import history_matrix, score_by_rows
 
 HALF_LIVES = (math.inf, 200.0, 100.0, 50.0, 20.0, 10.0, 5.0, 2.0)
@@ -42,11 +42,11 @@ class BuyAgainRanker:
         reached = {half_life: sum(_ndcg(e, half_life) for e in rows) for half_life in HALF_LIVES}
         return cls(max(reached, key=reached.__getitem__))
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        owned = dict.fromkeys(item for e in examples for item in e.history)
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        owned = dict.fromkeys(item for q in queries for item in q.history)
         index = {item: n for n, item in enumerate(owned)}
-        weights = history_matrix([e.history for e in examples], index, self.half_life)
-        return score_by_rows(weights, lambda block: block, examples, index, is_kept=False)
+        weights = history_matrix([q.history for q in queries], index, self.half_life)
+        return score_by_rows(weights, lambda block: block, queries, index, is_kept=False)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         ages = np.arange(len(history))[::-1]

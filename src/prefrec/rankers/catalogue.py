@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from prefrec import processes
 from prefrec.console import track, warn
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue import TrieLayout, TrieReader, catalogue_logps, trie_layout, trie_reader
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
@@ -48,14 +48,14 @@ class CatalogueRanker:
         self._layout: TrieLayout | None = None
         self._trie: tuple[tuple[tuple[int, ...], ...], Trie] | None = None
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns."""
         if self.lm.has_items:
-            return self.lm.score(examples)
-        share = track(processes.share(range(len(examples))), f"{self.name}: scoring")
-        scored = [(i, self.logps(self.lm.choices_after(examples[i].history, examples[i].candidates))) for i in share]
+            return self.lm.score(queries)
+        share = track(processes.share(range(len(queries))), f"{self.name}: scoring")
+        scored = [(i, self.logps(self.lm.choices_after(queries[i].history, queries[i].candidates))) for i in share]
         by_row = dict(processes.pool(scored))
-        return pad_scores([by_row[i] for i in range(len(examples))])
+        return pad_scores([by_row[i] for i in range(len(queries))])
 
     def logps(self, choices: ChoiceSet) -> NDArray[np.float32]:
         """Return log-probabilities [C] of the answers of one encoded example, scored as a trie.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import lapack
 
-from prefrec.data import RankingExample
+from prefrec.data import Query, RankingExample
 from prefrec.errors import ModelError
 from prefrec.rankers.matrices import (
     blocks,
@@ -94,10 +94,10 @@ class EASERanker:
         """Arguments of `fit` that give another log the chosen penalty."""
         return {"regularisation": self.regularisation}
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         # In float64, each product would begin with a copy of the weights in float64.
-        histories = history_matrix([e.history for e in examples], self.index).astype(np.float32)
-        return score_by_rows(histories, lambda block: block @ self.weights, examples, self.index)
+        histories = history_matrix([q.history for q in queries], self.index).astype(np.float32)
+        return score_by_rows(histories, lambda block: block @ self.weights, queries, self.index)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         return history_terms(history, item, self.index, lambda column: self.weights[:, column].astype(np.float64))

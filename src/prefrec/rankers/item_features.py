@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import Catalogue, RankingExample, has_dates
+from prefrec.data import Catalogue, Query, has_dates
 from prefrec.data.times import log_end
 from prefrec.data.types import WEIGHT
 from prefrec.errors import DataError
@@ -61,9 +61,9 @@ class ItemHistory:
         weights = None if self.weights is None else self.weights[kept]
         return type(self)(codes, columns[self.items[kept]], self.times[kept], weights)
 
-    def when(self, examples: Sequence[RankingExample]) -> NDArray[np.int64]:
-        """Return the times [B] of examples; one without a time is `now`."""
-        return np.array([self.now if e.time is None else e.time for e in examples], dtype=np.int64)
+    def when(self, queries: Sequence[Query]) -> NDArray[np.int64]:
+        """Return the times [B] of queries; one without a time is `now`."""
+        return np.array([self.now if q.time is None else q.time for q in queries], dtype=np.int64)
 
     @cached_property
     def now(self) -> int:
@@ -136,32 +136,32 @@ class ItemFeatures:
         """Names of the features [F]."""
         return [*self.features]
 
-    def __call__(self, examples: Sequence[RankingExample]) -> NDArray[np.float32]:
+    def __call__(self, queries: Sequence[Query]) -> NDArray[np.float32]:
         """Return the features [B, C, F] of the candidates; NaN in empty columns.
 
-        If all examples share their candidates and time, as requests to a server do, they are a view of one row.
+        If all queries share their candidates and time, as requests to a server do, they are a view of one row.
         """
-        times = self.history.when(examples)
-        items = examples[0].candidates if examples else ()
-        is_shared = isinstance(items, SharedItems) and all(e.candidates is items for e in examples)
+        times = self.history.when(queries)
+        items = queries[0].candidates if queries else ()
+        is_shared = isinstance(items, SharedItems) and all(q.candidates is items for q in queries)
         if not is_shared or (times != times[0]).any():
-            return self._of_rows(examples, times)
-        one = self._of_shared(examples[0], int(times[0]))
-        return np.broadcast_to(one, (len(examples), *one.shape[1:]))
+            return self._of_rows(queries, times)
+        one = self._of_shared(queries[0], int(times[0]))
+        return np.broadcast_to(one, (len(queries), *one.shape[1:]))
 
-    def _of_shared(self, example: RankingExample, time: int) -> NDArray[np.float32]:
-        """Return the features [1, C, F] of the candidates, kept for the next block of examples with the same ones."""
+    def _of_shared(self, query: Query, time: int) -> NDArray[np.float32]:
+        """Return the features [1, C, F] of the candidates, kept for the next block of queries with the same ones."""
         for items, at, features in self._kept:
-            if items is example.candidates and at == time:
+            if items is query.candidates and at == time:
                 return features
-        features = self._of_rows([example], np.array([time]))
-        self._kept[:] = [(example.candidates, time, features)]
+        features = self._of_rows([query], np.array([time]))
+        self._kept[:] = [(query.candidates, time, features)]
         return features
 
-    def _of_rows(self, examples: Sequence[RankingExample], times: NDArray[np.int64]) -> NDArray[np.float32]:
-        codes = pad_codes([e.candidates for e in examples], self.index)
+    def _of_rows(self, queries: Sequence[Query], times: NDArray[np.int64]) -> NDArray[np.float32]:
+        codes = pad_codes([q.candidates for q in queries], self.index)
         if codes.max(initial=-1) == len(self.index):
-            item = next(item for e in examples for item in e.candidates if item not in self.index)
+            item = next(item for q in queries for item in q.candidates if item not in self.index)
             raise DataError(f"candidate {item!r} is not in the catalogue of {len(self.index):,} items")
         is_shared = codes.strides[0] == 0
         # Each feature is contiguous in memory, which makes sums over candidates quick.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query, RankingExample
 from prefrec.data.types import WEIGHT
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, blind_features
 from prefrec.rankers.logit import Features, Logit, fit_logit, utility_by_fold
@@ -79,8 +79,12 @@ class ItemOnlyRanker:
         zeros, ones = np.zeros(len(names)), np.ones(len(names))
         return Logit(names, mean=zeros, scale=ones, weights=zeros, errors=ones, n=0)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return utilities [B, C]; -inf in empty columns. Without `learn`, weights are learnt on these examples."""
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        """Return utilities [B, C]; -inf in empty columns. Without `learn`, weights are learnt on these examples.
+
+        All queries are examples, because the fold of a target decides by which weights it is scored.
+        """
+        examples = cast(Sequence[RankingExample], queries)  # a measure of candidate sets answers no client
         folds = self.folds or (self.learn(examples).folds if examples else ())
         return utility_by_fold(folds, self.features(examples), self._folds(examples))
 

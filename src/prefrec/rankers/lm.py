@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from prefrec import processes
 from prefrec.console import track
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query, RankingExample
 from prefrec.errors import check_finite
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import item_table, next_item_logps, padded_length
@@ -106,19 +106,19 @@ class LMRanker:
         prompt = self.template.render(self.encoder.shown(titles[:1]), []) + self.encoder.frame[1]
         return CatalogueSoftmax(self.encoder.answers_after(prompt, titles))
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns."""
         if not self.has_items:
-            return self.score_sets(self._encode(examples, "candidates"))
-        codes = pad_codes([e.candidates for e in examples], self.catalogue.index)
-        for example in examples if (codes == len(self.catalogue.index)).any() else ():
-            self.catalogue.titles_of(example.candidates)  # raises an error that names the unknown item
-        share = processes.share(range(len(examples)))
-        known = self.item_logps([examples[i].history for i in share])
+            return self.score_sets(self._encode(queries, "candidates"))
+        codes = pad_codes([q.candidates for q in queries], self.catalogue.index)
+        for query in queries if (codes == len(self.catalogue.index)).any() else ():
+            self.catalogue.titles_of(query.candidates)  # raises an error that names the unknown item
+        share = processes.share(range(len(queries)))
+        known = self.item_logps([queries[i].history for i in share])
         rows = zip(track(share, f"{self.name}: scoring"), known, strict=True)
-        scored = [(i, cast(Any, logps)[codes[i, : len(examples[i].candidates)]]) for i, logps in rows]
+        scored = [(i, cast(Any, logps)[codes[i, : len(queries[i].candidates)]]) for i, logps in rows]
         by_row = dict(processes.pool(scored))
-        return pad_scores([by_row[i] for i in range(len(examples))])
+        return pad_scores([by_row[i] for i in range(len(queries))])
 
     @property
     def has_items(self) -> bool:
@@ -182,8 +182,8 @@ class LMRanker:
         """Return log-probabilities [B, C] of the answers of encoded examples, computed as one batch."""
         return self.scorer.score(choice_sets, self.model).cpu().numpy()
 
-    def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
-        return encode_examples(examples, self.catalogue, [self.template], self.encoder, answers=answers)
+    def _encode(self, queries: Sequence[Query], answers: Any) -> list[ChoiceSet]:
+        return encode_examples(queries, self.catalogue, [self.template], self.encoder, answers=answers)
 
     def _batches(self, sets: Sequence[ChoiceSet], doing: str) -> Iterator[list[int]]:
         return track(own_batches(sets, self.batch_size), f"{self.name}: {doing}")

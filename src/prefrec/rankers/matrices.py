@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.data.types import WEIGHT
 
 CELLS_AT_A_TIME = 8_000_000
@@ -74,9 +74,9 @@ def _codes(items: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
     return np.fromiter(map(index.get, items, repeat(len(index))), np.int64, len(items))
 
 
-def item_scores(examples: Sequence[RankingExample], values: Mapping[str, float]) -> NDArray[np.float64]:
+def item_scores(queries: Sequence[Query], values: Mapping[str, float]) -> NDArray[np.float64]:
     """Return the value [B, C] of each candidate: 0 for an item without a value, -inf in empty columns."""
-    codes = pad_codes([e.candidates for e in examples], {item: i for i, item in enumerate(values)}, is_kept=False)
+    codes = pad_codes([q.candidates for q in queries], {item: i for i, item in enumerate(values)}, is_kept=False)
     # The code -1 of empty columns reads the last value.
     return np.array([*values.values(), 0.0, -np.inf])[codes]
 
@@ -178,28 +178,28 @@ def quick_factor(matrix: sparse.csr_array) -> sparse.csr_array | NDArray[np.floa
 def score_by_rows(
     weights: Any,
     of_items: Callable[[Any], Any],
-    examples: Sequence[RankingExample],
+    queries: Sequence[Query],
     index: dict[str, int],
     *,
     is_kept: bool = True,
 ) -> NDArray[np.float64]:
-    """Return scores [B, C] = of_items(weights)[b, candidates of example b], computed in blocks of rows.
+    """Return scores [B, C] = of_items(weights)[b, candidates of query b], computed in blocks of rows.
 
     A candidate outside `index` scores 0, an empty column -inf.
 
     Args:
         weights: sparse or dense matrix with B rows.
         of_items: returns the scores of all items, sparse or dense [b, I], for some rows of `weights`.
-        examples: B examples.
+        queries: B queries.
         index: item_id → column of these scores.
         is_kept: as for `pad_codes`.
     """
-    codes = pad_codes([e.candidates for e in examples], index, is_kept=is_kept)
+    codes = pad_codes([q.candidates for q in queries], index, is_kept=is_kept)
     is_shared = len(codes) > 0 and codes.strides[0] == 0
     unknown = np.flatnonzero(codes[0] == len(index)) if is_shared else ()
     places = _places(codes[0], len(index)) if is_shared else None
     scores = np.zeros(codes.shape)
-    for rows in blocks(len(examples), len(index)):
+    for rows in blocks(len(queries), len(index)):
         sums = of_items(weights[rows])
         if places is not None and sparse.issparse(sums):
             parts = sums.data.astype(np.float64, copy=False), places[sums.indices], sums.indptr

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import RankingExample, has_dates
+from prefrec.data import Query, has_dates
 from prefrec.data.times import log_end
 from prefrec.rankers.item_features import DAY
 from prefrec.rankers.matrices import SharedItems
@@ -73,10 +73,10 @@ class OwnPast:
         shrunk = (pl.col("n") * pl.col("median") + SHRINK_ITEM * default) / (pl.col("n") + SHRINK_ITEM)
         return cls(dict(by_item.select("item_id", shrunk).iter_rows()), default, step, now)
 
-    def of_example(self, example: RankingExample) -> dict[str, tuple[float, ...]]:
-        """Return item → features [F] of the items of an example's history."""
+    def of_query(self, query: Query) -> dict[str, tuple[float, ...]]:
+        """Return item → features [F] of the items of a query's history."""
         ages_of: dict[str, list[float]] = {}
-        for item, age in zip(example.history, self._ages(example).tolist(), strict=True):
+        for item, age in zip(query.history, self._ages(query).tolist(), strict=True):
             ages_of.setdefault(item, []).append(age)
         found: dict[str, tuple[float, ...]] = {}
         for item, ages in ages_of.items():
@@ -88,33 +88,33 @@ class OwnPast:
             found[item] = (1.0, float(np.log(len(ages))), -last, min(due, 0.0), max(due, 0.0), -usual)
         return found
 
-    def _ages(self, example: RankingExample) -> NDArray[np.float64]:
+    def _ages(self, query: Query) -> NDArray[np.float64]:
         """Return the age [L] of each interaction of the history, in days or steps; it never increases.
 
         Interactions without a time are taken to be `step` apart, but not before those with one.
         """
-        ages = np.arange(len(example.history), 0, -1, dtype=np.float64) * self.step
-        known = len(example.history_times) if self.now is not None else 0
+        ages = np.arange(len(query.history), 0, -1, dtype=np.float64) * self.step
+        known = len(query.history_times) if self.now is not None else 0
         if known:
-            now = self.now if example.time is None else example.time
+            now = self.now if query.time is None else query.time
             # What is served may have a later time than the log that is learnt.
-            ages[:known] = np.maximum((now - np.array(example.history_times)) / DAY, 0)
+            ages[:known] = np.maximum((now - np.array(query.history_times)) / DAY, 0)
             ages[known:] = np.minimum(ages[known:], ages[known - 1])
         return ages
 
-    def of_item(self, examples: Sequence[RankingExample], item: str) -> NDArray[np.float64]:
+    def of_item(self, queries: Sequence[Query], item: str) -> NDArray[np.float64]:
         """Return the features [B, F] of one item."""
-        own = (self.of_example(example).get(item) for example in examples)
+        own = (self.of_query(query).get(item) for query in queries)
         return np.array([[0.0] * len(NAMES) if values is None else values for values in own])
 
-    def cells(self, examples: Sequence[RankingExample]) -> Cells:
-        """Return the candidates that are in their example's history, in order of rows."""
+    def cells(self, queries: Sequence[Query]) -> Cells:
+        """Return the candidates that are in their query's history, in order of rows."""
         rows: list[int] = []
         columns: list[int] = []
         values: list[tuple[float, ...]] = []
-        for row, example in enumerate(examples):
-            own = self.of_example(example)
-            for item, column in _places(example.candidates, own):
+        for row, query in enumerate(queries):
+            own = self.of_query(query)
+            for item, column in _places(query.candidates, own):
                 rows.append(row)
                 columns.append(column)
                 values.append(own[item])

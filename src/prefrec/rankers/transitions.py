@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query
 from prefrec.data.types import WEIGHT
 from prefrec.rankers.matrices import DENSE_CELLS, history_matrix, score_by_rows
 from prefrec.rankers.words import tfidf
@@ -56,8 +56,8 @@ class TransitionGraphRanker:
         following.sum_duplicates()
         return cls(following, tfidf(list(catalogue.titles.values())), index)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        latest = history_matrix([e.history[-LATEST:] for e in examples], self.index)
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        latest = history_matrix([q.history[-LATEST:] for q in queries], self.index)
 
         def of_items(latest: sparse.csr_array) -> NDArray[np.float64]:
             first = sparse.csr_array(latest @ self.following)
@@ -69,7 +69,7 @@ class TransitionGraphRanker:
             scores += _RING * ring
             return scores
 
-        return score_by_rows(latest, of_items, examples, self.index)
+        return score_by_rows(latest, of_items, queries, self.index)
 
     def _second(self, latest: sparse.csr_array, first: sparse.csr_array) -> NDArray[np.bool_]:
         """Return whether each item [b, I] follows one of the first ring, given weights [b, I] of both."""

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from prefrec.data import RankingExample
+from prefrec.data import Query, RankingExample
 from prefrec.data.types import WEIGHT
 from prefrec.rankers.matrices import (
     blocks,
@@ -125,9 +125,9 @@ class WindowCooccurrenceRanker:
         """Arguments of `fit` that give another log the chosen settings."""
         return self.chosen._asdict()
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        weights = history_matrix([e.history for e in examples], self.index, self.half_life)
-        return score_by_rows(weights, lambda block: block @ self._factor, examples, self.index)
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        weights = history_matrix([q.history for q in queries], self.index, self.half_life)
+        return score_by_rows(weights, lambda block: block @ self._factor, queries, self.index)
 
     @cached_property
     def _factor(self) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.rankers.base import ListRanker, Ranker, checked_scores
 from prefrec.rankers.baselines import ItemFeatureRanker, PopularityRanker
 from prefrec.rankers.matrices import SharedItems, blocks
@@ -22,7 +22,7 @@ _ARRAYS = 8
 """Arrays of a block's size that are in memory at the same time: a blend has one for each part."""
 
 
-class HistoryQuery(Protocol):
+class HistoryQuestion(Protocol):
     """The history of one question, and the items that this question alone excludes."""
 
     @property
@@ -32,7 +32,7 @@ class HistoryQuery(Protocol):
 
     @property
     def times(self) -> Sequence[int]:
-        """Times of the first items of the history (`RankingExample.history_times`)."""
+        """Times of the first items of the history (`Query.history_times`)."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class Best:
 
 def best_of(
     ranker: Ranker,
-    queries: Sequence[HistoryQuery],
+    questions: Sequence[HistoryQuestion],
     items: SharedItems,
     k: int,
     *,
@@ -81,7 +81,7 @@ def best_of(
 
     Args:
         ranker: scores the items.
-        queries: the questions.
+        questions: the questions.
         items: [I] ids of the items that the rules allow; those with equal scores are answered in this order.
         k: number of items for each question; fewer if fewer are left.
         popular: popularity of the items.
@@ -92,25 +92,25 @@ def best_of(
     Raises:
         ModelError: a score is NaN.
     """
-    if not queries:
+    if not questions:
         return
     of_list = isinstance(ranker, ListRanker)
     ignores_histories = isinstance(ranker, PopularityRanker | ItemFeatureRanker)
     counts = None if popular is None or ignores_histories else popular.counts_of(items)
     # The processes of a job share the rows of a call to rankers of lists, which read titles.
-    parts = [slice(0, len(queries))] if of_list else blocks(len(queries), _ARRAYS * len(items))
+    parts = [slice(0, len(questions))] if of_list else blocks(len(questions), _ARRAYS * len(items))
     for rows in parts:
-        block = queries[rows]
+        block = questions[rows]
         by_popularity = np.array([counts is not None and not a.history for a in block], dtype=np.bool_)
         scores = _scores(ranker, block, items, by_popularity, counts, of_list)
         found = top(scores, k, factors) if groups is None else _top_by_group(scores, k, groups, at_most, factors)
-        questions, places, values = found
-        yield Best(questions, places, values, by_popularity)
+        numbers, places, values = found
+        yield Best(numbers, places, values, by_popularity)
 
 
 def _scores(
     ranker: Ranker,
-    block: Sequence[HistoryQuery],
+    block: Sequence[HistoryQuestion],
     items: SharedItems,
     by_popularity: NDArray[np.bool_],
     counts: Scores | None,
@@ -123,14 +123,14 @@ def _scores(
     if counts is not None:
         scores[by_popularity] = counts
     by_ranker = np.flatnonzero(~by_popularity & is_open.any(axis=1))
-    # Users and targets are placeholders: an answer depends on its history alone, whatever else is asked.
+    # Queries have no user: an answer depends on its history alone, whatever else is asked.
     lists = [_listed(items, is_open[row]) if of_list else items for row in by_ranker]
-    examples = [
-        RankingExample("-", tuple(block[row].history), listed, listed[0], history_times=tuple(block[row].times))
+    queries = [
+        Query(tuple(block[row].history), listed, history_times=tuple(block[row].times))
         for row, listed in zip(by_ranker.tolist(), lists, strict=True)
     ]
-    if examples:
-        found = checked_scores(ranker, examples)
+    if queries:
+        found = checked_scores(ranker, queries)
         if of_list:
             for row, own, listed in zip(by_ranker, found, lists, strict=True):
                 scores[row, is_open[row]] = own[: len(listed)]

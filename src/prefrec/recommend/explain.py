@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.base import PartedRanker, PromptedRanker, Ranker, SumRanker, checked_scores
 
@@ -48,16 +48,17 @@ class Reasons:
     not_explained: int = 0
 
 
-def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
-    """Return the effects of history items on the score of an example's target, by any ranker.
+def reasons(ranker: Ranker, query: Query, item: str) -> Reasons:
+    """Return the effects of history items on the score of an item, by any ranker.
 
     A title model of a blend only reranks the best items. The blend's effects are those on the utility that reranks
-    the target, whether or not it is among the best.
+    the item, whether or not it is among the best.
 
     Args:
         ranker: the ranker.
-        example: history, candidates, and as the target any item. Rankers other than language models score it among
-            the candidates; it is added if it is not one of them.
+        query: history and candidates.
+        item: the item. Rankers other than language models score it among the candidates; it is added if it is not one
+            of them.
 
     Raises:
         DataError: an item is not in the catalogue of a language model.
@@ -65,50 +66,50 @@ def reasons(ranker: Ranker, example: RankingExample) -> Reasons:
         ModelError: a score is NaN.
     """
     if isinstance(ranker, PromptedRanker):
-        return _of_language_model(ranker, example)
-    target = example.target
+        return _of_language_model(ranker, query, item)
     if isinstance(ranker, SumRanker):
-        terms = ranker.contributions(example.history, target)
-        score = float(checked_scores(ranker, [replace(example, candidates=(target,))])[0, 0])
-        effects = list(zip(example.history, terms.tolist(), strict=True))
+        terms = ranker.contributions(query.history, item)
+        score = float(checked_scores(ranker, [query.among((item,))])[0, 0])
+        effects = list(zip(query.history, terms.tolist(), strict=True))
         rest = score - float(terms.sum())
         rounding = 1e-9 * (abs(score) + float(np.abs(terms).sum()))
         return Reasons("contributions", score, effects, rest if abs(rest) > rounding else 0.0)
-    if target not in example.candidates:
-        example = replace(example, candidates=(*example.candidates, target))
-    rows = [example]
-    for place in range(max(0, len(example.history) - EXPLAINED), len(example.history)):
-        history, times = _without(example.history, place), _without(example.history_times, place)
-        rows.append(replace(example, history=history, history_times=times))
+    if item not in query.candidates:
+        query = query.among((*query.candidates, item))
+    column = query.candidates.index(item)
+    rows = [query]
+    for place in range(max(0, len(query.history) - EXPLAINED), len(query.history)):
+        history, times = _without(query.history, place), _without(query.history_times, place)
+        rows.append(replace(query, history=history, history_times=times))
     parts: dict[str, NDArray[np.float64]] = {}
     if isinstance(ranker, PartedRanker):
-        score = float(checked_scores(ranker, rows[:1])[0, example.target_index])
-        parts = {name: _effects(values) for name, values in ranker.terms(rows, target).items()}
+        score = float(checked_scores(ranker, rows[:1])[0, column])
+        parts = {name: _effects(values) for name, values in ranker.terms(rows, item).items()}
         effects_of = np.sum([*parts.values()], axis=0)
     else:
-        scores = checked_scores(ranker, rows)[:, example.target_index]
+        scores = checked_scores(ranker, rows)[:, column]
         score, effects_of = float(scores[0]), _effects(scores)
-    not_explained = len(example.history) - len(effects_of)
-    effects = list(zip(example.history[not_explained:], effects_of.tolist(), strict=True))
+    not_explained = len(query.history) - len(effects_of)
+    effects = list(zip(query.history[not_explained:], effects_of.tolist(), strict=True))
     shares = {name: part.tolist() for name, part in parts.items()}
     return Reasons("leave-one-out", score, effects, parts=shares, not_explained=not_explained)
 
 
-def leave_one_out(ranker: PromptedRanker, example: RankingExample) -> list[tuple[str, float]]:
-    """Return how much each history item adds to the log-probability of the target's title, in nats (`reasons`)."""
-    return _of_language_model(ranker, example).effects
+def leave_one_out(ranker: PromptedRanker, query: Query, item: str) -> list[tuple[str, float]]:
+    """Return how much each history item adds to the log-probability of an item's title, in nats (`reasons`)."""
+    return _of_language_model(ranker, query, item).effects
 
 
-def _of_language_model(ranker: PromptedRanker, example: RankingExample) -> Reasons:
+def _of_language_model(ranker: PromptedRanker, query: Query, item: str) -> Reasons:
     """Return the effects of the last history items that fit into the ranker's `max_length`."""
-    titles, target = ranker.catalogue.titles_of, example.target
+    titles = ranker.catalogue.titles_of
     # Score all candidates, as the ranker does: rounding can depend on what is scored together.
-    answers = example.candidates if target in example.candidates else (target,)
-    texts = (titles(ids) for ids in (example.history, example.candidates, answers))
+    answers = query.candidates if item in query.candidates else (item,)
+    texts = (titles(ids) for ids in (query.history, query.candidates, answers))
     unread, sets = without_each(ranker.encoder, ranker.template, *texts, most=EXPLAINED)
-    logps = ranker.choice_logps(sets)[:, answers.index(target)].astype(np.float64)
-    first = len(example.history) - (len(sets) - 1)
-    effects = list(zip(example.history[first:], _effects(logps).tolist(), strict=True))
+    logps = ranker.choice_logps(sets)[:, answers.index(item)].astype(np.float64)
+    first = len(query.history) - (len(sets) - 1)
+    effects = list(zip(query.history[first:], _effects(logps).tolist(), strict=True))
     return Reasons("leave-one-out", float(logps[0]), effects, not_explained=first - unread)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, Query
 from prefrec.rankers.base import ListRanker, Ranker, Recommendation
 from prefrec.rankers.baselines import TitleTfidfRanker
 
@@ -61,13 +61,13 @@ class ByTitleIfEqual:
         if isinstance(ranker, ListRanker):
             self.is_of_list = True
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        scores = self._ranker.score(examples)
+        scores = self._ranker.score(queries)
         is_known = ~np.isneginf(scores)
         highest = np.where(is_known, scores, -np.inf).max(axis=1)
         lowest = np.where(is_known, scores, np.inf).min(axis=1)
-        return np.where((highest > lowest)[:, None], scores, self._by_title.score(examples))
+        return np.where((highest > lowest)[:, None], scores, self._by_title.score(queries))
 
 
 def with_new(

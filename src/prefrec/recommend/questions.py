@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from numbers import Integral
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +31,8 @@ from prefrec.recommend.popular import Popular
 from prefrec.recommend.rules import Rules
 
 
-class Query(NamedTuple):
-    """The history to query, all items that the user has seen, and times of the history (`Question.times`)."""
+class Past(NamedTuple):
+    """The history to ask about, all items that the user has seen, and times of the history (`Question.times`)."""
 
     history: Sequence[str]
     seen: Sequence[str]
@@ -46,7 +47,7 @@ class Question:
         history: item ids, oldest first.
         seen: ids of items that are not recommended, although the rules allow them.
         selection: the rules.
-        times: times of the first items of the history (`RankingExample.history_times`).
+        times: times of the first items of the history (`Query.history_times`).
     """
 
     history: Sequence[str]
@@ -250,7 +251,7 @@ class Selection:
         return other
 
     def question(self, history: Sequence[str], seen: Collection[str], times: Sequence[int] = ()) -> Question:
-        """Return a question under these rules; the arguments are the fields of `Query`."""
+        """Return a question under these rules; the arguments are the fields of `Past`."""
         return Question(history, seen if self.excludes_seen else (), self, times)
 
     @cached_property
@@ -336,12 +337,12 @@ def logged_lists(data: PreparedData, users: Collection[str] | None = None) -> pl
         raise UnknownUserError(f"{e}: {_INSTEAD}") from None
 
 
-def logged(items: list[str], times: list[int], touched: list[str], last: int) -> Query:
-    """Return the query after the `last` items (0: all) of a user of `logged_lists`."""
-    return Query(items[-last:], [*items, *touched], times[-last:])
+def logged(items: list[str], times: list[int], touched: list[str], last: int) -> Past:
+    """Return the past with the `last` items (0: all) of a user of `logged_lists`."""
+    return Past(items[-last:], [*items, *touched], times[-last:])
 
 
-def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, Query]:
+def logged_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, Past]:
     """Return user → what `logged` does; arguments and errors are those of `logged_lists`."""
     lists, last = logged_lists(data, users), data.history_length
     return {user: logged(items, times, touched, last) for user, items, times, touched in lists.iter_rows()}
@@ -359,7 +360,7 @@ class LoggedUsers:
         self.ids: list[str] = lists["user_id"].to_list()
         self._lists, self._last = lists, data.history_length
 
-    def query(self, user: str) -> Query:
+    def past(self, user: str) -> Past:
         """Return what `logged` does for a user; errors are those of `logged_lists`."""
         place = bisect_left(self.ids, user)
         if self.ids[place : place + 1] != [user]:
@@ -415,9 +416,9 @@ def answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommenda
     if isinstance(ranker, SearchRanker):
         share = processes.share([*enumerate(questions)])
         known = ranker.lm.item_logps([question.history for _, question in share])
-        queries = zip(track(share, f"{ranker.name}: ranking the catalogue"), known, strict=True)
+        asked = zip(track(share, f"{ranker.name}: ranking the catalogue"), known, strict=True)
         by_number = dict(
-            processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in queries])
+            processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in asked])
         )
         return [by_number[number] for number in range(len(questions))]
     placing = {number: parts for number, question in enumerate(questions) if (parts := question.parts)}
@@ -438,7 +439,7 @@ def answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommenda
 def _answer_all(ranker: Ranker, questions: Sequence[Question]) -> list[Recommendation]:
     """Return the best items for each question, without places for new items, by a ranker that does not search."""
     answers = []
-    for _, group in groupby(questions, key=lambda question: id(question.selection)):
+    for _, group in groupby(questions, key=attrgetter("selection")):
         alike = [*group]
         ids = alike[0].selection.items
         for best in best_blocks(ranker, alike):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, Query
 from prefrec.errors import DataError
 from prefrec.rankers.base import Ranker, Recommendation, SumRanker, VectorRanker
 from prefrec.rankers.baselines import ItemKNNRanker, TitleTfidfRanker
@@ -73,9 +73,9 @@ class _Above0:
         self.name = ranker.name
         self._ranker = ranker
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates above 0, -inf for the others."""
-        scores = self._ranker.score(examples)
+        scores = self._ranker.score(queries)
         return np.where(scores <= 0, -np.inf, scores)
 
 
@@ -94,12 +94,12 @@ class VectorSimilarity:
         vectors = np.asarray(vectors, dtype=np.float64)
         self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return cosines [B, C] of the candidates; -inf in empty columns."""
-        lasts = [self.index.get(e.history[-1], -1) for e in examples]
+        lasts = [self.index.get(q.history[-1], -1) for q in queries]
         own = np.array([self.vectors[n] if n >= 0 else np.zeros(self.vectors.shape[1]) for n in lasts])
 
         def of_items(block: Any) -> Any:
             return block @ self.vectors.T
 
-        return score_by_rows(own, of_items, examples, self.index)
+        return score_by_rows(own, of_items, queries, self.index)

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.console import say, warn
-from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
+from prefrec.data import PreparedData, Query, RankingExample, has_dates, seen_items
 from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json
 from prefrec.processes import is_first
@@ -314,10 +314,10 @@ class LearntItems:
         if isinstance(self.ranker, ComposedRanker):
             self.ranker.use_predictions(answers)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        scores = self.ranker.score(examples)
-        known = pad_codes([e.candidates for e in examples], self.learnt) == 0
+        scores = self.ranker.score(queries)
+        known = pad_codes([q.candidates for q in queries], self.learnt) == 0
         medians = np.zeros((len(scores), 1))
         is_answered = known.any(axis=1)
         medians[is_answered] = np.nanmedian(np.where(known, scores, np.nan)[is_answered], axis=1, keepdims=True)

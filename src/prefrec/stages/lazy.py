@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.matrices import pad_scores
 
@@ -36,9 +36,9 @@ class Loadable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """A block of examples [B], their times [B], which do not count when examples are compared, and scores [B, C]."""
+    """A block of queries [B], their times [B], which do not count when queries are compared, and scores [B, C]."""
 
-    examples: list[RankingExample]
+    queries: list[Query]
     times: list[int | None]
     scores: NDArray[np.float32]
 
@@ -68,27 +68,27 @@ class LazyRanker:
         """Forget all predictions and scores, because an evaluation has ended. A ranker that is loaded stays so."""
         self.predictions, self.kept = [], None
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        if self._has_predicted(examples):
-            rows = zip(self.predictions, examples, strict=True)
-            return pad_scores([[scores[c] for c in e.candidates] for scores, e in rows])
+        if self._has_predicted(queries):
+            rows = zip(self.predictions, queries, strict=True)
+            return pad_scores([[scores[c] for c in q.candidates] for scores, q in rows])
         if self.kept is None:  # a server must not keep the scores of all requests
-            return self._ranker.score(examples)
-        times = [e.time for e in examples]
+            return self._ranker.score(queries)
+        asked, times = list(queries), [q.time for q in queries]
         for block in reversed(self.kept):
             # Lists of the same objects are compared quickly, however many candidates each of them has.
-            if block.times == times and block.examples == examples:
+            if block.times == times and block.queries == asked:
                 return block.scores.astype(np.float64)
-        self.kept.append(_Scored(list(examples), times, self._ranker.score(examples).astype(np.float32)))
+        self.kept.append(_Scored(asked, times, self._ranker.score(queries).astype(np.float32)))
         while len(self.kept) > 1 and sum(block.scores.size for block in self.kept) > MOST_KEPT:
             del self.kept[0]
         return self.kept[-1].scores.astype(np.float64)
 
-    def _has_predicted(self, examples: Sequence[RankingExample]) -> bool:
-        if len(self.predictions) != len(examples):
+    def _has_predicted(self, queries: Sequence[Query]) -> bool:
+        if len(self.predictions) != len(queries):
             return False
-        return all(scores.keys() >= {*e.candidates} for scores, e in zip(self.predictions, examples, strict=True))
+        return all(scores.keys() >= {*q.candidates} for scores, q in zip(self.predictions, queries, strict=True))
 
     @cached_property
     def _ranker(self) -> Ranker:

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, Query
 from prefrec.errors import ConfigError, ModelError
 from prefrec.extras import need
 from prefrec.files import read_whole, write_text, write_whole
@@ -156,20 +156,20 @@ class TitleTowerRanker:
         self.name, self.mixture = name, mixture
         self.index = {item: code for code, item in enumerate(ids)}
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        return score_by_rows(self._histories(examples), self._of_items, examples, self.index)
+        return score_by_rows(self._histories(queries), self._of_items, queries, self.index)
 
     def item_vectors(self) -> tuple[list[str], NDArray[np.floating]]:
         """Return ids [I] and vectors [I, D] of items."""
         return [*self.index], self.mixture.vectors
 
-    def _histories(self, examples: Sequence[RankingExample]) -> Indices:
+    def _histories(self, queries: Sequence[Query]) -> Indices:
         """Return the codes [B, L] of the latest items, newest first; −1 in empty columns."""
         last = len(self.mixture.log_weights)
-        out = np.full((len(examples), last), -1, dtype=np.int64)
-        for row, e in zip(out, examples, strict=True):
-            known = [self.index[item] for item in e.history[-last:] if item in self.index]
+        out = np.full((len(queries), last), -1, dtype=np.int64)
+        for row, q in zip(out, queries, strict=True):
+            known = [self.index[item] for item in q.history[-last:] if item in self.index]
             row[: len(known)] = known[::-1]
         return out
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise, zip_longest
 from numbers import Real
 from textwrap import shorten
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.models import SHOWN
@@ -222,7 +222,7 @@ def _encoded(encoder: PromptEncoder, row: Mapping[str, Any], index: int, answers
 
 
 def encode_examples(
-    examples: Sequence[RankingExample],
+    queries: Sequence[Query],
     catalogue: Catalogue,
     templates: Sequence[PromptTemplate],
     encoder: PromptEncoder,
@@ -231,35 +231,36 @@ def encode_examples(
     shown: Catalogue | None = None,
     groups: Sequence[int] | None = None,
 ) -> list[ChoiceSet]:
-    """Encode ranking examples as choice sets.
+    """Encode queries as choice sets.
 
     Args:
-        examples: n ranking examples.
+        queries: n queries; all are ranking examples, if their targets are answers.
         catalogue: titles of answers.
-        templates: prompt templates. Example i gets template i mod the number of templates.
+        templates: prompt templates. Query i gets template i mod the number of templates.
         answers: `target`: only the target (SFT). `target-first`: the target, then the other candidates in order
             (alignment). `candidates`: all candidates in order (scoring).
         shown: titles in prompts. Default: `catalogue`.
-        groups: [n] group of each example, which then chooses the template in place of i.
+        groups: [n] group of each query, which then chooses the template in place of i.
 
     Raises:
-        TokenizerError: an example does not fit into the maximum length even without its history.
+        TokenizerError: a query does not fit into the maximum length even without its history.
     """
     shown = catalogue if shown is None else shown
     sets = []
-    for i, example in enumerate(examples):
+    for i, query in enumerate(queries):
         if answers == "target":
-            wanted = catalogue.titles_of([example.target])
+            wanted = catalogue.titles_of([cast(RankingExample, query).target])
         elif answers == "target-first":
-            wanted = catalogue.titles_of(example.target_first)
+            wanted = catalogue.titles_of(cast(RankingExample, query).target_first)
         else:
-            wanted = catalogue.titles_of(example.candidates)
+            wanted = catalogue.titles_of(query.candidates)
         template = templates[(i if groups is None else groups[i]) % len(templates)]
-        prompt = shown.titles_of(example.history), shown.titles_of(example.candidates)
+        prompt = shown.titles_of(query.history), shown.titles_of(query.candidates)
         try:
             sets.append(encoder.encode(template, *prompt, wanted))
         except TokenizerError as e:
-            raise TokenizerError(f"example {i} (user {example.user_id}): {e}") from e
+            user = "" if query.user_id is None else f" (user {query.user_id})"
+            raise TokenizerError(f"example {i}{user}: {e}") from e
     return sets
 
 

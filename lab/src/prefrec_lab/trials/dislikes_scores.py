@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefrec.data import RankingExample, seen_items
+from prefrec.data import Query, RankingExample, seen_items
 from prefrec.data.feedback import (
     Thresholds,
     centred_mean_scores,
@@ -257,7 +257,7 @@ class Asked:
     def means(self) -> tuple[Scores, Scores]:
         """Return the user-centred item means [I] and the item means [I] of the training part."""
         ids, log = self.arms.run.data.catalogue.ids, self.arms.run.data.train_interactions
-        everything = [RankingExample("", (), tuple(ids), ids[0])]
+        everything = [Query((), tuple(ids))]
         scores = centred_mean_scores(log, everything), mean_rating_scores(log, everything)
         centred, plain = (np.array(own[0], dtype=np.float32) for own in scores)
         return centred, plain

@@ -44,14 +44,14 @@ class Profiles:
         self._popular = {item for item, _ in counts.most_common(max(1, round(POPULAR_SHARE * len(counts))))}
         self._ratings = _ratings(train_interactions)
 
-    def lines(self, user_id: str, history: Sequence[str]) -> list[str]:
+    def lines(self, user_id: str | None, history: Sequence[str]) -> list[str]:
         """Return lines about the user: columns of the table, then a summary of the history (item ids)."""
-        known = self._users.get(user_id, {})
+        known = {} if user_id is None else self._users.get(user_id, {})
         lines = [f"{column}: {value}" for column, value in known.items() if value not in (None, "")]
         rows = [self._items[item] for item in history if item in self._items]
         for column in self._columns:
             lines += _summary(column, [row[column] for row in rows])
-        given = self._ratings.get(user_id, {})
+        given = {} if user_id is None else self._ratings.get(user_id, {})
         if rated := [(given[i], self._items[i]["title"]) for i in history if i in given and i in self._items]:
             best = max(rating for rating, _ in rated)
             lines.append(f"average rating of the last {len(rated)} rated: {np.mean([r for r, _ in rated]):.3g}")

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from prefrec import processes
 from prefrec.console import say
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.baselines import RandomRanker
 from prefrec.rankers.matrices import pad_scores
@@ -70,64 +70,64 @@ class ChatRecRanker:
         self.keep = keep
         self.counts = Counts()
         self._ties = RandomRanker(seed)
-        self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[list[int], Answer]] = {}
+        self._known: dict[tuple[str | None, tuple[str, ...], tuple[str, ...]], tuple[list[int], Answer]] = {}
 
-    def retrieve(self, examples: Sequence[RankingExample]) -> list[list[int]]:
-        """Return the indices of each example's candidates in the retriever's order, best first."""
-        if not examples:
+    def retrieve(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Return the indices of each query's candidates in the retriever's order, best first."""
+        if not queries:
             return []
-        scores, ties = self.retriever.score(examples), self._ties.score(examples)
+        scores, ties = self.retriever.score(queries), self._ties.score(queries)
         orders = np.lexsort((-ties, -scores), axis=-1)
-        return [order[: len(e.candidates)].tolist() for order, e in zip(orders, examples, strict=True)]
+        return [order[: len(q.candidates)].tolist() for order, q in zip(orders, queries, strict=True)]
 
-    def ask(self, examples: Sequence[RankingExample]) -> list[Answer]:
-        """Return the answer to each example; its indices are those of the `keep` items shown."""
-        return [answer for _, answer in self._answers(examples)]
+    def ask(self, queries: Sequence[Query]) -> list[Answer]:
+        """Return the answer to each query; its indices are those of the `keep` items shown."""
+        return [answer for _, answer in self._answers(queries)]
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C]: C for the first item, 1 for the last; -inf in empty columns."""
         rows = []
-        for retrieved, answer in self._answers(examples):
+        for retrieved, answer in self._answers(queries):
             order = self.order(retrieved, answer)
             row = np.empty(len(order))
             row[order] = np.arange(len(order), 0, -1)
             rows.append(row)
         return pad_scores(rows)
 
-    def generate(self, examples: Sequence[RankingExample]) -> list[str]:
+    def generate(self, queries: Sequence[Query]) -> list[str]:
         """Return the first entry of each answer's list, unchanged, so that invented titles count as invalid."""
-        return [answer.listed[0] if answer.listed else answer.text for answer in self.ask(examples)]
+        return [answer.listed[0] if answer.listed else answer.text for answer in self.ask(queries)]
 
     def order(self, retrieved: Sequence[int], answer: Answer) -> list[int]:
         """Return all indices, best first: those that the answer names, then the others in the retriever's order."""
         named = [retrieved[n] for n in answer.order]
         return named + [index for index in retrieved if index not in set(named)]
 
-    def question(self, example: RankingExample, retrieved: Sequence[int]) -> str:
+    def question(self, query: Query, retrieved: Sequence[int]) -> str:
         """Return the prompt for the language model."""
-        profile = self.profiles.lines(example.user_id, example.history)
-        history = self.catalogue.titles_of(example.history)
-        return question(profile, history, self._shown(example, retrieved), self.domain)
+        profile = self.profiles.lines(query.user_id, query.history)
+        history = self.catalogue.titles_of(query.history)
+        return question(profile, history, self._shown(query, retrieved), self.domain)
 
-    def _shown(self, example: RankingExample, retrieved: Sequence[int]) -> list[str]:
-        return self.catalogue.titles_of(example.candidates[index] for index in retrieved[: self.keep])
+    def _shown(self, query: Query, retrieved: Sequence[int]) -> list[str]:
+        return self.catalogue.titles_of(query.candidates[index] for index in retrieved[: self.keep])
 
-    def _answers(self, examples: Sequence[RankingExample]) -> list[tuple[list[int], Answer]]:
-        """Return the retriever's order and the answer of each example; known answers are not requested again."""
-        new = [e for key, e in {_key(e): e for e in examples}.items() if key not in self._known]
+    def _answers(self, queries: Sequence[Query]) -> list[tuple[list[int], Answer]]:
+        """Return the retriever's order and the answer of each query; known answers are not requested again."""
+        new = [q for key, q in {_key(q): q for q in queries}.items() if key not in self._known]
         if new:
             orders = dict(zip(new, self.retrieve(new), strict=True))
             share = processes.share(new)
-            conversations = [[{"role": "user", "content": self.question(e, orders[e])}] for e in share]
+            conversations = [[{"role": "user", "content": self.question(q, orders[q])}] for q in share]
             texts = self.chat.answer(conversations, f"{self.name}: reordering")
             answers = dict(processes.pool(list(zip(share, texts, strict=True))))
-            for example in new:
-                self._known[_key(example)] = orders[example], self._read(example, orders[example], answers[example])
+            for query in new:
+                self._known[_key(query)] = orders[query], self._read(query, orders[query], answers[query])
             self._report()
-        return [self._known[_key(e)] for e in examples]
+        return [self._known[_key(q)] for q in queries]
 
-    def _read(self, example: RankingExample, retrieved: Sequence[int], text: str) -> Answer:
-        shown = self._shown(example, retrieved)
+    def _read(self, query: Query, retrieved: Sequence[int], text: str) -> Answer:
+        shown = self._shown(query, retrieved)
         answer = read_answer(text, shown)
         self.counts.answers += 1
         self.counts.unreadable += not answer.order
@@ -143,6 +143,6 @@ class ChatRecRanker:
         )
 
 
-def _key(example: RankingExample) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+def _key(query: Query) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
     """Return what the prompt depends on, which is not the target."""
-    return example.user_id, example.history, example.candidates
+    return query.user_id, query.history, query.candidates

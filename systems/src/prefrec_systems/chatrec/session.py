@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.errors import DataError
 from prefrec.prompts.chat import Message
 from prefrec_systems.chatrec.answer import read_answer
@@ -40,7 +40,7 @@ class ChatSession:
 
     Args:
         ranker: Chat-REC.
-        user_id: user whose profile is shown.
+        user_id: user whose profile is shown; None: nobody's.
         history: item ids, oldest first.
         candidates: item ids. Default: all items that are not in the history.
         turns: number of latest turns to send again, as far as they fit. The first turn is always sent.
@@ -52,7 +52,7 @@ class ChatSession:
     def __init__(
         self,
         ranker: ChatRecRanker,
-        user_id: str,
+        user_id: str | None,
         history: Sequence[str],
         candidates: Sequence[str] | None = None,
         *,
@@ -66,10 +66,10 @@ class ChatSession:
         ranker.catalogue.titles_of([*history, *candidates])
         self.ranker = ranker
         self.turns = turns
-        self.example = RankingExample(user_id, tuple(history), tuple(candidates), candidates[0])
+        self.query = Query(tuple(history), tuple(candidates), user_id=user_id)
         self.messages: list[Message] = []
         self.items: tuple[str, ...] = ()
-        self._retrieved = ranker.retrieve([self.example])[0]
+        self._retrieved = ranker.retrieve([self.query])[0]
         self._shown = 0
 
     def recommend(self) -> Reply:
@@ -82,7 +82,7 @@ class ChatSession:
         fresh = self._candidates(start, start + self.ranker.keep)
         if not fresh:
             raise DataError(f"all {len(self._retrieved)} candidates have been shown")
-        message = extension(self._titles(fresh)) if start else self.ranker.question(self.example, self._retrieved)
+        message = extension(self._titles(fresh)) if start else self.ranker.question(self.query, self._retrieved)
         reply = self._turn(message, fresh, otherwise=fresh)
         self._shown += len(fresh)  # only now, because a turn that fails has shown nothing
         return reply
@@ -121,7 +121,7 @@ class ChatSession:
                 start += 2
 
     def _candidates(self, start: int, end: int) -> list[str]:
-        return [self.example.candidates[index] for index in self._retrieved[start:end]]
+        return [self.query.candidates[index] for index in self._retrieved[start:end]]
 
     def _titles(self, items: Sequence[str]) -> list[str]:
         return self.ranker.catalogue.titles_of(items)

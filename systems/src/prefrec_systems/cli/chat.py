@@ -102,13 +102,13 @@ def _retriever(run: Run, name: str) -> RankerStage:
     return full
 
 
-def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str, tuple[str, ...], set[str]]:
-    """Return user id, history and the items not to recommend."""
+def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str | None, tuple[str, ...], set[str]]:
+    """Return user id or None, history and the items not to recommend."""
     if (user is None) == (not titles):
         raise ConfigError("give exactly one of --user and --history")
     if user is None:
         known = tuple(item.item_id for item in ItemIndex(data.catalogue).resolve(titles))
-        return "-", known, set(known)
+        return None, known, set(known)
     rows = (e for split in ("test", "validation", "train") for e in data.split(split) if e.user_id == user)
     row = next(rows, None)
     if row is None:

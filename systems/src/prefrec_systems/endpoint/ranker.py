@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrec import processes
 from prefrec.console import track
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query, RankingExample
 from prefrec.errors import ModelError
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.lm import MAX_NEW_TOKENS
@@ -52,14 +52,14 @@ class EndpointRanker:
         self.encoder = PromptEncoder(self.tokenizer, max_length=self.max_length, chat=self.chat)
         self.as_text = self.prompts == "text"
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns.
 
         Raises:
             ModelError: the server is unreachable, refuses a request, does not echo log-probabilities, or tokenises
                 differently.
         """
-        sets = self._encode(examples, "candidates")
+        sets = self._encode(queries, "candidates")
         size = 1 if self.as_text else PROMPTS_A_REQUEST
         requests = []
         for row in processes.share(range(len(sets))):
@@ -81,8 +81,8 @@ class EndpointRanker:
         by_row = dict(processes.pool([(i, reply.choices[0].text) for i, reply in replies]))
         return [by_row[i] for i in range(len(prompts))]
 
-    def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
-        return encode_examples(examples, self.catalogue, [self.template], self.encoder, answers=answers)
+    def _encode(self, queries: Sequence[Query], answers: Any) -> list[ChoiceSet]:
+        return encode_examples(queries, self.catalogue, [self.template], self.encoder, answers=answers)
 
     def _ask(
         self, requests: Sequence[tuple[Any, Sequence[tuple[int, ...]]]], doing: str, **fields: Any

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, Query
 from prefrec.errors import ConfigError
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.matrices import history_matrix, score_by_rows, user_item_matrix
@@ -58,11 +58,11 @@ class ALSRanker:
         model.fit(_as_matrix(matrix), show_progress=False)
         return cls(model, index, config.name)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        histories = history_matrix([e.history for e in examples], self.index)
-        users = self.model.recalculate_user(np.arange(len(examples)), _as_matrix(histories))
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        histories = history_matrix([q.history for q in queries], self.index)
+        users = self.model.recalculate_user(np.arange(len(queries)), _as_matrix(histories))
         factors = np.asarray(self.model.item_factors, dtype=np.float64).T
-        return score_by_rows(users.astype(np.float64), lambda block: block @ factors, examples, self.index)
+        return score_by_rows(users.astype(np.float64), lambda block: block @ factors, queries, self.index)
 
 
 def check_implicit(name: str) -> None:

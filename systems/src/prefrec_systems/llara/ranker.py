@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query
 from prefrec.lm.models import load_model
 from prefrec.prompts import ChoiceSet, PromptTemplate
 from prefrec.rankers.lm import LMRanker, load_lm
@@ -45,9 +45,9 @@ class LlaraRanker(LMRanker):
         self.encoder = HybridEncoder(tokenizer, embedding, max_length=plain.max_length, chat=plain.chat)
         self.shown = hybrid_catalogue(catalogue, embedding)
 
-    def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
+    def _encode(self, queries: Sequence[Query], answers: Any) -> list[ChoiceSet]:
         return encode_examples(
-            examples, self.catalogue, [self.template], self.encoder, answers=answers, shown=self.shown
+            queries, self.catalogue, [self.template], self.encoder, answers=answers, shown=self.shown
         )
 
 

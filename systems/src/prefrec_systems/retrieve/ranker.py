@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.stats import rankdata
 
-from prefrec.data import RankingExample
+from prefrec.data import Query
 from prefrec.rankers.base import Ranker, checked_scores
 from prefrec.rankers.baselines import RandomRanker
 from prefrec.rankers.config import RankerConfig
@@ -60,22 +60,21 @@ class RetrieveThenRank:
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C], which are positions with ties; -inf in empty columns. Raise ModelError for a NaN."""
         rows: list[NDArray[np.float64]] = []
         picked: list[NDArray[np.int64]] = []
-        questions: list[RankingExample] = []
-        for e, scores in zip(examples, checked_scores(self.retriever, examples), strict=True):
-            row = scores[: len(e.candidates)]
+        questions: list[Query] = []
+        for q, scores in zip(queries, checked_scores(self.retriever, queries), strict=True):
+            row = scores[: len(q.candidates)]
             # A random number for every item would cost more than the retriever.
             least = np.partition(row, -self.k)[-self.k] if len(row) > self.k else -np.inf
             near = np.flatnonzero(row >= least)
-            (draw,) = RandomRanker(self.seed).score([replace(e, candidates=tuple(e.candidates[c] for c in near))])
+            (draw,) = RandomRanker(self.seed).score([q.among(tuple(q.candidates[c] for c in near))])
             best = np.lexsort((draw, -row[near]))[: self.k]
             best = near[best[np.argsort(draw[best])]]  # in a random order
-            shown = tuple(e.candidates[c] for c in best)
-            # The ranker must not know the target, which may not be among the candidates: use the first candidate.
-            questions.append(replace(e, candidates=shown, target=shown[0]))
+            shown = tuple(q.candidates[c] for c in best)
+            questions.append(q.among(shown))
             rows.append(-rankdata(-row, method="dense").astype(np.float64))
             picked.append(best)
         for row, best, order in zip(rows, picked, checked_scores(self.ranker, questions), strict=True):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query
 from prefrec.errors import DataError, ModelError
 from prefrec.files import read_whole
 from prefrec.rankers.matrices import pad_codes
@@ -56,14 +56,14 @@ class SequentialRanker:
             self.vectors = model.all_items()
         """Item vectors [I, d] in the order of `ids`."""
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        codes = pad_codes([e.candidates for e in examples], self._codes)
-        histories = [[i for i in e.history if i in self._codes][-self.history_length :] for e in examples]
+        codes = pad_codes([q.candidates for q in queries], self._codes)
+        histories = [[i for i in q.history if i in self._codes][-self.history_length :] for q in queries]
         read = pad_codes(histories, self._codes)
         lengths = np.array([len(h) for h in histories])
         scores = np.full(codes.shape, -np.inf)
-        for start in range(0, len(examples), _ROWS_AT_A_TIME):
+        for start in range(0, len(queries), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
             scores[rows] = _of_columns(last_scores(self.model, self.vectors, read[rows], lengths[rows]), codes[rows])
         return np.where(codes < 0, -np.inf, scores)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from prefrec.data import RankingExample
+from prefrec.data import Query, RankingExample
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Opinions:
             low = interactions.filter(pl.col("rating") < threshold)
             self._disliked = set(low.select("user_id", "item_id").iter_rows())
 
-    def liked(self, user: str, item: str) -> bool:
+    def liked(self, user: str | None, item: str) -> bool:
         """Return True if a user liked an item that the user interacted with."""
         return (user, item) not in self._disliked
 
@@ -48,9 +48,9 @@ class Opinions:
         return bool(self._disliked)
 
 
-def history_of(example: RankingExample, opinions: Opinions) -> tuple[tuple[str, bool], ...]:
-    """Return (item id, liked) of an example's history, oldest first."""
-    return tuple((item, opinions.liked(example.user_id, item)) for item in example.history)
+def history_of(query: Query, opinions: Opinions) -> tuple[tuple[str, bool], ...]:
+    """Return (item id, liked) of a query's history, oldest first."""
+    return tuple((item, opinions.liked(query.user_id, item)) for item in query.history)
 
 
 def training_questions(

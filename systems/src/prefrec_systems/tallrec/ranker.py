@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prefrec import processes
 from prefrec.console import track
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, Query
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.lm import LMRanker, load_lm
@@ -43,18 +43,18 @@ class TallrecRanker:
         self.opinions = opinions
         self._tries = CatalogueRanker(lm)
 
-    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return P(Yes) [B, C] of the candidates; −inf in empty columns."""
-        share = processes.share(range(len(examples)))
-        scored = [(i, self._yes(examples[i])) for i in track(share, f"{self.name}: scoring")]
+        share = processes.share(range(len(queries)))
+        scored = [(i, self._yes(queries[i])) for i in track(share, f"{self.name}: scoring")]
         yes = dict(processes.pool(scored))
-        return pad_scores([yes[i] for i in range(len(examples))])
+        return pad_scores([yes[i] for i in range(len(queries))])
 
-    def _yes(self, example: RankingExample) -> NDArray[np.float64]:
-        history = history_of(example, self.opinions)
+    def _yes(self, query: Query) -> NDArray[np.float64]:
+        history = history_of(query, self.opinions)
         questions = [
             encode_question(Question(history, c), self.lm.catalogue, self.template, self.lm.encoder)
-            for c in example.candidates
+            for c in query.candidates
         ]
         logps = [self._tries.logps(part) for part in together(questions)]
         yes, no = np.concatenate(logps).astype(np.float64).reshape(-1, 2).T
