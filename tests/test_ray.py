@@ -4,11 +4,14 @@ import importlib.util
 import json
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -72,6 +75,53 @@ def test_two_workers_train_the_weights_of_one_process(cluster, recipe, run):
             torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5)
 
 
+def _kill_a_worker_when(is_time):
+    """Wait until `is_time()`, then kill a process that trains; return its id, or None after five minutes."""
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        workers = [p for p in psutil.process_iter(["name"]) if "RayTrainWorker" in (p.info["name"] or "")]
+        if is_time() and workers:
+            workers[0].kill()
+            return workers[0].pid
+        time.sleep(0.05)
+    return None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_goes_on_after_a_worker_was_killed(cluster, recipe, run):
+    """The weights are those of a run without a failure, in float32 to 2e-5."""
+    out = recipe.parent / "killed"
+    with ThreadPoolExecutor(1) as other:
+        killed = other.submit(_kill_a_worker_when, lambda: any(out.glob("sft/**/checkpoint-*")))
+        _example("ray_train").launch(recipe, out, workers=2)
+    assert killed.result()
+    for stage in STAGES:
+        one, two = (adapter_weights(folder / stage / "adapter") for folder in (run, out))
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_answers_go_on_after_a_stop(cluster, run, tmp_path):
+    """Answers that are there stay; a file that was cut off is replaced; each user is answered once."""
+    rec, out = Recommender.from_run(run), tmp_path / "out"
+    users = sorted(rec.recommend_all(k=10)["user_id"].unique())
+    first, rest = users[:5], users[5:]
+    pl.DataFrame({"user_id": first}).write_csv(tmp_path / "first.csv")
+    pl.DataFrame({"user_id": users}).write_csv(tmp_path / "users.csv")
+    answer = _example("ray_answers").answer
+    answer(str(run), str(tmp_path / "first.csv"), str(out), workers=2, batch=4)
+    kept = {file: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
+    assert kept
+    (out / "cut-off.parquet").write_bytes(next(iter(kept)).read_bytes()[:-9])
+    for _ in range(2):  # the second time there is nothing left to do
+        answer(str(run), str(tmp_path / "users.csv"), str(out), workers=2, batch=4)
+        assert not (out / "cut-off.parquet").exists()
+        found = pl.read_parquet(out / "*.parquet").group_by("user_id").len()
+        assert dict(found.iter_rows()) == dict.fromkeys([*first, *rest], 10)
+        assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_workers_answer_for_all_users(cluster, run, tmp_path):
     rec = Recommender.from_run(run)
@@ -90,7 +140,7 @@ def address(cluster, run):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(_example("ray_serve").application(str(run), replicas=2))
+    serve.run(_example("ray_serve").application(str(run), fewest=2, most=2))
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
 
