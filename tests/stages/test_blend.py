@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import chain
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from prefrec.pipeline.checks import check_rows
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import predict_all, predict_full, predict_stages
+from prefrec.rankers import blend as blends
 from prefrec.rankers import ease, fitted_baselines
 from prefrec.rankers.baselines import PopularityRanker, RandomRanker
 from prefrec.rankers.blend import (
@@ -276,6 +278,36 @@ def test_a_blend_without_a_part_counts_no_validation_targets_for_validation_rows
             assert loaded.name == f"blend without {excluded}"
             assert np.array_equal(loaded.score(rows), twin.score(rows))
     assert not np.allclose(less.on("validation").load(4).score(rows), less.load(4).score(rows))
+
+
+def test_blends_share_the_features_of_a_block_in_an_evaluation_alone(finished, recipe, tmp_path, monkeypatch):
+    inputs = _inputs(finished, recipe)
+    parts = ["popularity", "window co-occurrence"]
+    made = BlendStage(inputs, BlendConfig(parts=parts), tmp_path, {n: BaselineStage(inputs, n) for n in parts})
+    made.make()
+    inputs.forget(rankers=True)
+    rows, scaled = list(inputs.data.validation), Mock(wraps=blends.scaled)
+    monkeypatch.setattr(blends, "scaled", scaled)
+    blocks = [rows[:3], rows[3:], [replace(e, time=5 * 10**8) for e in rows[3:]], rows[3:]]
+
+    def scores():
+        stages = [made, *made.without.values()]
+        rankers = [stage.load(4) for stage in stages]
+        yield from ([ranker.score(block) for ranker in rankers] for block in blocks)
+        for ranker in rankers:
+            ranker.use_predictions({})
+        yield from ([ranker.score(block) for ranker in rankers] for block in blocks)
+
+    counts, found = [], []
+    for number, answers in enumerate(scores()):
+        found.append(answers)
+        counts.append(scaled.call_count)
+        for answer, alone in zip(answers, found[number % len(blocks)], strict=True):
+            assert np.allclose(answer, alone, atol=1e-5)  # a part's scores are kept in float32
+    # The blend has two parts, two blends have one of them, and others leave item features out.
+    asked = 2 * (2 + len(made.without) - 2) + 2 - 2
+    assert np.diff([0, *counts]).tolist() == [asked] * 4 + [2] * 4
+    made.forget()
 
 
 def test_known_predictions_answer_in_place_of_a_part_that_is_not_loaded():

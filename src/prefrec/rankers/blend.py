@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, Self
 from zlib import crc32
@@ -158,6 +158,31 @@ class Times(Protocol):
         ...
 
 
+class KeptColumns:
+    """Features of one block of queries, for all blends of the same parts that score it one after the other.
+
+    Without them, a blend and its blends without a part would each turn the same scores into features.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all features."""
+        self._queries: list[Query] = []
+        self._times: list[int | None] = []
+        self._columns: dict[str, NDArray[np.float32]] = {}
+
+    def of(self, name: str, queries: Sequence[Query], make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the features of this name, which are made for the first blend that asks about these queries."""
+        asked, times = list(queries), [q.time for q in queries]  # times do not count when queries are compared
+        if self._times != times or self._queries != asked:
+            self._queries, self._times, self._columns = asked, times, {}
+        if name not in self._columns:
+            self._columns[name] = make()
+        return self._columns[name]
+
+
 class BlendRanker:
     """Score of a candidate = Σ weight × feature; features are the parts' scores and `time_features`.
 
@@ -172,6 +197,8 @@ class BlendRanker:
         excluded: name of a part, `POPULARITY`, `TIME` or `PAST`, to blend without. Default: none.
         out_of_fold: score each user with weights learnt from the other folds.
         past: features of the user's own items, where the data keep repeats.
+        kept: features that blends with the same parts, units and item features share in an evaluation, which begins
+            with `use_predictions`. Default: none.
     """
 
     def __init__(
@@ -183,10 +210,13 @@ class BlendRanker:
         excluded: str = "",
         out_of_fold: bool = False,
         past: OwnPast | None = None,
+        kept: KeptColumns | None = None,
     ) -> None:
         self.name = name
-        kept = weights.units.keys() - {excluded}
-        self.parts = [part for part in parts if part.name in kept]
+        asked = weights.units.keys() - {excluded}
+        self.parts = [part for part in parts if part.name in asked]
+        self.kept: KeptColumns | None = None
+        self._offered = kept
         self.times = times
         left_out = {excluded, *weights.left_out}
         self.of_items = [n for n, feature in enumerate(times.names) if feature_part(feature) not in left_out]
@@ -197,8 +227,7 @@ class BlendRanker:
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
-        columns = [scaled(checked_scores(part, queries), self.weights.units[part.name]) for part in self.parts]
-        columns += self._item_columns(queries)
+        columns = [self._column(part, queries) for part in self.parts] + self._item_columns(queries)
         logits = [first_features(logit, len(columns)) for logit in self.logits]
         is_one = len(logits) == 1
         utility = logits[0].utility_of(columns) if is_one else utilities(logits, joined(columns), queries)
@@ -206,12 +235,26 @@ class BlendRanker:
             self._add_past(utility, columns, queries, self.past)
         return utility
 
+    def _column(self, part: Ranker, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """Return a part's scores as a feature [B, C]."""
+
+        def make() -> NDArray[np.float32]:
+            return scaled(checked_scores(part, queries), self.weights.units[part.name])
+
+        return self._shared(part.name, queries, make)
+
     def _item_columns(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
         """Return the item features that count, [B, C] each."""
         if not self.of_items:
             return []
-        times = self.times(queries)
+        times = self._shared("", queries, lambda: self.times(queries))
         return [times[..., number] for number in self.of_items]
+
+    def _shared(
+        self, name: str, queries: Sequence[Query], make: Callable[[], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        # A server must not keep the features of all requests.
+        return self.kept.of(name, queries, make) if self.kept else make()
 
     def _add_past(
         self,
@@ -249,6 +292,9 @@ class BlendRanker:
 
     def use_predictions(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the parts that can use them."""
+        self.kept = self._offered
+        if self.kept:
+            self.kept.forget()
         for part in self.parts:
             if isinstance(part, ComposedRanker):
                 part.use_predictions(answers)

@@ -58,12 +58,17 @@ class Logit(ByValue):
         """
         per_unit = self.weights / self.scale
         utility = np.zeros(columns[0].shape, dtype=np.float32)
-        is_real = np.ones(columns[0].shape, dtype=np.bool_)
+        columns = [column if column.strides[0] else column[:1] for column in columns]
         for column, weight in zip(columns, per_unit.astype(np.float32), strict=True):
-            column = column if column.strides[0] else column[:1]
             utility += weight * column
-            is_real &= np.isfinite(column)
-        return np.where(is_real, utility.astype(np.float64) - self.mean @ per_unit, -np.inf)
+        is_real = np.isfinite(utility)
+        if not is_real.all():  # otherwise all columns are finite
+            is_real[:] = True
+            for column in columns:
+                is_real &= np.isfinite(column)
+        out = np.subtract(utility, self.mean @ per_unit, dtype=np.float64)
+        out[~is_real] = -np.inf
+        return out
 
 
 def utility_by_fold(logits: Sequence[Logit], features: Features, folds: Indices) -> Floats:

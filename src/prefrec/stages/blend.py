@@ -24,6 +24,7 @@ from prefrec.rankers.blend import (
     RERANKED,
     BlendConfig,
     BlendRanker,
+    KeptColumns,
     RerankedBlend,
     Weights,
 )
@@ -125,7 +126,8 @@ class BlendStage(RankerStage):
         weights = self._weights()
         is_out_of_fold = split == "validation" and not excluded
         past = self.parts.past(split)
-        blend = BlendRanker(name, fast, self.parts.times(split), weights, excluded, is_out_of_fold, past)
+        columns = self.parts.kept(split)
+        blend = BlendRanker(name, fast, self.parts.times(split), weights, excluded, is_out_of_fold, past, columns)
         kept = [model for model in slow if model.name != excluded]
         if not (kept and weights.reranked):
             return blend
@@ -137,6 +139,7 @@ class BlendStage(RankerStage):
         self.parts.rankers.cache_clear()
         self.parts.times.cache_clear()
         self.parts.past.cache_clear()
+        self.parts.kept.cache_clear()
 
     @cached_property
     def without(self) -> dict[str, RankerStage]:
@@ -265,6 +268,7 @@ class BlendParts:
         self.rankers = cache(self._rankers)
         self.times = cache(partial(split_features, inputs.data))
         self.past = cache(partial(split_past, inputs.data))
+        self.kept = cache(lambda split: KeptColumns())
 
     def _rankers(self, split: str, batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
         """Return the parts that score all items, and the title models, which are slow."""
