@@ -15,7 +15,7 @@ NUMBER = r"([+\-−]?\d+(?:\.\d+)?)"
 VALUE = re.compile(rf"{NUMBER} \[{NUMBER},\s*{NUMBER}\]")
 """A mean with the ends of its interval, as tables show it."""
 WIDTH, ROW, LINE, SIDE = 560, 40, 18, 8
-INK, QUIET = "#1d2529", "#5b676c"
+INK, QUIET, SHADE = "#1d2529", "#5b676c", "#dcebf3"
 FINDINGS = {
     "above": ("#00796b", "significantly above 0"),
     "below": ("#b3372b", "significantly below 0"),
@@ -30,7 +30,10 @@ MAX_LABEL = 50
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference, its interval, the text that its cell has, and the finding: a key of `FINDINGS`."""
+    """A difference, its interval, the text that its cell has, the finding (a key of `FINDINGS`), and its margin.
+
+    Within ± its margin it counts as equivalent. 0: it has none of its own.
+    """
 
     label: str
     mean: float
@@ -38,6 +41,7 @@ class Difference:
     high: float
     text: str
     finding: str = ""
+    margin: float = 0.0
 
 
 def parsed(label: str, cell: str, finding: str = "") -> Difference | None:
@@ -76,7 +80,7 @@ def picture(
         groups: name and differences of each group.
         note: a line below the title.
         metric: what the axis shows.
-        margin: differences within it count as equivalent; it is shaded.
+        margin: differences within it count as equivalent; it is shaded, as are the margins of single differences.
     """
     every = [d for _, differences in groups for d in differences]
     low, high = min(0.0, *(d.low for d in every)), max(0.0, *(d.high for d in every))
@@ -103,7 +107,7 @@ def picture(
     if margin is not None:
         left, right = x(max(-margin, low)), x(min(margin, high))
         parts.append(
-            f'<rect x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="{bottom - top}" fill="#eef4f8"/>'
+            f'<rect x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="{bottom - top}" fill="{SHADE}"/>'
         )
     marks = ticks(low, high)
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
@@ -115,7 +119,9 @@ def picture(
         parts.append(_text(middle, bottom + 18, number, anchor="middle", colour=QUIET))
     if metric:
         parts.append(_text(WIDTH / 2, bottom + 18 + LINE, metric, anchor="middle", colour=QUIET))
-    parts.append(_legend(found, margin, bottom + 18 + LINE * (bool(metric) + 1)))
+    shade = f"shaded: ±{margin:g}" if margin is not None else "shaded: what counts as equivalent"
+    is_shaded = margin is not None or any(d.margin for d in every)
+    parts.append(_legend(found, shade if is_shaded else "", bottom + 18 + LINE * (bool(metric) + 1)))
     y = top
     for name, differences in groups:
         if name:
@@ -125,6 +131,10 @@ def picture(
             colour, _ = FINDINGS[d.finding]
             parts.append(_text(SIDE, y + 16, d.label, halo=True))
             y += _height(d) - ROW
+            if d.margin:
+                left, right = x(max(-d.margin, low)), x(min(d.margin, high))
+                place = f'x="{left:.1f}" y="{y + 22}" width="{right - left:.1f}" height="12"'
+                parts.append(f'<rect {place} fill="{SHADE}"/>')
             parts += [
                 _text(WIDTH - SIDE, y + 16, d.text, anchor="end", colour=QUIET, halo=True),
                 f'<path d="M{x(d.low):.1f} {y + 28} H{x(d.high):.1f}" stroke="{colour}" stroke-width="3"/>',
@@ -134,11 +144,11 @@ def picture(
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _legend(found: Sequence[str], margin: float | None, y: float) -> str:
-    """Return the line that says what the colours mean, and the shade."""
+def _legend(found: Sequence[str], shade: str, y: float) -> str:
+    """Return the line that says what the colours mean, and the shade if there is one."""
     spans = [f'<tspan fill="{FINDINGS[f][0]}">● </tspan><tspan>{FINDINGS[f][1]}   </tspan>' for f in found]
-    if margin is not None:
-        spans.append(f"<tspan>shaded: ±{margin:g}</tspan>")
+    if shade:
+        spans.append(f"<tspan>{shade}</tspan>")
     return f'<text x="{SIDE:.1f}" y="{y:.1f}" fill="{QUIET}" xml:space="preserve">{"".join(spans)}</text>'
 
 

@@ -15,6 +15,7 @@ import posixpath
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,8 @@ class Result:
 
 
 METRIC = re.compile(r"NDCG@10|HR@1\b|AUC")
+SHARE = re.compile(r"p of ±(\d+)% after Holm")
+NUMBER = re.compile(r"\**(\d\.\d+)")
 MARGIN = re.compile(r"finding \(±(0\.\d+)\)")
 SLUG = re.compile(r"(?<![\w-])(s-dpo|sft-more|sft|dpo|dmpo|bpr)(?![\w-])")
 NAMES = {"sft-more": "SFT continued"}
@@ -336,6 +339,8 @@ def _differences(tables: Sequence[dict[str, Any]], view: Mapping[str, Any]) -> t
     """Return the title of a group of a picture, and its differences."""
     table = tables[view["table"]]
     columns = view["columns"]
+    means = _means(tables)
+    share = next((float(found[1]) / 100 for column in table["columns"] if (found := SHARE.fullmatch(column))), 0.0)
     finding = next((n for n, column in enumerate(table["columns"]) if column.startswith("finding")), None)
     found = []
     for row in table["rows"]:
@@ -346,9 +351,27 @@ def _differences(tables: Sequence[dict[str, Any]], view: Mapping[str, Any]) -> t
             label = SLUG.sub(lambda slug: NAMES.get(slug[0], slug[0].upper()), label)
             outcome = "" if finding is None else row[finding]
             cell = parsed(label, row[table["columns"].index(column)], outcome)
+            if cell and share:
+                named = dict(zip(table["columns"], row, strict=True))
+                against = named["difference"].rpartition(" − ")[2]
+                cell = replace(cell, margin=share * means.get((named.get("data", ""), against), 0.0))
             found += [cell] if cell else []
     title = SLUG.sub(lambda slug: NAMES.get(slug[0], slug[0].upper()), view.get("title", columns[0]))
     return title, found
+
+
+def _means(tables: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    """Return (data set, ranker) → its mean, from tables of rankers of one set and of arms × sets."""
+    means = {}
+    for table in tables:
+        first, *columns = table["columns"]
+        for name, *cells in table["rows"] if first in ("arm", "ranker") else ():
+            for column, cell in zip(columns, cells, strict=True):
+                data = column if first == "arm" else table["title"].partition(":")[0]
+                number = NUMBER.match(cell)
+                if number and (first == "arm" or column.startswith("all, ")):
+                    means[data, name] = float(number[1])
+    return means
 
 
 def page(result: Result, others: Sequence[Result]) -> str:

@@ -221,6 +221,24 @@ def test_a_picture_shows_each_difference_with_its_interval(tmp_path, pages_of_re
     assert f'<circle cx="{mean:.1f}" cy="{60 + 18 + 28}"' in drawn
 
 
+def test_a_margin_that_is_a_share_is_drawn_in_each_row(tmp_path, pages_of_results):
+    """3% of the ranker that a difference is compared with, where a table has its mean."""
+    means = {
+        "title": "films: means",
+        "columns": ["ranker", "all, n = 9"],
+        "rows": [["sft", "**0.5**"], ["s-dpo", "0.3"]],
+    }
+    rows = [["films", "s-dpo − sft", "−0.2 [−0.3, −0.1]"], ["films", "s-dpo − other", "−0.2 [−0.3, −0.1]"]]
+    columns = ["data", "difference", "NDCG@10"]
+    table = {"title": "T", "columns": [*columns, "p of ±3% after Holm"], "rows": [[*row, "1.0"] for row in rows]}
+    write_result(tmp_path, tables=[table, means], picture=[{"table": 0, "columns": ["NDCG@10"], "title": "T"}])
+    drawn = pages_of_results["pages"](tmp_path)["docs/experiments/01-a.svg"]
+    # Of 0.318 on 544 points, ±0.015 are 51.3, and the right end of the axis cuts them off at 0.009.
+    (width,) = re.findall(r'width="([\d.]+)" height="12"', drawn)
+    assert float(width) == pytest.approx(544 * (0.015 + 0.009) / 0.318, abs=0.1)
+    assert "shaded: what counts as equivalent" in drawn
+
+
 def test_the_colour_of_a_difference_is_its_declared_finding(tmp_path, pages_of_results):
     rows = [
         ["s-dpo − sft", "−0.2 [−0.3, −0.1]", "open"],
