@@ -110,7 +110,7 @@ def recommended(frame: pl.DataFrame, k: int) -> list[list[str]]:
 
 
 def exposure_frame(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> pl.DataFrame:
-    """Return coverage and Gini coefficient of the recommended items, mean over the seeds.
+    """Return coverage and Gini index of the recommended items, mean over the seeds.
 
     Both are over the items of the lists. Coverage is the share of them that is recommended at all. The Gini
     coefficient is 0 if all are recommended equally often, and near 1 if one item takes all.
@@ -233,7 +233,7 @@ _NOTE = (
     f"“{TAKEN}” shows how popular the right answers are."
 )
 _EXPOSURE_NOTE = (
-    "Coverage and Gini coefficient have no interval: resampled users have fewer distinct items, which shifts both."
+    "Coverage and Gini index have no interval: resampled users have fewer distinct items, which shifts both."
 )
 _GROUPS_NOTE = "95% intervals over the users of the group."
 _NO_ATTRIBUTES = "The prepared data have no attributes of users. If the source has some, prepare the data again."
