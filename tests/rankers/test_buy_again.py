@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Candidates, Catalogue, Queries, Query, RankingExample
 from prefrec.evaluation.metrics import ndcg, target_ranks
 from prefrec.rankers.baselines import NO_REPEATS, baseline_rankers, unable
 from prefrec.rankers.buy_again import HALF_LIVES, MOST_ROWS, BuyAgainRanker
-from prefrec.rankers.matrices import SharedItems
 
 ITEMS = tuple("abcdefgh")
 histories = st.lists(st.sampled_from(ITEMS[:6]), max_size=12).map(tuple)
@@ -100,13 +99,11 @@ def test_buy_again_is_fitted_only_to_logs_with_repeats():
     assert ranker.half_life == BuyAgainRanker.fit([change]).half_life < math.inf
 
 
-def test_shared_items_do_not_remember_the_histories():
-    """A server asks the same items for ever."""
-    items = SharedItems(ITEMS)
-    for n in range(3):
-        (scores,) = BuyAgainRanker().score([RankingExample("u", ITEMS[n : n + 2], items, "a")])
-        assert scores.tolist() == [float(n <= place < n + 2) for place in range(len(ITEMS))]
-    assert len(items._known) == 0
+def test_shared_candidates_have_the_scores_of_their_own_lists():
+    rows = [Query(history, ITEMS) for history in (tuple("abca"), (), ("b", "elsewhere", "a"))]
+    shared = Queries(rows, Candidates(ITEMS))
+    for ranker in (BuyAgainRanker(), BuyAgainRanker(2.0)):
+        np.testing.assert_array_equal(ranker.score(shared), ranker.score(rows))
 
 
 def test_buy_again_ranks_own_items_and_leaves_the_others_tied():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawn_logs import make_log
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Candidates, Catalogue, Queries, Query, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation.diagnosis import row_ndcg
 from prefrec.rankers.baselines import BY_TIME, ItemFeatureRanker
@@ -78,6 +78,23 @@ def test_one_time_far_ahead_does_not_change_what_is_recent(ahead):
         of_both = [ItemFeatureRanker.fit(name, log, CATALOGUE).score(asked) for log in (clean, spoilt)]
         np.testing.assert_allclose(*of_both, atol=1e-4)
     assert (ItemFeatureRanker.fit("popularity of 30 days", spoilt, CATALOGUE).score(asked) > 0).all()
+
+
+def test_queries_that_share_candidates_and_time_share_their_features():
+    log, index = _log([("10", 1), ("9", 2), ("9", 40), ("7", 41)]), {item: n for n, item in enumerate(IDS)}
+    features = ItemFeatures(ItemHistory.of(log, CATALOGUE), index, time_features(True))
+    items = Candidates(["9", "7", "10"])
+    now, past = ([Query((), items.ids, time) for _ in range(3)] for time in (None, START + 30 * DAY))
+    shared = features(Queries(now, items))
+    assert shared.shape == (1, 3, len(features.names))
+    assert features(Queries(now, items)) is shared  # a server asks again
+    np.testing.assert_array_equal(np.broadcast_to(shared, (3, *shared.shape[1:])), features(now))
+    for rows in ([*now[:2], past[0]], past, []):
+        own = features(Queries(rows, items))
+        want = features(rows) if rows else own
+        np.testing.assert_array_equal(np.broadcast_to(own, (len(rows), *own.shape[1:])), want)
+    ranker = ItemFeatureRanker.fit("newest first", log, CATALOGUE)
+    np.testing.assert_array_equal(ranker.score(Queries(past, items)), ranker.score(past))
 
 
 def test_a_candidate_outside_the_catalogue_is_named():

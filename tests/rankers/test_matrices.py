@@ -1,6 +1,4 @@
-"""Padded rows and sparse products against loops, of lists of their own and of one shared tuple."""
-
-from dataclasses import replace
+"""Padded rows and sparse products against loops, of lists of their own and of shared candidates."""
 
 import numpy as np
 import pytest
@@ -8,47 +6,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from prefrec.data import RankingExample
-from prefrec.rankers.matrices import SharedItems, item_scores, mean_ndcg, pad_codes, score_by_rows, top_columns
+from prefrec.data import Candidates, Queries, Query
+from prefrec.rankers.matrices import candidate_codes, item_scores, mean_ndcg, pad_codes, score_by_rows, top_columns
 
 INDEX = {"a": 0, "b": 1, "c": 2}
 ALL = ("c", "a", "x", "b")
-SHARED = [RankingExample(f"u{n}", (), ALL, "a") for n in range(3)]
-FEW, TWICE = ([replace(e, candidates=listed) for e in SHARED] for listed in (("x", "c", "a"), ("a", "b", "c", "b")))
-OWN = [RankingExample("u", (), ("b", "x"), "b"), *SHARED[:1], RankingExample("v", (), ("a",), "a")]
+OWN = [Query((), ("b", "x")), Query((), ALL), Query((), ("a",))]
+
+
+def _shared(listed) -> Queries:
+    return Queries([Query((), listed, user_id=f"u{n}") for n in range(3)], Candidates(listed))
+
+
+SHARED, FEW, TWICE, NONE = (_shared(listed) for listed in (ALL, ("x", "c", "a"), ("a", "b", "c", "b"), ("x", "y")))
 
 
 @pytest.mark.parametrize("is_sparse", [True, False])
-@pytest.mark.parametrize("rows", [SHARED, SHARED[:1], FEW, TWICE, OWN, []])
+@pytest.mark.parametrize("rows", [SHARED, SHARED[:1], [*SHARED], FEW, TWICE, NONE, OWN, OWN[:1], []])
 def test_codes_scores_and_products_equal_loops(rows, is_sparse):
-    width = max((len(e.candidates) for e in rows), default=0)
+    width = max((len(q.candidates) for q in rows), default=0)
     weights = sparse.csr_array(np.arange(2.0 * len(rows)).reshape(len(rows), 2))
     factor = sparse.csr_array(np.array([[1.0, 0, 2], [0, 3, 1]]))
     known = (weights @ factor).toarray()
-    codes = pad_codes([e.candidates for e in rows], INDEX)
+    codes = pad_codes([q.candidates for q in rows], INDEX)
+    np.testing.assert_array_equal(np.broadcast_to(candidate_codes(rows, INDEX), codes.shape), codes)
     values = item_scores(rows, {"a": 5.0, "c": 7.0})
     products = score_by_rows(weights, lambda some: some @ (factor if is_sparse else factor.toarray()), rows, INDEX)
     assert codes.shape == values.shape == products.shape == (len(rows), width)
-    for b, e in enumerate(rows):
+    for b, q in enumerate(rows):
         for c in range(width):
-            item = e.candidates[c] if c < len(e.candidates) else None
+            item = q.candidates[c] if c < len(q.candidates) else None
             assert codes[b, c] == (-1 if item is None else INDEX.get(item, 3))
             assert values[b, c] == (-np.inf if item is None else {"a": 5.0, "c": 7.0}.get(item, 0.0))
             want = known[b, INDEX[item]] if item in INDEX else 0.0
             assert products[b, c] == (-np.inf if item is None else want)
 
 
-def test_shared_items_remember_no_index_of_a_single_call():
-    """A server asks the same items for ever."""
-    items = SharedItems(ALL)
-    rows = [RankingExample("u", (), items, "a")]
-    for _ in range(3):
-        values = item_scores(rows, {"a": 5.0, "c": 7.0})
-    assert values.tolist() == [[7, 5, 0, 0]]
-    assert len(items._known) == 0
-    for _ in range(3):
-        pad_codes([items], INDEX)
-    assert len(items._known) == 1
+@pytest.mark.parametrize("rows", [SHARED, OWN])
+def test_an_index_without_items_scores_0(rows):
+    scores = score_by_rows(np.zeros((3, 1)), lambda some: np.zeros((len(some), 0)), rows, {})
+    assert {*scores.ravel().tolist()} <= {0.0, -np.inf}
+    assert (scores == 0).sum() == sum(len(q.candidates) for q in rows)
 
 
 def test_ndcg_counts_ties_as_above():

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Candidates, Catalogue, Queries, RankingExample
 from prefrec.intake import PrepareConfig, prepare
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.blend import BlendRanker, Weights
 from prefrec.rankers.blend_learning import learn_weights
 from prefrec.rankers.buy_again import BuyAgainRanker
 from prefrec.rankers.item_features import DAY, POPULARITY, ItemFeatures, ItemHistory, time_features
-from prefrec.rankers.matrices import SharedItems, mean_ndcg
+from prefrec.rankers.matrices import mean_ndcg
 from prefrec.rankers.own_past import NAMES, PAST, SHRINK_ITEM, SHRINK_USER, OwnPast
 from prefrec.stages.blend import split_features
 from replenishing_shop import START, replenishing_shop
 
-ITEMS = SharedItems("abcdefgh")
+ITEMS = tuple("abcdefgh")
 
 
 def _log(histories) -> pl.DataFrame:
@@ -104,11 +104,12 @@ def _by_day(pairs) -> tuple[str, list[int]]:
     return "".join(item for item, _ in ordered), [day for _, day in ordered]
 
 
-@pytest.mark.parametrize("candidates", [ITEMS, tuple(ITEMS), ("h", "b", "z", "a")])
-def test_cells_are_the_candidates_of_the_history(candidates):
+@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize("candidates", [ITEMS, ("h", "b", "z", "a")])
+def test_cells_are_the_candidates_of_the_history(candidates, is_shared):
     past = OwnPast.of(_log(["abab"]))
     rows = [_example("abca", candidates=candidates), _example("", candidates=candidates)]
-    found = past.cells(rows)
+    found = past.cells(Queries(rows, Candidates(candidates)) if is_shared else rows)
     cells = {(row, candidates[column]) for row, column in zip(found.rows, found.columns, strict=True)}
     assert cells == {(0, item) for item in {*"abca"} & {*candidates}}
     for column, values in zip(found.columns, found.values, strict=True):
@@ -158,8 +159,8 @@ def test_a_blend_gains_on_buy_again_in_a_shop_of_cycles(tmp_path, seed):
     shop.catalogue.write_csv(tmp_path / "items.csv")
     files = {"interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
     data = prepare(PrepareConfig(source="files", **files, split="time", repeats="keep", history_length=50))
-    items = SharedItems(data.catalogue.ids)
-    learn, test = ([replace(e, candidates=items) for e in data.examples(s, None)] for s in ("validation", "test"))
+    items = Candidates(data.catalogue.ids)
+    learn, test = ([replace(e, candidates=items.ids) for e in data.examples(s, None)] for s in ("validation", "test"))
     again, log = BuyAgainRanker.fit(learn), data.train_interactions
     parts, times, past = [again, PopularityRanker.fit(log)], split_features(data, "validation"), OwnPast.of(log)
     weights = learn_weights(parts, times, learn, past=past)
@@ -172,7 +173,8 @@ def test_a_blend_gains_on_buy_again_in_a_shop_of_cycles(tmp_path, seed):
         past=OwnPast.of(known),
     )
     targets = [e.target_index for e in test]
-    reached = {ranker.name: mean_ndcg(ranker.score(test), targets) for ranker in (again, blend)}
+    shared = Queries(test, items)
+    reached = {ranker.name: mean_ndcg(ranker.score(shared), targets) for ranker in (again, blend)}
     assert reached["blend"] > reached["buy again"] + 0.01
 
 
@@ -186,15 +188,17 @@ def learnt():
 
 @pytest.mark.parametrize("excluded", ["", "buy again", POPULARITY, PAST])
 @pytest.mark.parametrize("is_out_of_fold", [False, True])
-def test_a_blend_with_own_items_equals_a_sum_over_its_features(learnt, excluded, is_out_of_fold):
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_blend_with_own_items_equals_a_sum_over_its_features(learnt, excluded, is_out_of_fold, is_shared):
     part, times, past, weights, rows = learnt
+    rows = Queries(rows[:9], Candidates(ITEMS)) if is_shared else rows[:9]
     if is_out_of_fold and excluded:
         return  # only the whole blend has weights by fold
     again = Weights.from_json(weights.to_json())
     blend = BlendRanker("blend", [part], times, again, excluded, is_out_of_fold, past)
-    scores = blend.score(rows[:9])
-    bought = np.log1p(part.score(rows[:9]) / weights.units["buy again"])
-    for row, example in enumerate(rows[:9]):
+    scores = blend.score(rows)
+    bought = np.log1p(part.score(rows) / weights.units["buy again"])
+    for row, example in enumerate(rows):
         slow = []
         logit = blend.logits[0] if not is_out_of_fold else blend.logits[_fold(example.user_id)]
         for column, item in enumerate(ITEMS):
@@ -206,7 +210,7 @@ def test_a_blend_with_own_items_equals_a_sum_over_its_features(learnt, excluded,
             slow.append(sum(weight / scale * of[name] for name, weight, scale in pairs))
         np.testing.assert_allclose(scores[row] - scores[row, 0], np.array(slow) - slow[0], atol=1e-4)
     if not is_out_of_fold:
-        terms = [sum(blend.terms(rows[:9], item).values()) for item in "ac"]
+        terms = [sum(blend.terms(rows, item).values()) for item in "ac"]
         np.testing.assert_allclose(terms[0] - terms[1], scores[:, 0] - scores[:, 2], atol=1e-4)
 
 

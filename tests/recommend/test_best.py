@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from drawn_logs import make_log
-from prefrec.data import Catalogue, PreparedData, Query, RankingExample
+from prefrec.data import Candidates, Catalogue, PreparedData, Queries, Query, RankingExample
 from prefrec.rankers import matrices
 from prefrec.rankers.attributes import attribute_ranker
 from prefrec.rankers.base import ListRanker
@@ -159,6 +159,16 @@ def test_a_batch_has_the_answers_of_each_question_alone(name, dense_cells, monke
             assert got.item_ids == _slow(ranker, question, popular)
 
 
+@pytest.mark.parametrize("name", [*COUNTS, *OTHERS, REPEATS])
+def test_shared_candidates_have_the_scores_of_their_own_lists(name):
+    ranker, items = _rankers()[name], Candidates([*ITEMS[::-1], "gone"] if name in COUNTS else ITEMS[::-1])
+    rows = [Query(tuple(RNG.choice([*ITEMS, "gone"], n)), items.ids) for n in (3, 1, 0, 12)]
+    for some in (rows, rows[:1], []):
+        shared = ranker.score(Queries(some, items))
+        assert shared.shape == (len(some), len(items))
+        np.testing.assert_array_equal(shared, ranker.score(some) if some else shared)
+
+
 def _slow(ranker, question, popular):
     kept = [i for i in ITEMS if i not in question.seen and i != "i3"]
     (scores,) = ranker.score([Query(tuple(question.history), tuple(kept))]).astype(np.float32)
@@ -191,15 +201,6 @@ def test_a_ranker_of_lists_gets_only_the_items_that_may_be_answered():
     answers = answer_all(ranker, [selection.question(["i5"], seen) for seen in (["i1"], ["i2", "i5"], ITEMS)])
     assert [a.item_ids for a in answers] == [["i2", "i3"], ["i1", "i3"], []]
     assert answers[0].logps.tolist() == [0, -1]
-
-
-def test_codes_of_shared_items_are_looked_up_once_for_each_index():
-    items = matrices.SharedItems(["b", "a", "x"])
-    index, other = {"a": 0, "b": 1}, {"x": 0}
-    assert items.codes(index).tolist() == [1, 0, 2]
-    assert items.codes(index) is items.codes(index)
-    assert items.codes(other).tolist() == [1, 1, 0]
-    assert items.column == {"b": 0, "a": 1, "x": 2}
 
 
 def test_two_steps_equal_a_walk_of_the_first_ring(monkeypatch):

@@ -1,8 +1,8 @@
-"""Full ranking: blocks of examples share one tuple of candidates, and only a few numbers per example are kept."""
+"""Full ranking: blocks of examples share their candidates, and only a few numbers per example are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Candidates, Catalogue, Queries, Query, RankingExample
 from prefrec.errors import ModelError
 from prefrec.evaluation.metrics import target_ranks
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA, checked_scores
@@ -43,8 +43,8 @@ def rank_catalogue(
         seen: [B] items to leave out, as from `seen_items`: those that each example's user has interacted with, the
             history included.
         known_items: items with training interactions.
-        shared: whether all examples of a block get the same tuple of all items. False: each gets only its unseen
-            items, for rankers whose score of an item depends on the other candidates.
+        shared: whether all examples of a block share all items. False: each gets only its unseen items, for rankers
+            whose score of an item depends on the other candidates.
     """
     (frame,) = rank_together([ranker], examples, catalogue, seen, known_items, shared=shared)
     return frame
@@ -66,19 +66,19 @@ def rank_together(
     """
     column = catalogue.index
     known = np.isin(catalogue.ids, list(known_items))
-    items = tuple(column)
+    items = Candidates(column)
     asked: list[Ranker] = []
     for ranker in rankers:
         if isinstance(ranker, LearningRanker):
-            ranker = ranker.learn([replace(e, candidates=items) for e in examples])
+            ranker = ranker.learn([replace(e, candidates=items.ids) for e in examples])
         asked.append(ranker)
     found: list[list[_Answers]] = [[] for _ in rankers]
     for rows in blocks(len(examples), 4 * len(column)):  # several arrays of this size are in memory
         block = list(examples[rows])
-        questions = _Questions.of(block, seen[rows], column, shared)
+        questions = _Questions.of(block, seen[rows], items, shared)
         targets = np.array([column[e.target] for e in block])
         for ranker, own in zip(asked, found, strict=True):
-            scores = questions.scores(ranker, column)
+            scores = questions.scores(ranker, items)
             try:
                 own.append(_Answers.of(scores, targets, known))
             except ValueError as e:
@@ -91,11 +91,11 @@ class _Questions:
     """A block of examples in full ranking.
 
     Attributes:
-        examples: [B] with all items as candidates, or with those that are not hidden.
-        hidden: rows and columns of the items that are no candidates, if all examples have the same tuple of items.
+        queries: [B] with all items as candidates, or with those that are not hidden.
+        hidden: rows and columns of the items that are no candidates, if the queries share all items.
     """
 
-    examples: list[RankingExample]
+    queries: Sequence[Query]
     hidden: tuple[list[int], list[int]] | None
 
     @classmethod
@@ -103,29 +103,29 @@ class _Questions:
         cls,
         block: Sequence[RankingExample],
         seen: Sequence[Collection[str]],
-        column: Mapping[str, int],
+        items: Candidates,
         shared: bool,
     ) -> Self:
-        """Return the questions about a block of examples; `column` is item → its column, of all items."""
-        items = tuple(column)
+        """Return the questions about a block of examples; `items` are all items, in the order of columns."""
         excluded = [{*known} - {e.target} for e, known in zip(block, seen, strict=True)]
         if not shared:
             lists = [tuple(item for item in items if item not in left_out) for left_out in excluded]
             return cls([replace(e, candidates=listed) for e, listed in zip(block, lists, strict=True)], None)
+        column = items.places
         places = [(row, column[i]) for row, left_out in enumerate(excluded) for i in left_out if i in column]
         hidden = [row for row, _ in places], [place for _, place in places]
-        return cls([replace(e, candidates=items) for e in block], hidden)
+        return cls(Queries([replace(e, candidates=items.ids) for e in block], items), hidden)
 
-    def scores(self, ranker: Ranker, column: Mapping[str, int]) -> NDArray[np.float64]:
+    def scores(self, ranker: Ranker, items: Candidates) -> NDArray[np.float64]:
         """Return a ranker's scores [B, I] of all items, -inf for those that are no candidates."""
-        result = checked_scores(ranker, self.examples)
+        result = checked_scores(ranker, self.queries)
         if self.hidden is not None:
             scores = np.array(result, dtype=np.float64)
             scores[self.hidden] = -np.inf
             return scores
-        scores = np.full((len(self.examples), len(column)), -np.inf)
-        for row, own, e in zip(scores, result, self.examples, strict=True):
-            row[[column[i] for i in e.candidates]] = own[: len(e.candidates)]
+        scores = np.full((len(self.queries), len(items)), -np.inf)
+        for row, own, query in zip(scores, result, self.queries, strict=True):
+            row[[items.places[i] for i in query.candidates]] = own[: len(query.candidates)]
         return scores
 
 

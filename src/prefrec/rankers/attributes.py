@@ -14,7 +14,7 @@ from scipy import sparse
 
 from prefrec.data import Catalogue, Query
 from prefrec.errors import ConfigError, did_you_mean
-from prefrec.rankers.matrices import blocks, history_matrix, pad_codes, quick_factor, score_by_rows
+from prefrec.rankers.matrices import blocks, candidate_codes, history_matrix, quick_factor, score_by_rows
 
 Comparison = Literal["same", "near"]
 """`same`: how much of the history has the item's value. `near`: how close its number is to those of the history."""
@@ -143,11 +143,12 @@ class NearNumberRanker:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
         weights = history_matrix([q.history for q in queries], self.index, self.half_life)
         is_known, means = weights.sum(axis=1) > 0, _per_row(weights) @ weights @ self.values
-        codes = pad_codes([q.candidates for q in queries], self.index)
+        codes = candidate_codes(queries, self.index)
         numbers = np.append(self.values, [0.0, -np.inf])  # the code -1 of empty columns reads the last value
-        scores = np.empty(codes.shape)
-        for rows in blocks(len(codes), codes.shape[1]):
-            np.abs(numbers[codes[rows]] - means[rows, None], out=scores[rows])
+        scores = np.empty((len(queries), codes.shape[1]))
+        for rows in blocks(*scores.shape):
+            shown = numbers[codes if len(codes) == 1 else codes[rows]]
+            np.abs(shown - means[rows, None], out=scores[rows])
         scores = np.where(np.isinf(scores) | is_known[:, None], -scores, 0.0)
         return _with_means(scores, np.where(is_known, -self._mean_distances(means), 0.0), queries, self.index)
 
@@ -174,5 +175,5 @@ def _with_means(
     index: dict[str, int],
 ) -> NDArray[np.float64]:
     """Return scores [B, C] with the mean [B] of a query's row for candidates outside `index`."""
-    outside = pad_codes([q.candidates for q in queries], index) == len(index)
+    outside = candidate_codes(queries, index) == len(index)
     return np.where(outside, means[:, None], scores) if outside.any() else scores

@@ -108,7 +108,8 @@ class ItemFeatureRanker:
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         values = self.features(queries)[..., 0].astype(np.float64)
-        return np.where(np.isnan(values), -np.inf, values)
+        scores = np.where(np.isnan(values), -np.inf, values)
+        return scores if len(scores) == len(queries) else np.repeat(scores, len(queries), axis=0)
 
 
 @dataclass(eq=False)

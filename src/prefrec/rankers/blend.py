@@ -154,7 +154,7 @@ class Times(Protocol):
         ...
 
     def __call__(self, queries: Sequence[Query]) -> Features:
-        """Return the features of the candidates [B, C, F]."""
+        """Return the features of the candidates [B, C, F], or [1, C, F] if they are those of all queries."""
         ...
 
 
@@ -228,6 +228,8 @@ class BlendRanker:
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty columns. Raise ModelError if a score is NaN."""
         columns = [self._column(part, queries) for part in self.parts] + self._item_columns(queries)
+        shape = len(queries), columns[0].shape[1]
+        columns[0] = np.broadcast_to(columns[0], shape)  # a blend without its only part has item features alone
         logits = [first_features(logit, len(columns)) for logit in self.logits]
         is_one = len(logits) == 1
         utility = logits[0].utility_of(columns) if is_one else utilities(logits, joined(columns), queries)
@@ -244,7 +246,7 @@ class BlendRanker:
         return self._shared(part.name, queries, make)
 
     def _item_columns(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
-        """Return the item features that count, [B, C] each."""
+        """Return the item features that count, each [B, C] or [1, C]."""
         if not self.of_items:
             return []
         times = self._shared("", queries, lambda: self.times(queries))
@@ -263,9 +265,10 @@ class BlendRanker:
         queries: Sequence[Query],
         past: OwnPast,
     ) -> None:
-        """Add to utilities [B, C] what the features of own items, and the other ones [B, C] of these items, add."""
+        """Add to utilities [B, C] what the features of own items, and the other ones of these items, add."""
         rows, columns, own = past.cells(queries)
-        more = np.column_stack([own, *(feature[rows, columns] for feature in features)])
+        others = (np.broadcast_to(feature, utility.shape)[rows, columns] for feature in features)
+        more = np.column_stack([own, *others])
         size = len(features)
         per_unit = np.stack([logit.weights[size:] / logit.scale[size:] for logit in self.logits])
         added = (more * per_unit[user_folds(queries, len(self.logits))[rows]]).sum(axis=1)
@@ -277,7 +280,8 @@ class BlendRanker:
         columns = [q.candidates.index(item) for q in queries]
         units = self.weights.units
         values = [scaled(checked_scores(part, queries)[rows, columns], units[part.name]) for part in self.parts]
-        values += [feature[rows, columns] for feature in self._item_columns(queries)]
+        features = self._item_columns(queries)
+        values += [feature[rows if len(feature) > 1 else 0, columns] for feature in features]
         part_of = [*(part.name for part in self.parts), *(feature_part(self.times.names[n]) for n in self.of_items)]
         table, size = np.column_stack(values).astype(np.float64), len(part_of)
         per_unit = self.logits[0].weights / self.logits[0].scale
@@ -418,8 +422,8 @@ def weights_sentence(name: str, weights: Weights) -> str:
 
 
 def joined(columns: Sequence[NDArray[np.float32]]) -> Features:
-    """Return features [B, C, F] of columns [B, C]."""
-    return np.stack(columns).transpose(1, 2, 0)
+    """Return features [B, C, F] of columns, each [B, C] or [1, C]."""
+    return np.stack(np.broadcast_arrays(*columns)).transpose(1, 2, 0)
 
 
 def _plain(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:

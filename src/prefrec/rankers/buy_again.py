@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import Query, RankingExample
+from prefrec.data import Queries, Query, RankingExample
 from prefrec.rankers.matrices import history_matrix, score_by_rows
 
 HALF_LIVES = (math.inf, 200.0, 100.0, 50.0, 20.0, 10.0, 5.0, 2.0)
@@ -43,10 +43,13 @@ class BuyAgainRanker:
         return cls(max(reached, key=reached.__getitem__))
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        histories = [q.history for q in queries]
+        if isinstance(queries, Queries):
+            return history_matrix(histories, queries.candidates.places, self.half_life).toarray()
         owned = dict.fromkeys(item for q in queries for item in q.history)
         index = {item: n for n, item in enumerate(owned)}
-        weights = history_matrix([q.history for q in queries], index, self.half_life)
-        return score_by_rows(weights, lambda block: block, queries, index, is_kept=False)
+        weights = history_matrix(histories, index, self.half_life)
+        return score_by_rows(weights, lambda block: block, queries, index)
 
     def contributions(self, history: Sequence[str], item: str) -> NDArray[np.float64]:
         ages = np.arange(len(history))[::-1]

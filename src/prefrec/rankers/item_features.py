@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import Catalogue, Query, has_dates
+from prefrec.data import Candidates, Catalogue, Queries, Query, has_dates
 from prefrec.data.times import log_end
 from prefrec.data.types import WEIGHT
 from prefrec.errors import DataError
-from prefrec.rankers.matrices import SharedItems, blocks, pad_codes
+from prefrec.rankers.matrices import blocks, candidate_codes
 
 DAY = 86_400
 DAYS = (30, 90, 365)
@@ -129,7 +129,7 @@ class ItemFeatures:
     history: ItemHistory
     index: dict[str, int]  # item_id → index in the catalogue
     features: Mapping[str, Feature]
-    _kept: list[tuple[tuple[str, ...], int, NDArray[np.float32]]] = field(default_factory=list, repr=False)
+    _kept: list[tuple[Candidates, int, NDArray[np.float32]]] = field(default_factory=list, repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -139,35 +139,32 @@ class ItemFeatures:
     def __call__(self, queries: Sequence[Query]) -> NDArray[np.float32]:
         """Return the features [B, C, F] of the candidates; NaN in empty columns.
 
-        If all queries share their candidates and time, as requests to a server do, they are a view of one row.
+        If B queries share their candidates (`Queries`) and time, as requests to a server do, they are [1, C, F].
         """
         times = self.history.when(queries)
-        items = queries[0].candidates if queries else ()
-        is_shared = isinstance(items, SharedItems) and all(q.candidates is items for q in queries)
-        if not is_shared or (times != times[0]).any():
-            return self._of_rows(queries, times)
-        one = self._of_shared(queries[0], int(times[0]))
-        return np.broadcast_to(one, (len(queries), *one.shape[1:]))
+        if isinstance(queries, Queries) and len(times) and (times == times[0]).all():
+            return self._of_shared(queries, int(times[0]))
+        return self._of_rows(queries, times)
 
-    def _of_shared(self, query: Query, time: int) -> NDArray[np.float32]:
-        """Return the features [1, C, F] of the candidates, kept for the next block of queries with the same ones."""
+    def _of_shared(self, queries: Queries, time: int) -> NDArray[np.float32]:
+        """Return the features [1, C, F] of shared candidates, kept for the next block of queries about them."""
         for items, at, features in self._kept:
-            if items is query.candidates and at == time:
+            if items is queries.candidates and at == time:
                 return features
-        features = self._of_rows([query], np.array([time]))
-        self._kept[:] = [(query.candidates, time, features)]
+        features = self._of_rows(queries[:1], np.array([time]))
+        self._kept[:] = [(queries.candidates, time, features)]
         return features
 
     def _of_rows(self, queries: Sequence[Query], times: NDArray[np.int64]) -> NDArray[np.float32]:
-        codes = pad_codes([q.candidates for q in queries], self.index)
+        codes = candidate_codes(queries, self.index)
         if codes.max(initial=-1) == len(self.index):
             item = next(item for q in queries for item in q.candidates if item not in self.index)
             raise DataError(f"candidate {item!r} is not in the catalogue of {len(self.index):,} items")
-        is_shared = codes.strides[0] == 0
+        is_shared = len(codes) == 1
         # Each feature is contiguous in memory, which makes sums over candidates quick.
-        out = np.empty((len(self.features), *codes.shape), dtype=np.float32).transpose(1, 2, 0)
-        for rows in blocks(len(codes), min(len(self.index), 64 * codes.shape[1])):
-            block = np.maximum(codes[rows][:1] if is_shared else codes[rows], 0)
+        out = np.empty((len(self.features), len(queries), codes.shape[1]), dtype=np.float32).transpose(1, 2, 0)
+        for rows in blocks(len(queries), min(len(self.index), 64 * codes.shape[1])):
+            block = np.maximum(codes if is_shared else codes[rows], 0)
             listed = np.unique(block)
             narrowed = self.history.narrowed(listed)  # candidate sets contain few items of a large catalogue
             columns = np.searchsorted(listed, block)

@@ -86,7 +86,9 @@ class ItemOnlyRanker:
         """
         examples = cast(Sequence[RankingExample], queries)  # a measure of candidate sets answers no client
         folds = self.folds or (self.learn(examples).folds if examples else ())
-        return utility_by_fold(folds, self.features(examples), self._folds(examples))
+        features = self.features(examples)
+        features = np.broadcast_to(features, (len(examples), *features.shape[1:]))
+        return utility_by_fold(folds, features, self._folds(examples))
 
     def _folds(self, examples: Sequence[RankingExample]) -> NDArray[np.int64]:
         return np.array([self._fold(e.target) for e in examples], dtype=np.int64)

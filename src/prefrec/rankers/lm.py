@@ -26,7 +26,7 @@ from prefrec.lm.scoring import language_model
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.encoding import TOKENIZING
 from prefrec.rankers.config import BATCH_SIZE
-from prefrec.rankers.matrices import pad_codes, pad_scores
+from prefrec.rankers.matrices import candidate_codes, pad_scores
 from prefrec.training.datasets import encode_examples
 from prefrec.training.sampler import own_batches
 from prefrec.training.weights import load_weights
@@ -110,12 +110,13 @@ class LMRanker:
         """Return log-probabilities [B, C] of the candidates' titles; −inf in empty columns."""
         if not self.has_items:
             return self.score_sets(self._encode(queries, "candidates"))
-        codes = pad_codes([q.candidates for q in queries], self.catalogue.index)
+        codes = candidate_codes(queries, self.catalogue.index)
         for query in queries if (codes == len(self.catalogue.index)).any() else ():
             self.catalogue.titles_of(query.candidates)  # raises an error that names the unknown item
         share = processes.share(range(len(queries)))
         known = self.item_logps([queries[i].history for i in share])
         rows = zip(track(share, f"{self.name}: scoring"), known, strict=True)
+        codes = np.broadcast_to(codes, (len(queries), codes.shape[1]))
         scored = [(i, cast(Any, logps)[codes[i, : len(queries[i].candidates)]]) for i, logps in rows]
         by_row = dict(processes.pool(scored))
         return pad_scores([by_row[i] for i in range(len(queries))])

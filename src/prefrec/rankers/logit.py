@@ -52,13 +52,12 @@ class Logit(ByValue):
         return self.utility_of([features[..., number] for number in range(features.shape[2])])
 
     def utility_of(self, columns: Sequence[NDArray[np.float32]]) -> Floats:
-        """Return utilities [B, C] of the features' columns [B, C]; -inf where there is no candidate.
+        """Return utilities [B, C] of the features' columns; -inf where there is no candidate.
 
-        A column that is a view of one row, such as the age of each item, is multiplied once.
+        A column is [B, C], or [1, C] if it is the same for all examples, such as the age of each item.
         """
         per_unit = self.weights / self.scale
-        utility = np.zeros(columns[0].shape, dtype=np.float32)
-        columns = [column if column.strides[0] else column[:1] for column in columns]
+        utility = np.zeros(np.broadcast_shapes(*(column.shape for column in columns)), dtype=np.float32)
         for column, weight in zip(columns, per_unit.astype(np.float32), strict=True):
             utility += weight * column
         is_real = np.isfinite(utility)

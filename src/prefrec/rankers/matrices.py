@@ -1,8 +1,8 @@
-"""Ranking examples as padded arrays and sparse matrices."""
+"""Queries as padded arrays and sparse matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any
 
@@ -11,7 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from prefrec.data import Query
+from prefrec.data import Queries, Query
+from prefrec.data.query import item_codes
 from prefrec.data.types import WEIGHT
 
 CELLS_AT_A_TIME = 8_000_000
@@ -25,60 +26,35 @@ _GROUPED = 32
 """Columns of a group in `top_columns`."""
 
 
-class SharedItems(tuple[str, ...]):
-    """Candidates that many examples share, such as all items; each ranker looks up their codes once.
-
-    Attributes:
-        column: item → its place.
-    """
-
-    column: dict[str, int]
-    _known: dict[int, tuple[dict[str, int], NDArray[np.int64]]]
-
-    def __new__(cls, items: Iterable[str]) -> SharedItems:
-        made = super().__new__(cls, items)
-        made.column, made._known = {item: n for n, item in enumerate(made)}, {}
-        return made
-
-    def codes(self, index: dict[str, int]) -> NDArray[np.int64]:
-        """Return the code [C] of each item, len(index) for one that is not in `index`."""
-        known = self._known.get(id(index))
-        if known is None:  # the index is kept as well, so that no other one can get its id
-            known = self._known[id(index)] = index, _codes(self, index)
-        return known[1]
-
-
 def pad_scores(rows: Sequence[Sequence[float] | NDArray[np.floating]]) -> NDArray[np.float64]:
     """Return B rows of at most C scores as an array [B, C]; short rows are filled with -inf."""
     return _padded(rows, np.float64, -np.inf)
 
 
-def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int], *, is_kept: bool = True) -> NDArray[np.int64]:
-    """Return codes [B, L] of the items in `rows`: -1 in empty columns, len(index) for items not in `index`.
+def pad_codes(rows: Sequence[Sequence[str]], index: Mapping[str, int]) -> NDArray[np.int64]:
+    """Return codes [B, L] of the items in B rows: -1 in empty columns, len(index) for items not in `index`."""
+    return _padded([item_codes(row, index) for row in rows], np.int64, -1)
 
-    If all rows are the same tuple, as in full ranking, it is read once, and the result is a view of one row.
 
-    Args:
-        rows: B rows of items.
-        index: item → code.
-        is_kept: the caller keeps the index for further calls, so `SharedItems` remember it and their codes.
+def candidate_codes(queries: Sequence[Query], index: Mapping[str, int]) -> NDArray[np.int64]:
+    """Return codes [B, C] of the candidates as `pad_codes` does, or [1, C] if B queries share them (`Queries`).
+
+    The caller keeps the index for further calls: shared candidates remember it and their codes.
     """
-    if rows and all(row is rows[0] for row in rows):
-        codes = rows[0].codes(index) if is_kept and isinstance(rows[0], SharedItems) else _codes(rows[0], index)
-        return np.broadcast_to(codes, (len(rows), len(codes)))
-    return _padded([_codes(row, index) for row in rows], np.int64, -1)
-
-
-def _codes(items: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
-    # `map` takes half the time of a loop: a blend learns from thousands of rows with thousands of items each.
-    return np.fromiter(map(index.get, items, repeat(len(index))), np.int64, len(items))
+    if isinstance(queries, Queries):
+        return queries.candidates.codes(index)[None]
+    return pad_codes([q.candidates for q in queries], index)
 
 
 def item_scores(queries: Sequence[Query], values: Mapping[str, float]) -> NDArray[np.float64]:
     """Return the value [B, C] of each candidate: 0 for an item without a value, -inf in empty columns."""
-    codes = pad_codes([q.candidates for q in queries], {item: i for i, item in enumerate(values)}, is_kept=False)
-    # The code -1 of empty columns reads the last value.
-    return np.array([*values.values(), 0.0, -np.inf])[codes]
+
+    def of(items: Sequence[str]) -> NDArray[np.float64]:
+        return np.fromiter(map(values.get, items, repeat(0.0)), np.float64, len(items))
+
+    if isinstance(queries, Queries):
+        return np.repeat(of(queries.candidates)[None], len(queries), axis=0)
+    return pad_scores([of(q.candidates) for q in queries])
 
 
 def _padded(rows: Sequence[Any], dtype: type, empty: float) -> NDArray[Any]:
@@ -179,9 +155,7 @@ def score_by_rows(
     weights: Any,
     of_items: Callable[[Any], Any],
     queries: Sequence[Query],
-    index: dict[str, int],
-    *,
-    is_kept: bool = True,
+    index: Mapping[str, int],
 ) -> NDArray[np.float64]:
     """Return scores [B, C] = of_items(weights)[b, candidates of query b], computed in blocks of rows.
 
@@ -191,14 +165,13 @@ def score_by_rows(
         weights: sparse or dense matrix with B rows.
         of_items: returns the scores of all items, sparse or dense [b, I], for some rows of `weights`.
         queries: B queries.
-        index: item_id → column of these scores.
-        is_kept: as for `pad_codes`.
+        index: item_id → column of these scores, which the caller keeps (`candidate_codes`).
     """
-    codes = pad_codes([q.candidates for q in queries], index, is_kept=is_kept)
-    is_shared = len(codes) > 0 and codes.strides[0] == 0
+    codes = candidate_codes(queries, index)
+    is_shared = len(codes) == 1
     unknown = np.flatnonzero(codes[0] == len(index)) if is_shared else ()
     places = _places(codes[0], len(index)) if is_shared else None
-    scores = np.zeros(codes.shape)
+    scores = np.zeros((len(queries), codes.shape[1]))
     for rows in blocks(len(queries), len(index)):
         sums = of_items(weights[rows])
         if places is not None and sparse.issparse(sums):
@@ -212,7 +185,8 @@ def score_by_rows(
         else:
             # An additional column for the candidates outside `index`.
             known = np.hstack([dense, np.zeros((len(dense), 1))])
-            scores[rows] = np.take_along_axis(known, np.where(codes[rows] < 0, len(index), codes[rows]), axis=1)
+            own = codes if is_shared else codes[rows]
+            scores[rows] = np.take_along_axis(known, np.where(own < 0, len(index), own), axis=1)
     return scores if is_shared else np.where(codes < 0, -np.inf, scores)
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import Query, has_dates
+from prefrec.data import Queries, Query, has_dates
 from prefrec.data.times import log_end
 from prefrec.rankers.item_features import DAY
-from prefrec.rankers.matrices import SharedItems
 
 PAST = "own past"
 """Name of these features as a part of a blend, together with the weights that all others have for own items."""
@@ -112,9 +111,10 @@ class OwnPast:
         rows: list[int] = []
         columns: list[int] = []
         values: list[tuple[float, ...]] = []
+        places = queries.candidates.places if isinstance(queries, Queries) else None
         for row, query in enumerate(queries):
             own = self.of_query(query)
-            for item, column in _places(query.candidates, own):
+            for item, column in _listed(query.candidates, own) if places is None else _placed(places, own):
                 rows.append(row)
                 columns.append(column)
                 values.append(own[item])
@@ -128,8 +128,11 @@ def _ratio(days: pl.Series, steps: pl.Series) -> float:
     return total / float(steps.sum()) if total > 0 else 1.0
 
 
-def _places(candidates: Sequence[str], own: Collection[str]) -> Iterable[tuple[str, int]]:
-    """Return the items of `own` that are candidates, with their places."""
-    if isinstance(candidates, SharedItems):
-        return [(item, candidates.column[item]) for item in own if item in candidates.column]
+def _placed(places: Mapping[str, int], own: Iterable[str]) -> Iterable[tuple[str, int]]:
+    """Return the items of `own` that have a place, with it."""
+    return [(item, places[item]) for item in own if item in places]
+
+
+def _listed(candidates: Sequence[str], own: Collection[str]) -> Iterable[tuple[str, int]]:
+    """Return the candidates that are in `own`, with their places."""
     return [(item, place) for place, item in enumerate(candidates) if item in own] if own else ()

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import Query
+from prefrec.data import Candidates, Queries, Query
 from prefrec.rankers.base import ListRanker, Ranker, checked_scores
 from prefrec.rankers.baselines import ItemFeatureRanker, PopularityRanker
-from prefrec.rankers.matrices import SharedItems, blocks
+from prefrec.rankers.matrices import blocks
 from prefrec.recommend.popular import Popular
 
 Scores = NDArray[np.float32]
@@ -67,7 +67,7 @@ class Best:
 def best_of(
     ranker: Ranker,
     questions: Sequence[HistoryQuestion],
-    items: SharedItems,
+    items: Candidates,
     k: int,
     *,
     popular: Popular | None = None,
@@ -111,7 +111,7 @@ def best_of(
 def _scores(
     ranker: Ranker,
     block: Sequence[HistoryQuestion],
-    items: SharedItems,
+    items: Candidates,
     by_popularity: NDArray[np.bool_],
     counts: Scores | None,
     of_list: bool,
@@ -124,13 +124,13 @@ def _scores(
         scores[by_popularity] = counts
     by_ranker = np.flatnonzero(~by_popularity & is_open.any(axis=1))
     # Queries have no user: an answer depends on its history alone, whatever else is asked.
-    lists = [_listed(items, is_open[row]) if of_list else items for row in by_ranker]
-    queries = [
+    lists = [_listed(items, is_open[row]) if of_list else items.ids for row in by_ranker]
+    queries: Sequence[Query] = [
         Query(tuple(block[row].history), listed, history_times=tuple(block[row].times))
         for row, listed in zip(by_ranker.tolist(), lists, strict=True)
     ]
     if queries:
-        found = checked_scores(ranker, queries)
+        found = checked_scores(ranker, queries if of_list else Queries(queries, items))
         if of_list:
             for row, own, listed in zip(by_ranker, found, lists, strict=True):
                 scores[row, is_open[row]] = own[: len(listed)]
@@ -140,14 +140,14 @@ def _scores(
     return scores
 
 
-def _listed(items: SharedItems, is_open: NDArray[np.bool_]) -> tuple[str, ...]:
-    return tuple(items[place] for place in np.flatnonzero(is_open))
+def _listed(items: Candidates, is_open: NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(items.ids[place] for place in np.flatnonzero(is_open))
 
 
-def _places(lists: Sequence[Collection[str]], items: SharedItems) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _places(lists: Sequence[Collection[str]], items: Candidates) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return row and column of each item of B lists, without those that are not among `items`."""
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    rows, column = np.repeat(np.arange(len(lists)), lengths), items.column
+    rows, column = np.repeat(np.arange(len(lists)), lengths), items.places
     places = np.fromiter((column.get(i, -1) for i in chain.from_iterable(lists)), np.int64, len(rows))
     return rows[places >= 0], places[places >= 0]
 

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prefrec.data import Query
+from prefrec.data import Candidates, Queries, Query
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.base import PartedRanker, PromptedRanker, Ranker, SumRanker, checked_scores
 
@@ -77,10 +77,11 @@ def reasons(ranker: Ranker, query: Query, item: str) -> Reasons:
     if item not in query.candidates:
         query = query.among((*query.candidates, item))
     column = query.candidates.index(item)
-    rows = [query]
+    kept = [query]
     for place in range(max(0, len(query.history) - EXPLAINED), len(query.history)):
         history, times = _without(query.history, place), _without(query.history_times, place)
-        rows.append(replace(query, history=history, history_times=times))
+        kept.append(replace(query, history=history, history_times=times))
+    rows = Queries(kept, Candidates(query.candidates))
     parts: dict[str, NDArray[np.float64]] = {}
     if isinstance(ranker, PartedRanker):
         score = float(checked_scores(ranker, rows[:1])[0, column])

@@ -11,10 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import PreparedData
+from prefrec.data import Candidates, PreparedData
 from prefrec.rankers.baselines import PopularityRanker
 from prefrec.rankers.item_features import ItemHistory
-from prefrec.rankers.matrices import SharedItems
 
 RECENT = 90
 """Days before the end of the log whose interactions count; all of them in a log without dates."""
@@ -42,9 +41,9 @@ class Popular:
         return {item: n for n, item in enumerate(self.ids)}
 
     @cached_property
-    def items(self) -> SharedItems:
+    def items(self) -> Candidates:
         """`ids` as candidates that questions share."""
-        return SharedItems(self.ids)
+        return Candidates(self.ids)
 
     @classmethod
     def of(cls, data: PreparedData) -> Self | None:

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from prefrec import processes
 from prefrec.console import track
-from prefrec.data import Catalogue, PreparedData, UnknownUserError
+from prefrec.data import Candidates, Catalogue, PreparedData, UnknownUserError
 from prefrec.data.seen import unknown_user, user_logs
 from prefrec.errors import DataError
 from prefrec.rankers.base import Ranker, Recommendation, SearchRanker
-from prefrec.rankers.matrices import SharedItems
 from prefrec.recommend.best import Best, best_of, boosted, boosted_depth
 from prefrec.recommend.new_items import NewItems, with_new
 from prefrec.recommend.popular import Popular
@@ -255,10 +254,10 @@ class Selection:
         return Question(history, seen if self.excludes_seen else (), self, times)
 
     @cached_property
-    def items(self) -> SharedItems:
+    def items(self) -> Candidates:
         """Ids of the allowed items, in the order in which items with equal scores are answered."""
-        ids = SharedItems(self.catalogue.ids) if self.popular is None else self.popular.items
-        return SharedItems(item for item in ids if item not in self.excluded) if self.excluded else ids
+        ids = Candidates(self.catalogue.ids) if self.popular is None else self.popular.items
+        return Candidates(item for item in ids if item not in self.excluded) if self.excluded else ids
 
     @cached_property
     def group_codes(self) -> NDArray[np.int64] | None:

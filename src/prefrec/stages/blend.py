@@ -30,7 +30,7 @@ from prefrec.rankers.blend import (
 )
 from prefrec.rankers.blend_learning import RIDGES, learn_rerank, learn_weights
 from prefrec.rankers.item_features import POPULARITY, TIME, ItemFeatures, ItemHistory, time_features
-from prefrec.rankers.matrices import pad_codes
+from prefrec.rankers.matrices import candidate_codes
 from prefrec.rankers.own_past import PAST, OwnPast
 from prefrec.runs.stage import stage_key
 from prefrec.stages.base import RankerStage, View
@@ -321,7 +321,7 @@ class LearntItems:
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
         scores = self.ranker.score(queries)
-        known = pad_codes([q.candidates for q in queries], self.learnt) == 0
+        known = np.broadcast_to(candidate_codes(queries, self.learnt) == 0, scores.shape)
         medians = np.zeros((len(scores), 1))
         is_answered = known.any(axis=1)
         medians[is_answered] = np.nanmedian(np.where(known, scores, np.nan)[is_answered], axis=1, keepdims=True)

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from prefrec.console import say, track
-from prefrec.data import PreparedData, RankingExample, seen_items
+from prefrec.data import Candidates, PreparedData, Queries, RankingExample, seen_items
 from prefrec.errors import DataError, ModelError
 from prefrec.files import write_text, write_whole
 from prefrec.rankers.matrices import blocks, mean_ndcg
@@ -246,10 +246,10 @@ class _Training:
 
     def _ndcg(self) -> float:
         """Return NDCG@10 of the validation examples, among all items that their users have not seen."""
-        ranker, catalogue, total = self.ranker(), tuple(self.ids), 0.0
+        ranker, catalogue, total = self.ranker(), Candidates(self.ids), 0.0
         for block in blocks(len(self.rows), len(catalogue)):
             rows = self.rows[block]
-            scores = ranker.score([replace(e, candidates=catalogue) for e in rows])
+            scores = ranker.score(Queries([e.among(catalogue.ids) for e in rows], catalogue))
             for row, e, seen in zip(scores, rows, self.seen[block], strict=True):
                 row[[ranker.index[item] for item in seen - {e.target} if item in ranker.index]] = -np.inf
             total += len(rows) * mean_ndcg(scores, [ranker.index[e.target] for e in rows])

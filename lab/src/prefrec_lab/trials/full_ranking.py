@@ -21,13 +21,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from prefrec.data import Candidates, Queries
 from prefrec.evaluation.targets import CLASSES
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import Run, open_run
@@ -212,8 +212,8 @@ def divergence(run: Run, name: str) -> float | None:
     assert isinstance(stage, AlignStage)
     if stage.is_slow or stage.start is None:
         return None
-    items = tuple(run.data.catalogue.ids)
-    rows = [replace(e, candidates=items) for e in run.data.examples("validation", DOSE_ROWS)]
+    items = Candidates(run.data.catalogue.ids)
+    rows = Queries([e.among(items.ids) for e in run.data.examples("validation", DOSE_ROWS)], items)
     size = run.recipe.evaluate.batch_size
     reference, aligned = ((of.full or of).load(size).score(rows) for of in (stage.start, stage))
     return float(divergences(reference, aligned).mean())

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from prefrec.data import Catalogue, Query
 from prefrec.errors import DataError, ModelError
 from prefrec.files import read_whole
-from prefrec.rankers.matrices import pad_codes
+from prefrec.rankers.matrices import candidate_codes, pad_codes
 from prefrec_systems.sequential.config import SequentialConfig
 from prefrec_systems.sequential.models import SequentialModel, with_weights
 from prefrec_systems.sequential.train import last_scores
@@ -58,7 +58,8 @@ class SequentialRanker:
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty columns."""
-        codes = pad_codes([q.candidates for q in queries], self._codes)
+        codes = candidate_codes(queries, self._codes)
+        codes = np.broadcast_to(codes, (len(queries), codes.shape[1]))
         histories = [[i for i in q.history if i in self._codes][-self.history_length :] for q in queries]
         read = pad_codes(histories, self._codes)
         lengths = np.array([len(h) for h in histories])
