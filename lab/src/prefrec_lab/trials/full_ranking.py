@@ -38,6 +38,7 @@ from prefrec_lab.protocol import Decision, Family, Protocol, Trial, decide, read
 from prefrec_lab.ranks import coded, row_facts, write_ranks
 from prefrec_lab.results import PROTOCOLS, RANKS, RESULTS, ROOT, Table, markdown, save, wrapped
 from prefrec_lab.trials.rank_tables import (
+    POOLED,
     TITLES,
     WITH_TIME,
     Measured,
@@ -50,6 +51,7 @@ from prefrec_lab.trials.rank_tables import (
     logs_of,
     logs_table,
     main_table,
+    pooled_table,
     read_all,
     read_controls,
     seeds_table,
@@ -399,6 +401,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequen
     shown = [
         main_table(measured, kept),
         *(family_table(family, decided[family.name], protocol) for family in families),
+        pooled_table(measured, decided, protocol.equivalence),
         *time_tables(timed),
         logs_table(measured),
         *map(class_table, measured),
@@ -411,6 +414,7 @@ def table_section(measured: Sequence[Measured], protocol: Protocol, aged: Sequen
             *finding_notes(protocol, decided),
             f"{FEW_TARGETS} ([60](experiments/60-interval-coverage.md)).",
             *carried_notes(measured, decided),
+            POOLED,
             *class_notes(measured),
             *time_notes(timed),
         ],
@@ -486,9 +490,11 @@ def trial_section(measured: Sequence[Measured], trial: Trial, poor: Sequence[Mea
     if not families:
         return None
     there = [m for m in measured if {families[0].ranker, families[0].against} <= m.each.keys()]
+    together = pooled_table(there, decided, trial.equivalence)
     tables = [
         arms_table(there, trial),
         *(family_table(family, decided[family.name], trial) for family in families),
+        together,
         *(
             groups_table(there, f.ranker, f.against, f"{f.name}, by class of target and by training interactions")
             for f in families
@@ -498,15 +504,25 @@ def trial_section(measured: Sequence[Measured], trial: Trial, poor: Sequence[Mea
         *([control_table(poor, POOR, "Positive control, validation examples")] if poor else []),
     ]
     absent = [TITLES[name] for name in trial.sets if name not in {m.name for m in there}]
+    primary = families[0].name
+    said = [trial_answer(families[0], decided[primary], trial)]
+    said += [
+        f"Over {sets.split()[0]} data sets together, which was not declared, the difference is {share} of the "
+        f"control (p of ±{trial.equivalence:.0%}: {close})."
+        for name, sets, share, _, _, close in together["rows"]
+        if name == primary
+    ]
+    said.append(control_verdict(poor))
     return {
         "question": trial.question.strip(),
-        "answer": f"{trial_answer(families[0], decided[families[0].name], trial)} {control_verdict(poor)}".strip(),
+        "answer": " ".join(filter(None, said)),
         "notes": [
             log_sentence(there),
             *finding_notes(trial, decided),
             *carried_notes(measured, decided),
             *([f"Without ranks: {'; '.join(absent)}."] if absent else []),
             *poor_notes(poor),
+            POOLED,
             f"Decided before the runs: {trial.decision.strip()}",
         ],
         "tables": tables,
@@ -537,8 +553,12 @@ def poor_notes(controls: Sequence[Measured]) -> list[str]:
             f"Second positive control, also with a poor reference, declared after the first: its reward − second "
             f"model in the blend is {'; '.join(told)}. It {'won' if verdicts[-1] else 'did not win'}."
         )
-    can = "can see an effect" if verdicts[-1] else "cannot say that an effect is absent"
-    notes.append(f"By its {'second' if others else 'first'} control the trial {can}.")
+    if not verdicts[-1]:
+        notes.append(
+            "The trial had declared that a null is believed only if this control wins. The control could not win: "
+            "the aligned policy is p / π_counts, which ranks worse alone, and a poor reference changes nothing of "
+            "that. So it says nothing for or against an effect; the intervals say how large an effect can be."
+        )
     return notes
 
 
@@ -564,7 +584,7 @@ def control_verdict(controls: Sequence[Measured]) -> str:
     if verdicts[-1]:
         return "Its positive control won, so the trial can see an effect."
     which = "positive controls" if len(verdicts) > 1 else "positive control"
-    return f"Its {which} did not win, so the trial cannot say that an effect is absent."
+    return f"Its {which} did not win, and could not have."
 
 
 def trial_answer(family: Family, decided: Sequence[Decision], trial: Trial) -> str:

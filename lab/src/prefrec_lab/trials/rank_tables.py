@@ -26,6 +26,8 @@ from prefrec.evaluation.predictions import ranks_of
 from prefrec.evaluation.targets import CLASSES, COUNTS
 from prefrec.evaluation.verdict import ITEM_ONLY, LEAST_POPULAR, TITLE_LENGTH
 from prefrec.files import read_json
+from prefrec_lab.findings import Tested
+from prefrec_lab.pooled import by_data, pool, relative
 from prefrec_lab.protocol import Decision, Family, Protocol, Ranked
 from prefrec_lab.ranks import evaluate_ranks, read_ranks
 from prefrec_lab.results import RANKS, Table
@@ -281,6 +283,52 @@ def family_table(family: Family, decided: Sequence[Decision], protocol: Protocol
         "over users alone", "p", "p after Holm", f"p of ±{protocol.equivalence:.0%} after Holm", "finding",
     ]  # fmt: skip
     return {"title": f"{family.name}: {family.question}", "columns": columns, "rows": rows}
+
+
+def data_of(split: str) -> str:
+    """Return the data set of a split, which may be one of two of the same log."""
+    return split.removesuffix("-log")
+
+
+def pooled_table(measured: Sequence[Measured], decided: Mapping[str, Sequence[Decision]], margin: float) -> Table:
+    """Return the mean of each family's differences over data sets, as a share of what it compares with.
+
+    Args:
+        measured: the data sets, with the values of their rankers.
+        decided: family → its decisions, one per split.
+        margin: what counts as equivalent, as a share.
+    """
+    by_name, rows = {m.name: m for m in measured}, []
+    for family, decisions in decided.items():
+        effects = []
+        for d in decisions:
+            one = by_name[d.data].ranked
+            tested = Tested(d.data, one.gains[d.ranker], one.gains[d.against], one.users, one.targets)
+            effects.append(relative(tested))
+        sets = by_data(effects, data_of)
+        if len(sets) < 2:
+            continue
+        found = pool(sets)
+        low, high = found.interval()
+        mean = f"{found.mean:+.1%} [{low:+.1%}, {high:+.1%}]".replace("-", "−")
+        p_values = (f"{p:.3f}" for p in (found.p_value, found.equivalence(margin)))
+        rows.append([family, f"{len(sets)} ({len(effects)})", mean, f"{found.spread:.1%}", *p_values])
+    columns = [
+        "difference",
+        "data sets (splits)",
+        "NDCG@10, as a share",
+        "spread between data sets",
+        "p",
+        f"p of ±{margin:.0%}",
+    ]
+    return {"title": "All data sets together (not declared)", "columns": columns, "rows": rows}
+
+
+POOLED = (
+    "The means over data sets were not declared before the runs, and are not corrected for their number. They are "
+    "random-effects means of differences as shares of what is compared with; both splits of a data set count as one."
+)
+"""What a page says of `pooled_table`."""
 
 
 def class_table(m: Measured) -> Table:
