@@ -20,8 +20,10 @@ from prefrec.cli._options import print_json
 from prefrec.pipeline import prepare as prepare_module
 from tiny_run import write_recipe
 
-VERBS = ("init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "evaluate-adapters",
-         "recommend", "also-bought", "similar", "explain", "report", "export", "chat", "lab", "serve")  # fmt: skip
+VERBS = (
+    "init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "evaluate-adapters",
+    "recommend", "rank", "also-bought", "similar", "explain", "report", "export", "chat", "lab", "serve",
+)  # fmt: skip
 LAB = ("bench", "doctor", "published-json", "study", "tune")
 
 

@@ -26,7 +26,7 @@ from prefrec.processes import is_first, leave
 
 VERBS = (
     "init", "plan", "run", "update", "switch", "prune", "prepare", "audit", "evaluate", "evaluate-adapters",
-    "recommend", "also-bought", "similar", "explain", "report", "export",
+    "recommend", "rank", "also-bought", "similar", "explain", "report", "export",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points that add verbs: NAME = "module:function", or GROUP.NAME for a verb of a group."""
@@ -36,15 +36,18 @@ HELP = (
     "Train a recommender on your own log, and learn what each part of it is worth.\n\n"
     "`init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` continues a run with new "
     "interactions. `switch` lets a link lead to the run to serve, if it is not worse, and `prune` deletes earlier "
-    "runs. `recommend`, `also-bought` and `similar` answer, `explain` shows what moved a score, `report` writes a "
-    "web page, `serve` answers over HTTP, and `export` writes a model for other software. Without a recipe, "
+    "runs. `recommend`, `rank`, `also-bought` and `similar` answer, `explain` shows what moved a score, `report` "
+    "writes a web page, `serve` answers over HTTP, and `export` writes a model for other software. Without a recipe, "
     "`prepare` makes ranking examples from a log, `audit` checks them for leaks, and `evaluate-adapters` measures "
     "adapters on them. `evaluate` measures the scores of any software.\n\n"
     "`prefrec COMMAND --help` shows options of a command, `--help-all` all of them. `--debug`, anywhere, shows the "
     "traceback of an error.\n\n"
     "A first run: `prefrec init --help`, or in a clone `prefrec run recipes/demo.yaml`"
 )
-GONE = {"run --dry-run": "`prefrec plan RECIPE` lists the stages of a run without running them"}
+GONE = {
+    "run --dry-run": "`prefrec plan RECIPE` lists the stages of a run without running them",
+    "recommend --candidate": "`prefrec rank RUN` ranks given items",
+}
 """Verb and option that an earlier version had → what there is in its place."""
 HELP_FLAGS = ("--help", "-h", "--help-all")
 

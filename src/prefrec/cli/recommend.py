@@ -1,4 +1,4 @@
-"""`prefrec recommend`: recommend items, or rank given ones, for one history or for all users."""
+"""`prefrec recommend`: recommend items for one history or for all users."""
 
 from __future__ import annotations
 
@@ -35,14 +35,7 @@ def recommend(
         Path | None,
         Parameter(group=WHO, help="Table with `history` (a list of titles or ids) and optionally `user_id`."),
     ] = None,
-    candidate: Annotated[
-        o.Texts,
-        Parameter(help="With --history: rank these titles or ids instead. Repeatable."),
-    ] = None,
-    k: Annotated[
-        int | None,
-        Parameter(validator=Number(gte=1), help="Items per user. Default: 10; with --candidate all."),
-    ] = None,
+    k: Annotated[int, Parameter(validator=Number(gte=1), help="Items per user.")] = 10,
     out: Annotated[Path | None, Parameter(help="File to write, .parquet or .csv. Default: print.")] = None,
     ranker: Annotated[
         str | None,
@@ -60,7 +53,7 @@ def recommend(
     Example: prefrec recommend runs/shop --all-users --out top.parquet --where "genre = 'Comedy' and year > 1990"
     --at-most 2 --per brand
 
-    Example: prefrec recommend runs/demo --history Alien --history Aliens --candidate Emma --candidate Babe
+    Example: prefrec recommend runs/demo --history Alien --history Aliens
     """
     # A validator of the group would hide that an option such as --user does not exist.
     if sum(given is not None for given in (all_users or None, users, history, history_file)) != 1:
@@ -70,12 +63,6 @@ def recommend(
     from prefrec.recommend.answers import ANSWERS
     from prefrec.recommender import Recommender
 
-    if candidate and (not history or section.model_fields_set or out):
-        raise CycloptsError("--candidate needs --history, and no rules or --out")
-    if candidate and history:
-        ranking = Recommender.from_run(run, ranker).rank(history, candidate).frame()[:k]
-        print(as_table(ranking)) if not as_json else o.print_json(ranking.to_dicts())
-        return
     if out:
         check_destination(out)  # before hours of answers
     recommender = Recommender.from_run(run, ranker)
@@ -83,7 +70,7 @@ def recommend(
     rules = section.model_dump() | {"deny": ids_of(section.deny), "allow": section.allow and ids_of(section.allow)}
     asked: dict[str, Any] = {"users": users and ids_of(users), "histories": histories, **rules}
     try:
-        blocks = recommender.recommend_blocks(out, k or 10, **asked)
+        blocks = recommender.recommend_blocks(out, k, **asked)
     except UnknownUserError as e:
         raise DataError(f"{e}; --users takes one id: repeat it for more") from e
     if out and not as_json:
